@@ -1,0 +1,1 @@
+"""Thresholds and what they promise: pure functions of arrays."""

@@ -1,0 +1,184 @@
+"""Tokens to money, arithmetic and time: the only place that knows a price.
+
+Every method, ours or another's, is charged here from the same recorded `Usage`.
+Four rulers read the same record; a configuration names the one that its
+constraint and its promises are in. In full FLOPs a hand-over at any step costs
+about as much as the large model alone, because the large model must read just
+the tokens that it would otherwise have written: the ruler decides what there is
+to learn, so all four are always reported.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from routing import types
+
+RULERS = ('price', 'flops', 'decoded', 'seconds')
+
+# Typical ratios of public price lists, for models that have no list price.
+INPUT_TO_OUTPUT_PRICE = 0.2
+CACHED_TO_OUTPUT_PRICE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteSpec:
+  """What charging a model's tokens needs to know of it.
+
+  name: the model's name in tables.
+  parameters: weights, embeddings included.
+  num_layers: decoder blocks.
+  attention_width: heads x head_dim, for the attention term of `flops`.
+  price_input, price_cached, price_output: dollars per million tokens.
+  """
+
+  name: str
+  parameters: int
+  num_layers: int
+  attention_width: int
+  price_input: float
+  price_cached: float
+  price_output: float
+
+
+def spec_by_parameters(
+    name: str, parameters: int, num_layers: int, attention_width: int
+) -> RouteSpec:
+  """A model without a list price: a dollar per million tokens and parameters."""
+  output = parameters / 1e6
+  return RouteSpec(
+      name=name,
+      parameters=parameters,
+      num_layers=num_layers,
+      attention_width=attention_width,
+      price_input=INPUT_TO_OUTPUT_PRICE * output,
+      price_cached=CACHED_TO_OUTPUT_PRICE * output,
+      price_output=output,
+  )
+
+
+def check_ruler(ruler: str) -> str:
+  """Returns `ruler`, or raises ValueError with the allowed names."""
+  if ruler not in RULERS:
+    raise ValueError(f'Unknown ruler {ruler!r}; allowed: {", ".join(RULERS)}.')
+  return ruler
+
+
+def call_cost(usage: types.Usage, spec: RouteSpec, ruler: str) -> np.ndarray:
+  """Cost of one call, or elementwise of an array of calls.
+
+  `flops` counts 2 FLOPs a parameter and processed token, plus, for a token
+  whose context is c tokens long, 2 x layers x attention width x c. A token read
+  from the cache is not processed again. Source: Kaplan et al. 2020, table 1.
+
+  Args:
+    usage: token counts and seconds; scalars or arrays of one shape.
+    spec: the model that was called.
+    ruler: one of `RULERS`.
+
+  Returns:
+    float64, shape of the usage: dollars, FLOPs, parameter-tokens or seconds.
+  """
+  check_ruler(ruler)
+  read, cached, written = (
+      np.asarray(x, np.float64)
+      for x in (usage.read, usage.cached, usage.written)
+  )
+  if ruler == 'price':
+    return (
+        read * spec.price_input
+        + cached * spec.price_cached
+        + written * spec.price_output
+    ) / 1e6
+  if ruler == 'flops':
+    end = cached + read + written
+    # Sum of the context lengths c = cached, ..., end - 1.
+    context = (end * (end - 1) - cached * (cached - 1)) / 2
+    attention = 2 * spec.num_layers * spec.attention_width * context
+    return 2 * spec.parameters * (read + written) + attention
+  if ruler == 'decoded':
+    return spec.parameters * written
+  return np.asarray(usage.seconds, np.float64) + 0 * read
+
+
+def total_cost(
+    calls: Iterable[types.Usage], specs: Sequence[RouteSpec], ruler: str
+) -> float:
+  """Cost of a list of calls, in the ruler's own unit."""
+  return float(
+      sum(call_cost(call, specs[call.route], ruler) for call in calls)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class LadderCosts:
+  """Costs of every way through one ladder, in the ruler's own unit.
+
+  drafts: `[T]`, the small model's calls up to and including step t.
+  handover: `[T, A-1]`, handing over at t: small calls, then the completion.
+  stay: the whole small trace.
+  all_large: the largest model alone.
+  """
+
+  drafts: np.ndarray
+  handover: np.ndarray
+  stay: float
+  all_large: float
+
+
+def ladder_costs(
+    ladder: types.Ladder,
+    specs: Sequence[RouteSpec],
+    ruler: str,
+    *,
+    draft_is_paid: bool,
+) -> LadderCosts:
+  """Charges every hand-over of a ladder as the live driver would be charged.
+
+  Args:
+    ladder: a ladder whose completions cover every (step, larger route).
+    specs: A models, smallest first.
+    ruler: one of `RULERS`.
+    draft_is_paid: True for `peek`: the draft of step t is written, paid and
+      thrown away when handing over at t. False for `commit`.
+
+  Returns:
+    The costs; samples of one prefix are averaged.
+
+  Raises:
+    ValueError: if a (step, route) has no completion.
+  """
+  steps = [
+      float(call_cost(step.usage, specs[0], ruler)) for step in ladder.steps
+  ]
+  drafts = np.cumsum(steps)
+  paid = drafts if draft_is_paid else drafts - np.asarray(steps)
+  num_steps, num_larger = len(steps), len(specs) - 1
+  total = np.zeros((num_steps, num_larger))
+  count = np.zeros((num_steps, num_larger))
+  for completion in ladder.completions:
+    usage = types.Usage(
+        completion.route,
+        completion.read,
+        0,
+        completion.written,
+        completion.seconds,
+    )
+    where = completion.step, completion.route - 1
+    total[where] += call_cost(usage, specs[completion.route], ruler)
+    count[where] += 1
+  if not count.all():
+    step, route = np.argwhere(count == 0)[0]
+    raise ValueError(
+        f'Ladder {ladder.problem.id} has no completion by route {route + 1} '
+        f'from step {step}.'
+    )
+  mean = total / count
+  return LadderCosts(
+      drafts=drafts,
+      handover=paid[:, None] + mean,
+      stay=float(drafts[-1]),
+      all_large=float(mean[0, -1]),
+  )

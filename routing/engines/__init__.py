@@ -1,0 +1,1 @@
+"""Back ends that write steps: one protocol, one capability table."""

@@ -1,0 +1,1 @@
+"""Replay, metrics, intervals, tables and plots."""

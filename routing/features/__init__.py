@@ -1,0 +1,1 @@
+"""From a trace to the observation vector, the same everywhere."""

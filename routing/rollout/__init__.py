@@ -1,0 +1,1 @@
+"""From a problem to a trace: the one driver, and what collects with it."""

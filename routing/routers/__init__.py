@@ -1,0 +1,1 @@
+"""Routers: whatever looks at a trace and names the next writer."""

@@ -1,0 +1,218 @@
+"""The nouns of the project: what flows between rooms, with shapes and units.
+
+Host types (frozen dataclasses) hold text and NumPy; batches (chex dataclasses)
+hold arrays only and may enter jit. Axes, here and everywhere: B batch, T steps,
+F features, A routes, N problems, K thresholds. Route 0 is the smallest model.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import chex
+import numpy as np
+
+DELIMITER = '\n\n'  # Ends a step; the delimiter belongs to the step it ends.
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """A question with a gradable reference answer.
+
+  id: unique within its source, e.g. 'arithmetic/train/17'.
+  question: the text that the models are asked.
+  answer: the reference answer, as the grader expects it.
+  subject: the group that group-conditional figures use; may be empty.
+  meta: whatever the source knows besides (difficulty, labels); JSON-like.
+  """
+
+  id: str
+  question: str
+  answer: str
+  subject: str = ''
+  meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+  """What one model call consumed. Fields may be arrays of one shape.
+
+  route: index of the model that was called.
+  read: tokens read anew (prompt tokens that were in no cache).
+  cached: prompt tokens that this model had already read or written in this
+    trace, hence read from its prefix cache.
+  written: tokens generated.
+  seconds: wall-clock attributed to the call: a batch's time, shared evenly.
+  """
+
+  route: int
+  read: int | np.ndarray
+  cached: int | np.ndarray
+  written: int | np.ndarray
+  seconds: float | np.ndarray = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One step as one model wrote it, with the evidence it left.
+
+  text: the step, delimiter included.
+  token_ids: the writer's own tokens, n of them.
+  log_probs: `[n]` float32, log-probability of each token, before temperature.
+  top_log_probs: `[n, k]` float32, the k largest, descending; k may be 0.
+  is_final: the model ended its answer with this step.
+  usage: what writing it consumed.
+  hidden: `[H]` float32, the writer's state at the step's end; None if the
+    engine has none to give.
+  """
+
+  text: str
+  token_ids: tuple[int, ...]
+  log_probs: np.ndarray
+  top_log_probs: np.ndarray
+  is_final: bool
+  usage: Usage
+  hidden: np.ndarray | None = None
+
+  @property
+  def route(self) -> int:
+    """The model that wrote this step."""
+    return self.usage.route
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+  """What a router may look at before it decides; nothing from the future.
+
+  question: the problem's text.
+  steps: the steps already in the trace.
+  draft: the small model's next step, seen but not yet accepted; None where
+    the protocol decides before drafting.
+  spent: cost so far (the draft included), as a fraction of the all-large cost
+    expected of a problem, in the ruler of the configuration.
+  """
+
+  question: str
+  steps: tuple[Step, ...]
+  draft: Step | None = None
+  spent: float = 0.0
+
+  @property
+  def text(self) -> str:
+    """The accepted steps, joined."""
+    return ''.join(step.text for step in self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+  """A router's choice at one step boundary.
+
+  route: the model that writes the next step.
+  score: the number that was held against the threshold, higher = escalate.
+  probability: chance with which the router takes `route` at this trace.
+  """
+
+  route: int
+  score: float
+  probability: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+  """One problem, answered live: everything decided, written and paid.
+
+  problem: the problem.
+  steps: the final trace.
+  discarded: drafts that were seen, paid and thrown away.
+  decisions: one per step boundary at which the router was asked.
+  calls: every model call in order, discarded drafts included.
+  is_correct: the final answer grades right.
+  """
+
+  problem: Problem
+  steps: tuple[Step, ...]
+  discarded: tuple[Step, ...]
+  decisions: tuple[Decision, ...]
+  calls: tuple[Usage, ...]
+  is_correct: bool
+
+  @property
+  def text(self) -> str:
+    """The answer as the user reads it."""
+    return ''.join(step.text for step in self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """A larger model's ending of one prefix of the small trace.
+
+  step: t, the number of small steps kept before the hand-over.
+  route: the larger model, 1..A-1.
+  sample: index of this completion among the k of its prefix.
+  text: what the larger model wrote.
+  read: tokens of question and kept steps, under this model's tokeniser.
+  written: tokens generated.
+  seconds: wall-clock of writing it; pro rata by tokens when reused.
+  is_correct: the whole answer (kept steps + text) grades right.
+  is_reused: taken over from the completion of a shorter prefix, whose next
+    step was the same text (exact under greedy decoding).
+  """
+
+  step: int
+  route: int
+  sample: int
+  text: str
+  read: int
+  written: int
+  seconds: float
+  is_correct: bool
+  is_reused: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+  """The small trace of a problem and every graded way out of it.
+
+  From a ladder the accuracy and cost of *any* `escalate` policy follow exactly,
+  with no further model call.
+
+  problem: the problem.
+  steps: the small model's own trace, at most T steps.
+  is_correct: the small trace alone grades right.
+  completions: for each step t in 0..len(steps)-1, each larger route and each
+    sample, one completion; sorted by (step, route, sample).
+  """
+
+  problem: Problem
+  steps: tuple[Step, ...]
+  is_correct: bool
+  completions: tuple[Completion, ...]
+
+
+@chex.dataclass(frozen=True)
+class LadderBatch:
+  """Ladders as arrays, padded to T decision points. Costs are fractions.
+
+  Decision t is taken before step t: stay (action 0), or hand the rest of the
+  trace to route a = 1..A-1 for good (action a). A-1 is the last axis below.
+
+  features: `[B, T, F]` float32, the observation at decision t.
+  mask: `[B, T]` bool, decision t exists.
+  handover_correct: `[B, T, A-1]` float32 in [0, 1], chance that handing over
+    at t to route a+1 answers right.
+  handover_cost: `[B, T, A-1]` float32 >= 0, cost of that whole trajectory as a
+    fraction of the all-large cost of the same problem.
+  handover_loss: `[B, T, A-1]` float32 in [0, 1], relative loss of it: chance
+    that the largest model alone is right and this answer is wrong.
+  stay_correct, stay_cost, stay_loss: `[B]` float32, the same for never handing
+    over.
+  """
+
+  features: chex.Array
+  mask: chex.Array
+  handover_correct: chex.Array
+  handover_cost: chex.Array
+  handover_loss: chex.Array
+  stay_correct: chex.Array
+  stay_cost: chex.Array
+  stay_loss: chex.Array
