@@ -182,3 +182,28 @@ def ladder_costs(
       stay=float(drafts[-1]),
       all_large=float(mean[0, -1]),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Accounting:
+  """The books of one experiment: who costs what, in which ruler, against what.
+
+  specs: A models, smallest first.
+  ruler: the ruler that constraint and promises are in.
+  reference: expected all-large cost of one problem in the ruler's unit (the
+    training ladders' mean). Needed only for `spent`, what a router may know of
+    its own spending while an answer is under way.
+  """
+
+  specs: tuple[RouteSpec, ...]
+  ruler: str = 'price'
+  reference: float = float('nan')
+
+  def __post_init__(self):
+    check_ruler(self.ruler)
+    if len(self.specs) < 2:
+      raise ValueError(f'Routing needs 2 models or more, got {len(self.specs)}.')
+
+  def spent(self, calls: Iterable[types.Usage]) -> float:
+    """What `calls` cost, as a fraction of the expected all-large cost."""
+    return total_cost(calls, self.specs, self.ruler) / self.reference

@@ -1,0 +1,88 @@
+"""The embedded pair on counter arithmetic: collect, train, calibrate, evaluate.
+
+Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
+Demo:   python -m experiments.pipeline --config=configs/arithmetic.py:demo --workdir=runs/demo
+Smoke:  python -m experiments.pipeline --config=configs/arithmetic.py:smoke --workdir=runs/smoke
+Change: append e.g. --config.ruler=flops --config.objective.form=reliability
+"""
+
+import ml_collections
+
+VARIANTS = ('full', 'demo', 'smoke')
+
+
+def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  if variant not in VARIANTS:
+    raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Of collection; training seeds are below.
+  config.train_seeds = (0, 1, 2)  # One training run each.
+  config.ruler = 'price'  # The ruler of constraint and promises.
+
+  # 'shipped', or a directory with small/ and large/ (see experiments/pretrain).
+  config.engine = dict(pair='shipped', max_batch=128, num_slots=256)
+  config.problems = dict(
+      source='arithmetic', seed=0, train=6_000, validation=2_000, test=2_000
+  )
+  config.protocol = dict(name='escalate', view='peek', max_steps=8)
+  config.collect = dict(
+      samples=1,  # Completions per prefix and larger model.
+      temperature=0.0,
+      max_tokens=192,  # Of a whole answer.
+      concurrency=256,  # Problems in flight.
+      shard_size=250,  # Problems per Parquet file.
+  )
+
+  config.features = dict(
+      groups=('confidence', 'progress', 'cost', 'text', 'hidden'),
+      question_width=256,  # Hash buckets for the question's n-grams.
+      step_width=256,  # The same for the last step or draft.
+      max_ngram=3,  # Words, digits and signs in a row.
+  )
+  config.network = dict(kind='mlp', hidden=(64,), dropout=0.1)
+  # One policy per level, trained side by side on the same batches.
+  config.objective = dict(
+      form='budget',  # 'budget': cost <= level; 'reliability': loss <= level.
+      levels=(0.25, 0.4, 0.55, 0.7),
+      entropy_weight=0.0,
+  )
+  config.optimizer = dict(
+      learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0
+  )
+  config.multiplier = dict(init=0.7, learning_rate=2e-2, max=20.0)
+  config.num_steps = 2_000  # Gradient steps.
+  config.batch_size = 1_024  # Problems per step.
+  config.log_every = 50
+  config.eval_every = 50  # Early stopping looks at validation this often.
+  config.checkpoint_every = 500
+
+  config.calibration = dict(
+      budgets=(0.3, 0.4, 0.5, 0.6),  # Named points cost<=b.
+      alphas=(0.02, 0.05, 0.1),  # Named points loss<=alpha.
+      delta=0.1,  # Chance that a promise is broken.
+  )
+  config.evaluation = dict(
+      resamples=2_000,  # Bootstrap draws over problems (and seeds).
+      live=200,  # Test problems answered live at each named point.
+  )
+
+  if variant == 'demo':  # Six minutes on two cores, collection included.
+    config.train_seeds = (0,)
+    config.problems.update(train=1_000, validation=600, test=600)
+    config.num_steps = 400
+    config.batch_size = 512
+    config.eval_every = 20
+    config.checkpoint_every = 200
+    config.evaluation.live = 50
+  if variant == 'smoke':  # One minute; for tests.
+    config.train_seeds = (0,)
+    config.problems.update(train=64, validation=64, test=48)
+    config.collect.shard_size = 16
+    config.objective.levels = (0.4, 0.7)
+    config.num_steps = 20
+    config.batch_size = 32
+    config.log_every = 5
+    config.eval_every = 5
+    config.checkpoint_every = 10
+    config.evaluation.update(resamples=200, live=8)
+  return config
