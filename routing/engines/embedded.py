@@ -1,0 +1,380 @@
+"""The embedded pair as an engine: slots of KV cache, micro-batches of steps.
+
+Requests wait in a queue; whenever the engine is idle it takes all that wait, up
+to `max_batch`, and writes one step of each in one jitted call. A request for a
+whole answer goes back to the queue after each step, so short and long requests
+share batches. A slot of the cache belongs to one session at a time and keeps its
+tokens, so the next step of a trace reads only what is new.
+"""
+
+import asyncio
+from collections.abc import Sequence
+import concurrent.futures
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.lm import decoder
+from routing.lm import sampler
+from routing.lm import tokenizer as tokenizer_lib
+
+_BATCH_BUCKETS = (8, 32, 128)
+_PREFILL_BUCKETS = (32, 64, 192)
+_SEGMENT_TOKENS = 32  # A step is 22 tokens; a longer one takes two segments.
+_TOP_K = 5
+
+
+@dataclasses.dataclass
+class _Slot:
+  """One row of the cache: whose it is and what it holds.
+
+  tokens: what the session has read or written here.
+  num_keys: how many of them, from the left, have passed through the model; the
+    newest written one passes only when it is followed by another.
+  """
+
+  session: str | None = None
+  tokens: list[int] = dataclasses.field(default_factory=list)
+  num_keys: int = 0
+  is_busy: bool = False
+  last_used: int = 0
+
+
+@dataclasses.dataclass
+class _Job:
+  """A request on its way: the tokens so far and the steps already written."""
+
+  request: engine_lib.Request
+  tokens: list[int]
+  future: asyncio.Future
+  budget: int  # New tokens still allowed.
+  read: int = 0
+  cached: int = 0
+  slot: int = -1
+  parts: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+  seconds: float = 0.0
+  steps: list[types.Step] = dataclasses.field(default_factory=list)
+
+
+class EmbeddedEngine:
+  """Writes steps with one of the embedded language models.
+
+  Args:
+    name: the model's name.
+    route: its route index.
+    config, params: the decoder, see `routing.lm.export.load_pretrained`.
+    tokenizer: the tokeniser of the pair.
+    max_batch: rows written at once.
+    num_slots: traces whose cache is kept; at least the number of traces in
+      flight, or prefixes are read again (and charged as read).
+    max_length: tokens of question and answer together.
+  """
+
+  def __init__(
+      self,
+      name: str,
+      route: int,
+      config: decoder.DecoderConfig,
+      params,
+      tokenizer: tokenizer_lib.Tokenizer,
+      *,
+      max_batch: int = 128,
+      num_slots: int = 256,
+      max_length: int = 224,
+  ):
+    self.name = name
+    self.route = route
+    self.capabilities = engine_lib.Capabilities(
+        continues_prefix=True,
+        num_log_probs=_TOP_K,
+        hidden_size=2 * config.hidden_size,
+        seeds=True,
+        counts_tokens=True,
+        reports_cached=True,
+    )
+    if not 1 <= max_batch <= _BATCH_BUCKETS[-1]:
+      raise ValueError(
+          f'max_batch is {max_batch}; allowed: 1 to {_BATCH_BUCKETS[-1]}.'
+      )
+    if num_slots < max_batch:
+      raise ValueError(
+          f'num_slots is {num_slots}; it must be at least max_batch, '
+          f'{max_batch}.'
+      )
+    self._config = config
+    self._params = params
+    self._tokenizer = tokenizer
+    self._max_batch = max_batch
+    self._max_length = max_length
+    self._slots = [_Slot() for _ in range(num_slots)]
+    # One row more than slots: padding rows of a batch write there.
+    self._cache = decoder.init_cache(config, num_slots + 1, max_length)
+    self._queue: list[_Job] = []
+    self._clock = 0
+    self._worker: asyncio.Task | None = None
+    self._executor = concurrent.futures.ThreadPoolExecutor(
+        1, thread_name_prefix=f'engine-{name}'
+    )
+
+  def count_tokens(self, question: str, trace: str) -> int:
+    """Prompt tokens of a request for `question`, continued after `trace`."""
+    return len(self._tokenizer.encode(question + trace))
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes one step, or all to the end; see `engine.Engine.write`.
+
+    Raises:
+      ValueError: if the prompt leaves no room for a token.
+    """
+    tokens = self._tokenizer.encode(request.question + request.trace)
+    room = min(request.max_tokens, self._max_length - len(tokens))
+    if room < 1:
+      raise ValueError(
+          f'No room to write: the prompt has {len(tokens)} tokens, max_tokens '
+          f'is {request.max_tokens}, and {self.name} holds {self._max_length}.'
+      )
+    loop = asyncio.get_running_loop()
+    job = _Job(request, list(tokens), loop.create_future(), room)
+    self._queue.append(job)
+    if self._worker is None or self._worker.done():
+      self._worker = loop.create_task(self._work())
+    return await job.future
+
+  async def close(self) -> None:
+    """Waits for what is under way and frees the thread."""
+    if self._worker is not None:
+      await self._worker
+    self._executor.shutdown()
+
+  async def _work(self) -> None:
+    """Writes batches until nothing waits."""
+    loop = asyncio.get_running_loop()
+    while True:
+      await asyncio.sleep(0)  # Let everyone who is about to ask, ask.
+      jobs = self._take()
+      if not jobs:
+        return
+      try:
+        rows = await loop.run_in_executor(
+            self._executor, self._write_segment, jobs
+        )
+      except Exception as error:  # The callers hear of it, each by its future.
+        for job in jobs:
+          self._slots[job.slot] = _Slot()
+          job.future.set_exception(error)
+        continue
+      for job, row in zip(jobs, rows, strict=True):
+        self._advance(job, row)
+
+  def _take(self) -> list[_Job]:
+    """Takes waiting jobs, a slot for each; the rest goes on waiting."""
+    jobs, waiting = [], []
+    for job in self._queue:
+      if len(jobs) == self._max_batch or not self._give_slot(job):
+        waiting.append(job)
+      else:
+        jobs.append(job)
+    self._queue = waiting
+    return jobs
+
+  def _give_slot(self, job: _Job) -> bool:
+    """Finds the session's best slot, else the one unused for longest."""
+    if job.slot >= 0:
+      return True
+    free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
+    if not free:
+      return False
+    own = [
+        (_common_prefix(self._slots[i].tokens, job.tokens), -i)
+        for i in free
+        if self._slots[i].session == job.request.session
+    ]
+    common, index = max(own, default=(0, 0))
+    job.slot = -index if common else min(
+        free, key=lambda i: self._slots[i].last_used
+    )
+    slot = self._slots[job.slot]
+    slot.session, slot.is_busy = job.request.session, True
+    slot.tokens = slot.tokens[:common]
+    slot.num_keys = min(slot.num_keys, common)
+    job.cached, job.read = common, len(job.tokens) - common
+    return True
+
+  def _write_segment(self, jobs: Sequence[_Job]) -> list[dict[str, np.ndarray]]:
+    """One jitted prefill (if anything is new) and decode; runs in the thread.
+
+    Returns the rows' arrays, cut to their counts, with `stopped` and `seconds`.
+    """
+    start_time = time.perf_counter()
+    size = next(b for b in _BATCH_BUCKETS if b >= len(jobs))
+    # Decoding starts from the last token, so all before it need keys.
+    known = [
+        min(self._slots[job.slot].num_keys, len(job.tokens) - 1) for job in jobs
+    ]
+    slots = _pad([job.slot for job in jobs], size, len(self._slots))
+    new = [job.tokens[k:-1] for job, k in zip(jobs, known, strict=True)]
+    width = max(map(len, new))
+    if width:
+      width = next((w for w in _PREFILL_BUCKETS if w >= width), self._max_length)
+      tokens = np.zeros((size, width), np.int32)
+      for i, ids in enumerate(new):
+        tokens[i, : len(ids)] = ids
+      self._cache = _prefill_slots(
+          self._params,
+          self._config,
+          self._cache,
+          slots,
+          tokens,
+          _pad(known, size, 0),
+          _pad([len(ids) for ids in new], size, 0),
+      )
+    out, self._cache = _decode_slots(
+        self._params,
+        self._config,
+        self._cache,
+        slots,
+        _pad([job.tokens[-1] for job in jobs], size, 0),
+        _pad([len(job.tokens) - 1 for job in jobs], size, 0),
+        _pad([job.request.seed for job in jobs], size, 0).astype(np.uint32),
+        _pad([job.request.temperature for job in jobs], size, 0.0),
+        np.arange(size) < len(jobs),
+        _pad([min(job.budget, _SEGMENT_TOKENS) for job in jobs], size, 0),
+        (self._tokenizer.delimiter_id, self._tokenizer.eos_id),
+    )
+    out = jax.device_get(out)
+    seconds = (time.perf_counter() - start_time) / len(jobs)
+    return [_row(out, i, seconds) for i in range(len(jobs))]
+
+  def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
+    """Books a written segment; answers the job or sends it round again."""
+    ids = row['tokens'].tolist()
+    job.tokens += ids
+    job.budget -= len(ids)
+    job.parts.append(row)
+    job.seconds += float(row['seconds'])
+    self._clock += 1
+    slot = self._slots[job.slot]
+    slot.tokens, slot.num_keys = list(job.tokens), len(job.tokens) - 1
+    slot.last_used = self._clock
+    out_of_budget = job.budget == 0
+    if row['stopped'] or out_of_budget:
+      job.steps.append(self._step(job))
+    is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
+    if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
+      slot.is_busy = False
+      job.future.set_result(tuple(job.steps))
+    else:
+      self._queue.append(job)
+
+  def _step(self, job: _Job) -> types.Step:
+    """Joins the segments written since the last step into a step."""
+    parts, job.parts = job.parts, []
+    ids = tuple(int(i) for part in parts for i in part['tokens'])
+    counts = np.array([len(part['tokens']) for part in parts], np.float32)
+    means = np.stack([part['hidden_mean'] for part in parts])
+    hidden = np.concatenate(
+        [parts[-1]['hidden_last'], counts @ means / counts.sum()]
+    )
+    usage = types.Usage(
+        route=self.route,
+        read=0 if job.steps else job.read,
+        cached=0 if job.steps else job.cached,
+        written=len(ids),
+        seconds=job.seconds,
+    )
+    job.seconds = 0.0
+    is_final = ids[-1] == self._tokenizer.eos_id
+    return types.Step(
+        text=self._tokenizer.decode(ids[:-1] if is_final else ids),
+        token_ids=ids,
+        log_probs=np.concatenate([part['log_probs'] for part in parts]),
+        top_log_probs=np.concatenate([part['top_log_probs'] for part in parts]),
+        is_final=is_final,
+        usage=usage,
+        hidden=hidden.astype(np.float32),
+    )
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+  """Length of the longest common prefix."""
+  for i, (x, y) in enumerate(zip(a, b, strict=False)):
+    if x != y:
+      return i
+  return min(len(a), len(b))
+
+
+def _pad(values: Sequence, size: int, fill) -> np.ndarray:
+  """`values` as a `[size]` array, int32 or float32, filled up with `fill`."""
+  kind = np.float32 if isinstance(fill, float) else np.int32
+  return np.array([*values, *[fill] * (size - len(values))], kind)
+
+
+def _row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
+  """Row `i` of a decoded batch, cut to the tokens that it wrote."""
+  count = int(out.count[i])
+  return {
+      'tokens': out.tokens[i, :count],
+      'log_probs': out.log_probs[i, :count],
+      'top_log_probs': out.top_log_probs[i, :count],
+      'hidden_last': out.hidden_last[i],
+      'hidden_mean': out.hidden_mean[i],
+      'stopped': out.stopped[i],
+      'seconds': np.float64(seconds),
+  }
+
+
+def _gather(cache: decoder.KVCache, slots: jax.Array) -> decoder.KVCache:
+  """Rows `slots` of the cache, `[L, B, S, KVH, Dh]` each."""
+  return jax.tree.map(lambda x: x[:, slots], cache)
+
+
+def _scatter(
+    cache: decoder.KVCache, slots: jax.Array, rows: decoder.KVCache
+) -> decoder.KVCache:
+  """The cache with rows `slots` replaced; in place, since it is donated."""
+  return jax.tree.map(lambda x, row: x.at[:, slots].set(row), cache, rows)
+
+
+@functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
+def _prefill_slots(params, config, cache, slots, tokens, start, count):
+  rows = sampler.prefill(
+      params, config, _gather(cache, slots), tokens, start, count
+  )
+  return _scatter(cache, slots, rows)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 10), donate_argnums=2)
+def _decode_slots(
+    params,
+    config,
+    cache,
+    slots,
+    last_token,
+    position,
+    seed,
+    temperature,
+    active,
+    limit,
+    stop_ids,
+):
+  out, rows = sampler.decode(
+      params,
+      config,
+      _gather(cache, slots),
+      last_token,
+      position,
+      seed,
+      temperature,
+      active,
+      limit,
+      max_new=_SEGMENT_TOKENS,
+      stop_ids=stop_ids,
+      top_k=_TOP_K,
+  )
+  return out, _scatter(cache, slots, rows)
