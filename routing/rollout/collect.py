@@ -1,0 +1,223 @@
+"""Collects ladders: the small trace, and every graded way out of it.
+
+From each step prefix of the small trace each larger model writes the rest.
+Under greedy decoding a model that begins with just the small model's next step
+has thereby told its completion of the longer prefix too: that one is taken over
+rather than generated again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+
+from routing import protocols
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.grading import equivalence
+from routing.rollout import driver
+from routing.rollout import steps as steps_lib
+
+Sink = Callable[[int, types.Ladder], None]
+
+
+class StayRouter:
+  """Never hands over: the small model's own trace."""
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Stays."""
+    del trace
+    return types.Decision(route=0, score=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is collected of each problem; the same plan gives the same ladders.
+
+  sampling: how traces are written.
+  seed: of the collection; each request's seed follows from it.
+  num_samples: completions per prefix and larger model. Greedy ones are all
+    alike, so more than 1 is refused at temperature 0.
+  reuse: take over greedy completions that are already known.
+  """
+
+  sampling: driver.Sampling
+  seed: int = 0
+  num_samples: int = 1
+  reuse: bool = True
+
+  def __post_init__(self):
+    if self.num_samples < 1:
+      raise ValueError(f'num_samples is {self.num_samples}; allowed: >= 1.')
+    if self.is_greedy and self.num_samples > 1:
+      raise ValueError(
+          f'num_samples is {self.num_samples} at temperature 0, where all '
+          'samples are the same; allowed: 1, or a positive temperature.'
+      )
+
+  @property
+  def is_greedy(self) -> bool:
+    """Every model writes its most likely token."""
+    return self.sampling.temperature == 0
+
+
+async def collect_ladders(
+    problems: Sequence[types.Problem],
+    engines: Sequence[engine_lib.Engine],
+    sink: Sink,
+    *,
+    plan: Plan,
+    grade: equivalence.Grader,
+    concurrency: int,
+    on_done: Callable[[], None] = lambda: None,
+) -> None:
+  """Collects the ladder of every problem, many at a time.
+
+  Args:
+    problems: what to collect; they start in this order.
+    engines: A >= 2 engines, smallest first; they batch what waits.
+    sink: called with (index, ladder) as each ladder is ready, in any order.
+    plan: what to collect of each.
+    grade: the grader.
+    concurrency: problems in flight.
+    on_done: called after each problem, for a progress bar.
+
+  Raises:
+    ValueError: if there is no larger model or `concurrency` < 1.
+    Exception: the first error of an engine, grader or sink, with a note that
+      names the problem; all other work is then cancelled.
+  """
+  if len(engines) < 2:
+    raise ValueError(f'A ladder needs 2 engines or more, got {len(engines)}.')
+  if concurrency < 1:
+    raise ValueError(f'concurrency is {concurrency}; allowed: >= 1.')
+  waiting = iter(enumerate(problems))
+
+  async def work() -> None:
+    for index, problem in waiting:
+      try:
+        sink(index, await collect_ladder(problem, engines, plan, grade))
+      except Exception as error:
+        error.add_note(f'while collecting problem {problem.id}')
+        raise
+      on_done()
+
+  try:
+    async with asyncio.TaskGroup() as group:
+      for _ in range(min(concurrency, len(problems))):
+        group.create_task(work())
+  except* Exception as errors:
+    raise errors.exceptions[0] from None
+
+
+async def collect_ladder(
+    problem: types.Problem,
+    engines: Sequence[engine_lib.Engine],
+    plan: Plan,
+    grade: equivalence.Grader,
+) -> types.Ladder:
+  """The ladder of one problem."""
+  trajectory = await driver.answer(
+      problem,
+      StayRouter(),
+      engines,
+      protocol=protocols.Protocol('escalate', 'peek'),
+      accounting=None,
+      grade=grade,
+      seed=plan.seed,
+      sampling=plan.sampling,
+  )
+  rails = await asyncio.gather(
+      *(
+          _climb(problem, trajectory.steps, engine, sample, plan, grade)
+          for engine in engines[1:]
+          for sample in range(plan.num_samples)
+      )
+  )
+  completions = [completion for rail in rails for completion in rail]
+  completions.sort(key=lambda c: (c.step, c.route, c.sample))
+  return types.Ladder(
+      problem=problem,
+      steps=trajectory.steps,
+      is_correct=trajectory.is_correct,
+      completions=tuple(completions),
+  )
+
+
+async def _climb(
+    problem: types.Problem,
+    small_steps: Sequence[types.Step],
+    engine: engine_lib.Engine,
+    sample: int,
+    plan: Plan,
+    grade: equivalence.Grader,
+) -> list[types.Completion]:
+  """One larger model's completions of all prefixes, shortest first.
+
+  They are written one after the other since each may give away the next; other
+  problems fill the engine meanwhile.
+  """
+  completions, written = [], ()
+  for t in range(len(small_steps)):
+    kept = small_steps[:t]
+    known = ()
+    if t and plan.reuse and plan.is_greedy:
+      left = driver.tokens_left(kept, plan.sampling.max_tokens)
+      known = known_rest(written, small_steps[t - 1], left)
+    written = known or await driver.write(
+        problem,
+        kept,
+        engine,
+        to_end=True,
+        seed=plan.seed,
+        sampling=plan.sampling,
+        # Of its own: what is read must not hang on what ran before.
+        session=driver.new_session(problem),
+        sample=sample,
+    )
+    prefix, text = steps_lib.join(kept), steps_lib.join(written)
+    completions.append(
+        types.Completion(
+            step=t,
+            route=engine.route,
+            sample=sample,
+            text=text,
+            read=engine.count_tokens(problem.question, prefix),
+            written=steps_lib.count_written(written),
+            seconds=float(steps_lib.call_usage(written).seconds),
+            is_correct=await driver.grade_text(grade, prefix + text, problem),
+            is_reused=bool(known),
+        )
+    )
+  return completions
+
+
+def known_rest(
+    written: Sequence[types.Step], small_step: types.Step, tokens_left: int
+) -> tuple[types.Step, ...]:
+  """The completion of the prefix that `small_step` makes longer, if known.
+
+  It is known if `written`, the completion of the shorter prefix, begins with
+  just that step, came to its end, and would have come to it within the tokens
+  left. The seconds are shared by tokens, since a batch's time is no step's own.
+
+  Returns:
+    The steps of the known completion; empty if it must be generated.
+  """
+  if not written or written[0].text != small_step.text:
+    return ()
+  rest = written[1:]
+  count = steps_lib.count_written(rest)
+  if not rest or not rest[-1].is_final or count > tokens_left:
+    return ()
+  whole = steps_lib.call_usage(written)
+  return tuple(
+      dataclasses.replace(
+          step,
+          usage=dataclasses.replace(
+              step.usage,
+              seconds=whole.seconds * step.usage.written / whole.written,
+          ),
+      )
+      for step in rest
+  )

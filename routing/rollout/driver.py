@@ -1,0 +1,255 @@
+"""The one driver: a coroutine that answers one problem, step by step.
+
+Collecting, live evaluation and serving all run `answer`; what differs is the
+router, the engines and what is done with the trajectory. All randomness follows
+from the seed, the problem and the place in the trace, so a hand-over happens
+live exactly as its completion was collected.
+"""
+
+import asyncio
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+from typing import Protocol
+import uuid
+
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.grading import equivalence
+from routing.rollout import steps as steps_lib
+
+_SEED_BITS = 31  # Engines hold seeds in signed 32 bits.
+
+
+class Router(Protocol):
+  """What the driver asks of a router."""
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """The route that writes the next step."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How traces are written, the same for every engine.
+
+  temperature: 0 is greedy.
+  max_steps: decision points at most, T.
+  max_tokens: new tokens of a whole answer at most, hand-over included.
+  """
+
+  temperature: float = 0.0
+  max_steps: int = 8
+  max_tokens: int = 192
+
+  def __post_init__(self):
+    if self.temperature < 0:
+      raise ValueError(f'temperature is {self.temperature}; allowed: >= 0.')
+    for name in ('max_steps', 'max_tokens'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
+
+
+def request_seed(
+    seed: int, problem_id: str, step: int, route: int, sample: int = 0
+) -> int:
+  """The seed of one request: a hash, so no two requests share their noise."""
+  key = repr((seed, problem_id, step, route, sample)).encode()
+  digest = hashlib.blake2b(key, digest_size=8).digest()
+  return int.from_bytes(digest, 'big') >> (64 - _SEED_BITS)
+
+
+def new_session(problem: types.Problem) -> str:
+  """A session that no other trajectory has, of this problem or another."""
+  return f'{problem.id}#{uuid.uuid4().hex}'
+
+
+def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
+  """Tokens that may still be written after the steps `kept`."""
+  return max_tokens - steps_lib.count_written(kept)
+
+
+async def write(
+    problem: types.Problem,
+    kept: Sequence[types.Step],
+    engine: engine_lib.Engine,
+    *,
+    to_end: bool,
+    seed: int,
+    sampling: Sampling,
+    session: str,
+    sample: int = 0,
+) -> tuple[types.Step, ...]:
+  """Has `engine` go on after the steps `kept`: one step, or to the end.
+
+  Live steps and hand-overs, and the completions of a ladder, are all written
+  here, so that one request is the same request wherever it comes from.
+
+  Args:
+    problem: the problem.
+    kept: the steps of the trace; at least one token must be left.
+    engine: who writes.
+    to_end: True = the rest of the answer; False = one step.
+    seed: of the run; the request's own seed is derived from it.
+    sampling: see `Sampling`.
+    session: whose prefix cache to use.
+    sample: tells several completions of one prefix apart.
+
+  Returns:
+    The new steps.
+  """
+  request = engine_lib.Request(
+      question=problem.question,
+      trace=steps_lib.join(kept),
+      to_end=to_end,
+      max_tokens=tokens_left(kept, sampling.max_tokens),
+      temperature=sampling.temperature,
+      seed=request_seed(seed, problem.id, len(kept), engine.route, sample),
+      session=session,
+  )
+  return await engine.write(request)
+
+
+async def grade_text(
+    grade: equivalence.Grader, text: str, problem: types.Problem
+) -> bool:
+  """Grades in a thread: a slow grader must not hold up the other traces."""
+  return await asyncio.to_thread(grade, text, problem.answer)
+
+
+async def answer(
+    problem: types.Problem,
+    router: Router,
+    engines: Sequence[engine_lib.Engine],
+    *,
+    protocol: protocols.Protocol,
+    accounting: costs.Accounting | None,
+    grade: equivalence.Grader,
+    seed: int,
+    sampling: Sampling,
+) -> types.Trajectory:
+  """Answers one problem under a router.
+
+  The small model writes; at each step boundary the router stays, or hands the
+  rest to a larger model for good, in one request. With `peek` the router has
+  seen the draft of the step, which is paid for and thrown away on a hand-over.
+  A trace that reaches `max_steps` or `max_tokens` ends where it is.
+
+  Args:
+    problem: the problem.
+    router: asked at each of at most `max_steps` boundaries.
+    engines: A engines, `engines[m].route == m`.
+    protocol: who may write when.
+    accounting: tells the router what was spent; None (the router is told 0)
+      only for routers that do not look at it.
+    grade: the grader.
+    seed: of the run; with the problem's id it fixes every request's seed.
+    sampling: see `Sampling`.
+
+  Returns:
+    The trajectory; `calls` holds every call's usage in order.
+
+  Raises:
+    ValueError: if the router names a route that may not write now, or the
+      engines are not in the order of their routes.
+  """
+  check_routes(engines)
+  walk = _Walk(problem, accounting)
+  session = new_session(problem)
+
+  async def go_on(route: int, to_end: bool) -> tuple[types.Step, ...]:
+    """Has a model write after the accepted steps, and pays for it."""
+    written = await write(
+        problem,
+        walk.steps,
+        engines[route],
+        to_end=to_end,
+        seed=seed,
+        sampling=sampling,
+        session=session,
+    )
+    walk.calls.append(steps_lib.call_usage(written))
+    return written
+
+  while walk.is_open(sampling):
+    draft = await go_on(0, to_end=False) if protocol.has_draft else ()
+    decision = router.decide(walk.trace(draft))
+    _check_decision(decision, protocol, len(engines))
+    walk.decisions.append(decision)
+    if protocol.is_absorbing(decision.route):
+      walk.discarded.extend(draft)
+      walk.steps.extend(await go_on(decision.route, to_end=True))
+      break
+    walk.steps.extend(draft or await go_on(0, to_end=False))
+  text = steps_lib.join(walk.steps)
+  return walk.trajectory(await grade_text(grade, text, problem))
+
+
+def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
+  """Raises ValueError unless `engines[m]` writes as route m."""
+  routes = [engine.route for engine in engines]
+  if routes != list(range(len(engines))):
+    raise ValueError(
+        f'Engines have routes {routes}; they must be 0, 1, ... in this order.'
+    )
+
+
+@dataclasses.dataclass
+class _Walk:
+  """A trajectory under way; see `types.Trajectory` for the fields."""
+
+  problem: types.Problem
+  accounting: costs.Accounting | None
+  steps: list[types.Step] = dataclasses.field(default_factory=list)
+  discarded: list[types.Step] = dataclasses.field(default_factory=list)
+  decisions: list[types.Decision] = dataclasses.field(default_factory=list)
+  calls: list[types.Usage] = dataclasses.field(default_factory=list)
+
+  def is_open(self, sampling: Sampling) -> bool:
+    """The small model may write another step."""
+    if not self.steps:
+      return True
+    last = self.steps[-1]
+    return (
+        not last.is_final
+        and not steps_lib.is_cut(last)
+        and len(self.steps) < sampling.max_steps
+        and tokens_left(self.steps, sampling.max_tokens) > 0
+    )
+
+  def trace(self, draft: Sequence[types.Step]) -> types.Trace:
+    """What the router may look at now; `draft` is one step or none."""
+    spent = (
+        0.0 if self.accounting is None else self.accounting.spent(self.calls)
+    )
+    return types.Trace(
+        question=self.problem.question,
+        steps=tuple(self.steps),
+        draft=draft[0] if draft else None,
+        spent=spent,
+    )
+
+  def trajectory(self, is_correct: bool) -> types.Trajectory:
+    """The finished trajectory."""
+    return types.Trajectory(
+        problem=self.problem,
+        steps=tuple(self.steps),
+        discarded=tuple(self.discarded),
+        decisions=tuple(self.decisions),
+        calls=tuple(self.calls),
+        is_correct=is_correct,
+    )
+
+
+def _check_decision(
+    decision: types.Decision, protocol: protocols.Protocol, num_routes: int
+) -> None:
+  """Raises ValueError if the chosen route may not write after the small one."""
+  allowed = protocol.action_mask(0, num_routes)
+  if not (0 <= decision.route < num_routes and allowed[decision.route]):
+    raise ValueError(
+        f'The router chose route {decision.route}; {protocol.name} allows '
+        f'{[m for m in range(num_routes) if allowed[m]]} here.'
+    )

@@ -1,0 +1,198 @@
+"""The manifest of a shard directory: what is in it, made how, with which hash.
+
+It is replaced whole after each shard, so it never tells of a shard that is not
+there; a shard that it does not tell of does not count.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from routing import types
+from routing.problems import splits
+from routing.shards import schema
+
+FILE_NAME = 'manifest.json'
+TEMPORARY_SUFFIX = '.tmp'
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardEntry:
+  """One file: `rows` problems from `first` on, and the hash of its bytes."""
+
+  file: str
+  first: int
+  rows: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a shard directory holds.
+
+  settings: all that the content follows from (problems, models, sampling,
+    seed); JSON-like. Data of other settings never mixes.
+  num_problems: rows when complete.
+  shard_size: rows a shard; the last may hold fewer.
+  shards: those that are complete, by `first`.
+  """
+
+  settings: Mapping[str, Any]
+  num_problems: int
+  shard_size: int
+  shards: tuple[ShardEntry, ...] = ()
+
+  @property
+  def is_complete(self) -> bool:
+    """Every problem is in a shard."""
+    return sum(shard.rows for shard in self.shards) == self.num_problems
+
+  @property
+  def settings_hash(self) -> str:
+    """SHA-256 of the settings."""
+    return hash_json(self.settings)
+
+  @property
+  def content_hash(self) -> str:
+    """SHA-256 over settings and shards: names this very data."""
+    hashes = [shard.sha256 for shard in self.shards]
+    return hash_json({'settings': self.settings_hash, 'shards': hashes})
+
+  def with_shard(self, entry: ShardEntry) -> 'Manifest':
+    """The manifest that also lists `entry`."""
+    others = [shard for shard in self.shards if shard.first != entry.first]
+    shards = sorted([*others, entry], key=lambda shard: shard.first)
+    return dataclasses.replace(self, shards=tuple(shards))
+
+
+def hash_json(value: Any) -> str:
+  """SHA-256 of a JSON-like value, whatever the order of its keys."""
+  text = json.dumps(value, sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_problems(problems: Sequence[types.Problem]) -> str:
+  """SHA-256 over ids, questions and answers, in order."""
+  return hash_json(
+      [[p.id, splits.question_hash(p.question), p.answer] for p in problems]
+  )
+
+
+def hash_file(path: pathlib.Path) -> str:
+  """SHA-256 of a file's bytes."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def replace_file(
+    path: pathlib.Path, write: Callable[[pathlib.Path], None]
+) -> None:
+  """Writes a file so that it is there whole or not at all, even after a crash.
+
+  Args:
+    path: the file.
+    write: writes the content to the path that it is given.
+  """
+  temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+  write(temporary)
+  _sync(temporary)
+  os.replace(temporary, path)
+  _sync(path.parent)  # The new name, too, must outlive a power cut.
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Waits until a file or directory is on the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def save(directory: pathlib.Path, manifest: Manifest) -> None:
+  """Writes `manifest.json`."""
+  content = {
+      'schema_version': schema.VERSION,
+      'settings_hash': manifest.settings_hash,
+      **dataclasses.asdict(manifest),
+  }
+  text = json.dumps(content, indent=2) + '\n'
+  replace_file(directory / FILE_NAME, lambda path: path.write_text(text))
+
+
+def load(directory: pathlib.Path) -> Manifest:
+  """Reads `manifest.json`.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it is damaged, or of another schema version.
+  """
+  path = directory / FILE_NAME
+  try:
+    content = json.loads(path.read_text())
+    version = content.pop('schema_version')
+  except (KeyError, AttributeError, ValueError) as error:
+    raise ValueError(f'{path} is damaged: {error!r}.') from error
+  schema.check_version(version, str(path))
+  try:
+    written_hash = content.pop('settings_hash')
+    shards = tuple(ShardEntry(**entry) for entry in content.pop('shards'))
+    manifest = Manifest(**content, shards=shards)
+  except (KeyError, TypeError) as error:
+    raise ValueError(f'{path} is damaged: {error!r}.') from error
+  if manifest.settings_hash != written_hash:
+    raise ValueError(f'{path} was altered: its settings hash does not match.')
+  return manifest
+
+
+def check_same(found: Manifest, wanted: Manifest, directory: str) -> None:
+  """Raises ValueError, naming what differs, unless both collect the same."""
+  differences = [
+      f'{name}: {a!r} there, {b!r} wanted'
+      for name, a, b in _differences(_plan(found), _plan(wanted))
+  ]
+  if differences:
+    raise ValueError(
+        f'{directory} holds data of other settings ({"; ".join(differences)}). '
+        'Use another work directory; nothing was overwritten.'
+    )
+
+
+def _plan(manifest: Manifest) -> dict[str, Any]:
+  """All but the shards, as JSON gives it back."""
+  content = {
+      'settings': manifest.settings,
+      'num_problems': manifest.num_problems,
+      'shard_size': manifest.shard_size,
+  }
+  return json.loads(json.dumps(content))
+
+
+def _differences(a: Any, b: Any, name: str = ''):
+  """Yields (dotted name, a's value, b's value) where the two differ."""
+  if isinstance(a, dict) and isinstance(b, dict):
+    for key in sorted({*a, *b}):
+      path = f'{name}.{key}' if name else key
+      yield from _differences(a.get(key), b.get(key), path)
+  elif a != b:
+    yield name, a, b
+
+
+def check_shard(directory: pathlib.Path, entry: ShardEntry) -> None:
+  """Raises ValueError, naming the file, unless its bytes are as written."""
+  path = directory / entry.file
+  if not path.exists():
+    raise ValueError(
+        f'{path} is missing; collect again to have it written anew.'
+    )
+  if hash_file(path) != entry.sha256:
+    raise ValueError(
+        f'{path} is truncated or altered: its SHA-256 is not the one in '
+        f'{FILE_NAME}. Delete the file and collect again.'
+    )

@@ -1,0 +1,59 @@
+"""Reads ladders back, refusing whatever is not as it was written."""
+
+import io
+import pathlib
+
+import pyarrow.parquet as pq
+
+from routing import types
+from routing.shards import manifest as manifest_lib
+from routing.shards import schema
+
+
+def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
+  """The manifest of a shard directory.
+
+  Raises:
+    ValueError: if there is none, or it is damaged or of another version.
+  """
+  directory = pathlib.Path(directory)
+  try:
+    return manifest_lib.load(directory)
+  except FileNotFoundError as error:
+    raise ValueError(
+        f'{directory} holds no {manifest_lib.FILE_NAME}: nothing was collected '
+        'there.'
+    ) from error
+
+
+def read_ladders(directory: pathlib.Path | str) -> list[types.Ladder]:
+  """All ladders of a complete shard directory, in the order of the problems.
+
+  Raises:
+    ValueError: if the collection is not finished, or a shard is missing,
+      truncated, altered or of another schema version; it names the file.
+  """
+  directory = pathlib.Path(directory)
+  manifest = read_manifest(directory)
+  if not manifest.is_complete:
+    rows = sum(shard.rows for shard in manifest.shards)
+    raise ValueError(
+        f'{directory} holds {rows} of {manifest.num_problems} problems; '
+        'collect again to have it finished.'
+    )
+  return [
+      ladder
+      for entry in manifest.shards
+      for ladder in _read_shard(directory, entry)
+  ]
+
+
+def _read_shard(
+    directory: pathlib.Path, entry: manifest_lib.ShardEntry
+) -> list[types.Ladder]:
+  """The ladders of one file."""
+  manifest_lib.check_shard(directory, entry)
+  table = pq.read_table(
+      io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
+  )
+  return schema.from_table(table)
