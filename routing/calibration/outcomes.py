@@ -1,0 +1,169 @@
+"""Where every stopping time leads: the table that calibration works on.
+
+Under `escalate` a router with threshold kappa hands problem i over at the first
+step whose score is >= kappa, or never. Whatever the scores are, it ends in one
+of T + 1 columns, so accuracy, cost and loss are look-ups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from routing import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+  """Outcomes by stopping time; column t < T is 'hand over at t', T is 'never'.
+
+  mask: `[N, T]` bool, decision t exists.
+  correct: `[N, T + 1]` float64 in [0, 1], chance of a right answer.
+  cost: `[N, T + 1]` float64 >= 0, fraction of the same problem's all-large cost.
+  loss: `[N, T + 1]` float64 in [0, 1], the largest model is right, this is not.
+  gain: `[N, T + 1]` float64 in [0, 1], its mirror: this is right, it is not.
+  """
+
+  mask: np.ndarray
+  correct: np.ndarray
+  cost: np.ndarray
+  loss: np.ndarray
+  gain: np.ndarray
+
+  def __post_init__(self):
+    if self.mask.ndim != 2 or not self.mask.shape[0]:
+      raise ValueError(f'mask must be [N, T], N > 0, got {self.mask.shape}.')
+    expected = (self.mask.shape[0], self.mask.shape[1] + 1)
+    for name in ('correct', 'cost', 'loss', 'gain'):
+      shape = getattr(self, name).shape
+      if shape != expected:
+        raise ValueError(
+            f'{name} must be [N, T + 1] = {expected}, got {shape}.'
+        )
+
+  @property
+  def num_problems(self) -> int:
+    """N."""
+    return self.mask.shape[0]
+
+  @property
+  def num_steps(self) -> int:
+    """T, also the column of 'never'."""
+    return self.mask.shape[1]
+
+  def take(self, problems: np.ndarray) -> Outcomes:
+    """The same table for `problems` (indices or `[N]` bool), repeats allowed."""
+    return Outcomes(
+        **{
+            field.name: getattr(self, field.name)[problems]
+            for field in dataclasses.fields(self)
+        }
+    )
+
+
+def from_batch(
+    batch: types.LadderBatch, routes: np.ndarray | None = None
+) -> Outcomes:
+  """The table of a ladder batch, once the larger route is chosen.
+
+  Args:
+    batch: ladders of N problems.
+    routes: `[N, T]` int in 1..A-1, whom a hand-over at t goes to; the largest
+      if None.
+
+  Returns:
+    The table. Gain needs no column of its own in a batch: sample by sample
+    right - right_of_largest = gain - loss.
+
+  Raises:
+    ValueError: if a route is not in 1..A-1 or an outcome is not finite.
+  """
+  handover = [
+      np.asarray(x, np.float64)
+      for x in (
+          batch.handover_correct,
+          batch.handover_cost,
+          batch.handover_loss,
+      )
+  ]
+  stay = [
+      np.asarray(x, np.float64)
+      for x in (batch.stay_correct, batch.stay_cost, batch.stay_loss)
+  ]
+  mask = np.asarray(batch.mask, bool)
+  num_larger = handover[0].shape[-1]
+  if routes is None:
+    routes = np.full(mask.shape, num_larger)
+  if routes.min() < 1 or routes.max() > num_larger:
+    raise ValueError(
+        f'Routes must be in 1..{num_larger}, got {routes.min()} to '
+        f'{routes.max()}.'
+    )
+  columns = []
+  for moved, stayed in zip(handover, stay, strict=True):
+    chosen = np.take_along_axis(moved, routes[..., None] - 1, axis=-1)[..., 0]
+    chosen = np.where(mask, chosen, 0.0)
+    columns.append(np.concatenate([chosen, stayed[:, None]], axis=1))
+  correct, cost, loss = columns
+  if not all(np.isfinite(x).all() for x in columns):
+    raise ValueError('Outcomes must be finite, got a NaN or an infinity.')
+  largest = handover[0][:, :1, -1]
+  gain = np.clip(correct - largest + loss, 0.0, 1.0)
+  gain[:, :-1][~mask] = 0.0
+  return Outcomes(mask=mask, correct=correct, cost=cost, loss=loss, gain=gain)
+
+
+def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """`[N, T]` highest score so far; -inf before the first decision.
+
+  Args:
+    scores: `[N, T]` float, higher means more in need of a larger model.
+    mask: `[N, T]` bool, decision t exists.
+
+  Raises:
+    ValueError: if shapes differ or the score of a decision is not finite.
+  """
+  scores, mask = np.asarray(scores), np.asarray(mask, bool)
+  if scores.shape != mask.shape or scores.ndim != 2:
+    raise ValueError(
+        f'Scores must be [N, T] = {mask.shape}, got {scores.shape}.'
+    )
+  if not np.isfinite(scores[mask]).all():
+    row, step = np.argwhere(mask & ~np.isfinite(scores))[0]
+    raise ValueError(
+        f'Score of problem {row} at step {step} is {scores[row, step]}; '
+        'scores must be finite.'
+    )
+  return np.maximum.accumulate(np.where(mask, scores, -np.inf), axis=1)
+
+
+def stopping_times(
+    scores: np.ndarray, mask: np.ndarray, thresholds: np.ndarray
+) -> np.ndarray:
+  """`[K, N]` int, the first t with score >= kappa_k, or T for 'never'.
+
+  Args:
+    scores: `[N, T]` float.
+    mask: `[N, T]` bool, decision t exists.
+    thresholds: `[K]` float; -inf hands over at the first decision.
+  """
+  highest = running_maximum(scores, mask)
+  # The running maximum is sorted, so the first t at kappa or above is the number
+  # of steps below it. A leading gap in the mask counts as below every kappa.
+  exists = np.maximum.accumulate(np.asarray(mask, bool), axis=1)
+  return np.stack(
+      [np.sum((highest < kappa) | ~exists, axis=1) for kappa in thresholds]
+  )
+
+
+def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
+  """Looks up `[K, N]` stopping times; each value is `[K, N]` float64.
+
+  Keys: correct, cost, loss, gain.
+  """
+  rows = np.arange(outcomes.num_problems)
+  return {
+      name: getattr(outcomes, name)[rows, times]
+      for name in ('correct', 'cost', 'loss', 'gain')
+  }

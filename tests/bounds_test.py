@@ -1,0 +1,113 @@
+"""Bounds against SciPy, against hand arithmetic and by simulation."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+from scipy import stats
+
+from routing.calibration import bounds
+
+
+class BoundsTest(parameterized.TestCase):
+
+  @parameterized.parameters((0, 45), (3, 50), (17, 17), (199, 200))
+  def test_clopper_pearson_equals_scipy(self, count, n):
+    # SciPy's two-sided interval at 1 - 2 delta has delta in each tail.
+    want = stats.binomtest(count, n).proportion_ci(0.8, method='exact')
+    self.assertAlmostEqual(
+        float(bounds.clopper_pearson_lower(count, n, 0.1)), want.low
+    )
+    self.assertAlmostEqual(
+        float(bounds.clopper_pearson_upper(count, n, 0.1)), want.high
+    )
+
+  @parameterized.parameters((0, 45, 0.05), (3, 200, 0.02), (30, 100, 0.2))
+  def test_binomial_p_value_equals_scipy(self, count, n, level):
+    want = stats.binomtest(count, n, level, alternative='less').pvalue
+    self.assertAlmostEqual(
+        float(bounds.binomial_p_value(count, n, level)), want
+    )
+
+  def test_hoeffding_bentkus_by_hand(self):
+    # mean 0, n 10, level .2: KL(0 | .2) = -log(.8), so Hoeffding gives
+    # .8 ** 10 = .1074; Bentkus e * .8 ** 10 is larger.
+    self.assertAlmostEqual(
+        float(bounds.hoeffding_bentkus_p_value(0.0, 10, 0.2)), 0.8**10
+    )
+    # mean .25, n 8, level .5: 2 of 8. Bentkus e * (1 + 8 + 28) / 256 = .3929;
+    # Hoeffding exp(-8 * (.25 log .5 + .75 log 1.5)) = .3512 is smaller.
+    want = np.exp(-8 * (0.25 * np.log(0.5) + 0.75 * np.log(1.5)))
+    self.assertAlmostEqual(
+        float(bounds.hoeffding_bentkus_p_value(0.25, 8, 0.5)), want
+    )
+    # Far out Bentkus wins: n 1000, level .3, mean .25.
+    want = np.e * stats.binom.cdf(250, 1000, 0.3)
+    self.assertAlmostEqual(
+        float(bounds.hoeffding_bentkus_p_value(0.25, 1000, 0.3)), want
+    )
+
+  def test_hoeffding_bentkus_at_or_above_the_level_is_no_evidence(self):
+    p_values = bounds.hoeffding_bentkus_p_value(
+        np.array([0.3, 0.6, 1.0]), 20, 0.3
+    )
+    np.testing.assert_array_equal(p_values, 1.0)
+
+  @parameterized.parameters('binomial', 'hoeffding_bentkus')
+  def test_p_values_are_valid_at_the_level(self, kind):
+    # True mean = level, so P(p <= delta) must be <= delta for every delta.
+    rng = np.random.default_rng(0)
+    n, level = 60, 0.15
+    if kind == 'binomial':
+      count = rng.binomial(n, level, size=20_000)
+      p_values = bounds.binomial_p_value(count, n, level)
+    else:  # Bounded, not binary: Beta(.3, 1.7) has mean .15.
+      mean = rng.beta(0.3, 1.7, size=(20_000, n)).mean(axis=1)
+      p_values = bounds.hoeffding_bentkus_p_value(mean, n, level)
+    for delta in (0.05, 0.1, 0.3):
+      noise = 3 * np.sqrt(delta * (1 - delta) / 20_000)
+      self.assertLessEqual(np.mean(p_values <= delta), delta + noise)
+
+  @parameterized.parameters(0.0, 0.07, 0.5)
+  def test_upper_bound_inverts_the_p_value(self, mean):
+    upper = bounds.hoeffding_bentkus_upper(mean, 300, 0.1)
+    self.assertGreater(upper, mean)
+    p_value = bounds.hoeffding_bentkus_p_value(mean, 300, upper + 1e-6)
+    self.assertLessEqual(p_value, 0.1 + 1e-9)
+    p_value = bounds.hoeffding_bentkus_p_value(mean, 300, upper - 1e-3)
+    self.assertGreater(p_value, 0.1)
+
+  def test_upper_bound_of_everything_lost_is_one(self):
+    self.assertEqual(bounds.hoeffding_bentkus_upper(1.0, 50, 0.1), 1.0)
+    self.assertEqual(float(bounds.clopper_pearson_upper(50, 50, 0.1)), 1.0)
+    self.assertEqual(float(bounds.clopper_pearson_lower(0, 50, 0.1)), 0.0)
+
+  def test_interval_is_exact_for_zeros_and_ones_and_wider_otherwise(self):
+    exact = bounds.interval(np.repeat([0.0, 1.0], [40, 10]), 0.05)
+    want = stats.binomtest(10, 50).proportion_ci(0.95, method='exact')
+    np.testing.assert_allclose(exact, [want.low, want.high])
+    low, high = bounds.interval(np.repeat([0.1, 0.6], [40, 10]), 0.05)
+    self.assertBetween(0.2, low, high)
+    self.assertGreater(high - low, exact[1] - exact[0])
+
+  @parameterized.parameters((0.05, 0.1, 45), (0.02, 0.1, 114), (0.5, 0.5, 1))
+  def test_trajectories_needed_without_a_loss(self, level, delta, n):
+    # (1 - .05) ** 44 = .105 > .1 >= (1 - .05) ** 45 = .0994.
+    self.assertEqual(bounds.trajectories_needed(0.0, level, delta), n)
+    self.assertLessEqual((1 - level) ** n, delta)
+    self.assertGreater((1 - level) ** (n - 1), delta)
+
+  def test_trajectories_needed_suffice_and_may_not_exist(self):
+    n = bounds.trajectories_needed(0.03, 0.05, 0.1)
+    self.assertLessEqual(bounds.hoeffding_bentkus_p_value(0.03, n, 0.05), 0.1)
+    self.assertIsNone(bounds.trajectories_needed(0.05, 0.05, 0.1))
+
+  @parameterized.parameters(0.0, 1.0, -0.1)
+  def test_level_outside_is_refused(self, level):
+    with self.assertRaisesRegex(ValueError, r'level must be in \(0, 1\)'):
+      bounds.binomial_p_value(1, 10, level)
+    with self.assertRaisesRegex(ValueError, r'delta must be in \(0, 1\)'):
+      bounds.clopper_pearson_upper(1, 10, level)
+
+
+if __name__ == '__main__':
+  absltest.main()

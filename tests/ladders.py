@@ -1,0 +1,100 @@
+"""Synthetic ladders with a known structure, for tests that need no model.
+
+The small model errs at some steps; its score there tends to be high. Once an
+error is in the trace the large model rarely recovers, so handing over pays if,
+and only if, it comes no later than the first error.
+"""
+
+import numpy as np
+
+from routing import types
+from routing.calibration import outcomes as outcomes_lib
+
+SMALL_STEP, LARGE_STEP, READ_STEP = 0.03, 0.16, 0.03
+
+
+def make_ladders(
+    num_problems: int,
+    *,
+    num_steps: int = 6,
+    num_routes: int = 2,
+    seed: int = 0,
+    num_samples: int = 1,
+    num_levels: int | None = None,
+) -> tuple[types.LadderBatch, np.ndarray]:
+  """Returns a batch and `[N, T]` float32 scores that tell part of the truth.
+
+  Args:
+    num_problems: N.
+    num_steps: T; problems have between half of them and all.
+    num_routes: A; larger routes are righter and dearer.
+    seed: of everything.
+    num_samples: completions per prefix; outcomes are multiples of 1 / this.
+    num_levels: rounds scores to so many values, which makes ties.
+  """
+  rng = np.random.default_rng(seed)
+  shape = num_problems, num_steps
+  lengths = rng.integers((num_steps + 1) // 2, num_steps + 1, num_problems)
+  steps = np.arange(num_steps)
+  mask = steps < lengths[:, None]
+  is_wrong = (rng.random(shape) < 0.2) & mask
+  is_clean = np.cumsum(is_wrong, axis=1) - is_wrong == 0  # Before step t.
+  scores = (1.2 * is_wrong + rng.normal(size=shape)).astype(np.float32)
+  if num_levels:
+    scores = np.round(scores * num_levels / 4) * 4 / num_levels
+  correct, loss, cost = [], [], []
+  # The largest model's own samples, against which every loss is paired.
+  skill = np.linspace(0.8, 0.95, num_routes - 1)
+  draws = rng.random((num_problems, num_steps, num_routes - 1, num_samples))
+  chance = np.where(is_clean[..., None], skill, 0.1 * skill)
+  is_right = draws < chance[..., None]
+  largest = is_right[:, 0, -1]
+  correct = is_right.mean(axis=-1)
+  loss = (largest[:, None, None] & ~is_right).mean(axis=-1)
+  price = np.linspace(0.6, 1.0, num_routes - 1) * LARGE_STEP
+  left = (lengths[:, None] - steps)[..., None]
+  cost = (
+      SMALL_STEP * (steps[:, None] + 1)
+      + READ_STEP * steps[:, None]
+      + price * np.maximum(left, 0)
+  )
+  all_large = LARGE_STEP * lengths
+  stay_right = ~is_wrong.any(axis=1)
+  batch = types.LadderBatch(
+      features=np.stack(
+          [scores, np.broadcast_to(steps, shape)], axis=-1
+      ).astype(np.float32),
+      mask=mask,
+      handover_correct=_padded(correct, mask),
+      handover_cost=_padded(cost / all_large[:, None, None], mask),
+      handover_loss=_padded(loss, mask),
+      stay_correct=stay_right.astype(np.float32),
+      stay_cost=(SMALL_STEP * lengths / all_large).astype(np.float32),
+      stay_loss=(largest.mean(axis=-1) * ~stay_right).astype(np.float32),
+  )
+  return batch, np.where(mask, scores, 0.0)
+
+
+def _padded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  return np.where(mask[..., None], values, 0.0).astype(np.float32)
+
+
+def make_outcomes(
+    num_problems: int, **kwargs
+) -> tuple[outcomes_lib.Outcomes, np.ndarray]:
+  """The same as a table of stopping times, with its scores."""
+  batch, scores = make_ladders(num_problems, **kwargs)
+  return outcomes_lib.from_batch(batch), scores
+
+
+def walk(scores: np.ndarray, mask: np.ndarray, threshold: float) -> list[int]:
+  """Stopping times by the plainest loop: the first score >= threshold."""
+  times = []
+  for row, exists in zip(scores, mask, strict=True):
+    time = len(row)
+    for step, (score, is_step) in enumerate(zip(row, exists, strict=True)):
+      if is_step and score >= threshold:
+        time = step
+        break
+    times.append(time)
+  return times

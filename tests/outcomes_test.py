@@ -1,0 +1,78 @@
+"""Tests of the table of stopping times."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing.calibration import outcomes as outcomes_lib
+from tests import ladders
+
+
+class OutcomesTest(parameterized.TestCase):
+
+  def test_gain_minus_loss_is_what_is_right_beyond_the_largest_model(self):
+    # Problem 0: the largest model is wrong at step 0; waiting one step makes it
+    # right: gain 1 there. Staying is right too: gain 1.
+    # Problem 1: largest right at step 0, wrong after: loss 1, gain 0.
+    batch, _ = ladders.make_ladders(2, num_steps=2)
+    batch = batch.replace(
+        mask=np.ones((2, 2), bool),
+        handover_correct=np.array([[[0.0], [1.0]], [[1.0], [0.0]]]),
+        handover_loss=np.array([[[0.0], [0.0]], [[0.0], [1.0]]]),
+        stay_correct=np.array([1.0, 0.0]),
+        stay_loss=np.array([0.0, 1.0]),
+    )
+    table = outcomes_lib.from_batch(batch)
+    np.testing.assert_array_equal(table.gain, [[0, 1, 1], [0, 0, 0]])
+
+  @parameterized.parameters((2, 1), (3, 1), (2, 4))
+  def test_gain_equals_pairing_by_sample(self, num_routes, num_samples):
+    batch, _ = ladders.make_ladders(
+        200, num_routes=num_routes, num_samples=num_samples
+    )
+    table = outcomes_lib.from_batch(batch)
+    largest = batch.handover_correct[:, 0, -1]
+    np.testing.assert_allclose(
+        table.gain[:, -1], batch.stay_correct * (1 - largest), atol=1e-6
+    )
+
+  def test_routes_choose_the_column(self):
+    batch, _ = ladders.make_ladders(5, num_routes=3)
+    routes = np.ones(batch.mask.shape, int)
+    routes[2] = 2
+    table = outcomes_lib.from_batch(batch, routes)
+    np.testing.assert_allclose(table.cost[0, 0], batch.handover_cost[0, 0, 0])
+    np.testing.assert_allclose(table.cost[2, 0], batch.handover_cost[2, 0, 1])
+
+  def test_route_outside_is_refused(self):
+    batch, _ = ladders.make_ladders(5)
+    with self.assertRaisesRegex(ValueError, r'Routes must be in 1\.\.1'):
+      outcomes_lib.from_batch(batch, np.zeros(batch.mask.shape, int))
+
+  def test_outcome_that_is_not_finite_is_refused(self):
+    batch, _ = ladders.make_ladders(5)
+    batch.stay_cost[3] = np.nan
+    with self.assertRaisesRegex(ValueError, 'must be finite'):
+      outcomes_lib.from_batch(batch)
+
+  @parameterized.parameters(-np.inf, -0.5, 0.0, 1.0, np.inf)
+  def test_stopping_times_equal_the_walk(self, threshold):
+    outcomes, scores = ladders.make_outcomes(300, num_levels=8)
+    outcomes.mask[:20, 0] = False  # Decisions may be missing anywhere.
+    outcomes.mask[10:30, 2] = False
+    (times,) = outcomes_lib.stopping_times(
+        scores, outcomes.mask, np.array([threshold])
+    )
+    np.testing.assert_array_equal(
+        times, ladders.walk(scores, outcomes.mask, threshold)
+    )
+
+  def test_score_that_is_not_finite_is_named(self):
+    outcomes, scores = ladders.make_outcomes(5)
+    scores[3, 1] = np.nan
+    with self.assertRaisesRegex(ValueError, 'problem 3 at step 1 is nan'):
+      outcomes_lib.running_maximum(scores, outcomes.mask)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,235 @@
+"""Thresholds: brute-force twins, refusals, and promises kept by simulation."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+from scipy import stats
+
+from routing.calibration import outcomes as outcomes_lib
+from routing.calibration import thresholds as thresholds_lib
+from tests import ladders
+
+ALPHA, DELTA = 0.05, 0.1
+
+
+def figures(scores, outcomes, threshold):
+  """Accuracy, cost and loss at one threshold, by the plain walk."""
+  rows = np.arange(outcomes.num_problems)
+  times = ladders.walk(scores, outcomes.mask, threshold)
+  return tuple(
+      getattr(outcomes, name)[rows, times].mean()
+      for name in ('correct', 'cost', 'loss')
+  )
+
+
+def fixed_grid():
+  outcomes, scores = ladders.make_outcomes(2_000, seed=99)
+  return thresholds_lib.grid(scores, outcomes.mask, 100)
+
+
+class PickTest(parameterized.TestCase):
+
+  @parameterized.product(
+      budget=(0.19, 0.25, 0.4, 0.7, 1.0), num_levels=(None, 7)
+  )
+  def test_budget_is_kept_and_never_beaten(self, budget, num_levels):
+    outcomes, scores = ladders.make_outcomes(50, seed=2, num_levels=num_levels)
+    got = thresholds_lib.for_budget(scores, outcomes, budget)
+    accuracy, cost, loss = figures(scores, outcomes, got.threshold)
+    self.assertAlmostEqual(got.accuracy, accuracy)
+    self.assertAlmostEqual(got.cost, cost)
+    self.assertAlmostEqual(got.loss, loss)
+    self.assertLessEqual(cost, budget)
+    for threshold in [-np.inf, *np.unique(scores[outcomes.mask]), np.inf]:
+      other, price, _ = figures(scores, outcomes, threshold)
+      if price <= budget:
+        self.assertLessEqual(other, accuracy + 1e-12)
+
+  @parameterized.parameters(0.01, 0.05, 0.2)
+  def test_loss_is_kept_and_never_cheaper(self, alpha):
+    outcomes, scores = ladders.make_outcomes(60, seed=3)
+    got = thresholds_lib.for_loss(scores, outcomes, alpha)
+    _, cost, loss = figures(scores, outcomes, got.threshold)
+    self.assertLessEqual(loss, alpha)
+    for threshold in [-np.inf, *np.unique(scores[outcomes.mask]), np.inf]:
+      _, price, other = figures(scores, outcomes, threshold)
+      if other <= alpha:
+        self.assertLessEqual(cost, price + 1e-12)
+
+  @parameterized.parameters(0.0, 0.18, 1.01)
+  def test_budget_outside_says_what_is_allowed(self, budget):
+    outcomes, scores = ladders.make_outcomes(50)  # Small alone: .03 / .16.
+    with self.assertRaisesRegex(ValueError, r'is outside \[0\.188, 1\]'):
+      thresholds_lib.for_budget(scores, outcomes, budget)
+
+  def test_unreachable_loss_says_the_least(self):
+    outcomes, scores = ladders.make_outcomes(20)
+    outcomes.loss[:] = 0.3
+    with self.assertRaisesRegex(ValueError, 'the least is 0.300'):
+      thresholds_lib.for_loss(scores, outcomes, 0.1)
+
+
+class FixedSequenceTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ([0.01, 0.1, 0.11, 0.0], 2),  # Later small ones are out of reach.
+      ([0.2, 0.0], 0),
+      ([0.0, 0.05], 2),
+  )
+  def test_stops_at_the_first_that_is_kept(self, p_values, num):
+    self.assertEqual(
+        thresholds_lib.fixed_sequence(np.array(p_values), 0.1), num
+    )
+
+  def test_grid_spans_always_to_never_on_scores_that_occur(self):
+    outcomes, scores = ladders.make_outcomes(100, num_levels=9)
+    got = thresholds_lib.grid(scores, outcomes.mask, 50)
+    self.assertEqual((got[0], got[-1]), (-np.inf, np.inf))
+    self.assertTrue(np.isin(got[1:-1], scores[outcomes.mask]).all())
+    self.assertTrue((np.diff(got) > 0).all())
+
+
+class LearnThenTestTest(parameterized.TestCase):
+
+  @parameterized.parameters(1, 3)
+  def test_equals_testing_one_threshold_at_a_time(self, num_samples):
+    outcomes, scores = ladders.make_outcomes(
+        300, seed=4, num_samples=num_samples
+    )
+    grid = fixed_grid()
+    passed = []
+    for threshold in grid:
+      _, cost, loss = figures(scores, outcomes, threshold)
+      if num_samples == 1:
+        p_value = stats.binom.cdf(round(300 * loss), 300, 0.1)
+      else:
+        low = min(loss, 0.1)
+        kl = stats.entropy([low, 1 - low], [0.1, 0.9])
+        p_value = min(
+            np.exp(-300 * kl),
+            np.e * stats.binom.cdf(np.ceil(300 * loss - 1e-9), 300, 0.1),
+        )
+      if p_value > DELTA:
+        break
+      passed.append((cost, threshold))
+    got = thresholds_lib.learn_then_test(
+        scores, outcomes, alpha=0.1, delta=DELTA, thresholds=grid
+    )
+    self.assertEqual(got.threshold, min(passed)[1])
+    self.assertAlmostEqual(got.cost, min(passed)[0])
+    self.assertGreater(len(passed), 3)
+    self.assertLess(len(passed), len(grid))
+
+  def test_too_few_problems_says_how_many(self):
+    outcomes, scores = ladders.make_outcomes(44)
+    with self.assertRaisesRegex(ValueError, 'takes 45 trajectories or more'):
+      thresholds_lib.learn_then_test(
+          scores, outcomes, alpha=0.05, delta=0.1, thresholds=fixed_grid()
+      )
+
+  def test_forty_five_without_a_loss_suffice(self):
+    outcomes, scores = ladders.make_outcomes(45)
+    got = thresholds_lib.learn_then_test(
+        scores, outcomes, alpha=0.05, delta=0.1, thresholds=fixed_grid()
+    )
+    self.assertEqual(got.promise.num_problems, 45)
+    self.assertEqual(got.loss, 0.0)
+
+  def test_a_safest_threshold_that_loses_is_refused(self):
+    outcomes, scores = ladders.make_outcomes(200)
+    outcomes.loss[:, 0] = np.repeat([0.0, 1.0], [188, 12])  # 6 % at 'always'.
+    # KL(.06 | .08) = .06 log .75 + .94 log (.94 / .92) = .00295, and
+    # log(10) / .00295 = 780.
+    for alpha, says in ((0.05, 'no number'), (0.08, 'about 780 traj')):
+      with self.assertRaisesRegex(ValueError, says):
+        thresholds_lib.learn_then_test(
+            scores, outcomes, alpha=alpha, delta=0.1, thresholds=fixed_grid()
+        )
+
+  def test_thresholds_must_rise(self):
+    outcomes, scores = ladders.make_outcomes(100)
+    with self.assertRaisesRegex(ValueError, 'rise strictly'):
+      thresholds_lib.learn_then_test(
+          scores, outcomes, alpha=0.1, delta=0.1, thresholds=np.array([1, 1])
+      )
+
+  def test_promise_is_broken_in_at_most_delta_of_1000_samples(self):
+    # Samples are drawn with replacement from one labelled set, so that the
+    # set's own risk is the truth. A plain pick on the sample is off in about
+    # half of them. The bound is the promise itself: there is no tolerance.
+    outcomes, scores = ladders.make_outcomes(8_000, seed=5)
+    grid = fixed_grid()
+    times = outcomes_lib.stopping_times(scores, outcomes.mask, grid)
+    truth = outcomes_lib.at_times(outcomes, times)['loss'].mean(axis=1)
+    risk = dict(zip(grid, truth, strict=True))
+    rng = np.random.default_rng(0)
+    broken, picks_broken = 0, 0
+    for _ in range(1_000):
+      rows = rng.integers(8_000, size=500)
+      sample, sample_scores = outcomes.take(rows), scores[rows]
+      got = thresholds_lib.learn_then_test(
+          sample_scores, sample, alpha=ALPHA, delta=DELTA, thresholds=grid
+      )
+      broken += risk[got.threshold] > ALPHA
+      loss = outcomes_lib.at_times(sample, times[:, rows])['loss'].mean(axis=1)
+      picks_broken += truth[np.flatnonzero(loss <= ALPHA)[-1]] > ALPHA
+    self.assertLessEqual(broken, 100)
+    self.assertGreater(broken, 10)  # Not by never daring anything.
+    self.assertGreater(picks_broken, 300)
+
+
+class BudgetWithConfidenceTest(parameterized.TestCase):
+
+  def test_promise_is_broken_in_at_most_delta_of_300_samples(self):
+    outcomes, scores = ladders.make_outcomes(5_000, seed=6)
+    grid = fixed_grid()
+    times = outcomes_lib.stopping_times(scores, outcomes.mask, grid)
+    truth = outcomes_lib.at_times(outcomes, times)['cost'].mean(axis=1)
+    cost = dict(zip(grid, truth, strict=True))
+    rng = np.random.default_rng(0)
+    got, picked = [], []
+    for _ in range(300):
+      rows = rng.integers(5_000, size=400)
+      point = thresholds_lib.for_budget_with_confidence(
+          scores[rows],
+          outcomes.take(rows),
+          budget=0.6,
+          delta=DELTA,
+          thresholds=grid,
+      )
+      got.append(cost[point.threshold])
+      picked.append(
+          figures_cost(times[:, rows], outcomes.take(rows), truth, 0.6)
+      )
+    self.assertLessEqual(np.mean(np.array(got) > 0.6), DELTA)
+    self.assertGreater(np.mean(np.array(picked) > 0.6), 0.3)
+    self.assertGreater(np.mean(got), 0.5)  # And it uses its budget.
+
+  def test_hopeless_budget_says_how_many_it_would_take(self):
+    outcomes, scores = ladders.make_outcomes(50)  # Small alone costs .1875.
+    with self.assertRaisesRegex(ValueError, r'takes about \d+ trajectories'):
+      thresholds_lib.for_budget_with_confidence(
+          scores, outcomes, budget=0.19, delta=0.1, thresholds=fixed_grid()
+      )
+
+  def test_cap_below_the_budget_is_refused(self):
+    outcomes, scores = ladders.make_outcomes(50)
+    with self.assertRaisesRegex(ValueError, 'cost_cap must be above 0.5'):
+      thresholds_lib.for_budget_with_confidence(
+          scores,
+          outcomes,
+          budget=0.5,
+          delta=0.1,
+          thresholds=fixed_grid(),
+          cost_cap=0.5,
+      )
+
+
+def figures_cost(times, sample, truth, budget):
+  """True cost of the lowest threshold within budget on the sample."""
+  cost = outcomes_lib.at_times(sample, times)['cost'].mean(axis=1)
+  return truth[np.flatnonzero(cost <= budget)[0]]
+
+
+if __name__ == '__main__':
+  absltest.main()
