@@ -35,7 +35,7 @@ def figures_of(frontier):
 class FrontierTest(parameterized.TestCase):
 
   def test_two_problems_by_hand(self):
-    # Scores: problem 0 [1, 3], problem 1 [2, 2]. Columns: step 0, step 1, never.
+    # Scores: problem 0 [1, 3], problem 1 [2, 2]; columns: step 0, 1, never.
     # inf: both never      -> correct (0 + 1) / 2, cost (.1 + .1) / 2
     # 3: 0 at step 1       -> correct (1 + 1) / 2, cost (.5 + .1) / 2
     # 2: 1 at step 0 too   -> correct (1 + 0) / 2, cost (.5 + .9) / 2

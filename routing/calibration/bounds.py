@@ -85,7 +85,7 @@ def hoeffding_bentkus_p_value(
 
 
 def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
-  """Upper bound on E[X], X in [0, 1]: the level at which the p-value is delta."""
+  """Upper bound on E[X], X in [0, 1]: the level whose p-value is delta."""
   _check_rate('delta', delta)
   edge = 1e-12
   low, high = max(float(mean), edge), 1.0 - edge

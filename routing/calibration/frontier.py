@@ -17,8 +17,8 @@ from routing.calibration import outcomes as outcomes_lib
 class Frontier:
   """Means over problems at every threshold that tells two policies apart.
 
-  thresholds: `[K]` float64, ascending, from -inf ('always at the first step') to
-    inf ('never').
+  thresholds: `[K]` float64, ascending, from -inf ('always at the first step')
+    to inf ('never').
   accuracy: `[K]` in [0, 1].
   cost: `[K]` >= 0, fraction of all-large.
   loss, gain: `[K]` in [0, 1], relative to the largest model.

@@ -20,9 +20,9 @@ class Outcomes:
 
   mask: `[N, T]` bool, decision t exists.
   correct: `[N, T + 1]` float64 in [0, 1], chance of a right answer.
-  cost: `[N, T + 1]` float64 >= 0, fraction of the same problem's all-large cost.
-  loss: `[N, T + 1]` float64 in [0, 1], the largest model is right, this is not.
-  gain: `[N, T + 1]` float64 in [0, 1], its mirror: this is right, it is not.
+  cost: `[N, T + 1]` float64 >= 0, fraction of its problem's all-large cost.
+  loss: `[N, T + 1]` float64 in [0, 1], the largest is right, this is not.
+  gain: `[N, T + 1]` float64 in [0, 1], its mirror: this is right, that is not.
   """
 
   mask: np.ndarray
@@ -53,7 +53,7 @@ class Outcomes:
     return self.mask.shape[1]
 
   def take(self, problems: np.ndarray) -> Outcomes:
-    """The same table for `problems` (indices or `[N]` bool), repeats allowed."""
+    """The table of `problems` (indices or `[N]` bool), repeats allowed."""
     return Outcomes(
         **{
             field.name: getattr(self, field.name)[problems]
@@ -149,8 +149,8 @@ def stopping_times(
     thresholds: `[K]` float; -inf hands over at the first decision.
   """
   highest = running_maximum(scores, mask)
-  # The running maximum is sorted, so the first t at kappa or above is the number
-  # of steps below it. A leading gap in the mask counts as below every kappa.
+  # The running maximum is sorted, so the first t at kappa or above is the
+  # number of steps below it. A gap before the first decision counts as below.
   exists = np.maximum.accumulate(np.asarray(mask, bool), axis=1)
   return np.stack(
       [np.sum((highest < kappa) | ~exists, axis=1) for kappa in thresholds]

@@ -7,10 +7,10 @@ rejected at delta. All those rejected hold together with probability 1 - delta,
 so any of them may then be picked, by any rule, on the same sample.
 
 Why the thresholds are an argument: the guarantee is about hypotheses that were
-named before the sample was drawn. A threshold read off the calibration scores is
-a random hypothesis; its p-value is that of the luckiest of many, and since the
-relative loss need not be monotone in kappa no ordering argument repairs it. Use
-`grid` on *training* scores (or any other data), never on the calibration ones.
+named before the sample was drawn. A threshold read off the calibration scores
+is a random hypothesis; its p-value is that of the luckiest of many, and since
+the relative loss need not be monotone in kappa no ordering argument repairs it.
+Use `grid` on *training* scores (or any other data), never on the calibration ones.
 A finer grid costs nothing: a fixed sequence pays no price per test.
 """
 
@@ -47,7 +47,7 @@ class Promise:
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-  """A threshold, its promise, and the figures seen on the calibration sample."""
+  """A threshold, its promise, and what the calibration sample showed."""
 
   threshold: float
   promise: Promise
@@ -213,7 +213,7 @@ def learn_then_test(
   Hoeffding-Bentkus otherwise. For independent problems of the same source.
 
   Args:
-    scores: `[N, T]` float, from a policy frozen before these problems were seen.
+    scores: `[N, T]` float, of a policy frozen before these problems came.
     outcomes: the table of the same problems.
     alpha: relative loss promised, in (0, 1).
     delta: chance that the promise is broken, in (0, 1).
@@ -287,7 +287,7 @@ def for_budget_with_confidence(
   too rare for any sample may cost any amount.
 
   Args:
-    scores: `[N, T]` float, from a policy frozen before these problems were seen.
+    scores: `[N, T]` float, of a policy frozen before these problems came.
     outcomes: the table of the same problems.
     budget: mean cost promised, a fraction of all-large.
     delta: chance that the promise is broken, in (0, 1).
