@@ -1,0 +1,1 @@
+"""The embedded pair: two tiny language models, their task bench and training."""

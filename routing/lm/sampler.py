@@ -1,0 +1,236 @@
+"""Writing with a decoder: prefill and decode on a KV cache, as pure functions.
+
+A row's tokens depend on its own prompt and seed alone: the noise of a position
+is drawn from a key folded with the row's seed and that position, never from the
+batch. The caller jits, since it knows where the cache lives.
+"""
+
+from collections.abc import Sequence
+import functools
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from routing.lm import decoder
+
+
+@flax.struct.dataclass
+class Decoded:
+  """What a batch of rows wrote; entries beyond a row's count are zero.
+
+  tokens: `[B, M]` int32, stop token included.
+  count: `[B]` int32, tokens written.
+  log_probs: `[B, M]` float32, of each token, before temperature.
+  top_log_probs: `[B, M, K]` float32, the K largest, descending.
+  hidden_last: `[B, D]` float32, the state that the last token was read from.
+  hidden_mean: `[B, D]` float32, its mean over the written tokens.
+  stopped: `[B]` bool, the row wrote a stop token.
+  """
+
+  tokens: jax.Array
+  count: jax.Array
+  log_probs: jax.Array
+  top_log_probs: jax.Array
+  hidden_last: jax.Array
+  hidden_mean: jax.Array
+  stopped: jax.Array
+
+
+def prefill(
+    params,
+    config: decoder.DecoderConfig,
+    cache: decoder.KVCache,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+) -> decoder.KVCache:
+  """Passes known tokens through the model, for their keys and values alone.
+
+  Args:
+    params: of `decoder.Decoder(config)`.
+    config: the decoder's shape.
+    cache: `[L, B, S, KVH, Dh]`, filled below `start` in each row.
+    tokens: `[B, C]` int32, right-padded.
+    start: `[B]` int32, position of the first token of each row.
+    count: `[B]` int32, tokens of each row that are no padding; may be 0.
+
+  Returns:
+    The cache, filled below `start + count`.
+  """
+  chex.assert_rank(tokens, 2)
+  chex.assert_shape([start, count], (tokens.shape[0],))
+  offset = jnp.arange(tokens.shape[1])[None]
+  beyond = cache.keys.shape[2]
+  positions = jnp.where(
+      offset < count[:, None], start[:, None] + offset, beyond
+  )
+  _, _, cache = decoder.Decoder(config).apply(
+      {'params': params}, tokens, positions, cache
+  )
+  return cache
+
+
+def _choose(logits, seed, position, temperature):
+  """Gumbel-max sampling with a key per row; temperature 0 is greedy."""
+
+  def noise(seed, position):
+    key = jax.random.fold_in(jax.random.key(seed), position)
+    return jax.random.gumbel(key, logits.shape[-1:])
+
+  gumbel = jax.vmap(noise)(seed, position)
+  return jnp.argmax(logits + temperature[:, None] * gumbel, axis=-1)
+
+
+def decode(
+    params,
+    config: decoder.DecoderConfig,
+    cache: decoder.KVCache,
+    last_token: jax.Array,
+    position: jax.Array,
+    seed: jax.Array,
+    temperature: jax.Array,
+    active: jax.Array,
+    limit: jax.Array,
+    *,
+    max_new: int,
+    stop_ids: tuple[int, ...],
+    pad_id: int = 0,
+    top_k: int = 5,
+) -> tuple[Decoded, decoder.KVCache]:
+  """Writes until every active row has stopped or reached its limit.
+
+  Args:
+    params: of `decoder.Decoder(config)`.
+    config: the decoder's shape.
+    cache: filled below `position` in each row.
+    last_token: `[B]` int32, the newest token, not yet passed.
+    position: `[B]` int32, its position.
+    seed: `[B]` uint32; the token written after position p depends on the
+      prefix and (seed, p) alone.
+    temperature: `[B]` float32 >= 0.
+    active: `[B]` bool; other rows write nothing.
+    limit: `[B]` int32, new tokens at most; capped at `max_new` and by the
+      cache's length.
+    max_new: M.
+    stop_ids: tokens that end a row; they are written.
+    pad_id: never written.
+    top_k: K.
+
+  Returns:
+    What was written, and the cache, filled below position + count.
+  """
+  batch_size = last_token.shape[0]
+  chex.assert_shape(
+      [position, seed, temperature, active, limit], (batch_size,)
+  )
+  length = cache.keys.shape[2]
+  limit = jnp.minimum(jnp.minimum(limit, max_new), length - 1 - position)
+  rows = jnp.arange(batch_size)
+  zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+  out = Decoded(
+      tokens=jnp.zeros((batch_size, max_new), jnp.int32),
+      count=jnp.zeros(batch_size, jnp.int32),
+      log_probs=zeros((batch_size, max_new)),
+      top_log_probs=zeros((batch_size, max_new, top_k)),
+      hidden_last=zeros((batch_size, config.hidden_size)),
+      hidden_mean=zeros((batch_size, config.hidden_size)),
+      stopped=jnp.zeros(batch_size, bool),
+  )
+
+  def writes(out):
+    return active & ~out.stopped & (out.count < limit)
+
+  def body(carry):
+    out, token, cache = carry
+    going = writes(out)
+    # Rows at rest pass a token too, at a position where nothing is kept.
+    at = jnp.where(going, position + out.count, length)
+    logits, hidden, cache = decoder.Decoder(config).apply(
+        {'params': params}, token[:, None], at[:, None], cache
+    )
+    logits = logits[:, 0].at[:, pad_id].set(-1e9)
+    log_probs = jax.nn.log_softmax(logits)
+    chosen = _choose(log_probs, seed, at, temperature).astype(jnp.int32)
+    slot = jnp.where(going, out.count, max_new)  # Beyond the end: dropped.
+
+    def put(array, value):
+      return array.at[rows, slot].set(value, mode='drop')
+
+    keep = going[:, None]
+    out = Decoded(
+        tokens=put(out.tokens, chosen),
+        count=out.count + going,
+        log_probs=put(out.log_probs, log_probs[rows, chosen]),
+        top_log_probs=put(
+            out.top_log_probs, jax.lax.top_k(log_probs, top_k)[0]
+        ),
+        hidden_last=jnp.where(keep, hidden[:, 0], out.hidden_last),
+        hidden_mean=out.hidden_mean + jnp.where(keep, hidden[:, 0], 0.0),
+        stopped=out.stopped
+        | (going & jnp.isin(chosen, jnp.array(stop_ids))),
+    )
+    return out, jnp.where(going, chosen, token), cache
+
+  out, _, cache = jax.lax.while_loop(
+      lambda carry: writes(carry[0]).any(), body, (out, last_token, cache)
+  )
+  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
+  return out.replace(hidden_mean=mean), cache
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4, 5))
+def _generate_batch(params, config, tokens, count, max_new, stop_id):
+  """Greedy continuations of `[B, C]` right-padded prompts."""
+  batch_size, width = tokens.shape
+  zero = jnp.zeros(batch_size, jnp.int32)
+  cache = decoder.init_cache(config, batch_size, width + max_new + 1)
+  cache = prefill(params, config, cache, tokens, zero, count - 1)
+  last = tokens[jnp.arange(batch_size), count - 1]
+  out, _ = decode(
+      params,
+      config,
+      cache,
+      last,
+      count - 1,
+      zero.astype(jnp.uint32),
+      zero.astype(jnp.float32),
+      count > 1,
+      jnp.full(batch_size, max_new),
+      max_new=max_new,
+      stop_ids=(stop_id,),
+  )
+  return out.tokens, out.count
+
+
+def generate(
+    params,
+    config: decoder.DecoderConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new: int,
+    stop_id: int,
+    batch_size: int = 128,
+) -> list[list[int]]:
+  """Greedy continuations, `max_new` tokens at most, for evaluation.
+
+  Raises:
+    ValueError: if a prompt has fewer than two tokens.
+  """
+  if any(len(prompt) < 2 for prompt in prompts):
+    raise ValueError('A prompt has fewer than 2 tokens; allowed: 2 or more.')
+  width = max(map(len, prompts))
+  written = []
+  for i in range(0, len(prompts), batch_size):
+    rows = prompts[i : i + batch_size]
+    tokens = np.zeros((batch_size, width), np.int32)
+    count = np.ones(batch_size, np.int32)
+    for j, row in enumerate(rows):
+      tokens[j, : len(row)], count[j] = row, len(row)
+    out, counts = jax.device_get(
+        _generate_batch(params, config, tokens, count, max_new, stop_id)
+    )
+    written += [out[j, : counts[j]].tolist() for j in range(len(rows))]
+  return written

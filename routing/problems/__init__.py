@@ -1,0 +1,1 @@
+"""Where problems come from, and which of them may be trained on."""
