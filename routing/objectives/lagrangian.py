@@ -1,0 +1,112 @@
+"""Both constrained problems, their Lagrangians, and the multiplier's step.
+
+  budget:       maximise E[correct]  subject to  E[cost] <= b
+    L = E[correct] - lam * (E[cost] - b),  lam in accuracy per unit of cost
+  reliability:  minimise E[cost]     subject to  E[loss] <= alpha
+    L = E[cost] + lam * (E[loss] - alpha),  lam in cost per unit of loss
+
+Source: Altman, "Constrained Markov Decision Processes" (1999), ch. 3.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from routing.objectives import exact
+
+FORMS = ('budget', 'reliability')
+
+
+def check_form(form: str) -> str:
+  """Returns `form`, or raises ValueError with the allowed names."""
+  if form not in FORMS:
+    raise ValueError(
+        f'Unknown objective form {form!r}; allowed: {", ".join(FORMS)}.'
+    )
+  return form
+
+
+def constrained(outcomes: exact.Outcomes, form: str) -> jax.Array:
+  """What the constraint holds down: cost for a budget, else relative loss."""
+  return outcomes.cost if check_form(form) == 'budget' else outcomes.loss
+
+
+def lagrangian_loss(
+    outcomes: exact.Outcomes,
+    multiplier: chex.Numeric,
+    level: chex.Numeric,
+    *,
+    form: str,
+) -> jax.Array:
+  """The Lagrangian, signed so that the policy minimises it.
+
+  Args:
+    outcomes: means over problems, scalars.
+    multiplier: scalar >= 0, held constant here.
+    level: scalar, b or alpha.
+    form: one of `FORMS`.
+  """
+  chex.assert_rank([outcomes.correct, outcomes.cost, outcomes.loss], 0)
+  multiplier = jax.lax.stop_gradient(multiplier)
+  excess = constrained(outcomes, form) - level
+  target = -outcomes.correct if form == 'budget' else outcomes.cost
+  return target + multiplier * excess
+
+
+def update_multiplier(
+    multiplier: chex.Numeric,
+    excess: chex.Numeric,
+    *,
+    learning_rate: float,
+    maximum: float,
+) -> jax.Array:
+  """One projected dual step: up when the constraint is broken, else down."""
+  return jnp.clip(multiplier + learning_rate * excess, 0.0, maximum)
+
+
+def score_at_level(
+    policy: exact.Outcomes,
+    never: exact.Outcomes,
+    at_once: exact.Outcomes,
+    level: chex.Numeric,
+    *,
+    form: str,
+) -> jax.Array:
+  """What a policy is worth exactly at its level, so that members compare.
+
+  During training a policy sits a little above or below its level, and plain
+  accuracy would reward the one that overspends. So the policy is mixed, by a
+  coin per problem, with a policy without judgement until the level is met:
+
+  - budget: dearer than b, with 'never hand over'; cheaper, with 'the largest
+    model at the first decision'. The score is the mixture's accuracy.
+  - reliability: riskier than alpha, with 'the largest at the first decision';
+    safer, with 'never'. The score is the mixture's cost, negated.
+
+  A policy within its level is never made worse by mixing.
+
+  Args:
+    policy, never, at_once: means over problems, scalars.
+    level: scalar, b or alpha.
+    form: one of `FORMS`.
+
+  Returns:
+    Scalar, higher is better; -inf where no mixture meets the level.
+  """
+  used = constrained(policy, form)
+  low, high = (never, at_once) if form == 'budget' else (at_once, never)
+  over = used > level
+  other = jax.tree.map(lambda a, b: jnp.where(over, a, b), low, high)
+  gap = constrained(other, form) - used
+  # A zero gap: the other end is no different, so nothing is mixed in.
+  weight = jnp.clip(
+      (level - used) / jnp.where(gap == 0, 1.0, gap), 0.0, 1.0
+  ) * (gap != 0)
+  value = (lambda o: o.correct) if form == 'budget' else (lambda o: -o.cost)
+  mixed = (1 - weight) * value(policy) + weight * value(other)
+  is_met = constrained(other, form) <= level
+  return jnp.where(
+      over,
+      jnp.where(is_met, mixed, -jnp.inf),
+      jnp.maximum(mixed, value(policy)),
+  )
