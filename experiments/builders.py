@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
-import jax
 import ml_collections
 
 from routing import costs
@@ -13,6 +12,7 @@ from routing import types
 from routing.engines import embedded
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
+from routing.lm import decoder
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
@@ -85,7 +85,7 @@ def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
     loaded.append(
         costs.spec_by_parameters(
             name,
-            sum(x.size for x in jax.tree.leaves(params)),
+            decoder.num_parameters(params),
             decoder_config.num_layers,
             decoder_config.num_heads * decoder_config.head_dim,
         )

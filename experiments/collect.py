@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   try:
     directory = collect_split(values.config, values.workdir, values.split)
-  except ValueError as error:
+  except (ValueError, FileNotFoundError) as error:
     sys.exit(f'collect: {error}')
   logging.info(summary(manifest_lib.load(directory), directory))
 

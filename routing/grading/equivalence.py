@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from typing import Protocol
 
 from routing.grading import answers
@@ -61,7 +62,14 @@ class MathVerify:
     if answer.split() == reference.split():
       return True
     with self._lock:
-      return self._ask(answer, reference)
+      try:
+        return self._ask(answer, reference)
+      except BrokenPipeError:  # The child died since; ask another, once.
+        pass
+      try:
+        return self._ask(answer, reference)
+      except BrokenPipeError:  # It dies of this very question.
+        return False
 
   def close(self) -> None:
     """Ends the child process; the next call would start another."""
@@ -71,18 +79,19 @@ class MathVerify:
       self._child = None
 
   def _ask(self, answer: str, reference: str) -> bool:
-    """One question to the child, which is replaced when late or dead."""
+    """One question to the child; raises BrokenPipeError if that is dead."""
+    if self._child is None:
+      self._start()
+    line = json.dumps([answer, reference]) + '\n'
     try:
-      if self._child is None:
-        self._start()
-      line = json.dumps([answer, reference]) + '\n'
       self._child.stdin.write(line.encode())
-      verdict = self._read(self._timeout)
-    except BrokenPipeError:
-      verdict = b''
-    if verdict not in (b'0\n', b'1\n'):
+      return self._read(self._timeout) == b'1\n'
+    except TimeoutError:
       self.close()
-    return verdict == b'1\n'
+      return False
+    except BrokenPipeError:
+      self.close()
+      raise
 
   def _start(self) -> None:
     """Starts the child and waits until it can answer."""
@@ -93,17 +102,28 @@ class MathVerify:
         stdout=subprocess.PIPE,
         bufsize=0,
     )
-    if self._read(_START_SECONDS) != b'ready\n':
+    try:
+      self._read(_START_SECONDS)
+    except (TimeoutError, BrokenPipeError) as error:
       self.close()
       raise RuntimeError(
           'The math-verify process did not start; is math-verify installed?'
-      )
+      ) from error
 
   def _read(self, timeout: float) -> bytes:
-    """What the child says within `timeout` seconds; empty if nothing."""
-    out = self._child.stdout
-    ready, _, _ = select.select([out], [], [], timeout)
-    return os.read(out.fileno(), 64) if ready else b''
+    """The child's next line; raises TimeoutError or BrokenPipeError."""
+    deadline = time.monotonic() + timeout
+    out, line = self._child.stdout, b''
+    while not line.endswith(b'\n'):
+      left = max(deadline - time.monotonic(), 0)
+      ready, _, _ = select.select([out], [], [], left)
+      if not ready:
+        raise TimeoutError
+      part = os.read(out.fileno(), 64)
+      if not part:
+        raise BrokenPipeError
+      line += part
+    return line
 
 
 _GRADERS = {'exact': lambda: exact, 'math_verify': MathVerify}

@@ -1,0 +1,76 @@
+"""A scripted pair that counts: the small one slips, the large one slips less.
+
+The question '7:3' asks to count 3 steps up from 7; the right answer is 10. Each
+step states the next number, one up from the last number of the trace, or two up
+where the writer slips. A slip is never made good, so an answer is right if, and
+only if, no step of it slipped: right and wrong can be told without grading.
+"""
+
+import zlib
+
+from routing import costs
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.engines import scripted
+
+SPECS = (
+    costs.RouteSpec('small', 1_000, 2, 8, 0.2, 0.02, 1.0),
+    costs.RouteSpec('medium', 4_000, 3, 12, 0.8, 0.08, 4.0),
+    costs.RouteSpec('large', 9_000, 4, 16, 1.8, 0.18, 9.0),
+)
+
+
+def make_problems(count: int) -> list[types.Problem]:
+  """Problems of 1 to 5 steps."""
+  problems = []
+  for i in range(count):
+    start, num_steps = 10 + i, 1 + i % 5
+    problems.append(
+        types.Problem(
+            id=f'count/{i}',
+            question=f'{start}:{num_steps}\n',
+            answer=str(start + num_steps),
+            subject=f'{num_steps} steps',
+            meta={'start': start},
+        )
+    )
+  return problems
+
+
+def slips(question: str, step: int, route: int, seed: int, every: int) -> bool:
+  """One step in `every` slips; which ones hangs on all arguments."""
+  key = f'{question}|{step}|{route}|{seed}'.encode()
+  return zlib.crc32(key) % every == 0
+
+
+def count_up(route: int, every: int) -> scripted.Script:
+  """The script of one model; its noise follows the seed if not greedy."""
+
+  def script(request: engine_lib.Request) -> str:
+    start, num_steps = map(int, request.question.strip().split(':'))
+    done = request.trace.split('\n\n')[:-1]
+    value = int(done[-1]) if done else start
+    seed = request.seed if request.temperature else 0
+    text = ''
+    for step in range(len(done), num_steps):
+      value += 1 + slips(request.question, step, route, seed, every)
+      text += f'{value}\n\n'
+    return text + f'#### {value}'
+
+  return script
+
+
+def make_engines(
+    num_routes: int = 2, **kwargs
+) -> list[scripted.ScriptedEngine]:
+  """Engines of routes 0..num_routes-1, ever better."""
+  return [
+      scripted.ScriptedEngine(
+          spec.name,
+          route,
+          count_up(route, every=3 + 6 * route),
+          hidden_size=4 if route == 0 else 0,
+          **kwargs,
+      )
+      for route, spec in enumerate(SPECS[:num_routes])
+  ]
