@@ -10,7 +10,7 @@ Why the thresholds are an argument: the guarantee is about hypotheses that were
 named before the sample was drawn. A threshold read off the calibration scores
 is a random hypothesis; its p-value is that of the luckiest of many, and since
 the relative loss need not be monotone in kappa no ordering argument repairs it.
-Use `grid` on *training* scores (or any other data), never on the calibration ones.
+Use `grid` on *training* scores, or any others, never on the calibration ones.
 A finer grid costs nothing: a fixed sequence pays no price per test.
 """
 

@@ -1,0 +1,211 @@
+"""Figures of an accuracy-cost curve. Costs are fractions of all-large.
+
+A curve is a set of points (cost, accuracy) joined by straight lines: a share of
+the problems served by one point's policy and the rest by its neighbour's gives
+any point between them.
+"""
+
+import dataclasses
+
+import numpy as np
+
+AREA_GRID = np.linspace(0.2, 0.8, 61)
+BUDGETS = (0.2, 0.4, 0.6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchors:
+  """The two models alone: what every gap is measured between."""
+
+  small_accuracy: float
+  small_cost: float
+  large_accuracy: float
+  large_cost: float = 1.0
+
+  @property
+  def gap(self) -> float:
+    """Accuracy of the large model beyond the small one's."""
+    return self.large_accuracy - self.small_accuracy
+
+
+def _ratio(
+    numerator: np.ndarray | float, denominator: np.ndarray | float
+) -> np.ndarray:
+  """NaN where there is nothing to divide by: equal models, no oracle gain."""
+  with np.errstate(divide='ignore', invalid='ignore'):
+    return np.where(
+        np.equal(denominator, 0), np.nan, np.divide(numerator, denominator)
+    )
+
+
+def upper_hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+  """Indices of the points that no mixture of others beats, by rising cost.
+
+  Args:
+    cost: `[K]`.
+    accuracy: `[K]`.
+
+  Returns:
+    Vertices of the upper concave hull from the cheapest point to the most
+    accurate one; of equal points the first.
+  """
+  hull: list[int] = []
+  for index in np.lexsort((-accuracy, cost)):
+    if hull and accuracy[index] <= accuracy[hull[-1]]:
+      continue
+    while len(hull) > 1:
+      first, last = hull[-2], hull[-1]
+      rise = (accuracy[last] - accuracy[first]) * (cost[index] - cost[first])
+      if rise > (accuracy[index] - accuracy[first]) * (
+          cost[last] - cost[first]
+      ):
+        break
+      hull.pop()  # `last` lies on or below the line from `first` to `index`.
+    hull.append(int(index))
+  return np.array(hull)
+
+
+def interpolate(
+    cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray
+) -> np.ndarray:
+  """`[R, G]` accuracy at the costs of `grid`, of R curves at once.
+
+  Left of its cheapest and right of its dearest point a curve is flat: what is
+  dearer than all it can do buys nothing more.
+
+  Args:
+    cost: `[R, K]`, in any order.
+    accuracy: `[R, K]`.
+    grid: `[G]`.
+  """
+  if cost.shape != accuracy.shape or cost.ndim != 2:
+    raise ValueError(
+        f'Curves must be [R, K], got {cost.shape} and {accuracy.shape}.'
+    )
+  order = np.argsort(cost, axis=1, kind='stable')
+  cost = np.take_along_axis(cost, order, axis=1)
+  accuracy = np.take_along_axis(accuracy, order, axis=1)
+  right = np.sum(cost[:, None, :] <= grid[:, None], axis=-1)
+  left = np.clip(right - 1, 0, cost.shape[1] - 1)
+  right = np.clip(right, 0, cost.shape[1] - 1)
+  at = lambda values, index: np.take_along_axis(values, index, axis=1)
+  span = at(cost, right) - at(cost, left)
+  share = np.where(span > 0, grid - at(cost, left), 0.0)
+  share = share / np.where(span > 0, span, 1.0)
+  return at(accuracy, left) + share * (at(accuracy, right) - at(accuracy, left))
+
+
+def accuracy_at(
+    cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray
+) -> np.ndarray:
+  """`[G]` accuracy of one `[K]` curve at the costs of `grid`."""
+  return interpolate(cost[None], accuracy[None], np.asarray(grid))[0]
+
+
+def area(cost: np.ndarray, accuracy: np.ndarray) -> float:
+  """Mean accuracy over cost fractions 0.2 to 0.8, on 61 points."""
+  return float(accuracy_at(cost, accuracy, AREA_GRID).mean())
+
+
+def cost_to_reach(
+    cost: np.ndarray, accuracy: np.ndarray, target: float
+) -> float:
+  """The least cost at which the curve is at `target` accuracy; inf if never."""
+  order = np.argsort(cost, kind='stable')
+  cost, accuracy = cost[order], accuracy[order]
+  reached = np.flatnonzero(accuracy >= target)
+  if not reached.size:
+    return float('inf')
+  last = reached[0]
+  if last == 0:
+    return float(cost[0])
+  # All points before `last` are below target, so the line there rises to it.
+  share = (target - accuracy[last - 1]) / (accuracy[last] - accuracy[last - 1])
+  return float(cost[last - 1] + share * (cost[last] - cost[last - 1]))
+
+
+def gap_recovered(accuracy: np.ndarray, anchors: Anchors) -> np.ndarray:
+  """PGR: (accuracy - small) / (large - small). Source: RouteLLM, Ong 2024."""
+  return _ratio(accuracy - anchors.small_accuracy, anchors.gap)
+
+
+def mean_gap_recovered(
+    cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
+) -> float:
+  """APGR: mean PGR over cost, small model's to 1; a coin per problem has 0.5.
+
+  RouteLLM averages over the share of strong calls; here it is over cost.
+  """
+  grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
+  values = gap_recovered(accuracy_at(cost, accuracy, grid), anchors)
+  return float(np.trapezoid(values, dx=1 / 200))
+
+
+def relative_ibc_gain(
+    cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors, at: np.ndarray
+) -> np.ndarray:
+  """`[G]` extra accuracy per extra cost, relative to large against small.
+
+  IBC = (accuracy - small) / (cost - small cost); gain = IBC / IBC_large - 1.
+  NaN at costs not above the small model's. Source: AutoMix, Madaan et al. 2023.
+  """
+  spent = np.asarray(at, np.float64) - anchors.small_cost
+  earned = accuracy_at(cost, accuracy, at) - anchors.small_accuracy
+  base = anchors.gap / (anchors.large_cost - anchors.small_cost)
+  return _ratio(_ratio(earned, np.where(spent > 1e-9, spent, 0.0)), base) - 1
+
+
+def average_quality(
+    cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
+) -> float:
+  """AIQ: mean height of the rising concave hull between the models' costs.
+
+  Source: RouterBench, Hu et al. 2024, section 3.
+  """
+  hull = upper_hull(cost, accuracy)
+  grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
+  values = accuracy_at(cost[hull], accuracy[hull], grid)
+  return float(np.trapezoid(values, dx=1 / 200))
+
+
+def headroom_share(value: float, oracle: float, anchors: Anchors) -> float:
+  """How far an area is from the models' straight line (0) to the oracle (1)."""
+  line = area(
+      np.array([anchors.small_cost, anchors.large_cost]),
+      np.array([anchors.small_accuracy, anchors.large_accuracy]),
+  )
+  return float(_ratio(value - line, oracle - line))
+
+
+def summary(
+    cost: np.ndarray,
+    accuracy: np.ndarray,
+    anchors: Anchors,
+    oracle_area: float,
+) -> dict[str, float | dict[str, float]]:
+  """All figures of one curve, by name; inf where a target is never reached."""
+  value = area(cost, accuracy)
+  at_budgets = accuracy_at(cost, accuracy, np.array(BUDGETS))
+  reach = lambda target: cost_to_reach(cost, accuracy, target)
+  keys = [f'{budget:g}' for budget in BUDGETS]
+  ibc = relative_ibc_gain(cost, accuracy, anchors, np.array(BUDGETS))
+  recovered = gap_recovered(at_budgets, anchors)
+  return {
+      'area': value,
+      'accuracy_at': dict(zip(keys, at_budgets.tolist(), strict=True)),
+      'gap_recovered_at': dict(zip(keys, recovered.tolist(), strict=True)),
+      'mean_gap_recovered': mean_gap_recovered(cost, accuracy, anchors),
+      'cost_to_recover': {
+          str(percent): reach(
+              anchors.small_accuracy + percent / 100 * anchors.gap
+          )
+          for percent in (50, 80, 95)
+      },
+      'cost_at_points_lost': {
+          str(points): reach(anchors.large_accuracy - points / 100)
+          for points in (0.5, 1)
+      },
+      'relative_ibc_gain_at': dict(zip(keys, ibc.tolist(), strict=True)),
+      'average_quality': average_quality(cost, accuracy, anchors),
+      'headroom_share': headroom_share(value, oracle_area, anchors),
+  }
