@@ -5,8 +5,10 @@ Everything that a policy could have done on a problem is in its ladder, so one
 pure function of (seed, step).
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -203,3 +205,24 @@ def minibatch_indices(
   ])
   offset = start - epochs[0] * num_problems
   return order[offset : offset + size].astype(np.int32)
+
+
+def minibatches(
+    seed: int, start: int, num_problems: int, batch_size: int
+) -> Iterator[np.ndarray]:
+  """The rows of steps `start`, `start + 1`, ... without end."""
+  for step in itertools.count(start):
+    yield minibatch_indices(seed, step, num_problems, batch_size)
+
+
+def trimmed(batch: types.LadderBatch) -> types.LadderBatch:
+  """The batch without the trailing steps at which nobody decides anything."""
+  used = int(np.flatnonzero(batch.mask.any(axis=0)).max(initial=0)) + 1
+  return dataclasses.replace(
+      batch,
+      features=batch.features[:, :used],
+      mask=batch.mask[:, :used],
+      handover_correct=batch.handover_correct[:, :used],
+      handover_cost=batch.handover_cost[:, :used],
+      handover_loss=batch.handover_loss[:, :used],
+  )

@@ -8,6 +8,8 @@
 Source: Altman, "Constrained Markov Decision Processes" (1999), ch. 3.
 """
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,28 @@ def check_form(form: str) -> str:
         f'Unknown objective form {form!r}; allowed: {", ".join(FORMS)}.'
     )
   return form
+
+
+def check_levels(
+    levels: Sequence[float], small_cost: float, *, form: str
+) -> None:
+  """Raises ValueError if a level cannot be met, or would bind nobody.
+
+  Args:
+    levels: budgets (cost fractions) or risks alpha.
+    small_cost: mean cost fraction of the small model alone.
+    form: one of `FORMS`.
+  """
+  low, why = 0.0, ''
+  if check_form(form) == 'budget':
+    low, why = small_cost, ' (the small model alone costs as much)'
+  if not levels:
+    raise ValueError('objective.levels is empty; at least 1 level is needed.')
+  for level in levels:
+    if not low <= level <= 1.0:
+      raise ValueError(
+          f'objective.levels has {level}; allowed: {low:.4g}{why} to 1.'
+      )
 
 
 def constrained(outcomes: exact.Outcomes, form: str) -> jax.Array:

@@ -1,0 +1,249 @@
+"""The trained router: features, network, threshold, and what is promised.
+
+A router is a folder of two or three files, whether it comes from a run or ships
+with the package: `router.safetensors` (weights of every member, feature
+statistics), `router.json` (the card, and the hash of both) and, once calibrated,
+`operating_points.json`.
+"""
+
+from collections.abc import Sequence
+import copy
+import json
+import pathlib
+from typing import Any
+from typing import Self
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from routing import types
+from routing.features import observation
+from routing.features import standardize
+from routing.policy import networks
+from routing.routers import card as card_lib
+
+ARRAYS_FILE = 'router.safetensors'
+CARD_FILE = 'router.json'
+POINTS_FILE = 'operating_points.json'
+SHIPPED = pathlib.Path(__file__).parent / 'shipped'
+_DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
+
+
+class LearnedRouter:
+  """Hands over where the policy's chance to leave reaches a threshold.
+
+  Without calibration it uses member 0 and a threshold of 0.5; with, its first
+  operating point. `at` and `with_threshold` give the router at another one.
+
+  Args:
+    card: what the numbers mean.
+    params: a tree of arrays [K, ...], K members.
+    statistics: of the features.
+    points: operating points, calibrated on these very numbers.
+  """
+
+  def __init__(
+      self,
+      card: card_lib.Card,
+      params: Any,
+      statistics: standardize.Statistics,
+      points: Sequence[card_lib.OperatingPoint] = (),
+  ):
+    self.card = card
+    self._params = jax.tree.map(np.asarray, params)
+    self._statistics = statistics
+    self._check_shapes()
+    self.checkpoint_hash = card_lib.hash_arrays(self._arrays(), card.to_json())
+    card_lib.check_points(points, self.num_members, self.checkpoint_hash)
+    self.points = tuple(points)
+    self.point = self.points[0] if self.points else None
+    self.member = self.point.member if self.point else 0
+    self.threshold = (
+        self.point.threshold if self.point else _DEFAULT_THRESHOLD
+    )
+    network = networks.make_network(card.network, len(card.specs))
+    self._probabilities = jax.jit(
+        lambda params, x: jax.nn.softmax(network.apply({'params': params}, x))
+    )
+
+  @property
+  def num_members(self) -> int:
+    """K, the policies trained side by side."""
+    return len(self.card.levels)
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Stays below the threshold, else takes the most likely larger route."""
+    features = observation.observe(trace, self.card.features)
+    chances = self.probabilities(features, self.member)
+    score = float(chances[1:].sum())
+    route = 1 + int(chances[1:].argmax()) if score >= self.threshold else 0
+    return types.Decision(route=route, score=score)
+
+  def probabilities(
+      self, features: np.ndarray, member: int | None = None
+  ) -> np.ndarray:
+    """What one member would do at each observation.
+
+    Args:
+      features: `[..., F]` float32, as `observe` gives them, not standardised.
+      member: index of the policy; None = that of the operating point.
+
+    Returns:
+      `[..., A]` float32, chance of each route; 0 = stay.
+
+    Raises:
+      ValueError: if there is no such member, or F is another.
+    """
+    member = self.member if member is None else member
+    self._check_member(member)
+    if features.shape[-1] != self.card.features.size:
+      raise ValueError(
+          f'Got {features.shape[-1]} features; allowed: '
+          f'{self.card.features.size}.'
+      )
+    params = jax.tree.map(lambda x: x[member], self._params)
+    standardised = standardize.apply(features, self._statistics)
+    return np.asarray(self._probabilities(params, jnp.asarray(standardised)))
+
+  def score(
+      self, features: np.ndarray, member: int | None = None
+  ) -> np.ndarray:
+    """`[...]` float32, one member's chance to hand over: 1 - pi(stay).
+
+    Summed over the larger routes rather than taken from 1, which would round
+    all small chances to the same few numbers.
+    """
+    return self.probabilities(features, member)[..., 1:].sum(axis=-1)
+
+  def at(self, name: str) -> Self:
+    """The router at a named operating point."""
+    for point in self.points:
+      if point.name == name:
+        router = self.with_threshold(point.member, point.threshold)
+        router.point = point
+        return router
+    names = ', '.join(repr(point.name) for point in self.points) or 'none'
+    raise ValueError(f'No operating point {name!r}; this router has: {names}.')
+
+  def with_threshold(self, member: int, threshold: float) -> Self:
+    """The router of one member at a threshold of the caller's own."""
+    self._check_member(member)
+    router = copy.copy(self)
+    router.member, router.threshold, router.point = member, threshold, None
+    return router
+
+  def save(self, directory: pathlib.Path | str) -> None:
+    """Writes the router's files; `load` reads them anywhere."""
+    from safetensors import numpy as safetensors
+
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    safetensors.save_file(self._arrays(), directory / ARRAYS_FILE)
+    if self.points:
+      _write_json(
+          directory / POINTS_FILE, [vars(point) for point in self.points]
+      )
+    # The card comes last: where it is, the rest is.
+    _write_json(
+        directory / CARD_FILE,
+        {'hash': self.checkpoint_hash, 'card': self.card.to_json()},
+    )
+
+  def __str__(self) -> str:
+    card = self.card
+    names = ' -> '.join(
+        f'{spec.name} ({spec.parameters:,} parameters)' for spec in card.specs
+    )
+    levels = ', '.join(f'{level:g}' for level in card.levels)
+    lines = [
+        f'LearnedRouter for {names}',
+        f'  protocol    {card.protocol.name}, {card.protocol.view}',
+        f'  features    {", ".join(card.features.groups)} '
+        f'({card.features.size} numbers)',
+        f'  trained     {card.form} {levels}, ruler {card.ruler}',
+        f'  checkpoint  {self.checkpoint_hash[:12]}',
+        f'  now at      member {self.member}, threshold {self.threshold:.4g}',
+        '  operating points' + ('' if self.points else ': not calibrated'),
+    ]
+    return '\n'.join(lines + [f'    {_describe(p)}' for p in self.points])
+
+  def _arrays(self) -> dict[str, np.ndarray]:
+    """Everything numeric, by name."""
+    weights = traverse_util.flatten_dict({'params': self._params}, sep='/')
+    return {
+        **{name: np.ascontiguousarray(x) for name, x in weights.items()},
+        'statistics/mean': self._statistics.mean,
+        'statistics/std': self._statistics.std,
+    }
+
+  def _check_member(self, member: int) -> None:
+    if not 0 <= member < self.num_members:
+      raise ValueError(
+          f'member is {member}; allowed: 0 to {self.num_members - 1}.'
+      )
+
+  def _check_shapes(self) -> None:
+    """The arrays are those that the card speaks of."""
+    size = self.card.features.size
+    if self._statistics.mean.shape != (size,):
+      raise ValueError(
+          f'The statistics are of {self._statistics.mean.shape} features, the '
+          f'card names {size}.'
+      )
+    members = {len(leaf) for leaf in jax.tree.leaves(self._params)}
+    if members != {self.num_members}:
+      raise ValueError(
+          f'The weights are of {members} members, the card names '
+          f'{self.num_members}.'
+      )
+
+
+def _describe(point: card_lib.OperatingPoint) -> str:
+  promise = ', '.join(f'{key} {value}' for key, value in point.promise.items())
+  return (
+      f'{point.name}: member {point.member}, threshold '
+      f'{point.threshold:.4g}; {promise}'
+  )
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+  path.write_text(json.dumps(content, indent=2) + '\n')
+
+
+def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
+  """Reads a router from a run directory, an export, or the package.
+
+  Args:
+    path: 'shipped' for the router that comes with the package, or a directory.
+
+  Raises:
+    ValueError: if there is no finished router, its files do not belong
+      together, or its operating points were calibrated on another one.
+  """
+  from safetensors import numpy as safetensors
+
+  directory = SHIPPED if str(path) == 'shipped' else pathlib.Path(path)
+  if not (directory / CARD_FILE).exists():
+    raise ValueError(
+        f'{directory} holds no {CARD_FILE}: no router was trained to its end '
+        'there.'
+    )
+  saved = json.loads((directory / CARD_FILE).read_text())
+  arrays = safetensors.load_file(directory / ARRAYS_FILE)
+  statistics = standardize.Statistics(
+      mean=arrays.pop('statistics/mean'), std=arrays.pop('statistics/std')
+  )
+  router = LearnedRouter(
+      card_lib.Card.from_json(saved['card']),
+      traverse_util.unflatten_dict(arrays, sep='/')['params'],
+      statistics,
+      card_lib.read_points(directory / POINTS_FILE),
+  )
+  if router.checkpoint_hash != saved['hash']:
+    raise ValueError(
+        f'{directory}: {ARRAYS_FILE} and {CARD_FILE} do not belong together '
+        f'(hash {router.checkpoint_hash[:12]}, expected {saved["hash"][:12]}).'
+    )
+  return router
