@@ -75,7 +75,9 @@ def _features(
 
 def _grades(ladder: types.Ladder, num_routes: int) -> np.ndarray:
   """`[steps, A-1, samples]` float32, 1 where a completion is right."""
-  grades = {(c.step, c.route, c.sample): c.is_correct for c in ladder.completions}
+  grades = {
+      (c.step, c.route, c.sample): c.is_correct for c in ladder.completions
+  }
   samples = 1 + max(sample for _, _, sample in grades)
   shape = len(ladder.steps), num_routes - 1, samples
   missing = [
@@ -199,10 +201,12 @@ def minibatch_indices(
   size = min(batch_size, num_problems)
   start = step * size
   epochs = range(start // num_problems, (start + size - 1) // num_problems + 1)
-  order = np.concatenate([
-      np.random.default_rng((seed, epoch)).permutation(num_problems)
-      for epoch in epochs
-  ])
+  order = np.concatenate(
+      [
+          np.random.default_rng((seed, epoch)).permutation(num_problems)
+          for epoch in epochs
+      ]
+  )
   offset = start - epochs[0] * num_problems
   return order[offset : offset + size].astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""What the log-probabilities of a step say about it; zeros where there are none.
+"""What the log-probabilities of a step say of it; zeros where there are none.
 
 The transform log(-x) spreads out the region near certainty, where a log-
 probability of -0.01 and one of -0.0001 are far apart in meaning.

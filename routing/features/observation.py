@@ -96,7 +96,10 @@ def names(config: FeatureConfig) -> tuple[str, ...]:
           *(f'question_{i}' for i in range(config.question_width)),
           *(f'step_{i}' for i in range(config.step_width)),
       ),
-      'hidden': ('is_given', *(f'state_{i}' for i in range(config.hidden_size))),
+      'hidden': (
+          'is_given',
+          *(f'state_{i}' for i in range(config.hidden_size)),
+      ),
   }
   return tuple(
       f'{group}/{entry}' for group in config.groups for entry in entries[group]
@@ -142,12 +145,16 @@ def _cost(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 def _text(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
   viewed = viewed_step(trace)
-  return np.concatenate([
-      text.hash_ngrams(trace.question, config.question_width, config.max_ngram),
-      text.hash_ngrams(
-          viewed.text if viewed else '', config.step_width, config.max_ngram
-      ),
-  ])
+  return np.concatenate(
+      [
+          text.hash_ngrams(
+              trace.question, config.question_width, config.max_ngram
+          ),
+          text.hash_ngrams(
+              viewed.text if viewed else '', config.step_width, config.max_ngram
+          ),
+      ]
+  )
 
 
 def _hidden(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
@@ -190,7 +197,5 @@ def observe(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
   ).astype(np.float32)
   if not np.isfinite(vector).all():
     bad = names(config)[int(np.argmin(np.isfinite(vector)))]
-    raise ValueError(
-        f'Feature {bad} is not finite at step {len(trace.steps)}.'
-    )
+    raise ValueError(f'Feature {bad} is not finite at step {len(trace.steps)}.')
   return vector

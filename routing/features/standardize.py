@@ -1,4 +1,4 @@
-"""Zero mean, unit spread: statistics of the training set, kept with the weights."""
+"""Zero mean, unit spread: statistics of the training set, kept with weights."""
 
 import dataclasses
 

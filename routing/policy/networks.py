@@ -66,7 +66,9 @@ def make_network(config: Mapping[str, Any], num_routes: int) -> nn.Module:
   return Mlp(hidden=tuple(config['hidden']), num_routes=num_routes)
 
 
-def drop_inputs(rng: chex.PRNGKey, features: jax.Array, rate: float) -> jax.Array:
+def drop_inputs(
+    rng: chex.PRNGKey, features: jax.Array, rate: float
+) -> jax.Array:
   """Input dropout: the same features of a problem are dropped at every step.
 
   One mask for all steps costs T times fewer random numbers and keeps a dropped

@@ -48,11 +48,13 @@ class Card:
   def to_json(self) -> dict[str, Any]:
     """JSON-like, with lists for tuples."""
     return json.loads(
-        json.dumps({
-            'format_version': FORMAT_VERSION,
-            **dataclasses.asdict(self),
-            'network': dict(self.network),
-        })
+        json.dumps(
+            {
+                'format_version': FORMAT_VERSION,
+                **dataclasses.asdict(self),
+                'network': dict(self.network),
+            }
+        )
     )
 
   @classmethod

@@ -1,6 +1,6 @@
 """The trained router: features, network, threshold, and what is promised.
 
-A router is a folder of two or three files, whether it comes from a run or ships
+A router is a folder of two or three files, whether it is of a run or ships
 with the package: `router.safetensors` (weights of every member, feature
 statistics), `router.json` (the card, and the hash of both) and, once calibrated,
 `operating_points.json`.
@@ -60,9 +60,7 @@ class LearnedRouter:
     self.points = tuple(points)
     self.point = self.points[0] if self.points else None
     self.member = self.point.member if self.point else 0
-    self.threshold = (
-        self.point.threshold if self.point else _DEFAULT_THRESHOLD
-    )
+    self.threshold = self.point.threshold if self.point else _DEFAULT_THRESHOLD
     network = networks.make_network(card.network, len(card.specs))
     self._probabilities = jax.jit(
         lambda params, x: jax.nn.softmax(network.apply({'params': params}, x))

@@ -84,9 +84,7 @@ def train(
   """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  with checkpoint.open_manager(
-      directory, schedule.checkpoint_every
-  ) as manager:
+  with checkpoint.open_manager(directory, schedule.checkpoint_every) as manager:
     state = checkpoint.restore_latest(manager, state)
     start = int(state.step)
     write = metrics_lib.MetricWriter(directory / 'metrics.jsonl', start)
@@ -111,9 +109,7 @@ def train(
         write(step, row)
         report(step, row)
       if is_saved:
-        checkpoint.save(
-            manager, step, state, force=step == schedule.num_steps
-        )
+        checkpoint.save(manager, step, state, force=step == schedule.num_steps)
     manager.wait_until_finished()
     write.close()
   return state

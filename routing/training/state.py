@@ -6,8 +6,8 @@ state and its multiplier, stacked along a leading axis K.
 """
 
 import chex
-import flax.struct
 from flax import linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -47,7 +47,7 @@ def init_state(
       params=params,
       opt_state=jax.vmap(make_optimizer(config.optimizer).init)(params),
       multiplier=jnp.full(num_members, config.multiplier.init, jnp.float32),
-      # A copy: the step donates its state, and one buffer cannot be given twice.
+      # A copy: the state is donated, and no buffer can be given twice.
       best_params=jax.tree.map(jnp.copy, params),
       best_score=jnp.full(num_members, -jnp.inf, jnp.float32),
       best_step=jnp.zeros(num_members, jnp.int32),
