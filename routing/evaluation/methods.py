@@ -1,0 +1,106 @@
+"""Methods as sets of candidate policies, chosen on validation, seen on test.
+
+Every method offers many policies: thresholds, steps, members. Which of them
+make its curve is decided on validation problems alone, in the ruler at hand.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from routing.calibration import outcomes as outcomes_lib
+from routing.calibration import thresholds as thresholds_lib
+from routing.evaluation import metrics
+from routing.evaluation import replay
+
+# Constant hazards: dense at the small end, where the curve bends.
+HAZARDS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
+# Correct answers per unit of cost, for the oracle's sweep.
+PRICES = (0, 0.01, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 30)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+  """The same K policies, replayed on validation and on test problems."""
+
+  validation: replay.Points
+  test: replay.Points
+
+  def on_hull(self) -> replay.Points:
+    """The test outcomes of the policies on the validation hull."""
+    points = self.validation
+    return self.test.take(metrics.upper_hull(points.mean_cost, points.accuracy))
+
+  def at_budget(self, budget: float) -> replay.Points:
+    """The test outcome of the best policy within budget on validation.
+
+    Without one within the budget, the cheapest.
+    """
+    cost, accuracy = self.validation.mean_cost, self.validation.accuracy
+    allowed = np.flatnonzero(cost <= budget)
+    if not allowed.size:
+      allowed = np.array([np.argmin(cost)])
+    best = allowed[np.lexsort((cost[allowed], -accuracy[allowed]))[0]]
+    return self.test.take(np.array([best]))
+
+
+def thresholded(
+    validation: outcomes_lib.Outcomes,
+    validation_scores: Sequence[np.ndarray],
+    test: outcomes_lib.Outcomes,
+    test_scores: Sequence[np.ndarray],
+    size: int = 100,
+) -> Candidates:
+  """Thresholds on one score, or on each member of a pool.
+
+  Args:
+    validation: table of the validation problems.
+    validation_scores: `[N, T]` for each member.
+    test: table of the test problems.
+    test_scores: `[N', T]` for each member.
+    size: quantiles of the validation scores that are tried, per member.
+  """
+  pairs = []
+  for seen, unseen in zip(validation_scores, test_scores, strict=True):
+    grid = thresholds_lib.grid(seen, validation.mask, size)
+    pairs.append(
+        (
+            replay.at_thresholds(seen, validation, grid),
+            replay.at_thresholds(unseen, test, grid),
+        )
+    )
+  first, second = zip(*pairs, strict=True)
+  return Candidates(replay.concatenate(first), replay.concatenate(second))
+
+
+def fixed_step(
+    validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
+) -> Candidates:
+  """Hand over at step 0, 1, ..., or never."""
+  steps = range(validation.num_steps + 1)
+  return Candidates(
+      replay.at_steps(validation, steps), replay.at_steps(test, steps)
+  )
+
+
+def random_hazard(
+    validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
+) -> Candidates:
+  """Hand over at every step with the same chance."""
+  return Candidates(
+      replay.at_hazards(validation, HAZARDS), replay.at_hazards(test, HAZARDS)
+  )
+
+
+def coin_per_question(
+    validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
+) -> Candidates:
+  """A coin decides between the two models before anything is written."""
+  both = [
+      replay.concatenate(
+          [replay.at_steps(x, [x.num_steps]), replay.largest_alone(x)]
+      )
+      for x in (validation, test)
+  ]
+  return Candidates(*both)

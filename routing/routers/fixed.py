@@ -1,0 +1,140 @@
+"""Routers that learn nothing: the anchors of every table, live.
+
+All hand over to one larger route for good. With `peek` even `LargeRouter` pays
+a draft first; the large model without a router is simply called.
+"""
+
+import dataclasses
+import hashlib
+
+from routing import types
+from routing.features import observation
+
+
+def doubt(step: types.Step | None) -> float:
+  """Minus the least log-probability of the step's tokens, in nats, >= 0.
+
+  No step yet is no evidence, and so no doubt.
+
+  Raises:
+    ValueError: if the engine gave no log-probabilities.
+  """
+  if step is None:
+    return 0.0
+  if not len(step.log_probs):
+    raise ValueError(
+        'Confidence routing needs log-probabilities; the engine gave none.'
+    )
+  return -float(step.log_probs.min())
+
+
+def check_route(route: int) -> int:
+  """Returns `route`, or raises ValueError if it is not a larger one."""
+  if route < 1:
+    raise ValueError(f'A hand-over goes to route 1 or larger, got {route}.')
+  return route
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallRouter:
+  """Never hands over."""
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Stays."""
+    del trace
+    return types.Decision(route=0, score=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LargeRouter:
+  """Hands over at the first decision.
+
+  route: whom to.
+  """
+
+  route: int = 1
+
+  def __post_init__(self):
+    check_route(self.route)
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Hands over."""
+    del trace
+    return types.Decision(route=self.route, score=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRouter:
+  """Hands over at step k, if the trace gets there.
+
+  step: k, the number of small steps kept.
+  route: whom to.
+  """
+
+  step: int
+  route: int = 1
+
+  def __post_init__(self):
+    check_route(self.route)
+    if self.step < 0:
+      raise ValueError(f'The hand-over step must be >= 0, got {self.step}.')
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Compares the number of accepted steps with k."""
+    step = len(trace.steps)
+    route = self.route if step >= self.step else 0
+    return types.Decision(route=route, score=float(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomRouter:
+  """Hands over at every step with the same chance.
+
+  Pure in (seed, question, step): the same trace always meets the same coin.
+
+  rate: chance of handing over, in [0, 1].
+  seed: of the coins.
+  route: whom to.
+  """
+
+  rate: float
+  seed: int = 0
+  route: int = 1
+
+  def __post_init__(self):
+    check_route(self.route)
+    if not 0 <= self.rate <= 1:
+      raise ValueError(f'The rate must be in [0, 1], got {self.rate}.')
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Tosses the coin of this question and step."""
+    key = f'{self.seed}\0{len(trace.steps)}\0{trace.question}'.encode()
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    coin = int.from_bytes(digest, 'big') / 2**64  # In [0, 1).
+    leaves = coin < self.rate
+    return types.Decision(
+        route=self.route if leaves else 0,
+        score=1.0 - coin,
+        probability=self.rate if leaves else 1.0 - self.rate,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfidenceRouter:
+  """Hands over at the first step whose least likely token is doubtful enough.
+
+  threshold: in nats; hand over when -min log-probability >= threshold.
+  route: whom to.
+  """
+
+  threshold: float
+  route: int = 1
+
+  def __post_init__(self):
+    check_route(self.route)
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Compares the doubt of the step under view with the threshold."""
+    score = doubt(observation.viewed_step(trace))
+    route = self.route if score >= self.threshold else 0
+    return types.Decision(route=route, score=score)
