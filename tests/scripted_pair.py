@@ -6,12 +6,19 @@ where the writer slips. A slip is never made good, so an answer is right if, and
 only if, no step of it slipped: right and wrong can be told without grading.
 """
 
+import asyncio
+import dataclasses
 import zlib
+
+import numpy as np
 
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import scripted
+from routing.grading import equivalence
+from routing.rollout import collect
+from routing.rollout import driver
 
 SPECS = (
     costs.RouteSpec('small', 1_000, 2, 8, 0.2, 0.02, 1.0),
@@ -74,3 +81,33 @@ def make_engines(
       )
       for route, spec in enumerate(SPECS[:num_routes])
   ]
+
+
+def make_ladders(count: int, num_routes: int = 3) -> list[types.Ladder]:
+  """Ladders of the scripted pair."""
+  got = {}
+  asyncio.run(
+      collect.collect_ladders(
+          make_problems(count),
+          make_engines(num_routes),
+          got.__setitem__,
+          plan=collect.Plan(driver.Sampling()),
+          grade=equivalence.exact,
+          concurrency=8,
+      )
+  )
+  return [got[i] for i in range(count)]
+
+
+def plain(value):
+  """A ladder as nested lists and dicts that compare with ==."""
+  if dataclasses.is_dataclass(value):
+    return {
+        field.name: plain(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+    }
+  if isinstance(value, np.ndarray):
+    return value.dtype.str, value.shape, value.tolist()
+  if isinstance(value, tuple):
+    return tuple(map(plain, value))
+  return value

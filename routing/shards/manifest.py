@@ -136,15 +136,15 @@ def load(directory: pathlib.Path) -> Manifest:
   path = directory / FILE_NAME
   try:
     content = json.loads(path.read_text())
-    version = content.pop('schema_version')
-  except (KeyError, AttributeError, ValueError) as error:
-    raise ValueError(f'{path} is damaged: {error!r}.') from error
-  schema.check_version(version, str(path))
-  try:
-    written_hash = content.pop('settings_hash')
-    shards = tuple(ShardEntry(**entry) for entry in content.pop('shards'))
-    manifest = Manifest(**content, shards=shards)
-  except (KeyError, TypeError) as error:
+    schema.check_version(content['schema_version'], str(path))
+    written_hash = content['settings_hash']
+    manifest = Manifest(
+        settings=content['settings'],
+        num_problems=content['num_problems'],
+        shard_size=content['shard_size'],
+        shards=tuple(ShardEntry(**entry) for entry in content['shards']),
+    )
+  except (KeyError, TypeError, json.JSONDecodeError) as error:
     raise ValueError(f'{path} is damaged: {error!r}.') from error
   if manifest.settings_hash != written_hash:
     raise ValueError(f'{path} was altered: its settings hash does not match.')

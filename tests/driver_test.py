@@ -1,0 +1,284 @@
+"""Tests of the one driver, with scripted engines."""
+
+import asyncio
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.engines import scripted
+from routing.grading import equivalence
+from routing.rollout import collect
+from routing.rollout import driver
+from tests import scripted_pair
+
+_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
+
+
+@dataclasses.dataclass
+class _HandOverAt:
+  """Hands over to `route` at step `step`, and keeps what it was shown."""
+
+  step: int
+  route: int = 1
+  seen: list[types.Trace] = dataclasses.field(default_factory=list)
+
+  def decide(self, trace):
+    self.seen.append(trace)
+    here = len(trace.steps) == self.step
+    return types.Decision(route=self.route if here else 0, score=0.5)
+
+
+def _answer(problem, router, engines=None, view='peek', **kwargs):
+  settings = dict(
+      protocol=protocols.Protocol('escalate', view),
+      accounting=_ACCOUNTING,
+      grade=equivalence.exact,
+      seed=0,
+      sampling=_SAMPLING,
+  )
+  return asyncio.run(
+      driver.answer(
+          problem,
+          router,
+          engines or scripted_pair.make_engines(3),
+          **settings | kwargs,
+      )
+  )
+
+
+def _recital(small, large, answer='3'):
+  """A problem 'q', and two engines that recite."""
+  engines = [
+      scripted.ScriptedEngine('s', 0, scripted.recite(small)),
+      scripted.ScriptedEngine('l', 1, scripted.recite(large)),
+  ]
+  return types.Problem('p', 'q', answer), engines
+
+
+class AnswerTest(parameterized.TestCase):
+
+  def test_peek_shows_the_draft_then_throws_it_away(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
+    router = _HandOverAt(1)
+    got = _answer(problem, router, engines)
+    self.assertEqual(got.text, 'a\n\nB\n\n#### 3')
+    self.assertTrue(got.is_correct)
+    self.assertEqual([s.text for s in got.discarded], ['b\n\n'])
+    self.assertEqual([s.route for s in got.steps], [0, 1, 1])
+    self.assertEqual([t.draft.text for t in router.seen], ['a\n\n', 'b\n\n'])
+    self.assertEqual([t.text for t in router.seen], ['', 'a\n\n'])
+    # Tokens are characters, the question has 1. Small: reads 1, writes 3; finds
+    # those 4 in its cache, writes 3. Large: reads q and 'a\n\n', writes 3 + 6.
+    calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
+    self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 4, 3), (1, 4, 0, 9)])
+
+  def test_commit_decides_before_anything_is_paid(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
+    router = _HandOverAt(1)
+    got = _answer(problem, router, engines, view='commit')
+    self.assertEqual(got.text, 'a\n\nB\n\n#### 3')
+    self.assertEmpty(got.discarded)
+    self.assertEqual([t.draft for t in router.seen], [None, None])
+    calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
+    self.assertEqual(calls, [(0, 1, 0, 3), (1, 4, 0, 9)])
+
+  @parameterized.parameters('peek', 'commit')
+  def test_staying_gives_the_small_trace(self, view):
+    problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
+    router = _HandOverAt(99)
+    got = _answer(problem, router, engines, view=view)
+    self.assertEqual(got.text, 'a\n\nb\n\n#### 4')
+    self.assertFalse(got.is_correct)
+    self.assertLen(got.decisions, 3)
+    self.assertLen(got.calls, 3)
+    self.assertEmpty(engines[1].requests)
+
+  def test_a_hand_over_is_one_request_to_the_end(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
+    _answer(problem, _HandOverAt(1), engines)
+    (request,) = engines[1].requests
+    self.assertTrue(request.to_end)
+    self.assertEqual(request.trace, 'a\n\n')
+    self.assertEqual(request.max_tokens, 100 - len('a\n\n'))
+
+  def test_spent_is_what_was_paid_with_the_draft(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
+    router = _HandOverAt(99)
+    _answer(problem, router, engines)
+    # Ruler 'decoded': 1000 parameters x characters, over a reference of 1e5.
+    np.testing.assert_allclose(
+        [trace.spent for trace in router.seen], [0.03, 0.06, 0.12]
+    )
+    router = _HandOverAt(99)
+    _answer(problem, router, engines, view='commit')
+    np.testing.assert_allclose(
+        [trace.spent for trace in router.seen], [0.0, 0.03, 0.06]
+    )
+
+  def test_max_steps_ends_a_trace_that_does_not_end(self):
+    problem, engines = _recital('a\n\n' * 50, '#### 3')
+    got = _answer(problem, _HandOverAt(99), engines)
+    self.assertEqual(got.text, 'a\n\n' * 6)
+    self.assertFalse(got.is_correct)
+
+  def test_max_steps_grades_right_if_the_answer_is_there(self):
+    problem, engines = _recital('#### 3\n\n' * 50, '#### 4')
+    self.assertTrue(_answer(problem, _HandOverAt(99), engines).is_correct)
+
+  @parameterized.parameters(
+      (5, 'a\n\nb\n'), (6, 'a\n\nb\n\n'), (7, 'a\n\nb\n\nc')
+  )
+  def test_max_tokens_ends_a_trace(self, max_tokens, expected):
+    problem, engines = _recital('a\n\nb\n\nc\n\n#### 3', '#### 3')
+    sampling = driver.Sampling(max_steps=6, max_tokens=max_tokens)
+    got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
+    self.assertEqual(got.text, expected)
+
+  def test_max_tokens_counts_the_kept_steps_of_a_hand_over(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
+    sampling = driver.Sampling(max_steps=6, max_tokens=8)
+    got = _answer(problem, _HandOverAt(1), engines, sampling=sampling)
+    self.assertEqual(got.text, 'a\n\nB\n\n##')
+
+  def test_sessions_are_never_shared(self):
+    problem, engines = _recital('a\n\n#### 4', '#### 3')
+    for _ in range(2):
+      _answer(problem, _HandOverAt(99), engines)
+    sessions = [r.session for r in engines[0].requests]
+    self.assertEqual(sessions[0], sessions[1])
+    self.assertEqual(sessions[2], sessions[3])
+    self.assertNotEqual(sessions[1], sessions[2])
+
+  def test_every_request_has_a_seed_of_its_own_and_the_same_each_time(self):
+    engines = scripted_pair.make_engines(2)
+    for problem in scripted_pair.make_problems(5):
+      _answer(problem, _HandOverAt(99), engines)
+    seeds = [r.seed for r in engines[0].requests]
+    self.assertLen(set(seeds), len(seeds))
+    self.assertTrue(all(0 <= seed < 2**31 for seed in seeds))
+    again = scripted_pair.make_engines(2)
+    for problem in scripted_pair.make_problems(5):
+      _answer(problem, _HandOverAt(99), again)
+    self.assertEqual(seeds, [r.seed for r in again[0].requests])
+
+  @parameterized.parameters(-1, 3)
+  def test_a_route_that_is_not_there_is_refused(self, route):
+    (problem,) = scripted_pair.make_problems(1)
+    with self.assertRaisesRegex(ValueError, rf'route {route}; .*\[0, 1, 2\]'):
+      _answer(problem, _HandOverAt(0, route))
+
+  def test_engines_out_of_order_are_refused(self):
+    (problem,) = scripted_pair.make_problems(1)
+    engines = scripted_pair.make_engines(2)[::-1]
+    with self.assertRaisesRegex(ValueError, r'routes \[1, 0\]'):
+      _answer(problem, _HandOverAt(0), engines)
+
+  def test_a_slow_grader_does_not_hold_up_the_others(self):
+    problem, engines = _recital('#### 3', '#### 3')
+    waiting = asyncio.Event()
+
+    async def both():
+      loop = asyncio.get_running_loop()
+
+      def grade(text, reference):
+        del text, reference
+        # Blocks until the other trajectory, on the same loop, has gone on.
+        future = asyncio.run_coroutine_threadsafe(waiting.wait(), loop)
+        return future.result(timeout=5)
+
+      settings = dict(
+          protocol=protocols.Protocol(),
+          accounting=None,
+          seed=0,
+          sampling=_SAMPLING,
+      )
+      slow = asyncio.create_task(
+          driver.answer(
+              problem, collect.StayRouter(), engines, grade=grade, **settings
+          )
+      )
+      await asyncio.sleep(0.05)
+      waiting.set()
+      return await slow
+
+    self.assertTrue(asyncio.run(both()).is_correct)
+
+
+class SamplingTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (dict(temperature=-1.0), 'temperature is -1.0'),
+      (dict(max_steps=0), 'max_steps is 0'),
+      (dict(max_tokens=0), 'max_tokens is 0'),
+  )
+  def test_refuses(self, settings, message):
+    with self.assertRaisesRegex(ValueError, message):
+      driver.Sampling(**settings)
+
+
+class LiveEqualsLadderTest(parameterized.TestCase):
+  """Going a way live costs and answers what the ladder says of it."""
+
+  @parameterized.product(
+      view=['peek', 'commit'], temperature=[0.0, 1.0], num_routes=[2, 3]
+  )
+  def test_every_hand_over(self, view, temperature, num_routes):
+    sampling = driver.Sampling(temperature, max_steps=4, max_tokens=30)
+    plan = collect.Plan(sampling, seed=3)
+    specs = scripted_pair.SPECS[:num_routes]
+    for problem in scripted_pair.make_problems(10):
+      ladder = asyncio.run(
+          collect.collect_ladder(
+              problem,
+              scripted_pair.make_engines(num_routes),
+              plan,
+              equivalence.exact,
+          )
+      )
+      ways = {(c.step, c.route): c for c in ladder.completions}
+      for (step, route), completion in ways.items():
+        live = _answer(
+            problem,
+            _HandOverAt(step, route),
+            scripted_pair.make_engines(num_routes),
+            view=view,
+            sampling=sampling,
+            seed=3,
+        )
+        kept = ''.join(s.text for s in ladder.steps[:step])
+        self.assertEqual(live.text, kept + completion.text)
+        self.assertEqual(live.is_correct, completion.is_correct)
+        for ruler in costs.RULERS:
+          charged = costs.ladder_costs(
+              ladder, specs, ruler, draft_is_paid=view == 'peek'
+          )
+          self.assertAlmostEqual(
+              costs.total_cost(live.calls, specs, ruler),
+              charged.handover[step, route - 1],
+              delta=1e-12 * charged.all_large,
+          )
+
+  @parameterized.parameters('peek', 'commit')
+  def test_staying(self, view):
+    plan = collect.Plan(_SAMPLING)
+    for problem in scripted_pair.make_problems(10):
+      engines = scripted_pair.make_engines(2)
+      ladder = asyncio.run(
+          collect.collect_ladder(problem, engines, plan, equivalence.exact)
+      )
+      live = _answer(
+          problem, _HandOverAt(99), scripted_pair.make_engines(2), view=view
+      )
+      self.assertEqual(live.text, ''.join(s.text for s in ladder.steps))
+      self.assertEqual(live.is_correct, ladder.is_correct)
+      self.assertEqual(live.calls, tuple(s.usage for s in ladder.steps))
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,103 @@
+"""Tests of ladders as tables."""
+
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import pyarrow as pa
+
+from routing import types
+from routing.problems import splits
+from routing.shards import schema
+from tests import scripted_pair
+
+
+class SchemaTest(parameterized.TestCase):
+
+  def test_gives_back_exactly_what_it_got(self):
+    ladders = scripted_pair.make_ladders(7)
+    back = schema.from_table(schema.to_table(ladders))
+    self.assertEqual(
+        list(map(scripted_pair.plain, back)),
+        list(map(scripted_pair.plain, ladders)),
+    )
+
+  def test_edge_cases_come_back(self):
+    nothing = np.zeros(0, np.float32)
+    usage = types.Usage(0, 3, 2, 1, 0.1 + 0.2)
+    steps = (
+        # No log-probabilities beyond the chosen one, and no hidden state.
+        types.Step(
+            'a', (7,), np.float32([-1.5]), np.zeros((1, 0), np.float32),
+            False, usage, None,
+        ),
+        # Several k in one column; a hidden state beside steps without any.
+        types.Step(
+            'b', (1, 2), np.float32([-1, -2]),
+            np.float32([[-1, -2, -3], [-4, -5, -6]]), False, usage,
+            np.float32([1, 2]),
+        ),
+        # No token at all.
+        types.Step('', (), nothing, np.zeros((0, 0), np.float32), True, usage),
+    )  # fmt: skip
+    problem = types.Problem('é', 'a "q"\n', '½', '', {'x': [1, {'y': None}]})
+    ladders = [
+        types.Ladder(problem, steps, True, ()),
+        types.Ladder(problem, (), False, ()),
+        types.Ladder(problem, steps[:1], False, ()),
+    ]
+    back = schema.from_table(schema.to_table(ladders))
+    self.assertEqual(
+        list(map(scripted_pair.plain, back)),
+        list(map(scripted_pair.plain, ladders)),
+    )
+
+  def test_no_ladders_at_all(self):
+    self.assertEmpty(schema.from_table(schema.to_table([])))
+
+  def test_many_chunks_are_read_as_one(self):
+    ladders = scripted_pair.make_ladders(4)
+    tables = [schema.to_table([ladder]) for ladder in ladders]
+    back = schema.from_table(pa.concat_tables(tables))
+    self.assertEqual(
+        list(map(scripted_pair.plain, back)),
+        list(map(scripted_pair.plain, ladders)),
+    )
+
+  def test_hashes_the_question(self):
+    (ladder,) = scripted_pair.make_ladders(1)
+    table = schema.to_table([ladder])
+    self.assertEqual(
+        table['question_hash'].to_pylist(),
+        [splits.question_hash(ladder.problem.question)],
+    )
+
+  def test_other_version_is_refused(self):
+    table = schema.to_table(scripted_pair.make_ladders(1))
+    other = table.replace_schema_metadata({'routing.schema_version': '99'})
+    with self.assertRaisesRegex(ValueError, 'version 99.* reads version 1'):
+      schema.from_table(other)
+
+  def test_no_version_is_refused(self):
+    table = schema.to_table(
+        scripted_pair.make_ladders(1)
+    ).replace_schema_metadata(None)
+    with self.assertRaisesRegex(ValueError, 'version None'):
+      schema.from_table(table)
+
+  @parameterized.parameters(
+      dict(log_probs=np.zeros(9, np.float32)),
+      dict(top_log_probs=np.zeros((9, 2), np.float32)),
+      dict(top_log_probs=np.zeros(5, np.float32)),
+  )
+  def test_log_probs_must_match_the_tokens(self, **change):
+    (ladder,) = scripted_pair.make_ladders(1)
+    step = dataclasses.replace(ladder.steps[0], **change)
+    broken = dataclasses.replace(ladder, steps=(step,))
+    with self.assertRaisesRegex(ValueError, 'has 4 tokens'):
+      schema.to_table([broken])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,254 @@
+"""Tests of a shard directory: manifest, writer and reader together."""
+
+import dataclasses
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import pyarrow.parquet as pq
+
+from routing.shards import reader
+from routing.shards import writer
+from tests import scripted_pair
+
+_SETTINGS = {'seed': 0, 'plan': {'temperature': 0.0, 'num_samples': 1}}
+
+
+def _write(directory, ladders, order=None, shard_size=3, settings=_SETTINGS):
+  """Writes ladders in the given order, and returns the writer."""
+  shards = writer.LadderWriter(
+      directory, [x.problem for x in ladders], settings, shard_size
+  )
+  for i in range(len(ladders)) if order is None else order:
+    shards.add(i, ladders[i])
+  return shards
+
+
+class DirectoryTest(parameterized.TestCase):
+  """Writer, manifest and reader on a directory."""
+
+  def setUp(self):
+    super().setUp()
+    self.directory = pathlib.Path(self.create_tempdir().full_path) / 'train'
+
+  def _files(self):
+    return {p.name: p.read_bytes() for p in self.directory.iterdir()}
+
+  def test_reads_what_was_written_in_the_order_of_the_problems(self):
+    ladders = scripted_pair.make_ladders(8)
+    order = np.random.default_rng(0).permutation(8).tolist()
+    shards = _write(self.directory, ladders, order)
+    self.assertEmpty(shards.missing())
+    self.assertTrue(shards.manifest.is_complete)
+    back = reader.read_ladders(self.directory)
+    self.assertEqual(
+        list(map(scripted_pair.plain, back)),
+        list(map(scripted_pair.plain, ladders)),
+    )
+    self.assertEqual(
+        sorted(self._files()),
+        [f'ladders-0000{i}.parquet' for i in range(3)] + ['manifest.json'],
+    )
+
+  def test_bytes_do_not_hang_on_the_order_of_arrival(self):
+    ladders = scripted_pair.make_ladders(8)
+    _write(self.directory, ladders)
+    first = self._files()
+    self.directory = self.directory.with_name('other')
+    _write(self.directory, ladders, order=reversed(range(8)))
+    self.assertEqual(self._files(), first)
+
+  def test_goes_on_where_it_stopped(self):
+    ladders = scripted_pair.make_ladders(8)
+    begun = _write(self.directory, ladders, order=[0, 1, 2, 3, 6, 7])
+    self.assertEqual(begun.missing(), [3, 4, 5])
+    before = self._files()
+    resumed = _write(self.directory, ladders, order=[])
+    self.assertEqual(resumed.missing(), [3, 4, 5])
+    for i in resumed.missing():
+      resumed.add(i, ladders[i])
+    back = reader.read_ladders(self.directory)
+    self.assertEqual(
+        [x.problem.id for x in back], [f'count/{i}' for i in range(8)]
+    )
+    kept = {'ladders-00000.parquet', 'ladders-00002.parquet'}
+    after = self._files()
+    self.assertEqual({n: before[n] for n in kept}, {n: after[n] for n in kept})
+
+  def test_a_half_written_file_does_not_count(self):
+    ladders = scripted_pair.make_ladders(6)
+    _write(self.directory, ladders, order=[0, 1, 2])
+    # What a kill may leave: a temporary file, or one that is not yet listed.
+    (self.directory / 'ladders-00001.parquet.tmp').write_bytes(b'half')
+    (self.directory / 'ladders-00001.parquet').write_bytes(b'not listed')
+    (self.directory / 'manifest.json.tmp').write_text('{')
+    resumed = _write(self.directory, ladders, order=[3, 4, 5])
+    self.assertTrue(resumed.manifest.is_complete)
+    self.assertLen(reader.read_ladders(self.directory), 6)
+    self.assertFalse(any(n.endswith('.tmp') for n in self._files()))
+
+  def test_a_deleted_shard_is_collected_again(self):
+    ladders = scripted_pair.make_ladders(6)
+    _write(self.directory, ladders)
+    (self.directory / 'ladders-00000.parquet').unlink()
+    with self.assertRaisesRegex(ValueError, 'ladders-00000.parquet is missing'):
+      reader.read_ladders(self.directory)
+    self.assertEqual(_write(self.directory, ladders, []).missing(), [0, 1, 2])
+
+  @parameterized.named_parameters(
+      ('truncated', lambda data: data[:-1]),
+      ('altered', lambda data: data[:99] + bytes([data[99] ^ 1]) + data[100:]),
+      ('emptied', lambda data: b''),
+  )
+  def test_a_shard_that_is_not_as_written_is_refused_by_name(self, damage):
+    ladders = scripted_pair.make_ladders(6)
+    _write(self.directory, ladders)
+    path = self.directory / 'ladders-00001.parquet'
+    path.write_bytes(damage(path.read_bytes()))
+    before = self._files()
+    with self.assertRaisesRegex(ValueError, 'ladders-00001.parquet is trunc'):
+      reader.read_ladders(self.directory)
+    with self.assertRaisesRegex(ValueError, 'ladders-00001.parquet is trunc'):
+      _write(self.directory, ladders, [])
+    self.assertEqual(self._files(), before)
+
+  @parameterized.named_parameters(
+      ('seed', {'seed': 1}, 'seed: 0 there, 1 wanted'),
+      ('sampling', {'plan': {'temperature': 1.0, 'num_samples': 1}},
+       'plan.temperature: 0.0 there, 1.0 wanted'),
+      ('more', {'models': ['x']}, 'models: None there'),
+  )  # fmt: skip
+  def test_other_settings_are_refused_and_nothing_is_changed(
+      self, change, message
+  ):
+    ladders = scripted_pair.make_ladders(4)
+    _write(self.directory, ladders, [0, 1, 2])
+    before = self._files()
+    with self.assertRaisesRegex(ValueError, message):
+      _write(self.directory, ladders, settings=_SETTINGS | change)
+    with self.assertRaisesRegex(ValueError, 'shard_size: 3 there, 2 wanted'):
+      _write(self.directory, ladders, shard_size=2)
+    with self.assertRaisesRegex(ValueError, 'num_problems: 4 there, 3 wanted'):
+      _write(self.directory, ladders[:3])
+    self.assertEqual(self._files(), before)
+
+  def test_other_problems_are_refused(self):
+    ladders = scripted_pair.make_ladders(3)
+    _write(self.directory, ladders, [])
+    other = dataclasses.replace(ladders[0].problem, question='9:9')
+    ladders[0] = dataclasses.replace(ladders[0], problem=other)
+    with self.assertRaisesRegex(ValueError, 'settings.problems_hash'):
+      _write(self.directory, ladders, [])
+
+  def test_other_version_is_refused(self):
+    ladders = scripted_pair.make_ladders(3)
+    _write(self.directory, ladders)
+    path = self.directory / 'manifest.json'
+    content = json.loads(path.read_text()) | {'schema_version': 99}
+    path.write_text(json.dumps(content))
+    for attempt in (
+        lambda: reader.read_ladders(self.directory),
+        lambda: _write(self.directory, ladders, []),
+    ):
+      with self.assertRaisesRegex(ValueError, 'version 99.* reads version 1'):
+        attempt()
+
+  @parameterized.parameters('', '{', '[]', '{"schema_version": 1}')
+  def test_a_damaged_manifest_is_refused(self, text):
+    self.directory.mkdir()
+    (self.directory / 'manifest.json').write_text(text)
+    with self.assertRaisesRegex(ValueError, 'manifest.json is damaged'):
+      reader.read_ladders(self.directory)
+
+  def test_edited_settings_are_refused(self):
+    _write(self.directory, scripted_pair.make_ladders(3))
+    path = self.directory / 'manifest.json'
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with self.assertRaisesRegex(ValueError, 'was altered'):
+      reader.read_ladders(self.directory)
+
+  def test_an_unfinished_collection_is_refused(self):
+    _write(self.directory, scripted_pair.make_ladders(5), [0, 1, 2])
+    with self.assertRaisesRegex(ValueError, 'holds 3 of 5 problems'):
+      reader.read_ladders(self.directory)
+
+  def test_nothing_there_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'nothing was collected'):
+      reader.read_ladders(self.directory)
+
+  def test_shards_without_a_manifest_are_left_alone(self):
+    ladders = scripted_pair.make_ladders(3)
+    _write(self.directory, ladders)
+    (self.directory / 'manifest.json').unlink()
+    before = self._files()
+    with self.assertRaisesRegex(ValueError, 'no manifest.json'):
+      _write(self.directory, ladders)
+    self.assertEqual(self._files(), before)
+
+  def test_a_ladder_comes_once_and_in_its_place(self):
+    ladders = scripted_pair.make_ladders(4)
+    shards = _write(self.directory, ladders, [0, 1, 2, 3])
+    with self.assertRaisesRegex(ValueError, 'count/1 came before'):
+      shards.add(1, ladders[1])
+    half = _write(self.directory.with_name('half'), ladders, [1])
+    with self.assertRaisesRegex(ValueError, 'count/1 came before'):
+      half.add(1, ladders[1])
+    with self.assertRaisesRegex(ValueError, 'is count/0, .* of count/3'):
+      half.add(0, ladders[3])
+
+  def test_shard_size_must_be_positive(self):
+    with self.assertRaisesRegex(ValueError, 'shard_size is 0'):
+      _write(self.directory, scripted_pair.make_ladders(1), shard_size=0)
+
+  def test_content_hash_names_the_data(self):
+    ladders = scripted_pair.make_ladders(6)
+    one = _write(self.directory, ladders).manifest
+    again = reader.read_manifest(self.directory)
+    self.assertEqual(one.content_hash, again.content_hash)
+    ladders[5] = dataclasses.replace(ladders[5], is_correct=None)
+    other = _write(self.directory.with_name('other'), ladders).manifest
+    self.assertNotEqual(one.content_hash, other.content_hash)
+    self.assertEqual(one.settings_hash, other.settings_hash)
+
+  def test_opens_in_pandas(self):
+    import pandas
+
+    ladders = scripted_pair.make_ladders(3)
+    _write(self.directory, ladders)
+    frame = pandas.read_parquet(self.directory / 'ladders-00000.parquet')
+    self.assertEqual(frame['id'].tolist(), ['count/0', 'count/1', 'count/2'])
+    self.assertEqual(frame['steps'][1][0]['text'], ladders[1].steps[0].text)
+    np.testing.assert_array_equal(
+        frame['steps'][1][0]['hidden'], ladders[1].steps[0].hidden
+    )
+
+  def test_opens_in_datasets(self):
+    import datasets
+
+    ladders = scripted_pair.make_ladders(5)
+    _write(self.directory, ladders)
+    rows = datasets.load_dataset(
+        'parquet',
+        data_files=str(self.directory / '*.parquet'),
+        split='train',
+        cache_dir=self.create_tempdir().full_path,
+    )
+    self.assertEqual(rows['id'], [f'count/{i}' for i in range(5)])
+    self.assertEqual(
+        [c['text'] for c in rows[4]['completions']],
+        [c.text for c in ladders[4].completions],
+    )
+
+  def test_two_columns_can_be_read_alone(self):
+    _write(self.directory, scripted_pair.make_ladders(3))
+    table = pq.read_table(
+        self.directory / 'ladders-00000.parquet',
+        columns=['id', 'small_correct'],
+    )
+    self.assertEqual(table.column_names, ['id', 'small_correct'])
+
+
+if __name__ == '__main__':
+  absltest.main()
