@@ -1,7 +1,7 @@
 """The closed form: what a policy achieves on a ladder, without sampling.
 
-A ladder holds the outcome of every hand-over, so under `escalate` the
-expected accuracy, cost and relative loss of a stochastic policy are finite sums,
+A ladder holds the outcome of every hand-over, so under `escalate` the expected
+accuracy, cost and relative loss of a stochastic policy are finite sums,
 differentiable in its logits. No importance weights, no variance.
 """
 

@@ -1,9 +1,8 @@
 """The trained router: features, network, threshold, and what is promised.
 
-A router is a folder of two or three files, whether it is of a run or ships
-with the package: `router.safetensors` (weights of every member, feature
-statistics), `router.json` (the card, and the hash of both) and, once calibrated,
-`operating_points.json`.
+A router is a folder, whether it is of a run or ships with the package: the
+weights of every member and the feature statistics, the card with the hash of
+both and, once calibrated, the operating points.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,122 @@
+"""Tests of both Lagrangians, the dual step, and the score at a level."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from routing.objectives import exact
+from routing.objectives import lagrangian
+
+
+def _outcomes(correct, cost, loss):
+  return exact.Outcomes(
+      correct=jnp.float32(correct),
+      cost=jnp.float32(cost),
+      loss=jnp.float32(loss),
+  )
+
+
+_NEVER = _outcomes(0.4, 0.2, 0.5)
+_AT_ONCE = _outcomes(0.9, 1.1, 0.0)
+
+
+class LagrangianTest(parameterized.TestCase):
+
+  def test_loss_of_both_forms(self):
+    outcomes = _outcomes(0.7, 0.6, 0.1)
+    # budget: -(0.7 - 2 * (0.6 - 0.5)) = -0.5
+    np.testing.assert_allclose(
+        lagrangian.lagrangian_loss(outcomes, 2.0, 0.5, form='budget'),
+        -0.5,
+        rtol=1e-6,
+    )
+    # reliability: 0.6 + 2 * (0.1 - 0.05) = 0.7
+    np.testing.assert_allclose(
+        lagrangian.lagrangian_loss(outcomes, 2.0, 0.05, form='reliability'),
+        0.7,
+        rtol=1e-6,
+    )
+
+  @parameterized.parameters('budget', 'reliability')
+  def test_multiplier_gets_no_gradient(self, form):
+    gradient = jax.grad(
+        lambda lam: lagrangian.lagrangian_loss(
+            _outcomes(0.7, 0.6, 0.1), lam, 0.05, form=form
+        )
+    )(1.0)
+    self.assertEqual(gradient, 0.0)
+
+  @parameterized.parameters(
+      (1.0, 0.5, 1.05),  # Over the level: 1 + 0.1 * 0.5.
+      (1.0, -0.5, 0.95),
+      (0.01, -0.5, 0.0),  # Projected onto lam >= 0,
+      (1.98, 0.5, 2.0),  # and onto lam <= maximum.
+  )
+  def test_dual_step(self, multiplier, excess, expected):
+    got = lagrangian.update_multiplier(
+        multiplier, excess, learning_rate=0.1, maximum=2.0
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+  @parameterized.parameters(
+      # budget 0.5. At cost 0.6, mixed with 'never' (0.2): weight 0.25, hence
+      # 0.75 * 0.7 + 0.25 * 0.4 = 0.625.
+      ('budget', 0.5, (0.7, 0.6, 0.2), 0.625),
+      # At cost 0.4, mixed with 'at once' (1.1): weight 1/7, hence
+      # 6/7 * 0.6 + 1/7 * 0.9 = 0.642857.
+      ('budget', 0.5, (0.6, 0.4, 0.2), 0.642857),
+      # Exactly at the level nothing is mixed in.
+      ('budget', 0.5, (0.6, 0.5, 0.2), 0.6),
+      # Cheaper and righter than 'at once': mixing would only harm.
+      ('budget', 0.5, (0.95, 0.4, 0.0), 0.95),
+      # alpha 0.1. At loss 0.2, mixed with 'at once' (0): weight 1/2, hence
+      # cost 0.5 * 0.6 + 0.5 * 1.1 = 0.85.
+      ('reliability', 0.1, (0.7, 0.6, 0.2), -0.85),
+      # At loss 0, mixed with 'never' (0.5): weight 0.2, hence
+      # cost 0.8 * 0.6 + 0.2 * 0.2 = 0.52.
+      ('reliability', 0.1, (0.7, 0.6, 0.0), -0.52),
+      # Dearer than 'at once' and too safe to need it.
+      ('reliability', 0.1, (0.9, 0.1, 0.1), -0.1),
+  )
+  def test_score_at_level(self, form, level, policy, expected):
+    got = lagrangian.score_at_level(
+        _outcomes(*policy), _NEVER, _AT_ONCE, level, form=form
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+  def test_unreachable_level_scores_minus_infinity(self):
+    got = lagrangian.score_at_level(
+        _outcomes(0.7, 0.6, 0.2), _NEVER, _AT_ONCE, 0.1, form='budget'
+    )
+    self.assertEqual(got, -np.inf)
+
+  def test_score_where_nothing_differs(self):
+    # All right, all alike: the mixing weight would be 0 / 0.
+    same = _outcomes(1.0, 0.5, 0.0)
+    with jax.debug_nans(True):
+      got = lagrangian.score_at_level(same, same, same, 0.6, form='budget')
+    self.assertEqual(got, 1.0)
+
+  def test_unknown_form_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'budget, reliability'):
+      lagrangian.check_form('both')
+
+  @parameterized.parameters(
+      ('budget', (0.1,)),
+      ('budget', (0.4, 1.2)),
+      ('reliability', (-0.1,)),
+      ('budget', ()),
+  )
+  def test_level_outside_is_refused(self, form, levels):
+    with self.assertRaisesRegex(ValueError, 'objective.levels'):
+      lagrangian.check_levels(levels, 0.2, form=form)
+
+  def test_level_inside_passes(self):
+    lagrangian.check_levels((0.2, 1.0), 0.2, form='budget')
+    lagrangian.check_levels((0.05,), 0.2, form='reliability')
+
+
+if __name__ == '__main__':
+  absltest.main()
