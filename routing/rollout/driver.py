@@ -156,33 +156,17 @@ async def answer(
       engines are not in the order of their routes.
   """
   check_routes(engines)
-  walk = _Walk(problem, accounting)
-  session = new_session(problem)
-
-  async def go_on(route: int, to_end: bool) -> tuple[types.Step, ...]:
-    """Has a model write after the accepted steps, and pays for it."""
-    written = await write(
-        problem,
-        walk.steps,
-        engines[route],
-        to_end=to_end,
-        seed=seed,
-        sampling=sampling,
-        session=session,
-    )
-    walk.calls.append(steps_lib.call_usage(written))
-    return written
-
-  while walk.is_open(sampling):
-    draft = await go_on(0, to_end=False) if protocol.has_draft else ()
+  walk = _Walk(problem, engines, accounting, seed, sampling)
+  while walk.is_open():
+    draft = await walk.write(0) if protocol.has_draft else ()
     decision = router.decide(walk.trace(draft))
     _check_decision(decision, protocol, len(engines))
     walk.decisions.append(decision)
     if protocol.is_absorbing(decision.route):
       walk.discarded.extend(draft)
-      walk.steps.extend(await go_on(decision.route, to_end=True))
+      walk.steps.extend(await walk.write(decision.route, to_end=True))
       break
-    walk.steps.extend(draft or await go_on(0, to_end=False))
+    walk.steps.extend(draft or await walk.write(0))
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
 
@@ -196,18 +180,26 @@ def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
     )
 
 
-@dataclasses.dataclass
 class _Walk:
-  """A trajectory under way; see `types.Trajectory` for the fields."""
+  """A trajectory under way; see `types.Trajectory` for the lists."""
 
-  problem: types.Problem
-  accounting: costs.Accounting | None
-  steps: list[types.Step] = dataclasses.field(default_factory=list)
-  discarded: list[types.Step] = dataclasses.field(default_factory=list)
-  decisions: list[types.Decision] = dataclasses.field(default_factory=list)
-  calls: list[types.Usage] = dataclasses.field(default_factory=list)
+  def __init__(
+      self,
+      problem: types.Problem,
+      engines: Sequence[engine_lib.Engine],
+      accounting: costs.Accounting | None,
+      seed: int,
+      sampling: Sampling,
+  ):
+    self._problem, self._engines = problem, engines
+    self._accounting, self._sampling = accounting, sampling
+    self._seed, self._session = seed, new_session(problem)
+    self.steps: list[types.Step] = []
+    self.discarded: list[types.Step] = []
+    self.decisions: list[types.Decision] = []
+    self.calls: list[types.Usage] = []
 
-  def is_open(self, sampling: Sampling) -> bool:
+  def is_open(self) -> bool:
     """The small model may write another step."""
     if not self.steps:
       return True
@@ -215,17 +207,33 @@ class _Walk:
     return (
         not last.is_final
         and not steps_lib.is_cut(last)
-        and len(self.steps) < sampling.max_steps
-        and tokens_left(self.steps, sampling.max_tokens) > 0
+        and len(self.steps) < self._sampling.max_steps
+        and tokens_left(self.steps, self._sampling.max_tokens) > 0
     )
+
+  async def write(
+      self, route: int, *, to_end: bool = False
+  ) -> tuple[types.Step, ...]:
+    """Has a model write after the accepted steps, and pays for it."""
+    written = await write(
+        self._problem,
+        self.steps,
+        self._engines[route],
+        to_end=to_end,
+        seed=self._seed,
+        sampling=self._sampling,
+        session=self._session,
+    )
+    self.calls.append(steps_lib.call_usage(written))
+    return written
 
   def trace(self, draft: Sequence[types.Step]) -> types.Trace:
     """What the router may look at now; `draft` is one step or none."""
     spent = (
-        0.0 if self.accounting is None else self.accounting.spent(self.calls)
+        0.0 if self._accounting is None else self._accounting.spent(self.calls)
     )
     return types.Trace(
-        question=self.problem.question,
+        question=self._problem.question,
         steps=tuple(self.steps),
         draft=draft[0] if draft else None,
         spent=spent,
@@ -234,7 +242,7 @@ class _Walk:
   def trajectory(self, is_correct: bool) -> types.Trajectory:
     """The finished trajectory."""
     return types.Trajectory(
-        problem=self.problem,
+        problem=self._problem,
         steps=tuple(self.steps),
         discarded=tuple(self.discarded),
         decisions=tuple(self.decisions),

@@ -1,0 +1,98 @@
+"""Collection is killed at random moments, and must lose and double nothing."""
+
+import asyncio
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from absl.testing import absltest
+
+from routing.grading import equivalence
+from routing.rollout import collect
+from routing.rollout import driver
+from routing.shards import manifest as manifest_lib
+from routing.shards import reader
+from routing.shards import writer as writer_lib
+from tests import scripted_pair
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_NUM_PROBLEMS, _SHARD_SIZE = 300, 5
+
+
+def collect_all(directory: str, delay: float) -> None:
+  """Collects what is missing; what the child process runs."""
+  problems = scripted_pair.make_problems(_NUM_PROBLEMS)
+  writer = writer_lib.LadderWriter(directory, problems, {}, _SHARD_SIZE)
+  missing = writer.missing()
+  asyncio.run(
+      collect.collect_ladders(
+          [problems[i] for i in missing],
+          scripted_pair.make_engines(2, delay=delay),
+          lambda i, ladder: writer.add(missing[i], ladder),
+          plan=collect.Plan(driver.Sampling()),
+          grade=equivalence.exact,
+          concurrency=16,
+      )
+  )
+
+
+def _files(directory: pathlib.Path) -> dict[str, bytes]:
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def _start(directory: pathlib.Path) -> subprocess.Popen:
+  """A child that collects."""
+  code = (
+      'from tests import resume_test;'
+      f'resume_test.collect_all({str(directory)!r}, 0.002)'
+  )
+  return subprocess.Popen([sys.executable, '-c', code], cwd=_ROOT)
+
+
+class ResumeTest(absltest.TestCase):
+
+  def test_killed_again_and_again_it_ends_as_if_never_killed(self):
+    temporary = pathlib.Path(self.create_tempdir().full_path)
+    whole, killed = temporary / 'whole', temporary / 'killed'
+    collect_all(str(whole), delay=0.0)
+    rng, num_shards = random.Random(0), []
+    for _ in range(5):
+      child = _start(killed)
+      # The clock starts when the child writes, not while it imports.
+      before = _state(killed)
+      while child.poll() is None and _state(killed) == before:
+        time.sleep(0.001)
+      time.sleep(rng.uniform(0.0, 0.1))
+      child.send_signal(signal.SIGKILL)
+      child.wait()
+      num_shards.append(self._check_what_is_there(killed, _files(whole)))
+    self.assertEqual(num_shards, sorted(num_shards))
+    self.assertGreater(num_shards[-1], num_shards[0])
+    self.assertLess(num_shards[1], _NUM_PROBLEMS // _SHARD_SIZE)
+    collect_all(str(killed), delay=0.0)
+    self.assertEqual(_files(killed), _files(whole))
+    ids = [x.problem.id for x in reader.read_ladders(killed)]
+    self.assertEqual(ids, [f'count/{i}' for i in range(_NUM_PROBLEMS)])
+
+  def _check_what_is_there(self, directory, whole) -> int:
+    """Every shard that is listed must be the one of an unhindered run."""
+    if not (directory / manifest_lib.FILE_NAME).exists():
+      return 0
+    shards = manifest_lib.load(directory).shards
+    for shard in shards:
+      data = (directory / shard.file).read_bytes()
+      self.assertEqual(data, whole[shard.file])
+    return len(shards)
+
+
+def _state(directory: pathlib.Path) -> int:
+  """Changes whenever the manifest does."""
+  path = directory / manifest_lib.FILE_NAME
+  return path.stat().st_mtime_ns if path.exists() else 0
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,128 @@
+"""Tests of the scripted engine: it must keep the promises of the protocol."""
+
+import asyncio
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing.engines import engine as engine_lib
+from routing.engines import scripted
+from routing.rollout import steps as steps_lib
+
+
+def _write(engine, **request):
+  return asyncio.run(
+      engine.write(engine_lib.Request(**dict(question='q') | request))
+  )
+
+
+class ScriptedEngineTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.engine = scripted.ScriptedEngine(
+        'tale', 1, scripted.recite('ab\n\nc\n\nd'), hidden_size=3
+    )
+
+  def test_writes_one_step(self):
+    (step,) = _write(self.engine)
+    self.assertEqual(step.text, 'ab\n\n')
+    self.assertFalse(step.is_final)
+    self.assertEqual(step.route, 1)
+    self.assertEqual(step.token_ids, tuple(map(ord, 'ab\n\n')))
+    np.testing.assert_array_equal(step.log_probs, [-0.5] * 4)
+    np.testing.assert_array_equal(step.top_log_probs, [[-0.5, -1.5]] * 4)
+    np.testing.assert_array_equal(step.hidden, [97, 98, 10])
+
+  def test_writes_to_the_end_from_where_the_trace_is(self):
+    steps = _write(self.engine, trace='xy\n\n', to_end=True)
+    self.assertEqual([s.text for s in steps], ['c\n\n', 'd'])
+    self.assertEqual([s.is_final for s in steps], [False, True])
+
+  def test_stepwise_equals_to_the_end(self):
+    whole = _write(self.engine, to_end=True)
+    trace, steps = '', []
+    while not steps or not steps[-1].is_final:
+      steps += _write(self.engine, trace=trace)
+      trace = steps_lib.join(steps)
+    self.assertEqual([s.text for s in steps], [s.text for s in whole])
+
+  def test_splits_as_everyone_does(self):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+      text = ''.join(rng.choice(list('ab\n'), size=rng.integers(1, 20)))
+      engine = scripted.ScriptedEngine('t', 0, scripted.recite(text))
+      steps = _write(engine, to_end=True)
+      self.assertEqual([s.text for s in steps], steps_lib.split(text))
+
+  @parameterized.parameters(
+      (3, ['ab\n'], [False]),
+      (4, ['ab\n\n'], [False]),
+      (5, ['ab\n\n', 'c'], [False, False]),
+      (8, ['ab\n\n', 'c\n\n', 'd'], [False, False, True]),
+  )
+  def test_stops_at_max_tokens(self, max_tokens, texts, finals):
+    steps = _write(self.engine, to_end=True, max_tokens=max_tokens)
+    self.assertEqual([s.text for s in steps], texts)
+    self.assertEqual([s.is_final for s in steps], finals)
+
+  def test_cache_belongs_to_the_session(self):
+    first = _write(self.engine, session='a')
+    again = _write(self.engine, session='a', trace='ab\n\n')
+    other = _write(self.engine, session='b', trace='ab\n\n')
+    usage = [(s.usage.read, s.usage.cached) for s in (*first, *again, *other)]
+    self.assertEqual(usage, [(1, 0), (0, 5), (5, 0)])
+
+  def test_cache_holds_the_common_prefix_only(self):
+    _write(self.engine, session='a')
+    (step,) = _write(self.engine, session='a', trace='aX\n\n')
+    # In the cache: 'qab\n\n'; asked: 'qaX\n\n'.
+    self.assertEqual((step.usage.cached, step.usage.read), (2, 3))
+
+  def test_only_the_first_step_carries_the_reads(self):
+    steps = _write(self.engine, to_end=True)
+    self.assertEqual([s.usage.read for s in steps], [1, 0, 0])
+    self.assertEqual([s.usage.written for s in steps], [4, 3, 1])
+    self.assertEqual([s.usage.seconds for s in steps], [4.0, 3.0, 1.0])
+
+  def test_fails_where_told(self):
+    engine = scripted.ScriptedEngine(
+        't',
+        0,
+        scripted.recite('a'),
+        fails_at=lambda request: request.seed == 7,
+    )
+    self.assertLen(_write(engine, seed=6), 1)
+    with self.assertRaisesRegex(ConnectionError, 'told to fail'):
+      _write(engine, seed=7)
+    self.assertEqual(engine.num_in_flight, 0)
+
+  def test_no_room_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'max_tokens is 0'):
+      _write(self.engine, max_tokens=0)
+
+  def test_waits_as_long_as_told(self):
+    engine = scripted.ScriptedEngine(
+        't',
+        0,
+        scripted.recite('a'),
+        delay=lambda request: request.seed / 100,
+    )
+
+    async def order():
+      done = []
+
+      async def ask(seed):
+        await engine.write(engine_lib.Request('q', seed=seed))
+        done.append(seed)
+
+      await asyncio.gather(ask(4), ask(0), ask(2))
+      return done
+
+    self.assertEqual(asyncio.run(order()), [0, 2, 4])
+    self.assertEqual(engine.max_in_flight, 3)
+
+
+if __name__ == '__main__':
+  absltest.main()
