@@ -58,7 +58,7 @@ def train_model(
       splits.question_hash(arithmetic.question_text(task)) for task in tasks
   }
   shape = pretrain.decoder_config(model.shape, len(tokenizer.VOCABULARY))
-  data = corpus.build(
+  data = corpus.Corpus(
       f'corpus/{seed}', excluded=excluded, **model.corpus.to_dict()
   )
   checkpoints = workdir / 'checkpoints' / name

@@ -202,7 +202,7 @@ def _generate_batch(params, config, tokens, count, max_new, stop_id):
       max_new=max_new,
       stop_ids=(stop_id,),
   )
-  return out.tokens, out.count
+  return out
 
 
 def generate(
@@ -213,8 +213,11 @@ def generate(
     max_new: int,
     stop_id: int,
     batch_size: int = 128,
-) -> list[list[int]]:
+) -> list[tuple[list[int], np.ndarray]]:
   """Greedy continuations, `max_new` tokens at most, for evaluation.
+
+  Returns:
+    For each prompt the tokens written, and `[n]` float32 their log-probability.
 
   Raises:
     ValueError: if a prompt has fewer than two tokens.
@@ -229,8 +232,10 @@ def generate(
     count = np.ones(batch_size, np.int32)
     for j, row in enumerate(rows):
       tokens[j, : len(row)], count[j] = row, len(row)
-    out, counts = jax.device_get(
+    out = jax.device_get(
         _generate_batch(params, config, tokens, count, max_new, stop_id)
     )
-    written += [out[j, : counts[j]].tolist() for j in range(len(rows))]
+    for j in range(len(rows)):
+      ids = out.tokens[j, : out.count[j]].tolist()
+      written.append((ids, out.log_probs[j, : out.count[j]]))
   return written

@@ -1,4 +1,4 @@
-"""The embedded pair's vocabulary: forty words, one way to cut any text.
+"""The embedded pair's vocabulary: some forty words, one way to cut any text.
 
 The pieces are chosen so that the longest match from the left is the only sensible
 cut, digits are tokens of their own, and joining the pieces gives the text back.
@@ -14,7 +14,7 @@ from routing import types
 PAD = '<pad>'
 EOS = '<eos>'
 VOCABULARY = (
-    (PAD, EOS, types.DELIMITER, '\n', '? ', '#### ')
+    (PAD, EOS, types.DELIMITER, '\n', '? P', '? Q', '#### ')
     + tuple('0123456789')
     + (' + ', ' - ', ' * ', ' / ', ' <- ', ' = ', ': ', '. ')
     + tuple(f'{label}) ' for label in 'abcdef')

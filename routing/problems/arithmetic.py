@@ -31,6 +31,7 @@ VERBS = {
     'set': 'set to',
 }
 SPLITS = ('train', 'validation', 'test')
+NUM_CLAUSES = (4, 5, 6)
 
 # How often each kind of clause is drawn; a merge takes the other counter's value.
 _KINDS = {
@@ -144,7 +145,7 @@ def relevance(clauses: Sequence[Clause], asked: int) -> list[bool]:
 
 def draw_task(rng: random.Random, num_clauses: int | None = None) -> Task:
   """Draws a task in which at least two sums matter."""
-  count = num_clauses or rng.randrange(4, 7)
+  count = num_clauses or rng.choice(NUM_CLAUSES)
   while True:
     clauses = []
     for kind in rng.choices(list(_KINDS), list(_KINDS.values()), k=count):

@@ -1,0 +1,143 @@
+"""What the embedded pair is trained on: solved problems and drills.
+
+A batch is a pure function of (seed, step), so nothing about the data needs
+saving and a resumed run sees what an uninterrupted one sees. A drill is a row of
+bare sums (`: 34 + 27 = 61`), with loss on the results alone.
+"""
+
+from collections.abc import Collection
+from collections.abc import Mapping
+import dataclasses
+import random
+
+import numpy as np
+
+from routing.lm import tokenizer as tokenizer_lib
+from routing.problems import arithmetic
+from routing.problems import splits
+
+NUM_CLAUSES = (4, 5, 6)
+STEP_TOKENS = 22
+SUM_TOKENS = 9  # Of one drill: colon, two operands, two signs, result.
+_SUMS_PER_ROW = 16
+_CLAUSE = slice(1, 5)  # Within a step: the clause as restated.
+_RESULT = slice(12, 14)  # Within a step: the digits that are worked out.
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Which text, and which of its tokens count how much.
+
+  name: of the random stream; another name is another corpus.
+  misconceived: the sums follow the small model's wrong rules.
+  result_weight, clause_weight, answer_weight: loss weights of a step's result
+    digits, of its restated clause and of the last line; other tokens of an
+    answer have weight 1.
+  drill_share: chance that a batch is drills.
+  drill_mix: operation = how often it is drilled.
+  tokens_per_step: tokens in a batch, at most.
+  excluded: question hashes that must not be trained on.
+  """
+
+  name: str
+  misconceived: bool
+  result_weight: float
+  clause_weight: float
+  answer_weight: float
+  drill_share: float
+  drill_mix: Mapping[str, float]
+  tokens_per_step: int
+  excluded: Collection[str] = frozenset()
+
+  def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of one step, from the step alone.
+
+    Returns:
+      `[B, L]` int32 tokens and `[B, L]` float32 loss weights; L is one of four
+      lengths, one of drills and one of each number of clauses.
+    """
+    rng = random.Random(f'{self.name}/{step}')
+    if rng.random() < self.drill_share:
+      return self.drills(rng)
+    return self.problems(rng, rng.choice(NUM_CLAUSES))
+
+  def problems(
+      self, rng: random.Random, num_clauses: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of solved problems with `num_clauses` clauses each."""
+    rows, weights, size = [], [], 1
+    while len(rows) < size:
+      task = arithmetic.draw_task(rng, num_clauses)
+      question = arithmetic.question_text(task)
+      if splits.question_hash(question) in self.excluded:
+        continue
+      row, num_prompt = _solved(task, question, self.misconceived)
+      rows.append(row)
+      weights.append(self._weights(len(row), num_prompt, num_clauses))
+      size = max(1, self.tokens_per_step // len(row))
+    return np.array(rows, np.int32), np.stack(weights)
+
+  def _weights(
+      self, length: int, num_prompt: int, num_clauses: int
+  ) -> np.ndarray:
+    """Loss weights of one solved problem; its question is given, so 0."""
+    step = np.ones(STEP_TOKENS, np.float32)
+    step[_CLAUSE], step[_RESULT] = self.clause_weight, self.result_weight
+    steps = np.tile(step, num_clauses)
+    num_answer = length - num_prompt - len(steps)
+    return np.concatenate([
+        np.zeros(num_prompt, np.float32),
+        steps,
+        np.full(num_answer, self.answer_weight, np.float32),
+    ])
+
+  def drills(self, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of drills."""
+    size = max(1, self.tokens_per_step // (_SUMS_PER_ROW * SUM_TOKENS))
+    kinds, often = list(self.drill_mix), list(self.drill_mix.values())
+    rows = [
+        ''.join(
+            _sum_text(rng, kind, self.misconceived)
+            for kind in rng.choices(kinds, often, k=_SUMS_PER_ROW)
+        )
+        for _ in range(size)
+    ]
+    encode = tokenizer_lib.Tokenizer().encode
+    tokens = np.array([encode(row) for row in rows], np.int32)
+    is_result = np.arange(tokens.shape[1]) % SUM_TOKENS >= SUM_TOKENS - 2
+    weights = np.broadcast_to(is_result.astype(np.float32), tokens.shape)
+    return tokens, weights
+
+
+def _solved(
+    task: arithmetic.Task, question: str, misconceived: bool
+) -> tuple[list[int], int]:
+  """Tokens of question and answer, and how many are the question's."""
+  tokenizer = tokenizer_lib.Tokenizer()
+  prompt = tokenizer.encode(question)
+  steps = arithmetic.solution(task, misconceived=misconceived)
+  answer = tokenizer.encode(''.join(steps))
+  return [*prompt, *answer, tokenizer.eos_id], len(prompt)
+
+
+def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
+  """E.g. ': 34 + 27 = 61'."""
+  value = rng.randrange(100)
+  # Merges add and subtract any value, so drills do; clauses start from ten.
+  if operation in ('add', 'sub'):
+    operand = rng.randrange(100)
+  else:
+    operand = arithmetic.draw_operand(rng, operation)
+  result = arithmetic.apply(
+      operation, value, operand, misconceived=misconceived
+  )
+  sign = arithmetic.SIGNS[operation]
+  return f': {value:02d} {sign} {operand:02d} = {result:02d}'
+
+
+def held_out(
+    name: str, count: int, excluded: Collection[str]
+) -> list[arithmetic.Task]:
+  """`count` tasks whose questions are not in `excluded`."""
+  tasks = arithmetic.draw_distinct(name, set(excluded))
+  return [next(tasks) for _ in range(count)]

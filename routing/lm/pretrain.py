@@ -1,0 +1,222 @@
+"""Trains one embedded model from nothing, resumably, up to a wanted accuracy.
+
+Muon on the matrices, Adam on the rest, a constant rate, and a moving average of
+the weights. The average is what is examined and kept: training stops when its
+free-running accuracy on held-out problems reaches the target, so that a pair of
+another seed lands at the same strengths.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import pathlib
+import time
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from routing.lm import corpus as corpus_lib
+from routing.lm import decoder
+from routing.lm import examination
+from routing.problems import arithmetic
+
+MetricFn = Callable[[int, dict[str, float]], None]
+
+
+@flax.struct.dataclass
+class PretrainState:
+  """All that a resumed run needs; arrays only."""
+
+  step: jax.Array  # [] int32, gradient steps done.
+  params: chex.ArrayTree
+  average: chex.ArrayTree  # Moving average of params.
+  opt_state: optax.OptState
+  accuracy: jax.Array  # [] float32, of the average, when last examined.
+  seconds: jax.Array  # [] float32, spent so far, over all interruptions.
+
+
+def decoder_config(
+    shape: ml_collections.ConfigDict, vocab_size: int
+) -> decoder.DecoderConfig:
+  """The decoder's shape from the `shape` part of a model's configuration."""
+  return decoder.DecoderConfig(vocab_size=vocab_size, **shape.to_dict())
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict,
+) -> optax.GradientTransformation:
+  """Muon on dense kernels, Adam on the embedding and the norms."""
+
+  def label(path, _):
+    return 'muon' if path[-1].key == 'kernel' else 'adam'
+
+  def rate(peak):
+    return optax.linear_schedule(0.0, peak, config.warmup_steps)
+
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.partition(
+          {
+              'muon': optax.contrib.muon(rate(config.muon_rate)),
+              'adam': optax.adam(rate(config.adam_rate), b2=0.98),
+          },
+          lambda params: jax.tree_util.tree_map_with_path(label, params),
+      ),
+  )
+
+
+def init_state(
+    shape: decoder.DecoderConfig,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+) -> PretrainState:
+  """The state before the first step."""
+  params = decoder.init_params(shape, jax.random.key(seed))
+  return PretrainState(
+      step=jnp.int32(0),
+      params=params,
+      average=jax.tree.map(jnp.copy, params),
+      opt_state=optimizer.init(params),
+      accuracy=jnp.float32(0.0),
+      seconds=jnp.float32(0.0),
+  )
+
+
+def token_loss(
+    params,
+    shape: decoder.DecoderConfig,
+    tokens: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+  """Weighted mean cross-entropy of the next token, in nats.
+
+  Args:
+    params: of `decoder.Decoder(shape)`.
+    shape: the decoder's shape.
+    tokens: `[B, L]` integer.
+    weights: `[B, L]` number, weight of predicting each token.
+  """
+  chex.assert_rank(tokens, 2)
+  chex.assert_equal_shape([tokens, weights])
+  tokens = tokens.astype(jnp.int32)
+  weight = weights[:, 1:].astype(jnp.float32)
+  inputs = tokens[:, :-1]
+  positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+  logits, _, _ = decoder.Decoder(shape).apply(
+      {'params': params}, inputs, positions
+  )
+  target = jax.nn.one_hot(tokens[:, 1:], shape.vocab_size)
+  nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * target, axis=-1)
+  return jnp.sum(nats * weight) / jnp.sum(weight)
+
+
+def make_train_step(
+    shape: decoder.DecoderConfig,
+    optimizer: optax.GradientTransformation,
+    average_decay: float,
+):
+  """Returns jitted (state, tokens, weights) -> (state, loss); state donated."""
+
+  def train_step(state: PretrainState, tokens, weights):
+    loss, grads = jax.value_and_grad(token_loss)(
+        state.params, shape, tokens, weights
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = optax.incremental_update(
+        params, state.average, step_size=1 - average_decay
+    )
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        average=average,
+        opt_state=opt_state,
+    )
+    return state, loss
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+def latest_step(checkpoint_dir: str | pathlib.Path) -> int:
+  """The step that a run would resume from; 0 = from nothing."""
+  directory = pathlib.Path(checkpoint_dir).absolute()
+  if not directory.exists():
+    return 0
+  with ocp.CheckpointManager(directory) as manager:
+    return manager.latest_step() or 0
+
+
+def is_done(state: PretrainState, config: ml_collections.ConfigDict) -> bool:
+  """The target is reached, or the steps are used up."""
+  reached = float(state.accuracy) >= config.target_accuracy
+  return reached or int(state.step) >= config.max_steps
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    shape: decoder.DecoderConfig,
+    corpus: corpus_lib.Corpus,
+    tasks: Sequence[arithmetic.Task],
+    checkpoint_dir: str | pathlib.Path,
+    *,
+    seed: int,
+    write: MetricFn,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> PretrainState:
+  """Trains, or resumes, until `is_done`.
+
+  Args:
+    config: a model's configuration, see configs/arithmetic_pair.py.
+    shape: the decoder's shape.
+    corpus: what it learns from.
+    tasks: held-out tasks that decide when to stop.
+    checkpoint_dir: where the state is kept.
+    seed: of the initial weights.
+    write: called with (step, scalars) every `config.examine_every` steps; loss
+      is the mean since the last time.
+    on_step: called with each step done, for progress.
+
+  Returns:
+    The final state; `average` is the model.
+
+  Raises:
+    FloatingPointError: when the loss is not finite.
+  """
+  optimizer = make_optimizer(config.optimizer)
+  state = init_state(shape, optimizer, seed)
+  train_step = make_train_step(shape, optimizer, config.average_decay)
+  directory = pathlib.Path(checkpoint_dir).absolute()
+  options = ocp.CheckpointManagerOptions(
+      preservation_policy=preservation_policy.LatestN(1)
+  )
+  with ocp.CheckpointManager(directory, options=options) as manager:
+    if (latest := manager.latest_step()) is not None:
+      state = manager.restore(latest, args=ocp.args.StandardRestore(state))
+    clock = time.monotonic() - float(state.seconds)
+    while not is_done(state, config):
+      start = int(state.step)
+      stop = min(start + config.examine_every, config.max_steps)
+      losses = []
+      for step in range(start + 1, stop + 1):
+        state, loss = train_step(state, *corpus.batch(step))
+        losses.append(loss)
+        on_step(step)
+      scalars = {'loss': float(np.mean(jax.device_get(losses)))}
+      if not np.isfinite(scalars['loss']):
+        raise FloatingPointError(f'loss is {scalars["loss"]} by step {stop}')
+      if stop >= config.examine_from:
+        scalars['accuracy'] = examination.accuracy(state.average, shape, tasks)
+      state = state.replace(
+          accuracy=jnp.float32(scalars.get('accuracy', 0.0)),
+          seconds=jnp.float32(time.monotonic() - clock),
+      )
+      write(stop, {'seconds': float(state.seconds), **scalars})
+      manager.save(stop, args=ocp.args.StandardSave(state))
+    manager.wait_until_finished()
+  return state
