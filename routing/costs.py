@@ -107,9 +107,7 @@ def total_cost(
     calls: Iterable[types.Usage], specs: Sequence[RouteSpec], ruler: str
 ) -> float:
   """Cost of a list of calls, in the ruler's own unit."""
-  return float(
-      sum(call_cost(call, specs[call.route], ruler) for call in calls)
-  )
+  return float(sum(call_cost(call, specs[call.route], ruler) for call in calls))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +200,9 @@ class Accounting:
   def __post_init__(self):
     check_ruler(self.ruler)
     if len(self.specs) < 2:
-      raise ValueError(f'Routing needs 2 models or more, got {len(self.specs)}.')
+      raise ValueError(
+          f'Routing needs 2 models or more, got {len(self.specs)}.'
+      )
 
   def spent(self, calls: Iterable[types.Usage]) -> float:
     """What `calls` cost, as a fraction of the expected all-large cost."""

@@ -113,10 +113,12 @@ class LadderCostsTest(parameterized.TestCase):
   def test_flops_of_a_handover_are_about_the_large_models_own(self):
     # What method papers leave out: reading costs the large model as much as
     # writing, so handing over late saves nothing in full FLOPs.
-    ladder = _ladder([
-        types.Completion(0, 1, 0, '', 10, 90, 0.0, True),
-        types.Completion(1, 1, 0, '', 50, 50, 0.0, True),
-    ])
+    ladder = _ladder(
+        [
+            types.Completion(0, 1, 0, '', 10, 90, 0.0, True),
+            types.Completion(1, 1, 0, '', 50, 50, 0.0, True),
+        ]
+    )
     got = costs.ladder_costs(ladder, _SPECS, 'flops', draft_is_paid=False)
     self.assertAlmostEqual(
         (got.handover[1, 0] - got.drafts[0]) / got.all_large, 1.0

@@ -196,8 +196,8 @@ class EmbeddedEngine:
         if self._slots[i].session == job.request.session
     ]
     common, index = max(own, default=(0, 0))
-    job.slot = -index if common else min(
-        free, key=lambda i: self._slots[i].last_used
+    job.slot = (
+        -index if common else min(free, key=lambda i: self._slots[i].last_used)
     )
     slot = self._slots[job.slot]
     slot.session, slot.is_busy = job.request.session, True
@@ -221,7 +221,9 @@ class EmbeddedEngine:
     new = [job.tokens[k:-1] for job, k in zip(jobs, known, strict=True)]
     width = max(map(len, new))
     if width:
-      width = next((w for w in _PREFILL_BUCKETS if w >= width), self._max_length)
+      width = next(
+          (w for w in _PREFILL_BUCKETS if w >= width), self._max_length
+      )
       tokens = np.zeros((size, width), np.int32)
       for i, ids in enumerate(new):
         tokens[i, : len(ids)] = ids

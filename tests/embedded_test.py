@@ -1,0 +1,187 @@
+"""Tests of the embedded engine: batches, sessions and seeds change nothing."""
+
+import asyncio
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from routing import types
+from routing.engines import embedded
+from routing.engines import engine as engine_lib
+from routing.lm import decoder
+from routing.lm import tokenizer as tokenizer_lib
+from routing.problems import arithmetic
+
+_TOKENIZER = tokenizer_lib.Tokenizer()
+_CONFIG = decoder.DecoderConfig(
+    vocab_size=len(_TOKENIZER),
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=32,
+    mlp_size=16,
+)
+# Weights far from zero, so that an untrained model is decided, not uniform.
+_PARAMS = jax.tree.map(
+    lambda x: 3.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
+)
+_QUESTIONS = [
+    problem.question for problem in arithmetic.load(1, test=40)['test']
+]
+
+
+def _engine(**fields):
+  return embedded.EmbeddedEngine(
+      'tiny', 0, _CONFIG, _PARAMS, _TOKENIZER, **fields
+  )
+
+
+def _write(engine, requests):
+  """All requests at once; the engine is closed after."""
+
+  async def run():
+    try:
+      return await asyncio.gather(*map(engine.write, requests))
+    finally:
+      await engine.close()
+
+  return asyncio.run(run())
+
+
+def _request(i, **fields):
+  fields = {'max_tokens': 40, 'session': f's{i}', 'to_end': True, **fields}
+  return engine_lib.Request(question=_QUESTIONS[i], **fields)
+
+
+def _ids(steps):
+  return [i for step in steps for i in step.token_ids]
+
+
+class EmbeddedEngineTest(parameterized.TestCase):
+
+  @parameterized.parameters(0.0, 1.0)
+  def test_a_result_does_not_depend_on_its_batch(self, temperature):
+    # The tokens are the same; their log-probabilities up to the rounding of
+    # matrix products of another shape.
+    requests = [_request(i, seed=i, temperature=temperature) for i in range(40)]
+    together = _write(_engine(), requests)
+    for i in (0, 17, 39):
+      (alone,) = _write(_engine(), [requests[i]])
+      self.assertEqual(_ids(alone), _ids(together[i]))
+      for a, b in zip(alone, together[i], strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
+        np.testing.assert_allclose(a.hidden, b.hidden, atol=1e-4)
+
+  def test_seeds_matter_when_sampling_only(self):
+    for temperature, same in ((1.0, False), (0.0, True)):
+      a, b = _write(
+          _engine(),
+          [
+              _request(0, seed=1, temperature=temperature, session='a'),
+              _request(0, seed=2, temperature=temperature, session='b'),
+          ],
+      )
+      self.assertEqual(_ids(a) == _ids(b), same)
+
+  def test_step_by_step_is_the_whole_answer(self):
+    (whole,) = _write(_engine(), [_request(3)])
+
+    async def by_steps(engine):
+      steps = []
+      while sum(len(s.token_ids) for s in steps) < len(_ids(whole)):
+        left = 40 - sum(len(step.token_ids) for step in steps)
+        trace = ''.join(step.text for step in steps)
+        request = _request(3, to_end=False, trace=trace, max_tokens=left)
+        steps += await engine.write(request)
+      await engine.close()
+      return steps
+
+    steps = asyncio.run(by_steps(_engine()))
+    self.assertEqual(_ids(steps), _ids(whole))
+    self.assertLen(steps, len(whole))
+
+  def test_a_session_reads_its_own_tokens_from_the_cache(self):
+    question = _QUESTIONS[0]
+    length = len(_TOKENIZER.encode(question))
+
+    async def run(engine):
+      (first,) = await engine.write(_request(0, to_end=False, max_tokens=5))
+      again = await engine.write(
+          _request(0, trace=first.text, to_end=False, max_tokens=5)
+      )
+      other = await engine.write(
+          _request(0, trace=first.text, session='other', max_tokens=5)
+      )
+      await engine.close()
+      return first.usage, again[0].usage, other[0].usage
+
+    first, again, other = asyncio.run(run(_engine()))
+    self.assertEqual((first.read, first.cached, first.written), (length, 0, 5))
+    self.assertEqual((again.read, again.cached), (0, length + 5))
+    self.assertEqual((other.read, other.cached), (length + 5, 0))
+
+  def test_another_branch_of_a_trace_shares_only_the_common_part(self):
+    traces = ['a) P gets 27: 12', 'a) P gets 27: 45 + ']
+    common = len(_TOKENIZER.encode(_QUESTIONS[0] + 'a) P gets 27: '))
+
+    async def run(engine):
+      for trace in traces:
+        steps = await engine.write(_request(0, trace=trace, max_tokens=6))
+      await engine.close()
+      return steps
+
+    branched = asyncio.run(run(_engine()))
+    (fresh,) = _write(_engine(), [_request(0, trace=traces[1], max_tokens=6)])
+    self.assertEqual(branched[0].usage.cached, common)
+    self.assertEqual(_ids(branched), _ids(fresh))
+    np.testing.assert_allclose(
+        branched[0].log_probs, fresh[0].log_probs, atol=1e-5
+    )
+
+  def test_more_sessions_than_slots_are_read_again_not_mixed_up(self):
+    requests = [_request(i) for i in range(40)]
+    few = _write(_engine(max_batch=4, num_slots=4), requests)
+    many = _write(_engine(), requests)
+    self.assertEqual([_ids(s) for s in few], [_ids(s) for s in many])
+
+  def test_steps_carry_their_evidence(self):
+    (steps,) = _write(_engine(), [_request(5)])
+    for step in steps:
+      count = len(step.token_ids)
+      self.assertEqual(step.log_probs.shape, (count,))
+      self.assertEqual(step.top_log_probs.shape, (count, 5))
+      self.assertEqual(step.hidden.shape, (2 * _CONFIG.hidden_size,))
+      # Greedy: the token written is the most likely one.
+      np.testing.assert_allclose(step.log_probs, step.top_log_probs[:, 0])
+      self.assertGreater(step.usage.seconds, 0.0)
+
+  def test_no_room_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'max_tokens is 0'):
+      _write(_engine(), [_request(0, max_tokens=0)])
+
+  def test_an_error_reaches_its_caller_and_the_engine_goes_on(self):
+    async def run(engine):
+      bad = engine_lib.Request(question='What is 2 + 2?', session='bad')
+      results = await asyncio.gather(
+          engine.write(bad), engine.write(_request(0)), return_exceptions=True
+      )
+      await engine.close()
+      return results
+
+    error, steps = asyncio.run(run(_engine()))
+    self.assertIsInstance(error, ValueError)
+    self.assertIsInstance(steps[0], types.Step)
+
+  @parameterized.parameters(
+      dict(max_batch=0), dict(max_batch=999), dict(max_batch=64, num_slots=8)
+  )
+  def test_bad_sizes_are_refused(self, **fields):
+    with self.assertRaises(ValueError):
+      _engine(**fields)
+
+
+if __name__ == '__main__':
+  absltest.main()
