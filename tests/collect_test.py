@@ -77,6 +77,24 @@ class CollectTest(parameterized.TestCase):
         self.assertEqual(c.read, len(problem.question) + len(kept))
         self.assertEqual(c.written, len(c.text))
 
+  def test_grades_the_whole_answer(self):
+    (problem,) = scripted_pair.make_problems(1)
+    engines = [
+        scripted.ScriptedEngine('s', 0, scripted.recite('a\n\nb\n\nc')),
+        scripted.ScriptedEngine('l', 1, scripted.recite('A\n\nB\n\nC')),
+    ]
+    plan = collect.Plan(_SAMPLING)
+    for right in ('A\n\nB\n\nC', 'a\n\nB\n\nC', 'a\n\nb\n\nC', 'a\n\nb\n\nc'):
+      ladder = asyncio.run(
+          collect.collect_ladder(
+              problem, engines, plan, lambda text, _, right=right: text == right
+          )
+      )
+      got = [c.is_correct for c in ladder.completions] + [ladder.is_correct]
+      self.assertEqual(sum(got), 1)
+      # The number of small steps in the right answer is where to hand over.
+      self.assertTrue(got[sum(map(right.count, 'abc'))])
+
   def test_both_outcomes_occur(self):
     ladders = _collect(
         scripted_pair.make_problems(60), scripted_pair.make_engines(2)

@@ -34,6 +34,14 @@ class _HandOverAt:
     return types.Decision(route=self.route if here else 0, score=0.5)
 
 
+class _Narrow(scripted.ScriptedEngine):
+  """Holds 5 tokens of question and answer, whatever it is asked for."""
+
+  async def write(self, request):
+    room = 5 - self.count_tokens(request.question, request.trace)
+    return await super().write(dataclasses.replace(request, max_tokens=room))
+
+
 def _answer(problem, router, engines=None, view='peek', **kwargs):
   settings = dict(
       protocol=protocols.Protocol('escalate', view),
@@ -145,6 +153,12 @@ class AnswerTest(parameterized.TestCase):
     sampling = driver.Sampling(max_steps=6, max_tokens=8)
     got = _answer(problem, _HandOverAt(1), engines, sampling=sampling)
     self.assertEqual(got.text, 'a\n\nB\n\n##')
+
+  def test_a_step_that_the_engine_cut_off_ends_a_trace(self):
+    problem, engines = _recital('a\n\nbcd\n\n#### 3', '#### 3')
+    engines[0] = _Narrow('s', 0, engines[0].script)
+    got = _answer(problem, _HandOverAt(99), engines)
+    self.assertEqual(got.text, 'a\n\nb')
 
   def test_sessions_are_never_shared(self):
     problem, engines = _recital('a\n\n#### 4', '#### 3')
