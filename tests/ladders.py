@@ -44,14 +44,14 @@ def make_ladders(
     scores = np.round(scores * num_levels / 4) * 4 / num_levels
   correct, loss, cost = [], [], []
   # The largest model's own samples, against which every loss is paired.
-  skill = np.linspace(0.8, 0.95, num_routes - 1)
+  skill = np.linspace(0.95, 0.8, num_routes - 1)[::-1]
   draws = rng.random((num_problems, num_steps, num_routes - 1, num_samples))
   chance = np.where(is_clean[..., None], skill, 0.1 * skill)
   is_right = draws < chance[..., None]
   largest = is_right[:, 0, -1]
   correct = is_right.mean(axis=-1)
   loss = (largest[:, None, None] & ~is_right).mean(axis=-1)
-  price = np.linspace(0.6, 1.0, num_routes - 1) * LARGE_STEP
+  price = np.linspace(1.0, 0.6, num_routes - 1)[::-1] * LARGE_STEP
   left = (lengths[:, None] - steps)[..., None]
   cost = (
       SMALL_STEP * (steps[:, None] + 1)

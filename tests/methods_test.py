@@ -33,7 +33,7 @@ class MethodsTest(parameterized.TestCase):
             got.test.cost, got.test.correct, got.test.gain, got.test.loss
         ),
     )
-    np.testing.assert_array_equal(other.on_hull().cost, got.test.correct[hull])
+    np.testing.assert_array_equal(other.points().cost, got.test.correct[hull])
     np.testing.assert_array_equal(other.at_budget(0.5).cost.shape, (1, 200))
 
   def test_evidence_beats_chance_and_the_oracle_beats_all(self):
@@ -43,8 +43,8 @@ class MethodsTest(parameterized.TestCase):
         area(points)
         for points in (
             methods.random_hazard(validation, test).test,
-            methods.fixed_step(validation, test).on_hull(),
-            by_score.on_hull(),
+            methods.fixed_step(validation, test).points(),
+            by_score.points(),
             replay.oracle([test], methods.PRICES),
         )
     ]
@@ -62,7 +62,7 @@ class MethodsTest(parameterized.TestCase):
         [unseen, noise.normal(size=unseen.shape)],
     )
     self.assertAlmostEqual(
-        area(pooled.on_hull()), area(alone.on_hull()), delta=0.01
+        area(pooled.points()), area(alone.points()), delta=0.01
     )
 
   @parameterized.parameters(0.25, 0.6)
@@ -86,7 +86,7 @@ class MethodsTest(parameterized.TestCase):
 
   def test_coin_is_the_line_between_the_models(self):
     validation, _, test, _ = splits(50)
-    got = methods.coin_per_question(validation, test).on_hull()
+    got = methods.coin_per_question(validation, test).points()
     np.testing.assert_allclose(got.mean_cost, [0.1875, 1.0])
 
 

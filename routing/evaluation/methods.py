@@ -22,15 +22,22 @@ PRICES = (0, 0.01, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 30)
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-  """The same K policies, replayed on validation and on test problems."""
+  """The same K policies, replayed on validation and on test problems.
+
+  is_selective: only the policies on the validation hull make the curve. False
+    for a curve that is to be shown as it is.
+  """
 
   validation: replay.Points
   test: replay.Points
+  is_selective: bool = True
 
-  def on_hull(self) -> replay.Points:
-    """The test outcomes of the policies on the validation hull."""
-    points = self.validation
-    return self.test.take(metrics.upper_hull(points.mean_cost, points.accuracy))
+  def points(self) -> replay.Points:
+    """The test outcomes of the policies that make the curve."""
+    if not self.is_selective:
+      return self.test
+    cost, accuracy = self.validation.mean_cost, self.validation.accuracy
+    return self.test.take(metrics.upper_hull(cost, accuracy))
 
   def at_budget(self, budget: float) -> replay.Points:
     """The test outcome of the best policy within budget on validation.
@@ -87,9 +94,14 @@ def fixed_step(
 def random_hazard(
     validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
 ) -> Candidates:
-  """Hand over at every step with the same chance."""
+  """Hand over at every step with the same chance.
+
+  Not selective: the hull would mix its two ends, which is the fixed step.
+  """
   return Candidates(
-      replay.at_hazards(validation, HAZARDS), replay.at_hazards(test, HAZARDS)
+      replay.at_hazards(validation, HAZARDS),
+      replay.at_hazards(test, HAZARDS),
+      is_selective=False,
   )
 
 

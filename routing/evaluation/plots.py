@@ -1,0 +1,221 @@
+"""Accuracy against cost, drawn from results alone."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from routing.evaluation import tables
+
+# Okabe and Ito's palette, told apart by colour-blind readers; the line styles
+# tell the methods apart without any colour.
+STYLES = {
+    'oracle': dict(color='#000000', linestyle=':', linewidth=1.2),
+    'policy': dict(color='#0072B2', linestyle='-', linewidth=2.4),
+    'supervised': dict(color='#009E73', linestyle='-', linewidth=1.3),
+    'confidence': dict(color='#D55E00', linestyle='--', linewidth=1.5),
+    'fixed step': dict(color='#E69F00', linestyle='-.', linewidth=1.4),
+    'random': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
+}
+_XLABEL = {
+    'price': 'price, fraction of all-large',
+    'flops': 'FLOPs, fraction of all-large',
+    'decoded': 'decoded tokens x parameters, fraction of all-large',
+    'seconds': 'seconds, fraction of all-large',
+}
+_INK, _FAINT = '#222222', '#BBBBBB'
+
+
+def _pyplot():
+  """matplotlib without a display; imported here, since it is slow to load."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  return pyplot
+
+
+def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
+  """The policy's band, then all curves with it on top, then the two models."""
+  methods = figures['methods']
+  for name in reversed(STYLES):
+    if name not in methods:
+      continue
+    curve, style = methods[name]['curve'], STYLES[name]
+    if name == 'policy':
+      axes.fill_between(
+          curve['cost'],
+          curve['low'],
+          curve['high'],
+          color=style['color'],
+          alpha=0.18,
+          linewidth=0,
+      )
+    axes.plot(
+        curve['cost'],
+        curve['accuracy'],
+        zorder=4 if name == 'policy' else 3,
+        label=tables.LABELS[name],
+        **style,
+    )
+  anchors = figures['anchors']
+  for model, offset, side in (
+      ('small', (6, -12), 'left'),
+      ('large', (-3, 6), 'right'),
+  ):
+    where = anchors[f'{model}_cost'], anchors[f'{model}_accuracy']
+    axes.plot(*where, 'o', color=_INK, markersize=5, zorder=5)
+    axes.annotate(
+        f'{model} alone',
+        where,
+        xytext=offset,
+        textcoords='offset points',
+        ha=side,
+        color=_INK,
+        fontsize=8,
+    )
+
+
+def _clean(axes, ruler: str) -> None:
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color(_FAINT)
+  axes.tick_params(colors=_INK, labelsize=8, length=3)
+  axes.set_xlabel(_XLABEL.get(ruler, ruler), fontsize=9, color=_INK)
+  axes.grid(axis='y', color='#EEEEEE', linewidth=0.8)
+  axes.set_axisbelow(True)
+
+
+def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
+  """The costs that are drawn: from a little below small to a little above 1."""
+  curves = [x['curve']['cost'] for x in figures['methods'].values()]
+  right = min(max(max(x) for x in curves), 1.3)
+  return (
+      max(figures['anchors']['small_cost'] - 0.05, 0.0),
+      max(right, 1.0) + 0.1,
+  )
+
+
+def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
+  """Moves rising label heights apart until `gap` is between neighbours."""
+  placed = np.array(heights, float)
+  for _ in range(200):
+    overlap = gap - np.diff(placed)
+    if (overlap <= 1e-9).all():
+      break
+    for index in np.flatnonzero(overlap > 1e-9):
+      push = overlap[index] / 2
+      placed[index] -= push
+      placed[index + 1] += push
+  return placed
+
+
+def _label_curves(axes, figures: Mapping[str, Any]) -> None:
+  """Names the curves in the empty lower right, each tied to its own curve."""
+  names = [name for name in STYLES if name in figures['methods']]
+  names.remove('oracle')  # Far above the others, it is named in its place.
+  low, high = axes.get_ylim()
+  left, right = axes.get_xlim()
+  # Curves differ most half-way; the label column stands right of the ties.
+  at, column = left + 0.42 * (right - left), left + 0.68 * (right - left)
+  height = {}
+  for name in names:
+    curve = figures['methods'][name]['curve']
+    height[name] = float(np.interp(at, curve['cost'], curve['accuracy']))
+  names.sort(key=height.get)
+  oracle = figures['methods']['oracle']['curve']
+  start = left + 0.2 * (right - left)
+  axes.annotate(
+      tables.LABELS['oracle'],
+      (start, float(np.interp(start, oracle['cost'], oracle['accuracy']))),
+      xytext=(-8, 4),
+      textcoords='offset points',
+      ha='right',
+      fontsize=9,
+      color=STYLES['oracle']['color'],
+  )
+  gap = 0.052 * (high - low)
+  wanted = np.array([height[name] for name in names])
+  placed = _spread(wanted, gap)
+  placed += min(0.0, low + 0.62 * (high - low) - placed[-1])
+  placed += max(0.0, low + 0.04 * (high - low) - placed[0])
+  for name, y in zip(names, placed, strict=True):
+    axes.annotate(
+        tables.LABELS[name],
+        (at, height[name]),
+        xytext=(column, y),
+        color=STYLES[name]['color'],
+        fontsize=9,
+        fontweight='bold' if name == 'policy' else 'normal',
+        va='center',
+        arrowprops=dict(
+            arrowstyle='-',
+            color=STYLES[name]['color'],
+            linewidth=0.6,
+            alpha=0.6,
+            relpos=(0, 0.5),
+            shrinkA=2,
+            shrinkB=0,
+        ),
+    )
+
+
+def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
+  """Draws the constraint's ruler: curves, 95 % band, models, the oracle."""
+  pyplot = _pyplot()
+  ruler = results['ruler']
+  figures = results['rulers'][ruler]
+  figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout='constrained')
+  _draw_curves(axes, figures)
+  axes.set_xlim(_limits(figures))
+  _clean(axes, ruler)
+  _label_curves(axes, figures)
+  axes.set_ylabel('accuracy', fontsize=9, color=_INK)
+  num_seeds = len(results['seeds'])
+  axes.set_title(
+      f'{results["num_problems"]["test"]:,} test problems, {num_seeds} policy '
+      f'seed{"s" if num_seeds > 1 else ""}; band: 95 % over both',
+      fontsize=9,
+      color=_INK,
+      loc='left',
+  )
+  figure.savefig(path, dpi=180)
+  pyplot.close(figure)
+
+
+def rulers(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
+  """Draws the same decisions under every ruler, side by side."""
+  pyplot = _pyplot()
+  names = list(results['rulers'])
+  num_rows = -(-len(names) // 2)
+  figure, grid = pyplot.subplots(
+      num_rows,
+      min(len(names), 2),
+      figsize=(8.0, 3.1 * num_rows + 0.4),
+      sharey=True,
+      squeeze=False,
+      layout='constrained',
+  )
+  for axes in grid.flat[len(names) :]:
+    axes.set_visible(False)
+  for axes, ruler in zip(grid.flat, names, strict=False):
+    figures = results['rulers'][ruler]
+    _draw_curves(axes, figures)
+    axes.set_xlim(_limits(figures))
+    _clean(axes, ruler)
+    flag = ', the constraint' if ruler == results['ruler'] else ''
+    axes.set_title(f'{ruler}{flag}', fontsize=9, color=_INK, loc='left')
+  for axes in grid[:, 0]:
+    axes.set_ylabel('accuracy', fontsize=9, color=_INK)
+  handles, labels = grid.flat[0].get_legend_handles_labels()
+  figure.legend(
+      handles[::-1],
+      labels[::-1],
+      loc='outside lower center',
+      ncols=3,
+      fontsize=8,
+      frameon=False,
+  )
+  figure.savefig(path, dpi=180)
+  pyplot.close(figure)

@@ -1,0 +1,179 @@
+"""What `results.json` holds: plain numbers, so that any report can be redrawn.
+
+results = {
+  'schema': 1,
+  'ruler': the ruler of the constraint,
+  'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
+  'rulers': {ruler: see `of_ruler`},
+  'live': [one entry per named point and seed],
+}
+A target that is never reached, and a figure that does not exist, is null.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from routing.calibration import bounds
+from routing.evaluation import bootstrap
+from routing.evaluation import methods as methods_lib
+from routing.evaluation import metrics
+from routing.evaluation import replay
+
+SCHEMA = 1
+_CURVE_POINTS = 161
+_INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
+
+Method = Sequence[methods_lib.Candidates]  # One per policy seed.
+
+
+def anchors_of(small: replay.Points, large: replay.Points) -> metrics.Anchors:
+  """The two models alone, on the test problems."""
+  return metrics.Anchors(
+      small_accuracy=float(small.accuracy[0]),
+      small_cost=float(small.mean_cost[0]),
+      large_accuracy=float(large.accuracy[0]),
+      large_cost=float(large.mean_cost[0]),
+  )
+
+
+def rate(values: np.ndarray) -> dict[str, float]:
+  """The mean of `[N]` values in [0, 1] with its exact 95 % interval."""
+  low, high = bounds.interval(values, _INTERVAL_DELTA)
+  return {'mean': float(values.mean()), 'low': low, 'high': high}
+
+
+def _at_budget(method: Method, budget: float) -> dict[str, Any]:
+  """Figures of the policies picked for a budget, a row per seed."""
+  picked = [candidates.at_budget(budget) for candidates in method]
+  return {
+      'accuracy': [float(p.accuracy[0]) for p in picked],
+      'cost': [float(p.mean_cost[0]) for p in picked],
+      'loss': [rate(p.loss[0]) for p in picked],
+      'gain': [rate(p.gain[0]) for p in picked],
+  }
+
+
+def _curve(
+    hulls: Sequence[replay.Points], draws: bootstrap.Draws
+) -> dict[str, list[float]]:
+  """The mean curve over seeds where all seeds reach, with its 95 % band."""
+  low = max(float(points.mean_cost.min()) for points in hulls)
+  high = min(float(points.mean_cost.max()) for points in hulls)
+  grid = np.linspace(low, high, _CURVE_POINTS)
+  samples = bootstrap.curves(hulls, draws, grid)
+  band = np.quantile(samples[1:], [0.025, 0.975], axis=0)
+  return {
+      'cost': grid.tolist(),
+      'accuracy': samples[0].tolist(),
+      'low': band[0].tolist(),
+      'high': band[1].tolist(),
+  }
+
+
+def of_method(
+    hulls: Sequence[replay.Points],
+    draws: bootstrap.Draws,
+    anchors: metrics.Anchors,
+    oracle_area: float,
+) -> dict[str, Any]:
+  """All figures of one method's curves, one set of points per seed."""
+  curve = _curve(hulls, draws)
+  samples = bootstrap.curves(hulls, draws, metrics.AREA_GRID).mean(axis=1)
+  figures = metrics.summary(
+      np.array(curve['cost']), np.array(curve['accuracy']), anchors, oracle_area
+  )
+  # From the points themselves, which the drawn curve only samples.
+  area = dataclasses.asdict(bootstrap.interval(samples))
+  figures['headroom_share'] = metrics.headroom_share(
+      area['mean'], oracle_area, anchors
+  )
+  return {
+      'points': [
+          np.stack([p.mean_cost, p.accuracy], axis=1).tolist() for p in hulls
+      ],
+      'curve': curve,
+      **figures,
+      'area': {
+          **area,
+          'per_seed': [metrics.area(p.mean_cost, p.accuracy) for p in hulls],
+      },
+  }
+
+
+def of_ruler(
+    methods: Mapping[str, Method],
+    oracle: replay.Points,
+    anchors: metrics.Anchors,
+    draws: bootstrap.Draws,
+    reference: str,
+) -> dict[str, Any]:
+  """All methods in one ruler.
+
+  Args:
+    methods: candidates by name, one per seed.
+    oracle: its points on the test problems.
+    anchors: the models alone.
+    draws: resamples of the test problems and of the seeds.
+    reference: name of the method from which all others are subtracted.
+
+  Returns:
+    anchors; methods (the oracle among them): points, curve, area and figures of
+    `metrics.summary`, `at_budget`; differences: area of `reference` minus area
+    of each other method, paired.
+  """
+  hulls = {
+      name: [candidates.points() for candidates in method]
+      for name, method in methods.items()
+  }
+  oracle_area = metrics.area(oracle.mean_cost, oracle.accuracy)
+  figures = {
+      name: of_method(points, draws, anchors, oracle_area)
+      for name, points in {**hulls, 'oracle': [oracle]}.items()
+  }
+  for name, method in methods.items():
+    figures[name]['at_budget'] = {
+        f'{budget:g}': _at_budget(method, budget) for budget in metrics.BUDGETS
+    }
+  differences = {
+      name: dataclasses.asdict(
+          bootstrap.area_difference(hulls[reference], points, draws)
+      )
+      for name, points in hulls.items()
+      if name != reference
+  }
+  return {
+      'anchors': dataclasses.asdict(anchors),
+      'methods': figures,
+      'reference': reference,
+      'differences': differences,
+  }
+
+
+def to_json(value: Any) -> Any:
+  """The same with null for what is not finite, and plain Python numbers."""
+  if isinstance(value, Mapping):
+    return {str(key): to_json(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [to_json(item) for item in value]
+  if isinstance(value, np.ndarray):
+    return to_json(value.tolist())
+  if isinstance(value, np.generic):
+    return to_json(value.item())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def check(results: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns `results`, or raises ValueError if they are of another schema."""
+  if results.get('schema') != SCHEMA:
+    raise ValueError(
+        f'The results are of schema {results.get("schema")!r}; allowed: '
+        f'{SCHEMA}.'
+    )
+  return results

@@ -1,0 +1,194 @@
+"""Tables from results: one for the terminal, one in Markdown."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Rows in the order of the table; the key is a method's name in the results.
+LABELS = {
+    'policy': 'learned policy',
+    'supervised': 'supervised learner',
+    'confidence': 'confidence threshold',
+    'fixed step': 'best fixed step',
+    'coin': 'coin per question',
+    'random': 'random per step',
+    'oracle': 'oracle',
+}
+COLUMNS = (
+    'method',
+    'area [95 %]',
+    'policy minus it',
+    'acc @.2',
+    'acc @.4',
+    'acc @.6',
+    'gap recovered',
+    'cost, 95 % of gap',
+    'cost @.4',
+    'loss @.4',
+    '[95 %]',
+    'gain @.4',
+    'headroom',
+)
+# A terminal has room for these.
+_NARROW = (
+    'method',
+    'area [95 %]',
+    'policy minus it',
+    'acc @.4',
+    'cost @.4',
+    'gap recovered',
+    'loss @.4',
+)
+_MISSING = '-'
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+  if value is None:
+    return _MISSING
+  text = f'{value:.{digits}f}'
+  return text.replace('0.', '.', 1) if text.startswith(('0.', '-0.')) else text
+
+
+def _signed(value: float | None) -> str:
+  text = _number(value)
+  return text if value is None or value < 0 else f'+{text}'
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+  low, high = _number(figure['low']), _number(figure['high'])
+  return f'{_number(figure["mean"])} [{low}, {high}]'
+
+
+def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Mean over seeds; the interval spans those of the single seeds."""
+  return {
+      'mean': float(np.mean([x['mean'] for x in rates])),
+      'low': min(x['low'] for x in rates),
+      'high': max(x['high'] for x in rates),
+  }
+
+
+def _difference(figures: Mapping[str, Any], name: str) -> str:
+  difference = figures['differences'].get(name)
+  if difference is None:
+    return _MISSING
+  low, high = _signed(difference['low']), _signed(difference['high'])
+  return f'{_signed(difference["mean"])} [{low}, {high}]'
+
+
+def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
+  method = figures['methods'][name]
+  row = [
+      LABELS.get(name, name),
+      _interval(method['area']),
+      _difference(figures, name),
+      *(_number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
+      _number(method['mean_gap_recovered']),
+      _number(method['cost_to_recover']['95']),
+  ]
+  at_budget = method.get('at_budget', {}).get('0.4')
+  if at_budget is None:
+    row += [_MISSING] * 4
+  else:
+    loss = _mean_rate(at_budget['loss'])
+    row += [
+        _number(float(np.mean(at_budget['cost']))),
+        _number(loss['mean']),
+        f'[{_number(loss["low"])}, {_number(loss["high"])}]',
+        _number(_mean_rate(at_budget['gain'])['mean']),
+    ]
+  return row + [_number(method['headroom_share'], 2)]
+
+
+def rows(results: Mapping[str, Any], ruler: str) -> list[list[str]]:
+  """Cells of one ruler's table, a row per method, as in `COLUMNS`."""
+  figures = results['rulers'][ruler]
+  named = [name for name in LABELS if name in figures['methods']]
+  others = [name for name in figures['methods'] if name not in LABELS]
+  return [_method_row(figures, name) for name in named + others]
+
+
+def title(results: Mapping[str, Any], ruler: str) -> str:
+  """What the table is of, with the two models alone."""
+  anchors = results['rulers'][ruler]['anchors']
+  flag = ' (the constraint)' if ruler == results['ruler'] else ''
+  return (
+      f'Ruler {ruler}{flag}: small alone {_number(anchors["small_accuracy"])} '
+      f'at cost {_number(anchors["small_cost"])}, large alone '
+      f'{_number(anchors["large_accuracy"])} at cost 1'
+  )
+
+
+def rich_table(results: Mapping[str, Any], ruler: str) -> Any:
+  """The table of one ruler, for a `rich` console."""
+  from rich import table as table_lib
+
+  table = table_lib.Table(title=title(results, ruler))
+  for name in _NARROW:
+    justify = 'left' if name == 'method' else 'right'
+    table.add_column(name, justify=justify, no_wrap=True)
+  for row in rows(results, ruler):
+    cells = [row[COLUMNS.index(name)] for name in _NARROW]
+    table.add_row(*cells, style='bold' if row[0] == LABELS['policy'] else None)
+  return table
+
+
+def _markdown_table(
+    columns: Sequence[str], cells: Sequence[Sequence[str]]
+) -> str:
+  lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *cells]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+LIVE_COLUMNS = (
+    'point',
+    'seed',
+    'accuracy live',
+    'replay',
+    'cost live',
+    'replay',
+    'same outcome',
+)
+
+
+def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
+  """Cells of the live table, a row per named point and seed."""
+  return [
+      [
+          entry['name'],
+          str(entry['seed']),
+          _number(entry['accuracy']),
+          _number(entry['predicted_accuracy']),
+          _number(entry['cost']),
+          _number(entry['predicted_cost']),
+          f'{entry["num_agreeing"]}/{entry["num_problems"]}',
+      ]
+      for entry in results['live']
+  ]
+
+
+def rich_live_table(results: Mapping[str, Any]) -> Any:
+  """The live table, for a `rich` console."""
+  from rich import table as table_lib
+
+  table = table_lib.Table(title='Answered live, against the replay')
+  for name in LIVE_COLUMNS:
+    table.add_column(name, justify='left' if name == 'point' else 'right')
+  for row in live_rows(results):
+    table.add_row(*row)
+  return table
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+  """All rulers, the constraint's first, then the live table."""
+  rulers = sorted(results['rulers'], key=lambda x: x != results['ruler'])
+  parts = []
+  for ruler in rulers:
+    parts.append(f'### {title(results, ruler)}')
+    parts.append(_markdown_table(COLUMNS, rows(results, ruler)))
+  if results['live']:
+    parts.append('### Answered live, against the replay')
+    parts.append(_markdown_table(LIVE_COLUMNS, live_rows(results)))
+  return '\n\n'.join(parts) + '\n'

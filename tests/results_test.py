@@ -1,0 +1,179 @@
+"""Results, tables and plots of one synthetic experiment."""
+
+import io
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing.evaluation import bootstrap
+from routing.evaluation import methods
+from routing.evaluation import metrics
+from routing.evaluation import plots
+from routing.evaluation import replay
+from routing.evaluation import results as results_lib
+from routing.evaluation import tables
+from tests import ladders
+
+
+def make_results(num_problems=300, resamples=50):
+  """Two rulers alike; the policy has two seeds, one of them a little noisy."""
+  validation, seen = ladders.make_outcomes(num_problems, seed=1)
+  test, unseen = ladders.make_outcomes(num_problems, seed=2)
+  noise = np.random.default_rng(0)
+
+  def by_score(spread):
+    return methods.thresholded(
+        validation,
+        [seen + spread * noise.normal(size=seen.shape)],
+        test,
+        [unseen + spread * noise.normal(size=unseen.shape)],
+        30,
+    )
+
+  candidates = {
+      'policy': [by_score(0.0), by_score(0.2)],
+      'confidence': [by_score(1.0)],
+      'fixed step': [methods.fixed_step(validation, test)],
+      'coin': [methods.coin_per_question(validation, test)],
+      'random': [methods.random_hazard(validation, test)],
+  }
+  anchors = results_lib.anchors_of(
+      replay.at_steps(test, [test.num_steps]), replay.largest_alone(test)
+  )
+  draws = bootstrap.draw(num_problems, [1, 2], resamples, seed=0)
+  one = results_lib.of_ruler(
+      candidates,
+      replay.oracle([test], methods.PRICES),
+      anchors,
+      draws,
+      'policy',
+  )
+  live = dict(
+      name='cost<=0.4',
+      seed=0,
+      num_problems=20,
+      accuracy=0.7,
+      cost=0.39,
+      predicted_accuracy=0.7,
+      predicted_cost=0.39,
+      num_agreeing=20,
+  )
+  content = results_lib.to_json(
+      {
+          'schema': results_lib.SCHEMA,
+          'ruler': 'price',
+          'num_problems': {'test': num_problems},
+          'seeds': [0, 1],
+          'resamples': resamples,
+          'rulers': {'flops': one, 'price': one},
+          'live': [live],
+      }
+  )
+  return content, candidates
+
+
+class ResultsTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.results, cls.candidates = make_results()
+    cls.figures = cls.results['rulers']['price']
+
+  def test_area_is_the_mean_over_seeds(self):
+    hulls = [c.points() for c in self.candidates['policy']]
+    areas = [metrics.area(x.mean_cost, x.accuracy) for x in hulls]
+    got = self.figures['methods']['policy']['area']
+    self.assertAlmostEqual(got['mean'], np.mean(areas))
+    np.testing.assert_allclose(got['per_seed'], areas)
+    self.assertBetween(got['mean'], got['low'], got['high'])
+
+  def test_differences_are_between_the_areas(self):
+    areas = {k: v['area']['mean'] for k, v in self.figures['methods'].items()}
+    self.assertNotIn('policy', self.figures['differences'])
+    for name, difference in self.figures['differences'].items():
+      self.assertAlmostEqual(difference['mean'], areas['policy'] - areas[name])
+
+  def test_coin_has_the_figures_of_the_line(self):
+    coin = self.figures['methods']['coin']
+    self.assertAlmostEqual(coin['headroom_share'], 0.0)
+    self.assertAlmostEqual(coin['mean_gap_recovered'], 0.5)
+    self.assertAlmostEqual(coin['relative_ibc_gain_at']['0.4'], 0.0)
+    self.assertAlmostEqual(
+        self.figures['methods']['oracle']['headroom_share'], 1.0
+    )
+
+  def test_rates_at_a_budget_have_exact_intervals(self):
+    (candidates,) = self.candidates['confidence']
+    want = candidates.at_budget(0.4)
+    got = self.figures['methods']['confidence']['at_budget']['0.4']
+    self.assertAlmostEqual(got['loss'][0]['mean'], want.loss.mean())
+    self.assertLess(got['loss'][0]['low'], want.loss.mean())
+    self.assertGreater(got['loss'][0]['high'], want.loss.mean())
+
+  def test_json_is_strict_and_comes_back(self):
+    text = json.dumps(self.results, allow_nan=False)
+    self.assertEqual(results_lib.check(json.loads(text)), self.results)
+    got = results_lib.to_json({'a': np.inf, 'b': np.arange(2), 'c': np.nan})
+    self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
+
+  def test_another_schema_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 1'):
+      results_lib.check({'schema': 0})
+
+
+class ReportTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.results, _ = make_results(100, 10)
+
+  def test_rows_are_in_order_and_as_wide_as_the_columns(self):
+    rows = tables.rows(self.results, 'price')
+    self.assertEqual(rows[0][0], 'learned policy')
+    self.assertEqual(rows[-1][0], 'oracle')
+    for row in rows:
+      self.assertLen(row, len(tables.COLUMNS))
+    accuracy = self.results['rulers']['price']['methods']['policy']
+    want = f'{accuracy["accuracy_at"]["0.4"]:.3f}'[1:]
+    self.assertEqual(rows[0][tables.COLUMNS.index('acc @.4')], want)
+
+  def test_markdown_has_the_constraint_first_and_every_row(self):
+    text = tables.markdown(self.results)
+    self.assertLess(text.index('Ruler price'), text.index('Ruler flops'))
+    self.assertIn('Ruler price (the constraint)', text)
+    self.assertEqual(text.count('| confidence threshold |'), 2)
+    self.assertIn('| cost<=0.4 | 0 | .700 | .700 | .390 | .390 | 20/20 |', text)
+
+  def test_terminal_tables_hold_the_same_cells(self):
+    from rich import console as console_lib
+
+    console = console_lib.Console(width=140, record=True, file=io.StringIO())
+    console.print(tables.rich_table(self.results, 'price'))
+    console.print(tables.rich_live_table(self.results))
+    text = console.export_text()
+    self.assertIn('learned policy', text)
+    self.assertIn('20/20', text)
+
+  def test_plots_are_written(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    plots.frontier(self.results, directory / 'frontier.png')
+    plots.rulers(self.results, directory / 'rulers.png')
+    for name in ('frontier.png', 'rulers.png'):
+      content = (directory / name).read_bytes()
+      self.assertEqual(content[:8], b'\x89PNG\r\n\x1a\n')
+      self.assertGreater(len(content), 20_000)
+
+  def test_labels_are_spread_without_changing_their_order(self):
+    got = plots._spread(np.array([0.1, 0.11, 0.12, 0.5]), 0.05)
+    self.assertTrue((np.diff(got) >= 0.05 - 1e-6).all())
+    self.assertAlmostEqual(got[:3].mean(), 0.11)
+    self.assertEqual(got[3], 0.5)
+
+
+if __name__ == '__main__':
+  absltest.main()
