@@ -98,8 +98,8 @@ class DependenciesTest(parameterized.TestCase):
       self.assertIn(pinned[name], requirement.specifier, line)
 
   def test_pins_are_closed(self):
-    # What a pinned package needs is pinned too, down to the leaves. torch and
-    # the build tools are left to pip: what torch needs depends on its build.
+    # What a pinned package needs is pinned too, down to the leaves; except for
+    # torch, since what it needs depends on its build (CPU or CUDA).
     pinned = pins()
     for name in sorted(pinned):
       try:
