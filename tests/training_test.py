@@ -1,0 +1,403 @@
+"""Tests of training: the optimum is reached, resuming is exact, failures show."""
+
+import itertools
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import arithmetic
+from routing import types
+from routing.features import batching
+from routing.objectives import exact
+from routing.policy import networks
+from routing.training import checkpoint
+from routing.training import fit
+from routing.training import loop
+from routing.training import metrics as metrics_lib
+from routing.training import state as state_lib
+from routing.training import step as step_lib
+
+
+def _config(form='budget', levels=(0.4, 0.7), **changes):
+  config = arithmetic.get_config('smoke')
+  config.objective.form = form
+  config.objective.levels = levels
+  config.update(changes)
+  return config
+
+
+def _random_batch(num_problems, num_steps=3, num_features=5, seed=0):
+  """Outcomes without structure; hand-overs cost about 1 and help."""
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(1, num_steps + 1, num_problems)
+  mask = np.arange(num_steps) < lengths[:, None]
+  features = rng.normal(size=(num_problems, num_steps, num_features))
+  shape = num_problems, num_steps, 1
+  large = (rng.random(num_problems) < 0.9)[:, None, None] & np.ones(shape, bool)
+  right = large & (rng.random(shape) < 0.9)
+  right[:, 0] = large[:, 0]
+  small = rng.random(num_problems) < 0.5
+  exists = mask[..., None]
+  return types.LadderBatch(
+      features=(features * exists).astype(np.float32),
+      mask=mask,
+      handover_correct=(right & exists).astype(np.float32),
+      handover_cost=((0.9 + 0.2 * rng.random(shape)) * exists).astype(np.float32),
+      handover_loss=(large & ~right & exists).astype(np.float32),
+      stay_correct=small.astype(np.float32),
+      stay_cost=np.full(num_problems, 0.2, np.float32),
+      stay_loss=(large[:, 0, 0] & ~small).astype(np.float32),
+  )
+
+
+# A toy whose best policy is known. Four kinds of problem, of three steps each,
+# told apart by one-hot features at every step; outcomes of handing over at
+# step 0, 1, 2 or never. A hand-over at step t costs 1 + 0.1 * t - 0.3 * t.
+_KINDS_CORRECT = np.array([
+    [1, 1, 1, 1],  # The small model is right: never hand over.
+    [1, 0, 0, 0],  # Its first step is wrong: at once, or all is lost.
+    [1, 1, 1, 0],  # Only the last step is wrong: as late as possible.
+    [0, 0, 0, 0],  # Nobody solves it: never hand over.
+])
+_KINDS_COST = np.array([1.1, 0.9, 0.7, 0.3])
+
+
+def _toy(copies=16):
+  """The four kinds, `copies` times each."""
+  kinds = np.tile(np.arange(4), copies)
+  num = len(kinds)
+  features = np.zeros((num, 3, 12), np.float32)
+  for n, t in itertools.product(range(num), range(3)):
+    features[n, t, 3 * kinds[n] + t] = 1.0
+  correct = _KINDS_CORRECT[kinds].astype(np.float32)
+  loss = correct[:, :1] * (1 - correct)
+  cost = np.broadcast_to(_KINDS_COST, (num, 4)).astype(np.float32)
+  return types.LadderBatch(
+      features=features,
+      mask=np.ones((num, 3), bool),
+      handover_correct=correct[:, :3, None],
+      handover_cost=cost[:, :3, None],
+      handover_loss=loss[:, :3, None],
+      stay_correct=correct[:, 3],
+      stay_cost=cost[:, 3],
+      stay_loss=loss[:, 3],
+  )
+
+
+def _optimum(form, level):
+  """Best value over mixtures of two of the 4^4 deterministic policies.
+
+  The optimum of a linear programme with one constraint mixes at most two.
+  """
+  points = []
+  for stops in itertools.product(range(4), repeat=4):
+    kinds = np.arange(4), np.asarray(stops)
+    correct = _KINDS_CORRECT[kinds].mean()
+    loss = (_KINDS_CORRECT[:, 0] * (1 - _KINDS_CORRECT[kinds])).mean()
+    cost = _KINDS_COST[kinds[1]].mean()
+    points.append((correct, cost) if form == 'budget' else (-cost, loss))
+  points = np.unique(points, axis=0)
+  best = -np.inf
+  for (value, used), (other, less) in itertools.product(points, repeat=2):
+    if less <= level < used:
+      weight = (level - less) / (used - less)
+      best = max(best, weight * value + (1 - weight) * other)
+    elif used <= level:
+      best = max(best, value)
+  return best
+
+
+def _train_toy(config, directory):
+  data = _toy()
+  return fit.fit(config, data, data, directory, seed=0)
+
+
+class OptimumTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      # At 0.35 only a part of the kinds can be helped; at 0.6 all of them.
+      ('budget', (0.35, 0.45, 0.6)),
+      ('reliability', (0.05, 0.2)),
+  )
+  def test_reaches_99_percent_of_the_optimum(self, form, levels):
+    config = _config(form, levels, num_steps=1_500, batch_size=64)
+    config.eval_every = 50
+    config.log_every = 500
+    config.checkpoint_every = 1_500
+    config.network.dropout = 0.0
+    config.network.hidden = (16,)
+    config.optimizer.learning_rate = 1e-2
+    state = _train_toy(config, self.create_tempdir().full_path)
+    best = np.array([_optimum(form, level) for level in levels])
+    score = np.asarray(state.best_score)
+    # For reliability both are negative costs: 1 % more cost is allowed.
+    np.testing.assert_array_less(best - 0.01 * np.abs(best), score)
+    np.testing.assert_array_less(score, best + 1e-5)  # And the optimum is one.
+
+  def test_optimum_by_hand(self):
+    # cost <= 0.6: kinds 0 and 3 never (0.3 each), kind 1 at once (1.1), kind 2
+    # at step 2 (0.7): mean cost 0.6, three of four right.
+    self.assertAlmostEqual(_optimum('budget', 0.6), 0.75)
+    # loss = 0 needs just that policy; its cost is 0.6.
+    self.assertAlmostEqual(_optimum('reliability', 0.0), -0.6)
+    # alpha 0.25: leave kind 1 to the small model, mean cost 0.4.
+    self.assertAlmostEqual(_optimum('reliability', 0.25), -0.4)
+
+
+class ResumeTest(parameterized.TestCase):
+
+  def _fit(self, directory, **changes):
+    return fit.fit(
+        _config(**changes),
+        _random_batch(40),
+        _random_batch(30, seed=1),
+        directory,
+        seed=3,
+    )
+
+  def test_resumed_run_equals_uninterrupted_run(self):
+    whole_dir = self.create_tempdir().full_path
+    resumed_dir = self.create_tempdir().full_path
+    whole = self._fit(whole_dir)
+    self._fit(resumed_dir, num_steps=10)
+    # Killed after it had gone on to step 12, say: that row is written again.
+    rows = pathlib.Path(resumed_dir) / 'metrics.jsonl'
+    rows.write_text(rows.read_text() + '{"step": 12, "loss": 7.0}\n{"ste')
+    resumed = self._fit(resumed_dir)
+    self.assertEqual(int(resumed.step), 20)
+    chex.assert_trees_all_equal(whole, resumed)
+    self.assertEqual(
+        metrics_lib.read_rows(rows),
+        metrics_lib.read_rows(pathlib.Path(whole_dir) / 'metrics.jsonl'),
+    )
+
+  def test_finished_run_is_left_as_it_is(self):
+    directory = self.create_tempdir().full_path
+    first = self._fit(directory)
+    chex.assert_trees_all_equal(first, self._fit(directory))
+
+  def test_seeds_differ(self):
+    states = [
+        fit.fit(
+            _config(num_steps=5),
+            _random_batch(40),
+            _random_batch(30, seed=1),
+            self.create_tempdir().full_path,
+            seed=seed,
+        )
+        for seed in (0, 1)
+    ]
+    self.assertGreater(
+        float(jnp.abs(states[0].multiplier - states[1].multiplier).max()), 0
+    )
+
+  def test_other_shape_is_refused(self):
+    directory = self.create_tempdir().full_path
+    self._fit(directory, num_steps=10)
+    config = _config()
+    config.network.hidden = (7,)
+    data = _random_batch(40)
+    with self.assertRaises(ValueError):
+      fit.fit(config, data, data, directory, seed=3)
+
+
+class StepTest(parameterized.TestCase):
+
+  def _setup(self, config, data):
+    network = networks.make_network(config.network, 2)
+    state = state_lib.init_state(config, network, data.features.shape[-1], 0)
+    step = step_lib.make_train_step(
+        config, network, step_lib.make_objective(config.objective), seed=0
+    )
+    return network, state, step
+
+  def test_is_traced_once(self):
+    data = _random_batch(40)
+    _, state, step = self._setup(_config(), data)
+    for rows in itertools.islice(batching.minibatches(0, 0, 40, 16), 3):
+      state, _ = step(state, (data, rows))
+    self.assertEqual(step._cache_size(), 1)
+
+  def test_members_do_not_touch_each_other(self):
+    # A member trained beside another gets what it gets alone, though the other
+    # is clipped hard: clipping is per member.
+    data = _random_batch(40)
+    pair = _config(levels=(0.4, 0.7))
+    pair.optimizer.clip_norm = 1e-3
+    alone = _config(levels=(0.4,))
+    alone.optimizer.clip_norm = 1e-3
+    rows = np.arange(40)
+    _, state, step = self._setup(pair, data)
+    first = jax.tree.map(lambda x: jnp.copy(x[:1]), state.params)
+    pair_state, pair_metrics = step(state, (data, rows))
+    _, state, step = self._setup(alone, data)
+    state = state.replace(params=first)
+    alone_state, alone_metrics = step(state, (data, rows))
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: x[:1], pair_state.params),
+        alone_state.params,
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        pair_metrics['loss'][:1], alone_metrics['loss'], rtol=1e-6
+    )
+
+  def test_multiplier_follows_the_constraint(self):
+    # Untrained members cost about as much; the one with the lower budget is
+    # over it, the other under.
+    config = _config(levels=(0.3, 0.95))
+    data = _random_batch(40)
+    _, state, step = self._setup(config, data)
+    state, metrics = step(state, (data, np.arange(40)))
+    self.assertGreater(metrics['cost'][0], 0.3)
+    self.assertLess(metrics['cost'][1], 0.95)
+    np.testing.assert_allclose(
+        state.multiplier,
+        config.multiplier.init
+        + config.multiplier.learning_rate * np.asarray(metrics['excess']),
+        rtol=1e-5,
+    )
+    self.assertGreater(state.multiplier[0], state.multiplier[1])
+
+  def test_gradient_ascends_the_lagrangian(self):
+    data = _random_batch(40)
+    config = _config(levels=(0.5,))
+    config.network.dropout = 0.0
+    config.multiplier.learning_rate = 0.0
+    _, state, step = self._setup(config, data)
+    losses = []
+    for _ in range(30):
+      state, metrics = step(state, (data, np.arange(40)))
+      losses.append(float(metrics['loss'][0]))
+    self.assertLess(losses[-1], losses[0] - 0.01)
+
+  def test_entropy_bonus_keeps_the_policy_open(self):
+    entropies = []
+    for weight in (0.0, 1.0):
+      config = _config(levels=(0.5,))
+      config.objective.entropy_weight = weight
+      config.network.dropout = 0.0
+      data = _random_batch(40)
+      _, state, step = self._setup(config, data)
+      for _ in range(40):
+        state, metrics = step(state, (data, np.arange(40)))
+      entropies.append(float(metrics['entropy'][0]))
+    self.assertGreater(entropies[1], entropies[0])
+
+  def test_validation_keeps_the_best_of_each_member(self):
+    config = _config(levels=(0.4, 0.7))
+    data = _random_batch(30)
+    network, state, _ = self._setup(config, data)
+    eval_step = step_lib.make_eval_step(config, network)
+    worse = jax.tree.map(np.asarray, state.params)
+    state, first = eval_step(state, data)
+    # Member 0 has a better score on record, member 1 a worse one.
+    record = np.asarray(first['validation_score']) + np.array([1.0, -1.0])
+    other = jax.tree.map(lambda x: x + 1.0, worse)
+    state = state.replace(
+        best_score=jnp.asarray(record, jnp.float32),
+        best_params=jax.tree.map(jnp.asarray, other),
+        step=jnp.int32(7),
+    )
+    state, _ = eval_step(state, data)
+    np.testing.assert_array_equal(state.best_step, [0, 7])
+    chex.assert_trees_all_equal(
+        state.best_params,
+        jax.tree.map(lambda old, new: np.stack([old[0], new[1]]), other, worse),
+    )
+
+  def test_validation_score_is_the_exact_mixture(self):
+    # One problem kind, recomputed from the outcomes of the untrained policy.
+    config = _config(levels=(0.4,))
+    data = _random_batch(30)
+    network, state, _ = self._setup(config, data)
+    logits = network.apply(
+        {'params': jax.tree.map(lambda x: x[0], state.params)}, data.features
+    )
+    policy = exact.exact_outcomes(logits, data).mean()
+    self.assertGreater(policy.cost, 0.4)
+    weight = (policy.cost - 0.4) / (policy.cost - data.stay_cost.mean())
+    expected = (1 - weight) * policy.correct + weight * data.stay_correct.mean()
+    _, metrics = step_lib.make_eval_step(config, network)(state, data)
+    np.testing.assert_allclose(
+        metrics['validation_score'], [expected], rtol=1e-5
+    )
+
+
+class DegenerateTest(parameterized.TestCase):
+
+  @parameterized.product(
+      form=['budget', 'reliability'], right=[0.0, 1.0], num_steps=[1, 3]
+  )
+  def test_data_without_a_choice(self, form, right, num_steps):
+    # Everybody right, or everybody wrong: nothing to gain, nothing may break.
+    data = _random_batch(20, num_steps=num_steps)
+    data = data.replace(
+        handover_correct=np.full_like(data.handover_correct, right),
+        handover_loss=np.zeros_like(data.handover_loss),
+        stay_correct=np.full_like(data.stay_correct, right),
+        stay_loss=np.zeros_like(data.stay_loss),
+    )
+    state = fit.fit(
+        _config(form, (0.5,)),
+        data,
+        data,
+        self.create_tempdir().full_path,
+        seed=0,
+    )
+    chex.assert_tree_all_finite(state.params)
+    self.assertTrue(np.isfinite(state.best_score).all())
+    if form == 'budget':
+      np.testing.assert_allclose(state.best_score, right, atol=1e-5)
+
+  def test_not_finite_data_stops_with_the_step(self):
+    # Problem 11 of 20 is broken; batches of 4 meet it within 5 steps.
+    data = _random_batch(20)
+    data.stay_cost[11] = np.inf
+    order = [batching.minibatch_indices(0, s, 20, 4) for s in range(5)]
+    bad = 1 + next(s for s, rows in enumerate(order) if 11 in rows)
+    directory = self.create_tempdir().full_path
+    config = _config(batch_size=4, num_steps=20, checkpoint_every=1)
+    with self.assertRaisesRegex(FloatingPointError, f'at step {bad}\\.'):
+      fit.fit(config, data, _random_batch(9), directory, seed=0)
+    with checkpoint.open_manager(directory, 1) as manager:
+      self.assertEqual(manager.latest_step() or 0, bad - 1)
+
+  def test_budget_below_the_small_model_is_refused(self):
+    data = _random_batch(20)  # Staying costs 0.2.
+    with self.assertRaisesRegex(ValueError, 'levels has 0.1; allowed: 0.2'):
+      fit.fit(
+          _config(levels=(0.1,)),
+          data,
+          data,
+          self.create_tempdir().full_path,
+          seed=0,
+      )
+
+  def test_schedule_is_checked(self):
+    with self.assertRaisesRegex(ValueError, 'eval_every is 0'):
+      loop.Schedule(10, 1, 0, 1)
+
+
+class PinTest(absltest.TestCase):
+
+  def test_same_content_passes_and_another_is_refused(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'a' / 'f.json'
+    content = {'x': (1, 2), 'y': {'z': 3.5}}
+    checkpoint.pin_json(path, content, 'training set')
+    checkpoint.pin_json(path, content, 'training set')
+    before = path.read_text()
+    with self.assertRaisesRegex(ValueError, r'training set .*y\.z\)'):
+      checkpoint.pin_json(path, {'x': [1, 2], 'y': {'z': 4}}, 'training set')
+    self.assertEqual(path.read_text(), before)
+    self.assertEqual(json.loads(before), {'x': [1, 2], 'y': {'z': 3.5}})
+
+
+if __name__ == '__main__':
+  absltest.main()
