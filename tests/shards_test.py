@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 import pyarrow.parquet as pq
 
+from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import writer
 from tests import scripted_pair
@@ -76,6 +77,19 @@ class DirectoryTest(parameterized.TestCase):
     kept = {'ladders-00000.parquet', 'ladders-00002.parquet'}
     after = self._files()
     self.assertEqual({n: before[n] for n in kept}, {n: after[n] for n in kept})
+
+  def test_a_crash_while_writing_leaves_the_old_file(self):
+    self.directory.mkdir()
+    path = self.directory / 'file'
+    manifest_lib.replace_file(path, lambda p: p.write_text('old'))
+
+    def crash(path):
+      path.write_text('ne')
+      raise OSError('disk full')
+
+    with self.assertRaises(OSError):
+      manifest_lib.replace_file(path, crash)
+    self.assertEqual(path.read_text(), 'old')
 
   def test_a_half_written_file_does_not_count(self):
     ladders = scripted_pair.make_ladders(6)

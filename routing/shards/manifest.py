@@ -66,8 +66,7 @@ class Manifest:
 
   def with_shard(self, entry: ShardEntry) -> 'Manifest':
     """The manifest that also lists `entry`."""
-    others = [shard for shard in self.shards if shard.first != entry.first]
-    shards = sorted([*others, entry], key=lambda shard: shard.first)
+    shards = sorted([*self.shards, entry], key=lambda shard: shard.first)
     return dataclasses.replace(self, shards=tuple(shards))
 
 
