@@ -46,9 +46,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       levels=(0.25, 0.4, 0.55, 0.7),
       entropy_weight=0.0,
   )
-  config.optimizer = dict(
-      learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0
-  )
+  config.optimizer = dict(learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0)
   config.multiplier = dict(init=0.7, learning_rate=2e-2, max=20.0)
   config.num_steps = 2_000  # Gradient steps.
   config.batch_size = 1_024  # Problems per step.
@@ -84,5 +82,6 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.log_every = 5
     config.eval_every = 5
     config.checkpoint_every = 10
+    config.calibration.alphas = (0.1,)  # 32 problems can promise no less.
     config.evaluation.update(resamples=200, live=8)
   return config

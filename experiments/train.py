@@ -28,6 +28,7 @@ from routing import types
 from routing.features import batching
 from routing.features import observation
 from routing.features import standardize
+from routing.problems import splits
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.shards import reader
@@ -93,6 +94,9 @@ def load_training_set(
   ladders = {
       split: reader.read_ladders(directory / split) for split in manifests
   }
+  # The other half must not have a say in when training stops: calibration
+  # makes its promises on it.
+  ladders['validation'], _ = splits.halves(ladders['validation'])
   specs = builders.specs_of(manifests['train'].settings)
   accounting = batching.with_reference(
       costs.Accounting(specs, config.ruler), ladders['train']

@@ -24,7 +24,7 @@ class MethodsTest(parameterized.TestCase):
 
   def test_test_outcomes_have_no_say(self):
     validation, seen, test, unseen = splits(200)
-    got = methods.thresholded(validation, [seen], test, [unseen])
+    got = methods.thresholded(validation, seen, test, unseen)
     hull = metrics.upper_hull(got.validation.mean_cost, got.validation.accuracy)
     # Other test outcomes, same policies chosen.
     other = methods.Candidates(
@@ -38,7 +38,7 @@ class MethodsTest(parameterized.TestCase):
 
   def test_evidence_beats_chance_and_the_oracle_beats_all(self):
     validation, seen, test, unseen = splits()
-    by_score = methods.thresholded(validation, [seen], test, [unseen])
+    by_score = methods.thresholded(validation, seen, test, unseen)
     areas = [
         area(points)
         for points in (
@@ -54,13 +54,14 @@ class MethodsTest(parameterized.TestCase):
   def test_a_useless_member_does_not_hurt_the_pool(self):
     validation, seen, test, unseen = splits()
     noise = np.random.default_rng(0)
-    alone = methods.thresholded(validation, [seen], test, [unseen])
-    pooled = methods.thresholded(
+    alone = methods.thresholded(validation, seen, test, unseen)
+    useless = methods.thresholded(
         validation,
-        [seen, noise.normal(size=seen.shape)],
+        noise.normal(size=seen.shape),
         test,
-        [unseen, noise.normal(size=unseen.shape)],
+        noise.normal(size=unseen.shape),
     )
+    pooled = methods.pooled([alone, useless])
     self.assertAlmostEqual(
         area(pooled.points()), area(alone.points()), delta=0.01
     )
@@ -68,7 +69,7 @@ class MethodsTest(parameterized.TestCase):
   @parameterized.parameters(0.25, 0.6)
   def test_budget_is_kept_on_validation(self, budget):
     validation, seen, test, unseen = splits(300)
-    got = methods.thresholded(validation, [seen], test, [unseen])
+    got = methods.thresholded(validation, seen, test, unseen)
     cost, accuracy = got.validation.mean_cost, got.validation.accuracy
     best = max(a for a, c in zip(accuracy, cost, strict=True) if c <= budget)
     (index,) = [

@@ -27,9 +27,9 @@ def make_results(num_problems=300, resamples=50):
   def by_score(spread):
     return methods.thresholded(
         validation,
-        [seen + spread * noise.normal(size=seen.shape)],
+        seen + spread * noise.normal(size=seen.shape),
         test,
-        [unseen + spread * noise.normal(size=unseen.shape)],
+        unseen + spread * noise.normal(size=unseen.shape),
         30,
     )
 

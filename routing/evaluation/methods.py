@@ -54,31 +54,33 @@ class Candidates:
 
 def thresholded(
     validation: outcomes_lib.Outcomes,
-    validation_scores: Sequence[np.ndarray],
+    validation_scores: np.ndarray,
     test: outcomes_lib.Outcomes,
-    test_scores: Sequence[np.ndarray],
+    test_scores: np.ndarray,
     size: int = 100,
 ) -> Candidates:
-  """Thresholds on one score, or on each member of a pool.
+  """Thresholds on one score.
 
   Args:
     validation: table of the validation problems.
-    validation_scores: `[N, T]` for each member.
+    validation_scores: `[N, T]`.
     test: table of the test problems.
-    test_scores: `[N', T]` for each member.
-    size: quantiles of the validation scores that are tried, per member.
+    test_scores: `[N', T]`.
+    size: quantiles of the validation scores that are tried.
   """
-  pairs = []
-  for seen, unseen in zip(validation_scores, test_scores, strict=True):
-    grid = thresholds_lib.grid(seen, validation.mask, size)
-    pairs.append(
-        (
-            replay.at_thresholds(seen, validation, grid),
-            replay.at_thresholds(unseen, test, grid),
-        )
-    )
-  first, second = zip(*pairs, strict=True)
-  return Candidates(replay.concatenate(first), replay.concatenate(second))
+  grid = thresholds_lib.grid(validation_scores, validation.mask, size)
+  return Candidates(
+      replay.at_thresholds(validation_scores, validation, grid),
+      replay.at_thresholds(test_scores, test, grid),
+  )
+
+
+def pooled(candidates: Sequence[Candidates]) -> Candidates:
+  """The policies of several members in one pool."""
+  return Candidates(
+      replay.concatenate([x.validation for x in candidates]),
+      replay.concatenate([x.test for x in candidates]),
+  )
 
 
 def fixed_step(

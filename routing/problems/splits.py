@@ -1,14 +1,26 @@
 """Which problems may be trained on: disjoint splits, told apart by hash."""
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 import hashlib
 import itertools
+from typing import Any
 
 
 def question_hash(question: str) -> str:
   """16 hex digits of the question's normalised text (case, spaces folded)."""
   normalised = ' '.join(question.lower().split())
   return hashlib.sha256(normalised.encode()).hexdigest()[:16]
+
+
+def halves(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+  """Validation problems in two: for choosing, and for promising.
+
+  What was chosen on the first half (when to stop training, which member) is
+  frozen with respect to the second, as a promise needs it. Every other item
+  goes to each, so that sorted problems are shared evenly.
+  """
+  return items[0::2], items[1::2]
 
 
 def check_disjoint(**splits: Iterable[str]) -> None:

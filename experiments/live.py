@@ -1,0 +1,142 @@
+"""Answers test problems live, at named points, next to what replay predicts."""
+
+import asyncio
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from experiments import builders
+from experiments import graded as graded_lib
+from routing import costs
+from routing import progress as progress_lib
+from routing import types
+from routing.calibration import outcomes as outcomes_lib
+from routing.engines import engine as engine_lib
+from routing.evaluation import replay
+from routing.rollout import driver
+from routing.routers import learned
+
+_SAME_COST = 1e-4  # Costs are float32 in a batch; a token is worth more.
+
+
+async def answer_all(
+    config: ml_collections.ConfigDict,
+    problems: Sequence[types.Problem],
+    router: driver.Router,
+    engines: Sequence[engine_lib.Engine],
+    accounting: costs.Accounting,
+    progress: progress_lib.Progress | None = None,
+) -> list[types.Trajectory]:
+  """Answers all problems under one router, as many at once as configured."""
+  places = asyncio.Semaphore(config.collect.concurrency)
+
+  async def answer(problem: types.Problem) -> types.Trajectory:
+    async with places:
+      trajectory = await driver.answer(
+          problem,
+          router,
+          engines,
+          protocol=builders.protocol(config),
+          accounting=accounting,
+          grade=builders.grader(config),
+          # The seed of collection: the same requests as in the ladders.
+          seed=config.seed,
+          sampling=builders.sampling(config),
+      )
+    if progress is not None:
+      progress.update()
+    return trajectory
+
+  return list(await asyncio.gather(*(answer(x) for x in problems)))
+
+
+def predict(
+    router: learned.LearnedRouter, batch: types.LadderBatch
+) -> replay.Points:
+  """What the ladders say that the router, at its point, will do."""
+  scores, routes = graded_lib.member_choices(router, batch)[router.member]
+  outcomes = outcomes_lib.from_batch(batch, routes)
+  return replay.at_thresholds(scores, outcomes, np.array([router.threshold]))
+
+
+def compare(
+    trajectories: Sequence[types.Trajectory],
+    ladders: Sequence[types.Ladder],
+    predicted: replay.Points,
+    accounting: costs.Accounting,
+) -> dict[str, Any]:
+  """Live figures next to the predicted ones, problem by problem."""
+  correct = np.array([float(x.is_correct) for x in trajectories])
+  cost = np.array(
+      [
+          costs.total_cost(x.calls, accounting.specs, accounting.ruler)
+          / costs.ladder_costs(
+              ladder, accounting.specs, accounting.ruler, draft_is_paid=False
+          ).all_large
+          for x, ladder in zip(trajectories, ladders, strict=True)
+      ]
+  )
+  agrees = (correct == predicted.correct[0]) & (
+      np.abs(cost - predicted.cost[0]) < _SAME_COST
+  )
+  return {
+      'num_problems': len(trajectories),
+      'accuracy': float(correct.mean()),
+      'cost': float(cost.mean()),
+      'predicted_accuracy': float(predicted.accuracy[0]),
+      'predicted_cost': float(predicted.mean_cost[0]),
+      'num_agreeing': int(agrees.sum()),
+  }
+
+
+def first_rows(batch: types.LadderBatch, num: int) -> types.LadderBatch:
+  """The first problems of a batch."""
+  return types.LadderBatch(
+      **{
+          field.name: getattr(batch, field.name)[:num]
+          for field in dataclasses.fields(batch)
+      }
+  )
+
+
+def answer_at_points(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    seed: int,
+    test: graded_lib.Graded,
+) -> list[dict[str, Any]]:
+  """One entry per named point of `router`, the router of a training seed.
+
+  Answers the first `config.evaluation.live` test problems at each point.
+  """
+  ladders = test.ladders[: config.evaluation.live]
+  if not ladders or not router.points:
+    return []
+  batch = first_rows(test.batch, len(ladders))
+  accounting = router.card.accounting
+  problems = [ladder.problem for ladder in ladders]
+
+  async def run() -> list[dict[str, Any]]:
+    engines = builders.engines(config)
+    entries = []
+    total = len(problems) * len(router.points)
+    try:
+      with progress_lib.Progress(total, 'live', unit='problem') as progress:
+        for point in router.points:
+          at_point = router.at(point.name)
+          answered = await answer_all(
+              config, problems, at_point, engines, accounting, progress
+          )
+          figures = compare(
+              answered, ladders, predict(at_point, batch), accounting
+          )
+          entries.append({'name': point.name, 'seed': seed, **figures})
+    finally:
+      for engine in engines:
+        await engine.close()
+    return entries
+
+  return asyncio.run(run())

@@ -1,0 +1,83 @@
+"""Draws tables and plots from `results.json`.
+
+Run:    python -m experiments.report --workdir=runs/arithmetic
+Writes: table.md, frontier.png, rulers.png
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from routing.evaluation import plots
+from routing.evaluation import results as results_lib
+from routing.evaluation import tables
+
+RESULTS_FILE = 'results.json'
+
+
+def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
+  """Reads `results.json`.
+
+  Raises:
+    ValueError: if there is none, or it is of another schema.
+  """
+  path = pathlib.Path(workdir) / RESULTS_FILE
+  if not path.exists():
+    raise ValueError(f'{path} does not exist: nothing was evaluated there.')
+  return results_lib.check(json.loads(path.read_text()))
+
+
+def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
+  """Writes the Markdown tables and both plots; returns their paths."""
+  results = load(workdir)
+  directory = pathlib.Path(workdir).absolute()
+  paths = [directory / x for x in ('table.md', 'frontier.png', 'rulers.png')]
+  paths[0].write_text(tables.markdown(results))
+  plots.frontier(results, paths[1])
+  plots.rulers(results, paths[2])
+  return paths
+
+
+def show(workdir: pathlib.Path | str) -> None:
+  """Prints the table of the constraint's ruler, and the live one."""
+  from rich import console as console_lib
+
+  results = load(workdir)
+  console = console_lib.Console()
+  # Not a terminal: rich would guess 80 columns and cut the figures.
+  if not console.is_terminal:
+    console = console_lib.Console(width=130)
+  console.print(tables.rich_table(results, results['ruler']))
+  if results['live']:
+    console.print(tables.rich_live_table(results))
+
+
+def define_flags() -> None:
+  """Defines the flags; only when run: the pipeline imports this module."""
+  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
+  flags.mark_flags_as_required(['workdir'])
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints and writes the report."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  workdir = flags.FLAGS.workdir
+  try:
+    paths = write(workdir)
+    show(workdir)
+  except ValueError as error:
+    sys.exit(f'report: {error}')
+  for path in paths:
+    print(path)
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)
