@@ -38,9 +38,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           hidden_size=64,
           num_layers=3,
           num_heads=4,
-          num_kv_heads=2,
+          num_kv_heads=4,
           head_dim=32,
-          mlp_size=64,
+          mlp_size=48,
       ),
       target_accuracy=0.40,
       examine_every=50,
@@ -65,7 +65,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
       target_accuracy=0.95,  # Not perfect, as no real model is.
       examine_every=50,
-      examine_from=1_200,
+      examine_from=1_600,
       max_steps=4_000,
       corpus=dict(
           misconceived=False,
