@@ -19,6 +19,7 @@ from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 
 RESULTS_FILE = 'results.json'
+FILES = ('table.md', 'frontier.png', 'rulers.png')
 
 
 def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
@@ -37,7 +38,7 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
   """Writes the Markdown tables and both plots; returns their paths."""
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
-  paths = [directory / x for x in ('table.md', 'frontier.png', 'rulers.png')]
+  paths = [directory / name for name in FILES]
   paths[0].write_text(tables.markdown(results))
   plots.frontier(results, paths[1])
   plots.rulers(results, paths[2])
