@@ -52,9 +52,16 @@ def collect_split(
   """Collects what is missing of a split; returns its shard directory.
 
   Raises:
-    ValueError: if the directory holds data of other settings, or a shard that
-      is not as it was written. Nothing is overwritten then.
+    ValueError: if the configuration asks for what cannot be, or the directory
+      holds data of other settings, or a shard that is not as it was written.
+      Nothing is overwritten then.
   """
+  if config.collect.concurrency > config.engine.num_slots:
+    # Traces would evict one another's cache and be charged for reading again.
+    raise ValueError(
+        f'collect.concurrency is {config.collect.concurrency}; allowed: at '
+        f'most engine.num_slots, {config.engine.num_slots}.'
+    )
   directory = shard_directory(workdir, split)
   problems = builders.problems(config, split)
   writer = writer_lib.LadderWriter(

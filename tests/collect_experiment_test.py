@@ -122,6 +122,11 @@ class CollectSplitTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "allowed: 'shipped', or"):
       collect.collect_split(self.config, self.workdir, 'test')
 
+  def test_more_traces_than_slots_are_refused(self):
+    self.config.collect.concurrency = 17
+    with self.assertRaisesRegex(ValueError, 'concurrency is 17; .* 16'):
+      collect.collect_split(self.config, self.workdir, 'test')
+
   def test_unknown_split_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'train, validation, test'):
       builders.problems(self.config, 'dev')
