@@ -28,7 +28,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.collect = dict(
       samples=1,  # Completions per prefix and larger model.
       temperature=0.0,
-      max_tokens=192,  # Of a whole answer.
+      max_tokens=176,  # Of a whole answer: 8 steps of 22.
       concurrency=256,  # Problems in flight.
       shard_size=250,  # Problems per Parquet file.
   )
@@ -47,7 +47,12 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       entropy_weight=0.0,
   )
   config.optimizer = dict(learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0)
-  config.multiplier = dict(init=0.7, learning_rate=2e-2, max=20.0)
+  config.multiplier = dict(
+      init=0.7,
+      learning_rate=2e-2,
+      damping=2.0,  # Added per unit of excess, against swinging.
+      max=20.0,
+  )
   config.num_steps = 2_000  # Gradient steps.
   config.batch_size = 1_024  # Problems per step.
   config.log_every = 50
