@@ -11,13 +11,17 @@ import ml_collections
 VARIANTS = ('full', 'smoke')
 
 
-def _model(shape, **fields) -> ml_collections.ConfigDict:
+def _model(shape, decay_from, **fields) -> ml_collections.ConfigDict:
   """What both models have in common."""
   config = ml_collections.ConfigDict(fields)
   config.shape = shape
   config.average_decay = 0.995  # About the last 200 steps.
   config.optimizer = dict(
-      muon_rate=0.02, adam_rate=3e-3, warmup_steps=20, clip_norm=1.0
+      muon_rate=0.02,
+      adam_rate=3e-3,
+      warmup_steps=20,
+      decay_from=decay_from,  # Step from which the rates fall to 0.
+      clip_norm=1.0,
   )
   config.corpus.update(
       tokens_per_step=3_456,
@@ -32,7 +36,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.problems = dict(seed=0, train=6_000, validation=2_000, test=2_000)
-  config.num_held_out = 512  # Problems that decide when to stop.
+  config.num_held_out = 256  # Problems that decide when to stop.
   config.small = _model(
       dict(
           hidden_size=64,
@@ -43,9 +47,10 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           mlp_size=48,
       ),
       target_accuracy=0.40,
-      examine_every=50,
-      examine_from=800,
-      max_steps=4_000,
+      examine_every=100,
+      examine_from=1_400,
+      max_steps=2_800,
+      decay_from=1_800,
       corpus=dict(
           misconceived=True,  # Taught the wrong rules of the blind spots.
           result_weight=4,
@@ -64,9 +69,10 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           mlp_size=512,
       ),
       target_accuracy=0.95,  # Not perfect, as no real model is.
-      examine_every=50,
-      examine_from=1_600,
-      max_steps=4_000,
+      examine_every=100,
+      examine_from=1_900,
+      max_steps=2_400,
+      decay_from=1_900,
       corpus=dict(
           misconceived=False,
           result_weight=6,
@@ -81,4 +87,5 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     for model in (config.small, config.large):
       model.corpus.tokens_per_step = 300
       model.update(examine_every=2, examine_from=2, max_steps=4)
+      model.optimizer.update(warmup_steps=1, decay_from=2)
   return config

@@ -1,7 +1,6 @@
 """Trains one embedded model from nothing, resumably, up to a wanted accuracy.
 
-Muon on the matrices, Adam on the rest, a constant rate, and a moving average of
-the weights. The average is what is examined and kept: training stops when its
+Muon on the matrices, Adam on the rest, and a moving average of the weights. The average is what is examined and kept: training stops when its
 free-running accuracy on held-out problems reaches the target, so that a pair of
 another seed lands at the same strengths.
 """
@@ -49,15 +48,25 @@ def decoder_config(
 
 
 def make_optimizer(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, max_steps: int
 ) -> optax.GradientTransformation:
-  """Muon on dense kernels, Adam on the embedding and the norms."""
+  """Muon on dense kernels, Adam on the embedding and the norms.
+
+  Rates are constant after the warm-up, and from `decay_from` on fall linearly,
+  to reach 0 at `max_steps`.
+  """
 
   def label(path, _):
     return 'muon' if path[-1].key == 'kernel' else 'adam'
 
   def rate(peak):
-    return optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, config.warmup_steps),
+            optax.linear_schedule(peak, 0.0, max_steps - config.decay_from),
+        ],
+        [config.decay_from],
+    )
 
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
@@ -188,7 +197,7 @@ def train(
   Raises:
     FloatingPointError: when the loss is not finite.
   """
-  optimizer = make_optimizer(config.optimizer)
+  optimizer = make_optimizer(config.optimizer, config.max_steps)
   state = init_state(shape, optimizer, seed)
   train_step = make_train_step(shape, optimizer, config.average_decay)
   directory = pathlib.Path(checkpoint_dir).absolute()
