@@ -3,8 +3,8 @@
 Requests wait in a queue; whenever the engine is idle it takes all that wait, up
 to `max_batch`, and writes one step of each in one jitted call. A request for a
 whole answer goes back to the queue after each step, so short and long requests
-share batches. A slot of the cache belongs to one session at a time and keeps its
-tokens, so the next step of a trace reads only what is new.
+share batches. A slot of the cache belongs to one session at a time and keeps
+its tokens, so the next step of a trace reads only what is new.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ import functools
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from routing import types
