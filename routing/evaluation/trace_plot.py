@@ -26,8 +26,8 @@ def trajectories(
   Raises:
     ValueError: if there is no trajectory, or more than three models.
   """
-  import matplotlib.patches
   from matplotlib import pyplot
+  import matplotlib.patches
 
   if not answered:
     raise ValueError('No trajectories to draw; at least one is needed.')
