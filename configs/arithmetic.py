@@ -67,6 +67,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.evaluation = dict(
       resamples=2_000,  # Bootstrap draws over problems (and seeds).
       live=200,  # Test problems answered live at each named point.
+      coverage=1_000,  # Samples drawn to count broken promises.
   )
 
   if variant == 'demo':  # Six minutes on two cores, collection included.
@@ -88,5 +89,5 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.eval_every = 5
     config.checkpoint_every = 10
     config.calibration.alphas = (0.1,)  # 32 problems can promise no less.
-    config.evaluation.update(resamples=200, live=8)
+    config.evaluation.update(resamples=200, live=8, coverage=20)
   return config

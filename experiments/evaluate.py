@@ -20,6 +20,7 @@ import ml_collections
 from ml_collections import config_flags
 import numpy as np
 
+from experiments import coverage
 from experiments import graded as graded_lib
 from experiments import live
 from experiments import train
@@ -215,6 +216,12 @@ def evaluate(
   content = replay_all(config, routers, loaded)
   content['live'] = live.answer_at_points(
       config, routers[0], config.train_seeds[0], loaded['test']
+  )
+  content['coverage'] = coverage.count_for_router(
+      routers[0],
+      list(loaded.values()),
+      num_samples=config.evaluation.coverage,
+      seed=config.seed,
   )
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'

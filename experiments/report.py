@@ -57,6 +57,7 @@ def show(workdir: pathlib.Path | str) -> None:
   console.print(tables.rich_table(results, results['ruler']))
   if results['live']:
     console.print(tables.rich_live_table(results))
+  console.print(tables.coverage_line(results))
 
 
 def define_flags() -> None:

@@ -125,6 +125,11 @@ class FiguresTest(parameterized.TestCase):
     self.assertTrue(np.isnan(got['mean_gap_recovered']))
     self.assertTrue(np.isnan(got['headroom_share']))
 
+  def test_models_of_equal_cost_have_no_slope(self):
+    alike = metrics.Anchors(0.4, 1.0, 0.9)
+    got = metrics.summary(COST, ACCURACY, alike, oracle_area=0.9)
+    self.assertTrue(np.isnan(got['relative_ibc_gain_at']['0.6']))
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -70,6 +70,15 @@ def make_results(num_problems=300, resamples=50):
           'resamples': resamples,
           'rulers': {'flops': one, 'price': one},
           'live': [live],
+          'coverage': {
+              'alpha': 0.05,
+              'delta': 0.1,
+              'sample_size': 500,
+              'num_samples': 1_000,
+              'best': {'cost': 0.8},
+              'promised': {'broken': 70, 'cost': 0.9},
+              'picked': {'broken': 512, 'cost': 0.8},
+          },
       }
   )
   return content, candidates
@@ -147,6 +156,7 @@ class ReportTest(parameterized.TestCase):
     self.assertLess(text.index('Ruler price'), text.index('Ruler flops'))
     self.assertIn('Ruler price (the constraint)', text)
     self.assertEqual(text.count('| confidence threshold |'), 2)
+    self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| cost<=0.4 | 0 | .700 | .700 | .390 | .390 | 20/20 |', text)
 
   def test_terminal_tables_hold_the_same_cells(self):

@@ -166,10 +166,10 @@ def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
   return int(np.argmax(is_kept)) if is_kept.any() else len(p_values)
 
 
-def _p_values(values: np.ndarray, level: float) -> np.ndarray:
+def _p_values(values: np.ndarray, level: float, is_binary: bool) -> np.ndarray:
   """`[K]` p-values of 'mean > level' from `[K, n]` values in [0, 1]."""
   n = values.shape[1]
-  if np.isin(values, (0.0, 1.0)).all():
+  if is_binary:
     return bounds.binomial_p_value(values.sum(axis=1), n, level)
   # Rounding may put a mean a hair outside; the values themselves are inside.
   mean = np.clip(values.mean(axis=1), 0.0, 1.0)
@@ -238,7 +238,10 @@ def learn_then_test(
     )
   times = outcomes_lib.stopping_times(scores, outcomes.mask, thresholds)
   values = outcomes_lib.at_times(outcomes, times)
-  p_values = _p_values(values['loss'], alpha)
+  # Of the whole table, not of the columns that happened to be looked at: which
+  # bound is used must not depend on where the scores lead.
+  is_binary = bool(np.isin(outcomes.loss, (0.0, 1.0)).all())
+  p_values = _p_values(values['loss'], alpha, is_binary)
   accepted = np.arange(fixed_sequence(p_values, delta))
   if not accepted.size:
     raise ValueError(
@@ -308,7 +311,7 @@ def for_budget_with_confidence(
   times = outcomes_lib.stopping_times(scores, outcomes.mask, thresholds)
   values = outcomes_lib.at_times(outcomes, times)
   capped = np.minimum(values['cost'], cost_cap) / cost_cap
-  p_values = _p_values(capped, budget / cost_cap)
+  p_values = _p_values(capped, budget / cost_cap, is_binary=False)
   num_accepted = fixed_sequence(p_values[::-1], delta)
   num = outcomes.num_problems
   if not num_accepted:

@@ -151,7 +151,7 @@ def relative_ibc_gain(
   """
   spent = np.asarray(at, np.float64) - anchors.small_cost
   earned = accuracy_at(cost, accuracy, at) - anchors.small_accuracy
-  base = anchors.gap / (anchors.large_cost - anchors.small_cost)
+  base = _ratio(anchors.gap, anchors.large_cost - anchors.small_cost)
   return _ratio(_ratio(earned, np.where(spent > 1e-9, spent, 0.0)), base) - 1
 
 

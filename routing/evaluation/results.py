@@ -6,6 +6,7 @@ results = {
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
   'rulers': {ruler: see `of_ruler`},
   'live': [one entry per named point and seed],
+  'coverage': how often a promise was broken, where the truth is known,
 }
 A target that is never reached, and a figure that does not exist, is null.
 """

@@ -181,8 +181,22 @@ def rich_live_table(results: Mapping[str, Any]) -> Any:
   return table
 
 
+def coverage_line(results: Mapping[str, Any]) -> str:
+  """How often the promise was broken, and by how much it could be cheaper."""
+  counts = results['coverage']
+  promised, picked = counts['promised'], counts['picked']
+  return (
+      f'loss <= {counts["alpha"]:g} with probability {1 - counts["delta"]:g}, '
+      f'from {counts["sample_size"]} problems: broken in {promised["broken"]} '
+      f'of {counts["num_samples"]} samples (true cost '
+      f'{_number(promised["cost"])}); plainly picked thresholds: in '
+      f'{picked["broken"]} ({_number(picked["cost"])}); the cheapest that '
+      f'truly holds costs {_number(counts["best"]["cost"])}.'
+  )
+
+
 def markdown(results: Mapping[str, Any]) -> str:
-  """All rulers, the constraint's first, then the live table."""
+  """All rulers, the constraint's first, the live table, broken promises."""
   rulers = sorted(results['rulers'], key=lambda x: x != results['ruler'])
   parts = []
   for ruler in rulers:
@@ -191,4 +205,5 @@ def markdown(results: Mapping[str, Any]) -> str:
   if results['live']:
     parts.append('### Answered live, against the replay')
     parts.append(_markdown_table(LIVE_COLUMNS, live_rows(results)))
+  parts.append(f'### Promises\n\n{coverage_line(results)}')
   return '\n\n'.join(parts) + '\n'
