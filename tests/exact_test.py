@@ -94,7 +94,9 @@ class ExactOutcomesTest(parameterized.TestCase):
     got = exact.exact_outcomes(jnp.asarray(logits), batch)
     chances = _softmax(logits)
     for n in range(6):
-      expected = sum(p * outcome for p, outcome in _enumerate(chances, batch, n))
+      expected = sum(
+          p * outcome for p, outcome in _enumerate(chances, batch, n)
+      )
       np.testing.assert_allclose(
           [got.correct[n], got.cost[n], got.loss[n]], expected, rtol=1e-5
       )
@@ -125,9 +127,9 @@ class ExactOutcomesTest(parameterized.TestCase):
     rng = np.random.default_rng(10 + num_routes)
     batch = _batch(rng, 1, 3, num_routes, is_full=True)
     logits = rng.normal(size=(1, 3, num_routes)).astype(np.float32)
-    gradient = jax.grad(
-        lambda x: exact.exact_outcomes(x, batch).correct.sum()
-    )(jnp.asarray(logits))[0]
+    gradient = jax.grad(lambda x: exact.exact_outcomes(x, batch).correct.sum())(
+        jnp.asarray(logits)
+    )[0]
     estimates = _reinforce(rng, _softmax(logits)[0], batch, 100_000)
     mean = estimates.mean(axis=0)
     error = estimates.std(axis=0) / np.sqrt(len(estimates))
@@ -155,7 +157,9 @@ class ExactOutcomesTest(parameterized.TestCase):
 
     self.assertEqual(value(wide, padded), value(logits, batch))
     gradient = jax.grad(value)(wide, padded)
-    np.testing.assert_array_equal(gradient[:, :4], jax.grad(value)(logits, batch))
+    np.testing.assert_array_equal(
+        gradient[:, :4], jax.grad(value)(logits, batch)
+    )
     np.testing.assert_array_equal(gradient[:, 4:], 0.0)
 
   @parameterized.parameters(100.0, -100.0)
@@ -170,7 +174,9 @@ class ExactOutcomesTest(parameterized.TestCase):
           lambda x: exact.exact_outcomes(x, batch).correct.sum()
       )(logits)
     expected = (
-        batch.handover_correct[:, 0, 0] if preference > 0 else batch.stay_correct
+        batch.handover_correct[:, 0, 0]
+        if preference > 0
+        else batch.stay_correct
     )
     np.testing.assert_allclose(got.correct, expected, rtol=1e-6)
     self.assertTrue(np.isfinite(gradient).all())

@@ -179,7 +179,10 @@ class TextTest(parameterized.TestCase):
     # 200 draws at width 64 its standard error is about 0.5.
     products = []
     for draw in range(200):
-      word = [f'{chr(97 + draw % 26)}{chr(97 + draw // 26)}w{"x" * i}' for i in range(60)]
+      word = [
+          f'{chr(97 + draw % 26)}{chr(97 + draw // 26)}w{"x" * i}'
+          for i in range(60)
+      ]
       left = text.hash_ngrams(' '.join(word[:40]), 64, 1)
       right = text.hash_ngrams(' '.join(word[20:]), 64, 1)
       products.append(float(left @ right))
@@ -215,9 +218,7 @@ class ObservationTest(parameterized.TestCase):
         _step('c', [-1.0] * 9),
     )
     got = _observed(trace, _config(('progress',), max_steps=4))
-    self.assertEqual(
-        list(got.values()), [0.5, 0, 0, 1, 0, 5, 1, 0], list(got)
-    )
+    self.assertEqual(list(got.values()), [0.5, 0, 0, 1, 0, 5, 1, 0], list(got))
 
   def test_groups_are_switchable_and_keep_their_values(self):
     trace = types.Trace(
@@ -411,7 +412,9 @@ class LadderBatchTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f'{ladder.problem.id}, step 0'):
       self._batch([broken])
     with self.assertRaisesRegex(ValueError, 'no completion'):
-      self._batch([dataclasses.replace(ladder, completions=ladder.completions[:-1])])
+      self._batch(
+          [dataclasses.replace(ladder, completions=ladder.completions[:-1])]
+      )
     with self.assertRaisesRegex(ValueError, 'at most 2'):
       self._batch([ladder], config=_config(max_steps=2))
     with self.assertRaisesRegex(ValueError, 'no ladders'):
@@ -430,10 +433,12 @@ class MinibatchTest(parameterized.TestCase):
   @parameterized.parameters((10, 5), (10, 4), (7, 3))
   def test_every_problem_once_an_epoch(self, num_problems, batch_size):
     # After N steps of size S each problem was seen S times.
-    rows = np.concatenate([
-        batching.minibatch_indices(0, step, num_problems, batch_size)
-        for step in range(num_problems)
-    ])
+    rows = np.concatenate(
+        [
+            batching.minibatch_indices(0, step, num_problems, batch_size)
+            for step in range(num_problems)
+        ]
+    )
     np.testing.assert_array_equal(
         np.bincount(rows, minlength=num_problems), batch_size
     )

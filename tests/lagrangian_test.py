@@ -39,6 +39,21 @@ class LagrangianTest(parameterized.TestCase):
         rtol=1e-6,
     )
 
+  def test_damping_adds_to_the_multiplier_in_proportion(self):
+    # Over by 0.1: the pressure is 2 + 5 * 0.1 = 2.5, and the gradient in cost
+    # is the pressure itself. Under by 0.3: 2 - 1.5 = 0.5. Under by 0.5: none.
+    for cost, pressure in ((0.6, 2.5), (0.2, 0.5), (0.0, 0.0)):
+      gradient = jax.grad(
+          lambda c: lagrangian.lagrangian_loss(
+              _outcomes(0.7, 0, 0.1).replace(cost=c),
+              2.0,
+              0.5,
+              form='budget',
+              damping=5.0,
+          )
+      )(cost)
+      np.testing.assert_allclose(gradient, pressure, atol=1e-6)
+
   @parameterized.parameters('budget', 'reliability')
   def test_multiplier_gets_no_gradient(self, form):
     gradient = jax.grad(

@@ -55,7 +55,9 @@ class DropInputsTest(parameterized.TestCase):
 
   def test_no_dropout_is_the_identity(self):
     features = jnp.ones((2, 3, 4))
-    self.assertIs(networks.drop_inputs(jax.random.key(0), features, 0.0), features)
+    self.assertIs(
+        networks.drop_inputs(jax.random.key(0), features, 0.0), features
+    )
 
   @parameterized.parameters(-0.1, 1.0)
   def test_rate_outside_is_refused(self, rate):

@@ -1,4 +1,4 @@
-"""Tests of training: the optimum is reached, resuming is exact, failures show."""
+"""Tests of training: the optimum reached, exact resuming, failures."""
 
 import itertools
 import json
@@ -48,7 +48,9 @@ def _random_batch(num_problems, num_steps=3, num_features=5, seed=0):
       features=(features * exists).astype(np.float32),
       mask=mask,
       handover_correct=(right & exists).astype(np.float32),
-      handover_cost=((0.9 + 0.2 * rng.random(shape)) * exists).astype(np.float32),
+      handover_cost=((0.9 + 0.2 * rng.random(shape)) * exists).astype(
+          np.float32
+      ),
       handover_loss=(large & ~right & exists).astype(np.float32),
       stay_correct=small.astype(np.float32),
       stay_cost=np.full(num_problems, 0.2, np.float32),
@@ -59,12 +61,14 @@ def _random_batch(num_problems, num_steps=3, num_features=5, seed=0):
 # A toy whose best policy is known. Four kinds of problem, of three steps each,
 # told apart by one-hot features at every step; outcomes of handing over at
 # step 0, 1, 2 or never. A hand-over at step t costs 1 + 0.1 * t - 0.3 * t.
-_KINDS_CORRECT = np.array([
-    [1, 1, 1, 1],  # The small model is right: never hand over.
-    [1, 0, 0, 0],  # Its first step is wrong: at once, or all is lost.
-    [1, 1, 1, 0],  # Only the last step is wrong: as late as possible.
-    [0, 0, 0, 0],  # Nobody solves it: never hand over.
-])
+_KINDS_CORRECT = np.array(
+    [
+        [1, 1, 1, 1],  # The small model is right: never hand over.
+        [1, 0, 0, 0],  # Its first step is wrong: at once, or all is lost.
+        [1, 1, 1, 0],  # Only the last step is wrong: as late as possible.
+        [0, 0, 0, 0],  # Nobody solves it: never hand over.
+    ]
+)
 _KINDS_COST = np.array([1.1, 0.9, 0.7, 0.3])
 
 
@@ -126,10 +130,9 @@ class OptimumTest(parameterized.TestCase):
       ('reliability', (0.05, 0.2)),
   )
   def test_reaches_99_percent_of_the_optimum(self, form, levels):
-    config = _config(form, levels, num_steps=1_500, batch_size=64)
+    config = _config(form, levels, num_steps=600, batch_size=64)
     config.eval_every = 50
-    config.log_every = 500
-    config.checkpoint_every = 1_500
+    config.log_every = config.checkpoint_every = 600
     config.network.dropout = 0.0
     config.network.hidden = (16,)
     config.optimizer.learning_rate = 1e-2
@@ -176,35 +179,19 @@ class ResumeTest(parameterized.TestCase):
         metrics_lib.read_rows(rows),
         metrics_lib.read_rows(pathlib.Path(whole_dir) / 'metrics.jsonl'),
     )
-
-  def test_finished_run_is_left_as_it_is(self):
-    directory = self.create_tempdir().full_path
-    first = self._fit(directory)
-    chex.assert_trees_all_equal(first, self._fit(directory))
+    # Asked for once more, a finished run is left as it is.
+    chex.assert_trees_all_equal(whole, self._fit(whole_dir))
 
   def test_seeds_differ(self):
-    states = [
-        fit.fit(
-            _config(num_steps=5),
-            _random_batch(40),
-            _random_batch(30, seed=1),
-            self.create_tempdir().full_path,
-            seed=seed,
-        )
+    config = _config()
+    network = networks.make_network(config.network, 2)
+    kernels = [
+        state_lib.init_state(config, network, 5, seed).params['Dense_0']
         for seed in (0, 1)
     ]
-    self.assertGreater(
-        float(jnp.abs(states[0].multiplier - states[1].multiplier).max()), 0
-    )
-
-  def test_other_shape_is_refused(self):
-    directory = self.create_tempdir().full_path
-    self._fit(directory, num_steps=10)
-    config = _config()
-    config.network.hidden = (7,)
-    data = _random_batch(40)
-    with self.assertRaises(ValueError):
-      fit.fit(config, data, data, directory, seed=3)
+    # All members of both seeds start from weights of their own.
+    flat = np.concatenate([k['kernel'].reshape(2, -1) for k in kernels])
+    self.assertLen(np.unique(flat, axis=0), 4)
 
 
 class StepTest(parameterized.TestCase):
@@ -213,7 +200,7 @@ class StepTest(parameterized.TestCase):
     network = networks.make_network(config.network, 2)
     state = state_lib.init_state(config, network, data.features.shape[-1], 0)
     step = step_lib.make_train_step(
-        config, network, step_lib.make_objective(config.objective), seed=0
+        config, network, step_lib.make_objective(config), seed=0
     )
     return network, state, step
 
@@ -332,8 +319,8 @@ class StepTest(parameterized.TestCase):
 
 class DegenerateTest(parameterized.TestCase):
 
-  @parameterized.product(
-      form=['budget', 'reliability'], right=[0.0, 1.0], num_steps=[1, 3]
+  @parameterized.parameters(
+      ('budget', 0.0, 1), ('budget', 1.0, 3), ('reliability', 1.0, 1)
   )
   def test_data_without_a_choice(self, form, right, num_steps):
     # Everybody right, or everybody wrong: nothing to gain, nothing may break.

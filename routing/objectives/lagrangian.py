@@ -61,20 +61,32 @@ def lagrangian_loss(
     level: chex.Numeric,
     *,
     form: str,
+    damping: float = 0.0,
 ) -> jax.Array:
   """The Lagrangian, signed so that the policy minimises it.
+
+  The optimum under a constraint is often a mixture of two deterministic
+  policies, between which plain dual ascent swings for ever. `damping` adds to
+  the multiplier in proportion to the excess of this very batch, at once rather
+  than by accumulation; that turns the swing into a spiral that ends.
 
   Args:
     outcomes: means over problems, scalars.
     multiplier: scalar >= 0, held constant here.
     level: scalar, b or alpha.
     form: one of `FORMS`.
+    damping: >= 0, in units of the multiplier per unit of excess.
+
+  Source: the proportional term of Stooke et al. 2020, "Responsive Safety in
+  Reinforcement Learning by PID Lagrangian Methods", section 4.
   """
   chex.assert_rank([outcomes.correct, outcomes.cost, outcomes.loss], 0)
-  multiplier = jax.lax.stop_gradient(multiplier)
   excess = constrained(outcomes, form) - level
+  pressure = jax.lax.stop_gradient(
+      jnp.maximum(multiplier + damping * excess, 0.0)
+  )
   target = -outcomes.correct if form == 'budget' else outcomes.cost
-  return target + multiplier * excess
+  return target + pressure * excess
 
 
 def update_multiplier(

@@ -76,7 +76,7 @@ def fit(
       directory,
       state_lib.init_state(config, network, num_features, seed),
       train_step=step_lib.make_train_step(
-          config, network, step_lib.make_objective(config.objective), seed
+          config, network, step_lib.make_objective(config), seed
       ),
       eval_step=lambda state: eval_step(state, validation),
       batches_from=batches_from,

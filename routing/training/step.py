@@ -26,14 +26,20 @@ Batch = tuple[types.LadderBatch, jax.Array]
 
 
 def make_objective(config) -> Objective:
-  """The exact constrained objective of `config.objective`, for one member."""
-  form = lagrangian.check_form(config.form)
+  """The exact constrained objective of a configuration, for one member."""
+  form = lagrangian.check_form(config.objective.form)
 
   def objective(logits, batch, multiplier, level):
     outcomes = exact.exact_outcomes(logits, batch).mean()
     entropy = exact.mean_entropy(logits, batch.mask)
-    loss = lagrangian.lagrangian_loss(outcomes, multiplier, level, form=form)
-    return loss - config.entropy_weight * entropy, {
+    loss = lagrangian.lagrangian_loss(
+        outcomes,
+        multiplier,
+        level,
+        form=form,
+        damping=config.multiplier.damping,
+    )
+    return loss - config.objective.entropy_weight * entropy, {
         'excess': lagrangian.constrained(outcomes, form) - level,
         'correct': outcomes.correct,
         'cost': outcomes.cost,

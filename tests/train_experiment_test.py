@@ -1,0 +1,178 @@
+"""Tests of the train experiment: from shards to a router, and its refusals."""
+
+import asyncio
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+import numpy as np
+
+from configs import arithmetic
+from experiments import collect as collect_experiment
+from experiments import train
+import routing
+from routing.features import observation
+from routing.grading import equivalence
+from routing.rollout import collect
+from routing.rollout import driver
+from routing.shards import writer as writer_lib
+from routing.training import metrics as metrics_lib
+from tests import scripted_pair
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_COUNTS = {'train': 24, 'validation': 16}
+
+
+def _collect(workdir):
+  """Shards of both splits, by the scripted pair."""
+  problems = scripted_pair.make_problems(sum(_COUNTS.values()))
+  for split, count in _COUNTS.items():
+    chosen, problems = problems[:count], problems[count:]
+    settings = {
+        'models': [dataclasses.asdict(s) for s in scripted_pair.SPECS[:2]]
+    }
+    writer = writer_lib.LadderWriter(
+        collect_experiment.shard_directory(workdir, split), chosen, settings, 8
+    )
+    asyncio.run(
+        collect_experiment.collect_missing(
+            chosen,
+            scripted_pair.make_engines(),
+            writer,
+            plan=collect.Plan(driver.Sampling()),
+            grade=equivalence.exact,
+            concurrency=8,
+        )
+    )
+
+
+def _config():
+  config = arithmetic.get_config('smoke')
+  config.features.update(question_width=8, step_width=8)
+  config.objective.levels = (0.5, 0.7)
+  config.num_steps = 4
+  config.eval_every = config.log_every = 2
+  return config
+
+
+def _files(directory):
+  return {
+      path: path.stat().st_mtime_ns
+      for path in pathlib.Path(directory).rglob('*')
+      if path.is_file()
+  }
+
+
+class TrainTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.shards = cls.enterClassContext(tempfile.TemporaryDirectory())
+    _collect(cls.shards)
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    shutil.copytree(self.shards, self.workdir, dirs_exist_ok=True)
+
+  def test_leaves_a_router_for_each_seed(self):
+    config = _config()
+    config.train_seeds = (0, 4)
+    first, second = train.train_all(config, self.workdir)
+    self.assertEqual(second, self.workdir / 'runs' / 'seed4')
+    routers = [routing.load(directory) for directory in (first, second)]
+    self.assertNotEqual(*[router.checkpoint_hash for router in routers])
+    card = routers[0].card
+    self.assertEqual(card.specs, scripted_pair.SPECS[:2])
+    self.assertEqual(card.levels, (0.5, 0.7))
+    self.assertGreater(card.reference, 0)
+    self.assertEqual(card.features.hidden_size, 4)
+    rows = metrics_lib.read_rows(first / 'metrics.jsonl')
+    self.assertEqual([row['step'] for row in rows], [2, 4])
+    self.assertLen(rows[-1]['best_score'], 2)
+    recorded = json.loads((first / 'features.json').read_text())
+    self.assertEqual(recorded['features']['max_steps'], card.features.max_steps)
+
+  def test_router_scores_what_training_saw(self):
+    # Scores on raw features equal the network on the standardised set.
+    config = _config()
+    data = train.load_training_set(config, self.workdir)
+    router = train.train_seed(config, self.workdir, 0, data)
+    raw = data.train.features * data.statistics.std + data.statistics.mean
+    constant = data.statistics.std <= 1e-3
+    self.assertLess(constant.mean(), 0.9)
+    got = router.score(raw.astype(np.float32), 1)
+    again = routing.load(self.workdir / 'runs' / 'seed0').score(
+        raw.astype(np.float32), 1
+    )
+    np.testing.assert_array_equal(got, again)
+    names = observation.names(data.features)
+    self.assertLen(names, data.train.features.shape[-1])
+    valid = data.train.features[data.train.mask]
+    np.testing.assert_allclose(valid.mean(axis=0)[~constant], 0, atol=0.2)
+
+  def test_finished_run_is_kept_and_another_config_refused(self):
+    config = _config()
+    train.train_all(config, self.workdir)
+    before = _files(self.workdir)
+    train.train_all(config, self.workdir)
+    self.assertEqual(_files(self.workdir), before)
+    config.optimizer.learning_rate = 0.5
+    with self.assertRaisesRegex(ValueError, 'optimizer.learning_rate is'):
+      train.train_all(config, self.workdir)
+    self.assertEqual(_files(self.workdir), before)
+
+  def test_other_shards_are_refused(self):
+    config = _config()
+    data = train.load_training_set(config, self.workdir)
+    train.train_seed(config, self.workdir, 0, data)
+    before = _files(self.workdir)
+    other = dataclasses.replace(data, shards=data.shards | {'train': 'other'})
+    with self.assertRaisesRegex(ValueError, r'another training set.*shards'):
+      train.train_seed(config, self.workdir, 0, other)
+    self.assertEqual(_files(self.workdir), before)
+
+  def test_missing_hidden_states_are_named(self):
+    config = _config()
+    data = train.reader.read_ladders(self.workdir / 'shards' / 'train')
+    ladder = dataclasses.replace(
+        data[0],
+        steps=tuple(
+            dataclasses.replace(step, hidden=None) for step in data[0].steps
+        ),
+    )
+    with self.assertRaisesRegex(ValueError, 'Leave hidden out'):
+      train.feature_config(config, 2, [ladder])
+
+  def test_a_bad_call_is_one_line_and_no_success(self):
+    for override, message in (
+        ('--config.num_step=3', 'Did you mean "num_steps"'),
+        ('--config.objective.levels=(0.01,)', 'objective.levels has 0.01'),
+    ):
+      done = subprocess.run(
+          [
+              sys.executable,
+              '-m',
+              'experiments.train',
+              '--config=configs/arithmetic.py:smoke',
+              f'--workdir={self.workdir}',
+              override,
+          ],
+          cwd=_ROOT,
+          capture_output=True,
+          text=True,
+          check=False,
+      )
+      self.assertNotEqual(done.returncode, 0)
+      self.assertIn(message, done.stderr)
+    self.assertEqual(done.stderr.count('Traceback'), 0)
+
+
+if __name__ == '__main__':
+  absltest.main()
