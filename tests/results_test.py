@@ -17,6 +17,26 @@ from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from tests import ladders
 
+LIVE = {
+    'name': 'cost<=0.4',
+    'seed': 0,
+    'num_problems': 20,
+    'accuracy': 0.7,
+    'cost': 0.39,
+    'predicted_accuracy': 0.7,
+    'predicted_cost': 0.39,
+    'num_agreeing': 20,
+}
+COVERAGE = {
+    'alpha': 0.05,
+    'delta': 0.1,
+    'sample_size': 500,
+    'num_samples': 1_000,
+    'best': {'cost': 0.8},
+    'promised': {'broken': 70, 'cost': 0.9},
+    'picked': {'broken': 512, 'cost': 0.8},
+}
+
 
 def make_results(num_problems=300, resamples=50):
   """Two rulers alike; the policy has two seeds, one of them a little noisy."""
@@ -51,16 +71,6 @@ def make_results(num_problems=300, resamples=50):
       draws,
       'policy',
   )
-  live = dict(
-      name='cost<=0.4',
-      seed=0,
-      num_problems=20,
-      accuracy=0.7,
-      cost=0.39,
-      predicted_accuracy=0.7,
-      predicted_cost=0.39,
-      num_agreeing=20,
-  )
   content = results_lib.to_json(
       {
           'schema': results_lib.SCHEMA,
@@ -69,16 +79,8 @@ def make_results(num_problems=300, resamples=50):
           'seeds': [0, 1],
           'resamples': resamples,
           'rulers': {'flops': one, 'price': one},
-          'live': [live],
-          'coverage': {
-              'alpha': 0.05,
-              'delta': 0.1,
-              'sample_size': 500,
-              'num_samples': 1_000,
-              'best': {'cost': 0.8},
-              'promised': {'broken': 70, 'cost': 0.9},
-              'picked': {'broken': 512, 'cost': 0.8},
-          },
+          'live': [LIVE],
+          'coverage': COVERAGE,
       }
   )
   return content, candidates
