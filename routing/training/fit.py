@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -19,6 +20,11 @@ from routing.training import step as step_lib
 
 def _on_device(batch: types.LadderBatch) -> types.LadderBatch:
   return jax.device_put(batching.trimmed(batch))
+
+
+def _schedule(config: ml_collections.ConfigDict) -> loop.Schedule:
+  names = (field.name for field in dataclasses.fields(loop.Schedule))
+  return loop.Schedule(**{name: config[name] for name in names})
 
 
 def fit(
@@ -67,12 +73,7 @@ def fit(
       yield train, rows
 
   return loop.train(
-      loop.Schedule(
-          num_steps=config.num_steps,
-          log_every=config.log_every,
-          eval_every=config.eval_every,
-          checkpoint_every=config.checkpoint_every,
-      ),
+      _schedule(config),
       directory,
       state_lib.init_state(config, network, num_features, seed),
       train_step=step_lib.make_train_step(
