@@ -25,6 +25,18 @@ class OutcomesTest(parameterized.TestCase):
     table = outcomes_lib.from_batch(batch)
     np.testing.assert_array_equal(table.gain, [[0, 1, 1], [0, 0, 0]])
 
+  def test_gain_with_two_samples_of_each_prefix(self):
+    # Largest alone: right, wrong. From step 1: wrong, right. One of two pairs
+    # is lost and the other gained: correct .5, loss .5, gain .5.
+    batch, _ = ladders.make_ladders(1, num_steps=2)
+    batch = batch.replace(
+        mask=np.ones((1, 2), bool),
+        handover_correct=np.array([[[0.5], [0.5]]]),
+        handover_loss=np.array([[[0.0], [0.5]]]),
+    )
+    gain = outcomes_lib.from_batch(batch).gain
+    np.testing.assert_allclose(gain[0, :2], [0.0, 0.5])
+
   @parameterized.parameters((2, 1), (3, 1), (2, 4))
   def test_gain_equals_pairing_by_sample(self, num_routes, num_samples):
     batch, _ = ladders.make_ladders(

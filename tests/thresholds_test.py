@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import numpy as np
 from scipy import stats
 
+from routing.calibration import bounds
 from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
@@ -179,6 +180,30 @@ class LearnThenTestTest(parameterized.TestCase):
 
 
 class BudgetWithConfidenceTest(parameterized.TestCase):
+
+  def test_equals_testing_one_threshold_at_a_time(self):
+    outcomes, scores = ladders.make_outcomes(400, seed=7)
+    grid, budget, cap = fixed_grid(), 0.6, 1.5
+    rows = np.arange(400)
+    passed = []
+    for threshold in grid[::-1]:
+      times = ladders.walk(scores, outcomes.mask, threshold)
+      mean = np.minimum(outcomes.cost[rows, times], cap).mean() / cap
+      p_value = bounds.hoeffding_bentkus_p_value(mean, 400, budget / cap)
+      if p_value > DELTA:
+        break
+      passed.append((outcomes.correct[rows, times].mean(), threshold))
+    got = thresholds_lib.for_budget_with_confidence(
+        scores,
+        outcomes,
+        budget=budget,
+        delta=DELTA,
+        thresholds=grid,
+        cost_cap=cap,
+    )
+    self.assertAlmostEqual(got.accuracy, max(passed)[0])
+    self.assertEqual(got.threshold, max(passed)[1])
+    self.assertBetween(len(passed), 4, len(grid) - 4)
 
   def test_promise_is_broken_in_at_most_delta_of_300_samples(self):
     outcomes, scores = ladders.make_outcomes(5_000, seed=6)
