@@ -125,6 +125,12 @@ class FiguresTest(parameterized.TestCase):
     self.assertTrue(np.isnan(got['mean_gap_recovered']))
     self.assertTrue(np.isnan(got['headroom_share']))
 
+  def test_budget_below_the_cheapest_point_buys_nothing(self):
+    got = metrics.summary(COST + 0.1, ACCURACY, ANCHORS, oracle_area=0.9)
+    self.assertTrue(np.isnan(got['accuracy_at']['0.2']))
+    self.assertTrue(np.isnan(got['gap_recovered_at']['0.2']))
+    self.assertFalse(np.isnan(got['accuracy_at']['0.4']))
+
   def test_models_of_equal_cost_have_no_slope(self):
     alike = metrics.Anchors(0.4, 1.0, 0.9)
     got = metrics.summary(COST, ACCURACY, alike, oracle_area=0.9)

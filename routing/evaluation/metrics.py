@@ -183,9 +183,17 @@ def summary(
     anchors: Anchors,
     oracle_area: float,
 ) -> dict[str, float | dict[str, float]]:
-  """All figures of one curve, by name; inf where a target is never reached."""
+  """All figures of one curve, by name.
+
+  inf where a target is never reached, NaN at a budget below the cheapest point.
+  """
   value = area(cost, accuracy)
-  at_budgets = accuracy_at(cost, accuracy, np.array(BUDGETS))
+  # Flat is right for an area; but no policy answers for less than the cheapest.
+  at_budgets = np.where(
+      np.array(BUDGETS) < cost.min() - 1e-9,
+      np.nan,
+      accuracy_at(cost, accuracy, np.array(BUDGETS)),
+  )
   reach = lambda target: cost_to_reach(cost, accuracy, target)
   keys = [f'{budget:g}' for budget in BUDGETS]
   ibc = relative_ibc_gain(cost, accuracy, anchors, np.array(BUDGETS))
