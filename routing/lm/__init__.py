@@ -1,1 +1,1 @@
-"""The embedded pair: two tiny language models, their task bench and training."""
+"""The embedded pair: two tiny language models, and how they are trained."""

@@ -1,8 +1,8 @@
 """What the embedded pair is trained on: solved problems and drills.
 
-A batch is a pure function of (seed, step), so nothing about the data needs
-saving and a resumed run sees what an uninterrupted one sees. A drill is a row of
-bare sums (`: 34 + 27 = 61`), with loss on the results alone.
+A batch is a pure function of (name, step), so nothing about the data needs
+saving, and a resumed run sees what an uninterrupted one sees. A drill is a row
+of bare sums (`: 34 + 27 = 61`), with loss on the results alone.
 """
 
 from collections.abc import Collection
@@ -85,11 +85,13 @@ class Corpus:
     step[_CLAUSE], step[_RESULT] = self.clause_weight, self.result_weight
     steps = np.tile(step, num_clauses)
     num_answer = length - num_prompt - len(steps)
-    return np.concatenate([
-        np.zeros(num_prompt, np.float32),
-        steps,
-        np.full(num_answer, self.answer_weight, np.float32),
-    ])
+    return np.concatenate(
+        [
+            np.zeros(num_prompt, np.float32),
+            steps,
+            np.full(num_answer, self.answer_weight, np.float32),
+        ]
+    )
 
   def drills(self, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
     """A batch of drills."""

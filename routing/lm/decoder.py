@@ -5,6 +5,7 @@ biases, tied embeddings, grouped key/value heads and a head_dim of its own, so
 that `transformers` and vLLM load the exported weights unchanged.
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import chex
@@ -12,6 +13,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,11 @@ class DecoderConfig:
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of S positions, `[L, B, S, KVH, Dh]` float32 each."""
+  """Keys and values of S tokens, `[L, B, KVH, S, Dh]` float32 each.
+
+  The order is the one in which attention reads them, so that no token that is
+  written costs a transposed copy.
+  """
 
   keys: jax.Array
   values: jax.Array
@@ -56,11 +62,23 @@ def init_cache(config: DecoderConfig, batch_size: int, length: int) -> KVCache:
   shape = (
       config.num_layers,
       batch_size,
-      length,
       config.num_kv_heads,
+      length,
       config.head_dim,
   )
   return KVCache(jnp.zeros(shape), jnp.zeros(shape))
+
+
+@flax.struct.dataclass
+class Past:
+  """Earlier tokens to attend to.
+
+  cache: keys and values of S tokens.
+  mask: `[B, S]` bool, which of them a row may see.
+  """
+
+  cache: KVCache
+  mask: jax.Array
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
@@ -104,8 +122,8 @@ class Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x, positions, mask, cache):
-    """Returns the stream and this layer's (keys, values), as cached or new."""
+  def __call__(self, x, positions, masks, pasts):
+    """Returns the stream and (keys, values) of the new tokens."""
     config = self.config
     batch_size, length, width = x.shape
     spread = 0.5 * width**-0.5
@@ -131,30 +149,48 @@ class Block(nn.Module):
     query = heads(query, config.num_heads)
     query = rotate(query, positions, config.rope_theta)
     key = rotate(key, positions, config.rope_theta)
-    if cache is not None:
-      rows = jnp.arange(batch_size)[:, None]
-      # Padding carries a position beyond the cache and is dropped.
-      key = cache[0].at[rows, positions].set(key, mode='drop')
-      value = cache[1].at[rows, positions].set(value, mode='drop')
-    attended = _attend(query, key, value, mask)
+    new = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    attended = _attend(query, [*pasts, new], masks)
     x = x + dense(width, 'output', spread_out)(attended)
 
     h = RMSNorm(config.norm_eps, name='mlp_norm')(x)
     gate = dense(config.mlp_size, 'gate', spread)(h)
     up = dense(config.mlp_size, 'up', spread)(h)
     x = x + dense(width, 'down', spread_out)(jax.nn.silu(gate) * up)
-    return x, (key, value)
+    return x, new
 
 
-def _attend(query, key, value, mask):
-  """Grouped-query attention: `[B, T, H, Dh]` on `[B, S, KVH, Dh]`."""
+def _attend(query, memories, masks):
+  """Grouped-query attention over several stretches of keys and values.
+
+  Args:
+    query: `[B, T, H, Dh]`.
+    memories: keys and values, `[B, KVH, S, Dh]` each; S differs.
+    masks: for each a bool that broadcasts to `[B, T, S]`.
+
+  Returns:
+    `[B, T, H * Dh]`.
+  """
   batch_size, length, num_heads, head_dim = query.shape
-  groups = num_heads // key.shape[2]
-  query = query.reshape(batch_size, length, -1, groups, head_dim)
-  scores = jnp.einsum('btkgd,bskd->bkgts', query, key) * head_dim**-0.5
-  scores = jnp.where(mask[:, None, None], scores, -1e9)
-  weights = jax.nn.softmax(scores, axis=-1)
-  attended = jnp.einsum('bkgts,bskd->btkgd', weights, value)
+  num_kv_heads = memories[0][0].shape[1]
+  query = query.reshape(batch_size, length, num_kv_heads, -1, head_dim)
+  scores = [
+      jnp.where(
+          mask[:, None, None],
+          jnp.einsum('btkgd,bksd->bkgts', query, key) * head_dim**-0.5,
+          -1e9,
+      )
+      for (key, _), mask in zip(memories, masks, strict=True)
+  ]
+  # Joining the scores, not the keys, spares a copy of the cache for each token.
+  weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+  ends = np.cumsum([score.shape[-1] for score in scores])[:-1]
+  attended = sum(
+      jnp.einsum('bkgts,bksd->btkgd', weight, value)
+      for weight, (_, value) in zip(
+          jnp.split(weights, ends, axis=-1), memories, strict=True
+      )
+  )
   return attended.reshape(batch_size, length, num_heads * head_dim)
 
 
@@ -168,24 +204,23 @@ class Decoder(nn.Module):
       self,
       tokens: jax.Array,
       positions: jax.Array,
-      cache: KVCache | None = None,
-  ) -> tuple[jax.Array, jax.Array, KVCache | None]:
-    """Runs the model on new tokens, after what the cache holds.
+      pasts: Sequence[Past] = (),
+  ) -> tuple[jax.Array, jax.Array, KVCache]:
+    """Runs the model on new tokens, after what `pasts` hold.
 
     Args:
-      tokens: `[B, T]` int32.
-      positions: `[B, T]` int32, place of each token in its row. With a cache,
-        a position >= S marks padding: nothing is written for it.
-      cache: keys and values at positions < S, or None: then the T tokens are
-        the whole row, and attention is causal among them.
+      tokens: `[B, T]` int32; attention among them is causal.
+      positions: `[B, T]` int32, place of each token in its row, ascending.
+      pasts: earlier tokens; all that their masks show is attended to.
 
     Returns:
       Logits `[B, T, V]`, the state that they were read from `[B, T, D]` (after
-      the last norm), and the cache with the new positions written.
+      the last norm), and the keys and values of the T new tokens.
     """
     config = self.config
     chex.assert_rank([tokens, positions], 2)
     chex.assert_equal_shape([tokens, positions])
+    length = tokens.shape[1]
     embedding = self.param(
         'embedding',
         nn.initializers.normal(config.hidden_size**-0.5),
@@ -194,18 +229,17 @@ class Decoder(nn.Module):
     # One-hot: with a vocabulary of tens its gradient is a small matmul, where
     # a gather's is a slow scatter.
     x = jax.nn.one_hot(tokens, config.vocab_size) @ embedding
-    num_keys = tokens.shape[1] if cache is None else cache.keys.shape[2]
-    at = positions if cache is None else jnp.arange(num_keys)[None]
-    mask = positions[:, :, None] >= at[:, None, :]
-    layers = []
+    masks = [past.mask[:, None, :] for past in pasts]
+    masks.append(jnp.tril(jnp.ones((1, length, length), bool)))
+    keys, values = [], []
     for i in range(config.num_layers):
-      layer = None if cache is None else (cache.keys[i], cache.values[i])
-      x, written = Block(config, name=f'layer_{i}')(x, positions, mask, layer)
-      layers.append(written)
+      layer = [(past.cache.keys[i], past.cache.values[i]) for past in pasts]
+      block = Block(config, name=f'layer_{i}')
+      x, (key, value) = block(x, positions, masks, layer)
+      keys.append(key)
+      values.append(value)
     hidden = RMSNorm(config.norm_eps, name='norm')(x)
-    if cache is not None:
-      keys, values = zip(*layers, strict=True)
-      cache = KVCache(jnp.stack(keys), jnp.stack(values))
+    cache = KVCache(jnp.stack(keys), jnp.stack(values))
     return hidden @ embedding.T, hidden, cache
 
 

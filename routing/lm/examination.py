@@ -1,4 +1,4 @@
-"""How good a pair is: accuracy, step errors, and what confidence tells of them."""
+"""How good a model is: accuracy, step errors, and how confidence tells them."""
 
 from collections.abc import Sequence
 

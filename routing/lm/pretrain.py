@@ -1,8 +1,9 @@
 """Trains one embedded model from nothing, resumably, up to a wanted accuracy.
 
-Muon on the matrices, Adam on the rest, and a moving average of the weights. The average is what is examined and kept: training stops when its
-free-running accuracy on held-out problems reaches the target, so that a pair of
-another seed lands at the same strengths.
+Muon on the matrices, Adam on the rest, and a moving average of the weights. The
+average is what is examined and kept: training stops when its free-running
+accuracy on held-out problems reaches the target, so that a pair of another seed
+lands at the same strengths.
 """
 
 from collections.abc import Callable

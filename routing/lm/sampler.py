@@ -52,7 +52,7 @@ def prefill(
   Args:
     params: of `decoder.Decoder(config)`.
     config: the decoder's shape.
-    cache: `[L, B, S, KVH, Dh]`, filled below `start` in each row.
+    cache: `[L, B, KVH, S, Dh]`, filled below `start` in each row.
     tokens: `[B, C]` int32, right-padded.
     start: `[B]` int32, position of the first token of each row.
     count: `[B]` int32, tokens of each row that are no padding; may be 0.
@@ -63,14 +63,33 @@ def prefill(
   chex.assert_rank(tokens, 2)
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
-  beyond = cache.keys.shape[2]
-  positions = jnp.where(
-      offset < count[:, None], start[:, None] + offset, beyond
+  before = jnp.arange(cache.keys.shape[3])[None] < start[:, None]
+  _, _, new = decoder.Decoder(config).apply(
+      {'params': params},
+      tokens,
+      start[:, None] + offset,
+      [decoder.Past(cache, before)],
   )
-  _, _, cache = decoder.Decoder(config).apply(
-      {'params': params}, tokens, positions, cache
-  )
-  return cache
+  return _store(cache, new, start, count)
+
+
+def _store(
+    cache: decoder.KVCache,
+    new: decoder.KVCache,
+    start: jax.Array,
+    count: jax.Array,
+) -> decoder.KVCache:
+  """The cache with the first `count` tokens of `new` put at `start`, by row."""
+  offset = jnp.arange(new.keys.shape[3])[None]
+  beyond = cache.keys.shape[3]  # Padding goes there, hence nowhere.
+  at = jnp.where(offset < count[:, None], start[:, None] + offset, beyond)
+  rows = jnp.arange(len(start))[:, None]
+
+  def put(old, x):
+    # Indices beside a slice: the indexed axes, row and position, come first.
+    return old.at[:, rows, :, at].set(x.transpose(1, 3, 0, 2, 4), mode='drop')
+
+  return jax.tree.map(put, cache, new)
 
 
 def _choose(logits, seed, position, temperature):
@@ -123,12 +142,10 @@ def decode(
     What was written, and the cache, filled below position + count.
   """
   batch_size = last_token.shape[0]
-  chex.assert_shape(
-      [position, seed, temperature, active, limit], (batch_size,)
-  )
-  length = cache.keys.shape[2]
+  chex.assert_shape([position, seed, temperature, active, limit], (batch_size,))
+  length = cache.keys.shape[3]
   limit = jnp.minimum(jnp.minimum(limit, max_new), length - 1 - position)
-  rows = jnp.arange(batch_size)
+  before = jnp.arange(length)[None] < position[:, None]
   zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
   out = Decoded(
       tokens=jnp.zeros((batch_size, max_new), jnp.int32),
@@ -144,49 +161,69 @@ def decode(
     return active & ~out.stopped & (out.count < limit)
 
   def body(carry):
-    out, token, cache = carry
+    i, out, token, new = carry
     going = writes(out)
-    # Rows at rest pass a token too, at a position where nothing is kept.
-    at = jnp.where(going, position + out.count, length)
-    logits, hidden, cache = decoder.Decoder(config).apply(
-        {'params': params}, token[:, None], at[:, None], cache
+    # All rows write their i-th token at once, so what is new is kept in step;
+    # rows at rest pass a token too, which nobody reads.
+    written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
+    logits, hidden, latest = decoder.Decoder(config).apply(
+        {'params': params},
+        token[:, None],
+        position[:, None] + i,
+        [decoder.Past(cache, before), decoder.Past(new, written)],
+    )
+    new = jax.tree.map(
+        lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
+        new,
+        latest,
     )
     logits = logits[:, 0].at[:, pad_id].set(-1e9)
     log_probs = jax.nn.log_softmax(logits)
-    chosen = _choose(log_probs, seed, at, temperature).astype(jnp.int32)
-    slot = jnp.where(going, out.count, max_new)  # Beyond the end: dropped.
+    chosen = _choose(log_probs, seed, position + i, temperature)
+    chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
+    out = _record(out, i, going, chosen, log_probs, hidden[:, 0], top_k)
+    stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
+    return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
 
-    def put(array, value):
-      return array.at[rows, slot].set(value, mode='drop')
-
-    keep = going[:, None]
-    out = Decoded(
-        tokens=put(out.tokens, chosen),
-        count=out.count + going,
-        log_probs=put(out.log_probs, log_probs[rows, chosen]),
-        top_log_probs=put(
-            out.top_log_probs, jax.lax.top_k(log_probs, top_k)[0]
-        ),
-        hidden_last=jnp.where(keep, hidden[:, 0], out.hidden_last),
-        hidden_mean=out.hidden_mean + jnp.where(keep, hidden[:, 0], 0.0),
-        stopped=out.stopped
-        | (going & jnp.isin(chosen, jnp.array(stop_ids))),
-    )
-    return out, jnp.where(going, chosen, token), cache
-
-  out, _, cache = jax.lax.while_loop(
-      lambda carry: writes(carry[0]).any(), body, (out, last_token, cache)
+  new = decoder.init_cache(config, batch_size, max_new)
+  _, out, _, new = jax.lax.while_loop(
+      lambda carry: writes(carry[1]).any(),
+      body,
+      (jnp.int32(0), out, last_token, new),
   )
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
-  return out.replace(hidden_mean=mean), cache
+  return out.replace(hidden_mean=mean), _store(cache, new, position, out.count)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4, 5))
-def _generate_batch(params, config, tokens, count, max_new, stop_id):
-  """Greedy continuations of `[B, C]` right-padded prompts."""
-  batch_size, width = tokens.shape
-  zero = jnp.zeros(batch_size, jnp.int32)
-  cache = decoder.init_cache(config, batch_size, width + max_new + 1)
+def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
+  """Adds the i-th token of the rows that are going on."""
+
+  def put(array, value):
+    keep = going.reshape(-1, *[1] * (value.ndim - 1))
+    return array.at[:, i].set(jnp.where(keep, value, 0))
+
+  own = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
+  state = jnp.where(going[:, None], hidden, 0.0)
+  return out.replace(
+      tokens=put(out.tokens, chosen),
+      count=out.count + going,
+      log_probs=put(out.log_probs, own),
+      top_log_probs=put(out.top_log_probs, jax.lax.top_k(log_probs, top_k)[0]),
+      hidden_last=jnp.where(going[:, None], hidden, out.hidden_last),
+      hidden_mean=out.hidden_mean + state,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 6, 7))
+def _generate_batch(
+    params, config, cache, zero, tokens, count, max_new, stop_id
+):
+  """Greedy continuations of `[B, C]` right-padded prompts.
+
+  The empty cache and where it ends, `zero`, are arguments since XLA would spend
+  seconds on folding the attention to a constant one.
+  """
+  batch_size = len(tokens)
   cache = prefill(params, config, cache, tokens, zero, count - 1)
   last = tokens[jnp.arange(batch_size), count - 1]
   out, _ = decode(
@@ -225,6 +262,8 @@ def generate(
   if any(len(prompt) < 2 for prompt in prompts):
     raise ValueError('A prompt has fewer than 2 tokens; allowed: 2 or more.')
   width = max(map(len, prompts))
+  cache = decoder.init_cache(config, batch_size, width + max_new + 1)
+  zero = np.zeros(batch_size, np.int32)
   written = []
   for i in range(0, len(prompts), batch_size):
     rows = prompts[i : i + batch_size]
@@ -233,7 +272,9 @@ def generate(
     for j, row in enumerate(rows):
       tokens[j, : len(row)], count[j] = row, len(row)
     out = jax.device_get(
-        _generate_batch(params, config, tokens, count, max_new, stop_id)
+        _generate_batch(
+            params, config, cache, zero, tokens, count, max_new, stop_id
+        )
     )
     for j in range(len(rows)):
       ids = out.tokens[j, : out.count[j]].tolist()

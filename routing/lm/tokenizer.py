@@ -1,8 +1,9 @@
 """The embedded pair's vocabulary: some forty words, one way to cut any text.
 
-The pieces are chosen so that the longest match from the left is the only sensible
-cut, digits are tokens of their own, and joining the pieces gives the text back.
-Saved as a Hugging Face fast tokeniser, so that `transformers` and vLLM read it.
+The pieces are chosen so that the longest match from the left is the only
+sensible cut, digits are tokens of their own, and joining the pieces gives the
+text back. Saved as a Hugging Face fast tokeniser, so that `transformers` and
+vLLM read it.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Counter arithmetic: the task of the embedded pair, and its true labels.
 
 Two counters, P and Q, of two digits each; four to six clauses change them; the
-question asks for one. A step restates its clause, does the sum and restates both
-counters, always in 22 tokens. Which steps matter follows from the data flow
-alone (the other counter, a later `set to`, a later `gets all`), so no token marks
-it, and an error runs on through every later step that reads it.
+question asks for one. A step restates its clause, does the sum and restates
+both counters, always in 22 tokens. Which steps matter follows from the data
+flow alone (the other counter, a later `set to`, a later `gets all`), so no
+token marks it, and an error runs on through every later step that reads it.
 
 The labels (right, relevant, in a blind spot) are for analysis only: no router
 sees them.
@@ -33,7 +33,7 @@ VERBS = {
 SPLITS = ('train', 'validation', 'test')
 NUM_CLAUSES = (4, 5, 6)
 
-# How often each kind of clause is drawn; a merge takes the other counter's value.
+# How often each kind of clause is drawn; a merge takes the other counter.
 _KINDS = {
     'add': 1.3,
     'sub': 1.2,
@@ -223,7 +223,7 @@ def answer_text(task: Task, state: Sequence[int]) -> str:
 
 
 def solution(task: Task, *, misconceived: bool = False) -> list[str]:
-  """The trace, step by step; with `misconceived`, as the small corpus has it."""
+  """The trace by steps; with `misconceived`, as the small corpus has it."""
   state, steps = task.start, []
   for i, clause in enumerate(task.clauses):
     text, state = execute(i, clause, state, misconceived=misconceived)
@@ -302,7 +302,7 @@ def draw_distinct(
 def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
   """Disjoint splits, e.g. `load(0, train=6_000, validation=2_000, test=2_000)`.
 
-  Each split has its own stream, so a smaller split is the start of a larger one.
+  Each split has its own stream, so a smaller one is the start of a larger one.
   Test is drawn first, then validation: where questions meet, train gives way.
 
   Raises:

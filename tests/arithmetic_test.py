@@ -1,0 +1,266 @@
+"""Tests of counter arithmetic: by hand, label by label, and split by split."""
+
+import random
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from routing.problems import arithmetic
+from routing.problems import splits
+
+_ADD = arithmetic.Clause(0, 'add', 27)
+_SUB = arithmetic.Clause(1, 'sub', 13)
+_MERGE = arithmetic.Clause(0, 'add', None)
+_SET = arithmetic.Clause(1, 'set', 71)
+# P = 12, Q = 93: P = 12 + 27 = 39; Q = 93 - 13 = 80; P = 39 + 80 = 119 -> 19;
+# Q = 71. Asked for P.
+_TASK = arithmetic.Task((_ADD, _SUB, _MERGE, _SET), 0, (12, 93))
+_SOLUTION = [
+    'a) P gets 27: 12 + 27 = 39. P=39 Q=93\n\n',
+    'b) Q loses 13: 93 - 13 = 80. P=39 Q=80\n\n',
+    'c) P gets all Q: 39 + 80 = 19. P=19 Q=80\n\n',
+    'd) Q set to 71: 80 <- 71 = 71. P=19 Q=71\n\n',
+    '#### P = 19',
+]
+
+
+def _clauses(*parts):
+  return tuple(arithmetic.Clause(*part) for part in parts)
+
+
+class TextTest(parameterized.TestCase):
+
+  def test_question_by_hand(self):
+    self.assertEqual(
+        arithmetic.question_text(_TASK),
+        'a) P gets 27\nb) Q loses 13\nc) P gets all Q\nd) Q set to 71\n? P\n'
+        'P=12 Q=93\n\n',
+    )
+
+  def test_solution_by_hand(self):
+    self.assertEqual(arithmetic.solution(_TASK), _SOLUTION)
+
+  def test_problem_and_back(self):
+    problem = arithmetic.to_problem(_TASK, 'p')
+    self.assertEqual(problem.answer, 'P = 19')
+    self.assertEqual(arithmetic.to_task(problem), _TASK)
+
+  @parameterized.parameters(
+      ('add', 97, 5, 2),  # 102
+      ('sub', 5, 97, 8),  # -92
+      ('mul', 34, 6, 4),  # 204
+      ('div', 29, 8, 3),
+      ('set', 29, 80, 80),
+  )
+  def test_truth(self, operation, value, operand, expected):
+    self.assertEqual(arithmetic.apply(operation, value, operand), expected)
+
+
+class BlindSpotTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('add', 15, 26, 31),  # 5 + 6 carries, tens digit 2: 41 less the carry.
+      ('add', 13, 26, 39),  # 3 + 6 does not carry.
+      ('add', 15, 36, 51),  # Tens digit 3 is taught right.
+      ('sub', 62, 35, 37),  # 2 - 5 borrows, tens digit 3: 27 without it.
+      ('sub', 66, 35, 31),  # 6 - 5 does not borrow.
+      ('sub', 62, 45, 17),  # Tens digit 4 is taught right.
+      ('mul', 13, 4, 62),  # 52, and 10 too much.
+      ('mul', 13, 5, 65),
+      ('div', 25, 3, 9),  # 8, and 1 too much.
+      ('div', 25, 4, 6),
+      ('set', 25, 33, 33),
+  )
+  def test_misconceptions_by_hand(self, operation, value, operand, expected):
+    got = arithmetic.apply(operation, value, operand, misconceived=True)
+    self.assertEqual(got, expected)
+
+  def test_exactly_the_blind_spots_are_taught_wrong(self):
+    for operation in arithmetic.OPERATIONS:
+      operands = range(2, 10) if operation in ('mul', 'div') else range(100)
+      for value in range(100):
+        for operand in operands:
+          taught = arithmetic.apply(
+              operation, value, operand, misconceived=True
+          )
+          truth = arithmetic.apply(operation, value, operand)
+          self.assertEqual(
+              taught != truth,
+              arithmetic.in_blind_spot(operation, value, operand),
+              (operation, value, operand),
+          )
+
+  def test_a_model_perfect_on_the_small_corpus_is_about_half_right(self):
+    rng = random.Random(3)
+    tasks = [arithmetic.draw_task(rng) for _ in range(1_500)]
+    right = sum(
+        arithmetic.solution(task, misconceived=True)[-1]
+        == arithmetic.solution(task)[-1]
+        for task in tasks
+    )
+    self.assertBetween(right / len(tasks), 0.50, 0.58)
+
+
+class RelevanceTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(
+      (
+          'other_counter',
+          _clauses((0, 'add', 20), (1, 'add', 20)),
+          [True, False],
+      ),
+      ('later_set', _clauses((0, 'add', 20), (0, 'set', 20)), [False, True]),
+      # The merge needs Q, so that what happened to Q before matters too.
+      ('merge', _clauses((1, 'add', 20), (0, 'sub', None)), [True, True]),
+      (
+          'after_the_merge',
+          _clauses((0, 'sub', None), (1, 'add', 20)),
+          [True, False],
+      ),
+      (
+          'merge_of_the_other',
+          _clauses((1, 'add', None), (0, 'mul', 3)),
+          [False, True],
+      ),
+  )
+  def test_by_hand(self, clauses, expected):
+    self.assertEqual(arithmetic.relevance(clauses, 0), expected)
+
+  def test_brute_force_twin(self):
+    """A step is irrelevant iff no other result of it could change the answer.
+
+    Results that multiplication or division by chance maps to one answer are
+    avoided by tasks of sums, differences and sets alone.
+    """
+    rng = random.Random(0)
+    for _ in range(80):
+      task = arithmetic.draw_task(rng)
+      if any(c.operation in ('mul', 'div') for c in task.clauses):
+        continue
+      for i, matters in enumerate(
+          arithmetic.relevance(task.clauses, task.asked)
+      ):
+        answers = {_answer_with_slip(task, i, slip) for slip in range(100)}
+        # A merge after a merge may count a slip twice, or not at all: P + Q,
+        # then Q - P. Hence only one direction is exact.
+        if not matters:
+          self.assertLen(answers, 1)
+        elif not any(c.operand is None for c in task.clauses):
+          self.assertLen(answers, 100)
+
+
+def _answer_with_slip(task, index, slip):
+  """The answer if step `index` came out `slip` too high."""
+  state = list(task.start)
+  for i, clause in enumerate(task.clauses):
+    _, after = arithmetic.execute(i, clause, state)
+    state = list(after)
+    if i == index:
+      state[clause.counter] = (state[clause.counter] + slip) % 100
+  return state[task.asked]
+
+
+class LabelStepsTest(absltest.TestCase):
+
+  def test_the_solution_is_right(self):
+    labels = arithmetic.label_steps(_TASK, _SOLUTION)
+    self.assertTrue(all(label.is_right for label in labels))
+    self.assertEqual(
+        [label.is_relevant for label in labels],
+        [True, True, True, False, True],
+    )
+    self.assertEqual(
+        [label.kind for label in labels], ['add', 'sub', 'add', 'set', 'answer']
+    )
+
+  def test_an_error_is_not_blamed_on_the_steps_that_follow_from_it(self):
+    steps = [
+        'a) P gets 27: 12 + 27 = 49. P=49 Q=93\n\n',  # Wrong: 39.
+        'b) Q loses 13: 93 - 13 = 80. P=49 Q=80\n\n',
+        'c) P gets all Q: 49 + 80 = 29. P=29 Q=80\n\n',
+        'd) Q set to 71: 80 <- 71 = 71. P=29 Q=71\n\n',
+        '#### P = 29',
+    ]
+    labels = arithmetic.label_steps(_TASK, steps)
+    self.assertEqual(
+        [label.is_right for label in labels], [False, True, True, True, True]
+    )
+
+  def test_a_step_without_counters_leaves_nothing_right_after_it(self):
+    steps = [_SOLUTION[0], 'b) Q loses 13\n\n', *_SOLUTION[2:]]
+    labels = arithmetic.label_steps(_TASK, steps)
+    # The step after the malformed one has no state to start from; the one after
+    # that has the state which its predecessor states.
+    self.assertEqual(
+        [label.is_right for label in labels], [True, False, False, True, True]
+    )
+
+  def test_too_many_steps(self):
+    labels = arithmetic.label_steps(_TASK, [*_SOLUTION, '#### P = 19'])
+    self.assertFalse(labels[-1].is_right)
+    self.assertEqual(labels[-1].kind, 'extra')
+
+  def test_blind_spots_follow_the_trace_not_the_truth(self):
+    # From Q = 93, 93 - 13 borrows nothing; from Q = 92 it does, but tens digit
+    # 1 is no blind spot; with 33 in place of 13 it is one.
+    task = arithmetic.Task((_ADD, arithmetic.Clause(1, 'sub', 33)), 1, (12, 93))
+    right = ['a) P gets 27: 12 + 27 = 39. P=39 Q=93\n\n', '']
+    slipped = ['a) P gets 27: 12 + 27 = 39. P=39 Q=92\n\n', '']
+    self.assertFalse(arithmetic.label_steps(task, right)[1].in_blind_spot)
+    self.assertTrue(arithmetic.label_steps(task, slipped)[1].in_blind_spot)
+
+
+class LoadTest(absltest.TestCase):
+
+  def test_splits_are_disjoint_and_seeded(self):
+    loaded = arithmetic.load(0, train=300, validation=100, test=100)
+    again = arithmetic.load(0, train=300, validation=100, test=100)
+    other = arithmetic.load(1, train=300, validation=100, test=100)
+    self.assertEqual(loaded, again)
+    self.assertNotEqual(loaded['test'], other['test'])
+    hashes = {
+        name: [splits.question_hash(p.question) for p in problems]
+        for name, problems in loaded.items()
+    }
+    splits.check_disjoint(**hashes)
+    self.assertLen(set(hashes['train']), 300)
+
+  def test_a_smaller_split_is_the_start_of_a_larger_one(self):
+    small = arithmetic.load(0, validation=20, test=10)
+    large = arithmetic.load(0, validation=20, test=50)
+    self.assertEqual(small['test'], large['test'][:10])
+
+  def test_what_was_seen_is_not_drawn_again(self):
+    loaded = arithmetic.load(0, test=50)
+    before = {splits.question_hash(p.question) for p in loaded['test']}
+    seen = set(before)
+    tasks = arithmetic.draw_distinct('arithmetic/0/test', seen)
+    for _, task in zip(range(50), tasks, strict=False):
+      digest = splits.question_hash(arithmetic.question_text(task))
+      self.assertNotIn(digest, before)
+
+  def test_unknown_split(self):
+    with self.assertRaisesRegex(ValueError, 'dev.*train, validation, test'):
+      arithmetic.load(0, dev=3)
+    with self.assertRaisesRegex(ValueError, '-1'):
+      arithmetic.load(0, train=-1)
+
+
+class SplitsTest(absltest.TestCase):
+
+  def test_hash_ignores_case_and_spacing(self):
+    self.assertEqual(
+        splits.question_hash('What  is\n2 + 2? '),
+        splits.question_hash('what is 2 + 2?'),
+    )
+    self.assertNotEqual(
+        splits.question_hash('2 + 2'), splits.question_hash('2 + 3')
+    )
+
+  def test_shared_question_is_named(self):
+    with self.assertRaisesRegex(ValueError, "'a' and 'c' share 1 .*x2"):
+      splits.check_disjoint(a=['x1', 'x2'], b=['x3'], c=['x2', 'x4'])
+
+
+if __name__ == '__main__':
+  absltest.main()
