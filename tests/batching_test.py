@@ -229,6 +229,10 @@ class MinibatchTest(parameterized.TestCase):
     self.assertEqual(next(following).tolist(), draw(1, 7))
     self.assertEqual(next(following).tolist(), draw(1, 8))
 
+  def test_epochs_have_orders_of_their_own(self):
+    epochs = [batching.minibatch_indices(0, e, 50, 50).tolist() for e in (0, 1)]
+    self.assertNotEqual(*epochs)
+
   def test_batch_larger_than_the_set_is_the_set(self):
     rows = batching.minibatch_indices(0, 3, 6, 100)
     self.assertEqual(sorted(rows.tolist()), list(range(6)))
