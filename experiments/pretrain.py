@@ -33,6 +33,7 @@ from routing.training import metrics
 
 MODELS = ('small', 'large')
 
+
 def _excluded(config: ml_collections.ConfigDict) -> set[str]:
   """Hashes of the questions that routers are trained and judged on."""
   sizes = config.problems.to_dict()
@@ -96,7 +97,8 @@ def _curve(workdir: pathlib.Path, name: str) -> list[dict]:
   """The learning curve, thinned to about twenty points and the last."""
   rows = metrics.read_rows(_curve_path(workdir, name))
   stride = max(len(rows) // 20, 1)
-  return rows[::-1][::stride][::-1]
+  thinned = rows[::-1][::stride][::-1]
+  return [{k: round(v, 4) for k, v in row.items()} for row in thinned]
 
 
 def write_card(
@@ -106,25 +108,37 @@ def write_card(
   sizes = config.problems.to_dict()
   test = arithmetic.load(sizes.pop('seed'), **sizes)['test']
   tasks = [arithmetic.to_task(problem) for problem in test]
-  card = {'seed': config.seed, 'test_problems': len(tasks)}
+  card = {
+      'command': _command(),
+      'seed': config.seed,
+      'test_problems': len(tasks),
+  }
   for name in MODELS:
     shape, params = export.load_pretrained(workdir / name)
     curve = _curve(workdir, name)
     card[name] = {
         'parameters': decoder.num_parameters(params),
         'steps': curve[-1]['step'],
-        'seconds': round(curve[-1]['seconds']),
-        'test': examination.summary(
-            examination.examine(params, shape, tasks)
+        'tokens_at_most': (
+            curve[-1]['step'] * config[name].corpus.tokens_per_step
         ),
+        'seconds': round(curve[-1]['seconds']),
+        'test': examination.summary(examination.examine(params, shape, tasks)),
         'curve': curve,
     }
   card['parameter_ratio'] = round(
       card['large']['parameters'] / card['small']['parameters'], 2
   )
-  path = workdir / 'card.json'
-  path.write_text(json.dumps(card, indent=2) + '\n')
+  partial = workdir / '.card.json.partial'
+  partial.write_text(json.dumps(card, indent=2) + '\n')
+  partial.replace(workdir / 'card.json')
   return card
+
+
+def _command() -> str:
+  """The command as typed, but for the directory."""
+  words = [w for w in sys.argv[1:] if not w.startswith('--workdir')]
+  return ' '.join(['python -m experiments.pretrain', *words])
 
 
 def train_pair(workdir: pathlib.Path) -> None:
