@@ -23,8 +23,8 @@ from routing.lm import decoder
 from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
 
-_BATCH_BUCKETS = (8, 32, 128)
-_PREFILL_BUCKETS = (32, 64, 192)
+_BATCH_BUCKETS = (8, 32, 128)  # Each is compiled when first needed.
+_PREFILL_BUCKETS = (64, 128, 192)
 _SEGMENT_TOKENS = 32  # A step is 22 tokens; a longer one takes two segments.
 _TOP_K = 5
 
@@ -206,35 +206,14 @@ class EmbeddedEngine:
     return True
 
   def _write_segment(self, jobs: Sequence[_Job]) -> list[dict[str, np.ndarray]]:
-    """One jitted prefill (if anything is new) and decode; runs in the thread.
+    """Writes a step of each; the part that computes, and runs in the thread.
 
     Returns the rows' arrays, cut to their counts, with `stopped` and `seconds`.
     """
     start_time = time.perf_counter()
-    size = next(b for b in _BATCH_BUCKETS if b >= len(jobs))
-    # Decoding starts from the last token, so all before it need keys.
-    known = [
-        min(self._slots[job.slot].num_keys, len(job.tokens) - 1) for job in jobs
-    ]
+    self._read_new([job for job in jobs if self._num_new(job)])
+    size = _bucket(_BATCH_BUCKETS, len(jobs))
     slots = _pad([job.slot for job in jobs], size, len(self._slots))
-    new = [job.tokens[k:-1] for job, k in zip(jobs, known, strict=True)]
-    width = max(map(len, new))
-    if width:
-      width = next(
-          (w for w in _PREFILL_BUCKETS if w >= width), self._max_length
-      )
-      tokens = np.zeros((size, width), np.int32)
-      for i, ids in enumerate(new):
-        tokens[i, : len(ids)] = ids
-      self._cache = _prefill_slots(
-          self._params,
-          self._config,
-          self._cache,
-          slots,
-          tokens,
-          _pad(known, size, 0),
-          _pad([len(ids) for ids in new], size, 0),
-      )
     out, self._cache = _decode_slots(
         self._params,
         self._config,
@@ -251,6 +230,33 @@ class EmbeddedEngine:
     out = jax.device_get(out)
     seconds = (time.perf_counter() - start_time) / len(jobs)
     return [_row(out, i, seconds) for i in range(len(jobs))]
+
+  def _num_new(self, job: _Job) -> int:
+    """Tokens that need keys before decoding can start from the last one."""
+    return max(len(job.tokens) - 1 - self._slots[job.slot].num_keys, 0)
+
+  def _read_new(self, jobs: Sequence[_Job]) -> None:
+    """One jitted prefill of all that is new to the slots of `jobs`."""
+    if not jobs:
+      return
+    counts = [self._num_new(job) for job in jobs]
+    size = _bucket(_BATCH_BUCKETS, len(jobs))
+    tokens = np.zeros((size, _bucket(_PREFILL_BUCKETS, max(counts))), np.int32)
+    starts = [
+        len(job.tokens) - 1 - n for job, n in zip(jobs, counts, strict=True)
+    ]
+    for row, (job, start) in enumerate(zip(jobs, starts, strict=True)):
+      new = job.tokens[start:-1]
+      tokens[row, : len(new)] = new
+    self._cache = _prefill_slots(
+        self._params,
+        self._config,
+        self._cache,
+        _pad([job.slot for job in jobs], size, len(self._slots)),
+        tokens,
+        _pad(starts, size, 0),
+        _pad(counts, size, 0),
+    )
 
   def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
     """Books a written segment; answers the job or sends it round again."""
@@ -310,6 +316,11 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
   return min(len(a), len(b))
 
 
+def _bucket(buckets: Sequence[int], count: int) -> int:
+  """The smallest bucket that holds `count`, else `count` itself."""
+  return next((bucket for bucket in buckets if bucket >= count), count)
+
+
 def _pad(values: Sequence, size: int, fill) -> np.ndarray:
   """`values` as a `[size]` array, int32 or float32, filled up with `fill`."""
   kind = np.float32 if isinstance(fill, float) else np.int32
@@ -330,24 +341,9 @@ def _row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
   }
 
 
-def _gather(cache: decoder.KVCache, slots: jax.Array) -> decoder.KVCache:
-  """Rows `slots` of the cache, `[L, B, S, KVH, Dh]` each."""
-  return jax.tree.map(lambda x: x[:, slots], cache)
-
-
-def _scatter(
-    cache: decoder.KVCache, slots: jax.Array, rows: decoder.KVCache
-) -> decoder.KVCache:
-  """The cache with rows `slots` replaced; in place, since it is donated."""
-  return jax.tree.map(lambda x, row: x.at[:, slots].set(row), cache, rows)
-
-
 @functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
 def _prefill_slots(params, config, cache, slots, tokens, start, count):
-  rows = sampler.prefill(
-      params, config, _gather(cache, slots), tokens, start, count
-  )
-  return _scatter(cache, slots, rows)
+  return sampler.prefill(params, config, cache, tokens, start, count, slots)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 10), donate_argnums=2)
@@ -364,10 +360,10 @@ def _decode_slots(
     limit,
     stop_ids,
 ):
-  out, rows = sampler.decode(
+  return sampler.decode(
       params,
       config,
-      _gather(cache, slots),
+      cache,
       last_token,
       position,
       seed,
@@ -377,5 +373,5 @@ def _decode_slots(
       max_new=_SEGMENT_TOKENS,
       stop_ids=stop_ids,
       top_k=_TOP_K,
+      slots=slots,
   )
-  return out, _scatter(cache, slots, rows)

@@ -173,24 +173,32 @@ def _attend(query, memories, masks):
   """
   batch_size, length, num_heads, head_dim = query.shape
   num_kv_heads = memories[0][0].shape[1]
+  # Batch axes first and the contracted one last: plain matrix products, for
+  # which nothing of the cache is transposed.
   query = query.reshape(batch_size, length, num_kv_heads, -1, head_dim)
+  query = query.transpose(0, 2, 3, 1, 4)
+  shape = query.shape[:4]
+  query = query.reshape(batch_size, num_kv_heads, -1, head_dim)
+
+  def score(key, mask):
+    products = jnp.einsum('bkqd,bksd->bkqs', query, key) * head_dim**-0.5
+    products = products.reshape(*shape, -1)
+    return jnp.where(mask[:, None, None], products, -1e9)
+
   scores = [
-      jnp.where(
-          mask[:, None, None],
-          jnp.einsum('btkgd,bksd->bkgts', query, key) * head_dim**-0.5,
-          -1e9,
-      )
-      for (key, _), mask in zip(memories, masks, strict=True)
+      score(key, mask) for (key, _), mask in zip(memories, masks, strict=True)
   ]
   # Joining the scores, not the keys, spares a copy of the cache for each token.
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
   ends = np.cumsum([score.shape[-1] for score in scores])[:-1]
+  weights = weights.reshape(*query.shape[:3], -1)
   attended = sum(
-      jnp.einsum('bkgts,bksd->btkgd', weight, value)
+      jnp.einsum('bkqs,bksd->bkqd', weight, value)
       for weight, (_, value) in zip(
           jnp.split(weights, ends, axis=-1), memories, strict=True
       )
   )
+  attended = attended.reshape(*shape, head_dim).transpose(0, 3, 1, 2, 4)
   return attended.reshape(batch_size, length, num_heads * head_dim)
 
 

@@ -46,16 +46,18 @@ def prefill(
     tokens: jax.Array,
     start: jax.Array,
     count: jax.Array,
+    slots: jax.Array | None = None,
 ) -> decoder.KVCache:
   """Passes known tokens through the model, for their keys and values alone.
 
   Args:
     params: of `decoder.Decoder(config)`.
     config: the decoder's shape.
-    cache: `[L, B, KVH, S, Dh]`, filled below `start` in each row.
+    cache: `[L, N, KVH, S, Dh]`, filled below `start` in each row's slot.
     tokens: `[B, C]` int32, right-padded.
     start: `[B]` int32, position of the first token of each row.
     count: `[B]` int32, tokens of each row that are no padding; may be 0.
+    slots: `[B]` int32, each row's place on the axis N; None = its own index.
 
   Returns:
     The cache, filled below `start + count`.
@@ -64,13 +66,22 @@ def prefill(
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
   before = jnp.arange(cache.keys.shape[3])[None] < start[:, None]
+  slots = jnp.arange(len(start)) if slots is None else slots
   _, _, new = decoder.Decoder(config).apply(
       {'params': params},
       tokens,
       start[:, None] + offset,
-      [decoder.Past(cache, before)],
+      [decoder.Past(_rows_of(cache, slots), before)],
   )
-  return _store(cache, new, start, count)
+  return _store(cache, new, start, count, slots)
+
+
+def _rows_of(cache: decoder.KVCache, slots: jax.Array) -> decoder.KVCache:
+  """The rows in `slots`, a tuple over layers of `[B, KVH, S, Dh]`.
+
+  A tuple, since a slice of a stacked array would be copied for every token.
+  """
+  return jax.tree.map(lambda x: tuple(layer[slots] for layer in x), cache)
 
 
 def _store(
@@ -78,16 +89,18 @@ def _store(
     new: decoder.KVCache,
     start: jax.Array,
     count: jax.Array,
+    slots: jax.Array,
 ) -> decoder.KVCache:
   """The cache with the first `count` tokens of `new` put at `start`, by row."""
   offset = jnp.arange(new.keys.shape[3])[None]
   beyond = cache.keys.shape[3]  # Padding goes there, hence nowhere.
   at = jnp.where(offset < count[:, None], start[:, None] + offset, beyond)
-  rows = jnp.arange(len(start))[:, None]
 
   def put(old, x):
     # Indices beside a slice: the indexed axes, row and position, come first.
-    return old.at[:, rows, :, at].set(x.transpose(1, 3, 0, 2, 4), mode='drop')
+    return old.at[:, slots[:, None], :, at].set(
+        x.transpose(1, 3, 0, 2, 4), mode='drop'
+    )
 
   return jax.tree.map(put, cache, new)
 
@@ -118,13 +131,14 @@ def decode(
     stop_ids: tuple[int, ...],
     pad_id: int = 0,
     top_k: int = 5,
+    slots: jax.Array | None = None,
 ) -> tuple[Decoded, decoder.KVCache]:
   """Writes until every active row has stopped or reached its limit.
 
   Args:
     params: of `decoder.Decoder(config)`.
     config: the decoder's shape.
-    cache: filled below `position` in each row.
+    cache: `[L, N, KVH, S, Dh]`, filled below `position` in each row's slot.
     last_token: `[B]` int32, the newest token, not yet passed.
     position: `[B]` int32, its position.
     seed: `[B]` uint32; the token written after position p depends on the
@@ -137,6 +151,7 @@ def decode(
     stop_ids: tokens that end a row; they are written.
     pad_id: never written.
     top_k: K.
+    slots: `[B]` int32, each row's place on the axis N; None = its own index.
 
   Returns:
     What was written, and the cache, filled below position + count.
@@ -146,6 +161,8 @@ def decode(
   length = cache.keys.shape[3]
   limit = jnp.minimum(jnp.minimum(limit, max_new), length - 1 - position)
   before = jnp.arange(length)[None] < position[:, None]
+  slots = jnp.arange(batch_size) if slots is None else slots
+  past = decoder.Past(_rows_of(cache, slots), before)
   zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
   out = Decoded(
       tokens=jnp.zeros((batch_size, max_new), jnp.int32),
@@ -170,7 +187,7 @@ def decode(
         {'params': params},
         token[:, None],
         position[:, None] + i,
-        [decoder.Past(cache, before), decoder.Past(new, written)],
+        [past, decoder.Past(new, written)],
     )
     new = jax.tree.map(
         lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
@@ -192,7 +209,8 @@ def decode(
       (jnp.int32(0), out, last_token, new),
   )
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
-  return out.replace(hidden_mean=mean), _store(cache, new, position, out.count)
+  cache = _store(cache, new, position, out.count, slots)
+  return out.replace(hidden_mean=mean), cache
 
 
 def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
