@@ -46,7 +46,7 @@ class RouteSpec:
 def spec_by_parameters(
     name: str, parameters: int, num_layers: int, attention_width: int
 ) -> RouteSpec:
-  """A model without a list price: a dollar per million tokens and parameters."""
+  """A model with no list price: a dollar per million tokens x parameters."""
   output = parameters / 1e6
   return RouteSpec(
       name=name,

@@ -1,9 +1,9 @@
 """Who may write which step: one decision process, told apart by masks.
 
-`escalate` is optimal stopping: the small model writes until the router hands the
-rest of the trace to a larger model for good. With `peek` the router has seen the
-small model's draft of the step and hands over *before* it (the draft is thrown
-away, and paid); with `commit` it sees only what is already in the trace.
+`escalate` is optimal stopping: the small model writes until the router hands
+the rest of the trace to a larger model for good. With `peek` the router has
+seen the small model's draft of the step and hands over *before* it (the draft
+is thrown away, and paid); with `commit` it sees only what is in the trace.
 """
 
 import dataclasses

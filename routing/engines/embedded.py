@@ -213,19 +213,20 @@ class EmbeddedEngine:
     start_time = time.perf_counter()
     self._read_new([job for job in jobs if self._num_new(job)])
     size = _bucket(_BATCH_BUCKETS, len(jobs))
-    slots = _pad([job.slot for job in jobs], size, len(self._slots))
+    rows = sampler.Rows(
+        last_token=_pad([job.tokens[-1] for job in jobs], size, 0),
+        position=_pad([len(job.tokens) - 1 for job in jobs], size, 0),
+        seed=_pad([job.request.seed for job in jobs], size, 0).astype(
+            np.uint32
+        ),
+        temperature=_pad([job.request.temperature for job in jobs], size, 0.0),
+        active=np.arange(size) < len(jobs),
+        limit=_pad([min(j.budget, _SEGMENT_TOKENS) for j in jobs], size, 0),
+        slots=_pad([job.slot for job in jobs], size, len(self._slots)),
+    )
+    stop_ids = self._tokenizer.delimiter_id, self._tokenizer.eos_id
     out, self._cache = _decode_slots(
-        self._params,
-        self._config,
-        self._cache,
-        slots,
-        _pad([job.tokens[-1] for job in jobs], size, 0),
-        _pad([len(job.tokens) - 1 for job in jobs], size, 0),
-        _pad([job.request.seed for job in jobs], size, 0).astype(np.uint32),
-        _pad([job.request.temperature for job in jobs], size, 0.0),
-        np.arange(size) < len(jobs),
-        _pad([min(job.budget, _SEGMENT_TOKENS) for job in jobs], size, 0),
-        (self._tokenizer.delimiter_id, self._tokenizer.eos_id),
+        self._params, self._config, self._cache, rows, stop_ids
     )
     out = jax.device_get(out)
     seconds = (time.perf_counter() - start_time) / len(jobs)
@@ -346,32 +347,14 @@ def _prefill_slots(params, config, cache, slots, tokens, start, count):
   return sampler.prefill(params, config, cache, tokens, start, count, slots)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 10), donate_argnums=2)
-def _decode_slots(
-    params,
-    config,
-    cache,
-    slots,
-    last_token,
-    position,
-    seed,
-    temperature,
-    active,
-    limit,
-    stop_ids,
-):
+@functools.partial(jax.jit, static_argnums=(1, 4), donate_argnums=2)
+def _decode_slots(params, config, cache, rows, stop_ids):
   return sampler.decode(
       params,
       config,
       cache,
-      last_token,
-      position,
-      seed,
-      temperature,
-      active,
-      limit,
+      rows,
       max_new=_SEGMENT_TOKENS,
       stop_ids=stop_ids,
       top_k=_TOP_K,
-      slots=slots,
   )

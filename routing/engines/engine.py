@@ -1,7 +1,7 @@
 """The protocol that every back end fulfils, and what each declares it can do.
 
-An engine writes text: one step, or everything up to the end, from a question and
-the trace so far. It knows nothing of routers, problems or costs.
+An engine writes text: one step, or everything up to the end, from a question
+and the trace so far. It knows nothing of routers, problems or costs.
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,6 @@ def trajectories(
     ValueError: if there is no trajectory, or more than three models.
   """
   from matplotlib import pyplot
-  import matplotlib.patches
 
   if not answered:
     raise ValueError('No trajectories to draw; at least one is needed.')
@@ -58,9 +57,22 @@ def trajectories(
         color=_INK,
         fontweight='normal' if trajectory.is_correct else 'bold',
     )
-  names = [f'{spec.name} model' for spec in accounting.specs]
+  _draw_legend(axes, [spec.name for spec in accounting.specs])
+  axes.set_yticks(range(len(answered)), [x.problem.id for x in answered])
+  axes.set_xlabel('steps, in the order in which they were written')
+  axes.set_xlim(0, 2 + max(len(_boxes(x)) for x in answered))
+  axes.invert_yaxis()
+  axes.spines[['top', 'right', 'left']].set_visible(False)
+  figure.tight_layout()
+  return figure
+
+
+def _draw_legend(axes, names: Sequence[str]) -> None:
+  """The colour of each model, and of what was thrown away."""
+  import matplotlib.patches
+
   handles = [
-      matplotlib.patches.Patch(color=color, label=name)
+      matplotlib.patches.Patch(color=color, label=f'{name} model')
       for color, name in zip(_COLORS, names, strict=False)
   ]
   handles.append(
@@ -75,13 +87,6 @@ def trajectories(
       ncols=4,
       frameon=False,
   )
-  axes.set_yticks(range(len(answered)), [x.problem.id for x in answered])
-  axes.set_xlabel('steps, in the order in which they were written')
-  axes.set_xlim(0, 2 + max(len(_boxes(x)) for x in answered))
-  axes.invert_yaxis()
-  axes.spines[['top', 'right', 'left']].set_visible(False)
-  figure.tight_layout()
-  return figure
 
 
 def _boxes(trajectory: types.Trajectory) -> list[tuple[str, str]]:

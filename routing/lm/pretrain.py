@@ -168,6 +168,14 @@ def is_done(state: PretrainState, config: ml_collections.ConfigDict) -> bool:
   return reached or int(state.step) >= config.max_steps
 
 
+def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
+  """The mean loss up to `step`; FloatingPointError if it is not finite."""
+  mean = float(np.mean(jax.device_get(losses)))
+  if not np.isfinite(mean):
+    raise FloatingPointError(f'loss is {mean} by step {step}')
+  return mean
+
+
 def train(
     config: ml_collections.ConfigDict,
     shape: decoder.DecoderConfig,
@@ -217,9 +225,7 @@ def train(
         state, loss = train_step(state, *corpus.batch(step))
         losses.append(loss)
         on_step(step)
-      scalars = {'loss': float(np.mean(jax.device_get(losses)))}
-      if not np.isfinite(scalars['loss']):
-        raise FloatingPointError(f'loss is {scalars["loss"]} by step {stop}')
+      scalars = {'loss': _finite_mean(losses, stop)}
       if stop >= config.examine_from:
         scalars['accuracy'] = examination.accuracy(state.average, shape, tasks)
       state = state.replace(

@@ -18,6 +18,47 @@ from routing.lm import decoder
 
 
 @flax.struct.dataclass
+class Rows:
+  """What a batch of rows goes on from.
+
+  last_token: `[B]` int32, the newest token, not yet passed.
+  position: `[B]` int32, its position.
+  seed: `[B]` uint32; the token written after position p depends on the prefix
+    and (seed, p) alone.
+  temperature: `[B]` float32 >= 0.
+  active: `[B]` bool; other rows write nothing.
+  limit: `[B]` int32, new tokens at most; never beyond the cache.
+  slots: `[B]` int32, each row's place in the cache; None = its own index.
+  """
+
+  last_token: jax.Array
+  position: jax.Array
+  seed: jax.Array
+  temperature: jax.Array
+  active: jax.Array
+  limit: jax.Array
+  slots: jax.Array | None = None
+
+  def checked(self, max_new: int, length: int) -> 'Rows':
+    """The same with every shape asserted, limits capped and slots named."""
+    chex.assert_rank(self.last_token, 1)
+    chex.assert_equal_shape(
+        [self.last_token, self.position, self.seed]
+        + [self.temperature, self.active, self.limit]
+    )
+    room = jnp.minimum(max_new, length - 1 - self.position)
+    own = jnp.arange(len(self.last_token))
+    return self.replace(
+        limit=jnp.minimum(self.limit, room),
+        slots=own if self.slots is None else self.slots,
+    )
+
+  def writes(self, out: 'Decoded') -> jax.Array:
+    """`[B]` bool, the rows that go on after having written `out`."""
+    return self.active & ~out.stopped & (out.count < self.limit)
+
+
+@flax.struct.dataclass
 class Decoded:
   """What a batch of rows wrote; entries beyond a row's count are zero.
 
@@ -120,18 +161,12 @@ def decode(
     params,
     config: decoder.DecoderConfig,
     cache: decoder.KVCache,
-    last_token: jax.Array,
-    position: jax.Array,
-    seed: jax.Array,
-    temperature: jax.Array,
-    active: jax.Array,
-    limit: jax.Array,
+    rows: Rows,
     *,
     max_new: int,
     stop_ids: tuple[int, ...],
     pad_id: int = 0,
     top_k: int = 5,
-    slots: jax.Array | None = None,
 ) -> tuple[Decoded, decoder.KVCache]:
   """Writes until every active row has stopped or reached its limit.
 
@@ -139,78 +174,76 @@ def decode(
     params: of `decoder.Decoder(config)`.
     config: the decoder's shape.
     cache: `[L, N, KVH, S, Dh]`, filled below `position` in each row's slot.
-    last_token: `[B]` int32, the newest token, not yet passed.
-    position: `[B]` int32, its position.
-    seed: `[B]` uint32; the token written after position p depends on the
-      prefix and (seed, p) alone.
-    temperature: `[B]` float32 >= 0.
-    active: `[B]` bool; other rows write nothing.
-    limit: `[B]` int32, new tokens at most; capped at `max_new` and by the
-      cache's length.
-    max_new: M.
+    rows: what to go on from.
+    max_new: M, new tokens of a row at most.
     stop_ids: tokens that end a row; they are written.
     pad_id: never written.
     top_k: K.
-    slots: `[B]` int32, each row's place on the axis N; None = its own index.
 
   Returns:
     What was written, and the cache, filled below position + count.
   """
-  batch_size = last_token.shape[0]
-  chex.assert_shape([position, seed, temperature, active, limit], (batch_size,))
-  length = cache.keys.shape[3]
-  limit = jnp.minimum(jnp.minimum(limit, max_new), length - 1 - position)
-  before = jnp.arange(length)[None] < position[:, None]
-  slots = jnp.arange(batch_size) if slots is None else slots
-  past = decoder.Past(_rows_of(cache, slots), before)
-  zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
-  out = Decoded(
-      tokens=jnp.zeros((batch_size, max_new), jnp.int32),
-      count=jnp.zeros(batch_size, jnp.int32),
-      log_probs=zeros((batch_size, max_new)),
-      top_log_probs=zeros((batch_size, max_new, top_k)),
-      hidden_last=zeros((batch_size, config.hidden_size)),
-      hidden_mean=zeros((batch_size, config.hidden_size)),
-      stopped=jnp.zeros(batch_size, bool),
-  )
-
-  def writes(out):
-    return active & ~out.stopped & (out.count < limit)
+  rows = rows.checked(max_new, length=cache.keys.shape[3])
+  model = decoder.Decoder(config)
+  batch_size = len(rows.position)
+  before = jnp.arange(cache.keys.shape[3])[None] < rows.position[:, None]
+  past = decoder.Past(_rows_of(cache, rows.slots), before)
 
   def body(carry):
     i, out, token, new = carry
-    going = writes(out)
+    going = rows.writes(out)
     # All rows write their i-th token at once, so what is new is kept in step;
     # rows at rest pass a token too, which nobody reads.
     written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
-    logits, hidden, latest = decoder.Decoder(config).apply(
+    logits, hidden, latest = model.apply(
         {'params': params},
         token[:, None],
-        position[:, None] + i,
+        rows.position[:, None] + i,
         [past, decoder.Past(new, written)],
     )
-    new = jax.tree.map(
-        lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
-        new,
-        latest,
-    )
-    logits = logits[:, 0].at[:, pad_id].set(-1e9)
-    log_probs = jax.nn.log_softmax(logits)
-    chosen = _choose(log_probs, seed, position + i, temperature)
+    new = _put_column(new, latest, i)
+    log_probs = jax.nn.log_softmax(logits[:, 0].at[:, pad_id].set(-1e9))
+    chosen = _choose(log_probs, rows.seed, rows.position + i, rows.temperature)
     chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
     out = _record(out, i, going, chosen, log_probs, hidden[:, 0], top_k)
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
     return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
 
-  new = decoder.init_cache(config, batch_size, max_new)
   _, out, _, new = jax.lax.while_loop(
-      lambda carry: writes(carry[1]).any(),
+      lambda carry: rows.writes(carry[1]).any(),
       body,
-      (jnp.int32(0), out, last_token, new),
+      (
+          jnp.int32(0),
+          _nothing(batch_size, max_new, top_k, config.hidden_size),
+          rows.last_token,
+          decoder.init_cache(config, batch_size, max_new),
+      ),
   )
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
-  cache = _store(cache, new, position, out.count, slots)
+  cache = _store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
+
+
+def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
+  """What was written before the first token."""
+  return Decoded(
+      tokens=jnp.zeros((batch_size, max_new), jnp.int32),
+      count=jnp.zeros(batch_size, jnp.int32),
+      log_probs=jnp.zeros((batch_size, max_new)),
+      top_log_probs=jnp.zeros((batch_size, max_new, top_k)),
+      hidden_last=jnp.zeros((batch_size, width)),
+      hidden_mean=jnp.zeros((batch_size, width)),
+      stopped=jnp.zeros(batch_size, bool),
+  )
+
+
+def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
+  """The cache with its i-th position replaced, in all rows alike."""
+  return jax.tree.map(
+      lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
+      cache,
+      column,
+  )
 
 
 def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
@@ -243,19 +276,16 @@ def _generate_batch(
   """
   batch_size = len(tokens)
   cache = prefill(params, config, cache, tokens, zero, count - 1)
-  last = tokens[jnp.arange(batch_size), count - 1]
+  rows = Rows(
+      last_token=tokens[jnp.arange(batch_size), count - 1],
+      position=count - 1,
+      seed=zero.astype(jnp.uint32),
+      temperature=zero.astype(jnp.float32),
+      active=count > 1,
+      limit=jnp.full(batch_size, max_new),
+  )
   out, _ = decode(
-      params,
-      config,
-      cache,
-      last,
-      count - 1,
-      zero.astype(jnp.uint32),
-      zero.astype(jnp.float32),
-      count > 1,
-      jnp.full(batch_size, max_new),
-      max_new=max_new,
-      stop_ids=(stop_id,),
+      params, config, cache, rows, max_new=max_new, stop_ids=(stop_id,)
   )
   return out
 

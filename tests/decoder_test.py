@@ -1,0 +1,153 @@
+"""Tests of the decoder: a cache and padding change nothing."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from routing.lm import decoder
+
+_CONFIG = decoder.DecoderConfig(
+    vocab_size=11,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    mlp_size=24,
+)
+_PARAMS = jax.tree.map(
+    lambda x: 2.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
+)
+_TOKENS = jax.random.randint(jax.random.key(1), (3, 10), 0, 11)
+_POSITIONS = jnp.broadcast_to(jnp.arange(10), (3, 10))
+
+
+def _apply(tokens, positions, pasts=()):
+  return decoder.Decoder(_CONFIG).apply(
+      {'params': _PARAMS}, tokens, positions, pasts
+  )
+
+
+class DecoderTest(parameterized.TestCase):
+
+  def test_shapes(self):
+    logits, hidden, cache = _apply(_TOKENS, _POSITIONS)
+    self.assertEqual(logits.shape, (3, 10, 11))
+    self.assertEqual(hidden.shape, (3, 10, 16))
+    self.assertEqual(cache.keys.shape, (2, 3, 2, 10, 32))
+    empty = decoder.init_cache(_CONFIG, 3, 10)
+    self.assertEqual(empty.values.shape, cache.values.shape)
+
+  def test_logits_are_hidden_times_the_tied_embedding(self):
+    logits, hidden, _ = _apply(_TOKENS, _POSITIONS)
+    np.testing.assert_allclose(
+        logits, hidden @ _PARAMS['embedding'].T, atol=1e-5
+    )
+
+  def test_the_future_changes_nothing(self):
+    logits, _, _ = _apply(_TOKENS, _POSITIONS)
+    changed = _TOKENS.at[:, 6:].set((_TOKENS[:, 6:] + 1) % 11)
+    other, _, _ = _apply(changed, _POSITIONS)
+    np.testing.assert_allclose(logits[:, :6], other[:, :6], atol=1e-6)
+    self.assertGreater(float(jnp.abs(logits[:, 6:] - other[:, 6:]).max()), 0.1)
+
+  @parameterized.parameters(1, 4, 9)
+  def test_with_a_cache_as_without(self, split):
+    logits, hidden, _ = _apply(_TOKENS, _POSITIONS)
+    _, _, cache = _apply(_TOKENS[:, :split], _POSITIONS[:, :split])
+    past = decoder.Past(cache, jnp.ones((3, split), bool))
+    after, hidden_after, _ = _apply(
+        _TOKENS[:, split:], _POSITIONS[:, split:], [past]
+    )
+    np.testing.assert_allclose(logits[:, split:], after, atol=1e-5)
+    np.testing.assert_allclose(hidden[:, split:], hidden_after, atol=1e-5)
+
+  def test_two_pasts_as_one(self):
+    _, _, whole = _apply(_TOKENS[:, :6], _POSITIONS[:, :6])
+    _, _, first = _apply(_TOKENS[:, :2], _POSITIONS[:, :2])
+    past = decoder.Past(first, jnp.ones((3, 2), bool))
+    _, _, second = _apply(_TOKENS[:, 2:6], _POSITIONS[:, 2:6], [past])
+    later = (_TOKENS[:, 6:], _POSITIONS[:, 6:])
+    a, _, _ = _apply(*later, [decoder.Past(whole, jnp.ones((3, 6), bool))])
+    b, _, _ = _apply(
+        *later, [past, decoder.Past(second, jnp.ones((3, 4), bool))]
+    )
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+  def test_what_the_mask_hides_changes_nothing(self):
+    _, _, cache = _apply(_TOKENS[:, :4], _POSITIONS[:, :4])
+    later = (_TOKENS[:, 4:], _POSITIONS[:, 4:])
+    clean, _, _ = _apply(*later, [decoder.Past(cache, jnp.ones((3, 4), bool))])
+    padded = jax.tree.map(
+        lambda x: jnp.pad(
+            x, [(0, 0)] * 3 + [(0, 5), (0, 0)], constant_values=7.0
+        ),
+        cache,
+    )
+    mask = jnp.broadcast_to(jnp.arange(9) < 4, (3, 9))
+    masked, _, _ = _apply(*later, [decoder.Past(padded, mask)])
+    np.testing.assert_allclose(clean, masked, atol=1e-5)
+
+  def test_only_the_distance_of_positions_matters(self):
+    near, _, _ = _apply(_TOKENS, _POSITIONS)
+    far, _, _ = _apply(_TOKENS, _POSITIONS + 50)
+    np.testing.assert_allclose(near, far, atol=1e-3)
+    stretched, _, _ = _apply(_TOKENS, 2 * _POSITIONS)
+    self.assertGreater(float(jnp.abs(near - stretched).max()), 1e-2)
+
+  def test_rotation_by_hand(self):
+    # Two dimensions, one frequency of 1: position p turns (1, 0) by p radians.
+    x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
+    turned = decoder.rotate(x, jnp.array([[3]]), theta=10_000.0)
+    np.testing.assert_allclose(
+        turned.ravel(), [np.cos(3), np.sin(3)], atol=1e-6
+    )
+
+  def test_one_key_head_for_all_is_each_with_the_same(self):
+    # Grouped heads equal full heads whose keys and values are repeated.
+    full = decoder.DecoderConfig(11, 16, 2, 4, 4, 32, 24)
+
+    def repeat(path, x):
+      if path[-2].key in ('key', 'value'):
+        x = x.reshape(16, 2, 1, 32)
+        return jnp.broadcast_to(x, (16, 2, 2, 32)).reshape(16, 128)
+      return x
+
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: repeat(path, x) if len(path) > 1 else x, _PARAMS
+    )
+    logits, _, _ = decoder.Decoder(full).apply(
+        {'params': params}, _TOKENS, _POSITIONS
+    )
+    grouped, _, _ = _apply(_TOKENS, _POSITIONS)
+    np.testing.assert_allclose(logits, grouped, atol=1e-5)
+
+  def test_parameters_by_hand(self):
+    # Embedding 11 * 16; a layer: query 16 * 128, key and value 16 * 64 each,
+    # output 128 * 16, MLP 3 * 16 * 24, norms 2 * 16; the last norm 16.
+    layer = 2_048 + 2 * 1_024 + 2_048 + 1_152 + 32
+    self.assertEqual(decoder.num_parameters(_PARAMS), 176 + 2 * layer + 16)
+
+  @parameterized.parameters(
+      (dict(num_kv_heads=3), 'multiple of num_kv_heads, 3'),
+      (dict(head_dim=16), 'head_dim is 16'),
+      (dict(head_dim=33), 'head_dim is 33'),
+  )
+  def test_impossible_shapes_are_named(self, fields, message):
+    shape = dict(
+        vocab_size=11,
+        hidden_size=16,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        mlp_size=8,
+    )
+    with self.assertRaisesRegex(ValueError, message):
+      decoder.DecoderConfig(**(shape | fields))
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,254 @@
+"""Tests of the sampler: a row's tokens are its own, whatever runs beside it."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from routing.lm import decoder
+from routing.lm import sampler
+
+_CONFIG = decoder.DecoderConfig(
+    vocab_size=11,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=32,
+    mlp_size=16,
+)
+_PARAMS = jax.tree.map(
+    lambda x: 2.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
+)
+_LENGTH, _MAX_NEW = 40, 12
+_PROMPTS = ((3, 4, 5), (6, 7, 8, 9, 10, 3, 4), (5, 5), (9, 3, 8, 2))
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _run(tokens, count, seed, temperature, limit, stop_ids, top_k=3):
+  """Prefills `[B, C]` prompts and decodes; a row of no tokens rests."""
+  zero = jnp.zeros_like(count)
+  cache = decoder.init_cache(_CONFIG, len(count), _LENGTH)
+  cache = sampler.prefill(_PARAMS, _CONFIG, cache, tokens, zero, count - 1)
+  rows = sampler.Rows(
+      last_token=tokens[jnp.arange(len(count)), count - 1],
+      position=count - 1,
+      seed=seed.astype(jnp.uint32),
+      temperature=temperature,
+      active=count > 0,
+      limit=limit,
+  )
+  return sampler.decode(
+      _PARAMS,
+      _CONFIG,
+      cache,
+      rows,
+      max_new=_MAX_NEW,
+      stop_ids=stop_ids,
+      top_k=top_k,
+  )
+
+
+def _decode(
+    prompts, seeds=None, temperature=1.0, limits=None, stop_ids=(1,), width=8
+):
+  tokens = np.zeros((len(prompts), width), np.int32)
+  for i, prompt in enumerate(prompts):
+    tokens[i, : len(prompt)] = prompt
+  return _run(
+      tokens,
+      np.array([len(prompt) for prompt in prompts], np.int32),
+      np.array(range(len(prompts)) if seeds is None else seeds),
+      np.full(len(prompts), temperature, np.float32),
+      np.array([_MAX_NEW] * len(prompts) if limits is None else limits),
+      stop_ids,
+  )
+
+
+def _full_logits(ids):
+  """Logits `[T, V]` of a row, without any cache."""
+  tokens = jnp.array([ids])
+  positions = jnp.arange(len(ids))[None]
+  logits, hidden, _ = decoder.Decoder(_CONFIG).apply(
+      {'params': _PARAMS}, tokens, positions
+  )
+  return np.array(logits[0]), np.array(hidden[0])
+
+
+class DecodeTest(parameterized.TestCase):
+
+  def test_greedy_is_the_uncached_argmax(self):
+    out, _ = _decode(_PROMPTS, temperature=0.0)
+    for i, prompt in enumerate(_PROMPTS):
+      ids = list(prompt)
+      for token in out.tokens[i, : out.count[i]].tolist():
+        logits, _ = _full_logits(ids)
+        logits[-1, 0] = -np.inf  # Padding is never written.
+        self.assertEqual(token, logits[-1].argmax())
+        ids.append(token)
+
+  def test_log_probs_and_states_are_the_uncached_ones(self):
+    out, _ = _decode(_PROMPTS, temperature=1.5)
+    for i, prompt in enumerate(_PROMPTS):
+      count = int(out.count[i])
+      written = out.tokens[i, :count].tolist()
+      logits, hidden = _full_logits([*prompt, *written[:-1]])
+      logits[:, 0] = -1e9
+      log_probs = np.array(jax.nn.log_softmax(logits))[-count:]
+      np.testing.assert_allclose(
+          out.log_probs[i, :count],
+          log_probs[np.arange(count), written],
+          atol=1e-4,
+      )
+      np.testing.assert_allclose(
+          out.top_log_probs[i, :count],
+          -np.sort(-log_probs, axis=-1)[:, :3],
+          atol=1e-4,
+      )
+      np.testing.assert_allclose(out.hidden_last[i], hidden[-1], atol=1e-4)
+      np.testing.assert_allclose(
+          out.hidden_mean[i], hidden[-count:].mean(axis=0), atol=1e-4
+      )
+
+  @parameterized.parameters(0.0, 1.0)
+  def test_a_row_does_not_depend_on_its_batch(self, temperature):
+    together, _ = _decode(_PROMPTS, (7, 8, 9, 10), temperature)
+    for i, prompt in enumerate(_PROMPTS):
+      alone, _ = _decode([prompt], [7 + i], temperature)
+      np.testing.assert_array_equal(alone.tokens[0], together.tokens[i])
+
+  def test_padding_of_the_prompt_changes_nothing(self):
+    narrow, _ = _decode(_PROMPTS, width=7)
+    wide, _ = _decode(_PROMPTS, width=15)
+    np.testing.assert_array_equal(narrow.tokens, wide.tokens)
+
+  def test_the_seed_decides_when_sampling_only(self):
+    prompts = [_PROMPTS[1]] * 2
+    sampled, _ = _decode(prompts, [1, 2], 1.0)
+    greedy, _ = _decode(prompts, [1, 2], 0.0)
+    self.assertNotEqual(*map(tuple, sampled.tokens.tolist()))
+    self.assertEqual(*map(tuple, greedy.tokens.tolist()))
+
+  def test_the_noise_belongs_to_the_position_not_to_the_call(self):
+    # Ten tokens at once, or four and then six: seed and position are the same.
+    whole, _ = _decode([_PROMPTS[1]], [5], limits=[10], stop_ids=())
+    first, _ = _decode([_PROMPTS[1]], [5], limits=[4], stop_ids=())
+    kept = first.tokens[0, :4].tolist()
+    second, _ = _decode(
+        [[*_PROMPTS[1], *kept]], [5], limits=[6], stop_ids=(), width=12
+    )
+    self.assertEqual(
+        kept + second.tokens[0, :6].tolist(), whole.tokens[0, :10].tolist()
+    )
+
+  def test_the_temperature_widens(self):
+    prompts = [_PROMPTS[0]] * 64
+    seeds = range(64)
+    cold, _ = _decode(prompts, seeds, 0.3)
+    hot, _ = _decode(prompts, seeds, 3.0)
+    self.assertLess(
+        len(np.unique(cold.tokens[:, 0])), len(np.unique(hot.tokens[:, 0]))
+    )
+
+  def test_frequencies_are_the_models(self):
+    # 1,024 first tokens against the softmax; 4 standard errors of at most 0.5 /
+    # 32 each.
+    count = 1_024
+    out, _ = _decode([_PROMPTS[0]] * count, range(count), 1.0, [1] * count)
+    logits, _ = _full_logits(_PROMPTS[0])
+    logits[-1, 0] = -np.inf
+    expected = np.array(jax.nn.softmax(logits[-1]))
+    found = np.bincount(out.tokens[:, 0], minlength=11) / count
+    np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 32)
+
+  def test_stops_and_limits(self):
+    free, _ = _decode(_PROMPTS, temperature=0.0, stop_ids=())
+    np.testing.assert_array_equal(free.count, [_MAX_NEW] * 4)
+    self.assertFalse(free.stopped.any())
+    row = free.tokens[0].tolist()
+    stop = row[3]
+    end = row.index(stop) + 1
+    cut, _ = _decode(
+        _PROMPTS, temperature=0.0, stop_ids=(stop,), limits=[12, 2, 0, 12]
+    )
+    self.assertTrue(cut.stopped[0])
+    self.assertEqual(cut.tokens[0, :end].tolist(), row[:end])
+    self.assertEqual(int(cut.count[0]), end)
+    self.assertLessEqual(int(cut.count[1]), 2)
+    self.assertEqual(int(cut.count[2]), 0)
+    np.testing.assert_array_equal(cut.tokens[0, end:], 0)
+    np.testing.assert_array_equal(cut.log_probs[0, end:], 0)
+    np.testing.assert_array_equal(cut.hidden_mean[2], 0)
+
+  def test_the_cache_ends_the_row(self):
+    # 40 positions, a prompt of 35: tokens go to 35..39, the last one unpassed.
+    out, _ = _decode([[3] * 35], stop_ids=(), width=36)
+    self.assertEqual(int(out.count[0]), 5)
+
+  def test_rows_at_rest_keep_their_cache(self):
+    cache = jax.tree.map(
+        lambda x: x + 5.0, decoder.init_cache(_CONFIG, 2, _LENGTH)
+    )
+    _, after = sampler.decode(
+        _PARAMS,
+        _CONFIG,
+        cache,
+        sampler.Rows(
+            last_token=jnp.array([3, 3]),
+            position=jnp.array([6, 6]),
+            seed=jnp.zeros(2, jnp.uint32),
+            temperature=jnp.zeros(2),
+            active=jnp.array([True, False]),
+            limit=jnp.array([4, 4]),
+        ),
+        max_new=_MAX_NEW,
+        stop_ids=(),
+    )
+    changed = np.array(after.keys != cache.keys).any(axis=(0, 2, 4))
+    # Four tokens pass: the last known one and three of the new.
+    np.testing.assert_array_equal(np.flatnonzero(changed[0]), [6, 7, 8, 9])
+    self.assertFalse(changed[1].any())
+
+
+class PrefillTest(absltest.TestCase):
+
+  def test_in_two_parts_as_in_one(self):
+    tokens = jnp.array([[3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 0, 0]])
+    empty = decoder.init_cache(_CONFIG, 2, _LENGTH)
+    zero = jnp.zeros(2, jnp.int32)
+
+    def prefill(cache, tokens, start, count):
+      return sampler.prefill(_PARAMS, _CONFIG, cache, tokens, start, count)
+
+    whole = prefill(empty, tokens, zero, jnp.array([6, 4]))
+    part = prefill(empty, tokens[:, :3], zero, jnp.array([3, 3]))
+    part = prefill(part, tokens[:, 3:], zero + 3, jnp.array([3, 1]))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-5), whole, part
+    )
+    self.assertFalse(np.array(part.keys)[:, 1, :, 4:].any())
+    self.assertTrue(np.array(part.keys)[:, 0, :, 5].any())
+
+
+class GenerateTest(absltest.TestCase):
+
+  def test_as_decode_and_in_order(self):
+    found = sampler.generate(
+        _PARAMS, _CONFIG, _PROMPTS, max_new=_MAX_NEW, stop_id=1, batch_size=3
+    )
+    out, _ = _decode(_PROMPTS, temperature=0.0)
+    for i, (ids, log_probs) in enumerate(found):
+      count = int(out.count[i])
+      self.assertEqual(ids, out.tokens[i, :count].tolist())
+      np.testing.assert_allclose(log_probs, out.log_probs[i, :count], atol=1e-4)
+
+  def test_short_prompts_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'fewer than 2'):
+      sampler.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
+
+
+if __name__ == '__main__':
+  absltest.main()
