@@ -127,8 +127,8 @@ class DecodeTest(parameterized.TestCase):
 
   def test_the_seed_decides_when_sampling_only(self):
     prompts = [_PROMPTS[1]] * 2
-    sampled, _ = _decode(prompts, [1, 2], 1.0)
-    greedy, _ = _decode(prompts, [1, 2], 0.0)
+    sampled, _ = _decode(prompts, [1, 2], 1.0, stop_ids=())
+    greedy, _ = _decode(prompts, [1, 2], 0.0, stop_ids=())
     self.assertNotEqual(*map(tuple, sampled.tokens.tolist()))
     self.assertEqual(*map(tuple, greedy.tokens.tolist()))
 
