@@ -39,25 +39,25 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       step_width=256,  # The same for the last step or draft.
       max_ngram=3,  # Words, digits and signs in a row.
   )
-  config.network = dict(kind='mlp', hidden=(64,), dropout=0.1)
+  config.network = dict(kind='mlp', hidden=(64,), dropout=0.3)
   # One policy per level, trained side by side on the same batches.
   config.objective = dict(
       form='budget',  # 'budget': cost <= level; 'reliability': loss <= level.
       levels=(0.25, 0.4, 0.55, 0.7),
       entropy_weight=0.0,
   )
-  config.optimizer = dict(learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0)
+  config.optimizer = dict(learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0)
   config.multiplier = dict(
       init=0.7,
       learning_rate=2e-2,
       damping=2.0,  # Added per unit of excess, against swinging.
       max=20.0,
   )
-  config.num_steps = 2_000  # Gradient steps.
+  config.num_steps = 600  # Gradient steps, about a hundred epochs.
   config.batch_size = 1_024  # Problems per step.
   config.log_every = 50
-  config.eval_every = 50  # Early stopping looks at validation this often.
-  config.checkpoint_every = 500
+  config.eval_every = 20  # Early stopping looks at validation this often.
+  config.checkpoint_every = 200
 
   config.calibration = dict(
       budgets=(0.3, 0.4, 0.5, 0.6),  # Named points cost<=b.
@@ -72,11 +72,10 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
 
   if variant == 'demo':  # Six minutes on two cores, collection included.
     config.train_seeds = (0,)
-    config.problems.update(train=1_000, validation=600, test=600)
-    config.num_steps = 400
+    config.problems.update(train=800, validation=400, test=400)
+    config.num_steps = 200
     config.batch_size = 512
-    config.eval_every = 20
-    config.checkpoint_every = 200
+    config.checkpoint_every = 100
     config.evaluation.live = 50
   if variant == 'smoke':  # One minute; for tests.
     config.train_seeds = (0,)
