@@ -1,0 +1,92 @@
+"""Tests of the pipeline: what is finished is skipped, what is wrong refused."""
+
+import pathlib
+import subprocess
+import sys
+from unittest import mock
+
+from absl.testing import absltest
+
+from configs import arithmetic
+from experiments import pipeline
+from experiments import workdirs
+
+
+def _run_command(*arguments):
+  """The command as a user types it."""
+  return subprocess.run(
+      [sys.executable, '-m', 'experiments.pipeline', *arguments],
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+
+
+class PipelineTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.config = arithmetic.get_config('smoke')
+
+  def _stages(self, calls):
+    """Two stages that write a file each; the first looks after itself."""
+
+    def stage(name, resumes):
+      path = self.workdir / f'{name}.txt'
+
+      def run():
+        calls.append(name)
+        path.write_text(name)
+
+      return pipeline.Stage(name, run, (path,), resumes=resumes)
+
+    return [stage('collect', True), stage('report', False)]
+
+  def test_only_what_is_missing_runs_again(self):
+    calls, said = [], []
+    with mock.patch.object(pipeline, 'stages', lambda *_: self._stages(calls)):
+      files = pipeline.run(self.config, self.workdir, said.append)
+      self.assertEqual(calls, ['collect', 'report'])
+      pipeline.run(self.config, self.workdir, said.append)
+    # The resuming stage checks its own files; the finished one is skipped.
+    self.assertEqual(calls, ['collect', 'report', 'collect'])
+    self.assertIn('done before', said[-1])
+    for line, path in zip(said, files, strict=False):
+      self.assertIn(path.name, line)
+
+  def test_the_stages_are_in_order_and_name_their_files(self):
+    stages = pipeline.stages(self.config, self.workdir)
+    self.assertEqual(
+        [stage.name.split()[0] for stage in stages],
+        ['collect'] * 3 + ['train', 'calibrate', 'evaluate', 'report'],
+    )
+    self.assertFalse(any(stage.is_done() for stage in stages))
+
+  def test_the_directory_of_another_configuration_is_refused(self):
+    workdirs.claim(self.workdir, self.config)
+    before = (self.workdir / 'config.json').read_text()
+    done = _run_command(
+        '--config=configs/arithmetic.py:smoke',
+        '--config.ruler=flops',
+        f'--workdir={self.workdir}',
+    )
+    self.assertNotEqual(done.returncode, 0)
+    last = done.stderr.strip().splitlines()[-1]
+    self.assertIn("ruler is 'price' there, 'flops' here", last)
+    self.assertEqual((self.workdir / 'config.json').read_text(), before)
+    self.assertLen(list(self.workdir.iterdir()), 1)
+
+  def test_a_misspelt_field_is_refused_with_the_right_one(self):
+    done = _run_command(
+        '--config=configs/arithmetic.py:smoke',
+        '--config.rular=flops',
+        f'--workdir={self.workdir}/new',
+    )
+    self.assertNotEqual(done.returncode, 0)
+    self.assertIn('Did you mean "ruler"', done.stderr)
+    self.assertFalse((self.workdir / 'new').exists())
+
+
+if __name__ == '__main__':
+  absltest.main()
