@@ -34,7 +34,7 @@ def trajectories(
     raise ValueError(
         f'{len(accounting.specs)} models; allowed: up to {len(_COLORS)}.'
     )
-  figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.42 * len(answered)))
+  figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.42 * len(answered)))
   for row, trajectory in enumerate(answered):
     boxes = _boxes(trajectory)
     for i, (color, hatch) in enumerate(boxes):
