@@ -68,35 +68,38 @@ def _decode(
   )
 
 
-def _full_logits(ids):
-  """Logits `[T, V]` of a row, without any cache."""
-  tokens = jnp.array([ids])
-  positions = jnp.arange(len(ids))[None]
-  logits, hidden, _ = decoder.Decoder(_CONFIG).apply(
-      {'params': _PARAMS}, tokens, positions
-  )
-  return np.array(logits[0]), np.array(hidden[0])
+def _full(ids):
+  """Logits `[T, V]` and states `[T, D]` of a row, without any cache."""
+  tokens = np.zeros((1, _LENGTH), np.int32)
+  tokens[0, : len(ids)] = ids  # What follows cannot be seen.
+  logits, hidden, _ = _uncached(tokens, np.arange(_LENGTH)[None])
+  logits = np.array(logits[0, : len(ids)])
+  logits[:, 0] = -1e9  # Padding is never written.
+  return logits, np.array(hidden[0, : len(ids)])
+
+
+@jax.jit
+def _uncached(tokens, positions):
+  return decoder.Decoder(_CONFIG).apply({'params': _PARAMS}, tokens, positions)
 
 
 class DecodeTest(parameterized.TestCase):
 
   def test_greedy_is_the_uncached_argmax(self):
-    out, _ = _decode(_PROMPTS, temperature=0.0)
+    out, _ = _decode(_PROMPTS, temperature=0.0, stop_ids=())
     for i, prompt in enumerate(_PROMPTS):
-      ids = list(prompt)
-      for token in out.tokens[i, : out.count[i]].tolist():
-        logits, _ = _full_logits(ids)
-        logits[-1, 0] = -np.inf  # Padding is never written.
-        self.assertEqual(token, logits[-1].argmax())
-        ids.append(token)
+      written = out.tokens[i].tolist()
+      logits, _ = _full([*prompt, *written[:-1]])
+      best = logits.argmax(axis=-1)[-_MAX_NEW:]
+      self.assertEqual(written, best.tolist())
 
   def test_log_probs_and_states_are_the_uncached_ones(self):
-    out, _ = _decode(_PROMPTS, temperature=1.5)
-    for i, prompt in enumerate(_PROMPTS):
-      count = int(out.count[i])
+    limits = (12, 5, 1, 9)
+    out, _ = _decode(_PROMPTS, None, 1.5, limits, stop_ids=())
+    for i, (prompt, count) in enumerate(zip(_PROMPTS, limits, strict=True)):
+      self.assertEqual(int(out.count[i]), count)
       written = out.tokens[i, :count].tolist()
-      logits, hidden = _full_logits([*prompt, *written[:-1]])
-      logits[:, 0] = -1e9
+      logits, hidden = _full([*prompt, *written[:-1]])
       log_probs = np.array(jax.nn.log_softmax(logits))[-count:]
       np.testing.assert_allclose(
           out.log_probs[i, :count],
@@ -115,9 +118,9 @@ class DecodeTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, 1.0)
   def test_a_row_does_not_depend_on_its_batch(self, temperature):
-    together, _ = _decode(_PROMPTS, (7, 8, 9, 10), temperature)
+    together, _ = _decode(_PROMPTS, (7, 8, 9, 10), temperature, stop_ids=())
     for i, prompt in enumerate(_PROMPTS):
-      alone, _ = _decode([prompt], [7 + i], temperature)
+      alone, _ = _decode([prompt], [7 + i], temperature, stop_ids=())
       np.testing.assert_array_equal(alone.tokens[0], together.tokens[i])
 
   def test_padding_of_the_prompt_changes_nothing(self):
@@ -158,8 +161,7 @@ class DecodeTest(parameterized.TestCase):
     # 32 each.
     count = 1_024
     out, _ = _decode([_PROMPTS[0]] * count, range(count), 1.0, [1] * count)
-    logits, _ = _full_logits(_PROMPTS[0])
-    logits[-1, 0] = -np.inf
+    logits, _ = _full(_PROMPTS[0])
     expected = np.array(jax.nn.softmax(logits[-1]))
     found = np.bincount(out.tokens[:, 0], minlength=11) / count
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 32)

@@ -1,0 +1,93 @@
+"""Tests of the weights on disk: here and in `transformers` the same model."""
+
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import numpy as np
+import pytest
+
+from routing.lm import corpus
+from routing.lm import decoder
+from routing.lm import export
+from routing.lm import tokenizer as tokenizer_lib
+from routing.problems import arithmetic
+
+_CONFIG = decoder.DecoderConfig(
+    len(tokenizer_lib.VOCABULARY), 16, 2, 4, 2, 32, 24
+)
+_MODELS = ('small', 'large')
+
+
+class ExportTest(parameterized.TestCase):
+
+  def test_saved_and_loaded(self):
+    directory = pathlib.Path(self.create_tempdir().full_path) / 'model'
+    params = decoder.init_params(_CONFIG, jax.random.key(0))
+    export.save_pretrained(directory, _CONFIG, params)
+    config, loaded = export.load_pretrained(directory)
+    self.assertEqual(config, _CONFIG)
+    chex.assert_trees_all_equal(loaded, params)
+
+  def test_an_older_model_is_replaced(self):
+    directory = pathlib.Path(self.create_tempdir().full_path) / 'model'
+    for seed in (0, 1):
+      params = decoder.init_params(_CONFIG, jax.random.key(seed))
+      export.save_pretrained(directory, _CONFIG, params)
+    _, loaded = export.load_pretrained(directory)
+    chex.assert_trees_all_equal(loaded, params)
+    self.assertEqual([p.name for p in directory.parent.iterdir()], ['model'])
+
+  def test_what_is_missing_is_named(self):
+    directory = self.create_tempdir().full_path
+    with self.assertRaisesRegex(FileNotFoundError, 'config.json is missing'):
+      export.load_pretrained(directory)
+    with self.assertRaisesRegex(ValueError, "'medium'.*small, large"):
+      export.shipped('medium')
+
+  def test_the_shipped_pair(self):
+    count = {}
+    for name in _MODELS:
+      config, params = export.load_pretrained(export.shipped(name))
+      self.assertGreaterEqual(config.head_dim, 32)
+      count[name] = decoder.num_parameters(params)
+    self.assertGreaterEqual(count['large'], 8 * count['small'])
+    folder = export.shipped('small').parent
+    size = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
+    self.assertLess(size, 8 * 2**20)
+
+  @parameterized.parameters(*_MODELS)
+  def test_transformers_agrees(self, name):
+    torch = pytest.importorskip('torch', reason='needs the dev extra')
+    import transformers
+
+    directory = export.shipped(name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32
+    )
+    config, params = export.load_pretrained(directory)
+    apply = jax.jit(
+        lambda tokens, positions: decoder.Decoder(config).apply(
+            {'params': params}, tokens, positions
+        )[0]
+    )
+    encode = tokenizer_lib.Tokenizer().encode
+    for task in corpus.held_out('export', 50, ()):
+      text = arithmetic.question_text(task)
+      text += ''.join(arithmetic.solution(task))
+      tokens = np.array([encode(text)])
+      with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+      logits = apply(tokens, np.arange(tokens.shape[1])[None])
+      # Logits reach 20, where float32 itself is not exact to 1e-4: torch differs
+      # from its own float64 by up to 1.5e-4 here. So: relative to their size,
+      # and nearly all of them in absolute terms too.
+      error = np.abs(np.asarray(logits) - expected)
+      self.assertLess(error.max(), 1e-4 * np.abs(expected).max())
+      self.assertGreater(np.mean(error < 1e-4), 0.98)
+
+
+if __name__ == '__main__':
+  absltest.main()
