@@ -106,23 +106,27 @@ def prefill(
   chex.assert_rank(tokens, 2)
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
-  before = jnp.arange(cache.keys.shape[3])[None] < start[:, None]
   slots = jnp.arange(len(start)) if slots is None else slots
   _, _, new = decoder.Decoder(config).apply(
       {'params': params},
       tokens,
       start[:, None] + offset,
-      [decoder.Past(_rows_of(cache, slots), before)],
+      [_before(cache, start, slots)],
   )
   return _store(cache, new, start, count, slots)
 
 
-def _rows_of(cache: decoder.KVCache, slots: jax.Array) -> decoder.KVCache:
-  """The rows in `slots`, a tuple over layers of `[B, KVH, S, Dh]`.
+def _before(
+    cache: decoder.KVCache, position: jax.Array, slots: jax.Array
+) -> decoder.Past:
+  """What the rows in `slots` hold before `position`, `[B]` each.
 
-  A tuple, since a slice of a stacked array would be copied for every token.
+  A tuple over layers, since a slice of a stacked array would be copied for
+  every token.
   """
-  return jax.tree.map(lambda x: tuple(layer[slots] for layer in x), cache)
+  rows = jax.tree.map(lambda x: tuple(layer[slots] for layer in x), cache)
+  seen = jnp.arange(cache.keys.shape[3])[None] < position[:, None]
+  return decoder.Past(rows, seen)
 
 
 def _store(
@@ -171,8 +175,7 @@ def decode(
   """Writes until every active row has stopped or reached its limit.
 
   Args:
-    params: of `decoder.Decoder(config)`.
-    config: the decoder's shape.
+    params, config: of `decoder.Decoder(config)`.
     cache: `[L, N, KVH, S, Dh]`, filled below `position` in each row's slot.
     rows: what to go on from.
     max_new: M, new tokens of a row at most.
@@ -184,10 +187,8 @@ def decode(
     What was written, and the cache, filled below position + count.
   """
   rows = rows.checked(max_new, length=cache.keys.shape[3])
-  model = decoder.Decoder(config)
   batch_size = len(rows.position)
-  before = jnp.arange(cache.keys.shape[3])[None] < rows.position[:, None]
-  past = decoder.Past(_rows_of(cache, rows.slots), before)
+  past = _before(cache, rows.position, rows.slots)
 
   def body(carry):
     i, out, token, new = carry
@@ -195,7 +196,7 @@ def decode(
     # All rows write their i-th token at once, so what is new is kept in step;
     # rows at rest pass a token too, which nobody reads.
     written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
-    logits, hidden, latest = model.apply(
+    logits, hidden, latest = decoder.Decoder(config).apply(
         {'params': params},
         token[:, None],
         rows.position[:, None] + i,
@@ -209,15 +210,14 @@ def decode(
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
     return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
 
+  start = (
+      jnp.int32(0),
+      _nothing(batch_size, max_new, top_k, config.hidden_size),
+      rows.last_token,
+      decoder.init_cache(config, batch_size, max_new),
+  )
   _, out, _, new = jax.lax.while_loop(
-      lambda carry: rows.writes(carry[1]).any(),
-      body,
-      (
-          jnp.int32(0),
-          _nothing(batch_size, max_new, top_k, config.hidden_size),
-          rows.last_token,
-          decoder.init_cache(config, batch_size, max_new),
-      ),
+      lambda carry: rows.writes(carry[1]).any(), body, start
   )
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
   cache = _store(cache, new, rows.position, out.count, rows.slots)
