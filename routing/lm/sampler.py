@@ -179,8 +179,7 @@ def decode(
     cache: `[L, N, KVH, S, Dh]`, filled below `position` in each row's slot.
     rows: what to go on from.
     max_new: M, new tokens of a row at most.
-    stop_ids: tokens that end a row; they are written.
-    pad_id: never written.
+    stop_ids, pad_id: tokens that end a row (written), one that never is.
     top_k: K.
 
   Returns:
