@@ -246,7 +246,7 @@ class OperatingPointsTest(parameterized.TestCase):
         'confidence, progress, text',
         'budget 0.3, 0.6, ruler price',
         plain.checkpoint_hash[:12],
-        'cost<=0.4: member 1, threshold 0.37; what cost, level 0.4',
+        'cost<=0.4: member 1, threshold 0.37',
     ):
       self.assertIn(part, text)
     self.assertIn('not calibrated', str(plain))

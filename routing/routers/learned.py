@@ -198,11 +198,19 @@ class LearnedRouter:
 
 
 def _describe(point: card_lib.OperatingPoint) -> str:
-  promise = ', '.join(f'{key} {value}' for key, value in point.promise.items())
-  return (
-      f'{point.name}: member {point.member}, threshold '
-      f'{point.threshold:.4g}; {promise}'
-  )
+  """One line: where the point is, what was measured, what is promised."""
+  promise = point.promise
+  line = f'{point.name}: member {point.member}, threshold {point.threshold:.4g}'
+  measured = promise.get('measured', {})
+  if measured:
+    figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
+    line += f'; {figures} on {promise.get("n")} problems'
+  if promise.get('delta') is not None:
+    line += (
+        f'; promised {promise["what"]} <= {promise["level"]:g} with '
+        f'probability {1 - promise["delta"]:g}'
+    )
+  return line
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
