@@ -86,7 +86,7 @@ class ExportTest(parameterized.TestCase):
       # and nearly all of them in absolute terms too.
       error = np.abs(np.asarray(logits) - expected)
       self.assertLess(error.max(), 1e-4 * np.abs(expected).max())
-      self.assertGreater(np.mean(error < 1e-4), 0.999)
+      self.assertGreater(np.mean(error < 1e-4), 0.98)
 
 
 if __name__ == '__main__':
