@@ -38,10 +38,13 @@ EXTRAS_REQUIRE = {
     'ray': ['ray>=2.40'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
+        'fastapi>=0.115',
+        'httpx>=0.27',
         'hypothesis>=6.100',
         'ipykernel>=6.29',
         'nbclient>=0.10',
         'nbstripout>=0.8',
+        'openai>=1.60',
         'packaging>=24',
         'pandas>=2.2',
         'pre-commit>=4.0',
@@ -49,8 +52,10 @@ EXTRAS_REQUIRE = {
         'pyink>=24.10',
         'pytest>=8.3',
         'pytest-xdist>=3.6',
+        'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
+        'uvicorn>=0.30',
     ],
 }
 

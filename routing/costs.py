@@ -110,6 +110,20 @@ def total_cost(
   return float(sum(call_cost(call, specs[call.route], ruler) for call in calls))
 
 
+def completion_cost(
+    completion: types.Completion, specs: Sequence[RouteSpec], ruler: str
+) -> float:
+  """Cost of a completion whose prefix its writer had not read before."""
+  usage = types.Usage(
+      completion.route,
+      completion.read,
+      0,
+      completion.written,
+      completion.seconds,
+  )
+  return float(call_cost(usage, specs[completion.route], ruler))
+
+
 @dataclasses.dataclass(frozen=True)
 class LadderCosts:
   """Costs of every way through one ladder, in the ruler's own unit.
@@ -157,15 +171,8 @@ def ladder_costs(
   total = np.zeros((num_steps, num_larger))
   count = np.zeros((num_steps, num_larger))
   for completion in ladder.completions:
-    usage = types.Usage(
-        completion.route,
-        completion.read,
-        0,
-        completion.written,
-        completion.seconds,
-    )
     where = completion.step, completion.route - 1
-    total[where] += call_cost(usage, specs[completion.route], ruler)
+    total[where] += completion_cost(completion, specs, ruler)
     count[where] += 1
   if not count.all():
     step, route = np.argwhere(count == 0)[0]

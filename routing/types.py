@@ -189,6 +189,22 @@ class Ladder:
   completions: tuple[Completion, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """A problem as a behaviour policy answered it, once or several times.
+
+  problem: the problem.
+  reference: the largest model's own answer, from the empty prefix: what costs
+    are fractions of, and what relative loss and gain are relative to.
+  trajectories: complete ones; each decision carries the probability with which
+    the behaviour policy took it.
+  """
+
+  problem: Problem
+  reference: Completion
+  trajectories: tuple[Trajectory, ...]
+
+
 @chex.dataclass(frozen=True)
 class LadderBatch:
   """Ladders as arrays, padded to T decision points. Costs are fractions.
@@ -216,3 +232,35 @@ class LadderBatch:
   stay_correct: chex.Array
   stay_cost: chex.Array
   stay_loss: chex.Array
+
+
+@chex.dataclass(frozen=True)
+class TrajectoryBatch:
+  """Behaviour trajectories as arrays, padded to T decision points.
+
+  Action a at decision t is the route of `protocols`: who writes the next step
+  (`switch`), who rewrites the draft, 0 keeping it (`redraft`), or who takes
+  over for good, 0 staying (`escalate`). Costs are fractions of the all-large
+  cost of the same problem.
+
+  features: `[B, T, F]` float32, the observation at decision t.
+  mask: `[B, T]` bool, decision t was taken; True first, then False.
+  available: `[B, T, A]` bool, the routes that were allowed at decision t.
+  actions: `[B, T]` int32 in 0..A-1, what the behaviour policy did.
+  behaviour: `[B, T]` float32 in (0, 1], with which probability it did so.
+  costs: `[B, T]` float32 >= 0, paid from decision t up to the next one, the
+    draft shown at the next one included; the first draft belongs to t = 0. A
+    row sums to the cost of its trajectory.
+  correct: `[B]` float32 in {0, 1}, the final answer grades right.
+  loss, gain: `[B]` float32 in {0, 1}, relative to the largest model.
+  """
+
+  features: chex.Array
+  mask: chex.Array
+  available: chex.Array
+  actions: chex.Array
+  behaviour: chex.Array
+  costs: chex.Array
+  correct: chex.Array
+  loss: chex.Array
+  gain: chex.Array

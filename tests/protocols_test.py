@@ -16,13 +16,47 @@ class ProtocolTest(parameterized.TestCase):
     self.assertFalse(protocol.is_absorbing(0))
     self.assertTrue(protocol.is_absorbing(1))
 
-  @parameterized.parameters(('peek', True), ('commit', False))
-  def test_only_peek_pays_a_draft(self, view, expected):
-    self.assertEqual(protocols.Protocol('escalate', view).has_draft, expected)
+  @parameterized.parameters('switch', 'redraft')
+  def test_any_model_may_follow_any_other(self, name):
+    protocol = protocols.Protocol(name)
+    for writer in range(3):
+      np.testing.assert_array_equal(protocol.action_mask(writer, 3), [1, 1, 1])
+      self.assertFalse(protocol.is_absorbing(writer))
 
-  @parameterized.parameters(('shuffle', 'peek'), ('escalate', 'glance'))
-  def test_unknown_names_are_refused_with_the_allowed(self, name, view):
-    with self.assertRaisesRegex(ValueError, 'allowed: '):
+  def test_masks_of_many_writers_are_those_of_each(self):
+    writers = np.array([0, 0, 2, 1])
+    for name in protocols.NAMES:
+      protocol = protocols.Protocol(name)
+      np.testing.assert_array_equal(
+          protocol.action_mask(writers, 3),
+          [protocol.action_mask(int(writer), 3) for writer in writers],
+      )
+
+  @parameterized.parameters(
+      ('escalate', 'peek', True),
+      ('escalate', 'commit', False),
+      ('switch', 'commit', False),
+      ('redraft', 'peek', True),
+  )
+  def test_only_peek_pays_a_draft(self, name, view, expected):
+    self.assertEqual(protocols.Protocol(name, view).has_draft, expected)
+
+  @parameterized.parameters(
+      ('escalate', 'peek'), ('switch', 'commit'), ('redraft', 'peek')
+  )
+  def test_each_has_a_view_of_its_own(self, name, view):
+    self.assertEqual(protocols.Protocol(name), protocols.Protocol(name, view))
+
+  @parameterized.parameters(
+      ('shuffle', 'peek', 'escalate, switch, redraft'),
+      ('escalate', 'glance', 'escalate .* allowed: peek, commit'),
+      ('switch', 'peek', 'switch .* allowed: commit'),
+      ('redraft', 'commit', 'redraft .* allowed: peek'),
+  )
+  def test_what_cannot_be_is_refused_with_the_allowed(
+      self, name, view, message
+  ):
+    with self.assertRaisesRegex(ValueError, message):
       protocols.Protocol(name, view)
 
 

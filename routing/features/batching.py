@@ -1,14 +1,16 @@
-"""Ladders to arrays, and the order in which training sees them.
+"""Ladders and rollouts to arrays, and the order in which training sees them.
 
-Everything that a policy could have done on a problem is in its ladder, so one
-`LadderBatch` is the whole training set; minibatches are rows of it, picked by a
-pure function of (seed, step).
+Everything that a policy could have done on a problem is in its ladder, and what
+a behaviour policy did do is in its rollouts, so one batch is the whole training
+set; minibatches are rows of it, picked by a pure function of (seed, step).
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import itertools
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,60 +19,50 @@ from routing import protocols
 from routing import types
 from routing.features import observation
 from routing.features import standardize
+from routing.features import traces as traces_lib
+
+Batch = TypeVar('Batch', types.LadderBatch, types.TrajectoryBatch)
 
 
 def with_reference(
-    accounting: costs.Accounting, ladders: Sequence[types.Ladder]
+    accounting: costs.Accounting,
+    records: Sequence[types.Ladder | types.Rollouts],
 ) -> costs.Accounting:
-  """Sets the expected all-large cost to the mean over (training) ladders."""
-  all_large = [
-      costs.ladder_costs(
-          ladder, accounting.specs, accounting.ruler, draft_is_paid=False
-      ).all_large
-      for ladder in ladders
-  ]
+  """Sets the expected all-large cost to the mean over (training) records."""
+  all_large = [_all_large_cost(record, accounting) for record in records]
   return dataclasses.replace(accounting, reference=float(np.mean(all_large)))
 
 
-def trace_at(
-    ladder: types.Ladder,
-    step: int,
-    accounting: costs.Accounting,
-    protocol: protocols.Protocol,
-) -> types.Trace:
-  """The trace that the live driver shows a router at decision `step`."""
-  drafted = step + 1 if protocol.has_draft else step
-  return types.Trace(
-      question=ladder.problem.question,
-      steps=ladder.steps[:step],
-      draft=ladder.steps[step] if protocol.has_draft else None,
-      spent=accounting.spent(s.usage for s in ladder.steps[:drafted]),
-  )
+def _all_large_cost(
+    record: types.Ladder | types.Rollouts, accounting: costs.Accounting
+) -> float:
+  """What the largest model alone costs on one problem, in the ruler's unit."""
+  specs, ruler = accounting.specs, accounting.ruler
+  if isinstance(record, types.Rollouts):
+    return costs.completion_cost(record.reference, specs, ruler)
+  charged = costs.ladder_costs(record, specs, ruler, draft_is_paid=False)
+  return charged.all_large
 
 
-def _features(
-    ladder: types.Ladder,
+def _observe(
+    problem: types.Problem,
+    written: Sequence[types.Step],
+    traces: Iterable[types.Trace],
     config: observation.FeatureConfig,
-    accounting: costs.Accounting,
-    protocol: protocols.Protocol,
 ) -> np.ndarray:
-  """`[steps, F]` float32, one row per decision of a ladder."""
-  rows = []
-  for t, step in enumerate(ladder.steps):
+  """`[decisions, F]` float32; `written` are the steps that `traces` show."""
+  for t, step in enumerate(written):
     if not (
         np.isfinite(step.log_probs).all()
         and np.isfinite(step.top_log_probs).all()
     ):
       raise ValueError(
-          f'Problem {ladder.problem.id}, step {t}: a log-probability is not '
-          'finite.'
+          f'Problem {problem.id}, step {t}: a log-probability is not finite.'
       )
-    try:
-      trace = trace_at(ladder, t, accounting, protocol)
-      rows.append(observation.observe(trace, config))
-    except ValueError as error:
-      raise ValueError(f'Problem {ladder.problem.id}: {error}') from error
-  return np.stack(rows)
+  try:
+    return np.stack([observation.observe(trace, config) for trace in traces])
+  except ValueError as error:
+    raise ValueError(f'Problem {problem.id}: {error}') from error
 
 
 def _grades(ladder: types.Ladder, num_routes: int) -> np.ndarray:
@@ -109,11 +101,7 @@ def _outcomes(
       accounting.ruler,
       draft_is_paid=protocol.has_draft,
   )
-  if not charged.all_large > 0:
-    raise ValueError(
-        f'Problem {ladder.problem.id}: the all-large cost in the ruler '
-        f'{accounting.ruler} is {charged.all_large}; it must be positive.'
-    )
+  _check_positive(charged.all_large, ladder.problem, accounting.ruler)
   right = _grades(ladder, len(accounting.specs))
   # Paired by sample: draw s of the largest model alone against draw s here.
   alone = right[0, -1]
@@ -125,6 +113,17 @@ def _outcomes(
       'stay_cost': charged.stay / charged.all_large,
       'stay_loss': alone.mean() * (1.0 - np.float32(ladder.is_correct)),
   }
+
+
+def _check_positive(
+    all_large: float, problem: types.Problem, ruler: str
+) -> None:
+  """Raises ValueError unless costs can be fractions of `all_large`."""
+  if not all_large > 0:
+    raise ValueError(
+        f'Problem {problem.id}: the all-large cost in the ruler {ruler} is '
+        f'{all_large}; it must be positive.'
+    )
 
 
 def ladder_batch(
@@ -168,7 +167,11 @@ def ladder_batch(
           f'Problem {ladder.problem.id} has {steps} steps; allowed: at most '
           f'{num_steps}.'
       )
-    features[n, :steps] = _features(ladder, config, accounting, protocol)
+    traces = [
+        traces_lib.of_ladder(ladder, t, accounting, protocol)
+        for t in range(steps)
+    ]
+    features[n, :steps] = _observe(ladder.problem, ladder.steps, traces, config)
     mask[n, :steps] = True
     for name, values in _outcomes(ladder, accounting, protocol).items():
       if name.startswith('handover'):
@@ -178,9 +181,114 @@ def ladder_batch(
   return types.LadderBatch(features=features, mask=mask, **fields)
 
 
-def standardized(
-    batch: types.LadderBatch, statistics: standardize.Statistics
-) -> types.LadderBatch:
+def _paid(
+    trajectory: types.Trajectory,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> np.ndarray:
+  """`[decisions]` float64 >= 0, the part of the cost that each brought about.
+
+  The draft that is shown at a decision is paid by the decision before; the
+  first one, which nobody decided on, by the first.
+  """
+  bounds = traces_lib.num_calls_seen(trajectory, protocol)
+  bounds[0] = 0
+  return np.array(
+      [
+          costs.total_cost(
+              trajectory.calls[a:b], accounting.specs, accounting.ruler
+          )
+          for a, b in itertools.pairwise(bounds)
+      ]
+  )
+
+
+def _decisions(
+    rollout: types.Rollouts,
+    trajectory: types.Trajectory,
+    config: observation.FeatureConfig,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> dict[str, np.ndarray]:
+  """The fields of a `TrajectoryBatch` that have steps, for one trajectory."""
+  problem, decisions = trajectory.problem, trajectory.decisions
+  if len(decisions) > config.max_steps:
+    raise ValueError(
+        f'Problem {problem.id} has {len(decisions)} decisions; allowed: at '
+        f'most {config.max_steps}.'
+    )
+  for t, decision in enumerate(decisions):
+    if not 0 < decision.probability <= 1:
+      raise ValueError(
+          f'Problem {problem.id}, decision {t}: the probability is '
+          f'{decision.probability}; allowed: in (0, 1].'
+      )
+  all_large = _all_large_cost(rollout, accounting)
+  _check_positive(all_large, problem, accounting.ruler)
+  written = (*trajectory.steps, *trajectory.discarded)
+  seen = traces_lib.of_trajectory(trajectory, accounting, protocol)
+  return {
+      'features': _observe(problem, written, seen, config),
+      'mask': np.ones(len(decisions), bool),
+      # In `escalate`, too: only after the small model is the router asked.
+      'available': protocol.action_mask(
+          np.zeros(len(decisions), int), len(accounting.specs)
+      ),
+      'actions': np.array([x.route for x in decisions]),
+      'behaviour': np.array([x.probability for x in decisions]),
+      'costs': _paid(trajectory, accounting, protocol) / all_large,
+  }
+
+
+def trajectory_batch(
+    rollouts: Sequence[types.Rollouts],
+    config: observation.FeatureConfig,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> types.TrajectoryBatch:
+  """Stacks behaviour trajectories, padded to `config.max_steps` decisions.
+
+  Args:
+    rollouts: of N problems; B is the number of all their trajectories, which
+      keep their order.
+    config: what is observed.
+    accounting: what is paid, and `reference` for the cost group.
+    protocol: the one they were collected in.
+
+  Returns:
+    NumPy arrays; see `types.TrajectoryBatch`. Features are not standardised.
+    Padding is zero, but for `available` and `behaviour`, which are one there:
+    a softmax over the routes and a ratio of chances stay finite.
+
+  Raises:
+    ValueError: naming the problem, if a trajectory is of another protocol, has
+      no decision or more than `max_steps`, or a log-probability is not finite.
+  """
+  pairs = [(x, y) for x in rollouts for y in x.trajectories]
+  if not pairs:
+    raise ValueError('There are no trajectories; at least 1 is needed.')
+  shape, num_routes = (len(pairs), config.max_steps), len(accounting.specs)
+  right = np.array([y.is_correct for _, y in pairs], np.float32)
+  alone = np.array([x.reference.is_correct for x, _ in pairs], np.float32)
+  batch = types.TrajectoryBatch(
+      features=np.zeros((*shape, config.size), np.float32),
+      mask=np.zeros(shape, bool),
+      available=np.ones((*shape, num_routes), bool),
+      actions=np.zeros(shape, np.int32),
+      behaviour=np.ones(shape, np.float32),
+      costs=np.zeros(shape, np.float32),
+      correct=right,
+      loss=alone * (1 - right),
+      gain=right * (1 - alone),
+  )
+  for row, (rollout, trajectory) in enumerate(pairs):
+    rows = _decisions(rollout, trajectory, config, accounting, protocol)
+    for name, values in rows.items():
+      getattr(batch, name)[row, : len(values)] = values
+  return batch
+
+
+def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
   """The batch with standardised features; padding stays zero."""
   features = standardize.apply(batch.features, statistics)
   features[~batch.mask] = 0.0
@@ -219,14 +327,14 @@ def minibatches(
     yield minibatch_indices(seed, step, num_problems, batch_size)
 
 
-def trimmed(batch: types.LadderBatch) -> types.LadderBatch:
+def trimmed(batch: Batch) -> Batch:
   """The batch without the trailing steps at which nobody decides anything."""
   used = int(np.flatnonzero(batch.mask.any(axis=0)).max(initial=0)) + 1
   return dataclasses.replace(
       batch,
-      features=batch.features[:, :used],
-      mask=batch.mask[:, :used],
-      handover_correct=batch.handover_correct[:, :used],
-      handover_cost=batch.handover_cost[:, :used],
-      handover_loss=batch.handover_loss[:, :used],
+      **{
+          name: array[:, :used]
+          for name, array in vars(batch).items()
+          if array.ndim > 1  # The others have no steps.
+      },
   )

@@ -25,7 +25,7 @@ class FeatureConfig:
   groups: of `GROUPS`, in the order of the vector.
   num_routes: A, for the one-hot writer.
   max_steps: T, for the one-hot step index.
-  hidden_size: H, length of the engine's hidden state; 0 = it has none.
+  hidden_size: H, length of the small model's hidden state; 0 = it has none.
   question_width, step_width: hash buckets of the two texts; 0 = leave it out.
   max_ngram: longest run of words that is hashed.
   """
@@ -158,8 +158,9 @@ def _text(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 
 def _hidden(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
+  """Of the small model alone: another's state is another space."""
   viewed = viewed_step(trace)
-  if viewed is None or viewed.hidden is None:
+  if viewed is None or viewed.hidden is None or viewed.route > 0:
     return np.zeros(1 + config.hidden_size)
   if viewed.hidden.shape != (config.hidden_size,):
     raise ValueError(

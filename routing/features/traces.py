@@ -1,0 +1,78 @@
+"""What the router saw, again: the live traces of a record.
+
+Training observes these with the same function as the live router does its own,
+so a feature can neither differ between the two nor come from the future.
+"""
+
+from collections.abc import Iterator
+
+from routing import costs
+from routing import protocols
+from routing import types
+
+
+def of_ladder(
+    ladder: types.Ladder,
+    step: int,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> types.Trace:
+  """The trace that the live driver shows a router at decision `step`."""
+  drafted = step + 1 if protocol.has_draft else step
+  return types.Trace(
+      question=ladder.problem.question,
+      steps=ladder.steps[:step],
+      draft=ladder.steps[step] if protocol.has_draft else None,
+      spent=accounting.spent(s.usage for s in ladder.steps[:drafted]),
+  )
+
+
+def num_calls_seen(
+    trajectory: types.Trajectory, protocol: protocols.Protocol
+) -> list[int]:
+  """How many of a trajectory's calls were paid when each decision was taken.
+
+  Returns:
+    One number a decision, the draft on view included, and last the number of
+    all calls.
+
+  Raises:
+    ValueError: if the calls are not those of this protocol.
+  """
+  counts, num = [], 0
+  for decision in trajectory.decisions:
+    num += protocol.has_draft
+    counts.append(num)
+    # A draft that is kept is the step; all else is another call.
+    num += decision.route > 0 or not protocol.has_draft
+  if not counts or num != len(trajectory.calls):
+    raise ValueError(
+        f'Problem {trajectory.problem.id}: {len(counts)} decisions make {num} '
+        f'calls in {protocol.name}, {protocol.view}; the trajectory has '
+        f'{len(trajectory.calls)}. Is it of another protocol?'
+    )
+  return [*counts, num]
+
+
+def of_trajectory(
+    trajectory: types.Trajectory,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> Iterator[types.Trace]:
+  """Yields just what the router saw live at each decision.
+
+  Raises:
+    ValueError: if the trajectory is of another protocol.
+  """
+  discarded = iter(trajectory.discarded)
+  counts = num_calls_seen(trajectory, protocol)
+  for t, decision in enumerate(trajectory.decisions):
+    draft = None
+    if protocol.has_draft:
+      draft = next(discarded) if decision.route > 0 else trajectory.steps[t]
+    yield types.Trace(
+        question=trajectory.problem.question,
+        steps=trajectory.steps[:t],
+        draft=draft,
+        spent=accounting.spent(trajectory.calls[: counts[t]]),
+    )
