@@ -9,10 +9,14 @@ import sys
 import time
 
 from absl.testing import absltest
+from absl.testing import parameterized
 
+from routing import protocols
 from routing.grading import equivalence
+from routing.rollout import behave
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.routers import behaviour
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import writer as writer_lib
@@ -22,20 +26,38 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _NUM_PROBLEMS, _SHARD_SIZE = 300, 5
 
 
-def collect_all(directory: str, delay: float) -> None:
+def collect_all(directory: str, kind: str, delay: float) -> None:
   """Collects what is missing; what the child process runs."""
   problems = scripted_pair.make_problems(_NUM_PROBLEMS)
-  writer = writer_lib.LadderWriter(directory, problems, {}, _SHARD_SIZE)
+  make_writer, run = {
+      'ladders': (writer_lib.LadderWriter, _collect_ladders),
+      'rollouts': (writer_lib.RolloutWriter, _collect_rollouts),
+  }[kind]
+  writer = make_writer(directory, problems, {}, _SHARD_SIZE)
   missing = writer.missing()
   asyncio.run(
-      collect.collect_ladders(
+      run(
           [problems[i] for i in missing],
           scripted_pair.make_engines(2, delay=delay),
-          lambda i, ladder: writer.add(missing[i], ladder),
-          plan=collect.Plan(driver.Sampling()),
+          lambda i, record: writer.add(missing[i], record),
           grade=equivalence.exact,
           concurrency=16,
       )
+  )
+
+
+def _collect_ladders(*args, **kwargs):
+  plan = collect.Plan(driver.Sampling())
+  return collect.collect_ladders(*args, plan=plan, **kwargs)
+
+
+def _collect_rollouts(*args, **kwargs):
+  return behave.collect_rollouts(
+      *args,
+      behaviour=behaviour.random_rate(2, seed=0),
+      plan=behave.Plan(protocols.Protocol('redraft'), driver.Sampling(), 2),
+      accounting=None,
+      **kwargs,
   )
 
 
@@ -43,24 +65,25 @@ def _files(directory: pathlib.Path) -> dict[str, bytes]:
   return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def _start(directory: pathlib.Path) -> subprocess.Popen:
+def _start(directory: pathlib.Path, kind: str) -> subprocess.Popen:
   """A child that collects."""
   code = (
       'from tests import resume_test;'
-      f'resume_test.collect_all({str(directory)!r}, 0.002)'
+      f'resume_test.collect_all({str(directory)!r}, {kind!r}, 0.002)'
   )
   return subprocess.Popen([sys.executable, '-c', code], cwd=_ROOT)
 
 
-class ResumeTest(absltest.TestCase):
+class ResumeTest(parameterized.TestCase):
 
-  def test_killed_again_and_again_it_ends_as_if_never_killed(self):
+  @parameterized.parameters('ladders', 'rollouts')
+  def test_killed_again_and_again_it_ends_as_if_never_killed(self, kind):
     temporary = pathlib.Path(self.create_tempdir().full_path)
     whole, killed = temporary / 'whole', temporary / 'killed'
-    collect_all(str(whole), delay=0.0)
+    collect_all(str(whole), kind, delay=0.0)
     rng, num_shards = random.Random(0), []
     for _ in range(5):
-      child = _start(killed)
+      child = _start(killed, kind)
       # The clock starts when the child writes, not while it imports.
       before = _state(killed)
       while child.poll() is None and _state(killed) == before:
@@ -72,9 +95,10 @@ class ResumeTest(absltest.TestCase):
     self.assertEqual(num_shards, sorted(num_shards))
     self.assertGreater(num_shards[-1], num_shards[0])
     self.assertLess(num_shards[1], _NUM_PROBLEMS // _SHARD_SIZE)
-    collect_all(str(killed), delay=0.0)
+    collect_all(str(killed), kind, delay=0.0)
     self.assertEqual(_files(killed), _files(whole))
-    ids = [x.problem.id for x in reader.read_ladders(killed)]
+    read = {'ladders': reader.read_ladders, 'rollouts': reader.read_rollouts}
+    ids = [x.problem.id for x in read[kind](killed)]
     self.assertEqual(ids, [f'count/{i}' for i in range(_NUM_PROBLEMS)])
 
   def _check_what_is_there(self, directory, whole) -> int:

@@ -1,4 +1,4 @@
-"""Tests of ladders as tables."""
+"""Tests of ladders and rollouts as tables."""
 
 import dataclasses
 
@@ -17,11 +17,30 @@ class SchemaTest(parameterized.TestCase):
 
   def test_gives_back_exactly_what_it_got(self):
     ladders = scripted_pair.make_ladders(7)
-    back = schema.from_table(schema.to_table(ladders))
+    back = schema.LADDERS.from_table(schema.LADDERS.to_table(ladders))
     self.assertEqual(
         list(map(scripted_pair.plain, back)),
         list(map(scripted_pair.plain, ladders)),
     )
+
+  @parameterized.parameters('escalate', 'switch', 'redraft')
+  def test_rollouts_come_back_exactly(self, protocol):
+    rollouts = scripted_pair.make_rollouts(5, protocol=protocol)
+    # No trajectory at all, one that threw nothing away, and one without calls.
+    rollouts[0] = dataclasses.replace(rollouts[0], trajectories=())
+    x, y = rollouts[1].trajectories
+    bare = dataclasses.replace(
+        x, steps=(), discarded=(), decisions=(), calls=()
+    )
+    rollouts[1] = dataclasses.replace(
+        rollouts[1], trajectories=(bare, dataclasses.replace(y, discarded=()))
+    )
+    back = schema.ROLLOUTS.from_table(schema.ROLLOUTS.to_table(rollouts))
+    self.assertEqual(
+        list(map(scripted_pair.plain, back)),
+        list(map(scripted_pair.plain, rollouts)),
+    )
+    self.assertEmpty(schema.ROLLOUTS.from_table(schema.ROLLOUTS.to_table([])))
 
   def test_edge_cases_come_back(self):
     nothing = np.zeros(0, np.float32)
@@ -47,19 +66,19 @@ class SchemaTest(parameterized.TestCase):
         types.Ladder(problem, (), False, ()),
         types.Ladder(problem, steps[:1], False, ()),
     ]
-    back = schema.from_table(schema.to_table(ladders))
+    back = schema.LADDERS.from_table(schema.LADDERS.to_table(ladders))
     self.assertEqual(
         list(map(scripted_pair.plain, back)),
         list(map(scripted_pair.plain, ladders)),
     )
 
   def test_no_ladders_at_all(self):
-    self.assertEmpty(schema.from_table(schema.to_table([])))
+    self.assertEmpty(schema.LADDERS.from_table(schema.LADDERS.to_table([])))
 
   def test_many_chunks_are_read_as_one(self):
     ladders = scripted_pair.make_ladders(4)
-    tables = [schema.to_table([ladder]) for ladder in ladders]
-    back = schema.from_table(pa.concat_tables(tables))
+    tables = [schema.LADDERS.to_table([ladder]) for ladder in ladders]
+    back = schema.LADDERS.from_table(pa.concat_tables(tables))
     self.assertEqual(
         list(map(scripted_pair.plain, back)),
         list(map(scripted_pair.plain, ladders)),
@@ -67,24 +86,24 @@ class SchemaTest(parameterized.TestCase):
 
   def test_hashes_the_question(self):
     (ladder,) = scripted_pair.make_ladders(1)
-    table = schema.to_table([ladder])
+    table = schema.LADDERS.to_table([ladder])
     self.assertEqual(
         table['question_hash'].to_pylist(),
         [splits.question_hash(ladder.problem.question)],
     )
 
   def test_other_version_is_refused(self):
-    table = schema.to_table(scripted_pair.make_ladders(1))
+    table = schema.LADDERS.to_table(scripted_pair.make_ladders(1))
     other = table.replace_schema_metadata({'routing.schema_version': '99'})
     with self.assertRaisesRegex(ValueError, 'version 99.* reads version 1'):
-      schema.from_table(other)
+      schema.LADDERS.from_table(other)
 
   def test_no_version_is_refused(self):
-    table = schema.to_table(
+    table = schema.LADDERS.to_table(
         scripted_pair.make_ladders(1)
     ).replace_schema_metadata(None)
     with self.assertRaisesRegex(ValueError, 'version None'):
-      schema.from_table(table)
+      schema.LADDERS.from_table(table)
 
   @parameterized.parameters(
       dict(log_probs=np.zeros(9, np.float32)),
@@ -96,7 +115,7 @@ class SchemaTest(parameterized.TestCase):
     step = dataclasses.replace(ladder.steps[0], **change)
     broken = dataclasses.replace(ladder, steps=(step,))
     with self.assertRaisesRegex(ValueError, 'has 4 tokens'):
-      schema.to_table([broken])
+      schema.LADDERS.to_table([broken])
 
 
 if __name__ == '__main__':

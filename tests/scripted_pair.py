@@ -13,12 +13,15 @@ import zlib
 import numpy as np
 
 from routing import costs
+from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import scripted
 from routing.grading import equivalence
+from routing.rollout import behave
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.routers import behaviour as behaviour_lib
 
 SPECS = (
     costs.RouteSpec('small', 1_000, 2, 8, 0.2, 0.02, 1.0),
@@ -99,8 +102,37 @@ def make_ladders(count: int, num_routes: int = 3) -> list[types.Ladder]:
   return [got[i] for i in range(count)]
 
 
+def make_rollouts(
+    count: int,
+    *,
+    protocol: str = 'redraft',
+    num_routes: int = 3,
+    num_trajectories: int = 2,
+    concurrency: int = 8,
+    behaviour: behave.Behaviour | None = None,
+    **kwargs,
+) -> list[types.Rollouts]:
+  """Rollouts of the scripted pair; at random rates unless told otherwise."""
+  got = {}
+  asyncio.run(
+      behave.collect_rollouts(
+          make_problems(count),
+          make_engines(num_routes, **kwargs),
+          got.__setitem__,
+          behaviour=behaviour or behaviour_lib.random_rate(num_routes, seed=0),
+          plan=behave.Plan(
+              protocols.Protocol(protocol), driver.Sampling(), num_trajectories
+          ),
+          accounting=costs.Accounting(SPECS[:num_routes], reference=1.0),
+          grade=equivalence.exact,
+          concurrency=concurrency,
+      )
+  )
+  return [got[i] for i in range(count)]
+
+
 def plain(value):
-  """A ladder as nested lists and dicts that compare with ==."""
+  """A record as nested lists and dicts that compare with ==."""
   if dataclasses.is_dataclass(value):
     return {
         field.name: plain(getattr(value, field.name))

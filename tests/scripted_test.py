@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import scripted
 from routing.rollout import steps as steps_lib
@@ -54,7 +55,7 @@ class ScriptedEngineTest(parameterized.TestCase):
       text = ''.join(rng.choice(list('ab\n'), size=rng.integers(1, 20)))
       engine = scripted.ScriptedEngine('t', 0, scripted.recite(text))
       steps = _write(engine, to_end=True)
-      self.assertEqual([s.text for s in steps], steps_lib.split(text))
+      self.assertEqual([s.text for s in steps], boundaries.split(text))
 
   @parameterized.parameters(
       (3, ['ab\n'], [False]),

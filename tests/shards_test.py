@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
+from routing.shards import schema
 from routing.shards import writer
 from tests import scripted_pair
 
@@ -52,6 +53,49 @@ class DirectoryTest(parameterized.TestCase):
         sorted(self._files()),
         [f'ladders-0000{i}.parquet' for i in range(3)] + ['manifest.json'],
     )
+
+  def test_rollouts_come_back_too(self):
+    rollouts = scripted_pair.make_rollouts(5)
+    shards = writer.RolloutWriter(
+        self.directory, [x.problem for x in rollouts], _SETTINGS, 3
+    )
+    for i in (4, 1, 0, 2, 3):
+      shards.add(i, rollouts[i])
+    self.assertEqual(
+        list(map(scripted_pair.plain, reader.read_rollouts(self.directory))),
+        list(map(scripted_pair.plain, rollouts)),
+    )
+    self.assertContainsSubset(
+        {'rollouts-00000.parquet', 'rollouts-00001.parquet'}, self._files()
+    )
+    manifest = reader.read_manifest(self.directory)
+    self.assertEqual(manifest.kind, 'rollouts')
+    last = reader.read_shard(
+        self.directory, manifest.shards[1], schema.ROLLOUTS
+    )
+    self.assertEqual([x.problem.id for x in last], ['count/3', 'count/4'])
+
+  def test_another_kind_is_refused_by_name(self):
+    ladders = scripted_pair.make_ladders(3)
+    _write(self.directory, ladders)
+    before = self._files()
+    with self.assertRaisesRegex(ValueError, 'holds ladders; rollouts are'):
+      reader.read_rollouts(self.directory)
+    with self.assertRaisesRegex(ValueError, "kind: 'ladders' there, 'rollout"):
+      writer.RolloutWriter(
+          self.directory, [x.problem for x in ladders], _SETTINGS, 3
+      )
+    self.assertEqual(self._files(), before)
+
+  def test_a_manifest_that_does_not_say_holds_ladders(self):
+    ladders = scripted_pair.make_ladders(3)
+    one = _write(self.directory, ladders).manifest
+    path = self.directory / 'manifest.json'
+    content = json.loads(path.read_text())
+    del content['kind']
+    path.write_text(json.dumps(content))
+    self.assertEqual(reader.read_manifest(self.directory), one)
+    self.assertEmpty(_write(self.directory, ladders, []).missing())
 
   def test_bytes_do_not_hang_on_the_order_of_arrival(self):
     ladders = scripted_pair.make_ladders(8)
@@ -254,6 +298,37 @@ class DirectoryTest(parameterized.TestCase):
         [c['text'] for c in rows[4]['completions']],
         [c.text for c in ladders[4].completions],
     )
+
+  def test_rollouts_open_in_pandas_and_datasets(self):
+    import datasets
+    import pandas
+
+    rollouts = scripted_pair.make_rollouts(3)
+    shards = writer.RolloutWriter(
+        self.directory, [x.problem for x in rollouts], _SETTINGS, 3
+    )
+    for i, rollout in enumerate(rollouts):
+      shards.add(i, rollout)
+    path = self.directory / 'rollouts-00000.parquet'
+    rows = datasets.load_dataset(
+        'parquet',
+        data_files=str(path),
+        split='train',
+        cache_dir=self.create_tempdir().full_path,
+    )
+    for table in (rows, pandas.read_parquet(path).to_dict('records')):
+      for row, rollout in zip(table, rollouts, strict=True):
+        self.assertEqual(row['reference']['text'], rollout.reference.text)
+        self.assertEqual(
+            [
+                [d['probability'] for d in x['decisions']]
+                for x in row['trajectories']
+            ],
+            [
+                [d.probability for d in x.decisions]
+                for x in rollout.trajectories
+            ],
+        )
 
   def test_two_columns_can_be_read_alone(self):
     _write(self.directory, scripted_pair.make_ladders(3))

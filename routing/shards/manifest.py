@@ -33,6 +33,15 @@ class ShardEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Failure:
+  """A problem of which there is no record, and why: no shard will have it."""
+
+  index: int
+  id: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
   """What a shard directory holds.
 
@@ -41,17 +50,22 @@ class Manifest:
   num_problems: rows when complete.
   shard_size: rows a shard; the last may hold fewer.
   shards: those that are complete, by `first`.
+  failures: the problems that no shard will hold, by `index`.
+  kind: of `schema.KINDS`, what a row holds besides the problem.
   """
 
   settings: Mapping[str, Any]
   num_problems: int
   shard_size: int
   shards: tuple[ShardEntry, ...] = ()
+  failures: tuple[Failure, ...] = ()
+  kind: str = schema.LADDERS.name
 
   @property
   def is_complete(self) -> bool:
-    """Every problem is in a shard."""
-    return sum(shard.rows for shard in self.shards) == self.num_problems
+    """Every problem is in a shard, or known to have failed."""
+    rows = sum(shard.rows for shard in self.shards)
+    return rows + len(self.failures) == self.num_problems
 
   @property
   def settings_hash(self) -> str:
@@ -63,6 +77,11 @@ class Manifest:
     """SHA-256 over settings and shards: names this very data."""
     hashes = [shard.sha256 for shard in self.shards]
     return hash_json({'settings': self.settings_hash, 'shards': hashes})
+
+  def with_failure(self, failure: Failure) -> 'Manifest':
+    """The manifest that also lists `failure`."""
+    failures = sorted([*self.failures, failure], key=lambda x: x.index)
+    return dataclasses.replace(self, failures=tuple(failures))
 
   def with_shard(self, entry: ShardEntry) -> 'Manifest':
     """The manifest that also lists `entry`."""
@@ -142,6 +161,9 @@ def load(directory: pathlib.Path) -> Manifest:
         num_problems=content['num_problems'],
         shard_size=content['shard_size'],
         shards=tuple(ShardEntry(**entry) for entry in content['shards']),
+        failures=tuple(Failure(**x) for x in content.get('failures', ())),
+        # Older manifests do not say: there were only ladders.
+        kind=content.get('kind', schema.LADDERS.name),
     )
   except (KeyError, TypeError, json.JSONDecodeError) as error:
     raise ValueError(f'{path} is damaged: {error!r}.') from error
@@ -169,6 +191,7 @@ def _plan(manifest: Manifest) -> dict[str, Any]:
       'settings': manifest.settings,
       'num_problems': manifest.num_problems,
       'shard_size': manifest.shard_size,
+      'kind': manifest.kind,
   }
   return json.loads(json.dumps(content))
 
@@ -181,6 +204,14 @@ def _differences(a: Any, b: Any, name: str = ''):
       yield from _differences(a.get(key), b.get(key), path)
   elif a != b:
     yield name, a, b
+
+
+def check_kind(manifest: Manifest, kind: schema.Kind, directory: str) -> None:
+  """Raises ValueError unless the directory holds records of this kind."""
+  if manifest.kind != kind.name:
+    raise ValueError(
+        f'{directory} holds {manifest.kind}; {kind.name} are wanted here.'
+    )
 
 
 def check_shard(directory: pathlib.Path, entry: ShardEntry) -> None:

@@ -1,7 +1,8 @@
-"""Reads ladders back, refusing whatever is not as it was written."""
+"""Reads records back, refusing whatever is not as it was written."""
 
 import io
 import pathlib
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -30,11 +31,44 @@ def read_ladders(directory: pathlib.Path | str) -> list[types.Ladder]:
   """All ladders of a complete shard directory, in the order of the problems.
 
   Raises:
-    ValueError: if the collection is not finished, or a shard is missing,
-      truncated, altered or of another schema version; it names the file.
+    ValueError: if the collection is not finished, or of another kind, or a
+      shard is missing, truncated, altered or of another schema version; it
+      names the file.
+  """
+  return _read_all(pathlib.Path(directory), schema.LADDERS)
+
+
+def read_rollouts(directory: pathlib.Path | str) -> list[types.Rollouts]:
+  """All rollouts of a complete shard directory, in the order of the problems.
+
+  Raises:
+    ValueError: as `read_ladders` does.
+  """
+  return _read_all(pathlib.Path(directory), schema.ROLLOUTS)
+
+
+def read_shard(
+    directory: pathlib.Path | str,
+    entry: manifest_lib.ShardEntry,
+    kind: schema.Kind,
+) -> list[Any]:
+  """The records of one file, for data that exceeds memory.
+
+  Raises:
+    ValueError: if it is missing, truncated, altered or of another version.
   """
   directory = pathlib.Path(directory)
+  manifest_lib.check_shard(directory, entry)
+  table = pq.read_table(
+      io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
+  )
+  return kind.from_table(table)
+
+
+def _read_all(directory: pathlib.Path, kind: schema.Kind) -> list[Any]:
+  """The records of all files of a complete directory."""
   manifest = read_manifest(directory)
+  manifest_lib.check_kind(manifest, kind, str(directory))
   if not manifest.is_complete:
     rows = sum(shard.rows for shard in manifest.shards)
     raise ValueError(
@@ -42,18 +76,7 @@ def read_ladders(directory: pathlib.Path | str) -> list[types.Ladder]:
         'collect again to have it finished.'
     )
   return [
-      ladder
+      record
       for entry in manifest.shards
-      for ladder in _read_shard(directory, entry)
+      for record in read_shard(directory, entry, kind)
   ]
-
-
-def _read_shard(
-    directory: pathlib.Path, entry: manifest_lib.ShardEntry
-) -> list[types.Ladder]:
-  """The ladders of one file."""
-  manifest_lib.check_shard(directory, entry)
-  table = pq.read_table(
-      io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
-  )
-  return schema.from_table(table)

@@ -1,13 +1,14 @@
-"""Writes ladders to shards so that a kill at any moment loses only work.
+"""Writes records to shards so that a kill at any moment loses only work.
 
 Problems are cut into blocks of `shard_size` in their order; a block is written
-when its last ladder has arrived. A file appears whole or not at all, and counts
+when its last record has arrived. A file appears whole or not at all, and counts
 once the manifest lists it, so after a kill nothing is there twice and nothing
 that was listed is missing.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -18,20 +19,22 @@ from routing.shards import manifest as manifest_lib
 from routing.shards import schema
 
 
-class LadderWriter:
-  """Takes ladders in any order, and writes them in the order of the problems.
+class _Writer:
+  """Takes records in any order, and writes them in the order of the problems.
 
   Args:
     directory: of the shards; made if missing, resumed if begun.
     problems: all problems of the split, in order.
-    settings: all that the ladders follow from besides the problems.
+    settings: all that the records follow from besides the problems.
     shard_size: problems a file.
 
   Raises:
-    ValueError: if `directory` holds data of other settings or of another
+    ValueError: if `directory` holds data of other settings, of another kind or
       schema version, shards without a manifest, or a shard that is not as it
       was written. Nothing is changed then.
   """
+
+  kind: schema.Kind
 
   def __init__(
       self,
@@ -44,7 +47,7 @@ class LadderWriter:
       raise ValueError(f'shard_size is {shard_size}; allowed: >= 1.')
     self._directory = pathlib.Path(directory)
     self._problems = list(problems)
-    self._blocks: dict[int, dict[int, types.Ladder]] = {}
+    self._blocks: dict[int, dict[int, Any]] = {}
     wanted = manifest_lib.Manifest(
         settings={
             **settings,
@@ -52,6 +55,7 @@ class LadderWriter:
         },
         num_problems=len(self._problems),
         shard_size=shard_size,
+        kind=self.kind.name,
     )
     self._manifest = self._open(wanted)
 
@@ -61,34 +65,67 @@ class LadderWriter:
     return self._manifest
 
   def missing(self) -> list[int]:
-    """Indices of the problems that are in no shard yet, in order."""
-    written = {
-        index
-        for shard in self._manifest.shards
-        for index in range(shard.first, shard.first + shard.rows)
-    }
-    return [i for i in range(len(self._problems)) if i not in written]
+    """Indices of the problems in no shard yet that did not fail, in order."""
+    size = self._manifest.shard_size
+    written = {shard.first for shard in self._manifest.shards}
+    failed = self._failed()
+    return [
+        i
+        for i in range(len(self._problems))
+        if i - i % size not in written and i not in failed
+    ]
 
-  def add(self, index: int, ladder: types.Ladder) -> None:
-    """Takes the ladder of problem `index`; writes its block if now full.
+  def add(self, index: int, record: Any) -> None:
+    """Takes the record of problem `index`; writes its block if now full.
 
     Raises:
-      ValueError: if it is the ladder of another problem, or came before.
+      ValueError: if it is the record of another problem, or came before.
     """
-    if self._problems[index].id != ladder.problem.id:
+    if self._problems[index].id != record.problem.id:
       raise ValueError(
-          f'Problem {index} is {self._problems[index].id}, but the ladder is '
-          f'of {ladder.problem.id}.'
+          f'Problem {index} is {self._problems[index].id}, but the record is '
+          f'of {record.problem.id}.'
       )
+    first = self._check_new(index)
+    self._blocks.setdefault(first, {})[index] = record
+    self._write_if_full(first)
+
+  def fail(self, index: int, reason: str) -> None:
+    """Notes that there will be no record of problem `index`.
+
+    Its shard is written without it, and it is not asked for again.
+
+    Raises:
+      ValueError: if its record came before.
+    """
+    first = self._check_new(index)
+    self._manifest = self._manifest.with_failure(
+        manifest_lib.Failure(index, self._problems[index].id, reason)
+    )
+    manifest_lib.save(self._directory, self._manifest)
+    self._write_if_full(first)
+
+  def _failed(self) -> set[int]:
+    return {failure.index for failure in self._manifest.failures}
+
+  def _check_new(self, index: int) -> int:
+    """Returns the first index of the block of a problem that is still open."""
     first = index - index % self._manifest.shard_size
-    block = self._blocks.setdefault(first, {})
     is_written = any(shard.first == first for shard in self._manifest.shards)
-    if is_written or index in block:
-      raise ValueError(f'A ladder of problem {ladder.problem.id} came before.')
-    block[index] = ladder
+    is_known = index in self._blocks.get(first, ()) or index in self._failed()
+    if is_written or is_known:
+      name = self._problems[index].id
+      raise ValueError(f'A record of problem {name} came before.')
+    return first
+
+  def _write_if_full(self, first: int) -> None:
+    """Writes the block from `first` on if nothing of it is missing."""
     last = min(first + self._manifest.shard_size, len(self._problems))
-    if len(block) == last - first:
-      self._write([block[i] for i in range(first, last)], first)
+    block = self._blocks.get(first, {})
+    present = [i for i in range(first, last) if i in block]
+    failed = self._failed().intersection(range(first, last))
+    if present and len(present) + len(failed) == last - first:
+      self._write([block[i] for i in present], first)
       del self._blocks[first]
 
   def _open(self, wanted: manifest_lib.Manifest) -> manifest_lib.Manifest:
@@ -108,23 +145,33 @@ class LadderWriter:
     for shard in there:
       manifest_lib.check_shard(self._directory, shard)
     # A shard whose file was deleted is collected anew.
-    return manifest_lib.Manifest(
-        found.settings, found.num_problems, found.shard_size, tuple(there)
-    )
+    return dataclasses.replace(found, shards=tuple(there))
 
-  def _write(self, ladders: Sequence[types.Ladder], first: int) -> None:
+  def _write(self, records: Sequence[Any], first: int) -> None:
     """Writes one shard, then the manifest that lists it."""
     number = first // self._manifest.shard_size
-    path = self._directory / f'ladders-{number:05d}.parquet'
-    table = schema.to_table(ladders)
+    path = self._directory / f'{self.kind.name}-{number:05d}.parquet'
+    table = self.kind.to_table(records)
     manifest_lib.replace_file(
         path, lambda p: pq.write_table(table, p, compression='zstd')
     )
     entry = manifest_lib.ShardEntry(
         file=path.name,
         first=first,
-        rows=len(ladders),
+        rows=len(records),
         sha256=manifest_lib.hash_file(path),
     )
     self._manifest = self._manifest.with_shard(entry)
     manifest_lib.save(self._directory, self._manifest)
+
+
+class LadderWriter(_Writer):
+  """Writes `types.Ladder`s."""
+
+  kind = schema.LADDERS
+
+
+class RolloutWriter(_Writer):
+  """Writes `types.Rollouts`."""
+
+  kind = schema.ROLLOUTS

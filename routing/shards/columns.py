@@ -1,0 +1,265 @@
+"""Problems, steps and calls as Arrow columns, from flat buffers and back.
+
+The columns hold plain nested lists, so that a shard opens anywhere Parquet
+does. Reading goes through the flat buffers instead of Python lists: a step's
+arrays are views, and 6,000 ladders load in seconds.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from routing import types
+from routing.problems import splits
+
+PROBLEM = [
+    ('id', pa.string()),
+    ('question', pa.string()),
+    ('answer', pa.string()),
+    ('subject', pa.string()),
+    ('meta', pa.string()),  # JSON.
+    ('question_hash', pa.string()),
+]
+_CALL = [
+    ('route', pa.int32()),
+    ('read', pa.int32()),
+    ('cached', pa.int32()),
+    ('written', pa.int32()),
+    ('seconds', pa.float64()),
+]
+CALL = pa.struct(_CALL)
+STEP = pa.struct(
+    [
+        ('text', pa.string()),
+        ('token_ids', pa.list_(pa.int32())),
+        ('log_probs', pa.list_(pa.float32())),
+        ('top_log_probs', pa.list_(pa.list_(pa.float32()))),
+        ('is_final', pa.bool_()),
+        *_CALL,
+        ('hidden', pa.list_(pa.float32())),  # Null where the engine gives none.
+    ]
+)
+COMPLETION = pa.struct(
+    [
+        ('step', pa.int32()),
+        ('route', pa.int32()),
+        ('sample', pa.int32()),
+        ('text', pa.string()),
+        ('read', pa.int32()),
+        ('written', pa.int32()),
+        ('seconds', pa.float64()),
+        ('is_correct', pa.bool_()),
+        ('is_reused', pa.bool_()),
+    ]
+)
+DECISION = pa.struct(
+    [
+        ('route', pa.int32()),
+        ('score', pa.float64()),
+        ('probability', pa.float64()),
+    ]
+)
+
+
+def encode_problems(
+    problems: Sequence[types.Problem],
+) -> dict[str, list[str]]:
+  """The columns of `PROBLEM`."""
+  return {
+      'id': [problem.id for problem in problems],
+      'question': [problem.question for problem in problems],
+      'answer': [problem.answer for problem in problems],
+      'subject': [problem.subject for problem in problems],
+      'meta': [
+          json.dumps(dict(problem.meta), sort_keys=True) for problem in problems
+      ],
+      'question_hash': [
+          splits.question_hash(problem.question) for problem in problems
+      ],
+  }
+
+
+def decode_problems(table: pa.Table) -> list[types.Problem]:
+  """The inverse of `encode_problems`."""
+  names = [name for name, _ in PROBLEM if name != 'question_hash']
+  return [
+      types.Problem(**{**row, 'meta': json.loads(row['meta'])})
+      for row in table.select(names).to_pylist()
+  ]
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+  """`[n + 1]` int32, where each of n consecutive lists begins and ends."""
+  return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(
+      np.int32
+  )
+
+
+def nest(
+    lengths: Sequence[int],
+    values: pa.Array,
+    is_null: Sequence[bool] | None = None,
+) -> pa.ListArray:
+  """Cuts `values` into lists of the given lengths."""
+  mask = None if is_null is None else pa.array(is_null, pa.bool_())
+  return pa.ListArray.from_arrays(_offsets(lengths), values, mask=mask)
+
+
+def nest_all(
+    rows: Sequence[Sequence[Any]],
+    encode_items: Callable[[Sequence[Any]], pa.Array],
+) -> pa.ListArray:
+  """One list a row: the items of all rows encoded at once, then cut."""
+  items = list(itertools.chain.from_iterable(rows))
+  return nest([len(row) for row in rows], encode_items(items))
+
+
+def _flat(arrays: Sequence[np.ndarray], dtype: type) -> pa.Array:
+  """All entries of the arrays, in a row."""
+  return pa.array(
+      np.concatenate([np.zeros(0, dtype), *map(np.ravel, arrays)]).astype(dtype)
+  )
+
+
+def encode(
+    struct: pa.StructType,
+    items: Sequence[Any],
+    arrays: Mapping[str, pa.Array] | None = None,
+) -> pa.StructArray:
+  """The attributes of `items` as a struct array.
+
+  Args:
+    struct: its fields name the attributes.
+    items: n of them.
+    arrays: fields that are arrays of n already.
+  """
+  arrays = arrays or {}
+  columns = [
+      arrays[field.name]
+      if field.name in arrays
+      else pa.array([getattr(item, field.name) for item in items], field.type)
+      for field in struct
+  ]
+  return pa.StructArray.from_arrays(columns, fields=list(struct))
+
+
+def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
+  """The steps as one struct array; lists are built from flat buffers."""
+  for step in steps:
+    _check_lengths(step)
+  num_tokens = [len(step.token_ids) for step in steps]
+  tops = [np.asarray(step.top_log_probs, np.float32) for step in steps]
+  hidden = [step.hidden for step in steps]
+  arrays = {
+      'token_ids': nest(
+          num_tokens, _flat([step.token_ids for step in steps], np.int32)
+      ),
+      'log_probs': nest(
+          [len(step.log_probs) for step in steps],
+          _flat([step.log_probs for step in steps], np.float32),
+      ),
+      'top_log_probs': nest(
+          num_tokens,
+          nest(
+              [top.shape[1] for top in tops for _ in range(len(top))],
+              _flat(tops, np.float32),
+          ),
+      ),
+      'hidden': nest(
+          [0 if h is None else len(h) for h in hidden],
+          _flat([h for h in hidden if h is not None], np.float32),
+          is_null=[h is None for h in hidden],
+      ),
+      **{
+          name: pa.array([getattr(step.usage, name) for step in steps], kind)
+          for name, kind in _CALL
+      },
+  }
+  return encode(STEP, steps, arrays)
+
+
+def _check_lengths(step: types.Step) -> None:
+  """Raises ValueError unless each token has a log-probability, or none has."""
+  num_tokens = len(step.token_ids)
+  shapes = np.shape(step.log_probs), np.shape(step.top_log_probs)
+  if shapes[0] not in ((num_tokens,), (0,)) or (
+      len(shapes[1]) != 2 or shapes[1][0] != num_tokens
+  ):
+    raise ValueError(
+        f'Step {step.text!r} has {num_tokens} tokens, but log_probs of shape '
+        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; needed are '
+        f'({num_tokens},), or (0,) where the engine gives none, and '
+        f'({num_tokens}, k).'
+    )
+
+
+def _lists(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
+  """Offsets `[n + 1]` and the values that they point into."""
+  return array.offsets.to_numpy(), array.values
+
+
+def unnest(
+    column: pa.ListArray | pa.ChunkedArray,
+    decode: Callable[[pa.StructArray], list],
+) -> list[list]:
+  """Decodes the structs of a list column, and cuts them into rows again."""
+  if not len(column):
+    return []
+  if isinstance(column, pa.ChunkedArray):
+    column = column.combine_chunks()
+  offsets, values = _lists(column)
+  items = decode(values)
+  return [items[a:b] for a, b in itertools.pairwise(offsets)]
+
+
+def decode_steps(structs: pa.StructArray) -> list[types.Step]:
+  """The steps of a struct array."""
+  plain = {
+      name: structs.field(name).to_pylist()
+      for name in ('text', 'is_final', 'route', 'read', 'cached', 'written')
+  }
+  seconds = structs.field('seconds').to_pylist()
+  token_bounds, token_ids = _lists(structs.field('token_ids'))
+  token_ids = token_ids.to_numpy().tolist()
+  prob_bounds, log_probs = _lists(structs.field('log_probs'))
+  log_probs = log_probs.to_numpy()
+  top_bounds, tops = _lists(structs.field('top_log_probs'))
+  entry_bounds, entries = _lists(tops)
+  entries = entries.to_numpy()
+  hidden = structs.field('hidden')
+  has_hidden = hidden.is_valid().to_numpy(zero_copy_only=False)
+  hidden_bounds, hidden = _lists(hidden)
+  hidden = hidden.to_numpy()
+
+  def top(i: int) -> np.ndarray:
+    first, last = top_bounds[i], top_bounds[i + 1]
+    flat = entries[entry_bounds[first] : entry_bounds[last]]
+    count = last - first
+    return flat.reshape(count, len(flat) // count if count else 0)
+
+  return [
+      types.Step(
+          text=plain['text'][i],
+          token_ids=tuple(token_ids[token_bounds[i] : token_bounds[i + 1]]),
+          log_probs=log_probs[prob_bounds[i] : prob_bounds[i + 1]],
+          top_log_probs=top(i),
+          is_final=plain['is_final'][i],
+          usage=types.Usage(
+              route=plain['route'][i],
+              read=plain['read'][i],
+              cached=plain['cached'][i],
+              written=plain['written'][i],
+              seconds=seconds[i],
+          ),
+          hidden=hidden[hidden_bounds[i] : hidden_bounds[i + 1]]
+          if has_hidden[i]
+          else None,
+      )
+      for i in range(len(structs))
+  ]
