@@ -71,7 +71,8 @@ class EmbeddedEngine:
     tokenizer: the tokeniser of the pair.
     max_batch: rows written at once.
     num_slots: traces whose cache is kept; at least the number of traces in
-      flight, or prefixes are read again (and charged as read).
+      flight, or prefixes are read again (and charged as read). A trace holds
+      its slot, also while another model writes, until it is forgotten.
     max_length: tokens of question and answer together.
   """
 
@@ -145,6 +146,12 @@ class EmbeddedEngine:
       self._worker = loop.create_task(self._work())
     return await job.future
 
+  def forget(self, session: str) -> None:
+    """Frees the session's slot: the next session that needs one gets it."""
+    for i, slot in enumerate(self._slots):
+      if slot.session == session and not slot.is_busy:
+        self._slots[i] = _Slot()
+
   async def close(self) -> None:
     """Waits for what is under way and frees the thread."""
     if self._worker is not None:
@@ -166,7 +173,8 @@ class EmbeddedEngine:
       except Exception as error:  # The callers hear of it, each by its future.
         for job in jobs:
           self._slots[job.slot] = _Slot()
-          job.future.set_exception(error)
+          if not job.future.cancelled():
+            job.future.set_exception(error)
         continue
       for job, row in zip(jobs, rows, strict=True):
         self._advance(job, row)
@@ -276,7 +284,8 @@ class EmbeddedEngine:
     is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
     if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
       slot.is_busy = False
-      job.future.set_result(tuple(job.steps))
+      if not job.future.cancelled():
+        job.future.set_result(tuple(job.steps))
     else:
       self._queue.append(job)
 

@@ -55,6 +55,31 @@ class Request:
   session: str = ''
 
 
+class Unavailable(ConnectionError):
+  """A request that may succeed if it is made again.
+
+  Args:
+    message: what happened.
+    retry_after: seconds for which the back end asked to be left alone.
+  """
+
+  def __init__(self, message: str, retry_after: float = 0.0):
+    super().__init__(message)
+    self.retry_after = retry_after
+
+
+class Refused(ValueError):
+  """A request that no repetition heals: its problem fails, others go on."""
+
+
+class Stop(RuntimeError):
+  """No request will succeed any more: time to end all that is under way."""
+
+
+class EngineDied(Stop):
+  """A back end's process is gone and is not started again: time to stop."""
+
+
 class Engine(Protocol):
   """A back end, bound to one route."""
 
@@ -74,6 +99,14 @@ class Engine(Protocol):
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Prompt tokens of a request, under this engine's own tokeniser."""
+    ...
+
+  def forget(self, session: str) -> None:
+    """No request of `session` follows: what is kept for it may be released.
+
+    Until then what the session has read or written must not be given up for
+    another one's sake, or its next read would be charged by what else ran.
+    """
     ...
 
   async def close(self) -> None:

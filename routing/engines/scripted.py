@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from routing import types
+from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 
 Script = Callable[[engine_lib.Request], str]
@@ -99,6 +100,10 @@ class ScriptedEngine:
     """One token a character."""
     return len(question) + len(trace)
 
+  def forget(self, session: str) -> None:
+    """See `engine.Engine.forget`."""
+    self._sessions.pop(session, None)
+
   async def close(self) -> None:
     """Nothing is held."""
 
@@ -147,8 +152,7 @@ class ScriptedEngine:
 
 def _next_step(text: str) -> str:
   """The first step of `text`."""
-  head, delimiter, _ = text.partition(types.DELIMITER)
-  return head + delimiter
+  return next(iter(boundaries.split(text)), '')
 
 
 def _common_prefix(a: str, b: str) -> int:

@@ -1,0 +1,355 @@
+"""vLLM in this process: one asynchronous engine a model, two or more at a time.
+
+Each engine keeps its model in a process of its own, batches what it is asked
+for, and keeps the prefixes it has read in blocks: what is charged as cached is
+what vLLM says it did not read again, in whole blocks. Built on vLLM's V1 engine
+(Kwon et al. 2023, arXiv 2309.06180).
+"""
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from routing import types
+from routing.engines import cutting
+from routing.engines import engine as engine_lib
+from routing.engines import patience
+from routing.engines import prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How a model is loaded and run.
+
+  max_length: tokens of question and answer together.
+  dtype: of weights and activations; 'auto' = as they were saved.
+  memory_share: of the accelerator's memory, in (0, 1], for weights and cache;
+    models that share one must sum to less than 1. None = vLLM's own choice.
+  cache_bytes: of the prefix cache, instead of what `memory_share` leaves over.
+    Where it is too small for all traces under way, vLLM gives up the oldest
+    blocks, and their traces are read, and charged, again.
+  tensor_parallel_size: accelerators that share the model.
+  num_slots: answers written at once; further ones wait.
+  num_log_probs: k, the top log-probabilities asked for with each token.
+  enforce_eager: do not compile; starts sooner, runs slower.
+  extra: further arguments of vLLM's `AsyncEngineArgs`; they win over the above.
+  """
+
+  max_length: int = 4_096
+  dtype: str = 'auto'
+  memory_share: float | None = None
+  cache_bytes: int | None = None
+  tensor_parallel_size: int = 1
+  num_slots: int = 256
+  num_log_probs: int = 5
+  enforce_eager: bool = False
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    share = self.memory_share
+    if share is not None and not 0 < share <= 1:
+      raise ValueError(f'memory_share is {share}; allowed: above 0, up to 1.')
+    for name in ('max_length', 'tensor_parallel_size', 'num_slots'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
+    if self.num_log_probs < 0:
+      raise ValueError(f'num_log_probs is {self.num_log_probs}; allowed: >= 0.')
+
+  def engine_args(self, model: str) -> dict[str, Any]:
+    """The arguments of vLLM's engine."""
+    wanted = dict(
+        model=model,
+        dtype=self.dtype,
+        max_model_len=self.max_length,
+        gpu_memory_utilization=self.memory_share,
+        kv_cache_memory_bytes=self.cache_bytes,
+        tensor_parallel_size=self.tensor_parallel_size,
+        max_num_seqs=self.num_slots,
+        max_logprobs=self.num_log_probs,
+        enforce_eager=self.enforce_eager,
+        enable_prefix_caching=True,
+        disable_log_stats=True,
+        seed=0,
+    )
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return given | dict(self.extra)
+
+
+class VllmEngine:
+  """Writes steps with one model that vLLM runs.
+
+  Results depend on a request's seed alone, up to the rounding of matrix
+  products that other requests in the batch give another shape. A process that
+  dies is started again once, and what was under way is asked again.
+
+  Args:
+    name: the model's name.
+    route: its route index.
+    model: directory of the weights, or a name on the Hugging Face hub.
+    settings: see `Settings`.
+    prompter: makes prompts for the model; None = the plain text of question
+      and trace, by the model's own tokenizer.
+    num_equal: see `patience.give_up`.
+
+  Raises:
+    ValueError: if `settings.extra` names what vLLM does not have.
+  """
+
+  def __init__(
+      self,
+      name: str,
+      route: int,
+      model: str | pathlib.Path,
+      settings: Settings,
+      prompter: prompts.Prompter | None = None,
+      num_equal: int = patience.NUM_EQUAL,
+  ):
+    self.name = name
+    self.route = route
+    self.capabilities = engine_lib.Capabilities(
+        continues_prefix=True,
+        num_log_probs=settings.num_log_probs,
+        hidden_size=0,
+        seeds=True,
+        counts_tokens=True,
+        reports_cached=True,
+    )
+    self.num_restarts = 0
+    self._settings = settings
+    self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
+    self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
+    self._num_equal = num_equal
+    self._engine_args = settings.engine_args(str(model))
+    self._ids = itertools.count()
+    self._time = SharedTime()
+    self._restarting = asyncio.Lock()
+    self._llm = self._start()
+
+  def count_tokens(self, question: str, trace: str) -> int:
+    """Prompt tokens of a request for `question`, continued after `trace`."""
+    return len(self._prompter.ids(question, trace))
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes one step, or all to the end; see `engine.Engine.write`.
+
+    Raises:
+      engine_lib.Refused: if the prompt leaves no room for a token.
+      engine_lib.EngineDied: if the process has died for the second time.
+    """
+    written = []
+
+    async def call(text: str, stop: str | None, max_tokens: int):
+      asked = dataclasses.replace(
+          request,
+          trace=request.trace + text,
+          max_tokens=max_tokens,
+          seed=request.seed + len(written),  # No noise comes twice.
+      )
+      part, usage = await self._call(asked, stop)
+      written.append(usage.written)
+      return part, usage
+
+    steps = await cutting.write_steps(
+        call, to_end=request.to_end, max_tokens=request.max_tokens
+    )
+    kept = patience.give_up(steps, request.trace, self._num_equal)
+    return cutting.charged(kept, sum(written))
+
+  def forget(self, session: str) -> None:
+    """Nothing to do: vLLM gives up first what was not used for longest."""
+
+  async def restart(self) -> None:
+    """Starts the process again if it is dead; it may die once.
+
+    Raises:
+      engine_lib.EngineDied: if it has been started again before.
+    """
+    async with self._restarting:
+      if not self._llm.errored:
+        return  # Another request has seen to it.
+      if self.num_restarts:
+        raise engine_lib.EngineDied(
+            f'The process of {self.name} (route {self.route}) has died a '
+            'second time. Its own last words are above.'
+        )
+      self.num_restarts += 1
+      logging.warning('The process of %s has died; starting it.', self.name)
+      await asyncio.to_thread(self._llm.shutdown)
+      try:
+        self._llm = await asyncio.to_thread(self._start)
+      except Exception as error:
+        raise engine_lib.EngineDied(
+            f'The process of {self.name} (route {self.route}) has died and '
+            f'does not start again: {error}'
+        ) from error
+
+  async def close(self) -> None:
+    """Ends the process."""
+    llm, self._llm = self._llm, None
+    if llm is not None:
+      await asyncio.to_thread(llm.shutdown)
+
+  def _start(self):
+    """Loads the model; returns vLLM's engine."""
+    import vllm
+
+    known = {field.name for field in dataclasses.fields(vllm.AsyncEngineArgs)}
+    unknown = sorted(self._engine_args.keys() - known)
+    if unknown:
+      raise ValueError(
+          f'vLLM has no engine argument {", ".join(unknown)}; allowed: the '
+          'fields of its AsyncEngineArgs.'
+      )
+    return vllm.AsyncLLMEngine.from_engine_args(
+        vllm.AsyncEngineArgs(**self._engine_args)
+    )
+
+  async def _call(
+      self, request: engine_lib.Request, stop: str | None
+  ) -> tuple[cutting.Written, types.Usage]:
+    """One request to vLLM, up to and with the string `stop`."""
+    prompt = self._prompter.ids(request.question, request.trace)
+    room = min(request.max_tokens, self._settings.max_length - len(prompt))
+    if room < 1:
+      raise engine_lib.Refused(
+          f'No room to write: the prompt has {len(prompt)} tokens, max_tokens '
+          f'is {request.max_tokens}, and {self.name} holds '
+          f'{self._settings.max_length}.'
+      )
+    inputs = {'prompt_token_ids': prompt}
+    if request.session:
+      inputs['cache_salt'] = request.session
+    start = self._time.enter()
+    try:
+      output = await self._generate(
+          inputs, self._sampling_params(request, stop, room)
+      )
+    finally:
+      seconds = self._time.leave(start)
+    cached = output.num_cached_tokens or 0
+    return self._written(request, prompt, output.outputs[0]), types.Usage(
+        route=self.route,
+        read=len(prompt) - cached,
+        cached=cached,
+        written=len(output.outputs[0].token_ids),
+        seconds=seconds,
+    )
+
+  async def _generate(self, inputs: Mapping[str, Any], params):
+    """vLLM's output; a request that dies with the process is sent again."""
+    import vllm
+    from vllm.v1.engine import exceptions
+
+    while True:
+      name = f'{self.name}-{next(self._ids)}'
+      try:
+        outputs = self._llm.generate(vllm.TokensPrompt(**inputs), params, name)
+        (output,) = [output async for output in outputs]
+        return output
+      except exceptions.EngineDeadError:
+        await self.restart()
+
+  def _sampling_params(
+      self, request: engine_lib.Request, stop: str | None, room: int
+  ):
+    """What to sample, and where to stop.
+
+    At a delimiter that is one token vLLM stops at once, and not only when the
+    text is looked at: nothing is written past it, and what is in the cache
+    later does not hang on who was faster.
+    """
+    import vllm
+    from vllm import sampling_params
+
+    return vllm.SamplingParams(
+        temperature=request.temperature,
+        seed=request.seed,
+        max_tokens=room,
+        stop=stop,
+        stop_token_ids=self._stop_ids if stop == types.DELIMITER else None,
+        include_stop_str_in_output=True,
+        logprobs=self._settings.num_log_probs,
+        flat_logprobs=True,
+        output_kind=sampling_params.RequestOutputKind.FINAL_ONLY,
+    )
+
+  def _written(
+      self, request: engine_lib.Request, prompt: Sequence[int], output
+  ) -> cutting.Written:
+    """The tokens of one finished request."""
+    if output.finish_reason not in ('stop', 'length'):
+      raise RuntimeError(
+          f'{self.name} gave up a request: {output.finish_reason!r}.'
+      )
+    ids = list(output.token_ids)
+    # A row: the token that was written, then the k most likely ones.
+    table = np.asarray(output.logprobs.logprobs, np.float32)
+    table = table.reshape(len(output.logprobs), -1)[: len(ids)]
+    pieces = self._prompter.spell(prompt, ids)
+    # The last token may spell more than the string that it completes.
+    excess = sum(map(len, pieces)) - len(output.text)
+    if excess > 0:
+      pieces[-1] = pieces[-1][:-excess]
+    # Any other reason to stop is the model's own: an end of sequence.
+    reason = output.stop_reason
+    at_stop = isinstance(reason, str) or reason in self._stop_ids
+    is_final = output.finish_reason == 'stop' and not at_stop
+    return cutting.Written(
+        pieces=pieces,
+        token_ids=ids,
+        log_probs=table[:, 0],
+        top_log_probs=table[:, 1:],
+        is_final=is_final or patience.is_blank(request.trace + output.text),
+    )
+
+
+class SharedTime:
+  """Wall-clock of a back end, shared evenly by the calls in flight.
+
+  The shares of all calls sum to the time in which any was in flight.
+
+  Args:
+    clock: gives seconds.
+  """
+
+  def __init__(self, clock: Callable[[], float] = time.perf_counter):
+    self._clock = clock
+    self._num_in_flight = 0
+    self._last = 0.0
+    self._share = 0.0  # Of a call that has been in flight all along.
+
+  def enter(self) -> float:
+    """A call begins; returns what `leave` wants to know."""
+    self._advance()
+    self._num_in_flight += 1
+    return self._share
+
+  def leave(self, start: float) -> float:
+    """The call that `enter` gave `start` ends; returns its seconds."""
+    self._advance()
+    self._num_in_flight -= 1
+    return self._share - start
+
+  def _advance(self) -> None:
+    now = self._clock()
+    if self._num_in_flight:
+      self._share += (now - self._last) / self._num_in_flight
+    self._last = now
+
+
+def _delimiter_ids(tokenizer: prompts.Tokenizer) -> list[int]:
+  """The tokens that spell a whole delimiter, and perhaps more."""
+  ids = sorted(tokenizer.get_vocab().values())
+  texts = tokenizer.batch_decode([[i] for i in ids])
+  return [
+      i for i, text in zip(ids, texts, strict=True) if types.DELIMITER in text
+  ]

@@ -1,0 +1,230 @@
+"""A server of OpenAI's protocol on loopback, over any engine: for tests.
+
+It behaves as vLLM's server was seen to (`is_vllm`), silent cuts and ignored
+fields included, or as plain servers do, which leave the stop string out and do
+not say why they stopped.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import socket
+import threading
+import time
+from typing import Any
+import uuid
+
+import fastapi
+from fastapi import responses
+import uvicorn
+
+from routing.engines import engine as engine_lib
+
+
+@dataclasses.dataclass
+class Model:
+  """What the server serves.
+
+  engine: writes.
+  decode: text of one token.
+  split: from a prompt's text to question and trace.
+  can_stop: the engine stops at the delimiter by itself; else it is left to
+    write on, and cut.
+  is_vllm: see the module.
+  max_length: tokens of prompt and answer; 0 = no end.
+  requests: the bodies of all requests.
+  """
+
+  engine: engine_lib.Engine
+  decode: Callable[[int], str] = chr
+  split: Callable[[str], tuple[str, str]] = lambda prompt: (prompt, '')
+  can_stop: bool = False
+  is_vllm: bool = True
+  max_length: int = 0
+  requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+  async def say(self, question: str, trace: str, body: dict) -> dict[str, Any]:
+    """Writes as `body` asks; the choice, without its shape, and the usage."""
+    stop = (body.get('stop') or [None])[0]
+    limit = body.get('max_tokens') or 16
+    salt = body.get('cache_salt') or uuid.uuid4().hex
+    if len(salt) > 128 or set(salt) & set('@/\\\0'):
+      raise fastapi.HTTPException(400, 'The salt is too long or not plain.')
+    if self.max_length:
+      num_read = self.engine.count_tokens(question, trace)
+      if num_read >= self.max_length:
+        raise fastapi.HTTPException(400, 'The prompt is too long.')
+      limit = min(limit, self.max_length - num_read)  # Silently, as vLLM does.
+    steps = await self.engine.write(
+        engine_lib.Request(
+            question=question,
+            trace=trace,
+            to_end=not self.can_stop or stop is None,
+            max_tokens=limit,
+            temperature=body.get('temperature', 1.0),
+            seed=body.get('seed') or 0,
+            session=salt,
+        )
+    )
+    ids = [i for step in steps for i in step.token_ids]
+    own = [float(x) for step in steps for x in step.log_probs]
+    tops = [row.tolist() for step in steps for row in step.top_log_probs]
+    count, text, at_stop = self._cut(ids, stop)
+    has_ended = steps[-1].is_final and not at_stop
+    if at_stop and not (
+        self.is_vllm and body.get('include_stop_str_in_output')
+    ):
+      text = text.removesuffix(stop)
+    first = steps[0].usage
+    return {
+        'ids': ids[:count],
+        'own': own[:count],
+        'tops': tops[:count],
+        'text': text,
+        'finish': 'stop' if at_stop or has_ended else 'length',
+        'stopped_at': stop if at_stop else None,
+        'read': first.read + first.cached,
+        'cached': first.cached,
+    }
+
+  def _cut(self, ids, stop) -> tuple[int, str, bool]:
+    """Tokens up to the stop, their text up to its end, and if it was met."""
+    text = ''
+    for count, i in enumerate(ids, 1):
+      text += self.decode(i)
+      if stop is not None and stop in text:
+        return count, text[: text.index(stop) + len(stop)], True
+    return len(ids), text, False
+
+  def token(self, i: int, body: dict) -> str:
+    """How a token is named among the log-probabilities."""
+    by_id = self.is_vllm and body.get('return_tokens_as_token_ids')
+    return f'token_id:{i}' if by_id else self.decode(i)
+
+
+def _choice(model: Model, said: dict, body: dict) -> dict[str, Any]:
+  """What both kinds of response have."""
+  choice = {'index': 0, 'finish_reason': said['finish'], 'logprobs': None}
+  if model.is_vllm:
+    choice['stop_reason'] = said['stopped_at']
+    if body.get('return_token_ids'):
+      choice['token_ids'] = said['ids']
+  return choice
+
+
+def _response(kind: str, said: dict, choice: dict) -> dict[str, Any]:
+  """A whole response."""
+  num_written = len(said['ids'])
+  return {
+      'id': uuid.uuid4().hex,
+      'object': kind,
+      'created': int(time.time()),
+      'model': 'm',
+      'choices': [choice],
+      'usage': {
+          'prompt_tokens': said['read'],
+          'completion_tokens': num_written,
+          'total_tokens': said['read'] + num_written,
+          'prompt_tokens_details': {'cached_tokens': said['cached']},
+      },
+  }
+
+
+def _check(body: dict) -> None:
+  """Refuses what vLLM refuses."""
+  if body.get('model') != 'm':
+    raise fastapi.HTTPException(404, 'No such model.')
+  if body.get('temperature', 1.0) < 0:
+    raise fastapi.HTTPException(400, 'temperature must be non-negative.')
+
+
+async def _complete(model: Model, body: dict) -> dict[str, Any]:
+  """The response to a request for a completion."""
+  prompt = body['prompt']
+  if not isinstance(prompt, str):
+    prompt = ''.join(map(model.decode, prompt))
+  said = await model.say(*model.split(prompt), body)
+  choice = _choice(model, said, body)
+  choice['text'] = said['text']
+  if body.get('logprobs') is not None:
+    choice['logprobs'] = {
+        'tokens': [model.token(i, body) for i in said['ids']],
+        'token_logprobs': said['own'],
+        'top_logprobs': [
+            {f'token_id:{j}': x for j, x in enumerate(row[: body['logprobs']])}
+            for row in said['tops']
+        ],
+        'text_offset': [],
+    }
+  return _response('text_completion', said, choice)
+
+
+async def _chat(model: Model, body: dict) -> dict[str, Any]:
+  """The response to a conversation."""
+  *_, last = messages = body['messages']
+  goes_on = last['role'] == 'assistant'
+  asked = messages[-2] if goes_on else last
+  if goes_on and model.is_vllm and not body.get('continue_final_message'):
+    raise fastapi.HTTPException(400, 'The last message is the assistant.')
+  trace = last['content'] if goes_on else ''
+  said = await model.say(asked['content'], trace, body)
+  choice = _choice(model, said, body)
+  choice['message'] = {'role': 'assistant', 'content': said['text']}
+  if body.get('logprobs'):
+    rows = zip(said['ids'], said['own'], said['tops'], strict=True)
+    choice['logprobs'] = {
+        'content': [
+            {
+                'token': model.token(i, body),
+                'logprob': own,
+                'top_logprobs': [
+                    {'token': str(j), 'logprob': x}
+                    for j, x in enumerate(row[: body['top_logprobs']])
+                ],
+            }
+            for i, own, row in rows
+        ]
+    }
+  return _response('chat.completion', said, choice)
+
+
+def make_app(model: Model) -> fastapi.FastAPI:
+  """The server."""
+  app = fastapi.FastAPI()
+  kinds = {'completions': _complete, 'chat/completions': _chat}
+
+  @app.post('/v1/{kind:path}')
+  async def write(kind: str, request: fastapi.Request):
+    body = await request.json()
+    _check(body)
+    model.requests.append(body)
+    return await kinds[kind](model, body)
+
+  @app.exception_handler(fastapi.HTTPException)
+  async def refuse(request: fastapi.Request, error: fastapi.HTTPException):
+    del request
+    return responses.JSONResponse(
+        {'error': {'message': error.detail, 'code': error.status_code}},
+        error.status_code,
+        error.headers,
+    )
+
+  return app
+
+
+@contextlib.contextmanager
+def serve(app) -> Iterator[str]:
+  """Serves `app` from a thread; gives the base URL of its API."""
+  listener = socket.create_server(('127.0.0.1', 0))
+  server = uvicorn.Server(
+      uvicorn.Config(app, log_level='critical', lifespan='off')
+  )
+  thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+  thread.start()
+  try:
+    yield f'http://127.0.0.1:{listener.getsockname()[1]}/v1'
+  finally:
+    server.should_exit = True
+    thread.join()
+    listener.close()

@@ -1,0 +1,349 @@
+"""Tests of the engine for servers, against a real one on loopback."""
+
+import asyncio
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing.engines import endpoint as endpoint_lib
+from routing.engines import engine as engine_lib
+from routing.engines import openai
+from routing.engines import prompts
+from routing.engines import replies
+from routing.engines import scripted
+from routing.rollout import steps as steps_lib
+from tests import openai_server
+
+
+def _recite(text, *, num_top=2, **fields):
+  """A model that recites `text` after the question 'q\n'."""
+  split = lambda prompt: (prompt[:2], prompt[2:])
+  engine = scripted.ScriptedEngine(
+      's', 0, scripted.recite(text), num_top=num_top
+  )
+  return openai_server.Model(engine, split=split, **fields)
+
+
+class _Letters:
+  """A tokenizer of which a token is a letter."""
+
+  def encode(self, text, **fields):
+    del fields
+    return list(map(ord, text))
+
+
+def _endpoint(url, **fields):
+  fields = dict(mode='completions', is_vllm=True, seeds=True) | fields
+  return endpoint_lib.Endpoint(url, 'm', **fields)
+
+
+async def _write_all(engine, requests):
+  try:
+    return await asyncio.gather(*map(engine.write, requests))
+  finally:
+    await engine.close()
+
+
+def _write(model, requests, *, prompter=None, dialogue=None, **fields):
+  """What an engine of a server of `model` writes, all requests at once."""
+  with openai_server.serve(openai_server.make_app(model)) as url:
+
+    async def run():
+      engine = openai.OpenAIEngine(
+          'served',
+          0,
+          _endpoint(url, **fields),
+          prompter=prompter,
+          dialogue=dialogue,
+      )
+      return await _write_all(engine, requests)
+
+    return asyncio.run(run())
+
+
+def _request(text='q\n', **fields):
+  return engine_lib.Request(text, **dict(session='s') | fields)
+
+
+def _walk(model, *, max_steps=20, **fields):
+  """A whole answer, a request a step, until it ends."""
+  steps = []
+  with openai_server.serve(openai_server.make_app(model)) as url:
+
+    async def run():
+      engine = openai.OpenAIEngine('served', 0, _endpoint(url, **fields))
+      while not steps or not steps[-1].is_final and len(steps) < max_steps:
+        steps.extend(await engine.write(_request(trace=steps_lib.join(steps))))
+      await engine.close()
+
+    asyncio.run(run())
+  return steps
+
+
+def _texts(steps):
+  return [step.text for step in steps]
+
+
+class CutTest(parameterized.TestCase):
+  """Where steps end, with servers of either kind."""
+
+  @parameterized.parameters(True, False)
+  def test_a_step_a_request_equals_all_at_once(self, is_vllm):
+    text = 'ab\n\n```\nx\n\ny\n```\n\n\\[ 1\n\n\\]\n\nd'
+    whole = ['ab\n\n', '```\nx\n\ny\n```\n\n', '\\[ 1\n\n\\]\n\n', 'd']
+    model = _recite(text, is_vllm=is_vllm)
+    (at_once,) = _write(model, [_request(to_end=True)], is_vllm=is_vllm)
+    self.assertEqual(_texts(at_once), whole)
+    stepwise = _walk(model, is_vllm=is_vllm)
+    if not is_vllm:  # It does not say that 'd' was the end.
+      *stepwise, last = stepwise
+      self.assertEqual((last.text, last.usage.written), ('', 0))
+      self.assertEqual(last.token_ids, (replies.UNKNOWN_ID,))
+      whole[-1] += '\n\n'
+    self.assertEqual(_texts(stepwise), whole)
+    self.assertEqual([s.is_final for s in at_once], [False] * 3 + [True])
+
+  def test_a_block_takes_a_request_more_however_many_blank_lines_it_has(self):
+    block = '```\n' + 'x\n\n' * 9 + '```\n\n'
+    model = _recite(block + 'end')
+    ((step,),) = _write(model, [_request()])
+    self.assertEqual(step.text, block)
+    # Up to the first blank line, to the closing fence, and to the blank line.
+    self.assertEqual(
+        [x['stop'] for x in model.requests], [['\n\n'], ['```'], ['\n\n']]
+    )
+    self.assertEqual(step.usage.written, len(block))
+    self.assertEqual(step.log_probs.shape, (0,))
+    # The later requests read nothing that was not read or written already.
+    again = len('q\n```\nx\n\n') + len('q\n' + block) - len('\n\n')
+    self.assertEqual((step.usage.read, step.usage.cached), (2, again))
+
+  def test_blank_lines_belong_to_the_step_after_them(self):
+    ((step,),) = _write(_recite('\n\n\n\nab\n\nc'), [_request()])
+    self.assertEqual(step.text, '\n\n\n\nab\n\n')
+
+  @parameterized.parameters(True, False)
+  def test_endless_blank_lines_end_the_answer(self, is_vllm):
+    model = _recite('\n\n' * 50, is_vllm=is_vllm)
+    ((step,),) = _write(model, [_request()], is_vllm=is_vllm)
+    self.assertTrue(step.is_final)
+    self.assertLess(len(model.requests), 6)
+
+  def test_endless_repetition_ends_the_answer(self):
+    model = _recite('a\n\n' + 'b\n\n' * 50)
+    steps = _walk(model)
+    self.assertEqual(_texts(steps), ['a\n\n'] + ['b\n\n'] * 4)
+    self.assertEqual([s.is_final for s in steps], [False] * 4 + [True])
+    (at_once,) = _write(model, [_request(to_end=True, max_tokens=99)])
+    self.assertEqual(_texts(at_once), _texts(steps))
+    # What came after was paid for all the same.
+    self.assertEqual(steps_lib.count_written(at_once), 99)
+
+  def test_a_length_limit_leaves_the_step_open(self):
+    model = _recite('abcdef\n\ng')
+    for to_end in (True, False):
+      ((step,),) = _write(model, [_request(max_tokens=4, to_end=to_end)])
+      self.assertEqual(step.text, 'abcd')
+      self.assertFalse(step.is_final)
+      self.assertTrue(steps_lib.is_cut(step))
+
+  def test_a_length_limit_holds_for_all_requests_of_a_step(self):
+    ((step,),) = _write(_recite('$$\n\na\n\nb$$\n\n'), [_request(max_tokens=8)])
+    self.assertEqual(step.text, '$$\n\na\n\nb')
+    self.assertTrue(steps_lib.is_cut(step))
+
+
+class SilentCutTest(absltest.TestCase):
+  """A server that writes less than it was asked to, and does not say so."""
+
+  def test_is_an_error_unless_the_length_is_known(self):
+    model = _recite('abcdef', max_length=6)
+    with self.assertRaisesRegex(ValueError, 'write 9 tokens .* after 4, at 6'):
+      _write(model, [_request(max_tokens=9)])
+    ((step,),) = _write(model, [_request(max_tokens=9)], max_length=6)
+    self.assertEqual(step.text, 'abcd')
+    self.assertFalse(step.is_final)
+
+  def test_no_room_at_all_is_refused_before_the_request(self):
+    prompter = prompts.Prompter(_Letters())
+    model = _recite('a')
+    with self.assertRaisesRegex(engine_lib.Refused, 'has 7 tokens, and served'):
+      _write(model, [_request('seven..')], prompter=prompter, max_length=7)
+    self.assertEmpty(model.requests)
+
+
+class InstructTest(parameterized.TestCase):
+  """A model that cannot go on from a half-written answer."""
+
+  def _write(self, reply, **fields):
+    model = openai_server.Model(
+        scripted.ScriptedEngine('s', 0, lambda request: reply), is_vllm=False
+    )
+    (steps,) = _write(
+        model,
+        [_request(**fields)],
+        mode='instruct',
+        is_vllm=False,
+        dialogue=prompts.Dialogue('S'),
+        num_log_probs=2,
+    )
+    self.assertLen(model.requests, 1)
+    (body,) = model.requests
+    self.assertNotIn('stop', body)
+    self.assertEqual(body['messages'][0], {'role': 'system', 'content': 'S'})
+    return steps, body['messages'][1]['content']
+
+  def test_is_shown_the_trace_and_its_answer_is_cut(self):
+    steps, asked = self._write('b\n\nc\n', trace='a\n\n', to_end=True)
+    self.assertEqual(_texts(steps), ['b\n\n', 'c'])
+    self.assertIn('\n\na\n\n', asked)
+    self.assertTrue(steps[-1].is_final)
+    self.assertEqual(steps_lib.count_written(steps), len('b\n\nc\n'))
+
+  @parameterized.parameters(
+      ('b\n\n', 'b\n\n', False),
+      (' b\n', 'b\n\n', False),
+      ('b <done>', 'b', True),
+      ('b\n\nc\n\nd', 'b\n\n', False),  # More than it was asked for.
+      ('<done>', '', True),
+  )
+  def test_writes_one_step_and_says_if_it_is_the_last(
+      self, reply, text, is_final
+  ):
+    (step,), asked = self._write(reply, trace='a\n\n')
+    self.assertEqual((step.text, step.is_final), (text, is_final))
+    self.assertEqual(step.usage.written, len(reply))
+    self.assertIn(prompts.DONE, asked)
+
+  def test_a_step_cut_short_is_not_mended(self):
+    (step,), _ = self._write('bcdef', max_tokens=3)
+    self.assertEqual((step.text, step.is_final), ('bcd', False))
+
+
+class TellsTest(parameterized.TestCase):
+  """What servers tell of tokens, and what is made of its absence."""
+
+  @parameterized.parameters('completions', 'prefill')
+  def test_a_plain_server_gives_log_probs_but_no_ids(self, mode):
+    (steps,) = _write(
+        _recite('ab\n\nc', is_vllm=False),
+        [_request(to_end=True)],
+        mode=mode,
+        is_vllm=False,
+        num_log_probs=2,
+    )
+    self.assertEqual(_texts(steps), ['ab\n\n', 'c'])
+    self.assertEqual(steps[0].token_ids, (replies.UNKNOWN_ID,) * 4)
+    np.testing.assert_allclose(steps[0].log_probs, [-0.5] * 4)
+    np.testing.assert_allclose(steps[1].top_log_probs, [[-0.5, -1.5]])
+
+  def test_no_log_probs_asked_for_none_given(self):
+    (steps,) = _write(_recite('ab\n\nc'), [_request(to_end=True)])
+    for step in steps:
+      self.assertEqual(step.log_probs.shape, (0,))
+      self.assertEqual(step.top_log_probs.shape, (len(step.token_ids), 0))
+
+  @parameterized.parameters(
+      (dict(is_vllm=True), 'no token ids, so it is not vLLM'),
+      (dict(is_vllm=False, num_log_probs=2), 'no log-probabilities; set num_l'),
+  )
+  def test_declared_but_not_given_is_an_error(self, fields, message):
+    model = _recite('ab', is_vllm=False, num_top=0)
+    model.engine.log_probs = lambda text: np.zeros(0, np.float32)
+    with self.assertRaisesRegex(ValueError, message):
+      _write(model, [_request()], **fields)
+
+
+class CapabilityTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (dict(mode='talk'), "mode 'talk'; allowed: completions, chat"),
+      (dict(mode='chat', is_vllm=False), 'is_vllm is False; allowed'),
+      (dict(num_log_probs=6, is_vllm=False), 'is 6 .*allowed: 0 to 5'),
+      (dict(num_log_probs=21), 'is 21 .*allowed: 0 to 20'),
+      (dict(timeout=0), 'timeout is 0'),
+  )
+  def test_refuses_an_endpoint(self, fields, message):
+    with self.assertRaisesRegex(ValueError, message):
+      _endpoint('http://localhost', **fields)
+
+  def _engine(self, **fields):
+    return openai.OpenAIEngine('gpt', 1, _endpoint('http://nowhere', **fields))
+
+  @parameterized.parameters(
+      ('instruct', dict(continues_prefix=True), 'continues_prefix=False'),
+      ('prefill', dict(hidden_size=8), 'hidden_size=0, but 8'),
+      ('completions', dict(num_log_probs=5), 'num_log_probs=2, but 5'),
+      ('completions', dict(seeds=True), 'seeds=False'),
+      ('completions', dict(counts_tokens=True), 'counts_tokens=False'),
+      ('completions', dict(reports_cached=True), 'reports_cached=False'),
+  )
+  def test_what_is_missing_is_named_with_the_engine(
+      self, mode, needed, message
+  ):
+    engine = self._engine(
+        mode=mode, num_log_probs=2, seeds=False, reports_cached=False
+    )
+    with self.assertRaisesRegex(ValueError, f"'gpt' \\(route 1\\).*{message}"):
+      engine_lib.require([engine], **needed)
+
+  def test_does_not_count_without_a_tokenizer(self):
+    with self.assertRaisesRegex(ValueError, "'gpt' has no tokenizer"):
+      self._engine().count_tokens('q', '')
+
+  def test_no_token_to_write_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'max_tokens is 0'):
+      asyncio.run(self._engine().write(_request(max_tokens=0)))
+
+
+class FaultTest(parameterized.TestCase):
+
+  def _fail(self, status, headers=None, detail='why'):
+    model = _recite('ab')
+
+    async def write(request):
+      raise openai_server.fastapi.HTTPException(status, detail, headers)
+
+    model.engine.write = write
+    with self.assertRaises(Exception) as caught:
+      _write(model, [_request()])
+    return caught.exception
+
+  @parameterized.parameters(
+      (400, engine_lib.Refused),
+      (401, engine_lib.Stop),
+      (403, engine_lib.Refused),
+      (404, engine_lib.Stop),
+      (408, engine_lib.Unavailable),
+      (422, engine_lib.Refused),
+      (429, engine_lib.Unavailable),
+      (500, engine_lib.Unavailable),
+      (503, engine_lib.Unavailable),
+  )
+  def test_a_status_is_told_apart(self, status, kind):
+    error = self._fail(status)
+    self.assertIs(type(error), kind)
+    self.assertRegex(str(error), f'served: HTTP {status}.*why')
+
+  def test_how_long_to_wait_is_taken_over(self):
+    self.assertEqual(self._fail(429, {'Retry-After': '7'}).retry_after, 7.0)
+    self.assertEqual(self._fail(503).retry_after, 0.0)
+
+  def test_nobody_there(self):
+    async def run():
+      engine = openai.OpenAIEngine('x', 0, _endpoint('http://127.0.0.1:9/v1'))
+      await engine.write(_request())
+
+    with self.assertRaisesRegex(engine_lib.Unavailable, 'x: APIConnection'):
+      asyncio.run(run())
+
+  def test_no_answer_in_time(self):
+    model = _recite('ab')
+    model.engine.delay = 1.0
+    with self.assertRaisesRegex(engine_lib.Unavailable, 'APITimeoutError'):
+      _write(model, [_request()], timeout=0.05)
+
+
+if __name__ == '__main__':
+  absltest.main()

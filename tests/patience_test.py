@@ -1,0 +1,71 @@
+"""Tests of giving up an answer that goes round in circles."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import types
+from routing.engines import patience
+
+
+def _steps(letters):
+  """A step a letter."""
+  return [
+      types.Step(
+          text=letter + types.DELIMITER,
+          token_ids=(0,),
+          log_probs=np.zeros(1, np.float32),
+          top_log_probs=np.zeros((1, 0), np.float32),
+          is_final=False,
+          usage=types.Usage(0, 0, 0, 1),
+      )
+      for letter in letters
+  ]
+
+
+class PatienceTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('', 3, None),
+      ('aa', 3, None),
+      ('aaa', 3, 3),
+      ('abaaab', 3, 5),
+      ('ababab', 3, None),
+      ('aaaaaa', 3, 3),
+      ('aaaaaa', 0, None),
+      ('a', 1, 1),
+  )
+  def test_is_stuck_at_the_end_of_the_first_run(
+      self, texts, num_equal, expected
+  ):
+    self.assertEqual(patience.stuck_at(texts, num_equal), expected)
+
+  @parameterized.parameters(
+      ('', 'abc', 'abc', False),
+      ('', 'abbbc', 'abbb', True),
+      ('b', 'bbbb', 'bb', True),  # The trace counts.
+      ('bb', 'ab', 'ab', False),
+      ('ab', 'bc', 'bc', False),
+      ('aabb', 'b', 'b', True),
+  )
+  def test_gives_up_where_it_is_stuck(self, trace, written, kept, is_final):
+    before = ''.join(step.text for step in _steps(trace))
+    got = patience.give_up(_steps(written), before, 3)
+    self.assertEqual([s.text[0] for s in got], list(kept))
+    self.assertEqual(got[-1].is_final, is_final)
+    self.assertFalse(any(s.is_final for s in got[:-1]))
+
+  def test_never_gives_up_without_a_limit(self):
+    steps = _steps('aaaaaa')
+    self.assertEqual(patience.give_up(steps, '', 0), tuple(steps))
+    self.assertFalse(patience.is_blank('\n' * 99, 0))
+
+  @parameterized.parameters(
+      ('a' + '\n' * 6, True), ('a' + '\n' * 5, False), ('', False)
+  )
+  def test_blank_steps_are_no_better(self, text, expected):
+    self.assertEqual(patience.is_blank(text, 3), expected)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,148 @@
+"""Tests of prompts: chat templates, foreign traces, and asking to go on."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import tokenizers
+import transformers
+
+from routing.engines import prompts
+from routing.lm import export
+from routing.lm import tokenizer as tokenizer_lib
+from routing.problems import arithmetic
+
+_TEMPLATE = (
+    '{% for m in messages %}<|start|>{{ m["role"] }}\n{{ m["content"] }}<|end|>'
+    '\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n'
+    '{% if thinking %}<think>{% endif %}{% endif %}'
+)
+
+
+def _bytes_tokenizer(*merged):
+  """A byte-level tokenizer that has the words `merged` as tokens, too."""
+  levels = tokenizers.pre_tokenizers.ByteLevel
+  tok = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tok.pre_tokenizer = levels(add_prefix_space=False)
+  tok.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+      special_tokens=['<|start|>', '<|end|>'],
+      initial_alphabet=levels.alphabet(),
+      show_progress=False,
+  )
+  tok.train_from_iterator(merged * 2, trainer)
+  hugging = transformers.PreTrainedTokenizerFast(
+      tokenizer_object=tok, eos_token='<|end|>'
+  )
+  hugging.chat_template = _TEMPLATE
+  return hugging
+
+
+_FIRST = _bytes_tokenizer('step one\n\n')
+_OTHER = _bytes_tokenizer('so the answer')
+
+
+def _text(prompter, ids):
+  return prompter.tokenizer.decode(ids)
+
+
+class DialogueTest(absltest.TestCase):
+
+  def test_is_system_user_and_what_is_answered(self):
+    dialogue = prompts.Dialogue('Be brief.', 'Q: {question} {x}')
+    self.assertEqual(
+        dialogue.messages('{trace} 1+1', 'It is '),
+        [
+            {'role': 'system', 'content': 'Be brief.'},
+            {'role': 'user', 'content': 'Q: {trace} 1+1 {x}'},
+            {'role': 'assistant', 'content': 'It is '},
+        ],
+    )
+    (user,) = prompts.Dialogue().messages('1+1')
+    self.assertEqual(user, {'role': 'user', 'content': '1+1'})
+
+  def test_no_place_for_the_question_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "'Q'; it must hold {question}"):
+      prompts.Dialogue(user='Q')
+
+
+class InstructTest(parameterized.TestCase):
+
+  def test_asks_just_the_question_for_a_whole_answer(self):
+    dialogue = prompts.Dialogue('S', 'Q: {question}')
+    got = dialogue.instruct('1+1', '', to_end=True)
+    self.assertEqual(got, dialogue.messages('1+1'))
+
+  @parameterized.parameters(True, False)
+  def test_shows_the_trace_word_for_word(self, to_end):
+    dialogue = prompts.Dialogue('S', 'Q: {question}')
+    trace = 'of {question}\n\nand {trace}\n\n'
+    system, user = dialogue.instruct('1+1', trace, to_end=to_end)
+    self.assertEqual(system['content'], 'S')
+    self.assertEqual(user['role'], 'user')
+    self.assertStartsWith(user['content'], 'Q: 1+1\n\n')
+    self.assertIn(f'\n\n{trace}', user['content'])
+    self.assertEqual(prompts.DONE in user['content'], not to_end)
+
+  def test_asks_for_one_step_of_an_empty_trace(self):
+    (user,) = prompts.Dialogue().instruct('1+1', '', to_end=False)
+    self.assertStartsWith(user['content'], '1+1\n\nWrite only the next step')
+
+
+class PrompterTest(parameterized.TestCase):
+
+  def test_the_plain_prompt_is_that_of_the_embedded_pair(self):
+    prompter = prompts.Prompter(prompts.load_tokenizer(export.shipped('small')))
+    own = tokenizer_lib.Tokenizer()
+    for problem in arithmetic.load(1, test=20)['test']:
+      trace = problem.meta.get('solution', 'P = 1\n\n')
+      for text in ('', trace):
+        self.assertEqual(
+            prompter.ids(problem.question, text),
+            own.encode(problem.question + text),
+        )
+
+  @parameterized.parameters(_FIRST, _OTHER)
+  def test_a_foreign_trace_is_read_in_tokens_of_its_own(self, tokenizer):
+    prompter = prompts.Prompter(tokenizer, prompts.Dialogue('S'))
+    head = '<|start|>system\nS<|end|>\n<|start|>user\nq?<|end|>\n'
+    head += '<|start|>assistant\n'
+    trace = 'step one\n\nso the answer ä\n\n'
+    alone = prompter.ids('q?')
+    whole = prompter.ids('q?', trace)
+    self.assertEqual(_text(prompter, alone), head)
+    self.assertEqual(_text(prompter, whole), head + trace)
+    # What was read before the answer began is read the same way again.
+    self.assertEqual(whole[: len(alone)], alone)
+
+  def test_the_two_tokenizers_do_differ(self):
+    trace = 'step one\n\nso the answer\n\n'
+    first, other = (
+        prompts.Prompter(t, prompts.Dialogue()).ids('', trace)
+        for t in (_FIRST, _OTHER)
+    )
+    self.assertNotEqual(len(first), len(other))
+
+  def test_a_special_token_in_a_trace_is_plain_text(self):
+    prompter = prompts.Prompter(_FIRST, prompts.Dialogue())
+    end = _FIRST.convert_tokens_to_ids('<|end|>')
+    alone = prompter.ids('q')
+    whole = prompter.ids('q', 'it reads <|end|> there')
+    self.assertEqual(whole.count(end), alone.count(end))
+    self.assertEndsWith(_text(prompter, whole), 'it reads <|end|> there')
+
+  def test_fields_reach_the_template(self):
+    prompter = prompts.Prompter(_FIRST, prompts.Dialogue(), {'thinking': True})
+    self.assertEndsWith(_text(prompter, prompter.ids('q')), '<think>')
+
+  def test_spells_each_token_and_half_characters_late(self):
+    prompter = prompts.Prompter(_FIRST)
+    prompt = prompter.ids('x')
+    end = _FIRST.convert_tokens_to_ids('<|end|>')
+    ids = [*prompter.ids('step one\n\nä'), end]
+    pieces = prompter.spell(prompt, ids)
+    self.assertLen(pieces, len(ids))
+    self.assertEqual(''.join(pieces), 'step one\n\nä')
+    self.assertEqual(pieces[-3:], ['', 'ä', ''])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,137 @@
+"""Tests of reading replies: what is not told stays missing."""
+
+import datetime
+import email.utils
+import types as builtin_types
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import types
+from routing.engines import cutting
+from routing.engines import engine as engine_lib
+from routing.engines import replies
+
+_Fields = builtin_types.SimpleNamespace
+
+
+def _token(text, log_prob, *tops):
+  tops = [_Fields(token='?', logprob=x) for x in tops]
+  return _Fields(token=text, logprob=log_prob, top_logprobs=tops)
+
+
+def _response(text, content=None, *, finish='stop', written=2, details=None):
+  """A chat response; `content` is its log-probabilities."""
+  return _Fields(
+      choices=[
+          _Fields(
+              finish_reason=finish,
+              message=_Fields(content=text),
+              logprobs=content and _Fields(content=content),
+          )
+      ],
+      usage=_Fields(
+          prompt_tokens=10,
+          completion_tokens=written,
+          prompt_tokens_details=details,
+      ),
+  )
+
+
+def _steps(response, num_top=2):
+  """The steps of a response, as an engine would give them."""
+  reply = replies.read_reply(response, 'x', num_top)
+  written = replies.to_written(reply, reply.text, None, True)
+  usage = types.Usage(0, reply.read, reply.cached, reply.written)
+  return [replies.without_gaps(s) for s in cutting.to_steps(written, usage)]
+
+
+class ReplyTest(parameterized.TestCase):
+
+  def test_alternatives_are_sorted_and_of_one_width(self):
+    content = [_token('a', -3.0, -0.5, -3.0, -1.0), _token('b', -0.1, -0.1, -2)]
+    (step,) = _steps(_response('ab', content))
+    np.testing.assert_allclose(step.log_probs, [-3.0, -0.1])
+    np.testing.assert_allclose(step.top_log_probs, [[-0.5, -1.0], [-0.1, -2.0]])
+    # One token has one alternative only: none has two.
+    content[1].top_logprobs.pop()
+    (step,) = _steps(_response('ab', content))
+    np.testing.assert_allclose(step.top_log_probs, [[-0.5], [-0.1]])
+
+  def test_one_missing_log_prob_leaves_its_step_without_any(self):
+    content = [
+        _token('a\n\n', -0.2, -0.2, -2.0),
+        _token('b', None),
+        _token('c', -0.3, -0.3, -1.0),
+    ]
+    first, second = _steps(_response('a\n\nbc', content))
+    np.testing.assert_allclose(first.log_probs, [-0.2])
+    self.assertEqual(first.top_log_probs.shape, (1, 0))
+    self.assertEqual(second.log_probs.shape, (0,))
+    self.assertEqual(second.top_log_probs.shape, (2, 0))
+    self.assertLen(second.token_ids, 2)
+
+  def test_tokens_that_are_not_told_are_spread_over_the_text(self):
+    first, second = _steps(_response('ab\n\ncdef', written=4))
+    self.assertEqual((first.text, second.text), ('ab\n\n', 'cdef'))
+    self.assertEqual(first.token_ids, (replies.UNKNOWN_ID,) * 2)
+    self.assertEqual(first.log_probs.shape, (0,))
+    self.assertEqual(second.usage.written, 2)
+
+  @parameterized.parameters(
+      (None, 10, 0),
+      (_Fields(cached_tokens=None), 10, 0),
+      (_Fields(cached_tokens=8), 2, 8),
+  )
+  def test_cached_input_is_told_apart(self, details, read, cached):
+    (step,) = _steps(_response('ab', details=details))
+    self.assertEqual((step.usage.read, step.usage.cached), (read, cached))
+
+  def test_no_usage_is_refused(self):
+    response = _response('ab')
+    response.usage = None
+    with self.assertRaisesRegex(ValueError, 'of x reports no usage'):
+      _steps(response)
+
+  def test_an_answer_withheld_is_refused(self):
+    with self.assertRaisesRegex(engine_lib.Refused, "x .*'content_filter'"):
+      _steps(_response('ab', finish='content_filter'))
+
+
+class SpreadTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('abc', ['a', 'bc'], ['a', 'bc']),
+      ('abcd', ['token_id:1', 'token_id:2'], ['ab', 'cd']),
+      ('é', ['\ufffd', ''], ['é', '']),
+      ('ab\n\n', ['ab', '\n'], ['ab', '\n\n']),
+      ('', ['a', 'b'], ['', '']),
+      ('ab', ['', ''], ['', 'ab']),
+  )
+  def test_spells_the_text_in_as_many_pieces(self, text, pieces, expected):
+    self.assertEqual(replies.spread(text, pieces), expected)
+
+
+class RetryAfterTest(parameterized.TestCase):
+
+  def test_reads_a_date(self):
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    date = email.utils.format_datetime(then, usegmt=True)
+    self.assertAlmostEqual(
+        replies.retry_after({'retry-after': date}), 90.0, delta=10.0
+    )
+
+  @parameterized.parameters(
+      ({}, 0.0),
+      ({'retry-after': '1.5'}, 1.5),
+      ({'retry-after': '-1'}, 0.0),
+      ({'retry-after': 'soon'}, 0.0),
+      ({'retry-after-ms': '250', 'retry-after': '1'}, 0.25),
+  )
+  def test_reads_seconds(self, headers, expected):
+    self.assertEqual(replies.retry_after(headers), expected)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,68 @@
+"""A vLLM process that dies under its requests."""
+
+import asyncio
+import importlib.util
+import multiprocessing
+import unittest
+
+from absl.testing import absltest
+
+from configs import arithmetic_vllm
+from experiments import builders
+from routing.engines import engine as engine_lib
+from routing.engines import vllm
+from routing.lm import export
+from routing.rollout import steps as steps_lib
+
+
+@unittest.skipUnless(
+    importlib.util.find_spec('vllm'),
+    'vllm is not installed here; run: make test-vllm',
+)
+class DeathTest(absltest.TestCase):
+  """A process that dies comes back once."""
+
+  def test_dies_comes_back_and_dies_for_good(self):
+    config = arithmetic_vllm.get_config()
+    builders.set_environment(config)
+    problems = builders.problems(config, 'test')[:4]
+    requests = [
+        engine_lib.Request(x.question, to_end=True, session=x.id)
+        for x in problems
+    ]
+
+    async def write_all(engine):
+      return await asyncio.gather(
+          *map(engine.write, requests), return_exceptions=True
+      )
+
+    async def kill_while(writing):
+      task = asyncio.create_task(writing)
+      await asyncio.sleep(0.01)
+      for child in multiprocessing.active_children():
+        child.kill()
+      return await task
+
+    async def run(engine):
+      before = await write_all(engine)
+      after = await kill_while(write_all(engine))
+      restarts = engine.num_restarts
+      gone = await kill_while(write_all(engine))
+      await engine.close()
+      return before, after, restarts, gone
+
+    engine = vllm.VllmEngine(
+        'small', 0, export.shipped('small'), builders.vllm_settings(config, 0)
+    )
+    before, after, restarts, gone = asyncio.run(run(engine))
+    self.assertEqual(
+        [steps_lib.join(x) for x in after], [steps_lib.join(x) for x in before]
+    )
+    self.assertEqual(restarts, 1)
+    for error in gone:
+      self.assertIsInstance(error, engine_lib.EngineDied)
+    self.assertIn('small (route 0) has died a second time', str(gone[0]))
+
+
+if __name__ == '__main__':
+  absltest.main()
