@@ -1,18 +1,26 @@
 """From a configuration to the objects that it names, for every stage alike."""
 
 from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import os
 import pathlib
 from typing import Any
 
 import ml_collections
+import safetensors
 
 from routing import costs
 from routing import protocols
 from routing import types
 from routing.engines import embedded
+from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import openai
+from routing.engines import prompts
+from routing.engines import vllm
 from routing.grading import equivalence
-from routing.lm import decoder
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
@@ -38,14 +46,24 @@ def problems(
   return arithmetic.load(config.problems.seed, **sizes)[split]
 
 
-def model_directories(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
-  """Where the weights of each route are, smallest first."""
+def model_directories(
+    config: ml_collections.ConfigDict,
+) -> list[pathlib.Path | None]:
+  """Where the weights of each route are, smallest first; None = not known.
+
+  Raises:
+    ValueError: if a directory that is named does not exist.
+  """
   pair = config.engine.pair
   if pair == 'shipped':
-    return [pathlib.Path(export.shipped(name)) for name in _MODELS]
-  folders = [pathlib.Path(pair) / name for name in _MODELS]
+    entries = [pair] * len(_MODELS)
+  elif isinstance(pair, str):
+    entries = [f'{pair}/{name}' for name in _MODELS]
+  else:
+    entries = pair
+  folders = list(map(_folder, _MODELS, entries))
   for folder in folders:
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
       raise ValueError(
           f'engine.pair is {pair!r}, but {folder} does not exist; allowed: '
           "'shipped', or a directory that holds small/ and large/."
@@ -53,44 +71,211 @@ def model_directories(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
   return folders
 
 
+def _folder(name: str, entry: str) -> pathlib.Path | None:
+  """The directory that an entry stands for; of '', none."""
+  if entry == 'shipped':
+    return export.shipped(name)
+  return pathlib.Path(entry) if entry else None
+
+
 def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
-  """The engines, one a route, smallest first. The caller closes them."""
+  """The engines, one a route, smallest first. The caller closes them.
+
+  Raises:
+    ValueError: if the kind of engine is unknown, or if it cannot give what the
+      features are to be made of.
+  """
+  # Configurations from before there were others name no kind.
+  kind = config.engine.get('kind', 'embedded')
+  if kind not in _ENGINES:
+    raise ValueError(
+        f'Unknown engine.kind {kind!r}; allowed: {", ".join(_ENGINES)}.'
+    )
+  built = _ENGINES[kind](config)
+  if 'hidden' in config.features.groups:
+    engine_lib.require(built[:1], hidden_size=1)
+  return built
+
+
+def _embedded_engines(
+    config: ml_collections.ConfigDict,
+) -> list[engine_lib.Engine]:
+  """The embedded pair, in this process."""
   return [
-      _embedded_engine(config, route, folder)
-      for route, folder in enumerate(model_directories(config))
+      embedded.EmbeddedEngine(
+          name,
+          route,
+          *export.load_pretrained(folder),
+          tokenizer_lib.Tokenizer(),
+          max_batch=config.engine.max_batch,
+          num_slots=config.engine.num_slots,
+      )
+      for route, (name, folder) in enumerate(_named_directories(config))
   ]
 
 
-def _embedded_engine(
-    config: ml_collections.ConfigDict, route: int, folder: pathlib.Path
-) -> embedded.EmbeddedEngine:
-  """One model of the embedded pair."""
-  decoder_config, params = export.load_pretrained(folder)
-  return embedded.EmbeddedEngine(
-      _MODELS[route],
-      route,
-      decoder_config,
-      params,
-      tokenizer_lib.Tokenizer(),
-      max_batch=config.engine.max_batch,
-      num_slots=config.engine.num_slots,
-  )
+def _vllm_engines(
+    config: ml_collections.ConfigDict,
+) -> list[engine_lib.Engine]:
+  """The models as vLLM runs them, a process each."""
+  set_environment(config)
+  return [
+      vllm.VllmEngine(
+          name,
+          route,
+          folder,
+          vllm_settings(config, route),
+          prompter(config, folder),
+      )
+      for route, (name, folder) in enumerate(_named_directories(config))
+  ]
+
+
+def set_environment(config: ml_collections.ConfigDict) -> None:
+  """Sets what vLLM reads from the environment, but for what is set already."""
+  for name, value in config.engine.environment.items():
+    os.environ.setdefault(name, value)
+
+
+def vllm_settings(
+    config: ml_collections.ConfigDict, route: int
+) -> vllm.Settings:
+  """The settings of one route."""
+  return vllm.Settings(**_route_fields(config, vllm.Settings, route))
+
+
+def _route_fields(
+    config: ml_collections.ConfigDict, kind: type, route: int
+) -> dict[str, Any]:
+  """The fields of `kind` in `config.engine`: of a tuple, the route's entry."""
+  names = {field.name for field in dataclasses.fields(kind)}
+  return {
+      name: value[route] if isinstance(value, tuple) else value
+      for name, value in config.engine.to_dict().items()
+      if name in names
+  }
+
+
+def _openai_engines(
+    config: ml_collections.ConfigDict,
+) -> list[engine_lib.Engine]:
+  """The models behind servers."""
+  variables = config.engine.api_key_variable
+  if isinstance(variables, str):
+    variables = [variables] * len(_MODELS)
+  return [
+      openai.OpenAIEngine(
+          name,
+          route,
+          endpoint_lib.Endpoint(
+              **_route_fields(config, endpoint_lib.Endpoint, route),
+              **_api_key(variables[route]),
+          ),
+          prompter=prompter(config, folder) if folder else None,
+          dialogue=dialogue(config),
+      )
+      for route, (name, folder) in enumerate(_named_directories(config))
+  ]
+
+
+def _api_key(variable: str) -> dict[str, str]:
+  """The key that an environment variable holds; keys belong in no file."""
+  if not variable:
+    return {}
+  if variable not in os.environ:
+    raise ValueError(
+        f'The environment variable {variable} is not set; engine.'
+        'api_key_variable says that it holds the key of the server.'
+    )
+  return {'api_key': os.environ[variable]}
+
+
+def dialogue(config: ml_collections.ConfigDict) -> prompts.Dialogue | None:
+  """How problems are put to a chat model; None = as plain text."""
+  if not config.engine.user:
+    return None
+  return prompts.Dialogue(config.engine.system, config.engine.user)
+
+
+def prompter(
+    config: ml_collections.ConfigDict, folder: pathlib.Path
+) -> prompts.Prompter:
+  """Prompts for the model of a directory, with its own tokenizer."""
+  return prompts.Prompter(prompts.load_tokenizer(folder), dialogue(config))
+
+
+# What a configuration may name as `engine.kind`.
+_ENGINES = {
+    'embedded': _embedded_engines,
+    'vllm': _vllm_engines,
+    'openai': _openai_engines,
+}
+
+
+def _named_directories(
+    config: ml_collections.ConfigDict,
+) -> list[tuple[str, pathlib.Path | None]]:
+  """(name, directory) of each route, smallest first."""
+  return list(zip(_MODELS, model_directories(config), strict=True))
 
 
 def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
-  """What charging each route's tokens needs to know, smallest first."""
-  loaded = []
-  for name, folder in zip(_MODELS, model_directories(config), strict=True):
-    decoder_config, params = export.load_pretrained(folder)
-    loaded.append(
-        costs.spec_by_parameters(
-            name,
-            decoder.num_parameters(params),
-            decoder_config.num_layers,
-            decoder_config.num_heads * decoder_config.head_dim,
-        )
+  """What charging each route's tokens needs to know, smallest first.
+
+  What `engine.specs` says of a route comes before what its weights say.
+
+  Raises:
+    ValueError: if neither says all.
+  """
+  return tuple(
+      _spec(name, folder, config.engine.get('specs', {}).get(name, {}))
+      for name, folder in _named_directories(config)
+  )
+
+
+def _spec(
+    name: str, folder: pathlib.Path | None, given: Mapping[str, float]
+) -> costs.RouteSpec:
+  """What charging the tokens of one route needs to know."""
+  if folder is not None:
+    known = costs.spec_by_parameters(name, *_shape(folder))
+    return dataclasses.replace(known, **given)
+  missing = [
+      field.name
+      for field in dataclasses.fields(costs.RouteSpec)
+      if field.name != 'name' and field.name not in given
+  ]
+  if missing:
+    raise ValueError(
+        f'The weights of {name} are not at hand, so engine.specs.{name} must '
+        f'say {", ".join(missing)}; an estimate where nobody knows.'
     )
-  return tuple(loaded)
+  return costs.RouteSpec(name, **given)
+
+
+def _shape(folder: pathlib.Path) -> tuple[int, int, int]:
+  """Parameters, layers and attention width of the model in a directory."""
+  model = json.loads((folder / 'config.json').read_text())
+  num_heads = model['num_attention_heads']
+  head_size = model.get('head_dim') or model['hidden_size'] // num_heads
+  parameters = 0
+  for path in weight_files(folder):
+    with safetensors.safe_open(path, 'numpy') as tensors:
+      for name in tensors.keys():
+        parameters += math.prod(tensors.get_slice(name).get_shape())
+  return parameters, model['num_hidden_layers'], num_heads * head_size
+
+
+def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of a model's weights.
+
+  Raises:
+    FileNotFoundError: if there are none.
+  """
+  files = sorted(folder.glob('*.safetensors'))
+  if not files:
+    raise FileNotFoundError(f'{folder} holds no *.safetensors file.')
+  return files
 
 
 def accounting(
@@ -101,8 +286,8 @@ def accounting(
 
 
 def protocol(config: ml_collections.ConfigDict) -> protocols.Protocol:
-  """The decision process."""
-  return protocols.Protocol(config.protocol.name, config.protocol.view)
+  """The decision process; an empty view is the protocol's own."""
+  return protocols.Protocol(config.protocol.name, config.protocol.view or None)
 
 
 def grader(config: ml_collections.ConfigDict) -> equivalence.Grader:
@@ -135,8 +320,13 @@ def specs_of(settings: Mapping[str, Any]) -> tuple[costs.RouteSpec, ...]:
 
 
 def weight_hashes(config: ml_collections.ConfigDict) -> list[str]:
-  """SHA-256 of each route's weights: data of two pairs must never mix."""
+  """SHA-256 of each route's weights: data of two pairs must never mix.
+
+  Of a model whose weights are not at hand, its name on the server.
+  """
   return [
-      manifest_lib.hash_file(folder / 'model.safetensors')
-      for folder in model_directories(config)
+      '+'.join(manifest_lib.hash_file(path) for path in weight_files(folder))
+      if folder
+      else _route_fields(config, endpoint_lib.Endpoint, route)['model']
+      for route, folder in enumerate(model_directories(config))
   ]

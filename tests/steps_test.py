@@ -1,7 +1,6 @@
-"""Tests of the splitting into steps."""
+"""Tests of steps as text, and of what one call consumed."""
 
 from absl.testing import absltest
-from absl.testing import parameterized
 import numpy as np
 
 from routing import types
@@ -17,64 +16,6 @@ def _step(text, *, route=0, is_final=False, read=0, cached=0, seconds=1.0):
       is_final=is_final,
       usage=types.Usage(route, read, cached, len(text), seconds),
   )
-
-
-class SplitTest(parameterized.TestCase):
-
-  @parameterized.parameters(
-      ('', []),
-      ('a', ['a']),
-      ('a\n\n', ['a\n\n']),
-      ('a\n\nb', ['a\n\n', 'b']),
-      ('a\n\n\nb', ['a\n\n', '\nb']),
-      ('\n\n\n\n', ['\n\n', '\n\n']),
-      ('a\nb', ['a\nb']),
-  )
-  def test_ends_each_step_with_the_delimiter(self, text, expected):
-    self.assertEqual(steps.split(text), expected)
-
-  def test_loses_no_character_and_leaves_no_boundary_inside(self):
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-      text = ''.join(rng.choice(list('ab\n'), size=rng.integers(0, 20)))
-      got = steps.split(text)
-      self.assertEqual(''.join(got), text)
-      for step in got:
-        self.assertIn(step.find('\n\n'), (-1, len(step) - 2))
-      self.assertTrue(all(step.endswith('\n\n') for step in got[:-1]))
-
-  def test_empty_delimiter_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'delimiter is empty'):
-      steps.split('a', '')
-
-
-class SplitTokensTest(parameterized.TestCase):
-
-  @parameterized.parameters(
-      ([], []),
-      (['a', '\n\n', 'b'], [(0, 2), (2, 3)]),
-      (['a', '\n', '\n', 'b'], [(0, 3), (3, 4)]),
-      # The token '\n\nb' begins in step 0; step 1 has no token of its own.
-      (['a', '\n\nb'], [(0, 2), (2, 2)]),
-      # A token without text goes with the token before it.
-      (['a\n\n', '', 'b', ''], [(0, 2), (2, 4)]),
-  )
-  def test_slices(self, pieces, expected):
-    got = steps.split_tokens(pieces)
-    self.assertEqual([(s.start, s.stop) for s in got], expected)
-
-  def test_covers_every_token_once_in_as_many_slices_as_steps(self):
-    rng = np.random.default_rng(1)
-    for _ in range(500):
-      pieces = rng.choice(
-          ['a', '\n', '\n\n', 'b\n', '', '\n\nc'], size=rng.integers(0, 9)
-      ).tolist()
-      got = steps.split_tokens(pieces)
-      if not ''.join(pieces):
-        continue
-      covered = [i for s in got for i in range(len(pieces))[s]]
-      self.assertEqual(covered, list(range(len(pieces))))
-      self.assertLen(got, len(steps.split(''.join(pieces))))
 
 
 class CallUsageTest(absltest.TestCase):
@@ -101,6 +42,7 @@ class IsCutTest(absltest.TestCase):
 
   def test_only_a_step_without_any_end_is_cut(self):
     self.assertTrue(steps.is_cut(_step('a')))
+    self.assertTrue(steps.is_cut(_step('$$ a\n\n')))  # Inside a formula.
     self.assertFalse(steps.is_cut(_step('a\n\n')))
     self.assertFalse(steps.is_cut(_step('a', is_final=True)))
 

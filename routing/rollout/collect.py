@@ -7,9 +7,14 @@ rather than generated again.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Coroutine
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
+from typing import TypeVar
 
 from routing import protocols
 from routing import types
@@ -18,6 +23,8 @@ from routing.grading import equivalence
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 
+Record = TypeVar('Record')  # What is collected of one problem.
+Result = TypeVar('Result')
 Sink = Callable[[int, types.Ladder], None]
 
 
@@ -68,8 +75,7 @@ async def collect_ladders(
     *,
     plan: Plan,
     grade: equivalence.Grader,
-    concurrency: int,
-    on_done: Callable[[], None] = lambda: None,
+    **loop: Any,
 ) -> None:
   """Collects the ladder of every problem, many at a time.
 
@@ -79,35 +85,82 @@ async def collect_ladders(
     sink: called with (index, ladder) as each ladder is ready, in any order.
     plan: what to collect of each.
     grade: the grader.
-    concurrency: problems in flight.
-    on_done: called after each problem, for a progress bar.
+    **loop: `concurrency` and the rest of `collect_each`.
 
   Raises:
-    ValueError: if there is no larger model or `concurrency` < 1.
-    Exception: the first error of an engine, grader or sink, with a note that
-      names the problem; all other work is then cancelled.
+    ValueError: if there is no larger model, or the smallest one cannot go on
+      with its own trace.
+    Exception: as `collect_each` does.
   """
   if len(engines) < 2:
     raise ValueError(f'A ladder needs 2 engines or more, got {len(engines)}.')
+  engine_lib.require(engines[:1], continues_prefix=True)
+  await collect_each(
+      problems,
+      lambda problem: collect_ladder(problem, engines, plan, grade),
+      sink,
+      **loop,
+  )
+
+
+async def collect_each(
+    problems: Sequence[types.Problem],
+    collect_one: Callable[[types.Problem], Awaitable[Record]],
+    sink: Callable[[int, Record], None],
+    *,
+    concurrency: int,
+    on_done: Callable[[], None] = lambda: None,
+    on_refused: Callable[[int, engine_lib.Refused], None] | None = None,
+    may_begin: Callable[[int], bool] = lambda index: True,
+) -> None:
+  """Collects one record of every problem, many at a time.
+
+  Args:
+    problems: what to collect; they start in this order.
+    collect_one: collects the record of a problem.
+    sink: called with (index, record) as each is ready, in any order.
+    concurrency: problems in flight.
+    on_done: called after each problem, for a progress bar.
+    on_refused: called with (index, error) for a problem of which a request was
+      refused for good, instead of raising the error.
+    may_begin: called with the index of the next problem; if False, it is
+      passed over.
+
+  Raises:
+    ValueError: if `concurrency` < 1.
+    Exception: the first error of `collect_one` or `sink`, with a note that
+      names the problem; all other work is then cancelled.
+  """
   if concurrency < 1:
     raise ValueError(f'concurrency is {concurrency}; allowed: >= 1.')
   waiting = iter(enumerate(problems))
 
   async def work() -> None:
     for index, problem in waiting:
+      if not may_begin(index):
+        continue
       try:
-        sink(index, await collect_ladder(problem, engines, plan, grade))
+        sink(index, await collect_one(problem))
       except Exception as error:
-        error.add_note(f'while collecting problem {problem.id}')
-        raise
+        if on_refused is None or not isinstance(error, engine_lib.Refused):
+          error.add_note(f'while collecting problem {problem.id}')
+          raise
+        on_refused(index, error)
       on_done()
 
+  await _together(work() for _ in range(min(concurrency, len(problems))))
+
+
+async def _together(
+    coroutines: Iterable[Coroutine[Any, Any, Result]],
+) -> list[Result]:
+  """What the coroutines return; the first error ends them all."""
   try:
     async with asyncio.TaskGroup() as group:
-      for _ in range(min(concurrency, len(problems))):
-        group.create_task(work())
+      tasks = [group.create_task(coroutine) for coroutine in coroutines]
   except* Exception as errors:
     raise errors.exceptions[0] from None
+  return [task.result() for task in tasks]
 
 
 async def collect_ladder(
@@ -127,12 +180,10 @@ async def collect_ladder(
       seed=plan.seed,
       sampling=plan.sampling,
   )
-  rails = await asyncio.gather(
-      *(
-          _climb(problem, trajectory.steps, engine, sample, plan, grade)
-          for engine in engines[1:]
-          for sample in range(plan.num_samples)
-      )
+  rails = await _together(
+      _climb(problem, trajectory.steps, engine, sample, plan, grade)
+      for engine in engines[1:]
+      for sample in range(plan.num_samples)
   )
   completions = [completion for rail in rails for completion in rail]
   completions.sort(key=lambda c: (c.step, c.route, c.sample))
@@ -158,38 +209,87 @@ async def _climb(
   problems fill the engine meanwhile.
   """
   completions, written = [], ()
+  # What is taken over was never read: its prompt must be counted.
+  can_reuse = (
+      plan.reuse
+      and plan.is_greedy
+      and engine.capabilities.continues_prefix
+      and engine.capabilities.counts_tokens
+  )
   for t in range(len(small_steps)):
     kept = small_steps[:t]
     known = ()
-    if t and plan.reuse and plan.is_greedy:
+    if t and can_reuse:
       left = driver.tokens_left(kept, plan.sampling.max_tokens)
       known = known_rest(written, small_steps[t - 1], left)
-    written = known or await driver.write(
+    written = known or await _write_rest(problem, kept, engine, sample, plan)
+    completions.append(
+        await graded(
+            problem,
+            kept,
+            written,
+            engine,
+            grade,
+            sample=sample,
+            is_reused=bool(known),
+        )
+    )
+  return completions
+
+
+async def _write_rest(
+    problem: types.Problem,
+    kept: Sequence[types.Step],
+    engine: engine_lib.Engine,
+    sample: int,
+    plan: Plan,
+) -> tuple[types.Step, ...]:
+  """The rest of the answer after the steps `kept`.
+
+  Its session is its own: what is read must not hang on what ran before.
+  """
+  session = driver.new_session(problem)
+  try:
+    return await driver.write(
         problem,
         kept,
         engine,
         to_end=True,
         seed=plan.seed,
         sampling=plan.sampling,
-        # Of its own: what is read must not hang on what ran before.
-        session=driver.new_session(problem),
+        session=session,
         sample=sample,
     )
-    prefix, text = steps_lib.join(kept), steps_lib.join(written)
-    completions.append(
-        types.Completion(
-            step=t,
-            route=engine.route,
-            sample=sample,
-            text=text,
-            read=engine.count_tokens(problem.question, prefix),
-            written=steps_lib.count_written(written),
-            seconds=float(steps_lib.call_usage(written).seconds),
-            is_correct=await driver.grade_text(grade, prefix + text, problem),
-            is_reused=bool(known),
-        )
-    )
-  return completions
+  finally:
+    driver.forget([engine], session)
+
+
+async def graded(
+    problem: types.Problem,
+    kept: Sequence[types.Step],
+    written: Sequence[types.Step],
+    engine: engine_lib.Engine,
+    grade: equivalence.Grader,
+    *,
+    sample: int = 0,
+    is_reused: bool = False,
+) -> types.Completion:
+  """What `engine` has `written` after the steps `kept`, as a completion."""
+  prefix, text = steps_lib.join(kept), steps_lib.join(written)
+  usage = steps_lib.call_usage(written)
+  return types.Completion(
+      step=len(kept),
+      route=engine.route,
+      sample=sample,
+      text=text,
+      read=engine.count_tokens(problem.question, prefix)
+      if engine.capabilities.counts_tokens
+      else int(usage.read + usage.cached),
+      written=int(usage.written),
+      seconds=float(usage.seconds),
+      is_correct=await driver.grade_text(grade, prefix + text, problem),
+      is_reused=is_reused,
+  )
 
 
 def known_rest(

@@ -1,7 +1,8 @@
 """The one driver: a coroutine that answers one problem, step by step.
 
-Collecting, live evaluation and serving all run `answer`; what differs is the
-router, the engines and what is done with the trajectory. All randomness follows
+Collecting, live evaluation and serving all run `answer`, in every protocol;
+what differs is the router, the engines and what is done with the trajectory.
+All randomness follows
 from the seed, the problem and the place in the trace, so a hand-over happens
 live exactly as its completion was collected.
 """
@@ -64,6 +65,12 @@ def request_seed(
 def new_session(problem: types.Problem) -> str:
   """A session that no other trajectory has, of this problem or another."""
   return f'{problem.id}#{uuid.uuid4().hex}'
+
+
+def forget(engines: Sequence[engine_lib.Engine], session: str) -> None:
+  """Tells the engines that a session is over, so that others get its cache."""
+  for engine in engines:
+    engine.forget(session)
 
 
 def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
@@ -129,13 +136,15 @@ async def answer(
     grade: equivalence.Grader,
     seed: int,
     sampling: Sampling,
+    sample: int = 0,
 ) -> types.Trajectory:
   """Answers one problem under a router.
 
-  The small model writes; at each step boundary the router stays, or hands the
-  rest to a larger model for good, in one request. With `peek` the router has
-  seen the draft of the step, which is paid for and thrown away on a hand-over.
-  A trace that reaches `max_steps` or `max_tokens` ends where it is.
+  At each step boundary the router names the route that writes the next step or,
+  in `escalate`, the rest of the trace, in one request. Where the protocol shows
+  it a draft of the step, route 0 keeps the draft, and any other throws it away;
+  it is paid for in either case. A trace that reaches `max_steps` or
+  `max_tokens` ends where it is.
 
   Args:
     problem: the problem.
@@ -147,6 +156,7 @@ async def answer(
     grade: the grader.
     seed: of the run; with the problem's id it fixes every request's seed.
     sampling: see `Sampling`.
+    sample: tells several trajectories of one problem apart.
 
   Returns:
     The trajectory; `calls` holds every call's usage in order.
@@ -156,17 +166,22 @@ async def answer(
       engines are not in the order of their routes.
   """
   check_routes(engines)
-  walk = _Walk(problem, engines, accounting, seed, sampling)
-  while walk.is_open():
-    draft = await walk.write(0) if protocol.has_draft else ()
-    decision = router.decide(walk.trace(draft))
-    _check_decision(decision, protocol, len(engines))
-    walk.decisions.append(decision)
-    if protocol.is_absorbing(decision.route):
-      walk.discarded.extend(draft)
-      walk.steps.extend(await walk.write(decision.route, to_end=True))
-      break
-    walk.steps.extend(draft or await walk.write(0))
+  walk = _Walk(problem, engines, accounting, seed, sampling, sample)
+  try:
+    while walk.is_open():
+      written = await walk.write(0) if protocol.has_draft else ()
+      decision = router.decide(walk.trace(written))
+      _check_decision(decision, protocol, len(engines))
+      walk.decisions.append(decision)
+      is_last = protocol.is_absorbing(decision.route)
+      if decision.route > 0 or not protocol.has_draft:
+        walk.discarded.extend(written)
+        written = await walk.write(decision.route, to_end=is_last)
+      walk.steps.extend(written)
+      if is_last:
+        break
+  finally:
+    walk.close()
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
 
@@ -190,17 +205,19 @@ class _Walk:
       accounting: costs.Accounting | None,
       seed: int,
       sampling: Sampling,
+      sample: int,
   ):
     self._problem, self._engines = problem, engines
     self._accounting, self._sampling = accounting, sampling
-    self._seed, self._session = seed, new_session(problem)
+    self._seed, self._sample = seed, sample
+    self._session = new_session(problem)
     self.steps: list[types.Step] = []
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
     self.calls: list[types.Usage] = []
 
   def is_open(self) -> bool:
-    """The small model may write another step."""
+    """Another step may be written."""
     if not self.steps:
       return True
     last = self.steps[-1]
@@ -223,6 +240,7 @@ class _Walk:
         seed=self._seed,
         sampling=self._sampling,
         session=self._session,
+        sample=self._sample,
     )
     self.calls.append(steps_lib.call_usage(written))
     return written
@@ -239,6 +257,10 @@ class _Walk:
         spent=spent,
     )
 
+  def close(self) -> None:
+    """Lets the engines forget the session."""
+    forget(self._engines, self._session)
+
   def trajectory(self, is_correct: bool) -> types.Trajectory:
     """The finished trajectory."""
     return types.Trajectory(
@@ -254,7 +276,7 @@ class _Walk:
 def _check_decision(
     decision: types.Decision, protocol: protocols.Protocol, num_routes: int
 ) -> None:
-  """Raises ValueError if the chosen route may not write after the small one."""
+  """Raises ValueError if the chosen route may not write now."""
   allowed = protocol.action_mask(0, num_routes)
   if not (0 <= decision.route < num_routes and allowed[decision.route]):
     raise ValueError(

@@ -1,63 +1,18 @@
-"""Text to steps and back: where a step ends, and what one call consumed.
+"""Steps back to text, and what one call consumed.
 
-A step ends with the delimiter, which belongs to it; joining the steps of a text
-gives the text again, character for character.
+Where a step ends is for the engines to say; see `routing.engines.boundaries`.
 """
 
 from collections.abc import Sequence
 
 from routing import types
-
-
-def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
-  """Splits `text` into steps; only the last may lack the delimiter.
-
-  Of a longer run of newlines the first two end the step; the others open the
-  next one, as a model that writes token by token would have it.
-
-  Raises:
-    ValueError: if `delimiter` is empty.
-  """
-  if not delimiter:
-    raise ValueError('The delimiter is empty; it must be 1 character or more.')
-  pieces = text.split(delimiter)
-  steps = [piece + delimiter for piece in pieces[:-1]]
-  return [*steps, pieces[-1]] if pieces[-1] else steps
-
-
-def split_tokens(
-    pieces: Sequence[str], delimiter: str = types.DELIMITER
-) -> list[slice]:
-  """Slices of a token sequence, one per step of the text it spells.
-
-  A token belongs to the step in which its first character stands; a token that
-  spells nothing goes with the token before it. So each token is in exactly one
-  slice, though one that straddles a boundary gives its tail to the wrong step.
-
-  Args:
-    pieces: n strings, the text of each token; joined, they are the text.
-    delimiter: what ends a step.
-
-  Returns:
-    Slices that cover 0..n in order. A step none of whose tokens starts in it
-    gets an empty slice, so there are as many slices as steps.
-  """
-  ends, end = [], 0
-  for step in split(''.join(pieces), delimiter):
-    end += len(step)
-    ends.append(end)
-  bounds, position, index = [0], 0, 0
-  for step_end in ends:
-    while index < len(pieces) and (position < step_end or not pieces[index]):
-      position += len(pieces[index])
-      index += 1
-    bounds.append(index)
-  return [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+from routing.engines import boundaries
 
 
 def is_cut(step: types.Step, delimiter: str = types.DELIMITER) -> bool:
   """The writer ran out of tokens inside this step: nobody can go on from it."""
-  return not step.is_final and not step.text.endswith(delimiter)
+  ends = step.text.endswith(delimiter) and not boundaries.open_block(step.text)
+  return not step.is_final and not ends
 
 
 def join(steps: Sequence[types.Step]) -> str:

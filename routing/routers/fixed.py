@@ -5,10 +5,10 @@ a draft first; the large model without a router is simply called.
 """
 
 import dataclasses
-import hashlib
 
 from routing import types
 from routing.features import observation
+from routing.routers import router
 
 
 def doubt(step: types.Step | None) -> float:
@@ -108,9 +108,7 @@ class RandomRouter:
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Tosses the coin of this question and step."""
-    key = f'{self.seed}\0{len(trace.steps)}\0{trace.question}'.encode()
-    digest = hashlib.blake2b(key, digest_size=8).digest()
-    coin = int.from_bytes(digest, 'big') / 2**64  # In [0, 1).
+    coin = router.coin(self.seed, len(trace.steps), trace.question)
     leaves = coin < self.rate
     return types.Decision(
         route=self.route if leaves else 0,

@@ -72,11 +72,16 @@ class LearnedRouter:
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Stays below the threshold, else takes the most likely larger route."""
-    features = observation.observe(trace, self.card.features)
-    chances = self.probabilities(features, self.member)
+    chances = self.chances(trace)
     score = float(chances[1:].sum())
     route = 1 + int(chances[1:].argmax()) if score >= self.threshold else 0
     return types.Decision(route=route, score=score)
+
+  def chances(self, trace: types.Trace) -> np.ndarray:
+    """`[A]` float32, what the policy itself would do, without a threshold."""
+    return self.probabilities(
+        observation.observe(trace, self.card.features), self.member
+    )
 
   def probabilities(
       self, features: np.ndarray, member: int | None = None

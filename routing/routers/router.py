@@ -1,6 +1,9 @@
 """What every router is: one function from a trace to a decision."""
 
+import hashlib
 from typing import Protocol
+
+import numpy as np
 
 from routing import types
 
@@ -15,3 +18,22 @@ class Router(Protocol):
   def decide(self, trace: types.Trace) -> types.Decision:
     """The route that writes the next step, and the score behind it."""
     ...
+
+
+class Policy(Protocol):
+  """Anything that gives each route a chance, for others to draw from."""
+
+  def chances(self, trace: types.Trace) -> np.ndarray:
+    """`[A]` float in [0, 1] that sums to 1: the chance of each route."""
+    ...
+
+
+def coin(*key: object) -> float:
+  """A number in [0, 1) that follows from the key alone, as if drawn evenly.
+
+  Hashing instead of a generator: a trace that is taken up again after a kill
+  meets the same coins.
+  """
+  text = '\0'.join(map(str, key)).encode()
+  digest = hashlib.blake2b(text, digest_size=8).digest()
+  return (int.from_bytes(digest, 'big') >> 11) / 2**53  # As a float can hold.

@@ -1,0 +1,154 @@
+"""Tests of the behaviour policies: coins that fall as often as they say."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import types
+from routing.routers import behaviour
+from routing.routers import router as router_lib
+from tests import fixed_test
+
+_TRACE = fixed_test.make_trace()
+
+
+def _problem(i):
+  return types.Problem(f'p/{i}', 'q', 'a')
+
+
+class _Says:
+  """A policy with given chances."""
+
+  def __init__(self, *chances):
+    self._chances = np.float32(chances)
+
+  def chances(self, trace):
+    del trace
+    return self._chances
+
+
+class CoinTest(absltest.TestCase):
+
+  def test_is_even_and_follows_from_its_key(self):
+    coins = np.array([router_lib.coin('a', i) for i in range(4_000)])
+    counts, _ = np.histogram(coins, bins=10, range=(0, 1))
+    # 400 in each tenth, with a spread of 19.
+    self.assertTrue((np.abs(counts - 400) < 5 * 19).all())
+    self.assertEqual(router_lib.coin('a', 7), coins[7])
+    self.assertNotEqual(router_lib.coin('b', 7), coins[7])
+    # Where one part ends and the next begins matters.
+    self.assertNotEqual(router_lib.coin('a', 11), router_lib.coin('a1', 1))
+
+
+class ChancesTest(parameterized.TestCase):
+
+  def test_uniform_is_over_what_is_allowed(self):
+    policy = behaviour.Uniform([True, False, True])
+    np.testing.assert_array_equal(policy.chances(_TRACE), [0.5, 0, 0.5])
+
+  def test_leaving_is_shared_by_the_larger_ones(self):
+    policy = behaviour.Leaving(0.4, 3)
+    np.testing.assert_allclose(policy.chances(_TRACE), [0.6, 0.2, 0.2])
+
+  def test_mixture_by_hand(self):
+    policy = behaviour.Mixture(
+        _Says(0.9, 0.1), behaviour.Uniform([True, True]), 0.2
+    )
+    # 0.8 x 0.9 + 0.2 x 0.5.
+    np.testing.assert_allclose(policy.chances(_TRACE), [0.82, 0.18], rtol=1e-6)
+
+  def test_refuses(self):
+    with self.assertRaisesRegex(ValueError, 'No route is allowed'):
+      behaviour.Uniform([False, False])
+    with self.assertRaisesRegex(ValueError, r'rate must be in \[0, 1\], got 2'):
+      behaviour.Leaving(2)
+    with self.assertRaisesRegex(ValueError, 'num_routes is 1'):
+      behaviour.Leaving(0.5, 1)
+    with self.assertRaisesRegex(ValueError, 'epsilon must be .* got -0.1'):
+      behaviour.Mixture(_Says(1, 0), _Says(0, 1), -0.1)
+    mixed = behaviour.Mixture(_Says(1, 0), _Says(0, 1, 0), 0.1)
+    with self.assertRaisesRegex(ValueError, 'do not mix'):
+      mixed.chances(_TRACE)
+    with self.assertRaisesRegex(ValueError, '0.5 to 0.2; allowed'):
+      behaviour.random_rate(2, 0, low=0.5, high=0.2)
+
+
+class DrawingTest(parameterized.TestCase):
+
+  def test_routes_come_as_often_as_their_probability(self):
+    chances = np.float32([0.5, 0.2, 0.3])
+    draw = behaviour.drawn(_Says(*chances), seed=1)
+    decisions = [draw(_problem(i), 0).decide(_TRACE) for i in range(4_000)]
+    counts = np.bincount([d.route for d in decisions], minlength=3)
+    spread = np.sqrt(4_000 * chances * (1 - chances))
+    self.assertTrue((np.abs(counts - 4_000 * chances) < 4 * spread).all())
+    for decision in decisions[:20]:
+      self.assertAlmostEqual(
+          decision.probability, chances[decision.route], places=6
+      )
+      self.assertAlmostEqual(decision.score, 0.5, places=6)
+
+  def test_weighing_by_the_probability_gives_another_policy(self):
+    # Off-policy, by hand: E_mu[pi / mu 1{a}] = pi(a), for mu and pi at odds;
+    # given its rate, each trajectory's decisions are weighed by that rate.
+    target = np.array([0.3, 0.7])
+    draw = behaviour.random_rate(2, seed=0, low=0.2, high=0.8)
+    decisions = [draw(_problem(i), 0).decide(_TRACE) for i in range(4_000)]
+    weights = np.array([target[d.route] / d.probability for d in decisions])
+    right = np.array([d.route == 1 for d in decisions])
+    error = (weights * right).std() / np.sqrt(4_000)
+    self.assertAlmostEqual((weights * right).mean(), 0.7, delta=4 * error)
+    self.assertLess(error, 0.02)
+
+  def test_a_route_without_a_chance_is_never_drawn(self):
+    draw = behaviour.drawn(_Says(0, 1, 0), seed=0)
+    routes = {draw(_problem(i), 0).decide(_TRACE).route for i in range(500)}
+    self.assertEqual(routes, {1})
+
+  def test_coins_differ_by_problem_trajectory_step_and_seed(self):
+    uniform = behaviour.Uniform([True] * 50)  # So that few agree by chance.
+
+    def routes(seed, trajectory, step):
+      draw = behaviour.drawn(uniform, seed)
+      trace = fixed_test.make_trace(step)
+      return [draw(_problem(i), trajectory).decide(trace) for i in range(40)]
+
+    base = routes(0, 0, 0)
+    self.assertEqual(base, routes(0, 0, 0))
+    for other in (routes(1, 0, 0), routes(0, 1, 0), routes(0, 0, 1)):
+      agree = sum(a == b for a, b in zip(base, other, strict=True))
+      self.assertLess(agree, 8)
+
+  def test_a_rate_stays_for_a_trajectory(self):
+    draw = behaviour.random_rate(3, seed=0, low=0.1, high=0.9)
+    rates = []
+    for i in range(300):
+      one = draw(_problem(i), 1)
+      decisions = [one.decide(fixed_test.make_trace(t)) for t in range(6)]
+      (rate,) = {round(d.score, 12) for d in decisions}
+      for d in decisions:
+        expected = rate / 2 if d.route else 1 - rate
+        self.assertAlmostEqual(d.probability, expected)
+      rates.append(rate)
+    counts, _ = np.histogram(rates, bins=4, range=(0.1, 0.9))
+    # 75 in each quarter, with a spread of 7.5.
+    self.assertTrue((np.abs(counts - 75) < 4 * 7.5).all())
+    self.assertEqual(sum(counts), 300)
+
+  @parameterized.parameters((0.0, 0), (1.0, 1))
+  def test_the_ends_of_the_range_are_sure(self, rate, route):
+    draw = behaviour.random_rate(2, seed=0, low=rate, high=rate)
+    for i in range(50):
+      decision = draw(_problem(i), 0).decide(_TRACE)
+      self.assertEqual(decision.route, route)
+      self.assertEqual(decision.probability, 1.0)
+
+  @parameterized.parameters((0.5, 0.4), (1.5, -0.5), (float('nan'), 1.0))
+  def test_chances_that_are_none_are_refused(self, *chances):
+    draw = behaviour.drawn(_Says(*chances), seed=0)
+    with self.assertRaisesRegex(ValueError, 'sum to 1'):
+      draw(_problem(0), 0).decide(_TRACE)
+
+
+if __name__ == '__main__':
+  absltest.main()

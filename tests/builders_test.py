@@ -1,0 +1,108 @@
+"""Tests of what a configuration of servers is built into."""
+
+import os
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from configs import arithmetic
+from configs import arithmetic_servers
+from experiments import builders
+
+_CLOSED = dict(
+    parameters=8_000_000_000,
+    num_layers=32,
+    attention_width=4_096,
+    price_input=0.4,
+    price_cached=0.1,
+    price_output=1.6,
+)
+
+
+def _config(**engine):
+  config = arithmetic_servers.get_config('smoke')
+  config.engine.update(engine)
+  return config
+
+
+def _half_closed(**spec):
+  """The small model's weights are at hand, the large one is bought."""
+  config = _config(
+      pair=('shipped', ''),
+      mode=('completions', 'instruct'),
+      model=('small', 'gpt'),
+      is_vllm=(True, False),
+  )
+  config.engine.specs.large = spec
+  return config
+
+
+class ServersTest(parameterized.TestCase):
+
+  def test_each_route_has_its_own_entry_of_a_tuple(self):
+    small, large = builders.engines(
+        _config(num_log_probs=(5, 0), seeds=(True, False))
+    )
+    self.assertEqual((small.name, small.route), ('small', 0))
+    self.assertEqual((large.name, large.route), ('large', 1))
+    self.assertEqual(small.capabilities.num_log_probs, 5)
+    self.assertEqual(large.capabilities.num_log_probs, 0)
+    self.assertTrue(small.capabilities.seeds)
+    self.assertFalse(large.capabilities.seeds)
+    self.assertTrue(large.capabilities.counts_tokens)
+
+  def test_hidden_states_are_refused_before_any_request(self):
+    config = _config()
+    config.features.groups = ('hidden',)
+    with self.assertRaisesRegex(ValueError, "'small' .*hidden_size=0"):
+      builders.engines(config)
+
+  def test_known_weights_are_the_same_however_they_are_run(self):
+    served, embedded = _config(), arithmetic.get_config('smoke')
+    self.assertEqual(builders.specs(served), builders.specs(embedded))
+    self.assertEqual(
+        builders.weight_hashes(served), builders.weight_hashes(embedded)
+    )
+
+  def test_a_list_price_comes_before_the_weights(self):
+    config = _config()
+    before = builders.specs(config)
+    config.engine.specs.small = dict(price_output=7.0)
+    small, large = builders.specs(config)
+    self.assertEqual(small.price_output, 7.0)
+    self.assertEqual(small.parameters, before[0].parameters)
+    self.assertEqual(large, before[1])
+
+  def test_a_bought_model_is_what_its_entry_says(self):
+    config = _half_closed(**_CLOSED)
+    small, large = builders.engines(config)
+    self.assertTrue(small.capabilities.continues_prefix)
+    self.assertFalse(large.capabilities.continues_prefix)
+    self.assertFalse(large.capabilities.counts_tokens)
+    self.assertEqual(builders.specs(config)[1].price_cached, 0.1)
+    self.assertEqual(builders.weight_hashes(config)[1], 'gpt')
+
+  def test_what_its_entry_does_not_say_is_named(self):
+    config = _half_closed(price_input=0.4)
+    with self.assertRaisesRegex(
+        ValueError, 'engine.specs.large must say parameters, num_layers, .*out'
+    ):
+      builders.specs(config)
+
+  def test_keys_come_from_the_environment(self):
+    config = _config(api_key_variable=('', 'SOME_KEY'))
+    with mock.patch.dict(os.environ, {'SOME_KEY': 'secret'}):
+      builders.engines(config)
+    with self.assertRaisesRegex(ValueError, 'SOME_KEY is not set'):
+      builders.engines(config)
+
+  def test_another_kind_is_refused(self):
+    with self.assertRaisesRegex(
+        ValueError, "'abacus'; allowed: embedded, vllm, openai"
+    ):
+      builders.engines(_config(kind='abacus'))
+
+
+if __name__ == '__main__':
+  absltest.main()

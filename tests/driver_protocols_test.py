@@ -1,0 +1,207 @@
+"""Tests of the one driver in `switch` and `redraft`: every token by hand."""
+
+import asyncio
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.engines import scripted
+from routing.grading import equivalence
+from routing.rollout import driver
+from tests import scripted_pair
+
+_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
+# What the small model writes, and what the medium one does; the latter's end is
+# the right one.
+_PIECES = (('a\n\n', 'b\n\n', '#### 4'), ('A\n\n', 'B\n\n', '#### 3'))
+
+
+@dataclasses.dataclass
+class _Say:
+  """Names the routes of a list, one after the other, at even chances."""
+
+  routes: tuple[int, ...]
+  seen: list[types.Trace] = dataclasses.field(default_factory=list)
+
+  def decide(self, trace):
+    self.seen.append(trace)
+    return types.Decision(self.routes[len(trace.steps)], 0.5, 0.5)
+
+
+def _recitals():
+  return [
+      scripted.ScriptedEngine(f'm{route}', route, scripted.recite(''.join(x)))
+      for route, x in enumerate(_PIECES)
+  ]
+
+
+def _answer(router, engines, name, **kwargs):
+  """The question has one token, 'q'."""
+  settings = dict(
+      protocol=protocols.Protocol(name),
+      accounting=_ACCOUNTING,
+      grade=equivalence.exact,
+      seed=0,
+      sampling=_SAMPLING,
+  )
+  problem = types.Problem('p', 'q', '3')
+  return asyncio.run(
+      driver.answer(problem, router, engines, **settings | kwargs)
+  )
+
+
+def _calls(trajectory):
+  return [(c.route, c.read, c.cached, c.written) for c in trajectory.calls]
+
+
+class SwitchTest(parameterized.TestCase):
+  """Any model writes any step; nothing is drafted."""
+
+  def _switch(self, *routes, **kwargs):
+    router = _Say(routes)
+    return router, _answer(router, _recitals(), 'switch', **kwargs)
+
+  @parameterized.parameters(
+      # The question has 1 token, a step 3, the last one 6. Who comes back reads
+      # the other's steps only: its own, and all before them, are in its cache.
+      ((0, 1, 0), [(0, 1, 0, 3), (1, 4, 0, 3), (0, 3, 4, 6)]),
+      ((1, 0, 1), [(1, 1, 0, 3), (0, 4, 0, 3), (1, 3, 4, 6)]),
+      ((1, 0, 0), [(1, 1, 0, 3), (0, 4, 0, 3), (0, 0, 7, 6)]),
+      ((0, 0, 1), [(0, 1, 0, 3), (0, 0, 4, 3), (1, 7, 0, 6)]),
+      ((1, 1, 1), [(1, 1, 0, 3), (1, 0, 4, 3), (1, 0, 7, 6)]),
+  )  # fmt: skip
+  def test_pays_what_was_not_read_before(self, routes, calls):
+    router, got = self._switch(*routes)
+    text = ''.join(_PIECES[m][t] for t, m in enumerate(routes))
+    self.assertEqual(got.text, text)
+    self.assertEqual(got.is_correct, routes[-1] == 1)
+    self.assertEqual(_calls(got), calls)
+    self.assertEqual([s.route for s in got.steps], list(routes))
+    self.assertEqual([d.route for d in got.decisions], list(routes))
+    self.assertEqual([d.probability for d in got.decisions], [0.5] * 3)
+    self.assertEmpty(got.discarded)
+    self.assertEqual([t.draft for t in router.seen], [None] * 3)
+
+  def test_price_by_hand(self):
+    _, got = self._switch(0, 1, 0)
+    # Small: reads 1 + 3 at 0.2, 4 cached at 0.02, writes 9 at 1. Medium: reads
+    # 4 at 0.8, writes 3 at 4.
+    self.assertAlmostEqual(
+        costs.total_cost(got.calls, scripted_pair.SPECS, 'price') * 1e6,
+        (0.8 + 0.08 + 9) + (3.2 + 12),
+    )
+
+  def test_control_returns_one_step_at_a_time(self):
+    engines = _recitals()
+    _answer(_Say((1, 1, 0)), engines, 'switch')
+    self.assertEqual([r.to_end for r in engines[1].requests], [False, False])
+    self.assertEqual([r.trace for r in engines[0].requests], ['A\n\nB\n\n'])
+
+  def test_spent_is_what_all_writers_cost(self):
+    router, _ = self._switch(0, 1, 0)
+    # Ruler 'decoded': 3 characters x 1000, then 3 x 4000, over 1e5.
+    np.testing.assert_allclose(
+        [trace.spent for trace in router.seen], [0, 0.03, 0.15]
+    )
+
+  @parameterized.parameters((3, 'A\n\n'), (5, 'A\n\nb\n'), (8, 'A\n\nb\n\n##'))
+  def test_max_tokens_counts_all_writers(self, max_tokens, text):
+    sampling = driver.Sampling(max_steps=6, max_tokens=max_tokens)
+    _, got = self._switch(1, 0, 1, sampling=sampling)
+    self.assertEqual(got.text, text)
+
+  def test_max_steps_counts_all_writers(self):
+    sampling = driver.Sampling(max_steps=2, max_tokens=100)
+    _, got = self._switch(1, 0, 1, sampling=sampling)
+    self.assertEqual(got.text, 'A\n\nb\n\n')
+
+
+class RedraftTest(parameterized.TestCase):
+  """The small model drafts; larger ones rewrite; control returns."""
+
+  def _redraft(self, *routes):
+    router = _Say(routes)
+    return router, _answer(router, _recitals(), 'redraft')
+
+  @parameterized.parameters(
+      # A rewritten draft is paid. The small model then reads the step that took
+      # its place; the large one reads all that it did not write.
+      ((0, 1, 0), ['b\n\n'],
+       [(0, 1, 0, 3), (0, 0, 4, 3), (1, 4, 0, 3), (0, 3, 4, 6)]),
+      ((1, 0, 1), ['a\n\n', '#### 4'],
+       [(0, 1, 0, 3), (1, 1, 0, 3), (0, 3, 1, 3), (0, 0, 7, 6), (1, 3, 4, 6)]),
+      ((0, 0, 0), [],
+       [(0, 1, 0, 3), (0, 0, 4, 3), (0, 0, 7, 6)]),
+  )  # fmt: skip
+  def test_drafts_are_kept_or_thrown_away_and_paid(
+      self, routes, discarded, calls
+  ):
+    router, got = self._redraft(*routes)
+    text = ''.join(_PIECES[m][t] for t, m in enumerate(routes))
+    self.assertEqual(got.text, text)
+    self.assertEqual(got.is_correct, routes[-1] == 1)
+    self.assertEqual([s.text for s in got.discarded], discarded)
+    self.assertEqual(_calls(got), calls)
+    self.assertEqual([s.route for s in got.steps], list(routes))
+    self.assertEqual([d.probability for d in got.decisions], [0.5] * 3)
+    self.assertEqual([t.draft.route for t in router.seen], [0] * 3)
+    for step, (trace, route) in enumerate(
+        zip(router.seen, routes, strict=True)
+    ):
+      drafted = trace.draft.text == got.steps[step].text
+      self.assertEqual(drafted, route == 0)
+
+  def test_price_by_hand(self):
+    _, got = self._redraft(0, 1, 0)
+    # Small: reads 1 + 3 at 0.2, 4 + 4 cached at 0.02, writes 12 at 1. Medium:
+    # reads 4 at 0.8, writes 3 at 4.
+    self.assertAlmostEqual(
+        costs.total_cost(got.calls, scripted_pair.SPECS, 'price') * 1e6,
+        (0.8 + 0.16 + 12) + (3.2 + 12),
+    )
+
+  def test_spent_holds_the_draft_on_view(self):
+    router, _ = self._redraft(0, 1, 0)
+    # 3, then 6, then 6 + 4 x 3 + 6 characters' worth.
+    np.testing.assert_allclose(
+        [trace.spent for trace in router.seen], [0.03, 0.06, 0.24]
+    )
+
+  def test_only_the_chosen_model_is_asked(self):
+    engines = [
+        scripted.ScriptedEngine(name, m, scripted.recite(f'{name}\n\n{name}'))
+        for m, name in enumerate('sml')
+    ]
+    got = _answer(_Say((2, 0)), engines, 'redraft')
+    self.assertEqual(got.text, 'l\n\ns')
+    self.assertEmpty(engines[1].requests)
+
+
+class SessionTest(parameterized.TestCase):
+
+  @parameterized.parameters('escalate', 'switch', 'redraft')
+  def test_is_forgotten_at_the_end_and_on_an_error(self, name):
+    engines = _recitals()
+    _answer(_Say((0, 1, 1)), engines, name)
+    with self.assertRaises(ValueError):
+      _answer(_Say((0, 9)), engines, name)
+    for engine in engines:
+      self.assertEmpty(engine._sessions)
+
+  def test_trajectories_of_one_problem_differ_by_their_sample(self):
+    engines = _recitals()
+    for sample in (0, 1, 0):
+      _answer(_Say((0, 0, 0)), engines, 'redraft', sample=sample)
+    seeds = [r.seed for r in engines[0].requests]
+    self.assertEqual(seeds[:3], seeds[6:])
+    self.assertNoCommonElements(seeds[:3], seeds[3:6])
+
+
+if __name__ == '__main__':
+  absltest.main()
