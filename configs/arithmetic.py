@@ -31,6 +31,15 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       max_tokens=176,  # Of a whole answer: 8 steps of 22.
       concurrency=256,  # Problems in flight.
       shard_size=250,  # Problems per Parquet file.
+      limits=dict(  # Left running overnight; 0 = no limit.
+          requests=0,  # Under way at once, for each engine.
+          attempts=6,  # At one request.
+          first_wait=1.0,  # Seconds; doubled with each further attempt.
+          longest_wait=60.0,
+          dollars=0.0,  # That one run may spend, by list price.
+          tokens=0,  # That one run may read and write.
+          failures=20,  # Problems in a row before the back end is at fault.
+      ),
   )
 
   config.features = dict(

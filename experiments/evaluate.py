@@ -9,19 +9,16 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
-import sys
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
 from absl import logging
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 
 from experiments import coverage
 from experiments import graded as graded_lib
+from experiments import launch
 from experiments import live
 from experiments import train
 from routing import costs
@@ -226,29 +223,9 @@ def evaluate(
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
+  logging.info('Results in %s', path)
   return path
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run: the pipeline imports this module."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def main(argv: Sequence[str]) -> None:
-  """Evaluates all seeds."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.INFO)
-  values = flags.FLAGS
-  try:
-    path = evaluate(values.config, values.workdir)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'evaluate: {error}')
-  logging.info('Results in %s', path)
-
-
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  launch.run(evaluate, 'config', 'workdir')

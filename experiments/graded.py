@@ -10,6 +10,7 @@ from routing import costs
 from routing import types
 from routing.features import batching
 from routing.features import observation
+from routing.features import traces
 from routing.routers import card as card_lib
 from routing.routers import fixed
 from routing.routers import learned
@@ -65,7 +66,7 @@ def doubts(ladders: Sequence[types.Ladder], card: card_lib.Card) -> np.ndarray:
   values = np.zeros((len(ladders), card.features.max_steps))
   for row, ladder in enumerate(ladders):
     for step in range(len(ladder.steps)):
-      trace = batching.trace_at(ladder, step, card.accounting, card.protocol)
+      trace = traces.of_ladder(ladder, step, card.accounting, card.protocol)
       values[row, step] = fixed.doubt(observation.viewed_step(trace))
   return values
 

@@ -1,6 +1,7 @@
 """Answers test problems live, at named points, next to what replay predicts."""
 
 import asyncio
+from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -16,6 +17,7 @@ from routing import types
 from routing.calibration import outcomes as outcomes_lib
 from routing.engines import engine as engine_lib
 from routing.evaluation import replay
+from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import learned
 
@@ -31,26 +33,29 @@ async def answer_all(
     progress: progress_lib.Progress | None = None,
 ) -> list[types.Trajectory]:
   """Answers all problems under one router, as many at once as configured."""
-  places = asyncio.Semaphore(config.collect.concurrency)
+  answered = {}
 
   async def answer(problem: types.Problem) -> types.Trajectory:
-    async with places:
-      trajectory = await driver.answer(
-          problem,
-          router,
-          engines,
-          protocol=builders.protocol(config),
-          accounting=accounting,
-          grade=builders.grader(config),
-          # The seed of collection: the same requests as in the ladders.
-          seed=config.seed,
-          sampling=builders.sampling(config),
-      )
-    if progress is not None:
-      progress.update()
-    return trajectory
+    return await driver.answer(
+        problem,
+        router,
+        engines,
+        protocol=builders.protocol(config),
+        accounting=accounting,
+        grade=builders.grader(config),
+        # The seed of collection: the same requests as in the shards.
+        seed=config.seed,
+        sampling=builders.sampling(config),
+    )
 
-  return list(await asyncio.gather(*(answer(x) for x in problems)))
+  await collect.collect_each(
+      problems,
+      answer,
+      answered.__setitem__,
+      concurrency=config.collect.concurrency,
+      on_done=progress.update if progress else lambda: None,
+  )
+  return [answered[i] for i in range(len(problems))]
 
 
 def predict(
@@ -119,24 +124,76 @@ def answer_at_points(
   accounting = router.card.accounting
   problems = [ladder.problem for ladder in ladders]
 
-  async def run() -> list[dict[str, Any]]:
+  routers = {point.name: router.at(point.name) for point in router.points}
+  answers = answer_under(config, problems, routers.values(), accounting)
+  return [
+      {
+          'name': name,
+          'seed': seed,
+          **compare(answered, ladders, predict(at_point, batch), accounting),
+      }
+      for (name, at_point), answered in zip(
+          routers.items(), answers, strict=True
+      )
+  ]
+
+
+def answer_under(
+    config: ml_collections.ConfigDict,
+    problems: Sequence[types.Problem],
+    routers: Collection[driver.Router],
+    accounting: costs.Accounting,
+) -> list[list[types.Trajectory]]:
+  """All problems under each router in turn, by engines that stay alive."""
+
+  async def run() -> list[list[types.Trajectory]]:
     engines = builders.engines(config)
-    entries = []
-    total = len(problems) * len(router.points)
+    total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
-        for point in router.points:
-          at_point = router.at(point.name)
-          answered = await answer_all(
-              config, problems, at_point, engines, accounting, progress
-          )
-          figures = compare(
-              answered, ladders, predict(at_point, batch), accounting
-          )
-          entries.append({'name': point.name, 'seed': seed, **figures})
+        return [
+            await answer_all(
+                config, problems, router, engines, accounting, progress
+            )
+            for router in routers
+        ]
     finally:
       for engine in engines:
         await engine.close()
-    return entries
 
   return asyncio.run(run())
+
+
+def measure(
+    config: ml_collections.ConfigDict,
+    routers: Collection[driver.Router],
+    rollouts: Sequence[types.Rollouts],
+    accounting: costs.Accounting,
+) -> replay.Points:
+  """K routers on N problems, live, in whatever protocol is configured.
+
+  Where control returns no record tells what another router would have got, so
+  it must be tried. E.g. of a trained one at thresholds:
+  `[router.with_threshold(0, kappa) for kappa in (0.1, 0.5, 0.9)]`.
+
+  Args:
+    config: names engines and protocol.
+    routers: K of them.
+    rollouts: of the N problems, for what the largest model alone does there.
+    accounting: what is paid, and what the routers are told of it.
+  """
+  problems = [x.problem for x in rollouts]
+  answers = answer_under(config, problems, routers, accounting)
+  specs, ruler = accounting.specs, accounting.ruler
+  all_large = np.array(
+      [costs.completion_cost(x.reference, specs, ruler) for x in rollouts]
+  )
+  paid = [[costs.total_cost(x.calls, specs, ruler) for x in y] for y in answers]
+  right = np.array([[float(x.is_correct) for x in y] for y in answers])
+  alone = np.array([float(x.reference.is_correct) for x in rollouts])
+  return replay.Points(
+      correct=right,
+      cost=np.array(paid) / all_large,
+      loss=alone * (1 - right),
+      gain=right * (1 - alone),
+  )

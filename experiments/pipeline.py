@@ -7,23 +7,18 @@ Writes: what the stages write, and prints where each file is.
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
-import sys
 import time
 
-from absl import app
-from absl import flags
-from absl import logging
 import ml_collections
-from ml_collections import config_flags
 
 from experiments import builders
 from experiments import calibrate
 from experiments import collect
 from experiments import evaluate
+from experiments import launch
 from experiments import report
 from experiments import train
 from experiments import workdirs
@@ -118,26 +113,11 @@ def _shown(paths: Iterable[pathlib.Path]) -> str:
   )
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def main(argv: Sequence[str]) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the pipeline and prints the table."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
-  values = flags.FLAGS
-  try:
-    run(values.config, values.workdir)
-    report.show(values.workdir)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'pipeline: {error}')
+  run(config, workdir)
+  report.show(workdir)
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  launch.run(main, 'config', 'workdir')

@@ -5,6 +5,7 @@ command goes on where it was. When both are done, `card.json` says how good they
 are on the test split, which nothing before has looked at.
 """
 
+from collections.abc import Collection
 from collections.abc import Sequence
 import contextlib
 import json
@@ -13,12 +14,11 @@ import pathlib
 import subprocess
 import sys
 
-from absl import app
 from absl import flags
 from absl import logging
 import ml_collections
-from ml_collections import config_flags
 
+from experiments import launch
 from experiments import workdirs
 from routing import progress
 from routing.lm import corpus
@@ -32,6 +32,8 @@ from routing.problems import splits
 from routing.training import metrics
 
 MODELS = ('small', 'large')
+_MAX_ATTEMPTS = 4
+_SEED_STRIDE = 1_000  # Attempts of all seeds below it differ.
 
 
 def _excluded(config: ml_collections.ConfigDict) -> set[str]:
@@ -48,9 +50,14 @@ def _excluded(config: ml_collections.ConfigDict) -> set[str]:
 def train_model(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, name: str
 ) -> None:
-  """Trains one model and exports it to `<workdir>/<name>`."""
-  model = config[name]
-  seed = 2 * config.seed + MODELS.index(name)
+  """Trains one model and exports it to `<workdir>/<name>`.
+
+  An attempt that gets stuck is marked so and given up; the next one starts from
+  other weights and other text.
+
+  Raises:
+    ValueError: if all attempts got stuck.
+  """
   excluded = _excluded(config)
   tasks = corpus.held_out(
       f'held out/{config.seed}', config.num_held_out, excluded
@@ -58,11 +65,35 @@ def train_model(
   excluded |= {
       splits.question_hash(arithmetic.question_text(task)) for task in tasks
   }
-  shape = pretrain.decoder_config(model.shape, len(tokenizer.VOCABULARY))
+  shape = pretrain.decoder_config(config[name].shape, len(tokenizer.VOCABULARY))
+  for attempt in range(_num_stuck(workdir, name), _MAX_ATTEMPTS):
+    try:
+      state = _train(config, workdir, name, attempt, shape, tasks, excluded)
+    except pretrain.StuckError as error:
+      logging.warning('%s, attempt %d: %s', name, attempt, error)
+      _stuck_path(workdir, name, attempt).write_text(f'{error}\n')
+    else:
+      export.save_pretrained(workdir / name, shape, state.average)
+      return
+  raise ValueError(f'{name} got stuck in each of {_MAX_ATTEMPTS} attempts.')
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    name: str,
+    attempt: int,
+    shape: decoder.DecoderConfig,
+    tasks: Sequence[arithmetic.Task],
+    excluded: Collection[str],
+) -> pretrain.PretrainState:
+  """One attempt, from nothing or from where it was interrupted."""
+  model = config[name]
+  seed = 2 * config.seed + MODELS.index(name) + _SEED_STRIDE * attempt
   data = corpus.Corpus(
       f'corpus/{seed}', excluded=excluded, **model.corpus.to_dict()
   )
-  checkpoints = workdir / 'checkpoints' / name
+  checkpoints = workdir / 'checkpoints' / name / f'attempt{attempt}'
   start = pretrain.latest_step(checkpoints)
   with (
       progress.Progress(model.max_steps, f'train {name}', done=start) as bar,
@@ -75,7 +106,7 @@ def train_model(
       write(step, scalars)
       logging.info('%s step %d: %s', name, step, scalars)
 
-    state = pretrain.train(
+    return pretrain.train(
         model,
         shape,
         data,
@@ -85,7 +116,17 @@ def train_model(
         write=report,
         on_step=lambda step: bar.update(),
     )
-  export.save_pretrained(workdir / name, shape, state.average)
+
+
+def _stuck_path(workdir: pathlib.Path, name: str, attempt: int) -> pathlib.Path:
+  """The file that marks an attempt as given up, and says why."""
+  return workdir / 'checkpoints' / name / f'attempt{attempt}.stuck'
+
+
+def _num_stuck(workdir: pathlib.Path, name: str) -> int:
+  """How many attempts were given up."""
+  attempts = range(_MAX_ATTEMPTS)
+  return sum(_stuck_path(workdir, name, i).exists() for i in attempts)
 
 
 def _curve_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -122,7 +163,8 @@ def write_card(
         'tokens_at_most': (
             curve[-1]['step'] * config[name].corpus.tokens_per_step
         ),
-        'seconds': round(curve[-1]['seconds']),
+        'attempts': 1 + _num_stuck(workdir, name),
+        'seconds': round(curve[-1]['seconds']),  # Of the last attempt.
         'test': examination.summary(examination.examine(params, shape, tasks)),
         'curve': curve,
     }
@@ -156,37 +198,29 @@ def train_pair(workdir: pathlib.Path) -> None:
     raise SystemExit(f'Training failed: {", ".join(failed)}; see above.')
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Directory of the pair.')
-  flags.DEFINE_enum('model', None, MODELS, 'Train this one only.')
-  flags.DEFINE_integer('core', None, 'Processor to keep to.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def main(argv: Sequence[str]) -> None:
-  """Trains the pair, or with --model one of it."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.INFO)
-  values = flags.FLAGS
-  try:
-    workdir = workdirs.claim(values.workdir, values.config)
-  except ValueError as error:
-    sys.exit(f'pretrain: {error}')
-  if values.core is not None:
-    os.sched_setaffinity(0, {values.core})
-  if values.model:
-    train_model(values.config, workdir, values.model)
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    model: str | None,
+    core: int | None,
+) -> None:
+  """Trains the pair, or only `model`, on processor `core` if one is named."""
+  directory = workdirs.claim(workdir, config)
+  if core is not None:
+    os.sched_setaffinity(0, {core})
+  if model:
+    train_model(config, directory, model)
     return
-  train_pair(workdir)
-  card = write_card(values.config, workdir)
+  train_pair(directory)
+  card = write_card(config, directory)
   for name in MODELS:
     print(f'{name}: {card[name]["test"]}')
-  print(f'Parameters {card["parameter_ratio"]} to 1. Card: {workdir}/card.json')
+  print(
+      f'Parameters {card["parameter_ratio"]} to 1. Card: {directory}/card.json'
+  )
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  flags.DEFINE_enum('model', None, MODELS, 'Train this one only.')
+  flags.DEFINE_integer('core', None, 'Processor to keep to.')
+  launch.run(main, 'config', 'workdir', 'model', 'core')

@@ -5,15 +5,11 @@ Writes: table.md, frontier.png, rulers.png
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import json
 import pathlib
-import sys
 from typing import Any
 
-from absl import app
-from absl import flags
-
+from experiments import launch
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
@@ -60,26 +56,13 @@ def show(workdir: pathlib.Path | str) -> None:
   console.print(tables.coverage_line(results))
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run: the pipeline imports this module."""
-  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
-  flags.mark_flags_as_required(['workdir'])
-
-
-def main(argv: Sequence[str]) -> None:
-  """Prints and writes the report."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  workdir = flags.FLAGS.workdir
-  try:
-    paths = write(workdir)
-    show(workdir)
-  except ValueError as error:
-    sys.exit(f'report: {error}')
+def main(workdir: str) -> None:
+  """Writes the report, prints it, and says where it is."""
+  paths = write(workdir)
+  show(workdir)
   for path in paths:
     print(path)
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  launch.run(main, 'workdir')

@@ -9,17 +9,14 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
-from absl import app
-from absl import flags
 from absl import logging
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 
 from experiments import builders
+from experiments import launch
 from experiments import workdirs
 from routing import costs
 from routing import progress as progress_lib
@@ -218,25 +215,5 @@ def train_all(
   return [run_directory(workdir, seed) for seed in config.train_seeds]
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run: the pipeline imports this module."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def main(argv: Sequence[str]) -> None:
-  """Trains all seeds."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
-  values = flags.FLAGS
-  try:
-    train_all(values.config, values.workdir)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'train: {error}')
-
-
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  launch.run(train_all, 'config', 'workdir')

@@ -71,6 +71,16 @@ class TrainTest(absltest.TestCase):
     for part in ('step', 'params', 'average', 'opt_state'):
       chex.assert_trees_all_equal(getattr(whole, part), getattr(resumed, part))
 
+  def test_gives_up_where_it_has_not_learnt(self):
+    config = _config(give_up=dict(step=3, loss=0.01))
+    rows = []
+    with self.assertRaisesRegex(pretrain.StuckError, 'at step 4, above 0.01'):
+      _train(config, self.create_tempdir().full_path, rows=rows)
+    self.assertEqual([step for step, _ in rows], [2, 4])
+    config.give_up.loss = 1e3
+    state = _train(config, self.create_tempdir().full_path)
+    self.assertEqual(state.step, 4)
+
   def test_stops_at_the_target_and_stays_stopped(self):
     config = _config(target_accuracy=0.5)
     directory = self.create_tempdir().full_path

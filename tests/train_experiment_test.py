@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 
 from configs import arithmetic
 from experiments import collect as collect_experiment
+from experiments import overnight
 from experiments import train
 import routing
 from routing.features import observation
@@ -40,12 +42,16 @@ def _collect(workdir):
         collect_experiment.shard_directory(workdir, split), chosen, settings, 8
     )
     asyncio.run(
-        collect_experiment.collect_missing(
+        overnight.collect_missing(
+            functools.partial(
+                collect.collect_ladders,
+                plan=collect.Plan(driver.Sampling()),
+                grade=equivalence.exact,
+            ),
             chosen,
             scripted_pair.make_engines(),
             writer,
-            plan=collect.Plan(driver.Sampling()),
-            grade=equivalence.exact,
+            specs=scripted_pair.SPECS,
             concurrency=8,
         )
     )
@@ -153,6 +159,7 @@ class TrainTest(absltest.TestCase):
   def test_a_bad_call_is_one_line_and_no_success(self):
     for override, message in (
         ('--config.num_step=3', 'Did you mean "num_steps"'),
+        ('--config.bugdet=3', "no field 'bugdet'. Fields: batch_size,"),
         ('--config.objective.levels=(0.01,)', 'objective.levels has 0.01'),
     ):
       done = subprocess.run(
@@ -170,8 +177,8 @@ class TrainTest(absltest.TestCase):
           check=False,
       )
       self.assertNotEqual(done.returncode, 0)
-      self.assertIn(message, done.stderr)
-    self.assertEqual(done.stderr.count('Traceback'), 0)
+      self.assertIn(message, done.stderr.splitlines()[-1])
+      self.assertNotIn('Traceback', done.stderr)
 
 
 if __name__ == '__main__':

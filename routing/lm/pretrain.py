@@ -29,6 +29,10 @@ from routing.problems import arithmetic
 MetricFn = Callable[[int, dict[str, float]], None]
 
 
+class StuckError(Exception):
+  """A run that has not learnt what it should have by now, and will not."""
+
+
 @flax.struct.dataclass
 class PretrainState:
   """All that a resumed run needs; arrays only."""
@@ -176,6 +180,25 @@ def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
   return mean
 
 
+def _open_manager(
+    checkpoint_dir: str | pathlib.Path,
+) -> ocp.CheckpointManager:
+  """Keeps the latest state."""
+  options = ocp.CheckpointManagerOptions(
+      preservation_policy=preservation_policy.LatestN(1)
+  )
+  directory = pathlib.Path(checkpoint_dir).absolute()
+  return ocp.CheckpointManager(directory, options=options)
+
+
+def _check_learning(
+    give_up: ml_collections.ConfigDict, start: int, stop: int, loss: float
+) -> None:
+  """Raises StuckError if the step to look is here and the loss is too high."""
+  if start < give_up.step <= stop and loss > give_up.loss:
+    raise StuckError(f'loss is {loss:.3f} at step {stop}, above {give_up.loss}')
+
+
 def train(
     config: ml_collections.ConfigDict,
     shape: decoder.DecoderConfig,
@@ -205,15 +228,12 @@ def train(
 
   Raises:
     FloatingPointError: when the loss is not finite.
+    StuckError: when it is above `config.give_up.loss` at `config.give_up.step`.
   """
   optimizer = make_optimizer(config.optimizer, config.max_steps)
   state = init_state(shape, optimizer, seed)
   train_step = make_train_step(shape, optimizer, config.average_decay)
-  directory = pathlib.Path(checkpoint_dir).absolute()
-  options = ocp.CheckpointManagerOptions(
-      preservation_policy=preservation_policy.LatestN(1)
-  )
-  with ocp.CheckpointManager(directory, options=options) as manager:
+  with _open_manager(checkpoint_dir) as manager:
     if (latest := manager.latest_step()) is not None:
       state = manager.restore(latest, args=ocp.args.StandardRestore(state))
     clock = time.monotonic() - float(state.seconds)
@@ -233,6 +253,7 @@ def train(
           seconds=jnp.float32(time.monotonic() - clock),
       )
       write(stop, {'seconds': float(state.seconds), **scalars})
+      _check_learning(config.give_up, start, stop, scalars['loss'])
       manager.save(stop, args=ocp.args.StandardSave(state))
     manager.wait_until_finished()
   return state

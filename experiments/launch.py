@@ -1,0 +1,89 @@
+"""How every experiment starts: flags, log, and one clear line for bad input."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import difflib
+import pathlib
+import runpy
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+import ml_collections
+from ml_collections import config_flags
+
+from routing.engines import engine as engine_lib
+
+_SHARED = {
+    'config': lambda: config_flags.DEFINE_config_file(
+        'config', lock_config=True
+    ),
+    'workdir': lambda: flags.DEFINE_string(
+        'workdir', None, 'Directory of the experiment.'
+    ),
+}
+
+
+def run(main: Callable[..., object], *names: str) -> None:
+  """Runs `main` as a program, called with the values of the flags `names`.
+
+  'config' and 'workdir' are defined here and required; define others before.
+  It is called under `__main__` only, since experiments import one another.
+
+  Args:
+    main: the experiment. A ValueError or FileNotFoundError is the user's to
+      mend, and an `engine.Stop` says how to go on: each ends the program with
+      one line, and exit code 1.
+    *names: of flags, in the order of `main`'s arguments.
+  """
+  shared = [name for name in names if name in _SHARED]
+  for name in shared:
+    _SHARED[name]()
+  flags.mark_flags_as_required(shared)
+
+  program = pathlib.Path(sys.argv[0]).stem
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    if problem := _unknown_field(argv):
+      sys.exit(f'{program}: {problem}')
+    return app.parse_flags_with_usage(argv)
+
+  def call(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+    logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
+    try:
+      main(*(flags.FLAGS[name].value for name in names))
+    except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
+      sys.exit(f'{program}: {error}')
+
+  app.run(call, flags_parser=parse)
+
+
+def _unknown_field(argv: Sequence[str]) -> str | None:
+  """What is wrong with the variant, or with the first unknown field, if any.
+
+  What ml_collections says of it is a traceback, and names nothing unless the
+  field was nearly right.
+  """
+  given = [word.lstrip('-').split('=', 1) for word in argv if '=' in word]
+  path, _, variant = dict(given).get('config', '').partition(':')
+  if not pathlib.Path(path).is_file():
+    return f'--config={path}: no such file.' if path else None
+  try:
+    config = runpy.run_path(path)['get_config'](*([variant] if variant else []))
+  except ValueError as error:
+    return str(error)
+  for name, _ in given:
+    fields = config
+    for key in name.split('.')[1:] if name.startswith('config.') else ():
+      names = (
+          list(fields) if isinstance(fields, ml_collections.ConfigDict) else []
+      )
+      if key not in names:
+        near = difflib.get_close_matches(key, names, 1)
+        hint = f' Did you mean "{near[0]}"?' if near else ''
+        return f'--{name}: no field {key!r}.{hint} Fields: {", ".join(names)}.'
+      fields = fields[key]
+  return None
