@@ -3,61 +3,58 @@
 Run:    python -m experiments.calibrate --config=configs/arithmetic.py --workdir=runs/arithmetic
 Writes: runs/seed<k>/operating_points.json
 
-'cost<=b' is picked on all validation problems and promises nothing.
-'loss<=a@p' promises relative loss <= a with probability p: member and threshold
-grid are chosen on one half of validation, the half that also stopped training
-early, and tested on the other, which nothing has seen before.
+'cost<=b' is picked on all validation problems and promises nothing. All others
+are promises: member and threshold grid are chosen on one half of validation,
+the half that also stopped training early, and tested on the other, which
+nothing has seen before. Its problems must not occur in training, by hash. Each
+named promise is kept with its own probability, not all of a file together.
+
+    loss<=a@p              relative loss <= a with probability p
+    cost<=b@p              mean cost <= b with probability p
+    loss<=a@p&cost<=b@p    both, each with probability p
+    loss<=a@p[group]       the loss of one group; p for all groups together
+    loss<=a@p/steps0,3     a threshold for steps 0 to 2, another from 3 on
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
-import sys
 from typing import Any
 
-from absl import app
-from absl import flags
 from absl import logging
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 
 from experiments import graded as graded_lib
+from experiments import launch
+from experiments import promises as promises_lib
 from experiments import train
+from routing import types
+from routing.calibration import groups as groups_lib
 from routing.calibration import outcomes as outcomes_lib
+from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.problems import splits
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
+from routing.shards import reader
 
-_GRID_SIZE = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-  """One policy on the validation problems: its scores, and where they lead."""
-
-  scores: np.ndarray
-  outcomes: outcomes_lib.Outcomes
-
-  def take(self, problems: np.ndarray) -> 'Member':
-    """The same on some of the problems."""
-    return Member(self.scores[problems], self.outcomes.take(problems))
+_COST_CAP = 2.0  # A promise of cost counts dearer problems as this.
 
 
 def members_of(
     router: learned.LearnedRouter, graded: graded_lib.Graded
-) -> list[Member]:
+) -> list[promises_lib.Member]:
   """Every policy of a router on a split, in the router's own ruler."""
   return [
-      Member(scores, outcomes_lib.from_batch(graded.batch, routes))
+      promises_lib.Member(scores, outcomes_lib.from_batch(graded.batch, routes))
       for scores, routes in graded_lib.member_choices(router, graded.batch)
   ]
 
 
 def budget_point(
-    members: Sequence[Member], budget: float
+    members: Sequence[promises_lib.Member], budget: float
 ) -> tuple[int, thresholds_lib.OperatingPoint]:
   """The most accurate member and threshold within budget on the sample."""
   points = [
@@ -68,30 +65,13 @@ def budget_point(
   return best, points[best]
 
 
-def loss_point(
-    members: Sequence[Member], alpha: float, delta: float
-) -> tuple[int, thresholds_lib.OperatingPoint]:
-  """A promise: chosen on one half of the problems, tested on the other.
+def loss_test(ladders: Sequence[types.Ladder]) -> str:
+  """Which test fits how the ladders were collected, not what they show.
 
-  Raises:
-    ValueError: if the tested half is too small for the promise.
+  One answer per prefix is right or wrong; of several, losses are shares.
   """
-  rows = np.arange(members[0].outcomes.num_problems)
-  selection, calibration = splits.halves(rows)
-  seen = [member.take(selection) for member in members]
-  cost = [
-      thresholds_lib.for_loss(member.scores, member.outcomes, alpha).cost
-      for member in seen
-  ]
-  best = int(np.argmin(cost))
-  grid = thresholds_lib.grid(
-      seen[best].scores, seen[best].outcomes.mask, _GRID_SIZE
-  )
-  unseen = members[best].take(calibration)
-  point = thresholds_lib.learn_then_test(
-      unseen.scores, unseen.outcomes, alpha=alpha, delta=delta, thresholds=grid
-  )
-  return best, point
+  is_single = all(x.sample == 0 for y in ladders for x in y.completions)
+  return 'binomial' if is_single else 'betting'
 
 
 def to_json(
@@ -99,30 +79,74 @@ def to_json(
     member: int,
     point: thresholds_lib.OperatingPoint,
     hashes: dict[str, str],
+    **extra: Any,
 ) -> dict[str, Any]:
   """One entry of `operating_points.json`.
 
   Scores are chances, so 0 is 'always' and 2 is 'never' as well as -inf and inf
   are, and JSON knows these.
+
+  Args:
+    name: of the point.
+    member: index of the policy.
+    point: the point.
+    hashes: of checkpoint and shards.
+    **extra: what else to say of the promise, JSON-like.
   """
-  promise = point.promise
+  first, *others = (_promise_json(promise) for promise in point.promises)
+  measured = {
+      key: round(getattr(point, key), 4)
+      for key in ('accuracy', 'cost', 'loss', 'gain')
+  }
   return {
       'name': name,
       'member': member,
-      'threshold': float(np.clip(point.threshold, 0.0, 2.0)),
+      'threshold': np.clip(point.threshold, 0.0, 2.0).tolist(),
       'promise': {
-          'what': promise.quantity,
-          'level': promise.level,
-          'delta': promise.delta,
-          'n': promise.num_problems,
-          'p_value': promise.p_value,
-          'measured': {
-              key: round(getattr(point, key), 4)
-              for key in ('accuracy', 'cost', 'loss', 'gain')
-          },
+          **first,
+          **extra,
+          **({'also': others} if others else {}),
+          'measured': measured,
       },
       **hashes,
   }
+
+
+def _promise_json(promise: thresholds_lib.Promise) -> dict[str, Any]:
+  content = {
+      'what': promise.quantity,
+      'level': promise.level,
+      'delta': promise.delta,
+      'n': promise.num_problems,
+      'p_value': promise.p_value,
+  }
+  for key in ('test', 'cost_cap'):
+    if getattr(promise, key) is not None:
+      content[key] = getattr(promise, key)
+  return content
+
+
+def risks_of(
+    config: ml_collections.ConfigDict, test: str
+) -> list[tuple[risks_lib.Risk, ...]]:
+  """What is promised together, for each named promise of a configuration.
+
+  Args:
+    config: `calibration` holds `delta`, `alphas`, and where wanted
+      `confident_budgets`, and `both`, pairs of a loss and a cost.
+    test: of losses; see `loss_test`.
+  """
+  wanted = config.calibration
+  loss = lambda x: risks_lib.Risk('loss', x, wanted.delta, p_value=test)
+  cost = lambda x: risks_lib.Risk('cost', x, wanted.delta, _COST_CAP, 'betting')
+  return (
+      [(loss(alpha),) for alpha in wanted.alphas]
+      + [(cost(budget),) for budget in wanted.get('confident_budgets', ())]
+      + [
+          (loss(alpha), cost(budget))
+          for alpha, budget in wanted.get('both', ())
+      ]
+  )
 
 
 def points_of(
@@ -134,23 +158,104 @@ def points_of(
 
   Raises:
     ValueError: if a budget is outside [small cost, 1], or a promise cannot be
-      made from so few problems.
+      made from so few problems. A group's promise is left out instead.
   """
   members = members_of(router, validation)
-  delta = config.calibration.delta
+  wanted = config.calibration
   hashes = {
       'checkpoint_hash': router.checkpoint_hash,
       'shards_hash': validation.content_hash,
   }
   points = []
-  for budget in config.calibration.budgets:
+  for budget in wanted.budgets:
     member, point = budget_point(members, budget)
-    points.append(to_json(f'cost<={budget:g}', member, point, hashes))
-  for alpha in config.calibration.alphas:
-    member, point = loss_point(members, alpha, delta)
-    name = f'loss<={alpha:g}@{1 - delta:g}'
-    points.append(to_json(name, member, point, hashes))
+    points.append(to_json(point.name, member, point, hashes))
+  promises = risks_of(config, loss_test(validation.ladders))
+  for risks in promises:
+    member, point = promises_lib.promised_point(members, risks)
+    points.append(to_json(point.name, member, point, hashes))
+  losses = promises[: len(wanted.alphas)]
+  if wanted.get('group_by', ''):
+    labels = groups_lib.labels_of(
+        [ladder.problem for ladder in validation.ladders], wanted.group_by
+    )
+    for risks in losses:
+      member, found = promises_lib.group_points(members, risks, labels)
+      points += _groups_json(risks[0], member, found, hashes)
+  if wanted.get('joint_starts', ()):
+    for risks in losses:
+      points.append(_steps_json(members, risks, wanted.joint_starts, hashes))
   return points
+
+
+def _groups_json(
+    risk: risks_lib.Risk,
+    member: int,
+    found: dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal],
+    hashes: dict[str, str],
+) -> list[dict[str, Any]]:
+  """The groups that can be promised; the others are logged."""
+  points = []
+  for label, point in found.items():
+    name = f'{risk.name}[{label}]'
+    if isinstance(point, risks_lib.Refusal):
+      logging.warning('%s is refused: %s', name, point)
+      continue
+    extra = {'group': label, 'delta_of_all_groups': risk.delta}
+    points.append(to_json(name, member, point, hashes, **extra))
+  return points
+
+
+def _steps_json(
+    members: Sequence[promises_lib.Member],
+    risks: Sequence[risks_lib.Risk],
+    starts: Sequence[int],
+    hashes: dict[str, str],
+) -> dict[str, Any]:
+  """A point whose `threshold` is a list: one for each of the T decisions."""
+  member, point = promises_lib.step_point(members, risks, starts)
+  num_steps = members[0].outcomes.num_steps
+  counts = np.diff([*starts, num_steps])
+  by_decision = np.repeat(point.threshold, counts)
+  name = f'{point.name}/steps{",".join(map(str, starts))}'
+  point = dataclasses.replace(point, threshold=tuple(by_decision.tolist()))
+  return to_json(name, member, point, hashes)
+
+
+def check_trained_on(
+    directory: pathlib.Path, shards: pathlib.Path | str
+) -> None:
+  """Raises ValueError unless a run was trained on the shards that are there."""
+  record = json.loads((directory / 'features.json').read_text())
+  for split, wanted in record['shards'].items():
+    found = reader.read_manifest(pathlib.Path(shards) / split).content_hash
+    if found != wanted:
+      raise ValueError(
+          f'{directory} was trained on {split} shards {wanted[:12]}, but '
+          f'{shards}/{split} holds {found[:12]}; train again, or put the '
+          'others back.'
+      )
+
+
+def check_unseen(
+    train_ladders: Sequence[types.Ladder],
+    validation_ladders: Sequence[types.Ladder],
+) -> None:
+  """Raises ValueError if a question to be tested on was seen before, by hash.
+
+  Neither training nor the half of validation that stopped it early, and chose
+  what is tested, may hold a question of the other half.
+  """
+  selection, calibration = splits.halves(_hashes(validation_ladders))
+  splits.check_disjoint(
+      train=_hashes(train_ladders),
+      selection=selection,
+      calibration=calibration,
+  )
+
+
+def _hashes(ladders: Sequence[types.Ladder]) -> list[str]:
+  return [splits.question_hash(x.problem.question) for x in ladders]
 
 
 def calibrate_all(
@@ -159,17 +264,21 @@ def calibrate_all(
   """Calibrates every seed, or none; returns the files.
 
   Raises:
-    ValueError: if a seed is not trained, or a point cannot be had.
+    ValueError: if a seed is not trained, has seen what it would be tested on,
+      or a point cannot be had.
   """
   directories = [
       train.run_directory(workdir, seed) for seed in config.train_seeds
   ]
   content: dict[pathlib.Path, list[dict[str, Any]]] = {}
   validation = None
+  shards = pathlib.Path(workdir) / 'shards'
   for directory in directories:
     router = learned.load(directory)
+    check_trained_on(directory, shards)
     if validation is None:
       validation = graded_lib.load(workdir, 'validation', router.card)
+      check_unseen(reader.read_ladders(shards / 'train'), validation.ladders)
     points = points_of(config, router, validation)
     content[directory / learned.POINTS_FILE] = points
     for point in points:
@@ -183,32 +292,14 @@ def calibrate_all(
 
 def _line(point: dict[str, Any]) -> str:
   figures = point['promise']['measured']
+  thresholds = np.unique(point['threshold'])
+  kappas = ', '.join(f'{kappa:.4g}' for kappa in thresholds)
   return (
-      f'{point["name"]}: member {point["member"]}, threshold '
-      f'{point["threshold"]:.4g}, accuracy {figures["accuracy"]:.3f}, cost '
-      f'{figures["cost"]:.3f}, loss {figures["loss"]:.3f}'
+      f'{point["name"]}: member {point["member"]}, threshold {kappas}, '
+      f'accuracy {figures["accuracy"]:.3f}, cost {figures["cost"]:.3f}, '
+      f'loss {figures["loss"]:.3f}'
   )
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run: the pipeline imports this module."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def main(argv: Sequence[str]) -> None:
-  """Calibrates all seeds."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.INFO)
-  values = flags.FLAGS
-  try:
-    calibrate_all(values.config, values.workdir)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'calibrate: {error}')
-
-
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  launch.run(calibrate_all, 'config', 'workdir')

@@ -1,28 +1,38 @@
 """Counts broken promises, where the truth is known.
 
-Run:    python -m experiments.coverage --config=configs/arithmetic.py --workdir=runs/arithmetic
-Prints: one JSON object.
+Run:    python -m experiments.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage]
+Prints: tables; last, one JSON object.
 
-Calibration samples are drawn with replacement from all ladders of the three
-splits, so that the risk of this finite set is the truth. The threshold grid is
-fixed before any sample is drawn.
+For each procedure, level, delta and sample size: how many of many calibration
+samples led to a promise that is not true. New ladders of the made-up process;
+samples with replacement from the ladders of a work directory, and from published
+answers (`coverage_answers`; what is not there is skipped, and said). Next to
+them the same for thresholds that were plainly picked on the sample, and what
+service adds: the threshold that follows feedback, and the alarm. The threshold
+grids are fixed before any sample is drawn. Writes coverage.json, table.md and
+coverage.png into `out`.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Sequence
 import dataclasses
 import json
+import pathlib
 import sys
+import time
 from typing import Any
 
 from absl import app
 from absl import flags
-import ml_collections
-from ml_collections import config_flags
+from absl import logging
 import numpy as np
 
 from experiments import calibrate
+from experiments import coverage_answers
+from experiments import coverage_cells
+from experiments import coverage_data
+from experiments import coverage_report
+from experiments import coverage_streams
 from experiments import graded as graded_lib
-from experiments import train
 from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.routers import learned
@@ -118,39 +128,73 @@ def count_for_router(
   return {'member': member, **figures}
 
 
-def measure(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
-  """Counts for the router of the first training seed."""
-  router = learned.load(train.run_directory(workdir, config.train_seeds[0]))
-  splits = [
-      graded_lib.load(workdir, split, router.card)
-      for split in ('train', 'validation', 'test')
-  ]
-  return count_for_router(
-      router,
-      splits,
-      num_samples=config.evaluation.coverage,
-      seed=config.seed,
+def load_cases(
+    plan: coverage_cells.Plan, workdir: str | None
+) -> tuple[list[coverage_data.Case], dict[str, str]]:
+  """Every set that is there; and by name, why the others are not."""
+  cases, skipped = coverage_answers.load()
+  if workdir is None:
+    skipped['embedded'] = 'no --workdir'
+  else:
+    cases.insert(0, coverage_data.embedded(workdir))
+  cases.insert(
+      0, coverage_data.simulated(plan.num_splits, max(plan.sizes), plan.seed)
   )
+  return cases, skipped
 
 
-def define_flags() -> None:
-  """Defines the flags; only when run: `evaluate` imports this module."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Directory of the experiment.')
-  flags.mark_flags_as_required(['config', 'workdir'])
+def run(
+    plan: coverage_cells.Plan, workdir: str | None, out: pathlib.Path
+) -> dict[str, Any]:
+  """Counts, prints and writes everything; returns the figures of the last line.
+
+  Raises:
+    ValueError, FileNotFoundError: if the work directory is not finished.
+  """
+  start = time.monotonic()
+  cases, skipped = load_cases(plan, workdir)
+  for name, why in skipped.items():
+    logging.warning('Skipped %s: %s', name, why)
+  rows = []
+  for case in cases:
+    rows += coverage_cells.count(case, plan)
+    logging.info('%s: %.0f s so far', case.name, time.monotonic() - start)
+  is_quick = plan.num_splits < 1_000
+  num, num_streams = (2_000, 100) if is_quick else (10_000, 1_000)
+  served = coverage_streams.long_run(20_000, 3 if is_quick else 10, plan.seed)
+  alarmed = coverage_streams.alarms(num, num_streams, plan.seed)
+  figures = coverage_report.summary(rows, served, alarmed, skipped)
+  figures['minutes'] = round((time.monotonic() - start) / 60, 1)
+  out.mkdir(parents=True, exist_ok=True)
+  content = {
+      'plan': dataclasses.asdict(plan),
+      'summary': figures,
+      'cells': rows,
+      'online': served,
+      'drift': alarmed,
+  }
+  (out / 'coverage.json').write_text(json.dumps(content, allow_nan=False))
+  (out / 'table.md').write_text(coverage_report.markdown(rows, served, alarmed))
+  coverage_report.draw(rows, out / 'coverage.png')
+  coverage_report.show(rows, served, alarmed)
+  return figures
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the counts."""
+  """Prints the tables, then the JSON line."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  logging.set_verbosity(logging.INFO)
   values = flags.FLAGS
+  plan = coverage_cells.quick() if values.quick else coverage_cells.Plan()
   try:
-    print(json.dumps(measure(values.config, values.workdir)))
+    print(json.dumps(run(plan, values.workdir, pathlib.Path(values.out))))
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'coverage: {error}')
 
 
 if __name__ == '__main__':
-  define_flags()
+  flags.DEFINE_bool('quick', False, 'Fewer samples and cells; about a minute.')
+  flags.DEFINE_string('workdir', None, 'A finished work directory, if any.')
+  flags.DEFINE_string('out', 'runs/coverage', 'Where the results are written.')
   app.run(main)

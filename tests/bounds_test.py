@@ -1,11 +1,27 @@
 """Bounds against SciPy, against hand arithmetic and by simulation."""
 
+import math
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from scipy import stats
 
 from routing.calibration import bounds
+
+
+def plain_bet(values, level, delta):
+  """The betting p-value, draw by draw."""
+  capital = highest = 1.0
+  total, squares, variance = 0.5, 0.25, 0.25
+  for i, value in enumerate(values, start=1):
+    stake = math.sqrt(2 * math.log(1 / delta) / (len(values) * variance))
+    capital *= 1 - min(1.0, stake) * (value - level)
+    highest = max(highest, capital)
+    total += value
+    squares += (value - total / (i + 1)) ** 2
+    variance = squares / (i + 1)
+  return 1 / highest
 
 
 class BoundsTest(parameterized.TestCase):
@@ -88,6 +104,88 @@ class BoundsTest(parameterized.TestCase):
     low, high = bounds.interval(np.repeat([0.1, 0.6], [40, 10]), 0.05)
     self.assertBetween(0.2, low, high)
     self.assertGreater(high - low, exact[1] - exact[0])
+
+  @parameterized.parameters((1.0, 0.05), (0.1, 0.05), (3.0, 0.3))
+  def test_betting_equals_the_plain_loop(self, spread, level):
+    values = np.random.default_rng(0).beta(spread, 12 * spread, size=(3, 80))
+    got = bounds.betting_p_value(values, level, 0.1)
+    for row, p_value in zip(values, got, strict=True):
+      self.assertAlmostEqual(p_value, plain_bet(row, level, 0.1), 12)
+
+  def test_betting_by_hand(self):
+    # Variance 1/4 before the first draw, so nu = min(1, sqrt(2 log(10) / (2 /
+    # 4))) = 1: level .4 and draws of 0 win 1.4 at once. The second bet has seen
+    # mean .25 and (.25 + .0625) / 2 = .15625: nu = 1 again.
+    values = np.array([0.0, 0.0])
+    self.assertAlmostEqual(bounds.betting_p_value(values, 0.4, 0.1), 1.4**-2)
+    # The highest capital counts: after 0 and 1 it is 1.4, then 1.4 * .4.
+    values = np.array([0.0, 1.0])
+    self.assertAlmostEqual(bounds.betting_p_value(values, 0.4, 0.1), 1 / 1.4)
+    self.assertEqual(bounds.betting_p_value(values[::-1], 0.4, 0.1), 1.0)
+
+  @parameterized.parameters('bernoulli', 'thirds', 'beta')
+  def test_betting_is_valid_at_the_level(self, kind):
+    # True mean = level .15; the p-value is valid at every delta, not only at
+    # that which sized the bets.
+    rng = np.random.default_rng(1)
+    size = (4_000, 150)
+    draws = {
+        'bernoulli': lambda: rng.random(size) < 0.15,
+        'thirds': lambda: rng.binomial(3, 0.15, size) / 3,
+        'beta': lambda: rng.beta(0.3, 1.7, size),
+    }[kind]()
+    p_values = bounds.betting_p_value(draws, 0.15, 0.1)
+    for delta in (0.01, 0.05, 0.1, 0.3):
+      noise = 3 * np.sqrt(delta * (1 - delta) / 4_000)
+      self.assertLessEqual(np.mean(p_values <= delta), delta + noise)
+    self.assertGreater(np.mean(p_values <= 0.1), 0.02)  # It does bet.
+
+  @parameterized.parameters(0.05, 0.1)
+  def test_betting_upper_covers_and_is_tighter_where_variance_is_small(
+      self, delta
+  ):
+    rng = np.random.default_rng(2)
+    draws = rng.beta(3, 12, size=(300, 200))  # Mean .2, deviation .1.
+    upper = np.array([bounds.betting_upper(row, delta) for row in draws])
+    noise = 3 * np.sqrt(delta * (1 - delta) / 300)
+    self.assertLessEqual(np.mean(upper < 0.2), delta + noise)
+    hoeffding = [
+        bounds.hoeffding_bentkus_upper(row.mean(), 200, delta) for row in draws
+    ]
+    self.assertLess(np.mean(upper) - 0.2, (np.mean(hoeffding) - 0.2) / 2)
+
+  def test_betting_upper_inverts_the_p_value(self):
+    values = np.random.default_rng(3).beta(1, 9, size=100)
+    upper = bounds.betting_upper(values, 0.1)
+    self.assertAlmostEqual(bounds.betting_p_value(values, upper, 0.1), 0.1, 9)
+    p_values = [
+        bounds.betting_p_value(values, level, 0.1)
+        for level in np.linspace(0.01, 0.99, 50)
+    ]
+    self.assertTrue(np.all(np.diff(p_values) <= 0))
+    self.assertEqual(bounds.betting_upper(np.ones(20), 0.1), 1.0)
+
+  def test_betting_trajectories_needed_mostly_suffice(self):
+    # X = .1 or .3 with mean .2; tested is .25. As the constant bet grows, so
+    # about does the gambler who learns it: some 1.5 times as many suffice.
+    rng = np.random.default_rng(4)
+    seen = rng.choice([0.1, 0.3], size=5_000)
+    n = bounds.betting_trajectories_needed(seen, 0.25, 0.1)
+    draws = rng.choice([0.1, 0.3], size=(200, int(1.5 * n)))
+    passed = np.mean(bounds.betting_p_value(draws, 0.25, 0.1) <= 0.1)
+    self.assertGreater(passed, 0.5)
+    draws = draws[:, : n // 4]
+    passed = np.mean(bounds.betting_p_value(draws, 0.25, 0.1) <= 0.1)
+    self.assertLess(passed, 0.5)
+    self.assertIsNone(bounds.betting_trajectories_needed(seen, 0.15, 0.1))
+    # Nothing but zeros: the best stake is all, and (1 + level)^n the capital.
+    n = bounds.betting_trajectories_needed(np.zeros(5), 0.05, 0.1)
+    self.assertEqual(n, int(np.ceil(np.log(10) / np.log(1.05))))
+
+  @parameterized.parameters(([0.2, 1.1],), ([-0.1],), ([],))
+  def test_betting_refuses_values_outside(self, values):
+    with self.assertRaisesRegex(ValueError, 'values must be'):
+      bounds.betting_p_value(np.array(values), 0.5, 0.1)
 
   @parameterized.parameters((0.05, 0.1, 45), (0.02, 0.1, 114), (0.5, 0.5, 1))
   def test_trajectories_needed_without_a_loss(self, level, delta, n):

@@ -105,11 +105,65 @@ class FrontierTest(parameterized.TestCase):
     self.assertAlmostEqual(got.cost[-1], outcomes.cost[:, -1].mean())
     self.assertEqual(got.loss[0], 0.0)
 
+  @parameterized.parameters(np.float32, np.float64)
+  def test_scores_of_either_width_and_sign_sort_alike(self, dtype):
+    # float32 is sorted as integers: signs, zeros of both signs, tiny and huge.
+    ladder, _ = ladders.make_outcomes(200)
+    values = np.array([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 1.5, 3e38])
+    rng = np.random.default_rng(0)
+    scores = rng.choice(values, ladder.mask.shape).astype(dtype)
+    got = frontier_lib.frontier(scores, ladder)
+    np.testing.assert_allclose(
+        figures_of(got),
+        brute_force(scores, ladder, got.thresholds),
+        atol=1e-12,
+    )
+    self.assertLen(got.thresholds, 8)  # -0 and 0 are one; -inf is the lowest.
+
+  def test_many_blocks_are_as_one(self):
+    outcomes, scores = ladders.make_outcomes(9_000, num_levels=20)
+    got = frontier_lib.frontier(scores, outcomes)
+    times = outcomes_lib.stopping_times(scores, outcomes.mask, got.thresholds)
+    want = outcomes_lib.at_times(outcomes, times)
+    np.testing.assert_allclose(got.accuracy, want['correct'].mean(axis=1))
+    np.testing.assert_allclose(got.cost, want['cost'].mean(axis=1))
+
+  def test_a_score_that_is_not_finite_is_named_by_its_problem(self):
+    outcomes, scores = ladders.make_outcomes(9_000)
+    scores[8_999, 0] = np.nan
+    with self.assertRaisesRegex(ValueError, 'problem 8999 at step 0 is nan'):
+      frontier_lib.frontier(scores, outcomes)
+
   def test_no_decision_at_all_leaves_never(self):
     outcomes, scores = ladders.make_outcomes(3)
     outcomes.mask[:] = False
     got = frontier_lib.frontier(scores, outcomes)
     np.testing.assert_array_equal(got.thresholds, [np.inf])
+
+  @parameterized.parameters(1, 5)
+  def test_rollouts_on_a_grid_agree_with_the_exact_frontier(self, num_levels):
+    # Under `escalate` a rollout at kappa ends where the table says.
+    outcomes, scores = ladders.make_outcomes(70, num_levels=num_levels)
+    exact = frontier_lib.frontier(scores, outcomes)
+    times = outcomes_lib.stopping_times(scores, outcomes.mask, exact.thresholds)
+    got = frontier_lib.from_rollouts(
+        exact.thresholds, **outcomes_lib.at_times(outcomes, times)
+    )
+    np.testing.assert_array_equal(got.thresholds, exact.thresholds)
+    np.testing.assert_allclose(figures_of(got), figures_of(exact), atol=1e-12)
+
+  @parameterized.parameters(
+      (dict(thresholds=[0.5, 0.5]), 'rise strictly'),
+      (dict(thresholds=[]), r'K > 0, got \(0,\)'),
+      (dict(cost=np.ones((3, 4))), r'cost must be .* K = 2.* got \(3, 4\)'),
+      (dict(loss=np.ones((2, 0))), r'loss must be .* N > 0, got \(2, 0\)'),
+      (dict(gain=[[1.0], [np.nan]]), 'gain at 0.7 is not finite'),
+  )
+  def test_rollouts_that_do_not_fit_are_refused(self, other, message):
+    names = ('correct', 'cost', 'loss', 'gain')
+    given = {'thresholds': [0.5, 0.7]} | {n: np.ones((2, 1)) for n in names}
+    with self.assertRaisesRegex(ValueError, message):
+      frontier_lib.from_rollouts(**given | other)
 
   def test_scales_to_many_problems(self):
     # 100,000 x 20 takes about 0.2 s; the loop would take minutes. The bound is

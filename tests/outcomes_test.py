@@ -85,6 +85,22 @@ class OutcomesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'problem 3 at step 1 is nan'):
       outcomes_lib.running_maximum(scores, outcomes.mask)
 
+  def test_exits_look_up_the_named_table(self):
+    batch, _ = ladders.make_ladders(5, num_routes=3)
+    tables = [
+        outcomes_lib.from_batch(batch, np.full(batch.mask.shape, route))
+        for route in (1, 2)
+    ]
+    times = np.array([[0, 1, 2, 6, 0]])
+    channels = np.array([[0, 1, 0, 1, 1]])
+    got = outcomes_lib.at_exits(tables, times, channels)
+    for name, values in got.items():
+      want = [
+          getattr(tables[g], name)[row, t]
+          for row, (t, g) in enumerate(zip(times[0], channels[0], strict=True))
+      ]
+      self.assertEqual(values[0].tolist(), want)
+
 
 if __name__ == '__main__':
   absltest.main()

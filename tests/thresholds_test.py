@@ -1,12 +1,17 @@
 """Thresholds: brute-force twins, refusals, and promises kept by simulation."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
+import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 from scipy import stats
 
 from routing.calibration import bounds
 from routing.calibration import outcomes as outcomes_lib
+from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
 
@@ -239,7 +244,7 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
 
   def test_cap_below_the_budget_is_refused(self):
     outcomes, scores = ladders.make_outcomes(50)
-    with self.assertRaisesRegex(ValueError, 'cost_cap must be above 0.5'):
+    with self.assertRaisesRegex(ValueError, r'of cost must be in \(0, 0.5\)'):
       thresholds_lib.for_budget_with_confidence(
           scores,
           outcomes,
@@ -248,6 +253,66 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
           thresholds=fixed_grid(),
           cost_cap=0.5,
       )
+
+
+class PropertyTest(parameterized.TestCase):
+  """What must not matter does not, whatever the data."""
+
+  def point(self, scores, outcomes, grid):
+    risks = [
+        risks_lib.Risk('loss', 0.3, 0.2),
+        risks_lib.Risk('cost', 0.9, 0.2, 2),
+    ]
+    try:
+      return thresholds_lib.for_risks(scores, outcomes, risks, thresholds=grid)
+    except risks_lib.Refusal as refusal:
+      return str(refusal)
+
+  @hypothesis.settings(max_examples=25, deadline=None)
+  @hypothesis.given(st.integers(0, 10**6), st.sampled_from((None, 3, 8)))
+  def test_order_rescaling_and_padding_change_nothing(self, seed, num_levels):
+    outcomes, scores = ladders.make_outcomes(
+        120, seed=seed, num_levels=num_levels
+    )
+    grid = np.array([-np.inf, -1.0, 0.0, 0.5, 1.0, 2.0, np.inf])
+    want = self.point(scores, outcomes, grid)
+    rows = np.random.default_rng(seed).permutation(120)
+    self.assert_same(self.point(scores[rows], outcomes.take(rows), grid), want)
+    # Exact in float64, and it moves ties and thresholds alike.
+    rescale = lambda x: 8 * np.float64(x) - 4
+    got = self.point(rescale(scores), outcomes, rescale(grid))
+    if not isinstance(want, str):
+      want = dataclasses.replace(want, threshold=rescale(want.threshold))
+    self.assert_same(got, want)
+
+  def assert_same(self, got, want):
+    if isinstance(want, str):
+      self.assertEqual(got, want)
+      return
+    self.assertEqual(got.threshold, want.threshold)
+    for name in ('accuracy', 'cost', 'loss', 'gain'):
+      self.assertAlmostEqual(getattr(got, name), getattr(want, name))
+    for one, other in zip(got.promises, want.promises, strict=True):
+      self.assertAlmostEqual(one.p_value, other.p_value)
+
+  @hypothesis.settings(max_examples=25, deadline=None)
+  @hypothesis.given(st.integers(0, 10**6))
+  def test_a_threshold_twice_in_bonferroni_is_paid_for_twice(self, seed):
+    # More candidates never make a promise easier: the share of each is less.
+    outcomes, scores = ladders.make_outcomes(150, seed=seed)
+    risk = risks_lib.Risk('loss', 0.2, 0.1)
+    grid = np.array([-np.inf, 0.0, 1.0, np.inf])
+    proofs = [
+        risks_lib.prove(
+            thresholds_lib.values_at(scores, outcomes, x)['loss'],
+            risk,
+            np.arange(len(x)),
+            'bonferroni',
+        )
+        for x in (grid, np.repeat(grid, 2))
+    ]
+    self.assertTrue(np.all(proofs[1].is_proven[::2] <= proofs[0].is_proven))
+    np.testing.assert_allclose(proofs[1].p_values[::2], proofs[0].p_values)
 
 
 def figures_cost(times, sample, truth, budget):

@@ -7,6 +7,7 @@ of T + 1 columns, so accuracy, cost and loss are look-ups.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -114,6 +115,27 @@ def from_batch(
   return Outcomes(mask=mask, correct=correct, cost=cost, loss=loss, gain=gain)
 
 
+def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """Returns `[N, T]` scores, finite at every decision.
+
+  Raises:
+    ValueError: if shapes differ or the score of a decision is not finite.
+  """
+  scores, mask = np.asarray(scores), np.asarray(mask, bool)
+  if scores.shape != mask.shape or scores.ndim != 2:
+    raise ValueError(
+        f'Scores must be [N, T] = {mask.shape}, got {scores.shape}.'
+    )
+  is_bad = ~np.isfinite(scores)
+  if is_bad.any() and (is_bad & mask).any():
+    row, step = np.argwhere(is_bad & mask)[0]
+    raise ValueError(
+        f'Score of problem {row} at step {step} is {scores[row, step]}; '
+        'scores must be finite.'
+    )
+  return scores
+
+
 def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
   """`[N, T]` highest score so far; -inf before the first decision.
 
@@ -124,18 +146,12 @@ def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: if shapes differ or the score of a decision is not finite.
   """
-  scores, mask = np.asarray(scores), np.asarray(mask, bool)
-  if scores.shape != mask.shape or scores.ndim != 2:
-    raise ValueError(
-        f'Scores must be [N, T] = {mask.shape}, got {scores.shape}.'
-    )
-  if not np.isfinite(scores[mask]).all():
-    row, step = np.argwhere(mask & ~np.isfinite(scores))[0]
-    raise ValueError(
-        f'Score of problem {row} at step {step} is {scores[row, step]}; '
-        'scores must be finite.'
-    )
-  return np.maximum.accumulate(np.where(mask, scores, -np.inf), axis=1)
+  highest = np.where(mask, check_scores(scores, mask), -np.inf)
+  # T is small: T sweeps down the rows beat N short ones along them.
+  for step in range(1, highest.shape[1]):
+    now = highest[:, step]
+    np.maximum(now, highest[:, step - 1], out=now)
+  return highest
 
 
 def stopping_times(
@@ -162,8 +178,26 @@ def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
 
   Keys: correct, cost, loss, gain.
   """
-  rows = np.arange(outcomes.num_problems)
+  return at_exits((outcomes,), times, np.zeros_like(times))
+
+
+def at_exits(
+    tables: Sequence[Outcomes], times: np.ndarray, channels: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Looks up who left when, and by which of several ways.
+
+  Args:
+    tables: G of the same problems, e.g. one per larger route.
+    times: `[K, N]` int in 0..T, T for 'never', the same in every table.
+    channels: `[K, N]` int in 0..G-1, the table in which to look.
+
+  Returns:
+    correct, cost, loss, gain; each `[K, N]` float64.
+  """
+  rows = np.arange(tables[0].num_problems)
   return {
-      name: getattr(outcomes, name)[rows, times]
+      name: np.stack([getattr(table, name) for table in tables])[
+          channels, rows, times
+      ]
       for name in ('correct', 'cost', 'loss', 'gain')
   }

@@ -1,10 +1,8 @@
 """Thresholds and what they promise.
 
-`for_budget` and `for_loss` pick on the sample: good guesses, no promise. The
-other two test hypotheses, 'the risk at kappa is above the level', one threshold
-after another along a *fixed sequence*, and stop at the first that cannot be
-rejected at delta. All those rejected hold together with probability 1 - delta,
-so any of them may then be picked, by any rule, on the same sample.
+`for_budget` and `for_loss` pick on the sample: good guesses, no promise.
+`learn_then_test`, `for_budget_with_confidence` and `for_risks` test hypotheses
+(see `risks`) and promise what was proven.
 
 Why the thresholds are an argument: the guarantee is about hypotheses that were
 named before the sample was drawn. A threshold read off the calibration scores
@@ -14,27 +12,33 @@ Use `grid` on *training* scores, or any others, never on the calibration ones.
 A finer grid costs nothing: a fixed sequence pays no price per test.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
-import math
 
 import numpy as np
 
-from routing.calibration import bounds
 from routing.calibration import frontier as frontier_lib
 from routing.calibration import outcomes as outcomes_lib
+from routing.calibration import risks as risks_lib
+
+fixed_sequence = risks_lib.fixed_sequence
 
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
   """What is promised of a threshold, and by how much evidence.
 
-  quantity: 'cost' or 'loss'.
+  quantity: 'cost', 'loss' or 'miscoverage'.
   level: its mean is at most this.
   delta: chance that the promise is broken; None for a pick on the sample, which
-    promises nothing.
+    promises nothing, and for a marginal promise.
   num_problems: calibration problems.
   p_value: of the test at this threshold; None without a test.
   cost_cap: a promise about cost counts dearer problems as this; else None.
+  test: how the p-value was had, of `risks.P_VALUES`; None without a test.
+  is_marginal: the level holds on average over calibration samples; of any one
+    sample nothing is promised.
   """
 
   quantity: str
@@ -43,18 +47,41 @@ class Promise:
   num_problems: int
   p_value: float | None = None
   cost_cap: float | None = None
+  test: str | None = None
+  is_marginal: bool = False
+
+  @property
+  def name(self) -> str:
+    """E.g. 'loss<=0.05@0.9'; without the confidence where there is none."""
+    name = f'{self.quantity}<={self.level:g}'
+    return name if self.delta is None else f'{name}@{1 - self.delta:g}'
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-  """A threshold, its promise, and what the calibration sample showed."""
+  """A threshold, its promises, and what the calibration sample showed.
 
-  threshold: float
-  promise: Promise
+  threshold: one number; or one per channel, where several are set together.
+  promises: one or more. Each holds with its own 1 - delta.
+  accuracy, cost, loss, gain: means of the sample.
+  """
+
+  threshold: float | tuple[float, ...]
+  promises: tuple[Promise, ...]
   accuracy: float
   cost: float
   loss: float
   gain: float
+
+  @property
+  def promise(self) -> Promise:
+    """The first promise."""
+    return self.promises[0]
+
+  @property
+  def name(self) -> str:
+    """All promises, e.g. 'loss<=0.05@0.9&cost<=0.6@0.9'."""
+    return '&'.join(promise.name for promise in self.promises)
 
 
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
@@ -93,7 +120,7 @@ def _at(
 ) -> OperatingPoint:
   return OperatingPoint(
       threshold=float(frontier.thresholds[index]),
-      promise=promise,
+      promises=(promise,),
       **frontier.at(index),
   )
 
@@ -152,28 +179,12 @@ def for_loss(
   return _at(frontier, index, promise)
 
 
-def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
-  """How many hypotheses are rejected, in order, before the first that is not.
-
-  Args:
-    p_values: `[K]`, in an order fixed before the sample was seen.
-    delta: family-wise error rate.
-
-  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2 (fixed
-  sequence testing, one start).
-  """
-  is_kept = np.asarray(p_values) > delta
-  return int(np.argmax(is_kept)) if is_kept.any() else len(p_values)
-
-
-def _p_values(values: np.ndarray, level: float, is_binary: bool) -> np.ndarray:
-  """`[K]` p-values of 'mean > level' from `[K, n]` values in [0, 1]."""
-  n = values.shape[1]
-  if is_binary:
-    return bounds.binomial_p_value(values.sum(axis=1), n, level)
-  # Rounding may put a mean a hair outside; the values themselves are inside.
-  mean = np.clip(values.mean(axis=1), 0.0, 1.0)
-  return bounds.hoeffding_bentkus_p_value(mean, n, level)
+def values_at(
+    scores: np.ndarray, outcomes: outcomes_lib.Outcomes, thresholds: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Correct, cost, loss and gain at each threshold; each `[K, N]` float64."""
+  times = outcomes_lib.stopping_times(scores, outcomes.mask, thresholds)
+  return outcomes_lib.at_times(outcomes, times)
 
 
 def _check_thresholds(thresholds: np.ndarray) -> np.ndarray:
@@ -185,17 +196,104 @@ def _check_thresholds(thresholds: np.ndarray) -> np.ndarray:
   return thresholds
 
 
-def _tested(
-    values: dict[str, np.ndarray],
-    index: int,
-    threshold: float,
-    promise: Promise,
+def from_values(
+    values: Mapping[str, np.ndarray],
+    thresholds: np.ndarray,
+    risks: Sequence[risks_lib.Risk],
+    *,
+    orders: Mapping[str, np.ndarray] | None = None,
+    procedure: str = 'fixed_sequence',
 ) -> OperatingPoint:
-  mean = {name: float(x[index].mean()) for name, x in values.items()}
-  accuracy = mean.pop('correct')
+  """The best candidate that is proven to keep every risk.
+
+  Knows nothing of protocols: values may come from ladders, or from trajectories
+  collected anew at each of K thresholds.
+
+  Args:
+    values: correct, cost, loss, gain, each `[K, n]`, of n independent problems.
+    thresholds: `[K]`, or `[K, G]` for G set together; fixed without these
+      problems.
+    risks: one or several; at most one of a quantity.
+    orders: by quantity, `[K]` candidates, safest first, fixed likewise. If
+      None, thresholds must rise: loss is tested from the lowest ('always the
+      large model') up, cost from the highest ('never') down.
+    procedure: of `risks.PROCEDURES`.
+
+  Returns:
+    The cheapest of the proven, or the most accurate where a cost is promised.
+
+  Raises:
+    risks.Refusal: if nothing is proven; `needed` says how many it would take.
+    ValueError: if two risks are of one quantity.
+  """
+  quantities = [risk.quantity for risk in risks]
+  if not risks or len(set(quantities)) != len(quantities):
+    raise ValueError(f'Risks must be of different quantities: {quantities}.')
+  if orders is None:
+    rising = np.arange(len(_check_thresholds(thresholds)))
+    orders = {'loss': rising, 'cost': rising[::-1]}
+  proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
+  mean = {name: x.mean(axis=1) for name, x in values.items()}
+  value = mean['correct'] if 'cost' in quantities else -mean['cost']
+  index = _best(proven, value, mean['cost'])
+  threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
-      threshold=float(threshold), promise=promise, accuracy=accuracy, **mean
+      threshold=tuple(threshold) if isinstance(threshold, list) else threshold,
+      promises=tuple(
+          _promise(proof, index, values['cost'].shape[1]) for proof in proofs
+      ),
+      accuracy=float(mean['correct'][index]),
+      **{name: float(mean[name][index]) for name in ('cost', 'loss', 'gain')},
   )
+
+
+def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
+  risk = proof.risk
+  return Promise(
+      quantity=risk.quantity,
+      level=risk.level,
+      delta=risk.delta,
+      num_problems=num,
+      p_value=float(proof.p_values[index]),
+      cost_cap=risk.cap if risk.quantity == 'cost' else None,
+      test=risk.p_value,
+  )
+
+
+def for_risks(
+    scores: np.ndarray,
+    outcomes: outcomes_lib.Outcomes,
+    risks: Sequence[risks_lib.Risk],
+    *,
+    thresholds: np.ndarray,
+    procedure: str = 'fixed_sequence',
+) -> OperatingPoint:
+  """The best threshold that keeps every risk, each with its own 1 - delta.
+
+  For independent problems of the same source; all promises hold together with
+  probability 1 - the sum of the deltas.
+
+  Args:
+    scores: `[N, T]` float, of a policy frozen before these problems came.
+    outcomes: the table of the same problems.
+    risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
+    thresholds: `[K]` rising, fixed without these problems (see `grid`).
+    procedure: of `risks.PROCEDURES`.
+
+  Returns:
+    The cheapest of the proven, or the most accurate where a cost is promised;
+    its figures are those of the sample, uncapped.
+
+  Raises:
+    risks.Refusal: if it cannot be promised; `needed` says how many trajectories
+      it would take.
+
+  Source: Angelopoulos et al. 2021, "Learn then Test", theorem 1.
+  """
+  thresholds = _check_thresholds(thresholds)
+  risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
+  values = values_at(scores, outcomes, thresholds)
+  return from_values(values, thresholds, risks, procedure=procedure)
 
 
 def learn_then_test(
@@ -205,12 +303,13 @@ def learn_then_test(
     alpha: float,
     delta: float,
     thresholds: np.ndarray,
+    p_value: str = 'auto',
+    procedure: str = 'fixed_sequence',
 ) -> OperatingPoint:
   """The cheapest threshold whose relative loss is <= alpha, with 1 - delta.
 
   Tests 'E[loss] > alpha' from the lowest threshold ('always the large model',
-  whose loss is 0) upwards. Exact binomial p-values if every loss is 0 or 1,
-  Hoeffding-Bentkus otherwise. For independent problems of the same source.
+  whose loss is 0) upwards; see `for_risks` for arguments and errors.
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
@@ -218,59 +317,12 @@ def learn_then_test(
     alpha: relative loss promised, in (0, 1).
     delta: chance that the promise is broken, in (0, 1).
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
-
-  Returns:
-    The point.
-
-  Raises:
-    ValueError: if no threshold can be promised, saying how many trajectories it
-      would take.
-
-  Source: Angelopoulos et al. 2021, "Learn then Test", theorem 1.
+    p_value: of `risks.P_VALUES`.
+    procedure: of `risks.PROCEDURES`.
   """
-  thresholds = _check_thresholds(thresholds)
-  num = outcomes.num_problems
-  needed = bounds.trajectories_needed(0.0, alpha, delta)
-  if num < needed:
-    raise ValueError(
-        f'loss <= {alpha:g} with probability {1 - delta:g} takes {needed} '
-        f'trajectories or more, even without a single loss; got {num}.'
-    )
-  times = outcomes_lib.stopping_times(scores, outcomes.mask, thresholds)
-  values = outcomes_lib.at_times(outcomes, times)
-  # Of the whole table, not of the columns that happened to be looked at: which
-  # bound is used must not depend on where the scores lead.
-  is_binary = bool(np.isin(outcomes.loss, (0.0, 1.0)).all())
-  p_values = _p_values(values['loss'], alpha, is_binary)
-  accepted = np.arange(fixed_sequence(p_values, delta))
-  if not accepted.size:
-    raise ValueError(
-        _refusal('loss', values['loss'][0].mean(), alpha, delta, num)
-    )
-  cost = values['cost'].mean(axis=1)
-  index = _best(accepted, -cost, cost)
-  promise = Promise('loss', alpha, delta, num, float(p_values[index]))
-  return _tested(values, index, thresholds[index], promise)
-
-
-def _refusal(
-    quantity: str,
-    mean: float,
-    level: float,
-    delta: float,
-    num: int,
-    scale: float = 1.0,
-) -> str:
-  needed = bounds.trajectories_needed(mean / scale, level / scale, delta)
-  remedy = (
-      f'at this mean it takes about {needed} trajectories'
-      if needed
-      else 'no number of trajectories would do'
-  )
-  return (
-      f'{quantity} <= {level:g} with probability {1 - delta:g} cannot be '
-      f'promised from {num} trajectories: the safest threshold has mean '
-      f'{quantity} {mean:.4f}; {remedy}.'
+  risk = risks_lib.Risk('loss', alpha, delta, p_value=p_value)
+  return for_risks(
+      scores, outcomes, [risk], thresholds=thresholds, procedure=procedure
   )
 
 
@@ -282,46 +334,26 @@ def for_budget_with_confidence(
     delta: float,
     thresholds: np.ndarray,
     cost_cap: float = 2.0,
+    p_value: str = 'hoeffding_bentkus',
+    procedure: str = 'fixed_sequence',
 ) -> OperatingPoint:
   """The most accurate threshold whose mean cost is <= budget, with 1 - delta.
 
-  Tests 'E[min(cost, cap)] > budget' from 'never' downwards, by
-  Hoeffding-Bentkus. Without a cap nothing can be promised of a mean: a problem
-  too rare for any sample may cost any amount.
+  Tests 'E[min(cost, cap)] > budget' from 'never' downwards; see `for_risks` for
+  arguments and errors. 'betting' spends far more of the budget.
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
     outcomes: the table of the same problems.
-    budget: mean cost promised, a fraction of all-large.
+    budget: mean cost promised, a fraction of all-large, in [small cost, 1].
     delta: chance that the promise is broken, in (0, 1).
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     cost_cap: dearer problems count as this, a fraction of all-large.
-
-  Returns:
-    The point; its figures are those of the sample, uncapped.
-
-  Raises:
-    ValueError: if `budget` is outside [small cost, 1], or not even 'never' can
-      be promised, saying how many trajectories it would take.
+    p_value: of `risks.P_VALUES`.
+    procedure: of `risks.PROCEDURES`.
   """
-  thresholds = _check_thresholds(thresholds)
   check_budget(budget, outcomes.cost[:, -1].mean())
-  if not (math.isfinite(cost_cap) and cost_cap > budget):
-    raise ValueError(f'cost_cap must be above {budget:g}, got {cost_cap}.')
-  times = outcomes_lib.stopping_times(scores, outcomes.mask, thresholds)
-  values = outcomes_lib.at_times(outcomes, times)
-  capped = np.minimum(values['cost'], cost_cap) / cost_cap
-  p_values = _p_values(capped, budget / cost_cap, is_binary=False)
-  num_accepted = fixed_sequence(p_values[::-1], delta)
-  num = outcomes.num_problems
-  if not num_accepted:
-    mean = capped[-1].mean() * cost_cap
-    raise ValueError(_refusal('cost', mean, budget, delta, num, cost_cap))
-  accepted = np.arange(len(thresholds))[-num_accepted:]
-  index = _best(
-      accepted, values['correct'].mean(axis=1), values['cost'].mean(axis=1)
+  risk = risks_lib.Risk('cost', budget, delta, cost_cap, p_value)
+  return for_risks(
+      scores, outcomes, [risk], thresholds=thresholds, procedure=procedure
   )
-  promise = Promise(
-      'cost', budget, delta, num, float(p_values[index]), cost_cap
-  )
-  return _tested(values, index, thresholds[index], promise)

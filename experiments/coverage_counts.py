@@ -1,0 +1,276 @@
+"""How often each procedure of calibration breaks its promise.
+
+Nothing here decides what is proven: p-values come from the library, for all
+samples of a case at once, and each procedure is rewritten for S samples side by
+side. The tests check that every sample leads to what the library's own function
+says of it. A sample is a vector of counts over the problems of the pool, so
+that its means at all thresholds are one product of matrices.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from experiments import coverage_data
+from routing.calibration import bounds
+from routing.calibration import conformal
+from routing.calibration import risks as risks_lib
+from routing.calibration import thresholds as thresholds_lib
+
+Risk = risks_lib.Risk
+COST_CAP = 2.0
+_SLACK = 1e-9  # A truth that equals its level, but for rounding, keeps it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What became of S samples.
+
+  broken: `[S]` bool, a promise was made and is not true.
+  refused: `[S]` bool, none was made.
+  cost: `[S]` float, true cost of the point; nan where refused.
+  best: cost of the cheapest candidate that truly keeps the promise; of a
+    promise of cost, of the most accurate one. nan if there is none.
+  """
+
+  broken: np.ndarray
+  refused: np.ndarray
+  cost: np.ndarray
+  best: float
+
+
+class Sample:
+  """S samples of n problems of a case, and their means at each threshold.
+
+  case, n: as given.
+  rows: `[S, n]`, problems of the pool.
+  values, truth: by quantity `[K, N]`, of the pool; `[K]`, true means. 'paid' is
+    the cost up to `COST_CAP`, which a promise of cost is about.
+  """
+
+  def __init__(
+      self, case: coverage_data.Case, num_splits: int, size: int, seed: int
+  ):
+    self.case, self.n, self.seed = case, size, seed
+    self.rows = case.draw(num_splits, size, seed)
+    self.values = _values(case.pool, case.grid)
+    self.truth = {
+        name: x @ case.truth.weights
+        for name, x in _values(case.truth, case.grid).items()
+    }
+
+  @functools.cached_property
+  def counts(self) -> np.ndarray:
+    """`[S, N]` float, how often each problem of the pool was drawn."""
+    return count(self.rows, len(self.case.pool.weights))
+
+  @functools.cached_property
+  def means(self) -> dict[str, np.ndarray]:
+    """By quantity `[S, K]`, sample means."""
+    return {name: self.counts @ x.T / self.n for name, x in self.values.items()}
+
+
+def _values(problems: coverage_data.Problems, grid) -> dict[str, np.ndarray]:
+  values = thresholds_lib.values_at(problems.scores, problems.outcomes, grid)
+  values['paid'] = np.minimum(values['cost'], COST_CAP)
+  return values
+
+
+def count(rows: np.ndarray, num: int) -> np.ndarray:
+  """`[S, num]` float64 counts of `[S, n]` rows."""
+  places = rows + num * np.arange(len(rows))[:, None]
+  counts = np.bincount(places.ravel(), minlength=num * len(rows))
+  return counts.reshape(len(rows), num).astype(np.float64)
+
+
+# Proofs.
+
+
+def p_values(sample: Sample, risk: Risk) -> np.ndarray:
+  """`[S, K]` evidence against the risk, as `risks.p_values` has it."""
+  mean, level = sample.means[_of(risk)], risk.level / risk.cap
+  if risk.p_value == 'binomial':
+    return bounds.binomial_p_value(np.round(mean * sample.n), sample.n, level)
+  if risk.p_value == 'hoeffding_bentkus':
+    scaled = np.clip(mean / risk.cap, 0.0, 1.0)
+    return bounds.hoeffding_bentkus_p_value(scaled, sample.n, level)
+  values = sample.values[_of(risk)]
+  return np.array([risks_lib.p_values(values[:, r], risk) for r in sample.rows])
+
+
+def _of(risk: Risk) -> str:
+  return 'paid' if risk.quantity == 'cost' else risk.quantity
+
+
+def proven(
+    sample: Sample, risk: Risk, procedure: str = 'fixed_sequence'
+) -> np.ndarray:
+  """`[S, K]` bool, as `risks.prove`; rows of False where that refuses."""
+  if procedure == 'bonferroni':
+    return p_values(sample, risk) <= risk.delta / len(sample.case.grid)
+  rejected = p_values(sample, risk) <= risk.delta
+  turn = slice(None, None, 1 if risk.quantity == 'loss' else -1)
+  return np.logical_and.accumulate(rejected[:, turn], axis=1)[:, turn]
+
+
+def pick(sample: Sample, allowed: np.ndarray, *, by_cost: bool) -> np.ndarray:
+  """`[S]` the best of the `[S, K]` allowed on each sample; -1 where none is.
+
+  Args:
+    sample: its means decide.
+    allowed: `[S, K]` bool.
+    by_cost: a cost is promised, so the most accurate is best, of equals the
+      cheapest; otherwise the cheapest.
+  """
+  # Means are sums in another order at each threshold: equal to about 1e-12.
+  cost = np.round(sample.means['cost'], 10)
+  if by_cost:
+    right = np.where(allowed, np.round(sample.means['correct'], 10), -np.inf)
+    allowed = allowed & (right == right.max(axis=1, keepdims=True))
+  index = np.where(allowed, cost, np.inf).argmin(axis=1)
+  return np.where(allowed.any(axis=1), index, -1)
+
+
+def judge(sample: Sample, index: np.ndarray, risk: Risk) -> Verdict:
+  """What became of the picks, by one of the risks they were to keep."""
+  truth, cost = sample.truth[_of(risk)], sample.truth['cost']
+  is_kept = truth <= risk.level * (1 + _SLACK)
+  best = np.nan
+  if is_kept.any():
+    value = sample.truth['correct'] if risk.quantity == 'cost' else -cost
+    best = cost[np.where(is_kept, value, -np.inf).argmax()]
+  refused = index < 0
+  return Verdict(
+      broken=~refused & ~is_kept[index],
+      refused=refused,
+      cost=np.where(refused, np.nan, cost[index]),
+      best=float(best),
+  )
+
+
+# Procedures: each is a function of (sample, risk).
+
+
+def tested(
+    sample: Sample, risk: Risk, procedure: str = 'fixed_sequence'
+) -> Verdict:
+  """`thresholds.for_risks` of one risk."""
+  allowed = proven(sample, risk, procedure)
+  index = pick(sample, allowed, by_cost=risk.quantity == 'cost')
+  return judge(sample, index, risk)
+
+
+def picked(sample: Sample, risk: Risk) -> Verdict:
+  """`for_loss` or `for_budget` on the grid: plainly picked on the sample."""
+  allowed = sample.means[_of(risk)] <= risk.level * (1 + _SLACK)
+  index = pick(sample, allowed, by_cost=risk.quantity == 'cost')
+  return judge(sample, index, risk)
+
+
+def both(sample: Sample, risk: Risk, other: Risk) -> Verdict:
+  """`for_risks` of a loss and a cost, judged by the first that is given."""
+  allowed = proven(sample, risk) & proven(sample, other)
+  return judge(sample, pick(sample, allowed, by_cost=True), risk)
+
+
+def grouped(sample: Sample, risk: Risk) -> Verdict:
+  """`groups.for_groups`: broken if the promise to any group is.
+
+  A refused group is handed over whole; refused are samples where all are.
+  """
+  pool, truth = sample.case.pool, sample.case.truth
+  names = np.unique(pool.labels)
+  broken, cost, made = (np.zeros(len(sample.rows)) for _ in range(3))
+  best = 0.0
+  for name in names:
+    own = _Group(sample, name)
+    part = dataclasses.replace(risk, delta=risk.delta / len(names))
+    found = tested(own, part)
+    weight = truth.weights[truth.labels == name].sum()
+    broken += found.broken
+    made += ~found.refused
+    handed_over = own.truth['cost'][0]
+    cost += weight * np.where(found.refused, handed_over, found.cost)
+    best += weight * found.best
+  cost[made == 0] = np.nan
+  return Verdict(broken > 0, made == 0, cost, best)
+
+
+class _Group(Sample):
+  """The problems of one group in S samples: n differs from sample to sample."""
+
+  def __init__(self, sample: Sample, name: int):
+    is_own = sample.case.pool.labels == name
+    self.case, self.rows = sample.case, sample.rows
+    self.counts = sample.counts[:, is_own]
+    self.n = np.maximum(self.counts.sum(axis=1, keepdims=True), 1.0)
+    self.values = {k: x[:, is_own] for k, x in sample.values.items()}
+    truth = sample.case.truth
+    weights = np.where(truth.labels == name, truth.weights, 0.0)
+    weights = weights / weights.sum()
+    self.truth = {
+        k: x @ weights for k, x in _values(truth, self.case.grid).items()
+    }
+
+
+def conformal_sets(
+    sample: Sample, risk: Risk, *, is_marginal: bool = False
+) -> Verdict:
+  """`split_conformal`: the chance that the sets miss, kept for its samples.
+
+  A marginal promise is about one new problem after each sample, so one is
+  drawn, and broken says that the sets missed it.
+  """
+  case, num = sample.case, len(sample.rows)
+  kappas, all_kappas = _kappas(sample, risk, is_marginal)
+  order = np.argsort(all_kappas)
+  reached = np.cumsum(case.pool.weights[order])
+  below = np.searchsorted(all_kappas[order], kappas)
+  missed = np.concatenate([[0.0], reached])[below]
+  refused = kappas == -np.inf
+  if is_marginal:
+    new = case.redraw(num, 1, sample.seed + 1)[:, 0]
+    broken = ~refused & (all_kappas[new] < kappas)
+  else:
+    broken = ~refused & (missed > risk.level * (1 + _SLACK))
+  found, where = np.unique(
+      np.append(kappas, _least(all_kappas, case, risk.level)),
+      return_inverse=True,
+  )
+  times, _ = conformal.exits(_chances(case), case.pool.outcomes.mask, found)
+  costs = np.take_along_axis(case.pool.outcomes.cost, times.T, axis=1)
+  cost = (case.pool.weights @ costs)[where]
+  return Verdict(
+      broken, refused, np.where(refused, np.nan, cost[:-1]), float(cost[-1])
+  )
+
+
+def _chances(case: coverage_data.Case) -> np.ndarray:
+  return np.stack([1 - case.pool.scores, case.pool.scores], axis=-1)
+
+
+def _kappas(
+    sample: Sample, risk: Risk, is_marginal: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """`[S]` calibrated kappas, -inf = refused; `[N]` conformities of the pool."""
+  case, n = sample.case, sample.n
+  pool = conformal.conformity(_chances(case), [case.pool.outcomes])
+  if is_marginal:
+    rank = int(np.floor(np.round(risk.level * (n + 1), 9)))
+  else:
+    chances = bounds.binomial_p_value(np.arange(n), n, risk.level)
+    rank = int(np.sum(chances <= risk.delta))
+  # The truth is that of the pool, so its rows must be drawn from the pool.
+  rows = case.redraw(len(sample.rows), n, sample.seed)
+  if rank < 1:
+    return np.full(len(rows), -np.inf), pool
+  return np.partition(pool[rows], rank - 1, axis=1)[:, rank - 1], pool
+
+
+def _least(kappas: np.ndarray, case: coverage_data.Case, level: float) -> float:
+  """The highest kappa whose sets truly miss with a chance of at most level."""
+  order = np.argsort(kappas)
+  missed = np.cumsum(case.pool.weights[order]) - case.pool.weights[order]
+  fits = np.flatnonzero(missed <= level * (1 + _SLACK))
+  return float(kappas[order][fits[-1]])

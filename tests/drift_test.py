@@ -1,0 +1,171 @@
+"""The drift alarm: by hand, silent when it should be, quick when it must be."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+from flax import serialization
+import numpy as np
+
+from routing.calibration import drift
+
+
+def final_state(losses, alpha, **kwargs):
+  """The state after `[n, ...]` losses; one alarm for each column."""
+  state = drift.init(alpha, streams=losses.shape[1:], **kwargs)
+  for loss in losses:
+    state = drift.update(state, loss)
+  return state
+
+
+def misses(seed, num_streams, *pieces):
+  """`[n, S]` misses from (answers, rate) pieces."""
+  rng = np.random.default_rng(seed)
+  return np.concatenate(
+      [rng.random((count, num_streams)) < rate for count, rate in pieces]
+  ).astype(float)
+
+
+class CapitalTest(parameterized.TestCase):
+
+  def test_two_answers_by_hand(self):
+    # alpha 1/4, one bet on 1/2: a miss pays 2, none pays 2/3. h = 1, so the
+    # purse is 1, 1/2, 1/3 and 1/2, then 1/6 is put down.
+    state = drift.init(0.25, shifts=[0.25], half_life=1)
+    self.assertEqual(drift.log_capital(state), 0)
+    state = drift.update(state, 1)  # 1/2 * 2 + 1/2
+    self.assertAlmostEqual(np.exp(drift.log_capital(state)), 1.5)
+    state = drift.update(state, 0)  # (1 + 1/6) * 2/3 + 1/3
+    self.assertAlmostEqual(np.exp(drift.log_capital(state)), 7 / 9 + 1 / 3)
+    self.assertAlmostEqual(drift.p_value(state), 1 / 1.5)  # Of the highest.
+
+  def test_equals_the_plain_sum_over_starts_and_rates(self):
+    alpha, half_life, shifts = 0.1, 7.0, (0.05, 0.2)
+    losses = np.random.default_rng(0).random(40) ** 3  # Not only 0 and 1.
+    total = half_life / (half_life + 40)
+    for shift in shifts:
+      bet = shift / (alpha * (1 - alpha))
+      for start in range(1, 41):
+        share = half_life / (half_life + start - 1)
+        share -= half_life / (half_life + start)
+        growth = np.prod(1 + bet * (losses[start - 1 :] - alpha))
+        total += share / len(shifts) * growth
+    state = final_state(losses, alpha, shifts=shifts, half_life=half_life)
+    np.testing.assert_allclose(drift.log_capital(state), np.log(total))
+
+  @parameterized.parameters(0.02, 0.2)
+  def test_no_strategy_of_misses_at_rate_alpha_makes_money(self, alpha):
+    # The supermartingale, exactly: the mean of what either answer leads to is
+    # what there was, after any history.
+    state = drift.init(alpha)
+    for loss in misses(3, 1, (200, 0.3)).ravel():
+      before = np.exp(drift.log_capital(state))
+      miss, none = (
+          np.exp(drift.log_capital(drift.update(state, x))) for x in (1, 0)
+      )
+      np.testing.assert_allclose(alpha * miss + (1 - alpha) * none, before)
+      self.assertGreater(miss, none)  # So lower rates only lose.
+      state = drift.update(state, loss)
+
+
+class AlarmTest(parameterized.TestCase):
+
+  @parameterized.parameters((0.05, 0.1, 1_000, 10_000), (0.2, 0.2, 300, 3_000))
+  def test_quiet_streams_stay_quiet(self, alpha, delta, num_streams, num):
+    # At the very edge of the promise. By Ville at most delta of the streams
+    # ever alarm; 3 standard errors for this many draws.
+    state = final_state(misses(1, num_streams, (num, alpha)), alpha)
+    raised = drift.is_alarm(state, delta).mean()
+    error = np.sqrt(delta * (1 - delta) / num_streams)
+    self.assertLessEqual(raised, delta + 3 * error)
+    self.assertGreater(raised, 0)  # A bound that is never near is no test.
+
+  def test_misses_that_depend_on_the_past_raise_no_more(self):
+    # The promise is about the chance of the next miss, given all before: here
+    # bursts of alpha and of nothing, chosen by how the gambler stands.
+    alpha, delta = 0.1, 0.1
+    rng = np.random.default_rng(2)
+    state = drift.init(alpha, streams=(500,))
+    for _ in range(2_000):
+      is_winning = drift.log_capital(state) > -0.5
+      loss = rng.random(500) < np.where(is_winning, alpha, 0.02)
+      state = drift.update(state, loss)
+    self.assertLessEqual(drift.is_alarm(state, delta).mean(), delta + 0.04)
+
+  @parameterized.parameters(
+      (0.02, 0, 0.99),
+      (0.02, 5_000, 0.99),
+      (0.05, 0, 0.95),
+      (0.05, 5_000, 0.95),
+      (0.1, 500, 0.85),
+  )
+  def test_ten_points_raise_it_within_300_answers(self, alpha, quiet, share):
+    losses = misses(4, 300, (quiet, alpha), (300, alpha + 0.1))
+    state = final_state(losses[:quiet], alpha)
+    is_false = drift.is_alarm(state, 0.1)
+    for loss in losses[quiet:]:
+      state = drift.update(state, loss)
+    raised = drift.is_alarm(state, 0.1)[~is_false]
+    self.assertGreaterEqual(raised.mean(), share)
+
+  def test_capital_bet_from_the_start_would_be_late(self):
+    # Why most of it is kept back: with all of it on the table within a few
+    # answers the same shift after 5,000 is not seen in 300.
+    losses = misses(5, 200, (5_000, 0.1), (300, 0.2))
+    seen = [
+        drift.is_alarm(final_state(losses, 0.1, half_life=h), 0.1).mean()
+        for h in (0.01, 3_000)
+    ]
+    self.assertLess(seen[0], 0.3)
+    self.assertGreater(seen[1], 0.75)
+
+  def test_an_alarm_stays(self):
+    state = final_state(misses(6, 1, (100, 0.9), (3_000, 0.0)), 0.05)
+    self.assertTrue(drift.is_alarm(state, 0.01)[0])
+    self.assertLess(drift.log_capital(state)[0], 0)
+
+  def test_a_lasting_shift_overflows_nothing(self):
+    state = final_state(np.ones((5_000, 1)), 0.02)
+    self.assertTrue(np.isfinite(state.highest).all())
+    self.assertEqual(drift.p_value(state)[0], 0)
+
+
+class StateTest(parameterized.TestCase):
+
+  def test_saved_and_restored_it_goes_on_as_if_uninterrupted(self):
+    losses = misses(7, 3, (60, 0.2))
+    saved = serialization.to_bytes(final_state(losses[:30], 0.1))
+    # What it is restored into only gives the structure.
+    state = serialization.from_bytes(drift.init(0.5), saved)
+    for loss in losses[30:]:
+      state = drift.update(state, loss)
+    whole = final_state(losses, 0.1)
+    for name in ('count', 'table', 'highest', 'alpha', 'rates', 'half_life'):
+      np.testing.assert_array_equal(getattr(state, name), getattr(whole, name))
+
+  def test_streams_do_not_mix(self):
+    losses = misses(8, 4, (50, 0.3))
+    together = drift.log_capital(final_state(losses, 0.1))
+    alone = [drift.log_capital(final_state(x, 0.1)) for x in losses.T]
+    np.testing.assert_allclose(together, alone)
+
+  @parameterized.parameters(
+      (dict(alpha=0), 'alpha must be in'),
+      (dict(alpha=0.1, half_life=0), 'half_life must be positive'),
+      (dict(alpha=0.9, shifts=[0.1]), '1 - alpha = 0.1'),
+      (dict(alpha=0.1, shifts=[0.0, 0.1]), 'Shifts must be'),
+  )
+  def test_bad_settings_are_refused(self, settings, message):
+    with self.assertRaisesRegex(ValueError, message):
+      drift.init(**settings)
+
+  @parameterized.parameters(-0.1, 1.1, np.nan)
+  def test_bad_losses_are_refused(self, loss):
+    with self.assertRaisesRegex(ValueError, 'loss must be in'):
+      drift.update(drift.init(0.1), loss)
+
+  def test_bad_delta_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'delta must be in'):
+      drift.is_alarm(drift.init(0.1), 1.0)
+
+
+if __name__ == '__main__':
+  absltest.main()
