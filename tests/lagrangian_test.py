@@ -1,4 +1,6 @@
-"""Tests of both Lagrangians, the dual step, and the score at a level."""
+"""Tests of both Lagrangians, the dual steps, and the score at a level."""
+
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -74,6 +76,73 @@ class LagrangianTest(parameterized.TestCase):
         multiplier, excess, learning_rate=0.1, maximum=2.0
     )
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+  def test_control_by_hand(self):
+    control = functools.partial(
+        lagrangian.control_multiplier,
+        proportional=2.0,
+        integral=0.5,
+        derivative=4.0,
+        maximum=3.0,
+    )
+    controller = lagrangian.init_controller(0.1)
+    # 2 * 0.2 + (0.1 + 0.5 * 0.2) = 0.6; nothing came before, so no rise.
+    multiplier, controller = control(controller, 0.2)
+    np.testing.assert_allclose(multiplier, 0.6, rtol=1e-6)
+    # Rises by 0.1: 2 * 0.3 + (0.2 + 0.5 * 0.3) + 4 * 0.1 = 1.35.
+    multiplier, controller = control(controller, 0.3)
+    np.testing.assert_allclose(multiplier, 1.35, rtol=1e-6)
+    # Falls, which the derivative does not see: 0 + 0.35 + 0.
+    multiplier, controller = control(controller, 0.0)
+    np.testing.assert_allclose(multiplier, 0.35, rtol=1e-6)
+    # 2 * -1 + max(0.35 - 0.5, 0) < 0; then as high as it goes.
+    multiplier, controller = control(controller, -1.0)
+    self.assertEqual(multiplier, 0.0)
+    multiplier, controller = control(controller, 100.0)
+    self.assertEqual((multiplier, controller.integral), (3.0, 3.0))
+
+  def test_integral_alone_is_the_dual_step(self):
+    excesses = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    multiplier = jnp.float32(0.5)
+    controller = lagrangian.init_controller(multiplier)
+    for excess in excesses:
+      multiplier = lagrangian.update_multiplier(
+          multiplier, excess, learning_rate=0.3, maximum=1.0
+      )
+      got, controller = lagrangian.control_multiplier(
+          controller,
+          excess,
+          proportional=0.0,
+          integral=0.3,
+          derivative=0.0,
+          maximum=1.0,
+      )
+      self.assertEqual(got, multiplier)
+
+  def test_proportional_control_ends_the_swing(self):
+    # The optimum is a mixture: cost 0 below multiplier 1, cost 1 above it, and
+    # half of each at level 0.5. A policy that follows slowly swings for ever
+    # under the integral alone.
+    def last_swing(proportional):
+      def step(carry, _):
+        controller, cost = carry
+        multiplier, controller = lagrangian.control_multiplier(
+            controller,
+            cost - 0.5,
+            proportional=proportional,
+            integral=0.05,
+            derivative=0.0,
+            maximum=10.0,
+        )
+        cost = jnp.clip(cost + 0.05 * (1.0 - multiplier), 0.0, 1.0)
+        return (controller, cost), cost
+
+      start = lagrangian.init_controller(0.0), jnp.float32(1.0)
+      _, costs = jax.lax.scan(step, start, length=2_000)
+      return np.ptp(costs[-500:])
+
+    self.assertGreater(last_swing(0.0), 0.5)
+    self.assertLess(last_swing(1.0), 1e-4)
 
   @parameterized.parameters(
       # budget 0.5. At cost 0.6, mixed with 'never' (0.2): weight 0.25, hence

@@ -1,4 +1,6 @@
-"""Tests of the policy's network and its dropout."""
+"""Tests of the networks: kinds, causality, padding, conditioning, dropout."""
+
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -38,8 +40,127 @@ class NetworkTest(parameterized.TestCase):
     )
 
   def test_unknown_kind_is_refused(self):
-    with self.assertRaisesRegex(ValueError, "'rnn'; allowed: mlp"):
+    with self.assertRaisesRegex(ValueError, "'rnn'; allowed: mlp, gru, att"):
       networks.make_network(dict(_CONFIG, kind='rnn'), 2)
+    with self.assertRaisesRegex(ValueError, "'rnn'; allowed: mlp, gru, att"):
+      networks.make_critics(dict(_CONFIG, kind='rnn'))
+
+
+@functools.cache  # Compiling is what takes time here.
+def _build(kind, *, is_conditioned=False):
+  """What policy and critics say, `[..., T, A + 2]`; weights far from 0."""
+  config = dict(kind=kind, hidden=(8,), is_conditioned=is_conditioned)
+  policy = networks.make_network(config, 3)
+  critics = networks.make_critics(config)
+  params = jax.eval_shape(
+      lambda key: [networks.init_params(key, n, 5) for n in (policy, critics)],
+      jax.random.key(0),
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), params)
+
+  def outputs(features, condition=None):
+    logits = policy.apply({'params': params[0]}, features, condition)
+    values = critics.apply({'params': params[1]}, features, condition)
+    return jnp.concatenate([logits, jnp.stack(values, axis=-1)], axis=-1)
+
+  return jax.jit(outputs)
+
+
+class HistoryTest(parameterized.TestCase):
+
+  @parameterized.parameters('mlp', 'gru', 'attention')
+  def test_shapes(self, kind):
+    outputs = _build(kind)
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    self.assertEqual(outputs(features).shape, (3, 6, 5))
+    # One trace alone is one of a batch.
+    np.testing.assert_allclose(
+        outputs(features[1]), outputs(features)[1], atol=1e-5
+    )
+
+  @parameterized.product(kind=networks.KINDS, step=(0, 2, 4))
+  def test_the_future_is_not_seen(self, kind, step):
+    outputs = _build(kind)
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    later = features.at[:, step + 1 :].set(7.0)
+    before, after = outputs(features), outputs(later)
+    np.testing.assert_array_equal(before[:, : step + 1], after[:, : step + 1])
+    self.assertFalse(np.allclose(before[:, step + 1 :], after[:, step + 1 :]))
+
+  @parameterized.parameters(('mlp', False), ('gru', True), ('attention', True))
+  def test_the_past_is_seen_by_those_that_remember(self, kind, is_seen):
+    self.assertEqual(networks.has_memory(kind), is_seen)
+    outputs = _build(kind)
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    before = outputs(features)
+    after = outputs(features.at[:, 0].add(1.0))
+    for t in range(1, 6):
+      changed = np.abs(before[:, t] - after[:, t]).max(axis=-1) > 1e-6
+      np.testing.assert_array_equal(changed, is_seen)
+
+  @parameterized.parameters('mlp', 'gru', 'attention')
+  def test_padded_equals_cut(self, kind):
+    outputs = _build(kind)
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    padded = jnp.pad(features[:, :4], ((0, 0), (0, 5), (0, 0)))
+    np.testing.assert_allclose(
+        outputs(padded)[:, :4],
+        outputs(features)[:, :4],
+        atol=1e-5,
+    )
+
+  def test_attention_tells_order_by_distance(self):
+    outputs = _build('attention')
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    swapped = features[:, jnp.array([1, 0, 2, 3, 4, 5])]
+    before, after = outputs(features), outputs(swapped)
+    self.assertGreater(np.abs(before - after)[:, 5].min(), 1e-5)
+
+  def test_wrong_shapes_are_refused(self):
+    network = networks.make_network(dict(_CONFIG, kind='gru'), 2)
+    with self.assertRaisesRegex(ValueError, r'\[..., T, F\]; got shape \(5,\)'):
+      network.init(jax.random.key(0), jnp.zeros(5))
+    network = networks.make_network(dict(kind='attention', hidden=(6,)), 2)
+    with self.assertRaisesRegex(ValueError, 'is 6; allowed: multiples of 4'):
+      networks.init_params(jax.random.key(0), network, 5)
+
+  def test_untrained_critics_expect_nothing(self):
+    critics = networks.make_critics(_CONFIG)
+    params = networks.init_params(jax.random.key(0), critics, 5)
+    values = critics.apply({'params': params}, jnp.ones((2, 3, 5)))
+    np.testing.assert_array_equal(values, np.zeros((2, 2, 3)))
+
+
+class ConditionTest(parameterized.TestCase):
+
+  @parameterized.parameters('mlp', 'gru', 'attention')
+  def test_changes_what_is_done(self, kind):
+    outputs = _build(kind, is_conditioned=True)
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    both = outputs(features, jnp.array([[0.0], [1.0], [1.0]]))
+    zeros, ones = outputs(features, 0.0), outputs(features, 1.0)
+    np.testing.assert_allclose(both[0], zeros[0], atol=1e-5)
+    np.testing.assert_allclose(both[1:], ones[1:], atol=1e-5)
+    self.assertGreater(np.abs(zeros - ones).min(), 1e-6)
+
+  def test_untrained_policy_is_that_without_a_condition(self):
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    logits = []
+    for is_conditioned in (False, True):
+      network = networks.make_network(
+          dict(_CONFIG, is_conditioned=is_conditioned), 3
+      )
+      params = networks.init_params(jax.random.key(0), network, 5)
+      condition = 3.0 if is_conditioned else None
+      logits.append(network.apply({'params': params}, features, condition))
+    np.testing.assert_array_equal(*logits)
+
+  @parameterized.parameters((True, None, 'takes one'), (False, 0.5, 'none'))
+  def test_must_be_given_where_it_is_taken(self, is_taken, given, message):
+    network = networks.make_network(dict(_CONFIG, is_conditioned=is_taken), 2)
+    with self.assertRaisesRegex(ValueError, message):
+      network.init(jax.random.key(0), jnp.zeros((1, 5)), given)
 
 
 class DropInputsTest(parameterized.TestCase):

@@ -100,6 +100,68 @@ def update_multiplier(
   return jnp.clip(multiplier + learning_rate * excess, 0.0, maximum)
 
 
+@chex.dataclass(frozen=True)
+class Controller:
+  """What a PID controller of a multiplier remembers.
+
+  integral: float32 >= 0, what the excess has added up to, as a multiplier.
+  previous: float32, the excess of the update before; inf before the first.
+  """
+
+  integral: chex.Array
+  previous: chex.Array
+
+
+def init_controller(multiplier: chex.Numeric) -> Controller:
+  """The controller that starts from a multiplier, of any shape."""
+  integral = jnp.asarray(multiplier, jnp.float32)
+  # Nothing exceeds infinity, so the first update sees no rise.
+  return Controller(
+      integral=integral, previous=jnp.full_like(integral, jnp.inf)
+  )
+
+
+def control_multiplier(
+    controller: Controller,
+    excess: chex.Numeric,
+    *,
+    proportional: float,
+    integral: float,
+    derivative: float,
+    maximum: float,
+) -> tuple[jax.Array, Controller]:
+  """One step of PID control: a projected dual step that also looks ahead.
+
+    lam = clip(P * excess + sum of I * excess + D * max(rise of excess, 0))
+
+  With P = D = 0 it is `update_multiplier` with learning rate I. P damps the
+  swings of plain dual ascent; D brakes before the constraint breaks, and does
+  nothing while the excess falls.
+
+  Args:
+    controller: before the step.
+    excess: constrained quantity minus its level.
+    proportional, integral, derivative: >= 0, multiplier per unit of excess.
+    maximum: of the multiplier, and of the integral alone, which could otherwise
+      wind up while the multiplier is clipped.
+
+  Returns:
+    The multiplier in [0, maximum], and the controller after the step.
+
+  Source: Stooke et al. 2020, "Responsive Safety in Reinforcement Learning by
+  PID Lagrangian Methods", algorithm 2.
+  """
+  total = update_multiplier(
+      controller.integral, excess, learning_rate=integral, maximum=maximum
+  )
+  rise = jnp.maximum(excess - controller.previous, 0.0)
+  multiplier = jnp.clip(
+      proportional * excess + total + derivative * rise, 0.0, maximum
+  )
+  previous = jnp.broadcast_to(excess, total.shape).astype(jnp.float32)
+  return multiplier, Controller(integral=total, previous=previous)
+
+
 def score_at_level(
     policy: exact.Outcomes,
     never: exact.Outcomes,

@@ -1,7 +1,12 @@
-"""Networks of the policy: from observations to route preferences.
+"""Networks of the policy and of its critics: observations in, numbers out.
 
 Small, and pure `init`/`apply`: the parameters are a plain dict of arrays, so a
-run can stack the parameters of several policies and map over them.
+run can stack the parameters of several policies and map over them. Policy and
+critics share no weights: what ships is the policy alone, and a trust region is
+around the policy alone.
+
+`mlp` looks at the current observation; `gru` and causal `attention` look at all
+up to it. Padding comes after the end, where a causal layer never looks.
 """
 
 from collections.abc import Mapping
@@ -13,11 +18,13 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-KINDS = ('mlp',)
+KINDS = ('mlp', 'gru', 'attention')
 
 # An untrained policy hands over at a step with chance sigmoid(-1) = 0.27: rare
 # enough that later steps are reached, often enough that each is learnt from.
 _HANDOVER_BIAS = -1.0
+_NUM_HEADS = 4
+_CONDITION_WIDTH = 16  # One number, spread over some soft intervals.
 
 
 def _output_bias(rng, shape, dtype=jnp.float32):
@@ -28,22 +35,111 @@ def _output_bias(rng, shape, dtype=jnp.float32):
   return jnp.full(shape, larger, dtype).at[0].set(0.0)
 
 
-class Mlp(nn.Module):
-  """Tanh layers on the current observation.
+class CausalAttention(nn.Module):
+  """One pre-norm block: attention to the steps so far, then two layers.
+
+  The nearer the step, the more it weighs, by a slope of each head's own; so
+  there are no positions to learn and no longest trace.
+
+  width: of the block, a multiple of the 4 heads.
+
+  Source: Press et al. 2022, "Train Short, Test Long: Attention with Linear
+  Biases Enables Input Length Extrapolation".
+  """
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[..., T, F]` to `[..., T, width]`."""
+    if self.width % _NUM_HEADS:
+      raise ValueError(
+          f'The width of attention is {self.width}; allowed: multiples of '
+          f'{_NUM_HEADS}.'
+      )
+    if x.shape[-1] != self.width:
+      x = nn.Dense(self.width)(x)
+    y = nn.LayerNorm()(x)
+    heads = _NUM_HEADS, self.width // _NUM_HEADS
+    query, key, value = (nn.DenseGeneral(heads)(y) for _ in range(3))
+    steps = jnp.arange(x.shape[-2])
+    distance = steps[:, None] - steps
+    slopes = 2.0 ** (-8.0 / _NUM_HEADS * (1 + jnp.arange(_NUM_HEADS)))
+    bias = jnp.where(distance >= 0, -slopes[:, None, None] * distance, -jnp.inf)
+    y = nn.dot_product_attention(query, key, value, bias=bias)
+    x = x + nn.DenseGeneral(self.width, axis=(-2, -1))(y)
+    y = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))
+    return x + nn.Dense(self.width)(y)
+
+
+class Film(nn.Module):
+  """Scales and shifts each unit by functions of one number; at first by none.
+
+  Sources: Perez et al. 2018, "FiLM: Visual Reasoning with a General
+  Conditioning Layer"; Dosovitskiy and Djolonga 2020, "You Only Train Once:
+  Loss-Conditional Training of Deep Networks".
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array, condition: chex.Numeric) -> jax.Array:
+    """`[..., F]` and a number for each `[...]`, to `[..., F]`."""
+    condition = jnp.broadcast_to(condition, x.shape[:-1])[..., None]
+    y = nn.tanh(nn.Dense(_CONDITION_WIDTH)(condition))
+    y = nn.Dense(2 * x.shape[-1], kernel_init=nn.initializers.zeros)(y)
+    scale, shift = jnp.split(y, 2, axis=-1)
+    return x * (1 + scale) + shift
+
+
+def _hidden_layers(network, features, condition) -> jax.Array:
+  """What policy and critics have in common; their submodules, not its own."""
+  if (condition is not None) != network.is_conditioned:
+    expected = 'one' if network.is_conditioned else 'none'
+    raise ValueError(f'condition is {condition}; the network takes {expected}.')
+  if has_memory(network.kind) and features.ndim < 2:
+    raise ValueError(
+        f'{network.kind} takes features [..., T, F]; got shape '
+        f'{features.shape}.'
+    )
+  x = features
+  for width in network.hidden:
+    if network.kind == 'mlp':
+      x = nn.tanh(nn.Dense(width)(x))
+    elif network.kind == 'gru':
+      x = nn.RNN(nn.GRUCell(width))(x)
+    else:
+      x = CausalAttention(width)(x)
+  return x if condition is None else Film()(x, condition)
+
+
+class Policy(nn.Module):
+  """From observations to preferences for the routes.
 
   hidden: width of each hidden layer.
   num_routes: A, number of logits.
+  kind: of the layers, one of `KINDS`.
+  is_conditioned: takes a multiplier or a budget besides the features.
   """
 
   hidden: Sequence[int]
   num_routes: int
+  kind: str = 'mlp'
+  is_conditioned: bool = False
 
   @nn.compact
-  def __call__(self, features: jax.Array) -> jax.Array:
-    """`[..., F]` standardised float32 to `[..., A]` float32 logits."""
-    x = features
-    for width in self.hidden:
-      x = nn.tanh(nn.Dense(width)(x))
+  def __call__(
+      self, features: jax.Array, condition: chex.Numeric | None = None
+  ) -> jax.Array:
+    """Logits of all routes; `categorical.log_softmax` masks them.
+
+    Args:
+      features: `[..., T, F]` standardised float32; for `mlp` `[..., F]`.
+      condition: of order 1, broadcast against `features` without F, e.g.
+        `[B, 1]`; None for a network that is not conditioned.
+
+    Returns:
+      `[..., T, A]` or `[..., A]` float32; at t a function of steps up to t.
+    """
+    x = _hidden_layers(self, features, condition)
     return nn.Dense(
         self.num_routes,
         kernel_init=nn.initializers.variance_scaling(
@@ -53,17 +149,75 @@ class Mlp(nn.Module):
     )(x)
 
 
-def make_network(config: Mapping[str, Any], num_routes: int) -> nn.Module:
-  """The network that a configuration's `network` names.
+class Critics(nn.Module):
+  """From observations to what is still to come of reward and constraint.
+
+  hidden, kind, is_conditioned: as of `Policy`.
+  """
+
+  hidden: Sequence[int]
+  kind: str = 'mlp'
+  is_conditioned: bool = False
+
+  @nn.compact
+  def __call__(
+      self, features: jax.Array, condition: chex.Numeric | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """`[..., T, F]` to `[..., T]` values of reward and of constraint; 0 first.
+
+    Arguments are those of `Policy`.
+    """
+    x = _hidden_layers(self, features, condition)
+    values = nn.Dense(2, kernel_init=nn.initializers.zeros)(x)
+    return values[..., 0], values[..., 1]
+
+
+def has_memory(kind: str) -> bool:
+  """The network looks at earlier steps too, so it must be given them."""
+  return check_kind(kind) != 'mlp'
+
+
+def check_kind(kind: str) -> str:
+  """Returns `kind`, or raises ValueError with the allowed names."""
+  if kind not in KINDS:
+    raise ValueError(
+        f'Unknown network kind {kind!r}; allowed: {", ".join(KINDS)}.'
+    )
+  return kind
+
+
+def make_network(config: Mapping[str, Any], num_routes: int) -> Policy:
+  """The policy that a configuration's `network` names.
+
+  Args:
+    config: `kind`, `hidden`, and `is_conditioned`, which may be left out.
+    num_routes: A.
 
   Raises:
     ValueError: if `config.kind` is none of `KINDS`.
   """
-  if config['kind'] not in KINDS:
-    raise ValueError(
-        f'Unknown network kind {config["kind"]!r}; allowed: {", ".join(KINDS)}.'
-    )
-  return Mlp(hidden=tuple(config['hidden']), num_routes=num_routes)
+  return Policy(num_routes=num_routes, **_layers(config))
+
+
+def make_critics(config: Mapping[str, Any]) -> Critics:
+  """The critics beside `make_network(config, ...)`, with layers like it."""
+  return Critics(**_layers(config))
+
+
+def _layers(config: Mapping[str, Any]) -> dict[str, Any]:
+  return dict(
+      kind=check_kind(config['kind']),
+      hidden=tuple(config['hidden']),
+      is_conditioned=config.get('is_conditioned', False),
+  )
+
+
+def init_params(
+    rng: chex.PRNGKey, network: Policy | Critics, num_features: int
+) -> chex.ArrayTree:
+  """The weights of an untrained network; `rng` is consumed."""
+  condition = 0.0 if network.is_conditioned else None
+  return network.init(rng, jnp.zeros((1, num_features)), condition)['params']
 
 
 def drop_inputs(
