@@ -1,0 +1,1 @@
+"""A made-up routing process whose best policy is known exactly."""
