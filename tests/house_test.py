@@ -20,6 +20,7 @@ ROOMS = (
     'progress',
     'protocols',
     'costs',
+    'simulation',
     'problems',
     'grading',
     'lm',
