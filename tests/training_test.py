@@ -22,6 +22,7 @@ from routing.training import loop
 from routing.training import metrics as metrics_lib
 from routing.training import state as state_lib
 from routing.training import step as step_lib
+from routing.training import validation
 
 
 def _config(form='budget', levels=(0.4, 0.7), **changes):
@@ -281,7 +282,7 @@ class StepTest(parameterized.TestCase):
     config = _config(levels=(0.4, 0.7))
     data = _random_batch(30)
     network, state, _ = self._setup(config, data)
-    eval_step = step_lib.make_eval_step(config, network)
+    eval_step = validation.make_eval_step(config, network)
     worse = jax.tree.map(np.asarray, state.params)
     state, first = eval_step(state, data)
     # Member 0 has a better score on record, member 1 a worse one.
@@ -311,7 +312,7 @@ class StepTest(parameterized.TestCase):
     self.assertGreater(policy.cost, 0.4)
     weight = (policy.cost - 0.4) / (policy.cost - data.stay_cost.mean())
     expected = (1 - weight) * policy.correct + weight * data.stay_correct.mean()
-    _, metrics = step_lib.make_eval_step(config, network)(state, data)
+    _, metrics = validation.make_eval_step(config, network)(state, data)
     np.testing.assert_allclose(
         metrics['validation_score'], [expected], rtol=1e-5
     )

@@ -1,10 +1,13 @@
-"""One run from arrays to trained members: the exact objective on ladders."""
+"""One run from arrays to trained members, by whichever estimator.
+
+exact      ladders, `escalate`: the closed form (`objectives.exact`)
+vtrace     behaviour trajectories, any protocol (`training.actor_critic`)
+on_policy  the same, on trajectories that the members themselves just wrote
+"""
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import ml_collections
@@ -13,13 +16,31 @@ from routing import types
 from routing.features import batching
 from routing.objectives import lagrangian
 from routing.policy import networks
+from routing.training import actor_critic
 from routing.training import loop
+from routing.training import parallel
+from routing.training import sources
 from routing.training import state as state_lib
 from routing.training import step as step_lib
+from routing.training import validation as validation_lib
+
+ESTIMATORS = ('exact', 'vtrace', 'on_policy')
 
 
-def _on_device(batch: types.LadderBatch) -> types.LadderBatch:
-  return jax.device_put(batching.trimmed(batch))
+def estimator_of(config: ml_collections.ConfigDict) -> str:
+  """The estimator that a configuration names; 'exact' if it names none.
+
+  Raises:
+    ValueError: if it is none of `ESTIMATORS`.
+  """
+  # Configurations from before there were others name none.
+  name = config.objective.get('estimator', 'exact')
+  if name not in ESTIMATORS:
+    raise ValueError(
+        f'Unknown objective.estimator {name!r}; allowed: '
+        f'{", ".join(ESTIMATORS)}.'
+    )
+  return name
 
 
 def _schedule(config: ml_collections.ConfigDict) -> loop.Schedule:
@@ -27,59 +48,90 @@ def _schedule(config: ml_collections.ConfigDict) -> loop.Schedule:
   return loop.Schedule(**{name: config[name] for name in names})
 
 
+def make_learner(
+    config: ml_collections.ConfigDict,
+    num_routes: int,
+    num_features: int,
+    seed: int,
+) -> tuple[networks.Policy, state_lib.TrainState, loop.TrainStep]:
+  """The network, the state before the first step, and the step."""
+  network = networks.make_network(config.network, num_routes)
+  if estimator_of(config) == 'exact':
+    state = state_lib.init_state(config, network, num_features, seed)
+    update = step_lib.descend(config, network, step_lib.make_objective(config))
+  else:
+    critics = networks.make_critics(config.network)
+    state = state_lib.init_actor_critic(
+        config, network, critics, num_features, seed
+    )
+    update = actor_critic.make_update(config, network, critics)
+  return network, state, step_lib.over_members(config, update, seed)
+
+
+def check_data(
+    config: ml_collections.ConfigDict, data: validation_lib.Data
+) -> None:
+  """Raises ValueError unless the estimator and the levels suit the data."""
+  estimator = estimator_of(config)
+  wanted = 'ladders' if estimator == 'exact' else 'trajectories'
+  found = 'ladders' if isinstance(data, types.LadderBatch) else 'trajectories'
+  if found != wanted:
+    raise ValueError(
+        f'objective.estimator {estimator} learns from {wanted}; got {found}.'
+    )
+  lagrangian.check_levels(
+      tuple(config.objective.levels),
+      float(validation_lib.always(0, data).cost),
+      form=config.objective.form,
+  )
+
+
 def fit(
     config: ml_collections.ConfigDict,
-    train: types.LadderBatch,
-    validation: types.LadderBatch,
+    train: validation_lib.Data | sources.Source,
+    validation: validation_lib.Data,
     directory: pathlib.Path | str,
     *,
     seed: int,
     report: Callable[[int, loop.Scalars], None] = lambda step, scalars: None,
+    devices: int = 1,
 ) -> state_lib.TrainState:
   """Trains one policy per level of `config.objective`, or resumes.
 
   Args:
     config: `objective`, `network`, `optimizer`, `multiplier`, `num_steps`,
-      `batch_size`, `log_every`, `eval_every`, `checkpoint_every`.
-    train: NumPy arrays with standardised features.
-    validation: the same of other problems; picks each member's best step.
+      `batch_size`, `log_every`, `eval_every`, `checkpoint_every`; for
+      trajectories also `critics` and `trust_region`.
+    train: NumPy arrays with standardised features, or a source of batches.
+    validation: arrays of other problems; picks each member's best step.
     directory: of the run; gets `checkpoints/` and `metrics.jsonl`.
     seed: of weights, dropout and data order.
     report: called with each row of metrics.
+    devices: how many share each batch of arrays; a source has its own layout.
 
   Returns:
     The final state; `best_params` are what to keep.
 
   Raises:
-    ValueError: if a level cannot be met.
+    ValueError: if a level cannot be met, or the estimator needs other data.
     FloatingPointError: naming the step of a non-finite loss.
   """
-  lagrangian.check_levels(
-      tuple(config.objective.levels),
-      float(validation.stay_cost.mean()),
-      form=config.objective.form,
+  layout = parallel.over_devices(jax.devices()[:devices])
+  check_data(config, validation)
+  if not callable(train):
+    train = sources.resident(train, seed, config.batch_size, layout)
+  num_routes = validation_lib.num_routes(validation)
+  network, state, train_step = make_learner(
+      config, num_routes, validation.features.shape[-1], seed
   )
-  num_problems, _, num_features = train.features.shape
-  network = networks.make_network(
-      config.network, num_routes=1 + train.handover_cost.shape[-1]
-  )
-  eval_step = step_lib.make_eval_step(config, network)
-  train, validation = _on_device(train), _on_device(validation)
-
-  def batches_from(start: int) -> Iterator[Any]:
-    for rows in batching.minibatches(
-        seed, start, num_problems, config.batch_size
-    ):
-      yield train, rows
-
+  eval_step = validation_lib.make_eval_step(config, network)
+  validation = layout.whole(batching.trimmed(validation))
   return loop.train(
       _schedule(config),
       directory,
-      state_lib.init_state(config, network, num_features, seed),
-      train_step=step_lib.make_train_step(
-          config, network, step_lib.make_objective(config), seed
-      ),
+      layout.whole(state),
+      train_step=train_step,
       eval_step=lambda state: eval_step(state, validation),
-      batches_from=batches_from,
+      batch_at=train,
       report=report,
   )

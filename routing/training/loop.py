@@ -5,7 +5,6 @@ of highest validation score are carried in the state.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import pathlib
@@ -16,12 +15,12 @@ import numpy as np
 
 from routing.training import checkpoint
 from routing.training import metrics as metrics_lib
+from routing.training import sources
 from routing.training import state as state_lib
 
 Scalars = Mapping[str, Any]
 TrainStep = Callable[[state_lib.TrainState, Any], tuple]
 EvalStep = Callable[[state_lib.TrainState], tuple]
-BatchSource = Callable[[int], Iterator[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ def train(
     *,
     train_step: TrainStep,
     eval_step: EvalStep,
-    batches_from: BatchSource,
+    batch_at: sources.Source,
     report: Callable[[int, Scalars], None] = lambda step, scalars: None,
 ) -> state_lib.TrainState:
   """Trains, or resumes from `directory`, and returns the final state.
@@ -73,9 +72,8 @@ def train(
     state: before the first step.
     train_step: (state, batch) -> (state, metrics), with 'loss' among them.
     eval_step: state -> (state, metrics), with the best members updated.
-    batches_from: `batches_from(s)` yields the batches of steps s, s + 1, ...
-      It must be a pure function of s, so that a resumed run sees exactly what
-      an uninterrupted run sees.
+    batch_at: the batch of each step; pure, so that a resumed run sees exactly
+      what an uninterrupted run sees.
     report: called with each row of metrics, e.g. to show progress.
 
   Raises:
@@ -88,10 +86,9 @@ def train(
     state = checkpoint.restore_latest(manager, state)
     start = int(state.step)
     write = metrics_lib.MetricWriter(directory / 'metrics.jsonl', start)
-    steps = range(start + 1, schedule.num_steps + 1)
     unchecked: dict[int, jax.Array] = {}
-    for step, batch in zip(steps, batches_from(start), strict=False):
-      state, metrics = train_step(state, batch)
+    for step in range(start + 1, schedule.num_steps + 1):
+      state, metrics = train_step(state, batch_at(step - 1, state))
       unchecked[step] = metrics['loss']
       is_logged = schedule.is_due(step, schedule.log_every)
       is_evaluated = schedule.is_due(step, schedule.eval_every)

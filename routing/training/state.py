@@ -6,11 +6,13 @@ state and its multiplier, stacked along a leading axis K.
 """
 
 import chex
-from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from routing.objectives import lagrangian
+from routing.policy import networks
 
 
 @flax.struct.dataclass
@@ -26,6 +28,15 @@ class TrainState:
   best_step: jax.Array  # [K] int32.
 
 
+@flax.struct.dataclass
+class ActorCriticState(TrainState):
+  """The same of an estimator that has critics; they are not kept at the end."""
+
+  critics: chex.ArrayTree  # Leaves [K, ...].
+  critics_opt_state: optax.OptState  # Leaves [K, ...].
+  controller: lagrangian.Controller  # Leaves [K], of the multiplier.
+
+
 def make_optimizer(config) -> optax.GradientTransformation:
   """AdamW with clipping, for one member: mapped over K, never across it."""
   return optax.chain(
@@ -34,14 +45,23 @@ def make_optimizer(config) -> optax.GradientTransformation:
   )
 
 
+def _init_members(
+    key: chex.PRNGKey, network, num_features: int, num_members: int
+) -> chex.ArrayTree:
+  """Weights with a leading axis K, from draws of their own."""
+  return jax.vmap(lambda key: networks.init_params(key, network, num_features))(
+      jax.random.split(key, num_members)
+  )
+
+
 def init_state(
-    config, network: nn.Module, num_features: int, seed: int
+    config, network: networks.Policy, num_features: int, seed: int
 ) -> TrainState:
   """The state before the first step; each member starts from its own draw."""
   num_members = len(config.objective.levels)
-  observation = jnp.zeros((1, num_features))
-  keys = jax.random.split(jax.random.key(seed), num_members)
-  params = jax.vmap(lambda key: network.init(key, observation)['params'])(keys)
+  params = _init_members(
+      jax.random.key(seed), network, num_features, num_members
+  )
   return TrainState(
       step=jnp.int32(0),
       params=params,
@@ -51,4 +71,28 @@ def init_state(
       best_params=jax.tree.map(jnp.copy, params),
       best_score=jnp.full(num_members, -jnp.inf, jnp.float32),
       best_step=jnp.zeros(num_members, jnp.int32),
+  )
+
+
+def init_actor_critic(
+    config,
+    network: networks.Policy,
+    critics: networks.Critics,
+    num_features: int,
+    seed: int,
+) -> ActorCriticState:
+  """`init_state`, and critics that start at 0."""
+  state = init_state(config, network, num_features, seed)
+  params = _init_members(
+      # Apart from the keys of the policy's weights and of dropout.
+      jax.random.fold_in(jax.random.key(seed), 2),
+      critics,
+      num_features,
+      len(config.objective.levels),
+  )
+  return ActorCriticState(
+      **vars(state),
+      critics=params,
+      critics_opt_state=jax.vmap(make_optimizer(config.critics).init)(params),
+      controller=lagrangian.init_controller(jnp.copy(state.multiplier)),
   )

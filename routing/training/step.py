@@ -1,13 +1,13 @@
-"""The one jitted training step, and validation.
+"""The one jitted training step, whatever it maximises.
 
-Both map over the K members of a run. The features are not mapped, so XLA merges
-the members' first layers into a single matrix product.
+It maps the update of one member over the K members of a run. The features are
+not mapped, so XLA merges the members' first layers into a single matrix
+product.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-import chex
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,8 +21,14 @@ from routing.training import state as state_lib
 # (logits [B, T, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
 # what the multiplier follows.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-# The whole set on the device, and the rows of this step.
-Batch = tuple[types.LadderBatch, jax.Array]
+# The state of one member (no axis K), its batch and its level, to the fields
+# that change and to metrics, 'loss' among them.
+Update = Callable[
+    [state_lib.TrainState, Any, jax.Array],
+    tuple[dict[str, Any], dict[str, jax.Array]],
+]
+# Arrays on the device, and which rows of them this step takes; None = all.
+Batch = tuple[types.LadderBatch | types.TrajectoryBatch, jax.Array | None]
 
 
 def make_objective(config) -> Objective:
@@ -50,123 +56,72 @@ def make_objective(config) -> Objective:
   return objective
 
 
-def _apply(network: nn.Module, params: chex.ArrayTree, features) -> jax.Array:
-  return network.apply({'params': params}, features)
-
-
-def make_train_step(
-    config, network: nn.Module, objective: Objective, seed: int
-) -> Callable[[state_lib.TrainState, Batch], tuple]:
-  """Returns jitted (state, batch) -> (state, metrics); `state` is donated."""
+def descend(config, network: networks.Policy, objective: Objective) -> Update:
+  """The update that follows the gradient of a closed form."""
   optimizer = state_lib.make_optimizer(config.optimizer)
-  levels = jnp.asarray(config.objective.levels, jnp.float32)
-  # Apart from the keys of the weights, which are split from key(seed) itself.
-  dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
 
-  def update_member(params, opt_state, multiplier, level, batch):
+  def update(state, batch, level):
     def loss_fn(params):
-      logits = _apply(network, params, batch.features)
-      return objective(logits, batch, multiplier, level)
+      logits = network.apply({'params': params}, batch.features)
+      return objective(logits, batch, state.multiplier, level)
 
-    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
+    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     multiplier = lagrangian.update_multiplier(
-        multiplier,
+        state.multiplier,
         aux['excess'],
         learning_rate=config.multiplier.learning_rate,
         maximum=config.multiplier.max,
     )
-    metrics = {
+    changes = {
+        'params': optax.apply_updates(state.params, updates),
+        'opt_state': opt_state,
+        'multiplier': multiplier,
+    }
+    return changes, {
         'loss': loss,
         'multiplier': multiplier,
         'grad_norm': optax.tree.norm(grads),
         **aux,
     }
-    return optax.apply_updates(params, updates), opt_state, multiplier, metrics
+
+  return update
+
+
+def make_train_step(
+    config, network: networks.Policy, objective: Objective, seed: int
+) -> Callable[[state_lib.TrainState, Batch], tuple]:
+  """`over_members` of `descend`."""
+  return over_members(config, descend(config, network, objective), seed)
+
+
+def over_members(
+    config, update: Update, seed: int
+) -> Callable[[state_lib.TrainState, Batch], tuple]:
+  """Returns jitted (state, batch) -> (state, metrics); `state` is donated.
+
+  Args:
+    config: `objective.levels`, and `network.dropout` of the features.
+    update: of one member.
+    seed: of dropout.
+  """
+  levels = jnp.asarray(config.objective.levels, jnp.float32)
+  # Apart from the keys of the weights, which are split from key(seed) itself.
+  dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
 
   def train_step(state: state_lib.TrainState, batch: Batch):
     data, rows = batch
-    batch = jax.tree.map(lambda x: x[rows], data)
+    if rows is not None:
+      data = jax.tree.map(lambda x: x[rows], data)
     features = networks.drop_inputs(
         jax.random.fold_in(dropout_key, state.step),
-        batch.features,
+        data.features,
         config.network.dropout,
     )
-    params, opt_state, multiplier, metrics = jax.vmap(
-        update_member, in_axes=(0, 0, 0, 0, None)
-    )(
-        state.params,
-        state.opt_state,
-        state.multiplier,
-        levels,
-        batch.replace(features=features),
+    axes = jax.tree.map(lambda _: 0, state).replace(step=None)
+    changes, metrics = jax.vmap(update, in_axes=(axes, None, 0))(
+        state, data.replace(features=features), levels
     )
-    state = state.replace(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        multiplier=multiplier,
-    )
-    return state, metrics
+    return state.replace(step=state.step + 1, **changes), metrics
 
   return jax.jit(train_step, donate_argnums=0)
-
-
-def _never(batch: types.LadderBatch) -> exact.Outcomes:
-  """The small model alone."""
-  return exact.Outcomes(
-      correct=batch.stay_correct, cost=batch.stay_cost, loss=batch.stay_loss
-  ).mean()
-
-
-def _at_once(batch: types.LadderBatch) -> exact.Outcomes:
-  """The largest model from the first decision on."""
-  return exact.Outcomes(
-      correct=batch.handover_correct[:, 0, -1],
-      cost=batch.handover_cost[:, 0, -1],
-      loss=batch.handover_loss[:, 0, -1],
-  ).mean()
-
-
-def make_eval_step(
-    config, network: nn.Module
-) -> Callable[[state_lib.TrainState, types.LadderBatch], tuple]:
-  """Returns jitted (state, data) -> (state, metrics); keeps each best member.
-
-  The score is `lagrangian.score_at_level` on the data, the validation set.
-  """
-  levels = jnp.asarray(config.objective.levels, jnp.float32)
-  form = lagrangian.check_form(config.objective.form)
-
-  def eval_step(state: state_lib.TrainState, data: types.LadderBatch):
-    never, at_once = _never(data), _at_once(data)
-
-    def evaluate(params, level):
-      logits = _apply(network, params, data.features)
-      outcomes = exact.exact_outcomes(logits, data).mean()
-      score = lagrangian.score_at_level(
-          outcomes, never, at_once, level, form=form
-      )
-      return score, outcomes
-
-    score, outcomes = jax.vmap(evaluate)(state.params, levels)
-    is_better = score > state.best_score
-
-    def pick(new, old):
-      shape = (-1,) + (1,) * (new.ndim - 1)
-      return jnp.where(is_better.reshape(shape), new, old)
-
-    state = state.replace(
-        best_params=jax.tree.map(pick, state.params, state.best_params),
-        best_score=jnp.where(is_better, score, state.best_score),
-        best_step=jnp.where(is_better, state.step, state.best_step),
-    )
-    return state, {
-        'validation_score': score,
-        'validation_correct': outcomes.correct,
-        'validation_cost': outcomes.cost,
-        'validation_relative_loss': outcomes.loss,
-        'best_score': state.best_score,
-    }
-
-  return jax.jit(eval_step, donate_argnums=0)

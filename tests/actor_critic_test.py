@@ -1,0 +1,292 @@
+"""Tests of training on trajectories: each update, resuming, odd data."""
+
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import arithmetic_redraft
+from routing import types
+from routing.objectives import policy_gradient
+from routing.policy import networks
+from routing.training import actor_critic
+from routing.training import fit
+from routing.training import metrics as metrics_lib
+from routing.training import state as state_lib
+from routing.training import validation
+
+
+def make_config(update='lagrangian', levels=(0.5, 0.8), **changes):
+  """The smoke run without dropout, with small networks."""
+  config = arithmetic_redraft.get_config('smoke')
+  config.objective.policy_update = update
+  config.objective.levels = levels
+  config.network.hidden = (8,)
+  config.network.dropout = 0.0
+  config.update(changes)
+  return config
+
+
+def make_batch(num=64, num_steps=3, num_routes=2, seed=0):
+  """Each step is easy or hard, as its only feature says.
+
+  A hard step that the small model writes spoils the answer. Larger routes cost
+  three times as much as the small one, whose whole trace costs 0.3.
+  """
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(1, num_steps + 1, num)
+  mask = np.arange(num_steps) < lengths[:, None]
+  is_hard = (rng.random((num, num_steps)) < 0.4) & mask
+  actions = rng.integers(0, num_routes, (num, num_steps)) * mask
+  costs = np.where(actions > 0, 0.9, 0.3) / lengths[:, None] * mask
+  correct = ~(is_hard & (actions == 0)).any(axis=1)
+  return types.TrajectoryBatch(
+      features=(np.where(is_hard, 1.0, -1.0) * mask)[..., None].astype(
+          np.float32
+      ),
+      mask=mask,
+      available=np.ones((num, num_steps, num_routes), bool),
+      actions=actions.astype(np.int32),
+      behaviour=np.where(mask, 1 / num_routes, 1.0).astype(np.float32),
+      costs=costs.astype(np.float32),
+      correct=correct.astype(np.float32),
+      loss=(~correct).astype(np.float32),
+      gain=np.zeros(num, np.float32),
+  )
+
+
+def _setup(config, data):
+  network, state, step = fit.make_learner(
+      config, data.available.shape[-1], data.features.shape[-1], seed=0
+  )
+  return network, jax.tree.map(jnp.copy, state), step
+
+
+def _leaving(network, params, member=0):
+  """Chance of a larger route at an easy and at a hard step."""
+  params = jax.tree.map(lambda x: x[member], params)
+  logits = network.apply({'params': params}, jnp.array([[-1.0], [1.0]]))
+  return 1 - np.asarray(jax.nn.softmax(logits))[:, 0]
+
+
+class LearnsTest(parameterized.TestCase):
+
+  @parameterized.product(update=actor_critic.UPDATES, num_routes=(2, 3))
+  def test_leaves_at_hard_steps_and_within_the_budget(self, update, num_routes):
+    # Leaving at all hard steps and no other costs 0.3 + 0.4 * 0.6 = 0.54.
+    config = make_config(update, levels=(0.54,))
+    config.optimizer.learning_rate = 1e-2
+    data = make_batch(512, num_routes=num_routes)
+    network, state, step = _setup(config, data)
+    for _ in range(150):
+      state, metrics = step(state, (data, None))
+    easy, hard = _leaving(network, state.params)
+    self.assertLess(easy, 0.1)
+    self.assertGreater(hard, 0.9)
+    self.assertLess(abs(float(metrics['excess'][0])), 0.03)
+    self.assertGreater(float(metrics['reward'][0]), 0.9)
+
+  @parameterized.parameters(('gru', 8), ('attention', 16))
+  def test_memory_tells_what_the_last_observation_does_not(self, kind, width):
+    # What a step is like is seen one decision too early; the last observation
+    # alone is a coin. Leaving at the hard steps needs the one before.
+    config = make_config(levels=(0.6,))
+    config.network.update(kind=kind, hidden=(width,))
+    config.optimizer.learning_rate = 1e-2
+    data = make_batch(256, num_steps=2)
+    data = data.replace(
+        features=np.roll(data.features, 1, axis=1) * data.mask[..., None]
+    )
+    # Rolled: the first sees the second, and the second sees the first. Of
+    # traces of one step, nothing is seen.
+    network, state, step = _setup(config, data)
+    for _ in range(120):
+      state, _ = step(state, (data, None))
+    params = jax.tree.map(lambda x: x[0], state.params)
+    seen = jnp.array([[[-1.0], [1.0]], [[1.0], [1.0]]])
+    chances = jax.nn.softmax(network.apply({'params': params}, seen))
+    easy, hard = 1 - np.asarray(chances)[:, 1, 0]
+    self.assertLess(easy, 0.3)
+    self.assertGreater(hard, 0.7)
+
+
+class BookkeepingTest(parameterized.TestCase):
+
+  @parameterized.parameters(*actor_critic.UPDATES)
+  def test_resumed_run_equals_uninterrupted_run(self, update):
+    def run(directory, **changes):
+      return fit.fit(
+          make_config(update, **changes),
+          make_batch(40),
+          make_batch(30, seed=1),
+          directory,
+          seed=3,
+      )
+
+    whole_dir, resumed_dir = (
+        pathlib.Path(self.create_tempdir().full_path) for _ in range(2)
+    )
+    whole = run(whole_dir)
+    run(resumed_dir, num_steps=10)
+    resumed = run(resumed_dir)
+    self.assertEqual(int(resumed.step), 20)
+    chex.assert_trees_all_equal(whole, resumed)
+    rows = [
+        metrics_lib.read_rows(path / 'metrics.jsonl')
+        for path in (whole_dir, resumed_dir)
+    ]
+    self.assertEqual(*rows)
+
+  def test_judgement_by_hand(self):
+    # Two decisions, chances (1/2, 1/2) against a behaviour of 1/4: ratio 2,
+    # clipped to 1. Critics say 0. Costs 0.3 and 0.6, right, level 0.5.
+    config = make_config(levels=(0.5,))
+    config.objective.update(reach_bar=0.0, ratio_bar=float('inf'))
+    data = make_batch(1, num_steps=2).replace(
+        mask=np.ones((1, 2), bool),
+        behaviour=np.full((1, 2), 0.25, np.float32),
+        costs=np.array([[0.3, 0.6]], np.float32),
+        correct=np.ones(1, np.float32),
+    )
+    network = networks.make_network(config.network, 2)
+    critics = networks.make_critics(config.network)
+    state = state_lib.init_actor_critic(config, network, critics, 1, 0)
+    params = jax.tree.map(jnp.zeros_like, state.params)
+    one = jax.tree.map(lambda x: x[0], state.replace(step=None, params=params))
+    got = actor_critic.judge(config, network, critics, one, data, 0.5)
+    np.testing.assert_allclose(got.targets[0], [[1.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(got.targets[1], [[0.9, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(got.advantages, [[1.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(got.charges, [[0.9, 0.6]], rtol=1e-6)
+    # Without bars: 2 * 0.3 + 2 * 2 * 0.6 = 3.0.
+    np.testing.assert_allclose(got.excess, 2.5, rtol=1e-6)
+    # The second decision is reached twice as often.
+    config.objective.reach_bar = 10.0
+    again = actor_critic.judge(config, network, critics, one, data, 0.5)
+    np.testing.assert_allclose(again.advantages, [[1.0, 2.0]], rtol=1e-6)
+    config.objective.reach_bar = 1.5
+    again = actor_critic.judge(config, network, critics, one, data, 0.5)
+    np.testing.assert_allclose(again.charges, [[0.9, 0.9]], rtol=1e-6)
+
+  def test_multiplier_is_the_controllers(self):
+    config = make_config(levels=(0.3, 0.9))
+    config.multiplier.update(damping=0.5, learning_rate=0.1)
+    data = make_batch(512)
+    _, state, step = _setup(config, data)
+    start = config.multiplier.init
+    state, metrics = step(state, (data, None))
+    excess = np.asarray(metrics['excess'])
+    self.assertGreater(excess[0], 0)
+    self.assertLess(excess[1], 0)
+    np.testing.assert_allclose(
+        state.multiplier, start + 0.6 * excess, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        state.controller.integral, start + 0.1 * excess, rtol=1e-5
+    )
+
+  def test_trust_region_keeps_the_divergence(self):
+    config = make_config('trust_region', levels=(0.6,))
+    config.trust_region.max_kl = 1e-3
+    data = make_batch(512)
+    network, state, step = _setup(config, data)
+
+    def log_probs(state):
+      params = jax.tree.map(lambda x: x[0], state.params)
+      return policy_gradient.log_probs(
+          network.apply({'params': params}, data.features), data
+      )
+
+    before = log_probs(state)
+    state, _ = step(state, (data, None))
+    kl = float(policy_gradient.mean_kl(log_probs(state), before, data))
+    self.assertBetween(kl, 1e-5, 1.01e-3)
+
+  def test_unknown_update_and_wrong_data_are_named(self):
+    config = make_config('newton')
+    with self.assertRaisesRegex(ValueError, "'newton'; allowed: lagrangian"):
+      _setup(config, make_batch(4))
+    config = make_config()
+    config.objective.estimator = 'magic'
+    with self.assertRaisesRegex(ValueError, "'magic'; allowed: exact"):
+      _setup(config, make_batch(4))
+    config.objective.estimator = 'exact'
+    with self.assertRaisesRegex(ValueError, 'learns from ladders'):
+      fit.check_data(config, make_batch(4))
+
+
+class DegenerateTest(parameterized.TestCase):
+
+  @parameterized.product(
+      update=actor_critic.UPDATES, form=('budget', 'reliability')
+  )
+  def test_nothing_breaks(self, update, form):
+    config = make_config(update, levels=(0.5,))
+    config.objective.form = form
+    plain = make_batch(32)
+    network, start, step = _setup(config, plain)
+    eval_step = validation.make_eval_step(config, network)
+    zeros, ones = np.zeros(32, np.float32), np.ones(32, np.float32)
+    for case, changes in {
+        'all right': dict(correct=ones, loss=zeros),
+        'all wrong': dict(correct=zeros, loss=zeros),
+        'one action never taken': dict(
+            actions=np.zeros_like(plain.actions),
+            behaviour=np.ones_like(plain.behaviour),
+        ),
+        'no decision': dict(mask=np.zeros_like(plain.mask)),
+    }.items():
+      with self.subTest(case):
+        data = plain.replace(**changes)
+        state = jax.tree.map(jnp.copy, start)
+        for _ in range(3):
+          state, metrics = step(state, (data, None))
+        chex.assert_tree_all_finite((state.params, state.critics, metrics))
+        _, scores = eval_step(state, data)
+        self.assertFalse(np.isnan(scores['validation_score']).any())
+
+
+class ValidationTest(absltest.TestCase):
+
+  def test_weights_by_hand(self):
+    # Always 1, from coins of 1/2 in one step, and of 1/4 in two.
+    batch = make_batch(3, num_steps=2).replace(
+        mask=np.array([[1, 0], [1, 0], [1, 1]], bool),
+        actions=np.array([[1, 0], [0, 0], [1, 1]], np.int32),
+        behaviour=np.array([[0.5, 1], [0.5, 1], [0.25, 0.5]], np.float32),
+        costs=np.array([[0.9, 7], [0.3, 7], [0.4, 0.8]], np.float32),
+        correct=np.array([1, 1, 0], np.float32),
+        loss=np.array([0, 0, 1], np.float32),
+    )
+    # Weights at the first decision 2, 0, 4; at the end 2, 0, 8.
+    got = validation.always(1, batch)
+    np.testing.assert_allclose(got.correct, 2 / 10, rtol=1e-6)
+    np.testing.assert_allclose(got.loss, 8 / 10, rtol=1e-6)
+    cost = (2 * 0.9 + 4 * 0.4) / 6 + 8 * 0.8 / 10
+    np.testing.assert_allclose(got.cost, cost, rtol=1e-6)
+
+  def test_on_its_own_trajectories_they_are_means(self):
+    batch = make_batch(200)
+    logits = jnp.zeros((*batch.mask.shape, 2))
+    got = validation.outcomes(logits, batch)
+    np.testing.assert_allclose(got.correct, batch.correct.mean(), rtol=1e-5)
+    np.testing.assert_allclose(got.cost, batch.costs.sum() / 200, rtol=1e-5)
+
+  def test_what_cannot_be_judged_is_not_preferred(self):
+    config = make_config(levels=(0.5,))
+    data = make_batch(50)
+    network, state, _ = _setup(config, data)
+    for least, is_kept in ((1e3, False), (0.0, True)):
+      config.objective.least_effective = least
+      _, metrics = validation.make_eval_step(config, network)(
+          jax.tree.map(jnp.copy, state), data
+      )
+      self.assertEqual(bool(np.isfinite(metrics['best_score'][0])), is_kept)
+
+
+if __name__ == '__main__':
+  absltest.main()
