@@ -72,6 +72,10 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       budgets=(0.3, 0.4, 0.5, 0.6),  # Named points cost<=b.
       alphas=(0.02, 0.05, 0.1),  # Named points loss<=alpha.
       delta=0.1,  # Chance that a promise is broken.
+      confident_budgets=(),  # Named points cost<=b@p, e.g. (0.5,).
+      both=(),  # Of a loss and a cost, e.g. ((0.05, 0.6),).
+      group_by='',  # A promise to each 'subject', or value of this key of meta.
+      joint_starts=(),  # Steps at which a threshold of its own begins, (0, 3).
   )
   config.evaluation = dict(
       resamples=2_000,  # Bootstrap draws over problems (and seeds).

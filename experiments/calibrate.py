@@ -132,8 +132,8 @@ def risks_of(
   """What is promised together, for each named promise of a configuration.
 
   Args:
-    config: `calibration` holds `delta`, `alphas`, and where wanted
-      `confident_budgets`, and `both`, pairs of a loss and a cost.
+    config: `calibration` holds `delta`, `alphas`, `confident_budgets`, and
+      `both`, pairs of a loss and a cost.
     test: of losses; see `loss_test`.
   """
   wanted = config.calibration
@@ -141,10 +141,10 @@ def risks_of(
   cost = lambda x: risks_lib.Risk('cost', x, wanted.delta, _COST_CAP, 'betting')
   return (
       [(loss(alpha),) for alpha in wanted.alphas]
-      + [(cost(budget),) for budget in wanted.get('confident_budgets', ())]
+      + [(cost(budget),) for budget in wanted.confident_budgets]
       + [
           (loss(alpha), cost(budget))
-          for alpha, budget in wanted.get('both', ())
+          for alpha, budget in wanted.both
       ]
   )
 
@@ -175,14 +175,14 @@ def points_of(
     member, point = promises_lib.promised_point(members, risks)
     points.append(to_json(point.name, member, point, hashes))
   losses = promises[: len(wanted.alphas)]
-  if wanted.get('group_by', ''):
+  if wanted.group_by:
     labels = groups_lib.labels_of(
         [ladder.problem for ladder in validation.ladders], wanted.group_by
     )
     for risks in losses:
       member, found = promises_lib.group_points(members, risks, labels)
       points += _groups_json(risks[0], member, found, hashes)
-  if wanted.get('joint_starts', ()):
+  if wanted.joint_starts:
     for risks in losses:
       points.append(_steps_json(members, risks, wanted.joint_starts, hashes))
   return points

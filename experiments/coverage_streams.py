@@ -59,7 +59,8 @@ def alarms(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
     For each alpha: `false`, how many of `num_streams` quiet streams of `num`
     answers ever raised an alarm; and by how many answers were quiet before the
     shift, the `median` and `late` (0.9 quantile) delay in answers, and
-    `within`, the share of alarms within `MOST_DELAY`.
+    `within`, the share of alarms within `MOST_DELAY`; `most`, what no alarm of
+    this kind could exceed there (`drift.most_within`).
   """
   rng = np.random.default_rng(seed)
   rows = []
@@ -74,6 +75,9 @@ def alarms(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
             'answers': num,
             'streams': num_streams,
             'false': int(drift.is_alarm(state, DELTA).sum()),
+            'most': drift.most_within(
+                alpha, SHIFT, MOST_DELAY, delta=DELTA, horizon=num
+            ),
             'delays': [_delays(alpha, x, num_streams, rng) for x in _QUIETS],
         }
     )

@@ -7,9 +7,9 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import ml_collections
 import numpy as np
 
+from configs import arithmetic
 from experiments import calibrate
 from experiments import promises
 from routing import types
@@ -41,8 +41,15 @@ def make_ladder(question, num_samples=1, subject=''):
 
 
 def make_config(**changes):
+  config = arithmetic.get_config('smoke')
   wanted = dict(budgets=(0.5,), alphas=(0.1,), delta=0.1)
-  return ml_collections.ConfigDict({'calibration': {**wanted, **changes}})
+  # What is off by default is of one type only once it is on.
+  config.calibration = {
+      **config.calibration.to_dict(),
+      **wanted,
+      **changes,
+  }
+  return config
 
 
 def points_of(members, config, labels=None):

@@ -187,15 +187,6 @@ def values_at(
   return outcomes_lib.at_times(outcomes, times)
 
 
-def _check_thresholds(thresholds: np.ndarray) -> np.ndarray:
-  thresholds = np.asarray(thresholds, np.float64)
-  if thresholds.ndim != 1 or not thresholds.size:
-    raise ValueError(f'Thresholds must be [K], got {thresholds.shape}.')
-  if not np.all(thresholds[1:] > thresholds[:-1]):
-    raise ValueError('Thresholds must rise strictly.')
-  return thresholds
-
-
 def from_values(
     values: Mapping[str, np.ndarray],
     thresholds: np.ndarray,
@@ -230,7 +221,7 @@ def from_values(
   if not risks or len(set(quantities)) != len(quantities):
     raise ValueError(f'Risks must be of different quantities: {quantities}.')
   if orders is None:
-    rising = np.arange(len(_check_thresholds(thresholds)))
+    rising = np.arange(len(frontier_lib.check_rising(thresholds)))
     orders = {'loss': rising, 'cost': rising[::-1]}
   proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
   mean = {name: x.mean(axis=1) for name, x in values.items()}
@@ -290,7 +281,7 @@ def for_risks(
 
   Source: Angelopoulos et al. 2021, "Learn then Test", theorem 1.
   """
-  thresholds = _check_thresholds(thresholds)
+  thresholds = frontier_lib.check_rising(thresholds)
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
   return from_values(values, thresholds, risks, procedure=procedure)
