@@ -1,4 +1,4 @@
-"""Trains the policies on collected ladders, one run per seed.
+"""Trains the policies on ladders or rollouts, one run per seed.
 
 Run:    python -m experiments.train --config=configs/arithmetic.py --workdir=runs/arithmetic
 Resume: the same command; finished seeds are kept, an unfinished one goes on.
@@ -6,48 +6,24 @@ Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, r
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Callable
-from collections.abc import Sequence
-import dataclasses
 import pathlib
-from typing import Any
 
 from absl import logging
 import ml_collections
 import numpy as np
 
-from experiments import builders
 from experiments import launch
+from experiments import training_sets
 from experiments import workdirs
-from routing import costs
 from routing import progress as progress_lib
-from routing import protocols
-from routing import types
-from routing.features import batching
-from routing.features import observation
-from routing.features import standardize
-from routing.problems import splits
 from routing.routers import card as card_lib
 from routing.routers import learned
-from routing.shards import reader
 from routing.training import checkpoint
 from routing.training import fit as fit_lib
 from routing.training import loop
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSet:
-  """What every seed trains on; features are standardised.
-
-  shards: content hash of each split.
-  """
-
-  features: observation.FeatureConfig
-  statistics: standardize.Statistics
-  accounting: costs.Accounting
-  protocol: protocols.Protocol
-  train: types.LadderBatch
-  validation: types.LadderBatch
-  shards: dict[str, str]
+from routing.training import parallel
+from routing.training import sources
+from routing.training import state as state_lib
 
 
 def run_directory(workdir: pathlib.Path | str, seed: int) -> pathlib.Path:
@@ -60,91 +36,20 @@ def is_finished(workdir: pathlib.Path | str, seed: int) -> bool:
   return (run_directory(workdir, seed) / learned.CARD_FILE).exists()
 
 
-def feature_config(
-    config: ml_collections.ConfigDict,
-    num_routes: int,
-    ladders: Sequence[types.Ladder],
-) -> observation.FeatureConfig:
-  """What is observed; the shards say how long a hidden state is."""
-  hidden = ladders[0].steps[0].hidden
-  return observation.configure(
-      config.features,
-      num_routes=num_routes,
-      max_steps=config.protocol.max_steps,
-      hidden_size=0 if hidden is None else len(hidden),
-  )
-
-
-def load_training_set(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
-) -> TrainingSet:
-  """Reads and featurises the shards of train and validation.
-
-  Raises:
-    ValueError: if a split is not collected, or not as it was written.
-  """
-  directory = pathlib.Path(workdir) / 'shards'
-  manifests = {
-      split: reader.read_manifest(directory / split)
-      for split in ('train', 'validation')
-  }
-  ladders = {
-      split: reader.read_ladders(directory / split) for split in manifests
-  }
-  # The other half must not have a say in when training stops: calibration
-  # makes its promises on it.
-  ladders['validation'], _ = splits.halves(ladders['validation'])
-  specs = builders.specs_of(manifests['train'].settings)
-  accounting = batching.with_reference(
-      costs.Accounting(specs, config.ruler), ladders['train']
-  )
-  protocol = builders.protocol(config)
-  features = feature_config(config, len(specs), ladders['train'])
-  batches = {
-      split: batching.ladder_batch(
-          ladders[split], features, accounting, protocol
-      )
-      for split in ladders
-  }
-  statistics = standardize.measure(
-      batches['train'].features, batches['train'].mask
-  )
-  return TrainingSet(
-      features=features,
-      statistics=statistics,
-      accounting=accounting,
-      protocol=protocol,
-      train=batching.standardized(batches['train'], statistics),
-      validation=batching.standardized(batches['validation'], statistics),
-      shards={split: manifests[split].content_hash for split in manifests},
-  )
-
-
 def make_card(
-    config: ml_collections.ConfigDict, data: TrainingSet
+    config: ml_collections.ConfigDict, view: training_sets.View
 ) -> card_lib.Card:
   """What the router of this run will say of itself."""
   return card_lib.Card(
-      specs=data.accounting.specs,
-      ruler=data.accounting.ruler,
-      reference=data.accounting.reference,
-      protocol=data.protocol,
-      features=data.features,
+      specs=view.accounting.specs,
+      ruler=view.accounting.ruler,
+      reference=view.accounting.reference,
+      protocol=view.protocol,
+      features=view.features,
       network=config.network.to_dict(),
       form=config.objective.form,
       levels=tuple(config.objective.levels),
   )
-
-
-def features_record(data: TrainingSet) -> dict[str, Any]:
-  """What `features.json` holds: what is observed, and measured on what."""
-  return {
-      'features': dataclasses.asdict(data.features),
-      'mean': data.statistics.mean.tolist(),
-      'std': data.statistics.std.tolist(),
-      'reference': data.accounting.reference,
-      'shards': data.shards,
-  }
 
 
 def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
@@ -163,11 +68,33 @@ def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
   return report
 
 
+def _num_devices(config: ml_collections.ConfigDict) -> int:
+  # Configurations from before there were several name none.
+  return config.get('stream', {}).get('num_devices', 1)
+
+
+def _source(
+    config: ml_collections.ConfigDict,
+    data: training_sets.TrainingSet,
+    seed: int,
+) -> sources.Data | sources.Source:
+  """Where the batches of a seed come from."""
+  if not isinstance(data.train, sources.Shards):
+    return data.train
+  return sources.streamed(
+      data.train,
+      seed,
+      config.batch_size,
+      config.stream.num_held,
+      parallel.first_devices(_num_devices(config)),
+  )
+
+
 def train_seed(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     seed: int,
-    data: TrainingSet,
+    data: training_sets.TrainingSet,
 ) -> learned.LearnedRouter:
   """Trains one seed, or resumes it, and leaves its router.
 
@@ -178,23 +105,34 @@ def train_seed(
   """
   directory = workdirs.claim(run_directory(workdir, seed), config)
   checkpoint.pin_json(
-      directory / 'features.json', features_record(data), 'training set'
+      directory / 'features.json',
+      training_sets.features_record(data),
+      'training set',
   )
   if is_finished(workdir, seed):
     return learned.load(directory)
   with progress_lib.Progress(config.num_steps, f'train seed {seed}') as shown:
     state = fit_lib.fit(
         config,
-        data.train,
+        _source(config, data, seed),
         data.validation,
         directory,
         seed=seed,
         report=_reporter(shown),
+        devices=_num_devices(config),
     )
   router = learned.LearnedRouter(
-      make_card(config, data), state.best_params, data.statistics
+      make_card(config, data.view),
+      state_lib.kept_params(state),
+      data.view.statistics,
   )
   router.save(directory)
+  if not np.isfinite(state.best_score).all():
+    logging.warning(
+        'Seed %d: validation could judge no step of the members with a score '
+        'of -inf below; their last parameters are kept.',
+        seed,
+    )
   logging.info(
       'Seed %d: best steps %s, validation scores %s, in %s',
       seed,
@@ -209,7 +147,7 @@ def train_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds`; returns their directories."""
-  data = load_training_set(config, workdir)
+  data = training_sets.load(config, workdir)
   for seed in config.train_seeds:
     train_seed(config, workdir, seed, data)
   return [run_directory(workdir, seed) for seed in config.train_seeds]

@@ -219,6 +219,19 @@ class BookkeepingTest(parameterized.TestCase):
       fit.check_data(config, make_batch(4))
 
 
+  def test_a_member_that_was_never_judged_keeps_its_last_parameters(self):
+    _, state, _ = _setup(make_config(levels=(0.5, 0.8)), make_batch(4))
+    best = jax.tree.map(lambda x: x + 1.0, state.params)
+    state = state.replace(
+        best_params=best, best_score=jnp.array([-jnp.inf, 0.3])
+    )
+    kept = state_lib.kept_params(state)
+    chex.assert_trees_all_equal(
+        kept,
+        jax.tree.map(lambda x, y: np.stack([x[0], y[1]]), state.params, best),
+    )
+
+
 class DegenerateTest(parameterized.TestCase):
 
   @parameterized.product(

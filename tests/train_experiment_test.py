@@ -17,11 +17,13 @@ from configs import arithmetic
 from experiments import collect as collect_experiment
 from experiments import overnight
 from experiments import train
+from experiments import training_sets
 import routing
 from routing.features import observation
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.shards import reader
 from routing.shards import writer as writer_lib
 from routing.training import metrics as metrics_lib
 from tests import scripted_pair
@@ -108,17 +110,18 @@ class TrainTest(absltest.TestCase):
   def test_router_scores_what_training_saw(self):
     # Scores on raw features equal the network on the standardised set.
     config = _config()
-    data = train.load_training_set(config, self.workdir)
+    data = training_sets.load(config, self.workdir)
     router = train.train_seed(config, self.workdir, 0, data)
-    raw = data.train.features * data.statistics.std + data.statistics.mean
-    constant = data.statistics.std <= 1e-3
+    statistics = data.view.statistics
+    raw = data.train.features * statistics.std + statistics.mean
+    constant = statistics.std <= 1e-3
     self.assertLess(constant.mean(), 0.9)
     got = router.score(raw.astype(np.float32), 1)
     again = routing.load(self.workdir / 'runs' / 'seed0').score(
         raw.astype(np.float32), 1
     )
     np.testing.assert_array_equal(got, again)
-    names = observation.names(data.features)
+    names = observation.names(data.view.features)
     self.assertLen(names, data.train.features.shape[-1])
     valid = data.train.features[data.train.mask]
     np.testing.assert_allclose(valid.mean(axis=0)[~constant], 0, atol=0.2)
@@ -136,7 +139,7 @@ class TrainTest(absltest.TestCase):
 
   def test_other_shards_are_refused(self):
     config = _config()
-    data = train.load_training_set(config, self.workdir)
+    data = training_sets.load(config, self.workdir)
     train.train_seed(config, self.workdir, 0, data)
     before = _files(self.workdir)
     other = dataclasses.replace(data, shards=data.shards | {'train': 'other'})
@@ -146,7 +149,7 @@ class TrainTest(absltest.TestCase):
 
   def test_missing_hidden_states_are_named(self):
     config = _config()
-    data = train.reader.read_ladders(self.workdir / 'shards' / 'train')
+    data = reader.read_ladders(self.workdir / 'shards' / 'train')
     ladder = dataclasses.replace(
         data[0],
         steps=tuple(
@@ -154,7 +157,7 @@ class TrainTest(absltest.TestCase):
         ),
     )
     with self.assertRaisesRegex(ValueError, 'Leave hidden out'):
-      train.feature_config(config, 2, [ladder])
+      training_sets.feature_config(config, 2, [ladder])
 
   def test_a_bad_call_is_one_line_and_no_success(self):
     for override, message in (

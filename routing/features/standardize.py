@@ -1,5 +1,6 @@
 """Zero mean, unit spread: statistics of the training set, kept with weights."""
 
+from collections.abc import Iterable
 import dataclasses
 
 import numpy as np
@@ -31,12 +32,34 @@ def measure(features: np.ndarray, mask: np.ndarray) -> Statistics:
   Raises:
     ValueError: if no decision exists.
   """
-  if not mask.any():
+  return measure_parts([(features, mask)])
+
+
+def measure_parts(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> Statistics:
+  """`measure` of what is never in memory together: features and mask of each.
+
+  Source: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample
+  Variance", equation 2.1.
+  """
+  count, mean, squares = 0, 0.0, 0.0
+  for features, mask in parts:
+    valid = features[mask].astype(np.float64)
+    if not len(valid):
+      continue
+    middle, total = valid.mean(axis=0), count + len(valid)
+    shift = middle - mean
+    squares = squares + ((valid - middle) ** 2).sum(axis=0)
+    squares = squares + shift**2 * (count * len(valid) / total)
+    mean = mean + shift * (len(valid) / total)
+    count = total
+  if not count:
     raise ValueError('There is no decision to measure features on.')
-  valid = features[mask].astype(np.float64)
+  std = np.sqrt(squares / count)
   return Statistics(
-      mean=valid.mean(axis=0).astype(np.float32),
-      std=np.maximum(valid.std(axis=0), _LEAST_STD).astype(np.float32),
+      mean=mean.astype(np.float32),
+      std=np.maximum(std, _LEAST_STD).astype(np.float32),
   )
 
 

@@ -65,8 +65,14 @@ def read_shard(
   return kind.from_table(table)
 
 
-def _read_all(directory: pathlib.Path, kind: schema.Kind) -> list[Any]:
-  """The records of all files of a complete directory."""
+def complete_manifest(
+    directory: pathlib.Path | str, kind: schema.Kind
+) -> manifest_lib.Manifest:
+  """The manifest of a finished collection, to read it file by file.
+
+  Raises:
+    ValueError: if the collection is not finished, or of another kind.
+  """
   manifest = read_manifest(directory)
   manifest_lib.check_kind(manifest, kind, str(directory))
   if not manifest.is_complete:
@@ -75,8 +81,13 @@ def _read_all(directory: pathlib.Path, kind: schema.Kind) -> list[Any]:
         f'{directory} holds {rows} of {manifest.num_problems} problems; '
         'collect again to have it finished.'
     )
+  return manifest
+
+
+def _read_all(directory: pathlib.Path, kind: schema.Kind) -> list[Any]:
+  """The records of all files of a complete directory."""
   return [
       record
-      for entry in manifest.shards
+      for entry in complete_manifest(directory, kind).shards
       for record in read_shard(directory, entry, kind)
   ]

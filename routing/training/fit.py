@@ -9,7 +9,6 @@ from collections.abc import Callable
 import dataclasses
 import pathlib
 
-import jax
 import ml_collections
 
 from routing import types
@@ -116,7 +115,7 @@ def fit(
     ValueError: if a level cannot be met, or the estimator needs other data.
     FloatingPointError: naming the step of a non-finite loss.
   """
-  layout = parallel.over_devices(jax.devices()[:devices])
+  layout = parallel.first_devices(devices)
   check_data(config, validation)
   if not callable(train):
     train = sources.resident(train, seed, config.batch_size, layout)

@@ -29,6 +29,20 @@ class Layout:
   rows: Callable[[Tree], Tree] = jax.device_put
 
 
+def first_devices(num: int) -> Layout:
+  """`over_devices` of the first `num` devices there are.
+
+  Raises:
+    ValueError: if there are fewer.
+  """
+  devices = jax.devices()
+  if not 1 <= num <= len(devices):
+    raise ValueError(
+        f'{num} devices are asked for; allowed: 1 to {len(devices)}.'
+    )
+  return over_devices(devices[:num])
+
+
 def over_devices(devices: Sequence[jax.Device]) -> Layout:
   """Shares rows out evenly over devices; one device needs no layout.
 

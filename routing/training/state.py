@@ -9,6 +9,7 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from routing.objectives import lagrangian
@@ -96,3 +97,21 @@ def init_actor_critic(
       critics_opt_state=jax.vmap(make_optimizer(config.critics).init)(params),
       controller=lagrangian.init_controller(jnp.copy(state.multiplier)),
   )
+
+
+def kept_params(state: TrainState) -> chex.ArrayTree:
+  """The best parameters of each member; the last ones where none was judged.
+
+  A validation set of another policy's trajectories may be unable to judge a
+  member at any step. The weights that it started from would be no choice.
+
+  Returns:
+    NumPy leaves `[K, ...]`.
+  """
+  is_judged = np.isfinite(state.best_score)
+
+  def pick(best, last):
+    shape = (-1,) + (1,) * (best.ndim - 1)
+    return np.where(is_judged.reshape(shape), best, last)
+
+  return jax.tree.map(pick, state.best_params, state.params)

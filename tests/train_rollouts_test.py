@@ -1,0 +1,220 @@
+"""Tests of training from rollouts: in memory, from disk, from the command."""
+
+import asyncio
+import dataclasses
+import functools
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import chex
+import jax
+import numpy as np
+
+from configs import arithmetic_redraft
+from experiments import behave as behave_experiment
+from experiments import overnight
+from experiments import train
+from experiments import training_sets
+import routing
+from routing import costs
+from routing import protocols
+from routing.grading import equivalence
+from routing.rollout import behave
+from routing.rollout import driver
+from routing.routers import behaviour
+from routing.shards import reader
+from routing.shards import writer as writer_lib
+from routing.training import metrics as metrics_lib
+from tests import collect_experiment_test
+from tests import scripted_pair
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_COUNTS = {'train': 24, 'validation': 16}
+_SPECS = scripted_pair.SPECS[:2]
+
+
+def collect(workdir, protocol='redraft'):
+  """Rollouts of both splits, by the scripted pair at random rates."""
+  problems = scripted_pair.make_problems(sum(_COUNTS.values()))
+  plan = behave.Plan(protocols.Protocol(protocol), driver.Sampling(), 3)
+  for split, count in _COUNTS.items():
+    chosen, problems = problems[:count], problems[count:]
+    settings = {
+        'models': [dataclasses.asdict(spec) for spec in _SPECS],
+        'plan': dataclasses.asdict(plan),
+    }
+    directory = behave_experiment.shard_directory(workdir, split)
+    asyncio.run(
+        overnight.collect_missing(
+            functools.partial(
+                behave.collect_rollouts,
+                behaviour=behaviour.random_rate(2, seed=0),
+                plan=plan,
+                accounting=costs.Accounting(_SPECS, reference=1.0),
+                grade=equivalence.exact,
+            ),
+            chosen,
+            scripted_pair.make_engines(),
+            writer_lib.RolloutWriter(directory, chosen, settings, 5),
+            specs=_SPECS,
+            concurrency=8,
+        )
+    )
+
+
+def make_config(**changes):
+  config = arithmetic_redraft.get_config('smoke')
+  config.features.update(question_width=8, step_width=8)
+  config.network.hidden = (8,)
+  config.objective.levels = (0.5, 0.7)
+  config.objective.form = 'reliability'
+  config.num_steps = 4
+  config.eval_every = config.log_every = config.checkpoint_every = 2
+  config.update(changes)
+  return config
+
+
+class RolloutsTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.shards = cls.enterClassContext(tempfile.TemporaryDirectory())
+    collect(cls.shards)
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    shutil.copytree(self.shards, self.workdir, dirs_exist_ok=True)
+
+  @parameterized.parameters('lagrangian', 'trust_region')
+  def test_leaves_a_router(self, update):
+    config = make_config()
+    config.objective.policy_update = update
+    (directory,) = train.train_all(config, self.workdir)
+    card = routing.load(directory).card
+    self.assertEqual(card.protocol, protocols.Protocol('redraft'))
+    self.assertEqual(card.specs, _SPECS)
+    self.assertEqual(card.features.hidden_size, 4)
+    rows = metrics_lib.read_rows(directory / 'metrics.jsonl')
+    self.assertEqual([row['step'] for row in rows], [2, 4])
+    self.assertLen(rows[-1]['validation_effective'], 2)
+
+  def test_validation_is_the_half_that_may_choose(self):
+    data = training_sets.load(make_config(), self.workdir)
+    self.assertLen(data.validation.mask, 8 * 3)
+    rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'validation')
+    chex.assert_trees_all_equal(
+        data.validation, data.view.arrays(rollouts[::2])
+    )
+
+  def test_shards_on_disk_are_what_is_in_memory(self):
+    whole = training_sets.load(make_config(), self.workdir)
+    config = make_config()
+    config.stream.num_held = 2
+    parts = training_sets.load(config, self.workdir)
+    self.assertEqual(parts.train.sizes, [15, 15, 15, 15, 12])
+    for name in ('mean', 'std'):
+      np.testing.assert_allclose(
+          getattr(parts.view.statistics, name),
+          getattr(whole.view.statistics, name),
+          rtol=1e-5,
+          atol=1e-6,
+      )
+    self.assertEqual(parts.view.accounting, whole.view.accounting)
+    chex.assert_trees_all_equal(parts.validation.mask, whole.validation.mask)
+    rows = [parts.train.load(i) for i in range(5)]
+    rows = jax.tree.map(lambda *x: np.concatenate(x), *rows)
+    chex.assert_trees_all_close(rows, whole.train, atol=1e-4)
+
+  def test_streamed_run_resumes_exactly(self):
+    config = make_config(batch_size=17)
+    config.stream.num_held = 2
+    data = training_sets.load(config, self.workdir)
+    whole = train.train_seed(config, self.workdir, 0, data)
+    # Killed after two of four steps: a run directory without a router, whose
+    # configuration is the one of the whole run.
+    other = pathlib.Path(self.create_tempdir().full_path)
+    short = make_config(batch_size=17, num_steps=2)
+    short.stream.num_held = 2
+    train.train_seed(short, other, 0, data)
+    directory = train.run_directory(other, 0)
+    for name in ('config.json', 'router.json', 'router.safetensors'):
+      (directory / name).unlink()
+    resumed = train.train_seed(config, other, 0, data)
+    self.assertEqual(resumed.checkpoint_hash, whole.checkpoint_hash)
+    self.assertEqual(
+        metrics_lib.read_rows(directory / 'metrics.jsonl'),
+        metrics_lib.read_rows(
+            train.run_directory(self.workdir, 0) / 'metrics.jsonl'
+        ),
+    )
+
+  def test_another_protocol_is_refused(self):
+    config = make_config()
+    config.protocol.name = 'switch'
+    with self.assertRaisesRegex(ValueError, 'collected in redraft, peek'):
+      training_sets.load(config, self.workdir)
+    config = make_config()
+    config.objective.estimator = 'exact'
+    with self.assertRaisesRegex(ValueError, 'exact, which knows.*escalate'):
+      training_sets.load(config, self.workdir)
+
+  def test_ladders_where_rollouts_are_wanted_are_not_found(self):
+    shutil.rmtree(self.workdir / 'rollouts')
+    with self.assertRaisesRegex(ValueError, 'rollouts/train holds no manifest'):
+      training_sets.load(make_config(), self.workdir)
+
+  def test_too_many_devices_are_refused(self):
+    config = make_config()
+    config.stream.num_devices = 1 + jax.device_count()
+    with self.assertRaisesRegex(ValueError, 'devices are asked for; allowed'):
+      train.train_all(config, self.workdir)
+
+
+class CommandTest(absltest.TestCase):
+
+  def test_collects_and_trains(self):
+    # An untrained pair, which writes nonsense; that is all that is needed.
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    collect_experiment_test._save_pair(workdir / 'pair')
+    arguments = [
+        '--config=configs/arithmetic_redraft.py:smoke',
+        f'--workdir={workdir}',
+        f'--config.engine.pair={workdir / "pair"}',
+        '--config.engine.max_batch=8',
+        '--config.engine.num_slots=16',
+        '--config.collect.concurrency=8',
+        '--config.collect.max_tokens=60',
+        '--config.collect.temperature=1.0',
+        '--config.problems.train=12',
+        '--config.problems.validation=8',
+        '--config.problems.test=4',
+        '--config.objective.form=reliability',
+        '--config.objective.levels=(0.5,)',
+        '--config.num_steps=4',
+    ]
+    for stage in (
+        ['experiments.behave', '--split=train'],
+        ['experiments.behave', '--split=validation'],
+        ['experiments.train'],
+    ):
+      done = subprocess.run(
+          [sys.executable, '-m', *stage, *arguments],
+          cwd=_ROOT,
+          capture_output=True,
+          text=True,
+          check=False,
+      )
+      self.assertEqual(done.returncode, 0, done.stderr)
+    router = routing.load(workdir / 'runs' / 'seed0')
+    self.assertEqual(router.card.protocol, protocols.Protocol('redraft'))
+
+
+if __name__ == '__main__':
+  absltest.main()
