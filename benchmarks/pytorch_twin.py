@@ -1,0 +1,203 @@
+"""The actor-critic update of `routing.training`, as PyTorch users write it.
+
+Eager modules and optimisers, one member after another, V-trace by a loop over
+the steps. It knows the default: a network of one hidden layer, form `budget`,
+update `lagrangian`; `benchmarks.training_step` times it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from routing import types
+
+
+class Network(nn.Module):
+  """Policy or critics: a tanh layer and a linear one."""
+
+  def __init__(self, num_features: int, hidden: int, num_outputs: int):
+    super().__init__()
+    self.first = nn.Linear(num_features, hidden)
+    self.last = nn.Linear(hidden, num_outputs)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """`[..., F]` to `[..., num_outputs]`."""
+    return self.last(torch.tanh(self.first(x)))
+
+
+def v_trace(values, rewards, ratios, mask, rho_bar, c_bar):
+  """Targets and advantages, `[B, T]` each, by a loop over the steps."""
+  zeros = torch.zeros_like(values)
+  values, rewards = values.where(mask, zeros), rewards.where(mask, zeros)
+  ratios = ratios.where(mask, zeros)
+  rho, c = ratios.clamp(max=rho_bar), ratios.clamp(max=c_bar)
+  targets = torch.zeros_like(values)
+  advantages = torch.zeros_like(values)
+  next_value = next_target = torch.zeros_like(values[:, 0])
+  for t in reversed(range(values.shape[1])):
+    now = values[:, t]
+    surprise = rho[:, t] * (rewards[:, t] + next_value - now)
+    targets[:, t] = now + surprise + c[:, t] * (next_target - next_value)
+    advantages[:, t] = rho[:, t] * (rewards[:, t] + next_target - now)
+    next_value, next_target = now, targets[:, t]
+  return targets, advantages
+
+
+class Member:
+  """One policy, its critics, their optimisers and its multiplier."""
+
+  def __init__(self, config, level, num_features: int, num_routes: int):
+    (hidden,) = config.network.hidden
+    self.config, self.level = config, level
+    self.policy = Network(num_features, hidden, num_routes)
+    self.critics = Network(num_features, hidden, 2)
+    self.policy_optimizer = _adamw(self.policy, config.optimizer)
+    self.critics_optimizer = _adamw(self.critics, config.critics)
+    self.integral = torch.tensor(config.multiplier.init)
+    self.previous = torch.tensor(float('inf'))
+    self.multiplier = self.integral
+
+  def log_probs(self, batch) -> torch.Tensor:
+    """`[B, T, A]` over the available routes."""
+    logits = self.policy(batch['features'])
+    is_open = batch['available'] & batch['mask'][..., None]
+    return torch.log_softmax(logits.masked_fill(~is_open, -1e9), dim=-1)
+
+  def control(self, excess: torch.Tensor) -> None:
+    """Moves the multiplier."""
+    given = self.config.multiplier
+    self.integral = (self.integral + given.learning_rate * excess).clamp(
+        0.0, given.max
+    )
+    rise = (excess - self.previous).clamp(min=0.0)
+    self.multiplier = (
+        given.damping * excess + self.integral + given.derivative * rise
+    ).clamp(0.0, given.max)
+    self.previous = excess
+
+  @torch.no_grad()
+  def judge(self, batch):
+    """Log-probabilities, one penalised advantage, and the critics' targets."""
+    objective, mask = self.config.objective, batch['mask']
+    old = self.log_probs(batch)
+    chances = _taken(old, batch).exp()
+    ratios = (chances / batch['behaviour']).where(mask, torch.tensor(1.0))
+    reach = torch.ones_like(ratios)
+    for t in range(1, ratios.shape[1]):
+      reach[:, t] = reach[:, t - 1] * ratios[:, t - 1]
+    reach = reach.clamp(max=objective.reach_bar) * mask
+    rewards = torch.zeros_like(batch['costs'])
+    last = mask.sum(dim=1) - 1
+    rewards[torch.arange(len(last)), last] = batch['correct']
+    values = self.critics(batch['features'])
+    targets, advantages = [], []
+    for k, signal in enumerate((rewards, batch['costs'])):
+      target, advantage = v_trace(
+          values[..., k],
+          signal,
+          ratios,
+          mask,
+          objective.rho_bar,
+          objective.c_bar,
+      )
+      targets.append(target)
+      advantages.append(reach * advantage)
+    unbiased, _ = v_trace(
+        values[..., 1],
+        batch['costs'],
+        ratios,
+        mask,
+        objective.ratio_bar,
+        objective.ratio_bar,
+    )
+    self.control(unbiased[:, 0].mean() - self.level)
+    advantage = (advantages[0] - self.multiplier * advantages[1]) / (
+        1.0 + self.multiplier
+    )
+    return old, advantage, torch.stack(targets, dim=-1)
+
+  def policy_loss(self, batch, old, advantages) -> torch.Tensor:
+    """Clipped surrogate, entropy bonus and divergence penalty."""
+    objective, mask = self.config.objective, batch['mask']
+    new = self.log_probs(batch)
+    ratio = (_taken(new, batch) - _taken(old, batch)).exp()
+    clipped = ratio.clamp(1.0 - objective.clip, 1.0 + objective.clip)
+    gain = torch.minimum(ratio * advantages, clipped * advantages)
+    entropy = -(new.exp() * new).sum(dim=-1)
+    kl = (old.exp() * (old - new)).sum(dim=-1)
+    return (
+        -(gain * mask).sum() / len(mask)
+        - objective.entropy_weight * entropy[mask].mean()
+        + objective.kl_weight * kl[mask].mean()
+    )
+
+  def update(self, batch) -> torch.Tensor:
+    """One update on a batch; returns the loss of the last inner step."""
+    objective, mask = self.config.objective, batch['mask']
+    old, advantages, targets = self.judge(batch)
+    for _ in range(objective.num_inner):
+      self.policy_optimizer.zero_grad()
+      loss = self.policy_loss(batch, old, advantages)
+      loss.backward()
+      nn.utils.clip_grad_norm_(
+          self.policy.parameters(), self.config.optimizer.clip_norm
+      )
+      self.policy_optimizer.step()
+    for _ in range(objective.num_inner):
+      self.critics_optimizer.zero_grad()
+      errors = self.critics(batch['features']) - targets
+      critic_loss = 0.5 * (errors[mask] ** 2).sum(dim=-1).mean()
+      critic_loss.backward()
+      nn.utils.clip_grad_norm_(
+          self.critics.parameters(), self.config.critics.clip_norm
+      )
+      self.critics_optimizer.step()
+    return (loss + critic_loss).detach()
+
+
+def _adamw(network: nn.Module, config) -> torch.optim.AdamW:
+  return torch.optim.AdamW(
+      network.parameters(),
+      config.learning_rate,
+      weight_decay=config.weight_decay,
+  )
+
+
+def _taken(log_probs: torch.Tensor, batch) -> torch.Tensor:
+  return log_probs.gather(-1, batch['actions'][..., None])[..., 0]
+
+
+class Twin:
+  """The run in PyTorch: its members take the same batch, one by one."""
+
+  def __init__(self, config, state, data: types.TrajectoryBatch):
+    """Starts from the weights of `state`, the run's own."""
+    num_features, num_routes = data.features.shape[-1], data.available.shape[-1]
+    self.data = {k: torch.from_numpy(v) for k, v in vars(data).items()}
+    self.data['actions'] = self.data['actions'].long()  # As `gather` needs.
+    self.dropout = config.network.dropout
+    self.members = [
+        Member(config, level, num_features, num_routes)
+        for level in config.objective.levels
+    ]
+    for k, member in enumerate(self.members):
+      _load(member.policy, state.params, k)
+      _load(member.critics, state.critics, k)
+
+  def step(self, rows: np.ndarray) -> torch.Tensor:
+    """One update of every member on rows of the data; `[K]` losses."""
+    batch = {k: v[torch.from_numpy(rows)] for k, v in self.data.items()}
+    if self.dropout:
+      x = batch['features']
+      ones = torch.ones(len(x), 1, x.shape[-1])
+      batch['features'] = x * nn.functional.dropout(ones, self.dropout)
+    return torch.stack([member.update(batch) for member in self.members])
+
+
+@torch.no_grad()
+def _load(network: Network, params: Any, member: int) -> None:
+  for name, layer in (('Dense_0', network.first), ('Dense_1', network.last)):
+    layer.weight.copy_(torch.tensor(np.array(params[name]['kernel'][member].T)))
+    layer.bias.copy_(torch.tensor(np.array(params[name]['bias'][member])))

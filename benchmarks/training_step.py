@@ -1,0 +1,264 @@
+"""How fast the jitted training step is, against the same update in PyTorch.
+
+Run: python -m benchmarks.training_step [--quick]
+One step is an actor-critic update of every member of a run, as
+`routing.training` does it: rows of a batch, dropout, importance ratios, V-trace
+of reward and cost, the multiplier's PID controller, gradient steps of policy
+and critics with clipping and AdamW. The other side is the same update as it is
+commonly written in PyTorch: eager modules and optimisers, one member after
+another, V-trace by a loop over the steps. `tests/training_step_test.py` checks
+that both give the same numbers.
+
+Both sides have the same cores and take turns; the figures are medians over the
+turns, with the fastest and slowest. The jitted step merges the members' matrix
+products, which the loop over members cannot. The last line is a JSON object:
+`ratio_to_pytorch` (of the default size) and the table.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import statistics
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+import jax
+import ml_collections
+import numpy as np
+from rich import console as console_lib
+from rich import table as table_lib
+import torch
+
+from benchmarks import pytorch_twin
+from configs import arithmetic_pair
+from configs import arithmetic_redraft
+from routing import types
+from routing.features import observation
+from routing.training import fit
+
+_TIMINGS = 7  # Turns of each side.
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """What is trained; the configuration says the rest.
+
+  batch_size: trajectories a step.
+  num_steps: T, decisions of the longest.
+  num_features: F.
+  hidden: units of the one hidden layer.
+  num_levels: K, members.
+  repeats: steps a turn.
+  """
+
+  batch_size: int
+  num_steps: int
+  num_features: int
+  hidden: int
+  num_levels: int
+  repeats: int
+
+
+def default_size(repeats: int = 5) -> Size:
+  """What `configs/arithmetic_redraft.py` trains on the embedded pair."""
+  config = arithmetic_redraft.get_config()
+  features = observation.configure(
+      config.features,
+      num_routes=2,
+      max_steps=config.protocol.max_steps,
+      hidden_size=arithmetic_pair.get_config().small.shape.hidden_size,
+  )
+  return Size(
+      batch_size=config.batch_size,
+      num_steps=7,  # Of an answer: four to six clauses, and the result.
+      num_features=features.size,
+      hidden=config.network.hidden[0],
+      num_levels=len(config.objective.levels),
+      repeats=repeats,
+  )
+
+
+def get_config(size: Size) -> ml_collections.ConfigDict:
+  """The default configuration at another size."""
+  config = arithmetic_redraft.get_config()
+  config.batch_size = size.batch_size
+  config.network.hidden = (size.hidden,)
+  config.objective.levels = tuple(
+      np.linspace(0.25, 0.7, size.num_levels).tolist()
+  )
+  return config
+
+
+def make_data(
+    size: Size, num: int, num_routes: int = 2
+) -> types.TrajectoryBatch:
+  """`num` made-up trajectories; the last two steps may be missing."""
+  rng = np.random.default_rng(0)
+  shape = num, size.num_steps
+  lengths = rng.integers(max(size.num_steps - 2, 1), size.num_steps + 1, num)
+  mask = np.arange(size.num_steps) < lengths[:, None]
+  features = rng.standard_normal((*shape, size.num_features), np.float32)
+  correct = rng.integers(0, 2, num).astype(np.float32)
+  return types.TrajectoryBatch(
+      features=features * mask[..., None],
+      mask=mask,
+      available=np.repeat(mask[..., None], num_routes, axis=-1),
+      actions=(rng.integers(0, num_routes, shape) * mask).astype(np.int32),
+      behaviour=np.where(mask, rng.uniform(0.2, 1.0, shape), 1.0).astype(
+          np.float32
+      ),
+      costs=(rng.uniform(0.05, 0.2, shape) * mask).astype(np.float32),
+      correct=correct,
+      loss=1.0 - correct,
+      gain=np.zeros(num, np.float32),
+  )
+
+
+class Jitted:
+  """The run as `routing.training` steps it, on data that is on the device."""
+
+  def __init__(self, config, data: types.TrajectoryBatch):
+    _, self.state, self._step = fit.make_learner(
+        config, data.available.shape[-1], data.features.shape[-1], seed=0
+    )
+    self._data = jax.device_put(data)
+
+  def step(self, rows: np.ndarray) -> jax.Array:
+    """The same as `pytorch_twin.Twin.step`."""
+    self.state, metrics = self._step(self.state, (self._data, rows))
+    return jax.block_until_ready(metrics['loss'])
+
+
+def _turn(
+    step: Callable[[np.ndarray], Any], batches: Sequence[np.ndarray]
+) -> float:
+  """Seconds a step, mean over the batches."""
+  start = time.perf_counter()
+  for rows in batches:
+    step(rows)
+  return (time.perf_counter() - start) / len(batches)
+
+
+def measure(name: str, size: Size) -> dict[str, Any]:
+  """One size: both sides in turns."""
+  config, rng = get_config(size), np.random.default_rng(1)
+  data = make_data(size, 4 * size.batch_size)
+  jitted = Jitted(config, data)
+  twin = pytorch_twin.Twin(config, jitted.state, data)
+  draw = lambda: [
+      rng.choice(len(data.mask), size.batch_size, replace=False)
+      for _ in range(size.repeats)
+  ]
+  # The first call compiles; what it takes beyond a step is the compilation.
+  first = _turn(jitted.step, draw()[:1])
+  _turn(twin.step, draw()[:1])
+  ours, theirs = [], []
+  for _ in range(_TIMINGS):
+    ours.append(_turn(jitted.step, draw()))
+    theirs.append(_turn(twin.step, draw()))
+  seconds, pytorch = statistics.median(ours), statistics.median(theirs)
+  ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+  return {
+      'size': name,
+      **dataclasses.asdict(size),
+      'steps_per_second': 1.0 / seconds,
+      'trajectories_per_second': size.batch_size / seconds,
+      'pytorch_steps_per_second': 1.0 / pytorch,
+      'pytorch_trajectories_per_second': size.batch_size / pytorch,
+      'ratio_to_pytorch': statistics.median(ratios),
+      'least_ratio': min(ratios),
+      'largest_ratio': max(ratios),
+      'compile_seconds': first - seconds,
+  }
+
+
+def show(rows: Sequence[dict[str, Any]], num_cores: int) -> None:
+  """Prints the table."""
+  table = table_lib.Table(
+      title=f'A training step of all members, on {num_cores} cores'
+  )
+  for name in (
+      'size',
+      'B',
+      'T',
+      'F',
+      'hidden',
+      'members',
+      'steps / s',
+      'trajectories / s',
+      'PyTorch, steps / s',
+      'trajectories / s',
+      'ratio',
+      'least',
+      'largest',
+      'compiled in, s',
+  ):
+    table.add_column(name, justify='right', no_wrap=True)
+  for row in rows:
+    table.add_row(
+        row['size'],
+        *(
+            f'{row[name]:,}'
+            for name in (
+                'batch_size',
+                'num_steps',
+                'num_features',
+                'hidden',
+                'num_levels',
+            )
+        ),
+        *(
+            f'{row[name]:,.1f}'
+            for name in (
+                'steps_per_second',
+                'trajectories_per_second',
+                'pytorch_steps_per_second',
+                'pytorch_trajectories_per_second',
+                'ratio_to_pytorch',
+                'least_ratio',
+                'largest_ratio',
+                'compile_seconds',
+            )
+        ),
+    )
+  console_lib.Console(width=180).print(table)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table, then the JSON line."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  # jax takes all that this process may use; so does PyTorch.
+  num_cores = len(os.sched_getaffinity(0))
+  torch.set_num_threads(num_cores)
+  default = default_size(repeats=1 if flags.FLAGS.quick else 5)
+  small = Size(
+      batch_size=128,
+      num_steps=5,
+      num_features=32,
+      hidden=32,
+      num_levels=4,
+      repeats=5 if flags.FLAGS.quick else 40,
+  )
+  rows = [measure('default', default), measure('small', small)]
+  show(rows, num_cores)
+  print(
+      json.dumps(
+          {
+              'ratio_to_pytorch': rows[0]['ratio_to_pytorch'],
+              'num_cores': num_cores,
+              'jax': jax.__version__,
+              'torch': torch.__version__,
+              'table': rows,
+          }
+      )
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_bool('quick', False, 'Fewer steps a turn.')
+  app.run(main)

@@ -1,0 +1,97 @@
+"""Tests of the benchmark's PyTorch twin: it makes the same update."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from benchmarks import pytorch_twin
+from benchmarks import training_step
+
+_SIZE = training_step.Size(
+    batch_size=24,
+    num_steps=4,
+    num_features=10,
+    hidden=8,
+    num_levels=3,
+    repeats=1,
+)
+
+
+def make_config(**objective):
+  """Without dropout, whose masks are each library's own."""
+  config = training_step.get_config(_SIZE)
+  config.network.dropout = 0.0
+  # Coarse enough steps to reach the clips, and every term at work.
+  config.optimizer.learning_rate = config.critics.learning_rate = 0.05
+  config.multiplier.derivative = 0.5
+  config.objective.update(entropy_weight=0.03, kl_weight=0.1, **objective)
+  return config
+
+
+class TwinTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ({}, 2),
+      ({'rho_bar': 0.7, 'c_bar': 0.8, 'reach_bar': 1.1, 'clip': 0.02}, 3),
+  )
+  def test_three_updates_give_the_same_numbers(self, objective, num_routes):
+    config = make_config(**objective)
+    data = training_step.make_data(_SIZE, 60, num_routes)
+    jitted = training_step.Jitted(config, data)
+    twin = pytorch_twin.Twin(config, jitted.state, data)
+    rng = np.random.default_rng(0)
+    start = jax.tree.map(np.array, jitted.state.params)
+    for _ in range(3):
+      rows = rng.choice(60, _SIZE.batch_size, replace=False)
+      np.testing.assert_allclose(
+          jitted.step(rows), twin.step(rows).numpy(), rtol=1e-5, atol=1e-6
+      )
+    np.testing.assert_allclose(
+        jitted.state.multiplier,
+        [float(member.multiplier) for member in twin.members],
+        rtol=1e-5,
+    )
+    for k, member in enumerate(twin.members):
+      self._assert_same(jitted.state.params, member.policy, k)
+      self._assert_same(jitted.state.critics, member.critics, k)
+    moved = np.abs(
+        jitted.state.params['Dense_0']['kernel'] - start['Dense_0']['kernel']
+    )
+    self.assertGreater(moved.min(), 0.0)
+    self.assertGreater(moved.max(), 0.1)
+
+  def _assert_same(self, params, network, member):
+    layers = {'Dense_0': network.first, 'Dense_1': network.last}
+    for name, layer in layers.items():
+      for field, value in (('kernel', layer.weight.T), ('bias', layer.bias)):
+        np.testing.assert_allclose(
+            params[name][field][member],
+            value.detach().numpy(),
+            atol=2e-5,
+            err_msg=f'{name} {field}',
+        )
+
+  def test_the_default_size_is_that_of_the_configuration(self):
+    size = training_step.default_size()
+    self.assertEqual(size.batch_size, 1_024)
+    self.assertEqual(size.num_levels, 4)
+    # Two texts of 256 hashes, 64 hidden units, and some numbers.
+    self.assertBetween(size.num_features, 2 * 256 + 64, 2 * 256 + 64 + 40)
+
+
+class MeasureTest(absltest.TestCase):
+
+  def test_the_figures_belong_together(self):
+    row = training_step.measure('tiny', _SIZE)
+    self.assertAlmostEqual(
+        row['trajectories_per_second'], 24 * row['steps_per_second'], places=3
+    )
+    self.assertBetween(
+        row['ratio_to_pytorch'], row['least_ratio'], row['largest_ratio']
+    )
+    self.assertGreater(row['compile_seconds'], 0.0)
+
+
+if __name__ == '__main__':
+  absltest.main()
