@@ -78,6 +78,18 @@ def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
   return max_tokens - steps_lib.count_written(kept)
 
 
+def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
+  """Whether another step may be written after the steps `kept`."""
+  if not kept:
+    return True
+  return (
+      not kept[-1].is_final
+      and not steps_lib.is_cut(kept[-1])
+      and len(kept) < sampling.max_steps
+      and tokens_left(kept, sampling.max_tokens) > 0
+  )
+
+
 async def write(
     problem: types.Problem,
     kept: Sequence[types.Step],
@@ -215,18 +227,11 @@ class _Walk:
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
     self.calls: list[types.Usage] = []
+    self._seen: types.Trace | None = None
 
   def is_open(self) -> bool:
     """Another step may be written."""
-    if not self.steps:
-      return True
-    last = self.steps[-1]
-    return (
-        not last.is_final
-        and not steps_lib.is_cut(last)
-        and len(self.steps) < self._sampling.max_steps
-        and tokens_left(self.steps, self._sampling.max_tokens) > 0
-    )
+    return is_open(self.steps, self._sampling)
 
   async def write(
       self, route: int, *, to_end: bool = False
@@ -250,12 +255,14 @@ class _Walk:
     spent = (
         0.0 if self._accounting is None else self._accounting.spent(self.calls)
     )
-    return types.Trace(
+    self._seen = types.Trace(
         question=self._problem.question,
         steps=tuple(self.steps),
         draft=draft[0] if draft else None,
         spent=spent,
+        previous=self._seen,
     )
+    return self._seen
 
   def close(self) -> None:
     """Lets the engines forget the session."""

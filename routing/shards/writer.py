@@ -19,7 +19,7 @@ from routing.shards import manifest as manifest_lib
 from routing.shards import schema
 
 
-class _Writer:
+class Writer:
   """Takes records in any order, and writes them in the order of the problems.
 
   Args:
@@ -165,13 +165,13 @@ class _Writer:
     manifest_lib.save(self._directory, self._manifest)
 
 
-class LadderWriter(_Writer):
+class LadderWriter(Writer):
   """Writes `types.Ladder`s."""
 
   kind = schema.LADDERS
 
 
-class RolloutWriter(_Writer):
+class RolloutWriter(Writer):
   """Writes `types.Rollouts`."""
 
   kind = schema.ROLLOUTS

@@ -1,0 +1,150 @@
+"""Collects every reply of every model on one split into `<workdir>/<split>/`.
+
+Run:    python -m experiments.replies --config=configs/arithmetic_redraft.py --workdir=runs/replies --split=test
+Resume: the same command; what is on disk is kept.
+
+They are the same for all protocols, rulers and routers of one pair: what is
+collected or evaluated with `--replies=runs/replies` needs no model any more.
+"""  # noqa: E501  Commands stay on one line.
+
+import asyncio
+from collections.abc import Sequence
+import functools
+import pathlib
+from typing import Any
+
+from absl import flags
+from absl import logging
+import ml_collections
+
+from experiments import builders
+from experiments import collect
+from experiments import launch
+from experiments import overnight
+from routing.engines import engine as engine_lib
+from routing.engines import remembered
+from routing.lm import tokenizer as tokenizer_lib
+from routing.rollout import replies as replies_lib
+from routing.shards import manifest as manifest_lib
+from routing.shards import reader
+from routing.shards import replies as reply_shards
+
+# Of one model on one problem; the embedded pair's largest problem has 60.
+_MAX_REPLIES = 200
+
+
+def settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
+  """All that the replies follow from, besides the problems themselves."""
+  known = collect.settings(config, split)
+  sampling = known.pop('plan')['sampling']
+  return {**known, 'sampling': sampling, 'max_replies': _MAX_REPLIES}
+
+
+def collect_split(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+) -> pathlib.Path:
+  """Collects what is missing of a split; returns its shard directory.
+
+  Raises:
+    ValueError: if the configuration asks for what cannot be, or the directory
+      holds data of other settings, or a shard that is not as it was written.
+      Nothing is overwritten then.
+    engine_lib.Stop: if it came to an end before all problems did.
+  """
+  collect.check_concurrency(config)
+  directory = pathlib.Path(workdir) / split
+  problems = builders.problems(config, split)
+  writer = reply_shards.ReplyWriter(
+      directory, problems, settings(config, split), config.collect.shard_size
+  )
+  if writer.missing():
+    asyncio.run(
+        overnight.collect_missing(
+            functools.partial(
+                replies_lib.collect_replies,
+                sampling=builders.sampling(config),
+                max_replies=_MAX_REPLIES,
+            ),
+            problems,
+            builders.engines(config),
+            writer,
+            specs=builders.specs(config),
+            concurrency=config.collect.concurrency,
+            limits=collect.limits(config),
+            name=f'replies {split}',
+        )
+    )
+  return directory
+
+
+def memories(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str,
+    splits: Sequence[str],
+) -> list[remembered.Memory]:
+  """What each model replies to the problems of some splits, by route.
+
+  Args:
+    config: of a run.
+    directory: the `workdir` that the replies were collected with.
+    splits: names.
+
+  Raises:
+    ValueError: if they are not collected, or are of other models or settings
+      than the configuration's.
+  """
+  # Observations read the smallest model's hidden states alone.
+  found = [
+      remembered.Memory(keeps_hidden=route == 0)
+      for route in range(len(builders.specs(config)))
+  ]
+  for split in splits:
+    folder = pathlib.Path(directory) / split
+    _check_settings(folder, settings(config, split))
+    reply_shards.remember(folder, found)
+  return found
+
+
+def _check_settings(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
+  """Raises ValueError unless replies were collected with these settings."""
+  there = dict(reader.read_manifest(folder).settings)
+  there.pop('problems_hash')
+  if manifest_lib.hash_json(there) != manifest_lib.hash_json(wanted):
+    names = [key for key in wanted if there.get(key) != wanted[key]]
+    raise ValueError(
+        f'{folder} holds replies of other settings than the configuration '
+        f'({", ".join(names)} differ); collect them in another directory.'
+    )
+
+
+def engines(
+    config: ml_collections.ConfigDict, known: Sequence[remembered.Memory]
+) -> list[engine_lib.Engine]:
+  """The engines of a configuration, asked only what is not known.
+
+  Raises:
+    ValueError: if they are not the embedded ones: of others it is not known
+      what their prefix caches hold.
+  """
+  kind = config.engine.get('kind', 'embedded')
+  if kind != 'embedded':
+    raise ValueError(
+        f'engine.kind is {kind!r}; replies are remembered of embedded models '
+        'alone.'
+    )
+  encode = tokenizer_lib.Tokenizer().encode
+  return [
+      remembered.RememberedEngine(engine, encode, memory)
+      for engine, memory in zip(builders.engines(config), known, strict=True)
+  ]
+
+
+def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
+  """Collects one split."""
+  directory = collect_split(config, workdir, split)
+  logging.info(collect.summary(manifest_lib.load(directory), directory))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_enum('split', 'train', builders.SPLITS, 'What to collect.')
+  launch.run(main, 'config', 'workdir', 'split')

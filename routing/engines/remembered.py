@@ -1,0 +1,188 @@
+"""An engine that never writes the same step twice: greedy replies, remembered.
+
+Greedy decoding is a function of the prefix, so what a model replied to it once
+it will reply again. Many routers, thresholds and seeds on the same problems
+then cost next to no model time. What they are *charged* must not shrink with
+it: the wrapper keeps the books of each session itself, and says of each call
+what the engine alone, with a prefix cache of that session, would have said.
+"""
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import weakref
+
+from routing import types
+from routing.engines import boundaries
+from routing.engines import engine as engine_lib
+
+Encode = Callable[[str], Sequence[int]]
+
+
+class Memory:
+  """Complete steps that one model wrote greedily, by question and trace.
+
+  A step that was cut short by a limit is not its writer's answer to the prefix
+  under another limit, and is not kept.
+
+  Args:
+    keeps_hidden: keep the steps' hidden states, too; observations read those of
+      the smallest model alone.
+  """
+
+  def __init__(self, *, keeps_hidden: bool = True):
+    self.keeps_hidden = keeps_hidden
+    self._steps: dict[str, dict[str, types.Step]] = {}
+
+  def __len__(self) -> int:
+    return sum(map(len, self._steps.values()))
+
+  def get(self, question: str, trace: str) -> types.Step | None:
+    """What the model wrote after `trace`; None if it is not known."""
+    return self._steps.get(question, {}).get(trace)
+
+  def add(self, question: str, trace: str, steps: Sequence[types.Step]) -> None:
+    """Remembers steps that were written one after another, from `trace` on."""
+    known = self._steps.setdefault(question, {})
+    for step in steps:
+      if not (step.is_final or boundaries.ends_step(step.text)):
+        return
+      known.setdefault(trace, self._lasting(step))
+      trace += step.text
+
+  def _lasting(self, step: types.Step) -> types.Step:
+    """The step without what belongs to one session."""
+    usage = dataclasses.replace(step.usage, read=0, cached=0)
+    hidden = step.hidden if self.keeps_hidden else None
+    return dataclasses.replace(step, usage=usage, hidden=hidden)
+
+
+class RememberedEngine:
+  """Asks an engine only what its memory does not hold.
+
+  A reply is taken from memory if it is greedy and whole within the limit of the
+  request; a request to the end of the answer, if all its steps are. Requests
+  for the same reply, made while it is being written, wait for it.
+
+  Of each call it reports the tokens written and the seconds of whoever wrote
+  them first, and as cached the longest prefix that the request has in common
+  with what this session last read and wrote here.
+
+  Args:
+    engine: writes what is not known. It must isolate the prefix caches of
+      sessions and keep one sequence of each, as `embedded.EmbeddedEngine` does.
+    encode: its tokeniser, from a whole prompt to ids.
+    memory: of this very model; new replies are added to it.
+
+  Raises:
+    ValueError: if the engine does not count its tokens, so that nothing could
+      be charged.
+  """
+
+  def __init__(self, engine: engine_lib.Engine, encode: Encode, memory: Memory):
+    engine_lib.require([engine], counts_tokens=True, reports_cached=True)
+    self.name, self.route = engine.name, engine.route
+    self.capabilities = engine.capabilities
+    self.memory = memory
+    self.num_asked = 0  # Calls that the engine had to answer.
+    self._engine, self._encode = engine, encode
+    self._books: dict[str, list[int]] = {}  # Session to its last sequence.
+    self._asked: set[str] = set()  # Sessions that the engine knows of.
+    self._locks = weakref.WeakValueDictionary()
+
+  def count_tokens(self, question: str, trace: str) -> int:
+    """See `engine.Engine.count_tokens`."""
+    return self._engine.count_tokens(question, trace)
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Recalls what is asked for, or has it written; see `engine.Engine.write`.
+
+    Raises:
+      Exception: whatever the engine does. Nothing is remembered then.
+    """
+    if request.temperature > 0:
+      written = await self._ask(request)
+    else:
+      written = self._recall(request) or await self._ask_once(request)
+    return self._charged(request, written)
+
+  def forget(self, session: str) -> None:
+    """See `engine.Engine.forget`. Replies are kept: they are nobody's own."""
+    self._books.pop(session, None)
+    if session in self._asked:
+      self._asked.remove(session)
+      self._engine.forget(session)
+
+  async def close(self) -> None:
+    """Closes the engine; the memory stays."""
+    await self._engine.close()
+
+  def _recall(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """The whole reply from memory; empty if a part of it is not known."""
+    steps, trace, left = [], request.trace, request.max_tokens
+    while True:
+      step = self.memory.get(request.question, trace)
+      if step is None or step.usage.written > left:
+        return ()
+      steps.append(step)
+      if step.is_final or not request.to_end:
+        return tuple(steps)
+      trace, left = trace + step.text, left - step.usage.written
+
+  async def _ask_once(
+      self, request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Has a reply written, unless somebody else is having it written."""
+    # Where one writes to the end and another a step, both are written: rare.
+    key = request.question, request.trace, request.to_end, request.max_tokens
+    lock = self._locks.get(key)
+    if lock is None:
+      self._locks[key] = lock = asyncio.Lock()
+    async with lock:
+      return self._recall(request) or await self._ask(request)
+
+  async def _ask(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Has the engine write; remembers it if it is greedy."""
+    self._asked.add(request.session)
+    self.num_asked += 1
+    written = await self._engine.write(request)
+    if request.temperature == 0:
+      self.memory.add(request.question, request.trace, written)
+    return written
+
+  def _charged(
+      self, request: engine_lib.Request, written: Sequence[types.Step]
+  ) -> tuple[types.Step, ...]:
+    """The steps with what this session pays for them; books the session."""
+    prompt = self._encode(request.question + request.trace)
+    book = self._books.get(request.session, ())
+    steps, self._books[request.session] = charged(written, prompt, book)
+    return steps
+
+
+def charged(
+    written: Sequence[types.Step], prompt: Sequence[int], book: Sequence[int]
+) -> tuple[tuple[types.Step, ...], list[int]]:
+  """Steps of one call with what reading its prompt costs in a session.
+
+  Args:
+    written: one or more steps, as remembered.
+    prompt: ids of question and trace.
+    book: the session's last sequence here, read and written; may be empty.
+
+  Returns:
+    The steps, and the book after the call.
+  """
+  cached = _common_prefix(book, prompt)
+  usage = dataclasses.replace(
+      written[0].usage, read=len(prompt) - cached, cached=cached
+  )
+  book = [*prompt, *(i for step in written for i in step.token_ids)]
+  return (dataclasses.replace(written[0], usage=usage), *written[1:]), book
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+  """Length of the longest common prefix."""
+  length = min(len(a), len(b))
+  return next((i for i in range(length) if a[i] != b[i]), length)

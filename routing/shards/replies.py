@@ -1,0 +1,73 @@
+"""Replies on disk: one row a problem, written and checked like other shards."""
+
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+import pyarrow as pa
+
+from routing.engines import remembered
+from routing.rollout import replies as replies_lib
+from routing.shards import columns
+from routing.shards import reader
+from routing.shards import schema
+from routing.shards import writer
+
+REPLY = pa.struct([('trace', pa.string()), ('step', columns.STEP)])
+
+
+def _encode_items(items: Sequence[replies_lib.Reply]) -> pa.StructArray:
+  steps = columns.encode_steps([item.step for item in items])
+  return columns.encode(REPLY, items, {'step': steps})
+
+
+def _decode_items(structs: pa.StructArray) -> list[replies_lib.Reply]:
+  traces = structs.field('trace').to_pylist()
+  steps = columns.decode_steps(structs.field('step'))
+  return list(map(replies_lib.Reply, traces, steps))
+
+
+def _encode(records: Sequence[replies_lib.Replies]) -> dict[str, Any]:
+  rows = [record.replies for record in records]
+  return {'replies': columns.nest_all(rows, _encode_items)}
+
+
+def _decode(table: pa.Table, problems) -> list[replies_lib.Replies]:
+  rows = columns.unnest(table['replies'], _decode_items)
+  return [
+      replies_lib.Replies(problem, tuple(row))
+      for problem, row in zip(problems, rows, strict=True)
+  ]
+
+
+REPLIES = schema.Kind(
+    'replies', [('replies', pa.list_(REPLY))], _encode, _decode
+)
+
+
+class ReplyWriter(writer.Writer):
+  """Writes `rollout.replies.Replies`."""
+
+  kind = REPLIES
+
+
+def remember(
+    directory: pathlib.Path | str, memories: Sequence[remembered.Memory]
+) -> None:
+  """Adds all replies of a complete shard directory to what is remembered.
+
+  Args:
+    directory: of the shards.
+    memories: one a route.
+
+  Raises:
+    ValueError: if the collection is not finished, is of another kind, or a
+      shard is not as it was written; it names the file.
+  """
+  manifest = reader.complete_manifest(directory, REPLIES)
+  for entry in manifest.shards:
+    for record in reader.read_shard(directory, entry, REPLIES):
+      for reply in record.replies:
+        memories[reply.step.route].add(
+            record.problem.question, reply.trace, [reply.step]
+        )
