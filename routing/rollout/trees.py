@@ -96,7 +96,7 @@ class Grower:
 
 
 class _Walk:
-  """One problem's replies, by route and trace, and what was computed of them."""
+  """One problem's replies by route and trace, and what was made of them."""
 
   def __init__(self, grower: Grower, record: replies_lib.Replies):
     self._grower, self._problem = grower, record.problem

@@ -1,0 +1,256 @@
+"""Tests of the engine that never writes the same step twice."""
+
+import asyncio
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.engines import embedded
+from routing.engines import engine as engine_lib
+from routing.engines import remembered
+from routing.engines import scripted
+from routing.grading import equivalence
+from routing.lm import export
+from routing.lm import tokenizer as tokenizer_lib
+from routing.problems import arithmetic
+from routing.rollout import driver
+from routing.routers import behaviour
+from tests import scripted_pair
+
+_SPECS = scripted_pair.SPECS
+_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+
+
+def _characters(text):
+  return list(map(ord, text))
+
+
+def _remembered(engines, encode=_characters, memories=None):
+  memories = memories or [remembered.Memory() for _ in engines]
+  return [
+      remembered.RememberedEngine(engine, encode, memory)
+      for engine, memory in zip(engines, memories, strict=True)
+  ]
+
+
+def _answer_all(
+    engines, problems, name, *, num=3, sampling=_SAMPLING, view=None
+):
+  """`num` random trajectories of each problem, one after the other."""
+  draw = behaviour.random_rate(len(engines), seed=1)
+  if name == 'escalate':
+    draw = behaviour.random_rate(len(engines), seed=1, high=0.5)
+
+  async def run():
+    return [
+        await driver.answer(
+            problem,
+            draw(problem, index),
+            engines,
+            protocol=protocols.Protocol(name, view),
+            accounting=costs.Accounting(_SPECS[: len(engines)], reference=1.0),
+            grade=equivalence.exact,
+            seed=0,
+            sampling=sampling,
+            sample=index,
+        )
+        for problem in problems
+        for index in range(num)
+    ]
+
+  return asyncio.run(run())
+
+
+def _without_seconds(value):
+  """A trajectory as nested lists, all times 0."""
+  if isinstance(value, types.Usage):
+    value = dataclasses.replace(value, seconds=0.0)
+  if dataclasses.is_dataclass(value):
+    return {
+        field.name: _without_seconds(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+    }
+  if isinstance(value, np.ndarray):
+    return value.shape  # Their numbers are compared one by one.
+  if isinstance(value, tuple):
+    return tuple(map(_without_seconds, value))
+  return value
+
+
+def _request(trace='', **kwargs):
+  return engine_lib.Request('12:3\n', trace, **kwargs)
+
+
+def _write(engine, *requests):
+  async def run():
+    return [await engine.write(request) for request in requests]
+
+  return asyncio.run(run())
+
+
+class ScriptedTest(parameterized.TestCase):
+  """With models whose every token is known."""
+
+  @parameterized.parameters(
+      ('escalate', 'peek'),
+      ('escalate', 'commit'),
+      ('switch', None),
+      ('redraft', None),
+  )
+  def test_trajectories_are_those_of_the_engines_alone(self, name, view):
+    problems = scripted_pair.make_problems(10)
+    plain = scripted_pair.make_engines(3)
+    wrapped = _remembered(scripted_pair.make_engines(3))
+    alone = _answer_all(plain, problems, name, view=view)
+    for _ in range(2):  # The second time from memory.
+      got = _answer_all(wrapped, problems, name, view=view)
+      self.assertEqual(
+          scripted_pair.plain(tuple(got)), scripted_pair.plain(tuple(alone))
+      )
+
+  def test_nothing_is_asked_twice(self):
+    problems = scripted_pair.make_problems(10)
+    engines = scripted_pair.make_engines(3)
+    wrapped = _remembered(engines)
+    _answer_all(wrapped, problems, 'redraft', num=8)
+    asked = [(r.question, r.trace) for e in engines[:1] for r in e.requests]
+    self.assertLen(set(asked), len(asked))
+    counts = [engine.num_asked for engine in wrapped]
+    self.assertEqual(counts, [len(engine.requests) for engine in engines])
+    _answer_all(wrapped, problems, 'redraft', num=8)
+    self.assertEqual([engine.num_asked for engine in wrapped], counts)
+
+  def test_those_who_ask_at_once_wait_for_one_answer(self):
+    engine = scripted_pair.make_engines(1, delay=0.01)[0]
+    (wrapped,) = _remembered([engine])
+
+    async def run():
+      requests = [_request(session=str(i)) for i in range(5)]
+      return await asyncio.gather(*map(wrapped.write, requests))
+
+    got = asyncio.run(run())
+    self.assertLen(engine.requests, 1)
+    for (step,) in got:
+      self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
+
+  def test_sampled_replies_are_asked_for_each_time(self):
+    engine = scripted_pair.make_engines(1)[0]
+    (wrapped,) = _remembered([engine])
+    requests = [_request(temperature=0.7, seed=seed) for seed in (1, 2, 1)]
+    _write(wrapped, *requests)
+    self.assertLen(engine.requests, 3)
+    self.assertEmpty(wrapped.memory)
+    _write(wrapped, _request())  # Greedy: not taken from the sampled ones.
+    self.assertLen(engine.requests, 4)
+    _write(wrapped, _request(temperature=0.7))  # And not the other way round.
+    self.assertLen(engine.requests, 5)
+
+  def test_an_answer_to_the_end_is_recalled_step_by_step(self):
+    engine = scripted_pair.make_engines(1)[0]
+    (wrapped,) = _remembered([engine])
+    (whole,) = _write(wrapped, _request(to_end=True))
+    self.assertGreater(len(whole), 2)
+    (second,) = _write(wrapped, _request(whole[0].text))
+    self.assertEqual(second[0].text, whole[1].text)
+    (again,) = _write(wrapped, _request(to_end=True, session='other'))
+    self.assertEqual([s.text for s in again], [s.text for s in whole])
+    self.assertEqual([s.usage.read for s in again], [5] + [0] * len(whole[1:]))
+    self.assertLen(engine.requests, 1)
+
+  def test_a_cut_step_is_not_kept_and_a_long_one_not_given(self):
+    engine = scripted.ScriptedEngine('m', 0, scripted.recite('abcdef\n\nend'))
+    (wrapped,) = _remembered([engine])
+    cut, whole, cut_again = _write(
+        wrapped,
+        _request(max_tokens=3),
+        _request(max_tokens=50),
+        _request(max_tokens=3),
+    )
+    self.assertEqual(
+        [s.text for s in (*cut, *whole, *cut_again)],
+        ['abc', 'abcdef\n\n', 'abc'],
+    )
+    self.assertLen(engine.requests, 3)
+
+  def test_hidden_states_are_kept_only_where_they_are_read(self):
+    engines = scripted_pair.make_engines(1), scripted_pair.make_engines(1)
+    for (engine,), keeps in zip(engines, (True, False), strict=True):
+      memory = remembered.Memory(keeps_hidden=keeps)
+      (wrapped,) = _remembered([engine], memories=[memory])
+      _, (step,) = _write(wrapped, _request(), _request())
+      self.assertEqual(step.hidden is not None, keeps)
+
+  def test_a_failure_is_not_remembered(self):
+    engine = scripted_pair.make_engines(1)[0]
+    engine.fails_at = lambda request: len(engine.requests) == 1
+    (wrapped,) = _remembered([engine])
+    with self.assertRaises(ConnectionError):
+      _write(wrapped, _request())
+    ((step,),) = _write(wrapped, _request())
+    self.assertNotEmpty(step.text)
+
+  def test_sessions_forget_but_replies_stay(self):
+    engine = scripted_pair.make_engines(1)[0]
+    (wrapped,) = _remembered([engine])
+    _write(wrapped, _request(session='a'))
+    ((step,),) = _write(wrapped, _request(session='a'))
+    self.assertEqual((step.usage.read, step.usage.cached), (0, 5))
+    wrapped.forget('a')
+    ((step,),) = _write(wrapped, _request(session='a'))
+    self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
+    self.assertLen(engine.requests, 1)
+
+  def test_an_engine_that_counts_no_tokens_is_refused(self):
+    engine = scripted_pair.make_engines(1)[0]
+
+    class Vague:
+      name, route = engine.name, engine.route
+      capabilities = dataclasses.replace(
+          engine.capabilities, counts_tokens=False
+      )
+
+    with self.assertRaisesRegex(ValueError, 'counts_tokens'):
+      _remembered([Vague()])
+
+
+def _embedded_pair():
+  return [
+      embedded.EmbeddedEngine(
+          name,
+          route,
+          *export.load_pretrained(export.shipped(name)),
+          tokenizer_lib.Tokenizer(),
+          max_batch=8,
+          num_slots=8,
+      )
+      for route, name in enumerate(('small', 'large'))
+  ]
+
+
+class EmbeddedTest(parameterized.TestCase):
+  """With the engine whose accounting is to be reproduced."""
+
+  @parameterized.parameters('escalate', 'switch', 'redraft')
+  def test_usage_is_that_of_the_engine_alone(self, name):
+    problems = arithmetic.load(0, train=2)['train']
+    encode = tokenizer_lib.Tokenizer().encode
+    sampling = driver.Sampling(max_steps=8, max_tokens=100)
+    alone = _answer_all(_embedded_pair(), problems, name, sampling=sampling)
+    wrapped = _remembered(_embedded_pair(), encode)
+    for _ in range(2):
+      got = _answer_all(wrapped, problems, name, sampling=sampling)
+      for a, b in zip(got, alone, strict=True):
+        self.assertEqual(_without_seconds(a), _without_seconds(b))
+        for x, y in zip(a.steps + a.discarded, b.steps + b.discarded,
+                        strict=True):  # fmt: skip
+          np.testing.assert_allclose(x.log_probs, y.log_probs, atol=1e-4)
+          np.testing.assert_allclose(x.hidden, y.hidden, atol=1e-4)
+
+
+if __name__ == '__main__':
+  absltest.main()
