@@ -90,12 +90,24 @@ class Trace:
     the protocol decides before drafting.
   spent: cost so far (the draft included), as a fraction of the all-large cost
     expected of a problem, in the ruler of the configuration.
+  previous: what the router saw at the decision before, drafts that were thrown
+    away since included; None at the first.
   """
 
   question: str
   steps: tuple[Step, ...]
   draft: Step | None = None
   spent: float = 0.0
+  previous: 'Trace | None' = dataclasses.field(default=None, repr=False)
+
+  @property
+  def history(self) -> 'tuple[Trace, ...]':
+    """What the router saw at each decision so far, this one last."""
+    seen, trace = [], self
+    while trace is not None:
+      seen.append(trace)
+      trace = trace.previous
+    return tuple(reversed(seen))
 
   @property
   def text(self) -> str:

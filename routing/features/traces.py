@@ -17,7 +17,11 @@ def of_ladder(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> types.Trace:
-  """The trace that the live driver shows a router at decision `step`."""
+  """The trace that the live driver shows a router at decision `step`.
+
+  It leaves `previous` out, which follows from `ladder`, and which a `Trace`
+  made for its observation has no use for.
+  """
   drafted = step + 1 if protocol.has_draft else step
   return types.Trace(
       question=ladder.problem.question,
@@ -65,14 +69,17 @@ def of_trajectory(
     ValueError: if the trajectory is of another protocol.
   """
   discarded = iter(trajectory.discarded)
+  seen = None
   counts = num_calls_seen(trajectory, protocol)
   for t, decision in enumerate(trajectory.decisions):
     draft = None
     if protocol.has_draft:
       draft = next(discarded) if decision.route > 0 else trajectory.steps[t]
-    yield types.Trace(
+    seen = types.Trace(
         question=trajectory.problem.question,
         steps=trajectory.steps[:t],
         draft=draft,
         spent=accounting.spent(trajectory.calls[: counts[t]]),
+        previous=seen,
     )
+    yield seen

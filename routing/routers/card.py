@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -15,6 +16,7 @@ from routing import protocols
 from routing.features import observation
 
 FORMAT_VERSION = 1
+Threshold = float | tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +87,79 @@ class OperatingPoint:
 
   name: e.g. 'cost<=0.4'.
   member: index into the levels of the router.
-  threshold: hand over where the score is at least this; inf = never.
+  threshold: hand over where the score is at least this; inf = never. A tuple
+    has one for each decision.
   promise: what holds, at which level, measured on how many; JSON-like.
   checkpoint_hash: of the router that was calibrated.
   """
 
   name: str
   member: int
-  threshold: float
+  threshold: Threshold
   promise: Mapping[str, Any]
   checkpoint_hash: str
+
+  def __post_init__(self):
+    object.__setattr__(self, 'threshold', as_threshold(self.threshold))
+
+  def __str__(self) -> str:
+    """One line: where the point is, what was measured, what is promised."""
+    promise = self.promise
+    line = (
+        f'{self.name}: member {self.member}, threshold '
+        f'{describe_threshold(self.threshold)}'
+    )
+    if measured := promise.get('measured'):
+      figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
+      line += f'; {figures} on {promise.get("n")} problems'
+    promised = [
+        f'{x["what"]} <= {x["level"]:g} with probability {1 - x["delta"]:g}'
+        for x in (promise, *promise.get('also', ()))
+        if x.get('delta') is not None
+    ]
+    return line + ('; promised ' + ' and '.join(promised) if promised else '')
+
+
+def as_threshold(value: float | Sequence[float]) -> Threshold:
+  """A number, or a tuple with one for each decision.
+
+  Raises:
+    ValueError: if there is none, or one is NaN.
+  """
+  values = np.asarray(value, np.float64)
+  if values.ndim > 1 or not values.size or np.isnan(values).any():
+    raise ValueError(
+        f'The threshold is {value}; allowed: a number, or one for each '
+        'decision.'
+    )
+  return tuple(values.tolist()) if values.ndim else float(values)
+
+
+def threshold_at(threshold: Threshold, decision: int) -> float:
+  """The threshold of a decision, counted from 0.
+
+  Raises:
+    ValueError: if there are thresholds for fewer decisions.
+  """
+  if not isinstance(threshold, tuple):
+    return threshold
+  if decision >= len(threshold):
+    raise ValueError(
+        f'There is no threshold for decision {decision}; the operating point '
+        f'has {len(threshold)}, from decision 0 on.'
+    )
+  return threshold[decision]
+
+
+def describe_threshold(threshold: Threshold) -> str:
+  """E.g. '0.37', or '0.37, from decision 3 on 0.52'."""
+  values = threshold if isinstance(threshold, tuple) else (threshold,)
+  text, start = '', 0
+  for value, run in itertools.groupby(values):
+    text += f', from decision {start} on ' if start else ''
+    text += f'{value:.4g}'
+    start += len(list(run))
+  return text
 
 
 def read_points(path: pathlib.Path) -> tuple[OperatingPoint, ...]:

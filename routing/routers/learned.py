@@ -7,6 +7,7 @@ both and, once calibrated, the operating points.
 
 from collections.abc import Sequence
 import copy
+import functools
 import json
 import pathlib
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Self
 
 from flax import traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from routing import types
@@ -30,17 +30,35 @@ SHIPPED = pathlib.Path(__file__).parent / 'shipped'
 _DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(
+    network: networks.Policy, params: Any, features: jax.Array
+) -> jax.Array:
+  """Chances of all routes; compiled once for all routers of one network."""
+  return jax.nn.softmax(network.apply({'params': params}, features))
+
+
 class LearnedRouter:
   """Hands over where the policy's chance to leave reaches a threshold.
 
   Without calibration it uses member 0 and a threshold of 0.5; with, its first
   operating point. `at` and `with_threshold` give the router at another one.
 
+  It remembers nothing between calls: what a network with memory must know of
+  earlier decisions, it reads from `Trace.history`.
+
   Args:
     card: what the numbers mean.
     params: a tree of arrays [K, ...], K members.
     statistics: of the features.
     points: operating points, calibrated on these very numbers.
+
+  Attributes:
+    member: index of the policy that decides.
+    threshold: that its score is held against; a number or one a decision.
+    point: the operating point that both are of, if any.
+    has_memory: the network looks at earlier decisions too.
+    checkpoint_hash: of arrays and card.
   """
 
   def __init__(
@@ -60,10 +78,8 @@ class LearnedRouter:
     self.point = self.points[0] if self.points else None
     self.member = self.point.member if self.point else 0
     self.threshold = self.point.threshold if self.point else _DEFAULT_THRESHOLD
-    network = networks.make_network(card.network, len(card.specs))
-    self._probabilities = jax.jit(
-        lambda params, x: jax.nn.softmax(network.apply({'params': params}, x))
-    )
+    self._network = networks.make_network(card.network, len(card.specs))
+    self.has_memory = networks.has_memory(self._network.kind)
 
   @property
   def num_members(self) -> int:
@@ -71,17 +87,41 @@ class LearnedRouter:
     return len(self.card.levels)
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Stays below the threshold, else takes the most likely larger route."""
+    """Stays below the threshold, else takes the most likely larger route.
+
+    Raises:
+      ValueError: if there is no threshold for this decision, or `chances`
+        raises it.
+    """
     chances = self.chances(trace)
     score = float(chances[1:].sum())
-    route = 1 + int(chances[1:].argmax()) if score >= self.threshold else 0
+    threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
+    route = 1 + int(chances[1:].argmax()) if score >= threshold else 0
     return types.Decision(route=route, score=score)
 
   def chances(self, trace: types.Trace) -> np.ndarray:
-    """`[A]` float32, what the policy itself would do, without a threshold."""
-    return self.probabilities(
-        observation.observe(trace, self.card.features), self.member
-    )
+    """`[A]` float32, what the policy itself would do, without a threshold.
+
+    Raises:
+      ValueError: if the trace does not say what a network with memory must
+        know, or is longer than those of training.
+    """
+    config = self.card.features
+    if not self.has_memory:
+      return self.probabilities(observation.observe(trace, config))
+    seen = [observation.observe(x, config) for x in trace.history]
+    if len(seen) != len(trace.steps) + 1 or len(seen) > config.max_steps:
+      raise ValueError(
+          f'The trace has {len(trace.steps)} steps and says what was seen at '
+          f'{len(seen)} decisions; a router with memory ({self._network.kind}) '
+          f'needs one more than steps, and at most {config.max_steps}. Does '
+          '`Trace.previous` lead back to the first decision?'
+      )
+    # Always of one length, so that it is compiled once; what comes after the
+    # last decision is not looked at.
+    rows = np.zeros((config.max_steps, config.size), np.float32)
+    rows[: len(seen)] = seen
+    return self.probabilities(rows)[len(seen) - 1]
 
   def probabilities(
       self, features: np.ndarray, member: int | None = None
@@ -89,11 +129,12 @@ class LearnedRouter:
     """What one member would do at each observation.
 
     Args:
-      features: `[..., F]` float32, as `observe` gives them, not standardised.
+      features: `[..., F]` float32, as `observe` gives them, not standardised;
+        for a network with memory `[..., T, F]`, all decisions from the first.
       member: index of the policy; None = that of the operating point.
 
     Returns:
-      `[..., A]` float32, chance of each route; 0 = stay.
+      `[..., A]`, or `[..., T, A]`, float32: chance of each route; 0 = stay.
 
     Raises:
       ValueError: if there is no such member, or F is another.
@@ -107,7 +148,7 @@ class LearnedRouter:
       )
     params = jax.tree.map(lambda x: x[member], self._params)
     standardised = standardize.apply(features, self._statistics)
-    return np.asarray(self._probabilities(params, jnp.asarray(standardised)))
+    return np.asarray(_probabilities(self._network, params, standardised))
 
   def score(
       self, features: np.ndarray, member: int | None = None
@@ -129,11 +170,12 @@ class LearnedRouter:
     names = ', '.join(repr(point.name) for point in self.points) or 'none'
     raise ValueError(f'No operating point {name!r}; this router has: {names}.')
 
-  def with_threshold(self, member: int, threshold: float) -> Self:
-    """The router of one member at a threshold of the caller's own."""
+  def with_threshold(self, member: int, threshold: card_lib.Threshold) -> Self:
+    """The router of one member at a threshold, or several, of one's own."""
     self._check_member(member)
     router = copy.copy(self)
-    router.member, router.threshold, router.point = member, threshold, None
+    router.member, router.point = member, None
+    router.threshold = card_lib.as_threshold(threshold)
     return router
 
   def save(self, directory: pathlib.Path | str) -> None:
@@ -164,12 +206,14 @@ class LearnedRouter:
         f'  protocol    {card.protocol.name}, {card.protocol.view}',
         f'  features    {", ".join(card.features.groups)} '
         f'({card.features.size} numbers)',
+        f'  network     {card.network["kind"]}',
         f'  trained     {card.form} {levels}, ruler {card.ruler}',
         f'  checkpoint  {self.checkpoint_hash[:12]}',
-        f'  now at      member {self.member}, threshold {self.threshold:.4g}',
+        f'  now at      member {self.member}, threshold '
+        f'{card_lib.describe_threshold(self.threshold)}',
         '  operating points' + ('' if self.points else ': not calibrated'),
     ]
-    return '\n'.join(lines + [f'    {_describe(p)}' for p in self.points])
+    return '\n'.join(lines + [f'    {point}' for point in self.points])
 
   def _arrays(self) -> dict[str, np.ndarray]:
     """Everything numeric, by name."""
@@ -200,22 +244,6 @@ class LearnedRouter:
           f'The weights are of {members} members, the card names '
           f'{self.num_members}.'
       )
-
-
-def _describe(point: card_lib.OperatingPoint) -> str:
-  """One line: where the point is, what was measured, what is promised."""
-  promise = point.promise
-  line = f'{point.name}: member {point.member}, threshold {point.threshold:.4g}'
-  measured = promise.get('measured', {})
-  if measured:
-    figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
-    line += f'; {figures} on {promise.get("n")} problems'
-  if promise.get('delta') is not None:
-    line += (
-        f'; promised {promise["what"]} <= {promise["level"]:g} with '
-        f'probability {1 - promise["delta"]:g}'
-    )
-  return line
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
