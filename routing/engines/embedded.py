@@ -1,10 +1,12 @@
 """The embedded pair as an engine: slots of KV cache, micro-batches of steps.
 
 Requests wait in a queue; whenever the engine is idle it takes all that wait, up
-to `max_batch`, and writes one step of each in one jitted call. A request for a
-whole answer goes back to the queue after each step, so short and long requests
-share batches. A slot of the cache belongs to one session at a time and keeps
-its tokens, so the next step of a trace reads only what is new.
+to `max_batch`, and writes one step of each in one jitted call. If more wait, it
+takes the oldest and those nearest to it in length, since a batch reads as many
+keys for each row as for its longest. A request for a whole answer goes back to
+the queue after each step, so early and late requests share batches. A slot of
+the cache belongs to one session at a time and keeps its tokens, so the next
+step of a trace reads only what is new.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import time
 
 import jax
@@ -19,30 +22,19 @@ import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import slots as slots_lib
 from routing.lm import decoder
 from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
 
-_BATCH_BUCKETS = (8, 32, 128)  # Each is compiled when first needed.
-_PREFILL_BUCKETS = (64, 128, 192)
+# Each is compiled when first needed.
+_BATCH_BUCKETS = (8, 32, 64, 128)
+_PREFILL_BUCKETS = (32, 64, 128, 192)
+_PAST_BUCKETS = (96, 128, 160)
+# Fewer rows fit into the processor's caches, whatever is padded to them.
+_MIN_ROWS_FOR_PAST = 64
 _SEGMENT_TOKENS = 32  # A step is 22 tokens; a longer one takes two segments.
 _TOP_K = 5
-
-
-@dataclasses.dataclass
-class _Slot:
-  """One row of the cache: whose it is and what it holds.
-
-  tokens: what the session has read or written here.
-  num_keys: how many of them, from the left, have passed through the model; the
-    newest written one passes only when it is followed by another.
-  """
-
-  session: str | None = None
-  tokens: list[int] = dataclasses.field(default_factory=list)
-  num_keys: int = 0
-  is_busy: bool = False
-  last_used: int = 0
 
 
 @dataclasses.dataclass
@@ -56,6 +48,7 @@ class _Job:
   read: int = 0
   cached: int = 0
   slot: int = -1
+  number: int = 0  # Of its turn in the queue.
   parts: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
   seconds: float = 0.0
   steps: list[types.Step] = dataclasses.field(default_factory=list)
@@ -112,11 +105,11 @@ class EmbeddedEngine:
     self._tokenizer = tokenizer
     self._max_batch = max_batch
     self._max_length = max_length
-    self._slots = [_Slot() for _ in range(num_slots)]
+    self._slots = slots_lib.Slots(num_slots)
     # One row more than slots: padding rows of a batch write there.
     self._cache = decoder.init_cache(config, num_slots + 1, max_length)
-    self._queue: list[_Job] = []
-    self._clock = 0
+    self._queue: list[_Job] = []  # Oldest first.
+    self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
     self._executor = concurrent.futures.ThreadPoolExecutor(
         1, thread_name_prefix=f'engine-{name}'
@@ -130,27 +123,29 @@ class EmbeddedEngine:
     """Writes one step, or all to the end; see `engine.Engine.write`.
 
     Raises:
-      ValueError: if the prompt leaves no room for a token.
+      engine_lib.Refused: if the prompt leaves no room for a token, or holds a
+        character that the model does not know.
     """
-    tokens = self._tokenizer.encode(request.question + request.trace)
+    try:
+      tokens = self._tokenizer.encode(request.question + request.trace)
+    except ValueError as error:
+      raise engine_lib.Refused(str(error)) from error
     room = min(request.max_tokens, self._max_length - len(tokens))
     if room < 1:
-      raise ValueError(
+      raise engine_lib.Refused(
           f'No room to write: the prompt has {len(tokens)} tokens, max_tokens '
           f'is {request.max_tokens}, and {self.name} holds {self._max_length}.'
       )
     loop = asyncio.get_running_loop()
     job = _Job(request, list(tokens), loop.create_future(), room)
-    self._queue.append(job)
+    self._enqueue(job)
     if self._worker is None or self._worker.done():
       self._worker = loop.create_task(self._work())
     return await job.future
 
   def forget(self, session: str) -> None:
     """Frees the session's slot: the next session that needs one gets it."""
-    for i, slot in enumerate(self._slots):
-      if slot.session == session and not slot.is_busy:
-        self._slots[i] = _Slot()
+    self._slots.forget(session)
 
   async def close(self) -> None:
     """Waits for what is under way and frees the thread."""
@@ -172,45 +167,39 @@ class EmbeddedEngine:
         )
       except Exception as error:  # The callers hear of it, each by its future.
         for job in jobs:
-          self._slots[job.slot] = _Slot()
+          self._slots.clear(job.slot)
           if not job.future.cancelled():
             job.future.set_exception(error)
         continue
       for job, row in zip(jobs, rows, strict=True):
         self._advance(job, row)
 
+  def _enqueue(self, job: _Job) -> None:
+    """Puts a job at the end of the queue."""
+    job.number = next(self._numbers)
+    self._queue.append(job)
+
   def _take(self) -> list[_Job]:
     """Takes waiting jobs, a slot for each; the rest goes on waiting."""
     jobs, waiting = [], []
-    for job in self._queue:
+    length = len(self._queue[0].tokens) if self._queue else 0
+    for job in sorted(self._queue, key=lambda j: abs(len(j.tokens) - length)):
       if len(jobs) == self._max_batch or not self._give_slot(job):
         waiting.append(job)
       else:
         jobs.append(job)
-    self._queue = waiting
+    self._queue = sorted(waiting, key=lambda job: job.number)
     return jobs
 
   def _give_slot(self, job: _Job) -> bool:
-    """Finds the session's best slot, else the one unused for longest."""
+    """Whether the job has a slot by now."""
     if job.slot >= 0:
       return True
-    free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
-    if not free:
+    lent = self._slots.lend(job.request.session, job.tokens)
+    if lent is None:
       return False
-    own = [
-        (_common_prefix(self._slots[i].tokens, job.tokens), -i)
-        for i in free
-        if self._slots[i].session == job.request.session
-    ]
-    common, index = max(own, default=(0, 0))
-    job.slot = (
-        -index if common else min(free, key=lambda i: self._slots[i].last_used)
-    )
-    slot = self._slots[job.slot]
-    slot.session, slot.is_busy = job.request.session, True
-    slot.tokens = slot.tokens[:common]
-    slot.num_keys = min(slot.num_keys, common)
-    job.cached, job.read = common, len(job.tokens) - common
+    job.slot, job.cached = lent
+    job.read = len(job.tokens) - job.cached
     return True
 
   def _write_segment(self, jobs: Sequence[_Job]) -> list[dict[str, np.ndarray]]:
@@ -234,7 +223,12 @@ class EmbeddedEngine:
     )
     stop_ids = self._tokenizer.delimiter_id, self._tokenizer.eos_id
     out, self._cache = _decode_slots(
-        self._params, self._config, self._cache, rows, stop_ids
+        self._params,
+        self._config,
+        self._cache,
+        rows,
+        stop_ids,
+        self._num_past(rows.position),
     )
     out = jax.device_get(out)
     seconds = (time.perf_counter() - start_time) / len(jobs)
@@ -265,6 +259,16 @@ class EmbeddedEngine:
         tokens,
         _pad(starts, size, 0),
         _pad(counts, size, 0),
+        self._num_past(_pad(starts, size, 0)),
+    )
+
+  def _num_past(self, positions: np.ndarray) -> int:
+    """How many keys to look at for rows that begin at `positions`, `[B]`."""
+    most = int(positions.max())
+    if most and len(positions) < _MIN_ROWS_FOR_PAST:
+      return self._max_length
+    return min(
+        _bucket((0, *_PAST_BUCKETS, self._max_length), most), self._max_length
     )
 
   def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
@@ -274,20 +278,17 @@ class EmbeddedEngine:
     job.budget -= len(ids)
     job.parts.append(row)
     job.seconds += float(row['seconds'])
-    self._clock += 1
-    slot = self._slots[job.slot]
-    slot.tokens, slot.num_keys = list(job.tokens), len(job.tokens) - 1
-    slot.last_used = self._clock
+    self._slots.hold(job.slot, job.tokens)
     out_of_budget = job.budget == 0
     if row['stopped'] or out_of_budget:
       job.steps.append(self._step(job))
     is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
     if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
-      slot.is_busy = False
+      self._slots[job.slot].is_busy = False
       if not job.future.cancelled():
         job.future.set_result(tuple(job.steps))
     else:
-      self._queue.append(job)
+      self._enqueue(job)
 
   def _step(self, job: _Job) -> types.Step:
     """Joins the segments written since the last step into a step."""
@@ -318,14 +319,6 @@ class EmbeddedEngine:
     )
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-  """Length of the longest common prefix."""
-  for i, (x, y) in enumerate(zip(a, b, strict=False)):
-    if x != y:
-      return i
-  return min(len(a), len(b))
-
-
 def _bucket(buckets: Sequence[int], count: int) -> int:
   """The smallest bucket that holds `count`, else `count` itself."""
   return next((bucket for bucket in buckets if bucket >= count), count)
@@ -351,13 +344,17 @@ def _row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
   }
 
 
-@functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
-def _prefill_slots(params, config, cache, slots, tokens, start, count):
-  return sampler.prefill(params, config, cache, tokens, start, count, slots)
+@functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
+def _prefill_slots(
+    params, config, cache, slots, tokens, start, count, num_past
+):
+  return sampler.prefill(
+      params, config, cache, tokens, start, count, slots, num_past
+  )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4), donate_argnums=2)
-def _decode_slots(params, config, cache, rows, stop_ids):
+@functools.partial(jax.jit, static_argnums=(1, 4, 5), donate_argnums=2)
+def _decode_slots(params, config, cache, rows, stop_ids, num_past):
   return sampler.decode(
       params,
       config,
@@ -366,4 +363,5 @@ def _decode_slots(params, config, cache, rows, stop_ids):
       max_new=_SEGMENT_TOKENS,
       stop_ids=stop_ids,
       top_k=_TOP_K,
+      num_past=num_past,
   )

@@ -88,6 +88,7 @@ def prefill(
     start: jax.Array,
     count: jax.Array,
     slots: jax.Array | None = None,
+    num_past: int | None = None,
 ) -> decoder.KVCache:
   """Passes known tokens through the model, for their keys and values alone.
 
@@ -99,6 +100,8 @@ def prefill(
     start: `[B]` int32, position of the first token of each row.
     count: `[B]` int32, tokens of each row that are no padding; may be 0.
     slots: `[B]` int32, each row's place on the axis N; None = its own index.
+    num_past: no row starts beyond it, so no key from there on is looked at;
+      None = the cache's length.
 
   Returns:
     The cache, filled below `start + count`.
@@ -111,22 +114,29 @@ def prefill(
       {'params': params},
       tokens,
       start[:, None] + offset,
-      [_before(cache, start, slots)],
+      _before(cache, start, slots, num_past),
   )
   return _store(cache, new, start, count, slots)
 
 
 def _before(
-    cache: decoder.KVCache, position: jax.Array, slots: jax.Array
-) -> decoder.Past:
+    cache: decoder.KVCache,
+    position: jax.Array,
+    slots: jax.Array,
+    num_past: int | None,
+) -> list[decoder.Past]:
   """What the rows in `slots` hold before `position`, `[B]` each.
 
   A tuple over layers, since a slice of a stacked array would be copied for
-  every token.
+  every token. Nothing, where `num_past` says that nobody holds anything.
   """
-  rows = jax.tree.map(lambda x: tuple(layer[slots] for layer in x), cache)
-  seen = jnp.arange(cache.keys.shape[3])[None] < position[:, None]
-  return decoder.Past(rows, seen)
+  length = cache.keys.shape[3] if num_past is None else num_past
+  if not length:
+    return []
+  rows = jax.tree.map(
+      lambda x: tuple(layer[slots, :, :length] for layer in x), cache
+  )
+  return [decoder.Past(rows, jnp.arange(length)[None] < position[:, None])]
 
 
 def _store(
@@ -157,7 +167,13 @@ def _choose(logits, seed, position, temperature):
     key = jax.random.fold_in(jax.random.key(seed), position)
     return jax.random.gumbel(key, logits.shape[-1:])
 
-  gumbel = jax.vmap(noise)(seed, position)
+  gumbel = jax.lax.cond(
+      (temperature > 0).any(),
+      jax.vmap(noise),
+      lambda *_: jnp.zeros_like(logits),  # No draw that nobody looks at.
+      seed,
+      position,
+  )
   return jnp.argmax(logits + temperature[:, None] * gumbel, axis=-1)
 
 
@@ -171,6 +187,7 @@ def decode(
     stop_ids: tuple[int, ...],
     pad_id: int = 0,
     top_k: int = 5,
+    num_past: int | None = None,
 ) -> tuple[Decoded, decoder.KVCache]:
   """Writes until every active row has stopped or reached its limit.
 
@@ -181,13 +198,15 @@ def decode(
     max_new: M, new tokens of a row at most.
     stop_ids, pad_id: tokens that end a row (written), one that never is.
     top_k: K.
+    num_past: no row's position is beyond it, so that no older key is looked at
+      further on; None = the cache's length.
 
   Returns:
     What was written, and the cache, filled below position + count.
   """
   rows = rows.checked(max_new, length=cache.keys.shape[3])
   batch_size = len(rows.position)
-  past = _before(cache, rows.position, rows.slots)
+  pasts = _before(cache, rows.position, rows.slots, num_past)
 
   def body(carry):
     i, out, token, new = carry
@@ -199,7 +218,7 @@ def decode(
         {'params': params},
         token[:, None],
         rows.position[:, None] + i,
-        [past, decoder.Past(new, written)],
+        [*pasts, decoder.Past(new, written)],
     )
     new = _put_column(new, latest, i)
     log_probs = jax.nn.log_softmax(logits[:, 0].at[:, pad_id].set(-1e9))
@@ -250,7 +269,8 @@ def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
 
   def put(array, value):
     keep = going.reshape(-1, *[1] * (value.ndim - 1))
-    return array.at[:, i].set(jnp.where(keep, value, 0))
+    value = jnp.where(keep, value, 0)
+    return jax.lax.dynamic_update_index_in_dim(array, value, i, axis=1)
 
   own = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
   state = jnp.where(going[:, None], hidden, 0.0)

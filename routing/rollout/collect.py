@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 from typing import Any
 from typing import TypeVar
@@ -45,7 +46,9 @@ class Plan:
   seed: of the collection; each request's seed follows from it.
   num_samples: completions per prefix and larger model. Greedy ones are all
     alike, so more than 1 is refused at temperature 0.
-  reuse: take over greedy completions that are already known.
+  reuse: take over greedy completions that are already known, and do not read
+    again what two completions of a problem have in common. Tokens are charged
+    the same either way; the seconds of a completion that did without are less.
   """
 
   sampling: driver.Sampling
@@ -216,52 +219,50 @@ async def _climb(
       and engine.capabilities.continues_prefix
       and engine.capabilities.counts_tokens
   )
-  for t in range(len(small_steps)):
-    kept = small_steps[:t]
-    known = ()
-    if t and can_reuse:
-      left = driver.tokens_left(kept, plan.sampling.max_tokens)
-      known = known_rest(written, small_steps[t - 1], left)
-    written = known or await _write_rest(problem, kept, engine, sample, plan)
-    completions.append(
-        await graded(
-            problem,
-            kept,
-            written,
-            engine,
-            grade,
-            sample=sample,
-            is_reused=bool(known),
-        )
-    )
+  with contextlib.ExitStack() as sessions:
+    session = _open_session(sessions, problem, engine)
+    for t in range(len(small_steps)):
+      kept = small_steps[:t]
+      known = ()
+      if t and can_reuse:
+        left = driver.tokens_left(kept, plan.sampling.max_tokens)
+        known = known_rest(written, small_steps[t - 1], left)
+      if not plan.reuse:
+        sessions.close()  # What is read must not hang on what ran before.
+        session = _open_session(sessions, problem, engine)
+      written = known or await driver.write(
+          problem,
+          kept,
+          engine,
+          to_end=True,
+          seed=plan.seed,
+          sampling=plan.sampling,
+          session=session,
+          sample=sample,
+      )
+      completions.append(
+          await graded(
+              problem,
+              kept,
+              written,
+              engine,
+              grade,
+              sample=sample,
+              is_reused=bool(known),
+          )
+      )
   return completions
 
 
-async def _write_rest(
+def _open_session(
+    stack: contextlib.ExitStack,
     problem: types.Problem,
-    kept: Sequence[types.Step],
     engine: engine_lib.Engine,
-    sample: int,
-    plan: Plan,
-) -> tuple[types.Step, ...]:
-  """The rest of the answer after the steps `kept`.
-
-  Its session is its own: what is read must not hang on what ran before.
-  """
+) -> str:
+  """A session of its own, forgotten when the stack unwinds."""
   session = driver.new_session(problem)
-  try:
-    return await driver.write(
-        problem,
-        kept,
-        engine,
-        to_end=True,
-        seed=plan.seed,
-        sampling=plan.sampling,
-        session=session,
-        sample=sample,
-    )
-  finally:
-    driver.forget([engine], session)
+  stack.callback(driver.forget, [engine], session)
+  return session
 
 
 async def graded(
