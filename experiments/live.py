@@ -1,6 +1,7 @@
 """Answers test problems live, at named points, next to what replay predicts."""
 
 import asyncio
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
@@ -21,7 +22,8 @@ from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import learned
 
-_SAME_COST = 1e-4  # Costs are float32 in a batch; a token is worth more.
+MakeEngines = Callable[[ml_collections.ConfigDict], Sequence[engine_lib.Engine]]
+SAME_COST = 1e-4  # Costs are float32 in a batch; a token is worth more.
 
 
 async def answer_all(
@@ -85,7 +87,7 @@ def compare(
       ]
   )
   agrees = (correct == predicted.correct[0]) & (
-      np.abs(cost - predicted.cost[0]) < _SAME_COST
+      np.abs(cost - predicted.cost[0]) < SAME_COST
   )
   return {
       'num_problems': len(trajectories),
@@ -143,11 +145,12 @@ def answer_under(
     problems: Sequence[types.Problem],
     routers: Collection[driver.Router],
     accounting: costs.Accounting,
+    make_engines: MakeEngines = builders.engines,
 ) -> list[list[types.Trajectory]]:
   """All problems under each router in turn, by engines that stay alive."""
 
   async def run() -> list[list[types.Trajectory]]:
-    engines = builders.engines(config)
+    engines = make_engines(config)
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
@@ -169,6 +172,7 @@ def measure(
     routers: Collection[driver.Router],
     rollouts: Sequence[types.Rollouts],
     accounting: costs.Accounting,
+    make_engines: MakeEngines = builders.engines,
 ) -> replay.Points:
   """K routers on N problems, live, in whatever protocol is configured.
 
@@ -181,9 +185,10 @@ def measure(
     routers: K of them.
     rollouts: of the N problems, for what the largest model alone does there.
     accounting: what is paid, and what the routers are told of it.
+    make_engines: from the configuration; e.g. such as remember their replies.
   """
   problems = [x.problem for x in rollouts]
-  answers = answer_under(config, problems, routers, accounting)
+  answers = answer_under(config, problems, routers, accounting, make_engines)
   specs, ruler = accounting.specs, accounting.ruler
   all_large = np.array(
       [costs.completion_cost(x.reference, specs, ruler) for x in rollouts]

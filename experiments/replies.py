@@ -8,6 +8,7 @@ collected or evaluated with `--replies=runs/replies` needs no model any more.
 """  # noqa: E501  Commands stay on one line.
 
 import asyncio
+from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 import pathlib
@@ -41,9 +42,18 @@ def settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
 
 
 def collect_split(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    num_problems: int | None = None,
 ) -> pathlib.Path:
   """Collects what is missing of a split; returns its shard directory.
+
+  Args:
+    config: names problems, engines and sampling.
+    workdir: gets a directory for each split.
+    split: name of it.
+    num_problems: the first so many of the split; None = all.
 
   Raises:
     ValueError: if the configuration asks for what cannot be, or the directory
@@ -53,7 +63,7 @@ def collect_split(
   """
   collect.check_concurrency(config)
   directory = pathlib.Path(workdir) / split
-  problems = builders.problems(config, split)
+  problems = builders.problems(config, split)[:num_problems]
   writer = reply_shards.ReplyWriter(
       directory, problems, settings(config, split), config.collect.shard_size
   )
@@ -90,8 +100,7 @@ def memories(
     splits: names.
 
   Raises:
-    ValueError: if they are not collected, or are of other models or settings
-      than the configuration's.
+    ValueError: as `read` does.
   """
   # Observations read the smallest model's hidden states alone.
   found = [
@@ -99,14 +108,25 @@ def memories(
       for route in range(len(builders.specs(config)))
   ]
   for split in splits:
-    folder = pathlib.Path(directory) / split
-    _check_settings(folder, settings(config, split))
-    reply_shards.remember(folder, found)
+    reply_shards.remember(read(config, directory, split), found)
   return found
 
 
-def _check_settings(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
-  """Raises ValueError unless replies were collected with these settings."""
+def read(
+    config: ml_collections.ConfigDict, directory: pathlib.Path | str, split: str
+) -> Iterator[replies_lib.Replies]:
+  """The replies on a split, as far as they are collected.
+
+  Args:
+    config: of a run.
+    directory: the `workdir` that the replies were collected with.
+    split: name.
+
+  Raises:
+    ValueError: if nothing is collected, or with other models or settings.
+  """
+  folder = pathlib.Path(directory) / split
+  wanted = settings(config, split)
   there = dict(reader.read_manifest(folder).settings)
   there.pop('problems_hash')
   if manifest_lib.hash_json(there) != manifest_lib.hash_json(wanted):
@@ -115,6 +135,7 @@ def _check_settings(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
         f'{folder} holds replies of other settings than the configuration '
         f'({", ".join(names)} differ); collect them in another directory.'
     )
+  return reply_shards.read(folder)
 
 
 def engines(
@@ -139,12 +160,18 @@ def engines(
   ]
 
 
-def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    split: str,
+    problems: int | None,
+) -> None:
   """Collects one split."""
-  directory = collect_split(config, workdir, split)
+  directory = collect_split(config, workdir, split, problems)
   logging.info(collect.summary(manifest_lib.load(directory), directory))
 
 
 if __name__ == '__main__':
   flags.DEFINE_enum('split', 'train', builders.SPLITS, 'What to collect.')
-  launch.run(main, 'config', 'workdir', 'split')
+  flags.DEFINE_integer('problems', None, 'Only the first so many.', 1)
+  launch.run(main, 'config', 'workdir', 'split', 'problems')

@@ -196,7 +196,10 @@ def coverage_line(results: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-  """All rulers, the constraint's first, the live table, broken promises."""
+  """All rulers, the constraint's first, the live table, broken promises.
+
+  The last two only where there are any.
+  """
   rulers = sorted(results['rulers'], key=lambda x: x != results['ruler'])
   parts = []
   for ruler in rulers:
@@ -205,5 +208,6 @@ def markdown(results: Mapping[str, Any]) -> str:
   if results['live']:
     parts.append('### Answered live, against the replay')
     parts.append(_markdown_table(LIVE_COLUMNS, live_rows(results)))
-  parts.append(f'### Promises\n\n{coverage_line(results)}')
+  if results.get('coverage'):
+    parts.append(f'### Promises\n\n{coverage_line(results)}')
   return '\n\n'.join(parts) + '\n'

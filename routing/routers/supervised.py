@@ -49,10 +49,32 @@ def fit(
     max_iter: trees.
     seed: of the learner's binning.
   """
+  mask = np.asarray(batch.mask, bool)
+  return fit_labels(
+      np.asarray(batch.features)[mask],
+      labels(batch)[mask],
+      max_iter=max_iter,
+      seed=seed,
+  )
+
+
+def fit_labels(
+    features: np.ndarray,
+    targets: np.ndarray,
+    *,
+    max_iter: int = 150,
+    seed: int = 0,
+) -> Scorer:
+  """Fits the boosting learner on labelled observations.
+
+  Args:
+    features: `[D, F]`.
+    targets: `[D]` bool.
+    max_iter: trees.
+    seed: of the learner's binning.
+  """
   from sklearn import ensemble
 
-  mask = np.asarray(batch.mask, bool)
-  targets = labels(batch)[mask]
   if targets.all() or not targets.any():
     return Scorer(None, float(targets.mean()))
   classifier = ensemble.HistGradientBoostingClassifier(
@@ -63,7 +85,7 @@ def fit(
       early_stopping=False,
       random_state=seed,
   )
-  classifier.fit(np.asarray(batch.features)[mask], targets)
+  classifier.fit(features, targets)
   return Scorer(classifier)
 
 

@@ -1,5 +1,7 @@
 """Replies on disk: one row a problem, written and checked like other shards."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import pathlib
 from typing import Any
@@ -9,6 +11,7 @@ import pyarrow as pa
 from routing.engines import remembered
 from routing.rollout import replies as replies_lib
 from routing.shards import columns
+from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import schema
 from routing.shards import writer
@@ -51,23 +54,26 @@ class ReplyWriter(writer.Writer):
   kind = REPLIES
 
 
-def remember(
-    directory: pathlib.Path | str, memories: Sequence[remembered.Memory]
-) -> None:
-  """Adds all replies of a complete shard directory to what is remembered.
-
-  Args:
-    directory: of the shards.
-    memories: one a route.
+def read(directory: pathlib.Path | str) -> Iterator[replies_lib.Replies]:
+  """Yields what is in a directory, in order; it need not be complete.
 
   Raises:
-    ValueError: if the collection is not finished, is of another kind, or a
-      shard is not as it was written; it names the file.
+    ValueError: if there is nothing, it is of another kind, or a shard is not as
+      it was written; it names the file.
   """
-  manifest = reader.complete_manifest(directory, REPLIES)
+  manifest = reader.read_manifest(directory)
+  manifest_lib.check_kind(manifest, REPLIES, str(directory))
   for entry in manifest.shards:
-    for record in reader.read_shard(directory, entry, REPLIES):
-      for reply in record.replies:
-        memories[reply.step.route].add(
-            record.problem.question, reply.trace, [reply.step]
-        )
+    yield from reader.read_shard(directory, entry, REPLIES)
+
+
+def remember(
+    records: Iterable[replies_lib.Replies],
+    memories: Sequence[remembered.Memory],
+) -> None:
+  """Adds replies to what is remembered; `memories` holds one a route."""
+  for record in records:
+    for reply in record.replies:
+      memories[reply.step.route].add(
+          record.problem.question, reply.trace, [reply.step]
+      )
