@@ -1,22 +1,29 @@
 """Counts broken promises, where the truth is known.
 
-Run:    python -m experiments.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage]
+Run:    python -m experiments.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage] [--docs=docs]
+Resume: the same command; what was counted is kept, a file for each set and size.
 Prints: tables; last, one JSON object.
 
 For each procedure, level, delta and sample size: how many of many calibration
-samples led to a promise that is not true. New ladders of the made-up process;
-samples with replacement from the ladders of a work directory, and from published
-answers (`coverage_answers`; what is not there is skipped, and said). Next to
-them the same for thresholds that were plainly picked on the sample, and what
-service adds: the threshold that follows feedback, and the alarm. The threshold
-grids are fixed before any sample is drawn. Writes coverage.json, table.md and
-coverage.png into `out`.
+samples led to a promise that is not true. New ladders of the made-up process,
+and its rollouts where control returns; samples with replacement from the
+ladders of a work directory, and from published answers (`coverage_answers`;
+what is not there is skipped, and said). Next to them the same for thresholds
+that were plainly picked on the sample, and what service adds: the threshold
+that follows feedback, and the alarm. The threshold grids are fixed before any
+sample is drawn. Writes coverage.json, table.md and coverage.png into `out`; and
+with --docs the page of the documentation and its plot. After a change of the
+code count into another `out`.
 """  # noqa: E501  Commands stay on one line.
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+import functools
 import json
 import pathlib
+import re
 import sys
 import time
 from typing import Any
@@ -30,12 +37,17 @@ from experiments import calibrate
 from experiments import coverage_answers
 from experiments import coverage_cells
 from experiments import coverage_data
+from experiments import coverage_docs
+from experiments import coverage_joint
 from experiments import coverage_report
+from experiments import coverage_rollouts
 from experiments import coverage_streams
 from experiments import graded as graded_lib
+from experiments import train
 from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.routers import learned
+from routing.shards import manifest as manifest_lib
 
 SAMPLE_SIZE = 500
 ALPHA, DELTA = 0.05, 0.1
@@ -128,54 +140,146 @@ def count_for_router(
   return {'member': member, **figures}
 
 
-def load_cases(
-    plan: coverage_cells.Plan, workdir: str | None
-) -> tuple[list[coverage_data.Case], dict[str, str]]:
-  """Every set that is there; and by name, why the others are not."""
-  cases, skipped = coverage_answers.load()
-  if workdir is None:
-    skipped['embedded'] = 'no --workdir'
-  else:
-    cases.insert(0, coverage_data.embedded(workdir))
-  cases.insert(
-      0, coverage_data.simulated(plan.num_splits, max(plan.sizes), plan.seed)
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A set of problems, and how promises are counted on it.
+
+  name: of its files.
+  make: loads or makes it; FileNotFoundError if it is not there.
+  count: rows of one sample size.
+  version: what it was made of, if that can change.
+  """
+
+  name: str
+  make: Callable[[], Any]
+  count: Callable[[Any, coverage_cells.Plan, int], Iterable[dict[str, Any]]]
+  version: str = ''
+
+
+def sources(plan: coverage_cells.Plan, workdir: str | None) -> list[Source]:
+  """All there may be, the made-up ones first.
+
+  Raises:
+    ValueError: if the work directory holds no trained router.
+  """
+  ladders = coverage_cells.of_ladders
+  made_up = lambda: coverage_data.simulated(
+      plan.num_splits, max(plan.sizes), plan.seed
   )
-  return cases, skipped
+  found = [Source('simulated', made_up, ladders)]
+  found += [
+      Source(
+          f'simulated {name}',
+          functools.partial(coverage_rollouts.roll_out, name, seed=plan.seed),
+          coverage_cells.of_rollouts,
+      )
+      for name in coverage_rollouts.NAMES
+  ]
+  routes = functools.partial(coverage_joint.by_routes, seed=plan.seed)
+  found.append(Source('three routes', routes, coverage_cells.of_routes))
+  if workdir is not None:
+    mark = learned.load(train.run_directory(workdir, 0)).checkpoint_hash
+    embedded = functools.partial(coverage_data.embedded, workdir)
+    found.append(Source('embedded', embedded, ladders, mark))
+  return found + [
+      Source(name, functools.partial(coverage_answers.load, name), ladders)
+      for name in coverage_answers.READERS
+  ]
+
+
+def kept(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
+  """What was made before, if for the same key; otherwise makes and keeps it.
+
+  Args:
+    path: of a JSON file.
+    key: JSON-like, all that the content follows from.
+    make: gives something JSON-like.
+
+  Returns:
+    The content of the file: `key`, `made`, and the `seconds` it took.
+  """
+  key = json.loads(json.dumps(key))
+  if path.exists():
+    content = json.loads(path.read_text())
+    if content['key'] == key:
+      return content
+  start = time.monotonic()
+  content = {'key': key, 'made': make()}
+  content['seconds'] = time.monotonic() - start
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(content, allow_nan=False)
+  manifest_lib.replace_file(path, lambda partial: partial.write_text(text))
+  return content
+
+
+def count_all(
+    plan: coverage_cells.Plan, workdir: str | None, out: pathlib.Path
+) -> tuple[list[dict[str, Any]], float, dict[str, str]]:
+  """Rows of all sets, the seconds they took, and why some sets are left out."""
+  rows, seconds = [], 0.0
+  skipped = {} if workdir else {'embedded': 'no --workdir'}
+  for source in sources(plan, workdir):
+    make = functools.cache(source.make)
+    for size in plan.sizes:
+      name = f'{re.sub("[^a-z0-9.]+", "_", source.name.lower())}-{size}.json'
+      key = {
+          'plan': dataclasses.asdict(plan),
+          'size': size,
+          'version': source.version,
+      }
+      count = lambda make=make, size=size, source=source: list(
+          source.count(make(), plan, size)
+      )
+      try:
+        content = kept(out / 'cells' / name, key, count)
+      except FileNotFoundError as error:
+        logging.warning('Skipped %s: %s', source.name, error)
+        skipped[source.name] = f'{error.filename or error} is not there'
+        break
+      rows += content['made']
+      seconds += content['seconds']
+      logging.info('%s, n = %d: %.0f s so far', source.name, size, seconds)
+  return rows, seconds, skipped
+
+
+def serve(plan: coverage_cells.Plan) -> dict[str, list[dict[str, Any]]]:
+  """What service adds: `online` thresholds, and `drift` alarms."""
+  is_quick = plan.num_splits < 1_000
+  num, num_streams = (2_000, 100) if is_quick else (10_000, 1_000)
+  return {
+      'online': coverage_streams.long_run(
+          20_000, 3 if is_quick else 10, plan.seed
+      ),
+      'drift': coverage_streams.alarms(num, num_streams, plan.seed),
+  }
 
 
 def run(
-    plan: coverage_cells.Plan, workdir: str | None, out: pathlib.Path
+    plan: coverage_cells.Plan,
+    workdir: str | None,
+    out: pathlib.Path,
+    docs: pathlib.Path | None = None,
 ) -> dict[str, Any]:
   """Counts, prints and writes everything; returns the figures of the last line.
 
   Raises:
     ValueError, FileNotFoundError: if the work directory is not finished.
   """
-  start = time.monotonic()
-  cases, skipped = load_cases(plan, workdir)
-  for name, why in skipped.items():
-    logging.warning('Skipped %s: %s', name, why)
-  rows = []
-  for case in cases:
-    rows += coverage_cells.count(case, plan)
-    logging.info('%s: %.0f s so far', case.name, time.monotonic() - start)
-  is_quick = plan.num_splits < 1_000
-  num, num_streams = (2_000, 100) if is_quick else (10_000, 1_000)
-  served = coverage_streams.long_run(20_000, 3 if is_quick else 10, plan.seed)
-  alarmed = coverage_streams.alarms(num, num_streams, plan.seed)
+  rows, seconds, skipped = count_all(plan, workdir, out)
+  key = {'plan': dataclasses.asdict(plan)}
+  service = kept(out / 'cells' / 'service.json', key, lambda: serve(plan))
+  seconds += service['seconds']
+  served, alarmed = service['made']['online'], service['made']['drift']
   figures = coverage_report.summary(rows, served, alarmed, skipped)
-  figures['minutes'] = round((time.monotonic() - start) / 60, 1)
-  out.mkdir(parents=True, exist_ok=True)
-  content = {
-      'plan': dataclasses.asdict(plan),
-      'summary': figures,
-      'cells': rows,
-      'online': served,
-      'drift': alarmed,
-  }
+  figures['minutes'] = round(seconds / 60, 1)
+  content = {**key, 'summary': figures, 'cells': rows, **service['made']}
   (out / 'coverage.json').write_text(json.dumps(content, allow_nan=False))
   (out / 'table.md').write_text(coverage_report.markdown(rows, served, alarmed))
   coverage_report.draw(rows, out / 'coverage.png')
+  if docs is not None:
+    page = coverage_docs.page(plan, rows, served, alarmed, figures)
+    (docs / 'coverage.md').write_text(page)
+    coverage_report.draw(rows, docs / 'coverage.png')
   coverage_report.show(rows, served, alarmed)
   return figures
 
@@ -188,7 +292,9 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   plan = coverage_cells.quick() if values.quick else coverage_cells.Plan()
   try:
-    print(json.dumps(run(plan, values.workdir, pathlib.Path(values.out))))
+    docs = pathlib.Path(values.docs) if values.docs else None
+    figures = run(plan, values.workdir, pathlib.Path(values.out), docs)
+    print(json.dumps(figures))
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'coverage: {error}')
 
@@ -197,4 +303,5 @@ if __name__ == '__main__':
   flags.DEFINE_bool('quick', False, 'Fewer samples and cells; about a minute.')
   flags.DEFINE_string('workdir', None, 'A finished work directory, if any.')
   flags.DEFINE_string('out', 'runs/coverage', 'Where the results are written.')
+  flags.DEFINE_string('docs', None, 'Where the page about it is written.')
   app.run(main)

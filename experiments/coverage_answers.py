@@ -237,18 +237,10 @@ def one_step(name: str, answers: Answers, seed: int = 0) -> coverage_data.Case:
   )
 
 
-def load(
-    names: tuple[str, ...] | None = None,
-) -> tuple[list[coverage_data.Case], dict[str, str]]:
-  """The cases whose files are there; and why the others are not.
+def load(name: str) -> coverage_data.Case:
+  """A case of `READERS`.
 
-  Args:
-    names: of `READERS`; all if None.
+  Raises:
+    FileNotFoundError: if its files are not there.
   """
-  cases, missing = [], {}
-  for name in names or tuple(READERS):
-    try:
-      cases.append(one_step(name, READERS[name](directory())))
-    except FileNotFoundError as error:
-      missing[name] = str(error)
-  return cases, missing
+  return one_step(name, READERS[name](directory()))

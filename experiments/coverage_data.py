@@ -8,6 +8,7 @@ hand; samples are drawn from it with replacement, so that the risk of the set
 itself is the truth.
 """
 
+from collections.abc import Iterable
 import dataclasses
 import pathlib
 
@@ -80,10 +81,17 @@ class Case:
 
   def redraw(self, num_splits: int, size: int, seed: int) -> np.ndarray:
     """The same from the pool, with replacement, whatever its truth is."""
-    rng = np.random.default_rng([seed, size])
-    edges = np.cumsum(self.pool.weights)[:-1]
-    places = rng.random((num_splits, size))
-    return np.searchsorted(edges, places, side='right').astype(np.int32)
+    return draw(self.pool.weights, num_splits, size, seed)
+
+
+def draw(
+    weights: np.ndarray, num_splits: int, size: int, seed: int
+) -> np.ndarray:
+  """`[S, n]` int32 in 0..N-1: draws with replacement, by `[N]` weights."""
+  rng = np.random.default_rng([seed, size])
+  edges = np.cumsum(weights)[:-1]
+  places = rng.random((num_splits, size))
+  return np.searchsorted(edges, places, side='right').astype(np.int32)
 
 
 def finite(
@@ -135,7 +143,7 @@ def simulated(num_splits: int, size: int, seed: int = 0) -> Case:
       jax.device_get(sample(jax.random.fold_in(key, 1 + k), _CHUNK))
       for k in range(chunks)
   )
-  pool, rows = _distinct(batches, score)
+  pool, rows = _ladders(batches, score)
   law = _law(tree, score)
   first = np.unique(law.scores[:, 0])
   label = lambda x: np.searchsorted(first, x.scores[:, 0])
@@ -149,19 +157,43 @@ def simulated(num_splits: int, size: int, seed: int = 0) -> Case:
   )
 
 
-def _distinct(batches, score) -> tuple[Problems, np.ndarray]:
+def _ladders(batches, score) -> tuple[Problems, np.ndarray]:
   """The distinct ladders of many, and `[M]` int32 which one each is.
 
   Scores, and where each way out leads, are all that a threshold can tell of a
-  ladder; of millions few thousand differ.
+  ladder.
+  """
+
+  def wholes():
+    for batch in batches:
+      table = outcomes_lib.from_batch(batch)
+      yield np.column_stack(
+          [score(batch.features), table.correct, table.loss, table.cost]
+      )
+
+  kept, rows = distinct(wholes())
+  steps = (kept.shape[1] - 3) // 4
+  scores, correct, loss, cost = np.split(
+      kept, [steps, 2 * steps + 1, 3 * steps + 2], axis=1
+  )
+  shares = np.bincount(rows, minlength=len(kept)) / len(rows)
+  outcomes = tables(correct=correct, cost=cost, loss=loss)
+  return Problems(scores, outcomes, np.zeros(len(kept), int), shares), rows
+
+
+def distinct(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """The distinct rows of many, equal up to 1e-6: of millions few thousand.
+
+  Args:
+    chunks: each `[B, C]` float.
+
+  Returns:
+    `[N, C]` rows, in the order in which they first came; `[M]` int32, which of
+    them each row of all chunks is.
   """
   places: dict[int, int] = {}
   kept, rows = [], []
-  for batch in batches:
-    table = outcomes_lib.from_batch(batch)
-    whole = np.column_stack(
-        [score(batch.features), table.correct, table.loss, table.cost]
-    )
+  for whole in chunks:
     # One number each, a hundred times faster to sort than rows of floats.
     factors = np.random.default_rng(0).integers(2**62, size=whole.shape[1])
     marks = np.round(1e6 * whole).astype(np.int64) @ factors
@@ -173,14 +205,7 @@ def _distinct(batches, score) -> tuple[Problems, np.ndarray]:
         kept.append(whole[place])
     index = np.array([places[mark] for mark in found.tolist()], np.int32)
     rows.append(index[where])
-  rows, kept = np.concatenate(rows), np.array(kept)
-  steps = (kept.shape[1] - 3) // 4
-  scores, correct, loss, cost = np.split(
-      kept, [steps, 2 * steps + 1, 3 * steps + 2], axis=1
-  )
-  shares = np.bincount(rows, minlength=len(kept)) / len(rows)
-  outcomes = tables(correct=correct, cost=cost, loss=loss)
-  return Problems(scores, outcomes, np.zeros(len(kept), int), shares), rows
+  return np.array(kept), np.concatenate(rows)
 
 
 def _law(tree: tree_lib.Tree, score) -> Problems:

@@ -1,40 +1,133 @@
-"""Two procedures that are run sample by sample, as they stand in the library.
+"""Several thresholds at once: early and late steps, or one per larger route.
 
 `search_then_test` reads its candidates off each sample, so there is no common
-table of outcomes; and the off-policy interval is about trajectories, which are
-new in every sample. What samples of one size share is computed once for all
-levels: the searched path, and what its candidates lead to on the other part.
+table of outcomes, and it is run sample by sample, as it stands in the library.
+What samples of one size share is computed once for all levels: the searched
+path, and what its candidates lead to on the other part.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
+import jax
 import numpy as np
 
 from experiments import coverage_counts as counts_lib
+from experiments import coverage_data
+from routing import protocols
 from routing.calibration import joint
+from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.problems import splits
+from routing.simulation import process as process_lib
+from routing.simulation import sampling
+from routing.simulation import tree as tree_lib
 
 STEP_GROUPS = (0, 2)
 _SIZE = 6
+_FINE = 20  # Of the grid on which the best that truly holds is sought.
 
 
-def early_and_late(
-    sample: counts_lib.Sample, risks: Sequence[risks_lib.Risk]
+@dataclasses.dataclass(frozen=True)
+class Channels:
+  """Problems as `joint` sees them.
+
+  scores: `[N, T, G]` float.
+  tables: one for all channels, or G.
+  weights: `[N]`, share of each, summing to 1.
+  """
+
+  scores: np.ndarray
+  tables: tuple[outcomes_lib.Outcomes, ...]
+  weights: np.ndarray
+
+  def take(self, rows: np.ndarray) -> 'Channels':
+    """Some of the problems, each as often as its row is named."""
+    tables = tuple(table.take(rows) for table in self.tables)
+    return Channels(self.scores[rows], tables, self.weights[rows])
+
+  def values_at(self, thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """By quantity `[K, N]`, at `[K, G]` thresholds."""
+    return joint.values_at(self.scores, self.tables, thresholds)
+
+  def means_at(self, thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """By quantity `[K]`, weighted means."""
+    found = self.values_at(thresholds)
+    return {name: x @ self.weights for name, x in found.items()}
+
+  def grid(self, size: int) -> np.ndarray:
+    """`[K, G]` candidates."""
+    return joint.grid(self.scores, self.tables[0].mask, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """Problems to draw from, which are their own truth."""
+
+  name: str
+  kind: str
+  pool: Channels
+
+
+def by_steps(problems: coverage_data.Problems) -> Channels:
+  """Two thresholds: one for the first steps, one for the others."""
+  return Channels(
+      joint.by_step(problems.scores, STEP_GROUPS),
+      (problems.outcomes,),
+      problems.weights,
+  )
+
+
+def by_routes(num: int = 20_000, seed: int = 0) -> Case:
+  """Ladders of the made-up process with two larger routes, a score for each.
+
+  A route's score is fitted, on other ladders, to 'the small model loses this
+  and the route does not'.
+  """
+  process = process_lib.three_routes()
+  tree = tree_lib.grow(process, protocols.Protocol('escalate'))
+  fitted, pool = (
+      jax.device_get(
+          sampling.sample_ladders(tree, jax.random.key(2 * seed + k), num)
+      )
+      for k in range(2)
+  )
+  seen = fitted.features.reshape(-1, fitted.features.shape[-1])
+  helps = fitted.stay_loss[:, None, None] * (1 - fitted.handover_loss)
+  helps = helps.reshape(-1, process.num_routes - 1)
+  weights = np.linalg.lstsq(seen.astype(np.float64), helps, rcond=None)[0]
+  tables = tuple(
+      outcomes_lib.from_batch(pool, np.full(pool.mask.shape, route))
+      for route in range(1, process.num_routes)
+  )
+  scores = np.round(pool.features.astype(np.float64) @ weights, 6)
+  channels = Channels(scores, tables, np.full(num, 1 / num))
+  return Case('simulated, three routes', 'simulated', channels)
+
+
+def searched(
+    pool: Channels,
+    truth: Channels,
+    rows: np.ndarray,
+    risks: Sequence[risks_lib.Risk],
 ) -> list[counts_lib.Verdict]:
   """`joint.search_then_test` of one loss each, for every risk.
 
-  Two thresholds, one for the first steps and one for the others. Half of each
-  sample is searched, the other half tested.
+  Half of each sample is searched, the other half tested.
+
+  Args:
+    pool: what samples are drawn from.
+    truth: whose weighted means are true.
+    rows: `[S, n]`, problems of the pool.
+    risks: of losses.
   """
-  pool, law = sample.case.pool, sample.case.truth
-  scores = joint.by_step(pool.scores, STEP_GROUPS)
-  law_scores = joint.by_step(law.scores, STEP_GROUPS)
-  shape = len(risks), len(sample.rows)
+  shape = len(risks), len(rows)
   broken, cost = np.zeros(shape, bool), np.full(shape, np.nan)
-  for s, rows in enumerate(sample.rows):
-    path, values = _searched(scores, pool.outcomes, rows)
+  for s, sample in enumerate(rows):
+    seen, unseen = (pool.take(x) for x in splits.halves(sample))
+    path = _path(seen)
+    values = unseen.values_at(path)
     for r, risk in enumerate(risks):
       try:
         point = thresholds_lib.from_values(
@@ -42,37 +135,25 @@ def early_and_late(
         )
       except risks_lib.Refusal:
         continue
-      true = joint.values_at(
-          law_scores, [law.outcomes], np.array([point.threshold])
-      )
-      cost[r, s] = true['cost'][0] @ law.weights
-      broken[r, s] = true['loss'][0] @ law.weights > risk.level * (1 + 1e-9)
-  best = _best(law_scores, law, sample, risks)
+      true = truth.means_at(np.array([point.threshold]))
+      cost[r, s] = true['cost'][0]
+      broken[r, s] = true['loss'][0] > risk.level * (1 + 1e-9)
+  true = truth.means_at(pool.grid(_FINE))
+  best = [
+      float(true['cost'][true['loss'] <= x.level * (1 + 1e-9)].min())
+      for x in risks
+  ]
   return [
       counts_lib.Verdict(broken[r], np.isnan(cost[r]), cost[r], best[r])
       for r in range(len(risks))
   ]
 
 
-def _searched(scores, outcomes, rows):
-  """The candidates of one half, and what they lead to on the other."""
-  seen, unseen = splits.halves(rows)
-  table = outcomes.take(seen)
-  grid = joint.grid(scores[seen], table.mask, _SIZE)
-  found = joint.values_at(scores[seen], [table], grid)
+def _path(seen: Channels) -> np.ndarray:
+  """`[K, G]` candidates that none beats on one half, least loss first."""
+  grid = seen.grid(_SIZE)
+  found = seen.values_at(grid)
   path = joint.pareto_path(
       found['loss'].mean(axis=1), found['cost'].mean(axis=1)
   )
-  values = joint.values_at(scores[unseen], [outcomes.take(unseen)], grid[path])
-  return grid[path], values
-
-
-def _best(law_scores, law, sample, risks):
-  """For each risk, the cost of the cheapest pair that truly keeps it."""
-  pool = sample.case.pool
-  grid = joint.grid(
-      joint.by_step(pool.scores, STEP_GROUPS), pool.outcomes.mask, 20
-  )
-  true = joint.values_at(law_scores, [law.outcomes], grid)
-  loss, cost = true['loss'] @ law.weights, true['cost'] @ law.weights
-  return [float(cost[loss <= risk.level * (1 + 1e-9)].min()) for risk in risks]
+  return grid[path]

@@ -1,0 +1,174 @@
+"""The page of the documentation about broken promises, written by the count."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from experiments import coverage_cells as cells_lib
+from experiments import coverage_report
+
+Row = dict[str, Any]
+_SETTINGS = (
+    ('loss', 'alpha', 'Promises of a loss'),
+    ('cost', 'budget', 'Promises of a cost'),
+)
+
+
+def page(
+    plan: cells_lib.Plan,
+    rows: Sequence[Row],
+    served: Sequence[Row],
+    alarmed: Sequence[Row],
+    figures: dict[str, Any],
+) -> str:
+  """Markdown: what was found, the tables, every cell, and how it was run."""
+  return (
+      '\n\n'.join(
+          [
+              '# Promises, counted',
+              _found(plan, figures),
+              '![Broken promises and what promises cost](coverage.png)',
+              coverage_report.markdown(rows, served, alarmed).strip(),
+              '## Every cell',
+              _EVERY_CELL,
+              *every_cell(rows),
+              '## How it was run',
+              _how(plan, figures),
+          ]
+      )
+      + '\n'
+  )
+
+
+_EVERY_CELL = (
+    'Each cell: broken promises, as a share of all samples; in brackets the '
+    'mean true cost of the promised points over the cheapest threshold that '
+    'truly keeps the promise (of a promise of cost: over the most accurate). '
+    '*none*: no sample could bear the promise. A cell in bold cannot be the '
+    'binomial error of a kept promise. The columns are delta, and the level: '
+    'alpha, or a budget as a share of the way from the cost of the small model '
+    'alone to that of the large. `picked` rows promise nothing.'
+)
+
+
+def _found(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
+  """What the count says, in words."""
+  broken = figures['procedures_broken']
+  verdict = (
+      'No procedure breaks its promise more often than it may'
+      if not broken
+      else f'**{", ".join(broken)} broke more promises than allowed**'
+  )
+  tightness = ', '.join(
+      f'{ratio:.2f} at n = {n}' for n, ratio in figures['tightness'].items()
+  )
+  return (
+      f'{verdict}: {figures["cells"]:,} cells (procedure, set, level, delta, '
+      f'n), {figures["samples"]:,} calibration samples in all. The least '
+      f'p-value of a cell is {figures["least_p_value"]:.2g}; by Bonferroni '
+      f'{figures["p_value_needed"]:.2g} would be needed to call one broken. '
+      'Thresholds plainly picked on the same samples exceed their loss in '
+      f'{figures["plain_violation_rate"]:.0%} of them and their budget in '
+      f'{figures["plain_cost_violation_rate"]:.0%}; promised ones break in '
+      f'{figures["broken_rate"]:.1%}, and in {figures["refused_rate"]:.0%} the '
+      'promise is refused. What it costs: the fixed sequence of exact tests '
+      f'spends {tightness} times as much as the cheapest threshold that truly '
+      'keeps the promise.\n\n'
+      'In service, the mean loss of a threshold that follows feedback ends '
+      f'within {100 * figures["online_worst_off"]:.2f} points of alpha in the '
+      'worst stream. The alarm was false in at most '
+      f'{figures["false_alarm_rate"]:.1%} of the quiet streams (delta 10 %); '
+      'after a shift of ten points it comes within 300 answers in '
+      f'{figures["delay_within_300_worst"]:.0%} of the streams where it is '
+      'slowest. The last column of its table is what no alarm whatever could '
+      'exceed with so few false ones (Neyman and Pearson).'
+  )
+
+
+def every_cell(rows: Sequence[Row]) -> list[str]:
+  """A heading and tables for each set."""
+  broken = {id(x) for x in cells_lib.judge(rows)}
+  parts = []
+  for case in dict.fromkeys(x['case'] for x in rows):
+    parts.append(f'### {case[0].upper()}{case[1:]}')
+    for quantity, word, title in _SETTINGS:
+      own = [x for x in rows if x['case'] == case and kind(x) == quantity]
+      for n in sorted({x['n'] for x in own}):
+        part = [x for x in own if x['n'] == n]
+        parts.append(f'{title}, n = {n}')
+        parts.append(_matrix(part, word, broken))
+  return parts
+
+
+def kind(row: Row) -> str:
+  """Which levels a row is about; a joint promise follows those of its loss."""
+  return 'cost' if row['setting'].endswith('%') else 'loss'
+
+
+def _matrix(rows: Sequence[Row], word: str, broken: set[int]) -> str:
+  """Procedures by delta and level."""
+  marginal = lambda x: x['procedure'].endswith('marginal')
+  deltas = sorted({x['delta'] for x in rows if not marginal(x)})
+  settings = list(dict.fromkeys(x['setting'] for x in rows))
+  columns = [(delta, setting) for delta in deltas for setting in settings]
+  head = [
+      'procedure',
+      *(f'{delta:g}; {word} {setting}' for delta, setting in columns),
+  ]
+  lines = []
+  for name in dict.fromkeys(x['procedure'] for x in rows):
+    own = [x for x in rows if x['procedure'] == name]
+    # A marginal promise has no delta, and is shown under the first.
+    place = lambda x: (deltas[0] if marginal(x) else x['delta'], x['setting'])
+    cells = {place(x): _cell(x, id(x) in broken) for x in own}
+    lines.append([name, *(cells.get(column, '') for column in columns)])
+  ruled = ['---', *['---:'] * len(columns)]
+  return '\n'.join(f'| {" | ".join(x)} |' for x in (head, ruled, *lines))
+
+
+def _cell(row: Row, is_broken: bool) -> str:
+  if row['refused'] == row['splits']:
+    return '*none*'
+  text = f'{row["broken"] / row["splits"]:.1%}'
+  text = f'**{text}**' if is_broken else text
+  return text + (f' ({row["ratio"]:.2f})' if row['ratio'] else '')
+
+
+def _how(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
+  settings = ', '.join(
+      f'{name} {value}' for name, value in dataclasses.asdict(plan).items()
+  )
+  skipped = figures['skipped']
+  left_out = (
+      f' Left out: {", ".join(skipped)}.'
+      if skipped
+      else ' All sets were there.'
+  )
+  return (
+      f'`python -m experiments.coverage --workdir=runs/demo --docs=docs`, the '
+      'ladders and the router of `configs/arithmetic.py`, variant demo. '
+      f'Settings: {settings}; {left_out}. {_hardware()}, '
+      f'{figures["minutes"]:.0f} minutes with other programs running; '
+      f'commit {_commit()}. This page is written by the command.'
+  )
+
+
+def _hardware() -> str:
+  path = pathlib.Path('/proc/cpuinfo')
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [x.split(':')[1].strip() for x in lines if x.startswith('model name')]
+  name = names[0] if names else platform.machine()
+  return f'Hardware: {os.cpu_count()} cores of {name}'
+
+
+def _commit() -> str:
+  command = ['git', 'rev-parse', '--short', 'HEAD']
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+  return done.stdout.strip()

@@ -1,0 +1,194 @@
+"""Promises where control returns: made-up `switch` and `redraft`, rolled out.
+
+Every problem is answered at each threshold of a grid, as calibration does with
+an engine. Samples are drawn from many with replacement; their own risk is the
+truth. And the interval that is had without an engine, from what a behaviour
+policy did: it is *broken* where the true loss of a threshold lies outside.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import numpy as np
+
+from experiments import coverage_counts as counts_lib
+from experiments import coverage_data
+from routing import protocols
+from routing.calibration import off_policy
+from routing.calibration import risks as risks_lib
+from routing.simulation import process as process_lib
+from routing.simulation import sampling
+from routing.simulation import tree as tree_lib
+
+NAMES = ('switch', 'redraft')
+_GRID_SIZE = 15
+_CHUNK = 25_000
+_LEAST_EFFECTIVE = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """N distinct ways in which problems are answered at each of K thresholds.
+
+  protocol, name, kind: for the tables.
+  grid: `[K]` thresholds.
+  values: by quantity `[K, N]`.
+  weights: `[N]`, share of each, summing to 1.
+  """
+
+  protocol: str
+  name: str
+  kind: str
+  grid: np.ndarray
+  values: dict[str, np.ndarray]
+  weights: np.ndarray
+
+
+class Sample(counts_lib.Sample):
+  """S samples of n problems, drawn from these, whose means are the truth."""
+
+  def __init__(self, case: Rollouts, num_splits: int, size: int, seed: int):
+    self.case, self.n, self.seed = case, size, seed
+    self.rows = coverage_data.draw(case.weights, num_splits, size, seed)
+    self.counts = counts_lib.count(self.rows, len(case.weights))
+    self.values = case.values
+    self.truth = {name: x @ case.weights for name, x in case.values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Routed:
+  """A process under a protocol, and a score that is linear in what is seen."""
+
+  tree: tree_lib.Tree
+  weights: np.ndarray
+
+  def score(self, features: np.ndarray) -> np.ndarray:
+    """`[...]` from `[..., F]`, higher means escalate."""
+    return np.round(np.asarray(features, np.float64) @ self.weights, 6)
+
+  def at(self, threshold: float) -> tree_lib.Policy:
+    """The policy of one threshold."""
+    scores = [self.score(level.features) for level in self.tree.levels]
+    return tree_lib.thresholded(self.tree, scores, threshold)
+
+
+def routed(name: str) -> Routed:
+  """The default process under a protocol, with a score fitted to its law.
+
+  The score stands for what one step by the small model adds to the loss, where
+  the large one writes all others.
+  """
+  tree = tree_lib.grow(process_lib.Process(), protocols.Protocol(name))
+  after, seen, wanted, shares = None, [], [], []
+  for t in reversed(range(len(tree.levels))):
+    worth = tree_lib.action_values(tree, t, after)
+    level, after = tree.levels[t], worth[:, -1]
+    chance = level.chance / level.chance.sum()
+    seen.append(level.features)
+    shares.append(np.sqrt(chance))
+    wanted.append((worth[:, 0, 2] - worth[:, -1, 2]) / level.chance)
+  share = np.concatenate(shares)
+  seen, wanted = np.concatenate(seen), np.concatenate(wanted)
+  weights = np.linalg.lstsq(share[:, None] * seen, share * wanted, rcond=None)[
+      0
+  ]
+  return Routed(tree, weights)
+
+
+def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
+  """`num` made-up problems, each answered at every threshold of a grid.
+
+  The grid is of scores that a behaviour policy met on other problems.
+  """
+  law = routed(name)
+  key = jax.random.fold_in(jax.random.key(seed), NAMES.index(name))
+  met = jax.device_get(_behave(law.tree, key, 5_000))
+  inner = np.quantile(
+      law.score(met.features)[met.mask],
+      np.linspace(0, 1, _GRID_SIZE),
+      method='lower',
+  )
+  grid = np.concatenate([[-np.inf], np.unique(inner), [np.inf]])
+  roll = jax.jit(
+      lambda policy, own: _ends(
+          sampling.rollout(law.tree, sampling.follow(policy), own, _CHUNK)
+      )
+  )
+  policies = [law.at(kappa) for kappa in grid]
+
+  def chunks() -> Iterator[np.ndarray]:
+    for k in range(num // _CHUNK):
+      # The same luck at each threshold: one set of problems.
+      own = jax.random.fold_in(key, 1 + k)
+      yield np.concatenate([jax.device_get(roll(x, own)) for x in policies], 1)
+
+  kept, rows = coverage_data.distinct(chunks())
+  correct, cost, loss = np.moveaxis(kept.reshape(len(kept), -1, 3), 2, 0)
+  values = {'correct': correct.T, 'cost': cost.T, 'loss': loss.T}
+  values['paid'] = np.minimum(values['cost'], counts_lib.COST_CAP)
+  shares = np.bincount(rows, minlength=len(kept)) / len(rows)
+  return Rollouts(name, f'simulated {name}', 'simulated', grid, values, shares)
+
+
+def _ends(batch) -> jax.Array:
+  """`[B, 3]` correct, cost and loss."""
+  return jax.numpy.stack(
+      [batch.correct, batch.costs.sum(axis=1), batch.loss], axis=1
+  )
+
+
+def intervals(
+    name: str,
+    risks: Sequence[risks_lib.Risk],
+    num_splits: int,
+    size: int,
+    seed: int,
+) -> list[counts_lib.Verdict]:
+  """The off-policy interval of the loss, at the threshold next to each level.
+
+  Args:
+    name: of the protocol.
+    risks: whose delta the interval has; the threshold is the cheapest whose
+      true loss is within the level.
+    num_splits, size: S samples of n trajectories, one of each problem.
+    seed: of the draws.
+  """
+  law = routed(name)
+  grid = np.unique(law.score(law.tree.levels[-1].features))
+  grid = np.concatenate([[-np.inf], grid[:: max(len(grid) // 40, 1)]])
+  truth = [tree_lib.evaluate(law.tree, law.at(kappa)) for kappa in grid]
+  loss = np.array([x.loss for x in truth])
+  chosen = [np.flatnonzero(loss <= x.level)[-1] for x in risks]
+  roll = jax.jit(lambda key: _behave(law.tree, key, size))
+  key = jax.random.key(seed)
+  shape = len(risks), num_splits
+  broken, refused = np.zeros(shape, bool), np.zeros(shape, bool)
+  for s in range(num_splits):
+    batch = jax.device_get(roll(jax.random.fold_in(key, s)))
+    scores = law.score(batch.features)
+    for r, (risk, k) in enumerate(zip(risks, chosen, strict=True)):
+      try:
+        found = off_policy.estimate(
+            scores,
+            batch,
+            grid[k : k + 1],
+            delta=risk.delta,
+            least_effective=_LEAST_EFFECTIVE,
+        )
+      except ValueError:  # Too few agree with this threshold.
+        refused[r, s] = True
+        continue
+      broken[r, s] = not found.lower.loss[0] <= loss[k] <= found.upper.loss[0]
+  unpriced = np.full(num_splits, np.nan)
+  return [
+      counts_lib.Verdict(broken[r], refused[r], unpriced, np.nan)
+      for r in range(len(risks))
+  ]
+
+
+def _behave(tree, key, num):
+  rates, rolling = jax.random.split(key)
+  behaviour = sampling.random_rates(tree.process, rates, num)
+  return sampling.rollout(tree, behaviour, rolling, num)
