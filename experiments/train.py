@@ -6,6 +6,8 @@ Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, r
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import pathlib
 
 from absl import logging
@@ -13,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from experiments import launch
+from experiments import on_policy
 from experiments import training_sets
 from experiments import workdirs
 from routing import progress as progress_lib
@@ -73,21 +76,33 @@ def _num_devices(config: ml_collections.ConfigDict) -> int:
   return config.get('stream', {}).get('num_devices', 1)
 
 
-def _source(
+@contextlib.contextmanager
+def _batches(
     config: ml_collections.ConfigDict,
-    data: training_sets.TrainingSet,
+    workdir: pathlib.Path | str,
     seed: int,
-) -> sources.Data | sources.Source:
-  """Where the batches of a seed come from."""
-  if not isinstance(data.train, sources.Shards):
-    return data.train
-  return sources.streamed(
-      data.train,
-      seed,
-      config.batch_size,
-      config.stream.num_held,
-      parallel.first_devices(_num_devices(config)),
-  )
+    data: training_sets.TrainingSet,
+) -> Iterator[sources.Data | sources.Source]:
+  """Where the batches of a seed come from; what collects them ends with it."""
+  layout = parallel.first_devices(_num_devices(config))
+  if fit_lib.estimator_of(config) == 'on_policy':
+    with on_policy.collecting(
+        config,
+        training_sets.references(config, workdir),
+        data.view,
+        make_card(config, data.view),
+        run_directory(workdir, seed),
+        seed,
+    ) as collector:
+      yield sources.renewed(
+          collector, config.on_policy.every, seed, config.batch_size, layout
+      )
+  elif isinstance(data.train, sources.Shards):
+    yield sources.streamed(
+        data.train, seed, config.batch_size, config.stream.num_held, layout
+    )
+  else:
+    yield data.train
 
 
 def train_seed(
@@ -102,6 +117,7 @@ def train_seed(
     ValueError: if the run directory is of another configuration or of other
       shards. Nothing is overwritten then.
     FloatingPointError: if the loss is not finite.
+    engine_lib.Stop: if collecting on the way came to an end.
   """
   directory = workdirs.claim(run_directory(workdir, seed), config)
   checkpoint.pin_json(
@@ -111,10 +127,13 @@ def train_seed(
   )
   if is_finished(workdir, seed):
     return learned.load(directory)
-  with progress_lib.Progress(config.num_steps, f'train seed {seed}') as shown:
+  with (
+      _batches(config, workdir, seed, data) as batches,
+      progress_lib.Progress(config.num_steps, f'train seed {seed}') as shown,
+  ):
     state = fit_lib.fit(
         config,
-        _source(config, data, seed),
+        batches,
         data.validation,
         directory,
         seed=seed,

@@ -257,6 +257,17 @@ def _streamed(
   return view, sources.Shards(lambda i: view.arrays(split.file(i)), sizes)
 
 
+def references(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> list[types.Rollouts]:
+  """The problems of train, with what the largest model does there alone."""
+  files = open_split(config, workdir, 'train').files()
+  return [
+      dataclasses.replace(record, trajectories=())
+      for record in itertools.chain.from_iterable(files)
+  ]
+
+
 def features_record(data: TrainingSet) -> dict[str, Any]:
   """What `features.json` holds: what is observed, and measured on what."""
   view = data.view

@@ -1,4 +1,4 @@
-"""Where batches come from: from memory, or from more shards than memory holds.
+"""Where batches come from: memory, more shards than it holds, or the policies.
 
 A source is asked for the batch of each gradient step. It answers the same
 whenever it is asked, and whatever it was asked before; so a resumed run sees
@@ -101,6 +101,43 @@ def streamed(
   def batch_at(step, state):
     del state
     return layout.rows(stream.rows(step * size, size)), None
+
+  return batch_at
+
+
+def renewed(
+    collect: Callable[[int, state_lib.TrainState], types.TrajectoryBatch],
+    every: int,
+    seed: int,
+    batch_size: int,
+    layout: parallel.Layout = _ONE_DEVICE,
+) -> Source:
+  """Trajectories that are collected anew every so many steps: on-policy.
+
+  Args:
+    collect: from a round, counted from 0, and the state to standardised arrays.
+      It is asked at the round's first step, and again by a run that is resumed
+      within the round; then it must give what it gave before.
+    every: steps of a round, >= 1.
+    seed: of the order of rows.
+    batch_size: rows a step; at most those of the round.
+    layout: puts a batch on the device, or on several.
+
+  Raises:
+    ValueError: if `every` is below 1.
+  """
+  if every < 1:
+    raise ValueError(f'on_policy.every is {every}; allowed: >= 1.')
+  held: dict[int, types.TrajectoryBatch] = {}
+
+  def batch_at(step, state):
+    number = step // every
+    if number not in held:
+      held.clear()
+      held[number] = collect(number, state)
+    data = held[number]
+    rows = batching.minibatch_indices(seed, step, len(data.mask), batch_size)
+    return layout.rows(jax.tree.map(lambda x: x[rows], data)), None
 
   return batch_at
 
