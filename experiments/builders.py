@@ -19,6 +19,7 @@ from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai
 from routing.engines import prompts
+from routing.engines import resilience
 from routing.engines import vllm
 from routing.grading import equivalence
 from routing.lm import export
@@ -95,6 +96,27 @@ def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
   if 'hidden' in config.features.groups:
     engine_lib.require(built[:1], hidden_size=1)
   return built
+
+
+def limits(config: ml_collections.ConfigDict) -> resilience.Limits:
+  """How much a run may ask and spend."""
+  # Configurations from before there were limits name none.
+  return resilience.Limits(**config.collect.get('limits', {}))
+
+
+def steady_engines(
+    config: ml_collections.ConfigDict,
+) -> list[engine_lib.Engine]:
+  """The same, none of which gives up at once, under `limits` together.
+
+  For what has no watch of its own, such as `experiments.overnight` keeps.
+
+  Raises:
+    ValueError: as `engines` does.
+  """
+  allowed = limits(config)
+  meter = resilience.Meter(specs(config), allowed)
+  return resilience.steady(engines(config), allowed, meter)
 
 
 def _embedded_engines(

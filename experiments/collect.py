@@ -17,10 +17,11 @@ import ml_collections
 from experiments import builders
 from experiments import launch
 from experiments import overnight
-from routing.engines import resilience
 from routing.rollout import collect
 from routing.shards import manifest as manifest_lib
 from routing.shards import writer as writer_lib
+
+limits = builders.limits  # Of all that collects.
 
 
 def shard_directory(workdir: pathlib.Path | str, split: str) -> pathlib.Path:
@@ -53,12 +54,6 @@ def check_concurrency(config: ml_collections.ConfigDict) -> None:
         f'collect.concurrency is {config.collect.concurrency}; allowed: at '
         f'most engine.num_slots, {num_slots}.'
     )
-
-
-def limits(config: ml_collections.ConfigDict) -> resilience.Limits:
-  """How much a collection may ask and spend."""
-  # Configurations from before there were limits name none.
-  return resilience.Limits(**config.collect.get('limits', {}))
 
 
 def collect_split(

@@ -165,10 +165,7 @@ async def collect_missing(
   limits = limits or resilience.Limits()
   meter = resilience.Meter(specs, limits)
   watch = Watch(writer, meter, limits)
-  steady = [
-      resilience.ResilientEngine(engine, limits, meter, seed=engine.route)
-      for engine in engines
-  ]
+  steady = resilience.steady(engines, limits, meter)
   try:
     await _collect(collect_all, problems, steady, watch, concurrency, name)
     watch.note_refused()

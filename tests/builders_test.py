@@ -1,5 +1,6 @@
 """Tests of what a configuration of servers is built into."""
 
+import asyncio
 import os
 from unittest import mock
 
@@ -9,6 +10,8 @@ from absl.testing import parameterized
 from configs import arithmetic
 from configs import arithmetic_servers
 from experiments import builders
+from routing.engines import engine as engine_lib
+from tests import scripted_pair
 
 _CLOSED = dict(
     parameters=8_000_000_000,
@@ -96,6 +99,19 @@ class ServersTest(parameterized.TestCase):
       builders.engines(config)
     with self.assertRaisesRegex(ValueError, 'SOME_KEY is not set'):
       builders.engines(config)
+
+  def test_steady_engines_share_a_ceiling(self):
+    config = _config()
+    config.collect.limits.tokens = 1
+    bare = scripted_pair.make_engines(2)
+    with mock.patch.object(builders, 'engines', return_value=bare):
+      small, large = builders.steady_engines(config)
+    self.assertEqual([small.route, large.route], [0, 1])
+    request = engine_lib.Request('1: 9')
+    asyncio.run(small.write(request))
+    with self.assertRaisesRegex(engine_lib.Stop, 'ceiling'):
+      asyncio.run(large.write(request))
+    self.assertEqual([len(e.requests) for e in bare], [1, 0])
 
   def test_another_kind_is_refused(self):
     with self.assertRaisesRegex(

@@ -118,6 +118,28 @@ class CollectTest(parameterized.TestCase):
     )
     self.assertEqual(saved, num_reused)
 
+  @parameterized.parameters((True, 1), (False, 4))
+  def test_completions_of_a_problem_share_what_is_read_unless_told_not_to(
+      self, reuse, expected
+  ):
+    engines = scripted_pair.make_engines(2)
+    problem = scripted_pair.make_problems(5)[-1]
+    (ladder,) = _collect(
+        [problem],
+        engines,
+        reuse=reuse,
+        sampling=driver.Sampling(temperature=1.0, max_steps=4),
+    )
+    asked = [request.session for request in engines[1].requests]
+    self.assertLen(asked, len(ladder.steps))
+    self.assertLen(set(asked), expected)
+    # What is charged is a prompt that nobody has read before.
+    for completion in ladder.completions:
+      kept = ''.join(step.text for step in ladder.steps[: completion.step])
+      self.assertEqual(
+          completion.read, engines[1].count_tokens(problem.question, kept)
+      )
+
   def test_nothing_is_reused_when_sampling(self):
     ladders = _collect(
         scripted_pair.make_problems(20),

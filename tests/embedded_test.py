@@ -160,7 +160,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
       self.assertGreater(step.usage.seconds, 0.0)
 
   def test_no_room_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'max_tokens is 0'):
+    with self.assertRaisesRegex(engine_lib.Refused, 'max_tokens is 0'):
       _write(_engine(), [_request(0, max_tokens=0)])
 
   def test_an_error_reaches_its_caller_and_the_engine_goes_on(self):
@@ -173,7 +173,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
       return results
 
     error, steps = asyncio.run(run(_engine()))
-    self.assertIsInstance(error, ValueError)
+    self.assertIsInstance(error, engine_lib.Refused)
     self.assertIsInstance(steps[0], types.Step)
 
   @parameterized.parameters(

@@ -1,5 +1,6 @@
 """The whole chain with vLLM: collect, train, calibrate, answer live."""
 
+import contextlib
 import importlib.util
 import json
 import pathlib
@@ -7,7 +8,10 @@ import unittest
 
 from absl.testing import absltest
 
+from benchmarks import servers
+from configs import arithmetic_servers
 from configs import arithmetic_vllm
+from experiments import builders
 from experiments import evaluate
 from experiments import pipeline
 
@@ -18,8 +22,8 @@ from experiments import pipeline
 )
 class PipelineTest(absltest.TestCase):
 
-  def test_from_problems_to_answers_at_named_points(self):
-    config = arithmetic_vllm.get_config('smoke')
+  def _check_chain(self, config):
+    """From problems to answers at named points."""
     workdir = pathlib.Path(self.create_tempdir().full_path)
     files = pipeline.run(config, workdir, say=lambda line: None)
     self.assertTrue(all(path.exists() for path in files))
@@ -29,6 +33,30 @@ class PipelineTest(absltest.TestCase):
       self.assertEqual(point['num_problems'], config.evaluation.live)
       # A hand-over happens live as its completion was collected.
       self.assertEqual(point['num_agreeing'], point['num_problems'])
+
+  def test_in_process(self):
+    self._check_chain(arithmetic_vllm.get_config('smoke'))
+
+  def test_with_servers(self):
+    ours = arithmetic_vllm.get_config('smoke')
+    builders.set_environment(ours)
+    config = arithmetic_servers.get_config('smoke')
+    folders = builders.model_directories(config)
+    with contextlib.ExitStack() as stack:
+      urls = [
+          stack.enter_context(
+              servers.serve(
+                  config.engine.model[route],
+                  folder,
+                  builders.vllm_settings(ours, route),
+              )
+          )
+          for route, folder in enumerate(folders)
+      ]
+      for url in urls:
+        servers.wait_for(url)
+      config.engine.base_url = tuple(f'{url}/v1' for url in urls)
+      self._check_chain(config)
 
 
 if __name__ == '__main__':

@@ -88,7 +88,9 @@ class OpenAIEngine:
       ValueError: if the server does less than its endpoint declares.
     """
     if request.max_tokens < 1:
-      raise ValueError(f'max_tokens is {request.max_tokens}; allowed: >= 1.')
+      raise engine_lib.Refused(
+          f'max_tokens is {request.max_tokens}; allowed: >= 1.'
+      )
     can_stop = self.capabilities.continues_prefix
     paid = []
 

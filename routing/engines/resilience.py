@@ -89,6 +89,16 @@ class Meter:
     return f'${self.dollars:.4g} and {self.tokens:,} tokens'
 
 
+def steady(
+    engines: Sequence[engine_lib.Engine], limits: Limits, meter: Meter
+) -> list['ResilientEngine']:
+  """The engines of a run, none of which gives up at once."""
+  return [
+      ResilientEngine(engine, limits, meter, seed=engine.route)
+      for engine in engines
+  ]
+
+
 class ResilientEngine:
   """An engine that does not give up at once.
 
