@@ -259,17 +259,15 @@ class EmbeddedEngine:
         tokens,
         _pad(starts, size, 0),
         _pad(counts, size, 0),
-        self._num_past(_pad(starts, size, 0)),
+        self._max_length if any(starts) else 0,
     )
 
   def _num_past(self, positions: np.ndarray) -> int:
     """How many keys to look at for rows that begin at `positions`, `[B]`."""
-    most = int(positions.max())
-    if most and len(positions) < _MIN_ROWS_FOR_PAST:
+    if len(positions) < _MIN_ROWS_FOR_PAST:
       return self._max_length
-    return min(
-        _bucket((0, *_PAST_BUCKETS, self._max_length), most), self._max_length
-    )
+    buckets = *_PAST_BUCKETS, self._max_length
+    return min(_bucket(buckets, int(positions.max())), self._max_length)
 
   def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
     """Books a written segment; answers the job or sends it round again."""

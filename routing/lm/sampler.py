@@ -193,13 +193,10 @@ def decode(
 
   Args:
     params, config: of `decoder.Decoder(config)`.
-    cache: `[L, N, KVH, S, Dh]`, filled below `position` in each row's slot.
-    rows: what to go on from.
-    max_new: M, new tokens of a row at most.
+    cache, rows: what to go on from; each slot is filled below `position`.
+    max_new, top_k: M, new tokens of a row at most, and K.
     stop_ids, pad_id: tokens that end a row (written), one that never is.
-    top_k: K.
-    num_past: no row's position is beyond it, so that no older key is looked at
-      further on; None = the cache's length.
+    num_past: no row's position is beyond it; see `prefill`.
 
   Returns:
     What was written, and the cache, filled below position + count.

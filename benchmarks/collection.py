@@ -1,0 +1,338 @@
+"""How much of vLLM's own speed is left when it writes under the driver.
+
+Run: python -m benchmarks.collection [--problems=256] [--rounds=3]
+Times, in one run on the shipped pair: routed answers through the driver, 64 at
+a time, a request a step or one that runs on past the boundary while the policy
+decides, under a policy that hands over about half and one that mostly stays;
+vLLM alone, given the prompts and the numbers of tokens of every run of
+one writer, in one plain batch, asked for the log-probabilities that the driver
+asks for (`plain`) or for text alone (`bare`); and a loop of one problem and one
+blocking call a step against vLLM's servers. The last line is a JSON object, its
+ratios the medians over the rounds: `ratio_to_plain_batch`,
+`ratio_to_bare_batch`, `ratio_to_sequential`, `ratio_to_run_on` (and of the
+policy that stays, `ratio_to_run_on_staying`), `prefix_cache_hit_rate`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+import contextlib
+import itertools
+import json
+import statistics
+import time
+
+from absl import app
+from absl import flags
+from absl import logging
+import ml_collections
+
+from benchmarks import run_on
+from benchmarks import servers
+from configs import arithmetic_vllm
+from experiments import builders
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.engines import prompts
+from routing.engines import vllm as vllm_engine
+from routing.rollout import driver
+from routing.rollout import steps as steps_lib
+from routing.routers import fixed
+
+_ROUTER = fixed.ConfidenceRouter(threshold=0.5)  # Hands over about half.
+_STAYING = fixed.ConfidenceRouter(threshold=1.5)
+_WAYS = ('routed', 'run_on')  # A request a step; one that runs on.
+_CONCURRENCY = 64
+_SEQUENTIAL_SHARE = 16  # One call at a time is slow: a sixteenth will do.
+
+
+async def answer_all(
+    config: ml_collections.ConfigDict,
+    problems: Sequence[types.Problem],
+    engines: Sequence[engine_lib.Engine],
+    router: driver.Router,
+) -> tuple[list[types.Trajectory], float]:
+  """Answers all problems, and says how many seconds it took."""
+  places = asyncio.Semaphore(_CONCURRENCY)
+
+  async def answer(problem: types.Problem) -> types.Trajectory:
+    async with places:
+      return await driver.answer(
+          problem,
+          router,
+          engines,
+          protocol=builders.protocol(config),
+          accounting=None,
+          grade=builders.grader(config),
+          seed=config.seed,
+          sampling=builders.sampling(config),
+      )
+
+  start = time.perf_counter()
+  trajectories = await asyncio.gather(*map(answer, problems))
+  return trajectories, time.perf_counter() - start
+
+
+def runs(trajectory: types.Trajectory) -> list[tuple[int, str, int]]:
+  """(route, trace, tokens) of every run of one writer in a trajectory.
+
+  The discarded draft belongs to the small model's run, which it would have
+  ended had it been kept.
+  """
+  small = [s for s in trajectory.steps if s.route == 0]
+  found = [
+      (0, '', steps_lib.count_written((*small, *trajectory.discarded))),
+      (
+          1,
+          steps_lib.join(small),
+          steps_lib.count_written(trajectory.steps[len(small) :]),
+      ),
+  ]
+  return [run for run in found if run[-1]]
+
+
+class PlainBatches:
+  """vLLM alone, a model a route, asked for everything at once.
+
+  Its models are its own, so that no prefix is in a cache.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    import vllm
+
+    self._models, self._prompters = [], []
+    self._count = itertools.count()
+    for route, folder in enumerate(builders.model_directories(config)):
+      settings = builders.vllm_settings(config, route)
+      arguments = vllm.AsyncEngineArgs(**settings.engine_args(str(folder)))
+      self._models.append(vllm.AsyncLLMEngine.from_engine_args(arguments))
+      self._prompters.append(prompts.Prompter(prompts.load_tokenizer(folder)))
+
+  async def seconds(
+      self, trajectories: Sequence[types.Trajectory], **fields
+  ) -> float:
+    """Seconds to write the tokens of `runs`; `fields` are of SamplingParams."""
+    wanted = [
+        (x.problem.question, *run) for x in trajectories for run in runs(x)
+    ]
+    start = time.perf_counter()
+    await asyncio.gather(*(self._write(*run, **fields) for run in wanted))
+    return time.perf_counter() - start
+
+  async def _write(
+      self, question: str, route: int, trace: str, count: int, **fields
+  ) -> None:
+    import vllm
+    from vllm import sampling_params
+
+    name = str(next(self._count))
+    params = vllm.SamplingParams(
+        temperature=0.0,
+        max_tokens=count,
+        ignore_eos=True,
+        output_kind=sampling_params.RequestOutputKind.FINAL_ONLY,
+        **fields,
+    )
+    prompt = vllm.TokensPrompt(
+        prompt_token_ids=self._prompters[route].ids(question, trace),
+        cache_salt=name,
+    )
+    async for _ in self._models[route].generate(prompt, params, name):
+      pass
+
+  def close(self) -> None:
+    """Ends the processes."""
+    for model in self._models:
+      model.shutdown()
+
+
+def answer_in_turn(
+    config: ml_collections.ConfigDict,
+    problems: Sequence[types.Problem],
+    urls: Sequence[str],
+) -> float:
+  """Tokens per second of one problem and one blocking call a step.
+
+  The rules are those of the driver; nothing is recorded.
+
+  Args:
+    config: the configuration.
+    problems: answered one after the other.
+    urls: of the servers, one a route.
+  """
+  import httpx
+
+  total, start = 0, time.perf_counter()
+  with httpx.Client(timeout=60) as client:
+
+    def ask(route: int, prompt: str, max_tokens: int, stop: list[str]):
+      reply = client.post(
+          f'{urls[route]}/v1/completions',
+          json=dict(
+              model='model',
+              prompt=prompt,
+              max_tokens=max_tokens,
+              temperature=0.0,
+              logprobs=5,
+              stop=stop,
+              include_stop_str_in_output=True,
+          ),
+      )
+      reply.raise_for_status()
+      choice = reply.json()['choices'][0]
+      return choice, reply.json()['usage']['completion_tokens']
+
+    for problem in problems:
+      trace, left = '', config.collect.max_tokens
+      for _ in range(config.protocol.max_steps):
+        prompt = problem.question + trace
+        choice, count = ask(0, prompt, left, [types.DELIMITER])
+        total += count
+        doubt = -min(choice['logprobs']['token_logprobs'])
+        if doubt >= _ROUTER.threshold:
+          total += ask(1, prompt, left, [])[1]
+          break
+        trace, left = trace + choice['text'], left - count
+        if choice['stop_reason'] != types.DELIMITER or left <= 0:
+          break
+  return total / (time.perf_counter() - start)
+
+
+def count_calls(
+    trajectories: Sequence[types.Trajectory],
+) -> tuple[int, float]:
+  """(tokens written, share of the tokens in prompts that were in a cache)."""
+  calls = [call for x in trajectories for call in x.calls]
+  cached = sum(call.cached for call in calls)
+  read = sum(call.read for call in calls)
+  return sum(call.written for call in calls), cached / (cached + read)
+
+
+def make_engines(
+    config: ml_collections.ConfigDict,
+) -> tuple[run_on.RunOnEngine, run_on.Successor]:
+  """The pair, whose small model may run on."""
+  small, large = (
+      kind(
+          name,
+          route,
+          folder,
+          builders.vllm_settings(config, route),
+          builders.prompter(config, folder),
+      )
+      for route, (name, kind, folder) in enumerate(
+          zip(
+              ('small', 'large'),
+              (run_on.RunOnEngine, vllm_engine.VllmEngine),
+              builders.model_directories(config),
+              strict=True,
+          )
+      )
+  )
+  return small, run_on.Successor(large, small)
+
+
+async def measure_routed(
+    config: ml_collections.ConfigDict,
+    problems: Sequence[types.Problem],
+    engines: tuple[run_on.RunOnEngine, run_on.Successor],
+) -> tuple[dict[str, float], list[types.Trajectory]]:
+  """Tokens per second that are kept or discarded, and what `_ROUTER` got."""
+  row, trajectories = {}, {}
+  for name, router in (('', _ROUTER), ('_staying', _STAYING)):
+    for way in _WAYS:
+      engines[0].runs_on = way == 'run_on'
+      wasted = engines[0].num_wasted
+      found, seconds = await answer_all(config, problems, engines, router)
+      trajectories[way + name] = found
+      row[way + name] = count_calls(found)[0] / seconds
+    row['wasted' + name] = engines[0].num_wasted - wasted
+    row['handed_over' + name] = sum(len(runs(x)) - 1 for x in found)
+    # Whichever way it is written, it is the same answer.
+    texts = [[x.text for x in trajectories[way + name]] for way in _WAYS]
+    row['differing' + name] = sum(a != b for a, b in zip(*texts, strict=True))
+  return row, trajectories['routed']
+
+
+async def measure_rounds(
+    config: ml_collections.ConfigDict,
+    problems: Sequence[types.Problem],
+    urls: Sequence[str],
+    num_rounds: int,
+) -> list[dict[str, float]]:
+  """The figures of each round, everything measured one after the other."""
+  few = problems[: max(len(problems) // _SEQUENTIAL_SHARE, 1)]
+  engines = make_engines(config)
+  plain = PlainBatches(config)
+  asked_too = dict(seed=0, logprobs=5, flat_logprobs=True)
+  rounds = []
+  try:
+    for index in range(num_rounds + 1):
+      row, trajectories = await measure_routed(config, problems, engines)
+      written, hit_rate = count_calls(trajectories)
+      row |= {
+          'plain': written / await plain.seconds(trajectories, **asked_too),
+          'bare': written / await plain.seconds(trajectories),
+          'in_turn': await asyncio.to_thread(answer_in_turn, config, few, urls),
+          'hit_rate': hit_rate,
+      }
+      if index:  # The first warms everything up.
+        rounds.append(row)
+        print(
+            ', '.join(f'{name} {value:.5g}' for name, value in row.items()),
+            flush=True,
+        )
+  finally:
+    plain.close()
+    for engine in engines:
+      await engine.close()
+  return rounds
+
+
+def measure(num_problems: int, num_rounds: int) -> dict[str, float]:
+  """The figures of the last line: medians over the rounds."""
+  config = arithmetic_vllm.get_config()
+  builders.set_environment(config)
+  problems = builders.problems(config, 'train')[:num_problems]
+  with contextlib.ExitStack() as stack:
+    urls = [
+        stack.enter_context(
+            servers.serve(
+                'model', folder, builders.vllm_settings(config, route)
+            )
+        )
+        for route, folder in enumerate(builders.model_directories(config))
+    ]
+    for url in urls:
+      servers.wait_for(url)
+    rounds = asyncio.run(measure_rounds(config, problems, urls, num_rounds))
+  ratios = {
+      name: statistics.median(row[ours] / row[other] for row in rounds)
+      for name, ours, other in (
+          ('ratio_to_plain_batch', 'routed', 'plain'),
+          ('ratio_to_bare_batch', 'routed', 'bare'),
+          ('ratio_to_sequential', 'routed', 'in_turn'),
+          ('ratio_to_run_on', 'routed', 'run_on'),
+          ('ratio_to_run_on_staying', 'routed_staying', 'run_on_staying'),
+      )
+  }
+  return {
+      'problems': len(problems),
+      'rounds': num_rounds,
+      'handed_over': rounds[0]['handed_over'],
+      **{name: round(ratio, 3) for name, ratio in ratios.items()},
+      'prefix_cache_hit_rate': round(rounds[0]['hit_rate'], 3),
+  }
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints a line a round, tokens per second, then the JSON line."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)  # Or every call would be a line.
+  print(json.dumps(measure(flags.FLAGS.problems, flags.FLAGS.rounds)))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('problems', 256, 'Answers per round.')
+  flags.DEFINE_integer('rounds', 3, 'Rounds, after one that is not counted.')
+  app.run(main)
