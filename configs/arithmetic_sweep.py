@@ -1,0 +1,27 @@
+"""The embedded pair in escalate: budgets x seeds, a pipeline each.
+
+Collect: python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
+Run:     python -m experiments.sweep --config=configs/arithmetic_sweep.py --workdir=runs/sweep --data=runs/arithmetic --jobs=2
+"""
+
+import itertools
+from typing import Any
+
+import ml_collections
+
+from configs import arithmetic
+
+VARIANTS = arithmetic.VARIANTS
+
+
+def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  return arithmetic.get_config(variant)
+
+
+def sweep() -> list[dict[str, Any]]:
+  """One policy a run, for one budget."""
+  budgets, seeds = (0.25, 0.4, 0.55, 0.7), (0, 1, 2)
+  return [
+      {'objective.levels': (budget,), 'train_seeds': (seed,)}
+      for budget, seed in itertools.product(budgets, seeds)
+  ]

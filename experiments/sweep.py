@@ -1,0 +1,327 @@
+"""Runs an experiment once for each set of overrides of its `sweep()`.
+
+Run:    python -m experiments.sweep --config=configs/arithmetic_sweep.py --workdir=runs/sweep --jobs=2
+Data:   append --data=runs/arithmetic, a directory in which all that the runs learn from is collected; they share it
+Resume: the same command; what is finished is not run again, what failed or was cut short is.
+Writes: runs/<overrides>/, what each run writes; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds
+"""  # noqa: E501  Commands stay on one line.
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent import futures
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from experiments import launch
+from experiments import sweep_table
+from experiments import workdirs
+from routing.shards import manifest as manifest_lib
+
+_LONGEST_NAME = 150
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run of a sweep.
+
+  name: of its directory; from the overrides.
+  overrides: field, dotted, to value.
+  """
+
+  name: str
+  overrides: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """All runs, and how each is started.
+
+  workdir: of the sweep, absolute.
+  program: module that is run, such as 'experiments.pipeline'.
+  config: its file, with the variant, as given to --config.
+  overrides: what the sweep was given, hence each run.
+  runs: in order.
+  shared: directories that each run's directory gets a link to.
+  """
+
+  workdir: pathlib.Path
+  program: str
+  config: str
+  overrides: Mapping[str, Any]
+  runs: tuple[Run, ...]
+  shared: tuple[pathlib.Path, ...] = ()
+
+  def directory(self, run: Run) -> pathlib.Path:
+    """Where a run writes."""
+    return self.workdir / 'runs' / run.name
+
+  def log(self, run: Run) -> pathlib.Path:
+    """What a run printed, of all attempts."""
+    return self.workdir / 'logs' / f'{run.name}.txt'
+
+  def mark(self, run: Run) -> pathlib.Path:
+    """The file that says that a run is finished."""
+    return self.workdir / 'finished' / f'{run.name}.json'
+
+  def command(self, run: Run) -> list[str]:
+    """What a user would type."""
+    return [
+        sys.executable,
+        '-m',
+        self.program,
+        f'--config={self.config}',
+        *(
+            f'--config.{field}={value}'
+            for field, value in {**self.overrides, **run.overrides}.items()
+        ),
+        f'--workdir={self.directory(run)}',
+    ]
+
+
+def plan(
+    config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, Any]]
+) -> tuple[Run, ...]:
+  """The runs, each checked against the configuration.
+
+  Args:
+    config: that all of them start from.
+    overrides: of each run; what `sweep()` gives.
+
+  Raises:
+    ValueError: if there is none, a field does not exist or is of another type,
+      or two runs are the same.
+  """
+  if not overrides:
+    raise ValueError('sweep() gives no overrides; at least 1 run is needed.')
+  for given in overrides:
+    try:
+      changed = config.copy_and_resolve_references().lock()
+      changed.update_from_flattened_dict(given)
+    except (AttributeError, KeyError, TypeError) as error:
+      raise ValueError(f'sweep() gives {dict(given)}: {error}') from error
+  fields = {field for given in overrides for field in given}
+  short = {field: field.split('.')[-1] for field in fields}
+  if len(set(short.values())) < len(fields):
+    short = {field: field for field in fields}
+  runs = [
+      Run(
+          ','.join(f'{short[k]}={_word(v)}' for k, v in given.items())[
+              :_LONGEST_NAME
+          ],
+          given,
+      )
+      for given in overrides
+  ]
+  names = [run.name for run in runs]
+  for name in names:
+    if names.count(name) > 1:
+      raise ValueError(f'sweep() gives {name!r} more than once.')
+  return tuple(runs)
+
+
+def _word(value: Any) -> str:
+  """A value as part of a file name."""
+  words = value if isinstance(value, list | tuple) else [value]
+  text = '+'.join(map(str, words))
+  return re.sub(r'[^\w.+-]', '_', text) or 'none'
+
+
+def overrides_of(config: str) -> list[dict[str, Any]]:
+  """What the `sweep()` of a configuration file gives.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  path = config.partition(':')[0]
+  module = runpy.run_path(path)
+  if 'sweep' not in module:
+    raise ValueError(f'{path} defines no sweep().')
+  return [dict(given) for given in module['sweep']()]
+
+
+def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
+  """The directories of shards in `data`, such as shards/ and rollouts/.
+
+  Raises:
+    ValueError: if there is none, or one is incomplete: two runs would collect
+      the rest at once.
+  """
+  found = sorted(pathlib.Path(data).absolute().glob('*/*/manifest.json'))
+  if not found:
+    raise ValueError(f'--data={data} holds no shards.')
+  for path in found:
+    if not manifest_lib.load(path.parent).is_complete:
+      raise ValueError(f'{path.parent} is not collected to its end.')
+  return tuple(dict.fromkeys(path.parents[1] for path in found))
+
+
+def _link(sweep: Sweep, run: Run) -> None:
+  """Links the shared data into a run's directory."""
+  directory = sweep.directory(run)
+  directory.mkdir(parents=True, exist_ok=True)
+  for source in sweep.shared:
+    link = directory / source.name
+    if not link.is_symlink():
+      link.symlink_to(source, target_is_directory=True)
+
+
+@contextlib.contextmanager
+def _only_one(path: pathlib.Path) -> Iterator[int]:
+  """Holds a lock that the child inherits; waits while another has it.
+
+  A sweep that is killed leaves its children at work. The lock is theirs, so the
+  next sweep waits for them instead of writing where they write.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield file.fileno()
+
+
+def attempt(sweep: Sweep, run: Run) -> str:
+  """Runs one to its end; returns what went wrong, or ''."""
+  start = time.monotonic()
+  log = sweep.log(run)
+  with _only_one(log) as descriptor:
+    if sweep.mark(run).exists():  # Another sweep was there meanwhile.
+      return ''
+    _link(sweep, run)
+    with log.open('ab') as file:
+      code = subprocess.run(
+          sweep.command(run),
+          stdin=subprocess.DEVNULL,
+          stdout=file,
+          stderr=subprocess.STDOUT,
+          pass_fds=(descriptor,),
+          check=False,
+      ).returncode
+    if code:
+      return f'exit code {code}: {_last_line(log)}'
+    record = {
+        'overrides': run.overrides,
+        'seconds': round(time.monotonic() - start, 1),
+    }
+    sweep.mark(run).parent.mkdir(parents=True, exist_ok=True)
+    manifest_lib.replace_file(
+        sweep.mark(run), lambda path: path.write_text(json.dumps(record))
+    )
+  return ''
+
+
+def _last_line(log: pathlib.Path) -> str:
+  lines = log.read_text(errors='replace').strip().splitlines()
+  return lines[-1] if lines else 'it said nothing'
+
+
+def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
+  """Runs what is not finished, `jobs` at a time.
+
+  Args:
+    sweep: the sweep.
+    jobs: >= 1.
+    match: regular expression; runs whose names have it nowhere are left out.
+
+  Returns:
+    What went wrong, by name of the run; the others go on.
+
+  Raises:
+    ValueError: if `jobs` is below 1.
+  """
+  if jobs < 1:
+    raise ValueError(f'--jobs is {jobs}; allowed: >= 1.')
+  runs = [run for run in sweep.runs if re.search(match, run.name)]
+  total = len(runs)
+  waiting = [run for run in runs if not sweep.mark(run).exists()]
+  done, wrong = total - len(waiting), {}
+  print(f'{total} runs of {sweep.program}, {jobs} at a time; {done} are done:')
+  for run in runs:
+    print(f'  {"waiting" if run in waiting else "done":8} {run.name}')
+  with futures.ThreadPoolExecutor(jobs) as pool:
+    pending = {pool.submit(attempt, sweep, run): run for run in waiting}
+    try:
+      for future in futures.as_completed(pending):
+        run, problem = pending[future], future.result()
+        done += 1
+        if problem:
+          wrong[run.name] = problem
+        said = 'FAILED' if problem else 'done'
+        print(f'[{done}/{total}] {said:8} {run.name}', flush=True)
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+  return wrong
+
+
+def collect(sweep: Sweep) -> list[pathlib.Path]:
+  """Writes the tables of all finished runs; returns their paths."""
+  rows = [
+      {
+          **{field: _plain(value) for field, value in run.overrides.items()},
+          **sweep_table.figures(sweep.directory(run)),
+      }
+      for run in sweep.runs
+      if sweep.mark(run).exists()
+  ]
+  fields = list(dict.fromkeys(k for run in sweep.runs for k in run.overrides))
+  return sweep_table.write(rows, fields, sweep.workdir)
+
+
+def _plain(value: Any) -> Any:
+  """A value as a cell of a table."""
+  if isinstance(value, list | tuple):
+    return value[0] if len(value) == 1 else ', '.join(map(str, value))
+  return value
+
+
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    jobs: int,
+    program: str,
+    data: str | None,
+    match: str,
+) -> None:
+  """Runs the sweep, writes the tables, and lists what failed."""
+  flag = flags.FLAGS['config']
+  path = config_flags.get_config_filename(flag)
+  runs = plan(config, overrides_of(path))
+  directory = workdirs.claim(workdir, config)
+  given = ml_collections.ConfigDict({'program': program, 'data': data})
+  workdirs.claim(workdir, given, 'sweep.json')
+  sweep = Sweep(
+      workdir=directory,
+      program=program,
+      config=path,
+      overrides=config_flags.get_override_values(flag),
+      runs=runs,
+      shared=shared(data) if data else (),
+  )
+  wrong = run_all(sweep, jobs, match)
+  for written in collect(sweep):
+    print(written)
+  if wrong:
+    lines = (f'  {k}: {v} (see logs/{k}.txt)' for k, v in wrong.items())
+    sys.exit('\n'.join([f'{len(wrong)} of {len(runs)} runs failed:', *lines]))
+  print((directory / sweep_table.MARKDOWN_FILE).read_text())
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('jobs', 1, 'Runs at a time.')
+  flags.DEFINE_string('program', 'experiments.pipeline', 'What each run runs.')
+  flags.DEFINE_string('data', None, 'Directory whose shards all runs share.')
+  flags.DEFINE_string('match', '', 'Regular expression: these runs only.')
+  launch.run(main, 'config', 'workdir', 'jobs', 'program', 'data', 'match')

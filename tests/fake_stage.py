@@ -1,0 +1,50 @@
+"""A stage of an experiment that takes no time to speak of: for tests of sweeps.
+
+Run: python -m tests.fake_stage --config=FILE --config.seed=0 --workdir=DIRECTORY
+Writes results of the real form; its figures follow from its overrides. It notes
+each attempt, fails with a seed above 100 unless the file `mended` lies beside
+all runs, and refuses to work where another one is at work.
+"""  # noqa: E501  Commands stay on one line.
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+SECONDS = 0.2
+
+
+def work(level: float, seed: int, directory: pathlib.Path) -> None:
+  """One attempt."""
+  directory.mkdir(parents=True, exist_ok=True)
+  with (directory / 'attempts.txt').open('a') as file:
+    file.write(f'{os.getpid()}\n')
+  try:
+    (directory / 'busy').open('x').close()
+  except FileExistsError:
+    sys.exit('Two at once.')
+  time.sleep(SECONDS)
+  if seed > 100 and not (directory.parent / 'mended').exists():
+    (directory / 'busy').unlink()
+    sys.exit(f'Seed {seed} is no good.')
+  at_budget = {'0.4': {'accuracy': [level + 0.1], 'cost': [level]}}
+  method = {'area': {'mean': level + seed / 10}, 'at_budget': at_budget}
+  results = {
+      'schema': 1,
+      'ruler': 'price',
+      'rulers': {
+          'price': {'reference': 'policy', 'methods': {'policy': method}}
+      },
+  }
+  (directory / 'results.json').write_text(json.dumps(results))
+  (directory / 'busy').unlink()
+
+
+if __name__ == '__main__':
+  given = dict(word.lstrip('-').split('=', 1) for word in sys.argv[1:])
+  work(
+      float(given['config.level']),
+      int(given['config.seed']),
+      pathlib.Path(given['workdir']),
+  )

@@ -1,0 +1,262 @@
+"""Tests of sweeps: resumed, killed, with failing runs; and one real one."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import ml_collections
+from pyarrow import parquet
+import pytest
+
+from experiments import sweep as sweep_lib
+from experiments import sweep_table
+from routing.shards import manifest as manifest_lib
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_CONFIG = """
+import ml_collections
+
+
+def get_config(variant='full'):
+  return ml_collections.ConfigDict(dict(seed=0, level=0.5, names=('a', 'b')))
+
+
+def sweep():
+  return {runs}
+"""
+_REAL = """
+from configs import arithmetic
+
+
+def get_config(variant='smoke'):
+  return arithmetic.get_config('smoke')
+
+
+def sweep():
+  return [{'objective.levels': (0.55,), 'train_seeds': (3,)}]
+"""
+
+
+def _grid(levels, seeds):
+  return [{'level': x, 'seed': s} for x in levels for s in seeds]
+
+
+def _names(runs):
+  return [f'level={run["level"]},seed={run["seed"]}' for run in runs]
+
+
+class SweepTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.temporary = pathlib.Path(self.create_tempdir().full_path)
+    self.config = self.temporary / 'fake.py'
+    self.workdir = self.temporary / 'sweep'
+
+  def _start(self, runs, *arguments):
+    """The command as a user types it, on the fake stage."""
+    self.config.write_text(_CONFIG.replace('{runs}', repr(runs)))
+    return subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'experiments.sweep',
+            f'--config={self.config}',
+            f'--workdir={self.workdir}',
+            '--program=tests.fake_stage',
+            *arguments,
+        ],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+  def _run(self, runs, *arguments):
+    child = self._start(runs, *arguments)
+    out, err = child.communicate()
+    return child.returncode, out, err
+
+  def _attempts(self, name):
+    path = self.workdir / 'runs' / name / 'attempts.txt'
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+  def _finished(self):
+    return {path.stem for path in self.workdir.glob('finished/*.json')}
+
+  def test_the_plan_the_runs_and_the_table(self):
+    runs = _grid((0.25, 0.5), (0, 2))
+    code, out, _ = self._run(runs, '--jobs=2')
+    self.assertEqual(code, 0)
+    self.assertIn('4 runs of tests.fake_stage, 2 at a time; 0 are done', out)
+    for name in _names(runs):
+      self.assertIn(f'waiting  {name}', out)
+      self.assertEqual(self._attempts(name), 1)
+    # Areas of a level are level + 0 and level + 0.2: mean level + 0.1, and
+    # deviation 0.2 / sqrt(2).
+    rows = parquet.read_table(self.workdir / 'table.parquet').to_pylist()
+    self.assertEqual([row['level'] for row in rows], [0.25, 0.5])
+    for row in rows:
+      self.assertEqual(row['runs'], 2)
+      self.assertAlmostEqual(row['area, mean'], row['level'] + 0.1)
+      self.assertAlmostEqual(row['area, spread'], 0.2 / 2**0.5)
+      self.assertAlmostEqual(row['cost at 0.4, mean'], row['level'])
+    self.assertIn('| 0.25 | 2 | 0.35 ± 0.14 |', out)
+    each = parquet.read_table(self.workdir / 'runs.parquet').to_pylist()
+    self.assertEqual(
+        [(x['level'], x['seed']) for x in each[:2]], [(0.25, 0), (0.25, 2)]
+    )
+
+  def test_a_failing_run_is_listed_and_the_others_go_on(self):
+    runs = _grid((0.25,), (101, 0, 1, 2))
+    code, out, err = self._run(runs, '--jobs=2')
+    self.assertEqual(code, 1)
+    self.assertIn('1 of 4 runs failed', err)
+    self.assertIn('level=0.25,seed=101: exit code 1: Seed 101 is no good.', err)
+    self.assertNotIn('Traceback', err)
+    self.assertLen(self._finished(), 3)
+    self.assertIn('FAILED   level=0.25,seed=101', out)
+    self.assertEqual(
+        parquet.read_table(self.workdir / 'table.parquet').to_pylist()[0][
+            'runs'
+        ],
+        3,
+    )
+    # Mended, it alone runs again.
+    (self.workdir / 'runs' / 'mended').touch()
+    code, out, err = self._run(runs)
+    self.assertEqual(code, 0, err)
+    self.assertEqual([self._attempts(x) for x in _names(runs)], [2, 1, 1, 1])
+
+  def test_killed_it_goes_on_and_reruns_nothing_that_is_finished(self):
+    runs = _grid((0.25, 0.5), range(5))
+    for _ in range(3):
+      child, before = self._start(runs, '--jobs=2'), len(self._finished())
+      while child.poll() is None and len(self._finished()) < before + 2:
+        time.sleep(0.005)
+      child.send_signal(signal.SIGKILL)
+      child.communicate()
+    finished = self._finished()
+    self.assertBetween(len(finished), 6, 9)
+    attempts = {name: self._attempts(name) for name in finished}
+    # Children of the last one may be at work still: they must be waited for.
+    code, _, err = self._run(runs, '--jobs=3')
+    self.assertEqual(code, 0, err)
+    self.assertEqual(self._finished(), set(_names(runs)))
+    for name, count in attempts.items():
+      self.assertEqual(self._attempts(name), count, name)
+
+  def test_only_what_matches(self):
+    runs = _grid((0.25, 0.5), (0, 1))
+    code, out, _ = self._run(runs, '--match=level=0.5,')
+    self.assertEqual(code, 0)
+    self.assertEqual(self._finished(), set(_names(runs)[2:]))
+    self.assertIn('2 runs of', out)
+
+  def test_the_runs_share_what_is_collected(self):
+    data = self.temporary / 'data'
+    (data / 'shards' / 'train').mkdir(parents=True)
+    path = data / 'shards' / 'train' / 'manifest.json'
+    manifest_lib.save(
+        path.parent, manifest_lib.Manifest({}, num_problems=1, shard_size=1)
+    )
+    code, _, err = self._run(_grid((0.25,), (0,)), f'--data={data}')
+    self.assertEqual(code, 1)
+    self.assertIn('train is not collected to its end', err)
+    manifest_lib.save(
+        path.parent, manifest_lib.Manifest({}, num_problems=0, shard_size=1)
+    )
+    code, _, err = self._run(_grid((0.25,), (0,)), f'--data={data}')
+    self.assertEqual(code, 0, err)
+    link = self.workdir / 'runs' / 'level=0.25,seed=0' / 'shards'
+    self.assertTrue((link / 'train' / 'manifest.json').samefile(path))
+
+  def test_another_program_in_the_same_directory_is_refused(self):
+    self._run(_grid((0.25,), (0,)))
+    code, _, err = self._run(_grid((0.25,), (0,)), '--program=tests.other')
+    self.assertEqual(code, 1)
+    self.assertIn('belongs to another configuration: program is', err)
+
+
+class PlanTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ([], 'at least 1 run'),
+      ([{'sede': 1}], 'sede'),
+      ([{'seed': 'one'}], 'seed'),
+      ([{'seed': 1}, {'seed': 1}], "'seed=1' more than once"),
+  )
+  def test_what_cannot_be_is_refused_before_anything_runs(self, runs, message):
+    config = ml_collections.ConfigDict(dict(seed=0))
+    with self.assertRaisesRegex(ValueError, message):
+      sweep_lib.plan(config, runs)
+
+  def test_names_are_short_where_that_is_clear(self):
+    config = ml_collections.ConfigDict(
+        dict(a=dict(kind='x', words=('u',)), b=dict(kind='y'))
+    )
+    (run,) = sweep_lib.plan(config, [{'a.kind': 'z', 'a.words': ('v', 'w')}])
+    self.assertEqual(run.name, 'kind=z,words=v+w')
+    (run,) = sweep_lib.plan(config, [{'a.kind': 'z', 'b.kind': 'a/b'}])
+    self.assertEqual(run.name, 'a.kind=z,b.kind=a_b')
+
+
+class TableTest(absltest.TestCase):
+
+  def test_what_only_some_runs_have(self):
+    rows = [
+        {'x': 'a', 'seed': 0, 'area': 1.0},
+        {'x': 'a', 'seed': 1, 'area': 3.0, 'cost': 5.0},
+        {'x': 'b', 'seed': 0},
+    ]
+    first, second = sweep_table.averaged(rows, ['x', 'seed'])
+    self.assertEqual(first['area, mean'], 2.0)
+    self.assertAlmostEqual(first['area, spread'], 2**0.5)
+    self.assertEqual((first['cost, mean'], first['cost, spread']), (5.0, None))
+    self.assertIsNone(second['area, mean'])
+    self.assertEqual(
+        sweep_table.markdown([first, second]).splitlines()[2:],
+        ['| a | 2 | 2 ± 1.4 | 5 |', '| b | 1 | - | - |'],
+    )
+
+
+class RealTest(absltest.TestCase):
+
+  @pytest.mark.slow
+  def test_a_real_run_leaves_its_figures(self):
+    temporary = pathlib.Path(self.create_tempdir().full_path)
+    config = temporary / 'real.py'
+    config.write_text(_REAL)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'experiments.sweep',
+            f'--config={config}',
+            '--config.num_steps=10',
+            f'--workdir={temporary}/sweep',
+        ],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    self.assertEqual(done.returncode, 0, done.stderr)
+    (row,) = parquet.read_table(
+        temporary / 'sweep' / 'runs.parquet'
+    ).to_pylist()
+    self.assertEqual((row['objective.levels'], row['train_seeds']), (0.55, 3))
+    self.assertBetween(row['area'], 0.0, 1.0)
+    self.assertBetween(row['cost at 0.4'], 0.0, 0.41)
+    (run,) = (temporary / 'sweep' / 'runs').iterdir()
+    self.assertEqual(run.name, 'levels=0.55,train_seeds=3')
+    self.assertTrue((run / 'runs' / 'seed3' / 'router.json').exists())
+    self.assertIn('"num_steps": 10', (run / 'config.json').read_text())
+
+
+if __name__ == '__main__':
+  absltest.main()
