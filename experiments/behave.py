@@ -2,6 +2,7 @@
 
 Run:    python -m experiments.behave --config=configs/arithmetic_rollouts.py --workdir=runs/redraft --split=train
 Resume: the same command; what is on disk is kept.
+Cheap:  append --replies=runs/replies (see experiments/replies); no model is asked what it has replied there already.
 """  # noqa: E501  Commands stay on one line.
 
 import asyncio
@@ -18,7 +19,9 @@ from experiments import builders
 from experiments import collect
 from experiments import launch
 from experiments import overnight
+from experiments import replies
 from routing import costs
+from routing.engines import engine as engine_lib
 from routing.rollout import behave
 from routing.routers import behaviour as behaviour_lib
 from routing.routers import learned
@@ -87,9 +90,20 @@ def behaviour(
 
 
 def collect_split(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    directory: pathlib.Path | str | None = None,
+    num_problems: int | None = None,
 ) -> pathlib.Path:
   """Collects what is missing of a split; returns its shard directory.
+
+  Args:
+    config: names problems, engines, protocol and behaviour.
+    workdir: of the shards.
+    split: name of it.
+    directory: of replies; None = the models are asked everything.
+    num_problems: the first so many of the split; None = all.
 
   Raises:
     ValueError: if the configuration asks for what cannot be, or the directory
@@ -98,7 +112,7 @@ def collect_split(
     engine_lib.Stop: if it came to an end before all problems did.
   """
   collect.check_concurrency(config)
-  problems = builders.problems(config, split)
+  problems = builders.problems(config, split)[:num_problems]
   policy, accounting, settings = behaviour(config, builders.specs(config))
   writer = writer_lib.RolloutWriter(
       shard_directory(workdir, split),
@@ -121,7 +135,7 @@ def collect_split(
                 grade=builders.grader(config),
             ),
             problems,
-            builders.engines(config),
+            _engines(config, directory, split),
             writer,
             specs=builders.specs(config),
             concurrency=config.collect.concurrency,
@@ -132,12 +146,31 @@ def collect_split(
   return shard_directory(workdir, split)
 
 
-def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
+def _engines(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str | None,
+    split: str,
+) -> list[engine_lib.Engine]:
+  """The engines; with what they replied before, if that is at hand."""
+  if directory is None:
+    return builders.engines(config)
+  return replies.engines(config, replies.memories(config, directory, [split]))
+
+
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    split: str,
+    directory: str | None = None,
+    num_problems: int | None = None,
+) -> None:
   """Collects one split."""
-  directory = collect_split(config, workdir, split)
+  directory = collect_split(config, workdir, split, directory, num_problems)
   logging.info(collect.summary(manifest_lib.load(directory), directory))
 
 
 if __name__ == '__main__':
   flags.DEFINE_enum('split', 'train', builders.SPLITS, 'What to collect.')
-  launch.run(main, 'config', 'workdir', 'split')
+  flags.DEFINE_string('replies', None, 'Directory of replies, if there is one.')
+  flags.DEFINE_integer('problems', None, 'Only the first so many.', 1)
+  launch.run(main, 'config', 'workdir', 'split', 'replies', 'problems')

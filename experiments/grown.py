@@ -1,5 +1,6 @@
 """Trees of a split as the arrays that routers are evaluated on."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import itertools
@@ -33,6 +34,30 @@ class Grown:
   forest: forests.Forest
 
 
+def read_trees(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str,
+    split: str,
+    num_problems: int | None = None,
+) -> Iterator[trees.Tree]:
+  """The trees of the first problems of a split.
+
+  Args:
+    config: names protocol and sampling.
+    directory: of the replies.
+    split: name.
+    num_problems: the first so many; None = all that are collected.
+  """
+  grower = trees.Grower(
+      builders.protocol(config),
+      builders.sampling(config),
+      tokenizer_lib.Tokenizer().encode,
+      builders.grader(config),
+  )
+  records = replies.read(config, directory, split)
+  return map(grower.grow, itertools.islice(records, num_problems))
+
+
 def grow(
     config: ml_collections.ConfigDict,
     directory: pathlib.Path | str,
@@ -57,18 +82,10 @@ def grow(
         f'The router is of {card.protocol.name}, {card.protocol.view}; the '
         f'configuration names {config.protocol.name}.'
     )
-  grower = trees.Grower(
-      card.protocol,
-      builders.sampling(config),
-      tokenizer_lib.Tokenizer().encode,
-      builders.grader(config),
-  )
   rollouts = []
 
   def grown():
-    records = replies.read(config, directory, split)
-    for record in itertools.islice(records, num_problems):
-      tree = grower.grow(record)
+    for tree in read_trees(config, directory, split, num_problems):
       rollouts.append(types.Rollouts(tree.problem, tree.reference, ()))
       yield tree
 

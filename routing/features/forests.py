@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 
+import chex
 import numpy as np
 
 from routing import costs
 from routing import types
 from routing.features import observation
+from routing.features import standardize
 from routing.rollout import trees
 
 
@@ -186,3 +188,88 @@ class _Rows:
           f'in the rulers {", ".join(costs.RULERS)}; it must be positive.'
       )
     return cost
+
+
+@chex.dataclass(frozen=True)
+class TreeBatch:
+  """Trees as arrays: D = 1 + A + ... + A^(T-1) places for decisions.
+
+  features: `[B, D, F]` float32, the observation at each decision.
+  mask: `[B, D]` bool, the decision exists.
+  correct, cost, loss: `[B, D, A]` float32, of the answer that naming route a
+    there ends in; 0 where it leads to another decision, or does not exist. Cost
+    is a fraction of all-large.
+  """
+
+  features: chex.Array
+  mask: chex.Array
+  correct: chex.Array
+  cost: chex.Array
+  loss: chex.Array
+
+
+def num_places(num_routes: int, num_steps: int) -> int:
+  """D of a `TreeBatch`."""
+  return sum(num_routes**depth for depth in range(num_steps))
+
+
+def tree_batch(
+    forest: Forest,
+    statistics: standardize.Statistics,
+    ruler: str,
+    num_steps: int,
+) -> TreeBatch:
+  """A forest as padded trees of `num_steps` decisions a way.
+
+  Args:
+    forest: of N problems.
+    statistics: of the features.
+    ruler: of the costs.
+    num_steps: T; at least `forest.max_depth`.
+
+  Returns:
+    NumPy arrays, B = N; features are standardised, padding is 0.
+
+  Raises:
+    ValueError: if a way is longer.
+  """
+  if forest.max_depth > num_steps:
+    raise ValueError(
+        f'A tree has {forest.max_depth} decisions in a row; allowed: '
+        f'{num_steps}.'
+    )
+  num_routes = forest.children.shape[1]
+  shape = len(forest.roots), num_places(num_routes, num_steps)
+  places = heap_places(forest)
+  problem = np.cumsum(forest.parents < 0) - 1
+  at = problem, places
+  features = np.zeros((*shape, forest.features.shape[1]), np.float32)
+  features[at] = standardize.apply(forest.features, statistics)
+  mask = np.zeros(shape, bool)
+  mask[at] = True
+  ends = forest.children < 0
+  leaf = np.where(ends, -1 - forest.children, 0)
+  right = forest.leaf_correct[leaf]
+  alone = forest.alone[problem][:, None]
+  fields = {}
+  for name, values in (
+      ('correct', right),
+      ('cost', forest.leaf_cost[ruler][leaf]),
+      ('loss', alone * (1 - right)),
+  ):
+    fields[name] = np.zeros((*shape, num_routes), np.float32)
+    fields[name][at] = np.where(ends, values, 0.0)
+  return TreeBatch(features=features, mask=mask, **fields)
+
+
+def heap_places(forest: Forest) -> np.ndarray:
+  """`[M]` int, where each decision stands in its problem's heap."""
+  num_routes = forest.children.shape[1]
+  places = np.zeros(len(forest.depth), np.int64)
+  for depth in range(forest.max_depth):
+    here = np.flatnonzero(forest.depth == depth)
+    for route in range(num_routes):
+      child = forest.children[here, route]
+      inner = child >= 0
+      places[child[inner]] = num_routes * places[here[inner]] + 1 + route
+  return places

@@ -7,6 +7,7 @@ prefixes that can come about are few, and with them at hand
 (`engines.remembered`) any router can be run without a model.
 """
 
+import collections
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
@@ -59,9 +60,9 @@ async def collect_replies(
     engines: one a route, smallest first.
     sink: called with (index, replies) as each is ready, in any order.
     sampling: how traces are written; greedily.
-    max_replies: of a problem and model, against traces that hardly ever read
-      alike; the shortest come first, the rest is left for when it is asked
-      for. 0 = no limit.
+    max_replies: of a problem and model, about, against traces that hardly ever
+      read alike; those to short traces come first, the rest is left for when it
+      is asked for. 0 = no limit.
     **loop: `concurrency` and the rest of `collect.collect_each`.
 
   Raises:
@@ -87,38 +88,58 @@ async def collect_problem(
     sampling: driver.Sampling,
     max_replies: int = 0,
 ) -> Replies:
-  """The replies on one problem, from the empty trace on, step by step."""
+  """The replies on one problem, from the empty trace on.
+
+  A model that is asked goes on to the end, since that spares it reading again
+  what it has just written; most of the steps are asked for later anyhow.
+  """
   session = driver.new_session(problem)
-  found = []
+  found: dict[tuple[int, str], types.Step] = {}
+  pending = collections.deque([()])
+  seen = {''}
   try:
-    open_traces = {'': ()}
-    while open_traces:
-      longer = {}
-      for trace, kept in open_traces.items():
-        if max_replies and len(found) >= max_replies * len(engines):
-          return Replies(problem, tuple(found))
-        for engine in engines:
-          (step,) = await driver.write(
+    while pending:
+      kept = pending.popleft()
+      trace = steps_lib.join(kept)
+      for engine in engines:
+        if (engine.route, trace) not in found:
+          if max_replies and len(found) >= max_replies * len(engines):
+            break
+          written = await driver.write(
               problem,
               kept,
               engine,
-              to_end=False,
+              to_end=True,
               seed=0,  # Greedy: of no consequence.
               sampling=sampling,
               session=session,
           )
-          if steps_lib.is_cut(step):
-            continue
-          found.append(Reply(trace, _kept(step)))
-          steps = *kept, step
-          if driver.is_open(steps, sampling):
-            longer.setdefault(trace + step.text, steps)
-      open_traces = longer
+          _add(found, trace, written)
+        step = found.get((engine.route, trace))
+        if step is None:  # Cut short by a limit.
+          continue
+        steps = *kept, step
+        if driver.is_open(steps, sampling) and trace + step.text not in seen:
+          seen.add(trace + step.text)
+          pending.append(steps)
   finally:
     driver.forget(engines, session)
-  return Replies(problem, tuple(found))
+  return Replies(
+      problem,
+      tuple(Reply(trace, step) for (_, trace), step in found.items()),
+  )
 
 
-def _kept(step: types.Step) -> types.Step:
-  """The step without what nobody reads: a larger model's hidden state."""
-  return dataclasses.replace(step, hidden=None) if step.route else step
+def _add(
+    found: dict[tuple[int, str], types.Step],
+    trace: str,
+    written: Sequence[types.Step],
+) -> None:
+  """Adds steps that were written one after another, from `trace` on."""
+  for step in written:
+    if steps_lib.is_cut(step):
+      return
+    # Nobody reads a larger model's hidden state.
+    kept = dataclasses.replace(step, hidden=None) if step.route else step
+    found.setdefault((step.route, trace), kept)
+    trace += step.text

@@ -1,6 +1,7 @@
 """One run from arrays to trained members, by whichever estimator.
 
-exact      ladders, `escalate`: the closed form (`objectives.exact`)
+exact      ladders, `escalate`: the closed form (`objectives.exact`), or trees,
+           `switch` and `redraft` (`objectives.branching`)
 vtrace     behaviour trajectories, any protocol (`training.actor_critic`)
 on_policy  the same, on trajectories that the members themselves just wrote
 """
@@ -11,8 +12,8 @@ import pathlib
 
 import ml_collections
 
-from routing import types
 from routing.features import batching
+from routing.features import forests
 from routing.objectives import lagrangian
 from routing.policy import networks
 from routing.training import actor_critic
@@ -73,7 +74,15 @@ def check_data(
   """Raises ValueError unless the estimator and the levels suit the data."""
   estimator = estimator_of(config)
   wanted = 'ladders' if estimator == 'exact' else 'trajectories'
-  found = 'ladders' if isinstance(data, types.LadderBatch) else 'trajectories'
+  is_exact = isinstance(data, validation_lib.Exact)
+  found = 'ladders' if is_exact else 'trajectories'
+  if isinstance(data, forests.TreeBatch) and networks.has_memory(
+      config.network.kind
+  ):
+    raise ValueError(
+        f'network.kind is {config.network.kind}; on trees only mlp is allowed, '
+        'since each decision is on a way of its own.'
+    )
   if found != wanted:
     raise ValueError(
         f'objective.estimator {estimator} learns from {wanted}; got {found}.'

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from routing import types
+from routing.objectives import branching
 from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.policy import networks
@@ -36,7 +37,7 @@ def make_objective(config) -> Objective:
   form = lagrangian.check_form(config.objective.form)
 
   def objective(logits, batch, multiplier, level):
-    outcomes = exact.exact_outcomes(logits, batch).mean()
+    outcomes = branching.closed_form(logits, batch).mean()
     entropy = exact.mean_entropy(logits, batch.mask)
     loss = lagrangian.lagrangian_loss(
         outcomes,

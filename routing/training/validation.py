@@ -1,7 +1,7 @@
 """Validation: what each member is worth at its level, and which was best.
 
-On ladders the outcomes of a policy are exact. On the trajectories of another
-policy they are weighed by importance, each weight over its mean across
+On ladders and trees the outcomes of a policy are exact. On the trajectories of
+another policy they are weighed by importance, each weight over its mean across
 trajectories (`weighted_outcomes`): a little biased, but far calmer than the
 unbiased estimate. Fresh rollouts would be better judges still, and dearer than
 all of training: an engine would write thousands of answers for a number that is
@@ -17,13 +17,16 @@ import jax
 import jax.numpy as jnp
 
 from routing import types
+from routing.features import forests
+from routing.objectives import branching
 from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.objectives import policy_gradient
 from routing.policy import networks
 from routing.training import state as state_lib
 
-Data = types.LadderBatch | types.TrajectoryBatch
+Exact = types.LadderBatch | forests.TreeBatch
+Data = Exact | types.TrajectoryBatch
 _CERTAIN = 1e4  # A logit that leaves the other routes no chance.
 
 
@@ -71,16 +74,16 @@ def outcomes(logits: chex.Array, data: Data) -> exact.Outcomes:
 
   Args:
     logits: `[B, T, A]` float.
-    data: ladders or trajectories.
+    data: ladders, trees or trajectories.
   """
   return _judged(logits, data)[0]
 
 
 def _judged(logits: chex.Array, data: Data) -> tuple[exact.Outcomes, jax.Array]:
   """The outcomes, and how many problems or trajectories they rest on."""
-  if isinstance(data, types.LadderBatch):
+  if isinstance(data, Exact):
     num = jnp.float32(len(data.mask))
-    return exact.exact_outcomes(logits, data).mean(), num
+    return branching.closed_form(logits, data).mean(), num
   return weighted_outcomes(policy_gradient.log_probs(logits, data), data)
 
 
@@ -88,6 +91,8 @@ def num_routes(data: Data) -> int:
   """A."""
   if isinstance(data, types.LadderBatch):
     return 1 + data.handover_cost.shape[-1]
+  if isinstance(data, forests.TreeBatch):
+    return data.correct.shape[-1]
   return data.available.shape[-1]
 
 
@@ -96,7 +101,7 @@ def always(route: int, data: Data) -> exact.Outcomes:
 
   Args:
     route: in 0..A-1, or negative, from the end.
-    data: ladders or trajectories.
+    data: ladders, trees or trajectories.
   """
   num = num_routes(data)
   certain = _CERTAIN * jax.nn.one_hot(route % num, num)

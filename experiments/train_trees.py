@@ -1,0 +1,115 @@
+"""Trains the policies of `switch` and `redraft` on whole trees, in closed form.
+
+Run:    python -m experiments.train_trees --config=configs/arithmetic_trees.py --workdir=runs/redraft_trees --replies=runs/replies
+Resume: the same command; finished seeds are kept, an unfinished one goes on.
+Writes: what experiments/train writes.
+
+Every reply to every trace is known beforehand (see `experiments.replies`), so
+the gradient is that of the expected outcome itself, as on ladders.
+"""  # noqa: E501  Commands stay on one line.
+
+import pathlib
+
+from absl import flags
+from absl import logging
+import ml_collections
+import numpy as np
+
+from experiments import builders
+from experiments import grown as grown_lib
+from experiments import launch
+from experiments import replies
+from experiments import train
+from experiments import training_sets
+from routing import types
+from routing.features import batching
+from routing.features import forests
+from routing.features import observation
+from routing.features import standardize
+from routing.problems import splits
+from routing.shards import manifest as manifest_lib
+
+
+def load(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str,
+    num_problems: int | None = None,
+) -> training_sets.TrainingSet:
+  """Reads and featurises the trees of train and half of validation.
+
+  Args:
+    config: of the run.
+    directory: of the replies.
+    num_problems: the first so many training problems; None = all there are.
+
+  Raises:
+    ValueError: if a split is not collected.
+  """
+  records = [
+      types.Rollouts(tree.problem, tree.reference, ())
+      for tree in grown_lib.read_trees(config, directory, 'train', num_problems)
+  ]
+  accounting = batching.with_reference(builders.accounting(config), records)
+  first = next(iter(replies.read(config, directory, 'train')))
+  features = observation.configure(
+      config.features,
+      num_routes=len(accounting.specs),
+      max_steps=config.protocol.max_steps,
+      hidden_size=max(
+          len(x.step.hidden) for x in first.replies if x.step.hidden is not None
+      ),
+  )
+  source = {
+      'train': list(
+          grown_lib.read_trees(config, directory, 'train', num_problems)
+      ),
+      # The other half must not have a say in when training stops.
+      'validation': splits.halves(
+          list(grown_lib.read_trees(config, directory, 'validation'))
+      )[0],
+  }
+  grown = {
+      name: forests.forest(x, features, accounting)
+      for name, x in source.items()
+  }
+  statistics = standardize.measure(
+      grown['train'].features[None],
+      np.ones((1, len(grown['train'].features)), bool),
+  )
+  depth = max(forest.max_depth for forest in grown.values())
+  batches = {
+      name: forests.tree_batch(forest, statistics, config.ruler, depth)
+      for name, forest in grown.items()
+  }
+  view = training_sets.View(
+      features, accounting, builders.protocol(config), statistics
+  )
+  return training_sets.TrainingSet(
+      view=view,
+      shards={
+          name: manifest_lib.hash_problems([x.problem for x in source[name]])
+          for name in source
+      },
+      **batches,
+  )
+
+
+def train_all(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    directory: pathlib.Path | str,
+    num_problems: int | None = None,
+) -> list[pathlib.Path]:
+  """Trains every seed of `config.train_seeds`; returns their directories."""
+  data = load(config, directory, num_problems)
+  logging.info('Trees of %d problems', len(data.train.mask))
+  for seed in config.train_seeds:
+    train.train_seed(config, workdir, seed, data)
+  return [train.run_directory(workdir, seed) for seed in config.train_seeds]
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('replies', None, 'Directory of the replies.')
+  flags.DEFINE_integer('problems', None, 'Only the first so many.', 1)
+  flags.mark_flag_as_required('replies')
+  launch.run(train_all, 'config', 'workdir', 'replies', 'problems')

@@ -1,0 +1,316 @@
+"""Tests that trees, forests and walks say what the driver would have done."""
+
+import asyncio
+import dataclasses
+import itertools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.evaluation import walks
+from routing.features import forests
+from routing.features import observation
+from routing.grading import equivalence
+from routing.rollout import driver
+from routing.rollout import replies as replies_lib
+from routing.rollout import trees
+from routing.routers import behaviour
+from routing.routers import fixed
+from routing.routers import uplift
+from routing.shards import replies as reply_shards
+from tests import scripted_pair
+
+_SAMPLING = driver.Sampling(max_steps=8, max_tokens=100)
+_FEATURES = observation.FeatureConfig(
+    ('confidence', 'progress', 'cost', 'hidden'), 2, 8, hidden_size=4
+)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS[:2], reference=1e-4)
+
+
+def _replies(count, num_routes=2, **kwargs):
+  got = {}
+  asyncio.run(
+      replies_lib.collect_replies(
+          scripted_pair.make_problems(count),
+          scripted_pair.make_engines(num_routes),
+          got.__setitem__,
+          concurrency=4,
+          **{'sampling': _SAMPLING, **kwargs},
+      )
+  )
+  return [got[i] for i in range(count)]
+
+
+def _grower(name):
+  return trees.Grower(
+      protocols.Protocol(name),
+      _SAMPLING,
+      lambda text: list(map(ord, text)),
+      equivalence.exact,
+  )
+
+
+def make_forest(name, count, num_routes=2):
+  """The forest of the scripted pair."""
+  grower = _grower(name)
+  accounting = dataclasses.replace(
+      _ACCOUNTING, specs=scripted_pair.SPECS[:num_routes]
+  )
+  features = dataclasses.replace(_FEATURES, num_routes=num_routes)
+  records = _replies(count, num_routes)
+  return forests.forest(map(grower.grow, records), features, accounting)
+
+
+def _answer(problem, router, name, num_routes=2):
+  return asyncio.run(
+      driver.answer(
+          problem,
+          router,
+          scripted_pair.make_engines(num_routes),
+          protocol=protocols.Protocol(name),
+          accounting=dataclasses.replace(
+              _ACCOUNTING, specs=scripted_pair.SPECS[:num_routes]
+          ),
+          grade=equivalence.exact,
+          seed=0,
+          sampling=_SAMPLING,
+      )
+  )
+
+
+@dataclasses.dataclass
+class _Watched:
+  """A router that keeps what it was shown and what it named."""
+
+  router: driver.Router
+  seen: list = dataclasses.field(default_factory=list)
+  named: list = dataclasses.field(default_factory=list)
+
+  def decide(self, trace):
+    decision = self.router.decide(trace)
+    self.seen.append(observation.observe(trace, _FEATURES))
+    self.named.append(decision.route)
+    return decision
+
+
+class TreeTest(parameterized.TestCase):
+  """Each way through a tree is a trajectory of the driver."""
+
+  @parameterized.parameters(*itertools.product(('switch', 'redraft'), (2, 3)))
+  def test_every_leaf_is_what_the_driver_does(self, name, num_routes):
+    draw = behaviour.random_rate(num_routes, seed=3)
+    for record in _replies(10, num_routes):
+      tree = _grower(name).grow(record)
+      for index in range(6):
+        got = _answer(
+            record.problem, draw(record.problem, index), name, num_routes
+        )
+        place = tree.root
+        for t, decision in enumerate(got.decisions):
+          self.assertEqual(
+              [s.text for s in place.steps], [s.text for s in got.steps[:t]]
+          )
+          place = place.branches[decision.route]
+        self.assertIsInstance(place, trees.Leaf)
+        self.assertEqual(place.calls, got.calls)
+        self.assertEqual(place.is_correct, got.is_correct)
+
+  def test_the_reference_is_that_of_rollouts(self):
+    rollouts = scripted_pair.make_rollouts(10, num_routes=2)
+    for record, rollout in zip(_replies(10), rollouts, strict=True):
+      tree = _grower('redraft').grow(record)
+      self.assertEqual(tree.reference, rollout.reference)
+
+  def test_nodes_double_with_each_step(self):
+    tree = _grower('switch').grow(_replies(3)[2])  # 3 steps and the answer.
+    self.assertLen(list(trees.nodes(tree)), 2**4 - 1)
+
+  def test_a_missing_reply_is_named(self):
+    record = _replies(3)[2]
+    longest = max(record.replies, key=lambda x: len(x.trace))
+    record = dataclasses.replace(
+        record, replies=tuple(x for x in record.replies if x is not longest)
+    )
+    with self.assertRaisesRegex(ValueError, 'count/2.* is not known'):
+      _grower('switch').grow(record)
+
+  def test_the_limit_of_replies(self):
+    few, all_of_them = _replies(3, max_replies=2)[2], _replies(3)[2]
+    self.assertLess(len(few.replies), len(all_of_them.replies))
+    self.assertContainsSubset(
+        [(x.trace, x.step.text) for x in few.replies],
+        [(x.trace, x.step.text) for x in all_of_them.replies],
+    )
+
+  def test_escalate_has_ladders(self):
+    with self.assertRaisesRegex(ValueError, 'escalate'):
+      _grower('escalate')
+
+  def test_sampled_replies_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'temperature is 0.5'):
+      _replies(1, sampling=driver.Sampling(temperature=0.5))
+
+  def test_replies_come_back_from_disk(self):
+    records = _replies(10)
+    directory = self.create_tempdir().full_path
+    writer = reply_shards.ReplyWriter(
+        directory, [x.problem for x in records], {}, 4
+    )
+    for index in reversed(range(2, 10)):  # The first shard stays incomplete.
+      writer.add(index, records[index])
+    found = list(reply_shards.read(directory))
+    self.assertEqual(
+        scripted_pair.plain(tuple(found)),
+        scripted_pair.plain(tuple(records[4:])),
+    )
+
+
+class WalksTest(parameterized.TestCase):
+  """Look-ups agree with live answers."""
+
+  @parameterized.parameters('switch', 'redraft')
+  def test_a_random_router(self, name):
+    forest = make_forest(name, 12)
+    problems = scripted_pair.make_problems(12)
+    router = fixed.RandomRouter(0.4, seed=5)
+    scores = np.zeros(len(forest.depth))
+    for n, problem in enumerate(problems):
+      watched = _Watched(router)
+      got = _answer(problem, watched, name)
+      place = forest.roots[n]
+      for seen, named in zip(watched.seen, watched.named, strict=True):
+        np.testing.assert_array_equal(forest.features[place], seen)
+        scores[place] = named
+        place = forest.children[place, named]
+      self.assertLess(place, 0)
+      cost = costs.total_cost(got.calls, _ACCOUNTING.specs, 'price')
+      walked = walks.at_thresholds(forest, scores, np.array([0.5]), 'price')
+      self.assertEqual(walked.correct[0, n], got.is_correct)
+      reference = _grower(name).grow(_replies(12)[n]).reference
+      self.assertAlmostEqual(
+          walked.cost[0, n],
+          cost
+          / costs.completion_cost(reference, _ACCOUNTING.specs, 'price'),
+      )  # fmt: skip
+
+  @parameterized.parameters('switch', 'redraft')
+  def test_expectations_are_means_over_leaves(self, name):
+    forest = make_forest(name, 8, num_routes=3)
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.ones(3), len(forest.depth))
+    got = walks.expected(forest, chances, 'price')
+    want = np.zeros(8)
+
+    def descend(place, chance, n):
+      if place < 0:
+        want[n] += chance * forest.leaf_correct[-1 - place]
+        return
+      for route in range(3):
+        descend(
+            forest.children[place, route], chance * chances[place, route], n
+        )
+
+    for n, root in enumerate(forest.roots):
+      descend(root, 1.0, n)
+    np.testing.assert_allclose(got.correct[0], want, rtol=1e-12)
+
+  def test_ends_agree(self):
+    forest = make_forest('redraft', 10)
+    scores = np.zeros(len(forest.depth))
+    walked = walks.at_thresholds(forest, scores, np.array([1.0, 0.0]), 'flops')
+    rated = walks.at_rates(forest, [0.0, 1.0], 'flops')
+    np.testing.assert_allclose(walked.cost, rated.cost)
+    np.testing.assert_allclose(walked.correct, rated.correct)
+
+  def test_the_oracle_is_above_all_leaves(self):
+    forest = make_forest('switch', 10)
+    best = walks.oracle(forest, [0.0, 1.0], 'price')
+    leaves = np.maximum.reduceat(
+        forest.leaf_correct, np.searchsorted(forest.leaf_problem, np.arange(10))
+    )
+    np.testing.assert_array_equal(best.correct[0], leaves)
+    utility = forest.leaf_correct - forest.leaf_cost['price']
+    for n in range(10):
+      self.assertAlmostEqual(
+          best.correct[1, n] - best.cost[1, n],
+          utility[forest.leaf_problem == n].max(),
+      )
+
+  def test_paths_lead_from_the_root(self):
+    forest = make_forest('switch', 5)
+    path = forest.path()
+    for row, depth in enumerate(forest.depth):
+      self.assertEqual(path[row, depth], row)
+      self.assertTrue((path[row, depth + 1 :] == -1).all())
+      for t in range(depth):
+        self.assertIn(path[row, t + 1], forest.children[path[row, t]])
+      self.assertIn(path[row, 0], forest.roots)
+
+  def test_shapes_are_checked(self):
+    forest = make_forest('switch', 2)
+    with self.assertRaisesRegex(ValueError, 'one a decision'):
+      walks.at_thresholds(forest, np.zeros(3), np.zeros(1), 'price')
+    with self.assertRaisesRegex(ValueError, 'Chances must be'):
+      walks.expected(forest, np.ones((3, 2)), 'price')
+    with self.assertRaisesRegex(ValueError, 'no trees'):
+      forests.forest([], _FEATURES, _ACCOUNTING)
+
+
+class UpliftTest(parameterized.TestCase):
+  """The supervised learners see what rewriting changes."""
+
+  def test_mended_by_hand(self):
+    # One problem: the root leads to a leaf, or to a second decision.
+    forest = forests.Forest(
+        features=np.zeros((2, 1), np.float32),
+        children=np.array([[1, -1], [-2, -3]], np.int32),
+        roots=np.array([0], np.int32),
+        depth=np.array([0, 1], np.int32),
+        parents=np.array([-1, 0], np.int32),
+        doubt=np.zeros(2, np.float32),
+        leaf_problem=np.zeros(3, np.int32),
+        leaf_correct=np.array([0, 0, 1], np.float32),
+        leaf_cost={},
+        alone=np.ones(1, np.float32),
+    )
+    # At the root the large route ends wrong; at the second it mends.
+    np.testing.assert_array_equal(uplift.mended(forest), [False, True])
+
+  def test_the_effect_is_learnt(self):
+    rng = np.random.default_rng(0)
+    size = 4_000
+    features = rng.normal(size=(size, 1, 2)).astype(np.float32)
+    actions = rng.integers(0, 2, (size, 1)).astype(np.int32)
+    needs = features[:, 0, 0] > 0
+    batch = types.TrajectoryBatch(
+        features=features,
+        mask=np.ones((size, 1), bool),
+        available=np.ones((size, 1, 2), bool),
+        actions=actions,
+        behaviour=np.full((size, 1), 0.5, np.float32),
+        costs=np.zeros((size, 1), np.float32),
+        correct=(~needs | (actions[:, 0] > 0)).astype(np.float32),
+        loss=np.zeros(size, np.float32),
+        gain=np.zeros(size, np.float32),
+    )
+    effect = uplift.fit_effect(batch, max_iter=80)
+    score = effect.score(np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32))
+    self.assertGreater(score[0], 0.6)
+    self.assertLess(abs(score[1]), 0.1)
+    never = dataclasses.replace(batch, actions=np.zeros_like(actions))
+    with self.assertRaisesRegex(ValueError, 'route 1'):
+      uplift.fit_effect(never)
+
+  def test_change_prefers_what_is_mended(self):
+    forest = make_forest('redraft', 40)
+    scorer = uplift.fit_change(forest, num_decisions=10_000, max_iter=20)
+    scores, mended = scorer.score(forest.features), uplift.mended(forest)
+    self.assertGreater(scores[mended].mean(), scores[~mended].mean())
+
+
+if __name__ == '__main__':
+  absltest.main()
