@@ -28,11 +28,19 @@ _PROMPTS = ((3, 4, 5), (6, 7, 8, 9, 10, 3, 4), (5, 5), (9, 3, 8, 2))
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
-def _run(tokens, count, seed, temperature, limit, stop_ids, top_k=3):
+def _run(tokens, count, seed, temperature, limit, stop_ids, num_past):
   """Prefills `[B, C]` prompts and decodes; a row of no tokens rests."""
   zero = jnp.zeros_like(count)
   cache = decoder.init_cache(_CONFIG, len(count), _LENGTH)
-  cache = sampler.prefill(_PARAMS, _CONFIG, cache, tokens, zero, count - 1)
+  cache = sampler.prefill(
+      _PARAMS,
+      _CONFIG,
+      cache,
+      tokens,
+      zero,
+      count - 1,
+      num_past=None if num_past is None else 0,  # All start at 0.
+  )
   rows = sampler.Rows(
       last_token=tokens[jnp.arange(len(count)), count - 1],
       position=count - 1,
@@ -48,12 +56,19 @@ def _run(tokens, count, seed, temperature, limit, stop_ids, top_k=3):
       rows,
       max_new=_MAX_NEW,
       stop_ids=stop_ids,
-      top_k=top_k,
+      top_k=3,
+      num_past=num_past,
   )
 
 
 def _decode(
-    prompts, seeds=None, temperature=1.0, limits=None, stop_ids=(1,), width=8
+    prompts,
+    seeds=None,
+    temperature=1.0,
+    limits=None,
+    stop_ids=(1,),
+    width=8,
+    num_past=None,
 ):
   tokens = np.zeros((len(prompts), width), np.int32)
   for i, prompt in enumerate(prompts):
@@ -65,6 +80,7 @@ def _decode(
       np.full(len(prompts), temperature, np.float32),
       np.array([_MAX_NEW] * len(prompts) if limits is None else limits),
       stop_ids,
+      num_past,
   )
 
 
@@ -165,6 +181,14 @@ class DecodeTest(parameterized.TestCase):
     expected = np.array(jax.nn.softmax(logits[-1]))
     found = np.bincount(out.tokens[:, 0], minlength=11) / count
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 32)
+
+  def test_what_no_row_holds_need_not_be_looked_at(self):
+    whole, _ = _decode(_PROMPTS)
+    enough, _ = _decode(_PROMPTS, num_past=6)  # The longest prompt has 7.
+    np.testing.assert_array_equal(enough.tokens, whole.tokens)
+    np.testing.assert_allclose(enough.log_probs, whole.log_probs, atol=1e-5)
+    few, _ = _decode(_PROMPTS, num_past=3)
+    self.assertFalse(np.allclose(few.log_probs[1], whole.log_probs[1]))
 
   def test_stops_and_limits(self):
     free, _ = _decode(_PROMPTS, temperature=0.0, stop_ids=())
