@@ -76,6 +76,11 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       both=(),  # Of a loss and a cost, e.g. ((0.05, 0.6),).
       group_by='',  # A promise to each 'subject', or value of this key of meta.
       joint_starts=(),  # Steps at which a threshold of its own begins, (0, 3).
+      # In switch and redraft: 'rollouts' answers anew at each threshold of a
+      # grid, 'off_policy' weighs what the behaviour policy did.
+      source='rollouts',
+      grid=9,  # Thresholds besides both ends.
+      selection=200,  # Problems on which member and thresholds are chosen.
   )
   config.evaluation = dict(
       resamples=2_000,  # Bootstrap draws over problems (and seeds).

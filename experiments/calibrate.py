@@ -1,6 +1,8 @@
 """Gives every trained router its named operating points.
 
 Run:    python -m experiments.calibrate --config=configs/arithmetic.py --workdir=runs/arithmetic
+        [--replies=runs/replies]: in switch and redraft, what is known already is not written again
+Resume: the same command; in switch and redraft, what was answered is kept
 Writes: runs/seed<k>/operating_points.json
 
 'cost<=b' is picked on all validation problems and promises nothing. All others
@@ -14,28 +16,41 @@ named promise is kept with its own probability, not all of a file together.
     loss<=a@p&cost<=b@p    both, each with probability p
     loss<=a@p[group]       the loss of one group; p for all groups together
     loss<=a@p/steps0,3     a threshold for steps 0 to 2, another from 3 on
+
+Under escalate all follows from the ladders of validation. In switch and redraft
+its problems are answered anew, or recorded trajectories weighed: see
+`calibrate_rollouts`.
 """  # noqa: E501  Commands stay on one line.
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
 
+from absl import flags
 from absl import logging
 import ml_collections
 import numpy as np
 
+from experiments import builders
+from experiments import calibrate_rollouts
 from experiments import graded as graded_lib
 from experiments import launch
+from experiments import points as points_lib
 from experiments import promises as promises_lib
+from experiments import replies
 from experiments import train
+from experiments import training_sets
 from routing import types
 from routing.calibration import groups as groups_lib
 from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.problems import splits
+from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
@@ -74,58 +89,6 @@ def loss_test(ladders: Sequence[types.Ladder]) -> str:
   return 'binomial' if is_single else 'betting'
 
 
-def to_json(
-    name: str,
-    member: int,
-    point: thresholds_lib.OperatingPoint,
-    hashes: dict[str, str],
-    **extra: Any,
-) -> dict[str, Any]:
-  """One entry of `operating_points.json`.
-
-  Scores are chances, so 0 is 'always' and 2 is 'never' as well as -inf and inf
-  are, and JSON knows these.
-
-  Args:
-    name: of the point.
-    member: index of the policy.
-    point: the point.
-    hashes: of checkpoint and shards.
-    **extra: what else to say of the promise, JSON-like.
-  """
-  first, *others = (_promise_json(promise) for promise in point.promises)
-  measured = {
-      key: round(getattr(point, key), 4)
-      for key in ('accuracy', 'cost', 'loss', 'gain')
-  }
-  return {
-      'name': name,
-      'member': member,
-      'threshold': np.clip(point.threshold, 0.0, 2.0).tolist(),
-      'promise': {
-          **first,
-          **extra,
-          **({'also': others} if others else {}),
-          'measured': measured,
-      },
-      **hashes,
-  }
-
-
-def _promise_json(promise: thresholds_lib.Promise) -> dict[str, Any]:
-  content = {
-      'what': promise.quantity,
-      'level': promise.level,
-      'delta': promise.delta,
-      'n': promise.num_problems,
-      'p_value': promise.p_value,
-  }
-  for key in ('test', 'cost_cap'):
-    if getattr(promise, key) is not None:
-      content[key] = getattr(promise, key)
-  return content
-
-
 def risks_of(
     config: ml_collections.ConfigDict, test: str
 ) -> list[tuple[risks_lib.Risk, ...]]:
@@ -142,10 +105,7 @@ def risks_of(
   return (
       [(loss(alpha),) for alpha in wanted.alphas]
       + [(cost(budget),) for budget in wanted.confident_budgets]
-      + [
-          (loss(alpha), cost(budget))
-          for alpha, budget in wanted.both
-      ]
+      + [(loss(alpha), cost(budget)) for alpha, budget in wanted.both]
   )
 
 
@@ -169,11 +129,11 @@ def points_of(
   points = []
   for budget in wanted.budgets:
     member, point = budget_point(members, budget)
-    points.append(to_json(point.name, member, point, hashes))
+    points.append(points_lib.to_json(point.name, member, point, hashes))
   promises = risks_of(config, loss_test(validation.ladders))
   for risks in promises:
     member, point = promises_lib.promised_point(members, risks)
-    points.append(to_json(point.name, member, point, hashes))
+    points.append(points_lib.to_json(point.name, member, point, hashes))
   losses = promises[: len(wanted.alphas)]
   if wanted.group_by:
     labels = groups_lib.labels_of(
@@ -202,7 +162,7 @@ def _groups_json(
       logging.warning('%s is refused: %s', name, point)
       continue
     extra = {'group': label, 'delta_of_all_groups': risk.delta}
-    points.append(to_json(name, member, point, hashes, **extra))
+    points.append(points_lib.to_json(name, member, point, hashes, **extra))
   return points
 
 
@@ -219,7 +179,7 @@ def _steps_json(
   by_decision = np.repeat(point.threshold, counts)
   name = f'{point.name}/steps{",".join(map(str, starts))}'
   point = dataclasses.replace(point, threshold=tuple(by_decision.tolist()))
-  return to_json(name, member, point, hashes)
+  return points_lib.to_json(name, member, point, hashes)
 
 
 def check_trained_on(
@@ -259,27 +219,34 @@ def _hashes(ladders: Sequence[types.Ladder]) -> list[str]:
 
 
 def calibrate_all(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    directory_of_replies: str | None = None,
 ) -> list[pathlib.Path]:
   """Calibrates every seed, or none; returns the files.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    directory_of_replies: see `experiments.replies`; for switch and redraft.
 
   Raises:
     ValueError: if a seed is not trained, has seen what it would be tested on,
       or a point cannot be had.
   """
-  directories = [
-      train.run_directory(workdir, seed) for seed in config.train_seeds
-  ]
   content: dict[pathlib.Path, list[dict[str, Any]]] = {}
-  validation = None
-  shards = pathlib.Path(workdir) / 'shards'
-  for directory in directories:
+  find = None
+  for seed in config.train_seeds:
+    directory = train.run_directory(workdir, seed)
     router = learned.load(directory)
-    check_trained_on(directory, shards)
-    if validation is None:
-      validation = graded_lib.load(workdir, 'validation', router.card)
-      check_unseen(reader.read_ladders(shards / 'train'), validation.ladders)
-    points = points_of(config, router, validation)
+    if find is None:
+      is_escalate = router.card.protocol.name == 'escalate'
+      find = (
+          _by_ladders(config, workdir, router)
+          if is_escalate
+          else _by_trajectories(config, workdir, router, directory_of_replies)
+      )
+    points = find(directory, router)
     content[directory / learned.POINTS_FILE] = points
     for point in points:
       logging.info('%s: %s', directory.name, _line(point))
@@ -288,6 +255,73 @@ def calibrate_all(
     text = json.dumps(points, indent=2, allow_nan=False) + '\n'
     manifest_lib.replace_file(path, lambda p, text=text: p.write_text(text))
   return list(content)
+
+
+Find = Callable[[pathlib.Path, learned.LearnedRouter], list[dict[str, Any]]]
+
+
+def _by_ladders(config, workdir, router) -> Find:
+  """Finds the points of a seed on the ladders of validation."""
+  shards = pathlib.Path(workdir) / 'shards'
+  validation = graded_lib.load(workdir, 'validation', router.card)
+  check_unseen(reader.read_ladders(shards / 'train'), validation.ladders)
+
+  def find(directory, router):
+    check_trained_on(directory, shards)
+    return points_of(config, router, validation)
+
+  return find
+
+
+def _by_trajectories(config, workdir, router, directory_of_replies) -> Find:
+  """Finds the points of a seed where control returns."""
+  split = {
+      name: training_sets.open_split(config, workdir, name)
+      for name in ('train', 'validation')
+  }
+  manifest = split['validation'].manifest
+  _check_same(router.card, manifest.settings, split['validation'].directory)
+  records = split['validation'].all()
+  check_unseen(split['train'].all(), records)
+  make_engines = builders.engines
+  if directory_of_replies:
+    known = replies.memories(config, directory_of_replies, ['validation'])
+    make_engines = functools.partial(replies.engines, known=known)
+
+  def find(directory, router):
+    check_trained_on(directory, split['train'].directory.parent)
+    return calibrate_rollouts.points_of(
+        config,
+        router,
+        calibrate_rollouts.halves_of(router, records),
+        risks_of(config, 'binomial'),  # One answer at each threshold.
+        {
+            'checkpoint_hash': router.checkpoint_hash,
+            'shards_hash': manifest.content_hash,
+        },
+        calibrate_rollouts.answer_live(
+            config,
+            router,
+            directory / 'calibration',
+            manifest.content_hash,
+            make_engines=make_engines,
+        ),
+    )
+
+  return find
+
+
+def _check_same(
+    card: card_lib.Card, settings: dict[str, Any], directory: pathlib.Path
+) -> None:
+  """Raises ValueError if rollouts are of other models or another protocol."""
+  found = settings.get('plan', {}).get('protocol')
+  wanted = dataclasses.asdict(card.protocol)
+  if builders.specs_of(settings) != card.specs or found != wanted:
+    raise ValueError(
+        f'{directory} is of other models, or of another protocol ({found}), '
+        f'than the router ({wanted}).'
+    )
 
 
 def _line(point: dict[str, Any]) -> str:
@@ -302,4 +336,5 @@ def _line(point: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  launch.run(calibrate_all, 'config', 'workdir')
+  flags.DEFINE_string('replies', None, 'Directory of the replies, if any.')
+  launch.run(calibrate_all, 'config', 'workdir', 'replies')

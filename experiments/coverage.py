@@ -25,7 +25,6 @@ import json
 import pathlib
 import re
 import sys
-import time
 from typing import Any
 
 from absl import app
@@ -43,11 +42,11 @@ from experiments import coverage_report
 from experiments import coverage_rollouts
 from experiments import coverage_streams
 from experiments import graded as graded_lib
+from experiments import keeping
 from experiments import train
 from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.routers import learned
-from routing.shards import manifest as manifest_lib
 
 SAMPLE_SIZE = 500
 ALPHA, DELTA = 0.05, 0.1
@@ -187,31 +186,6 @@ def sources(plan: coverage_cells.Plan, workdir: str | None) -> list[Source]:
   ]
 
 
-def kept(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
-  """What was made before, if for the same key; otherwise makes and keeps it.
-
-  Args:
-    path: of a JSON file.
-    key: JSON-like, all that the content follows from.
-    make: gives something JSON-like.
-
-  Returns:
-    The content of the file: `key`, `made`, and the `seconds` it took.
-  """
-  key = json.loads(json.dumps(key))
-  if path.exists():
-    content = json.loads(path.read_text())
-    if content['key'] == key:
-      return content
-  start = time.monotonic()
-  content = {'key': key, 'made': make()}
-  content['seconds'] = time.monotonic() - start
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(content, allow_nan=False)
-  manifest_lib.replace_file(path, lambda partial: partial.write_text(text))
-  return content
-
-
 def count_all(
     plan: coverage_cells.Plan, workdir: str | None, out: pathlib.Path
 ) -> tuple[list[dict[str, Any]], float, dict[str, str]]:
@@ -231,7 +205,7 @@ def count_all(
           source.count(make(), plan, size)
       )
       try:
-        content = kept(out / 'cells' / name, key, count)
+        content = keeping.kept(out / 'cells' / name, key, count)
       except FileNotFoundError as error:
         logging.warning('Skipped %s: %s', source.name, error)
         skipped[source.name] = f'{error.filename or error} is not there'
@@ -267,7 +241,9 @@ def run(
   """
   rows, seconds, skipped = count_all(plan, workdir, out)
   key = {'plan': dataclasses.asdict(plan)}
-  service = kept(out / 'cells' / 'service.json', key, lambda: serve(plan))
+  service = keeping.kept(
+      out / 'cells' / 'service.json', key, lambda: serve(plan)
+  )
   seconds += service['seconds']
   served, alarmed = service['made']['online'], service['made']['drift']
   figures = coverage_report.summary(rows, served, alarmed, skipped)

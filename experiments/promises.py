@@ -35,14 +35,23 @@ class Member:
 def select_member(
     members: Sequence[Member], risks: Sequence[risks_lib.Risk]
 ) -> int:
-  """The member that does best within all levels, on problems it may see.
+  """The member that does best within all levels, on problems it may see."""
+  return best_member(
+      [frontier_lib.frontier(x.scores, x.outcomes) for x in members], risks
+  )
+
+
+def best_member(
+    frontiers: Sequence[frontier_lib.Frontier],
+    risks: Sequence[risks_lib.Risk],
+) -> int:
+  """The one whose best threshold within all levels is best.
 
   Raises:
-    risks.Refusal: if no member has a threshold within all levels.
+    risks.Refusal: if none has a threshold within all levels.
   """
   values = []
-  for member in members:
-    frontier = frontier_lib.frontier(member.scores, member.outcomes)
+  for frontier in frontiers:
     is_within = np.all(
         [getattr(frontier, x.quantity) <= x.level for x in risks], axis=0
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from configs import arithmetic
 from experiments import calibrate
+from experiments import points as points_lib
 from experiments import promises
 from routing import types
 from routing.calibration import risks as risks_lib
@@ -169,7 +170,7 @@ class PointsTest(parameterized.TestCase):
     point = thresholds_lib.OperatingPoint(
         (-np.inf, np.inf), (promise,), *[0.5] * 4
     )
-    got = calibrate.to_json('a', 0, point, HASHES)
+    got = points_lib.to_json('a', 0, point, HASHES)
     self.assertEqual(got['threshold'], [0.0, 2.0])
 
   def test_test_follows_collection(self):

@@ -36,6 +36,7 @@ import numpy as np
 
 from routing import types
 from routing.calibration import frontier as frontier_lib
+from routing.calibration import risks as risks_lib
 
 _CLIPS = 4.0 ** np.arange(6)  # M: 1 to 1,024.
 _FIGURES = {
@@ -165,8 +166,9 @@ def estimate(
     least_effective: refuse below this effective number of problems.
 
   Raises:
-    ValueError: as `cumulative_weights`, and if some threshold has too small an
-      effective number, saying which and what it would take.
+    risks.Refusal: if some threshold has too small an effective number, saying
+      which, and in `needed` what it would take.
+    ValueError: as `cumulative_weights`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
   if not 0 < delta < 1:
@@ -217,16 +219,18 @@ def _averaging(problems, num_rows):
 def _check_effective(effective, num, threshold, least):
   if effective >= least:
     return
+  needed = int(np.ceil(num * least / effective)) if effective else None
   remedy = (
-      f'about {int(np.ceil(num * least / effective)):,} problems under this '
-      'behaviour policy, or one closer to the target'
-      if effective
+      f'about {needed:,} problems under this behaviour policy, or one closer '
+      'to the target'
+      if needed
       else 'no trajectory agrees with the target; a behaviour policy closer to '
       'it'
   )
-  raise ValueError(
+  raise risks_lib.Refusal(
       f'At threshold {threshold:g} {num:,} problems are worth {effective:.1f} '
-      f'(effective sample size); {least:g} are needed: {remedy}.'
+      f'(effective sample size); {least:g} are needed: {remedy}.',
+      needed,
   )
 
 

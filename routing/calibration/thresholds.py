@@ -115,9 +115,10 @@ def check_budget(budget: float, small_cost: float) -> float:
   return budget
 
 
-def _at(
+def point_at(
     frontier: frontier_lib.Frontier, index: int, promise: Promise
 ) -> OperatingPoint:
+  """One threshold of a frontier as a point."""
   return OperatingPoint(
       threshold=float(frontier.thresholds[index]),
       promises=(promise,),
@@ -125,7 +126,7 @@ def _at(
   )
 
 
-def _best(
+def best(
     candidates: np.ndarray, value: np.ndarray, cost: np.ndarray
 ) -> np.intp:
   """Index of the highest value among candidates, the cheapest of equals."""
@@ -154,9 +155,9 @@ def for_budget(
   frontier = frontier_lib.frontier(scores, outcomes)
   check_budget(budget, frontier.cost[-1])
   allowed = np.flatnonzero(frontier.cost <= budget)
-  index = _best(allowed, frontier.accuracy, frontier.cost)
+  index = best(allowed, frontier.accuracy, frontier.cost)
   promise = Promise('cost', budget, None, outcomes.num_problems)
-  return _at(frontier, index, promise)
+  return point_at(frontier, index, promise)
 
 
 def for_loss(
@@ -174,9 +175,9 @@ def for_loss(
         f'No threshold loses {alpha:g} or less; the least is '
         f'{frontier.loss.min():.3f}.'
     )
-  index = _best(allowed, -frontier.cost, frontier.cost)
+  index = best(allowed, -frontier.cost, frontier.cost)
   promise = Promise('loss', alpha, None, outcomes.num_problems)
-  return _at(frontier, index, promise)
+  return point_at(frontier, index, promise)
 
 
 def values_at(
@@ -226,7 +227,7 @@ def from_values(
   proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
-  index = _best(proven, value, mean['cost'])
+  index = best(proven, value, mean['cost'])
   threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
       threshold=tuple(threshold) if isinstance(threshold, list) else threshold,

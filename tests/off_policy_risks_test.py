@@ -1,0 +1,109 @@
+"""Off-policy promises: the plain sequence, kept by simulation, refused."""
+
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+from scipy import stats
+
+from routing.calibration import off_policy
+from routing.calibration import off_policy_risks
+from routing.calibration import risks as risks_lib
+from tests import off_policy_test
+
+Risk = risks_lib.Risk
+THRESHOLDS = off_policy_test.THRESHOLDS
+
+
+def point(num, seed, risks, **kwargs):
+  scores, batch = off_policy_test.sample(num, seed)
+  return off_policy_risks.for_risks(
+      scores, batch, risks, thresholds=THRESHOLDS, **kwargs
+  )
+
+
+class ForRisksTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (Risk('loss', 0.4, 0.1), 'loss', 1),
+      (Risk('cost', 1.4, 0.1, cap=2.0), 'cost', -1),
+  )
+  def test_is_the_sequence_one_threshold_at_a_time(self, risk, name, turn):
+    got = point(20_000, 0, [risk])
+    scores, batch = off_policy_test.sample(20_000, 0)
+    found = off_policy.estimate(
+        scores, batch, THRESHOLDS, delta=0.2, cost_cap=risk.cap
+    )
+    upper = getattr(found.upper, name)[::turn]
+    self.assertGreater(upper[-1], risk.level)  # Or nothing would stop it.
+    last = np.argmax(upper > risk.level) - 1
+    proven = np.arange(len(THRESHOLDS))[::turn][: last + 1]
+    self.assertNotEmpty(proven)
+    value = -found.weighted.cost if name == 'loss' else found.weighted.accuracy
+    best = proven[np.argmax(value[proven])]
+    self.assertEqual(got.threshold, THRESHOLDS[best])
+    self.assertAlmostEqual(got.accuracy, found.weighted.accuracy[best])
+    self.assertAlmostEqual(got.cost, found.weighted.cost[best])
+    self.assertEqual(got.promise.test, 'empirical_bernstein')
+    self.assertEqual(got.promise.num_problems, 20_000)
+
+  def test_both_are_kept_by_one_threshold_or_refused(self):
+    loss = Risk('loss', 0.4, 0.1)
+    got = point(20_000, 0, [loss, Risk('cost', 1.9, 0.1, cap=2.0)])
+    self.assertEqual(got.name, 'loss<=0.4@0.9&cost<=1.9@0.9')
+    with self.assertRaisesRegex(risks_lib.Refusal, 'of no single threshold'):
+      point(20_000, 0, [Risk('loss', 0.3, 0.1), Risk('cost', 1.0, 0.1, 2.0)])
+
+  def test_a_promise_out_of_reach_says_how_many(self):
+    risk = Risk('loss', 0.25, 0.1)
+    with self.assertRaisesRegex(risks_lib.Refusal, 'is not excluded') as e:
+      point(3_000, 0, [risk])
+    needed = e.exception.needed
+    self.assertGreater(needed, 3_000)
+    # About: with twice as many it is made.
+    self.assertEqual(point(2 * needed, 1, [risk]).threshold, -np.inf)
+    with self.assertRaisesRegex(risks_lib.Refusal, 'no number') as e:
+      point(3_000, 0, [Risk('loss', 0.1, 0.1)])
+    self.assertIsNone(e.exception.needed)
+
+  def test_too_few_effective_problems_end_the_sequence(self):
+    risk = Risk('loss', 0.4, 0.1)
+    with self.assertRaisesRegex(risks_lib.Refusal, 'effective') as e:
+      point(20_000, 0, [risk], least_effective=1e6)
+    self.assertGreater(e.exception.needed, 20_000)
+
+  def test_delta_of_a_half_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'below 1/2, got 0.5'):
+      point(500, 0, [Risk('loss', 0.4, 0.5)])
+
+
+class ValidityTest(parameterized.TestCase):
+
+  def broken(self, num_splits=150):
+    # Just below the true loss of the second threshold, so that what is proven
+    # beyond the first breaks the promise.
+    truth = off_policy_test.truth(200_000)['loss']
+    risk = Risk('loss', float(truth[1]) - 1e-3, 0.1)
+    broken = 0
+    for seed in range(num_splits):
+      try:
+        got = point(1_000, 10 + seed, [risk])
+      except risks_lib.Refusal:
+        continue
+      broken += got.threshold > THRESHOLDS[0]
+    return broken, stats.binom.ppf(0.999, num_splits, risk.delta)
+
+  def test_promises_are_kept(self):
+    broken, most = self.broken()
+    self.assertLessEqual(broken, most)
+
+  def test_an_interval_without_width_would_be_found_out(self):
+    plain = lambda values, top, delta: float(np.mean(values))
+    with mock.patch.object(off_policy, 'empirical_bernstein_lower', plain):
+      broken, most = self.broken()
+    self.assertGreater(broken, most)
+
+
+if __name__ == '__main__':
+  absltest.main()
