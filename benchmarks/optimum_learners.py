@@ -1,0 +1,182 @@
+"""What `benchmarks.optimum` trains, on problems made up as it goes.
+
+All seeds and budgets of one estimator are one jitted program, data included.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from routing.features import standardize
+from routing.simulation import histories
+from routing.simulation import sampling
+from routing.simulation import tree as tree_lib
+from routing.training import fit
+
+_MEAN_OVER = 0.25  # Of the updates, the last.
+_NUM_MEASURED = 4_096  # Trajectories that features are standardised by.
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """How much is trained.
+
+  num_seeds: runs, each with its own problems and weights.
+  batch_size: new problems per update.
+  num_steps: updates.
+  """
+
+  num_seeds: int
+  batch_size: int
+  num_steps: int
+
+
+def get_config(
+    estimator: str, size: Size, budget: chex.Numeric, step: chex.Numeric
+) -> ml_collections.ConfigDict:
+  """The configuration of one update, as `routing.training` reads it.
+
+  A policy that makes up its mind at the first decision learns nothing about
+  later ones. So it is held undecided at first, by less and less entropy.
+  """
+  undecided = jnp.maximum(1.0 - step / (0.7 * size.num_steps), 0.0)
+  decay = optax.cosine_decay_schedule
+  slower = decay(1.0, size.num_steps, 0.02)(step)
+  config = ml_collections.ConfigDict()
+  config.network = dict(kind='mlp', hidden=(32,), dropout=0.0)
+  config.objective = dict(
+      estimator=estimator,
+      form='budget',
+      levels=(budget,),
+      entropy_weight=0.05 * undecided,
+  )
+  config.optimizer = dict(
+      learning_rate=decay(3e-2, size.num_steps), weight_decay=0.0, clip_norm=1.0
+  )
+  config.multiplier = dict(
+      init=0.5,
+      learning_rate=0.1 * slower,
+      damping=4.0,
+      derivative=0.0,
+      max=20.0,
+  )
+  if estimator == 'exact':
+    return config
+  config.objective.update(
+      policy_update='lagrangian',
+      num_inner=2,
+      rho_bar=jnp.inf,
+      c_bar=jnp.inf,
+      ratio_bar=jnp.inf,
+      reach_bar=jnp.inf,
+      rescale=False,
+      clip=0.2,
+      kl_weight=0.0,
+  )
+  # Of all inner steps, of which the schedule knows nothing.
+  inner = size.num_steps * config.objective.num_inner
+  config.optimizer.learning_rate = decay(1e-2, inner)
+  config.critics = dict(
+      learning_rate=decay(1e-2, inner), weight_decay=0.0, clip_norm=1.0
+  )
+  return config
+
+
+def standardized(tree: tree_lib.Tree) -> tree_lib.Tree:
+  """The same tree, its features as a trained router would be shown them."""
+  behaviour = sampling.follow(uniform(tree))
+  batch = sampling.rollout(tree, behaviour, jax.random.key(0), _NUM_MEASURED)
+  statistics = standardize.measure(
+      *map(np.asarray, (batch.features, batch.mask))
+  )
+  levels = (
+      dataclasses.replace(x, features=standardize.apply(x.features, statistics))
+      for x in tree.levels
+  )
+  return dataclasses.replace(tree, levels=tuple(levels))
+
+
+def uniform(tree: tree_lib.Tree) -> list[np.ndarray]:
+  """The policy that takes every route with the same chance."""
+  num_routes = tree.process.num_routes
+  return tree_lib.constant(tree, np.full(num_routes, 1.0 / num_routes))
+
+
+def mismatched(tree: tree_lib.Tree) -> list[np.ndarray]:
+  """The wrong way round: the surer, the more help. Features are beliefs."""
+  larger = tree.process.num_routes - 1
+  doubt = histories.doubt_weights(tree.process, tree.protocol)
+  leave = [0.6 - 0.4 * (x.features @ doubt)[:, None] for x in tree.levels]
+  return [np.hstack([1.0 - x, np.tile(x / larger, larger)]) for x in leave]
+
+
+def train(
+    tree: tree_lib.Tree,
+    estimator: str,
+    source: str,
+    size: Size,
+    budgets: Sequence[float],
+) -> list[np.ndarray]:
+  """Policies of all seeds and budgets, trained side by side.
+
+  Args:
+    tree: of beliefs.
+    estimator: as `objective.estimator`.
+    source: 'ladders', or whose trajectories: 'uniform', 'mismatched',
+      'its own'.
+    size: how much.
+    budgets: cost fractions.
+
+  Returns:
+    For each level `[seeds, budgets, n, A]`, the chances of the actions.
+  """
+  seen = standardized(tree)
+  shape = tree.process.num_routes, tree.levels[0].features.shape[-1]
+  tables = {'uniform': uniform, 'mismatched': mismatched}
+  fixed = sampling.follow(tables[source](tree)) if source in tables else None
+
+  def learner(seed, budget, step):
+    config = get_config(estimator, size, budget, step)
+    return fit.make_learner(config, *shape, seed)
+
+  def run(seed, budget):
+    network, state, _ = learner(seed, budget, 0)
+    rng = jax.random.fold_in(jax.random.key(1), seed)
+
+    def chances(params, features):
+      member = jax.tree.map(lambda x: x[0], params)  # Each run has one level.
+      return jax.nn.softmax(network.apply({'params': member}, features))
+
+    def batch_at(step, params):
+      # Problems are made up anew for each update: nothing can be overfitted.
+      key = jax.random.fold_in(rng, step)
+      if source == 'ladders':
+        return sampling.sample_ladders(seen, key, size.batch_size)
+      its_own = lambda t, rows: chances(
+          params, jnp.asarray(seen.levels[t].features)[rows]
+      )
+      return sampling.rollout(seen, fixed or its_own, key, size.batch_size)
+
+    def update(carry, step):
+      state, mean = carry
+      _, _, train_step = learner(seed, budget, step)
+      state, _ = train_step(state, (batch_at(step, state.params), None))
+      weight = (step >= size.num_steps - num_last) / num_last
+      mean = jax.tree.map(lambda x, y: x + weight * y, mean, state.params)
+      return (state, mean), None
+
+    num_last = max(int(_MEAN_OVER * size.num_steps), 1)
+    start = state, jax.tree.map(jnp.zeros_like, state.params)
+    (_, mean), _ = jax.lax.scan(update, start, jnp.arange(size.num_steps))
+    return [chances(mean, x.features) for x in seen.levels]
+
+  over_budgets = jax.vmap(run, in_axes=(None, 0))
+  over_seeds = jax.vmap(over_budgets, in_axes=(0, None))
+  tables = jax.jit(over_seeds)(jnp.arange(size.num_seeds), jnp.array(budgets))
+  return [np.asarray(x, np.float64) for x in tables]

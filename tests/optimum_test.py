@@ -1,0 +1,145 @@
+"""Tests of the benchmark against the optimum: its figures, and resuming."""
+
+import json
+import pathlib
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from benchmarks import optimum as benchmark
+from benchmarks import optimum_learners
+from routing import protocols
+from routing.simulation import optimum
+from routing.simulation import process as process_lib
+from routing.simulation import sampling
+from routing.simulation import tree as tree_lib
+
+_PROCESS = process_lib.Process(num_steps=2)
+_TINY = optimum_learners.Size(num_seeds=2, batch_size=64, num_steps=200)
+
+
+def make_tree(name='escalate'):
+  return tree_lib.grow(_PROCESS, protocols.Protocol(name))
+
+
+def stacked(*policies):
+  """Tables of several seeds, as `train` gives them for one budget."""
+  return [np.stack(tables) for tables in zip(*policies, strict=True)]
+
+
+class SharesTest(parameterized.TestCase):
+
+  @parameterized.parameters('escalate', 'switch', 'redraft')
+  def test_the_optimum_has_all_of_it_and_chance_nothing(self, name):
+    tree = make_tree(name)
+    best = optimum.solve(tree, 0.5).policy
+    found = benchmark.shares(tree, stacked(best, best), 0.5)
+    self.assertAlmostEqual(found['share'], 1.0, places=6)
+    self.assertAlmostEqual(found['worst'], 1.0, places=6)
+    self.assertAlmostEqual(found['excess'], 0.0, places=6)
+    blind = tree_lib.constant(tree, np.array([0.5, 0.5]))
+    self.assertLess(
+        benchmark.shares(tree, stacked(blind, best), 0.5)['worst'], 0.01
+    )
+
+  def test_one_seed_that_overspends_is_the_excess(self):
+    tree = make_tree()
+    policies = [optimum.solve(tree, x).policy for x in (0.48, 0.55)]
+    found = benchmark.shares(tree, stacked(*policies), 0.5)
+    self.assertAlmostEqual(found['least'], -0.04, places=6)
+    self.assertAlmostEqual(found['excess'], 0.10, places=6)
+
+  def test_a_plan_has_part_of_it(self):
+    self.assertBetween(benchmark.share_of_plan(make_tree(), 0.5), 0.0, 0.9)
+
+
+class LearnersTest(parameterized.TestCase):
+
+  def test_the_mismatched_behaviour_helps_where_it_is_not_needed(self):
+    tree = make_tree()
+    uniform = optimum_learners.uniform(tree)
+    wrong = optimum_learners.mismatched(tree)
+    for even, odd in zip(uniform, wrong, strict=True):
+      np.testing.assert_allclose(even, 0.5)
+      np.testing.assert_allclose(odd.sum(axis=1), 1.0)
+      self.assertGreater(odd.min(), 0.1)  # So that it can be corrected for.
+    # Of the two, it gets less right at its cost.
+    cost = tree_lib.evaluate(tree, wrong).cost
+    self.assertLess(
+        tree_lib.evaluate(tree, wrong).correct,
+        optimum.random_accuracy(tree, cost),
+    )
+
+  def test_what_is_shown_is_standardised(self):
+    tree = optimum_learners.standardized(make_tree('switch'))
+    behaviour = sampling.follow(optimum_learners.uniform(tree))
+    batch = sampling.rollout(tree, behaviour, jax.random.key(1), 4_096)
+    seen = np.asarray(batch.features)[np.asarray(batch.mask)]
+    np.testing.assert_allclose(seen.mean(axis=0), 0.0, atol=0.1)
+    np.testing.assert_allclose(seen.std(axis=0), 1.0, atol=0.1)
+
+  @parameterized.parameters(
+      ('exact', 'ladders'), ('vtrace', 'mismatched'), ('on_policy', 'its own')
+  )
+  def test_a_short_training_is_better_than_any_plan(self, estimator, source):
+    tree = make_tree()
+    tables = optimum_learners.train(tree, estimator, source, _TINY, (0.5,))
+    self.assertEqual(tables[0].shape, (2, 1, len(tree.levels[0].chance), 2))
+    found = benchmark.shares(tree, [x[:, 0] for x in tables], 0.5)
+    self.assertGreater(found['worst'], benchmark.share_of_plan(tree, 0.5))
+    self.assertBetween(found['excess'], -0.2, 0.2)
+    self.assertGreater(found['spread'], 0.0)  # Seeds differ.
+
+
+class ResumeTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.out = pathlib.Path(self.create_tempdir().full_path) / 'rows.json'
+    self.trained = []
+    self.enter_context(
+        mock.patch.object(benchmark, 'PROCESSES', {'two': _PROCESS})
+    )
+    self.enter_context(
+        mock.patch.object(optimum_learners, 'train', self._train)
+    )
+
+  def _train(self, tree, estimator, source, size, budgets):
+    if len(self.trained) == self.limit:
+      raise KeyboardInterrupt
+    self.trained.append((tree.protocol, estimator, source))
+    best = [optimum.solve(tree, x).policy for x in budgets]
+    tables = [np.stack(x) for x in zip(*best, strict=True)]
+    return [np.stack([x] * size.num_seeds) for x in tables]
+
+  def test_interrupted_it_goes_on_where_it_was(self):
+    self.limit = 3
+    with self.assertRaises(KeyboardInterrupt):
+      benchmark.measure(_TINY, self.out)
+    self.limit = None
+    result = benchmark.measure(_TINY, self.out)
+    # Two protocols with 4 learners, two with 3; each once.
+    self.assertLen(self.trained, 14)
+    self.assertLen(set(self.trained), 14)
+    self.assertLen(result['table'], 28)
+    self.assertAlmostEqual(result['worst_share_of_optimal_gain'], 1.0, places=6)
+    self.assertAlmostEqual(result['worst_excess'], 0.0, places=6)
+    text = benchmark.page(json.loads(json.dumps(result)))
+    self.assertIn('2 seeds, 200 updates', text)
+    self.assertIn(
+        '| vtrace | mismatched | two | redraft peek | 0.6 | 100.0 % |', text
+    )
+
+  def test_rows_of_another_size_are_not_kept(self):
+    self.limit = None
+    benchmark.measure(_TINY, self.out)
+    other = optimum_learners.Size(num_seeds=3, batch_size=64, num_steps=200)
+    benchmark.measure(other, self.out)
+    self.assertLen(self.trained, 28)
+
+
+if __name__ == '__main__':
+  absltest.main()
