@@ -20,6 +20,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
+from experiments import behave
 from experiments import evaluate
 from experiments import grown as grown_lib
 from experiments import launch
@@ -41,6 +42,7 @@ from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.routers import uplift
 from routing.shards import manifest as manifest_lib
+from routing.shards import schema
 
 _NUM_DECISIONS = 30_000  # That a supervised learner is fitted on.
 
@@ -133,19 +135,33 @@ def in_ruler(
 def fit_learners(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
+    directory: pathlib.Path | str,
     card: card_lib.Card,
 ) -> dict[str, Any]:
-  """The supervised learners, from the trajectories that the policy learnt from.
+  """The supervised learners, by name; each with the policy's features.
 
-  What they say of a decision is how much rewriting it is worth.
+  'supervised' learns from the trees of train what handing over now changes;
+  'supervised, rollouts', where there are any, from the behaviour trajectories
+  what naming a route is worth.
   """
-  records = training_sets.open_split(config, workdir, 'train').all()
-  batch = batching.trajectory_batch(
-      records, card.features, card.accounting, card.protocol
-  )
-  size = max(1, _NUM_DECISIONS * len(batch.mask) // int(batch.mask.sum()))
-  batch = types.TrajectoryBatch(**{k: v[:size] for k, v in vars(batch).items()})
-  return {'supervised': uplift.fit_effect(batch)}
+  grown = grown_lib.grow(config, directory, 'train', card)
+  learners: dict[str, Any] = {
+      'supervised': uplift.fit_change(
+          grown.forest, num_decisions=_NUM_DECISIONS, seed=config.seed
+      )
+  }
+  rollouts = behave.shard_directory(workdir, 'train')
+  if (rollouts / manifest_lib.FILE_NAME).exists():
+    records = training_sets.Split(rollouts, schema.ROLLOUTS).all()
+    batch = batching.trajectory_batch(
+        records, card.features, card.accounting, card.protocol
+    )
+    size = max(1, _NUM_DECISIONS * len(batch.mask) // int(batch.mask.sum()))
+    batch = types.TrajectoryBatch(
+        **{name: array[:size] for name, array in vars(batch).items()}
+    )
+    learners['supervised, rollouts'] = uplift.fit_effect(batch)
+  return learners
 
 
 def compare_live(
@@ -233,7 +249,9 @@ def figures(
   ]
   learners = {
       name: [learner.score(x.features) for x in pair]
-      for name, learner in fit_learners(config, workdir, card).items()
+      for name, learner in fit_learners(
+          config, workdir, directory, card
+      ).items()
   }
   draws = bootstrap.draw(
       pair[1].num_problems,

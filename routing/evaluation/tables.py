@@ -41,12 +41,12 @@ _NARROW = (
     'gap recovered',
     'loss @.4',
 )
-_MISSING = '-'
+MISSING = '-'
 
 
 def _number(value: float | None, digits: int = 3) -> str:
   if value is None:
-    return _MISSING
+    return MISSING
   text = f'{value:.{digits}f}'
   return text.replace('0.', '.', 1) if text.startswith(('0.', '-0.')) else text
 
@@ -56,7 +56,8 @@ def _signed(value: float | None) -> str:
   return text if value is None or value < 0 else f'+{text}'
 
 
-def _interval(figure: Mapping[str, float]) -> str:
+def interval(figure: Mapping[str, float]) -> str:
+  """A mean with its interval, e.g. '.712 [.701, .723]'."""
   low, high = _number(figure['low']), _number(figure['high'])
   return f'{_number(figure["mean"])} [{low}, {high}]'
 
@@ -73,7 +74,7 @@ def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _difference(figures: Mapping[str, Any], name: str) -> str:
   difference = figures['differences'].get(name)
   if difference is None:
-    return _MISSING
+    return MISSING
   low, high = _signed(difference['low']), _signed(difference['high'])
   return f'{_signed(difference["mean"])} [{low}, {high}]'
 
@@ -82,7 +83,7 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   method = figures['methods'][name]
   row = [
       LABELS.get(name, name),
-      _interval(method['area']),
+      interval(method['area']),
       _difference(figures, name),
       *(_number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
       _number(method['mean_gap_recovered']),
@@ -90,7 +91,7 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   ]
   at_budget = method.get('at_budget', {}).get('0.4')
   if at_budget is None:
-    row += [_MISSING] * 4
+    row += [MISSING] * 4
   else:
     loss = _mean_rate(at_budget['loss'])
     row += [
@@ -135,9 +136,10 @@ def rich_table(results: Mapping[str, Any], ruler: str) -> Any:
   return table
 
 
-def _markdown_table(
+def markdown_table(
     columns: Sequence[str], cells: Sequence[Sequence[str]]
 ) -> str:
+  """A Markdown table; the first column is text, the others are numbers."""
   lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *cells]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -204,10 +206,10 @@ def markdown(results: Mapping[str, Any]) -> str:
   parts = []
   for ruler in rulers:
     parts.append(f'### {title(results, ruler)}')
-    parts.append(_markdown_table(COLUMNS, rows(results, ruler)))
+    parts.append(markdown_table(COLUMNS, rows(results, ruler)))
   if results['live']:
     parts.append('### Answered live, against the replay')
-    parts.append(_markdown_table(LIVE_COLUMNS, live_rows(results)))
+    parts.append(markdown_table(LIVE_COLUMNS, live_rows(results)))
   if results.get('coverage'):
     parts.append(f'### Promises\n\n{coverage_line(results)}')
   return '\n\n'.join(parts) + '\n'

@@ -1,0 +1,115 @@
+"""One table of several evaluated runs: what was trained how, and what it got.
+
+Run:    python -m experiments.protocol_table --results=runs/redraft/results.json,runs/redraft_trees/results.json
+Prints: Markdown; of each run the policy, and after the last run of a protocol what it is compared with there.
+"""  # noqa: E501  Commands stay on one line.
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+import numpy as np
+
+from experiments import evaluate
+from experiments import launch
+from routing.evaluation import metrics
+from routing.evaluation import results as results_lib
+from routing.evaluation import tables
+
+COLUMNS = (
+    'protocol',
+    'method',
+    'network',
+    'features',
+    'problems, seeds',
+    'area [95 %]',
+    *(
+        f'acc @{budget:.1f} [95 %]'.replace('0.', '.')
+        for budget in metrics.BUDGETS
+    ),
+)
+_OTHERS = tuple(name for name in tables.LABELS if name != evaluate.REFERENCE)
+
+
+def method_cells(method: Mapping[str, Any]) -> list[str]:
+  """Area, and accuracy at each budget, each with its interval."""
+  curve = {name: np.array(values) for name, values in method['curve'].items()}
+  cells = [tables.interval(method['area'])]
+  for budget in metrics.BUDGETS:
+    if budget < curve['cost'].min() - 1e-9:
+      cells.append(tables.MISSING)
+      continue
+    mean, low, high = (
+        np.interp(budget, curve['cost'], curve[name])
+        for name in ('accuracy', 'low', 'high')
+    )
+    cells.append(tables.interval({'mean': mean, 'low': low, 'high': high}))
+  return cells
+
+
+def policy_row(results: Mapping[str, Any]) -> list[str]:
+  """The trained policy of a run."""
+  config = results['config']
+  objective = config['objective']
+  update = objective.get('policy_update', '')
+  estimator = objective.get('estimator', 'exact')
+  name = estimator if estimator == 'exact' else f'{estimator}, {update}'
+  groups = ', '.join(config['features']['groups'])
+  hidden = ' x '.join(map(str, config['network']['hidden']))
+  return [
+      config['protocol']['name'],
+      name,
+      f'{config["network"]["kind"]} {hidden}',
+      groups,
+      f'{results["num_problems"]["test"]}, {len(results["seeds"])}',
+      *method_cells(_methods(results)[evaluate.REFERENCE]),
+  ]
+
+
+def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
+  """All else on the same test problems."""
+  methods = _methods(results)
+  known = [name for name in _OTHERS if name in methods]
+  extra = [x for x in methods if x not in tables.LABELS]
+  return [
+      [
+          results['config']['protocol']['name'],
+          tables.LABELS.get(name, name),
+          '',
+          '',
+          f'{results["num_problems"]["test"]}',
+          *method_cells(methods[name]),
+      ]
+      for name in known + extra
+  ]
+
+
+def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:
+  return results['rulers'][results['ruler']]['methods']
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+  """Markdown of all runs, protocol by protocol, in the order of the runs."""
+  rows, names = [], [x['config']['protocol']['name'] for x in runs]
+  for name in dict.fromkeys(names):
+    mine = [x for x, y in zip(runs, names, strict=True) if y == name]
+    rows += [policy_row(x) for x in mine] + other_rows(mine[-1])
+  return tables.markdown_table(COLUMNS, rows)
+
+
+def main(paths: Sequence[str]) -> None:
+  """Prints the table of some `results.json`."""
+  runs = [
+      results_lib.check(json.loads(pathlib.Path(path).read_text()))
+      for path in paths
+  ]
+  print(table(runs))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_list('results', None, 'Files, separated by commas.')
+  flags.mark_flag_as_required('results')
+  launch.run(main, 'results')

@@ -1,0 +1,79 @@
+"""The chain in redraft; and what the trees say is what the driver does."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+
+from configs import arithmetic_trees
+from experiments import behave
+from experiments import evaluate_rollouts
+from experiments import replies
+from experiments import train_trees
+from routing.shards import reader
+
+
+def _config():
+  config = arithmetic_trees.get_config('smoke')
+  config.problems.update(train=6, validation=6, test=6)
+  config.protocol.max_steps = 5  # Longer problems end early, wrong.
+  config.collect.update(concurrency=8, shard_size=6)
+  config.engine.update(max_batch=8, num_slots=8)
+  config.num_steps = 4
+  config.eval_every = 2
+  config.evaluation.update(resamples=20, live=6)
+  return config
+
+
+class ChainTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.config = _config()
+    cls.root = pathlib.Path(absltest.TEST_TMPDIR.value) / 'chain'
+    cls.replies, cls.workdir = cls.root / 'replies', cls.root / 'run'
+    for split in ('train', 'validation', 'test'):
+      replies.collect_split(cls.config, cls.replies, split)
+    behave.collect_split(cls.config, cls.workdir, 'train', cls.replies)
+    train_trees.train_all(cls.config, cls.workdir, cls.replies)
+    path = evaluate_rollouts.run(cls.config, str(cls.workdir), str(cls.replies))
+    cls.results = json.loads(path.read_text())
+
+  def test_live_answers_are_those_of_the_trees(self):
+    self.assertLen(self.results['live'], 2)
+    for entry in self.results['live']:
+      self.assertEqual(entry['num_agreeing'], entry['num_problems'])
+
+  def test_every_method_has_figures_in_every_ruler(self):
+    self.assertCountEqual(
+        self.results['rulers'], ('price', 'flops', 'decoded', 'seconds')
+    )
+    for figures in self.results['rulers'].values():
+      self.assertContainsSubset(
+          ('policy', 'supervised', 'supervised, rollouts', 'confidence',
+           'coin', 'random', 'oracle'),
+          figures['methods'],
+      )  # fmt: skip
+
+  def test_replies_of_other_settings_are_refused(self):
+    config = self.config.copy_and_resolve_references()
+    config.collect.max_tokens = 100
+    with self.assertRaisesRegex(ValueError, 'other settings'):
+      replies.read(config, self.replies, 'train')
+
+  def test_behaviour_is_collected_without_the_models(self):
+    rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'train')
+    self.assertLen(rollouts, 6)
+    known = replies.memories(self.config, self.replies, ['train'])
+    for rollout in rollouts:
+      for trajectory in rollout.trajectories:
+        trace = ''
+        for step in trajectory.steps:
+          found = known[step.route].get(rollout.problem.question, trace)
+          self.assertEqual(found.text, step.text)
+          trace += step.text
+
+
+if __name__ == '__main__':
+  absltest.main()

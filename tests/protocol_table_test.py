@@ -1,0 +1,71 @@
+"""Tests of the table of several runs."""
+
+from absl.testing import absltest
+
+from experiments import protocol_table
+
+
+def _method(area, cost, accuracy):
+  return {
+      'area': {'mean': area, 'low': area - 0.01, 'high': area + 0.01},
+      'curve': {
+          'cost': cost,
+          'accuracy': accuracy,
+          'low': [x - 0.02 for x in accuracy],
+          'high': [x + 0.02 for x in accuracy],
+      },
+  }
+
+
+def _results(estimator, area, protocol='redraft'):
+  return {
+      'ruler': 'price',
+      'config': {
+          'protocol': {'name': protocol},
+          'objective': {'estimator': estimator, 'policy_update': 'lagrangian'},
+          'network': {'kind': 'mlp', 'hidden': [64]},
+          'features': {'groups': ['confidence', 'text']},
+      },
+      'num_problems': {'test': 200},
+      'seeds': [0, 1, 2],
+      'rulers': {
+          'price': {
+              'methods': {
+                  'policy': _method(area, [0.3, 0.7], [0.5, 0.9]),
+                  'confidence': _method(0.6, [0.1, 1.1], [0.4, 0.9]),
+              }
+          }
+      },
+  }
+
+
+class ProtocolTableTest(absltest.TestCase):
+
+  def test_rows_in_the_order_of_the_runs(self):
+    runs = [
+        _results('vtrace', 0.7),
+        _results('exact', 0.65, 'switch'),
+        _results('exact', 0.8),
+    ]
+    lines = protocol_table.table(runs).splitlines()
+    heads = [line.split(' | ')[:2] for line in lines[2:]]
+    self.assertEqual(
+        heads,
+        [
+            ['| redraft', 'vtrace, lagrangian'],
+            ['| redraft', 'exact'],
+            ['| redraft', 'confidence threshold'],
+            ['| switch', 'exact'],
+            ['| switch', 'confidence threshold'],
+        ],
+    )
+    self.assertIn('mlp 64 | confidence, text | 200, 3 | .700 [', lines[2])
+
+  def test_accuracy_at_a_budget_by_hand(self):
+    row = protocol_table.policy_row(_results('exact', 0.8))
+    # Cheapest at .3; at .4 a quarter of the way from .5 to .9.
+    self.assertEqual(row[-3:], ['-', '.600 [.580, .620]', '.800 [.780, .820]'])
+
+
+if __name__ == '__main__':
+  absltest.main()
