@@ -1,0 +1,156 @@
+"""Objectives, networks, features and protocols of the embedded pair, in one table.
+
+Run:    python -m experiments.protocols --config=configs/arithmetic_trees.py --workdir=runs/protocols --replies=runs/replies
+Some:   append --runs=redraft_exact,redraft_vtrace
+Resume: the same command; what is finished is kept.
+Writes: <workdir>/<run>/{runs/, results.json, results.md}, and protocols.md, the table of all that are finished.
+
+Replies of all three splits come first (see `experiments.replies`); everything
+here then needs no model.
+"""  # noqa: E501  Commands stay on one line.
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+from absl import logging
+import ml_collections
+
+from experiments import behave
+from experiments import evaluate
+from experiments import evaluate_rollouts
+from experiments import launch
+from experiments import protocol_table
+from experiments import train
+from experiments import train_trees
+from routing.shards import manifest as manifest_lib
+
+TABLE_FILE = 'protocols.md'
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One row of the table.
+
+  name: of its directory.
+  changes: dotted field of the configuration = its value.
+  """
+
+  name: str
+  changes: Mapping[str, Any]
+
+
+_VTRACE = {
+    'objective.estimator': 'vtrace',
+    'objective.entropy_weight': 1e-3,
+    'batch_size': 512,
+    'num_steps': 600,
+}
+_OBSERVED = ('confidence', 'progress', 'cost')
+RUNS = (
+    Run('redraft_exact', {}),
+    Run('redraft_vtrace', _VTRACE),
+    Run(
+        'redraft_trust_region',
+        {**_VTRACE, 'objective.policy_update': 'trust_region'},
+    ),
+    Run('redraft_gru', {**_VTRACE, 'network.kind': 'gru'}),
+    Run('redraft_attention', {**_VTRACE, 'network.kind': 'attention'}),
+    Run('redraft_no_text', {'features.groups': (*_OBSERVED, 'hidden')}),
+    Run('redraft_no_hidden', {'features.groups': (*_OBSERVED, 'text')}),
+    Run('redraft_confidence', {'features.groups': _OBSERVED}),
+    Run('switch_exact', {'protocol.name': 'switch'}),
+    Run('switch_vtrace', {**_VTRACE, 'protocol.name': 'switch'}),
+)
+
+
+def configured(
+    config: ml_collections.ConfigDict, run: Run
+) -> ml_collections.ConfigDict:
+  """The configuration of one run."""
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(dict(run.changes))
+  return config
+
+
+def named(names: Sequence[str] | None) -> list[Run]:
+  """The runs of these names, in the order of `RUNS`; None = all.
+
+  Raises:
+    ValueError: if there is no such run.
+  """
+  known = [run.name for run in RUNS]
+  unknown = [name for name in names or () if name not in known]
+  if unknown:
+    raise ValueError(f'Unknown runs {unknown}; allowed: {", ".join(known)}.')
+  return [run for run in RUNS if not names or run.name in names]
+
+
+def finish(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    run: Run,
+    directory: str,
+    problems: int | None,
+) -> pathlib.Path:
+  """Trains and evaluates one run, or finds it done; returns its results."""
+  config, folder = configured(config, run), workdir / run.name
+  path = folder / evaluate.RESULTS_FILE
+  if path.exists():
+    return path
+  logging.info('Run %s', run.name)
+  if config.objective.estimator == 'exact':
+    train_trees.train_all(config, folder, directory, problems)
+  else:
+    _share_rollouts(config, workdir, folder, directory)
+    train.train_all(config, folder)
+  return evaluate_rollouts.run(config, str(folder), directory)
+
+
+def _share_rollouts(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    directory: str,
+) -> None:
+  """Collects behaviour once a protocol, for all runs that learn from it."""
+  source = workdir / f'{config.protocol.name}_behaviour'
+  for split in ('train', 'validation'):
+    behave.collect_split(config, source, split, directory)
+  folder.mkdir(parents=True, exist_ok=True)
+  link = behave.shard_directory(folder, 'train').parent
+  if not link.exists():
+    shared = behave.shard_directory(source, 'train').parent
+    link.symlink_to(shared.absolute(), target_is_directory=True)
+
+
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    directory: str,
+    names: Sequence[str] | None = None,
+    problems: int | None = None,
+) -> pathlib.Path:
+  """Finishes all runs, the table anew after each; returns its path."""
+  folder = pathlib.Path(workdir).absolute()
+  path = folder / TABLE_FILE
+  done = []
+  for run in named(names):
+    results = finish(config, folder, run, directory, problems)
+    done.append(json.loads(results.read_text()))
+    text = protocol_table.table(done) + '\n'
+    manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t))
+    logging.info('%s\n%s', path, text)
+  return path
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('replies', None, 'Directory of the replies.')
+  flags.DEFINE_list('runs', None, 'Names; all by default.')
+  flags.DEFINE_integer('problems', None, 'Trees of train, the first so many.')
+  flags.mark_flag_as_required('replies')
+  launch.run(main, 'config', 'workdir', 'replies', 'runs', 'problems')

@@ -1,0 +1,40 @@
+"""Tests of the plan of runs behind the table of protocols."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from configs import arithmetic_trees
+from experiments import protocols
+
+
+class PlanTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      *((run.name, run.changes) for run in protocols.RUNS)
+  )
+  def test_every_run_is_a_configuration(self, name, changes):
+    run = protocols.Run(name, changes)
+    config = arithmetic_trees.get_config().lock()
+    got = protocols.configured(config, run)
+    for field, value in changes.items():
+      for key in field.split('.'):
+        found = got if key == field.split('.')[0] else found
+        found = found[key]
+      self.assertEqual(found, value)
+    # Closed form and memory do not go together.
+    if got.objective.estimator == 'exact':
+      self.assertEqual(got.network.kind, 'mlp')
+    self.assertEqual(arithmetic_trees.get_config().to_dict(), config.to_dict())
+
+  def test_names(self):
+    self.assertEqual(protocols.named(None), list(protocols.RUNS))
+    self.assertEqual(
+        [x.name for x in protocols.named(['switch_exact', 'redraft_exact'])],
+        ['redraft_exact', 'switch_exact'],
+    )
+    with self.assertRaisesRegex(ValueError, "Unknown runs \\['x'\\]"):
+      protocols.named(['x'])
+
+
+if __name__ == '__main__':
+  absltest.main()
