@@ -112,6 +112,8 @@ class RunOnEngine(vllm.VllmEngine):
           vllm_lib.TokensPrompt(**inputs), params, name
       ):
         new = output.outputs[0]
+        if not new.token_ids:
+          continue
         rows = np.asarray(new.logprobs.logprobs, np.float32)
         run.table += list(rows.reshape(len(new.logprobs), -1))
         run.ids += new.token_ids
