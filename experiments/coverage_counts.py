@@ -108,7 +108,8 @@ def proven(
 ) -> np.ndarray:
   """`[S, K]` bool, as `risks.prove`; rows of False where that refuses."""
   if procedure == 'bonferroni':
-    return p_values(sample, risk) <= risk.delta / len(sample.case.grid)
+    part = risk.delta / len(sample.case.grid)
+    return p_values(sample, dataclasses.replace(risk, delta=part)) <= part
   rejected = p_values(sample, risk) <= risk.delta
   turn = slice(None, None, 1 if risk.quantity == 'loss' else -1)
   return np.logical_and.accumulate(rejected[:, turn], axis=1)[:, turn]
@@ -204,7 +205,8 @@ class _Group(Sample):
     is_own = sample.case.pool.labels == name
     self.case, self.rows = sample.case, sample.rows
     self.counts = sample.counts[:, is_own]
-    self.n = np.maximum(self.counts.sum(axis=1, keepdims=True), 1.0)
+    drawn = self.counts.sum(axis=1, keepdims=True).astype(int)
+    self.n = np.maximum(drawn, 1)
     self.values = {k: x[:, is_own] for k, x in sample.values.items()}
     truth = sample.case.truth
     weights = np.where(truth.labels == name, truth.weights, 0.0)

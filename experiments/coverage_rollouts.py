@@ -112,8 +112,8 @@ def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
   )
   grid = np.concatenate([[-np.inf], np.unique(inner), [np.inf]])
   roll = jax.jit(
-      lambda policy, own: _ends(
-          sampling.rollout(law.tree, sampling.follow(policy), own, _CHUNK)
+      lambda tree, policy, own: _ends(
+          sampling.rollout(tree, sampling.follow(policy), own, _CHUNK)
       )
   )
   policies = [law.at(kappa) for kappa in grid]
@@ -122,7 +122,9 @@ def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
     for k in range(num // _CHUNK):
       # The same luck at each threshold: one set of problems.
       own = jax.random.fold_in(key, 1 + k)
-      yield np.concatenate([jax.device_get(roll(x, own)) for x in policies], 1)
+      yield np.concatenate(
+          [jax.device_get(roll(law.tree, x, own)) for x in policies], 1
+      )
 
   kept, rows = coverage_data.distinct(chunks())
   correct, cost, loss = np.moveaxis(kept.reshape(len(kept), -1, 3), 2, 0)
@@ -161,12 +163,12 @@ def intervals(
   truth = [tree_lib.evaluate(law.tree, law.at(kappa)) for kappa in grid]
   loss = np.array([x.loss for x in truth])
   chosen = [np.flatnonzero(loss <= x.level)[-1] for x in risks]
-  roll = jax.jit(lambda key: _behave(law.tree, key, size))
+  roll = jax.jit(_behave, static_argnums=2)
   key = jax.random.key(seed)
   shape = len(risks), num_splits
   broken, refused = np.zeros(shape, bool), np.zeros(shape, bool)
   for s in range(num_splits):
-    batch = jax.device_get(roll(jax.random.fold_in(key, s)))
+    batch = jax.device_get(roll(law.tree, jax.random.fold_in(key, s), size))
     scores = law.score(batch.features)
     for r, (risk, k) in enumerate(zip(risks, chosen, strict=True)):
       try:
