@@ -72,24 +72,26 @@ def for_risks(
         None,
     )
   found = [estimated(k).weighted.at(0) for k in shared]
-  by_name = {name: np.array([x[name] for x in found]) for name in found[0]}
-  is_cost = any(risk.quantity == 'cost' for risk in risks)
-  value = by_name['accuracy'] if is_cost else -by_name['cost']
-  index = thresholds_lib.best(np.arange(len(shared)), value, by_name['cost'])
+  accuracy, cost = (
+      np.array([x[name] for x in found]) for name in ('accuracy', 'cost')
+  )
+  value = accuracy if any(x.quantity == 'cost' for x in risks) else -cost
+  index = thresholds_lib.best(np.arange(len(shared)), value, cost)
   return thresholds_lib.OperatingPoint(
       threshold=float(thresholds[shared[index]]),
-      promises=tuple(
-          thresholds_lib.Promise(
-              quantity=risk.quantity,
-              level=risk.level,
-              delta=risk.delta,
-              num_problems=num,
-              cost_cap=risk.cap if risk.quantity == 'cost' else None,
-              test=TEST,
-          )
-          for risk in risks
-      ),
+      promises=tuple(_promise(risk, num) for risk in risks),
       **found[index],
+  )
+
+
+def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
+  return thresholds_lib.Promise(
+      quantity=risk.quantity,
+      level=risk.level,
+      delta=risk.delta,
+      num_problems=num,
+      cost_cap=risk.cap if risk.quantity == 'cost' else None,
+      test=TEST,
   )
 
 
