@@ -1,5 +1,7 @@
 """Tests of the plan of runs behind the table of protocols."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -17,10 +19,9 @@ class PlanTest(parameterized.TestCase):
     config = arithmetic_trees.get_config().lock()
     got = protocols.configured(config, run)
     for field, value in changes.items():
-      for key in field.split('.'):
-        found = got if key == field.split('.')[0] else found
-        found = found[key]
-      self.assertEqual(found, value)
+      self.assertEqual(
+          functools.reduce(lambda x, key: x[key], field.split('.'), got), value
+      )
     # Closed form and memory do not go together.
     if got.objective.estimator == 'exact':
       self.assertEqual(got.network.kind, 'mlp')
