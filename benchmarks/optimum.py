@@ -62,8 +62,10 @@ LEARNERS = (
     ('vtrace', 'mismatched', EVERY),
     ('on_policy', 'its own', EVERY),
 )
-FULL = optimum_learners.Size(num_seeds=5, batch_size=1_024, num_steps=1_000)
-QUICK = optimum_learners.Size(num_seeds=2, batch_size=256, num_steps=500)
+# Of the cost of one off-policy batch of a thousand, chance alone is some
+# percent; to come within one, batches are large and few.
+FULL = optimum_learners.Size(num_seeds=5, batch_size=4_096, num_steps=600)
+QUICK = optimum_learners.Size(num_seeds=2, batch_size=512, num_steps=400)
 _PAGE = """# How near training comes to the optimum
 
 Made by `python -m benchmarks.optimum --page=docs/optimum.md`, which says what

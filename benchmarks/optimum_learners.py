@@ -5,6 +5,7 @@ All seeds and budgets of one estimator are one jitted program, data included.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -45,9 +46,11 @@ def get_config(
   A policy that makes up its mind at the first decision learns nothing about
   later ones. So it is held undecided at first, by less and less entropy.
   """
-  undecided = jnp.maximum(1.0 - step / (0.7 * size.num_steps), 0.0)
-  decay = optax.cosine_decay_schedule
-  slower = decay(1.0, size.num_steps, 0.02)(step)
+  undecided = jnp.maximum(1.0 - step / (0.6 * size.num_steps), 0.0)
+  # Not to 0: the last weights, which are averaged, must still follow the
+  # multiplier.
+  decay = functools.partial(optax.cosine_decay_schedule, alpha=0.1)
+  slower = decay(1.0, size.num_steps)(step)
   config = ml_collections.ConfigDict()
   config.network = dict(kind='mlp', hidden=(32,), dropout=0.0)
   config.objective = dict(

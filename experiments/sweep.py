@@ -188,7 +188,11 @@ def _only_one(path: pathlib.Path) -> Iterator[int]:
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f'waits for {path.stem}, which an earlier sweep left at work')
+      fcntl.flock(file, fcntl.LOCK_EX)
     yield file.fileno()
 
 
