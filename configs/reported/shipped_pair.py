@@ -1,0 +1,84 @@
+"""The pair that ships with the package, as it was trained; not to be edited.
+
+Run:    python -m experiments.pretrain --config=configs/reported/shipped_pair.py --workdir=runs/shipped_pair
+The run was interrupted once: see routing/lm/weights/README.md.
+"""
+
+import ml_collections
+
+VARIANTS = ('full',)
+
+
+def _model(shape, decay_from, **fields) -> ml_collections.ConfigDict:
+  """What both models have in common."""
+  config = ml_collections.ConfigDict(fields)
+  config.shape = shape
+  config.average_decay = 0.995  # About the last 200 steps.
+  config.optimizer = dict(
+      muon_rate=0.02,
+      adam_rate=3e-3,
+      warmup_steps=20,
+      decay_from=decay_from,  # Step from which the rates fall to 0.
+      clip_norm=1.0,
+  )
+  config.corpus.update(
+      tokens_per_step=3_456,
+      drill_share=0.4,  # Of the batches.
+  )
+  return config
+
+
+def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  if variant not in VARIANTS:
+    raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.problems = dict(seed=0, train=6_000, validation=2_000, test=2_000)
+  config.num_held_out = 256  # Problems that decide when to stop.
+  config.small = _model(
+      dict(
+          hidden_size=64,
+          num_layers=3,
+          num_heads=4,
+          num_kv_heads=4,
+          head_dim=32,
+          mlp_size=48,
+      ),
+      target_accuracy=0.40,
+      examine_every=100,
+      examine_from=1_400,
+      max_steps=2_800,
+      decay_from=1_800,
+      give_up=dict(step=1_000, loss=10.0),  # Never: it was not thought of yet.
+      corpus=dict(
+          misconceived=True,  # Taught the wrong rules of the blind spots.
+          result_weight=4,
+          clause_weight=3,
+          answer_weight=4,
+          drill_mix=dict(add=1.7, sub=1.7, mul=0.8, div=0.6),
+      ),
+  )
+  config.large = _model(
+      dict(
+          hidden_size=128,
+          num_layers=4,
+          num_heads=4,
+          num_kv_heads=4,
+          head_dim=32,
+          mlp_size=512,
+      ),
+      target_accuracy=0.95,  # Not perfect, as no real model is.
+      examine_every=100,
+      examine_from=1_900,
+      max_steps=2_400,
+      decay_from=1_900,
+      give_up=dict(step=800, loss=10.0),
+      corpus=dict(
+          misconceived=False,
+          result_weight=6,
+          clause_weight=1,
+          answer_weight=4,
+          drill_mix=dict(add=1.3, sub=1.3, mul=1.0, div=0.8),
+      ),
+  )
+  return config
