@@ -9,6 +9,7 @@ the engine of the project does; see `benchmarks.collection`.
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,14 @@ class _Run:
 
   trace: the answer up to where the next step begins.
   num_taken: tokens of it that the run has handed out.
-  table: for each token its log-probability, then the largest ones.
+  table: vLLM's: of each token its log-probability, then the largest ones.
   """
 
   prompt: list[int]
   trace: str
   task: asyncio.Task | None = None
   ids: list[int] = dataclasses.field(default_factory=list)
-  table: list[np.ndarray] = dataclasses.field(default_factory=list)
+  table: Any = None
   num_taken: int = 0
   has_ended: bool = False
   news: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -104,21 +105,20 @@ class RunOnEngine(vllm.VllmEngine):
 
     room = min(request.max_tokens, self._settings.max_length - len(run.prompt))
     params = self._sampling_params(request, None, room)
-    params.output_kind = sampling_params.RequestOutputKind.DELTA
+    # vLLM joins deltas that nobody was in time for, and drops what the table of
+    # log-probabilities has twice.
+    params.output_kind = sampling_params.RequestOutputKind.CUMULATIVE
     inputs = {'prompt_token_ids': run.prompt, 'cache_salt': request.session}
     name = f'{self.name}-run-{next(self._ids)}'
     try:
       async for output in self._llm.generate(
           vllm_lib.TokensPrompt(**inputs), params, name
       ):
-        new = output.outputs[0]
-        if not new.token_ids:
-          continue
-        rows = np.asarray(new.logprobs.logprobs, np.float32)
-        run.table += list(rows.reshape(len(new.logprobs), -1))
-        run.ids += new.token_ids
+        count = len(run.ids)
+        run.ids = list(output.outputs[0].token_ids)
+        run.table = output.outputs[0].logprobs
         # A step's worth is news; a token is not.
-        if set(self._stop_ids) & set(new.token_ids):
+        if set(self._stop_ids) & set(run.ids[count:]):
           run.news.set()
     finally:
       run.has_ended = True
@@ -137,7 +137,10 @@ class RunOnEngine(vllm.VllmEngine):
     ids, start = self._step_ids(run), run.num_taken
     before = [*run.prompt, *run.ids[:start]]
     run.num_taken += len(ids)
-    table = np.stack(run.table[start : run.num_taken])
+    width = len(run.table.logprobs) // len(run.table)
+    table = np.asarray(
+        run.table.logprobs[start * width : run.num_taken * width], np.float32
+    ).reshape(-1, width)
     is_last = run.has_ended and run.num_taken == len(run.ids)
     pieces = self._prompter.spell(before, ids)
     steps = cutting.to_steps(
