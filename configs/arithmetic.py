@@ -77,7 +77,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       group_by='',  # A promise to each 'subject', or value of this key of meta.
       joint_starts=(),  # Steps at which a threshold of its own begins, (0, 3).
       # In switch and redraft: 'rollouts' answers anew at each threshold of a
-      # grid, 'off_policy' weighs what the behaviour policy did.
+      # grid, 'trees' looks the same up where all replies are known,
+      # 'off_policy' weighs what the behaviour policy did.
       source='rollouts',
       grid=9,  # Thresholds besides both ends.
       selection=200,  # Problems on which member and thresholds are chosen.

@@ -37,7 +37,9 @@ import numpy as np
 
 from experiments import builders
 from experiments import calibrate_rollouts
+from experiments import calibrate_trees
 from experiments import graded as graded_lib
+from experiments import grown as grown_lib
 from experiments import launch
 from experiments import points as points_lib
 from experiments import promises as promises_lib
@@ -240,12 +242,12 @@ def calibrate_all(
     directory = train.run_directory(workdir, seed)
     router = learned.load(directory)
     if find is None:
-      is_escalate = router.card.protocol.name == 'escalate'
-      find = (
-          _by_ladders(config, workdir, router)
-          if is_escalate
-          else _by_trajectories(config, workdir, router, directory_of_replies)
-      )
+      if router.card.protocol.name == 'escalate':
+        find = _by_ladders(config, workdir, router)
+      elif config.calibration.source == 'trees':
+        find = _by_trees(config, workdir, router, directory_of_replies)
+      else:
+        find = _by_trajectories(config, workdir, router, directory_of_replies)
     points = find(directory, router)
     content[directory / learned.POINTS_FILE] = points
     for point in points:
@@ -306,6 +308,41 @@ def _by_trajectories(config, workdir, router, directory_of_replies) -> Find:
             manifest.content_hash,
             make_engines=make_engines,
         ),
+    )
+
+  return find
+
+
+def _by_trees(config, workdir, router, directory_of_replies) -> Find:
+  """Finds the points of a seed where all replies are known."""
+  if not directory_of_replies:
+    raise ValueError(
+        'calibration.source is trees, which takes --replies; see '
+        'experiments.replies.'
+    )
+  grown = grown_lib.grow(
+      config, directory_of_replies, 'validation', router.card
+  )
+  trained_on = calibrate_trees.trained_on(config, workdir, directory_of_replies)
+  check_unseen(trained_on, grown.rollouts)
+  folder = pathlib.Path(directory_of_replies) / 'validation'
+  shards_hash = reader.read_manifest(folder).content_hash
+
+  def find(directory, router):
+    if calibrate_trees.is_tree_trained(config):
+      problems = [x.problem for x in grown.rollouts]
+      calibrate_trees.check_chosen_on(directory, problems)
+    halves, answer = calibrate_trees.halves_of(router, grown)
+    return calibrate_rollouts.points_of(
+        config,
+        router,
+        halves,
+        risks_of(config, 'binomial'),
+        {
+            'checkpoint_hash': router.checkpoint_hash,
+            'shards_hash': shards_hash,
+        },
+        answer,
     )
 
   return find

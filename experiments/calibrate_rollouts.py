@@ -2,9 +2,10 @@
 
 Another threshold writes another text there, so nothing can be looked up. With
 `calibration.source` = 'rollouts' validation problems are answered anew, at each
-threshold of a grid (what is answered is kept); with 'off_policy' the recorded
-behaviour trajectories are weighed instead, which takes far more of them, or a
-behaviour policy close to the router, and is refused otherwise.
+threshold of a grid (what is answered is kept); with 'trees' the same is looked
+up where all replies are known (`calibrate_trees`); with 'off_policy' the
+recorded behaviour trajectories are weighed instead, which takes far more of
+them, or a behaviour policy close to the router, and is refused otherwise.
 
 Member and thresholds are chosen on the half of validation that training may see
 too, and tested on the other. The grid is of scores that the behaviour policy
@@ -37,7 +38,7 @@ from routing.features import batching
 from routing.problems import splits
 from routing.routers import learned
 
-SOURCES = ('rollouts', 'off_policy')
+SOURCES = ('rollouts', 'trees', 'off_policy')
 Risks = Sequence[risks_lib.Risk]
 Point = thresholds_lib.OperatingPoint
 # (member, [K] thresholds, problems) -> K policies on N problems.
@@ -161,15 +162,16 @@ def points_of(
       )
   seen, unseen = halves
   grids = [seen.grid(k, wanted.grid) for k in range(router.num_members)]
-  make = _by_rollouts if wanted.source == 'rollouts' else _off_policy
-  frontiers, promise = make(seen, unseen, grids, answer, wanted.selection)
+  make = _off_policy if wanted.source == 'off_policy' else _by_rollouts
+  num_chosen_on = _num_chosen_on(seen, wanted)
+  frontiers, promise = make(seen, unseen, grids, answer, num_chosen_on)
   to_json = functools.partial(points_lib.to_json, hashes=hashes)
   points = []
   for budget in wanted.budgets:
     thresholds_lib.check_budget(
         budget, min(frontier.cost.min() for frontier in frontiers)
     )
-    member, point = _within(frontiers, budget, _num_chosen_on(seen, wanted))
+    member, point = _within(frontiers, budget, num_chosen_on)
     points.append((point.name, member, point))
   for risks in promises:
     member = promises_lib.best_member(frontiers, risks)
@@ -179,9 +181,9 @@ def points_of(
 
 
 def _num_chosen_on(seen: Half, wanted: ml_collections.ConfigDict) -> int:
-  if wanted.source == 'off_policy':
-    return len(seen.records)
-  return min(len(seen.records), wanted.selection)
+  if wanted.source == 'rollouts':  # Which are dear.
+    return min(len(seen.records), wanted.selection)
+  return len(seen.records)
 
 
 def _within(

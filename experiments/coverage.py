@@ -253,7 +253,7 @@ def run(
   (out / 'table.md').write_text(coverage_report.markdown(rows, served, alarmed))
   coverage_report.draw(rows, out / 'coverage.png')
   if docs is not None:
-    page = coverage_docs.page(plan, rows, served, alarmed, figures)
+    page = coverage_docs.page(plan, rows, served, alarmed, figures, workdir)
     (docs / 'coverage.md').write_text(page)
     coverage_report.draw(rows, docs / 'coverage.png')
   coverage_report.show(rows, served, alarmed)

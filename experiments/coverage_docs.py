@@ -24,6 +24,7 @@ def page(
     served: Sequence[Row],
     alarmed: Sequence[Row],
     figures: dict[str, Any],
+    workdir: str | None,
 ) -> str:
   """Markdown: what was found, the tables, every cell, and how it was run."""
   return (
@@ -37,7 +38,7 @@ def page(
               _EVERY_CELL,
               *every_cell(rows),
               '## How it was run',
-              _how(plan, figures),
+              _how(plan, figures, workdir),
           ]
       )
       + '\n'
@@ -138,22 +139,21 @@ def _cell(row: Row, is_broken: bool) -> str:
   return text + (f' ({row["ratio"]:.2f})' if row['ratio'] else '')
 
 
-def _how(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
+def _how(
+    plan: cells_lib.Plan, figures: dict[str, Any], workdir: str | None
+) -> str:
   settings = ', '.join(
       f'{name} {value}' for name, value in dataclasses.asdict(plan).items()
   )
+  command = 'python -m experiments.coverage --docs=docs'
+  if workdir:
+    command += f' --workdir={workdir}'
   skipped = figures['skipped']
-  left_out = (
-      f' Left out: {", ".join(skipped)}.'
-      if skipped
-      else ' All sets were there.'
-  )
+  left_out = f'left out: {", ".join(skipped)}' if skipped else 'no set left out'
   return (
-      f'`python -m experiments.coverage --workdir=runs/demo --docs=docs`, the '
-      'ladders and the router of `configs/arithmetic.py`, variant demo. '
-      f'Settings: {settings}; {left_out}. {_hardware()}, '
-      f'{figures["minutes"]:.0f} minutes with other programs running; '
-      f'commit {_commit()}. This page is written by the command.'
+      f'`{command}`. Settings: {settings}; {left_out}. {_hardware()}; '
+      f'{figures["minutes"]:.0f} minutes, with other programs running; commit '
+      f'{_commit()}. This page is written by the command.'
   )
 
 

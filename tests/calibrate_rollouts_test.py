@@ -133,7 +133,8 @@ class CalibrateTest(parameterized.TestCase):
     self.assertEqual(json.loads(path.read_text()), before)
 
   @parameterized.parameters(
-      (dict(source='guess'), "'guess'; allowed: rollouts, off_policy"),
+      (dict(source='guess'), "'guess'; allowed: rollouts, trees, off_policy"),
+      (dict(source='trees'), 'trees, which takes --replies'),
       (dict(group_by='subject'), 'group_by .* in redraft it must be empty'),
       (dict(joint_starts=(0, 2)), 'joint_starts .* it must be empty'),
       (dict(budgets=(1.5,)), 'Budget 1.5 is outside'),
