@@ -45,20 +45,6 @@ def load(
   Raises:
     ValueError: if a split is not collected.
   """
-  records = [
-      types.Rollouts(tree.problem, tree.reference, ())
-      for tree in grown_lib.read_trees(config, directory, 'train', num_problems)
-  ]
-  accounting = batching.with_reference(builders.accounting(config), records)
-  first = next(iter(replies.read(config, directory, 'train')))
-  features = observation.configure(
-      config.features,
-      num_routes=len(accounting.specs),
-      max_steps=config.protocol.max_steps,
-      hidden_size=max(
-          len(x.step.hidden) for x in first.replies if x.step.hidden is not None
-      ),
-  )
   source = {
       'train': list(
           grown_lib.read_trees(config, directory, 'train', num_problems)
@@ -68,6 +54,11 @@ def load(
           list(grown_lib.read_trees(config, directory, 'validation'))
       )[0],
   }
+  accounting = batching.with_reference(
+      builders.accounting(config),
+      [types.Rollouts(x.problem, x.reference, ()) for x in source['train']],
+  )
+  features = _features(config, directory, len(accounting.specs))
   grown = {
       name: forests.forest(x, features, accounting)
       for name, x in source.items()
@@ -91,6 +82,24 @@ def load(
           for name in source
       },
       **batches,
+  )
+
+
+def _features(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str,
+    num_routes: int,
+) -> observation.FeatureConfig:
+  """What is observed; the replies say how long a hidden state is."""
+  first = next(iter(replies.read(config, directory, 'train')))
+  sizes = [
+      len(x.step.hidden) for x in first.replies if x.step.hidden is not None
+  ]
+  return observation.configure(
+      config.features,
+      num_routes=num_routes,
+      max_steps=config.protocol.max_steps,
+      hidden_size=max(sizes, default=0),
   )
 
 
