@@ -13,14 +13,19 @@ from scipy import stats
 from experiments import builders
 from experiments import calibrate
 from experiments import calibrate_rollouts
+from experiments import calibrate_trees
+from experiments import grown as grown_lib
 from experiments import live
 from experiments import train
 from routing.calibration import risks as risks_lib
+from routing.evaluation import walks
 from routing.problems import splits
 from routing.routers import learned
+from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from tests import scripted_pair
 from tests import train_rollouts_test
+from tests import trees_test
 
 
 def make_config(**changes):
@@ -151,6 +156,45 @@ class CalibrateTest(parameterized.TestCase):
     settings = train_rollouts_test._SETTINGS | {'plan': plan}
     with self.assertRaisesRegex(ValueError, 'another protocol'):
       calibrate._check_same(router.card, settings, self.workdir)
+
+
+class TreesTest(absltest.TestCase):
+
+  def test_halves_share_the_forest_evenly_and_answers_are_walks(self):
+    forest = trees_test.make_forest('redraft', 9)
+    rng = np.random.default_rng(0)
+    scores = rng.random(len(forest.depth))
+    choices = [(scores, np.ones(len(scores), int))]
+    grown = grown_lib.Grown([], forest)
+    router = mock.Mock()
+    router.card.ruler = 'price'
+    with mock.patch.object(grown_lib, 'scores_of', lambda *_: choices):
+      (seen, unseen), answer = calibrate_trees.halves_of(router, grown)
+    self.assertEqual(seen.records, [0, 2, 4, 6, 8])
+    self.assertEqual(unseen.records, [1, 3, 5, 7])
+    # Every decision is met in one half, and in that of its own problem.
+    both = np.concatenate([seen.met[0], unseen.met[0]])
+    np.testing.assert_array_equal(np.sort(both), np.sort(scores))
+    self.assertContainsSubset(scores[forest.roots[1::2]], unseen.met[0])
+    last = scores[forest.roots[8] :]
+    self.assertContainsSubset(last, seen.met[0])
+    thresholds = np.array([0.2, 0.6])
+    want = walks.at_thresholds(forest, scores, thresholds, 'price')
+    got = answer(0, thresholds, unseen.records)
+    np.testing.assert_array_equal(got.cost, want.cost[:, 1::2])
+    np.testing.assert_array_equal(got.loss, want.loss[:, 1::2])
+    self.assertContainsSubset(seen.grid(0, 4)[1:-1], seen.met[0])
+
+  def test_other_validation_problems_than_in_training_are_refused(self):
+    run = pathlib.Path(self.create_tempdir().full_path)
+    problems = scripted_pair.make_problems(6)
+    content = manifest_lib.hash_problems(problems[0::2])
+    (run / 'features.json').write_text(
+        json.dumps({'shards': {'validation': content}})
+    )
+    calibrate_trees.check_chosen_on(run, problems)
+    with self.assertRaisesRegex(ValueError, 'other validation problems'):
+      calibrate_trees.check_chosen_on(run, problems[:5][::-1])
 
 
 def _interleaved(first, second):
