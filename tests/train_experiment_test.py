@@ -147,6 +147,32 @@ class TrainTest(absltest.TestCase):
       train.train_seed(config, self.workdir, 0, other)
     self.assertEqual(_files(self.workdir), before)
 
+  def test_odd_ladders_are_named(self):
+    directory = self.workdir / 'shards' / 'train'
+    ladders = reader.read_ladders(directory)
+    settings = reader.read_manifest(directory).settings
+    settings = {'models': settings['models']}
+
+    def no_number(x):
+      numbers = np.full_like(x.steps[0].log_probs, np.nan)
+      step = dataclasses.replace(x.steps[0], log_probs=numbers)
+      return dataclasses.replace(x, steps=(step, *x.steps[1:]))
+
+    def no_step(x):
+      return dataclasses.replace(x, steps=(), completions=())
+
+    for change, message in (
+        (no_number, 'count/7, step 0: a log-probability is not finite'),
+        (no_step, 'count/7 has 0 steps; allowed: 1 or more'),
+    ):
+      shutil.rmtree(directory)
+      problems = [x.problem for x in ladders]
+      writer = writer_lib.LadderWriter(directory, problems, settings, 8)
+      for i, ladder in enumerate(ladders):
+        writer.add(i, change(ladder) if i == 7 else ladder)
+      with self.assertRaisesRegex(ValueError, message):
+        training_sets.load(_config(), self.workdir)
+
   def test_missing_hidden_states_are_named(self):
     config = _config()
     data = reader.read_ladders(self.workdir / 'shards' / 'train')

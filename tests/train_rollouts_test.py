@@ -36,6 +36,7 @@ from tests import scripted_pair
 _ROOT = pathlib.Path(__file__).parents[1]
 _COUNTS = {'train': 24, 'validation': 16}
 _SPECS = scripted_pair.SPECS[:2]
+_SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
 
 
 def collect(workdir, protocol='redraft'):
@@ -44,10 +45,7 @@ def collect(workdir, protocol='redraft'):
   plan = behave.Plan(protocols.Protocol(protocol), driver.Sampling(), 3)
   for split, count in _COUNTS.items():
     chosen, problems = problems[:count], problems[count:]
-    settings = {
-        'models': [dataclasses.asdict(spec) for spec in _SPECS],
-        'plan': dataclasses.asdict(plan),
-    }
+    settings = _SETTINGS | {'plan': dataclasses.asdict(plan)}
     directory = behave_experiment.shard_directory(workdir, split)
     asyncio.run(
         overnight.collect_missing(
@@ -154,6 +152,43 @@ class RolloutsTest(parameterized.TestCase):
             train.run_directory(self.workdir, 0) / 'metrics.jsonl'
         ),
     )
+
+  @parameterized.parameters(0, 2)
+  def test_odd_records_are_named(self, num_held):
+    config = make_config()
+    config.stream.num_held = num_held
+    directory = self.workdir / 'rollouts' / 'train'
+    rollouts = reader.read_rollouts(directory)
+
+    def no_number(x):
+      numbers = np.full_like(x.steps[0].log_probs, -np.inf)
+      step = dataclasses.replace(x.steps[0], log_probs=numbers)
+      return dataclasses.replace(x, steps=(step, *x.steps[1:]))
+
+    def no_step(x):
+      return dataclasses.replace(
+          x, steps=(), decisions=(), discarded=(), calls=()
+      )
+
+    def no_chance(x):
+      first = dataclasses.replace(x.decisions[0], probability=0.0)
+      return dataclasses.replace(x, decisions=(first, *x.decisions[1:]))
+
+    for change, message in (
+        (no_number, 'count/7, step 0: a log-probability is not finite'),
+        (no_step, 'count/7: 0 decisions make 0 calls'),
+        (no_chance, 'count/7, decision 0: the probability is 0.0'),
+    ):
+      shutil.rmtree(directory)
+      problems = [x.problem for x in rollouts]
+      writer = writer_lib.RolloutWriter(directory, problems, _SETTINGS, 5)
+      for i, x in enumerate(rollouts):
+        if i == 7:
+          first, *others = x.trajectories
+          x = dataclasses.replace(x, trajectories=(change(first), *others))
+        writer.add(i, x)
+      with self.assertRaisesRegex(ValueError, message):
+        training_sets.load(config, self.workdir)
 
   def test_another_protocol_is_refused(self):
     config = make_config()

@@ -344,6 +344,23 @@ class DegenerateTest(parameterized.TestCase):
     if form == 'budget':
       np.testing.assert_allclose(state.best_score, right, atol=1e-5)
 
+  @parameterized.parameters('budget', 'reliability')
+  def test_problems_without_a_decision_change_nothing(self, form):
+    # They end as they are; their outcomes count, but teach nothing.
+    data = _random_batch(20)
+    empty = jax.tree.map(np.copy, data)
+    empty.mask[:] = False
+    config = _config(form, (0.5,))
+    network, state, step = fit.make_learner(config, 2, 5, seed=0)
+    before = jax.tree.map(np.copy, state.params)
+    config.optimizer.weight_decay = 0.0
+    _, _, step = fit.make_learner(config, 2, 5, seed=0)
+    state, metrics = step(state, (empty, None))
+    chex.assert_trees_all_equal(state.params, before)
+    np.testing.assert_allclose(metrics['cost'], 0.2, rtol=1e-6)
+    _, scores = validation.make_eval_step(config, network)(state, empty)
+    self.assertFalse(np.isnan(scores['validation_score']).any())
+
   def test_not_finite_data_stops_with_the_step(self):
     # Problem 11 of 20 is broken; batches of 4 meet it within 5 steps.
     data = _random_batch(20)

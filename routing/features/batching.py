@@ -40,6 +40,10 @@ def _all_large_cost(
   specs, ruler = accounting.specs, accounting.ruler
   if isinstance(record, types.Rollouts):
     return costs.completion_cost(record.reference, specs, ruler)
+  if not record.steps:
+    raise ValueError(
+        f'Problem {record.problem.id} has 0 steps; allowed: 1 or more.'
+    )
   charged = costs.ladder_costs(record, specs, ruler, draft_is_paid=False)
   return charged.all_large
 
@@ -145,7 +149,8 @@ def ladder_batch(
 
   Raises:
     ValueError: naming the problem, if a completion is missing, a log-
-      probability is not finite, or a trace is longer than `max_steps`.
+      probability is not finite, or a trace has no step or more than
+      `max_steps`.
   """
   if not ladders:
     raise ValueError('There are no ladders; at least 1 is needed.')
@@ -162,10 +167,10 @@ def ladder_batch(
   }
   for n, ladder in enumerate(ladders):
     steps = len(ladder.steps)
-    if steps > num_steps:
+    if not 1 <= steps <= num_steps:
       raise ValueError(
-          f'Problem {ladder.problem.id} has {steps} steps; allowed: at most '
-          f'{num_steps}.'
+          f'Problem {ladder.problem.id} has {steps} steps; allowed: 1 to at '
+          f'most {num_steps}.'
       )
     traces = [
         traces_lib.of_ladder(ladder, t, accounting, protocol)
