@@ -33,6 +33,7 @@ def page(
               '# Promises, counted',
               _found(plan, figures),
               '![Broken promises and what promises cost](coverage.png)',
+              '## Tables',
               coverage_report.markdown(rows, served, alarmed).strip(),
               '## Every cell',
               _EVERY_CELL,
@@ -65,7 +66,8 @@ def _found(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
       else f'**{", ".join(broken)} broke more promises than allowed**'
   )
   tightness = ', '.join(
-      f'{ratio:.2f} at n = {n}' for n, ratio in figures['tightness'].items()
+      f'{ratio:.2f} times at n = {n}'
+      for n, ratio in figures['tightness'].items()
   )
   return (
       f'{verdict}: {figures["cells"]:,} cells (procedure, set, level, delta, '
@@ -77,8 +79,11 @@ def _found(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
       f'{figures["plain_cost_violation_rate"]:.0%}; promised ones break in '
       f'{figures["broken_rate"]:.1%}, and in {figures["refused_rate"]:.0%} the '
       'promise is refused. What it costs: the fixed sequence of exact tests '
-      f'spends {tightness} times as much as the cheapest threshold that truly '
-      'keeps the promise.\n\n'
+      f'spends {tightness} what the cheapest threshold that truly keeps the '
+      'promise would. (Of promises of a cost, a ratio below 1 is budget left '
+      'unspent, for certainty; where most samples refuse, ratios are of the '
+      'few that do not.) All sets are sampled with the same random numbers, so '
+      'their cells are not independent of each other.\n\n'
       'In service, the mean loss of a threshold that follows feedback ends '
       f'within {100 * figures["online_worst_off"]:.2f} points of alpha in the '
       'worst stream. The alarm was false in at most '
