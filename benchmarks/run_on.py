@@ -45,7 +45,8 @@ class RunOnEngine(vllm.VllmEngine):
 
   Attributes:
     runs_on: False = ask for one step at a time, as the base class does.
-    num_wasted: tokens written that no step has.
+    num_wasted: tokens that came and that no step has; what was written but had
+      not come when the run was cut off is not among them.
     num_requests: requests for steps that vLLM has got.
   """
 
