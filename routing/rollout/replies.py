@@ -7,6 +7,7 @@ prefixes that can come about are few, and with them at hand
 (`engines.remembered`) any router can be run without a model.
 """
 
+import asyncio
 import collections
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -101,20 +102,16 @@ async def collect_problem(
     while pending:
       kept = pending.popleft()
       trace = steps_lib.join(kept)
+      unknown = [x for x in engines if (x.route, trace) not in found]
+      if max_replies and len(found) >= max_replies * len(engines):
+        unknown = []
+      # Both at once: a problem of many traces would hold up its shard.
+      written = await asyncio.gather(
+          *(_go_on(problem, kept, x, sampling, session) for x in unknown)
+      )
+      for steps in written:
+        _add(found, trace, steps)
       for engine in engines:
-        if (engine.route, trace) not in found:
-          if max_replies and len(found) >= max_replies * len(engines):
-            break
-          written = await driver.write(
-              problem,
-              kept,
-              engine,
-              to_end=True,
-              seed=0,  # Greedy: of no consequence.
-              sampling=sampling,
-              session=session,
-          )
-          _add(found, trace, written)
         step = found.get((engine.route, trace))
         if step is None:  # Cut short by a limit.
           continue
@@ -127,6 +124,25 @@ async def collect_problem(
   return Replies(
       problem,
       tuple(Reply(trace, step) for (_, trace), step in found.items()),
+  )
+
+
+async def _go_on(
+    problem: types.Problem,
+    kept: Sequence[types.Step],
+    engine: engine_lib.Engine,
+    sampling: driver.Sampling,
+    session: str,
+) -> tuple[types.Step, ...]:
+  """The steps of one model to the end."""
+  return await driver.write(
+      problem,
+      kept,
+      engine,
+      to_end=True,
+      seed=0,  # Greedy: of no consequence.
+      sampling=sampling,
+      session=session,
   )
 
 
