@@ -114,6 +114,7 @@ class Collector:
     self._problems = [x.problem for x in references]
     self._references = {x.problem.id: x.reference for x in references}
     self._directory, self._seed, self._runner = directory, seed, runner
+    self._is_shared = config.network.get('is_conditioned', False)
     self._limits = collect.limits(config)
     # Of all rounds together: the ceiling is that of the run.
     self._meter = resilience.Meter(view.accounting.specs, self._limits)
@@ -144,7 +145,9 @@ class Collector:
     )
     if writer.missing():
       router = learned.LearnedRouter(
-          self._card, state.params, self._view.statistics
+          self._card,
+          state_lib.last_params(state, is_shared=self._is_shared),
+          self._view.statistics,
       )
       draw = taking_turns(router, problems, plan)
       self._runner.run(self._collect(problems, draw, plan, writer))

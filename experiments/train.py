@@ -142,7 +142,9 @@ def train_seed(
     )
   router = learned.LearnedRouter(
       make_card(config, data.view),
-      state_lib.kept_params(state),
+      state_lib.kept_params(
+          state, is_shared=config.network.get('is_conditioned', False)
+      ),
       data.view.statistics,
   )
   router.save(directory)

@@ -115,7 +115,8 @@ def open_split(
     raise ValueError(
         'objective.estimator is exact, which knows the protocol escalate '
         f'alone; protocol.name is {config.protocol.name!r}. Others are '
-        'learnt from rollouts: vtrace, on_policy.'
+        'learnt from rollouts (vtrace, on_policy), or from trees, by '
+        'experiments.train_trees.'
     )
   return Split(collect.shard_directory(workdir, split), schema.LADDERS)
 

@@ -146,6 +146,14 @@ class OnPolicyTest(absltest.TestCase):
         )
         self.assertEqual(got, expected)
 
+  def test_what_is_no_number_is_named(self):
+    broken = scripted_pair.make_engines(
+        log_probs=lambda text: np.full(len(text), np.nan, np.float32)
+    )
+    with self.assertRaisesRegex(ValueError, 'confidence/.* is not finite') as e:
+      self._train(lambda config, specs: broken)
+    self.assertIn('while collecting problem', e.exception.__notes__[0])
+
   def test_other_models_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'are by small .1,000 parameters'):
       on_policy.make_engines(_config(), scripted_pair.SPECS[:2])

@@ -24,6 +24,7 @@ KINDS = ('mlp', 'gru', 'attention')
 # enough that later steps are reached, often enough that each is learnt from.
 _HANDOVER_BIAS = -1.0
 _NUM_HEADS = 4
+_LEVEL_UNIT = 0.1  # Levels so far apart are told apart from the start.
 _CONDITION_WIDTH = 16  # One number, spread over some soft intervals.
 
 
@@ -218,6 +219,31 @@ def init_params(
   """The weights of an untrained network; `rng` is consumed."""
   condition = 0.0 if network.is_conditioned else None
   return network.init(rng, jnp.zeros((1, num_features)), condition)['params']
+
+
+def apply(
+    network: Policy | Critics,
+    params: chex.ArrayTree,
+    features: chex.Array,
+    level: chex.Numeric,
+):
+  """The network on features; one that is conditioned is told the level.
+
+  Args:
+    network, params: from `make_network` or `make_critics`, and `init_params`.
+    features: see `Policy`.
+    level: of the constraint, broadcast against `features` without F.
+
+  Returns:
+    What the network returns.
+
+  Source: Dosovitskiy and Djolonga 2020, "You Only Train Once: Loss-Conditional
+  Training of Deep Networks"; here the loss follows from the level.
+  """
+  condition = None
+  if network.is_conditioned:
+    condition = (level - 0.5) / _LEVEL_UNIT
+  return network.apply({'params': params}, features, condition)
 
 
 def drop_inputs(

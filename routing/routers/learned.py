@@ -32,10 +32,10 @@ _DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(
-    network: networks.Policy, params: Any, features: jax.Array
+    network: networks.Policy, params: Any, features: jax.Array, level: float
 ) -> jax.Array:
   """Chances of all routes; compiled once for all routers of one network."""
-  return jax.nn.softmax(network.apply({'params': params}, features))
+  return jax.nn.softmax(networks.apply(network, params, features, level))
 
 
 class LearnedRouter:
@@ -49,14 +49,17 @@ class LearnedRouter:
 
   Args:
     card: what the numbers mean.
-    params: a tree of arrays [K, ...], K members.
+    params: a tree of arrays [K, ...], K members; [1, ...] of a network that is
+      conditioned on the level, which is all members in one.
     statistics: of the features.
     points: operating points, calibrated on these very numbers.
 
   Attributes:
     member: index of the policy that decides.
     threshold: that its score is held against; a number or one a decision.
-    point: the operating point that both are of, if any.
+    level: of its constraint; one of the card's, or, of a conditioned network,
+      any between them.
+    point: the operating point that member and threshold are of, if any.
     has_memory: the network looks at earlier decisions too.
     checkpoint_hash: of arrays and card.
   """
@@ -78,6 +81,7 @@ class LearnedRouter:
     self.point = self.points[0] if self.points else None
     self.member = self.point.member if self.point else 0
     self.threshold = self.point.threshold if self.point else _DEFAULT_THRESHOLD
+    self.level = card.levels[self.member]
     self._network = networks.make_network(card.network, len(card.specs))
     self.has_memory = networks.has_memory(self._network.kind)
 
@@ -139,16 +143,19 @@ class LearnedRouter:
     Raises:
       ValueError: if there is no such member, or F is another.
     """
-    member = self.member if member is None else member
-    self._check_member(member)
+    level = self.level if member is None else self._level_of(member)
+    row = self.member if member is None else member
     if features.shape[-1] != self.card.features.size:
       raise ValueError(
           f'Got {features.shape[-1]} features; allowed: '
           f'{self.card.features.size}.'
       )
-    params = jax.tree.map(lambda x: x[member], self._params)
+    row = 0 if self._network.is_conditioned else row
+    params = jax.tree.map(lambda x: x[row], self._params)
     standardised = standardize.apply(features, self._statistics)
-    return np.asarray(_probabilities(self._network, params, standardised))
+    return np.asarray(
+        _probabilities(self._network, params, standardised, level)
+    )
 
   def score(
       self, features: np.ndarray, member: int | None = None
@@ -172,10 +179,37 @@ class LearnedRouter:
 
   def with_threshold(self, member: int, threshold: card_lib.Threshold) -> Self:
     """The router of one member at a threshold, or several, of one's own."""
-    self._check_member(member)
     router = copy.copy(self)
+    router.level = self._level_of(member)
     router.member, router.point = member, None
     router.threshold = card_lib.as_threshold(threshold)
+    return router
+
+  def at_level(self, level: float, threshold: card_lib.Threshold) -> Self:
+    """The router at a level of the caller's own, and a threshold for it.
+
+    Args:
+      level: a budget or a risk. A network that is conditioned takes any from
+        the least to the largest level of its training; the others have none
+        but these.
+      threshold: see `with_threshold`.
+
+    Raises:
+      ValueError: if it was not trained for this level.
+    """
+    levels = self.card.levels
+    if level in levels:
+      return self.with_threshold(levels.index(level), threshold)
+    if not self._network.is_conditioned:
+      known = ', '.join(f'{x:g}' for x in levels)
+      raise ValueError(f'The level is {level}; this router has: {known}.')
+    if not min(levels) <= level <= max(levels):
+      raise ValueError(
+          f'The level is {level}; allowed: {min(levels):g} to {max(levels):g}.'
+      )
+    nearest = min(range(len(levels)), key=lambda k: abs(levels[k] - level))
+    router = self.with_threshold(nearest, threshold)
+    router.level = level
     return router
 
   def save(self, directory: pathlib.Path | str) -> None:
@@ -224,11 +258,13 @@ class LearnedRouter:
         'statistics/std': self._statistics.std,
     }
 
-  def _check_member(self, member: int) -> None:
+  def _level_of(self, member: int) -> float:
+    """The level of a member; raises ValueError if there is no such member."""
     if not 0 <= member < self.num_members:
       raise ValueError(
           f'member is {member}; allowed: 0 to {self.num_members - 1}.'
       )
+    return self.card.levels[member]
 
   def _check_shapes(self) -> None:
     """The arrays are those that the card speaks of."""
@@ -239,10 +275,12 @@ class LearnedRouter:
           f'card names {size}.'
       )
     members = {len(leaf) for leaf in jax.tree.leaves(self._params)}
-    if members != {self.num_members}:
+    is_shared = self.card.network.get('is_conditioned', False)
+    wanted = 1 if is_shared else self.num_members
+    if members != {wanted}:
       raise ValueError(
-          f'The weights are of {members} members, the card names '
-          f'{self.num_members}.'
+          f'The weights are of {members} members; by the card there are '
+          f'{wanted}.'
       )
 
 

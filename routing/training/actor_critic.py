@@ -50,7 +50,7 @@ class Judgement:
   excess: jax.Array
 
 
-# (state, batch, judgement, multiplier) -> (changed fields, metrics).
+# (state, batch, judgement, multiplier, level) -> (changed fields, metrics).
 PolicyUpdate = Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]
 
 
@@ -88,13 +88,14 @@ def make_update(
         derivative=config.multiplier.derivative,
         maximum=config.multiplier.max,
     )
-    changes, metrics = update_policy(state, batch, judgement, multiplier)
+    changes, metrics = update_policy(state, batch, judgement, multiplier, level)
     params, opt_state, critic_metrics = _steps(
-        lambda params: _critics_loss(critics, params, batch, judgement),
+        lambda params: _critics_loss(critics, params, batch, judgement, level),
         state.critics,
         state.critics_opt_state,
         optimizer,
         config.objective.num_inner,
+        network,
     )
     changes = {
         'multiplier': multiplier,
@@ -136,7 +137,7 @@ def judge(
     level: of the constraint.
   """
   objective, mask = config.objective, batch.mask
-  logits = network.apply({'params': state.params}, batch.features)
+  logits = networks.apply(network, state.params, batch.features, level)
   old = policy_gradient.log_probs(logits, batch)
   ratios = policy_gradient.importance_ratios(old, batch)
   reach = (
@@ -145,7 +146,7 @@ def judge(
       else 1.0
   )
   signals = policy_gradient.signals(batch, form=objective.form)
-  values = critics.apply({'params': state.critics}, batch.features)
+  values = networks.apply(critics, state.critics, batch.features, level)
   targets, advantages, returns = [], [], []
   for value, signal in zip(values, signals, strict=True):
     target, advantage = vtrace.targets_and_advantages(
@@ -175,16 +176,16 @@ def judge(
   )
 
 
-def _critics_loss(critics, params, batch, judgement):
+def _critics_loss(critics, params, batch, judgement, level):
   """Of both critics together, on the decisions there are."""
-  values = critics.apply({'params': params}, batch.features)
+  values = networks.apply(critics, params, batch.features, level)
   return sum(
       policy_gradient.critic_loss(value, target, batch.mask)
       for value, target in zip(values, judgement.targets, strict=True)
   )
 
 
-def _steps(loss_fn, params, opt_state, optimizer, num):
+def _steps(loss_fn, params, opt_state, optimizer, num, network):
   """`num` gradient steps; metrics are those of the last."""
 
   def body(carry, _):
@@ -192,12 +193,15 @@ def _steps(loss_fn, params, opt_state, optimizer, num):
     (loss, aux), grads = jax.value_and_grad(
         lambda x: _with_aux(loss_fn(x)), has_aux=True
     )(params)
+    grads = step_lib.pool_gradients(network, grads)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics = {'loss': loss, 'grad_norm': optax.tree.norm(grads), **aux}
     return (optax.apply_updates(params, updates), opt_state), metrics
 
+  # Unrolled, so that XLA sees the first step look at what was judged, and runs
+  # that network once.
   (params, opt_state), metrics = jax.lax.scan(
-      body, (params, opt_state), length=num
+      body, (params, opt_state), length=num, unroll=True
   )
   return params, opt_state, jax.tree.map(lambda x: x[-1], metrics)
 
@@ -211,7 +215,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
   objective = config.objective
   optimizer = state_lib.make_optimizer(config.optimizer)
 
-  def update(state, batch, judgement, multiplier):
+  def update(state, batch, judgement, multiplier, level):
     advantages = policy_gradient.penalised(
         judgement.advantages, judgement.charges, multiplier
     )
@@ -220,7 +224,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
 
     def loss_fn(params):
       return policy_gradient.policy_loss(
-          network.apply({'params': params}, batch.features),
+          networks.apply(network, params, batch.features, level),
           batch,
           advantages,
           judgement.old,
@@ -235,6 +239,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
         state.opt_state,
         optimizer,
         objective.num_inner,
+        network,
     )
     return {'params': params, 'opt_state': opt_state}, metrics
 
@@ -243,13 +248,19 @@ def _near_gradient(config, network) -> PolicyUpdate:
 
 def _in_trust_region(config, network) -> PolicyUpdate:
   """One constrained step; its multiplier is a by-product, not a state."""
+  if network.is_conditioned:
+    raise ValueError(
+        'objective.policy_update is trust_region, which knows one constraint; '
+        'a conditioned network (network.is_conditioned) has one for each '
+        'level. Allowed: lagrangian.'
+    )
 
-  def update(state, batch, judgement, multiplier):
+  def update(state, batch, judgement, multiplier, level):
     del multiplier
     old = judgement.old
 
     def surrogates(params):
-      logits = network.apply({'params': params}, batch.features)
+      logits = networks.apply(network, params, batch.features, level)
       new = policy_gradient.log_probs(logits, batch)
       gain, charge, charge_now = (
           policy_gradient.surrogate(x, old, batch, advantages)

@@ -49,9 +49,15 @@ def make_optimizer(config) -> optax.GradientTransformation:
 def _init_members(
     key: chex.PRNGKey, network, num_features: int, num_members: int
 ) -> chex.ArrayTree:
-  """Weights with a leading axis K, from draws of their own."""
+  """Weights with a leading axis K: of a draw each, or K times the same network.
+
+  A conditioned network is the same at all levels.
+  """
+  keys = jax.random.split(key, num_members)
+  if network.is_conditioned:
+    keys = keys[jnp.zeros(num_members, int)]
   return jax.vmap(lambda key: networks.init_params(key, network, num_features))(
-      jax.random.split(key, num_members)
+      keys
   )
 
 
@@ -99,14 +105,30 @@ def init_actor_critic(
   )
 
 
-def kept_params(state: TrainState) -> chex.ArrayTree:
+def last_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
+  """The parameters as they are, NumPy leaves `[K, ...]`; `[1, ...]` if shared.
+
+  Args:
+    state: at any step.
+    is_shared: the members are one conditioned network.
+  """
+  return jax.tree.map(
+      lambda x: np.asarray(x)[: 1 if is_shared else None], state.params
+  )
+
+
+def kept_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
   """The best parameters of each member; the last ones where none was judged.
 
   A validation set of another policy's trajectories may be unable to judge a
   member at any step. The weights that it started from would be no choice.
 
+  Args:
+    state: after the last step.
+    is_shared: the members are one conditioned network.
+
   Returns:
-    NumPy leaves `[K, ...]`.
+    NumPy leaves `[K, ...]`; `[1, ...]` if they are shared.
   """
   is_judged = np.isfinite(state.best_score)
 
@@ -114,4 +136,7 @@ def kept_params(state: TrainState) -> chex.ArrayTree:
     shape = (-1,) + (1,) * (best.ndim - 1)
     return np.where(is_judged.reshape(shape), best, last)
 
-  return jax.tree.map(pick, state.best_params, state.params)
+  kept = state.replace(
+      params=jax.tree.map(pick, state.best_params, state.params)
+  )
+  return last_params(kept, is_shared=is_shared)

@@ -8,6 +8,7 @@ product.
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +20,7 @@ from routing.objectives import lagrangian
 from routing.policy import networks
 from routing.training import state as state_lib
 
+_MEMBERS = 'members'  # The axis K, to those who look across it.
 # (logits [B, T, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
 # what the multiplier follows.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
@@ -57,16 +59,31 @@ def make_objective(config) -> Objective:
   return objective
 
 
+def pool_gradients(
+    network: networks.Policy, grads: chex.ArrayTree
+) -> chex.ArrayTree:
+  """The gradient that a member follows.
+
+  The members of a conditioned run are one network at several levels: they start
+  alike, and follow the mean of their gradients, so they stay alike. All else,
+  their multipliers above all, is each one's own.
+  """
+  if not network.is_conditioned:
+    return grads
+  return jax.lax.pmean(grads, _MEMBERS)
+
+
 def descend(config, network: networks.Policy, objective: Objective) -> Update:
   """The update that follows the gradient of a closed form."""
   optimizer = state_lib.make_optimizer(config.optimizer)
 
   def update(state, batch, level):
     def loss_fn(params):
-      logits = network.apply({'params': params}, batch.features)
+      logits = networks.apply(network, params, batch.features, level)
       return objective(logits, batch, state.multiplier, level)
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads = pool_gradients(network, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     multiplier = lagrangian.update_multiplier(
         state.multiplier,
@@ -120,9 +137,9 @@ def over_members(
         config.network.dropout,
     )
     axes = jax.tree.map(lambda _: 0, state).replace(step=None)
-    changes, metrics = jax.vmap(update, in_axes=(axes, None, 0))(
-        state, data.replace(features=features), levels
-    )
+    changes, metrics = jax.vmap(
+        update, in_axes=(axes, None, 0), axis_name=_MEMBERS
+    )(state, data.replace(features=features), levels)
     return state.replace(step=state.step + 1, **changes), metrics
 
   return jax.jit(train_step, donate_argnums=0)

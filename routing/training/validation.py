@@ -114,7 +114,8 @@ def make_eval_step(
 ) -> Callable[[state_lib.TrainState, Data], tuple]:
   """Returns jitted (state, data) -> (state, metrics); keeps each best member.
 
-  The score is `lagrangian.score_at_level` on the data, the validation set.
+  The score is `lagrangian.score_at_level` on the data, the validation set; of a
+  conditioned network its mean over the levels.
   """
   levels = jnp.asarray(config.objective.levels, jnp.float32)
   form = lagrangian.check_form(config.objective.form)
@@ -124,7 +125,7 @@ def make_eval_step(
     never, at_once = always(0, data), always(-1, data)
 
     def evaluate(params, level):
-      logits = network.apply({'params': params}, data.features)
+      logits = networks.apply(network, params, data.features, level)
       policy, effective = _judged(logits, data)
       score = lagrangian.score_at_level(
           policy, never, at_once, level, form=form
@@ -132,6 +133,9 @@ def make_eval_step(
       return jnp.where(effective >= least, score, -jnp.inf), policy, effective
 
     score, policy, effective = jax.vmap(evaluate)(state.params, levels)
+    if network.is_conditioned:
+      # One network for all levels: it is worth what it is on the whole.
+      score = jnp.full_like(score, score.mean())
     is_better = score > state.best_score
 
     def pick(new, old):
