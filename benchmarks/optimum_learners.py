@@ -3,6 +3,7 @@
 All seeds and budgets of one estimator are one jitted program, data included.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -14,6 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from routing import types
 from routing.features import standardize
 from routing.simulation import histories
 from routing.simulation import sampling
@@ -119,6 +121,25 @@ def mismatched(tree: tree_lib.Tree) -> list[np.ndarray]:
   return [np.hstack([1.0 - x, np.tile(x / larger, larger)]) for x in leave]
 
 
+def _batches(
+    tree: tree_lib.Tree, seen: tree_lib.Tree, source: str, num: int
+) -> Callable[..., types.LadderBatch | types.TrajectoryBatch]:
+  """(key, features -> the policy's own chances) -> a batch; see `train`."""
+  tables = {'uniform': uniform, 'mismatched': mismatched}
+  fixed = sampling.follow(tables[source](tree)) if source in tables else None
+
+  def batch_of(key, chances):
+    if source == 'ladders':
+      return sampling.sample_ladders(seen, key, num)
+
+    def its_own(t, rows):
+      return chances(jnp.asarray(seen.levels[t].features)[rows])
+
+    return sampling.rollout(seen, fixed or its_own, key, num)
+
+  return batch_of
+
+
 def train(
     tree: tree_lib.Tree,
     estimator: str,
@@ -141,8 +162,7 @@ def train(
   """
   seen = standardized(tree)
   shape = tree.process.num_routes, tree.levels[0].features.shape[-1]
-  tables = {'uniform': uniform, 'mismatched': mismatched}
-  fixed = sampling.follow(tables[source](tree)) if source in tables else None
+  batch_of = _batches(tree, seen, source, size.batch_size)
 
   def learner(seed, budget, step):
     config = get_config(estimator, size, budget, step)
@@ -156,20 +176,13 @@ def train(
       member = jax.tree.map(lambda x: x[0], params)  # Each run has one level.
       return jax.nn.softmax(network.apply({'params': member}, features))
 
-    def batch_at(step, params):
-      # Problems are made up anew for each update: nothing can be overfitted.
-      key = jax.random.fold_in(rng, step)
-      if source == 'ladders':
-        return sampling.sample_ladders(seen, key, size.batch_size)
-      its_own = lambda t, rows: chances(
-          params, jnp.asarray(seen.levels[t].features)[rows]
-      )
-      return sampling.rollout(seen, fixed or its_own, key, size.batch_size)
-
     def update(carry, step):
       state, mean = carry
       _, _, train_step = learner(seed, budget, step)
-      state, _ = train_step(state, (batch_at(step, state.params), None))
+      # Problems are made up anew for each update: nothing can be overfitted.
+      key = jax.random.fold_in(rng, step)
+      batch = batch_of(key, functools.partial(chances, state.params))
+      state, _ = train_step(state, (batch, None))
       weight = (step >= size.num_steps - num_last) / num_last
       mean = jax.tree.map(lambda x, y: x + weight * y, mean, state.params)
       return (state, mean), None

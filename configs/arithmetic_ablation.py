@@ -7,7 +7,6 @@ Part:    append e.g. --match=estimator=vtrace,policy_update=lagrangian,kind=mlp
 """
 
 import itertools
-from typing import Any
 
 import ml_collections
 
@@ -20,7 +19,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   return arithmetic_redraft.get_config(variant)
 
 
-def sweep() -> list[dict[str, Any]]:
+def sweep() -> list[dict[str, object]]:
   """Every combination."""
   objectives = (
       ('vtrace', 'lagrangian'),

@@ -5,7 +5,6 @@ Run:     python -m experiments.sweep --config=configs/arithmetic_sweep.py --work
 """
 
 import itertools
-from typing import Any
 
 import ml_collections
 
@@ -18,7 +17,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   return arithmetic.get_config(variant)
 
 
-def sweep() -> list[dict[str, Any]]:
+def sweep() -> list[dict[str, object]]:
   """One policy a run, for one budget."""
   budgets, seeds = (0.25, 0.4, 0.55, 0.7), (0, 1, 2)
   return [
