@@ -145,12 +145,12 @@ def answer_under(
     problems: Sequence[types.Problem],
     routers: Collection[driver.Router],
     accounting: costs.Accounting,
-    make_engines: MakeEngines = builders.engines,
+    make_engines: MakeEngines | None = None,
 ) -> list[list[types.Trajectory]]:
   """All problems under each router in turn, by engines that stay alive."""
 
   async def run() -> list[list[types.Trajectory]]:
-    engines = make_engines(config)
+    engines = (make_engines or builders.engines)(config)
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
@@ -172,7 +172,7 @@ def measure(
     routers: Collection[driver.Router],
     rollouts: Sequence[types.Rollouts],
     accounting: costs.Accounting,
-    make_engines: MakeEngines = builders.engines,
+    make_engines: MakeEngines | None = None,
 ) -> replay.Points:
   """K routers on N problems, live, in whatever protocol is configured.
 
@@ -185,7 +185,7 @@ def measure(
     routers: K of them.
     rollouts: of the N problems, for what the largest model alone does there.
     accounting: what is paid, and what the routers are told of it.
-    make_engines: from the configuration; e.g. such as remember their replies.
+    make_engines: such as remember their replies; None = the configured ones.
   """
   problems = [x.problem for x in rollouts]
   answers = answer_under(config, problems, routers, accounting, make_engines)

@@ -18,6 +18,7 @@ from experiments import graded
 from experiments import live
 from experiments import report
 from experiments import train
+from experiments import training_sets
 from routing import costs
 from routing.calibration import outcomes as outcomes_lib
 from routing.evaluation import replay
@@ -97,7 +98,7 @@ class EvaluateTest(absltest.TestCase):
     self.assertEqual(promise['n'], 50)  # Of 100 validation problems.
     self.assertEqual(promise['delta'], 0.1)
     self.assertIsNone(self.router.at('cost<=0.6').point.promise['delta'])
-    data = train.load_training_set(self.config, self.workdir)
+    data = training_sets.load(self.config, self.workdir)
     self.assertLen(data.validation.mask, 50)
     shards = graded.load(self.workdir, 'validation', self.router.card)
     np.testing.assert_array_equal(
