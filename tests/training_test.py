@@ -1,7 +1,6 @@
 """Tests of training: the optimum reached, exact resuming, failures."""
 
 import itertools
-import json
 import pathlib
 
 from absl.testing import absltest
@@ -388,20 +387,6 @@ class DegenerateTest(parameterized.TestCase):
   def test_schedule_is_checked(self):
     with self.assertRaisesRegex(ValueError, 'eval_every is 0'):
       loop.Schedule(10, 1, 0, 1)
-
-
-class PinTest(absltest.TestCase):
-
-  def test_same_content_passes_and_another_is_refused(self):
-    path = pathlib.Path(self.create_tempdir().full_path) / 'a' / 'f.json'
-    content = {'x': (1, 2), 'y': {'z': 3.5}}
-    checkpoint.pin_json(path, content, 'training set')
-    checkpoint.pin_json(path, content, 'training set')
-    before = path.read_text()
-    with self.assertRaisesRegex(ValueError, r'training set .*y\.z\)'):
-      checkpoint.pin_json(path, {'x': [1, 2], 'y': {'z': 4}}, 'training set')
-    self.assertEqual(path.read_text(), before)
-    self.assertEqual(json.loads(before), {'x': [1, 2], 'y': {'z': 3.5}})
 
 
 if __name__ == '__main__':

@@ -68,12 +68,7 @@ def make_update(
   Raises:
     ValueError: if the update is none of `UPDATES`.
   """
-  name = config.objective.policy_update
-  if name not in UPDATES:
-    raise ValueError(
-        f'Unknown objective.policy_update {name!r}; allowed: '
-        f'{", ".join(UPDATES)}.'
-    )
+  name = _check_update(config.objective.policy_update)
   makers = {'lagrangian': _near_gradient, 'trust_region': _in_trust_region}
   update_policy = makers[name](config, network)
   optimizer = state_lib.make_optimizer(config.critics)
@@ -115,6 +110,15 @@ def make_update(
     }
 
   return update
+
+
+def _check_update(name: str) -> str:
+  if name not in UPDATES:
+    raise ValueError(
+        f'Unknown objective.policy_update {name!r}; allowed: '
+        f'{", ".join(UPDATES)}.'
+    )
+  return name
 
 
 def judge(
