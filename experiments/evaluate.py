@@ -16,11 +16,11 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from experiments import coverage
 from experiments import graded as graded_lib
 from experiments import launch
 from experiments import live
 from experiments import train
+from experiments.coverage import router as coverage
 from routing import costs
 from routing import types
 from routing.calibration import outcomes as outcomes_lib

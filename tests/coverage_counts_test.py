@@ -8,12 +8,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from experiments import coverage
-from experiments import coverage_cells
-from experiments import coverage_counts
-from experiments import coverage_data
-from experiments import coverage_joint
-from experiments import coverage_streams
+from experiments.coverage import cells as cells_lib
+from experiments.coverage import counts as counts_lib
+from experiments.coverage import data as data_lib
+from experiments.coverage import joint as joint_lib
+from experiments.coverage import run as coverage
+from experiments.coverage import service as service_lib
 from routing.calibration import conformal
 from routing.calibration import groups
 from routing.calibration import joint
@@ -34,7 +34,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.case = coverage_test.finite_case()
-    self.sample = coverage_counts.Sample(self.case, NUM, SIZE, 3)
+    self.sample = counts_lib.Sample(self.case, NUM, SIZE, 3)
 
   def expect(self, verdict, point_of):
     """`point_of(scores, outcomes, labels)` on each sample is as counted."""
@@ -69,7 +69,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
       procedure=risks_lib.PROCEDURES,
   )
   def test_one_risk(self, risk, procedure):
-    found = coverage_counts.tested(self.sample, risk, procedure)
+    found = counts_lib.tested(self.sample, risk, procedure)
     self.expect(
         found,
         lambda scores, outcomes, _: self.true_cost(
@@ -87,7 +87,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
     cost = Risk('cost', 0.9, 0.1, 2.0, 'hoeffding_bentkus')
     loss = Risk('loss', 0.25, 0.1, p_value='binomial')
     self.expect(
-        coverage_counts.both(self.sample, loss, cost),
+        counts_lib.both(self.sample, loss, cost),
         lambda scores, outcomes, _: self.true_cost(
             thresholds_lib.for_risks(
                 scores, outcomes, [loss, cost], thresholds=self.case.grid
@@ -115,7 +115,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
       values = thresholds_lib.values_at(pool.scores, pool.outcomes, times)
       return np.where(pool.labels == 0, *values['cost']).mean()
 
-    self.expect(coverage_counts.grouped(self.sample, LOSS), cost_of)
+    self.expect(counts_lib.grouped(self.sample, LOSS), cost_of)
 
   @parameterized.parameters(False, True)
   def test_conformal_sets(self, is_marginal):
@@ -135,29 +135,27 @@ class SameAsTheLibraryTest(parameterized.TestCase):
       )
       return pool.outcomes.cost[np.arange(times.shape[1]), times[0]].mean()
 
-    found = coverage_counts.conformal_sets(
+    found = counts_lib.conformal_sets(
         self.sample, LOSS, is_marginal=is_marginal
     )
     self.expect(found, cost_of)
 
   def test_early_and_late_steps(self):
-    channels = coverage_joint.by_steps(self.case.pool)
+    channels = joint_lib.by_steps(self.case.pool)
     is_searched = np.zeros(SIZE, bool)
     is_searched[splits.halves(np.arange(SIZE))[0]] = True
 
     def cost_of(scores, outcomes, _):
       point = joint.search_then_test(
-          joint.by_step(scores, coverage_joint.STEP_GROUPS),
+          joint.by_step(scores, joint_lib.STEP_GROUPS),
           [outcomes],
           [LOSS],
           is_searched=is_searched,
-          size=coverage_joint._SIZE,
+          size=joint_lib._SIZE,
       )
       return channels.means_at(np.array([point.threshold]))['cost'][0]
 
-    (found,) = coverage_joint.searched(
-        channels, channels, self.sample.rows, [LOSS]
-    )
+    (found,) = joint_lib.searched(channels, channels, self.sample.rows, [LOSS])
     self.expect(found, cost_of)
 
   def test_a_verdict_by_hand(self):
@@ -167,7 +165,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
         'loss': np.array([0, 0.1, 0.3]),
         'cost': np.array([1, 0.6, 0.2]),
     }
-    got = coverage_counts.judge(sample, np.array([0, 1, 2, -1]), LOSS)
+    got = counts_lib.judge(sample, np.array([0, 1, 2, -1]), LOSS)
     np.testing.assert_array_equal(got.broken, [False, False, True, False])
     np.testing.assert_array_equal(got.refused, [False, False, False, True])
     np.testing.assert_array_equal(got.cost, [1, 0.6, 0.2, np.nan])
@@ -177,14 +175,14 @@ class SameAsTheLibraryTest(parameterized.TestCase):
 class RowTest(absltest.TestCase):
 
   def test_by_hand(self):
-    verdict = coverage_counts.Verdict(
+    verdict = counts_lib.Verdict(
         broken=np.array([True, True, False, False]),
         refused=np.array([False, False, False, True]),
         cost=np.array([0.2, 0.4, 0.6, np.nan]),
         best=0.5,
     )
-    about = coverage_cells.About(coverage_test.finite_case(), 9)
-    got = coverage_cells.row(about, 'a', LOSS, verdict)
+    about = cells_lib.About(coverage_test.finite_case(), 9)
+    got = cells_lib.row(about, 'a', LOSS, verdict)
     self.assertEqual((got['broken'], got['refused'], got['splits']), (2, 1, 4))
     self.assertAlmostEqual(got['ratio'], 0.4 / 0.5)
     # Two or more of four at a chance of 0.1 each.
@@ -196,7 +194,7 @@ class RunTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.out = pathlib.Path(self.create_tempdir().full_path)
-    self.plan = coverage_cells.Plan(
+    self.plan = cells_lib.Plan(
         alphas=(0.1, 0.2),
         deltas=(0.1,),
         sizes=(60, 90),
@@ -208,7 +206,7 @@ class RunTest(absltest.TestCase):
 
     def count(case, plan, size):
       self.counted.append((case.name, size))
-      return coverage_cells.of_ladders(case, plan, size)
+      return cells_lib.of_ladders(case, plan, size)
 
     def missing():
       raise FileNotFoundError(2, 'No such file', 'far/away')
@@ -219,7 +217,7 @@ class RunTest(absltest.TestCase):
     ]
     drift = dict(alpha=0.1, streams=5, false=0, most=0.99)
     delay = dict(quiet=0, median=90.0, late=120.0, within=0.97)
-    served = coverage_streams.long_run(300, 2, 0)
+    served = service_lib.long_run(300, 2, 0)
     service = {'online': served, 'drift': [drift | {'delays': [delay]}]}
     self.enter_context(mock.patch.object(coverage, 'sources', lambda *_: found))
     self.enter_context(mock.patch.object(coverage, 'serve', lambda _: service))
@@ -249,7 +247,7 @@ class RunTest(absltest.TestCase):
 
   def test_another_plan_is_counted_anew(self):
     coverage.run(self.plan, None, self.out)
-    other = coverage_cells.Plan(**{**vars(self.plan), 'seed': 1})
+    other = cells_lib.Plan(**{**vars(self.plan), 'seed': 1})
     coverage.run(other, None, self.out)
     self.assertLen(self.counted, 4)
 
@@ -257,14 +255,14 @@ class RunTest(absltest.TestCase):
 class DrawTest(absltest.TestCase):
 
   def test_distinct_rows_by_hand(self):
-    kept, rows = coverage_data.distinct(
+    kept, rows = data_lib.distinct(
         [np.array([[1.0, 2], [3, 4], [1, 2]]), np.array([[3.0, 4], [5, 6]])]
     )
     np.testing.assert_array_equal(kept, [[1, 2], [3, 4], [5, 6]])
     np.testing.assert_array_equal(rows, [0, 1, 0, 1, 2])
 
   def test_draws_follow_their_weights(self):
-    rows = coverage_data.draw(np.array([0.5, 0.0, 0.3, 0.2]), 200, 500, 0)
+    rows = data_lib.draw(np.array([0.5, 0.0, 0.3, 0.2]), 200, 500, 0)
     shares = np.bincount(rows.ravel(), minlength=4) / rows.size
     np.testing.assert_allclose(shares, [0.5, 0, 0.3, 0.2], atol=0.01)
     self.assertEqual(shares[1], 0)

@@ -12,18 +12,18 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from experiments import coverage_cells
-from experiments import coverage_counts
-from experiments import coverage_data
-from experiments import coverage_joint
-from experiments import coverage_rollouts
+from experiments.coverage import cells as cells_lib
+from experiments.coverage import counts as counts_lib
+from experiments.coverage import data as data_lib
+from experiments.coverage import joint as joint_lib
+from experiments.coverage import rollouts as rollouts_lib
 from routing.calibration import bounds
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.simulation import tree as tree_lib
 from tests import ladders
 
-PLAN = coverage_cells.Plan(
+PLAN = cells_lib.Plan(
     alphas=(0.05, 0.2),
     deltas=(0.1,),
     num_splits=300,
@@ -55,14 +55,12 @@ def finite_case():
   labels = np.arange(1_500) % 2
   other, fitted = ladders.make_outcomes(1_000, seed=2)
   grid = thresholds_lib.grid(1 / (1 + np.exp(-fitted)), other.mask, 25)
-  return coverage_data.finite(
-      'finite', 'embedded', chances, outcomes, labels, grid
-  )
+  return data_lib.finite('finite', 'embedded', chances, outcomes, labels, grid)
 
 
 @functools.cache
 def rows_of_finite():
-  return list(coverage_cells.of_ladders(finite_case(), PLAN, SIZE))
+  return list(cells_lib.of_ladders(finite_case(), PLAN, SIZE))
 
 
 def names(rows):
@@ -74,7 +72,7 @@ class ValidityTest(absltest.TestCase):
   def assert_kept(self, rows):
     broken = [
         (x['procedure'], x['level'], x['broken'], x['splits'])
-        for x in coverage_cells.judge(rows)
+        for x in cells_lib.judge(rows)
     ]
     self.assertEmpty(broken)
     # A count in which nothing was promised would be empty, too.
@@ -83,15 +81,15 @@ class ValidityTest(absltest.TestCase):
 
   def test_ladders_of_a_finite_set(self):
     rows = rows_of_finite()
-    self.assertEqual(names(rows) - set(coverage_cells.PLAIN), OF_LADDERS)
+    self.assertEqual(names(rows) - set(cells_lib.PLAIN), OF_LADDERS)
     self.assert_kept(rows)
 
   def test_new_ladders_of_the_made_up_process(self):
-    case = coverage_data.simulated(PLAN.num_splits, SIZE)
-    rows = list(coverage_cells.of_ladders(case, PLAN, SIZE))
+    case = data_lib.simulated(PLAN.num_splits, SIZE)
+    rows = list(cells_lib.of_ladders(case, PLAN, SIZE))
     self.assert_kept(rows)
     # What is called true is: so many ladders have these means.
-    sample = coverage_counts.Sample(case, PLAN.num_splits, SIZE, 0)
+    sample = counts_lib.Sample(case, PLAN.num_splits, SIZE, 0)
     for name in ('loss', 'cost', 'correct'):
       drawn = sample.means[name]
       error = drawn.std(axis=0) / np.sqrt(len(drawn))
@@ -99,10 +97,10 @@ class ValidityTest(absltest.TestCase):
       self.assertLess(np.max(off - 5 * error), 1e-6, name)
 
   def test_rollouts_where_control_returns(self):
-    case = coverage_rollouts.roll_out('switch', 25_000)
-    rows = list(coverage_cells.of_rollouts(case, PLAN, 1_000))
+    case = rollouts_lib.roll_out('switch', 25_000)
+    rows = list(cells_lib.of_rollouts(case, PLAN, 1_000))
     self.assert_kept(rows)
-    law = coverage_rollouts.routed('switch')
+    law = rollouts_lib.routed('switch')
     values = [tree_lib.evaluate(law.tree, law.at(k)) for k in case.grid]
     for k, name in enumerate(('correct', 'cost', 'loss')):
       np.testing.assert_allclose(
@@ -112,13 +110,11 @@ class ValidityTest(absltest.TestCase):
       )
 
   def test_a_threshold_per_route(self):
-    case = coverage_joint.by_routes(3_000)
-    self.assert_kept(list(coverage_cells.of_routes(case, PLAN, SIZE)))
+    case = joint_lib.by_routes(3_000)
+    self.assert_kept(list(cells_lib.of_routes(case, PLAN, SIZE)))
 
   def test_plain_picks_break_what_they_do_not_promise(self):
-    rows = [
-        x for x in rows_of_finite() if x['procedure'] in coverage_cells.PLAIN
-    ]
+    rows = [x for x in rows_of_finite() if x['procedure'] in cells_lib.PLAIN]
     self.assertGreater(max(x['broken'] / x['splits'] for x in rows), 0.3)
 
 
@@ -126,7 +122,7 @@ class LooseTest(parameterized.TestCase):
   """Each guard is taken away in turn: what rests on it must be found out."""
 
   def found(self, rows):
-    return names(coverage_cells.judge(rows))
+    return names(cells_lib.judge(rows))
 
   def test_a_plain_pick_that_calls_itself_a_promise(self):
     rows = [
@@ -148,41 +144,41 @@ class LooseTest(parameterized.TestCase):
     self.assertEqual(self.found(rows), wanted)
 
   def of_loss(self, alpha):
-    sample = coverage_counts.Sample(finite_case(), 300, SIZE, 0)
+    sample = counts_lib.Sample(finite_case(), 300, SIZE, 0)
     for name, test in (
         ('fixed sequence', 'binomial'),
         ('Hoeffding-Bentkus', 'hoeffding_bentkus'),
         ('betting', 'betting'),
     ):
       risk = risks_lib.Risk('loss', alpha, 0.1, p_value=test)
-      found = coverage_counts.tested(sample, risk)
-      yield coverage_cells.row(sample, name, risk, found)
+      found = counts_lib.tested(sample, risk)
+      yield cells_lib.row(sample, name, risk, found)
       if test == 'binomial':
-        found = coverage_counts.conformal_sets(sample, risk)
-        yield coverage_cells.row(sample, 'conformal', risk, found)
+        found = counts_lib.conformal_sets(sample, risk)
+        yield cells_lib.row(sample, 'conformal', risk, found)
 
   def test_searched_candidates_of_which_a_part_is_hidden(self):
     case, right = finite_case(), bounds.binomial_p_value
-    pool = coverage_joint.by_steps(case.pool)
+    pool = joint_lib.by_steps(case.pool)
     rows = case.draw(100, SIZE, 0)
-    risks = coverage_cells.losses(PLAN, 'binomial')
+    risks = cells_lib.losses(PLAN, 'binomial')
     with mock.patch.object(
         bounds, 'binomial_p_value', lambda *x: right(*x) / 9
     ):
-      found = coverage_joint.searched(pool, pool, rows, risks)
-    about = coverage_cells.About(case, SIZE)
+      found = joint_lib.searched(pool, pool, rows, risks)
+    about = cells_lib.About(case, SIZE)
     got = [
-        coverage_cells.row(about, 'early and late steps', *x)
+        cells_lib.row(about, 'early and late steps', *x)
         for x in zip(risks, found, strict=True)
     ]
     self.assertEqual(self.found(got), {'early and late steps'})
 
   def test_groups_that_are_given_more_than_is_promised(self):
-    sample = coverage_counts.Sample(finite_case(), 400, SIZE, 0)
+    sample = counts_lib.Sample(finite_case(), 400, SIZE, 0)
     risk = risks_lib.Risk('loss', 0.1, 0.1, p_value='binomial')
     loose = dataclasses.replace(risk, delta=0.6)
-    found = coverage_counts.grouped(sample, loose)
-    row = coverage_cells.row(sample, 'groups', risk, found)
+    found = counts_lib.grouped(sample, loose)
+    row = cells_lib.row(sample, 'groups', risk, found)
     self.assertEqual(self.found([row]), {'groups'})
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import optimize
 from scipy import stats
 
-from experiments import streams
+from experiments.coverage import streams
 from routing.calibration import online
 
 

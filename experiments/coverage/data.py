@@ -3,7 +3,7 @@
 Three kinds. *Simulated*: the made-up process, new ladders for each sample, the
 truth by exact enumeration. *Embedded*: collected ladders and a trained router.
 *Real*: published answers of a small and a large model to the same problems, as
-ladders of one step (`coverage_answers`). Of the latter two a finite set is at
+ladders of one step (`coverage.answers`). Of the latter two a finite set is at
 hand; samples are drawn from it with replacement, so that the risk of the set
 itself is the truth.
 """

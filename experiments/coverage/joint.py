@@ -12,8 +12,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments import coverage_counts as counts_lib
-from experiments import coverage_data
+from experiments.coverage import counts as counts_lib
+from experiments.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import joint
 from routing.calibration import outcomes as outcomes_lib
@@ -70,7 +70,7 @@ class Case:
   pool: Channels
 
 
-def by_steps(problems: coverage_data.Problems) -> Channels:
+def by_steps(problems: data_lib.Problems) -> Channels:
   """Two thresholds: one for the first steps, one for the others."""
   return Channels(
       joint.by_step(problems.scores, STEP_GROUPS),

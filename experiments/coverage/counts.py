@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from experiments import coverage_data
+from experiments.coverage import data as data_lib
 from routing.calibration import bounds
 from routing.calibration import conformal
 from routing.calibration import risks as risks_lib
@@ -50,7 +50,7 @@ class Sample:
   """
 
   def __init__(
-      self, case: coverage_data.Case, num_splits: int, size: int, seed: int
+      self, case: data_lib.Case, num_splits: int, size: int, seed: int
   ):
     self.case, self.n, self.seed = case, size, seed
     self.rows = case.draw(num_splits, size, seed)
@@ -71,7 +71,7 @@ class Sample:
     return {name: self.counts @ x.T / self.n for name, x in self.values.items()}
 
 
-def _values(problems: coverage_data.Problems, grid) -> dict[str, np.ndarray]:
+def _values(problems: data_lib.Problems, grid) -> dict[str, np.ndarray]:
   values = thresholds_lib.values_at(problems.scores, problems.outcomes, grid)
   values['paid'] = np.minimum(values['cost'], COST_CAP)
   return values
@@ -248,7 +248,7 @@ def conformal_sets(
   )
 
 
-def _chances(case: coverage_data.Case) -> np.ndarray:
+def _chances(case: data_lib.Case) -> np.ndarray:
   return np.stack([1 - case.pool.scores, case.pool.scores], axis=-1)
 
 
@@ -270,7 +270,7 @@ def _kappas(
   return np.partition(pool[rows], rank - 1, axis=1)[:, rank - 1], pool
 
 
-def _least(kappas: np.ndarray, case: coverage_data.Case, level: float) -> float:
+def _least(kappas: np.ndarray, case: data_lib.Case, level: float) -> float:
   """The highest kappa whose sets truly miss with a chance of at most level."""
   order = np.argsort(kappas)
   missed = np.cumsum(case.pool.weights[order]) - case.pool.weights[order]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments import coverage_counts as counts_lib
-from experiments import coverage_data
-from experiments import coverage_joint
-from experiments import coverage_rollouts
+from experiments.coverage import counts as counts_lib
+from experiments.coverage import data as data_lib
+from experiments.coverage import joint as joint_lib
+from experiments.coverage import rollouts as rollouts_lib
 from routing.calibration import risks as risks_lib
 
 FAMILY = (
@@ -56,9 +56,7 @@ def quick() -> Plan:
   )
 
 
-def of_ladders(
-    case: coverage_data.Case, plan: Plan, size: int
-) -> Iterator[Row]:
+def of_ladders(case: data_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
   """Rows of a case, one per procedure and cell; see `row`."""
   is_binary = bool(np.isin(case.pool.outcomes.loss, (0.0, 1.0)).all())
   test = 'binomial' if is_binary else 'hoeffding_bentkus'
@@ -86,30 +84,28 @@ def of_ladders(
     yield row(sample, 'conformal, marginal', risk, found, nominal=alpha)
   if case.pool.scores.shape[1] > 1:
     rows = case.draw(plan.num_joint, size, plan.seed)
-    pool, truth = (coverage_joint.by_steps(x) for x in (case.pool, case.truth))
+    pool, truth = (joint_lib.by_steps(x) for x in (case.pool, case.truth))
     risks = losses(plan, test)
-    found = coverage_joint.searched(pool, truth, rows, risks)
+    found = joint_lib.searched(pool, truth, rows, risks)
     for risk, verdict in zip(risks, found, strict=True):
       yield row(sample, 'early and late steps', risk, verdict)
 
 
-def of_routes(
-    case: coverage_joint.Case, plan: Plan, size: int
-) -> Iterator[Row]:
+def of_routes(case: joint_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
   """Rows of a threshold per larger route."""
-  rows = coverage_data.draw(case.pool.weights, plan.num_joint, size, plan.seed)
+  rows = data_lib.draw(case.pool.weights, plan.num_joint, size, plan.seed)
   risks = losses(plan, 'binomial')
-  found = coverage_joint.searched(case.pool, case.pool, rows, risks)
+  found = joint_lib.searched(case.pool, case.pool, rows, risks)
   about = About(case, size)
   for risk, verdict in zip(risks, found, strict=True):
     yield row(about, 'a threshold per route', risk, verdict)
 
 
 def of_rollouts(
-    case: coverage_rollouts.Rollouts, plan: Plan, size: int
+    case: rollouts_lib.Rollouts, plan: Plan, size: int
 ) -> Iterator[Row]:
   """Rows of rollouts at each threshold, and of the off-policy interval."""
-  sample = coverage_rollouts.Sample(case, plan.num_splits, size, plan.seed)
+  sample = rollouts_lib.Sample(case, plan.num_splits, size, plan.seed)
   for risk in losses(plan, 'binomial'):
     found = counts_lib.tested(sample, risk)
     yield row(sample, 'rollouts, fixed sequence', risk, found)
@@ -124,7 +120,7 @@ def of_rollouts(
       ):
         yield row(sample, name, cost, count(sample, cost), setting=share)
   risks = losses(plan, 'auto')
-  found = coverage_rollouts.intervals(
+  found = rollouts_lib.intervals(
       case.protocol, risks, plan.num_joint, size, plan.seed
   )
   for risk, verdict in zip(risks, found, strict=True):

@@ -18,7 +18,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import coverage_data
+from experiments.coverage import data as data_lib
 from routing.calibration import thresholds as thresholds_lib
 
 _FIT_SHARE = 0.3
@@ -204,7 +204,7 @@ def score(answers: Answers, is_fitted: np.ndarray) -> np.ndarray:
   return np.round(chance, 9)  # The same on every machine.
 
 
-def one_step(name: str, answers: Answers, seed: int = 0) -> coverage_data.Case:
+def one_step(name: str, answers: Answers, seed: int = 0) -> data_lib.Case:
   """A case of ladders with one decision.
 
   Cost is a fraction of what the large model alone would cost on the problem. In
@@ -217,7 +217,7 @@ def one_step(name: str, answers: Answers, seed: int = 0) -> coverage_data.Case:
   stay = paid[:, 0] / paid[:, 1]
   handover = 1.0 + stay * answers.is_cascade
   small, large = answers.right.T.astype(np.float64)
-  outcomes = coverage_data.tables(
+  outcomes = data_lib.tables(
       correct=np.column_stack([large, small]),
       cost=np.column_stack([handover, stay]),
       loss=np.column_stack([np.zeros(num), large * (1 - small)]),
@@ -227,7 +227,7 @@ def one_step(name: str, answers: Answers, seed: int = 0) -> coverage_data.Case:
       scores[seen], np.ones((len(seen), 1), bool), _GRID_SIZE
   )
   _, labels = np.unique(answers.labels, return_inverse=True)
-  return coverage_data.finite(
+  return data_lib.finite(
       name,
       'real',
       scores[~is_fitted],
@@ -237,7 +237,7 @@ def one_step(name: str, answers: Answers, seed: int = 0) -> coverage_data.Case:
   )
 
 
-def load(name: str) -> coverage_data.Case:
+def load(name: str) -> data_lib.Case:
   """A case of `READERS`.
 
   Raises:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import streams
+from experiments.coverage import streams
 from routing.calibration import drift
 from routing.calibration import online
 

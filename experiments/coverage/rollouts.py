@@ -13,8 +13,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments import coverage_counts as counts_lib
-from experiments import coverage_data
+from experiments.coverage import counts as counts_lib
+from experiments.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import off_policy
 from routing.calibration import risks as risks_lib
@@ -51,7 +51,7 @@ class Sample(counts_lib.Sample):
 
   def __init__(self, case: Rollouts, num_splits: int, size: int, seed: int):
     self.case, self.n, self.seed = case, size, seed
-    self.rows = coverage_data.draw(case.weights, num_splits, size, seed)
+    self.rows = data_lib.draw(case.weights, num_splits, size, seed)
     self.counts = counts_lib.count(self.rows, len(case.weights))
     self.values = case.values
     self.truth = {name: x @ case.weights for name, x in case.values.items()}
@@ -126,7 +126,7 @@ def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
           [jax.device_get(roll(law.tree, x, own)) for x in policies], 1
       )
 
-  kept, rows = coverage_data.distinct(chunks())
+  kept, rows = data_lib.distinct(chunks())
   correct, cost, loss = np.moveaxis(kept.reshape(len(kept), -1, 3), 2, 0)
   values = {'correct': correct.T, 'cost': cost.T, 'loss': loss.T}
   values['paid'] = np.minimum(values['cost'], counts_lib.COST_CAP)

@@ -8,8 +8,8 @@ import platform
 import subprocess
 from typing import Any
 
-from experiments import coverage_cells as cells_lib
-from experiments import coverage_report
+from experiments.coverage import cells as cells_lib
+from experiments.coverage import report as report_lib
 
 Row = dict[str, Any]
 _SETTINGS = (
@@ -34,7 +34,7 @@ def page(
               _found(plan, figures),
               '![Broken promises and what promises cost](coverage.png)',
               '## Tables',
-              coverage_report.markdown(rows, served, alarmed).strip(),
+              report_lib.markdown(rows, served, alarmed).strip(),
               '## Every cell',
               _EVERY_CELL,
               *every_cell(rows),

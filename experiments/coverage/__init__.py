@@ -1,0 +1,1 @@
+"""How often promises break, counted where the truth is known."""

@@ -1,0 +1,143 @@
+"""Goes through all sets of problems, resumably, and writes what was counted."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+from typing import Any
+
+from absl import logging
+
+from experiments import keeping
+from experiments import train
+from experiments.coverage import answers as answers_lib
+from experiments.coverage import cells as cells_lib
+from experiments.coverage import data as data_lib
+from experiments.coverage import joint as joint_lib
+from experiments.coverage import page as page_lib
+from experiments.coverage import report as report_lib
+from experiments.coverage import rollouts as rollouts_lib
+from experiments.coverage import service as service_lib
+from routing.routers import learned
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A set of problems, and how promises are counted on it.
+
+  name: of its files.
+  make: loads or makes it; FileNotFoundError if it is not there.
+  count: rows of one sample size.
+  version: what it was made of, if that can change.
+  """
+
+  name: str
+  make: Callable[[], Any]
+  count: Callable[[Any, cells_lib.Plan, int], Iterable[dict[str, Any]]]
+  version: str = ''
+
+
+def sources(plan: cells_lib.Plan, workdir: str | None) -> list[Source]:
+  """All there may be, the made-up ones first.
+
+  Raises:
+    ValueError: if the work directory holds no trained router.
+  """
+  ladders = cells_lib.of_ladders
+  made_up = lambda: data_lib.simulated(
+      plan.num_splits, max(plan.sizes), plan.seed
+  )
+  found = [Source('simulated', made_up, ladders)]
+  found += [
+      Source(
+          f'simulated {name}',
+          functools.partial(rollouts_lib.roll_out, name, seed=plan.seed),
+          cells_lib.of_rollouts,
+      )
+      for name in rollouts_lib.NAMES
+  ]
+  routes = functools.partial(joint_lib.by_routes, seed=plan.seed)
+  found.append(Source('three routes', routes, cells_lib.of_routes))
+  if workdir is not None:
+    mark = learned.load(train.run_directory(workdir, 0)).checkpoint_hash
+    embedded = functools.partial(data_lib.embedded, workdir)
+    found.append(Source('embedded', embedded, ladders, mark))
+  return found + [
+      Source(name, functools.partial(answers_lib.load, name), ladders)
+      for name in answers_lib.READERS
+  ]
+
+
+def count_all(
+    plan: cells_lib.Plan, workdir: str | None, out: pathlib.Path
+) -> tuple[list[dict[str, Any]], float, dict[str, str]]:
+  """Rows of all sets, the seconds they took, and why some sets are left out."""
+  rows, seconds = [], 0.0
+  skipped = {} if workdir else {'embedded': 'no --workdir'}
+  for source in sources(plan, workdir):
+    make = functools.cache(source.make)
+    for size in plan.sizes:
+      name = f'{re.sub("[^a-z0-9.]+", "_", source.name.lower())}-{size}.json'
+      key = {
+          'plan': dataclasses.asdict(plan),
+          'size': size,
+          'version': source.version,
+      }
+      count = lambda make=make, size=size, source=source: list(
+          source.count(make(), plan, size)
+      )
+      try:
+        content = keeping.kept(out / 'cells' / name, key, count)
+      except FileNotFoundError as error:
+        logging.warning('Skipped %s: %s', source.name, error)
+        skipped[source.name] = f'{error.filename or error} is not there'
+        break
+      rows += content['made']
+      seconds += content['seconds']
+      logging.info('%s, n = %d: %.0f s so far', source.name, size, seconds)
+  return rows, seconds, skipped
+
+
+def serve(plan: cells_lib.Plan) -> dict[str, list[dict[str, Any]]]:
+  """What service adds: `online` thresholds, and `drift` alarms."""
+  is_quick = plan.num_splits < 1_000
+  num, num_streams = (2_000, 100) if is_quick else (10_000, 1_000)
+  return {
+      'online': service_lib.long_run(20_000, 3 if is_quick else 10, plan.seed),
+      'drift': service_lib.alarms(num, num_streams, plan.seed),
+  }
+
+
+def run(
+    plan: cells_lib.Plan,
+    workdir: str | None,
+    out: pathlib.Path,
+    docs: pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Counts, prints and writes everything; returns the figures of the last line.
+
+  Raises:
+    ValueError, FileNotFoundError: if the work directory is not finished.
+  """
+  rows, seconds, skipped = count_all(plan, workdir, out)
+  key = {'plan': dataclasses.asdict(plan)}
+  service = keeping.kept(
+      out / 'cells' / 'service.json', key, lambda: serve(plan)
+  )
+  seconds += service['seconds']
+  served, alarmed = service['made']['online'], service['made']['drift']
+  figures = report_lib.summary(rows, served, alarmed, skipped)
+  figures['minutes'] = round(seconds / 60, 1)
+  content = {**key, 'summary': figures, 'cells': rows, **service['made']}
+  (out / 'coverage.json').write_text(json.dumps(content, allow_nan=False))
+  (out / 'table.md').write_text(report_lib.markdown(rows, served, alarmed))
+  report_lib.draw(rows, out / 'coverage.png')
+  if docs is not None:
+    page = page_lib.page(plan, rows, served, alarmed, figures, workdir)
+    (docs / 'coverage.md').write_text(page)
+    report_lib.draw(rows, docs / 'coverage.png')
+  report_lib.show(rows, served, alarmed)
+  return figures
