@@ -139,7 +139,7 @@ def collect_split(
             writer,
             specs=builders.specs(config),
             concurrency=config.collect.concurrency,
-            limits=collect.limits(config),
+            limits=builders.limits(config),
             name=f'behave {split}',
         )
     )

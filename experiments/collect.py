@@ -21,8 +21,6 @@ from routing.rollout import collect
 from routing.shards import manifest as manifest_lib
 from routing.shards import writer as writer_lib
 
-limits = builders.limits  # Of all that collects.
-
 
 def shard_directory(workdir: pathlib.Path | str, split: str) -> pathlib.Path:
   """Where the ladders of a split are."""
@@ -86,7 +84,7 @@ def collect_split(
             writer,
             specs=builders.specs(config),
             concurrency=config.collect.concurrency,
-            limits=limits(config),
+            limits=builders.limits(config),
             name=f'collect {split}',
         )
     )

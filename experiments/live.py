@@ -150,7 +150,7 @@ def answer_under(
   """All problems under each router in turn, by engines that stay alive."""
 
   async def run() -> list[list[types.Trajectory]]:
-    engines = (make_engines or builders.engines)(config)
+    engines = (make_engines or builders.steady_engines)(config)
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:

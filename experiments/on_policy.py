@@ -115,7 +115,7 @@ class Collector:
     self._references = {x.problem.id: x.reference for x in references}
     self._directory, self._seed, self._runner = directory, seed, runner
     self._is_shared = config.network.get('is_conditioned', False)
-    self._limits = collect.limits(config)
+    self._limits = builders.limits(config)
     # Of all rounds together: the ceiling is that of the run.
     self._meter = resilience.Meter(view.accounting.specs, self._limits)
     self._engines = [

@@ -80,7 +80,7 @@ def collect_split(
             writer,
             specs=builders.specs(config),
             concurrency=config.collect.concurrency,
-            limits=collect.limits(config),
+            limits=builders.limits(config),
             name=f'replies {split}',
         )
     )
