@@ -89,7 +89,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       coverage=1_000,  # Samples drawn to count broken promises.
   )
 
-  if variant == 'demo':  # Six minutes on two cores, collection included.
+  if variant == 'demo':  # Three minutes on two cores, collection included.
     config.train_seeds = (0,)
     config.problems.update(train=800, validation=400, test=400)
     config.num_steps = 200
