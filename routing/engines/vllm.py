@@ -90,9 +90,9 @@ class VllmEngine:
   Results depend on a request's seed alone, up to the rounding of matrix
   products that other requests in the batch give another shape. A process that
   dies is started again once, and what was under way is asked again. A step is a
-  request: a model that runs on past the boundary while the policy decides was
-  no faster (`benchmarks.collection` measures both), and what it wasted would
-  hang on what else was running.
+  request. A model that runs on past the boundary while the policy decides is
+  faster (`benchmarks.collection` measures both), but what it wastes hangs on
+  what else is running; no engine does so yet.
 
   Args:
     name: the model's name.
