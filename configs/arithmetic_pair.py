@@ -18,6 +18,7 @@ def _model(shape, decay_from, **fields) -> ml_collections.ConfigDict:
   config.average_decay = 0.995  # About the last 200 steps.
   config.optimizer = dict(
       muon_rate=0.02,
+      weight_decay=0.1,
       adam_rate=3e-3,
       warmup_steps=20,
       decay_from=decay_from,  # Step from which the rates fall to 0.
@@ -71,9 +72,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
       target_accuracy=0.95,  # Not perfect, as no real model is.
       examine_every=50,  # It passes the window within 100 steps.
-      examine_from=1_900,
-      max_steps=3_000,
-      decay_from=2_400,
+      examine_from=1_200,
+      max_steps=2_600,
+      decay_from=1_400,
       # From some initial weights carrying is never learnt; then others are tried.
       give_up=dict(step=800, loss=0.45),
       corpus=dict(

@@ -16,6 +16,7 @@ def _model(shape, decay_from, **fields) -> ml_collections.ConfigDict:
   config.average_decay = 0.995  # About the last 200 steps.
   config.optimizer = dict(
       muon_rate=0.02,
+      weight_decay=0.0,
       adam_rate=3e-3,
       warmup_steps=20,
       decay_from=decay_from,  # Step from which the rates fall to 0.

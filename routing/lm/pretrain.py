@@ -57,6 +57,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Muon on dense kernels, Adam on the embedding and the norms.
 
+  The kernels decay (decoupled, `weight_decay` times the rate a step). Muon's
+  updates are of one size however small the gradient, so without it attention
+  scores grow to hundreds: then learning stalls, and float32 loses digits.
+
   Rates are constant after the warm-up, and from `decay_from` on fall linearly,
   to reach 0 at `max_steps`.
   """
@@ -77,7 +81,9 @@ def make_optimizer(
       optax.clip_by_global_norm(config.clip_norm),
       optax.partition(
           {
-              'muon': optax.contrib.muon(rate(config.muon_rate)),
+              'muon': optax.contrib.muon(
+                  rate(config.muon_rate), weight_decay=config.weight_decay
+              ),
               'adam': optax.adam(rate(config.adam_rate), b2=0.98),
           },
           lambda params: jax.tree_util.tree_map_with_path(label, params),
