@@ -25,6 +25,7 @@ from routing.routers import learned
 from routing.training import checkpoint
 from routing.training import fit as fit_lib
 from routing.training import loop
+from routing.training import memory
 from routing.training import parallel
 from routing.training import sources
 from routing.training import state as state_lib
@@ -181,6 +182,7 @@ def train_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds`; returns their directories."""
+  memory.keep_freed()
   data = training_sets.load(config, workdir)
   for seed in config.train_seeds:
     train_seed(config, workdir, seed, data)
