@@ -11,8 +11,9 @@ that both give the same numbers.
 
 Both sides have the same cores and take turns; the figures are medians over the
 turns, with the fastest and slowest. The jitted step merges the members' matrix
-products, which the loop over members cannot. The last line is a JSON object:
-`ratio_to_pytorch` (of the default size) and the table.
+products, which the loop over members cannot, and multiplies what is the same at
+every decision of a trajectory, the question, once a trajectory. The last line
+is a JSON object: `ratio_to_pytorch` (of the default size) and the table.
 """
 
 from collections.abc import Callable
@@ -39,6 +40,8 @@ from configs import arithmetic_redraft
 from routing import types
 from routing.features import observation
 from routing.training import fit
+from routing.training import memory
+from routing.training import sources
 
 _TIMINGS = 7  # Turns of each side.
 
@@ -50,6 +53,8 @@ class Size:
   batch_size: trajectories a step.
   num_steps: T, decisions of the longest.
   num_features: F.
+  num_constant: of them, the first ones, the same at every decision of a
+    trajectory.
   hidden: units of the one hidden layer.
   num_levels: K, members.
   repeats: steps a turn.
@@ -58,6 +63,7 @@ class Size:
   batch_size: int
   num_steps: int
   num_features: int
+  num_constant: int
   hidden: int
   num_levels: int
   repeats: int
@@ -72,10 +78,12 @@ def default_size(repeats: int = 5) -> Size:
       max_steps=config.protocol.max_steps,
       hidden_size=arithmetic_pair.get_config().small.shape.hidden_size,
   )
+  constant = observation.constant(features)
   return Size(
       batch_size=config.batch_size,
       num_steps=7,  # Of an answer: four to six clauses, and the result.
       num_features=features.size,
+      num_constant=constant.stop - constant.start,
       hidden=config.network.hidden[0],
       num_levels=len(config.objective.levels),
       repeats=repeats,
@@ -102,6 +110,8 @@ def make_data(
   lengths = rng.integers(max(size.num_steps - 2, 1), size.num_steps + 1, num)
   mask = np.arange(size.num_steps) < lengths[:, None]
   features = rng.standard_normal((*shape, size.num_features), np.float32)
+  constant = features[..., : size.num_constant]
+  constant[:] = constant[:, :1]
   correct = rng.integers(0, 2, num).astype(np.float32)
   return types.TrajectoryBatch(
       features=features * mask[..., None],
@@ -121,11 +131,13 @@ def make_data(
 class Jitted:
   """The run as `routing.training` steps it, on data that is on the device."""
 
-  def __init__(self, config, data: types.TrajectoryBatch):
+  def __init__(self, config, data: types.TrajectoryBatch, num_constant: int):
     _, self.state, self._step = fit.make_learner(
         config, data.available.shape[-1], data.features.shape[-1], seed=0
     )
-    self._data = jax.device_put(data)
+    self._data = jax.device_put(
+        sources.with_constant(data, slice(0, num_constant))
+    )
 
   def step(self, rows: np.ndarray) -> jax.Array:
     """The same as `pytorch_twin.Twin.step`."""
@@ -147,7 +159,7 @@ def measure(name: str, size: Size) -> dict[str, Any]:
   """One size: both sides in turns."""
   config, rng = get_config(size), np.random.default_rng(1)
   data = make_data(size, 4 * size.batch_size)
-  jitted = Jitted(config, data)
+  jitted = Jitted(config, data, size.num_constant)
   twin = pytorch_twin.Twin(config, jitted.state, data)
   draw = lambda: [
       rng.choice(len(data.mask), size.batch_size, replace=False)
@@ -186,6 +198,7 @@ def show(rows: Sequence[dict[str, Any]], num_cores: int) -> None:
       'B',
       'T',
       'F',
+      'constant',
       'hidden',
       'members',
       'steps / s',
@@ -207,6 +220,7 @@ def show(rows: Sequence[dict[str, Any]], num_cores: int) -> None:
                 'batch_size',
                 'num_steps',
                 'num_features',
+                'num_constant',
                 'hidden',
                 'num_levels',
             )
@@ -235,11 +249,13 @@ def main(argv: Sequence[str]) -> None:
   # jax takes all that this process may use; so does PyTorch.
   num_cores = len(os.sched_getaffinity(0))
   torch.set_num_threads(num_cores)
+  memory.keep_freed()  # As `experiments.train` does; both sides have it.
   default = default_size(repeats=1 if flags.FLAGS.quick else 5)
   small = Size(
       batch_size=128,
       num_steps=5,
       num_features=32,
+      num_constant=0,
       hidden=32,
       num_levels=4,
       repeats=5 if flags.FLAGS.quick else 40,

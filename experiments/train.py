@@ -19,11 +19,13 @@ from experiments import on_policy
 from experiments import training_sets
 from experiments import workdirs
 from routing import progress as progress_lib
+from routing.features import observation
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.training import checkpoint
 from routing.training import fit as fit_lib
 from routing.training import loop
+from routing.training import memory
 from routing.training import parallel
 from routing.training import sources
 from routing.training import state as state_lib
@@ -85,6 +87,7 @@ def _batches(
 ) -> Iterator[sources.Data | sources.Source]:
   """Where the batches of a seed come from; what collects them ends with it."""
   layout = parallel.first_devices(_num_devices(config))
+  constant = observation.constant(data.view.features)
   if fit_lib.estimator_of(config) == 'on_policy':
     with on_policy.collecting(
         config,
@@ -95,11 +98,21 @@ def _batches(
         seed,
     ) as collector:
       yield sources.renewed(
-          collector, config.on_policy.every, seed, config.batch_size, layout
+          collector,
+          config.on_policy.every,
+          seed,
+          config.batch_size,
+          layout,
+          constant,
       )
   elif isinstance(data.train, sources.Shards):
     yield sources.streamed(
-        data.train, seed, config.batch_size, config.stream.num_held, layout
+        data.train,
+        seed,
+        config.batch_size,
+        config.stream.num_held,
+        layout,
+        constant,
     )
   else:
     yield data.train
@@ -139,6 +152,7 @@ def train_seed(
         seed=seed,
         report=_reporter(shown),
         devices=_num_devices(config),
+        constant=observation.constant(data.view.features),
     )
   router = learned.LearnedRouter(
       make_card(config, data.view),
@@ -168,6 +182,7 @@ def train_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds`; returns their directories."""
+  memory.keep_freed()
   data = training_sets.load(config, workdir)
   for seed in config.train_seeds:
     train_seed(config, workdir, seed, data)

@@ -96,6 +96,34 @@ def _leaving(network, params, member=0):
   return 1 - np.asarray(jax.nn.softmax(logits))[:, 0]
 
 
+class ConstantTest(parameterized.TestCase):
+
+  @parameterized.parameters('mlp', 'gru')
+  def test_what_is_held_once_teaches_the_same(self, kind):
+    # Not in a trust region: its conjugate gradients amplify rounding.
+    config = make_config()
+    config.network.update(kind=kind, dropout=0.3)
+    data = make_batch()
+    noise = np.random.default_rng(1).normal(size=(64, 1, 3)) + np.zeros((3, 1))
+    data = data.replace(
+        features=np.concatenate(
+            [data.features, noise.astype(np.float32) * data.mask[..., None]],
+            axis=-1,
+        )
+    )
+    ends = []
+    for columns in (slice(0, 0), slice(2, 4)):
+      _, state, step = _setup(config, data)
+      for _ in range(2):
+        state, _ = step(state, (sources.with_constant(data, columns), None))
+      ends.append(state)
+    chex.assert_trees_all_close(*ends, atol=2e-5)
+
+  def test_what_changes_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'Features 0 to 0 .* they change'):
+      sources.with_constant(make_batch(), slice(0, 1))
+
+
 class LearnsTest(parameterized.TestCase):
 
   @parameterized.product(update=actor_critic.UPDATES, num_routes=(2, 3))

@@ -29,12 +29,15 @@ def run(case, devices, directory):
   if case == 'exact':
     config = training_test._config(batch_size=32, num_steps=int(sys.argv[2]))
     data = training_test._random_batch(40)
+    data.features[..., 2:4] = data.features[:, :1, 2:4]
+    constant = slice(2, 4)
   else:
     update, _, kind = case.partition('/')
     config = actor_critic_test.make_config(
         update, batch_size=32, num_steps=int(sys.argv[2])
     )
     data = actor_critic_test.make_batch(40)
+    constant = slice(0, 0)
     if kind == 'streamed':
       files = [jax.tree.map(lambda x: x[a::2], data) for a in (0, 1)]
       shards = sources.Shards(files.__getitem__, [20, 20])
@@ -45,7 +48,13 @@ def run(case, devices, directory):
       data, validation = source, data
   validation = data if not callable(data) else validation
   state = fit.fit(
-      config, data, validation, directory, seed=0, devices=devices
+      config,
+      data,
+      validation,
+      directory,
+      seed=0,
+      devices=devices,
+      constant=constant,
   )
   rows = metrics.read_rows(directory + '/metrics.jsonl')
   return [np.asarray(x) for x in jax.tree.leaves(state)], rows

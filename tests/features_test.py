@@ -50,6 +50,27 @@ def _observed(trace, config):
 
 class ConfidenceTest(parameterized.TestCase):
 
+  def test_the_question_alone_says_the_same_at_every_step(self):
+    config = _config(observation.GROUPS, hidden_size=1)
+    columns = observation.constant(config)
+    self.assertEqual(
+        observation.names(config)[columns],
+        tuple(f'text/question_{i}' for i in range(8)),
+    )
+    steps = tuple(_step(f'{x} + 1\n\n', [-1.0]) for x in (7, 8))
+    now, later = (
+        observation.observe(types.Trace(question='what is 7?', steps=x), config)
+        for x in (steps[:1], steps)
+    )
+    self.assertTrue(now[columns].any())
+    np.testing.assert_array_equal(now[columns], later[columns])
+
+  @parameterized.parameters(
+      dict(groups=('confidence',)), dict(groups=('text',), question_width=0)
+  )
+  def test_without_the_question_nothing_is_constant(self, **given):
+    self.assertEqual(observation.constant(_config(**given)), slice(0, 0))
+
   def test_by_hand(self):
     # Two tokens at -0.5 and -1.5 in the draft, one at -2 in the step before.
     # mean -1, minimum -1.5, last -1.5, sum -2; running minimum -2, and the

@@ -4,10 +4,12 @@ import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from routing.policy import layers
 from routing.policy import networks
 
 _CONFIG = dict(kind='mlp', hidden=(16,), dropout=0.1)
@@ -163,10 +165,53 @@ class ConditionTest(parameterized.TestCase):
       network.init(jax.random.key(0), jnp.zeros((1, 5)), given)
 
 
+def _observations(features, constant=slice(1, 3)):
+  """Of arrays that say the same at every step in the columns `constant`."""
+  features = features.at[..., constant].set(features[:, :1, constant])
+  return features, layers.split(features, constant)
+
+
+class ObservationsTest(parameterized.TestCase):
+
+  @parameterized.parameters(slice(0, 0), slice(0, 2), slice(1, 3), slice(2, 5))
+  def test_whole_undoes_split(self, constant):
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    whole, parts = _observations(features, constant)
+    np.testing.assert_array_equal(parts.whole(), whole)
+    self.assertEqual((parts.size, parts.place), (5, constant))
+
+  @parameterized.parameters(
+      ('mlp', (), False),
+      ('mlp', (), True),
+      ('mlp', (8,), False),
+      ('mlp', (8, 6), True),
+      ('gru', (8,), False),
+      ('attention', (8,), False),
+  )
+  def test_are_taken_for_what_they_are_whole(self, kind, hidden, conditioned):
+    config = dict(kind=kind, hidden=hidden, is_conditioned=conditioned)
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    whole, parts = _observations(features)
+    for network in (
+        networks.make_network(config, 3),
+        networks.make_critics(config),
+    ):
+      params = jax.tree.map(
+          lambda x: 0.7 * jax.random.normal(jax.random.key(1), x.shape),
+          networks.init_params(jax.random.key(0), network, 5),
+      )
+      chex.assert_trees_all_close(
+          networks.apply(network, params, parts, 0.4),
+          networks.apply(network, params, whole, 0.4),
+          atol=1e-5,
+      )
+
+
 class DropInputsTest(parameterized.TestCase):
 
   def test_drops_the_same_features_at_every_step(self):
-    got = networks.drop_inputs(jax.random.key(0), jnp.ones((50, 4, 40)), 0.25)
+    _, ones = _observations(jnp.ones((50, 4, 40)), slice(5, 25))
+    got = networks.drop_inputs(jax.random.key(0), ones, 0.25).whole()
     np.testing.assert_array_equal(got, np.broadcast_to(got[:, :1], got.shape))
     # Kept ones are scaled by 4/3, so that the mean stays.
     np.testing.assert_allclose(np.unique(got), [0.0, 4 / 3], rtol=1e-6)
@@ -174,16 +219,25 @@ class DropInputsTest(parameterized.TestCase):
     np.testing.assert_allclose((got[:, 0] == 0).mean(), 0.25, atol=0.04)
     self.assertGreater(len(np.unique(got[:, 0], axis=0)), 40)
 
-  def test_no_dropout_is_the_identity(self):
-    features = jnp.ones((2, 3, 4))
-    self.assertIs(
-        networks.drop_inputs(jax.random.key(0), features, 0.0), features
+  def test_drops_the_same_wherever_they_are_held(self):
+    features = jax.random.normal(jax.random.key(2), (3, 6, 5))
+    whole, parts = _observations(features)
+    chex.assert_trees_all_equal(
+        *(
+            networks.drop_inputs(jax.random.key(0), x, 0.5).whole()
+            for x in (parts, layers.split(whole, slice(0, 0)))
+        )
     )
+
+  def test_no_dropout_is_the_identity(self):
+    _, ones = _observations(jnp.ones((2, 3, 4)))
+    self.assertIs(networks.drop_inputs(jax.random.key(0), ones, 0.0), ones)
 
   @parameterized.parameters(-0.1, 1.0)
   def test_rate_outside_is_refused(self, rate):
+    _, ones = _observations(jnp.ones((1, 1, 3)))
     with self.assertRaisesRegex(ValueError, 'dropout'):
-      networks.drop_inputs(jax.random.key(0), jnp.ones((1, 1, 1)), rate)
+      networks.drop_inputs(jax.random.key(0), ones, rate)
 
 
 if __name__ == '__main__':

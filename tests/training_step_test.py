@@ -12,6 +12,7 @@ _SIZE = training_step.Size(
     batch_size=24,
     num_steps=4,
     num_features=10,
+    num_constant=4,
     hidden=8,
     num_levels=3,
     repeats=1,
@@ -38,7 +39,7 @@ class TwinTest(parameterized.TestCase):
   def test_three_updates_give_the_same_numbers(self, objective, num_routes):
     config = make_config(**objective)
     data = training_step.make_data(_SIZE, 60, num_routes)
-    jitted = training_step.Jitted(config, data)
+    jitted = training_step.Jitted(config, data, _SIZE.num_constant)
     twin = pytorch_twin.Twin(config, jitted.state, data)
     rng = np.random.default_rng(0)
     start = jax.tree.map(np.array, jitted.state.params)
@@ -78,6 +79,7 @@ class TwinTest(parameterized.TestCase):
     self.assertEqual(size.num_levels, 4)
     # Two texts of 256 hashes, 64 hidden units, and some numbers.
     self.assertBetween(size.num_features, 2 * 256 + 64, 2 * 256 + 64 + 40)
+    self.assertEqual(size.num_constant, 256)  # The question's.
 
 
 class MeasureTest(absltest.TestCase):

@@ -106,6 +106,16 @@ def names(config: FeatureConfig) -> tuple[str, ...]:
   )
 
 
+def constant(config: FeatureConfig) -> slice:
+  """The columns that say the same at every decision of a trace."""
+  places = [
+      i
+      for i, name in enumerate(names(config))
+      if name.startswith('text/question_')
+  ]
+  return slice(places[0], places[-1] + 1) if places else slice(0, 0)
+
+
 def viewed_step(trace: types.Trace) -> types.Step | None:
   """The step under view: the draft, else the last accepted one, else None."""
   if trace.draft is not None:

@@ -18,6 +18,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from routing.policy import layers
+
 KINDS = ('mlp', 'gru', 'attention')
 
 # An untrained policy hands over at a step with chance sigmoid(-1) = 0.27: rare
@@ -91,8 +93,17 @@ class Film(nn.Module):
     return x * (1 + scale) + shift
 
 
+_WITH_MEMORY = {
+    'gru': lambda width: nn.RNN(nn.GRUCell(width)),
+    'attention': CausalAttention,
+}
+
+
 def _hidden_layers(network, features, condition) -> jax.Array:
-  """What policy and critics have in common; their submodules, not its own."""
+  """What policy and critics have in common; their submodules, not its own.
+
+  The units come first.
+  """
   if (condition is not None) != network.is_conditioned:
     expected = 'one' if network.is_conditioned else 'none'
     raise ValueError(f'condition is {condition}; the network takes {expected}.')
@@ -102,14 +113,17 @@ def _hidden_layers(network, features, condition) -> jax.Array:
         f'{features.shape}.'
     )
   x = features
-  for width in network.hidden:
-    if network.kind == 'mlp':
-      x = nn.tanh(nn.Dense(width)(x))
-    elif network.kind == 'gru':
-      x = nn.RNN(nn.GRUCell(width))(x)
-    else:
-      x = CausalAttention(width)(x)
-  return x if condition is None else Film()(x, condition)
+  if network.kind == 'mlp':
+    x = layers.units_first(x)
+    for width in network.hidden:
+      x = nn.tanh(layers.Dense(width)(x))
+  else:
+    for width in network.hidden:
+      x = _WITH_MEMORY[network.kind](width)(x)
+    x = layers.units_first(x)
+  if condition is None:
+    return x
+  return layers.units_first(Film()(layers.units_last(x), condition))
 
 
 class Policy(nn.Module):
@@ -141,13 +155,14 @@ class Policy(nn.Module):
       `[..., T, A]` or `[..., A]` float32; at t a function of steps up to t.
     """
     x = _hidden_layers(self, features, condition)
-    return nn.Dense(
+    logits = layers.Dense(
         self.num_routes,
         kernel_init=nn.initializers.variance_scaling(
             0.01, 'fan_in', 'normal'  # Starts near the bias, not at random.
         ),
         bias_init=_output_bias,
     )(x)
+    return layers.units_last(logits)
 
 
 class Critics(nn.Module):
@@ -169,8 +184,8 @@ class Critics(nn.Module):
     Arguments are those of `Policy`.
     """
     x = _hidden_layers(self, features, condition)
-    values = nn.Dense(2, kernel_init=nn.initializers.zeros)(x)
-    return values[..., 0], values[..., 1]
+    values = layers.Dense(2, kernel_init=nn.initializers.zeros)(x)
+    return values[0], values[1]
 
 
 def has_memory(kind: str) -> bool:
@@ -224,15 +239,16 @@ def init_params(
 def apply(
     network: Policy | Critics,
     params: chex.ArrayTree,
-    features: chex.Array,
+    features: chex.Array | layers.Observations,
     level: chex.Numeric,
 ):
   """The network on features; one that is conditioned is told the level.
 
   Args:
     network, params: from `make_network` or `make_critics`, and `init_params`.
-    features: see `Policy`.
-    level: of the constraint, broadcast against `features` without F.
+    features: see `Policy`; observations are taken for what they are whole.
+    level: of the constraint, broadcast against `features` without F; of
+      observations one number.
 
   Returns:
     What the network returns.
@@ -243,30 +259,36 @@ def apply(
   condition = None
   if network.is_conditioned:
     condition = (level - 0.5) / _LEVEL_UNIT
-  return network.apply({'params': params}, features, condition)
+  is_split = isinstance(features, layers.Observations)
+  if is_split and not (network.kind == 'mlp' and network.hidden):
+    is_split, features = False, features.whole()
+  out = network.apply({'params': params}, features, condition)
+  # What observations come to has its steps before its trajectories.
+  swap = lambda x: jnp.swapaxes(x, 0, 1)
+  return jax.tree.map(swap, out) if is_split else out
 
 
 def drop_inputs(
-    rng: chex.PRNGKey, features: jax.Array, rate: float
-) -> jax.Array:
+    rng: chex.PRNGKey, features: layers.Observations, rate: float
+) -> layers.Observations:
   """Input dropout: the same features of a problem are dropped at every step.
 
-  One mask for all steps costs T times fewer random numbers and keeps a dropped
-  word from coming back at the next step.
+  One mask for all steps costs T times fewer random numbers, keeps a dropped
+  word from coming back at the next step, and leaves constant what was.
 
   Args:
     rng: consumed.
-    features: `[B, T, F]` float.
+    features: of B trajectories.
     rate: chance to drop, in [0, 1); 0 returns the features untouched.
 
   Source: Gal and Ghahramani 2016, "A Theoretically Grounded Application of
   Dropout in Recurrent Neural Networks", section 4.
   """
-  chex.assert_rank(features, 3)
   if not 0 <= rate < 1:
     raise ValueError(f'dropout is {rate}; allowed: from 0 up to below 1.')
   if rate == 0:
     return features
-  batch_size, _, num_features = features.shape
-  keep = jax.random.bernoulli(rng, 1 - rate, (batch_size, 1, num_features))
-  return features * (keep / (1 - rate)).astype(features.dtype)
+  shape = len(features.constant), 1, features.size
+  keep = jax.random.bernoulli(rng, 1 - rate, shape)
+  scale = layers.split(keep / (1 - rate), features.place)
+  return jax.tree.map(jnp.multiply, features, scale)

@@ -103,6 +103,7 @@ def fit(
     seed: int,
     report: Callable[[int, loop.Scalars], None] = lambda step, scalars: None,
     devices: int = 1,
+    constant: slice = slice(0, 0),
 ) -> state_lib.TrainState:
   """Trains one policy per level of `config.objective`, or resumes.
 
@@ -116,6 +117,7 @@ def fit(
     seed: of weights, dropout and data order.
     report: called with each row of metrics.
     devices: how many share each batch of arrays; a source has its own layout.
+    constant: see `sources.with_constant`; a source knows for itself.
 
   Returns:
     The final state; `best_params` are what to keep.
@@ -127,13 +129,15 @@ def fit(
   layout = parallel.first_devices(devices)
   check_data(config, validation)
   if not callable(train):
-    train = sources.resident(train, seed, config.batch_size, layout)
+    train = sources.resident(train, seed, config.batch_size, layout, constant)
   num_routes = validation_lib.num_routes(validation)
   network, state, train_step = make_learner(
       config, num_routes, validation.features.shape[-1], seed
   )
   eval_step = validation_lib.make_eval_step(config, network)
-  validation = layout.whole(batching.trimmed(validation))
+  validation = layout.whole(
+      sources.with_constant(batching.trimmed(validation), constant)
+  )
   return loop.train(
       _schedule(config),
       directory,

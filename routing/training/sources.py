@@ -16,12 +16,14 @@ import numpy as np
 
 from routing import types
 from routing.features import batching
+from routing.policy import layers
 from routing.training import parallel
 from routing.training import state as state_lib
 from routing.training import step as step_lib
 
 Data = types.LadderBatch | types.TrajectoryBatch
 _ONE_DEVICE = parallel.Layout()
+_NONE = slice(0, 0)  # No column.
 
 
 class Source(Protocol):
@@ -37,15 +39,43 @@ class Source(Protocol):
     ...
 
 
+def with_constant(data: Data, columns: slice) -> Data:
+  """The data with some columns of its features held once a trajectory.
+
+  Args:
+    data: arrays.
+    columns: of the features, the same at every decision of a trajectory.
+
+  Raises:
+    ValueError: if they are not the same.
+  """
+  values = data.features[..., columns]
+  if (values != values[:, :1])[data.mask].any():
+    raise ValueError(
+        f'Features {columns.start} to {columns.stop - 1} are taken for '
+        'constant; within a trajectory they change.'
+    )
+  return data.replace(features=layers.split(data.features, columns))
+
+
 def resident(
     data: Data,
     seed: int,
     batch_size: int,
     layout: parallel.Layout = _ONE_DEVICE,
+    constant: slice = _NONE,
 ) -> Source:
-  """All of `data` on the device, and rows of it in shuffled epochs."""
+  """All of `data` on the device, and rows of it in shuffled epochs.
+
+  Args:
+    data: NumPy arrays.
+    seed: of the order, with the epoch.
+    batch_size: rows a step; at most those of the data.
+    layout: puts data and rows on the device, or on several.
+    constant: see `with_constant`.
+  """
   num = len(data.mask)
-  data = layout.whole(batching.trimmed(data))
+  data = layout.whole(with_constant(batching.trimmed(data), constant))
 
   def batch_at(step, state):
     del state
@@ -73,6 +103,7 @@ def streamed(
     batch_size: int,
     num_held: int,
     layout: parallel.Layout = _ONE_DEVICE,
+    constant: slice = _NONE,
 ) -> Source:
   """Every row once an epoch, with `num_held` files in memory at a time.
 
@@ -87,6 +118,7 @@ def streamed(
     batch_size: rows a step; at most those of all files.
     num_held: >= 1; besides, a batch may take the end of the group before.
     layout: puts a batch on the device, or on several.
+    constant: see `with_constant`.
 
   Raises:
     ValueError: if `num_held` is below 1, or there is no row.
@@ -100,7 +132,8 @@ def streamed(
 
   def batch_at(step, state):
     del state
-    return layout.rows(stream.rows(step * size, size)), None
+    rows = with_constant(stream.rows(step * size, size), constant)
+    return layout.rows(rows), None
 
   return batch_at
 
@@ -111,6 +144,7 @@ def renewed(
     seed: int,
     batch_size: int,
     layout: parallel.Layout = _ONE_DEVICE,
+    constant: slice = _NONE,
 ) -> Source:
   """Trajectories that are collected anew every so many steps: on-policy.
 
@@ -122,6 +156,7 @@ def renewed(
     seed: of the order of rows.
     batch_size: rows a step; at most those of the round.
     layout: puts a batch on the device, or on several.
+    constant: see `with_constant`.
 
   Raises:
     ValueError: if `every` is below 1.
@@ -137,7 +172,8 @@ def renewed(
       held[number] = collect(number, state)
     data = held[number]
     rows = batching.minibatch_indices(seed, step, len(data.mask), batch_size)
-    return layout.rows(jax.tree.map(lambda x: x[rows], data)), None
+    batch = with_constant(jax.tree.map(lambda x: x[rows], data), constant)
+    return layout.rows(batch), None
 
   return batch_at
 

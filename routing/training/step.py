@@ -17,6 +17,7 @@ from routing import types
 from routing.objectives import branching
 from routing.objectives import exact
 from routing.objectives import lagrangian
+from routing.policy import layers
 from routing.policy import networks
 from routing.training import state as state_lib
 
@@ -30,7 +31,8 @@ Update = Callable[
     [state_lib.TrainState, Any, jax.Array],
     tuple[dict[str, Any], dict[str, jax.Array]],
 ]
-# Arrays on the device, and which rows of them this step takes; None = all.
+# Arrays on the device, and which rows of them this step takes; None = all. The
+# features may be `layers.Observations`.
 Batch = tuple[types.LadderBatch | types.TrajectoryBatch, jax.Array | None]
 
 
@@ -131,9 +133,12 @@ def over_members(
     data, rows = batch
     if rows is not None:
       data = jax.tree.map(lambda x: x[rows], data)
+    features = data.features
+    if not isinstance(features, layers.Observations):
+      features = layers.split(features, slice(0, 0))
     features = networks.drop_inputs(
         jax.random.fold_in(dropout_key, state.step),
-        data.features,
+        features,
         config.network.dropout,
     )
     axes = jax.tree.map(lambda _: 0, state).replace(step=None)
