@@ -1,19 +1,24 @@
 """How much of vLLM's own speed is left when it writes under the driver.
 
 Run: python -m benchmarks.collection [--problems=256] [--rounds=3]
-Times, in one run on the shipped pair: routed answers through the driver, 64 at
-a time, a request a step or one that runs on past the boundary while the policy
-decides, under a policy that hands over about half and one that mostly stays;
-vLLM alone, given the prompts and the numbers of tokens of every run of
-one writer, in one plain batch, asked for the log-probabilities that the driver
-asks for (`plain`) or for text alone (`bare`); and a loop of one problem and one
-blocking call a step against vLLM's servers. The last line is a JSON object, its
-ratios the medians over the rounds: `ratio_to_plain_batch`,
-`ratio_to_bare_batch`, `ratio_to_sequential`, `ratio_to_run_on` (and of the
-policy that stays, `ratio_to_run_on_staying`), `prefix_cache_hit_rate`.
+Times, in one run on the shipped pair:
+- routed answers through the driver, 64 at a time, by a model that runs on past
+  the boundary while the policy decides (`routed`) or by a request a step
+  (`by_step`), under a policy that hands over about half and one that mostly
+  stays (`_staying`);
+- vLLM alone, given the prompts and the numbers of tokens of every run of one
+  writer, in one plain batch, asked for what the driver asks for (`plain`), for
+  the candidates' texts besides (`spelled`), or for text alone (`bare`);
+- a loop of one problem and one blocking call a step against vLLM's servers.
+Tokens that were written in vain do not count. The last line is a JSON object,
+its ratios the medians over the rounds: `ratio_to_plain_batch`,
+`ratio_to_spelled_batch`, `ratio_to_bare_batch`, `ratio_to_sequential`,
+`ratio_to_by_step`, `ratio_to_by_step_staying`, and, of a request a step,
+`prefix_cache_hit_rate`.
 """
 
 import asyncio
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import itertools
@@ -26,21 +31,19 @@ from absl import flags
 from absl import logging
 import ml_collections
 
-from benchmarks import run_on
 from benchmarks import servers
 from configs import arithmetic_vllm
 from experiments import builders
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
-from routing.engines import vllm as vllm_engine
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
 
 _ROUTER = fixed.ConfidenceRouter(threshold=0.5)  # Hands over about half.
 _STAYING = fixed.ConfidenceRouter(threshold=1.5)
-_WAYS = ('routed', 'run_on')  # A request a step; one that runs on.
+_WAYS = {'routed': True, 'by_step': False}  # To `runs_on`.
 _CONCURRENCY = 64
 _SEQUENTIAL_SHARE = 16  # One call at a time is slow: a sixteenth will do.
 
@@ -197,60 +200,51 @@ def answer_in_turn(
   return total / (time.perf_counter() - start)
 
 
-def count_calls(
-    trajectories: Sequence[types.Trajectory],
-) -> tuple[int, float]:
-  """(tokens written, share of the tokens in prompts that were in a cache)."""
+def count_written(trajectories: Sequence[types.Trajectory]) -> int:
+  """Tokens that are in a step, kept or discarded."""
+  return sum(
+      steps_lib.count_written((*x.steps, *x.discarded)) for x in trajectories
+  )
+
+
+def hit_rate(trajectories: Sequence[types.Trajectory]) -> float:
+  """Share of the tokens in prompts that were in a cache."""
   calls = [call for x in trajectories for call in x.calls]
   cached = sum(call.cached for call in calls)
-  read = sum(call.read for call in calls)
-  return sum(call.written for call in calls), cached / (cached + read)
+  return cached / (cached + sum(call.read for call in calls))
 
 
 def make_engines(
-    config: ml_collections.ConfigDict,
-) -> tuple[run_on.RunOnEngine, run_on.Successor]:
-  """The pair, whose small model may run on."""
-  small, large = (
-      kind(
-          name,
-          route,
-          folder,
-          builders.vllm_settings(config, route),
-          builders.prompter(config, folder),
-      )
-      for route, (name, kind, folder) in enumerate(
-          zip(
-              ('small', 'large'),
-              (run_on.RunOnEngine, vllm_engine.VllmEngine),
-              builders.model_directories(config),
-              strict=True,
-          )
-      )
-  )
-  return small, run_on.Successor(large, small)
+    config: ml_collections.ConfigDict, runs_on: bool
+) -> list[engine_lib.Engine]:
+  """A pair of its own, so that the ways share no cache."""
+  config = config.copy_and_resolve_references()
+  config.engine.runs_on = runs_on
+  return builders.engines(config)
 
 
 async def measure_routed(
     config: ml_collections.ConfigDict,
     problems: Sequence[types.Problem],
-    engines: tuple[run_on.RunOnEngine, run_on.Successor],
-) -> tuple[dict[str, float], list[types.Trajectory]]:
-  """Tokens per second that are kept or discarded, and what `_ROUTER` got."""
-  row, trajectories = {}, {}
-  for name, router in (('', _ROUTER), ('_staying', _STAYING)):
-    for way in _WAYS:
-      engines[0].runs_on = way == 'run_on'
-      wasted = engines[0].num_wasted
-      found, seconds = await answer_all(config, problems, engines, router)
-      trajectories[way + name] = found
-      row[way + name] = count_calls(found)[0] / seconds
-    row['wasted' + name] = engines[0].num_wasted - wasted
-    row['handed_over' + name] = sum(len(runs(x)) - 1 for x in found)
+    pairs: Mapping[str, Sequence[engine_lib.Engine]],
+) -> tuple[dict[str, float], dict[str, list[types.Trajectory]]]:
+  """Tokens per second, and the trajectories, of each way and policy."""
+  row, found = {}, {}
+  for policy, router in (('', _ROUTER), ('_staying', _STAYING)):
+    for way, engines in pairs.items():
+      name = way + policy
+      found[name], seconds = await answer_all(config, problems, engines, router)
+      row[name] = count_written(found[name]) / seconds
+    ours = found['routed' + policy]
+    written = sum(call.written for x in ours for call in x.calls)
+    row['wasted' + policy] = written - count_written(ours)
+    row['handed_over' + policy] = sum(len(runs(x)) - 1 for x in ours)
     # Whichever way it is written, it is the same answer.
-    texts = [[x.text for x in trajectories[way + name]] for way in _WAYS]
-    row['differing' + name] = sum(a != b for a, b in zip(*texts, strict=True))
-  return row, trajectories['routed']
+    row['differing' + policy] = sum(
+        a.text != b.text
+        for a, b in zip(ours, found['by_step' + policy], strict=True)
+    )
+  return row, found
 
 
 async def measure_rounds(
@@ -261,19 +255,22 @@ async def measure_rounds(
 ) -> list[dict[str, float]]:
   """The figures of each round, everything measured one after the other."""
   few = problems[: max(len(problems) // _SEQUENTIAL_SHARE, 1)]
-  engines = make_engines(config)
+  pairs = {way: make_engines(config, on) for way, on in _WAYS.items()}
   plain = PlainBatches(config)
-  asked_too = dict(seed=0, logprobs=5, flat_logprobs=True)
+  spelled = dict(seed=0, logprobs=5, flat_logprobs=True)
   rounds = []
   try:
     for index in range(num_rounds + 1):
-      row, trajectories = await measure_routed(config, problems, engines)
-      written, hit_rate = count_calls(trajectories)
+      row, found = await measure_routed(config, problems, pairs)
+      routed = found['routed']
+      written = count_written(routed)
       row |= {
-          'plain': written / await plain.seconds(trajectories, **asked_too),
-          'bare': written / await plain.seconds(trajectories),
+          'plain': written
+          / await plain.seconds(routed, **spelled, detokenize=False),
+          'spelled': written / await plain.seconds(routed, **spelled),
+          'bare': written / await plain.seconds(routed),
           'in_turn': await asyncio.to_thread(answer_in_turn, config, few, urls),
-          'hit_rate': hit_rate,
+          'hit_rate': hit_rate(found['by_step']),
       }
       if index:  # The first warms everything up.
         rounds.append(row)
@@ -283,7 +280,7 @@ async def measure_rounds(
         )
   finally:
     plain.close()
-    for engine in engines:
+    for engine in itertools.chain(*pairs.values()):
       await engine.close()
   return rounds
 
@@ -309,10 +306,11 @@ def measure(num_problems: int, num_rounds: int) -> dict[str, float]:
       name: statistics.median(row[ours] / row[other] for row in rounds)
       for name, ours, other in (
           ('ratio_to_plain_batch', 'routed', 'plain'),
+          ('ratio_to_spelled_batch', 'routed', 'spelled'),
           ('ratio_to_bare_batch', 'routed', 'bare'),
           ('ratio_to_sequential', 'routed', 'in_turn'),
-          ('ratio_to_run_on', 'routed', 'run_on'),
-          ('ratio_to_run_on_staying', 'routed_staying', 'run_on_staying'),
+          ('ratio_to_by_step', 'routed', 'by_step'),
+          ('ratio_to_by_step_staying', 'routed_staying', 'by_step_staying'),
       )
   }
   return {

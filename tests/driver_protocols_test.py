@@ -88,6 +88,16 @@ class SwitchTest(parameterized.TestCase):
     self.assertEmpty(got.discarded)
     self.assertEqual([t.draft for t in router.seen], [None] * 3)
 
+  @parameterized.parameters(
+      ((0, 0, 1), [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 1), (1, 7, 0, 6)]),
+      ((0, 1, 1), [(0, 1, 0, 3), (0, 0, 0, 1), (1, 4, 0, 3), (1, 0, 0, 6)]),
+  )  # fmt: skip
+  def test_who_writes_on_is_cut_off_by_the_next(self, routes, calls):
+    engines = _recitals()
+    for engine in engines:
+      engine.num_ahead = 1
+    self.assertEqual(_calls(_answer(_Say(routes), engines, 'switch')), calls)
+
   def test_price_by_hand(self):
     _, got = self._switch(0, 1, 0)
     # Small: reads 1 + 3 at 0.2, 4 cached at 0.02, writes 9 at 1. Medium: reads
@@ -157,6 +167,17 @@ class RedraftTest(parameterized.TestCase):
       drafted = trace.draft.text == got.steps[step].text
       self.assertEqual(drafted, route == 0)
 
+  def test_the_drafter_alone_writes_on(self):
+    engines = _recitals()
+    for engine in engines:
+      engine.num_ahead = 1
+    got = _answer(_Say((0, 1, 0)), engines, 'redraft')
+    self.assertEqual(
+        _calls(got),
+        [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 1), (1, 4, 0, 3), (0, 3, 4, 6)],
+    )
+    self.assertFalse(engines[1].requests[0].goes_on)
+
   def test_price_by_hand(self):
     _, got = self._redraft(0, 1, 0)
     # Small: reads 1 + 3 at 0.2, 4 + 4 cached at 0.02, writes 12 at 1. Medium:
@@ -188,11 +209,13 @@ class SessionTest(parameterized.TestCase):
   @parameterized.parameters('escalate', 'switch', 'redraft')
   def test_is_forgotten_at_the_end_and_on_an_error(self, name):
     engines = _recitals()
+    engines[0].num_ahead = 1
     _answer(_Say((0, 1, 1)), engines, name)
     with self.assertRaises(ValueError):
       _answer(_Say((0, 9)), engines, name)
     for engine in engines:
       self.assertEmpty(engine._sessions)
+      self.assertEmpty(engine._runs)
 
   def test_trajectories_of_one_problem_differ_by_their_sample(self):
     engines = _recitals()

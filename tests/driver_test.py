@@ -86,6 +86,45 @@ class AnswerTest(parameterized.TestCase):
     calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
     self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 4, 3), (1, 4, 0, 9)])
 
+  @parameterized.parameters('peek', 'commit')
+  def test_what_was_written_in_vain_is_paid_after_the_decision(self, view):
+    problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
+    engines[0].num_ahead = 2
+    router = _HandOverAt(1)
+    got = _answer(problem, router, engines, view=view)
+    self.assertEqual(got.text, 'a\n\nB\n\n#### 3')
+    calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
+    # The second draft reads nothing: it is there when it is asked for.
+    draft = [(0, 0, 0, 3)] * (view == 'peek')
+    self.assertEqual(calls, [(0, 1, 0, 3), *draft, (0, 0, 0, 2), (1, 4, 0, 9)])
+    # Ruler 'decoded': 1000 parameters x characters, over a reference of 1e5.
+    spent = [0.03, 0.06] if view == 'peek' else [0.0, 0.03]
+    np.testing.assert_allclose([t.spent for t in router.seen], spent)
+
+  def test_who_stays_to_the_end_wastes_nothing(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
+    engines[0].num_ahead = 2
+    got = _answer(problem, _HandOverAt(99), engines)
+    calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
+    self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 6)])
+
+  def test_nobody_writes_on_past_the_last_step(self):
+    problem, engines = _recital('a\n\n' * 50, '#### 3')
+    engines[0].num_ahead = 2
+    sampling = driver.Sampling(max_steps=3, max_tokens=100)
+    got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
+    self.assertEqual([c.written for c in got.calls], [3, 3, 3])
+    asked = [request.goes_on for request in engines[0].requests]
+    self.assertEqual(asked, [True, True, False])
+
+  def test_a_trace_that_ends_cuts_off_who_writes_on(self):
+    problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
+    engines[0].num_ahead = 2
+    sampling = driver.Sampling(max_steps=6, max_tokens=6)
+    got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
+    self.assertEqual(got.text, 'a\n\nb\n\n')
+    self.assertEqual([c.written for c in got.calls], [3, 3, 2])
+
   def test_commit_decides_before_anything_is_paid(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
     router = _HandOverAt(1)

@@ -133,6 +133,20 @@ class PrompterTest(parameterized.TestCase):
     prompter = prompts.Prompter(_FIRST, prompts.Dialogue(), {'thinking': True})
     self.assertEndsWith(_text(prompter, prompter.ids('q')), '<think>')
 
+  @parameterized.parameters(
+      ('step one\n\n', 'so ä', True),
+      ('', 'step one\n\n', True),
+      # One word, of which this is the second half.
+      ('step ', 'one\n\n', False),
+  )
+  def test_reads_a_text_as_its_own_tokens(self, before, text, expected):
+    prompter = prompts.Prompter(_FIRST)
+    ids = prompter.ids(text)
+    self.assertEqual(prompter.reads(ids, before, text), expected)
+    # Letter by letter is another way to write it.
+    letters = [i for letter in text for i in prompter.ids(letter)]
+    self.assertEqual(prompter.reads(letters, before, text), letters == ids)
+
   def test_spells_each_token_and_half_characters_late(self):
     prompter = prompts.Prompter(_FIRST)
     prompt = prompter.ids('x')

@@ -138,6 +138,13 @@ class ScriptedTest(parameterized.TestCase):
     for (step,) in got:
       self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
 
+  def test_nobody_writes_on(self):
+    (engine,) = scripted_pair.make_engines(1, num_ahead=2)
+    (wrapped,) = _remembered([engine])
+    _write(wrapped, _request(goes_on=True, session='a'))
+    self.assertFalse(engine.requests[0].goes_on)
+    self.assertIsNone(asyncio.run(wrapped.cut_off('a')))
+
   def test_sampled_replies_are_asked_for_each_time(self):
     engine = scripted_pair.make_engines(1)[0]
     (wrapped,) = _remembered([engine])

@@ -5,7 +5,6 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
@@ -144,16 +143,12 @@ class MeterTest(parameterized.TestCase):
   def _meter(self, **fields):
     return resilience.Meter(scripted_pair.SPECS, resilience.Limits(**fields))
 
-  def _step(self, route, read, cached, written):
-    none = np.zeros(0, np.float32)
-    usage = types.Usage(route, read, cached, written)
-    return types.Step('', (), none, none[:, None], True, usage)
-
   def test_adds_up_dollars_and_tokens(self):
     meter = self._meter()
     # Prices per million of the small one: 0.2, 0.02 and 1; large 1.8, 0.18, 9.
-    meter.add([self._step(0, 1_000, 500, 200), self._step(0, 0, 0, 100)])
-    meter.add([self._step(2, 2_000, 0, 1_000)])
+    meter.add(types.Usage(0, 1_000, 500, 200))
+    meter.add(types.Usage(0, 0, 0, 100))
+    meter.add(types.Usage(2, 2_000, 0, 1_000))
     small = (1_000 * 0.2 + 500 * 0.02 + 300 * 1.0) / 1e6
     large = (2_000 * 1.8 + 1_000 * 9.0) / 1e6
     self.assertAlmostEqual(meter.dollars, small + large, places=12)
@@ -168,8 +163,23 @@ class MeterTest(parameterized.TestCase):
   )
   def test_the_nearer_ceiling_counts(self, limits, expected):
     meter = self._meter(**limits)
-    meter.add([self._step(0, 0, 0, 50)])
+    meter.add(types.Usage(0, 0, 0, 50))
     self.assertAlmostEqual(meter.share(), expected)
+
+  def test_what_was_written_in_vain_counts(self):
+    meter = self._meter()
+    engine = scripted.ScriptedEngine(
+        's', 0, scripted.recite('ab\n\ncd'), num_ahead=1
+    )
+    resilient = _resilient(engine, meter=meter)
+
+    async def run():
+      request = engine_lib.Request('q', goes_on=True, session='a')
+      await resilient.write(request)
+      return [await resilient.cut_off('a') for _ in range(2)]
+
+    self.assertEqual(asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0), None])
+    self.assertEqual(meter.tokens, 1 + 4 + 1)
 
   def test_no_request_after_the_ceiling(self):
     limits = resilience.Limits(tokens=25)

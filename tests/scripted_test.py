@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import scripted
@@ -80,6 +81,22 @@ class ScriptedEngineTest(parameterized.TestCase):
     (step,) = _write(self.engine, session='a', trace='aX\n\n')
     # In the cache: 'qab\n\n'; asked: 'qaX\n\n'.
     self.assertEqual((step.usage.cached, step.usage.read), (2, 3))
+
+  def test_runs_on_where_it_may(self):
+    self.engine.num_ahead = 2
+    fields = dict(session='a', goes_on=True)
+    steps = [
+        *_write(self.engine, **fields),
+        *_write(self.engine, trace='ab\n\n', **fields),
+    ]
+    usage = [(s.usage.read, s.usage.cached, s.usage.written) for s in steps]
+    self.assertEqual(usage, [(1, 0, 4), (0, 0, 3)])
+    # 'd' alone is left to be written on.
+    rest = [asyncio.run(self.engine.cut_off('a')) for _ in range(2)]
+    self.assertEqual(rest, [types.Usage(1, 0, 0, 1, 1.0), None])
+    (step,) = _write(self.engine, trace='ab\n\nc\n\n', session='a')
+    self.assertEqual((step.usage.read, step.usage.cached), (0, 8))
+    self.assertIsNone(asyncio.run(self.engine.cut_off('a')))
 
   def test_only_the_first_step_carries_the_reads(self):
     steps = _write(self.engine, to_end=True)

@@ -46,14 +46,17 @@ class _Recorder:
 
 class OneVectorTest(parameterized.TestCase):
 
-  @parameterized.parameters(
-      ('escalate', 'peek'),
-      ('escalate', 'commit'),
-      ('switch', 'commit'),
-      ('redraft', 'peek'),
+  @parameterized.product(
+      way=[
+          ('escalate', 'peek'),
+          ('escalate', 'commit'),
+          ('switch', 'commit'),
+          ('redraft', 'peek'),
+      ],
+      num_ahead=[0, 2],  # What is written in vain is spent by then, or not yet.
   )
-  def test_live_shard_and_training_have_the_same_vectors(self, name, view):
-    protocol, live = protocols.Protocol(name, view), {}
+  def test_live_shard_and_training_have_the_same_vectors(self, way, num_ahead):
+    protocol, live = protocols.Protocol(*way), {}
     draw = behaviour.random_rate(3, seed=0)
 
     def record(problem, index):
@@ -66,7 +69,7 @@ class OneVectorTest(parameterized.TestCase):
     asyncio.run(
         behave.collect_rollouts(
             problems,
-            scripted_pair.make_engines(3),
+            scripted_pair.make_engines(3, num_ahead=num_ahead),
             shards.add,
             behaviour=record,
             plan=behave.Plan(protocol, driver.Sampling(), 3),
@@ -106,9 +109,13 @@ class _Say:
     return types.Decision(self._routes[step], 0.0, self._chances[step])
 
 
-def _rollouts(name, routes, reference='#### 3', small='#### 4', view=None):
+def _rollouts(
+    name, routes, reference='#### 3', small='#### 4', view=None, num_ahead=0
+):
   """One trajectory; the question and each step have 1 and 3 tokens."""
   engines = _recital(f'a\n\nb\n\n{small}', 'A\n\nB\n\n#### 3')
+  for engine in engines:
+    engine.num_ahead = num_ahead
   engines[1].script = lambda request: (
       f'A\n\nB\n\n{reference}'
       if request.to_end and not request.trace
@@ -221,6 +228,23 @@ class BatchTest(parameterized.TestCase):
     accounting = costs.Accounting(scripted_pair.SPECS[:2], 'decoded')
     got = batching.with_reference(accounting, rollouts)
     self.assertEqual(got.reference, (12 + 7) / 2 * 4_000)
+
+  @parameterized.parameters(
+      ('escalate', (0, 1), [1, 2, 4], (3 + 3, 1 + 36)),
+      ('switch', (0, 1, 0), [0, 1, 3, 5], (3, 1 + 12, 4 + 6)),
+      ('redraft', (0, 1, 0), [1, 2, 5, 5], (3 + 3, 1 + 12 + 6, 0)),
+  )
+  def test_what_is_written_in_vain_is_paid_after_the_decision(
+      self, name, routes, seen, paid
+  ):
+    rollouts = _rollouts(name, routes, num_ahead=1)
+    (trajectory,) = rollouts.trajectories
+    protocol = protocols.Protocol(name)
+    self.assertEqual(traces.num_calls_seen(trajectory, protocol), seen)
+    batch = self._batch([rollouts], name)
+    np.testing.assert_allclose(
+        batch.costs[0, : len(routes)], np.array(paid) / 48, rtol=1e-6
+    )
 
   def test_what_is_not_of_the_protocol_is_refused(self):
     rollouts = _rollouts('redraft', (0, 1, 0))

@@ -1,6 +1,7 @@
 """A vLLM process that dies under its requests."""
 
 import asyncio
+import dataclasses
 import importlib.util
 import multiprocessing
 import unittest
@@ -43,21 +44,35 @@ class DeathTest(absltest.TestCase):
         child.kill()
       return await task
 
+    async def write_step(engine, request, trace):
+      left = request.max_tokens - engine.count_tokens('', trace)
+      fields = dict(to_end=False, goes_on=True, max_tokens=left)
+      (step,) = await engine.write(
+          dataclasses.replace(request, trace=trace, session='run', **fields)
+      )
+      return step
+
     async def run(engine):
       before = await write_all(engine)
+      # A run is under way, too; it goes on as if nothing had happened.
+      first = await write_step(engine, requests[0], '')
       after = await kill_while(write_all(engine))
+      second = await write_step(engine, requests[0], first.text)
       restarts = engine.num_restarts
       gone = await kill_while(write_all(engine))
       await engine.close()
-      return before, after, restarts, gone
+      return before, after, (first, second), restarts, gone
 
     engine = vllm.VllmEngine(
         'small', 0, export.shipped('small'), builders.vllm_settings(config, 0)
     )
-    before, after, restarts, gone = asyncio.run(run(engine))
+    before, after, steps, restarts, gone = asyncio.run(run(engine))
     self.assertEqual(
         [steps_lib.join(x) for x in after], [steps_lib.join(x) for x in before]
     )
+    self.assertEqual([x.text for x in steps], [x.text for x in before[0][:2]])
+    # The second one was asked for anew.
+    self.assertGreater(steps[1].usage.read, 0)
     self.assertEqual(restarts, 1)
     for error in gone:
       self.assertIsInstance(error, engine_lib.EngineDied)

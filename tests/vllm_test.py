@@ -36,39 +36,6 @@ _MODELS = {name: export.shipped(name) for name in ('small', 'large')}
 _MAX_TOKENS = 176
 
 
-class SharedTimeTest(absltest.TestCase):
-
-  def test_calls_in_flight_share_the_time(self):
-    now = 0.0
-    shared = vllm.SharedTime(lambda: now)
-    a = shared.enter()
-    now = 1.0  # a alone: 1 second.
-    b = shared.enter()
-    now = 4.0  # a and b: 1.5 seconds each.
-    self.assertAlmostEqual(shared.leave(a), 2.5)
-    now = 6.0  # b alone: 2 seconds.
-    self.assertAlmostEqual(shared.leave(b), 3.5)
-    now = 9.0  # Nobody: nobody's.
-    c = shared.enter()
-    now = 9.5
-    self.assertAlmostEqual(shared.leave(c), 0.5)
-
-  def test_shares_sum_to_the_time_in_which_any_was_in_flight(self):
-    rng = np.random.default_rng(0)
-    now, busy, total, started = 0.0, 0.0, 0.0, []
-    shared = vllm.SharedTime(lambda: now)
-    for _ in range(300):
-      wait = rng.exponential()
-      now += wait
-      busy += wait * bool(started)
-      if started and rng.random() < 0.5:
-        total += shared.leave(started.pop(rng.integers(len(started))))
-      else:
-        started.append(shared.enter())
-    total += sum(map(shared.leave, started))
-    self.assertAlmostEqual(total, busy)
-
-
 class SettingsTest(parameterized.TestCase):
 
   def test_arguments_of_vllm(self):

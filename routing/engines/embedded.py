@@ -143,6 +143,9 @@ class EmbeddedEngine:
       self._worker = loop.create_task(self._work())
     return await job.future
 
+  async def cut_off(self, session: str) -> None:
+    """Nothing to do: only what is asked for is written."""
+
   def forget(self, session: str) -> None:
     """Frees the session's slot: the next session that needs one gets it."""
     self._slots.forget(session)

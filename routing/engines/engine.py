@@ -38,6 +38,8 @@ class Request:
   question: the problem's text, before any chat template.
   trace: the answer so far; ends at a step boundary, or is empty.
   to_end: False = write one step; True = write to the end of the answer.
+  goes_on: the step after this one will probably be asked for, too, so that the
+    model may write on until then; see `Engine.cut_off`.
   max_tokens: new tokens at most.
   temperature: 0 is greedy.
   seed: non-negative; the result is a function of (question, trace, seed).
@@ -49,6 +51,7 @@ class Request:
   question: str
   trace: str = ''
   to_end: bool = False
+  goes_on: bool = False
   max_tokens: int = 256
   temperature: float = 0.0
   seed: int = 0
@@ -94,6 +97,14 @@ class Engine(Protocol):
       The steps in order. The first carries the call's reads and cached tokens
       in its usage, each its own written tokens and its share of the seconds.
       The last has `is_final` False only when `max_tokens` ran out.
+    """
+    ...
+
+  async def cut_off(self, session: str) -> types.Usage | None:
+    """What `session` was written ahead of being asked for is not wanted.
+
+    Returns:
+      What was written and is in no step; None if the engine did not write on.
     """
     ...
 

@@ -121,6 +121,9 @@ class OpenAIEngine:
         [replies.without_gaps(step) for step in kept], sum(paid)
     )
 
+  async def cut_off(self, session: str) -> None:
+    """Nothing to do: only what is asked for is written."""
+
   def forget(self, session: str) -> None:
     """Nothing to do: servers give up first what was not used for longest."""
 

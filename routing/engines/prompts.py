@@ -4,6 +4,7 @@ The text of a trace is the truth, whoever wrote it. A model that goes on with
 what another wrote reads that text in tokens of its own.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -112,15 +113,31 @@ class Prompter:
     The trace is cut into tokens on its own, as it was when it was written, and
     special tokens that it spells are read as plain text.
     """
+    text = self.text(question, trace)
     if self.dialogue is None:
-      return self._encode(question + trace)
-    return [*self._head(question), *(self._encode(trace) if trace else ())]
+      return self._encode(text)
+    return [*self._head(question), *(self._encode(text) if text else ())]
+
+  def text(self, question: str, trace: str) -> str:
+    """What is cut into tokens in one piece when the trace is read."""
+    return question + trace if self.dialogue is None else trace
+
+  def reads(self, ids: Sequence[int], before: str, text: str) -> bool:
+    """Whether `text`, right after the text `before`, is read as just `ids`."""
+    return self._encode(before + text)[-len(ids) :] == ids
 
   def spell(self, prompt: Sequence[int], ids: Sequence[int]) -> list[str]:
-    """What each of `ids` adds to the text when it is written after `prompt`.
+    """What each of `ids` adds to the text when it is written after `prompt`."""
+    return list(map(self.speller(prompt), ids))
+
+  def speller(self, prompt: Sequence[int]) -> Callable[[int], str]:
+    """Tells of one token after the other what it adds to the text.
 
     A special token adds nothing, and neither does the first half of a
     character; the second half adds it all.
+
+    Args:
+      prompt: what the first token is written after.
     """
     import tokenizers
 
@@ -128,7 +145,7 @@ class Prompter:
         ids=list(prompt), skip_special_tokens=True
     )
     backend = self.tokenizer.backend_tokenizer
-    return [stream.step(backend, i) or '' for i in ids]
+    return lambda token: stream.step(backend, token) or ''
 
   def _encode(self, text: str) -> list[int]:
     return self.tokenizer.encode(

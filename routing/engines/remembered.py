@@ -107,6 +107,9 @@ class RememberedEngine:
       written = self._recall(request) or await self._ask_once(request)
     return self._charged(request, written)
 
+  async def cut_off(self, session: str) -> None:
+    """Nothing to do: the engine is asked for one reply at a time."""
+
   def forget(self, session: str) -> None:
     """See `engine.Engine.forget`. Replies are kept: they are nobody's own."""
     self._books.pop(session, None)
@@ -146,7 +149,9 @@ class RememberedEngine:
     """Has the engine write; remembers it if it is greedy."""
     self._asked.add(request.session)
     self.num_asked += 1
-    written = await self._engine.write(request)
+    # What follows may be in the memory by the time it is asked for.
+    alone = dataclasses.replace(request, goes_on=False)
+    written = await self._engine.write(alone)
     if request.temperature == 0:
       self.memory.add(request.question, request.trace, written)
     return written

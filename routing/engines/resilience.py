@@ -63,13 +63,11 @@ class Meter:
     self._specs, self._limits = specs, limits
     self.dollars, self.tokens = 0.0, 0
 
-  def add(self, steps: Sequence[types.Step]) -> None:
-    """Counts what one call has written and read."""
-    for step in steps:
-      usage = step.usage
-      spec = self._specs[usage.route]
-      self.dollars += float(costs.call_cost(usage, spec, 'price'))
-      self.tokens += int(usage.read + usage.cached + usage.written)
+  def add(self, usage: types.Usage) -> None:
+    """Counts what was read and written."""
+    spec = self._specs[usage.route]
+    self.dollars += float(costs.call_cost(usage, spec, 'price'))
+    self.tokens += int(usage.read + usage.cached + usage.written)
 
   def share(self) -> float:
     """The part of the ceiling that is spent; 1 or more = all of it."""
@@ -156,8 +154,16 @@ class ResilientEngine:
       except engine_lib.EngineDied as error:
         await self._restart(num_restarts, error)
       else:
-        self._meter.add(steps)
+        for step in steps:
+          self._meter.add(step.usage)
         return steps
+
+  async def cut_off(self, session: str) -> types.Usage | None:
+    """See `engine.Engine.cut_off`. What is not wanted is paid all the same."""
+    usage = await self._engine.cut_off(session)
+    if usage is not None:
+      self._meter.add(usage)
+    return usage
 
   def count_tokens(self, question: str, trace: str) -> int:
     """See `engine.Engine.count_tokens`."""

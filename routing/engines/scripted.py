@@ -47,6 +47,8 @@ class ScriptedEngine:
     None.
   delay: seconds slept per request; a number, or a function of the request.
   fails_at: a request for which this is true raises ConnectionError.
+  num_ahead: characters that it writes on, where it may, before it is asked
+    again or cut off; 0 = it never does.
   """
 
   name: str
@@ -57,10 +59,13 @@ class ScriptedEngine:
   hidden_size: int = 0
   delay: float | Callable[[engine_lib.Request], float] = 0.0
   fails_at: Callable[[engine_lib.Request], bool] = lambda request: False
+  num_ahead: int = 0
   requests: list[engine_lib.Request] = dataclasses.field(default_factory=list)
   num_in_flight: int = 0
   max_in_flight: int = 0
   _sessions: dict[str, str] = dataclasses.field(default_factory=dict)
+  # By session: where a run stands, and what it has written from there.
+  _runs: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
   @property
   def capabilities(self) -> engine_lib.Capabilities:
@@ -100,9 +105,17 @@ class ScriptedEngine:
     """One token a character."""
     return len(question) + len(trace)
 
+  async def cut_off(self, session: str) -> types.Usage | None:
+    """See `engine.Engine.cut_off`."""
+    if session not in self._runs:
+      return None
+    _, count = self._runs.pop(session)
+    return types.Usage(self.route, 0, 0, count, count * 1.0)
+
   def forget(self, session: str) -> None:
     """See `engine.Engine.forget`."""
     self._sessions.pop(session, None)
+    self._runs.pop(session, None)
 
   async def close(self) -> None:
     """Nothing is held."""
@@ -112,6 +125,9 @@ class ScriptedEngine:
     prompt = request.question + request.trace
     known = self._sessions.get(request.session, '')
     cached = _common_prefix(known, prompt)
+    read = len(prompt) - cached
+    if self._runs.pop(request.session, ('', 0))[0] == prompt:
+      read = cached = 0
     whole = self.script(request)
     steps, position = [], 0
     while position < len(whole) or not steps:
@@ -121,12 +137,18 @@ class ScriptedEngine:
           self._step(
               text,
               is_final=position == len(whole),
-              read=0 if steps else len(prompt) - cached,
+              read=0 if steps else read,
               cached=0 if steps else cached,
           )
       )
       if not request.to_end or position == request.max_tokens:
         break
+    rest = len(whole) - position
+    if self.num_ahead and request.goes_on and rest:
+      self._runs[request.session] = (
+          prompt + whole[:position],
+          min(self.num_ahead, rest),
+      )
     self._sessions[request.session] = prompt + whole[:position]
     return tuple(steps)
 

@@ -7,23 +7,22 @@ what vLLM says it did not read again, in whole blocks. Built on vLLM's V1 engine
 """
 
 import asyncio
-from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import pathlib
-import time
 from typing import Any
 
 from absl import logging
-import numpy as np
 
 from routing import types
 from routing.engines import cutting
 from routing.engines import engine as engine_lib
 from routing.engines import patience
 from routing.engines import prompts
+from routing.engines import run_on
+from routing.engines import shared_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +39,9 @@ class Settings:
   tensor_parallel_size: accelerators that share the model.
   num_slots: answers written at once; further ones wait.
   num_log_probs: k, the top log-probabilities asked for with each token.
+  runs_on: where more is likely to be asked for, a greedy model writes on past
+    the end of a step, and is cut off when it is not. One that samples never
+    does: each step has a seed of its own.
   enforce_eager: do not compile; starts sooner, runs slower.
   extra: further arguments of vLLM's `AsyncEngineArgs`; they win over the above.
   """
@@ -51,6 +53,7 @@ class Settings:
   tensor_parallel_size: int = 1
   num_slots: int = 256
   num_log_probs: int = 5
+  runs_on: bool = True
   enforce_eager: bool = False
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -89,10 +92,9 @@ class VllmEngine:
 
   Results depend on a request's seed alone, up to the rounding of matrix
   products that other requests in the batch give another shape. A process that
-  dies is started again once, and what was under way is asked again. A step is a
-  request. A model that runs on past the boundary while the policy decides is
-  faster (`benchmarks.collection` measures both), but what it wastes hangs on
-  what else is running; no engine does so yet.
+  dies is started again once, and what was under way is asked again. A model
+  that runs on (`run_on.Run`) writes what it would write if it were asked for
+  each step; only how much of it is wasted hangs on what else is running.
 
   Args:
     name: the model's name.
@@ -131,9 +133,11 @@ class VllmEngine:
     self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
+    self._runs: dict[str, run_on.Run] = {}  # By session.
+    self._ending: set[asyncio.Task] = set()
     self._engine_args = settings.engine_args(str(model))
     self._ids = itertools.count()
-    self._time = SharedTime()
+    self._time = shared_time.SharedTime()
     self._restarting = asyncio.Lock()
     self._llm = self._start()
 
@@ -165,10 +169,24 @@ class VllmEngine:
         call, to_end=request.to_end, max_tokens=request.max_tokens
     )
     kept = patience.give_up(steps, request.trace, self._num_equal)
+    if kept[-1].is_final and (rest := await self.cut_off(request.session)):
+      written.append(rest.written)
     return cutting.charged(kept, sum(written))
 
+  async def cut_off(self, session: str) -> types.Usage | None:
+    """Ends the session's run; see `engine.Engine.cut_off`."""
+    run = self._runs.pop(session, None)
+    return None if run is None else await run.end()
+
   def forget(self, session: str) -> None:
-    """Nothing to do: vLLM gives up first what was not used for longest."""
+    """Ends the session's run, for which nobody pays any more.
+
+    The cache is left alone: vLLM gives up first what was not used for longest.
+    """
+    if session in self._runs:
+      task = asyncio.create_task(self.cut_off(session))
+      self._ending.add(task)  # Or it might be collected while it runs.
+      task.add_done_callback(self._ending.discard)
 
   async def restart(self) -> None:
     """Starts the process again if it is dead; it may die once.
@@ -197,6 +215,7 @@ class VllmEngine:
 
   async def close(self) -> None:
     """Ends the process."""
+    await asyncio.gather(*map(self.cut_off, self._runs), *self._ending)
     llm, self._llm = self._llm, None
     if llm is not None:
       await asyncio.to_thread(llm.shutdown)
@@ -219,7 +238,38 @@ class VllmEngine:
   async def _call(
       self, request: engine_lib.Request, stop: str | None
   ) -> tuple[cutting.Written, types.Usage]:
-    """One request to vLLM, up to and with the string `stop`."""
+    """What follows the trace, up to and with the string `stop`.
+
+    It comes from the session's run where that would bring what a new request
+    would; a run that would not is ended, and its waste is in the usage.
+    """
+    from vllm.v1.engine import exceptions
+
+    run, num_wasted = self._runs.pop(request.session, None), 0
+    if run is not None and not run.goes_on(request):
+      num_wasted, run = (await run.end()).written, None
+    while True:
+      run = run or self._begin(request, stop)
+      try:
+        part, usage = await run.take(stop, request.max_tokens)
+        break
+      except exceptions.EngineDeadError:
+        run = None
+        await self.restart()
+    if not run.is_over:
+      self._runs[request.session] = run
+    text = request.trace + ''.join(part.pieces)
+    return (
+        dataclasses.replace(
+            part, is_final=part.is_final or patience.is_blank(text)
+        ),
+        dataclasses.replace(usage, written=usage.written + num_wasted),
+    )
+
+  def _begin(self, request: engine_lib.Request, stop: str | None) -> run_on.Run:
+    """A new request to vLLM."""
+    import vllm
+
     prompt = self._prompter.ids(request.question, request.trace)
     room = min(request.max_tokens, self._settings.max_length - len(prompt))
     if room < 1:
@@ -228,38 +278,20 @@ class VllmEngine:
           f'is {request.max_tokens}, and {self.name} holds '
           f'{self._settings.max_length}.'
       )
-    inputs = {'prompt_token_ids': prompt}
+    inputs = vllm.TokensPrompt(prompt_token_ids=prompt)
     if request.session:
       inputs['cache_salt'] = request.session
-    start = self._time.enter()
-    try:
-      output = await self._generate(
-          inputs, self._sampling_params(request, stop, room)
-      )
-    finally:
-      seconds = self._time.leave(start)
-    cached = output.num_cached_tokens or 0
-    return self._written(request, prompt, output.outputs[0]), types.Usage(
-        route=self.route,
-        read=len(prompt) - cached,
-        cached=cached,
-        written=len(output.outputs[0].token_ids),
-        seconds=seconds,
+    params = self._sampling_params(request, stop, room)
+    name = f'{self.name}-{next(self._ids)}'
+    return run_on.Run(
+        self._llm.generate(inputs, params, name),
+        functools.partial(self._llm.abort, name),
+        self._prompter,
+        request,
+        prompt,
+        self.route,
+        self._time,
     )
-
-  async def _generate(self, inputs: Mapping[str, Any], params):
-    """vLLM's output; a request that dies with the process is sent again."""
-    import vllm
-    from vllm.v1.engine import exceptions
-
-    while True:
-      name = f'{self.name}-{next(self._ids)}'
-      try:
-        outputs = self._llm.generate(vllm.TokensPrompt(**inputs), params, name)
-        (output,) = [output async for output in outputs]
-        return output
-      except exceptions.EngineDeadError:
-        await self.restart()
 
   def _sampling_params(
       self, request: engine_lib.Request, stop: str | None, room: int
@@ -273,6 +305,16 @@ class VllmEngine:
     import vllm
     from vllm import sampling_params
 
+    kinds = sampling_params.RequestOutputKind
+    runs_on = (
+        self._settings.runs_on
+        and request.goes_on
+        and not request.to_end
+        and request.session
+        and not request.temperature
+    )
+    if runs_on:
+      stop = None
     return vllm.SamplingParams(
         temperature=request.temperature,
         seed=request.seed,
@@ -280,73 +322,13 @@ class VllmEngine:
         stop=stop,
         stop_token_ids=self._stop_ids if stop == types.DELIMITER else None,
         include_stop_str_in_output=True,
+        # We spell the tokens ourselves; of those that came close, nobody needs
+        # the text.
+        detokenize=stop is not None,
         logprobs=self._settings.num_log_probs,
         flat_logprobs=True,
-        output_kind=sampling_params.RequestOutputKind.FINAL_ONLY,
+        output_kind=kinds.CUMULATIVE if runs_on else kinds.FINAL_ONLY,
     )
-
-  def _written(
-      self, request: engine_lib.Request, prompt: Sequence[int], output
-  ) -> cutting.Written:
-    """The tokens of one finished request."""
-    if output.finish_reason not in ('stop', 'length'):
-      raise RuntimeError(
-          f'{self.name} gave up a request: {output.finish_reason!r}.'
-      )
-    ids = list(output.token_ids)
-    # A row: the token that was written, then the k most likely ones.
-    table = np.asarray(output.logprobs.logprobs, np.float32)
-    table = table.reshape(len(output.logprobs), -1)[: len(ids)]
-    pieces = self._prompter.spell(prompt, ids)
-    # The last token may spell more than the string that it completes.
-    excess = sum(map(len, pieces)) - len(output.text)
-    if excess > 0:
-      pieces[-1] = pieces[-1][:-excess]
-    # Any other reason to stop is the model's own: an end of sequence.
-    reason = output.stop_reason
-    at_stop = isinstance(reason, str) or reason in self._stop_ids
-    is_final = output.finish_reason == 'stop' and not at_stop
-    return cutting.Written(
-        pieces=pieces,
-        token_ids=ids,
-        log_probs=table[:, 0],
-        top_log_probs=table[:, 1:],
-        is_final=is_final or patience.is_blank(request.trace + output.text),
-    )
-
-
-class SharedTime:
-  """Wall-clock of a back end, shared evenly by the calls in flight.
-
-  The shares of all calls sum to the time in which any was in flight.
-
-  Args:
-    clock: gives seconds.
-  """
-
-  def __init__(self, clock: Callable[[], float] = time.perf_counter):
-    self._clock = clock
-    self._num_in_flight = 0
-    self._last = 0.0
-    self._share = 0.0  # Of a call that has been in flight all along.
-
-  def enter(self) -> float:
-    """A call begins; returns what `leave` wants to know."""
-    self._advance()
-    self._num_in_flight += 1
-    return self._share
-
-  def leave(self, start: float) -> float:
-    """The call that `enter` gave `start` ends; returns its seconds."""
-    self._advance()
-    self._num_in_flight -= 1
-    return self._share - start
-
-  def _advance(self) -> None:
-    now = self._clock()
-    if self._num_in_flight:
-      self._share += (now - self._last) / self._num_in_flight
-    self._last = now
 
 
 def _delimiter_ids(tokenizer: prompts.Tokenizer) -> list[int]:

@@ -5,6 +5,8 @@ so a feature can neither differ between the two nor come from the future.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
+import itertools
 
 from routing import costs
 from routing import protocols
@@ -38,24 +40,46 @@ def num_calls_seen(
 
   Returns:
     One number a decision, the draft on view included, and last the number of
-    all calls.
+    all calls. What was written in vain while a decision was taken is paid after
+    it.
 
   Raises:
     ValueError: if the calls are not those of this protocol.
   """
-  counts, num = [], 0
+  routes, seen = [], []  # Of the calls that wrote steps.
   for decision in trajectory.decisions:
-    num += protocol.has_draft
-    counts.append(num)
+    routes += [0] * protocol.has_draft
+    seen.append(len(routes))
     # A draft that is kept is the step; all else is another call.
-    num += decision.route > 0 or not protocol.has_draft
-  if not counts or num != len(trajectory.calls):
+    if decision.route > 0 or not protocol.has_draft:
+      routes.append(decision.route)
+  paid = [0]  # Calls up to and with each of those.
+  for before, route in itertools.pairwise([None, *routes, None]):
+    in_vain = _is_in_vain(trajectory.calls[paid[-1] :], before, route)
+    paid.append(paid[-1] + in_vain + 1)
+  total = paid.pop() - 1  # None wrote no step.
+  if not seen or total != len(trajectory.calls):
     raise ValueError(
-        f'Problem {trajectory.problem.id}: {len(counts)} decisions make {num} '
+        f'Problem {trajectory.problem.id}: {len(seen)} decisions make {total} '
         f'calls in {protocol.name}, {protocol.view}; the trajectory has '
         f'{len(trajectory.calls)}. Is it of another protocol?'
     )
-  return [*counts, num]
+  return [*(paid[num] for num in seen), total]
+
+
+def _is_in_vain(
+    calls: Sequence[types.Usage], before: int | None, route: int | None
+) -> bool:
+  """Whether the first of `calls` is what the writer `before` wrote in vain.
+
+  Args:
+    calls: those after the one of `before`.
+    before: who wrote last; None = nobody.
+    route: who writes next, which cuts another one off; None = nobody.
+  """
+  if not calls or before == route:
+    return False
+  return calls[0].route == before and not calls[0].read + calls[0].cached
 
 
 def of_trajectory(

@@ -100,6 +100,7 @@ async def write(
     sampling: Sampling,
     session: str,
     sample: int = 0,
+    goes_on: bool = False,
 ) -> tuple[types.Step, ...]:
   """Has `engine` go on after the steps `kept`: one step, or to the end.
 
@@ -115,6 +116,7 @@ async def write(
     sampling: see `Sampling`.
     session: whose prefix cache to use.
     sample: tells several completions of one prefix apart.
+    goes_on: it may write on until it is asked again, or cut off.
 
   Returns:
     The new steps.
@@ -123,6 +125,7 @@ async def write(
       question=problem.question,
       trace=steps_lib.join(kept),
       to_end=to_end,
+      goes_on=goes_on,
       max_tokens=tokens_left(kept, sampling.max_tokens),
       temperature=sampling.temperature,
       seed=request_seed(seed, problem.id, len(kept), engine.route, sample),
@@ -156,7 +159,8 @@ async def answer(
   in `escalate`, the rest of the trace, in one request. Where the protocol shows
   it a draft of the step, route 0 keeps the draft, and any other throws it away;
   it is paid for in either case. A trace that reaches `max_steps` or
-  `max_tokens` ends where it is.
+  `max_tokens` ends where it is. While the router decides, the writer may write
+  on; what it has written in vain when it is cut off is a call of its own.
 
   Args:
     problem: the problem.
@@ -178,13 +182,11 @@ async def answer(
       engines are not in the order of their routes.
   """
   check_routes(engines)
-  walk = _Walk(problem, engines, accounting, seed, sampling, sample)
+  walk = _Walk(problem, engines, protocol, accounting, seed, sampling, sample)
   try:
     while walk.is_open():
       written = await walk.write(0) if protocol.has_draft else ()
-      decision = router.decide(walk.trace(written))
-      _check_decision(decision, protocol, len(engines))
-      walk.decisions.append(decision)
+      decision = walk.decide(router, written)
       is_last = protocol.is_absorbing(decision.route)
       if decision.route > 0 or not protocol.has_draft:
         walk.discarded.extend(written)
@@ -192,6 +194,7 @@ async def answer(
       walk.steps.extend(written)
       if is_last:
         break
+    await walk.cut_off()
   finally:
     walk.close()
   text = steps_lib.join(walk.steps)
@@ -214,12 +217,14 @@ class _Walk:
       self,
       problem: types.Problem,
       engines: Sequence[engine_lib.Engine],
+      protocol: protocols.Protocol,
       accounting: costs.Accounting | None,
       seed: int,
       sampling: Sampling,
       sample: int,
   ):
     self._problem, self._engines = problem, engines
+    self._protocol = protocol
     self._accounting, self._sampling = accounting, sampling
     self._seed, self._sample = seed, sample
     self._session = new_session(problem)
@@ -227,6 +232,7 @@ class _Walk:
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
     self.calls: list[types.Usage] = []
+    self._writer: engine_lib.Engine | None = None
     self._seen: types.Trace | None = None
 
   def is_open(self) -> bool:
@@ -237,21 +243,48 @@ class _Walk:
       self, route: int, *, to_end: bool = False
   ) -> tuple[types.Step, ...]:
     """Has a model write after the accepted steps, and pays for it."""
+    engine = self._engines[route]
+    if engine is not self._writer:
+      await self.cut_off()
+    self._writer = engine
     written = await write(
         self._problem,
         self.steps,
-        self._engines[route],
+        engine,
         to_end=to_end,
         seed=self._seed,
         sampling=self._sampling,
         session=self._session,
         sample=self._sample,
+        goes_on=not to_end and self._may_write_next(route),
     )
     self.calls.append(steps_lib.call_usage(written))
     return written
 
-  def trace(self, draft: Sequence[types.Step]) -> types.Trace:
-    """What the router may look at now; `draft` is one step or none."""
+  def _may_write_next(self, route: int) -> bool:
+    """There is a step after this one, and `route` may be asked for it."""
+    is_drafter = route == 0 or not self._protocol.has_draft
+    return is_drafter and len(self.steps) + 1 < self._sampling.max_steps
+
+  async def cut_off(self) -> None:
+    """Has the last writer stop, and pays for what it has written in vain."""
+    if self._writer is None:
+      return
+    usage = await self._writer.cut_off(self._session)
+    if usage is not None:
+      self.calls.append(usage)
+
+  def decide(
+      self, router: Router, draft: Sequence[types.Step]
+  ) -> types.Decision:
+    """Asks the router; `draft` is one step or none."""
+    decision = router.decide(self._trace(draft))
+    _check_decision(decision, self._protocol, len(self._engines))
+    self.decisions.append(decision)
+    return decision
+
+  def _trace(self, draft: Sequence[types.Step]) -> types.Trace:
+    """What the router may look at now."""
     spent = (
         0.0 if self._accounting is None else self._accounting.spent(self.calls)
     )

@@ -1,0 +1,274 @@
+"""Tests of a request that is taken piece by piece, with a made-up vLLM."""
+
+import asyncio
+import dataclasses
+import types as python_types
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import types
+from routing.engines import cutting
+from routing.engines import engine as engine_lib
+from routing.engines import prompts
+from routing.engines import run_on
+from routing.engines import shared_time
+
+_WORDS = ('', 'a', 'b', '\n\n', '\n', '\n\nb', '$$', 'ab')
+_END = 0  # Spells nothing.
+
+
+class _Prompter(prompts.Prompter):
+  """The longest word from the left."""
+
+  def __init__(self):
+    super().__init__(tokenizer=None)
+
+  def speller(self, prompt):
+    return lambda token: _WORDS[token]
+
+  def _encode(self, text):
+    ids = []
+    while text:
+      word = max(filter(text.startswith, _WORDS), key=len)
+      ids.append(_WORDS.index(word))
+      text = text[len(word) :]
+    return ids
+
+
+_PROMPTER = _Prompter()
+
+
+class _Vllm:
+  """Writes `pieces`, of which some may come at once; notes if it is ended."""
+
+  def __init__(self, *pieces, fault=None):
+    self.pieces, self.fault = pieces, fault
+    self.num_told, self.is_aborted = 0, False
+
+  async def outputs(self, reason):
+    ids = []
+    for piece in self.pieces:
+      await asyncio.sleep(0)
+      if self.is_aborted:
+        yield self._output(ids, 'abort')
+        return
+      ids += piece
+      self.num_told += 1
+      is_last = piece is self.pieces[-1] and not self.fault
+      yield self._output(ids, reason if is_last else None)
+    if self.fault:
+      raise self.fault
+
+  async def abort(self):
+    self.is_aborted = True
+
+  def _output(self, ids, reason):
+    rows = [[-i, -i, -9.0] for i in range(len(ids))]  # By position.
+    table = _Rows(len(ids), [x for row in rows for x in row])
+    completion = python_types.SimpleNamespace(
+        token_ids=list(ids), logprobs=table, finish_reason=reason
+    )
+    return python_types.SimpleNamespace(
+        outputs=[completion], finished=bool(reason), num_cached_tokens=2
+    )
+
+
+@dataclasses.dataclass
+class _Rows:
+  """As vLLM has them: rows of one length, one after the other."""
+
+  count: int
+  logprobs: list[float]
+
+  def __len__(self):
+    return self.count
+
+
+_REQUEST = engine_lib.Request('bbb', 'a\n\n', max_tokens=20)
+
+
+def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
+  return run_on.Run(
+      vllm.outputs(reason),
+      vllm.abort,
+      _PROMPTER,
+      request,
+      _PROMPTER.ids(request.question, request.trace),
+      0,
+      shared_time.SharedTime(clock),
+  )
+
+
+class RunTest(parameterized.TestCase):
+
+  def test_hands_out_one_step_after_the_other(self):
+    vllm = _Vllm([1], [2], [3], [2], [3], [1], [_END])
+
+    async def take():
+      run = _run(vllm)
+      parts = []
+      while not run.is_over:
+        parts.append((vllm.num_told, *await run.take('\n\n', 20)))
+      return parts
+
+    parts = asyncio.run(take())
+    self.assertEqual(
+        [part.pieces for _, part, _ in parts],
+        [['a', 'b', '\n\n'], ['b', '\n\n'], ['a', '']],
+    )
+    # Nothing is awaited before it is asked for.
+    self.assertEqual([told for told, *_ in parts], [0, 3, 5])
+    self.assertEqual([p.token_ids for _, p, _ in parts][1:], [[2, 3], [1, 0]])
+    self.assertEqual([p.is_final for _, p, _ in parts], [False, False, True])
+    for start, (_, part, _) in zip((0, 3, 5), parts, strict=True):
+      rows = -np.arange(start, start + len(part.pieces), dtype=np.float32)
+      np.testing.assert_array_equal(part.log_probs, rows)
+      np.testing.assert_array_equal(part.top_log_probs[:, 0], rows)
+      self.assertEqual(part.top_log_probs.shape, (len(rows), 2))
+    # Of the prompt's 5 tokens 2 were cached; later steps read nothing.
+    usages = [(u.read, u.cached, u.written) for *_, u in parts]
+    self.assertEqual(usages, [(3, 2, 3), (0, 0, 2), (0, 0, 2)])
+
+  def test_what_has_come_meanwhile_is_there_at_once(self):
+    vllm = _Vllm([1, 3, 2], [3, 1], [_END])
+
+    async def take():
+      run = _run(vllm)
+      parts = [(await run.take('\n\n', 20))[0].pieces for _ in range(2)]
+      return parts, vllm.num_told
+
+    self.assertEqual(asyncio.run(take()), ([['a', '\n\n'], ['b', '\n\n']], 2))
+
+  @parameterized.parameters(
+      # The stop may come in two tokens, and with more behind it.
+      ([[1], [4], [4], [2]], ['a', '\n', '\n']),
+      ([[1], [5], [2]], ['a', '\n\n']),
+      ([[1, 5, 2]], ['a', '\n\n']),
+  )
+  def test_stops_where_the_text_does(self, pieces, expected):
+    part, _ = asyncio.run(_run(_Vllm(*pieces)).take('\n\n', 20))
+    self.assertEqual(part.pieces, expected)
+    self.assertFalse(part.is_final)
+
+  @parameterized.parameters(
+      ([7, 3], dict(), True),
+      ([7, 3], dict(max_tokens=17), True),
+      ([7, 3], dict(max_tokens=19), False),  # More than the run has room for.
+      ([7, 3], dict(trace='a\n\nba\n\n'), False),  # Another text.
+      ([5], dict(), False),  # A token that spells more than the step.
+      # Other tokens than would be read: 'ab' is one, and so is '\n\nb'.
+      ([1, 2, 3], dict(), False),
+      ([2, 3], dict(), False),
+      ([7, 4, 4], dict(), False),
+  )
+  def test_goes_on_where_a_request_would_read_the_same(
+      self, ids, fields, expected
+  ):
+    run = _run(_Vllm(ids, [1]))
+    part, _ = asyncio.run(run.take('\n\n', 20))
+    following = dict(
+        trace=_REQUEST.trace + ''.join(part.pieces), max_tokens=20 - len(ids)
+    )
+    self.assertEqual(
+        run.goes_on(dataclasses.replace(_REQUEST, **following | fields)),
+        expected,
+    )
+
+  def test_room_ends_an_answer_and_is_not_its_end(self):
+    run = _run(_Vllm([1], [2], [1]), reason='length')
+    part, _ = asyncio.run(run.take('\n\n', 3))
+    self.assertEqual((len(part.pieces), part.is_final), (3, False))
+    self.assertTrue(run.is_over)
+
+  def test_an_answer_may_end_just_where_room_does(self):
+    run = _run(_Vllm([1], [2], [_END]))
+    part, _ = asyncio.run(run.take('\n\n', 3))
+    self.assertTrue(part.is_final)
+
+  def test_less_may_be_taken_than_the_run_has_room_for(self):
+    run = _run(_Vllm([1], [2], [_END]))
+    part, _ = asyncio.run(run.take('\n\n', 2))
+    self.assertEqual((part.pieces, part.is_final), (['a', 'b'], False))
+    self.assertFalse(run.is_over)
+
+  def test_what_nobody_took_is_wasted(self):
+    vllm = _Vllm([1], [3, 1, 2], [1], [1])
+
+    async def cut_off():
+      run = _run(vllm)
+      await run.take('\n\n', 20)
+      return await run.end()
+
+    self.assertEqual(asyncio.run(cut_off()), types.Usage(0, 0, 0, 2))
+    self.assertTrue(vllm.is_aborted)
+    self.assertEqual(vllm.num_told, 2)
+
+  def test_what_died_is_ended_too(self):
+    async def cut_off():
+      run = _run(_Vllm([1], [3, 1], fault=ValueError('died')))
+      await run.take('\n\n', 20)
+      return await run.end()
+
+    self.assertEqual(asyncio.run(cut_off()).written, 1)
+
+  def test_a_fault_reaches_who_takes(self):
+    async def take():
+      run = _run(_Vllm([1], fault=ValueError('died')))
+      with self.assertRaisesRegex(ValueError, 'died'):
+        await run.take('\n\n', 20)
+
+    asyncio.run(take())
+
+  def test_a_request_that_vllm_gave_up_is_an_error(self):
+    with self.assertRaisesRegex(RuntimeError, "gave up a request: 'error'"):
+      asyncio.run(_run(_Vllm([1]), reason='error').take(None, 20))
+
+  def test_seconds_are_those_since_the_last_step(self):
+    now = 0.0
+
+    async def take():
+      nonlocal now
+      run = _run(_Vllm([1, 3], [1, 3], [1]), clock=lambda: now)
+      seconds = []
+      for then in (2.0, 5.0):
+        now = then
+        seconds.append((await run.take('\n\n', 20))[1].seconds)
+      now = 6.0
+      return [*seconds, (await run.end()).seconds]
+
+    self.assertEqual(asyncio.run(take()), [2.0, 3.0, 1.0])
+
+  def test_steps_are_those_of_the_whole_answer(self):
+    """Any words in any order: blocks, blank lines, ends in two tokens."""
+    rng = np.random.default_rng(0)
+    count = 0
+    for _ in range(500):
+      ids = [*rng.integers(1, len(_WORDS), size=rng.integers(0, 12)), _END]
+
+      async def write(ids=ids):
+        run = _run(_Vllm(*([i] for i in ids)))
+
+        async def call(text, stop, max_tokens):
+          del text
+          return await run.take(stop, max_tokens)
+
+        steps = []
+        while not run.is_over:
+          steps += await cutting.write_steps(call, to_end=False, max_tokens=20)
+        return steps
+
+      steps = asyncio.run(write())
+      self.assertEqual([i for step in steps for i in step.token_ids], ids)
+      words = [_WORDS[i] for i in ids]
+      if ''.join(step.text for step in steps) != ''.join(words):
+        continue  # A token spelled more than a step: such a run does not go on.
+      count += 1
+      whole = [text for text, _ in cutting.slices(words)]
+      self.assertEqual([step.text for step in steps], whole)
+    self.assertGreater(count, 200)
+
+
+if __name__ == '__main__':
+  absltest.main()

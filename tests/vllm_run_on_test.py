@@ -1,0 +1,175 @@
+"""A small model that runs on in vLLM while nobody asks."""
+
+import asyncio
+import dataclasses
+import importlib.util
+import unittest
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from configs import arithmetic_vllm
+from experiments import builders
+from routing.engines import engine as engine_lib
+from routing.engines import vllm
+from routing.lm import export
+from routing.rollout import steps as steps_lib
+
+_MAX_TOKENS = 176
+
+
+@unittest.skipUnless(
+    importlib.util.find_spec('vllm'),
+    'vllm is not installed here; run: make test-vllm',
+)
+class RunOnTest(parameterized.TestCase):
+  """One engine and one event loop for all tests, as it belongs to one."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    config = arithmetic_vllm.get_config()
+    builders.set_environment(config)
+    cls.questions = [
+        problem.question for problem in builders.problems(config, 'test')[:24]
+    ]
+    cls.runner = cls.enterClassContext(asyncio.Runner())
+    cls.engine = vllm.VllmEngine(
+        'small', 0, export.shipped('small'), builders.vllm_settings(config, 0)
+    )
+
+  @classmethod
+  def tearDownClass(cls):
+    cls.runner.run(cls.engine.close())
+    super().tearDownClass()
+
+  async def _step(self, question, steps, session, **fields):
+    """The step after `steps`."""
+    request = engine_lib.Request(
+        question=question,
+        trace=steps_lib.join(steps),
+        max_tokens=_MAX_TOKENS - steps_lib.count_written(steps),
+        session=session,
+        **{'goes_on': True} | fields,
+    )
+    (step,) = await self.engine.write(request)
+    return step
+
+  async def _answer(self, question, session, **fields):
+    """All steps, asked for one by one."""
+    steps = []
+    while not steps or not (steps[-1].is_final or steps_lib.is_cut(steps[-1])):
+      steps.append(await self._step(question, steps, session, **fields))
+    return steps
+
+  async def _written_to_the_end(self):
+    """Returns once vLLM has nothing left to write."""
+    while self.engine._llm.get_num_unfinished_requests():
+      await asyncio.sleep(0.01)
+
+  def test_writes_what_a_request_a_step_would(self):
+    async def answer_all(**fields):
+      return await asyncio.gather(
+          *(self._answer(x, f'{x}{fields}', **fields) for x in self.questions)
+      )
+
+    ours = self.runner.run(answer_all())
+    theirs = self.runner.run(answer_all(goes_on=False))
+    for steps, expected in zip(ours, theirs, strict=True):
+      self.assertLen(steps, len(expected))
+      for a, b in zip(steps, expected, strict=True):
+        self.assertEqual(
+            (a.text, a.token_ids, a.is_final), (b.text, b.token_ids, b.is_final)
+        )
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-3)
+        np.testing.assert_allclose(a.top_log_probs, b.top_log_probs, atol=1e-3)
+        self.assertGreater(a.usage.seconds, 0.0)
+      first, *others = [step.usage for step in steps]
+      self.assertEqual((first.read, first.cached), (expected[0].usage.read, 0))
+      for usage in others:
+        self.assertEqual((usage.read, usage.cached), (0, 0))
+      self.assertGreater(expected[-1].usage.cached, 0)
+    self.assertEmpty(self.engine._runs)
+
+  def test_what_is_written_in_vain_is_told_and_no_more_follows(self):
+    question = self.questions[0]
+
+    async def run():
+      whole = await self._answer(question, 'whole')
+      first = await self._step(question, [], 'cut')
+      await self._written_to_the_end()
+      cut_off = [await self.engine.cut_off('cut') for _ in range(2)]
+      return whole, first, cut_off, await self._step(question, [first], 'cut')
+
+    whole, first, (wasted, none), second = self.runner.run(run())
+    self.assertEqual(
+        wasted.written, steps_lib.count_written(whole) - first.usage.written
+    )
+    self.assertEqual((wasted.route, wasted.read, wasted.cached), (0, 0, 0))
+    self.assertIsNone(none)
+    # It is asked again, and reads what is in the cache.
+    self.assertEqual(second.text, whole[1].text)
+    self.assertGreater(second.usage.cached, 0)
+    self.runner.run(self.engine.cut_off('cut'))
+
+  def test_another_trace_ends_the_run_and_pays_for_it(self):
+    question = self.questions[0]
+
+    async def run():
+      first = await self._step(question, [], 'a')
+      await self._written_to_the_end()
+      other = dataclasses.replace(first, text='a) P=1 Q=2\n\n')
+      return (
+          await self._step(question, [other], 'a', goes_on=False),
+          await self._step(question, [other], 'b', goes_on=False),
+      )
+
+    after, alone = self.runner.run(run())
+    self.assertEqual(after.token_ids, alone.token_ids)
+    self.assertGreater(after.usage.written, alone.usage.written)
+    self.assertEqual(alone.usage.written, len(alone.token_ids))
+
+  @parameterized.parameters(
+      dict(temperature=1.0), dict(goes_on=False), dict(session='')
+  )
+  def test_does_not_run_on(self, **fields):
+    session = fields.pop('session', 'a')
+    self.runner.run(self._step(self.questions[0], [], session, **fields))
+    self.assertEmpty(self.engine._runs)
+
+  def test_a_setting_turns_it_off(self):
+    config = arithmetic_vllm.get_config()
+    self.assertTrue(builders.vllm_settings(config, 0).runs_on)
+    config.engine.runs_on = False
+    settings = builders.vllm_settings(config, 0)
+    with mock.patch.object(self.engine, '_settings', settings):
+      self.runner.run(self._step(self.questions[0], [], 'a'))
+    self.assertEmpty(self.engine._runs)
+
+  def test_forgetting_a_session_ends_its_run(self):
+    async def run():
+      for session in 'abc':
+        await self._step(self.questions[0], [], session)
+        self.engine.forget(session)
+      await asyncio.gather(*self.engine._ending)
+      return self.engine._llm.get_num_unfinished_requests()
+
+    self.assertEqual(self.runner.run(run()), 0)
+    self.assertEmpty(self.engine._ending)
+
+  def test_who_is_no_longer_waited_for_is_ended(self):
+    async def run():
+      task = asyncio.create_task(self._step(self.questions[0], [], 'a'))
+      await asyncio.sleep(0.01)
+      task.cancel()
+      await asyncio.gather(task, return_exceptions=True)
+      return self.engine._llm.get_num_unfinished_requests()
+
+    self.assertEqual(self.runner.run(run()), 0)
+    self.assertEmpty(self.engine._runs)
+
+
+if __name__ == '__main__':
+  absltest.main()
