@@ -7,12 +7,13 @@ Times, in one run on the shipped pair:
   (`by_step`), under a policy that hands over about half and one that mostly
   stays (`_staying`);
 - vLLM alone, given the prompts and the numbers of tokens of every run of one
-  writer, in one plain batch, asked for what the driver asks for (`plain`), for
-  the candidates' texts besides (`spelled`), or for text alone (`bare`);
+  writer, in one plain batch: text and log-probabilities as vLLM gives them if
+  nothing else is said (`plain`), without text as the driver asks, which spells
+  the tokens itself (`textless`), or text alone (`bare`);
 - a loop of one problem and one blocking call a step against vLLM's servers.
 Tokens that were written in vain do not count. The last line is a JSON object,
 its ratios the medians over the rounds: `ratio_to_plain_batch`,
-`ratio_to_spelled_batch`, `ratio_to_bare_batch`, `ratio_to_sequential`,
+`ratio_to_textless_batch`, `ratio_to_bare_batch`, `ratio_to_sequential`,
 `ratio_to_by_step`, `ratio_to_by_step_staying`, and, of a request a step,
 `prefix_cache_hit_rate`.
 """
@@ -257,7 +258,7 @@ async def measure_rounds(
   few = problems[: max(len(problems) // _SEQUENTIAL_SHARE, 1)]
   pairs = {way: make_engines(config, on) for way, on in _WAYS.items()}
   plain = PlainBatches(config)
-  spelled = dict(seed=0, logprobs=5, flat_logprobs=True)
+  asked_too = dict(seed=0, logprobs=5, flat_logprobs=True)
   rounds = []
   try:
     for index in range(num_rounds + 1):
@@ -265,9 +266,9 @@ async def measure_rounds(
       routed = found['routed']
       written = count_written(routed)
       row |= {
-          'plain': written
-          / await plain.seconds(routed, **spelled, detokenize=False),
-          'spelled': written / await plain.seconds(routed, **spelled),
+          'plain': written / await plain.seconds(routed, **asked_too),
+          'textless': written
+          / await plain.seconds(routed, **asked_too, detokenize=False),
           'bare': written / await plain.seconds(routed),
           'in_turn': await asyncio.to_thread(answer_in_turn, config, few, urls),
           'hit_rate': hit_rate(found['by_step']),
@@ -306,7 +307,7 @@ def measure(num_problems: int, num_rounds: int) -> dict[str, float]:
       name: statistics.median(row[ours] / row[other] for row in rounds)
       for name, ours, other in (
           ('ratio_to_plain_batch', 'routed', 'plain'),
-          ('ratio_to_spelled_batch', 'routed', 'spelled'),
+          ('ratio_to_textless_batch', 'routed', 'textless'),
           ('ratio_to_bare_batch', 'routed', 'bare'),
           ('ratio_to_sequential', 'routed', 'in_turn'),
           ('ratio_to_by_step', 'routed', 'by_step'),
