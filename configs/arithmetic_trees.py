@@ -19,5 +19,5 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.objective.entropy_weight = 0.0
   if variant != 'smoke':
     config.batch_size = 128  # Problems, of up to 127 decisions each.
-    config.num_steps = 300
+    config.num_steps = 1_200
   return config
