@@ -157,6 +157,7 @@ class RunTest(parameterized.TestCase):
       ([7, 3], dict(max_tokens=17), True),
       ([7, 3], dict(max_tokens=19), False),  # More than the run has room for.
       ([7, 3], dict(trace='a\n\nba\n\n'), False),  # Another text.
+      ([7, 3], dict(temperature=1.0), False),
       ([5], dict(), False),  # A token that spells more than the step.
       # Other tokens than would be read: 'ab' is one, and so is '\n\nb'.
       ([1, 2, 3], dict(), False),

@@ -21,7 +21,7 @@ from routing.engines import prompts
 from routing.engines import shared_time
 
 # How far back a tokenizer looks, in characters; its words are shorter.
-_NUM_BEFORE = 256
+_NUM_BEFORE = 32
 
 
 class Run:
@@ -73,12 +73,13 @@ class Run:
   def goes_on(self, request: engine_lib.Request) -> bool:
     """Whether `request` would bring what follows here.
 
-    It would if it read what was read and taken here, token by token. It would
-    not where a token spelled the end of a step and more, or where the model
-    wrote in other tokens than its tokenizer reads.
+    It would if it were greedy and read what was read and taken here, token by
+    token. It would not where a token spelled the end of a step and more, or
+    where the model wrote in other tokens than its tokenizer reads.
     """
     return (
-        request.trace == self._trace
+        request.temperature == 0
+        and request.trace == self._trace
         and request.max_tokens <= self._max_tokens - self._num_taken
         and self._prompter.reads(self._newest_ids, self._before, self._newest)
     )

@@ -245,9 +245,9 @@ class VllmEngine:
     """
     from vllm.v1.engine import exceptions
 
-    run, num_wasted = self._runs.pop(request.session, None), 0
+    run, wasted = self._runs.pop(request.session, None), None
     if run is not None and not run.goes_on(request):
-      num_wasted, run = (await run.end()).written, None
+      run, wasted = None, await run.end()
     while True:
       run = run or self._begin(request, stop)
       try:
@@ -258,13 +258,15 @@ class VllmEngine:
         await self.restart()
     if not run.is_over:
       self._runs[request.session] = run
-    text = request.trace + ''.join(part.pieces)
-    return (
-        dataclasses.replace(
-            part, is_final=part.is_final or patience.is_blank(text)
-        ),
-        dataclasses.replace(usage, written=usage.written + num_wasted),
-    )
+    if wasted is not None:
+      usage = dataclasses.replace(
+          usage,
+          written=usage.written + wasted.written,
+          seconds=usage.seconds + wasted.seconds,
+      )
+    if patience.is_blank(request.trace + ''.join(part.pieces)):
+      part = dataclasses.replace(part, is_final=True)
+    return part, usage
 
   def _begin(self, request: engine_lib.Request, stop: str | None) -> run_on.Run:
     """A new request to vLLM."""
