@@ -241,6 +241,8 @@ class BatchTest(parameterized.TestCase):
     (trajectory,) = rollouts.trajectories
     protocol = protocols.Protocol(name)
     self.assertEqual(traces.num_calls_seen(trajectory, protocol), seen)
+    wasted = [call.written for call in traces.in_vain(trajectory, protocol)]
+    self.assertEqual(wasted, [1, 1] if name == 'switch' else [1])
     batch = self._batch([rollouts], name)
     np.testing.assert_allclose(
         batch.costs[0, : len(routes)], np.array(paid) / 48, rtol=1e-6

@@ -114,22 +114,23 @@ class RunOnTest(parameterized.TestCase):
     self.assertGreater(second.usage.cached, 0)
     self.runner.run(self.engine.cut_off('cut'))
 
-  def test_another_trace_ends_the_run_and_pays_for_it(self):
+  def test_another_trace_ends_the_run_and_its_waste_is_told_later(self):
     question = self.questions[0]
 
     async def run():
       first = await self._step(question, [], 'a')
       await self._written_to_the_end()
       other = dataclasses.replace(first, text='a) P=1 Q=2\n\n')
-      return (
-          await self._step(question, [other], 'a', goes_on=False),
-          await self._step(question, [other], 'b', goes_on=False),
-      )
+      after = await self._step(question, [other], 'a', goes_on=False)
+      alone = await self._step(question, [other], 'b', goes_on=False)
+      return after, alone, await self.engine.cut_off('a')
 
-    after, alone = self.runner.run(run())
+    after, alone, wasted = self.runner.run(run())
+    # In a step the waste would count against the tokens that are left.
     self.assertEqual(after.token_ids, alone.token_ids)
-    self.assertGreater(after.usage.written, alone.usage.written)
-    self.assertEqual(alone.usage.written, len(alone.token_ids))
+    self.assertEqual(after.usage.written, alone.usage.written)
+    self.assertGreater(wasted.written, 0)
+    self.assertEmpty(self.engine._in_vain)
 
   @parameterized.parameters(
       dict(temperature=1.0), dict(goes_on=False), dict(session='')

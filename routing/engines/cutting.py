@@ -142,7 +142,7 @@ async def write_steps(
         and max_tokens > 0
     )
     if not goes_on:
-      return to_steps(_joined(parts), _total(usages))
+      return to_steps(_joined(parts), total(usages))
 
 
 def charged(
@@ -171,7 +171,7 @@ def _joined(parts: Sequence[Written]) -> Written:
   )
 
 
-def _total(usages: Sequence[types.Usage]) -> types.Usage:
+def total(usages: Sequence[types.Usage]) -> types.Usage:
   """What several calls of one model consumed together."""
   return types.Usage(
       route=usages[0].route,

@@ -133,7 +133,9 @@ class VllmEngine:
     self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
-    self._runs: dict[str, run_on.Run] = {}  # By session.
+    # By session: what runs on, and what was written in vain so far.
+    self._runs: dict[str, run_on.Run] = {}
+    self._in_vain: dict[str, types.Usage] = {}
     self._ending: set[asyncio.Task] = set()
     self._engine_args = settings.engine_args(str(model))
     self._ids = itertools.count()
@@ -169,20 +171,19 @@ class VllmEngine:
         call, to_end=request.to_end, max_tokens=request.max_tokens
     )
     kept = patience.give_up(steps, request.trace, self._num_equal)
-    if kept[-1].is_final and (rest := await self.cut_off(request.session)):
-      written.append(rest.written)
     return cutting.charged(kept, sum(written))
 
   async def cut_off(self, session: str) -> types.Usage | None:
     """Ends the session's run; see `engine.Engine.cut_off`."""
-    run = self._runs.pop(session, None)
-    return None if run is None else await run.end()
+    await self._end(session)
+    return self._in_vain.pop(session, None)
 
   def forget(self, session: str) -> None:
     """Ends the session's run, for which nobody pays any more.
 
     The cache is left alone: vLLM gives up first what was not used for longest.
     """
+    self._in_vain.pop(session, None)
     if session in self._runs:
       task = asyncio.create_task(self.cut_off(session))
       self._ending.add(task)  # Or it might be collected while it runs.
@@ -240,14 +241,14 @@ class VllmEngine:
   ) -> tuple[cutting.Written, types.Usage]:
     """What follows the trace, up to and with the string `stop`.
 
-    It comes from the session's run where that would bring what a new request
-    would; a run that would not is ended, and its waste is in the usage.
+    It comes from the session's run where that brings what a new request would.
     """
     from vllm.v1.engine import exceptions
 
-    run, wasted = self._runs.pop(request.session, None), None
+    run = self._runs.get(request.session)
     if run is not None and not run.goes_on(request):
-      run, wasted = None, await run.end()
+      await self._end(request.session)
+    run = self._runs.pop(request.session, None)
     while True:
       run = run or self._begin(request, stop)
       try:
@@ -258,15 +259,22 @@ class VllmEngine:
         await self.restart()
     if not run.is_over:
       self._runs[request.session] = run
-    if wasted is not None:
-      usage = dataclasses.replace(
-          usage,
-          written=usage.written + wasted.written,
-          seconds=usage.seconds + wasted.seconds,
-      )
     if patience.is_blank(request.trace + ''.join(part.pieces)):
       part = dataclasses.replace(part, is_final=True)
     return part, usage
+
+  async def _end(self, session: str) -> None:
+    """Ends the session's run, if any.
+
+    What it wrote in vain is for `cut_off` to tell: in a step it would count
+    against the tokens that are left, and the answer hang on who was faster.
+    """
+    run = self._runs.pop(session, None)
+    if run is not None:
+      usages = [await run.end()]
+      if session in self._in_vain:
+        usages.append(self._in_vain[session])
+      self._in_vain[session] = cutting.total(usages)
 
   def _begin(self, request: engine_lib.Request, stop: str | None) -> run_on.Run:
     """A new request to vLLM."""

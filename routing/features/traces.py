@@ -46,25 +46,51 @@ def num_calls_seen(
   Raises:
     ValueError: if the calls are not those of this protocol.
   """
-  routes, seen = [], []  # Of the calls that wrote steps.
+  seen, ends = _places(trajectory, protocol)
+  return [*(ends[num] for num in seen), len(trajectory.calls)]
+
+
+def in_vain(
+    trajectory: types.Trajectory, protocol: protocols.Protocol
+) -> list[types.Usage]:
+  """The calls that wrote no step: ahead of being asked, and cut off.
+
+  Raises:
+    ValueError: if the calls are not those of this protocol.
+  """
+  _, ends = _places(trajectory, protocol)
+  numbered = enumerate(trajectory.calls, 1)
+  return [call for num, call in numbered if num not in ends]
+
+
+def _places(
+    trajectory: types.Trajectory, protocol: protocols.Protocol
+) -> tuple[list[int], list[int]]:
+  """Where among all calls those stand that wrote steps.
+
+  Returns:
+    How many of those were paid at each decision; and, for each number of those,
+    0 included, how many calls there were in all up to and with the last.
+  """
+  routes, seen = [], []
   for decision in trajectory.decisions:
     routes += [0] * protocol.has_draft
     seen.append(len(routes))
     # A draft that is kept is the step; all else is another call.
     if decision.route > 0 or not protocol.has_draft:
       routes.append(decision.route)
-  paid = [0]  # Calls up to and with each of those.
+  ends = [0]
   for before, route in itertools.pairwise([None, *routes, None]):
-    in_vain = _is_in_vain(trajectory.calls[paid[-1] :], before, route)
-    paid.append(paid[-1] + in_vain + 1)
-  total = paid.pop() - 1  # None wrote no step.
+    wasted = _is_in_vain(trajectory.calls[ends[-1] :], before, route)
+    ends.append(ends[-1] + wasted + 1)
+  total = ends.pop() - 1  # After the last step there is no other.
   if not seen or total != len(trajectory.calls):
     raise ValueError(
         f'Problem {trajectory.problem.id}: {len(seen)} decisions make {total} '
         f'calls in {protocol.name}, {protocol.view}; the trajectory has '
         f'{len(trajectory.calls)}. Is it of another protocol?'
     )
-  return [*(paid[num] for num in seen), total]
+  return seen, ends
 
 
 def _is_in_vain(
