@@ -14,10 +14,12 @@ from experiments import builders
 from experiments import graded as graded_lib
 from routing import costs
 from routing import progress as progress_lib
+from routing import protocols
 from routing import types
 from routing.calibration import outcomes as outcomes_lib
 from routing.engines import engine as engine_lib
 from routing.evaluation import replay
+from routing.features import traces
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import learned
@@ -74,25 +76,36 @@ def compare(
     ladders: Sequence[types.Ladder],
     predicted: replay.Points,
     accounting: costs.Accounting,
+    protocol: protocols.Protocol,
 ) -> dict[str, Any]:
-  """Live figures next to the predicted ones, problem by problem."""
-  correct = np.array([float(x.is_correct) for x in trajectories])
-  cost = np.array(
+  """Live figures next to the predicted ones, problem by problem.
+
+  What a model wrote ahead in vain is in the cost, but no ladder knows of it: it
+  hangs on what else was running, and a problem agrees that agrees without.
+  """
+  specs, ruler = accounting.specs, accounting.ruler
+  all_large = np.array(
       [
-          costs.total_cost(x.calls, accounting.specs, accounting.ruler)
-          / costs.ladder_costs(
-              ladder, accounting.specs, accounting.ruler, draft_is_paid=False
-          ).all_large
-          for x, ladder in zip(trajectories, ladders, strict=True)
+          costs.ladder_costs(x, specs, ruler, draft_is_paid=False).all_large
+          for x in ladders
       ]
   )
+  cost, in_vain = (
+      np.array([costs.total_cost(x, specs, ruler) for x in calls]) / all_large
+      for calls in (
+          [x.calls for x in trajectories],
+          [traces.in_vain(x, protocol) for x in trajectories],
+      )
+  )
+  correct = np.array([float(x.is_correct) for x in trajectories])
   agrees = (correct == predicted.correct[0]) & (
-      np.abs(cost - predicted.cost[0]) < SAME_COST
+      np.abs(cost - in_vain - predicted.cost[0]) < SAME_COST
   )
   return {
       'num_problems': len(trajectories),
       'accuracy': float(correct.mean()),
       'cost': float(cost.mean()),
+      'cost_in_vain': float(in_vain.mean()),
       'predicted_accuracy': float(predicted.accuracy[0]),
       'predicted_cost': float(predicted.mean_cost[0]),
       'num_agreeing': int(agrees.sum()),
@@ -132,7 +145,13 @@ def answer_at_points(
       {
           'name': name,
           'seed': seed,
-          **compare(answered, ladders, predict(at_point, batch), accounting),
+          **compare(
+              answered,
+              ladders,
+              predict(at_point, batch),
+              accounting,
+              builders.protocol(config),
+          ),
       }
       for (name, at_point), answered in zip(
           routers.items(), answers, strict=True

@@ -121,8 +121,41 @@ class EvaluateTest(absltest.TestCase):
       self.assertAlmostEqual(entry['cost'], entry['predicted_cost'], 6)
       self.assertEqual(entry['accuracy'], entry['predicted_accuracy'])
 
+  def _compare(self, router, points, **kwargs):
+    """All test problems, answered live, next to `points`."""
+    accounting = self.router.card.accounting
+    answered = asyncio.run(
+        live.answer_all(
+            self.config,
+            [ladder.problem for ladder in self.test.ladders],
+            router,
+            scripted_pair.make_engines(2, **kwargs),
+            accounting,
+        )
+    )
+    return live.compare(
+        answered,
+        self.test.ladders,
+        points,
+        accounting,
+        builders.protocol(self.config),
+    )
+
+  def test_what_was_written_in_vain_is_paid_and_not_predicted(self):
+    outcomes = outcomes_lib.from_batch(self.test.batch)
+    router, points = fixed.StepRouter(1), replay.at_steps(outcomes, [1])
+    without, one, two = (
+        self._compare(router, points, num_ahead=num) for num in range(3)
+    )
+    self.assertEqual(without['cost_in_vain'], 0.0)
+    self.assertGreater(one['cost_in_vain'], 0.0)
+    self.assertAlmostEqual(two['cost_in_vain'], 2 * one['cost_in_vain'])
+    self.assertAlmostEqual(
+        two['cost'] - one['cost'], one['cost_in_vain'], places=9
+    )
+    self.assertEqual(one['num_agreeing'], two['num_agreeing'])
+
   def test_fixed_routers_live_are_what_replay_predicts(self):
-    card = self.router.card
     outcomes = outcomes_lib.from_batch(self.test.batch)
     for router, points in (
         (fixed.SmallRouter(), replay.at_steps(outcomes, [outcomes.num_steps])),
@@ -133,16 +166,7 @@ class EvaluateTest(absltest.TestCase):
             replay.at_thresholds(self.test.doubt, outcomes, np.array([0.11])),
         ),
     ):
-      answered = asyncio.run(
-          live.answer_all(
-              self.config,
-              [ladder.problem for ladder in self.test.ladders],
-              router,
-              scripted_pair.make_engines(2),
-              card.accounting,
-          )
-      )
-      got = live.compare(answered, self.test.ladders, points, card.accounting)
+      got = self._compare(router, points)
       self.assertEqual(got['num_agreeing'], _SIZES['test'])
 
   def test_every_ruler_and_every_method_is_there(self):
