@@ -28,6 +28,7 @@ from routing.features import observation
 from routing.features import standardize
 from routing.problems import splits
 from routing.shards import manifest as manifest_lib
+from routing.training import memory
 
 
 def load(
@@ -110,6 +111,7 @@ def train_all(
     num_problems: int | None = None,
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds`; returns their directories."""
+  memory.keep_freed()
   data = load(config, directory, num_problems)
   logging.info('Trees of %d problems', len(data.train.mask))
   for seed in config.train_seeds:

@@ -71,7 +71,8 @@ def call_cost(usage: types.Usage, spec: RouteSpec, ruler: str) -> np.ndarray:
 
   `flops` counts 2 FLOPs a parameter and processed token, plus, for a token
   whose context is c tokens long, 2 x layers x attention width x c. A token read
-  from the cache is not processed again. Source: Kaplan et al. 2020, table 1.
+  from the cache, or held by a request under way, is not processed again, but
+  belongs to the context. Source: Kaplan et al. 2020, table 1.
 
   Args:
     usage: token counts and seconds; scalars or arrays of one shape.
@@ -82,9 +83,9 @@ def call_cost(usage: types.Usage, spec: RouteSpec, ruler: str) -> np.ndarray:
     float64, shape of the usage: dollars, FLOPs, parameter-tokens or seconds.
   """
   check_ruler(ruler)
-  read, cached, written = (
+  read, cached, written, held = (
       np.asarray(x, np.float64)
-      for x in (usage.read, usage.cached, usage.written)
+      for x in (usage.read, usage.cached, usage.written, usage.held)
   )
   if ruler == 'price':
     return (
@@ -93,9 +94,10 @@ def call_cost(usage: types.Usage, spec: RouteSpec, ruler: str) -> np.ndarray:
         + written * spec.price_output
     ) / 1e6
   if ruler == 'flops':
-    end = cached + read + written
-    # Sum of the context lengths c = cached, ..., end - 1.
-    context = (end * (end - 1) - cached * (cached - 1)) / 2
+    start = held + cached
+    end = start + read + written
+    # Sum of the context lengths c = start, ..., end - 1.
+    context = (end * (end - 1) - start * (start - 1)) / 2
     attention = 2 * spec.num_layers * spec.attention_width * context
     return 2 * spec.parameters * (read + written) + attention
   if ruler == 'decoded':

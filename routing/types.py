@@ -43,6 +43,9 @@ class Usage:
     trace, hence read from its prefix cache.
   written: tokens generated.
   seconds: wall-clock attributed to the call: a batch's time, shared evenly.
+  held: tokens before these that the request, still under way, had read or
+    written by then; told, and paid for, in an earlier usage of it. All that
+    they cost here is the attention over them.
   """
 
   route: int
@@ -50,6 +53,7 @@ class Usage:
   cached: int | np.ndarray
   written: int | np.ndarray
   seconds: float | np.ndarray = 0.0
+  held: int | np.ndarray = 0
 
 
 @dataclasses.dataclass(frozen=True)

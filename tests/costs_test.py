@@ -90,6 +90,14 @@ class CallCostTest(parameterized.TestCase):
         costs.total_cost(parts, _SPECS, ruler), whole + again, places=12
     )
 
+  @parameterized.parameters('price', 'flops', 'decoded')
+  def test_a_run_costs_the_same_in_one_piece_or_two(self, ruler):
+    whole = costs.call_cost(types.Usage(0, 10, 20, 8), _SMALL, ruler)
+    parts = [types.Usage(0, 10, 20, 5), types.Usage(0, 0, 0, 3, held=35)]
+    self.assertAlmostEqual(
+        costs.total_cost(parts, _SPECS, ruler), whole, places=12
+    )
+
   def test_unknown_ruler_names_the_allowed_ones(self):
     with self.assertRaisesRegex(ValueError, "'calls'.*price, flops, decoded"):
       costs.call_cost(types.Usage(0, 1, 0, 1), _SMALL, 'calls')

@@ -72,7 +72,16 @@ class ToStepsTest(absltest.TestCase):
     self.assertEqual(last.top_log_probs.shape, (2, 2))
     self.assertEqual((first.is_final, last.is_final), (False, True))
     self.assertEqual(first.usage, types.Usage(1, 5, 3, 2, 1.0))
-    self.assertEqual(last.usage, types.Usage(1, 0, 0, 2, 1.0))
+    self.assertEqual(last.usage, types.Usage(1, 0, 0, 2, 1.0, 5 + 3 + 2))
+
+  def test_a_run_holds_what_came_before(self):
+    none = np.zeros(4, np.float32)
+    written = cutting.Written(
+        ['a', '\n\n', 'b', ''], range(4), none, none[:, None], True
+    )
+    first, last = cutting.to_steps(written, types.Usage(1, 0, 0, 4, 4.0, 9))
+    self.assertEqual(first.usage, types.Usage(1, 0, 0, 2, 2.0, 9))
+    self.assertEqual(last.usage, types.Usage(1, 0, 0, 2, 2.0, 9 + 2))
 
   def test_nothing_written_is_refused(self):
     none = np.zeros(0, np.float32)
@@ -90,7 +99,7 @@ class ChargedTest(absltest.TestCase):
     )
     steps = cutting.to_steps(written, types.Usage(1, 7, 0, 5, 5.0))
     (kept,) = cutting.charged(steps[:1], 5)
-    self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 3.0))
+    self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 3.0))  # 2 in vain.
     self.assertEqual(kept.text, 'ab\n\n')
     self.assertEqual(cutting.charged(steps, 5), steps)
 

@@ -128,8 +128,10 @@ class RunTest(parameterized.TestCase):
       np.testing.assert_array_equal(part.top_log_probs[:, 0], rows)
       self.assertEqual(part.top_log_probs.shape, (len(rows), 2))
     # Of the prompt's 5 tokens 2 were cached; later steps read nothing.
-    usages = [(u.read, u.cached, u.written) for *_, u in parts]
-    self.assertEqual(usages, [(3, 2, 3), (0, 0, 2), (0, 0, 2)])
+    usages = [(u.read, u.cached, u.written, u.held) for *_, u in parts]
+    self.assertEqual(
+        usages, [(3, 2, 3, 0), (0, 0, 2, 5 + 3), (0, 0, 2, 5 + 3 + 2)]
+    )
 
   def test_what_has_come_meanwhile_is_there_at_once(self):
     vllm = _Vllm([1, 3, 2], [3, 1], [_END])
@@ -202,7 +204,10 @@ class RunTest(parameterized.TestCase):
       await run.take('\n\n', 20)
       return await run.end()
 
-    self.assertEqual(asyncio.run(cut_off()), types.Usage(0, 0, 0, 2))
+    self.assertEqual(
+        asyncio.run(cut_off()),
+        types.Usage(0, 0, 0, 2, held=5 + 2),
+    )
     self.assertTrue(vllm.is_aborted)
     self.assertEqual(vllm.num_told, 2)
 

@@ -44,7 +44,7 @@ class SchemaTest(parameterized.TestCase):
 
   def test_edge_cases_come_back(self):
     nothing = np.zeros(0, np.float32)
-    usage = types.Usage(0, 3, 2, 1, 0.1 + 0.2)
+    usage = types.Usage(0, 3, 2, 1, 0.1 + 0.2, 4)
     steps = (
         # No log-probabilities beyond the chosen one, and no hidden state.
         types.Step(
@@ -95,7 +95,7 @@ class SchemaTest(parameterized.TestCase):
   def test_other_version_is_refused(self):
     table = schema.LADDERS.to_table(scripted_pair.make_ladders(1))
     other = table.replace_schema_metadata({'routing.schema_version': '99'})
-    with self.assertRaisesRegex(ValueError, 'version 99.* reads version 1'):
+    with self.assertRaisesRegex(ValueError, 'version 99.* reads version 2'):
       schema.LADDERS.from_table(other)
 
   def test_no_version_is_refused(self):

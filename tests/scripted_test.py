@@ -89,11 +89,13 @@ class ScriptedEngineTest(parameterized.TestCase):
         *_write(self.engine, **fields),
         *_write(self.engine, trace='ab\n\n', **fields),
     ]
-    usage = [(s.usage.read, s.usage.cached, s.usage.written) for s in steps]
-    self.assertEqual(usage, [(1, 0, 4), (0, 0, 3)])
+    self.assertEqual(
+        [s.usage for s in steps],
+        [types.Usage(1, 1, 0, 4, 4.0), types.Usage(1, 0, 0, 3, 3.0, held=5)],
+    )
     # 'd' alone is left to be written on.
     rest = [asyncio.run(self.engine.cut_off('a')) for _ in range(2)]
-    self.assertEqual(rest, [types.Usage(1, 0, 0, 1, 1.0), None])
+    self.assertEqual(rest, [types.Usage(1, 0, 0, 1, 1.0, 1 + 7), None])
     (step,) = _write(self.engine, trace='ab\n\nc\n\n', session='a')
     self.assertEqual((step.usage.read, step.usage.cached), (0, 8))
     self.assertIsNone(asyncio.run(self.engine.cut_off('a')))

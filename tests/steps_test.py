@@ -1,5 +1,7 @@
 """Tests of steps as text, and of what one call consumed."""
 
+import dataclasses
+
 from absl.testing import absltest
 import numpy as np
 
@@ -27,6 +29,18 @@ class CallUsageTest(absltest.TestCase):
     ]
     self.assertEqual(
         steps.call_usage(written), types.Usage(1, 7, 3, 4 + 1, 1.75)
+    )
+
+  def test_a_call_holds_what_its_first_step_held(self):
+    first, last = _step('ab\n\n'), _step('c', is_final=True)
+    written = [
+        dataclasses.replace(
+            step, usage=dataclasses.replace(step.usage, held=held)
+        )
+        for step, held in ((first, 9), (last, 9 + 4))
+    ]
+    self.assertEqual(
+        steps.call_usage(written), types.Usage(0, 0, 0, 4 + 1, 2.0, 9)
     )
 
   def test_two_writers_are_refused(self):

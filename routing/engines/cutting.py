@@ -75,7 +75,8 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
   Args:
     written: the tokens, at least one.
     usage: of the whole call. The first step carries what was read and cached,
-      each its own tokens and, by tokens, its share of the seconds.
+      which the later ones hold, each its own tokens and, by tokens, its share
+      of the seconds.
 
   Raises:
     ValueError: if nothing was written.
@@ -83,6 +84,7 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
   if not written.pieces:
     raise ValueError('A call that wrote no token has no step.')
   cut = slices(written.pieces)
+  prompt = usage.held + usage.cached + usage.read
   steps = []
   for i, (text, tokens) in enumerate(cut):
     count = tokens.stop - tokens.start
@@ -99,6 +101,7 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
                 cached=0 if i else usage.cached,
                 written=count,
                 seconds=usage.seconds * count / len(written.pieces),
+                held=prompt + tokens.start if i else usage.held,
             ),
         )
     )
@@ -172,11 +175,12 @@ def _joined(parts: Sequence[Written]) -> Written:
 
 
 def total(usages: Sequence[types.Usage]) -> types.Usage:
-  """What several calls of one model consumed together."""
+  """What calls of one model, one after the other, consumed together."""
   return types.Usage(
       route=usages[0].route,
       read=sum(usage.read for usage in usages),
       cached=sum(usage.cached for usage in usages),
       written=sum(usage.written for usage in usages),
       seconds=sum(usage.seconds for usage in usages),
+      held=usages[0].held,
   )

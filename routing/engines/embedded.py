@@ -306,6 +306,7 @@ class EmbeddedEngine:
         cached=0 if job.steps else job.cached,
         written=len(ids),
         seconds=job.seconds,
+        held=len(job.tokens) - len(ids) if job.steps else 0,
     )
     job.seconds = 0.0
     is_final = ids[-1] == self._tokenizer.eos_id

@@ -53,7 +53,7 @@ class Memory:
 
   def _lasting(self, step: types.Step) -> types.Step:
     """The step without what belongs to one session."""
-    usage = dataclasses.replace(step.usage, read=0, cached=0)
+    usage = dataclasses.replace(step.usage, read=0, cached=0, held=0)
     hidden = step.hidden if self.keeps_hidden else None
     return dataclasses.replace(step, usage=usage, hidden=hidden)
 
@@ -180,11 +180,15 @@ def charged(
     The steps, and the book after the call.
   """
   cached = _common_prefix(book, prompt)
-  usage = dataclasses.replace(
-      written[0].usage, read=len(prompt) - cached, cached=cached
-  )
-  book = [*prompt, *(i for step in written for i in step.token_ids)]
-  return (dataclasses.replace(written[0], usage=usage), *written[1:]), book
+  paid, book = [], list(prompt)
+  for step in written:
+    prompted = dict(held=len(book))  # What the first step has read.
+    if not paid:
+      prompted = dict(read=len(prompt) - cached, cached=cached, held=0)
+    usage = dataclasses.replace(step.usage, **prompted)
+    paid.append(dataclasses.replace(step, usage=usage))
+    book += step.token_ids
+  return tuple(paid), book
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from absl import logging
@@ -29,7 +30,8 @@ class Run:
 
   What is taken first carries what was read. What is taken later has read
   nothing anew and nothing from a cache, since nothing was asked again: that is
-  what a run saves. Each carries its own tokens and its share of the seconds.
+  what a run saves; it holds what came before. Each carries its own tokens and
+  its share of the seconds.
 
   Args:
     outputs: vLLM's, each with all tokens so far; the next one is asked for only
@@ -93,7 +95,6 @@ class Run:
       RuntimeError: if vLLM gave the request up.
       Exception: whatever `outputs` raises. The run is over then.
     """
-    is_first = not self._num_taken
     try:
       pieces, has_stopped = await self._spell_until(stop, room)
     except BaseException:
@@ -117,7 +118,7 @@ class Run:
         top_log_probs=table[:, 1:],
         is_final=is_at_end and output.finish_reason == 'stop',
     )
-    return written, self._usage(len(ids), is_first, self.is_over)
+    return written, self._usage(start, end, self.is_over)
 
   async def end(self) -> types.Usage:
     """Ends the run; returns what it has written and nobody took.
@@ -131,7 +132,7 @@ class Run:
     except Exception as error:  # Its process died: it has ended, too.
       logging.warning('A run that was cut off had failed: %s', error)
     finally:
-      usage = self._usage(self._num_left, is_first=False, is_last=True)
+      usage = self._usage(self._num_taken, self._num_come, is_last=True)
     return usage
 
   @property
@@ -183,18 +184,15 @@ class Run:
       raise RuntimeError(f'vLLM gave up a request: {reason!r}.')
     return pieces, False
 
-  def _usage(
-      self, num_written: int, is_first: bool, is_last: bool
-  ) -> types.Usage:
-    """What was consumed since the last usage."""
+  def _usage(self, start: int, end: int, is_last: bool) -> types.Usage:
+    """What the tokens from `start` up to `end` consumed."""
     tell = self._time.leave if is_last else self._time.since
     seconds = tell(self._start)
     self._start += seconds
-    cached = self._last.num_cached_tokens or 0 if is_first else 0
-    return types.Usage(
-        route=self._route,
-        read=self._num_read - cached if is_first else 0,
-        cached=cached,
-        written=num_written,
-        seconds=seconds,
+    usage = types.Usage(self._route, 0, 0, end - start, seconds)
+    if start:
+      return dataclasses.replace(usage, held=self._num_read + start)
+    cached = self._last.num_cached_tokens or 0
+    return dataclasses.replace(
+        usage, read=self._num_read - cached, cached=cached
     )

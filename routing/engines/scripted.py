@@ -109,8 +109,8 @@ class ScriptedEngine:
     """See `engine.Engine.cut_off`."""
     if session not in self._runs:
       return None
-    _, count = self._runs.pop(session)
-    return types.Usage(self.route, 0, 0, count, count * 1.0)
+    text, count = self._runs.pop(session)
+    return types.Usage(self.route, 0, 0, count, count * 1.0, len(text))
 
   def forget(self, session: str) -> None:
     """See `engine.Engine.forget`."""
@@ -125,21 +125,24 @@ class ScriptedEngine:
     prompt = request.question + request.trace
     known = self._sessions.get(request.session, '')
     cached = _common_prefix(known, prompt)
-    read = len(prompt) - cached
+    read, held = len(prompt) - cached, 0
     if self._runs.pop(request.session, ('', 0))[0] == prompt:
-      read = cached = 0
+      read, cached, held = 0, 0, len(prompt)
     whole = self.script(request)
     steps, position = [], 0
     while position < len(whole) or not steps:
       text = _next_step(whole[position:])[: request.max_tokens - position]
+      usage = types.Usage(
+          self.route,
+          read=0 if steps else read,
+          cached=0 if steps else cached,
+          written=len(text),
+          seconds=len(text) * 1.0,
+          held=len(prompt) + position if steps else held,
+      )
       position += len(text)
       steps.append(
-          self._step(
-              text,
-              is_final=position == len(whole),
-              read=0 if steps else read,
-              cached=0 if steps else cached,
-          )
+          self._step(text, is_final=position == len(whole), usage=usage)
       )
       if not request.to_end or position == request.max_tokens:
         break
@@ -153,7 +156,7 @@ class ScriptedEngine:
     return tuple(steps)
 
   def _step(
-      self, text: str, *, is_final: bool, read: int, cached: int
+      self, text: str, *, is_final: bool, usage: types.Usage
   ) -> types.Step:
     """One step with the evidence that its text implies."""
     log_probs = np.asarray(self.log_probs(text), np.float32)
@@ -167,7 +170,7 @@ class ScriptedEngine:
         top_log_probs=log_probs[:, None]
         - np.arange(self.num_top, dtype=np.float32),
         is_final=is_final,
-        usage=types.Usage(self.route, read, cached, len(text), len(text) * 1.0),
+        usage=usage,
         hidden=hidden if self.hidden_size else None,
     )
 

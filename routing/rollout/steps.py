@@ -28,9 +28,6 @@ def count_written(steps: Sequence[types.Step]) -> int:
 def call_usage(steps: Sequence[types.Step]) -> types.Usage:
   """The usage of the one call that wrote all of `steps`.
 
-  Charging the steps one by one would be wrong: the later ones carry no prompt,
-  so the attention over it would be free.
-
   Raises:
     ValueError: if there are no steps, or several writers.
   """
@@ -46,4 +43,5 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
       cached=first.cached,
       written=count_written(steps),
       seconds=sum(step.usage.seconds for step in steps),
+      held=first.held,
   )

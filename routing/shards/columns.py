@@ -32,6 +32,7 @@ _CALL = [
     ('cached', pa.int32()),
     ('written', pa.int32()),
     ('seconds', pa.float64()),
+    ('held', pa.int32()),
 ]
 CALL = pa.struct(_CALL)
 STEP = pa.struct(
@@ -222,9 +223,10 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   """The steps of a struct array."""
   plain = {
       name: structs.field(name).to_pylist()
-      for name in ('text', 'is_final', 'route', 'read', 'cached', 'written')
+      for name in ('text', 'is_final')
   }
-  seconds = structs.field('seconds').to_pylist()
+  call = [structs.field(name).to_pylist() for name, _ in _CALL]
+  usages = map(types.Usage, *call)
   token_bounds, token_ids = _lists(structs.field('token_ids'))
   token_ids = token_ids.to_numpy().tolist()
   prob_bounds, log_probs = _lists(structs.field('log_probs'))
@@ -250,16 +252,10 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
           log_probs=log_probs[prob_bounds[i] : prob_bounds[i + 1]],
           top_log_probs=top(i),
           is_final=plain['is_final'][i],
-          usage=types.Usage(
-              route=plain['route'][i],
-              read=plain['read'][i],
-              cached=plain['cached'][i],
-              written=plain['written'][i],
-              seconds=seconds[i],
-          ),
+          usage=usage,
           hidden=hidden[hidden_bounds[i] : hidden_bounds[i + 1]]
           if has_hidden[i]
           else None,
       )
-      for i in range(len(structs))
+      for i, usage in enumerate(usages)
   ]

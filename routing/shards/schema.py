@@ -16,7 +16,7 @@ import pyarrow as pa
 from routing import types
 from routing.shards import columns
 
-VERSION = 1
+VERSION = 2
 _VERSION_KEY = b'routing.schema_version'
 
 TRAJECTORY = pa.struct(
