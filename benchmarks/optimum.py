@@ -4,7 +4,7 @@ Run:    python -m benchmarks.optimum [--quick] [--out=rows.jsonl] [--page=docs/o
 Resume: the same command; rows of --out that this very code made are kept.
 On made-up processes whose constrained optimum is known (`routing.simulation`),
 each estimator trains several seeds at several budgets, on problems that are
-made up as it goes. The policy is the mean of the weights over the last quarter
+made up as it goes. The policy is the mean of the weights over the last half
 of the updates. It is not sampled but evaluated exactly. Its share of the
 optimal gain is
 

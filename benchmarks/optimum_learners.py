@@ -22,7 +22,7 @@ from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
 from routing.training import fit
 
-_MEAN_OVER = 0.25  # Of the updates, the last.
+_MEAN_OVER = 0.5  # Of the updates, the last.
 _NUM_MEASURED = 4_096  # Trajectories that features are standardised by.
 
 

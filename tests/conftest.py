@@ -1,4 +1,4 @@
-"""What every test may rely on: parsed flags, and where the data is."""
+"""What every test may rely on: flags, what was compiled, where the data is."""
 
 import os
 import pathlib
@@ -8,8 +8,12 @@ import pytest
 
 
 def pytest_configure(config):
-  del config
   flags.FLAGS.mark_as_parsed()  # absl's create_tempdir reads a flag.
+  # What one process has compiled, the others load: the workers, the commands
+  # that they start, the runs that are resumed. Before jax is imported.
+  compiled = config.cache.mkdir('compiled')
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(compiled))
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 
 @pytest.fixture(scope='class')

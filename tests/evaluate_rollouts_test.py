@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 
 from absl.testing import absltest
 
@@ -31,8 +32,8 @@ class ChainTest(absltest.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.config = _config()
-    cls.root = pathlib.Path(absltest.TEST_TMPDIR.value) / 'chain'
-    cls.replies, cls.workdir = cls.root / 'replies', cls.root / 'run'
+    root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.replies, cls.workdir = root / 'replies', root / 'run'
     for split in ('train', 'validation', 'test'):
       replies.collect_split(cls.config, cls.replies, split)
     behave.collect_split(cls.config, cls.workdir, 'train', cls.replies)

@@ -33,7 +33,13 @@ from configs import arithmetic
 
 
 def get_config(variant='smoke'):
-  return arithmetic.get_config('smoke')
+  config = arithmetic.get_config('smoke')
+  config.problems.update(train=32, validation=32, test=16)
+  config.engine.update(max_batch=8, num_slots=8)
+  config.collect.concurrency = 8
+  config.calibration.alphas = (0.2,)
+  config.evaluation.live = 2
+  return config
 
 
 def sweep():
