@@ -15,7 +15,7 @@ VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
 VARIANT ?= demo
 WORKDIR ?= runs/$(VARIANT)
-JOBS ?= 2
+JOBS ?= 3
 TESTS ?= tests
 TESTS_VLLM ?= $(wildcard tests/*vllm*_test.py)
 PIP_ARGS ?=
@@ -38,7 +38,8 @@ demo: $(BASE)
 	  --config=configs/arithmetic.py:$(VARIANT) --workdir=$(WORKDIR)
 
 test: $(DEV)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile \
+	  --no-loadscope-reorder $(TESTS)
 
 test-vllm: $(VLLM)
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR \

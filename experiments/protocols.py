@@ -60,6 +60,10 @@ RUNS = (
     ),
     Run('redraft_gru', {**_VTRACE, 'network.kind': 'gru'}),
     Run('redraft_attention', {**_VTRACE, 'network.kind': 'attention'}),
+    Run(
+        'redraft_vtrace_no_text',
+        {**_VTRACE, 'features.groups': (*_OBSERVED, 'hidden')},
+    ),
     Run('redraft_no_text', {'features.groups': (*_OBSERVED, 'hidden')}),
     Run('redraft_no_hidden', {'features.groups': (*_OBSERVED, 'text')}),
     Run('redraft_confidence', {'features.groups': _OBSERVED}),

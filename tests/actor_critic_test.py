@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import arithmetic_redraft
 from routing import types
@@ -169,6 +170,7 @@ class LearnsTest(parameterized.TestCase):
 
 class BookkeepingTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   @parameterized.parameters(
       ('vtrace', 'lagrangian'),
       ('vtrace', 'trust_region'),

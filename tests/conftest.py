@@ -16,6 +16,12 @@ def pytest_configure(config):
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 
+def pytest_collection_modifyitems(items):
+  """Files with a slow test come first, or a worker would be alone at the end."""
+  slow = {item.path for item in items if item.get_closest_marker('slow')}
+  items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope='class')
 def routing_data(request) -> pathlib.Path:
   """The directory of public data sets; skips, saying why, where it is absent.

@@ -11,6 +11,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from experiments.coverage import cells as cells_lib
 from experiments.coverage import counts as counts_lib
@@ -96,6 +97,7 @@ class ValidityTest(absltest.TestCase):
       off = np.abs(drawn.mean(axis=0) - sample.truth[name])
       self.assertLess(np.max(off - 5 * error), 1e-6, name)
 
+  @pytest.mark.slow
   def test_rollouts_where_control_returns(self):
     case = rollouts_lib.roll_out('switch', 25_000)
     rows = list(cells_lib.of_rollouts(case, PLAN, 1_000))

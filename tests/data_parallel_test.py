@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from absl.testing import absltest
+import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
 # In a process of its own, since the number of devices is fixed at the start.
@@ -91,6 +92,7 @@ print(json.dumps(out))
 
 class DataParallelTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_eight_devices_give_the_numbers_of_one(self):
     done = subprocess.run(
         [sys.executable, '-c', _PROGRAM, self.create_tempdir().full_path, '2'],

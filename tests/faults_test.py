@@ -10,6 +10,7 @@ import sys
 import time
 
 from absl.testing import absltest
+import pytest
 
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
@@ -71,6 +72,7 @@ class NightTest(absltest.TestCase):
     _, errors = child.communicate(timeout=900)
     return child.returncode, errors
 
+  @pytest.mark.slow
   def test_every_problem_is_on_disk_exactly_once(self):
     directory = pathlib.Path(self.create_tempdir().full_path) / 'train'
     rng, counts = random.Random(0), []

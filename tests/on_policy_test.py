@@ -7,6 +7,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from experiments import on_policy
 from experiments import train
@@ -125,6 +126,7 @@ class OnPolicyTest(absltest.TestCase):
     _, _ = self._train(engines := _Engines())
     self.assertFalse(any(x.to_end for y in engines.made for x in y.requests))
 
+  @pytest.mark.slow
   def test_killed_run_equals_the_one_that_was_not(self):
     workdir, whole = self._train(engines := _Engines())
     expected = metrics_lib.read_rows(

@@ -178,7 +178,9 @@ class MeterTest(parameterized.TestCase):
       await resilient.write(request)
       return [await resilient.cut_off('a') for _ in range(2)]
 
-    self.assertEqual(asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0, 5), None])
+    self.assertEqual(
+        asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0, 5), None]
+    )
     self.assertEqual(meter.tokens, 1 + 4 + 1)
 
   def test_no_request_after_the_ceiling(self):

@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import chex
 import jax
 import numpy as np
+import pytest
 
 from configs import arithmetic_redraft
 from experiments import behave as behave_experiment
@@ -214,6 +215,7 @@ class RolloutsTest(parameterized.TestCase):
 
 class CommandTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_collects_and_trains(self):
     # An untrained pair, which writes nonsense; that is all that is needed.
     workdir = pathlib.Path(self.create_tempdir().full_path)

@@ -222,8 +222,7 @@ def unnest(
 def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   """The steps of a struct array."""
   plain = {
-      name: structs.field(name).to_pylist()
-      for name in ('text', 'is_final')
+      name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
   call = [structs.field(name).to_pylist() for name, _ in _CALL]
   usages = map(types.Usage, *call)
