@@ -17,7 +17,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-  """Files with a slow test come first, or a worker would be alone at the end."""
+  """Files with a slow test first, or a worker would be alone at the end."""
   slow = {item.path for item in items if item.get_closest_marker('slow')}
   items.sort(key=lambda item: item.path not in slow)
 
