@@ -170,12 +170,12 @@ class LearnsTest(parameterized.TestCase):
 
 class BookkeepingTest(parameterized.TestCase):
 
-  @pytest.mark.slow
   @parameterized.parameters(
       ('vtrace', 'lagrangian'),
       ('vtrace', 'trust_region'),
       ('on_policy', 'lagrangian'),
   )
+  @pytest.mark.slow
   def test_resumed_run_equals_uninterrupted_run(self, estimator, update):
     def run(directory, **changes):
       config = make_config(update, **changes)
