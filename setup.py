@@ -51,7 +51,7 @@ EXTRAS_REQUIRE = {
         'pre-commit-hooks>=5.0',
         'pyink>=24.10',
         'pytest>=8.3',
-        'pytest-xdist>=3.6',
+        'pytest-xdist>=3.8',
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
         'torch==2.13.0',  # Tests only; its CPU build is enough.

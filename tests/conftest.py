@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 from absl import flags
 import pytest
@@ -9,11 +10,13 @@ import pytest
 
 def pytest_configure(config):
   flags.FLAGS.mark_as_parsed()  # absl's create_tempdir reads a flag.
-  # What one process has compiled, the others load: the workers, the commands
-  # that they start, the runs that are resumed. Before jax is imported.
-  compiled = config.cache.mkdir('compiled')
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(compiled))
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    # What one process has compiled, the others load: the workers, the commands
+    # that they start, the runs that are resumed. Before jax is imported.
+    compiled = tempfile.TemporaryDirectory()
+    config.add_cleanup(compiled.cleanup)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled.name
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 
 def pytest_collection_modifyitems(items):

@@ -73,11 +73,11 @@ class CallCostTest(parameterized.TestCase):
   @parameterized.parameters(*costs.RULERS)
   def test_arrays_are_charged_elementwise(self, ruler):
     rng = np.random.default_rng(0)
-    counts = rng.integers(0, 50, size=(3, 5))
-    usage = types.Usage(1, *counts, seconds=rng.random(5))
+    *counts, held = rng.integers(0, 50, size=(4, 5))
+    usage = types.Usage(1, *counts, rng.random(5), held)
     got = costs.call_cost(usage, _LARGE, ruler)
     for i in range(5):
-      one = types.Usage(1, *counts[:, i], seconds=usage.seconds[i])
+      one = types.Usage(1, *(x[i] for x in counts), usage.seconds[i], held[i])
       self.assertAlmostEqual(got[i], costs.call_cost(one, _LARGE, ruler))
 
   @parameterized.parameters('price', 'flops', 'decoded')

@@ -104,6 +104,27 @@ class ChargedTest(absltest.TestCase):
     self.assertEqual(cutting.charged(steps, 5), steps)
 
 
+class TotalTest(absltest.TestCase):
+
+  def test_a_run_that_goes_on_holds_what_it_held(self):
+    parts = [types.Usage(1, 0, 0, 5, 1.0, 9), types.Usage(1, 0, 0, 3, 1.0, 14)]
+    self.assertEqual(cutting.total(parts), types.Usage(1, 0, 0, 8, 2.0, 9))
+
+  def test_what_was_held_is_not_counted_again_from_the_cache(self):
+    # 9 held and 5 written; of these 14 a new request finds 12 in its cache.
+    parts = [types.Usage(1, 0, 0, 5, 1.0, 9), types.Usage(1, 2, 12, 3, 1.0)]
+    self.assertEqual(cutting.total(parts), types.Usage(1, 2, 12, 8, 2.0, 0))
+
+  def test_pieces_in_vain_hold_the_mean_of_their_tokens(self):
+    pieces = [
+        types.Usage(1, 0, 0, 3, 1.0, 40),
+        types.Usage(1, 0, 0, 1, 1.0, 20),
+    ]
+    self.assertEqual(cutting.in_vain(pieces), types.Usage(1, 0, 0, 4, 2.0, 35))
+    nothing = types.Usage(1, 0, 0, 0, 0.0, 20)
+    self.assertEqual(cutting.in_vain([nothing]), nothing)
+
+
 class WriteStepsTest(parameterized.TestCase):
 
   def _write(self, whole, *, to_end=False, max_tokens=99, calls=None):

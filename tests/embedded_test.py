@@ -7,12 +7,14 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from routing import costs
 from routing import types
 from routing.engines import embedded
 from routing.engines import engine as engine_lib
 from routing.lm import decoder
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
+from routing.rollout import steps as steps_lib
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _CONFIG = decoder.DecoderConfig(
@@ -103,6 +105,15 @@ class EmbeddedEngineTest(parameterized.TestCase):
     steps = asyncio.run(by_steps(_engine()))
     self.assertEqual(_ids(steps), _ids(whole))
     self.assertLen(steps, len(whole))
+
+  def test_steps_of_one_call_have_the_flops_of_the_call(self):
+    (steps,) = _write(_engine(), [_request(3)])
+    self.assertGreater(len(steps), 1)
+    spec = costs.spec_by_parameters('small', 100, 2, 8)
+    self.assertAlmostEqual(
+        costs.total_cost([step.usage for step in steps], [spec], 'flops'),
+        float(costs.call_cost(steps_lib.call_usage(steps), spec, 'flops')),
+    )
 
   def test_a_session_reads_its_own_tokens_from_the_cache(self):
     question = _QUESTIONS[0]

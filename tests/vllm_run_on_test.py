@@ -88,8 +88,11 @@ class RunOnTest(parameterized.TestCase):
         self.assertGreater(a.usage.seconds, 0.0)
       first, *others = [step.usage for step in steps]
       self.assertEqual((first.read, first.cached), (expected[0].usage.read, 0))
+      held = first.read + first.written
       for usage in others:
         self.assertEqual((usage.read, usage.cached), (0, 0))
+        self.assertEqual(usage.held, held)
+        held += usage.written
       self.assertGreater(expected[-1].usage.cached, 0)
     self.assertEmpty(self.engine._runs)
 
@@ -108,6 +111,7 @@ class RunOnTest(parameterized.TestCase):
         wasted.written, steps_lib.count_written(whole) - first.usage.written
     )
     self.assertEqual((wasted.route, wasted.read, wasted.cached), (0, 0, 0))
+    self.assertEqual(wasted.held, first.usage.read + first.usage.written)
     self.assertIsNone(none)
     # It is asked again, and reads what is in the cache.
     self.assertEqual(second.text, whole[1].text)

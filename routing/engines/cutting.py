@@ -175,12 +175,36 @@ def _joined(parts: Sequence[Written]) -> Written:
 
 
 def total(usages: Sequence[types.Usage]) -> types.Usage:
-  """What calls of one model, one after the other, consumed together."""
+  """What calls of one model, one after the other, consumed together.
+
+  Each goes on from where the one before ended. Where several of them read, all
+  that they found in caches is counted, so FLOPs are an upper bound.
+  """
+  first, *others = usages
+  # What the first held, a later one may have found in a cache.
+  held = first.held - sum(usage.cached for usage in others)
   return types.Usage(
       route=usages[0].route,
       read=sum(usage.read for usage in usages),
       cached=sum(usage.cached for usage in usages),
       written=sum(usage.written for usage in usages),
       seconds=sum(usage.seconds for usage in usages),
-      held=usages[0].held,
+      held=max(held, 0),
+  )
+
+
+def in_vain(usages: Sequence[types.Usage]) -> types.Usage:
+  """What pieces of one model that stand in no step consumed together.
+
+  They were written at several places of a trace; `held` is the mean of a token.
+  """
+  written = sum(usage.written for usage in usages)
+  held = sum(usage.held * usage.written for usage in usages)
+  return types.Usage(
+      route=usages[0].route,
+      read=0,
+      cached=0,
+      written=written,
+      seconds=sum(usage.seconds for usage in usages),
+      held=round(held / written) if written else usages[0].held,
   )

@@ -95,7 +95,8 @@ class Engine(Protocol):
 
     Returns:
       The steps in order. The first carries the call's reads and cached tokens
-      in its usage, each its own written tokens and its share of the seconds.
+      in its usage, each its own written tokens, its share of the seconds and
+      what the call held before it, so that the steps cost what the call does.
       The last has `is_final` False only when `max_tokens` ran out.
     """
     ...

@@ -182,7 +182,7 @@ def charged(
   cached = _common_prefix(book, prompt)
   paid, book = [], list(prompt)
   for step in written:
-    prompted = dict(held=len(book))  # What the first step has read.
+    prompted = dict(held=len(book))
     if not paid:
       prompted = dict(read=len(prompt) - cached, cached=cached, held=0)
     usage = dataclasses.replace(step.usage, **prompted)

@@ -123,6 +123,7 @@ class Run:
   async def end(self) -> types.Usage:
     """Ends the run; returns what it has written and nobody took.
 
+    Something must have been taken before: else it would be the first to read.
     What vLLM writes until it hears of it is not known, and in no usage.
     """
     try:

@@ -274,7 +274,7 @@ class VllmEngine:
       usages = [await run.end()]
       if session in self._in_vain:
         usages.append(self._in_vain[session])
-      self._in_vain[session] = cutting.total(usages)
+      self._in_vain[session] = cutting.in_vain(usages)
 
   def _begin(self, request: engine_lib.Request, stop: str | None) -> run_on.Run:
     """A new request to vLLM."""
