@@ -1,7 +1,7 @@
 """One table of several evaluated runs: what was trained how, and what it got.
 
 Run:    python -m experiments.protocol_table --results=runs/redraft/results.json,runs/redraft_trees/results.json
-Prints: Markdown; of each run the policy, and after the last run of a protocol what it is compared with there.
+Prints: Markdown; of each run the policy, beside it the area of gradient boosting that learnt from the same features and data, and after the last run of a protocol what needs no training.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -30,8 +30,11 @@ COLUMNS = (
         f'acc @{budget:.1f} [95 %]'.replace('0.', '.')
         for budget in metrics.BUDGETS
     ),
+    'supervised: area [95 %]',
 )
-_OTHERS = tuple(name for name in tables.LABELS if name != evaluate.REFERENCE)
+# What learns as the policy does; from trajectories, where it did, or else from
+# all there is to know.
+_SUPERVISED = ('supervised, rollouts', 'supervised')
 
 
 def method_cells(method: Mapping[str, Any]) -> list[str]:
@@ -52,7 +55,8 @@ def method_cells(method: Mapping[str, Any]) -> list[str]:
 
 def policy_row(results: Mapping[str, Any]) -> list[str]:
   """The trained policy of a run."""
-  config = results['config']
+  config, methods = results['config'], _methods(results)
+  rivals = [methods[name] for name in _SUPERVISED if name in methods]
   objective = config['objective']
   update = objective.get('policy_update', '')
   estimator = objective.get('estimator', 'exact')
@@ -60,31 +64,39 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
   groups = ', '.join(config['features']['groups'])
   hidden = ' x '.join(map(str, config['network']['hidden']))
   return [
-      config['protocol']['name'],
+      _protocol(results),
       name,
       f'{config["network"]["kind"]} {hidden}',
       groups,
       f'{results["num_problems"]["test"]}, {len(results["seeds"])}',
-      *method_cells(_methods(results)[evaluate.REFERENCE]),
+      *method_cells(methods[evaluate.REFERENCE]),
+      tables.interval(rivals[0]['area']) if rivals else tables.MISSING,
   ]
 
 
 def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """All else on the same test problems."""
+  """All that learns nothing, on the same test problems."""
   methods = _methods(results)
-  known = [name for name in _OTHERS if name in methods]
-  extra = [x for x in methods if x not in tables.LABELS]
+  names = [x for x in tables.LABELS if x in methods]
   return [
       [
-          results['config']['protocol']['name'],
-          tables.LABELS.get(name, name),
+          _protocol(results),
+          tables.LABELS[name],
           '',
           '',
           f'{results["num_problems"]["test"]}',
           *method_cells(methods[name]),
+          '',
       ]
-      for name in known + extra
+      for name in names
+      if name not in (evaluate.REFERENCE, *_SUPERVISED)
   ]
+
+
+def _protocol(results: Mapping[str, Any]) -> str:
+  """The name, and what is seen where that is for the configuration to say."""
+  protocol = results['config']['protocol']
+  return ', '.join(filter(None, (protocol['name'], protocol.get('view'))))
 
 
 def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,7 +105,7 @@ def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
   """Markdown of all runs, protocol by protocol, in the order of the runs."""
-  rows, names = [], [x['config']['protocol']['name'] for x in runs]
+  rows, names = [], list(map(_protocol, runs))
   for name in dict.fromkeys(names):
     mine = [x for x, y in zip(runs, names, strict=True) if y == name]
     rows += [policy_row(x) for x in mine] + other_rows(mine[-1])

@@ -10,6 +10,9 @@ import pytest
 
 def pytest_configure(config):
   flags.FLAGS.mark_as_parsed()  # absl's create_tempdir reads a flag.
+  # As jax's own tests do: most of the suite's time would go into optimising
+  # programs that run once. The demo and the notebooks run what users run.
+  os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     # What one process has compiled, the others load: the workers, the commands
     # that they start, the runs that are resumed. Before jax is imported.

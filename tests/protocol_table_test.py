@@ -17,11 +17,11 @@ def _method(area, cost, accuracy):
   }
 
 
-def _results(estimator, area, protocol='redraft'):
+def _results(estimator, area, protocol='redraft', view='', **methods):
   return {
       'ruler': 'price',
       'config': {
-          'protocol': {'name': protocol},
+          'protocol': {'name': protocol, 'view': view},
           'objective': {'estimator': estimator, 'policy_update': 'lagrangian'},
           'network': {'kind': 'mlp', 'hidden': [64]},
           'features': {'groups': ['confidence', 'text']},
@@ -33,6 +33,7 @@ def _results(estimator, area, protocol='redraft'):
               'methods': {
                   'policy': _method(area, [0.3, 0.7], [0.5, 0.9]),
                   'confidence': _method(0.6, [0.1, 1.1], [0.4, 0.9]),
+                  **methods,
               }
           }
       },
@@ -64,7 +65,20 @@ class ProtocolTableTest(absltest.TestCase):
   def test_accuracy_at_a_budget_by_hand(self):
     row = protocol_table.policy_row(_results('exact', 0.8))
     # Cheapest at .3; at .4 a quarter of the way from .5 to .9.
-    self.assertEqual(row[-3:], ['-', '.600 [.580, .620]', '.800 [.780, .820]'])
+    self.assertEqual(
+        row[-4:-1], ['-', '.600 [.580, .620]', '.800 [.780, .820]']
+    )
+
+  def test_the_rival_is_the_one_that_saw_the_same(self):
+    area = lambda x: _method(x, [0.3, 0.7], [0.5, 0.9])
+    rivals = {'supervised': area(0.7), 'supervised, rollouts': area(0.6)}
+    for known, expected in ((2, '.600 [.590, .610]'), (1, '.700 [.690, .710]')):
+      methods = dict(list(rivals.items())[:known])
+      results = _results('exact', 0.8, 'escalate', 'peek', **methods)
+      self.assertEqual(protocol_table.policy_row(results)[-1], expected)
+      names = [row[:2] for row in protocol_table.other_rows(results)]
+      self.assertEqual(names, [['escalate, peek', 'confidence threshold']])
+    self.assertEqual(protocol_table.policy_row(_results('exact', 0.8))[-1], '-')
 
 
 if __name__ == '__main__':
