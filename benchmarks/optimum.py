@@ -64,7 +64,7 @@ LEARNERS = (
 )
 # Of the cost of one off-policy batch of a thousand, chance alone is some
 # percent; to come within one, batches are large and few.
-FULL = optimum_learners.Size(num_seeds=5, batch_size=4_096, num_steps=600)
+FULL = optimum_learners.Size(num_seeds=5, batch_size=4_096, num_steps=1_800)
 QUICK = optimum_learners.Size(num_seeds=2, batch_size=512, num_steps=400)
 _PAGE = """# How near training comes to the optimum
 

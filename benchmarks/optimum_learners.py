@@ -58,7 +58,7 @@ def get_config(
       estimator=estimator,
       form='budget',
       levels=(budget,),
-      entropy_weight=0.05 * undecided,
+      entropy_weight=0.1 * undecided,
   )
   config.optimizer = dict(
       learning_rate=decay(3e-2, size.num_steps), weight_decay=0.0, clip_norm=1.0
