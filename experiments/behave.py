@@ -21,7 +21,6 @@ from experiments import launch
 from experiments import overnight
 from experiments import replies
 from routing import costs
-from routing.engines import engine as engine_lib
 from routing.rollout import behave
 from routing.routers import behaviour as behaviour_lib
 from routing.routers import learned
@@ -135,7 +134,7 @@ def collect_split(
                 grade=builders.grader(config),
             ),
             problems,
-            _engines(config, directory, split),
+            replies.engines_for(config, directory, split),
             writer,
             specs=builders.specs(config),
             concurrency=config.collect.concurrency,
@@ -144,17 +143,6 @@ def collect_split(
         )
     )
   return shard_directory(workdir, split)
-
-
-def _engines(
-    config: ml_collections.ConfigDict,
-    directory: pathlib.Path | str | None,
-    split: str,
-) -> list[engine_lib.Engine]:
-  """The engines; with what they replied before, if that is at hand."""
-  if directory is None:
-    return builders.engines(config)
-  return replies.engines(config, replies.memories(config, directory, [split]))
 
 
 def main(

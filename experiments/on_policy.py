@@ -21,6 +21,7 @@ import numpy as np
 from experiments import builders
 from experiments import collect
 from experiments import overnight
+from experiments import replies
 from experiments import training_sets
 from routing import costs
 from routing import types
@@ -39,9 +40,16 @@ FOLDER = 'rollouts'  # Of a run.
 
 
 def make_engines(
-    config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
+    config: ml_collections.ConfigDict,
+    specs: tuple[costs.RouteSpec, ...],
+    directory: pathlib.Path | str | None = None,
 ) -> list[engine_lib.Engine]:
   """The engines of a configuration, which must be those of its shards.
+
+  Args:
+    config: of the run.
+    specs: of the shards.
+    directory: of replies to train; None = the models are asked everything.
 
   Raises:
     ValueError: if they are not, or would evict one another's cache.
@@ -53,7 +61,7 @@ def make_engines(
         f'The rollouts of train are by {_names(specs)}; the configuration '
         f'names {_names(found)}, which must be the same.'
     )
-  return builders.engines(config)
+  return replies.engines_for(config, directory, 'train')
 
 
 def _names(specs: tuple[costs.RouteSpec, ...]) -> str:
@@ -68,6 +76,7 @@ def collecting(
     card: card_lib.Card,
     directory: pathlib.Path,
     seed: int,
+    known: pathlib.Path | str | None = None,
 ) -> Iterator['Collector']:
   """A collector whose engines stay alive until the block ends.
 
@@ -78,8 +87,10 @@ def collecting(
     card: of the router that is being trained.
     directory: of the run.
     seed: of the run.
+    known: directory of replies to train; None = the models are asked
+      everything.
   """
-  engines = make_engines(config, view.accounting.specs)
+  engines = make_engines(config, view.accounting.specs, known)
   with asyncio.Runner() as runner:
     try:
       yield Collector(

@@ -58,6 +58,7 @@ RUNS = (
         'redraft_trust_region',
         {**_VTRACE, 'objective.policy_update': 'trust_region'},
     ),
+    Run('redraft_on_policy', {**_VTRACE, 'objective.estimator': 'on_policy'}),
     Run('redraft_gru', {**_VTRACE, 'network.kind': 'gru'}),
     Run('redraft_attention', {**_VTRACE, 'network.kind': 'attention'}),
     Run(
@@ -111,7 +112,7 @@ def finish(
     train_trees.train_all(config, folder, directory, problems)
   else:
     _share_rollouts(config, workdir, folder, directory)
-    train.train_all(config, folder)
+    train.train_all(config, folder, directory)
   return evaluate_rollouts.run(config, str(folder), directory)
 
 

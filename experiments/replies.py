@@ -160,6 +160,23 @@ def engines(
   ]
 
 
+def engines_for(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str | None,
+    split: str,
+) -> list[engine_lib.Engine]:
+  """The engines, with what they replied to a split if that is at hand.
+
+  Args:
+    config: of a run.
+    directory: of the replies; None = the models are asked everything.
+    split: name.
+  """
+  if directory is None:
+    return builders.engines(config)
+  return engines(config, memories(config, directory, [split]))
+
+
 def main(
     config: ml_collections.ConfigDict,
     workdir: str,

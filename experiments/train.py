@@ -2,6 +2,7 @@
 
 Run:    python -m experiments.train --config=configs/arithmetic.py --workdir=runs/arithmetic
 Resume: the same command; finished seeds are kept, an unfinished one goes on.
+Cheap:  append --replies=runs/replies (see experiments/replies) where training collects; no model is asked what it has replied there already.
 Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, router.safetensors, router.json}
 """  # noqa: E501  Commands stay on one line.
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import contextlib
 import pathlib
 
+from absl import flags
 from absl import logging
 import ml_collections
 import numpy as np
@@ -84,6 +86,7 @@ def _batches(
     workdir: pathlib.Path | str,
     seed: int,
     data: training_sets.TrainingSet,
+    known: pathlib.Path | str | None,
 ) -> Iterator[sources.Data | sources.Source]:
   """Where the batches of a seed come from; what collects them ends with it."""
   layout = parallel.first_devices(_num_devices(config))
@@ -96,6 +99,7 @@ def _batches(
         make_card(config, data.view),
         run_directory(workdir, seed),
         seed,
+        known,
     ) as collector:
       yield sources.renewed(
           collector,
@@ -123,8 +127,17 @@ def train_seed(
     workdir: pathlib.Path | str,
     seed: int,
     data: training_sets.TrainingSet,
+    known: pathlib.Path | str | None = None,
 ) -> learned.LearnedRouter:
   """Trains one seed, or resumes it, and leaves its router.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    seed: of weights and data order.
+    data: what it learns from.
+    known: directory of replies, where training collects; None = the models are
+      asked everything.
 
   Raises:
     ValueError: if the run directory is of another configuration or of other
@@ -141,7 +154,7 @@ def train_seed(
   if is_finished(workdir, seed):
     return learned.load(directory)
   with (
-      _batches(config, workdir, seed, data) as batches,
+      _batches(config, workdir, seed, data, known) as batches,
       progress_lib.Progress(config.num_steps, f'train seed {seed}') as shown,
   ):
     state = fit_lib.fit(
@@ -179,15 +192,18 @@ def train_seed(
 
 
 def train_all(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    known: pathlib.Path | str | None = None,
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds`; returns their directories."""
   memory.keep_freed()
   data = training_sets.load(config, workdir)
   for seed in config.train_seeds:
-    train_seed(config, workdir, seed, data)
+    train_seed(config, workdir, seed, data, known)
   return [run_directory(workdir, seed) for seed in config.train_seeds]
 
 
 if __name__ == '__main__':
-  launch.run(train_all, 'config', 'workdir')
+  flags.DEFINE_string('replies', None, 'Directory of replies, if there is one.')
+  launch.run(train_all, 'config', 'workdir', 'replies')

@@ -3,15 +3,20 @@
 import json
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 
 from configs import arithmetic_trees
 from experiments import behave
+from experiments import builders
 from experiments import evaluate_rollouts
 from experiments import replies
+from experiments import train
 from experiments import train_trees
+from experiments import training_sets
 from routing.shards import reader
+from tests import scripted_pair
 
 
 def _config():
@@ -64,8 +69,27 @@ class ChainTest(absltest.TestCase):
       replies.read(config, self.replies, 'train')
 
   def test_behaviour_is_collected_without_the_models(self):
-    rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'train')
-    self.assertLen(rollouts, 6)
+    self.assert_remembered(self.workdir / 'rollouts' / 'train', 6)
+
+  def test_on_policy_rounds_are_collected_without_the_models(self):
+    config = self.config.copy_and_resolve_references()
+    config.objective.estimator = 'on_policy'
+    config.on_policy.update(problems=4, every=2)
+    config.batch_size = 4
+    workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    for split in ('train', 'validation'):
+      behave.collect_split(config, workdir, split, self.replies)
+    data = training_sets.load(config, workdir)
+    others = lambda config: scripted_pair.make_engines(2)
+    with mock.patch.object(builders, 'engines', others):
+      train.train_seed(config, workdir, 0, data, self.replies)
+    rounds = train.run_directory(workdir, 0) / 'rollouts'
+    for number in range(2):
+      self.assert_remembered(rounds / f'round{number:05d}', 4)
+
+  def assert_remembered(self, directory, num_problems):
+    rollouts = reader.read_rollouts(directory)
+    self.assertLen(rollouts, num_problems)
     known = replies.memories(self.config, self.replies, ['train'])
     for rollout in rollouts:
       for trajectory in rollout.trajectories:

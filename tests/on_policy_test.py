@@ -41,7 +41,7 @@ class _Engines:
     self.made = []
     self._fails_at, self._num = fails_at, 0
 
-  def __call__(self, config, specs):
+  def __call__(self, config, specs, known=None):
     self.made += scripted_pair.make_engines(fails_at=self._fails)
     return self.made[-2:]
 
@@ -153,7 +153,7 @@ class OnPolicyTest(absltest.TestCase):
         log_probs=lambda text: np.full(len(text), np.nan, np.float32)
     )
     with self.assertRaisesRegex(ValueError, 'confidence/.* is not finite') as e:
-      self._train(lambda config, specs: broken)
+      self._train(lambda config, specs, known: broken)
     self.assertIn('while collecting problem', e.exception.__notes__[0])
 
   def test_other_models_are_refused(self):
