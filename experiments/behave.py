@@ -63,7 +63,12 @@ def behaviour(
     return behaviour_lib.drawn(uniform, seed), None, {}
   if given.kind == 'rate':
     rates = {'low': given.low, 'high': given.high}
-    return behaviour_lib.random_rate(len(specs), seed, **rates), None, rates
+    return (
+        behaviour_lib.random_rate(len(specs), seed, **rates),
+        None,
+        # Shards from before the rate was averaged out do not mix with these.
+        {**rates, 'probability': 'given the routes before'},
+    )
   if given.kind != 'mixture':
     raise ValueError(
         f'Unknown behaviour.kind {given.kind!r}; allowed: {", ".join(KINDS)}.'

@@ -137,7 +137,7 @@ class EmbeddedTest(parameterized.TestCase):
             arithmetic.load(0, test=12)['test'],
             engines,
             got.__setitem__,
-            behaviour=behaviour.drawn(behaviour.Leaving(0.4), seed=0),
+            behaviour=behaviour.drawn(behaviour.RandomRate(0.4, 0.4), seed=0),
             plan=behave.Plan(
                 protocols.Protocol(name), driver.Sampling(0.0, 8, 176), 2
             ),

@@ -1,5 +1,8 @@
 """Tests of the behaviour policies: coins that fall as often as they say."""
 
+import dataclasses
+import itertools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -10,6 +13,18 @@ from routing.routers import router as router_lib
 from tests import fixed_test
 
 _TRACE = fixed_test.make_trace()
+
+
+def _trace(*routes):
+  """After steps of these routes."""
+  steps = fixed_test.make_trace(len(routes)).steps
+  return types.Trace(
+      'q',
+      tuple(
+          dataclasses.replace(step, usage=types.Usage(route, 1, 0, 0))
+          for step, route in zip(steps, routes, strict=True)
+      ),
+  )
 
 
 def _problem(i):
@@ -46,9 +61,29 @@ class ChancesTest(parameterized.TestCase):
     policy = behaviour.Uniform([True, False, True])
     np.testing.assert_array_equal(policy.chances(_TRACE), [0.5, 0, 0.5])
 
-  def test_leaving_is_shared_by_the_larger_ones(self):
-    policy = behaviour.Leaving(0.4, 3)
-    np.testing.assert_allclose(policy.chances(_TRACE), [0.6, 0.2, 0.2])
+  def test_a_known_rate_is_shared_by_the_larger_ones(self):
+    policy = behaviour.RandomRate(0.4, 0.4, 3)
+    for trace in (_TRACE, _trace(0, 2, 1, 0)):
+      np.testing.assert_allclose(policy.chances(trace), [0.6, 0.2, 0.2])
+
+  @parameterized.parameters(
+      ((), 1 / 2), ((0,), 1 / 3), ((1, 1, 0), 3 / 5), ((0,) * 60, 1 / 62)
+  )
+  def test_an_unknown_rate_follows_the_rule_of_succession(self, routes, larger):
+    got = behaviour.RandomRate().chances(_trace(*routes))
+    np.testing.assert_allclose(got, [1 - larger, larger], rtol=1e-9)
+
+  def test_the_rate_is_averaged_over_its_range(self):
+    # Each way of three steps comes as often as the rates say on average.
+    policy = behaviour.RandomRate(0.2, 0.7)
+    rates = np.linspace(0.2, 0.7, 100_001)
+    for routes in itertools.product((0, 1), repeat=3):
+      chance = np.prod(
+          [policy.chances(_trace(*routes[:t]))[routes[t]] for t in range(3)]
+      )
+      k = sum(routes)
+      expected = np.trapezoid(rates**k * (1 - rates) ** (3 - k), rates) / 0.5
+      self.assertAlmostEqual(chance, expected, places=8)
 
   def test_mixture_by_hand(self):
     policy = behaviour.Mixture(
@@ -60,10 +95,10 @@ class ChancesTest(parameterized.TestCase):
   def test_refuses(self):
     with self.assertRaisesRegex(ValueError, 'No route is allowed'):
       behaviour.Uniform([False, False])
-    with self.assertRaisesRegex(ValueError, r'rate must be in \[0, 1\], got 2'):
-      behaviour.Leaving(2)
     with self.assertRaisesRegex(ValueError, 'num_routes is 1'):
-      behaviour.Leaving(0.5, 1)
+      behaviour.RandomRate(num_routes=1)
+    with self.assertRaisesRegex(ValueError, '0 larger routes of 1'):
+      behaviour.RandomRate(1.0, 1.0).chances(_trace(0))
     with self.assertRaisesRegex(ValueError, 'epsilon must be .* got -0.1'):
       behaviour.Mixture(_Says(1, 0), _Says(0, 1), -0.1)
     mixed = behaviour.Mixture(_Says(1, 0), _Says(0, 1, 0), 0.1)
@@ -89,8 +124,7 @@ class DrawingTest(parameterized.TestCase):
       self.assertAlmostEqual(decision.score, 0.5, places=6)
 
   def test_weighing_by_the_probability_gives_another_policy(self):
-    # Off-policy, by hand: E_mu[pi / mu 1{a}] = pi(a), for mu and pi at odds;
-    # given its rate, each trajectory's decisions are weighed by that rate.
+    # Off-policy, by hand: E_mu[pi / mu 1{a}] = pi(a), for mu and pi at odds.
     target = np.array([0.3, 0.7])
     draw = behaviour.random_rate(2, seed=0, low=0.2, high=0.8)
     decisions = [draw(_problem(i), 0).decide(_TRACE) for i in range(4_000)]
@@ -119,21 +153,17 @@ class DrawingTest(parameterized.TestCase):
       agree = sum(a == b for a, b in zip(base, other, strict=True))
       self.assertLess(agree, 8)
 
-  def test_a_rate_stays_for_a_trajectory(self):
-    draw = behaviour.random_rate(3, seed=0, low=0.1, high=0.9)
-    rates = []
-    for i in range(300):
-      one = draw(_problem(i), 1)
-      decisions = [one.decide(fixed_test.make_trace(t)) for t in range(6)]
-      (rate,) = {round(d.score, 12) for d in decisions}
-      for d in decisions:
-        expected = rate / 2 if d.route else 1 - rate
-        self.assertAlmostEqual(d.probability, expected)
-      rates.append(rate)
-    counts, _ = np.histogram(rates, bins=4, range=(0.1, 0.9))
-    # 75 in each quarter, with a spread of 7.5.
-    self.assertTrue((np.abs(counts - 75) < 4 * 7.5).all())
-    self.assertEqual(sum(counts), 300)
+  def test_all_numbers_of_larger_steps_are_as_common(self):
+    draw = behaviour.random_rate(3, seed=0)
+    numbers = []
+    for i in range(700):
+      one, routes = draw(_problem(i), 1), []
+      for _ in range(6):
+        routes.append(one.decide(_trace(*routes)).route)
+      numbers.append(np.count_nonzero(routes))
+    # 100 of each, with a spread of 9.3.
+    counts = np.bincount(numbers, minlength=7)
+    self.assertTrue((np.abs(counts - 100) < 4 * 9.3).all(), counts)
 
   @parameterized.parameters((0.0, 0), (1.0, 1))
   def test_the_ends_of_the_range_are_sure(self, rate, route):

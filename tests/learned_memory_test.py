@@ -75,7 +75,7 @@ def _answer(router, protocol):
   def draw(problem, trajectory):
     asked = _Recorder(router, given.setdefault((problem.id, trajectory), []))
     # Mostly not its own choices, or many would leave for good at once.
-    policy = behaviour.Mixture(asked, behaviour.Leaving(0.3, 3), 0.8)
+    policy = behaviour.Mixture(asked, behaviour.RandomRate(0.3, 0.3, 3), 0.8)
     return behaviour.DrawingRouter(policy, 0, problem.id, trajectory)
 
   rollouts = scripted_pair.make_rollouts(12, protocol=protocol, behaviour=draw)
