@@ -148,7 +148,7 @@ def train(
     size: Size,
     budgets: Sequence[float],
 ) -> list[np.ndarray]:
-  """Policies of all seeds and budgets, trained side by side.
+  """Policies of all seeds and budgets.
 
   Args:
     tree: of beliefs.
@@ -193,7 +193,11 @@ def train(
     (_, mean), _ = jax.lax.scan(update, start, jnp.arange(size.num_steps))
     return [chances(mean, x.features) for x in seen.levels]
 
-  over_budgets = jax.vmap(run, in_axes=(None, 0))
-  over_seeds = jax.vmap(over_budgets, in_axes=(0, None))
-  tables = jax.jit(over_seeds)(jnp.arange(size.num_seeds), jnp.array(budgets))
-  return [np.asarray(x, np.float64) for x in tables]
+  # One after another, since one fits the cache; mapped, they would not.
+  seeds = jnp.repeat(jnp.arange(size.num_seeds), len(budgets))
+  levels = jnp.tile(jnp.array(budgets), size.num_seeds)
+  every = jax.jit(lambda *runs: jax.lax.map(lambda x: run(*x), runs))
+  return [
+      np.asarray(x, np.float64).reshape(-1, len(budgets), *x.shape[1:])
+      for x in every(seeds, levels)
+  ]

@@ -11,6 +11,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+_FEW = 4  # Units, as of a last layer: routes, or the two critics.
+
 
 @flax.struct.dataclass
 class Observations:
@@ -88,7 +90,13 @@ class Dense(nn.Module):
 
 def _multiply(kernel: jax.Array, x: jax.Array) -> jax.Array:
   """`[F, H]` by `[F, ...]`; XLA is at its best with two axes each."""
-  y = kernel.T @ x.reshape(len(x), -1)
+  rows = x.reshape(len(x), -1)
+  if kernel.shape[1] <= _FEW:
+    # The gradient of one product for all would come out trajectories first, and
+    # turning that round takes longer than all else that the layer does.
+    y = jnp.stack([weights @ rows for weights in kernel.T])
+  else:
+    y = kernel.T @ rows
   return y.reshape(len(y), *x.shape[1:])
 
 
