@@ -19,10 +19,12 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       dict(
           estimator='vtrace',  # 'exact' (escalate alone), 'on_policy'.
           policy_update='lagrangian',  # Or 'trust_region'.
-          rho_bar=1.0,  # Clips of the ratios in V-trace.
+          # Clips of the ratios in V-trace: what it ends at hangs on rho_bar
+          # alone; at 1 it stays too near the behaviour to meet low budgets.
+          rho_bar=10.0,
           c_bar=1.0,
-          ratio_bar=4.0,  # The same in what the multiplier follows.
-          reach_bar=4.0,  # Of decisions, by how often they are reached; 0 = no.
+          ratio_bar=10.0,  # The same in what the multiplier follows.
+          reach_bar=10.0,  # Of how often decisions are reached; 0 = no weights.
           clip=0.2,  # Of the surrogate.
           kl_weight=0.0,  # Of the divergence from the policy before, a nat.
           entropy_weight=1e-3,
@@ -49,6 +51,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       trajectories=2,  # Of each; the members take turns.
       every=10,  # Gradient steps from one collection to the next.
   )
+  if variant != 'smoke':
+    config.batch_size = 64  # Trajectories; larger batches learn no better.
   if variant == 'smoke':
     config.objective.least_effective = 0.0
     config.on_policy.update(problems=16, every=5)

@@ -47,7 +47,7 @@ class Run:
 _VTRACE = {
     'objective.estimator': 'vtrace',
     'objective.entropy_weight': 1e-3,
-    'batch_size': 512,
+    'batch_size': 64,
     'num_steps': 600,
 }
 _OBSERVED = ('confidence', 'progress', 'cost')
