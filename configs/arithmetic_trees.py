@@ -20,4 +20,6 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   if variant != 'smoke':
     config.batch_size = 128  # Problems, of up to 127 decisions each.
     config.num_steps = 1_200
+  if variant == 'full':
+    config.problems.validation = 1_000  # Trees, each of up to 64 ways.
   return config
