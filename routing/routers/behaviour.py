@@ -8,6 +8,7 @@ again is the one that was never killed.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -33,6 +34,9 @@ class Uniform:
     """See `router.Policy.chances`."""
     del trace
     return np.asarray(self.allowed, np.float64) / sum(self.allowed)
+
+
+_gauss_legendre = functools.cache(np.polynomial.legendre.leggauss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ class RandomRate:
     num = len(trace.steps)
     num_larger = sum(step.route > 0 for step in trace.steps)
     # Exact, since what is averaged is a polynomial of degree n + 1.
-    places, weights = np.polynomial.legendre.leggauss((num + 3) // 2)
+    places, weights = _gauss_legendre((num + 3) // 2)
     rates = self.low + (self.high - self.low) * (places + 1) / 2
     likely = weights * rates**num_larger * (1 - rates) ** (num - num_larger)
     if not likely.any():
