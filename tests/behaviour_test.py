@@ -67,7 +67,11 @@ class ChancesTest(parameterized.TestCase):
       np.testing.assert_allclose(policy.chances(trace), [0.6, 0.2, 0.2])
 
   @parameterized.parameters(
-      ((), 1 / 2), ((0,), 1 / 3), ((1, 1, 0), 3 / 5), ((0,) * 60, 1 / 62)
+      ((), 1 / 2),
+      ((0,), 1 / 3),
+      ((1, 1, 0), 3 / 5),
+      ((0,) * 60, 1 / 62),
+      ((0, 1) * 1_000, 1 / 2),
   )
   def test_an_unknown_rate_follows_the_rule_of_succession(self, routes, larger):
     got = behaviour.RandomRate().chances(_trace(*routes))

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import special
 
 from routing import types
 from routing.rollout import behave
@@ -80,12 +81,15 @@ class RandomRate:
     # Exact, since what is averaged is a polynomial of degree n + 1.
     places, weights = _gauss_legendre((num + 3) // 2)
     rates = self.low + (self.high - self.low) * (places + 1) / 2
-    likely = weights * rates**num_larger * (1 - rates) ** (num - num_larger)
-    if not likely.any():
+    # In logarithms, since traces may have a thousand steps.
+    logs = special.xlogy(num_larger, rates)
+    logs += special.xlog1py(num - num_larger, -rates)
+    if np.isneginf(logs).all():
       raise ValueError(
           f'No rate from {self.low} to {self.high} names {num_larger} larger '
           f'routes of {num}; the trace is not of this behaviour.'
       )
+    likely = weights * np.exp(logs - logs.max())
     larger = float(np.clip(likely @ rates / likely.sum(), self.low, self.high))
     others = self.num_routes - 1
     return np.array([1 - larger, *[larger / others] * others])
