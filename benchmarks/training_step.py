@@ -69,7 +69,7 @@ class Size:
   repeats: int
 
 
-def default_size(repeats: int = 5) -> Size:
+def default_size(repeats: int = 40) -> Size:
   """What `configs/arithmetic_redraft.py` trains on the embedded pair."""
   config = arithmetic_redraft.get_config()
   features = observation.configure(
@@ -250,7 +250,11 @@ def main(argv: Sequence[str]) -> None:
   num_cores = len(os.sched_getaffinity(0))
   torch.set_num_threads(num_cores)
   memory.keep_freed()  # As `experiments.train` does; both sides have it.
-  default = default_size(repeats=1 if flags.FLAGS.quick else 5)
+  default = default_size(repeats=5 if flags.FLAGS.quick else 40)
+  # Where matrix products are nearly all there is to do, on either side.
+  large = dataclasses.replace(
+      default, batch_size=512, repeats=1 if flags.FLAGS.quick else 8
+  )
   small = Size(
       batch_size=128,
       num_steps=5,
@@ -260,7 +264,8 @@ def main(argv: Sequence[str]) -> None:
       num_levels=4,
       repeats=5 if flags.FLAGS.quick else 40,
   )
-  rows = [measure('default', default), measure('small', small)]
+  sizes = {'default': default, 'large batch': large, 'small': small}
+  rows = [measure(name, size) for name, size in sizes.items()]
   show(rows, num_cores)
   print(
       json.dumps(
