@@ -129,15 +129,7 @@ def train_seed(
     data: training_sets.TrainingSet,
     known: pathlib.Path | str | None = None,
 ) -> learned.LearnedRouter:
-  """Trains one seed, or resumes it, and leaves its router.
-
-  Args:
-    config: of the run.
-    workdir: of the run.
-    seed: of weights and data order.
-    data: what it learns from.
-    known: directory of replies, where training collects; None = the models are
-      asked everything.
+  """Trains one seed, or resumes it, and leaves its router; see `train_all`.
 
   Raises:
     ValueError: if the run directory is of another configuration or of other
@@ -196,7 +188,14 @@ def train_all(
     workdir: pathlib.Path | str,
     known: pathlib.Path | str | None = None,
 ) -> list[pathlib.Path]:
-  """Trains every seed of `config.train_seeds`; returns their directories."""
+  """Trains every seed of `config.train_seeds`; returns their directories.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    known: directory of replies, where training collects; None = the models are
+      asked everything.
+  """
   memory.keep_freed()
   data = training_sets.load(config, workdir)
   for seed in config.train_seeds:

@@ -151,6 +151,8 @@ class LearnsTest(parameterized.TestCase):
     config = make_config(levels=(0.6,))
     config.network.update(kind=kind, hidden=(width,))
     config.optimizer.learning_rate = 1e-2
+    # A policy that makes up its mind too early stays where it is.
+    config.objective.entropy_weight = 0.1
     data = make_batch(256, num_steps=2)
     data = data.replace(
         features=np.roll(data.features, 1, axis=1) * data.mask[..., None]
@@ -207,7 +209,7 @@ class BookkeepingTest(parameterized.TestCase):
     # Two decisions, chances (1/2, 1/2) against a behaviour of 1/4: ratio 2,
     # clipped to 1. Critics say 0. Costs 0.3 and 0.6, right, level 0.5.
     config = make_config(levels=(0.5,))
-    config.objective.update(reach_bar=0.0, ratio_bar=float('inf'))
+    config.objective.update(rho_bar=1.0, reach_bar=0.0, ratio_bar=float('inf'))
     data = make_batch(1, num_steps=2).replace(
         mask=np.ones((1, 2), bool),
         behaviour=np.full((1, 2), 0.25, np.float32),

@@ -75,7 +75,7 @@ class TwinTest(parameterized.TestCase):
 
   def test_the_default_size_is_that_of_the_configuration(self):
     size = training_step.default_size()
-    self.assertEqual(size.batch_size, 1_024)
+    self.assertEqual(size.batch_size, 64)
     self.assertEqual(size.num_levels, 4)
     # Two texts of 256 hashes, 64 hidden units, and some numbers.
     self.assertBetween(size.num_features, 2 * 256 + 64, 2 * 256 + 64 + 40)
