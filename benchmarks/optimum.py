@@ -4,7 +4,7 @@ Run:    python -m benchmarks.optimum [--quick] [--out=rows.jsonl] [--page=docs/o
 Resume: the same command; rows of --out that this very code made are kept.
 On made-up processes whose constrained optimum is known (`routing.simulation`),
 each estimator trains several seeds at several budgets, on problems that are
-made up as it goes. The policy is the mean of the weights over the last half
+made up as it goes. The policy is the mean of the weights over the last quarter
 of the updates. It is not sampled but evaluated exactly. Its share of the
 optimal gain is
 
@@ -63,8 +63,9 @@ LEARNERS = (
     ('on_policy', 'its own', EVERY),
 )
 # Of the cost of one off-policy batch of a thousand, chance alone is some
-# percent; to come within one, batches are large and few.
-FULL = optimum_learners.Size(num_seeds=5, batch_size=4_096, num_steps=1_800)
+# percent; to come within one, batches are large. And a policy that is to find
+# its way among three routes must be undecided for long.
+FULL = optimum_learners.Size(num_seeds=5, batch_size=2_048, num_steps=3_000)
 QUICK = optimum_learners.Size(num_seeds=2, batch_size=512, num_steps=400)
 _PAGE = """# How near training comes to the optimum
 
