@@ -65,7 +65,7 @@ LEARNERS = (
 # Of the cost of one off-policy batch of a thousand, chance alone is some
 # percent; to come within one, batches are large. And a policy that is to find
 # its way among three routes must be undecided for long.
-FULL = optimum_learners.Size(num_seeds=5, batch_size=2_048, num_steps=3_000)
+FULL = optimum_learners.Size(num_seeds=5, batch_size=4_096, num_steps=3_000)
 QUICK = optimum_learners.Size(num_seeds=2, batch_size=512, num_steps=400)
 _PAGE = """# How near training comes to the optimum
 
