@@ -4,6 +4,7 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +115,39 @@ class FitTest(parameterized.TestCase):
     share = (0.7 - never.cost) / (at_once.cost - never.cost)
     coin = never.correct + share * (at_once.correct - never.correct)
     self.assertGreater(float(state.best_score[0]), float(coin) + 0.1)
+
+  @parameterized.parameters(False, True)
+  def test_resumed_run_equals_uninterrupted_run(self, is_conditioned):
+    _, batch = _batch('redraft', 8)
+    config = self._config()
+    config.objective.levels = (0.5, 0.8)
+    config.network.update(dropout=0.3, is_conditioned=is_conditioned)
+    config.update(num_steps=8, eval_every=2, checkpoint_every=2, batch_size=4)
+    whole, parts = (self.create_tempdir().full_path for _ in range(2))
+    fit = lambda path: fit_lib.fit(config, batch, batch, path, seed=3)
+    want = fit(whole)
+    config.num_steps = 4
+    fit(parts)
+    config.num_steps = 8
+    chex.assert_trees_all_equal(fit(parts), want)
+
+  @parameterized.product(right=(0.0, 1.0), form=('budget', 'reliability'))
+  def test_trees_without_a_choice(self, right, form):
+    # All right or all wrong: nothing to gain, and nothing may break.
+    _, batch = _batch('switch', 6)
+    ends = (batch.cost > 0).astype(np.float32)
+    batch = dataclasses.replace(
+        batch, correct=right * ends, loss=np.zeros_like(ends)
+    )
+    config = self._config()
+    config.objective.form = form
+    config.num_steps = 5
+    state = fit_lib.fit(
+        config, batch, batch, self.create_tempdir().full_path, seed=0
+    )
+    chex.assert_tree_all_finite((state.params, state.best_score))
+    if form == 'budget':
+      np.testing.assert_allclose(state.best_score, right, atol=1e-6)
 
   def test_memory_is_refused(self):
     _, batch = _batch('redraft', 4)

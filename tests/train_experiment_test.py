@@ -162,7 +162,7 @@ class TrainTest(absltest.TestCase):
       return dataclasses.replace(x, steps=(), completions=())
 
     for change, message in (
-        (no_number, 'count/7, step 0: a log-probability is not finite'),
+        (no_number, 'count/7: step 0: a log-probability is not finite'),
         (no_step, 'count/7 has 0 steps; allowed: 1 or more'),
     ):
       shutil.rmtree(directory)

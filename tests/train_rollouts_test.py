@@ -176,7 +176,7 @@ class RolloutsTest(parameterized.TestCase):
       return dataclasses.replace(x, decisions=(first, *x.decisions[1:]))
 
     for change, message in (
-        (no_number, 'count/7, step 0: a log-probability is not finite'),
+        (no_number, 'count/7: step 0: a log-probability is not finite'),
         (no_step, 'count/7: 0 decisions make 0 calls'),
         (no_chance, 'count/7, decision 0: the probability is 0.0'),
     ):

@@ -279,7 +279,7 @@ class BatchTest(parameterized.TestCase):
         x.steps[0], log_probs=np.full(3, np.nan, np.float32)
     )
     broken = dataclasses.replace(x, steps=(first, *x.steps[1:]))
-    with self.assertRaisesRegex(ValueError, 'p, step 0: .* not finite'):
+    with self.assertRaisesRegex(ValueError, 'p: step 0: .* not finite'):
       self._batch(
           [dataclasses.replace(rollouts, trajectories=(broken,))], 'switch'
       )

@@ -154,6 +154,19 @@ class TreeTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'temperature is 0.5'):
       _replies(1, sampling=driver.Sampling(temperature=0.5))
 
+  def test_log_probabilities_that_are_no_numbers_are_named(self):
+    tree = _grower('redraft').grow(_replies(1)[0])
+    draft = tree.root.draft
+    no_number = np.full_like(draft.log_probs, np.nan)
+    root = dataclasses.replace(
+        tree.root, draft=dataclasses.replace(draft, log_probs=no_number)
+    )
+    features = observation.FeatureConfig(('progress',), 2, 8)
+    with self.assertRaisesRegex(ValueError, 'count/0: step 0: .* not finite'):
+      forests.forest(
+          [dataclasses.replace(tree, root=root)], features, _ACCOUNTING
+      )
+
   def test_replies_come_back_from_disk(self):
     records = _replies(10)
     directory = self.create_tempdir().full_path
@@ -307,7 +320,7 @@ class UpliftTest(parameterized.TestCase):
 
   def test_change_prefers_what_is_mended(self):
     forest = make_forest('redraft', 40)
-    scorer = uplift.fit_change(forest, num_decisions=10_000, max_iter=20)
+    scorer = uplift.fit_change(forest, max_iter=20)
     scores, mended = scorer.score(forest.features), uplift.mended(forest)
     self.assertGreater(scores[mended].mean(), scores[~mended].mean())
 

@@ -55,15 +55,8 @@ def _observe(
     config: observation.FeatureConfig,
 ) -> np.ndarray:
   """`[decisions, F]` float32; `written` are the steps that `traces` show."""
-  for t, step in enumerate(written):
-    if not (
-        np.isfinite(step.log_probs).all()
-        and np.isfinite(step.top_log_probs).all()
-    ):
-      raise ValueError(
-          f'Problem {problem.id}, step {t}: a log-probability is not finite.'
-      )
   try:
+    observation.check_log_probs(written)
     return np.stack([observation.observe(trace, config) for trace in traces])
   except ValueError as error:
     raise ValueError(f'Problem {problem.id}: {error}') from error

@@ -156,7 +156,9 @@ class _Rows:
     ruler = costs.RULERS.index(self._accounting.ruler)
     spent = self._paid(node.calls)[ruler] / self._accounting.reference
     trace = types.Trace(problem.question, node.steps, node.draft, float(spent))
+    fresh = (*node.steps[-1:], *([node.draft] if node.draft else ()))
     try:
+      observation.check_log_probs(fresh, len(node.steps[:-1]))
       self._features.append(observation.observe(trace, self._config))
     except ValueError as error:
       raise ValueError(f'Problem {problem.id}: {error}') from error

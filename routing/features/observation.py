@@ -6,6 +6,7 @@ hence nothing from the future.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -114,6 +115,21 @@ def constant(config: FeatureConfig) -> slice:
       if name.startswith('text/question_')
   ]
   return slice(places[0], places[-1] + 1) if places else slice(0, 0)
+
+
+def check_log_probs(steps: Sequence[types.Step], first: int = 0) -> None:
+  """Raises ValueError if a log-probability is not finite, naming the step.
+
+  Args:
+    steps: as they were written.
+    first: number of the first of them.
+  """
+  for t, step in enumerate(steps, first):
+    if not (
+        np.isfinite(step.log_probs).all()
+        and np.isfinite(step.top_log_probs).all()
+    ):
+      raise ValueError(f'step {t}: a log-probability is not finite.')
 
 
 def viewed_step(trace: types.Trace) -> types.Step | None:
