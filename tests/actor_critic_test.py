@@ -363,6 +363,21 @@ class ValidationTest(absltest.TestCase):
       )
       self.assertEqual(bool(np.isfinite(metrics['best_score'][0])), is_kept)
 
+  def test_no_policy_is_mixed_with_an_end_that_nobody_saw(self):
+    # The policy is above its budget, and keeping every draft, which nothing
+    # is known of, would seem to be free.
+    config = make_config(levels=(0.5,))
+    config.objective.least_effective = 0.0
+    data = make_batch(50)
+    data = data.replace(
+        actions=np.ones_like(data.actions), costs=np.ones_like(data.costs)
+    )
+    network, state, _ = _setup(config, data)
+    self.assertEqual(validation.always(0, data).cost, 0.0)
+    _, metrics = validation.make_eval_step(config, network)(state, data)
+    self.assertGreater(metrics['validation_cost'][0], 0.5)
+    self.assertEqual(metrics['best_score'][0], -np.inf)
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -7,7 +7,8 @@ unbiased estimate. Fresh rollouts would be better judges still, and dearer than
 all of training: an engine would write thousands of answers for a number that is
 looked at dozens of times a run. So they are left to live evaluation, and what a
 validation set cannot judge is not preferred: below `objective.least_effective`
-trajectories, effectively, a score does not count.
+trajectories, effectively, a score does not count, and with an end that so few
+say anything of, no policy is mixed.
 """
 
 from collections.abc import Callable
@@ -103,10 +104,15 @@ def always(route: int, data: Data) -> exact.Outcomes:
     route: in 0..A-1, or negative, from the end.
     data: ladders, trees or trajectories.
   """
+  return _always(route, data)[0]
+
+
+def _always(route: int, data: Data) -> tuple[exact.Outcomes, jax.Array]:
+  """The same, and how many problems or trajectories it rests on."""
   num = num_routes(data)
   certain = _CERTAIN * jax.nn.one_hot(route % num, num)
   shape = *data.mask.shape, num
-  return outcomes(jnp.broadcast_to(certain, shape), data)
+  return _judged(jnp.broadcast_to(certain, shape), data)
 
 
 def make_eval_step(
@@ -122,11 +128,21 @@ def make_eval_step(
   least = config.objective.get('least_effective', 0.0)
 
   def eval_step(state: state_lib.TrainState, data: Data):
-    never, at_once = always(0, data), always(-1, data)
+    ends = _always(0, data), _always(-1, data)
 
     def evaluate(params, level):
       logits = networks.apply(network, params, data.features, level)
       policy, effective = _judged(logits, data)
+      # An end of which nothing is known would count as free and never right.
+      # Mixed with itself, a policy stays what it is.
+      never, at_once = (
+          jax.tree.map(
+              lambda x, y, n=num: jnp.where((n > 0) & (n >= least), x, y),
+              end,
+              policy,
+          )
+          for end, num in ends
+      )
       score = lagrangian.score_at_level(
           policy, never, at_once, level, form=form
       )
