@@ -48,7 +48,12 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       step_width=256,  # The same for the last step or draft.
       max_ngram=3,  # Words, digits and signs in a row.
   )
-  config.network = dict(kind='mlp', hidden=(64,), dropout=0.3)
+  config.network = dict(
+      kind='mlp',
+      hidden=(64,),
+      dropout=0.3,
+      is_conditioned=False,  # One network for all levels, told which.
+  )
   # One policy per level, trained side by side on the same batches.
   config.objective = dict(
       form='budget',  # 'budget': cost <= level; 'reliability': loss <= level.

@@ -17,7 +17,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config = arithmetic_rollouts.get_config(variant)
   config.objective.update(
       dict(
-          estimator='vtrace',  # 'exact' (escalate alone), 'on_policy'.
+          estimator='vtrace',  # Or 'on_policy'; 'exact' in arithmetic_trees.py.
           policy_update='lagrangian',  # Or 'trust_region'.
           # Clips of the ratios in V-trace: what it ends at hangs on rho_bar
           # alone; at 1 it stays too near the behaviour to meet low budgets.

@@ -20,6 +20,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   if variant != 'smoke':
     config.batch_size = 128  # Problems, of up to 127 decisions each.
     config.num_steps = 1_200
+  # Problems of train to learn from, the first so many; 0 = all collected.
+  config.trees = dict(train=0)
   if variant == 'full':
-    config.problems.validation = 1_000  # Trees, each of up to 64 ways.
+    config.problems.validation = 1_000  # Trees, each of up to 128 ways.
   return config

@@ -44,8 +44,6 @@ from routing.routers import uplift
 from routing.shards import manifest as manifest_lib
 from routing.shards import schema
 
-_NUM_DECISIONS = 30_000  # That a supervised learner is fitted on.
-
 
 def thresholded(
     pair: Sequence[forests.Forest],
@@ -132,35 +130,34 @@ def in_ruler(
   )
 
 
+def read_rollouts(workdir: pathlib.Path | str) -> list[types.Rollouts]:
+  """The behaviour trajectories on train, where a run has any."""
+  directory = behave.shard_directory(workdir, 'train')
+  if not (directory / manifest_lib.FILE_NAME).exists():
+    return []
+  return training_sets.Split(directory, schema.ROLLOUTS).all()
+
+
 def fit_learners(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path | str,
-    directory: pathlib.Path | str,
+    forest: forests.Forest,
+    rollouts: Sequence[types.Rollouts],
     card: card_lib.Card,
+    seed: int,
 ) -> dict[str, Any]:
   """The supervised learners, by name; each with the policy's features.
 
-  'supervised' learns from the trees of train what handing over now changes;
-  'supervised, rollouts', where there are any, from the behaviour trajectories
-  what naming a route is worth.
+  'supervised' learns from every decision of the trees what handing over now
+  changes; 'supervised, rollouts', where there are any, from every decision of
+  the behaviour trajectories what naming a route is worth.
   """
-  grown = grown_lib.grow(config, directory, 'train', card)
   learners: dict[str, Any] = {
-      'supervised': uplift.fit_change(
-          grown.forest, num_decisions=_NUM_DECISIONS, seed=config.seed
-      )
+      'supervised': uplift.fit_change(forest, seed=seed)
   }
-  rollouts = behave.shard_directory(workdir, 'train')
-  if (rollouts / manifest_lib.FILE_NAME).exists():
-    records = training_sets.Split(rollouts, schema.ROLLOUTS).all()
+  if rollouts:
     batch = batching.trajectory_batch(
-        records, card.features, card.accounting, card.protocol
+        rollouts, card.features, card.accounting, card.protocol
     )
-    size = max(1, _NUM_DECISIONS * len(batch.mask) // int(batch.mask.sum()))
-    batch = types.TrajectoryBatch(
-        **{name: array[:size] for name, array in vars(batch).items()}
-    )
-    learners['supervised, rollouts'] = uplift.fit_effect(batch)
+    learners['supervised, rollouts'] = uplift.fit_effect(batch, seed=seed)
   return learners
 
 
@@ -238,19 +235,25 @@ def figures(
   """
   routers = evaluate.load_routers(config, workdir)
   card = routers[0].card
+  sizes = {
+      'train': grown_lib.num_trained_on(config),
+      'validation': None,
+      'test': num_problems,
+  }
   grown = {
-      'validation': grown_lib.grow(config, directory, 'validation', card),
-      'test': grown_lib.grow(config, directory, 'test', card, num_problems),
+      name: grown_lib.grow(config, directory, name, card, size)
+      for name, size in sizes.items()
   }
   grown_lib.check_disjoint(grown)
-  pair = [x.forest for x in grown.values()]
+  pair = [grown[name].forest for name in ('validation', 'test')]
   policy = [
       [grown_lib.scores_of(router, x) for x in pair] for router in routers
   ]
+  rollouts = read_rollouts(workdir)
   learners = {
       name: [learner.score(x.features) for x in pair]
       for name, learner in fit_learners(
-          config, workdir, directory, card
+          grown['train'].forest, rollouts, card, config.seed
       ).items()
   }
   draws = bootstrap.draw(
@@ -263,7 +266,10 @@ def figures(
       'schema': results_lib.SCHEMA,
       'config': json.loads(config.to_json_best_effort()),
       'ruler': card.ruler,
-      'num_problems': {k: len(v.rollouts) for k, v in grown.items()},
+      'num_problems': {
+          **{name: len(x.rollouts) for name, x in grown.items()},
+          **({'train': len(rollouts)} if rollouts else {}),
+      },
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
       'checkpoints': [router.checkpoint_hash for router in routers],

@@ -47,6 +47,9 @@ def read_trees(
     directory: of the replies.
     split: name.
     num_problems: the first so many; None = all that are collected.
+
+  Raises:
+    ValueError: as `replies.read_all` does, or if there are fewer.
   """
   grower = trees.Grower(
       builders.protocol(config),
@@ -54,8 +57,19 @@ def read_trees(
       tokenizer_lib.Tokenizer().encode,
       builders.grader(config),
   )
-  records = replies.read(config, directory, split)
+  there, records = replies.read_all(config, directory, split)
+  if num_problems and there < num_problems:
+    raise ValueError(
+        f'{directory} holds replies to {there} problems of {split}; '
+        f'{num_problems} are wanted.'
+    )
   return map(grower.grow, itertools.islice(records, num_problems))
+
+
+def num_trained_on(config: ml_collections.ConfigDict) -> int | None:
+  """How many trees of train are learnt from; None = all there are."""
+  # Configurations of what learns from trajectories name none.
+  return config.get('trees', {}).get('train') or None
 
 
 def grow(
@@ -75,7 +89,7 @@ def grow(
     num_problems: the first so many; None = all that are collected.
 
   Raises:
-    ValueError: if there are fewer, or the router is of another protocol.
+    ValueError: as `read_trees` does, or if the router is of another protocol.
   """
   if card.protocol != builders.protocol(config):
     raise ValueError(
@@ -90,11 +104,6 @@ def grow(
       yield tree
 
   forest = forests.forest(grown(), card.features, card.accounting)
-  if num_problems and len(rollouts) < num_problems:
-    raise ValueError(
-        f'{directory} holds replies on {len(rollouts)} problems of {split}; '
-        f'{num_problems} are wanted.'
-    )
   return Grown(rollouts, forest)
 
 

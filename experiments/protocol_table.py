@@ -24,13 +24,14 @@ COLUMNS = (
     'method',
     'network',
     'features',
+    'trained on',
     'problems, seeds',
     'area [95 %]',
     *(
         f'acc @{budget:.1f} [95 %]'.replace('0.', '.')
         for budget in metrics.BUDGETS
     ),
-    'supervised: area [95 %]',
+    'gradient boosting: area [95 %]',
 )
 # What learns as the policy does; from trajectories, where it did, or else from
 # all there is to know.
@@ -68,7 +69,8 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
       name,
       f'{config["network"]["kind"]} {hidden}',
       groups,
-      f'{results["num_problems"]["test"]}, {len(results["seeds"])}',
+      _count(results, 'train'),
+      f'{_count(results, "test")}, {len(results["seeds"])}',
       *method_cells(methods[evaluate.REFERENCE]),
       tables.interval(rivals[0]['area']) if rivals else tables.MISSING,
   ]
@@ -84,7 +86,8 @@ def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
           tables.LABELS[name],
           '',
           '',
-          f'{results["num_problems"]["test"]}',
+          '',
+          _count(results, 'test'),
           *method_cells(methods[name]),
           '',
       ]
@@ -97,6 +100,12 @@ def _protocol(results: Mapping[str, Any]) -> str:
   """The name, and what is seen where that is for the configuration to say."""
   protocol = results['config']['protocol']
   return ', '.join(filter(None, (protocol['name'], protocol.get('view'))))
+
+
+def _count(results: Mapping[str, Any], split: str) -> str:
+  """The problems of a split."""
+  count = results['num_problems'].get(split)
+  return tables.MISSING if count is None else f'{count:,}'
 
 
 def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:

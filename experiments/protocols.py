@@ -27,6 +27,7 @@ from experiments import launch
 from experiments import protocol_table
 from experiments import train
 from experiments import train_trees
+from experiments import workdirs
 from routing.shards import manifest as manifest_lib
 
 TABLE_FILE = 'protocols.md'
@@ -100,20 +101,29 @@ def finish(
     workdir: pathlib.Path,
     run: Run,
     directory: str,
-    problems: int | None,
-) -> pathlib.Path:
-  """Trains and evaluates one run, or finds it done; returns its results."""
-  config, folder = configured(config, run), workdir / run.name
-  path = folder / evaluate.RESULTS_FILE
-  if path.exists():
-    return path
+) -> None:
+  """Trains and evaluates one run, or finds it done.
+
+  Raises:
+    ValueError: if what is there is of another configuration.
+  """
+  config = configured(config, run)
+  folder = workdirs.claim(workdir / run.name, config)
+  if (folder / evaluate.RESULTS_FILE).exists():
+    return
   logging.info('Run %s', run.name)
   if config.objective.estimator == 'exact':
-    train_trees.train_all(config, folder, directory, problems)
+    train_trees.train_all(config, folder, directory)
   else:
     _share_rollouts(config, workdir, folder, directory)
     train.train_all(config, folder, directory)
-  return evaluate_rollouts.run(config, str(folder), directory)
+  evaluate_rollouts.run(config, str(folder), directory)
+
+
+def finished(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The results of all runs that have some, in the order of `RUNS`."""
+  paths = [workdir / run.name / evaluate.RESULTS_FILE for run in RUNS]
+  return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def _share_rollouts(
@@ -126,7 +136,6 @@ def _share_rollouts(
   source = workdir / f'{config.protocol.name}_behaviour'
   for split in ('train', 'validation'):
     behave.collect_split(config, source, split, directory)
-  folder.mkdir(parents=True, exist_ok=True)
   link = behave.shard_directory(folder, 'train').parent
   if not link.exists():
     shared = behave.shard_directory(source, 'train').parent
@@ -138,16 +147,13 @@ def main(
     workdir: str,
     directory: str,
     names: Sequence[str] | None = None,
-    problems: int | None = None,
 ) -> pathlib.Path:
   """Finishes all runs, the table anew after each; returns its path."""
   folder = pathlib.Path(workdir).absolute()
   path = folder / TABLE_FILE
-  done = []
   for run in named(names):
-    results = finish(config, folder, run, directory, problems)
-    done.append(json.loads(results.read_text()))
-    text = protocol_table.table(done) + '\n'
+    finish(config, folder, run, directory)
+    text = protocol_table.table(finished(folder)) + '\n'
     manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t))
     logging.info('%s\n%s', path, text)
   return path
@@ -156,6 +162,5 @@ def main(
 if __name__ == '__main__':
   flags.DEFINE_string('replies', None, 'Directory of the replies.')
   flags.DEFINE_list('runs', None, 'Names; all by default.')
-  flags.DEFINE_integer('problems', None, 'Trees of train, the first so many.')
   flags.mark_flag_as_required('replies')
-  launch.run(main, 'config', 'workdir', 'replies', 'runs', 'problems')
+  launch.run(main, 'config', 'workdir', 'replies', 'runs')

@@ -125,6 +125,28 @@ def read(
   Raises:
     ValueError: if nothing is collected, or with other models or settings.
   """
+  return reply_shards.read(_checked(config, directory, split))
+
+
+def read_all(
+    config: ml_collections.ConfigDict, directory: pathlib.Path | str, split: str
+) -> tuple[int, Iterator[replies_lib.Replies]]:
+  """How many problems were to be collected, and the replies on all of them.
+
+  Args are those of `read`.
+
+  Raises:
+    ValueError: as `read` does, or if the collection is not finished.
+  """
+  folder = _checked(config, directory, split)
+  manifest = reader.complete_manifest(folder, reply_shards.REPLIES)
+  return manifest.num_problems, reply_shards.read(folder)
+
+
+def _checked(
+    config: ml_collections.ConfigDict, directory: pathlib.Path | str, split: str
+) -> pathlib.Path:
+  """The directory of a split, if it is of the models and settings named."""
   folder = pathlib.Path(directory) / split
   wanted = settings(config, split)
   there = dict(reader.read_manifest(folder).settings)
@@ -135,7 +157,7 @@ def read(
         f'{folder} holds replies of other settings than the configuration '
         f'({", ".join(names)} differ); collect them in another directory.'
     )
-  return reply_shards.read(folder)
+  return folder
 
 
 def engines(

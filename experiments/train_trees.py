@@ -32,23 +32,22 @@ from routing.training import memory
 
 
 def load(
-    config: ml_collections.ConfigDict,
-    directory: pathlib.Path | str,
-    num_problems: int | None = None,
+    config: ml_collections.ConfigDict, directory: pathlib.Path | str
 ) -> training_sets.TrainingSet:
   """Reads and featurises the trees of train and half of validation.
 
   Args:
     config: of the run.
     directory: of the replies.
-    num_problems: the first so many training problems; None = all there are.
 
   Raises:
-    ValueError: if a split is not collected.
+    ValueError: if a split is not collected, or not to its end.
   """
   source = {
       'train': list(
-          grown_lib.read_trees(config, directory, 'train', num_problems)
+          grown_lib.read_trees(
+              config, directory, 'train', grown_lib.num_trained_on(config)
+          )
       ),
       # The other half must not have a say in when training stops.
       'validation': splits.halves(
@@ -108,11 +107,10 @@ def train_all(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     directory: pathlib.Path | str,
-    num_problems: int | None = None,
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds`; returns their directories."""
   memory.keep_freed()
-  data = load(config, directory, num_problems)
+  data = load(config, directory)
   logging.info('Trees of %d problems', len(data.train.mask))
   for seed in config.train_seeds:
     train.train_seed(config, workdir, seed, data)
@@ -121,6 +119,5 @@ def train_all(
 
 if __name__ == '__main__':
   flags.DEFINE_string('replies', None, 'Directory of the replies.')
-  flags.DEFINE_integer('problems', None, 'Only the first so many.', 1)
   flags.mark_flag_as_required('replies')
-  launch.run(train_all, 'config', 'workdir', 'replies', 'problems')
+  launch.run(train_all, 'config', 'workdir', 'replies')

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -15,6 +16,7 @@ from experiments import replies
 from experiments import train
 from experiments import train_trees
 from experiments import training_sets
+from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from tests import scripted_pair
 
@@ -67,6 +69,30 @@ class ChainTest(absltest.TestCase):
     config.collect.max_tokens = 100
     with self.assertRaisesRegex(ValueError, 'other settings'):
       replies.read(config, self.replies, 'train')
+
+  def test_the_count_of_problems(self):
+    self.assertEqual(
+        self.results['num_problems'], dict(train=6, validation=6, test=6)
+    )
+
+  def test_fewer_trees_are_learnt_from(self):
+    config = self.config.copy_and_resolve_references()
+    config.trees.train = 4
+    data = train_trees.load(config, self.replies)
+    self.assertLen(data.train.mask, 4)
+    config.trees.train = 7
+    with self.assertRaisesRegex(ValueError, '6 problems of train; 7 are'):
+      train_trees.load(config, self.replies)
+
+  def test_unfinished_replies_are_refused(self):
+    directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    shutil.copytree(self.replies, directory, dirs_exist_ok=True)
+    path = directory / 'train' / manifest_lib.FILE_NAME
+    path.write_text(
+        path.read_text().replace('"num_problems": 6', '"num_problems": 7')
+    )
+    with self.assertRaisesRegex(ValueError, 'holds 6 of 7 problems'):
+      train_trees.load(self.config, directory)
 
   def test_behaviour_is_collected_without_the_models(self):
     self.assert_remembered(self.workdir / 'rollouts' / 'train', 6)

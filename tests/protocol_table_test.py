@@ -26,7 +26,7 @@ def _results(estimator, area, protocol='redraft', view='', **methods):
           'network': {'kind': 'mlp', 'hidden': [64]},
           'features': {'groups': ['confidence', 'text']},
       },
-      'num_problems': {'test': 200},
+      'num_problems': {'train': 6_000, 'test': 200},
       'seeds': [0, 1, 2],
       'rulers': {
           'price': {
@@ -60,7 +60,9 @@ class ProtocolTableTest(absltest.TestCase):
             ['| switch', 'confidence threshold'],
         ],
     )
-    self.assertIn('mlp 64 | confidence, text | 200, 3 | .700 [', lines[2])
+    self.assertIn(
+        'mlp 64 | confidence, text | 6,000 | 200, 3 | .700 [', lines[2]
+    )
 
   def test_accuracy_at_a_budget_by_hand(self):
     row = protocol_table.policy_row(_results('exact', 0.8))

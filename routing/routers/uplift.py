@@ -88,20 +88,11 @@ def _outcome(
   return np.where(places < 0, leaf, right[np.maximum(places, 0)])
 
 
-def fit_change(
-    forest: forests.Forest, *, num_decisions: int, seed: int = 0, **settings
-) -> supervised.Scorer:
-  """Fits the learner on decisions of (training) trees, drawn evenly.
+def fit_change(forest: forests.Forest, **settings: int) -> supervised.Scorer:
+  """Fits the learner on every decision of (training) trees.
 
   Args:
     forest: with features as the scores will be given them.
-    num_decisions: that it is fitted on, at most.
-    seed: of the draw and of the learner.
     **settings: of `supervised.fit_labels`.
   """
-  rng = np.random.default_rng(seed)
-  size = min(num_decisions, len(forest.depth))
-  rows = np.sort(rng.choice(len(forest.depth), size, replace=False))
-  return supervised.fit_labels(
-      forest.features[rows], mended(forest)[rows], seed=seed, **settings
-  )
+  return supervised.fit_labels(forest.features, mended(forest), **settings)
