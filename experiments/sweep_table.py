@@ -36,18 +36,28 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
         found[f'{name} at {budget}'] = float(np.mean(at[name]))
     return found
   logs = sorted(directory.glob('runs/seed*/metrics.jsonl'))
-  last = [row for log in logs if (row := _last_validated(log))]
-  if not last:
+  best = [found for log in logs for found in _best(log)]
+  if not best:
     return {}
+  scores, steps = zip(*best, strict=True)
   return {
-      'validation score': float(np.mean([x['best_score'] for x in last])),
-      'steps': float(np.mean([x['step'] for x in last])),
+      'validation score': float(np.mean(scores)),
+      'best step': float(np.mean(steps)),
   }
 
 
-def _last_validated(log: pathlib.Path) -> dict[str, Any] | None:
+def _best(log: pathlib.Path) -> list[tuple[float, int]]:
+  """(score, step) of each member at its best; of none that was not judged."""
   rows = map(json.loads, log.read_text().splitlines())
-  return next((row for row in [*rows][::-1] if 'best_score' in row), None)
+  judged = [row for row in rows if 'validation_score' in row]
+  if not judged:
+    return []
+  scores = np.array([row['validation_score'] for row in judged], float)
+  return [
+      (float(scores[best, k]), judged[best]['step'])
+      for k, best in enumerate(scores.argmax(axis=0))
+      if np.isfinite(scores[best, k])
+  ]
 
 
 def averaged(

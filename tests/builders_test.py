@@ -8,19 +8,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from configs import arithmetic
+from configs import arithmetic_paid
 from configs import arithmetic_servers
 from experiments import builders
 from routing.engines import engine as engine_lib
 from tests import scripted_pair
-
-_CLOSED = dict(
-    parameters=8_000_000_000,
-    num_layers=32,
-    attention_width=4_096,
-    price_input=0.4,
-    price_cached=0.1,
-    price_output=1.6,
-)
 
 
 def _config(**engine):
@@ -29,15 +21,10 @@ def _config(**engine):
   return config
 
 
-def _half_closed(**spec):
+def _half_closed():
   """The small model's weights are at hand, the large one is bought."""
-  config = _config(
-      pair=('shipped', ''),
-      mode=('completions', 'instruct'),
-      model=('small', 'gpt'),
-      is_vllm=(True, False),
-  )
-  config.engine.specs.large = spec
+  config = arithmetic_paid.get_config('smoke')
+  config.engine.api_key_variable = ('', '')
   return config
 
 
@@ -78,16 +65,17 @@ class ServersTest(parameterized.TestCase):
     self.assertEqual(large, before[1])
 
   def test_a_bought_model_is_what_its_entry_says(self):
-    config = _half_closed(**_CLOSED)
+    config = _half_closed()
     small, large = builders.engines(config)
     self.assertTrue(small.capabilities.continues_prefix)
     self.assertFalse(large.capabilities.continues_prefix)
     self.assertFalse(large.capabilities.counts_tokens)
     self.assertEqual(builders.specs(config)[1].price_cached, 0.1)
-    self.assertEqual(builders.weight_hashes(config)[1], 'gpt')
+    self.assertEqual(builders.weight_hashes(config)[1], 'gpt-4.1-mini')
 
   def test_what_its_entry_does_not_say_is_named(self):
-    config = _half_closed(price_input=0.4)
+    config = _half_closed()
+    config.engine.specs.large = dict(price_input=0.4)
     with self.assertRaisesRegex(
         ValueError, 'engine.specs.large must say parameters, num_layers, .*out'
     ):

@@ -1,5 +1,6 @@
 """Tests of sweeps: resumed, killed, with failing runs; and one real one."""
 
+import json
 import pathlib
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from absl.testing import absltest
 from absl.testing import parameterized
 import ml_collections
+import numpy as np
 from pyarrow import parquet
 import pytest
 
@@ -19,6 +21,7 @@ from routing.shards import manifest as manifest_lib
 _ROOT = pathlib.Path(__file__).parents[1]
 _CONFIG = """
 import ml_collections
+import numpy as np
 
 
 def get_config(variant='full'):
@@ -262,6 +265,26 @@ class RealTest(absltest.TestCase):
     self.assertEqual(run.name, 'levels=0.55,train_seeds=3')
     self.assertTrue((run / 'runs' / 'seed3' / 'router.json').exists())
     self.assertIn('"num_steps": 10', (run / 'config.json').read_text())
+
+
+class FiguresTest(absltest.TestCase):
+
+  def test_each_member_counts_at_its_best_step(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    log = directory / 'runs' / 'seed0' / 'metrics.jsonl'
+    log.parent.mkdir(parents=True)
+    rows = [
+        {'step': 10, 'loss': 1.0},
+        {'step': 20, 'validation_score': [0.5, -np.inf, -np.inf]},
+        {'step': 40, 'validation_score': [0.3, 0.9, -np.inf]},
+    ]
+    log.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    self.assertEqual(
+        sweep_table.figures(directory),
+        {'validation score': 0.7, 'best step': 30.0},
+    )
+    log.write_text(json.dumps(rows[0]))
+    self.assertEqual(sweep_table.figures(directory), {})
 
 
 if __name__ == '__main__':
