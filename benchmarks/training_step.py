@@ -35,7 +35,6 @@ from rich import table as table_lib
 import torch
 
 from benchmarks import pytorch_twin
-from configs import arithmetic_pair
 from configs import arithmetic_redraft
 from routing import types
 from routing.features import observation
@@ -44,6 +43,7 @@ from routing.training import memory
 from routing.training import sources
 
 _TIMINGS = 7  # Turns of each side.
+_HIDDEN_STATE = 128  # Numbers that the embedded engine tells of a step.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +76,12 @@ def default_size(repeats: int = 40) -> Size:
       config.features,
       num_routes=2,
       max_steps=config.protocol.max_steps,
-      hidden_size=arithmetic_pair.get_config().small.shape.hidden_size,
+      hidden_size=_HIDDEN_STATE,
   )
   constant = observation.constant(features)
   return Size(
       batch_size=config.batch_size,
-      num_steps=7,  # Of an answer: four to six clauses, and the result.
+      num_steps=features.max_steps,
       num_features=features.size,
       num_constant=constant.stop - constant.start,
       hidden=config.network.hidden[0],

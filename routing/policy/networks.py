@@ -132,7 +132,7 @@ class Policy(nn.Module):
   hidden: width of each hidden layer.
   num_routes: A, number of logits.
   kind: of the layers, one of `KINDS`.
-  is_conditioned: takes a multiplier or a budget besides the features.
+  is_conditioned: takes the level of its constraint besides the features.
   """
 
   hidden: Sequence[int]

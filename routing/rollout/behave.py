@@ -1,8 +1,9 @@
 """Collects rollouts: problems as a behaviour policy answered them.
 
 What `escalate` could have done follows from one ladder; in `switch` and
-`redraft` the ways through a problem are too many to try, so a behaviour policy
-draws some, and training weighs them by its recorded probabilities.
+`redraft` the ways through a problem double with each step. Where they cannot
+all be tried (`rollout.trees`: greedy models alone), a behaviour policy draws
+some, and training weighs them by its recorded probabilities.
 """
 
 from collections.abc import Callable

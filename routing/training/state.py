@@ -1,8 +1,8 @@
 """What a run carries from step to step: arrays only, so one checkpoint item.
 
 A run trains K policies side by side, one per level of its constraint. They see
-the same batches but share nothing else: each has its weights, its optimiser
-state and its multiplier, stacked along a leading axis K.
+the same batches; each has its weights, its optimiser state and its multiplier,
+stacked along a leading axis K. Of a conditioned network all weights are alike.
 """
 
 import chex
