@@ -1,6 +1,6 @@
 """How near training comes to what any policy can do.
 
-Run:    python -m benchmarks.optimum [--quick] [--out=rows.jsonl] [--page=docs/optimum.md]
+Run:    python -m benchmarks.optimum [--quick] [--out=runs/optimum.json] [--page=docs/optimum.md]
 Resume: the same command; rows of --out that this very code made are kept.
 On made-up processes whose constrained optimum is known (`routing.simulation`),
 each estimator trains several seeds at several budgets, on problems that are
@@ -39,7 +39,11 @@ from absl import flags
 import numpy as np
 
 from benchmarks import optimum_learners
+from routing import objectives
+from routing import policy
 from routing import protocols
+from routing import simulation
+from routing import training
 from routing.shards import manifest as manifest_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
@@ -181,8 +185,10 @@ def _measure(
 
 def _made_by(size: optimum_learners.Size) -> dict[str, object]:
   """What rows must have in common to stand in one table."""
-  files = __file__, optimum_learners.__file__
-  code = b''.join(pathlib.Path(x).read_bytes() for x in files)
+  files = [pathlib.Path(__file__), pathlib.Path(optimum_learners.__file__)]
+  for module in (objectives, policy, simulation, training):
+    files += sorted(pathlib.Path(module.__file__).parent.glob('*.py'))
+  code = b''.join(path.read_bytes() for path in files)
   return {
       **dataclasses.asdict(size),
       'code': hashlib.sha256(code).hexdigest(),

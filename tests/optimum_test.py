@@ -16,6 +16,7 @@ from routing.simulation import optimum
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
+from tests import checkout
 
 _PROCESS = process_lib.Process(num_steps=2)
 _TINY = optimum_learners.Size(num_seeds=2, batch_size=64, num_steps=200)
@@ -139,6 +140,27 @@ class ResumeTest(absltest.TestCase):
     other = optimum_learners.Size(num_seeds=3, batch_size=64, num_steps=200)
     benchmark.measure(other, self.out)
     self.assertLen(self.trained, 28)
+
+
+class PageTest(absltest.TestCase):
+
+  def test_every_cell_of_the_page_is_near_the_optimum(self):
+    lines = (checkout.ROOT / 'docs' / 'optimum.md').read_text().splitlines()
+    head, _, *rows = [
+        line.strip('| ').split(' | ') for line in lines if '|' in line
+    ]
+    cells = {
+        (estimator, source, process, f'{x.name} {x.view}', f'{budget:g}')
+        for estimator, source, allowed in benchmark.LEARNERS
+        for x in allowed
+        for process in benchmark.PROCESSES
+        for budget in benchmark.BUDGETS
+    }
+    self.assertEqual({tuple(row[:5]) for row in rows}, cells)
+    self.assertLen(rows, len(cells))
+    percent = lambda row, name: float(row[head.index(name)].removesuffix(' %'))
+    self.assertGreaterEqual(min(percent(row, 'worst') for row in rows), 97.0)
+    self.assertLessEqual(max(percent(row, 'excess') for row in rows), 1.0)
 
 
 if __name__ == '__main__':
