@@ -235,16 +235,7 @@ def figures(
   """
   routers = evaluate.load_routers(config, workdir)
   card = routers[0].card
-  sizes = {
-      'train': grown_lib.num_trained_on(config),
-      'validation': None,
-      'test': num_problems,
-  }
-  grown = {
-      name: grown_lib.grow(config, directory, name, card, size)
-      for name, size in sizes.items()
-  }
-  grown_lib.check_disjoint(grown)
+  grown = grown_lib.grow_all(config, directory, card, num_problems)
   pair = [grown[name].forest for name in ('validation', 'test')]
   policy = [
       [grown_lib.scores_of(router, x) for x in pair] for router in routers

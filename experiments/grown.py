@@ -107,6 +107,32 @@ def grow(
   return Grown(rollouts, forest)
 
 
+def grow_all(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path | str,
+    card: card_lib.Card,
+    num_tested: int | None = None,
+) -> dict[str, Grown]:
+  """All three splits, checked to share no question.
+
+  Args:
+    config: names protocol and sampling, and how much of train is learnt from.
+    directory: of the replies.
+    card: of the router.
+    num_tested: the first so many test problems; None = all there are.
+
+  Raises:
+    ValueError: as `grow` does, or if two splits share a question.
+  """
+  sizes = {'train': num_trained_on(config), 'test': num_tested}
+  grown = {
+      name: grow(config, directory, name, card, sizes.get(name))
+      for name in builders.SPLITS
+  }
+  _check_disjoint(grown)
+  return grown
+
+
 def scores_of(
     router: learned.LearnedRouter, forest: forests.Forest
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -145,7 +171,7 @@ def _probabilities(
   return chances[np.arange(len(rows)), forest.depth[rows]]
 
 
-def check_disjoint(grown: Mapping[str, Grown]) -> None:
+def _check_disjoint(grown: Mapping[str, Grown]) -> None:
   """Raises ValueError if two splits share a question."""
   splits.check_disjoint(
       **{
