@@ -67,6 +67,14 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       damping=2.0,  # Added per unit of excess, against swinging.
       max=20.0,
   )
+  # CCPO: trained behind a threshold, which follows the misses; 'reliability'.
+  config.soft_threshold = dict(
+      is_used=False,
+      init=0.5,
+      epsilon=0.01,  # Width of the step, in units of chance.
+      learning_rate=0.2,  # Of the first update; they decay as k^(-1/2 - xi).
+      xi=0.1,
+  )
   config.num_steps = 600  # Gradient steps, about a hundred epochs.
   config.batch_size = 1_024  # Problems per step.
   config.log_every = 50

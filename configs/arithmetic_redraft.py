@@ -18,7 +18,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.objective.update(
       dict(
           estimator='vtrace',  # Or 'on_policy'; 'exact' in arithmetic_trees.py.
-          policy_update='lagrangian',  # Or 'trust_region'.
+          # Or 'trust_region', which has settings of its own below, and knows
+          # none of clip, kl_weight, entropy_weight, rescale and multiplier.
+          policy_update='lagrangian',
           # Clips of the ratios in V-trace: what it ends at hangs on rho_bar
           # alone; at 1 it stays too near the behaviour to meet low budgets.
           rho_bar=10.0,

@@ -58,15 +58,11 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
   """The trained policy of a run."""
   config, methods = results['config'], _methods(results)
   rivals = [methods[name] for name in _SUPERVISED if name in methods]
-  objective = config['objective']
-  update = objective.get('policy_update', '')
-  estimator = objective.get('estimator', 'exact')
-  name = estimator if estimator == 'exact' else f'{estimator}, {update}'
   groups = ', '.join(config['features']['groups'])
   hidden = ' x '.join(map(str, config['network']['hidden']))
   return [
       _protocol(results),
-      name,
+      _method(config),
       f'{config["network"]["kind"]} {hidden}',
       groups,
       _count(results, 'train'),
@@ -74,6 +70,19 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
       *method_cells(methods[evaluate.REFERENCE]),
       tables.interval(rivals[0]['area']) if rivals else tables.MISSING,
   ]
+
+
+def _method(config: Mapping[str, Any]) -> str:
+  """What was maximised, and how; what is the default is left out."""
+  objective = config['objective']
+  words = [objective.get('estimator', 'exact')]
+  if words != ['exact']:
+    words.append(objective['policy_update'])
+  if objective.get('form', 'budget') != 'budget':
+    words.append(objective['form'])
+  if config.get('soft_threshold', {}).get('is_used'):
+    words.append('behind kappa')
+  return ', '.join(words)
 
 
 def other_rows(results: Mapping[str, Any]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -51,6 +52,10 @@ _VTRACE = {
     'batch_size': 64,
     'num_steps': 600,
 }
+_RELIABILITY = {
+    'objective.form': 'reliability',
+    'objective.levels': (0.05, 0.1, 0.2, 0.35),
+}
 _OBSERVED = ('confidence', 'progress', 'cost')
 RUNS = (
     Run('redraft_exact', {}),
@@ -69,6 +74,10 @@ RUNS = (
     Run('redraft_no_text', {'features.groups': (*_OBSERVED, 'hidden')}),
     Run('redraft_no_hidden', {'features.groups': (*_OBSERVED, 'text')}),
     Run('redraft_confidence', {'features.groups': _OBSERVED}),
+    Run('redraft_reliability', _RELIABILITY),
+    Run(
+        'redraft_behind_kappa', {**_RELIABILITY, 'soft_threshold.is_used': True}
+    ),
     Run('switch_exact', {'protocol.name': 'switch'}),
     Run('switch_vtrace', {**_VTRACE, 'protocol.name': 'switch'}),
 )
@@ -137,9 +146,12 @@ def _share_rollouts(
   for split in ('train', 'validation'):
     behave.collect_split(config, source, split, directory)
   link = behave.shard_directory(folder, 'train').parent
-  if not link.exists():
+  if not link.is_symlink():
     shared = behave.shard_directory(source, 'train').parent
-    link.symlink_to(shared.absolute(), target_is_directory=True)
+    # Relative, so that the whole may be moved.
+    link.symlink_to(
+        os.path.relpath(shared, link.parent), target_is_directory=True
+    )
 
 
 def main(

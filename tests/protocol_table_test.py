@@ -71,6 +71,15 @@ class ProtocolTableTest(absltest.TestCase):
         row[-4:-1], ['-', '.600 [.580, .620]', '.800 [.780, .820]']
     )
 
+  def test_the_method_is_named(self):
+    results = _results('exact', 0.8)
+    results['config']['objective']['form'] = 'reliability'
+    results['config']['soft_threshold'] = {'is_used': True}
+    self.assertEqual(
+        protocol_table.policy_row(results)[1],
+        'exact, reliability, behind kappa',
+    )
+
   def test_the_rival_is_the_one_that_saw_the_same(self):
     area = lambda x: _method(x, [0.3, 0.7], [0.5, 0.9])
     rivals = {'supervised': area(0.7), 'supervised, rollouts': area(0.6)}

@@ -17,6 +17,7 @@ from routing.features import forests
 from routing.objectives import lagrangian
 from routing.policy import networks
 from routing.training import actor_critic
+from routing.training import kappa
 from routing.training import loop
 from routing.training import parallel
 from routing.training import sources
@@ -56,6 +57,7 @@ def make_learner(
 ) -> tuple[networks.Policy, state_lib.TrainState, loop.TrainStep]:
   """The network, the state before the first step, and the step."""
   network = networks.make_network(config.network, num_routes)
+  kappa.check(config, estimator_of(config))
   if estimator_of(config) == 'exact':
     state = state_lib.init_state(config, network, num_features, seed)
     update = step_lib.descend(config, network, step_lib.make_objective(config))

@@ -14,6 +14,7 @@ import optax
 
 from routing.objectives import lagrangian
 from routing.policy import networks
+from routing.training import kappa as kappa_lib
 
 
 @flax.struct.dataclass
@@ -24,6 +25,7 @@ class TrainState:
   params: chex.ArrayTree  # Leaves [K, ...].
   opt_state: optax.OptState  # Leaves [K, ...].
   multiplier: jax.Array  # [K] float32, in the units of its form.
+  kappa: jax.Array  # [K] float32, the threshold that it is trained behind.
   best_params: chex.ArrayTree  # Leaves [K, ...], by validation score.
   best_score: jax.Array  # [K] float32; -inf before the first validation.
   best_step: jax.Array  # [K] int32.
@@ -74,6 +76,7 @@ def init_state(
       params=params,
       opt_state=jax.vmap(make_optimizer(config.optimizer).init)(params),
       multiplier=jnp.full(num_members, config.multiplier.init, jnp.float32),
+      kappa=jnp.full(num_members, kappa_lib.initial(config), jnp.float32),
       # A copy: the state is donated, and no buffer can be given twice.
       best_params=jax.tree.map(jnp.copy, params),
       best_score=jnp.full(num_members, -jnp.inf, jnp.float32),

@@ -19,6 +19,7 @@ from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.policy import layers
 from routing.policy import networks
+from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
 _MEMBERS = 'members'  # The axis K, to those who look across it.
@@ -82,6 +83,7 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
   def update(state, batch, level):
     def loss_fn(params):
       logits = networks.apply(network, params, batch.features, level)
+      logits = kappa_lib.behind(config, logits, state.kappa)
       return objective(logits, batch, state.multiplier, level)
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -97,10 +99,14 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
         'params': optax.apply_updates(state.params, updates),
         'opt_state': opt_state,
         'multiplier': multiplier,
+        'kappa': kappa_lib.moved(
+            config, state.kappa, aux['relative_loss'], state.step, level
+        ),
     }
     return changes, {
         'loss': loss,
         'multiplier': multiplier,
+        'kappa': changes['kappa'],
         'grad_norm': optax.tree.norm(grads),
         **aux,
     }

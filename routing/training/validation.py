@@ -24,6 +24,7 @@ from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.objectives import policy_gradient
 from routing.policy import networks
+from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
 Exact = types.LadderBatch | forests.TreeBatch
@@ -115,6 +116,18 @@ def _always(route: int, data: Data) -> tuple[exact.Outcomes, jax.Array]:
   return _judged(jnp.broadcast_to(certain, shape), data)
 
 
+def _known(
+    end: exact.Outcomes, num: jax.Array, least: float, policy: exact.Outcomes
+) -> exact.Outcomes:
+  """An end to mix a policy with: the policy itself where it is not known.
+
+  An end of which nothing is known would count as free and never right. Mixed
+  with itself, a policy stays what it is.
+  """
+  is_known = (num > 0) & (num >= least)
+  return jax.tree.map(lambda x, y: jnp.where(is_known, x, y), end, policy)
+
+
 def make_eval_step(
     config, network: networks.Policy
 ) -> Callable[[state_lib.TrainState, Data], tuple]:
@@ -130,25 +143,19 @@ def make_eval_step(
   def eval_step(state: state_lib.TrainState, data: Data):
     ends = _always(0, data), _always(-1, data)
 
-    def evaluate(params, level):
+    def evaluate(params, kappa, level):
       logits = networks.apply(network, params, data.features, level)
+      logits = kappa_lib.behind(config, logits, kappa)
       policy, effective = _judged(logits, data)
-      # An end of which nothing is known would count as free and never right.
-      # Mixed with itself, a policy stays what it is.
-      never, at_once = (
-          jax.tree.map(
-              lambda x, y, n=num: jnp.where((n > 0) & (n >= least), x, y),
-              end,
-              policy,
-          )
-          for end, num in ends
-      )
+      never, at_once = (_known(end, num, least, policy) for end, num in ends)
       score = lagrangian.score_at_level(
           policy, never, at_once, level, form=form
       )
       return jnp.where(effective >= least, score, -jnp.inf), policy, effective
 
-    score, policy, effective = jax.vmap(evaluate)(state.params, levels)
+    score, policy, effective = jax.vmap(evaluate)(
+        state.params, state.kappa, levels
+    )
     if network.is_conditioned:
       # One network for all levels: it is worth what it is on the whole.
       score = jnp.full_like(score, score.mean())
