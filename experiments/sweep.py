@@ -13,6 +13,7 @@ from concurrent import futures
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import pathlib
 import re
@@ -119,9 +120,7 @@ def plan(
     short = {field: field for field in fields}
   runs = [
       Run(
-          ','.join(f'{short[k]}={_word(v)}' for k, v in given.items())[
-              :_LONGEST_NAME
-          ],
+          _cut(','.join(f'{short[k]}={_word(v)}' for k, v in given.items())),
           given,
       )
       for given in overrides
@@ -131,6 +130,14 @@ def plan(
     if names.count(name) > 1:
       raise ValueError(f'sweep() gives {name!r} more than once.')
   return tuple(runs)
+
+
+def _cut(name: str) -> str:
+  """The name, or as much of it as fits, and a hash of all of it."""
+  if len(name) <= _LONGEST_NAME:
+    return name
+  digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+  return f'{name[: _LONGEST_NAME - 9]}-{digest}'
 
 
 def _word(value: Any) -> str:

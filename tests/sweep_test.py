@@ -204,6 +204,14 @@ class PlanTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       sweep_lib.plan(config, runs)
 
+  def test_long_names_stay_apart(self):
+    config = ml_collections.ConfigDict({'names': ('a',)})
+    runs = [{'names': ('a' * 200, last)} for last in 'bc']
+    first, second = [run.name for run in sweep_lib.plan(config, runs)]
+    self.assertNotEqual(first, second)
+    self.assertEqual({len(first), len(second)}, {150})
+    self.assertEqual(sweep_lib.plan(config, runs[:1])[0].name, first)
+
   def test_names_are_short_where_that_is_clear(self):
     config = ml_collections.ConfigDict(
         dict(a=dict(kind='x', words=('u',)), b=dict(kind='y'))
