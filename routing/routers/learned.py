@@ -5,6 +5,7 @@ weights of every member and the feature statistics, the card with the hash of
 both and, once calibrated, the operating points.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 import copy
 import functools
@@ -20,6 +21,7 @@ import numpy as np
 from routing import types
 from routing.features import observation
 from routing.features import standardize
+from routing.policy import categorical
 from routing.policy import networks
 from routing.routers import card as card_lib
 
@@ -32,10 +34,22 @@ _DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(
-    network: networks.Policy, params: Any, features: jax.Array, level: float
+    network: networks.Policy,
+    params: Any,
+    features: jax.Array,
+    level: float,
+    available: np.ndarray | None,
 ) -> jax.Array:
-  """Chances of all routes; compiled once for all routers of one network."""
-  return jax.nn.softmax(networks.apply(network, params, features, level))
+  """Chances of all routes; compiled once for all routers of one network.
+
+  And once more for all masks `available`, `[A]` bool. None, all routes, is not
+  a mask of ones: its numbers are those of a router that knows no masks.
+  """
+  logits = networks.apply(network, params, features, level)
+  if available is not None:
+    # Log-probabilities are logits too, and those of the others give 0.
+    logits = categorical.log_softmax(logits, available)
+  return jax.nn.softmax(logits)
 
 
 class LearnedRouter:
@@ -60,6 +74,7 @@ class LearnedRouter:
     level: of its constraint; one of the card's, or, of a conditioned network,
       any between them.
     point: the operating point that member and threshold are of, if any.
+    routes: that it may name, ascending; all of them unless it is `among` some.
     has_memory: the network looks at earlier decisions too.
     checkpoint_hash: of arrays and card.
   """
@@ -84,11 +99,17 @@ class LearnedRouter:
     self.level = card.levels[self.member]
     self._network = networks.make_network(card.network, len(card.specs))
     self.has_memory = networks.has_memory(self._network.kind)
+    self.routes = tuple(range(len(card.specs)))
 
   @property
   def num_members(self) -> int:
     """K, the policies trained side by side."""
     return len(self.card.levels)
+
+  @property
+  def is_restricted(self) -> bool:
+    """It may not name every route."""
+    return len(self.routes) < len(self.card.specs)
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Stays below the threshold, else takes the most likely larger route.
@@ -100,7 +121,9 @@ class LearnedRouter:
     chances = self.chances(trace)
     score = float(chances[1:].sum())
     threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
-    route = 1 + int(chances[1:].argmax()) if score >= threshold else 0
+    # Of those there are: where all chances are 0, the first is not any route.
+    larger = max(self.routes[1:], key=lambda route: chances[route])
+    route = larger if score >= threshold else 0
     return types.Decision(route=route, score=score)
 
   def chances(self, trace: types.Trace) -> np.ndarray:
@@ -139,6 +162,7 @@ class LearnedRouter:
 
     Returns:
       `[..., A]`, or `[..., T, A]`, float32: chance of each route; 0 = stay.
+      0 for what is not in `routes`, and the others in proportion.
 
     Raises:
       ValueError: if there is no such member, or F is another.
@@ -153,8 +177,11 @@ class LearnedRouter:
     row = 0 if self._network.is_conditioned else row
     params = jax.tree.map(lambda x: x[row], self._params)
     standardised = standardize.apply(features, self._statistics)
+    available = None
+    if self.is_restricted:
+      available = np.isin(np.arange(len(self.card.specs)), self.routes)
     return np.asarray(
-        _probabilities(self._network, params, standardised, level)
+        _probabilities(self._network, params, standardised, level, available)
     )
 
   def score(
@@ -167,12 +194,44 @@ class LearnedRouter:
     """
     return self.probabilities(features, member)[..., 1:].sum(axis=-1)
 
+  def among(self, routes: Iterable[int]) -> Self:
+    """The router where only some routes may be named, e.g. one server is down.
+
+    The chances of the others are 0, and those left are scaled to sum to 1; so
+    a score is what it is *given* that the others are not there. Operating
+    points were calibrated with all routes and promise nothing with fewer:
+    member and threshold stay, or are `at` a point's, but `point` is None. The
+    restriction is this copy's own: `save` does not keep it, and `among` with
+    all routes lifts it.
+
+    Args:
+      routes: 0, since the small model writes where the router does not name
+        another, and at least one more; in any order.
+
+    Raises:
+      ValueError: if there is no such route, or 0 or a larger one is missing.
+    """
+    chosen, num_routes = list(routes), len(self.card.specs)
+    if not (
+        all(route in range(num_routes) for route in chosen)
+        and 0 in chosen
+        and len(set(chosen)) > 1
+    ):
+      raise ValueError(
+          f'routes are {chosen}; allowed: 0 and one or more of 1 to '
+          f'{num_routes - 1}.'
+      )
+    router = copy.copy(self)
+    router.routes = tuple(sorted({int(route) for route in chosen}))
+    router.point = None if router.is_restricted else self.point
+    return router
+
   def at(self, name: str) -> Self:
-    """The router at a named operating point."""
+    """The router at a named operating point; see `among` of what it keeps."""
     for point in self.points:
       if point.name == name:
         router = self.with_threshold(point.member, point.threshold)
-        router.point = point
+        router.point = None if self.is_restricted else point
         return router
     names = ', '.join(repr(point.name) for point in self.points) or 'none'
     raise ValueError(f'No operating point {name!r}; this router has: {names}.')
@@ -245,8 +304,13 @@ class LearnedRouter:
         f'  checkpoint  {self.checkpoint_hash[:12]}',
         f'  now at      member {self.member}, threshold '
         f'{card_lib.describe_threshold(self.threshold)}',
-        '  operating points' + ('' if self.points else ': not calibrated'),
     ]
+    if self.is_restricted:
+      there = ', '.join(card.specs[route].name for route in self.routes)
+      lines.append(f'  among       {there} alone; no promise holds')
+    lines.append(
+        '  operating points' + ('' if self.points else ': not calibrated')
+    )
     return '\n'.join(lines + [f'    {point}' for point in self.points])
 
   def _arrays(self) -> dict[str, np.ndarray]:

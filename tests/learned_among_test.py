@@ -1,0 +1,175 @@
+"""Tests of the learned router where not every route is there."""
+
+import itertools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing.features import observation
+from routing.routers import learned
+from tests import learned_memory_test
+from tests import learned_test
+
+
+def _rows(router, num=6):
+  """`[num, F]` observations that differ."""
+  traces = [learned_test._trace(-i / 2 - 0.1, f'q {i}') for i in range(num)]
+  return np.stack(
+      [observation.observe(x, router.card.features) for x in traces]
+  )
+
+
+def _certain(route):
+  """A router that leaves all routes but one a chance that rounds to 0."""
+  router = learned_test._router()
+  bias = router._params['Dense_1']['bias']
+  bias[:] = 0
+  bias[:, route] = 1e4
+  return router
+
+
+class AmongTest(parameterized.TestCase):
+
+  @parameterized.parameters((0, 1), (0, 2))
+  def test_what_is_left_is_scaled_to_one(self, *routes):
+    router = learned_test._router()
+    rows = _rows(router)
+    for member in (0, 1):
+      whole = router.probabilities(rows, member)
+      got = router.among(routes).probabilities(rows, member)
+      left = whole[:, list(routes)]
+      want = np.zeros_like(whole)
+      want[:, list(routes)] = left / left.sum(axis=-1, keepdims=True)
+      np.testing.assert_allclose(got, want, rtol=1e-5)
+      (other,) = {1, 2} - set(routes)
+      np.testing.assert_array_equal(got[:, other], 0.0)
+      np.testing.assert_allclose(
+          router.among(routes).score(rows, member),
+          want[:, routes[1]],
+          rtol=1e-5,
+      )
+      self.assertGreater(whole[:, other].min(), 1e-4)
+
+  def test_by_hand(self):
+    # Logits 0, ln 3, ln 6 are chances of .1, .3 and .6; of 0 and 1 alone, 1/4
+    # and 3/4, and of 0 and 2 alone, 1/7 and 6/7.
+    router = learned_test._router()
+    router._params['Dense_1']['kernel'][:] = 0
+    router._params['Dense_1']['bias'][:] = np.log([1, 3, 6])
+    trace = learned_test._trace()
+    for routes, want in (
+        ((0, 1, 2), (0.1, 0.3, 0.6)),
+        ((0, 1), (1 / 4, 3 / 4, 0)),
+        ((2, 0), (1 / 7, 0, 6 / 7)),
+    ):
+      among = router.among(routes)
+      np.testing.assert_allclose(among.chances(trace), want, rtol=1e-5)
+      decision = among.decide(trace)
+      self.assertAlmostEqual(decision.score, sum(want[1:]), places=5)
+      self.assertEqual(decision.route, int(np.argmax(want)))
+    # The threshold is held against what is left: .9, but .75 without route 2.
+    at = router.with_threshold(0, 0.8)
+    self.assertEqual(at.decide(trace).route, 2)
+    self.assertEqual(at.among((0, 1)).decide(trace).route, 0)
+
+  @parameterized.product(likely=(0, 1, 2), routes=((0, 1), (0, 2), (0, 1, 2)))
+  def test_never_names_what_is_not_there(self, likely, routes):
+    # With a threshold of 0 it always leaves, even where all it may leave for
+    # has a chance that rounds to 0.
+    router = _certain(likely).among(routes)
+    decision = router.with_threshold(0, 0.0).decide(learned_test._trace())
+    self.assertIn(decision.route, routes[1:])
+    chances = router.chances(learned_test._trace())
+    self.assertAlmostEqual(chances.sum(), 1.0, places=6)
+    self.assertTrue(np.isfinite(chances).all())
+
+  @parameterized.parameters('gru', 'attention')
+  def test_with_memory(self, kind):
+    router = learned_memory_test._router(kind)
+    rows = np.random.default_rng(0).normal(
+        size=(3, 5, router.card.features.size)
+    )
+    rows = rows.astype(np.float32)
+    left = router.probabilities(rows)[..., [0, 2]]
+    got = router.among((0, 2)).probabilities(rows)
+    np.testing.assert_array_equal(got[..., 1], 0.0)
+    np.testing.assert_allclose(
+        got[..., [0, 2]], left / left.sum(axis=-1, keepdims=True), rtol=1e-5
+    )
+
+  def test_all_routes_are_no_restriction(self):
+    router = learned_test._router()
+    rows = _rows(router)
+    for among in (
+        router.among((0, 1, 2)),
+        router.among([2, 1, 0, 1]),
+        router.among((0, 1)).among(range(3)),
+    ):
+      np.testing.assert_array_equal(
+          among.probabilities(rows), router.probabilities(rows)
+      )
+      self.assertEqual(among.routes, (0, 1, 2))
+      self.assertEqual(str(among), str(router))
+      self.assertEqual(
+          among.decide(learned_test._trace()),
+          router.decide(learned_test._trace()),
+      )
+
+  def test_masks_share_what_is_compiled(self):
+    router = learned_test._router()
+    rows = _rows(router)
+    router.among((0, 1)).probabilities(rows)
+    size = learned._probabilities._cache_size()
+    for routes in ((0, 2), (0, 1)):
+      router.among(routes).probabilities(rows)
+    self.assertEqual(learned._probabilities._cache_size(), size)
+
+  def test_the_original_is_as_it_was(self):
+    router = learned_test._router()
+    rows = _rows(router)
+    before = router.probabilities(rows)
+    router.among((0, 2))
+    np.testing.assert_array_equal(router.probabilities(rows), before)
+    self.assertEqual(router.routes, (0, 1, 2))
+
+  def test_copies_keep_it_and_points_promise_nothing(self):
+    plain = learned_test._router()
+    point = learned_test._point(plain)
+    router = learned_test._router(points=(point,))
+    among = router.among((0, 2))
+    self.assertEqual((among.member, among.threshold), (1, 0.37))
+    for copy in (
+        among,
+        among.at('cost<=0.4'),
+        among.with_threshold(1, 0.37),
+        among.at_level(0.6, 0.37),
+    ):
+      self.assertEqual(copy.routes, (0, 2))
+      self.assertIsNone(copy.point)
+      self.assertEqual(copy.chances(learned_test._trace())[1], 0.0)
+    self.assertEqual(among.at('cost<=0.4').threshold, 0.37)
+    self.assertEqual(router.among((0, 1, 2)).point, point)
+    self.assertEqual(among.among(range(3)).at('cost<=0.4').point, point)
+
+  def test_print_says_so(self):
+    router = learned_test._router()
+    self.assertNotIn('among', str(router))
+    self.assertIn('among       small, large alone', str(router.among((2, 0))))
+
+  @parameterized.parameters(
+      *itertools.product(((), (0,), (0, 0), (1, 2), (0, 3), (0, 1, -1)), (3,)),
+      ((0, 2), 2),
+  )
+  def test_refuses(self, routes, num_routes):
+    router = learned_test._router(num_routes=num_routes)
+    message = (
+        rf'routes are \[{", ".join(map(str, routes))}\]; allowed: 0 and one or '
+        rf'more of 1 to {num_routes - 1}'
+    )
+    with self.assertRaisesRegex(ValueError, message):
+      router.among(routes)
+
+
+if __name__ == '__main__':
+  absltest.main()
