@@ -170,6 +170,9 @@ class TextTest(parameterized.TestCase):
     self.assertEqual(np.abs(counts).sum(), 16)
     self.assertEqual(np.count_nonzero(counts), 1)
 
+  def test_without_buckets_nothing_is_counted(self):
+    self.assertEqual(text.hash_ngrams('yes 7', 0, 1).shape, (0,))
+
   def test_inner_products_are_unbiased(self):
     # Two sets of 40 words that share 20: inner product 20 in expectation. Over
     # 200 draws at width 64 its standard error is about 0.5.

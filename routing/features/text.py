@@ -46,7 +46,7 @@ def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
 
   Args:
     text: any text; empty gives zeros.
-    width: number of buckets.
+    width: number of buckets; 0 = there are none.
     largest: longest n-gram, in words.
 
   Returns:
@@ -56,7 +56,7 @@ def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
   Learning", eq. 1.
   """
   counts = np.zeros(width, np.float32)
-  for ngram in ngrams(words(text), largest):
+  for ngram in ngrams(words(text), largest) if width else ():
     number, sign = _bucket(ngram)
     counts[number % width] += sign
   counts.setflags(write=False)
