@@ -184,7 +184,7 @@ class LadderBatchTest(parameterized.TestCase):
         ladder.steps[0], log_probs=np.array([np.nan], np.float32)
     )
     broken = dataclasses.replace(ladder, steps=(first, *ladder.steps[1:]))
-    with self.assertRaisesRegex(ValueError, f'{ladder.problem.id}, step 0'):
+    with self.assertRaisesRegex(ValueError, f'{ladder.problem.id}: step 0'):
       self._batch([broken])
     with self.assertRaisesRegex(ValueError, 'no completion'):
       self._batch(
@@ -225,9 +225,6 @@ class MinibatchTest(parameterized.TestCase):
     self.assertEqual(draw(1, 7), draw(1, 7))
     self.assertNotEqual(draw(1, 7), draw(2, 7))
     self.assertNotEqual(draw(1, 7), draw(1, 8))
-    following = batching.minibatches(1, 7, 100, 30)
-    self.assertEqual(next(following).tolist(), draw(1, 7))
-    self.assertEqual(next(following).tolist(), draw(1, 8))
 
   def test_epochs_have_orders_of_their_own(self):
     epochs = [batching.minibatch_indices(0, e, 50, 50).tolist() for e in (0, 1)]

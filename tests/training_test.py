@@ -20,7 +20,6 @@ from routing.training import fit
 from routing.training import loop
 from routing.training import metrics as metrics_lib
 from routing.training import state as state_lib
-from routing.training import step as step_lib
 from routing.training import validation
 
 
@@ -197,17 +196,13 @@ class ResumeTest(parameterized.TestCase):
 class StepTest(parameterized.TestCase):
 
   def _setup(self, config, data):
-    network = networks.make_network(config.network, 2)
-    state = state_lib.init_state(config, network, data.features.shape[-1], 0)
-    step = step_lib.make_train_step(
-        config, network, step_lib.make_objective(config), seed=0
-    )
-    return network, state, step
+    return fit.make_learner(config, 2, data.features.shape[-1], seed=0)
 
   def test_is_traced_once(self):
     data = _random_batch(40)
     _, state, step = self._setup(_config(), data)
-    for rows in itertools.islice(batching.minibatches(0, 0, 40, 16), 3):
+    for k in range(3):
+      rows = batching.minibatch_indices(0, k, 40, 16)
       state, _ = step(state, (data, rows))
     self.assertEqual(step._cache_size(), 1)
 

@@ -6,7 +6,6 @@ set; minibatches are rows of it, picked by a pure function of (seed, step).
 """
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import itertools
@@ -315,14 +314,6 @@ def minibatch_indices(
   )
   offset = start - epochs[0] * num_problems
   return order[offset : offset + size].astype(np.int32)
-
-
-def minibatches(
-    seed: int, start: int, num_problems: int, batch_size: int
-) -> Iterator[np.ndarray]:
-  """The rows of steps `start`, `start + 1`, ... without end."""
-  for step in itertools.count(start):
-    yield minibatch_indices(seed, step, num_problems, batch_size)
 
 
 def trimmed(batch: Batch) -> Batch:

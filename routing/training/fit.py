@@ -75,9 +75,10 @@ def check_data(
 ) -> None:
   """Raises ValueError unless the estimator and the levels suit the data."""
   estimator = estimator_of(config)
-  wanted = 'ladders' if estimator == 'exact' else 'trajectories'
+  exactly = 'ladders or trees'
+  wanted = exactly if estimator == 'exact' else 'trajectories'
   is_exact = isinstance(data, validation_lib.Exact)
-  found = 'ladders' if is_exact else 'trajectories'
+  found = exactly if is_exact else 'trajectories'
   if isinstance(data, forests.TreeBatch) and networks.has_memory(
       config.network.kind
   ):

@@ -16,12 +16,13 @@ import numpy as np
 
 from routing import types
 from routing.features import batching
+from routing.features import forests
 from routing.policy import layers
 from routing.training import parallel
 from routing.training import state as state_lib
 from routing.training import step as step_lib
 
-Data = types.LadderBatch | types.TrajectoryBatch
+Data = types.LadderBatch | types.TrajectoryBatch | forests.TreeBatch
 _ONE_DEVICE = parallel.Layout()
 _NONE = slice(0, 0)  # No column.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from routing import types
+from routing.features import forests
 from routing.objectives import branching
 from routing.objectives import exact
 from routing.objectives import lagrangian
@@ -34,7 +35,10 @@ Update = Callable[
 ]
 # Arrays on the device, and which rows of them this step takes; None = all. The
 # features may be `layers.Observations`.
-Batch = tuple[types.LadderBatch | types.TrajectoryBatch, jax.Array | None]
+Batch = tuple[
+    types.LadderBatch | types.TrajectoryBatch | forests.TreeBatch,
+    jax.Array | None,
+]
 
 
 def make_objective(config) -> Objective:
@@ -112,13 +116,6 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
     }
 
   return update
-
-
-def make_train_step(
-    config, network: networks.Policy, objective: Objective, seed: int
-) -> Callable[[state_lib.TrainState, Batch], tuple]:
-  """`over_members` of `descend`."""
-  return over_members(config, descend(config, network, objective), seed)
 
 
 def over_members(
