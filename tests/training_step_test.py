@@ -77,8 +77,10 @@ class TwinTest(parameterized.TestCase):
     size = training_step.default_size()
     self.assertEqual(size.batch_size, 64)
     self.assertEqual(size.num_levels, 4)
-    # Two texts of 256 hashes, 64 hidden units, and some numbers.
-    self.assertBetween(size.num_features, 2 * 256 + 64, 2 * 256 + 64 + 40)
+    # Two texts of 256 hashes, 128 hidden numbers, and some others: just what
+    # the shipped router of the same feature groups sees.
+    self.assertEqual(size.num_features, learned.load().card.features.size)
+    self.assertEqual(size.num_steps, 8)
     self.assertEqual(size.num_constant, 256)  # The question's.
 
 
