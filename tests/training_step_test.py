@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks import pytorch_twin
 from benchmarks import training_step
+from routing.routers import learned
 
 _SIZE = training_step.Size(
     batch_size=24,
