@@ -298,7 +298,7 @@ class RedraftTest(absltest.TestCase):
 
 class EscalateTest(absltest.TestCase):
 
-  def test_in_closed_form_it_beats_a_coin_within_its_budget(self):
+  def test_in_closed_form_it_beats_a_coin_at_its_budget(self):
     levels = (0.5, 0.7)
     workdir = pathlib.Path(self.create_tempdir().full_path)
     router = _train_escalate(workdir, _problems(seed=0), levels)
