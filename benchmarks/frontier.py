@@ -26,27 +26,27 @@ import numpy as np
 from rich import console as console_lib
 from rich import table as table_lib
 
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import stopping as stopping_lib
 
 NUM_STEPS, NUM_THRESHOLDS = 20, 1_000
 _NAMES = ('correct', 'cost', 'loss', 'gain')
 _REPEATS = 3  # On each side of the loop.
 
 
-def make(num: int) -> tuple[np.ndarray, outcomes_lib.Outcomes]:
+def make(num: int) -> tuple[np.ndarray, stopping_lib.Outcomes]:
   """`[N, T]` float32 scores and a table; half of the steps or more exist."""
   rng = np.random.default_rng(num)
   lengths = rng.integers(NUM_STEPS // 2, NUM_STEPS + 1, num)
   tables = {name: rng.random((num, NUM_STEPS + 1)) for name in _NAMES}
   mask = np.arange(NUM_STEPS) < lengths[:, None]
   scores = rng.random((num, NUM_STEPS), np.float32)
-  return scores, outcomes_lib.Outcomes(mask=mask, **tables)
+  return scores, stopping_lib.Outcomes(mask=mask, **tables)
 
 
 def loop(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     thresholds: Sequence[float],
 ) -> Iterator[list[float]]:
   """The plain way: all trajectories again at each threshold."""
@@ -61,7 +61,7 @@ def loop(
 
 def tuned_loop(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     thresholds: Sequence[float],
 ) -> Iterator[list[float]]:
   """The same, with all that does not depend on the threshold done before it.

@@ -48,7 +48,7 @@ from experiments import train
 from experiments import training_sets
 from routing import types
 from routing.calibration import groups as groups_lib
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.problems import splits
@@ -65,7 +65,7 @@ def members_of(
 ) -> list[promises_lib.Member]:
   """Every policy of a router on a split, in the router's own ruler."""
   return [
-      promises_lib.Member(scores, outcomes_lib.from_batch(graded.batch, routes))
+      promises_lib.Member(scores, stopping_lib.from_batch(graded.batch, routes))
       for scores, routes in graded_lib.member_choices(router, graded.batch)
   ]
 

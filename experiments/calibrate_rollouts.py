@@ -28,12 +28,12 @@ from experiments import live
 from experiments import points as points_lib
 from experiments import promises as promises_lib
 from routing import types
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import off_policy
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import importance
 from routing.calibration import off_policy_risks
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from routing.features import batching
 from routing.problems import splits
 from routing.routers import learned
@@ -42,7 +42,7 @@ SOURCES = ('rollouts', 'trees', 'off_policy')
 Risks = Sequence[risks_lib.Risk]
 Point = thresholds_lib.OperatingPoint
 # (member, [K] thresholds, problems) -> K policies on N problems.
-Answer = Callable[[int, np.ndarray, Sequence[types.Rollouts]], replay.Points]
+Answer = Callable[[int, np.ndarray, Sequence[types.Rollouts]], points_lib.Points]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def answer_live(
 
     name = f'member{member}-{first.replace("/", "_")}-{len(records)}.json'
     made = keeping.kept(folder / name, key, measure)['made']
-    return replay.Points(**{name: np.array(x) for name, x in made.items()})
+    return points_lib.Points(**{name: np.array(x) for name, x in made.items()})
 
   return answer
 
@@ -251,7 +251,7 @@ def _estimated(seen: Half, member: int, grid: np.ndarray):
   found, refusals = [], []
   for kappa in grid:
     try:
-      estimates = off_policy.estimate(
+      estimates = importance.estimate(
           scores,
           seen.batch,
           np.array([kappa]),

@@ -18,7 +18,7 @@ from experiments import replies
 from experiments import training_sets
 from routing import types
 from routing.calibration import thresholds as thresholds_lib
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from routing.evaluation import walks
 from routing.problems import splits
 from routing.routers import learned
@@ -90,7 +90,7 @@ def halves_of(
     found = walks.at_thresholds(
         forest, scores, thresholds, router.card.ruler, routes
     )
-    return replay.Points(**{k: x[:, records] for k, x in vars(found).items()})
+    return points_lib.Points(**{k: x[:, records] for k, x in vars(found).items()})
 
   chosen_on, tested = splits.halves(np.arange(forest.num_problems))
   return (half(chosen_on), half(tested)), answer

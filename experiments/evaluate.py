@@ -23,10 +23,10 @@ from experiments import train
 from experiments.coverage import router as coverage
 from routing import costs
 from routing import types
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.evaluation import bootstrap
 from routing.evaluation import methods
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from routing.evaluation import results as results_lib
 from routing.problems import splits
 from routing.routers import learned
@@ -105,9 +105,9 @@ def _policy_seed(
   ):
     pairs.append(
         methods.thresholded(
-            outcomes_lib.from_batch(batches[0], seen_routes),
+            stopping_lib.from_batch(batches[0], seen_routes),
             seen,
-            outcomes_lib.from_batch(batches[1], unseen_routes),
+            stopping_lib.from_batch(batches[1], unseen_routes),
             unseen,
         )
     )
@@ -118,7 +118,7 @@ def candidates_in_ruler(
     batches: Sequence[types.LadderBatch], scores: Sequence[Scores]
 ) -> dict[str, list[methods.Candidates]]:
   """Every method's candidates; [validation, test] in both arguments."""
-  validation, test = (outcomes_lib.from_batch(batch) for batch in batches)
+  validation, test = (stopping_lib.from_batch(batch) for batch in batches)
   by_score = lambda name: methods.thresholded(
       validation,
       getattr(scores[0], name),
@@ -144,10 +144,10 @@ def replay_in_ruler(
     draws: bootstrap.Draws,
 ) -> dict[str, Any]:
   """All figures in the ruler that the batches were charged in."""
-  test = outcomes_lib.from_batch(batches[1])
+  test = stopping_lib.from_batch(batches[1])
   shape = batches[1].mask.shape
   tables = [
-      outcomes_lib.from_batch(batches[1], np.full(shape, route + 1))
+      stopping_lib.from_batch(batches[1], np.full(shape, route + 1))
       for route in range(batches[1].handover_correct.shape[-1])
   ]
   anchors = results_lib.anchors_of(

@@ -32,7 +32,7 @@ from routing import types
 from routing.calibration import thresholds as thresholds_lib
 from routing.evaluation import bootstrap
 from routing.evaluation import methods
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from routing.evaluation import walks
@@ -79,7 +79,7 @@ def _coin(pair: Sequence[forests.Forest], ruler: str) -> methods.Candidates:
   """A coin decides between the two models before anything is written."""
   return methods.Candidates(
       *(
-          replay.concatenate(
+          points_lib.concatenate(
               [walks.at_rates(x, [0.0], ruler), walks.largest_alone(x)]
           )
           for x in pair

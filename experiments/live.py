@@ -16,9 +16,9 @@ from routing import costs
 from routing import progress as progress_lib
 from routing import protocols
 from routing import types
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.engines import engine as engine_lib
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from routing.features import traces
 from routing.rollout import collect
 from routing.rollout import driver
@@ -64,17 +64,17 @@ async def answer_all(
 
 def predict(
     router: learned.LearnedRouter, batch: types.LadderBatch
-) -> replay.Points:
+) -> points_lib.Points:
   """What the ladders say that the router, at its point, will do."""
   scores, routes = graded_lib.member_choices(router, batch)[router.member]
-  outcomes = outcomes_lib.from_batch(batch, routes)
+  outcomes = stopping_lib.from_batch(batch, routes)
   return replay.at_thresholds(scores, outcomes, np.array([router.threshold]))
 
 
 def compare(
     trajectories: Sequence[types.Trajectory],
     ladders: Sequence[types.Ladder],
-    predicted: replay.Points,
+    predicted: points_lib.Points,
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def measure(
     rollouts: Sequence[types.Rollouts],
     accounting: costs.Accounting,
     make_engines: MakeEngines | None = None,
-) -> replay.Points:
+) -> points_lib.Points:
   """K routers on N problems, live, in whatever protocol is configured.
 
   Where control returns no record tells what another router would have got, so
@@ -215,7 +215,7 @@ def measure(
   paid = [[costs.total_cost(x.calls, specs, ruler) for x in y] for y in answers]
   right = np.array([[float(x.is_correct) for x in y] for y in answers])
   alone = np.array([float(x.reference.is_correct) for x in rollouts])
-  return replay.Points(
+  return points_lib.Points(
       correct=right,
       cost=np.array(paid) / all_large,
       loss=alone * (1 - right),

@@ -9,10 +9,10 @@ import dataclasses
 
 import numpy as np
 
-from routing.calibration import frontier as frontier_lib
+from routing.outcomes import frontier as frontier_lib
 from routing.calibration import groups as groups_lib
 from routing.calibration import joint as joint_lib
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.problems import splits
@@ -25,7 +25,7 @@ class Member:
   """One policy on the validation problems: its scores, and where they lead."""
 
   scores: np.ndarray
-  outcomes: outcomes_lib.Outcomes
+  outcomes: stopping_lib.Outcomes
 
   def take(self, problems: np.ndarray) -> 'Member':
     """The same on some of the problems."""

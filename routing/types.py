@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import chex
+import flax.struct
 import numpy as np
 
 DELIMITER = '\n\n'  # Ends a step; the delimiter belongs to the step it ends.
@@ -221,33 +222,44 @@ class Rollouts:
   trajectories: tuple[Trajectory, ...]
 
 
-@chex.dataclass(frozen=True)
-class LadderBatch:
-  """Ladders as arrays, padded to T decision points. Costs are fractions.
+@flax.struct.dataclass
+class OutcomeBatch:
+  """Every way through B problems as arrays, padded level by level.
 
-  Decision t is taken before step t: stay (action 0), or hand the rest of the
-  trace to route a = 1..A-1 for good (action a). A-1 is the last axis below.
+  A level holds the decisions that come after equally many others. Level d is
+  `widths[d]` decisions wide, the most that any problem has there, and levels
+  stand one after another, so D is the sum of all widths. Taking action a at a
+  decision leads to a decision of the next level or ends the answer. Costs are
+  fractions of the all-large cost of the same problem.
 
-  features: `[B, T, F]` float32, the observation at decision t.
-  mask: `[B, T]` bool, decision t exists.
-  handover_correct: `[B, T, A-1]` float32 in [0, 1], chance that handing over
-    at t to route a+1 answers right.
-  handover_cost: `[B, T, A-1]` float32 >= 0, cost of that whole trajectory as a
-    fraction of the all-large cost of the same problem.
-  handover_loss: `[B, T, A-1]` float32 in [0, 1], relative loss of it: chance
-    that the largest model alone is right and this answer is wrong.
-  stay_correct, stay_cost, stay_loss: `[B]` float32, the same for never handing
-    over.
+  A ladder is the case in which every level is one decision wide: action 0 leads
+  to the next decision, all others end the answer.
+
+  features: `[B, D, F]` float32, the observation at each decision.
+  mask: `[B, D]` bool, the decision exists.
+  branch: `[B, D]` int32, for a decision of level d > 0 the branch that leads to
+    it: A times the place of the earlier decision within its level, plus the
+    action taken there. 0 at level 0 and where there is no decision.
+  correct: `[B, D, A]` float32 in [0, 1], chance that the answer in which action
+    a ends is right; 0 where it leads to another decision or does not exist.
+  cost: `[B, D, A]` float32 >= 0, cost of that whole answer, 0 likewise.
+  loss: `[B, D, A]` float32 in [0, 1], its relative loss: chance that the
+    largest model alone is right and this answer is wrong; 0 likewise.
+  widths: decisions in each level; static under jit.
   """
 
   features: chex.Array
   mask: chex.Array
-  handover_correct: chex.Array
-  handover_cost: chex.Array
-  handover_loss: chex.Array
-  stay_correct: chex.Array
-  stay_cost: chex.Array
-  stay_loss: chex.Array
+  branch: chex.Array
+  correct: chex.Array
+  cost: chex.Array
+  loss: chex.Array
+  widths: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+  @property
+  def is_chain(self) -> bool:
+    """Whether each decision has one successor at most, as in a ladder."""
+    return all(width == 1 for width in self.widths)
 
 
 @chex.dataclass(frozen=True)

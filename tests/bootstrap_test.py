@@ -6,7 +6,7 @@ import numpy as np
 
 from routing.evaluation import bootstrap
 from routing.evaluation import metrics
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from tests import ladders
 
 
@@ -65,7 +65,7 @@ class BootstrapTest(parameterized.TestCase):
     # One point per method: its curve is flat at its accuracy, so the standard
     # error must be sqrt(p (1 - p) / n) = sqrt(.25 / 400) = .025.
     correct = np.repeat([[0.0, 1.0]], 200, axis=0).reshape(1, -1)
-    points = replay.Points(correct, correct, correct, correct)
+    points = points_lib.Points(correct, correct, correct, correct)
     draws = bootstrap.draw(400, [1], 4_000, seed=0)
     got = bootstrap.interval(
         bootstrap.curves([points], draws, np.array([0.5]))[:, 0]
@@ -79,7 +79,7 @@ class BootstrapTest(parameterized.TestCase):
     seeds = []
     for value in (0.4, 0.5, 0.6):
       same = np.full((1, 10), value)
-      seeds.append(replay.Points(same, same, same, same))
+      seeds.append(points_lib.Points(same, same, same, same))
     draws = bootstrap.draw(10, [1, 3], 4_000, seed=0)
     error = lambda x: bootstrap.interval(
         bootstrap.curves(x, draws, np.array([0.5]))[:, 0]

@@ -13,10 +13,10 @@ import numpy as np
 from routing import types
 from routing.calibration import bounds
 from routing.calibration import drift
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import off_policy
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import importance
 from routing.calibration import online
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
 
@@ -40,7 +40,7 @@ def tables(draw):
       hnp.arrays(np.float64, (num, steps + 1), elements=st.integers(1, 9))
   )
   correct, largest = draw(binary), draw(binary)
-  return scores, outcomes_lib.Outcomes(
+  return scores, stopping_lib.Outcomes(
       mask=draw(hnp.arrays(bool, (num, steps))),
       correct=correct,
       cost=cost / 8,
@@ -136,7 +136,7 @@ class OffPolicyTest(absltest.TestCase):
 
   def estimate(self, scores, batch, thresholds, **kwargs):
     try:
-      return off_policy.estimate(
+      return importance.estimate(
           scores, batch, thresholds, least_effective=0.1, **kwargs
       )
     except ValueError as refusal:  # No trajectory agrees with the target.
@@ -296,8 +296,8 @@ class RollingTest(absltest.TestCase):
   def test_order_of_rollouts_is_no_matter(self, drawn, seed):
     scores, table = drawn
     thresholds = np.array([-np.inf, 1.0, 3.0, np.inf])
-    times = outcomes_lib.stopping_times(scores, table.mask, thresholds)
-    values = outcomes_lib.at_times(table, times)
+    times = stopping_lib.stopping_times(scores, table.mask, thresholds)
+    values = stopping_lib.at_times(table, times)
     order = np.random.default_rng(seed).permutation(table.num_problems)
     want = frontier_lib.from_rollouts(thresholds, **values)
     got = frontier_lib.from_rollouts(

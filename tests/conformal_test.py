@@ -7,7 +7,7 @@ from scipy import stats
 
 from routing.calibration import conformal
 from routing.calibration import joint
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
@@ -25,7 +25,7 @@ def make(num_problems, num_routes=3, seed=0):
       [1 - leave[..., None], leave[..., None] * split], axis=-1
   )
   tables = [
-      outcomes_lib.from_batch(batch, np.full(scores.shape, route))
+      stopping_lib.from_batch(batch, np.full(scores.shape, route))
       for route in range(1, num_routes)
   ]
   return probabilities, tables
@@ -67,7 +67,7 @@ class RuleTest(parameterized.TestCase):
     # One larger route; handing over at 0 and 2 loses nothing, never does.
     mask = np.array([[True, True, True, False]])
     loss = np.array([[0.0, 1.0, 0.0, 0.0, 1.0]])
-    table = outcomes_lib.Outcomes(mask, loss, loss, loss, loss)
+    table = stopping_lib.Outcomes(mask, loss, loss, loss, loss)
     got = conformal.acceptable([table])
     want = [[[True, True], [True, False], [False, True], [False, False]]]
     self.assertEqual(got.tolist(), want)
@@ -100,7 +100,7 @@ class RuleTest(parameterized.TestCase):
   def test_two_routes_below_half_are_a_plain_threshold(self, kappa):
     probabilities, tables = make(100, num_routes=2)
     times, _ = conformal.exits(probabilities, tables[0].mask, np.array([kappa]))
-    want = outcomes_lib.stopping_times(
+    want = stopping_lib.stopping_times(
         probabilities[..., 1], tables[0].mask, np.array([kappa])
     )
     np.testing.assert_array_equal(times, want)
@@ -111,7 +111,7 @@ class RuleTest(parameterized.TestCase):
     times, channels = conformal.exits(
         probabilities, tables[0].mask, np.array([kappa])
     )
-    lost = outcomes_lib.at_exits(tables, times, channels)['loss'][0] > 0
+    lost = stopping_lib.at_exits(tables, times, channels)['loss'][0] > 0
     covered = conformal.conformity(probabilities, tables) >= kappa
     rows = np.flatnonzero(lost & covered)
     self.assertNotEmpty(rows)  # Coverage is not loss.

@@ -20,8 +20,8 @@ from experiments import report
 from experiments import train
 from experiments import training_sets
 from routing import costs
-from routing.calibration import outcomes as outcomes_lib
-from routing.evaluation import replay
+from routing.outcomes import stopping as stopping_lib
+from routing.outcomes import points as points_lib
 from routing.features import batching
 from routing.grading import equivalence
 from routing.rollout import collect
@@ -142,7 +142,7 @@ class EvaluateTest(absltest.TestCase):
     )
 
   def test_what_was_written_in_vain_is_paid_and_not_predicted(self):
-    outcomes = outcomes_lib.from_batch(self.test.batch)
+    outcomes = stopping_lib.from_batch(self.test.batch)
     router, points = fixed.StepRouter(1), replay.at_steps(outcomes, [1])
     without, one, two = (
         self._compare(router, points, num_ahead=num) for num in range(3)
@@ -156,7 +156,7 @@ class EvaluateTest(absltest.TestCase):
     self.assertEqual(one['num_agreeing'], two['num_agreeing'])
 
   def test_fixed_routers_live_are_what_replay_predicts(self):
-    outcomes = outcomes_lib.from_batch(self.test.batch)
+    outcomes = stopping_lib.from_batch(self.test.batch)
     for router, points in (
         (fixed.SmallRouter(), replay.at_steps(outcomes, [outcomes.num_steps])),
         (fixed.LargeRouter(), replay.at_steps(outcomes, [0])),

@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import stopping as stopping_lib
 from tests import ladders
 
 
@@ -41,7 +41,7 @@ class FrontierTest(parameterized.TestCase):
     # 2: 1 at step 0 too   -> correct (1 + 0) / 2, cost (.5 + .9) / 2
     # 1 (-inf): 0 at step 0 -> correct (0 + 0) / 2, cost (.9 + .9) / 2
     zeros = np.zeros((2, 3))
-    outcomes = outcomes_lib.Outcomes(
+    outcomes = stopping_lib.Outcomes(
         mask=np.ones((2, 2), bool),
         correct=np.array([[0.0, 1, 0], [0, 0, 1]]),
         cost=np.array([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1]]),
@@ -84,7 +84,7 @@ class FrontierTest(parameterized.TestCase):
 
   def test_padding_changes_nothing(self):
     outcomes, scores = ladders.make_outcomes(40)
-    wide = outcomes_lib.Outcomes(
+    wide = stopping_lib.Outcomes(
         mask=np.pad(outcomes.mask, [(0, 0), (0, 3)]),
         **{
             name: np.insert(getattr(outcomes, name), [6, 6, 6], 9.0, axis=1)
@@ -123,8 +123,8 @@ class FrontierTest(parameterized.TestCase):
   def test_many_blocks_are_as_one(self):
     outcomes, scores = ladders.make_outcomes(9_000, num_levels=20)
     got = frontier_lib.frontier(scores, outcomes)
-    times = outcomes_lib.stopping_times(scores, outcomes.mask, got.thresholds)
-    want = outcomes_lib.at_times(outcomes, times)
+    times = stopping_lib.stopping_times(scores, outcomes.mask, got.thresholds)
+    want = stopping_lib.at_times(outcomes, times)
     np.testing.assert_allclose(got.accuracy, want['correct'].mean(axis=1))
     np.testing.assert_allclose(got.cost, want['cost'].mean(axis=1))
 
@@ -145,9 +145,9 @@ class FrontierTest(parameterized.TestCase):
     # Under `escalate` a rollout at kappa ends where the table says.
     outcomes, scores = ladders.make_outcomes(70, num_levels=num_levels)
     exact = frontier_lib.frontier(scores, outcomes)
-    times = outcomes_lib.stopping_times(scores, outcomes.mask, exact.thresholds)
+    times = stopping_lib.stopping_times(scores, outcomes.mask, exact.thresholds)
     got = frontier_lib.from_rollouts(
-        exact.thresholds, **outcomes_lib.at_times(outcomes, times)
+        exact.thresholds, **stopping_lib.at_times(outcomes, times)
     )
     np.testing.assert_array_equal(got.thresholds, exact.thresholds)
     np.testing.assert_allclose(figures_of(got), figures_of(exact), atol=1e-12)
@@ -171,7 +171,7 @@ class FrontierTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     shape = (100_000, 20)
     table = rng.random((shape[0], shape[1] + 1))
-    outcomes = outcomes_lib.Outcomes(
+    outcomes = stopping_lib.Outcomes(
         np.ones(shape, bool), table, table, table, table
     )
     scores = rng.random(shape)

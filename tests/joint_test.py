@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from routing.calibration import joint
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
@@ -88,7 +88,7 @@ class ChannelsTest(parameterized.TestCase):
   def test_a_route_of_its_own_leads_to_its_own_outcome(self):
     batch, _ = ladders.make_ladders(60, num_routes=3, seed=4)
     tables = [
-        outcomes_lib.from_batch(batch, np.full(batch.mask.shape, route))
+        stopping_lib.from_batch(batch, np.full(batch.mask.shape, route))
         for route in (1, 2)
     ]
     scores = np.broadcast_to([0.2, 0.7], (*batch.mask.shape, 2))

@@ -8,7 +8,7 @@ and only if, it comes no later than the first error.
 import numpy as np
 
 from routing import types
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 
 SMALL_STEP, LARGE_STEP, READ_STEP = 0.03, 0.16, 0.03
 
@@ -81,10 +81,10 @@ def _padded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def make_outcomes(
     num_problems: int, **kwargs
-) -> tuple[outcomes_lib.Outcomes, np.ndarray]:
+) -> tuple[stopping_lib.Outcomes, np.ndarray]:
   """The same as a table of stopping times, with its scores."""
   batch, scores = make_ladders(num_problems, **kwargs)
-  return outcomes_lib.from_batch(batch), scores
+  return stopping_lib.from_batch(batch), scores
 
 
 def walk(scores: np.ndarray, mask: np.ndarray, threshold: float) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from routing.evaluation import methods
 from routing.evaluation import metrics
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from tests import ladders
 
 
@@ -29,7 +29,7 @@ class MethodsTest(parameterized.TestCase):
     # Other test outcomes, same policies chosen.
     other = methods.Candidates(
         got.validation,
-        replay.Points(
+        points_lib.Points(
             got.test.cost, got.test.correct, got.test.gain, got.test.loss
         ),
     )

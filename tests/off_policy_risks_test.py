@@ -7,7 +7,7 @@ from absl.testing import parameterized
 import numpy as np
 from scipy import stats
 
-from routing.calibration import off_policy
+from routing.outcomes import importance
 from routing.calibration import off_policy_risks
 from routing.calibration import risks as risks_lib
 from tests import off_policy_test
@@ -32,7 +32,7 @@ class ForRisksTest(parameterized.TestCase):
   def test_is_the_sequence_one_threshold_at_a_time(self, risk, name, turn):
     got = point(20_000, 0, [risk])
     scores, batch = off_policy_test.sample(20_000, 0)
-    found = off_policy.estimate(
+    found = importance.estimate(
         scores, batch, THRESHOLDS, delta=0.2, cost_cap=risk.cap
     )
     upper = getattr(found.upper, name)[::turn]

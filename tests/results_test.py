@@ -12,7 +12,7 @@ from routing.evaluation import bootstrap
 from routing.evaluation import methods
 from routing.evaluation import metrics
 from routing.evaluation import plots
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from tests import ladders

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from routing.calibration import bounds
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
@@ -165,8 +165,8 @@ class LearnThenTestTest(parameterized.TestCase):
     # half of them. The bound is the promise itself: there is no tolerance.
     outcomes, scores = ladders.make_outcomes(8_000, seed=5)
     grid = fixed_grid()
-    times = outcomes_lib.stopping_times(scores, outcomes.mask, grid)
-    truth = outcomes_lib.at_times(outcomes, times)['loss'].mean(axis=1)
+    times = stopping_lib.stopping_times(scores, outcomes.mask, grid)
+    truth = stopping_lib.at_times(outcomes, times)['loss'].mean(axis=1)
     risk = dict(zip(grid, truth, strict=True))
     rng = np.random.default_rng(0)
     broken, picks_broken = 0, 0
@@ -177,7 +177,7 @@ class LearnThenTestTest(parameterized.TestCase):
           sample_scores, sample, alpha=ALPHA, delta=DELTA, thresholds=grid
       )
       broken += risk[got.threshold] > ALPHA
-      loss = outcomes_lib.at_times(sample, times[:, rows])['loss'].mean(axis=1)
+      loss = stopping_lib.at_times(sample, times[:, rows])['loss'].mean(axis=1)
       picks_broken += truth[np.flatnonzero(loss <= ALPHA)[-1]] > ALPHA
     self.assertLessEqual(broken, 100)
     self.assertGreater(broken, 10)  # Not by never daring anything.
@@ -213,8 +213,8 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
   def test_promise_is_broken_in_at_most_delta_of_300_samples(self):
     outcomes, scores = ladders.make_outcomes(5_000, seed=6)
     grid = fixed_grid()
-    times = outcomes_lib.stopping_times(scores, outcomes.mask, grid)
-    truth = outcomes_lib.at_times(outcomes, times)['cost'].mean(axis=1)
+    times = stopping_lib.stopping_times(scores, outcomes.mask, grid)
+    truth = stopping_lib.at_times(outcomes, times)['cost'].mean(axis=1)
     cost = dict(zip(grid, truth, strict=True))
     rng = np.random.default_rng(0)
     got, picked = [], []
@@ -317,7 +317,7 @@ class PropertyTest(parameterized.TestCase):
 
 def figures_cost(times, sample, truth, budget):
   """True cost of the lowest threshold within budget on the sample."""
-  cost = outcomes_lib.at_times(sample, times)['cost'].mean(axis=1)
+  cost = stopping_lib.at_times(sample, times)['cost'].mean(axis=1)
   return truth[np.flatnonzero(cost <= budget)[0]]
 
 

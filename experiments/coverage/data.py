@@ -19,7 +19,7 @@ from experiments import calibrate
 from experiments import graded as graded_lib
 from experiments import train
 from routing import protocols
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.routers import learned
 from routing.simulation import process as process_lib
@@ -41,7 +41,7 @@ class Problems:
   """
 
   scores: np.ndarray
-  outcomes: outcomes_lib.Outcomes
+  outcomes: stopping_lib.Outcomes
   labels: np.ndarray
   weights: np.ndarray
 
@@ -98,7 +98,7 @@ def finite(
     name: str,
     kind: str,
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     labels: np.ndarray,
     grid: np.ndarray,
 ) -> Case:
@@ -108,11 +108,11 @@ def finite(
   return Case(name, kind, pool, pool, grid)
 
 
-def tables(**columns: np.ndarray) -> outcomes_lib.Outcomes:
+def tables(**columns: np.ndarray) -> stopping_lib.Outcomes:
   """An outcome table from correct, cost and loss; all decisions exist."""
   loss = columns['loss']
   mask = np.ones((loss.shape[0], loss.shape[1] - 1), bool)
-  return outcomes_lib.Outcomes(mask=mask, gain=np.zeros(loss.shape), **columns)
+  return stopping_lib.Outcomes(mask=mask, gain=np.zeros(loss.shape), **columns)
 
 
 # The made-up process.
@@ -166,7 +166,7 @@ def _ladders(batches, score) -> tuple[Problems, np.ndarray]:
 
   def wholes():
     for batch in batches:
-      table = outcomes_lib.from_batch(batch)
+      table = stopping_lib.from_batch(batch)
       yield np.column_stack(
           [score(batch.features), table.correct, table.loss, table.cost]
       )
@@ -248,12 +248,12 @@ def embedded(workdir: pathlib.Path | str, seed: int = 0) -> Case:
       for split in ('train', 'validation', 'test')
   ]
   parts = [calibrate.members_of(router, graded)[0] for graded in splits]
-  outcomes = outcomes_lib.Outcomes(
+  outcomes = stopping_lib.Outcomes(
       **{
           field.name: np.concatenate(
               [getattr(part.outcomes, field.name) for part in parts]
           )
-          for field in dataclasses.fields(outcomes_lib.Outcomes)
+          for field in dataclasses.fields(stopping_lib.Outcomes)
       }
   )
   scores = np.concatenate([part.scores for part in parts]).astype(np.float64)

@@ -16,7 +16,7 @@ from experiments.coverage import counts as counts_lib
 from experiments.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import joint
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.problems import splits
@@ -39,7 +39,7 @@ class Channels:
   """
 
   scores: np.ndarray
-  tables: tuple[outcomes_lib.Outcomes, ...]
+  tables: tuple[stopping_lib.Outcomes, ...]
   weights: np.ndarray
 
   def take(self, rows: np.ndarray) -> 'Channels':
@@ -98,7 +98,7 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
   helps = helps.reshape(-1, process.num_routes - 1)
   weights = np.linalg.lstsq(seen.astype(np.float64), helps, rcond=None)[0]
   tables = tuple(
-      outcomes_lib.from_batch(pool, np.full(pool.mask.shape, route))
+      stopping_lib.from_batch(pool, np.full(pool.mask.shape, route))
       for route in range(1, process.num_routes)
   )
   scores = np.round(pool.features.astype(np.float64) @ weights, 6)

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.coverage import counts as counts_lib
 from experiments.coverage import data as data_lib
 from routing import protocols
-from routing.calibration import off_policy
+from routing.outcomes import importance
 from routing.calibration import risks as risks_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
@@ -172,7 +172,7 @@ def intervals(
     scores = law.score(batch.features)
     for r, (risk, k) in enumerate(zip(risks, chosen, strict=True)):
       try:
-        found = off_policy.estimate(
+        found = importance.estimate(
             scores,
             batch,
             grid[k : k + 1],

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import calibrate
 from experiments import graded as graded_lib
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.routers import learned
 
@@ -19,7 +19,7 @@ _GRID_SIZE = 200
 
 def count_broken(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     *,
     num_samples: int,
     seed: int,
@@ -44,8 +44,8 @@ def count_broken(
     true cost; for `best` the cost of the cheapest threshold that truly holds.
   """
   grid = thresholds_lib.grid(scores, outcomes.mask, _GRID_SIZE)
-  times = outcomes_lib.stopping_times(scores, outcomes.mask, grid)
-  values = outcomes_lib.at_times(outcomes, times)
+  times = stopping_lib.stopping_times(scores, outcomes.mask, grid)
+  values = stopping_lib.at_times(outcomes, times)
   loss, cost = values['loss'].mean(axis=1), values['cost'].mean(axis=1)
   rng = np.random.default_rng(seed)
   chosen = {'promised': [], 'picked': []}
@@ -90,12 +90,12 @@ def count_for_router(
   promised = [p.member for p in router.points if p.promise['what'] == 'loss']
   member = promised[0] if promised else router.member
   parts = [calibrate.members_of(router, graded)[member] for graded in splits]
-  outcomes = outcomes_lib.Outcomes(
+  outcomes = stopping_lib.Outcomes(
       **{
           field.name: np.concatenate(
               [getattr(part.outcomes, field.name) for part in parts]
           )
-          for field in dataclasses.fields(outcomes_lib.Outcomes)
+          for field in dataclasses.fields(stopping_lib.Outcomes)
       }
   )
   scores = np.concatenate([part.scores for part in parts])

@@ -25,12 +25,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from routing.calibration import bounds
-from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 
 
-def acceptable(tables: Sequence[outcomes_lib.Outcomes]) -> np.ndarray:
+def acceptable(tables: Sequence[stopping_lib.Outcomes]) -> np.ndarray:
   """`[N, T, A]` bool, which routes leave a problem without loss.
 
   Args:
@@ -50,7 +50,7 @@ def acceptable(tables: Sequence[outcomes_lib.Outcomes]) -> np.ndarray:
 
 
 def conformity(
-    probabilities: np.ndarray, tables: Sequence[outcomes_lib.Outcomes]
+    probabilities: np.ndarray, tables: Sequence[stopping_lib.Outcomes]
 ) -> np.ndarray:
   """`[N]` the highest kappa at which every set still holds a good route.
 
@@ -135,7 +135,7 @@ def _kappa(conformities: np.ndarray, promise: thresholds_lib.Promise) -> float:
 
 def split_conformal(
     probabilities: np.ndarray,
-    tables: Sequence[outcomes_lib.Outcomes],
+    tables: Sequence[stopping_lib.Outcomes],
     *,
     alpha: float,
     delta: float | None = None,
@@ -180,7 +180,7 @@ def split_conformal(
   )
   kappa = _kappa(conformity(probabilities, tables), promise)
   times, channels = exits(probabilities, tables[0].mask, np.array([kappa]))
-  values = outcomes_lib.at_exits(tables, times, channels)
+  values = stopping_lib.at_exits(tables, times, channels)
   mean = {name: float(x.mean()) for name, x in values.items()}
   return thresholds_lib.OperatingPoint(
       threshold=kappa,

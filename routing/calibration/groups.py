@@ -16,9 +16,9 @@ import dataclasses
 import numpy as np
 
 from routing import types
-from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 
 
 def labels_of(problems: Sequence[types.Problem], by: str) -> np.ndarray:
@@ -43,7 +43,7 @@ def labels_of(problems: Sequence[types.Problem], by: str) -> np.ndarray:
 
 def for_groups(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     risks: Sequence[risks_lib.Risk],
     *,
     labels: np.ndarray,

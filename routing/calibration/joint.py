@@ -18,9 +18,9 @@ import itertools
 
 import numpy as np
 
-from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 
 
 def by_step(scores: np.ndarray, starts: Sequence[int]) -> np.ndarray:
@@ -79,7 +79,7 @@ def exits(
 
 def values_at(
     scores: np.ndarray,
-    tables: Sequence[outcomes_lib.Outcomes],
+    tables: Sequence[stopping_lib.Outcomes],
     thresholds: np.ndarray,
 ) -> dict[str, np.ndarray]:
   """Correct, cost, loss and gain at each candidate; each `[K, N]` float64.
@@ -100,7 +100,7 @@ def values_at(
   times, channels = exits(scores, tables[0].mask, thresholds)
   if len(tables) == 1:
     channels = np.zeros_like(channels)
-  return outcomes_lib.at_exits(tables, times, channels)
+  return stopping_lib.at_exits(tables, times, channels)
 
 
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 15) -> np.ndarray:
@@ -139,7 +139,7 @@ def pareto_path(loss: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 def search_then_test(
     scores: np.ndarray,
-    tables: Sequence[outcomes_lib.Outcomes],
+    tables: Sequence[stopping_lib.Outcomes],
     risks: Sequence[risks_lib.Risk],
     *,
     is_searched: np.ndarray,

@@ -14,10 +14,10 @@ import math
 import numpy as np
 
 from routing import types
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import off_policy
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import importance
 
 TEST = 'empirical_bernstein'
 
@@ -40,7 +40,7 @@ def for_risks(
     risks: one or several, each with a delta below 1/2. Their `p_value` has no
       say: the test is the interval's.
     thresholds: `[K]` rising, fixed without these trajectories.
-    routes, problems, least_effective: see `off_policy.estimate`.
+    routes, problems, least_effective: see `importance.estimate`.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised,
@@ -49,10 +49,10 @@ def for_risks(
   Raises:
     risks.Refusal: if nothing is proven; `needed` says about how many problems
       it would take, if any number would.
-    ValueError: on a delta of 1/2 or more, and as `off_policy.estimate`.
+    ValueError: on a delta of 1/2 or more, and as `importance.estimate`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
-  estimated = lambda k, **kwargs: off_policy.estimate(
+  estimated = lambda k, **kwargs: importance.estimate(
       scores,
       batch,
       thresholds[k : k + 1],

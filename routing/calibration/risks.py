@@ -31,21 +31,12 @@ import math
 import numpy as np
 
 from routing.calibration import bounds
+from routing.outcomes import refusal
 
 QUANTITIES = ('loss', 'cost')
 P_VALUES = ('auto', 'binomial', 'hoeffding_bentkus', 'betting')
 PROCEDURES = ('fixed_sequence', 'bonferroni')
-
-
-class Refusal(ValueError):
-  """A promise that the data at hand cannot bear.
-
-  needed: about how many trajectories it would take; None if no number would.
-  """
-
-  def __init__(self, message: str, needed: int | None):
-    super().__init__(message)
-    self.needed = needed
+Refusal = refusal.Refusal
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ import dataclasses
 
 import numpy as np
 
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import risks as risks_lib
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import stopping as stopping_lib
 
 fixed_sequence = risks_lib.fixed_sequence
 
@@ -95,7 +95,7 @@ def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
     mask: `[N, T]` bool, decision t exists.
     size: number of quantiles.
   """
-  highest = outcomes_lib.running_maximum(scores, mask)
+  highest = stopping_lib.running_maximum(scores, mask)
   is_record = np.array(mask, bool)
   is_record[:, 1:] &= highest[:, 1:] > highest[:, :-1]
   # 'lower' keeps thresholds on scores that occur, so ties stay ties.
@@ -136,7 +136,7 @@ def best(
 
 
 def for_budget(
-    scores: np.ndarray, outcomes: outcomes_lib.Outcomes, budget: float
+    scores: np.ndarray, outcomes: stopping_lib.Outcomes, budget: float
 ) -> OperatingPoint:
   """The threshold of highest sample accuracy with sample cost <= budget.
 
@@ -161,7 +161,7 @@ def for_budget(
 
 
 def for_loss(
-    scores: np.ndarray, outcomes: outcomes_lib.Outcomes, alpha: float
+    scores: np.ndarray, outcomes: stopping_lib.Outcomes, alpha: float
 ) -> OperatingPoint:
   """The cheapest threshold with sample loss <= alpha: a pick, not a promise.
 
@@ -181,11 +181,11 @@ def for_loss(
 
 
 def values_at(
-    scores: np.ndarray, outcomes: outcomes_lib.Outcomes, thresholds: np.ndarray
+    scores: np.ndarray, outcomes: stopping_lib.Outcomes, thresholds: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Correct, cost, loss and gain at each threshold; each `[K, N]` float64."""
-  times = outcomes_lib.stopping_times(scores, outcomes.mask, thresholds)
-  return outcomes_lib.at_times(outcomes, times)
+  times = stopping_lib.stopping_times(scores, outcomes.mask, thresholds)
+  return stopping_lib.at_times(outcomes, times)
 
 
 def from_values(
@@ -254,7 +254,7 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
 
 def for_risks(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     risks: Sequence[risks_lib.Risk],
     *,
     thresholds: np.ndarray,
@@ -290,7 +290,7 @@ def for_risks(
 
 def learn_then_test(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     *,
     alpha: float,
     delta: float,
@@ -320,7 +320,7 @@ def learn_then_test(
 
 def for_budget_with_confidence(
     scores: np.ndarray,
-    outcomes: outcomes_lib.Outcomes,
+    outcomes: stopping_lib.Outcomes,
     *,
     budget: float,
     delta: float,

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from routing.evaluation import metrics
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def draw(
 
 
 def curves(
-    method: Sequence[replay.Points], draws: Draws, grid: np.ndarray
+    method: Sequence[points_lib.Points], draws: Draws, grid: np.ndarray
 ) -> np.ndarray:
   """`[R + 1, G]` accuracy at the costs of `grid`, a row per resample.
 
@@ -82,8 +82,8 @@ def interval(samples: np.ndarray) -> Interval:
 
 
 def area_difference(
-    method: Sequence[replay.Points],
-    other: Sequence[replay.Points],
+    method: Sequence[points_lib.Points],
+    other: Sequence[points_lib.Points],
     draws: Draws,
 ) -> Interval:
   """Area of `method` minus area of `other`, on the same draws."""

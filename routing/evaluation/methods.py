@@ -9,10 +9,10 @@ import dataclasses
 
 import numpy as np
 
-from routing.calibration import outcomes as outcomes_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.evaluation import metrics
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
+from routing.outcomes import stopping as stopping_lib
 
 # Constant hazards: dense at the small end, where the curve bends.
 HAZARDS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
@@ -28,18 +28,18 @@ class Candidates:
     for a curve that is to be shown as it is.
   """
 
-  validation: replay.Points
-  test: replay.Points
+  validation: points_lib.Points
+  test: points_lib.Points
   is_selective: bool = True
 
-  def points(self) -> replay.Points:
+  def points(self) -> points_lib.Points:
     """The test outcomes of the policies that make the curve."""
     if not self.is_selective:
       return self.test
     cost, accuracy = self.validation.mean_cost, self.validation.accuracy
     return self.test.take(metrics.upper_hull(cost, accuracy))
 
-  def at_budget(self, budget: float) -> replay.Points:
+  def at_budget(self, budget: float) -> points_lib.Points:
     """The test outcome of the best policy within budget on validation.
 
     Without one within the budget, the cheapest.
@@ -53,9 +53,9 @@ class Candidates:
 
 
 def thresholded(
-    validation: outcomes_lib.Outcomes,
+    validation: stopping_lib.Outcomes,
     validation_scores: np.ndarray,
-    test: outcomes_lib.Outcomes,
+    test: stopping_lib.Outcomes,
     test_scores: np.ndarray,
     size: int = 100,
 ) -> Candidates:
@@ -78,13 +78,13 @@ def thresholded(
 def pooled(candidates: Sequence[Candidates]) -> Candidates:
   """The policies of several members in one pool."""
   return Candidates(
-      replay.concatenate([x.validation for x in candidates]),
-      replay.concatenate([x.test for x in candidates]),
+      points_lib.concatenate([x.validation for x in candidates]),
+      points_lib.concatenate([x.test for x in candidates]),
   )
 
 
 def fixed_step(
-    validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
+    validation: stopping_lib.Outcomes, test: stopping_lib.Outcomes
 ) -> Candidates:
   """Hand over at step 0, 1, ..., or never."""
   steps = range(validation.num_steps + 1)
@@ -94,7 +94,7 @@ def fixed_step(
 
 
 def random_hazard(
-    validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
+    validation: stopping_lib.Outcomes, test: stopping_lib.Outcomes
 ) -> Candidates:
   """Hand over at every step with the same chance.
 
@@ -108,11 +108,11 @@ def random_hazard(
 
 
 def coin_per_question(
-    validation: outcomes_lib.Outcomes, test: outcomes_lib.Outcomes
+    validation: stopping_lib.Outcomes, test: stopping_lib.Outcomes
 ) -> Candidates:
   """A coin decides between the two models before anything is written."""
   both = [
-      replay.concatenate(
+      points_lib.concatenate(
           [replay.at_steps(x, [x.num_steps]), replay.largest_alone(x)]
       )
       for x in (validation, test)

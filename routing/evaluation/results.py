@@ -23,7 +23,7 @@ from routing.calibration import bounds
 from routing.evaluation import bootstrap
 from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
-from routing.evaluation import replay
+from routing.outcomes import points as points_lib
 
 SCHEMA = 1
 _CURVE_POINTS = 161
@@ -32,7 +32,9 @@ _INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
 Method = Sequence[methods_lib.Candidates]  # One per policy seed.
 
 
-def anchors_of(small: replay.Points, large: replay.Points) -> metrics.Anchors:
+def anchors_of(
+    small: points_lib.Points, large: points_lib.Points
+) -> metrics.Anchors:
   """The two models alone, on the test problems."""
   return metrics.Anchors(
       small_accuracy=float(small.accuracy[0]),
@@ -60,7 +62,7 @@ def _at_budget(method: Method, budget: float) -> dict[str, Any]:
 
 
 def _curve(
-    hulls: Sequence[replay.Points], draws: bootstrap.Draws
+    hulls: Sequence[points_lib.Points], draws: bootstrap.Draws
 ) -> dict[str, list[float]]:
   """The mean curve over seeds where all seeds reach, with its 95 % band."""
   low = max(float(points.mean_cost.min()) for points in hulls)
@@ -77,7 +79,7 @@ def _curve(
 
 
 def of_method(
-    hulls: Sequence[replay.Points],
+    hulls: Sequence[points_lib.Points],
     draws: bootstrap.Draws,
     anchors: metrics.Anchors,
     oracle_area: float,
@@ -108,7 +110,7 @@ def of_method(
 
 def of_ruler(
     methods: Mapping[str, Method],
-    oracle: replay.Points,
+    oracle: points_lib.Points,
     anchors: metrics.Anchors,
     draws: bootstrap.Draws,
     reference: str,

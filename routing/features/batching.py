@@ -20,7 +20,7 @@ from routing.features import observation
 from routing.features import standardize
 from routing.features import traces as traces_lib
 
-Batch = TypeVar('Batch', types.LadderBatch, types.TrajectoryBatch)
+Batch = TypeVar('Batch', types.OutcomeBatch, types.TrajectoryBatch)
 
 
 def with_reference(
@@ -61,56 +61,6 @@ def _observe(
     raise ValueError(f'Problem {problem.id}: {error}') from error
 
 
-def _grades(ladder: types.Ladder, num_routes: int) -> np.ndarray:
-  """`[steps, A-1, samples]` float32, 1 where a completion is right."""
-  grades = {
-      (c.step, c.route, c.sample): c.is_correct for c in ladder.completions
-  }
-  samples = 1 + max(sample for _, _, sample in grades)
-  shape = len(ladder.steps), num_routes - 1, samples
-  missing = [
-      key
-      for key in np.ndindex(shape)
-      if (key[0], key[1] + 1, key[2]) not in grades
-  ]
-  if missing:
-    step, route, sample = missing[0]
-    raise ValueError(
-        f'Ladder {ladder.problem.id} has no completion {sample} by route '
-        f'{route + 1} from step {step}.'
-    )
-  out = np.zeros(shape, np.float32)
-  for t, m, s in np.ndindex(shape):
-    out[t, m, s] = grades[t, m + 1, s]
-  return out
-
-
-def _outcomes(
-    ladder: types.Ladder,
-    accounting: costs.Accounting,
-    protocol: protocols.Protocol,
-) -> dict[str, np.ndarray]:
-  """The fields of a `LadderBatch` but features and mask, for one ladder."""
-  charged = costs.ladder_costs(
-      ladder,
-      accounting.specs,
-      accounting.ruler,
-      draft_is_paid=protocol.has_draft,
-  )
-  _check_positive(charged.all_large, ladder.problem, accounting.ruler)
-  right = _grades(ladder, len(accounting.specs))
-  # Paired by sample: draw s of the largest model alone against draw s here.
-  alone = right[0, -1]
-  return {
-      'handover_correct': right.mean(axis=-1),
-      'handover_cost': charged.handover / charged.all_large,
-      'handover_loss': (alone * (1.0 - right)).mean(axis=-1),
-      'stay_correct': np.float32(ladder.is_correct),
-      'stay_cost': charged.stay / charged.all_large,
-      'stay_loss': alone.mean() * (1.0 - np.float32(ladder.is_correct)),
-  }
-
-
 def _check_positive(
     all_large: float, problem: types.Problem, ruler: str
 ) -> None:
@@ -120,62 +70,6 @@ def _check_positive(
         f'Problem {problem.id}: the all-large cost in the ruler {ruler} is '
         f'{all_large}; it must be positive.'
     )
-
-
-def ladder_batch(
-    ladders: Sequence[types.Ladder],
-    config: observation.FeatureConfig,
-    accounting: costs.Accounting,
-    protocol: protocols.Protocol,
-) -> types.LadderBatch:
-  """Stacks ladders into arrays, padded to `config.max_steps` decisions.
-
-  Args:
-    ladders: N ladders with a completion for each (step, route, sample).
-    config: what is observed.
-    accounting: what is paid, and `reference` for the cost group.
-    protocol: whether the draft is seen, and paid.
-
-  Returns:
-    NumPy arrays; see `types.LadderBatch`. Features are not standardised.
-
-  Raises:
-    ValueError: naming the problem, if a completion is missing, a log-
-      probability is not finite, or a trace has no step or more than
-      `max_steps`.
-  """
-  if not ladders:
-    raise ValueError('There are no ladders; at least 1 is needed.')
-  num, num_steps = len(ladders), config.max_steps
-  larger = len(accounting.specs) - 1
-  features = np.zeros((num, num_steps, config.size), np.float32)
-  mask = np.zeros((num, num_steps), bool)
-  fields = {
-      f'{way}_{what}': np.zeros(
-          (num, num_steps, larger) if way == 'handover' else (num,), np.float32
-      )
-      for way in ('handover', 'stay')
-      for what in ('correct', 'cost', 'loss')
-  }
-  for n, ladder in enumerate(ladders):
-    steps = len(ladder.steps)
-    if not 1 <= steps <= num_steps:
-      raise ValueError(
-          f'Problem {ladder.problem.id} has {steps} steps; allowed: 1 to at '
-          f'most {num_steps}.'
-      )
-    traces = [
-        traces_lib.of_ladder(ladder, t, accounting, protocol)
-        for t in range(steps)
-    ]
-    features[n, :steps] = _observe(ladder.problem, ladder.steps, traces, config)
-    mask[n, :steps] = True
-    for name, values in _outcomes(ladder, accounting, protocol).items():
-      if name.startswith('handover'):
-        fields[name][n, :steps] = values
-      else:
-        fields[name][n] = values
-  return types.LadderBatch(features=features, mask=mask, **fields)
 
 
 def _paid(
@@ -317,7 +211,13 @@ def minibatch_indices(
 
 
 def trimmed(batch: Batch) -> Batch:
-  """The batch without the trailing steps at which nobody decides anything."""
+  """The batch without the trailing steps at which nobody decides anything.
+
+  Known outcomes are as wide as their decisions already, and come back as they
+  are.
+  """
+  if isinstance(batch, types.OutcomeBatch):
+    return batch
   used = int(np.flatnonzero(batch.mask.any(axis=0)).max(initial=0)) + 1
   return dataclasses.replace(
       batch,

@@ -1,9 +1,13 @@
-"""The closed form: what a policy achieves on a ladder, without sampling.
+"""The closed form: what a policy achieves where every way is known.
 
-A ladder holds the outcome of every hand-over, so under `escalate` the expected
-accuracy, cost and relative loss of a stochastic policy are finite sums,
-differentiable in its logits. No importance weights, no variance.
+Ladders (`escalate`) and trees of greedy replies (`switch`, `redraft`) hold the
+outcome of every way through a problem. The expected accuracy, cost and relative
+loss of a stochastic policy are then finite sums over the answers, and
+differentiable in its logits: no sampling, no importance weights, no critics.
+Goes past the paper, which estimates the same by V-trace.
 """
+
+import itertools
 
 import chex
 import jax
@@ -14,7 +18,7 @@ from routing import types
 
 @chex.dataclass(frozen=True)
 class Outcomes:
-  """What is expected of each problem, or of the mean problem.
+  """Expected outcomes of a policy, of each problem or of the mean problem.
 
   correct: `[...]` float32 in [0, 1], chance that the answer is right.
   cost: `[...]` float32 >= 0, fraction of the all-large cost.
@@ -31,63 +35,62 @@ class Outcomes:
     return jax.tree.map(jnp.mean, self)
 
 
-def stopping_probabilities(
-    logits: chex.Array, mask: chex.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Chance of each way through a ladder.
+def branch_log_probabilities(
+    logits: chex.Array, batch: types.OutcomeBatch
+) -> jax.Array:
+  """Log-probability of each branch: its decision is reached, and it is taken.
 
-  With p_t = softmax(logits_t), handing over at t to route a has the chance
-  p_t(a) * prod_{s<t} p_s(0), and never handing over prod_s p_s(0). Products are
-  sums of logarithms, so that long ladders neither underflow nor lose gradients.
+  With p_d = softmax(logits_d), the branch of action a at decision d has the
+  probability p_d(a) times that of the branch that leads to d. Products are sums
+  of logarithms, so that long ways neither underflow nor lose gradients.
 
   Args:
-    logits: `[B, T, A]` float, preferences at each decision; 0 = stay.
-    mask: `[B, T]` bool, decision exists.
+    logits: `[B, D, A]` float, the policy's preferences at each decision.
+    batch: the problems; `features` and outcomes are not read.
 
   Returns:
-    `[B, T, A-1]` hand-over chances, zero where there is no decision, and `[B]`
-    the chance of staying to the end. They sum to 1 for each problem.
+    `[B, D, A]` float. Where there is no decision it means nothing.
   """
-  chex.assert_rank([logits, mask], [3, 2])
-  chex.assert_shape(mask, logits.shape[:2])
-  chex.assert_type([logits, mask], [float, bool])
-  exists = mask[..., None]
+  chex.assert_rank([logits, batch.mask], [3, 2])
+  chex.assert_shape([batch.mask, batch.branch], logits.shape[:2])
+  chex.assert_type([logits, batch.mask, batch.branch], [float, bool, int])
+  chex.assert_axis_dimension(logits, 1, sum(batch.widths))
   # Padding may hold anything; masking before the softmax keeps its gradient 0.
-  log_probs = jax.nn.log_softmax(jnp.where(exists, logits, 0.0))
-  stay = jnp.where(mask, log_probs[..., 0], 0.0)
-  reached = jnp.cumsum(stay, axis=1) - stay
-  handover = jnp.exp(reached[..., None] + log_probs[..., 1:])
-  return jnp.where(exists, handover, 0.0), jnp.exp(jnp.sum(stay, axis=1))
+  log_probs = jax.nn.log_softmax(jnp.where(batch.mask[..., None], logits, 0.0))
+  bounds = list(itertools.accumulate(batch.widths, initial=0))
+  taken = []
+  for start, stop in itertools.pairwise(bounds):
+    if not start:
+      reached = jnp.zeros((len(logits), stop), logits.dtype)
+    elif batch.is_chain:
+      reached = taken[-1][:, :, 0]  # A gather would find the same.
+    else:
+      earlier = taken[-1].reshape(len(logits), -1)
+      reached = jnp.take_along_axis(
+          earlier, batch.branch[:, start:stop], axis=1
+      )
+    taken.append(reached[..., None] + log_probs[:, start:stop])
+  return jnp.concatenate(taken, axis=1)
 
 
-def exact_outcomes(logits: chex.Array, batch: types.LadderBatch) -> Outcomes:
+def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
   """Expected correctness, cost and relative loss of each problem.
 
   Args:
-    logits: `[B, T, A]` float, the policy's preferences at each decision.
-    batch: the ladders; `features` are not read.
+    logits: `[B, D, A]` float, the policy's preferences at each decision.
+    batch: the problems; `features` are not read.
 
   Returns:
     `Outcomes` of `[B]` arrays, differentiable in `logits`.
   """
-  chex.assert_rank(logits, 3)
-  batch_size, num_steps, num_routes = logits.shape
-  chex.assert_shape(
-      [batch.handover_correct, batch.handover_cost, batch.handover_loss],
-      (batch_size, num_steps, num_routes - 1),
-  )
-  chex.assert_shape(
-      [batch.stay_correct, batch.stay_cost, batch.stay_loss], (batch_size,)
-  )
-  handover, stay = stopping_probabilities(logits, batch.mask)
-
-  def expect(if_handover, if_stay):
-    return jnp.sum(handover * if_handover, axis=(1, 2)) + stay * if_stay
-
+  chex.assert_equal_shape([logits, batch.correct, batch.cost, batch.loss])
+  taken = jnp.exp(branch_log_probabilities(logits, batch))
+  # A branch that leads on, or does not exist, holds outcomes of 0.
+  expect = lambda values: jnp.sum(taken * values, axis=(1, 2))
   return Outcomes(
-      correct=expect(batch.handover_correct, batch.stay_correct),
-      cost=expect(batch.handover_cost, batch.stay_cost),
-      loss=expect(batch.handover_loss, batch.stay_loss),
+      correct=expect(batch.correct),
+      cost=expect(batch.cost),
+      loss=expect(batch.loss),
   )
 
 

@@ -172,7 +172,7 @@ def rollout(
 
 def sample_ladders(
     tree: tree_lib.Tree, rng: chex.PRNGKey, num: int
-) -> types.LadderBatch:
+) -> types.OutcomeBatch:
   """The small traces of `num` new problems, and where each way out leads.
 
   Args:
@@ -202,18 +202,26 @@ def sample_ladders(
   is_reference_right = ~wrong[:, 0, -1]
   costs = process_lib.action_costs(process, protocol)
   before = np.cumsum(costs[:, :1], axis=0) - costs[:, :1]
-  one = jnp.float32(1.0)
-  return types.LadderBatch(
+  handover = jnp.broadcast_to(
+      (before + costs[:, 1:]).astype(np.float32), wrong.shape
+  )
+  stay_loss = is_wrong & is_reference_right
+  return types.OutcomeBatch(
       features=jnp.stack(features, axis=1),
       mask=jnp.ones((num, num_steps), bool),
-      handover_correct=one - wrong,
-      handover_cost=jnp.broadcast_to(
-          (before + costs[:, 1:]).astype(np.float32), wrong.shape
-      ),
-      handover_loss=one * (wrong & is_reference_right[:, None, None]),
-      stay_correct=one - is_wrong,
-      stay_cost=jnp.full(num, costs[:, 0].sum(), jnp.float32),
-      stay_loss=one * (is_wrong & is_reference_right),
+      branch=jnp.zeros((num, num_steps), jnp.int32),
+      correct=_with_stay(1.0 - wrong, 1.0 - is_wrong),
+      cost=_with_stay(handover, jnp.full(num, costs[:, 0].sum())),
+      loss=_with_stay(wrong & is_reference_right[:, None, None], stay_loss),
+      widths=(1,) * num_steps,
+  )
+
+
+def _with_stay(handover: jax.Array, stay: jax.Array) -> jax.Array:
+  """`[B, T, A]` float32: staying ends the answer at the last decision alone."""
+  stays = jnp.zeros(handover.shape[:2]).at[:, -1].set(stay)
+  return jnp.concatenate(
+      [stays[..., None], handover], axis=-1, dtype=jnp.float32
   )
 
 

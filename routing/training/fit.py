@@ -1,7 +1,7 @@
 """One run from arrays to trained members, by whichever estimator.
 
-exact      ladders, `escalate`: the closed form (`objectives.exact`), or trees,
-           `switch` and `redraft` (`objectives.branching`)
+exact      known outcomes, ladders or trees: the closed form
+           (`objectives.exact`)
 vtrace     behaviour trajectories, any protocol (`training.actor_critic`)
 on_policy  the same, on trajectories that the members themselves just wrote
 """
@@ -12,8 +12,8 @@ import pathlib
 
 import ml_collections
 
+from routing import types
 from routing.features import batching
-from routing.features import forests
 from routing.objectives import lagrangian
 from routing.policy import networks
 from routing.training import actor_critic
@@ -75,20 +75,21 @@ def check_data(
 ) -> None:
   """Raises ValueError unless the estimator and the levels suit the data."""
   estimator = estimator_of(config)
-  exactly = 'ladders or trees'
-  wanted = exactly if estimator == 'exact' else 'trajectories'
-  is_exact = isinstance(data, validation_lib.Exact)
-  found = exactly if is_exact else 'trajectories'
-  if isinstance(data, forests.TreeBatch) and networks.has_memory(
-      config.network.kind
+  names = {True: 'known outcomes (ladders or replies)', False: 'trajectories'}
+  is_known = isinstance(data, types.OutcomeBatch)
+  if is_known != (estimator == 'exact'):
+    raise ValueError(
+        f'objective.estimator {estimator} learns from '
+        f'{names[estimator == "exact"]}; got {names[is_known]}.'
+    )
+  if (
+      is_known
+      and not data.is_chain
+      and networks.has_memory(config.network.kind)
   ):
     raise ValueError(
-        f'network.kind is {config.network.kind}; on trees only mlp is allowed, '
-        'since each decision is on a way of its own.'
-    )
-  if found != wanted:
-    raise ValueError(
-        f'objective.estimator {estimator} learns from {wanted}; got {found}.'
+        f'network.kind is {config.network.kind}; where decisions branch only '
+        'mlp is allowed, since each decision is on a way of its own.'
     )
   lagrangian.check_levels(
       tuple(config.objective.levels),

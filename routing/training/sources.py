@@ -16,13 +16,12 @@ import numpy as np
 
 from routing import types
 from routing.features import batching
-from routing.features import forests
 from routing.policy import layers
 from routing.training import parallel
 from routing.training import state as state_lib
 from routing.training import step as step_lib
 
-Data = types.LadderBatch | types.TrajectoryBatch | forests.TreeBatch
+Data = types.OutcomeBatch | types.TrajectoryBatch
 _ONE_DEVICE = parallel.Layout()
 _NONE = slice(0, 0)  # No column.
 

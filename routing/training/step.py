@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import optax
 
 from routing import types
-from routing.features import forests
-from routing.objectives import branching
 from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.policy import layers
@@ -24,7 +22,7 @@ from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
 _MEMBERS = 'members'  # The axis K, to those who look across it.
-# (logits [B, T, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
+# (logits [B, D, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
 # what the multiplier follows.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 # The state of one member (no axis K), its batch and its level, to the fields
@@ -36,7 +34,7 @@ Update = Callable[
 # Arrays on the device, and which rows of them this step takes; None = all. The
 # features may be `layers.Observations`.
 Batch = tuple[
-    types.LadderBatch | types.TrajectoryBatch | forests.TreeBatch,
+    types.OutcomeBatch | types.TrajectoryBatch,
     jax.Array | None,
 ]
 
@@ -46,7 +44,7 @@ def make_objective(config) -> Objective:
   form = lagrangian.check_form(config.objective.form)
 
   def objective(logits, batch, multiplier, level):
-    outcomes = branching.closed_form(logits, batch).mean()
+    outcomes = exact.exact_outcomes(logits, batch).mean()
     entropy = exact.mean_entropy(logits, batch.mask)
     loss = lagrangian.lagrangian_loss(
         outcomes,

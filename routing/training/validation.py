@@ -1,6 +1,6 @@
 """Validation: what each member is worth at its level, and which was best.
 
-On ladders and trees the outcomes of a policy are exact. On the trajectories of
+Where every way is known (ladders, trees), the outcomes of a policy are exact. On the trajectories of
 another policy they are weighed by importance, each weight over its mean across
 trajectories (`weighted_outcomes`): a little biased, but far calmer than the
 unbiased estimate. Fresh rollouts would be better judges still, and dearer than
@@ -18,8 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from routing import types
-from routing.features import forests
-from routing.objectives import branching
 from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.objectives import policy_gradient
@@ -27,8 +25,7 @@ from routing.policy import networks
 from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
-Exact = types.LadderBatch | forests.TreeBatch
-Data = Exact | types.TrajectoryBatch
+Data = types.OutcomeBatch | types.TrajectoryBatch
 _CERTAIN = 1e4  # A logit that leaves the other routes no chance.
 
 
@@ -76,24 +73,22 @@ def outcomes(logits: chex.Array, data: Data) -> exact.Outcomes:
 
   Args:
     logits: `[B, T, A]` float.
-    data: ladders, trees or trajectories.
+    data: known outcomes, or trajectories.
   """
   return _judged(logits, data)[0]
 
 
 def _judged(logits: chex.Array, data: Data) -> tuple[exact.Outcomes, jax.Array]:
   """The outcomes, and how many problems or trajectories they rest on."""
-  if isinstance(data, Exact):
+  if isinstance(data, types.OutcomeBatch):
     num = jnp.float32(len(data.mask))
-    return branching.closed_form(logits, data).mean(), num
+    return exact.exact_outcomes(logits, data).mean(), num
   return weighted_outcomes(policy_gradient.log_probs(logits, data), data)
 
 
 def num_routes(data: Data) -> int:
   """A."""
-  if isinstance(data, types.LadderBatch):
-    return 1 + data.handover_cost.shape[-1]
-  if isinstance(data, forests.TreeBatch):
+  if isinstance(data, types.OutcomeBatch):
     return data.correct.shape[-1]
   return data.available.shape[-1]
 
@@ -103,7 +98,7 @@ def always(route: int, data: Data) -> exact.Outcomes:
 
   Args:
     route: in 0..A-1, or negative, from the end.
-    data: ladders, trees or trajectories.
+    data: known outcomes, or trajectories.
   """
   return _always(route, data)[0]
 

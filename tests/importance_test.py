@@ -7,7 +7,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing import types
-from routing.calibration import off_policy
+from routing.outcomes import importance
 
 THRESHOLDS = np.array([-np.inf, 0.35, 0.65, np.inf])
 FIGURES = ('accuracy', 'cost', 'loss', 'gain')
@@ -118,10 +118,10 @@ class WeightsTest(parameterized.TestCase):
         reference=np.array([1, 1, 1]),
         mask=np.array([[True, True], [True, True], [True, False]]),
     )
-    weights = off_policy.cumulative_weights(scores, batch, 0.5)
+    weights = importance.cumulative_weights(scores, batch, 0.5)
     # The second disagrees at its second decision, the third ended before it.
     np.testing.assert_allclose(weights, [[4, 16 / 3], [4, 0], [4, 4]])
-    got = off_policy.estimate(scores, batch, [0.5], least_effective=1)
+    got = importance.estimate(scores, batch, [0.5], least_effective=1)
     total = 16 / 3 + 4
     self.assertAlmostEqual(got.mass[0], total / 3)
     self.assertAlmostEqual(got.effective[0], total**2 / ((16 / 3) ** 2 + 4**2))
@@ -139,7 +139,7 @@ class WeightsTest(parameterized.TestCase):
   def test_the_target_itself_gives_plain_means(self):
     uniforms = np.random.default_rng(0).random((200, 3, 3))
     scores, batch = play(uniforms, obey(0.35))
-    got = off_policy.estimate(scores, batch, [0.35])
+    got = importance.estimate(scores, batch, [0.35])
     self.assertAlmostEqual(got.effective[0], 200)
     for part in (got.weighted, got.unbiased):
       self.assertAlmostEqual(part.accuracy[0], batch.correct.mean(), places=6)
@@ -157,7 +157,7 @@ class WeightsTest(parameterized.TestCase):
         actions, np.full((8, 3), 0.5), costs, correct, np.ones(8)
     )
     path = np.flatnonzero((actions == (scores >= threshold)).all(axis=1))[0]
-    got = off_policy.estimate(scores, batch, [threshold], least_effective=1)
+    got = importance.estimate(scores, batch, [threshold], least_effective=1)
     self.assertAlmostEqual(got.mass[0], 1)
     for part in (got.weighted, got.unbiased):
       self.assertAlmostEqual(part.accuracy[0], correct[path])
@@ -167,10 +167,10 @@ class WeightsTest(parameterized.TestCase):
   def test_a_third_route(self):
     scores, batch = sample(50, 1)
     batch = batch.replace(available=np.ones((50, 3, 3), bool))
-    always = off_policy.cumulative_weights(scores, batch, -np.inf)
+    always = importance.cumulative_weights(scores, batch, -np.inf)
     self.assertEqual(always.max(), 0)  # Nobody ever took the largest.
     routes = np.ones((50, 3), int)
-    second = off_policy.cumulative_weights(scores, batch, -np.inf, routes)
+    second = importance.cumulative_weights(scores, batch, -np.inf, routes)
     self.assertGreater(second.max(), 0)
 
 
@@ -178,7 +178,7 @@ class EstimateTest(parameterized.TestCase):
 
   def test_converges_to_fresh_rollouts(self):
     scores, batch = sample(100_000, 2)
-    got = off_policy.estimate(scores, batch, THRESHOLDS)
+    got = importance.estimate(scores, batch, THRESHOLDS)
     for name, values in truth().items():
       for part in (got.weighted, got.unbiased):
         np.testing.assert_allclose(getattr(part, name), values, atol=0.02)
@@ -189,7 +189,7 @@ class EstimateTest(parameterized.TestCase):
     errors = {'weighted': [], 'unbiased': []}
     want = truth()
     for seed in range(30):
-      got = off_policy.estimate(*sample(1_000, seed), THRESHOLDS)
+      got = importance.estimate(*sample(1_000, seed), THRESHOLDS)
       for part, rows in errors.items():
         rows.append([getattr(getattr(got, part), x) - want[x] for x in FIGURES])
     rms = {p: np.sqrt(np.mean(np.square(x), (0, 2))) for p, x in errors.items()}
@@ -202,7 +202,7 @@ class EstimateTest(parameterized.TestCase):
     delta, want, broken, width = 0.2, truth(), 0, []
     for seed in range(60):
       scores, batch = sample(2_000, 1_000 + seed, chance)
-      got = off_policy.estimate(
+      got = importance.estimate(
           scores, batch, THRESHOLDS, delta=delta, least_effective=10
       )
       for name, values in want.items():
@@ -221,7 +221,7 @@ class EstimateTest(parameterized.TestCase):
 
     rng = np.random.default_rng(3)
     scores, batch = play(rng.random((5_000, 3, 3)), choose)
-    got = off_policy.estimate(scores, batch, [0.65], least_effective=10)
+    got = importance.estimate(scores, batch, [0.65], least_effective=10)
     want = truth()
     self.assertLess(got.mass[0], 0.9)
     for name in FIGURES:
@@ -234,8 +234,8 @@ class EstimateTest(parameterized.TestCase):
     again = types.TrajectoryBatch(
         **{name: value[twice] for name, value in vars(batch).items()}
     )
-    once = off_policy.estimate(scores, batch, THRESHOLDS, least_effective=1)
-    got = off_policy.estimate(
+    once = importance.estimate(scores, batch, THRESHOLDS, least_effective=1)
+    got = importance.estimate(
         scores[twice], again, THRESHOLDS, least_effective=1, problems=twice
     )
     np.testing.assert_allclose(got.effective, once.effective)
@@ -250,10 +250,10 @@ class EstimateTest(parameterized.TestCase):
   def test_interval_by_its_formula(self):
     # With per-decision weights for what is paid, and the last for the rest.
     scores, batch = sample(500, 9)
-    got = off_policy.estimate(
+    got = importance.estimate(
         scores, batch, [0.35], delta=0.1, least_effective=10
     )
-    weights = off_policy.cumulative_weights(scores, batch, 0.35)
+    weights = importance.cumulative_weights(scores, batch, 0.35)
     costs = np.asarray(batch.costs, float)  # No trace costs as much as 2.
     paid = (weights * costs / 2).sum(axis=1)
     saved = weights[:, -1] * (1 - costs.sum(axis=1) / 2)
@@ -272,7 +272,7 @@ class EstimateTest(parameterized.TestCase):
   def test_dear_problems_count_as_the_cap_in_the_interval_alone(self):
     scores, batch = sample(2_000, 5)
     dear = batch.replace(costs=batch.costs * 100)
-    got = off_policy.estimate(scores, dear, [0.35], cost_cap=0.5)
+    got = importance.estimate(scores, dear, [0.35], cost_cap=0.5)
     self.assertLessEqual(got.upper.cost[0], 0.5)
     self.assertGreater(got.weighted.cost[0], 10)
 
@@ -283,22 +283,22 @@ class RefusalTest(parameterized.TestCase):
     scores, batch = sample(400, 6, chance=0.05)
     # Three escalations in a row: with chance 0.05^3.
     with self.assertRaisesRegex(ValueError, 'no trajectory agrees'):
-      off_policy.estimate(scores, batch, [-np.inf])
+      importance.estimate(scores, batch, [-np.inf])
     scores, batch = sample(400, 6)
     with self.assertRaisesRegex(
         ValueError,
         r'threshold -inf 400 problems are worth \d\d\.\d .*; 100 are needed: '
         r'about [\d,]+ problems',
     ):
-      off_policy.estimate(scores, batch, [-np.inf])
+      importance.estimate(scores, batch, [-np.inf])
 
   def test_what_it_says_it_takes_is_what_it_takes(self):
     scores, batch = sample(400, 6)
     with self.assertRaises(ValueError) as caught:
-      off_policy.estimate(scores, batch, [-np.inf])
+      importance.estimate(scores, batch, [-np.inf])
     num = str(caught.exception).split('about ')[1].split(' ')[0]
     scores, batch = sample(int(1.2 * int(num.replace(',', ''))), 7)
-    got = off_policy.estimate(scores, batch, [-np.inf])
+    got = importance.estimate(scores, batch, [-np.inf])
     self.assertGreaterEqual(got.effective[0], 100)
 
   @parameterized.parameters(
@@ -313,24 +313,24 @@ class RefusalTest(parameterized.TestCase):
     scores, batch = sample(50, 8)
     given = {'scores': scores, 'batch': batch, 'thresholds': [0.5]}
     with self.assertRaisesRegex(ValueError, message):
-      off_policy.estimate(**given | other)
+      importance.estimate(**given | other)
 
   def test_bad_batches(self):
     scores, batch = sample(50, 8)
     impossible = batch.replace(behaviour=np.zeros_like(batch.behaviour))
     with self.assertRaisesRegex(ValueError, r'in \(0, 1\], got 0'):
-      off_policy.estimate(scores, impossible, [0.5])
+      importance.estimate(scores, impossible, [0.5])
     available = np.copy(batch.available)
     available[..., 1] = False
     with self.assertRaisesRegex(ValueError, 'route 1, which is not available'):
-      off_policy.estimate(scores, batch.replace(available=available), [0.5])
+      importance.estimate(scores, batch.replace(available=available), [0.5])
 
 
 class EmpiricalBernsteinTest(parameterized.TestCase):
 
   def test_by_hand(self):
     # Mean 1/2, V = 1/3, log(2 / delta) = 1.
-    got = off_policy.empirical_bernstein_lower(
+    got = importance.empirical_bernstein_lower(
         np.tile([0.0, 1.0], 500), 1.0, 2 / np.e
     )
     variance = 0.25 * 1_000 / 999
@@ -339,14 +339,14 @@ class EmpiricalBernsteinTest(parameterized.TestCase):
 
   def test_scales_with_its_values(self):
     values = np.random.default_rng(0).random(100)
-    one = off_policy.empirical_bernstein_lower(values, 1.0, 0.1)
-    ten = off_policy.empirical_bernstein_lower(10 * values, 10.0, 0.1)
+    one = importance.empirical_bernstein_lower(values, 1.0, 0.1)
+    ten = importance.empirical_bernstein_lower(10 * values, 10.0, 0.1)
     self.assertAlmostEqual(ten, 10 * one)
 
   @parameterized.parameters(([0.5],), ([0.5, 1.5],), ([-0.5, 0.5],))
   def test_refuses(self, values):
     with self.assertRaisesRegex(ValueError, r'two or more values in \[0, 1\]'):
-      off_policy.empirical_bernstein_lower(np.array(values), 1.0, 0.1)
+      importance.empirical_bernstein_lower(np.array(values), 1.0, 0.1)
 
 
 if __name__ == '__main__':

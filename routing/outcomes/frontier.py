@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 
 _NAMES = ('correct', 'cost', 'loss', 'gain')
 # Problems at a time: what they need stays in the cache of a processor.
@@ -58,7 +58,7 @@ def check_rising(thresholds: np.ndarray) -> np.ndarray:
   return thresholds
 
 
-def frontier(scores: np.ndarray, outcomes: outcomes_lib.Outcomes) -> Frontier:
+def frontier(scores: np.ndarray, outcomes: stopping_lib.Outcomes) -> Frontier:
   """Accuracy, cost, relative loss and gain at every distinct threshold.
 
   Args:
@@ -73,7 +73,7 @@ def frontier(scores: np.ndarray, outcomes: outcomes_lib.Outcomes) -> Frontier:
   Raises:
     ValueError: on a wrong shape or a score that is not finite.
   """
-  scores = outcomes_lib.check_scores(scores, outcomes.mask)
+  scores = stopping_lib.check_scores(scores, outcomes.mask)
   blocks = [
       _moves(scores[start : start + _BLOCK], outcomes, start)
       for start in range(0, outcomes.num_problems, _BLOCK)
@@ -115,11 +115,11 @@ def _rising(values: np.ndarray) -> np.ndarray:
 
 
 def _moves(
-    scores: np.ndarray, outcomes: outcomes_lib.Outcomes, start: int
+    scores: np.ndarray, outcomes: stopping_lib.Outcomes, start: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """`[M]` records of some problems; `[M, 4]` what changes as each is passed."""
   stop = start + len(scores)
-  highest = outcomes_lib.running_maximum(scores, outcomes.mask[start:stop])
+  highest = stopping_lib.running_maximum(scores, outcomes.mask[start:stop])
   is_record = highest > -np.inf
   is_record[:, 1:] = highest[:, 1:] > highest[:, :-1]
   # Row-major order keeps the records of one problem together, rising. They are

@@ -35,8 +35,8 @@ import dataclasses
 import numpy as np
 
 from routing import types
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import risks as risks_lib
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import refusal
 
 _CLIPS = 4.0 ** np.arange(6)  # M: 1 to 1,024.
 _FIGURES = {
@@ -166,7 +166,7 @@ def estimate(
     least_effective: refuse below this effective number of problems.
 
   Raises:
-    risks.Refusal: if some threshold has too small an effective number, saying
+    refusal.Refusal: if some threshold has too small an effective number, saying
       which, and in `needed` what it would take.
     ValueError: as `cumulative_weights`.
   """
@@ -227,7 +227,7 @@ def _check_effective(effective, num, threshold, least):
       else 'no trajectory agrees with the target; a behaviour policy closer to '
       'it'
   )
-  raise risks_lib.Refusal(
+  raise refusal.Refusal(
       f'At threshold {threshold:g} {num:,} problems are worth {effective:.1f} '
       f'(effective sample size); {least:g} are needed: {remedy}.',
       needed,

@@ -1,4 +1,4 @@
-"""Where every stopping time leads: the table that calibration works on.
+"""Outcomes by stopping time: ladders as dense tables, for large studies.
 
 Under `escalate` a router with threshold kappa hands problem i over at the first
 step whose score is >= kappa, or never. Whatever the scores are, it ends in one
@@ -64,12 +64,12 @@ class Outcomes:
 
 
 def from_batch(
-    batch: types.LadderBatch, routes: np.ndarray | None = None
+    batch: types.OutcomeBatch, routes: np.ndarray | None = None
 ) -> Outcomes:
-  """The table of a ladder batch, once the larger route is chosen.
+  """The table of a batch of ladders, once the larger route is chosen.
 
   Args:
-    batch: ladders of N problems.
+    batch: ladders of N problems: every level one decision wide.
     routes: `[N, T]` int in 1..A-1, whom a hand-over at t goes to; the largest
       if None.
 
@@ -78,22 +78,19 @@ def from_batch(
     right - right_of_largest = gain - loss.
 
   Raises:
-    ValueError: if a route is not in 1..A-1 or an outcome is not finite.
+    ValueError: if a level is wider, a route is not in 1..A-1, or an outcome is
+      not finite.
   """
-  handover = [
-      np.asarray(x, np.float64)
-      for x in (
-          batch.handover_correct,
-          batch.handover_cost,
-          batch.handover_loss,
-      )
-  ]
-  stay = [
-      np.asarray(x, np.float64)
-      for x in (batch.stay_correct, batch.stay_cost, batch.stay_loss)
-  ]
+  if not batch.is_chain:
+    raise ValueError(
+        f'The levels are {batch.widths} decisions wide; stopping times are of '
+        'ladders, whose levels are all 1 wide.'
+    )
   mask = np.asarray(batch.mask, bool)
-  num_larger = handover[0].shape[-1]
+  found = [
+      np.asarray(x, np.float64) for x in (batch.correct, batch.cost, batch.loss)
+  ]
+  num_larger = found[0].shape[-1] - 1
   if routes is None:
     routes = np.full(mask.shape, num_larger)
   if routes.min() < 1 or routes.max() > num_larger:
@@ -102,14 +99,16 @@ def from_batch(
         f'{routes.max()}.'
     )
   columns = []
-  for moved, stayed in zip(handover, stay, strict=True):
-    chosen = np.take_along_axis(moved, routes[..., None] - 1, axis=-1)[..., 0]
+  for values in found:
+    chosen = np.take_along_axis(values, routes[..., None], axis=-1)[..., 0]
     chosen = np.where(mask, chosen, 0.0)
-    columns.append(np.concatenate([chosen, stayed[:, None]], axis=1))
+    # Staying ends an answer at the last decision alone, and is 0 before.
+    stayed = values[..., 0].sum(axis=1, keepdims=True)
+    columns.append(np.concatenate([chosen, stayed], axis=1))
   correct, cost, loss = columns
   if not all(np.isfinite(x).all() for x in columns):
     raise ValueError('Outcomes must be finite, got a NaN or an infinity.')
-  largest = handover[0][:, :1, -1]
+  largest = found[0][:, :1, -1]
   gain = np.clip(correct - largest + loss, 0.0, 1.0)
   gain[:, :-1][~mask] = 0.0
   return Outcomes(mask=mask, correct=correct, cost=cost, loss=loss, gain=gain)

@@ -4,9 +4,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from routing.calibration import frontier as frontier_lib
-from routing.calibration import outcomes as outcomes_lib
-from routing.evaluation import replay
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import stopping as stopping_lib
+from routing.outcomes import points as points_lib
 from tests import ladders
 
 
@@ -14,7 +14,7 @@ def all_tables(batch):
   """One table of stopping times per larger route."""
   shape = batch.mask.shape
   return [
-      outcomes_lib.from_batch(batch, np.full(shape, route + 1))
+      stopping_lib.from_batch(batch, np.full(shape, route + 1))
       for route in range(batch.handover_correct.shape[-1])
   ]
 
@@ -29,7 +29,7 @@ class ReplayTest(parameterized.TestCase):
         correct=np.array([[1.0, 1.0, 0.0]]), cost=np.array([[1.0, 0.8, 0.2]])
     )
     zeros = np.zeros((1, 3))
-    table = outcomes_lib.Outcomes(
+    table = stopping_lib.Outcomes(
         mask=np.ones((1, 2), bool), loss=zeros, gain=zeros, **values
     )
     got = replay.expected([table], np.array([[[0.25], [0.5]]]))

@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from routing.calibration import outcomes as outcomes_lib
+from routing.outcomes import stopping as stopping_lib
 from tests import ladders
 
 
@@ -22,7 +22,7 @@ class OutcomesTest(parameterized.TestCase):
         stay_correct=np.array([1.0, 0.0]),
         stay_loss=np.array([0.0, 1.0]),
     )
-    table = outcomes_lib.from_batch(batch)
+    table = stopping_lib.from_batch(batch)
     np.testing.assert_array_equal(table.gain, [[0, 1, 1], [0, 0, 0]])
 
   def test_gain_with_two_samples_of_each_prefix(self):
@@ -34,7 +34,7 @@ class OutcomesTest(parameterized.TestCase):
         handover_correct=np.array([[[0.5], [0.5]]]),
         handover_loss=np.array([[[0.0], [0.5]]]),
     )
-    gain = outcomes_lib.from_batch(batch).gain
+    gain = stopping_lib.from_batch(batch).gain
     np.testing.assert_allclose(gain[0, :2], [0.0, 0.5])
 
   @parameterized.parameters((2, 1), (3, 1), (2, 4))
@@ -42,7 +42,7 @@ class OutcomesTest(parameterized.TestCase):
     batch, _ = ladders.make_ladders(
         200, num_routes=num_routes, num_samples=num_samples
     )
-    table = outcomes_lib.from_batch(batch)
+    table = stopping_lib.from_batch(batch)
     largest = batch.handover_correct[:, 0, -1]
     np.testing.assert_allclose(
         table.gain[:, -1], batch.stay_correct * (1 - largest), atol=1e-6
@@ -52,27 +52,27 @@ class OutcomesTest(parameterized.TestCase):
     batch, _ = ladders.make_ladders(5, num_routes=3)
     routes = np.ones(batch.mask.shape, int)
     routes[2] = 2
-    table = outcomes_lib.from_batch(batch, routes)
+    table = stopping_lib.from_batch(batch, routes)
     np.testing.assert_allclose(table.cost[0, 0], batch.handover_cost[0, 0, 0])
     np.testing.assert_allclose(table.cost[2, 0], batch.handover_cost[2, 0, 1])
 
   def test_route_outside_is_refused(self):
     batch, _ = ladders.make_ladders(5)
     with self.assertRaisesRegex(ValueError, r'Routes must be in 1\.\.1'):
-      outcomes_lib.from_batch(batch, np.zeros(batch.mask.shape, int))
+      stopping_lib.from_batch(batch, np.zeros(batch.mask.shape, int))
 
   def test_outcome_that_is_not_finite_is_refused(self):
     batch, _ = ladders.make_ladders(5)
     batch.stay_cost[3] = np.nan
     with self.assertRaisesRegex(ValueError, 'must be finite'):
-      outcomes_lib.from_batch(batch)
+      stopping_lib.from_batch(batch)
 
   @parameterized.parameters(-np.inf, -0.5, 0.0, 1.0, np.inf)
   def test_stopping_times_equal_the_walk(self, threshold):
     outcomes, scores = ladders.make_outcomes(300, num_levels=8)
     outcomes.mask[:20, 0] = False  # Decisions may be missing anywhere.
     outcomes.mask[10:30, 2] = False
-    (times,) = outcomes_lib.stopping_times(
+    (times,) = stopping_lib.stopping_times(
         scores, outcomes.mask, np.array([threshold])
     )
     np.testing.assert_array_equal(
@@ -83,17 +83,17 @@ class OutcomesTest(parameterized.TestCase):
     outcomes, scores = ladders.make_outcomes(5)
     scores[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, 'problem 3 at step 1 is nan'):
-      outcomes_lib.running_maximum(scores, outcomes.mask)
+      stopping_lib.running_maximum(scores, outcomes.mask)
 
   def test_exits_look_up_the_named_table(self):
     batch, _ = ladders.make_ladders(5, num_routes=3)
     tables = [
-        outcomes_lib.from_batch(batch, np.full(batch.mask.shape, route))
+        stopping_lib.from_batch(batch, np.full(batch.mask.shape, route))
         for route in (1, 2)
     ]
     times = np.array([[0, 1, 2, 6, 0]])
     channels = np.array([[0, 1, 0, 1, 1]])
-    got = outcomes_lib.at_exits(tables, times, channels)
+    got = stopping_lib.at_exits(tables, times, channels)
     for name, values in got.items():
       want = [
           getattr(tables[g], name)[row, t]

@@ -1,0 +1,1 @@
+"""What thresholds earn on problems: known, recorded or answered live."""

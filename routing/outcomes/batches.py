@@ -1,0 +1,81 @@
+"""Outcome tables as padded batches, the form that training differentiates."""
+
+import numpy as np
+
+from routing import types
+from routing.features import standardize
+from routing.outcomes import table as table_lib
+
+
+def outcome_batch(
+    table: table_lib.OutcomeTable,
+    statistics: standardize.Statistics,
+    metric: str,
+) -> types.OutcomeBatch:
+  """A table as a batch, one row a problem.
+
+  Args:
+    table: of N problems.
+    statistics: of the features.
+    metric: of the costs.
+
+  Returns:
+    NumPy arrays, B = N; features are standardised, padding is 0.
+  """
+  places, widths = level_places(table)
+  starts = np.concatenate([[0], np.cumsum(widths)])
+  depth, parents = table.decisions.depth, table.decisions.parents
+  at = table.problem, starts[depth] + places
+  shape = table.num_problems, int(starts[-1])
+
+  def filled(values: np.ndarray) -> np.ndarray:
+    padded = np.zeros((*shape, *values.shape[1:]), values.dtype)
+    padded[at] = values
+    return padded
+
+  ends = table.children < 0
+  ending = np.where(ends, -1 - table.children, 0)
+  outcome = lambda values: filled(
+      np.where(ends, values[ending], 0.0).astype(np.float32)
+  )
+  route = _route_taken(table)
+  branch = np.where(
+      parents < 0, 0, table.num_routes * places[parents] + route
+  ).astype(np.int32)
+  return types.OutcomeBatch(
+      features=filled(standardize.apply(table.decisions.features, statistics)),
+      mask=filled(np.ones(len(depth), bool)),
+      branch=filled(branch),
+      correct=outcome(table.ending_correct),
+      cost=outcome(table.ending_cost[metric]),
+      loss=outcome(table.ending_loss),
+      widths=tuple(int(width) for width in widths),
+  )
+
+
+def level_places(
+    table: table_lib.OutcomeTable,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The place of each decision within its problem's level, and level widths.
+
+  Returns:
+    `[M]` int places from 0 on, in the order of the table; `[T]` int, the most
+    decisions that any problem has in a level.
+  """
+  depth = table.decisions.depth
+  num_levels = table.decisions.max_depth
+  group = table.problem * num_levels + depth
+  order = np.argsort(group, kind='stable')
+  sizes = np.bincount(group, minlength=table.num_problems * num_levels)
+  first = np.cumsum(sizes) - sizes
+  places = np.empty(len(depth), np.int64)
+  places[order] = np.arange(len(depth)) - first[group[order]]
+  return places, sizes.reshape(table.num_problems, num_levels).max(axis=0)
+
+
+def _route_taken(table: table_lib.OutcomeTable) -> np.ndarray:
+  """`[M]` int, the route named at the earlier decision; 0 at the first."""
+  route = np.zeros(len(table.children), np.int64)
+  before, action = np.nonzero(table.children >= 0)
+  route[table.children[before, action]] = action
+  return route

@@ -1,0 +1,260 @@
+"""The outcome table: every way through many problems, as flat arrays.
+
+A *decision* is a step boundary at which a router is asked, an *ending* is a
+graded answer with everything it cost. Ladders and trees of greedy replies are
+both tables: in a ladder every larger route ends the answer, and the small one
+leads to the next decision. Decisions of all problems stand in one row, each
+before those that follow it, so that a network scores them all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import numpy as np
+
+from routing import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+  """What routers see at M decisions, wherever these come from.
+
+  features: `[M, F]` float32, the observations, not standardised.
+  uncertainty: `[M]` float32 nats, minus the least log-probability of the step
+    on view; 0 where there is none.
+  depth: `[M]` int32, number of decisions before.
+  parents: `[M]` int32, the decision before; -1 = none.
+  """
+
+  features: np.ndarray
+  uncertainty: np.ndarray
+  depth: np.ndarray
+  parents: np.ndarray
+
+  @property
+  def max_depth(self) -> int:
+    """T, the most decisions on one way."""
+    return 1 + int(self.depth.max(initial=-1))
+
+  def path(self) -> np.ndarray:
+    """`[M, T]` int32, the decisions up to each, itself at `depth`; -1 after."""
+    path = np.full((len(self.depth), self.max_depth), -1, np.int32)
+    for depth in range(self.max_depth):
+      here = np.flatnonzero(self.depth == depth)
+      if depth:
+        path[here] = path[self.parents[here]]
+      path[here, depth] = here
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class OutcomeTable:
+  """N problems with M decisions and L endings, for A routes.
+
+  decisions: what routers see at each of the M decisions.
+  children: `[M, A]` int32, what follows when route a is named: the index of a
+    decision or, for an ending, -1 minus its index.
+  roots: `[N]` int32, the first decision of each problem.
+  ending_problem: `[L]` int32 in 0..N-1, ascending.
+  ending_correct: `[L]` float32 in [0, 1], share of right answers.
+  ending_loss: `[L]` float32 in [0, 1], relative loss.
+  ending_cost: cost metric -> `[L]` float64, fraction of the problem's all-large
+    cost.
+  large_correct: `[N]` float32 in [0, 1], the largest model alone is right.
+  """
+
+  decisions: Decisions
+  children: np.ndarray
+  roots: np.ndarray
+  ending_problem: np.ndarray
+  ending_correct: np.ndarray
+  ending_loss: np.ndarray
+  ending_cost: Mapping[str, np.ndarray]
+  large_correct: np.ndarray
+
+  @property
+  def num_problems(self) -> int:
+    """N."""
+    return len(self.roots)
+
+  @property
+  def num_routes(self) -> int:
+    """A."""
+    return self.children.shape[1]
+
+  @functools.cached_property
+  def problem(self) -> np.ndarray:
+    """`[M]` int, the problem of each decision."""
+    return np.cumsum(self.decisions.parents < 0) - 1
+
+  @functools.cached_property
+  def ending_gain(self) -> np.ndarray:
+    """`[L]` float32 in [0, 1], the answer is right and the largest is not.
+
+    Sample by sample, right - right_of_largest = gain - loss.
+    """
+    alone = self.large_correct[self.ending_problem]
+    return np.clip(self.ending_correct - alone + self.ending_loss, 0.0, 1.0)
+
+  def levels(self) -> Iterator[np.ndarray]:
+    """Yields the decisions of each depth, from the first on."""
+    for depth in range(self.decisions.max_depth):
+      yield np.flatnonzero(self.decisions.depth == depth)
+
+
+class TableBuilder:
+  """Collects decisions and endings, problem by problem, into a table.
+
+  Args:
+    metrics: names of the cost metrics, in the order of `add_ending`'s costs.
+  """
+
+  def __init__(self, metrics: Sequence[str]):
+    self._metrics = tuple(metrics)
+    self._features, self._uncertainty = [], []
+    self._depth, self._parents, self._children = [], [], []
+    self._roots, self._large_correct = [], []
+    self._ending_problem, self._ending_correct = [], []
+    self._ending_loss, self._ending_cost = [], []
+
+  def begin_problem(self, large_correct: float) -> None:
+    """Begins a problem; its first decision is added next."""
+    self._roots.append(len(self._depth))
+    self._large_correct.append(large_correct)
+
+  def add_decision(
+      self,
+      features: np.ndarray,
+      uncertainty: float,
+      num_routes: int,
+      before: tuple[int, int] | None = None,
+  ) -> int:
+    """Adds a decision and returns its index.
+
+    Args:
+      features: `[F]`, the observation.
+      uncertainty: nats.
+      num_routes: A.
+      before: the earlier decision, and the route named there; None = none.
+    """
+    index = len(self._depth)
+    self._features.append(features)
+    self._uncertainty.append(uncertainty)
+    self._children.append([0] * num_routes)
+    self._parents.append(before[0] if before else -1)
+    self._depth.append(self._depth[before[0]] + 1 if before else 0)
+    if before:
+      self._children[before[0]][before[1]] = index
+    return index
+
+  def add_ending(
+      self,
+      before: tuple[int, int],
+      correct: float,
+      loss: float,
+      costs: Sequence[float],
+  ) -> None:
+    """Adds the answer that naming a route at a decision ends in.
+
+    Args:
+      before: the decision and the route.
+      correct, loss: in [0, 1].
+      costs: in each metric, fractions of the problem's all-large cost.
+    """
+    self._children[before[0]][before[1]] = -1 - len(self._ending_correct)
+    self._ending_problem.append(len(self._roots) - 1)
+    self._ending_correct.append(correct)
+    self._ending_loss.append(loss)
+    self._ending_cost.append(costs)
+
+  def table(self) -> OutcomeTable:
+    """All that was added.
+
+    Raises:
+      ValueError: if nothing was.
+    """
+    if not self._roots:
+      raise ValueError('There are no problems; at least 1 is needed.')
+    cost = np.array(self._ending_cost, np.float64)
+    return OutcomeTable(
+        decisions=Decisions(
+            features=np.stack(self._features),
+            uncertainty=np.array(self._uncertainty, np.float32),
+            depth=np.array(self._depth, np.int32),
+            parents=np.array(self._parents, np.int32),
+        ),
+        children=np.array(self._children, np.int32),
+        roots=np.array(self._roots, np.int32),
+        ending_problem=np.array(self._ending_problem, np.int32),
+        ending_correct=np.array(self._ending_correct, np.float32),
+        ending_loss=np.array(self._ending_loss, np.float32),
+        ending_cost=dict(zip(self._metrics, cost.T, strict=True)),
+        large_correct=np.array(self._large_correct, np.float32),
+    )
+
+
+def from_batch(
+    batch: types.OutcomeBatch, metric: str = 'price'
+) -> OutcomeTable:
+  """A table of a batch, e.g. of a simulated process; uncertainties are 0.
+
+  Args:
+    batch: B problems; features are taken as they are.
+    metric: the name of its cost.
+  """
+  builder = TableBuilder([metric])
+  starts = np.cumsum([0, *batch.widths])
+  num_routes = batch.correct.shape[-1]
+  right = np.asarray(batch.correct)
+  for row, mask in enumerate(np.asarray(batch.mask)):
+    found: dict[tuple[int, int], int] = {}  # (level, place) to decision.
+    largest = right[row, 0, -1]
+    builder.begin_problem(float(largest))
+    for level, start in enumerate(starts[:-1]):
+      for place in range(batch.widths[level]):
+        at = start + place
+        if not mask[at]:
+          continue
+        before = None
+        if level:
+          earlier, route = divmod(int(batch.branch[row, at]), num_routes)
+          before = found[level - 1, earlier], route
+        found[level, place] = builder.add_decision(
+            np.asarray(batch.features[row, at]), 0.0, num_routes, before
+        )
+    _add_endings(builder, batch, row, found)
+  return builder.table()
+
+
+def _add_endings(
+    builder: TableBuilder,
+    batch: types.OutcomeBatch,
+    row: int,
+    found: Mapping[tuple[int, int], int],
+) -> None:
+  """Adds every branch of one problem that leads to no decision."""
+  starts = np.cumsum([0, *batch.widths])
+  num_routes = batch.correct.shape[-1]
+  leads_on = {
+      (
+          level - 1,
+          *divmod(int(batch.branch[row, starts[level] + place]), num_routes),
+      )
+      for level, place in found
+      if level
+  }
+  for (level, place), decision in found.items():
+    for route in range(num_routes):
+      if (level, place, route) not in leads_on:
+        at = row, starts[level] + place, route
+        builder.add_ending(
+            (decision, route),
+            float(batch.correct[at]),
+            float(batch.loss[at]),
+            [float(batch.cost[at])],
+        )
