@@ -81,12 +81,22 @@ def interval(samples: np.ndarray) -> Interval:
   )
 
 
+def cheapest(method: Sequence[points_lib.Points]) -> float:
+  """The least cost at which every seed's curve exists, on the sample."""
+  return max(float(points.mean_cost.min()) for points in method)
+
+
 def area_difference(
     method: Sequence[points_lib.Points],
     other: Sequence[points_lib.Points],
     draws: Draws,
-) -> Interval:
-  """Area of `method` minus area of `other`, on the same draws."""
-  grid = metrics.AREA_GRID
+) -> Interval | None:
+  """Area of `method` minus area of `other`, on the same draws.
+
+  Over the costs at which both exist; None if there are none.
+  """
+  grid = metrics.area_grid(cheapest(method), cheapest(other))
+  if not grid.size:
+    return None
   difference = curves(method, draws, grid) - curves(other, draws, grid)
   return interval(difference.mean(axis=1))

@@ -1,7 +1,7 @@
-"""Methods as sets of candidate policies, chosen on validation, seen on test.
+"""Methods as sets of candidate policies, chosen on `select`, seen on `test`.
 
 Every method offers many policies: thresholds, steps, members. Which of them
-make its curve is decided on validation problems alone, in the ruler at hand.
+make its curve is decided on `select` problems alone, in the metric at hand.
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,38 @@ import dataclasses
 
 import numpy as np
 
-from routing.calibration import thresholds as thresholds_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
-from routing.outcomes import stopping as stopping_lib
+from routing.outcomes import sources
 
 # Constant hazards: dense at the small end, where the curve bends.
 HAZARDS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
 # Correct answers per unit of cost, for the oracle's sweep.
 PRICES = (0, 0.01, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 30)
+GRID_SIZE = 100  # Thresholds of a family that are tried.
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """The two splits that a method is evaluated with.
+
+  select: which policies make a curve is decided here.
+  test: the curve is of these problems.
+  """
+
+  select: sources.Source
+  test: sources.Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-  """The same K policies, replayed on validation and on test problems.
+  """The same K policies on `select` and on `test` problems.
 
-  is_selective: only the policies on the validation hull make the curve. False
+  is_selective: only the policies on the hull of `select` make the curve. False
     for a curve that is to be shown as it is.
   """
 
-  validation: points_lib.Points
+  select: points_lib.Points
   test: points_lib.Points
   is_selective: bool = True
 
@@ -36,15 +48,15 @@ class Candidates:
     """The test outcomes of the policies that make the curve."""
     if not self.is_selective:
       return self.test
-    cost, accuracy = self.validation.mean_cost, self.validation.accuracy
+    cost, accuracy = self.select.mean_cost, self.select.accuracy
     return self.test.take(metrics.upper_hull(cost, accuracy))
 
   def at_budget(self, budget: float) -> points_lib.Points:
-    """The test outcome of the best policy within budget on validation.
+    """The test outcome of the best policy within budget on `select`.
 
     Without one within the budget, the cheapest.
     """
-    cost, accuracy = self.validation.mean_cost, self.validation.accuracy
+    cost, accuracy = self.select.mean_cost, self.select.accuracy
     allowed = np.flatnonzero(cost <= budget)
     if not allowed.size:
       allowed = np.array([np.argmin(cost)])
@@ -53,68 +65,60 @@ class Candidates:
 
 
 def thresholded(
-    validation: stopping_lib.Outcomes,
-    validation_scores: np.ndarray,
-    test: stopping_lib.Outcomes,
-    test_scores: np.ndarray,
-    size: int = 100,
+    families: Sequence[sources.Family],
+    pair: Pair,
+    metric: str,
+    size: int = GRID_SIZE,
 ) -> Candidates:
-  """Thresholds on one score.
+  """Thresholds on the scores of one or several families, in one pool.
 
   Args:
-    validation: table of the validation problems.
-    validation_scores: `[N, T]`.
-    test: table of the test problems.
-    test_scores: `[N', T]`.
-    size: quantiles of the validation scores that are tried.
+    families: e.g. the members of a router.
+    pair: the two splits.
+    metric: of the costs.
+    size: quantiles of the scores on `select` that are tried, of each family.
+
+  Raises:
+    refusal.Refusal: if a source can tell of no threshold.
   """
-  grid = thresholds_lib.grid(validation_scores, validation.mask, size)
+  return pooled([_of_family(x, pair, metric, size) for x in families])
+
+
+def _of_family(family, pair, metric, size) -> Candidates:
+  grid = pair.select.grid(family, size)
+  told = grid[
+      pair.select.answerable(family, grid) & pair.test.answerable(family, grid)
+  ]
   return Candidates(
-      replay.at_thresholds(validation_scores, validation, grid),
-      replay.at_thresholds(test_scores, test, grid),
+      pair.select.earn(family, told, metric),
+      pair.test.earn(family, told, metric),
   )
 
 
 def pooled(candidates: Sequence[Candidates]) -> Candidates:
-  """The policies of several members in one pool."""
+  """The policies of several sets of candidates in one pool."""
   return Candidates(
-      points_lib.concatenate([x.validation for x in candidates]),
+      points_lib.concatenate([x.select for x in candidates]),
       points_lib.concatenate([x.test for x in candidates]),
   )
 
 
-def fixed_step(
-    validation: stopping_lib.Outcomes, test: stopping_lib.Outcomes
-) -> Candidates:
-  """Hand over at step 0, 1, ..., or never."""
-  steps = range(validation.num_steps + 1)
-  return Candidates(
-      replay.at_steps(validation, steps), replay.at_steps(test, steps)
-  )
+def random_per_step(pair: Pair, metric: str) -> Candidates:
+  """Hands over at every step with the same chance.
 
-
-def random_hazard(
-    validation: stopping_lib.Outcomes, test: stopping_lib.Outcomes
-) -> Candidates:
-  """Hand over at every step with the same chance.
-
-  Not selective: the hull would mix its two ends, which is the fixed step.
+  Not selective: the hull would mix its two ends, which is random per question.
   """
   return Candidates(
-      replay.at_hazards(validation, HAZARDS),
-      replay.at_hazards(test, HAZARDS),
+      pair.select.at_rates(HAZARDS, metric),
+      pair.test.at_rates(HAZARDS, metric),
       is_selective=False,
   )
 
 
-def coin_per_question(
-    validation: stopping_lib.Outcomes, test: stopping_lib.Outcomes
-) -> Candidates:
-  """A coin decides between the two models before anything is written."""
-  both = [
-      points_lib.concatenate(
-          [replay.at_steps(x, [x.num_steps]), replay.largest_alone(x)]
-      )
-      for x in (validation, test)
+def random_per_question(pair: Pair, metric: str) -> Candidates:
+  """Draws one of the two models for a question, before anything is written."""
+  ends = [
+      points_lib.concatenate([x.at_rates([0.0], metric), x.largest_alone()])
+      for x in (pair.select, pair.test)
   ]
-  return Candidates(*both)
+  return Candidates(*ends)

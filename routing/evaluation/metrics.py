@@ -102,9 +102,34 @@ def accuracy_at(
   return interpolate(cost[None], accuracy[None], np.asarray(grid))[0]
 
 
-def area(cost: np.ndarray, accuracy: np.ndarray) -> float:
-  """Mean accuracy over cost fractions 0.2 to 0.8, on 61 points."""
-  return float(accuracy_at(cost, accuracy, AREA_GRID).mean())
+def area_grid(*cheapest: float) -> np.ndarray:
+  """The costs of `AREA_GRID` that curves can be bought at; may be empty.
+
+  Below its cheapest point a curve does not exist: nobody can buy an accuracy
+  there, so it counts in no area.
+
+  Args:
+    *cheapest: least cost of each curve that is to be there.
+  """
+  return AREA_GRID[AREA_GRID >= max(cheapest) - 1e-9]
+
+
+def area(
+    cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray | None = None
+) -> float:
+  """Mean accuracy over cost fractions 0.2 to 0.8, as far as the curve exists.
+
+  Args:
+    cost, accuracy: `[K]` points.
+    grid: `[G]` costs to average over; None = `area_grid` of the curve.
+
+  Returns:
+    The mean, or NaN if the curve is dearer everywhere.
+  """
+  grid = area_grid(cost.min()) if grid is None else grid
+  if not grid.size:
+    return float('nan')
+  return float(accuracy_at(cost, accuracy, grid).mean())
 
 
 def cost_to_reach(
@@ -168,12 +193,14 @@ def average_quality(
   return float(np.trapezoid(values, dx=1 / 200))
 
 
-def headroom_share(value: float, oracle: float, anchors: Anchors) -> float:
-  """How far an area is from the models' straight line (0) to the oracle (1)."""
-  line = area(
-      np.array([anchors.small_cost, anchors.large_cost]),
-      np.array([anchors.small_accuracy, anchors.large_accuracy]),
-  )
+def headroom_share(value: float, oracle: float, line: float) -> float:
+  """How far an area is from the models' straight line (0) to the oracle (1).
+
+  Args:
+    value: area of the method.
+    oracle: area of the oracle over the same costs.
+    line: area of the line between the two models, likewise.
+  """
   return float(_ratio(value - line, oracle - line))
 
 
@@ -181,14 +208,12 @@ def summary(
     cost: np.ndarray,
     accuracy: np.ndarray,
     anchors: Anchors,
-    oracle_area: float,
 ) -> dict[str, float | dict[str, float]]:
   """All figures of one curve, by name.
 
   inf where a target is never reached, NaN at a budget below the cheapest point.
   """
-  value = area(cost, accuracy)
-  # Flat is right for an area; but no policy answers for less than the cheapest.
+  # No policy answers for less than the cheapest.
   at_budgets = np.where(
       np.array(BUDGETS) < cost.min() - 1e-9,
       np.nan,
@@ -199,7 +224,6 @@ def summary(
   ibc = relative_ibc_gain(cost, accuracy, anchors, np.array(BUDGETS))
   recovered = gap_recovered(at_budgets, anchors)
   return {
-      'area': value,
       'accuracy_at': dict(zip(keys, at_budgets.tolist(), strict=True)),
       'gap_recovered_at': dict(zip(keys, recovered.tolist(), strict=True)),
       'mean_gap_recovered': mean_gap_recovered(cost, accuracy, anchors),
@@ -215,5 +239,4 @@ def summary(
       },
       'relative_ibc_gain_at': dict(zip(keys, ibc.tolist(), strict=True)),
       'average_quality': average_quality(cost, accuracy, anchors),
-      'headroom_share': headroom_share(value, oracle_area, anchors),
   }

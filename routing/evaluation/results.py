@@ -1,12 +1,14 @@
 """What `results.json` holds: plain numbers, so that any report can be redrawn.
 
 results = {
-  'schema': 1,
-  'ruler': the ruler of the constraint,
+  'schema': 2,
+  'ruler': the cost metric of the constraint,
+  'source': 'known', 'recorded' or 'live', whence the outcomes,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
-  'rulers': {ruler: see `of_ruler`},
-  'live': [one entry per named point and seed],
-  'coverage': how often a promise was broken, where the truth is known,
+  'rulers': {metric: see `of_ruler`},
+  'operating_points': [what each named point of the first seed earns on test],
+  'live': [one entry per named point],
+  'coverage': how often a promise was broken, where the truth is known, or null,
 }
 A target that is never reached, and a figure that does not exist, is null.
 """
@@ -25,7 +27,7 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-SCHEMA = 1
+SCHEMA = 2
 _CURVE_POINTS = 161
 _INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
 
@@ -45,9 +47,18 @@ def anchors_of(
 
 
 def rate(values: np.ndarray) -> dict[str, float]:
-  """The mean of `[N]` values in [0, 1] with its exact 95 % interval."""
-  low, high = bounds.interval(values, _INTERVAL_DELTA)
-  return {'mean': float(values.mean()), 'low': low, 'high': high}
+  """The mean of `[N]` values with its 95 % interval.
+
+  Exact for values in [0, 1]. Contributions to a weighted estimate may exceed 1;
+  their interval is the normal one, two standard errors wide on either side.
+  """
+  mean = float(values.mean())
+  if values.min() >= 0 and values.max() <= 1:
+    low, high = bounds.interval(values, _INTERVAL_DELTA)
+  else:
+    spread = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    low, high = mean - spread, mean + spread
+  return {'mean': mean, 'low': low, 'high': high}
 
 
 def _at_budget(method: Method, budget: float) -> dict[str, Any]:
@@ -78,22 +89,44 @@ def _curve(
   }
 
 
+def _area(
+    hulls: Sequence[points_lib.Points],
+    draws: bootstrap.Draws,
+    anchors: metrics.Anchors,
+    oracle: points_lib.Points | None,
+) -> dict[str, Any]:
+  """The area with its interval, the costs it is over, and the head-room."""
+  grid = metrics.area_grid(bootstrap.cheapest(hulls))
+  if not grid.size:
+    return {'area': None, 'headroom_share': None}
+  samples = bootstrap.curves(hulls, draws, grid).mean(axis=1)
+  area = dataclasses.asdict(bootstrap.interval(samples))
+  area['range'] = [float(grid[0]), float(grid[-1])]
+  area['per_seed'] = [
+      metrics.area(p.mean_cost, p.accuracy, grid) for p in hulls
+  ]
+  if oracle is None:
+    return {'area': area, 'headroom_share': None}
+  line = metrics.area(
+      np.array([anchors.small_cost, anchors.large_cost]),
+      np.array([anchors.small_accuracy, anchors.large_accuracy]),
+      grid,
+  )
+  best = metrics.area(oracle.mean_cost, oracle.accuracy, grid)
+  share = metrics.headroom_share(area['mean'], best, line)
+  return {'area': area, 'headroom_share': share}
+
+
 def of_method(
     hulls: Sequence[points_lib.Points],
     draws: bootstrap.Draws,
     anchors: metrics.Anchors,
-    oracle_area: float,
+    oracle: points_lib.Points | None,
 ) -> dict[str, Any]:
   """All figures of one method's curves, one set of points per seed."""
   curve = _curve(hulls, draws)
-  samples = bootstrap.curves(hulls, draws, metrics.AREA_GRID).mean(axis=1)
   figures = metrics.summary(
-      np.array(curve['cost']), np.array(curve['accuracy']), anchors, oracle_area
-  )
-  # From the points themselves, which the drawn curve only samples.
-  area = dataclasses.asdict(bootstrap.interval(samples))
-  figures['headroom_share'] = metrics.headroom_share(
-      area['mean'], oracle_area, anchors
+      np.array(curve['cost']), np.array(curve['accuracy']), anchors
   )
   return {
       'points': [
@@ -101,16 +134,14 @@ def of_method(
       ],
       'curve': curve,
       **figures,
-      'area': {
-          **area,
-          'per_seed': [metrics.area(p.mean_cost, p.accuracy) for p in hulls],
-      },
+      # From the points themselves, which the drawn curve only samples.
+      **_area(hulls, draws, anchors, oracle),
   }
 
 
 def of_ruler(
     methods: Mapping[str, Method],
-    oracle: points_lib.Points,
+    oracle: points_lib.Points | None,
     anchors: metrics.Anchors,
     draws: bootstrap.Draws,
     reference: str,
@@ -119,7 +150,7 @@ def of_ruler(
 
   Args:
     methods: candidates by name, one per seed.
-    oracle: its points on the test problems.
+    oracle: its points on the test problems; None where it is not known.
     anchors: the models alone.
     draws: resamples of the test problems and of the seeds.
     reference: name of the method from which all others are subtracted.
@@ -133,19 +164,17 @@ def of_ruler(
       name: [candidates.points() for candidates in method]
       for name, method in methods.items()
   }
-  oracle_area = metrics.area(oracle.mean_cost, oracle.accuracy)
+  known = {} if oracle is None else {'oracle': [oracle]}
   figures = {
-      name: of_method(points, draws, anchors, oracle_area)
-      for name, points in {**hulls, 'oracle': [oracle]}.items()
+      name: of_method(points, draws, anchors, oracle)
+      for name, points in {**hulls, **known}.items()
   }
   for name, method in methods.items():
     figures[name]['at_budget'] = {
         f'{budget:g}': _at_budget(method, budget) for budget in metrics.BUDGETS
     }
   differences = {
-      name: dataclasses.asdict(
-          bootstrap.area_difference(hulls[reference], points, draws)
-      )
+      name: bootstrap.area_difference(hulls[reference], points, draws)
       for name, points in hulls.items()
       if name != reference
   }
@@ -153,7 +182,10 @@ def of_ruler(
       'anchors': dataclasses.asdict(anchors),
       'methods': figures,
       'reference': reference,
-      'differences': differences,
+      'differences': {
+          name: dataclasses.asdict(found) if found else None
+          for name, found in differences.items()
+      },
   }
 
 

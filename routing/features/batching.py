@@ -179,6 +179,28 @@ def trajectory_batch(
   return batch
 
 
+def costs_by_metric(
+    rollouts: Sequence[types.Rollouts],
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+    config: observation.FeatureConfig,
+) -> dict[str, np.ndarray]:
+  """Cost metric -> `[B, T]` float64, `TrajectoryBatch.costs` in that metric."""
+  num = sum(len(x.trajectories) for x in rollouts)
+  found = {}
+  for metric in costs.RULERS:
+    charged = dataclasses.replace(accounting, ruler=metric)
+    values = np.zeros((num, config.max_steps))
+    rows = ((x, y) for x in rollouts for y in x.trajectories)
+    for row, (rollout, trajectory) in enumerate(rows):
+      all_large = _all_large_cost(rollout, charged)
+      _check_positive(all_large, rollout.problem, metric)
+      paid = _paid(trajectory, charged, protocol)
+      values[row, : len(paid)] = paid / all_large
+    found[metric] = values
+  return found
+
+
 def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
   """The batch with standardised features; padding stays zero."""
   features = standardize.apply(batch.features, statistics)

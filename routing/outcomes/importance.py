@@ -139,6 +139,62 @@ def cumulative_weights(
   return np.cumprod(ratios, axis=1)
 
 
+def random_weights(batch: types.TrajectoryBatch, rate: float) -> np.ndarray:
+  """`[B, T]` float64 w_t of random routing to the largest route at a rate."""
+  mask, actions = np.asarray(batch.mask, bool), np.asarray(batch.actions)
+  largest = batch.available.shape[-1] - 1
+  chance = np.where(actions == largest, rate, (actions == 0) * (1.0 - rate))
+  ratios = np.where(mask, chance / np.where(mask, batch.behaviour, 1.0), 1.0)
+  return np.cumprod(ratios, axis=1)
+
+
+def effective_number(
+    weights: np.ndarray, problems: np.ndarray | None = None
+) -> float:
+  """Effective number of problems, (sum w_T)^2 / sum w_T^2; 0 of no weight.
+
+  Args:
+    weights: `[B, T]`, w_t of each trajectory.
+    problems: `[B]`, which problem each answers; None = each another.
+  """
+  last = _averaging(problems, len(weights))(weights[:, -1])
+  return float(last.sum() ** 2 / max((last**2).sum(), 1e-300))
+
+
+def contributions(
+    weights: np.ndarray,
+    batch: types.TrajectoryBatch,
+    problems: np.ndarray | None = None,
+    least_effective: float = 100.0,
+) -> dict[str, np.ndarray]:
+  """What each problem adds to the weighted estimate of one target.
+
+  Args:
+    weights: `[B, T]`, w_t of the target.
+    batch: the behaviour trajectories.
+    problems: `[B]`, ascending, which problem each answers; None = each another.
+    least_effective: refuse below this effective number of problems.
+
+  Returns:
+    correct, cost, loss and gain, each `[N]` float64 >= 0; the mean over
+    problems is the weighted (self-normalised) per-decision estimate.
+
+  Raises:
+    refusal.Refusal: if too few trajectories agree with the target.
+  """
+  mean_by_problem = _averaging(problems, len(batch.mask))
+  effective = effective_number(weights, problems)
+  num = len(mean_by_problem(weights[:, -1]))
+  _check_effective(effective, num, None, least_effective)
+  norms = mean_by_problem(weights).mean(axis=0)
+  costs = np.where(batch.mask, batch.costs, 0.0)
+  found = {'cost': (mean_by_problem(weights * costs) / norms).sum(axis=1)}
+  for name in ('correct', 'loss', 'gain'):
+    value = weights[:, -1] * np.asarray(getattr(batch, name))
+    found[name] = mean_by_problem(value) / norms[-1]
+  return found
+
+
 def estimate(
     scores: np.ndarray,
     batch: types.TrajectoryBatch,
@@ -180,7 +236,7 @@ def estimate(
   for threshold in thresholds:
     weights = cumulative_weights(scores, batch, threshold, routes)
     last = mean_by_problem(weights[:, -1])
-    effective = last.sum() ** 2 / max((last**2).sum(), 1e-300)
+    effective = effective_number(weights, problems)
     _check_effective(effective, len(last), threshold, least_effective)
     rows.append(
         {'effective': effective, 'mass': last.mean()}
@@ -219,6 +275,7 @@ def _averaging(problems, num_rows):
 def _check_effective(effective, num, threshold, least):
   if effective >= least:
     return
+  where = '' if threshold is None else f'At threshold {threshold:g} '
   needed = int(np.ceil(num * least / effective)) if effective else None
   remedy = (
       f'about {needed:,} problems under this behaviour policy, or one closer '
@@ -228,7 +285,7 @@ def _check_effective(effective, num, threshold, least):
       'it'
   )
   raise refusal.Refusal(
-      f'At threshold {threshold:g} {num:,} problems are worth {effective:.1f} '
+      f'{where}{num:,} problems are worth {effective:.1f} '
       f'(effective sample size); {least:g} are needed: {remedy}.',
       needed,
   )

@@ -13,8 +13,10 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
+from routing.features import batching
 from routing.features import observation
 from routing.features import traces
+from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.rollout import trees
 
@@ -80,9 +82,7 @@ def _observe(
     features = observation.observe(trace, config)
   except ValueError as error:
     raise ValueError(f'Problem {problem.id}: {error}') from error
-  viewed = observation.viewed_step(trace)
-  has_none = viewed is None or not len(viewed.log_probs)
-  return features, 0.0 if has_none else -float(viewed.log_probs.min())
+  return features, uncertainty_of(observation.viewed_step(trace))
 
 
 def _check_positive(all_large: Sequence[float], problem: types.Problem) -> None:
@@ -112,6 +112,7 @@ class _Ladder:
     ]
     all_large = np.array([x.all_large for x in charged])
     _check_positive(all_large, ladder.problem)
+    self._all_large = all_large
     self._stay_cost = np.array([x.stay for x in charged]) / all_large
     self._handover_cost = (
         np.stack([x.handover for x in charged], axis=-1) / all_large
@@ -122,7 +123,7 @@ class _Ladder:
   def add_to(self, builder: table_lib.TableBuilder) -> None:
     """Adds the problem's decisions and endings."""
     alone, before = self._right[0, -1], None
-    builder.begin_problem(float(alone.mean()))
+    builder.begin_problem(float(alone.mean()), self._all_large)
     for step in range(len(self._right)):
       here = self._add_decision(builder, step, before)
       for larger, right in enumerate(self._right[step]):
@@ -181,6 +182,66 @@ def grades(ladder: types.Ladder, num_routes: int) -> np.ndarray:
   return out
 
 
+def recorded_source(
+    rollouts: Sequence[types.Rollouts],
+    config: observation.FeatureConfig,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+    least_effective: float = 100.0,
+) -> sources.Recorded:
+  """Behaviour trajectories as a source; see `sources.Recorded`.
+
+  Args:
+    rollouts: of N problems.
+    config: what is observed.
+    accounting: what is paid, and `reference` for the cost features.
+    protocol: the one they were collected in.
+    least_effective: effective number of problems below which it refuses.
+
+  Raises:
+    ValueError: as `batching.trajectory_batch` does.
+  """
+  batch = batching.trajectory_batch(rollouts, config, accounting, protocol)
+  uncertainty = np.zeros(batch.mask.shape)
+  rows = ((x, y) for x in rollouts for y in x.trajectories)
+  for row, (_, trajectory) in enumerate(rows):
+    seen = traces.of_trajectory(trajectory, accounting, protocol)
+    for step, trace in enumerate(seen):
+      uncertainty[row, step] = uncertainty_of(observation.viewed_step(trace))
+  return sources.Recorded(
+      batch=batch,
+      costs=batching.costs_by_metric(rollouts, accounting, protocol, config),
+      uncertainty=uncertainty,
+      owner=np.repeat(
+          np.arange(len(rollouts)), [len(x.trajectories) for x in rollouts]
+      ),
+      large_correct=np.array([x.reference.is_correct for x in rollouts], float),
+      problems=[x.problem for x in rollouts],
+      least_effective=least_effective,
+  )
+
+
+def uncertainty_of(step: types.Step | None) -> float:
+  """Minus the least log-probability, in nats; 0 where there is none."""
+  has_none = step is None or not len(step.log_probs)
+  return 0.0 if has_none else -float(step.log_probs.min())
+
+
+def large_costs(
+    completions: Sequence[types.Completion], accounting: costs.Accounting
+) -> dict[str, np.ndarray]:
+  """Cost metric -> `[N]` float64, what the largest model's answers cost."""
+  return {
+      metric: np.array(
+          [
+              costs.completion_cost(x, accounting.specs, metric)
+              for x in completions
+          ]
+      )
+      for metric in costs.RULERS
+  }
+
+
 class _Paid:
   """Costs of calls in every metric; the same call stands on many ways."""
 
@@ -217,7 +278,7 @@ def _add_tree(
   )
   _check_positive(all_large, tree.problem)
   alone = float(tree.reference.is_correct)
-  builder.begin_problem(alone)
+  builder.begin_problem(alone, all_large)
   metric = costs.RULERS.index(accounting.ruler)
   pending: list[tuple[trees.Node | trees.Leaf, Before | None]] = [
       (tree.root, None)

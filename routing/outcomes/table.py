@@ -66,6 +66,8 @@ class OutcomeTable:
   ending_cost: cost metric -> `[L]` float64, fraction of the problem's all-large
     cost.
   large_correct: `[N]` float32 in [0, 1], the largest model alone is right.
+  large_cost: cost metric -> `[N]` float64 > 0, what it costs, in the metric's
+    own unit.
   """
 
   decisions: Decisions
@@ -76,6 +78,7 @@ class OutcomeTable:
   ending_loss: np.ndarray
   ending_cost: Mapping[str, np.ndarray]
   large_correct: np.ndarray
+  large_cost: Mapping[str, np.ndarray]
 
   @property
   def num_problems(self) -> int:
@@ -118,14 +121,24 @@ class TableBuilder:
     self._metrics = tuple(metrics)
     self._features, self._uncertainty = [], []
     self._depth, self._parents, self._children = [], [], []
-    self._roots, self._large_correct = [], []
+    self._roots, self._large_correct, self._large_cost = [], [], []
     self._ending_problem, self._ending_correct = [], []
     self._ending_loss, self._ending_cost = [], []
 
-  def begin_problem(self, large_correct: float) -> None:
-    """Begins a problem; its first decision is added next."""
+  def begin_problem(
+      self, large_correct: float, large_cost: Sequence[float] | None = None
+  ) -> None:
+    """Begins a problem; its first decision is added next.
+
+    Args:
+      large_correct: in [0, 1], the largest model alone is right.
+      large_cost: what it costs in each metric, in its own unit; None = 1.
+    """
+    if large_cost is None:
+      large_cost = np.ones(len(self._metrics))
     self._roots.append(len(self._depth))
     self._large_correct.append(large_correct)
+    self._large_cost.append(large_cost)
 
   def add_decision(
       self,
@@ -181,6 +194,7 @@ class TableBuilder:
     if not self._roots:
       raise ValueError('There are no problems; at least 1 is needed.')
     cost = np.array(self._ending_cost, np.float64)
+    large_cost = np.array(self._large_cost, np.float64)
     return OutcomeTable(
         decisions=Decisions(
             features=np.stack(self._features),
@@ -195,6 +209,7 @@ class TableBuilder:
         ending_loss=np.array(self._ending_loss, np.float32),
         ending_cost=dict(zip(self._metrics, cost.T, strict=True)),
         large_correct=np.array(self._large_correct, np.float32),
+        large_cost=dict(zip(self._metrics, large_cost.T, strict=True)),
     )
 
 

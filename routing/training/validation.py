@@ -1,8 +1,8 @@
 """Validation: what each member is worth at its level, and which was best.
 
-Where every way is known (ladders, trees), the outcomes of a policy are exact. On the trajectories of
-another policy they are weighed by importance, each weight over its mean across
-trajectories (`weighted_outcomes`): a little biased, but far calmer than the
+Where every way is known (ladders, trees), a policy's outcomes are exact. From
+trajectories of another policy they are weighted by importance, each weight over
+its mean across trajectories (`weighted_outcomes`): a little biased, but far calmer than the
 unbiased estimate. Fresh rollouts would be better judges still, and dearer than
 all of training: an engine would write thousands of answers for a number that is
 looked at dozens of times a run. So they are left to live evaluation, and what a

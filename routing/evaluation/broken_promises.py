@@ -1,0 +1,81 @@
+"""How often a promise is broken, and what it costs, on problems unseen before.
+
+Calibration samples are drawn with replacement from a set of problems that no
+stage has seen, whose own risk is then the known truth.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from routing.calibration import risks as risks_lib
+from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import points as points_lib
+
+SAMPLE_SIZE = 500
+ALPHA, DELTA = 0.05, 0.1
+
+
+def count(
+    values: points_lib.Points,
+    thresholds: np.ndarray,
+    *,
+    num_samples: int,
+    seed: int,
+    sample_size: int = SAMPLE_SIZE,
+    alpha: float = ALPHA,
+    delta: float = DELTA,
+) -> dict[str, Any]:
+  """Counts how often 'loss <= alpha' is broken, as promised and as picked.
+
+  Args:
+    values: outcomes of K thresholds on N problems; their means are the truth.
+    thresholds: `[K]` rising, fixed without these problems.
+    num_samples: calibration samples.
+    seed: of the draws.
+    sample_size: problems in a sample.
+    alpha: relative loss promised.
+    delta: chance that the promise is broken.
+
+  Returns:
+    The settings; for `promised` (learn then test) and `picked` (the cheapest
+    threshold with sample loss <= alpha): `broken`, `refused`, the samples from
+    which no promise could be made, and `cost`, the mean true cost over the
+    others; for `best` the cost of the cheapest threshold that truly holds.
+  """
+  loss, cost = values.loss.mean(axis=1), values.mean_cost
+  risk = risks_lib.Risk('loss', alpha, delta)
+  rng = np.random.default_rng(seed)
+  chosen = {'promised': [], 'picked': []}
+  for _ in range(num_samples):
+    rows = rng.integers(values.loss.shape[1], size=sample_size)
+    sample = values.on(rows)
+    try:
+      point = thresholds_lib.from_values(
+          sample.values(), thresholds, [risk.settled(values.loss)]
+      )
+      index = int(np.searchsorted(thresholds, point.threshold))
+      chosen['promised'].append(index)
+    except risks_lib.Refusal:
+      pass
+    allowed = np.flatnonzero(sample.loss.mean(axis=1) <= alpha)
+    if allowed.size:
+      cheapest = allowed[np.argmin(sample.mean_cost[allowed])]
+      chosen['picked'].append(int(cheapest))
+  holds = cost[loss <= alpha]
+  return {
+      'alpha': alpha,
+      'delta': delta,
+      'sample_size': sample_size,
+      'num_samples': num_samples,
+      'num_problems': values.loss.shape[1],
+      'best': {'cost': float(holds.min(initial=np.inf))},
+      **{
+          name: {
+              'broken': int((loss[index] > alpha).sum()),
+              'refused': num_samples - len(index),
+              'cost': float(cost[index].mean()) if index else None,
+          }
+          for name, index in chosen.items()
+      },
+  }
