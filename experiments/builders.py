@@ -25,11 +25,12 @@ from routing.grading import equivalence
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
+from routing.problems import splits
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.shards import manifest as manifest_lib
 
-SPLITS = ('train', 'validation', 'test')
+SPLITS = splits.SPLITS
 _MODELS = ('small', 'large')  # Of the embedded pair, by route.
 
 
@@ -42,7 +43,7 @@ def problems(
   source = config.problems.source
   if source != 'arithmetic':
     raise ValueError(f'Unknown problem source {source!r}; allowed: arithmetic.')
-  # All three sizes, since the splits are drawn to be disjoint.
+  # All sizes, since the splits are drawn to be disjoint.
   sizes = {name: config.problems[name] for name in SPLITS}
   return arithmetic.load(config.problems.seed, **sizes)[split]
 
@@ -109,7 +110,7 @@ def steady_engines(
 ) -> list[engine_lib.Engine]:
   """The same, none of which gives up at once, under `limits` together.
 
-  For what has no watch of its own, such as `experiments.overnight` keeps.
+  For what has no watch of its own, such as `experiments.unattended` keeps.
 
   Raises:
     ValueError: as `engines` does.
@@ -298,6 +299,19 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   if not files:
     raise FileNotFoundError(f'{folder} holds no *.safetensors file.')
   return files
+
+
+def check_concurrency(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError if traces would evict one another's cache.
+
+  They would be charged for reading again.
+  """
+  num_slots = config.engine.get('num_slots')  # Servers have none of their own.
+  if num_slots and config.collect.concurrency > num_slots:
+    raise ValueError(
+        f'collect.concurrency is {config.collect.concurrency}; allowed: at '
+        f'most engine.num_slots, {num_slots}.'
+    )
 
 
 def accounting(

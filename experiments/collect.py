@@ -1,10 +1,18 @@
-"""Collects the ladders of one split into `<workdir>/shards/<split>/`.
+"""Collects the records of one split: ladders, replies or rollouts.
 
 Run:    python -m experiments.collect --config=configs/arithmetic.py --workdir=runs/arithmetic --split=train
-Resume: the same command; what is on disk is kept. Ctrl-C finishes the shards in hand first.
+Resume: the same command; whatever ends it, what is on disk is kept. Ctrl-C finishes the shards in hand first.
+Writes: shards/<split>/, records of `config.data.kind`; and rollouts/<split>/ where an estimator learns from trajectories while something else is known of the problems
+
+    ladders   the small model's trace, and each larger model's ending from each of its steps (escalate)
+    replies   what each model writes after each trace that can come about, greedily (switch, redraft)
+    rollouts  trajectories of a behaviour policy, each decision with its probability (any protocol)
 """  # noqa: E501  Commands stay on one line.
 
 import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 import pathlib
@@ -16,19 +24,43 @@ import ml_collections
 
 from experiments import builders
 from experiments import launch
-from experiments import overnight
-from routing.rollout import collect
+from experiments import run_data
+from experiments import unattended
+from routing import costs
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.rollout import behave
+from routing.rollout import collect as collect_lib
+from routing.rollout import replies as replies_lib
+from routing.routers import behaviour as behaviour_lib
+from routing.routers import learned
 from routing.shards import manifest as manifest_lib
+from routing.shards import replies as reply_shards
 from routing.shards import writer as writer_lib
 
+BEHAVIOURS = ('uniform', 'rate', 'mixture')
+# Of one model on one problem; the embedded pair's largest problem has 60.
+_MAX_REPLIES = 200
 
-def shard_directory(workdir: pathlib.Path | str, split: str) -> pathlib.Path:
-  """Where the ladders of a split are."""
-  return pathlib.Path(workdir) / 'shards' / split
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """How records of one kind are collected.
+
+  writer: writes them to shards.
+  settings: all that they follow from, besides the problems.
+  collect: collects them, given (problems, engines, sink, **loop).
+  make_engines: gives the engines.
+  """
+
+  writer: type[writer_lib.Writer]
+  settings: dict[str, Any]
+  collect: Callable[..., Awaitable[None]]
+  make_engines: Callable[[], Sequence[engine_lib.Engine]]
 
 
-def settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
-  """All that the ladders follow from, besides the problems themselves."""
+def _settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
+  """What records of every kind follow from."""
   return {
       'split': split,
       'problems': {
@@ -37,27 +69,137 @@ def settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
       },
       'models': [dataclasses.asdict(spec) for spec in builders.specs(config)],
       'weights_sha256': builders.weight_hashes(config),
-      'plan': dataclasses.asdict(builders.plan(config)),
   }
 
 
-def check_concurrency(config: ml_collections.ConfigDict) -> None:
-  """Raises ValueError if traces would evict one another's cache.
+def _ladders(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+) -> Job:
+  del workdir
+  plan = builders.plan(config)
+  return Job(
+      writer=writer_lib.LadderWriter,
+      settings={
+          **_settings(config, split),
+          'plan': dataclasses.asdict(plan),
+      },
+      collect=functools.partial(
+          collect_lib.collect_ladders, plan=plan, grade=builders.grader(config)
+      ),
+      make_engines=lambda: builders.engines(config),
+  )
 
-  They would be charged for reading again.
+
+def _replies(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+) -> Job:
+  del workdir
+  sampling = builders.sampling(config)
+  return Job(
+      writer=reply_shards.ReplyWriter,
+      settings={
+          **_settings(config, split),
+          'sampling': dataclasses.asdict(sampling),
+          'max_replies': _MAX_REPLIES,
+      },
+      collect=functools.partial(
+          replies_lib.collect_replies,
+          sampling=sampling,
+          max_replies=_MAX_REPLIES,
+      ),
+      make_engines=lambda: builders.engines(config),
+  )
+
+
+def _rollouts(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+) -> Job:
+  policy, accounting, described = behaviour(config, builders.specs(config))
+  plan = behave.Plan(
+      protocol=builders.protocol(config),
+      sampling=builders.sampling(config),
+      num_trajectories=config.behaviour.trajectories,
+      seed=config.seed,
+  )
+  return Job(
+      writer=writer_lib.RolloutWriter,
+      settings={
+          **_settings(config, split),
+          'plan': dataclasses.asdict(plan),
+          'behaviour': {'kind': config.behaviour.kind, **described},
+      },
+      collect=functools.partial(
+          behave.collect_rollouts,
+          behaviour=policy,
+          plan=plan,
+          accounting=accounting,
+          grade=builders.grader(config),
+      ),
+      make_engines=lambda: run_data.engines(config, workdir, split),
+  )
+
+
+_JOBS = {'ladders': _ladders, 'replies': _replies, 'rollouts': _rollouts}
+
+
+def behaviour(
+    config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
+) -> tuple[behave.Behaviour, costs.Accounting | None, dict[str, Any]]:
+  """The behaviour policy, the accounting it is told from, and its settings.
+
+  Raises:
+    ValueError: if the kind is unknown, or the router to be mixed is of other
+      models or of another protocol.
   """
-  num_slots = config.engine.get('num_slots')  # Servers have none of their own.
-  if num_slots and config.collect.concurrency > num_slots:
-    raise ValueError(
-        f'collect.concurrency is {config.collect.concurrency}; allowed: at '
-        f'most engine.num_slots, {num_slots}.'
+  given, seed = config.behaviour, config.seed
+  protocol = builders.protocol(config)
+  uniform = behaviour_lib.Uniform(
+      tuple(protocol.action_mask(0, len(specs)).tolist())
+  )
+  if given.kind == 'uniform':
+    return behaviour_lib.drawn(uniform, seed), None, {}
+  if given.kind == 'rate':
+    rates = {'low': given.low, 'high': given.high}
+    return (
+        behaviour_lib.random_rate(len(specs), seed, **rates),
+        None,
+        # Shards from before the rate was averaged out do not mix with these.
+        {**rates, 'probability': 'given the routes before'},
     )
+  if given.kind != 'mixture':
+    raise ValueError(
+        f'Unknown behaviour.kind {given.kind!r}; allowed: '
+        f'{", ".join(BEHAVIOURS)}.'
+    )
+  router = learned.load(given.router)
+  if (router.card.specs, router.card.protocol) != (specs, protocol):
+    raise ValueError(
+        f'behaviour.router {given.router} is of other models or of another '
+        f'protocol than this configuration, {protocol.name} {protocol.view}:\n'
+        f'{router}'
+    )
+  mixture = behaviour_lib.Mixture(router, uniform, given.epsilon)
+  settings = {
+      'epsilon': given.epsilon,
+      'router': router.checkpoint_hash,
+      'member': router.member,
+  }
+  return behaviour_lib.drawn(mixture, seed), router.card.accounting, settings
 
 
 def collect_split(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    kind: str | None = None,
 ) -> pathlib.Path:
-  """Collects what is missing of a split; returns its shard directory.
+  """Collects what is missing of a split; returns its directory.
+
+  Args:
+    config: names problems, engines, protocol and what is collected.
+    workdir: of the run.
+    split: name.
+    kind: of the records; None = `config.data.kind`.
 
   Raises:
     ValueError: if the configuration asks for what cannot be, or the directory
@@ -65,30 +207,52 @@ def collect_split(
       Nothing is overwritten then.
     engine_lib.Stop: if it came to an end before all problems did.
   """
-  check_concurrency(config)
-  directory = shard_directory(workdir, split)
+  run_data.check(config)
+  kind = kind or config.data.kind
+  directory = run_data.directory(config, workdir, split, kind)
   problems = builders.problems(config, split)
-  writer = writer_lib.LadderWriter(
-      directory, problems, settings(config, split), config.collect.shard_size
+  job = _JOBS[kind](config, workdir, split)
+  if run_data.is_shared(config, kind):
+    _check_shared(directory, job, problems)
+    return directory
+  builders.check_concurrency(config)
+  writer = job.writer(
+      directory, problems, job.settings, config.collect.shard_size
   )
   if writer.missing():
     asyncio.run(
-        overnight.collect_missing(
-            functools.partial(
-                collect.collect_ladders,
-                plan=builders.plan(config),
-                grade=builders.grader(config),
-            ),
+        unattended.collect_missing(
+            job.collect,
             problems,
-            builders.engines(config),
+            job.make_engines(),
             writer,
             specs=builders.specs(config),
             concurrency=config.collect.concurrency,
             limits=builders.limits(config),
-            name=f'collect {split}',
+            name=f'collect {kind} {split}',
         )
     )
   return directory
+
+
+def _check_shared(
+    directory: pathlib.Path, job: Job, problems: Sequence[types.Problem]
+) -> None:
+  """Raises ValueError unless another directory holds what is wanted, whole."""
+  split = run_data.Split(directory, job.writer.kind)
+  found = dict(split.manifest.settings)
+  found.pop('problems_hash')
+  if manifest_lib.hash_json(found) != manifest_lib.hash_json(job.settings):
+    names = [k for k in job.settings if found.get(k) != job.settings[k]]
+    raise ValueError(
+        f'{directory} was collected with other settings ({", ".join(names)} '
+        'differ); collect in another directory, or change data.directory.'
+    )
+  if split.manifest.num_problems < len(problems):
+    raise ValueError(
+        f'{directory} holds {split.manifest.num_problems} problems; '
+        f'{len(problems)} are wanted. Collect as many there first.'
+    )
 
 
 def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
@@ -106,9 +270,11 @@ def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
 
 
 def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
-  """Collects one split."""
-  directory = collect_split(config, workdir, split)
-  logging.info(summary(manifest_lib.load(directory), directory))
+  """Collects all that the configuration needs of one split."""
+  for kind, name in run_data.needed(config):
+    if name == split:
+      directory = collect_split(config, workdir, split, kind)
+      logging.info(summary(manifest_lib.load(directory), directory))
 
 
 if __name__ == '__main__':

@@ -1,24 +1,24 @@
-"""Trains the policies on ladders or rollouts, one run per seed.
+"""Trains the policies, one run per seed.
 
 Run:    python -m experiments.train --config=configs/arithmetic.py --workdir=runs/arithmetic
 Resume: the same command; finished seeds are kept, an unfinished one goes on.
-Cheap:  append --replies=runs/replies (see experiments/replies) where training collects; no model is asked what it has replied there already.
-Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, router.safetensors, router.json}
+Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, router.safetensors, router.json, seen.json}
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import functools
 import pathlib
 
-from absl import flags
 from absl import logging
 import ml_collections
 import numpy as np
 
 from experiments import launch
-from experiments import on_policy
-from experiments import training_sets
+from experiments import on_policy_rounds
+from experiments import run_data
+from experiments import training_data
 from experiments import workdirs
 from routing import progress as progress_lib
 from routing.features import observation
@@ -39,12 +39,12 @@ def run_directory(workdir: pathlib.Path | str, seed: int) -> pathlib.Path:
 
 
 def is_finished(workdir: pathlib.Path | str, seed: int) -> bool:
-  """The run of this seed has left its router."""
+  """Whether the run of this seed has left its router."""
   return (run_directory(workdir, seed) / learned.CARD_FILE).exists()
 
 
 def make_card(
-    config: ml_collections.ConfigDict, view: training_sets.View
+    config: ml_collections.ConfigDict, view: training_data.View
 ) -> card_lib.Card:
   """What the router of this run will say of itself."""
   return card_lib.Card(
@@ -85,21 +85,20 @@ def _batches(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     seed: int,
-    data: training_sets.TrainingSet,
-    known: pathlib.Path | str | None,
+    data: training_data.TrainingSet,
 ) -> Iterator[sources.Data | sources.Source]:
   """Where the batches of a seed come from; what collects them ends with it."""
   layout = parallel.first_devices(_num_devices(config))
   constant = observation.constant(data.view.features)
   if fit_lib.estimator_of(config) == 'on_policy':
-    with on_policy.collecting(
+    with on_policy_rounds.collecting(
         config,
-        training_sets.references(config, workdir),
+        training_data.references(config, workdir),
         data.view,
         make_card(config, data.view),
         run_directory(workdir, seed),
         seed,
-        known,
+        functools.partial(run_data.engines, config, workdir, 'train'),
     ) as collector:
       yield sources.renewed(
           collector,
@@ -126,8 +125,7 @@ def train_seed(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     seed: int,
-    data: training_sets.TrainingSet,
-    known: pathlib.Path | str | None = None,
+    data: training_data.TrainingSet,
 ) -> learned.LearnedRouter:
   """Trains one seed, or resumes it, and leaves its router; see `train_all`.
 
@@ -140,19 +138,19 @@ def train_seed(
   directory = workdirs.claim(run_directory(workdir, seed), config)
   checkpoint.pin_json(
       directory / 'features.json',
-      training_sets.features_record(data),
+      training_data.features_record(data),
       'training set',
   )
   if is_finished(workdir, seed):
     return learned.load(directory)
   with (
-      _batches(config, workdir, seed, data, known) as batches,
+      _batches(config, workdir, seed, data) as batches,
       progress_lib.Progress(config.num_steps, f'train seed {seed}') as shown,
   ):
     state = fit_lib.fit(
         config,
         batches,
-        data.validation,
+        data.select,
         directory,
         seed=seed,
         report=_reporter(shown),
@@ -165,6 +163,7 @@ def train_seed(
           state, is_shared=config.network.get('is_conditioned', False)
       ),
       data.view.statistics,
+      seen=data.seen,
   )
   router.save(directory)
   if not np.isfinite(state.best_score).all():
@@ -184,25 +183,15 @@ def train_seed(
 
 
 def train_all(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path | str,
-    known: pathlib.Path | str | None = None,
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
-  """Trains every seed of `config.train_seeds`; returns their directories.
-
-  Args:
-    config: of the run.
-    workdir: of the run.
-    known: directory of replies, where training collects; None = the models are
-      asked everything.
-  """
+  """Trains every seed of `config.train_seeds`; returns their directories."""
   memory.keep_freed()
-  data = training_sets.load(config, workdir)
+  data = training_data.load(config, workdir)
   for seed in config.train_seeds:
-    train_seed(config, workdir, seed, data, known)
+    train_seed(config, workdir, seed, data)
   return [run_directory(workdir, seed) for seed in config.train_seeds]
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('replies', None, 'Directory of replies, if there is one.')
-  launch.run(train_all, 'config', 'workdir', 'replies')
+  launch.run(train_all, 'config', 'workdir')

@@ -119,6 +119,44 @@ def grid(scores: np.ndarray, mask: np.ndarray, size: int = 15) -> np.ndarray:
   return np.array(list(itertools.product(*axes)))
 
 
+def depth_grid(
+    scores: np.ndarray,
+    depth: np.ndarray,
+    starts: Sequence[int],
+    num_steps: int,
+    size: int = 15,
+) -> np.ndarray:
+  """`[K, T]` candidates with a threshold for each decision of a way.
+
+  Every combination of the thresholds of G groups of decisions.
+
+  Args:
+    scores: `[M]` float, of problems that are *not* tested on.
+    depth: `[M]` int, number of decisions before.
+    starts: G depths, rising from 0, at which a group begins.
+    num_steps: T.
+    size: quantiles of each group, besides -inf and inf; K <= (size + 2)^G.
+
+  Raises:
+    ValueError: if `starts` does not rise from 0, or no decision is in a group.
+  """
+  starts = np.asarray(starts)
+  if starts[0] != 0 or not np.all(starts[1:] > starts[:-1]):
+    raise ValueError(f'starts must rise from 0, got {starts.tolist()}.')
+  group = np.searchsorted(starts, depth, side='right') - 1
+  axes = []
+  for number, start in enumerate(starts):
+    heard = scores[group == number]
+    if not heard.size:
+      raise ValueError(f'No problem has a decision {start} or later.')
+    inner = np.quantile(heard, np.linspace(0, 1, size), method='lower')
+    axes.append([-np.inf, *np.unique(inner), np.inf])
+  found = np.array(list(itertools.product(*axes)))
+  return found[
+      :, np.searchsorted(starts, np.arange(num_steps), side='right') - 1
+  ]
+
+
 def pareto_path(loss: np.ndarray, cost: np.ndarray) -> np.ndarray:
   """Candidates that none beats in both, from the least loss to the least cost.
 

@@ -35,6 +35,11 @@ def measure(features: np.ndarray, mask: np.ndarray) -> Statistics:
   return measure_parts([(features, mask)])
 
 
+def measure_decisions(features: np.ndarray) -> Statistics:
+  """`measure` of `[M, F]` decisions, all of which exist."""
+  return measure(features[None], np.ones((1, len(features)), bool))
+
+
 def measure_parts(
     parts: Iterable[tuple[np.ndarray, np.ndarray]],
 ) -> Statistics:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 from typing import Protocol
 
@@ -189,6 +190,7 @@ class Recorded:
   is_graded_once: bool = dataclasses.field(default=True, init=False)
   kind: str = dataclasses.field(default='recorded', init=False)
 
+  @functools.cached_property
   def decisions(self) -> table_lib.Decisions:
     """The decisions that were taken, trajectory by trajectory."""
     mask = np.asarray(self.batch.mask, bool)
@@ -205,7 +207,7 @@ class Recorded:
   def scores(self, family: Family) -> tuple[np.ndarray, np.ndarray]:
     """`[B, T]` scores of a family, and the routes that it would name."""
     mask = np.asarray(self.batch.mask, bool)
-    found, chosen = family.score(self.decisions())
+    found, chosen = family.score(self.decisions)
     scores = np.zeros(mask.shape)
     routes = np.full(mask.shape, self.batch.available.shape[-1] - 1)
     scores[mask] = found
@@ -219,7 +221,7 @@ class Recorded:
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`."""
-    scores, _ = family.score(self.decisions())
+    scores, _ = family.score(self.decisions)
     return quantile_grid(scores, size)
 
   def answerable(self, family: Family, thresholds: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ round is several steps long, the ratios account for the steps since.
 """
 
 import asyncio
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -19,10 +20,8 @@ import ml_collections
 import numpy as np
 
 from experiments import builders
-from experiments import collect
-from experiments import overnight
-from experiments import replies
-from experiments import training_sets
+from experiments import training_data
+from experiments import unattended
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
@@ -39,29 +38,20 @@ from routing.training import state as state_lib
 FOLDER = 'rollouts'  # Of a run.
 
 
-def make_engines(
-    config: ml_collections.ConfigDict,
-    specs: tuple[costs.RouteSpec, ...],
-    directory: pathlib.Path | str | None = None,
-) -> list[engine_lib.Engine]:
-  """The engines of a configuration, which must be those of its shards.
+def check_engines(
+    config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
+) -> None:
+  """Raises ValueError unless the engines are those of the shards.
 
-  Args:
-    config: of the run.
-    specs: of the shards.
-    directory: of replies to train; None = the models are asked everything.
-
-  Raises:
-    ValueError: if they are not, or would evict one another's cache.
+  Or if they would evict one another's cache.
   """
-  collect.check_concurrency(config)
+  builders.check_concurrency(config)
   found = builders.specs(config)
   if found != specs:
     raise ValueError(
         f'The rollouts of train are by {_names(specs)}; the configuration '
         f'names {_names(found)}, which must be the same.'
     )
-  return replies.engines_for(config, directory, 'train')
 
 
 def _names(specs: tuple[costs.RouteSpec, ...]) -> str:
@@ -72,11 +62,11 @@ def _names(specs: tuple[costs.RouteSpec, ...]) -> str:
 def collecting(
     config: ml_collections.ConfigDict,
     references: list[types.Rollouts],
-    view: training_sets.View,
+    view: training_data.View,
     card: card_lib.Card,
     directory: pathlib.Path,
     seed: int,
-    known: pathlib.Path | str | None = None,
+    make_engines: Callable[[], list[engine_lib.Engine]],
 ) -> Iterator['Collector']:
   """A collector whose engines stay alive until the block ends.
 
@@ -87,10 +77,10 @@ def collecting(
     card: of the router that is being trained.
     directory: of the run.
     seed: of the run.
-    known: directory of replies to train; None = the models are asked
-      everything.
+    make_engines: gives the engines.
   """
-  engines = make_engines(config, view.accounting.specs, known)
+  check_engines(config, view.accounting.specs)
+  engines = make_engines()
   with asyncio.Runner() as runner:
     try:
       yield Collector(
@@ -114,7 +104,7 @@ class Collector:
       self,
       config: ml_collections.ConfigDict,
       references: list[types.Rollouts],
-      view: training_sets.View,
+      view: training_data.View,
       card: card_lib.Card,
       directory: pathlib.Path,
       seed: int,
@@ -162,7 +152,7 @@ class Collector:
       )
       draw = taking_turns(router, problems, plan)
       self._runner.run(self._collect(problems, draw, plan, writer))
-    data = self._view.arrays(reader.read_rollouts(directory))
+    data = self._view.trajectories(reader.read_rollouts(directory))
     logging.info(
         'Round %d: %d trajectories, accuracy %.3f, cost %.3f; %s so far.',
         number,
@@ -198,7 +188,7 @@ class Collector:
       writer: writer_lib.RolloutWriter,
   ) -> None:
     """Has what is missing of a round written."""
-    watch = overnight.Watch(writer, self._meter, self._limits)
+    watch = unattended.Watch(writer, self._meter, self._limits)
     await behave.collect_rollouts(
         [problems[i] for i in watch.missing],
         self._engines,

@@ -1,0 +1,1 @@
+"""Studies behind the documents: coverage of promises, the optimum, tables."""

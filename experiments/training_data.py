@@ -1,0 +1,289 @@
+"""What a run learns from: known outcomes or rollouts, in memory or file by file."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from experiments import builders
+from experiments import run_data
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.features import batching
+from routing.features import observation
+from routing.features import standardize
+from routing.outcomes import batches
+from routing.outcomes import records as records_lib
+from routing.outcomes import table as table_lib
+from routing.problems import seen as seen_lib
+from routing.rollout import trees
+from routing.training import fit as fit_lib
+from routing.training import sources
+
+Known = Sequence[types.Ladder] | Sequence[trees.Tree]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How records become what is trained on.
+
+  features: what is observed.
+  accounting: what is paid.
+  protocol: the decision process.
+  statistics: of the features on train.
+  """
+
+  features: observation.FeatureConfig
+  accounting: costs.Accounting
+  protocol: protocols.Protocol
+  statistics: standardize.Statistics
+
+  def trajectories(
+      self, rollouts: Sequence[types.Rollouts]
+  ) -> types.TrajectoryBatch:
+    """Rollouts as arrays, with standardised features."""
+    batch = batching.trajectory_batch(
+        rollouts, self.features, self.accounting, self.protocol
+    )
+    return batching.standardized(batch, self.statistics)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+  """What every seed trains on; features are standardised.
+
+  view: how it was made of records.
+  train: arrays, or, where they are too many, what reads them from disk.
+  select: stops training early.
+  seen: the problems of both.
+  shards: content hash of each split.
+  """
+
+  view: View
+  train: sources.Data | sources.Shards
+  select: sources.Data
+  seen: seen_lib.Seen
+  shards: dict[str, str]
+
+
+def load(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> TrainingSet:
+  """Reads and featurises `train` and `select`.
+
+  With `config.stream.num_held` > 0 rollouts of train stay on disk: they are
+  read through once for the expected cost and once for the statistics of their
+  features, a file at a time, and then in each epoch.
+
+  Raises:
+    ValueError: if a split is not collected, not as it was written, or not what
+      the configuration's estimator and protocol can learn from.
+  """
+  run_data.check(config)
+  if fit_lib.estimator_of(config) == 'exact':
+    return _known(config, workdir)
+  return _rollouts(config, workdir)
+
+
+def _known(config, workdir) -> TrainingSet:
+  known = {
+      name: list(run_data.known_records(config, workdir, name))
+      for name in ('train', 'select')
+  }
+  split = {name: run_data.open_split(config, workdir, name) for name in known}
+  specs = split['train'].specs
+  accounting = batching.with_reference(
+      costs.Accounting(specs, config.ruler), _costed(known['train'])
+  )
+  features = observation.configure(
+      config.features,
+      num_routes=len(specs),
+      max_decisions=config.protocol.max_decisions,
+      hidden_size=_hidden_size(known['train']),
+  )
+  protocol = builders.protocol(config)
+  tables = {
+      name: _table(x, features, accounting, protocol)
+      for name, x in known.items()
+  }
+  statistics = standardize.measure_decisions(tables['train'].decisions.features)
+  batch = {
+      name: batches.outcome_batch(x, statistics, config.ruler)
+      for name, x in tables.items()
+  }
+  return TrainingSet(
+      view=View(features, accounting, protocol, statistics),
+      seen=_seen(**known),
+      shards={name: x.manifest.content_hash for name, x in split.items()},
+      **batch,
+  )
+
+
+def _costed(known: Known) -> Sequence[types.Ladder | types.Rollouts]:
+  """What the largest model's mean cost is measured on."""
+  if isinstance(known[0], types.Ladder):
+    return known
+  return [types.Rollouts(x.problem, x.reference, ()) for x in known]
+
+
+def _table(
+    known: Known,
+    features: observation.FeatureConfig,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> table_lib.OutcomeTable:
+  """The outcome table of ladders or trees."""
+  if isinstance(known[0], types.Ladder):
+    return records_lib.ladder_table(known, features, accounting, protocol)
+  return records_lib.tree_table(known, features, accounting)
+
+
+def _seen(train: Iterable[Any], select: Iterable[Any]) -> seen_lib.Seen:
+  """The record of the problems that training sees."""
+  seen = seen_lib.NOTHING.with_problems('train', (x.problem for x in train))
+  return seen.with_problems('select', (x.problem for x in select))
+
+
+def _hidden_size(known: Iterable[Any]) -> int:
+  """Numbers of the small model's hidden states; 0 if there are none."""
+  sizes = (
+      len(step.hidden)
+      for record in known
+      for step in _steps(record)
+      if step.route == 0 and step.hidden is not None
+  )
+  return next(sizes, 0)
+
+
+def _steps(record: Any) -> Iterable[types.Step]:
+  """Steps of a record, the small model's first drafts among them."""
+  if isinstance(record, types.Ladder):
+    return record.steps
+  if isinstance(record, types.Rollouts):
+    return itertools.chain.from_iterable(
+        (*x.steps, *x.discarded) for x in record.trajectories
+    )
+  return itertools.chain.from_iterable(
+      (*x.steps, *([x.draft] if x.draft else ())) for x in trees.nodes(record)
+  )
+
+
+def _rollouts(config, workdir) -> TrainingSet:
+  split = {
+      name: run_data.open_split(config, workdir, name, 'rollouts')
+      for name in ('train', 'select')
+  }
+  protocol = builders.protocol(config)
+  for x in split.values():
+    _check_protocol(x, protocol)
+  make = _streamed if _num_held(config) else _resident
+  view, train = make(config, split['train'], protocol)
+  select = list(split['select'].records())
+  return TrainingSet(
+      view=view,
+      train=train,
+      select=view.trajectories(select),
+      seen=_seen(split['train'].records(), select),
+      shards={name: x.manifest.content_hash for name, x in split.items()},
+  )
+
+
+def _check_protocol(
+    split: run_data.Split, protocol: protocols.Protocol
+) -> None:
+  """Raises ValueError if rollouts are of another decision process."""
+  found = split.manifest.settings['plan']['protocol']
+  if found != dataclasses.asdict(protocol):
+    raise ValueError(
+        f'{split.directory} was collected in {found["name"]}, '
+        f'{found["view"]}; the configuration names {protocol.name}, '
+        f'{protocol.view}.'
+    )
+
+
+def _num_held(config: ml_collections.ConfigDict) -> int:
+  # Configurations from before there were streams name none.
+  return config.get('stream', {}).get('num_held', 0)
+
+
+def _observed(
+    config: ml_collections.ConfigDict,
+    split: run_data.Split,
+    make: Any,
+) -> tuple[observation.FeatureConfig, costs.Accounting]:
+  """What is observed, and what is paid; `make` gives the records anew."""
+  features = observation.configure(
+      config.features,
+      num_routes=len(split.specs),
+      max_decisions=config.protocol.max_decisions,
+      hidden_size=_hidden_size(make()),
+  )
+  accounting = costs.Accounting(split.specs, config.ruler)
+  return features, batching.with_reference(accounting, make())
+
+
+def _resident(
+    config: ml_collections.ConfigDict,
+    split: run_data.Split,
+    protocol: protocols.Protocol,
+) -> tuple[View, sources.Data]:
+  """Rollouts of train in memory, and what was measured on them."""
+  rollouts = list(split.records())
+  features, accounting = _observed(config, split, lambda: rollouts)
+  batch = batching.trajectory_batch(rollouts, features, accounting, protocol)
+  statistics = standardize.measure(batch.features, batch.mask)
+  view = View(features, accounting, protocol, statistics)
+  return view, batching.standardized(batch, statistics)
+
+
+def _streamed(
+    config: ml_collections.ConfigDict,
+    split: run_data.Split,
+    protocol: protocols.Protocol,
+) -> tuple[View, sources.Shards]:
+  """Rollouts of train on disk, and what was measured one file at a time."""
+  features, accounting = _observed(config, split, split.records)
+  sizes = []
+
+  def parts():
+    for file in split.files():
+      batch = batching.trajectory_batch(file, features, accounting, protocol)
+      sizes.append(len(batch.mask))
+      yield batch.features, batch.mask
+
+  statistics = standardize.measure_parts(parts())
+  view = View(features, accounting, protocol, statistics)
+  load_file = functools.partial(_load_file, view, split)
+  return view, sources.Shards(load_file, sizes)
+
+
+def _load_file(
+    view: View, split: run_data.Split, index: int
+) -> types.TrajectoryBatch:
+  return view.trajectories(split.file(index))
+
+
+def references(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> list[types.Rollouts]:
+  """The problems of train, with what the largest model does there alone."""
+  rollouts = run_data.open_split(config, workdir, 'train', 'rollouts').records()
+  return [dataclasses.replace(record, trajectories=()) for record in rollouts]
+
+
+def features_record(data: TrainingSet) -> dict[str, Any]:
+  """What `features.json` holds: what is observed, and measured on what."""
+  view = data.view
+  return {
+      'features': dataclasses.asdict(view.features),
+      'mean': view.statistics.mean.tolist(),
+      'std': view.statistics.std.tolist(),
+      'reference': view.accounting.reference,
+      'shards': data.shards,
+  }

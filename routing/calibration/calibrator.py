@@ -1,0 +1,289 @@
+"""The one calibrator: which member and threshold, and what they promise.
+
+It knows nothing of protocols, or of how outcomes came about; it asks two
+sources what thresholds earn. On `select` problems it chooses: the member, and
+which thresholds are worth testing. On `prove` problems, which no stage has seen
+before, it tests these. Points without a probability are chosen on `select` and
+promise nothing.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from routing.calibration import groups as groups_lib
+from routing.calibration import joint as joint_lib
+from routing.calibration import named_points
+from routing.calibration import off_policy_risks
+from routing.calibration import risks as risks_lib
+from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import sources
+
+COST_CAP = 2.0  # A promise of cost counts dearer problems as this.
+Risks = Sequence[risks_lib.Risk]
+Warn = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """Which points are wanted.
+
+  budgets: mean costs; of each the most accurate threshold on `select` within
+    it, without a promise.
+  alphas: relative losses to promise.
+  confident_budgets: mean costs to promise.
+  both: pairs of a loss and a cost to promise, each with its own probability.
+  delta: chance that a promise is broken.
+  is_joint: the two of a pair are promised together with probability 1 - delta.
+  among: how many proven points or seeds are chosen among afterwards; each is
+    then tested at delta / among.
+  group_by: promises each loss to every group of problems, too: 'subject', or a
+    key of `Problem.meta`; empty = no groups.
+  joint_starts: promises each loss by a threshold for each group of decisions,
+    too, beginning at these; empty = not.
+  grid: thresholds that are tested besides both ends.
+  procedure: of `risks.PROCEDURES`.
+  """
+
+  budgets: Sequence[float] = ()
+  alphas: Sequence[float] = ()
+  confident_budgets: Sequence[float] = ()
+  both: Sequence[tuple[float, float]] = ()
+  delta: float = 0.1
+  is_joint: bool = False
+  among: int = 1
+  group_by: str = ''
+  joint_starts: Sequence[int] = ()
+  grid: int = 200
+  procedure: str = 'fixed_sequence'
+
+  def risks(self, loss_test: str) -> list[tuple[risks_lib.Risk, ...]]:
+    """What is promised together, for each named promise."""
+    loss = lambda x: risks_lib.Risk('loss', x, self.delta, p_value=loss_test)
+    cost = lambda x: risks_lib.Risk('cost', x, self.delta, COST_CAP, 'betting')
+    return (
+        [(loss(alpha),) for alpha in self.alphas]
+        + [(cost(budget),) for budget in self.confident_budgets]
+        + [(loss(alpha), cost(budget)) for alpha, budget in self.both]
+    )
+
+
+def loss_test(prove: sources.Source) -> str:
+  """The test that fits how outcomes were collected, not what they show.
+
+  One answer is right or wrong; of several, losses are shares.
+  """
+  return 'binomial' if prove.is_graded_once else 'betting'
+
+
+class Calibrator:
+  """Finds the named points of one router.
+
+  Args:
+    families: of each member.
+    select: problems to choose on.
+    prove: problems to test on.
+    wanted: which points.
+    metric: cost metric of budgets and promises.
+    hashes: of the checkpoint and of what it is calibrated on; kept with each
+      point.
+    warn: told of promises to single groups that are refused.
+  """
+
+  def __init__(
+      self,
+      families: Sequence[sources.Family],
+      select: sources.Source,
+      prove: sources.Source,
+      wanted: Wanted,
+      *,
+      metric: str,
+      hashes: dict[str, str],
+      warn: Warn = lambda text: None,
+  ):
+    self._families, self._wanted = families, wanted
+    self._select, self._prove = select, prove
+    self._metric, self._hashes, self._warn = metric, hashes, warn
+    self._frontiers = [
+        select.frontier(family, metric, wanted.grid) for family in families
+    ]
+
+  def points(self) -> list[dict[str, Any]]:
+    """All points, as entries of `operating_points.json`.
+
+    Raises:
+      ValueError: if a budget is outside [small cost, 1], or a promise cannot be
+        made from so few problems. A group's promise is left out instead.
+    """
+    wanted = self._wanted
+    points = [self._budget(budget) for budget in wanted.budgets]
+    promises = wanted.risks(loss_test(self._prove))
+    points += [self._promised(risks) for risks in promises]
+    for risks in promises[: len(wanted.alphas)]:
+      if wanted.group_by:
+        points += self._of_groups(risks)
+    for risks in promises[: len(wanted.alphas)]:
+      if wanted.joint_starts:
+        points.append(self._by_step(risks))
+    return points
+
+  def _json(
+      self,
+      name: str,
+      member: int,
+      point: thresholds_lib.OperatingPoint,
+      **extra,
+  ) -> dict[str, Any]:
+    return named_points.to_json(
+        name, member, point, self._hashes, source=self._prove.kind, **extra
+    )
+
+  def _check_budget(self, budget: float) -> None:
+    cheapest = min(x.cost.min() for x in self._frontiers)
+    thresholds_lib.check_budget(budget, cheapest)
+
+  def _budget(self, budget: float) -> dict[str, Any]:
+    """The most accurate member and threshold within budget on `select`."""
+    self._check_budget(budget)
+    promise = thresholds_lib.Promise(
+        'cost', budget, None, len(self._select.problems)
+    )
+    best = None
+    for member, frontier in enumerate(self._frontiers):
+      allowed = np.flatnonzero(frontier.cost <= budget)
+      if allowed.size:
+        index = thresholds_lib.best(allowed, frontier.accuracy, frontier.cost)
+        point = thresholds_lib.point_at(frontier, index, promise)
+        if best is None or point.accuracy > best[1].accuracy:
+          best = member, point
+    return self._json(best[1].name, *best)
+
+  def _choose(self, risks: Risks) -> tuple[int, np.ndarray]:
+    """The member, and the thresholds worth testing, chosen on `select`."""
+    for risk in risks:
+      if risk.quantity == 'cost':
+        self._check_budget(risk.level)
+    member = best_member(self._frontiers, risks)
+    grid = self._select.grid(self._families[member], self._wanted.grid)
+    return member, grid
+
+  def _promised(self, risks: Risks) -> dict[str, Any]:
+    """A promise: chosen on `select`, tested on `prove`."""
+    member, grid = self._choose(risks)
+    family = self._families[member]
+    if isinstance(self._prove, sources.Recorded):
+      scores, routes = self._prove.scores(family)
+      point = off_policy_risks.for_risks(
+          scores,
+          self._prove.in_metric(self._metric),
+          risks,
+          thresholds=grid,
+          routes=routes,
+          problems=self._prove.owner,
+          least_effective=self._prove.least_effective,
+      )
+    else:
+      values = self._prove.earn(family, grid, self._metric).values()
+      point = thresholds_lib.from_values(
+          values, grid, risks, procedure=self._wanted.procedure
+      )
+    return self._json(point.name, member, point)
+
+  def _of_groups(self, risks: Risks) -> list[dict[str, Any]]:
+    """A promise to each group; those that are refused are told to `warn`."""
+    self._require_values('group_by')
+    member, grid = self._choose(risks)
+    labels = {
+        name: groups_lib.labels_of(source.problems, self._wanted.group_by)
+        for name, source in (('select', self._select), ('prove', self._prove))
+    }
+    earned = self._prove.earn(self._families[member], grid, self._metric)
+    found = groups_lib.from_values(
+        earned.values(),
+        grid,
+        risks,
+        labels=labels['prove'],
+        names=np.unique(np.concatenate(list(labels.values()))),
+        procedure=self._wanted.procedure,
+    )
+    points = []
+    for label, point in found.items():
+      name = f'{risks[0].name}[{label}]'
+      if isinstance(point, risks_lib.Refusal):
+        self._warn(f'{name} is refused: {point}')
+        continue
+      extra = {'group': label, 'delta_of_all_groups': risks[0].delta}
+      points.append(self._json(name, member, point, **extra))
+    return points
+
+  def _by_step(self, risks: Risks) -> dict[str, Any]:
+    """A point whose threshold has one number for each of T decisions.
+
+    The candidates that no other beats in both loss and cost on `select` are
+    tested on `prove`, from the least loss down; see `calibration.joint`.
+    """
+    self._require_values('joint_starts')
+    starts = self._wanted.joint_starts
+    member, _ = self._choose(risks)
+    family = self._families[member]
+    table = self._select.table
+    scores, _ = family.score(table.decisions)
+    depth = table.decisions.depth
+    num_steps = max(
+        x.table.decisions.max_depth for x in (self._select, self._prove)
+    )
+    candidates = joint_lib.depth_grid(scores, depth, starts, num_steps)
+    found = self._select.earn(family, candidates, self._metric)
+    path = joint_lib.pareto_path(found.loss.mean(axis=1), found.mean_cost)
+    rising = np.arange(len(path))
+    values = self._prove.earn(family, candidates[path], self._metric).values()
+    point = thresholds_lib.from_values(
+        values,
+        candidates[path],
+        risks,
+        orders={'loss': rising, 'cost': rising[::-1]},
+        procedure=self._wanted.procedure,
+    )
+    name = f'{point.name}/steps{",".join(map(str, starts))}'
+    return self._json(name, member, point)
+
+  def _require_values(self, field: str) -> None:
+    """Raises ValueError unless every way is known, as `field` needs."""
+    if not isinstance(self._prove, sources.Known):
+      raise ValueError(
+          f'calibration.{field} needs to know every way through a problem; what '
+          f'is there is {self._prove.kind}. It must be empty.'
+      )
+
+
+def best_member(
+    frontiers: Sequence[frontier_lib.Frontier], risks: Risks
+) -> int:
+  """The member whose best threshold within all levels is best.
+
+  Raises:
+    risks.Refusal: if none has a threshold within all levels.
+  """
+  values = []
+  for frontier in frontiers:
+    is_within = np.all(
+        [getattr(frontier, x.quantity) <= x.level for x in risks], axis=0
+    )
+    value = (
+        frontier.accuracy
+        if any(risk.quantity == 'cost' for risk in risks)
+        else -frontier.cost
+    )
+    values.append(value[is_within].max(initial=-np.inf))
+  if max(values) == -np.inf:
+    names = ' and '.join(risk.name for risk in risks)
+    raise risks_lib.Refusal(
+        f'No threshold of any member keeps {names}, even on the problems it '
+        'was chosen on.',
+        None,
+    )
+  return int(np.argmax(values))
