@@ -187,7 +187,7 @@ def answer_in_turn(
 
     for problem in problems:
       trace, left = '', config.collect.max_tokens
-      for _ in range(config.protocol.max_steps):
+      for _ in range(config.protocol.max_decisions):
         prompt = problem.question + trace
         choice, count = ask(0, prompt, left, [types.DELIMITER])
         total += count

@@ -75,13 +75,13 @@ def default_size(repeats: int = 40) -> Size:
   features = observation.configure(
       config.features,
       num_routes=2,
-      max_steps=config.protocol.max_steps,
+      max_decisions=config.protocol.max_decisions,
       hidden_size=_HIDDEN_STATE,
   )
   constant = observation.constant(features)
   return Size(
       batch_size=config.batch_size,
-      num_steps=features.max_steps,
+      num_steps=features.max_decisions,
       num_features=features.size,
       num_constant=constant.stop - constant.start,
       hidden=config.network.hidden[0],

@@ -22,9 +22,20 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   # 'shipped', or a directory with small/ and large/ (see experiments/pretrain).
   config.engine = dict(pair='shipped', max_batch=128, num_slots=256)
   config.problems = dict(
-      source='arithmetic', seed=0, train=6_000, validation=2_000, test=2_000
+      source='arithmetic',
+      seed=0,
+      train=6_000,
+      select=1_000,
+      prove=1_000,
+      test=2_000,
   )
-  config.protocol = dict(name='escalate', view='peek', max_steps=8)
+  config.data = dict(
+      # What is collected of each problem: 'ladders' (escalate), 'replies'
+      # (switch, redraft; greedy models) or 'rollouts' (any).
+      kind='ladders',
+      directory='',  # Shared shards of another work directory; '' = its own.
+  )
+  config.protocol = dict(name='escalate', view='peek', max_decisions=8)
   config.collect = dict(
       samples=1,  # Completions per prefix and larger model.
       temperature=0.0,
@@ -78,7 +89,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.num_steps = 600  # Gradient steps, about a hundred epochs.
   config.batch_size = 1_024  # Problems per step.
   config.log_every = 50
-  config.eval_every = 20  # Early stopping looks at validation this often.
+  config.eval_every = 20  # Early stopping looks at `select` this often.
   config.checkpoint_every = 200
 
   config.calibration = dict(
@@ -89,14 +100,19 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       both=(),  # Of a loss and a cost, e.g. ((0.05, 0.6),).
       group_by='',  # A promise to each 'subject', or value of this key of meta.
       joint_starts=(),  # Steps at which a threshold of its own begins, (0, 3).
-      # In switch and redraft: 'rollouts' answers anew at each threshold of a
-      # grid, 'trees' looks the same up where all replies are known,
-      # 'off_policy' weighs what the behaviour policy did.
-      source='rollouts',
-      grid=9,  # Thresholds besides both ends.
-      selection=200,  # Problems on which member and thresholds are chosen.
+      is_joint=False,  # Pairs of both promised together, not each by itself.
+      among=1,  # Proven points or seeds that somebody chooses among.
+      # Whence outcomes: 'known' (ladders, replies), 'recorded' (rollouts,
+      # weighted by importance) or 'live' (answered anew at each threshold).
+      source='known',
+      grid=200,  # Thresholds that are tested, besides both ends.
+      procedure='fixed_sequence',  # Or 'bonferroni', or 'growing'.
+      least_effective=100.0,  # Problems below which 'recorded' refuses.
   )
   config.evaluation = dict(
+      source='known',  # As in calibration.
+      learners=('fitted Q, trees', 'fitted Q, linear', 'boosting'),
+      trials=6,  # Settings of each learner that are tried on select.
       resamples=2_000,  # Bootstrap draws over problems (and seeds).
       live=200,  # Test problems answered live at each named point.
       coverage=1_000,  # Samples drawn to count broken promises.
@@ -104,14 +120,14 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
 
   if variant == 'demo':  # Three minutes on two cores, collection included.
     config.train_seeds = (0,)
-    config.problems.update(train=800, validation=400, test=400)
+    config.problems.update(train=800, select=200, prove=200, test=400)
     config.num_steps = 200
     config.batch_size = 512
     config.checkpoint_every = 100
     config.evaluation.live = 50
   if variant == 'smoke':  # One minute; for tests.
     config.train_seeds = (0,)
-    config.problems.update(train=64, validation=64, test=48)
+    config.problems.update(train=64, select=32, prove=32, test=48)
     config.collect.shard_size = 16
     config.objective.levels = (0.4, 0.7)
     config.num_steps = 20
@@ -120,5 +136,5 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.eval_every = 5
     config.checkpoint_every = 10
     config.calibration.alphas = (0.1,)  # 32 problems can promise no less.
-    config.evaluation.update(resamples=200, live=8, coverage=20)
+    config.evaluation.update(trials=1, resamples=200, live=8, coverage=20)
   return config

@@ -14,7 +14,9 @@ VARIANTS = ('full', 'demo', 'smoke')
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config = arithmetic.get_config(variant)
-  config.protocol = dict(name='redraft', view='', max_steps=8)  # '' = its own.
+  config.protocol = dict(
+      name='redraft', view='', max_decisions=8
+  )  # '' = its own.
   config.behaviour = dict(
       # 'uniform': each route alike; 'rate': leaves at a rate of its own in each
       # trajectory; 'mixture': a trained router's policy, blended with uniform.

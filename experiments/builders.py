@@ -336,7 +336,7 @@ def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
   """How traces are written, when collecting and when live."""
   return driver.Sampling(
       temperature=config.collect.temperature,
-      max_steps=config.protocol.max_steps,
+      max_decisions=config.protocol.max_decisions,
       max_tokens=config.collect.max_tokens,
   )
 

@@ -1,12 +1,14 @@
-"""Replays every method on the test ladders, and answers some problems live.
+"""Evaluates every method on the test problems, and answers some of them live.
 
 Run:    python -m experiments.evaluate --config=configs/arithmetic.py --workdir=runs/arithmetic
 Writes: results.json
+
+Thresholds and hulls are chosen on `select` problems and seen on `test` ones,
+which no stage before has seen.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 import json
 import pathlib
 import time
@@ -16,38 +18,24 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from experiments import graded as graded_lib
 from experiments import launch
-from experiments import live
+from experiments import run_data
 from experiments import train
-from experiments.coverage import router as coverage
-from routing import costs
-from routing import types
-from routing.outcomes import stopping as stopping_lib
-from routing.evaluation import bootstrap
+from routing.evaluation import broken_promises
+from routing.evaluation import evaluator
 from routing.evaluation import methods
-from routing.outcomes import points as points_lib
+from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
-from routing.problems import splits
+from routing.outcomes import live
+from routing.outcomes import records
+from routing.outcomes import sources
+from routing.routers import families
 from routing.routers import learned
-from routing.routers import supervised
+from routing.routers import learners as learners_lib
+from routing.routers import tuning
 from routing.shards import manifest as manifest_lib
 
 RESULTS_FILE = 'results.json'
-REFERENCE = 'policy'  # The method that all others are compared with.
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-  """What every scoring method says of one split; none of it knows a ruler.
-
-  policy: per seed and member, scores and routes; see `graded.member_choices`.
-  supervised, confidence: `[N, T]`.
-  """
-
-  policy: list[list[tuple[np.ndarray, np.ndarray]]]
-  supervised: np.ndarray
-  confidence: np.ndarray
 
 
 def load_routers(
@@ -60,143 +48,183 @@ def load_routers(
   ]
 
 
-def load_splits(
-    workdir: pathlib.Path | str, router: learned.LearnedRouter
-) -> dict[str, graded_lib.Graded]:
-  """All three splits, checked to share no question."""
-  loaded = {
-      split: graded_lib.load(workdir, split, router.card)
-      for split in ('train', 'validation', 'test')
-  }
-  splits.check_disjoint(
-      **{
-          name: [
-              splits.question_hash(x.problem.question) for x in graded.ladders
-          ]
-          for name, graded in loaded.items()
-      }
-  )
-  return loaded
-
-
-def score(
-    routers: Sequence[learned.LearnedRouter],
-    scorer: supervised.Scorer,
-    graded: graded_lib.Graded,
-) -> Scores:
-  """Every scoring method on one split."""
-  return Scores(
-      policy=[
-          graded_lib.member_choices(router, graded.batch) for router in routers
-      ],
-      supervised=scorer.score(graded.batch.features),
-      confidence=graded.doubt,
-  )
-
-
-def _policy_seed(
-    batches: Sequence[types.LadderBatch],
-    choices: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
-) -> methods.Candidates:
-  """All members of one seed, pooled; [validation, test] in both arguments."""
-  pairs = []
-  for (seen, seen_routes), (unseen, unseen_routes) in zip(
-      *choices, strict=True
-  ):
-    pairs.append(
-        methods.thresholded(
-            stopping_lib.from_batch(batches[0], seen_routes),
-            seen,
-            stopping_lib.from_batch(batches[1], unseen_routes),
-            unseen,
-        )
-    )
-  return methods.pooled(pairs)
-
-
-def candidates_in_ruler(
-    batches: Sequence[types.LadderBatch], scores: Sequence[Scores]
-) -> dict[str, list[methods.Candidates]]:
-  """Every method's candidates; [validation, test] in both arguments."""
-  validation, test = (stopping_lib.from_batch(batch) for batch in batches)
-  by_score = lambda name: methods.thresholded(
-      validation,
-      getattr(scores[0], name),
-      test,
-      getattr(scores[1], name),
-  )
-  return {
-      'policy': [
-          _policy_seed(batches, choices)
-          for choices in zip(*(x.policy for x in scores), strict=True)
-      ],
-      'supervised': [by_score('supervised')],
-      'confidence': [by_score('confidence')],
-      'fixed step': [methods.fixed_step(validation, test)],
-      'coin': [methods.coin_per_question(validation, test)],
-      'random': [methods.random_hazard(validation, test)],
-  }
-
-
-def replay_in_ruler(
-    batches: Sequence[types.LadderBatch],
-    scores: Sequence[Scores],
-    draws: bootstrap.Draws,
-) -> dict[str, Any]:
-  """All figures in the ruler that the batches were charged in."""
-  test = stopping_lib.from_batch(batches[1])
-  shape = batches[1].mask.shape
-  tables = [
-      stopping_lib.from_batch(batches[1], np.full(shape, route + 1))
-      for route in range(batches[1].handover_correct.shape[-1])
-  ]
-  anchors = results_lib.anchors_of(
-      replay.at_steps(test, [test.num_steps]), replay.largest_alone(test)
-  )
-  return results_lib.of_ruler(
-      candidates_in_ruler(batches, scores),
-      replay.oracle(tables, methods.PRICES),
-      anchors,
-      draws,
-      REFERENCE,
-  )
-
-
-def replay_all(
+def open_pair(
     config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
     routers: Sequence[learned.LearnedRouter],
-    loaded: Mapping[str, graded_lib.Graded],
-) -> dict[str, Any]:
-  """Everything in `results.json` that needs no engine."""
-  card = routers[0].card
-  start = time.monotonic()
-  scorer = supervised.fit(loaded['train'].batch)
-  logging.info('Supervised learner: %.0f s', time.monotonic() - start)
-  pair = [loaded['validation'], loaded['test']]
-  scores = [score(routers, scorer, graded) for graded in pair]
-  draws = bootstrap.draw(
-      len(loaded['test'].ladders),
-      [1, len(routers)],
-      config.evaluation.resamples,
-      seed=config.seed,
+) -> methods.Pair:
+  """`select` and `test`; raises ValueError if a router has seen the latter."""
+  pair = methods.Pair(
+      *(
+          run_data.source(
+              config,
+              workdir,
+              split,
+              routers[0].card,
+              config.evaluation.source,
+              pathlib.Path(workdir) / 'live_answers' / split,
+          )
+          for split in ('select', 'test')
+      )
   )
-  rulers = {}
-  for ruler in costs.RULERS:
-    batches = [graded_lib.recharge(graded, card, ruler) for graded in pair]
-    rulers[ruler] = replay_in_ruler(batches, scores, draws)
-    area = rulers[ruler]['methods'][REFERENCE]['area']
-    logging.info('Ruler %s: policy area %.4f', ruler, area['mean'])
+  for router in routers:
+    router.seen.check('select', pair.select.problems)
+    router.seen.check('test', pair.test.problems)
+  return pair
+
+
+def tuned_learners(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    router: learned.LearnedRouter,
+    select: sources.Source,
+) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
+  """The supervised learners, each tuned on `select`, and what was tried."""
+  data = _training_records(config, workdir, router)
+  metric, found, tried = router.card.ruler, {}, {}
+  for name in config.evaluation.learners:
+    if name not in learners_lib.LEARNERS:
+      raise ValueError(
+          f'evaluation.learners names {name!r}; allowed: '
+          f'{", ".join(learners_lib.LEARNERS)}.'
+      )
+    start = time.monotonic()
+    best = tuning.tune(
+        learners_lib.LEARNERS[name],
+        data,
+        value=lambda x: _area_on(select, x, metric),
+        metric=metric,
+        features=router.card.features,
+        seed=config.seed,
+        num_trials=config.evaluation.trials,
+    )
+    found[name] = best.families
+    tried[name] = {'setting': best.setting, 'areas': best.values}
+    logging.info(
+        '%s: %s of %d settings, %.0f s',
+        name,
+        best.setting,
+        len(best.values),
+        time.monotonic() - start,
+    )
+  return found, tried
+
+
+def _training_records(config, workdir, router):
+  """What the policy learnt from, for learners: known outcomes or rollouts."""
+  card = router.card
+  if config.objective.get('estimator', 'exact') == 'exact':
+    known = run_data.known_records(config, workdir, 'train')
+    return run_data.known_table(known, card)
+  rollouts = run_data.open_split(config, workdir, 'train', 'rollouts').records()
+  return records.recorded_source(
+      list(rollouts), card.features, card.accounting, card.protocol
+  )
+
+
+def _area_on(
+    select: sources.Source, found: Sequence[sources.Family], metric: str
+) -> float:
+  """Area of the hull of all thresholds on `select`: what tuning maximises."""
+  points = methods.thresholded(found, methods.Pair(select, select), metric)
+  hull = points.points()
+  area = metrics.area(hull.mean_cost, hull.accuracy)
+  return area if np.isfinite(area) else float(hull.accuracy.max())
+
+
+def figures(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    routers: Sequence[learned.LearnedRouter],
+    pair: methods.Pair,
+) -> dict[str, Any]:
+  """Everything in `results.json` but what is answered live."""
+  card = routers[0].card
+  largest = len(card.specs) - 1
+  others, tried = tuned_learners(config, workdir, routers[0], pair.select)
+  others['confidence'] = [families.Uncertainty(largest)]
+  others['fixed step'] = [families.FixedStep(largest)]
+  members = families.members(routers[0])
+  counted = {
+      name: run_data.open_split(config, workdir, name)
+      for name in ('train', 'select', 'prove', 'test')
+  }
   return {
       'schema': results_lib.SCHEMA,
       'config': json.loads(config.to_json_best_effort()),
       'ruler': card.ruler,
-      'num_problems': {k: len(v.ladders) for k, v in loaded.items()},
+      'source': pair.test.kind,
+      'num_problems': {
+          name: x.num_problems or sum(y.rows for y in x.manifest.shards)
+          for name, x in counted.items()
+      },
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
       'checkpoints': [router.checkpoint_hash for router in routers],
-      'shards': {k: v.content_hash for k, v in loaded.items()},
-      'rulers': rulers,
+      'shards': {k: x.manifest.content_hash for k, x in counted.items()},
+      'tuning': tried,
+      'rulers': evaluator.figures(
+          [families.members(router) for router in routers],
+          others,
+          pair,
+          resamples=config.evaluation.resamples,
+          seed=config.seed,
+      ),
+      'operating_points': evaluator.operating_points(
+          routers[0].points, members, pair.test, card.ruler
+      ),
+      'coverage': _count_broken(config, routers[0], pair),
   }
+
+
+def _count_broken(config, router, pair) -> dict[str, Any] | None:
+  """Broken promises on test problems; None where outcomes are not known."""
+  if not isinstance(pair.test, sources.Known) or not config.evaluation.coverage:
+    return None
+  promised = [p.member for p in router.points if p.promise['what'] == 'loss']
+  member = promised[0] if promised else router.member
+  family = families.members(router)[member]
+  grid = pair.select.grid(family, config.calibration.grid)
+  counts = broken_promises.count(
+      pair.test.earn(family, grid, router.card.ruler),
+      grid,
+      num_samples=config.evaluation.coverage,
+      seed=config.seed,
+  )
+  return {'member': member, **counts}
+
+
+def answer_at_points(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    test: sources.Source,
+) -> list[dict[str, Any]]:
+  """The first test problems answered live at each named point of a router.
+
+  Beside each the prediction of the source, where it can tell.
+  """
+  size = config.evaluation.live
+  if not size or not router.points or not isinstance(test, sources.Known):
+    return []
+  answering = run_data.answering(config, router.card.accounting)
+  problems = test.problems[:size]
+  metric, members = router.card.ruler, families.members(router)
+  at = [router.at(point.name) for point in router.points]
+  answers = live.answer_under(answering, problems, at)
+  entries = []
+  for point, answered in zip(router.points, answers, strict=True):
+    kappas = evaluator.threshold_row(point.threshold)
+    predicted = test.earn(members[point.member], kappas, metric)
+    compared = live.compare(
+        answered,
+        test.table.large_cost[metric][: len(problems)],
+        predicted.on(slice(0, len(problems))),
+        answering,
+    )
+    entries.append(
+        {'name': point.name, 'seed': config.train_seeds[0]} | compared
+    )
+  return entries
 
 
 def evaluate(
@@ -205,21 +233,13 @@ def evaluate(
   """Evaluates all seeds and writes `results.json`; returns its path.
 
   Raises:
-    ValueError: if an earlier stage is not finished, or its files do not belong
-      together.
+    ValueError: if an earlier stage is not finished, its files do not belong
+      together, or a router has seen the test problems.
   """
   routers = load_routers(config, workdir)
-  loaded = load_splits(workdir, routers[0])
-  content = replay_all(config, routers, loaded)
-  content['live'] = live.answer_at_points(
-      config, routers[0], config.train_seeds[0], loaded['test']
-  )
-  content['coverage'] = coverage.count_for_router(
-      routers[0],
-      list(loaded.values()),
-      num_samples=config.evaluation.coverage,
-      seed=config.seed,
-  )
+  pair = open_pair(config, workdir, routers)
+  content: Mapping[str, Any] = figures(config, workdir, routers, pair)
+  content |= {'live': answer_at_points(config, routers[0], pair.test)}
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))

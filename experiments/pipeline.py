@@ -1,6 +1,7 @@
 """From problems to a calibrated, evaluated router: all stages, one command.
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
+Others: --config=configs/arithmetic_redraft.py or arithmetic_switch.py; any protocol, estimator and pair
 Resume: the same command; a finished stage is skipped, an unfinished one goes on.
 Writes: what the stages write, and prints where each file is.
 """  # noqa: E501  Commands stay on one line.
@@ -8,18 +9,19 @@ Writes: what the stages write, and prints where each file is.
 from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
+import functools
 import os
 import pathlib
 import time
 
 import ml_collections
 
-from experiments import builders
 from experiments import calibrate
 from experiments import collect
 from experiments import evaluate
 from experiments import launch
 from experiments import report
+from experiments import run_data
 from experiments import train
 from experiments import workdirs
 from routing.routers import learned
@@ -51,12 +53,17 @@ def stages(
   return [
       *(
           Stage(
-              f'collect {split}',
-              lambda split=split: collect.collect_split(config, workdir, split),
-              (collect.shard_directory(workdir, split) / 'manifest.json',),
+              f'collect {kind} {split}',
+              functools.partial(
+                  collect.collect_split, config, workdir, split, kind
+              ),
+              (
+                  run_data.directory(config, workdir, split, kind)
+                  / 'manifest.json',
+              ),
               resumes=True,
           )
-          for split in builders.SPLITS
+          for kind, split in run_data.needed(config)
       ),
       Stage(
           'train',
@@ -101,7 +108,7 @@ def run(
     if stage.resumes or not was_done:
       stage.run()
     took = 'done before' if was_done else f'{time.monotonic() - start:.0f} s'
-    say(f'{stage.name:20} {took:>12}  {_shown(stage.files)}')
+    say(f'{stage.name:24} {took:>12}  {_shown(stage.files)}')
     files += stage.files
   return files
 

@@ -130,7 +130,8 @@ def completion_cost(
 class LadderCosts:
   """Costs of every way through one ladder, in the ruler's own unit.
 
-  drafts: `[T]`, the small model's calls up to and including step t.
+  drafts: `[T]`, the small model's calls up to and including step t, of the T
+    steps that are decided on.
   handover: `[T, A-1]`, handing over at t: small calls, then the completion.
   stay: the whole small trace.
   all_large: the largest model alone.
@@ -167,9 +168,10 @@ def ladder_costs(
   steps = [
       float(call_cost(step.usage, specs[0], ruler)) for step in ladder.steps
   ]
-  drafts = np.cumsum(steps)
-  paid = drafts if draft_is_paid else drafts - np.asarray(steps)
-  num_steps, num_larger = len(steps), len(specs) - 1
+  num_steps, num_larger = ladder.num_decisions, len(specs) - 1
+  decided = np.asarray(steps)[:num_steps]
+  drafts = np.cumsum(decided)
+  paid = drafts if draft_is_paid else drafts - decided
   total = np.zeros((num_steps, num_larger))
   count = np.zeros((num_steps, num_larger))
   for completion in ladder.completions:
@@ -186,7 +188,7 @@ def ladder_costs(
   return LadderCosts(
       drafts=drafts,
       handover=paid[:, None] + mean,
-      stay=float(drafts[-1]),
+      stay=float(sum(steps)),
       all_large=float(mean[0, -1]),
   )
 

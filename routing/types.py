@@ -194,16 +194,22 @@ class Ladder:
   with no further model call.
 
   problem: the problem.
-  steps: the small model's own trace, at most T steps.
+  steps: the small model's own trace, to its end. Only the first T steps are
+    decided on; after the last decision the small model writes by itself.
   is_correct: the small trace alone grades right.
-  completions: for each step t in 0..len(steps)-1, each larger route and each
-    sample, one completion; sorted by (step, route, sample).
+  completions: for each step t in 0..min(len(steps), T)-1, each larger route and
+    each sample, one completion; sorted by (step, route, sample).
   """
 
   problem: Problem
   steps: tuple[Step, ...]
   is_correct: bool
   completions: tuple[Completion, ...]
+
+  @property
+  def num_decisions(self) -> int:
+    """How many of the steps are decided on."""
+    return 1 + max((x.step for x in self.completions), default=-1)
 
 
 @dataclasses.dataclass(frozen=True)

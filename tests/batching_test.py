@@ -17,7 +17,7 @@ from routing.rollout import collect
 from routing.rollout import driver
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 
 
 def _config(groups=observation.GROUPS, **kwargs):
@@ -25,7 +25,7 @@ def _config(groups=observation.GROUPS, **kwargs):
       groups=groups,
       **dict(
           num_routes=2,
-          max_steps=6,
+          max_decisions=6,
           hidden_size=4,
           question_width=8,
           step_width=8,
@@ -191,7 +191,7 @@ class LadderBatchTest(parameterized.TestCase):
           [dataclasses.replace(ladder, completions=ladder.completions[:-1])]
       )
     with self.assertRaisesRegex(ValueError, 'at most 2'):
-      self._batch([ladder], config=_config(max_steps=2))
+      self._batch([ladder], config=_config(max_decisions=2))
     with self.assertRaisesRegex(ValueError, 'no ladders'):
       self._batch([])
 

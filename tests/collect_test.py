@@ -15,7 +15,7 @@ from routing.rollout import collect
 from routing.rollout import driver
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_steps=8, max_tokens=100)
+_SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
 
 
 def _collect(problems, engines, *, concurrency=4, **plan):
@@ -128,7 +128,7 @@ class CollectTest(parameterized.TestCase):
         [problem],
         engines,
         reuse=reuse,
-        sampling=driver.Sampling(temperature=1.0, max_steps=4),
+        sampling=driver.Sampling(temperature=1.0, max_decisions=4),
     )
     asked = [request.session for request in engines[1].requests]
     self.assertLen(asked, len(ladder.steps))

@@ -42,7 +42,7 @@ def _train(config, data, num_steps):
 def _router(params, **network):
   """Of one feature."""
   config = _config(**network)
-  features = observation.FeatureConfig(('cost',), num_routes=2, max_steps=3)
+  features = observation.FeatureConfig(('cost',), num_routes=2, max_decisions=3)
   card = card_lib.Card(
       specs=scripted_pair.SPECS[:2],
       ruler='price',

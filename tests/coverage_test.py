@@ -1,6 +1,6 @@
 """No procedure breaks its promise too often, and one that did would be found.
 
-The fast version of `experiments.coverage`: fewer samples and cells, the same
+The fast version of `experiments.studies.coverage`: fewer samples and cells, the same
 counts, the same verdict.
 """
 
@@ -13,11 +13,11 @@ from absl.testing import parameterized
 import numpy as np
 import pytest
 
-from experiments.coverage import cells as cells_lib
-from experiments.coverage import counts as counts_lib
-from experiments.coverage import data as data_lib
-from experiments.coverage import joint as joint_lib
-from experiments.coverage import rollouts as rollouts_lib
+from experiments.studies.coverage import cells as cells_lib
+from experiments.studies.coverage import counts as counts_lib
+from experiments.studies.coverage import data as data_lib
+from experiments.studies.coverage import joint as joint_lib
+from experiments.studies.coverage import rollouts as rollouts_lib
 from routing.calibration import bounds
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib

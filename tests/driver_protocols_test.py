@@ -15,7 +15,7 @@ from routing.grading import equivalence
 from routing.rollout import driver
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 _ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
 # What the small model writes, and what the medium one does; the latter's end is
 # the right one.
@@ -122,12 +122,12 @@ class SwitchTest(parameterized.TestCase):
 
   @parameterized.parameters((3, 'A\n\n'), (5, 'A\n\nb\n'), (8, 'A\n\nb\n\n##'))
   def test_max_tokens_counts_all_writers(self, max_tokens, text):
-    sampling = driver.Sampling(max_steps=6, max_tokens=max_tokens)
+    sampling = driver.Sampling(max_decisions=6, max_tokens=max_tokens)
     _, got = self._switch(1, 0, 1, sampling=sampling)
     self.assertEqual(got.text, text)
 
   def test_max_steps_counts_all_writers(self):
-    sampling = driver.Sampling(max_steps=2, max_tokens=100)
+    sampling = driver.Sampling(max_decisions=2, max_tokens=100)
     _, got = self._switch(1, 0, 1, sampling=sampling)
     self.assertEqual(got.text, 'A\n\nb\n\n')
 

@@ -16,7 +16,7 @@ from routing.rollout import collect
 from routing.rollout import driver
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 _ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
 
 
@@ -111,7 +111,7 @@ class AnswerTest(parameterized.TestCase):
   def test_nobody_writes_on_past_the_last_step(self):
     problem, engines = _recital('a\n\n' * 50, '#### 3')
     engines[0].num_ahead = 2
-    sampling = driver.Sampling(max_steps=3, max_tokens=100)
+    sampling = driver.Sampling(max_decisions=3, max_tokens=100)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     self.assertEqual([c.written for c in got.calls], [3, 3, 3])
     asked = [request.goes_on for request in engines[0].requests]
@@ -120,7 +120,7 @@ class AnswerTest(parameterized.TestCase):
   def test_a_trace_that_ends_cuts_off_who_writes_on(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
     engines[0].num_ahead = 2
-    sampling = driver.Sampling(max_steps=6, max_tokens=6)
+    sampling = driver.Sampling(max_decisions=6, max_tokens=6)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     self.assertEqual(got.text, 'a\n\nb\n\n')
     self.assertEqual([c.written for c in got.calls], [3, 3, 2])
@@ -183,13 +183,13 @@ class AnswerTest(parameterized.TestCase):
   )
   def test_max_tokens_ends_a_trace(self, max_tokens, expected):
     problem, engines = _recital('a\n\nb\n\nc\n\n#### 3', '#### 3')
-    sampling = driver.Sampling(max_steps=6, max_tokens=max_tokens)
+    sampling = driver.Sampling(max_decisions=6, max_tokens=max_tokens)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     self.assertEqual(got.text, expected)
 
   def test_max_tokens_counts_the_kept_steps_of_a_hand_over(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
-    sampling = driver.Sampling(max_steps=6, max_tokens=8)
+    sampling = driver.Sampling(max_decisions=6, max_tokens=8)
     got = _answer(problem, _HandOverAt(1), engines, sampling=sampling)
     self.assertEqual(got.text, 'a\n\nB\n\n##')
 
@@ -267,7 +267,7 @@ class SamplingTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(temperature=-1.0), 'temperature is -1.0'),
-      (dict(max_steps=0), 'max_steps is 0'),
+      (dict(max_decisions=0), 'max_decisions is 0'),
       (dict(max_tokens=0), 'max_tokens is 0'),
   )
   def test_refuses(self, settings, message):
@@ -282,7 +282,7 @@ class LiveEqualsLadderTest(parameterized.TestCase):
       view=['peek', 'commit'], temperature=[0.0, 1.0], num_routes=[2, 3]
   )
   def test_every_hand_over(self, view, temperature, num_routes):
-    sampling = driver.Sampling(temperature, max_steps=4, max_tokens=30)
+    sampling = driver.Sampling(temperature, max_decisions=4, max_tokens=30)
     plan = collect.Plan(sampling, seed=3)
     specs = scripted_pair.SPECS[:num_routes]
     for problem in scripted_pair.make_problems(10):

@@ -24,7 +24,7 @@ from tests import scripted_pair
 def _config():
   config = arithmetic_trees.get_config('smoke')
   config.problems.update(train=6, validation=6, test=6)
-  config.protocol.max_steps = 5  # Longer problems end early, wrong.
+  config.protocol.max_decisions = 5  # Longer problems end early, wrong.
   config.collect.update(concurrency=8, shard_size=6)
   config.engine.update(max_batch=8, num_slots=8)
   config.num_steps = 4

@@ -20,7 +20,7 @@ def _config(groups=observation.GROUPS, **kwargs):
       groups=groups,
       **dict(
           num_routes=2,
-          max_steps=6,
+          max_decisions=6,
           hidden_size=4,
           question_width=8,
           step_width=8,
@@ -216,7 +216,7 @@ class ObservationTest(parameterized.TestCase):
         (_step('a', [-1.0] * 3), _step('b', [-1.0] * 2)),
         _step('c', [-1.0] * 9),
     )
-    got = _observed(trace, _config(('progress',), max_steps=4))
+    got = _observed(trace, _config(('progress',), max_decisions=4))
     self.assertEqual(list(got.values()), [0.5, 0, 0, 1, 0, 5, 1, 0], list(got))
 
   def test_groups_are_switchable_and_keep_their_values(self):

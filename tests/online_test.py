@@ -7,7 +7,7 @@ import numpy as np
 from scipy import optimize
 from scipy import stats
 
-from experiments.coverage import streams
+from experiments.studies.coverage import streams
 from routing.calibration import online
 
 

@@ -66,14 +66,14 @@ def _request(text='q\n', **fields):
   return engine_lib.Request(text, **dict(session='s') | fields)
 
 
-def _walk(model, *, max_steps=20, **fields):
+def _walk(model, *, max_decisions=20, **fields):
   """A whole answer, a request a step, until it ends."""
   steps = []
   with openai_server.serve(openai_server.make_app(model)) as url:
 
     async def run():
       engine = openai.OpenAIEngine('served', 0, _endpoint(url, **fields))
-      while not steps or not steps[-1].is_final and len(steps) < max_steps:
+      while not steps or not steps[-1].is_final and len(steps) < max_decisions:
         steps.extend(await engine.write(_request(trace=steps_lib.join(steps))))
       await engine.close()
 

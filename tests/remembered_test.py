@@ -23,7 +23,7 @@ from routing.routers import behaviour
 from tests import scripted_pair
 
 _SPECS = scripted_pair.SPECS
-_SAMPLING = driver.Sampling(max_steps=6, max_tokens=100)
+_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 
 
 def _characters(text):
@@ -246,7 +246,7 @@ class EmbeddedTest(parameterized.TestCase):
   def test_usage_is_that_of_the_engine_alone(self, name):
     problems = arithmetic.load(0, train=2)['train']
     encode = tokenizer_lib.Tokenizer().encode
-    sampling = driver.Sampling(max_steps=8, max_tokens=100)
+    sampling = driver.Sampling(max_decisions=8, max_tokens=100)
     alone = _answer_all(_embedded_pair(), problems, name, sampling=sampling)
     wrapped = _remembered(_embedded_pair(), encode)
     for _ in range(2):

@@ -42,7 +42,7 @@ from tests import scripted_pair
 
 _KINDS = 'emh'  # The index is that of the least model that can write it.
 _SPECS = scripted_pair.SPECS
-_SAMPLING = driver.Sampling(max_steps=5)  # Four, and the answer.
+_SAMPLING = driver.Sampling(max_decisions=5)  # Four, and the answer.
 _REDRAFT = protocols.Protocol('redraft')
 _SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
 _SIZES = {'train': 200, 'validation': 100, 'test': 150}
@@ -158,7 +158,7 @@ def _config(module, levels, seed, **changes):
       step_width=0,
       max_ngram=1,
   )
-  config.protocol.max_steps = _SAMPLING.max_steps
+  config.protocol.max_decisions = _SAMPLING.max_decisions
   config.network.update(hidden=(16,), dropout=0.0)
   config.objective.levels = levels
   config.optimizer.learning_rate = 1e-2

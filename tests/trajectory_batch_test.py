@@ -25,7 +25,7 @@ from tests import scripted_pair
 _CONFIG = observation.FeatureConfig(
     groups=observation.GROUPS,
     num_routes=3,
-    max_steps=8,
+    max_decisions=8,
     hidden_size=4,
     question_width=8,
     step_width=8,
@@ -284,7 +284,7 @@ class BatchTest(parameterized.TestCase):
           [dataclasses.replace(rollouts, trajectories=(broken,))], 'switch'
       )
     with self.assertRaisesRegex(ValueError, 'p has 3 decisions; .* most 2'):
-      self._batch([rollouts], 'switch', max_steps=2)
+      self._batch([rollouts], 'switch', max_decisions=2)
     with self.assertRaisesRegex(ValueError, 'no trajectories'):
       self._batch([dataclasses.replace(rollouts, trajectories=())], 'switch')
     free = dataclasses.replace(rollouts.reference, written=0)

@@ -24,7 +24,7 @@ from routing.routers import uplift
 from routing.shards import replies as reply_shards
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_steps=8, max_tokens=100)
+_SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
 _FEATURES = observation.FeatureConfig(
     ('confidence', 'progress', 'cost', 'hidden'), 2, 8, hidden_size=4
 )

@@ -233,9 +233,8 @@ class Calibrator:
     table = self._select.table
     scores, _ = family.score(table.decisions)
     depth = table.decisions.depth
-    num_steps = max(
-        x.table.decisions.max_depth for x in (self._select, self._prove)
-    )
+    known = self._select, self._prove
+    num_steps = max(x.table.decisions.max_depth for x in known)
     candidates = joint_lib.depth_grid(scores, depth, starts, num_steps)
     found = self._select.earn(family, candidates, self._metric)
     path = joint_lib.pareto_path(found.loss.mean(axis=1), found.mean_cost)

@@ -117,7 +117,11 @@ class EmbeddedEngine:
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Prompt tokens of a request for `question`, continued after `trace`."""
-    return len(self._tokenizer.encode(question + trace))
+    return len(self.encode(question, trace))
+
+  def encode(self, question: str, trace: str) -> list[int]:
+    """See `engine.Engine.encode`."""
+    return self._tokenizer.encode(question + trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes one step, or all to the end; see `engine.Engine.write`.

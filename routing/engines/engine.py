@@ -9,6 +9,7 @@ import dataclasses
 from typing import Protocol
 
 from routing import types
+from routing.engines import prefix_cache as prefix_cache_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Capabilities:
   seeds: a request's result depends on its seed alone.
   counts_tokens: it knows its own tokeniser, so token ids are real.
   reports_cached: it says how many prompt tokens came from its prefix cache.
+  prefix_cache: how it keeps what a session has read and written.
   """
 
   continues_prefix: bool
@@ -29,6 +31,7 @@ class Capabilities:
   seeds: bool
   counts_tokens: bool
   reports_cached: bool
+  prefix_cache: prefix_cache_lib.PrefixCache = prefix_cache_lib.PrefixCache()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,10 @@ class Engine(Protocol):
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Prompt tokens of a request, under this engine's own tokeniser."""
+    ...
+
+  def encode(self, question: str, trace: str) -> Sequence[int] | None:
+    """Ids of that prompt, template included; None if they are not known."""
     ...
 
   def forget(self, session: str) -> None:

@@ -80,6 +80,12 @@ class OpenAIEngine:
       )
     return len(self._prompter.ids(question, trace))
 
+  def encode(self, question: str, trace: str) -> list[int] | None:
+    """See `engine.Engine.encode`."""
+    if self._prompter is None:
+      return None
+    return self._prompter.ids(question, trace)
+
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes one step, or all to the end; see `engine.Engine.write`.
 

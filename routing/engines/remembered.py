@@ -8,7 +8,6 @@ what the engine alone, with a prefix cache of that session, would have said.
 """
 
 import asyncio
-from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import weakref
@@ -16,8 +15,7 @@ import weakref
 from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
-
-Encode = Callable[[str], Sequence[int]]
+from routing.engines import prefix_cache
 
 
 class Memory:
@@ -34,6 +32,7 @@ class Memory:
   def __init__(self, *, keeps_hidden: bool = True):
     self.keeps_hidden = keeps_hidden
     self._steps: dict[str, dict[str, types.Step]] = {}
+    self._counts: dict[tuple[str, str], int] = {}
 
   def __len__(self) -> int:
     return sum(map(len, self._steps.values()))
@@ -49,7 +48,13 @@ class Memory:
       if not (step.is_final or boundaries.ends_step(step.text)):
         return
       known.setdefault(trace, self._lasting(step))
+      num_read = prefix_cache.num_read(step)
+      self._counts.setdefault((question, trace), num_read)
       trace += step.text
+
+  def num_read(self, question: str, trace: str) -> int:
+    """Tokens of a prompt, as its writer reported them; 0 if not known."""
+    return self._counts.get((question, trace), 0)
 
   def _lasting(self, step: types.Step) -> types.Step:
     """The step without what belongs to one session."""
@@ -66,34 +71,32 @@ class RememberedEngine:
   for the same reply, made while it is being written, wait for it.
 
   Of each call it reports the tokens written and the seconds of whoever wrote
-  them first, and as cached the longest prefix that the request has in common
-  with what this session last read and wrote here.
+  them first, and as cached what the engine alone would have found in the prefix
+  cache of this session (`engines.prefix_cache`).
 
   Args:
     engine: writes what is not known. It must isolate the prefix caches of
-      sessions and keep one sequence of each, as `embedded.EmbeddedEngine` does.
-    encode: its tokeniser, from a whole prompt to ids.
+      sessions.
     memory: of this very model; new replies are added to it.
-
-  Raises:
-    ValueError: if the engine does not count its tokens, so that nothing could
-      be charged.
   """
 
-  def __init__(self, engine: engine_lib.Engine, encode: Encode, memory: Memory):
-    engine_lib.require([engine], counts_tokens=True, reports_cached=True)
+  def __init__(self, engine: engine_lib.Engine, memory: Memory):
     self.name, self.route = engine.name, engine.route
     self.capabilities = engine.capabilities
     self.memory = memory
     self.num_asked = 0  # Calls that the engine had to answer.
-    self._engine, self._encode = engine, encode
-    self._books: dict[str, list[int]] = {}  # Session to its last sequence.
+    self._engine = engine
+    self._held: dict[str, prefix_cache.Held] = {}  # By session.
     self._asked: set[str] = set()  # Sessions that the engine knows of.
     self._locks = weakref.WeakValueDictionary()
 
   def count_tokens(self, question: str, trace: str) -> int:
     """See `engine.Engine.count_tokens`."""
     return self._engine.count_tokens(question, trace)
+
+  def encode(self, question: str, trace: str) -> Sequence[int] | None:
+    """See `engine.Engine.encode`."""
+    return self._engine.encode(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Recalls what is asked for, or has it written; see `engine.Engine.write`.
@@ -112,7 +115,7 @@ class RememberedEngine:
 
   def forget(self, session: str) -> None:
     """See `engine.Engine.forget`. Replies are kept: they are nobody's own."""
-    self._books.pop(session, None)
+    self._held.pop(session, None)
     if session in self._asked:
       self._asked.remove(session)
       self._engine.forget(session)
@@ -159,39 +162,19 @@ class RememberedEngine:
   def _charged(
       self, request: engine_lib.Request, written: Sequence[types.Step]
   ) -> tuple[types.Step, ...]:
-    """The steps with what this session pays for them; books the session."""
-    prompt = self._encode(request.question + request.trace)
-    book = self._books.get(request.session, ())
-    steps, self._books[request.session] = charged(written, prompt, book)
+    """The steps with what this session pays for them."""
+    prompt = prefix_cache.prompt(
+        request.question,
+        request.trace,
+        # What was not remembered just came from the engine, with its count.
+        self.memory.num_read(request.question, request.trace)
+        or prefix_cache.num_read(written[0]),
+        self._engine.encode(request.question, request.trace),
+    )
+    steps, self._held[request.session] = prefix_cache.charged(
+        written,
+        prompt,
+        self._held.get(request.session, ()),
+        self.capabilities.prefix_cache,
+    )
     return steps
-
-
-def charged(
-    written: Sequence[types.Step], prompt: Sequence[int], book: Sequence[int]
-) -> tuple[tuple[types.Step, ...], list[int]]:
-  """Steps of one call with what reading its prompt costs in a session.
-
-  Args:
-    written: one or more steps, as remembered.
-    prompt: ids of question and trace.
-    book: the session's last sequence here, read and written; may be empty.
-
-  Returns:
-    The steps, and the book after the call.
-  """
-  cached = _common_prefix(book, prompt)
-  paid, book = [], list(prompt)
-  for step in written:
-    prompted = dict(held=len(book))
-    if not paid:
-      prompted = dict(read=len(prompt) - cached, cached=cached, held=0)
-    usage = dataclasses.replace(step.usage, **prompted)
-    paid.append(dataclasses.replace(step, usage=usage))
-    book += step.token_ids
-  return tuple(paid), book
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-  """Length of the longest common prefix."""
-  length = min(len(a), len(b))
-  return next((i for i in range(length) if a[i] != b[i]), length)

@@ -169,6 +169,10 @@ class ResilientEngine:
     """See `engine.Engine.count_tokens`."""
     return self._engine.count_tokens(question, trace)
 
+  def encode(self, question: str, trace: str) -> Sequence[int] | None:
+    """See `engine.Engine.encode`."""
+    return self._engine.encode(question, trace)
+
   def forget(self, session: str) -> None:
     """See `engine.Engine.forget`."""
     self._engine.forget(session)

@@ -105,6 +105,10 @@ class ScriptedEngine:
     """One token a character."""
     return len(question) + len(trace)
 
+  def encode(self, question: str, trace: str) -> list[int]:
+    """One id a character."""
+    return list(map(ord, question + trace))
+
   async def cut_off(self, session: str) -> types.Usage | None:
     """See `engine.Engine.cut_off`."""
     if session not in self._runs:

@@ -20,9 +20,12 @@ from routing import types
 from routing.engines import cutting
 from routing.engines import engine as engine_lib
 from routing.engines import patience
+from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import run_on
 from routing.engines import shared_time
+
+_BLOCK_SIZE = 16  # Tokens; vLLM's default on most devices.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +123,7 @@ class VllmEngine:
   ):
     self.name = name
     self.route = route
+    self._engine_args = settings.engine_args(str(model))
     self.capabilities = engine_lib.Capabilities(
         continues_prefix=True,
         num_log_probs=settings.num_log_probs,
@@ -127,6 +131,10 @@ class VllmEngine:
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
+        prefix_cache=prefix_cache.PrefixCache(
+            block=self._engine_args.get('block_size', _BLOCK_SIZE),
+            keeps_all=True,
+        ),
     )
     self.num_restarts = 0
     self._settings = settings
@@ -137,7 +145,6 @@ class VllmEngine:
     self._runs: dict[str, run_on.Run] = {}
     self._in_vain: dict[str, types.Usage] = {}
     self._ending: set[asyncio.Task] = set()
-    self._engine_args = settings.engine_args(str(model))
     self._ids = itertools.count()
     self._time = shared_time.SharedTime()
     self._restarting = asyncio.Lock()
@@ -145,7 +152,11 @@ class VllmEngine:
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Prompt tokens of a request for `question`, continued after `trace`."""
-    return len(self._prompter.ids(question, trace))
+    return len(self.encode(question, trace))
+
+  def encode(self, question: str, trace: str) -> list[int]:
+    """See `engine.Engine.encode`."""
+    return self._prompter.ids(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes one step, or all to the end; see `engine.Engine.write`.

@@ -103,10 +103,10 @@ def _decisions(
 ) -> dict[str, np.ndarray]:
   """The fields of a `TrajectoryBatch` that have steps, for one trajectory."""
   problem, decisions = trajectory.problem, trajectory.decisions
-  if len(decisions) > config.max_steps:
+  if len(decisions) > config.max_decisions:
     raise ValueError(
         f'Problem {problem.id} has {len(decisions)} decisions; allowed: at '
-        f'most {config.max_steps}.'
+        f'most {config.max_decisions}.'
     )
   for t, decision in enumerate(decisions):
     if not 0 < decision.probability <= 1:
@@ -137,7 +137,7 @@ def trajectory_batch(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> types.TrajectoryBatch:
-  """Stacks behaviour trajectories, padded to `config.max_steps` decisions.
+  """Stacks behaviour trajectories, padded to `config.max_decisions` decisions.
 
   Args:
     rollouts: of N problems; B is the number of all their trajectories, which
@@ -153,12 +153,13 @@ def trajectory_batch(
 
   Raises:
     ValueError: naming the problem, if a trajectory is of another protocol, has
-      no decision or more than `max_steps`, or a log-probability is not finite.
+      no decision or more than `max_decisions`, or a log-probability is not
+      finite.
   """
   pairs = [(x, y) for x in rollouts for y in x.trajectories]
   if not pairs:
     raise ValueError('There are no trajectories; at least 1 is needed.')
-  shape, num_routes = (len(pairs), config.max_steps), len(accounting.specs)
+  shape, num_routes = (len(pairs), config.max_decisions), len(accounting.specs)
   right = np.array([y.is_correct for _, y in pairs], np.float32)
   alone = np.array([x.reference.is_correct for x, _ in pairs], np.float32)
   batch = types.TrajectoryBatch(
@@ -190,7 +191,7 @@ def costs_by_metric(
   found = {}
   for metric in costs.RULERS:
     charged = dataclasses.replace(accounting, ruler=metric)
-    values = np.zeros((num, config.max_steps))
+    values = np.zeros((num, config.max_decisions))
     rows = ((x, y) for x in rollouts for y in x.trajectories)
     for row, (rollout, trajectory) in enumerate(rows):
       all_large = _all_large_cost(rollout, charged)

@@ -25,7 +25,7 @@ class FeatureConfig:
 
   groups: of `GROUPS`, in the order of the vector.
   num_routes: A, for the one-hot writer.
-  max_steps: T, for the one-hot step index.
+  max_decisions: T, for the one-hot step index.
   hidden_size: H, length of the small model's hidden state; 0 = it has none.
   question_width, step_width: hash buckets of the two texts; 0 = leave it out.
   max_ngram: longest run of words that is hashed.
@@ -33,7 +33,7 @@ class FeatureConfig:
 
   groups: tuple[str, ...]
   num_routes: int
-  max_steps: int
+  max_decisions: int
   hidden_size: int = 0
   question_width: int = 256
   step_width: int = 256
@@ -49,7 +49,11 @@ class FeatureConfig:
       )
     if len(set(self.groups)) < len(self.groups):
       raise ValueError(f'A feature group is named twice in {self.groups}.')
-    for name, least in (('num_routes', 2), ('max_steps', 1), ('max_ngram', 1)):
+    for name, least in (
+        ('num_routes', 2),
+        ('max_decisions', 1),
+        ('max_ngram', 1),
+    ):
       if getattr(self, name) < least:
         raise ValueError(
             f'{name} is {getattr(self, name)}; allowed: >= {least}.'
@@ -70,14 +74,14 @@ def configure(
     features: Mapping[str, Any],
     *,
     num_routes: int,
-    max_steps: int,
+    max_decisions: int,
     hidden_size: int,
 ) -> FeatureConfig:
   """The `FeatureConfig` of a configuration's `features` and of its engines."""
   return FeatureConfig(
       **dict(features),
       num_routes=num_routes,
-      max_steps=max_steps,
+      max_decisions=max_decisions,
       hidden_size=hidden_size,
   )
 
@@ -88,7 +92,7 @@ def names(config: FeatureConfig) -> tuple[str, ...]:
       'confidence': confidence.NAMES,
       'progress': (
           'index_fraction',
-          *(f'index_is_{t}' for t in range(config.max_steps)),
+          *(f'index_is_{t}' for t in range(config.max_decisions)),
           'num_tokens',
           *(f'writer_is_{m}' for m in range(config.num_routes)),
       ),
@@ -148,19 +152,19 @@ def _confidence(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 def _progress(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
   """The index of the step to be decided on, tokens accepted, last writer."""
   index = len(trace.steps)
-  if index >= config.max_steps:
+  if index >= config.max_decisions:
     raise ValueError(
         f'The trace has {index} steps; a decision is allowed before step '
-        f'{config.max_steps} at the latest.'
+        f'{config.max_decisions} at the latest.'
     )
-  position = np.zeros(config.max_steps)
+  position = np.zeros(config.max_decisions)
   position[index] = 1.0
   writer = np.zeros(config.num_routes)  # All zero before the first step.
   if trace.steps:
     writer[trace.steps[-1].route] = 1.0
   tokens = sum(int(step.usage.written) for step in trace.steps)
   return np.concatenate(
-      [[index / config.max_steps], position, [tokens], writer]
+      [[index / config.max_decisions], position, [tokens], writer]
   )
 
 

@@ -73,12 +73,16 @@ def _places(
     0 included, how many calls there were in all up to and with the last.
   """
   routes, seen = [], []
+  if not trajectory.decisions:
+    raise ValueError(f'Problem {trajectory.problem.id} has no decision.')
   for decision in trajectory.decisions:
     routes += [0] * protocol.has_draft
     seen.append(len(routes))
     # A draft that is kept is the step; all else is another call.
     if decision.route > 0 or not protocol.has_draft:
       routes.append(decision.route)
+  if _goes_on_after_draft(trajectory, protocol):
+    routes.append(0)
   ends = [0]
   for before, route in itertools.pairwise([None, *routes, None]):
     wasted = _is_in_vain(trajectory.calls[ends[-1] :], before, route)
@@ -91,6 +95,15 @@ def _places(
         f'{len(trajectory.calls)}. Is it of another protocol?'
     )
   return seen, ends
+
+
+def _goes_on_after_draft(
+    trajectory: types.Trajectory, protocol: protocols.Protocol
+) -> bool:
+  """Whether the small model wrote to the end after the last draft was kept."""
+  if not protocol.has_draft or trajectory.decisions[-1].route > 0:
+    return False
+  return len(trajectory.steps) > len(trajectory.decisions)
 
 
 def _is_in_vain(

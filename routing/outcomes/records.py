@@ -101,6 +101,9 @@ class _Ladder:
   def __init__(self, ladder, config, accounting, protocol):
     self._ladder, self._config = ladder, config
     self._accounting, self._protocol = accounting, protocol
+    # `[T, A-1, samples]`; sample s of the largest alone is paired with s here.
+    num_decisions = min(len(ladder.steps), config.max_decisions)
+    self._right = grades(ladder, len(accounting.specs), num_decisions)
     charged = [
         costs.ladder_costs(
             ladder,
@@ -117,8 +120,6 @@ class _Ladder:
     self._handover_cost = (
         np.stack([x.handover for x in charged], axis=-1) / all_large
     )
-    # `[T, A-1, samples]`; sample s of the largest alone is paired with s here.
-    self._right = grades(ladder, len(accounting.specs))
 
   def add_to(self, builder: table_lib.TableBuilder) -> None:
     """Adds the problem's decisions and endings."""
@@ -155,7 +156,9 @@ class _Ladder:
     return builder.add_decision(features, uncertainty, num_routes, before)
 
 
-def grades(ladder: types.Ladder, num_routes: int) -> np.ndarray:
+def grades(
+    ladder: types.Ladder, num_routes: int, num_decisions: int
+) -> np.ndarray:
   """`[T, A-1, samples]` float32, 1 where a completion is right.
 
   Raises:
@@ -164,13 +167,11 @@ def grades(ladder: types.Ladder, num_routes: int) -> np.ndarray:
   found = {
       (c.step, c.route, c.sample): c.is_correct for c in ladder.completions
   }
-  if not ladder.steps or not found:
+  if not num_decisions:
     raise ValueError(
-        f'Problem {ladder.problem.id} has {len(ladder.steps)} steps and '
-        f'{len(found)} completions; allowed: 1 or more.'
+        f'Problem {ladder.problem.id} has 0 steps; allowed: 1 or more.'
     )
-  num_decisions = 1 + max(step for step, _, _ in found)
-  samples = 1 + max(sample for _, _, sample in found)
+  samples = 1 + max((sample for _, _, sample in found), default=0)
   out = np.zeros((num_decisions, num_routes - 1, samples), np.float32)
   for t, m, s in np.ndindex(out.shape):
     if (t, m + 1, s) not in found:

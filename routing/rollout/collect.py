@@ -183,8 +183,10 @@ async def collect_ladder(
       seed=plan.seed,
       sampling=plan.sampling,
   )
+  # After the last decision the small model writes to the end by itself.
+  decided = trajectory.steps[: plan.sampling.max_decisions]
   rails = await _together(
-      _climb(problem, trajectory.steps, engine, sample, plan, grade)
+      _climb(problem, decided, engine, sample, plan, grade)
       for engine in engines[1:]
       for sample in range(plan.num_samples)
   )

@@ -37,18 +37,19 @@ class Sampling:
   """How traces are written, the same for every engine.
 
   temperature: 0 is greedy.
-  max_steps: decision points at most, T.
+  max_decisions: decisions at most, T; after the last one the route that was
+    named writes to the end.
   max_tokens: new tokens of a whole answer at most, hand-over included.
   """
 
   temperature: float = 0.0
-  max_steps: int = 8
+  max_decisions: int = 8
   max_tokens: int = 192
 
   def __post_init__(self):
     if self.temperature < 0:
       raise ValueError(f'temperature is {self.temperature}; allowed: >= 0.')
-    for name in ('max_steps', 'max_tokens'):
+    for name in ('max_decisions', 'max_tokens'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
 
@@ -85,7 +86,6 @@ def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
   return (
       not kept[-1].is_final
       and not steps_lib.is_cut(kept[-1])
-      and len(kept) < sampling.max_steps
       and tokens_left(kept, sampling.max_tokens) > 0
   )
 
@@ -158,13 +158,14 @@ async def answer(
   At each step boundary the router names the route that writes the next step or,
   in `escalate`, the rest of the trace, in one request. Where the protocol shows
   it a draft of the step, route 0 keeps the draft, and any other throws it away;
-  it is paid for in either case. A trace that reaches `max_steps` or
-  `max_tokens` ends where it is. While the router decides, the writer may write
+  it is paid for in either case. After the last of `max_decisions` decisions the
+  named route writes to the end (after its draft, where that is kept); only
+  `max_tokens` limits the text. While the router decides, the writer may write
   on; what it has written in vain when it is cut off is a call of its own.
 
   Args:
     problem: the problem.
-    router: asked at each of at most `max_steps` boundaries.
+    router: asked at each of at most `max_decisions` boundaries.
     engines: A engines, `engines[m].route == m`.
     protocol: who may write when.
     accounting: tells the router what was spent; None (the router is told 0)
@@ -187,12 +188,14 @@ async def answer(
     while walk.is_open():
       written = await walk.write(0) if protocol.has_draft else ()
       decision = walk.decide(router, written)
-      is_last = protocol.is_absorbing(decision.route)
+      is_last = walk.is_last(decision)
       if decision.route > 0 or not protocol.has_draft:
         walk.discarded.extend(written)
         written = await walk.write(decision.route, to_end=is_last)
       walk.steps.extend(written)
       if is_last:
+        if walk.is_open():  # A draft that was kept; its writer goes on.
+          walk.steps.extend(await walk.write(decision.route, to_end=True))
         break
     await walk.cut_off()
   finally:
@@ -239,6 +242,13 @@ class _Walk:
     """Another step may be written."""
     return is_open(self.steps, self._sampling)
 
+  def is_last(self, decision: types.Decision) -> bool:
+    """Nothing is asked after `decision`, the latest one."""
+    return (
+        self._protocol.is_absorbing(decision.route)
+        or len(self.decisions) == self._sampling.max_decisions
+    )
+
   async def write(
       self, route: int, *, to_end: bool = False
   ) -> tuple[types.Step, ...]:
@@ -262,9 +272,8 @@ class _Walk:
     return written
 
   def _may_write_next(self, route: int) -> bool:
-    """There is a step after this one, and `route` may be asked for it."""
-    is_drafter = route == 0 or not self._protocol.has_draft
-    return is_drafter and len(self.steps) + 1 < self._sampling.max_steps
+    """`route` may be asked for the step after this one."""
+    return route == 0 or not self._protocol.has_draft
 
   async def cut_off(self) -> None:
     """Has the last writer stop, and pays for what it has written in vain."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import prefix_cache
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
@@ -26,11 +27,14 @@ class Reply:
   """What one model wrote after one trace.
 
   trace: the text of the steps before.
-  step: the complete step.
+  step: the complete step; its usage is that of the call that wrote it.
+  prompt_ids: of the prompt under the model's tokenizer, template included; None
+    if its back end cannot tell.
   """
 
   trace: str
   step: types.Step
+  prompt_ids: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +43,12 @@ class Replies:
 
   problem: the problem.
   replies: one for each model and each trace that it can be asked to go on with.
+  caches: of each model, how its back end keeps prefixes.
   """
 
   problem: types.Problem
   replies: tuple[Reply, ...]
+  caches: tuple[prefix_cache.PrefixCache, ...]
 
 
 async def collect_replies(
@@ -67,7 +73,8 @@ async def collect_replies(
     **loop: `concurrency` and the rest of `collect.collect_each`.
 
   Raises:
-    ValueError: if sampling is not greedy.
+    ValueError: if sampling is not greedy, or an engine cannot go on from a
+      half-written answer.
     Exception: as `collect.collect_each` does.
   """
   if sampling.temperature > 0:
@@ -75,6 +82,7 @@ async def collect_replies(
         f'temperature is {sampling.temperature}; replies are the same each '
         'time, and can be kept, at temperature 0 alone.'
     )
+  engine_lib.require(engines, continues_prefix=True)
   await collect.collect_each(
       problems,
       lambda problem: collect_problem(problem, engines, sampling, max_replies),
@@ -116,15 +124,28 @@ async def collect_problem(
         if step is None:  # Cut short by a limit.
           continue
         steps = *kept, step
-        if driver.is_open(steps, sampling) and trace + step.text not in seen:
+        is_asked = len(steps) < sampling.max_decisions
+        is_new = trace + step.text not in seen
+        if is_asked and is_new and driver.is_open(steps, sampling):
           seen.add(trace + step.text)
           pending.append(steps)
   finally:
     driver.forget(engines, session)
   return Replies(
       problem,
-      tuple(Reply(trace, step) for (_, trace), step in found.items()),
+      tuple(
+          Reply(trace, step, _prompt_ids(engines[route], problem, trace))
+          for (route, trace), step in found.items()
+      ),
+      tuple(engine.capabilities.prefix_cache for engine in engines),
   )
+
+
+def _prompt_ids(
+    engine: engine_lib.Engine, problem: types.Problem, trace: str
+) -> tuple[int, ...] | None:
+  ids = engine.encode(problem.question, trace)
+  return None if ids is None else tuple(map(int, ids))
 
 
 async def _go_on(

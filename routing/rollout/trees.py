@@ -14,7 +14,7 @@ import dataclasses
 
 from routing import protocols
 from routing import types
-from routing.engines import remembered
+from routing.engines import prefix_cache
 from routing.grading import equivalence
 from routing.rollout import driver
 from routing.rollout import replies as replies_lib
@@ -69,13 +69,11 @@ class Grower:
 
   protocol: `switch` or `redraft`; of `escalate`, the ladder holds everything.
   sampling: as the replies were collected with.
-  encode: the tokeniser of all models.
   grade: the grader.
   """
 
   protocol: protocols.Protocol
   sampling: driver.Sampling
-  encode: remembered.Encode
   grade: equivalence.Grader
 
   def __post_init__(self):
@@ -91,7 +89,7 @@ class Grower:
     """
     walk = _Walk(self, record)
     return Tree(
-        record.problem, walk.node((), (), walk.no_books), walk.reference()
+        record.problem, walk.node((), (), walk.nothing_held), walk.reference()
     )
 
 
@@ -100,76 +98,92 @@ class _Walk:
 
   def __init__(self, grower: Grower, record: replies_lib.Replies):
     self._grower, self._problem = grower, record.problem
-    self._replies = {(x.step.route, x.trace): x.step for x in record.replies}
-    num_routes = 1 + max(x.step.route for x in record.replies)
-    # What each model's session holds; nothing yet.
-    self.no_books: tuple[Sequence[int], ...] = ((),) * num_routes
-    self._prompts: dict[str, list[int]] = {}
+    self._caches = record.caches
+    self._replies = {(x.step.route, x.trace): x for x in record.replies}
+    # What the session holds at each model: nothing yet.
+    self.nothing_held: tuple[prefix_cache.Held, ...] = ((),) * len(self._caches)
     self._grades: dict[str, bool] = {}
 
-  def node(self, steps, calls, books) -> Node:
+  def node(self, steps, calls, held) -> Node:
     """The decision after `steps`, and all that may follow."""
     draft = None
     if self._grower.protocol.has_draft:
-      draft, books = self._write(0, steps, books)
+      (draft,), held = self._write(0, steps, held)
       calls = *calls, draft.usage
+    is_last = len(steps) + 1 >= self._grower.sampling.max_decisions
     branches = []
-    for route in range(len(books)):
-      step, after, paid = draft, books, calls
+    for route in range(len(held)):
+      written, after, paid = (draft,), held, calls
       if route > 0 or draft is None:
-        step, after = self._write(route, steps, books)
-        paid = *calls, step.usage
-      branches.append(self._after((*steps, step), paid, after))
+        written, after = self._write(route, steps, held, to_end=is_last)
+        paid = *calls, steps_lib.call_usage(written)
+      branches.append(
+          self._after((*steps, *written), paid, after, route, is_last)
+      )
     return Node(steps, draft, calls, tuple(branches))
 
   def reference(self) -> types.Completion:
     """The largest model alone, in one call."""
-    route, steps, books = len(self.no_books) - 1, (), self.no_books
-    while driver.is_open(steps, self._grower.sampling):
-      step, books = self._write(route, steps, books)
-      steps = *steps, step
-    prompt = self._prompt('')
-    text = steps_lib.join(steps)
+    route = len(self._caches) - 1
+    written, _ = self._write(route, (), self.nothing_held, to_end=True)
+    usage, text = steps_lib.call_usage(written), steps_lib.join(written)
     return types.Completion(
         step=0,
         route=route,
         sample=0,
         text=text,
-        read=len(prompt),
-        written=steps_lib.count_written(steps),
-        seconds=sum(step.usage.seconds for step in steps),
+        read=int(usage.read + usage.cached),
+        written=int(usage.written),
+        seconds=float(usage.seconds),
         is_correct=self._is_correct(text),
     )
 
-  def _after(self, steps, calls, books) -> Node | Leaf:
-    if driver.is_open(steps, self._grower.sampling):
-      return self.node(steps, calls, books)
+  def _after(self, steps, calls, held, route, is_last) -> Node | Leaf:
+    """What follows once a route has written."""
+    is_open = driver.is_open(steps, self._grower.sampling)
+    if is_open and not is_last:
+      return self.node(steps, calls, held)
+    if is_open:  # The last draft was kept: its writer goes on to the end.
+      rest, _ = self._write(route, steps, held, to_end=True)
+      steps, calls = (*steps, *rest), (*calls, steps_lib.call_usage(rest))
     return Leaf(calls, self._is_correct(steps_lib.join(steps)))
 
-  def _write(self, route, steps, books):
-    """The step of a route, paid, and the books after it."""
-    trace = steps_lib.join(steps)
-    step = self._replies.get((route, trace))
+  def _write(self, route, steps, held, *, to_end=False):
+    """The steps of one call of a route, paid, and what is held after it."""
+    written = [self._reply(route, steps)]
+    sampling = self._grower.sampling
+    while to_end and driver.is_open((*steps, *_steps(written)), sampling):
+      written.append(self._reply(route, (*steps, *_steps(written))))
+    prompt = prefix_cache.prompt(
+        self._problem.question,
+        written[0].trace,
+        prefix_cache.num_read(written[0].step),
+        written[0].prompt_ids,
+    )
+    paid, now = prefix_cache.charged(
+        _steps(written), prompt, held[route], self._caches[route]
+    )
+    return paid, (*held[:route], now, *held[route + 1 :])
+
+  def _reply(self, route, steps) -> replies_lib.Reply:
+    """What a route writes after some steps."""
+    reply = self._replies.get((route, steps_lib.join(steps)))
     left = driver.tokens_left(steps, self._grower.sampling.max_tokens)
-    if step is None or step.usage.written > left:
+    if reply is None or reply.step.usage.written > left:
       raise ValueError(
           f'Problem {self._problem.id}: the reply of route {route} to a trace '
           f'of {len(steps)} steps is not known.'
       )
-    (step,), book = remembered.charged(
-        [step], self._prompt(trace), books[route]
-    )
-    return step, (*books[:route], book, *books[route + 1 :])
-
-  def _prompt(self, trace: str) -> list[int]:
-    if trace not in self._prompts:
-      self._prompts[trace] = self._grower.encode(self._problem.question + trace)
-    return self._prompts[trace]
+    return reply
 
   def _is_correct(self, text: str) -> bool:
     if text not in self._grades:
       self._grades[text] = self._grower.grade(text, self._problem.answer)
     return self._grades[text]
+
+
+def _steps(replies: Sequence[replies_lib.Reply]) -> list[types.Step]:
+  return [reply.step for reply in replies]
 
 
 def nodes(tree: Tree) -> Iterator[Node]:

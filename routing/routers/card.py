@@ -49,15 +49,16 @@ class Card:
 
   def to_json(self) -> dict[str, Any]:
     """JSON-like, with lists for tuples."""
-    return json.loads(
-        json.dumps(
-            {
-                'format_version': FORMAT_VERSION,
-                **dataclasses.asdict(self),
-                'network': dict(self.network),
-            }
-        )
-    )
+    content = {
+        'format_version': FORMAT_VERSION,
+        **dataclasses.asdict(self),
+        'network': dict(self.network),
+    }
+    features = content['features']
+    # The name in files of this format version, and so in the hashes of routers
+    # that were saved with it.
+    features['max_steps'] = features.pop('max_decisions')
+    return json.loads(json.dumps(content))
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Card':
@@ -72,10 +73,12 @@ class Card:
       raise ValueError(
           f'The router has format version {version}; allowed: {FORMAT_VERSION}.'
       )
+    features = dict(content.pop('features'))
+    features['max_decisions'] = features.pop('max_steps')
     return cls(
         specs=tuple(costs.RouteSpec(**spec) for spec in content.pop('specs')),
         protocol=protocols.Protocol(**content.pop('protocol')),
-        features=observation.FeatureConfig(**content.pop('features')),
+        features=observation.FeatureConfig(**features),
         levels=tuple(content.pop('levels')),
         **content,
     )

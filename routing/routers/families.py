@@ -5,10 +5,18 @@ reaches the threshold. What thresholds earn is asked of a source
 (`outcomes.sources`), which needs nothing else of a method.
 """
 
+from collections.abc import Callable
+import dataclasses
+import functools
+import hashlib
 import math
+import pickle
+from typing import Any
 
 import numpy as np
 
+from routing import types
+from routing.features import observation
 from routing.outcomes import table as table_lib
 from routing.routers import fixed
 from routing.routers import learned
@@ -118,3 +126,70 @@ class FixedStep:
     if threshold == math.inf:
       return fixed.SmallRouter()
     return fixed.StepRouter(max(math.ceil(max(threshold, 0.0)), 0), self._route)
+
+
+class Scored:
+  """Any fitted scorer of observations.
+
+  Args:
+    scorer: its `score` maps `[M, F]` features, not standardised, to `[M]`
+      scores, or to scores and the routes that it would name.
+    features: what the live router observes.
+    route: whom to hand over to where the scorer names no route.
+  """
+
+  def __init__(
+      self, scorer: Any, features: observation.FeatureConfig, route: int
+  ):
+    self._scorer, self._features = scorer, features
+    self._route = fixed.check_route(route)
+    self._scored: dict[int, tuple[table_lib.Decisions, Scores]] = {}
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Names the fitted numbers."""
+    return hashlib.sha256(pickle.dumps(self._scorer)).hexdigest()[:16]
+
+  def score(self, decisions: table_lib.Decisions) -> Scores:
+    """What the scorer says of each decision."""
+    if id(decisions) not in self._scored:
+      features = decisions.features
+      parts = [
+          self._of(features[start : start + _CHUNK])
+          for start in range(0, len(features), _CHUNK)
+      ]
+      scores, routes = (np.concatenate(x) for x in zip(*parts, strict=True))
+      self._scored[id(decisions)] = decisions, (scores, routes)
+    return self._scored[id(decisions)][1]
+
+  def _of(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`[M]` scores and routes of `[M, F]`."""
+    found = self._scorer.score(features)
+    if isinstance(found, tuple):
+      return found
+    return found, np.full(len(found), self._route)
+
+  def at(self, threshold: float) -> 'ScoredRouter':
+    """The router at a threshold."""
+    return ScoredRouter(self._of, self._features, threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredRouter:
+  """A fitted scorer as a live router.
+
+  score: `[M, F]` to `[M]` scores and routes.
+  features: what it observes.
+  threshold: names the route where the score is at least this.
+  """
+
+  score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+  features: observation.FeatureConfig
+  threshold: float
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Scores the trace and compares with the threshold."""
+    row = observation.observe(trace, self.features)
+    (score,), (route,) = self.score(row[None])
+    is_named = score >= self.threshold
+    return types.Decision(int(route) if is_named else 0, float(score))

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
 import pyarrow as pa
 
+from routing.engines import prefix_cache
 from routing.engines import remembered
 from routing.rollout import replies as replies_lib
 from routing.shards import columns
@@ -16,7 +18,14 @@ from routing.shards import reader
 from routing.shards import schema
 from routing.shards import writer
 
-REPLY = pa.struct([('trace', pa.string()), ('step', columns.STEP)])
+REPLY = pa.struct(
+    [
+        ('trace', pa.string()),
+        ('step', columns.STEP),
+        ('prompt_ids', pa.list_(pa.int32())),
+    ]
+)
+CACHE = pa.struct([('block', pa.int32()), ('keeps_all', pa.bool_())])
 
 
 def _encode_items(items: Sequence[replies_lib.Reply]) -> pa.StructArray:
@@ -27,24 +36,42 @@ def _encode_items(items: Sequence[replies_lib.Reply]) -> pa.StructArray:
 def _decode_items(structs: pa.StructArray) -> list[replies_lib.Reply]:
   traces = structs.field('trace').to_pylist()
   steps = columns.decode_steps(structs.field('step'))
-  return list(map(replies_lib.Reply, traces, steps))
+  ids = structs.field('prompt_ids').to_pylist()
+  return [
+      replies_lib.Reply(trace, step, None if x is None else tuple(x))
+      for trace, step, x in zip(traces, steps, ids, strict=True)
+  ]
 
 
 def _encode(records: Sequence[replies_lib.Replies]) -> dict[str, Any]:
   rows = [record.replies for record in records]
-  return {'replies': columns.nest_all(rows, _encode_items)}
+  return {
+      'replies': columns.nest_all(rows, _encode_items),
+      'caches': [
+          [dataclasses.asdict(cache) for cache in record.caches]
+          for record in records
+      ],
+  }
 
 
 def _decode(table: pa.Table, problems) -> list[replies_lib.Replies]:
   rows = columns.unnest(table['replies'], _decode_items)
+  caches = table['caches'].to_pylist()
   return [
-      replies_lib.Replies(problem, tuple(row))
-      for problem, row in zip(problems, rows, strict=True)
+      replies_lib.Replies(
+          problem,
+          tuple(row),
+          tuple(prefix_cache.PrefixCache(**cache) for cache in kept),
+      )
+      for problem, row, kept in zip(problems, rows, caches, strict=True)
   ]
 
 
 REPLIES = schema.Kind(
-    'replies', [('replies', pa.list_(REPLY))], _encode, _decode
+    'replies',
+    [('replies', pa.list_(REPLY)), ('caches', pa.list_(CACHE))],
+    _encode,
+    _decode,
 )
 
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 from routing import types
 from routing.shards import columns
 
-VERSION = 2
+# Version 3: answers go on after the last decision; replies know their prompts.
+VERSION = 3
 _VERSION_KEY = b'routing.schema_version'
 
 TRAJECTORY = pa.struct(

@@ -2,13 +2,13 @@
 
 Where every way is known (ladders, trees), a policy's outcomes are exact. From
 trajectories of another policy they are weighted by importance, each weight over
-its mean across trajectories (`weighted_outcomes`): a little biased, but far calmer than the
-unbiased estimate. Fresh rollouts would be better judges still, and dearer than
-all of training: an engine would write thousands of answers for a number that is
-looked at dozens of times a run. So they are left to live evaluation, and what a
-validation set cannot judge is not preferred: below `objective.least_effective`
-trajectories, effectively, a score does not count, and with an end that so few
-say anything of, no policy is mixed.
+its mean across trajectories (`weighted_outcomes`): a little biased, but far
+calmer than the unbiased estimate. Fresh rollouts would be better judges still,
+but dearer than all of training: an engine would write thousands of answers for
+a number that is looked at dozens of times a run. So they are left to live
+evaluation, and what `select` cannot judge is not preferred: below
+`objective.least_effective` effective trajectories a score does not count, and a
+policy is not mixed with an end that so few trajectories tell of.
 """
 
 from collections.abc import Callable

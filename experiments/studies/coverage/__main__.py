@@ -1,6 +1,6 @@
 """Counts broken promises, where the truth is known.
 
-Run:    python -m experiments.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage] [--docs=docs]
+Run:    python -m experiments.studies.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage] [--docs=docs]
 Resume: the same command; what was counted is kept, a file for each set and size.
 Prints: tables; last, one JSON object.
 
@@ -25,8 +25,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from experiments.coverage import cells as cells_lib
-from experiments.coverage import run as run_lib
+from experiments.studies.coverage import cells as cells_lib
+from experiments.studies.coverage import run as run_lib
 
 
 def main(argv: Sequence[str]) -> None:

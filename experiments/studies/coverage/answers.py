@@ -18,7 +18,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.coverage import data as data_lib
+from experiments.studies.coverage import data as data_lib
 from routing.calibration import thresholds as thresholds_lib
 
 _FIT_SHARE = 0.3

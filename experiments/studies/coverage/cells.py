@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments.coverage import counts as counts_lib
-from experiments.coverage import data as data_lib
-from experiments.coverage import joint as joint_lib
-from experiments.coverage import rollouts as rollouts_lib
+from experiments.studies.coverage import counts as counts_lib
+from experiments.studies.coverage import data as data_lib
+from experiments.studies.coverage import joint as joint_lib
+from experiments.studies.coverage import rollouts as rollouts_lib
 from routing.calibration import risks as risks_lib
 
 FAMILY = (

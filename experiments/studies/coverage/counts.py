@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from experiments.coverage import data as data_lib
+from experiments.studies.coverage import data as data_lib
 from routing.calibration import bounds
 from routing.calibration import conformal
 from routing.calibration import risks as risks_lib

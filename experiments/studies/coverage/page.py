@@ -8,8 +8,8 @@ import platform
 import subprocess
 from typing import Any
 
-from experiments.coverage import cells as cells_lib
-from experiments.coverage import report as report_lib
+from experiments.studies.coverage import cells as cells_lib
+from experiments.studies.coverage import report as report_lib
 
 Row = dict[str, Any]
 _SETTINGS = (
@@ -150,7 +150,7 @@ def _how(
   settings = ', '.join(
       f'{name} {value}' for name, value in dataclasses.asdict(plan).items()
   )
-  command = 'python -m experiments.coverage --docs=docs'
+  command = 'python -m experiments.studies.coverage --docs=docs'
   if workdir:
     command += f' --workdir={workdir}'
   skipped = figures['skipped']

@@ -8,7 +8,7 @@ import numpy as np
 from rich import console as console_lib
 from rich import table as table_lib
 
-from experiments.coverage import cells as cells_lib
+from experiments.studies.coverage import cells as cells_lib
 from routing.evaluation import plots
 
 Row = dict[str, Any]

@@ -13,8 +13,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.coverage import counts as counts_lib
-from experiments.coverage import data as data_lib
+from experiments.studies.coverage import counts as counts_lib
+from experiments.studies.coverage import data as data_lib
 from routing import protocols
 from routing.outcomes import importance
 from routing.calibration import risks as risks_lib

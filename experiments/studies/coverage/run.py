@@ -13,14 +13,14 @@ from absl import logging
 
 from experiments import keeping
 from experiments import train
-from experiments.coverage import answers as answers_lib
-from experiments.coverage import cells as cells_lib
-from experiments.coverage import data as data_lib
-from experiments.coverage import joint as joint_lib
-from experiments.coverage import page as page_lib
-from experiments.coverage import report as report_lib
-from experiments.coverage import rollouts as rollouts_lib
-from experiments.coverage import service as service_lib
+from experiments.studies.coverage import answers as answers_lib
+from experiments.studies.coverage import cells as cells_lib
+from experiments.studies.coverage import data as data_lib
+from experiments.studies.coverage import joint as joint_lib
+from experiments.studies.coverage import page as page_lib
+from experiments.studies.coverage import report as report_lib
+from experiments.studies.coverage import rollouts as rollouts_lib
+from experiments.studies.coverage import service as service_lib
 from routing.routers import learned
 
 

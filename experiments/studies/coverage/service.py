@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.coverage import streams
+from experiments.studies.coverage import streams
 from routing.calibration import drift
 from routing.calibration import online
 

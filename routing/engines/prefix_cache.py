@@ -1,0 +1,114 @@
+"""Prefix caches: which prompt tokens a session reads anew, and which not.
+
+A reply that is remembered, or that stands in a tree, must be charged as the
+engine alone would have charged it. What that is follows from the tokens of the
+prompt and from what the session has read and written at this engine before.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from routing import types
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixCache:
+  """How a back end keeps what a session has read and written.
+
+  block: cached tokens come in blocks of so many. With blocks, the last token of
+    a prompt is always read anew.
+  keeps_all: every sequence of a session is kept, not the latest alone.
+  """
+
+  block: int = 1
+  keeps_all: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Text as one model reads it.
+
+  text: question and answer so far.
+  count: tokens of it.
+  ids: `[count]`; None if the back end cannot tell.
+  """
+
+  text: str
+  count: int
+  ids: tuple[int, ...] | None
+
+
+# What a session holds at one engine; empty before its first call.
+Held = tuple[Text, ...]
+
+
+def prompt(
+    question: str, trace: str, count: int, ids: Sequence[int] | None
+) -> Text:
+  """The prompt of one call.
+
+  Args:
+    question, trace: what it reads.
+    count: its tokens, as the back end reported them; not read if there are ids.
+    ids: of the prompt, template included; None if they are not known.
+  """
+  if ids is None:
+    return Text(question + trace, count, None)
+  return Text(question + trace, len(ids), tuple(ids))
+
+
+def num_read(step: types.Step) -> int:
+  """Tokens that stood before a step when it was written."""
+  usage = step.usage
+  return int(usage.read + usage.cached + usage.held)
+
+
+def charged(
+    written: Sequence[types.Step],
+    before: Text,
+    held: Held,
+    cache: PrefixCache,
+) -> tuple[tuple[types.Step, ...], Held]:
+  """Steps of one call with what reading its prompt costs in a session.
+
+  Where ids are not known, a prompt counts as cached as far as it extends the
+  text of a whole earlier sequence; a common prefix that ends within one cannot
+  be told, and counts as read.
+
+  Args:
+    written: one or more steps, whoever asked for them first.
+    before: the prompt.
+    held: what the session holds at this engine.
+    cache: of the engine.
+
+  Returns:
+    The steps, and what the session holds after the call.
+  """
+  cached = max((_common(x, before) for x in held), default=0)
+  if cache.block > 1:
+    cached = min(cached, before.count - 1) // cache.block * cache.block
+  paid, now = [], before
+  for step in written:
+    prompted = dict(held=now.count)
+    if not paid:
+      prompted = dict(read=before.count - cached, cached=cached, held=0)
+    usage = dataclasses.replace(step.usage, **prompted)
+    paid.append(dataclasses.replace(step, usage=usage))
+    now = _extended(now, step)
+  return tuple(paid), (*held, now) if cache.keeps_all else (now,)
+
+
+def _extended(before: Text, step: types.Step) -> Text:
+  """A sequence and the step written after it."""
+  ids = None if before.ids is None else (*before.ids, *step.token_ids)
+  written = len(step.token_ids) if ids else int(step.usage.written)
+  return Text(before.text + step.text, before.count + written, ids)
+
+
+def _common(held: Text, wanted: Text) -> int:
+  """Tokens that two sequences have in common, from the first on."""
+  if held.ids is None or wanted.ids is None:
+    return held.count if wanted.text.startswith(held.text) else 0
+  length = min(len(held.ids), len(wanted.ids))
+  a, b = held.ids, wanted.ids
+  return next((i for i in range(length) if a[i] != b[i]), length)

@@ -1,0 +1,38 @@
+"""The supervised learners that stand beside the policy, by name.
+
+A new one is a file of its own and a line here. All see the policy's features
+and training problems, and are tuned on `select` with equally many trials.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from routing.outcomes import sources
+from routing.routers import boosting
+from routing.routers import fitted_q
+
+NUM_TRIALS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+  """How a learner is fitted, and with which settings.
+
+  fit: (data, *, metric, features, setting, seed) -> families. `data` is an
+    `OutcomeTable` or a `Recorded` source of training problems, `metric` that of
+    the costs, `features` what its live routers observe.
+  settings: hyper-parameters to try, in this order.
+  """
+
+  fit: Callable[..., Sequence[sources.Family]]
+  settings: Sequence[Mapping[str, Any]]
+
+
+LEARNERS = {
+    'fitted Q, trees': Learner(fitted_q.fit_trees, fitted_q.TREE_SETTINGS),
+    'fitted Q, linear': Learner(fitted_q.fit_linear, fitted_q.RIDGE_SETTINGS),
+    'boosting': Learner(boosting.fit, boosting.SETTINGS),
+}
