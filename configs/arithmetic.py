@@ -22,7 +22,12 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   # 'shipped', or a directory with small/ and large/ (see experiments/pretrain).
   config.engine = dict(pair='shipped', max_batch=128, num_slots=256)
   config.problems = dict(
-      source='arithmetic', seed=0, train=6_000, validation=2_000, test=2_000
+      source='arithmetic',
+      seed=0,
+      train=6_000,
+      select=1_000,
+      prove=1_000,
+      test=2_000,
   )
   config.protocol = dict(name='escalate', view='peek', max_steps=8)
   config.collect = dict(
@@ -78,7 +83,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.num_steps = 600  # Gradient steps, about a hundred epochs.
   config.batch_size = 1_024  # Problems per step.
   config.log_every = 50
-  config.eval_every = 20  # Early stopping looks at validation this often.
+  config.eval_every = 20  # Early stopping looks at `select` this often.
   config.checkpoint_every = 200
 
   config.calibration = dict(
@@ -104,14 +109,14 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
 
   if variant == 'demo':  # Three minutes on two cores, collection included.
     config.train_seeds = (0,)
-    config.problems.update(train=800, validation=400, test=400)
+    config.problems.update(train=800, select=200, prove=200, test=400)
     config.num_steps = 200
     config.batch_size = 512
     config.checkpoint_every = 100
     config.evaluation.live = 50
   if variant == 'smoke':  # One minute; for tests.
     config.train_seeds = (0,)
-    config.problems.update(train=64, validation=64, test=48)
+    config.problems.update(train=64, select=32, prove=32, test=48)
     config.collect.shard_size = 16
     config.objective.levels = (0.4, 0.7)
     config.num_steps = 20

@@ -1,7 +1,7 @@
 """The embedded pair in redraft: objectives x networks x feature groups, 3 seeds.
 
 Collect: python -m experiments.behave --config=configs/arithmetic_redraft.py --workdir=runs/redraft --split=train
-         (and --split=validation)
+         (and --split=select, --split=prove)
 Run:     python -m experiments.sweep --config=configs/arithmetic_ablation.py --workdir=runs/ablation --data=runs/redraft --program=experiments.train --jobs=2
 Part:    append e.g. --match=estimator=vtrace,policy_update=lagrangian,kind=mlp
 """

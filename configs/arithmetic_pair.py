@@ -36,7 +36,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.problems = dict(seed=0, train=6_000, validation=2_000, test=2_000)
+  config.problems = dict(
+      seed=0, train=6_000, select=1_000, prove=1_000, test=2_000
+  )
   config.num_held_out = 256  # Problems that decide when to stop.
   config.small = _model(
       dict(
@@ -86,7 +88,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
   )
   if variant == 'smoke':  # Seconds; learns nothing.
-    config.problems.update(train=20, validation=10, test=10)
+    config.problems.update(train=20, select=5, prove=5, test=10)
     config.num_held_out = 8
     for model in (config.small, config.large):
       model.corpus.tokens_per_step = 300

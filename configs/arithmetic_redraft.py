@@ -1,7 +1,7 @@
 """The embedded pair in redraft: train on behaviour trajectories by V-trace.
 
 Collect: python -m experiments.behave --config=configs/arithmetic_redraft.py --workdir=runs/redraft --split=train
-         (and --split=validation)
+         (and --split=select, --split=prove)
 Train:   python -m experiments.train --config=configs/arithmetic_redraft.py --workdir=runs/redraft
 Change:  append e.g. --config.objective.policy_update=trust_region --config.network.kind=gru
 """

@@ -1,7 +1,7 @@
 """The embedded pair in switch: each step's writer is named anew.
 
 Collect: python -m experiments.behave --config=configs/arithmetic_switch.py --workdir=runs/switch --split=train
-         (and --split=validation)
+         (and --split=select, --split=prove)
 Train:   python -m experiments.train --config=configs/arithmetic_switch.py --workdir=runs/switch
 """
 

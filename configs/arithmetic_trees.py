@@ -1,7 +1,7 @@
 """The embedded pair in redraft: train in closed form on all replies.
 
 Collect: python -m experiments.replies --config=configs/arithmetic_trees.py --workdir=runs/replies --split=train
-         (and --split=validation, --split=test)
+         (and --split=select, --split=prove, --split=test)
 Train:   python -m experiments.train_trees --config=configs/arithmetic_trees.py --workdir=runs/redraft_trees --replies=runs/replies
 Change:  append e.g. --config.protocol.name=switch
 """
@@ -23,5 +23,6 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   # Problems of train to learn from, the first so many; 0 = all collected.
   config.trees = dict(train=0)
   if variant == 'full':
-    config.problems.validation = 1_000  # Trees, each of up to 128 ways.
+    # Trees, each of up to 128 ways.
+    config.problems.update(select=500, prove=500)
   return config

@@ -1,6 +1,9 @@
 """Tests of counter arithmetic: by hand, label by label, and split by split."""
 
+import hashlib
+import itertools
 import random
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -210,29 +213,114 @@ class LabelStepsTest(absltest.TestCase):
     self.assertTrue(arithmetic.label_steps(task, slipped)[1].in_blind_spot)
 
 
-class LoadTest(absltest.TestCase):
+# Hashes of the first three questions of seed 0 as they have been since the pair
+# that ships was trained; other problems would not be those it never saw.
+_FIRST = {
+    'train': ['8b85098b025a1639', 'aae75497b9c794d9', '02ab6b40995a2a94'],
+    'test': ['5cf4ad4b72118db6', 'c4ab8dc27ed8ab59', '93f6ba93e422f174'],
+}
+# Of 20 questions, as a SHA-256 of their hashes one after the other.
+_FIRST_20 = {'train': '97f10764bade8b8d', 'test': '47fce3028dda6043'}
+# The first 20 of the stream that select and prove share, in order.
+_HELD_OUT = (
+    '6abaf8bcd7ce6084',
+    '82fd0ee196c5faf9',
+    'a84bd2a274d4db97',
+    '0f0c5ce682b3acb6',
+    'b21b34148732a19d',
+    '384b740bd708cda2',
+    'fad169904909037a',
+    'd57e9441297b541d',
+    '465e99bed226f23f',
+    '10d5c3271fb51663',
+    'fa903fda949e71c5',
+    '015f76901c34b462',
+    '7dd787379818cbba',
+    '80c8d08f73a6854a',
+    'ab5c947f0cd2b52f',
+    'cad8d4d958290373',
+    '3c2e244e720807dc',
+    '24fde07ec7c34d6f',
+    'afacd568cf4a1779',
+    '75ef0d9357c0c98b',
+)
+
+
+def _hashes(problems):
+  return [splits.question_hash(p.question) for p in problems]
+
+
+def _few_tasks(most=10_000):
+  """A `draw_task` of 60 tasks, so that streams meet; fails after `most`."""
+  draws = itertools.count()
+
+  def draw(rng, num_clauses=None):
+    del num_clauses
+    if next(draws) >= most:
+      raise AssertionError(f'Still no new question after {most} draws.')
+    return arithmetic.Task((_ADD, _SUB), 0, (rng.randrange(60), 0))
+
+  return draw
+
+
+class LoadTest(parameterized.TestCase):
 
   def test_splits_are_disjoint_and_seeded(self):
-    loaded = arithmetic.load(0, train=300, validation=100, test=100)
-    again = arithmetic.load(0, train=300, validation=100, test=100)
-    other = arithmetic.load(1, train=300, validation=100, test=100)
-    self.assertEqual(loaded, again)
-    self.assertNotEqual(loaded['test'], other['test'])
-    hashes = {
-        name: [splits.question_hash(p.question) for p in problems]
-        for name, problems in loaded.items()
-    }
-    splits.check_disjoint(**hashes)
-    self.assertLen(set(hashes['train']), 300)
+    sizes = dict(train=300, select=100, prove=80, test=100)
+    loaded = arithmetic.load(0, **sizes)
+    other = arithmetic.load(1, **sizes)
+    self.assertEqual(loaded, arithmetic.load(0, **sizes))
+    for name, size in sizes.items():
+      self.assertNotEqual(loaded[name], other[name])
+      self.assertLen(set(_hashes(loaded[name])), size)
+      self.assertEqual(loaded[name][-1].id, f'arithmetic/0/{name}/{size - 1}')
+    splits.check_disjoint(**{k: _hashes(x) for k, x in loaded.items()})
 
-  def test_a_smaller_split_is_the_start_of_a_larger_one(self):
-    small = arithmetic.load(0, validation=20, test=10)
-    large = arithmetic.load(0, validation=20, test=50)
-    self.assertEqual(small['test'], large['test'][:10])
+  def test_problems_of_train_and_test_stay_what_they_were(self):
+    full = arithmetic.load(
+        0, train=6_000, select=1_000, prove=1_000, test=2_000
+    )
+    for name, first in _FIRST.items():
+      with self.subTest(name):
+        found = _hashes(full[name][:20])
+        self.assertEqual(found[:3], first)
+        digest = hashlib.sha256(''.join(found).encode()).hexdigest()
+        self.assertEqual(digest[:16], _FIRST_20[name])
+        small = arithmetic.load(0, **{name: 20})[name]
+        self.assertEqual(small, full[name][:20])
+
+  def test_select_and_prove_share_a_stream_by_hash(self):
+    # Half of all hashes begin with 0 to 7.
+    select = [x for x in _HELD_OUT if x[0] < '8']
+    prove = [x for x in _HELD_OUT if x[0] >= '8']
+    loaded = arithmetic.load(0, select=len(select), prove=len(prove))
+    self.assertEqual(_hashes(loaded['select']), select)
+    self.assertEqual(_hashes(loaded['prove']), prove)
+
+  @parameterized.parameters('test', 'select', 'prove', 'train')
+  def test_a_smaller_split_is_the_start_of_a_larger_one(self, name):
+    sizes = dict(train=20, select=20, prove=20, test=20)
+    small = arithmetic.load(0, **sizes)
+    large = arithmetic.load(0, **sizes | {name: 50})
+    self.assertEqual(large[name][:20], small[name])
+    for other in sizes.keys() - {name}:
+      self.assertEqual(large[other], small[other])
+
+  def test_where_questions_meet(self):
+    # 60 questions: 10 of test, then 10 of select or prove that are none of
+    # those, and of train all that were not drawn, surplus included.
+    self.enter_context(mock.patch.object(arithmetic, 'draw_task', _few_tasks()))
+    loaded = arithmetic.load(0, train=40, select=3, prove=7, test=10)
+    hashes = {name: _hashes(x) for name, x in loaded.items()}
+    splits.check_disjoint(**hashes)
+    self.assertLen(set().union(*hashes.values()), 60)
+    self.assertEqual(
+        _hashes(arithmetic.load(0, select=9, test=10)['select'])[:3],
+        hashes['select'],
+    )
 
   def test_what_was_seen_is_not_drawn_again(self):
-    loaded = arithmetic.load(0, test=50)
-    before = {splits.question_hash(p.question) for p in loaded['test']}
+    before = set(_hashes(arithmetic.load(0, test=50)['test']))
     seen = set(before)
     tasks = arithmetic.draw_distinct('arithmetic/0/test', seen)
     for _, task in zip(range(50), tasks, strict=False):
@@ -240,26 +328,10 @@ class LoadTest(absltest.TestCase):
       self.assertNotIn(digest, before)
 
   def test_unknown_split(self):
-    with self.assertRaisesRegex(ValueError, 'dev.*train, validation, test'):
+    with self.assertRaisesRegex(ValueError, 'dev.*train, select, prove, test'):
       arithmetic.load(0, dev=3)
     with self.assertRaisesRegex(ValueError, '-1'):
       arithmetic.load(0, train=-1)
-
-
-class SplitsTest(absltest.TestCase):
-
-  def test_hash_ignores_case_and_spacing(self):
-    self.assertEqual(
-        splits.question_hash('What  is\n2 + 2? '),
-        splits.question_hash('what is 2 + 2?'),
-    )
-    self.assertNotEqual(
-        splits.question_hash('2 + 2'), splits.question_hash('2 + 3')
-    )
-
-  def test_shared_question_is_named(self):
-    with self.assertRaisesRegex(ValueError, "'a' and 'c' share 1 .*x2"):
-      splits.check_disjoint(a=['x1', 'x2'], b=['x3'], c=['x2', 'x4'])
 
 
 if __name__ == '__main__':

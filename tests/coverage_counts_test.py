@@ -19,7 +19,6 @@ from routing.calibration import groups
 from routing.calibration import joint
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
-from routing.problems import splits
 from tests import coverage_test
 
 Risk = risks_lib.Risk
@@ -142,8 +141,8 @@ class SameAsTheLibraryTest(parameterized.TestCase):
 
   def test_early_and_late_steps(self):
     channels = joint_lib.by_steps(self.case.pool)
-    is_searched = np.zeros(SIZE, bool)
-    is_searched[splits.halves(np.arange(SIZE))[0]] = True
+    is_searched = joint_lib.searched_half(SIZE)
+    self.assertEqual(is_searched.sum(), SIZE // 2)
 
     def cost_of(scores, outcomes, _):
       point = joint.search_then_test(

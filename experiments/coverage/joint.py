@@ -16,10 +16,9 @@ from experiments.coverage import counts as counts_lib
 from experiments.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import joint
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
-from routing.problems import splits
+from routing.outcomes import stopping as stopping_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
@@ -106,6 +105,15 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
   return Case('simulated, three routes', 'simulated', channels)
 
 
+def searched_half(size: int, seed: int = 0) -> np.ndarray:
+  """`[size]` bool, true for a random half of the places in a sample.
+
+  One half serves all samples, because their rows are drawn independently.
+  """
+  order = np.random.default_rng(seed).permutation(size)
+  return order < (size + 1) // 2
+
+
 def searched(
     pool: Channels,
     truth: Channels,
@@ -122,10 +130,11 @@ def searched(
     rows: `[S, n]`, problems of the pool.
     risks: of losses.
   """
+  is_searched = searched_half(rows.shape[1])
   shape = len(risks), len(rows)
   broken, cost = np.zeros(shape, bool), np.full(shape, np.nan)
   for s, sample in enumerate(rows):
-    seen, unseen = (pool.take(x) for x in splits.halves(sample))
+    seen, unseen = (pool.take(sample[x]) for x in (is_searched, ~is_searched))
     path = _path(seen)
     values = unseen.values_at(path)
     for r, risk in enumerate(risks):

@@ -11,6 +11,7 @@ sees them.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import random
@@ -30,8 +31,16 @@ VERBS = {
     'div': 'shared by',
     'set': 'set to',
 }
-SPLITS = ('train', 'validation', 'test')
 NUM_CLAUSES = (4, 5, 6)
+
+# The streams of tasks in the order in which they are drawn, and the shares of
+# the splits that are dealt from each. Their names seed the random draws, so
+# another name for 'validation' would be other problems.
+_STREAMS = {
+    'test': {'test': 1.0},
+    'validation': {'select': 0.5, 'prove': 0.5},
+    'train': {'train': 1.0},
+}
 
 # How often each kind of clause is drawn; a merge takes the other counter.
 _KINDS = {
@@ -300,25 +309,54 @@ def draw_distinct(
 
 
 def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
-  """Disjoint splits, e.g. `load(0, train=6_000, validation=2_000, test=2_000)`.
+  """Returns disjoint splits of the wanted sizes, e.g. `load(0, train=6_000)`.
 
-  Each split has its own stream, so a smaller one is the start of a larger one.
-  Test is drawn first, then validation: where questions meet, train gives way.
+  Test and train have a stream of tasks each. Select and prove share one, whose
+  tasks go to either by the hash of their question, until both are full. So a
+  smaller split is the start of a larger one, and neither of the two depends on
+  the size of the other. Where questions of two streams meet, select and prove
+  give way to the test problems drawn, and train gives way to all others drawn.
+
+  Args:
+    seed: of all streams.
+    **sizes: by name of the split (`splits.SPLITS`), the number of problems.
 
   Raises:
     ValueError: for an unknown split or a negative size.
   """
+  splits.check_names(sizes)
   for name, size in sizes.items():
-    if name not in SPLITS or size < 0:
-      raise ValueError(
-          f'Split {name!r} of size {size}; allowed: {", ".join(SPLITS)}, >= 0.'
-      )
+    if size < 0:
+      raise ValueError(f'Split {name!r} of size {size}; allowed: >= 0.')
   seen: set[str] = set()
-  loaded = {}
-  for name in sorted(sizes, key=SPLITS.index, reverse=True):
-    tasks = draw_distinct(f'arithmetic/{seed}/{name}', seen)
-    loaded[name] = [
-        to_problem(next(tasks), f'arithmetic/{seed}/{name}/{i}')
-        for i in range(sizes[name])
-    ]
-  return {name: loaded[name] for name in sizes}
+  drawn: dict[str, list[Task]] = {}
+  for stream, shares in _STREAMS.items():
+    # A copy, so that what is dealt to a full split stays free for train.
+    tasks = draw_distinct(f'arithmetic/{seed}/{stream}', set(seen))
+    parts = _deal(tasks, shares, sizes)
+    drawn |= parts
+    seen |= {
+        splits.question_hash(question_text(task))
+        for part in parts.values()
+        for task in part
+    }
+  return {
+      name: [
+          to_problem(task, f'arithmetic/{seed}/{name}/{i}')
+          for i, task in enumerate(drawn[name])
+      ]
+      for name in sizes
+  }
+
+
+def _deal(
+    tasks: Iterator[Task], shares: Mapping[str, float], sizes: Mapping[str, int]
+) -> dict[str, list[Task]]:
+  """Deals tasks to splits by hash, until each has its size (none named: 0)."""
+  parts: dict[str, list[Task]] = {name: [] for name in shares}
+  while any(len(part) < sizes.get(name, 0) for name, part in parts.items()):
+    task = next(tasks)
+    name = splits.split_of(question_text(task), shares)
+    if len(parts[name]) < sizes.get(name, 0):
+      parts[name].append(task)
+  return parts
