@@ -16,6 +16,7 @@ from routing import types
 from routing.features import observation
 from routing.features import standardize
 from routing.policy import networks
+from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 from routing.routers import learned
 from tests import scripted_pair
@@ -43,7 +44,7 @@ def _card(num_routes=3, **changes):
   return card_lib.Card(**fields | changes)
 
 
-def _router(points=(), seed=0, **changes):
+def _router(points=(), seed=0, seen=seen_lib.UNKNOWN, **changes):
   card = _card(**changes)
   network = networks.make_network(_NETWORK, len(card.specs))
   size = card.features.size
@@ -56,7 +57,7 @@ def _router(points=(), seed=0, **changes):
   statistics = standardize.Statistics(
       np.full(size, 0.1, np.float32), np.full(size, 2.0, np.float32)
   )
-  return learned.LearnedRouter(card, params, statistics, points)
+  return learned.LearnedRouter(card, params, statistics, points, seen)
 
 
 def _point(router, **changes):
@@ -153,6 +154,29 @@ class FilesTest(parameterized.TestCase):
       self.assertEqual(
           loaded.decide(_trace(value)), router.decide(_trace(value))
       )
+
+  def test_record_of_seen_problems_goes_with_the_router(self):
+    problem = types.Problem(id='a', question='What is 1?', answer='1')
+    seen = seen_lib.NOTHING.with_problems('train', [problem])
+    router = _router(seen=seen)
+    # The record says nothing of the numbers.
+    self.assertEqual(router.checkpoint_hash, _router().checkpoint_hash)
+    self.assertEqual(router.with_threshold(1, 0.5).seen, seen)
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    router.save(directory)
+    loaded = learned.load(directory)
+    self.assertEqual(loaded.seen, seen)
+    with self.assertRaisesRegex(ValueError, "Problem 'a' .*'train'"):
+      loaded.seen.check('prove', [problem])
+    # Saved without a record, it does not inherit the one that was there.
+    _router().save(directory)
+    self.assertEqual(learned.load(directory).seen, seen_lib.UNKNOWN)
+
+  def test_router_without_a_record_loads(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    _router(seen=seen_lib.NOTHING).save(directory)
+    (directory / learned.SEEN_FILE).unlink()
+    self.assertFalse(learned.load(directory).seen.is_known)
 
   def test_altered_weights_are_refused(self):
     directory = pathlib.Path(self.create_tempdir().full_path)

@@ -2,7 +2,7 @@
 
 A router is a folder, whether it is of a run or ships with the package: the
 weights of every member and the feature statistics, the card with the hash of
-both and, once calibrated, the operating points.
+both, the record of seen problems and, once calibrated, the operating points.
 """
 
 from collections.abc import Iterable
@@ -23,11 +23,13 @@ from routing.features import observation
 from routing.features import standardize
 from routing.policy import categorical
 from routing.policy import networks
+from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 
 ARRAYS_FILE = 'router.safetensors'
 CARD_FILE = 'router.json'
 POINTS_FILE = 'operating_points.json'
+SEEN_FILE = 'seen.json'
 SHIPPED = pathlib.Path(__file__).parent / 'shipped'
 _DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
 
@@ -67,6 +69,7 @@ class LearnedRouter:
       conditioned on the level, which is all members in one.
     statistics: of the features.
     points: operating points, calibrated on these very numbers.
+    seen: record of the problems it was trained, selected and proved on.
 
   Attributes:
     member: index of the policy that decides.
@@ -85,8 +88,9 @@ class LearnedRouter:
       params: Any,
       statistics: standardize.Statistics,
       points: Sequence[card_lib.OperatingPoint] = (),
+      seen: seen_lib.Seen = seen_lib.UNKNOWN,
   ):
-    self.card = card
+    self.card, self.seen = card, seen
     self._params = jax.tree.map(np.asarray, params)
     self._statistics = statistics
     self._check_shapes()
@@ -278,6 +282,7 @@ class LearnedRouter:
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.save_file(self._arrays(), directory / ARRAYS_FILE)
+    seen_lib.write(directory / SEEN_FILE, self.seen)
     if self.points:
       _write_json(
           directory / POINTS_FILE, [vars(point) for point in self.points]
@@ -380,6 +385,7 @@ def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
       traverse_util.unflatten_dict(arrays, sep='/')['params'],
       statistics,
       card_lib.read_points(directory / POINTS_FILE),
+      seen_lib.read(directory / SEEN_FILE),
   )
   if router.checkpoint_hash != saved['hash']:
     raise ValueError(

@@ -1,0 +1,132 @@
+"""The record of the problems that made a router, kept next to its weights.
+
+Each stage checks its problems against the record before it looks at them, and
+adds them afterwards. So a router refuses problems that it has seen in another
+role, whichever shards or runs they come from.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+from typing import Self
+
+from routing import types
+from routing.problems import splits
+
+_USES = {
+    'train': 'train on',
+    'select': 'select on',
+    'prove': 'prove on',
+    'test': 'test on',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """The question hashes that a router has seen, by split; no two overlap.
+
+  train: questions that a policy was trained on.
+  select: questions that stopped training early, or on which something was
+    chosen.
+  prove: questions on which a promise was tested.
+  test: questions of an evaluation; kept only if the evaluation saves it.
+  is_known: the record is complete. False for a router without a record, of
+    which only what was added since is known.
+  """
+
+  train: frozenset[str] = frozenset()
+  select: frozenset[str] = frozenset()
+  prove: frozenset[str] = frozenset()
+  test: frozenset[str] = frozenset()
+  is_known: bool = False
+
+  def __post_init__(self):
+    splits.check_disjoint(**self._by_split())
+
+  def with_problems(
+      self, split: str, problems: Iterable[types.Problem]
+  ) -> Self:
+    """Returns the record that also has `problems` as seen in `split`.
+
+    Raises:
+      ValueError: as `check` does.
+    """
+    problems = list(problems)
+    self.check(split, problems)
+    hashes = {splits.question_hash(x.question) for x in problems}
+    return dataclasses.replace(self, **{split: getattr(self, split) | hashes})
+
+  def check(self, split: str, problems: Iterable[types.Problem]) -> None:
+    """Refuses problems that were seen in another split than `split`.
+
+    A question serves one split only: what is selected on was not trained,
+    proved or tested on, what is proved on was not trained, selected or tested
+    on, and so forth. The same split again passes. For `prove` this is needed,
+    because each point of a calibration tests its own promise, and a calibration
+    that was interrupted is repeated. It is also a limit: nothing here notices
+    a second calibration on the same problems that was chosen after the first.
+
+    An unknown record refuses only what was added to it; see `is_known`.
+
+    Raises:
+      ValueError: for the first problem seen in another split, or if there is
+        no such split.
+    """
+    splits.check_names([split])
+    others = {k: v for k, v in self._by_split().items() if k != split}
+    for problem in problems:
+      digest = splits.question_hash(problem.question)
+      for other, hashes in others.items():
+        if digest in hashes:
+          raise ValueError(
+              f'Problem {problem.id!r} (hash {digest}) is there to '
+              f'{_USES[split]}, but the router has seen it as {other!r}; '
+              f'allowed: problems never seen, or seen as {split!r} only.'
+          )
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns a JSON-like value, with sorted lists of hashes."""
+    lists = {name: sorted(x) for name, x in self._by_split().items()}
+    return {'is_known': self.is_known, **lists}
+
+  @classmethod
+  def from_json(cls, content: Mapping[str, Any]) -> Self:
+    """Returns the record that `to_json` describes.
+
+    Raises:
+      ValueError: if fields are missing or unknown, or two splits overlap.
+    """
+    wanted = ['is_known', *splits.SPLITS]
+    if sorted(content) != sorted(wanted):
+      raise ValueError(
+          f'The record of seen problems has {", ".join(sorted(content))}; '
+          f'allowed: {", ".join(wanted)}, all of them.'
+      )
+    sets = {name: frozenset(content[name]) for name in splits.SPLITS}
+    return cls(**sets, is_known=content['is_known'])
+
+  def _by_split(self) -> dict[str, frozenset[str]]:
+    return {name: getattr(self, name) for name in splits.SPLITS}
+
+
+UNKNOWN = Seen()  # The record of a router that has none.
+NOTHING = Seen(is_known=True)  # The record at the start of training.
+
+
+def write(path: pathlib.Path, seen: Seen) -> None:
+  """Writes a record in about 19 bytes a question, replacing an earlier one."""
+  text = json.dumps(seen.to_json(), separators=(',', ':')) + '\n'
+  # An interruption must not leave half a record next to a finished router.
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def read(path: pathlib.Path) -> Seen:
+  """Reads a record; `UNKNOWN` if there is no file."""
+  if not path.exists():
+    return UNKNOWN
+  return Seen.from_json(json.loads(path.read_text()))

@@ -1,0 +1,118 @@
+"""Tests of the record of seen problems: what it keeps, and what it refuses."""
+
+import itertools
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from routing import types
+from routing.problems import seen as seen_lib
+from routing.problems import splits
+
+
+def _problem(name, question=None):
+  question = question or f'How much is {name}?'
+  return types.Problem(id=name, question=question, answer='0')
+
+
+def _record():
+  """One problem in each split, named after it."""
+  record = seen_lib.NOTHING
+  for name in splits.SPLITS:
+    record = record.with_problems(name, [_problem(name)])
+  return record
+
+
+class CheckTest(parameterized.TestCase):
+
+  @parameterized.parameters(itertools.product(splits.SPLITS, splits.SPLITS))
+  def test_a_question_serves_one_split_only(self, seen_as, wanted):
+    # The new ones are never refused, so the first that is, is the third.
+    problems = [_problem('new'), _problem('newer'), _problem(seen_as)]
+    if seen_as == wanted:
+      _record().check(wanted, problems)
+      return
+    with self.assertRaisesRegex(
+        ValueError,
+        f"Problem '{seen_as}' .*there to {wanted} on.*seen it as '{seen_as}'; "
+        f"allowed: .*seen as '{wanted}' only",
+    ):
+      _record().check(wanted, problems)
+    with self.assertRaises(ValueError):
+      _record().with_problems(wanted, problems)
+
+  def test_another_wording_of_case_and_space_is_the_same_question(self):
+    copy = _problem('a copy', 'how much  is TRAIN?')
+    with self.assertRaisesRegex(ValueError, "'a copy' .*seen it as 'train'"):
+      _record().check('test', [copy])
+
+  def test_an_unknown_record_refuses_only_what_was_added(self):
+    self.assertFalse(seen_lib.UNKNOWN.is_known)
+    for name in splits.SPLITS:
+      seen_lib.UNKNOWN.check(name, [_problem('train')])
+    record = seen_lib.UNKNOWN.with_problems('prove', [_problem('x')])
+    self.assertFalse(record.is_known)
+    with self.assertRaisesRegex(ValueError, "as 'prove'"):
+      record.check('test', [_problem('x')])
+
+  def test_adding_leaves_the_earlier_record_as_it_was(self):
+    before = _record()
+    after = before.with_problems('train', [_problem('new')] * 2)
+    self.assertLen(before.train, 1)
+    self.assertEqual(
+        after.train - before.train,
+        {splits.question_hash('How much is new?')},
+    )
+    self.assertEqual(after.prove, before.prove)
+    self.assertTrue(after.is_known)
+
+  def test_unknown_split(self):
+    with self.assertRaisesRegex(ValueError, 'validation.*train, select, prove'):
+      _record().check('validation', [])
+
+  def test_a_record_that_contradicts_itself_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "'train' and 'prove' share 1"):
+      seen_lib.Seen(train=frozenset('ab'), prove=frozenset('bc'))
+
+
+class FileTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    self.path = directory / 'seen.json'
+
+  def test_round_trip(self):
+    record = _record().with_problems('train', map(_problem, 'cab'))
+    content = json.loads(json.dumps(record.to_json()))
+    self.assertEqual(content['train'], sorted(content['train']))
+    self.assertLen(content['train'], 4)
+    self.assertEqual(seen_lib.Seen.from_json(content), record)
+    seen_lib.write(self.path, record)
+    self.assertEqual(seen_lib.read(self.path), record)
+    self.assertEqual(
+        [x.name for x in self.path.parent.iterdir()], ['seen.json']
+    )
+
+  def test_no_file_is_an_unknown_record(self):
+    self.assertEqual(seen_lib.read(self.path), seen_lib.UNKNOWN)
+    self.assertNotEqual(seen_lib.UNKNOWN, seen_lib.NOTHING)
+
+  def test_ten_thousand_questions_are_a_small_file(self):
+    problems = [_problem(str(i)) for i in range(10_000)]
+    record = seen_lib.NOTHING.with_problems('train', problems)
+    seen_lib.write(self.path, record)
+    # 16 digits, two quotes and a comma each.
+    self.assertBetween(self.path.stat().st_size, 190_000, 190_100)
+
+  def test_another_layout_is_refused(self):
+    content = _record().to_json()
+    del content['prove']
+    with self.assertRaisesRegex(ValueError, 'allowed: is_known, train'):
+      seen_lib.Seen.from_json(content)
+
+
+if __name__ == '__main__':
+  absltest.main()
