@@ -1,6 +1,7 @@
 """Tests of counter arithmetic: by hand, label by label, and split by split."""
 
 import hashlib
+import itertools
 import random
 from unittest import mock
 
@@ -249,10 +250,17 @@ def _hashes(problems):
   return [splits.question_hash(p.question) for p in problems]
 
 
-def _few_tasks(rng, num_clauses=None):
-  """As `draw_task`, but from 60 tasks only, so that streams meet."""
-  del num_clauses
-  return arithmetic.Task((_ADD, _SUB), 0, (rng.randrange(60), 0))
+def _few_tasks(most=10_000):
+  """A `draw_task` of 60 tasks, so that streams meet; fails after `most`."""
+  draws = itertools.count()
+
+  def draw(rng, num_clauses=None):
+    del num_clauses
+    if next(draws) >= most:
+      raise AssertionError(f'Still no new question after {most} draws.')
+    return arithmetic.Task((_ADD, _SUB), 0, (rng.randrange(60), 0))
+
+  return draw
 
 
 class LoadTest(parameterized.TestCase):
@@ -301,7 +309,7 @@ class LoadTest(parameterized.TestCase):
   def test_where_questions_meet(self):
     # 60 questions: 10 of test, then 10 of select or prove that are none of
     # those, and of train all that were not drawn, surplus included.
-    self.enter_context(mock.patch.object(arithmetic, 'draw_task', _few_tasks))
+    self.enter_context(mock.patch.object(arithmetic, 'draw_task', _few_tasks()))
     loaded = arithmetic.load(0, train=40, select=3, prove=7, test=10)
     hashes = {name: _hashes(x) for name, x in loaded.items()}
     splits.check_disjoint(**hashes)

@@ -33,7 +33,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
   config = ml_collections.ConfigDict()
   config.seed = 0
-  # The fields select and prove were one, `validation=2_000`.
+  # Select and prove were one field, `validation=2_000`: the same problems but
+  # for six, none of which is in the text that the pair was trained on.
   config.problems = dict(
       seed=0, train=6_000, select=1_000, prove=1_000, test=2_000
   )

@@ -332,7 +332,7 @@ def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
   drawn: dict[str, list[Task]] = {}
   for stream, shares in _STREAMS.items():
     # A copy, so that what is dealt to a full split stays free for train.
-    tasks = draw_distinct(f'arithmetic/{seed}/{stream}', seen)
+    tasks = draw_distinct(f'arithmetic/{seed}/{stream}', set(seen))
     parts = _deal(tasks, shares, sizes)
     drawn |= parts
     seen |= {
