@@ -123,6 +123,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.problems.update(train=800, select=200, prove=200, test=400)
     config.num_steps = 200
     config.batch_size = 512
+    config.evaluation.trials = 2
     config.checkpoint_every = 100
     config.evaluation.live = 50
   if variant == 'smoke':  # One minute; for tests.

@@ -1,7 +1,6 @@
 """The embedded pair in redraft: objectives x networks x feature groups, 3 seeds.
 
-Collect: python -m experiments.behave --config=configs/arithmetic_redraft.py --workdir=runs/redraft --split=train
-         (and --split=select, --split=prove)
+Collect: python -m experiments.pipeline --config=configs/arithmetic_redraft.py:vtrace --workdir=runs/redraft
 Run:     python -m experiments.sweep --config=configs/arithmetic_ablation.py --workdir=runs/ablation --data=runs/redraft --program=experiments.train --jobs=2
 Part:    append e.g. --match=estimator=vtrace,policy_update=lagrangian,kind=mlp
 """
@@ -12,10 +11,10 @@ import ml_collections
 
 from configs import arithmetic_redraft
 
-VARIANTS = arithmetic_redraft.VARIANTS
+VARIANTS = ('vtrace', 'vtrace-demo', 'vtrace-smoke')
 
 
-def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+def get_config(variant: str = 'vtrace') -> ml_collections.ConfigDict:
   return arithmetic_redraft.get_config(variant)
 
 

@@ -1,23 +1,48 @@
-"""The embedded pair in redraft: train on behaviour trajectories by V-trace.
+"""The embedded pair in redraft: every estimator, evaluated on all greedy replies.
 
-Collect: python -m experiments.behave --config=configs/arithmetic_redraft.py --workdir=runs/redraft --split=train
-         (and --split=select, --split=prove)
-Train:   python -m experiments.train --config=configs/arithmetic_redraft.py --workdir=runs/redraft
-Change:  append e.g. --config.objective.policy_update=trust_region --config.network.kind=gru
+Exact:  python -m experiments.pipeline --config=configs/arithmetic_redraft.py --workdir=runs/redraft
+V-trace: python -m experiments.pipeline --config=configs/arithmetic_redraft.py:vtrace --workdir=runs/redraft_vtrace
+Others: :on_policy; a size after it, as in :vtrace-smoke
+Change: append e.g. --config.objective.policy_update=trust_region --config.network.kind=gru
+Share:  replies are the same for all of these: --config.data.directory=runs/redraft
 """
 
 import ml_collections
 
-from configs import arithmetic_rollouts
+from configs import arithmetic
 
-VARIANTS = arithmetic_rollouts.VARIANTS
+VARIANTS = (
+    *arithmetic.VARIANTS,  # Exact.
+    *('vtrace', 'vtrace-demo', 'vtrace-smoke'),
+    *('on_policy', 'on_policy-demo', 'on_policy-smoke'),
+)
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
-  config = arithmetic_rollouts.get_config(variant)
+  if variant not in VARIANTS:
+    raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
+  first, _, last = variant.partition('-')
+  is_size = first in arithmetic.VARIANTS
+  estimator = 'exact' if is_size else first
+  size = first if is_size else last or 'full'
+
+  config = arithmetic.get_config(size)
+  config.data.kind = 'replies'
+  config.protocol.update(name='redraft', view='')  # '' = the protocol's own.
+  # The trajectories that vtrace and on_policy learn from; exact needs none.
+  config.behaviour = dict(
+      # 'uniform': each route alike; 'rate': leaves at a rate of its own in each
+      # trajectory; 'mixture': a trained router's policy, blended with uniform.
+      kind='rate',
+      trajectories=4,  # A problem.
+      low=0.0,  # Of the rates.
+      high=1.0,
+      router='shipped',  # Or a run directory; for 'mixture'.
+      epsilon=0.2,  # Weight of uniform in a mixture.
+  )
   config.objective.update(
       dict(
-          estimator='vtrace',  # Or 'on_policy'; 'exact' in arithmetic_trees.py.
+          estimator=estimator,
           # Or 'trust_region', which has settings of its own below, and knows
           # none of clip, kl_weight, entropy_weight, rescale and multiplier.
           policy_update='lagrangian',
@@ -29,7 +54,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           reach_bar=10.0,  # Of how often decisions are reached; 0 = no weights.
           clip=0.2,  # Of the surrogate.
           kl_weight=0.0,  # Of the divergence from the policy before, a nat.
-          entropy_weight=1e-3,
+          entropy_weight=0.0 if estimator == 'exact' else 1e-3,
           rescale=False,  # Advantages to a root mean square of 1.
           num_inner=2,  # Gradient steps on each batch.
           least_effective=50.0,  # Trajectories that a score must rest on.
@@ -53,9 +78,17 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       trajectories=2,  # Of each; the members take turns.
       every=10,  # Gradient steps from one collection to the next.
   )
-  if variant != 'smoke':
-    config.batch_size = 64  # Trajectories; larger batches learn no better.
-  if variant == 'smoke':
+  config.collect.concurrency = 64  # Problems; each asks both models at once.
+  config.collect.shard_size = min(config.collect.shard_size, 125)
+  if size == 'full':
+    config.problems.update(select=500, prove=500)  # Of up to 128 ways each.
+  if size == 'smoke':
+    config.behaviour.trajectories = 2
     config.objective.least_effective = 0.0
     config.on_policy.update(problems=16, every=5)
+  elif estimator == 'exact':
+    config.batch_size = 128  # Problems, of up to 127 decisions each.
+    config.num_steps = 1_200 if size == 'full' else 200
+  else:
+    config.batch_size = 64  # Trajectories; larger batches learn no better.
   return config

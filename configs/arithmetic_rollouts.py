@@ -1,32 +1,33 @@
-"""The embedded pair where control returns: behaviour trajectories to train on.
+"""The embedded pair in redraft, as if nothing were known but trajectories.
 
-Run:    python -m experiments.behave --config=configs/arithmetic_rollouts.py --workdir=runs/redraft --split=train
-Smoke:  python -m experiments.behave --config=configs/arithmetic_rollouts.py:smoke --workdir=runs/redraft_smoke
-Change: append e.g. --config.protocol.name=switch --config.behaviour.kind=uniform
+Run:    python -m experiments.pipeline --config=configs/arithmetic_rollouts.py --workdir=runs/rollouts
+Live:   append --config.calibration.source=live --config.calibration.grid=9
+
+For models that sample, or that cannot be asked everything: thresholds are
+calibrated by weighting recorded trajectories, which may refuse, or by
+answering the problems anew.
 """
 
 import ml_collections
 
 from configs import arithmetic
+from configs import arithmetic_redraft
 
-VARIANTS = ('full', 'demo', 'smoke')
+VARIANTS = arithmetic.VARIANTS
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
-  config = arithmetic.get_config(variant)
-  config.protocol = dict(
-      name='redraft', view='', max_decisions=8
-  )  # '' = its own.
-  config.behaviour = dict(
-      # 'uniform': each route alike; 'rate': leaves at a rate of its own in each
-      # trajectory; 'mixture': a trained router's policy, blended with uniform.
-      kind='rate',
-      trajectories=4,  # A problem.
-      low=0.0,  # Of the rates.
-      high=1.0,
-      router='shipped',  # Or a run directory; for 'mixture'.
-      epsilon=0.2,  # Weight of uniform in a mixture.
-  )
+  if variant not in VARIANTS:
+    raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
+  config = arithmetic_redraft.get_config(f'vtrace-{variant}')
+  config.data.kind = 'rollouts'
+  config.calibration.source = 'recorded'
+  config.evaluation.source = 'recorded'
+  # Weights carry far fewer promises than answers do.
+  config.calibration.alphas = ()
+  config.problems.update(select=1_000, prove=1_000)
   if variant == 'smoke':
-    config.behaviour.trajectories = 2
+    config.problems.update(select=32, prove=32)
+    config.behaviour.trajectories = 4
+    config.calibration.update(budgets=(0.6,), grid=5, least_effective=2.0)
   return config

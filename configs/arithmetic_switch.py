@@ -1,8 +1,7 @@
 """The embedded pair in switch: each step's writer is named anew.
 
-Collect: python -m experiments.behave --config=configs/arithmetic_switch.py --workdir=runs/switch --split=train
-         (and --split=select, --split=prove)
-Train:   python -m experiments.train --config=configs/arithmetic_switch.py --workdir=runs/switch
+Exact:  python -m experiments.pipeline --config=configs/arithmetic_switch.py --workdir=runs/switch
+V-trace: python -m experiments.pipeline --config=configs/arithmetic_switch.py:vtrace --workdir=runs/switch_vtrace
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
 Run:    python -m experiments.calibrate --config=configs/arithmetic.py --workdir=runs/arithmetic
 Resume: the same command; what was answered live is kept
-Writes: runs/seed<k>/operating_points.json, and seen.json with the problems of `prove`
+Writes: runs/seed<k>/operating_points.json, refused_points.json: promises that so few problems cannot bear, and why; and seen.json with the problems of `prove`
 
 Members and the thresholds worth testing are chosen on `select`, promises are
 tested on `prove`, which nothing has seen before. 'cost<=b' is chosen on
@@ -36,6 +36,7 @@ from routing.routers import learned
 from routing.shards import manifest as manifest_lib
 
 FOLDER = 'live_answers'  # Of a run.
+REFUSED_FILE = 'refused_points.json'
 
 
 def wanted(config: ml_collections.ConfigDict) -> calibrator.Wanted:
@@ -50,8 +51,8 @@ def points_of(
     router: learned.LearnedRouter,
     source: Mapping[str, sources.Source],
     shards_hash: str,
-) -> list[dict[str, Any]]:
-  """All named points of one router, as entries of `operating_points.json`.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+  """All named points of one router, and the promises that are refused.
 
   Args:
     config: of the run.
@@ -60,8 +61,8 @@ def points_of(
     shards_hash: of what `prove` was read from.
 
   Raises:
-    ValueError: if the router has seen the problems, a budget is outside
-      [small cost, 1], or a promise cannot be made from so few problems.
+    ValueError: if the router has seen the problems, or a budget is outside
+      [small cost, 1].
   """
   for split in ('select', 'prove'):
     router.seen.check(split, source[split].problems)
@@ -75,9 +76,8 @@ def points_of(
           'checkpoint_hash': router.checkpoint_hash,
           'shards_hash': shards_hash,
       },
-      warn=logging.warning,
   )
-  return found.points()
+  return found.points(), found.refused
 
 
 def open_sources(
@@ -107,7 +107,7 @@ def calibrate_all(
 
   Raises:
     ValueError: if a seed is not trained, has seen what it would be tested on,
-      or a point cannot be had.
+      or a budget is outside [small cost, 1].
   """
   shards_hash = run_data.open_split(
       config, workdir, 'prove'
@@ -120,14 +120,22 @@ def calibrate_all(
     # Live answers are each router's own; what is recorded serves all.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router, directory)
-    points = points_of(config, router, opened, shards_hash)
+    points, refused = points_of(config, router, opened, shards_hash)
     seen = router.seen.with_problems('prove', opened['prove'].problems)
     content[directory / learned.SEEN_FILE] = json.dumps(seen.to_json())
+    content[directory / REFUSED_FILE] = json.dumps(refused, indent=2)
     content[directory / learned.POINTS_FILE] = json.dumps(
         points, indent=2, allow_nan=False
     )
     for point in points:
       logging.info('%s: %s', directory.name, _line(point))
+    for entry in refused:
+      logging.warning(
+          '%s: %s is refused. %s',
+          directory.name,
+          entry['name'],
+          entry['reason'],
+      )
   # All seeds are done, so that an error above has left every file as it was.
   for path, text in content.items():
     manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t + '\n'))

@@ -41,7 +41,7 @@ SOURCES = ('known', 'recorded', 'live')
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ValueError if what is collected does not suit what is done with it."""
+  """Raises ValueError if what is collected does not suit its use."""
   kind, protocol = config.data.kind, config.protocol.name
   if kind not in KINDS:
     raise ValueError(f'data.kind is {kind!r}; allowed: {", ".join(KINDS)}.')
@@ -299,7 +299,7 @@ def answering(
 def engines(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> list[engine_lib.Engine]:
-  """The engines; where replies to a split are collected, they are not asked anew.
+  """The engines of a run; replies to a split that are known are not asked anew.
 
   What is charged stays what the engines alone would have charged.
   """

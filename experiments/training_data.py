@@ -1,4 +1,4 @@
-"""What a run learns from: known outcomes or rollouts, in memory or file by file."""
+"""What a run learns from: known outcomes, or rollouts in memory or on disk."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence

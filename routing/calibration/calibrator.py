@@ -16,8 +16,8 @@ import numpy as np
 
 from routing.calibration import groups as groups_lib
 from routing.calibration import joint as joint_lib
-from routing.calibration import named_points
 from routing.calibration import off_policy_risks
+from routing.calibration import operating_points
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import frontier as frontier_lib
@@ -25,7 +25,7 @@ from routing.outcomes import sources
 
 COST_CAP = 2.0  # A promise of cost counts dearer problems as this.
 Risks = Sequence[risks_lib.Risk]
-Warn = Callable[[str], None]
+Json = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,9 @@ def loss_test(prove: sources.Source) -> str:
 class Calibrator:
   """Finds the named points of one router.
 
+  A promise that cannot be made stands in `refused`, with the reason and, where
+  it helps, the number of fresh problems that it takes. The others go on.
+
   Args:
     families: of each member.
     select: problems to choose on.
@@ -91,7 +94,6 @@ class Calibrator:
     metric: cost metric of budgets and promises.
     hashes: of the checkpoint and of what it is calibrated on; kept with each
       point.
-    warn: told of promises to single groups that are refused.
   """
 
   def __init__(
@@ -103,33 +105,52 @@ class Calibrator:
       *,
       metric: str,
       hashes: dict[str, str],
-      warn: Warn = lambda text: None,
   ):
     self._families, self._wanted = families, wanted
     self._select, self._prove = select, prove
-    self._metric, self._hashes, self._warn = metric, hashes, warn
+    self._metric, self._hashes = metric, hashes
+    self.refused: list[Json] = []
+    self._together = {'is_joint': wanted.is_joint, 'among': wanted.among}
     self._frontiers = [
         select.frontier(family, metric, wanted.grid) for family in families
     ]
 
-  def points(self) -> list[dict[str, Any]]:
+  def points(self) -> list[Json]:
     """All points, as entries of `operating_points.json`.
 
     Raises:
-      ValueError: if a budget is outside [small cost, 1], or a promise cannot be
-        made from so few problems. A group's promise is left out instead.
+      ValueError: if a budget is outside [small cost, 1].
     """
-    wanted = self._wanted
+    wanted, self.refused = self._wanted, []
     points = [self._budget(budget) for budget in wanted.budgets]
     promises = wanted.risks(loss_test(self._prove))
-    points += [self._promised(risks) for risks in promises]
-    for risks in promises[: len(wanted.alphas)]:
-      if wanted.group_by:
-        points += self._of_groups(risks)
-    for risks in promises[: len(wanted.alphas)]:
-      if wanted.joint_starts:
-        points.append(self._by_step(risks))
+    losses = promises[: len(wanted.alphas)]
+    for risks in promises:
+      points += self._granted(risks, '', lambda x: [self._promised(x)])
+    if wanted.group_by:
+      for risks in losses:
+        points += self._granted(risks, '', self._of_groups)
+    if wanted.joint_starts:
+      starts = f'/steps{",".join(map(str, wanted.joint_starts))}'
+      for risks in losses:
+        points += self._granted(risks, starts, lambda x: [self._by_step(x)])
     return points
+
+  def _granted(
+      self, risks: Risks, suffix: str, make: Callable[[Risks], list[Json]]
+  ) -> list[Json]:
+    """The points that are made, or none, and a note of the refusal."""
+    try:
+      return make(risks)
+    except risks_lib.Refusal as refusal:
+      name = '&'.join(risk.name for risk in risks) + suffix
+      self._refuse(name, refusal)
+      return []
+
+  def _refuse(self, name: str, refusal: risks_lib.Refusal) -> None:
+    self.refused.append(
+        {'name': name, 'reason': str(refusal), 'needed': refusal.needed}
+    )
 
   def _json(
       self,
@@ -138,7 +159,7 @@ class Calibrator:
       point: thresholds_lib.OperatingPoint,
       **extra,
   ) -> dict[str, Any]:
-    return named_points.to_json(
+    return operating_points.to_json(
         name, member, point, self._hashes, source=self._prove.kind, **extra
     )
 
@@ -185,16 +206,21 @@ class Calibrator:
           routes=routes,
           problems=self._prove.owner,
           least_effective=self._prove.least_effective,
+          **self._together,
       )
     else:
       values = self._prove.earn(family, grid, self._metric).values()
       point = thresholds_lib.from_values(
-          values, grid, risks, procedure=self._wanted.procedure
+          values,
+          grid,
+          risks,
+          procedure=self._wanted.procedure,
+          **self._together,
       )
     return self._json(point.name, member, point)
 
   def _of_groups(self, risks: Risks) -> list[dict[str, Any]]:
-    """A promise to each group; those that are refused are told to `warn`."""
+    """A promise to each group that can have one."""
     self._require_values('group_by')
     member, grid = self._choose(risks)
     labels = {
@@ -214,7 +240,7 @@ class Calibrator:
     for label, point in found.items():
       name = f'{risks[0].name}[{label}]'
       if isinstance(point, risks_lib.Refusal):
-        self._warn(f'{name} is refused: {point}')
+        self._refuse(name, point)
         continue
       extra = {'group': label, 'delta_of_all_groups': risks[0].delta}
       points.append(self._json(name, member, point, **extra))
@@ -246,6 +272,7 @@ class Calibrator:
         risks,
         orders={'loss': rising, 'cost': rising[::-1]},
         procedure=self._wanted.procedure,
+        among=self._wanted.among,
     )
     name = f'{point.name}/steps{",".join(map(str, starts))}'
     return self._json(name, member, point)
@@ -254,8 +281,8 @@ class Calibrator:
     """Raises ValueError unless every way is known, as `field` needs."""
     if not isinstance(self._prove, sources.Known):
       raise ValueError(
-          f'calibration.{field} needs to know every way through a problem; what '
-          f'is there is {self._prove.kind}. It must be empty.'
+          f'calibration.{field} needs to know every way through a problem; '
+          f'the outcomes here are {self._prove.kind}. It must be empty.'
       )
 
 

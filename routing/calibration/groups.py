@@ -10,6 +10,7 @@ are independent draws of that group. So the groups that occur are known when
 outcomes come, and it is enough to share delta among these.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
@@ -18,6 +19,7 @@ import numpy as np
 from routing import types
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import stopping as stopping_lib
 
 
@@ -72,12 +74,45 @@ def for_groups(
   Raises:
     ValueError: if labels are not `[N]`, or one of them is not in `names`.
   """
-  labels, names = _check_labels(labels, names, outcomes.num_problems)
+  thresholds = frontier_lib.check_rising(thresholds)
+  risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
+  return from_values(
+      thresholds_lib.values_at(scores, outcomes, thresholds),
+      thresholds,
+      risks,
+      labels=labels,
+      names=names,
+      is_shared=is_shared,
+      procedure=procedure,
+  )
+
+
+def from_values(
+    values: Mapping[str, np.ndarray],
+    thresholds: np.ndarray,
+    risks: Sequence[risks_lib.Risk],
+    *,
+    labels: np.ndarray,
+    names: Sequence[str] | None = None,
+    is_shared: bool = True,
+    procedure: str = 'fixed_sequence',
+) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
+  """A point or a refusal for each group, from outcomes at each threshold.
+
+  Args:
+    values: correct, cost, loss, gain, each `[K, n]`; see
+      `thresholds.from_values`.
+    thresholds: `[K]` rising, fixed without these problems.
+    risks, labels, names, is_shared, procedure: see `for_groups`.
+
+  Returns, Raises: as `for_groups` does.
+  """
+  labels, names = _check_labels(labels, names, values['cost'].shape[1])
   share = len(names) if is_shared else 1
   # Which test is used hangs on all problems, not on those of one group.
   risks = [
       dataclasses.replace(
-          risk.settled(getattr(outcomes, risk.quantity)),
+          risk.settled(values[risk.quantity]),
           delta=risk.delta / share,
       )
       for risk in risks
@@ -88,12 +123,12 @@ def for_groups(
     try:
       for risk in risks:  # Before a table of no problems is asked for.
         risks_lib.check_size(risk, risk.delta, int(rows.sum()))
-      found[str(name)] = thresholds_lib.for_risks(
-          scores[rows],
-          outcomes.take(rows),
+      found[str(name)] = thresholds_lib.from_values(
+          {quantity: x[:, rows] for quantity, x in values.items()},
+          thresholds,
           risks,
-          thresholds=thresholds,
           procedure=procedure,
+          dearest=np.inf,
       )
     except risks_lib.Refusal as refusal:
       found[str(name)] = refusal

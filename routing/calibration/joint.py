@@ -225,4 +225,5 @@ def search_then_test(
       risks,
       orders={'loss': rising, 'cost': rising[::-1]},
       procedure=procedure,
+      dearest=np.inf,
   )

@@ -31,6 +31,9 @@ def for_risks(
     routes: np.ndarray | None = None,
     problems: np.ndarray | None = None,
     least_effective: float = 100.0,
+    is_joint: bool = False,
+    among: int = 1,
+    dearest: float = 1.0,
 ) -> thresholds_lib.OperatingPoint:
   """The best threshold that is proven to keep every risk.
 
@@ -41,6 +44,7 @@ def for_risks(
       say: the test is the interval's.
     thresholds: `[K]` rising, fixed without these trajectories.
     routes, problems, least_effective: see `importance.estimate`.
+    is_joint, among, dearest: see `thresholds.from_values`.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised,
@@ -62,7 +66,10 @@ def for_risks(
       **kwargs,
   )
   num = len(batch.mask) if problems is None else len(np.unique(problems))
-  proven = [_proven(estimated, len(thresholds), x, num) for x in risks]
+  tested = risks_lib.corrected(risks, among)
+  if is_joint:
+    tested = risks_lib.shared(tested)
+  proven = [_proven(estimated, len(thresholds), x, num) for x in tested]
   shared = sorted(set.intersection(*map(set, proven)))
   if not shared:
     names = ' and '.join(risk.name for risk in risks)
@@ -77,9 +84,12 @@ def for_risks(
   )
   value = accuracy if any(x.quantity == 'cost' for x in risks) else -cost
   index = thresholds_lib.best(np.arange(len(shared)), value, cost)
+  thresholds_lib.check_dearest(risks, float(cost[index]), dearest)
   return thresholds_lib.OperatingPoint(
       threshold=float(thresholds[shared[index]]),
-      promises=tuple(_promise(risk, num) for risk in risks),
+      promises=tuple(_promise(risk, num) for risk in tested),
+      is_joint=is_joint and len(risks) > 1,
+      among=among,
       **found[index],
   )
 
@@ -92,6 +102,7 @@ def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
       num_problems=num,
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=TEST,
+      tested_at=risk.tested_at,
   )
 
 
@@ -107,7 +118,7 @@ def _proven(estimated, num_thresholds, risk, num) -> list[int]:
   for k in order:
     try:
       # Half of a two-sided delta is spent on the upper end.
-      found = estimated(k, delta=2 * risk.delta, **cap)
+      found = estimated(k, delta=2 * risk.tested_at, **cap)
     except risks_lib.Refusal:
       if not proven:
         raise
@@ -128,7 +139,10 @@ def _refusal(found, risk, num) -> risks_lib.Refusal:
   remedy = 'at this estimate no number of problems would do'
   if mean < risk.level:
     needed = math.ceil(num * ((upper - mean) / (risk.level - mean)) ** 2)
-    remedy = f'it takes about {needed:,} problems under this behaviour policy'
+    remedy = (
+        f'it takes about {needed:,} problems under this behaviour policy, '
+        f'{risks_lib.FRESH}'
+    )
   return risks_lib.Refusal(
       f'{risk.name} cannot be promised from {num} problems that another policy '
       f'answered: the safest threshold has {risk.quantity} {mean:.4f}, and '

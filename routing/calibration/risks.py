@@ -13,14 +13,19 @@ Two ways to test many hypotheses with one delta:
   must have been fixed without the sample.
 - `bonferroni`: each at delta / K, in no order; for risks that rise and fall
   along the candidates. K counts all candidates, tried or not.
+- `growing`: a fixed sequence by evidence that is valid at every sample size
+  (`calibration.growing`): the one way to go on with a sample after a refusal.
 
 Several risks are proven each by itself, at its own delta and in its own order;
 a candidate counts if it is proven for all. Each promise then holds with its own
-1 - delta, all together with 1 - the sum.
+1 - delta, all together with 1 - the sum; `shared` gives risks whose promises
+hold together with 1 - delta. Whoever proves several points or seeds and chooses
+among them afterwards needs `corrected` ones.
 
 The chance is over samples: with probability 1 - delta a sample leads to a
 promise that is kept or to a refusal. Nothing sharper is known once it was not
-refused, and whoever calibrates many times until one is not has no promise.
+refused, and whoever calibrates many times until one is not has no promise. A
+refusal says how many problems a *fresh* sample needs.
 """
 
 from collections.abc import Mapping
@@ -31,11 +36,13 @@ import math
 import numpy as np
 
 from routing.calibration import bounds
+from routing.calibration import growing
 from routing.outcomes import refusal
+from routing.routers import promise_text
 
 QUANTITIES = ('loss', 'cost')
 P_VALUES = ('auto', 'binomial', 'hoeffding_bentkus', 'betting')
-PROCEDURES = ('fixed_sequence', 'bonferroni')
+PROCEDURES = ('fixed_sequence', 'bonferroni', 'growing')
 Refusal = refusal.Refusal
 
 
@@ -53,6 +60,8 @@ class Risk:
     or 1, otherwise Hoeffding-Bentkus. 'auto' decides by what is in the table,
     which is no choice where each outcome is one answer, right or wrong. Where
     several answers are averaged, name the test.
+  share: the hypothesis is tested at delta / share, so that `share` promises
+    hold together with 1 - delta.
 
   Raises:
     ValueError: on a value that is not allowed.
@@ -63,6 +72,7 @@ class Risk:
   delta: float
   cap: float = 1.0
   p_value: str = 'auto'
+  share: int = 1
 
   def __post_init__(self):
     _check_in('quantity', self.quantity, QUANTITIES)
@@ -74,6 +84,11 @@ class Risk:
           f'The level of {self.quantity} must be in (0, {self.cap}), got '
           f'{self.level}.'
       )
+
+  @property
+  def tested_at(self) -> float:
+    """The level of significance of this hypothesis."""
+    return self.delta / self.share
 
   @property
   def name(self) -> str:
@@ -96,6 +111,31 @@ class Risk:
     return dataclasses.replace(
         self, p_value='binomial' if is_binary else 'hoeffding_bentkus'
     )
+
+
+def shared(risks: Sequence[Risk]) -> tuple[Risk, ...]:
+  """The risks at levels that hold together with the probability of each.
+
+  A union bound: of R risks each is tested at delta / R.
+  """
+  return corrected(risks, len(risks))
+
+
+def corrected(risks: Sequence[Risk], num_choices: int) -> tuple[Risk, ...]:
+  """The risks at levels that hold for whichever of several points is chosen.
+
+  Args:
+    risks: promised of every point.
+    num_choices: proven points, or seeds, that are chosen among afterwards.
+
+  Raises:
+    ValueError: if `num_choices` is below 1.
+  """
+  if num_choices < 1:
+    raise ValueError(f'num_choices is {num_choices}; allowed: >= 1.')
+  return tuple(
+      dataclasses.replace(x, share=x.share * num_choices) for x in risks
+  )
 
 
 def _check_in(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -166,8 +206,8 @@ def check_size(risk: Risk, delta: float, num: int) -> None:
   least = bounds.trajectories_needed(0.0, risk.level / risk.cap, delta)
   if num < least:
     raise Refusal(
-        f'{_words(risk)} takes {least} trajectories or more, even at a mean of '
-        f'0; got {num}.',
+        f'{_words(risk)} takes {least} problems or more, even at a mean of 0; '
+        f'got {num}. It takes {FRESH}.',
         least,
     )
 
@@ -207,17 +247,21 @@ def prove(
   """
   _check_in('procedure', procedure, PROCEDURES)
   risk = risk.settled(values)
-  delta = risk.delta
+  delta = risk.tested_at
   if procedure == 'bonferroni':
     delta /= len(values)
   check_size(risk, delta, values.shape[1])
-  found = p_values(values, dataclasses.replace(risk, delta=delta))
+  if procedure == 'growing':
+    scaled = risk.scaled(np.asarray(values, np.float64))
+    found = growing.p_values(scaled, risk.level / risk.cap, delta)
+  else:
+    found = p_values(values, dataclasses.replace(risk, delta=delta, share=1))
   is_proven = found <= delta
-  if procedure == 'fixed_sequence':
+  if procedure != 'bonferroni':
     is_proven = np.zeros(len(values), bool)
     is_proven[order[: fixed_sequence(found[order], delta)]] = True
   if not is_proven.any():
-    best = order[0] if procedure == 'fixed_sequence' else np.argmin(found)
+    best = np.argmin(found) if procedure == 'bonferroni' else order[0]
     raise _refusal(values[best], risk, delta)
   return Proof(risk, delta, is_proven, found)
 
@@ -253,22 +297,27 @@ def prove_all(
   number = _needed_together(values, proofs)
   num_problems = values[risks[0].quantity].shape[1]
   raise Refusal(
-      f'{names} can each be promised from {num_problems} trajectories, but of '
+      f'{names} can each be promised from {num_problems} problems, but of '
       f'no single threshold; {_remedy(number)}.',
       number,
   )
 
 
 def _words(risk: Risk) -> str:
-  return (
-      f'{risk.quantity} <= {risk.level:g} with probability {1 - risk.delta:g}'
-  )
+  cap = risk.cap if risk.quantity == 'cost' else None
+  return promise_text.statement(risk.quantity, risk.level, risk.delta, cap)
+
+
+FRESH = (
+    'a fresh sample of so many: to add to this one and test again is not '
+    "covered, except by the procedure 'growing'"
+)
 
 
 def _remedy(needed: int | None) -> str:
   if needed is None:
-    return 'at these means no number of trajectories would do'
-  return f'at these means it takes about {needed} trajectories'
+    return 'at these means no number of problems would do'
+  return f'at these means it takes about {needed} problems, {FRESH}'
 
 
 def num_needed(values: np.ndarray, risk: Risk, delta: float) -> int | None:
@@ -311,7 +360,7 @@ def _refusal(values: np.ndarray, risk: Risk, delta: float) -> Refusal:
   number = num_needed(values, risk, delta)
   mean = risk.scaled(values).mean() * risk.cap
   return Refusal(
-      f'{_words(risk)} cannot be promised from {len(values)} trajectories: the '
+      f'{_words(risk)} cannot be promised from {len(values)} problems: the '
       f'safest threshold has mean {risk.quantity} {mean:.4f}; '
       f'{_remedy(number)}.',
       number,

@@ -14,74 +14,17 @@ A finer grid costs nothing: a fixed sequence pays no price per test.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 
+from routing.calibration import operating_points
 from routing.calibration import risks as risks_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import stopping as stopping_lib
 
 fixed_sequence = risks_lib.fixed_sequence
-
-
-@dataclasses.dataclass(frozen=True)
-class Promise:
-  """What is promised of a threshold, and by how much evidence.
-
-  quantity: 'cost', 'loss' or 'miscoverage'.
-  level: its mean is at most this.
-  delta: chance that the promise is broken; None for a pick on the sample, which
-    promises nothing, and for a marginal promise.
-  num_problems: calibration problems.
-  p_value: of the test at this threshold; None without a test.
-  cost_cap: a promise about cost counts dearer problems as this; else None.
-  test: how the p-value was had, of `risks.P_VALUES`; None without a test.
-  is_marginal: the level holds on average over calibration samples; of any one
-    sample nothing is promised.
-  """
-
-  quantity: str
-  level: float
-  delta: float | None
-  num_problems: int
-  p_value: float | None = None
-  cost_cap: float | None = None
-  test: str | None = None
-  is_marginal: bool = False
-
-  @property
-  def name(self) -> str:
-    """E.g. 'loss<=0.05@0.9'; without the confidence where there is none."""
-    name = f'{self.quantity}<={self.level:g}'
-    return name if self.delta is None else f'{name}@{1 - self.delta:g}'
-
-
-@dataclasses.dataclass(frozen=True)
-class OperatingPoint:
-  """A threshold, its promises, and what the calibration sample showed.
-
-  threshold: one number; or one per channel, where several are set together.
-  promises: one or more. Each holds with its own 1 - delta.
-  accuracy, cost, loss, gain: means of the sample.
-  """
-
-  threshold: float | tuple[float, ...]
-  promises: tuple[Promise, ...]
-  accuracy: float
-  cost: float
-  loss: float
-  gain: float
-
-  @property
-  def promise(self) -> Promise:
-    """The first promise."""
-    return self.promises[0]
-
-  @property
-  def name(self) -> str:
-    """All promises, e.g. 'loss<=0.05@0.9&cost<=0.6@0.9'."""
-    return '&'.join(promise.name for promise in self.promises)
+Promise = operating_points.Promise
+OperatingPoint = operating_points.OperatingPoint
 
 
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
@@ -195,6 +138,9 @@ def from_values(
     *,
     orders: Mapping[str, np.ndarray] | None = None,
     procedure: str = 'fixed_sequence',
+    is_joint: bool = False,
+    among: int = 1,
+    dearest: float = 1.0,
 ) -> OperatingPoint:
   """The best candidate that is proven to keep every risk.
 
@@ -210,12 +156,19 @@ def from_values(
       None, thresholds must rise: loss is tested from the lowest ('always the
       large model') up, cost from the highest ('never') down.
     procedure: of `risks.PROCEDURES`.
+    is_joint: all risks are kept together with probability 1 - delta, rather
+      than each with its own.
+    among: how many proven points or seeds are chosen among afterwards; each is
+      then tested at a share of its delta.
+    dearest: largest sample mean of cost that a point may have, a fraction of
+      all-large; inf = any.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised.
 
   Raises:
-    risks.Refusal: if nothing is proven; `needed` says how many it would take.
+    risks.Refusal: if nothing is proven, in which case `needed` says how many
+      problems it would take, or only what costs more than the large model.
     ValueError: if two risks are of one quantity.
   """
   quantities = [risk.quantity for risk in risks]
@@ -224,18 +177,48 @@ def from_values(
   if orders is None:
     rising = np.arange(len(frontier_lib.check_rising(thresholds)))
     orders = {'loss': rising, 'cost': rising[::-1]}
-  proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
+  tested = risks_lib.corrected(risks, among)
+  if is_joint:
+    tested = risks_lib.shared(tested)
+  proven, proofs = risks_lib.prove_all(values, tested, orders, procedure)
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
   index = best(proven, value, mean['cost'])
+  check_dearest(risks, float(mean['cost'][index]), dearest)
   threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
       threshold=tuple(threshold) if isinstance(threshold, list) else threshold,
       promises=tuple(
           _promise(proof, index, values['cost'].shape[1]) for proof in proofs
       ),
+      is_joint=is_joint and len(risks) > 1,
+      among=among,
       accuracy=float(mean['correct'][index]),
       **{name: float(mean[name][index]) for name in ('cost', 'loss', 'gain')},
+  )
+
+
+def check_dearest(
+    risks: Sequence[risks_lib.Risk], cost: float, dearest: float = 1.0
+) -> None:
+  """Refuses a point that costs more than the large model alone.
+
+  Args:
+    risks: what the point promises.
+    cost: its sample mean, a fraction of all-large.
+    dearest: the largest that is allowed.
+
+  Raises:
+    risks.Refusal: naming the large model, which keeps the promise at cost 1.
+  """
+  if cost <= dearest:
+    return
+  name = '&'.join(risk.name for risk in risks)
+  raise risks_lib.Refusal(
+      f'{name} is proven only of thresholds that cost {cost:.3f} of the large '
+      'model alone. That is no point: the large model alone is the answer, '
+      'which loses nothing and costs 1.',
+      None,
   )
 
 
@@ -249,6 +232,7 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
       p_value=float(proof.p_values[index]),
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=risk.p_value,
+      tested_at=proof.delta,
   )
 
 
@@ -273,8 +257,9 @@ def for_risks(
     procedure: of `risks.PROCEDURES`.
 
   Returns:
-    The cheapest of the proven, or the most accurate where a cost is promised;
-    its figures are those of the sample, uncapped.
+    The cheapest of the proven, or the most accurate where a cost is promised,
+    even if it costs more than the large model alone; its figures are those of
+    the sample, uncapped.
 
   Raises:
     risks.Refusal: if it cannot be promised; `needed` says how many trajectories
@@ -285,7 +270,9 @@ def for_risks(
   thresholds = frontier_lib.check_rising(thresholds)
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
-  return from_values(values, thresholds, risks, procedure=procedure)
+  return from_values(
+      values, thresholds, risks, procedure=procedure, dearest=np.inf
+  )
 
 
 def learn_then_test(

@@ -1,4 +1,4 @@
-"""Plain gradient boosting: a supervised baseline that knows neither cost nor waiting.
+"""Plain gradient boosting: a baseline that knows neither cost nor waiting.
 
 From known outcomes it learns, decision by decision, 'naming the largest route
 now, and the small one ever after, is right where keeping the small one is

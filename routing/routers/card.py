@@ -14,6 +14,7 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing.features import observation
+from routing.routers import promise_text
 
 FORMAT_VERSION = 1
 Threshold = float | tuple[float, ...]
@@ -115,12 +116,8 @@ class OperatingPoint:
     if measured := promise.get('measured'):
       figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
       line += f'; {figures} on {promise.get("n")} problems'
-    promised = [
-        f'{x["what"]} <= {x["level"]:g} with probability {1 - x["delta"]:g}'
-        for x in (promise, *promise.get('also', ()))
-        if x.get('delta') is not None
-    ]
-    return line + ('; promised ' + ' and '.join(promised) if promised else '')
+    promised = promise_text.sentence(promise)
+    return f'{line}; {promised}' if promised else line
 
 
 def as_threshold(value: float | Sequence[float]) -> Threshold:

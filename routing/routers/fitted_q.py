@@ -32,7 +32,7 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
 
-# Correct answers per unit of cost: how dear a whole large answer is taken to be.
+# Correct answers per unit of cost, the cost of one large answer.
 PRICES = (0.3, 0.6, 1.0, 1.6)
 NUM_SWEEPS = 3
 MAX_TREE_ROWS = 60_000  # Decisions that trees are fitted on, whole problems.
@@ -229,7 +229,10 @@ class _Known:
 
 
 def _share(problem: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-  """Decisions of whole problems, at most about `MAX_TREE_ROWS`; all without rng."""
+  """Decisions of whole problems, about `MAX_TREE_ROWS` at most.
+
+  Without a generator it is all of them.
+  """
   if rng is None or len(problem) <= MAX_TREE_ROWS:
     return np.arange(len(problem))
   num = int(problem[-1]) + 1

@@ -140,7 +140,11 @@ def searched(
     for r, risk in enumerate(risks):
       try:
         point = thresholds_lib.from_values(
-            values, path, [risk], orders={'loss': np.arange(len(path))}
+            values,
+            path,
+            [risk],
+            orders={'loss': np.arange(len(path))},
+            dearest=np.inf,
         )
       except risks_lib.Refusal:
         continue
