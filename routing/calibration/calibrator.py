@@ -22,6 +22,7 @@ from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import sources
+from routing.routers import promises as promises_lib
 
 COST_CAP = 2.0  # A promise of cost counts dearer problems as this.
 Risks = Sequence[risks_lib.Risk]
@@ -65,11 +66,17 @@ class Wanted:
     """What is promised together, for each named promise."""
     loss = lambda x: risks_lib.Risk('loss', x, self.delta, p_value=loss_test)
     cost = lambda x: risks_lib.Risk('cost', x, self.delta, COST_CAP, 'betting')
-    return (
+    each = (
         [(loss(alpha),) for alpha in self.alphas]
         + [(cost(budget),) for budget in self.confident_budgets]
         + [(loss(alpha), cost(budget)) for alpha, budget in self.both]
     )
+    if self.is_joint:
+      each = [risks_lib.shared(risks, self.delta) for risks in each]
+    return [
+        tuple(risks_lib.corrected(risk, self.among) for risk in risks)
+        for risks in each
+    ]
 
 
 def loss_test(prove: sources.Source) -> str:
@@ -279,10 +286,11 @@ def best_member(
     )
     values.append(value[is_within].max(initial=-np.inf))
   if max(values) == -np.inf:
-    names = ' and '.join(risk.name for risk in risks)
+    name = promises_lib.name_of(risks)
     raise risks_lib.Refusal(
-        f'No threshold of any member keeps {names}, even on the problems it '
+        f'No threshold of any member keeps {name}, even on the problems it '
         'was chosen on.',
         None,
+        note='',
     )
   return int(np.argmax(values))

@@ -51,6 +51,7 @@ def for_groups(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
   """A point or a refusal for each group.
 
@@ -64,6 +65,7 @@ def for_groups(
     is_shared: True: with probability 1 - delta the promises of *all* groups
       hold, each tested at delta / G. False: each holds with its own 1 - delta.
     procedure: of `risks.PROCEDURES`.
+    dearest: see `thresholds.from_values`.
 
   Returns:
     By name, in the order of `names`. A point's promises name the delta at which
@@ -87,13 +89,15 @@ def for_groups(
     rows = labels == name
     try:
       for risk in risks:  # Before a table of no problems is asked for.
-        risks_lib.check_size(risk, risk.delta, int(rows.sum()))
+        num = int(rows.sum())
+        risks_lib.check_size(risk, risk.delta, num, procedure)
       found[str(name)] = thresholds_lib.for_risks(
           scores[rows],
           outcomes.take(rows),
           risks,
           thresholds=thresholds,
           procedure=procedure,
+          dearest=dearest,
       )
     except risks_lib.Refusal as refusal:
       found[str(name)] = refusal

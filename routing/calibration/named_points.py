@@ -26,7 +26,6 @@ def to_json(
     hashes: of checkpoint and shards.
     **extra: what else to say of the promise, JSON-like.
   """
-  first, *others = (_promise_json(promise) for promise in point.promises)
   measured = {
       key: round(getattr(point, key), 4)
       for key in ('accuracy', 'cost', 'loss', 'gain')
@@ -36,24 +35,9 @@ def to_json(
       'member': member,
       'threshold': np.clip(point.threshold, 0.0, 2.0).tolist(),
       'promise': {
-          **first,
+          **point.to_json(),
           **extra,
-          **({'also': others} if others else {}),
           'measured': measured,
       },
       **hashes,
   }
-
-
-def _promise_json(promise: thresholds_lib.Promise) -> dict[str, Any]:
-  content = {
-      'what': promise.quantity,
-      'level': promise.level,
-      'delta': promise.delta,
-      'n': promise.num_problems,
-      'p_value': promise.p_value,
-  }
-  for key in ('test', 'cost_cap'):
-    if getattr(promise, key) is not None:
-      content[key] = getattr(promise, key)
-  return content

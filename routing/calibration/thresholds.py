@@ -14,74 +14,18 @@ A finer grid costs nothing: a fixed sequence pays no price per test.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 
+from routing.calibration import operating_points
 from routing.calibration import risks as risks_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import stopping as stopping_lib
+from routing.routers import promises as promises_lib
 
 fixed_sequence = risks_lib.fixed_sequence
-
-
-@dataclasses.dataclass(frozen=True)
-class Promise:
-  """What is promised of a threshold, and by how much evidence.
-
-  quantity: 'cost', 'loss' or 'miscoverage'.
-  level: its mean is at most this.
-  delta: chance that the promise is broken; None for a pick on the sample, which
-    promises nothing, and for a marginal promise.
-  num_problems: calibration problems.
-  p_value: of the test at this threshold; None without a test.
-  cost_cap: a promise about cost counts dearer problems as this; else None.
-  test: how the p-value was had, of `risks.P_VALUES`; None without a test.
-  is_marginal: the level holds on average over calibration samples; of any one
-    sample nothing is promised.
-  """
-
-  quantity: str
-  level: float
-  delta: float | None
-  num_problems: int
-  p_value: float | None = None
-  cost_cap: float | None = None
-  test: str | None = None
-  is_marginal: bool = False
-
-  @property
-  def name(self) -> str:
-    """E.g. 'loss<=0.05@0.9'; without the confidence where there is none."""
-    name = f'{self.quantity}<={self.level:g}'
-    return name if self.delta is None else f'{name}@{1 - self.delta:g}'
-
-
-@dataclasses.dataclass(frozen=True)
-class OperatingPoint:
-  """A threshold, its promises, and what the calibration sample showed.
-
-  threshold: one number; or one per channel, where several are set together.
-  promises: one or more. Each holds with its own 1 - delta.
-  accuracy, cost, loss, gain: means of the sample.
-  """
-
-  threshold: float | tuple[float, ...]
-  promises: tuple[Promise, ...]
-  accuracy: float
-  cost: float
-  loss: float
-  gain: float
-
-  @property
-  def promise(self) -> Promise:
-    """The first promise."""
-    return self.promises[0]
-
-  @property
-  def name(self) -> str:
-    """All promises, e.g. 'loss<=0.05@0.9&cost<=0.6@0.9'."""
-    return '&'.join(promise.name for promise in self.promises)
+Promise = operating_points.Promise
+OperatingPoint = operating_points.OperatingPoint
 
 
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
@@ -188,6 +132,45 @@ def values_at(
   return stopping_lib.at_times(outcomes, times)
 
 
+def below(
+    dearest: float,
+    proven: np.ndarray,
+    cost: np.ndarray,
+    risks: Sequence[risks_lib.Risk],
+) -> np.ndarray:
+  """Returns the proven candidates that cost less than `dearest`.
+
+  Which of the proven are kept may hang on the sample: all of them keep the
+  promise together.
+
+  Args:
+    dearest: a fraction of all-large; inf = no limit.
+    proven: indices of candidates, one or more.
+    cost: `[K]` mean cost of each on the sample.
+    risks: that are proven.
+
+  Raises:
+    risks.Refusal: if none does.
+  """
+  # Means are sums in another order at each threshold: equal to about 1e-12.
+  cheap = proven[cost[proven] < dearest - 1e-10]
+  if cheap.size:
+    return cheap
+  is_kept = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
+  raise risks_lib.Refusal(
+      f'{promises_lib.name_of(risks)} is proven only for thresholds that cost '
+      f'{cost[proven].min():.3f} of the large model alone, or more; allowed: '
+      f'below {dearest:g}. The large model alone '
+      + (
+          'keeps this promise at cost 1 and is the answer.'
+          if is_kept
+          else 'costs 1: promise a lower cost, or use it.'
+      ),
+      None,
+      note='',
+  )
+
+
 def from_values(
     values: Mapping[str, np.ndarray],
     thresholds: np.ndarray,
@@ -195,6 +178,7 @@ def from_values(
     *,
     orders: Mapping[str, np.ndarray] | None = None,
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> OperatingPoint:
   """The best candidate that is proven to keep every risk.
 
@@ -210,12 +194,15 @@ def from_values(
       None, thresholds must rise: loss is tested from the lowest ('always the
       large model') up, cost from the highest ('never') down.
     procedure: of `risks.PROCEDURES`.
+    dearest: candidates whose sample mean cost, uncapped, is this or more are
+      no point, since the large model alone costs 1; inf = no limit.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised.
 
   Raises:
     risks.Refusal: if nothing is proven; `needed` says how many it would take.
+      If all that is proven is too dear, `needed` is None.
     ValueError: if two risks are of one quantity.
   """
   quantities = [risk.quantity for risk in risks]
@@ -227,6 +214,7 @@ def from_values(
   proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
+  proven = below(dearest, proven, mean['cost'], risks)
   index = best(proven, value, mean['cost'])
   threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
@@ -248,7 +236,9 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
       num_problems=num,
       p_value=float(proof.p_values[index]),
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
-      test=risk.p_value,
+      test=proof.test,
+      num_joint=risk.num_joint,
+      among=risk.among,
   )
 
 
@@ -259,6 +249,7 @@ def for_risks(
     *,
     thresholds: np.ndarray,
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> OperatingPoint:
   """The best threshold that keeps every risk, each with its own 1 - delta.
 
@@ -271,6 +262,7 @@ def for_risks(
     risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     procedure: of `risks.PROCEDURES`.
+    dearest: see `from_values`.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised;
@@ -285,7 +277,9 @@ def for_risks(
   thresholds = frontier_lib.check_rising(thresholds)
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
-  return from_values(values, thresholds, risks, procedure=procedure)
+  return from_values(
+      values, thresholds, risks, procedure=procedure, dearest=dearest
+  )
 
 
 def learn_then_test(
@@ -297,6 +291,7 @@ def learn_then_test(
     thresholds: np.ndarray,
     p_value: str = 'auto',
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> OperatingPoint:
   """The cheapest threshold whose relative loss is <= alpha, with 1 - delta.
 
@@ -311,10 +306,16 @@ def learn_then_test(
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     p_value: of `risks.P_VALUES`.
     procedure: of `risks.PROCEDURES`.
+    dearest: see `from_values`.
   """
   risk = risks_lib.Risk('loss', alpha, delta, p_value=p_value)
   return for_risks(
-      scores, outcomes, [risk], thresholds=thresholds, procedure=procedure
+      scores,
+      outcomes,
+      [risk],
+      thresholds=thresholds,
+      procedure=procedure,
+      dearest=dearest,
   )
 
 

@@ -52,7 +52,10 @@ def count(
     sample = values.on(rows)
     try:
       point = thresholds_lib.from_values(
-          sample.values(), thresholds, [risk.settled(values.loss)]
+          sample.values(),
+          thresholds,
+          [risk.settled(values.loss)],
+          dearest=np.inf,  # Too dear is not broken; it is counted like others.
       )
       index = int(np.searchsorted(thresholds, point.threshold))
       chosen['promised'].append(index)

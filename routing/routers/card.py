@@ -14,6 +14,7 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing.features import observation
+from routing.routers import promises
 
 FORMAT_VERSION = 1
 Threshold = float | tuple[float, ...]
@@ -115,12 +116,10 @@ class OperatingPoint:
     if measured := promise.get('measured'):
       figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
       line += f'; {figures} on {promise.get("n")} problems'
-    promised = [
-        f'{x["what"]} <= {x["level"]:g} with probability {1 - x["delta"]:g}'
-        for x in (promise, *promise.get('also', ()))
-        if x.get('delta') is not None
-    ]
-    return line + ('; promised ' + ' and '.join(promised) if promised else '')
+    entries = promise, *promise.get('also', ())
+    if all(x.get('delta') is None for x in entries):
+      return line
+    return f'{line}; promised {promises.in_words(promise)}'
 
 
 def as_threshold(value: float | Sequence[float]) -> Threshold:

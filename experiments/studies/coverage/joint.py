@@ -16,9 +16,9 @@ from experiments.studies.coverage import counts as counts_lib
 from experiments.studies.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import joint
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
@@ -140,7 +140,11 @@ def searched(
     for r, risk in enumerate(risks):
       try:
         point = thresholds_lib.from_values(
-            values, path, [risk], orders={'loss': np.arange(len(path))}
+            values,
+            path,
+            [risk],
+            orders={'loss': np.arange(len(path))},
+            dearest=np.inf,
         )
       except risks_lib.Refusal:
         continue
