@@ -4,6 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from routing.calibration import calibrator
 from routing.calibration import named_points
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
@@ -59,6 +60,25 @@ class NameTest(parameterized.TestCase):
   def test_a_strange_number_of_choices_is_refused(self, num):
     with self.assertRaisesRegex(ValueError, f'at least 1, got {num}'):
       risks_lib.corrected(LOSS, num)
+
+
+class WantedTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (False, 1, 0.1, 'loss<=0.05@0.9&cost<=0.6@0.9'),
+      (True, 1, 0.05, 'loss<=0.05&cost<=0.6@0.9'),
+      (True, 2, 0.025, 'loss<=0.05&cost<=0.6@0.9'),
+  )
+  def test_pairs_are_tested_at_their_share(self, is_joint, among, delta, name):
+    wanted = calibrator.Wanted(
+        alphas=(0.05,), both=((0.05, 0.6),), is_joint=is_joint, among=among
+    )
+    alone, pair = wanted.risks('binomial')
+    self.assertAlmostEqual(alone[0].delta, 0.1 / among)
+    self.assertEqual(alone[0].name, 'loss<=0.05@0.9')
+    for risk in pair:
+      self.assertAlmostEqual(risk.delta, delta)
+    self.assertEqual(promises.name_of(pair), name)
 
 
 class WordsTest(parameterized.TestCase):

@@ -89,8 +89,7 @@ def for_groups(
     rows = labels == name
     try:
       for risk in risks:  # Before a table of no problems is asked for.
-        num = int(rows.sum())
-        risks_lib.check_size(risk, risk.delta, num, procedure)
+        risks_lib.check_size(risk, risk.delta, rows.sum(), procedure)
       found[str(name)] = thresholds_lib.for_risks(
           scores[rows],
           outcomes.take(rows),

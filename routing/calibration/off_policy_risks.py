@@ -69,12 +69,7 @@ def for_risks(
   proven = [_proven(estimated, len(thresholds), x, num) for x in risks]
   shared = sorted(set.intersection(*map(set, proven)))
   if not shared:
-    names = ' and '.join(map(promises_lib.claim, risks))
-    raise risks_lib.Refusal(
-        f'{names} can each be promised from {num} problems, but of no single '
-        'threshold.',
-        None,
-    )
+    raise _of_no_single(risks, num)
   found = [estimated(k).weighted.at(0) for k in shared]
   accuracy, cost = (
       np.array([x[name] for x in found]) for name in ('accuracy', 'cost')
@@ -86,6 +81,15 @@ def for_risks(
       threshold=float(thresholds[shared[index]]),
       promises=tuple(_promise(risk, num) for risk in risks),
       **found[index],
+  )
+
+
+def _of_no_single(risks, num) -> risks_lib.Refusal:
+  names = ' and '.join(map(promises_lib.claim, risks))
+  return risks_lib.Refusal(
+      f'{names} can each be promised from {num} problems, but of no single '
+      'threshold.',
+      None,
   )
 
 
