@@ -13,11 +13,11 @@ import numpy as np
 from routing import types
 from routing.calibration import bounds
 from routing.calibration import drift
+from routing.calibration import online
+from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import importance
-from routing.calibration import online
 from routing.outcomes import stopping as stopping_lib
-from routing.calibration import thresholds as thresholds_lib
 from tests import ladders
 
 FIGURES = ('accuracy', 'cost', 'loss', 'gain')
@@ -219,6 +219,7 @@ class EvidenceTest(absltest.TestCase):
         'alpha': 0.1,
         'delta': delta,
         'thresholds': np.array([-np.inf, 0.0, 0.5, 1.0, 2.0, np.inf]),
+        'dearest': np.inf,
     }
     once = thresholds_lib.learn_then_test(scores, outcomes, **given)
     rows = np.tile(np.arange(100), times)

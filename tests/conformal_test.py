@@ -7,9 +7,9 @@ from scipy import stats
 
 from routing.calibration import conformal
 from routing.calibration import joint
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from tests import ladders
 
 

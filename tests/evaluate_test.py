@@ -20,10 +20,9 @@ from experiments import report
 from experiments import train
 from experiments import training_sets
 from routing import costs
-from routing.outcomes import stopping as stopping_lib
-from routing.outcomes import points as points_lib
 from routing.features import batching
 from routing.grading import equivalence
+from routing.outcomes import stopping as stopping_lib
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import fixed

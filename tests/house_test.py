@@ -29,6 +29,7 @@ ROOMS = (
     'shards',
     'features',
     'policy',
+    'outcomes',
     'routers',  # A learned router runs a network of `policy`.
     'objectives',
     'training',

@@ -6,9 +6,9 @@ import numpy as np
 from scipy import stats
 
 from routing.calibration import joint
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from tests import ladders
 
 Risk = risks_lib.Risk

@@ -6,7 +6,6 @@ import numpy as np
 
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import stopping as stopping_lib
-from routing.outcomes import points as points_lib
 from tests import ladders
 
 

@@ -21,7 +21,7 @@ def make_ladders(
     seed: int = 0,
     num_samples: int = 1,
     num_levels: int | None = None,
-) -> tuple[types.LadderBatch, np.ndarray]:
+) -> tuple[types.OutcomeBatch, np.ndarray]:
   """Returns a batch and `[N, T]` float32 scores that tell part of the truth.
 
   Args:
@@ -60,19 +60,55 @@ def make_ladders(
   )
   all_large = LARGE_STEP * lengths
   stay_right = ~is_wrong.any(axis=1)
-  batch = types.LadderBatch(
-      features=np.stack(
-          [scores, np.broadcast_to(steps, shape)], axis=-1
-      ).astype(np.float32),
+  stays = steps == lengths[:, None] - 1  # The last decision of each.
+  batch = chain_batch(
+      features=np.stack([scores, np.broadcast_to(steps, shape)], axis=-1),
       mask=mask,
-      handover_correct=_padded(correct, mask),
-      handover_cost=_padded(cost / all_large[:, None, None], mask),
-      handover_loss=_padded(loss, mask),
-      stay_correct=stay_right.astype(np.float32),
-      stay_cost=(SMALL_STEP * lengths / all_large).astype(np.float32),
-      stay_loss=(largest.mean(axis=-1) * ~stay_right).astype(np.float32),
+      correct=(stay_right[:, None] * stays, _padded(correct, mask)),
+      cost=(
+          (SMALL_STEP * lengths / all_large)[:, None] * stays,
+          _padded(cost / all_large[:, None, None], mask),
+      ),
+      loss=(
+          (largest.mean(axis=-1) * ~stay_right)[:, None] * stays,
+          _padded(loss, mask),
+      ),
   )
   return batch, np.where(mask, scores, 0.0)
+
+
+def chain_batch(features, mask, **outcomes) -> types.OutcomeBatch:
+  """Ladders as a batch.
+
+  Args:
+    features: `[N, T, F]`.
+    mask: `[N, T]` bool.
+    **outcomes: for correct, cost and loss, `[N, T]` of staying, 0 but at the
+      last decision, and `[N, T, A-1]` of handing over.
+  """
+  fields = {
+      name: np.concatenate([np.asarray(stay)[..., None], moved], axis=-1)
+      for name, (stay, moved) in outcomes.items()
+  }
+  return types.OutcomeBatch(
+      features=np.asarray(features, np.float32),
+      mask=np.asarray(mask, bool),
+      branch=np.zeros(np.shape(mask), np.int32),
+      widths=(1,) * np.shape(mask)[1],
+      **{name: x.astype(np.float32) for name, x in fields.items()},
+  )
+
+
+def from_ends(mask, **outcomes) -> types.OutcomeBatch:
+  """The same from what staying to the end brings, `[N]`, and handing over."""
+  mask = np.asarray(mask, bool)
+  last = np.arange(mask.shape[1]) == mask.sum(axis=1)[:, None] - 1
+  features = outcomes.pop('features', np.zeros((*mask.shape, 1)))
+  fields = {
+      name: (np.asarray(stay)[:, None] * last, np.asarray(moved))
+      for name, (stay, moved) in outcomes.items()
+  }
+  return chain_batch(features, mask, **fields)
 
 
 def _padded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -203,7 +203,7 @@ class ThresholdsTest(parameterized.TestCase):
     self.assertIn('now at      member 1, threshold 0.25, from decision 3', text)
     self.assertIn(
         'threshold 0.25, from decision 3 on 0.5; promised loss <= 0.05 with '
-        'probability 0.9 and cost <= 0.5 with probability 0.8',
+        'probability 0.9 and mean cost <= 0.5 with probability 0.8',
         text,
     )
 

@@ -7,19 +7,19 @@ from absl.testing import parameterized
 import numpy as np
 from scipy import stats
 
-from routing.outcomes import importance
 from routing.calibration import off_policy_risks
 from routing.calibration import risks as risks_lib
-from tests import off_policy_test
+from routing.outcomes import importance
+from tests import importance_test
 
 Risk = risks_lib.Risk
-THRESHOLDS = off_policy_test.THRESHOLDS
+THRESHOLDS = importance_test.THRESHOLDS
 
 
-def point(num, seed, risks, **kwargs):
-  scores, batch = off_policy_test.sample(num, seed)
+def point(num, seed, risks, dearest=np.inf, **kwargs):
+  scores, batch = importance_test.sample(num, seed)
   return off_policy_risks.for_risks(
-      scores, batch, risks, thresholds=THRESHOLDS, **kwargs
+      scores, batch, risks, thresholds=THRESHOLDS, dearest=dearest, **kwargs
   )
 
 
@@ -31,7 +31,7 @@ class ForRisksTest(parameterized.TestCase):
   )
   def test_is_the_sequence_one_threshold_at_a_time(self, risk, name, turn):
     got = point(20_000, 0, [risk])
-    scores, batch = off_policy_test.sample(20_000, 0)
+    scores, batch = importance_test.sample(20_000, 0)
     found = importance.estimate(
         scores, batch, THRESHOLDS, delta=0.2, cost_cap=risk.cap
     )
@@ -73,6 +73,14 @@ class ForRisksTest(parameterized.TestCase):
       point(20_000, 0, [risk], least_effective=1e6)
     self.assertGreater(e.exception.needed, 20_000)
 
+  def test_as_dear_as_the_large_model_is_no_point(self):
+    risk = Risk('loss', 0.4, 0.1)
+    cost = point(20_000, 0, [risk]).cost
+    self.assertEqual(point(20_000, 0, [risk], cost + 0.01).cost, cost)
+    with self.assertRaisesRegex(risks_lib.Refusal, 'is the answer') as e:
+      point(20_000, 0, [risk], cost)
+    self.assertIsNone(e.exception.needed)
+
   def test_delta_of_a_half_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'below 1/2, got 0.5'):
       point(500, 0, [Risk('loss', 0.4, 0.5)])
@@ -83,7 +91,7 @@ class ValidityTest(parameterized.TestCase):
   def broken(self, num_splits=150):
     # Just below the true loss of the second threshold, so that what is proven
     # beyond the first breaks the promise.
-    truth = off_policy_test.truth(200_000)['loss']
+    truth = importance_test.truth(200_000)['loss']
     risk = Risk('loss', float(truth[1]) - 1e-3, 0.1)
     broken = 0
     for seed in range(num_splits):
@@ -100,7 +108,7 @@ class ValidityTest(parameterized.TestCase):
 
   def test_an_interval_without_width_would_be_found_out(self):
     plain = lambda values, top, delta: float(np.mean(values))
-    with mock.patch.object(off_policy, 'empirical_bernstein_lower', plain):
+    with mock.patch.object(importance, 'empirical_bernstein_lower', plain):
       broken, most = self.broken()
     self.assertGreater(broken, most)
 

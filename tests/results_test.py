@@ -12,7 +12,6 @@ from routing.evaluation import bootstrap
 from routing.evaluation import methods
 from routing.evaluation import metrics
 from routing.evaluation import plots
-from routing.outcomes import points as points_lib
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from tests import ladders

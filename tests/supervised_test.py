@@ -51,7 +51,9 @@ class SupervisedTest(absltest.TestCase):
     np.testing.assert_array_equal(scorer.score(batch.features), 0.0)
 
   def test_router_compares_with_its_threshold(self):
-    config = observation.FeatureConfig(('progress',), num_routes=2, max_decisions=4)
+    config = observation.FeatureConfig(
+        ('progress',), num_routes=2, max_decisions=4
+    )
     trace = types.Trace(question='q', steps=())
     scorer = supervised.Scorer(None, 0.3)
     for threshold, route in ((0.3, 1), (0.31, 0)):

@@ -10,9 +10,9 @@ import numpy as np
 from scipy import stats
 
 from routing.calibration import bounds
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from tests import ladders
 
 ALPHA, DELTA = 0.05, 0.1
@@ -136,7 +136,12 @@ class LearnThenTestTest(parameterized.TestCase):
   def test_forty_five_without_a_loss_suffice(self):
     outcomes, scores = ladders.make_outcomes(45)
     got = thresholds_lib.learn_then_test(
-        scores, outcomes, alpha=0.05, delta=0.1, thresholds=fixed_grid()
+        scores,
+        outcomes,
+        alpha=0.05,
+        delta=0.1,
+        thresholds=fixed_grid(),
+        dearest=np.inf,
     )
     self.assertEqual(got.promise.num_problems, 45)
     self.assertEqual(got.loss, 0.0)
@@ -174,7 +179,12 @@ class LearnThenTestTest(parameterized.TestCase):
       rows = rng.integers(8_000, size=500)
       sample, sample_scores = outcomes.take(rows), scores[rows]
       got = thresholds_lib.learn_then_test(
-          sample_scores, sample, alpha=ALPHA, delta=DELTA, thresholds=grid
+          sample_scores,
+          sample,
+          alpha=ALPHA,
+          delta=DELTA,
+          thresholds=grid,
+          dearest=np.inf,
       )
       broken += risk[got.threshold] > ALPHA
       loss = stopping_lib.at_times(sample, times[:, rows])['loss'].mean(axis=1)
@@ -253,6 +263,52 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
           thresholds=fixed_grid(),
           cost_cap=0.5,
       )
+
+
+class DearestTest(parameterized.TestCase):
+  """Three candidates whose losses are none, none and a fifth of 200."""
+
+  def point(self, costs, risks, **kwargs):
+    loss = np.zeros((3, 200))
+    loss[2, :40] = 1
+    values = {
+        'correct': 1 - loss,
+        'loss': loss,
+        'cost': np.repeat(np.array(costs)[:, None], 200, axis=1),
+        'gain': np.zeros((3, 200)),
+    }
+    return thresholds_lib.from_values(values, np.arange(3.0), risks, **kwargs)
+
+  @parameterized.parameters((1.04, 1.01), (1.0, 1.0))
+  def test_as_dear_as_the_large_model_is_no_point(self, *costs):
+    risk = risks_lib.Risk('loss', 0.05, 0.1)
+    with self.assertRaisesRegex(
+        risks_lib.Refusal, r'^loss<=0.05@0.9 .* at cost 1 and is the answer\.$'
+    ) as refusal:
+      self.point([*costs, 0.3], [risk])
+    self.assertIsNone(refusal.exception.needed)
+    got = self.point([*costs, 0.3], [risk], dearest=np.inf)
+    self.assertEqual(got.cost, min(costs))
+    self.assertEqual(self.point([1.04, 0.875, 0.3], [risk]).cost, 0.875)
+
+  def test_of_equally_accurate_ones_a_cheaper_one_remains(self):
+    # Both of the first two have a capped cost below 1.1; one is a point.
+    risks = [
+        risks_lib.Risk('loss', 0.05, 0.1),
+        risks_lib.Risk('cost', 1.1, 0.1, 2.0, 'betting'),
+    ]
+    self.assertEqual(self.point([1.0, 0.875, 0.3], risks).cost, 0.875)
+    with self.assertRaisesRegex(risks_lib.Refusal, 'is the answer'):
+      self.point([1.0, 1.0, 0.3], risks)
+
+  def test_the_large_model_does_not_keep_a_cost_below_its_own(self):
+    # One problem in ten costs 9.1, so the mean is 1; up to 2 it is 0.29.
+    values = dict.fromkeys(('correct', 'loss', 'gain'), np.zeros((1, 400)))
+    cost = np.where(np.arange(400) % 10, 0.1, 9.1)[None]
+    risk = risks_lib.Risk('cost', 0.6, 0.1, 2.0, 'betting')
+    with self.assertRaises(risks_lib.Refusal) as refusal:
+      thresholds_lib.from_values(values | {'cost': cost}, np.zeros(1), [risk])
+    self.assertNotIn('is the answer', str(refusal.exception))
 
 
 class PropertyTest(parameterized.TestCase):

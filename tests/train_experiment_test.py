@@ -105,7 +105,9 @@ class TrainTest(absltest.TestCase):
     self.assertEqual([row['step'] for row in rows], [2, 4])
     self.assertLen(rows[-1]['best_score'], 2)
     recorded = json.loads((first / 'features.json').read_text())
-    self.assertEqual(recorded['features']['max_decisions'], card.features.max_decisions)
+    self.assertEqual(
+        recorded['features']['max_decisions'], card.features.max_decisions
+    )
 
   def test_router_scores_what_training_saw(self):
     # Scores on raw features equal the network on the standardised set.

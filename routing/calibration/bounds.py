@@ -17,8 +17,7 @@ def _check_rate(name: str, value: np.ndarray | float) -> np.ndarray:
   return value
 
 
-def check_values(values: np.ndarray) -> np.ndarray:
-  """`[..., n]` float64 values in [0, 1], n > 0; else raises ValueError."""
+def _check_values(values: np.ndarray) -> np.ndarray:
   values = np.asarray(values, np.float64)
   if not values.shape[-1]:
     raise ValueError(f'values must be [..., n], n > 0, got {values.shape}.')
@@ -161,7 +160,7 @@ def betting_p_value(
   plug-in; stakes capped at 1 as in Bates et al. 2021, proposition 5.
   """
   _check_rate('level', level)
-  values = check_values(values)
+  values = _check_values(values)
   bets = _bets(values, _check_rate('delta', delta))
   return np.exp(-np.maximum(_best_log_capital(values, bets, level), 0.0))
 
@@ -176,7 +175,7 @@ def betting_upper(values: np.ndarray, delta: float) -> float:
     values: `[n]` float in [0, 1], in an order that tells nothing of them.
     delta: failure probability, in (0, 1).
   """
-  values = check_values(values)
+  values = _check_values(values)
   bets = _bets(values, _check_rate('delta', delta))
   wanted = np.log(1 / delta)
   excess = lambda level: _best_log_capital(values, bets, level) - wanted
@@ -203,7 +202,7 @@ def betting_trajectories_needed(
   """
   _check_rate('level', level)
   _check_rate('delta', delta)
-  values = check_values(values)
+  values = _check_values(values)
   if values.mean() >= level:
     return None
   best = optimize.minimize_scalar(

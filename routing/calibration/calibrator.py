@@ -16,12 +16,13 @@ import numpy as np
 
 from routing.calibration import groups as groups_lib
 from routing.calibration import joint as joint_lib
+from routing.calibration import named_points
 from routing.calibration import off_policy_risks
-from routing.calibration import operating_points
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import sources
+from routing.routers import promises as promises_lib
 
 COST_CAP = 2.0  # A promise of cost counts dearer problems as this.
 Risks = Sequence[risks_lib.Risk]
@@ -65,11 +66,17 @@ class Wanted:
     """What is promised together, for each named promise."""
     loss = lambda x: risks_lib.Risk('loss', x, self.delta, p_value=loss_test)
     cost = lambda x: risks_lib.Risk('cost', x, self.delta, COST_CAP, 'betting')
-    return (
+    each = (
         [(loss(alpha),) for alpha in self.alphas]
         + [(cost(budget),) for budget in self.confident_budgets]
         + [(loss(alpha), cost(budget)) for alpha, budget in self.both]
     )
+    if self.is_joint:
+      each = [risks_lib.shared(risks, self.delta) for risks in each]
+    return [
+        tuple(risks_lib.corrected(risk, self.among) for risk in risks)
+        for risks in each
+    ]
 
 
 def loss_test(prove: sources.Source) -> str:
@@ -110,7 +117,6 @@ class Calibrator:
     self._select, self._prove = select, prove
     self._metric, self._hashes = metric, hashes
     self.refused: list[Json] = []
-    self._together = {'is_joint': wanted.is_joint, 'among': wanted.among}
     self._frontiers = [
         select.frontier(family, metric, wanted.grid) for family in families
     ]
@@ -143,7 +149,7 @@ class Calibrator:
     try:
       return make(risks)
     except risks_lib.Refusal as refusal:
-      name = '&'.join(risk.name for risk in risks) + suffix
+      name = promises_lib.name_of(risks) + suffix
       self._refuse(name, refusal)
       return []
 
@@ -159,7 +165,7 @@ class Calibrator:
       point: thresholds_lib.OperatingPoint,
       **extra,
   ) -> dict[str, Any]:
-    return operating_points.to_json(
+    return named_points.to_json(
         name, member, point, self._hashes, source=self._prove.kind, **extra
     )
 
@@ -206,7 +212,6 @@ class Calibrator:
           routes=routes,
           problems=self._prove.owner,
           least_effective=self._prove.least_effective,
-          **self._together,
       )
     else:
       values = self._prove.earn(family, grid, self._metric).values()
@@ -215,7 +220,6 @@ class Calibrator:
           grid,
           risks,
           procedure=self._wanted.procedure,
-          **self._together,
       )
     return self._json(point.name, member, point)
 
@@ -272,7 +276,6 @@ class Calibrator:
         risks,
         orders={'loss': rising, 'cost': rising[::-1]},
         procedure=self._wanted.procedure,
-        among=self._wanted.among,
     )
     name = f'{point.name}/steps{",".join(map(str, starts))}'
     return self._json(name, member, point)
@@ -306,10 +309,11 @@ def best_member(
     )
     values.append(value[is_within].max(initial=-np.inf))
   if max(values) == -np.inf:
-    names = ' and '.join(risk.name for risk in risks)
+    name = promises_lib.name_of(risks)
     raise risks_lib.Refusal(
-        f'No threshold of any member keeps {names}, even on the problems it '
+        f'No threshold of any member keeps {name}, even on the problems it '
         'was chosen on.',
         None,
+        note='',
     )
   return int(np.argmax(values))

@@ -53,6 +53,7 @@ def for_groups(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
   """A point or a refusal for each group.
 
@@ -66,6 +67,7 @@ def for_groups(
     is_shared: True: with probability 1 - delta the promises of *all* groups
       hold, each tested at delta / G. False: each holds with its own 1 - delta.
     procedure: of `risks.PROCEDURES`.
+    dearest: see `thresholds.from_values`.
 
   Returns:
     By name, in the order of `names`. A point's promises name the delta at which
@@ -75,6 +77,7 @@ def for_groups(
     ValueError: if labels are not `[N]`, or one of them is not in `names`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
+  # Which test is used depends on all problems, not on those of one group.
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   return from_values(
       thresholds_lib.values_at(scores, outcomes, thresholds),
@@ -84,6 +87,7 @@ def for_groups(
       names=names,
       is_shared=is_shared,
       procedure=procedure,
+      dearest=dearest,
   )
 
 
@@ -96,6 +100,7 @@ def from_values(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
   """A point or a refusal for each group, from outcomes at each threshold.
 
@@ -103,17 +108,15 @@ def from_values(
     values: correct, cost, loss, gain, each `[K, n]`; see
       `thresholds.from_values`.
     thresholds: `[K]` rising, fixed without these problems.
-    risks, labels, names, is_shared, procedure: see `for_groups`.
+    risks, labels, names, is_shared, procedure, dearest: see `for_groups`.
 
   Returns, Raises: as `for_groups` does.
   """
   labels, names = _check_labels(labels, names, values['cost'].shape[1])
   share = len(names) if is_shared else 1
-  # Which test is used hangs on all problems, not on those of one group.
   risks = [
       dataclasses.replace(
-          risk.settled(values[risk.quantity]),
-          delta=risk.delta / share,
+          risk.settled(values[risk.quantity]), delta=risk.delta / share
       )
       for risk in risks
   ]
@@ -121,14 +124,14 @@ def from_values(
   for name in names:
     rows = labels == name
     try:
-      for risk in risks:  # Before a table of no problems is asked for.
-        risks_lib.check_size(risk, risk.delta, int(rows.sum()))
+      for risk in risks:  # Before values of no problems are asked for.
+        risks_lib.check_size(risk, risk.delta, rows.sum(), procedure)
       found[str(name)] = thresholds_lib.from_values(
           {quantity: x[:, rows] for quantity, x in values.items()},
           thresholds,
           risks,
           procedure=procedure,
-          dearest=np.inf,
+          dearest=dearest,
       )
     except risks_lib.Refusal as refusal:
       found[str(name)] = refusal

@@ -18,6 +18,7 @@ from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import importance
+from routing.routers import promises as promises_lib
 
 TEST = 'empirical_bernstein'
 
@@ -31,8 +32,6 @@ def for_risks(
     routes: np.ndarray | None = None,
     problems: np.ndarray | None = None,
     least_effective: float = 100.0,
-    is_joint: bool = False,
-    among: int = 1,
     dearest: float = 1.0,
 ) -> thresholds_lib.OperatingPoint:
   """The best threshold that is proven to keep every risk.
@@ -44,7 +43,7 @@ def for_risks(
       say: the test is the interval's.
     thresholds: `[K]` rising, fixed without these trajectories.
     routes, problems, least_effective: see `importance.estimate`.
-    is_joint, among, dearest: see `thresholds.from_values`.
+    dearest: see `thresholds.from_values`; by the weighted estimate of the cost.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised,
@@ -52,7 +51,8 @@ def for_risks(
 
   Raises:
     risks.Refusal: if nothing is proven; `needed` says about how many problems
-      it would take, if any number would.
+      it would take, if any number would. Also if all that is proven is too
+      dear.
     ValueError: on a delta of 1/2 or more, and as `importance.estimate`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
@@ -66,31 +66,30 @@ def for_risks(
       **kwargs,
   )
   num = len(batch.mask) if problems is None else len(np.unique(problems))
-  tested = risks_lib.corrected(risks, among)
-  if is_joint:
-    tested = risks_lib.shared(tested)
-  proven = [_proven(estimated, len(thresholds), x, num) for x in tested]
+  proven = [_proven(estimated, len(thresholds), x, num) for x in risks]
   shared = sorted(set.intersection(*map(set, proven)))
   if not shared:
-    names = ' and '.join(risk.name for risk in risks)
-    raise risks_lib.Refusal(
-        f'{names} can each be promised from {num} problems, but of no single '
-        'threshold.',
-        None,
-    )
+    raise _of_no_single(risks, num)
   found = [estimated(k).weighted.at(0) for k in shared]
   accuracy, cost = (
       np.array([x[name] for x in found]) for name in ('accuracy', 'cost')
   )
   value = accuracy if any(x.quantity == 'cost' for x in risks) else -cost
-  index = thresholds_lib.best(np.arange(len(shared)), value, cost)
-  thresholds_lib.check_dearest(risks, float(cost[index]), dearest)
+  cheap = thresholds_lib.below(dearest, np.arange(len(shared)), cost, risks)
+  index = thresholds_lib.best(cheap, value, cost)
   return thresholds_lib.OperatingPoint(
       threshold=float(thresholds[shared[index]]),
-      promises=tuple(_promise(risk, num) for risk in tested),
-      is_joint=is_joint and len(risks) > 1,
-      among=among,
+      promises=tuple(_promise(risk, num) for risk in risks),
       **found[index],
+  )
+
+
+def _of_no_single(risks, num) -> risks_lib.Refusal:
+  names = ' and '.join(map(promises_lib.claim, risks))
+  return risks_lib.Refusal(
+      f'{names} can each be promised from {num} problems, but of no single '
+      'threshold.',
+      None,
   )
 
 
@@ -102,7 +101,8 @@ def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
       num_problems=num,
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=TEST,
-      tested_at=risk.tested_at,
+      num_joint=risk.num_joint,
+      among=risk.among,
   )
 
 
@@ -118,7 +118,7 @@ def _proven(estimated, num_thresholds, risk, num) -> list[int]:
   for k in order:
     try:
       # Half of a two-sided delta is spent on the upper end.
-      found = estimated(k, delta=2 * risk.tested_at, **cap)
+      found = estimated(k, delta=2 * risk.delta, **cap)
     except risks_lib.Refusal:
       if not proven:
         raise
@@ -139,13 +139,10 @@ def _refusal(found, risk, num) -> risks_lib.Refusal:
   remedy = 'at this estimate no number of problems would do'
   if mean < risk.level:
     needed = math.ceil(num * ((upper - mean) / (risk.level - mean)) ** 2)
-    remedy = (
-        f'it takes about {needed:,} problems under this behaviour policy, '
-        f'{risks_lib.FRESH}'
-    )
+    remedy = f'it takes about {needed:,} problems under this behaviour policy'
   return risks_lib.Refusal(
-      f'{risk.name} cannot be promised from {num} problems that another policy '
-      f'answered: the safest threshold has {risk.quantity} {mean:.4f}, and '
-      f'{upper:.4f} is not excluded; {remedy}.',
+      f'{promises_lib.claim(risk)} cannot be promised from {num} problems that '
+      f'another policy answered: the safest threshold has {risk.quantity} '
+      f'{mean:.4f}, and {upper:.4f} is not excluded; {remedy}.',
       needed,
   )

@@ -6,39 +6,42 @@ is a hypothesis; a candidate whose hypothesis is rejected is *proven*. With
 probability 1 - delta every proven candidate keeps the risk, so that any of them
 may be picked afterwards, by any rule, on the same sample.
 
-Two ways to test many hypotheses with one delta:
+Three ways to test many hypotheses with one delta:
 
 - `fixed_sequence`: one after another, safest first, each at the full delta, up
   to the first that is not rejected. Costs nothing per candidate, but the order
   must have been fixed without the sample.
 - `bonferroni`: each at delta / K, in no order; for risks that rise and fall
   along the candidates. K counts all candidates, tried or not.
-- `growing`: a fixed sequence by evidence that is valid at every sample size
-  (`calibration.growing`): the one way to go on with a sample after a refusal.
+- `growing`: a fixed sequence whose sample may grow and be tested again as often
+  as one likes; see `growing` for what must be fixed beforehand. Its test is its
+  own, whatever `Risk.p_value` says.
 
 Several risks are proven each by itself, at its own delta and in its own order;
 a candidate counts if it is proven for all. Each promise then holds with its own
-1 - delta, all together with 1 - the sum; `shared` gives risks whose promises
-hold together with 1 - delta. Whoever proves several points or seeds and chooses
-among them afterwards needs `corrected` ones.
+1 - delta, all together with 1 - the sum; `shared` divides one delta among them,
+so that all together hold with 1 - delta.
 
 The chance is over samples: with probability 1 - delta a sample leads to a
 promise that is kept or to a refusal. Nothing sharper is known once it was not
-refused, and whoever calibrates many times until one is not has no promise. A
-refusal says how many problems a *fresh* sample needs.
+refused. Not covered are: testing a refused sample again after it has grown (but
+by `growing`); calibrating on sample after sample until one is not refused; and
+picking one of several proven points or seeds, which `corrected` pays for.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
 from routing.calibration import bounds
 from routing.calibration import growing
+from routing.calibration import needed
 from routing.outcomes import refusal
-from routing.routers import promise_text
+from routing.routers import promises
 
 QUANTITIES = ('loss', 'cost')
 P_VALUES = ('auto', 'binomial', 'hoeffding_bentkus', 'betting')
@@ -52,7 +55,7 @@ class Risk:
 
   quantity: of `QUANTITIES`.
   level: the mean allowed, in (0, cap).
-  delta: chance that the promise is broken, in (0, 1).
+  delta: chance that the promise is broken, in (0, 1), at which it is tested.
   cap: what is above it counts as this. Without one nothing can be promised of a
     mean: a problem too rare for any sample may cost any amount. 1 for a loss.
   p_value: 'binomial' (exact; every value is 0 or 1), 'hoeffding_bentkus',
@@ -60,8 +63,9 @@ class Risk:
     or 1, otherwise Hoeffding-Bentkus. 'auto' decides by what is in the table,
     which is no choice where each outcome is one answer, right or wrong. Where
     several answers are averaged, name the test.
-  share: the hypothesis is tested at delta / share, so that `share` promises
-    hold together with 1 - delta.
+  num_joint: how many risks share one delta, this one included; see `shared`.
+  among: how many proven points or seeds somebody may choose among, each with
+    this delta; see `corrected`.
 
   Raises:
     ValueError: on a value that is not allowed.
@@ -72,7 +76,8 @@ class Risk:
   delta: float
   cap: float = 1.0
   p_value: str = 'auto'
-  share: int = 1
+  num_joint: int = 1
+  among: int = 1
 
   def __post_init__(self):
     _check_in('quantity', self.quantity, QUANTITIES)
@@ -84,16 +89,18 @@ class Risk:
           f'The level of {self.quantity} must be in (0, {self.cap}), got '
           f'{self.level}.'
       )
-
-  @property
-  def tested_at(self) -> float:
-    """The level of significance of this hypothesis."""
-    return self.delta / self.share
+    _check_number('num_joint', self.num_joint)
+    _check_number('among', self.among)
 
   @property
   def name(self) -> str:
     """What is promised, e.g. 'loss<=0.05@0.9'."""
-    return f'{self.quantity}<={self.level:g}@{1 - self.delta:g}'
+    return promises.name_of([self])
+
+  def to_json(self) -> dict[str, Any]:
+    """What is promised, as `promises.claim` reads it."""
+    content = {'what': self.quantity, 'level': self.level, 'delta': self.delta}
+    return content | ({'cost_cap': self.cap} if self.quantity == 'cost' else {})
 
   def scaled(self, values: np.ndarray) -> np.ndarray:
     """The values, capped, as fractions of the cap."""
@@ -113,31 +120,6 @@ class Risk:
     )
 
 
-def shared(risks: Sequence[Risk]) -> tuple[Risk, ...]:
-  """The risks at levels that hold together with the probability of each.
-
-  A union bound: of R risks each is tested at delta / R.
-  """
-  return corrected(risks, len(risks))
-
-
-def corrected(risks: Sequence[Risk], num_choices: int) -> tuple[Risk, ...]:
-  """The risks at levels that hold for whichever of several points is chosen.
-
-  Args:
-    risks: promised of every point.
-    num_choices: proven points, or seeds, that are chosen among afterwards.
-
-  Raises:
-    ValueError: if `num_choices` is below 1.
-  """
-  if num_choices < 1:
-    raise ValueError(f'num_choices is {num_choices}; allowed: >= 1.')
-  return tuple(
-      dataclasses.replace(x, share=x.share * num_choices) for x in risks
-  )
-
-
 def _check_in(name: str, value: str, allowed: Sequence[str]) -> None:
   if value not in allowed:
     raise ValueError(
@@ -145,12 +127,61 @@ def _check_in(name: str, value: str, allowed: Sequence[str]) -> None:
     )
 
 
-def p_values(values: np.ndarray, risk: Risk) -> np.ndarray:
+def _check_number(name: str, value: int) -> None:
+  if not (isinstance(value, (int, np.integer)) and value >= 1):
+    raise ValueError(f'{name} must be an integer of at least 1, got {value}.')
+
+
+def shared(risks: Sequence[Risk], delta: float) -> tuple[Risk, ...]:
+  """The same risks, to be kept all at once with probability 1 - delta.
+
+  By a union bound each of R risks is tested at delta / R. The name of a point
+  has the one probability, e.g. 'loss<=0.05&cost<=0.6@0.9'.
+
+  Args:
+    risks: R of them; their own delta is replaced.
+    delta: chance that any of the promises is broken, in (0, 1).
+  """
+  return tuple(
+      dataclasses.replace(
+          risk, delta=delta / len(risks) / risk.among, num_joint=len(risks)
+      )
+      for risk in risks
+  )
+
+
+def corrected(risk: Risk | float, num_choices: int) -> Risk | float:
+  """The same risk, or delta, for a choice among several proven points.
+
+  Points, or seeds, are proven one by one. Whoever picks one of G by what it
+  promised or showed has a promise of 1 - delta only if all G hold together, so
+  each is tested at delta / G. Names keep the probability after the choice.
+
+  Args:
+    risk: a risk, or its delta alone.
+    num_choices: G >= 1, all points that may be picked, refused ones included.
+
+  Raises:
+    ValueError: if `num_choices` is not an integer of at least 1.
+  """
+  _check_number('num_choices', num_choices)
+  if not isinstance(risk, Risk):
+    return risk / num_choices
+  return dataclasses.replace(
+      risk, delta=risk.delta / num_choices, among=risk.among * num_choices
+  )
+
+
+def p_values(
+    values: np.ndarray, risk: Risk, procedure: str = 'fixed_sequence'
+) -> np.ndarray:
   """Evidence against 'the mean is above the level', candidate by candidate.
 
   Args:
     values: `[K, n]` float >= 0, the risk's quantity on n independent problems.
     risk: level, cap and test; its delta sizes the bets of 'betting'.
+    procedure: of `PROCEDURES`; 'growing' has a test of its own, for which
+      problems must stand in their order of arrival.
 
   Returns:
     `[K]` valid p-values.
@@ -160,6 +191,8 @@ def p_values(values: np.ndarray, risk: Risk) -> np.ndarray:
   """
   scaled = risk.scaled(np.asarray(values, np.float64))
   level, n = risk.level / risk.cap, scaled.shape[1]
+  if procedure == 'growing':
+    return growing.p_value(scaled, level)
   test = risk.settled(values).p_value
   if test == 'betting':
     # Rows may come sorted, by subject say; betting alone minds. One order for
@@ -192,23 +225,27 @@ def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
   return int(np.argmax(is_kept)) if is_kept.any() else len(p_values)
 
 
-def check_size(risk: Risk, delta: float, num: int) -> None:
+def check_size(
+    risk: Risk, delta: float, num: int, procedure: str = 'fixed_sequence'
+) -> None:
   """Refuses a promise that not even a mean of 0 would prove.
 
   Args:
     risk: level and cap.
     delta: at which one hypothesis is tested.
     num: problems at hand, >= 0.
+    procedure: of `PROCEDURES`.
 
   Raises:
     Refusal: if `num` is too small.
   """
-  least = bounds.trajectories_needed(0.0, risk.level / risk.cap, delta)
+  least = needed.least(risk.level / risk.cap, delta, procedure)
   if num < least:
     raise Refusal(
-        f'{_words(risk)} takes {least} problems or more, even at a mean of 0; '
-        f'got {num}. It takes {FRESH}.',
+        f'{promises.claim(risk)} takes {least} trajectories or more, even at a '
+        f'mean of 0; got {num}.',
         least,
+        note=needed.note(procedure),
     )
 
 
@@ -218,12 +255,19 @@ class Proof:
 
   risk: the risk, its test settled.
   delta: at which each single hypothesis was tested.
+  procedure: of `PROCEDURES`.
   """
 
   risk: Risk
   delta: float
   is_proven: np.ndarray
   p_values: np.ndarray
+  procedure: str = 'fixed_sequence'
+
+  @property
+  def test(self) -> str:
+    """How the p-values were had: of `P_VALUES`, or 'growing'."""
+    return 'growing' if self.procedure == 'growing' else self.risk.p_value
 
 
 def prove(
@@ -236,7 +280,8 @@ def prove(
 
   Args:
     values: `[K, n]` float >= 0, the risk's quantity: K candidates, fixed before
-      these n independent problems came.
+      these n independent problems came; 'growing' takes these in their order
+      of arrival.
     risk: what is to be proven.
     order: `[K]` int, candidates, safest first, fixed likewise.
     procedure: of `PROCEDURES`; 'bonferroni' takes no notice of the order.
@@ -247,23 +292,19 @@ def prove(
   """
   _check_in('procedure', procedure, PROCEDURES)
   risk = risk.settled(values)
-  delta = risk.tested_at
+  delta = risk.delta
   if procedure == 'bonferroni':
     delta /= len(values)
-  check_size(risk, delta, values.shape[1])
-  if procedure == 'growing':
-    scaled = risk.scaled(np.asarray(values, np.float64))
-    found = growing.p_values(scaled, risk.level / risk.cap, delta)
-  else:
-    found = p_values(values, dataclasses.replace(risk, delta=delta, share=1))
+  check_size(risk, delta, values.shape[1], procedure)
+  found = p_values(values, dataclasses.replace(risk, delta=delta), procedure)
   is_proven = found <= delta
   if procedure != 'bonferroni':
     is_proven = np.zeros(len(values), bool)
     is_proven[order[: fixed_sequence(found[order], delta)]] = True
   if not is_proven.any():
     best = np.argmin(found) if procedure == 'bonferroni' else order[0]
-    raise _refusal(values[best], risk, delta)
-  return Proof(risk, delta, is_proven, found)
+    raise _refusal(values[best], risk, delta, procedure)
+  return Proof(risk, delta, is_proven, found, procedure)
 
 
 def prove_all(
@@ -290,48 +331,36 @@ def prove_all(
       prove(values[risk.quantity], risk, orders[risk.quantity], procedure)
       for risk in risks
   ]
-  shared = np.all([proof.is_proven for proof in proofs], axis=0)
-  if shared.any():
-    return np.flatnonzero(shared), proofs
-  names = ' and '.join(risk.name for risk in risks)
+  is_proven = np.all([proof.is_proven for proof in proofs], axis=0)
+  if is_proven.any():
+    return np.flatnonzero(is_proven), proofs
+  names = ' and '.join(map(promises.claim, risks))
   number = _needed_together(values, proofs)
   num_problems = values[risks[0].quantity].shape[1]
   raise Refusal(
-      f'{names} can each be promised from {num_problems} problems, but of '
-      f'no single threshold; {_remedy(number)}.',
+      f'{names} can each be promised from {num_problems} trajectories, but of '
+      f'no single threshold; {needed.remedy(number)}.',
       number,
+      note=needed.note(procedure),
   )
 
 
-def _words(risk: Risk) -> str:
-  cap = risk.cap if risk.quantity == 'cost' else None
-  return promise_text.statement(risk.quantity, risk.level, risk.delta, cap)
-
-
-FRESH = (
-    'a fresh sample of so many: to add to this one and test again is not '
-    "covered, except by the procedure 'growing'"
-)
-
-
-def _remedy(needed: int | None) -> str:
-  if needed is None:
-    return 'at these means no number of problems would do'
-  return f'at these means it takes about {needed} problems, {FRESH}'
-
-
-def num_needed(values: np.ndarray, risk: Risk, delta: float) -> int | None:
+def num_needed(
+    values: np.ndarray,
+    risk: Risk,
+    delta: float,
+    procedure: str = 'fixed_sequence',
+) -> int | None:
   """About how many problems like these prove one candidate; None = no number.
 
   Args:
     values: `[n]` float >= 0, the risk's quantity at the candidate.
     risk: level, cap and test.
     delta: of this hypothesis alone.
+    procedure: of `PROCEDURES`.
   """
-  scaled, level = risk.scaled(values), risk.level / risk.cap
-  if risk.p_value == 'betting':
-    return bounds.betting_trajectories_needed(scaled, level, delta)
-  return bounds.trajectories_needed(float(scaled.mean()), level, delta)
+  test = procedure if procedure == 'growing' else risk.p_value
+  return needed.number(risk.scaled(values), risk.level / risk.cap, delta, test)
 
 
 def _needed_together(
@@ -349,19 +378,23 @@ def _needed_together(
   totals = []
   for k in np.flatnonzero(is_within):
     each = [
-        num_needed(values[x.risk.quantity][k], x.risk, x.delta) for x in proofs
+        num_needed(values[x.risk.quantity][k], x.risk, x.delta, x.procedure)
+        for x in proofs
     ]
     if None not in each:
       totals.append(max(each))
   return min(totals, default=None)
 
 
-def _refusal(values: np.ndarray, risk: Risk, delta: float) -> Refusal:
-  number = num_needed(values, risk, delta)
+def _refusal(
+    values: np.ndarray, risk: Risk, delta: float, procedure: str
+) -> Refusal:
+  number = num_needed(values, risk, delta, procedure)
   mean = risk.scaled(values).mean() * risk.cap
   return Refusal(
-      f'{_words(risk)} cannot be promised from {len(values)} problems: the '
-      f'safest threshold has mean {risk.quantity} {mean:.4f}; '
-      f'{_remedy(number)}.',
+      f'{promises.claim(risk)} cannot be promised from {len(values)} '
+      f'trajectories: the safest threshold has mean {risk.quantity} '
+      f'{mean:.4f}; {needed.remedy(number)}.',
       number,
+      note=needed.note(procedure),
   )

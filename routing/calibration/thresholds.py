@@ -21,6 +21,7 @@ from routing.calibration import operating_points
 from routing.calibration import risks as risks_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import stopping as stopping_lib
+from routing.routers import promises as promises_lib
 
 fixed_sequence = risks_lib.fixed_sequence
 Promise = operating_points.Promise
@@ -131,6 +132,45 @@ def values_at(
   return stopping_lib.at_times(outcomes, times)
 
 
+def below(
+    dearest: float,
+    proven: np.ndarray,
+    cost: np.ndarray,
+    risks: Sequence[risks_lib.Risk],
+) -> np.ndarray:
+  """Returns the proven candidates that cost less than `dearest`.
+
+  Which of the proven are kept may hang on the sample: all of them keep the
+  promise together.
+
+  Args:
+    dearest: a fraction of all-large; inf = no limit.
+    proven: indices of candidates, one or more.
+    cost: `[K]` mean cost of each on the sample.
+    risks: that are proven.
+
+  Raises:
+    risks.Refusal: if none does.
+  """
+  # Means are sums in another order at each threshold: equal to about 1e-12.
+  cheap = proven[cost[proven] < dearest - 1e-10]
+  if cheap.size:
+    return cheap
+  is_kept = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
+  raise risks_lib.Refusal(
+      f'{promises_lib.name_of(risks)} is proven only for thresholds that cost '
+      f'{cost[proven].min():.3f} of the large model alone, or more; allowed: '
+      f'below {dearest:g}. The large model alone '
+      + (
+          'keeps this promise at cost 1 and is the answer.'
+          if is_kept
+          else 'costs 1: promise a lower cost, or use it.'
+      ),
+      None,
+      note='',
+  )
+
+
 def from_values(
     values: Mapping[str, np.ndarray],
     thresholds: np.ndarray,
@@ -138,8 +178,6 @@ def from_values(
     *,
     orders: Mapping[str, np.ndarray] | None = None,
     procedure: str = 'fixed_sequence',
-    is_joint: bool = False,
-    among: int = 1,
     dearest: float = 1.0,
 ) -> OperatingPoint:
   """The best candidate that is proven to keep every risk.
@@ -156,19 +194,15 @@ def from_values(
       None, thresholds must rise: loss is tested from the lowest ('always the
       large model') up, cost from the highest ('never') down.
     procedure: of `risks.PROCEDURES`.
-    is_joint: all risks are kept together with probability 1 - delta, rather
-      than each with its own.
-    among: how many proven points or seeds are chosen among afterwards; each is
-      then tested at a share of its delta.
-    dearest: largest sample mean of cost that a point may have, a fraction of
-      all-large; inf = any.
+    dearest: candidates whose sample mean cost, uncapped, is this or more are
+      no point, since the large model alone costs 1; inf = no limit.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised.
 
   Raises:
-    risks.Refusal: if nothing is proven, in which case `needed` says how many
-      problems it would take, or only what costs more than the large model.
+    risks.Refusal: if nothing is proven; `needed` says how many it would take.
+      If all that is proven is too dear, `needed` is None.
     ValueError: if two risks are of one quantity.
   """
   quantities = [risk.quantity for risk in risks]
@@ -177,48 +211,19 @@ def from_values(
   if orders is None:
     rising = np.arange(len(frontier_lib.check_rising(thresholds)))
     orders = {'loss': rising, 'cost': rising[::-1]}
-  tested = risks_lib.corrected(risks, among)
-  if is_joint:
-    tested = risks_lib.shared(tested)
-  proven, proofs = risks_lib.prove_all(values, tested, orders, procedure)
+  proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
+  proven = below(dearest, proven, mean['cost'], risks)
   index = best(proven, value, mean['cost'])
-  check_dearest(risks, float(mean['cost'][index]), dearest)
   threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
       threshold=tuple(threshold) if isinstance(threshold, list) else threshold,
       promises=tuple(
           _promise(proof, index, values['cost'].shape[1]) for proof in proofs
       ),
-      is_joint=is_joint and len(risks) > 1,
-      among=among,
       accuracy=float(mean['correct'][index]),
       **{name: float(mean[name][index]) for name in ('cost', 'loss', 'gain')},
-  )
-
-
-def check_dearest(
-    risks: Sequence[risks_lib.Risk], cost: float, dearest: float = 1.0
-) -> None:
-  """Refuses a point that costs more than the large model alone.
-
-  Args:
-    risks: what the point promises.
-    cost: its sample mean, a fraction of all-large.
-    dearest: the largest that is allowed.
-
-  Raises:
-    risks.Refusal: naming the large model, which keeps the promise at cost 1.
-  """
-  if cost <= dearest:
-    return
-  name = '&'.join(risk.name for risk in risks)
-  raise risks_lib.Refusal(
-      f'{name} is proven only of thresholds that cost {cost:.3f} of the large '
-      'model alone. That is no point: the large model alone is the answer, '
-      'which loses nothing and costs 1.',
-      None,
   )
 
 
@@ -231,8 +236,9 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
       num_problems=num,
       p_value=float(proof.p_values[index]),
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
-      test=risk.p_value,
-      tested_at=proof.delta,
+      test=proof.test,
+      num_joint=risk.num_joint,
+      among=risk.among,
   )
 
 
@@ -243,6 +249,7 @@ def for_risks(
     *,
     thresholds: np.ndarray,
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> OperatingPoint:
   """The best threshold that keeps every risk, each with its own 1 - delta.
 
@@ -255,11 +262,11 @@ def for_risks(
     risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     procedure: of `risks.PROCEDURES`.
+    dearest: see `from_values`.
 
   Returns:
-    The cheapest of the proven, or the most accurate where a cost is promised,
-    even if it costs more than the large model alone; its figures are those of
-    the sample, uncapped.
+    The cheapest of the proven, or the most accurate where a cost is promised;
+    its figures are those of the sample, uncapped.
 
   Raises:
     risks.Refusal: if it cannot be promised; `needed` says how many trajectories
@@ -271,7 +278,7 @@ def for_risks(
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
   return from_values(
-      values, thresholds, risks, procedure=procedure, dearest=np.inf
+      values, thresholds, risks, procedure=procedure, dearest=dearest
   )
 
 
@@ -284,6 +291,7 @@ def learn_then_test(
     thresholds: np.ndarray,
     p_value: str = 'auto',
     procedure: str = 'fixed_sequence',
+    dearest: float = 1.0,
 ) -> OperatingPoint:
   """The cheapest threshold whose relative loss is <= alpha, with 1 - delta.
 
@@ -298,10 +306,16 @@ def learn_then_test(
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     p_value: of `risks.P_VALUES`.
     procedure: of `risks.PROCEDURES`.
+    dearest: see `from_values`.
   """
   risk = risks_lib.Risk('loss', alpha, delta, p_value=p_value)
   return for_risks(
-      scores, outcomes, [risk], thresholds=thresholds, procedure=procedure
+      scores,
+      outcomes,
+      [risk],
+      thresholds=thresholds,
+      procedure=procedure,
+      dearest=dearest,
   )
 
 

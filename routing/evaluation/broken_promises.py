@@ -44,7 +44,7 @@ def count(
     others; for `best` the cost of the cheapest threshold that truly holds.
   """
   loss, cost = values.loss.mean(axis=1), values.mean_cost
-  risk = risks_lib.Risk('loss', alpha, delta)
+  risks = [risks_lib.Risk('loss', alpha, delta).settled(values.loss)]
   rng = np.random.default_rng(seed)
   chosen = {'promised': [], 'picked': []}
   for _ in range(num_samples):
@@ -52,10 +52,7 @@ def count(
     sample = values.on(rows)
     try:
       point = thresholds_lib.from_values(
-          sample.values(),
-          thresholds,
-          [risk.settled(values.loss)],
-          dearest=np.inf,
+          sample.values(), thresholds, risks, dearest=np.inf
       )
       index = int(np.searchsorted(thresholds, point.threshold))
       chosen['promised'].append(index)

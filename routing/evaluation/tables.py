@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from routing.routers import promises
+
 # Rows in the order of the table; the key is a method's name in the results.
 LABELS = {
     'policy': 'learned policy',
@@ -187,8 +189,13 @@ def coverage_line(results: Mapping[str, Any]) -> str:
   """How often the promise was broken, and by how much it could be cheaper."""
   counts = results['coverage']
   promised, picked = counts['promised'], counts['picked']
+  promise = {
+      'what': 'loss',
+      'level': counts['alpha'],
+      'delta': counts['delta'],
+  }
   return (
-      f'loss <= {counts["alpha"]:g} with probability {1 - counts["delta"]:g}, '
+      f'{promises.claim(promise)}, '
       f'from {counts["sample_size"]} problems: broken in {promised["broken"]} '
       f'of {counts["num_samples"]} samples (true cost '
       f'{_number(promised["cost"])}); plainly picked thresholds: in '

@@ -301,6 +301,7 @@ def answered_frontier(
         f'of {len(source.problems)} problems; answer them live, or record a '
         'behaviour policy closer to the router.',
         None,
+        note='',
     )
   values = source.earn(family, told, metric).values()
   return frontier_lib.from_rollouts(told, **values)

@@ -14,7 +14,7 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing.features import observation
-from routing.routers import promise_text
+from routing.routers import promises
 
 FORMAT_VERSION = 1
 Threshold = float | tuple[float, ...]
@@ -116,8 +116,10 @@ class OperatingPoint:
     if measured := promise.get('measured'):
       figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
       line += f'; {figures} on {promise.get("n")} problems'
-    promised = promise_text.sentence(promise)
-    return f'{line}; {promised}' if promised else line
+    entries = promise, *promise.get('also', ())
+    if all(x.get('delta') is None for x in entries):
+      return line
+    return f'{line}; promised {promises.in_words(promise)}'
 
 
 def as_threshold(value: float | Sequence[float]) -> Threshold:

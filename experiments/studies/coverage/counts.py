@@ -87,8 +87,15 @@ def count(rows: np.ndarray, num: int) -> np.ndarray:
 # Proofs.
 
 
-def p_values(sample: Sample, risk: Risk) -> np.ndarray:
+def p_values(
+    sample: Sample, risk: Risk, procedure: str = 'fixed_sequence'
+) -> np.ndarray:
   """`[S, K]` evidence against the risk, as `risks.p_values` has it."""
+  if procedure == 'growing':
+    values = sample.values[_of(risk)]
+    return np.array(
+        [risks_lib.p_values(values[:, r], risk, procedure) for r in sample.rows]
+    )
   mean, level = sample.means[_of(risk)], risk.level / risk.cap
   if risk.p_value == 'binomial':
     return bounds.binomial_p_value(np.round(mean * sample.n), sample.n, level)
@@ -110,7 +117,7 @@ def proven(
   if procedure == 'bonferroni':
     part = risk.delta / len(sample.case.grid)
     return p_values(sample, dataclasses.replace(risk, delta=part)) <= part
-  rejected = p_values(sample, risk) <= risk.delta
+  rejected = p_values(sample, risk, procedure) <= risk.delta
   turn = slice(None, None, 1 if risk.quantity == 'loss' else -1)
   return np.logical_and.accumulate(rejected[:, turn], axis=1)[:, turn]
 

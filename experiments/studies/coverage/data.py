@@ -19,8 +19,8 @@ from experiments import calibrate
 from experiments import graded as graded_lib
 from experiments import train
 from routing import protocols
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.routers import learned
 from routing.simulation import process as process_lib
 from routing.simulation import sampling

@@ -16,9 +16,9 @@ from experiments.studies.coverage import counts as counts_lib
 from experiments.studies.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import joint
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib

@@ -16,8 +16,8 @@ import numpy as np
 from experiments.studies.coverage import counts as counts_lib
 from experiments.studies.coverage import data as data_lib
 from routing import protocols
-from routing.outcomes import importance
 from routing.calibration import risks as risks_lib
+from routing.outcomes import importance
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib

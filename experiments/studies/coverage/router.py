@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments import calibrate
 from experiments import graded as graded_lib
-from routing.outcomes import stopping as stopping_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.outcomes import stopping as stopping_lib
 from routing.routers import learned
 
 SAMPLE_SIZE = 500
