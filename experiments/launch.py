@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import difflib
+import json
 import pathlib
 import runpy
 import sys
@@ -87,3 +88,15 @@ def _unknown_field(argv: Sequence[str]) -> str | None:
         return f'--{name}: no field {key!r}.{hint} Fields: {", ".join(names)}.'
       fields = fields[key]
   return None
+
+
+def saved_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
+  """The configuration that a work directory belongs to.
+
+  Raises:
+    ValueError: if it belongs to none.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{path} does not exist: nothing was run there.')
+  return ml_collections.ConfigDict(json.loads(path.read_text()))

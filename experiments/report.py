@@ -51,9 +51,12 @@ def show(workdir: pathlib.Path | str) -> None:
   if not console.is_terminal:
     console = console_lib.Console(width=130)
   console.print(tables.rich_table(results, results['ruler']))
+  if results['operating_points']:
+    console.print(tables.rich_point_table(results))
   if results['live']:
     console.print(tables.rich_live_table(results))
-  console.print(tables.coverage_line(results))
+  if results['coverage']:
+    console.print(tables.coverage_line(results))
 
 
 def main(workdir: str) -> None:

@@ -114,12 +114,12 @@ class LadderBatchTest(parameterized.TestCase):
       np.testing.assert_array_equal(live, batch.features[n][batch.mask[n]])
       # And what the ladder promises is what the driver got and paid.
       self.assertEqual(
-          trajectory.is_correct, batch.handover_correct[n, len(live) - 1, 0]
+          trajectory.is_correct, batch.correct[..., 1:][n, len(live) - 1, 0]
       )
       all_large = self.ladders[n].completions[0]
       np.testing.assert_allclose(
           self.accounting.spent(trajectory.calls),
-          batch.handover_cost[n, len(live) - 1, 0]
+          batch.cost[..., 1:][n, len(live) - 1, 0]
           * self.accounting.spent(
               [types.Usage(1, all_large.read, 0, all_large.written)]
           ),
@@ -162,12 +162,14 @@ class LadderBatchTest(parameterized.TestCase):
     )
     batch = self._batch([ladder])
     np.testing.assert_allclose(
-        batch.handover_correct[0, :2, 0], [2 / 3, 2 / 3], rtol=1e-6
+        batch.correct[..., 1:][0, :2, 0], [2 / 3, 2 / 3], rtol=1e-6
     )
     np.testing.assert_allclose(
-        batch.handover_loss[0, :2, 0], [0, 1 / 3], atol=1e-7
+        batch.loss[..., 1:][0, :2, 0], [0, 1 / 3], atol=1e-7
     )
-    np.testing.assert_allclose(batch.stay_loss, [2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(
+        batch.loss[..., 0].sum(axis=1), [2 / 3], rtol=1e-6
+    )
 
   def test_padding_is_empty(self):
     batch = self._batch()

@@ -11,12 +11,9 @@ from tests import ladders
 
 
 def method(num_problems=200, seed=0, shift=0.0):
-  outcomes, scores = ladders.make_outcomes(num_problems, seed=0)
-  noise = np.random.default_rng(seed).normal(size=scores.shape)
-  points = replay.at_thresholds(
-      scores + shift * noise, outcomes, [-np.inf, 0, 0.5, 1, 1.5, 2, np.inf]
-  )
-  return points
+  source = ladders.make_known(num_problems, seed=0)
+  thresholds = [-np.inf, 0, 0.5, 1, 1.5, 2, np.inf]
+  return source.earn(ladders.Family(shift, seed), thresholds, 'price')
 
 
 class BootstrapTest(parameterized.TestCase):

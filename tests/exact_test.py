@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from routing import types
 from routing.objectives import exact
+from tests import ladders
 
 
 def _batch(rng, batch_size, num_steps, num_routes, *, is_full=False):
@@ -22,7 +22,7 @@ def _batch(rng, batch_size, num_steps, num_routes, *, is_full=False):
   def draw(*size):
     return rng.random(size).astype(np.float32)
 
-  return types.LadderBatch(
+  return ladders.ladder_batch(
       features=np.zeros((batch_size, num_steps, 1), np.float32),
       mask=np.arange(num_steps) < lengths[:, None],
       handover_correct=draw(*shape),
@@ -48,16 +48,16 @@ def _enumerate(chances, batch, problem):
     first = next((t for t, a in enumerate(actions) if a), None)
     if first is None:
       outcome = (
-          batch.stay_correct[problem],
-          batch.stay_cost[problem],
-          batch.stay_loss[problem],
+          batch.correct[..., 0].sum(axis=1)[problem],
+          batch.cost[..., 0].sum(axis=1)[problem],
+          batch.loss[..., 0].sum(axis=1)[problem],
       )
     else:
       where = problem, first, actions[first] - 1
       outcome = (
-          batch.handover_correct[where],
-          batch.handover_cost[where],
-          batch.handover_loss[where],
+          batch.correct[..., 1:][where],
+          batch.cost[..., 1:][where],
+          batch.loss[..., 1:][where],
       )
     yield chance, np.asarray(outcome)
 
@@ -70,7 +70,7 @@ class ExactOutcomesTest(parameterized.TestCase):
     # correct = 1/2 * 1 + 3/8 * 0 + 1/8 * 1 = 0.625
     # cost    = 1/2 * 1.0 + 3/8 * 0.8 + 1/8 * 0.4 = 0.85
     # loss    = 3/8 * 1 = 0.375
-    batch = types.LadderBatch(
+    batch = ladders.ladder_batch(
         features=np.zeros((1, 2, 1), np.float32),
         mask=np.ones((1, 2), bool),
         handover_correct=np.array([[[1.0], [0.0]]], np.float32),
@@ -174,9 +174,9 @@ class ExactOutcomesTest(parameterized.TestCase):
           lambda x: exact.exact_outcomes(x, batch).correct.sum()
       )(logits)
     expected = (
-        batch.handover_correct[:, 0, 0]
+        batch.correct[..., 1:][:, 0, 0]
         if preference > 0
-        else batch.stay_correct
+        else batch.correct[..., 0].sum(axis=1)
     )
     np.testing.assert_allclose(got.correct, expected, rtol=1e-6)
     self.assertTrue(np.isfinite(gradient).all())
@@ -208,13 +208,13 @@ def _reinforce(rng, chances, batch, num_samples):
   draws = rng.random((num_samples, num_steps))
   actions = (draws[..., None] > chances.cumsum(axis=-1)).sum(axis=-1)
   for estimate, path in zip(estimates, actions, strict=True):
-    reward = batch.stay_correct[0]
+    reward = batch.correct[..., 0].sum(axis=1)[0]
     for t, action in enumerate(path):
       # d log p(a) / d logits = onehot(a) - p, for each decision taken.
       estimate[t] -= chances[t]
       estimate[t, action] += 1
       if action:
-        reward = batch.handover_correct[0, t, action - 1]
+        reward = batch.correct[..., 1:][0, t, action - 1]
         break
     estimate *= reward
   return estimates

@@ -1,132 +1,178 @@
-"""Replay against simulated paths and enumeration."""
+"""Outcome tables against plain walks, simulated paths and enumeration."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
 from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import known
 from routing.outcomes import stopping as stopping_lib
+from routing.outcomes import table as table_lib
 from tests import ladders
+from tests import trees_test
+
+NAMES = ('correct', 'cost', 'loss', 'gain')
 
 
-def all_tables(batch):
-  """One table of stopping times per larger route."""
-  shape = batch.mask.shape
-  return [
-      stopping_lib.from_batch(batch, np.full(shape, route + 1))
-      for route in range(batch.handover_correct.shape[-1])
-  ]
+def make_table(num_problems, **kwargs):
+  """A table of ladders, and its `[M]` scores."""
+  table = table_lib.from_batch(ladders.make_ladders(num_problems, **kwargs)[0])
+  return table, table.decisions.features[:, 0].astype(np.float64)
 
 
-class ReplayTest(parameterized.TestCase):
+def walked(table, scores, routes, threshold):
+  """`[N]` endings, by the plainest walk."""
+  endings = []
+  for place in table.roots:
+    while place >= 0:
+      is_named = scores[place] >= threshold
+      place = table.children[place, routes[place] if is_named else 0]
+    endings.append(-1 - place)
+  return np.array(endings)
+
+
+class ThresholdsTest(parameterized.TestCase):
+
+  @parameterized.product(
+      name=('ladders', 'switch', 'redraft'), num_routes=(2, 3)
+  )
+  def test_equals_a_plain_walk(self, name, num_routes):
+    if name == 'ladders':
+      table, _ = make_table(12, num_routes=num_routes, seed=1)
+    else:
+      table = trees_test.make_table(name, 12, num_routes)
+    rng = np.random.default_rng(0)
+    # Rounded, so that there are ties.
+    scores = np.round(rng.normal(size=len(table.children)), 1)
+    routes = rng.integers(1, num_routes, len(scores))
+    thresholds = np.array([0.3, -np.inf, np.inf, *np.unique(scores)[::3]])
+    got = known.at_thresholds(table, scores, thresholds, 'price', routes)
+    for k, kappa in enumerate(thresholds):
+      endings = walked(table, scores, routes, kappa)
+      np.testing.assert_array_equal(
+          got.cost[k], table.ending_cost['price'][endings]
+      )
+      np.testing.assert_array_equal(
+          got.correct[k], table.ending_correct[endings]
+      )
+
+  def test_ladders_equal_their_dense_table(self):
+    outcomes, scores = ladders.make_outcomes(60, seed=3)
+    table, flat = make_table(60, seed=3)
+    thresholds = np.quantile(scores, [0.1, 0.5, 0.9])
+    got = known.at_thresholds(table, flat, thresholds, 'price')
+    times = stopping_lib.stopping_times(scores, outcomes.mask, thresholds)
+    want = stopping_lib.at_times(outcomes, times)
+    for name in NAMES:
+      np.testing.assert_allclose(getattr(got, name), want[name], atol=1e-6)
+
+  def test_one_threshold_for_all_depths_is_one_threshold(self):
+    table, scores = make_table(40, seed=5)
+    depth = table.decisions.max_depth
+    thresholds = np.array([-np.inf, 0.2, np.inf])
+    got = known.at_depth_thresholds(
+        table, scores, np.tile(thresholds[:, None], (1, depth)), 'price'
+    )
+    want = known.at_thresholds(table, scores, thresholds, 'price')
+    for name in NAMES:
+      np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+
+  @parameterized.parameters('ladders', 'redraft')
+  def test_the_frontier_is_all_thresholds(self, name):
+    if name == 'ladders':
+      table, scores = make_table(50, seed=2)
+    else:
+      table = trees_test.make_table(name, 10)
+      scores = np.random.default_rng(1).normal(size=len(table.children))
+    got = known.frontier(table, scores, 'price')
+    frontier_lib.check_rising(got.thresholds)
+    points = known.at_thresholds(table, scores, got.thresholds, 'price')
+    np.testing.assert_allclose(got.accuracy, points.accuracy, atol=1e-12)
+    np.testing.assert_allclose(got.cost, points.mean_cost, atol=1e-12)
+    np.testing.assert_allclose(got.loss, points.loss.mean(axis=1), atol=1e-12)
+    np.testing.assert_allclose(got.gain, points.gain.mean(axis=1), atol=1e-12)
+    # Any other threshold does what the next one of the frontier does.
+    between = (got.thresholds[1:-2] + got.thresholds[2:-1]) / 2
+    more = known.at_thresholds(table, scores, between, 'price')
+    np.testing.assert_array_equal(more.cost, points.cost[2:-1])
+
+  def test_the_frontier_of_ladders_is_that_of_their_dense_table(self):
+    outcomes, scores = ladders.make_outcomes(80, seed=4)
+    want = frontier_lib.frontier(scores, outcomes)
+    table, flat = make_table(80, seed=4)
+    got = known.frontier(table, flat, 'price')
+    np.testing.assert_allclose(got.thresholds, want.thresholds)
+    np.testing.assert_allclose(got.cost, want.cost, atol=1e-6)
+
+  def test_bad_scores_and_routes_are_named(self):
+    table, scores = make_table(5)
+    with self.assertRaisesRegex(ValueError, 'one a decision'):
+      known.at_thresholds(table, scores[1:], [0.0], 'price')
+    scores[3] = np.nan
+    with self.assertRaisesRegex(ValueError, 'decision 3 .* is nan'):
+      known.at_thresholds(table, scores, [0.0], 'price')
+    with self.assertRaisesRegex(ValueError, 'Routes must be'):
+      known.reached(table, np.zeros(len(scores)), np.full(len(scores), 2))
+
+
+class PoliciesTest(parameterized.TestCase):
 
   def test_expected_by_hand(self):
-    # One problem, two steps, one larger route. Chances .25 and .5 of leaving:
-    # P(step 0) = .25, P(step 1) = .75 * .5 = .375, P(never) = .375.
+    # One problem, two decisions. Chances .25 and .5 of the larger route:
+    # P(first) = .25, P(second) = .75 * .5 = .375, P(never) = .375.
     # cost = .25 * 1 + .375 * .8 + .375 * .2 = .625; correct = .25 + .375.
-    values = dict(
-        correct=np.array([[1.0, 1.0, 0.0]]), cost=np.array([[1.0, 0.8, 0.2]])
-    )
-    zeros = np.zeros((1, 3))
-    table = stopping_lib.Outcomes(
-        mask=np.ones((1, 2), bool), loss=zeros, gain=zeros, **values
-    )
-    got = replay.expected([table], np.array([[[0.25], [0.5]]]))
+    builder = table_lib.TableBuilder(['price'])
+    builder.begin_problem(1.0)
+    first = builder.add_decision(np.zeros(1), 0.0, 2)
+    builder.add_ending((first, 1), 1.0, 0.0, [1.0])
+    second = builder.add_decision(np.zeros(1), 0.0, 2, (first, 0))
+    builder.add_ending((second, 1), 1.0, 0.0, [0.8])
+    builder.add_ending((second, 0), 0.0, 1.0, [0.2])
+    chances = np.array([[0.75, 0.25], [0.5, 0.5]])
+    got = known.expected(builder.table(), chances, 'price')
     self.assertAlmostEqual(got.mean_cost[0], 0.625)
     self.assertAlmostEqual(got.accuracy[0], 0.625)
-
-  @parameterized.parameters(2, 3)
-  def test_expected_equals_simulated_paths(self, num_routes):
-    batch, _ = ladders.make_ladders(30, num_routes=num_routes, seed=1)
-    rng = np.random.default_rng(0)
-    chances = rng.dirichlet(np.ones(num_routes), size=batch.mask.shape)
-    handover = chances[..., 1:]
-    tables = all_tables(batch)
-    want = replay.expected(tables, handover)
-    runs = 4_000
-    total = np.zeros((30, 2))
-    for problem in range(30):
-      for coins in rng.random((runs, batch.mask.shape[1])):
-        table, column = tables[0], tables[0].num_steps
-        for step in np.flatnonzero(batch.mask[problem]):
-          edges = np.cumsum(handover[problem, step])
-          if coins[step] < edges[-1]:
-            table = tables[int(np.searchsorted(edges, coins[step], 'right'))]
-            column = step
-            break
-        total[problem] += (
-            table.correct[problem, column],
-            table.cost[problem, column],
-        )
-    mean = total / runs
-    # Five standard errors of a mean of values in [0, 1] and about [0, 1.2].
-    np.testing.assert_allclose(want.correct[0], mean[:, 0], atol=0.04)
-    np.testing.assert_allclose(want.cost[0], mean[:, 1], atol=0.03)
+    self.assertAlmostEqual(got.loss[0, 0], 0.375)
 
   @parameterized.parameters(-np.inf, 0.3, np.inf)
-  def test_certain_hand_over_equals_the_threshold(self, threshold):
-    batch, scores = ladders.make_ladders(100, seed=2)
-    (table,) = all_tables(batch)
-    handover = (scores >= threshold).astype(float)[..., None]
-    want = replay.at_thresholds(scores, table, [threshold])
-    got = replay.expected([table], handover)
-    for name in ('correct', 'cost', 'loss', 'gain'):
+  def test_certain_choices_equal_the_threshold(self, threshold):
+    table, scores = make_table(100, seed=2)
+    named = (scores >= threshold).astype(float)
+    got = known.expected(table, np.stack([1 - named, named], axis=1), 'price')
+    want = known.at_thresholds(table, scores, [threshold], 'price')
+    for name in NAMES:
       np.testing.assert_allclose(getattr(got, name), getattr(want, name))
 
-  def test_thresholds_agree_with_the_frontier(self):
-    outcomes, scores = ladders.make_outcomes(100, seed=3)
-    frontier = frontier_lib.frontier(scores, outcomes)
-    got = replay.at_thresholds(scores, outcomes, frontier.thresholds)
-    np.testing.assert_allclose(got.accuracy, frontier.accuracy)
-    np.testing.assert_allclose(got.mean_cost, frontier.cost)
-
-  def test_fixed_step_beyond_the_trace_is_never(self):
-    outcomes, _ = ladders.make_outcomes(50, seed=4)
-    got = replay.at_steps(outcomes, [0, 5, 6])
-    np.testing.assert_array_equal(got.cost[0], outcomes.cost[:, 0])
-    np.testing.assert_array_equal(got.cost[2], outcomes.cost[:, -1])
-    short = ~outcomes.mask[:, 5]
-    np.testing.assert_array_equal(got.cost[1, short], outcomes.cost[short, -1])
-    np.testing.assert_array_equal(got.cost[1, ~short], outcomes.cost[~short, 5])
-
-  def test_hazard_zero_is_never_and_one_is_at_once(self):
-    outcomes, _ = ladders.make_outcomes(50, seed=5)
-    got = replay.at_hazards(outcomes, [0.0, 1.0])
-    np.testing.assert_allclose(got.correct[0], outcomes.correct[:, -1])
-    np.testing.assert_allclose(got.correct[1], outcomes.correct[:, 0])
+  def test_rates_of_zero_and_one_are_the_ends(self):
+    table, scores = make_table(50, seed=5)
+    got = known.at_rates(table, [0.0, 1.0], 'price')
+    want = known.at_thresholds(table, scores, [np.inf, -np.inf], 'price')
+    np.testing.assert_allclose(got.cost, want.cost)
 
   @parameterized.parameters(2, 3)
-  def test_no_way_out_beats_the_oracle_at_its_price(self, num_routes):
-    batch, _ = ladders.make_ladders(40, num_routes=num_routes, seed=6)
-    tables = all_tables(batch)
+  def test_no_ending_beats_the_oracle_at_its_price(self, num_routes):
+    table, _ = make_table(40, num_routes=num_routes, seed=6)
     prices = [0.0, 0.4, 3.0]
-    got = replay.oracle(tables, prices)
+    got = known.oracle(table, prices, 'price')
     for index, price in enumerate(prices):
+      worth = table.ending_correct - price * table.ending_cost['price']
       for problem in range(40):
-        ways = [(0, tables[0].num_steps)] + [
-            (route, step)
-            for route in range(num_routes - 1)
-            for step in np.flatnonzero(batch.mask[problem])
-        ]
-        best = max(
-            tables[r].correct[problem, t] - price * tables[r].cost[problem, t]
-            for r, t in ways
-        )
         self.assertAlmostEqual(
             got.correct[index, problem] - price * got.cost[index, problem],
-            best,
+            worth[table.ending_problem == problem].max(),
         )
 
-  def test_chances_above_one_are_refused(self):
-    batch, _ = ladders.make_ladders(5)
-    with self.assertRaisesRegex(ValueError, 'sum to at most 1'):
-      replay.expected(all_tables(batch), np.full((5, 6, 1), 1.2))
+  def test_chances_that_do_not_sum_to_one_are_refused(self):
+    table, _ = make_table(5)
+    with self.assertRaisesRegex(ValueError, 'sum to 1'):
+      known.expected(table, np.full(table.children.shape, 0.6), 'price')
 
   def test_largest_alone_costs_one_and_loses_nothing(self):
-    outcomes, _ = ladders.make_outcomes(50)
-    got = replay.largest_alone(outcomes)
+    table, _ = make_table(50)
+    got = known.largest_alone(table)
     np.testing.assert_array_equal(got.cost, 1.0)
-    np.testing.assert_array_equal(got.correct[0], outcomes.correct[:, 0])
+    np.testing.assert_array_equal(got.loss, 0.0)
+    np.testing.assert_array_equal(got.correct[0], table.large_correct)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,9 @@ and only if, it comes no later than the first error.
 import numpy as np
 
 from routing import types
+from routing.outcomes import sources
 from routing.outcomes import stopping as stopping_lib
+from routing.outcomes import table as table_lib
 
 SMALL_STEP, LARGE_STEP, READ_STEP = 0.03, 0.16, 0.03
 
@@ -121,6 +123,56 @@ def make_outcomes(
   """The same as a table of stopping times, with its scores."""
   batch, scores = make_ladders(num_problems, **kwargs)
   return stopping_lib.from_batch(batch), scores
+
+
+def ladder_batch(
+    *,
+    features,
+    mask,
+    handover_correct,
+    handover_cost,
+    handover_loss,
+    stay_correct,
+    stay_cost,
+    stay_loss,
+) -> types.OutcomeBatch:
+  """Ladders from what each way out brings: `[N, T, A-1]`, and `[N]` to stay."""
+  return from_ends(
+      mask,
+      features=features,
+      correct=(stay_correct, handover_correct),
+      cost=(stay_cost, handover_cost),
+      loss=(stay_loss, handover_loss),
+  )
+
+
+class Family:
+  """Thresholds on the scores of `make_ladders`, with some noise.
+
+  Args:
+    spread: of the noise.
+    seed: of the noise.
+  """
+
+  def __init__(self, spread: float = 0.0, seed: int = 0):
+    self.fingerprint = f'noise {spread} {seed}'
+    self._spread, self._seed = spread, seed
+
+  def score(self, decisions):
+    """The first feature, and noise that is the same each time."""
+    rng = np.random.default_rng(self._seed)
+    noise = rng.normal(size=len(decisions.depth))
+    return decisions.features[:, 0] + self._spread * noise, None
+
+
+def make_known(num_problems: int, **kwargs) -> sources.Known:
+  """The same ladders as a source."""
+  batch, _ = make_ladders(num_problems, **kwargs)
+  problems = [
+      types.Problem(id=f'made/{n}', question=str(n), answer='')
+      for n in range(num_problems)
+  ]
+  return sources.Known(table_lib.from_batch(batch), problems)
 
 
 def walk(scores: np.ndarray, mask: np.ndarray, threshold: float) -> list[int]:

@@ -1,4 +1,4 @@
-"""Candidates: chosen on validation, seen on test."""
+"""Candidates: chosen on `select`, seen on `test`."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -7,13 +7,19 @@ import numpy as np
 from routing.evaluation import methods
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
+from routing.routers import families
 from tests import ladders
 
 
-def splits(num_problems=1_500):
-  validation, seen = ladders.make_outcomes(num_problems, seed=1)
-  test, unseen = ladders.make_outcomes(num_problems, seed=2)
-  return validation, seen, test, unseen
+def pair(num_problems=1_500):
+  return methods.Pair(
+      ladders.make_known(num_problems, seed=1),
+      ladders.make_known(num_problems, seed=2),
+  )
+
+
+def by_score(given, spread=0.0):
+  return methods.thresholded([ladders.Family(spread)], given, 'price')
 
 
 def area(points):
@@ -23,12 +29,11 @@ def area(points):
 class MethodsTest(parameterized.TestCase):
 
   def test_test_outcomes_have_no_say(self):
-    validation, seen, test, unseen = splits(200)
-    got = methods.thresholded(validation, seen, test, unseen)
-    hull = metrics.upper_hull(got.validation.mean_cost, got.validation.accuracy)
+    got = by_score(pair(200))
+    hull = metrics.upper_hull(got.select.mean_cost, got.select.accuracy)
     # Other test outcomes, same policies chosen.
     other = methods.Candidates(
-        got.validation,
+        got.select,
         points_lib.Points(
             got.test.cost, got.test.correct, got.test.gain, got.test.loss
         ),
@@ -37,40 +42,32 @@ class MethodsTest(parameterized.TestCase):
     np.testing.assert_array_equal(other.at_budget(0.5).cost.shape, (1, 200))
 
   def test_evidence_beats_chance_and_the_oracle_beats_all(self):
-    validation, seen, test, unseen = splits()
-    by_score = methods.thresholded(validation, seen, test, unseen)
+    given = pair()
+    steps = methods.thresholded([families.FixedStep()], given, 'price')
     areas = [
         area(points)
         for points in (
-            methods.random_hazard(validation, test).test,
-            methods.fixed_step(validation, test).points(),
-            by_score.points(),
-            replay.oracle([test], methods.PRICES),
+            methods.random_per_step(given, 'price').test,
+            steps.points(),
+            by_score(given).points(),
+            given.test.oracle(methods.PRICES, 'price'),
         )
     ]
     self.assertEqual(areas, sorted(areas))
     self.assertGreater(areas[2] - areas[1], 0.02)
 
   def test_a_useless_member_does_not_hurt_the_pool(self):
-    validation, seen, test, unseen = splits()
-    noise = np.random.default_rng(0)
-    alone = methods.thresholded(validation, seen, test, unseen)
-    useless = methods.thresholded(
-        validation,
-        noise.normal(size=seen.shape),
-        test,
-        noise.normal(size=unseen.shape),
-    )
-    pooled = methods.pooled([alone, useless])
+    given = pair()
+    alone = by_score(given)
+    pooled = methods.pooled([alone, by_score(given, spread=1e3)])
     self.assertAlmostEqual(
         area(pooled.points()), area(alone.points()), delta=0.01
     )
 
   @parameterized.parameters(0.25, 0.6)
-  def test_budget_is_kept_on_validation(self, budget):
-    validation, seen, test, unseen = splits(300)
-    got = methods.thresholded(validation, seen, test, unseen)
-    cost, accuracy = got.validation.mean_cost, got.validation.accuracy
+  def test_budget_is_kept_on_select(self, budget):
+    got = by_score(pair(300))
+    cost, accuracy = got.select.mean_cost, got.select.accuracy
     best = max(a for a, c in zip(accuracy, cost, strict=True) if c <= budget)
     (index,) = [
         k
@@ -81,14 +78,22 @@ class MethodsTest(parameterized.TestCase):
     self.assertLessEqual(cost[index], budget)
 
   def test_nothing_within_budget_gives_the_cheapest(self):
-    validation, _, test, _ = splits(50)
-    got = methods.fixed_step(validation, test).at_budget(0.01)
-    np.testing.assert_array_equal(got.cost[0], test.cost[:, -1])
+    given = pair(50)
+    got = by_score(given).at_budget(0.01)
+    want = given.test.at_rates([0.0], 'price')
+    np.testing.assert_array_equal(got.cost, want.cost)
 
-  def test_coin_is_the_line_between_the_models(self):
-    validation, _, test, _ = splits(50)
-    got = methods.coin_per_question(validation, test).points()
+  def test_random_per_question_is_the_line_between_the_models(self):
+    got = methods.random_per_question(pair(50), 'price').points()
     np.testing.assert_allclose(got.mean_cost, [0.1875, 1.0])
+
+  def test_an_area_leaves_out_what_nobody_can_buy(self):
+    # The cheapest point costs .5: from there to .8 the mean height of the line
+    # from (.5, .6) to (1, 1) is .6 + .8 * .15 = .72.
+    cost, accuracy = np.array([0.5, 1.0]), np.array([0.6, 1.0])
+    self.assertAlmostEqual(metrics.area(cost, accuracy), 0.72)
+    np.testing.assert_allclose(metrics.area_grid(0.5)[[0, -1]], [0.5, 0.8])
+    self.assertTrue(np.isnan(metrics.area(np.array([0.9]), np.array([1.0]))))
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from routing import types
 from routing.objectives import exact
 from routing.objectives import policy_gradient
 from routing.objectives import vtrace
+from tests import ladders
 
 
 def _batch(seed=0, batch_size=5, num_steps=4, num_routes=3):
@@ -51,7 +52,7 @@ def _ladder_and_all_trajectories(seed):
   """
   rng = np.random.default_rng(seed)
   correct, cost = rng.random((2, 4)).astype(np.float32)
-  ladder = types.LadderBatch(
+  ladder = ladders.ladder_batch(
       features=np.zeros((1, 3, 1), np.float32),
       mask=np.ones((1, 3), bool),
       handover_correct=correct[None, :3, None],

@@ -2,7 +2,7 @@
 
 from absl.testing import absltest
 
-from experiments import protocol_table
+from experiments.studies import protocol_table
 
 
 def _method(area, cost, accuracy):

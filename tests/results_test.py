@@ -14,6 +14,7 @@ from routing.evaluation import metrics
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.routers import families
 from tests import ladders
 
 LIVE = {
@@ -26,46 +27,50 @@ LIVE = {
     'predicted_cost': 0.39,
     'num_agreeing': 20,
 }
+RATE = {'mean': 0.04, 'low': 0.03, 'high': 0.05}
+POINT = {
+    'name': 'loss<=0.05@0.9',
+    'accuracy': RATE,
+    'cost': 0.829,
+    'loss': RATE,
+    'gain': RATE,
+}
 COVERAGE = {
     'alpha': 0.05,
     'delta': 0.1,
     'sample_size': 500,
     'num_samples': 1_000,
     'best': {'cost': 0.8},
-    'promised': {'broken': 70, 'cost': 0.9},
-    'picked': {'broken': 512, 'cost': 0.8},
+    'num_problems': 400,
+    'promised': {'broken': 70, 'refused': 3, 'cost': 0.9},
+    'picked': {'broken': 512, 'refused': 0, 'cost': 0.8},
 }
 
 
 def make_results(num_problems=300, resamples=50):
-  """Two rulers alike; the policy has two seeds, one of them a little noisy."""
-  validation, seen = ladders.make_outcomes(num_problems, seed=1)
-  test, unseen = ladders.make_outcomes(num_problems, seed=2)
-  noise = np.random.default_rng(0)
+  """Two metrics alike; the policy has two seeds, one of them a little noisy."""
+  pair = methods.Pair(
+      ladders.make_known(num_problems, seed=1),
+      ladders.make_known(num_problems, seed=2),
+  )
 
-  def by_score(spread):
-    return methods.thresholded(
-        validation,
-        seen + spread * noise.normal(size=seen.shape),
-        test,
-        unseen + spread * noise.normal(size=unseen.shape),
-        30,
-    )
+  def thresholded(family):
+    return methods.thresholded([family], pair, 'price', 30)
 
   candidates = {
-      'policy': [by_score(0.0), by_score(0.2)],
-      'confidence': [by_score(1.0)],
-      'fixed step': [methods.fixed_step(validation, test)],
-      'coin': [methods.coin_per_question(validation, test)],
-      'random': [methods.random_hazard(validation, test)],
+      'policy': [thresholded(ladders.Family(x, 0)) for x in (0.0, 0.2)],
+      'confidence': [thresholded(ladders.Family(1.0, 1))],
+      'fixed step': [thresholded(families.FixedStep())],
+      'random per question': [methods.random_per_question(pair, 'price')],
+      'random per step': [methods.random_per_step(pair, 'price')],
   }
   anchors = results_lib.anchors_of(
-      replay.at_steps(test, [test.num_steps]), replay.largest_alone(test)
+      pair.test.at_rates([0.0], 'price'), pair.test.largest_alone()
   )
   draws = bootstrap.draw(num_problems, [1, 2], resamples, seed=0)
   one = results_lib.of_ruler(
       candidates,
-      replay.oracle([test], methods.PRICES),
+      pair.test.oracle(methods.PRICES, 'price'),
       anchors,
       draws,
       'policy',
@@ -74,10 +79,12 @@ def make_results(num_problems=300, resamples=50):
       {
           'schema': results_lib.SCHEMA,
           'ruler': 'price',
+          'source': 'known',
           'num_problems': {'test': num_problems},
           'seeds': [0, 1],
           'resamples': resamples,
           'rulers': {'flops': one, 'price': one},
+          'operating_points': [POINT],
           'live': [LIVE],
           'coverage': COVERAGE,
       }
@@ -107,11 +114,11 @@ class ResultsTest(parameterized.TestCase):
     for name, difference in self.figures['differences'].items():
       self.assertAlmostEqual(difference['mean'], areas['policy'] - areas[name])
 
-  def test_coin_has_the_figures_of_the_line(self):
-    coin = self.figures['methods']['coin']
-    self.assertAlmostEqual(coin['headroom_share'], 0.0)
-    self.assertAlmostEqual(coin['mean_gap_recovered'], 0.5)
-    self.assertAlmostEqual(coin['relative_ibc_gain_at']['0.4'], 0.0)
+  def test_random_per_question_has_the_figures_of_the_line(self):
+    line = self.figures['methods']['random per question']
+    self.assertAlmostEqual(line['headroom_share'], 0.0)
+    self.assertAlmostEqual(line['mean_gap_recovered'], 0.5)
+    self.assertAlmostEqual(line['relative_ibc_gain_at']['0.4'], 0.0)
     self.assertAlmostEqual(
         self.figures['methods']['oracle']['headroom_share'], 1.0
     )
@@ -131,7 +138,7 @@ class ResultsTest(parameterized.TestCase):
     self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
 
   def test_another_schema_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 1'):
+    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 2'):
       results_lib.check({'schema': 0})
 
 
@@ -158,6 +165,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIn('Ruler price (the constraint)', text)
     self.assertEqual(text.count('| confidence threshold |'), 2)
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
+    self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
     self.assertIn('| cost<=0.4 | 0 | .700 | .700 | .390 | .390 | 20/20 |', text)
 
   def test_terminal_tables_hold_the_same_cells(self):

@@ -157,14 +157,15 @@ class LaddersTest(parameterized.TestCase):
 
   def test_the_reference_is_the_hand_over_at_once(self):
     _, batch = ladders('peek')
-    np.testing.assert_array_equal(batch.handover_loss[:, 0, -1], 0.0)
-    right = batch.handover_correct[:, 0, -1]
+    np.testing.assert_array_equal(batch.loss[..., 1:][:, 0, -1], 0.0)
+    right = batch.correct[..., 1:][:, 0, -1]
     np.testing.assert_array_equal(
-        batch.handover_loss,
-        right[:, None, None] * (1.0 - batch.handover_correct),
+        batch.loss[..., 1:],
+        right[:, None, None] * (1.0 - batch.correct[..., 1:]),
     )
     np.testing.assert_array_equal(
-        batch.stay_loss, right * (1.0 - batch.stay_correct)
+        batch.loss[..., 0].sum(axis=1),
+        right * (1.0 - batch.correct[..., 0].sum(axis=1)),
     )
 
   def test_costs_by_hand(self):
@@ -172,9 +173,11 @@ class LaddersTest(parameterized.TestCase):
     # over at 1 with a peek, two drafts and two large steps.
     _, batch = ladders('peek')
     self.assertAlmostEqual(
-        float(batch.handover_cost[0, 1, 1]), 22 / 30, places=6
+        float(batch.cost[..., 1:][0, 1, 1]), 22 / 30, places=6
     )
-    self.assertAlmostEqual(float(batch.stay_cost[0]), 0.1, places=6)
+    self.assertAlmostEqual(
+        float(batch.cost[..., 0].sum(axis=1)[0]), 0.1, places=6
+    )
 
   def test_thresholds_have_a_known_truth(self):
     tree, batch = ladders('peek')
@@ -189,7 +192,11 @@ class LaddersTest(parameterized.TestCase):
     above = scores >= 0.3
     first, ever = above.argmax(axis=1), above.any(axis=1)
     rows = np.arange(NUM)
-    loss = np.where(ever, batch.handover_loss[rows, first, -1], batch.stay_loss)
+    loss = np.where(
+        ever,
+        batch.loss[..., 1:][rows, first, -1],
+        batch.loss[..., 0].sum(axis=1),
+    )
     error = loss.std() / np.sqrt(NUM)
     self.assertLess(abs(loss.mean() - truth.loss), 4 * error)
     self.assertGreater(truth.loss, 20 * error)

@@ -43,9 +43,11 @@ class OutcomesTest(parameterized.TestCase):
         200, num_routes=num_routes, num_samples=num_samples
     )
     table = stopping_lib.from_batch(batch)
-    largest = batch.handover_correct[:, 0, -1]
+    largest = batch.correct[..., 1:][:, 0, -1]
     np.testing.assert_allclose(
-        table.gain[:, -1], batch.stay_correct * (1 - largest), atol=1e-6
+        table.gain[:, -1],
+        batch.correct[..., 0].sum(axis=1) * (1 - largest),
+        atol=1e-6,
     )
 
   def test_routes_choose_the_column(self):
@@ -53,8 +55,8 @@ class OutcomesTest(parameterized.TestCase):
     routes = np.ones(batch.mask.shape, int)
     routes[2] = 2
     table = stopping_lib.from_batch(batch, routes)
-    np.testing.assert_allclose(table.cost[0, 0], batch.handover_cost[0, 0, 0])
-    np.testing.assert_allclose(table.cost[2, 0], batch.handover_cost[2, 0, 1])
+    np.testing.assert_allclose(table.cost[0, 0], batch.cost[..., 1:][0, 0, 0])
+    np.testing.assert_allclose(table.cost[2, 0], batch.cost[..., 1:][2, 0, 1])
 
   def test_route_outside_is_refused(self):
     batch, _ = ladders.make_ladders(5)
@@ -63,7 +65,7 @@ class OutcomesTest(parameterized.TestCase):
 
   def test_outcome_that_is_not_finite_is_refused(self):
     batch, _ = ladders.make_ladders(5)
-    batch.stay_cost[3] = np.nan
+    batch.cost[..., 0].sum(axis=1)[3] = np.nan
     with self.assertRaisesRegex(ValueError, 'must be finite'):
       stopping_lib.from_batch(batch)
 

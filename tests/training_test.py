@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import arithmetic
-from routing import types
 from routing.features import batching
 from routing.objectives import exact
 from routing.policy import networks
@@ -21,6 +20,7 @@ from routing.training import loop
 from routing.training import metrics as metrics_lib
 from routing.training import state as state_lib
 from routing.training import validation
+from tests import ladders
 
 
 def _config(form='budget', levels=(0.4, 0.7), **changes):
@@ -43,7 +43,7 @@ def _random_batch(num_problems, num_steps=3, num_features=5, seed=0):
   right[:, 0] = large[:, 0]
   small = rng.random(num_problems) < 0.5
   exists = mask[..., None]
-  return types.LadderBatch(
+  return ladders.ladder_batch(
       features=(features * exists).astype(np.float32),
       mask=mask,
       handover_correct=(right & exists).astype(np.float32),
@@ -81,7 +81,7 @@ def _toy(copies=16):
   correct = _KINDS_CORRECT[kinds].astype(np.float32)
   loss = correct[:, :1] * (1 - correct)
   cost = np.broadcast_to(_KINDS_COST, (num, 4)).astype(np.float32)
-  return types.LadderBatch(
+  return ladders.ladder_batch(
       features=features,
       mask=np.ones((num, 3), bool),
       handover_correct=correct[:, :3, None],
@@ -304,8 +304,12 @@ class StepTest(parameterized.TestCase):
     )
     policy = exact.exact_outcomes(logits, data).mean()
     self.assertGreater(policy.cost, 0.4)
-    weight = (policy.cost - 0.4) / (policy.cost - data.stay_cost.mean())
-    expected = (1 - weight) * policy.correct + weight * data.stay_correct.mean()
+    weight = (policy.cost - 0.4) / (
+        policy.cost - data.cost[..., 0].sum(axis=1).mean()
+    )
+    expected = (1 - weight) * policy.correct + weight * data.correct[
+        ..., 0
+    ].sum(axis=1).mean()
     _, metrics = validation.make_eval_step(config, network)(state, data)
     np.testing.assert_allclose(
         metrics['validation_score'], [expected], rtol=1e-5
@@ -321,10 +325,10 @@ class DegenerateTest(parameterized.TestCase):
     # Everybody right, or everybody wrong: nothing to gain, nothing may break.
     data = _random_batch(20, num_steps=num_steps)
     data = data.replace(
-        handover_correct=np.full_like(data.handover_correct, right),
-        handover_loss=np.zeros_like(data.handover_loss),
-        stay_correct=np.full_like(data.stay_correct, right),
-        stay_loss=np.zeros_like(data.stay_loss),
+        handover_correct=np.full_like(data.correct[..., 1:], right),
+        handover_loss=np.zeros_like(data.loss[..., 1:]),
+        stay_correct=np.full_like(data.correct[..., 0].sum(axis=1), right),
+        stay_loss=np.zeros_like(data.loss[..., 0].sum(axis=1)),
     )
     state = fit.fit(
         _config(form, (0.5,)),
@@ -358,7 +362,7 @@ class DegenerateTest(parameterized.TestCase):
   def test_not_finite_data_stops_with_the_step(self):
     # Problem 11 of 20 is broken; batches of 4 meet it within 5 steps.
     data = _random_batch(20)
-    data.stay_cost[11] = np.inf
+    data.cost[..., 0].sum(axis=1)[11] = np.inf
     order = [batching.minibatch_indices(0, s, 20, 4) for s in range(5)]
     bad = 1 + next(s for s, rows in enumerate(order) if 11 in rows)
     directory = self.create_tempdir().full_path

@@ -1,7 +1,8 @@
-"""Tests that trees, forests and walks say what the driver would have done."""
+"""Tests that trees and outcome tables say what the driver would have done."""
 
 import asyncio
 import dataclasses
+import functools
 import itertools
 
 from absl.testing import absltest
@@ -11,16 +12,18 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
-from routing.evaluation import walks
-from routing.features import forests
 from routing.features import observation
 from routing.grading import equivalence
+from routing.outcomes import known
+from routing.outcomes import records as records_lib
+from routing.outcomes import sources
+from routing.outcomes import table as table_lib
 from routing.rollout import driver
 from routing.rollout import replies as replies_lib
 from routing.rollout import trees
 from routing.routers import behaviour
+from routing.routers import boosting
 from routing.routers import fixed
-from routing.routers import uplift
 from routing.shards import replies as reply_shards
 from tests import scripted_pair
 
@@ -49,23 +52,22 @@ def _grower(name):
   return trees.Grower(
       protocols.Protocol(name),
       _SAMPLING,
-      lambda text: list(map(ord, text)),
       equivalence.exact,
   )
 
 
-def make_forest(name, count, num_routes=2):
-  """The forest of the scripted pair."""
+def make_table(name, count, num_routes=2):
+  """The outcome table of the scripted pair."""
   grower = _grower(name)
   accounting = dataclasses.replace(
       _ACCOUNTING, specs=scripted_pair.SPECS[:num_routes]
   )
   features = dataclasses.replace(_FEATURES, num_routes=num_routes)
   records = _replies(count, num_routes)
-  return forests.forest(map(grower.grow, records), features, accounting)
+  return records_lib.tree_table(map(grower.grow, records), features, accounting)
 
 
-def _answer(problem, router, name, num_routes=2):
+def _answer(problem, router, name, num_routes=2, sampling=_SAMPLING):
   return asyncio.run(
       driver.answer(
           problem,
@@ -77,7 +79,7 @@ def _answer(problem, router, name, num_routes=2):
           ),
           grade=equivalence.exact,
           seed=0,
-          sampling=_SAMPLING,
+          sampling=sampling,
       )
   )
 
@@ -118,6 +120,34 @@ class TreeTest(parameterized.TestCase):
         self.assertIsInstance(place, trees.Leaf)
         self.assertEqual(place.calls, got.calls)
         self.assertEqual(place.is_correct, got.is_correct)
+
+  @parameterized.product(
+      name=('switch', 'redraft'), num_routes=(2, 3), max_decisions=(1, 2)
+  )
+  def test_after_the_last_decision_the_writer_goes_on(
+      self, name, num_routes, max_decisions
+  ):
+    sampling = dataclasses.replace(_SAMPLING, max_decisions=max_decisions)
+    draw = behaviour.random_rate(num_routes, seed=3)
+    for record in _replies(8, num_routes, sampling=sampling):
+      grower = dataclasses.replace(_grower(name), sampling=sampling)
+      tree = grower.grow(record)
+      for index in range(4):
+        got = _answer(
+            record.problem,
+            draw(record.problem, index),
+            name,
+            num_routes,
+            sampling,
+        )
+        place = tree.root
+        for decision in got.decisions:
+          place = place.branches[decision.route]
+        self.assertIsInstance(place, trees.Leaf)
+        self.assertEqual(place.calls, got.calls)
+        self.assertEqual(place.is_correct, got.is_correct)
+        self.assertTrue(got.steps[-1].is_final)
+        self.assertLessEqual(len(got.decisions), max_decisions)
 
   def test_the_reference_is_that_of_rollouts(self):
     rollouts = scripted_pair.make_rollouts(10, num_routes=2)
@@ -163,7 +193,7 @@ class TreeTest(parameterized.TestCase):
     )
     features = observation.FeatureConfig(('progress',), 2, 8)
     with self.assertRaisesRegex(ValueError, 'count/0: step 0: .* not finite'):
-      forests.forest(
+      records_lib.tree_table(
           [dataclasses.replace(tree, root=root)], features, _ACCOUNTING
       )
 
@@ -187,21 +217,21 @@ class WalksTest(parameterized.TestCase):
 
   @parameterized.parameters('switch', 'redraft')
   def test_a_random_router(self, name):
-    forest = make_forest(name, 12)
+    table = make_table(name, 12)
     problems = scripted_pair.make_problems(12)
     router = fixed.RandomRouter(0.4, seed=5)
-    scores = np.zeros(len(forest.depth))
+    scores = np.zeros(len(table.decisions.depth))
     for n, problem in enumerate(problems):
       watched = _Watched(router)
       got = _answer(problem, watched, name)
-      place = forest.roots[n]
+      place = table.roots[n]
       for seen, named in zip(watched.seen, watched.named, strict=True):
-        np.testing.assert_array_equal(forest.features[place], seen)
+        np.testing.assert_array_equal(table.decisions.features[place], seen)
         scores[place] = named
-        place = forest.children[place, named]
+        place = table.children[place, named]
       self.assertLess(place, 0)
       cost = costs.total_cost(got.calls, _ACCOUNTING.specs, 'price')
-      walked = walks.at_thresholds(forest, scores, np.array([0.5]), 'price')
+      walked = known.at_thresholds(table, scores, np.array([0.5]), 'price')
       self.assertEqual(walked.correct[0, n], got.is_correct)
       reference = _grower(name).grow(_replies(12)[n]).reference
       self.assertAlmostEqual(
@@ -212,86 +242,82 @@ class WalksTest(parameterized.TestCase):
 
   @parameterized.parameters('switch', 'redraft')
   def test_expectations_are_means_over_leaves(self, name):
-    forest = make_forest(name, 8, num_routes=3)
+    table = make_table(name, 8, num_routes=3)
     rng = np.random.default_rng(0)
-    chances = rng.dirichlet(np.ones(3), len(forest.depth))
-    got = walks.expected(forest, chances, 'price')
+    chances = rng.dirichlet(np.ones(3), len(table.decisions.depth))
+    got = known.expected(table, chances, 'price')
     want = np.zeros(8)
 
     def descend(place, chance, n):
       if place < 0:
-        want[n] += chance * forest.leaf_correct[-1 - place]
+        want[n] += chance * table.ending_correct[-1 - place]
         return
       for route in range(3):
-        descend(
-            forest.children[place, route], chance * chances[place, route], n
-        )
+        descend(table.children[place, route], chance * chances[place, route], n)
 
-    for n, root in enumerate(forest.roots):
+    for n, root in enumerate(table.roots):
       descend(root, 1.0, n)
     np.testing.assert_allclose(got.correct[0], want, rtol=1e-12)
 
   def test_ends_agree(self):
-    forest = make_forest('redraft', 10)
-    scores = np.zeros(len(forest.depth))
-    walked = walks.at_thresholds(forest, scores, np.array([1.0, 0.0]), 'flops')
-    rated = walks.at_rates(forest, [0.0, 1.0], 'flops')
+    table = make_table('redraft', 10)
+    scores = np.zeros(len(table.decisions.depth))
+    walked = known.at_thresholds(table, scores, np.array([1.0, 0.0]), 'flops')
+    rated = known.at_rates(table, [0.0, 1.0], 'flops')
     np.testing.assert_allclose(walked.cost, rated.cost)
     np.testing.assert_allclose(walked.correct, rated.correct)
 
   def test_the_oracle_is_above_all_leaves(self):
-    forest = make_forest('switch', 10)
-    best = walks.oracle(forest, [0.0, 1.0], 'price')
+    table = make_table('switch', 10)
+    best = known.oracle(table, [0.0, 1.0], 'price')
     leaves = np.maximum.reduceat(
-        forest.leaf_correct, np.searchsorted(forest.leaf_problem, np.arange(10))
+        table.ending_correct,
+        np.searchsorted(table.ending_problem, np.arange(10)),
     )
     np.testing.assert_array_equal(best.correct[0], leaves)
-    utility = forest.leaf_correct - forest.leaf_cost['price']
+    utility = table.ending_correct - table.ending_cost['price']
     for n in range(10):
       self.assertAlmostEqual(
           best.correct[1, n] - best.cost[1, n],
-          utility[forest.leaf_problem == n].max(),
+          utility[table.ending_problem == n].max(),
       )
 
   def test_paths_lead_from_the_root(self):
-    forest = make_forest('switch', 5)
-    path = forest.path()
-    for row, depth in enumerate(forest.depth):
+    table = make_table('switch', 5)
+    path = table.decisions.path()
+    for row, depth in enumerate(table.decisions.depth):
       self.assertEqual(path[row, depth], row)
       self.assertTrue((path[row, depth + 1 :] == -1).all())
       for t in range(depth):
-        self.assertIn(path[row, t + 1], forest.children[path[row, t]])
-      self.assertIn(path[row, 0], forest.roots)
+        self.assertIn(path[row, t + 1], table.children[path[row, t]])
+      self.assertIn(path[row, 0], table.roots)
 
   def test_shapes_are_checked(self):
-    forest = make_forest('switch', 2)
+    table = make_table('switch', 2)
     with self.assertRaisesRegex(ValueError, 'one a decision'):
-      walks.at_thresholds(forest, np.zeros(3), np.zeros(1), 'price')
+      known.at_thresholds(table, np.zeros(3), np.zeros(1), 'price')
     with self.assertRaisesRegex(ValueError, 'Chances must be'):
-      walks.expected(forest, np.ones((3, 2)), 'price')
-    with self.assertRaisesRegex(ValueError, 'no trees'):
-      forests.forest([], _FEATURES, _ACCOUNTING)
+      known.expected(table, np.ones((3, 2)), 'price')
+    with self.assertRaisesRegex(ValueError, 'no problems'):
+      records_lib.tree_table([], _FEATURES, _ACCOUNTING)
 
 
-class UpliftTest(parameterized.TestCase):
+class BoostingTest(parameterized.TestCase):
   """The supervised learners see what rewriting changes."""
 
   def test_mended_by_hand(self):
-    # One problem: the root leads to a leaf, or to a second decision.
-    forest = forests.Forest(
-        features=np.zeros((2, 1), np.float32),
-        children=np.array([[1, -1], [-2, -3]], np.int32),
-        roots=np.array([0], np.int32),
-        depth=np.array([0, 1], np.int32),
-        parents=np.array([-1, 0], np.int32),
-        doubt=np.zeros(2, np.float32),
-        leaf_problem=np.zeros(3, np.int32),
-        leaf_correct=np.array([0, 0, 1], np.float32),
-        leaf_cost={},
-        alone=np.ones(1, np.float32),
-    )
+    # One problem: the root leads to an ending, or to a second decision.
+    builder = table_lib.TableBuilder(['price'])
+    builder.begin_problem(1.0)
+    root = builder.add_decision(np.zeros(1), 0.0, 2)
+    builder.add_ending((root, 1), 0.0, 1.0, [1.0])
+    second = builder.add_decision(np.zeros(1), 0.0, 2, (root, 0))
+    builder.add_ending((second, 0), 0.0, 1.0, [1.0])
+    builder.add_ending((second, 1), 1.0, 0.0, [1.0])
     # At the root the large route ends wrong; at the second it mends.
-    np.testing.assert_array_equal(uplift.mended(forest), [False, True])
+    np.testing.assert_array_equal(
+        boosting.mended(builder.table()), [False, True]
+    )
 
   def test_the_effect_is_learnt(self):
     rng = np.random.default_rng(0)
@@ -310,18 +336,44 @@ class UpliftTest(parameterized.TestCase):
         loss=np.zeros(size, np.float32),
         gain=np.zeros(size, np.float32),
     )
-    effect = uplift.fit_effect(batch, max_iter=80)
-    score = effect.score(np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32))
+    features_of = observation.FeatureConfig(('progress',), 2, 8)
+    fit = functools.partial(
+        boosting.fit,
+        metric='price',
+        features=features_of,
+        setting=boosting.SETTINGS[0],
+        seed=0,
+    )
+    source = sources.Recorded(
+        batch, {}, np.zeros((size, 1)), np.arange(size), np.zeros(size), ()
+    )
+    (family,) = fit(source)
+    zeros = np.zeros(2, np.int32)
+    score, _ = family.score(
+        table_lib.Decisions(
+            np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32),
+            zeros,
+            zeros,
+            zeros - 1,
+        )
+    )
     self.assertGreater(score[0], 0.6)
     self.assertLess(abs(score[1]), 0.1)
     never = dataclasses.replace(batch, actions=np.zeros_like(actions))
     with self.assertRaisesRegex(ValueError, 'route 1'):
-      uplift.fit_effect(never)
+      fit(dataclasses.replace(source, batch=never))
 
-  def test_change_prefers_what_is_mended(self):
-    forest = make_forest('redraft', 40)
-    scorer = uplift.fit_change(forest, max_iter=20)
-    scores, mended = scorer.score(forest.features), uplift.mended(forest)
+  def test_boosting_prefers_what_is_mended(self):
+    table = make_table('redraft', 40)
+    (family,) = boosting.fit(
+        table,
+        metric='price',
+        features=_FEATURES,
+        setting=boosting.SETTINGS[5],
+        seed=0,
+    )
+    scores, _ = family.score(table.decisions)
+    mended = boosting.mended(table)
     self.assertGreater(scores[mended].mean(), scores[~mended].mean())
 
 

@@ -1,7 +1,7 @@
 """One table of several evaluated runs: what was trained how, and what it got.
 
-Run:    python -m experiments.protocol_table --results=runs/redraft/results.json,runs/redraft_trees/results.json
-Prints: Markdown; of each run the policy, beside it the area of gradient boosting that learnt from the same features and data, and after the last run of a protocol what needs no training.
+Run:    python -m experiments.studies.protocol_table --results=runs/redraft/results.json,runs/redraft_vtrace/results.json
+Prints: Markdown; of each run the policy, beside it the area of the best tuned supervised learner, and after the last run of a protocol what needs no training.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -13,11 +13,12 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from experiments import evaluate
 from experiments import launch
+from routing.evaluation import evaluator
 from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.routers import learners
 
 COLUMNS = (
     'protocol',
@@ -31,11 +32,9 @@ COLUMNS = (
         f'acc @{budget:.1f} [95 %]'.replace('0.', '.')
         for budget in metrics.BUDGETS
     ),
-    'gradient boosting: area [95 %]',
+    'best supervised learner: area [95 %]',
 )
-# What learns as the policy does; from trajectories, where it did, or else from
-# all there is to know.
-_SUPERVISED = ('supervised, rollouts', 'supervised')
+_SUPERVISED = tuple(learners.LEARNERS)
 
 
 def method_cells(method: Mapping[str, Any]) -> list[str]:
@@ -57,7 +56,7 @@ def method_cells(method: Mapping[str, Any]) -> list[str]:
 def policy_row(results: Mapping[str, Any]) -> list[str]:
   """The trained policy of a run."""
   config, methods = results['config'], _methods(results)
-  rivals = [methods[name] for name in _SUPERVISED if name in methods]
+  rivals = [(x, methods[x]['area']) for x in _SUPERVISED if x in methods]
   groups = ', '.join(config['features']['groups'])
   hidden = ' x '.join(map(str, config['network']['hidden']))
   return [
@@ -67,9 +66,18 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
       groups,
       _count(results, 'train'),
       f'{_count(results, "test")}, {len(results["seeds"])}',
-      *method_cells(methods[evaluate.REFERENCE]),
-      tables.interval(rivals[0]['area']) if rivals else tables.MISSING,
+      *method_cells(methods[evaluator.REFERENCE]),
+      _best(rivals),
   ]
+
+
+def _best(rivals: Sequence[tuple[str, Mapping[str, Any] | None]]) -> str:
+  """The learner of greatest area on test, and that area."""
+  known = [(name, area) for name, area in rivals if area]
+  if not known:
+    return tables.MISSING
+  name, area = max(known, key=lambda x: x[1]['mean'])
+  return f'{tables.interval(area)} ({name})'
 
 
 def _method(config: Mapping[str, Any]) -> str:
@@ -101,7 +109,7 @@ def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
           '',
       ]
       for name in names
-      if name not in (evaluate.REFERENCE, *_SUPERVISED)
+      if name not in (evaluator.REFERENCE, *_SUPERVISED)
   ]
 
 

@@ -1,19 +1,15 @@
 """Objectives, networks, features and protocols of the embedded pair, in one table.
 
-Run:    python -m experiments.protocols --config=configs/arithmetic_trees.py --workdir=runs/protocols --replies=runs/replies
+Run:    python -m experiments.studies.protocols --config=configs/arithmetic_redraft.py --workdir=runs/protocols
 Some:   append --runs=redraft_exact,redraft_vtrace
 Resume: the same command; what is finished is kept.
-Writes: <workdir>/<run>/{runs/, results.json, results.md}, and protocols.md, the table of all that are finished.
-
-Replies of all three splits come first (see `experiments.replies`); everything
-here then needs no model.
+Writes: replies/, which all runs share; <run>/, what the pipeline writes; and protocols.md, the table of all that are finished
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -21,14 +17,12 @@ from absl import flags
 from absl import logging
 import ml_collections
 
-from experiments import behave
+from experiments import builders
+from experiments import collect
 from experiments import evaluate
-from experiments import evaluate_rollouts
 from experiments import launch
-from experiments import protocol_table
-from experiments import train
-from experiments import train_trees
-from experiments import workdirs
+from experiments import pipeline
+from experiments.studies import protocol_table
 from routing.shards import manifest as manifest_lib
 
 TABLE_FILE = 'protocols.md'
@@ -106,27 +100,17 @@ def named(names: Sequence[str] | None) -> list[Run]:
 
 
 def finish(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    run: Run,
-    directory: str,
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, run: Run
 ) -> None:
-  """Trains and evaluates one run, or finds it done.
+  """Runs the pipeline of one row, or finds it done.
 
   Raises:
     ValueError: if what is there is of another configuration.
   """
   config = configured(config, run)
-  folder = workdirs.claim(workdir / run.name, config)
-  if (folder / evaluate.RESULTS_FILE).exists():
-    return
+  config.data.directory = str(workdir / 'replies')
   logging.info('Run %s', run.name)
-  if config.objective.estimator == 'exact':
-    train_trees.train_all(config, folder, directory)
-  else:
-    _share_rollouts(config, workdir, folder, directory)
-    train.train_all(config, folder, directory)
-  evaluate_rollouts.run(config, str(folder), directory)
+  pipeline.run(config, workdir / run.name, logging.info)
 
 
 def finished(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -135,36 +119,18 @@ def finished(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def _share_rollouts(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    folder: pathlib.Path,
-    directory: str,
-) -> None:
-  """Collects behaviour once a protocol, for all runs that learn from it."""
-  source = workdir / f'{config.protocol.name}_behaviour'
-  for split in ('train', 'validation'):
-    behave.collect_split(config, source, split, directory)
-  link = behave.shard_directory(folder, 'train').parent
-  if not link.is_symlink():
-    shared = behave.shard_directory(source, 'train').parent
-    # Relative, so that the whole may be moved.
-    link.symlink_to(
-        os.path.relpath(shared, link.parent), target_is_directory=True
-    )
-
-
 def main(
     config: ml_collections.ConfigDict,
     workdir: str,
-    directory: str,
     names: Sequence[str] | None = None,
 ) -> pathlib.Path:
   """Finishes all runs, the table anew after each; returns its path."""
   folder = pathlib.Path(workdir).absolute()
   path = folder / TABLE_FILE
+  for split in builders.SPLITS:
+    collect.collect_split(config, folder / 'replies', split)
   for run in named(names):
-    finish(config, folder, run, directory)
+    finish(config, folder, run)
     text = protocol_table.table(finished(folder)) + '\n'
     manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t))
     logging.info('%s\n%s', path, text)
@@ -172,7 +138,5 @@ def main(
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('replies', None, 'Directory of the replies.')
   flags.DEFINE_list('runs', None, 'Names; all by default.')
-  flags.mark_flag_as_required('replies')
-  launch.run(main, 'config', 'workdir', 'replies', 'runs')
+  launch.run(main, 'config', 'workdir', 'runs')

@@ -13,10 +13,12 @@ from routing.evaluation import tables
 STYLES = {
     'oracle': dict(color='#000000', linestyle=':', linewidth=1.2),
     'policy': dict(color='#0072B2', linestyle='-', linewidth=2.4),
-    'supervised': dict(color='#009E73', linestyle='-', linewidth=1.3),
+    'fitted Q, trees': dict(color='#009E73', linestyle='-', linewidth=1.4),
+    'fitted Q, linear': dict(color='#56B4E9', linestyle='-', linewidth=1.2),
+    'boosting': dict(color='#CC79A7', linestyle='-.', linewidth=1.2),
     'confidence': dict(color='#D55E00', linestyle='--', linewidth=1.5),
     'fixed step': dict(color='#E69F00', linestyle='-.', linewidth=1.4),
-    'random': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
+    'random per step': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
 }
 _XLABEL = {
     'price': 'price, fraction of all-large',

@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from routing.evaluation import metrics
 from routing.routers import promises
 
 # Rows in the order of the table; the key is a method's name in the results.
 LABELS = {
     'policy': 'learned policy',
-    'supervised': 'supervised learner',
+    'fitted Q, trees': 'fitted Q, boosted trees',
+    'fitted Q, linear': 'fitted Q, linear',
+    'boosting': 'gradient boosting',
     'confidence': 'confidence threshold',
     'fixed step': 'best fixed step',
-    'coin': 'coin per question',
-    'random': 'random per step',
+    'random per question': 'random per question',
+    'random per step': 'random per step',
     'oracle': 'oracle',
 }
 COLUMNS = (
@@ -58,10 +61,19 @@ def _signed(value: float | None) -> str:
   return text if value is None or value < 0 else f'+{text}'
 
 
-def interval(figure: Mapping[str, float]) -> str:
-  """A mean with its interval, e.g. '.712 [.701, .723]'."""
+def interval(figure: Mapping[str, Any] | None) -> str:
+  """A mean with its interval, e.g. '.712 [.701, .723]'.
+
+  An area over less than cost fractions 0.2 to 0.8 says from where on it exists.
+  """
+  if figure is None:
+    return MISSING
   low, high = _number(figure['low']), _number(figure['high'])
-  return f'{_number(figure["mean"])} [{low}, {high}]'
+  text = f'{_number(figure["mean"])} [{low}, {high}]'
+  first = figure.get('range', [metrics.AREA_GRID[0]])[0]
+  if first > metrics.AREA_GRID[0] + 1e-9:
+    text += f' from {_number(first, 2)}'
+  return text
 
 
 def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -146,6 +158,35 @@ def markdown_table(
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
+POINT_COLUMNS = ('point', 'cost', 'relative loss [95 %]', 'accuracy [95 %]')
+
+
+def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
+  """Cells of what named points earn on test problems."""
+  return [
+      [
+          entry['name'],
+          _number(entry['cost']),
+          interval(entry['loss']),
+          interval(entry['accuracy']),
+      ]
+      for entry in results['operating_points']
+  ]
+
+
+def rich_point_table(results: Mapping[str, Any]) -> Any:
+  """The table of named points, for a `rich` console."""
+  from rich import table as table_lib
+
+  title = 'Operating points of the first seed, on problems that no stage saw'
+  table = table_lib.Table(title=title)
+  for name in POINT_COLUMNS:
+    table.add_column(name, justify='left' if name == 'point' else 'right')
+  for row in point_rows(results):
+    table.add_row(*row)
+  return table
+
+
 LIVE_COLUMNS = (
     'point',
     'seed',
@@ -214,6 +255,9 @@ def markdown(results: Mapping[str, Any]) -> str:
   for ruler in rulers:
     parts.append(f'### {title(results, ruler)}')
     parts.append(markdown_table(COLUMNS, rows(results, ruler)))
+  if results['operating_points']:
+    parts.append('### Operating points, on problems that no stage saw')
+    parts.append(markdown_table(POINT_COLUMNS, point_rows(results)))
   if results['live']:
     parts.append('### Answered live, against the replay')
     parts.append(markdown_table(LIVE_COLUMNS, live_rows(results)))

@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from routing import types
+from routing.outcomes import table as table_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,73 @@ def from_batch(
   gain = np.clip(correct - largest + loss, 0.0, 1.0)
   gain[:, :-1][~mask] = 0.0
   return Outcomes(mask=mask, correct=correct, cost=cost, loss=loss, gain=gain)
+
+
+def from_table(
+    table: table_lib.OutcomeTable,
+    scores: np.ndarray,
+    routes: np.ndarray | None,
+    metric: str,
+) -> tuple[Outcomes, np.ndarray]:
+  """Stopping times of an outcome table of ladders, and its scores.
+
+  Args:
+    table: of N ladders.
+    scores: `[M]` float, one a decision.
+    routes: `[M]` int, whom a hand-over goes to; None = the largest.
+    metric: of the costs.
+
+  Returns:
+    The stopping times' outcomes, and `[N, T]` scores.
+
+  Raises:
+    ValueError: if decisions branch.
+  """
+  depth, children = table.decisions.depth, table.children
+  if (children[:, 1:] >= 0).any():
+    raise ValueError('Stopping times are of ladders; here decisions branch.')
+  if routes is None:
+    routes = np.full(len(depth), table.num_routes - 1)
+  shape = table.num_problems, table.decisions.max_depth
+  at = table.problem, depth
+  mask, laid = np.zeros(shape, bool), np.zeros(shape)
+  mask[at], laid[at] = True, scores
+  ending = -1 - children[np.arange(len(depth)), routes]
+  stays = np.flatnonzero(children[:, 0] < 0)  # By problem.
+  fields = {}
+  for name, values in (
+      ('correct', table.ending_correct),
+      ('cost', table.ending_cost[metric]),
+      ('loss', table.ending_loss),
+      ('gain', table.ending_gain),
+  ):
+    columns = np.zeros((shape[0], shape[1] + 1))
+    columns[at] = values[ending]
+    columns[:, -1] = values[-1 - children[stays, 0]]
+    fields[name] = columns
+  return Outcomes(mask=mask, **fields), laid
+
+
+def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
+  """The problems of several tables, padded to as many steps as the longest."""
+  width = max(part.num_steps for part in parts)
+
+  def padded(values: np.ndarray, name: str) -> np.ndarray:
+    more = width - values.shape[1] + (name != 'mask')
+    inner, last = values, values[:, :0]
+    if name != 'mask':
+      inner, last = values[:, :-1], values[:, -1:]
+    gap = np.zeros((len(values), more), values.dtype)
+    return np.concatenate([inner, gap, last], axis=1)
+
+  return Outcomes(
+      **{
+          field.name: np.concatenate(
+              [padded(getattr(x, field.name), field.name) for x in parts]
+          )
+          for field in dataclasses.fields(Outcomes)
+      }
+  )
 
 
 def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -15,12 +15,14 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import calibrate
-from experiments import graded as graded_lib
+from experiments import launch
+from experiments import run_data
 from experiments import train
 from routing import protocols
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import stopping as stopping_lib
+from routing.problems import splits
+from routing.routers import families
 from routing.routers import learned
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
@@ -243,22 +245,26 @@ def embedded(workdir: pathlib.Path | str, seed: int = 0) -> Case:
     ValueError, FileNotFoundError: if something is not collected or not trained.
   """
   router = learned.load(train.run_directory(workdir, seed))
-  splits = [
-      graded_lib.load(workdir, split, router.card)
-      for split in ('train', 'validation', 'test')
-  ]
-  parts = [calibrate.members_of(router, graded)[0] for graded in splits]
-  outcomes = stopping_lib.Outcomes(
-      **{
-          field.name: np.concatenate(
-              [getattr(part.outcomes, field.name) for part in parts]
-          )
-          for field in dataclasses.fields(stopping_lib.Outcomes)
-      }
-  )
-  scores = np.concatenate([part.scores for part in parts]).astype(np.float64)
+  config = launch.saved_config(workdir)
+  family = families.members(router)[0]
+  parts = {
+      split: run_data.source(config, workdir, split, router.card, 'known')
+      for split in splits.SPLITS
+  }
+  tables_of, scores = [], []
+  for source in parts.values():
+    table, found = stopping_lib.from_table(
+        source.table, *family.score(source.table.decisions), router.card.ruler
+    )
+    tables_of.append(table)
+    scores.append(found)
+  outcomes = stopping_lib.concatenate(tables_of)
   # Longer questions are harder; the length is known before anything is spent.
-  lengths = [len(x.problem.question) for g in splits for x in g.ladders]
+  lengths = [len(x.question) for part in parts.values() for x in part.problems]
   labels = np.digitize(lengths, np.quantile(lengths, [1 / 3, 2 / 3]))
-  grid = thresholds_lib.grid(parts[0].scores, parts[0].outcomes.mask, 100)
-  return finite('embedded', 'embedded', scores, outcomes, labels, grid)
+  grid = parts['train'].grid(family, 100)
+  width = outcomes.num_steps
+  padded = [np.pad(x, [(0, 0), (0, width - x.shape[1])]) for x in scores]
+  return finite(
+      'embedded', 'embedded', np.concatenate(padded), outcomes, labels, grid
+  )

@@ -7,11 +7,11 @@ import functools
 import json
 import pathlib
 import re
+import time
 from typing import Any
 
 from absl import logging
 
-from experiments import keeping
 from experiments import train
 from experiments.studies.coverage import answers as answers_lib
 from experiments.studies.coverage import cells as cells_lib
@@ -21,6 +21,7 @@ from experiments.studies.coverage import page as page_lib
 from experiments.studies.coverage import report as report_lib
 from experiments.studies.coverage import rollouts as rollouts_lib
 from experiments.studies.coverage import service as service_lib
+from routing.outcomes import live
 from routing.routers import learned
 
 
@@ -71,6 +72,13 @@ def sources(plan: cells_lib.Plan, workdir: str | None) -> list[Source]:
   ]
 
 
+def _timed(make: Callable[[], Any]) -> dict[str, Any]:
+  """What is made, JSON-like, and the seconds that it took."""
+  start = time.monotonic()
+  rows = make()
+  return {'rows': rows, 'seconds': time.monotonic() - start}
+
+
 def count_all(
     plan: cells_lib.Plan, workdir: str | None, out: pathlib.Path
 ) -> tuple[list[dict[str, Any]], float, dict[str, str]]:
@@ -90,12 +98,14 @@ def count_all(
           source.count(make(), plan, size)
       )
       try:
-        content = keeping.kept(out / 'cells' / name, key, count)
+        content = live.cached(
+            out / 'cells' / name, key, functools.partial(_timed, count)
+        )
       except FileNotFoundError as error:
         logging.warning('Skipped %s: %s', source.name, error)
         skipped[source.name] = f'{error.filename or error} is not there'
         break
-      rows += content['made']
+      rows += content['rows']
       seconds += content['seconds']
       logging.info('%s, n = %d: %.0f s so far', source.name, size, seconds)
   return rows, seconds, skipped
@@ -124,14 +134,16 @@ def run(
   """
   rows, seconds, skipped = count_all(plan, workdir, out)
   key = {'plan': dataclasses.asdict(plan)}
-  service = keeping.kept(
-      out / 'cells' / 'service.json', key, lambda: serve(plan)
+  service = live.cached(
+      out / 'cells' / 'service.json',
+      key,
+      lambda: _timed(lambda: serve(plan)),
   )
   seconds += service['seconds']
-  served, alarmed = service['made']['online'], service['made']['drift']
+  served, alarmed = service['rows']['online'], service['rows']['drift']
   figures = report_lib.summary(rows, served, alarmed, skipped)
   figures['minutes'] = round(seconds / 60, 1)
-  content = {**key, 'summary': figures, 'cells': rows, **service['made']}
+  content = {**key, 'summary': figures, 'cells': rows, **service['rows']}
   (out / 'coverage.json').write_text(json.dumps(content, allow_nan=False))
   (out / 'table.md').write_text(report_lib.markdown(rows, served, alarmed))
   report_lib.draw(rows, out / 'coverage.png')
