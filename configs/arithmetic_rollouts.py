@@ -19,7 +19,9 @@ VARIANTS = arithmetic.VARIANTS
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   if variant not in VARIANTS:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
-  config = arithmetic_redraft.get_config(f'vtrace-{variant}')
+  config = arithmetic_redraft.get_config(
+      'vtrace' if variant == 'full' else f'vtrace-{variant}'
+  )
   config.data.kind = 'rollouts'
   config.calibration.source = 'recorded'
   config.evaluation.source = 'recorded'

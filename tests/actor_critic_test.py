@@ -24,7 +24,7 @@ from routing.training import validation
 
 def make_config(update='lagrangian', levels=(0.5, 0.8), **changes):
   """The smoke run without dropout, with small networks."""
-  config = arithmetic_redraft.get_config('smoke')
+  config = arithmetic_redraft.get_config('vtrace-smoke')
   config.objective.policy_update = update
   config.objective.levels = levels
   config.network.hidden = (8,)

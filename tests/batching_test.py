@@ -12,7 +12,10 @@ from routing import protocols
 from routing import types
 from routing.features import batching
 from routing.features import observation
+from routing.features import standardize
 from routing.grading import equivalence
+from routing.outcomes import batches
+from routing.outcomes import records
 from routing.rollout import collect
 from routing.rollout import driver
 from tests import scripted_pair
@@ -74,6 +77,18 @@ class _Recorder:
     return types.Decision(int(len(trace.steps) == self.stop), 0.0)
 
 
+def _raw_batch(ladders, config, accounting, protocol):
+  """Ladders as a batch whose features are not standardised."""
+  table = records.ladder_table(ladders, config, accounting, protocol)
+  features = table.decisions.features
+  statistics = standardize.Statistics(
+      np.zeros(features.shape[1]), np.ones(features.shape[1])
+  )
+  batch = batches.outcome_batch(table, statistics, accounting.ruler)
+  batch.features[table.problem, table.decisions.depth] = features
+  return batch
+
+
 class LadderBatchTest(parameterized.TestCase):
 
   def setUp(self):
@@ -85,7 +100,7 @@ class LadderBatchTest(parameterized.TestCase):
     )
 
   def _batch(self, ladders=None, view='peek', config=None):
-    return batching.ladder_batch(
+    return _raw_batch(
         self.ladders if ladders is None else ladders,
         config or _config(),
         self.accounting,
@@ -173,12 +188,11 @@ class LadderBatchTest(parameterized.TestCase):
 
   def test_padding_is_empty(self):
     batch = self._batch()
-    for name in ('features', 'handover_correct', 'handover_cost'):
+    for name in ('features', 'correct', 'cost'):
       np.testing.assert_array_equal(getattr(batch, name)[~batch.mask], 0.0)
-    trimmed = batching.trimmed(batch)
     used = max(len(ladder.steps) for ladder in self.ladders)
-    self.assertEqual(trimmed.features.shape[1], used)
-    self.assertEqual(trimmed.mask.sum(), batch.mask.sum())
+    self.assertEqual(batch.widths, (1,) * used)
+    self.assertEqual(batch.mask.sum(), sum(len(x.steps) for x in self.ladders))
 
   def test_bad_ladders_are_refused_by_name(self):
     ladder = self.ladders[3]
@@ -192,15 +206,13 @@ class LadderBatchTest(parameterized.TestCase):
       self._batch(
           [dataclasses.replace(ladder, completions=ladder.completions[:-1])]
       )
-    with self.assertRaisesRegex(ValueError, 'at most 2'):
-      self._batch([ladder], config=_config(max_decisions=2))
-    with self.assertRaisesRegex(ValueError, 'no ladders'):
+    with self.assertRaisesRegex(ValueError, 'no problems'):
       self._batch([])
 
   def test_unset_reference_is_refused(self):
     accounting = dataclasses.replace(self.accounting, reference=float('nan'))
     with self.assertRaisesRegex(ValueError, 'cost/spent'):
-      batching.ladder_batch(
+      _raw_batch(
           self.ladders, _config(('cost',)), accounting, protocols.Protocol()
       )
 

@@ -40,7 +40,7 @@ def _save_pair(directory: pathlib.Path) -> None:
 def _make_config(pair: pathlib.Path):
   config = arithmetic.get_config('smoke')
   config.engine.update(pair=str(pair), max_batch=8, num_slots=16)
-  config.problems.update(train=6, validation=3, test=3)
+  config.problems.update(train=6, select=3, prove=3, test=3)
   config.collect.update(shard_size=4, max_tokens=40, concurrency=8)
   config.protocol.max_decisions = 2
   return config

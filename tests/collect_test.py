@@ -131,7 +131,7 @@ class CollectTest(parameterized.TestCase):
         sampling=driver.Sampling(temperature=1.0, max_decisions=4),
     )
     asked = [request.session for request in engines[1].requests]
-    self.assertLen(asked, len(ladder.steps))
+    self.assertLen(asked, min(len(ladder.steps), 4))
     self.assertLen(set(asked), expected)
     # What is charged is a prompt that nobody has read before.
     for completion in ladder.completions:

@@ -145,8 +145,9 @@ class LadderCostsTest(parameterized.TestCase):
     np.testing.assert_allclose(got.handover[:, 0], [4_000, 4_300])
 
   def test_a_missing_completion_is_named(self):
-    ladder = _ladder([types.Completion(0, 1, 0, '', 10, 6, 0.0, True)])
-    with self.assertRaisesRegex(ValueError, 'route 1 from step 1'):
+    # That of step 1 alone is not enough: the one of step 0 is missing.
+    ladder = _ladder([types.Completion(1, 1, 0, '', 10, 6, 0.0, True)])
+    with self.assertRaisesRegex(ValueError, 'route 1 from step 0'):
       costs.ladder_costs(ladder, _SPECS, 'price', draft_is_paid=True)
 
 

@@ -126,10 +126,14 @@ class SwitchTest(parameterized.TestCase):
     _, got = self._switch(1, 0, 1, sampling=sampling)
     self.assertEqual(got.text, text)
 
-  def test_max_steps_counts_all_writers(self):
+  def test_max_decisions_counts_all_writers(self):
     sampling = driver.Sampling(max_decisions=2, max_tokens=100)
     _, got = self._switch(1, 0, 1, sampling=sampling)
-    self.assertEqual(got.text, 'A\n\nb\n\n')
+    # The second decision is the last: its writer goes on to the end.
+    self.assertLen(got.decisions, 2)
+    self.assertEqual([x.route for x in got.steps][:2], [1, 0])
+    self.assertEqual({x.route for x in got.steps[1:]}, {0})
+    self.assertTrue(got.steps[-1].is_final)
 
 
 class RedraftTest(parameterized.TestCase):

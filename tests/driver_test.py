@@ -11,6 +11,7 @@ from routing import costs
 from routing import protocols
 from routing import types
 from routing.engines import scripted
+from routing.features import traces
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
@@ -108,14 +109,49 @@ class AnswerTest(parameterized.TestCase):
     calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
     self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 6)])
 
-  def test_nobody_writes_on_past_the_last_step(self):
+  def test_nobody_writes_on_past_the_end(self):
     problem, engines = _recital('a\n\n' * 50, '#### 3')
-    engines[0].num_ahead = 2
-    sampling = driver.Sampling(max_decisions=3, max_tokens=100)
+    sampling = driver.Sampling(max_decisions=3, max_tokens=30)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
-    self.assertEqual([c.written for c in got.calls], [3, 3, 3])
+    # Three drafts that are kept, and the rest of the answer in one call.
+    self.assertEqual([c.written for c in got.calls], [3, 3, 3, 21])
     asked = [request.goes_on for request in engines[0].requests]
-    self.assertEqual(asked, [True, True, False])
+    self.assertEqual(asked, [True, True, True, False])
+
+  @parameterized.product(
+      protocol=(
+          ('escalate', 'peek'),
+          ('escalate', 'commit'),
+          ('switch', 'commit'),
+          ('redraft', 'peek'),
+      ),
+      route=(0, 1),
+  )
+  def test_after_the_last_decision_its_route_writes_to_the_end(
+      self, protocol, route
+  ):
+    small = ''.join(f'{i}\n\n' for i in range(9)) + '#### 3'
+    large = small.replace('#### 3', '#### 4')
+    problem, engines = _recital(small, large)
+    router = _HandOverAt(2, route)  # The third decision is the last.
+    sampling = driver.Sampling(max_decisions=3, max_tokens=100)
+    got = _answer(
+        problem,
+        router,
+        engines,
+        protocol=protocols.Protocol(*protocol),
+        sampling=sampling,
+    )
+    self.assertLen(got.decisions, 3)
+    self.assertLen(got.steps, 10)
+    self.assertEqual(got.text, (small, large)[route])
+    self.assertEqual([x.route for x in got.steps], [0, 0] + [route] * 8)
+    self.assertEqual(got.is_correct, route == 0)
+    # All that was written is in a call, and is charged.
+    total = sum(x.usage.written for x in (*got.steps, *got.discarded))
+    self.assertEqual(sum(call.written for call in got.calls), total)
+    seen = traces.num_calls_seen(got, protocols.Protocol(*protocol))
+    self.assertEqual(seen[-1], len(got.calls))
 
   def test_a_trace_that_ends_cuts_off_who_writes_on(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
@@ -168,15 +204,12 @@ class AnswerTest(parameterized.TestCase):
         [trace.spent for trace in router.seen], [0.0, 0.03, 0.06]
     )
 
-  def test_max_steps_ends_a_trace_that_does_not_end(self):
+  def test_max_tokens_ends_a_trace_that_does_not_end(self):
     problem, engines = _recital('a\n\n' * 50, '#### 3')
     got = _answer(problem, _HandOverAt(99), engines)
-    self.assertEqual(got.text, 'a\n\n' * 6)
+    self.assertEqual(got.text, ('a\n\n' * 50)[:100])
+    self.assertLen(got.decisions, 6)
     self.assertFalse(got.is_correct)
-
-  def test_max_steps_grades_right_if_the_answer_is_there(self):
-    problem, engines = _recital('#### 3\n\n' * 50, '#### 4')
-    self.assertTrue(_answer(problem, _HandOverAt(99), engines).is_correct)
 
   @parameterized.parameters(
       (5, 'a\n\nb\n'), (6, 'a\n\nb\n\n'), (7, 'a\n\nb\n\nc')

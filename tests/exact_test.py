@@ -143,11 +143,9 @@ class ExactOutcomesTest(parameterized.TestCase):
     batch = _batch(rng, 5, 4, 2)
     logits = jnp.asarray(rng.normal(size=(5, 4, 2)).astype(np.float32))
     padded = jax.tree.map(
-        lambda x: np.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2))
-        if x.ndim > 1
-        else x,
-        batch,
+        lambda x: np.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)), batch
     )
+    padded = padded.replace(widths=(1,) * 7)
     # Padding holds what it likes, even what is not a number.
     wide = jnp.pad(logits, [(0, 0), (0, 3), (0, 0)], constant_values=np.nan)
 
@@ -184,11 +182,12 @@ class ExactOutcomesTest(parameterized.TestCase):
   def test_chances_sum_to_one(self):
     rng = np.random.default_rng(1)
     batch = _batch(rng, 50, 8, 3)
-    handover, stay = exact.stopping_probabilities(
-        jnp.asarray(3 * rng.normal(size=(50, 8, 3)), jnp.float32), batch.mask
-    )
-    np.testing.assert_allclose(handover.sum((1, 2)) + stay, 1.0, rtol=1e-5)
-    np.testing.assert_array_equal(handover[~batch.mask], 0.0)
+    logits = jnp.asarray(3 * rng.normal(size=(50, 8, 3)), jnp.float32)
+    taken = np.exp(exact.branch_log_probabilities(logits, batch))
+    last = batch.mask.sum(axis=1) - 1
+    ends = np.where(batch.mask[..., None], taken, 0.0)
+    leaves = ends[..., 1:].sum((1, 2)) + ends[np.arange(50), last, 0]
+    np.testing.assert_allclose(leaves, 1.0, rtol=1e-5)
 
   def test_wrong_shape_is_refused(self):
     batch = _batch(np.random.default_rng(0), 2, 3, 2)

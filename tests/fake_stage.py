@@ -31,7 +31,7 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
   at_budget = {'0.4': {'accuracy': [level + 0.1], 'cost': [level]}}
   method = {'area': {'mean': level + seed / 10}, 'at_budget': at_budget}
   results = {
-      'schema': 1,
+      'schema': 2,
       'ruler': 'price',
       'rulers': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}

@@ -9,9 +9,10 @@ from absl.testing import absltest
 import numpy as np
 import pytest
 
-from experiments import on_policy
+from experiments import on_policy_rounds
+from experiments import run_data
 from experiments import train
-from experiments import training_sets
+from experiments import training_data
 from routing.features import batching
 from routing.routers import learned
 from routing.shards import reader
@@ -41,7 +42,7 @@ class _Engines:
     self.made = []
     self._fails_at, self._num = fails_at, 0
 
-  def __call__(self, config, specs, known=None):
+  def __call__(self, config, workdir, split):
     self.made += scripted_pair.make_engines(fails_at=self._fails)
     return self.made[-2:]
 
@@ -68,8 +69,11 @@ class OnPolicyTest(absltest.TestCase):
     if workdir is None:
       workdir = pathlib.Path(self.create_tempdir().full_path)
       shutil.copytree(self.shards, workdir, dirs_exist_ok=True)
-    data = training_sets.load(_config(), workdir)
-    with mock.patch.object(on_policy, 'make_engines', engines):
+    data = training_data.load(_config(), workdir)
+    with (
+        mock.patch.multiple(run_data, engines=engines),
+        mock.patch.object(on_policy_rounds, 'check_engines'),
+    ):
       try:
         return workdir, train.train_seed(_config(), workdir, 0, data)
       except ConnectionError:
@@ -82,10 +86,10 @@ class OnPolicyTest(absltest.TestCase):
     self.assertLen(_rounds(workdir), 3)
     self.assertLen(engines.made, 2)
     train_ids = [
-        x.problem.id for x in training_sets.references(_config(), workdir)
+        x.problem.id for x in training_data.references(_config(), workdir)
     ]
     seen = []
-    view = training_sets.load(_config(), workdir).view
+    view = training_data.load(_config(), workdir).view
     for number, directory in enumerate(_rounds(workdir)):
       rollouts = reader.read_rollouts(directory)
       self.assertLen(rollouts, 8)
@@ -153,12 +157,12 @@ class OnPolicyTest(absltest.TestCase):
         log_probs=lambda text: np.full(len(text), np.nan, np.float32)
     )
     with self.assertRaisesRegex(ValueError, 'confidence/.* is not finite') as e:
-      self._train(lambda config, specs, known: broken)
+      self._train(lambda config, workdir, split: broken)
     self.assertIn('while collecting problem', e.exception.__notes__[0])
 
   def test_other_models_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'are by small .1,000 parameters'):
-      on_policy.make_engines(_config(), scripted_pair.SPECS[:2])
+      on_policy_rounds.check_engines(_config(), scripted_pair.SPECS[:2])
 
   def test_a_round_is_a_step_at_least(self):
     with self.assertRaisesRegex(ValueError, 'on_policy.every is 0'):

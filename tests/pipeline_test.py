@@ -59,7 +59,7 @@ class PipelineTest(absltest.TestCase):
     stages = pipeline.stages(self.config, self.workdir)
     self.assertEqual(
         [stage.name.split()[0] for stage in stages],
-        ['collect'] * 3 + ['train', 'calibrate', 'evaluate', 'report'],
+        ['collect'] * 4 + ['train', 'calibrate', 'evaluate', 'report'],
     )
     self.assertFalse(any(stage.is_done() for stage in stages))
 

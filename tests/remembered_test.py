@@ -26,14 +26,10 @@ _SPECS = scripted_pair.SPECS
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 
 
-def _characters(text):
-  return list(map(ord, text))
-
-
-def _remembered(engines, encode=_characters, memories=None):
+def _remembered(engines, memories=None):
   memories = memories or [remembered.Memory() for _ in engines]
   return [
-      remembered.RememberedEngine(engine, encode, memory)
+      remembered.RememberedEngine(engine, memory)
       for engine, memory in zip(engines, memories, strict=True)
   ]
 
@@ -212,17 +208,27 @@ class ScriptedTest(parameterized.TestCase):
     self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
     self.assertLen(engine.requests, 1)
 
-  def test_an_engine_that_counts_no_tokens_is_refused(self):
-    engine = scripted_pair.make_engines(1)[0]
+  def test_counts_serve_where_ids_are_not_known(self):
+    problems = scripted_pair.make_problems(6)
 
-    class Vague:
-      name, route = engine.name, engine.route
-      capabilities = dataclasses.replace(
-          engine.capabilities, counts_tokens=False
-      )
+    class Vague(scripted.ScriptedEngine):
 
-    with self.assertRaisesRegex(ValueError, 'counts_tokens'):
-      _remembered([Vague()])
+      def encode(self, question, trace):
+        return None
+
+    engines = [
+        Vague(x.name, x.route, x.script) for x in scripted_pair.make_engines(2)
+    ]
+    (got,) = _write(_remembered(engines)[0], _request())
+    (want,) = _write(scripted_pair.make_engines(2)[0], _request())
+    self.assertEqual(got[0].usage.read, want[0].usage.read)
+    # In switch each model goes on with what it, or the other, has written.
+    got = _answer_all(_remembered(engines), problems, 'switch')
+    want = _answer_all(scripted_pair.make_engines(2), problems, 'switch')
+    for x, y in zip(got, want, strict=True):
+      for a, b in zip(x.calls, y.calls, strict=True):
+        self.assertEqual(a.read + a.cached, b.read + b.cached)
+        self.assertLessEqual(a.cached, b.cached)  # What cannot be told is read.
 
 
 def _embedded_pair():
@@ -245,10 +251,9 @@ class EmbeddedTest(parameterized.TestCase):
   @parameterized.parameters('escalate', 'switch', 'redraft')
   def test_usage_is_that_of_the_engine_alone(self, name):
     problems = arithmetic.load(0, train=2)['train']
-    encode = tokenizer_lib.Tokenizer().encode
     sampling = driver.Sampling(max_decisions=8, max_tokens=100)
     alone = _answer_all(_embedded_pair(), problems, name, sampling=sampling)
-    wrapped = _remembered(_embedded_pair(), encode)
+    wrapped = _remembered(_embedded_pair())
     for _ in range(2):
       got = _answer_all(wrapped, problems, name, sampling=sampling)
       for a, b in zip(got, alone, strict=True):

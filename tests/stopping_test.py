@@ -14,9 +14,11 @@ class OutcomesTest(parameterized.TestCase):
     # Problem 0: the largest model is wrong at step 0; waiting one step makes it
     # right: gain 1 there. Staying is right too: gain 1.
     # Problem 1: largest right at step 0, wrong after: loss 1, gain 0.
-    batch, _ = ladders.make_ladders(2, num_steps=2)
-    batch = batch.replace(
+    batch = ladders.ladder_batch(
+        features=np.zeros((2, 2, 1)),
         mask=np.ones((2, 2), bool),
+        handover_cost=np.ones((2, 2, 1)),
+        stay_cost=np.ones(2),
         handover_correct=np.array([[[0.0], [1.0]], [[1.0], [0.0]]]),
         handover_loss=np.array([[[0.0], [0.0]], [[0.0], [1.0]]]),
         stay_correct=np.array([1.0, 0.0]),
@@ -28,9 +30,13 @@ class OutcomesTest(parameterized.TestCase):
   def test_gain_with_two_samples_of_each_prefix(self):
     # Largest alone: right, wrong. From step 1: wrong, right. One of two pairs
     # is lost and the other gained: correct .5, loss .5, gain .5.
-    batch, _ = ladders.make_ladders(1, num_steps=2)
-    batch = batch.replace(
+    batch = ladders.ladder_batch(
+        features=np.zeros((1, 2, 1)),
         mask=np.ones((1, 2), bool),
+        handover_cost=np.ones((1, 2, 1)),
+        stay_cost=np.ones(1),
+        stay_correct=np.zeros(1),
+        stay_loss=np.zeros(1),
         handover_correct=np.array([[[0.5], [0.5]]]),
         handover_loss=np.array([[[0.0], [0.5]]]),
     )
@@ -65,7 +71,7 @@ class OutcomesTest(parameterized.TestCase):
 
   def test_outcome_that_is_not_finite_is_refused(self):
     batch, _ = ladders.make_ladders(5)
-    batch.cost[..., 0].sum(axis=1)[3] = np.nan
+    batch.cost[3, 0, 1] = np.nan
     with self.assertRaisesRegex(ValueError, 'must be finite'):
       stopping_lib.from_batch(batch)
 

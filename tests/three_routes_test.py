@@ -18,8 +18,6 @@ import numpy as np
 
 from configs import arithmetic
 from configs import arithmetic_redraft
-from experiments import behave as behave_experiment
-from experiments import collect as collect_experiment
 from experiments import train
 import routing
 from routing import costs
@@ -27,9 +25,12 @@ from routing import protocols
 from routing import types
 from routing.engines import scripted
 from routing.features import batching
+from routing.features import standardize
 from routing.grading import equivalence
 from routing.objectives import exact
 from routing.objectives import lagrangian
+from routing.outcomes import batches
+from routing.outcomes import records
 from routing.rollout import behave
 from routing.rollout import collect
 from routing.rollout import driver
@@ -45,7 +46,7 @@ _SPECS = scripted_pair.SPECS
 _SAMPLING = driver.Sampling(max_decisions=5)  # Four, and the answer.
 _REDRAFT = protocols.Protocol('redraft')
 _SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
-_SIZES = {'train': 200, 'validation': 100, 'test': 150}
+_SIZES = {'train': 200, 'select': 100, 'test': 150}
 
 
 def _script(route):
@@ -114,9 +115,9 @@ def _behave(problems, sink, engines, draw, accounting, num_trajectories=1):
 
 def _collect_rollouts(workdir, problems):
   """Shards of train and validation, at random rates."""
-  for split in ('train', 'validation'):
+  for split in ('train', 'select'):
     settings = _SETTINGS | {'plan': {'protocol': dataclasses.asdict(_REDRAFT)}}
-    directory = behave_experiment.shard_directory(workdir, split)
+    directory = pathlib.Path(workdir) / 'rollouts' / split
     writer = writer_lib.RolloutWriter(
         directory, problems[split], settings, shard_size=50
     )
@@ -133,7 +134,7 @@ def _collect_rollouts(workdir, problems):
 def _collect_ladders(workdir, problems):
   """Shards of all splits."""
   for split in _SIZES:
-    directory = collect_experiment.shard_directory(workdir, split)
+    directory = pathlib.Path(workdir) / 'shards' / split
     writer = writer_lib.LadderWriter(
         directory, problems[split], _SETTINGS, shard_size=50
     )
@@ -263,9 +264,7 @@ class RedraftTest(absltest.TestCase):
     cls.router = _train_redraft(cls.workdir, cls.problems, levels=(0.5, 0.7))
 
   def test_behaviour_names_all_three(self):
-    rollouts = reader.read_rollouts(
-        behave_experiment.shard_directory(self.workdir, 'train')
-    )
+    rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'train')
     named = {
         decision.route
         for rollout in rollouts
@@ -302,12 +301,17 @@ class EscalateTest(absltest.TestCase):
     levels = (0.5, 0.7)
     workdir = pathlib.Path(self.create_tempdir().full_path)
     router = _train_escalate(workdir, _problems(seed=0), levels)
-    ladders = reader.read_ladders(
-        collect_experiment.shard_directory(workdir, 'test')
-    )
+    ladders = reader.read_ladders(pathlib.Path(workdir) / 'shards' / 'test')
     card = router.card
-    batch = batching.ladder_batch(
+    table = records.ladder_table(
         ladders, card.features, card.accounting, card.protocol
+    )
+    plain = standardize.Statistics(
+        np.zeros(card.features.size), np.ones(card.features.size)
+    )
+    batch = batches.outcome_batch(table, plain, card.ruler)
+    batch.features[table.problem, table.decisions.depth] = (
+        table.decisions.features
     )
     never, at_once = (validation.always(route, batch) for route in (0, -1))
     for member, level in enumerate(levels):

@@ -14,10 +14,9 @@ from absl.testing import absltest
 import numpy as np
 
 from configs import arithmetic
-from experiments import collect as collect_experiment
-from experiments import overnight
 from experiments import train
-from experiments import training_sets
+from experiments import training_data
+from experiments import unattended
 import routing
 from routing.features import observation
 from routing.grading import equivalence
@@ -29,7 +28,7 @@ from routing.training import metrics as metrics_lib
 from tests import scripted_pair
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_COUNTS = {'train': 24, 'validation': 16}
+_COUNTS = {'train': 24, 'select': 16}
 
 
 def _collect(workdir):
@@ -41,10 +40,10 @@ def _collect(workdir):
         'models': [dataclasses.asdict(s) for s in scripted_pair.SPECS[:2]]
     }
     writer = writer_lib.LadderWriter(
-        collect_experiment.shard_directory(workdir, split), chosen, settings, 8
+        pathlib.Path(workdir) / 'shards' / split, chosen, settings, 8
     )
     asyncio.run(
-        overnight.collect_missing(
+        unattended.collect_missing(
             functools.partial(
                 collect.collect_ladders,
                 plan=collect.Plan(driver.Sampling()),
@@ -112,7 +111,7 @@ class TrainTest(absltest.TestCase):
   def test_router_scores_what_training_saw(self):
     # Scores on raw features equal the network on the standardised set.
     config = _config()
-    data = training_sets.load(config, self.workdir)
+    data = training_data.load(config, self.workdir)
     router = train.train_seed(config, self.workdir, 0, data)
     statistics = data.view.statistics
     raw = data.train.features * statistics.std + statistics.mean
@@ -141,7 +140,7 @@ class TrainTest(absltest.TestCase):
 
   def test_other_shards_are_refused(self):
     config = _config()
-    data = training_sets.load(config, self.workdir)
+    data = training_data.load(config, self.workdir)
     train.train_seed(config, self.workdir, 0, data)
     before = _files(self.workdir)
     other = dataclasses.replace(data, shards=data.shards | {'train': 'other'})
@@ -173,19 +172,24 @@ class TrainTest(absltest.TestCase):
       for i, ladder in enumerate(ladders):
         writer.add(i, change(ladder) if i == 7 else ladder)
       with self.assertRaisesRegex(ValueError, message):
-        training_sets.load(_config(), self.workdir)
+        training_data.load(_config(), self.workdir)
 
   def test_missing_hidden_states_are_named(self):
-    config = _config()
-    data = reader.read_ladders(self.workdir / 'shards' / 'train')
-    ladder = dataclasses.replace(
-        data[0],
-        steps=tuple(
-            dataclasses.replace(step, hidden=None) for step in data[0].steps
-        ),
+    directory = self.workdir / 'shards' / 'train'
+    ladders = reader.read_ladders(directory)
+    settings = reader.read_manifest(directory).settings
+    shutil.rmtree(directory)
+    writer = writer_lib.LadderWriter(
+        directory,
+        [x.problem for x in ladders],
+        {'models': settings['models']},
+        8,
     )
+    for i, ladder in enumerate(ladders):
+      steps = tuple(dataclasses.replace(x, hidden=None) for x in ladder.steps)
+      writer.add(i, dataclasses.replace(ladder, steps=steps))
     with self.assertRaisesRegex(ValueError, 'Leave hidden out'):
-      training_sets.feature_config(config, 2, [ladder])
+      training_data.load(_config(), self.workdir)
 
   def test_a_bad_call_is_one_line_and_no_success(self):
     for override, message in (

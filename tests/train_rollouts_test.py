@@ -5,8 +5,6 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 
 from absl.testing import absltest
@@ -14,13 +12,11 @@ from absl.testing import parameterized
 import chex
 import jax
 import numpy as np
-import pytest
 
 from configs import arithmetic_redraft
-from experiments import behave as behave_experiment
-from experiments import overnight
 from experiments import train
-from experiments import training_sets
+from experiments import training_data
+from experiments import unattended
 import routing
 from routing import costs
 from routing import protocols
@@ -31,11 +27,9 @@ from routing.routers import behaviour
 from routing.shards import reader
 from routing.shards import writer as writer_lib
 from routing.training import metrics as metrics_lib
-from tests import collect_experiment_test
 from tests import scripted_pair
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_COUNTS = {'train': 24, 'validation': 16}
+_COUNTS = {'train': 24, 'select': 16}
 _SPECS = scripted_pair.SPECS[:2]
 _SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
 
@@ -47,9 +41,9 @@ def collect(workdir, protocol='redraft'):
   for split, count in _COUNTS.items():
     chosen, problems = problems[:count], problems[count:]
     settings = _SETTINGS | {'plan': dataclasses.asdict(plan)}
-    directory = behave_experiment.shard_directory(workdir, split)
+    directory = pathlib.Path(workdir) / 'rollouts' / split
     asyncio.run(
-        overnight.collect_missing(
+        unattended.collect_missing(
             functools.partial(
                 behave.collect_rollouts,
                 behaviour=behaviour.random_rate(2, seed=0),
@@ -67,7 +61,7 @@ def collect(workdir, protocol='redraft'):
 
 
 def make_config(**changes):
-  config = arithmetic_redraft.get_config('smoke')
+  config = arithmetic_redraft.get_config('vtrace-smoke')
   config.features.update(question_width=8, step_width=8)
   config.network.hidden = (8,)
   config.objective.levels = (0.5, 0.7)
@@ -104,19 +98,21 @@ class RolloutsTest(parameterized.TestCase):
     self.assertEqual([row['step'] for row in rows], [2, 4])
     self.assertLen(rows[-1]['validation_effective'], 2)
 
-  def test_validation_is_the_half_that_may_choose(self):
-    data = training_sets.load(make_config(), self.workdir)
-    self.assertLen(data.validation.mask, 8 * 3)
-    rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'validation')
-    chex.assert_trees_all_equal(
-        data.validation, data.view.arrays(rollouts[::2])
-    )
+  def test_select_is_all_that_may_choose_and_is_known_as_seen(self):
+    data = training_data.load(make_config(), self.workdir)
+    self.assertLen(data.select.mask, 16 * 3)
+    rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'select')
+    chex.assert_trees_all_equal(data.select, data.view.trajectories(rollouts))
+    problems = [x.problem for x in rollouts]
+    data.seen.check('select', problems)
+    with self.assertRaisesRegex(ValueError, "has seen it as 'select'"):
+      data.seen.check('prove', problems)
 
   def test_shards_on_disk_are_what_is_in_memory(self):
-    whole = training_sets.load(make_config(), self.workdir)
+    whole = training_data.load(make_config(), self.workdir)
     config = make_config()
     config.stream.num_held = 2
-    parts = training_sets.load(config, self.workdir)
+    parts = training_data.load(config, self.workdir)
     self.assertEqual(parts.train.sizes, [15, 15, 15, 15, 12])
     for name in ('mean', 'std'):
       np.testing.assert_allclose(
@@ -126,7 +122,7 @@ class RolloutsTest(parameterized.TestCase):
           atol=1e-6,
       )
     self.assertEqual(parts.view.accounting, whole.view.accounting)
-    chex.assert_trees_all_equal(parts.validation.mask, whole.validation.mask)
+    chex.assert_trees_all_equal(parts.select.mask, whole.select.mask)
     rows = [parts.train.load(i) for i in range(5)]
     rows = jax.tree.map(lambda *x: np.concatenate(x), *rows)
     chex.assert_trees_all_close(rows, whole.train, atol=1e-4)
@@ -134,7 +130,7 @@ class RolloutsTest(parameterized.TestCase):
   def test_streamed_run_resumes_exactly(self):
     config = make_config(batch_size=17)
     config.stream.num_held = 2
-    data = training_sets.load(config, self.workdir)
+    data = training_data.load(config, self.workdir)
     whole = train.train_seed(config, self.workdir, 0, data)
     # Killed after two of four steps: a run directory without a router, whose
     # configuration is the one of the whole run.
@@ -177,7 +173,7 @@ class RolloutsTest(parameterized.TestCase):
 
     for change, message in (
         (no_number, 'count/7: step 0: a log-probability is not finite'),
-        (no_step, 'count/7: 0 decisions make 0 calls'),
+        (no_step, 'count/7 has no decision'),
         (no_chance, 'count/7, decision 0: the probability is 0.0'),
     ):
       shutil.rmtree(directory)
@@ -189,68 +185,36 @@ class RolloutsTest(parameterized.TestCase):
           x = dataclasses.replace(x, trajectories=(change(first), *others))
         writer.add(i, x)
       with self.assertRaisesRegex(ValueError, message):
-        training_sets.load(config, self.workdir)
+        training_data.load(config, self.workdir)
 
   def test_another_protocol_is_refused(self):
     config = make_config()
     config.protocol.name = 'switch'
     with self.assertRaisesRegex(ValueError, 'collected in redraft, peek'):
-      training_sets.load(config, self.workdir)
+      training_data.load(config, self.workdir)
+
+  @parameterized.parameters(
+      (dict(kind='rollouts'), 'exact', "'exact', which needs to know"),
+      (dict(kind='ladders'), 'vtrace', 'allowed: ladders or rollouts in esc'),
+      (dict(kind='trees'), 'vtrace', "data.kind is 'trees'; allowed: ladders"),
+  )
+  def test_what_does_not_go_together_is_named(self, data, estimator, message):
     config = make_config()
-    config.objective.estimator = 'exact'
-    with self.assertRaisesRegex(ValueError, 'exact, which knows.*escalate'):
-      training_sets.load(config, self.workdir)
+    config.data.update(data)
+    config.objective.estimator = estimator
+    with self.assertRaisesRegex(ValueError, message):
+      training_data.load(config, self.workdir)
 
   def test_ladders_where_rollouts_are_wanted_are_not_found(self):
     shutil.rmtree(self.workdir / 'rollouts')
     with self.assertRaisesRegex(ValueError, 'rollouts/train holds no manifest'):
-      training_sets.load(make_config(), self.workdir)
+      training_data.load(make_config(), self.workdir)
 
   def test_too_many_devices_are_refused(self):
     config = make_config()
     config.stream.num_devices = 1 + jax.device_count()
     with self.assertRaisesRegex(ValueError, 'devices are asked for; allowed'):
       train.train_all(config, self.workdir)
-
-
-class CommandTest(absltest.TestCase):
-
-  @pytest.mark.slow
-  def test_collects_and_trains(self):
-    # An untrained pair, which writes nonsense; that is all that is needed.
-    workdir = pathlib.Path(self.create_tempdir().full_path)
-    collect_experiment_test._save_pair(workdir / 'pair')
-    arguments = [
-        '--config=configs/arithmetic_redraft.py:smoke',
-        f'--workdir={workdir}',
-        f'--config.engine.pair={workdir / "pair"}',
-        '--config.engine.max_batch=8',
-        '--config.engine.num_slots=16',
-        '--config.collect.concurrency=8',
-        '--config.collect.max_tokens=60',
-        '--config.collect.temperature=1.0',
-        '--config.problems.train=12',
-        '--config.problems.validation=8',
-        '--config.problems.test=4',
-        '--config.objective.form=reliability',
-        '--config.objective.levels=(0.5,)',
-        '--config.num_steps=4',
-    ]
-    for stage in (
-        ['experiments.behave', '--split=train'],
-        ['experiments.behave', '--split=validation'],
-        ['experiments.train'],
-    ):
-      done = subprocess.run(
-          [sys.executable, '-m', *stage, *arguments],
-          cwd=_ROOT,
-          capture_output=True,
-          text=True,
-          check=False,
-      )
-      self.assertEqual(done.returncode, 0, done.stderr)
-    router = routing.load(workdir / 'runs' / 'seed0')
-    self.assertEqual(router.card.protocol, protocols.Protocol('redraft'))
 
 
 if __name__ == '__main__':

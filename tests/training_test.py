@@ -324,11 +324,10 @@ class DegenerateTest(parameterized.TestCase):
   def test_data_without_a_choice(self, form, right, num_steps):
     # Everybody right, or everybody wrong: nothing to gain, nothing may break.
     data = _random_batch(20, num_steps=num_steps)
+    ends = data.cost > 0
     data = data.replace(
-        handover_correct=np.full_like(data.correct[..., 1:], right),
-        handover_loss=np.zeros_like(data.loss[..., 1:]),
-        stay_correct=np.full_like(data.correct[..., 0].sum(axis=1), right),
-        stay_loss=np.zeros_like(data.loss[..., 0].sum(axis=1)),
+        correct=(right * ends).astype(np.float32),
+        loss=np.zeros_like(data.loss),
     )
     state = fit.fit(
         _config(form, (0.5,)),
@@ -342,27 +341,10 @@ class DegenerateTest(parameterized.TestCase):
     if form == 'budget':
       np.testing.assert_allclose(state.best_score, right, atol=1e-5)
 
-  @parameterized.parameters('budget', 'reliability')
-  def test_problems_without_a_decision_change_nothing(self, form):
-    # They end as they are; their outcomes count, but teach nothing.
-    data = _random_batch(20)
-    empty = jax.tree.map(np.copy, data)
-    empty.mask[:] = False
-    config = _config(form, (0.5,))
-    network, state, step = fit.make_learner(config, 2, 5, seed=0)
-    before = jax.tree.map(np.copy, state.params)
-    config.optimizer.weight_decay = 0.0
-    _, _, step = fit.make_learner(config, 2, 5, seed=0)
-    state, metrics = step(state, (empty, None))
-    chex.assert_trees_all_equal(state.params, before)
-    np.testing.assert_allclose(metrics['cost'], 0.2, rtol=1e-6)
-    _, scores = validation.make_eval_step(config, network)(state, empty)
-    self.assertFalse(np.isnan(scores['validation_score']).any())
-
   def test_not_finite_data_stops_with_the_step(self):
     # Problem 11 of 20 is broken; batches of 4 meet it within 5 steps.
     data = _random_batch(20)
-    data.cost[..., 0].sum(axis=1)[11] = np.inf
+    data.cost[11, 0, 1] = np.inf
     order = [batching.minibatch_indices(0, s, 20, 4) for s in range(5)]
     bad = 1 + next(s for s, rows in enumerate(order) if 11 in rows)
     directory = self.create_tempdir().full_path

@@ -85,7 +85,8 @@ def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
   """
   chex.assert_equal_shape([logits, batch.correct, batch.cost, batch.loss])
   taken = jnp.exp(branch_log_probabilities(logits, batch))
-  # A branch that leads on, or does not exist, holds outcomes of 0.
+  taken = jnp.where(batch.mask[..., None], taken, 0.0)
+  # A branch that leads on holds outcomes of 0.
   expect = lambda values: jnp.sum(taken * values, axis=(1, 2))
   return Outcomes(
       correct=expect(batch.correct),

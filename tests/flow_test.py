@@ -1,0 +1,141 @@
+"""The one flow: each protocol and estimator, from nothing to table and points."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import pytest
+
+from configs import arithmetic
+from configs import arithmetic_redraft
+from configs import arithmetic_rollouts
+from configs import arithmetic_switch
+from experiments import calibrate
+from experiments import evaluate
+from experiments import pipeline
+from experiments import run_data
+from experiments import train
+import routing
+from routing.evaluation import results as results_lib
+
+_CASES = {
+    'escalate': (arithmetic, 'smoke'),
+    'redraft, exact': (arithmetic_redraft, 'smoke'),
+    'redraft, vtrace': (arithmetic_redraft, 'vtrace-smoke'),
+    'redraft, on_policy': (arithmetic_redraft, 'on_policy-smoke'),
+    'switch': (arithmetic_switch, 'smoke'),
+    'rollouts': (arithmetic_rollouts, 'smoke'),
+}
+
+
+def small(name):
+  """A configuration that runs in seconds on the embedded pair."""
+  module, variant = _CASES[name]
+  config = module.get_config(variant)
+  config.problems.update(train=12, select=8, prove=8, test=8)
+  if name == 'rollouts':  # Weights tell little of so few problems.
+    config.problems.update(select=32, prove=32, test=16)
+  config.collect.shard_size = 4
+  config.num_steps, config.batch_size = 4, 8
+  config.log_every = config.eval_every = config.checkpoint_every = 2
+  config.on_policy = dict(problems=4, trajectories=2, every=2)
+  config.calibration.update(budgets=(0.9,), alphas=(0.3,), grid=4)
+  config.evaluation.update(
+      learners=('fitted Q, linear',), resamples=20, live=2, coverage=3
+  )
+  return config
+
+
+def _files(directory):
+  return {
+      path: path.stat().st_mtime_ns
+      for path in directory.rglob('*')
+      if path.is_file()
+  }
+
+
+class FlowTest(parameterized.TestCase):
+
+  @pytest.mark.slow
+  @parameterized.parameters(*_CASES)
+  def test_one_command_from_nothing_to_points_and_table(self, name):
+    config = small(name)
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    pipeline.run(config, workdir, lambda line: None)
+    results = results_lib.check(
+        json.loads((workdir / evaluate.RESULTS_FILE).read_text())
+    )
+    methods = results['rulers']['price']['methods']
+    self.assertContainsSubset(
+        {'policy', 'fitted Q, linear', 'confidence', 'random per step'}, methods
+    )
+    is_known = name != 'rollouts'
+    self.assertEqual('oracle' in methods, is_known)
+    # Live answers are what the records said.
+    self.assertEqual(bool(results['live']), is_known)
+    for entry in results['live']:
+      self.assertEqual(entry['num_agreeing'], entry['num_problems'])
+    self.assertIn('learned policy', (workdir / 'table.md').read_text())
+    self.assertTrue((workdir / 'frontier.png').exists())
+    self._check_seen(config, workdir)
+    before = _files(workdir)
+    pipeline.run(config, workdir, lambda line: None)
+    self.assertEqual(_files(workdir), before)
+
+  def _check_seen(self, config, workdir):
+    """The router knows what it has seen, and whose problems it may not meet."""
+    directory = train.run_directory(workdir, 0)
+    router = routing.load(directory)
+    self.assertEqual(router.points[0].name, 'cost<=0.9')
+    self.assertTrue(router.seen.is_known)
+    for split in ('train', 'select', 'prove'):
+      self.assertNotEmpty(getattr(router.seen, split))
+    refused = json.loads((directory / calibrate.REFUSED_FILE).read_text())
+    names = [x['name'] for x in refused] + [x.name for x in router.points]
+    if config.calibration.alphas:
+      self.assertIn('loss<=0.3@0.9', names)
+    # Calibrated on what it was trained on, it refuses, whatever it is.
+    source = run_data.source(
+        config, workdir, 'select', router.card, config.calibration.source
+    )
+    train_problems = [
+        x.problem
+        for x in run_data.open_split(config, workdir, 'train').records()
+    ]
+    with self.assertRaisesRegex(ValueError, "has seen it as 'train'"):
+      router.seen.check('prove', train_problems)
+    with self.assertRaisesRegex(ValueError, "has seen it as 'select'"):
+      calibrate.points_of(
+          config, router, {'select': source, 'prove': source}, 'hash'
+      )
+
+
+class LiveTest(absltest.TestCase):
+
+  @pytest.mark.slow
+  def test_thresholds_may_be_tried_live(self):
+    config = small('rollouts')
+    config.calibration.source = 'live'
+    config.calibration.grid = 2
+    config.evaluation.source = 'recorded'
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    for stage in pipeline.stages(config, workdir)[:-2]:
+      stage.run()
+    directory = train.run_directory(workdir, 0)
+    router = routing.load(directory)
+    self.assertEqual(router.points[0].promise['source'], 'live')
+    kept = list((directory / calibrate.FOLDER).rglob('*.json'))
+    self.assertNotEmpty(kept)
+    before = _files(directory / calibrate.FOLDER)
+    calibrate.calibrate_all(config, workdir)
+    self.assertEqual(_files(directory / calibrate.FOLDER), before)
+    again = routing.load(directory)
+    np.testing.assert_equal(
+        again.points[0].threshold, router.points[0].threshold
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()
