@@ -124,7 +124,7 @@ def mismatched(tree: tree_lib.Tree) -> list[np.ndarray]:
 
 def _batches(
     tree: tree_lib.Tree, seen: tree_lib.Tree, source: str, num: int
-) -> Callable[..., types.LadderBatch | types.TrajectoryBatch]:
+) -> Callable[..., types.OutcomeBatch | types.TrajectoryBatch]:
   """(key, features -> the policy's own chances) -> a batch; see `train`."""
   tables = {'uniform': uniform, 'mismatched': mismatched}
   fixed = sampling.follow(tables[source](tree)) if source in tables else None

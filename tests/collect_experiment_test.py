@@ -128,7 +128,7 @@ class CollectSplitTest(absltest.TestCase):
       collect.collect_split(self.config, self.workdir, 'test')
 
   def test_unknown_split_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'train, validation, test'):
+    with self.assertRaisesRegex(ValueError, 'train, select, prove, test'):
       builders.problems(self.config, 'dev')
 
   def test_unknown_source_is_refused(self):

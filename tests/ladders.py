@@ -62,19 +62,15 @@ def make_ladders(
   )
   all_large = LARGE_STEP * lengths
   stay_right = ~is_wrong.any(axis=1)
-  stays = steps == lengths[:, None] - 1  # The last decision of each.
-  batch = chain_batch(
+  batch = from_ends(
+      mask,
       features=np.stack([scores, np.broadcast_to(steps, shape)], axis=-1),
-      mask=mask,
-      correct=(stay_right[:, None] * stays, _padded(correct, mask)),
+      correct=(stay_right, _padded(correct, mask)),
       cost=(
-          (SMALL_STEP * lengths / all_large)[:, None] * stays,
+          SMALL_STEP * lengths / all_large,
           _padded(cost / all_large[:, None, None], mask),
       ),
-      loss=(
-          (largest.mean(axis=-1) * ~stay_right)[:, None] * stays,
-          _padded(loss, mask),
-      ),
+      loss=(largest.mean(axis=-1) * ~stay_right, _padded(loss, mask)),
   )
   return batch, np.where(mask, scores, 0.0)
 

@@ -80,10 +80,13 @@ class ProtocolTableTest(absltest.TestCase):
         'exact, reliability, behind kappa',
     )
 
-  def test_the_rival_is_the_one_that_saw_the_same(self):
+  def test_the_rival_is_the_best_learner(self):
     area = lambda x: _method(x, [0.3, 0.7], [0.5, 0.9])
-    rivals = {'supervised': area(0.7), 'supervised, rollouts': area(0.6)}
-    for known, expected in ((2, '.600 [.590, .610]'), (1, '.700 [.690, .710]')):
+    rivals = {'boosting': area(0.6), 'fitted Q, linear': area(0.7)}
+    for known, expected in (
+        (2, '.700 [.690, .710] (fitted Q, linear)'),
+        (1, '.600 [.590, .610] (boosting)'),
+    ):
       methods = dict(list(rivals.items())[:known])
       results = _results('exact', 0.8, 'escalate', 'peek', **methods)
       self.assertEqual(protocol_table.policy_row(results)[-1], expected)

@@ -156,6 +156,8 @@ class RolloutsTest(parameterized.TestCase):
     config.stream.num_held = num_held
     directory = self.workdir / 'rollouts' / 'train'
     rollouts = reader.read_rollouts(directory)
+    settings = dict(reader.read_manifest(directory).settings)
+    settings.pop('problems_hash')
 
     def no_number(x):
       numbers = np.full_like(x.steps[0].log_probs, -np.inf)
@@ -178,7 +180,7 @@ class RolloutsTest(parameterized.TestCase):
     ):
       shutil.rmtree(directory)
       problems = [x.problem for x in rollouts]
-      writer = writer_lib.RolloutWriter(directory, problems, _SETTINGS, 5)
+      writer = writer_lib.RolloutWriter(directory, problems, settings, 5)
       for i, x in enumerate(rollouts):
         if i == 7:
           first, *others = x.trajectories

@@ -62,20 +62,26 @@ def count(
     if allowed.size:
       cheapest = allowed[np.argmin(sample.mean_cost[allowed])]
       chosen['picked'].append(int(cheapest))
-  holds = cost[loss <= alpha]
   return {
       'alpha': alpha,
       'delta': delta,
       'sample_size': sample_size,
       'num_samples': num_samples,
       'num_problems': values.loss.shape[1],
-      'best': {'cost': float(holds.min(initial=np.inf))},
+      'best': {'cost': float(cost[loss <= alpha].min(initial=np.inf))},
       **{
-          name: {
-              'broken': int((loss[index] > alpha).sum()),
-              'refused': num_samples - len(index),
-              'cost': float(cost[index].mean()) if index else None,
-          }
+          name: _judged(index, loss > alpha, cost, num_samples)
           for name, index in chosen.items()
       },
+  }
+
+
+def _judged(
+    index: list[int], is_broken: np.ndarray, cost: np.ndarray, num_samples: int
+) -> dict[str, Any]:
+  """How the thresholds that were chosen from samples really do."""
+  return {
+      'broken': int(is_broken[index].sum()),
+      'refused': num_samples - len(index),
+      'cost': float(cost[index].mean()) if index else None,
   }
