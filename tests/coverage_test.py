@@ -1,7 +1,7 @@
 """No procedure breaks its promise too often, and one that did would be found.
 
-The fast version of `experiments.studies.coverage`: fewer samples and cells, the same
-counts, the same verdict.
+The fast version of `experiments.studies.coverage`: fewer samples and cells, the
+same counts, the same verdict.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The one flow: each protocol and estimator, from nothing to table and points."""
+"""The one flow: each protocol and estimator, from nothing to its points."""
 
 import json
 import pathlib
