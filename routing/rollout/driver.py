@@ -159,9 +159,9 @@ async def answer(
   in `escalate`, the rest of the trace, in one request. Where it is shown a draft
   of the step, route 0 keeps it, any other discards it; it is paid either way.
   After the last of `max_decisions` decisions the named route writes to the end
-  (after its draft, where that is kept); only `max_tokens` limits the text. While
-  the router decides, the writer may write on; what it has written in vain when it
-  is cut off is a call of its own.
+  (after its draft, where that is kept); only `max_tokens` limits the text.
+  While the router decides, the writer may write on; what it has written in vain
+  when it is cut off is a call of its own.
 
   Args:
     problem: the problem.
