@@ -156,8 +156,9 @@ async def answer(
   """Answers one problem under a router.
 
   At each step boundary the router names the route that writes the next step or,
-  in `escalate`, the rest of the trace, in one request. Where it is shown a draft
-  of the step, route 0 keeps it, any other discards it; it is paid either way.
+  in `escalate`, the rest of the trace, in one request. Where it is shown a
+  draft of the step, route 0 keeps it, any other discards it; it is paid either
+  way.
   After the last of `max_decisions` decisions the named route writes to the end
   (after its draft, where that is kept); only `max_tokens` limits the text.
   While the router decides, the writer may write on; what it has written in vain
