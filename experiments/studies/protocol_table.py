@@ -1,7 +1,7 @@
 """One table of several evaluated runs: what was trained how, and what it got.
 
 Run:    python -m experiments.studies.protocol_table --results=runs/redraft/results.json,runs/redraft_vtrace/results.json
-Prints: Markdown; of each run the policy, beside it the area of the best tuned supervised learner, and after the last run of a protocol what needs no training.
+Prints: Markdown; of each run the policy, beside it the tuned supervised learners, and after the last run of a protocol what needs no training.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ COLUMNS = (
         f'acc @{budget:.1f} [95 %]'.replace('0.', '.')
         for budget in metrics.BUDGETS
     ),
-    'best supervised learner: area [95 %]',
+    *(f'{name}: area [95 %]' for name in learners.LEARNERS),
+    'policy minus the best of them on select',
 )
-_SUPERVISED = tuple(learners.LEARNERS)
 
 
 def method_cells(method: Mapping[str, Any]) -> list[str]:
@@ -56,7 +56,6 @@ def method_cells(method: Mapping[str, Any]) -> list[str]:
 def policy_row(results: Mapping[str, Any]) -> list[str]:
   """The trained policy of a run."""
   config, methods = results['config'], _methods(results)
-  rivals = [(x, methods[x]['area']) for x in _SUPERVISED if x in methods]
   groups = ', '.join(config['features']['groups'])
   hidden = ' x '.join(map(str, config['network']['hidden']))
   return [
@@ -67,17 +66,24 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
       _count(results, 'train'),
       f'{_count(results, "test")}, {len(results["seeds"])}',
       *method_cells(methods[evaluator.REFERENCE]),
-      _best(rivals),
+      *(
+          tables.interval(methods[x]['area'])
+          if x in methods
+          else tables.MISSING
+          for x in learners.LEARNERS
+      ),
+      _minus_best(results),
   ]
 
 
-def _best(rivals: Sequence[tuple[str, Mapping[str, Any] | None]]) -> str:
-  """The learner of greatest area on test, and that area."""
-  known = [(name, area) for name, area in rivals if area]
-  if not known:
+def _minus_best(results: Mapping[str, Any]) -> str:
+  """The policy's area minus that of the learner that was best on `select`."""
+  tried = {name: max(x['areas']) for name, x in results['tuning'].items()}
+  if not tried:
     return tables.MISSING
-  name, area = max(known, key=lambda x: x[1]['mean'])
-  return f'{tables.interval(area)} ({name})'
+  best = max(tried, key=tried.get)
+  figures = results['rulers'][results['ruler']]
+  return f'{tables.difference(figures, best)} ({best})'
 
 
 def _method(config: Mapping[str, Any]) -> str:
@@ -106,10 +112,10 @@ def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
           '',
           _count(results, 'test'),
           *method_cells(methods[name]),
-          '',
+          *[''] * (1 + len(learners.LEARNERS)),
       ]
       for name in names
-      if name not in (evaluator.REFERENCE, *_SUPERVISED)
+      if name not in (evaluator.REFERENCE, *learners.LEARNERS)
   ]
 
 

@@ -85,12 +85,13 @@ def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
   }
 
 
-def _difference(figures: Mapping[str, Any], name: str) -> str:
-  difference = figures['differences'].get(name)
-  if difference is None:
+def difference(figures: Mapping[str, Any], name: str) -> str:
+  """The policy's area minus a method's, e.g. '+.064 [+.055, +.073]'."""
+  found = figures['differences'].get(name)
+  if found is None:
     return MISSING
-  low, high = _signed(difference['low']), _signed(difference['high'])
-  return f'{_signed(difference["mean"])} [{low}, {high}]'
+  low, high = _signed(found['low']), _signed(found['high'])
+  return f'{_signed(found["mean"])} [{low}, {high}]'
 
 
 def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
@@ -98,7 +99,7 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   row = [
       LABELS.get(name, name),
       interval(method['area']),
-      _difference(figures, name),
+      difference(figures, name),
       *(_number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
       _number(method['mean_gap_recovered']),
       _number(method['cost_to_recover']['95']),
