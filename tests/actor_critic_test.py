@@ -279,7 +279,9 @@ class BookkeepingTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "'magic'; allowed: exact"):
       _setup(config, make_batch(4))
     config.objective.estimator = 'exact'
-    with self.assertRaisesRegex(ValueError, 'learns from ladders'):
+    with self.assertRaisesRegex(
+        ValueError, 'learns from known outcomes .*got trajectories'
+    ):
       fit.check_data(config, make_batch(4))
 
   def test_a_member_that_was_never_judged_keeps_its_last_parameters(self):

@@ -102,8 +102,8 @@ class FiguresTest(parameterized.TestCase):
     # CPT50: .65 at .2 + .25 / .4 * .3 = .3875. CPT80 = .5. CPT95: .875 at .875.
     # 1 point lost: .89 at .95; .5 points: .895 at .975.
     # AIQ over .2 to 1: (.3 * .6 + .5 * .85) / .8 = .75625. APGR from it:
-    # (.75625 - .4) / .5 = .7125. The line's own area is .4 + .3 / .8 * .5.
-    got = metrics.summary(COST, ACCURACY, ANCHORS, oracle_area=0.85)
+    # (.75625 - .4) / .5 = .7125.
+    got = metrics.summary(COST, ACCURACY, ANCHORS)
     self.assertAlmostEqual(got['accuracy_at']['0.4'], 2 / 3)
     self.assertAlmostEqual(got['gap_recovered_at']['0.4'], 0.8 * 2 / 3)
     self.assertAlmostEqual(got['relative_ibc_gain_at']['0.4'], 1.13333, 5)
@@ -115,25 +115,26 @@ class FiguresTest(parameterized.TestCase):
     self.assertAlmostEqual(got['cost_at_points_lost']['0.5'], 0.975)
     self.assertAlmostEqual(got['average_quality'], 0.75625, 4)
     self.assertAlmostEqual(got['mean_gap_recovered'], 0.7125, 4)
-    line = 0.4 + 0.3 / 0.8 * 0.5
-    want = (got['area'] - line) / (0.85 - line)
-    self.assertAlmostEqual(got['headroom_share'], want)
 
   def test_equal_models_have_no_gap_to_recover(self):
     flat = metrics.Anchors(0.5, 0.2, 0.5)
-    got = metrics.summary(COST, np.full(3, 0.5), flat, oracle_area=0.5)
+    got = metrics.summary(COST, np.full(3, 0.5), flat)
     self.assertTrue(np.isnan(got['mean_gap_recovered']))
-    self.assertTrue(np.isnan(got['headroom_share']))
+
+  def test_headroom_by_hand(self):
+    # From the line at .5 to the oracle at .9, .7 is half of the way.
+    self.assertAlmostEqual(metrics.headroom_share(0.7, 0.9, 0.5), 0.5)
+    self.assertTrue(np.isnan(metrics.headroom_share(0.5, 0.5, 0.5)))
 
   def test_budget_below_the_cheapest_point_buys_nothing(self):
-    got = metrics.summary(COST + 0.1, ACCURACY, ANCHORS, oracle_area=0.9)
+    got = metrics.summary(COST + 0.1, ACCURACY, ANCHORS)
     self.assertTrue(np.isnan(got['accuracy_at']['0.2']))
     self.assertTrue(np.isnan(got['gap_recovered_at']['0.2']))
     self.assertFalse(np.isnan(got['accuracy_at']['0.4']))
 
   def test_models_of_equal_cost_have_no_slope(self):
     alike = metrics.Anchors(0.4, 1.0, 0.9)
-    got = metrics.summary(COST, ACCURACY, alike, oracle_area=0.9)
+    got = metrics.summary(COST, ACCURACY, alike)
     self.assertTrue(np.isnan(got['relative_ibc_gain_at']['0.6']))
 
 

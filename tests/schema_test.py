@@ -95,7 +95,7 @@ class SchemaTest(parameterized.TestCase):
   def test_other_version_is_refused(self):
     table = schema.LADDERS.to_table(scripted_pair.make_ladders(1))
     other = table.replace_schema_metadata({'routing.schema_version': '99'})
-    with self.assertRaisesRegex(ValueError, 'version 99.* reads version 2'):
+    with self.assertRaisesRegex(ValueError, 'version 99.* reads version 3'):
       schema.LADDERS.from_table(other)
 
   def test_no_version_is_refused(self):

@@ -210,10 +210,10 @@ class DirectoryTest(parameterized.TestCase):
         lambda: reader.read_ladders(self.directory),
         lambda: _write(self.directory, ladders, []),
     ):
-      with self.assertRaisesRegex(ValueError, 'version 99.* reads version 2'):
+      with self.assertRaisesRegex(ValueError, 'version 99.* reads version 3'):
         attempt()
 
-  @parameterized.parameters('', '{', '[]', '{"schema_version": 2}')
+  @parameterized.parameters('', '{', '[]', '{"schema_version": 3}')
   def test_a_damaged_manifest_is_refused(self, text):
     self.directory.mkdir()
     (self.directory / 'manifest.json').write_text(text)

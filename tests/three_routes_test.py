@@ -150,9 +150,8 @@ def _collect_ladders(workdir, problems):
     )
 
 
-def _config(module, levels, seed, **changes):
-  """A tiny configuration that starts from a module's smallest."""
-  config = module.get_config('smoke')
+def _config(config, levels, seed, **changes):
+  """A tiny configuration that starts from one of the smallest."""
   config.features = dict(
       groups=('confidence', 'progress', 'text'),
       question_width=32,
@@ -179,7 +178,11 @@ def _train(config, workdir):
 def _train_redraft(workdir, problems, levels, seed=0, num_steps=300):
   _collect_rollouts(workdir, problems)
   config = _config(
-      arithmetic_redraft, levels, seed, num_steps=num_steps, batch_size=64
+      arithmetic_redraft.get_config('vtrace-smoke'),
+      levels,
+      seed,
+      num_steps=num_steps,
+      batch_size=64,
   )
   config.critics.learning_rate = 1e-2
   config.objective.least_effective = 10.0
@@ -189,7 +192,13 @@ def _train_redraft(workdir, problems, levels, seed=0, num_steps=300):
 def _train_escalate(workdir, problems, levels, seed=0, num_steps=300):
   _collect_ladders(workdir, problems)
   return _train(
-      _config(arithmetic, levels, seed, num_steps=num_steps, batch_size=64),
+      _config(
+          arithmetic.get_config('smoke'),
+          levels,
+          seed,
+          num_steps=num_steps,
+          batch_size=64,
+      ),
       workdir,
   )
 

@@ -259,7 +259,7 @@ class BatchTest(parameterized.TestCase):
         dataclasses.replace(trajectory, decisions=()),
         dataclasses.replace(trajectory, decisions=(), calls=(), steps=()),
     ):
-      with self.assertRaisesRegex(ValueError, '0 decisions'):
+      with self.assertRaisesRegex(ValueError, 'p has no decision'):
         list(traces.of_trajectory(empty, _ACCOUNTING, protocols.Protocol()))
 
   @parameterized.parameters(0.0, -0.5, 1.5, float('nan'))

@@ -113,10 +113,25 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
   return placed
 
 
+def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
+  """Names the oracle's curve in its place: it is far above the others."""
+  left, right = axes.get_xlim()
+  start = left + 0.2 * (right - left)
+  axes.annotate(
+      tables.LABELS['oracle'],
+      (start, float(np.interp(start, curve['cost'], curve['accuracy']))),
+      xytext=(-8, 4),
+      textcoords='offset points',
+      ha='right',
+      fontsize=9,
+      color=STYLES['oracle']['color'],
+  )
+
+
 def _label_curves(axes, figures: Mapping[str, Any]) -> None:
   """Names the curves in the empty lower right, each tied to its own curve."""
-  names = [name for name in STYLES if name in figures['methods']]
-  names.remove('oracle')  # Far above the others, it is named in its place.
+  known = [name for name in STYLES if name in figures['methods']]
+  names = [name for name in known if name != 'oracle']
   low, high = axes.get_ylim()
   left, right = axes.get_xlim()
   # Curves differ most half-way; the label column stands right of the ties.
@@ -126,17 +141,8 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
     curve = figures['methods'][name]['curve']
     height[name] = float(np.interp(at, curve['cost'], curve['accuracy']))
   names.sort(key=height.get)
-  oracle = figures['methods']['oracle']['curve']
-  start = left + 0.2 * (right - left)
-  axes.annotate(
-      tables.LABELS['oracle'],
-      (start, float(np.interp(start, oracle['cost'], oracle['accuracy']))),
-      xytext=(-8, 4),
-      textcoords='offset points',
-      ha='right',
-      fontsize=9,
-      color=STYLES['oracle']['color'],
-  )
+  if 'oracle' in known:
+    _label_oracle(axes, figures['methods']['oracle']['curve'])
   gap = 0.052 * (high - low)
   wanted = np.array([height[name] for name in names])
   placed = _spread(wanted, gap)

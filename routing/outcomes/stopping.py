@@ -103,8 +103,7 @@ def from_batch(
   for values in found:
     chosen = np.take_along_axis(values, routes[..., None], axis=-1)[..., 0]
     chosen = np.where(mask, chosen, 0.0)
-    # Staying ends an answer at the last decision alone, and is 0 before.
-    stayed = values[..., 0].sum(axis=1, keepdims=True)
+    stayed = _stayed(values)[:, None]
     columns.append(np.concatenate([chosen, stayed], axis=1))
   correct, cost, loss = columns
   if not all(np.isfinite(x).all() for x in columns):
@@ -113,6 +112,16 @@ def from_batch(
   gain = np.clip(correct - largest + loss, 0.0, 1.0)
   gain[:, :-1][~mask] = 0.0
   return Outcomes(mask=mask, correct=correct, cost=cost, loss=loss, gain=gain)
+
+
+def stay_loss(batch: types.OutcomeBatch) -> np.ndarray:
+  """`[N]` relative loss where the small model stays to the end of its ladder."""
+  return _stayed(np.asarray(batch.loss))
+
+
+def _stayed(values: np.ndarray) -> np.ndarray:
+  """`[N]` of `[N, T, A]`: staying ends an answer at the last decision alone."""
+  return values[..., 0].sum(axis=1)
 
 
 def from_table(

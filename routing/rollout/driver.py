@@ -158,11 +158,9 @@ async def answer(
   At each step boundary the router names the route that writes the next step or,
   in `escalate`, the rest of the trace, in one request. Where it is shown a
   draft of the step, route 0 keeps it, any other discards it; it is paid either
-  way.
-  After the last of `max_decisions` decisions the named route writes to the end
-  (after its draft, where that is kept); only `max_tokens` limits the text.
-  While the router decides, the writer may write on; what it has written in vain
-  when it is cut off is a call of its own.
+  way. After the last of `max_decisions` decisions the named route writes to the
+  end (after its draft, where that is kept); only `max_tokens` limits the text.
+  What is written ahead while the router decides is a call of its own if in vain.
 
   Args:
     problem: the problem.
@@ -195,8 +193,7 @@ async def answer(
         written = await walk.write(decision.route, to_end=is_last)
       walk.steps.extend(written)
       if is_last:
-        if walk.is_open():  # A draft that was kept; its writer goes on.
-          walk.steps.extend(await walk.write(decision.route, to_end=True))
+        await walk.finish(decision.route)
         break
     await walk.cut_off()
   finally:
@@ -249,6 +246,11 @@ class _Walk:
         self._protocol.is_absorbing(decision.route)
         or len(self.decisions) == self._sampling.max_decisions
     )
+
+  async def finish(self, route: int) -> None:
+    """After the last decision: where a draft was kept, its writer goes on."""
+    if self.is_open():
+      self.steps.extend(await self.write(route, to_end=True))
 
   async def write(
       self, route: int, *, to_end: bool = False

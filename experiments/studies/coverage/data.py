@@ -134,7 +134,7 @@ def simulated(num_splits: int, size: int, seed: int = 0) -> Case:
       lambda k, num: sampling.sample_ladders(tree, k, num), static_argnums=1
   )
   fitted = jax.device_get(sample(jax.random.fold_in(key, 0), 20_000))
-  lost = np.repeat(fitted.stay_loss, process.num_steps)
+  lost = np.repeat(stopping_lib.stay_loss(fitted), process.num_steps)
   seen = fitted.features.reshape(len(lost), -1).astype(np.float64)
   weights = np.linalg.lstsq(seen, lost, rcond=None)[0]
   score = lambda features: np.clip(

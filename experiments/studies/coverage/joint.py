@@ -93,7 +93,9 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
       for k in range(2)
   )
   seen = fitted.features.reshape(-1, fitted.features.shape[-1])
-  helps = fitted.stay_loss[:, None, None] * (1 - fitted.handover_loss)
+  helps = stopping_lib.stay_loss(fitted)[:, None, None] * (
+      1 - fitted.loss[..., 1:]
+  )
   helps = helps.reshape(-1, process.num_routes - 1)
   weights = np.linalg.lstsq(seen.astype(np.float64), helps, rcond=None)[0]
   tables = tuple(
