@@ -115,7 +115,7 @@ def from_batch(
 
 
 def stay_loss(batch: types.OutcomeBatch) -> np.ndarray:
-  """`[N]` relative loss where the small model stays to the end of its ladder."""
+  """`[N]` relative loss of ladders where the small model writes to the end."""
   return _stayed(np.asarray(batch.loss))
 
 

@@ -160,7 +160,8 @@ async def answer(
   draft of the step, route 0 keeps it, any other discards it; it is paid either
   way. After the last of `max_decisions` decisions the named route writes to the
   end (after its draft, where that is kept); only `max_tokens` limits the text.
-  What is written ahead while the router decides is a call of its own if in vain.
+  What is written ahead, and in vain, while the router decides is a call of its
+  own.
 
   Args:
     problem: the problem.
