@@ -169,28 +169,6 @@ def from_table(
   return Outcomes(mask=mask, **fields), laid
 
 
-def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
-  """The problems of several tables, padded to as many steps as the longest."""
-  width = max(part.num_steps for part in parts)
-
-  def padded(values: np.ndarray, name: str) -> np.ndarray:
-    more = width - values.shape[1] + (name != 'mask')
-    inner, last = values, values[:, :0]
-    if name != 'mask':
-      inner, last = values[:, :-1], values[:, -1:]
-    gap = np.zeros((len(values), more), values.dtype)
-    return np.concatenate([inner, gap, last], axis=1)
-
-  return Outcomes(
-      **{
-          field.name: np.concatenate(
-              [padded(getattr(x, field.name), field.name) for x in parts]
-          )
-          for field in dataclasses.fields(Outcomes)
-      }
-  )
-
-
 def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
   """Returns `[N, T]` scores, finite at every decision.
 

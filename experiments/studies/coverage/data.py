@@ -21,7 +21,6 @@ from experiments import train
 from routing import protocols
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import stopping as stopping_lib
-from routing.problems import splits
 from routing.routers import families
 from routing.routers import learned
 from routing.simulation import process as process_lib
@@ -239,7 +238,10 @@ def _law(tree: tree_lib.Tree, score) -> Problems:
 
 
 def embedded(workdir: pathlib.Path | str, seed: int = 0) -> Case:
-  """All labelled ladders of a work directory, as its own router sees them.
+  """The test ladders of a work directory, as its own router sees them.
+
+  No stage has seen these problems, so that promises cost what they cost in
+  service. The thresholds that are tested come from `select`.
 
   Raises:
     ValueError, FileNotFoundError: if something is not collected or not trained.
@@ -247,24 +249,16 @@ def embedded(workdir: pathlib.Path | str, seed: int = 0) -> Case:
   router = learned.load(train.run_directory(workdir, seed))
   config = launch.saved_config(workdir)
   family = families.members(router)[0]
-  parts = {
-      split: run_data.source(config, workdir, split, router.card, 'known')
-      for split in splits.SPLITS
-  }
-  tables_of, scores = [], []
-  for source in parts.values():
-    table, found = stopping_lib.from_table(
-        source.table, *family.score(source.table.decisions), router.card.ruler
-    )
-    tables_of.append(table)
-    scores.append(found)
-  outcomes = stopping_lib.concatenate(tables_of)
-  # Longer questions are harder; the length is known before anything is spent.
-  lengths = [len(x.question) for part in parts.values() for x in part.problems]
-  labels = np.digitize(lengths, np.quantile(lengths, [1 / 3, 2 / 3]))
-  grid = parts['train'].grid(family, 100)
-  width = outcomes.num_steps
-  padded = [np.pad(x, [(0, 0), (0, width - x.shape[1])]) for x in scores]
-  return finite(
-      'embedded', 'embedded', np.concatenate(padded), outcomes, labels, grid
+  select, test = (
+      run_data.source(config, workdir, split, router.card, 'known')
+      for split in ('select', 'test')
   )
+  router.seen.check('test', test.problems)
+  outcomes, scores = stopping_lib.from_table(
+      test.table, *family.score(test.table.decisions), router.card.ruler
+  )
+  # Longer questions are harder; the length is known before anything is spent.
+  lengths = [len(problem.question) for problem in test.problems]
+  labels = np.digitize(lengths, np.quantile(lengths, [1 / 3, 2 / 3]))
+  grid = select.grid(family, 100)
+  return finite('embedded', 'embedded', scores, outcomes, labels, grid)
