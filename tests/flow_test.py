@@ -17,6 +17,7 @@ from experiments import evaluate
 from experiments import pipeline
 from experiments import run_data
 from experiments import train
+from experiments.studies.coverage import data as coverage_data
 import routing
 from routing.evaluation import results as results_lib
 
@@ -80,9 +81,20 @@ class FlowTest(parameterized.TestCase):
     self.assertIn('learned policy', (workdir / 'table.md').read_text())
     self.assertTrue((workdir / 'frontier.png').exists())
     self._check_seen(config, workdir)
+    if name == 'escalate':
+      self._check_study(workdir, results)
     before = _files(workdir)
     pipeline.run(config, workdir, lambda line: None)
     self.assertEqual(_files(workdir), before)
+
+  def _check_study(self, workdir, results):
+    """Promises are counted on what no stage has seen: the test problems."""
+    outcomes = coverage_data.embedded(workdir).pool.outcomes
+    self.assertEqual(outcomes.num_problems, results['num_problems']['test'])
+    self.assertAlmostEqual(
+        outcomes.correct[:, -1].mean(),
+        results['rulers']['price']['anchors']['small_accuracy'],
+    )
 
   def _check_seen(self, config, workdir):
     """The router knows what it has seen, and whose problems it may not meet."""
