@@ -56,13 +56,13 @@ def _grower(name):
   )
 
 
-def make_table(name, count, num_routes=2):
+def make_table(name, count, num_routes=2, features=_FEATURES, accounting=None):
   """The outcome table of the scripted pair."""
   grower = _grower(name)
-  accounting = dataclasses.replace(
+  accounting = accounting or dataclasses.replace(
       _ACCOUNTING, specs=scripted_pair.SPECS[:num_routes]
   )
-  features = dataclasses.replace(_FEATURES, num_routes=num_routes)
+  features = dataclasses.replace(features, num_routes=num_routes)
   records = _replies(count, num_routes)
   return records_lib.tree_table(map(grower.grow, records), features, accounting)
 

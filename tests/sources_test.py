@@ -1,0 +1,250 @@
+"""Known, recorded and live outcomes are those of the same routers."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from routing import costs
+from routing import protocols
+from routing.features import observation
+from routing.features import standardize
+from routing.grading import equivalence
+from routing.outcomes import live
+from routing.outcomes import records
+from routing.outcomes import refusal
+from routing.outcomes import sources
+from routing.policy import networks
+from routing.rollout import driver
+from routing.routers import card as card_lib
+from routing.routers import families
+from routing.routers import learned
+from tests import scripted_pair
+from tests import trees_test
+
+_NUM_ROUTES = 3
+_NUM_PROBLEMS = 12
+_METRIC = 'price'
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, reference=1e-4)
+_FEATURES = observation.FeatureConfig(
+    ('confidence', 'progress', 'cost', 'text', 'hidden'),
+    _NUM_ROUTES,
+    8,
+    hidden_size=4,
+    question_width=8,
+    step_width=8,
+)
+_PROTOCOLS = ('escalate', 'switch', 'redraft')
+
+
+@functools.cache
+def _known(name):
+  """All ways through the scripted problems, and the problems."""
+  if name == 'escalate':
+    ladders = scripted_pair.make_ladders(_NUM_PROBLEMS)
+    table = records.ladder_table(
+        ladders, _FEATURES, _ACCOUNTING, protocols.Protocol(name)
+    )
+  else:
+    table = trees_test.make_table(
+        name, _NUM_PROBLEMS, _NUM_ROUTES, _FEATURES, _ACCOUNTING
+    )
+  return sources.Known(table, scripted_pair.make_problems(_NUM_PROBLEMS))
+
+
+def _engines():
+  return scripted_pair.make_engines(_NUM_ROUTES)
+
+
+def _live(name, folder=None, make_engines=None, **changes):
+  """The same problems, answered anew."""
+  table = _known(name).table
+  return live.Live(
+      live.Answering(
+          make_engines=make_engines or _engines,
+          protocol=protocols.Protocol(name),
+          accounting=_ACCOUNTING,
+          sampling=driver.Sampling(max_decisions=8, max_tokens=100),
+          grade=equivalence.exact,
+      ),
+      problems=scripted_pair.make_problems(_NUM_PROBLEMS),
+      large_correct=table.large_correct,
+      large_cost=table.large_cost,
+      folder=folder,
+      **changes,
+  )
+
+
+def _member(name, kind):
+  """The policy of an untrained network; its chances differ."""
+  fields = dict(kind=kind, hidden=(8,), dropout=0.0)
+  network = networks.make_network(fields, _NUM_ROUTES)
+  params = jax.vmap(
+      lambda key: networks.init_params(key, network, _FEATURES.size)
+  )(jax.random.split(jax.random.key(0), 2))
+  last = sorted(x for x in params if x.startswith('Dense'))[-1]
+  params[last]['kernel'] *= 30
+  card = card_lib.Card(
+      specs=scripted_pair.SPECS,
+      ruler=_METRIC,
+      reference=_ACCOUNTING.reference,
+      protocol=protocols.Protocol(name),
+      features=_FEATURES,
+      network=fields,
+      form='budget',
+      levels=(0.3, 0.6),
+  )
+  size = _FEATURES.size
+  statistics = standardize.Statistics(
+      np.full(size, 0.1, np.float32), np.full(size, 0.3, np.float32)
+  )
+  return families.Member(learned.LearnedRouter(card, params, statistics), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+  """A scorer that also says which larger route it would name."""
+
+  seed: int = 0
+
+  def score(self, features):
+    weights = np.random.default_rng(self.seed).normal(
+        size=(features.shape[1], _NUM_ROUTES - 1)
+    )
+    values = features.astype(np.float64) @ weights
+    return values.max(axis=1), 1 + values.argmax(axis=1)
+
+
+_FAMILIES = {
+    'mlp': lambda name: _member(name, 'mlp'),
+    'gru': lambda name: _member(name, 'gru'),
+    'scored': lambda name: families.Scored(_Line(), _FEATURES, 2),
+    'uncertainty': lambda name: families.Uncertainty(2),
+    'fixed step': lambda name: families.FixedStep(1),
+}
+
+
+class FamiliesTest(parameterized.TestCase):
+
+  @parameterized.product(name=_PROTOCOLS, kind=tuple(_FAMILIES))
+  def test_known_outcomes_are_those_of_the_live_router(self, name, kind):
+    known, family = _known(name), _FAMILIES[kind](name)
+    grid = known.grid(family, 3)
+    self.assertEqual([grid[0], grid[-1]], [-np.inf, np.inf])
+    if kind in ('uncertainty', 'fixed step'):
+      # A score that was met, and what is just above it, are told apart.
+      kappas = np.unique([*grid, np.nextafter(grid[1], np.inf)])
+    else:  # Scores of one row and of many differ in their last digits.
+      scores = np.unique(family.score(known.table.decisions)[0])
+      place = np.searchsorted(scores, grid[1:-1])
+      middle = (scores[place] + scores[place - 1]) / 2
+      kappas = np.array([-np.inf, *middle, np.inf])
+    wanted = known.earn(family, kappas, _METRIC)
+    got = _live(name).earn(family, kappas, _METRIC)
+    for field in ('correct', 'loss', 'gain'):
+      np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
+    np.testing.assert_allclose(got.cost, wanted.cost, rtol=1e-6)
+    self.assertGreater(np.unique(wanted.mean_cost).size, 1)
+
+  def test_fingerprints_tell_fits_apart(self):
+    make = lambda seed: families.Scored(_Line(seed), _FEATURES, 2).fingerprint
+    self.assertEqual(make(0), make(0))
+    self.assertNotEqual(make(0), make(1))
+    found = {make('switch').fingerprint for make in _FAMILIES.values()}
+    self.assertLen(found, len(_FAMILIES))
+
+
+class RecordedTest(parameterized.TestCase):
+
+  @parameterized.parameters('switch', 'redraft', 'escalate')
+  def test_the_estimate_is_near_what_is_known(self, name):
+    known = _known(name)
+    rollouts = scripted_pair.make_rollouts(
+        _NUM_PROBLEMS, protocol=name, num_trajectories=200
+    )
+    recorded = records.recorded_source(
+        rollouts, _FEATURES, _ACCOUNTING, protocols.Protocol(name), 0.0
+    )
+    family = families.Uncertainty(2)
+    kappas = known.grid(family, 3)
+    wanted = known.earn(family, kappas, _METRIC)
+    got = recorded.earn(family, kappas, _METRIC)
+    for field in ('correct', 'cost', 'loss', 'gain'):
+      found, truth = getattr(got, field), getattr(wanted, field)
+      # The problems are the same; what varies is the drawn trajectories.
+      error = found.std(axis=1) / np.sqrt(_NUM_PROBLEMS)
+      off = np.abs(found.mean(axis=1) - truth.mean(axis=1))
+      self.assertTrue((off <= 5 * error + 1e-6).all(), (field, off, error))
+    np.testing.assert_array_equal(
+        recorded.largest_alone().correct, known.largest_alone().correct
+    )
+
+  def test_too_few_are_refused(self):
+    rollouts = scripted_pair.make_rollouts(6, protocol='redraft')
+    recorded = records.recorded_source(
+        rollouts, _FEATURES, _ACCOUNTING, protocols.Protocol('redraft'), 7.0
+    )
+    family = families.Uncertainty(2)
+    self.assertFalse(recorded.answerable(family, np.array([-np.inf])).any())
+    with self.assertRaisesRegex(refusal.Refusal, 'None of .* thresholds'):
+      recorded.frontier(family, _METRIC, 5)
+    with self.assertRaises(refusal.Refusal):
+      recorded.earn(family, np.array([np.inf]), _METRIC)
+
+
+class LiveTest(absltest.TestCase):
+
+  def test_answers_are_kept(self):
+    asked = []
+
+    def make_engines():
+      asked.append(1)
+      return _engines()
+
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    source = _live('redraft', folder, make_engines)
+    family, kappas = families.FixedStep(2), np.array([1.0, np.inf])
+    first = source.earn(family, kappas, _METRIC)
+    again = source.earn(family, kappas, _METRIC)
+    np.testing.assert_array_equal(first.cost, again.cost)
+    source.earn(family, kappas, 'flops')  # The same answers in another metric.
+    self.assertLen(asked, 1)
+    source.earn(family, kappas[:1], _METRIC)
+    self.assertLen(asked, 2)
+
+  def test_a_grid_takes_scores(self):
+    with self.assertRaisesRegex(ValueError, 'trajectories of a behaviour'):
+      _live('redraft').grid(families.Uncertainty(), 5)
+
+  def test_what_was_made_of_something_else_is_made_anew(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'
+    made = []
+
+    def make(value):
+      return live.cached(
+          path, {'of': value}, lambda: made.append(value) or value
+      )
+
+    self.assertEqual([make(1), make(1), make(2), make(2)], [1, 1, 2, 2])
+    self.assertEqual(made, [1, 2])
+    self.assertEqual(json.loads(path.read_text())['made'], 2)
+    self.assertLen(list(path.parent.iterdir()), 1)
+
+  def test_a_failure_leaves_nothing_behind(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'
+
+    def fail():
+      raise RuntimeError('no engine')
+
+    with self.assertRaisesRegex(RuntimeError, 'no engine'):
+      live.cached(path, 1, fail)
+    self.assertFalse(path.exists())
+
+
+if __name__ == '__main__':
+  absltest.main()
