@@ -10,7 +10,7 @@ _ALPHA = broken_promises.ALPHA
 
 
 def _outcomes(losses, costs, num=1_000):
-  """K thresholds; each loses a share of N problems, and has one cost for all."""
+  """K thresholds; each loses a share of N problems, and costs all the same."""
   lost = np.arange(num)[None] < np.array(losses)[:, None] * num
   lost = lost.astype(np.float64)
   return points_lib.Points(
