@@ -142,14 +142,14 @@ class SeenTest(absltest.TestCase):
     mixed = self._with_replies_to(
         config, {'prove': 'train', 'select': 'select'}
     )
-    with self.assertRaisesRegex(ValueError, "to prove on, .* seen it as 'train'"):
+    with self.assertRaisesRegex(ValueError, "prove on, .* as 'train'"):
       calibrate.calibrate_all(mixed, workdir)
     self.assertEqual(_files(workdir), before)
     calibrate.calibrate_all(config, workdir)
     self.assertNotEmpty(routing.load(directory).points)
     before = _files(workdir)
     mixed = self._with_replies_to(config, {'test': 'prove', 'select': 'select'})
-    with self.assertRaisesRegex(ValueError, "to test on, .* seen it as 'prove'"):
+    with self.assertRaisesRegex(ValueError, "test on, .* as 'prove'"):
       evaluate.evaluate(mixed, workdir)
     self.assertEqual(_files(workdir), before)
 
