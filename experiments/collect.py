@@ -29,13 +29,13 @@ from experiments import unattended
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.rollout import behave
+from routing.rollout import all_replies
+from routing.rollout import behaviour_rollouts
 from routing.rollout import collect as collect_lib
-from routing.rollout import replies as replies_lib
 from routing.routers import behaviour as behaviour_lib
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
-from routing.shards import replies as reply_shards
+from routing.shards import reply_shards
 from routing.shards import writer as writer_lib
 
 BEHAVIOURS = ('uniform', 'rate', 'mixture')
@@ -103,7 +103,7 @@ def _replies(
           'max_replies': _MAX_REPLIES,
       },
       collect=functools.partial(
-          replies_lib.collect_replies,
+          all_replies.collect_replies,
           sampling=sampling,
           max_replies=_MAX_REPLIES,
       ),
@@ -115,7 +115,7 @@ def _rollouts(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> Job:
   policy, accounting, described = behaviour(config, builders.specs(config))
-  plan = behave.Plan(
+  plan = behaviour_rollouts.Plan(
       protocol=builders.protocol(config),
       sampling=builders.sampling(config),
       num_trajectories=config.behaviour.trajectories,
@@ -129,7 +129,7 @@ def _rollouts(
           'behaviour': {'kind': config.behaviour.kind, **described},
       },
       collect=functools.partial(
-          behave.collect_rollouts,
+          behaviour_rollouts.collect_rollouts,
           behaviour=policy,
           plan=plan,
           accounting=accounting,
@@ -144,7 +144,9 @@ _JOBS = {'ladders': _ladders, 'replies': _replies, 'rollouts': _rollouts}
 
 def behaviour(
     config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
-) -> tuple[behave.Behaviour, costs.Accounting | None, dict[str, Any]]:
+) -> tuple[
+    behaviour_rollouts.Behaviour, costs.Accounting | None, dict[str, Any]
+]:
   """The behaviour policy, the accounting it is told from, and its settings.
 
   Raises:

@@ -27,7 +27,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import resilience
 from routing.features import batching
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.routers import behaviour as behaviour_lib
 from routing.routers import card as card_lib
 from routing.routers import learned
@@ -170,10 +170,10 @@ class Collector:
     )
     return [self._problems[row] for row in rows]
 
-  def _plan(self, number: int) -> behave.Plan:
+  def _plan(self, number: int) -> behaviour_rollouts.Plan:
     """Coins and noise of a round are its own."""
     key = np.random.SeedSequence([self._config.seed, self._seed, number])
-    return behave.Plan(
+    return behaviour_rollouts.Plan(
         protocol=self._view.protocol,
         sampling=builders.sampling(self._config),
         num_trajectories=self._config.on_policy.trajectories,
@@ -183,13 +183,13 @@ class Collector:
   async def _collect(
       self,
       problems: list[types.Problem],
-      draw: behave.Behaviour,
-      plan: behave.Plan,
+      draw: behaviour_rollouts.Behaviour,
+      plan: behaviour_rollouts.Plan,
       writer: writer_lib.RolloutWriter,
   ) -> None:
     """Has what is missing of a round written."""
     watch = unattended.Watch(writer, self._meter, self._limits)
-    await behave.collect_rollouts(
+    await behaviour_rollouts.collect_rollouts(
         [problems[i] for i in watch.missing],
         self._engines,
         watch.take,
@@ -207,8 +207,8 @@ class Collector:
 def taking_turns(
     router: learned.LearnedRouter,
     problems: list[types.Problem],
-    plan: behave.Plan,
-) -> behave.Behaviour:
+    plan: behaviour_rollouts.Plan,
+) -> behaviour_rollouts.Behaviour:
   """The members of a router, one after the other; each draws by its chances."""
   members = [router.with_threshold(k, 0.0) for k in range(router.num_members)]
   places = {problem.id: place for place, problem in enumerate(problems)}

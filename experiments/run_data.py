@@ -28,7 +28,7 @@ from routing.routers import card as card_lib
 from routing.routers import fixed
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
-from routing.shards import replies as reply_shards
+from routing.shards import reply_shards
 from routing.shards import schema
 from routing.training import fit as fit_lib
 

@@ -13,7 +13,7 @@ from absl.testing import parameterized
 
 from routing import protocols
 from routing.grading import equivalence
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import behaviour
@@ -52,10 +52,12 @@ def _collect_ladders(*args, **kwargs):
 
 
 def _collect_rollouts(*args, **kwargs):
-  return behave.collect_rollouts(
+  return behaviour_rollouts.collect_rollouts(
       *args,
       behaviour=behaviour.random_rate(2, seed=0),
-      plan=behave.Plan(protocols.Protocol('redraft'), driver.Sampling(), 2),
+      plan=behaviour_rollouts.Plan(
+          protocols.Protocol('redraft'), driver.Sampling(), 2
+      ),
       accounting=None,
       **kwargs,
   )

@@ -18,7 +18,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import scripted
 from routing.grading import equivalence
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import behaviour as behaviour_lib
@@ -109,18 +109,18 @@ def make_rollouts(
     num_routes: int = 3,
     num_trajectories: int = 2,
     concurrency: int = 8,
-    behaviour: behave.Behaviour | None = None,
+    behaviour: behaviour_rollouts.Behaviour | None = None,
     **kwargs,
 ) -> list[types.Rollouts]:
   """Rollouts of the scripted pair; at random rates unless told otherwise."""
   got = {}
   asyncio.run(
-      behave.collect_rollouts(
+      behaviour_rollouts.collect_rollouts(
           make_problems(count),
           make_engines(num_routes, **kwargs),
           got.__setitem__,
           behaviour=behaviour or behaviour_lib.random_rate(num_routes, seed=0),
-          plan=behave.Plan(
+          plan=behaviour_rollouts.Plan(
               protocols.Protocol(protocol), driver.Sampling(), num_trajectories
           ),
           accounting=costs.Accounting(SPECS[:num_routes], reference=1.0),

@@ -31,7 +31,7 @@ from routing.objectives import exact
 from routing.objectives import lagrangian
 from routing.outcomes import batches
 from routing.outcomes import records
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.routers import behaviour
@@ -98,9 +98,9 @@ def _problems(seed):
 
 def _behave(problems, sink, engines, draw, accounting, num_trajectories=1):
   """Answers problems by the one driver, in redraft."""
-  plan = behave.Plan(_REDRAFT, _SAMPLING, num_trajectories)
+  plan = behaviour_rollouts.Plan(_REDRAFT, _SAMPLING, num_trajectories)
   asyncio.run(
-      behave.collect_rollouts(
+      behaviour_rollouts.collect_rollouts(
           problems,
           engines,
           sink,

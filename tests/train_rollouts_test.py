@@ -21,7 +21,7 @@ import routing
 from routing import costs
 from routing import protocols
 from routing.grading import equivalence
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.rollout import driver
 from routing.routers import behaviour
 from routing.shards import reader
@@ -37,7 +37,9 @@ _SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
 def collect(workdir, protocol='redraft'):
   """Rollouts of both splits, by the scripted pair at random rates."""
   problems = scripted_pair.make_problems(sum(_COUNTS.values()))
-  plan = behave.Plan(protocols.Protocol(protocol), driver.Sampling(), 3)
+  plan = behaviour_rollouts.Plan(
+      protocols.Protocol(protocol), driver.Sampling(), 3
+  )
   for split, count in _COUNTS.items():
     chosen, problems = problems[:count], problems[count:]
     settings = _SETTINGS | {'plan': dataclasses.asdict(plan)}
@@ -45,7 +47,7 @@ def collect(workdir, protocol='redraft'):
     asyncio.run(
         unattended.collect_missing(
             functools.partial(
-                behave.collect_rollouts,
+                behaviour_rollouts.collect_rollouts,
                 behaviour=behaviour.random_rate(2, seed=0),
                 plan=plan,
                 accounting=costs.Accounting(_SPECS, reference=1.0),

@@ -15,7 +15,7 @@ from routing.features import batching
 from routing.features import observation
 from routing.features import traces
 from routing.grading import equivalence
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.rollout import driver
 from routing.routers import behaviour
 from routing.shards import reader
@@ -67,12 +67,12 @@ class OneVectorTest(parameterized.TestCase):
     directory = self.create_tempdir().full_path
     shards = writer.RolloutWriter(directory, problems, {}, shard_size=5)
     asyncio.run(
-        behave.collect_rollouts(
+        behaviour_rollouts.collect_rollouts(
             problems,
             scripted_pair.make_engines(3, num_ahead=num_ahead),
             shards.add,
             behaviour=record,
-            plan=behave.Plan(protocol, driver.Sampling(), 3),
+            plan=behaviour_rollouts.Plan(protocol, driver.Sampling(), 3),
             accounting=_ACCOUNTING,
             grade=equivalence.exact,
             concurrency=4,
@@ -122,11 +122,13 @@ def _rollouts(
       else 'A\n\nB\n\n#### 3'[len(request.trace) :]
   )
   return asyncio.run(
-      behave.collect_problem(
+      behaviour_rollouts.collect_problem(
           types.Problem('p', 'q', '3'),
           engines,
           lambda problem, index: _Say(routes, (0.5, 0.25, 1.0)),
-          behave.Plan(protocols.Protocol(name, view), driver.Sampling()),
+          behaviour_rollouts.Plan(
+              protocols.Protocol(name, view), driver.Sampling()
+          ),
           None,
           equivalence.exact,
       )

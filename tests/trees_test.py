@@ -18,13 +18,13 @@ from routing.outcomes import known
 from routing.outcomes import records as records_lib
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
+from routing.rollout import all_replies
 from routing.rollout import driver
-from routing.rollout import replies as replies_lib
 from routing.rollout import trees
 from routing.routers import behaviour
 from routing.routers import boosting
 from routing.routers import fixed
-from routing.shards import replies as reply_shards
+from routing.shards import reply_shards
 from tests import scripted_pair
 
 _SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
@@ -37,7 +37,7 @@ _ACCOUNTING = costs.Accounting(scripted_pair.SPECS[:2], reference=1e-4)
 def _replies(count, num_routes=2, **kwargs):
   got = {}
   asyncio.run(
-      replies_lib.collect_replies(
+      all_replies.collect_replies(
           scripted_pair.make_problems(count),
           scripted_pair.make_engines(num_routes),
           got.__setitem__,

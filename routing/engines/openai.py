@@ -18,9 +18,9 @@ from routing import types
 from routing.engines import cutting
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import openai_replies
 from routing.engines import patience
 from routing.engines import prompts
-from routing.engines import replies
 
 
 class OpenAIEngine:
@@ -124,7 +124,7 @@ class OpenAIEngine:
     kept = steps if request.to_end else steps[:1]
     kept = patience.give_up(kept, request.trace, self._num_equal)
     return cutting.charged(
-        [replies.without_gaps(step) for step in kept], sum(paid)
+        [openai_replies.without_gaps(step) for step in kept], sum(paid)
     )
 
   async def cut_off(self, session: str) -> None:
@@ -139,7 +139,7 @@ class OpenAIEngine:
 
   async def _ask(
       self, request: engine_lib.Request, stop: str | None
-  ) -> tuple[replies.Reply, list[int]]:
+  ) -> tuple[openai_replies.Reply, list[int]]:
     """One request; returns the reply and, if known, the prompt's ids."""
     import openai
 
@@ -161,8 +161,10 @@ class OpenAIEngine:
             messages=self._messages(request), **fields
         )
     except (openai.APIError, json.JSONDecodeError) as error:
-      raise replies.read_fault(error, self.name) from error
-    reply = replies.read_reply(response, self.name, endpoint.num_log_probs)
+      raise openai_replies.read_fault(error, self.name) from error
+    reply = openai_replies.read_reply(
+        response, self.name, endpoint.num_log_probs
+    )
     self._check(reply, room)
     return reply, prompt
 
@@ -225,7 +227,7 @@ class OpenAIEngine:
       last = {**last, **self._endpoint.last_message}
     return [*others, last]
 
-  def _check(self, reply: replies.Reply, room: int) -> None:
+  def _check(self, reply: openai_replies.Reply, room: int) -> None:
     """Raises ValueError unless the server did what its endpoint declares."""
     endpoint = self._endpoint
     if endpoint.is_vllm and reply.token_ids is None:
@@ -249,7 +251,7 @@ class OpenAIEngine:
 
   def _written(
       self,
-      reply: replies.Reply,
+      reply: openai_replies.Reply,
       prompt: Sequence[int],
       request: engine_lib.Request,
       stop: str | None,
@@ -267,7 +269,7 @@ class OpenAIEngine:
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.spell(prompt, reply.token_ids)
     is_final |= patience.is_blank(request.trace + text)
-    return replies.to_written(reply, text, pieces, is_final)
+    return openai_replies.to_written(reply, text, pieces, is_final)
 
 
 def _salt(session: str) -> str:

@@ -16,8 +16,8 @@ from routing import protocols
 from routing import types
 from routing.engines import prefix_cache
 from routing.grading import equivalence
+from routing.rollout import all_replies
 from routing.rollout import driver
-from routing.rollout import replies as replies_lib
 from routing.rollout import steps as steps_lib
 
 
@@ -80,7 +80,7 @@ class Grower:
     if self.protocol.name == 'escalate':
       raise ValueError('Trees are of switch and redraft, not of escalate.')
 
-  def grow(self, record: replies_lib.Replies) -> Tree:
+  def grow(self, record: all_replies.Replies) -> Tree:
     """The tree of one problem.
 
     Raises:
@@ -96,7 +96,7 @@ class Grower:
 class _Walk:
   """One problem's replies by route and trace, and what was made of them."""
 
-  def __init__(self, grower: Grower, record: replies_lib.Replies):
+  def __init__(self, grower: Grower, record: all_replies.Replies):
     self._grower, self._problem = grower, record.problem
     self._caches = record.caches
     self._replies = {(x.step.route, x.trace): x for x in record.replies}
@@ -165,7 +165,7 @@ class _Walk:
     )
     return paid, (*held[:route], now, *held[route + 1 :])
 
-  def _reply(self, route, steps) -> replies_lib.Reply:
+  def _reply(self, route, steps) -> all_replies.Reply:
     """What a route writes after some steps."""
     reply = self._replies.get((route, steps_lib.join(steps)))
     left = driver.tokens_left(steps, self._grower.sampling.max_tokens)
@@ -182,7 +182,7 @@ class _Walk:
     return self._grades[text]
 
 
-def _steps(replies: Sequence[replies_lib.Reply]) -> list[types.Step]:
+def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
   return [reply.step for reply in replies]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 
 from routing import types
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.routers import router as router_lib
 
 
@@ -163,7 +163,7 @@ class DrawingRouter:
     )
 
 
-def drawn(policy: router_lib.Policy, seed: int) -> behave.Behaviour:
+def drawn(policy: router_lib.Policy, seed: int) -> behaviour_rollouts.Behaviour:
   """One policy for all trajectories; drawn from it, on-policy data."""
   return lambda problem, trajectory: DrawingRouter(
       policy, seed, problem.id, trajectory
@@ -172,7 +172,7 @@ def drawn(policy: router_lib.Policy, seed: int) -> behave.Behaviour:
 
 def random_rate(
     num_routes: int, seed: int, low: float = 0.0, high: float = 1.0
-) -> behave.Behaviour:
+) -> behaviour_rollouts.Behaviour:
   """Trajectories of `RandomRate`; raises ValueError as it does.
 
   Args:

@@ -14,7 +14,7 @@ from routing.grading import equivalence
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
-from routing.rollout import behave
+from routing.rollout import behaviour_rollouts
 from routing.rollout import driver
 from routing.routers import behaviour
 from tests import scripted_pair
@@ -77,12 +77,12 @@ class CollectTest(parameterized.TestCase):
     known = dataclasses.replace(rollout.reference, text='known')
     got = {}
     asyncio.run(
-        behave.collect_rollouts(
+        behaviour_rollouts.collect_rollouts(
             [rollout.problem],
             engines,
             got.__setitem__,
             behaviour=behaviour.random_rate(3, seed=0),
-            plan=behave.Plan(
+            plan=behaviour_rollouts.Plan(
                 protocols.Protocol('switch'), driver.Sampling(), 0
             ),
             accounting=None,
@@ -99,7 +99,7 @@ class CollectTest(parameterized.TestCase):
     usage = dataclasses.replace(step.usage, route=1)
     steps = step, dataclasses.replace(step, usage=usage)
     trajectory = types.Trajectory(None, steps, (step,), (), (), True)
-    got = behave.without_unread(trajectory)
+    got = behaviour_rollouts.without_unread(trajectory)
     self.assertIs(got.steps[0], step)
     self.assertIsNone(got.steps[1].hidden)
     self.assertEqual(got.discarded, (step,))
@@ -133,12 +133,12 @@ class EmbeddedTest(parameterized.TestCase):
 
     async def run():
       try:
-        await behave.collect_rollouts(
+        await behaviour_rollouts.collect_rollouts(
             arithmetic.load(0, test=12)['test'],
             engines,
             got.__setitem__,
             behaviour=behaviour.drawn(behaviour.RandomRate(0.4, 0.4), seed=0),
-            plan=behave.Plan(
+            plan=behaviour_rollouts.Plan(
                 protocols.Protocol(name), driver.Sampling(0.0, 8, 176), 2
             ),
             accounting=None,

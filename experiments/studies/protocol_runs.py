@@ -1,6 +1,6 @@
 """Objectives, networks, features and protocols of the embedded pair, in one table.
 
-Run:    python -m experiments.studies.protocols --config=configs/arithmetic_redraft.py --workdir=runs/protocols
+Run:    python -m experiments.studies.protocol_runs --config=configs/arithmetic_redraft.py --workdir=runs/protocols
 Some:   append --runs=redraft_exact,redraft_vtrace
 Resume: the same command; what is finished is kept.
 Writes: replies/, which all runs share; <run>/, what the pipeline writes; and protocols.md, the table of all that are finished

@@ -9,18 +9,18 @@ from absl.testing import parameterized
 
 from configs import arithmetic_redraft
 from experiments import evaluate
-from experiments.studies import protocols
+from experiments.studies import protocol_runs
 
 
 class PlanTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      *((run.name, run.changes) for run in protocols.RUNS)
+      *((run.name, run.changes) for run in protocol_runs.RUNS)
   )
   def test_every_run_is_a_configuration(self, name, changes):
-    run = protocols.Run(name, changes)
+    run = protocol_runs.Run(name, changes)
     config = arithmetic_redraft.get_config().lock()
-    got = protocols.configured(config, run)
+    got = protocol_runs.configured(config, run)
     for field, value in changes.items():
       self.assertEqual(
           functools.reduce(lambda x, key: x[key], field.split('.'), got), value
@@ -33,13 +33,16 @@ class PlanTest(parameterized.TestCase):
     )
 
   def test_names(self):
-    self.assertEqual(protocols.named(None), list(protocols.RUNS))
+    self.assertEqual(protocol_runs.named(None), list(protocol_runs.RUNS))
     self.assertEqual(
-        [x.name for x in protocols.named(['switch_exact', 'redraft_exact'])],
+        [
+            x.name
+            for x in protocol_runs.named(['switch_exact', 'redraft_exact'])
+        ],
         ['redraft_exact', 'switch_exact'],
     )
     with self.assertRaisesRegex(ValueError, "Unknown runs \\['x'\\]"):
-      protocols.named(['x'])
+      protocol_runs.named(['x'])
 
   def test_finished_runs_are_in_the_order_of_the_table(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)
@@ -48,7 +51,7 @@ class PlanTest(parameterized.TestCase):
       path = workdir / name / evaluate.RESULTS_FILE
       path.write_text(json.dumps(name))
     self.assertEqual(
-        protocols.finished(workdir), ['redraft_exact', 'switch_exact']
+        protocol_runs.finished(workdir), ['redraft_exact', 'switch_exact']
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from routing.engines import prefix_cache
 from routing.engines import remembered
-from routing.rollout import replies as replies_lib
+from routing.rollout import all_replies
 from routing.shards import columns
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
@@ -28,22 +28,22 @@ REPLY = pa.struct(
 CACHE = pa.struct([('block', pa.int32()), ('keeps_all', pa.bool_())])
 
 
-def _encode_items(items: Sequence[replies_lib.Reply]) -> pa.StructArray:
+def _encode_items(items: Sequence[all_replies.Reply]) -> pa.StructArray:
   steps = columns.encode_steps([item.step for item in items])
   return columns.encode(REPLY, items, {'step': steps})
 
 
-def _decode_items(structs: pa.StructArray) -> list[replies_lib.Reply]:
+def _decode_items(structs: pa.StructArray) -> list[all_replies.Reply]:
   traces = structs.field('trace').to_pylist()
   steps = columns.decode_steps(structs.field('step'))
   ids = structs.field('prompt_ids').to_pylist()
   return [
-      replies_lib.Reply(trace, step, None if x is None else tuple(x))
+      all_replies.Reply(trace, step, None if x is None else tuple(x))
       for trace, step, x in zip(traces, steps, ids, strict=True)
   ]
 
 
-def _encode(records: Sequence[replies_lib.Replies]) -> dict[str, Any]:
+def _encode(records: Sequence[all_replies.Replies]) -> dict[str, Any]:
   rows = [record.replies for record in records]
   return {
       'replies': columns.nest_all(rows, _encode_items),
@@ -54,11 +54,11 @@ def _encode(records: Sequence[replies_lib.Replies]) -> dict[str, Any]:
   }
 
 
-def _decode(table: pa.Table, problems) -> list[replies_lib.Replies]:
+def _decode(table: pa.Table, problems) -> list[all_replies.Replies]:
   rows = columns.unnest(table['replies'], _decode_items)
   caches = table['caches'].to_pylist()
   return [
-      replies_lib.Replies(
+      all_replies.Replies(
           problem,
           tuple(row),
           tuple(prefix_cache.PrefixCache(**cache) for cache in kept),
@@ -76,12 +76,12 @@ REPLIES = schema.Kind(
 
 
 class ReplyWriter(writer.Writer):
-  """Writes `rollout.replies.Replies`."""
+  """Writes `rollout.all_replies.Replies`."""
 
   kind = REPLIES
 
 
-def read(directory: pathlib.Path | str) -> Iterator[replies_lib.Replies]:
+def read(directory: pathlib.Path | str) -> Iterator[all_replies.Replies]:
   """Yields what is in a directory, in order; it need not be complete.
 
   Raises:
@@ -95,7 +95,7 @@ def read(directory: pathlib.Path | str) -> Iterator[replies_lib.Replies]:
 
 
 def remember(
-    records: Iterable[replies_lib.Replies],
+    records: Iterable[all_replies.Replies],
     memories: Sequence[remembered.Memory],
 ) -> None:
   """Adds replies to what is remembered; `memories` holds one a route."""
