@@ -1,5 +1,6 @@
-"""Tests of the benchmark against the optimum: its figures, and resuming."""
+"""Tests of the study of the optimum: its figures, and resuming."""
 
+import dataclasses
 import json
 import pathlib
 from unittest import mock
@@ -9,8 +10,12 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from benchmarks import optimum as benchmark
-from benchmarks import optimum_learners
+from configs import arithmetic
+from experiments.studies.optimum import annealed_recipe
+from experiments.studies.optimum import page as page_lib
+from experiments.studies.optimum import product_recipe
+from experiments.studies.optimum import recipe as recipe_lib
+from experiments.studies.optimum import rows as rows_lib
 from routing import protocols
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
@@ -19,7 +24,7 @@ from routing.simulation import tree as tree_lib
 from tests import checkout
 
 _PROCESS = process_lib.Process(num_steps=2)
-_TINY = optimum_learners.Size(num_seeds=2, batch_size=64, num_steps=200)
+_TINY = recipe_lib.Size(num_seeds=2, num_problems=64, num_steps=200)
 
 
 def make_tree(name='escalate'):
@@ -37,32 +42,32 @@ class SharesTest(parameterized.TestCase):
   def test_the_optimum_has_all_of_it_and_chance_nothing(self, name):
     tree = make_tree(name)
     best = optimum.solve(tree, 0.5).policy
-    found = benchmark.shares(tree, stacked(best, best), 0.5)
+    found = rows_lib.shares(tree, stacked(best, best), 0.5)
     self.assertAlmostEqual(found['share'], 1.0, places=6)
     self.assertAlmostEqual(found['worst'], 1.0, places=6)
     self.assertAlmostEqual(found['excess'], 0.0, places=6)
     blind = tree_lib.constant(tree, np.array([0.5, 0.5]))
     self.assertLess(
-        benchmark.shares(tree, stacked(blind, best), 0.5)['worst'], 0.01
+        rows_lib.shares(tree, stacked(blind, best), 0.5)['worst'], 0.01
     )
 
   def test_one_seed_that_overspends_is_the_excess(self):
     tree = make_tree()
     policies = [optimum.solve(tree, x).policy for x in (0.48, 0.55)]
-    found = benchmark.shares(tree, stacked(*policies), 0.5)
+    found = rows_lib.shares(tree, stacked(*policies), 0.5)
     self.assertAlmostEqual(found['least'], -0.04, places=6)
     self.assertAlmostEqual(found['excess'], 0.10, places=6)
 
   def test_a_plan_has_part_of_it(self):
-    self.assertBetween(benchmark.share_of_plan(make_tree(), 0.5), 0.0, 0.9)
+    self.assertBetween(rows_lib.share_of_plan(make_tree(), 0.5), 0.0, 0.9)
 
 
 class LearnersTest(parameterized.TestCase):
 
   def test_the_mismatched_behaviour_helps_where_it_is_not_needed(self):
     tree = make_tree()
-    uniform = optimum_learners.uniform(tree)
-    wrong = optimum_learners.mismatched(tree)
+    uniform = annealed_recipe.uniform(tree)
+    wrong = annealed_recipe.mismatched(tree)
     for even, odd in zip(uniform, wrong, strict=True):
       np.testing.assert_allclose(even, 0.5)
       np.testing.assert_allclose(odd.sum(axis=1), 1.0)
@@ -75,8 +80,8 @@ class LearnersTest(parameterized.TestCase):
     )
 
   def test_what_is_shown_is_standardised(self):
-    tree = optimum_learners.standardized(make_tree('switch'))
-    behaviour = sampling.follow(optimum_learners.uniform(tree))
+    tree = annealed_recipe.standardized(make_tree('switch'))
+    behaviour = sampling.follow(annealed_recipe.uniform(tree))
     batch = sampling.rollout(tree, behaviour, jax.random.key(1), 4_096)
     seen = np.asarray(batch.features)[np.asarray(batch.mask)]
     np.testing.assert_allclose(seen.mean(axis=0), 0.0, atol=0.1)
@@ -87,12 +92,38 @@ class LearnersTest(parameterized.TestCase):
   )
   def test_a_short_training_is_better_than_any_plan(self, estimator, source):
     tree = make_tree()
-    tables = optimum_learners.train(tree, estimator, source, _TINY, (0.5,))
+    tables = annealed_recipe.train(tree, estimator, source, _TINY, (0.5,))
     self.assertEqual(tables[0].shape, (2, 1, len(tree.levels[0].chance), 2))
-    found = benchmark.shares(tree, [x[:, 0] for x in tables], 0.5)
-    self.assertGreater(found['worst'], benchmark.share_of_plan(tree, 0.5))
+    found = rows_lib.shares(tree, [x[:, 0] for x in tables], 0.5)
+    self.assertGreater(found['worst'], rows_lib.share_of_plan(tree, 0.5))
     self.assertBetween(found['excess'], -0.2, 0.2)
     self.assertGreater(found['spread'], 0.0)  # Seeds differ.
+
+
+class ProductTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('exact', 'ladders', 'escalate'),
+      ('vtrace', 'random rates', 'redraft'),
+      ('vtrace', 'random rates', 'switch'),
+  )
+  def test_it_trains_as_the_configurations_say(self, estimator, source, name):
+    tree = tree_lib.grow(_PROCESS, protocols.Protocol(name), 'signals')
+    size = recipe_lib.Size(num_seeds=2, num_problems=600, num_steps=200)
+    tables = product_recipe.train(tree, estimator, source, size, (0.5, 0.7))
+    self.assertEqual(tables[0].shape, (2, 2, len(tree.levels[0].chance), 2))
+    for k, budget in enumerate((0.5, 0.7)):
+      found = rows_lib.shares(tree, [x[:, k] for x in tables], budget)
+      self.assertBetween(found['worst'], 0.0, 1.0)
+      self.assertGreater(found['spread'], 0.0)  # Seeds differ.
+
+  def test_fields_are_those_of_the_configurations(self):
+    full = product_recipe.RECIPE.full
+    config = product_recipe.get_config('exact', full, (0.4,))
+    wanted = arithmetic.get_config()
+    wanted.objective.levels = (0.4,)
+    self.assertEqual(config.to_dict(), wanted.to_dict())
+    self.assertEqual(full.num_problems, wanted.problems.train)
 
 
 class ResumeTest(absltest.TestCase):
@@ -102,11 +133,9 @@ class ResumeTest(absltest.TestCase):
     self.out = pathlib.Path(self.create_tempdir().full_path) / 'rows.json'
     self.trained = []
     self.enter_context(
-        mock.patch.object(benchmark, 'PROCESSES', {'two': _PROCESS})
+        mock.patch.object(rows_lib, 'PROCESSES', {'two': _PROCESS})
     )
-    self.enter_context(
-        mock.patch.object(optimum_learners, 'train', self._train)
-    )
+    self.recipe = dataclasses.replace(annealed_recipe.RECIPE, train=self._train)
 
   def _train(self, tree, estimator, source, size, budgets):
     if len(self.trained) == self.limit:
@@ -119,26 +148,27 @@ class ResumeTest(absltest.TestCase):
   def test_interrupted_it_goes_on_where_it_was(self):
     self.limit = 3
     with self.assertRaises(KeyboardInterrupt):
-      benchmark.measure(_TINY, self.out)
+      rows_lib.measure(self.recipe, _TINY, self.out)
     self.limit = None
-    result = benchmark.measure(_TINY, self.out)
+    result = rows_lib.measure(self.recipe, _TINY, self.out)
     # Two protocols with 4 learners, two with 3; each once.
     self.assertLen(self.trained, 14)
     self.assertLen(set(self.trained), 14)
     self.assertLen(result['table'], 28)
     self.assertAlmostEqual(result['worst_share_of_optimal_gain'], 1.0, places=6)
     self.assertAlmostEqual(result['worst_excess'], 0.0, places=6)
-    text = benchmark.page(json.loads(json.dumps(result)))
-    self.assertIn('2 seeds, 200 updates', text)
+    text = page_lib.page(annealed_recipe.RECIPE, json.loads(json.dumps(result)))
+    self.assertIn('200 updates\nof 64 new problems', text)
+    self.assertIn(', 2 seeds, ', text)
     self.assertIn(
         '| vtrace | mismatched | two | redraft peek | 0.6 | 100.0 % |', text
     )
 
   def test_rows_of_another_size_are_not_kept(self):
     self.limit = None
-    benchmark.measure(_TINY, self.out)
-    other = optimum_learners.Size(num_seeds=3, batch_size=64, num_steps=200)
-    benchmark.measure(other, self.out)
+    rows_lib.measure(self.recipe, _TINY, self.out)
+    other = recipe_lib.Size(num_seeds=3, num_problems=64, num_steps=200)
+    rows_lib.measure(self.recipe, other, self.out)
     self.assertLen(self.trained, 28)
 
 
@@ -151,10 +181,10 @@ class PageTest(absltest.TestCase):
     ]
     cells = {
         (estimator, source, process, f'{x.name} {x.view}', f'{budget:g}')
-        for estimator, source, allowed in benchmark.LEARNERS
+        for estimator, source, allowed in annealed_recipe.RECIPE.learners
         for x in allowed
-        for process in benchmark.PROCESSES
-        for budget in benchmark.BUDGETS
+        for process in rows_lib.PROCESSES
+        for budget in rows_lib.BUDGETS
     }
     self.assertEqual({tuple(row[:5]) for row in rows}, cells)
     self.assertLen(rows, len(cells))

@@ -1,6 +1,13 @@
-"""What `benchmarks.optimum` trains, on problems made up as it goes.
+"""A recipe that asks whether the estimators are right.
+
+The network is shown the exact belief over hidden states, problems are made up
+as it goes, entropy is annealed and weights are averaged over the last quarter
+of the updates.
 
 All seeds and budgets of one estimator are one jitted program, data included.
+
+Source of the mean: Polyak and Juditsky 1992, "Acceleration of Stochastic
+Approximation by Averaging".
 """
 
 from collections.abc import Callable
@@ -15,6 +22,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from experiments.studies.optimum import recipe as recipe_lib
 from routing import types
 from routing.features import standardize
 from routing.simulation import histories
@@ -26,22 +34,11 @@ _MEAN_OVER = 0.25  # Of the updates, the last.
 _NUM_MEASURED = 4_096  # Trajectories that features are standardised by.
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-  """How much is trained.
-
-  num_seeds: runs, each with its own problems and weights.
-  batch_size: new problems per update.
-  num_steps: updates.
-  """
-
-  num_seeds: int
-  batch_size: int
-  num_steps: int
-
-
 def get_config(
-    estimator: str, size: Size, budget: chex.Numeric, step: chex.Numeric
+    estimator: str,
+    size: recipe_lib.Size,
+    budget: chex.Numeric,
+    step: chex.Numeric,
 ) -> ml_collections.ConfigDict:
   """The configuration of one update, as `routing.training` reads it.
 
@@ -145,7 +142,7 @@ def train(
     tree: tree_lib.Tree,
     estimator: str,
     source: str,
-    size: Size,
+    size: recipe_lib.Size,
     budgets: Sequence[float],
 ) -> list[np.ndarray]:
   """Policies of all seeds and budgets.
@@ -163,7 +160,7 @@ def train(
   """
   seen = standardized(tree)
   shape = tree.process.num_routes, tree.levels[0].features.shape[-1]
-  batch_of = _batches(tree, seen, source, size.batch_size)
+  batch_of = _batches(tree, seen, source, size.num_problems)
 
   def learner(seed, budget, step):
     config = get_config(estimator, size, budget, step)
@@ -201,3 +198,31 @@ def train(
       np.asarray(x, np.float64).reshape(-1, len(budgets), *x.shape[1:])
       for x in every(seeds, levels)
   ]
+
+
+_TEXT = """Whether the estimators are right, not what a user gets. The network
+is shown the *exact belief* over the hidden states of the process, which no
+router of real models has. Training has a recipe of its own: {num_steps} updates
+of {num_problems} new problems each, entropy annealed to 0, learning rates that
+decay, weights averaged over the last quarter. The same processes with the
+recipe of `configs/` and the observations of a real router:
+[optimum_product.md](optimum_product.md)."""
+RECIPE = recipe_lib.Recipe(
+    name='annealed',
+    title='How near the estimators come to the optimum',
+    learners=(
+        ('exact', 'ladders', recipe_lib.ESCALATE),
+        ('vtrace', 'uniform', recipe_lib.EVERY),
+        ('vtrace', 'mismatched', recipe_lib.EVERY),
+        ('on_policy', 'its own', recipe_lib.EVERY),
+    ),
+    features='belief',
+    train=train,
+    # Of the cost of one off-policy batch of a thousand, chance alone is some
+    # percent; to come within one, batches are large. And a policy that is to
+    # find its way among three routes must be undecided for long.
+    full=recipe_lib.Size(num_seeds=5, num_problems=4_096, num_steps=3_000),
+    quick=recipe_lib.Size(num_seeds=2, num_problems=512, num_steps=400),
+    text=_TEXT,
+    files=(__file__,),
+)

@@ -1,0 +1,1 @@
+"""How near training comes to what any policy can do, where that is known."""

@@ -1,0 +1,56 @@
+"""The table of one recipe as a page of the documentation."""
+
+import os
+import pathlib
+import platform
+import subprocess
+import time
+
+from experiments.studies.optimum import recipe as recipe_lib
+
+_PAGE = """# {title}
+
+{text}
+
+Made by `python -m experiments.studies.optimum --recipe={recipe}`, which says
+what each column is: commit {commit}, {date}, {num_seeds} seeds, {machine},
+{seconds} seconds in all. The least share of the optimal gain is
+{worst_share_of_optimal_gain:.4f}. The largest excess over a budget is
+{worst_excess:+.4f} of it for one seed, and {worst_mean_excess:+.4f} for the
+mean over seeds.
+
+{rows}
+"""
+_COLUMNS = ('share', 'spread', 'worst', 'least', 'mean', 'excess', 'plan')
+_WORDS = ('estimator', 'source', 'process', 'protocol')
+
+
+def page(recipe: recipe_lib.Recipe, result: dict[str, object]) -> str:
+  """The table in Markdown, with what it rests on."""
+  commit = subprocess.run(
+      ['git', 'rev-parse', '--short', 'HEAD'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=False,
+  ).stdout.strip()
+  head = [*_WORDS, 'budget', *_COLUMNS]
+  lines = [head, ['---'] * len(head)]
+  lines += [
+      [
+          *(row[name] for name in _WORDS),
+          f'{row["budget"]:g}',
+          *(f'{100 * row[name]:.1f} %' for name in _COLUMNS),
+      ]
+      for row in result['table']
+  ]
+  return _PAGE.format(
+      **result,
+      title=recipe.title,
+      text=recipe.text.format(**result),
+      recipe=recipe.name,
+      commit=commit or 'unknown',
+      machine=f'{os.cpu_count()} cores, {platform.machine()}',
+      date=time.strftime('%Y-%m-%d'),
+      rows='\n'.join(f'| {" | ".join(line)} |' for line in lines),
+  )

@@ -1,0 +1,167 @@
+"""The rows of the table: each learner on each process, at each budget."""
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+
+import numpy as np
+
+from experiments.studies.optimum import recipe as recipe_lib
+from routing import objectives
+from routing import policy
+from routing import simulation
+from routing import training
+from routing.shards import manifest as manifest_lib
+from routing.simulation import optimum
+from routing.simulation import process as process_lib
+from routing.simulation import tree as tree_lib
+
+BUDGETS = (0.4, 0.6)
+PROCESSES = {
+    'two routes': process_lib.Process(),
+    'three routes': process_lib.three_routes(num_steps=3),
+}
+
+
+def shares(
+    tree: tree_lib.Tree, tables: Sequence[np.ndarray], budget: float
+) -> dict[str, float]:
+  """The figures of several seeds' policies; see `optimum.__main__`.
+
+  Args:
+    tree: what they were trained for.
+    tables: for each level `[seeds, n, A]`.
+    budget: what they were trained to cost.
+  """
+  values = [
+      tree_lib.evaluate(tree, policy) for policy in zip(*tables, strict=True)
+  ]
+  correct, cost, _ = np.array(values).T
+  lowest = optimum.random_accuracy(tree, cost)
+  best = np.array([optimum.solve(tree, c).values.correct for c in cost])
+  share = (correct - lowest) / (best - lowest)
+  return {
+      'share': float(share.mean()),
+      'spread': float(share.std(ddof=1)),
+      'worst': float(share.min()),
+      'least': float(cost.min() / budget - 1.0),
+      'mean': float(cost.mean() / budget - 1.0),
+      'excess': float(cost.max() / budget - 1.0),
+  }
+
+
+def share_of_plan(tree: tree_lib.Tree, budget: float) -> float:
+  """What the best plan made beforehand has of the optimal gain."""
+  blind = tree_lib.grow(process_lib.unseen(tree.process), tree.protocol)
+  plan, best = (optimum.solve(x, budget).values.correct for x in (blind, tree))
+  lowest = float(optimum.random_accuracy(tree, budget))
+  return (plan - lowest) / (best - lowest)
+
+
+def measure(
+    recipe: recipe_lib.Recipe,
+    size: recipe_lib.Size,
+    out: pathlib.Path | None = None,
+) -> dict[str, object]:
+  """Prints the table; returns what the last line holds.
+
+  Args:
+    recipe: how is trained.
+    size: how much.
+    out: file of finished rows: read first, and written after each training.
+  """
+  made_by = _made_by(recipe, size)
+  rows = _read(out, made_by)
+  for row in rows:
+    print(_line(row), flush=True)
+  for name, process in PROCESSES.items():
+    for protocol in recipe_lib.EVERY:
+      tree = tree_lib.grow(process, protocol, recipe.features)
+      for estimator, source, allowed in recipe.learners:
+        case = {
+            'estimator': estimator,
+            'source': source,
+            'process': name,
+            'protocol': f'{protocol.name} {protocol.view}'.strip(),
+        }
+        is_done = any(case.items() <= row.items() for row in rows)
+        if is_done or protocol not in allowed:
+          continue
+        for row in _measure(recipe, tree, estimator, source, size):
+          rows.append(case | row)
+          print(_line(rows[-1]), flush=True)
+        _write(out, made_by, rows)
+  return {
+      'worst_share_of_optimal_gain': min(row['worst'] for row in rows),
+      'worst_excess': max(row['excess'] for row in rows),
+      'worst_mean_excess': max(row['mean'] for row in rows),
+      **dataclasses.asdict(size),
+      'seconds': round(sum(row['seconds'] for row in rows)),
+      'table': rows,
+  }
+
+
+def _measure(
+    recipe: recipe_lib.Recipe,
+    tree: tree_lib.Tree,
+    estimator: str,
+    source: str,
+    size: recipe_lib.Size,
+) -> list[dict[str, float]]:
+  """The rows of one learner on one process, one a budget."""
+  start = time.perf_counter()
+  tables = recipe.train(tree, estimator, source, size, BUDGETS)
+  seconds = time.perf_counter() - start
+  return [
+      {
+          'budget': budget,
+          **shares(tree, [x[:, k] for x in tables], budget),
+          'plan': share_of_plan(tree, budget),
+          'seconds': seconds / len(BUDGETS),
+      }
+      for k, budget in enumerate(BUDGETS)
+  ]
+
+
+def _made_by(
+    recipe: recipe_lib.Recipe, size: recipe_lib.Size
+) -> dict[str, object]:
+  """What rows must have in common to stand in one table."""
+  files = [pathlib.Path(__file__), *map(pathlib.Path, recipe.files)]
+  for module in (objectives, policy, simulation, training):
+    files += sorted(pathlib.Path(module.__file__).parent.glob('*.py'))
+  code = b''.join(path.read_bytes() for path in files)
+  return {
+      **dataclasses.asdict(size),
+      'recipe': recipe.name,
+      'code': hashlib.sha256(code).hexdigest(),
+  }
+
+
+def _read(
+    out: pathlib.Path | None, made_by: dict[str, object]
+) -> list[dict[str, object]]:
+  if out is None or not out.exists():
+    return []
+  found = json.loads(out.read_text())
+  return found['rows'] if found['made_by'] == made_by else []
+
+
+def _write(
+    out: pathlib.Path | None,
+    made_by: dict[str, object],
+    rows: Sequence[dict[str, object]],
+) -> None:
+  if out is not None:
+    text = json.dumps({'made_by': made_by, 'rows': rows})
+    manifest_lib.replace_file(out, lambda path: path.write_text(text))
+
+
+def _line(row: dict[str, object]) -> str:
+  return '  '.join(
+      f'{name} {x:+.4f}' if isinstance(x, float) else f'{x:<10}'
+      for name, x in row.items()
+  )
