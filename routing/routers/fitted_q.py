@@ -38,16 +38,18 @@ NUM_SWEEPS = 3
 MAX_TREE_ROWS = 60_000  # Decisions that trees are fitted on, whole problems.
 _CHUNK = 16_384
 
+# Wide enough that what is best on the embedded pair, with a thousand decisions
+# or with hundreds of thousands, is not at an end.
 RIDGE_SETTINGS = tuple(
-    dict(penalty=penalty) for penalty in (0.1, 0.03, 0.3, 0.01, 1.0, 0.003)
+    dict(penalty=penalty) for penalty in (0.01, 0.1, 0.001, 1.0, 0.003, 0.0003)
 )
 TREE_SETTINGS = (
-    dict(max_iter=60, learning_rate=0.1, max_leaf_nodes=12),
-    dict(max_iter=40, learning_rate=0.1, max_leaf_nodes=6),
-    dict(max_iter=120, learning_rate=0.05, max_leaf_nodes=8),
     dict(max_iter=80, learning_rate=0.1, max_leaf_nodes=20),
+    dict(max_iter=120, learning_rate=0.05, max_leaf_nodes=8),
+    dict(max_iter=160, learning_rate=0.1, max_leaf_nodes=40),
+    dict(max_iter=60, learning_rate=0.1, max_leaf_nodes=12),
     dict(max_iter=120, learning_rate=0.1, max_leaf_nodes=4),
-    dict(max_iter=40, learning_rate=0.15, max_leaf_nodes=12),
+    dict(max_iter=40, learning_rate=0.1, max_leaf_nodes=6),
 )
 
 Predict = Callable[[np.ndarray], np.ndarray]  # `[M, F]` to `[M]`.
@@ -166,7 +168,7 @@ def fit_trees(
   """Fitted Q with boosted trees; see `learners.Learner.fit`.
 
   Of more than `MAX_TREE_ROWS` decisions it is fitted on a random share of the
-  problems; values are realised on all.
+  problems; known values are realised on all.
   """
   make = lambda rows: boosted(rows, setting, seed)
   return _fit(data, metric, features, make, np.random.default_rng(seed))
@@ -177,7 +179,7 @@ def _fit(data, metric, features, make, rng) -> list[families.Scored]:
   if isinstance(data, table_lib.OutcomeTable):
     learn = _Known(data, metric, make, rng)
   else:
-    learn = _Recorded(data, metric, make)
+    learn = _Recorded(data, metric, make, rng)
   return [
       families.Scored(learn(price), features, features.num_routes - 1)
       for price in PRICES
@@ -243,17 +245,21 @@ def _share(problem: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
 class _Recorded:
   """Fitted Q from the branches that a behaviour policy took."""
 
-  def __init__(self, data, metric, make):
+  def __init__(self, data, metric, make, rng):
     batch = data.in_metric(metric)
     mask = np.asarray(batch.mask, bool)
-    self._features = np.asarray(batch.features)[mask]
-    self._actions = np.asarray(batch.actions)[mask]
-    self._costs = np.asarray(batch.costs, np.float64)[mask]
+    owner = np.broadcast_to(data.owner[:, None], mask.shape)[mask]
+    # Whole problems, so that what follows a decision is always there.
+    kept = _share(owner, rng)
+    chosen = lambda values: np.asarray(values)[mask][kept]
+    self._features = chosen(batch.features)
+    self._actions = chosen(batch.actions)
+    self._costs = chosen(batch.costs).astype(np.float64)
     ends = mask.copy()
     ends[:, :-1] &= ~mask[:, 1:]
-    self._ends = ends[mask]
+    self._ends = chosen(ends)
     right = np.broadcast_to(np.asarray(batch.correct)[:, None], mask.shape)
-    self._correct = right[mask].astype(np.float64)
+    self._correct = chosen(right).astype(np.float64)
     self._num_sweeps = mask.shape[1]
     self._fits = []
     for route in range(batch.available.shape[-1]):
