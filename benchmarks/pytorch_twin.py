@@ -1,10 +1,12 @@
 """The actor-critic update of `routing.training`, as PyTorch users write it.
 
-Eager modules and optimisers, one member after another, V-trace by a loop over
-the steps. It knows the default: a network of one hidden layer, form `budget`,
-update `lagrangian`; `benchmarks.training_step` times it.
+Modules and optimisers, one member after another, V-trace by a loop over the
+steps; eager, or with losses and their gradients compiled by `torch.compile`. It
+knows the default: a network of one hidden layer, form `budget`, update
+`lagrangian`; `benchmarks.training_step` times it.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,19 @@ import torch
 from torch import nn
 
 from routing import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """How the twin is written.
+
+  num_constant: the first features, which are the same at every decision of a
+    trajectory and are multiplied once a trajectory; 0 = at every decision.
+  is_compiled: by `torch.compile`, rather than eager.
+  """
+
+  num_constant: int = 0
+  is_compiled: bool = False
 
 
 class Network(nn.Module):
@@ -22,9 +37,14 @@ class Network(nn.Module):
     self.first = nn.Linear(num_features, hidden)
     self.last = nn.Linear(hidden, num_outputs)
 
-  def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """`[..., F]` to `[..., num_outputs]`."""
-    return self.last(torch.tanh(self.first(x)))
+  def forward(self, batch) -> torch.Tensor:
+    """`[B, T, num_outputs]` from `constant` `[B, 1, C]` and `varying` ones."""
+    num = batch['constant'].shape[-1]
+    weight = self.first.weight
+    x = nn.functional.linear(batch['varying'], weight[:, num:], self.first.bias)
+    if num:
+      x = x + nn.functional.linear(batch['constant'], weight[:, :num])
+    return self.last(torch.tanh(x))
 
 
 def v_trace(values, rewards, ratios, mask, rho_bar, c_bar):
@@ -48,7 +68,9 @@ def v_trace(values, rewards, ratios, mask, rho_bar, c_bar):
 class Member:
   """One policy, its critics, their optimisers and its multiplier."""
 
-  def __init__(self, config, level, num_features: int, num_routes: int):
+  def __init__(
+      self, config, level, num_features: int, num_routes: int, style: Style
+  ):
     (hidden,) = config.network.hidden
     self.config, self.level = config, level
     self.policy = Network(num_features, hidden, num_routes)
@@ -58,10 +80,14 @@ class Member:
     self.integral = torch.tensor(config.multiplier.init)
     self.previous = torch.tensor(float('inf'))
     self.multiplier = self.integral
+    compiled = torch.compile if style.is_compiled else lambda x: x
+    self.judge = compiled(self._judge)
+    self.policy_loss = compiled(self._policy_loss)
+    self.critics_loss = compiled(self._critics_loss)
 
   def log_probs(self, batch) -> torch.Tensor:
     """`[B, T, A]` over the available routes."""
-    logits = self.policy(batch['features'])
+    logits = self.policy(batch)
     is_open = batch['available'] & batch['mask'][..., None]
     return torch.log_softmax(logits.masked_fill(~is_open, -1e9), dim=-1)
 
@@ -78,8 +104,8 @@ class Member:
     self.previous = excess
 
   @torch.no_grad()
-  def judge(self, batch):
-    """Log-probabilities, one penalised advantage, and the critics' targets."""
+  def _judge(self, batch):
+    """Log-probabilities, two advantages, the critics' targets, the excess."""
     objective, mask = self.config.objective, batch['mask']
     old = self.log_probs(batch)
     chances = _taken(old, batch).exp()
@@ -91,7 +117,7 @@ class Member:
     rewards = torch.zeros_like(batch['costs'])
     last = mask.sum(dim=1) - 1
     rewards[torch.arange(len(last)), last] = batch['correct']
-    values = self.critics(batch['features'])
+    values = self.critics(batch)
     targets, advantages = [], []
     for k, signal in enumerate((rewards, batch['costs'])):
       target, advantage = v_trace(
@@ -112,13 +138,10 @@ class Member:
         objective.ratio_bar,
         objective.ratio_bar,
     )
-    self.control(unbiased[:, 0].mean() - self.level)
-    advantage = (advantages[0] - self.multiplier * advantages[1]) / (
-        1.0 + self.multiplier
-    )
-    return old, advantage, torch.stack(targets, dim=-1)
+    excess = unbiased[:, 0].mean() - self.level
+    return old, advantages, torch.stack(targets, dim=-1), excess
 
-  def policy_loss(self, batch, old, advantages) -> torch.Tensor:
+  def _policy_loss(self, batch, old, advantages) -> torch.Tensor:
     """Clipped surrogate, entropy bonus and divergence penalty."""
     objective, mask = self.config.objective, batch['mask']
     new = self.log_probs(batch)
@@ -129,32 +152,46 @@ class Member:
     kl = (old.exp() * (old - new)).sum(dim=-1)
     return (
         -(gain * mask).sum() / len(mask)
-        - objective.entropy_weight * entropy[mask].mean()
-        + objective.kl_weight * kl[mask].mean()
+        - objective.entropy_weight * (entropy * mask).sum() / mask.sum()
+        + objective.kl_weight * (kl * mask).sum() / mask.sum()
     )
+
+  def _critics_loss(self, batch, targets) -> torch.Tensor:
+    """Half the squared error of both critics."""
+    errors = self.critics(batch) - targets
+    errors = (errors**2).sum(dim=-1) * batch['mask']
+    return 0.5 * errors.sum() / batch['mask'].sum()
 
   def update(self, batch) -> torch.Tensor:
     """One update on a batch; returns the loss of the last inner step."""
-    objective, mask = self.config.objective, batch['mask']
-    old, advantages, targets = self.judge(batch)
-    for _ in range(objective.num_inner):
-      self.policy_optimizer.zero_grad()
-      loss = self.policy_loss(batch, old, advantages)
+    old, (of_reward, of_cost), targets, excess = self.judge(batch)
+    self.control(excess)
+    advantages = (of_reward - self.multiplier * of_cost) / (
+        1.0 + self.multiplier
+    )
+    loss = self._descend(
+        self.policy,
+        self.policy_optimizer,
+        self.config.optimizer.clip_norm,
+        lambda: self.policy_loss(batch, old, advantages),
+    )
+    critics_loss = self._descend(
+        self.critics,
+        self.critics_optimizer,
+        self.config.critics.clip_norm,
+        lambda: self.critics_loss(batch, targets),
+    )
+    return loss + critics_loss
+
+  def _descend(self, network, optimizer, clip_norm, loss_of) -> torch.Tensor:
+    """The inner steps; returns the last loss."""
+    for _ in range(self.config.objective.num_inner):
+      optimizer.zero_grad()
+      loss = loss_of()
       loss.backward()
-      nn.utils.clip_grad_norm_(
-          self.policy.parameters(), self.config.optimizer.clip_norm
-      )
-      self.policy_optimizer.step()
-    for _ in range(objective.num_inner):
-      self.critics_optimizer.zero_grad()
-      errors = self.critics(batch['features']) - targets
-      critic_loss = 0.5 * (errors[mask] ** 2).sum(dim=-1).mean()
-      critic_loss.backward()
-      nn.utils.clip_grad_norm_(
-          self.critics.parameters(), self.config.critics.clip_norm
-      )
-      self.critics_optimizer.step()
-    return (loss + critic_loss).detach()
+      nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+      optimizer.step()
+    return loss.detach()
 
 
 def _adamw(network: nn.Module, config) -> torch.optim.AdamW:
@@ -172,14 +209,24 @@ def _taken(log_probs: torch.Tensor, batch) -> torch.Tensor:
 class Twin:
   """The run in PyTorch: its members take the same batch, one by one."""
 
-  def __init__(self, config, state, data: types.TrajectoryBatch):
+  def __init__(
+      self,
+      config,
+      state,
+      data: types.TrajectoryBatch,
+      style: Style = Style(),
+  ):
     """Starts from the weights of `state`, the run's own."""
     num_features, num_routes = data.features.shape[-1], data.available.shape[-1]
     self.data = {k: torch.from_numpy(v) for k, v in vars(data).items()}
+    features = self.data.pop('features')
+    num = style.num_constant
+    self.data['constant'] = features[:, :1, :num].contiguous()
+    self.data['varying'] = features[..., num:].contiguous()
     self.data['actions'] = self.data['actions'].long()  # As `gather` needs.
     self.dropout = config.network.dropout
     self.members = [
-        Member(config, level, num_features, num_routes)
+        Member(config, level, num_features, num_routes, style)
         for level in config.objective.levels
     ]
     for k, member in enumerate(self.members):
@@ -190,9 +237,10 @@ class Twin:
     """One update of every member on rows of the data; `[K]` losses."""
     batch = {k: v[torch.from_numpy(rows)] for k, v in self.data.items()}
     if self.dropout:
-      x = batch['features']
-      ones = torch.ones(len(x), 1, x.shape[-1])
-      batch['features'] = x * nn.functional.dropout(ones, self.dropout)
+      for name in ('constant', 'varying'):
+        x = batch[name]
+        ones = torch.ones(len(x), 1, x.shape[-1])
+        batch[name] = x * nn.functional.dropout(ones, self.dropout)
     return torch.stack([member.update(batch) for member in self.members])
 
 

@@ -5,15 +5,16 @@ One step is an actor-critic update of every member of a run, as
 `routing.training` does it: rows of a batch, dropout, importance ratios, V-trace
 of reward and cost, the multiplier's PID controller, gradient steps of policy
 and critics with clipping and AdamW. The other side is the same update as it is
-commonly written in PyTorch: eager modules and optimisers, one member after
-another, V-trace by a loop over the steps. `tests/training_step_test.py` checks
-that both give the same numbers.
+commonly written in PyTorch: one member after another, V-trace by a loop over
+the steps. It is timed in four styles: eager or with `torch.compile`, and with
+the question multiplied at every decision or, as the jitted step does, once a
+trajectory. `tests/training_step_test.py` checks that all give the same numbers.
 
-Both sides have the same cores and take turns; the figures are medians over the
-turns, with the fastest and slowest. The jitted step merges the members' matrix
-products, which the loop over members cannot, and multiplies what is the same at
-every decision of a trajectory, the question, once a trajectory. The last line
-is a JSON object: `ratio_to_pytorch` (of the default size) and the table.
+All sides have the same cores and take turns; the figures are medians over the
+turns, with the least and largest ratio. The jitted step also merges the
+members' matrix products, which a loop over members cannot. The last line is a
+JSON object: `ratio_to_pytorch` (the default size against the fastest style of
+PyTorch) and the table.
 """
 
 from collections.abc import Callable
@@ -70,8 +71,8 @@ class Size:
 
 
 def default_size(repeats: int = 40) -> Size:
-  """What `configs/arithmetic_redraft.py` trains on the embedded pair."""
-  config = arithmetic_redraft.get_config()
+  """What `configs/arithmetic_redraft.py:vtrace` trains on the embedded pair."""
+  config = arithmetic_redraft.get_config('vtrace')
   features = observation.configure(
       config.features,
       num_routes=2,
@@ -92,7 +93,7 @@ def default_size(repeats: int = 40) -> Size:
 
 def get_config(size: Size) -> ml_collections.ConfigDict:
   """The default configuration at another size."""
-  config = arithmetic_redraft.get_config()
+  config = arithmetic_redraft.get_config('vtrace')
   config.batch_size = size.batch_size
   config.network.hidden = (size.hidden,)
   config.objective.levels = tuple(
@@ -155,37 +156,83 @@ def _turn(
   return (time.perf_counter() - start) / len(batches)
 
 
-def measure(name: str, size: Size) -> dict[str, Any]:
-  """One size: both sides in turns."""
+def styles(size: Size) -> dict[str, pytorch_twin.Style]:
+  """How the other side is written, by name."""
+  once = size.num_constant
+  return {
+      'eager': pytorch_twin.Style(),
+      'eager, question once': pytorch_twin.Style(once),
+      'compiled': pytorch_twin.Style(is_compiled=True),
+      'compiled, question once': pytorch_twin.Style(once, is_compiled=True),
+  }
+
+
+def measure(name: str, size: Size) -> list[dict[str, Any]]:
+  """One size: all sides in turns; a row for each style of PyTorch."""
   config, rng = get_config(size), np.random.default_rng(1)
   data = make_data(size, 4 * size.batch_size)
   jitted = Jitted(config, data, size.num_constant)
-  twin = pytorch_twin.Twin(config, jitted.state, data)
-  draw = lambda: [
+  draw = lambda num=size.repeats: [
       rng.choice(len(data.mask), size.batch_size, replace=False)
-      for _ in range(size.repeats)
+      for _ in range(num)
   ]
-  # The first call compiles; what it takes beyond a step is the compilation.
-  first = _turn(jitted.step, draw()[:1])
-  _turn(twin.step, draw()[:1])
-  ours, theirs = [], []
-  for _ in range(_TIMINGS):
-    ours.append(_turn(jitted.step, draw()))
-    theirs.append(_turn(twin.step, draw()))
-  seconds, pytorch = statistics.median(ours), statistics.median(theirs)
-  ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-  return {
-      'size': name,
-      **dataclasses.asdict(size),
-      'steps_per_second': 1.0 / seconds,
-      'trajectories_per_second': size.batch_size / seconds,
-      'pytorch_steps_per_second': 1.0 / pytorch,
-      'pytorch_trajectories_per_second': size.batch_size / pytorch,
-      'ratio_to_pytorch': statistics.median(ratios),
-      'least_ratio': min(ratios),
-      'largest_ratio': max(ratios),
-      'compile_seconds': first - seconds,
+  sides = {
+      style: pytorch_twin.Twin(config, jitted.state, data, given).step
+      for style, given in styles(size).items()
   }
+  sides = {'jitted': jitted.step, **sides}
+  # The first call compiles; what it takes beyond a step is the compilation.
+  first = {side: _turn(step, draw(1)) for side, step in sides.items()}
+  seconds = {side: [] for side in sides}
+  for _ in range(_TIMINGS):
+    for side, step in sides.items():
+      seconds[side].append(_turn(step, draw()))
+  ours = seconds.pop('jitted')
+  own = statistics.median(ours)
+  rows = []
+  for style, theirs in seconds.items():
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    pytorch = statistics.median(theirs)
+    rows.append(
+        {
+            'size': name,
+            **dataclasses.asdict(size),
+            'pytorch': style,
+            'steps_per_second': 1.0 / own,
+            'trajectories_per_second': size.batch_size / own,
+            'compile_seconds': first['jitted'] - own,
+            'pytorch_steps_per_second': 1.0 / pytorch,
+            'pytorch_compile_seconds': first[style] - pytorch,
+            'ratio_to_pytorch': statistics.median(ratios),
+            'least_ratio': min(ratios),
+            'largest_ratio': max(ratios),
+        }
+    )
+  return rows
+
+
+_INTEGERS = (
+    'batch_size',
+    'num_steps',
+    'num_features',
+    'num_constant',
+    'hidden',
+    'num_levels',
+)
+_FIGURES = (
+    'steps_per_second',
+    'compile_seconds',
+    'pytorch_steps_per_second',
+    'pytorch_compile_seconds',
+    'ratio_to_pytorch',
+    'least_ratio',
+    'largest_ratio',
+)
+_HEADS = (
+    *('size', 'B', 'T', 'F', 'constant', 'hidden', 'members', 'steps / s'),
+    *('compiled, s', 'PyTorch', 'steps / s', 'compiled, s'),
+    *('ratio', 'least', 'largest'),
+)
 
 
 def show(rows: Sequence[dict[str, Any]], num_cores: int) -> None:
@@ -193,51 +240,16 @@ def show(rows: Sequence[dict[str, Any]], num_cores: int) -> None:
   table = table_lib.Table(
       title=f'A training step of all members, on {num_cores} cores'
   )
-  for name in (
-      'size',
-      'B',
-      'T',
-      'F',
-      'constant',
-      'hidden',
-      'members',
-      'steps / s',
-      'trajectories / s',
-      'PyTorch, steps / s',
-      'trajectories / s',
-      'ratio',
-      'least',
-      'largest',
-      'compiled in, s',
-  ):
+  for name in _HEADS:
     table.add_column(name, justify='right', no_wrap=True)
   for row in rows:
+    figures = [f'{row[name]:,.1f}' for name in _FIGURES]
     table.add_row(
         row['size'],
-        *(
-            f'{row[name]:,}'
-            for name in (
-                'batch_size',
-                'num_steps',
-                'num_features',
-                'num_constant',
-                'hidden',
-                'num_levels',
-            )
-        ),
-        *(
-            f'{row[name]:,.1f}'
-            for name in (
-                'steps_per_second',
-                'trajectories_per_second',
-                'pytorch_steps_per_second',
-                'pytorch_trajectories_per_second',
-                'ratio_to_pytorch',
-                'least_ratio',
-                'largest_ratio',
-                'compile_seconds',
-            )
-        ),
+        *(f'{row[name]:,}' for name in _INTEGERS),
+        *figures[:2],
+        row['pytorch'],
+        *figures[2:],
     )
   console_lib.Console(width=180).print(table)
 
@@ -265,12 +277,16 @@ def main(argv: Sequence[str]) -> None:
       repeats=5 if flags.FLAGS.quick else 40,
   )
   sizes = {'default': default, 'large batch': large, 'small': small}
-  rows = [measure(name, size) for name, size in sizes.items()]
+  rows = [row for name, size in sizes.items() for row in measure(name, size)]
   show(rows, num_cores)
   print(
       json.dumps(
           {
-              'ratio_to_pytorch': rows[0]['ratio_to_pytorch'],
+              'ratio_to_pytorch': min(
+                  row['ratio_to_pytorch']
+                  for row in rows
+                  if row['size'] == 'default'
+              ),
               'num_cores': num_cores,
               'jax': jax.__version__,
               'torch': torch.__version__,

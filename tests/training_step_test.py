@@ -1,9 +1,12 @@
 """Tests of the benchmark's PyTorch twin: it makes the same update."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from benchmarks import pytorch_twin
 from benchmarks import training_step
@@ -20,6 +23,9 @@ _SIZE = training_step.Size(
 )
 
 
+_BARS = {'rho_bar': 0.7, 'c_bar': 0.8, 'reach_bar': 1.1, 'clip': 0.02}
+
+
 def make_config(**objective):
   """Without dropout, whose masks are each library's own."""
   config = training_step.get_config(_SIZE)
@@ -34,14 +40,26 @@ def make_config(**objective):
 class TwinTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ({}, 2),
-      ({'rho_bar': 0.7, 'c_bar': 0.8, 'reach_bar': 1.1, 'clip': 0.02}, 3),
+      ({}, 2, 'eager'),
+      (_BARS, 3, 'eager'),
+      (_BARS, 3, 'eager, question once'),
   )
-  def test_three_updates_give_the_same_numbers(self, objective, num_routes):
+  def test_three_updates_give_the_same_numbers(
+      self, objective, num_routes, style
+  ):
+    self._check(objective, num_routes, style)
+
+  @pytest.mark.slow
+  def test_compiled_it_gives_the_same_numbers(self):
+    self._check(_BARS, 2, 'compiled, question once')
+
+  def _check(self, objective, num_routes, style):
+    """Three updates."""
     config = make_config(**objective)
     data = training_step.make_data(_SIZE, 60, num_routes)
     jitted = training_step.Jitted(config, data, _SIZE.num_constant)
-    twin = pytorch_twin.Twin(config, jitted.state, data)
+    given = training_step.styles(_SIZE)[style]
+    twin = pytorch_twin.Twin(config, jitted.state, data, given)
     rng = np.random.default_rng(0)
     start = jax.tree.map(np.array, jitted.state.params)
     for _ in range(3):
@@ -88,14 +106,22 @@ class TwinTest(parameterized.TestCase):
 class MeasureTest(absltest.TestCase):
 
   def test_the_figures_belong_together(self):
-    row = training_step.measure('tiny', _SIZE)
-    self.assertAlmostEqual(
-        row['trajectories_per_second'], 24 * row['steps_per_second'], places=3
-    )
-    self.assertBetween(
-        row['ratio_to_pytorch'], row['least_ratio'], row['largest_ratio']
-    )
-    self.assertGreater(row['compile_seconds'], 0.0)
+    eager = {
+        name: style
+        for name, style in training_step.styles(_SIZE).items()
+        if not style.is_compiled
+    }
+    with mock.patch.object(training_step, 'styles', lambda size: eager):
+      rows = training_step.measure('tiny', _SIZE)
+    self.assertEqual([row['pytorch'] for row in rows], list(eager))
+    for row in rows:
+      self.assertAlmostEqual(
+          row['trajectories_per_second'], 24 * row['steps_per_second'], places=3
+      )
+      self.assertBetween(
+          row['ratio_to_pytorch'], row['least_ratio'], row['largest_ratio']
+      )
+      self.assertGreater(row['compile_seconds'], 0.0)
 
 
 if __name__ == '__main__':
