@@ -30,6 +30,7 @@ import pathlib
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from experiments.studies.optimum import annealed_recipe
 from experiments.studies.optimum import page as page_lib
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table, then the JSON line."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)  # Or checkpoints bury the table.
   given = flags.FLAGS
   recipe = RECIPES[given.recipe]
   out = pathlib.Path(given.out) if given.out else None

@@ -30,7 +30,7 @@ from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
 from routing.training import fit
 
-_MEAN_OVER = 0.25  # Of the updates, the last.
+MEAN_OVER = 0.25  # Of the updates, the last.
 _NUM_MEASURED = 4_096  # Trajectories that features are standardised by.
 
 
@@ -185,7 +185,7 @@ def train(
       mean = jax.tree.map(lambda x, y: x + weight * y, mean, state.params)
       return (state, mean), None
 
-    num_last = max(int(_MEAN_OVER * size.num_steps), 1)
+    num_last = max(int(MEAN_OVER * size.num_steps), 1)
     start = state, jax.tree.map(jnp.zeros_like, state.params)
     (_, mean), _ = jax.lax.scan(update, start, jnp.arange(size.num_steps))
     return [chances(mean, x.features) for x in seen.levels]
@@ -204,9 +204,12 @@ _TEXT = """Whether the estimators are right, not what a user gets. The network
 is shown the *exact belief* over the hidden states of the process, which no
 router of real models has. Training has a recipe of its own: {num_steps} updates
 of {num_problems} new problems each, entropy annealed to 0, learning rates that
-decay, weights averaged over the last quarter. The same processes with the
-recipe of `configs/` and the observations of a real router:
-[optimum_product.md](optimum_product.md)."""
+decay, weights averaged over the last quarter. On real models, training is that
+of `configs/`. The same processes with the recipe of `configs/` and the
+observations of a real router:
+`python -m experiments.studies.optimum --recipe=product`.
+
+{differences}"""
 RECIPE = recipe_lib.Recipe(
     name='annealed',
     title='How near the estimators come to the optimum',

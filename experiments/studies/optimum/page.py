@@ -1,11 +1,13 @@
 """The table of one recipe as a page of the documentation."""
 
+import dataclasses
 import os
 import pathlib
 import platform
 import subprocess
 import time
 
+from experiments.studies.optimum import differences as differences_lib
 from experiments.studies.optimum import recipe as recipe_lib
 
 _PAGE = """# {title}
@@ -44,10 +46,12 @@ def page(recipe: recipe_lib.Recipe, result: dict[str, object]) -> str:
       ]
       for row in result['table']
   ]
+  sizes = {x.name: result[x.name] for x in dataclasses.fields(recipe_lib.Size)}
+  differences = differences_lib.table(recipe_lib.Size(**sizes))
   return _PAGE.format(
       **result,
       title=recipe.title,
-      text=recipe.text.format(**result),
+      text=recipe.text.format(**result, differences=differences),
       recipe=recipe.name,
       commit=commit or 'unknown',
       machine=f'{os.cpu_count()} cores, {platform.machine()}',
