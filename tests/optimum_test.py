@@ -17,7 +17,9 @@ from experiments.studies.optimum import page as page_lib
 from experiments.studies.optimum import product_recipe
 from experiments.studies.optimum import recipe as recipe_lib
 from experiments.studies.optimum import rows as rows_lib
+from experiments.studies.optimum import traces
 from routing import protocols
+from routing.features import observation
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
@@ -120,22 +122,98 @@ class DifferencesTest(absltest.TestCase):
     self.assertIn(differences.table(annealed_recipe.RECIPE.full), text)
 
 
+class TracesTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('escalate', 'peek'),
+      ('escalate', 'commit'),
+      ('switch', ''),
+      ('redraft', ''),
+  )
+  def test_they_say_what_the_signals_of_the_tree_say(self, name, view):
+    process = process_lib.three_routes(num_steps=3)
+    protocol = protocols.Protocol(name, view) if view else None
+    protocol = protocol or protocols.Protocol(name)
+    tree = tree_lib.grow(process, protocol, 'signals')
+    chances = np.log(np.linspace(0.5, 0.99, process.num_levels))
+    logs = lambda x: chances[np.round(1 + x).astype(int)]
+    first = protocol.has_draft * process.step_costs[0]
+    for t, rows in enumerate(traces.histories(tree)):
+      last, draft, spent = tree.levels[t].features[:, :3].T
+      self.assertLen(rows, len(last))
+      for k, trace in enumerate(rows):
+        self.assertLen(trace.steps, t)
+        self.assertAlmostEqual(trace.spent, spent[k] + first * (t == 0), 5)
+        if t:
+          step = trace.steps[-1]
+          self.assertAlmostEqual(step.log_probs[0], logs(last[k]), places=5)
+          self.assertEqual(tree.levels[t].features[k, 3 + step.route], 1.0)
+        if protocol.has_draft:
+          self.assertAlmostEqual(
+              trace.draft.log_probs[0], logs(draft[k]), places=5
+          )
+
+  def test_an_observation_by_hand(self):
+    tree = tree_lib.grow(_PROCESS, protocols.Protocol('redraft'))
+    config = arithmetic.get_config()
+    seen = traces.observed(tree, config)
+    # The draft (lowest level) is thrown away; route 1 writes the highest, and
+    # the next draft is of the middle.
+    begin = int(tree.levels[0].begins[0, 1])
+    row = seen.levels[1].features[begin + 2 * _PROCESS.num_levels + 1]
+    features = observation.FeatureConfig(
+        traces.GROUPS, num_routes=2, max_decisions=8
+    )
+    found = dict(zip(observation.names(features), row, strict=True))
+    high, middle = np.log([0.99, 0.745])
+    expected = {
+        'confidence/mean': middle,
+        'confidence/running_minimum': middle,
+        'confidence/running_mean': (high + middle) / 2,
+        'progress/index_is_1': 1.0,
+        'progress/writer_is_0': 0.0,
+        'progress/writer_is_1': 1.0,
+        # Two drafts at .15 and a step at 1, of 2 steps at 1.
+        'cost/spent': (2 * 0.15 + 1.0) / 2,
+    }
+    for name, value in expected.items():
+      self.assertAlmostEqual(found[name], value, places=5, msg=name)
+
+
 class ProductTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('exact', 'ladders', 'escalate'),
       ('vtrace', 'random rates', 'redraft'),
-      ('vtrace', 'random rates', 'switch'),
   )
   def test_it_trains_as_the_configurations_say(self, estimator, source, name):
     tree = tree_lib.grow(_PROCESS, protocols.Protocol(name), 'signals')
-    size = recipe_lib.Size(num_seeds=2, num_problems=600, num_steps=200)
+    # On fewer, early stopping follows the chance of a small `select`.
+    full = product_recipe.RECIPE.full
+    size = dataclasses.replace(full, num_seeds=2)
     tables = product_recipe.train(tree, estimator, source, size, (0.5, 0.7))
     self.assertEqual(tables[0].shape, (2, 2, len(tree.levels[0].chance), 2))
     for k, budget in enumerate((0.5, 0.7)):
       found = rows_lib.shares(tree, [x[:, k] for x in tables], budget)
       self.assertBetween(found['worst'], 0.0, 1.0)
       self.assertGreater(found['spread'], 0.0)  # Seeds differ.
+
+  def test_rows_and_page_of_a_small_run(self):
+    learner = 'vtrace', 'random rates', (protocols.Protocol('switch'),)
+    recipe = dataclasses.replace(product_recipe.RECIPE, learners=(learner,))
+    size = dataclasses.replace(recipe.full, num_seeds=2)
+    with mock.patch.object(rows_lib, 'PROCESSES', {'two': _PROCESS}):
+      result = rows_lib.measure(recipe, size)
+    self.assertEqual([x['budget'] for x in result['table']], [0.4, 0.6])
+    for row in result['table']:
+      self.assertBetween(row['worst'], 0.0, 1.0)
+      self.assertBetween(row['plan'], 0.0, 1.0)
+    text = page_lib.page(recipe, result)
+    self.assertIn('--recipe=product', text)
+    for budget in (0.4, 0.6):
+      self.assertIn(
+          f'| vtrace | random rates | two | switch commit | {budget:g} |', text
+      )
 
   def test_fields_are_those_of_the_configurations(self):
     full = product_recipe.RECIPE.full

@@ -1,6 +1,6 @@
 """How near training comes to what any policy can do.
 
-Run:    python -m experiments.studies.optimum [--recipe=product] [--quick] [--out=runs/optimum.json] [--page=docs/optimum.md]
+Run:    python -m experiments.studies.optimum [--recipe=product] [--quick] [--seeds=3] [--out=runs/optimum.json] [--page=docs/optimum.md]
 Resume: the same command; rows of --out that this very code made are kept.
 Prints: the table; last, one JSON object.
 
@@ -25,6 +25,7 @@ really has.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Sequence
+import dataclasses
 import json
 import pathlib
 
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> None:
   recipe = RECIPES[given.recipe]
   out = pathlib.Path(given.out) if given.out else None
   size = recipe.quick if given.quick else recipe.full
+  if given.seeds:
+    size = dataclasses.replace(size, num_seeds=given.seeds)
   result = rows_lib.measure(recipe, size, out)
   if given.page:
     text = page_lib.page(recipe, result)
@@ -65,6 +68,9 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_enum('recipe', 'annealed', list(RECIPES), 'How is trained.')
   flags.DEFINE_bool('quick', False, 'Fewer seeds, problems and updates.')
+  flags.DEFINE_integer(
+      'seeds', None, 'Runs of each row, 2 or more.', lower_bound=2
+  )
   flags.DEFINE_string('out', None, 'File of finished rows.')
   flags.DEFINE_string('page', None, 'File of the table in Markdown.')
   app.run(main)
