@@ -119,7 +119,9 @@ early stopping included, on {num_problems} problems made up once. The optimum is
 over all policies, which remember everything. What is missing is due to
 training, to the sample, or to what the observation does not tell. The product
 trains so, but then moves its thresholds to meet a budget, which is not done
-here: excess is what training alone gives. In `switch` and `redraft` the product
+here: excess is what training alone gives. A run that `select` can never judge
+(`objective.least_effective`) keeps its first, untrained weights, as the product
+would; its share is near that of chance. In `switch` and `redraft` the product
 learns by the closed form where all replies can be had; only V-trace is here.
 With the exact belief shown, and a recipe for the purpose:
 [optimum.md](optimum.md)."""
