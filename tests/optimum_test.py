@@ -24,6 +24,7 @@ from routing.simulation import optimum
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
+from routing.training import fit
 from tests import checkout
 
 _PROCESS = process_lib.Process(num_steps=2)
@@ -197,6 +198,31 @@ class ProductTest(parameterized.TestCase):
       found = rows_lib.shares(tree, [x[:, k] for x in tables], budget)
       self.assertBetween(found['worst'], 0.0, 1.0)
       self.assertGreater(found['spread'], 0.0)  # Seeds differ.
+
+  def test_unjudged_policies_keep_their_last_weights(self):
+    tree = tree_lib.grow(_PROCESS, protocols.Protocol('switch'), 'signals')
+    size = recipe_lib.Size(num_seeds=1, num_problems=600, num_steps=60)
+    config = product_recipe.get_config('vtrace', size, (0.5,))
+    config.objective.least_effective = np.inf  # No look at `select` counts.
+    states = []
+
+    def fit_and_tell(*args, **kwargs):
+      states.append(fit.fit(*args, **kwargs))
+      # As if the run had judged its last weights, and found them best.
+      state = states[0]
+      return state.replace(
+          best_params=state.params, best_score=np.zeros_like(state.best_score)
+      )
+
+    args = tree, 'vtrace', 'random rates', size, (0.5,)
+    with mock.patch.object(product_recipe, 'get_config', lambda *_: config):
+      unjudged = product_recipe.train(*args)
+      wrapped = mock.Mock(fit=fit_and_tell)
+      with mock.patch.object(product_recipe, 'fit', wrapped):
+        last = product_recipe.train(*args)
+    self.assertTrue(np.isneginf(states[0].best_score).all())
+    for one, other in zip(unjudged, last, strict=True):
+      np.testing.assert_allclose(one, other, atol=1e-6)
 
   def test_rows_and_page_of_a_small_run(self):
     learner = 'vtrace', 'random rates', (protocols.Protocol('switch'),)

@@ -206,8 +206,7 @@ router of real models has. Training has a recipe of its own: {num_steps} updates
 of {num_problems} new problems each, entropy annealed to 0, learning rates that
 decay, weights averaged over the last quarter. On real models, training is that
 of `configs/`. The same processes with the recipe of `configs/` and the
-observations of a real router:
-`python -m experiments.studies.optimum --recipe=product`.
+observations of a real router: [optimum_product.md](optimum_product.md).
 
 {differences}"""
 RECIPE = recipe_lib.Recipe(

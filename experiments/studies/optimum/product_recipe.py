@@ -23,6 +23,7 @@ from routing.policy import networks
 from routing.simulation import sampling
 from routing.simulation import tree as tree_lib
 from routing.training import fit
+from routing.training import state as state_lib
 
 _CONFIGS = {
     'exact': lambda: arithmetic.get_config('full'),
@@ -102,9 +103,13 @@ def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
   def chances(params, features):
     return jax.nn.softmax(network.apply({'params': params}, features))
 
+  # As saved by the product: not the first weights where none could be judged.
+  kept = state_lib.kept_params(
+      state, is_shared=config.network.get('is_conditioned', False)
+  )
   every = jax.jit(jax.vmap(chances, in_axes=(0, None)))
   return [
-      np.asarray(every(state.best_params, seen(level.features)), np.float64)
+      np.asarray(every(kept, seen(level.features)), np.float64)
       for level in tree.levels
   ]
 
@@ -119,11 +124,10 @@ early stopping included, on {num_problems} problems made up once. The optimum is
 over all policies, which remember everything. What is missing is due to
 training, to the sample, or to what the observation does not tell. The product
 trains so, but then moves its thresholds to meet a budget, which is not done
-here: excess is what training alone gives. A run that `select` can never judge
-(`objective.least_effective`) keeps its first, untrained weights, as the product
-would; its share is near that of chance. In `switch` and `redraft` the product
-learns by the closed form where all replies can be had; only V-trace is here.
-With the exact belief shown, and a recipe for the purpose:
+here: excess is what training alone gives. A policy that `select` could not judge
+at any step (`objective.least_effective`) keeps its last weights. In `switch` and
+`redraft` the product learns by the closed form where all replies can be had;
+only V-trace is here. With the exact belief shown, and a recipe for the purpose:
 [optimum.md](optimum.md)."""
 RECIPE = recipe_lib.Recipe(
     name='product',
