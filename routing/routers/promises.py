@@ -80,8 +80,8 @@ def in_words(promise: Any) -> str:
 
 # What a list of points says once, of them all.
 OF_A_CHOICE = (
-    'Whoever picks one of G points or seeds after seeing them needs promises at '
-    'delta / G each (calibration.among).'
+    'Whoever picks one of G points or seeds after seeing them needs each at '
+    'delta / G (calibration.among).'
 )
 
 
