@@ -128,7 +128,7 @@ class WordsTest(parameterized.TestCase):
   def test_a_choice_is_said_to_be_covered_or_not(self):
     alone = point([LOSS])
     self.assertEqual(self.json(alone)['among'], 1)
-    self.assertIn('this point by itself', str(alone))
+    self.assertIn('for this point alone', str(alone))
     found = point([risks_lib.corrected(LOSS, 5)])
     self.assertEqual(self.json(found)['among'], 5)
     self.assertAlmostEqual(found.promise.delta, 0.02)

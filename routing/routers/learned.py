@@ -25,6 +25,7 @@ from routing.policy import categorical
 from routing.policy import networks
 from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
+from routing.routers import promises
 
 ARRAYS_FILE = 'router.safetensors'
 CARD_FILE = 'router.json'
@@ -317,7 +318,10 @@ class LearnedRouter:
     lines.append(
         '  operating points' + ('' if self.points else ': not calibrated')
     )
-    return '\n'.join(lines + [f'    {point}' for point in self.points])
+    lines += [f'    {point}' for point in self.points]
+    if any(point.promise.get('delta') for point in self.points):
+      lines.append(f'    {promises.OF_A_CHOICE}')
+    return '\n'.join(lines)
 
   def _arrays(self) -> dict[str, np.ndarray]:
     """Everything numeric, by name."""

@@ -78,13 +78,17 @@ def in_words(promise: Any) -> str:
   return f'{text}; {_choice(content.get("among", 1), total)}'
 
 
+# What a list of points says once, of them all.
+OF_A_CHOICE = (
+    'Whoever picks one of G points or seeds after seeing them needs each at '
+    'delta / G (calibration.among).'
+)
+
+
 def _choice(among: int, delta: float) -> str:
   """Who may pick this point after seeing others, and still has the promise."""
   if among == 1:
-    return (
-        'this holds for this point by itself: whoever picks one of G points or '
-        'seeds after seeing them needs delta / G each'
-    )
+    return 'for this point alone, not for one picked among several'
   kept = max(1 - delta * among, 0.0)
   return (
       f'whoever picks one of {among} such points or seeds after seeing them '

@@ -124,11 +124,11 @@ early stopping included, on {num_problems} problems made up once. The optimum is
 over all policies, which remember everything. What is missing is due to
 training, to the sample, or to what the observation does not tell. The product
 trains so, but then moves its thresholds to meet a budget, which is not done
-here: excess is what training alone gives. A policy that `select` could not judge
-at any step (`objective.least_effective`) keeps its last weights. In `switch` and
-`redraft` the product learns by the closed form where all replies can be had;
-only V-trace is here. With the exact belief shown, and a recipe for the purpose:
-[optimum.md](optimum.md)."""
+here: excess is what training alone gives. A policy that `select` could not
+judge at any step (`objective.least_effective`) keeps its last weights. In
+`switch` and `redraft` the product learns by the closed form where all replies
+can be had; only V-trace is here. With the exact belief shown, and a recipe for
+the purpose: [optimum.md](optimum.md)."""
 RECIPE = recipe_lib.Recipe(
     name='product',
     title='How near the product comes to the optimum',
