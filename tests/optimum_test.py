@@ -189,7 +189,7 @@ class ProductTest(parameterized.TestCase):
   )
   def test_it_trains_as_the_configurations_say(self, estimator, source, name):
     tree = tree_lib.grow(_PROCESS, protocols.Protocol(name), 'signals')
-    # On fewer, early stopping follows the chance of a small `select`.
+    # On 600 problems, a seed of `switch` is below chance.
     full = product_recipe.RECIPE.full
     size = dataclasses.replace(full, num_seeds=2)
     tables = product_recipe.train(tree, estimator, source, size, (0.5, 0.7))
