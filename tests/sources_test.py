@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,11 +17,13 @@ from routing.features import observation
 from routing.features import standardize
 from routing.grading import equivalence
 from routing.outcomes import live
+from routing.outcomes import points as points_lib
 from routing.outcomes import records
 from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.policy import networks
 from routing.rollout import driver
+from routing.routers import behaviour
 from routing.routers import card as card_lib
 from routing.routers import families
 from routing.routers import learned
@@ -159,6 +162,16 @@ class FamiliesTest(parameterized.TestCase):
     self.assertLen(found, len(FAMILIES))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Deterministic:
+  """What a router names, as chances of 0 and 1."""
+
+  router: driver.Router
+
+  def chances(self, trace):
+    return np.eye(NUM_ROUTES)[self.router.decide(trace).route]
+
+
 class RecordedTest(parameterized.TestCase):
 
   @parameterized.parameters('switch', 'redraft', 'escalate')
@@ -183,6 +196,37 @@ class RecordedTest(parameterized.TestCase):
     np.testing.assert_array_equal(
         recorded.largest_alone().correct, known.largest_alone().correct
     )
+
+  @parameterized.product(name=PROTOCOLS, kind=('fixed step', 'scored'))
+  def test_trajectories_like_its_own_leave_little_doubt(self, name, kind):
+    known, family = known_source(name), FAMILIES[kind](name)
+    met = np.unique(family.score(known.table.decisions)[0])
+    # No tie to round: it lies just below a score.
+    kappas = np.nextafter(met[[len(met) * 3 // 4]], -np.inf)
+    policy = behaviour.Mixture(
+        _Deterministic(family.at(kappas[0])),
+        behaviour.Uniform((True,) * NUM_ROUTES),
+        epsilon=0.3,
+    )
+    wanted = known.earn(family, kappas, _METRIC)
+    off = {field: [] for field in points_lib.NAMES}
+    for seed in range(8):
+      rollouts = scripted_pair.make_rollouts(
+          NUM_PROBLEMS,
+          protocol=name,
+          num_trajectories=25,
+          behaviour=behaviour.drawn(policy, seed),
+      )
+      recorded = records.recorded_source(
+          rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
+      )
+      got = recorded.earn(family, kappas, _METRIC)
+      for field, found in off.items():
+        found.append(np.mean(getattr(got, field) - getattr(wanted, field)))
+    for field, found in off.items():
+      error = np.std(found, ddof=1) / np.sqrt(len(found))
+      self.assertLess(error, 0.02, field)
+      self.assertLessEqual(abs(np.mean(found)), 5 * error + 1e-6, field)
 
   def test_too_few_are_refused(self):
     rollouts = scripted_pair.make_rollouts(6, protocol='redraft')
@@ -234,6 +278,28 @@ class LiveTest(absltest.TestCase):
     self.assertEqual(made, [1, 2])
     self.assertEqual(json.loads(path.read_text())['made'], 2)
     self.assertLen(list(path.parent.iterdir()), 1)
+
+  def test_what_was_not_written_whole_is_made_anew(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'
+    made = []
+
+    def make():
+      made.append(1)
+      return list(range(100))
+
+    whole = pathlib.Path.write_text
+
+    def write_half(self, text):
+      whole(self, text[: len(text) // 2])
+      raise KeyboardInterrupt
+
+    with mock.patch.object(pathlib.Path, 'write_text', write_half):
+      with self.assertRaises(KeyboardInterrupt):
+        live.cached(path, 1, make)
+    self.assertNotEmpty(list(path.parent.iterdir()))  # The half is there.
+    self.assertEqual(live.cached(path, 1, make), list(range(100)))
+    self.assertEqual(live.cached(path, 1, make), list(range(100)))
+    self.assertLen(made, 2)
 
   def test_a_failure_leaves_nothing_behind(self):
     path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'
