@@ -1,6 +1,9 @@
 """Counts of broken promises where the truth is made."""
 
+import functools
+
 from absl.testing import absltest
+from absl.testing import parameterized
 import numpy as np
 
 from routing.evaluation import broken_promises
@@ -52,6 +55,81 @@ class CountTest(absltest.TestCase):
     self.assertEqual(got['best']['cost'], np.inf)
     self.assertEqual(got['promised']['refused'], 20)
     self.assertIsNone(got['promised']['cost'])
+
+
+class BruteForceTest(parameterized.TestCase):
+
+  def _random(self, seed, num=60):
+    """Thresholds in no order of cost or loss; problems differ."""
+    rng = np.random.default_rng(seed)
+    loss = (rng.random((6, num)) < rng.uniform(0, 0.2, (6, 1))).astype(float)
+    return points_lib.Points(
+        correct=1 - loss,
+        cost=rng.uniform(0, 2, (6, num)),
+        loss=loss,
+        gain=np.zeros_like(loss),
+    )
+
+  @parameterized.parameters(*range(5))
+  def test_best_is_the_cheapest_that_holds(self, seed):
+    values = self._random(seed)
+    got = broken_promises.count(
+        values, np.arange(6.0), num_samples=1, seed=0, alpha=0.1
+    )
+    wanted = min(
+        (
+            cost.mean()
+            for loss, cost in zip(values.loss, values.cost, strict=True)
+            if loss.sum() <= 0.1 * 60
+        ),
+        default=np.inf,
+    )
+    self.assertAlmostEqual(got['best']['cost'], wanted)
+
+  def test_picked_by_the_plainest_loop(self):
+    values, alpha = self._random(1), 0.1
+    got = broken_promises.count(
+        values,
+        np.arange(6.0),
+        num_samples=50,
+        seed=3,
+        sample_size=40,
+        alpha=alpha,
+    )
+    rng, chosen = np.random.default_rng(3), []
+    for _ in range(50):
+      rows = rng.integers(60, size=40)
+      holds = [k for k in range(6) if values.loss[k][rows].mean() <= alpha]
+      if holds:
+        chosen.append(min(holds, key=lambda k: values.cost[k][rows].mean()))
+    broken = [k for k in chosen if values.loss[k].mean() > alpha]
+    cost = np.mean([values.cost[k].mean() for k in chosen])
+    self.assertEqual(got['picked']['broken'], len(broken))
+    self.assertEqual(got['picked']['refused'], 50 - len(chosen))
+    self.assertAlmostEqual(got['picked']['cost'], cost)
+    self.assertNotEmpty(broken)
+
+  def test_other_problems_have_no_say(self):
+    # The first 60 of 120, whatever the others lose and cost.
+    count = functools.partial(
+        broken_promises.count,
+        thresholds=np.arange(6.0),
+        num_samples=20,
+        seed=0,
+        alpha=0.2,
+    )
+    wanted = count(self._random(2))
+    for worse in (0.0, 1.0):
+      both = points_lib.Points(
+          **{
+              name: np.concatenate(
+                  [x := getattr(self._random(2), name), x * 0 + worse], axis=1
+              )
+              for name in points_lib.NAMES
+          }
+      )
+      self.assertEqual(count(both.on(slice(0, 60))), wanted)
+      self.assertNotEqual(count(both), wanted)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """Fitted Q-iteration where the best rule is known by hand or enumeration."""
 
+import dataclasses
 import itertools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -241,6 +243,62 @@ class ThreeRoutesTest(parameterized.TestCase):
     rules = _fit(name, builder.table(), num_routes=3, setting=setting)
     for price, wanted in ((0.3, [1, 2]), (0.6, [1, 2]), (1.6, [1, 0])):
       self.assertEqual(_named(rules[price], kinds), wanted, price)
+
+
+def _numbered_table(num):
+  """Problem n has 1 + n % 4 decisions; each shows n and its depth."""
+  builder = table_lib.TableBuilder([_METRIC])
+  for index in range(num):
+    builder.begin_problem(1.0)
+    before = None
+    for depth in range(1 + index % 4):
+      here = builder.add_decision(np.array([index, depth]), 0.0, 2, before)
+      builder.add_ending((here, 1), 1.0, 0.0, [1.0])
+      before = here, 0
+    builder.add_ending(before, 0.0, 1.0, [0.1])
+  return builder.table()
+
+
+def _numbered_trajectories(num):
+  """Problem n has 1 + n % 4 trajectories of 1 or 2 decisions."""
+  owner = np.repeat(np.arange(num), 1 + np.arange(num) % 4)
+  drawn = _drawn(len(owner))
+  steps = np.broadcast_to(np.arange(2), (len(owner), 2))
+  numbered = np.stack([np.stack([owner] * 2, axis=1), steps], axis=-1)
+  mask = np.stack([np.ones_like(owner), np.arange(len(owner)) % 2], axis=1)
+  batch = drawn.batch.replace(
+      features=numbered.astype(np.float32), mask=mask.astype(bool)
+  )
+  return dataclasses.replace(drawn, batch=batch, owner=owner)
+
+
+class ShareTest(parameterized.TestCase):
+
+  @parameterized.parameters(True, False)
+  def test_trees_are_fitted_on_whole_problems(self, is_known):
+    make = _numbered_table if is_known else _numbered_trajectories
+    data = make(400)
+    every = data.decisions.features
+    given = []
+
+    def boosted(features, setting, seed):
+      del setting, seed
+      given.append(features)
+      return lambda targets: lambda rows: np.zeros(len(rows))
+
+    limit = len(every) // 2
+    with (
+        mock.patch.object(fitted_q, 'MAX_TREE_ROWS', limit),
+        mock.patch.object(fitted_q, 'boosted', boosted),
+    ):
+      _fit('fitted Q, trees', data)
+    rows = np.concatenate(given)  # From trajectories each route's own.
+    count = lambda x: np.bincount(x[:, 0].astype(int), minlength=400)
+    kept = count(rows) > 0
+    np.testing.assert_array_equal(count(rows), np.where(kept, count(every), 0))
+    # A fair coin for each of 400 problems, within 5 standard errors.
+    self.assertAlmostEqual(kept.mean(), 0.5, delta=5 * 0.5 / 20)
+    self.assertAlmostEqual(len(rows) / limit, 1.0, delta=0.2)
 
 
 class RidgeTest(absltest.TestCase):

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -13,9 +12,7 @@ from configs import arithmetic
 from configs import arithmetic_redraft
 from configs import arithmetic_rollouts
 from configs import arithmetic_switch
-from experiments import builders
 from experiments import calibrate
-from experiments import collect
 from experiments import evaluate
 from experiments import pipeline
 from experiments import run_data
@@ -125,45 +122,6 @@ class FlowTest(parameterized.TestCase):
       calibrate.points_of(
           config, router, {'select': source, 'prove': source}, 'hash'
       )
-
-
-class SeenTest(absltest.TestCase):
-
-  @pytest.mark.slow
-  def test_trained_on_trajectories_and_judged_on_replies(self):
-    config = small('redraft, vtrace')
-    workdir = pathlib.Path(self.create_tempdir().full_path)
-    stages = pipeline.stages(config, workdir)
-    for stage in stages[:-3]:
-      stage.run()
-    directory = train.run_directory(workdir, 0)
-    before = _files(workdir)
-    # Replies to the problems whose trajectories it learnt from, as `prove`.
-    mixed = self._with_replies_to(
-        config, {'prove': 'train', 'select': 'select'}
-    )
-    with self.assertRaisesRegex(ValueError, "prove on, .* as 'train'"):
-      calibrate.calibrate_all(mixed, workdir)
-    self.assertEqual(_files(workdir), before)
-    calibrate.calibrate_all(config, workdir)
-    self.assertNotEmpty(routing.load(directory).points)
-    before = _files(workdir)
-    mixed = self._with_replies_to(config, {'test': 'prove', 'select': 'select'})
-    with self.assertRaisesRegex(ValueError, "test on, .* as 'prove'"):
-      evaluate.evaluate(mixed, workdir)
-    self.assertEqual(_files(workdir), before)
-
-  def _with_replies_to(self, config, others):
-    """A configuration whose shards of a split hold another split's problems."""
-    folder = pathlib.Path(self.create_tempdir().full_path)
-    right = builders.problems
-    wrong = lambda config, split: right(config, others[split])
-    with mock.patch.object(builders, 'problems', wrong):
-      for split in others:
-        collect.collect_split(config, folder, split, 'replies')
-    config = config.copy_and_resolve_references()
-    config.data.directory = str(folder)
-    return config
 
 
 class LiveTest(absltest.TestCase):

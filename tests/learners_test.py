@@ -2,7 +2,10 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
+from routing.outcomes import table as table_lib
+from routing.routers import boosting
 from routing.routers import learners
 from routing.routers import tuning
 
@@ -55,6 +58,32 @@ class TuningTest(parameterized.TestCase):
           num_trials=num_trials,
           **_FIELDS,
       )
+
+
+class MendedTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      # Shares of right answers for the ways small-small, small-large,
+      # large-small and large-large; then what is mended at the root, after the
+      # small model and after the large one.
+      ((0, 1, 1, 0), (True, True, False)),
+      ((1, 1, 1, 0), (False, False, False)),  # The small one needs no help.
+      ((0, 1, 0, 1), (False, True, True)),  # At the root a second hand-over.
+      ((0.5, 0.75, 0.75, 0.5), (True, True, False)),  # Half is not most.
+  )
+  def test_where_control_returns(self, shares, wanted):
+    builder = table_lib.TableBuilder(['price'])
+    for _ in range(2):  # Problems do not mix.
+      builder.begin_problem(1.0)
+      root = builder.add_decision(np.zeros(1), 0.0, 2)
+      for first in range(2):
+        here = builder.add_decision(np.zeros(1), 0.0, 2, (root, first))
+        for second in range(2):
+          share = shares[2 * first + second]
+          builder.add_ending((here, second), share, 1 - share, [1.0])
+    np.testing.assert_array_equal(
+        boosting.mended(builder.table()), [*wanted, *wanted]
+    )
 
 
 if __name__ == '__main__':

@@ -1,11 +1,26 @@
-"""What a session reads anew, by hand: one token, whole blocks, no ids."""
+"""What a session reads anew, by hand and as engines' own books say."""
+
+import asyncio
+import dataclasses
+import re
+import zlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from routing import costs
+from routing import protocols
 from routing import types
 from routing.engines import prefix_cache
+from routing.engines import remembered
+from routing.engines import scripted
+from routing.grading import equivalence
+from routing.rollout import all_replies
+from routing.rollout import driver
+from routing.rollout import trees
+from routing.routers import behaviour
+from tests import scripted_pair
 
 
 def _step(text, ids):
@@ -34,6 +49,8 @@ class ChargedTest(parameterized.TestCase):
       # In blocks of 4, 6 tokens are one whole block.
       (4, (1, 2, 3, 4, 5, 6, 9), (3, 4)),
       (4, (1, 2, 3, 8, 5, 6, 9), (7, 0)),
+      # In blocks of 16, 6 tokens are none.
+      (16, (1, 2, 3, 4, 5, 6, 9), (7, 0)),
       # The last token is read anew even if it ends a block that is held.
       (3, (1, 2, 3, 4, 5, 6), (3, 3)),
   )
@@ -81,6 +98,187 @@ class ChargedTest(parameterized.TestCase):
         [_step('more', (0,))], second, held, prefix_cache.PrefixCache()
     )
     self.assertEqual(_paid(written), [wanted])
+
+  def test_what_was_held_may_read_as_fewer_tokens(self):
+    # 4 tokens were read and 3 written one by one; as one text they are 5, and
+    # no more than these can come from a cache.
+    cache = prefix_cache.PrefixCache()
+    first = prefix_cache.prompt('q', '', 4, None)
+    _, held = prefix_cache.charged([_step('one', (0, 0, 0))], first, (), cache)
+    second = prefix_cache.prompt('q', 'one', 5, None)
+    written, _ = prefix_cache.charged(
+        [_step('more', (0,))], second, held, cache
+    )
+    self.assertEqual(_paid(written), [(0, 5)])
+
+
+# A token of the small model is two characters, of the large one a word.
+_TOKENS = ('..?', r'\S+|\s')
+_SAMPLING = driver.Sampling(max_decisions=8, max_tokens=1_000)
+
+
+@dataclasses.dataclass
+class _Tokenized(scripted.ScriptedEngine):
+  """Counts in tokens of its own, and keeps the books of its cache itself."""
+
+  cache: prefix_cache.PrefixCache = prefix_cache.PrefixCache()
+  tells_ids: bool = True
+  read: dict = dataclasses.field(default_factory=dict)
+
+  @property
+  def capabilities(self):
+    return dataclasses.replace(super().capabilities, prefix_cache=self.cache)
+
+  def ids(self, text):
+    tokens = re.findall(_TOKENS[self.route], text, re.DOTALL)
+    return [zlib.crc32(x.encode()) for x in tokens]
+
+  def encode(self, question, trace):
+    return self.ids(question + trace) if self.tells_ids else None
+
+  def forget(self, session):
+    super().forget(session)
+    self.read.pop(session, None)
+
+  async def write(self, request):
+    prompt, cached = self.ids(request.question + request.trace), 0
+    for held in self.read.get(request.session, []):
+      same = 0
+      while same < min(len(held), len(prompt)) and held[same] == prompt[same]:
+        same += 1
+      cached = max(cached, same)
+    if self.cache.block > 1:  # The last token is never taken from a block.
+      cached = min(cached, len(prompt) - 1)
+      cached -= cached % self.cache.block
+    steps, now = [], list(prompt)
+    for step in await super().write(request):
+      ids = self.ids(step.text)
+      usage = types.Usage(
+          self.route,
+          read=0 if steps else len(prompt) - cached,
+          cached=0 if steps else cached,
+          written=len(ids),
+          seconds=1.0,
+          held=len(now) if steps else 0,
+      )
+      evidence = np.full(len(ids), -0.5, np.float32)
+      steps.append(
+          dataclasses.replace(
+              step,
+              token_ids=tuple(ids),
+              log_probs=evidence,
+              top_log_probs=evidence[:, None],
+              usage=usage,
+          )
+      )
+      now += ids
+    before = self.read.get(request.session, []) if self.cache.keeps_all else []
+    self.read[request.session] = [*before, now]
+    return tuple(steps)
+
+
+def _engines(**fields):
+  return [
+      _Tokenized(x.name, x.route, x.script, **fields)
+      for x in scripted_pair.make_engines(2)
+  ]
+
+
+def _problems():
+  """Questions of more than a block of either tokenizer; 1 to 5 steps."""
+  return [
+      dataclasses.replace(x, question=' ' * 40 + x.question)
+      for x in scripted_pair.make_problems(5)
+  ]
+
+
+def _answers(name, engines):
+  """Five random trajectories of each problem, by problem."""
+  draw = behaviour.random_rate(2, seed=1)
+
+  async def run():
+    return [
+        [
+            await driver.answer(
+                problem,
+                draw(problem, index),
+                engines,
+                protocol=protocols.Protocol(name),
+                accounting=costs.Accounting(scripted_pair.SPECS[:2]),
+                grade=equivalence.exact,
+                seed=0,
+                sampling=_SAMPLING,
+                sample=index,
+            )
+            for index in range(5)
+        ]
+        for problem in _problems()
+    ]
+
+  return asyncio.run(run())
+
+
+def _grown(name, engines):
+  got = {}
+  asyncio.run(
+      all_replies.collect_replies(
+          _problems(),
+          engines,
+          got.__setitem__,
+          sampling=_SAMPLING,
+          concurrency=2,
+      )
+  )
+  grower = trees.Grower(protocols.Protocol(name), _SAMPLING, equivalence.exact)
+  return [grower.grow(got[i]) for i in range(len(got))]
+
+
+def _leaf(tree, trajectory):
+  place = tree.root
+  for decision in trajectory.decisions:
+    place = place.branches[decision.route]
+  return place
+
+
+class OtherTokenizersTest(parameterized.TestCase):
+
+  @parameterized.product(
+      name=('switch', 'redraft'), block=(1, 16), keeps_all=(False, True)
+  )
+  def test_replayed_calls_are_the_engines_own(self, name, block, keeps_all):
+    cache = prefix_cache.PrefixCache(block, keeps_all)
+    alone = _answers(name, _engines(cache=cache))
+    grown = _grown(name, _engines(cache=cache))
+    wrapped = [
+        remembered.RememberedEngine(x, remembered.Memory())
+        for x in _engines(cache=cache)
+    ]
+    recalled = _answers(name, wrapped)
+    cached = set()
+    for n, tree in enumerate(grown):
+      for k, trajectory in enumerate(alone[n]):
+        leaf = _leaf(tree, trajectory)
+        self.assertEqual(leaf.calls, trajectory.calls)
+        self.assertEqual(leaf.is_correct, trajectory.is_correct)
+        self.assertEqual(recalled[n][k].calls, trajectory.calls)
+        cached |= {(x.route, x.cached) for x in trajectory.calls if x.cached}
+    self.assertEqual({route for route, _ in cached}, {0, 1})
+    self.assertEqual({count % block for _, count in cached}, {0})
+
+  @parameterized.parameters('switch', 'redraft')
+  def test_without_ids_prompts_are_as_long(self, name):
+    alone = _answers(name, _engines())
+    grown = _grown(name, _engines(tells_ids=False))
+    cached = 0
+    for tree, trajectories in zip(grown, alone, strict=True):
+      for trajectory in trajectories:
+        calls = _leaf(tree, trajectory).calls
+        for a, b in zip(calls, trajectory.calls, strict=True):
+          self.assertEqual(a.read + a.cached, b.read + b.cached)
+          self.assertEqual(a.written, b.written)
+          self.assertGreaterEqual(a.read, 0)
+          cached += a.cached
+    self.assertGreater(cached, 0)
 
 
 if __name__ == '__main__':

@@ -37,7 +37,7 @@ class CheckTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         ValueError,
         f"Problem '{seen_as}' .*there to {wanted} on.*seen it as '{seen_as}'; "
-        f"allowed: .*seen as '{wanted}' only",
+        f"allowed: .*seen as '{wanted}' only. 1 of 3 problems",
     ):
       _record().check(wanted, problems)
     with self.assertRaises(ValueError):

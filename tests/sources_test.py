@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,63 +17,65 @@ from routing.features import observation
 from routing.features import standardize
 from routing.grading import equivalence
 from routing.outcomes import live
+from routing.outcomes import points as points_lib
 from routing.outcomes import records
 from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.policy import networks
 from routing.rollout import driver
+from routing.routers import behaviour
 from routing.routers import card as card_lib
 from routing.routers import families
 from routing.routers import learned
 from tests import scripted_pair
 from tests import trees_test
 
-_NUM_ROUTES = 3
-_NUM_PROBLEMS = 12
+NUM_ROUTES = 3
+NUM_PROBLEMS = 12
 _METRIC = 'price'
-_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, reference=1e-4)
-_FEATURES = observation.FeatureConfig(
+ACCOUNTING = costs.Accounting(scripted_pair.SPECS, reference=1e-4)
+FEATURES = observation.FeatureConfig(
     ('confidence', 'progress', 'cost', 'text', 'hidden'),
-    _NUM_ROUTES,
+    NUM_ROUTES,
     8,
     hidden_size=4,
     question_width=8,
     step_width=8,
 )
-_PROTOCOLS = ('escalate', 'switch', 'redraft')
+PROTOCOLS = ('escalate', 'switch', 'redraft')
 
 
 @functools.cache
-def _known(name):
+def known_source(name):
   """All ways through the scripted problems, and the problems."""
   if name == 'escalate':
-    ladders = scripted_pair.make_ladders(_NUM_PROBLEMS)
+    ladders = scripted_pair.make_ladders(NUM_PROBLEMS)
     table = records.ladder_table(
-        ladders, _FEATURES, _ACCOUNTING, protocols.Protocol(name)
+        ladders, FEATURES, ACCOUNTING, protocols.Protocol(name)
     )
   else:
     table = trees_test.make_table(
-        name, _NUM_PROBLEMS, _NUM_ROUTES, _FEATURES, _ACCOUNTING
+        name, NUM_PROBLEMS, NUM_ROUTES, FEATURES, ACCOUNTING
     )
-  return sources.Known(table, scripted_pair.make_problems(_NUM_PROBLEMS))
+  return sources.Known(table, scripted_pair.make_problems(NUM_PROBLEMS))
 
 
 def _engines():
-  return scripted_pair.make_engines(_NUM_ROUTES)
+  return scripted_pair.make_engines(NUM_ROUTES)
 
 
-def _live(name, folder=None, make_engines=None, **changes):
+def live_source(name, folder=None, make_engines=None, **changes):
   """The same problems, answered anew."""
-  table = _known(name).table
+  table = known_source(name).table
   return live.Live(
       live.Answering(
           make_engines=make_engines or _engines,
           protocol=protocols.Protocol(name),
-          accounting=_ACCOUNTING,
+          accounting=ACCOUNTING,
           sampling=driver.Sampling(max_decisions=8, max_tokens=100),
           grade=equivalence.exact,
       ),
-      problems=scripted_pair.make_problems(_NUM_PROBLEMS),
+      problems=scripted_pair.make_problems(NUM_PROBLEMS),
       large_correct=table.large_correct,
       large_cost=table.large_cost,
       folder=folder,
@@ -80,26 +83,26 @@ def _live(name, folder=None, make_engines=None, **changes):
   )
 
 
-def _member(name, kind):
+def make_member(name, kind, seed=0):
   """The policy of an untrained network; its chances differ."""
   fields = dict(kind=kind, hidden=(8,), dropout=0.0)
-  network = networks.make_network(fields, _NUM_ROUTES)
+  network = networks.make_network(fields, NUM_ROUTES)
   params = jax.vmap(
-      lambda key: networks.init_params(key, network, _FEATURES.size)
-  )(jax.random.split(jax.random.key(0), 2))
+      lambda key: networks.init_params(key, network, FEATURES.size)
+  )(jax.random.split(jax.random.key(seed), 2))
   last = sorted(x for x in params if x.startswith('Dense'))[-1]
   params[last]['kernel'] *= 30
   card = card_lib.Card(
       specs=scripted_pair.SPECS,
       ruler=_METRIC,
-      reference=_ACCOUNTING.reference,
+      reference=ACCOUNTING.reference,
       protocol=protocols.Protocol(name),
-      features=_FEATURES,
+      features=FEATURES,
       network=fields,
       form='budget',
       levels=(0.3, 0.6),
   )
-  size = _FEATURES.size
+  size = FEATURES.size
   statistics = standardize.Statistics(
       np.full(size, 0.1, np.float32), np.full(size, 0.3, np.float32)
   )
@@ -107,23 +110,23 @@ def _member(name, kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
+class Line:
   """A scorer that also says which larger route it would name."""
 
   seed: int = 0
 
   def score(self, features):
     weights = np.random.default_rng(self.seed).normal(
-        size=(features.shape[1], _NUM_ROUTES - 1)
+        size=(features.shape[1], NUM_ROUTES - 1)
     )
     values = features.astype(np.float64) @ weights
     return values.max(axis=1), 1 + values.argmax(axis=1)
 
 
-_FAMILIES = {
-    'mlp': lambda name: _member(name, 'mlp'),
-    'gru': lambda name: _member(name, 'gru'),
-    'scored': lambda name: families.Scored(_Line(), _FEATURES, 2),
+FAMILIES = {
+    'mlp': lambda name: make_member(name, 'mlp'),
+    'gru': lambda name: make_member(name, 'gru'),
+    'scored': lambda name: families.Scored(Line(), FEATURES, 2),
     'uncertainty': lambda name: families.Uncertainty(2),
     'fixed step': lambda name: families.FixedStep(1),
 }
@@ -131,9 +134,9 @@ _FAMILIES = {
 
 class FamiliesTest(parameterized.TestCase):
 
-  @parameterized.product(name=_PROTOCOLS, kind=tuple(_FAMILIES))
+  @parameterized.product(name=PROTOCOLS, kind=tuple(FAMILIES))
   def test_known_outcomes_are_those_of_the_live_router(self, name, kind):
-    known, family = _known(name), _FAMILIES[kind](name)
+    known, family = known_source(name), FAMILIES[kind](name)
     grid = known.grid(family, 3)
     self.assertEqual([grid[0], grid[-1]], [-np.inf, np.inf])
     if kind in ('uncertainty', 'fixed step'):
@@ -145,30 +148,40 @@ class FamiliesTest(parameterized.TestCase):
       middle = (scores[place] + scores[place - 1]) / 2
       kappas = np.array([-np.inf, *middle, np.inf])
     wanted = known.earn(family, kappas, _METRIC)
-    got = _live(name).earn(family, kappas, _METRIC)
+    got = live_source(name).earn(family, kappas, _METRIC)
     for field in ('correct', 'loss', 'gain'):
       np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
     np.testing.assert_allclose(got.cost, wanted.cost, rtol=1e-6)
     self.assertGreater(np.unique(wanted.mean_cost).size, 1)
 
   def test_fingerprints_tell_fits_apart(self):
-    make = lambda seed: families.Scored(_Line(seed), _FEATURES, 2).fingerprint
+    make = lambda seed: families.Scored(Line(seed), FEATURES, 2).fingerprint
     self.assertEqual(make(0), make(0))
     self.assertNotEqual(make(0), make(1))
-    found = {make('switch').fingerprint for make in _FAMILIES.values()}
-    self.assertLen(found, len(_FAMILIES))
+    found = {make('switch').fingerprint for make in FAMILIES.values()}
+    self.assertLen(found, len(FAMILIES))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deterministic:
+  """What a router names, as chances of 0 and 1."""
+
+  router: driver.Router
+
+  def chances(self, trace):
+    return np.eye(NUM_ROUTES)[self.router.decide(trace).route]
 
 
 class RecordedTest(parameterized.TestCase):
 
   @parameterized.parameters('switch', 'redraft', 'escalate')
   def test_the_estimate_is_near_what_is_known(self, name):
-    known = _known(name)
+    known = known_source(name)
     rollouts = scripted_pair.make_rollouts(
-        _NUM_PROBLEMS, protocol=name, num_trajectories=200
+        NUM_PROBLEMS, protocol=name, num_trajectories=200
     )
     recorded = records.recorded_source(
-        rollouts, _FEATURES, _ACCOUNTING, protocols.Protocol(name), 0.0
+        rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
     )
     family = families.Uncertainty(2)
     kappas = known.grid(family, 3)
@@ -177,17 +190,48 @@ class RecordedTest(parameterized.TestCase):
     for field in ('correct', 'cost', 'loss', 'gain'):
       found, truth = getattr(got, field), getattr(wanted, field)
       # The problems are the same; what varies is the drawn trajectories.
-      error = found.std(axis=1) / np.sqrt(_NUM_PROBLEMS)
+      error = found.std(axis=1) / np.sqrt(NUM_PROBLEMS)
       off = np.abs(found.mean(axis=1) - truth.mean(axis=1))
       self.assertTrue((off <= 5 * error + 1e-6).all(), (field, off, error))
     np.testing.assert_array_equal(
         recorded.largest_alone().correct, known.largest_alone().correct
     )
 
+  @parameterized.product(name=PROTOCOLS, kind=('fixed step', 'scored'))
+  def test_trajectories_like_its_own_leave_little_doubt(self, name, kind):
+    known, family = known_source(name), FAMILIES[kind](name)
+    met = np.unique(family.score(known.table.decisions)[0])
+    # No tie to round: it lies just below a score.
+    kappas = np.nextafter(met[[len(met) * 3 // 4]], -np.inf)
+    policy = behaviour.Mixture(
+        _Deterministic(family.at(kappas[0])),
+        behaviour.Uniform((True,) * NUM_ROUTES),
+        epsilon=0.3,
+    )
+    wanted = known.earn(family, kappas, _METRIC)
+    off = {field: [] for field in points_lib.NAMES}
+    for seed in range(8):
+      rollouts = scripted_pair.make_rollouts(
+          NUM_PROBLEMS,
+          protocol=name,
+          num_trajectories=25,
+          behaviour=behaviour.drawn(policy, seed),
+      )
+      recorded = records.recorded_source(
+          rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
+      )
+      got = recorded.earn(family, kappas, _METRIC)
+      for field, found in off.items():
+        found.append(np.mean(getattr(got, field) - getattr(wanted, field)))
+    for field, found in off.items():
+      error = np.std(found, ddof=1) / np.sqrt(len(found))
+      self.assertLess(error, 0.02, field)
+      self.assertLessEqual(abs(np.mean(found)), 5 * error + 1e-6, field)
+
   def test_too_few_are_refused(self):
     rollouts = scripted_pair.make_rollouts(6, protocol='redraft')
     recorded = records.recorded_source(
-        rollouts, _FEATURES, _ACCOUNTING, protocols.Protocol('redraft'), 7.0
+        rollouts, FEATURES, ACCOUNTING, protocols.Protocol('redraft'), 7.0
     )
     family = families.Uncertainty(2)
     self.assertFalse(recorded.answerable(family, np.array([-np.inf])).any())
@@ -207,7 +251,7 @@ class LiveTest(absltest.TestCase):
       return _engines()
 
     folder = pathlib.Path(self.create_tempdir().full_path)
-    source = _live('redraft', folder, make_engines)
+    source = live_source('redraft', folder, make_engines)
     family, kappas = families.FixedStep(2), np.array([1.0, np.inf])
     first = source.earn(family, kappas, _METRIC)
     again = source.earn(family, kappas, _METRIC)
@@ -219,7 +263,7 @@ class LiveTest(absltest.TestCase):
 
   def test_a_grid_takes_scores(self):
     with self.assertRaisesRegex(ValueError, 'trajectories of a behaviour'):
-      _live('redraft').grid(families.Uncertainty(), 5)
+      live_source('redraft').grid(families.Uncertainty(), 5)
 
   def test_what_was_made_of_something_else_is_made_anew(self):
     path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'
@@ -234,6 +278,28 @@ class LiveTest(absltest.TestCase):
     self.assertEqual(made, [1, 2])
     self.assertEqual(json.loads(path.read_text())['made'], 2)
     self.assertLen(list(path.parent.iterdir()), 1)
+
+  def test_what_was_not_written_whole_is_made_anew(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'
+    made = []
+
+    def make():
+      made.append(1)
+      return list(range(100))
+
+    whole = pathlib.Path.write_text
+
+    def write_half(self, text):
+      whole(self, text[: len(text) // 2])
+      raise KeyboardInterrupt
+
+    with mock.patch.object(pathlib.Path, 'write_text', write_half):
+      with self.assertRaises(KeyboardInterrupt):
+        live.cached(path, 1, make)
+    self.assertNotEmpty(list(path.parent.iterdir()))  # The half is there.
+    self.assertEqual(live.cached(path, 1, make), list(range(100)))
+    self.assertEqual(live.cached(path, 1, make), list(range(100)))
+    self.assertLen(made, 2)
 
   def test_a_failure_leaves_nothing_behind(self):
     path = pathlib.Path(self.create_tempdir().full_path) / 'made.json'

@@ -34,7 +34,7 @@ _FEATURES = observation.FeatureConfig(
 _ACCOUNTING = costs.Accounting(scripted_pair.SPECS[:2], reference=1e-4)
 
 
-def _replies(count, num_routes=2, **kwargs):
+def make_replies(count, num_routes=2, **kwargs):
   got = {}
   asyncio.run(
       all_replies.collect_replies(
@@ -48,7 +48,7 @@ def _replies(count, num_routes=2, **kwargs):
   return [got[i] for i in range(count)]
 
 
-def _grower(name):
+def make_grower(name):
   return trees.Grower(
       protocols.Protocol(name),
       _SAMPLING,
@@ -58,12 +58,12 @@ def _grower(name):
 
 def make_table(name, count, num_routes=2, features=_FEATURES, accounting=None):
   """The outcome table of the scripted pair."""
-  grower = _grower(name)
+  grower = make_grower(name)
   accounting = accounting or dataclasses.replace(
       _ACCOUNTING, specs=scripted_pair.SPECS[:num_routes]
   )
   features = dataclasses.replace(features, num_routes=num_routes)
-  records = _replies(count, num_routes)
+  records = make_replies(count, num_routes)
   return records_lib.tree_table(map(grower.grow, records), features, accounting)
 
 
@@ -105,8 +105,8 @@ class TreeTest(parameterized.TestCase):
   @parameterized.parameters(*itertools.product(('switch', 'redraft'), (2, 3)))
   def test_every_leaf_is_what_the_driver_does(self, name, num_routes):
     draw = behaviour.random_rate(num_routes, seed=3)
-    for record in _replies(10, num_routes):
-      tree = _grower(name).grow(record)
+    for record in make_replies(10, num_routes):
+      tree = make_grower(name).grow(record)
       for index in range(6):
         got = _answer(
             record.problem, draw(record.problem, index), name, num_routes
@@ -129,8 +129,8 @@ class TreeTest(parameterized.TestCase):
   ):
     sampling = dataclasses.replace(_SAMPLING, max_decisions=max_decisions)
     draw = behaviour.random_rate(num_routes, seed=3)
-    for record in _replies(8, num_routes, sampling=sampling):
-      grower = dataclasses.replace(_grower(name), sampling=sampling)
+    for record in make_replies(8, num_routes, sampling=sampling):
+      grower = dataclasses.replace(make_grower(name), sampling=sampling)
       tree = grower.grow(record)
       for index in range(4):
         got = _answer(
@@ -151,25 +151,27 @@ class TreeTest(parameterized.TestCase):
 
   def test_the_reference_is_that_of_rollouts(self):
     rollouts = scripted_pair.make_rollouts(10, num_routes=2)
-    for record, rollout in zip(_replies(10), rollouts, strict=True):
-      tree = _grower('redraft').grow(record)
+    for record, rollout in zip(make_replies(10), rollouts, strict=True):
+      tree = make_grower('redraft').grow(record)
       self.assertEqual(tree.reference, rollout.reference)
 
   def test_nodes_double_with_each_step(self):
-    tree = _grower('switch').grow(_replies(3)[2])  # 3 steps and the answer.
+    tree = make_grower('switch').grow(
+        make_replies(3)[2]
+    )  # 3 steps and the answer.
     self.assertLen(list(trees.nodes(tree)), 2**4 - 1)
 
   def test_a_missing_reply_is_named(self):
-    record = _replies(3)[2]
+    record = make_replies(3)[2]
     longest = max(record.replies, key=lambda x: len(x.trace))
     record = dataclasses.replace(
         record, replies=tuple(x for x in record.replies if x is not longest)
     )
     with self.assertRaisesRegex(ValueError, 'count/2.* is not known'):
-      _grower('switch').grow(record)
+      make_grower('switch').grow(record)
 
   def test_the_limit_of_replies(self):
-    few, all_of_them = _replies(3, max_replies=2)[2], _replies(3)[2]
+    few, all_of_them = make_replies(3, max_replies=2)[2], make_replies(3)[2]
     self.assertLess(len(few.replies), len(all_of_them.replies))
     self.assertContainsSubset(
         [(x.trace, x.step.text) for x in few.replies],
@@ -178,14 +180,14 @@ class TreeTest(parameterized.TestCase):
 
   def test_escalate_has_ladders(self):
     with self.assertRaisesRegex(ValueError, 'escalate'):
-      _grower('escalate')
+      make_grower('escalate')
 
   def test_sampled_replies_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'temperature is 0.5'):
-      _replies(1, sampling=driver.Sampling(temperature=0.5))
+      make_replies(1, sampling=driver.Sampling(temperature=0.5))
 
   def test_log_probabilities_that_are_no_numbers_are_named(self):
-    tree = _grower('redraft').grow(_replies(1)[0])
+    tree = make_grower('redraft').grow(make_replies(1)[0])
     draft = tree.root.draft
     no_number = np.full_like(draft.log_probs, np.nan)
     root = dataclasses.replace(
@@ -198,7 +200,7 @@ class TreeTest(parameterized.TestCase):
       )
 
   def test_replies_come_back_from_disk(self):
-    records = _replies(10)
+    records = make_replies(10)
     directory = self.create_tempdir().full_path
     writer = reply_shards.ReplyWriter(
         directory, [x.problem for x in records], {}, 4
@@ -233,7 +235,7 @@ class WalksTest(parameterized.TestCase):
       cost = costs.total_cost(got.calls, _ACCOUNTING.specs, 'price')
       walked = known.at_thresholds(table, scores, np.array([0.5]), 'price')
       self.assertEqual(walked.correct[0, n], got.is_correct)
-      reference = _grower(name).grow(_replies(12)[n]).reference
+      reference = make_grower(name).grow(make_replies(12)[n]).reference
       self.assertAlmostEqual(
           walked.cost[0, n],
           cost

@@ -108,7 +108,10 @@ def _extended(before: Text, step: types.Step) -> Text:
 def _common(held: Text, wanted: Text) -> int:
   """Tokens that two sequences have in common, from the first on."""
   if held.ids is None or wanted.ids is None:
-    return held.count if wanted.text.startswith(held.text) else 0
+    if not wanted.text.startswith(held.text):
+      return 0
+    # Read as one text, steps that were written apart may be fewer tokens.
+    return min(held.count, wanted.count)
   length = min(len(held.ids), len(wanted.ids))
   a, b = held.ids, wanted.ids
   return next((i for i in range(length) if a[i] != b[i]), length)

@@ -72,20 +72,27 @@ class Seen:
     An unknown record refuses only what was added to it; see `is_known`.
 
     Raises:
-      ValueError: for the first problem seen in another split, or if there is
-        no such split.
+      ValueError: naming the first problem seen in another split, and how many
+        there are; or if there is no such split.
     """
     splits.check_names([split])
-    others = {k: v for k, v in self._by_split().items() if k != split}
-    for problem in problems:
-      digest = splits.question_hash(problem.question)
-      for other, hashes in others.items():
-        if digest in hashes:
-          raise ValueError(
-              f'Problem {problem.id!r} (hash {digest}) is there to '
-              f'{_USES[split]}, but the router has seen it as {other!r}; '
-              f'allowed: problems never seen, or seen as {split!r} only.'
-          )
+    seen_as = {
+        digest: name
+        for name, hashes in self._by_split().items()
+        if name != split
+        for digest in hashes
+    }
+    problems = list(problems)
+    digests = [splits.question_hash(x.question) for x in problems]
+    refused = [i for i, digest in enumerate(digests) if digest in seen_as]
+    if refused:
+      first, digest = problems[refused[0]], digests[refused[0]]
+      raise ValueError(
+          f'Problem {first.id!r} (hash {digest}) is there to {_USES[split]}, '
+          f'but the router has seen it as {seen_as[digest]!r}; allowed: '
+          f'problems never seen, or seen as {split!r} only. '
+          f'{len(refused)} of {len(problems)} problems are refused.'
+      )
 
   def to_json(self) -> dict[str, Any]:
     """Returns a JSON-like value, with sorted lists of hashes."""

@@ -147,8 +147,9 @@ class Scored:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Names the fitted numbers."""
-    return hashlib.sha256(pickle.dumps(self._scorer)).hexdigest()[:16]
+    """Names the fitted numbers and the route."""
+    content = pickle.dumps((self._scorer, self._route))
+    return hashlib.sha256(content).hexdigest()[:16]
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
     """What the scorer says of each decision."""
