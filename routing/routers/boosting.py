@@ -21,13 +21,12 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
 
-# The first is what was used before there were others. Wide enough that what is
-# best on the embedded pair is not at an end.
+# The first is what was used before there were others.
 SETTINGS = (
     dict(max_iter=150, learning_rate=0.06, max_leaf_nodes=12),
-    dict(max_iter=150, learning_rate=0.1, max_leaf_nodes=31),
     dict(max_iter=60, learning_rate=0.06, max_leaf_nodes=6),
-    dict(max_iter=300, learning_rate=0.1, max_leaf_nodes=63),
+    dict(max_iter=300, learning_rate=0.03, max_leaf_nodes=8),
+    dict(max_iter=150, learning_rate=0.1, max_leaf_nodes=31),
     dict(max_iter=300, learning_rate=0.06, max_leaf_nodes=4),
     dict(max_iter=80, learning_rate=0.1, max_leaf_nodes=12),
 )

@@ -38,18 +38,16 @@ NUM_SWEEPS = 3
 MAX_TREE_ROWS = 60_000  # Decisions that trees are fitted on, whole problems.
 _CHUNK = 16_384
 
-# Wide enough that what is best on the embedded pair, with a thousand decisions
-# or with hundreds of thousands, is not at an end.
 RIDGE_SETTINGS = tuple(
-    dict(penalty=penalty) for penalty in (0.01, 0.1, 0.001, 1.0, 0.003, 0.0003)
+    dict(penalty=penalty) for penalty in (0.1, 0.03, 0.3, 0.01, 1.0, 0.003)
 )
 TREE_SETTINGS = (
-    dict(max_iter=80, learning_rate=0.1, max_leaf_nodes=20),
-    dict(max_iter=120, learning_rate=0.05, max_leaf_nodes=8),
-    dict(max_iter=160, learning_rate=0.1, max_leaf_nodes=40),
     dict(max_iter=60, learning_rate=0.1, max_leaf_nodes=12),
-    dict(max_iter=120, learning_rate=0.1, max_leaf_nodes=4),
     dict(max_iter=40, learning_rate=0.1, max_leaf_nodes=6),
+    dict(max_iter=120, learning_rate=0.05, max_leaf_nodes=8),
+    dict(max_iter=80, learning_rate=0.1, max_leaf_nodes=20),
+    dict(max_iter=120, learning_rate=0.1, max_leaf_nodes=4),
+    dict(max_iter=40, learning_rate=0.15, max_leaf_nodes=12),
 )
 
 Predict = Callable[[np.ndarray], np.ndarray]  # `[M, F]` to `[M]`.
