@@ -33,6 +33,7 @@ from routing.calibration import calibrator
 from routing.outcomes import sources
 from routing.routers import families
 from routing.routers import learned
+from routing.routers import promises
 from routing.shards import manifest as manifest_lib
 
 FOLDER = 'live_answers'  # Of a run.
@@ -149,7 +150,7 @@ def _line(point: Mapping[str, Any]) -> str:
   return (
       f'{point["name"]}: member {point["member"]}, threshold {kappas}, '
       f'accuracy {figures["accuracy"]:.3f}, cost {figures["cost"]:.3f}, '
-      f'loss {figures["loss"]:.3f}'
+      f'loss {figures["loss"]:.3f}; {promises.in_words(point["promise"])}'
   )
 
 

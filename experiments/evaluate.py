@@ -16,15 +16,14 @@ from typing import Any
 
 from absl import logging
 import ml_collections
-import numpy as np
 
+from experiments import calibrate
 from experiments import launch
 from experiments import run_data
 from experiments import train
 from routing.evaluation import broken_promises
 from routing.evaluation import evaluator
 from routing.evaluation import methods
-from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
 from routing.outcomes import live
 from routing.outcomes import records
@@ -81,6 +80,7 @@ def tuned_learners(
 ) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
   """The supervised learners, each tuned on `select`, and what was tried."""
   data = _training_records(config, workdir, router)
+  num_decisions = len(data.decisions.depth)
   metric, found, tried = router.card.ruler, {}, {}
   for name in config.evaluation.learners:
     if name not in learners_lib.LEARNERS:
@@ -92,14 +92,20 @@ def tuned_learners(
     best = tuning.tune(
         learners_lib.LEARNERS[name],
         data,
-        value=lambda x: _area_on(select, x, metric),
+        value=lambda x: methods.area_for_tuning(x, select, metric),
         metric=metric,
         features=router.card.features,
         seed=config.seed,
         num_trials=config.evaluation.trials,
     )
     found[name] = best.families
-    tried[name] = {'setting': best.setting, 'areas': best.values}
+    most = learners_lib.LEARNERS[name].max_decisions or num_decisions
+    tried[name] = {
+        'setting': best.setting,
+        'areas': best.values,
+        'decisions': num_decisions,
+        'fitted_on': min(num_decisions, most),
+    }
     logging.info(
         '%s: %s of %d settings, %.0f s',
         name,
@@ -120,16 +126,6 @@ def _training_records(config, workdir, router):
   return records.recorded_source(
       list(rollouts), card.features, card.accounting, card.protocol
   )
-
-
-def _area_on(
-    select: sources.Source, found: Sequence[sources.Family], metric: str
-) -> float:
-  """Area of the hull of all thresholds on `select`: what tuning maximises."""
-  points = methods.thresholded(found, methods.Pair(select, select), metric)
-  hull = points.points()
-  area = metrics.area(hull.mean_cost, hull.accuracy)
-  return area if np.isfinite(area) else float(hull.accuracy.max())
 
 
 def figures(
@@ -173,8 +169,15 @@ def figures(
       'operating_points': evaluator.operating_points(
           routers[0].points, members, pair.test, card.ruler
       ),
+      'refused_points': _refused(config, workdir),
       'coverage': _count_broken(config, routers[0], pair),
   }
+
+
+def _refused(config, workdir) -> list[dict[str, Any]]:
+  """The promises that calibration refused the first seed, and why."""
+  run = train.run_directory(workdir, config.train_seeds[0])
+  return json.loads((run / calibrate.REFUSED_FILE).read_text())
 
 
 def _count_broken(config, router, pair) -> dict[str, Any] | None:

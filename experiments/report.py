@@ -53,6 +53,8 @@ def show(workdir: pathlib.Path | str) -> None:
   console.print(tables.rich_table(results, results['ruler']))
   if results['operating_points']:
     console.print(tables.rich_point_table(results))
+  for line in tables.refused_lines(results):
+    console.print(line)
   if results['live']:
     console.print(tables.rich_live_table(results))
   if results['coverage']:

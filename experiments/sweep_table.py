@@ -22,7 +22,8 @@ SEED_FIELDS = ('train_seeds', 'seed')  # What figures are averaged over.
 def figures(directory: pathlib.Path) -> dict[str, float]:
   """The figures of one run.
 
-  Of an evaluated run, in the ruler of its constraint: the area, and accuracy
+  Of an evaluated run, in the ruler of its constraint: the area on `select`, by
+  which settings are chosen; the area on `test`, where there is one; accuracy
   and cost at each budget. Of one that was only trained: the best validation
   score, and at which step; means over members. Means over the run's own seeds.
   """
@@ -30,7 +31,9 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
     results = report.load(directory)
     ruler = results['rulers'][results['ruler']]
     method = ruler['methods'][ruler['reference']]
-    found = {'area': method['area']['mean']}
+    found = {'area on select': method['select_area']}
+    if method['area'] is not None:
+      found['area'] = method['area']['mean']
     for budget, at in method['at_budget'].items():
       for name in ('accuracy', 'cost'):
         found[f'{name} at {budget}'] = float(np.mean(at[name]))

@@ -35,7 +35,7 @@ def small(name):
   """A configuration that runs in seconds on the embedded pair."""
   module, variant = _CASES[name]
   config = module.get_config(variant)
-  config.problems.update(train=12, select=8, prove=8, test=8)
+  config.problems.update(train=12, select=8, prove=8, test=9)
   if name == 'rollouts':  # Weights tell little of so few problems.
     config.problems.update(select=32, prove=32, test=16)
   config.collect.shard_size = 4
@@ -44,7 +44,11 @@ def small(name):
   config.on_policy = dict(problems=4, trajectories=2, every=2)
   config.calibration.update(budgets=(0.9,), alphas=(0.3,), grid=4)
   config.evaluation.update(
-      learners=('fitted Q, linear',), resamples=20, live=2, coverage=3
+      learners=('fitted Q, linear',),
+      trials=2,
+      resamples=20,
+      live=2,
+      coverage=3,
   )
   return config
 
@@ -80,6 +84,10 @@ class FlowTest(parameterized.TestCase):
       self.assertEqual(entry['num_agreeing'], entry['num_problems'])
     self.assertIn('learned policy', (workdir / 'table.md').read_text())
     self.assertTrue((workdir / 'frontier.png').exists())
+    (tuned,) = results['tuning'].values()
+    self.assertLen(tuned['areas'], config.evaluation.trials)
+    if is_known:  # Counted on test, not on what thresholds were chosen on.
+      self.assertEqual(results['coverage']['num_problems'], 9)
     self._check_seen(config, workdir)
     if name == 'escalate':
       self._check_study(workdir, results)

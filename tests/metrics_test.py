@@ -132,6 +132,27 @@ class FiguresTest(parameterized.TestCase):
     self.assertTrue(np.isnan(got['gap_recovered_at']['0.2']))
     self.assertFalse(np.isnan(got['accuracy_at']['0.4']))
 
+  def test_below_its_cheapest_point_a_curve_is_mixed_with_the_small_model(self):
+    # The small model alone, .4 at .2, then one point, .8 at .6, to .9 at 1:
+    # heights .6 and .85, gaps recovered .4 and .9 of the way.
+    cost, accuracy = np.array([0.6, 1.0]), np.array([0.8, 0.9])
+    got = metrics.summary(cost, accuracy, ANCHORS)
+    self.assertAlmostEqual(got['average_quality'], 0.725, 4)
+    self.assertAlmostEqual(got['mean_gap_recovered'], 0.65, 4)
+    self.assertTrue(np.isnan(got['relative_ibc_gain_at']['0.4']))
+    self.assertFalse(np.isnan(got['relative_ibc_gain_at']['0.6']))
+
+  def test_what_cannot_be_bought_counts_as_nothing_in_tuning(self):
+    self.assertAlmostEqual(
+        metrics.area_for_tuning(COST, ACCURACY), metrics.area(COST, ACCURACY)
+    )
+    # At .6 and dearer a third of the 61 costs are left, 21.
+    cost, accuracy = np.array([0.6, 1.0]), np.array([0.9, 0.9])
+    self.assertAlmostEqual(
+        metrics.area_for_tuning(cost, accuracy), 21 / 61 * 0.9
+    )
+    self.assertEqual(metrics.area_for_tuning(np.ones(1), np.ones(1)), 0.0)
+
   def test_models_of_equal_cost_have_no_slope(self):
     alike = metrics.Anchors(0.4, 1.0, 0.9)
     got = metrics.summary(COST, ACCURACY, alike)

@@ -14,6 +14,7 @@ from routing.evaluation import metrics
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.outcomes import points as points_lib
 from routing.routers import families
 from tests import ladders
 
@@ -34,6 +35,22 @@ POINT = {
     'cost': 0.829,
     'loss': RATE,
     'gain': RATE,
+    'promise': 'loss <= 0.05 with probability 0.9; for this point alone',
+}
+REFUSED = {'name': 'loss<=0.02@0.9', 'reason': '80 problems are too few.'}
+TUNING = {
+    'fitted Q, trees': {
+        'setting': {'max_iter': 40},
+        'areas': [0.6, 0.7],
+        'decisions': 420_000,
+        'fitted_on': 60_000,
+    },
+    'boosting': {
+        'setting': {'max_iter': 60},
+        'areas': [0.6],
+        'decisions': 1_000,
+        'fitted_on': 1_000,
+    },
 }
 COVERAGE = {
     'alpha': 0.05,
@@ -84,7 +101,9 @@ def make_results(num_problems=300, resamples=50):
           'seeds': [0, 1],
           'resamples': resamples,
           'rulers': {'flops': one, 'price': one},
+          'tuning': TUNING,
           'operating_points': [POINT],
+          'refused_points': [REFUSED],
           'live': [LIVE],
           'coverage': COVERAGE,
       }
@@ -107,6 +126,32 @@ class ResultsTest(parameterized.TestCase):
     self.assertAlmostEqual(got['mean'], np.mean(areas))
     np.testing.assert_allclose(got['per_seed'], areas)
     self.assertBetween(got['mean'], got['low'], got['high'])
+
+  def test_the_area_begins_where_every_seed_can_be_bought(self):
+    anchors = metrics.Anchors(0.3, 0.4, 0.9)
+    point = lambda cost, correct: points_lib.Points(
+        *(np.full((1, 4), x) for x in (correct, cost, 0.0, 0.0))
+    )
+    hulls = [
+        points_lib.concatenate([point(x, 0.3), point(1.0, 0.9)])
+        for x in (0.4, 0.5)
+    ]
+    draws = bootstrap.draw(4, [2], 3, seed=0)
+    got = results_lib.of_method(hulls, draws, anchors, None)['area']
+    np.testing.assert_allclose(got['range'], [0.5, 0.8])
+    # From .4 on at .5 and .8: mean of .4 and .7; from .5 on: of .3 and .66.
+    np.testing.assert_allclose(got['per_seed'], [0.55, 0.48])
+    dear = [point(0.9, 0.7)] * 2
+    self.assertIsNone(results_lib.of_method(dear, draws, anchors, None)['area'])
+
+  def test_the_area_on_select_is_of_select(self):
+    for name, method in self.candidates.items():
+      want = np.mean([x.select_area() for x in method])
+      got = self.figures['methods'][name]['select_area']
+      self.assertAlmostEqual(got, want)
+    one = self.candidates['confidence'][0]
+    swapped = methods.Candidates(one.test, one.select)
+    self.assertNotAlmostEqual(one.select_area(), swapped.select_area())
 
   def test_differences_are_between_the_areas(self):
     areas = {k: v['area']['mean'] for k, v in self.figures['methods'].items()}
@@ -138,7 +183,7 @@ class ResultsTest(parameterized.TestCase):
     self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
 
   def test_another_schema_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 2'):
+    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 3'):
       results_lib.check({'schema': 0})
 
 
@@ -166,6 +211,15 @@ class ReportTest(parameterized.TestCase):
     self.assertEqual(text.count('| confidence threshold |'), 2)
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
+    self.assertIn(POINT['promise'], text)
+    self.assertIn('picks one of G points or seeds', text)
+    self.assertIn('loss<=0.02@0.9 is refused. 80 problems are', text)
+    self.assertIn(
+        "fitted Q, boosted trees: best of 2 settings on select, {'max_iter': "
+        '40}; fitted on at most 60,000 of 420,000 decisions.',
+        text,
+    )
+    self.assertIn('fitted on all 1,000 decisions.', text)
     self.assertIn('| cost<=0.4 | 0 | .700 | .700 | .390 | .390 | 20/20 |', text)
 
   def test_terminal_tables_hold_the_same_cells(self):

@@ -12,6 +12,7 @@ from routing.evaluation import methods
 from routing.evaluation import results as results_lib
 from routing.outcomes import sources
 from routing.routers import card as card_lib
+from routing.routers import promises
 
 REFERENCE = 'policy'  # The method that all others are compared with.
 Families = Sequence[sources.Family]
@@ -80,8 +81,9 @@ def operating_points(
     metric: of the costs.
 
   Returns:
-    For each point its name, and accuracy, cost, loss and gain with their
-    intervals; left out where the source cannot tell of its threshold.
+    For each point its name, what it promises in words, and accuracy, cost, loss
+    and gain with their intervals; left out where the source cannot tell of its
+    threshold.
   """
   entries = []
   for point in points:
@@ -92,6 +94,7 @@ def operating_points(
     entries.append(
         {
             'name': point.name,
+            'promise': promises.in_words(point.promise),
             'accuracy': results_lib.rate(earned.correct[0]),
             'cost': float(earned.mean_cost[0]),
             'loss': results_lib.rate(earned.loss[0]),

@@ -51,6 +51,12 @@ class Candidates:
     cost, accuracy = self.select.mean_cost, self.select.accuracy
     return self.test.take(metrics.upper_hull(cost, accuracy))
 
+  def select_area(self) -> float:
+    """Area of the curve on `select`, by which settings may be compared."""
+    cost, accuracy = self.select.mean_cost, self.select.accuracy
+    hull = metrics.upper_hull(cost, accuracy)
+    return metrics.area_for_tuning(cost[hull], accuracy[hull])
+
   def at_budget(self, budget: float) -> points_lib.Points:
     """The test outcome of the best policy within budget on `select`.
 
@@ -93,6 +99,19 @@ def _of_family(family, pair, metric, size) -> Candidates:
       pair.select.earn(family, told, metric),
       pair.test.earn(family, told, metric),
   )
+
+
+def area_for_tuning(
+    families: Sequence[sources.Family], select: sources.Source, metric: str
+) -> float:
+  """What settings are compared by: `metrics.area_for_tuning` on `select`.
+
+  Args:
+    families: as fitted with one setting; all their thresholds make one hull.
+    select: the problems.
+    metric: of the costs.
+  """
+  return thresholded(families, Pair(select, select), metric).select_area()
 
 
 def pooled(candidates: Sequence[Candidates]) -> Candidates:

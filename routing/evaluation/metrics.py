@@ -132,6 +132,19 @@ def area(
   return float(accuracy_at(cost, accuracy, grid).mean())
 
 
+def area_for_tuning(cost: np.ndarray, accuracy: np.ndarray) -> float:
+  """Mean accuracy over all of `AREA_GRID`; what cannot be bought counts as 0.
+
+  Curves that begin at different costs are compared by it: over the costs of
+  each alone, the dearer one would be ahead for what it leaves out.
+
+  Args:
+    cost, accuracy: `[K]` points.
+  """
+  grid = area_grid(cost.min())
+  return float(accuracy_at(cost, accuracy, grid).sum() / len(AREA_GRID))
+
+
 def cost_to_reach(
     cost: np.ndarray, accuracy: np.ndarray, target: float
 ) -> float:
@@ -154,13 +167,25 @@ def gap_recovered(accuracy: np.ndarray, anchors: Anchors) -> np.ndarray:
   return _ratio(accuracy - anchors.small_accuracy, anchors.gap)
 
 
+def _from_small(cost, accuracy, anchors) -> tuple[np.ndarray, np.ndarray]:
+  """The points, and the small model alone if it is cheaper than all of them."""
+  if cost.min() <= anchors.small_cost + 1e-9:
+    return cost, accuracy
+  return (
+      np.append(anchors.small_cost, cost),
+      np.append(anchors.small_accuracy, accuracy),
+  )
+
+
 def mean_gap_recovered(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
 ) -> float:
   """APGR: mean PGR over cost, small model's to 1; a coin per problem has 0.5.
 
-  RouteLLM averages over the share of strong calls; here it is over cost.
+  RouteLLM averages over the share of strong calls; here it is over cost. Below
+  its cheapest point the curve is mixed with the small model alone.
   """
+  cost, accuracy = _from_small(cost, accuracy, anchors)
   grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
   values = gap_recovered(accuracy_at(cost, accuracy, grid), anchors)
   return float(np.trapezoid(values, dx=1 / 200))
@@ -172,9 +197,11 @@ def relative_ibc_gain(
   """`[G]` extra accuracy per extra cost, relative to large against small.
 
   IBC = (accuracy - small) / (cost - small cost); gain = IBC / IBC_large - 1.
-  NaN at costs not above the small model's. Source: AutoMix, Madaan et al. 2023.
+  NaN at costs not above the small model's, or below the cheapest point. Source:
+  AutoMix, Madaan et al. 2023.
   """
-  spent = np.asarray(at, np.float64) - anchors.small_cost
+  at = np.asarray(at, np.float64)
+  spent = np.where(at < cost.min() - 1e-9, 0.0, at - anchors.small_cost)
   earned = accuracy_at(cost, accuracy, at) - anchors.small_accuracy
   base = _ratio(anchors.gap, anchors.large_cost - anchors.small_cost)
   return _ratio(_ratio(earned, np.where(spent > 1e-9, spent, 0.0)), base) - 1
@@ -185,8 +212,10 @@ def average_quality(
 ) -> float:
   """AIQ: mean height of the rising concave hull between the models' costs.
 
+  Below its cheapest point the curve is mixed with the small model alone.
   Source: RouterBench, Hu et al. 2024, section 3.
   """
+  cost, accuracy = _from_small(cost, accuracy, anchors)
   hull = upper_hull(cost, accuracy)
   grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
   values = accuracy_at(cost[hull], accuracy[hull], grid)

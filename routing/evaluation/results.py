@@ -1,12 +1,14 @@
 """What `results.json` holds: plain numbers, so that any report can be redrawn.
 
 results = {
-  'schema': 2,
+  'schema': 3,
   'ruler': the cost metric of the constraint,
   'source': 'known', 'recorded' or 'live', whence the outcomes,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
   'rulers': {metric: see `of_ruler`},
+  'tuning': {learner: the setting kept, its area on select, decisions used},
   'operating_points': [what each named point of the first seed earns on test],
+  'refused_points': [name and reason of each that the first seed cannot have],
   'live': [one entry per named point],
   'coverage': how often a promise was broken, where the truth is known, or null,
 }
@@ -27,7 +29,7 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-SCHEMA = 2
+SCHEMA = 3
 _CURVE_POINTS = 161
 _INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
 
@@ -157,8 +159,8 @@ def of_ruler(
 
   Returns:
     anchors; methods (the oracle among them): points, curve, area and figures of
-    `metrics.summary`, `at_budget`; differences: area of `reference` minus area
-    of each other method, paired.
+    `metrics.summary`, `at_budget`, `select_area`; differences: area of
+    `reference` minus area of each other method, paired.
   """
   hulls = {
       name: [candidates.points() for candidates in method]
@@ -173,6 +175,9 @@ def of_ruler(
     figures[name]['at_budget'] = {
         f'{budget:g}': _at_budget(method, budget) for budget in metrics.BUDGETS
     }
+    figures[name]['select_area'] = float(
+        np.mean([candidates.select_area() for candidates in method])
+    )
   differences = {
       name: bootstrap.area_difference(hulls[reference], points, draws)
       for name, points in hulls.items()

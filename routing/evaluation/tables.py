@@ -159,7 +159,13 @@ def markdown_table(
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-POINT_COLUMNS = ('point', 'cost', 'relative loss [95 %]', 'accuracy [95 %]')
+POINT_COLUMNS = (
+    'point',
+    'cost',
+    'relative loss [95 %]',
+    'accuracy [95 %]',
+    'what it promises',
+)
 
 
 def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -170,8 +176,32 @@ def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
           _number(entry['cost']),
           interval(entry['loss']),
           interval(entry['accuracy']),
+          entry['promise'],
       ]
       for entry in results['operating_points']
+  ]
+
+
+def refused_lines(results: Mapping[str, Any]) -> list[str]:
+  """A line for each promise that these problems cannot bear, and why."""
+  return [
+      f'{entry["name"]} is refused. {entry["reason"]}'
+      for entry in results['refused_points']
+  ]
+
+
+def tuning_lines(results: Mapping[str, Any]) -> list[str]:
+  """A line for each learner: what was tried, and what it was fitted on."""
+  return [
+      f'{LABELS.get(name, name)}: best of {len(found["areas"])} settings on '
+      f'select, {found["setting"]}; fitted on '
+      + (
+          f'all {found["decisions"]:,} decisions.'
+          if found['fitted_on'] == found['decisions']
+          else f'at most {found["fitted_on"]:,} of '
+          f'{found["decisions"]:,} decisions.'
+      )
+      for name, found in results['tuning'].items()
   ]
 
 
@@ -180,9 +210,10 @@ def rich_point_table(results: Mapping[str, Any]) -> Any:
   from rich import table as table_lib
 
   title = 'Operating points of the first seed, on problems that no stage saw'
-  table = table_lib.Table(title=title)
+  table = table_lib.Table(title=title, caption=promises.OF_A_CHOICE)
   for name in POINT_COLUMNS:
-    table.add_column(name, justify='left' if name == 'point' else 'right')
+    is_text = name in (POINT_COLUMNS[0], POINT_COLUMNS[-1])
+    table.add_column(name, justify='left' if is_text else 'right')
   for row in point_rows(results):
     table.add_row(*row)
   return table
@@ -246,19 +277,31 @@ def coverage_line(results: Mapping[str, Any]) -> str:
   )
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-  """All rulers, the constraint's first, the live table, broken promises.
+def _list(lines: Sequence[str]) -> str:
+  return '\n'.join(f'* {line}' for line in lines)
 
-  The last two only where there are any.
+
+def markdown(results: Mapping[str, Any]) -> str:
+  """All rulers, the constraint's first, and what else there is of results.
+
+  How learners were tuned, named points, refused ones, live answers, broken
+  promises: each only where there are any.
   """
   rulers = sorted(results['rulers'], key=lambda x: x != results['ruler'])
   parts = []
   for ruler in rulers:
     parts.append(f'### {title(results, ruler)}')
     parts.append(markdown_table(COLUMNS, rows(results, ruler)))
+  if results['tuning']:
+    parts.append('### How the supervised learners were tuned')
+    parts.append(_list(tuning_lines(results)))
   if results['operating_points']:
     parts.append('### Operating points, on problems that no stage saw')
     parts.append(markdown_table(POINT_COLUMNS, point_rows(results)))
+    parts.append(promises.OF_A_CHOICE)
+  if results['refused_points']:
+    parts.append('### Refused points')
+    parts.append(_list(refused_lines(results)))
   if results['live']:
     parts.append('### Answered live, against the replay')
     parts.append(markdown_table(LIVE_COLUMNS, live_rows(results)))

@@ -25,14 +25,18 @@ class Learner:
     `OutcomeTable` or a `Recorded` source of training problems, `metric` that of
     the costs, `features` what its live routers observe.
   settings: hyper-parameters to try, in this order.
+  max_decisions: of about how many it is fitted at most; None = of all.
   """
 
   fit: Callable[..., Sequence[sources.Family]]
   settings: Sequence[Mapping[str, Any]]
+  max_decisions: int | None = None
 
 
 LEARNERS = {
-    'fitted Q, trees': Learner(fitted_q.fit_trees, fitted_q.TREE_SETTINGS),
+    'fitted Q, trees': Learner(
+        fitted_q.fit_trees, fitted_q.TREE_SETTINGS, fitted_q.MAX_TREE_ROWS
+    ),
     'fitted Q, linear': Learner(fitted_q.fit_linear, fitted_q.RIDGE_SETTINGS),
     'boosting': Learner(boosting.fit, boosting.SETTINGS),
 }
