@@ -47,8 +47,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           attempts=6,  # At one request.
           first_wait=1.0,  # Seconds; doubled with each further attempt.
           longest_wait=60.0,
-          dollars=0.0,  # That one run may spend, by list price.
-          tokens=0,  # That one run may read and write.
+          # Of one split in one run, by list price; live answers count anew.
+          dollars=0.0,
+          tokens=0,  # Read and written, of the same.
           failures=20,  # Problems in a row before the back end is at fault.
       ),
   )

@@ -33,6 +33,7 @@ from routing.routers import learned
 from routing.routers import learners as learners_lib
 from routing.routers import tuning
 from routing.shards import manifest as manifest_lib
+from routing.training import estimators
 
 RESULTS_FILE = 'results.json'
 
@@ -119,7 +120,7 @@ def tuned_learners(
 def _training_records(config, workdir, router):
   """What the policy learnt from, for learners: known outcomes or rollouts."""
   card = router.card
-  if config.objective.get('estimator', 'exact') == 'exact':
+  if estimators.of(config).learns_from == 'known':
     known = run_data.known_records(config, workdir, 'train')
     return run_data.known_table(known, card)
   rollouts = run_data.open_split(config, workdir, 'train', 'rollouts').records()

@@ -30,7 +30,7 @@ from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import reply_shards
 from routing.shards import schema
-from routing.training import fit as fit_lib
+from routing.training import estimators
 
 KINDS = {
     'ladders': schema.LADDERS,
@@ -51,7 +51,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         'ladders or rollouts in escalate, replies or rollouts in switch and '
         'redraft.'
     )
-  if kind == 'rollouts' and fit_lib.estimator_of(config) == 'exact':
+  if kind == 'rollouts' and estimators.of(config).learns_from == 'known':
     raise ValueError(
         "objective.estimator is 'exact', which needs to know every way through "
         "a problem; data.kind is 'rollouts'. Use vtrace or on_policy, or "
@@ -71,7 +71,7 @@ def needed(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
   """(kind, split) of all records that a run collects, in order."""
   kind = config.data.kind
   found = [(kind, split) for split in builders.SPLITS]
-  if fit_lib.estimator_of(config) != 'exact' and kind != 'rollouts':
+  if estimators.of(config).learns_from != 'known' and kind != 'rollouts':
     found += [('rollouts', split) for split in ('train', 'select')]
   return found
 

@@ -25,6 +25,7 @@ from routing.features import observation
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.training import checkpoint
+from routing.training import estimators
 from routing.training import fit as fit_lib
 from routing.training import loop
 from routing.training import memory
@@ -90,7 +91,7 @@ def _batches(
   """Where the batches of a seed come from; what collects them ends with it."""
   layout = parallel.first_devices(_num_devices(config))
   constant = observation.constant(data.view.features)
-  if fit_lib.estimator_of(config) == 'on_policy':
+  if estimators.of(config).writes_its_own:
     with on_policy_rounds.collecting(
         config,
         training_data.references(config, workdir),

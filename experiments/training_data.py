@@ -23,7 +23,7 @@ from routing.outcomes import records as records_lib
 from routing.outcomes import table as table_lib
 from routing.problems import seen as seen_lib
 from routing.rollout import trees
-from routing.training import fit as fit_lib
+from routing.training import estimators
 from routing.training import sources
 
 Known = Sequence[types.Ladder] | Sequence[trees.Tree]
@@ -86,7 +86,7 @@ def load(
       the configuration's estimator and protocol can learn from.
   """
   run_data.check(config)
-  if fit_lib.estimator_of(config) == 'exact':
+  if estimators.of(config).learns_from == 'known':
     return _known(config, workdir)
   return _rollouts(config, workdir)
 

@@ -159,8 +159,8 @@ async def collect_missing(
     name: for progress.
 
   Raises:
-    engine_lib.Stop: if it came to an end before all problems did; says why and
-      how to go on.
+    engine_lib.Stop: if it came to an end before all problems did, or was told
+      to stop while the last of them were under way; says why and how to go on.
   """
   limits = limits or resilience.Limits()
   meter = resilience.Meter(specs, limits)
@@ -181,7 +181,8 @@ async def collect_missing(
     for engine in steady:
       await engine.close()
   logging.info('%s: %s.', name, meter)
-  if writer.missing():
+  # Who asked to stop does not want the next split either.
+  if writer.missing() or watch.reason:
     raise engine_lib.Stop(f'{watch.reason}. {_state(writer)}')
 
 

@@ -131,6 +131,13 @@ class OvernightTest(parameterized.TestCase):
     self._collect()
     self._check_complete()
 
+  def test_a_signal_is_heard_though_all_problems_are_under_way(self):
+    with self.assertRaisesRegex(
+        engine_lib.Stop, 'Got SIGINT. 40 of 40 .* The same command goes on'
+    ):
+      self._collect(on_request=self._signal(signal.SIGINT, 1), concurrency=40)
+    self._check_complete()
+
   def test_a_second_signal_ends_it_at_once(self):
     with self.assertRaisesRegex(
         engine_lib.Stop, 'Got SIGTERM, and a second signal. (5|10) of 40'

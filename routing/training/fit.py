@@ -1,10 +1,4 @@
-"""One run from arrays to trained members, by whichever estimator.
-
-exact      known outcomes, ladders or trees: the closed form
-           (`objectives.exact`)
-vtrace     behaviour trajectories, any protocol (`training.actor_critic`)
-on_policy  the same, on trajectories that the members themselves just wrote
-"""
+"""One run from arrays to trained members, by whichever estimator."""
 
 from collections.abc import Callable
 import dataclasses
@@ -16,7 +10,7 @@ from routing import types
 from routing.features import batching
 from routing.objectives import lagrangian
 from routing.policy import networks
-from routing.training import actor_critic
+from routing.training import estimators
 from routing.training import kappa
 from routing.training import loop
 from routing.training import parallel
@@ -25,23 +19,10 @@ from routing.training import state as state_lib
 from routing.training import step as step_lib
 from routing.training import validation as validation_lib
 
-ESTIMATORS = ('exact', 'vtrace', 'on_policy')
-
-
-def estimator_of(config: ml_collections.ConfigDict) -> str:
-  """The estimator that a configuration names; 'exact' if it names none.
-
-  Raises:
-    ValueError: if it is none of `ESTIMATORS`.
-  """
-  # Configurations from before there were others name none.
-  name = config.objective.get('estimator', 'exact')
-  if name not in ESTIMATORS:
-    raise ValueError(
-        f'Unknown objective.estimator {name!r}; allowed: '
-        f'{", ".join(ESTIMATORS)}.'
-    )
-  return name
+_IN_WORDS = {
+    'known': 'known outcomes (ladders or replies)',
+    'trajectories': 'trajectories',
+}
 
 
 def _schedule(config: ml_collections.ConfigDict) -> loop.Schedule:
@@ -57,16 +38,10 @@ def make_learner(
 ) -> tuple[networks.Policy, state_lib.TrainState, loop.TrainStep]:
   """The network, the state before the first step, and the step."""
   network = networks.make_network(config.network, num_routes)
-  kappa.check(config, estimator_of(config))
-  if estimator_of(config) == 'exact':
-    state = state_lib.init_state(config, network, num_features, seed)
-    update = step_lib.descend(config, network, step_lib.make_objective(config))
-  else:
-    critics = networks.make_critics(config.network)
-    state = state_lib.init_actor_critic(
-        config, network, critics, num_features, seed
-    )
-    update = actor_critic.make_update(config, network, critics)
+  kappa.check(config, estimators.name_of(config))
+  state, update = estimators.of(config).make(
+      config, network, num_features, seed
+  )
   return network, state, step_lib.over_members(config, update, seed)
 
 
@@ -74,13 +49,12 @@ def check_data(
     config: ml_collections.ConfigDict, data: validation_lib.Data
 ) -> None:
   """Raises ValueError unless the estimator and the levels suit the data."""
-  estimator = estimator_of(config)
-  names = {True: 'known outcomes (ladders or replies)', False: 'trajectories'}
   is_known = isinstance(data, types.OutcomeBatch)
-  if is_known != (estimator == 'exact'):
+  given = 'known' if is_known else 'trajectories'
+  if given != (wanted := estimators.of(config).learns_from):
     raise ValueError(
-        f'objective.estimator {estimator} learns from '
-        f'{names[estimator == "exact"]}; got {names[is_known]}.'
+        f'objective.estimator {estimators.name_of(config)} learns from '
+        f'{_IN_WORDS[wanted]}; got {_IN_WORDS[given]}.'
     )
   if (
       is_known
