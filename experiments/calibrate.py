@@ -31,8 +31,10 @@ from experiments import run_data
 from experiments import train
 from routing.calibration import calibrator
 from routing.outcomes import sources
+from routing.problems import seen as seen_lib
 from routing.routers import families
 from routing.routers import learned
+from routing.routers import saved as saved_lib
 from routing.shards import manifest as manifest_lib
 
 FOLDER = 'live_answers'  # Of a run.
@@ -109,20 +111,22 @@ def calibrate_all(
     ValueError: if a seed is not trained, has seen what it would be tested on,
       or a budget is outside [small cost, 1].
   """
+  content: dict[pathlib.Path, str] = {}
+  seen: dict[pathlib.Path, seen_lib.Seen] = {}
+  opened = None
+  routers = [train.load_router(workdir, seed) for seed in config.train_seeds]
   shards_hash = run_data.open_split(
       config, workdir, 'prove'
   ).manifest.content_hash
-  content: dict[pathlib.Path, str] = {}
-  opened = None
-  for seed in config.train_seeds:
+  for seed, router in zip(config.train_seeds, routers, strict=True):
     directory = train.run_directory(workdir, seed)
-    router = learned.load(directory)
     # Live answers are each router's own; what is recorded serves all.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router, directory)
     points, refused = points_of(config, router, opened, shards_hash)
-    seen = router.seen.with_problems('prove', opened['prove'].problems)
-    content[directory / learned.SEEN_FILE] = json.dumps(seen.to_json())
+    seen[directory] = router.seen.with_problems(
+        'prove', opened['prove'].problems
+    )
     content[directory / REFUSED_FILE] = json.dumps(refused, indent=2)
     content[directory / learned.POINTS_FILE] = json.dumps(
         points, indent=2, allow_nan=False
@@ -137,6 +141,8 @@ def calibrate_all(
           entry['reason'],
       )
   # All seeds are done, so that an error above has left every file as it was.
+  for directory, record in seen.items():
+    saved_lib.replace_seen(directory, record)
   for path, text in content.items():
     manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t + '\n'))
   return [path for path in content if path.name == learned.POINTS_FILE]

@@ -42,10 +42,7 @@ def load_routers(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[learned.LearnedRouter]:
   """The trained router of every seed."""
-  return [
-      learned.load(train.run_directory(workdir, seed))
-      for seed in config.train_seeds
-  ]
+  return [train.load_router(workdir, seed) for seed in config.train_seeds]
 
 
 def open_pair(
