@@ -2,7 +2,7 @@
 
 Run:    python -m experiments.calibrate --config=configs/arithmetic.py --workdir=runs/arithmetic
 Resume: the same command; what was answered live is kept
-Writes: runs/seed<k>/operating_points.json; refused_points.json: promises that so few problems cannot bear, and why; looks.json: the looks at `prove`; and seen.json with the problems of `prove`
+Writes: runs/seed<k>/operating_points.json; refused_points.json: promises that so few problems cannot bear, and why; looks.json: the looks at `prove`; calibrated.json: what the points were made from; and seen.json with the problems of `prove`
 
 Members and the thresholds worth testing are chosen on `select`, promises are
 tested on `prove`, which nothing has seen before; another look at it is refused
@@ -41,6 +41,7 @@ from routing.shards import manifest as manifest_lib
 
 FOLDER = 'live_answers'  # Of a run.
 REFUSED_FILE = 'refused_points.json'
+RECORD_FILE = 'calibrated.json'  # What the points were made from.
 
 
 def wanted(config: ml_collections.ConfigDict) -> calibrator.Wanted:
@@ -181,9 +182,58 @@ def calibrate_all(
     content[run.directory / learned.POINTS_FILE] = points
     _log(run.directory.name, points, run.found.refused)
   for path, value in content.items():
-    text = json.dumps(value, indent=2, allow_nan=False) + '\n'
-    manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t))
+    _write_json(path, value)
+  for seed in config.train_seeds:
+    # Last: where it says what is there, the rest is there.
+    directory = train.run_directory(workdir, seed)
+    _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
   return [path for path in content if path.name == learned.POINTS_FILE]
+
+
+def is_current(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> bool:
+  """Whether every seed was calibrated from what is there now.
+
+  Raises:
+    ValueError: if a seed is not trained, or a split is not collected.
+  """
+  for seed in config.train_seeds:
+    path = train.run_directory(workdir, seed) / RECORD_FILE
+    if not path.exists():
+      return False
+    if json.loads(path.read_text()) != _record(config, workdir, seed):
+      return False
+  return True
+
+
+def _record(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, seed: int
+) -> dict[str, Any]:
+  """What the points of a seed are made from, and what they are; JSON-like."""
+  directory = train.run_directory(workdir, seed)
+  record = {
+      'checkpoint': saved_lib.read_card(directory)['hash'],
+      'shards': {
+          split: run_data.open_split(
+              config, workdir, split
+          ).manifest.content_hash
+          for split in ('select', 'prove')
+      },
+      # Of shards that are shared, so many are read.
+      'num_problems': {x: config.problems[x] for x in ('select', 'prove')},
+      'settings': config.calibration.to_dict(),
+      'written': {
+          name: manifest_lib.hash_file(directory / name)
+          for name in (learned.POINTS_FILE, REFUSED_FILE)
+      },
+  }
+  return json.loads(json.dumps(record))  # Lists for tuples.
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+  text = json.dumps(content, indent=2, allow_nan=False) + '\n'
+  manifest_lib.replace_file(path, lambda p: p.write_text(text))
 
 
 def _log(
