@@ -45,10 +45,16 @@ RECORD_FILE = 'calibrated.json'  # What the points were made from.
 
 
 def wanted(config: ml_collections.ConfigDict) -> calibrator.Wanted:
-  """Which points a configuration asks for."""
+  """Which points a configuration asks for.
+
+  Raises:
+    ValueError: if it asks for what there is not, or its source cannot do.
+  """
   fields = {field.name for field in dataclasses.fields(calibrator.Wanted)}
   given = config.calibration.to_dict()
-  return calibrator.Wanted(**{k: v for k, v in given.items() if k in fields})
+  found = calibrator.Wanted(**{k: v for k, v in given.items() if k in fields})
+  found.check_source(config.calibration.source)
+  return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +90,8 @@ def prepare(
     directory: of the run.
 
   Raises:
-    ValueError: if the router has seen the problems, a budget is outside
-      [small cost, 1], or there may be no further look at `prove`.
+    ValueError: if the router has seen the problems, the source cannot do what
+      is wanted, or there may be no further look at `prove`.
   """
   for split in ('select', 'prove'):
     router.seen.check(split, source[split].problems)
@@ -105,6 +111,7 @@ def prepare(
           source['prove'],
           wanted(config),
           metric=router.card.ruler,
+          max_decisions=router.card.features.max_decisions,
           hashes={
               'checkpoint_hash': router.checkpoint_hash,
               'shards_hash': prove.content_hash,
@@ -157,10 +164,10 @@ def calibrate_all(
   """Calibrates every seed, or none; returns the files.
 
   Raises:
-    ValueError: if a seed is not trained, has seen what it would be tested on,
-      a budget is outside [small cost, 1], or there may be no further look at
-      `prove`.
+    ValueError: if a setting is not allowed, a seed is not trained or has seen
+      what it would be tested on, or there may be no further look at `prove`.
   """
+  wanted(config)  # Before any work.
   routers = [train.load_router(workdir, seed) for seed in config.train_seeds]
   prove = run_data.open_split(config, workdir, 'prove').manifest
   runs, opened = [], None

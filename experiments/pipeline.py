@@ -133,6 +133,7 @@ def run(
     ValueError: if the directory is of another configuration, or a stage
       refuses its input. Nothing is overwritten then.
   """
+  calibrate.wanted(config)  # What calibration refuses, before any work.
   directory = workdirs.claim(workdir, config)
   files = []
   for stage in stages(config, directory):
