@@ -14,10 +14,13 @@ from absl.testing import parameterized
 
 from configs import arithmetic
 from experiments import calibrate
+from experiments import pipeline
 from experiments import run_data
 from experiments import train
 from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
+from routing.calibration import risks as risks_lib
+from routing.calibration import thresholds as thresholds_lib
 from routing.routers import families
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
@@ -158,6 +161,91 @@ class LooksTest(CalibrateTestCase):
     _, looks = self.calibrate(delta=0.1)
     self.assertLen(looks, 1)
     self.assertLen(learned.load(self.directory).seen.prove, 1_000 + 600)
+
+
+class SettingsTest(CalibrateTestCase):
+  """What the configuration says arrives where it is tested."""
+
+  @parameterized.parameters('fixed_sequence', 'bonferroni', 'growing')
+  def test_the_procedure(self, procedure):
+    opened = self._open()
+    points, _ = self.calibrate(alphas=(0.15,), procedure=procedure)
+    grid = opened['select'].grid(ladders.Family(), 200)
+    earned = opened['prove'].earn(ladders.Family(), grid, 'price')
+    want = thresholds_lib.from_values(
+        earned.values(),
+        grid,
+        [risks_lib.Risk('loss', 0.15, 0.1, p_value='binomial')],
+        procedure=procedure,
+    )
+    promise = points['loss<=0.15@0.9']['promise']
+    self.assertEqual(promise['p_value'], want.promise.p_value)
+    self.assertEqual(promise['test'], want.promise.test)
+
+  def test_among(self):
+    points, _ = self.calibrate(among=4)
+    promise = points['loss<=0.1@0.9']['promise']
+    self.assertEqual((promise['delta'], promise['among']), (0.025, 4))
+
+  def test_is_joint(self):
+    points, _ = self.calibrate(alphas=(), both=((0.2, 0.8),), is_joint=True)
+    promise = points['loss<=0.2&cost<=0.8@0.9']['promise']
+    self.assertEqual(promise['delta'], 0.05)
+    self.assertAlmostEqual(promise['joint_delta'], 0.1)
+
+  def test_every_setting(self):
+    given = dict(
+        budgets=(0.4,),
+        alphas=(0.2,),
+        confident_budgets=(0.7,),
+        both=((0.1, 0.8),),
+        delta=0.2,
+        is_joint=True,
+        among=3,
+        group_by='subject',
+        joint_starts=(0, 2),
+        grid=7,
+        procedure='bonferroni',
+    )
+    # None is left at its default, or it would not be seen to arrive.
+    for field in dataclasses.fields(calibrator.Wanted):
+      self.assertNotEqual(given[field.name], field.default, field.name)
+    self.config.calibration.update(given)
+    self.assertEqual(calibrate.wanted(self.config), calibrator.Wanted(**given))
+
+  def test_a_point_dearer_than_the_large_model_is_refused(self):
+    blind = ladders.Family(spread=5.0)
+    with mock.patch.object(families, 'members', lambda router: [blind]):
+      points, _ = self.calibrate(alphas=(0.02,))
+    self.assertEqual(list(points), ['cost<=0.5'])
+    path = self.directory / calibrate.REFUSED_FILE
+    (refused,) = json.loads(path.read_text())
+    self.assertEqual(refused['name'], 'loss<=0.02@0.9')
+    self.assertIn('The large model alone keeps', refused['reason'])
+
+  def test_a_threshold_for_each_decision_of_the_protocol(self):
+    points, _ = self.calibrate(alphas=(0.15,), joint_starts=(0, 3))
+    card = learned.load(self.directory).card
+    self.assertLen(
+        points['loss<=0.15@0.9/steps0,3']['threshold'],
+        card.features.max_decisions,
+    )
+
+  @parameterized.parameters(
+      (dict(procedure='nonsense'), "procedure is 'nonsense'; allowed"),
+      (dict(confident_budgets=(1.2,)), 'confident_budgets holds 1.2; allowed'),
+      (
+          dict(procedure='growing', source='recorded'),
+          "procedure is 'growing', but the outcomes are recorded; allowed",
+      ),
+  )
+  def test_bad_settings_end_before_any_work(self, settings, message):
+    nowhere = self.workdir / 'nowhere'
+    self.config.calibration.update(settings)
+    for stage in (calibrate.calibrate_all, pipeline.run):
+      with self.assertRaisesRegex(ValueError, message):
+        stage(self.config, nowhere)
+    self.assertFalse(nowhere.exists())
 
 
 if __name__ == '__main__':
