@@ -107,7 +107,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       # weighted by importance) or 'live' (answered anew at each threshold).
       source='known',
       grid=200,  # Thresholds that are tested, besides both ends.
-      procedure='fixed_sequence',  # Or 'bonferroni', or 'growing'.
+      # Or 'bonferroni' (not where recorded), or 'growing' (where known).
+      procedure='fixed_sequence',
       least_effective=100.0,  # Problems below which 'recorded' refuses.
   )
   config.evaluation = dict(

@@ -2,10 +2,11 @@
 
 Run:    python -m experiments.calibrate --config=configs/arithmetic.py --workdir=runs/arithmetic
 Resume: the same command; what was answered live is kept
-Writes: runs/seed<k>/operating_points.json, refused_points.json: promises that so few problems cannot bear, and why; and seen.json with the problems of `prove`
+Writes: runs/seed<k>/operating_points.json; refused_points.json: promises that so few problems cannot bear, and why; looks.json: the looks at `prove`; calibrated.json: what the points were made from; and seen.json with the problems of `prove`
 
 Members and the thresholds worth testing are chosen on `select`, promises are
-tested on `prove`, which nothing has seen before. 'cost<=b' is chosen on
+tested on `prove`, which nothing has seen before; another look at it is refused
+unless the level was meant for several. 'cost<=b' is chosen on
 `select` and promises nothing. All others are promises, each with its own
 probability, not all of a file together:
 
@@ -30,55 +31,112 @@ from experiments import launch
 from experiments import run_data
 from experiments import train
 from routing.calibration import calibrator
+from routing.calibration import looks as looks_lib
 from routing.outcomes import sources
+from routing.problems import seen as seen_lib
 from routing.routers import families
 from routing.routers import learned
 from routing.routers import promises
+from routing.routers import saved as saved_lib
 from routing.shards import manifest as manifest_lib
 
 FOLDER = 'live_answers'  # Of a run.
 REFUSED_FILE = 'refused_points.json'
+RECORD_FILE = 'calibrated.json'  # What the points were made from.
 
 
 def wanted(config: ml_collections.ConfigDict) -> calibrator.Wanted:
-  """Which points a configuration asks for."""
+  """Which points a configuration asks for.
+
+  Raises:
+    ValueError: if it asks for what there is not, or its source cannot do.
+  """
   fields = {field.name for field in dataclasses.fields(calibrator.Wanted)}
   given = config.calibration.to_dict()
-  return calibrator.Wanted(**{k: v for k, v in given.items() if k in fields})
+  found = calibrator.Wanted(**{k: v for k, v in given.items() if k in fields})
+  found.check_source(config.calibration.source)
+  return found
 
 
-def points_of(
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One router, all chosen on `select` and nothing tested on `prove` yet.
+
+  directory: of the run.
+  seen: its record, with the problems of `prove`.
+  looks: at these problems, with the one that is to come.
+  found: gives the points.
+  """
+
+  directory: pathlib.Path
+  seen: seen_lib.Seen
+  looks: list[looks_lib.Look]
+  found: calibrator.Calibrator
+
+
+def prepare(
     config: ml_collections.ConfigDict,
     router: learned.LearnedRouter,
     source: Mapping[str, sources.Source],
-    shards_hash: str,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-  """All named points of one router, and the promises that are refused.
+    prove: manifest_lib.Manifest,
+    directory: pathlib.Path,
+) -> Run:
+  """Chooses on `select`, and sees to it that `prove` may be looked at.
 
   Args:
     config: of the run.
     router: the router, which must not have seen the problems of `prove`.
     source: `select` and `prove`.
-    shards_hash: of what `prove` was read from.
+    prove: of the shards that `prove` was read from.
+    directory: of the run.
 
   Raises:
-    ValueError: if the router has seen the problems, or a budget is outside
-      [small cost, 1].
+    ValueError: if the router has seen the problems, the source cannot do what
+      is wanted, or there may be no further look at `prove`.
   """
   for split in ('select', 'prove'):
     router.seen.check(split, source[split].problems)
-  found = calibrator.Calibrator(
-      families.members(router),
-      source['select'],
-      source['prove'],
-      wanted(config),
-      metric=router.card.ruler,
-      hashes={
-          'checkpoint_hash': router.checkpoint_hash,
-          'shards_hash': shards_hash,
-      },
+  problems = source['prove'].problems
+  look = looks_lib.look_at(
+      problems, prove.content_hash, _settings(config, router, prove)
   )
-  return found.points(), found.refused
+  return Run(
+      directory,
+      router.seen.with_problems('prove', problems),
+      looks_lib.added(
+          looks_lib.read(directory / looks_lib.FILE_NAME), look, problems
+      ),
+      calibrator.Calibrator(
+          families.members(router),
+          source['select'],
+          source['prove'],
+          wanted(config),
+          metric=router.card.ruler,
+          max_decisions=router.card.features.max_decisions,
+          hashes={
+              'checkpoint_hash': router.checkpoint_hash,
+              'shards_hash': prove.content_hash,
+          },
+      ),
+  )
+
+
+def _settings(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    prove: manifest_lib.Manifest,
+) -> dict[str, Any]:
+  """All that a test on `prove` follows from besides its problems."""
+  collected = dict(prove.settings)
+  collected.pop('problems_hash')  # Other problems are not another setting.
+  return {
+      **dataclasses.asdict(wanted(config)),
+      'source': config.calibration.source,
+      'least_effective': config.calibration.least_effective,
+      'ruler': router.card.ruler,
+      'checkpoint': router.checkpoint_hash,
+      'collected': manifest_lib.hash_json(collected),
+  }
 
 
 def open_sources(
@@ -107,40 +165,97 @@ def calibrate_all(
   """Calibrates every seed, or none; returns the files.
 
   Raises:
-    ValueError: if a seed is not trained, has seen what it would be tested on,
-      or a budget is outside [small cost, 1].
+    ValueError: if a setting is not allowed, a seed is not trained or has seen
+      what it would be tested on, or there may be no further look at `prove`.
   """
-  shards_hash = run_data.open_split(
-      config, workdir, 'prove'
-  ).manifest.content_hash
-  content: dict[pathlib.Path, str] = {}
-  opened = None
-  for seed in config.train_seeds:
+  wanted(config)  # Before any work.
+  routers = [train.load_router(workdir, seed) for seed in config.train_seeds]
+  prove = run_data.open_split(config, workdir, 'prove').manifest
+  runs, opened = [], None
+  for seed, router in zip(config.train_seeds, routers, strict=True):
     directory = train.run_directory(workdir, seed)
-    router = learned.load(directory)
     # Live answers are each router's own; what is recorded serves all.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router, directory)
-    points, refused = points_of(config, router, opened, shards_hash)
-    seen = router.seen.with_problems('prove', opened['prove'].problems)
-    content[directory / learned.SEEN_FILE] = json.dumps(seen.to_json())
-    content[directory / REFUSED_FILE] = json.dumps(refused, indent=2)
-    content[directory / learned.POINTS_FILE] = json.dumps(
-        points, indent=2, allow_nan=False
-    )
-    for point in points:
-      logging.info('%s: %s', directory.name, _line(point))
-    for entry in refused:
-      logging.warning(
-          '%s: %s is refused. %s',
-          directory.name,
-          entry['name'],
-          entry['reason'],
-      )
-  # All seeds are done, so that an error above has left every file as it was.
-  for path, text in content.items():
-    manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t + '\n'))
+    runs.append(prepare(config, router, opened, prove, directory))
+  # An error above has left every file as it was. Before the look, since from
+  # then on somebody may know what came of it.
+  for run in runs:
+    looks_lib.write(run.directory / looks_lib.FILE_NAME, run.looks)
+    saved_lib.replace_seen(run.directory, run.seen)
+  content: dict[pathlib.Path, Any] = {}
+  for run in runs:
+    points = run.found.points()
+    content[run.directory / REFUSED_FILE] = run.found.refused
+    content[run.directory / learned.POINTS_FILE] = points
+    _log(run.directory.name, points, run.found.refused)
+  for path, value in content.items():
+    _write_json(path, value)
+  for seed in config.train_seeds:
+    # Last: where it says what is there, the rest is there.
+    directory = train.run_directory(workdir, seed)
+    _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
   return [path for path in content if path.name == learned.POINTS_FILE]
+
+
+def is_current(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> bool:
+  """Whether every seed was calibrated from what is there now.
+
+  Raises:
+    ValueError: if a seed is not trained, or a split is not collected.
+  """
+  for seed in config.train_seeds:
+    path = train.run_directory(workdir, seed) / RECORD_FILE
+    if not path.exists():
+      return False
+    if json.loads(path.read_text()) != _record(config, workdir, seed):
+      return False
+  return True
+
+
+def _record(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, seed: int
+) -> dict[str, Any]:
+  """What the points of a seed are made from, and what they are; JSON-like."""
+  directory = train.run_directory(workdir, seed)
+  record = {
+      'checkpoint': saved_lib.read_card(directory)['hash'],
+      'shards': {
+          split: run_data.open_split(
+              config, workdir, split
+          ).manifest.content_hash
+          for split in ('select', 'prove')
+      },
+      # Of shards that are shared, so many are read.
+      'num_problems': {x: config.problems[x] for x in ('select', 'prove')},
+      'settings': config.calibration.to_dict(),
+      'written': {
+          name: manifest_lib.hash_file(directory / name)
+          for name in (learned.POINTS_FILE, REFUSED_FILE)
+      },
+  }
+  return json.loads(json.dumps(record))  # Lists for tuples.
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+  text = json.dumps(content, indent=2, allow_nan=False) + '\n'
+  manifest_lib.replace_file(path, lambda p: p.write_text(text))
+
+
+def _log(
+    name: str,
+    points: list[dict[str, Any]],
+    refused: list[dict[str, Any]],
+) -> None:
+  """Says what was promised, and what was refused."""
+  for point in points:
+    logging.info('%s: %s', name, _line(point))
+  for entry in refused:
+    logging.warning(
+        '%s: %s is refused. %s', name, entry['name'], entry['reason']
+    )
 
 
 def _line(point: Mapping[str, Any]) -> str:

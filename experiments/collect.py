@@ -189,6 +189,28 @@ def behaviour(
   return behaviour_lib.drawn(mixture, seed), router.card.accounting, settings
 
 
+def check_behaviour(
+    config: ml_collections.ConfigDict,
+    split: str,
+    problems: Sequence[types.Problem],
+) -> None:
+  """Refuses a trained router on problems that it saw in another split.
+
+  Trajectories of train are there to learn from, whoever wrote them: what their
+  writer has seen counts as seen by the router that learns from them.
+
+  Raises:
+    ValueError: if the router has seen a problem of select, prove or test in
+      another split, or does not say what it has seen.
+  """
+  if config.behaviour.kind != 'mixture':
+    return
+  seen = learned.load(config.behaviour.router).seen
+  seen.require_known(f'behaviour.router {config.behaviour.router}')
+  if split != 'train':
+    seen.check(split, problems)
+
+
 def collect_split(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
@@ -213,6 +235,8 @@ def collect_split(
   kind = kind or config.data.kind
   directory = run_data.directory(config, workdir, split, kind)
   problems = builders.problems(config, split)
+  if kind == 'rollouts':
+    check_behaviour(config, split, problems)
   job = _JOBS[kind](config, workdir, split)
   if run_data.is_shared(config, kind):
     _check_shared(directory, job, problems)

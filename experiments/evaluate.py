@@ -28,9 +28,11 @@ from routing.evaluation import results as results_lib
 from routing.outcomes import live
 from routing.outcomes import records
 from routing.outcomes import sources
+from routing.problems import splits
 from routing.routers import families
 from routing.routers import learned
 from routing.routers import learners as learners_lib
+from routing.routers import saved as saved_lib
 from routing.routers import tuning
 from routing.shards import manifest as manifest_lib
 from routing.training import estimators
@@ -42,10 +44,7 @@ def load_routers(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[learned.LearnedRouter]:
   """The trained router of every seed."""
-  return [
-      learned.load(train.run_directory(workdir, seed))
-      for seed in config.train_seeds
-  ]
+  return [train.load_router(workdir, seed) for seed in config.train_seeds]
 
 
 def open_pair(
@@ -148,7 +147,6 @@ def figures(
   }
   return {
       'schema': results_lib.SCHEMA,
-      'config': json.loads(config.to_json_best_effort()),
       'ruler': card.ruler,
       'source': pair.test.kind,
       'num_problems': {
@@ -157,8 +155,7 @@ def figures(
       },
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
-      'checkpoints': [router.checkpoint_hash for router in routers],
-      'shards': {k: x.manifest.content_hash for k, x in counted.items()},
+      **inputs(config, workdir),
       'tuning': tried,
       'rulers': evaluator.figures(
           [families.members(router) for router in routers],
@@ -178,7 +175,51 @@ def figures(
 def _refused(config, workdir) -> list[dict[str, Any]]:
   """The promises that calibration refused the first seed, and why."""
   run = train.run_directory(workdir, config.train_seeds[0])
-  return json.loads((run / calibrate.REFUSED_FILE).read_text())
+  path = run / calibrate.REFUSED_FILE
+  return json.loads(path.read_text()) if path.exists() else []
+
+
+def inputs(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> dict[str, Any]:
+  """What the results follow from, as `results.json` records it.
+
+  Raises:
+    ValueError: if a seed is not trained, or a split is not collected.
+  """
+  runs = [train.run_directory(workdir, seed) for seed in config.train_seeds]
+  return {
+      'config': json.loads(config.to_json_best_effort()),
+      'checkpoints': [saved_lib.read_card(run)['hash'] for run in runs],
+      'shards': {
+          split: run_data.open_split(
+              config, workdir, split
+          ).manifest.content_hash
+          for split in splits.SPLITS
+      },
+      'points_sha256': [
+          manifest_lib.hash_file(run / learned.POINTS_FILE)
+          if (run / learned.POINTS_FILE).exists()
+          else None
+          for run in runs
+      ],
+  }
+
+
+def is_current(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> bool:
+  """Whether `results.json` is of what is there now.
+
+  Raises:
+    ValueError: if a seed is not trained, or a split is not collected.
+  """
+  path = pathlib.Path(workdir) / RESULTS_FILE
+  if not path.exists():
+    return False
+  results = json.loads(path.read_text())
+  wanted = inputs(config, workdir)
+  return {name: results.get(name) for name in wanted} == wanted
 
 
 def _count_broken(config, router, pair) -> dict[str, Any] | None:

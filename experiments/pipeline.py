@@ -2,7 +2,8 @@
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Others: --config=configs/arithmetic_redraft.py or arithmetic_switch.py; any protocol, estimator and pair
-Resume: the same command; a finished stage is skipped, an unfinished one goes on.
+Resume: the same command; a finished stage is skipped, an unfinished one goes on, and one that was made from other inputs than there are now is run again.
+Grow:   the same command with more problems in --config.problems.prove, where calibration.procedure is growing
 Writes: what the stages write, and prints where each file is.
 """  # noqa: E501  Commands stay on one line.
 
@@ -32,17 +33,32 @@ class Stage:
   """One stage: what it runs, and the files by which it is known to be done.
 
   resumes: `run` itself keeps what is finished and checks it, so it is always
-    called; otherwise it is called only while a file is missing.
+    called; otherwise it is called only while the stage is not done.
+  is_current: whether the files, which are all there, are of what is there now.
+    A ValueError means that they are not.
   """
 
   name: str
   run: Callable[[], object]
   files: tuple[pathlib.Path, ...]
   resumes: bool = False
+  is_current: Callable[[], bool] = lambda: True
+
+  def is_begun(self) -> bool:
+    """A file is there."""
+    return any(path.exists() for path in self.files)
 
   def is_done(self) -> bool:
-    """All files are there; stages write them whole or not at all."""
-    return all(path.exists() for path in self.files)
+    """All files are there, and are of what is there now.
+
+    Stages write files whole or not at all.
+    """
+    if not all(path.exists() for path in self.files):
+      return False
+    try:
+      return self.is_current()
+    except (ValueError, FileNotFoundError):  # Gone, or not finished.
+      return False
 
 
 def stages(
@@ -62,6 +78,9 @@ def stages(
                   / 'manifest.json',
               ),
               resumes=True,
+              is_current=functools.partial(
+                  _is_collected, config, workdir, split, kind
+              ),
           )
           for kind, split in run_data.needed(config)
       ),
@@ -75,18 +94,32 @@ def stages(
           'calibrate',
           lambda: calibrate.calibrate_all(config, workdir),
           tuple(run / learned.POINTS_FILE for run in runs),
+          is_current=lambda: calibrate.is_current(config, workdir),
       ),
       Stage(
           'evaluate',
           lambda: evaluate.evaluate(config, workdir),
           (workdir / evaluate.RESULTS_FILE,),
+          is_current=lambda: evaluate.is_current(config, workdir),
       ),
       Stage(
           'report',
           lambda: report.write(workdir),
           tuple(workdir / name for name in report.FILES),
+          is_current=lambda: report.is_current(workdir),
       ),
   ]
+
+
+def _is_collected(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    split: str,
+    kind: str,
+) -> bool:
+  """Whether a split is on disk to its end; raises ValueError if unfinished."""
+  manifest = run_data.open_split(config, workdir, split, kind).manifest
+  return manifest.num_problems >= config.problems[split]
 
 
 def run(
@@ -100,15 +133,20 @@ def run(
     ValueError: if the directory is of another configuration, or a stage
       refuses its input. Nothing is overwritten then.
   """
+  calibrate.wanted(config)  # What calibration refuses, before any work.
   directory = workdirs.claim(workdir, config)
   files = []
   for stage in stages(config, directory):
     start = time.monotonic()
-    was_done = stage.is_done()
+    was_begun, was_done = stage.is_begun(), stage.is_done()
     if stage.resumes or not was_done:
       stage.run()
-    took = 'done before' if was_done else f'{time.monotonic() - start:.0f} s'
-    say(f'{stage.name:24} {took:>12}  {_shown(stage.files)}')
+    took = f'{time.monotonic() - start:.0f} s'
+    if was_done:
+      took = 'done before'
+    elif was_begun:
+      took = f'{"resumed" if stage.resumes else "again"}, {took}'
+    say(f'{stage.name:24} {took:>14}  {_shown(stage.files)}')
     files += stage.files
   return files
 

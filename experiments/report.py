@@ -1,7 +1,7 @@
 """Draws tables and plots from `results.json`.
 
 Run:    python -m experiments.report --workdir=runs/arithmetic
-Writes: table.md, frontier.png, rulers.png
+Writes: table.md, frontier.png, rulers.png; report.json: of which results
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,11 @@ from experiments import launch
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.shards import manifest as manifest_lib
 
 RESULTS_FILE = 'results.json'
 FILES = ('table.md', 'frontier.png', 'rulers.png')
+RECORD_FILE = 'report.json'
 
 
 def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
@@ -38,7 +40,22 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
   paths[0].write_text(tables.markdown(results))
   plots.frontier(results, paths[1])
   plots.rulers(results, paths[2])
+  text = json.dumps(_record(directory)) + '\n'
+  manifest_lib.replace_file(
+      directory / RECORD_FILE, lambda path: path.write_text(text)
+  )
   return paths
+
+
+def is_current(workdir: pathlib.Path | str) -> bool:
+  """Whether the report is of the `results.json` that is there now."""
+  directory = pathlib.Path(workdir)
+  path = directory / RECORD_FILE
+  return path.exists() and json.loads(path.read_text()) == _record(directory)
+
+
+def _record(directory: pathlib.Path) -> dict[str, str]:
+  return {'results_sha256': manifest_lib.hash_file(directory / RESULTS_FILE)}
 
 
 def show(workdir: pathlib.Path | str) -> None:

@@ -44,6 +44,20 @@ def is_finished(workdir: pathlib.Path | str, seed: int) -> bool:
   return (run_directory(workdir, seed) / learned.CARD_FILE).exists()
 
 
+def load_router(
+    workdir: pathlib.Path | str, seed: int
+) -> learned.LearnedRouter:
+  """The router of a seed, as the stages after training take it.
+
+  Raises:
+    ValueError: if there is none, or it does not say what it has seen.
+  """
+  directory = run_directory(workdir, seed)
+  router = learned.load(directory)
+  router.seen.require_known(str(directory))
+  return router
+
+
 def make_card(
     config: ml_collections.ConfigDict, view: training_data.View
 ) -> card_lib.Card:

@@ -23,6 +23,7 @@ from routing.outcomes import records as records_lib
 from routing.outcomes import table as table_lib
 from routing.problems import seen as seen_lib
 from routing.rollout import trees
+from routing.routers import learned
 from routing.training import estimators
 from routing.training import sources
 
@@ -185,13 +186,43 @@ def _rollouts(config, workdir) -> TrainingSet:
   make = _streamed if _num_held(config) else _resident
   view, train = make(config, split['train'], protocol)
   select = list(split['select'].records())
+  seen = _seen(split['train'].records(), select)
+  for x in split.values():
+    seen = _inherit(config, x, seen, [y.problem for y in select])
   return TrainingSet(
       view=view,
       train=train,
       select=view.trajectories(select),
-      seen=_seen(split['train'].records(), select),
+      seen=seen,
       shards={name: x.manifest.content_hash for name, x in split.items()},
   )
+
+
+def _inherit(
+    config: ml_collections.ConfigDict,
+    split: run_data.Split,
+    seen: seen_lib.Seen,
+    select: Sequence[types.Problem],
+) -> seen_lib.Seen:
+  """The record with what the router that wrote the trajectories has seen.
+
+  Raises:
+    ValueError: if this is not the configuration's router, does not say what it
+      has seen, or has seen problems of `select` in another split.
+  """
+  behaviour = split.manifest.settings.get('behaviour', {})
+  if behaviour.get('kind') != 'mixture':
+    return seen
+  router = learned.load(config.behaviour.router)
+  if router.checkpoint_hash != behaviour['router']:
+    raise ValueError(
+        f'{split.directory} was written by router {behaviour["router"][:12]}, '
+        f'but behaviour.router {config.behaviour.router} is '
+        f'{router.checkpoint_hash[:12]}; name the one that wrote it.'
+    )
+  router.seen.require_known(f'behaviour.router {config.behaviour.router}')
+  router.seen.check('select', select)
+  return seen.with_inherited(router.seen)
 
 
 def _check_protocol(

@@ -23,24 +23,38 @@ def claim(
 
   Raises:
     ValueError: if the directory belongs to another configuration; names the
-      first field that differs. Nothing is overwritten.
+      first field that differs. Nothing is overwritten. More problems of `prove`
+      are no other configuration where the promises may be tested again on a
+      sample that grew; they are noted.
   """
   directory = pathlib.Path(workdir).absolute()
   path = directory / name
   wanted = json.loads(config.to_json_best_effort())
   if path.exists():
     found = json.loads(path.read_text())
-    if found != wanted:
+    if found == wanted:
+      return directory
+    if not _only_grows(found, wanted):
       raise ValueError(
           f'{directory} belongs to another configuration: '
           f'{_difference(found, wanted)}. Use another --workdir.'
       )
-    return directory
   directory.mkdir(parents=True, exist_ok=True)
   partial = directory / f'.{name}.partial'
   partial.write_text(json.dumps(wanted, indent=2) + '\n')
   partial.replace(path)
   return directory
+
+
+def _only_grows(found: dict, wanted: dict) -> bool:
+  """Whether `prove` has more problems, nothing else differs, and it may."""
+  if wanted.get('calibration', {}).get('procedure') != 'growing':
+    return False
+  sizes = dict(found['problems'], prove=wanted['problems']['prove'])
+  return (
+      found | {'problems': sizes} == wanted
+      and found['problems']['prove'] < wanted['problems']['prove']
+  )
 
 
 def _difference(found: dict, wanted: dict, prefix: str = '') -> str:

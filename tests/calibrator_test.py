@@ -34,6 +34,7 @@ def _calibrator(select=None, prove=None, found=(_BLIND, _KEEN), **wanted):
       prove or _source(2),
       calibrator.Wanted(**wanted),
       metric='price',
+      max_decisions=8,
       hashes=_HASHES,
   )
 
@@ -92,9 +93,17 @@ class ChosenAndProvenTest(parameterized.TestCase):
     best = frontier.accuracy[frontier.cost <= 0.5].max()
     self.assertAlmostEqual(float(earned.correct.mean()), best)
 
-  def test_a_budget_outside_says_what_is_allowed(self):
-    with self.assertRaisesRegex(ValueError, r'Budget 1.2 is outside \[0.\d'):
-      _calibrator(budgets=(1.2,)).points()
+  def test_a_budget_below_the_small_model_is_refused_by_name(self):
+    found = _calibrator(
+        budgets=(0.01, 0.5), confident_budgets=(0.01,), both=((0.2, 0.01),)
+    )
+    self.assertEqual([x['name'] for x in found.points()], ['cost<=0.5'])
+    self.assertEqual(
+        [x['name'] for x in found.refused],
+        ['cost<=0.01', 'cost<=0.01@0.9', 'loss<=0.2@0.9&cost<=0.01@0.9'],
+    )
+    for refused in found.refused:
+      self.assertRegex(refused['reason'], r'^Budget 0.01 is outside \[0.\d')
 
   def test_the_test_follows_how_outcomes_were_graded(self):
     several = dataclasses.replace(_source(2), is_graded_once=False)

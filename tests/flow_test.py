@@ -127,8 +127,12 @@ class FlowTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "has seen it as 'train'"):
       router.seen.check('prove', train_problems)
     with self.assertRaisesRegex(ValueError, "has seen it as 'select'"):
-      calibrate.points_of(
-          config, router, {'select': source, 'prove': source}, 'hash'
+      calibrate.prepare(
+          config,
+          router,
+          {'select': source, 'prove': source},
+          run_data.open_split(config, workdir, 'prove').manifest,
+          directory,
       )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -19,6 +20,8 @@ from routing.policy import networks
 from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 from routing.routers import learned
+from routing.routers import saved
+from routing.shards import manifest as manifest_lib
 from tests import scripted_pair
 
 _NETWORK = dict(kind='mlp', hidden=(5,), dropout=0.1)
@@ -172,11 +175,56 @@ class FilesTest(parameterized.TestCase):
     _router().save(directory)
     self.assertEqual(learned.load(directory).seen, seen_lib.UNKNOWN)
 
-  def test_router_without_a_record_loads(self):
+  def test_another_record_or_none_is_refused(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    _router(seen=seen_lib.NOTHING).save(directory)
+    path = directory / learned.SEEN_FILE
+    problem = types.Problem(id='a', question='What is 1?', answer='1')
+    other = seen_lib.NOTHING.with_problems('train', [problem])
+    for change in (lambda: seen_lib.write(path, other), path.unlink):
+      change()
+      with self.assertRaisesRegex(ValueError, 'seen.json is missing or is not'):
+        learned.load(directory)
+
+  def test_an_old_router_without_a_record_loads_as_unknown(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router(seen=seen_lib.NOTHING).save(directory)
     (directory / learned.SEEN_FILE).unlink()
+    path = directory / learned.CARD_FILE
+    card = json.loads(path.read_text())
+    del card['seen_hashes']
+    path.write_text(json.dumps(card))
     self.assertFalse(learned.load(directory).seen.is_known)
+
+  def test_a_record_that_is_replaced_loads_wherever_that_is_cut_off(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    _router(seen=seen_lib.NOTHING).save(directory)
+    problem = types.Problem(id='a', question='What is 1?', answer='1')
+    new = seen_lib.NOTHING.with_problems('prove', [problem])
+    write, calls = manifest_lib.replace_file, []
+
+    def cut_off(path, content):
+      calls.append(path)
+      if len(calls) == 2:
+        raise OSError('disk full')
+      write(path, content)
+
+    with mock.patch.object(seen_lib, 'write', side_effect=OSError('full')):
+      with self.assertRaises(OSError):
+        saved.replace_seen(directory, new)
+    self.assertEqual(learned.load(directory).seen, seen_lib.NOTHING)
+    with mock.patch.object(manifest_lib, 'replace_file', cut_off):
+      with self.assertRaises(OSError):
+        saved.replace_seen(directory, new)
+    self.assertEqual(learned.load(directory).seen, new)
+    saved.replace_seen(directory, new)
+    card = saved.read_card(directory)
+    self.assertEqual(card['seen_hashes'], [new.hash])
+    self.assertEqual(learned.load(directory).seen, new)
+
+  def test_the_shipped_router_is_bound_to_its_record(self):
+    card = saved.read_card(learned.SHIPPED)
+    self.assertEqual(card['seen_hashes'], [routing.load().seen.hash])
 
   def test_altered_weights_are_refused(self):
     directory = pathlib.Path(self.create_tempdir().full_path)

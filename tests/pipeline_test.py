@@ -1,5 +1,6 @@
 """Tests of the pipeline: what is finished is skipped, what is wrong refused."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from absl.testing import absltest
 from configs import arithmetic
 from experiments import pipeline
 from experiments import workdirs
+from routing.shards import manifest as manifest_lib
 
 
 def _run_command(*arguments):
@@ -54,6 +56,47 @@ class PipelineTest(absltest.TestCase):
     self.assertIn('done before', said[-1])
     for line, path in zip(said, files, strict=False):
       self.assertIn(path.name, line)
+
+  def test_what_is_of_other_inputs_runs_again(self):
+    calls, said, is_current = [], [], [True]
+    stages = self._stages(calls)
+    stages[1] = dataclasses.replace(stages[1], is_current=lambda: is_current[0])
+    with mock.patch.object(pipeline, 'stages', lambda *_: stages):
+      pipeline.run(self.config, self.workdir, said.append)
+      pipeline.run(self.config, self.workdir, said.append)
+      self.assertEqual(calls.count('report'), 1)
+      is_current[0] = False
+      pipeline.run(self.config, self.workdir, said.append)
+    self.assertEqual(calls.count('report'), 2)
+    self.assertIn('again, 0 s', said[-1])
+
+  def test_an_interrupted_collection_is_not_done(self):
+    (stage,) = (
+        x
+        for x in pipeline.stages(self.config, self.workdir)
+        if x.name == 'collect ladders test'
+    )
+    manifest = manifest_lib.Manifest({}, 48, 16)
+    stage.files[0].parent.mkdir(parents=True)
+    manifest_lib.save(stage.files[0].parent, manifest)
+    self.assertFalse(stage.is_done())
+    said, run = [], lambda: self._complete(stage.files[0].parent, manifest)
+    stage = dataclasses.replace(stage, run=run)
+    with mock.patch.object(pipeline, 'stages', lambda *_: [stage]):
+      pipeline.run(self.config, self.workdir, said.append)
+      pipeline.run(self.config, self.workdir, said.append)
+    self.assertIn('resumed, 0 s', said[0])
+    self.assertIn('done before', said[1])
+    # Of fewer problems than are wanted.
+    self.config.problems.test = 49
+    self.assertFalse(stage.is_done())
+
+  def _complete(self, directory, manifest):
+    """Lists shards of all problems."""
+    for first in (0, 16, 32):
+      entry = manifest_lib.ShardEntry(f'{first}.parquet', first, 16, '')
+      manifest = manifest.with_shard(entry)
+    manifest_lib.save(directory, manifest)
 
   def test_the_stages_are_in_order_and_name_their_files(self):
     stages = pipeline.stages(self.config, self.workdir)

@@ -48,14 +48,29 @@ class CheckTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "'a copy' .*seen it as 'train'"):
       _record().check('test', [copy])
 
-  def test_an_unknown_record_refuses_only_what_was_added(self):
+  def test_an_unknown_record_refuses_every_problem(self):
     self.assertFalse(seen_lib.UNKNOWN.is_known)
     for name in splits.SPLITS:
-      seen_lib.UNKNOWN.check(name, [_problem('train')])
-    record = seen_lib.UNKNOWN.with_problems('prove', [_problem('x')])
-    self.assertFalse(record.is_known)
-    with self.assertRaisesRegex(ValueError, "as 'prove'"):
-      record.check('test', [_problem('x')])
+      with self.assertRaisesRegex(ValueError, 'The router does not say'):
+        seen_lib.UNKNOWN.check(name, [_problem('train')])
+    with self.assertRaisesRegex(ValueError, 'runs/seed0 does not say'):
+      seen_lib.UNKNOWN.require_known('runs/seed0')
+    seen_lib.NOTHING.require_known('runs/seed0')
+
+  def test_what_the_writer_has_seen_is_inherited_and_own_splits_stay(self):
+    own = seen_lib.NOTHING.with_problems('train', [_problem('select')])
+    found = own.with_inherited(_record())
+    digest = lambda name: splits.question_hash(_problem(name).question)
+    self.assertEqual(found.train, {digest('train'), digest('select')})
+    self.assertEmpty(found.select)
+    self.assertEqual(found.prove, {digest('prove')})
+    self.assertTrue(found.is_known)
+    self.assertFalse(own.with_inherited(seen_lib.UNKNOWN).is_known)
+
+  def test_the_hash_follows_from_the_content(self):
+    self.assertEqual(_record().hash, _record().hash)
+    self.assertLen({_record().hash, seen_lib.NOTHING.hash}, 2)
+    self.assertNotEqual(seen_lib.UNKNOWN.hash, seen_lib.NOTHING.hash)
 
   def test_adding_leaves_the_earlier_record_as_it_was(self):
     before = _record()

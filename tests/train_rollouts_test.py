@@ -34,7 +34,7 @@ _SPECS = scripted_pair.SPECS[:2]
 _SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
 
 
-def collect(workdir, protocol='redraft'):
+def collect(workdir, protocol='redraft', **others):
   """Rollouts of both splits, by the scripted pair at random rates."""
   problems = scripted_pair.make_problems(sum(_COUNTS.values()))
   plan = behaviour_rollouts.Plan(
@@ -42,7 +42,7 @@ def collect(workdir, protocol='redraft'):
   )
   for split, count in _COUNTS.items():
     chosen, problems = problems[:count], problems[count:]
-    settings = _SETTINGS | {'plan': dataclasses.asdict(plan)}
+    settings = _SETTINGS | {'plan': dataclasses.asdict(plan), **others}
     directory = pathlib.Path(workdir) / 'rollouts' / split
     asyncio.run(
         unattended.collect_missing(
@@ -86,6 +86,22 @@ class RolloutsTest(parameterized.TestCase):
     super().setUp()
     self.workdir = pathlib.Path(self.create_tempdir().full_path)
     shutil.copytree(self.shards, self.workdir, dirs_exist_ok=True)
+
+  def test_what_the_writer_of_trajectories_has_seen_counts_as_seen(self):
+    writer = routing.load('shipped')
+    behaviour_of = lambda x: {'kind': 'mixture', 'router': x}
+    workdir = self.create_tempdir().full_path
+    collect(workdir, behaviour=behaviour_of(writer.checkpoint_hash))
+    seen = training_data.load(make_config(), workdir).seen
+    self.assertTrue(seen.is_known)
+    self.assertEqual(len(seen.train), 24 + len(writer.seen.train))
+    self.assertEqual(len(seen.select), 16 + len(writer.seen.select))
+    self.assertEqual(seen.prove, writer.seen.prove)
+    # Not of the router of the configuration: then nobody knows.
+    workdir = self.create_tempdir().full_path
+    collect(workdir, behaviour=behaviour_of('0' * 64))
+    with self.assertRaisesRegex(ValueError, 'written by router 0000'):
+      training_data.load(make_config(), workdir)
 
   @parameterized.parameters('lagrangian', 'trust_region')
   def test_leaves_a_router(self, update):

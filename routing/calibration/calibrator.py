@@ -9,7 +9,6 @@ promise nothing.
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -20,63 +19,14 @@ from routing.calibration import named_points
 from routing.calibration import off_policy_risks
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.calibration import wanted as wanted_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import sources
 from routing.routers import promises as promises_lib
 
-COST_CAP = 2.0  # A promise of cost counts dearer problems as this.
+Wanted = wanted_lib.Wanted
 Risks = Sequence[risks_lib.Risk]
 Json = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-  """Which points are wanted.
-
-  budgets: mean costs; of each the most accurate threshold on `select` within
-    it, without a promise.
-  alphas: relative losses to promise.
-  confident_budgets: mean costs to promise.
-  both: pairs of a loss and a cost to promise, each with its own probability.
-  delta: chance that a promise is broken.
-  is_joint: the two of a pair are promised together with probability 1 - delta.
-  among: how many proven points or seeds are chosen among afterwards; each is
-    then tested at delta / among.
-  group_by: promises each loss to every group of problems, too: 'subject', or a
-    key of `Problem.meta`; empty = no groups.
-  joint_starts: promises each loss by a threshold for each group of decisions,
-    too, beginning at these; empty = not.
-  grid: thresholds that are tested besides both ends.
-  procedure: of `risks.PROCEDURES`.
-  """
-
-  budgets: Sequence[float] = ()
-  alphas: Sequence[float] = ()
-  confident_budgets: Sequence[float] = ()
-  both: Sequence[tuple[float, float]] = ()
-  delta: float = 0.1
-  is_joint: bool = False
-  among: int = 1
-  group_by: str = ''
-  joint_starts: Sequence[int] = ()
-  grid: int = 200
-  procedure: str = 'fixed_sequence'
-
-  def risks(self, loss_test: str) -> list[tuple[risks_lib.Risk, ...]]:
-    """What is promised together, for each named promise."""
-    loss = lambda x: risks_lib.Risk('loss', x, self.delta, p_value=loss_test)
-    cost = lambda x: risks_lib.Risk('cost', x, self.delta, COST_CAP, 'betting')
-    each = (
-        [(loss(alpha),) for alpha in self.alphas]
-        + [(cost(budget),) for budget in self.confident_budgets]
-        + [(loss(alpha), cost(budget)) for alpha, budget in self.both]
-    )
-    if self.is_joint:
-      each = [risks_lib.shared(risks, self.delta) for risks in each]
-    return [
-        tuple(risks_lib.corrected(risk, self.among) for risk in risks)
-        for risks in each
-    ]
 
 
 def loss_test(prove: sources.Source) -> str:
@@ -99,8 +49,14 @@ class Calibrator:
     prove: problems to test on.
     wanted: which points.
     metric: cost metric of budgets and promises.
+    max_decisions: of the protocol; so many thresholds has a point with one for
+      each decision.
     hashes: of the checkpoint and of what it is calibrated on; kept with each
       point.
+
+  Raises:
+    ValueError: if the source of `prove` cannot do what is wanted, or a problem
+      does not say its group. `prove` is not looked at before `points`.
   """
 
   def __init__(
@@ -111,45 +67,56 @@ class Calibrator:
       wanted: Wanted,
       *,
       metric: str,
+      max_decisions: int,
       hashes: dict[str, str],
   ):
+    wanted.check_source(prove.kind)
     self._families, self._wanted = families, wanted
     self._select, self._prove = select, prove
     self._metric, self._hashes = metric, hashes
+    self._max_decisions = max_decisions
+    self._labels: dict[str, np.ndarray] = {}
+    if wanted.group_by:
+      self._labels = {
+          name: groups_lib.labels_of(source.problems, wanted.group_by)
+          for name, source in (('select', select), ('prove', prove))
+      }
     self.refused: list[Json] = []
     self._frontiers = [
         select.frontier(family, metric, wanted.grid) for family in families
     ]
 
   def points(self) -> list[Json]:
-    """All points, as entries of `operating_points.json`.
-
-    Raises:
-      ValueError: if a budget is outside [small cost, 1].
-    """
+    """All points, as entries of `operating_points.json`."""
     wanted, self.refused = self._wanted, []
-    points = [self._budget(budget) for budget in wanted.budgets]
+    points = []
+    for budget in wanted.budgets:
+      points += self._granted(
+          self._pick(budget).name, lambda x=budget: [self._budget(x)]
+      )
     promises = wanted.risks(loss_test(self._prove))
     losses = promises[: len(wanted.alphas)]
+    starts = f'/steps{",".join(map(str, wanted.joint_starts))}'
     for risks in promises:
-      points += self._granted(risks, '', lambda x: [self._promised(x)])
-    if wanted.group_by:
-      for risks in losses:
-        points += self._granted(risks, '', self._of_groups)
-    if wanted.joint_starts:
-      starts = f'/steps{",".join(map(str, wanted.joint_starts))}'
-      for risks in losses:
-        points += self._granted(risks, starts, lambda x: [self._by_step(x)])
+      points += self._granted(
+          promises_lib.name_of(risks), lambda x=risks: [self._promised(x)]
+      )
+    for risks in losses if wanted.group_by else ():
+      points += self._granted(
+          promises_lib.name_of(risks), lambda x=risks: self._of_groups(x)
+      )
+    for risks in losses if wanted.joint_starts else ():
+      points += self._granted(
+          promises_lib.name_of(risks) + starts,
+          lambda x=risks: [self._by_step(x)],
+      )
     return points
 
-  def _granted(
-      self, risks: Risks, suffix: str, make: Callable[[Risks], list[Json]]
-  ) -> list[Json]:
+  def _granted(self, name: str, make: Callable[[], list[Json]]) -> list[Json]:
     """The points that are made, or none, and a note of the refusal."""
     try:
-      return make(risks)
+      return make()
     except risks_lib.Refusal as refusal:
-      name = promises_lib.name_of(risks) + suffix
       self._refuse(name, refusal)
       return []
 
@@ -170,15 +137,22 @@ class Calibrator:
     )
 
   def _check_budget(self, budget: float) -> None:
+    """Raises Refusal if no member costs so little on `select`."""
     cheapest = min(x.cost.min() for x in self._frontiers)
-    thresholds_lib.check_budget(budget, cheapest)
+    try:
+      thresholds_lib.check_budget(budget, cheapest)
+    except ValueError as error:
+      raise risks_lib.Refusal(str(error), None, note='') from error
+
+  def _pick(self, budget: float) -> thresholds_lib.Promise:
+    """What a budget says, which is no promise."""
+    num = len(self._select.problems)
+    return thresholds_lib.Promise('cost', budget, None, num)
 
   def _budget(self, budget: float) -> dict[str, Any]:
     """The most accurate member and threshold within budget on `select`."""
     self._check_budget(budget)
-    promise = thresholds_lib.Promise(
-        'cost', budget, None, len(self._select.problems)
-    )
+    promise = self._pick(budget)
     best = None
     for member, frontier in enumerate(self._frontiers):
       allowed = np.flatnonzero(frontier.cost <= budget)
@@ -225,19 +199,28 @@ class Calibrator:
 
   def _of_groups(self, risks: Risks) -> list[dict[str, Any]]:
     """A promise to each group that can have one."""
-    self._require_values('group_by')
     member, grid = self._choose(risks)
-    labels = {
-        name: groups_lib.labels_of(source.problems, self._wanted.group_by)
-        for name, source in (('select', self._select), ('prove', self._prove))
-    }
+    # Of select alone: what shares delta must not change with what comes.
+    names = np.unique(self._labels['select'])
+    labels = self._labels['prove']
+    rows = np.isin(labels, names)
+    for label in np.unique(labels[~rows]):
+      self._refuse(
+          f'{risks[0].name}[{label}]',
+          risks_lib.Refusal(
+              f'No problem of select is in the group {str(label)!r}, so it has '
+              f'no share of delta; groups: {", ".join(names)}.',
+              None,
+              note='',
+          ),
+      )
     earned = self._prove.earn(self._families[member], grid, self._metric)
     found = groups_lib.from_values(
-        earned.values(),
+        earned.on(rows).values(),
         grid,
         risks,
-        labels=labels['prove'],
-        names=np.unique(np.concatenate(list(labels.values()))),
+        labels=labels[rows],
+        names=names,
         procedure=self._wanted.procedure,
     )
     points = []
@@ -256,16 +239,22 @@ class Calibrator:
     The candidates that no other beats in both loss and cost on `select` are
     tested on `prove`, from the least loss down; see `calibration.joint`.
     """
-    self._require_values('joint_starts')
     starts = self._wanted.joint_starts
     member, _ = self._choose(risks)
     family = self._families[member]
     table = self._select.table
     scores, _ = family.score(table.decisions)
     depth = table.decisions.depth
-    known = self._select, self._prove
-    num_steps = max(x.table.decisions.max_depth for x in known)
-    candidates = joint_lib.depth_grid(scores, depth, starts, num_steps)
+    if depth.max() < starts[-1]:
+      raise risks_lib.Refusal(
+          f'No problem of select has a decision {starts[-1]}; the last one is '
+          f'{depth.max()}.',
+          None,
+          note='',
+      )
+    candidates = joint_lib.depth_grid(
+        scores, depth, starts, self._max_decisions
+    )
     found = self._select.earn(family, candidates, self._metric)
     path = joint_lib.pareto_path(found.loss.mean(axis=1), found.mean_cost)
     rising = np.arange(len(path))
@@ -279,14 +268,6 @@ class Calibrator:
     )
     name = f'{point.name}/steps{",".join(map(str, starts))}'
     return self._json(name, member, point)
-
-  def _require_values(self, field: str) -> None:
-    """Raises ValueError unless every way is known, as `field` needs."""
-    if not isinstance(self._prove, sources.Known):
-      raise ValueError(
-          f'calibration.{field} needs to know every way through a problem; '
-          f'the outcomes here are {self._prove.kind}. It must be empty.'
-      )
 
 
 def best_member(

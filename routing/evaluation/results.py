@@ -5,6 +5,8 @@ results = {
   'ruler': the cost metric of the constraint,
   'source': 'known', 'recorded' or 'live', whence the outcomes,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
+  'config', 'checkpoints', 'shards', 'points_sha256': what it follows from, the
+    configuration and hashes of routers, splits and operating points,
   'rulers': {metric: see `of_ruler`},
   'tuning': {learner: the setting kept, its area on select, decisions used},
   'operating_points': [what each named point of the first seed earns on test],

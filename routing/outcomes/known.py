@@ -152,7 +152,15 @@ def at_depth_thresholds(
   Args:
     table, scores, metric, routes: see `at_thresholds`.
     thresholds: `[K, T]` float, T at least the table's greatest depth.
+
+  Raises:
+    ValueError: if a problem has more than T decisions.
   """
+  if thresholds.shape[1] < table.decisions.max_depth:
+    raise ValueError(
+        f'There are thresholds for {thresholds.shape[1]} decisions; a problem '
+        f'has {table.decisions.max_depth}. Calibrate anew.'
+    )
   scores, routes = _checked(table, scores, routes)
   place = np.tile(table.roots, (len(thresholds), 1))
   for _ in range(table.decisions.max_depth):

@@ -8,6 +8,7 @@ role, whichever shards or runs they come from.
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -33,8 +34,8 @@ class Seen:
     chosen.
   prove: questions on which a promise was tested.
   test: questions of an evaluation; kept only if the evaluation saves it.
-  is_known: the record is complete. False for a router without a record, of
-    which only what was added since is known.
+  is_known: the record is complete. False for a router without a record, which
+    may have seen any problem.
   """
 
   train: frozenset[str] = frozenset()
@@ -45,6 +46,39 @@ class Seen:
 
   def __post_init__(self):
     splits.check_disjoint(**self._by_split())
+
+  @property
+  def hash(self) -> str:
+    """SHA-256 of the record, whatever the layout of its file."""
+    text = json.dumps(self.to_json(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+  def require_known(self, owner: str = 'The router') -> None:
+    """Raises ValueError if the record is unknown.
+
+    Args:
+      owner: whose record it is, for the message, e.g. the run directory.
+    """
+    if not self.is_known:
+      raise ValueError(
+          f'{owner} does not say which problems it has seen, so it may have '
+          'been trained on these; allowed: a router with its seen.json. Train '
+          'it again.'
+      )
+
+  def with_inherited(self, other: Self) -> Self:
+    """Returns the record with what another router had seen before.
+
+    For a policy that learns from trajectories of the other one. A question that
+    this record has keeps its split.
+    """
+    own = frozenset().union(*self._by_split().values())
+    added = {k: v - own for k, v in other._by_split().items()}
+    return dataclasses.replace(
+        self,
+        **{k: v | added[k] for k, v in self._by_split().items()},
+        is_known=self.is_known and other.is_known,
+    )
 
   def with_problems(
       self, split: str, problems: Iterable[types.Problem]
@@ -66,16 +100,15 @@ class Seen:
     proved or tested on, what is proved on was not trained, selected or tested
     on, and so forth. The same split again passes. For `prove` this is needed,
     because each point of a calibration tests its own promise, and a calibration
-    that was interrupted is repeated. It is also a limit: nothing here notices
-    a second calibration on the same problems that was chosen after the first.
-
-    An unknown record refuses only what was added to it; see `is_known`.
+    that was interrupted is repeated. A second calibration on the same problems
+    that was chosen after the first is for `calibration.looks` to refuse.
 
     Raises:
       ValueError: naming the first problem seen in another split, and how many
-        there are; or if there is no such split.
+        there are; or if the record is unknown, or there is no such split.
     """
     splits.check_names([split])
+    self.require_known()
     seen_as = {
         digest: name
         for name, hashes in self._by_split().items()

@@ -1,8 +1,8 @@
 """The trained router: features, network, threshold, and what is promised.
 
 A router is a folder, whether it is of a run or ships with the package: the
-weights of every member and the feature statistics, the card with the hash of
-both, the record of seen problems and, once calibrated, the operating points.
+weights of every member and the feature statistics, the record of seen problems,
+the card with the hashes of these and, once calibrated, the operating points.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,12 @@ from routing.policy import networks
 from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 from routing.routers import promises
+from routing.routers import saved as saved_lib
 
 ARRAYS_FILE = 'router.safetensors'
-CARD_FILE = 'router.json'
+CARD_FILE = saved_lib.CARD_FILE
 POINTS_FILE = 'operating_points.json'
-SEEN_FILE = 'seen.json'
+SEEN_FILE = saved_lib.SEEN_FILE
 SHIPPED = pathlib.Path(__file__).parent / 'shipped'
 _DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
 
@@ -284,16 +285,10 @@ class LearnedRouter:
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.save_file(self._arrays(), directory / ARRAYS_FILE)
-    seen_lib.write(directory / SEEN_FILE, self.seen)
     if self.points:
-      _write_json(
-          directory / POINTS_FILE, [vars(point) for point in self.points]
-      )
-    # The card comes last: where it is, the rest is.
-    _write_json(
-        directory / CARD_FILE,
-        {'hash': self.checkpoint_hash, 'card': self.card.to_json()},
-    )
+      text = json.dumps([vars(point) for point in self.points], indent=2)
+      (directory / POINTS_FILE).write_text(text + '\n')
+    saved_lib.write(directory, self.card, self.checkpoint_hash, self.seen)
 
   def __str__(self) -> str:
     card = self.card
@@ -358,10 +353,6 @@ class LearnedRouter:
       )
 
 
-def _write_json(path: pathlib.Path, content: Any) -> None:
-  path.write_text(json.dumps(content, indent=2) + '\n')
-
-
 def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
   """Reads a router from a run directory, an export, or the package.
 
@@ -375,12 +366,7 @@ def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
   from safetensors import numpy as safetensors
 
   directory = SHIPPED if str(path) == 'shipped' else pathlib.Path(path)
-  if not (directory / CARD_FILE).exists():
-    raise ValueError(
-        f'{directory} holds no {CARD_FILE}: no router was trained to its end '
-        'there.'
-    )
-  saved = json.loads((directory / CARD_FILE).read_text())
+  saved = saved_lib.read_card(directory)
   arrays = safetensors.load_file(directory / ARRAYS_FILE)
   statistics = standardize.Statistics(
       mean=arrays.pop('statistics/mean'), std=arrays.pop('statistics/std')
@@ -390,7 +376,7 @@ def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
       traverse_util.unflatten_dict(arrays, sep='/')['params'],
       statistics,
       card_lib.read_points(directory / POINTS_FILE),
-      seen_lib.read(directory / SEEN_FILE),
+      saved_lib.read_seen(directory),
   )
   if router.checkpoint_hash != saved['hash']:
     raise ValueError(

@@ -84,9 +84,33 @@ class Manifest:
     return dataclasses.replace(self, failures=tuple(failures))
 
   def with_shard(self, entry: ShardEntry) -> 'Manifest':
-    """The manifest that also lists `entry`."""
-    shards = sorted([*self.shards, entry], key=lambda shard: shard.first)
+    """The manifest that lists `entry`, instead of one of the same problems."""
+    others = [shard for shard in self.shards if shard.first != entry.first]
+    shards = sorted([*others, entry], key=lambda shard: shard.first)
     return dataclasses.replace(self, shards=tuple(shards))
+
+  def extended(
+      self, problems: Sequence[types.Problem], wanted: 'Manifest'
+  ) -> 'Manifest':
+    """The manifest for more problems, if its own are the first of these.
+
+    Args:
+      problems: that are wanted.
+      wanted: the manifest of a collection of these; what else differs from it
+        is kept as it is, and is for `check_same` to refuse.
+    """
+    begun = problems[: self.num_problems]
+    is_start = len(begun) == self.num_problems < len(
+        problems
+    ) and hash_problems(begun) == self.settings.get('problems_hash')
+    if not is_start:
+      return self
+    hashed = {'problems_hash': wanted.settings['problems_hash']}
+    return dataclasses.replace(
+        self,
+        settings={**self.settings, **hashed},
+        num_problems=wanted.num_problems,
+    )
 
 
 def hash_json(value: Any) -> str:

@@ -1,0 +1,160 @@
+"""The flow with more problems of prove than before: what is run again."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import pytest
+
+from experiments import calibrate
+from experiments import evaluate
+from experiments import pipeline
+from experiments import train
+from experiments import workdirs
+import routing
+from routing.calibration import looks as looks_lib
+from routing.shards import reader
+from tests import flow_test
+
+
+def _files(directory):
+  return {x: x.read_bytes() for x in directory.rglob('*') if x.is_file()}
+
+
+class GrowingFlowTest(absltest.TestCase):
+
+  def _run(self, prove, **calibration):
+    """What the pipeline said of each stage."""
+    self.config.problems.prove = prove
+    self.config.calibration.update(calibration)
+    said = []
+    pipeline.run(self.config, self.workdir, said.append)
+    return {x[:24].strip(): x[24:39].strip().split(',')[0] for x in said}
+
+  def _ladders(self):
+    return reader.read_ladders(self.workdir / 'shards' / 'prove')
+
+  @pytest.mark.slow
+  def test_prove_grows_and_what_follows_is_run_again(self):
+    self.config = flow_test.small('escalate')
+    self.config.evaluation.update(learners=(), live=0, coverage=0)
+    self.config.calibration.alphas = (0.3, 0.6)
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.directory = train.run_directory(self.workdir, 0)
+    self._run(6, procedure='growing')
+    first = self._ladders()
+    full = self.workdir / 'shards' / 'prove' / 'ladders-00000.parquet'
+    before, points = full.read_bytes(), self._points()
+
+    said = self._run(13)
+    self.assertEqual(
+        {name for name, took in said.items() if took != 'done before'},
+        {'collect ladders prove', 'calibrate', 'evaluate', 'report'},
+    )
+    self.assertEqual(said['collect ladders prove'], 'resumed')
+    self.assertEqual(said['calibrate'], 'again')
+    # Nothing was collected twice, and each is there once.
+    self.assertEqual(full.read_bytes(), before)
+    grown = self._ladders()
+    self.assertLen(grown, 13)
+    self.assertLen({x.problem.id for x in grown}, 13)
+    self.assertEqual([x.problem for x in grown[:6]], [x.problem for x in first])
+    looks = looks_lib.read(self.directory / looks_lib.FILE_NAME)
+    self.assertEqual([x.num_problems for x in looks], [6, 13])
+    self.assertNotEqual(self._points(), points)
+    self.assertLen(routing.load(self.directory).seen.prove, 13)
+    results = json.loads((self.workdir / 'results.json').read_text())
+    self.assertEqual(results['num_problems']['prove'], 13)
+    self.assertEqual(results['config']['problems']['prove'], 13)
+
+    files = _files(self.workdir)
+    said = self._run(13)
+    self.assertEqual(set(said.values()), {'done before'})
+    self.assertEqual(_files(self.workdir), files)
+    for prove, procedure in ((12, 'growing'), (14, 'fixed_sequence')):
+      with self.assertRaisesRegex(ValueError, 'another configuration'):
+        self._run(prove, procedure=procedure)
+    self.assertEqual(_files(self.workdir), files)
+    self._stale()
+
+  def _points(self):
+    names = 'operating_points.json', 'refused_points.json'
+    return [json.loads((self.directory / x).read_text()) for x in names]
+
+  def _stale(self):
+    """What another stage has left since is not taken for done."""
+    path = self.directory / 'operating_points.json'
+    right = path.read_bytes()
+    path.write_text('[]')
+    said = self._run(13, procedure='growing')
+    self.assertEqual(path.read_bytes(), right)
+    self.assertEqual(said['calibrate'], 'again')
+    # As they were when it was evaluated.
+    self.assertEqual(said['evaluate'], 'done before')
+    self.assertEqual(said['report'], 'done before')
+    # Calibrated for something else, and evaluated there.
+    (self.directory / looks_lib.FILE_NAME).unlink()
+    self.config.calibration.update(budgets=(0.95,))
+    calibrate.calibrate_all(self.config, self.workdir)
+    evaluate.evaluate(self.config, self.workdir)
+    self.assertIn('cost<=0.95', (self.workdir / 'results.json').read_text())
+    (self.directory / looks_lib.FILE_NAME).unlink()
+    said = self._run(13, budgets=(0.9,))
+    self.assertEqual(said['calibrate'], 'again')
+    self.assertEqual(said['evaluate'], 'again')
+    # Which is again what was reported.
+    self.assertEqual(said['report'], 'done before')
+    self.assertNotIn('cost<=0.95', (self.workdir / 'results.json').read_text())
+    # A split of other data.
+    manifest = self.workdir / 'shards' / 'prove' / 'manifest.json'
+    manifest.unlink()
+    for shard in manifest.parent.glob('*.parquet'):
+      shard.unlink()
+    stages = {x.name: x for x in pipeline.stages(self.config, self.workdir)}
+    self.assertFalse(stages['calibrate'].is_done())
+    self.assertFalse(stages['evaluate'].is_done())
+    self.assertTrue(stages['report'].is_done())
+    # Answered anew, which is another look at the same problems.
+    with self.assertRaisesRegex(ValueError, 'what is recorded of them differ'):
+      self._run(13)
+
+
+class ClaimTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.config = flow_test.small('escalate')
+    self.config.calibration.procedure = 'growing'
+    workdirs.claim(self.workdir, self.config)
+    self.before = (self.workdir / 'config.json').read_text()
+
+  def test_more_problems_of_prove_are_noted(self):
+    self.config.problems.prove += 1
+    workdirs.claim(self.workdir, self.config)
+    found = json.loads((self.workdir / 'config.json').read_text())
+    self.assertEqual(found['problems']['prove'], 9)
+    self.config.problems.prove -= 1
+    with self.assertRaisesRegex(ValueError, 'prove is 9 there, 8 here'):
+      workdirs.claim(self.workdir, self.config)
+
+  @parameterized.parameters(
+      ('problems.prove', 7),
+      ('problems.test', 9),
+      ('problems.select', 9),
+      ('seed', 1),
+      ('calibration.delta', 0.2),
+      ('calibration.procedure', 'fixed_sequence'),
+  )
+  def test_nothing_else_may_change(self, name, value):
+    if name != 'problems.prove':
+      self.config.problems.prove += 1
+    self.config.update_from_flattened_dict({name: value})
+    with self.assertRaisesRegex(ValueError, 'another configuration'):
+      workdirs.claim(self.workdir, self.config)
+    self.assertEqual((self.workdir / 'config.json').read_text(), self.before)
+
+
+if __name__ == '__main__':
+  absltest.main()
