@@ -28,6 +28,7 @@ from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
 from routing.outcomes import live
 from routing.outcomes import records
+from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.routers import families
 from routing.routers import learned
@@ -126,7 +127,10 @@ def _area_on(
     select: sources.Source, found: Sequence[sources.Family], metric: str
 ) -> float:
   """Area of the hull of all thresholds on `select`: what tuning maximises."""
-  points = methods.thresholded(found, methods.Pair(select, select), metric)
+  try:
+    points = methods.thresholded(found, methods.Pair(select, select), metric)
+  except refusal.Refusal:
+    return -np.inf  # Another setting may be judged.
   hull = points.points()
   area = metrics.area(hull.mean_cost, hull.accuracy)
   return area if np.isfinite(area) else float(hull.accuracy.max())
@@ -145,6 +149,17 @@ def figures(
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
   members = families.members(routers[0])
+  rulers = evaluator.figures(
+      [families.members(router) for router in routers],
+      others,
+      pair,
+      resamples=config.evaluation.resamples,
+      seed=config.seed,
+  )
+  earned, points_left_out = evaluator.operating_points(
+      routers[0].points, members, pair.test, card.ruler
+  )
+  _log_left_out(rulers, points_left_out)
   counted = {
       name: run_data.open_split(config, workdir, name)
       for name in ('train', 'select', 'prove', 'test')
@@ -163,18 +178,25 @@ def figures(
       'checkpoints': [router.checkpoint_hash for router in routers],
       'shards': {k: x.manifest.content_hash for k, x in counted.items()},
       'tuning': tried,
-      'rulers': evaluator.figures(
-          [families.members(router) for router in routers],
-          others,
-          pair,
-          resamples=config.evaluation.resamples,
-          seed=config.seed,
-      ),
-      'operating_points': evaluator.operating_points(
-          routers[0].points, members, pair.test, card.ruler
-      ),
+      'rulers': rulers,
+      'operating_points': earned,
+      'points_left_out': points_left_out,
       'coverage': _count_broken(config, routers[0], pair),
   }
+
+
+def _log_left_out(
+    rulers: Mapping[str, Any], points_left_out: Sequence[str]
+) -> None:
+  """Warns of what is in no table; once where the rulers agree on why."""
+  for line in dict.fromkeys(
+      f'{name}: {reason}'
+      for ruler in rulers.values()
+      for name, reason in ruler['left_out'].items()
+  ):
+    logging.warning('Left out: %s', line)
+  for name in points_left_out:
+    logging.warning('Left out: the operating point %s', name)
 
 
 def _count_broken(config, router, pair) -> dict[str, Any] | None:

@@ -163,7 +163,7 @@ class FamiliesTest(parameterized.TestCase):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Deterministic:
+class Deterministic:
   """What a router names, as chances of 0 and 1."""
 
   router: driver.Router
@@ -204,7 +204,7 @@ class RecordedTest(parameterized.TestCase):
     # No tie to round: it lies just below a score.
     kappas = np.nextafter(met[[len(met) * 3 // 4]], -np.inf)
     policy = behaviour.Mixture(
-        _Deterministic(family.at(kappas[0])),
+        Deterministic(family.at(kappas[0])),
         behaviour.Uniform((True,) * NUM_ROUTES),
         epsilon=0.3,
     )

@@ -187,6 +187,8 @@ def average_quality(
 
   Source: RouterBench, Hu et al. 2024, section 3.
   """
+  if np.isnan(anchors.small_cost):
+    return float('nan')
   hull = upper_hull(cost, accuracy)
   grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
   values = accuracy_at(cost[hull], accuracy[hull], grid)
