@@ -35,7 +35,6 @@ from routing.routers import families
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
 
-FOLDER = 'live_answers'  # Of a run.
 REFUSED_FILE = 'refused_points.json'
 
 
@@ -84,7 +83,6 @@ def open_sources(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     router: learned.LearnedRouter,
-    directory: pathlib.Path,
 ) -> dict[str, sources.Source]:
   """What thresholds earn on `select` and `prove`, as a router sees them."""
   return {
@@ -94,7 +92,6 @@ def open_sources(
           split,
           router.card,
           config.calibration.source,
-          directory / FOLDER / split,
       )
       for split in ('select', 'prove')
   }
@@ -119,7 +116,7 @@ def calibrate_all(
     router = learned.load(directory)
     # Live answers are each router's own; what is recorded serves all.
     if opened is None or config.calibration.source == 'live':
-      opened = open_sources(config, workdir, router, directory)
+      opened = open_sources(config, workdir, router)
     points, refused = points_of(config, router, opened, shards_hash)
     seen = router.seen.with_problems('prove', opened['prove'].problems)
     content[directory / learned.SEEN_FILE] = json.dumps(seen.to_json())

@@ -63,7 +63,6 @@ def open_pair(
               split,
               routers[0].card,
               config.evaluation.source,
-              pathlib.Path(workdir) / 'live_answers' / split,
           )
           for split in ('select', 'test')
       )

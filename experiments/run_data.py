@@ -38,6 +38,8 @@ KINDS = {
     'rollouts': schema.ROLLOUTS,
 }
 SOURCES = ('known', 'recorded', 'live')
+# Of a work directory: live answers, of all stages, seeds and splits.
+ANSWERS_FOLDER = 'live_answers'
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -220,7 +222,6 @@ def source(
     split: str,
     card: card_lib.Card,
     name: str,
-    folder: pathlib.Path | None = None,
 ) -> sources.Source:
   """What thresholds earn on the problems of a split, as a router sees them.
 
@@ -229,8 +230,7 @@ def source(
     workdir: of the run.
     split: name.
     card: of the router.
-    name: of `SOURCES`.
-    folder: keeps live answers.
+    name: of `SOURCES`. Live answers are kept for all stages of the run.
 
   Raises:
     ValueError: if the split is not collected to its end, or is of other models
@@ -260,7 +260,7 @@ def source(
           fixed.RandomRouter, route=len(card.specs) - 1
       ),
       met=met,
-      folder=folder,
+      folder=pathlib.Path(workdir) / ANSWERS_FOLDER,
   )
 
 
@@ -293,6 +293,10 @@ def answering(
       # The seed of collection: the same requests as in the shards.
       seed=config.seed,
       concurrency=config.collect.concurrency,
+      made_by={
+          'weights_sha256': builders.weight_hashes(config),
+          'engine': builders.engine_key(config),
+      },
   )
 
 

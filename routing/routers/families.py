@@ -147,8 +147,8 @@ class Scored:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Names the fitted numbers and the route."""
-    content = pickle.dumps((self._scorer, self._route))
+    """Names the fitted numbers, what they observe, and the route."""
+    content = pickle.dumps((self._scorer, self._features, self._route))
     return hashlib.sha256(content).hexdigest()[:16]
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
