@@ -54,7 +54,12 @@ def open_pair(
     workdir: pathlib.Path | str,
     routers: Sequence[learned.LearnedRouter],
 ) -> methods.Pair:
-  """`select` and `test`; raises ValueError if a router has seen the latter."""
+  """`select` and `test`, as routers see them.
+
+  Raises:
+    ValueError: if a router has seen the latter, was trained on other models, or
+      was calibrated on other records than are there.
+  """
   pair = methods.Pair(
       *(
           run_data.source(
@@ -68,9 +73,27 @@ def open_pair(
       )
   )
   for router in routers:
+    for split in ('select', 'test'):
+      opened = run_data.open_split(config, workdir, split)
+      run_data.check_card(router.card, config, opened)
+    _check_calibrated(router, run_data.open_split(config, workdir, 'prove'))
     router.seen.check('select', pair.select.problems)
     router.seen.check('test', pair.test.problems)
   return pair
+
+
+def _check_calibrated(
+    router: learned.LearnedRouter, prove: run_data.Split
+) -> None:
+  """Raises ValueError if points were calibrated on other records of `prove`."""
+  found = prove.manifest.content_hash
+  for point in router.points:
+    if point.shards_hash not in ('', found):
+      raise ValueError(
+          f'Operating point {point.name!r} was calibrated on shards '
+          f'{point.shards_hash[:12]}, but {prove.directory} is {found[:12]}; '
+          'calibrate again.'
+      )
 
 
 def tuned_learners(
@@ -113,12 +136,15 @@ def tuned_learners(
 def _training_records(config, workdir, router):
   """What the policy learnt from, for learners: known outcomes or rollouts."""
   card = router.card
-  if config.objective.get('estimator', 'exact') == 'exact':
+  is_known = config.objective.get('estimator', 'exact') == 'exact'
+  kind = None if is_known else 'rollouts'
+  opened = run_data.open_split(config, workdir, 'train', kind)
+  run_data.check_card(card, config, opened)
+  if is_known:
     known = run_data.known_records(config, workdir, 'train')
     return run_data.known_table(known, card)
-  rollouts = run_data.open_split(config, workdir, 'train', 'rollouts').records()
   return records.recorded_source(
-      list(rollouts), card.features, card.accounting, card.protocol
+      list(opened.records()), card.features, card.accounting, card.protocol
   )
 
 
@@ -227,7 +253,7 @@ def answer_at_points(
   size = config.evaluation.live
   if not size or not router.points or not isinstance(test, sources.Known):
     return []
-  answering = run_data.answering(config, router.card.accounting)
+  answering = run_data.answering(config, router.card)
   problems = test.problems[:size]
   metric, members = router.card.ruler, families.members(router)
   at = [router.at(point.name) for point in router.points]

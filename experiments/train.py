@@ -56,6 +56,7 @@ def make_card(
       network=config.network.to_dict(),
       form=config.objective.form,
       levels=tuple(config.objective.levels),
+      weights_sha256=view.weights_sha256,
   )
 
 
