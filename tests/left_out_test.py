@@ -18,6 +18,7 @@ from routing.evaluation import tables
 from routing.outcomes import points as points_lib
 from routing.outcomes import records
 from routing.outcomes import refusal
+from routing.outcomes import sources
 from routing.routers import behaviour
 from routing.routers import card as card_lib
 from routing.routers import families
@@ -30,7 +31,7 @@ _POLICY = families.FixedStep(2)
 _THRESHOLD = 1.0
 
 
-def make_source(least_effective):
+def make_source(least_effective, **kwargs):
   """Recorded trajectories of the scripted pair in redraft."""
   mixture = behaviour.Mixture(
       sources_test.Deterministic(_POLICY.at(_THRESHOLD)),
@@ -41,6 +42,7 @@ def make_source(least_effective):
       _NUM_PROBLEMS,
       num_trajectories=4,
       behaviour=behaviour.drawn(mixture, 0),
+      **kwargs,
   )
   return records.recorded_source(
       rollouts,
@@ -150,6 +152,45 @@ class LeftOutTest(parameterized.TestCase):
     )
     self.assertEqual([x['name'] for x in entries], ['told'])
     self.assertEqual(left_out, ['not'])
+
+
+class NoLogProbabilitiesTest(absltest.TestCase):
+
+  def test_the_confidence_threshold_is_left_out_of_trajectories(self):
+    silent = lambda text: np.zeros(0)
+    rulers = evaluated(make_source(9.0, log_probs=silent))
+    for figures in rulers.values():
+      self.assertContainsSubset({'policy', 'fixed step'}, figures['methods'])
+      self.assertNotIn('confidence', figures['methods'])
+      self.assertRegex(
+          figures['left_out']['confidence'],
+          r'needs log-probabilities; the engines gave none at (\d+) of \1 dec',
+      )
+
+  def test_one_step_without_them_is_enough(self):
+    ladders = scripted_pair.make_ladders(3)
+    first, *rest = ladders[1].steps
+    first = dataclasses.replace(
+        first,
+        log_probs=np.zeros(0, np.float32),
+        top_log_probs=np.zeros((0, 2), np.float32),
+    )
+    ladders[1] = dataclasses.replace(ladders[1], steps=(first, *rest))
+    # A draft is on view at the first decision, an accepted step at the second.
+    for view, place in (('peek', 0), ('commit', 1)):
+      table = records.ladder_table(
+          ladders,
+          sources_test.FEATURES,
+          sources_test.ACCOUNTING,
+          protocols.Protocol('escalate', view),
+      )
+      np.testing.assert_array_equal(
+          np.flatnonzero(np.isnan(table.decisions.uncertainty)),
+          [table.roots[1] + place],
+      )
+      num = len(table.decisions.depth)
+      with self.assertRaisesRegex(refusal.Refusal, f'none at 1 of {num} dec'):
+        sources.Known(table, []).grid(families.Uncertainty(1), 5)
 
 
 class IntervalsTest(absltest.TestCase):
