@@ -1,6 +1,8 @@
 """What recorded trajectories cannot judge is left out, by name and reason."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
 
@@ -8,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from experiments import report
 from routing import protocols
 from routing.evaluation import bootstrap
 from routing.evaluation import evaluator
@@ -78,6 +81,7 @@ def as_results(rulers, points_left_out=()):
       'operating_points': [],
       'points_left_out': list(points_left_out),
       'live': [],
+      'coverage': None,
   }
   content = results_lib.to_json(content)
   return json.loads(json.dumps(content, allow_nan=False))
@@ -119,15 +123,20 @@ class LeftOutTest(parameterized.TestCase):
     self.assertBetween(policy['curve']['accuracy'][0], 0.0, 1.0)
 
   def test_the_table_says_which_and_why(self):
-    results = as_results(self.rulers, ['cost<=0.4'])
+    results = as_results(self.rulers, ['loss<=0.1@0.9[hard]'])
     text = tables.markdown(results)
     self.assertEqual(text.count('Left out: confidence threshold. None of'), 4)
     self.assertEqual(text.count('Left out: small alone. 12 problems'), 4)
     self.assertNotIn('| confidence threshold |', text)
-    self.assertIn('Left out: cost<=0.4. Too few', text)
+    self.assertIn('Left out: loss<=0.1@0.9[hard]. Too few', text)
     directory = pathlib.Path(self.create_tempdir().full_path)
     plots.frontier(results, directory / 'frontier.png')
     plots.rulers(results, directory / 'rulers.png')
+    (directory / report.RESULTS_FILE).write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+      report.show(directory)
+    self.assertIn('Left out: confidence threshold. None of', shown.getvalue())
+    self.assertIn('loss<=0.1@0.9[hard]. Too few', shown.getvalue())
 
   def test_only_some_of_a_pool_need_be_judged(self):
     pair = methods.Pair(self.source, self.source)
