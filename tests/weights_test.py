@@ -7,6 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from configs import arithmetic
+from configs import arithmetic_redraft
 from experiments import builders
 from experiments import evaluate
 from experiments import run_data
@@ -90,6 +91,16 @@ class ShardsTest(parameterized.TestCase):
     ):
       data = training_data.load(config, self.workdir)
       self.assertEqual(data.view.weights_sha256, _WEIGHTS)
+
+  def test_training_on_policy_takes_engines_of_the_same_pair(self):
+    train_rollouts_test.collect(self.workdir)
+    for split in ('train', 'select'):
+      note_weights(self.workdir / 'rollouts' / split, _WEIGHTS)
+    config = arithmetic_redraft.get_config('on_policy-smoke')
+    data = training_data.load(config, self.workdir)
+    with self.assertRaisesRegex(ValueError, 'The configuration is of models'):
+      with train._batches(config, self.workdir, 0, data):
+        pass
 
   def test_learners_refuse_train_of_another_pair(self):
     config = make_config()
