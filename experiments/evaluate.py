@@ -210,20 +210,6 @@ def figures(
   }
 
 
-def _log_left_out(
-    rulers: Mapping[str, Any], points_left_out: Sequence[str]
-) -> None:
-  """Warns of what is in no table; once where the rulers agree on why."""
-  for line in dict.fromkeys(
-      f'{name}: {reason}'
-      for ruler in rulers.values()
-      for name, reason in ruler['left_out'].items()
-  ):
-    logging.warning('Left out: %s', line)
-  for name in points_left_out:
-    logging.warning('Left out: the operating point %s', name)
-
-
 def _count_broken(config, router, pair) -> dict[str, Any] | None:
   """Broken promises on test problems; None where outcomes are not known."""
   if not isinstance(pair.test, sources.Known) or not config.evaluation.coverage:
@@ -239,6 +225,20 @@ def _count_broken(config, router, pair) -> dict[str, Any] | None:
       seed=config.seed,
   )
   return {'member': member, **counts}
+
+
+def _log_left_out(
+    rulers: Mapping[str, Any], points_left_out: Sequence[str]
+) -> None:
+  """Warns of what is in no table; once where the rulers agree on why."""
+  for line in dict.fromkeys(
+      f'{name}: {reason}'
+      for ruler in rulers.values()
+      for name, reason in ruler['left_out'].items()
+  ):
+    logging.warning('Left out: %s', line)
+  for name in points_left_out:
+    logging.warning('Left out: the operating point %s', name)
 
 
 def answer_at_points(

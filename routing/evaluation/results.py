@@ -5,14 +5,14 @@ results = {
   'ruler': the cost metric of the constraint,
   'source': 'known', 'recorded' or 'live', whence the outcomes,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
-  'rulers': {metric: see `of_ruler`, and 'left_out': {method: why it cannot be
-    judged}},
+  'rulers': {metric: see `of_ruler`},
   'operating_points': [what each named point of the first seed earns on test],
   'points_left_out': [names of those that cannot be judged],
   'live': [one entry per named point],
   'coverage': how often a promise was broken, where the truth is known, or null,
 }
 A target that is never reached, and a figure that does not exist, is null.
+`rulers[metric]['left_out']` says of each method that cannot be judged why not.
 """
 
 from collections.abc import Mapping
