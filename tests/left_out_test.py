@@ -10,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from experiments import evaluate
 from experiments import report
 from routing import protocols
 from routing.evaluation import bootstrap
@@ -144,6 +145,11 @@ class LeftOutTest(parameterized.TestCase):
     pool = [families.Uncertainty(1), _POLICY]
     pooled = methods.thresholded(pool, pair, 'price')
     np.testing.assert_array_equal(pooled.test.cost, alone.test.cost)
+
+  def test_a_setting_that_cannot_be_judged_is_never_the_best(self):
+    area = lambda family: evaluate._area_on(self.source, [family], 'price')
+    self.assertEqual(area(families.Uncertainty(1)), -np.inf)
+    self.assertBetween(area(_POLICY), 0.0, 1.0)
 
   def test_without_the_policy_there_is_no_table(self):
     with self.assertRaisesRegex(
