@@ -227,6 +227,19 @@ def prompter(
   return prompts.Prompter(prompts.load_tokenizer(folder), dialogue(config))
 
 
+# Of `config.engine`: what answers do not depend on. Of the weights and specs
+# they do, but these have names of their own wherever answers are compared.
+_WITHOUT_EFFECT = (
+    'pair',
+    'specs',
+    'base_url',
+    'api_key_variable',
+    'timeout',
+    'max_batch',
+    'num_slots',
+    'environment',
+)
+
 # What a configuration may name as `engine.kind`.
 _ENGINES = {
     'embedded': _embedded_engines,
@@ -353,6 +366,15 @@ def plan(config: ml_collections.ConfigDict) -> collect.Plan:
 def specs_of(settings: Mapping[str, Any]) -> tuple[costs.RouteSpec, ...]:
   """The specs that a manifest's settings record; needs no engine."""
   return tuple(costs.RouteSpec(**model) for model in settings['models'])
+
+
+def engine_key(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What of the back end answers may depend on, besides the weights.
+
+  JSON-like. Left out is where the models are and how fast they answer.
+  """
+  given = json.loads(config.engine.to_json_best_effort())
+  return {k: v for k, v in given.items() if k not in _WITHOUT_EFFECT}
 
 
 def weight_hashes(config: ml_collections.ConfigDict) -> list[str]:

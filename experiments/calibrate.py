@@ -40,7 +40,6 @@ from routing.routers import promises
 from routing.routers import saved as saved_lib
 from routing.shards import manifest as manifest_lib
 
-FOLDER = 'live_answers'  # Of a run.
 REFUSED_FILE = 'refused_points.json'
 RECORD_FILE = 'calibrated.json'  # What the points were made from.
 
@@ -143,7 +142,6 @@ def open_sources(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     router: learned.LearnedRouter,
-    directory: pathlib.Path,
 ) -> dict[str, sources.Source]:
   """What thresholds earn on `select` and `prove`, as a router sees them."""
   return {
@@ -153,7 +151,6 @@ def open_sources(
           split,
           router.card,
           config.calibration.source,
-          directory / FOLDER / split,
       )
       for split in ('select', 'prove')
   }
@@ -176,7 +173,7 @@ def calibrate_all(
     directory = train.run_directory(workdir, seed)
     # Live answers are each router's own; what is recorded serves all.
     if opened is None or config.calibration.source == 'live':
-      opened = open_sources(config, workdir, router, directory)
+      opened = open_sources(config, workdir, router)
     runs.append(prepare(config, router, opened, prove, directory))
   # An error above has left every file as it was. Before the look, since from
   # then on somebody may know what came of it.

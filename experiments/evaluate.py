@@ -52,7 +52,12 @@ def open_pair(
     workdir: pathlib.Path | str,
     routers: Sequence[learned.LearnedRouter],
 ) -> methods.Pair:
-  """`select` and `test`; raises ValueError if a router has seen the latter."""
+  """`select` and `test`, as routers see them.
+
+  Raises:
+    ValueError: if a router has seen the latter, was trained on other models, or
+      was calibrated on other records than are there.
+  """
   pair = methods.Pair(
       *(
           run_data.source(
@@ -61,15 +66,32 @@ def open_pair(
               split,
               routers[0].card,
               config.evaluation.source,
-              pathlib.Path(workdir) / 'live_answers' / split,
           )
           for split in ('select', 'test')
       )
   )
   for router in routers:
+    for split in ('select', 'test'):
+      opened = run_data.open_split(config, workdir, split)
+      run_data.check_card(router.card, config, opened)
+    _check_calibrated(router, run_data.open_split(config, workdir, 'prove'))
     router.seen.check('select', pair.select.problems)
     router.seen.check('test', pair.test.problems)
   return pair
+
+
+def _check_calibrated(
+    router: learned.LearnedRouter, prove: run_data.Split
+) -> None:
+  """Raises ValueError if points were calibrated on other records of `prove`."""
+  found = prove.manifest.content_hash
+  for point in router.points:
+    if point.shards_hash not in ('', found):
+      raise ValueError(
+          f'Operating point {point.name!r} was calibrated on shards '
+          f'{point.shards_hash[:12]}, but {prove.directory} is {found[:12]}; '
+          'calibrate again.'
+      )
 
 
 def tuned_learners(
@@ -119,12 +141,15 @@ def tuned_learners(
 def _training_records(config, workdir, router):
   """What the policy learnt from, for learners: known outcomes or rollouts."""
   card = router.card
-  if estimators.of(config).learns_from == 'known':
+  is_known = estimators.of(config).learns_from == 'known'
+  kind = None if is_known else 'rollouts'
+  opened = run_data.open_split(config, workdir, 'train', kind)
+  run_data.check_card(card, config, opened)
+  if is_known:
     known = run_data.known_records(config, workdir, 'train')
     return run_data.known_table(known, card)
-  rollouts = run_data.open_split(config, workdir, 'train', 'rollouts').records()
   return records.recorded_source(
-      list(rollouts), card.features, card.accounting, card.protocol
+      list(opened.records()), card.features, card.accounting, card.protocol
   )
 
 
@@ -141,6 +166,17 @@ def figures(
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
   members = families.members(routers[0])
+  rulers = evaluator.figures(
+      [families.members(router) for router in routers],
+      others,
+      pair,
+      resamples=config.evaluation.resamples,
+      seed=config.seed,
+  )
+  earned, points_left_out = evaluator.operating_points(
+      routers[0].points, members, pair.test, card.ruler
+  )
+  _log_left_out(rulers, points_left_out)
   counted = {
       name: run_data.open_split(config, workdir, name)
       for name in ('train', 'select', 'prove', 'test')
@@ -157,16 +193,9 @@ def figures(
       'resamples': config.evaluation.resamples,
       **inputs(config, workdir),
       'tuning': tried,
-      'rulers': evaluator.figures(
-          [families.members(router) for router in routers],
-          others,
-          pair,
-          resamples=config.evaluation.resamples,
-          seed=config.seed,
-      ),
-      'operating_points': evaluator.operating_points(
-          routers[0].points, members, pair.test, card.ruler
-      ),
+      'rulers': rulers,
+      'operating_points': earned,
+      'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
       'coverage': _count_broken(config, routers[0], pair),
   }
@@ -239,6 +268,20 @@ def _count_broken(config, router, pair) -> dict[str, Any] | None:
   return {'member': member, **counts}
 
 
+def _log_left_out(
+    rulers: Mapping[str, Any], points_left_out: Sequence[str]
+) -> None:
+  """Warns of what is in no table; once where the rulers agree on why."""
+  for line in dict.fromkeys(
+      f'{name}: {reason}'
+      for ruler in rulers.values()
+      for name, reason in ruler['left_out'].items()
+  ):
+    logging.warning('Left out: %s', line)
+  for name in points_left_out:
+    logging.warning('Left out: the operating point %s', name)
+
+
 def answer_at_points(
     config: ml_collections.ConfigDict,
     router: learned.LearnedRouter,
@@ -251,7 +294,7 @@ def answer_at_points(
   size = config.evaluation.live
   if not size or not router.points or not isinstance(test, sources.Known):
     return []
-  answering = run_data.answering(config, router.card.accounting)
+  answering = run_data.answering(config, router.card)
   problems = test.problems[:size]
   metric, members = router.card.ruler, families.members(router)
   at = [router.at(point.name) for point in router.points]

@@ -68,10 +68,14 @@ def show(workdir: pathlib.Path | str) -> None:
   if not console.is_terminal:
     console = console_lib.Console(width=130)
   console.print(tables.rich_table(results, results['ruler']))
+  for line in tables.left_out_lines(results, results['ruler']):
+    console.print(line, markup=False)
   if results['operating_points']:
     console.print(tables.rich_point_table(results))
+  if line := tables.left_out_points_line(results):
+    console.print(line, markup=False)
   for line in tables.refused_lines(results):
-    console.print(line)
+    console.print(line, markup=False)
   if results['live']:
     console.print(tables.rich_live_table(results))
   if results['coverage']:

@@ -38,6 +38,8 @@ KINDS = {
     'rollouts': schema.ROLLOUTS,
 }
 SOURCES = ('known', 'recorded', 'live')
+# Of a work directory: live answers, of all stages, seeds and splits.
+ANSWERS_FOLDER = 'live_answers'
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -121,6 +123,11 @@ class Split:
     """The models it was collected with."""
     return builders.specs_of(self.manifest.settings)
 
+  @property
+  def weights_sha256(self) -> tuple[str, ...]:
+    """See `card.Card.weights_sha256`; empty if nobody noted it."""
+    return tuple(self.manifest.settings.get('weights_sha256', ()))
+
   def file(self, index: int) -> list[Any]:
     """The records of one file."""
     entry = self.manifest.shards[index]
@@ -202,12 +209,49 @@ def check_card(
         f'router was trained for {_names(card.specs)}; the models must be the '
         'same.'
     )
+  check_weights(card, split.weights_sha256, f'{split.directory} is')
   wanted = builders.protocol(config)
   if card.protocol != wanted:
     raise ValueError(
         f'The router is of {card.protocol.name}, {card.protocol.view}; the '
         f'configuration names {wanted.name}, {wanted.view}.'
     )
+
+
+def check_weights(card: card_lib.Card, found: Sequence[str], what: str) -> None:
+  """Raises ValueError unless models are those that a router was trained on.
+
+  Pairs of different weights may share their names, sizes and prices. A card
+  from before weights were noted is not compared.
+
+  Args:
+    card: of the router.
+    found: as `card.weights_sha256`.
+    what: has these models, with its verb, e.g. 'shards/test is'.
+  """
+  if card.weights_sha256 and tuple(found) != card.weights_sha256:
+    raise ValueError(
+        f'{what} of models with weights {_shown(found)}, the router was '
+        f'trained on {_shown(card.weights_sha256)}; the models must be the '
+        'same.'
+    )
+
+
+def check_same_pair(split: Split, other: Split) -> None:
+  """Raises ValueError unless two splits are of the same models."""
+  for name, a, b in (
+      ('models', _names(split.specs), _names(other.specs)),
+      ('weights', _shown(split.weights_sha256), _shown(other.weights_sha256)),
+  ):
+    if a != b:
+      raise ValueError(
+          f'{split.directory} is of {name} {a}, but {other.directory} of {b}; '
+          'collect both with the same models.'
+      )
+
+
+def _shown(weights: Sequence[str]) -> str:
+  return ', '.join(weights) or 'that nobody noted'
 
 
 def _names(specs: Sequence[costs.RouteSpec]) -> str:
@@ -220,7 +264,6 @@ def source(
     split: str,
     card: card_lib.Card,
     name: str,
-    folder: pathlib.Path | None = None,
 ) -> sources.Source:
   """What thresholds earn on the problems of a split, as a router sees them.
 
@@ -229,8 +272,7 @@ def source(
     workdir: of the run.
     split: name.
     card: of the router.
-    name: of `SOURCES`.
-    folder: keeps live answers.
+    name: of `SOURCES`. Live answers are kept for all stages of the run.
 
   Raises:
     ValueError: if the split is not collected to its end, or is of other models
@@ -252,7 +294,7 @@ def source(
     return met
   completions = [x.reference for x in rollouts]
   return live.Live(
-      answering=answering(config, card.accounting),
+      answering=answering(config, card),
       problems=met.problems,
       large_correct=met.large_correct,
       large_cost=records.large_costs(completions, card.accounting),
@@ -260,7 +302,7 @@ def source(
           fixed.RandomRouter, route=len(card.specs) - 1
       ),
       met=met,
-      folder=folder,
+      folder=pathlib.Path(workdir) / ANSWERS_FOLDER,
   )
 
 
@@ -281,18 +323,28 @@ def _known(config, workdir, split, card) -> sources.Known:
 
 
 def answering(
-    config: ml_collections.ConfigDict, accounting: costs.Accounting
+    config: ml_collections.ConfigDict, card: card_lib.Card
 ) -> live.Answering:
-  """How problems are answered live, by the engines of a configuration."""
+  """How problems are answered live, by the engines of a configuration.
+
+  Raises:
+    ValueError: if these are other models than the router was trained on.
+  """
+  weights = builders.weight_hashes(config)
+  check_weights(card, weights, 'The configuration is')
   return live.Answering(
       make_engines=functools.partial(builders.steady_engines, config),
       protocol=builders.protocol(config),
-      accounting=accounting,
+      accounting=card.accounting,
       sampling=builders.sampling(config),
       grade=builders.grader(config),
       # The seed of collection: the same requests as in the shards.
       seed=config.seed,
       concurrency=config.collect.concurrency,
+      made_by={
+          'weights_sha256': weights,
+          'engine': builders.engine_key(config),
+      },
   )
 
 

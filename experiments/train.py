@@ -15,6 +15,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
+from experiments import builders
 from experiments import launch
 from experiments import on_policy_rounds
 from experiments import run_data
@@ -71,6 +72,7 @@ def make_card(
       network=config.network.to_dict(),
       form=config.objective.form,
       levels=tuple(config.objective.levels),
+      weights_sha256=view.weights_sha256,
   )
 
 
@@ -106,11 +108,14 @@ def _batches(
   layout = parallel.first_devices(_num_devices(config))
   constant = observation.constant(data.view.features)
   if estimators.of(config).writes_its_own:
+    card = make_card(config, data.view)
+    weights = builders.weight_hashes(config)
+    run_data.check_weights(card, weights, 'The configuration is')
     with on_policy_rounds.collecting(
         config,
         training_data.references(config, workdir),
         data.view,
-        make_card(config, data.view),
+        card,
         run_directory(workdir, seed),
         seed,
         functools.partial(run_data.engines, config, workdir, 'train'),

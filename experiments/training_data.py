@@ -38,12 +38,14 @@ class View:
   accounting: what is paid.
   protocol: the decision process.
   statistics: of the features on train.
+  weights_sha256: of the models; see `card.Card`.
   """
 
   features: observation.FeatureConfig
   accounting: costs.Accounting
   protocol: protocols.Protocol
   statistics: standardize.Statistics
+  weights_sha256: tuple[str, ...] = ()
 
   def trajectories(
       self, rollouts: Sequence[types.Rollouts]
@@ -83,8 +85,9 @@ def load(
   features, a file at a time, and then in each epoch.
 
   Raises:
-    ValueError: if a split is not collected, not as it was written, or not what
-      the configuration's estimator and protocol can learn from.
+    ValueError: if a split is not collected, not as it was written, of other
+      models than the other one, or not what the configuration's estimator and
+      protocol can learn from.
   """
   run_data.check(config)
   if estimators.of(config).learns_from == 'known':
@@ -98,6 +101,7 @@ def _known(config, workdir) -> TrainingSet:
       for name in ('train', 'select')
   }
   split = {name: run_data.open_split(config, workdir, name) for name in known}
+  run_data.check_same_pair(split['select'], split['train'])
   specs = split['train'].specs
   accounting = batching.with_reference(
       costs.Accounting(specs, config.ruler), _costed(known['train'])
@@ -119,7 +123,13 @@ def _known(config, workdir) -> TrainingSet:
       for name, x in tables.items()
   }
   return TrainingSet(
-      view=View(features, accounting, protocol, statistics),
+      view=View(
+          features,
+          accounting,
+          protocol,
+          statistics,
+          split['train'].weights_sha256,
+      ),
       seen=_seen(**known),
       shards={name: x.manifest.content_hash for name, x in split.items()},
       **batch,
@@ -183,6 +193,7 @@ def _rollouts(config, workdir) -> TrainingSet:
   protocol = builders.protocol(config)
   for x in split.values():
     _check_protocol(x, protocol)
+  run_data.check_same_pair(split['select'], split['train'])
   make = _streamed if _num_held(config) else _resident
   view, train = make(config, split['train'], protocol)
   select = list(split['select'].records())
@@ -269,7 +280,7 @@ def _resident(
   features, accounting = _observed(config, split, lambda: rollouts)
   batch = batching.trajectory_batch(rollouts, features, accounting, protocol)
   statistics = standardize.measure(batch.features, batch.mask)
-  view = View(features, accounting, protocol, statistics)
+  view = View(features, accounting, protocol, statistics, split.weights_sha256)
   return view, batching.standardized(batch, statistics)
 
 
@@ -289,7 +300,7 @@ def _streamed(
       yield batch.features, batch.mask
 
   statistics = standardize.measure_parts(parts())
-  view = View(features, accounting, protocol, statistics)
+  view = View(features, accounting, protocol, statistics, split.weights_sha256)
   load_file = functools.partial(_load_file, view, split)
   return view, sources.Shards(load_file, sizes)
 

@@ -305,7 +305,7 @@ class OperatingPointsTest(parameterized.TestCase):
     plain = _router()
     directory = pathlib.Path(self.create_tempdir().full_path)
     plain.save(directory)
-    point = {**vars(_point(plain)), 'shards_hash': 'abc'}
+    point = {**vars(_point(plain)), 'note': 'abc'}
     (directory / learned.POINTS_FILE).write_text(json.dumps([point]))
     self.assertEqual(learned.load(directory).points, (_point(plain),))
 

@@ -31,7 +31,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _COUNTS = {'train': 24, 'select': 16}
 
 
-def _collect(workdir):
+def collect_ladders(workdir):
   """Shards of both splits, by the scripted pair."""
   problems = scripted_pair.make_problems(sum(_COUNTS.values()))
   for split, count in _COUNTS.items():
@@ -81,7 +81,7 @@ class TrainTest(absltest.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.shards = cls.enterClassContext(tempfile.TemporaryDirectory())
-    _collect(cls.shards)
+    collect_ladders(cls.shards)
 
   def setUp(self):
     super().setUp()

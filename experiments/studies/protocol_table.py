@@ -78,7 +78,12 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
 
 def _minus_best(results: Mapping[str, Any]) -> str:
   """The policy's area minus that of the learner that was best on `select`."""
-  tried = {name: max(x['areas']) for name, x in results['tuning'].items()}
+  # An area that could not be judged is null.
+  areas = {
+      name: [area for area in x['areas'] if area is not None]
+      for name, x in results['tuning'].items()
+  }
+  tried = {name: max(known) for name, known in areas.items() if known}
   if not tried:
     return tables.MISSING
   best = max(tried, key=tried.get)

@@ -71,9 +71,18 @@ def charged(
 ) -> tuple[tuple[types.Step, ...], Held]:
   """Steps of one call with what reading its prompt costs in a session.
 
-  Where ids are not known, a prompt counts as cached as far as it extends the
-  text of a whole earlier sequence; a common prefix that ends within one cannot
-  be told, and counts as read.
+  With ids this is exact. Where they are not known, a prompt counts as cached as
+  far as it extends the text of a whole earlier sequence; a common prefix that
+  ends within one cannot be told, and counts as read.
+
+  Without ids too much may count as cached. A prompt is split into tokens as one
+  text, but a step was written token by token: where a tokenizer merges across
+  the end of a step, or a model wrote tokens that the tokenizer would have
+  joined, a real cache matches only up to the first token that differs, and
+  reads the rest anew. Neither text nor counts say where that is, and the only
+  sure lower bound is 0. The cost is then too low by at most the difference in
+  price of reading and of finding in the cache, for the tokens of the earlier
+  sequence. Give the engine its tokenizer to have ids.
 
   Args:
     written: one or more steps, whoever asked for them first.
@@ -110,7 +119,8 @@ def _common(held: Text, wanted: Text) -> int:
   if held.ids is None or wanted.ids is None:
     if not wanted.text.startswith(held.text):
       return 0
-    # Read as one text, steps that were written apart may be fewer tokens.
+    # Read as one text, steps that were written apart may be fewer tokens. An
+    # upper bound: see `charged`.
     return min(held.count, wanted.count)
   length = min(len(held.ids), len(wanted.ids))
   a, b = held.ids, wanted.ids

@@ -56,6 +56,10 @@ def curves(
 ) -> np.ndarray:
   """`[R + 1, G]` accuracy at the costs of `grid`, a row per resample.
 
+  Each accuracy is clipped to [0, 1]. A resample of contributions to a weighted
+  estimate may exceed 1, since its weights no longer average 1; the accuracy
+  that it estimates cannot, so that clipping only brings it nearer.
+
   Args:
     method: one set of points per seed, all on the same N problems.
     draws: the resamples, with weights for `len(method)` seeds.
@@ -65,7 +69,7 @@ def curves(
   seeds = draws.seeds[len(method)]
   for points, share in zip(method, seeds.T, strict=True):
     cost = draws.problems @ points.cost.T
-    accuracy = draws.problems @ points.correct.T
+    accuracy = np.clip(draws.problems @ points.correct.T, 0.0, 1.0)
     total += share[:, None] * metrics.interpolate(cost, accuracy, grid)
   return total
 

@@ -1,5 +1,6 @@
 """The one evaluator: every method on the same problems, whatever the source."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +11,14 @@ from routing import costs
 from routing.evaluation import bootstrap
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
+from routing.outcomes import points as points_lib
+from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.routers import card as card_lib
 from routing.routers import promises
 
 REFERENCE = 'policy'  # The method that all others are compared with.
+SMALL = 'small alone'  # In `left_out`; it is no method, but gaps begin there.
 Families = Sequence[sources.Family]
 
 
@@ -36,7 +40,11 @@ def figures(
     seed: of the draws.
 
   Returns:
-    metric -> see `results.of_ruler`.
+    metric -> see `results.of_ruler`, and `left_out`: method -> why it cannot be
+    judged from what is recorded. What is left out is in no table.
+
+  Raises:
+    refusal.Refusal: if the policy itself cannot be judged.
   """
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
@@ -48,22 +56,55 @@ def figures(
 
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
-  found = {
-      REFERENCE: [methods.thresholded(x, pair, metric) for x in policies],
+  thresholded = lambda x: methods.thresholded(x, pair, metric)
+  makers = {
+      REFERENCE: lambda: [thresholded(x) for x in policies],
       **{
-          name: [methods.thresholded(families, pair, metric)]
+          name: lambda x=families: [thresholded(x)]
           for name, families in others.items()
       },
-      'random per question': [methods.random_per_question(pair, metric)],
-      'random per step': [methods.random_per_step(pair, metric)],
+      'random per question': lambda: [
+          methods.random_per_question(pair, metric)
+      ],
+      'random per step': lambda: [methods.random_per_step(pair, metric)],
   }
+  found, left_out = _judged(makers)
+  if REFERENCE in left_out:
+    raise refusal.Refusal(
+        f'The policy cannot be evaluated: {left_out[REFERENCE]} Allowed: '
+        'evaluation.source=live, which answers the problems anew; more '
+        'trajectories, or those of a behaviour policy closer to the router '
+        '(behaviour.kind=mixture); or a smaller calibration.least_effective.',
+        None,
+        note='',
+    )
   oracle = None
   if isinstance(pair.test, sources.Known):
     oracle = pair.test.oracle(methods.PRICES, metric)
-  anchors = results_lib.anchors_of(
-      pair.test.at_rates([0.0], metric), pair.test.largest_alone()
-  )
-  return results_lib.of_ruler(found, oracle, anchors, draws, REFERENCE)
+  small, unknown = _judged({SMALL: lambda: pair.test.at_rates([0.0], metric)})
+  large = pair.test.largest_alone()
+  anchors = results_lib.anchors_of(small.get(SMALL, _unknown(large)), large)
+  ruler = results_lib.of_ruler(found, oracle, anchors, draws, REFERENCE)
+  return {**ruler, 'left_out': left_out | unknown}
+
+
+def _judged(
+    makers: Mapping[str, Callable[[], Any]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+  """What can be judged, by name, and of everything else why it cannot."""
+  found, left_out = {}, {}
+  for name, make in makers.items():
+    try:
+      found[name] = make()
+    except refusal.Refusal as error:
+      left_out[name] = error.reason
+  return found, left_out
+
+
+def _unknown(like: points_lib.Points) -> points_lib.Points:
+  """Points of which nothing is known: figures that need them are null."""
+  values = {name: x * np.nan for name, x in like.values().items()}
+  return points_lib.Points(**values)
 
 
 def operating_points(
@@ -71,7 +112,7 @@ def operating_points(
     members: Families,
     test: sources.Source,
     metric: str,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
   """What each named point earns on problems that no stage has seen.
 
   Args:
@@ -82,13 +123,14 @@ def operating_points(
 
   Returns:
     For each point its name, what it promises in words, and accuracy, cost, loss
-    and gain with their intervals; left out where the source cannot tell of its
-    threshold.
+    and gain with their intervals; and the names of the points that are left
+    out, since the source cannot judge their thresholds.
   """
-  entries = []
+  entries, left_out = [], []
   for point in points:
     family, kappas = members[point.member], threshold_row(point.threshold)
     if kappas.ndim == 1 and not test.answerable(family, kappas).all():
+      left_out.append(point.name)
       continue
     earned = test.earn(family, kappas, metric)
     entries.append(
@@ -101,7 +143,7 @@ def operating_points(
             'gain': results_lib.rate(earned.gain[0]),
         }
     )
-  return entries
+  return entries, left_out
 
 
 def threshold_row(threshold: card_lib.Threshold) -> np.ndarray:

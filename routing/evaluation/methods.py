@@ -11,6 +11,7 @@ import numpy as np
 
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
+from routing.outcomes import refusal
 from routing.outcomes import sources
 
 # Constant hazards: dense at the small end, where the curve bends.
@@ -84,17 +85,37 @@ def thresholded(
     metric: of the costs.
     size: quantiles of the scores on `select` that are tried, of each family.
 
+  Thresholds that a source cannot judge are not tried.
+
   Raises:
-    refusal.Refusal: if a source can tell of no threshold.
+    refusal.Refusal: if no threshold of any family can be judged.
   """
-  return pooled([_of_family(x, pair, metric, size) for x in families])
-
-
-def _of_family(family, pair, metric, size) -> Candidates:
-  grid = pair.select.grid(family, size)
-  told = grid[
-      pair.select.answerable(family, grid) & pair.test.answerable(family, grid)
+  tried = [pair.select.grid(family, size) for family in families]
+  told = [
+      grid[
+          pair.select.answerable(family, grid)
+          & pair.test.answerable(family, grid)
+      ]
+      for family, grid in zip(families, tried, strict=True)
   ]
+  if not any(grid.size for grid in told):
+    raise refusal.Refusal(
+        f'None of {sum(map(len, tried))} thresholds can be judged from what is '
+        f'recorded of {len(pair.select.problems)} select and '
+        f'{len(pair.test.problems)} test problems.',
+        None,
+        note='',
+    )
+  return pooled(
+      [
+          _of_thresholds(family, grid, pair, metric)
+          for family, grid in zip(families, told, strict=True)
+          if grid.size
+      ]
+  )
+
+
+def _of_thresholds(family, told, pair, metric) -> Candidates:
   return Candidates(
       pair.select.earn(family, told, metric),
       pair.test.earn(family, told, metric),
@@ -110,8 +131,15 @@ def area_for_tuning(
     families: as fitted with one setting; all their thresholds make one hull.
     select: the problems.
     metric: of the costs.
+
+  Returns:
+    The area; -inf if no threshold can be judged, for another setting's may be.
   """
-  return thresholded(families, Pair(select, select), metric).select_area()
+  try:
+    found = thresholded(families, Pair(select, select), metric)
+  except refusal.Refusal:
+    return -np.inf
+  return found.select_area()
 
 
 def pooled(candidates: Sequence[Candidates]) -> Candidates:
@@ -126,6 +154,9 @@ def random_per_step(pair: Pair, metric: str) -> Candidates:
   """Hands over at every step with the same chance.
 
   Not selective: the hull would mix its two ends, which is random per question.
+
+  Raises:
+    refusal.Refusal: if a source cannot judge one of the rates.
   """
   return Candidates(
       pair.select.at_rates(HAZARDS, metric),
@@ -135,7 +166,11 @@ def random_per_step(pair: Pair, metric: str) -> Candidates:
 
 
 def random_per_question(pair: Pair, metric: str) -> Candidates:
-  """Draws one of the two models for a question, before anything is written."""
+  """Draws one of the two models for a question, before anything is written.
+
+  Raises:
+    refusal.Refusal: if a source cannot judge the small model alone.
+  """
   ends = [
       points_lib.concatenate([x.at_rates([0.0], metric), x.largest_alone()])
       for x in (pair.select, pair.test)

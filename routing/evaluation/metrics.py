@@ -215,6 +215,8 @@ def average_quality(
   Below its cheapest point the curve is mixed with the small model alone.
   Source: RouterBench, Hu et al. 2024, section 3.
   """
+  if np.isnan(anchors.small_cost):
+    return float('nan')
   cost, accuracy = _from_small(cost, accuracy, anchors)
   hull = upper_hull(cost, accuracy)
   grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)

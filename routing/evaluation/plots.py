@@ -68,6 +68,8 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
       ('large', (-3, 6), 'right'),
   ):
     where = anchors[f'{model}_cost'], anchors[f'{model}_accuracy']
+    if None in where:  # It cannot be judged from what is recorded.
+      continue
     axes.plot(*where, 'o', color=_INK, markersize=5, zorder=5)
     axes.annotate(
         f'{model} alone',
@@ -93,8 +95,10 @@ def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
   """The costs that are drawn: from a little below small to a little above 1."""
   curves = [x['curve']['cost'] for x in figures['methods'].values()]
   right = min(max(max(x) for x in curves), 1.3)
+  small = figures['anchors']['small_cost']
+  left = min(min(x) for x in curves) if small is None else small
   return (
-      max(figures['anchors']['small_cost'] - 0.05, 0.0),
+      max(left - 0.05, 0.0),
       max(right, 1.0) + 0.1,
   )
 

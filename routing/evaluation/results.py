@@ -11,10 +11,12 @@ results = {
   'tuning': {learner: the setting kept, its area on select, decisions used},
   'operating_points': [what each named point of the first seed earns on test],
   'refused_points': [name and reason of each that the first seed cannot have],
+  'points_left_out': [names of those that cannot be judged],
   'live': [one entry per named point],
   'coverage': how often a promise was broken, where the truth is known, or null,
 }
 A target that is never reached, and a figure that does not exist, is null.
+`rulers[metric]['left_out']` says of each method that cannot be judged why not.
 """
 
 from collections.abc import Mapping
@@ -54,14 +56,16 @@ def rate(values: np.ndarray) -> dict[str, float]:
   """The mean of `[N]` values with its 95 % interval.
 
   Exact for values in [0, 1]. Contributions to a weighted estimate may exceed 1;
-  their interval is the normal one, two standard errors wide on either side.
+  their interval is the normal one, two standard errors wide on either side. It
+  is clipped to [0, 1], where the mean that is sought lies: this excludes no
+  possible value, so the interval covers as often as before.
   """
   mean = float(values.mean())
   if values.min() >= 0 and values.max() <= 1:
     low, high = bounds.interval(values, _INTERVAL_DELTA)
   else:
     spread = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
-    low, high = mean - spread, mean + spread
+    low, high = max(mean - spread, 0.0), min(mean + spread, 1.0)
   return {'mean': mean, 'low': low, 'high': high}
 
 

@@ -137,6 +137,26 @@ def title(results: Mapping[str, Any], ruler: str) -> str:
   )
 
 
+def left_out_lines(results: Mapping[str, Any], ruler: str) -> list[str]:
+  """A line for each method that one ruler's table leaves out, and why."""
+  left_out = results['rulers'][ruler].get('left_out', {})
+  return [
+      f'Left out: {LABELS.get(name, name)}. {reason}'
+      for name, reason in left_out.items()
+  ]
+
+
+def left_out_points_line(results: Mapping[str, Any]) -> str:
+  """Which operating points cannot be judged; empty if all can."""
+  names = results.get('points_left_out')
+  if not names:
+    return ''
+  return (
+      f'Left out: {", ".join(names)}. Too few recorded trajectories agree with '
+      'their thresholds.'
+  )
+
+
 def rich_table(results: Mapping[str, Any], ruler: str) -> Any:
   """The table of one ruler, for a `rich` console."""
   from rich import table as table_lib
@@ -292,6 +312,7 @@ def markdown(results: Mapping[str, Any]) -> str:
   for ruler in rulers:
     parts.append(f'### {title(results, ruler)}')
     parts.append(markdown_table(COLUMNS, rows(results, ruler)))
+    parts += left_out_lines(results, ruler)
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')
     parts.append(_list(tuning_lines(results)))
@@ -299,6 +320,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts.append('### Operating points, on problems that no stage saw')
     parts.append(markdown_table(POINT_COLUMNS, point_rows(results)))
     parts.append(promises.OF_A_CHOICE)
+  if line := left_out_points_line(results):
+    parts.append(line)
   if results['refused_points']:
     parts.append('### Refused points')
     parts.append(_list(refused_lines(results)))

@@ -143,6 +143,18 @@ def viewed_step(trace: types.Trace) -> types.Step | None:
   return trace.steps[-1] if trace.steps else None
 
 
+def uncertainty(trace: types.Trace) -> float:
+  """Minus the least log-probability of the step under view, in nats, >= 0.
+
+  No step yet is no evidence, and so 0. NaN if the engine gave none: then the
+  step is not certain, but unknown.
+  """
+  step = viewed_step(trace)
+  if step is None:
+    return 0.0
+  return -float(step.log_probs.min()) if len(step.log_probs) else float('nan')
+
+
 def _confidence(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
   del config
   steps = trace.steps if trace.draft is None else (*trace.steps, trace.draft)

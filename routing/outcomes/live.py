@@ -42,7 +42,9 @@ class Answering:
   sampling: how traces are written.
   grade: the grader.
   seed: of the requests; that of collection, for the same requests.
-  concurrency: problems in flight.
+  concurrency: problems in flight; answers do not depend on it.
+  made_by: JSON-like, the models and what else of the back ends answers depend
+    on, e.g. the hashes of the weights. Kept answers of another are not used.
   """
 
   make_engines: Callable[[], Sequence[engine_lib.Engine]]
@@ -52,6 +54,18 @@ class Answering:
   grade: equivalence.Grader
   seed: int = 0
   concurrency: int = 64
+  made_by: Any = None
+
+  def key(self) -> dict[str, Any]:
+    """All that answers follow from, besides the problems and the router."""
+    return {
+        'protocol': dataclasses.asdict(self.protocol),
+        'sampling': dataclasses.asdict(self.sampling),
+        'accounting': dataclasses.asdict(self.accounting),
+        'grade': getattr(self.grade, '__qualname__', type(self.grade).__name__),
+        'seed': self.seed,
+        'made_by': self.made_by,
+    }
 
 
 async def answer_all(
@@ -90,18 +104,30 @@ def answer_under(
     answering: Answering,
     problems: Sequence[types.Problem],
     routers: Collection[driver.Router],
+    on_answered: Callable[[int, list[types.Trajectory]], None] | None = None,
 ) -> list[list[types.Trajectory]]:
-  """Answers all problems under each router in turn."""
+  """Answers all problems under each router in turn.
+
+  Args:
+    answering: how.
+    problems: N problems.
+    routers: K routers.
+    on_answered: is told the index of each router, and its N answers, before
+      the next router is asked.
+  """
 
   async def run() -> list[list[types.Trajectory]]:
-    engines = answering.make_engines()
+    engines, answers = answering.make_engines(), []
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
-        return [
-            await answer_all(answering, problems, router, engines, progress)
-            for router in routers
-        ]
+        for index, router in enumerate(routers):
+          answers.append(
+              await answer_all(answering, problems, router, engines, progress)
+          )
+          if on_answered:
+            on_answered(index, answers[-1])
+      return answers
     finally:
       for engine in engines:
         await engine.close()
@@ -120,8 +146,8 @@ class Live:
   random_router: gives the router that hands over at a rate, for `at_rates`.
   met: a source of scores for the grid: what a behaviour policy met on the same
     problems; None = thresholds come from elsewhere.
-  folder: keeps what was answered, so that a run that is killed goes on; None =
-    nothing is kept.
+  folder: keeps what was answered, one file a threshold, so that a run that is
+    killed goes on and other runs ask nothing twice; None = nothing is kept.
   """
 
   answering: Answering
@@ -159,7 +185,7 @@ class Live:
   ) -> points_lib.Points:
     """See `sources.Source.earn`; asks the models what is not kept yet."""
     # JSON knows no infinity; these are the same to any router.
-    kappas = [float(x) for x in np.clip(thresholds, -1e300, 1e300)]
+    kappas = np.clip(thresholds, -1e300, 1e300).tolist()
     routers = [family.at(kappa) for kappa in thresholds]
     return self._measured(family.fingerprint, kappas, routers, metric)
 
@@ -185,66 +211,83 @@ class Live:
 
   def _measured(self, name, knobs, routers, metric) -> points_lib.Points:
     """K routers on N problems; `name` and `knobs` say which they are."""
-    key = {
-        'routers': name,
-        'knobs': knobs,
-        'problems': manifest_lib.hash_problems(self.problems),
-        'seed': self.answering.seed,
-    }
-    make = lambda: self._ask(routers)
-    if self.folder is None:
-      content = make()
-    else:
-      stem = re.sub(r'\W+', '-', name)[:60]
-      digest = manifest_lib.hash_json(key)[:12]
-      content = cached(self.folder / f'{stem}-{digest}.json', key, make)
-    correct = np.array(content['correct'])
+    keys = [self._key(name, knob) for knob in knobs]
+    found = [self._kept(key) for key in keys]
+    missing = [i for i, content in enumerate(found) if content is None]
+
+    def note(index: int, answers: list[types.Trajectory]) -> None:
+      place = missing[index]
+      found[place] = self._measures(answers)
+      if self.folder is not None:
+        keep(self._path(keys[place]), keys[place], found[place])
+
+    if missing:
+      asked = [routers[i] for i in missing]
+      answer_under(self.answering, self.problems, asked, note)
+    correct = np.array([x['correct'] for x in found])
+    paid = np.array([x['cost'][metric] for x in found])
     alone = self.large_correct
     return points_lib.Points(
         correct=correct,
-        cost=np.array(content['cost'][metric]),
+        cost=paid / self.large_cost[metric],
         loss=alone * (1 - correct),
         gain=correct * (1 - alone),
     )
 
-  def _ask(self, routers) -> dict[str, Any]:
-    """Correctness and cost in each metric, JSON-like, `[K, N]` each."""
-    answers = answer_under(self.answering, self.problems, routers)
-    specs = self.answering.accounting.specs
-    paid = {
-        metric: [
-            [costs.total_cost(x.calls, specs, metric) for x in row]
-            for row in answers
-        ]
-        for metric in costs.RULERS
-    }
+  def _key(self, name: str, knob: Any) -> dict[str, Any]:
+    """All that the answers under one router follow from."""
     return {
-        'correct': [[float(x.is_correct) for x in row] for row in answers],
+        'router': name,
+        'threshold': knob,
+        'problems': manifest_lib.hash_problems(self.problems),
+        **self.answering.key(),
+    }
+
+  def _path(self, key: Mapping[str, Any]) -> pathlib.Path:
+    """The file of one router's answers."""
+    stem = re.sub(r'\W+', '-', key['router'])[:60]
+    return self.folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.json'
+
+  def _kept(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    return None if self.folder is None else kept(self._path(key), key)
+
+  def _measures(self, answers: Sequence[types.Trajectory]) -> dict[str, Any]:
+    """Correctness and cost in each metric, JSON-like, `[N]` each."""
+    specs = self.answering.accounting.specs
+    return {
+        'correct': [float(x.is_correct) for x in answers],
         'cost': {
-            metric: (np.array(values) / self.large_cost[metric]).tolist()
-            for metric, values in paid.items()
+            metric: [
+                float(costs.total_cost(x.calls, specs, metric)) for x in answers
+            ]
+            for metric in costs.RULERS
         },
     }
 
 
-def cached(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
-  """Returns what was made before for the same key, or makes and keeps it.
+def kept(path: pathlib.Path, key: Any) -> Any:
+  """Returns what `keep` wrote for the same key, or None.
 
   Args:
-    path: of a JSON file.
+    path: of a JSON file, which need not exist.
     key: JSON-like, all that the content follows from.
-    make: gives something JSON-like.
   """
-  key = json.loads(json.dumps(key))
-  if path.exists():
-    content = json.loads(path.read_text())
-    if content['key'] == key:
-      return content['made']
-  made = make()
+  if not path.exists():
+    return None
+  content = json.loads(path.read_text())
+  return content['made'] if content['key'] == _as_json(key) else None
+
+
+def keep(path: pathlib.Path, key: Any, made: Any) -> None:
+  """Writes something JSON-like and its key to a file, whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps({'key': key, 'made': made}, allow_nan=False)
+  text = json.dumps({'key': _as_json(key), 'made': made}, allow_nan=False)
   manifest_lib.replace_file(path, lambda partial: partial.write_text(text))
-  return made
+
+
+def _as_json(value: Any) -> Any:
+  """A value as JSON gives it back: with lists for tuples."""
+  return json.loads(json.dumps(value))
 
 
 def compare(

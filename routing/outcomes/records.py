@@ -82,7 +82,7 @@ def _observe(
     features = observation.observe(trace, config)
   except ValueError as error:
     raise ValueError(f'Problem {problem.id}: {error}') from error
-  return features, uncertainty_of(observation.viewed_step(trace))
+  return features, observation.uncertainty(trace)
 
 
 def _check_positive(all_large: Sequence[float], problem: types.Problem) -> None:
@@ -208,7 +208,7 @@ def recorded_source(
   for row, (_, trajectory) in enumerate(rows):
     seen = traces.of_trajectory(trajectory, accounting, protocol)
     for step, trace in enumerate(seen):
-      uncertainty[row, step] = uncertainty_of(observation.viewed_step(trace))
+      uncertainty[row, step] = observation.uncertainty(trace)
   return sources.Recorded(
       batch=batch,
       costs=batching.costs_by_metric(rollouts, accounting, protocol, config),
@@ -220,12 +220,6 @@ def recorded_source(
       problems=[x.problem for x in rollouts],
       least_effective=least_effective,
   )
-
-
-def uncertainty_of(step: types.Step | None) -> float:
-  """Minus the least log-probability, in nats; 0 where there is none."""
-  has_none = step is None or not len(step.log_probs)
-  return 0.0 if has_none else -float(step.log_probs.min())
 
 
 def large_costs(

@@ -10,6 +10,7 @@ GROWING = 'The sample may grow by new problems and be tested again.'
 class Refusal(ValueError):
   """The data at hand cannot bear a promise or an estimate.
 
+  reason: what was refused and why, without the note.
   needed: about how many problems it would take, in a fresh sample unless the
     message says that this one may grow; None if no number would.
   """
@@ -24,4 +25,5 @@ class Refusal(ValueError):
         `GROWING`, or empty where no test was made or none would help.
     """
     super().__init__(f'{message} {note}'.strip())
+    self.reason = message
     self.needed = needed

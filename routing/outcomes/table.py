@@ -25,8 +25,8 @@ class Decisions:
   """What routers see at M decisions, wherever these come from.
 
   features: `[M, F]` float32, the observations, not standardised.
-  uncertainty: `[M]` float32 nats, minus the least log-probability of the step
-    on view; 0 where there is none.
+  uncertainty: `[M]` float32 nats, as `observation.uncertainty`: 0 where no step
+    is on view, NaN where the engine gave no log-probabilities.
   depth: `[M]` int32, number of decisions before.
   parents: `[M]` int32, the decision before; -1 = none.
   """

@@ -149,7 +149,11 @@ class _Walk:
     return Leaf(calls, self._is_correct(steps_lib.join(steps)))
 
   def _write(self, route, steps, held, *, to_end=False):
-    """The steps of one call of a route, paid, and what is held after it."""
+    """The steps of one call of a route, paid, and what is held after it.
+
+    Without the prompt's ids what is cached is an upper bound; see
+    `prefix_cache.charged`.
+    """
     written = [self._reply(route, steps)]
     sampling = self._grower.sampling
     while to_end and driver.is_open((*steps, *_steps(written)), sampling):

@@ -32,6 +32,9 @@ class Card:
   network: the `network` part of its configuration.
   form: 'budget' or 'reliability'.
   levels: one per member.
+  weights_sha256: of each model, as the manifest of its shards names it: the
+    hash of its weights or, behind an API, its name there. Empty in cards from
+    before this was noted; then the specs alone tell pairs apart.
   """
 
   specs: tuple[costs.RouteSpec, ...]
@@ -42,6 +45,7 @@ class Card:
   network: Mapping[str, Any]
   form: str
   levels: tuple[float, ...]
+  weights_sha256: tuple[str, ...] = ()
 
   @property
   def accounting(self) -> costs.Accounting:
@@ -55,6 +59,8 @@ class Card:
         **dataclasses.asdict(self),
         'network': dict(self.network),
     }
+    if not self.weights_sha256:
+      del content['weights_sha256']  # As in cards from before, and their hash.
     features = content['features']
     # The name in files of this format version, and so in the hashes of routers
     # that were saved with it.
@@ -81,6 +87,7 @@ class Card:
         protocol=protocols.Protocol(**content.pop('protocol')),
         features=observation.FeatureConfig(**features),
         levels=tuple(content.pop('levels')),
+        weights_sha256=tuple(content.pop('weights_sha256', ())),
         **content,
     )
 
@@ -95,6 +102,7 @@ class OperatingPoint:
     has one for each decision.
   promise: what holds, at which level, measured on how many; JSON-like.
   checkpoint_hash: of the router that was calibrated.
+  shards_hash: of the records of `prove`; empty if nobody noted it.
   """
 
   name: str
@@ -102,6 +110,7 @@ class OperatingPoint:
   threshold: Threshold
   promise: Mapping[str, Any]
   checkpoint_hash: str
+  shards_hash: str = ''
 
   def __post_init__(self):
     object.__setattr__(self, 'threshold', as_threshold(self.threshold))

@@ -17,6 +17,7 @@ import numpy as np
 
 from routing import types
 from routing.features import observation
+from routing.outcomes import refusal
 from routing.outcomes import table as table_lib
 from routing.routers import fixed
 from routing.routers import learned
@@ -96,7 +97,20 @@ class Uncertainty:
     self.fingerprint = f'uncertainty/{route}'
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """`[M]` nats."""
+    """`[M]` nats.
+
+    Raises:
+      refusal.Refusal: if the engines gave no log-probabilities somewhere; the
+        live router could not decide there.
+    """
+    missing = np.isnan(decisions.uncertainty)
+    if missing.any():
+      raise refusal.Refusal(
+          'The confidence threshold needs log-probabilities; the engines gave '
+          f'none at {missing.sum():,} of {len(missing):,} decisions.',
+          None,
+          note='',
+      )
     routes = np.full(len(decisions.depth), self._route)
     return decisions.uncertainty, routes
 
@@ -147,8 +161,8 @@ class Scored:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Names the fitted numbers and the route."""
-    content = pickle.dumps((self._scorer, self._route))
+    """Names the fitted numbers, what they observe, and the route."""
+    content = pickle.dumps((self._scorer, self._features, self._route))
     return hashlib.sha256(content).hexdigest()[:16]
 
   def score(self, decisions: table_lib.Decisions) -> Scores:

@@ -5,27 +5,11 @@ a draft first; the large model without a router is simply called.
 """
 
 import dataclasses
+import math
 
 from routing import types
 from routing.features import observation
 from routing.routers import router
-
-
-def doubt(step: types.Step | None) -> float:
-  """Minus the least log-probability of the step's tokens, in nats, >= 0.
-
-  No step yet is no evidence, and so no doubt.
-
-  Raises:
-    ValueError: if the engine gave no log-probabilities.
-  """
-  if step is None:
-    return 0.0
-  if not len(step.log_probs):
-    raise ValueError(
-        'Confidence routing needs log-probabilities; the engine gave none.'
-    )
-  return -float(step.log_probs.min())
 
 
 def check_route(route: int) -> int:
@@ -132,7 +116,15 @@ class ConfidenceRouter:
     check_route(self.route)
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Compares the doubt of the step under view with the threshold."""
-    score = doubt(observation.viewed_step(trace))
+    """Compares the uncertainty of the step under view with the threshold.
+
+    Raises:
+      ValueError: if the engine gave no log-probabilities.
+    """
+    score = observation.uncertainty(trace)
+    if math.isnan(score):
+      raise ValueError(
+          'Confidence routing needs log-probabilities; the engine gave none.'
+      )
     route = self.route if score >= self.threshold else 0
     return types.Decision(route=route, score=score)
