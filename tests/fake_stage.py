@@ -29,9 +29,14 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
     (directory / 'busy').unlink()
     sys.exit(f'Seed {seed} is no good.')
   at_budget = {'0.4': {'accuracy': [level + 0.1], 'cost': [level]}}
-  method = {'area': {'mean': level + seed / 10}, 'at_budget': at_budget}
+  area = level + seed / 10
+  method = {
+      'select_area': area,
+      'area': {'mean': area} if seed < 5 else None,
+      'at_budget': at_budget,
+  }
   results = {
-      'schema': 2,
+      'schema': 3,
       'ruler': 'price',
       'rulers': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}
