@@ -101,15 +101,11 @@ def tuned_learners(
     select: sources.Source,
 ) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
   """The supervised learners, each tuned on `select`, and what was tried."""
+  learners_lib.check(config.evaluation.learners, config.evaluation.trials)
   data = _training_records(config, workdir, router)
   num_decisions = len(data.decisions.depth)
   metric, found, tried = router.card.ruler, {}, {}
   for name in config.evaluation.learners:
-    if name not in learners_lib.LEARNERS:
-      raise ValueError(
-          f'evaluation.learners names {name!r}; allowed: '
-          f'{", ".join(learners_lib.LEARNERS)}.'
-      )
     start = time.monotonic()
     best = tuning.tune(
         learners_lib.LEARNERS[name],

@@ -25,7 +25,14 @@ from experiments import report
 from experiments import run_data
 from experiments import train
 from experiments import workdirs
+from routing import costs
+from routing.features import observation
+from routing.objectives import lagrangian
+from routing.policy import networks
 from routing.routers import learned
+from routing.routers import learners
+from routing.training import estimators
+from routing.training import kappa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +129,22 @@ def _is_collected(
   return manifest.num_problems >= config.problems[split]
 
 
+def check_settings(config: ml_collections.ConfigDict) -> None:
+  """Refuses before any work what a later stage would refuse, by name.
+
+  Raises:
+    ValueError: at the first setting that is not allowed.
+  """
+  run_data.check(config)
+  costs.check_ruler(config.ruler)
+  lagrangian.check_form(config.objective.form)
+  kappa.check(config, estimators.name_of(config))
+  networks.check_kind(config.network.kind)
+  observation.check_groups(config.features.groups)
+  calibrate.wanted(config)
+  learners.check(config.evaluation.learners, config.evaluation.trials)
+
+
 def run(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
@@ -133,7 +156,7 @@ def run(
     ValueError: if the directory is of another configuration, or a stage
       refuses its input. Nothing is overwritten then.
   """
-  calibrate.wanted(config)  # What calibration refuses, before any work.
+  check_settings(config)
   directory = workdirs.claim(workdir, config)
   files = []
   for stage in stages(config, directory):

@@ -202,7 +202,10 @@ def known_table(
 def check_card(
     card: card_lib.Card, config: ml_collections.ConfigDict, split: Split
 ) -> None:
-  """Raises ValueError unless records are of a router's models and protocol."""
+  """Raises ValueError unless a router, its records and a run are alike.
+
+  Models, protocol and ruler must be the same.
+  """
   if split.specs != card.specs:
     raise ValueError(
         f'{split.directory} was collected with {_names(split.specs)}, the '
@@ -215,6 +218,11 @@ def check_card(
     raise ValueError(
         f'The router is of {card.protocol.name}, {card.protocol.view}; the '
         f'configuration names {wanted.name}, {wanted.view}.'
+    )
+  if card.ruler != config.ruler:
+    raise ValueError(
+        f'The router was trained for ruler {card.ruler!r}; the configuration '
+        f'names {config.ruler!r}.'
     )
 
 

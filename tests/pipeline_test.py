@@ -45,6 +45,24 @@ class PipelineTest(absltest.TestCase):
 
     return [stage('collect', True), stage('report', False)]
 
+  def test_a_setting_that_a_later_stage_would_refuse_is_refused_first(self):
+    for field, value, said in (
+        ('ruler', 'flps', "Unknown ruler 'flps'"),
+        ('objective.form', 'loss', "Unknown objective form 'loss'"),
+        ('objective.estimator', 'ppo', "Unknown objective.estimator 'ppo'"),
+        ('network.kind', 'lstm', "Unknown network kind 'lstm'"),
+        ('features.groups', ('words',), "Feature groups are .*'words'"),
+        ('calibration.procedure', 'best', "procedure is 'best'"),
+        ('evaluation.learners', ('svm',), "names 'svm'"),
+        ('evaluation.trials', 7, 'trials is 7; allowed: 1 to 6'),
+    ):
+      config = arithmetic.get_config('smoke')
+      config.objective.estimator = 'exact'
+      config.update_from_flattened_dict({field: value})
+      with self.assertRaisesRegex(ValueError, said):
+        pipeline.run(config, self.workdir)
+      self.assertEmpty(list(self.workdir.iterdir()))
+
   def test_only_what_is_missing_runs_again(self):
     calls, said = [], []
     with mock.patch.object(pipeline, 'stages', lambda *_: self._stages(calls)):

@@ -41,14 +41,7 @@ class FeatureConfig:
 
   def __post_init__(self):
     object.__setattr__(self, 'groups', tuple(self.groups))  # JSON has lists.
-    unknown = [name for name in self.groups if name not in GROUPS]
-    if unknown or not self.groups:
-      raise ValueError(
-          f'Feature groups are {self.groups}; allowed: one or more of '
-          f'{", ".join(GROUPS)}.'
-      )
-    if len(set(self.groups)) < len(self.groups):
-      raise ValueError(f'A feature group is named twice in {self.groups}.')
+    check_groups(self.groups)
     for name, least in (
         ('num_routes', 2),
         ('max_decisions', 1),
@@ -68,6 +61,17 @@ class FeatureConfig:
   def size(self) -> int:
     """F, the length of an observation."""
     return len(names(self))
+
+
+def check_groups(groups: Sequence[str]) -> None:
+  """Raises ValueError unless these are one or more groups, each named once."""
+  if not groups or any(name not in GROUPS for name in groups):
+    raise ValueError(
+        f'Feature groups are {groups}; allowed: one or more of '
+        f'{", ".join(GROUPS)}.'
+    )
+  if len(set(groups)) < len(groups):
+    raise ValueError(f'A feature group is named twice in {groups}.')
 
 
 def configure(

@@ -40,3 +40,18 @@ LEARNERS = {
     'fitted Q, linear': Learner(fitted_q.fit_linear, fitted_q.RIDGE_SETTINGS),
     'boosting': Learner(boosting.fit, boosting.SETTINGS),
 }
+
+
+def check(names: Sequence[str], num_trials: int) -> None:
+  """Raises ValueError unless there are these learners, and so many settings."""
+  for name in names:
+    if name not in LEARNERS:
+      raise ValueError(
+          f'evaluation.learners names {name!r}; allowed: '
+          f'{", ".join(LEARNERS)}.'
+      )
+    if not 1 <= num_trials <= len(LEARNERS[name].settings):
+      raise ValueError(
+          f'evaluation.trials is {num_trials}; allowed: 1 to '
+          f'{len(LEARNERS[name].settings)}, the settings of {name!r}.'
+      )
