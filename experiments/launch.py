@@ -4,6 +4,8 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import difflib
 import json
+import logging as standard_logging
+import os
 import pathlib
 import runpy
 import sys
@@ -16,6 +18,8 @@ from ml_collections import config_flags
 
 from routing.engines import engine as engine_lib
 
+_HOUSE = pathlib.Path(__file__).parents[1]
+_OURS = tuple(_HOUSE / name for name in ('experiments', 'routing'))
 _SHARED = {
     'config': lambda: config_flags.DEFINE_config_file(
         'config', lock_config=True
@@ -38,9 +42,14 @@ def run(main: Callable[..., object], *names: str) -> None:
       one line, and exit code 1.
     *names: of flags, in the order of `main`'s arguments.
   """
+  # Threads of scikit-learn that wait by spinning take several times as long
+  # where other work shares the cores. Read when its library is first loaded.
+  os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
   shared = [name for name in names if name in _SHARED]
   for name in shared:
     _SHARED[name]()
+    # `--help` shows the flags of the program itself.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   flags.mark_flags_as_required(shared)
 
   program = pathlib.Path(sys.argv[0]).stem
@@ -54,12 +63,23 @@ def run(main: Callable[..., object], *names: str) -> None:
     if len(argv) > 1:
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
     logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
+    logging.get_absl_handler().addFilter(_is_ours_or_serious)
     try:
       main(*(flags.FLAGS[name].value for name in names))
     except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
       sys.exit(f'{program}: {error}')
+    except KeyboardInterrupt:
+      print(f'\n{program}: interrupted.', file=sys.stderr)
+      sys.exit(130)
 
   app.run(call, flags_parser=parse)
+
+
+def _is_ours_or_serious(record: standard_logging.LogRecord) -> bool:
+  """Whether a line is shown: other libraries' only from warnings on."""
+  path = pathlib.Path(record.pathname)
+  is_ours = any(path.is_relative_to(room) for room in _OURS)
+  return is_ours or record.levelno >= standard_logging.WARNING
 
 
 def _unknown_field(argv: Sequence[str]) -> str | None:
