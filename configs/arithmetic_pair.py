@@ -3,7 +3,7 @@
 Run:    python -m experiments.pretrain --config=configs/arithmetic_pair.py --workdir=runs/pair
 Second: the same with --config.seed=1 --workdir=runs/pair1
 Smoke:  python -m experiments.pretrain --config=configs/arithmetic_pair.py:smoke --workdir=runs/pair_smoke
-Takes about twenty minutes on two cores, one model on each.
+Takes under half an hour on two cores, one model on each.
 """
 
 import ml_collections
