@@ -110,7 +110,7 @@ def steady_engines(
 ) -> list[engine_lib.Engine]:
   """The same, none of which gives up at once, under `limits` together.
 
-  For what has no watch of its own, such as `experiments.unattended` keeps.
+  For what has no watch of its own, as `unattended_collection` keeps.
 
   Raises:
     ValueError: as `engines` does.

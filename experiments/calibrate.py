@@ -27,8 +27,8 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from experiments import launch
-from experiments import run_data
+from experiments import command_line
+from experiments import records_on_disk
 from experiments import train
 from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
@@ -145,7 +145,7 @@ def open_sources(
 ) -> dict[str, sources.Source]:
   """What thresholds earn on `select` and `prove`, as a router sees them."""
   return {
-      split: run_data.source(
+      split: records_on_disk.source(
           config,
           workdir,
           split,
@@ -167,7 +167,7 @@ def calibrate_all(
   """
   wanted(config)  # Before any work.
   routers = [train.load_router(workdir, seed) for seed in config.train_seeds]
-  prove = run_data.open_split(config, workdir, 'prove').manifest
+  prove = records_on_disk.open_split(config, workdir, 'prove').manifest
   runs, opened = [], None
   for seed, router in zip(config.train_seeds, routers, strict=True):
     directory = train.run_directory(workdir, seed)
@@ -220,7 +220,7 @@ def _record(
   record = {
       'checkpoint': saved_lib.read_card(directory)['hash'],
       'shards': {
-          split: run_data.open_split(
+          split: records_on_disk.open_split(
               config, workdir, split
           ).manifest.content_hash
           for split in ('select', 'prove')
@@ -267,4 +267,4 @@ def _line(point: Mapping[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  launch.run(calibrate_all, 'config', 'workdir')
+  command_line.run(calibrate_all, 'config', 'workdir')

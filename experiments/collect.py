@@ -23,9 +23,9 @@ from absl import logging
 import ml_collections
 
 from experiments import builders
-from experiments import launch
-from experiments import run_data
-from experiments import unattended
+from experiments import command_line
+from experiments import records_on_disk
+from experiments import unattended_collection
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
@@ -135,7 +135,7 @@ def _rollouts(
           accounting=accounting,
           grade=builders.grader(config),
       ),
-      make_engines=lambda: run_data.engines(config, workdir, split),
+      make_engines=lambda: records_on_disk.engines(config, workdir, split),
   )
 
 
@@ -231,14 +231,14 @@ def collect_split(
       Nothing is overwritten then.
     engine_lib.Stop: if it came to an end before all problems did.
   """
-  run_data.check(config)
+  records_on_disk.check(config)
   kind = kind or config.data.kind
-  directory = run_data.directory(config, workdir, split, kind)
+  directory = records_on_disk.directory(config, workdir, split, kind)
   problems = builders.problems(config, split)
   if kind == 'rollouts':
     check_behaviour(config, split, problems)
   job = _JOBS[kind](config, workdir, split)
-  if run_data.is_shared(config, kind):
+  if records_on_disk.is_shared(config, kind):
     _check_shared(directory, job, problems)
     return directory
   builders.check_concurrency(config)
@@ -247,7 +247,7 @@ def collect_split(
   )
   if writer.missing():
     asyncio.run(
-        unattended.collect_missing(
+        unattended_collection.collect_missing(
             job.collect,
             problems,
             job.make_engines(),
@@ -265,7 +265,7 @@ def _check_shared(
     directory: pathlib.Path, job: Job, problems: Sequence[types.Problem]
 ) -> None:
   """Raises ValueError unless another directory holds what is wanted, whole."""
-  split = run_data.Split(directory, job.writer.kind)
+  split = records_on_disk.Split(directory, job.writer.kind)
   found = dict(split.manifest.settings)
   found.pop('problems_hash')
   if manifest_lib.hash_json(found) != manifest_lib.hash_json(job.settings):
@@ -297,7 +297,7 @@ def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
 
 def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
   """Collects all that the configuration needs of one split."""
-  for kind, name in run_data.needed(config):
+  for kind, name in records_on_disk.needed(config):
     if name == split:
       directory = collect_split(config, workdir, split, kind)
       logging.info(summary(manifest_lib.load(directory), directory))
@@ -305,4 +305,4 @@ def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_enum('split', 'train', builders.SPLITS, 'What to collect.')
-  launch.run(main, 'config', 'workdir', 'split')
+  command_line.run(main, 'config', 'workdir', 'split')

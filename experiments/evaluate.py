@@ -18,8 +18,8 @@ from absl import logging
 import ml_collections
 
 from experiments import calibrate
-from experiments import launch
-from experiments import run_data
+from experiments import command_line
+from experiments import records_on_disk
 from experiments import train
 from routing.evaluation import broken_promises
 from routing.evaluation import evaluator
@@ -60,7 +60,7 @@ def open_pair(
   """
   pair = methods.Pair(
       *(
-          run_data.source(
+          records_on_disk.source(
               config,
               workdir,
               split,
@@ -72,16 +72,18 @@ def open_pair(
   )
   for router in routers:
     for split in ('select', 'test'):
-      opened = run_data.open_split(config, workdir, split)
-      run_data.check_card(router.card, config, opened)
-    _check_calibrated(router, run_data.open_split(config, workdir, 'prove'))
+      opened = records_on_disk.open_split(config, workdir, split)
+      records_on_disk.check_card(router.card, config, opened)
+    _check_calibrated(
+        router, records_on_disk.open_split(config, workdir, 'prove')
+    )
     router.seen.check('select', pair.select.problems)
     router.seen.check('test', pair.test.problems)
   return pair
 
 
 def _check_calibrated(
-    router: learned.LearnedRouter, prove: run_data.Split
+    router: learned.LearnedRouter, prove: records_on_disk.Split
 ) -> None:
   """Raises ValueError if points were calibrated on other records of `prove`."""
   found = prove.manifest.content_hash
@@ -139,11 +141,11 @@ def _training_records(config, workdir, router):
   card = router.card
   is_known = estimators.of(config).learns_from == 'known'
   kind = None if is_known else 'rollouts'
-  opened = run_data.open_split(config, workdir, 'train', kind)
-  run_data.check_card(card, config, opened)
+  opened = records_on_disk.open_split(config, workdir, 'train', kind)
+  records_on_disk.check_card(card, config, opened)
   if is_known:
-    known = run_data.known_records(config, workdir, 'train')
-    return run_data.known_table(known, card)
+    known = records_on_disk.known_records(config, workdir, 'train')
+    return records_on_disk.known_table(known, card)
   return records.recorded_source(
       list(opened.records()), card.features, card.accounting, card.protocol
   )
@@ -174,7 +176,7 @@ def figures(
   )
   _log_left_out(rulers, points_left_out)
   counted = {
-      name: run_data.open_split(config, workdir, name)
+      name: records_on_disk.open_split(config, workdir, name)
       for name in ('train', 'select', 'prove', 'test')
   }
   return {
@@ -217,7 +219,7 @@ def inputs(
       'config': json.loads(config.to_json_best_effort()),
       'checkpoints': [saved_lib.read_card(run)['hash'] for run in runs],
       'shards': {
-          split: run_data.open_split(
+          split: records_on_disk.open_split(
               config, workdir, split
           ).manifest.content_hash
           for split in splits.SPLITS
@@ -290,7 +292,7 @@ def answer_at_points(
   size = config.evaluation.live
   if not size or not router.points or not isinstance(test, sources.Known):
     return []
-  answering = run_data.answering(config, router.card)
+  answering = records_on_disk.answering(config, router.card)
   problems = test.problems[:size]
   metric, members = router.card.ruler, families.members(router)
   at = [router.at(point.name) for point in router.points]
@@ -332,4 +334,4 @@ def evaluate(
 
 
 if __name__ == '__main__':
-  launch.run(evaluate, 'config', 'workdir')
+  command_line.run(evaluate, 'config', 'workdir')

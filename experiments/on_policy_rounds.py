@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments import builders
 from experiments import training_data
-from experiments import unattended
+from experiments import unattended_collection
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
@@ -188,7 +188,7 @@ class Collector:
       writer: writer_lib.RolloutWriter,
   ) -> None:
     """Has what is missing of a round written."""
-    watch = unattended.Watch(writer, self._meter, self._limits)
+    watch = unattended_collection.Watch(writer, self._meter, self._limits)
     await behaviour_rollouts.collect_rollouts(
         [problems[i] for i in watch.missing],
         self._engines,

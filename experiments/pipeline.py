@@ -19,10 +19,10 @@ import ml_collections
 
 from experiments import calibrate
 from experiments import collect
+from experiments import command_line
 from experiments import evaluate
-from experiments import launch
+from experiments import records_on_disk
 from experiments import report
-from experiments import run_data
 from experiments import train
 from experiments import workdirs
 from routing import costs
@@ -81,7 +81,7 @@ def stages(
                   collect.collect_split, config, workdir, split, kind
               ),
               (
-                  run_data.directory(config, workdir, split, kind)
+                  records_on_disk.directory(config, workdir, split, kind)
                   / 'manifest.json',
               ),
               resumes=True,
@@ -89,7 +89,7 @@ def stages(
                   _is_collected, config, workdir, split, kind
               ),
           )
-          for kind, split in run_data.needed(config)
+          for kind, split in records_on_disk.needed(config)
       ),
       Stage(
           'train',
@@ -125,7 +125,7 @@ def _is_collected(
     kind: str,
 ) -> bool:
   """Whether a split is on disk to its end; raises ValueError if unfinished."""
-  manifest = run_data.open_split(config, workdir, split, kind).manifest
+  manifest = records_on_disk.open_split(config, workdir, split, kind).manifest
   return manifest.num_problems >= config.problems[split]
 
 
@@ -135,7 +135,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: at the first setting that is not allowed.
   """
-  run_data.check(config)
+  records_on_disk.check(config)
   costs.check_ruler(config.ruler)
   lagrangian.check_form(config.objective.form)
   kappa.check(config, estimators.name_of(config))
@@ -188,4 +188,4 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 if __name__ == '__main__':
-  launch.run(main, 'config', 'workdir')
+  command_line.run(main, 'config', 'workdir')

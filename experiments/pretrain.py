@@ -18,7 +18,7 @@ from absl import flags
 from absl import logging
 import ml_collections
 
-from experiments import launch
+from experiments import command_line
 from experiments import workdirs
 from routing import progress
 from routing.lm import corpus
@@ -223,4 +223,4 @@ def main(
 if __name__ == '__main__':
   flags.DEFINE_enum('model', None, MODELS, 'Train this one only.')
   flags.DEFINE_integer('core', None, 'Processor to keep to.')
-  launch.run(main, 'config', 'workdir', 'model', 'core')
+  command_line.run(main, 'config', 'workdir', 'model', 'core')

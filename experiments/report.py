@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from experiments import launch
+from experiments import command_line
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
@@ -91,4 +91,4 @@ def main(workdir: str) -> None:
 
 
 if __name__ == '__main__':
-  launch.run(main, 'workdir')
+  command_line.run(main, 'workdir')

@@ -27,7 +27,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from experiments import launch
+from experiments import command_line
 from experiments import sweep_table
 from experiments import workdirs
 from routing.shards import manifest as manifest_lib
@@ -335,4 +335,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('program', 'experiments.pipeline', 'What each run runs.')
   flags.DEFINE_string('data', None, 'Directory whose shards all runs share.')
   flags.DEFINE_string('match', '', 'Regular expression: these runs only.')
-  launch.run(main, 'config', 'workdir', 'jobs', 'program', 'data', 'match')
+  command_line.run(
+      main, 'config', 'workdir', 'jobs', 'program', 'data', 'match'
+  )

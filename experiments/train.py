@@ -16,9 +16,9 @@ import ml_collections
 import numpy as np
 
 from experiments import builders
-from experiments import launch
+from experiments import command_line
 from experiments import on_policy_rounds
-from experiments import run_data
+from experiments import records_on_disk
 from experiments import training_data
 from experiments import workdirs
 from routing import progress as progress_lib
@@ -110,7 +110,7 @@ def _batches(
   if estimators.of(config).writes_its_own:
     card = make_card(config, data.view)
     weights = builders.weight_hashes(config)
-    run_data.check_weights(card, weights, 'The configuration is')
+    records_on_disk.check_weights(card, weights, 'The configuration is')
     with on_policy_rounds.collecting(
         config,
         training_data.references(config, workdir),
@@ -118,7 +118,7 @@ def _batches(
         card,
         run_directory(workdir, seed),
         seed,
-        functools.partial(run_data.engines, config, workdir, 'train'),
+        functools.partial(records_on_disk.engines, config, workdir, 'train'),
     ) as collector:
       yield sources.renewed(
           collector,
@@ -214,4 +214,4 @@ def train_all(
 
 
 if __name__ == '__main__':
-  launch.run(train_all, 'config', 'workdir')
+  command_line.run(train_all, 'config', 'workdir')

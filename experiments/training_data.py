@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from experiments import builders
-from experiments import run_data
+from experiments import records_on_disk
 from routing import costs
 from routing import protocols
 from routing import types
@@ -89,7 +89,7 @@ def load(
       models than the other one, or not what the configuration's estimator and
       protocol can learn from.
   """
-  run_data.check(config)
+  records_on_disk.check(config)
   if estimators.of(config).learns_from == 'known':
     return _known(config, workdir)
   return _rollouts(config, workdir)
@@ -97,11 +97,13 @@ def load(
 
 def _known(config, workdir) -> TrainingSet:
   known = {
-      name: list(run_data.known_records(config, workdir, name))
+      name: list(records_on_disk.known_records(config, workdir, name))
       for name in ('train', 'select')
   }
-  split = {name: run_data.open_split(config, workdir, name) for name in known}
-  run_data.check_same_pair(split['select'], split['train'])
+  split = {
+      name: records_on_disk.open_split(config, workdir, name) for name in known
+  }
+  records_on_disk.check_same_pair(split['select'], split['train'])
   specs = split['train'].specs
   accounting = batching.with_reference(
       costs.Accounting(specs, config.ruler), _costed(known['train'])
@@ -187,13 +189,13 @@ def _steps(record: Any) -> Iterable[types.Step]:
 
 def _rollouts(config, workdir) -> TrainingSet:
   split = {
-      name: run_data.open_split(config, workdir, name, 'rollouts')
+      name: records_on_disk.open_split(config, workdir, name, 'rollouts')
       for name in ('train', 'select')
   }
   protocol = builders.protocol(config)
   for x in split.values():
     _check_protocol(x, protocol)
-  run_data.check_same_pair(split['select'], split['train'])
+  records_on_disk.check_same_pair(split['select'], split['train'])
   make = _streamed if _num_held(config) else _resident
   view, train = make(config, split['train'], protocol)
   select = list(split['select'].records())
@@ -211,7 +213,7 @@ def _rollouts(config, workdir) -> TrainingSet:
 
 def _inherit(
     config: ml_collections.ConfigDict,
-    split: run_data.Split,
+    split: records_on_disk.Split,
     seen: seen_lib.Seen,
     select: Sequence[types.Problem],
 ) -> seen_lib.Seen:
@@ -237,7 +239,7 @@ def _inherit(
 
 
 def _check_protocol(
-    split: run_data.Split, protocol: protocols.Protocol
+    split: records_on_disk.Split, protocol: protocols.Protocol
 ) -> None:
   """Raises ValueError if rollouts are of another decision process."""
   found = split.manifest.settings['plan']['protocol']
@@ -256,7 +258,7 @@ def _num_held(config: ml_collections.ConfigDict) -> int:
 
 def _observed(
     config: ml_collections.ConfigDict,
-    split: run_data.Split,
+    split: records_on_disk.Split,
     make: Any,
 ) -> tuple[observation.FeatureConfig, costs.Accounting]:
   """What is observed, and what is paid; `make` gives the records anew."""
@@ -272,7 +274,7 @@ def _observed(
 
 def _resident(
     config: ml_collections.ConfigDict,
-    split: run_data.Split,
+    split: records_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Data]:
   """Rollouts of train in memory, and what was measured on them."""
@@ -286,7 +288,7 @@ def _resident(
 
 def _streamed(
     config: ml_collections.ConfigDict,
-    split: run_data.Split,
+    split: records_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Shards]:
   """Rollouts of train on disk, and what was measured one file at a time."""
@@ -306,7 +308,7 @@ def _streamed(
 
 
 def _load_file(
-    view: View, split: run_data.Split, index: int
+    view: View, split: records_on_disk.Split, index: int
 ) -> types.TrajectoryBatch:
   return view.trajectories(split.file(index))
 
@@ -315,7 +317,9 @@ def references(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[types.Rollouts]:
   """The problems of train, with what the largest model does there alone."""
-  rollouts = run_data.open_split(config, workdir, 'train', 'rollouts').records()
+  rollouts = records_on_disk.open_split(
+      config, workdir, 'train', 'rollouts'
+  ).records()
   return [dataclasses.replace(record, trajectories=()) for record in rollouts]
 
 

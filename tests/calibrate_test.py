@@ -15,7 +15,7 @@ from absl.testing import parameterized
 from configs import arithmetic
 from experiments import calibrate
 from experiments import pipeline
-from experiments import run_data
+from experiments import records_on_disk
 from experiments import train
 from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
@@ -41,7 +41,7 @@ class CalibrateTestCase(parameterized.TestCase):
     self.num_problems = 600
     for target, name, made in (
         (calibrate, 'open_sources', self._open),
-        (run_data, 'open_split', self._split),
+        (records_on_disk, 'open_split', self._split),
         (families, 'members', lambda router: [ladders.Family()]),
     ):
       self.enter_context(mock.patch.object(target, name, made))

@@ -11,7 +11,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import pandas
 
-from experiments import unattended
+from experiments import unattended_collection
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
@@ -162,7 +162,7 @@ class ExtendedTest(parameterized.TestCase):
       engines = scripted_pair.make_engines(2)
       shards = writer.LadderWriter(self.directory, problems[:num], {}, _SIZE)
       asyncio.run(
-          unattended.collect_missing(
+          unattended_collection.collect_missing(
               functools.partial(
                   collect.collect_ladders,
                   plan=collect.Plan(driver.Sampling()),

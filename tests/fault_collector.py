@@ -7,7 +7,7 @@ import asyncio
 import functools
 import sys
 
-from experiments import unattended
+from experiments import unattended_collection
 from routing import types
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
@@ -65,7 +65,7 @@ def collect_all(directory: str, urls: list[str]) -> None:
       requests=16, attempts=50, first_wait=0.01, longest_wait=0.1
   )
   asyncio.run(
-      unattended.collect_missing(
+      unattended_collection.collect_missing(
           COLLECT,
           problems,
           engines,

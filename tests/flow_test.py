@@ -17,7 +17,7 @@ from experiments import builders
 from experiments import calibrate
 from experiments import evaluate
 from experiments import pipeline
-from experiments import run_data
+from experiments import records_on_disk
 from experiments import train
 from experiments.studies.coverage import data as coverage_data
 import routing
@@ -120,12 +120,12 @@ class FlowTest(parameterized.TestCase):
     if config.calibration.alphas:
       self.assertIn('loss<=0.3@0.9', names)
     # Calibrated on what it was trained on, it refuses, whatever it is.
-    source = run_data.source(
+    source = records_on_disk.source(
         config, workdir, 'select', router.card, config.calibration.source
     )
     train_problems = [
         x.problem
-        for x in run_data.open_split(config, workdir, 'train').records()
+        for x in records_on_disk.open_split(config, workdir, 'train').records()
     ]
     with self.assertRaisesRegex(ValueError, "has seen it as 'train'"):
       router.seen.check('prove', train_problems)
@@ -134,7 +134,7 @@ class FlowTest(parameterized.TestCase):
           config,
           router,
           {'select': source, 'prove': source},
-          run_data.open_split(config, workdir, 'prove').manifest,
+          records_on_disk.open_split(config, workdir, 'prove').manifest,
           directory,
       )
 
@@ -153,7 +153,7 @@ class LiveTest(absltest.TestCase):
     directory = train.run_directory(workdir, 0)
     router = routing.load(directory)
     self.assertEqual(router.points[0].promise['source'], 'live')
-    before = _files(workdir / run_data.ANSWERS_FOLDER)
+    before = _files(workdir / records_on_disk.ANSWERS_FOLDER)
     self.assertNotEmpty(before)
     # Neither stage asks anew what was answered, with no engine at hand.
     with mock.patch.object(builders, 'steady_engines', side_effect=OSError):
@@ -166,7 +166,7 @@ class LiveTest(absltest.TestCase):
           np.array([point.threshold]),
           'price',
       )
-    self.assertEqual(_files(workdir / run_data.ANSWERS_FOLDER), before)
+    self.assertEqual(_files(workdir / records_on_disk.ANSWERS_FOLDER), before)
     again = routing.load(directory)
     np.testing.assert_equal(
         again.points[0].threshold, router.points[0].threshold

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import on_policy_rounds
-from experiments import run_data
+from experiments import records_on_disk
 from experiments import train
 from experiments import training_data
 from routing.features import batching
@@ -71,7 +71,7 @@ class OnPolicyTest(absltest.TestCase):
       shutil.copytree(self.shards, workdir, dirs_exist_ok=True)
     data = training_data.load(_config(), workdir)
     with (
-        mock.patch.multiple(run_data, engines=engines),
+        mock.patch.multiple(records_on_disk, engines=engines),
         mock.patch.object(on_policy_rounds, 'check_engines'),
     ):
       try:

@@ -16,7 +16,7 @@ import numpy as np
 from configs import arithmetic
 from experiments import train
 from experiments import training_data
-from experiments import unattended
+from experiments import unattended_collection
 import routing
 from routing.features import observation
 from routing.grading import equivalence
@@ -43,7 +43,7 @@ def collect_ladders(workdir):
         pathlib.Path(workdir) / 'shards' / split, chosen, settings, 8
     )
     asyncio.run(
-        unattended.collect_missing(
+        unattended_collection.collect_missing(
             functools.partial(
                 collect.collect_ladders,
                 plan=collect.Plan(driver.Sampling()),

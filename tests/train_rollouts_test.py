@@ -16,7 +16,7 @@ import numpy as np
 from configs import arithmetic_redraft
 from experiments import train
 from experiments import training_data
-from experiments import unattended
+from experiments import unattended_collection
 import routing
 from routing import costs
 from routing import protocols
@@ -45,7 +45,7 @@ def collect(workdir, protocol='redraft', **others):
     settings = _SETTINGS | {'plan': dataclasses.asdict(plan), **others}
     directory = pathlib.Path(workdir) / 'rollouts' / split
     asyncio.run(
-        unattended.collect_missing(
+        unattended_collection.collect_missing(
             functools.partial(
                 behaviour_rollouts.collect_rollouts,
                 behaviour=behaviour.random_rate(2, seed=0),

@@ -10,7 +10,7 @@ from configs import arithmetic
 from configs import arithmetic_redraft
 from experiments import builders
 from experiments import evaluate
-from experiments import run_data
+from experiments import records_on_disk
 from experiments import train
 from experiments import training_data
 import routing
@@ -63,14 +63,14 @@ class ShardsTest(parameterized.TestCase):
     (directory,) = train.train_all(config, self.workdir)
     card = routing.load(directory).card
     self.assertEqual(card.weights_sha256, _WEIGHTS)
-    run_data.source(config, self.workdir, 'select', card, 'known')
+    records_on_disk.source(config, self.workdir, 'select', card, 'known')
     note_weights(self.shards / 'select', ('hash of small', 'gpt-of-another'))
     with self.assertRaisesRegex(
         ValueError,
         'select is of models with weights hash of small, gpt-of-another, the '
         'router was trained on hash of small, gpt-of-some-date',
     ):
-      run_data.source(config, self.workdir, 'select', card, 'known')
+      records_on_disk.source(config, self.workdir, 'select', card, 'known')
 
   def test_training_refuses_select_of_another_pair(self):
     note_weights(self.shards / 'select', ('hash of another', _WEIGHTS[1]))
@@ -112,7 +112,9 @@ class ShardsTest(parameterized.TestCase):
       evaluate._training_records(config, self.workdir, router)
 
   def test_points_of_other_records_are_refused(self):
-    prove = run_data.Split(self.shards / 'select', run_data.KINDS['ladders'])
+    prove = records_on_disk.Split(
+        self.shards / 'select', records_on_disk.KINDS['ladders']
+    )
     router = learned.load('shipped')
     for shards_hash in ('', prove.manifest.content_hash):
       points = [dataclasses.replace(router.points[0], shards_hash=shards_hash)]
@@ -129,13 +131,13 @@ class CardTest(absltest.TestCase):
     config = arithmetic.get_config('smoke')
     card = make_card(tuple(builders.weight_hashes(config)))
     self.assertEqual(
-        run_data.answering(config, card).made_by['weights_sha256'],
+        records_on_disk.answering(config, card).made_by['weights_sha256'],
         list(card.weights_sha256),
     )
     with self.assertRaisesRegex(
         ValueError, f'{card.weights_sha256[0]}.* the router was trained on a, b'
     ):
-      run_data.answering(config, make_card(('a', 'b')))
+      records_on_disk.answering(config, make_card(('a', 'b')))
 
   def test_the_shipped_router_is_of_the_shipped_pair(self):
     router = learned.load('shipped')
@@ -148,7 +150,7 @@ class CardTest(absltest.TestCase):
     content = card.to_json()
     self.assertNotIn('weights_sha256', content)
     self.assertEqual(card_lib.Card.from_json(content), card)
-    run_data.check_weights(card, ('any', 'pair'), 'This is')
+    records_on_disk.check_weights(card, ('any', 'pair'), 'This is')
     named = make_card(_WEIGHTS)
     self.assertEqual(card_lib.Card.from_json(named.to_json()), named)
     self.assertNotEqual(

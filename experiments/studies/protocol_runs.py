@@ -19,8 +19,8 @@ import ml_collections
 
 from experiments import builders
 from experiments import collect
+from experiments import command_line
 from experiments import evaluate
-from experiments import launch
 from experiments import pipeline
 from experiments.studies import protocol_table
 from routing.shards import manifest as manifest_lib
@@ -139,4 +139,4 @@ def main(
 
 if __name__ == '__main__':
   flags.DEFINE_list('runs', None, 'Names; all by default.')
-  launch.run(main, 'config', 'workdir', 'runs')
+  command_line.run(main, 'config', 'workdir', 'runs')

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from experiments import launch
+from experiments import command_line
 from routing.evaluation import evaluator
 from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
@@ -161,4 +161,4 @@ def main(paths: Sequence[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_list('results', None, 'Files, separated by commas.')
   flags.mark_flag_as_required('results')
-  launch.run(main, 'results')
+  command_line.run(main, 'results')

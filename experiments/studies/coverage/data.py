@@ -15,8 +15,8 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import launch
-from experiments import run_data
+from experiments import command_line
+from experiments import records_on_disk
 from experiments import train
 from routing import protocols
 from routing.calibration import thresholds as thresholds_lib
@@ -247,10 +247,10 @@ def embedded(workdir: pathlib.Path | str, seed: int = 0) -> Case:
     ValueError, FileNotFoundError: if something is not collected or not trained.
   """
   router = learned.load(train.run_directory(workdir, seed))
-  config = launch.saved_config(workdir)
+  config = command_line.saved_config(workdir)
   family = families.members(router)[0]
   select, test = (
-      run_data.source(config, workdir, split, router.card, 'known')
+      records_on_disk.source(config, workdir, split, router.card, 'known')
       for split in ('select', 'test')
   )
   router.seen.check('test', test.problems)

@@ -7,7 +7,7 @@ import sys
 
 from absl.testing import absltest
 
-from experiments import launch
+from experiments import command_line
 import routing
 
 
@@ -22,12 +22,12 @@ class LaunchTest(absltest.TestCase):
     others = ours.parents[1] / '.venv/lib/orbax/checkpoint/saver.py'
     for path, level, is_shown in (
         (ours, logging.INFO, True),
-        (launch.__file__, logging.INFO, True),
+        (command_line.__file__, logging.INFO, True),
         (others, logging.INFO, False),
         (others, logging.WARNING, True),
     ):
       self.assertEqual(
-          launch._is_ours_or_serious(_record(path, level)), is_shown
+          command_line._is_ours_or_serious(_record(path, level)), is_shown
       )
 
   def test_help_shows_the_flags_of_the_program(self):

@@ -9,7 +9,7 @@ import signal
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from experiments import unattended
+from experiments import unattended_collection
 from routing.engines import engine as engine_lib
 from routing.engines import resilience
 from routing.grading import equivalence
@@ -38,7 +38,7 @@ class OvernightTest(parameterized.TestCase):
       )
     writer = writer_lib.LadderWriter(self.directory, _PROBLEMS, {}, _SHARD_SIZE)
     asyncio.run(
-        unattended.collect_missing(
+        unattended_collection.collect_missing(
             functools.partial(
                 collect.collect_ladders,
                 plan=collect.Plan(driver.Sampling()),
