@@ -10,7 +10,6 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from experiments import evaluate
 from experiments import report
 from routing import protocols
 from routing.evaluation import bootstrap
@@ -79,6 +78,8 @@ def as_results(rulers, points_left_out=()):
       'num_problems': {'test': _NUM_PROBLEMS},
       'seeds': [0],
       'rulers': rulers,
+      'tuning': {},
+      'refused_points': [],
       'operating_points': [],
       'points_left_out': list(points_left_out),
       'live': [],
@@ -147,7 +148,9 @@ class LeftOutTest(parameterized.TestCase):
     np.testing.assert_array_equal(pooled.test.cost, alone.test.cost)
 
   def test_a_setting_that_cannot_be_judged_is_never_the_best(self):
-    area = lambda family: evaluate._area_on(self.source, [family], 'price')
+    area = lambda family: methods.area_for_tuning(
+        [family], self.source, 'price'
+    )
     self.assertEqual(area(families.Uncertainty(1)), -np.inf)
     self.assertBetween(area(_POLICY), 0.0, 1.0)
 
@@ -159,7 +162,9 @@ class LeftOutTest(parameterized.TestCase):
 
   def test_points_that_cannot_be_judged_are_named(self):
     points = [
-        card_lib.OperatingPoint(name, 0, threshold, {}, '')
+        card_lib.OperatingPoint(
+            name, 0, threshold, {'what': 'cost', 'level': 0.4}, ''
+        )
         for name, threshold in (('told', _THRESHOLD), ('not', np.inf))
     ]
     entries, left_out = evaluator.operating_points(

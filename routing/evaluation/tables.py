@@ -17,7 +17,7 @@ LABELS = {
     'boosting': 'gradient boosting',
     'confidence': 'confidence threshold',
     'fixed step': 'best fixed step',
-    'random per question': 'random per question',
+    'random per question': 'coin per question',
     'random per step': 'random per step',
     'oracle': 'oracle',
 }
@@ -35,6 +35,16 @@ COLUMNS = (
     '[95 %]',
     'gain @.4',
     'headroom',
+)
+LEGEND = (
+    'area: mean accuracy over cost fractions .2 to .8 of the large model, '
+    'or from where the curve exists. acc @b: the curve at cost b. cost, loss '
+    'and gain @.4: of the one threshold that is best within .4 on select; '
+    'loss and gain are shares of problems that only the large model, or only '
+    'the router, gets right. gap recovered: mean share of the accuracy '
+    'between the two models, over all costs. headroom: 0 on the line between '
+    'the two models, 1 at the oracle. coin per question: one of the two '
+    'models is drawn for the whole answer.'
 )
 # A terminal has room for these.
 _NARROW = (
@@ -313,6 +323,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts.append(f'### {title(results, ruler)}')
     parts.append(markdown_table(COLUMNS, rows(results, ruler)))
     parts += left_out_lines(results, ruler)
+  parts.append(LEGEND)
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')
     parts.append(_list(tuning_lines(results)))
