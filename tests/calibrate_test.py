@@ -14,6 +14,7 @@ from absl.testing import parameterized
 
 from configs import arithmetic
 from experiments import calibrate
+from experiments import evaluate
 from experiments import pipeline
 from experiments import records_on_disk
 from experiments import train
@@ -246,6 +247,48 @@ class SettingsTest(CalibrateTestCase):
       with self.assertRaisesRegex(ValueError, message):
         stage(self.config, nowhere)
     self.assertFalse(nowhere.exists())
+
+
+class CurrentTest(CalibrateTestCase):
+  """Whether what was made is of what is there now."""
+
+  def _check(self, stage):
+    """Current now, and not with other points, shards, router or settings."""
+    is_current = lambda: stage.is_current(self.config, self.workdir)
+    self.assertTrue(is_current())
+    for name, old, new in (
+        (learned.POINTS_FILE, 'cost', 'COST'),
+        (learned.CARD_FILE, '"hash": "f0', '"hash": "f1'),
+    ):
+      path = self.directory / name
+      before = path.read_text()
+      path.write_text(before.replace(old, new))
+      self.assertFalse(is_current(), name)
+      path.write_text(before)
+    self.num_problems += 1
+    self.assertFalse(is_current())
+    self.num_problems -= 1
+    with self.config.unlocked():
+      self.config.calibration.delta = 0.2
+    self.assertFalse(is_current())
+    self.config.calibration.delta = 0.1
+    self.assertTrue(is_current())
+
+  def test_points(self):
+    self.assertFalse(calibrate.is_current(self.config, self.workdir))
+    self.calibrate()
+    self._check(calibrate)
+
+  def test_results(self):
+    self.assertFalse(evaluate.is_current(self.config, self.workdir))
+    self.calibrate()
+    inputs = evaluate.inputs(self.config, self.workdir)
+    path = self.workdir / evaluate.RESULTS_FILE
+    path.write_text(json.dumps(inputs | {'schema': 2}))
+    self._check(evaluate)
+    # Of before any of it was recorded.
+    path.write_text('{"schema": 2}')
+    self.assertFalse(evaluate.is_current(self.config, self.workdir))
 
 
 if __name__ == '__main__':
