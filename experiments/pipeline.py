@@ -135,13 +135,13 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: at the first setting that is not allowed.
   """
+  calibrate.wanted(config)
   records_on_disk.check(config)
   costs.check_ruler(config.ruler)
   lagrangian.check_form(config.objective.form)
   kappa.check(config, estimators.name_of(config))
   networks.check_kind(config.network.kind)
   observation.check_groups(config.features.groups)
-  calibrate.wanted(config)
   learners.check(config.evaluation.learners, config.evaluation.trials)
 
 
