@@ -98,7 +98,7 @@ def count_all(
           source.count(make(), plan, size)
       )
       try:
-        content = live.cached(
+        content = _cached(
             out / 'cells' / name, key, functools.partial(_timed, count)
         )
       except FileNotFoundError as error:
@@ -109,6 +109,15 @@ def count_all(
       seconds += content['seconds']
       logging.info('%s, n = %d: %.0f s so far', source.name, size, seconds)
   return rows, seconds, skipped
+
+
+def _cached(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
+  """What was made before for the same key, or makes and keeps it."""
+  made = live.kept(path, key)
+  if made is None:
+    made = make()
+    live.keep(path, key, made)
+  return made
 
 
 def serve(plan: cells_lib.Plan) -> dict[str, list[dict[str, Any]]]:
@@ -134,7 +143,7 @@ def run(
   """
   rows, seconds, skipped = count_all(plan, workdir, out)
   key = {'plan': dataclasses.asdict(plan)}
-  service = live.cached(
+  service = _cached(
       out / 'cells' / 'service.json',
       key,
       lambda: _timed(lambda: serve(plan)),
