@@ -141,7 +141,7 @@ class ClaimTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('problems.prove', 7),
-      ('problems.test', 9),
+      ('problems.test', 10),
       ('problems.select', 9),
       ('seed', 1),
       ('calibration.delta', 0.2),

@@ -246,7 +246,10 @@ class ByStepTest(absltest.TestCase):
     given = card_lib.OperatingPoint(
         'x', 0, tuple(kappas), point['promise'], 'hash'
     )
-    (entry,) = evaluator.operating_points([given], [_KEEN], deeper, 'price')
+    (entry,), left_out = evaluator.operating_points(
+        [given], [_KEEN], deeper, 'price'
+    )
+    self.assertEmpty(left_out)
     self.assertGreater(entry['cost'], 0)
     with self.assertRaisesRegex(ValueError, 'for 6 decisions; a problem has 8'):
       scores, _ = _KEEN.score(deeper.table.decisions)
