@@ -51,7 +51,7 @@ def problems(
 def model_directories(
     config: ml_collections.ConfigDict,
 ) -> list[pathlib.Path | None]:
-  """Where the weights of each route are, smallest first; None = not known.
+  """Directory of each model's weights, smallest model first; None = unknown.
 
   Raises:
     ValueError: if a directory that is named does not exist.

@@ -164,7 +164,7 @@ def _seen(train: Iterable[Any], select: Iterable[Any]) -> seen_lib.Seen:
 
 
 def _hidden_size(known: Iterable[Any]) -> int:
-  """Numbers of the small model's hidden states; 0 if there are none."""
+  """Width of the small model's hidden states; 0 if none are recorded."""
   sizes = (
       len(step.hidden)
       for record in known

@@ -12,9 +12,6 @@ from absl.testing import parameterized
 import pandas
 
 from experiments import unattended_collection
-from routing.grading import equivalence
-from routing.rollout import collect
-from routing.rollout import driver
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import writer
@@ -163,11 +160,7 @@ class ExtendedTest(parameterized.TestCase):
       shards = writer.LadderWriter(self.directory, problems[:num], {}, _SIZE)
       asyncio.run(
           unattended_collection.collect_missing(
-              functools.partial(
-                  collect.collect_ladders,
-                  plan=collect.Plan(driver.Sampling()),
-                  grade=equivalence.exact,
-              ),
+              scripted_pair.collect_ladders,
               problems[:num],
               engines,
               shards,

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import functools
 import json
 import pathlib
 import shutil
@@ -19,9 +18,6 @@ from experiments import training_data
 from experiments import unattended_collection
 import routing
 from routing.features import observation
-from routing.grading import equivalence
-from routing.rollout import collect
-from routing.rollout import driver
 from routing.shards import reader
 from routing.shards import writer as writer_lib
 from routing.training import metrics as metrics_lib
@@ -44,11 +40,7 @@ def collect_ladders(workdir):
     )
     asyncio.run(
         unattended_collection.collect_missing(
-            functools.partial(
-                collect.collect_ladders,
-                plan=collect.Plan(driver.Sampling()),
-                grade=equivalence.exact,
-            ),
+            scripted_pair.collect_ladders,
             chosen,
             scripted_pair.make_engines(),
             writer,

@@ -39,11 +39,7 @@ class OvernightTest(parameterized.TestCase):
     writer = writer_lib.LadderWriter(self.directory, _PROBLEMS, {}, _SHARD_SIZE)
     asyncio.run(
         unattended_collection.collect_missing(
-            functools.partial(
-                collect.collect_ladders,
-                plan=collect.Plan(driver.Sampling()),
-                grade=equivalence.exact,
-            ),
+            scripted_pair.collect_ladders,
             _PROBLEMS,
             engines,
             writer,

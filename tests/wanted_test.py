@@ -48,7 +48,11 @@ class RefusedTest(parameterized.TestCase):
       calibrator.Wanted(**wanted)
 
   def test_a_budget_of_the_large_model_is_allowed(self):
-    calibrator.Wanted(budgets=(1,), confident_budgets=(1,), both=((0.1, 1),))
+    found = calibrator.Wanted(
+        budgets=(1,), confident_budgets=(1,), both=((0.1, 1),)
+    )
+    self.assertEqual(found.budgets, (1,))
+    self.assertEqual(found.confident_budgets, (1,))
 
   @parameterized.parameters(
       ('recorded', 'growing', 'allowed: fixed_sequence.'),

@@ -150,7 +150,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(paths: Sequence[str]) -> None:
-  """Prints the table of some `results.json`."""
+  """Prints one table of all the runs whose `results.json` are given."""
   runs = [
       results_lib.check(json.loads(pathlib.Path(path).read_text()))
       for path in paths

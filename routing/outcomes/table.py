@@ -97,7 +97,9 @@ class OutcomeTable:
 
   @functools.cached_property
   def ending_gain(self) -> np.ndarray:
-    """`[L]` float32 in [0, 1], the answer is right and the largest is not.
+    """`[L]` float32 in [0, 1], relative gain of each ending.
+
+    Share of samples in which it is right and the largest model's own is not.
 
     Sample by sample, right - right_of_largest = gain - loss.
     """

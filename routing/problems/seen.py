@@ -94,7 +94,7 @@ class Seen:
     return dataclasses.replace(self, **{split: getattr(self, split) | hashes})
 
   def check(self, split: str, problems: Iterable[types.Problem]) -> None:
-    """Refuses problems that were seen in another split than `split`.
+    """Raises ValueError if a problem was seen in another split than `split`.
 
     A question serves one split only: what is selected on was not trained,
     proved or tested on, what is proved on was not trained, selected or tested

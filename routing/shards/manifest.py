@@ -63,7 +63,7 @@ class Manifest:
 
   @property
   def is_complete(self) -> bool:
-    """Every problem is in a shard, or known to have failed."""
+    """Whether every problem is in a shard or recorded as failed."""
     rows = sum(shard.rows for shard in self.shards)
     return rows + len(self.failures) == self.num_problems
 
