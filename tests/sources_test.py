@@ -26,6 +26,7 @@ from routing.routers import behaviour
 from routing.routers import card as card_lib
 from routing.routers import families
 from routing.routers import learned
+from routing.shards import json_cache
 from tests import scripted_pair
 from tests import trees_test
 
@@ -346,12 +347,12 @@ class LiveTest(absltest.TestCase):
 
     with mock.patch.object(pathlib.Path, 'write_text', write_half):
       with self.assertRaises(KeyboardInterrupt):
-        live.keep(path, 1, list(range(100)))
+        json_cache.keep(path, 1, list(range(100)))
     self.assertNotEmpty(list(path.parent.iterdir()))  # The half is there.
-    self.assertIsNone(live.kept(path, 1))
-    live.keep(path, 1, [1])
-    self.assertEqual(live.kept(path, 1), [1])
-    self.assertIsNone(live.kept(path, 2))
+    self.assertIsNone(json_cache.kept(path, 1))
+    json_cache.keep(path, 1, [1])
+    self.assertEqual(json_cache.kept(path, 1), [1])
+    self.assertIsNone(json_cache.kept(path, 2))
     self.assertLen(list(path.parent.iterdir()), 1)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import pathlib
 import re
 from typing import Any
@@ -27,6 +26,7 @@ from routing.outcomes import points as points_lib
 from routing.outcomes import sources
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.shards import json_cache
 from routing.shards import manifest as manifest_lib
 
 SAME_COST = 1e-4  # Costs are float32 in a batch; a token is worth more.
@@ -219,7 +219,7 @@ class Live:
       place = missing[index]
       found[place] = self._measures(answers)
       if self.folder is not None:
-        keep(self._path(keys[place]), keys[place], found[place])
+        json_cache.keep(self._path(keys[place]), keys[place], found[place])
 
     if missing:
       asked = [routers[i] for i in missing]
@@ -249,7 +249,9 @@ class Live:
     return self.folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.json'
 
   def _kept(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    return None if self.folder is None else kept(self._path(key), key)
+    return (
+        None if self.folder is None else json_cache.kept(self._path(key), key)
+    )
 
   def _measures(self, answers: Sequence[types.Trajectory]) -> dict[str, Any]:
     """Correctness and cost in each metric, JSON-like, `[N]` each."""
@@ -263,31 +265,6 @@ class Live:
             for metric in costs.RULERS
         },
     }
-
-
-def kept(path: pathlib.Path, key: Any) -> Any:
-  """Returns what `keep` wrote for the same key, or None.
-
-  Args:
-    path: of a JSON file, which need not exist.
-    key: JSON-like, all that the content follows from.
-  """
-  if not path.exists():
-    return None
-  content = json.loads(path.read_text())
-  return content['made'] if content['key'] == _as_json(key) else None
-
-
-def keep(path: pathlib.Path, key: Any, made: Any) -> None:
-  """Writes something JSON-like and its key to a file, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps({'key': _as_json(key), 'made': made}, allow_nan=False)
-  manifest_lib.replace_file(path, lambda partial: partial.write_text(text))
-
-
-def _as_json(value: Any) -> Any:
-  """A value as JSON gives it back: with lists for tuples."""
-  return json.loads(json.dumps(value))
 
 
 def compare(

@@ -21,8 +21,8 @@ from experiments.studies.coverage import page as page_lib
 from experiments.studies.coverage import report as report_lib
 from experiments.studies.coverage import rollouts as rollouts_lib
 from experiments.studies.coverage import service as service_lib
-from routing.outcomes import live
 from routing.routers import learned
+from routing.shards import json_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +113,10 @@ def count_all(
 
 def _cached(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
   """What was made before for the same key, or makes and keeps it."""
-  made = live.kept(path, key)
+  made = json_cache.kept(path, key)
   if made is None:
     made = make()
-    live.keep(path, key, made)
+    json_cache.keep(path, key, made)
   return made
 
 
