@@ -3,7 +3,7 @@
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Demo:   python -m experiments.pipeline --config=configs/arithmetic.py:demo --workdir=runs/demo
 Smoke:  python -m experiments.pipeline --config=configs/arithmetic.py:smoke --workdir=runs/smoke
-Change: append e.g. --config.ruler=flops --config.objective.form=reliability
+Change: append e.g. --config.cost_metric=flops --config.objective.form=reliability
 """
 
 import ml_collections
@@ -17,7 +17,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of collection; training seeds are below.
   config.train_seeds = (0, 1, 2)  # One training run each.
-  config.ruler = 'price'  # The ruler of constraint and promises.
+  config.cost_metric = 'price'  # The cost metric of constraint and promises.
 
   # 'shipped', or a directory with small/ and large/ (see experiments/pretrain).
   config.engine = dict(pair='shipped', max_batch=128, num_slots=256)
@@ -98,26 +98,26 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       alphas=(0.02, 0.05, 0.1),  # Named points loss<=alpha.
       delta=0.1,  # Chance that a promise is broken.
       confident_budgets=(),  # Named points cost<=b@p, e.g. (0.5,).
-      both=(),  # Of a loss and a cost, e.g. ((0.05, 0.6),).
+      loss_and_cost=(),  # Of a loss and a cost, e.g. ((0.05, 0.6),).
       group_by='',  # A promise to each 'subject', or value of this key of meta.
       joint_starts=(),  # Steps at which a threshold of its own begins, (0, 3).
       is_joint=False,  # Pairs of both promised together, not each by itself.
-      among=1,  # Proven points or seeds that somebody chooses among.
+      num_choices=1,  # Proven points or seeds that somebody chooses among.
       # Whence outcomes: 'known' (ladders, replies), 'recorded' (rollouts,
       # weighted by importance) or 'live' (answered anew at each threshold).
       source='known',
-      grid=200,  # Thresholds that are tested, besides both ends.
+      num_thresholds=200,  # Thresholds that are tested, besides both ends.
       # Or 'bonferroni' (not where recorded), or 'growing' (where known).
       procedure='fixed_sequence',
-      least_effective=100.0,  # Problems below which 'recorded' refuses.
+      min_effective_size=100.0,  # Problems below which 'recorded' refuses.
   )
   config.evaluation = dict(
       source='known',  # As in calibration.
       learners=('fitted Q, trees', 'fitted Q, linear', 'boosting'),
-      trials=6,  # Settings of each learner that are tried on select.
+      num_trials=6,  # Settings of each learner that are tried on select.
       resamples=2_000,  # Bootstrap draws over problems (and seeds).
-      live=200,  # Test problems answered live at each named point.
-      coverage=1_000,  # Samples drawn to count broken promises.
+      num_live=200,  # Test problems answered live at each named point.
+      num_coverage_samples=1_000,  # Samples drawn to count broken promises.
   )
 
   if variant == 'demo':  # Three minutes on two cores, collection included.
@@ -125,9 +125,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.problems.update(train=800, select=200, prove=200, test=400)
     config.num_steps = 200
     config.batch_size = 512
-    config.evaluation.trials = 2
+    config.evaluation.num_trials = 2
     config.checkpoint_every = 100
-    config.evaluation.live = 50
+    config.evaluation.num_live = 50
   if variant == 'smoke':  # One minute; for tests.
     config.train_seeds = (0,)
     config.problems.update(train=64, select=32, prove=32, test=48)
@@ -139,5 +139,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.eval_every = 5
     config.checkpoint_every = 10
     config.calibration.alphas = (0.1,)  # 32 problems can promise no less.
-    config.evaluation.update(trials=1, resamples=200, live=8, coverage=20)
+    config.evaluation.update(
+        num_trials=1, resamples=200, num_live=8, num_coverage_samples=20
+    )
   return config

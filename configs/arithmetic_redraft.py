@@ -50,14 +50,14 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           # alone; at 1 it stays too near the behaviour to meet low budgets.
           rho_bar=10.0,
           c_bar=1.0,
-          ratio_bar=10.0,  # The same in what the multiplier follows.
-          reach_bar=10.0,  # Of how often decisions are reached; 0 = no weights.
+          ratio_clip=10.0,  # The same in what the multiplier follows.
+          reach_clip=10.0,  # Of how often decisions are reached; 0 = no weights.
           clip=0.2,  # Of the surrogate.
           kl_weight=0.0,  # Of the divergence from the policy before, a nat.
           entropy_weight=0.0 if estimator == 'exact' else 1e-3,
-          rescale=False,  # Advantages to a root mean square of 1.
-          num_inner=2,  # Gradient steps on each batch.
-          least_effective=50.0,  # Trajectories that a score must rest on.
+          normalize_advantages=False,  # Advantages to a root mean square of 1.
+          num_inner_steps=2,  # Gradient steps on each batch.
+          min_effective_size=50.0,  # Trajectories that a score must rest on.
       )
   )
   config.critics = dict(learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0)
@@ -66,11 +66,11 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       max_kl=0.01,  # Nats per decision.
       damping=1e-2,
       num_iterations=10,  # Of conjugate gradients.
-      shrink=0.8,
-      num_shrinks=10,
+      backtrack_factor=0.8,
+      max_backtracks=10,
   )
   config.stream = dict(
-      num_held=0,  # Shards in memory at a time; 0 = all, for good.
+      num_shards_in_memory=0,  # Shards in memory at a time; 0 = all, for good.
       num_devices=1,  # That share each batch.
   )
   config.on_policy = dict(
@@ -84,7 +84,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.problems.update(select=500, prove=500)  # Of up to 128 ways each.
   if size == 'smoke':
     config.behaviour.trajectories = 2
-    config.objective.least_effective = 0.0
+    config.objective.min_effective_size = 0.0
     config.on_policy.update(problems=16, every=5)
   elif estimator == 'exact':
     config.batch_size = 128  # Problems, of up to 127 decisions each.

@@ -1,7 +1,7 @@
 """The embedded pair in redraft, as if nothing were known but trajectories.
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic_rollouts.py --workdir=runs/rollouts
-Live:   append --config.calibration.source=live --config.calibration.grid=9
+Live:   append --config.calibration.source=live --config.calibration.num_thresholds=9
 
 For models that sample, or that cannot be asked everything: thresholds are
 calibrated by weighting recorded trajectories, which may refuse, or by
@@ -31,5 +31,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   if variant == 'smoke':
     config.problems.update(select=32, prove=32)
     config.behaviour.trajectories = 4
-    config.calibration.update(budgets=(0.6,), grid=5, least_effective=2.0)
+    config.calibration.update(
+        budgets=(0.6,), num_thresholds=5, min_effective_size=2.0
+    )
   return config

@@ -41,5 +41,5 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   # Servers give no hidden states.
   config.features.groups = ('confidence', 'progress', 'cost', 'text')
   if variant == 'smoke':
-    config.evaluation.live = 4
+    config.evaluation.num_live = 4
   return config

@@ -26,7 +26,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       tensor_parallel_size=(1, 1),
       num_slots=64,  # Answers written at once, by each model.
       num_log_probs=5,
-      runs_on=True,  # The writer writes on while the router decides.
+      speculates=True,  # The writer writes on while the router decides.
       enforce_eager=True,
       extra=dict(
           block_size=32,  # What is cached comes in blocks of so many tokens.
@@ -49,5 +49,5 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   # vLLM gives no hidden states.
   config.features.groups = ('confidence', 'progress', 'cost', 'text')
   if variant == 'smoke':
-    config.evaluation.live = 4
+    config.evaluation.num_live = 4
   return config

@@ -117,7 +117,7 @@ def steady_engines(
   """
   allowed = limits(config)
   meter = resilience.Meter(specs(config), allowed)
-  return resilience.steady(engines(config), allowed, meter)
+  return resilience.with_retries(engines(config), allowed, meter)
 
 
 def _embedded_engines(
@@ -330,8 +330,8 @@ def check_concurrency(config: ml_collections.ConfigDict) -> None:
 def accounting(
     config: ml_collections.ConfigDict, reference: float = float('nan')
 ) -> costs.Accounting:
-  """The books in the configured ruler; see `costs.Accounting`."""
-  return costs.Accounting(specs(config), config.ruler, reference)
+  """The books in the configured cost metric; see `costs.Accounting`."""
+  return costs.Accounting(specs(config), config.cost_metric, reference)
 
 
 def protocol(config: ml_collections.ConfigDict) -> protocols.Protocol:

@@ -44,15 +44,21 @@ REFUSED_FILE = 'refused_points.json'
 RECORD_FILE = 'calibrated.json'  # What the points were made from.
 
 
-def wanted(config: ml_collections.ConfigDict) -> calibrator.Wanted:
+def settings(
+    config: ml_collections.ConfigDict,
+) -> calibrator.CalibrationSettings:
   """Which points a configuration asks for.
 
   Raises:
     ValueError: if it asks for what there is not, or its source cannot do.
   """
-  fields = {field.name for field in dataclasses.fields(calibrator.Wanted)}
+  fields = {
+      field.name for field in dataclasses.fields(calibrator.CalibrationSettings)
+  }
   given = config.calibration.to_dict()
-  found = calibrator.Wanted(**{k: v for k, v in given.items() if k in fields})
+  found = calibrator.CalibrationSettings(
+      **{k: v for k, v in given.items() if k in fields}
+  )
   found.check_source(config.calibration.source)
   return found
 
@@ -106,11 +112,11 @@ def prepare(
           looks_lib.read(directory / looks_lib.FILE_NAME), look, problems
       ),
       calibrator.Calibrator(
-          families.members(router),
+          families.policies(router),
           source['select'],
           source['prove'],
-          wanted(config),
-          metric=router.card.ruler,
+          settings(config),
+          metric=router.card.metric,
           max_decisions=router.card.features.max_decisions,
           hashes={
               'checkpoint_hash': router.checkpoint_hash,
@@ -129,10 +135,10 @@ def _settings(
   collected = dict(prove.settings)
   collected.pop('problems_hash')  # Other problems are not another setting.
   return {
-      **dataclasses.asdict(wanted(config)),
+      **dataclasses.asdict(settings(config)),
       'source': config.calibration.source,
-      'least_effective': config.calibration.least_effective,
-      'ruler': router.card.ruler,
+      'min_effective_size': config.calibration.min_effective_size,
+      'cost_metric': router.card.metric,
       'checkpoint': router.checkpoint_hash,
       'collected': manifest_lib.hash_json(collected),
   }
@@ -165,7 +171,7 @@ def calibrate_all(
     ValueError: if a setting is not allowed, a seed is not trained or has seen
       what it would be tested on, or there may be no further look at `prove`.
   """
-  wanted(config)  # Before any work.
+  settings(config)  # Before any work.
   routers = [train.load_router(workdir, seed) for seed in config.train_seeds]
   prove = records_on_disk.open_split(config, workdir, 'prove').manifest
   runs, opened = [], None
@@ -260,7 +266,7 @@ def _line(point: Mapping[str, Any]) -> str:
   thresholds = np.unique(point['threshold'])
   kappas = ', '.join(f'{kappa:.4g}' for kappa in thresholds)
   return (
-      f'{point["name"]}: member {point["member"]}, threshold {kappas}, '
+      f'{point["name"]}: member {point["policy_index"]}, threshold {kappas}, '
       f'accuracy {figures["accuracy"]:.3f}, cost {figures["cost"]:.3f}, '
       f'loss {figures["loss"]:.3f}; {promises.in_words(point["promise"])}'
   )

@@ -184,7 +184,7 @@ def behaviour(
   settings = {
       'epsilon': given.epsilon,
       'router': router.checkpoint_hash,
-      'member': router.member,
+      'policy_index': router.policy_index,
   }
   return behaviour_lib.drawn(mixture, seed), router.card.accounting, settings
 

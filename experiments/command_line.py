@@ -16,6 +16,7 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
+from experiments import workdirs
 from routing.engines import engine as engine_lib
 
 _HOUSE = pathlib.Path(__file__).parents[1]
@@ -96,7 +97,11 @@ def _unknown_field(argv: Sequence[str]) -> str | None:
     config = runpy.run_path(path)['get_config'](*([variant] if variant else []))
   except ValueError as error:
     return str(error)
+  if old := workdirs.first_old_name(config.to_dict()):
+    return f'{path}: the field {old!r} is now called {workdirs.RENAMED[old]!r}.'
   for name, _ in given:
+    if now := workdirs.RENAMED.get(name.removeprefix('config.')):
+      return f'--{name} is now called --config.{now}.'
     fields = config
     for key in name.split('.')[1:] if name.startswith('config.') else ():
       names = (
@@ -119,4 +124,6 @@ def saved_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
   path = pathlib.Path(workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{path} does not exist: nothing was run there.')
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
+  return ml_collections.ConfigDict(
+      workdirs.upgrade(json.loads(path.read_text()))
+  )

@@ -103,10 +103,10 @@ def tuned_learners(
     select: sources.Source,
 ) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
   """The supervised learners, each tuned on `select`, and what was tried."""
-  learners_lib.check(config.evaluation.learners, config.evaluation.trials)
+  learners_lib.check(config.evaluation.learners, config.evaluation.num_trials)
   data = _training_records(config, workdir, router)
   num_decisions = len(data.decisions.depth)
-  metric, found, tried = router.card.ruler, {}, {}
+  metric, found, tried = router.card.metric, {}, {}
   for name in config.evaluation.learners:
     start = time.monotonic()
     best = tuning.tune(
@@ -116,7 +116,7 @@ def tuned_learners(
         metric=metric,
         features=router.card.features,
         seed=config.seed,
-        num_trials=config.evaluation.trials,
+        num_trials=config.evaluation.num_trials,
     )
     found[name] = best.families
     most = learners_lib.LEARNERS[name].max_decisions or num_decisions
@@ -163,25 +163,25 @@ def figures(
   others, tried = tuned_learners(config, workdir, routers[0], pair.select)
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
-  members = families.members(routers[0])
-  rulers = evaluator.figures(
-      [families.members(router) for router in routers],
+  policies = families.policies(routers[0])
+  cost_metrics = evaluator.figures(
+      [families.policies(router) for router in routers],
       others,
       pair,
       resamples=config.evaluation.resamples,
       seed=config.seed,
   )
   earned, points_left_out = evaluator.operating_points(
-      routers[0].points, members, pair.test, card.ruler
+      routers[0].points, policies, pair.test, card.metric
   )
-  _log_left_out(rulers, points_left_out)
+  _log_left_out(cost_metrics, points_left_out)
   counted = {
       name: records_on_disk.open_split(config, workdir, name)
       for name in ('train', 'select', 'prove', 'test')
   }
   return {
       'schema': results_lib.SCHEMA,
-      'ruler': card.ruler,
+      'cost_metric': card.metric,
       'source': pair.test.kind,
       'num_problems': {
           name: x.num_problems or sum(y.rows for y in x.manifest.shards)
@@ -191,7 +191,7 @@ def figures(
       'resamples': config.evaluation.resamples,
       **inputs(config, workdir),
       'tuning': tried,
-      'rulers': rulers,
+      'cost_metrics': cost_metrics,
       'operating_points': earned,
       'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
@@ -251,29 +251,34 @@ def is_current(
 
 def _count_broken(config, router, pair) -> dict[str, Any] | None:
   """Broken promises on test problems; None where outcomes are not known."""
-  if not isinstance(pair.test, sources.Known) or not config.evaluation.coverage:
+  if (
+      not isinstance(pair.test, sources.Known)
+      or not config.evaluation.num_coverage_samples
+  ):
     return None
-  promised = [p.member for p in router.points if p.promise['what'] == 'loss']
-  member = promised[0] if promised else router.member
-  family = families.members(router)[member]
-  grid = pair.select.grid(family, config.calibration.grid)
+  promised = [
+      p.policy_index for p in router.points if p.promise['what'] == 'loss'
+  ]
+  policy_index = promised[0] if promised else router.policy_index
+  family = families.policies(router)[policy_index]
+  grid = pair.select.grid(family, config.calibration.num_thresholds)
   counts = broken_promises.count(
-      pair.test.earn(family, grid, router.card.ruler),
+      pair.test.evaluate(family, grid, router.card.metric),
       grid,
-      num_samples=config.evaluation.coverage,
+      num_samples=config.evaluation.num_coverage_samples,
       seed=config.seed,
   )
-  return {'member': member, **counts}
+  return {'policy_index': policy_index, **counts}
 
 
 def _log_left_out(
-    rulers: Mapping[str, Any], points_left_out: Sequence[str]
+    cost_metrics: Mapping[str, Any], points_left_out: Sequence[str]
 ) -> None:
-  """Warns of what is in no table; once where the rulers agree on why."""
+  """Warns of what is in no table; once where the cost metrics agree on why."""
   for line in dict.fromkeys(
       f'{name}: {reason}'
-      for ruler in rulers.values()
-      for name, reason in ruler['left_out'].items()
+      for metric in cost_metrics.values()
+      for name, reason in metric['left_out'].items()
   ):
     logging.warning('Left out: %s', line)
   for name in points_left_out:
@@ -289,18 +294,18 @@ def answer_at_points(
 
   Beside each the prediction of the source, where it can tell.
   """
-  size = config.evaluation.live
+  size = config.evaluation.num_live
   if not size or not router.points or not isinstance(test, sources.Known):
     return []
   answering = records_on_disk.answering(config, router.card)
   problems = test.problems[:size]
-  metric, members = router.card.ruler, families.members(router)
+  metric, policies = router.card.metric, families.policies(router)
   at = [router.at(point.name) for point in router.points]
   answers = live.answer_under(answering, problems, at)
   entries = []
   for point, answered in zip(router.points, answers, strict=True):
     kappas = evaluator.threshold_row(point.threshold)
-    predicted = test.earn(members[point.member], kappas, metric)
+    predicted = test.evaluate(policies[point.policy_index], kappas, metric)
     compared = live.compare(
         answered,
         test.table.large_cost[metric][: len(problems)],

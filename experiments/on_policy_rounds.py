@@ -210,13 +210,13 @@ def taking_turns(
     plan: behaviour_rollouts.Plan,
 ) -> behaviour_rollouts.Behaviour:
   """The members of a router, one after the other; each draws by its chances."""
-  members = [router.with_threshold(k, 0.0) for k in range(router.num_members)]
+  policies = [router.with_threshold(k, 0.0) for k in range(router.num_policies)]
   places = {problem.id: place for place, problem in enumerate(problems)}
 
   def draw(problem: types.Problem, trajectory: int):
     turn = places[problem.id] * plan.num_trajectories + trajectory
     return behaviour_lib.DrawingRouter(
-        members[turn % len(members)], plan.seed, problem.id, trajectory
+        policies[turn % len(policies)], plan.seed, problem.id, trajectory
     )
 
   return draw

@@ -137,12 +137,12 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   calibrate.wanted(config)
   records_on_disk.check(config)
-  costs.check_ruler(config.ruler)
+  costs.check_metric(config.cost_metric)
   lagrangian.check_form(config.objective.form)
   kappa.check(config, estimators.name_of(config))
   networks.check_kind(config.network.kind)
   observation.check_groups(config.features.groups)
-  learners.check(config.evaluation.learners, config.evaluation.trials)
+  learners.check(config.evaluation.learners, config.evaluation.num_trials)
 
 
 def run(

@@ -19,7 +19,7 @@ from experiments import builders
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.engines import remembered
+from routing.engines import memoized
 from routing.outcomes import live
 from routing.outcomes import records
 from routing.outcomes import sources
@@ -166,7 +166,7 @@ def open_split(
 
 def known_records(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
-) -> Iterator[types.Ladder] | Iterator[trees.Tree]:
+) -> Iterator[types.Ladder] | Iterator[trees.ReplyTree]:
   """Yields what is known of each problem: ladders, or trees grown of replies.
 
   Raises:
@@ -175,7 +175,7 @@ def known_records(
   found = open_split(config, workdir, split).records()
   if config.data.kind == 'ladders':
     return found
-  grower = trees.Grower(
+  grower = trees.TreeBuilder(
       builders.protocol(config),
       builders.sampling(config),
       builders.grader(config),
@@ -184,7 +184,8 @@ def known_records(
 
 
 def known_table(
-    known: Sequence[types.Ladder] | Iterator[trees.Tree], card: card_lib.Card
+    known: Sequence[types.Ladder] | Iterator[trees.ReplyTree],
+    card: card_lib.Card,
 ):
   """The outcome table of ladders or trees, as a router sees them."""
   known = iter(known)
@@ -204,7 +205,7 @@ def check_card(
 ) -> None:
   """Raises ValueError unless a router, its records and a run are alike.
 
-  Models, protocol and ruler must be the same.
+  Models, protocol and cost metric must be the same.
   """
   if split.specs != card.specs:
     raise ValueError(
@@ -219,10 +220,10 @@ def check_card(
         f'The router is of {card.protocol.name}, {card.protocol.view}; the '
         f'configuration names {wanted.name}, {wanted.view}.'
     )
-  if card.ruler != config.ruler:
+  if card.metric != config.cost_metric:
     raise ValueError(
-        f'The router was trained for ruler {card.ruler!r}; the configuration '
-        f'names {config.ruler!r}.'
+        f'The router was trained for cost metric {card.metric!r}; the '
+        f'configuration names {config.cost_metric!r}.'
     )
 
 
@@ -296,7 +297,7 @@ def source(
       card.features,
       card.accounting,
       card.protocol,
-      config.calibration.least_effective,
+      config.calibration.min_effective_size,
   )
   if name == 'recorded':
     return met
@@ -368,7 +369,7 @@ def engines(
     return asked
   # Observations read the smallest model's hidden states alone.
   memories = [
-      remembered.Memory(keeps_hidden=engine.route == 0) for engine in asked
+      memoized.Memory(keeps_hidden=engine.route == 0) for engine in asked
   ]
   reply_shards.remember(open_split(config, workdir, split).records(), memories)
-  return list(map(remembered.RememberedEngine, asked, memories))
+  return list(map(memoized.MemoizedEngine, asked, memories))

@@ -1,7 +1,7 @@
 """Draws tables and plots from `results.json`.
 
 Run:    python -m experiments.report --workdir=runs/arithmetic
-Writes: table.md, frontier.png, rulers.png; report.json: of which results
+Writes: table.md, frontier.png, cost metrics.png; report.json: of which results
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from routing.evaluation import tables
 from routing.shards import manifest as manifest_lib
 
 RESULTS_FILE = 'results.json'
-FILES = ('table.md', 'frontier.png', 'rulers.png')
+FILES = ('table.md', 'frontier.png', 'cost_metrics.png')
 RECORD_FILE = 'report.json'
 
 
@@ -39,7 +39,7 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
   paths = [directory / name for name in FILES]
   paths[0].write_text(tables.markdown(results))
   plots.frontier(results, paths[1])
-  plots.rulers(results, paths[2])
+  plots.cost_metrics(results, paths[2])
   text = json.dumps(_record(directory)) + '\n'
   manifest_lib.replace_file(
       directory / RECORD_FILE, lambda path: path.write_text(text)
@@ -59,7 +59,7 @@ def _record(directory: pathlib.Path) -> dict[str, str]:
 
 
 def show(workdir: pathlib.Path | str) -> None:
-  """Prints the table of the constraint's ruler, and the live one."""
+  """Prints the table of the constraint's cost metric, and the live one."""
   from rich import console as console_lib
 
   results = load(workdir)
@@ -67,8 +67,8 @@ def show(workdir: pathlib.Path | str) -> None:
   # Not a terminal: rich would guess 80 columns and cut the figures.
   if not console.is_terminal:
     console = console_lib.Console(width=130)
-  console.print(tables.rich_table(results, results['ruler']))
-  for line in tables.left_out_lines(results, results['ruler']):
+  console.print(tables.rich_table(results, results['cost_metric']))
+  for line in tables.left_out_lines(results, results['cost_metric']):
     console.print(line, markup=False)
   if results['operating_points']:
     console.print(tables.rich_point_table(results))

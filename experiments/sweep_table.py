@@ -22,15 +22,16 @@ SEED_FIELDS = ('train_seeds', 'seed')  # What figures are averaged over.
 def figures(directory: pathlib.Path) -> dict[str, float]:
   """The figures of one run.
 
-  Of an evaluated run, in the ruler of its constraint: the area on `select`, by
+  Of an evaluated run, in the cost metric of its constraint: the area on
+    `select`, by
   which settings are chosen; the area on `test`, where there is one; accuracy
   and cost at each budget. Of one that was only trained: the best validation
   score, and at which step; means over members. Means over the run's own seeds.
   """
   if (directory / report.RESULTS_FILE).exists():
     results = report.load(directory)
-    ruler = results['rulers'][results['ruler']]
-    method = ruler['methods'][ruler['reference']]
+    metric = results['cost_metrics'][results['cost_metric']]
+    method = metric['methods'][metric['reference']]
     found = {'area on select': method['select_area']}
     if method['area'] is not None:
       found['area'] = method['area']['mean']

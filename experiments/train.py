@@ -65,7 +65,7 @@ def make_card(
   """What the router of this run will say of itself."""
   return card_lib.Card(
       specs=view.accounting.specs,
-      ruler=view.accounting.ruler,
+      metric=view.accounting.metric,
       reference=view.accounting.reference,
       protocol=view.protocol,
       features=view.features,
@@ -133,7 +133,7 @@ def _batches(
         data.train,
         seed,
         config.batch_size,
-        config.stream.num_held,
+        config.stream.num_shards_in_memory,
         layout,
         constant,
     )

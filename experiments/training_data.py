@@ -27,7 +27,7 @@ from routing.routers import learned
 from routing.training import estimators
 from routing.training import sources
 
-Known = Sequence[types.Ladder] | Sequence[trees.Tree]
+Known = Sequence[types.Ladder] | Sequence[trees.ReplyTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,8 @@ def load(
 ) -> TrainingSet:
   """Reads and featurises `train` and `select`.
 
-  With `config.stream.num_held` > 0 rollouts of train stay on disk: they are
+  With `config.stream.num_shards_in_memory` > 0 rollouts of train stay on disk:
+  they are
   read through once for the expected cost and once for the statistics of their
   features, a file at a time, and then in each epoch.
 
@@ -106,7 +107,7 @@ def _known(config, workdir) -> TrainingSet:
   records_on_disk.check_same_pair(split['select'], split['train'])
   specs = split['train'].specs
   accounting = batching.with_reference(
-      costs.Accounting(specs, config.ruler), _costed(known['train'])
+      costs.Accounting(specs, config.cost_metric), _costed(known['train'])
   )
   features = observation.configure(
       config.features,
@@ -121,7 +122,7 @@ def _known(config, workdir) -> TrainingSet:
   }
   statistics = standardize.measure_decisions(tables['train'].decisions.features)
   batch = {
-      name: batches.outcome_batch(x, statistics, config.ruler)
+      name: batches.outcome_batch(x, statistics, config.cost_metric)
       for name, x in tables.items()
   }
   return TrainingSet(
@@ -196,7 +197,7 @@ def _rollouts(config, workdir) -> TrainingSet:
   for x in split.values():
     _check_protocol(x, protocol)
   records_on_disk.check_same_pair(split['select'], split['train'])
-  make = _streamed if _num_held(config) else _resident
+  make = _streamed if _num_shards_in_memory(config) else _resident
   view, train = make(config, split['train'], protocol)
   select = list(split['select'].records())
   seen = _seen(split['train'].records(), select)
@@ -251,9 +252,9 @@ def _check_protocol(
     )
 
 
-def _num_held(config: ml_collections.ConfigDict) -> int:
+def _num_shards_in_memory(config: ml_collections.ConfigDict) -> int:
   # Configurations from before there were streams name none.
-  return config.get('stream', {}).get('num_held', 0)
+  return config.get('stream', {}).get('num_shards_in_memory', 0)
 
 
 def _observed(
@@ -268,7 +269,7 @@ def _observed(
       max_decisions=config.protocol.max_decisions,
       hidden_size=_hidden_size(make()),
   )
-  accounting = costs.Accounting(split.specs, config.ruler)
+  accounting = costs.Accounting(split.specs, config.cost_metric)
   return features, batching.with_reference(accounting, make())
 
 

@@ -165,9 +165,11 @@ async def collect_missing(
   limits = limits or resilience.Limits()
   meter = resilience.Meter(specs, limits)
   watch = Watch(writer, meter, limits)
-  steady = resilience.steady(engines, limits, meter)
+  with_retries = resilience.with_retries(engines, limits, meter)
   try:
-    await _collect(collect_all, problems, steady, watch, concurrency, name)
+    await _collect(
+        collect_all, problems, with_retries, watch, concurrency, name
+    )
     watch.note_refused()
   except engine_lib.Stop as error:
     raise engine_lib.Stop(f'{error} {_state(writer)}') from error
@@ -178,7 +180,7 @@ async def collect_missing(
         f'{watch.reason}, and a second signal. {_state(writer)}'
     ) from None
   finally:
-    for engine in steady:
+    for engine in with_retries:
       await engine.close()
   logging.info('%s: %s.', name, meter)
   # Who asked to stop does not want the next split either.

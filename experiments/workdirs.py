@@ -1,9 +1,38 @@
-"""Work directories: one belongs to one configuration, and says which."""
+"""Work directories: one belongs to one configuration, and says which.
 
+Fields of configurations have been renamed. What is saved under an old name is
+read under the new one; a command or a file with an old name is refused with the
+name that the field has now.
+"""
+
+from collections.abc import Mapping
 import json
 import pathlib
+from typing import Any
 
 import ml_collections
+
+# Dotted names, from before to now.
+RENAMED = {
+    'ruler': 'cost_metric',
+    'calibration.among': 'calibration.num_choices',
+    'calibration.both': 'calibration.loss_and_cost',
+    'calibration.grid': 'calibration.num_thresholds',
+    'calibration.least_effective': 'calibration.min_effective_size',
+    'engine.runs_on': 'engine.speculates',
+    'evaluation.coverage': 'evaluation.num_coverage_samples',
+    'evaluation.live': 'evaluation.num_live',
+    'evaluation.trials': 'evaluation.num_trials',
+    'objective.least_effective': 'objective.min_effective_size',
+    'objective.num_inner': 'objective.num_inner_steps',
+    'objective.ratio_bar': 'objective.ratio_clip',
+    'objective.reach_bar': 'objective.reach_clip',
+    'objective.rescale': 'objective.normalize_advantages',
+    'stream.num_held': 'stream.num_shards_in_memory',
+    'trust_region.num_shrinks': 'trust_region.max_backtracks',
+    'trust_region.shrink': 'trust_region.backtrack_factor',
+}
+_COST_METRICS = {'decoded': 'decoded_tokens', 'seconds': 'latency'}
 
 
 def claim(
@@ -31,7 +60,7 @@ def claim(
   path = directory / name
   wanted = json.loads(config.to_json_best_effort())
   if path.exists():
-    found = json.loads(path.read_text())
+    found = upgrade(json.loads(path.read_text()))
     if found == wanted:
       return directory
     if not _only_grows(found, wanted):
@@ -66,3 +95,34 @@ def _difference(found: dict, wanted: dict, prefix: str = '') -> str:
     if a != b:
       return f'{prefix}{key} is {a!r} there, {b!r} here'
   return 'the fields have other types'
+
+
+def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a saved configuration under the names of today.
+
+  Args:
+    content: what `config.json` holds. It is left as it is.
+  """
+  found = {
+      key: dict(value) if isinstance(value, Mapping) else value
+      for key, value in content.items()
+  }
+  for before, now in RENAMED.items():
+    *group, old = before.split('.')
+    fields = found.get(group[0], {}) if group else found
+    if isinstance(fields, dict) and old in fields:
+      fields.setdefault(now.split('.')[-1], fields.pop(old))
+  metric = found.get('cost_metric')
+  if metric in _COST_METRICS:
+    found['cost_metric'] = _COST_METRICS[metric]
+  return found
+
+
+def first_old_name(content: Mapping[str, Any]) -> str | None:
+  """Returns the first old name among the fields of a configuration, or None."""
+  for before in RENAMED:
+    *group, old = before.split('.')
+    fields = content.get(group[0], {}) if group else content
+    if isinstance(fields, Mapping) and old in fields:
+      return before
+  return None

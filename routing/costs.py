@@ -1,10 +1,11 @@
 """Tokens to money, arithmetic and time: the only place that knows a price.
 
 Every method, ours or another's, is charged here from the same recorded `Usage`.
-Four rulers read the same record; a configuration names the one that its
+Four cost metrics read the same record; a configuration names the one that its
 constraint and its promises are in. In full FLOPs a hand-over at any step costs
 about as much as the large model alone, because the large model must read just
-the tokens that it would otherwise have written: the ruler decides what there is
+the tokens that it would otherwise have written: the cost metric decides what
+  there is
 to learn, so all four are always reported.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from routing import types
 
-RULERS = ('price', 'flops', 'decoded', 'seconds')
+COST_METRICS = ('price', 'flops', 'decoded_tokens', 'latency')
 
 # Typical ratios of public price lists, for models that have no list price.
 INPUT_TO_OUTPUT_PRICE = 0.2
@@ -59,14 +60,16 @@ def spec_by_parameters(
   )
 
 
-def check_ruler(ruler: str) -> str:
-  """Returns `ruler`, or raises ValueError with the allowed names."""
-  if ruler not in RULERS:
-    raise ValueError(f'Unknown ruler {ruler!r}; allowed: {", ".join(RULERS)}.')
-  return ruler
+def check_metric(metric: str) -> str:
+  """Returns `metric`, or raises ValueError with the allowed names."""
+  if metric not in COST_METRICS:
+    raise ValueError(
+        f'Unknown cost metric {metric!r}; allowed: {", ".join(COST_METRICS)}.'
+    )
+  return metric
 
 
-def call_cost(usage: types.Usage, spec: RouteSpec, ruler: str) -> np.ndarray:
+def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
   """Cost of one call, or elementwise of an array of calls.
 
   `flops` counts 2 FLOPs a parameter and processed token, plus, for a token
@@ -77,43 +80,45 @@ def call_cost(usage: types.Usage, spec: RouteSpec, ruler: str) -> np.ndarray:
   Args:
     usage: token counts and seconds; scalars or arrays of one shape.
     spec: the model that was called.
-    ruler: one of `RULERS`.
+    metric: one of `COST_METRICS`.
 
   Returns:
     float64, shape of the usage: dollars, FLOPs, parameter-tokens or seconds.
   """
-  check_ruler(ruler)
+  check_metric(metric)
   read, cached, written, held = (
       np.asarray(x, np.float64)
-      for x in (usage.read, usage.cached, usage.written, usage.held)
+      for x in (usage.read, usage.cached, usage.written, usage.in_context)
   )
-  if ruler == 'price':
+  if metric == 'price':
     return (
         read * spec.price_input
         + cached * spec.price_cached
         + written * spec.price_output
     ) / 1e6
-  if ruler == 'flops':
+  if metric == 'flops':
     start = held + cached
     end = start + read + written
     # Sum of the context lengths c = start, ..., end - 1.
     context = (end * (end - 1) - start * (start - 1)) / 2
     attention = 2 * spec.num_layers * spec.attention_width * context
     return 2 * spec.parameters * (read + written) + attention
-  if ruler == 'decoded':
+  if metric == 'decoded_tokens':
     return spec.parameters * written
   return np.asarray(usage.seconds, np.float64) + 0 * read
 
 
 def total_cost(
-    calls: Iterable[types.Usage], specs: Sequence[RouteSpec], ruler: str
+    calls: Iterable[types.Usage], specs: Sequence[RouteSpec], metric: str
 ) -> float:
-  """Cost of a list of calls, in the ruler's own unit."""
-  return float(sum(call_cost(call, specs[call.route], ruler) for call in calls))
+  """Cost of a list of calls, in the cost metric's own unit."""
+  return float(
+      sum(call_cost(call, specs[call.route], metric) for call in calls)
+  )
 
 
 def completion_cost(
-    completion: types.Completion, specs: Sequence[RouteSpec], ruler: str
+    completion: types.Completion, specs: Sequence[RouteSpec], metric: str
 ) -> float:
   """Cost of a completion whose prefix its writer had not read before."""
   usage = types.Usage(
@@ -123,12 +128,12 @@ def completion_cost(
       completion.written,
       completion.seconds,
   )
-  return float(call_cost(usage, specs[completion.route], ruler))
+  return float(call_cost(usage, specs[completion.route], metric))
 
 
 @dataclasses.dataclass(frozen=True)
 class LadderCosts:
-  """Costs of every way through one ladder, in the ruler's own unit.
+  """Costs of every way through one ladder, in the cost metric's own unit.
 
   drafts: `[T]`, the small model's calls up to and including step t, of the T
     steps that are decided on.
@@ -146,7 +151,7 @@ class LadderCosts:
 def ladder_costs(
     ladder: types.Ladder,
     specs: Sequence[RouteSpec],
-    ruler: str,
+    metric: str,
     *,
     draft_is_paid: bool,
 ) -> LadderCosts:
@@ -155,7 +160,7 @@ def ladder_costs(
   Args:
     ladder: a ladder whose completions cover every (step, larger route).
     specs: A models, smallest first.
-    ruler: one of `RULERS`.
+    metric: one of `COST_METRICS`.
     draft_is_paid: True for `peek`: the draft of step t is written, paid and
       thrown away when handing over at t. False for `commit`.
 
@@ -166,7 +171,7 @@ def ladder_costs(
     ValueError: if a (step, route) has no completion.
   """
   steps = [
-      float(call_cost(step.usage, specs[0], ruler)) for step in ladder.steps
+      float(call_cost(step.usage, specs[0], metric)) for step in ladder.steps
   ]
   num_steps, num_larger = ladder.num_decisions, len(specs) - 1
   decided = np.asarray(steps)[:num_steps]
@@ -176,7 +181,7 @@ def ladder_costs(
   count = np.zeros((num_steps, num_larger))
   for completion in ladder.completions:
     where = completion.step, completion.route - 1
-    total[where] += completion_cost(completion, specs, ruler)
+    total[where] += completion_cost(completion, specs, metric)
     count[where] += 1
   if not count.all():
     step, route = np.argwhere(count == 0)[0]
@@ -195,21 +200,22 @@ def ladder_costs(
 
 @dataclasses.dataclass(frozen=True)
 class Accounting:
-  """The books of one experiment: who costs what, in which ruler, against what.
+  """The cost accounting of one experiment: specs, cost metric and reference.
 
   specs: A models, smallest first.
-  ruler: the ruler that constraint and promises are in.
-  reference: expected all-large cost of one problem in the ruler's unit (the
+  metric: the cost metric that constraint and promises are in.
+  reference: expected all-large cost of one problem in the cost metric's unit
+    (the
     training ladders' mean). Needed only for `spent`, what a router may know of
     its own spending while an answer is under way.
   """
 
   specs: tuple[RouteSpec, ...]
-  ruler: str = 'price'
+  metric: str = 'price'
   reference: float = float('nan')
 
   def __post_init__(self):
-    check_ruler(self.ruler)
+    check_metric(self.metric)
     if len(self.specs) < 2:
       raise ValueError(
           f'Routing needs 2 models or more, got {len(self.specs)}.'
@@ -217,4 +223,4 @@ class Accounting:
 
   def spent(self, calls: Iterable[types.Usage]) -> float:
     """What `calls` cost, as a fraction of the expected all-large cost."""
-    return total_cost(calls, self.specs, self.ruler) / self.reference
+    return total_cost(calls, self.specs, self.metric) / self.reference

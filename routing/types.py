@@ -44,7 +44,7 @@ class Usage:
     trace, hence read from its prefix cache.
   written: tokens generated.
   seconds: wall-clock attributed to the call: a batch's time, shared evenly.
-  held: tokens before these that the request, still under way, had read or
+  in_context: tokens before these that the request, still under way, had read or
     written by then; told, and paid for, in an earlier usage of it. All that
     they cost here is the attention over them.
   """
@@ -54,7 +54,7 @@ class Usage:
   cached: int | np.ndarray
   written: int | np.ndarray
   seconds: float | np.ndarray = 0.0
-  held: int | np.ndarray = 0
+  in_context: int | np.ndarray = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Trace:
   draft: the small model's next step, seen but not yet accepted; None where
     the protocol decides before drafting.
   spent: cost so far (the draft included), as a fraction of the all-large cost
-    expected of a problem, in the ruler of the configuration.
+    expected of a problem, in the cost metric of the configuration.
   previous: what the router saw at the decision before, drafts that were thrown
     away since included; None at the first.
   """

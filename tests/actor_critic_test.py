@@ -49,10 +49,12 @@ def make_batch(num=64, num_steps=3, num_routes=2, seed=0, policy=None):
   actions = rng.integers(0, num_routes, (num, num_steps)) * mask
   behaviour = np.full((num, num_steps), 1 / num_routes)
   if policy is not None:
-    chances = np.asarray(policy(features), np.float64)
+    probabilities = np.asarray(policy(features), np.float64)
     coins = rng.random((num, num_steps, 1))
-    actions = (np.cumsum(chances, -1)[..., :-1] < coins).sum(-1) * mask
-    behaviour = np.take_along_axis(chances, actions[..., None], -1)[..., 0]
+    actions = (np.cumsum(probabilities, -1)[..., :-1] < coins).sum(-1) * mask
+    behaviour = np.take_along_axis(probabilities, actions[..., None], -1)[
+        ..., 0
+    ]
   costs = np.where(actions > 0, 0.9, 0.3) / lengths[:, None] * mask
   correct = ~(is_hard & (actions == 0)).any(axis=1)
   return types.TrajectoryBatch(
@@ -90,9 +92,9 @@ def _own(config):
   return collect
 
 
-def _leaving(network, params, member=0):
+def _leaving(network, params, policy_index=0):
   """Chance of a larger route at an easy and at a hard step."""
-  params = jax.tree.map(lambda x: x[member], params)
+  params = jax.tree.map(lambda x: x[policy_index], params)
   logits = network.apply({'params': params}, jnp.array([[-1.0], [1.0]]))
   return 1 - np.asarray(jax.nn.softmax(logits))[:, 0]
 
@@ -164,8 +166,8 @@ class LearnsTest(parameterized.TestCase):
       state, _ = step(state, (data, None))
     params = jax.tree.map(lambda x: x[0], state.params)
     seen = jnp.array([[[-1.0], [1.0]], [[1.0], [1.0]]])
-    chances = jax.nn.softmax(network.apply({'params': params}, seen))
-    easy, hard = 1 - np.asarray(chances)[:, 1, 0]
+    probabilities = jax.nn.softmax(network.apply({'params': params}, seen))
+    easy, hard = 1 - np.asarray(probabilities)[:, 1, 0]
     self.assertLess(easy, 0.3)
     self.assertGreater(hard, 0.7)
 
@@ -209,7 +211,9 @@ class BookkeepingTest(parameterized.TestCase):
     # Two decisions, chances (1/2, 1/2) against a behaviour of 1/4: ratio 2,
     # clipped to 1. Critics say 0. Costs 0.3 and 0.6, right, level 0.5.
     config = make_config(levels=(0.5,))
-    config.objective.update(rho_bar=1.0, reach_bar=0.0, ratio_bar=float('inf'))
+    config.objective.update(
+        rho_bar=1.0, reach_clip=0.0, ratio_clip=float('inf')
+    )
     data = make_batch(1, num_steps=2).replace(
         mask=np.ones((1, 2), bool),
         behaviour=np.full((1, 2), 0.25, np.float32),
@@ -229,10 +233,10 @@ class BookkeepingTest(parameterized.TestCase):
     # Without bars: 2 * 0.3 + 2 * 2 * 0.6 = 3.0.
     np.testing.assert_allclose(got.excess, 2.5, rtol=1e-6)
     # The second decision is reached twice as often.
-    config.objective.reach_bar = 10.0
+    config.objective.reach_clip = 10.0
     again = actor_critic.judge(config, network, critics, one, data, 0.5)
     np.testing.assert_allclose(again.advantages, [[1.0, 2.0]], rtol=1e-6)
-    config.objective.reach_bar = 1.5
+    config.objective.reach_clip = 1.5
     again = actor_critic.judge(config, network, critics, one, data, 0.5)
     np.testing.assert_allclose(again.charges, [[0.9, 0.9]], rtol=1e-6)
 
@@ -359,7 +363,7 @@ class ValidationTest(absltest.TestCase):
     data = make_batch(50)
     network, state, _ = _setup(config, data)
     for least, is_kept in ((1e3, False), (0.0, True)):
-      config.objective.least_effective = least
+      config.objective.min_effective_size = least
       _, metrics = validation.make_eval_step(config, network)(
           jax.tree.map(jnp.copy, state), data
       )
@@ -369,7 +373,7 @@ class ValidationTest(absltest.TestCase):
     # The policy is above its budget, and keeping every draft, which nothing
     # is known of, would seem to be free.
     config = make_config(levels=(0.5,))
-    config.objective.least_effective = 0.0
+    config.objective.min_effective_size = 0.0
     data = make_batch(50)
     data = data.replace(
         actions=np.ones_like(data.actions), costs=np.ones_like(data.costs)

@@ -84,7 +84,7 @@ def _raw_batch(ladders, config, accounting, protocol):
   statistics = standardize.Statistics(
       np.zeros(features.shape[1]), np.ones(features.shape[1])
   )
-  batch = batches.outcome_batch(table, statistics, accounting.ruler)
+  batch = batches.outcome_batch(table, statistics, accounting.metric)
   batch.features[table.problem, table.decisions.depth] = features
   return batch
 

@@ -34,37 +34,41 @@ def _problem(i):
 class _Says:
   """A policy with given chances."""
 
-  def __init__(self, *chances):
-    self._chances = np.float32(chances)
+  def __init__(self, *probabilities):
+    self._probabilities_of_actions = np.float32(probabilities)
 
-  def chances(self, trace):
+  def action_probabilities(self, trace):
     del trace
-    return self._chances
+    return self._probabilities_of_actions
 
 
 class CoinTest(absltest.TestCase):
 
   def test_is_even_and_follows_from_its_key(self):
-    coins = np.array([router_lib.coin('a', i) for i in range(4_000)])
+    coins = np.array([router_lib.draw('a', i) for i in range(4_000)])
     counts, _ = np.histogram(coins, bins=10, range=(0, 1))
     # 400 in each tenth, with a spread of 19.
     self.assertTrue((np.abs(counts - 400) < 5 * 19).all())
-    self.assertEqual(router_lib.coin('a', 7), coins[7])
-    self.assertNotEqual(router_lib.coin('b', 7), coins[7])
+    self.assertEqual(router_lib.draw('a', 7), coins[7])
+    self.assertNotEqual(router_lib.draw('b', 7), coins[7])
     # Where one part ends and the next begins matters.
-    self.assertNotEqual(router_lib.coin('a', 11), router_lib.coin('a1', 1))
+    self.assertNotEqual(router_lib.draw('a', 11), router_lib.draw('a1', 1))
 
 
 class ChancesTest(parameterized.TestCase):
 
   def test_uniform_is_over_what_is_allowed(self):
     policy = behaviour.Uniform([True, False, True])
-    np.testing.assert_array_equal(policy.chances(_TRACE), [0.5, 0, 0.5])
+    np.testing.assert_array_equal(
+        policy.action_probabilities(_TRACE), [0.5, 0, 0.5]
+    )
 
   def test_a_known_rate_is_shared_by_the_larger_ones(self):
     policy = behaviour.RandomRate(0.4, 0.4, 3)
     for trace in (_TRACE, _trace(0, 2, 1, 0)):
-      np.testing.assert_allclose(policy.chances(trace), [0.6, 0.2, 0.2])
+      np.testing.assert_allclose(
+          policy.action_probabilities(trace), [0.6, 0.2, 0.2]
+      )
 
   @parameterized.parameters(
       ((), 1 / 2),
@@ -74,7 +78,7 @@ class ChancesTest(parameterized.TestCase):
       ((0, 1) * 1_000, 1 / 2),
   )
   def test_an_unknown_rate_follows_the_rule_of_succession(self, routes, larger):
-    got = behaviour.RandomRate().chances(_trace(*routes))
+    got = behaviour.RandomRate().action_probabilities(_trace(*routes))
     np.testing.assert_allclose(got, [1 - larger, larger], rtol=1e-9)
 
   def test_the_rate_is_averaged_over_its_range(self):
@@ -83,7 +87,10 @@ class ChancesTest(parameterized.TestCase):
     rates = np.linspace(0.2, 0.7, 100_001)
     for routes in itertools.product((0, 1), repeat=3):
       chance = np.prod(
-          [policy.chances(_trace(*routes[:t]))[routes[t]] for t in range(3)]
+          [
+              policy.action_probabilities(_trace(*routes[:t]))[routes[t]]
+              for t in range(3)
+          ]
       )
       k = sum(routes)
       expected = np.trapezoid(rates**k * (1 - rates) ** (3 - k), rates) / 0.5
@@ -94,7 +101,9 @@ class ChancesTest(parameterized.TestCase):
         _Says(0.9, 0.1), behaviour.Uniform([True, True]), 0.2
     )
     # 0.8 x 0.9 + 0.2 x 0.5.
-    np.testing.assert_allclose(policy.chances(_TRACE), [0.82, 0.18], rtol=1e-6)
+    np.testing.assert_allclose(
+        policy.action_probabilities(_TRACE), [0.82, 0.18], rtol=1e-6
+    )
 
   def test_refuses(self):
     with self.assertRaisesRegex(ValueError, 'No route is allowed'):
@@ -102,12 +111,12 @@ class ChancesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'num_routes is 1'):
       behaviour.RandomRate(num_routes=1)
     with self.assertRaisesRegex(ValueError, '0 larger routes of 1'):
-      behaviour.RandomRate(1.0, 1.0).chances(_trace(0))
+      behaviour.RandomRate(1.0, 1.0).action_probabilities(_trace(0))
     with self.assertRaisesRegex(ValueError, 'epsilon must be .* got -0.1'):
       behaviour.Mixture(_Says(1, 0), _Says(0, 1), -0.1)
     mixed = behaviour.Mixture(_Says(1, 0), _Says(0, 1, 0), 0.1)
     with self.assertRaisesRegex(ValueError, 'do not mix'):
-      mixed.chances(_TRACE)
+      mixed.action_probabilities(_TRACE)
     with self.assertRaisesRegex(ValueError, '0.5 to 0.2; allowed'):
       behaviour.random_rate(2, 0, low=0.5, high=0.2)
 
@@ -115,15 +124,15 @@ class ChancesTest(parameterized.TestCase):
 class DrawingTest(parameterized.TestCase):
 
   def test_routes_come_as_often_as_their_probability(self):
-    chances = np.float32([0.5, 0.2, 0.3])
-    draw = behaviour.drawn(_Says(*chances), seed=1)
+    probabilities = np.float32([0.5, 0.2, 0.3])
+    draw = behaviour.drawn(_Says(*probabilities), seed=1)
     decisions = [draw(_problem(i), 0).decide(_TRACE) for i in range(4_000)]
     counts = np.bincount([d.route for d in decisions], minlength=3)
-    spread = np.sqrt(4_000 * chances * (1 - chances))
-    self.assertTrue((np.abs(counts - 4_000 * chances) < 4 * spread).all())
+    spread = np.sqrt(4_000 * probabilities * (1 - probabilities))
+    self.assertTrue((np.abs(counts - 4_000 * probabilities) < 4 * spread).all())
     for decision in decisions[:20]:
       self.assertAlmostEqual(
-          decision.probability, chances[decision.route], places=6
+          decision.probability, probabilities[decision.route], places=6
       )
       self.assertAlmostEqual(decision.score, 0.5, places=6)
 
@@ -178,8 +187,8 @@ class DrawingTest(parameterized.TestCase):
       self.assertEqual(decision.probability, 1.0)
 
   @parameterized.parameters((0.5, 0.4), (1.5, -0.5), (float('nan'), 1.0))
-  def test_chances_that_are_none_are_refused(self, *chances):
-    draw = behaviour.drawn(_Says(*chances), seed=0)
+  def test_chances_that_are_none_are_refused(self, *probabilities):
+    draw = behaviour.drawn(_Says(*probabilities), seed=0)
     with self.assertRaisesRegex(ValueError, 'sum to 1'):
       draw(_problem(0), 0).decide(_TRACE)
 

@@ -43,7 +43,7 @@ class CalibrateTestCase(parameterized.TestCase):
     for target, name, made in (
         (calibrate, 'open_sources', self._open),
         (records_on_disk, 'open_split', self._split),
-        (families, 'members', lambda router: [ladders.Family()]),
+        (families, 'policies', lambda router: [ladders.Family()]),
     ):
       self.enter_context(mock.patch.object(target, name, made))
 
@@ -100,13 +100,13 @@ class LooksTest(CalibrateTestCase):
       dict(alphas=(0.12,)),
       dict(budgets=(0.6,)),
       dict(delta=0.2),
-      dict(both=((0.1, 0.9),)),
+      dict(loss_and_cost=((0.1, 0.9),)),
       dict(confident_budgets=(0.9,)),
       dict(group_by='subject'),
       dict(joint_starts=(0, 3)),
       dict(is_joint=True),
-      dict(among=2),
-      dict(grid=100),
+      dict(num_choices=2),
+      dict(num_thresholds=100),
       dict(procedure='bonferroni'),
       dict(source='live'),
   )
@@ -143,7 +143,7 @@ class LooksTest(CalibrateTestCase):
     self.assertEqual([x.num_problems for x in looks], [700, 800])
 
   def test_a_level_for_two_has_two_looks(self):
-    self.calibrate(among=2)
+    self.calibrate(num_choices=2)
     points, looks = self.calibrate(alphas=(0.12,))
     self.assertLen(looks, 2)
     self.assertIn('loss<=0.12@0.9', points)
@@ -172,7 +172,7 @@ class SettingsTest(CalibrateTestCase):
     opened = self._open()
     points, _ = self.calibrate(alphas=(0.15,), procedure=procedure)
     grid = opened['select'].grid(ladders.Family(), 200)
-    earned = opened['prove'].earn(ladders.Family(), grid, 'price')
+    earned = opened['prove'].evaluate(ladders.Family(), grid, 'price')
     want = thresholds_lib.from_values(
         earned.values(),
         grid,
@@ -184,12 +184,14 @@ class SettingsTest(CalibrateTestCase):
     self.assertEqual(promise['test'], want.promise.test)
 
   def test_among(self):
-    points, _ = self.calibrate(among=4)
+    points, _ = self.calibrate(num_choices=4)
     promise = points['loss<=0.1@0.9']['promise']
-    self.assertEqual((promise['delta'], promise['among']), (0.025, 4))
+    self.assertEqual((promise['delta'], promise['num_choices']), (0.025, 4))
 
   def test_is_joint(self):
-    points, _ = self.calibrate(alphas=(), both=((0.2, 0.8),), is_joint=True)
+    points, _ = self.calibrate(
+        alphas=(), loss_and_cost=((0.2, 0.8),), is_joint=True
+    )
     promise = points['loss<=0.2&cost<=0.8@0.9']['promise']
     self.assertEqual(promise['delta'], 0.05)
     self.assertAlmostEqual(promise['joint_delta'], 0.1)
@@ -199,24 +201,26 @@ class SettingsTest(CalibrateTestCase):
         budgets=(0.4,),
         alphas=(0.2,),
         confident_budgets=(0.7,),
-        both=((0.1, 0.8),),
+        loss_and_cost=((0.1, 0.8),),
         delta=0.2,
         is_joint=True,
-        among=3,
+        num_choices=3,
         group_by='subject',
         joint_starts=(0, 2),
-        grid=7,
+        num_thresholds=7,
         procedure='bonferroni',
     )
     # None is left at its default, or it would not be seen to arrive.
-    for field in dataclasses.fields(calibrator.Wanted):
+    for field in dataclasses.fields(calibrator.CalibrationSettings):
       self.assertNotEqual(given[field.name], field.default, field.name)
     self.config.calibration.update(given)
-    self.assertEqual(calibrate.wanted(self.config), calibrator.Wanted(**given))
+    self.assertEqual(
+        calibrate.settings(self.config), calibrator.CalibrationSettings(**given)
+    )
 
   def test_a_point_dearer_than_the_large_model_is_refused(self):
     blind = ladders.Family(spread=5.0)
-    with mock.patch.object(families, 'members', lambda router: [blind]):
+    with mock.patch.object(families, 'policies', lambda router: [blind]):
       points, _ = self.calibrate(alphas=(0.02,))
     self.assertEqual(list(points), ['cost<=0.5'])
     path = self.directory / calibrate.REFUSED_FILE

@@ -137,7 +137,7 @@ class OffPolicyTest(absltest.TestCase):
   def estimate(self, scores, batch, thresholds, **kwargs):
     try:
       return importance.estimate(
-          scores, batch, thresholds, least_effective=0.1, **kwargs
+          scores, batch, thresholds, min_effective_size=0.1, **kwargs
       )
     except ValueError as refusal:  # No trajectory agrees with the target.
       self.assertRegex(str(refusal), 'effective')

@@ -32,7 +32,7 @@ def _calibrator(select=None, prove=None, found=(_BLIND, _KEEN), **wanted):
       found,
       select or _source(1),
       prove or _source(2),
-      calibrator.Wanted(**wanted),
+      calibrator.CalibrationSettings(**wanted),
       metric='price',
       max_decisions=8,
       hashes=_HASHES,
@@ -44,11 +44,11 @@ class ChosenAndProvenTest(parameterized.TestCase):
   def test_the_threshold_is_learnt_then_tested(self):
     select, prove = _source(1), _source(2)
     (point,) = _calibrator(select, prove, alphas=(0.1,)).points()
-    self.assertEqual(point['member'], 1)
+    self.assertEqual(point['policy_index'], 1)
     # The same by the parts: thresholds of select, a test on prove.
     grid = select.grid(_KEEN, 200)
     wanted = thresholds_lib.from_values(
-        prove.earn(_KEEN, grid, 'price').values(),
+        prove.evaluate(_KEEN, grid, 'price').values(),
         grid,
         [risks_lib.Risk('loss', 0.1, 0.1, p_value='binomial')],
     )
@@ -66,7 +66,7 @@ class ChosenAndProvenTest(parameterized.TestCase):
         for seed in (1, 3)
     )
     for point in (first, second):
-      earned = prove.earn(_KEEN, np.array([point['threshold']]), 'price')
+      earned = prove.evaluate(_KEEN, np.array([point['threshold']]), 'price')
       measured = point['promise']['measured']
       # Rounded to four digits.
       for name in ('loss', 'cost'):
@@ -80,13 +80,13 @@ class ChosenAndProvenTest(parameterized.TestCase):
       frontier = select.frontier(family, 'price')
       costs.append(frontier.cost[frontier.loss <= 0.1].min())
     (point,) = _calibrator(select, alphas=(0.1,)).points()
-    self.assertEqual(point['member'], int(np.argmin(costs)))
+    self.assertEqual(point['policy_index'], int(np.argmin(costs)))
 
   def test_a_budget_promises_nothing_and_is_chosen_on_select(self):
     select = _source(1)
     (point,) = _calibrator(select, budgets=(0.5,)).points()
     self.assertIsNone(point['promise']['delta'])
-    earned = select.earn(_KEEN, np.array([point['threshold']]), 'price')
+    earned = select.evaluate(_KEEN, np.array([point['threshold']]), 'price')
     self.assertLessEqual(earned.cost.mean(), 0.5)
     # No threshold within the budget is more accurate there.
     frontier = select.frontier(_KEEN, 'price')
@@ -95,7 +95,9 @@ class ChosenAndProvenTest(parameterized.TestCase):
 
   def test_a_budget_below_the_small_model_is_refused_by_name(self):
     found = _calibrator(
-        budgets=(0.01, 0.5), confident_budgets=(0.01,), both=((0.2, 0.01),)
+        budgets=(0.01, 0.5),
+        confident_budgets=(0.01,),
+        loss_and_cost=((0.2, 0.01),),
     )
     self.assertEqual([x['name'] for x in found.points()], ['cost<=0.5'])
     self.assertEqual(
@@ -118,7 +120,7 @@ class KindsTest(parameterized.TestCase):
         budgets=(0.5,),
         alphas=(0.1,),
         confident_budgets=(0.7,),
-        both=((0.2, 0.8),),
+        loss_and_cost=((0.2, 0.8),),
         group_by='subject',
         joint_starts=(0, 3),
     )
@@ -182,7 +184,7 @@ class KindsTest(parameterized.TestCase):
     self.assertLen(found.refused, 1)
 
   def test_levels_that_no_member_keeps_together_are_refused(self):
-    found = _calibrator(both=((0.001, 0.35),))
+    found = _calibrator(loss_and_cost=((0.001, 0.35),))
     self.assertEmpty(found.points())
     (refused,) = found.refused
     self.assertRegex(refused['reason'], 'No threshold of any member keeps')
@@ -192,7 +194,7 @@ class KindsTest(parameterized.TestCase):
   def test_what_takes_every_way_is_refused_elsewhere(self, field):
     prove = _source(2)
     other = lambda: None
-    for name in ('earn', 'problems', 'is_graded_once', 'grid'):
+    for name in ('evaluate', 'problems', 'is_graded_once', 'grid'):
       setattr(other, name, getattr(prove, name))
     other.kind = 'live'
     value = {'group_by': 'subject', 'joint_starts': (0, 3)}[field]

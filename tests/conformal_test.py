@@ -73,8 +73,8 @@ class RuleTest(parameterized.TestCase):
     self.assertEqual(got.tolist(), want)
     # At 1 only staying is good (.3), at 2 only leaving (.6).
     leave = np.array([[0.2, 0.7, 0.6, 0.9]])
-    chances = np.stack([1 - leave, leave], axis=-1)
-    self.assertAlmostEqual(conformal.conformity(chances, [table])[0], 0.3)
+    probabilities = np.stack([1 - leave, leave], axis=-1)
+    self.assertAlmostEqual(conformal.conformity(probabilities, [table])[0], 0.3)
 
   @parameterized.parameters(0.2, 0.4, 0.5, 0.7)
   def test_conformity_tells_who_is_covered(self, kappa):
@@ -116,8 +116,8 @@ class RuleTest(parameterized.TestCase):
     rows = np.flatnonzero(lost & covered)
     self.assertNotEmpty(rows)  # Coverage is not loss.
     for row in rows:
-      chances = probabilities[row, times[0, row]]
-      self.assertNotEqual(np.sum(chances >= kappa), 1)
+      probabilities = probabilities[row, times[0, row]]
+      self.assertNotEqual(np.sum(probabilities >= kappa), 1)
 
   def test_shapes_must_belong_together(self):
     probabilities, tables = make(10)

@@ -1,4 +1,4 @@
-"""Tests of the accounting: hand arithmetic in each ruler, and its limits."""
+"""Tests of the cost accounting: each metric by hand, and its limits."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -61,41 +61,41 @@ class CallCostTest(parameterized.TestCase):
       # flops: 2 * 100 * (10 + 4), and the 14 new tokens have 20..33 tokens of
       # context, 371 in all, at 2 layers * 8 wide * 2.
       ('flops', 2_800 + 371 * 32),
-      ('decoded', 400.0),
-      ('seconds', 0.5),
+      ('decoded_tokens', 400.0),
+      ('latency', 0.5),
   )
-  def test_by_hand(self, ruler, expected):
+  def test_by_hand(self, metric, expected):
     usage = types.Usage(route=0, read=10, cached=20, written=4, seconds=0.5)
     np.testing.assert_allclose(
-        costs.call_cost(usage, _SMALL, ruler), expected, rtol=1e-12
+        costs.call_cost(usage, _SMALL, metric), expected, rtol=1e-12
     )
 
-  @parameterized.parameters(*costs.RULERS)
-  def test_arrays_are_charged_elementwise(self, ruler):
+  @parameterized.parameters(*costs.COST_METRICS)
+  def test_arrays_are_charged_elementwise(self, metric):
     rng = np.random.default_rng(0)
     *counts, held = rng.integers(0, 50, size=(4, 5))
     usage = types.Usage(1, *counts, rng.random(5), held)
-    got = costs.call_cost(usage, _LARGE, ruler)
+    got = costs.call_cost(usage, _LARGE, metric)
     for i in range(5):
       one = types.Usage(1, *(x[i] for x in counts), usage.seconds[i], held[i])
-      self.assertAlmostEqual(got[i], costs.call_cost(one, _LARGE, ruler))
+      self.assertAlmostEqual(got[i], costs.call_cost(one, _LARGE, metric))
 
-  @parameterized.parameters('price', 'flops', 'decoded')
-  def test_a_step_costs_the_same_in_one_call_or_two(self, ruler):
+  @parameterized.parameters('price', 'flops', 'decoded_tokens')
+  def test_a_step_costs_the_same_in_one_call_or_two(self, metric):
     # Reading from the cache is what the second call pays for, and nothing else.
-    whole = costs.call_cost(types.Usage(0, 10, 0, 8), _SMALL, ruler)
+    whole = costs.call_cost(types.Usage(0, 10, 0, 8), _SMALL, metric)
     parts = [types.Usage(0, 10, 0, 5), types.Usage(0, 0, 15, 3)]
-    again = 15 * 0.1 / 1e6 if ruler == 'price' else 0.0
+    again = 15 * 0.1 / 1e6 if metric == 'price' else 0.0
     self.assertAlmostEqual(
-        costs.total_cost(parts, _SPECS, ruler), whole + again, places=12
+        costs.total_cost(parts, _SPECS, metric), whole + again, places=12
     )
 
-  @parameterized.parameters('price', 'flops', 'decoded')
-  def test_a_run_costs_the_same_in_one_piece_or_two(self, ruler):
-    whole = costs.call_cost(types.Usage(0, 10, 20, 8), _SMALL, ruler)
-    parts = [types.Usage(0, 10, 20, 5), types.Usage(0, 0, 0, 3, held=35)]
+  @parameterized.parameters('price', 'flops', 'decoded_tokens')
+  def test_a_run_costs_the_same_in_one_piece_or_two(self, metric):
+    whole = costs.call_cost(types.Usage(0, 10, 20, 8), _SMALL, metric)
+    parts = [types.Usage(0, 10, 20, 5), types.Usage(0, 0, 0, 3, in_context=35)]
     self.assertAlmostEqual(
-        costs.total_cost(parts, _SPECS, ruler), whole, places=12
+        costs.total_cost(parts, _SPECS, metric), whole, places=12
     )
 
   def test_unknown_ruler_names_the_allowed_ones(self):
@@ -140,7 +140,7 @@ class LadderCostsTest(parameterized.TestCase):
         types.Completion(1, 1, 1, '', 13, 4, 0.0, True),
     ]
     got = costs.ladder_costs(
-        _ladder(completions), _SPECS, 'decoded', draft_is_paid=False
+        _ladder(completions), _SPECS, 'decoded_tokens', draft_is_paid=False
     )
     np.testing.assert_allclose(got.handover[:, 0], [4_000, 4_300])
 
@@ -154,7 +154,7 @@ class LadderCostsTest(parameterized.TestCase):
 class AccountingTest(absltest.TestCase):
 
   def test_spent_is_a_fraction_of_the_reference(self):
-    books = costs.Accounting(_SPECS, 'decoded', reference=4_000.0)
+    books = costs.Accounting(_SPECS, 'decoded_tokens', reference=4_000.0)
     self.assertAlmostEqual(
         books.spent([types.Usage(0, 9, 0, 10), types.Usage(1, 9, 0, 1)]), 0.5
     )

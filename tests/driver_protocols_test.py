@@ -16,7 +16,7 @@ from routing.rollout import driver
 from tests import scripted_pair
 
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
-_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded_tokens', 1e5)
 # What the small model writes, and what the medium one does; the latter's end is
 # the right one.
 _PIECES = (('a\n\n', 'b\n\n', '#### 4'), ('A\n\n', 'B\n\n', '#### 3'))
@@ -115,7 +115,7 @@ class SwitchTest(parameterized.TestCase):
 
   def test_spent_is_what_all_writers_cost(self):
     router, _ = self._switch(0, 1, 0)
-    # Ruler 'decoded': 3 characters x 1000, then 3 x 4000, over 1e5.
+    # Cost metric 'decoded': 3 characters x 1000, then 3 x 4000, over 1e5.
     np.testing.assert_allclose(
         [trace.spent for trace in router.seen], [0, 0.03, 0.15]
     )
@@ -180,7 +180,7 @@ class RedraftTest(parameterized.TestCase):
         _calls(got),
         [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 1), (1, 4, 0, 3), (0, 3, 4, 6)],
     )
-    self.assertFalse(engines[1].requests[0].goes_on)
+    self.assertFalse(engines[1].requests[0].may_speculate)
 
   def test_price_by_hand(self):
     _, got = self._redraft(0, 1, 0)

@@ -18,7 +18,7 @@ from routing.rollout import driver
 from tests import scripted_pair
 
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
-_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded_tokens', 1e5)
 
 
 @dataclasses.dataclass
@@ -98,7 +98,8 @@ class AnswerTest(parameterized.TestCase):
     # The second draft reads nothing: it is there when it is asked for.
     draft = [(0, 0, 0, 3)] * (view == 'peek')
     self.assertEqual(calls, [(0, 1, 0, 3), *draft, (0, 0, 0, 2), (1, 4, 0, 9)])
-    # Ruler 'decoded': 1000 parameters x characters, over a reference of 1e5.
+    # Cost metric 'decoded': 1000 parameters x characters, over a reference of
+    # 1e5.
     spent = [0.03, 0.06] if view == 'peek' else [0.0, 0.03]
     np.testing.assert_allclose([t.spent for t in router.seen], spent)
 
@@ -115,7 +116,7 @@ class AnswerTest(parameterized.TestCase):
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     # Three drafts that are kept, and the rest of the answer in one call.
     self.assertEqual([c.written for c in got.calls], [3, 3, 3, 21])
-    asked = [request.goes_on for request in engines[0].requests]
+    asked = [request.may_speculate for request in engines[0].requests]
     self.assertEqual(asked, [True, True, True, False])
 
   @parameterized.product(
@@ -194,7 +195,8 @@ class AnswerTest(parameterized.TestCase):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
     router = _HandOverAt(99)
     _answer(problem, router, engines)
-    # Ruler 'decoded': 1000 parameters x characters, over a reference of 1e5.
+    # Cost metric 'decoded': 1000 parameters x characters, over a reference of
+    # 1e5.
     np.testing.assert_allclose(
         [trace.spent for trace in router.seen], [0.03, 0.06, 0.12]
     )
@@ -340,12 +342,12 @@ class LiveEqualsLadderTest(parameterized.TestCase):
         kept = ''.join(s.text for s in ladder.steps[:step])
         self.assertEqual(live.text, kept + completion.text)
         self.assertEqual(live.is_correct, completion.is_correct)
-        for ruler in costs.RULERS:
+        for metric in costs.COST_METRICS:
           charged = costs.ladder_costs(
-              ladder, specs, ruler, draft_is_paid=view == 'peek'
+              ladder, specs, metric, draft_is_paid=view == 'peek'
           )
           self.assertAlmostEqual(
-              costs.total_cost(live.calls, specs, ruler),
+              costs.total_cost(live.calls, specs, metric),
               charged.handover[step, route - 1],
               delta=1e-12 * charged.all_large,
           )

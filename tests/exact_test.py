@@ -39,12 +39,14 @@ def _softmax(logits):
   return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _enumerate(chances, batch, problem):
+def _enumerate(probabilities, batch, problem):
   """Every sequence of actions of one problem, its chance and its outcome."""
   length = int(batch.mask[problem].sum())
-  num_routes = chances.shape[-1]
+  num_routes = probabilities.shape[-1]
   for actions in itertools.product(range(num_routes), repeat=length):
-    chance = np.prod([chances[problem, t, a] for t, a in enumerate(actions)])
+    chance = np.prod(
+        [probabilities[problem, t, a] for t, a in enumerate(actions)]
+    )
     first = next((t for t, a in enumerate(actions) if a), None)
     if first is None:
       outcome = (
@@ -92,10 +94,10 @@ class ExactOutcomesTest(parameterized.TestCase):
     batch = _batch(rng, 6, 4, num_routes)
     logits = 2 * rng.normal(size=(6, 4, num_routes)).astype(np.float32)
     got = exact.exact_outcomes(jnp.asarray(logits), batch)
-    chances = _softmax(logits)
+    probabilities = _softmax(logits)
     for n in range(6):
       expected = sum(
-          p * outcome for p, outcome in _enumerate(chances, batch, n)
+          p * outcome for p, outcome in _enumerate(probabilities, batch, n)
       )
       np.testing.assert_allclose(
           [got.correct[n], got.cost[n], got.loss[n]], expected, rtol=1e-5
@@ -200,17 +202,17 @@ class ExactOutcomesTest(parameterized.TestCase):
     np.testing.assert_allclose(got, np.log(3.0), rtol=1e-6)
 
 
-def _reinforce(rng, chances, batch, num_samples):
+def _reinforce(rng, probabilities, batch, num_samples):
   """Score-function estimates of the gradient in the logits of one problem."""
-  num_steps, num_routes = chances.shape
+  num_steps, num_routes = probabilities.shape
   estimates = np.zeros((num_samples, num_steps, num_routes))
   draws = rng.random((num_samples, num_steps))
-  actions = (draws[..., None] > chances.cumsum(axis=-1)).sum(axis=-1)
+  actions = (draws[..., None] > probabilities.cumsum(axis=-1)).sum(axis=-1)
   for estimate, path in zip(estimates, actions, strict=True):
     reward = batch.correct[..., 0].sum(axis=1)[0]
     for t, action in enumerate(path):
       # d log p(a) / d logits = onehot(a) - p, for each decision taken.
-      estimate[t] -= chances[t]
+      estimate[t] -= probabilities[t]
       estimate[t, action] += 1
       if action:
         reward = batch.correct[..., 1:][0, t, action - 1]

@@ -121,7 +121,7 @@ class ExtendedTest(parameterized.TestCase):
     _fill(self.directory, self.ladders[:6])
     replace, count = manifest_lib.replace_file, itertools.count()
 
-    def cut_off(path, write, after):
+    def cancel_speculation(path, write, after):
       number = next(count)
       if number == moment // 2 and not after:
         raise OSError('killed')
@@ -129,7 +129,7 @@ class ExtendedTest(parameterized.TestCase):
       if number == moment // 2:
         raise OSError('killed')
 
-    dying = functools.partial(cut_off, after=moment % 2)
+    dying = functools.partial(cancel_speculation, after=moment % 2)
     with mock.patch.object(manifest_lib, 'replace_file', dying):
       with self.assertRaises(OSError) if moment < 10 else self.subTest():
         _fill(self.directory, self.ladders[:11])

@@ -2,7 +2,7 @@
 
 Run: python -m tests.fake_stage --config=FILE --config.seed=0 --workdir=DIRECTORY
 Writes results of the real form; its figures follow from its overrides. It notes
-each attempt, fails with a seed above 100 unless the file `mended` lies beside
+each attempt, fails with a seed above 100 unless the file `is_fixed_by_handover` lies beside
 all runs, and refuses to work where another one is at work.
 """  # noqa: E501  Commands stay on one line.
 
@@ -37,8 +37,8 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
   }
   results = {
       'schema': 3,
-      'ruler': 'price',
-      'rulers': {
+      'cost_metric': 'price',
+      'cost_metrics': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}
       },
   }

@@ -38,7 +38,9 @@ class GrowingFlowTest(absltest.TestCase):
   @pytest.mark.slow
   def test_prove_grows_and_what_follows_is_run_again(self):
     self.config = flow_test.small('escalate')
-    self.config.evaluation.update(learners=(), live=0, coverage=0)
+    self.config.evaluation.update(
+        learners=(), num_live=0, num_coverage_samples=0
+    )
     self.config.calibration.alphas = (0.3, 0.6)
     self.workdir = pathlib.Path(self.create_tempdir().full_path)
     self.directory = train.run_directory(self.workdir, 0)

@@ -35,7 +35,8 @@ def play(uniforms, choose):
 
   Args:
     uniforms: `[N, 3, 3]`, of scores, slips and the reference's answer.
-    choose: (scores `[N]`, step) -> actions `[N]`, their chances `[N]`.
+    choose: (scores `[N]`, step) -> actions `[N]`, their action_probabilities
+      `[N]`.
 
   Returns:
     `[N, 3]` scores and a batch. The large model (1) slips less and costs more;
@@ -54,12 +55,12 @@ def play(uniforms, choose):
     slip = uniforms[:, step, 1] < np.where(action == 1, 0.1, 0.45)
     slips = slips + (slip & is_open)
     is_open = is_open & (slips < 2)
-  scores, actions, chances, costs, mask = (
+  scores, actions, probabilities, costs, mask = (
       np.stack(x, axis=1) for x in zip(*columns, strict=True)
   )
   correct = (slips == 0).astype(float)
   reference = (uniforms[:, 0, 2] < 0.7).astype(float)
-  batch = make_batch(actions, chances, costs, correct, reference, mask)
+  batch = make_batch(actions, probabilities, costs, correct, reference, mask)
   return scores, batch
 
 
@@ -121,7 +122,7 @@ class WeightsTest(parameterized.TestCase):
     weights = importance.cumulative_weights(scores, batch, 0.5)
     # The second disagrees at its second decision, the third ended before it.
     np.testing.assert_allclose(weights, [[4, 16 / 3], [4, 0], [4, 4]])
-    got = importance.estimate(scores, batch, [0.5], least_effective=1)
+    got = importance.estimate(scores, batch, [0.5], min_effective_size=1)
     total = 16 / 3 + 4
     self.assertAlmostEqual(got.mass[0], total / 3)
     self.assertAlmostEqual(got.effective[0], total**2 / ((16 / 3) ** 2 + 4**2))
@@ -157,7 +158,7 @@ class WeightsTest(parameterized.TestCase):
         actions, np.full((8, 3), 0.5), costs, correct, np.ones(8)
     )
     path = np.flatnonzero((actions == (scores >= threshold)).all(axis=1))[0]
-    got = importance.estimate(scores, batch, [threshold], least_effective=1)
+    got = importance.estimate(scores, batch, [threshold], min_effective_size=1)
     self.assertAlmostEqual(got.mass[0], 1)
     for part in (got.weighted, got.unbiased):
       self.assertAlmostEqual(part.accuracy[0], correct[path])
@@ -203,7 +204,7 @@ class EstimateTest(parameterized.TestCase):
     for seed in range(60):
       scores, batch = sample(2_000, 1_000 + seed, chance)
       got = importance.estimate(
-          scores, batch, THRESHOLDS, delta=delta, least_effective=10
+          scores, batch, THRESHOLDS, delta=delta, min_effective_size=10
       )
       for name, values in want.items():
         low, high = getattr(got.lower, name), getattr(got.upper, name)
@@ -221,7 +222,7 @@ class EstimateTest(parameterized.TestCase):
 
     rng = np.random.default_rng(3)
     scores, batch = play(rng.random((5_000, 3, 3)), choose)
-    got = importance.estimate(scores, batch, [0.65], least_effective=10)
+    got = importance.estimate(scores, batch, [0.65], min_effective_size=10)
     want = truth()
     self.assertLess(got.mass[0], 0.9)
     for name in FIGURES:
@@ -234,9 +235,9 @@ class EstimateTest(parameterized.TestCase):
     again = types.TrajectoryBatch(
         **{name: value[twice] for name, value in vars(batch).items()}
     )
-    once = importance.estimate(scores, batch, THRESHOLDS, least_effective=1)
+    once = importance.estimate(scores, batch, THRESHOLDS, min_effective_size=1)
     got = importance.estimate(
-        scores[twice], again, THRESHOLDS, least_effective=1, problems=twice
+        scores[twice], again, THRESHOLDS, min_effective_size=1, problems=twice
     )
     np.testing.assert_allclose(got.effective, once.effective)
     for part in ('weighted', 'unbiased', 'lower', 'upper'):
@@ -251,7 +252,7 @@ class EstimateTest(parameterized.TestCase):
     # With per-decision weights for what is paid, and the last for the rest.
     scores, batch = sample(500, 9)
     got = importance.estimate(
-        scores, batch, [0.35], delta=0.1, least_effective=10
+        scores, batch, [0.35], delta=0.1, min_effective_size=10
     )
     weights = importance.cumulative_weights(scores, batch, 0.35)
     costs = np.asarray(batch.costs, float)  # No trace costs as much as 2.

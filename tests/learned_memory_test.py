@@ -40,7 +40,7 @@ def _router(kind, protocol='redraft'):
   params[last]['kernel'] *= 30
   card = card_lib.Card(
       specs=scripted_pair.SPECS,
-      ruler='price',
+      metric='price',
       reference=1.0,
       protocol=protocols.Protocol(protocol),
       features=_FEATURES,
@@ -62,10 +62,10 @@ class _Recorder:
   def __init__(self, router, given):
     self._router, self._given = router, given
 
-  def chances(self, trace):
-    chances = self._router.chances(trace)
-    self._given.append(chances)
-    return chances
+  def action_probabilities(self, trace):
+    probabilities = self._router.action_probabilities(trace)
+    self._given.append(probabilities)
+    return probabilities
 
 
 def _answer(router, protocol):
@@ -93,8 +93,8 @@ class SameChancesTest(parameterized.TestCase):
     batch = batching.trajectory_batch(
         rollouts, _FEATURES, _ACCOUNTING, router.card.protocol
     )
-    chances = router.probabilities(batch.features)
-    self.assertEqual(chances.shape, (*batch.mask.shape, 3))
+    probabilities = router.probabilities(batch.features)
+    self.assertEqual(probabilities.shape, (*batch.mask.shape, 3))
     live = [
         given[x.problem.id, i]
         for x in rollouts
@@ -103,10 +103,10 @@ class SameChancesTest(parameterized.TestCase):
     self.assertGreater(batch.mask.sum(), 1.5 * len(live))
     for row, rows in enumerate(live):
       np.testing.assert_allclose(
-          chances[row, batch.mask[row]], rows, rtol=1e-5, atol=1e-6
+          probabilities[row, batch.mask[row]], rows, rtol=1e-5, atol=1e-6
       )
     # It would not be noticed if all were alike.
-    self.assertGreater(chances[batch.mask].std(axis=0).max(), 0.05)
+    self.assertGreater(probabilities[batch.mask].std(axis=0).max(), 0.05)
 
   @parameterized.parameters('gru', 'attention')
   def test_a_record_shows_what_was_seen_live(self, kind):
@@ -117,7 +117,7 @@ class SameChancesTest(parameterized.TestCase):
       for i, y in enumerate(x.trajectories):
         shown = traces.of_trajectory(y, _ACCOUNTING, router.card.protocol)
         np.testing.assert_allclose(
-            [router.chances(trace) for trace in shown],
+            [router.action_probabilities(trace) for trace in shown],
             given[x.problem.id, i],
             rtol=1e-5,
             atol=1e-6,
@@ -144,7 +144,10 @@ class SameChancesTest(parameterized.TestCase):
         previous=types.Trace(trace.question, ()),
     )
     self.assertFalse(
-        np.allclose(router.chances(trace), router.chances(forgotten))
+        np.allclose(
+            router.action_probabilities(trace),
+            router.action_probabilities(forgotten),
+        )
     )
 
   def test_a_trace_without_its_history_is_refused(self):
@@ -182,7 +185,7 @@ class ThresholdsTest(parameterized.TestCase):
     router = _router('mlp')
     point = card_lib.OperatingPoint(
         name='loss<=0.05@0.9&cost<=0.5@0.9/steps0,3',
-        member=1,
+        policy_index=1,
         threshold=[0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5],
         promise={
             'what': 'loss',

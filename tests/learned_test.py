@@ -30,7 +30,7 @@ _NETWORK = dict(kind='mlp', hidden=(5,), dropout=0.1)
 def _card(num_routes=3, **changes):
   fields = dict(
       specs=scripted_pair.SPECS[:num_routes],
-      ruler='price',
+      metric='price',
       reference=2e-4,
       protocol=protocols.Protocol(),
       features=observation.FeatureConfig(
@@ -66,7 +66,7 @@ def _router(points=(), seed=0, seen=seen_lib.UNKNOWN, **changes):
 def _point(router, **changes):
   fields = dict(
       name='cost<=0.4',
-      member=1,
+      policy_index=1,
       threshold=0.37,
       promise={'what': 'cost', 'level': 0.4},
       checkpoint_hash=router.checkpoint_hash,
@@ -89,7 +89,7 @@ def _trace(value=-1.0, question='one 2'):
 class DecideTest(parameterized.TestCase):
 
   def test_equals_the_network_by_hand(self):
-    router = _router().with_threshold(member=1, threshold=0.5)
+    router = _router().with_threshold(policy_index=1, threshold=0.5)
     trace = _trace()
     x = observation.observe(trace, router.card.features)
     x = np.clip((x - 0.1) / 2.0, -5, 5)
@@ -102,11 +102,13 @@ class DecideTest(parameterized.TestCase):
         hidden @ weights['params/Dense_1/kernel'][1]
         + weights['params/Dense_1/bias'][1]
     )
-    chances = np.exp(logits) / np.exp(logits).sum()
+    probabilities = np.exp(logits) / np.exp(logits).sum()
     decision = router.decide(trace)
-    np.testing.assert_allclose(decision.score, chances[1:].sum(), rtol=1e-5)
-    larger = 1 + int(np.argmax(chances[1:]))
-    self.assertEqual(decision.route, larger if chances[0] <= 0.5 else 0)
+    np.testing.assert_allclose(
+        decision.score, probabilities[1:].sum(), rtol=1e-5
+    )
+    larger = 1 + int(np.argmax(probabilities[1:]))
+    self.assertEqual(decision.route, larger if probabilities[0] <= 0.5 else 0)
 
   def test_hands_over_at_the_threshold_and_not_above(self):
     router = _router()
@@ -123,11 +125,12 @@ class DecideTest(parameterized.TestCase):
     rows = np.stack(
         [observation.observe(t, router.card.features) for t in traces]
     )
-    for member in (0, 1):
-      got = router.score(rows.reshape(2, 3, -1), member)
+    for policy_index in (0, 1):
+      got = router.score(rows.reshape(2, 3, -1), policy_index)
       self.assertEqual(got.shape, (2, 3))
       one_by_one = [
-          router.with_threshold(member, 0.5).decide(t).score for t in traces
+          router.with_threshold(policy_index, 0.5).decide(t).score
+          for t in traces
       ]
       np.testing.assert_allclose(got.ravel(), one_by_one, rtol=1e-5)
       self.assertGreater(np.ptp(got), 1e-3)
@@ -203,7 +206,7 @@ class FilesTest(parameterized.TestCase):
     new = seen_lib.NOTHING.with_problems('prove', [problem])
     write, calls = manifest_lib.replace_file, []
 
-    def cut_off(path, content):
+    def cancel_speculation(path, content):
       calls.append(path)
       if len(calls) == 2:
         raise OSError('disk full')
@@ -213,7 +216,7 @@ class FilesTest(parameterized.TestCase):
       with self.assertRaises(OSError):
         saved.replace_seen(directory, new)
     self.assertEqual(learned.load(directory).seen, seen_lib.NOTHING)
-    with mock.patch.object(manifest_lib, 'replace_file', cut_off):
+    with mock.patch.object(manifest_lib, 'replace_file', cancel_speculation):
       with self.assertRaises(OSError):
         saved.replace_seen(directory, new)
     self.assertEqual(learned.load(directory).seen, new)
@@ -261,7 +264,7 @@ class FilesTest(parameterized.TestCase):
     hashes = {
         _router().checkpoint_hash,
         _router(seed=1).checkpoint_hash,
-        _router(ruler='flops').checkpoint_hash,
+        _router(metric='flops').checkpoint_hash,
     }
     self.assertLen(hashes, 3)
     self.assertEqual(_router().checkpoint_hash, _router().checkpoint_hash)
@@ -273,14 +276,14 @@ class OperatingPointsTest(parameterized.TestCase):
     plain = _router()
     points = (
         _point(plain),
-        _point(plain, name='cost<=0.6', member=0, threshold=0.9),
+        _point(plain, name='cost<=0.6', policy_index=0, threshold=0.9),
     )
     router = _router(points=points)
     # The first is where a loaded router stands.
-    self.assertEqual((router.member, router.threshold), (1, 0.37))
+    self.assertEqual((router.policy_index, router.threshold), (1, 0.37))
     other = router.at('cost<=0.6')
-    self.assertEqual((other.member, other.threshold), (0, 0.9))
-    self.assertEqual((router.member, router.threshold), (1, 0.37))
+    self.assertEqual((other.policy_index, other.threshold), (0, 0.9))
+    self.assertEqual((router.policy_index, router.threshold), (1, 0.37))
     with self.assertRaisesRegex(ValueError, "has: 'cost<=0.4', 'cost<=0.6'"):
       router.at('cost<=0.9')
 
@@ -290,7 +293,7 @@ class OperatingPointsTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(checkpoint_hash='0' * 64), 'calibrated on checkpoint 0000'),
-      (dict(member=2), 'member 2; allowed: 0 to 1'),
+      (dict(policy_index=2), 'member 2; allowed: 0 to 1'),
   )
   def test_point_of_another_router_is_refused(self, changes, message):
     plain = _router()
@@ -316,7 +319,7 @@ class OperatingPointsTest(parameterized.TestCase):
         'small (1,000 parameters) -> medium (4,000',
         'escalate, peek',
         'confidence, progress, text',
-        'budget 0.3, 0.6, ruler price',
+        'budget 0.3, 0.6, cost metric price',
         plain.checkpoint_hash[:12],
         'cost<=0.4: member 1, threshold 0.37',
     ):

@@ -82,7 +82,7 @@ class MendedTest(parameterized.TestCase):
           share = shares[2 * first + second]
           builder.add_ending((here, second), share, 1 - share, [1.0])
     np.testing.assert_array_equal(
-        boosting.mended(builder.table()), [*wanted, *wanted]
+        boosting.is_fixed_by_handover(builder.table()), [*wanted, *wanted]
     )
 
 

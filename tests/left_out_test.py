@@ -34,7 +34,7 @@ _POLICY = families.FixedStep(2)
 _THRESHOLD = 1.0
 
 
-def make_source(least_effective, **kwargs):
+def make_source(min_effective_size, **kwargs):
   """Recorded trajectories of the scripted pair in redraft."""
   mixture = behaviour.Mixture(
       sources_test.Deterministic(_POLICY.at(_THRESHOLD)),
@@ -52,7 +52,7 @@ def make_source(least_effective, **kwargs):
       sources_test.FEATURES,
       sources_test.ACCOUNTING,
       protocols.Protocol('redraft'),
-      least_effective,
+      min_effective_size,
   )
 
 
@@ -70,14 +70,14 @@ def evaluated(source, policy=_POLICY):
   )
 
 
-def as_results(rulers, points_left_out=()):
+def as_results(cost_metrics, points_left_out=()):
   """What a report reads."""
   content = {
       'schema': results_lib.SCHEMA,
-      'ruler': 'price',
+      'cost_metric': 'price',
       'num_problems': {'test': _NUM_PROBLEMS},
       'seeds': [0],
-      'rulers': rulers,
+      'cost_metrics': cost_metrics,
       'tuning': {},
       'refused_points': [],
       'operating_points': [],
@@ -95,10 +95,10 @@ class LeftOutTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.source = make_source(9.0)
-    cls.rulers = evaluated(cls.source)
+    cls.cost_metrics = evaluated(cls.source)
 
   def test_what_can_be_judged_is_evaluated(self):
-    for figures in self.rulers.values():
+    for figures in self.cost_metrics.values():
       self.assertEqual(set(figures['methods']), {'policy', 'fixed step'})
       self.assertEqual(set(figures['differences']), {'fixed step'})
       self.assertEqual(
@@ -117,7 +117,7 @@ class LeftOutTest(parameterized.TestCase):
       self.assertNotIn('fresh sample', reason)
 
   def test_what_needs_the_small_model_alone_is_null(self):
-    figures = as_results(self.rulers)['rulers']['price']
+    figures = as_results(self.cost_metrics)['cost_metrics']['price']
     self.assertIsNone(figures['anchors']['small_accuracy'])
     policy = figures['methods']['policy']
     self.assertIsNone(policy['mean_gap_recovered'])
@@ -125,7 +125,7 @@ class LeftOutTest(parameterized.TestCase):
     self.assertBetween(policy['curve']['accuracy'][0], 0.0, 1.0)
 
   def test_the_table_says_which_and_why(self):
-    results = as_results(self.rulers, ['loss<=0.1@0.9[hard]'])
+    results = as_results(self.cost_metrics, ['loss<=0.1@0.9[hard]'])
     text = tables.markdown(results)
     self.assertEqual(text.count('Left out: confidence threshold. None of'), 4)
     self.assertEqual(text.count('Left out: small alone. 12 problems'), 4)
@@ -133,7 +133,7 @@ class LeftOutTest(parameterized.TestCase):
     self.assertIn('Left out: loss<=0.1@0.9[hard]. Too few', text)
     directory = pathlib.Path(self.create_tempdir().full_path)
     plots.frontier(results, directory / 'frontier.png')
-    plots.rulers(results, directory / 'rulers.png')
+    plots.cost_metrics(results, directory / 'cost_metrics.png')
     (directory / report.RESULTS_FILE).write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()) as shown:
       report.show(directory)
@@ -178,8 +178,8 @@ class NoLogProbabilitiesTest(absltest.TestCase):
 
   def test_the_confidence_threshold_is_left_out_of_trajectories(self):
     silent = lambda text: np.zeros(0)
-    rulers = evaluated(make_source(9.0, log_probs=silent))
-    for figures in rulers.values():
+    cost_metrics = evaluated(make_source(9.0, log_probs=silent))
+    for figures in cost_metrics.values():
       self.assertContainsSubset({'policy', 'fixed step'}, figures['methods'])
       self.assertNotIn('confidence', figures['methods'])
       self.assertRegex(

@@ -18,7 +18,7 @@ def _problems(num, start=0):
 def _look(num=10, start=0, data='d', **settings):
   settings = {
       'procedure': 'fixed_sequence',
-      'among': 1,
+      'num_choices': 1,
       'delta': 0.1,
   } | settings
   problems = _problems(num, start)
@@ -45,7 +45,7 @@ class AddedTest(parameterized.TestCase):
       (_look(data='e'), 'recorded of them differ'),
       (_look(12, data='e'), 'at 10 problems, this time at 12; problems differ'),
       (_look(10, start=10, data='e'), 'problems differ'),
-      (_look(among=2), 'among differ'),
+      (_look(num_choices=2), 'num_choices differ'),
       (_look(12, data='e', procedure='growing'), 'procedure, problems differ'),
   )
   def test_another_look_is_refused(self, other, message):
@@ -72,14 +72,20 @@ class AddedTest(parameterized.TestCase):
       self._add(_look(procedure='growing'), other)
 
   def test_as_many_looks_as_the_level_was_meant_for(self):
-    first, second, third = (_look(among=2, delta=x) for x in (0.1, 0.2, 0.3))
+    first, second, third = (
+        _look(num_choices=2, delta=x) for x in (0.1, 0.2, 0.3)
+    )
     found = self._add(first, second)
     self.assertLen(found, 2)
-    with self.assertRaisesRegex(ValueError, 'among of 3 or more in every'):
+    with self.assertRaisesRegex(
+        ValueError, 'num_choices of 3 or more in every'
+    ):
       looks.added(found, *third)
     # The first was at the full level: no later one makes up for it.
-    with self.assertRaisesRegex(ValueError, 'among of 2 or more in every'):
-      self._add(_look(), _look(among=5))
+    with self.assertRaisesRegex(
+        ValueError, 'num_choices of 2 or more in every'
+    ):
+      self._add(_look(), _look(num_choices=5))
 
 
 class FileTest(absltest.TestCase):

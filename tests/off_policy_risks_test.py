@@ -16,10 +16,10 @@ Risk = risks_lib.Risk
 THRESHOLDS = importance_test.THRESHOLDS
 
 
-def point(num, seed, risks, dearest=np.inf, **kwargs):
+def point(num, seed, risks, max_cost=np.inf, **kwargs):
   scores, batch = importance_test.sample(num, seed)
   return off_policy_risks.for_risks(
-      scores, batch, risks, thresholds=THRESHOLDS, dearest=dearest, **kwargs
+      scores, batch, risks, thresholds=THRESHOLDS, max_cost=max_cost, **kwargs
   )
 
 
@@ -70,7 +70,7 @@ class ForRisksTest(parameterized.TestCase):
   def test_too_few_effective_problems_end_the_sequence(self):
     risk = Risk('loss', 0.4, 0.1)
     with self.assertRaisesRegex(risks_lib.Refusal, 'effective') as e:
-      point(20_000, 0, [risk], least_effective=1e6)
+      point(20_000, 0, [risk], min_effective_size=1e6)
     self.assertGreater(e.exception.needed, 20_000)
 
   def test_as_dear_as_the_large_model_is_no_point(self):

@@ -163,11 +163,11 @@ async def _complete(model: Model, body: dict) -> dict[str, Any]:
 async def _chat(model: Model, body: dict) -> dict[str, Any]:
   """The response to a conversation."""
   *_, last = messages = body['messages']
-  goes_on = last['role'] == 'assistant'
-  asked = messages[-2] if goes_on else last
-  if goes_on and model.is_vllm and not body.get('continue_final_message'):
+  may_speculate = last['role'] == 'assistant'
+  asked = messages[-2] if may_speculate else last
+  if may_speculate and model.is_vllm and not body.get('continue_final_message'):
     raise fastapi.HTTPException(400, 'The last message is the assistant.')
-  trace = last['content'] if goes_on else ''
+  trace = last['content'] if may_speculate else ''
   said = await model.say(asked['content'], trace, body)
   choice = _choice(model, said, body)
   choice['message'] = {'role': 'assistant', 'content': said['text']}

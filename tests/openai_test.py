@@ -9,7 +9,7 @@ import numpy as np
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai
-from routing.engines import openai_replies
+from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import scripted
 from routing.rollout import steps as steps_lib
@@ -99,7 +99,7 @@ class CutTest(parameterized.TestCase):
     if not is_vllm:  # It does not say that 'd' was the end.
       *stepwise, last = stepwise
       self.assertEqual((last.text, last.usage.written), ('', 0))
-      self.assertEqual(last.token_ids, (openai_replies.UNKNOWN_ID,))
+      self.assertEqual(last.token_ids, (openai_responses.UNKNOWN_ID,))
       whole[-1] += '\n\n'
     self.assertEqual(_texts(stepwise), whole)
     self.assertEqual([s.is_final for s in at_once], [False] * 3 + [True])
@@ -234,7 +234,7 @@ class TellsTest(parameterized.TestCase):
         num_log_probs=2,
     )
     self.assertEqual(_texts(steps), ['ab\n\n', 'c'])
-    self.assertEqual(steps[0].token_ids, (openai_replies.UNKNOWN_ID,) * 4)
+    self.assertEqual(steps[0].token_ids, (openai_responses.UNKNOWN_ID,) * 4)
     np.testing.assert_allclose(steps[0].log_probs, [-0.5] * 4)
     np.testing.assert_allclose(steps[1].top_log_probs, [[-0.5, -1.5]])
 

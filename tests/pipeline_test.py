@@ -47,14 +47,14 @@ class PipelineTest(absltest.TestCase):
 
   def test_a_setting_that_a_later_stage_would_refuse_is_refused_first(self):
     for field, value, said in (
-        ('ruler', 'flps', "Unknown ruler 'flps'"),
+        ('cost_metric', 'flps', "Unknown cost metric 'flps'"),
         ('objective.form', 'loss', "Unknown objective form 'loss'"),
         ('objective.estimator', 'ppo', "Unknown objective.estimator 'ppo'"),
         ('network.kind', 'lstm', "Unknown network kind 'lstm'"),
         ('features.groups', ('words',), "Feature groups are .*'words'"),
         ('calibration.procedure', 'best', "procedure is 'best'"),
         ('evaluation.learners', ('svm',), "names 'svm'"),
-        ('evaluation.trials', 7, 'trials is 7; allowed: 1 to 6'),
+        ('evaluation.num_trials', 7, 'trials is 7; allowed: 1 to 6'),
     ):
       config = arithmetic.get_config('smoke')
       config.objective.estimator = 'exact'
@@ -129,12 +129,12 @@ class PipelineTest(absltest.TestCase):
     before = (self.workdir / 'config.json').read_text()
     done = _run_command(
         '--config=configs/arithmetic.py:smoke',
-        '--config.ruler=flops',
+        '--config.cost_metric=flops',
         f'--workdir={self.workdir}',
     )
     self.assertNotEqual(done.returncode, 0)
     last = done.stderr.strip().splitlines()[-1]
-    self.assertIn("ruler is 'price' there, 'flops' here", last)
+    self.assertIn("cost metric is 'price' there, 'flops' here", last)
     self.assertEqual((self.workdir / 'config.json').read_text(), before)
     self.assertLen(list(self.workdir.iterdir()), 1)
 
@@ -145,7 +145,7 @@ class PipelineTest(absltest.TestCase):
         f'--workdir={self.workdir}/new',
     )
     self.assertNotEqual(done.returncode, 0)
-    self.assertIn('Did you mean "ruler"', done.stderr)
+    self.assertIn('Did you mean "cost metric"', done.stderr)
     self.assertFalse((self.workdir / 'new').exists())
 
 

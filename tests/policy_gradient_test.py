@@ -24,7 +24,7 @@ def _batch(seed=0, batch_size=5, num_steps=4, num_routes=3):
   available = rng.random((*shape, num_routes)) < 0.7
   available |= np.arange(num_routes) == actions[..., None]
 
-  def coin():
+  def draw():
     return rng.integers(2, size=batch_size).astype(np.float32)
 
   return types.TrajectoryBatch(
@@ -34,9 +34,9 @@ def _batch(seed=0, batch_size=5, num_steps=4, num_routes=3):
       actions=actions.astype(np.int32),
       behaviour=rng.uniform(0.1, 1.0, shape).astype(np.float32),
       costs=rng.random(shape).astype(np.float32),
-      correct=coin(),
-      loss=coin(),
-      gain=coin(),
+      correct=draw(),
+      loss=draw(),
+      gain=draw(),
   )
 
 
@@ -117,8 +117,10 @@ class RatiosTest(parameterized.TestCase):
   def test_of_the_behaviour_itself_are_one(self):
     batch = _batch()
     log_probs = policy_gradient.log_probs(_logits(0, batch), batch)
-    chances = np.exp(log_probs)
-    taken = np.take_along_axis(chances, batch.actions[..., None], -1)[..., 0]
+    probabilities = np.exp(log_probs)
+    taken = np.take_along_axis(probabilities, batch.actions[..., None], -1)[
+        ..., 0
+    ]
     got = policy_gradient.importance_ratios(
         log_probs, batch.replace(behaviour=taken)
     )

@@ -23,10 +23,10 @@ class NetworkTest(parameterized.TestCase):
     network = networks.make_network(_CONFIG, num_routes)
     features = jax.random.normal(jax.random.key(1), (500, 20))
     params = network.init(jax.random.key(0), features)
-    chances = jax.nn.softmax(network.apply(params, features))
-    np.testing.assert_allclose(1 - chances[:, 0].mean(), 0.269, atol=0.03)
+    probabilities = jax.nn.softmax(network.apply(params, features))
+    np.testing.assert_allclose(1 - probabilities[:, 0].mean(), 0.269, atol=0.03)
     np.testing.assert_allclose(
-        chances[:, 1:].mean(axis=0), 0.269 / (num_routes - 1), atol=0.02
+        probabilities[:, 1:].mean(axis=0), 0.269 / (num_routes - 1), atol=0.02
     )
 
   def test_no_hidden_layer_is_a_linear_policy(self):

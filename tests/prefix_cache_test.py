@@ -12,8 +12,8 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
+from routing.engines import memoized
 from routing.engines import prefix_cache
-from routing.engines import remembered
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import all_replies
@@ -74,7 +74,7 @@ class ChargedTest(parameterized.TestCase):
         prefix_cache.PrefixCache(),
     )
     self.assertEqual(_paid(written), [(4, 0), (0, 0)])
-    self.assertEqual([s.usage.held for s in written], [0, 6])
+    self.assertEqual([s.usage.in_context for s in written], [0, 6])
 
   @parameterized.parameters((False, (3, 0)), (True, (1, 2)))
   def test_what_a_session_keeps(self, keeps_all, wanted):
@@ -159,7 +159,7 @@ class _Tokenized(scripted.ScriptedEngine):
           cached=0 if steps else cached,
           written=len(ids),
           seconds=1.0,
-          held=len(now) if steps else 0,
+          in_context=len(now) if steps else 0,
       )
       evidence = np.full(len(ids), -0.5, np.float32)
       steps.append(
@@ -229,8 +229,10 @@ def _grown(name, engines):
           concurrency=2,
       )
   )
-  grower = trees.Grower(protocols.Protocol(name), _SAMPLING, equivalence.exact)
-  return [grower.grow(got[i]) for i in range(len(got))]
+  grower = trees.TreeBuilder(
+      protocols.Protocol(name), _SAMPLING, equivalence.exact
+  )
+  return [grower.build(got[i]) for i in range(len(got))]
 
 
 def _leaf(tree, trajectory):
@@ -250,7 +252,7 @@ class OtherTokenizersTest(parameterized.TestCase):
     alone = _answers(name, _engines(cache=cache))
     grown = _grown(name, _engines(cache=cache))
     wrapped = [
-        remembered.RememberedEngine(x, remembered.Memory())
+        memoized.MemoizedEngine(x, memoized.Memory())
         for x in _engines(cache=cache)
     ]
     recalled = _answers(name, wrapped)

@@ -43,7 +43,7 @@ class NameTest(parameterized.TestCase):
   def test_a_choice_is_paid_for_and_the_name_stays(self, num):
     risk = risks_lib.corrected(LOSS, num)
     self.assertAlmostEqual(risk.delta, 0.1 / num)
-    self.assertEqual((risk.among, risk.name), (num, LOSS.name))
+    self.assertEqual((risk.num_choices, risk.name), (num, LOSS.name))
     self.assertEqual(risks_lib.corrected(0.1, num), 0.1 / num)
     # Sharing and correcting commute.
     one = [
@@ -70,8 +70,11 @@ class WantedTest(parameterized.TestCase):
       (True, 2, 0.025, 'loss<=0.05&cost<=0.6@0.9'),
   )
   def test_pairs_are_tested_at_their_share(self, is_joint, among, delta, name):
-    wanted = calibrator.Wanted(
-        alphas=(0.05,), both=((0.05, 0.6),), is_joint=is_joint, among=among
+    wanted = calibrator.CalibrationSettings(
+        alphas=(0.05,),
+        loss_and_cost=((0.05, 0.6),),
+        is_joint=is_joint,
+        num_choices=among,
     )
     alone, pair = wanted.risks('binomial')
     self.assertAlmostEqual(alone[0].delta, 0.1 / among)
@@ -127,10 +130,10 @@ class WordsTest(parameterized.TestCase):
 
   def test_a_choice_is_said_to_be_covered_or_not(self):
     alone = point([LOSS])
-    self.assertEqual(self.json(alone)['among'], 1)
+    self.assertEqual(self.json(alone)['num_choices'], 1)
     self.assertIn('for this point alone', str(alone))
     found = point([risks_lib.corrected(LOSS, 5)])
-    self.assertEqual(self.json(found)['among'], 5)
+    self.assertEqual(self.json(found)['num_choices'], 5)
     self.assertAlmostEqual(found.promise.delta, 0.02)
     self.assertIn('<= 0.05 with probability 0.98', str(found))
     self.assertIn('one of 5 such points', str(found))
@@ -141,7 +144,7 @@ class WordsTest(parameterized.TestCase):
   def test_a_pick_and_a_marginal_promise_say_no_probability(self):
     pick = thresholds_lib.Promise('cost', 0.4, None, 9)
     self.assertNotIn('with probability', str(pick))
-    self.assertNotIn('among', pick.to_json())
+    self.assertNotIn('num_choices', pick.to_json())
     held = card_lib.OperatingPoint(pick.name, 0, 0.5, pick.to_json(), '')
     self.assertNotIn('promised', str(held))
     marginal = thresholds_lib.Promise(

@@ -152,7 +152,7 @@ class PrompterTest(parameterized.TestCase):
     prompt = prompter.ids('x')
     end = _FIRST.convert_tokens_to_ids('<|end|>')
     ids = [*prompter.ids('step one\n\nä'), end]
-    pieces = prompter.spell(prompt, ids)
+    pieces = prompter.decode_tokens(prompt, ids)
     self.assertLen(pieces, len(ids))
     self.assertEqual(''.join(pieces), 'step one\n\nä')
     self.assertEqual(pieces[-3:], ['', 'ä', ''])

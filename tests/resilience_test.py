@@ -174,9 +174,9 @@ class MeterTest(parameterized.TestCase):
     resilient = _resilient(engine, meter=meter)
 
     async def run():
-      request = engine_lib.Request('q', goes_on=True, session='a')
+      request = engine_lib.Request('q', may_speculate=True, session='a')
       await resilient.write(request)
-      return [await resilient.cut_off('a') for _ in range(2)]
+      return [await resilient.cancel_speculation('a') for _ in range(2)]
 
     self.assertEqual(
         asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0, 5), None]

@@ -85,7 +85,7 @@ def make_results(num_problems=300, resamples=50):
       pair.test.at_rates([0.0], 'price'), pair.test.largest_alone()
   )
   draws = bootstrap.draw(num_problems, [1, 2], resamples, seed=0)
-  one = results_lib.of_ruler(
+  one = results_lib.of_metric(
       candidates,
       pair.test.oracle(methods.PRICES, 'price'),
       anchors,
@@ -95,12 +95,12 @@ def make_results(num_problems=300, resamples=50):
   content = results_lib.to_json(
       {
           'schema': results_lib.SCHEMA,
-          'ruler': 'price',
+          'cost_metric': 'price',
           'source': 'known',
           'num_problems': {'test': num_problems},
           'seeds': [0, 1],
           'resamples': resamples,
-          'rulers': {'flops': one, 'price': one},
+          'cost_metrics': {'flops': one, 'price': one},
           'tuning': TUNING,
           'operating_points': [POINT],
           'refused_points': [REFUSED],
@@ -117,7 +117,7 @@ class ResultsTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.results, cls.candidates = make_results()
-    cls.figures = cls.results['rulers']['price']
+    cls.figures = cls.results['cost_metrics']['price']
 
   def test_area_is_the_mean_over_seeds(self):
     hulls = [c.points() for c in self.candidates['policy']]
@@ -183,7 +183,7 @@ class ResultsTest(parameterized.TestCase):
     self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
 
   def test_another_schema_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 3'):
+    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 4'):
       results_lib.check({'schema': 0})
 
 
@@ -200,14 +200,16 @@ class ReportTest(parameterized.TestCase):
     self.assertEqual(rows[-1][0], 'oracle')
     for row in rows:
       self.assertLen(row, len(tables.COLUMNS))
-    accuracy = self.results['rulers']['price']['methods']['policy']
+    accuracy = self.results['cost_metrics']['price']['methods']['policy']
     want = f'{accuracy["accuracy_at"]["0.4"]:.3f}'[1:]
     self.assertEqual(rows[0][tables.COLUMNS.index('acc @.4')], want)
 
   def test_markdown_has_the_constraint_first_and_every_row(self):
     text = tables.markdown(self.results)
-    self.assertLess(text.index('Ruler price'), text.index('Ruler flops'))
-    self.assertIn('Ruler price (the constraint)', text)
+    self.assertLess(
+        text.index('Cost metric price'), text.index('Cost metric flops')
+    )
+    self.assertIn('Cost metric price (the constraint)', text)
     self.assertEqual(text.count('| confidence threshold |'), 2)
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
@@ -236,8 +238,8 @@ class ReportTest(parameterized.TestCase):
   def test_plots_are_written(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     plots.frontier(self.results, directory / 'frontier.png')
-    plots.rulers(self.results, directory / 'rulers.png')
-    for name in ('frontier.png', 'rulers.png'):
+    plots.cost_metrics(self.results, directory / 'cost_metrics.png')
+    for name in ('frontier.png', 'cost_metrics.png'):
       content = (directory / name).read_bytes()
       self.assertEqual(content[:8], b'\x89PNG\r\n\x1a\n')
       self.assertGreater(len(content), 20_000)

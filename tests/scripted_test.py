@@ -84,21 +84,24 @@ class ScriptedEngineTest(parameterized.TestCase):
 
   def test_runs_on_where_it_may(self):
     self.engine.num_ahead = 2
-    fields = dict(session='a', goes_on=True)
+    fields = dict(session='a', may_speculate=True)
     steps = [
         *_write(self.engine, **fields),
         *_write(self.engine, trace='ab\n\n', **fields),
     ]
     self.assertEqual(
         [s.usage for s in steps],
-        [types.Usage(1, 1, 0, 4, 4.0), types.Usage(1, 0, 0, 3, 3.0, held=5)],
+        [
+            types.Usage(1, 1, 0, 4, 4.0),
+            types.Usage(1, 0, 0, 3, 3.0, in_context=5),
+        ],
     )
     # 'd' alone is left to be written on.
-    rest = [asyncio.run(self.engine.cut_off('a')) for _ in range(2)]
+    rest = [asyncio.run(self.engine.cancel_speculation('a')) for _ in range(2)]
     self.assertEqual(rest, [types.Usage(1, 0, 0, 1, 1.0, 1 + 7), None])
     (step,) = _write(self.engine, trace='ab\n\nc\n\n', session='a')
     self.assertEqual((step.usage.read, step.usage.cached), (0, 8))
-    self.assertIsNone(asyncio.run(self.engine.cut_off('a')))
+    self.assertIsNone(asyncio.run(self.engine.cancel_speculation('a')))
 
   def test_only_the_first_step_carries_the_reads(self):
     steps = _write(self.engine, to_end=True)

@@ -8,9 +8,9 @@ import numpy as np
 from scipy import optimize
 
 from routing import protocols
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 from tests import simulation_test
 
 PROTOCOLS = simulation_test.ALL
@@ -83,7 +83,7 @@ class OptimumTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS[:3])
   def test_equals_the_best_of_all_policies(self, protocol):
-    tree = tree_lib.grow(simulation_test.TINY, protocol)
+    tree = tree_lib.build(simulation_test.TINY, protocol)
     values = all_values(tree)
     for form, levels in (
         ('budget', (0.25, 0.5, 0.8)),
@@ -98,7 +98,7 @@ class OptimumTest(parameterized.TestCase):
   @parameterized.named_parameters(*PROTOCOLS)
   def test_equals_the_sequence_form(self, protocol):
     process = process_lib.Process(num_steps=3)
-    tree = tree_lib.grow(process, protocol)
+    tree = tree_lib.build(process, protocol)
     for form, level in (('budget', 0.4), ('reliability', 0.05)):
       got = optimum.solve(tree, level, form=form)
       earned = np.dot(optimum.FORMS[form][0], got.values)
@@ -106,7 +106,7 @@ class OptimumTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_spends_all_and_is_a_coin_in_few_places(self, protocol):
-    tree = tree_lib.grow(process_lib.three_routes(num_steps=3), protocol)
+    tree = tree_lib.build(process_lib.three_routes(num_steps=3), protocol)
     got = optimum.solve(tree, 0.4)
     self.assertAlmostEqual(got.values.cost, 0.4)
     self.assertGreater(got.multiplier, 0.0)
@@ -114,7 +114,7 @@ class OptimumTest(parameterized.TestCase):
       np.testing.assert_allclose(table.sum(axis=1), 1.0)
 
   def test_accuracy_rises_ever_more_slowly_with_the_budget(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('switch'))
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('switch'))
     solved = [optimum.solve(tree, b) for b in (0.2, 0.4, 0.6, 0.8, 1.0)]
     correct = np.array([x.values.correct for x in solved])
     slopes = np.diff(correct) / 0.2
@@ -126,14 +126,14 @@ class OptimumTest(parameterized.TestCase):
     self.assertTrue((multipliers[1:] <= slopes).all())
 
   def test_needs_no_more_than_the_best_accuracy(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('escalate'))
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('escalate'))
     got = optimum.solve(tree, 5.0)
     self.assertEqual(got.multiplier, 0.0)
     best = tree_lib.respond(tree, (1.0, 0.0, 0.0))[1]
     self.assertEqual(got.values, best)
 
   def test_no_loss_is_all_large(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('switch'))
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('switch'))
     got = optimum.solve(tree, 0.0, form='reliability')
     self.assertAlmostEqual(got.values.loss, 0.0)
     self.assertAlmostEqual(got.values.cost, 1.0)
@@ -141,7 +141,7 @@ class OptimumTest(parameterized.TestCase):
   def test_seeing_nothing_is_worth_nothing(self):
     # One level of confidence: the best is a mixture of fixed sequences.
     process = process_lib.unseen(process_lib.Process())
-    tree = tree_lib.grow(process, protocols.Protocol('switch'))
+    tree = tree_lib.build(process, protocols.Protocol('switch'))
     fixed = np.asarray(
         [
             tree_lib.evaluate(tree, _fixed_actions(tree, actions))
@@ -150,14 +150,14 @@ class OptimumTest(parameterized.TestCase):
     )
     got = optimum.solve(tree, 0.5).values.correct
     self.assertAlmostEqual(got, best_mixture(fixed, 0.5, 'budget'), places=8)
-    informed = tree_lib.grow(
+    informed = tree_lib.build(
         process_lib.Process(), protocols.Protocol('switch')
     )
     self.assertGreater(optimum.solve(informed, 0.5).values.correct, got + 0.01)
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_a_mixture_has_the_values_of_its_coin(self, protocol):
-    tree = tree_lib.grow(process_lib.Process(num_steps=3), protocol)
+    tree = tree_lib.build(process_lib.Process(num_steps=3), protocol)
     policies = [simulation_test.random_policy(tree, seed) for seed in range(3)]
     weights = np.array([0.5, 0.3, 0.2])
     mixed = optimum.mix(tree, policies, weights)
@@ -165,7 +165,7 @@ class OptimumTest(parameterized.TestCase):
     np.testing.assert_allclose(tree_lib.evaluate(tree, mixed), expected)
 
   def test_refuses(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('switch'))
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('switch'))
     with self.assertRaisesRegex(ValueError, 'No policy has budget level 0.1'):
       optimum.solve(tree, 0.1)
     with self.assertRaisesRegex(ValueError, "Unknown form 'regret'"):
@@ -176,13 +176,13 @@ class RandomTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_at_least_a_coin_per_question_and_per_step(self, protocol):
-    tree = tree_lib.grow(process_lib.Process(num_steps=3), protocol)
+    tree = tree_lib.build(process_lib.Process(num_steps=3), protocol)
     value = lambda rate: tree_lib.evaluate(
         tree, tree_lib.constant(tree, (1.0 - rate, rate))
     )
     never, half, always = value(0.0), value(0.5), value(1.0)
-    coin = (never.cost + always.cost) / 2, (never.correct + always.correct) / 2
-    for cost, correct in (coin, (half.cost, half.correct)):
+    draw = (never.cost + always.cost) / 2, (never.correct + always.correct) / 2
+    for cost, correct in (draw, (half.cost, half.correct)):
       got = optimum.random_accuracy(tree, cost, num_rates=11)
       self.assertGreaterEqual(got, correct - 1e-12)
       self.assertLess(got, optimum.solve(tree, cost).values.correct)
@@ -198,7 +198,7 @@ class RandomTest(parameterized.TestCase):
         confidence=(((1.0,), (1.0,)),),
         prices=(0.2, 1.0),
     )
-    tree = tree_lib.grow(process, protocols.Protocol('switch'))
+    tree = tree_lib.build(process, protocols.Protocol('switch'))
     got = optimum.random_accuracy(tree, np.array([0.1, 0.2, 0.6, 1.0, 3.0]))
     np.testing.assert_allclose(got, [-np.inf, 0.5, 0.7, 0.9, 0.9])
 

@@ -10,10 +10,10 @@ import numpy as np
 from routing import protocols
 from routing.objectives import exact
 from routing.simulation import histories
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from tests import simulation_test
 
 NUM = 50_000
@@ -34,7 +34,7 @@ def roll(tree, policy, seed=0, num=NUM):
 @functools.cache
 def ladders(view):
   """The tree of a view, and problems of it."""
-  tree = tree_lib.grow(PROCESS, protocols.Protocol('escalate', view))
+  tree = tree_lib.build(PROCESS, protocols.Protocol('escalate', view))
   run = jax.jit(lambda rng: sampling.sample_ladders(tree, rng, NUM))
   return tree, jax.device_get(run(jax.random.key(0)))
 
@@ -49,7 +49,7 @@ class RolloutTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_the_optimum_gets_what_it_is_worth(self, protocol):
-    tree = tree_lib.grow(PROCESS, protocol)
+    tree = tree_lib.build(PROCESS, protocol)
     best = optimum.solve(tree, 0.45)
     batch = roll(tree, best.policy)
     self.assert_means(batch.correct, best.values.correct)
@@ -60,7 +60,7 @@ class RolloutTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_the_largest_alone_is_the_reference(self, protocol):
-    tree = tree_lib.grow(PROCESS, protocol)
+    tree = tree_lib.build(PROCESS, protocol)
     batch = roll(tree, tree_lib.constant(tree, (0.0, 0.0, 1.0)))
     np.testing.assert_array_equal(batch.loss, 0.0)
     np.testing.assert_array_equal(batch.gain, 0.0)
@@ -69,12 +69,12 @@ class RolloutTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_records_what_was_done_and_how_likely(self, protocol):
-    tree = tree_lib.grow(PROCESS, protocol)
+    tree = tree_lib.build(PROCESS, protocol)
     batch = roll(tree, tree_lib.constant(tree, (0.5, 0.3, 0.2)))
     self.assertEqual(batch.actions.dtype, np.int32)
-    chances = np.array([0.5, 0.3, 0.2], np.float32)
+    probabilities = np.array([0.5, 0.3, 0.2], np.float32)
     np.testing.assert_array_equal(
-        batch.behaviour[batch.mask], chances[batch.actions][batch.mask]
+        batch.behaviour[batch.mask], probabilities[batch.actions][batch.mask]
     )
     np.testing.assert_array_equal(batch.behaviour[~batch.mask], 1.0)
     costs = process_lib.action_costs(tree.process, protocol)
@@ -89,7 +89,7 @@ class RolloutTest(parameterized.TestCase):
   def test_a_history_tells_the_chance_to_be_right(self, protocol):
     # Whoever chose so far: where the last step is the small model's, the answer
     # is right as often as the history says.
-    tree = tree_lib.grow(PROCESS, protocol)
+    tree = tree_lib.build(PROCESS, protocol)
     stay = np.eye(3)[0]
     policy = [
         0.8 * stay + 0.2 * table
@@ -114,7 +114,7 @@ class RolloutTest(parameterized.TestCase):
     self.assertGreaterEqual(checked, 5)
 
   def test_random_rates_cover_all_costs(self):
-    tree = tree_lib.grow(PROCESS, protocols.Protocol('switch'))
+    tree = tree_lib.build(PROCESS, protocols.Protocol('switch'))
 
     @jax.jit
     def run(rng):
@@ -133,7 +133,7 @@ class RolloutTest(parameterized.TestCase):
     np.testing.assert_allclose(stay - stay[:, :1], 0.0, atol=1e-6)
 
   def test_same_key_same_bits(self):
-    tree = tree_lib.grow(PROCESS, protocols.Protocol('redraft'))
+    tree = tree_lib.build(PROCESS, protocols.Protocol('redraft'))
     policy = tree_lib.constant(tree, (0.5, 0.3, 0.2))
     first, second, other = (roll(tree, policy, seed) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -181,12 +181,12 @@ class LaddersTest(parameterized.TestCase):
 
   def test_thresholds_have_a_known_truth(self):
     tree, batch = ladders('peek')
-    doubt = histories.doubt_weights(PROCESS, tree.protocol)
-    scores = np.asarray(batch.features @ doubt)
+    uncertainty = histories.uncertainty_weights(PROCESS, tree.protocol)
+    scores = np.asarray(batch.features @ uncertainty)
     truth = tree_lib.evaluate(
         tree,
         tree_lib.thresholded(
-            tree, [x.features @ doubt for x in tree.levels], 0.3
+            tree, [x.features @ uncertainty for x in tree.levels], 0.3
         ),
     )
     above = scores >= 0.3
@@ -202,7 +202,7 @@ class LaddersTest(parameterized.TestCase):
     self.assertGreater(truth.loss, 20 * error)
 
   def test_refuses_other_protocols(self):
-    tree = tree_lib.grow(PROCESS, protocols.Protocol('switch'))
+    tree = tree_lib.build(PROCESS, protocols.Protocol('switch'))
     with self.assertRaisesRegex(ValueError, 'of escalate only; got switch'):
       sampling.sample_ladders(tree, jax.random.key(0), 8)
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from routing import protocols
 from routing.simulation import histories
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import kernels
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
 TINY = process_lib.Process(
     num_steps=2,
@@ -58,8 +58,8 @@ def lucks(process, difficulty):
     (a pair of booleans per route, the chance of that).
   """
   options = []
-  for chances, repair in zip(process.right, process.repair, strict=True):
-    right = chances[difficulty]
+  for probabilities, repair in zip(process.right, process.repair, strict=True):
+    right = probabilities[difficulty]
     # One draw of luck per step and route, cut at both chances.
     cuts = sorted([0.0, right, repair, 1.0])
     options.append(
@@ -104,9 +104,9 @@ class Play:
     """The next step; so_far: (is wrong, large's is wrong, cost)."""
     difficulty = state[1]
     wrong, lost, cost = so_far
-    for luck, p in lucks(self.process, difficulty):
-      end = [not ok[int(wrong)] for ok in luck]
-      rest = not luck[-1][int(lost)], cost
+    for noise, p in lucks(self.process, difficulty):
+      end = [not ok[int(wrong)] for ok in noise]
+      rest = not noise[-1][int(lost)], cost
       if heir:
         after = end[heir], rest[0], cost + self.process.prices[heir]
         self._after(state, (), after, chance * p, heir)
@@ -144,7 +144,7 @@ class Play:
       self._step(state, history, so_far, chance * p, heir)
 
 
-def spell(tree):
+def decode_tokens(tree):
   """For each level, the histories as `play` spells them."""
   process, protocol = tree.process, tree.protocol
   size = process.num_levels
@@ -197,7 +197,7 @@ class TreeTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*ALL)
   def test_chances_sum_to_one_after_any_actions(self, protocol):
-    tree = tree_lib.grow(process_lib.Process(), protocol)
+    tree = tree_lib.build(process_lib.Process(), protocol)
     self.assertAlmostEqual(tree.levels[0].chance.sum(), 1.0)
     for before, after in itertools.pairwise(tree.levels):
       sums = np.zeros(before.begins.shape)
@@ -209,19 +209,19 @@ class TreeTest(parameterized.TestCase):
       protocol=PROTOCOLS, process=(TINY, TINY_OF_THREE), seed=(0, 1)
   )
   def test_values_equal_plain_enumeration(self, protocol, process, seed):
-    tree = tree_lib.grow(process, protocol)
+    tree = tree_lib.build(process, protocol)
     policy = random_policy(tree, seed)
-    chances = {}
-    for names, table in zip(spell(tree), policy, strict=True):
-      chances.update(zip(names, table, strict=True))
-    expected = Play(process, protocol, chances.__getitem__).values()
+    probabilities = {}
+    for names, table in zip(decode_tokens(tree), policy, strict=True):
+      probabilities.update(zip(names, table, strict=True))
+    expected = Play(process, protocol, probabilities.__getitem__).values()
     np.testing.assert_allclose(
         tree_lib.evaluate(tree, policy), expected, rtol=1e-12
     )
 
   @parameterized.named_parameters(*ALL)
   def test_the_largest_loses_nothing_to_itself(self, protocol):
-    tree = tree_lib.grow(process_lib.three_routes(), protocol)
+    tree = tree_lib.build(process_lib.three_routes(), protocol)
     values = tree_lib.evaluate(tree, tree_lib.constant(tree, (0, 0, 1)))
     self.assertAlmostEqual(values.loss, 0.0, places=15)
     small = 0.1 if protocol.name == 'redraft' else 0.1 / 4
@@ -241,15 +241,17 @@ class TreeTest(parameterized.TestCase):
         confidence=(((0.25, 0.75), (0.75, 0.25)),),
     )
     protocol = protocols.Protocol('redraft')
-    tree = tree_lib.grow(process, protocol)
+    tree = tree_lib.build(process, protocol)
     np.testing.assert_allclose(tree.levels[0].chance, [0.35, 0.65])
-    doubt = histories.doubt_weights(process, protocol)
+    uncertainty = histories.uncertainty_weights(process, protocol)
     np.testing.assert_allclose(
-        tree.levels[0].features @ doubt, [0.15 / 0.35, 0.05 / 0.65], rtol=1e-6
+        tree.levels[0].features @ uncertainty,
+        [0.15 / 0.35, 0.05 / 0.65],
+        rtol=1e-6,
     )
     # Redrafted below, kept above: 0.35 * 0.9 + 0.65 * (0.6 / 0.65) right.
     policy = tree_lib.thresholded(
-        tree, [tree.levels[0].features @ doubt], kappa=0.2
+        tree, [tree.levels[0].features @ uncertainty], kappa=0.2
     )
     np.testing.assert_array_equal(policy[0], [[0, 1], [1, 0]])
     values = tree_lib.evaluate(tree, policy)
@@ -263,18 +265,20 @@ class TreeTest(parameterized.TestCase):
     # Going on with the small model in the last step: without a draft the trace
     # as it is, weighed by what follows; with one, exactly the doubt.
     process = process_lib.Process(num_steps=3)
-    tree = tree_lib.grow(process, protocol)
+    tree = tree_lib.build(process, protocol)
     last = tree.levels[-1]
-    doubt = last.features @ histories.doubt_weights(process, protocol)
+    uncertainty = last.features @ histories.uncertainty_weights(
+        process, protocol
+    )
     right = last.gains[:, 0, 0] / last.chance
     if protocol.has_draft:
-      np.testing.assert_allclose(1.0 - doubt, right, atol=1e-6)
+      np.testing.assert_allclose(1.0 - uncertainty, right, atol=1e-6)
     else:
-      self.assertGreater(np.corrcoef(1.0 - doubt, right)[0, 1], 0.9)
+      self.assertGreater(np.corrcoef(1.0 - uncertainty, right)[0, 1], 0.9)
 
   @parameterized.named_parameters(*ALL)
   def test_signals_tell_histories_apart(self, protocol):
-    tree = tree_lib.grow(
+    tree = tree_lib.build(
         process_lib.three_routes(num_steps=3), protocol, 'signals'
     )
     for t, level in enumerate(tree.levels):
@@ -292,7 +296,7 @@ class TreeTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*ALL)
   def test_reaching_sums_to_the_chance_of_being_asked(self, protocol):
-    tree = tree_lib.grow(process_lib.Process(num_steps=3), protocol)
+    tree = tree_lib.build(process_lib.Process(num_steps=3), protocol)
     policy = tree_lib.constant(tree, (0.7, 0.3))
     sums = [x.sum() for x in tree_lib.reached(tree, policy)]
     is_asked_again = 0.7 if protocol.name == 'escalate' else 1.0
@@ -301,17 +305,17 @@ class TreeTest(parameterized.TestCase):
   def test_refuses_other_features_and_large_trees(self):
     protocol = protocols.Protocol('redraft')
     with self.assertRaisesRegex(ValueError, "Unknown features 'truth'"):
-      tree_lib.grow(TINY, protocol, 'truth')
+      tree_lib.build(TINY, protocol, 'truth')
     with self.assertRaisesRegex(ValueError, 'histories in 9 steps; allowed'):
-      tree_lib.grow(process_lib.Process(num_steps=9), protocol)
+      tree_lib.build(process_lib.Process(num_steps=9), protocol)
 
   def test_refuses_a_policy_of_another_tree(self):
-    tree = tree_lib.grow(TINY, protocols.Protocol('switch'))
+    tree = tree_lib.build(TINY, protocols.Protocol('switch'))
     with self.assertRaisesRegex(ValueError, r'at step 1 is \(1, 2\)'):
       tree_lib.evaluate(tree, [np.ones((1, 2)) / 2] * 2)
 
   def test_is_a_pytree_that_keeps_its_rules(self):
-    tree = tree_lib.grow(TINY, protocols.Protocol('switch'))
+    tree = tree_lib.build(TINY, protocols.Protocol('switch'))
     double = jax.tree.map(lambda x: 2 * x, tree)
     self.assertEqual(double.process, TINY)
     np.testing.assert_allclose(double.levels[1].chance.sum(), 4.0)

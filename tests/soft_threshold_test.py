@@ -10,8 +10,8 @@ from routing.objectives import soft_threshold
 from routing.policy import categorical
 
 
-def _log_probs(*chances):
-  return jnp.log(jnp.array(chances))
+def _log_probs(*probabilities):
+  return jnp.log(jnp.array(probabilities))
 
 
 class ThresholdedTest(parameterized.TestCase):

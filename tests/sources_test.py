@@ -83,7 +83,7 @@ def live_source(name, folder=None, make_engines=None, **changes):
   )
 
 
-def make_member(name, kind, seed=0):
+def make_policy(name, kind, seed=0):
   """The policy of an untrained network; its chances differ."""
   fields = dict(kind=kind, hidden=(8,), dropout=0.0)
   network = networks.make_network(fields, NUM_ROUTES)
@@ -94,7 +94,7 @@ def make_member(name, kind, seed=0):
   params[last]['kernel'] *= 30
   card = card_lib.Card(
       specs=scripted_pair.SPECS,
-      ruler=_METRIC,
+      metric=_METRIC,
       reference=ACCOUNTING.reference,
       protocol=protocols.Protocol(name),
       features=FEATURES,
@@ -106,7 +106,9 @@ def make_member(name, kind, seed=0):
   statistics = standardize.Statistics(
       np.full(size, 0.1, np.float32), np.full(size, 0.3, np.float32)
   )
-  return families.Member(learned.LearnedRouter(card, params, statistics), 1)
+  return families.PolicyFamily(
+      learned.LearnedRouter(card, params, statistics), 1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +126,8 @@ class Line:
 
 
 FAMILIES = {
-    'mlp': lambda name: make_member(name, 'mlp'),
-    'gru': lambda name: make_member(name, 'gru'),
+    'mlp': lambda name: make_policy(name, 'mlp'),
+    'gru': lambda name: make_policy(name, 'gru'),
     'scored': lambda name: families.Scored(Line(), FEATURES, 2),
     'uncertainty': lambda name: families.Uncertainty(2),
     'fixed step': lambda name: families.FixedStep(1),
@@ -147,8 +149,8 @@ class FamiliesTest(parameterized.TestCase):
       place = np.searchsorted(scores, grid[1:-1])
       middle = (scores[place] + scores[place - 1]) / 2
       kappas = np.array([-np.inf, *middle, np.inf])
-    wanted = known.earn(family, kappas, _METRIC)
-    got = live_source(name).earn(family, kappas, _METRIC)
+    wanted = known.evaluate(family, kappas, _METRIC)
+    got = live_source(name).evaluate(family, kappas, _METRIC)
     for field in ('correct', 'loss', 'gain'):
       np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
     np.testing.assert_allclose(got.cost, wanted.cost, rtol=1e-6)
@@ -168,7 +170,7 @@ class Deterministic:
 
   router: driver.Router
 
-  def chances(self, trace):
+  def action_probabilities(self, trace):
     return np.eye(NUM_ROUTES)[self.router.decide(trace).route]
 
 
@@ -179,7 +181,7 @@ class RecordedTest(parameterized.TestCase):
     known = known_source(name)
     family = families.Uncertainty(2)
     kappas = known.grid(family, 3)
-    wanted = known.earn(family, kappas, _METRIC)
+    wanted = known.evaluate(family, kappas, _METRIC)
     off = {field: [] for field in points_lib.NAMES}
     # The problems are the same each time; what varies is what is collected, so
     # its spread over repetitions is the error of the estimate. That over
@@ -194,7 +196,7 @@ class RecordedTest(parameterized.TestCase):
       recorded = records.recorded_source(
           rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
       )
-      got = recorded.earn(family, kappas, _METRIC)
+      got = recorded.evaluate(family, kappas, _METRIC)
       for field, found in off.items():
         difference = getattr(got, field) - getattr(wanted, field)
         found.append(difference.mean(axis=1))
@@ -218,7 +220,7 @@ class RecordedTest(parameterized.TestCase):
         behaviour.Uniform((True,) * NUM_ROUTES),
         epsilon=0.3,
     )
-    wanted = known.earn(family, kappas, _METRIC)
+    wanted = known.evaluate(family, kappas, _METRIC)
     off = {field: [] for field in points_lib.NAMES}
     for seed in range(8):
       rollouts = scripted_pair.make_rollouts(
@@ -230,7 +232,7 @@ class RecordedTest(parameterized.TestCase):
       recorded = records.recorded_source(
           rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
       )
-      got = recorded.earn(family, kappas, _METRIC)
+      got = recorded.evaluate(family, kappas, _METRIC)
       for field, found in off.items():
         found.append(np.mean(getattr(got, field) - getattr(wanted, field)))
     for field, found in off.items():
@@ -248,7 +250,7 @@ class RecordedTest(parameterized.TestCase):
     with self.assertRaisesRegex(refusal.Refusal, 'None of .* thresholds'):
       recorded.frontier(family, _METRIC, 5)
     with self.assertRaises(refusal.Refusal):
-      recorded.earn(family, np.array([np.inf]), _METRIC)
+      recorded.evaluate(family, np.array([np.inf]), _METRIC)
 
 
 class LiveTest(absltest.TestCase):
@@ -259,7 +261,7 @@ class LiveTest(absltest.TestCase):
     self._asked = []  # The thresholds that engines were asked to answer at.
     self._family, self._kappas = families.FixedStep(2), np.array([1, 2, np.inf])
 
-  def _earn(self, kappas=None, metric=_METRIC, fails_at=None, **changes):
+  def _evaluate(self, kappas=None, metric=_METRIC, fails_at=None, **changes):
     """Answers of a new source, as a new process would have it."""
     source = live_source('redraft', self._folder)
     answering = dataclasses.replace(source.answering, **changes)
@@ -272,35 +274,35 @@ class LiveTest(absltest.TestCase):
       return await real(answering, problems, router, *rest)
 
     with mock.patch.object(live, 'answer_all', answer_all):
-      return dataclasses.replace(source, answering=answering).earn(
+      return dataclasses.replace(source, answering=answering).evaluate(
           self._family, self._kappas if kappas is None else kappas, metric
       )
 
   def test_answers_are_kept(self):
-    first = self._earn()
-    again = self._earn()
+    first = self._evaluate()
+    again = self._evaluate()
     for field in points_lib.NAMES:
       np.testing.assert_array_equal(
           getattr(again, field), getattr(first, field)
       )
-    self._earn(metric='flops')  # The same answers in another metric.
-    one = self._earn(self._kappas[1:2])  # One of them, or in another order.
+    self._evaluate(metric='flops')  # The same answers in another metric.
+    one = self._evaluate(self._kappas[1:2])  # One of them, or in another order.
     np.testing.assert_array_equal(one.cost, first.cost[1:2])
     np.testing.assert_array_equal(
-        self._earn(self._kappas[::-1]).cost, first.cost[::-1]
+        self._evaluate(self._kappas[::-1]).cost, first.cost[::-1]
     )
     self.assertEqual(self._asked, [1, 2, np.inf])
-    self._earn(np.array([0.0, 1.0]))
+    self._evaluate(np.array([0.0, 1.0]))
     self.assertEqual(self._asked, [1, 2, np.inf, 0])
 
   def test_what_was_answered_before_a_kill_is_kept(self):
     with self.assertRaises(KeyboardInterrupt):
-      self._earn(fails_at=2)
+      self._evaluate(fails_at=2)
     self.assertEqual(self._asked, [1, 2])
     self.assertLen(list(self._folder.iterdir()), 2)
-    got = self._earn()
+    got = self._evaluate()
     self.assertEqual(self._asked, [1, 2, np.inf])
-    want = live_source('redraft').earn(self._family, self._kappas, _METRIC)
+    want = live_source('redraft').evaluate(self._family, self._kappas, _METRIC)
     np.testing.assert_array_equal(got.cost, want.cost)
     np.testing.assert_array_equal(got.correct, want.correct)
 
@@ -308,7 +310,7 @@ class LiveTest(absltest.TestCase):
     kappas = self._kappas[:1]
     medium = dataclasses.replace(scripted_pair.SPECS[1], price_output=5.0)
     specs = scripted_pair.SPECS[0], medium, scripted_pair.SPECS[2]
-    self._earn(kappas)
+    self._evaluate(kappas)
     for number, changes in enumerate(
         (
             {'made_by': {'weights_sha256': ['other', 'medium', 'large']}},
@@ -321,12 +323,12 @@ class LiveTest(absltest.TestCase):
         )
     ):
       for _ in range(2):
-        self._earn(kappas, **changes)
+        self._evaluate(kappas, **changes)
       self.assertLen(self._asked, 2 + number)
 
   def test_a_router_of_other_weights_is_asked_anew(self):
     fingerprints = {
-        make_member('redraft', 'mlp', x).fingerprint for x in (0, 1)
+        make_policy('redraft', 'mlp', x).fingerprint for x in (0, 1)
     }
     self.assertLen(fingerprints, 2)
     other = dataclasses.replace(FEATURES, step_width=16)

@@ -35,7 +35,7 @@ class CallUsageTest(absltest.TestCase):
     first, last = _step('ab\n\n'), _step('c', is_final=True)
     written = [
         dataclasses.replace(
-            step, usage=dataclasses.replace(step.usage, held=held)
+            step, usage=dataclasses.replace(step.usage, in_context=held)
         )
         for step, held in ((first, 9), (last, 9 + 4))
     ]

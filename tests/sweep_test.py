@@ -41,7 +41,7 @@ def get_config(variant='smoke'):
   config.engine.update(max_batch=8, num_slots=8)
   config.collect.concurrency = 8
   config.calibration.alphas = (0.2,)
-  config.evaluation.live = 2
+  config.evaluation.num_live = 2
   return config
 
 

@@ -141,7 +141,7 @@ class LearnThenTestTest(parameterized.TestCase):
         alpha=0.05,
         delta=0.1,
         thresholds=fixed_grid(),
-        dearest=np.inf,
+        max_cost=np.inf,
     )
     self.assertEqual(got.promise.num_problems, 45)
     self.assertEqual(got.loss, 0.0)
@@ -184,7 +184,7 @@ class LearnThenTestTest(parameterized.TestCase):
           alpha=ALPHA,
           delta=DELTA,
           thresholds=grid,
-          dearest=np.inf,
+          max_cost=np.inf,
       )
       broken += risk[got.threshold] > ALPHA
       loss = stopping_lib.at_times(sample, times[:, rows])['loss'].mean(axis=1)
@@ -287,7 +287,7 @@ class DearestTest(parameterized.TestCase):
     ) as refusal:
       self.point([*costs, 0.3], [risk])
     self.assertIsNone(refusal.exception.needed)
-    got = self.point([*costs, 0.3], [risk], dearest=np.inf)
+    got = self.point([*costs, 0.3], [risk], max_cost=np.inf)
     self.assertEqual(got.cost, min(costs))
     self.assertEqual(self.point([1.04, 0.875, 0.3], [risk]).cost, 0.875)
 
@@ -335,10 +335,14 @@ class PropertyTest(parameterized.TestCase):
     rows = np.random.default_rng(seed).permutation(120)
     self.assert_same(self.point(scores[rows], outcomes.take(rows), grid), want)
     # Exact in float64, and it moves ties and thresholds alike.
-    rescale = lambda x: 8 * np.float64(x) - 4
-    got = self.point(rescale(scores), outcomes, rescale(grid))
+    normalize_advantages = lambda x: 8 * np.float64(x) - 4
+    got = self.point(
+        normalize_advantages(scores), outcomes, normalize_advantages(grid)
+    )
     if not isinstance(want, str):
-      want = dataclasses.replace(want, threshold=rescale(want.threshold))
+      want = dataclasses.replace(
+          want, threshold=normalize_advantages(want.threshold)
+      )
     self.assert_same(got, want)
 
   def assert_same(self, got, want):

@@ -10,7 +10,7 @@ from routing.evaluation import trace_plot
 _SPECS = tuple(
     costs.spec_by_parameters(name, 100, 1, 8) for name in ('small', 'large')
 )
-_BOOKS = costs.Accounting(_SPECS, 'decoded', reference=400.0)
+_BOOKS = costs.Accounting(_SPECS, 'decoded_tokens', reference=400.0)
 
 
 def _step(route):

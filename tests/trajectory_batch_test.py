@@ -101,12 +101,14 @@ def _recital(small, large):
 class _Say:
   """Names the routes of a list, at chances of its own."""
 
-  def __init__(self, routes, chances):
-    self._routes, self._chances = routes, chances
+  def __init__(self, routes, probabilities):
+    self._routes, self._probabilities_of_actions = routes, probabilities
 
   def decide(self, trace):
     step = len(trace.steps)
-    return types.Decision(self._routes[step], 0.0, self._chances[step])
+    return types.Decision(
+        self._routes[step], 0.0, self._probabilities_of_actions[step]
+    )
 
 
 def _rollouts(
@@ -137,7 +139,9 @@ def _rollouts(
 
 class BatchTest(parameterized.TestCase):
 
-  def _batch(self, rollouts, name, view=None, ruler='decoded', **changes):
+  def _batch(
+      self, rollouts, name, view=None, metric='decoded_tokens', **changes
+  ):
     config = dataclasses.replace(
         _CONFIG, num_routes=2, **{'groups': ('progress',)} | changes
     )
@@ -145,7 +149,7 @@ class BatchTest(parameterized.TestCase):
     return batching.trajectory_batch(
         rollouts,
         config,
-        costs.Accounting(specs, ruler, 1.0),
+        costs.Accounting(specs, metric, 1.0),
         protocols.Protocol(name, view),
     )
 
@@ -186,18 +190,18 @@ class BatchTest(parameterized.TestCase):
     )
 
   @parameterized.product(
-      name=['escalate', 'switch', 'redraft'], ruler=costs.RULERS
+      name=['escalate', 'switch', 'redraft'], metric=costs.COST_METRICS
   )
-  def test_rows_sum_to_the_cost_of_their_trajectory(self, name, ruler):
+  def test_rows_sum_to_the_cost_of_their_trajectory(self, name, metric):
     rollouts = scripted_pair.make_rollouts(10, protocol=name)
-    accounting = costs.Accounting(scripted_pair.SPECS, ruler, 1.0)
+    accounting = costs.Accounting(scripted_pair.SPECS, metric, 1.0)
     config = dataclasses.replace(_CONFIG, groups=('progress',))
     batch = batching.trajectory_batch(
         rollouts, config, accounting, protocols.Protocol(name)
     )
     expected = [
-        costs.total_cost(y.calls, accounting.specs, ruler)
-        / costs.completion_cost(x.reference, accounting.specs, ruler)
+        costs.total_cost(y.calls, accounting.specs, metric)
+        / costs.completion_cost(x.reference, accounting.specs, metric)
         for x in rollouts
         for y in x.trajectories
     ]
@@ -227,7 +231,7 @@ class BatchTest(parameterized.TestCase):
 
   def test_reference_is_the_mean_of_the_largest_model_alone(self):
     rollouts = [_rollouts('switch', (0, 0, 0), x) for x in ('#### 3', '#')]
-    accounting = costs.Accounting(scripted_pair.SPECS[:2], 'decoded')
+    accounting = costs.Accounting(scripted_pair.SPECS[:2], 'decoded_tokens')
     got = batching.with_reference(accounting, rollouts)
     self.assertEqual(got.reference, (12 + 7) / 2 * 4_000)
 
@@ -243,7 +247,7 @@ class BatchTest(parameterized.TestCase):
     (trajectory,) = rollouts.trajectories
     protocol = protocols.Protocol(name)
     self.assertEqual(traces.num_calls_seen(trajectory, protocol), seen)
-    wasted = [call.written for call in traces.in_vain(trajectory, protocol)]
+    wasted = [call.written for call in traces.wasted(trajectory, protocol)]
     self.assertEqual(wasted, [1, 1] if name == 'switch' else [1])
     batch = self._batch([rollouts], name)
     np.testing.assert_allclose(

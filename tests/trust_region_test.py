@@ -155,9 +155,9 @@ class UpdateTest(parameterized.TestCase):
 
     def surrogates(params):
       new = categorical.log_softmax(self._logits(params))
-      chances = jnp.exp(new)
-      correct = jnp.mean(jnp.sum(chances * self._CORRECT, axis=-1))
-      cost = jnp.mean(jnp.sum(chances * self._COST, axis=-1))
+      probabilities = jnp.exp(new)
+      correct = jnp.mean(jnp.sum(probabilities * self._CORRECT, axis=-1))
+      cost = jnp.mean(jnp.sum(probabilities * self._COST, axis=-1))
       kl = categorical.kl_divergence(old, new).mean()
       return -correct, cost - self._BUDGET, kl
 

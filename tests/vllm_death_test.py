@@ -46,7 +46,7 @@ class DeathTest(absltest.TestCase):
 
     async def write_step(engine, request, trace):
       left = request.max_tokens - engine.count_tokens('', trace)
-      fields = dict(to_end=False, goes_on=True, max_tokens=left)
+      fields = dict(to_end=False, may_speculate=True, max_tokens=left)
       (step,) = await engine.write(
           dataclasses.replace(request, trace=trace, session='run', **fields)
       )

@@ -30,7 +30,7 @@ class PipelineTest(absltest.TestCase):
     results = json.loads((workdir / evaluate.RESULTS_FILE).read_text())
     self.assertNotEmpty(results['live'])
     for point in results['live']:
-      self.assertEqual(point['num_problems'], config.evaluation.live)
+      self.assertEqual(point['num_problems'], config.evaluation.num_live)
       # A hand-over happens live as its completion was collected.
       self.assertEqual(point['num_agreeing'], point['num_problems'])
 

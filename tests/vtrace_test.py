@@ -149,9 +149,9 @@ class OffPolicyTest(parameterized.TestCase):
     self.rewards = rewards[np.arange(3), actions].astype(np.float32)
     # What was cut off has been counted once for each continuation.
     free = np.prod(np.where(ended, 0.5, 1.0), axis=1)
-    self.chances = free * np.prod(np.where(ended, 1, mu), axis=1)
-    chances = free * np.prod(np.where(ended, 1, pi), axis=1)
-    self.expected = chances @ (self.rewards * self.mask).sum(axis=1)
+    self.action_probabilities = free * np.prod(np.where(ended, 1, mu), axis=1)
+    probabilities = free * np.prod(np.where(ended, 1, pi), axis=1)
+    self.expected = probabilities @ (self.rewards * self.mask).sum(axis=1)
     self.reached = np.cumprod([1.0, *(1 - target[:2])])
     self.values = rng.normal(size=3).astype(np.float32)
 
@@ -162,10 +162,10 @@ class OffPolicyTest(parameterized.TestCase):
             values[None], *(x[None] for x in row), **kwargs
         )
     )(self.rewards, self.ratios, self.mask)
-    return self.chances @ np.asarray(each)
+    return self.action_probabilities @ np.asarray(each)
 
   def test_expected_return_is_unbiased_with_any_critic(self):
-    self.assertAlmostEqual(self.chances.sum(), 1.0, places=6)
+    self.assertAlmostEqual(self.action_probabilities.sum(), 1.0, places=6)
     for scale in (0, 1, 10):
       np.testing.assert_allclose(
           self._mean_estimate(scale * self.values), self.expected, atol=1e-5
@@ -173,12 +173,14 @@ class OffPolicyTest(parameterized.TestCase):
 
   def test_bars_lean_towards_the_behaviour(self):
     # The bias that a multiplier must not follow.
-    got = self._mean_estimate(self.values, ratio_bar=1.0)
+    got = self._mean_estimate(self.values, ratio_clip=1.0)
     self.assertGreater(abs(got - self.expected), 0.05)
 
   def test_reach_weights_are_the_chance_to_get_there(self):
     weights = vtrace.reach_weights(self.ratios, self.mask)
-    np.testing.assert_allclose(self.chances @ weights, self.reached, rtol=1e-5)
+    np.testing.assert_allclose(
+        self.action_probabilities @ weights, self.reached, rtol=1e-5
+    )
     clipped = vtrace.reach_weights(self.ratios, self.mask, maximum=0.5)
     np.testing.assert_array_equal(clipped, np.minimum(weights, 0.5))
 

@@ -87,7 +87,7 @@ class ShardsTest(parameterized.TestCase):
     note_weights(self.workdir / 'rollouts' / 'select', _WEIGHTS)
     for config in (
         train_rollouts_test.make_config(),
-        train_rollouts_test.make_config(stream={'num_held': 20}),
+        train_rollouts_test.make_config(stream={'num_shards_in_memory': 20}),
     ):
       data = training_data.load(config, self.workdir)
       self.assertEqual(data.view.weights_sha256, _WEIGHTS)

@@ -87,7 +87,7 @@ def _minus_best(results: Mapping[str, Any]) -> str:
   if not tried:
     return tables.MISSING
   best = max(tried, key=tried.get)
-  figures = results['rulers'][results['ruler']]
+  figures = results['cost_metrics'][results['cost_metric']]
   return f'{tables.difference(figures, best)} ({best})'
 
 
@@ -137,7 +137,7 @@ def _count(results: Mapping[str, Any], split: str) -> str:
 
 
 def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:
-  return results['rulers'][results['ruler']]['methods']
+  return results['cost_metrics'][results['cost_metric']]['methods']
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -177,8 +177,8 @@ def betting_upper(values: np.ndarray, delta: float) -> float:
   """
   values = _check_values(values)
   bets = _bets(values, _check_rate('delta', delta))
-  wanted = np.log(1 / delta)
-  excess = lambda level: _best_log_capital(values, bets, level) - wanted
+  settings = np.log(1 / delta)
+  excess = lambda level: _best_log_capital(values, bets, level) - settings
   edge = 1e-12
   if excess(1.0 - edge) < 0:
     return 1.0

@@ -18,13 +18,13 @@ from routing.calibration import joint as joint_lib
 from routing.calibration import named_points
 from routing.calibration import off_policy_risks
 from routing.calibration import risks as risks_lib
+from routing.calibration import settings as settings_lib
 from routing.calibration import thresholds as thresholds_lib
-from routing.calibration import wanted as wanted_lib
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import sources
 from routing.routers import promises as promises_lib
 
-Wanted = wanted_lib.Wanted
+CalibrationSettings = settings_lib.CalibrationSettings
 Risks = Sequence[risks_lib.Risk]
 Json = dict[str, Any]
 
@@ -64,48 +64,49 @@ class Calibrator:
       families: Sequence[sources.Family],
       select: sources.Source,
       prove: sources.Source,
-      wanted: Wanted,
+      settings: CalibrationSettings,
       *,
       metric: str,
       max_decisions: int,
       hashes: dict[str, str],
   ):
-    wanted.check_source(prove.kind)
-    self._families, self._wanted = families, wanted
+    settings.check_source(prove.kind)
+    self._families, self._settings = families, settings
     self._select, self._prove = select, prove
     self._metric, self._hashes = metric, hashes
     self._max_decisions = max_decisions
     self._labels: dict[str, np.ndarray] = {}
-    if wanted.group_by:
+    if settings.group_by:
       self._labels = {
-          name: groups_lib.labels_of(source.problems, wanted.group_by)
+          name: groups_lib.labels_of(source.problems, settings.group_by)
           for name, source in (('select', select), ('prove', prove))
       }
     self.refused: list[Json] = []
     self._frontiers = [
-        select.frontier(family, metric, wanted.grid) for family in families
+        select.frontier(family, metric, settings.num_thresholds)
+        for family in families
     ]
 
   def points(self) -> list[Json]:
     """All points, as entries of `operating_points.json`."""
-    wanted, self.refused = self._wanted, []
+    settings, self.refused = self._settings, []
     points = []
-    for budget in wanted.budgets:
+    for budget in settings.budgets:
       points += self._granted(
           self._pick(budget).name, lambda x=budget: [self._budget(x)]
       )
-    promises = wanted.risks(loss_test(self._prove))
-    losses = promises[: len(wanted.alphas)]
-    starts = f'/steps{",".join(map(str, wanted.joint_starts))}'
+    promises = settings.risks(loss_test(self._prove))
+    losses = promises[: len(settings.alphas)]
+    starts = f'/steps{",".join(map(str, settings.joint_starts))}'
     for risks in promises:
       points += self._granted(
           promises_lib.name_of(risks), lambda x=risks: [self._promised(x)]
       )
-    for risks in losses if wanted.group_by else ():
+    for risks in losses if settings.group_by else ():
       points += self._granted(
           promises_lib.name_of(risks), lambda x=risks: self._of_groups(x)
       )
-    for risks in losses if wanted.joint_starts else ():
+    for risks in losses if settings.joint_starts else ():
       points += self._granted(
           promises_lib.name_of(risks) + starts,
           lambda x=risks: [self._by_step(x)],
@@ -128,12 +129,17 @@ class Calibrator:
   def _json(
       self,
       name: str,
-      member: int,
+      policy_index: int,
       point: thresholds_lib.OperatingPoint,
       **extra,
   ) -> dict[str, Any]:
     return named_points.to_json(
-        name, member, point, self._hashes, source=self._prove.kind, **extra
+        name,
+        policy_index,
+        point,
+        self._hashes,
+        source=self._prove.kind,
+        **extra,
     )
 
   def _check_budget(self, budget: float) -> None:
@@ -154,13 +160,13 @@ class Calibrator:
     self._check_budget(budget)
     promise = self._pick(budget)
     best = None
-    for member, frontier in enumerate(self._frontiers):
+    for policy_index, frontier in enumerate(self._frontiers):
       allowed = np.flatnonzero(frontier.cost <= budget)
       if allowed.size:
         index = thresholds_lib.best(allowed, frontier.accuracy, frontier.cost)
         point = thresholds_lib.point_at(frontier, index, promise)
         if best is None or point.accuracy > best[1].accuracy:
-          best = member, point
+          best = policy_index, point
     return self._json(best[1].name, *best)
 
   def _choose(self, risks: Risks) -> tuple[int, np.ndarray]:
@@ -168,14 +174,16 @@ class Calibrator:
     for risk in risks:
       if risk.quantity == 'cost':
         self._check_budget(risk.level)
-    member = best_member(self._frontiers, risks)
-    grid = self._select.grid(self._families[member], self._wanted.grid)
-    return member, grid
+    policy_index = best_policy(self._frontiers, risks)
+    grid = self._select.grid(
+        self._families[policy_index], self._settings.num_thresholds
+    )
+    return policy_index, grid
 
   def _promised(self, risks: Risks) -> dict[str, Any]:
     """A promise: chosen on `select`, tested on `prove`."""
-    member, grid = self._choose(risks)
-    family = self._families[member]
+    policy_index, grid = self._choose(risks)
+    family = self._families[policy_index]
     if isinstance(self._prove, sources.Recorded):
       scores, routes = self._prove.scores(family)
       point = off_policy_risks.for_risks(
@@ -185,21 +193,21 @@ class Calibrator:
           thresholds=grid,
           routes=routes,
           problems=self._prove.owner,
-          least_effective=self._prove.least_effective,
+          min_effective_size=self._prove.min_effective_size,
       )
     else:
-      values = self._prove.earn(family, grid, self._metric).values()
+      values = self._prove.evaluate(family, grid, self._metric).values()
       point = thresholds_lib.from_values(
           values,
           grid,
           risks,
-          procedure=self._wanted.procedure,
+          procedure=self._settings.procedure,
       )
-    return self._json(point.name, member, point)
+    return self._json(point.name, policy_index, point)
 
   def _of_groups(self, risks: Risks) -> list[dict[str, Any]]:
     """A promise to each group that can have one."""
-    member, grid = self._choose(risks)
+    policy_index, grid = self._choose(risks)
     # Of select alone: what shares delta must not change with what comes.
     names = np.unique(self._labels['select'])
     labels = self._labels['prove']
@@ -214,14 +222,16 @@ class Calibrator:
               note='',
           ),
       )
-    earned = self._prove.earn(self._families[member], grid, self._metric)
+    earned = self._prove.evaluate(
+        self._families[policy_index], grid, self._metric
+    )
     found = groups_lib.from_values(
         earned.on(rows).values(),
         grid,
         risks,
         labels=labels[rows],
         names=names,
-        procedure=self._wanted.procedure,
+        procedure=self._settings.procedure,
     )
     points = []
     for label, point in found.items():
@@ -230,7 +240,7 @@ class Calibrator:
         self._refuse(name, point)
         continue
       extra = {'group': label, 'delta_of_all_groups': risks[0].delta}
-      points.append(self._json(name, member, point, **extra))
+      points.append(self._json(name, policy_index, point, **extra))
     return points
 
   def _by_step(self, risks: Risks) -> dict[str, Any]:
@@ -239,9 +249,9 @@ class Calibrator:
     The candidates that no other beats in both loss and cost on `select` are
     tested on `prove`, from the least loss down; see `calibration.joint`.
     """
-    starts = self._wanted.joint_starts
-    member, _ = self._choose(risks)
-    family = self._families[member]
+    starts = self._settings.joint_starts
+    policy_index, _ = self._choose(risks)
+    family = self._families[policy_index]
     table = self._select.table
     scores, _ = family.score(table.decisions)
     depth = table.decisions.depth
@@ -255,22 +265,24 @@ class Calibrator:
     candidates = joint_lib.depth_grid(
         scores, depth, starts, self._max_decisions
     )
-    found = self._select.earn(family, candidates, self._metric)
+    found = self._select.evaluate(family, candidates, self._metric)
     path = joint_lib.pareto_path(found.loss.mean(axis=1), found.mean_cost)
     rising = np.arange(len(path))
-    values = self._prove.earn(family, candidates[path], self._metric).values()
+    values = self._prove.evaluate(
+        family, candidates[path], self._metric
+    ).values()
     point = thresholds_lib.from_values(
         values,
         candidates[path],
         risks,
         orders={'loss': rising, 'cost': rising[::-1]},
-        procedure=self._wanted.procedure,
+        procedure=self._settings.procedure,
     )
     name = f'{point.name}/steps{",".join(map(str, starts))}'
-    return self._json(name, member, point)
+    return self._json(name, policy_index, point)
 
 
-def best_member(
+def best_policy(
     frontiers: Sequence[frontier_lib.Frontier], risks: Risks
 ) -> int:
   """The member whose best threshold within all levels is best.

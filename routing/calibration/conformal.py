@@ -116,8 +116,8 @@ def _kappa(conformities: np.ndarray, promise: thresholds_lib.Promise) -> float:
     rank = int(np.floor(np.round(alpha * (num + 1), 9)))
     least = int(np.ceil(1 / alpha - 1e-9)) - 1
   else:
-    chances = bounds.binomial_p_value(np.arange(num), num, alpha)
-    rank = int(np.sum(chances <= delta))
+    probabilities = bounds.binomial_p_value(np.arange(num), num, alpha)
+    rank = int(np.sum(probabilities <= delta))
     least = bounds.trajectories_needed(0.0, alpha, delta)
   if rank < 1:
     raise risks_lib.Refusal(

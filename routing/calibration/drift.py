@@ -199,6 +199,6 @@ def most_within(
   size = min(delta / (1 - delta) / (horizon // answers), 1.0)
   quiet = stats.binom(answers, alpha)
   least = int(quiet.isf(size))  # Rejects above it, and at it by a coin.
-  coin = (size - quiet.sf(least)) / quiet.pmf(least)
+  draw = (size - quiet.sf(least)) / quiet.pmf(least)
   shifted = stats.binom(answers, alpha + shift)
-  return float(shifted.sf(least) + coin * shifted.pmf(least))
+  return float(shifted.sf(least) + draw * shifted.pmf(least))

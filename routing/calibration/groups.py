@@ -53,7 +53,7 @@ def for_groups(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
   """A point or a refusal for each group.
 
@@ -67,7 +67,7 @@ def for_groups(
     is_shared: True: with probability 1 - delta the promises of *all* groups
       hold, each tested at delta / G. False: each holds with its own 1 - delta.
     procedure: of `risks.PROCEDURES`.
-    dearest: see `thresholds.from_values`.
+    max_cost: see `thresholds.from_values`.
 
   Returns:
     By name, in the order of `names`. A point's promises name the delta at which
@@ -87,7 +87,7 @@ def for_groups(
       names=names,
       is_shared=is_shared,
       procedure=procedure,
-      dearest=dearest,
+      max_cost=max_cost,
   )
 
 
@@ -100,7 +100,7 @@ def from_values(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
   """A point or a refusal for each group, from outcomes at each threshold.
 
@@ -131,7 +131,7 @@ def from_values(
           thresholds,
           risks,
           procedure=procedure,
-          dearest=dearest,
+          max_cost=max_cost,
       )
     except risks_lib.Refusal as refusal:
       found[str(name)] = refusal

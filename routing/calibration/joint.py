@@ -183,7 +183,7 @@ def search_then_test(
     is_searched: np.ndarray,
     size: int = 15,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> thresholds_lib.OperatingPoint:
   """The best thresholds that keep every risk, each with its own 1 - delta.
 
@@ -197,7 +197,7 @@ def search_then_test(
     procedure: of `risks.PROCEDURES`; Bonferroni counts the candidates of the
       path. 'growing' takes the same path, hence the same searched problems, at
       every look.
-    dearest: see `thresholds.from_values`.
+    max_cost: see `thresholds.from_values`.
 
   Returns:
     The point; `threshold` holds G numbers, figures are of the tested part.
@@ -228,5 +228,5 @@ def search_then_test(
       risks,
       orders={'loss': rising, 'cost': rising[::-1]},
       procedure=procedure,
-      dearest=dearest,
+      max_cost=max_cost,
   )

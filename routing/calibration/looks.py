@@ -17,6 +17,14 @@ from routing import types
 from routing.shards import manifest as manifest_lib
 
 FILE_NAME = 'looks.json'
+# Settings that have another name in files of before.
+_RENAMED = {
+    'among': 'num_choices',
+    'both': 'loss_and_cost',
+    'grid': 'num_thresholds',
+    'least_effective': 'min_effective_size',
+    'ruler': 'cost_metric',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Look:
   problems: hash of the problems, in order.
   num_problems: how many there are.
   settings: all that the test follows from besides, JSON-like; `procedure` and
-    `among` of it decide whether there may be another look.
+    `num_choices` of it decide whether there may be another look.
   """
 
   data: str
@@ -68,7 +76,7 @@ def added(
   if not looks or _only_grows(together, problems):
     return together
   # Each was tested at delta / among, so that all of them hold together.
-  if all(x.settings['among'] >= len(together) for x in together):
+  if all(x.settings['num_choices'] >= len(together) for x in together):
     return together
   raise ValueError(
       f'The problems of prove were looked at {len(looks)} time(s) before, the '
@@ -77,7 +85,7 @@ def added(
       'chosen after a look may be broken more often than it says. Allowed: the '
       'same look again; the same settings, with calibration.procedure=growing '
       'from the first look on, and new problems after those of the last look; '
-      f'or calibration.among of {len(together)} or more in every look.'
+      f'or calibration.num_choices of {len(together)} or more in every look.'
   )
 
 
@@ -110,7 +118,11 @@ def read(path: pathlib.Path) -> list[Look]:
   """The looks of a file, in order; none if there is no file."""
   if not path.exists():
     return []
-  return [Look(**entry) for entry in json.loads(path.read_text())]
+  found = []
+  for entry in json.loads(path.read_text()):
+    settings = {_RENAMED.get(k, k): v for k, v in entry['settings'].items()}
+    found.append(Look(**(entry | {'settings': settings})))
+  return found
 
 
 def write(path: pathlib.Path, looks: Sequence[Look]) -> None:

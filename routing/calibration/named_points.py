@@ -9,7 +9,7 @@ from routing.calibration import thresholds as thresholds_lib
 
 def to_json(
     name: str,
-    member: int,
+    policy_index: int,
     point: thresholds_lib.OperatingPoint,
     hashes: dict[str, str],
     **extra: Any,
@@ -21,7 +21,7 @@ def to_json(
 
   Args:
     name: of the point.
-    member: index of the policy.
+    policy_index: index of the policy.
     point: the point.
     hashes: of checkpoint and shards.
     **extra: what else to say of the promise, JSON-like.
@@ -32,7 +32,7 @@ def to_json(
   }
   return {
       'name': name,
-      'member': member,
+      'policy_index': policy_index,
       'threshold': np.clip(point.threshold, 0.0, 2.0).tolist(),
       'promise': {
           **point.to_json(),

@@ -31,8 +31,8 @@ def for_risks(
     thresholds: np.ndarray,
     routes: np.ndarray | None = None,
     problems: np.ndarray | None = None,
-    least_effective: float = 100.0,
-    dearest: float = 1.0,
+    min_effective_size: float = 100.0,
+    max_cost: float = 1.0,
 ) -> thresholds_lib.OperatingPoint:
   """The best threshold that is proven to keep every risk.
 
@@ -42,8 +42,9 @@ def for_risks(
     risks: one or several, each with a delta below 1/2. Their `p_value` has no
       say: the test is the interval's.
     thresholds: `[K]` rising, fixed without these trajectories.
-    routes, problems, least_effective: see `importance.estimate`.
-    dearest: see `thresholds.from_values`; by the weighted estimate of the cost.
+    routes, problems, min_effective_size: see `importance.estimate`.
+    max_cost: see `thresholds.from_values`; by the weighted estimate of the
+      cost.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised,
@@ -62,7 +63,7 @@ def for_risks(
       thresholds[k : k + 1],
       routes=routes,
       problems=problems,
-      least_effective=least_effective,
+      min_effective_size=min_effective_size,
       **kwargs,
   )
   num = len(batch.mask) if problems is None else len(np.unique(problems))
@@ -75,7 +76,7 @@ def for_risks(
       np.array([x[name] for x in found]) for name in ('accuracy', 'cost')
   )
   value = accuracy if any(x.quantity == 'cost' for x in risks) else -cost
-  cheap = thresholds_lib.below(dearest, np.arange(len(shared)), cost, risks)
+  cheap = thresholds_lib.below(max_cost, np.arange(len(shared)), cost, risks)
   index = thresholds_lib.best(cheap, value, cost)
   return thresholds_lib.OperatingPoint(
       threshold=float(thresholds[shared[index]]),
@@ -102,7 +103,7 @@ def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=TEST,
       num_joint=risk.num_joint,
-      among=risk.among,
+      num_choices=risk.num_choices,
   )
 
 

@@ -21,8 +21,8 @@ class Promise:
   is_marginal: the level holds on average over calibration samples; of any one
     sample nothing is promised.
   num_joint: how many promises share one delta, this one included.
-  among: how many proven points or seeds may be chosen among, each with this
-    delta; see `risks.corrected`.
+  num_choices: how many proven points or seeds may be chosen among, each with
+    this delta; see `risks.corrected`.
   """
 
   quantity: str
@@ -34,7 +34,7 @@ class Promise:
   test: str | None = None
   is_marginal: bool = False
   num_joint: int = 1
-  among: int = 1
+  num_choices: int = 1
 
   @property
   def name(self) -> str:
@@ -56,7 +56,7 @@ class Promise:
     if self.is_marginal:
       content['is_marginal'] = True
     if self.delta is not None:
-      content['among'] = self.among
+      content['num_choices'] = self.num_choices
     return content
 
   def __str__(self) -> str:

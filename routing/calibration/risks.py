@@ -11,22 +11,18 @@ Three ways to test many hypotheses with one delta:
 - `fixed_sequence`: one after another, safest first, each at the full delta, up
   to the first that is not rejected. Costs nothing per candidate, but the order
   must have been fixed without the sample.
-- `bonferroni`: each at delta / K, in no order; for risks that rise and fall
-  along the candidates. K counts all candidates, tried or not.
-- `growing`: a fixed sequence whose sample may grow and be tested again as often
-  as one likes; see `growing` for what must be fixed beforehand. Its test is its
-  own, whatever `Risk.p_value` says.
+- `bonferroni`: each of all K at delta / K, in no order; for risks that rise and
+  fall along the candidates.
+- `growing`: a fixed sequence whose sample may grow and be tested again, with a
+  test of its own; see `growing` for what must be fixed beforehand.
 
-Several risks are proven each by itself, at its own delta and in its own order;
-a candidate counts if it is proven for all. Each promise then holds with its own
-1 - delta, all together with 1 - the sum; `shared` divides one delta among them,
-so that all together hold with 1 - delta.
+Several risks are each proven at their own delta and in their own order; a
+candidate counts if it is proven for all. Each promise then holds with its own
+1 - delta, and all together with 1 - the sum (`shared` divides one delta).
 
-The chance is over samples: with probability 1 - delta a sample leads to a
-promise that is kept or to a refusal. Nothing sharper is known once it was not
-refused. Not covered are: testing a refused sample again after it has grown (but
-by `growing`); calibrating on sample after sample until one is not refused; and
-picking one of several proven points or seeds, which `corrected` pays for.
+The probability is over calibration samples. It does not cover testing a sample
+again after adding to it (`growing` does), or choosing among several proven
+points or seeds (`corrected` does).
 """
 
 from collections.abc import Mapping
@@ -39,7 +35,7 @@ import numpy as np
 
 from routing.calibration import bounds
 from routing.calibration import growing
-from routing.calibration import needed
+from routing.calibration import sample_size
 from routing.outcomes import refusal
 from routing.routers import promises
 
@@ -64,8 +60,8 @@ class Risk:
     which is no choice where each outcome is one answer, right or wrong. Where
     several answers are averaged, name the test.
   num_joint: how many risks share one delta, this one included; see `shared`.
-  among: how many proven points or seeds somebody may choose among, each with
-    this delta; see `corrected`.
+  num_choices: how many proven points or seeds somebody may choose among, each
+    with this delta; see `corrected`.
 
   Raises:
     ValueError: on a value that is not allowed.
@@ -77,7 +73,7 @@ class Risk:
   cap: float = 1.0
   p_value: str = 'auto'
   num_joint: int = 1
-  among: int = 1
+  num_choices: int = 1
 
   def __post_init__(self):
     _check_in('quantity', self.quantity, QUANTITIES)
@@ -90,7 +86,7 @@ class Risk:
           f'{self.level}.'
       )
     _check_number('num_joint', self.num_joint)
-    _check_number('among', self.among)
+    _check_number('num_choices', self.num_choices)
 
   @property
   def name(self) -> str:
@@ -144,7 +140,9 @@ def shared(risks: Sequence[Risk], delta: float) -> tuple[Risk, ...]:
   """
   return tuple(
       dataclasses.replace(
-          risk, delta=delta / len(risks) / risk.among, num_joint=len(risks)
+          risk,
+          delta=delta / len(risks) / risk.num_choices,
+          num_joint=len(risks),
       )
       for risk in risks
   )
@@ -168,7 +166,9 @@ def corrected(risk: Risk | float, num_choices: int) -> Risk | float:
   if not isinstance(risk, Risk):
     return risk / num_choices
   return dataclasses.replace(
-      risk, delta=risk.delta / num_choices, among=risk.among * num_choices
+      risk,
+      delta=risk.delta / num_choices,
+      num_choices=risk.num_choices * num_choices,
   )
 
 
@@ -195,8 +195,7 @@ def p_values(
     return growing.p_value(scaled, level)
   test = risk.settled(values).p_value
   if test == 'betting':
-    # Rows may come sorted, by subject say; betting alone minds. One order for
-    # all, drawn without looking, keeps independent draws what they are.
+    # Problems may come sorted, e.g. by subject, which only betting depends on.
     order = np.random.default_rng(0).permutation(n)
     return bounds.betting_p_value(scaled[:, order], level, risk.delta)
   if test == 'hoeffding_bentkus':
@@ -218,8 +217,7 @@ def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
     p_values: `[K]`, in an order fixed before the sample was seen.
     delta: family-wise error rate.
 
-  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2 (fixed
-  sequence testing, one start).
+  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2, one start.
   """
   is_kept = np.asarray(p_values) > delta
   return int(np.argmax(is_kept)) if is_kept.any() else len(p_values)
@@ -239,13 +237,13 @@ def check_size(
   Raises:
     Refusal: if `num` is too small.
   """
-  least = needed.least(risk.level / risk.cap, delta, procedure)
+  least = sample_size.minimum(risk.level / risk.cap, delta, procedure)
   if num < least:
     raise Refusal(
         f'{promises.claim(risk)} takes {least} trajectories or more, even at a '
         f'mean of 0; got {num}.',
         least,
-        note=needed.note(procedure),
+        note=sample_size.note(procedure),
     )
 
 
@@ -339,9 +337,9 @@ def prove_all(
   num_problems = values[risks[0].quantity].shape[1]
   raise Refusal(
       f'{names} can each be promised from {num_problems} trajectories, but of '
-      f'no single threshold; {needed.remedy(number)}.',
+      f'no single threshold; {sample_size.advice(number)}.',
       number,
-      note=needed.note(procedure),
+      note=sample_size.note(procedure),
   )
 
 
@@ -360,7 +358,9 @@ def num_needed(
     procedure: of `PROCEDURES`.
   """
   test = procedure if procedure == 'growing' else risk.p_value
-  return needed.number(risk.scaled(values), risk.level / risk.cap, delta, test)
+  return sample_size.needed(
+      risk.scaled(values), risk.level / risk.cap, delta, test
+  )
 
 
 def _needed_together(
@@ -394,7 +394,7 @@ def _refusal(
   return Refusal(
       f'{promises.claim(risk)} cannot be promised from {len(values)} '
       f'trajectories: the safest threshold has mean {risk.quantity} '
-      f'{mean:.4f}; {needed.remedy(number)}.',
+      f'{mean:.4f}; {sample_size.advice(number)}.',
       number,
-      note=needed.note(procedure),
+      note=sample_size.note(procedure),
   )

@@ -133,18 +133,18 @@ def values_at(
 
 
 def below(
-    dearest: float,
+    max_cost: float,
     proven: np.ndarray,
     cost: np.ndarray,
     risks: Sequence[risks_lib.Risk],
 ) -> np.ndarray:
-  """Returns the proven candidates that cost less than `dearest`.
+  """Returns the proven candidates that cost less than `max_cost`.
 
   Which of the proven are kept may hang on the sample: all of them keep the
   promise together.
 
   Args:
-    dearest: a fraction of all-large; inf = no limit.
+    max_cost: a fraction of all-large; inf = no limit.
     proven: indices of candidates, one or more.
     cost: `[K]` mean cost of each on the sample.
     risks: that are proven.
@@ -153,14 +153,14 @@ def below(
     risks.Refusal: if none does.
   """
   # Means are sums in another order at each threshold: equal to about 1e-12.
-  cheap = proven[cost[proven] < dearest - 1e-10]
+  cheap = proven[cost[proven] < max_cost - 1e-10]
   if cheap.size:
     return cheap
   is_kept = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
   raise risks_lib.Refusal(
       f'{promises_lib.name_of(risks)} is proven only for thresholds that cost '
       f'{cost[proven].min():.3f} of the large model alone, or more; allowed: '
-      f'below {dearest:g}. The large model alone '
+      f'below {max_cost:g}. The large model alone '
       + (
           'keeps this promise at cost 1 and is the answer.'
           if is_kept
@@ -178,7 +178,7 @@ def from_values(
     *,
     orders: Mapping[str, np.ndarray] | None = None,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> OperatingPoint:
   """The best candidate that is proven to keep every risk.
 
@@ -194,7 +194,7 @@ def from_values(
       None, thresholds must rise: loss is tested from the lowest ('always the
       large model') up, cost from the highest ('never') down.
     procedure: of `risks.PROCEDURES`.
-    dearest: candidates whose sample mean cost, uncapped, is this or more are
+    max_cost: candidates whose sample mean cost, uncapped, is this or more are
       no point, since the large model alone costs 1; inf = no limit.
 
   Returns:
@@ -214,7 +214,7 @@ def from_values(
   proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
-  proven = below(dearest, proven, mean['cost'], risks)
+  proven = below(max_cost, proven, mean['cost'], risks)
   index = best(proven, value, mean['cost'])
   threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
@@ -238,7 +238,7 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=proof.test,
       num_joint=risk.num_joint,
-      among=risk.among,
+      num_choices=risk.num_choices,
   )
 
 
@@ -249,7 +249,7 @@ def for_risks(
     *,
     thresholds: np.ndarray,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> OperatingPoint:
   """The best threshold that keeps every risk, each with its own 1 - delta.
 
@@ -262,7 +262,7 @@ def for_risks(
     risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     procedure: of `risks.PROCEDURES`.
-    dearest: see `from_values`.
+    max_cost: see `from_values`.
 
   Returns:
     The cheapest of the proven, or the most accurate where a cost is promised;
@@ -278,7 +278,7 @@ def for_risks(
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
   return from_values(
-      values, thresholds, risks, procedure=procedure, dearest=dearest
+      values, thresholds, risks, procedure=procedure, max_cost=max_cost
   )
 
 
@@ -291,7 +291,7 @@ def learn_then_test(
     thresholds: np.ndarray,
     p_value: str = 'auto',
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> OperatingPoint:
   """The cheapest threshold whose relative loss is <= alpha, with 1 - delta.
 
@@ -306,7 +306,7 @@ def learn_then_test(
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     p_value: of `risks.P_VALUES`.
     procedure: of `risks.PROCEDURES`.
-    dearest: see `from_values`.
+    max_cost: see `from_values`.
   """
   risk = risks_lib.Risk('loss', alpha, delta, p_value=p_value)
   return for_risks(
@@ -315,7 +315,7 @@ def learn_then_test(
       [risk],
       thresholds=thresholds,
       procedure=procedure,
-      dearest=dearest,
+      max_cost=max_cost,
   )
 
 

@@ -147,7 +147,7 @@ class EmbeddedEngine:
       self._worker = loop.create_task(self._work())
     return await job.future
 
-  async def cut_off(self, session: str) -> None:
+  async def cancel_speculation(self, session: str) -> None:
     """Nothing to do: only what is asked for is written."""
 
   def forget(self, session: str) -> None:
@@ -310,7 +310,7 @@ class EmbeddedEngine:
         cached=0 if job.steps else job.cached,
         written=len(ids),
         seconds=job.seconds,
-        held=len(job.tokens) - len(ids) if job.steps else 0,
+        in_context=len(job.tokens) - len(ids) if job.steps else 0,
     )
     job.seconds = 0.0
     is_final = ids[-1] == self._tokenizer.eos_id

@@ -41,8 +41,8 @@ class Request:
   question: the problem's text, before any chat template.
   trace: the answer so far; ends at a step boundary, or is empty.
   to_end: False = write one step; True = write to the end of the answer.
-  goes_on: the step after this one will probably be asked for, too, so that the
-    model may write on until then; see `Engine.cut_off`.
+  may_speculate: the step after this one will probably be asked for, too, so
+    that the model may write on until then; see `Engine.cancel_speculation`.
   max_tokens: new tokens at most.
   temperature: 0 is greedy.
   seed: non-negative; the result is a function of (question, trace, seed).
@@ -54,7 +54,7 @@ class Request:
   question: str
   trace: str = ''
   to_end: bool = False
-  goes_on: bool = False
+  may_speculate: bool = False
   max_tokens: int = 256
   temperature: float = 0.0
   seed: int = 0
@@ -104,7 +104,7 @@ class Engine(Protocol):
     """
     ...
 
-  async def cut_off(self, session: str) -> types.Usage | None:
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
     """What `session` was written ahead of being asked for is not wanted.
 
     Returns:

@@ -15,12 +15,12 @@ import time
 from typing import Any
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
-from routing.engines import openai_replies
-from routing.engines import patience
+from routing.engines import openai_responses
 from routing.engines import prompts
+from routing.engines import repetition
+from routing.engines import segmentation
 
 
 class OpenAIEngine:
@@ -37,7 +37,7 @@ class OpenAIEngine:
     prompter: knows the model's tokenizer: prompts are token ids in mode
       'completions', and tokens can be counted. None = it is not known.
     dialogue: how a problem is put to a chat model.
-    num_equal: see `patience.give_up`.
+    num_equal: see `repetition.give_up`.
   """
 
   def __init__(
@@ -48,7 +48,7 @@ class OpenAIEngine:
       *,
       prompter: prompts.Prompter | None = None,
       dialogue: prompts.Dialogue | None = None,
-      num_equal: int = patience.NUM_EQUAL,
+      num_equal: int = repetition.NUM_EQUAL,
   ):
     import openai
 
@@ -116,18 +116,18 @@ class OpenAIEngine:
       paid.append(reply.written)
       return self._written(reply, prompt, asked, stop), usage
 
-    steps = await cutting.write_steps(
+    steps = await segmentation.write_steps(
         call,
         to_end=request.to_end or not can_stop,
         max_tokens=request.max_tokens,
     )
     kept = steps if request.to_end else steps[:1]
-    kept = patience.give_up(kept, request.trace, self._num_equal)
-    return cutting.charged(
-        [openai_replies.without_gaps(step) for step in kept], sum(paid)
+    kept = repetition.give_up(kept, request.trace, self._num_equal)
+    return segmentation.charged(
+        [openai_responses.without_gaps(step) for step in kept], sum(paid)
     )
 
-  async def cut_off(self, session: str) -> None:
+  async def cancel_speculation(self, session: str) -> None:
     """Nothing to do: only what is asked for is written."""
 
   def forget(self, session: str) -> None:
@@ -139,7 +139,7 @@ class OpenAIEngine:
 
   async def _ask(
       self, request: engine_lib.Request, stop: str | None
-  ) -> tuple[openai_replies.Reply, list[int]]:
+  ) -> tuple[openai_responses.Reply, list[int]]:
     """One request; returns the reply and, if known, the prompt's ids."""
     import openai
 
@@ -161,8 +161,8 @@ class OpenAIEngine:
             messages=self._messages(request), **fields
         )
     except (openai.APIError, json.JSONDecodeError) as error:
-      raise openai_replies.read_fault(error, self.name) from error
-    reply = openai_replies.read_reply(
+      raise openai_responses.read_fault(error, self.name) from error
+    reply = openai_responses.read_reply(
         response, self.name, endpoint.num_log_probs
     )
     self._check(reply, room)
@@ -227,7 +227,7 @@ class OpenAIEngine:
       last = {**last, **self._endpoint.last_message}
     return [*others, last]
 
-  def _check(self, reply: openai_replies.Reply, room: int) -> None:
+  def _check(self, reply: openai_responses.Reply, room: int) -> None:
     """Raises ValueError unless the server did what its endpoint declares."""
     endpoint = self._endpoint
     if endpoint.is_vllm and reply.token_ids is None:
@@ -251,11 +251,11 @@ class OpenAIEngine:
 
   def _written(
       self,
-      reply: openai_replies.Reply,
+      reply: openai_responses.Reply,
       prompt: Sequence[int],
       request: engine_lib.Request,
       stop: str | None,
-  ) -> cutting.Written:
+  ) -> segmentation.Written:
     """What a reply counts for."""
     endpoint = self._endpoint
     text, is_final = reply.text, reply.finish == 'stop'
@@ -267,9 +267,9 @@ class OpenAIEngine:
     elif is_final and stop is not None and reply.written:
       text, is_final = text + stop, False  # Such servers leave it out.
     if endpoint.is_vllm and self._prompter:
-      pieces = self._prompter.spell(prompt, reply.token_ids)
-    is_final |= patience.is_blank(request.trace + text)
-    return openai_replies.to_written(reply, text, pieces, is_final)
+      pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
+    is_final |= repetition.is_blank(request.trace + text)
+    return openai_responses.to_written(reply, text, pieces, is_final)
 
 
 def _salt(session: str) -> str:

@@ -39,7 +39,7 @@ class Text:
 
 
 # What a session holds at one engine; empty before its first call.
-Held = tuple[Text, ...]
+Contents = tuple[Text, ...]
 
 
 def prompt(
@@ -60,15 +60,15 @@ def prompt(
 def num_read(step: types.Step) -> int:
   """Tokens that stood before a step when it was written."""
   usage = step.usage
-  return int(usage.read + usage.cached + usage.held)
+  return int(usage.read + usage.cached + usage.in_context)
 
 
 def charged(
     written: Sequence[types.Step],
     before: Text,
-    held: Held,
+    contents: Contents,
     cache: PrefixCache,
-) -> tuple[tuple[types.Step, ...], Held]:
+) -> tuple[tuple[types.Step, ...], Contents]:
   """Steps of one call with what reading its prompt costs in a session.
 
   With ids this is exact. Where they are not known, a prompt counts as cached as
@@ -87,24 +87,24 @@ def charged(
   Args:
     written: one or more steps, whoever asked for them first.
     before: the prompt.
-    held: what the session holds at this engine.
+    contents: what the session holds at this engine.
     cache: of the engine.
 
   Returns:
     The steps, and what the session holds after the call.
   """
-  cached = max((_common(x, before) for x in held), default=0)
+  cached = max((_common(x, before) for x in contents), default=0)
   if cache.block > 1:
     cached = min(cached, before.count - 1) // cache.block * cache.block
   paid, now = [], before
   for step in written:
-    prompted = dict(held=now.count)
+    prompted = dict(in_context=now.count)
     if not paid:
-      prompted = dict(read=before.count - cached, cached=cached, held=0)
+      prompted = dict(read=before.count - cached, cached=cached, in_context=0)
     usage = dataclasses.replace(step.usage, **prompted)
     paid.append(dataclasses.replace(step, usage=usage))
     now = _extended(now, step)
-  return tuple(paid), (*held, now) if cache.keeps_all else (now,)
+  return tuple(paid), (*contents, now) if cache.keeps_all else (now,)
 
 
 def _extended(before: Text, step: types.Step) -> Text:
@@ -114,14 +114,14 @@ def _extended(before: Text, step: types.Step) -> Text:
   return Text(before.text + step.text, before.count + written, ids)
 
 
-def _common(held: Text, wanted: Text) -> int:
+def _common(contents: Text, wanted: Text) -> int:
   """Tokens that two sequences have in common, from the first on."""
-  if held.ids is None or wanted.ids is None:
-    if not wanted.text.startswith(held.text):
+  if contents.ids is None or wanted.ids is None:
+    if not wanted.text.startswith(contents.text):
       return 0
     # Read as one text, steps that were written apart may be fewer tokens. An
     # upper bound: see `charged`.
-    return min(held.count, wanted.count)
-  length = min(len(held.ids), len(wanted.ids))
-  a, b = held.ids, wanted.ids
+    return min(contents.count, wanted.count)
+  length = min(len(contents.ids), len(wanted.ids))
+  a, b = contents.ids, wanted.ids
   return next((i for i in range(length) if a[i] != b[i]), length)

@@ -126,11 +126,13 @@ class Prompter:
     """Whether `text`, right after the text `before`, is read as just `ids`."""
     return self._encode(before + text)[-len(ids) :] == ids
 
-  def spell(self, prompt: Sequence[int], ids: Sequence[int]) -> list[str]:
+  def decode_tokens(
+      self, prompt: Sequence[int], ids: Sequence[int]
+  ) -> list[str]:
     """What each of `ids` adds to the text when it is written after `prompt`."""
-    return list(map(self.speller(prompt), ids))
+    return list(map(self.incremental_decoder(prompt), ids))
 
-  def speller(self, prompt: Sequence[int]) -> Callable[[int], str]:
+  def incremental_decoder(self, prompt: Sequence[int]) -> Callable[[int], str]:
     """Tells of one token after the other what it adds to the text.
 
     A special token adds nothing, and neither does the first half of a

@@ -87,7 +87,7 @@ class Meter:
     return f'${self.dollars:.4g} and {self.tokens:,} tokens'
 
 
-def steady(
+def with_retries(
     engines: Sequence[engine_lib.Engine], limits: Limits, meter: Meter
 ) -> list['ResilientEngine']:
   """The engines of a run, none of which gives up at once."""
@@ -158,9 +158,9 @@ class ResilientEngine:
           self._meter.add(step.usage)
         return steps
 
-  async def cut_off(self, session: str) -> types.Usage | None:
-    """See `engine.Engine.cut_off`. What is not wanted is paid all the same."""
-    usage = await self._engine.cut_off(session)
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
+    """See `engine.Engine.cancel_speculation`; discarded text is paid, too."""
+    usage = await self._engine.cancel_speculation(session)
     if usage is not None:
       self._meter.add(usage)
     return usage

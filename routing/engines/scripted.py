@@ -109,8 +109,8 @@ class ScriptedEngine:
     """One id a character."""
     return list(map(ord, question + trace))
 
-  async def cut_off(self, session: str) -> types.Usage | None:
-    """See `engine.Engine.cut_off`."""
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
+    """See `engine.Engine.cancel_speculation`."""
     if session not in self._runs:
       return None
     text, count = self._runs.pop(session)
@@ -142,7 +142,7 @@ class ScriptedEngine:
           cached=0 if steps else cached,
           written=len(text),
           seconds=len(text) * 1.0,
-          held=len(prompt) + position if steps else held,
+          in_context=len(prompt) + position if steps else held,
       )
       position += len(text)
       steps.append(
@@ -151,7 +151,7 @@ class ScriptedEngine:
       if not request.to_end or position == request.max_tokens:
         break
     rest = len(whole) - position
-    if self.num_ahead and request.goes_on and rest:
+    if self.num_ahead and request.may_speculate and rest:
       self._runs[request.session] = (
           prompt + whole[:position],
           min(self.num_ahead, rest),

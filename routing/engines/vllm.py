@@ -17,13 +17,13 @@ from typing import Any
 from absl import logging
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
-from routing.engines import patience
 from routing.engines import prefix_cache
 from routing.engines import prompts
-from routing.engines import run_on
+from routing.engines import repetition
+from routing.engines import segmentation
 from routing.engines import shared_time
+from routing.engines import speculation
 
 _BLOCK_SIZE = 16  # Tokens; vLLM's default on most devices.
 
@@ -42,7 +42,8 @@ class Settings:
   tensor_parallel_size: accelerators that share the model.
   num_slots: answers written at once; further ones wait.
   num_log_probs: k, the top log-probabilities asked for with each token.
-  runs_on: where more is likely to be asked for, a greedy model writes on past
+  speculates: where more is likely to be asked for, a greedy model writes on
+    past
     the end of a step, and is cut off when it is not. One that samples never
     does: each step has a seed of its own.
   enforce_eager: do not compile; starts sooner, runs slower.
@@ -56,7 +57,7 @@ class Settings:
   tensor_parallel_size: int = 1
   num_slots: int = 256
   num_log_probs: int = 5
-  runs_on: bool = True
+  speculates: bool = True
   enforce_eager: bool = False
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -96,8 +97,8 @@ class VllmEngine:
   Results depend on a request's seed alone, up to the rounding of matrix
   products that other requests in the batch give another shape. A process that
   dies is started again once, and what was under way is asked again. A model
-  that runs on (`run_on.Run`) writes what it would write if it were asked for
-  each step; only how much of it is wasted hangs on what else is running.
+  that runs on (`speculation.Run`) writes what it would write if it were asked
+  for each step; only how much of it is wasted hangs on what else is running.
 
   Args:
     name: the model's name.
@@ -106,7 +107,7 @@ class VllmEngine:
     settings: see `Settings`.
     prompter: makes prompts for the model; None = the plain text of question
       and trace, by the model's own tokenizer.
-    num_equal: see `patience.give_up`.
+    num_equal: see `repetition.give_up`.
 
   Raises:
     ValueError: if `settings.extra` names what vLLM does not have.
@@ -119,7 +120,7 @@ class VllmEngine:
       model: str | pathlib.Path,
       settings: Settings,
       prompter: prompts.Prompter | None = None,
-      num_equal: int = patience.NUM_EQUAL,
+      num_equal: int = repetition.NUM_EQUAL,
   ):
     self.name = name
     self.route = route
@@ -142,8 +143,8 @@ class VllmEngine:
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
     # By session: what runs on, and what was written in vain so far.
-    self._runs: dict[str, run_on.Run] = {}
-    self._in_vain: dict[str, types.Usage] = {}
+    self._runs: dict[str, speculation.Run] = {}
+    self._wasted: dict[str, types.Usage] = {}
     self._ending: set[asyncio.Task] = set()
     self._ids = itertools.count()
     self._time = shared_time.SharedTime()
@@ -178,25 +179,25 @@ class VllmEngine:
       written.append(usage.written)
       return part, usage
 
-    steps = await cutting.write_steps(
+    steps = await segmentation.write_steps(
         call, to_end=request.to_end, max_tokens=request.max_tokens
     )
-    kept = patience.give_up(steps, request.trace, self._num_equal)
-    return cutting.charged(kept, sum(written))
+    kept = repetition.give_up(steps, request.trace, self._num_equal)
+    return segmentation.charged(kept, sum(written))
 
-  async def cut_off(self, session: str) -> types.Usage | None:
-    """Ends the session's run; see `engine.Engine.cut_off`."""
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
+    """Ends the session's run; see `engine.Engine.cancel_speculation`."""
     await self._end(session)
-    return self._in_vain.pop(session, None)
+    return self._wasted.pop(session, None)
 
   def forget(self, session: str) -> None:
     """Ends the session's run, for which nobody pays any more.
 
     The cache is left alone: vLLM gives up first what was not used for longest.
     """
-    self._in_vain.pop(session, None)
+    self._wasted.pop(session, None)
     if session in self._runs:
-      task = asyncio.create_task(self.cut_off(session))
+      task = asyncio.create_task(self.cancel_speculation(session))
       self._ending.add(task)  # Or it might be collected while it runs.
       task.add_done_callback(self._ending.discard)
 
@@ -227,7 +228,9 @@ class VllmEngine:
 
   async def close(self) -> None:
     """Ends the process."""
-    await asyncio.gather(*map(self.cut_off, self._runs), *self._ending)
+    await asyncio.gather(
+        *map(self.cancel_speculation, self._runs), *self._ending
+    )
     llm, self._llm = self._llm, None
     if llm is not None:
       await asyncio.to_thread(llm.shutdown)
@@ -249,7 +252,7 @@ class VllmEngine:
 
   async def _call(
       self, request: engine_lib.Request, stop: str | None
-  ) -> tuple[cutting.Written, types.Usage]:
+  ) -> tuple[segmentation.Written, types.Usage]:
     """What follows the trace, up to and with the string `stop`.
 
     It comes from the session's run where that brings what a new request would.
@@ -257,7 +260,7 @@ class VllmEngine:
     from vllm.v1.engine import exceptions
 
     run = self._runs.get(request.session)
-    if run is not None and not run.goes_on(request):
+    if run is not None and not run.may_speculate(request):
       await self._end(request.session)
     run = self._runs.pop(request.session, None)
     while True:
@@ -270,24 +273,27 @@ class VllmEngine:
         await self.restart()
     if not run.is_over:
       self._runs[request.session] = run
-    if patience.is_blank(request.trace + ''.join(part.pieces)):
+    if repetition.is_blank(request.trace + ''.join(part.pieces)):
       part = dataclasses.replace(part, is_final=True)
     return part, usage
 
   async def _end(self, session: str) -> None:
     """Ends the session's run, if any.
 
-    What it wrote in vain is for `cut_off` to tell: in a step it would count
+    What it wrote in vain is for `cancel_speculation` to tell: in a step it
+    would count
     against the tokens that are left, and the answer hang on who was faster.
     """
     run = self._runs.pop(session, None)
     if run is not None:
       usages = [await run.end()]
-      if session in self._in_vain:
-        usages.append(self._in_vain[session])
-      self._in_vain[session] = cutting.in_vain(usages)
+      if session in self._wasted:
+        usages.append(self._wasted[session])
+      self._wasted[session] = segmentation.wasted(usages)
 
-  def _begin(self, request: engine_lib.Request, stop: str | None) -> run_on.Run:
+  def _begin(
+      self, request: engine_lib.Request, stop: str | None
+  ) -> speculation.Run:
     """A new request to vLLM."""
     import vllm
 
@@ -304,7 +310,7 @@ class VllmEngine:
       inputs['cache_salt'] = request.session
     params = self._sampling_params(request, stop, room)
     name = f'{self.name}-{next(self._ids)}'
-    return run_on.Run(
+    return speculation.Run(
         self._llm.generate(inputs, params, name),
         functools.partial(self._llm.abort, name),
         self._prompter,
@@ -327,14 +333,14 @@ class VllmEngine:
     from vllm import sampling_params
 
     kinds = sampling_params.RequestOutputKind
-    runs_on = (
-        self._settings.runs_on
-        and request.goes_on
+    speculates = (
+        self._settings.speculates
+        and request.may_speculate
         and not request.to_end
         and request.session
         and not request.temperature
     )
-    if runs_on:
+    if speculates:
       stop = None
     return vllm.SamplingParams(
         temperature=request.temperature,
@@ -348,7 +354,7 @@ class VllmEngine:
         detokenize=stop is not None,
         logprobs=self._settings.num_log_probs,
         flat_logprobs=True,
-        output_kind=kinds.CUMULATIVE if runs_on else kinds.FINAL_ONLY,
+        output_kind=kinds.CUMULATIVE if speculates else kinds.FINAL_ONLY,
     )
 
 

@@ -52,7 +52,7 @@ def count(
     sample = values.on(rows)
     try:
       point = thresholds_lib.from_values(
-          sample.values(), thresholds, risks, dearest=np.inf
+          sample.values(), thresholds, risks, max_cost=np.inf
       )
       index = int(np.searchsorted(thresholds, point.threshold))
       chosen['promised'].append(index)

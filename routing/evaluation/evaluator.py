@@ -40,8 +40,8 @@ def figures(
     seed: of the draws.
 
   Returns:
-    metric -> see `results.of_ruler`, and `left_out`: method -> why it cannot be
-    judged from what is recorded. What is left out is in no table.
+    metric -> see `results.of_metric`, and `left_out`: method -> why it cannot
+    be judged from what is recorded. What is left out is in no table.
 
   Raises:
     refusal.Refusal: if the policy itself cannot be judged.
@@ -51,7 +51,7 @@ def figures(
   )
   return {
       metric: _in_metric(policies, others, pair, draws, metric)
-      for metric in costs.RULERS
+      for metric in costs.COST_METRICS
   }
 
 
@@ -74,7 +74,8 @@ def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
         f'The policy cannot be evaluated: {left_out[REFERENCE]} Allowed: '
         'evaluation.source=live, which answers the problems anew; more '
         'trajectories, or those of a behaviour policy closer to the router '
-        '(behaviour.kind=mixture); or a smaller calibration.least_effective.',
+        '(behaviour.kind=mixture); or a smaller '
+        'calibration.min_effective_size.',
         None,
         note='',
     )
@@ -84,8 +85,8 @@ def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
   small, unknown = _judged({SMALL: lambda: pair.test.at_rates([0.0], metric)})
   large = pair.test.largest_alone()
   anchors = results_lib.anchors_of(small.get(SMALL, _unknown(large)), large)
-  ruler = results_lib.of_ruler(found, oracle, anchors, draws, REFERENCE)
-  return {**ruler, 'left_out': left_out | unknown}
+  metric = results_lib.of_metric(found, oracle, anchors, draws, REFERENCE)
+  return {**metric, 'left_out': left_out | unknown}
 
 
 def _judged(
@@ -109,7 +110,7 @@ def _unknown(like: points_lib.Points) -> points_lib.Points:
 
 def operating_points(
     points: Sequence[card_lib.OperatingPoint],
-    members: Families,
+    policies: Families,
     test: sources.Source,
     metric: str,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -128,11 +129,13 @@ def operating_points(
   """
   entries, left_out = [], []
   for point in points:
-    family, kappas = members[point.member], threshold_row(point.threshold)
+    family, kappas = policies[point.policy_index], threshold_row(
+        point.threshold
+    )
     if kappas.ndim == 1 and not test.answerable(family, kappas).all():
       left_out.append(point.name)
       continue
-    earned = test.earn(family, kappas, metric)
+    earned = test.evaluate(family, kappas, metric)
     entries.append(
         {
             'name': point.name,

@@ -117,8 +117,8 @@ def thresholded(
 
 def _of_thresholds(family, told, pair, metric) -> Candidates:
   return Candidates(
-      pair.select.earn(family, told, metric),
-      pair.test.earn(family, told, metric),
+      pair.select.evaluate(family, told, metric),
+      pair.test.evaluate(family, told, metric),
   )
 
 

@@ -23,8 +23,8 @@ STYLES = {
 _XLABEL = {
     'price': 'price, fraction of all-large',
     'flops': 'FLOPs, fraction of all-large',
-    'decoded': 'decoded tokens x parameters, fraction of all-large',
-    'seconds': 'seconds, fraction of all-large',
+    'decoded_tokens': 'decoded tokens x parameters, fraction of all-large',
+    'latency': 'seconds, fraction of all-large',
 }
 _INK, _FAINT = '#222222', '#BBBBBB'
 
@@ -82,11 +82,11 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
     )
 
 
-def _clean(axes, ruler: str) -> None:
+def _clean(axes, metric: str) -> None:
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(_FAINT)
   axes.tick_params(colors=_INK, labelsize=8, length=3)
-  axes.set_xlabel(_XLABEL.get(ruler, ruler), fontsize=9, color=_INK)
+  axes.set_xlabel(_XLABEL.get(metric, metric), fontsize=9, color=_INK)
   axes.grid(axis='y', color='#EEEEEE', linewidth=0.8)
   axes.set_axisbelow(True)
 
@@ -174,14 +174,14 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
 
 
 def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Draws the constraint's ruler: curves, 95 % band, models, the oracle."""
+  """Draws the curves in the cost metric of the constraint, with 95 % bands."""
   pyplot = _pyplot()
-  ruler = results['ruler']
-  figures = results['rulers'][ruler]
+  metric = results['cost_metric']
+  figures = results['cost_metrics'][metric]
   figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout='constrained')
   _draw_curves(axes, figures)
   axes.set_xlim(_limits(figures))
-  _clean(axes, ruler)
+  _clean(axes, metric)
   _label_curves(axes, figures)
   axes.set_ylabel('accuracy', fontsize=9, color=_INK)
   num_seeds = len(results['seeds'])
@@ -196,10 +196,10 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   pyplot.close(figure)
 
 
-def rulers(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Draws the same decisions under every ruler, side by side."""
+def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
+  """Draws the same decisions under every cost metric, side by side."""
   pyplot = _pyplot()
-  names = list(results['rulers'])
+  names = list(results['cost_metrics'])
   num_rows = -(-len(names) // 2)
   figure, grid = pyplot.subplots(
       num_rows,
@@ -211,13 +211,13 @@ def rulers(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   )
   for axes in grid.flat[len(names) :]:
     axes.set_visible(False)
-  for axes, ruler in zip(grid.flat, names, strict=False):
-    figures = results['rulers'][ruler]
+  for axes, metric in zip(grid.flat, names, strict=False):
+    figures = results['cost_metrics'][metric]
     _draw_curves(axes, figures)
     axes.set_xlim(_limits(figures))
-    _clean(axes, ruler)
-    flag = ', the constraint' if ruler == results['ruler'] else ''
-    axes.set_title(f'{ruler}{flag}', fontsize=9, color=_INK, loc='left')
+    _clean(axes, metric)
+    flag = ', the constraint' if metric == results['cost_metric'] else ''
+    axes.set_title(f'{metric}{flag}', fontsize=9, color=_INK, loc='left')
   for axes in grid[:, 0]:
     axes.set_ylabel('accuracy', fontsize=9, color=_INK)
   handles, labels = grid.flat[0].get_legend_handles_labels()

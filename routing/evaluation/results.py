@@ -2,12 +2,12 @@
 
 results = {
   'schema': 3,
-  'ruler': the cost metric of the constraint,
+  'cost metric': the cost metric of the constraint,
   'source': 'known', 'recorded' or 'live', whence the outcomes,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
   'config', 'checkpoints', 'shards', 'points_sha256': what it follows from, the
     configuration and hashes of routers, splits and operating points,
-  'rulers': {metric: see `of_ruler`},
+  'cost metrics': {metric: see `of_metric`},
   'tuning': {learner: the setting kept, its area on select, decisions used},
   'operating_points': [what each named point of the first seed earns on test],
   'refused_points': [name and reason of each that the first seed cannot have],
@@ -16,7 +16,8 @@ results = {
   'coverage': how often a promise was broken, where the truth is known, or null,
 }
 A target that is never reached, and a figure that does not exist, is null.
-`rulers[metric]['left_out']` says of each method that cannot be judged why not.
+`cost metrics[metric]['left_out']` says of each method that cannot be judged why
+not.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-SCHEMA = 3
+SCHEMA = 4
 _CURVE_POINTS = 161
 _INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
 
@@ -147,14 +148,14 @@ def of_method(
   }
 
 
-def of_ruler(
+def of_metric(
     methods: Mapping[str, Method],
     oracle: points_lib.Points | None,
     anchors: metrics.Anchors,
     draws: bootstrap.Draws,
     reference: str,
 ) -> dict[str, Any]:
-  """All methods in one ruler.
+  """All methods in one cost metric.
 
   Args:
     methods: candidates by name, one per seed.

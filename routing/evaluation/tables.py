@@ -128,28 +128,29 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   return row + [_number(method['headroom_share'], 2)]
 
 
-def rows(results: Mapping[str, Any], ruler: str) -> list[list[str]]:
-  """Cells of one ruler's table, a row per method, as in `COLUMNS`."""
-  figures = results['rulers'][ruler]
+def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
+  """Cells of one cost metric's table, a row per method, as in `COLUMNS`."""
+  figures = results['cost_metrics'][metric]
   named = [name for name in LABELS if name in figures['methods']]
   others = [name for name in figures['methods'] if name not in LABELS]
   return [_method_row(figures, name) for name in named + others]
 
 
-def title(results: Mapping[str, Any], ruler: str) -> str:
+def title(results: Mapping[str, Any], metric: str) -> str:
   """What the table is of, with the two models alone."""
-  anchors = results['rulers'][ruler]['anchors']
-  flag = ' (the constraint)' if ruler == results['ruler'] else ''
+  anchors = results['cost_metrics'][metric]['anchors']
+  flag = ' (the constraint)' if metric == results['cost_metric'] else ''
   return (
-      f'Ruler {ruler}{flag}: small alone {_number(anchors["small_accuracy"])} '
-      f'at cost {_number(anchors["small_cost"])}, large alone '
+      f'Cost metric {metric}{flag}: small alone '
+      f'{_number(anchors["small_accuracy"])} at cost '
+      f'{_number(anchors["small_cost"])}, large alone '
       f'{_number(anchors["large_accuracy"])} at cost 1'
   )
 
 
-def left_out_lines(results: Mapping[str, Any], ruler: str) -> list[str]:
-  """A line for each method that one ruler's table leaves out, and why."""
-  left_out = results['rulers'][ruler].get('left_out', {})
+def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
+  """A line for each method that one cost metric's table leaves out, and why."""
+  left_out = results['cost_metrics'][metric].get('left_out', {})
   return [
       f'Left out: {LABELS.get(name, name)}. {reason}'
       for name, reason in left_out.items()
@@ -167,15 +168,15 @@ def left_out_points_line(results: Mapping[str, Any]) -> str:
   )
 
 
-def rich_table(results: Mapping[str, Any], ruler: str) -> Any:
-  """The table of one ruler, for a `rich` console."""
+def rich_table(results: Mapping[str, Any], metric: str) -> Any:
+  """The table of one cost metric, for a `rich` console."""
   from rich import table as table_lib
 
-  table = table_lib.Table(title=title(results, ruler))
+  table = table_lib.Table(title=title(results, metric))
   for name in _NARROW:
     justify = 'left' if name == 'method' else 'right'
     table.add_column(name, justify=justify, no_wrap=True)
-  for row in rows(results, ruler):
+  for row in rows(results, metric):
     cells = [row[COLUMNS.index(name)] for name in _NARROW]
     table.add_row(*cells, style='bold' if row[0] == LABELS['policy'] else None)
   return table
@@ -312,17 +313,19 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-  """All rulers, the constraint's first, and what else there is of results.
+  """All cost metrics, that of the constraint first, and the other tables.
 
   How learners were tuned, named points, refused ones, live answers, broken
   promises: each only where there are any.
   """
-  rulers = sorted(results['rulers'], key=lambda x: x != results['ruler'])
+  cost_metrics = sorted(
+      results['cost_metrics'], key=lambda x: x != results['cost_metric']
+  )
   parts = []
-  for ruler in rulers:
-    parts.append(f'### {title(results, ruler)}')
-    parts.append(markdown_table(COLUMNS, rows(results, ruler)))
-    parts += left_out_lines(results, ruler)
+  for metric in cost_metrics:
+    parts.append(f'### {title(results, metric)}')
+    parts.append(markdown_table(COLUMNS, rows(results, metric)))
+    parts += left_out_lines(results, metric)
   parts.append(LEGEND)
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')

@@ -35,15 +35,15 @@ def with_reference(
 def _all_large_cost(
     record: types.Ladder | types.Rollouts, accounting: costs.Accounting
 ) -> float:
-  """What the largest model alone costs on one problem, in the ruler's unit."""
-  specs, ruler = accounting.specs, accounting.ruler
+  """Returns what the largest model alone costs on one problem, unscaled."""
+  specs, metric = accounting.specs, accounting.metric
   if isinstance(record, types.Rollouts):
-    return costs.completion_cost(record.reference, specs, ruler)
+    return costs.completion_cost(record.reference, specs, metric)
   if not record.steps:
     raise ValueError(
         f'Problem {record.problem.id} has 0 steps; allowed: 1 or more.'
     )
-  charged = costs.ladder_costs(record, specs, ruler, draft_is_paid=False)
+  charged = costs.ladder_costs(record, specs, metric, draft_is_paid=False)
   return charged.all_large
 
 
@@ -62,12 +62,12 @@ def _observe(
 
 
 def _check_positive(
-    all_large: float, problem: types.Problem, ruler: str
+    all_large: float, problem: types.Problem, metric: str
 ) -> None:
   """Raises ValueError unless costs can be fractions of `all_large`."""
   if not all_large > 0:
     raise ValueError(
-        f'Problem {problem.id}: the all-large cost in the ruler {ruler} is '
+        f'Problem {problem.id}: the all-large cost in cost metric {metric} is '
         f'{all_large}; it must be positive.'
     )
 
@@ -87,7 +87,7 @@ def _paid(
   return np.array(
       [
           costs.total_cost(
-              trajectory.calls[a:b], accounting.specs, accounting.ruler
+              trajectory.calls[a:b], accounting.specs, accounting.metric
           )
           for a, b in itertools.pairwise(bounds)
       ]
@@ -115,7 +115,7 @@ def _decisions(
           f'{decision.probability}; allowed: in (0, 1].'
       )
   all_large = _all_large_cost(rollout, accounting)
-  _check_positive(all_large, problem, accounting.ruler)
+  _check_positive(all_large, problem, accounting.metric)
   written = (*trajectory.steps, *trajectory.discarded)
   seen = traces_lib.of_trajectory(trajectory, accounting, protocol)
   return {
@@ -189,8 +189,8 @@ def costs_by_metric(
   """Cost metric -> `[B, T]` float64, `TrajectoryBatch.costs` in that metric."""
   num = sum(len(x.trajectories) for x in rollouts)
   found = {}
-  for metric in costs.RULERS:
-    charged = dataclasses.replace(accounting, ruler=metric)
+  for metric in costs.COST_METRICS:
+    charged = dataclasses.replace(accounting, metric=metric)
     values = np.zeros((num, config.max_decisions))
     rows = ((x, y) for x in rollouts for y in x.trajectories)
     for row, (rollout, trajectory) in enumerate(rows):

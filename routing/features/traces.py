@@ -50,7 +50,7 @@ def num_calls_seen(
   return [*(ends[num] for num in seen), len(trajectory.calls)]
 
 
-def in_vain(
+def wasted(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> list[types.Usage]:
   """The calls that wrote no step: ahead of being asked, and cut off.
@@ -85,7 +85,7 @@ def _places(
     routes.append(0)
   ends = [0]
   for before, route in itertools.pairwise([None, *routes, None]):
-    wasted = _is_in_vain(trajectory.calls[ends[-1] :], before, route)
+    wasted = _is_wasted(trajectory.calls[ends[-1] :], before, route)
     ends.append(ends[-1] + wasted + 1)
   total = ends.pop() - 1  # After the last step there is no other.
   if not seen or total != len(trajectory.calls):
@@ -106,7 +106,7 @@ def _goes_on_after_draft(
   return len(trajectory.steps) > len(trajectory.decisions)
 
 
-def _is_in_vain(
+def _is_wasted(
     calls: Sequence[types.Usage], before: int | None, route: int | None
 ) -> bool:
   """Whether the first of `calls` is what the writer `before` wrote in vain.

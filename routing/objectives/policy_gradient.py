@@ -62,8 +62,8 @@ def importance_ratios(
     batch: the trajectories; `behaviour` is in (0, 1].
   """
   behaviour = jnp.where(batch.mask, batch.behaviour, 1.0)
-  chances = jnp.exp(categorical.log_prob(policy, batch.actions))
-  return jnp.where(batch.mask, chances / behaviour, 1.0)
+  probabilities = jnp.exp(categorical.log_prob(policy, batch.actions))
+  return jnp.where(batch.mask, probabilities / behaviour, 1.0)
 
 
 def penalised(

@@ -124,8 +124,8 @@ def _search(
     rise: jax.Array,
     *,
     max_kl: float,
-    shrink: float,
-    num_shrinks: int,
+    backtrack_factor: float,
+    max_backtracks: int,
 ) -> tuple[jax.Array, jax.Array]:
   """The longest share of a step that keeps its promises, and where it leads.
 
@@ -139,7 +139,7 @@ def _search(
   allowed = jnp.maximum(excess, 0.0)
 
   def attempt(i):
-    new = start + shrink ** jnp.float32(i) * step
+    new = start + backtrack_factor ** jnp.float32(i) * step
     over = jnp.maximum(evaluate(new)[1] - allowed, 0.0)
     new = new - 2 * over * rise
     return i, new, evaluate(new)
@@ -150,12 +150,12 @@ def _search(
     return is_better & (new_excess <= allowed) & (kl <= max_kl)
 
   i, new, values = jax.lax.while_loop(
-      lambda carry: (carry[0] < num_shrinks) & ~is_accepted(carry[2]),
+      lambda carry: (carry[0] < max_backtracks) & ~is_accepted(carry[2]),
       lambda carry: attempt(carry[0] + 1),
       attempt(0),
   )
   is_taken = is_accepted(values)
-  scale = jnp.where(is_taken, shrink ** jnp.float32(i), 0.0)
+  scale = jnp.where(is_taken, backtrack_factor ** jnp.float32(i), 0.0)
   return scale, jnp.where(is_taken, new, start)
 
 
@@ -166,14 +166,14 @@ def update(
     max_kl: float,
     damping: float = 1e-2,
     num_iterations: int = 10,
-    shrink: float = 0.8,
-    num_shrinks: int = 10,
+    backtrack_factor: float = 0.8,
+    max_backtracks: int = 10,
 ) -> tuple[chex.ArrayTree, dict[str, jax.Array]]:
   """One step from `params`, the old policy; jittable, one member.
 
   A step is taken if the divergence is at most `max_kl`, the constraint is kept
   or at least no worse than before, and, where it was kept before, the loss is
-  no higher. Otherwise it is shortened, and after `num_shrinks` given up.
+  no higher. Otherwise it is shortened, and after `max_backtracks` given up.
 
   Args:
     params: any tree of float arrays.
@@ -184,8 +184,8 @@ def update(
     damping: >= 0, added to the diagonal of H, which is singular: a softmax does
       not see a shift of its logits.
     num_iterations: of conjugate gradients.
-    shrink: in (0, 1), by which a step is shortened at a time.
-    num_shrinks: >= 1.
+    backtrack_factor: in (0, 1), by which a step is shortened at a time.
+    max_backtracks: >= 1.
 
   Returns:
     The new parameters, and scalars to log: those of `propose`, `loss`,
@@ -212,8 +212,8 @@ def update(
       step,
       rise,
       max_kl=max_kl,
-      shrink=shrink,
-      num_shrinks=num_shrinks,
+      backtrack_factor=backtrack_factor,
+      max_backtracks=max_backtracks,
   )
   names = 'loss', 'excess', 'kl'
   metrics |= dict(zip(names, evaluate(new), strict=True))

@@ -79,7 +79,7 @@ def expected_return(
     ratios: chex.Array,
     mask: chex.Array,
     *,
-    ratio_bar: float = jnp.inf,
+    ratio_clip: float = jnp.inf,
 ) -> jax.Array:
   """What the target policy earns (or is charged) per trajectory, on average.
 
@@ -91,7 +91,7 @@ def expected_return(
 
   Args:
     values, rewards, ratios, mask: as of `targets_and_advantages`.
-    ratio_bar: clips each ratio; below `inf` trades bias for variance.
+    ratio_clip: clips each ratio; below `inf` trades bias for variance.
 
   Returns:
     Scalar, the mean over trajectories with at least one decision; 0 if there
@@ -101,7 +101,7 @@ def expected_return(
   Reinforcement Learning".
   """
   targets, _ = targets_and_advantages(
-      values, rewards, ratios, mask, rho_bar=ratio_bar, c_bar=ratio_bar
+      values, rewards, ratios, mask, rho_bar=ratio_clip, c_bar=ratio_clip
   )
   return targets[:, 0].sum() / jnp.maximum(mask[:, 0].sum(), 1)
 

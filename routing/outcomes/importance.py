@@ -165,7 +165,7 @@ def contributions(
     weights: np.ndarray,
     batch: types.TrajectoryBatch,
     problems: np.ndarray | None = None,
-    least_effective: float = 100.0,
+    min_effective_size: float = 100.0,
 ) -> dict[str, np.ndarray]:
   """What each problem adds to the weighted estimate of one target.
 
@@ -173,7 +173,7 @@ def contributions(
     weights: `[B, T]`, w_t of the target.
     batch: the behaviour trajectories.
     problems: `[B]`, ascending, which problem each answers; None = each another.
-    least_effective: refuse below this effective number of problems.
+    min_effective_size: refuse below this effective number of problems.
 
   Returns:
     correct, cost, loss and gain, each `[N]` float64 >= 0; the mean over
@@ -185,7 +185,7 @@ def contributions(
   mean_by_problem = _averaging(problems, len(batch.mask))
   effective = effective_number(weights, problems)
   num = len(mean_by_problem(weights[:, -1]))
-  _check_effective(effective, num, None, least_effective)
+  _check_effective(effective, num, None, min_effective_size)
   norms = mean_by_problem(weights).mean(axis=0)
   costs = np.where(batch.mask, batch.costs, 0.0)
   found = {'cost': (mean_by_problem(weights * costs) / norms).sum(axis=1)}
@@ -204,7 +204,7 @@ def estimate(
     problems: np.ndarray | None = None,
     delta: float = 0.1,
     cost_cap: float = 2.0,
-    least_effective: float = 100.0,
+    min_effective_size: float = 100.0,
 ) -> Estimates:
   """Accuracy, cost, relative loss and gain of K thresholds, without a rollout.
 
@@ -219,7 +219,7 @@ def estimate(
     delta: chance that the interval of one figure at one threshold misses. For
       all at once pass delta / (4 K).
     cost_cap: in the interval dearer problems count as this.
-    least_effective: refuse below this effective number of problems.
+    min_effective_size: refuse below this effective number of problems.
 
   Raises:
     refusal.Refusal: if some threshold has too small an effective number, saying
@@ -237,7 +237,7 @@ def estimate(
     weights = cumulative_weights(scores, batch, threshold, routes)
     last = mean_by_problem(weights[:, -1])
     effective = effective_number(weights, problems)
-    _check_effective(effective, len(last), threshold, least_effective)
+    _check_effective(effective, len(last), threshold, min_effective_size)
     rows.append(
         {'effective': effective, 'mass': last.mean()}
         | _figures(weights, batch, mean_by_problem, delta, cost_cap)

@@ -224,29 +224,33 @@ def frontier(
 
 
 def expected(
-    table: table_lib.OutcomeTable, chances: np.ndarray, metric: str
+    table: table_lib.OutcomeTable, probabilities: np.ndarray, metric: str
 ) -> points_lib.Points:
   """The expected outcomes of a randomised policy (K = 1).
 
   Args:
     table: of N problems.
-    chances: `[M, A]`, probability of naming each route; rows sum to 1.
+    action_probabilities: `[M, A]`, probability of naming each route; rows sum
+      to 1.
     metric: of the costs.
 
   Raises:
     ValueError: on a wrong shape, or a row that is no distribution.
   """
-  if chances.shape != table.children.shape:
+  if probabilities.shape != table.children.shape:
     raise ValueError(
-        f'Chances must be {table.children.shape}, got {chances.shape}.'
+        f'Chances must be {table.children.shape}, got {probabilities.shape}.'
     )
-  if chances.min() < 0 or np.abs(chances.sum(axis=1) - 1).max() > 1e-6:
+  if (
+      probabilities.min() < 0
+      or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-6
+  ):
     raise ValueError('Chances must be >= 0 and sum to 1 at each decision.')
-  arrived = np.zeros(len(chances))
+  arrived = np.zeros(len(probabilities))
   arrived[table.roots] = 1.0
   ended = np.zeros(len(table.ending_problem))
   for here in table.levels():
-    taken = arrived[here, None] * chances[here]
+    taken = arrived[here, None] * probabilities[here]
     child = table.children[here]
     arrived[child[child >= 0]] = taken[child >= 0]
     ended[-1 - child[child < 0]] = taken[child < 0]
@@ -267,9 +271,9 @@ def at_rates(
   """Random routing: the largest route with the same chance at each decision."""
   points = []
   for rate in rates:
-    chances = np.zeros(table.children.shape)
-    chances[:, 0], chances[:, -1] = 1 - rate, rate
-    points.append(expected(table, chances, metric))
+    probabilities = np.zeros(table.children.shape)
+    probabilities[:, 0], probabilities[:, -1] = 1 - rate, rate
+    points.append(expected(table, probabilities, metric))
   return points_lib.concatenate(points)
 
 

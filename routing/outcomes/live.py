@@ -180,10 +180,10 @@ class Live:
     del family
     return np.ones(len(thresholds), bool)
 
-  def earn(
+  def evaluate(
       self, family: sources.Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `sources.Source.earn`; asks the models what is not kept yet."""
+    """See `sources.Source.evaluate`; asks the models what is not kept yet."""
     # JSON knows no infinity; these are the same to any router.
     kappas = np.clip(thresholds, -1e300, 1e300).tolist()
     routers = [family.at(kappa) for kappa in thresholds]
@@ -262,7 +262,7 @@ class Live:
             metric: [
                 float(costs.total_cost(x.calls, specs, metric)) for x in answers
             ]
-            for metric in costs.RULERS
+            for metric in costs.COST_METRICS
         },
     }
 
@@ -286,12 +286,12 @@ def compare(
     predicted: one policy on the same problems.
     answering: how they were answered.
   """
-  specs, metric = answering.accounting.specs, answering.accounting.ruler
+  specs, metric = answering.accounting.specs, answering.accounting.metric
   cost, wasted = (
       np.array([costs.total_cost(x, specs, metric) for x in calls]) / large_cost
       for calls in (
           [x.calls for x in trajectories],
-          [traces.in_vain(x, answering.protocol) for x in trajectories],
+          [traces.wasted(x, answering.protocol) for x in trajectories],
       )
   )
   correct = np.array([float(x.is_correct) for x in trajectories])
@@ -302,7 +302,7 @@ def compare(
       'num_problems': len(trajectories),
       'accuracy': float(correct.mean()),
       'cost': float(cost.mean()),
-      'cost_in_vain': float(wasted.mean()),
+      'cost_wasted': float(wasted.mean()),
       'predicted_accuracy': float(predicted.accuracy[0]),
       'predicted_cost': float(predicted.mean_cost[0]),
       'num_agreeing': int(agrees.sum()),

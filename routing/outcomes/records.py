@@ -41,14 +41,14 @@ def ladder_table(
     ValueError: naming the problem, if a completion is missing, a log-
       probability is not finite, or a trace has no step.
   """
-  builder = table_lib.TableBuilder(costs.RULERS)
+  builder = table_lib.TableBuilder(costs.COST_METRICS)
   for ladder in ladders:
     _Ladder(ladder, config, accounting, protocol).add_to(builder)
   return builder.table()
 
 
 def tree_table(
-    source: Iterable[trees.Tree],
+    source: Iterable[trees.ReplyTree],
     config: observation.FeatureConfig,
     accounting: costs.Accounting,
 ) -> table_lib.OutcomeTable:
@@ -63,7 +63,7 @@ def tree_table(
     ValueError: naming the problem, if an observation cannot be made, or the
       largest model alone costs nothing.
   """
-  builder = table_lib.TableBuilder(costs.RULERS)
+  builder = table_lib.TableBuilder(costs.COST_METRICS)
   paid = _Paid(accounting)
   for tree in source:
     _add_tree(builder, tree, config, accounting, paid)
@@ -87,7 +87,7 @@ def _observe(
 
 def _check_positive(all_large: Sequence[float], problem: types.Problem) -> None:
   """Raises ValueError unless costs can be fractions of `all_large`."""
-  for metric, cost in zip(costs.RULERS, all_large, strict=True):
+  for metric, cost in zip(costs.COST_METRICS, all_large, strict=True):
     if not cost > 0:
       raise ValueError(
           f'Problem {problem.id}: the all-large cost in {metric} is {cost}; it '
@@ -111,7 +111,7 @@ class _Ladder:
             metric,
             draft_is_paid=protocol.has_draft,
         )
-        for metric in costs.RULERS
+        for metric in costs.COST_METRICS
     ]
     all_large = np.array([x.all_large for x in charged])
     _check_positive(all_large, ladder.problem)
@@ -188,7 +188,7 @@ def recorded_source(
     config: observation.FeatureConfig,
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
-    least_effective: float = 100.0,
+    min_effective_size: float = 100.0,
 ) -> sources.Recorded:
   """Behaviour trajectories as a source; see `sources.Recorded`.
 
@@ -197,7 +197,7 @@ def recorded_source(
     config: what is observed.
     accounting: what is paid, and `reference` for the cost features.
     protocol: the one they were collected in.
-    least_effective: effective number of problems below which it refuses.
+    min_effective_size: effective number of problems below which it refuses.
 
   Raises:
     ValueError: as `batching.trajectory_batch` does.
@@ -218,7 +218,7 @@ def recorded_source(
       ),
       large_correct=np.array([x.reference.is_correct for x in rollouts], float),
       problems=[x.problem for x in rollouts],
-      least_effective=least_effective,
+      min_effective_size=min_effective_size,
   )
 
 
@@ -233,7 +233,7 @@ def large_costs(
               for x in completions
           ]
       )
-      for metric in costs.RULERS
+      for metric in costs.COST_METRICS
   }
 
 
@@ -246,20 +246,20 @@ class _Paid:
 
   def __call__(self, calls: Sequence[types.Usage]) -> np.ndarray:
     """`[metrics]` float64, in each metric's own unit."""
-    return sum(map(self._of_call, calls), np.zeros(len(costs.RULERS)))
+    return sum(map(self._of_call, calls), np.zeros(len(costs.COST_METRICS)))
 
   def _of_call(self, usage: types.Usage) -> np.ndarray:
     if usage not in self._known:
       spec = self._specs[usage.route]
       self._known[usage] = np.array(
-          [float(costs.call_cost(usage, spec, x)) for x in costs.RULERS]
+          [float(costs.call_cost(usage, spec, x)) for x in costs.COST_METRICS]
       )
     return self._known[usage]
 
 
 def _add_tree(
     builder: table_lib.TableBuilder,
-    tree: trees.Tree,
+    tree: trees.ReplyTree,
     config: observation.FeatureConfig,
     accounting: costs.Accounting,
     paid: _Paid,
@@ -268,13 +268,13 @@ def _add_tree(
   all_large = np.array(
       [
           costs.completion_cost(tree.reference, accounting.specs, metric)
-          for metric in costs.RULERS
+          for metric in costs.COST_METRICS
       ]
   )
   _check_positive(all_large, tree.problem)
   alone = float(tree.reference.is_correct)
   builder.begin_problem(alone, all_large)
-  metric = costs.RULERS.index(accounting.ruler)
+  metric = costs.COST_METRICS.index(accounting.metric)
   pending: list[tuple[trees.Node | trees.Leaf, Before | None]] = [
       (tree.root, None)
   ]

@@ -71,7 +71,7 @@ class Source(Protocol):
     """`[K]` bool, the thresholds of which the source can tell."""
     ...
 
-  def earn(
+  def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
     """The outcomes of `[K]` thresholds on the N problems.
@@ -133,10 +133,10 @@ class Known:
     del family
     return np.ones(len(thresholds), bool)
 
-  def earn(
+  def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `Source.earn`; thresholds `[K, T]` have one for each decision."""
+    """See `Source.evaluate`; thresholds `[K, T]` have one for each decision."""
     scores, routes = family.score(self.table.decisions)
     at = known.at_thresholds
     if np.ndim(thresholds) == 2:
@@ -177,7 +177,7 @@ class Recorded:
   owner: `[B]` int in 0..N-1, ascending, the problem that each answers.
   large_correct: `[N]` float, the largest model alone is right.
   problems: the N problems.
-  least_effective: effective number of problems below which it refuses.
+  min_effective_size: effective number of problems below which it refuses.
   """
 
   batch: types.TrajectoryBatch
@@ -186,7 +186,7 @@ class Recorded:
   owner: np.ndarray
   large_correct: np.ndarray
   problems: Sequence[types.Problem]
-  least_effective: float = 100.0
+  min_effective_size: float = 100.0
   is_graded_once: bool = dataclasses.field(default=True, init=False)
   kind: str = dataclasses.field(default='recorded', init=False)
 
@@ -235,16 +235,16 @@ class Recorded:
                 ),
                 self.owner,
             )
-            >= self.least_effective
+            >= self.min_effective_size
             for kappa in thresholds
         ],
         bool,
     )
 
-  def earn(
+  def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `Source.earn`."""
+    """See `Source.evaluate`."""
     scores, routes = self.scores(family)
     weights = (
         importance.cumulative_weights(scores, self.batch, kappa, routes)
@@ -275,7 +275,7 @@ class Recorded:
   def _points(self, weights, metric) -> points_lib.Points:
     batch = self.in_metric(metric)
     found = [
-        importance.contributions(x, batch, self.owner, self.least_effective)
+        importance.contributions(x, batch, self.owner, self.min_effective_size)
         for x in weights
     ]
     return points_lib.Points(
@@ -303,5 +303,5 @@ def answered_frontier(
         None,
         note='',
     )
-  values = source.earn(family, told, metric).values()
+  values = source.evaluate(family, told, metric).values()
   return frontier_lib.from_rollouts(told, **values)

@@ -4,7 +4,7 @@ In `switch` and `redraft` the ways through a problem double with each step, but
 under greedy decoding most of them read alike: models that agree on a step write
 the same text, and what follows depends on the text alone. So all replies to all
 prefixes that can come about are few, and with them at hand
-(`engines.remembered`) any router can be run without a model.
+(`engines.memoized`) any router can be run without a model.
 """
 
 import asyncio

@@ -100,7 +100,7 @@ async def write(
     sampling: Sampling,
     session: str,
     sample: int = 0,
-    goes_on: bool = False,
+    may_speculate: bool = False,
 ) -> tuple[types.Step, ...]:
   """Has `engine` go on after the steps `kept`: one step, or to the end.
 
@@ -116,7 +116,7 @@ async def write(
     sampling: see `Sampling`.
     session: whose prefix cache to use.
     sample: tells several completions of one prefix apart.
-    goes_on: it may write on until it is asked again, or cut off.
+    may_speculate: it may write on until it is asked again, or cut off.
 
   Returns:
     The new steps.
@@ -125,7 +125,7 @@ async def write(
       question=problem.question,
       trace=steps_lib.join(kept),
       to_end=to_end,
-      goes_on=goes_on,
+      may_speculate=may_speculate,
       max_tokens=tokens_left(kept, sampling.max_tokens),
       temperature=sampling.temperature,
       seed=request_seed(seed, problem.id, len(kept), engine.route, sample),
@@ -196,7 +196,7 @@ async def answer(
       if is_last:
         await walk.finish(decision.route)
         break
-    await walk.cut_off()
+    await walk.cancel_speculation()
   finally:
     walk.close()
   text = steps_lib.join(walk.steps)
@@ -259,7 +259,7 @@ class _Walk:
     """Has a model write after the accepted steps, and pays for it."""
     engine = self._engines[route]
     if engine is not self._writer:
-      await self.cut_off()
+      await self.cancel_speculation()
     self._writer = engine
     written = await write(
         self._problem,
@@ -270,7 +270,7 @@ class _Walk:
         sampling=self._sampling,
         session=self._session,
         sample=self._sample,
-        goes_on=not to_end and self._may_write_next(route),
+        may_speculate=not to_end and self._may_write_next(route),
     )
     self.calls.append(steps_lib.call_usage(written))
     return written
@@ -279,11 +279,11 @@ class _Walk:
     """`route` may be asked for the step after this one."""
     return route == 0 or not self._protocol.has_draft
 
-  async def cut_off(self) -> None:
+  async def cancel_speculation(self) -> None:
     """Has the last writer stop, and pays for what it has written in vain."""
     if self._writer is None:
       return
-    usage = await self._writer.cut_off(self._session)
+    usage = await self._writer.cancel_speculation(self._session)
     if usage is not None:
       self.calls.append(usage)
 

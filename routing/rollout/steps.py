@@ -43,5 +43,5 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
       cached=first.cached,
       written=count_written(steps),
       seconds=sum(step.usage.seconds for step in steps),
-      held=first.held,
+      in_context=first.in_context,
   )

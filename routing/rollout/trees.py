@@ -50,7 +50,7 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class ReplyTree:
   """A problem with all ways through it.
 
   problem: the problem.
@@ -64,7 +64,7 @@ class Tree:
 
 
 @dataclasses.dataclass(frozen=True)
-class Grower:
+class TreeBuilder:
   """Grows trees from replies.
 
   protocol: `switch` or `redraft`; of `escalate`, the ladder holds everything.
@@ -80,7 +80,7 @@ class Grower:
     if self.protocol.name == 'escalate':
       raise ValueError('Trees are of switch and redraft, not of escalate.')
 
-  def grow(self, record: all_replies.Replies) -> Tree:
+  def build(self, record: all_replies.Replies) -> ReplyTree:
     """The tree of one problem.
 
     Raises:
@@ -88,7 +88,7 @@ class Grower:
         cut it short.
     """
     walk = _Walk(self, record)
-    return Tree(
+    return ReplyTree(
         record.problem, walk.node((), (), walk.nothing_held), walk.reference()
     )
 
@@ -96,7 +96,7 @@ class Grower:
 class _Walk:
   """One problem's replies by route and trace, and what was made of them."""
 
-  def __init__(self, grower: Grower, record: all_replies.Replies):
+  def __init__(self, grower: TreeBuilder, record: all_replies.Replies):
     self._grower, self._problem = grower, record.problem
     self._caches = record.caches
     self._replies = {(x.step.route, x.trace): x for x in record.replies}
@@ -104,18 +104,18 @@ class _Walk:
     self.nothing_held: tuple[prefix_cache.Held, ...] = ((),) * len(self._caches)
     self._grades: dict[str, bool] = {}
 
-  def node(self, steps, calls, held) -> Node:
+  def node(self, steps, calls, contents) -> Node:
     """The decision after `steps`, and all that may follow."""
     draft = None
     if self._grower.protocol.has_draft:
-      (draft,), held = self._write(0, steps, held)
+      (draft,), contents = self._write(0, steps, contents)
       calls = *calls, draft.usage
     is_last = len(steps) + 1 >= self._grower.sampling.max_decisions
     branches = []
-    for route in range(len(held)):
-      written, after, paid = (draft,), held, calls
+    for route in range(len(contents)):
+      written, after, paid = (draft,), contents, calls
       if route > 0 or draft is None:
-        written, after = self._write(route, steps, held, to_end=is_last)
+        written, after = self._write(route, steps, contents, to_end=is_last)
         paid = *calls, steps_lib.call_usage(written)
       branches.append(
           self._after((*steps, *written), paid, after, route, is_last)
@@ -138,17 +138,17 @@ class _Walk:
         is_correct=self._is_correct(text),
     )
 
-  def _after(self, steps, calls, held, route, is_last) -> Node | Leaf:
+  def _after(self, steps, calls, contents, route, is_last) -> Node | Leaf:
     """What follows once a route has written."""
     is_open = driver.is_open(steps, self._grower.sampling)
     if is_open and not is_last:
-      return self.node(steps, calls, held)
+      return self.node(steps, calls, contents)
     if is_open:  # The last draft was kept: its writer goes on to the end.
-      rest, _ = self._write(route, steps, held, to_end=True)
+      rest, _ = self._write(route, steps, contents, to_end=True)
       steps, calls = (*steps, *rest), (*calls, steps_lib.call_usage(rest))
     return Leaf(calls, self._is_correct(steps_lib.join(steps)))
 
-  def _write(self, route, steps, held, *, to_end=False):
+  def _write(self, route, steps, contents, *, to_end=False):
     """The steps of one call of a route, paid, and what is held after it.
 
     Without the prompt's ids what is cached is an upper bound; see
@@ -165,9 +165,9 @@ class _Walk:
         written[0].prompt_ids,
     )
     paid, now = prefix_cache.charged(
-        _steps(written), prompt, held[route], self._caches[route]
+        _steps(written), prompt, contents[route], self._caches[route]
     )
-    return paid, (*held[:route], now, *held[route + 1 :])
+    return paid, (*contents[:route], now, *contents[route + 1 :])
 
   def _reply(self, route, steps) -> all_replies.Reply:
     """What a route writes after some steps."""
@@ -190,7 +190,7 @@ def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
   return [reply.step for reply in replies]
 
 
-def nodes(tree: Tree) -> Iterator[Node]:
+def nodes(tree: ReplyTree) -> Iterator[Node]:
   """Yields all decisions of a tree, each before those that follow it."""
   pending: list[Node | Leaf] = [tree.root]
   while pending:

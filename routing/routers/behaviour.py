@@ -31,8 +31,8 @@ class Uniform:
     if not any(self.allowed):
       raise ValueError('No route is allowed; there must be 1 or more.')
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """See `router.Policy.chances`."""
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """See `router.Policy.action_probabilities`."""
     del trace
     return np.asarray(self.allowed, np.float64) / sum(self.allowed)
 
@@ -74,8 +74,8 @@ class RandomRate:
     if self.num_routes < 2:
       raise ValueError(f'num_routes is {self.num_routes}; allowed: >= 2.')
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """See `router.Policy.chances`."""
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """See `router.Policy.action_probabilities`."""
     num = len(trace.steps)
     num_larger = sum(step.route > 0 for step in trace.steps)
     # Exact, since what is averaged is a polynomial of degree n + 1.
@@ -112,9 +112,11 @@ class Mixture:
     if not 0 <= self.epsilon <= 1:
       raise ValueError(f'epsilon must be in [0, 1], got {self.epsilon}.')
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """See `router.Policy.chances`."""
-    first, second = self.policy.chances(trace), self.other.chances(trace)
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """See `router.Policy.action_probabilities`."""
+    first, second = self.policy.action_probabilities(
+        trace
+    ), self.other.action_probabilities(trace)
     if first.shape != second.shape:
       raise ValueError(
           f'Policies of {first.shape} and {second.shape} routes do not mix.'
@@ -142,24 +144,28 @@ class DrawingRouter:
     Raises:
       ValueError: if the policy's chances are none.
     """
-    chances = np.asarray(self.policy.chances(trace), np.float64)
-    if not (chances.min() >= 0 and abs(chances.sum() - 1) < 1e-4):
+    probabilities = np.asarray(
+        self.policy.action_probabilities(trace), np.float64
+    )
+    if not (probabilities.min() >= 0 and abs(probabilities.sum() - 1) < 1e-4):
       raise ValueError(
-          f'The policy gave chances {chances.tolist()} at step '
+          f'The policy gave chances {probabilities.tolist()} at step '
           f'{len(trace.steps)}; they must be >= 0 and sum to 1.'
       )
-    chances /= chances.sum()  # A float32 softmax is off by rounding.
-    coin = router_lib.coin(
+    probabilities /= (
+        probabilities.sum()
+    )  # A float32 softmax is off by rounding.
+    draw = router_lib.draw(
         self.seed, self.problem_id, self.trajectory, len(trace.steps)
     )
-    bounds = np.cumsum(chances)
+    bounds = np.cumsum(probabilities)
     # Scaled, since the last bound may miss 1 by rounding; a route of chance 0
     # has no room between its bounds.
-    route = int(np.searchsorted(bounds, coin * bounds[-1], side='right'))
+    route = int(np.searchsorted(bounds, draw * bounds[-1], side='right'))
     return types.Decision(
         route=route,
-        score=float(chances[1:].sum()),
-        probability=float(chances[route]),
+        score=float(probabilities[1:].sum()),
+        probability=float(probabilities[route]),
     )
 
 

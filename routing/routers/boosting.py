@@ -73,13 +73,15 @@ def fit(
   """
   del metric  # It knows no cost.
   if isinstance(data, table_lib.OutcomeTable):
-    scorer = fit_labels(data.decisions.features, mended(data), setting, seed)
+    scorer = fit_labels(
+        data.decisions.features, is_fixed_by_handover(data), setting, seed
+    )
   else:
     scorer = _fit_effect(data, setting, seed)
   return [families.Scored(scorer, features, features.num_routes - 1)]
 
 
-def mended(table: table_lib.OutcomeTable) -> np.ndarray:
+def is_fixed_by_handover(table: table_lib.OutcomeTable) -> np.ndarray:
   """`[M]` bool: right if the largest route is named now alone, else wrong.
 
   An answer counts as right if most of its samples are.

@@ -1,4 +1,4 @@
-"""What a trained router's numbers mean: pair, features, rulers, promises."""
+"""What a trained router's numbers mean: pair, features, costs, promises."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,6 +17,9 @@ from routing.features import observation
 from routing.routers import promises
 
 FORMAT_VERSION = 1
+# What cost metrics are called in files of this format version.
+_METRIC_ON_DISK = {'decoded_tokens': 'decoded', 'latency': 'seconds'}
+
 Threshold = float | tuple[float, ...]
 
 
@@ -25,8 +28,8 @@ class Card:
   """All that a router needs besides its arrays.
 
   specs: the A models it was trained for, smallest first.
-  ruler: of its constraint, and of what it is told it has spent.
-  reference: expected all-large cost of a problem, in the ruler's unit.
+  metric: of its constraint, and of what it is told it has spent.
+  reference: expected all-large cost of a problem, in the cost metric's unit.
   protocol: the decision process it was trained in.
   features: what it observes.
   network: the `network` part of its configuration.
@@ -38,7 +41,7 @@ class Card:
   """
 
   specs: tuple[costs.RouteSpec, ...]
-  ruler: str
+  metric: str
   reference: float
   protocol: protocols.Protocol
   features: observation.FeatureConfig
@@ -50,7 +53,7 @@ class Card:
   @property
   def accounting(self) -> costs.Accounting:
     """The books that the router must be told its spending from."""
-    return costs.Accounting(self.specs, self.ruler, self.reference)
+    return costs.Accounting(self.specs, self.metric, self.reference)
 
   def to_json(self) -> dict[str, Any]:
     """JSON-like, with lists for tuples."""
@@ -62,9 +65,11 @@ class Card:
     if not self.weights_sha256:
       del content['weights_sha256']  # As in cards from before, and their hash.
     features = content['features']
-    # The name in files of this format version, and so in the hashes of routers
+    # Names in files of this format version, and so in the hashes of routers
     # that were saved with it.
     features['max_steps'] = features.pop('max_decisions')
+    metric = content.pop('metric')
+    content['ruler'] = _METRIC_ON_DISK.get(metric, metric)
     return json.loads(json.dumps(content))
 
   @classmethod
@@ -82,7 +87,10 @@ class Card:
       )
     features = dict(content.pop('features'))
     features['max_decisions'] = features.pop('max_steps')
+    metric = content.pop('ruler')
+    named = {on_disk: name for name, on_disk in _METRIC_ON_DISK.items()}
     return cls(
+        metric=named.get(metric, metric),
         specs=tuple(costs.RouteSpec(**spec) for spec in content.pop('specs')),
         protocol=protocols.Protocol(**content.pop('protocol')),
         features=observation.FeatureConfig(**features),
@@ -97,7 +105,7 @@ class OperatingPoint:
   """A member and a threshold, and what calibration promises of them.
 
   name: e.g. 'cost<=0.4'.
-  member: index into the levels of the router.
+  policy_index: index into the levels of the router.
   threshold: hand over where the score is at least this; inf = never. A tuple
     has one for each decision.
   promise: what holds, at which level, measured on how many; JSON-like.
@@ -106,7 +114,7 @@ class OperatingPoint:
   """
 
   name: str
-  member: int
+  policy_index: int
   threshold: Threshold
   promise: Mapping[str, Any]
   checkpoint_hash: str
@@ -119,7 +127,7 @@ class OperatingPoint:
     """One line: where the point is, what was measured, what is promised."""
     promise = self.promise
     line = (
-        f'{self.name}: member {self.member}, threshold '
+        f'{self.name}: member {self.policy_index}, threshold '
         f'{describe_threshold(self.threshold)}'
     )
     if measured := promise.get('measured'):
@@ -178,14 +186,16 @@ def read_points(path: pathlib.Path) -> tuple[OperatingPoint, ...]:
   if not path.exists():
     return ()
   known = {field.name for field in dataclasses.fields(OperatingPoint)}
-  return tuple(
-      OperatingPoint(**{k: v for k, v in entry.items() if k in known})
-      for entry in json.loads(path.read_text())
-  )
+  found = []
+  for entry in json.loads(path.read_text()):
+    if 'member' in entry:  # The name in older files.
+      entry['policy_index'] = entry.pop('member')
+    found.append(OperatingPoint(**{k: entry[k] for k in entry if k in known}))
+  return tuple(found)
 
 
 def check_points(
-    points: Sequence[OperatingPoint], num_members: int, checkpoint_hash: str
+    points: Sequence[OperatingPoint], num_policies: int, checkpoint_hash: str
 ) -> None:
   """Raises ValueError if a point was calibrated on another router."""
   for point in points:
@@ -195,10 +205,10 @@ def check_points(
           f'{point.checkpoint_hash[:12]}, but this is {checkpoint_hash[:12]}; '
           'calibrate this one.'
       )
-    if not 0 <= point.member < num_members:
+    if not 0 <= point.policy_index < num_policies:
       raise ValueError(
-          f'Operating point {point.name!r} names member {point.member}; '
-          f'allowed: 0 to {num_members - 1}.'
+          f'Operating point {point.name!r} names member {point.policy_index}; '
+          f'allowed: 0 to {num_policies - 1}.'
       )
 
 

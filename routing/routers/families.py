@@ -27,17 +27,17 @@ _CHUNK = 8_192  # Observations that a network is shown at once.
 Scores = tuple[np.ndarray, np.ndarray | None]
 
 
-class Member:
+class PolicyFamily:
   """One policy of a learned router; its score is the chance to leave.
 
   Args:
     router: the router.
-    member: index of the policy.
+    policy_index: index of the policy.
   """
 
-  def __init__(self, router: learned.LearnedRouter, member: int):
-    self._router, self._member = router, member
-    self.fingerprint = f'{router.checkpoint_hash}/{member}'
+  def __init__(self, router: learned.LearnedRouter, policy_index: int):
+    self._router, self._policy_index = router, policy_index
+    self.fingerprint = f'{router.checkpoint_hash}/{policy_index}'
     self._scored: dict[int, tuple[table_lib.Decisions, Scores]] = {}
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
@@ -69,20 +69,20 @@ class Member:
     """`[rows, A]`; a network with memory sees the decisions before, too."""
     features = decisions.features
     if path is None:
-      return self._router.probabilities(features[rows], self._member)
+      return self._router.probabilities(features[rows], self._policy_index)
     way = path[rows]
     seen = np.where((way >= 0)[..., None], features[way], 0.0)
-    chances = self._router.probabilities(seen, self._member)
-    return chances[np.arange(len(rows)), decisions.depth[rows]]
+    probabilities = self._router.probabilities(seen, self._policy_index)
+    return probabilities[np.arange(len(rows)), decisions.depth[rows]]
 
   def at(self, threshold: float) -> learned.LearnedRouter:
     """The router of this policy at a threshold."""
-    return self._router.with_threshold(self._member, threshold)
+    return self._router.with_threshold(self._policy_index, threshold)
 
 
-def members(router: learned.LearnedRouter) -> list[Member]:
+def policies(router: learned.LearnedRouter) -> list[PolicyFamily]:
   """A family for each policy of a router."""
-  return [Member(router, k) for k in range(router.num_members)]
+  return [PolicyFamily(router, k) for k in range(router.num_policies)]
 
 
 class Uncertainty:

@@ -92,11 +92,11 @@ class RandomRouter:
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Tosses the coin of this question and step."""
-    coin = router.coin(self.seed, len(trace.steps), trace.question)
-    leaves = coin < self.rate
+    draw = router.draw(self.seed, len(trace.steps), trace.question)
+    leaves = draw < self.rate
     return types.Decision(
         route=self.route if leaves else 0,
-        score=1.0 - coin,
+        score=1.0 - draw,
         probability=self.rate if leaves else 1.0 - self.rate,
     )
 

@@ -74,12 +74,13 @@ class LearnedRouter:
     seen: record of the problems it was trained, selected and proved on.
 
   Attributes:
-    member: index of the policy that decides.
+    policy_index: index of the policy that decides.
     threshold: that its score is held against; a number or one a decision.
     level: of its constraint; one of the card's, or, of a conditioned network,
       any between them.
     point: the operating point that member and threshold are of, if any.
-    routes: that it may name, ascending; all of them unless it is `among` some.
+    routes: that it may name, ascending; all of them unless it is
+      `restricted_to` some.
     has_memory: the network looks at earlier decisions too.
     checkpoint_hash: of arrays and card.
   """
@@ -97,18 +98,18 @@ class LearnedRouter:
     self._statistics = statistics
     self._check_shapes()
     self.checkpoint_hash = card_lib.hash_arrays(self._arrays(), card.to_json())
-    card_lib.check_points(points, self.num_members, self.checkpoint_hash)
+    card_lib.check_points(points, self.num_policies, self.checkpoint_hash)
     self.points = tuple(points)
     self.point = self.points[0] if self.points else None
-    self.member = self.point.member if self.point else 0
+    self.policy_index = self.point.policy_index if self.point else 0
     self.threshold = self.point.threshold if self.point else _DEFAULT_THRESHOLD
-    self.level = card.levels[self.member]
+    self.level = card.levels[self.policy_index]
     self._network = networks.make_network(card.network, len(card.specs))
     self.has_memory = networks.has_memory(self._network.kind)
     self.routes = tuple(range(len(card.specs)))
 
   @property
-  def num_members(self) -> int:
+  def num_policies(self) -> int:
     """K, the policies trained side by side."""
     return len(self.card.levels)
 
@@ -121,18 +122,18 @@ class LearnedRouter:
     """Stays below the threshold, else takes the most likely larger route.
 
     Raises:
-      ValueError: if there is no threshold for this decision, or `chances`
-        raises it.
+      ValueError: if there is no threshold for this decision, or
+        `action_probabilities` raises it.
     """
-    chances = self.chances(trace)
-    score = float(chances[1:].sum())
+    probabilities = self.action_probabilities(trace)
+    score = float(probabilities[1:].sum())
     threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
     # Of those there are: where all chances are 0, the first is not any route.
-    larger = max(self.routes[1:], key=lambda route: chances[route])
+    larger = max(self.routes[1:], key=lambda route: probabilities[route])
     route = larger if score >= threshold else 0
     return types.Decision(route=route, score=score)
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
     """`[A]` float32, what the policy itself would do, without a threshold.
 
     Raises:
@@ -158,14 +159,14 @@ class LearnedRouter:
     return self.probabilities(rows)[len(seen) - 1]
 
   def probabilities(
-      self, features: np.ndarray, member: int | None = None
+      self, features: np.ndarray, policy_index: int | None = None
   ) -> np.ndarray:
     """What one member would do at each observation.
 
     Args:
       features: `[..., F]` float32, as `observe` gives them, not standardised;
         for a network with memory `[..., T, F]`, all decisions from the first.
-      member: index of the policy; None = that of the operating point.
+      policy_index: index of the policy; None = that of the operating point.
 
     Returns:
       `[..., A]`, or `[..., T, A]`, float32: chance of each route; 0 = stay.
@@ -174,8 +175,8 @@ class LearnedRouter:
     Raises:
       ValueError: if there is no such member, or F is another.
     """
-    level = self.level if member is None else self._level_of(member)
-    row = self.member if member is None else member
+    level = self.level if policy_index is None else self._level_of(policy_index)
+    row = self.policy_index if policy_index is None else policy_index
     if features.shape[-1] != self.card.features.size:
       raise ValueError(
           f'Got {features.shape[-1]} features; allowed: '
@@ -192,24 +193,24 @@ class LearnedRouter:
     )
 
   def score(
-      self, features: np.ndarray, member: int | None = None
+      self, features: np.ndarray, policy_index: int | None = None
   ) -> np.ndarray:
     """`[...]` float32, one member's chance to hand over: 1 - pi(stay).
 
     Summed over the larger routes rather than taken from 1, which would round
     all small chances to the same few numbers.
     """
-    return self.probabilities(features, member)[..., 1:].sum(axis=-1)
+    return self.probabilities(features, policy_index)[..., 1:].sum(axis=-1)
 
-  def among(self, routes: Iterable[int]) -> Self:
+  def restricted_to(self, routes: Iterable[int]) -> Self:
     """The router where only some routes may be named, e.g. one server is down.
 
     The chances of the others are 0, and those left are scaled to sum to 1; so
     a score is what it is *given* that the others are not there. Operating
     points were calibrated with all routes and promise nothing with fewer:
     member and threshold stay, or are `at` a point's, but `point` is None. The
-    restriction is this copy's own: `save` does not keep it, and `among` with
-    all routes lifts it.
+    restriction is this copy's own: `save` does not keep it, and `restricted_to`
+    with all routes lifts it.
 
     Args:
       routes: 0, since the small model writes where the router does not name
@@ -234,20 +235,22 @@ class LearnedRouter:
     return router
 
   def at(self, name: str) -> Self:
-    """The router at a named operating point; see `among` of what it keeps."""
+    """Returns the router at a named operating point; see `restricted_to`."""
     for point in self.points:
       if point.name == name:
-        router = self.with_threshold(point.member, point.threshold)
+        router = self.with_threshold(point.policy_index, point.threshold)
         router.point = None if self.is_restricted else point
         return router
     names = ', '.join(repr(point.name) for point in self.points) or 'none'
     raise ValueError(f'No operating point {name!r}; this router has: {names}.')
 
-  def with_threshold(self, member: int, threshold: card_lib.Threshold) -> Self:
+  def with_threshold(
+      self, policy_index: int, threshold: card_lib.Threshold
+  ) -> Self:
     """The router of one member at a threshold, or several, of one's own."""
     router = copy.copy(self)
-    router.level = self._level_of(member)
-    router.member, router.point = member, None
+    router.level = self._level_of(policy_index)
+    router.policy_index, router.point = policy_index, None
     router.threshold = card_lib.as_threshold(threshold)
     return router
 
@@ -302,9 +305,9 @@ class LearnedRouter:
         f'  features    {", ".join(card.features.groups)} '
         f'({card.features.size} numbers)',
         f'  network     {card.network["kind"]}',
-        f'  trained     {card.form} {levels}, ruler {card.ruler}',
+        f'  trained     {card.form} {levels}, cost metric {card.metric}',
         f'  checkpoint  {self.checkpoint_hash[:12]}',
-        f'  now at      member {self.member}, threshold '
+        f'  now at      member {self.policy_index}, threshold '
         f'{card_lib.describe_threshold(self.threshold)}',
     ]
     if self.is_restricted:
@@ -327,13 +330,13 @@ class LearnedRouter:
         'statistics/std': self._statistics.std,
     }
 
-  def _level_of(self, member: int) -> float:
+  def _level_of(self, policy_index: int) -> float:
     """The level of a member; raises ValueError if there is no such member."""
-    if not 0 <= member < self.num_members:
+    if not 0 <= policy_index < self.num_policies:
       raise ValueError(
-          f'member is {member}; allowed: 0 to {self.num_members - 1}.'
+          f'member is {policy_index}; allowed: 0 to {self.num_policies - 1}.'
       )
-    return self.card.levels[member]
+    return self.card.levels[policy_index]
 
   def _check_shapes(self) -> None:
     """The arrays are those that the card speaks of."""
@@ -343,12 +346,12 @@ class LearnedRouter:
           f'The statistics are of {self._statistics.mean.shape} features, the '
           f'card names {size}.'
       )
-    members = {len(leaf) for leaf in jax.tree.leaves(self._params)}
+    policies = {len(leaf) for leaf in jax.tree.leaves(self._params)}
     is_shared = self.card.network.get('is_conditioned', False)
-    wanted = 1 if is_shared else self.num_members
-    if members != {wanted}:
+    wanted = 1 if is_shared else self.num_policies
+    if policies != {wanted}:
       raise ValueError(
-          f'The weights are of {members} members; by the card there are '
+          f'The weights are of {policies} members; by the card there are '
           f'{wanted}.'
       )
 

@@ -52,6 +52,6 @@ def check(names: Sequence[str], num_trials: int) -> None:
       )
     if not 1 <= num_trials <= len(LEARNERS[name].settings):
       raise ValueError(
-          f'evaluation.trials is {num_trials}; allowed: 1 to '
+          f'evaluation.num_trials is {num_trials}; allowed: 1 to '
           f'{len(LEARNERS[name].settings)}, the settings of {name!r}.'
       )

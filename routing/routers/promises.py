@@ -10,18 +10,18 @@ def name_of(promises: Sequence[Any]) -> str:
 
   'loss<=0.05@0.9&cost<=0.6@0.9' promises each by itself with probability 0.9;
   'loss<=0.05&cost<=0.6@0.9' promises both at once with probability 0.9. The
-  probability is the one that holds after a choice among `among` points.
+  probability is the one that holds after a choice among `num_choices` points.
 
   Args:
     promises: risks or promises, each with `quantity`, `level`, `delta` (None =
-      nothing is promised), `num_joint` and `among`.
+      nothing is promised), `num_joint` and `num_choices`.
   """
   bare = [f'{x.quantity}<={x.level:g}' for x in promises]
   if len(bare) > 1 and all(x.num_joint == len(bare) for x in promises):
-    delta = sum(x.delta * x.among for x in promises)
+    delta = sum(x.delta * x.num_choices for x in promises)
     return f'{"&".join(bare)}@{1 - delta:g}'
   return '&'.join(
-      name if x.delta is None else f'{name}@{1 - x.delta * x.among:g}'
+      name if x.delta is None else f'{name}@{1 - x.delta * x.num_choices:g}'
       for name, x in zip(bare, promises, strict=True)
   )
 
@@ -75,25 +75,27 @@ def in_words(promise: Any) -> str:
     text += f'; for problems of {content["group"]!r} alone'
     if (delta := content.get('delta_of_all_groups')) is not None:
       text += f', for all groups at once with probability {1 - delta:g}'
-  return f'{text}; {_choice(content.get("among", 1), total)}'
+  # 'among' in files of before.
+  num_choices = content.get('num_choices', content.get('among', 1))
+  return f'{text}; {_choice(num_choices, total)}'
 
 
 # What a list of points says once, of them all.
 OF_A_CHOICE = (
     'Whoever picks one of G points or seeds after seeing them needs each at '
-    'delta / G (calibration.among).'
+    'delta / G (calibration.num_choices).'
 )
 
 
-def _choice(among: int, delta: float) -> str:
+def _choice(num_choices: int, delta: float) -> str:
   """Who may pick this point after seeing others, and still has the promise."""
-  if among == 1:
+  if num_choices == 1:
     return 'for this point alone, not for one picked among several'
-  kept = max(1 - delta * among, 0.0)
+  kept = max(1 - delta * num_choices, 0.0)
   return (
-      f'whoever picks one of {among} such points or seeds after seeing them '
-      f'still has this with probability {kept:g}; more than {among} are not '
-      'covered'
+      f'whoever picks one of {num_choices} such points or seeds after seeing '
+      f'them still has this with probability {kept:g}; more than {num_choices} '
+      'are not covered'
   )
 
 

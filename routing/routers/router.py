@@ -23,12 +23,12 @@ class Router(Protocol):
 class Policy(Protocol):
   """Anything that gives each route a chance, for others to draw from."""
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
     """`[A]` float in [0, 1] that sums to 1: the chance of each route."""
     ...
 
 
-def coin(*key: object) -> float:
+def draw(*key: object) -> float:
   """A number in [0, 1) that follows from the key alone, as if drawn evenly.
 
   Hashing instead of a generator: a trace that is taken up again after a kill

@@ -34,6 +34,8 @@ _CALL = [
     ('seconds', pa.float64()),
     ('held', pa.int32()),
 ]
+# Columns that are not called as the attribute is.
+_ATTRIBUTES = {'held': 'in_context'}
 CALL = pa.struct(_CALL)
 STEP = pa.struct(
     [
@@ -144,7 +146,10 @@ def encode(
   columns = [
       arrays[field.name]
       if field.name in arrays
-      else pa.array([getattr(item, field.name) for item in items], field.type)
+      else pa.array(
+          [getattr(x, _ATTRIBUTES.get(field.name, field.name)) for x in items],
+          field.type,
+      )
       for field in struct
   ]
   return pa.StructArray.from_arrays(columns, fields=list(struct))
@@ -178,7 +183,10 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           is_null=[h is None for h in hidden],
       ),
       **{
-          name: pa.array([getattr(step.usage, name) for step in steps], kind)
+          name: pa.array(
+              [getattr(x.usage, _ATTRIBUTES.get(name, name)) for x in steps],
+              kind,
+          )
           for name, kind in _CALL
       },
   }
@@ -219,13 +227,18 @@ def unnest(
   return [items[a:b] for a, b in itertools.pairwise(offsets)]
 
 
+def decode_calls(structs: pa.StructArray) -> list[types.Usage]:
+  """The usage of each call, or of each step, of a struct array."""
+  call = [structs.field(name).to_pylist() for name, _ in _CALL]
+  return list(map(types.Usage, *call))
+
+
 def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   """The steps of a struct array."""
   plain = {
       name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
-  call = [structs.field(name).to_pylist() for name, _ in _CALL]
-  usages = map(types.Usage, *call)
+  usages = decode_calls(structs)
   token_bounds, token_ids = _lists(structs.field('token_ids'))
   token_ids = token_ids.to_numpy().tolist()
   prob_bounds, log_probs = _lists(structs.field('log_probs'))

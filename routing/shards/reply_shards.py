@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from routing.engines import memoized
 from routing.engines import prefix_cache
-from routing.engines import remembered
 from routing.rollout import all_replies
 from routing.shards import columns
 from routing.shards import manifest as manifest_lib
@@ -96,7 +96,7 @@ def read(directory: pathlib.Path | str) -> Iterator[all_replies.Replies]:
 
 def remember(
     records: Iterable[all_replies.Replies],
-    memories: Sequence[remembered.Memory],
+    memories: Sequence[memoized.Memory],
 ) -> None:
   """Adds replies to what is remembered; `memories` holds one a route."""
   for record in records:

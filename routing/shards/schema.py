@@ -174,7 +174,7 @@ def _decode_trajectories(structs: pa.StructArray) -> list[dict[str, Any]]:
       'steps': columns.decode_steps,
       'discarded': columns.decode_steps,
       'decisions': lambda x: [types.Decision(**row) for row in x.to_pylist()],
-      'calls': lambda x: [types.Usage(**row) for row in x.to_pylist()],
+      'calls': columns.decode_calls,
   }
   lists = {
       name: map(tuple, columns.unnest(structs.field(name), decode))

@@ -119,7 +119,7 @@ def observe(
   ]
 
 
-def doubt_weights(
+def uncertainty_weights(
     process: process_lib.Process, protocol: protocols.Protocol
 ) -> np.ndarray:
   """`[F]`: `belief` features times these are the chance that all is not well.

@@ -49,7 +49,9 @@ def make_kernels(
     )
     return Kernels(initial.reshape(1, -1), _flat(steps, 3), ends)
   # How the draft is, and looks, before its step.
-  drafts = np.einsum('def,dfp->defp', _chances(process)[0], process.confidence)
+  drafts = np.einsum(
+      'def,dfp->defp', _probabilities_of_actions(process)[0], process.confidence
+  )
   initial = np.einsum('der,defp->pderf', initial, drafts)
   return Kernels(
       initial.reshape(process.num_levels, -1),
@@ -66,7 +68,7 @@ def _flat(
   return tuple(x.reshape(size, -1, size) for x in steps)
 
 
-def _chances(process: process_lib.Process) -> np.ndarray:
+def _probabilities_of_actions(process: process_lib.Process) -> np.ndarray:
   """`[A, D, 2, 2]`: trace right (0) or wrong (1) after a step, given before."""
   right = process.stays_right
   return np.stack([right, 1.0 - right], axis=-1)
@@ -98,7 +100,7 @@ def _draft_steps(
 ) -> tuple[np.ndarray, ...]:
   """For each action `[d, e, r, f, C, D, E, R, F]`, C one or two axes."""
   any_of_two, same = np.ones(2), np.eye(2)
-  reference = _chances(process)[-1]
+  reference = _probabilities_of_actions(process)[-1]
   keep = np.einsum(
       'e,fE,drR,dD,DEFp->derfpDERF',
       any_of_two,
@@ -143,7 +145,10 @@ def _draft_ends(process: process_lib.Process, ends: np.ndarray) -> np.ndarray:
   """The same with a draft in the state: its end if it is kept."""
   ends = np.repeat(ends, 2, axis=2)
   lost = np.einsum(
-      'e,f,dr->derf', np.ones(2), [0, 1], _chances(process)[-1, ..., 0]
+      'e,f,dr->derf',
+      np.ones(2),
+      [0, 1],
+      _probabilities_of_actions(process)[-1, ..., 0],
   )
   right = np.broadcast_to([1.0, 0.0], lost.shape)
   ends[-1, 0] = np.stack([right, lost], axis=-1).reshape(-1, 2)

@@ -16,7 +16,7 @@ import dataclasses
 
 import numpy as np
 
-from routing.simulation import tree as tree_lib
+from routing.simulation import history_tree as tree_lib
 
 # What is maximised and what is held down, as weights of `tree.Values`.
 FORMS = {
@@ -42,7 +42,7 @@ class Optimum:
 
 
 def solve(
-    tree: tree_lib.Tree, level: float, *, form: str = 'budget'
+    tree: tree_lib.HistoryTree, level: float, *, form: str = 'budget'
 ) -> Optimum:
   """The best policy of all whose constraint is met.
 
@@ -83,7 +83,7 @@ def solve(
 
 
 def mix(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     policies: Sequence[tree_lib.Policy],
     weights: Sequence[float],
 ) -> list[np.ndarray]:
@@ -106,7 +106,7 @@ def mix(
 
 
 def random_accuracy(
-    tree: tree_lib.Tree, costs: np.ndarray | float, num_rates: int = 101
+    tree: tree_lib.HistoryTree, costs: np.ndarray | float, num_rates: int = 101
 ) -> np.ndarray:
   """The best accuracy without looking, at mean costs.
 
@@ -137,9 +137,9 @@ def random_accuracy(
 
 def _to_route(num_routes: int, route: int, rate: float) -> np.ndarray:
   """`[A]`: `route` with the chance `rate`, else the smallest."""
-  chances = np.zeros(num_routes)
-  chances[0], chances[route] = 1.0 - rate, rate
-  return chances
+  probabilities = np.zeros(num_routes)
+  probabilities[0], probabilities[route] = 1.0 - rate, rate
+  return probabilities
 
 
 def _between(correct: np.ndarray, cost: np.ndarray, level: float) -> float:

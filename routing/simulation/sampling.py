@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from routing import types
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
 # (t, [B] histories of level t) -> [B, A] chances of the actions.
 Behaviour = Callable[[int, chex.Array], chex.Array]
 
 
-class Luck(NamedTuple):
+class Noise(NamedTuple):
   """All that chance decides about B problems, whoever writes.
 
   difficulty: `[B, T]` int32.
@@ -36,7 +36,7 @@ class Luck(NamedTuple):
   looks: jax.Array
 
 
-def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Luck:
+def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Noise:
   """The luck of `num` problems; `rng` is consumed."""
   first, moving, writing, looking = jax.random.split(rng, 4)
   moves = jnp.log(jnp.asarray(process.moves))
@@ -49,7 +49,7 @@ def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Luck:
     key = jax.random.fold_in(moving, step)
     path.append(jax.random.categorical(key, moves[path[-1]]))
   shape = num, process.num_steps
-  return Luck(
+  return Noise(
       difficulty=jnp.stack(path, axis=1),
       writing=jax.random.uniform(writing, (*shape, process.num_routes)),
       looks=jax.random.uniform(looking, (*shape, 2)),
@@ -58,7 +58,7 @@ def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Luck:
 
 def write(
     process: process_lib.Process,
-    luck: Luck,
+    noise: Noise,
     step: int,
     is_wrong: chex.Array,
     writer: chex.Array | int,
@@ -72,29 +72,29 @@ def write(
     writer: route, or `[B]` of them.
   """
   rows = jnp.arange(len(is_wrong))
-  chances = jnp.asarray(process.stays_right)[
-      writer, luck.difficulty[:, step], is_wrong.astype(jnp.int32)
+  probabilities = jnp.asarray(process.stays_right)[
+      writer, noise.difficulty[:, step], is_wrong.astype(jnp.int32)
   ]
-  return luck.writing[rows, step, writer] >= chances
+  return noise.writing[rows, step, writer] >= probabilities
 
 
-def _level(process, luck, step, is_wrong, *, is_small) -> jax.Array:
+def _level(process, noise, step, is_wrong, *, is_small) -> jax.Array:
   """`[B]` int32: how confident the step looks that left the trace so."""
-  chances = jnp.asarray(process.confidence)[
-      luck.difficulty[:, step], is_wrong.astype(jnp.int32)
+  probabilities = jnp.asarray(process.confidence)[
+      noise.difficulty[:, step], is_wrong.astype(jnp.int32)
   ]
-  look = jnp.where(is_small, luck.looks[:, step, 0], luck.looks[:, step, 1])
-  bounds = jnp.cumsum(chances[:, :-1], axis=-1)
+  look = jnp.where(is_small, noise.looks[:, step, 0], noise.looks[:, step, 1])
+  bounds = jnp.cumsum(probabilities[:, :-1], axis=-1)
   return jnp.sum(look[:, None] >= bounds, axis=-1)
 
 
-def _draft(process, luck, step, is_wrong) -> jax.Array:
+def _draft(process, noise, step, is_wrong) -> jax.Array:
   """`[B]` int32: how confident the small model's step after a trace looks."""
-  drafted = write(process, luck, step, is_wrong, 0)
-  return _level(process, luck, step, drafted, is_small=True)
+  drafted = write(process, noise, step, is_wrong, 0)
+  return _level(process, noise, step, drafted, is_small=True)
 
 
-def _next_histories(tree, luck, t, histories, actions, is_wrong) -> jax.Array:
+def _next_histories(tree, noise, t, histories, actions, is_wrong) -> jax.Array:
   """`[B]` histories of level t + 1; 0 where nothing is asked again.
 
   Args:
@@ -105,16 +105,19 @@ def _next_histories(tree, luck, t, histories, actions, is_wrong) -> jax.Array:
   """
   process = tree.process
   is_small = actions == 0
-  seen = _level(process, luck, t, is_wrong, is_small=is_small)
+  seen = _level(process, noise, t, is_wrong, is_small=is_small)
   if tree.protocol.has_draft:
-    draft = _draft(process, luck, t + 1, is_wrong)
+    draft = _draft(process, noise, t + 1, is_wrong)
     seen = jnp.where(is_small, draft, seen * process.num_levels + draft)
   begins = jnp.asarray(tree.levels[t].begins)[histories, actions]
   return jnp.where(begins < 0, 0, begins + seen)
 
 
 def rollout(
-    tree: tree_lib.Tree, behaviour: Behaviour, rng: chex.PRNGKey, num: int
+    tree: tree_lib.HistoryTree,
+    behaviour: Behaviour,
+    rng: chex.PRNGKey,
+    num: int,
 ) -> types.TrajectoryBatch:
   """Answers `num` new problems under a behaviour. May be jitted and mapped.
 
@@ -126,20 +129,20 @@ def rollout(
   """
   process, protocol = tree.process, tree.protocol
   lucky, acting = jax.random.split(rng)
-  luck = draw(process, lucky, num)
+  noise = draw(process, lucky, num)
   costs = jnp.asarray(process_lib.action_costs(process, protocol), jnp.float32)
   is_wrong = is_lost = jnp.zeros(num, bool)  # The trace; the reference.
   is_asked, heir = jnp.ones(num, bool), jnp.zeros(num, jnp.int32)
   histories = jnp.zeros(num, jnp.int32)
   if protocol.has_draft:
-    histories = _draft(process, luck, 0, is_wrong)
+    histories = _draft(process, noise, 0, is_wrong)
   rows = []
   for t, level in enumerate(tree.levels):
-    chances = behaviour(t, histories)
+    probabilities = behaviour(t, histories)
     actions = jax.random.categorical(
-        jax.random.fold_in(acting, t), jnp.log(chances)
+        jax.random.fold_in(acting, t), jnp.log(probabilities)
     ).astype(jnp.int32)
-    taken = jnp.take_along_axis(chances, actions[:, None], axis=-1)[:, 0]
+    taken = jnp.take_along_axis(probabilities, actions[:, None], axis=-1)[:, 0]
     rows.append(
         dict(
             features=jnp.asarray(level.features)[histories] * is_asked[:, None],
@@ -150,11 +153,11 @@ def rollout(
         )
     )
     heir = jnp.where(is_asked, actions, heir)
-    is_wrong = write(process, luck, t, is_wrong, heir)
-    is_lost = write(process, luck, t, is_lost, process.num_routes - 1)
+    is_wrong = write(process, noise, t, is_wrong, heir)
+    is_lost = write(process, noise, t, is_lost, process.num_routes - 1)
     is_asked &= ~jnp.asarray(protocol.is_absorbing(actions))
     if t + 1 < process.num_steps:
-      histories = _next_histories(tree, luck, t, histories, actions, is_wrong)
+      histories = _next_histories(tree, noise, t, histories, actions, is_wrong)
   fields = {
       name: jnp.stack([row[name] for row in rows], axis=1) for name in rows[0]
   }
@@ -171,7 +174,7 @@ def rollout(
 
 
 def sample_ladders(
-    tree: tree_lib.Tree, rng: chex.PRNGKey, num: int
+    tree: tree_lib.HistoryTree, rng: chex.PRNGKey, num: int
 ) -> types.OutcomeBatch:
   """The small traces of `num` new problems, and where each way out leads.
 
@@ -187,17 +190,19 @@ def sample_ladders(
   if protocol.name != 'escalate':
     raise ValueError(f'Ladders are of escalate only; got {protocol.name}.')
   num_steps, larger = process.num_steps, range(1, process.num_routes)
-  luck = draw(process, rng, num)
+  noise = draw(process, rng, num)
   stay = jnp.zeros(num, jnp.int32)
   is_wrong = jnp.zeros(num, bool)
-  histories = _draft(process, luck, 0, is_wrong) if protocol.has_draft else stay
+  histories = (
+      _draft(process, noise, 0, is_wrong) if protocol.has_draft else stay
+  )
   features, wrong = [], []
   for t, level in enumerate(tree.levels):
     features.append(jnp.asarray(level.features)[histories])
-    wrong.append([_end(process, luck, t, is_wrong, a) for a in larger])
-    is_wrong = write(process, luck, t, is_wrong, 0)
+    wrong.append([_end(process, noise, t, is_wrong, a) for a in larger])
+    is_wrong = write(process, noise, t, is_wrong, 0)
     if t + 1 < num_steps:
-      histories = _next_histories(tree, luck, t, histories, stay, is_wrong)
+      histories = _next_histories(tree, noise, t, histories, stay, is_wrong)
   wrong = jnp.transpose(jnp.asarray(wrong), (2, 0, 1))
   is_reference_right = ~wrong[:, 0, -1]
   costs = process_lib.action_costs(process, protocol)
@@ -225,10 +230,10 @@ def _with_stay(handover: jax.Array, stay: jax.Array) -> jax.Array:
   )
 
 
-def _end(process, luck, step, is_wrong, route) -> jax.Array:
+def _end(process, noise, step, is_wrong, route) -> jax.Array:
   """`[B]` bool: the answer is wrong if a route writes all from `step` on."""
   for t in range(step, process.num_steps):
-    is_wrong = write(process, luck, t, is_wrong, route)
+    is_wrong = write(process, noise, t, is_wrong, route)
   return is_wrong
 
 
@@ -249,5 +254,5 @@ def random_rates(
   larger = jnp.full(
       (num, process.num_routes - 1), 1.0 / (process.num_routes - 1)
   )
-  chances = jnp.concatenate([1.0 - rates, rates * larger], axis=-1)
-  return lambda t, histories: chances
+  probabilities = jnp.concatenate([1.0 - rates, rates * larger], axis=-1)
+  return lambda t, histories: probabilities

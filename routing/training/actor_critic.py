@@ -32,7 +32,7 @@ UPDATES = ('lagrangian', 'trust_region')
 
 
 @flax.struct.dataclass
-class Judgement:
+class Estimates:
   """What the policy before an update is worth; all constants.
 
   old: `[B, T, A]` its log-probabilities.
@@ -74,22 +74,22 @@ def make_update(
   optimizer = state_lib.make_optimizer(config.critics)
 
   def update(state, batch, level):
-    judgement = judge(config, network, critics, state, batch, level)
+    estimates = judge(config, network, critics, state, batch, level)
     multiplier, controller = lagrangian.control_multiplier(
         state.controller,
-        judgement.excess,
+        estimates.excess,
         proportional=config.multiplier.damping,
         integral=config.multiplier.learning_rate,
         derivative=config.multiplier.derivative,
         maximum=config.multiplier.max,
     )
-    changes, metrics = update_policy(state, batch, judgement, multiplier, level)
+    changes, metrics = update_policy(state, batch, estimates, multiplier, level)
     params, opt_state, critic_metrics = _steps(
-        lambda params: _critics_loss(critics, params, batch, judgement, level),
+        lambda params: _critics_loss(critics, params, batch, estimates, level),
         state.critics,
         state.critics_opt_state,
         optimizer,
-        config.objective.num_inner,
+        config.objective.num_inner_steps,
         network,
     )
     changes = {
@@ -105,8 +105,8 @@ def make_update(
         'loss': metrics['loss'] + critic_metrics['loss'],
         'critic_loss': critic_metrics['loss'],
         'multiplier': changes['multiplier'],
-        'reward': judgement.reward,
-        'excess': judgement.excess,
+        'reward': estimates.reward,
+        'excess': estimates.excess,
     }
 
   return update
@@ -128,13 +128,13 @@ def judge(
     state: state_lib.ActorCriticState,
     batch: types.TrajectoryBatch,
     level: chex.Numeric,
-) -> Judgement:
+) -> Estimates:
   """What the policy of `state`, one member, is worth on a batch.
 
   Args:
-    config: `objective` with `form`, `rho_bar`, `c_bar`, `ratio_bar` (of what
-      the multiplier follows) and `reach_bar` (of the weight of each decision by
-      how much oftener the policy gets there; 0 = leave it out).
+    config: `objective` with `form`, `rho_bar`, `c_bar`, `ratio_clip` (of what
+      the multiplier follows) and `reach_clip` (of the weight of each decision
+      by how much oftener the policy gets there; 0 = leave it out).
     network, critics: of the run.
     state: without the axis K.
     batch: trajectories.
@@ -145,8 +145,8 @@ def judge(
   old = policy_gradient.log_probs(logits, batch)
   ratios = policy_gradient.importance_ratios(old, batch)
   reach = (
-      vtrace.reach_weights(ratios, mask, maximum=objective.reach_bar)
-      if objective.reach_bar
+      vtrace.reach_weights(ratios, mask, maximum=objective.reach_clip)
+      if objective.reach_clip
       else 1.0
   )
   signals = policy_gradient.signals(batch, form=objective.form)
@@ -165,11 +165,11 @@ def judge(
     advantages.append(reach * advantage)
     returns.append(
         vtrace.expected_return(
-            value, signal, ratios, mask, ratio_bar=objective.ratio_bar
+            value, signal, ratios, mask, ratio_clip=objective.ratio_clip
         )
     )
   return jax.lax.stop_gradient(
-      Judgement(
+      Estimates(
           old=old,
           advantages=advantages[0],
           charges=advantages[1],
@@ -180,12 +180,12 @@ def judge(
   )
 
 
-def _critics_loss(critics, params, batch, judgement, level):
+def _critics_loss(critics, params, batch, estimates, level):
   """Of both critics together, on the decisions there are."""
   values = networks.apply(critics, params, batch.features, level)
   return sum(
       policy_gradient.critic_loss(value, target, batch.mask)
-      for value, target in zip(values, judgement.targets, strict=True)
+      for value, target in zip(values, estimates.targets, strict=True)
   )
 
 
@@ -219,11 +219,11 @@ def _near_gradient(config, network) -> PolicyUpdate:
   objective = config.objective
   optimizer = state_lib.make_optimizer(config.optimizer)
 
-  def update(state, batch, judgement, multiplier, level):
+  def update(state, batch, estimates, multiplier, level):
     advantages = policy_gradient.penalised(
-        judgement.advantages, judgement.charges, multiplier
+        estimates.advantages, estimates.charges, multiplier
     )
-    if objective.rescale:
+    if objective.normalize_advantages:
       advantages = policy_gradient.rescaled(advantages, batch.mask)
 
     def loss_fn(params):
@@ -231,7 +231,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
           networks.apply(network, params, batch.features, level),
           batch,
           advantages,
-          judgement.old,
+          estimates.old,
           clip=objective.clip,
           entropy_weight=objective.entropy_weight,
           kl_weight=objective.kl_weight,
@@ -242,7 +242,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
         state.params,
         state.opt_state,
         optimizer,
-        objective.num_inner,
+        objective.num_inner_steps,
         network,
     )
     return {'params': params, 'opt_state': opt_state}, metrics
@@ -259,9 +259,9 @@ def _in_trust_region(config, network) -> PolicyUpdate:
         'level. Allowed: lagrangian.'
     )
 
-  def update(state, batch, judgement, multiplier, level):
+  def update(state, batch, estimates, multiplier, level):
     del multiplier
-    old = judgement.old
+    old = estimates.old
 
     def surrogates(params):
       logits = networks.apply(network, params, batch.features, level)
@@ -269,13 +269,13 @@ def _in_trust_region(config, network) -> PolicyUpdate:
       gain, charge, charge_now = (
           policy_gradient.surrogate(x, old, batch, advantages)
           for x, advantages in (
-              (new, judgement.advantages),
-              (new, judgement.charges),
-              (old, judgement.charges),
+              (new, estimates.advantages),
+              (new, estimates.charges),
+              (old, estimates.charges),
           )
       )
       kl = policy_gradient.mean_kl(new, old, batch)
-      return -gain, judgement.excess + charge - charge_now, kl
+      return -gain, estimates.excess + charge - charge_now, kl
 
     params, metrics = trust_region.update(
         state.params, surrogates, **config.trust_region

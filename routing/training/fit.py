@@ -42,7 +42,7 @@ def make_learner(
   state, update = estimators.of(config).make(
       config, network, num_features, seed
   )
-  return network, state, step_lib.over_members(config, update, seed)
+  return network, state, step_lib.over_policies(config, update, seed)
 
 
 def check_data(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 _AXIS = 'batch'
-Tree = TypeVar('Tree')
+PyTree = TypeVar('PyTree')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Layout:
   rows: puts a tree of arrays with rows first so that each device has some.
   """
 
-  whole: Callable[[Tree], Tree] = jax.device_put
-  rows: Callable[[Tree], Tree] = jax.device_put
+  whole: Callable[[PyTree], PyTree] = jax.device_put
+  rows: Callable[[PyTree], PyTree] = jax.device_put
 
 
 def first_devices(num: int) -> Layout:

@@ -101,13 +101,14 @@ def streamed(
     shards: Shards,
     seed: int,
     batch_size: int,
-    num_held: int,
+    num_shards_in_memory: int,
     layout: parallel.Layout = _ONE_DEVICE,
     constant: slice = _NONE,
 ) -> Source:
-  """Every row once an epoch, with `num_held` files in memory at a time.
+  """Every row once an epoch, with so many files in memory at a time.
 
-  Each epoch shuffles the files, takes them in groups of `num_held`, and
+  Each epoch shuffles the files, takes them in groups of `num_shards_in_memory`,
+  and
   shuffles the rows of each group. Files hold neighbouring problems, so the more
   are held, the better mixed a batch is. While one group is trained on, the next
   is not read yet.
@@ -116,18 +117,21 @@ def streamed(
     shards: the files.
     seed: of the order, with the epoch.
     batch_size: rows a step; at most those of all files.
-    num_held: >= 1; besides, a batch may take the end of the group before.
+    num_shards_in_memory: >= 1; besides, a batch may take the end of the group
+      before.
     layout: puts a batch on the device, or on several.
     constant: see `with_constant`.
 
   Raises:
-    ValueError: if `num_held` is below 1, or there is no row.
+    ValueError: if `num_shards_in_memory` is below 1, or there is no row.
   """
-  if num_held < 1:
-    raise ValueError(f'num_held is {num_held}; allowed: >= 1.')
+  if num_shards_in_memory < 1:
+    raise ValueError(
+        f'num_shards_in_memory is {num_shards_in_memory}; allowed: >= 1.'
+    )
   if not sum(shards.sizes):
     raise ValueError('The shards hold no trajectory; at least 1 is needed.')
-  stream = _Stream(shards, seed, num_held)
+  stream = _Stream(shards, seed, num_shards_in_memory)
   size = min(batch_size, sum(shards.sizes))
 
   def batch_at(step, state):
@@ -181,8 +185,12 @@ def renewed(
 class _Stream:
   """The rows of all epochs in their order, without end."""
 
-  def __init__(self, shards: Shards, seed: int, num_held: int):
-    self._shards, self._seed, self._num_held = shards, seed, num_held
+  def __init__(self, shards: Shards, seed: int, num_shards_in_memory: int):
+    self._shards, self._seed, self._num_shards_in_memory = (
+        shards,
+        seed,
+        num_shards_in_memory,
+    )
     self._groups = functools.lru_cache(maxsize=1)(self._groups)
     # A batch may lie across two groups.
     self._read = functools.lru_cache(maxsize=2)(self._read)
@@ -213,7 +221,12 @@ class _Stream:
     order = np.random.default_rng((self._seed, epoch)).permutation(
         len(self._shards.sizes)
     )
-    return np.split(order, range(self._num_held, len(order), self._num_held))
+    return np.split(
+        order,
+        range(
+            self._num_shards_in_memory, len(order), self._num_shards_in_memory
+        ),
+    )
 
   def _read(self, epoch: int, group: int) -> types.TrajectoryBatch:
     files = [self._shards.load(int(i)) for i in self._groups(epoch)[group]]

@@ -48,16 +48,16 @@ def make_optimizer(config) -> optax.GradientTransformation:
   )
 
 
-def _init_members(
-    key: chex.PRNGKey, network, num_features: int, num_members: int
+def _init_policies(
+    key: chex.PRNGKey, network, num_features: int, num_policies: int
 ) -> chex.ArrayTree:
   """Weights with a leading axis K: of a draw each, or K times the same network.
 
   A conditioned network is the same at all levels.
   """
-  keys = jax.random.split(key, num_members)
+  keys = jax.random.split(key, num_policies)
   if network.is_conditioned:
-    keys = keys[jnp.zeros(num_members, int)]
+    keys = keys[jnp.zeros(num_policies, int)]
   return jax.vmap(lambda key: networks.init_params(key, network, num_features))(
       keys
   )
@@ -67,20 +67,20 @@ def init_state(
     config, network: networks.Policy, num_features: int, seed: int
 ) -> TrainState:
   """The state before the first step; each member starts from its own draw."""
-  num_members = len(config.objective.levels)
-  params = _init_members(
-      jax.random.key(seed), network, num_features, num_members
+  num_policies = len(config.objective.levels)
+  params = _init_policies(
+      jax.random.key(seed), network, num_features, num_policies
   )
   return TrainState(
       step=jnp.int32(0),
       params=params,
       opt_state=jax.vmap(make_optimizer(config.optimizer).init)(params),
-      multiplier=jnp.full(num_members, config.multiplier.init, jnp.float32),
-      kappa=jnp.full(num_members, kappa_lib.initial(config), jnp.float32),
+      multiplier=jnp.full(num_policies, config.multiplier.init, jnp.float32),
+      kappa=jnp.full(num_policies, kappa_lib.initial(config), jnp.float32),
       # A copy: the state is donated, and no buffer can be given twice.
       best_params=jax.tree.map(jnp.copy, params),
-      best_score=jnp.full(num_members, -jnp.inf, jnp.float32),
-      best_step=jnp.zeros(num_members, jnp.int32),
+      best_score=jnp.full(num_policies, -jnp.inf, jnp.float32),
+      best_step=jnp.zeros(num_policies, jnp.int32),
   )
 
 
@@ -93,7 +93,7 @@ def init_actor_critic(
 ) -> ActorCriticState:
   """`init_state`, and critics that start at 0."""
   state = init_state(config, network, num_features, seed)
-  params = _init_members(
+  params = _init_policies(
       # Apart from the keys of the policy's weights and of dropout.
       jax.random.fold_in(jax.random.key(seed), 2),
       critics,

@@ -21,7 +21,7 @@ from routing.policy import networks
 from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
-_MEMBERS = 'members'  # The axis K, to those who look across it.
+_POLICIES = 'policies'  # The axis K, to those who look across it.
 # (logits [B, D, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
 # what the multiplier follows.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
@@ -75,7 +75,7 @@ def pool_gradients(
   """
   if not network.is_conditioned:
     return grads
-  return jax.lax.pmean(grads, _MEMBERS)
+  return jax.lax.pmean(grads, _POLICIES)
 
 
 def descend(config, network: networks.Policy, objective: Objective) -> Update:
@@ -116,7 +116,7 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
   return update
 
 
-def over_members(
+def over_policies(
     config, update: Update, seed: int
 ) -> Callable[[state_lib.TrainState, Batch], tuple]:
   """Returns jitted (state, batch) -> (state, metrics); `state` is donated.
@@ -144,7 +144,7 @@ def over_members(
     )
     axes = jax.tree.map(lambda _: 0, state).replace(step=None)
     changes, metrics = jax.vmap(
-        update, in_axes=(axes, None, 0), axis_name=_MEMBERS
+        update, in_axes=(axes, None, 0), axis_name=_POLICIES
     )(state, data.replace(features=features), levels)
     return state.replace(step=state.step + 1, **changes), metrics
 

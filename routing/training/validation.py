@@ -7,8 +7,8 @@ calmer than the unbiased estimate. Fresh rollouts would be better judges still,
 but dearer than all of training: an engine would write thousands of answers for
 a number that is looked at dozens of times a run. So they are left to live
 evaluation, and what `select` cannot judge is not preferred: below
-`objective.least_effective` effective trajectories a score does not count, and a
-policy is not mixed with an end that so few trajectories tell of.
+`objective.min_effective_size` effective trajectories a score does not count,
+and a policy is not mixed with an end that so few trajectories tell of.
 """
 
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def make_eval_step(
   """
   levels = jnp.asarray(config.objective.levels, jnp.float32)
   form = lagrangian.check_form(config.objective.form)
-  least = config.objective.get('least_effective', 0.0)
+  least = config.objective.get('min_effective_size', 0.0)
 
   def eval_step(state: state_lib.TrainState, data: Data):
     ends = _always(0, data), _always(-1, data)

@@ -247,7 +247,9 @@ def conformal_sets(
       np.append(kappas, _least(all_kappas, case, risk.level)),
       return_inverse=True,
   )
-  times, _ = conformal.exits(_chances(case), case.pool.outcomes.mask, found)
+  times, _ = conformal.exits(
+      _probabilities_of_actions(case), case.pool.outcomes.mask, found
+  )
   costs = np.take_along_axis(case.pool.outcomes.cost, times.T, axis=1)
   cost = (case.pool.weights @ costs)[where]
   return Verdict(
@@ -255,7 +257,7 @@ def conformal_sets(
   )
 
 
-def _chances(case: data_lib.Case) -> np.ndarray:
+def _probabilities_of_actions(case: data_lib.Case) -> np.ndarray:
   return np.stack([1 - case.pool.scores, case.pool.scores], axis=-1)
 
 
@@ -264,12 +266,14 @@ def _kappas(
 ) -> tuple[np.ndarray, np.ndarray]:
   """`[S]` calibrated kappas, -inf = refused; `[N]` conformities of the pool."""
   case, n = sample.case, sample.n
-  pool = conformal.conformity(_chances(case), [case.pool.outcomes])
+  pool = conformal.conformity(
+      _probabilities_of_actions(case), [case.pool.outcomes]
+  )
   if is_marginal:
     rank = int(np.floor(np.round(risk.level * (n + 1), 9)))
   else:
-    chances = bounds.binomial_p_value(np.arange(n), n, risk.level)
-    rank = int(np.sum(chances <= risk.delta))
+    probabilities = bounds.binomial_p_value(np.arange(n), n, risk.level)
+    rank = int(np.sum(probabilities <= risk.delta))
   # The truth is that of the pool, so its rows must be drawn from the pool.
   rows = case.redraw(len(sample.rows), n, sample.seed)
   if rank < 1:

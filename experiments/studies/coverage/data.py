@@ -23,9 +23,9 @@ from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import stopping as stopping_lib
 from routing.routers import families
 from routing.routers import learned
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 
 _GRID_SIZE = 100
 _CHUNK = 100_000
@@ -127,7 +127,7 @@ def simulated(num_splits: int, size: int, seed: int = 0) -> Case:
     seed: of everything.
   """
   process = process_lib.Process()
-  tree = tree_lib.grow(process, protocols.Protocol('escalate'))
+  tree = tree_lib.build(process, protocols.Protocol('escalate'))
   key = jax.random.key(seed)
   sample = jax.jit(
       lambda k, num: sampling.sample_ladders(tree, k, num), static_argnums=1
@@ -209,7 +209,7 @@ def distinct(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   return np.array(kept), np.concatenate(rows)
 
 
-def _law(tree: tree_lib.Tree, score) -> Problems:
+def _law(tree: tree_lib.HistoryTree, score) -> Problems:
   """Each history of the small trace, its chance, and what is expected then.
 
   A rule that looks at no more than the history cannot tell apart what is
@@ -248,14 +248,14 @@ def embedded(workdir: pathlib.Path | str, seed: int = 0) -> Case:
   """
   router = learned.load(train.run_directory(workdir, seed))
   config = command_line.saved_config(workdir)
-  family = families.members(router)[0]
+  family = families.policies(router)[0]
   select, test = (
       records_on_disk.source(config, workdir, split, router.card, 'known')
       for split in ('select', 'test')
   )
   router.seen.check('test', test.problems)
   outcomes, scores = stopping_lib.from_table(
-      test.table, *family.score(test.table.decisions), router.card.ruler
+      test.table, *family.score(test.table.decisions), router.card.metric
   )
   # Longer questions are harder; the length is known before anything is spent.
   lengths = [len(problem.question) for problem in test.problems]

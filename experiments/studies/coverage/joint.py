@@ -19,9 +19,9 @@ from routing.calibration import joint
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import stopping as stopping_lib
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 
 STEP_GROUPS = (0, 2)
 _SIZE = 6
@@ -85,7 +85,7 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
   and the route does not'.
   """
   process = process_lib.three_routes()
-  tree = tree_lib.grow(process, protocols.Protocol('escalate'))
+  tree = tree_lib.build(process, protocols.Protocol('escalate'))
   fitted, pool = (
       jax.device_get(
           sampling.sample_ladders(tree, jax.random.key(2 * seed + k), num)
@@ -146,7 +146,7 @@ def searched(
             path,
             [risk],
             orders={'loss': np.arange(len(path))},
-            dearest=np.inf,
+            max_cost=np.inf,
         )
       except risks_lib.Refusal:
         continue

@@ -18,9 +18,9 @@ from experiments.studies.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import risks as risks_lib
 from routing.outcomes import importance
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 
 NAMES = ('switch', 'redraft')
 _GRID_SIZE = 15
@@ -61,7 +61,7 @@ class Sample(counts_lib.Sample):
 class Routed:
   """A process under a protocol, and a score that is linear in what is seen."""
 
-  tree: tree_lib.Tree
+  tree: tree_lib.HistoryTree
   weights: np.ndarray
 
   def score(self, features: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def routed(name: str) -> Routed:
   The score stands for what one step by the small model adds to the loss, where
   the large one writes all others.
   """
-  tree = tree_lib.grow(process_lib.Process(), protocols.Protocol(name))
+  tree = tree_lib.build(process_lib.Process(), protocols.Protocol(name))
   after, seen, wanted, shares = None, [], [], []
   for t in reversed(range(len(tree.levels))):
     worth = tree_lib.action_values(tree, t, after)
@@ -177,7 +177,7 @@ def intervals(
             batch,
             grid[k : k + 1],
             delta=risk.delta,
-            least_effective=_LEAST_EFFECTIVE,
+            min_effective_size=_LEAST_EFFECTIVE,
         )
       except ValueError:  # Too few agree with this threshold.
         refused[r, s] = True

@@ -26,8 +26,8 @@ from experiments.studies.optimum import recipe as recipe_lib
 from routing import types
 from routing.features import standardize
 from routing.simulation import histories
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from routing.training import fit
 
 MEAN_OVER = 0.25  # Of the updates, the last.
@@ -71,19 +71,19 @@ def get_config(
     return config
   config.objective.update(
       policy_update='lagrangian',
-      num_inner=2,
+      num_inner_steps=2,
       # What V-trace ends at hangs on rho_bar alone; without the other bars, a
       # behaviour far from the policy drowns it in noise.
       rho_bar=jnp.inf,
       c_bar=1.0,
-      ratio_bar=jnp.inf,
-      reach_bar=10.0,
-      rescale=False,
+      ratio_clip=jnp.inf,
+      reach_clip=10.0,
+      normalize_advantages=False,
       clip=0.2,
       kl_weight=0.0,
   )
   # Of all inner steps, of which the schedule knows nothing.
-  inner = size.num_steps * config.objective.num_inner
+  inner = size.num_steps * config.objective.num_inner_steps
   config.optimizer.learning_rate = decay(1e-2, inner)
   config.critics = dict(
       learning_rate=decay(1e-2, inner), weight_decay=0.0, clip_norm=1.0
@@ -91,7 +91,7 @@ def get_config(
   return config
 
 
-def standardized(tree: tree_lib.Tree) -> tree_lib.Tree:
+def standardized(tree: tree_lib.HistoryTree) -> tree_lib.HistoryTree:
   """The same tree, its features as a trained router would be shown them."""
   behaviour = sampling.follow(uniform(tree))
   batch = sampling.rollout(tree, behaviour, jax.random.key(0), _NUM_MEASURED)
@@ -105,33 +105,36 @@ def standardized(tree: tree_lib.Tree) -> tree_lib.Tree:
   return dataclasses.replace(tree, levels=tuple(levels))
 
 
-def uniform(tree: tree_lib.Tree) -> list[np.ndarray]:
+def uniform(tree: tree_lib.HistoryTree) -> list[np.ndarray]:
   """The policy that takes every route with the same chance."""
   num_routes = tree.process.num_routes
   return tree_lib.constant(tree, np.full(num_routes, 1.0 / num_routes))
 
 
-def mismatched(tree: tree_lib.Tree) -> list[np.ndarray]:
+def mismatched(tree: tree_lib.HistoryTree) -> list[np.ndarray]:
   """The wrong way round: the surer, the more help. Features are beliefs."""
   larger = tree.process.num_routes - 1
-  doubt = histories.doubt_weights(tree.process, tree.protocol)
-  leave = [0.6 - 0.4 * (x.features @ doubt)[:, None] for x in tree.levels]
+  uncertainty = histories.uncertainty_weights(tree.process, tree.protocol)
+  leave = [0.6 - 0.4 * (x.features @ uncertainty)[:, None] for x in tree.levels]
   return [np.hstack([1.0 - x, np.tile(x / larger, larger)]) for x in leave]
 
 
 def _batches(
-    tree: tree_lib.Tree, seen: tree_lib.Tree, source: str, num: int
+    tree: tree_lib.HistoryTree,
+    seen: tree_lib.HistoryTree,
+    source: str,
+    num: int,
 ) -> Callable[..., types.OutcomeBatch | types.TrajectoryBatch]:
   """(key, features -> the policy's own chances) -> a batch; see `train`."""
   tables = {'uniform': uniform, 'mismatched': mismatched}
   fixed = sampling.follow(tables[source](tree)) if source in tables else None
 
-  def batch_of(key, chances):
+  def batch_of(key, probabilities):
     if source == 'ladders':
       return sampling.sample_ladders(seen, key, num)
 
     def its_own(t, rows):
-      return chances(jnp.asarray(seen.levels[t].features)[rows])
+      return probabilities(jnp.asarray(seen.levels[t].features)[rows])
 
     return sampling.rollout(seen, fixed or its_own, key, num)
 
@@ -139,7 +142,7 @@ def _batches(
 
 
 def train(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     estimator: str,
     source: str,
     size: recipe_lib.Size,
@@ -170,16 +173,16 @@ def train(
     network, state, _ = learner(seed, budget, 0)
     rng = jax.random.fold_in(jax.random.key(1), seed)
 
-    def chances(params, features):
-      member = jax.tree.map(lambda x: x[0], params)  # Each run has one level.
-      return jax.nn.softmax(network.apply({'params': member}, features))
+    def probabilities(params, features):
+      params = jax.tree.map(lambda x: x[0], params)  # Each run has one level.
+      return jax.nn.softmax(network.apply({'params': params}, features))
 
     def update(carry, step):
       state, mean = carry
       _, _, train_step = learner(seed, budget, step)
       # Problems are made up anew for each update: nothing can be overfitted.
       key = jax.random.fold_in(rng, step)
-      batch = batch_of(key, functools.partial(chances, state.params))
+      batch = batch_of(key, functools.partial(probabilities, state.params))
       state, _ = train_step(state, (batch, None))
       weight = (step >= size.num_steps - num_last) / num_last
       mean = jax.tree.map(lambda x, y: x + weight * y, mean, state.params)
@@ -188,7 +191,7 @@ def train(
     num_last = max(int(MEAN_OVER * size.num_steps), 1)
     start = state, jax.tree.map(jnp.zeros_like, state.params)
     (_, mean), _ = jax.lax.scan(update, start, jnp.arange(size.num_steps))
-    return [chances(mean, x.features) for x in seen.levels]
+    return [probabilities(mean, x.features) for x in seen.levels]
 
   # One after another, since one fits the cache; mapped, they would not.
   seeds = jnp.repeat(jnp.arange(size.num_seeds), len(budgets))

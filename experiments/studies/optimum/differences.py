@@ -20,7 +20,7 @@ HEAD = (
     '`configs/arithmetic.py`',
     '`configs/arithmetic_redraft.py:vtrace`',
 )
-_BARS = ('rho_bar', 'c_bar', 'ratio_bar', 'reach_bar')
+_BARS = ('rho_bar', 'c_bar', 'ratio_clip', 'reach_clip')
 _MULTIPLIER = ('init', 'learning_rate', 'damping')
 Config = ml_collections.ConfigDict
 
@@ -133,5 +133,5 @@ def _entropy(size: recipe_lib.Size) -> str:
 def _decay(config: Config, size: recipe_lib.Size) -> str:
   """The learning rate of the first gradient step and of the last."""
   rate: optax.Schedule = config.optimizer.learning_rate
-  last = size.num_steps * config.objective.get('num_inner', 1)
+  last = size.num_steps * config.objective.get('num_inner_steps', 1)
   return f'{float(rate(0)):g} to {float(rate(last)):g}'

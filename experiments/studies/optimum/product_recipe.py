@@ -20,8 +20,8 @@ from routing.features import confidence
 from routing.features import observation
 from routing.features import standardize
 from routing.policy import networks
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from routing.training import fit
 from routing.training import state as state_lib
 
@@ -44,7 +44,7 @@ def get_config(
 
 
 def draw(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     config: ml_collections.ConfigDict,
     source: str,
     num: int,
@@ -63,7 +63,7 @@ def draw(
 
 
 def train(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     estimator: str,
     source: str,
     size: recipe_lib.Size,
@@ -100,14 +100,14 @@ def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
     )
   network = networks.make_network(config.network, tree.process.num_routes)
 
-  def chances(params, features):
+  def probabilities(params, features):
     return jax.nn.softmax(network.apply({'params': params}, features))
 
   # As saved by the product: not the first weights where none could be judged.
   kept = state_lib.kept_params(
       state, is_shared=config.network.get('is_conditioned', False)
   )
-  every = jax.jit(jax.vmap(chances, in_axes=(0, None)))
+  every = jax.jit(jax.vmap(probabilities, in_axes=(0, None)))
   return [
       np.asarray(every(kept, seen(level.features)), np.float64)
       for level in tree.levels
@@ -125,7 +125,7 @@ over all policies, which remember everything. What is missing is due to
 training, to the sample, or to what the observation does not tell. The product
 trains so, but then moves its thresholds to meet a budget, which is not done
 here: excess is what training alone gives. A policy that `select` could not
-judge at any step (`objective.least_effective`) keeps its last weights. In
+judge at any step (`objective.min_effective_size`) keeps its last weights. In
 `switch` and `redraft` the product learns by the closed form where all replies
 can be had; only V-trace is here. With the exact belief shown, and a recipe for
 the purpose: [optimum.md](optimum.md)."""

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from routing import protocols
-from routing.simulation import tree as tree_lib
+from routing.simulation import history_tree as tree_lib
 
 ESCALATE = (
     protocols.Protocol('escalate', 'peek'),
@@ -53,7 +53,9 @@ class Recipe:
   title: str
   learners: Sequence[tuple[str, str, Sequence[protocols.Protocol]]]
   features: str
-  train: Callable[[tree_lib.Tree, str, str, Size, Sequence[float]], Tables]
+  train: Callable[
+      [tree_lib.HistoryTree, str, str, Size, Sequence[float]], Tables
+  ]
   full: Size
   quick: Size
   text: str

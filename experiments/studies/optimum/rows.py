@@ -15,9 +15,9 @@ from routing import policy
 from routing import simulation
 from routing import training
 from routing.shards import manifest as manifest_lib
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
 BUDGETS = (0.4, 0.6)
 PROCESSES = {
@@ -27,7 +27,7 @@ PROCESSES = {
 
 
 def shares(
-    tree: tree_lib.Tree, tables: Sequence[np.ndarray], budget: float
+    tree: tree_lib.HistoryTree, tables: Sequence[np.ndarray], budget: float
 ) -> dict[str, float]:
   """The figures of several seeds' policies; see `optimum.__main__`.
 
@@ -53,9 +53,9 @@ def shares(
   }
 
 
-def share_of_plan(tree: tree_lib.Tree, budget: float) -> float:
+def share_of_plan(tree: tree_lib.HistoryTree, budget: float) -> float:
   """What the best plan made beforehand has of the optimal gain."""
-  blind = tree_lib.grow(process_lib.unseen(tree.process), tree.protocol)
+  blind = tree_lib.build(process_lib.unseen(tree.process), tree.protocol)
   plan, best = (optimum.solve(x, budget).values.correct for x in (blind, tree))
   lowest = float(optimum.random_accuracy(tree, budget))
   return (plan - lowest) / (best - lowest)
@@ -79,7 +79,7 @@ def measure(
     print(_line(row), flush=True)
   for name, process in PROCESSES.items():
     for protocol in recipe_lib.EVERY:
-      tree = tree_lib.grow(process, protocol, recipe.features)
+      tree = tree_lib.build(process, protocol, recipe.features)
       for estimator, source, allowed in recipe.learners:
         case = {
             'estimator': estimator,
@@ -106,7 +106,7 @@ def measure(
 
 def _measure(
     recipe: recipe_lib.Recipe,
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     estimator: str,
     source: str,
     size: recipe_lib.Size,

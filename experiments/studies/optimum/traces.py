@@ -14,8 +14,8 @@ import numpy as np
 
 from routing import types
 from routing.features import observation
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
 GROUPS = ('confidence', 'progress', 'cost')
 # Of the token of the lowest level and of the highest; the others between them.
@@ -23,8 +23,8 @@ _CHANCES = (0.5, 0.99)
 
 
 def observed(
-    tree: tree_lib.Tree, config: ml_collections.ConfigDict
-) -> tree_lib.Tree:
+    tree: tree_lib.HistoryTree, config: ml_collections.ConfigDict
+) -> tree_lib.HistoryTree:
   """The same tree, its features those that the product would be shown.
 
   Args:
@@ -46,7 +46,7 @@ def observed(
   return dataclasses.replace(tree, levels=levels)
 
 
-def histories(tree: tree_lib.Tree) -> list[list[types.Trace]]:
+def histories(tree: tree_lib.HistoryTree) -> list[list[types.Trace]]:
   """For each level, the trace of each history, in the order of the tree."""
   process, protocol = tree.process, tree.protocol
   costs = process_lib.action_costs(process, protocol)
@@ -81,7 +81,7 @@ def histories(tree: tree_lib.Tree) -> list[list[types.Trace]]:
 
 def _steps(process: process_lib.Process) -> Sequence[Sequence[types.Step]]:
   """By writer, then by level of confidence."""
-  chances = np.linspace(*_CHANCES, process.num_levels)
+  probabilities = np.linspace(*_CHANCES, process.num_levels)
   return [
       [
           types.Step(
@@ -92,7 +92,7 @@ def _steps(process: process_lib.Process) -> Sequence[Sequence[types.Step]]:
               is_final=False,
               usage=types.Usage(route=route, read=0, cached=0, written=1),
           )
-          for chance in chances
+          for chance in probabilities
       ]
       for route in range(process.num_routes)
   ]

@@ -9,11 +9,11 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
-from routing.engines import run_on
+from routing.engines import segmentation
 from routing.engines import shared_time
+from routing.engines import speculation
 
 _WORDS = ('', 'a', 'b', '\n\n', '\n', '\n\nb', '$$', 'ab')
 _END = 0  # Spells nothing.
@@ -25,7 +25,7 @@ class _Prompter(prompts.Prompter):
   def __init__(self):
     super().__init__(tokenizer=None)
 
-  def speller(self, prompt):
+  def incremental_decoder(self, prompt):
     return lambda token: _WORDS[token]
 
   def _encode(self, text):
@@ -90,7 +90,7 @@ _REQUEST = engine_lib.Request('bbb', 'a\n\n', max_tokens=20)
 
 
 def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
-  return run_on.Run(
+  return speculation.Run(
       vllm.outputs(reason),
       vllm.abort,
       _PROMPTER,
@@ -128,7 +128,7 @@ class RunTest(parameterized.TestCase):
       np.testing.assert_array_equal(part.top_log_probs[:, 0], rows)
       self.assertEqual(part.top_log_probs.shape, (len(rows), 2))
     # Of the prompt's 5 tokens 2 were cached; later steps read nothing.
-    usages = [(u.read, u.cached, u.written, u.held) for *_, u in parts]
+    usages = [(u.read, u.cached, u.written, u.in_context) for *_, u in parts]
     self.assertEqual(
         usages, [(3, 2, 3, 0), (0, 0, 2, 5 + 3), (0, 0, 2, 5 + 3 + 2)]
     )
@@ -175,7 +175,7 @@ class RunTest(parameterized.TestCase):
         trace=_REQUEST.trace + ''.join(part.pieces), max_tokens=20 - len(ids)
     )
     self.assertEqual(
-        run.goes_on(dataclasses.replace(_REQUEST, **following | fields)),
+        run.may_speculate(dataclasses.replace(_REQUEST, **following | fields)),
         expected,
     )
 
@@ -199,25 +199,25 @@ class RunTest(parameterized.TestCase):
   def test_what_nobody_took_is_wasted(self):
     vllm = _Vllm([1], [3, 1, 2], [1], [1])
 
-    async def cut_off():
+    async def cancel_speculation():
       run = _run(vllm)
       await run.take('\n\n', 20)
       return await run.end()
 
     self.assertEqual(
-        asyncio.run(cut_off()),
-        types.Usage(0, 0, 0, 2, held=5 + 2),
+        asyncio.run(cancel_speculation()),
+        types.Usage(0, 0, 0, 2, in_context=5 + 2),
     )
     self.assertTrue(vllm.is_aborted)
     self.assertEqual(vllm.num_told, 2)
 
   def test_what_died_is_ended_too(self):
-    async def cut_off():
+    async def cancel_speculation():
       run = _run(_Vllm([1], [3, 1], fault=ValueError('died')))
       await run.take('\n\n', 20)
       return await run.end()
 
-    self.assertEqual(asyncio.run(cut_off()).written, 1)
+    self.assertEqual(asyncio.run(cancel_speculation()).written, 1)
 
   def test_a_fault_reaches_who_takes(self):
     async def take():
@@ -262,7 +262,9 @@ class RunTest(parameterized.TestCase):
 
         steps = []
         while not run.is_over:
-          steps += await cutting.write_steps(call, to_end=False, max_tokens=20)
+          steps += await segmentation.write_steps(
+              call, to_end=False, max_tokens=20
+          )
         return steps
 
       steps = asyncio.run(write())
@@ -271,7 +273,7 @@ class RunTest(parameterized.TestCase):
       if ''.join(step.text for step in steps) != ''.join(words):
         continue  # A token spelled more than a step: such a run does not go on.
       count += 1
-      whole = [text for text, _ in cutting.slices(words)]
+      whole = [text for text, _ in segmentation.slices(words)]
       self.assertEqual([step.text for step in steps], whole)
     self.assertGreater(count, 200)
 

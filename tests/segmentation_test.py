@@ -8,13 +8,13 @@ import numpy as np
 
 from routing import types
 from routing.engines import boundaries
-from routing.engines import cutting
+from routing.engines import segmentation
 
 
 def _bounds(pieces):
   return [
       (text, tokens.start, tokens.stop)
-      for text, tokens in cutting.slices(pieces)
+      for text, tokens in segmentation.slices(pieces)
   ]
 
 
@@ -58,14 +58,14 @@ class ToStepsTest(absltest.TestCase):
 
   def test_the_first_step_reads_and_each_has_its_own(self):
     pieces = ['a', '\n\n', 'b', '']
-    written = cutting.Written(
+    written = segmentation.Written(
         pieces=pieces,
         token_ids=[7, 8, 9, 1],
         log_probs=np.float32([-0.1, -0.2, -0.3, -0.4]),
         top_log_probs=np.zeros((4, 2), np.float32),
         is_final=True,
     )
-    first, last = cutting.to_steps(written, types.Usage(1, 5, 3, 4, 2.0))
+    first, last = segmentation.to_steps(written, types.Usage(1, 5, 3, 4, 2.0))
     self.assertEqual((first.text, last.text), ('a\n\n', 'b'))
     self.assertEqual((first.token_ids, last.token_ids), ((7, 8), (9, 1)))
     self.assertEqual(first.log_probs.tolist(), written.log_probs[:2].tolist())
@@ -76,53 +76,59 @@ class ToStepsTest(absltest.TestCase):
 
   def test_a_run_holds_what_came_before(self):
     none = np.zeros(4, np.float32)
-    written = cutting.Written(
+    written = segmentation.Written(
         ['a', '\n\n', 'b', ''], range(4), none, none[:, None], True
     )
-    first, last = cutting.to_steps(written, types.Usage(1, 0, 0, 4, 4.0, 9))
+    first, last = segmentation.to_steps(
+        written, types.Usage(1, 0, 0, 4, 4.0, 9)
+    )
     self.assertEqual(first.usage, types.Usage(1, 0, 0, 2, 2.0, 9))
     self.assertEqual(last.usage, types.Usage(1, 0, 0, 2, 2.0, 9 + 2))
 
   def test_nothing_written_is_refused(self):
     none = np.zeros(0, np.float32)
-    written = cutting.Written([], [], none, none[:, None], True)
+    written = segmentation.Written([], [], none, none[:, None], True)
     with self.assertRaisesRegex(ValueError, 'no token'):
-      cutting.to_steps(written, types.Usage(0, 1, 0, 0))
+      segmentation.to_steps(written, types.Usage(0, 1, 0, 0))
 
 
 class ChargedTest(absltest.TestCase):
 
   def test_what_is_thrown_away_is_paid_with_the_last_step(self):
     none = np.zeros(5, np.float32)
-    written = cutting.Written(
+    written = segmentation.Written(
         list('ab') + ['\n\n', 'c', ''], range(5), none, none[:, None], True
     )
-    steps = cutting.to_steps(written, types.Usage(1, 7, 0, 5, 5.0))
-    (kept,) = cutting.charged(steps[:1], 5)
+    steps = segmentation.to_steps(written, types.Usage(1, 7, 0, 5, 5.0))
+    (kept,) = segmentation.charged(steps[:1], 5)
     self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 3.0))  # 2 in vain.
     self.assertEqual(kept.text, 'ab\n\n')
-    self.assertEqual(cutting.charged(steps, 5), steps)
+    self.assertEqual(segmentation.charged(steps, 5), steps)
 
 
 class TotalTest(absltest.TestCase):
 
   def test_a_run_that_goes_on_holds_what_it_held(self):
     parts = [types.Usage(1, 0, 0, 5, 1.0, 9), types.Usage(1, 0, 0, 3, 1.0, 14)]
-    self.assertEqual(cutting.total(parts), types.Usage(1, 0, 0, 8, 2.0, 9))
+    self.assertEqual(segmentation.total(parts), types.Usage(1, 0, 0, 8, 2.0, 9))
 
   def test_what_was_held_is_not_counted_again_from_the_cache(self):
     # 9 held and 5 written; of these 14 a new request finds 12 in its cache.
     parts = [types.Usage(1, 0, 0, 5, 1.0, 9), types.Usage(1, 2, 12, 3, 1.0)]
-    self.assertEqual(cutting.total(parts), types.Usage(1, 2, 12, 8, 2.0, 0))
+    self.assertEqual(
+        segmentation.total(parts), types.Usage(1, 2, 12, 8, 2.0, 0)
+    )
 
   def test_pieces_in_vain_hold_the_mean_of_their_tokens(self):
     pieces = [
         types.Usage(1, 0, 0, 3, 1.0, 40),
         types.Usage(1, 0, 0, 1, 1.0, 20),
     ]
-    self.assertEqual(cutting.in_vain(pieces), types.Usage(1, 0, 0, 4, 2.0, 35))
+    self.assertEqual(
+        segmentation.wasted(pieces), types.Usage(1, 0, 0, 4, 2.0, 35)
+    )
     nothing = types.Usage(1, 0, 0, 0, 0.0, 20)
-    self.assertEqual(cutting.in_vain([nothing]), nothing)
+    self.assertEqual(segmentation.wasted([nothing]), nothing)
 
 
 class WriteStepsTest(parameterized.TestCase):
@@ -138,7 +144,7 @@ class WriteStepsTest(parameterized.TestCase):
         calls.append((stop, said))
       none = np.zeros(len(said), np.float32)
       return (
-          cutting.Written(
+          segmentation.Written(
               pieces=list(said),
               token_ids=[ord(c) for c in said],
               log_probs=none - len(text),
@@ -149,7 +155,7 @@ class WriteStepsTest(parameterized.TestCase):
       )
 
     return asyncio.run(
-        cutting.write_steps(call, to_end=to_end, max_tokens=max_tokens)
+        segmentation.write_steps(call, to_end=to_end, max_tokens=max_tokens)
     )
 
   def test_a_step_is_one_call(self):

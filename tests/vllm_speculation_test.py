@@ -52,7 +52,7 @@ class RunOnTest(parameterized.TestCase):
         trace=steps_lib.join(steps),
         max_tokens=_MAX_TOKENS - steps_lib.count_written(steps),
         session=session,
-        **{'goes_on': True} | fields,
+        **{'may_speculate': True} | fields,
     )
     (step,) = await self.engine.write(request)
     return step
@@ -76,7 +76,7 @@ class RunOnTest(parameterized.TestCase):
       )
 
     ours = self.runner.run(answer_all())
-    theirs = self.runner.run(answer_all(goes_on=False))
+    theirs = self.runner.run(answer_all(may_speculate=False))
     for steps, expected in zip(ours, theirs, strict=True):
       self.assertLen(steps, len(expected))
       for a, b in zip(steps, expected, strict=True):
@@ -91,7 +91,7 @@ class RunOnTest(parameterized.TestCase):
       held = first.read + first.written
       for usage in others:
         self.assertEqual((usage.read, usage.cached), (0, 0))
-        self.assertEqual(usage.held, held)
+        self.assertEqual(usage.in_context, held)
         held += usage.written
       self.assertGreater(expected[-1].usage.cached, 0)
     self.assertEmpty(self.engine._runs)
@@ -103,20 +103,27 @@ class RunOnTest(parameterized.TestCase):
       whole = await self._answer(question, 'whole')
       first = await self._step(question, [], 'cut')
       await self._written_to_the_end()
-      cut_off = [await self.engine.cut_off('cut') for _ in range(2)]
-      return whole, first, cut_off, await self._step(question, [first], 'cut')
+      cancel_speculation = [
+          await self.engine.cancel_speculation('cut') for _ in range(2)
+      ]
+      return (
+          whole,
+          first,
+          cancel_speculation,
+          await self._step(question, [first], 'cut'),
+      )
 
     whole, first, (wasted, none), second = self.runner.run(run())
     self.assertEqual(
         wasted.written, steps_lib.count_written(whole) - first.usage.written
     )
     self.assertEqual((wasted.route, wasted.read, wasted.cached), (0, 0, 0))
-    self.assertEqual(wasted.held, first.usage.read + first.usage.written)
+    self.assertEqual(wasted.in_context, first.usage.read + first.usage.written)
     self.assertIsNone(none)
     # It is asked again, and reads what is in the cache.
     self.assertEqual(second.text, whole[1].text)
     self.assertGreater(second.usage.cached, 0)
-    self.runner.run(self.engine.cut_off('cut'))
+    self.runner.run(self.engine.cancel_speculation('cut'))
 
   def test_another_trace_ends_the_run_and_its_waste_is_told_later(self):
     question = self.questions[0]
@@ -125,19 +132,19 @@ class RunOnTest(parameterized.TestCase):
       first = await self._step(question, [], 'a')
       await self._written_to_the_end()
       other = dataclasses.replace(first, text='a) P=1 Q=2\n\n')
-      after = await self._step(question, [other], 'a', goes_on=False)
-      alone = await self._step(question, [other], 'b', goes_on=False)
-      return after, alone, await self.engine.cut_off('a')
+      after = await self._step(question, [other], 'a', may_speculate=False)
+      alone = await self._step(question, [other], 'b', may_speculate=False)
+      return after, alone, await self.engine.cancel_speculation('a')
 
     after, alone, wasted = self.runner.run(run())
     # In a step the waste would count against the tokens that are left.
     self.assertEqual(after.token_ids, alone.token_ids)
     self.assertEqual(after.usage.written, alone.usage.written)
     self.assertGreater(wasted.written, 0)
-    self.assertEmpty(self.engine._in_vain)
+    self.assertEmpty(self.engine._wasted)
 
   @parameterized.parameters(
-      dict(temperature=1.0), dict(goes_on=False), dict(session='')
+      dict(temperature=1.0), dict(may_speculate=False), dict(session='')
   )
   def test_does_not_run_on(self, **fields):
     session = fields.pop('session', 'a')
@@ -146,8 +153,8 @@ class RunOnTest(parameterized.TestCase):
 
   def test_a_setting_turns_it_off(self):
     config = arithmetic_vllm.get_config()
-    self.assertTrue(builders.vllm_settings(config, 0).runs_on)
-    config.engine.runs_on = False
+    self.assertTrue(builders.vllm_settings(config, 0).speculates)
+    config.engine.speculates = False
     settings = builders.vllm_settings(config, 0)
     with mock.patch.object(self.engine, '_settings', settings):
       self.runner.run(self._step(self.questions[0], [], 'a'))

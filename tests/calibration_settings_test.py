@@ -30,26 +30,32 @@ class RefusedTest(parameterized.TestCase):
       (dict(budgets=(0.5, 1.2)), 'budgets holds 1.2; allowed: above 0, at mos'),
       (dict(budgets=(0,)), 'budgets holds 0; allowed'),
       (dict(confident_budgets=(1.2,)), 'confident_budgets holds 1.2; allowed'),
-      (dict(both=((0.1, 1.2),)), 'both holds 1.2; allowed: above 0, at most 1'),
-      (dict(both=((1.0, 0.5),)), 'both holds 1.0; allowed: above 0, below 1'),
+      (
+          dict(loss_and_cost=((0.1, 1.2),)),
+          'loss_and_cost holds 1.2; allowed: above 0, at most 1',
+      ),
+      (
+          dict(loss_and_cost=((1.0, 0.5),)),
+          'loss_and_cost holds 1.0; allowed: above 0, below 1',
+      ),
       (dict(alphas=(0.1, 1.0)), 'alphas holds 1.0; allowed: above 0, below 1'),
       (dict(alphas=(-0.1,)), 'alphas holds -0.1; allowed'),
       (dict(alphas=(0.1,), delta=1.0), r'delta must be in \(0, 1\), got 1.0'),
-      (dict(alphas=(0.1,), among=0), 'at least 1, got 0'),
+      (dict(alphas=(0.1,), num_choices=0), 'at least 1, got 0'),
       (
           dict(joint_starts=(1, 3)),
           r'joint_starts is \(1, 3\); allowed: .* from',
       ),
       (dict(joint_starts=(0, 3, 3)), r'joint_starts is \(0, 3, 3\); allowed'),
-      (dict(grid=0), 'grid is 0; allowed: >= 1'),
+      (dict(num_thresholds=0), 'num_thresholds is 0; allowed: >= 1'),
   )
   def test_a_setting_that_is_not_allowed(self, wanted, message):
     with self.assertRaisesRegex(ValueError, message):
-      calibrator.Wanted(**wanted)
+      calibrator.CalibrationSettings(**wanted)
 
   def test_a_budget_of_the_large_model_is_allowed(self):
-    found = calibrator.Wanted(
-        budgets=(1,), confident_budgets=(1,), both=((0.1, 1),)
+    found = calibrator.CalibrationSettings(
+        budgets=(1,), confident_budgets=(1,), loss_and_cost=((0.1, 1),)
     )
     self.assertEqual(found.budgets, (1,))
     self.assertEqual(found.confident_budgets, (1,))
@@ -60,21 +66,21 @@ class RefusedTest(parameterized.TestCase):
       ('live', 'growing', 'allowed: fixed_sequence, bonferroni.'),
   )
   def test_a_procedure_that_the_source_cannot_do(self, kind, name, allowed):
-    wanted = calibrator.Wanted(alphas=(0.1,), procedure=name)
+    wanted = calibrator.CalibrationSettings(alphas=(0.1,), procedure=name)
     message = f'procedure is {name!r}, but the outcomes are {kind}; {allowed}'
     with self.assertRaisesRegex(ValueError, message):
       wanted.check_source(kind)
     wanted.check_source('known')
-    calibrator.Wanted(alphas=(0.1,)).check_source(kind)
+    calibrator.CalibrationSettings(alphas=(0.1,)).check_source(kind)
 
   def test_recorded_outcomes_take_a_delta_below_a_half(self):
-    wanted = calibrator.Wanted(alphas=(0.1,), delta=0.5)
+    wanted = calibrator.CalibrationSettings(alphas=(0.1,), delta=0.5)
     wanted.check_source('known')
     with self.assertRaisesRegex(ValueError, 'delta is 0.5; .* below 0.5'):
       wanted.check_source('recorded')
-    calibrator.Wanted(alphas=(0.1,), delta=0.5, among=2).check_source(
-        'recorded'
-    )
+    calibrator.CalibrationSettings(
+        alphas=(0.1,), delta=0.5, num_choices=2
+    ).check_source('recorded')
 
   def test_the_calibrator_asks_its_source(self):
     prove = _recorded(200, seed=1)[0]
@@ -89,7 +95,7 @@ class ProcedureTest(parameterized.TestCase):
     super().setUp()
     self.select, self.prove = _source(1), _source(2)
     self.grid = self.select.grid(_KEEN, 200)
-    self.values = self.prove.earn(_KEEN, self.grid, 'price').values()
+    self.values = self.prove.evaluate(_KEEN, self.grid, 'price').values()
     self.risks = [risks_lib.Risk('loss', 0.15, 0.1, p_value='binomial')]
 
   def _points(self, procedure):
@@ -165,7 +171,9 @@ class DearestTest(absltest.TestCase):
   def test_where_it_is_recorded(self):
     select, family = _recorded(20_000, seed=1)
     prove, _ = _recorded(20_000, seed=0, family=family)
-    found = _calibrator(select, prove, found=(family,), alphas=(0.4,), grid=5)
+    found = _calibrator(
+        select, prove, found=(family,), alphas=(0.4,), num_thresholds=5
+    )
     self.assertEmpty(found.points())
     (refused,) = found.refused
     self.assertRegex(refused['reason'], 'proven only for .*The large model al')
@@ -197,7 +205,7 @@ def _recorded(num, seed, family=None):
       owner=np.arange(num),
       large_correct=np.ones(num),
       problems=ladders.make_known(num).problems,
-      least_effective=10.0,
+      min_effective_size=10.0,
   )
   return source, family
 

@@ -15,23 +15,24 @@ _PROCEDURES_OF = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class CalibrationSettings:
   """Which points are wanted.
 
   budgets: mean costs; of each the most accurate threshold on `select` within
     it, without a promise.
   alphas: relative losses to promise.
   confident_budgets: mean costs to promise.
-  both: pairs of a loss and a cost to promise, each with its own probability.
+  loss_and_cost: pairs of a loss and a cost to promise, each with its own
+    probability.
   delta: chance that a promise is broken.
   is_joint: the two of a pair are promised together with probability 1 - delta.
-  among: how many proven points or seeds are chosen among afterwards; each is
-    then tested at delta / among.
+  num_choices: how many proven points or seeds are chosen among afterwards; each
+    is then tested at delta / among.
   group_by: promises each loss to every group of problems, too: 'subject', or a
     key of `Problem.meta`; empty = no groups.
   joint_starts: promises each loss by a threshold for each group of decisions,
     too, beginning at these; empty = not.
-  grid: thresholds that are tested besides both ends.
+  num_thresholds: thresholds that are tested besides both ends.
   procedure: of `risks.PROCEDURES`.
 
   Raises:
@@ -41,13 +42,13 @@ class Wanted:
   budgets: Sequence[float] = ()
   alphas: Sequence[float] = ()
   confident_budgets: Sequence[float] = ()
-  both: Sequence[tuple[float, float]] = ()
+  loss_and_cost: Sequence[tuple[float, float]] = ()
   delta: float = 0.1
   is_joint: bool = False
-  among: int = 1
+  num_choices: int = 1
   group_by: str = ''
   joint_starts: Sequence[int] = ()
-  grid: int = 200
+  num_thresholds: int = 200
   procedure: str = 'fixed_sequence'
 
   def __post_init__(self):
@@ -59,11 +60,14 @@ class Wanted:
     budgets = {
         'budgets': self.budgets,
         'confident_budgets': self.confident_budgets,
-        'both': [budget for _, budget in self.both],
+        'loss_and_cost': [budget for _, budget in self.loss_and_cost],
     }
     for name, values in budgets.items():
       _check_within(name, values, 'above 0, at most 1: the large model costs 1')
-    losses = {'alphas': self.alphas, 'both': [alpha for alpha, _ in self.both]}
+    losses = {
+        'alphas': self.alphas,
+        'loss_and_cost': [alpha for alpha, _ in self.loss_and_cost],
+    }
     for name, values in losses.items():
       _check_within(name, values, 'above 0, below 1', is_one_allowed=False)
     starts = list(self.joint_starts)
@@ -72,8 +76,10 @@ class Wanted:
           f'calibration.joint_starts is {tuple(starts)}; allowed: numbers that '
           'rise from 0.'
       )
-    if self.grid < 1:
-      raise ValueError(f'calibration.grid is {self.grid}; allowed: >= 1.')
+    if self.num_thresholds < 1:
+      raise ValueError(
+          f'calibration.num_thresholds is {self.num_thresholds}; allowed: >= 1.'
+      )
     self.risks('betting')  # Raises on delta and among.
 
   def check_source(self, kind: str) -> None:
@@ -111,12 +117,12 @@ class Wanted:
     each = (
         [(loss(alpha),) for alpha in self.alphas]
         + [(cost(budget),) for budget in self.confident_budgets]
-        + [(loss(alpha), cost(budget)) for alpha, budget in self.both]
+        + [(loss(alpha), cost(budget)) for alpha, budget in self.loss_and_cost]
     )
     if self.is_joint:
       each = [risks_lib.shared(risks, self.delta) for risks in each]
     return [
-        tuple(risks_lib.corrected(risk, self.among) for risk in risks)
+        tuple(risks_lib.corrected(risk, self.num_choices) for risk in risks)
         for risks in each
     ]
 

@@ -62,7 +62,7 @@ class Level:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class HistoryTree:
   """All histories of a process under a protocol. A pytree: may enter jit.
 
   levels: T of them.
@@ -74,11 +74,11 @@ class Tree:
   protocol: protocols.Protocol = dataclasses.field(metadata={'static': True})
 
 
-def grow(
+def build(
     process: process_lib.Process,
     protocol: protocols.Protocol,
     features: str = 'belief',
-) -> Tree:
+) -> HistoryTree:
   """Lists the histories of a process under a protocol.
 
   Each has L successors under `escalate`, A L under `switch`, and
@@ -114,7 +114,7 @@ def grow(
       begins.append(where)
   observed = histories_lib.observe(rows, process, protocol, features)
   costs = process_lib.action_costs(process, protocol)
-  return Tree(
+  return HistoryTree(
       levels=tuple(
           Level(
               features=observed[t],
@@ -140,16 +140,18 @@ def _gains(
   return np.stack([answers[..., 0], paid, answers[..., 1]], axis=-1)
 
 
-def constant(tree: Tree, chances: Sequence[float]) -> list[np.ndarray]:
+def constant(
+    tree: HistoryTree, probabilities: Sequence[float]
+) -> list[np.ndarray]:
   """The policy that looks at nothing: `[A]` chances at every history."""
   return [
-      np.tile(np.asarray(chances, np.float64), (len(level.chance), 1))
+      np.tile(np.asarray(probabilities, np.float64), (len(level.chance), 1))
       for level in tree.levels
   ]
 
 
 def thresholded(
-    tree: Tree, scores: Sequence[np.ndarray], kappa: float
+    tree: HistoryTree, scores: Sequence[np.ndarray], kappa: float
 ) -> list[np.ndarray]:
   """The policy that takes the largest route where a score is >= kappa, else 0.
 
@@ -161,29 +163,29 @@ def thresholded(
   policy = []
   for level, score in zip(tree.levels, scores, strict=True):
     is_above = np.asarray(score) >= kappa
-    chances = np.zeros(level.begins.shape)
-    chances[:, -1], chances[:, 0] = is_above, ~is_above
-    policy.append(chances)
+    probabilities = np.zeros(level.begins.shape)
+    probabilities[:, -1], probabilities[:, 0] = is_above, ~is_above
+    policy.append(probabilities)
   return policy
 
 
-def evaluate(tree: Tree, policy: Policy) -> Values:
+def evaluate(tree: HistoryTree, policy: Policy) -> Values:
   """The exact values of a policy, whatever it is: a table of chances."""
   after = None
   for t in reversed(range(len(tree.levels))):
     worth = action_values(tree, t, after)
-    chances = np.asarray(policy[t], np.float64)
-    if chances.shape != worth.shape[:2]:
+    probabilities = np.asarray(policy[t], np.float64)
+    if probabilities.shape != worth.shape[:2]:
       raise ValueError(
-          f'The policy at step {t} is {chances.shape}; it must be '
+          f'The policy at step {t} is {probabilities.shape}; it must be '
           f'{worth.shape[:2]}.'
       )
-    after = np.einsum('na,nav->nv', chances, worth)
+    after = np.einsum('na,nav->nv', probabilities, worth)
   return Values(*map(float, after.sum(axis=0)))
 
 
 def respond(
-    tree: Tree, weights: Sequence[float]
+    tree: HistoryTree, weights: Sequence[float]
 ) -> tuple[list[np.ndarray], Values]:
   """The policy that maximises a weighted sum of its `Values`.
 
@@ -204,7 +206,9 @@ def respond(
   return policy[::-1], Values(*map(float, after.sum(axis=0)))
 
 
-def action_values(tree: Tree, t: int, after: np.ndarray | None) -> np.ndarray:
+def action_values(
+    tree: HistoryTree, t: int, after: np.ndarray | None
+) -> np.ndarray:
   """`[n, A, 3]`, chance times what each action at t is worth, future included.
 
   Args:
@@ -220,15 +224,17 @@ def action_values(tree: Tree, t: int, after: np.ndarray | None) -> np.ndarray:
   return worth
 
 
-def reached(tree: Tree, policy: Policy) -> list[np.ndarray]:
+def reached(tree: HistoryTree, policy: Policy) -> list[np.ndarray]:
   """For each level `[n]`, the chance that a policy gets to each history."""
   taken = [np.ones(len(tree.levels[0].chance))]
-  for level, chances in zip(tree.levels[1:], policy, strict=False):
-    taken.append(taken[-1][level.parent] * chances[level.parent, level.action])
+  for level, probabilities in zip(tree.levels[1:], policy, strict=False):
+    taken.append(
+        taken[-1][level.parent] * probabilities[level.parent, level.action]
+    )
   return [level.chance * x for level, x in zip(tree.levels, taken, strict=True)]
 
 
-def histories(tree: Tree, t: int) -> np.ndarray:
+def histories(tree: HistoryTree, t: int) -> np.ndarray:
   """`[n, t + 1, F]`: the observations up to each history of level t."""
   rows = np.arange(len(tree.levels[t].chance))
   sequence = []

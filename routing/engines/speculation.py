@@ -16,9 +16,9 @@ from absl import logging
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
+from routing.engines import segmentation
 from routing.engines import shared_time
 
 # How far back a tokenizer looks, in characters; its words are shorter.
@@ -55,7 +55,7 @@ class Run:
       time: shared_time.SharedTime,
   ):
     self._outputs, self._abort, self._prompter = outputs, abort, prompter
-    self._spell = prompter.speller(prompt)
+    self._decode_tokens = prompter.incremental_decoder(prompt)
     self._num_read, self._route = len(prompt), route
     self._time, self._start = time, time.enter()
     self._last: Any = None  # Of `outputs`.
@@ -72,7 +72,7 @@ class Run:
     """Nothing follows what was taken."""
     return self._has_ended and not self._num_left
 
-  def goes_on(self, request: engine_lib.Request) -> bool:
+  def may_speculate(self, request: engine_lib.Request) -> bool:
     """Whether `request` would bring what follows here.
 
     It would if it were greedy and read what was read and taken here, token by
@@ -88,7 +88,7 @@ class Run:
 
   async def take(
       self, stop: str | None, room: int
-  ) -> tuple[cutting.Written, types.Usage]:
+  ) -> tuple[segmentation.Written, types.Usage]:
     """The next tokens: up to and with `stop`, or to the end, at most `room`.
 
     Raises:
@@ -96,7 +96,7 @@ class Run:
       Exception: whatever `outputs` raises. The run is over then.
     """
     try:
-      pieces, has_stopped = await self._spell_until(stop, room)
+      pieces, has_stopped = await self._decode_until(stop, room)
     except BaseException:
       self._time.leave(self._start)
       raise
@@ -111,7 +111,7 @@ class Run:
     self._num_taken = end
     self._note(''.join(pieces), ids)
     is_at_end = self.is_over and not has_stopped
-    written = cutting.Written(
+    written = segmentation.Written(
         pieces=pieces,
         token_ids=ids,
         log_probs=table[:, 0],
@@ -157,7 +157,7 @@ class Run:
     # vLLM's list may grow before the output that tells of it is here.
     self._num_come = len(self._last.outputs[0].token_ids)
 
-  async def _spell_until(
+  async def _decode_until(
       self, stop: str | None, room: int
   ) -> tuple[list[str], bool]:
     """What each of the next tokens spells, and whether `stop` came."""
@@ -169,7 +169,7 @@ class Run:
         await self._wait()
         continue
       index = self._num_taken + len(pieces)
-      piece = self._spell(self._last.outputs[0].token_ids[index])
+      piece = self._decode_tokens(self._last.outputs[0].token_ids[index])
       pieces.append(piece)
       text += piece
       if stop is None or not piece:
@@ -192,7 +192,7 @@ class Run:
     self._start += seconds
     usage = types.Usage(self._route, 0, 0, end - start, seconds)
     if start:
-      return dataclasses.replace(usage, held=self._num_read + start)
+      return dataclasses.replace(usage, in_context=self._num_read + start)
     cached = self._last.num_cached_tokens or 0
     return dataclasses.replace(
         usage, read=self._num_read - cached, cached=cached

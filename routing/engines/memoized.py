@@ -58,12 +58,12 @@ class Memory:
 
   def _lasting(self, step: types.Step) -> types.Step:
     """The step without what belongs to one session."""
-    usage = dataclasses.replace(step.usage, read=0, cached=0, held=0)
+    usage = dataclasses.replace(step.usage, read=0, cached=0, in_context=0)
     hidden = step.hidden if self.keeps_hidden else None
     return dataclasses.replace(step, usage=usage, hidden=hidden)
 
 
-class RememberedEngine:
+class MemoizedEngine:
   """Asks an engine only what its memory does not hold.
 
   A reply is taken from memory if it is greedy and whole within the limit of the
@@ -110,7 +110,7 @@ class RememberedEngine:
       written = self._recall(request) or await self._ask_once(request)
     return self._charged(request, written)
 
-  async def cut_off(self, session: str) -> None:
+  async def cancel_speculation(self, session: str) -> None:
     """Nothing to do: the engine is asked for one reply at a time."""
 
   def forget(self, session: str) -> None:
@@ -153,7 +153,7 @@ class RememberedEngine:
     self._asked.add(request.session)
     self.num_asked += 1
     # What follows may be in the memory by the time it is asked for.
-    alone = dataclasses.replace(request, goes_on=False)
+    alone = dataclasses.replace(request, may_speculate=False)
     written = await self._engine.write(alone)
     if request.temperature == 0:
       self.memory.add(request.question, request.trace, written)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
+from routing.engines import segmentation
 
 UNKNOWN_ID = -1
-_HEALING = (408, 409, 425, 429)  # And 500 or more.
-_HOPELESS = (401, 404)  # A wrong key or model name serves no problem.
+_RETRIABLE = (408, 409, 425, 429)  # And 500 or more.
+_PERMANENT = (401, 404)  # A wrong key or model name serves no problem.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
 
 def to_written(
     reply: Reply, text: str, pieces: Sequence[str] | None, is_final: bool
-) -> cutting.Written:
+) -> segmentation.Written:
   """The tokens of a reply, in pieces that do spell `text`.
 
   Args:
@@ -109,7 +109,7 @@ def to_written(
   tops = reply.top_log_probs
   if len(tops) != listed:
     tops = np.zeros((listed, 0), np.float32)
-  return cutting.Written(
+  return segmentation.Written(
       pieces=spread(text, pieces if len(pieces) == listed else ['.'] * listed),
       token_ids=reply.token_ids or [UNKNOWN_ID] * listed,
       log_probs=log_probs,
@@ -177,9 +177,9 @@ def read_fault(error: Exception, name: str) -> Exception:
     return engine_lib.Unavailable(f'{name}: {type(error).__name__}: {error}')
   status = error.status_code
   message = f'{name}: HTTP {status}: {error.message}'
-  if status in _HOPELESS or error.code == 'insufficient_quota':
+  if status in _PERMANENT or error.code == 'insufficient_quota':
     return engine_lib.Stop(message)
-  if status in _HEALING or status >= 500:
+  if status in _RETRIABLE or status >= 500:
     return engine_lib.Unavailable(message, retry_after(error.response.headers))
   return engine_lib.Refused(message)
 

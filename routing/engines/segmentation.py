@@ -84,7 +84,7 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
   if not written.pieces:
     raise ValueError('A call that wrote no token has no step.')
   cut = slices(written.pieces)
-  prompt = usage.held + usage.cached + usage.read
+  prompt = usage.in_context + usage.cached + usage.read
   steps = []
   for i, (text, tokens) in enumerate(cut):
     count = tokens.stop - tokens.start
@@ -101,7 +101,7 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
                 cached=0 if i else usage.cached,
                 written=count,
                 seconds=usage.seconds * count / len(written.pieces),
-                held=prompt + tokens.start if i else usage.held,
+                in_context=prompt + tokens.start if i else usage.in_context,
             ),
         )
     )
@@ -137,14 +137,14 @@ async def write_steps(
     usages.append(usage)
     text += ''.join(part.pieces)
     max_tokens -= len(part.pieces)
-    goes_on = (
+    may_speculate = (
         stop is not None
         and text.endswith(stop)
         and not part.is_final
         and not boundaries.ends_step(text)
         and max_tokens > 0
     )
-    if not goes_on:
+    if not may_speculate:
       return to_steps(_joined(parts), total(usages))
 
 
@@ -182,29 +182,29 @@ def total(usages: Sequence[types.Usage]) -> types.Usage:
   """
   first, *others = usages
   # What the first held, a later one may have found in a cache.
-  held = first.held - sum(usage.cached for usage in others)
+  held = first.in_context - sum(usage.cached for usage in others)
   return types.Usage(
       route=usages[0].route,
       read=sum(usage.read for usage in usages),
       cached=sum(usage.cached for usage in usages),
       written=sum(usage.written for usage in usages),
       seconds=sum(usage.seconds for usage in usages),
-      held=max(held, 0),
+      in_context=max(held, 0),
   )
 
 
-def in_vain(usages: Sequence[types.Usage]) -> types.Usage:
+def wasted(usages: Sequence[types.Usage]) -> types.Usage:
   """What pieces of one model that stand in no step consumed together.
 
   They were written at several places of a trace; `held` is the mean of a token.
   """
   written = sum(usage.written for usage in usages)
-  held = sum(usage.held * usage.written for usage in usages)
+  held = sum(usage.in_context * usage.written for usage in usages)
   return types.Usage(
       route=usages[0].route,
       read=0,
       cached=0,
       written=written,
       seconds=sum(usage.seconds for usage in usages),
-      held=round(held / written) if written else usages[0].held,
+      in_context=round(held / written) if written else usages[0].in_context,
   )

@@ -9,9 +9,9 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
-from routing.engines import openai_replies
+from routing.engines import openai_responses
+from routing.engines import segmentation
 
 _Fields = builtin_types.SimpleNamespace
 
@@ -41,11 +41,12 @@ def _response(text, content=None, *, finish='stop', written=2, details=None):
 
 def _steps(response, num_top=2):
   """The steps of a response, as an engine would give them."""
-  reply = openai_replies.read_reply(response, 'x', num_top)
-  written = openai_replies.to_written(reply, reply.text, None, True)
+  reply = openai_responses.read_reply(response, 'x', num_top)
+  written = openai_responses.to_written(reply, reply.text, None, True)
   usage = types.Usage(0, reply.read, reply.cached, reply.written)
   return [
-      openai_replies.without_gaps(s) for s in cutting.to_steps(written, usage)
+      openai_responses.without_gaps(s)
+      for s in segmentation.to_steps(written, usage)
   ]
 
 
@@ -77,7 +78,7 @@ class ReplyTest(parameterized.TestCase):
   def test_tokens_that_are_not_told_are_spread_over_the_text(self):
     first, second = _steps(_response('ab\n\ncdef', written=4))
     self.assertEqual((first.text, second.text), ('ab\n\n', 'cdef'))
-    self.assertEqual(first.token_ids, (openai_replies.UNKNOWN_ID,) * 2)
+    self.assertEqual(first.token_ids, (openai_responses.UNKNOWN_ID,) * 2)
     self.assertEqual(first.log_probs.shape, (0,))
     self.assertEqual(second.usage.written, 2)
 
@@ -112,7 +113,7 @@ class SpreadTest(parameterized.TestCase):
       ('ab', ['', ''], ['', 'ab']),
   )
   def test_spells_the_text_in_as_many_pieces(self, text, pieces, expected):
-    self.assertEqual(openai_replies.spread(text, pieces), expected)
+    self.assertEqual(openai_responses.spread(text, pieces), expected)
 
 
 class RetryAfterTest(parameterized.TestCase):
@@ -121,7 +122,7 @@ class RetryAfterTest(parameterized.TestCase):
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
     date = email.utils.format_datetime(then, usegmt=True)
     self.assertAlmostEqual(
-        openai_replies.retry_after({'retry-after': date}), 90.0, delta=10.0
+        openai_responses.retry_after({'retry-after': date}), 90.0, delta=10.0
     )
 
   @parameterized.parameters(
@@ -132,7 +133,7 @@ class RetryAfterTest(parameterized.TestCase):
       ({'retry-after-ms': '250', 'retry-after': '1'}, 0.25),
   )
   def test_reads_seconds(self, headers, expected):
-    self.assertEqual(openai_replies.retry_after(headers), expected)
+    self.assertEqual(openai_responses.retry_after(headers), expected)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ from routing.calibration import growing
 from routing.outcomes import refusal
 
 
-def number(
+def needed(
     values: np.ndarray, level: float, delta: float, test: str
 ) -> int | None:
   """Returns about how many problems like these prove one candidate.
@@ -28,14 +28,14 @@ def number(
   return bounds.trajectories_needed(float(values.mean()), level, delta)
 
 
-def least(level: float, delta: float, procedure: str) -> int:
+def minimum(level: float, delta: float, procedure: str) -> int:
   """Returns the fewest problems that prove anything, even at a mean of 0."""
   if procedure == 'growing':
     return growing.num_needed(np.zeros(1), level, delta)
   return bounds.trajectories_needed(0.0, level, delta)
 
 
-def remedy(needed: int | None) -> str:
+def advice(needed: int | None) -> str:
   """Returns the end of a refusal: how many problems it would take."""
   if needed is None:
     return 'at these means no number of trajectories would do'

@@ -12,7 +12,7 @@ from routing import protocols
 from routing import types
 from routing.engines import embedded
 from routing.engines import engine as engine_lib
-from routing.engines import remembered
+from routing.engines import memoized
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.lm import export
@@ -27,9 +27,9 @@ _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 
 
 def _remembered(engines, memories=None):
-  memories = memories or [remembered.Memory() for _ in engines]
+  memories = memories or [memoized.Memory() for _ in engines]
   return [
-      remembered.RememberedEngine(engine, memory)
+      memoized.MemoizedEngine(engine, memory)
       for engine, memory in zip(engines, memories, strict=True)
   ]
 
@@ -137,9 +137,9 @@ class ScriptedTest(parameterized.TestCase):
   def test_nobody_writes_on(self):
     (engine,) = scripted_pair.make_engines(1, num_ahead=2)
     (wrapped,) = _remembered([engine])
-    _write(wrapped, _request(goes_on=True, session='a'))
-    self.assertFalse(engine.requests[0].goes_on)
-    self.assertIsNone(asyncio.run(wrapped.cut_off('a')))
+    _write(wrapped, _request(may_speculate=True, session='a'))
+    self.assertFalse(engine.requests[0].may_speculate)
+    self.assertIsNone(asyncio.run(wrapped.cancel_speculation('a')))
 
   def test_sampled_replies_are_asked_for_each_time(self):
     engine = scripted_pair.make_engines(1)[0]
@@ -183,7 +183,7 @@ class ScriptedTest(parameterized.TestCase):
   def test_hidden_states_are_kept_only_where_they_are_read(self):
     engines = scripted_pair.make_engines(1), scripted_pair.make_engines(1)
     for (engine,), keeps in zip(engines, (True, False), strict=True):
-      memory = remembered.Memory(keeps_hidden=keeps)
+      memory = memoized.Memory(keeps_hidden=keeps)
       (wrapped,) = _remembered([engine], memories=[memory])
       _, (step,) = _write(wrapped, _request(), _request())
       self.assertEqual(step.hidden is not None, keeps)
