@@ -1,8 +1,8 @@
-"""Work directories: one belongs to one configuration, and says which.
+"""Work directories: each belongs to one configuration, saved inside it.
 
-Fields of configurations have been renamed. What is saved under an old name is
-read under the new one; a command or a file with an old name is refused with the
-name that the field has now.
+Some fields of configurations have been renamed. A saved configuration with an
+old name is read under the new name. A command or configuration file with an old
+name is rejected, with an error that gives the new name.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-# Dotted names, from before to now.
+# Old name -> current name, both dotted. `upgrade` handles one level of groups.
 RENAMED = {
     'ruler': 'cost_metric',
     'calibration.among': 'calibration.num_choices',
@@ -32,6 +32,7 @@ RENAMED = {
     'trust_region.num_shrinks': 'trust_region.max_backtracks',
     'trust_region.shrink': 'trust_region.backtrack_factor',
 }
+# Values of `cost_metric` that were renamed: old -> current.
 _COST_METRICS = {'decoded': 'decoded_tokens', 'seconds': 'latency'}
 
 
@@ -40,24 +41,26 @@ def claim(
     config: ml_collections.ConfigDict,
     name: str = 'config.json',
 ) -> pathlib.Path:
-  """Makes the directory and writes the configuration there, or checks it.
+  """Makes a work directory for a configuration, or checks that it matches.
+
+  One difference is allowed: a larger `problems.prove` where
+  `calibration.procedure` is 'growing'. The saved configuration is then updated.
 
   Args:
-    workdir: of the experiment.
-    config: what it is run with.
-    name: of the file that holds the configuration.
+    workdir: directory of the experiment.
+    config: the configuration that the experiment runs with.
+    name: file name of the saved configuration.
 
   Returns:
     The absolute path of the directory.
 
   Raises:
     ValueError: if the directory belongs to another configuration; names the
-      first field that differs. Nothing is overwritten. More problems of `prove`
-      are no other configuration where the promises may be tested again on a
-      sample that grew; they are noted.
+      first field that differs. Nothing is overwritten.
   """
   directory = pathlib.Path(workdir).absolute()
   path = directory / name
+  # Through JSON, so that tuples equal the lists that are read from the file.
   wanted = json.loads(config.to_json_best_effort())
   if path.exists():
     found = upgrade(json.loads(path.read_text()))
@@ -69,6 +72,7 @@ def claim(
           f'{_difference(found, wanted)}. Use another --workdir.'
       )
   directory.mkdir(parents=True, exist_ok=True)
+  # Written beside and moved into place: a crash leaves no half-written file.
   partial = directory / f'.{name}.partial'
   partial.write_text(json.dumps(wanted, indent=2) + '\n')
   partial.replace(path)
@@ -76,7 +80,14 @@ def claim(
 
 
 def _only_grows(found: dict, wanted: dict) -> bool:
-  """Whether `prove` has more problems, nothing else differs, and it may."""
+  """Returns whether the only difference is an allowed growth of `prove`.
+
+  Args:
+    found: the saved configuration.
+    wanted: the configuration of this run.
+  """
+  # Other procedures are valid for one fixed sample: testing again after adding
+  # problems would raise the probability that a promise is broken.
   if wanted.get('calibration', {}).get('procedure') != 'growing':
     return False
   sizes = dict(found['problems'], prove=wanted['problems']['prove'])
@@ -87,21 +98,21 @@ def _only_grows(found: dict, wanted: dict) -> bool:
 
 
 def _difference(found: dict, wanted: dict, prefix: str = '') -> str:
-  """The first field in which two configurations differ, in words."""
+  """Returns a description of the first field that differs."""
   for key in sorted({*found, *wanted}):
     a, b = found.get(key), wanted.get(key)
     if isinstance(a, dict) and isinstance(b, dict) and a != b:
       return _difference(a, b, f'{prefix}{key}.')
     if a != b:
       return f'{prefix}{key} is {a!r} there, {b!r} here'
-  return 'the fields have other types'
+  return 'the fields have other types'  # E.g. a field that is None, or absent.
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a saved configuration under the names of today.
+  """Returns a saved configuration with its fields under their current names.
 
   Args:
-    content: what `config.json` holds. It is left as it is.
+    content: the content of `config.json`; not changed.
   """
   found = {
       key: dict(value) if isinstance(value, Mapping) else value
@@ -119,7 +130,11 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_old_name(content: Mapping[str, Any]) -> str | None:
-  """Returns the first old name among the fields of a configuration, or None."""
+  """Returns the first field under an old name, dotted; None if there is none.
+
+  Args:
+    content: a configuration as nested mappings.
+  """
   for before in RENAMED:
     *group, old = before.split('.')
     fields = content.get(group[0], {}) if group else content
