@@ -1,8 +1,8 @@
-"""What one call has written, cut into steps.
+"""Cuts the tokens that one call has written into steps.
 
-A back end that writes token by token gives the text that each token spells. A
-token belongs to the step that it completes or goes on with; the last step holds
-the end-of-sequence token, alone if it follows a delimiter.
+The back end says what text each token adds. A token belongs to the step that it
+completes or continues. The end-of-sequence token belongs to the last step;
+after a delimiter it forms a step of its own, with empty text.
 """
 
 from collections.abc import Awaitable
@@ -18,11 +18,11 @@ from routing.engines import boundaries
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-  """The tokens of one call.
+  """The tokens that one call has written.
 
-  pieces: n strings, what each token spells; '' for a token that spells nothing
-    or only the beginning of a character.
-  token_ids: n of the writer's own tokens.
+  pieces: n strings, the text that each token adds; '' for a token that adds no
+    text or only the first bytes of a character.
+  token_ids: n ids under the writer's tokenizer.
   log_probs: `[n]` float32; empty if there are none.
   top_log_probs: `[n, k]` float32, descending; k may be 0.
   is_final: the model ended its answer.
@@ -38,30 +38,36 @@ class Written:
 def slices(
     pieces: Sequence[str], delimiter: str = types.DELIMITER
 ) -> list[tuple[str, slice]]:
-  """Each step's text, and the slice of the tokens that wrote it.
+  """Returns each step's text and the slice of the tokens that wrote it.
 
-  The slices cover 0..n in order. Where one token spells the end of a step and
-  the beginning of the next, it belongs to the former alone; the text is cut
-  where `boundaries` has it all the same. Joined, the texts are the joined
-  pieces.
+  The slices cover 0..n in order, and the texts join to the joined pieces. A
+  token that spells the end of one step and the beginning of the next belongs to
+  the first alone. The texts are still cut exactly where `boundaries` cuts.
 
   Args:
     pieces: n >= 1 strings, the text of each token.
     delimiter: what ends a step; it belongs to the step.
   """
+  # `text` is what has been spelled since the last cut, `start` the first token
+  # after it.
   cut, text, start = [], '', 0
   for end, piece in enumerate(pieces, 1):
     text += piece
+    # One token may complete several steps. The first of them takes the token;
+    # the others get the empty slice [end, end).
     while steps := _ended(text, delimiter):
       cut.append((steps[0], slice(start, end)))
       text, start = ''.join(steps[1:]), end
+  # Tokens without text, such as end-of-sequence, must not be lost: they were
+  # paid for.
   if text or start < len(pieces):
     cut.append((text, slice(start, len(pieces))))
   return cut
 
 
 def _ended(text: str, delimiter: str) -> list[str]:
-  """The steps of `text`; none if not even the first has come to its end."""
+  """Returns the steps of `text`, or [] if not even the first has ended."""
+  # Most tokens complete nothing; skip the block search for them.
   if delimiter not in text:
     return []
   steps = boundaries.split(text, delimiter)
@@ -70,19 +76,22 @@ def _ended(text: str, delimiter: str) -> list[str]:
 
 
 def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
-  """The steps of one call.
+  """Returns the steps of one call.
 
   Args:
     written: the tokens, at least one.
-    usage: of the whole call. The first step carries what was read and cached,
-      which the later ones hold, each its own tokens and, by tokens, its share
-      of the seconds.
+    usage: usage of the whole call. The first step is charged with the tokens
+      read anew and from the cache; the later steps have them in context. Each
+      step is charged with its own tokens and, by tokens, its share of the
+      seconds.
 
   Raises:
     ValueError: if nothing was written.
   """
   if not written.pieces:
-    raise ValueError('A call that wrote no token has no step.')
+    raise ValueError(
+        'The call wrote no token, so it has no step; at least 1 is needed.'
+    )
   cut = slices(written.pieces)
   prompt = usage.in_context + usage.cached + usage.read
   steps = []
@@ -101,6 +110,9 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
                 cached=0 if i else usage.cached,
                 written=count,
                 seconds=usage.seconds * count / len(written.pieces),
+                # Later steps attend to the prompt and to all tokens of this
+                # call before them, so that the FLOPs of the steps sum to those
+                # of the call.
                 in_context=prompt + tokens.start if i else usage.in_context,
             ),
         )
@@ -108,26 +120,27 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
   return tuple(steps)
 
 
+# (text, stop, max_tokens) -> (new tokens, usage); see `write_steps`.
 Call = Callable[[str, str | None, int], Awaitable[tuple[Written, types.Usage]]]
 
 
 async def write_steps(
     call: Call, *, to_end: bool, max_tokens: int
 ) -> tuple[types.Step, ...]:
-  """Asks a back end until one step, or the answer, has come to its end.
+  """Calls a back end until one step, or the whole answer, is complete.
 
-  A back end stops at a string, and not every delimiter ends a step (see
-  `boundaries`): it is then asked to go on from there.
+  A back end stops at a string, but not every delimiter ends a step (see
+  `boundaries`). If a step is not complete, the back end is called again.
 
   Args:
-    call: (text, stop, max_tokens) to what is written after `text`, which is
-      what these steps read so far, up to and with the string `stop`; None = to
-      the end of the answer.
+    call: (text, stop, max_tokens) -> what the model writes after `text`, which
+      is what these calls have written so far. It stops after the string `stop`,
+      or at the end of the answer if `stop` is None.
     to_end: write all steps, not one.
-    max_tokens: of all calls together, at least 1.
+    max_tokens: maximum number of tokens of all calls together, at least 1.
 
   Returns:
-    The steps; the first carries what all calls read.
+    The steps; the first is charged with what all calls read.
   """
   parts, usages, text = [], [], ''
   while True:
@@ -137,34 +150,42 @@ async def write_steps(
     usages.append(usage)
     text += ''.join(part.pieces)
     max_tokens -= len(part.pieces)
-    may_speculate = (
+    # Another call is needed only if the model stopped at the stop string inside
+    # an unfinished step. Anything else is the end of the answer, of the budget,
+    # or of a step.
+    needs_more = (
         stop is not None
         and text.endswith(stop)
         and not part.is_final
         and not boundaries.ends_step(text)
         and max_tokens > 0
     )
-    if not may_speculate:
+    if not needs_more:
       return to_steps(_joined(parts), total(usages))
 
 
 def charged(
     steps: Sequence[types.Step], written: int
 ) -> tuple[types.Step, ...]:
-  """The steps, the last charged with what was paid for but is in none.
+  """Adds tokens that were written but belong to no step to the last step.
 
   Args:
-    steps: those that are kept of what one model wrote, at least one.
-    written: tokens that it wrote in all.
+    steps: the kept steps of what one model wrote, at least one.
+    written: number of tokens that the model wrote in all.
+
+  Returns:
+    The same steps; their written tokens now sum to `written`.
   """
   *others, last = steps
-  rest = written - sum(step.usage.written for step in others)
-  usage = dataclasses.replace(last.usage, written=rest)
+  # Discarded text is paid for as well; without this, steps that a caller drops
+  # would be free.
+  remaining = written - sum(step.usage.written for step in others)
+  usage = dataclasses.replace(last.usage, written=remaining)
   return (*others, dataclasses.replace(last, usage=usage))
 
 
 def _joined(parts: Sequence[Written]) -> Written:
-  """The tokens of several calls, each of which went on from the one before."""
+  """Joins the tokens of consecutive calls, each continuing the one before."""
   return Written(
       pieces=[piece for part in parts for piece in part.pieces],
       token_ids=[i for part in parts for i in part.token_ids],
@@ -175,36 +196,42 @@ def _joined(parts: Sequence[Written]) -> Written:
 
 
 def total(usages: Sequence[types.Usage]) -> types.Usage:
-  """What calls of one model, one after the other, consumed together.
+  """Returns the total usage of consecutive calls of one model.
 
-  Each goes on from where the one before ended. Where several of them read, all
-  that they found in caches is counted, so FLOPs are an upper bound.
+  Each call continues the text of the one before. If several of them read a
+  prompt, all their cached tokens are counted, so FLOPs are an upper bound.
   """
   first, *others = usages
-  # What the first held, a later one may have found in a cache.
-  held = first.in_context - sum(usage.cached for usage in others)
+  # Tokens in the first call's context may be counted again among the cached
+  # tokens of a later call. Count them once, but never below 0.
+  in_context = first.in_context - sum(usage.cached for usage in others)
   return types.Usage(
       route=usages[0].route,
       read=sum(usage.read for usage in usages),
       cached=sum(usage.cached for usage in usages),
       written=sum(usage.written for usage in usages),
       seconds=sum(usage.seconds for usage in usages),
-      in_context=max(held, 0),
+      in_context=max(in_context, 0),
   )
 
 
 def wasted(usages: Sequence[types.Usage]) -> types.Usage:
-  """What pieces of one model that stand in no step consumed together.
+  """Returns the total usage of one model's tokens that belong to no step.
 
-  They were written at several places of a trace; `held` is the mean of a token.
+  The tokens were written at several places of a trace. `in_context` is the mean
+  over the tokens, weighted by how many were written at each place.
+
+  Args:
+    usages: at least one; only written tokens, seconds and context are used.
   """
   written = sum(usage.written for usage in usages)
-  held = sum(usage.in_context * usage.written for usage in usages)
+  # Attention costs context x tokens per usage; the mean keeps their sum.
+  weighted = sum(usage.in_context * usage.written for usage in usages)
   return types.Usage(
       route=usages[0].route,
       read=0,
       cached=0,
       written=written,
       seconds=sum(usage.seconds for usage in usages),
-      in_context=round(held / written) if written else usages[0].in_context,
+      in_context=round(weighted / written) if written else usages[0].in_context,
   )
