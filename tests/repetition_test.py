@@ -38,7 +38,7 @@ class PatienceTest(parameterized.TestCase):
   def test_is_stuck_at_the_end_of_the_first_run(
       self, texts, num_equal, expected
   ):
-    self.assertEqual(repetition.stuck_at(texts, num_equal), expected)
+    self.assertEqual(repetition.find_repetition(texts, num_equal), expected)
 
   @parameterized.parameters(
       ('', 'abc', 'abc', False),
@@ -50,21 +50,21 @@ class PatienceTest(parameterized.TestCase):
   )
   def test_gives_up_where_it_is_stuck(self, trace, written, kept, is_final):
     before = ''.join(step.text for step in _steps(trace))
-    got = repetition.give_up(_steps(written), before, 3)
+    got = repetition.truncate_repetition(_steps(written), before, 3)
     self.assertEqual([s.text[0] for s in got], list(kept))
     self.assertEqual(got[-1].is_final, is_final)
     self.assertFalse(any(s.is_final for s in got[:-1]))
 
   def test_never_gives_up_without_a_limit(self):
     steps = _steps('aaaaaa')
-    self.assertEqual(repetition.give_up(steps, '', 0), tuple(steps))
-    self.assertFalse(repetition.is_blank('\n' * 99, 0))
+    self.assertEqual(repetition.truncate_repetition(steps, '', 0), tuple(steps))
+    self.assertFalse(repetition.ends_in_blank_steps('\n' * 99, 0))
 
   @parameterized.parameters(
       ('a' + '\n' * 6, True), ('a' + '\n' * 5, False), ('', False)
   )
   def test_blank_steps_are_no_better(self, text, expected):
-    self.assertEqual(repetition.is_blank(text, 3), expected)
+    self.assertEqual(repetition.ends_in_blank_steps(text, 3), expected)
 
 
 if __name__ == '__main__':

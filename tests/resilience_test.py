@@ -71,7 +71,7 @@ class RetryTest(parameterized.TestCase):
     waits = []
     engine = _Troubled(*[engine_lib.Unavailable('busy')] * 9)
     with self.assertRaisesRegex(
-        engine_lib.Refused, 'Given up after 3 attempts: busy'
+        engine_lib.Refused, 'All 3 attempts .* failed; the last: busy'
     ):
       _write(_resilient(engine, waits, attempts=3))
     self.assertLen(engine.troubles, 6)

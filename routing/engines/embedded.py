@@ -283,7 +283,7 @@ class EmbeddedEngine:
     job.budget -= len(ids)
     job.parts.append(row)
     job.seconds += float(row['seconds'])
-    self._slots.hold(job.slot, job.tokens)
+    self._slots.update(job.slot, job.tokens)
     out_of_budget = job.budget == 0
     if row['stopped'] or out_of_budget:
       job.steps.append(self._step(job))

@@ -37,7 +37,7 @@ class OpenAIEngine:
     prompter: knows the model's tokenizer: prompts are token ids in mode
       'completions', and tokens can be counted. None = it is not known.
     dialogue: how a problem is put to a chat model.
-    num_equal: see `repetition.give_up`.
+    num_equal: see `repetition.truncate_repetition`.
   """
 
   def __init__(
@@ -122,7 +122,7 @@ class OpenAIEngine:
         max_tokens=request.max_tokens,
     )
     kept = steps if request.to_end else steps[:1]
-    kept = repetition.give_up(kept, request.trace, self._num_equal)
+    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
     return segmentation.charged(
         [openai_responses.without_gaps(step) for step in kept], sum(paid)
     )
@@ -268,7 +268,7 @@ class OpenAIEngine:
       text, is_final = text + stop, False  # Such servers leave it out.
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
-    is_final |= repetition.is_blank(request.trace + text)
+    is_final |= repetition.ends_in_blank_steps(request.trace + text)
     return openai_responses.to_written(reply, text, pieces, is_final)
 
 

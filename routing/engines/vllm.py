@@ -107,7 +107,7 @@ class VllmEngine:
     settings: see `Settings`.
     prompter: makes prompts for the model; None = the plain text of question
       and trace, by the model's own tokenizer.
-    num_equal: see `repetition.give_up`.
+    num_equal: see `repetition.truncate_repetition`.
 
   Raises:
     ValueError: if `settings.extra` names what vLLM does not have.
@@ -182,7 +182,7 @@ class VllmEngine:
     steps = await segmentation.write_steps(
         call, to_end=request.to_end, max_tokens=request.max_tokens
     )
-    kept = repetition.give_up(steps, request.trace, self._num_equal)
+    kept = repetition.truncate_repetition(steps, request.trace, self._num_equal)
     return segmentation.charged(kept, sum(written))
 
   async def cancel_speculation(self, session: str) -> types.Usage | None:
@@ -273,7 +273,7 @@ class VllmEngine:
         await self.restart()
     if not run.is_over:
       self._runs[request.session] = run
-    if repetition.is_blank(request.trace + ''.join(part.pieces)):
+    if repetition.ends_in_blank_steps(request.trace + ''.join(part.pieces)):
       part = dataclasses.replace(part, is_final=True)
     return part, usage
 
