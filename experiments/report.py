@@ -1,7 +1,8 @@
-"""Draws tables and plots from `results.json`.
+"""Writes tables and plots from `results.json`, and prints the tables.
 
 Run:    python -m experiments.report --workdir=runs/arithmetic
-Writes: table.md, frontier.png, cost metrics.png; report.json: of which results
+Writes: table.md, frontier.png and cost_metrics.png; report.json, the hash of
+        the results that they show
 """
 
 from collections.abc import Mapping
@@ -21,14 +22,17 @@ RECORD_FILE = 'report.json'
 
 
 def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
-  """Reads `results.json`.
+  """Returns the content of `results.json`.
 
   Raises:
-    ValueError: if there is none, or it is of another schema.
+    ValueError: if the file does not exist, or has another schema version.
   """
   path = pathlib.Path(workdir) / RESULTS_FILE
   if not path.exists():
-    raise ValueError(f'{path} does not exist: nothing was evaluated there.')
+    raise ValueError(
+        f'{path} does not exist. Run experiments.evaluate '
+        'with this --workdir first.'
+    )
   return results_lib.check(json.loads(path.read_text()))
 
 
@@ -37,6 +41,7 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
   paths = [directory / name for name in FILES]
+  # The record comes last: it says that all files above are complete.
   paths[0].write_text(tables.markdown(results))
   plots.frontier(results, paths[1])
   plots.cost_metrics(results, paths[2])
@@ -48,7 +53,7 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
 
 
 def is_current(workdir: pathlib.Path | str) -> bool:
-  """Whether the report is of the `results.json` that is there now."""
+  """Returns whether the report was made from the current `results.json`."""
   directory = pathlib.Path(workdir)
   path = directory / RECORD_FILE
   return path.exists() and json.loads(path.read_text()) == _record(directory)
@@ -59,16 +64,20 @@ def _record(directory: pathlib.Path) -> dict[str, str]:
 
 
 def show(workdir: pathlib.Path | str) -> None:
-  """Prints the table of the constraint's cost metric, and the live one."""
+  """Prints the tables in the cost metric of the constraint, and the live one.
+
+  The file table.md has the tables of all cost metrics.
+  """
   from rich import console as console_lib
 
   results = load(workdir)
   console = console_lib.Console()
-  # Not a terminal: rich would guess 80 columns and cut the figures.
+  # Where the output is not a terminal, rich assumes 80 columns and cuts cells.
   if not console.is_terminal:
     console = console_lib.Console(width=130)
   console.print(tables.rich_table(results, results['cost_metric']))
   for line in tables.left_out_lines(results, results['cost_metric']):
+    # Names such as 'loss<=a@p[group]' are not markup.
     console.print(line, markup=False)
   if results['operating_points']:
     console.print(tables.rich_point_table(results))
@@ -83,7 +92,7 @@ def show(workdir: pathlib.Path | str) -> None:
 
 
 def main(workdir: str) -> None:
-  """Writes the report, prints it, and says where it is."""
+  """Writes the report, prints its tables, and prints the paths of its files."""
   paths = write(workdir)
   show(workdir)
   for path in paths:
