@@ -141,7 +141,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the first setting that is not allowed.
   """
-  calibrate.wanted(config)
+  calibrate.settings(config)
   records_on_disk.check(config)
   costs.check_metric(config.cost_metric)
   lagrangian.check_form(config.objective.form)

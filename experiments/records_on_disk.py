@@ -180,7 +180,7 @@ def known_records(
       builders.sampling(config),
       builders.grader(config),
   )
-  return map(grower.grow, found)
+  return map(grower.build, found)
 
 
 def known_table(

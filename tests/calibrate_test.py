@@ -147,7 +147,7 @@ class LooksTest(CalibrateTestCase):
     points, looks = self.calibrate(alphas=(0.12,))
     self.assertLen(looks, 2)
     self.assertIn('loss<=0.12@0.9', points)
-    with self.assertRaisesRegex(ValueError, 'among of 3 or more'):
+    with self.assertRaisesRegex(ValueError, 'num_choices of 3 or more'):
       self.calibrate(alphas=(0.13,))
 
   def test_the_look_is_recorded_before_it_is_taken(self):

@@ -64,7 +64,7 @@ def make_table(name, count, num_routes=2, features=_FEATURES, accounting=None):
   )
   features = dataclasses.replace(features, num_routes=num_routes)
   records = make_replies(count, num_routes)
-  return records_lib.tree_table(map(grower.grow, records), features, accounting)
+  return records_lib.tree_table(map(grower.build, records), features, accounting)
 
 
 def _answer(problem, router, name, num_routes=2, sampling=_SAMPLING):
