@@ -128,7 +128,7 @@ class LearnThenTestTest(parameterized.TestCase):
 
   def test_too_few_problems_says_how_many(self):
     outcomes, scores = ladders.make_outcomes(44)
-    with self.assertRaisesRegex(ValueError, 'takes 45 trajectories or more'):
+    with self.assertRaisesRegex(ValueError, 'needs at least 45 trajectories'):
       thresholds_lib.learn_then_test(
           scores, outcomes, alpha=0.05, delta=0.1, thresholds=fixed_grid()
       )
@@ -247,7 +247,7 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
 
   def test_hopeless_budget_says_how_many_it_would_take(self):
     outcomes, scores = ladders.make_outcomes(50)  # Small alone costs .1875.
-    with self.assertRaisesRegex(ValueError, r'takes about \d+ trajectories'):
+    with self.assertRaisesRegex(ValueError, r'about \d+ trajectories are'):
       thresholds_lib.for_budget_with_confidence(
           scores, outcomes, budget=0.19, delta=0.1, thresholds=fixed_grid()
       )
