@@ -3,6 +3,9 @@
 The behaviour policy mu collected the data and the target policy pi is trained.
 Importance ratios pi(a_t) / mu(a_t) account for the difference. The discount is
 1: traces are finite, and a cost at the end of a trace counts in full.
+
+Source: Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with
+Importance Weighted Actor-Learner Architectures".
 """
 
 import chex
@@ -48,8 +51,7 @@ def targets_and_advantages(
     `[B, T]` targets and `[B, T]` advantages, without gradient, 0 where there is
     no decision. The advantage includes the importance weight rho_t already.
 
-  Source: Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with
-  Importance Weighted Actor-Learner Architectures", sections 4.1 and 4.2.
+  Source: Espeholt et al. 2018, "IMPALA", sections 4.1 and 4.2.
   """
   chex.assert_rank([values, rewards, ratios, mask], 2)
   chex.assert_equal_shape([values, rewards, ratios, mask])
