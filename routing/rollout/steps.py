@@ -15,7 +15,7 @@ def is_cut(step: types.Step, delimiter: str = types.DELIMITER) -> bool:
   No model can continue from such a step, because a trace must end at a step
   boundary.
   """
-  # A delimiter inside an open block, e.g. a code block, ends no step.
+  # A delimiter inside an open block, e.g. a formula, ends no step.
   ends = step.text.endswith(delimiter) and not boundaries.open_block(step.text)
   return not step.is_final and not ends
 
