@@ -117,7 +117,7 @@ class ScriptedEngineTest(parameterized.TestCase):
         fails_at=lambda request: request.seed == 7,
     )
     self.assertLen(_write(engine, seed=6), 1)
-    with self.assertRaisesRegex(ConnectionError, 'told to fail'):
+    with self.assertRaisesRegex(ConnectionError, 'fails_at is true'):
       _write(engine, seed=7)
     self.assertEqual(engine.num_in_flight, 0)
 

@@ -1,10 +1,12 @@
-"""An engine that never writes the same step twice: greedy replies, remembered.
+"""Wraps an engine so that no greedy reply is computed twice.
 
-Greedy decoding is a function of the prefix, so what a model replied to it once
-it will reply again. Many routers, thresholds and seeds on the same problems
-then cost next to no model time. What they are *charged* must not shrink with
-it: the wrapper keeps the books of each session itself, and says of each call
-what the engine alone, with a prefix cache of that session, would have said.
+Greedy decoding is a function of the prefix, so a model always replies the same
+to it. With replies remembered, many routers, thresholds and seeds can run on
+the same problems at almost no model time.
+
+The *charges* must stay the same, though. The wrapper tracks the prefix cache of
+each session itself. It reports for each call the usage that the engine alone
+would have reported.
 """
 
 import asyncio
@@ -21,88 +23,95 @@ from routing.engines import prefix_cache
 class Memory:
   """Complete steps that one model wrote greedily, by question and trace.
 
-  A step that was cut short by a limit is not its writer's answer to the prefix
-  under another limit, and is not kept.
+  A step that was cut short by a token limit is not stored, because it is not
+  the model's reply under a larger limit.
 
   Args:
-    keeps_hidden: keep the steps' hidden states, too; observations read those of
-      the smallest model alone.
+    keeps_hidden: store the hidden states of the steps as well. Observations use
+      those of the smallest model alone.
   """
 
   def __init__(self, *, keeps_hidden: bool = True):
     self.keeps_hidden = keeps_hidden
-    self._steps: dict[str, dict[str, types.Step]] = {}
+    self._steps: dict[str, dict[str, types.Step]] = {}  # [question][trace].
+    # Prompt tokens by (question, trace), for engines that give no token ids.
     self._counts: dict[tuple[str, str], int] = {}
 
   def __len__(self) -> int:
     return sum(map(len, self._steps.values()))
 
   def get(self, question: str, trace: str) -> types.Step | None:
-    """What the model wrote after `trace`; None if it is not known."""
+    """Returns what the model wrote after `trace`; None if not known."""
     return self._steps.get(question, {}).get(trace)
 
   def add(self, question: str, trace: str, steps: Sequence[types.Step]) -> None:
-    """Remembers steps that were written one after another, from `trace` on."""
+    """Stores consecutive steps, the first of which follows `trace`."""
     known = self._steps.setdefault(question, {})
     for step in steps:
       if not (step.is_final or boundaries.ends_step(step.text)):
-        return
-      known.setdefault(trace, self._lasting(step))
+        return  # Cut short by a limit.
+      # The first writer wins: a later reply may differ by floating-point
+      # rounding, and what was returned once must be returned again.
+      known.setdefault(trace, self._without_session(step))
       num_read = prefix_cache.num_read(step)
       self._counts.setdefault((question, trace), num_read)
       trace += step.text
 
   def num_read(self, question: str, trace: str) -> int:
-    """Tokens of a prompt, as its writer reported them; 0 if not known."""
+    """Returns the reported number of prompt tokens; 0 if not known."""
     return self._counts.get((question, trace), 0)
 
-  def _lasting(self, step: types.Step) -> types.Step:
-    """The step without what belongs to one session."""
+  def _without_session(self, step: types.Step) -> types.Step:
+    """Returns the step without the fields that depend on its session."""
     usage = dataclasses.replace(step.usage, read=0, cached=0, in_context=0)
     hidden = step.hidden if self.keeps_hidden else None
     return dataclasses.replace(step, usage=usage, hidden=hidden)
 
 
 class MemoizedEngine:
-  """Asks an engine only what its memory does not hold.
+  """An engine that calls another engine only for replies not in its memory.
 
-  A reply is taken from memory if it is greedy and whole within the limit of the
-  request; a request to the end of the answer, if all its steps are. Requests
-  for the same reply, made while it is being written, wait for it.
+  A reply comes from memory if the request is greedy and the reply fits into the
+  request's token limit. A request to the end of the answer also needs all its
+  steps in memory. Concurrent requests for the same reply wait for the one that
+  computes it.
 
-  Of each call it reports the tokens written and the seconds of whoever wrote
-  them first, and as cached what the engine alone would have found in the prefix
-  cache of this session (`engines.prefix_cache`).
+  The usage of each call has the written tokens and the seconds of the original
+  call. Its cached tokens are those that the engine alone would have found in
+  the prefix cache of this session (`engines.prefix_cache`).
 
   Args:
-    engine: writes what is not known. It must isolate the prefix caches of
-      sessions.
-    memory: of this very model; new replies are added to it.
+    engine: writes replies that are not known. It must separate the prefix
+      caches of sessions.
+    memory: the memory of this model; new replies are added to it.
   """
 
   def __init__(self, engine: engine_lib.Engine, memory: Memory):
     self.name, self.route = engine.name, engine.route
     self.capabilities = engine.capabilities
     self.memory = memory
-    self.num_asked = 0  # Calls that the engine had to answer.
+    self.num_asked = 0  # Calls that the wrapped engine had to answer.
     self._engine = engine
-    self._held: dict[str, prefix_cache.Held] = {}  # By session.
-    self._asked: set[str] = set()  # Sessions that the engine knows of.
+    # What each session would have in its prefix cache, memory hits included.
+    self._contents: dict[str, prefix_cache.Contents] = {}
+    self._engine_sessions: set[str] = set()  # Sessions the engine knows of.
+    # One lock for each reply being computed. Weak values, so that a lock goes
+    # with its last waiter and the dictionary does not grow with the run.
     self._locks = weakref.WeakValueDictionary()
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """See `engine.Engine.count_tokens`."""
+    """Counts prompt tokens; see `engine.Engine.count_tokens`."""
     return self._engine.count_tokens(question, trace)
 
   def encode(self, question: str, trace: str) -> Sequence[int] | None:
-    """See `engine.Engine.encode`."""
+    """Returns the prompt's ids; see `engine.Engine.encode`."""
     return self._engine.encode(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Recalls what is asked for, or has it written; see `engine.Engine.write`.
+    """Writes steps, from memory if possible; see `engine.Engine.write`.
 
     Raises:
-      Exception: whatever the engine does. Nothing is remembered then.
+      Exception: any error of the engine; nothing is stored then.
     """
     if request.temperature > 0:
       written = await self._ask(request)
@@ -111,24 +120,26 @@ class MemoizedEngine:
     return self._charged(request, written)
 
   async def cancel_speculation(self, session: str) -> None:
-    """Nothing to do: the engine is asked for one reply at a time."""
+    """Does nothing: the engine is never asked to continue speculatively."""
 
   def forget(self, session: str) -> None:
-    """See `engine.Engine.forget`. Replies are kept: they are nobody's own."""
-    self._held.pop(session, None)
-    if session in self._asked:
-      self._asked.remove(session)
+    """Releases a session; the memory stays, as all sessions share it."""
+    self._contents.pop(session, None)
+    if session in self._engine_sessions:
+      self._engine_sessions.remove(session)
       self._engine.forget(session)
 
   async def close(self) -> None:
-    """Closes the engine; the memory stays."""
+    """Closes the wrapped engine; the memory can still be used."""
     await self._engine.close()
 
   def _recall(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """The whole reply from memory; empty if a part of it is not known."""
+    """Returns the whole reply from memory; () if a part is not known."""
     steps, trace, left = [], request.trace, request.max_tokens
     while True:
       step = self.memory.get(request.question, trace)
+      # A step over the limit is no hit: the engine would have cut it short, and
+      # only the engine knows where.
       if step is None or step.usage.written > left:
         return ()
       steps.append(step)
@@ -139,22 +150,25 @@ class MemoizedEngine:
   async def _ask_once(
       self, request: engine_lib.Request
   ) -> tuple[types.Step, ...]:
-    """Has a reply written, unless somebody else is having it written."""
-    # Where one writes to the end and another a step, both are written: rare.
+    """Computes a reply, or waits for another request that computes it."""
+    # Requests that differ in the last two fields do not share a lock, so both
+    # are computed. This is rare.
     key = request.question, request.trace, request.to_end, request.max_tokens
     lock = self._locks.get(key)
     if lock is None:
       self._locks[key] = lock = asyncio.Lock()
     async with lock:
+      # Look again: whoever had the lock before has probably stored the reply.
       return self._recall(request) or await self._ask(request)
 
   async def _ask(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Has the engine write; remembers it if it is greedy."""
-    self._asked.add(request.session)
+    """Calls the engine; stores the reply if it is greedy."""
+    self._engine_sessions.add(request.session)
     self.num_asked += 1
-    # What follows may be in the memory by the time it is asked for.
-    alone = dataclasses.replace(request, may_speculate=False)
-    written = await self._engine.write(alone)
+    # No speculation: the next step may come from memory, and the speculative
+    # text would be wasted.
+    request = dataclasses.replace(request, may_speculate=False)
+    written = await self._engine.write(request)
     if request.temperature == 0:
       self.memory.add(request.question, request.trace, written)
     return written
@@ -162,19 +176,20 @@ class MemoizedEngine:
   def _charged(
       self, request: engine_lib.Request, written: Sequence[types.Step]
   ) -> tuple[types.Step, ...]:
-    """The steps with what this session pays for them."""
+    """Returns the steps with what this session is charged for them."""
     prompt = prefix_cache.prompt(
         request.question,
         request.trace,
-        # What was not remembered just came from the engine, with its count.
+        # A reply that is not in memory (sampled or cut short) has just come
+        # from the engine, whose usage contains the count.
         self.memory.num_read(request.question, request.trace)
         or prefix_cache.num_read(written[0]),
         self._engine.encode(request.question, request.trace),
     )
-    steps, self._held[request.session] = prefix_cache.charged(
+    steps, self._contents[request.session] = prefix_cache.charged(
         written,
         prompt,
-        self._held.get(request.session, ()),
+        self._contents.get(request.session, ()),
         self.capabilities.prefix_cache,
     )
     return steps
