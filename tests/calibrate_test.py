@@ -238,7 +238,7 @@ class SettingsTest(CalibrateTestCase):
 
   @parameterized.parameters(
       (dict(procedure='nonsense'), "procedure is 'nonsense'; allowed"),
-      (dict(confident_budgets=(1.2,)), 'confident_budgets holds 1.2; allowed'),
+      (dict(confident_budgets=(1.2,)), 'confident_budgets contains 1.2'),
       (
           dict(procedure='growing', source='recorded'),
           "procedure is 'growing', but the outcomes are recorded; allowed",
