@@ -225,20 +225,24 @@ class BookkeepingTest(parameterized.TestCase):
     state = state_lib.init_actor_critic(config, network, critics, 1, 0)
     params = jax.tree.map(jnp.zeros_like, state.params)
     one = jax.tree.map(lambda x: x[0], state.replace(step=None, params=params))
-    got = actor_critic.judge(config, network, critics, one, data, 0.5)
+    got = actor_critic.estimate(config, network, critics, one, data, 0.5)
     np.testing.assert_allclose(got.targets[0], [[1.0, 1.0]], rtol=1e-6)
     np.testing.assert_allclose(got.targets[1], [[0.9, 0.6]], rtol=1e-6)
     np.testing.assert_allclose(got.advantages, [[1.0, 1.0]], rtol=1e-6)
-    np.testing.assert_allclose(got.charges, [[0.9, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(
+        got.constraint_advantages, [[0.9, 0.6]], rtol=1e-6
+    )
     # Without bars: 2 * 0.3 + 2 * 2 * 0.6 = 3.0.
     np.testing.assert_allclose(got.excess, 2.5, rtol=1e-6)
     # The second decision is reached twice as often.
     config.objective.reach_clip = 10.0
-    again = actor_critic.judge(config, network, critics, one, data, 0.5)
+    again = actor_critic.estimate(config, network, critics, one, data, 0.5)
     np.testing.assert_allclose(again.advantages, [[1.0, 2.0]], rtol=1e-6)
     config.objective.reach_clip = 1.5
-    again = actor_critic.judge(config, network, critics, one, data, 0.5)
-    np.testing.assert_allclose(again.charges, [[0.9, 0.9]], rtol=1e-6)
+    again = actor_critic.estimate(config, network, critics, one, data, 0.5)
+    np.testing.assert_allclose(
+        again.constraint_advantages, [[0.9, 0.9]], rtol=1e-6
+    )
 
   def test_multiplier_is_the_controllers(self):
     config = make_config(levels=(0.3, 0.9))

@@ -124,7 +124,7 @@ class ConditionedTest(parameterized.TestCase):
   def test_a_trust_region_is_refused(self):
     config = _config()
     config.objective.policy_update = 'trust_region'
-    with self.assertRaisesRegex(ValueError, 'trust_region, which knows one'):
+    with self.assertRaisesRegex(ValueError, 'trust_region, which takes one'):
       fit.make_learner(config, 2, 1, seed=0)
 
   def test_others_have_their_levels_alone(self):

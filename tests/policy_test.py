@@ -121,10 +121,10 @@ class HistoryTest(parameterized.TestCase):
 
   def test_wrong_shapes_are_refused(self):
     network = networks.make_network(dict(_CONFIG, kind='gru'), 2)
-    with self.assertRaisesRegex(ValueError, r'\[..., T, F\]; got shape \(5,\)'):
+    with self.assertRaisesRegex(ValueError, r'shape \(5,\); .*\[..., T, F\]'):
       network.init(jax.random.key(0), jnp.zeros(5))
     network = networks.make_network(dict(kind='attention', hidden=(6,)), 2)
-    with self.assertRaisesRegex(ValueError, 'is 6; allowed: multiples of 4'):
+    with self.assertRaisesRegex(ValueError, 'has 6 .* a multiple of 4'):
       networks.init_params(jax.random.key(0), network, 5)
 
   def test_untrained_critics_expect_nothing(self):
@@ -158,7 +158,9 @@ class ConditionTest(parameterized.TestCase):
       logits.append(network.apply({'params': params}, features, condition))
     np.testing.assert_array_equal(*logits)
 
-  @parameterized.parameters((True, None, 'takes one'), (False, 0.5, 'none'))
+  @parameterized.parameters(
+      (True, None, 'must be a number'), (False, 0.5, 'must be None')
+  )
   def test_must_be_given_where_it_is_taken(self, is_taken, given, message):
     network = networks.make_network(dict(_CONFIG, is_conditioned=is_taken), 2)
     with self.assertRaisesRegex(ValueError, message):

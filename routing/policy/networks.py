@@ -27,8 +27,8 @@ KINDS = ('mlp', 'gru', 'attention')
 # rarely enough to reach later steps, often enough to learn from each.
 _HANDOVER_BIAS = -1.0
 _NUM_HEADS = 4
-# Levels that differ by this much give conditions that differ by 1, so that an
-# untrained network already distinguishes them.
+# Levels that differ by this much give conditions that differ by 1, far enough
+# for random tanh units to tell them apart from the first step on.
 _LEVEL_UNIT = 0.1
 # Each tanh unit is a soft threshold on the level; 16 of them resolve (0, 1).
 _CONDITION_WIDTH = 16
