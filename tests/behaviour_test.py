@@ -106,18 +106,18 @@ class ChancesTest(parameterized.TestCase):
     )
 
   def test_refuses(self):
-    with self.assertRaisesRegex(ValueError, 'No route is allowed'):
+    with self.assertRaisesRegex(ValueError, 'False for every route'):
       behaviour.Uniform([False, False])
     with self.assertRaisesRegex(ValueError, 'num_routes is 1'):
       behaviour.RandomRate(num_routes=1)
-    with self.assertRaisesRegex(ValueError, '0 larger routes of 1'):
+    with self.assertRaisesRegex(ValueError, '0 larger routes in 1'):
       behaviour.RandomRate(1.0, 1.0).action_probabilities(_trace(0))
-    with self.assertRaisesRegex(ValueError, 'epsilon must be .* got -0.1'):
+    with self.assertRaisesRegex(ValueError, 'epsilon is -0.1; it must be'):
       behaviour.Mixture(_Says(1, 0), _Says(0, 1), -0.1)
     mixed = behaviour.Mixture(_Says(1, 0), _Says(0, 1, 0), 0.1)
-    with self.assertRaisesRegex(ValueError, 'do not mix'):
+    with self.assertRaisesRegex(ValueError, 'must have the same routes'):
       mixed.action_probabilities(_TRACE)
-    with self.assertRaisesRegex(ValueError, '0.5 to 0.2; allowed'):
+    with self.assertRaisesRegex(ValueError, '0.5 to 0.2; it must'):
       behaviour.random_rate(2, 0, low=0.5, high=0.2)
 
 

@@ -133,7 +133,7 @@ class ConditionedTest(parameterized.TestCase):
     self.assertFalse(np.array_equal(*state.params['Dense_0']['kernel'][:2]))
     router = _router(state.params, is_conditioned=False)
     self.assertEqual(router.at_level(0.45, 0.5).policy_index, 1)
-    with self.assertRaisesRegex(ValueError, 'this router has: 0.35, 0.45'):
+    with self.assertRaisesRegex(ValueError, 'trained for: 0.35, 0.45'):
       router.at_level(0.4, 0.5)
 
 

@@ -220,7 +220,7 @@ class ReturningControlTest(parameterized.TestCase):
         problems=(),
     )
     for name in ('fitted Q, linear', 'fitted Q, trees'):
-      with self.assertRaisesRegex(ValueError, 'names route 1'):
+      with self.assertRaisesRegex(ValueError, 'chooses route 1'):
         _fit(name, never)
 
 

@@ -78,11 +78,15 @@ class FixedTest(parameterized.TestCase):
       self.assertEqual(decision.probability, want)
 
   def test_bad_settings_are_named(self):
-    with self.assertRaisesRegex(ValueError, r'rate must be in \[0, 1\], got 2'):
+    with self.assertRaisesRegex(
+        ValueError, r'rate is 2; it must be in \[0, 1\]'
+    ):
       fixed.RandomRouter(2)
-    with self.assertRaisesRegex(ValueError, 'route 1 or larger, got 0'):
+    with self.assertRaisesRegex(
+        ValueError, 'route is 0; it must be 1 or larger'
+    ):
       fixed.LargeRouter(0)
-    with self.assertRaisesRegex(ValueError, 'must be >= 0, got -1'):
+    with self.assertRaisesRegex(ValueError, 'step is -1; it must be >= 0'):
       fixed.StepRouter(-1)
 
 

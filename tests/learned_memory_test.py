@@ -155,7 +155,9 @@ class SameChancesTest(parameterized.TestCase):
     step, *_ = rollouts[0].trajectories[0].steps
     trace = types.Trace('1:2', (step,), draft=step)
     _router('mlp').decide(trace)
-    with self.assertRaisesRegex(ValueError, '1 steps and says.*at 1 decisions'):
+    with self.assertRaisesRegex(
+        ValueError, '1 steps and a history of 1 decisions'
+    ):
       _router('gru').decide(trace)
 
 
@@ -203,7 +205,7 @@ class ThresholdsTest(parameterized.TestCase):
     self.assertEqual(loaded.points, (point,))
     self.assertEqual(loaded.threshold, (0.25,) * 3 + (0.5,) * 5)
     text = str(loaded)
-    self.assertIn('now at      member 1, threshold 0.25, from decision 3', text)
+    self.assertIn('now at      policy 1, threshold 0.25, from decision 3', text)
     self.assertIn(
         'threshold 0.25, from decision 3 on 0.5; promised loss <= 0.05 with '
         'probability 0.9 and mean cost <= 0.5 with probability 0.8',

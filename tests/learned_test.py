@@ -138,7 +138,9 @@ class DecideTest(parameterized.TestCase):
 
   def test_wrong_calls_are_refused(self):
     router = _router()
-    with self.assertRaisesRegex(ValueError, 'member is 2; allowed: 0 to 1'):
+    with self.assertRaisesRegex(
+        ValueError, 'policy_index is 2; allowed: 0 to 1'
+    ):
       router.with_threshold(2, 0.5)
     with self.assertRaisesRegex(ValueError, 'Got 3 features'):
       router.score(np.zeros((2, 3), np.float32), 0)
@@ -293,7 +295,7 @@ class OperatingPointsTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(checkpoint_hash='0' * 64), 'calibrated on checkpoint 0000'),
-      (dict(policy_index=2), 'member 2; allowed: 0 to 1'),
+      (dict(policy_index=2), 'policy 2; allowed: 0 to 1'),
   )
   def test_point_of_another_router_is_refused(self, changes, message):
     plain = _router()
@@ -321,7 +323,7 @@ class OperatingPointsTest(parameterized.TestCase):
         'confidence, progress, text',
         'budget 0.3, 0.6, cost metric price',
         plain.checkpoint_hash[:12],
-        'cost<=0.4: member 1, threshold 0.37',
+        'cost<=0.4: policy 1, threshold 0.37',
     ):
       self.assertIn(part, text)
     self.assertIn('not calibrated', str(plain))

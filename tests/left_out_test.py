@@ -184,7 +184,7 @@ class NoLogProbabilitiesTest(absltest.TestCase):
       self.assertNotIn('confidence', figures['methods'])
       self.assertRegex(
           figures['left_out']['confidence'],
-          r'needs log-probabilities; the engines gave none at (\d+) of \1 dec',
+          r'needs log-probabilities; they are missing at (\d+) of \1 dec',
       )
 
   def test_one_step_without_them_is_enough(self):
@@ -209,7 +209,9 @@ class NoLogProbabilitiesTest(absltest.TestCase):
           [table.roots[1] + place],
       )
       num = len(table.decisions.depth)
-      with self.assertRaisesRegex(refusal.Refusal, f'none at 1 of {num} dec'):
+      with self.assertRaisesRegex(
+          refusal.Refusal, f'missing at 1 of {num} dec'
+      ):
         sources.Known(table, []).grid(families.Uncertainty(1), 5)
 
 

@@ -53,7 +53,7 @@ class PipelineTest(absltest.TestCase):
         ('network.kind', 'lstm', "Unknown network kind 'lstm'"),
         ('features.groups', ('words',), "Feature groups are .*'words'"),
         ('calibration.procedure', 'best', "procedure is 'best'"),
-        ('evaluation.learners', ('svm',), "names 'svm'"),
+        ('evaluation.learners', ('svm',), "contains 'svm'"),
         ('evaluation.num_trials', 7, 'trials is 7; allowed: 1 to 6'),
     ):
       config = arithmetic.get_config('smoke')

@@ -126,7 +126,7 @@ class WordsTest(parameterized.TestCase):
   def test_deltas_of_one_or_more_in_sum_promise_nothing_jointly(self):
     entry = {'what': 'loss', 'level': 0.1, 'delta': 0.6}
     got = promises.in_words({**entry, 'also': [entry]})
-    self.assertIn('jointly nothing', got)
+    self.assertIn('jointly without a guarantee', got)
 
   def test_a_choice_is_said_to_be_covered_or_not(self):
     alone = point([LOSS])
@@ -136,10 +136,12 @@ class WordsTest(parameterized.TestCase):
     self.assertEqual(self.json(found)['num_choices'], 5)
     self.assertAlmostEqual(found.promise.delta, 0.02)
     self.assertIn('<= 0.05 with probability 0.98', str(found))
-    self.assertIn('one of 5 such points', str(found))
-    self.assertIn('still has this with probability 0.9', str(found))
+    self.assertIn('up to 5 such points', str(found))
+    self.assertIn('with probability 0.9 also for the one chosen', str(found))
     both = [risks_lib.corrected(x, 2) for x in (LOSS, COST)]
-    self.assertIn('still has this with probability 0.8', str(point(both)))
+    self.assertIn(
+        'with probability 0.8 also for the one chosen', str(point(both))
+    )
 
   def test_a_pick_and_a_marginal_promise_say_no_probability(self):
     pick = thresholds_lib.Promise('cost', 0.4, None, 9)
@@ -154,7 +156,7 @@ class WordsTest(parameterized.TestCase):
 
   def test_a_group_is_named(self):
     found = self.json(point([LOSS]), group='hard', delta_of_all_groups=0.2)
-    self.assertIn("problems of 'hard' alone", promises.in_words(found))
+    self.assertIn("problems of the group 'hard' only", promises.in_words(found))
     self.assertIn(
         'all groups at once with probability 0.8', promises.in_words(found)
     )

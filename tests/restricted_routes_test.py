@@ -158,7 +158,7 @@ class AmongTest(parameterized.TestCase):
     router = learned_test._router()
     self.assertNotIn('num_choices', str(router))
     self.assertIn(
-        'among       small, large alone', str(router.restricted_to((2, 0)))
+        'available   small, large only', str(router.restricted_to((2, 0)))
     )
 
   @parameterized.parameters(
@@ -168,7 +168,7 @@ class AmongTest(parameterized.TestCase):
   def test_refuses(self, routes, num_routes):
     router = learned_test._router(num_routes=num_routes)
     message = (
-        rf'routes are \[{", ".join(map(str, routes))}\]; allowed: 0 and one or '
+        rf'routes is \[{", ".join(map(str, routes))}\]; allowed: 0 and one or '
         rf'more of 1 to {num_routes - 1}'
     )
     with self.assertRaisesRegex(ValueError, message):

@@ -215,7 +215,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
     self.assertIn(POINT['promise'], text)
     self.assertIn(tables.LEGEND, text)
-    self.assertIn('picks one of G points or seeds', text)
+    self.assertIn('choose one of G points or seeds', text)
     self.assertIn('loss<=0.02@0.9 is refused. 80 problems are', text)
     self.assertIn(
         "fitted Q, boosted trees: best of 2 settings on select, {'max_iter': "
