@@ -134,18 +134,18 @@ class PipelineTest(absltest.TestCase):
     )
     self.assertNotEqual(done.returncode, 0)
     last = done.stderr.strip().splitlines()[-1]
-    self.assertIn("cost metric is 'price' there, 'flops' here", last)
+    self.assertIn("cost_metric is 'price' there, 'flops' here", last)
     self.assertEqual((self.workdir / 'config.json').read_text(), before)
     self.assertLen(list(self.workdir.iterdir()), 1)
 
   def test_a_misspelt_field_is_refused_with_the_right_one(self):
     done = _run_command(
         '--config=configs/arithmetic.py:smoke',
-        '--config.rular=flops',
+        '--config.cost_metrik=flops',
         f'--workdir={self.workdir}/new',
     )
     self.assertNotEqual(done.returncode, 0)
-    self.assertIn('Did you mean "cost metric"', done.stderr)
+    self.assertIn('Did you mean "cost_metric"', done.stderr)
     self.assertFalse((self.workdir / 'new').exists())
 
 
