@@ -245,7 +245,7 @@ class ObservationTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(groups=('confidence', 'colour')), 'allowed: one or more of'),
       (dict(groups=()), 'allowed: one or more of'),
-      (dict(groups=('text', 'text')), 'twice'),
+      (dict(groups=('text', 'text')), 'only once'),
       (dict(hidden_size=0), 'hidden states'),
       (dict(num_routes=1), 'num_routes is 1'),
   )
