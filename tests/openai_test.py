@@ -159,7 +159,9 @@ class SilentCutTest(absltest.TestCase):
 
   def test_is_an_error_unless_the_length_is_known(self):
     model = _recite('abcdef', max_length=6)
-    with self.assertRaisesRegex(ValueError, 'write 9 tokens .* after 4, at 6'):
+    with self.assertRaisesRegex(
+        ValueError, 'asked for 9 tokens .* after 4, at 6'
+    ):
       _write(model, [_request(max_tokens=9)])
     ((step,),) = _write(model, [_request(max_tokens=9)], max_length=6)
     self.assertEqual(step.text, 'abcd')
@@ -168,7 +170,9 @@ class SilentCutTest(absltest.TestCase):
   def test_no_room_at_all_is_refused_before_the_request(self):
     prompter = prompts.Prompter(_Letters())
     model = _recite('a')
-    with self.assertRaisesRegex(engine_lib.Refused, 'has 7 tokens, and served'):
+    with self.assertRaisesRegex(
+        engine_lib.Refused, 'has 7 tokens, and max_length of served is'
+    ):
       _write(model, [_request('seven..')], prompter=prompter, max_length=7)
     self.assertEmpty(model.requests)
 

@@ -60,7 +60,7 @@ class DialogueTest(absltest.TestCase):
     self.assertEqual(user, {'role': 'user', 'content': '1+1'})
 
   def test_no_place_for_the_question_is_refused(self):
-    with self.assertRaisesRegex(ValueError, "'Q'; it must hold {question}"):
+    with self.assertRaisesRegex(ValueError, "'Q'; it must contain {question}"):
       prompts.Dialogue(user='Q')
 
 
