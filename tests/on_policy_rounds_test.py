@@ -163,7 +163,9 @@ class OnPolicyTest(absltest.TestCase):
     self.assertIn('while collecting problem', e.exception.__notes__[0])
 
   def test_other_models_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'are by small .1,000 parameters'):
+    with self.assertRaisesRegex(
+        ValueError, 'collected with small .1,000 parameters'
+    ):
       on_policy_rounds.check_engines(_config(), scripted_pair.SPECS[:2])
 
   def test_a_round_is_a_step_at_least(self):
