@@ -175,7 +175,7 @@ class RunTest(parameterized.TestCase):
         trace=_REQUEST.trace + ''.join(part.pieces), max_tokens=20 - len(ids)
     )
     self.assertEqual(
-        run.may_speculate(dataclasses.replace(_REQUEST, **following | fields)),
+        run.can_serve(dataclasses.replace(_REQUEST, **following | fields)),
         expected,
     )
 
@@ -228,7 +228,7 @@ class RunTest(parameterized.TestCase):
     asyncio.run(take())
 
   def test_a_request_that_vllm_gave_up_is_an_error(self):
-    with self.assertRaisesRegex(RuntimeError, "gave up a request: 'error'"):
+    with self.assertRaisesRegex(RuntimeError, "finish reason 'error'"):
       asyncio.run(_run(_Vllm([1]), reason='error').take(None, 20))
 
   def test_seconds_are_those_since_the_last_step(self):

@@ -306,7 +306,7 @@ class VllmEngineTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(max_tokens=0), 'max_tokens is 0'),
-      (dict(trace='a) P=1 Q=2\n\n' * 60), 'small holds 256'),
+      (dict(trace='a) P=1 Q=2\n\n' * 60), 'max_length of small is 256'),
   )
   def test_no_room_is_refused(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -1,8 +1,9 @@
-"""One request under way, taken piece by piece.
+"""One vLLM request under way, whose tokens are taken step by step.
 
-A model that runs on past the end of a step, while the policy decides, spares
-the request for the next one, whose prompt would be what it has just read and
-written. What it has written when the answer is to leave is wasted.
+A request may continue speculatively past the end of a step while the policy
+decides. If the policy keeps this model, the next step needs no new request: its
+prompt would be what the request has just read and written. If the policy hands
+over, the speculative tokens are wasted.
 """
 
 from collections.abc import AsyncIterator
@@ -21,27 +22,28 @@ from routing.engines import prompts
 from routing.engines import segmentation
 from routing.engines import shared_time
 
-# How far back a tokenizer looks, in characters; its words are shorter.
+# Characters of left context that decide how a tokenizer splits new text; its
+# words are shorter than this.
 _NUM_BEFORE = 32
 
 
 class Run:
-  """What vLLM writes for one request, and how much of it was taken.
+  """A vLLM request, and how many of its tokens were taken.
 
-  What is taken first carries what was read. What is taken later has read
-  nothing anew and nothing from a cache, since nothing was asked again: that is
-  what a run saves; it holds what came before. Each carries its own tokens and
-  its share of the seconds.
+  The usage of the first tokens taken has the tokens that the request read anew
+  or from the cache. Later ones read nothing, because no new request was made:
+  that is what a run saves. Their context has all tokens before them. Each usage
+  has its own written tokens and its share of the seconds.
 
   Args:
-    outputs: vLLM's, each with all tokens so far; the next one is asked for only
-      while somebody waits to take.
-    abort: has vLLM end the request, so that `outputs` come to their end.
-    prompter: of the model.
-    request: what was asked for, but for where it ends.
-    prompt: the ids that it reads.
-    route: who writes.
-    time: of the back end.
+    outputs: vLLM's outputs, each with all tokens so far. The next output is
+      requested only while a caller waits for tokens.
+    abort: makes vLLM end the request, so that `outputs` ends.
+    prompter: the model's prompter.
+    request: the request; each `take` says where to stop, not the request.
+    prompt: the prompt's ids.
+    route: the model's route.
+    time: the clock of the back end.
   """
 
   def __init__(
@@ -58,30 +60,33 @@ class Run:
     self._decode_tokens = prompter.incremental_decoder(prompt)
     self._num_read, self._route = len(prompt), route
     self._time, self._start = time, time.enter()
-    self._last: Any = None  # Of `outputs`.
-    self._num_come = 0  # Tokens of it.
+    self._last: Any = None  # The latest of `outputs`.
+    self._num_received = 0  # Tokens in it.
     self._num_taken = 0
     self._max_tokens = request.max_tokens
-    self._trace = request.trace  # Up to and with what was taken,
+    self._trace = request.trace  # Including the tokens taken.
+    # The trace ends in `_newest`, taken last; `_before` is the text before it.
     text = prompter.text(request.question, request.trace)
     self._before = text[-_NUM_BEFORE:]
-    self._newest, self._newest_ids = '', []  # and the end of it.
+    self._newest, self._newest_ids = '', []
 
   @property
   def is_over(self) -> bool:
-    """Nothing follows what was taken."""
+    """Whether the request has ended and all its tokens were taken."""
     return self._has_ended and not self._num_left
 
-  def may_speculate(self, request: engine_lib.Request) -> bool:
-    """Whether `request` would bring what follows here.
+  def can_serve(self, request: engine_lib.Request) -> bool:
+    """Checks whether a new request would get the tokens that follow here.
 
-    It would if it were greedy and read what was read and taken here, token by
-    token. It would not where a token spelled the end of a step and more, or
-    where the model wrote in other tokens than its tokenizer reads.
+    It would if it is greedy and its prompt has exactly the tokens that were
+    read and taken here. It would not if a token spelled the end of a step and
+    more, or if the model wrote other tokens than its tokenizer makes of the
+    text.
     """
     return (
         request.temperature == 0
         and request.trace == self._trace
+        # The run stops at its own limit, which must not be the earlier one.
         and request.max_tokens <= self._max_tokens - self._num_taken
         and self._prompter.reads(self._newest_ids, self._before, self._newest)
     )
@@ -89,27 +94,39 @@ class Run:
   async def take(
       self, stop: str | None, room: int
   ) -> tuple[segmentation.Written, types.Usage]:
-    """The next tokens: up to and with `stop`, or to the end, at most `room`.
+    """Takes the next tokens, up to and including the string `stop`.
+
+    Args:
+      stop: where to stop; None = the end of the answer.
+      room: maximum number of tokens.
+
+    Returns:
+      The tokens and their usage.
 
     Raises:
-      RuntimeError: if vLLM gave the request up.
-      Exception: whatever `outputs` raises. The run is over then.
+      RuntimeError: if vLLM ended the request with an error.
+      Exception: any error of `outputs`; the run is over then.
     """
     try:
       pieces, has_stopped = await self._decode_until(stop, room)
+    # Also on cancellation, which is no Exception: a run that never leaves would
+    # take its share of all later seconds.
     except BaseException:
       self._time.leave(self._start)
       raise
     output = self._last.outputs[0]
     start, end = self._num_taken, self._num_taken + len(pieces)
     ids = list(output.token_ids[start:end])
-    # A row: the token that was written, then the k most likely ones.
+    # vLLM's flat log-probabilities: [n * width], a row of width k + 1 for each
+    # token: the token that was written, then the k most likely ones.
     width = len(output.logprobs.logprobs) // len(output.logprobs)
     table = np.array(
         output.logprobs.logprobs[start * width : end * width], np.float32
     ).reshape(-1, width)
     self._num_taken = end
-    self._note(''.join(pieces), ids)
+    self._advance(''.join(pieces), ids)
+    # A request that does not speculate also ends at `stop`; that is the end of
+    # the step, not of the answer.
     is_at_end = self.is_over and not has_stopped
     written = segmentation.Written(
         pieces=pieces,
@@ -121,32 +138,41 @@ class Run:
     return written, self._usage(start, end, self.is_over)
 
   async def end(self) -> types.Usage:
-    """Ends the run; returns what it has written and nobody took.
+    """Cancels the run; returns the usage of the tokens that were not taken.
 
-    Something must have been taken before: else it would be the first to read.
-    What vLLM writes until it hears of it is not known, and in no usage.
+    Call it only after `take`, whose first usage has the tokens read. Tokens
+    that vLLM writes between its last output and the abort are not reported, so
+    they are in no usage.
     """
     try:
       await self._abort()
+      # Outputs under way still bring tokens, which are wasted and charged.
       while not self._has_ended:
         await self._wait()
-    except Exception as error:  # Its process died: it has ended, too.
-      logging.warning('A run that was cut off had failed: %s', error)
+    # If the process died, the request has ended as well, and its tokens are
+    # still to be charged.
+    except Exception as error:
+      logging.warning(
+          'A request that was being cancelled had already failed: %s; its '
+          'tokens so far are charged.',
+          error,
+      )
     finally:
-      usage = self._usage(self._num_taken, self._num_come, is_last=True)
+      usage = self._usage(self._num_taken, self._num_received, is_last=True)
     return usage
 
   @property
   def _num_left(self) -> int:
-    """Tokens that have come and were not taken."""
-    return self._num_come - self._num_taken
+    """Number of tokens received but not taken."""
+    return self._num_received - self._num_taken
 
   @property
   def _has_ended(self) -> bool:
+    """Whether the last output was received."""
     return self._last is not None and self._last.finished
 
-  def _note(self, text: str, ids: list[int]) -> None:
-    """Notes what was taken."""
+  def _advance(self, text: str, ids: list[int]) -> None:
+    """Adds taken tokens to the trace."""
     self._trace += text
     self._before = (self._before + self._newest)[-_NUM_BEFORE:]
     self._newest, self._newest_ids = text, ids
@@ -154,13 +180,14 @@ class Run:
   async def _wait(self) -> None:
     """Waits for more tokens, or for the end."""
     self._last = await anext(self._outputs)
-    # vLLM's list may grow before the output that tells of it is here.
-    self._num_come = len(self._last.outputs[0].token_ids)
+    # Counted now, because vLLM may extend this list before it delivers the
+    # output that reports the new tokens.
+    self._num_received = len(self._last.outputs[0].token_ids)
 
   async def _decode_until(
       self, stop: str | None, room: int
   ) -> tuple[list[str], bool]:
-    """What each of the next tokens spells, and whether `stop` came."""
+    """Returns the text of each next token, and whether `stop` was found."""
     pieces, text = [], ''
     while len(pieces) < room:
       if len(pieces) == self._num_left:
@@ -174,23 +201,29 @@ class Run:
       text += piece
       if stop is None or not piece:
         continue
-      # Only what is new can have completed it.
+      # Search only where the new piece can have completed `stop`, not the whole
+      # text again for each token.
       at = text.find(stop, max(len(text) - len(piece) - len(stop) + 1, 0))
       if at >= 0:
-        # The last token may spell more than the string that it completes.
+        # Cut what the last token spells after `stop`. The next step does not
+        # get it: `can_serve` then finds that text and ids differ.
         pieces[-1] = piece[: len(piece) - (len(text) - at - len(stop))]
         return pieces, True
     reason = self._last.outputs[0].finish_reason
     if reason not in (None, 'stop', 'length'):
-      raise RuntimeError(f'vLLM gave up a request: {reason!r}.')
+      raise RuntimeError(
+          f'vLLM ended a request with finish reason {reason!r}; allowed: '
+          "'stop', 'length'. See its log."
+      )
     return pieces, False
 
   def _usage(self, start: int, end: int, is_last: bool) -> types.Usage:
-    """What the tokens from `start` up to `end` consumed."""
-    tell = self._time.leave if is_last else self._time.since
-    seconds = tell(self._start)
-    self._start += seconds
+    """Returns the usage of the tokens from `start` up to `end`."""
+    measure = self._time.leave if is_last else self._time.since
+    seconds = measure(self._start)
+    self._start += seconds  # The next usage counts from here.
     usage = types.Usage(self._route, 0, 0, end - start, seconds)
+    # Later tokens of the same request: the prompt is paid for already.
     if start:
       return dataclasses.replace(usage, in_context=self._num_read + start)
     cached = self._last.num_cached_tokens or 0
