@@ -187,7 +187,7 @@ class KindsTest(parameterized.TestCase):
     found = _calibrator(loss_and_cost=((0.001, 0.35),))
     self.assertEmpty(found.points())
     (refused,) = found.refused
-    self.assertRegex(refused['reason'], 'No threshold of any member keeps')
+    self.assertRegex(refused['reason'], 'No threshold of any policy keeps')
     self.assertIsNone(refused['needed'])
 
   @parameterized.parameters('group_by', 'joint_starts')

@@ -116,8 +116,8 @@ class RuleTest(parameterized.TestCase):
     rows = np.flatnonzero(lost & covered)
     self.assertNotEmpty(rows)  # Coverage is not loss.
     for row in rows:
-      probabilities = probabilities[row, times[0, row]]
-      self.assertNotEqual(np.sum(probabilities >= kappa), 1)
+      at_exit = probabilities[row, times[0, row]]
+      self.assertNotEqual(np.sum(at_exit >= kappa), 1)
 
   def test_shapes_must_belong_together(self):
     probabilities, tables = make(10)

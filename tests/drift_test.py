@@ -171,10 +171,10 @@ class StateTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(alpha=0), 'alpha must be in'),
-      (dict(alpha=0.1, half_life=0), 'half_life must be positive'),
+      (dict(alpha=0.1, half_life=0), 'half_life must be in'),
       (dict(alpha=0.9, shifts={0.1: 1}), '1 - alpha = 0.1'),
-      (dict(alpha=0.1, shifts={0.0: 1, 0.1: 1}), 'Shifts must be'),
-      (dict(alpha=0.1, shifts={0.1: 0}), 'Weights must be positive'),
+      (dict(alpha=0.1, shifts={0.0: 1, 0.1: 1}), 'shifts must be'),
+      (dict(alpha=0.1, shifts={0.1: 0}), 'weights of shifts must be'),
   )
   def test_bad_settings_are_refused(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -73,7 +73,7 @@ class GroupsTest(parameterized.TestCase):
     self.assertEqual(list(got), ['hard', 'none', 'easy'])
     self.assertEqual(got['none'].needed, 33)
     self.assertAlmostEqual(got['easy'].promise.delta, 0.1 / 3)
-    with self.assertRaisesRegex(ValueError, "'easy' is none of .'hard'"):
+    with self.assertRaisesRegex(ValueError, "'easy' is not in names.*'hard'"):
       self.points(Risk('loss', 0.1, 0.1), names=['hard'])
 
   def test_labels_must_match(self):

@@ -98,7 +98,7 @@ class ChannelsTest(parameterized.TestCase):
 
   def test_tables_must_match_channels(self):
     outcomes, scores = ladders.make_outcomes(10)
-    with self.assertRaisesRegex(ValueError, '3 channels take 1 or 3 tables'):
+    with self.assertRaisesRegex(ValueError, '3 channels need 1 or 3 tables'):
       joint.values_at(
           joint.by_step(scores, (0, 2, 4)), [outcomes] * 2, np.zeros((1, 3))
       )

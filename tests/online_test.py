@@ -70,7 +70,7 @@ class UpdateTest(parameterized.TestCase):
       (dict(alpha=0.0), 'alpha must be in'),
       (dict(alpha=0.1, xi=0.6), 'xi must be in'),
       (dict(alpha=0.1, low=0.6), r'\[low, high\] = \[0.6, 1.0\], got 0.5'),
-      (dict(alpha=0.1, first_step=0.0), 'first_step must be positive'),
+      (dict(alpha=0.1, first_step=0.0), 'first_step must be in'),
   )
   def test_bad_settings_are_refused(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):
