@@ -108,7 +108,7 @@ class DataParallelTest(absltest.TestCase):
     )
     self.assertEqual(done.returncode, 0, done.stderr[-3000:])
     out = json.loads(done.stdout.splitlines()[-1])
-    self.assertIn('12 rows cannot be shared by 8', out.pop('uneven'))
+    self.assertIn('12 rows cannot be shared evenly by 8', out.pop('uneven'))
     for case, differences in out.items():
       with self.subTest(case):
         self.assertLess(max(differences.values()), 1e-5)

@@ -233,7 +233,7 @@ class RolloutsTest(parameterized.TestCase):
   def test_too_many_devices_are_refused(self):
     config = make_config()
     config.stream.num_devices = 1 + jax.device_count()
-    with self.assertRaisesRegex(ValueError, 'devices are asked for; allowed'):
+    with self.assertRaisesRegex(ValueError, 'must be from 1 to'):
       train.train_all(config, self.workdir)
 
 
