@@ -123,7 +123,7 @@ class ConstantTest(parameterized.TestCase):
     chex.assert_trees_all_close(*ends, atol=2e-5)
 
   def test_what_changes_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'Features 0 to 0 .* they change'):
+    with self.assertRaisesRegex(ValueError, 'Features 0 to 0 .* they change within'):
       sources.with_constant(make_batch(), slice(0, 1))
 
 
