@@ -315,7 +315,7 @@ def source(
       random_router=functools.partial(
           fixed.RandomRouter, route=len(card.specs) - 1
       ),
-      met=met,
+      grid_source=met,
       folder=pathlib.Path(workdir) / ANSWERS_FOLDER,
   )
 
