@@ -114,7 +114,7 @@ class LooksTest(CalibrateTestCase):
     self.calibrate()
     before = self.files()
     with self.assertRaisesRegex(
-        ValueError, f'{next(iter(settings))} differ.* Allowed: the same look'
+        ValueError, f'since then: .*{next(iter(settings))}.*: the same test'
     ):
       self.calibrate(**settings)
     self.assertEqual(self.files(), before)
@@ -128,13 +128,13 @@ class LooksTest(CalibrateTestCase):
         path,
         [looks_lib.Look(look.data, look.problems, look.num_problems, other)],
     )
-    with self.assertRaisesRegex(ValueError, 'checkpoint differ'):
+    with self.assertRaisesRegex(ValueError, 'since then: checkpoint'):
       self.calibrate()
 
   def test_only_growing_goes_on_with_a_larger_sample(self):
     self.calibrate()
     self.num_problems = 700
-    with self.assertRaisesRegex(ValueError, 'problems differ'):
+    with self.assertRaisesRegex(ValueError, 'since then: problems'):
       self.calibrate()
     (self.directory / looks_lib.FILE_NAME).unlink()
     self.calibrate(procedure='growing')
@@ -157,7 +157,7 @@ class LooksTest(CalibrateTestCase):
       with self.assertRaises(OSError):
         self.calibrate()
     self.assertFalse((self.directory / learned.POINTS_FILE).exists())
-    with self.assertRaisesRegex(ValueError, 'delta differ'):
+    with self.assertRaisesRegex(ValueError, 'since then: delta'):
       self.calibrate(delta=0.2)
     _, looks = self.calibrate(delta=0.1)
     self.assertLen(looks, 1)

@@ -118,7 +118,7 @@ class GrowingFlowTest(absltest.TestCase):
     self.assertFalse(stages['evaluate'].is_done())
     self.assertTrue(stages['report'].is_done())
     # Answered anew, which is another look at the same problems.
-    with self.assertRaisesRegex(ValueError, 'what is recorded of them differ'):
+    with self.assertRaisesRegex(ValueError, 'then: the recorded outcomes'):
       self._run(13)
 
 

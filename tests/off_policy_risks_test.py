@@ -52,7 +52,7 @@ class ForRisksTest(parameterized.TestCase):
     loss = Risk('loss', 0.4, 0.1)
     got = point(20_000, 0, [loss, Risk('cost', 1.9, 0.1, cap=2.0)])
     self.assertEqual(got.name, 'loss<=0.4@0.9&cost<=1.9@0.9')
-    with self.assertRaisesRegex(risks_lib.Refusal, 'of no single threshold'):
+    with self.assertRaisesRegex(risks_lib.Refusal, 'no single threshold keeps'):
       point(20_000, 0, [Risk('loss', 0.3, 0.1), Risk('cost', 1.0, 0.1, 2.0)])
 
   def test_a_promise_out_of_reach_says_how_many(self):
