@@ -102,7 +102,7 @@ class ExtendedTest(parameterized.TestCase):
     shards = _open(self.directory, self.ladders[:9])
     with self.assertRaisesRegex(ValueError, 'holds 6 of 9 problems'):
       reader.read_ladders(self.directory)
-    with self.assertRaisesRegex(ValueError, 'count/5 came before'):
+    with self.assertRaisesRegex(ValueError, 'count/5 .* already has'):
       shards.add(5, self.ladders[5])
     shards.add(7, self.ladders[7])
     # What is held in memory alone is missing.
@@ -143,12 +143,12 @@ class ExtendedTest(parameterized.TestCase):
     files = {x: x.read_bytes() for x in self.directory.iterdir()}
     first = dataclasses.replace(self.ladders[0].problem, question='9:9')
     other = [dataclasses.replace(self.ladders[0], problem=first)]
-    with self.assertRaisesRegex(ValueError, 'num_problems: 6 there, 9 wanted'):
+    with self.assertRaisesRegex(ValueError, 'num_problems: 6 on .* 9 req'):
       _open(self.directory, other + self.ladders[1:9])
     problems = [x.problem for x in self.ladders[:9]]
-    with self.assertRaisesRegex(ValueError, 'settings.seed: 0 there, 1 wanted'):
+    with self.assertRaisesRegex(ValueError, 'settings.seed: 0 on disk, 1 r'):
       writer.LadderWriter(self.directory, problems, {'seed': 1}, _SIZE)
-    with self.assertRaisesRegex(ValueError, 'num_problems: 6 there, 5 wanted'):
+    with self.assertRaisesRegex(ValueError, 'num_problems: 6 on .* 5 req'):
       _open(self.directory, self.ladders[:5])
     self.assertEqual({x: x.read_bytes() for x in files}, files)
 

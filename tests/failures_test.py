@@ -71,9 +71,9 @@ class FailureTest(parameterized.TestCase):
     writer.add(0, self.ladders[0])
     writer.fail(1, '')
     for index in (0, 1):
-      with self.assertRaisesRegex(ValueError, f'count/{index} came before'):
+      with self.assertRaisesRegex(ValueError, f'count/{index} .* already has'):
         writer.fail(index, '')
-    with self.assertRaisesRegex(ValueError, 'count/1 came before'):
+    with self.assertRaisesRegex(ValueError, 'count/1 .* already has'):
       writer.add(1, self.ladders[1])
 
   def test_a_collection_with_a_problem_open_is_unfinished(self):

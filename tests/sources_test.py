@@ -349,12 +349,12 @@ class LiveTest(absltest.TestCase):
 
     with mock.patch.object(pathlib.Path, 'write_text', write_half):
       with self.assertRaises(KeyboardInterrupt):
-        json_cache.keep(path, 1, list(range(100)))
+        json_cache.save(path, 1, list(range(100)))
     self.assertNotEmpty(list(path.parent.iterdir()))  # The half is there.
-    self.assertIsNone(json_cache.kept(path, 1))
-    json_cache.keep(path, 1, [1])
-    self.assertEqual(json_cache.kept(path, 1), [1])
-    self.assertIsNone(json_cache.kept(path, 2))
+    self.assertIsNone(json_cache.load(path, 1))
+    json_cache.save(path, 1, [1])
+    self.assertEqual(json_cache.load(path, 1), [1])
+    self.assertIsNone(json_cache.load(path, 2))
     self.assertLen(list(path.parent.iterdir()), 1)
 
 

@@ -1,8 +1,8 @@
-"""Problems, steps and calls as Arrow columns, from flat buffers and back.
+"""Converts problems, steps and calls to Arrow columns and back.
 
-The columns hold plain nested lists, so that a shard opens anywhere Parquet
-does. Reading goes through the flat buffers instead of Python lists: a step's
-arrays are views, and 6,000 ladders load in seconds.
+The columns are plain nested lists, so that any Parquet reader can open a shard.
+Conversion works on the flat buffers below the lists, not on Python lists: the
+arrays of a step are views, and 6,000 ladders load in seconds.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PROBLEM = [
     ('question', pa.string()),
     ('answer', pa.string()),
     ('subject', pa.string()),
-    ('meta', pa.string()),  # JSON.
+    ('meta', pa.string()),  # JSON, since its keys differ between sources.
     ('question_hash', pa.string()),
 ]
 _CALL = [
@@ -34,7 +34,8 @@ _CALL = [
     ('seconds', pa.float64()),
     ('held', pa.int32()),
 ]
-# Columns that are not called as the attribute is.
+# Column -> attribute, where the names differ. Files keep the name 'held', under
+# which the column was first written.
 _ATTRIBUTES = {'held': 'in_context'}
 CALL = pa.struct(_CALL)
 STEP = pa.struct(
@@ -73,7 +74,7 @@ DECISION = pa.struct(
 def encode_problems(
     problems: Sequence[types.Problem],
 ) -> dict[str, list[str]]:
-  """The columns of `PROBLEM`."""
+  """Returns the columns of `PROBLEM`, one entry per problem."""
   return {
       'id': [problem.id for problem in problems],
       'question': [problem.question for problem in problems],
@@ -89,7 +90,7 @@ def encode_problems(
 
 
 def decode_problems(table: pa.Table) -> list[types.Problem]:
-  """The inverse of `encode_problems`."""
+  """Returns the problems of a table; the inverse of `encode_problems`."""
   names = [name for name, _ in PROBLEM if name != 'question_hash']
   return [
       types.Problem(**{**row, 'meta': json.loads(row['meta'])})
@@ -98,7 +99,10 @@ def decode_problems(table: pa.Table) -> list[types.Problem]:
 
 
 def _offsets(lengths: Sequence[int]) -> np.ndarray:
-  """`[n + 1]` int32, where each of n consecutive lists begins and ends."""
+  """Returns the Arrow offsets of n consecutive lists, `[n + 1]` int32.
+
+  List i holds the values offsets[i]:offsets[i + 1].
+  """
   return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(
       np.int32
   )
@@ -109,7 +113,13 @@ def nest(
     values: pa.Array,
     is_null: Sequence[bool] | None = None,
 ) -> pa.ListArray:
-  """Cuts `values` into lists of the given lengths."""
+  """Returns `values` cut into consecutive lists of the given lengths.
+
+  Args:
+    lengths: length of each list.
+    values: all entries, in order.
+    is_null: for each list, whether it is null instead.
+  """
   mask = None if is_null is None else pa.array(is_null, pa.bool_())
   return pa.ListArray.from_arrays(_offsets(lengths), values, mask=mask)
 
@@ -118,13 +128,18 @@ def nest_all(
     rows: Sequence[Sequence[Any]],
     encode_items: Callable[[Sequence[Any]], pa.Array],
 ) -> pa.ListArray:
-  """One list a row: the items of all rows encoded at once, then cut."""
+  """Returns a column with one list of encoded items per row.
+
+  The items of all rows are encoded together, which is much faster than row by
+  row, and then cut into rows.
+  """
   items = list(itertools.chain.from_iterable(rows))
   return nest([len(row) for row in rows], encode_items(items))
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> pa.Array:
-  """All entries of the arrays, in a row."""
+  """Returns all entries of the arrays, flattened and concatenated."""
+  # The empty array makes the concatenation valid, and typed, for no arrays.
   return pa.array(
       np.concatenate([np.zeros(0, dtype), *map(np.ravel, arrays)]).astype(dtype)
   )
@@ -135,12 +150,13 @@ def encode(
     items: Sequence[Any],
     arrays: Mapping[str, pa.Array] | None = None,
 ) -> pa.StructArray:
-  """The attributes of `items` as a struct array.
+  """Returns the attributes of `items` as a struct array.
 
   Args:
-    struct: its fields name the attributes.
-    items: n of them.
-    arrays: fields that are arrays of n already.
+    struct: the type; its fields name the attributes.
+    items: n objects.
+    arrays: field name -> Arrow array of length n, for fields that are encoded
+      already.
   """
   arrays = arrays or {}
   columns = [
@@ -156,7 +172,11 @@ def encode(
 
 
 def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
-  """The steps as one struct array; lists are built from flat buffers."""
+  """Returns the steps as one struct array.
+
+  Raises:
+    ValueError: if the log-probabilities of a step do not match its tokens.
+  """
   for step in steps:
     _check_lengths(step)
   num_tokens = [len(step.token_ids) for step in steps]
@@ -170,6 +190,8 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           [len(step.log_probs) for step in steps],
           _flat([step.log_probs for step in steps], np.float32),
       ),
+      # Two levels: the tokens of a step, then the k entries of a token. k may
+      # differ between steps.
       'top_log_probs': nest(
           num_tokens,
           nest(
@@ -194,7 +216,10 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
 
 
 def _check_lengths(step: types.Step) -> None:
-  """Raises ValueError unless each token has a log-probability, or none has."""
+  """Raises ValueError unless all tokens of a step have log-probabilities.
+
+  No log-probabilities at all are allowed too.
+  """
   num_tokens = len(step.token_ids)
   shapes = np.shape(step.log_probs), np.shape(step.top_log_probs)
   if shapes[0] not in ((num_tokens,), (0,)) or (
@@ -202,14 +227,18 @@ def _check_lengths(step: types.Step) -> None:
   ):
     raise ValueError(
         f'Step {step.text!r} has {num_tokens} tokens, but log_probs of shape '
-        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; needed are '
+        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; allowed: '
         f'({num_tokens},), or (0,) where the engine gives none, and '
         f'({num_tokens}, k).'
     )
 
 
 def _lists(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
-  """Offsets `[n + 1]` and the values that they point into."""
+  """Returns the offsets `[n + 1]` of n lists, and the values they point into.
+
+  `values` holds the whole buffer even if the array is a slice of it, and the
+  offsets are absolute. So the two fit together.
+  """
   return array.offsets.to_numpy(), array.values
 
 
@@ -217,9 +246,12 @@ def unnest(
     column: pa.ListArray | pa.ChunkedArray,
     decode: Callable[[pa.StructArray], list],
 ) -> list[list]:
-  """Decodes the structs of a list column, and cuts them into rows again."""
+  """Returns the decoded items of each row of a list column.
+
+  The inverse of `nest_all`: all items are decoded together, then cut into rows.
+  """
   if not len(column):
-    return []
+    return []  # A chunked column without chunks cannot be combined.
   if isinstance(column, pa.ChunkedArray):
     column = column.combine_chunks()
   offsets, values = _lists(column)
@@ -228,13 +260,14 @@ def unnest(
 
 
 def decode_calls(structs: pa.StructArray) -> list[types.Usage]:
-  """The usage of each call, or of each step, of a struct array."""
+  """Returns the usage of each call, or of each step, of a struct array."""
+  # `_CALL` lists its fields in the order of the arguments of `types.Usage`.
   call = [structs.field(name).to_pylist() for name, _ in _CALL]
   return list(map(types.Usage, *call))
 
 
 def decode_steps(structs: pa.StructArray) -> list[types.Step]:
-  """The steps of a struct array."""
+  """Returns the steps of a struct array; their arrays are read-only views."""
   plain = {
       name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
@@ -246,6 +279,7 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   top_bounds, tops = _lists(structs.field('top_log_probs'))
   entry_bounds, entries = _lists(tops)
   entries = entries.to_numpy()
+  # Null (no hidden state) differs from an empty list, hence the validity bits.
   hidden = structs.field('hidden')
   has_hidden = hidden.is_valid().to_numpy(zero_copy_only=False)
   hidden_bounds, hidden = _lists(hidden)
@@ -253,6 +287,7 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
 
   def top(i: int) -> np.ndarray:
     first, last = top_bounds[i], top_bounds[i + 1]
+    # The n lists of k entries of a step are contiguous: a view as `[n, k]`.
     flat = entries[entry_bounds[first] : entry_bounds[last]]
     count = last - first
     return flat.reshape(count, len(flat) // count if count else 0)

@@ -113,10 +113,10 @@ def count_all(
 
 def _cached(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
   """What was made before for the same key, or makes and keeps it."""
-  made = json_cache.kept(path, key)
+  made = json_cache.load(path, key)
   if made is None:
     made = make()
-    json_cache.keep(path, key, made)
+    json_cache.save(path, key, made)
   return made
 
 
