@@ -288,8 +288,8 @@ class RefusalTest(parameterized.TestCase):
     scores, batch = sample(400, 6)
     with self.assertRaisesRegex(
         ValueError,
-        r'threshold -inf 400 problems are worth \d\d\.\d .*; 100 are needed: '
-        r'about [\d,]+ problems',
+        r'threshold -inf 400 problems have an effective sample size of '
+        r'\d\d\.\d; 100 are needed: collect about [\d,]+ problems',
     ):
       importance.estimate(scores, batch, [-np.inf])
 
@@ -306,8 +306,8 @@ class RefusalTest(parameterized.TestCase):
       (dict(scores=np.zeros((50, 2))), r'Scores must be \[B, T\] = \(50, 3\)'),
       (dict(scores=np.full((50, 3), np.nan)), 'finite at decisions'),
       (dict(thresholds=[0.5, 0.1]), 'rise strictly'),
-      (dict(delta=0.0), 'delta must be in'),
-      (dict(cost_cap=0.0), 'cost_cap must be positive'),
+      (dict(delta=0.0), 'delta is 0.0; it must be in'),
+      (dict(cost_cap=0.0), 'cost_cap is 0.0; it must be positive'),
       (dict(problems=np.zeros(3)), r'problems must be \[50\], got 3'),
   )
   def test_bad_arguments(self, other, message):

@@ -106,7 +106,7 @@ class ThresholdsTest(parameterized.TestCase):
 
   def test_bad_scores_and_routes_are_named(self):
     table, scores = make_table(5)
-    with self.assertRaisesRegex(ValueError, 'one a decision'):
+    with self.assertRaisesRegex(ValueError, 'one per decision'):
       known.at_thresholds(table, scores[1:], [0.0], 'price')
     scores[3] = np.nan
     with self.assertRaisesRegex(ValueError, 'decision 3 .* is nan'):

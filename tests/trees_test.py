@@ -64,7 +64,9 @@ def make_table(name, count, num_routes=2, features=_FEATURES, accounting=None):
   )
   features = dataclasses.replace(features, num_routes=num_routes)
   records = make_replies(count, num_routes)
-  return records_lib.tree_table(map(grower.build, records), features, accounting)
+  return records_lib.tree_table(
+      map(grower.build, records), features, accounting
+  )
 
 
 def _answer(problem, router, name, num_routes=2, sampling=_SAMPLING):
@@ -300,9 +302,9 @@ class WalksTest(parameterized.TestCase):
 
   def test_shapes_are_checked(self):
     table = make_table('switch', 2)
-    with self.assertRaisesRegex(ValueError, 'one a decision'):
+    with self.assertRaisesRegex(ValueError, 'one per decision'):
       known.at_thresholds(table, np.zeros(3), np.zeros(1), 'price')
-    with self.assertRaisesRegex(ValueError, 'Chances must be'):
+    with self.assertRaisesRegex(ValueError, 'Action probabilities must be'):
       known.expected(table, np.ones((3, 2)), 'price')
     with self.assertRaisesRegex(ValueError, 'no problems'):
       records_lib.tree_table([], _FEATURES, _ACCOUNTING)

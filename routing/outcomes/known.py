@@ -62,6 +62,7 @@ def reached(
   end_low, end_high = np.full(num_endings, np.inf), np.full(
       num_endings, -np.inf
   )
+  # From the roots down: a path's interval is its parent's, narrowed.
   for here in table.levels():
     for route in range(table.num_routes):
       # The small route adds the condition kappa > s, the larger kappa <= s.
@@ -93,7 +94,7 @@ def _checked(table, scores, routes):
         f'Scores must be {shape}, one per decision; got {scores.shape}.'
     )
   if not np.isfinite(scores).all():
-    index = int(np.argmin(np.isfinite(scores)))
+    index = int(np.argmin(np.isfinite(scores)))  # The first bad one.
     raise ValueError(
         f'The score of decision {index} (problem {table.problem[index]}) is '
         f'{scores[index]}; scores must be finite.'
@@ -217,6 +218,8 @@ def frontier(
   moves = np.flatnonzero(intervals.high < np.inf)
   moves = moves[np.argsort(intervals.high[moves], kind='stable')]
   thresholds, starts = np.unique(intervals.high[moves], return_index=True)
+  # Intervals are (low, high]: at kappa = high the problem has not moved yet, so
+  # each `high` is a point of the frontier.
   thresholds[:1] = -np.inf
   never = intervals.ending[intervals.high == np.inf]
   means = {}
@@ -272,6 +275,7 @@ def expected(
     child = table.children[here]
     reach[child[child >= 0]] = taken[child >= 0]
     end[-1 - child[child < 0]] = taken[child < 0]
+  # Sums over the endings of each problem, shaped `[1, N]`.
   mean = lambda values: np.bincount(
       table.ending_problem, end * values, table.num_problems
   )[None]

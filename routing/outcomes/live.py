@@ -126,6 +126,8 @@ def answer_under(
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
+        # One router after the other: engines keep their caches, and an
+        # interruption loses the answers of one router only.
         for index, router in enumerate(routers):
           answers.append(
               await answer_all(answering, problems, router, engines, progress)
@@ -206,6 +208,7 @@ class Live:
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
     """See `sources.Source.at_rates`; one random draw at each rate."""
+    # The draws are hashes of seed, question and step: reruns hit the cache.
     routers = [self.random_router(float(rate)) for rate in rates]
     return self._outcomes('random', list(map(float, rates)), routers, metric)
 
@@ -226,6 +229,7 @@ class Live:
       routers: the K routers.
       metric: cost metric.
     """
+    # Cost metrics are not part of the key: each file holds all of them.
     keys = [self._key(name, setting) for setting in settings]
     found = [self._cached(key) for key in keys]
     missing = [i for i, content in enumerate(found) if content is None]
@@ -240,6 +244,7 @@ class Live:
     if missing:
       uncached = [routers[i] for i in missing]
       answer_under(self.answering, self.problems, uncached, store)
+    # One answer per problem, right or wrong, so loss and gain are products.
     correct = np.array([x['correct'] for x in found])
     cost = np.array([x['cost'][metric] for x in found])  # `[K, N]`.
     alone = self.large_correct
@@ -261,6 +266,7 @@ class Live:
 
   def _path(self, key: Mapping[str, Any]) -> pathlib.Path:
     """Returns the cache file of one router's answers."""
+    # The stem is for people; the hash of the whole key makes the name unique.
     stem = re.sub(r'\W+', '-', key['router'])[:60]
     return self.folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.json'
 
@@ -315,6 +321,7 @@ def compare(
       )
   )
   correct = np.array([float(x.is_correct) for x in trajectories])
+  # Equal grade and cost stand for the same steps by the same models.
   agrees = (correct == predicted.correct[0]) & (
       np.abs(cost - wasted - predicted.cost[0]) < SAME_COST
   )

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-NAMES = ('correct', 'cost', 'loss', 'gain')
+NAMES = ('correct', 'cost', 'loss', 'gain')  # The fields of `Points`.
 
 
 @dataclasses.dataclass(frozen=True)

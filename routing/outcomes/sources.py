@@ -131,6 +131,7 @@ class Known:
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`; quantiles of the scores where an outcome changes."""
+    # A decision that no path reaches at its own score changes no outcome.
     high = known.reached(self.table, *family.score(self.table.decisions)).high
     return quantile_grid(high[high < np.inf], size)
 
@@ -144,6 +145,7 @@ class Known:
   ) -> points_lib.Points:
     """See `Source.evaluate`; `[K, T]` thresholds give one per decision."""
     scores, routes = family.score(self.table.decisions)
+    # Calibration may give each decision of a path its own threshold.
     at = known.at_thresholds
     if np.ndim(thresholds) == 2:
       at = known.at_depth_thresholds
@@ -216,6 +218,7 @@ class Recorded:
     """Returns `[B, T]` scores of a family, and the routes it would choose."""
     mask = np.asarray(self.batch.mask, bool)
     found, chosen = family.score(self.decisions)
+    # Back from the flat `[M]` decisions to `[B, T]`; padding keeps score 0.
     scores = np.zeros(mask.shape)
     routes = np.full(mask.shape, self.batch.available.shape[-1] - 1)
     scores[mask] = found
@@ -229,6 +232,7 @@ class Recorded:
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`."""
+    # All scores: a text at another threshold may be at any of them.
     scores, _ = family.score(self.decisions)
     return quantile_grid(scores, size)
 
@@ -254,6 +258,7 @@ class Recorded:
   ) -> points_lib.Points:
     """See `Source.evaluate`."""
     scores, routes = self.scores(family)
+    # A generator: one `[B, T]` array of weights at a time.
     weights = (
         importance.cumulative_weights(scores, self.batch, kappa, routes)
         for kappa in thresholds
@@ -282,6 +287,7 @@ class Recorded:
 
   def _points(self, weights, metric) -> points_lib.Points:
     """Returns the contributions of each problem under K sets of weights."""
+    # Weights do not depend on the metric; only the costs of the batch do.
     batch = self.in_metric(metric)
     found = [
         importance.contributions(x, batch, self.owner, self.min_effective_size)
@@ -303,6 +309,7 @@ def frontier_on_grid(
   Raises:
     refusal.Refusal: if it can evaluate none of them.
   """
+  # A frontier with fewer thresholds is still valid; only an empty one is not.
   evaluable = grid[source.answerable(family, grid)]
   if not evaluable.size:
     raise refusal.Refusal(
@@ -310,7 +317,7 @@ def frontier_on_grid(
         f'{len(source.problems)} problems; answer them live, or record a '
         'behaviour policy closer to the router.',
         None,
-        note='',
+        note='',  # No test was made, so the sample may be used again.
     )
   values = source.evaluate(family, evaluable, metric).values()
   return frontier_lib.from_rollouts(evaluable, **values)

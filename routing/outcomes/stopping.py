@@ -104,6 +104,7 @@ def from_batch(
   columns = []
   for values in found:
     chosen = np.take_along_axis(values, routes[..., None], axis=-1)[..., 0]
+    # Padding may hold anything; 0 keeps sums over columns clean.
     chosen = np.where(mask, chosen, 0.0)
     stayed = _stay_outcome(values)[:, None]
     columns.append(np.concatenate([chosen, stayed], axis=1))
@@ -193,6 +194,7 @@ def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         f'Scores must be [N, T] = {mask.shape}, got {scores.shape}.'
     )
   is_bad = ~np.isfinite(scores)
+  # The first test is a cheap exit: bad scores are rare, and tables are large.
   if is_bad.any() and (is_bad & mask).any():
     row, step = np.argwhere(is_bad & mask)[0]
     raise ValueError(
@@ -263,6 +265,7 @@ def at_exits(
   Returns:
     correct, cost, loss and gain, each `[K, N]` float64.
   """
+  # Broadcasts to `[K, N]`: problem n is row n of every table.
   rows = np.arange(tables[0].num_problems)
   return {
       name: np.stack([getattr(table, name) for table in tables])[

@@ -202,6 +202,8 @@ class TableBuilder:
     """
     if not self._roots:
       raise ValueError('There are no problems; at least 1 is needed.')
+    # float64, since costs are summed and compared across metrics; grades and
+    # features are float32 to halve the memory.
     cost = np.array(self._ending_cost, np.float64)
     large_cost = np.array(self._large_cost, np.float64)
     return OutcomeTable(
@@ -239,11 +241,13 @@ def from_batch(
   right = np.asarray(batch.correct)
   for row, mask in enumerate(np.asarray(batch.mask)):
     found: dict[tuple[int, int], int] = {}  # (level, place) to decision.
+    # Choosing the largest route at the first decision is that model alone.
     largest = right[row, 0, -1]
     builder.begin_problem(float(largest))
     for level, start in enumerate(starts[:-1]):
       for place in range(batch.widths[level]):
         at = start + place
+        # Padding: this problem has fewer decisions in the level.
         if not mask[at]:
           continue
         parent = None
@@ -267,6 +271,7 @@ def _add_endings(
   """Adds every branch of one problem that leads to no decision."""
   starts = np.cumsum([0, *batch.widths])
   num_routes = batch.correct.shape[-1]
+  # Branches (level, place, route) that lead to another decision.
   has_child = {
       (
           level - 1,
