@@ -140,7 +140,7 @@ class OptimumTest(parameterized.TestCase):
 
   def test_seeing_nothing_is_worth_nothing(self):
     # One level of confidence: the best is a mixture of fixed sequences.
-    process = process_lib.unseen(process_lib.Process())
+    process = process_lib.uninformative(process_lib.Process())
     tree = tree_lib.build(process, protocols.Protocol('switch'))
     fixed = np.asarray(
         [

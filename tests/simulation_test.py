@@ -168,12 +168,12 @@ def decode_tokens(tree):
 class ProcessTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      (dict(num_steps=0), 'num_steps is 0; allowed: >= 1'),
+      (dict(num_steps=0), 'num_steps is 0; it must be at least 1'),
       (dict(repair=(0.1,)), r'repair has shape \(1,\); it must be \(2,\)'),
-      (dict(start=(0.5, 0.4, 0.2)), 'start must sum to 1'),
+      (dict(start=(0.5, 0.4, 0.2)), r'start is \(0.5, .*must sum to 1'),
       (
           dict(start=(1.5, -0.5, 0.0)),
-          r'start has chances outside \[0, 1\]',
+          r'start has .*must be in \[0, 1\]',
       ),
       (dict(prices=(0.1, 0.0)), 'prices are'),
   )

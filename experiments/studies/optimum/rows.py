@@ -55,7 +55,7 @@ def shares(
 
 def share_of_plan(tree: tree_lib.HistoryTree, budget: float) -> float:
   """What the best plan made beforehand has of the optimal gain."""
-  blind = tree_lib.build(process_lib.unseen(tree.process), tree.protocol)
+  blind = tree_lib.build(process_lib.uninformative(tree.process), tree.protocol)
   plan, best = (optimum.solve(x, budget).values.correct for x in (blind, tree))
   lowest = float(optimum.random_accuracy(tree, budget))
   return (plan - lowest) / (best - lowest)
