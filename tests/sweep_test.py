@@ -175,7 +175,7 @@ class SweepTest(absltest.TestCase):
     )
     code, _, err = self._run(_grid((0.25,), (0,)), f'--data={data}')
     self.assertEqual(code, 1)
-    self.assertIn('train is not collected to its end', err)
+    self.assertIn('train is not complete', err)
     manifest_lib.save(
         path.parent, manifest_lib.Manifest({}, num_problems=0, shard_size=1)
     )
