@@ -129,7 +129,7 @@ class OptimumTest(parameterized.TestCase):
     tree = tree_lib.build(process_lib.Process(), protocols.Protocol('escalate'))
     got = optimum.solve(tree, 5.0)
     self.assertEqual(got.multiplier, 0.0)
-    best = tree_lib.respond(tree, (1.0, 0.0, 0.0))[1]
+    best = tree_lib.best_response(tree, (1.0, 0.0, 0.0))[1]
     self.assertEqual(got.values, best)
 
   def test_no_loss_is_all_large(self):

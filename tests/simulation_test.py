@@ -306,12 +306,12 @@ class TreeTest(parameterized.TestCase):
     protocol = protocols.Protocol('redraft')
     with self.assertRaisesRegex(ValueError, "Unknown features 'truth'"):
       tree_lib.build(TINY, protocol, 'truth')
-    with self.assertRaisesRegex(ValueError, 'histories in 9 steps; allowed'):
+    with self.assertRaisesRegex(ValueError, 'histories in 9 steps; at most'):
       tree_lib.build(process_lib.Process(num_steps=9), protocol)
 
   def test_refuses_a_policy_of_another_tree(self):
     tree = tree_lib.build(TINY, protocols.Protocol('switch'))
-    with self.assertRaisesRegex(ValueError, r'at step 1 is \(1, 2\)'):
+    with self.assertRaisesRegex(ValueError, r'at step 1 has shape \(1, 2\)'):
       tree_lib.evaluate(tree, [np.ones((1, 2)) / 2] * 2)
 
   def test_is_a_pytree_that_keeps_its_rules(self):

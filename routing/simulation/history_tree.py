@@ -1,9 +1,9 @@
-"""Exact values of policies that look at nothing but their own history.
+"""Exact values of policies on the history tree of a simulated process.
 
-The histories form a tree: level t holds those before decision t. The value of
-any such policy is a finite sum over it, linear in the chance of each action, so
-the best one follows by going backwards; and no learner, whatever its network,
-can know more than its history.
+Level t of the history tree has all histories before decision t. A policy that
+depends on its history alone has a value that is a finite sum over the tree. The
+best such policy follows by dynamic programming from the last level. It bounds
+every learner, since no network can use more than its history.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,17 @@ from routing.simulation import process as process_lib
 
 MAX_HISTORIES = 2_000_000
 
-# For each level `[n, A]`: chances of the actions at each history.
+# Per level `[n, A]`: action probabilities at each history.
 Policy = Sequence[np.ndarray]
 
 
 class Values(NamedTuple):
-  """What is expected of a policy.
+  """Expected outcomes of a policy.
 
-  correct: in [0, 1], chance of a right answer.
+  correct: in [0, 1], probability of a right answer.
   cost: >= 0, fraction of the all-large cost.
-  loss: in [0, 1], chance that the largest model alone is right and this is not.
+  loss: in [0, 1], relative loss: probability that the largest model alone is
+    right and the routed answer is wrong.
   """
 
   correct: float
@@ -40,16 +41,16 @@ class Values(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """The n histories before one decision; those of one parent side by side.
+  """The n histories before one decision, successors of a parent side by side.
 
-  features: `[n, F]` float32, what a network is shown.
-  chance: `[n]`, chance of what was seen, given the actions.
-  gains: `[n, A, 3]`, `chance` times what an action brings by itself, as
-    `Values`: its cost and, where it is the last, the answer.
-  parent: `[n]` int32, the history one decision earlier; -1 before the first.
-  action: `[n]` int32, what was done then; -1 before the first.
-  begins: `[n, A]` int32, where the successors of an action begin in the next
-    level, ordered by what is seen; -1 where it is the last action.
+  features: `[n, F]` float32, the observation of a network.
+  chance: `[n]`, P(observations so far | actions).
+  gains: `[n, A, 3]`, `chance` times the immediate `Values` of an action: its
+    cost and, if it is final, the outcome of the answer.
+  parent: `[n]` int32, index in the level before; -1 at the first level.
+  action: `[n]` int32, the action taken there; -1 at the first level.
+  begins: `[n, A]` int32, index in the next level of an action's first
+    successor; the others follow in the order of observations. -1 if final.
   """
 
   features: np.ndarray
@@ -63,10 +64,10 @@ class Level:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HistoryTree:
-  """All histories of a process under a protocol. A pytree: may enter jit.
+  """All histories of a process under a protocol; a pytree, for use under jit.
 
-  levels: T of them.
-  process, protocol: what it was grown from.
+  levels: T levels, one per decision.
+  process, protocol: those of the histories; static under jit.
   """
 
   levels: tuple[Level, ...]
@@ -79,9 +80,9 @@ def build(
     protocol: protocols.Protocol,
     features: str = 'belief',
 ) -> HistoryTree:
-  """Lists the histories of a process under a protocol.
+  """Builds the history tree of a process under a protocol.
 
-  Each has L successors under `escalate`, A L under `switch`, and
+  A history has L successors under `escalate`, A L under `switch`, and
   L + (A - 1) L^2 under `redraft`.
 
   Args:
@@ -90,17 +91,20 @@ def build(
     features: one of `histories.FEATURES`.
 
   Raises:
-    ValueError: if there are no such features, or more than `MAX_HISTORIES`
-      before one decision.
+    ValueError: if `features` is unknown, or a level exceeds `MAX_HISTORIES`.
   """
   kernels = kernels_lib.make_kernels(process, protocol)
   num_steps = process.num_steps
-  going = [a for a in range(process.num_routes) if not protocol.is_absorbing(a)]
-  growth = sum(kernels.steps[a].shape[1] for a in going)
+  continuing = [
+      a for a in range(process.num_routes) if not protocol.is_absorbing(a)
+  ]
+  # Checked before anything is listed: the last level is the largest.
+  growth = sum(kernels.steps[a].shape[1] for a in continuing)
   size = len(kernels.initial) * growth ** (num_steps - 1)
   if size > MAX_HISTORIES:
     raise ValueError(
-        f'{size} histories in {num_steps} steps; allowed: {MAX_HISTORIES}.'
+        f'The process has {size} histories in {num_steps} steps; at most '
+        f'{MAX_HISTORIES} are allowed. Use fewer steps or confidence levels.'
     )
   rows = [histories_lib.first(kernels)]
   begins = []
@@ -109,9 +113,11 @@ def build(
       none = np.full((len(rows[-1].masses), process.num_routes), -1, np.int32)
       begins.append(none)
     else:
-      after, where = histories_lib.successors(kernels, rows[-1], going)
-      rows.append(after)
-      begins.append(where)
+      successors, first = histories_lib.successors(
+          kernels, rows[-1], continuing
+      )
+      rows.append(successors)
+      begins.append(first)
   observed = histories_lib.observe(rows, process, protocol, features)
   costs = process_lib.action_costs(process, protocol)
   return HistoryTree(
@@ -134,7 +140,14 @@ def build(
 def _gains(
     masses: np.ndarray, ends: np.ndarray, costs: np.ndarray
 ) -> np.ndarray:
-  """`[n, A, 3]` from `[n, S]`, `[A, S, 2]` and `[A]`."""
+  """Returns the `gains` of a `Level`.
+
+  Args:
+    masses: `[n, S]`.
+    ends: `[A, S, 2]`, NaN for actions that are not final.
+    costs: `[A]`.
+  """
+  # An action that is not final brings no answer yet, hence 0 for NaN.
   answers = np.einsum('ns,asv->nav', masses, np.nan_to_num(ends))
   paid = masses.sum(axis=-1)[:, None] * costs
   return np.stack([answers[..., 0], paid, answers[..., 1]], axis=-1)
@@ -143,7 +156,7 @@ def _gains(
 def constant(
     tree: HistoryTree, probabilities: Sequence[float]
 ) -> list[np.ndarray]:
-  """The policy that looks at nothing: `[A]` chances at every history."""
+  """Returns the policy with the same `[A]` probabilities at every history."""
   return [
       np.tile(np.asarray(probabilities, np.float64), (len(level.chance), 1))
       for level in tree.levels
@@ -153,12 +166,12 @@ def constant(
 def thresholded(
     tree: HistoryTree, scores: Sequence[np.ndarray], kappa: float
 ) -> list[np.ndarray]:
-  """The policy that takes the largest route where a score is >= kappa, else 0.
+  """Returns the policy of the largest route where score >= kappa, else route 0.
 
   Args:
     tree: T levels.
-    scores: for each level `[n]`.
-    kappa: -inf always takes the largest.
+    scores: per level `[n]`.
+    kappa: -inf always takes the largest route.
   """
   policy = []
   for level, score in zip(tree.levels, scores, strict=True):
@@ -170,62 +183,80 @@ def thresholded(
 
 
 def evaluate(tree: HistoryTree, policy: Policy) -> Values:
-  """The exact values of a policy, whatever it is: a table of chances."""
-  after = None
-  for t in reversed(range(len(tree.levels))):
-    worth = action_values(tree, t, after)
-    probabilities = np.asarray(policy[t], np.float64)
-    if probabilities.shape != worth.shape[:2]:
-      raise ValueError(
-          f'The policy at step {t} is {probabilities.shape}; it must be '
-          f'{worth.shape[:2]}.'
-      )
-    after = np.einsum('na,nav->nv', probabilities, worth)
-  return Values(*map(float, after.sum(axis=0)))
-
-
-def respond(
-    tree: HistoryTree, weights: Sequence[float]
-) -> tuple[list[np.ndarray], Values]:
-  """The policy that maximises a weighted sum of its `Values`.
+  """Returns the exact values of a policy.
 
   Args:
     tree: T levels.
-    weights: 3 of them, in the order of `Values`.
+    policy: per level `[n, A]` action probabilities.
+
+  Raises:
+    ValueError: if a table has another shape.
+  """
+  # V_t(h) = sum_a pi(a | h) Q_t(h, a), from the last level back. All carry the
+  # factor `chance`, so the value at the root is a plain sum over level 0.
+  after = None
+  for t in reversed(range(len(tree.levels))):
+    values = action_values(tree, t, after)
+    probabilities = np.asarray(policy[t], np.float64)
+    if probabilities.shape != values.shape[:2]:
+      raise ValueError(
+          f'The policy at step {t} has shape {probabilities.shape}; it must '
+          f'be {values.shape[:2]}.'
+      )
+    after = np.einsum('na,nav->nv', probabilities, values)
+  return Values(*map(float, after.sum(axis=0)))
+
+
+def best_response(
+    tree: HistoryTree, weights: Sequence[float]
+) -> tuple[list[np.ndarray], Values]:
+  """Returns the policy that maximises a weighted sum of its `Values`.
+
+  Args:
+    tree: T levels.
+    weights: 3 weights, in the order of `Values`.
 
   Returns:
     The policy, deterministic, with the smallest of equally good routes; and its
     values.
   """
+  # Dynamic programming (Bellman). A vector value is carried, but actions are
+  # compared by its weighted sum.
   policy, after = [], None
   for t in reversed(range(len(tree.levels))):
-    worth = action_values(tree, t, after)
-    best = np.argmax(worth @ np.asarray(weights), axis=-1)
-    policy.append(np.eye(worth.shape[1])[best])
-    after = np.take_along_axis(worth, best[:, None, None], axis=1)[:, 0]
+    values = action_values(tree, t, after)
+    best = np.argmax(values @ np.asarray(weights), axis=-1)
+    policy.append(np.eye(values.shape[1])[best])
+    after = np.take_along_axis(values, best[:, None, None], axis=1)[:, 0]
   return policy[::-1], Values(*map(float, after.sum(axis=0)))
 
 
 def action_values(
     tree: HistoryTree, t: int, after: np.ndarray | None
 ) -> np.ndarray:
-  """`[n, A, 3]`, chance times what each action at t is worth, future included.
+  """Returns `[n, A, 3]` action values Q_t, each times the history's `chance`.
+
+    Q_t(h, a) = gains_t(h, a) + sum over successors h' of (h, a): V_{t+1}(h')
 
   Args:
     tree: T levels.
     t: the decision.
-    after: `[n', 3]`, the same of the policy at the next level; None at the
-      last.
+    after: `[n', 3]`, V_{t+1} of the policy at the next level, times `chance`;
+      None at the last level.
   """
-  worth = tree.levels[t].gains.copy()
+  values = tree.levels[t].gains.copy()
   if after is not None:
     coming = tree.levels[t + 1]
-    np.add.at(worth, (coming.parent, coming.action), after)
-  return worth
+    # Unbuffered: a (parent, action) pair occurs once per observation, and
+    # `values[index] += after` would keep only one of them.
+    np.add.at(values, (coming.parent, coming.action), after)
+  return values
 
 
 def reached(tree: HistoryTree, policy: Policy) -> list[np.ndarray]:
-  """For each level `[n]`, the chance that a policy gets to each history."""
+  """Returns per level `[n]`, P(a policy reaches the history)."""
+  # Probability of the actions, prod pi(a | h); that of the observations is in
+  # `chance`.
   taken = [np.ones(len(tree.levels[0].chance))]
   for level, probabilities in zip(tree.levels[1:], policy, strict=False):
     taken.append(
@@ -235,7 +266,7 @@ def reached(tree: HistoryTree, policy: Policy) -> list[np.ndarray]:
 
 
 def histories(tree: HistoryTree, t: int) -> np.ndarray:
-  """`[n, t + 1, F]`: the observations up to each history of level t."""
+  """Returns `[n, t + 1, F]`, the observations up to each history of level t."""
   rows = np.arange(len(tree.levels[t].chance))
   sequence = []
   for level in reversed(tree.levels[: t + 1]):
