@@ -146,7 +146,6 @@ def rollout(
   costs = jnp.asarray(process_lib.action_costs(process, protocol), jnp.float32)
   largest = process.num_routes - 1  # Writes the whole reference trace.
   is_wrong = reference_is_wrong = jnp.zeros(num, bool)
-  # The last action stays the writer after a hand-over for good.
   is_asked, writer = jnp.ones(num, bool), jnp.zeros(num, jnp.int32)
   histories = jnp.zeros(num, jnp.int32)
   if protocol.has_draft:
@@ -167,7 +166,7 @@ def rollout(
             costs=jnp.where(is_asked, costs[t][actions], 0.0),
         )
     )
-    writer = jnp.where(is_asked, actions, writer)
+    writer = jnp.where(is_asked, actions, writer)  # Stays after a hand-over.
     is_wrong = write(process, noise, t, is_wrong, writer)
     # Under the same noise, so that loss and gain are paired.
     reference_is_wrong = write(process, noise, t, reference_is_wrong, largest)
