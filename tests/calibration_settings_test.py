@@ -1,4 +1,4 @@
-"""What is wanted of a calibration: refused before work, or done as it says."""
+"""Settings of a calibration: rejected before any work, or followed."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ _source = calibrator_test._source
 _calibrator = calibrator_test._calibrator
 
 
-class RefusedTest(parameterized.TestCase):
+class NotAllowedTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(procedure='nonsense'), "procedure is 'nonsense'; allowed: fixed_s"),
@@ -49,7 +49,7 @@ class RefusedTest(parameterized.TestCase):
       (dict(joint_starts=(0, 3, 3)), r'joint_starts is \(0, 3, 3\); allowed'),
       (dict(num_thresholds=0), 'num_thresholds is 0; .* at least 1'),
   )
-  def test_a_setting_that_is_not_allowed(self, wanted, message):
+  def test_raises_on_a_setting_that_is_not_allowed(self, wanted, message):
     with self.assertRaisesRegex(ValueError, message):
       calibrator.CalibrationSettings(**wanted)
 
@@ -65,7 +65,9 @@ class RefusedTest(parameterized.TestCase):
       ('recorded', 'bonferroni', 'allowed: fixed_sequence.'),
       ('live', 'growing', 'allowed: fixed_sequence, bonferroni.'),
   )
-  def test_a_procedure_that_the_source_cannot_do(self, kind, name, allowed):
+  def test_raises_on_a_procedure_that_the_source_does_not_support(
+      self, kind, name, allowed
+  ):
     wanted = calibrator.CalibrationSettings(alphas=(0.1,), procedure=name)
     message = f'procedure is {name!r}, but the outcomes are {kind}; {allowed}'
     with self.assertRaisesRegex(ValueError, message):
@@ -73,7 +75,7 @@ class RefusedTest(parameterized.TestCase):
     wanted.check_source('known')
     calibrator.CalibrationSettings(alphas=(0.1,)).check_source(kind)
 
-  def test_recorded_outcomes_take_a_delta_below_a_half(self):
+  def test_recorded_outcomes_need_a_delta_below_a_half(self):
     wanted = calibrator.CalibrationSettings(alphas=(0.1,), delta=0.5)
     wanted.check_source('known')
     with self.assertRaisesRegex(ValueError, 'delta is 0.5; .* below 0.5'):
@@ -82,14 +84,14 @@ class RefusedTest(parameterized.TestCase):
         alphas=(0.1,), delta=0.5, num_choices=2
     ).check_source('recorded')
 
-  def test_the_calibrator_asks_its_source(self):
+  def test_the_calibrator_checks_its_source(self):
     prove = _recorded(200, seed=1)[0]
     with self.assertRaisesRegex(ValueError, 'growing.*outcomes are recorded'):
       _calibrator(prove=prove, alphas=(0.1,), procedure='growing')
 
 
 class ProcedureTest(parameterized.TestCase):
-  """Each promise is tested by the procedure that is wanted."""
+  """Each promise is tested by the procedure of the settings."""
 
   def setUp(self):
     super().setUp()
@@ -134,8 +136,8 @@ class ProcedureTest(parameterized.TestCase):
     test = 'growing' if procedure == 'growing' else 'binomial'
     self.assertEqual({x['promise']['test'] for x in points.values()}, {test})
 
-  def test_no_two_procedures_give_the_same(self):
-    # So that the test above tells one from the other, by steps too.
+  def test_no_two_procedures_give_the_same_points(self):
+    # Otherwise the test above could not distinguish them, by steps too.
     points = [self._points(x) for x in risks_lib.PROCEDURES]
     for name in points[0]:
       found = [
@@ -145,10 +147,10 @@ class ProcedureTest(parameterized.TestCase):
         self.assertNotEqual(found[i], found[j], name)
 
 
-class DearestTest(absltest.TestCase):
-  """A point dearer than the large model alone is refused, and says so."""
+class MaxCostTest(absltest.TestCase):
+  """A point that costs more than the large model alone is refused."""
 
-  def test_where_every_way_is_known(self):
+  def test_known_outcomes(self):
     found = _calibrator(
         found=(_BLIND,),
         alphas=(0.02,),
@@ -168,7 +170,7 @@ class DearestTest(absltest.TestCase):
     for refused in found.refused:
       self.assertRegex(refused['reason'], 'cost 1.0.*The large model alone kee')
 
-  def test_where_it_is_recorded(self):
+  def test_recorded_outcomes(self):
     select, family = _recorded(20_000, seed=1)
     prove, _ = _recorded(20_000, seed=0, family=family)
     found = _calibrator(
@@ -180,7 +182,7 @@ class DearestTest(absltest.TestCase):
 
 
 class _Recorded:
-  """The scores of `importance_test.sample`, by the number of decisions."""
+  """A family with the scores of `importance_test.sample`, found by size."""
 
   fingerprint = 'recorded'
 
@@ -188,12 +190,12 @@ class _Recorded:
     self.known = {}
 
   def score(self, decisions):
-    """Those of the sample that has as many."""
+    """Returns the scores of the sample with as many decisions."""
     return self.known[len(decisions.depth)], None
 
 
 def _recorded(num, seed, family=None):
-  """Trajectories as a source, and the family that knows their scores."""
+  """Returns trajectories as a source, and the family with their scores."""
   scores, batch = importance_test.sample(num, seed)
   family = family or _Recorded()
   mask = np.asarray(batch.mask, bool)
@@ -212,7 +214,7 @@ def _recorded(num, seed, family=None):
 
 class GroupsTest(absltest.TestCase):
 
-  def test_shares_do_not_change_with_what_is_proven_on(self):
+  def test_shares_of_delta_do_not_depend_on_prove(self):
     select = _source(1)
     for subjects in (('sets', 'algebra'), ('sets', 'algebra', 'new', 'newer')):
       prove = _source(2, subjects)
@@ -247,10 +249,10 @@ class ByStepTest(absltest.TestCase):
     )
     return found.points()[-1], found
 
-  def test_there_is_a_threshold_for_every_decision_of_the_protocol(self):
+  def test_there_is_one_threshold_per_decision_of_the_protocol(self):
     point, _ = self._point()
     kappas = point['threshold']
-    # The ladders have six; the protocol eight.
+    # The ladders have six decisions; the protocol has eight.
     self.assertLen(kappas, 8)
     self.assertLen(set(kappas[3:]), 1)
     deeper = ladders.make_known(50, seed=3, num_steps=8)
@@ -263,11 +265,13 @@ class ByStepTest(absltest.TestCase):
     )
     self.assertEmpty(left_out)
     self.assertGreater(entry['cost'], 0)
-    with self.assertRaisesRegex(ValueError, 'for 6 decisions; a problem has 8'):
+    with self.assertRaisesRegex(
+        ValueError, 'for 6 decisions, but a problem has 8'
+    ):
       scores, _ = _KEEN.score(deeper.table.decisions)
       known.at_depth_thresholds(deeper.table, scores, np.zeros((1, 6)), 'price')
 
-  def test_a_step_that_no_problem_has_is_refused_by_name(self):
+  def test_a_decision_that_no_problem_has_is_refused_by_name(self):
     found = _calibrator(found=(_KEEN,), alphas=(0.15,), joint_starts=(0, 6))
     self.assertEqual([x['name'] for x in found.points()], ['loss<=0.15@0.9'])
     (refused,) = found.refused

@@ -34,7 +34,7 @@ class AddedTest(parameterized.TestCase):
       found = looks.added(found, *one)
     return found
 
-  def test_the_same_look_again_is_none(self):
+  def test_the_same_look_again_is_not_added(self):
     self.assertLen(self._add(_look()), 1)
     self.assertLen(self._add(_look(), _look()), 1)
     # Tuples are lists in JSON.
@@ -65,13 +65,13 @@ class AddedTest(parameterized.TestCase):
       (_look(8, data='e', procedure='growing'),),  # Smaller.
       (_look(12, start=1, data='e', procedure='growing'),),  # Others.
       (_look(12, data='e', procedure='growing', delta=0.2),),
-      (_look(10, data='e', procedure='growing'),),  # The same, anew.
+      (_look(10, data='e', procedure='growing'),),  # Collected anew.
   )
-  def test_growing_allows_nothing_but_growth(self, other):
+  def test_growing_allows_only_new_problems_at_the_end(self, other):
     with self.assertRaisesRegex(ValueError, 'prove 1 time'):
       self._add(_look(procedure='growing'), other)
 
-  def test_as_many_looks_as_the_level_was_meant_for(self):
+  def test_num_choices_allows_as_many_looks(self):
     first, second, third = (
         _look(num_choices=2, delta=x) for x in (0.1, 0.2, 0.3)
     )
@@ -81,7 +81,7 @@ class AddedTest(parameterized.TestCase):
         ValueError, 'num_choices of 3 or more in every'
     ):
       looks.added(found, *third)
-    # The first was at the full level: no later one makes up for it.
+    # The first look used the full delta; later ones cannot correct that.
     with self.assertRaisesRegex(
         ValueError, 'num_choices of 2 or more in every'
     ):
@@ -90,7 +90,7 @@ class AddedTest(parameterized.TestCase):
 
 class FileTest(absltest.TestCase):
 
-  def test_round_trip_whole_or_not_at_all(self):
+  def test_round_trip_is_atomic(self):
     path = pathlib.Path(self.create_tempdir().full_path) / looks.FILE_NAME
     self.assertEqual(looks.read(path), [])
     one, _ = _look(alphas=(0.1,))
