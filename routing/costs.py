@@ -58,6 +58,8 @@ def spec_by_parameters(
   Its output price is one dollar per million tokens and million parameters;
   input and cached input cost the usual fractions of it.
   """
+  # The dollar is an arbitrary unit: costs are reported as fractions of the
+  # all-large cost, so only the ratios between such models matter.
   output = parameters / 1e6
   return RouteSpec(
       name=name,
@@ -141,6 +143,7 @@ def completion_cost(
   The whole prompt is charged as read anew: at a hand-over the larger model is
   called for the first time, so none of it is in the model's prefix cache.
   """
+  # A `Usage`, so that a completion and a live call share one formula.
   usage = types.Usage(
       completion.route,
       completion.read,

@@ -61,6 +61,8 @@ class Usage:
   """
 
   route: int
+  # Disjoint counts, because each has a price of its own: an API that reports
+  # prompt tokens with the cached ones included needs the difference in `read`.
   read: int | np.ndarray
   cached: int | np.ndarray
   written: int | np.ndarray
@@ -89,6 +91,8 @@ class Step:
   # Empty while `token_ids` is not, where a server returns only the text.
   log_probs: np.ndarray
   top_log_probs: np.ndarray
+  # Not derivable from the text: a step without a delimiter at its end may also
+  # have been cut off by the token limit.
   is_final: bool
   usage: Usage
   hidden: np.ndarray | None = None
@@ -204,6 +208,8 @@ class Completion:
   route: int
   sample: int
   text: str
+  # The whole prompt, whatever was cached while collecting: a live hand-over is
+  # the first call to this model.
   read: int
   written: int
   seconds: float
@@ -234,6 +240,7 @@ class Ladder:
   @property
   def num_decisions(self) -> int:
     """The number of steps at which a router is asked, at most T."""
+    # From the completions, since the small model may write more than T steps.
     return 1 + max((x.step for x in self.completions), default=-1)
 
 

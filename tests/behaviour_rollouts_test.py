@@ -99,7 +99,7 @@ class CollectTest(parameterized.TestCase):
     usage = dataclasses.replace(step.usage, route=1)
     steps = step, dataclasses.replace(step, usage=usage)
     trajectory = types.Trajectory(None, steps, (step,), (), (), True)
-    got = behaviour_rollouts.without_unread(trajectory)
+    got = behaviour_rollouts.without_large_hidden(trajectory)
     self.assertIs(got.steps[0], step)
     self.assertIsNone(got.steps[1].hidden)
     self.assertEqual(got.discarded, (step,))

@@ -16,6 +16,8 @@ from routing import types
 # carry no information about how certain a model is.
 _FLOOR = 1e-4
 
+# Names of the entries. 'running' ones cover all steps so far, the others only
+# the step under view. A `has_` entry is the mask of the entries it precedes.
 NAMES = (
     'has_log_probs',
     'mean',

@@ -108,6 +108,7 @@ def names(config: FeatureConfig) -> tuple[str, ...]:
   The names must be in the order in which the functions of `_BUILDERS` fill the
   vector.
   """
+  # A saved policy refers to columns by position: keep this order stable.
   entries = {
       'confidence': confidence.NAMES,
       'progress': (
@@ -187,7 +188,7 @@ def uncertainty(trace: types.Trace) -> float:
 
 
 def _confidence(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  del config
+  del config  # Fixed width.
   steps = trace.steps if trace.draft is None else (*trace.steps, trace.draft)
   return np.asarray(confidence.describe(viewed_step(trace), steps))
 

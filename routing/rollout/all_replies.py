@@ -103,6 +103,8 @@ async def collect_problem(
   Starting from the empty trace, every model is asked for its reply to each
   trace; each new text makes a new trace.
   """
+  # One session: the prompts of a problem share most of their tokens. The usage
+  # recorded here is only a start; `prefix_cache.charged` computes it per path.
   session = driver.new_session(problem)
   # Keyed by (route, text): different writers of one text make one trace.
   found: dict[tuple[int, str], types.Step] = {}

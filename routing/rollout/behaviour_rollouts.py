@@ -82,6 +82,7 @@ async def collect_rollouts(
   """
   if len(engines) < 2:
     raise ValueError(f'Routing needs 2 engines or more, got {len(engines)}.')
+  # E.g. from an earlier round of on-policy training.
   known = references or {}
   await collect.collect_each(
       problems,
@@ -128,7 +129,7 @@ async def collect_problem(
       for index in range(plan.num_trajectories)
   ]
   return types.Rollouts(
-      problem, reference, tuple(map(without_unread, trajectories))
+      problem, reference, tuple(map(without_large_hidden, trajectories))
   )
 
 
@@ -145,7 +146,7 @@ async def _answer_alone(
         problem,
         (),
         engine,
-        to_end=True,
+        to_end=True,  # One request, as in `Ladder.completions` of step 0.
         seed=plan.seed,
         sampling=plan.sampling,
         session=session,
@@ -156,7 +157,7 @@ async def _answer_alone(
   return await collect.graded(problem, (), written, engine, grade)
 
 
-def without_unread(trajectory: types.Trajectory) -> types.Trajectory:
+def without_large_hidden(trajectory: types.Trajectory) -> types.Trajectory:
   """Returns the trajectory without the larger models' hidden states."""
   # Observations use the small model's only (`features.observation`), and the
   # others would take up most of a shard.

@@ -147,9 +147,11 @@ async def collect_each(
       if not may_begin(index):
         continue
       try:
+        # At once, so that the sink can write it before a kill.
         sink(index, await collect_one(problem))
       except Exception as error:
         if on_refused is None or not isinstance(error, engine_lib.Refused):
+          # A note keeps the type of the error, by which callers decide.
           error.add_note(f'while collecting problem {problem.id}')
           raise
         on_refused(index, error)
@@ -199,6 +201,7 @@ async def collect_ladder(
       for sample in range(plan.num_samples)
   )
   completions = [completion for found in per_model for completion in found]
+  # `types.Ladder` promises this order, whatever order the models finished in.
   completions.sort(key=lambda c: (c.step, c.route, c.sample))
   return types.Ladder(
       problem=problem,

@@ -103,6 +103,7 @@ class _Walk:
   def __init__(self, builder: TreeBuilder, record: all_replies.Replies):
     self._builder, self._problem = builder, record.problem
     self._caches = record.caches
+    # A reply depends on the text of the trace only, not on who wrote its steps.
     self._replies = {(x.step.route, x.trace): x for x in record.replies}
     # The prefix cache of each engine at the start of a session. Contents are
     # immutable tuples, since each path through the tree needs its own.
@@ -141,6 +142,7 @@ class _Walk:
   def reference(self) -> types.Completion:
     """Returns the largest model's own answer, written in a single call."""
     route = len(self._caches) - 1
+    # In a session of its own, as `behaviour_rollouts` collects it.
     written, _ = self._write(route, (), self.empty_caches, to_end=True)
     usage, text = steps_lib.call_usage(written), steps_lib.join(written)
     return types.Completion(

@@ -24,6 +24,8 @@ PROBLEM = [
     ('answer', pa.string()),
     ('subject', pa.string()),
     ('meta', pa.string()),  # JSON, since its keys differ between sources.
+    # Redundant, for other tools: they can match questions of two files without
+    # our normalisation.
     ('question_hash', pa.string()),
 ]
 _CALL = [
@@ -38,6 +40,8 @@ _CALL = [
 # which the column was first written.
 _ATTRIBUTES = {'held': 'in_context'}
 CALL = pa.struct(_CALL)
+# Log-probabilities and hidden states are float32, as engines give them; seconds
+# and scores are float64, so that sums and thresholds come back exactly.
 STEP = pa.struct(
     [
         ('text', pa.string()),
@@ -91,6 +95,7 @@ def encode_problems(
 
 def decode_problems(table: pa.Table) -> list[types.Problem]:
   """Returns the problems of a table; the inverse of `encode_problems`."""
+  # The hash is not a field of `Problem`; it follows from the question.
   names = [name for name, _ in PROBLEM if name != 'question_hash']
   return [
       types.Problem(**{**row, 'meta': json.loads(row['meta'])})
@@ -177,6 +182,8 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
   Raises:
     ValueError: if the log-probabilities of a step do not match its tokens.
   """
+  # The lists below are cut by token counts. A step with other lengths would
+  # shift the entries of all steps after it, without an error.
   for step in steps:
     _check_lengths(step)
   num_tokens = [len(step.token_ids) for step in steps]
@@ -255,6 +262,7 @@ def unnest(
   if isinstance(column, pa.ChunkedArray):
     column = column.combine_chunks()
   offsets, values = _lists(column)
+  # Once for all rows: the cost per call is that of many Arrow operations.
   items = decode(values)
   return [items[a:b] for a, b in itertools.pairwise(offsets)]
 
@@ -273,7 +281,7 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   }
   usages = decode_calls(structs)
   token_bounds, token_ids = _lists(structs.field('token_ids'))
-  token_ids = token_ids.to_numpy().tolist()
+  token_ids = token_ids.to_numpy().tolist()  # Python integers; JSON-like.
   prob_bounds, log_probs = _lists(structs.field('log_probs'))
   log_probs = log_probs.to_numpy()
   top_bounds, tops = _lists(structs.field('top_log_probs'))

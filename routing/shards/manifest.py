@@ -86,6 +86,7 @@ class Manifest:
   @property
   def content_hash(self) -> str:
     """SHA-256 over settings and shards, which identifies the data."""
+    # Not over failures, whose reasons may differ between equal collections.
     hashes = [shard.sha256 for shard in self.shards]
     return hash_json({'settings': self.settings_hash, 'shards': hashes})
 
@@ -99,6 +100,7 @@ class Manifest:
 
     It replaces an entry of the same block, which was not full.
     """
+    # By `first`, because a completed block has a new file name and more rows.
     others = [shard for shard in self.shards if shard.first != entry.first]
     shards = sorted([*others, entry], key=lambda shard: shard.first)
     return dataclasses.replace(self, shards=tuple(shards))
@@ -136,12 +138,14 @@ def hash_json(value: Any) -> str:
 
   The order of keys does not matter.
   """
+  # Fixed separators: the bytes, and so the hash, must not depend on defaults.
   text = json.dumps(value, sort_keys=True, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def hash_problems(problems: Sequence[types.Problem]) -> str:
   """Returns the SHA-256 over ids, questions and answers, in order."""
+  # The question's hash, so that case and white space do not matter here either.
   return hash_json(
       [[p.id, splits.question_hash(p.question), p.answer] for p in problems]
   )
@@ -182,6 +186,7 @@ def _sync(path: pathlib.Path) -> None:
 
 def save(directory: pathlib.Path, manifest: Manifest) -> None:
   """Writes the manifest to `manifest.json`, atomically."""
+  # `settings_hash` is redundant; `load` compares it to detect manual edits.
   content = {
       'schema_version': schema.VERSION,
       'settings_hash': manifest.settings_hash,

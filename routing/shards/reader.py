@@ -58,6 +58,7 @@ def read_shard(
     ValueError: if it is missing, truncated, altered or of another version.
   """
   directory = pathlib.Path(directory)
+  # Before parsing, whose errors for a damaged file do not say what to do.
   manifest_lib.check_shard(directory, entry)
   table = pq.read_table(
       io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
@@ -74,6 +75,7 @@ def complete_manifest(
     ValueError: if the collection is not finished, or holds another kind.
   """
   manifest = read_manifest(directory)
+  # The kind first, since it explains more than an unfinished collection does.
   manifest_lib.check_kind(manifest, kind, str(directory))
   # Part of a split would bias what is learned: hard problems take longest.
   if not manifest.is_complete:

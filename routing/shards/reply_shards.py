@@ -49,6 +49,7 @@ def _encode(records: Sequence[all_replies.Replies]) -> dict[str, Any]:
   rows = [record.replies for record in records]
   return {
       'replies': columns.nest_all(rows, _encode_items),
+      # Once per problem; they differ between routes, not between replies.
       'caches': [
           [dataclasses.asdict(cache) for cache in record.caches]
           for record in records

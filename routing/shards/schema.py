@@ -64,6 +64,7 @@ class Kind:
     Raises:
       ValueError: if a step's log-probabilities do not match its tokens.
     """
+    # With an explicit schema, an empty list of records has typed columns, too.
     problems = columns.encode_problems([x.problem for x in records])
     return pa.table({**problems, **self.encode(records)}, schema=self.schema)
 
@@ -76,6 +77,7 @@ class Kind:
     Raises:
       ValueError: if the table is of another schema version.
     """
+    # Tables written by other tools may have no metadata at all.
     metadata = table.schema.metadata or {}
     version = metadata.get(_VERSION_KEY)
     check_version(version.decode() if version else None, 'A table')
@@ -214,4 +216,5 @@ ROLLOUTS = Kind(
     _encode_rollouts,
     _decode_rollouts,
 )
+# By the name in a manifest.
 KINDS = {kind.name: kind for kind in (LADDERS, ROLLOUTS)}

@@ -83,6 +83,7 @@ class Writer:
     They are in no shard and did not fail. Records that this writer has received
     but not yet written count as missing.
     """
+    # From the manifest, not `_blocks`: only what is on disk survives a kill.
     size = self._manifest.shard_size
     written = {x.first for x in self._manifest.shards if self._is_full(x)}
     there = self._failed() | self._reloaded
@@ -99,6 +100,7 @@ class Writer:
       ValueError: if the record is of another problem, or the problem has a
         record or a failure already.
     """
+    # An index that is off by one would pair every record with a wrong problem.
     if self._problems[index].id != record.problem.id:
       raise ValueError(
           f'Problem {index} is {self._problems[index].id}, but the record is '
@@ -184,6 +186,7 @@ class Writer:
   def _open(self, requested: manifest_lib.Manifest) -> manifest_lib.Manifest:
     """Creates the directory, or checks and resumes it; returns its manifest."""
     if not (self._directory / manifest_lib.FILE_NAME).exists():
+      # Shards without a manifest are somebody's data; do not write among them.
       if any(self._directory.glob('*.parquet')):
         raise ValueError(
             f'{self._directory} holds shards but no {manifest_lib.FILE_NAME}; '
@@ -226,6 +229,8 @@ class Writer:
     if first in {shard.first for shard in self._manifest.shards}:
       # The block's old file is still listed, so it must not be overwritten.
       name = f'{name}-{len(self._places(first))}'
+    # Records in the order of the problems, so that the bytes of a file do not
+    # depend on the order in which they arrived.
     path = self._directory / f'{name}.parquet'
     table = self.kind.to_table(records)
     manifest_lib.replace_file(
