@@ -1,6 +1,6 @@
-"""Tests of the calibrate stage: settings that arrive, and looks at prove.
+"""Tests of the calibrate stage: use of its settings, and looks at prove.
 
-The router is the shipped one; outcomes are those of made-up ladders.
+The router is the shipped one; outcomes come from made-up ladders.
 """
 
 import dataclasses
@@ -72,14 +72,14 @@ class CalibrateTestCase(parameterized.TestCase):
     return found
 
   def calibrate(self, **settings):
-    """The points by name, and the looks."""
+    """Returns the points by name, and the looks."""
     self.config.calibration.update(settings)
     (path,) = calibrate.calibrate_all(self.config, self.workdir)
     points = {x['name']: x for x in json.loads(path.read_text())}
     return points, looks_lib.read(self.directory / looks_lib.FILE_NAME)
 
   def files(self):
-    """The content of every file."""
+    """Returns the content of every file."""
     found = filter(pathlib.Path.is_file, self.workdir.rglob('*'))
     return {path: path.read_bytes() for path in found}
 
@@ -131,7 +131,7 @@ class LooksTest(CalibrateTestCase):
     with self.assertRaisesRegex(ValueError, 'since then: checkpoint'):
       self.calibrate()
 
-  def test_only_growing_goes_on_with_a_larger_sample(self):
+  def test_only_growing_allows_a_larger_sample(self):
     self.calibrate()
     self.num_problems = 700
     with self.assertRaisesRegex(ValueError, 'since then: problems'):
@@ -142,7 +142,7 @@ class LooksTest(CalibrateTestCase):
     _, looks = self.calibrate()
     self.assertEqual([x.num_problems for x in looks], [700, 800])
 
-  def test_a_level_for_two_has_two_looks(self):
+  def test_num_choices_of_two_allows_two_looks(self):
     self.calibrate(num_choices=2)
     points, looks = self.calibrate(alphas=(0.12,))
     self.assertLen(looks, 2)
@@ -165,7 +165,7 @@ class LooksTest(CalibrateTestCase):
 
 
 class SettingsTest(CalibrateTestCase):
-  """What the configuration says arrives where it is tested."""
+  """The settings of the configuration reach the tests of promises."""
 
   @parameterized.parameters('fixed_sequence', 'bonferroni', 'growing')
   def test_the_procedure(self, procedure):
@@ -183,7 +183,7 @@ class SettingsTest(CalibrateTestCase):
     self.assertEqual(promise['p_value'], want.promise.p_value)
     self.assertEqual(promise['test'], want.promise.test)
 
-  def test_among(self):
+  def test_num_choices(self):
     points, _ = self.calibrate(num_choices=4)
     promise = points['loss<=0.1@0.9']['promise']
     self.assertEqual((promise['delta'], promise['num_choices']), (0.025, 4))
@@ -210,7 +210,8 @@ class SettingsTest(CalibrateTestCase):
         num_thresholds=7,
         procedure='bonferroni',
     )
-    # None is left at its default, or it would not be seen to arrive.
+    # None is left at its default, since a default would not show that it is
+    # used.
     for field in dataclasses.fields(calibrator.CalibrationSettings):
       self.assertNotEqual(given[field.name], field.default, field.name)
     self.config.calibration.update(given)
@@ -218,7 +219,7 @@ class SettingsTest(CalibrateTestCase):
         calibrate.settings(self.config), calibrator.CalibrationSettings(**given)
     )
 
-  def test_a_point_dearer_than_the_large_model_is_refused(self):
+  def test_a_point_that_costs_more_than_the_large_model_is_refused(self):
     blind = ladders.Family(spread=5.0)
     with mock.patch.object(families, 'policies', lambda router: [blind]):
       points, _ = self.calibrate(alphas=(0.02,))
@@ -254,10 +255,10 @@ class SettingsTest(CalibrateTestCase):
 
 
 class CurrentTest(CalibrateTestCase):
-  """Whether what was made is of what is there now."""
+  """`is_current`: whether points and results fit the present files."""
 
   def _check(self, stage):
-    """Current now, and not with other points, shards, router or settings."""
+    """Checks that other points, shards, router or settings are not current."""
     is_current = lambda: stage.is_current(self.config, self.workdir)
     self.assertTrue(is_current())
     for name, old, new in (
@@ -290,7 +291,7 @@ class CurrentTest(CalibrateTestCase):
     path = self.workdir / evaluate.RESULTS_FILE
     path.write_text(json.dumps(inputs | {'schema': 2}))
     self._check(evaluate)
-    # Of before any of it was recorded.
+    # A file from before inputs were recorded.
     path.write_text('{"schema": 2}')
     self.assertFalse(evaluate.is_current(self.config, self.workdir))
 
