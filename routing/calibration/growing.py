@@ -22,8 +22,9 @@ rule.
 What must be fixed before the first outcome is known: the candidates, their
 order, level, cap and delta; and an order of the problems, such as the order of
 arrival or of a hash of the question. New problems are appended, and none is
-moved or left out between tests. Problems must be independent draws, or at least
-each must have a mean of `level` or more given those before it.
+moved or left out between tests. Problems must be independent draws. If they are
+not, a candidate that breaks the promise must still have a mean of `level` or
+more on each problem, given those before it.
 
 Sources: Ville 1939; Waudby-Smith and Ramdas 2024, "Estimating means of bounded
 random variables by betting" (capital, plug-in); Cover 1991, "Universal
@@ -35,11 +36,12 @@ import numpy as np
 from scipy import optimize
 from scipy import special
 
-# Stakes as shares of 1 / (1 - level), the largest stake at which no draw in [0,
-# 1] makes the capital negative. For draws in {0, 1} of mean p the best share is
-# 1 - p / level, so a geometric list has a stake near the best for any p.
-# Constant stakes need no estimate. In simulations at a mean close to the level
-# they prove sooner, and more often, than the predictable plug-in of `bounds`.
+# Stakes as shares of 1 / (1 - level): at this stake a draw of 1 takes the whole
+# capital, and a larger stake would make it negative. For draws in {0, 1} of
+# mean p the best share is 1 - p / level, so a geometric list has one near it
+# for any p. Constant stakes need no estimate. In simulations at a mean close to
+# the level they prove sooner, and more often, than the predictable plug-in of
+# `bounds`.
 _SHARES = 0.95 * 0.6 ** np.arange(8)
 # More weight on high stakes: if these are right, few problems are enough, and a
 # small starting capital delays a proof most.

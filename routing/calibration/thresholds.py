@@ -59,7 +59,7 @@ def check_budget(budget: float, small_cost: float) -> float:
 
   Args:
     budget: mean cost, as a fraction of all-large.
-    small_cost: mean cost of the small model alone, the cheapest there is.
+    small_cost: mean cost of the small model alone.
   """
   if not small_cost <= budget <= 1:
     raise ValueError(
@@ -83,7 +83,7 @@ def point_at(
 def best(
     candidates: np.ndarray, value: np.ndarray, cost: np.ndarray
 ) -> np.intp:
-  """Returns the candidate of highest value; among equal values the cheapest.
+  """Returns the index of the best candidate; the cheapest of equal ones.
 
   Args:
     candidates: indices into `value` and `cost`, one or more.
