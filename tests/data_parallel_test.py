@@ -1,4 +1,4 @@
-"""Tests of sharing rows over devices: eight give the numbers of one."""
+"""Tests of data parallelism: eight devices give the results of one."""
 
 import json
 import os
@@ -93,7 +93,7 @@ print(json.dumps(out))
 class DataParallelTest(absltest.TestCase):
 
   @pytest.mark.slow
-  def test_eight_devices_give_the_numbers_of_one(self):
+  def test_eight_devices_give_the_results_of_one(self):
     done = subprocess.run(
         [sys.executable, '-c', _PROGRAM, self.create_tempdir().full_path, '2'],
         cwd=_ROOT,
