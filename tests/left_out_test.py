@@ -111,9 +111,11 @@ class LeftOutTest(parameterized.TestCase):
           },
       )
       reason = figures['left_out']['confidence']
-      self.assertRegex(reason, r'None of \d+ thresholds can be judged')
+      self.assertRegex(reason, r'None of \d+ thresholds can be evaluated')
       reason = figures['left_out']['random per step']
-      self.assertRegex(reason, r'12 problems are worth \d.*9 are needed')
+      self.assertRegex(
+          reason, r'12 problems have an effective .* of \d.*9 are needed'
+      )
       self.assertNotIn('fresh sample', reason)
 
   def test_what_needs_the_small_model_alone_is_null(self):

@@ -209,14 +209,14 @@ class ReportTest(parameterized.TestCase):
     self.assertLess(
         text.index('Cost metric price'), text.index('Cost metric flops')
     )
-    self.assertIn('Cost metric price (the constraint)', text)
+    self.assertIn('Cost metric price (used in the constraint)', text)
     self.assertEqual(text.count('| confidence threshold |'), 2)
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
     self.assertIn(POINT['promise'], text)
     self.assertIn(tables.LEGEND, text)
     self.assertIn('choose one of G points or seeds', text)
-    self.assertIn('loss<=0.02@0.9 is refused. 80 problems are', text)
+    self.assertIn('loss<=0.02@0.9 cannot be promised. 80 problems are', text)
     self.assertIn(
         "fitted Q, boosted trees: best of 2 settings on select, {'max_iter': "
         '40}; fitted on at most 60,000 of 420,000 decisions.',

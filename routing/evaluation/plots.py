@@ -1,4 +1,4 @@
-"""Accuracy against cost, drawn from results alone."""
+"""Plots accuracy against cost, from the content of `results.json`."""
 
 from collections.abc import Mapping
 import pathlib
@@ -8,8 +8,9 @@ import numpy as np
 
 from routing.evaluation import tables
 
-# Okabe and Ito's palette, told apart by colour-blind readers; the line styles
-# tell the methods apart without any colour.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish. Line
+# styles distinguish the methods without colour. The first entry is drawn last,
+# on top, except the policy, which has a higher zorder.
 STYLES = {
     'oracle': dict(color='#000000', linestyle=':', linewidth=1.2),
     'policy': dict(color='#0072B2', linestyle='-', linewidth=2.4),
@@ -21,16 +22,16 @@ STYLES = {
     'random per step': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
 }
 _XLABEL = {
-    'price': 'price, fraction of all-large',
-    'flops': 'FLOPs, fraction of all-large',
-    'decoded_tokens': 'decoded tokens x parameters, fraction of all-large',
-    'latency': 'seconds, fraction of all-large',
+    'price': 'price (1 = large model alone)',
+    'flops': 'FLOPs (1 = large model alone)',
+    'decoded_tokens': 'decoded tokens x parameters (1 = large model alone)',
+    'latency': 'latency (1 = large model alone)',
 }
 _INK, _FAINT = '#222222', '#BBBBBB'
 
 
 def _pyplot():
-  """matplotlib without a display; imported here, since it is slow to load."""
+  """Returns pyplot without a display; imported here because it is slow."""
   import matplotlib
 
   matplotlib.use('Agg')
@@ -40,7 +41,7 @@ def _pyplot():
 
 
 def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
-  """The policy's band, then all curves with it on top, then the two models."""
+  """Draws the policy's band, all curves, and the two models alone."""
   methods = figures['methods']
   for name in reversed(STYLES):
     if name not in methods:
@@ -68,11 +69,11 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
       ('large', (-3, 6), 'right'),
   ):
     where = anchors[f'{model}_cost'], anchors[f'{model}_accuracy']
-    if None in where:  # It cannot be judged from what is recorded.
+    if None in where:  # The records do not suffice to evaluate it.
       continue
     axes.plot(*where, 'o', color=_INK, markersize=5, zorder=5)
     axes.annotate(
-        f'{model} alone',
+        f'{model} model alone',
         where,
         xytext=offset,
         textcoords='offset points',
@@ -83,6 +84,7 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
 
 
 def _clean(axes, metric: str) -> None:
+  """Removes needless lines and sets the axis labels."""
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(_FAINT)
   axes.tick_params(colors=_INK, labelsize=8, length=3)
@@ -92,8 +94,9 @@ def _clean(axes, metric: str) -> None:
 
 
 def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
-  """The costs that are drawn: from a little below small to a little above 1."""
+  """Returns the range of costs to draw: around small alone and 1."""
   curves = [x['curve']['cost'] for x in figures['methods'].values()]
+  # Policies that cost far more than the large model would squeeze the rest.
   right = min(max(max(x) for x in curves), 1.3)
   small = figures['anchors']['small_cost']
   left = min(min(x) for x in curves) if small is None else small
@@ -104,8 +107,15 @@ def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-  """Moves rising label heights apart until `gap` is between neighbours."""
+  """Moves rising label heights apart until neighbours are `gap` apart.
+
+  Args:
+    heights: rising heights.
+    gap: minimum distance.
+  """
   placed = np.array(heights, float)
+  # Each pass pushes overlapping neighbours apart by half their overlap each,
+  # which keeps the mean of a group; 200 passes suffice for ten labels.
   for _ in range(200):
     overlap = gap - np.diff(placed)
     if (overlap <= 1e-9).all():
@@ -118,7 +128,7 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
-  """Names the oracle's curve in its place: it is far above the others."""
+  """Labels the oracle's curve in place: it is far above the others."""
   left, right = axes.get_xlim()
   start = left + 0.2 * (right - left)
   axes.annotate(
@@ -133,12 +143,13 @@ def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
 
 
 def _label_curves(axes, figures: Mapping[str, Any]) -> None:
-  """Names the curves in the empty lower right, each tied to its own curve."""
+  """Labels the curves in the empty lower right, with a line to each."""
   known = [name for name in STYLES if name in figures['methods']]
   names = [name for name in known if name != 'oracle']
   low, high = axes.get_ylim()
   left, right = axes.get_xlim()
-  # Curves differ most half-way; the label column stands right of the ties.
+  # The lines start where curves differ most, near half of the cost range; the
+  # labels stand to the right of it.
   at, column = left + 0.42 * (right - left), left + 0.68 * (right - left)
   height = {}
   for name in names:
@@ -148,8 +159,9 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
   if 'oracle' in known:
     _label_oracle(axes, figures['methods']['oracle']['curve'])
   gap = 0.052 * (high - low)
-  wanted = np.array([height[name] for name in names])
-  placed = _spread(wanted, gap)
+  target = np.array([height[name] for name in names])
+  placed = _spread(target, gap)
+  # Keep the column below the curves and above the axis.
   placed += min(0.0, low + 0.62 * (high - low) - placed[-1])
   placed += max(0.0, low + 0.04 * (high - low) - placed[0])
   for name, y in zip(names, placed, strict=True):
@@ -174,7 +186,7 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
 
 
 def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Draws the curves in the cost metric of the constraint, with 95 % bands."""
+  """Plots the curves in the constraint's cost metric, with 95 % bands."""
   pyplot = _pyplot()
   metric = results['cost_metric']
   figures = results['cost_metrics'][metric]
@@ -187,7 +199,7 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   num_seeds = len(results['seeds'])
   axes.set_title(
       f'{results["num_problems"]["test"]:,} test problems, {num_seeds} policy '
-      f'seed{"s" if num_seeds > 1 else ""}; band: 95 % over both',
+      f'seed{"s" if num_seeds > 1 else ""}; band: 95 % interval over both',
       fontsize=9,
       color=_INK,
       loc='left',
@@ -197,7 +209,7 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
 
 
 def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Draws the same decisions under every cost metric, side by side."""
+  """Plots the same decisions in every cost metric, side by side."""
   pyplot = _pyplot()
   names = list(results['cost_metrics'])
   num_rows = -(-len(names) // 2)
@@ -216,7 +228,9 @@ def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
     _draw_curves(axes, figures)
     axes.set_xlim(_limits(figures))
     _clean(axes, metric)
-    flag = ', the constraint' if metric == results['cost_metric'] else ''
+    flag = (
+        ' (used in the constraint)' if metric == results['cost_metric'] else ''
+    )
     axes.set_title(f'{metric}{flag}', fontsize=9, color=_INK, loc='left')
   for axes in grid[:, 0]:
     axes.set_ylabel('accuracy', fontsize=9, color=_INK)
