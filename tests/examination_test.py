@@ -8,7 +8,7 @@ import numpy as np
 
 from routing.lm import corpus
 from routing.lm import examination
-from routing.lm import sampler
+from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 
@@ -17,7 +17,7 @@ _TASKS = corpus.held_out('examination', 30, ())
 
 
 def _reciting(texts, surprise=None):
-  """A stand-in for `sampler.generate` that writes `texts`, all but certain.
+  """A stand-in for `generation.generate` that writes `texts`, all but certain.
 
   surprise: (row, token) = log-probability, where it is not -0.01.
   """
@@ -29,7 +29,7 @@ def _reciting(texts, surprise=None):
       if row == i:
         log_probs[token] = value
     written.append((ids, log_probs))
-  return mock.patch.object(sampler, 'generate', return_value=written)
+  return mock.patch.object(generation, 'generate', return_value=written)
 
 
 class ExamineTest(parameterized.TestCase):
@@ -76,7 +76,7 @@ class ExamineTest(parameterized.TestCase):
     text = ''.join(arithmetic.solution(_TASKS[0]))
     ids = _TOKENIZER.encode(text)  # The model never ended it.
     written = [(ids, np.zeros(len(ids), np.float32))]
-    with mock.patch.object(sampler, 'generate', return_value=written):
+    with mock.patch.object(generation, 'generate', return_value=written):
       self.assertEqual(examination.accuracy(None, None, _TASKS[:1]), 0.0)
 
   def test_summary_by_hand(self):

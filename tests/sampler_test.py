@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from routing.lm import decoder
+from routing.lm import generation
 from routing.lm import sampler
 
 _CONFIG = decoder.DecoderConfig(
@@ -262,7 +263,7 @@ class PrefillTest(absltest.TestCase):
 class GenerateTest(absltest.TestCase):
 
   def test_as_decode_and_in_order(self):
-    found = sampler.generate(
+    found = generation.generate(
         _PARAMS, _CONFIG, _PROMPTS, max_new=_MAX_NEW, stop_id=1, batch_size=3
     )
     out, _ = _decode(_PROMPTS, temperature=0.0)
@@ -273,7 +274,7 @@ class GenerateTest(absltest.TestCase):
 
   def test_short_prompts_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'fewer than 2'):
-      sampler.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
+      generation.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
 
 
 if __name__ == '__main__':

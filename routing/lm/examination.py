@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from routing.lm import decoder
-from routing.lm import sampler
+from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 
@@ -31,7 +31,7 @@ def examine(
   """
   tokenizer = tokenizer_lib.Tokenizer()
   prompts = [tokenizer.encode(arithmetic.question_text(t)) for t in tasks]
-  written = sampler.generate(
+  written = generation.generate(
       params, config, prompts, max_new=_MAX_NEW, stop_id=tokenizer.eos_id
   )
   correct, labels, confidence = [], [], []
