@@ -86,8 +86,7 @@ def build(
   L + (A - 1) L^2 under `redraft`.
 
   Args:
-    process: the dynamics.
-    protocol: who may write which step.
+    process, protocol: the dynamics, and who may write which step.
     features: one of `histories.FEATURES`.
 
   Raises:
@@ -98,7 +97,7 @@ def build(
   continuing = [
       a for a in range(process.num_routes) if not protocol.is_absorbing(a)
   ]
-  # Checked before anything is listed: the last level is the largest.
+  # The last level is the largest; checked before memory is spent on it.
   growth = sum(kernels.steps[a].shape[1] for a in continuing)
   size = len(kernels.initial) * growth ** (num_steps - 1)
   if size > MAX_HISTORIES:
@@ -110,6 +109,7 @@ def build(
   begins = []
   for step in range(num_steps):
     if step == num_steps - 1:
+      # Every action at the last decision is final.
       none = np.full((len(rows[-1].masses), process.num_routes), -1, np.int32)
       begins.append(none)
     else:
@@ -225,6 +225,7 @@ def best_response(
   policy, after = [], None
   for t in reversed(range(len(tree.levels))):
     values = action_values(tree, t, after)
+    # The first maximum: among equally good routes the smallest.
     best = np.argmax(values @ np.asarray(weights), axis=-1)
     policy.append(np.eye(values.shape[1])[best])
     after = np.take_along_axis(values, best[:, None, None], axis=1)[:, 0]
@@ -269,6 +270,7 @@ def histories(tree: HistoryTree, t: int) -> np.ndarray:
   """Returns `[n, t + 1, F]`, the observations up to each history of level t."""
   rows = np.arange(len(tree.levels[t].chance))
   sequence = []
+  # From the last observation to the first, along the parents.
   for level in reversed(tree.levels[: t + 1]):
     sequence.append(level.features[rows])
     rows = level.parent[rows]

@@ -104,6 +104,7 @@ class Process:
   @property
   def step_costs(self) -> np.ndarray:
     """`[A]` costs of one step, as fractions of the all-large cost."""
+    # All-large cost: T steps of the largest model.
     return np.asarray(self.prices) / (self.num_steps * self.prices[-1])
 
   @property
@@ -129,6 +130,7 @@ def uninformative(process: Process) -> Process:
 
   Its best policy is a plan that is fixed in advance.
   """
+  # One level, of probability 1 for every difficulty, right or wrong.
   says_nothing = (((1.0,), (1.0,)),) * len(process.start)
   return dataclasses.replace(process, confidence=says_nothing)
 

@@ -39,7 +39,7 @@ class Noise(NamedTuple):
 def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Noise:
   """Draws the noise of `num` problems; consumes `rng`."""
   first, moving, writing, looking = jax.random.split(rng, 4)
-  moves = jnp.log(jnp.asarray(process.moves))
+  moves = jnp.log(jnp.asarray(process.moves))  # `categorical` takes logits.
   path = [
       jax.random.categorical(
           first, jnp.log(jnp.asarray(process.start)), shape=(num,)
@@ -268,6 +268,7 @@ def _end(process, noise, step, is_wrong, route) -> jax.Array:
 
 def follow(policy: tree_lib.Policy) -> Behaviour:
   """Returns the behaviour policy of per-level `[n, A]` probabilities."""
+  # Once, outside the returned function, which is traced at every level.
   tables = [jnp.asarray(table, jnp.float32) for table in policy]
   return lambda t, histories: tables[t][histories]
 

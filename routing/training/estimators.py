@@ -50,6 +50,7 @@ def _exact(config, network, num_features, seed):
 
 def _actor_critic(config, network, num_features, seed):
   """Returns the state and update of the estimators with critics."""
+  # The same kind and width of layers as the policy, but separate weights.
   critics = networks.make_critics(config.network)
   state = state_lib.init_actor_critic(
       config, network, critics, num_features, seed
@@ -59,6 +60,7 @@ def _actor_critic(config, network, num_features, seed):
 
 ESTIMATORS = {
     'exact': Estimator('known', _exact),
+    # Both make the same update: importance ratios tell on- from off-policy.
     'vtrace': Estimator('trajectories', _actor_critic),
     'on_policy': Estimator('trajectories', _actor_critic, writes_its_own=True),
 }

@@ -43,6 +43,7 @@ def make_learner(
     ValueError: if the configuration combines options that exclude each other.
   """
   network = networks.make_network(config.network, num_routes)
+  # Here and not in `fit`, so that every caller that builds a step is checked.
   kappa.check(config, estimators.name_of(config))
   state, update = estimators.of(config).make(
       config, network, num_features, seed
@@ -125,8 +126,8 @@ def fit(
       config, num_routes, validation.features.shape[-1], seed
   )
   eval_step = validation_lib.make_eval_step(config, network)
-  # Validation and state are on every device, only training batches are shared.
-  # F is read above, while `features` is still one array.
+  # Validation data and state are replicated; only training batches are sharded.
+  # After `make_learner`, which needs F while `features` is still one array.
   validation = layout.whole(
       sources.with_constant(batching.trimmed(validation), constant)
   )

@@ -62,6 +62,7 @@ def over_devices(devices: Sequence[jax.Device]) -> Layout:
   )
 
   def rows(tree):
+    # Checked here, since XLA's own error would not name the setting to change.
     for x in jax.tree.leaves(tree):
       if len(x) % len(devices):
         raise ValueError(

@@ -87,6 +87,7 @@ def resident(
 
   def batch_at(step, state):
     del state
+    # `data` goes along unchanged: the jitted step takes its rows.
     rows = batching.minibatch_indices(seed, step, num, batch_size)
     return data, layout.rows(rows)
 
@@ -145,6 +146,7 @@ def streamed(
 
   def batch_at(step, state):
     del state
+    # The position follows from the step, so a resumed run starts mid-epoch.
     rows = with_constant(stream.rows(step * size, size), constant)
     return layout.rows(rows), None
 
@@ -210,6 +212,7 @@ class _Stream:
   def rows(self, position: int, num: int) -> types.TrajectoryBatch:
     """Returns `num` rows from `position` on; they may span epochs."""
     pieces = []
+    # One piece per group: a slice ends with its group, and the rest follows.
     while num:
       epoch, offset = divmod(position, sum(self._shards.sizes))
       group, offset = self._find(epoch, offset)
