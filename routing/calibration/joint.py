@@ -244,7 +244,6 @@ def search_then_test(
   path = pareto_path(found['loss'].mean(axis=1), found['cost'].mean(axis=1))
   rising = np.arange(len(path))
   tested = [table.take(~is_searched) for table in tables]
-  # On all stopping times, so that the choice of the test ignores the scores.
   risks = [
       risk.settled(np.stack([getattr(x, risk.quantity) for x in tested]))
       for risk in risks
@@ -253,8 +252,7 @@ def search_then_test(
       values_at(scores[~is_searched], tested, candidates[path]),
       candidates[path],
       risks,
-      # Along the path loss rises and cost falls, so it is safest first for loss
-      # and last for cost.
+      # Along the path loss rises and cost falls.
       orders={'loss': rising, 'cost': rising[::-1]},
       procedure=procedure,
       max_cost=max_cost,

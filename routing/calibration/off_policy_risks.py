@@ -42,35 +42,30 @@ def for_risks(
       ignored: the test is that of the interval.
     thresholds: `[K]` rising, fixed without these trajectories.
     routes, problems, min_effective_size: see `importance.estimate`.
-    max_cost: see `thresholds.from_values`; compared with the weighted estimate
-      of the cost.
+    max_cost: see `thresholds.from_values`; here of the weighted cost estimate.
 
   Returns:
-    The cheapest proven threshold, or the most accurate if a cost is promised.
-    Its figures are the weighted estimates, which also decide what is best.
+    The cheapest proven threshold, or the most accurate if a cost is promised,
+    by the weighted estimates, which are its figures.
 
   Raises:
-    risks.Refusal: if nothing is proven; `needed` says about how many problems
-    are
-      needed, if any number is enough. Also if every proven threshold is too
-      expensive.
+    risks.Refusal: if nothing is proven, or only what is too expensive; `needed`
+      says about how many problems are needed, if any number is enough.
     ValueError: on a delta of 1/2 or more, and as `importance.estimate`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
   estimated = lambda k, **kwargs: importance.estimate(
       scores,
       batch,
-      # One threshold at a time: most are never reached by the sequence.
       thresholds[k : k + 1],
       routes=routes,
       problems=problems,
       min_effective_size=min_effective_size,
       **kwargs,
   )
-  # Only problems are independent, not the trajectories of one problem.
+  # Only problems are independent, not their trajectories.
   num = len(batch.mask) if problems is None else len(np.unique(problems))
   proven = [_proven(estimated, len(thresholds), x, num) for x in risks]
-  # Each risk holds on its whole list at once, so the intersection keeps all.
   shared = sorted(set.intersection(*map(set, proven)))
   if not shared:
     raise _no_common_threshold(risks, num)
