@@ -1,4 +1,4 @@
-"""Tests that trees and outcome tables say what the driver would have done."""
+"""Tests that reply trees and outcome tables agree with the live driver."""
 
 import asyncio
 import dataclasses
@@ -88,7 +88,7 @@ def _answer(problem, router, name, num_routes=2, sampling=_SAMPLING):
 
 @dataclasses.dataclass
 class _Watched:
-  """A router that keeps what it was shown and what it named."""
+  """A router that records the traces and the routes that it named."""
 
   router: driver.Router
   seen: list = dataclasses.field(default_factory=list)
@@ -102,10 +102,10 @@ class _Watched:
 
 
 class TreeTest(parameterized.TestCase):
-  """Each way through a tree is a trajectory of the driver."""
+  """Each path through a reply tree is a trajectory of the driver."""
 
   @parameterized.parameters(*itertools.product(('switch', 'redraft'), (2, 3)))
-  def test_every_leaf_is_what_the_driver_does(self, name, num_routes):
+  def test_every_leaf_equals_a_live_trajectory(self, name, num_routes):
     draw = behaviour.random_rate(num_routes, seed=3)
     for record in make_replies(10, num_routes):
       tree = make_grower(name).build(record)
@@ -126,7 +126,7 @@ class TreeTest(parameterized.TestCase):
   @parameterized.product(
       name=('switch', 'redraft'), num_routes=(2, 3), max_decisions=(1, 2)
   )
-  def test_after_the_last_decision_the_writer_goes_on(
+  def test_after_the_last_decision_the_writer_continues_to_the_end(
       self, name, num_routes, max_decisions
   ):
     sampling = dataclasses.replace(_SAMPLING, max_decisions=max_decisions)
@@ -151,7 +151,7 @@ class TreeTest(parameterized.TestCase):
         self.assertTrue(got.steps[-1].is_final)
         self.assertLessEqual(len(got.decisions), max_decisions)
 
-  def test_the_reference_is_that_of_rollouts(self):
+  def test_the_reference_equals_that_of_rollouts(self):
     rollouts = scripted_pair.make_rollouts(10, num_routes=2)
     for record, rollout in zip(make_replies(10), rollouts, strict=True):
       tree = make_grower('redraft').build(record)
@@ -163,7 +163,7 @@ class TreeTest(parameterized.TestCase):
     )  # 3 steps and the answer.
     self.assertLen(list(trees.nodes(tree)), 2**4 - 1)
 
-  def test_a_missing_reply_is_named(self):
+  def test_a_missing_reply_raises_an_error_that_names_the_problem(self):
     record = make_replies(3)[2]
     longest = max(record.replies, key=lambda x: len(x.trace))
     record = dataclasses.replace(
@@ -180,15 +180,15 @@ class TreeTest(parameterized.TestCase):
         [(x.trace, x.step.text) for x in all_of_them.replies],
     )
 
-  def test_escalate_has_ladders(self):
+  def test_escalate_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'escalate'):
       make_grower('escalate')
 
-  def test_sampled_replies_are_refused(self):
+  def test_a_positive_temperature_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'temperature is 0.5'):
       make_replies(1, sampling=driver.Sampling(temperature=0.5))
 
-  def test_log_probabilities_that_are_no_numbers_are_named(self):
+  def test_nan_log_probabilities_raise_an_error(self):
     tree = make_grower('redraft').build(make_replies(1)[0])
     draft = tree.root.draft
     no_number = np.full_like(draft.log_probs, np.nan)
