@@ -60,7 +60,7 @@ def make_kernels(
     return Kernels(initial.reshape(1, -1), _flat(steps, 3), ends)
   # P(f, p | d, e): whether the draft leaves the trace wrong, and its level.
   drafts = np.einsum(
-      'def,dfp->defp', _probabilities_of_actions(process)[0], process.confidence
+      'def,dfp->defp', _trace_probabilities(process)[0], process.confidence
   )
   initial = np.einsum('der,defp->pderf', initial, drafts)
   return Kernels(
@@ -84,7 +84,7 @@ def _flat(
   return tuple(x.reshape(size, -1, size) for x in steps)
 
 
-def _probabilities_of_actions(process: process_lib.Process) -> np.ndarray:
+def _trace_probabilities(process: process_lib.Process) -> np.ndarray:
   """Returns `[A, D, 2, 2]`, P(trace after a step | route, d, trace before).
 
   Both trace axes are right (0), wrong (1); the last one is after the step.
@@ -96,10 +96,10 @@ def _probabilities_of_actions(process: process_lib.Process) -> np.ndarray:
 def _joints(process: process_lib.Process) -> list[np.ndarray]:
   """Returns per route `[d, e, r, E, R]`, P(E, R | d, e, r) after its step."""
   right = process.stays_right
-  reference = right[-1][:, None, :]
+  reference = right[-1][:, None, :]  # [d, 1, r]
   joints = []
   for route in range(process.num_routes):
-    trace = right[route][:, :, None]
+    trace = right[route][:, :, None]  # [d, e, 1]
     # The reference's step is written by the largest model. If that writes the
     # trace too, both use the same random draw u and are right where u < trace
     # and u < reference. So P(both right) = min(trace, reference); with another
@@ -120,7 +120,7 @@ def _draft_steps(
 ) -> tuple[np.ndarray, ...]:
   """Returns per action `[d, e, r, f, C, D, E, R, F]`; C is p, or o and p."""
   any_of_two, same = np.ones(2), np.eye(2)
-  reference = _probabilities_of_actions(process)[-1]
+  reference = _trace_probabilities(process)[-1]
   # Keeping the draft makes E = f, whatever e was. The reference's step is the
   # largest model's, independent of the draft.
   keep = np.einsum(
@@ -175,7 +175,7 @@ def _draft_ends(process: process_lib.Process, ends: np.ndarray) -> np.ndarray:
       'e,f,dr->derf',
       np.ones(2),
       [0, 1],
-      _probabilities_of_actions(process)[-1, ..., 0],
+      _trace_probabilities(process)[-1, ..., 0],
   )
   # Keeping the last draft: right if f = 0; lost if f = 1 and the reference's
   # last step leaves it right.
