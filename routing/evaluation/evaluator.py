@@ -60,6 +60,8 @@ def figures(
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
   """Evaluates all methods in one cost metric."""
+  # Every method is a function, so that one that cannot be evaluated does not
+  # prevent the others.
   thresholded = lambda x: methods.thresholded(x, pair, metric)
   makers = {
       REFERENCE: lambda: [thresholded(x) for x in policies],
@@ -105,6 +107,7 @@ def _evaluate_each(
   for name, make in makers.items():
     try:
       found[name] = make()
+    # The reason without the note on fresh samples: no promise was tested.
     except refusal.Refusal as error:
       left_out[name] = error.reason
   return found, left_out

@@ -96,6 +96,7 @@ def thresholded(
   Raises:
     refusal.Refusal: if no threshold of any family can be evaluated.
   """
+  # The grid comes from scores on `select`; test scores stay unread.
   tried = [pair.select.grid(family, size) for family in families]
   # Both sources must be able to evaluate a threshold: it is chosen on one and
   # shown on the other.
@@ -185,6 +186,7 @@ def random_per_question(pair: Pair, metric: str) -> Candidates:
   Raises:
     refusal.Refusal: if a source cannot evaluate the small model alone.
   """
+  # Rate 0 is the small model alone; the large model alone pays no draft.
   ends = [
       points_lib.concatenate([x.at_rates([0.0], metric), x.largest_alone()])
       for x in (pair.select, pair.test)

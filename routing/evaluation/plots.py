@@ -34,6 +34,7 @@ def _pyplot():
   """Returns pyplot without a display; imported here because it is slow."""
   import matplotlib
 
+  # A backend without a display: reports are written on servers.
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
@@ -43,6 +44,7 @@ def _pyplot():
 def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
   """Draws the policy's band, all curves, and the two models alone."""
   methods = figures['methods']
+  # Later calls draw on top, so the first style comes last.
   for name in reversed(STYLES):
     if name not in methods:
       continue
@@ -90,6 +92,7 @@ def _clean(axes, metric: str) -> None:
   axes.tick_params(colors=_INK, labelsize=8, length=3)
   axes.set_xlabel(_XLABEL.get(metric, metric), fontsize=9, color=_INK)
   axes.grid(axis='y', color='#EEEEEE', linewidth=0.8)
+  # Grid lines behind the curves.
   axes.set_axisbelow(True)
 
 
@@ -155,6 +158,7 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
   for name in names:
     curve = figures['methods'][name]['curve']
     height[name] = float(np.interp(at, curve['cost'], curve['accuracy']))
+  # Labels in the order of the curves, so that no two lines cross.
   names.sort(key=height.get)
   if 'oracle' in known:
     _label_oracle(axes, figures['methods']['oracle']['curve'])
@@ -212,6 +216,7 @@ def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   """Plots the same decisions in every cost metric, side by side."""
   pyplot = _pyplot()
   names = list(results['cost_metrics'])
+  # Rounded up; the last cell of an odd number is hidden below.
   num_rows = -(-len(names) // 2)
   figure, grid = pyplot.subplots(
       num_rows,
@@ -234,6 +239,7 @@ def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
     axes.set_title(f'{metric}{flag}', fontsize=9, color=_INK, loc='left')
   for axes in grid[:, 0]:
     axes.set_ylabel('accuracy', fontsize=9, color=_INK)
+  # One legend for all panels, in the order of the table.
   handles, labels = grid.flat[0].get_legend_handles_labels()
   figure.legend(
       handles[::-1],

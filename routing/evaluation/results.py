@@ -91,6 +91,7 @@ def _curve(
   high = min(float(points.mean_cost.max()) for points in hulls)
   grid = np.linspace(low, high, _CURVE_POINTS)
   samples = bootstrap.curves(hulls, draws, grid)
+  # Row 0 is the estimate, not a resample.
   band = np.quantile(samples[1:], [0.025, 0.975], axis=0)
   return {
       'cost': grid.tolist(),
@@ -107,6 +108,7 @@ def _area(
     oracle: points_lib.Points | None,
 ) -> dict[str, Any]:
   """Returns the area with interval and cost range, and the headroom share."""
+  # The same costs for all seeds and for the oracle and the line below.
   grid = metrics.area_grid(bootstrap.cheapest(hulls))
   if not grid.size:
     return {'area': None, 'headroom_share': None}
@@ -137,6 +139,8 @@ def of_method(
 ) -> dict[str, Any]:
   """Returns all figures of one method, given one set of points per seed."""
   curve = _curve(hulls, draws)
+  # From the mean curve over seeds, not the mean of per-seed figures: a target
+  # that one seed never reaches would make the mean infinite.
   figures = metrics.summary(
       np.array(curve['cost']), np.array(curve['accuracy']), anchors
   )
@@ -172,6 +176,7 @@ def of_metric(
     figures of `metrics.summary`, `at_budget`, `select_area`; `differences`:
     area of `reference` minus area of each other method, paired.
   """
+  # Chosen on `select`, evaluated on test.
   hulls = {
       name: [candidates.points() for candidates in method]
       for name, method in methods.items()

@@ -69,6 +69,7 @@ def _number(value: float | None, digits: int = 3) -> str:
   if value is None:
     return MISSING
   text = f'{value:.{digits}f}'
+  # No leading zero: most cells are fractions, and a table has many of them.
   return text.replace('0.', '.', 1) if text.startswith(('0.', '-0.')) else text
 
 
@@ -87,6 +88,7 @@ def interval(figure: Mapping[str, Any] | None) -> str:
     return MISSING
   low, high = _number(figure['low']), _number(figure['high'])
   text = f'{_number(figure["mean"])} [{low}, {high}]'
+  # Rates have no range; areas do.
   first = figure.get('range', [metrics.AREA_GRID[0]])[0]
   if first > metrics.AREA_GRID[0] + 1e-9:
     text += f' from {_number(first, 2)}'
@@ -105,6 +107,7 @@ def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def difference(figures: Mapping[str, Any], name: str) -> str:
   """Returns the policy's area minus a method's, e.g. '+.06 [+.05, +.07]'."""
+  # None for the policy itself, for the oracle, and where no cost is shared.
   found = figures['differences'].get(name)
   if found is None:
     return MISSING
@@ -151,15 +154,16 @@ def title(results: Mapping[str, Any], metric: str) -> str:
   anchors = results['cost_metrics'][metric]['anchors']
   flag = ' (used in the constraint)' if metric == results['cost_metric'] else ''
   return (
-      f'Cost metric {metric}{flag}: accuracy of the small model alone '
+      f'Cost metric {metric}{flag}: small model alone, accuracy '
       f'{_number(anchors["small_accuracy"])} at cost '
-      f'{_number(anchors["small_cost"])}, of the large model alone '
+      f'{_number(anchors["small_cost"])}; large model alone, accuracy '
       f'{_number(anchors["large_accuracy"])} at cost 1'
   )
 
 
 def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
   """Returns a line for each method that a table leaves out, and why."""
+  # Older files lack the key.
   left_out = results['cost_metrics'][metric].get('left_out', {})
   return [
       f'Left out: {LABELS.get(name, name)}. {reason}'
@@ -169,6 +173,7 @@ def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
 
 def left_out_points_line(results: Mapping[str, Any]) -> str:
   """Returns the operating points left out, or an empty string."""
+  # Older files lack the key.
   names = results.get('points_left_out')
   if not names:
     return ''
@@ -188,6 +193,7 @@ def rich_table(results: Mapping[str, Any], metric: str) -> Any:
     table.add_column(name, justify=justify, no_wrap=True)
   for row in rows(results, metric):
     cells = [row[COLUMNS.index(name)] for name in _NARROW]
+    # Rows are found by label, since a row holds labels rather than names.
     table.add_row(*cells, style='bold' if row[0] == LABELS['policy'] else None)
   return table
 
@@ -201,6 +207,7 @@ def markdown_table(
     columns: the header; the first column is text, the others are numbers.
     cells: the rows.
   """
+  # Numbers are right-aligned ('---:').
   lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *cells]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -310,6 +317,7 @@ def coverage_line(results: Mapping[str, Any]) -> str:
   """Returns how often the promise was broken, and its cost."""
   counts = results['coverage']
   promised, picked = counts['promised'], counts['picked']
+  # The same words as in the table of operating points.
   promise = {
       'what': 'loss',
       'level': counts['alpha'],

@@ -27,6 +27,7 @@ def trajectories(
   Raises:
     ValueError: if there is no trajectory, or more than three models.
   """
+  # Imported here: it is slow to load, and only plots need it.
   from matplotlib import pyplot
 
   if not answered:
@@ -40,6 +41,7 @@ def trajectories(
     )
   figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.42 * len(answered)))
   for row, trajectory in enumerate(answered):
+    # Equal widths: the number of steps, not their length, is compared.
     boxes = _boxes(trajectory)
     for i, (color, hatch) in enumerate(boxes):
       axes.barh(
@@ -65,6 +67,7 @@ def trajectories(
   axes.set_yticks(range(len(answered)), [x.problem.id for x in answered])
   axes.set_xlabel('steps in the order they were written')
   axes.set_xlim(0, 2 + max(len(_boxes(x)) for x in answered))
+  # The first problem on top.
   axes.invert_yaxis()
   axes.spines[['top', 'right', 'left']].set_visible(False)
   figure.tight_layout()
@@ -105,6 +108,7 @@ def _boxes(trajectory: types.Trajectory) -> list[tuple[str, str]]:
   boxes = [
       (_COLORS[step.route], '') for step in trajectory.steps if step.route == 0
   ]
+  # Hatched, so that a discarded draft also differs without colour.
   boxes += [(_DRAFT, '///') for _ in trajectory.discarded]
   boxes += [
       (_COLORS[step.route], '') for step in trajectory.steps if step.route

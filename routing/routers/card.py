@@ -72,6 +72,7 @@ class Card:
     features['max_steps'] = features.pop('max_decisions')
     metric = content.pop('metric')
     content['ruler'] = _METRIC_ON_DISK.get(metric, metric)
+    # Tuples become lists, so that a card equals the one read from its file.
     return json.loads(json.dumps(content))
 
   @classmethod
@@ -125,6 +126,7 @@ class OperatingPoint:
   shards_hash: str = ''
 
   def __post_init__(self):
+    # JSON has lists for tuples; the class is frozen.
     object.__setattr__(self, 'threshold', as_threshold(self.threshold))
 
   def __str__(self) -> str:
@@ -150,6 +152,7 @@ def as_threshold(value: float | Sequence[float]) -> Threshold:
   Raises:
     ValueError: if there is no threshold, or one is NaN.
   """
+  # inf is allowed, and means never; NaN would silently mean the same.
   values = np.asarray(value, np.float64)
   if values.ndim > 1 or not values.size or np.isnan(values).any():
     raise ValueError(
@@ -211,6 +214,7 @@ def check_points(
     ValueError: if a point was calibrated on another router.
   """
   for point in points:
+    # A promise holds for the exact numbers that were calibrated.
     if point.checkpoint_hash != checkpoint_hash:
       raise ValueError(
           f'Operating point {point.name!r} was calibrated on checkpoint '

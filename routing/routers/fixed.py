@@ -66,6 +66,7 @@ class StepRouter:
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Compares the number of steps in the trace with k."""
+    # Accepted steps only: a draft is not part of the trace.
     step = len(trace.steps)
     route = self.route if step >= self.step else 0
     return types.Decision(route=route, score=float(step))
@@ -130,6 +131,7 @@ class ConfidenceRouter:
     Raises:
       ValueError: if the engine returned no log-probabilities.
     """
+    # The feature of training and calibration, so thresholds carry over.
     score = observation.uncertainty(trace)
     # Any comparison with NaN is False: without this check the router would
     # silently never hand over.

@@ -95,6 +95,7 @@ class LearnedRouter:
     self.card, self.seen = card, seen
     self._params = jax.tree.map(np.asarray, params)
     self._statistics = statistics
+    # Before anything is computed from arrays and card together.
     self._check_shapes()
     self.checkpoint_hash = card_lib.hash_arrays(self._arrays(), card.to_json())
     card_lib.check_points(points, self.num_policies, self.checkpoint_hash)
@@ -182,6 +183,7 @@ class LearnedRouter:
           f'Got {features.shape[-1]} features; the router was trained with '
           f'{self.card.features.size}.'
       )
+    # A conditioned network has one row of weights and reads the level.
     row = 0 if self._network.is_conditioned else row
     params = jax.tree.map(lambda x: x[row], self._params)
     standardised = standardize.apply(features, self._statistics)
@@ -228,6 +230,7 @@ class LearnedRouter:
       )
     router = copy.copy(self)
     router.routes = tuple(sorted({int(route) for route in chosen}))
+    # The promise was proved for decisions among all routes.
     router.point = None if router.is_restricted else self.point
     return router
 
@@ -347,6 +350,7 @@ class LearnedRouter:
           f'The feature statistics have shape {self._statistics.mean.shape}; '
           f'the card has {size} features.'
       )
+    # Every leaf has the policies as its first axis.
     policies = {len(leaf) for leaf in jax.tree.leaves(self._params)}
     is_shared = self.card.network.get('is_conditioned', False)
     expected = 1 if is_shared else self.num_policies

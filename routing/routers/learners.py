@@ -35,6 +35,7 @@ class Learner:
   max_decisions: int | None = None
 
 
+# The keys stand in configurations and in results.json.
 LEARNERS = {
     'fitted Q, trees': Learner(
         fitted_q.fit_trees, fitted_q.TREE_SETTINGS, fitted_q.MAX_TREE_ROWS
@@ -56,6 +57,7 @@ def check(names: Sequence[str], num_trials: int) -> None:
           f'evaluation.learners contains {name!r}; allowed: '
           f'{", ".join(LEARNERS)}.'
       )
+    # Checked before collection and training, which take hours.
     if not 1 <= num_trials <= len(LEARNERS[name].settings):
       raise ValueError(
           f'evaluation.num_trials is {num_trials}; allowed: 1 to '

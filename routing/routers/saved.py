@@ -71,6 +71,7 @@ def read_seen(directory: pathlib.Path) -> seen_lib.Seen:
 def replace_seen(directory: pathlib.Path, seen: seen_lib.Seen) -> None:
   """Replaces the record of a saved router and the hash in its card."""
   card, before = read_card(directory), read_seen(directory)
+  # Nothing to write, e.g. when a finished calibration is run again.
   if card.get(_BOUND) == [seen.hash] and before == seen:
     return
   if before != seen:
@@ -83,6 +84,7 @@ def replace_seen(directory: pathlib.Path, seen: seen_lib.Seen) -> None:
 
 def _write_card(directory: pathlib.Path, content: dict[str, Any]) -> None:
   text = json.dumps(content, indent=2) + '\n'
+  # Atomic: a reader sees the old card or the new one, never a part.
   manifest_lib.replace_file(
       directory / CARD_FILE, lambda path: path.write_text(text)
   )
