@@ -171,6 +171,11 @@ class SplitConformalTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'alpha must be in \(0, 1\)'):
       conformal.split_conformal(*make(10), alpha=alpha)
 
+  @parameterized.parameters(0.0, 1.0, 1.5)
+  def test_delta_outside_is_refused(self, delta):
+    with self.assertRaisesRegex(ValueError, r'delta must be in \(0, 1\)'):
+      conformal.split_conformal(*make(10), alpha=0.1, delta=delta)
+
 
 class ValidityTest(parameterized.TestCase):
   """Samples with replacement from one set, whose coverage is the true one."""

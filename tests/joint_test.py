@@ -118,6 +118,12 @@ class ParetoTest(absltest.TestCase):
       on_path = np.any((loss[path] == loss[k]) & (cost[path] == cost[k]))
       self.assertEqual(on_path, not is_beaten)
 
+  def test_grid_names_a_channel_that_is_never_active(self):
+    scores = np.full((2, 3, 2), -np.inf)
+    scores[..., 0] = 0.5
+    with self.assertRaisesRegex(ValueError, 'Channel 1 is active at no'):
+      joint.grid(scores, np.ones((2, 3), bool))
+
   def test_grid_contains_every_pair_and_both_ends(self):
     outcomes, scores = ladders.make_outcomes(50, num_levels=4)
     got = joint.grid(joint.by_step(scores, (0, 3)), outcomes.mask, 5)

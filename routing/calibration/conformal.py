@@ -197,6 +197,8 @@ def split_conformal(
   """
   if not 0 < alpha < 1:
     raise ValueError(f'alpha must be in (0, 1), got {alpha}.')
+  if delta is not None and not 0 < delta < 1:
+    raise ValueError(f'delta must be in (0, 1) or None, got {delta}.')
   promise = thresholds_lib.Promise(
       'miscoverage',
       alpha,

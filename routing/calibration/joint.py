@@ -123,10 +123,18 @@ def grid(scores: np.ndarray, mask: np.ndarray, size: int = 15) -> np.ndarray:
     scores: `[N, T, G]` float, of problems that are *not* tested on.
     mask: `[N, T]` bool, decision t exists.
     size: quantiles of each channel, besides -inf and inf; K <= (size + 2)^G.
+
+  Raises:
+    ValueError: if a channel is active at no decision.
   """
   axes = []
-  for channel in np.moveaxis(scores, -1, 0):
+  for number, channel in enumerate(np.moveaxis(scores, -1, 0)):
     active_scores = channel[np.asarray(mask, bool) & (channel > -np.inf)]
+    if not active_scores.size:
+      raise ValueError(
+          f'Channel {number} is active at no decision, so its threshold cannot '
+          'be chosen; leave the channel out, or bring more problems.'
+      )
     # 'lower' keeps thresholds at scores that occur, so that ties are not split.
     inner = np.quantile(active_scores, np.linspace(0, 1, size), method='lower')
     axes.append([-np.inf, *np.unique(inner), np.inf])
