@@ -140,7 +140,7 @@ def completion_cost(
 ) -> float:
   """Returns the cost of a completion, in the metric's own unit.
 
-  The whole prompt is charged as read anew: at a hand-over the larger model is
+  The whole prompt is charged as `read`: at a hand-over the larger model is
   called for the first time, so none of it is in the model's prefix cache.
   """
   # A `Usage`, so that a completion and a live call share one formula.

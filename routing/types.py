@@ -41,15 +41,15 @@ class Problem:
 class Usage:
   """The tokens and seconds that one model call consumed.
 
-  A call that wrote several steps is recorded as one `Usage` per step. The first
-  one carries the prompt (`read` and `cached`); each later one has 0 for both
-  and counts everything before its step in `in_context`. The costs of the steps
-  then sum to the cost of the call.
+  If a call wrote several steps, each step has its part of the usage. The first
+  part has the prompt (`read` and `cached`). Each later part has 0 for both, and
+  counts everything before its step in `in_context`. So the costs of the steps
+  sum to the cost of the call.
 
   Fields other than `route` may be arrays of one shape, for many calls at once.
 
   route: index of the model that was called.
-  read: prompt tokens that were processed anew, because no cache held them.
+  read: prompt tokens that were processed, because no cache held them.
   cached: prompt tokens that came from the model's prefix cache, because the
     model had read or written them earlier in the same session.
   written: tokens generated.
@@ -164,7 +164,7 @@ class Trajectory:
 
   problem: the problem.
   steps: the final trace.
-  discarded: the drafts that were paid for and then thrown away, in order.
+  discarded: the drafts that were paid for but not kept, in order.
   decisions: one per step boundary at which the router was asked.
   calls: the usage of every model call in order, including those that wrote
     discarded drafts or wasted tokens.

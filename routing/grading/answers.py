@@ -15,8 +15,8 @@ _NUMBER = re.compile(r'(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?!\w)')
 
 def find(text: str) -> str | None:
   """Returns the final answer as written, stripped; None if there is none."""
-  # No fallback after a mark: one with nothing behind it means that the answer
-  # was cut off, and an earlier number in the text is not the answer.
+  # No fallback after a mark. If nothing follows it, the token limit cut off the
+  # answer, and an earlier number in the text is not it.
   if _MARK in text:
     return after_mark(text)
   boxed = last_boxed(text)
