@@ -55,7 +55,7 @@ def slips(question: str, step: int, route: int, seed: int, every: int) -> bool:
 
 
 def count_up(route: int, every: int) -> scripted.Script:
-  """Returns the script of one model; its slips depend on the seed if sampled."""
+  """Returns the script of one model; if sampled, slips depend on the seed."""
 
   def script(request: engine_lib.Request) -> str:
     start, num_steps = map(int, request.question.strip().split(':'))
