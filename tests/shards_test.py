@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 import pyarrow.parquet as pq
 
+from routing.shards import columns
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import schema
@@ -339,6 +340,14 @@ class DirectoryTest(parameterized.TestCase):
         columns=['id', 'small_correct'],
     )
     self.assertEqual(table.column_names, ['id', 'small_correct'])
+
+
+class ColumnsTest(absltest.TestCase):
+
+  def test_more_entries_than_a_list_can_index_are_refused(self):
+    none = columns.pa.array([], columns.pa.float32())
+    with self.assertRaisesRegex(ValueError, '2,147,483,648 entries'):
+      columns.nest([2**30, 2**30], none)
 
 
 if __name__ == '__main__':

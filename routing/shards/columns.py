@@ -107,10 +107,18 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
   """Returns the Arrow offsets of n consecutive lists, `[n + 1]` int32.
 
   List i holds the values offsets[i]:offsets[i + 1].
+
+  Raises:
+    ValueError: if there are more entries than Arrow's lists can index.
   """
-  return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(
-      np.int32
-  )
+  offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  # A cast would wrap around in silence, and other lists would be read back.
+  if offsets[-1] > np.iinfo(np.int32).max:
+    raise ValueError(
+        f'A shard has {offsets[-1]:,} entries in one column; allowed: at most '
+        '2,147,483,647. Set a smaller collect.shard_size.'
+    )
+  return offsets.astype(np.int32)
 
 
 def nest(
