@@ -220,13 +220,10 @@ def decode(
   """Writes tokens until every active row has stopped or reached its limit.
 
   Args:
-    params, config: see `prefill`.
-    cache: filled below `position` in each row's slot.
+    params, config, cache: see `prefill`; slots are filled below `position`.
     rows: the state to continue from.
-    max_new: M, maximum number of new tokens of a row.
-    stop_ids: tokens that end a row; they are written.
-    pad_id: a token that is never written.
-    top_k: K, the number of top log-probabilities.
+    max_new, top_k: M, maximum number of new tokens of a row, and K.
+    stop_ids, pad_id: tokens that end a row (written), and one never written.
     num_past: an upper bound on the rows' positions; see `prefill`.
 
   Returns:
@@ -238,11 +235,8 @@ def decode(
 
   def body(carry):
     i, out, token, new = carry
-    # Rows that continue; the loop ends when there are none.
     going = rows.writes(out)
-    # New keys are kept in a small buffer [B, M], column i for the i-th token of
-    # every row, and stored in the cache once, after the loop. Rows that have
-    # stopped also pass a token; its results are masked out below.
+    # Rows that have stopped pass a token, too; it is masked out below.
     written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
     logits, hidden, latest = decoder.Decoder(config).apply(
         {'params': params},
@@ -268,8 +262,7 @@ def decode(
   _, out, _, new = jax.lax.while_loop(
       lambda carry: rows.writes(carry[1]).any(), body, start
   )
-  # The loop has summed up the states; rows that wrote nothing keep 0.
-  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
+  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]  # It was a sum.
   cache = _store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
 
@@ -289,6 +282,8 @@ def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
 
 def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
   """Replaces position `i` of the cache in all rows."""
+  # `decode` collects new keys in a buffer with one column per written token,
+  # the same for all rows, and stores it in the cache once, after the loop.
   return jax.tree.map(
       lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
       cache,
