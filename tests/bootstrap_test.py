@@ -1,4 +1,4 @@
-"""Bootstrap: a plain loop as twin, pairing, and the spread over seeds."""
+"""Tests of the bootstrap against a loop, of pairing and of seeds."""
 
 from absl.testing import absltest
 from absl.testing import parameterized

@@ -1,4 +1,4 @@
-"""A family's scores in a table are those of its live routers."""
+"""Tests that scores of a family in a table equal those of its routers."""
 
 import functools
 
@@ -19,7 +19,7 @@ from tests import scripted_pair
 from tests import sources_test
 from tests import trees_test
 
-_NUM_PROBLEMS = 5  # Up to 5 steps, and so 243 ways of 3 routes.
+_NUM_PROBLEMS = 5  # Up to 5 steps, and so 243 paths of 3 routes.
 _NUM_ROUTES = sources_test.NUM_ROUTES
 _ACCOUNTING = sources_test.ACCOUNTING
 _FEATURES = sources_test.FEATURES
@@ -29,7 +29,7 @@ _FITTED = ('mlp', 'gru', 'scored')
 
 @functools.cache
 def _seen(name):
-  """The table of a protocol, and the live trace of each of its decisions."""
+  """Returns a protocol's outcome table, and a live trace per decision."""
   if name == 'escalate':
     protocol = protocols.Protocol(name)
     ladders = scripted_pair.make_ladders(_NUM_PROBLEMS)
@@ -74,7 +74,7 @@ def _settings(score, route, threshold):
 class DecisionsTest(parameterized.TestCase):
 
   @parameterized.product(name=sources_test.PROTOCOLS, kind=_RULES)
-  def test_a_rule_decides_as_its_scores_say(self, name, kind):
+  def test_live_rules_decide_as_their_scores(self, name, kind):
     table, shown = _seen(name)
     family = sources_test.FAMILIES[kind](name)
     scores, routes = family.score(table.decisions)
@@ -88,7 +88,7 @@ class DecisionsTest(parameterized.TestCase):
       self.assertEqual(got, wanted, kappa)
 
   @parameterized.product(name=sources_test.PROTOCOLS, kind=_FITTED)
-  def test_a_fitted_one_decides_as_its_scores_say(self, name, kind):
+  def test_fitted_routers_decide_as_their_scores(self, name, kind):
     table, shown = _seen(name)
     family = sources_test.FAMILIES[kind](name)
     scores, routes = family.score(table.decisions)
@@ -129,8 +129,8 @@ class MemoryTest(parameterized.TestCase):
     # It would not be noticed if memory made no difference.
     self.assertGreater(np.abs(scores - alone)[~first].max(), 0.01)
 
-  def test_decisions_of_others_do_not_matter(self):
-    # The second table has the first's ways, and shorter and longer ones.
+  def test_scores_do_not_depend_on_other_problems(self):
+    # The second table adds shorter and longer paths to those of the first.
     all_of_them, _ = _seen('redraft')
     grower = trees_test.make_grower('redraft')
     tree = grower.build(trees_test.make_replies(2, _NUM_ROUTES)[1])
@@ -203,7 +203,7 @@ class FingerprintTest(parameterized.TestCase):
 
 class ScoredTest(absltest.TestCase):
 
-  def test_a_scorer_without_routes_names_the_one_given(self):
+  def test_a_scorer_without_routes_uses_the_given_route(self):
 
     class First:
 

@@ -1,4 +1,4 @@
-"""Off-policy figures: by hand, by enumeration, by simulation."""
+"""Tests of off-policy estimates by hand, enumeration and simulation."""
 
 import itertools
 
@@ -14,7 +14,7 @@ FIGURES = ('accuracy', 'cost', 'loss', 'gain')
 
 
 def make_batch(actions, behaviour, costs, correct, reference, mask=None):
-  """A batch of two routes from arrays; observations do not matter here."""
+  """Returns a batch with two routes from arrays, without observations."""
   shape = actions.shape
   mask = np.ones(shape, bool) if mask is None else mask
   return types.TrajectoryBatch(
@@ -31,7 +31,7 @@ def make_batch(actions, behaviour, costs, correct, reference, mask=None):
 
 
 def play(uniforms, choose):
-  """A process of 3 steps, `switch`: what is written depends on who wrote.
+  """Simulates `switch` with 3 steps, whose outcomes depend on the routes.
 
   Args:
     uniforms: `[N, 3, 3]`, of scores, slips and the reference's answer.
@@ -65,7 +65,7 @@ def play(uniforms, choose):
 
 
 def behave(rng, chance=0.5):
-  """Escalates with `chance`, whatever it sees."""
+  """Escalates with probability `chance` at any observation."""
 
   def choose(scores, step):
     del step
@@ -76,7 +76,7 @@ def behave(rng, chance=0.5):
 
 
 def obey(threshold):
-  """The target itself."""
+  """The target policy itself."""
   return lambda scores, step: (
       (scores >= threshold).astype(int),
       np.ones(len(scores)),
@@ -84,7 +84,7 @@ def obey(threshold):
 
 
 def truth(num=400_000):
-  """{figure: `[K]`} by rolling each threshold out, many times."""
+  """Returns {quantity: `[K]`} from many rollouts of each threshold."""
   uniforms = np.random.default_rng(99).random((num, 3, 3))
   rows = []
   for threshold in THRESHOLDS:
@@ -137,7 +137,7 @@ class WeightsTest(parameterized.TestCase):
         got.unbiased.cost[0], 4 * first + second / 3, rtol=1e-6
     )
 
-  def test_the_target_itself_gives_plain_means(self):
+  def test_on_policy_data_give_plain_means(self):
     uniforms = np.random.default_rng(0).random((200, 3, 3))
     scores, batch = play(uniforms, obey(0.35))
     got = importance.estimate(scores, batch, [0.35])
@@ -148,7 +148,7 @@ class WeightsTest(parameterized.TestCase):
 
   @parameterized.parameters(0.2, 0.5, 0.8)
   def test_all_paths_enumerated_give_the_exact_value(self, threshold):
-    # Behaviour tosses a fair coin at each of 3 steps: 8 paths, equally likely.
+    # Uniform behaviour at each of 3 steps: 8 equally likely paths.
     # Costs depend on the path so far, the answer on the whole of it.
     actions = np.array(list(itertools.product([0, 1], repeat=3)))
     costs = 0.1 + 0.3 * actions + 0.05 * np.cumsum(actions, axis=1)
@@ -169,7 +169,7 @@ class WeightsTest(parameterized.TestCase):
     scores, batch = sample(50, 1)
     batch = batch.replace(available=np.ones((50, 3, 3), bool))
     always = importance.cumulative_weights(scores, batch, -np.inf)
-    self.assertEqual(always.max(), 0)  # Nobody ever took the largest.
+    self.assertEqual(always.max(), 0)  # No trajectory took the largest route.
     routes = np.ones((50, 3), int)
     second = importance.cumulative_weights(scores, batch, -np.inf, routes)
     self.assertGreater(second.max(), 0)
@@ -185,7 +185,7 @@ class EstimateTest(parameterized.TestCase):
         np.testing.assert_allclose(getattr(part, name), values, atol=0.02)
     np.testing.assert_allclose(got.mass, 1, atol=0.03)
 
-  def test_normalising_calms(self):
+  def test_normalising_reduces_the_variance(self):
     # Why the weighted one is the point estimate.
     errors = {'weighted': [], 'unbiased': []}
     want = truth()
@@ -199,7 +199,7 @@ class EstimateTest(parameterized.TestCase):
     self.assertLess(cost, 0.5)
 
   @parameterized.parameters(0.5, 0.25)
-  def test_intervals_hold_by_simulation(self, chance):
+  def test_intervals_cover_in_simulation(self, chance):
     delta, want, broken, width = 0.2, truth(), 0, []
     for seed in range(60):
       scores, batch = sample(2_000, 1_000 + seed, chance)
@@ -214,8 +214,8 @@ class EstimateTest(parameterized.TestCase):
     self.assertLessEqual(broken.max() / 4, 60 * delta + 3 * np.sqrt(60 * 0.16))
     self.assertLess(np.mean(width), 0.6)  # Not by saying nothing.
 
-  def test_intervals_hold_where_the_behaviour_cannot_follow(self):
-    # It escalates at the first step only, with a coin; 'always' is beyond it.
+  def test_intervals_cover_where_the_behaviour_lacks_support(self):
+    # It escalates at the first step only, at rate 1/2; 'always' lacks support.
     def choose(scores, step):
       action = (rng.random(len(scores)) < 0.5) * (step == 0)
       return action.astype(int), np.full(len(scores), 0.5 if step == 0 else 1.0)
@@ -229,7 +229,7 @@ class EstimateTest(parameterized.TestCase):
       self.assertLessEqual(getattr(got.lower, name)[0], want[name][2])
       self.assertGreaterEqual(getattr(got.upper, name)[0], want[name][2])
 
-  def test_a_problem_answered_again_is_no_new_evidence(self):
+  def test_repeated_answers_to_a_problem_add_no_evidence(self):
     scores, batch = sample(300, 4)
     twice = np.tile(np.arange(300), 2)
     again = types.TrajectoryBatch(
@@ -249,7 +249,7 @@ class EstimateTest(parameterized.TestCase):
         )
 
   def test_interval_by_its_formula(self):
-    # With per-decision weights for what is paid, and the last for the rest.
+    # Payments have per-decision weights; the rest has the last weight.
     scores, batch = sample(500, 9)
     got = importance.estimate(
         scores, batch, [0.35], delta=0.1, min_effective_size=10
@@ -270,7 +270,7 @@ class EstimateTest(parameterized.TestCase):
     self.assertAlmostEqual(got.upper.cost[0], 2 * (1 - bounds[1]))
     self.assertGreater(bounds[0], 0)
 
-  def test_dear_problems_count_as_the_cap_in_the_interval_alone(self):
+  def test_costs_are_capped_in_the_interval_only(self):
     scores, batch = sample(2_000, 5)
     dear = batch.replace(costs=batch.costs * 100)
     got = importance.estimate(scores, dear, [0.35], cost_cap=0.5)
@@ -282,7 +282,7 @@ class RefusalTest(parameterized.TestCase):
 
   def test_too_few_effective_problems(self):
     scores, batch = sample(400, 6, chance=0.05)
-    # Three escalations in a row: with chance 0.05^3.
+    # Three escalations in a row have probability 0.05^3.
     with self.assertRaisesRegex(ValueError, 'no trajectory agrees'):
       importance.estimate(scores, batch, [-np.inf])
     scores, batch = sample(400, 6)
@@ -293,7 +293,7 @@ class RefusalTest(parameterized.TestCase):
     ):
       importance.estimate(scores, batch, [-np.inf])
 
-  def test_what_it_says_it_takes_is_what_it_takes(self):
+  def test_the_suggested_number_of_problems_suffices(self):
     scores, batch = sample(400, 6)
     with self.assertRaises(ValueError) as caught:
       importance.estimate(scores, batch, [-np.inf])
@@ -345,7 +345,7 @@ class EmpiricalBernsteinTest(parameterized.TestCase):
     self.assertAlmostEqual(ten, 10 * one)
 
   @parameterized.parameters(([0.5],), ([0.5, 1.5],), ([-0.5, 0.5],))
-  def test_refuses(self, values):
+  def test_bad_values_raise(self, values):
     with self.assertRaisesRegex(ValueError, r'two or more values in \[0, 1\]'):
       importance.empirical_bernstein_lower(np.array(values), 1.0, 0.1)
 

@@ -1,4 +1,4 @@
-"""Tests of live routers with memory: what training saw is what they see."""
+"""Tests that live routers with memory see what training saw."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -30,7 +30,7 @@ _FEATURES = observation.FeatureConfig(
 
 
 def _router(kind, protocol='redraft'):
-  """An untrained router whose chances differ from trace to trace."""
+  """Returns an untrained router with different outputs per trace."""
   fields = dict(kind=kind, hidden=(8,), dropout=0.0)
   network = networks.make_network(fields, 3)
   params = jax.vmap(
@@ -57,7 +57,7 @@ def _router(kind, protocol='redraft'):
 
 
 class _Recorder:
-  """A router as a policy, and the chances that it gave."""
+  """A policy that records the action probabilities of a router."""
 
   def __init__(self, router, given):
     self._router, self._given = router, given
@@ -69,12 +69,12 @@ class _Recorder:
 
 
 def _answer(router, protocol):
-  """Rollouts drawn from a router, and the chances at each decision."""
+  """Returns rollouts of a router, and the probabilities at each decision."""
   given = {}
 
   def draw(problem, trajectory):
     asked = _Recorder(router, given.setdefault((problem.id, trajectory), []))
-    # Mostly not its own choices, or many would leave for good at once.
+    # Mostly uniform draws; its own choices would often hand over at once.
     policy = behaviour.Mixture(asked, behaviour.RandomRate(0.3, 0.3, 3), 0.8)
     return behaviour.DrawingRouter(policy, 0, problem.id, trajectory)
 
@@ -82,12 +82,12 @@ def _answer(router, protocol):
   return rollouts, given
 
 
-class SameChancesTest(parameterized.TestCase):
+class SameProbabilitiesTest(parameterized.TestCase):
 
   @parameterized.product(
       kind=networks.KINDS, protocol=('redraft', 'switch', 'escalate')
   )
-  def test_live_chances_are_those_of_the_batch(self, kind, protocol):
+  def test_live_probabilities_equal_those_of_the_batch(self, kind, protocol):
     router = _router(kind, protocol)
     rollouts, given = _answer(router, protocol)
     batch = batching.trajectory_batch(
@@ -105,11 +105,11 @@ class SameChancesTest(parameterized.TestCase):
       np.testing.assert_allclose(
           probabilities[row, batch.mask[row]], rows, rtol=1e-5, atol=1e-6
       )
-    # It would not be noticed if all were alike.
+    # Equal probabilities would hide an error.
     self.assertGreater(probabilities[batch.mask].std(axis=0).max(), 0.05)
 
   @parameterized.parameters('gru', 'attention')
-  def test_a_record_shows_what_was_seen_live(self, kind):
+  def test_records_reproduce_the_live_observations(self, kind):
     router = _router(kind)
     rollouts, given = _answer(router, 'redraft')
     self.assertTrue(any(y.discarded for x in rollouts for y in x.trajectories))
@@ -124,7 +124,7 @@ class SameChancesTest(parameterized.TestCase):
         )
 
   @parameterized.parameters('gru', 'attention')
-  def test_a_draft_that_was_thrown_away_is_remembered(self, kind):
+  def test_a_discarded_draft_stays_in_the_history(self, kind):
     router = _router(kind)
     rollouts, _ = _answer(router, 'redraft')
     trajectory = next(
@@ -150,7 +150,7 @@ class SameChancesTest(parameterized.TestCase):
         )
     )
 
-  def test_a_trace_without_its_history_is_refused(self):
+  def test_a_trace_without_its_history_raises(self):
     rollouts, _ = _answer(_router('mlp'), 'redraft')
     step, *_ = rollouts[0].trajectories[0].steps
     trace = types.Trace('1:2', (step,), draft=step)
@@ -163,7 +163,7 @@ class SameChancesTest(parameterized.TestCase):
 
 class ThresholdsTest(parameterized.TestCase):
 
-  def test_each_decision_has_its_own(self):
+  def test_each_decision_has_its_own_threshold(self):
     router = _router('mlp')
     rollouts, _ = _answer(router, 'redraft')
     seen = next(
@@ -183,7 +183,7 @@ class ThresholdsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'decision 2; the.*point has 2'):
       short.decide(seen[2])
 
-  def test_a_point_with_several_is_read_and_told(self):
+  def test_a_point_with_several_thresholds_is_read_and_printed(self):
     router = _router('mlp')
     point = card_lib.OperatingPoint(
         name='loss<=0.05@0.9&cost<=0.5@0.9/steps0,3',
@@ -213,7 +213,7 @@ class ThresholdsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(((),), ([[0.1]],), (float('nan'),))
-  def test_what_is_no_threshold_is_refused(self, value):
+  def test_an_invalid_threshold_raises(self, value):
     with self.assertRaisesRegex(ValueError, 'allowed: a number, or one for'):
       _router('mlp').with_threshold(0, value)
 

@@ -1,4 +1,4 @@
-"""Tests of the learned router: decisions, files, points, refusals."""
+"""Tests of the learned router: decisions, files, points, errors."""
 
 import json
 import pathlib
@@ -110,7 +110,7 @@ class DecideTest(parameterized.TestCase):
     larger = 1 + int(np.argmax(probabilities[1:]))
     self.assertEqual(decision.route, larger if probabilities[0] <= 0.5 else 0)
 
-  def test_hands_over_at_the_threshold_and_not_above(self):
+  def test_hands_over_where_the_score_reaches_the_threshold(self):
     router = _router()
     score = router.decide(_trace()).score
     at = router.with_threshold(0, score).decide(_trace())
@@ -119,7 +119,7 @@ class DecideTest(parameterized.TestCase):
     self.assertGreater(at.route, 0)
     self.assertEqual([above.route, never.route], [0, 0])
 
-  def test_scores_of_an_array_are_those_of_its_rows(self):
+  def test_batched_scores_equal_those_of_single_rows(self):
     router = _router()
     traces = [_trace(-value, f'q {value}') for value in range(1, 7)]
     rows = np.stack(
@@ -136,7 +136,7 @@ class DecideTest(parameterized.TestCase):
       self.assertGreater(np.ptp(got), 1e-3)
     self.assertFalse(np.allclose(router.score(rows, 0), router.score(rows, 1)))
 
-  def test_wrong_calls_are_refused(self):
+  def test_bad_arguments_raise(self):
     router = _router()
     with self.assertRaisesRegex(
         ValueError, 'policy_index is 2; allowed: 0 to 1'
@@ -163,11 +163,11 @@ class FilesTest(parameterized.TestCase):
           loaded.decide(_trace(value)), router.decide(_trace(value))
       )
 
-  def test_record_of_seen_problems_goes_with_the_router(self):
+  def test_the_record_of_seen_problems_is_saved(self):
     problem = types.Problem(id='a', question='What is 1?', answer='1')
     seen = seen_lib.NOTHING.with_problems('train', [problem])
     router = _router(seen=seen)
-    # The record says nothing of the numbers.
+    # The record does not change the hash of the arrays.
     self.assertEqual(router.checkpoint_hash, _router().checkpoint_hash)
     self.assertEqual(router.with_threshold(1, 0.5).seen, seen)
     directory = pathlib.Path(self.create_tempdir().full_path)
@@ -180,7 +180,7 @@ class FilesTest(parameterized.TestCase):
     _router().save(directory)
     self.assertEqual(learned.load(directory).seen, seen_lib.UNKNOWN)
 
-  def test_another_record_or_none_is_refused(self):
+  def test_another_record_or_none_raises(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router(seen=seen_lib.NOTHING).save(directory)
     path = directory / learned.SEEN_FILE
@@ -201,7 +201,7 @@ class FilesTest(parameterized.TestCase):
     path.write_text(json.dumps(card))
     self.assertFalse(learned.load(directory).seen.is_known)
 
-  def test_a_record_that_is_replaced_loads_wherever_that_is_cut_off(self):
+  def test_an_interrupted_update_of_the_record_still_loads(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router(seen=seen_lib.NOTHING).save(directory)
     problem = types.Problem(id='a', question='What is 1?', answer='1')
@@ -231,7 +231,7 @@ class FilesTest(parameterized.TestCase):
     card = saved.read_card(learned.SHIPPED)
     self.assertEqual(card['seen_hashes'], [routing.load().seen.hash])
 
-  def test_altered_weights_are_refused(self):
+  def test_altered_weights_raise(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router().save(directory)
     arrays = safetensors.load_file(directory / learned.ARRAYS_FILE)
@@ -240,7 +240,7 @@ class FilesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'do not belong together'):
       learned.load(directory)
 
-  def test_altered_card_is_refused(self):
+  def test_an_altered_card_raises(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router().save(directory)
     path = directory / learned.CARD_FILE
@@ -248,11 +248,11 @@ class FilesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'do not belong together'):
       learned.load(directory)
 
-  def test_unfinished_run_is_refused(self):
+  def test_an_unfinished_run_raises(self):
     with self.assertRaisesRegex(ValueError, 'no router was trained'):
       learned.load(self.create_tempdir().full_path)
 
-  def test_another_format_is_refused(self):
+  def test_another_format_version_raises(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router().save(directory)
     path = directory / learned.CARD_FILE
@@ -262,7 +262,7 @@ class FilesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'version 99; allowed: 1'):
       learned.load(directory)
 
-  def test_hash_tells_weights_and_cards_apart(self):
+  def test_hash_depends_on_weights_and_card(self):
     hashes = {
         _router().checkpoint_hash,
         _router(seed=1).checkpoint_hash,
@@ -297,7 +297,7 @@ class OperatingPointsTest(parameterized.TestCase):
       (dict(checkpoint_hash='0' * 64), 'calibrated on checkpoint 0000'),
       (dict(policy_index=2), 'policy 2; allowed: 0 to 1'),
   )
-  def test_point_of_another_router_is_refused(self, changes, message):
+  def test_a_point_of_another_router_raises(self, changes, message):
     plain = _router()
     directory = pathlib.Path(self.create_tempdir().full_path)
     plain.save(directory)
@@ -306,7 +306,7 @@ class OperatingPointsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       learned.load(directory)
 
-  def test_unknown_fields_of_a_point_are_for_others(self):
+  def test_unknown_fields_of_a_point_are_ignored(self):
     plain = _router()
     directory = pathlib.Path(self.create_tempdir().full_path)
     plain.save(directory)
@@ -314,7 +314,7 @@ class OperatingPointsTest(parameterized.TestCase):
     (directory / learned.POINTS_FILE).write_text(json.dumps([point]))
     self.assertEqual(learned.load(directory).points, (_point(plain),))
 
-  def test_print_says_what_it_is_for(self):
+  def test_print_describes_the_router(self):
     plain = _router()
     text = str(_router(points=(_point(plain),)))
     for part in (
@@ -337,7 +337,7 @@ class CardTest(absltest.TestCase):
         accounting, costs.Accounting(scripted_pair.SPECS, 'price', 2e-4)
     )
 
-  def test_survives_json(self):
+  def test_json_round_trip(self):
     card = _card()
     text = json.dumps(card.to_json())
     again = card_lib.Card.from_json(json.loads(text))

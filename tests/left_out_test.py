@@ -1,4 +1,4 @@
-"""What recorded trajectories cannot judge is left out, by name and reason."""
+"""Tests that methods which records cannot evaluate are left out."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ _THRESHOLD = 1.0
 
 
 def make_source(min_effective_size, **kwargs):
-  """Recorded trajectories of the scripted pair in redraft."""
+  """Returns recorded trajectories of the scripted pair in redraft."""
   mixture = behaviour.Mixture(
       sources_test.Deterministic(_POLICY.at(_THRESHOLD)),
       behaviour.Uniform((True,) * sources_test.NUM_ROUTES),
@@ -57,7 +57,7 @@ def make_source(min_effective_size, **kwargs):
 
 
 def evaluated(source, policy=_POLICY):
-  """The figures of a policy, two others and the random routers."""
+  """Returns the figures of a policy, two others and the random routers."""
   return evaluator.figures(
       [[policy]],
       {
@@ -71,7 +71,7 @@ def evaluated(source, policy=_POLICY):
 
 
 def as_results(cost_metrics, points_left_out=()):
-  """What a report reads."""
+  """Returns results in the form that a report reads."""
   content = {
       'schema': results_lib.SCHEMA,
       'cost_metric': 'price',
@@ -97,7 +97,7 @@ class LeftOutTest(parameterized.TestCase):
     cls.source = make_source(9.0)
     cls.cost_metrics = evaluated(cls.source)
 
-  def test_what_can_be_judged_is_evaluated(self):
+  def test_other_methods_are_evaluated(self):
     for figures in self.cost_metrics.values():
       self.assertEqual(set(figures['methods']), {'policy', 'fixed step'})
       self.assertEqual(set(figures['differences']), {'fixed step'})
@@ -118,7 +118,7 @@ class LeftOutTest(parameterized.TestCase):
       )
       self.assertNotIn('fresh sample', reason)
 
-  def test_what_needs_the_small_model_alone_is_null(self):
+  def test_metrics_that_need_the_small_model_alone_are_null(self):
     figures = as_results(self.cost_metrics)['cost_metrics']['price']
     self.assertIsNone(figures['anchors']['small_accuracy'])
     policy = figures['methods']['policy']
@@ -126,7 +126,7 @@ class LeftOutTest(parameterized.TestCase):
     self.assertIsNone(policy['average_quality'])
     self.assertBetween(policy['curve']['accuracy'][0], 0.0, 1.0)
 
-  def test_the_table_says_which_and_why(self):
+  def test_the_table_names_left_out_methods_and_reasons(self):
     results = as_results(self.cost_metrics, ['loss<=0.1@0.9[hard]'])
     text = tables.markdown(results)
     self.assertEqual(text.count('Left out: confidence threshold. None of'), 4)
@@ -142,27 +142,27 @@ class LeftOutTest(parameterized.TestCase):
     self.assertIn('Left out: confidence threshold. None of', shown.getvalue())
     self.assertIn('loss<=0.1@0.9[hard]. Too few', shown.getvalue())
 
-  def test_only_some_of_a_pool_need_be_judged(self):
+  def test_a_pool_needs_only_some_evaluable_policies(self):
     pair = methods.Pair(self.source, self.source)
     alone = methods.thresholded([_POLICY], pair, 'price')
     pool = [families.Uncertainty(1), _POLICY]
     pooled = methods.thresholded(pool, pair, 'price')
     np.testing.assert_array_equal(pooled.test.cost, alone.test.cost)
 
-  def test_a_setting_that_cannot_be_judged_is_never_the_best(self):
+  def test_a_setting_that_cannot_be_evaluated_is_never_the_best(self):
     area = lambda family: methods.area_for_tuning(
         [family], self.source, 'price'
     )
     self.assertEqual(area(families.Uncertainty(1)), -np.inf)
     self.assertBetween(area(_POLICY), 0.0, 1.0)
 
-  def test_without_the_policy_there_is_no_table(self):
+  def test_without_the_policy_evaluation_raises(self):
     with self.assertRaisesRegex(
         refusal.Refusal, 'The policy cannot be .* None of .*source=live'
     ):
       evaluated(self.source, families.Uncertainty(1))
 
-  def test_points_that_cannot_be_judged_are_named(self):
+  def test_points_that_cannot_be_evaluated_are_named(self):
     points = [
         card_lib.OperatingPoint(
             name, 0, threshold, {'what': 'cost', 'level': 0.4}, ''
@@ -189,7 +189,7 @@ class NoLogProbabilitiesTest(absltest.TestCase):
           r'needs log-probabilities; they are missing at (\d+) of \1 dec',
       )
 
-  def test_one_step_without_them_is_enough(self):
+  def test_one_step_without_log_probabilities_suffices(self):
     ladders = scripted_pair.make_ladders(3)
     first, *rest = ladders[1].steps
     first = dataclasses.replace(

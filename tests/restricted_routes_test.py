@@ -1,4 +1,4 @@
-"""Tests of the learned router where not every route is there."""
+"""Tests of the learned router restricted to some routes."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from tests import learned_test
 
 
 def _rows(router, num=6):
-  """`[num, F]` observations that differ."""
+  """Returns `[num, F]` different observations."""
   traces = [learned_test._trace(-i / 2 - 0.1, f'q {i}') for i in range(num)]
   return np.stack(
       [observation.observe(x, router.card.features) for x in traces]
@@ -21,7 +21,7 @@ def _rows(router, num=6):
 
 
 def _certain(route):
-  """A router that leaves all routes but one a chance that rounds to 0."""
+  """Returns a router with probabilities that round to 0 but for one route."""
   router = learned_test._router()
   bias = router._params['Dense_1']['bias']
   bias[:] = 0
@@ -29,10 +29,10 @@ def _certain(route):
   return router
 
 
-class AmongTest(parameterized.TestCase):
+class RestrictedTest(parameterized.TestCase):
 
   @parameterized.parameters((0, 1), (0, 2))
-  def test_what_is_left_is_scaled_to_one(self, *routes):
+  def test_available_routes_are_renormalised(self, *routes):
     router = learned_test._router()
     rows = _rows(router)
     for policy_index in (0, 1):
@@ -52,7 +52,7 @@ class AmongTest(parameterized.TestCase):
       self.assertGreater(whole[:, other].min(), 1e-4)
 
   def test_by_hand(self):
-    # Logits 0, ln 3, ln 6 are chances of .1, .3 and .6; of 0 and 1 alone, 1/4
+    # Logits 0, ln 3, ln 6 are probabilities .1, .3, .6; of 0 and 1 alone, 1/4
     # and 3/4, and of 0 and 2 alone, 1/7 and 6/7.
     router = learned_test._router()
     router._params['Dense_1']['kernel'][:] = 0
@@ -70,15 +70,15 @@ class AmongTest(parameterized.TestCase):
       decision = among.decide(trace)
       self.assertAlmostEqual(decision.score, sum(want[1:]), places=5)
       self.assertEqual(decision.route, int(np.argmax(want)))
-    # The threshold is held against what is left: .9, but .75 without route 2.
+    # The score is .9 with all routes and .75 without route 2.
     at = router.with_threshold(0, 0.8)
     self.assertEqual(at.decide(trace).route, 2)
     self.assertEqual(at.restricted_to((0, 1)).decide(trace).route, 0)
 
   @parameterized.product(likely=(0, 1, 2), routes=((0, 1), (0, 2), (0, 1, 2)))
-  def test_never_names_what_is_not_there(self, likely, routes):
-    # With a threshold of 0 it always leaves, even where all it may leave for
-    # has a chance that rounds to 0.
+  def test_never_chooses_an_unavailable_route(self, likely, routes):
+    # With threshold 0 it always hands over, even where every available larger
+    # route has a probability that rounds to 0.
     router = _certain(likely).restricted_to(routes)
     decision = router.with_threshold(0, 0.0).decide(learned_test._trace())
     self.assertIn(decision.route, routes[1:])
@@ -100,7 +100,7 @@ class AmongTest(parameterized.TestCase):
         got[..., [0, 2]], left / left.sum(axis=-1, keepdims=True), rtol=1e-5
     )
 
-  def test_all_routes_are_no_restriction(self):
+  def test_all_routes_lift_the_restriction(self):
     router = learned_test._router()
     rows = _rows(router)
     for among in (
@@ -118,7 +118,7 @@ class AmongTest(parameterized.TestCase):
           router.decide(learned_test._trace()),
       )
 
-  def test_masks_share_what_is_compiled(self):
+  def test_masks_share_the_compiled_function(self):
     router = learned_test._router()
     rows = _rows(router)
     router.restricted_to((0, 1)).probabilities(rows)
@@ -127,7 +127,7 @@ class AmongTest(parameterized.TestCase):
       router.restricted_to(routes).probabilities(rows)
     self.assertEqual(learned._probabilities._cache_size(), size)
 
-  def test_the_original_is_as_it_was(self):
+  def test_the_original_is_unchanged(self):
     router = learned_test._router()
     rows = _rows(router)
     before = router.probabilities(rows)
@@ -135,7 +135,7 @@ class AmongTest(parameterized.TestCase):
     np.testing.assert_array_equal(router.probabilities(rows), before)
     self.assertEqual(router.routes, (0, 1, 2))
 
-  def test_copies_keep_it_and_points_promise_nothing(self):
+  def test_copies_keep_the_restriction_and_promise_nothing(self):
     plain = learned_test._router()
     point = learned_test._point(plain)
     router = learned_test._router(points=(point,))
@@ -154,7 +154,7 @@ class AmongTest(parameterized.TestCase):
     self.assertEqual(router.restricted_to((0, 1, 2)).point, point)
     self.assertEqual(among.restricted_to(range(3)).at('cost<=0.4').point, point)
 
-  def test_print_says_so(self):
+  def test_print_shows_the_restriction(self):
     router = learned_test._router()
     self.assertNotIn('num_choices', str(router))
     self.assertIn(
@@ -165,7 +165,7 @@ class AmongTest(parameterized.TestCase):
       *itertools.product(((), (0,), (0, 0), (1, 2), (0, 3), (0, 1, -1)), (3,)),
       ((0, 2), 2),
   )
-  def test_refuses(self, routes, num_routes):
+  def test_invalid_routes_raise(self, routes, num_routes):
     router = learned_test._router(num_routes=num_routes)
     message = (
         rf'routes is \[{", ".join(map(str, routes))}\]; allowed: 0 and one or '

@@ -1,4 +1,4 @@
-"""Results, tables and plots of one synthetic experiment."""
+"""Tests of results, tables and plots of one synthetic experiment."""
 
 import io
 import json
@@ -65,7 +65,7 @@ COVERAGE = {
 
 
 def make_results(num_problems=300, resamples=50):
-  """Two metrics alike; the policy has two seeds, one of them a little noisy."""
+  """Returns results of two equal metrics and two seeds, one of them noisy."""
   pair = methods.Pair(
       ladders.make_known(num_problems, seed=1),
       ladders.make_known(num_problems, seed=2),
@@ -127,7 +127,7 @@ class ResultsTest(parameterized.TestCase):
     np.testing.assert_allclose(got['per_seed'], areas)
     self.assertBetween(got['mean'], got['low'], got['high'])
 
-  def test_the_area_begins_where_every_seed_can_be_bought(self):
+  def test_the_area_starts_where_the_curves_of_all_seeds_exist(self):
     anchors = metrics.Anchors(0.3, 0.4, 0.9)
     point = lambda cost, correct: points_lib.Points(
         *(np.full((1, 4), x) for x in (correct, cost, 0.0, 0.0))
@@ -144,7 +144,7 @@ class ResultsTest(parameterized.TestCase):
     dear = [point(0.9, 0.7)] * 2
     self.assertIsNone(results_lib.of_method(dear, draws, anchors, None)['area'])
 
-  def test_the_area_on_select_is_of_select(self):
+  def test_the_select_area_uses_select_problems(self):
     for name, method in self.candidates.items():
       want = np.mean([x.select_area() for x in method])
       got = self.figures['methods'][name]['select_area']
@@ -159,7 +159,7 @@ class ResultsTest(parameterized.TestCase):
     for name, difference in self.figures['differences'].items():
       self.assertAlmostEqual(difference['mean'], areas['policy'] - areas[name])
 
-  def test_random_per_question_has_the_figures_of_the_line(self):
+  def test_random_per_question_equals_the_straight_line(self):
     line = self.figures['methods']['random per question']
     self.assertAlmostEqual(line['headroom_share'], 0.0)
     self.assertAlmostEqual(line['mean_gap_recovered'], 0.5)
@@ -176,13 +176,13 @@ class ResultsTest(parameterized.TestCase):
     self.assertLess(got['loss'][0]['low'], want.loss.mean())
     self.assertGreater(got['loss'][0]['high'], want.loss.mean())
 
-  def test_json_is_strict_and_comes_back(self):
+  def test_json_is_strict_and_round_trips(self):
     text = json.dumps(self.results, allow_nan=False)
     self.assertEqual(results_lib.check(json.loads(text)), self.results)
     got = results_lib.to_json({'a': np.inf, 'b': np.arange(2), 'c': np.nan})
     self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
 
-  def test_another_schema_is_refused(self):
+  def test_another_schema_raises(self):
     with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 4'):
       results_lib.check({'schema': 0})
 

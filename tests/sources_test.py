@@ -1,4 +1,4 @@
-"""Known, recorded and live outcomes are those of the same routers."""
+"""Tests that known, recorded and live outcomes of a router agree."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ PROTOCOLS = ('escalate', 'switch', 'redraft')
 
 @functools.cache
 def known_source(name):
-  """All ways through the scripted problems, and the problems."""
+  """Returns a source of all paths through the scripted problems."""
   if name == 'escalate':
     ladders = scripted_pair.make_ladders(NUM_PROBLEMS)
     table = records.ladder_table(
@@ -65,7 +65,7 @@ def _engines():
 
 
 def live_source(name, folder=None, make_engines=None, **changes):
-  """The same problems, answered anew."""
+  """Returns a live source of the same problems."""
   table = known_source(name).table
   return live.Live(
       live.Answering(
@@ -84,7 +84,7 @@ def live_source(name, folder=None, make_engines=None, **changes):
 
 
 def make_policy(name, kind, seed=0):
-  """The policy of an untrained network; its chances differ."""
+  """Returns the policy of an untrained network."""
   fields = dict(kind=kind, hidden=(8,), dropout=0.0)
   network = networks.make_network(fields, NUM_ROUTES)
   params = jax.vmap(
@@ -113,7 +113,7 @@ def make_policy(name, kind, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A scorer that also says which larger route it would name."""
+  """A scorer that also returns the larger route that it would choose."""
 
   seed: int = 0
 
@@ -137,12 +137,12 @@ FAMILIES = {
 class FamiliesTest(parameterized.TestCase):
 
   @parameterized.product(name=PROTOCOLS, kind=tuple(FAMILIES))
-  def test_known_outcomes_are_those_of_the_live_router(self, name, kind):
+  def test_known_outcomes_equal_those_of_the_live_router(self, name, kind):
     known, family = known_source(name), FAMILIES[kind](name)
     grid = known.grid(family, 3)
     self.assertEqual([grid[0], grid[-1]], [-np.inf, np.inf])
     if kind in ('uncertainty', 'fixed step'):
-      # A score that was met, and what is just above it, are told apart.
+      # A threshold at a score and one just above it give different policies.
       kappas = np.unique([*grid, np.nextafter(grid[1], np.inf)])
     else:  # Scores of one row and of many differ in their last digits.
       scores = np.unique(family.score(known.table.decisions)[0])
@@ -156,7 +156,7 @@ class FamiliesTest(parameterized.TestCase):
     np.testing.assert_allclose(got.cost, wanted.cost, rtol=1e-6)
     self.assertGreater(np.unique(wanted.mean_cost).size, 1)
 
-  def test_fingerprints_tell_fits_apart(self):
+  def test_fingerprints_differ_between_fits(self):
     make = lambda seed: families.Scored(Line(seed), FEATURES, 2).fingerprint
     self.assertEqual(make(0), make(0))
     self.assertNotEqual(make(0), make(1))
@@ -166,7 +166,7 @@ class FamiliesTest(parameterized.TestCase):
 
 @dataclasses.dataclass(frozen=True)
 class Deterministic:
-  """What a router names, as chances of 0 and 1."""
+  """A policy with probability 1 on the route of a router."""
 
   router: driver.Router
 
@@ -177,7 +177,7 @@ class Deterministic:
 class RecordedTest(parameterized.TestCase):
 
   @parameterized.parameters('switch', 'redraft', 'escalate')
-  def test_the_estimate_is_near_what_is_known(self, name):
+  def test_the_estimate_is_near_the_known_value(self, name):
     known = known_source(name)
     family = families.Uncertainty(2)
     kappas = known.grid(family, 3)
@@ -210,7 +210,9 @@ class RecordedTest(parameterized.TestCase):
     )
 
   @parameterized.product(name=PROTOCOLS, kind=('fixed step', 'scored'))
-  def test_trajectories_like_its_own_leave_little_doubt(self, name, kind):
+  def test_nearly_on_policy_trajectories_give_a_precise_estimate(
+      self, name, kind
+  ):
     known, family = known_source(name), FAMILIES[kind](name)
     met = np.unique(family.score(known.table.decisions)[0])
     # No tie to round: it lies just below a score.
@@ -240,7 +242,7 @@ class RecordedTest(parameterized.TestCase):
       self.assertLess(error, 0.02, field)
       self.assertLessEqual(abs(np.mean(found)), 5 * error + 1e-6, field)
 
-  def test_too_few_are_refused(self):
+  def test_too_few_effective_trajectories_raise(self):
     rollouts = scripted_pair.make_rollouts(6, protocol='redraft')
     recorded = records.recorded_source(
         rollouts, FEATURES, ACCOUNTING, protocols.Protocol('redraft'), 7.0
@@ -278,7 +280,7 @@ class LiveTest(absltest.TestCase):
           self._family, self._kappas if kappas is None else kappas, metric
       )
 
-  def test_answers_are_kept(self):
+  def test_answers_are_cached(self):
     first = self._evaluate()
     again = self._evaluate()
     for field in points_lib.NAMES:
@@ -295,7 +297,7 @@ class LiveTest(absltest.TestCase):
     self._evaluate(np.array([0.0, 1.0]))
     self.assertEqual(self._asked, [1, 2, np.inf, 0])
 
-  def test_what_was_answered_before_a_kill_is_kept(self):
+  def test_answers_before_an_interruption_are_cached(self):
     with self.assertRaises(KeyboardInterrupt):
       self._evaluate(fails_at=2)
     self.assertEqual(self._asked, [1, 2])
@@ -306,7 +308,7 @@ class LiveTest(absltest.TestCase):
     np.testing.assert_array_equal(got.cost, want.cost)
     np.testing.assert_array_equal(got.correct, want.correct)
 
-  def test_what_is_answered_otherwise_is_asked_anew(self):
+  def test_other_settings_are_answered_again(self):
     kappas = self._kappas[:1]
     medium = dataclasses.replace(scripted_pair.SPECS[1], price_output=5.0)
     specs = scripted_pair.SPECS[0], medium, scripted_pair.SPECS[2]
@@ -326,7 +328,7 @@ class LiveTest(absltest.TestCase):
         self._evaluate(kappas, **changes)
       self.assertLen(self._asked, 2 + number)
 
-  def test_a_router_of_other_weights_is_asked_anew(self):
+  def test_a_router_of_other_weights_is_answered_again(self):
     fingerprints = {
         make_policy('redraft', 'mlp', x).fingerprint for x in (0, 1)
     }
@@ -335,11 +337,11 @@ class LiveTest(absltest.TestCase):
     wide = families.Scored(Line(), other, 2).fingerprint
     self.assertNotEqual(wide, families.Scored(Line(), FEATURES, 2).fingerprint)
 
-  def test_a_grid_takes_scores(self):
+  def test_a_grid_needs_scores(self):
     with self.assertRaisesRegex(ValueError, 'trajectories of a behaviour'):
       live_source('redraft').grid(families.Uncertainty(), 5)
 
-  def test_what_was_not_written_whole_is_made_anew(self):
+  def test_a_truncated_cache_file_is_answered_again(self):
     path = self._folder / 'made.json'
     whole = pathlib.Path.write_text
 
