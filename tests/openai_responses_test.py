@@ -1,4 +1,4 @@
-"""Tests of reading replies: what is not told stays missing."""
+"""Tests of reading replies: what is not reported stays missing."""
 
 import datetime
 import email.utils
@@ -22,7 +22,7 @@ def _token(text, log_prob, *tops):
 
 
 def _response(text, content=None, *, finish='stop', written=2, details=None):
-  """A chat response; `content` is its log-probabilities."""
+  """Returns a chat response; `content` has its log-probabilities."""
   return _Fields(
       choices=[
           _Fields(
@@ -40,7 +40,7 @@ def _response(text, content=None, *, finish='stop', written=2, details=None):
 
 
 def _steps(response, num_top=2):
-  """The steps of a response, as an engine would give them."""
+  """Returns the steps of a response as an engine does."""
   reply = openai_responses.read_reply(response, 'x', num_top)
   written = openai_responses.to_written(reply, reply.text, None, True)
   usage = types.Usage(0, reply.read, reply.cached, reply.written)
@@ -57,7 +57,7 @@ class ReplyTest(parameterized.TestCase):
     (step,) = _steps(_response('ab', content))
     np.testing.assert_allclose(step.log_probs, [-3.0, -0.1])
     np.testing.assert_allclose(step.top_log_probs, [[-0.5, -1.0], [-0.1, -2.0]])
-    # One token has one alternative only: none has two.
+    # One token has only one alternative, so all are cut to one.
     content[1].top_logprobs.pop()
     (step,) = _steps(_response('ab', content))
     np.testing.assert_allclose(step.top_log_probs, [[-0.5], [-0.1]])
@@ -75,7 +75,7 @@ class ReplyTest(parameterized.TestCase):
     self.assertEqual(second.top_log_probs.shape, (2, 0))
     self.assertLen(second.token_ids, 2)
 
-  def test_tokens_that_are_not_told_are_spread_over_the_text(self):
+  def test_unreported_tokens_are_spread_over_the_text(self):
     first, second = _steps(_response('ab\n\ncdef', written=4))
     self.assertEqual((first.text, second.text), ('ab\n\n', 'cdef'))
     self.assertEqual(first.token_ids, (openai_responses.UNKNOWN_ID,) * 2)
@@ -87,17 +87,17 @@ class ReplyTest(parameterized.TestCase):
       (_Fields(cached_tokens=None), 10, 0),
       (_Fields(cached_tokens=8), 2, 8),
   )
-  def test_cached_input_is_told_apart(self, details, read, cached):
+  def test_cached_input_is_counted_separately(self, details, read, cached):
     (step,) = _steps(_response('ab', details=details))
     self.assertEqual((step.usage.read, step.usage.cached), (read, cached))
 
-  def test_no_usage_is_refused(self):
+  def test_missing_usage_is_an_error(self):
     response = _response('ab')
     response.usage = None
     with self.assertRaisesRegex(ValueError, 'of x reports no usage'):
       _steps(response)
 
-  def test_an_answer_withheld_is_refused(self):
+  def test_a_withheld_answer_is_refused(self):
     with self.assertRaisesRegex(engine_lib.Refused, "x .*'content_filter'"):
       _steps(_response('ab', finish='content_filter'))
 

@@ -1,4 +1,4 @@
-"""A small model that runs on in vLLM while nobody asks."""
+"""Tests of vLLM continuing speculatively between requests."""
 
 import asyncio
 import dataclasses
@@ -24,8 +24,8 @@ _MAX_TOKENS = 176
     importlib.util.find_spec('vllm'),
     'vllm is not installed here; run: make test-vllm',
 )
-class RunOnTest(parameterized.TestCase):
-  """One engine and one event loop for all tests, as it belongs to one."""
+class SpeculationTest(parameterized.TestCase):
+  """All tests share one engine, and its event loop."""
 
   @classmethod
   def setUpClass(cls):
@@ -46,7 +46,7 @@ class RunOnTest(parameterized.TestCase):
     super().tearDownClass()
 
   async def _step(self, question, steps, session, **fields):
-    """The step after `steps`."""
+    """Writes the step after `steps`."""
     request = engine_lib.Request(
         question=question,
         trace=steps_lib.join(steps),
@@ -58,18 +58,18 @@ class RunOnTest(parameterized.TestCase):
     return step
 
   async def _answer(self, question, session, **fields):
-    """All steps, asked for one by one."""
+    """Writes all steps, one request each."""
     steps = []
     while not steps or not (steps[-1].is_final or steps_lib.is_cut(steps[-1])):
       steps.append(await self._step(question, steps, session, **fields))
     return steps
 
   async def _written_to_the_end(self):
-    """Returns once vLLM has nothing left to write."""
+    """Waits until vLLM has nothing left to write."""
     while self.engine._llm.get_num_unfinished_requests():
       await asyncio.sleep(0.01)
 
-  def test_writes_what_a_request_a_step_would(self):
+  def test_writes_the_same_as_one_request_per_step(self):
     async def answer_all(**fields):
       return await asyncio.gather(
           *(self._answer(x, f'{x}{fields}', **fields) for x in self.questions)
@@ -96,7 +96,7 @@ class RunOnTest(parameterized.TestCase):
       self.assertGreater(expected[-1].usage.cached, 0)
     self.assertEmpty(self.engine._runs)
 
-  def test_what_is_written_in_vain_is_told_and_no_more_follows(self):
+  def test_wasted_tokens_are_reported_once(self):
     question = self.questions[0]
 
     async def run():
@@ -120,12 +120,12 @@ class RunOnTest(parameterized.TestCase):
     self.assertEqual((wasted.route, wasted.read, wasted.cached), (0, 0, 0))
     self.assertEqual(wasted.in_context, first.usage.read + first.usage.written)
     self.assertIsNone(none)
-    # It is asked again, and reads what is in the cache.
+    # A new request is made and finds its prefix in the cache.
     self.assertEqual(second.text, whole[1].text)
     self.assertGreater(second.usage.cached, 0)
     self.runner.run(self.engine.cancel_speculation('cut'))
 
-  def test_another_trace_ends_the_run_and_its_waste_is_told_later(self):
+  def test_another_trace_ends_the_run_and_reports_its_waste_later(self):
     question = self.questions[0]
 
     async def run():
@@ -137,7 +137,7 @@ class RunOnTest(parameterized.TestCase):
       return after, alone, await self.engine.cancel_speculation('a')
 
     after, alone, wasted = self.runner.run(run())
-    # In a step the waste would count against the tokens that are left.
+    # Charged to a step, wasted tokens would reduce the tokens left.
     self.assertEqual(after.token_ids, alone.token_ids)
     self.assertEqual(after.usage.written, alone.usage.written)
     self.assertGreater(wasted.written, 0)
@@ -146,7 +146,7 @@ class RunOnTest(parameterized.TestCase):
   @parameterized.parameters(
       dict(temperature=1.0), dict(may_speculate=False), dict(session='')
   )
-  def test_does_not_run_on(self, **fields):
+  def test_does_not_speculate(self, **fields):
     session = fields.pop('session', 'a')
     self.runner.run(self._step(self.questions[0], [], session, **fields))
     self.assertEmpty(self.engine._runs)
@@ -171,7 +171,7 @@ class RunOnTest(parameterized.TestCase):
     self.assertEqual(self.runner.run(run()), 0)
     self.assertEmpty(self.engine._ending)
 
-  def test_who_is_no_longer_waited_for_is_ended(self):
+  def test_a_cancelled_request_is_ended(self):
     async def run():
       task = asyncio.create_task(self._step(self.questions[0], [], 'a'))
       await asyncio.sleep(0.01)
