@@ -269,7 +269,7 @@ class ResumeTest(absltest.TestCase):
     tables = [np.stack(x) for x in zip(*best, strict=True)]
     return [np.stack([x] * size.num_seeds) for x in tables]
 
-  def test_interrupted_it_goes_on_where_it_was(self):
+  def test_an_interrupted_study_continues_where_it_was(self):
     self.limit = 3
     with self.assertRaises(KeyboardInterrupt):
       rows_lib.measure(self.recipe, _TINY, self.out)
@@ -282,7 +282,7 @@ class ResumeTest(absltest.TestCase):
     self.assertAlmostEqual(result['worst_share_of_optimal_gain'], 1.0, places=6)
     self.assertAlmostEqual(result['worst_excess'], 0.0, places=6)
     text = page_lib.page(annealed_recipe.RECIPE, json.loads(json.dumps(result)))
-    self.assertIn('200 updates\nof 64 new problems', text)
+    self.assertIn('200 updates with 64 new problems', text)
     self.assertIn(', 2 seeds, ', text)
     self.assertIn(
         '| vtrace | mismatched | two | redraft peek | 0.6 | 100.0 % |', text
