@@ -109,9 +109,9 @@ class WaitingTest(parameterized.TestCase):
       self.assertEqual(got, wanted, price)
 
 
-# Where control returns: two steps, each hard or not; the small model, at .1 a
-# step, fails hard ones; the large one, at .5, never fails. The observation is the
-# hardness of the next step, and whether all steps so far are right.
+# Where control returns: two steps, each hard or not. The small model costs .1 a
+# step and fails hard ones; the large one costs .5 and never fails. The
+# observation: is the next step hard, and are all steps so far right.
 _STATES = (
     *((0, hard, True) for hard in (False, True)),
     *((1, *x) for x in itertools.product((False, True), repeat=2)),

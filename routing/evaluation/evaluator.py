@@ -60,8 +60,8 @@ def figures(
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
   """Evaluates all methods in one cost metric."""
-  # Every method is a function, so that one that cannot be evaluated does not
-  # prevent the others.
+  # Each method is a function, so that one that cannot be evaluated does not
+  # stop the others.
   thresholded = lambda x: methods.thresholded(x, pair, metric)
   makers = {
       REFERENCE: lambda: [thresholded(x) for x in policies],
@@ -143,8 +143,8 @@ def operating_points(
     family, kappas = policies[point.policy_index], threshold_row(
         point.threshold
     )
-    # `answerable` takes single thresholds; per-decision thresholds, `[1, T]`,
-    # need a known source, which can evaluate any.
+    # Per-decision thresholds, `[1, T]`, are evaluated without this check, which
+    # takes single ones.
     if kappas.ndim == 1 and not test.answerable(family, kappas).all():
       left_out.append(point.name)
       continue

@@ -161,6 +161,7 @@ def random_weights(batch: types.TrajectoryBatch, rate: float) -> np.ndarray:
   """
   mask, actions = np.asarray(batch.mask, bool), np.asarray(batch.actions)
   largest = batch.available.shape[-1] - 1
+  # Target probability of the taken action; 0 for routes between the two.
   target = np.where(actions == largest, rate, (actions == 0) * (1.0 - rate))
   ratios = np.where(mask, target / np.where(mask, batch.behaviour, 1.0), 1.0)
   return np.cumprod(ratios, axis=1)
@@ -284,6 +285,7 @@ def _problem_mean(problems, num_rows):
     return lambda values: values
   if len(problems) != num_rows:
     raise ValueError(f'problems must be [{num_rows}], got {len(problems)}.')
+  # Trajectories of one problem are dependent: their mean is one observation.
   _, index, counts = np.unique(
       problems, return_inverse=True, return_counts=True
   )
@@ -348,6 +350,7 @@ def _figures(weights, batch, mean_by_problem, delta, cost_cap):
     # 1 - sum g is known at the end only.
     figures |= {
         ('unbiased', name): means.sum(),
+        # Each decision has its own normaliser, since E[w_t] = 1 for every t.
         ('weighted', name): (means / norms).sum(),
         ('lower', name): scale * bound((weights * units).sum(axis=1)),
         ('upper', name): scale * (1 - bound(weights[:, -1] * rest)),

@@ -298,6 +298,7 @@ def at_rates(
   points = []
   for rate in rates:
     probabilities = np.zeros(table.children.shape)
+    # Routes between the smallest and the largest are never chosen.
     probabilities[:, 0], probabilities[:, -1] = 1 - rate, rate
     points.append(expected(table, probabilities, metric))
   return points_lib.concatenate(points)

@@ -67,6 +67,7 @@ class Answering:
         'protocol': dataclasses.asdict(self.protocol),
         'sampling': dataclasses.asdict(self.sampling),
         'accounting': dataclasses.asdict(self.accounting),
+        # Functions have a qualified name; instances are named by their class.
         'grade': getattr(self.grade, '__qualname__', type(self.grade).__name__),
         'seed': self.seed,
         'made_by': self.made_by,
@@ -313,6 +314,7 @@ def compare(
     Accuracy and cost, live and predicted, with the number of agreeing problems.
   """
   specs, metric = answering.accounting.specs, answering.accounting.metric
+  # Both as fractions of the all-large cost, `[N]`.
   cost, wasted = (
       np.array([costs.total_cost(x, specs, metric) for x in calls]) / large_cost
       for calls in (

@@ -232,7 +232,7 @@ class Recorded:
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`."""
-    # All scores: a text at another threshold may be at any of them.
+    # All scores, because another threshold may reach any of these decisions.
     scores, _ = family.score(self.decisions)
     return quantile_grid(scores, size)
 

@@ -165,6 +165,7 @@ def from_table(
   at = table.problem, depth
   mask, score_rows = np.zeros(shape, bool), np.zeros(shape)
   mask[at], score_rows[at] = True, scores
+  # In a ladder every larger route ends the answer, so its child is negative.
   ending = -1 - children[np.arange(len(depth)), routes]
   # One decision per problem, in order: the last, where staying ends the answer.
   stays = np.flatnonzero(children[:, 0] < 0)

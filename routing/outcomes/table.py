@@ -168,6 +168,7 @@ class TableBuilder:
     # Placeholders: every branch gets a later decision or an ending.
     self._children.append([0] * num_routes)
     self._parents.append(parent[0] if parent else -1)
+    # A parent is added before its children, so its depth is known.
     self._depth.append(self._depth[parent[0]] + 1 if parent else 0)
     if parent:
       self._children[parent[0]][parent[1]] = index
