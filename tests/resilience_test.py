@@ -132,6 +132,14 @@ class RestartTest(absltest.TestCase):
       _write(resilient)
     self.assertEqual(engine.num_starts, 2)
 
+  def test_a_restart_at_the_last_attempt_leaves_no_further_one(self):
+    late = [engine_lib.Unavailable('busy') for _ in range(5)]
+    engine = _Mortal(
+        engine_lib.Unavailable('a'), engine_lib.EngineDied(), *late
+    )
+    with self.assertRaisesRegex(engine_lib.Refused, 'All 3 attempts'):
+      _write(_resilient(engine, attempts=2))
+
   def test_without_a_restart_the_run_stops_at_once(self):
     engine = _Troubled(engine_lib.EngineDied('died'))
     with self.assertRaises(engine_lib.EngineDied):

@@ -159,7 +159,8 @@ class ResilientEngine:
           self._meter.check()
           steps = await self._engine.write(request)
       except engine_lib.Unavailable as error:
-        if attempt == self._limits.attempts:
+        # At least: a restart may have used up the last attempt.
+        if attempt >= self._limits.attempts:
           raise engine_lib.Refused(
               f'All {attempt} attempts of a request failed; the last: {error}'
           ) from error
