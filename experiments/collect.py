@@ -80,6 +80,7 @@ def _ladders(
 ) -> Job:
   """Returns the job for protocol escalate; see `Job`."""
   del workdir
+  # A ladder does not depend on the policy, so no earlier stage is needed.
   plan = builders.plan(config)
   return Job(
       writer=writer_lib.LadderWriter,
@@ -196,6 +197,8 @@ def behaviour(
         f'another protocol than this configuration, which has {protocol.name} '
         f'{protocol.view}. The router:\n{router}'
     )
+  # Mixed with uniform, every allowed action has positive probability, so that
+  # importance ratios of any other policy are bounded.
   mixture = behaviour_lib.Mixture(router, uniform, given.epsilon)
   settings = {
       'epsilon': given.epsilon,
@@ -284,6 +287,7 @@ def _check_shared(
   split = records_on_disk.Split(directory, job.writer.kind)
   found = dict(split.manifest.settings)
   found.pop('problems_hash')  # More problems than needed are allowed.
+  # Hashed as JSON, in which tuples and lists are the same.
   if manifest_lib.hash_json(found) != manifest_lib.hash_json(job.settings):
     names = [k for k in job.settings if found.get(k) != job.settings[k]]
     raise ValueError(

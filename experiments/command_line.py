@@ -19,8 +19,10 @@ from ml_collections import config_flags
 from experiments import workdirs
 from routing.engines import engine as engine_lib
 
+# Log lines from files below these folders are ours; see `_is_ours_or_serious`.
 _HOUSE = pathlib.Path(__file__).parents[1]
 _OURS = tuple(_HOUSE / name for name in ('experiments', 'routing'))
+# Flags that most experiments have; each is defined only where it is named.
 _SHARED = {
     'config': lambda: config_flags.DEFINE_config_file(
         'config', lock_config=True

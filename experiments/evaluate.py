@@ -75,6 +75,7 @@ def open_pair(
           for split in ('select', 'test')
       )
   )
+  # The source was opened with the first router's card; the others must agree.
   for router in routers:
     for split in ('select', 'test'):
       opened = records_on_disk.open_split(config, workdir, split)
@@ -185,6 +186,8 @@ def figures(
   others, tried = tuned_learners(config, workdir, routers[0], pair.select)
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
+  # Operating points, live answers and coverage are those of the first seed: one
+  # router is what a user deploys. Curves and areas are over all seeds.
   policies = families.policies(routers[0])
   cost_metrics = evaluator.figures(
       [families.policies(router) for router in routers],
@@ -209,6 +212,7 @@ def figures(
           name: x.num_problems or sum(y.rows for y in x.manifest.shards)
           for name, x in counted.items()
       },
+      # The seed axis of the figures, in the order of `routers`.
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
       **inputs(config, workdir),
@@ -246,6 +250,7 @@ def inputs(
           ).manifest.content_hash
           for split in splits.SPLITS
       },
+      # None for a seed that is not calibrated: it has no operating points.
       'points_sha256': [
           manifest_lib.hash_file(run / learned.POINTS_FILE)
           if (run / learned.POINTS_FILE).exists()
@@ -267,6 +272,7 @@ def is_current(
   if not path.exists():
     return False
   results = json.loads(path.read_text())
+  # Compared by content hashes: times of files say nothing after a copy.
   wanted = inputs(config, workdir)
   return {name: results.get(name) for name in wanted} == wanted
 

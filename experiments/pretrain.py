@@ -114,6 +114,7 @@ def _train(
   with (
       progress.Progress(model.max_steps, f'train {name}', done=start) as bar,
       contextlib.closing(
+          # Rows after `start` are of steps that are repeated; they are dropped.
           metrics.MetricWriter(_curve_path(workdir, name), start)
       ) as write,
   ):
@@ -163,6 +164,7 @@ def write_card(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> dict:
   """Examines both models on the test split, writes and returns card.json."""
+  # The first and only look at the test split.
   sizes = config.problems.to_dict()
   test = arithmetic.load(sizes.pop('seed'), **sizes)['test']
   tasks = [arithmetic.to_task(problem) for problem in test]
@@ -234,6 +236,7 @@ def main(
   """Trains the pair and writes its card; or trains only `model`, on `core`."""
   directory = workdirs.claim(workdir, config)
   if core is not None:
+    # Before jax is used: its thread pool is sized by the cores it may use.
     os.sched_setaffinity(0, {core})
   if model:
     train_model(config, directory, model)

@@ -111,6 +111,7 @@ def plan(
     raise ValueError('sweep() returns 0 runs; at least 1 is needed.')
   for given in overrides:
     try:
+      # A locked copy rejects unknown fields and other types, as --config does.
       changed = config.copy_and_resolve_references().lock()
       changed.update_from_flattened_dict(given)
     except (AttributeError, KeyError, TypeError) as error:
@@ -196,7 +197,7 @@ def _link(sweep: Sweep, run: Run) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   for source in sweep.shared:
     link = directory / source.name
-    if not link.is_symlink():
+    if not link.is_symlink():  # A resumed run has it already.
       link.symlink_to(source, target_is_directory=True)
 
 
@@ -226,10 +227,10 @@ def attempt(sweep: Sweep, run: Run) -> str:
     if sweep.mark(run).exists():
       return ''
     _link(sweep, run)
-    with log.open('ab') as file:
+    with log.open('ab') as file:  # Appends: earlier attempts stay readable.
       code = subprocess.run(
           sweep.command(run),
-          stdin=subprocess.DEVNULL,
+          stdin=subprocess.DEVNULL,  # Several runs cannot share a terminal.
           stdout=file,
           stderr=subprocess.STDOUT,
           pass_fds=(descriptor,),  # The child keeps the lock; see `_only_one`.
@@ -241,6 +242,7 @@ def attempt(sweep: Sweep, run: Run) -> str:
         'overrides': run.overrides,
         'seconds': round(time.monotonic() - start, 1),
     }
+    # The mark comes last, so a marked run is complete.
     sweep.mark(run).parent.mkdir(parents=True, exist_ok=True)
     manifest_lib.replace_file(
         sweep.mark(run), lambda path: path.write_text(json.dumps(record))

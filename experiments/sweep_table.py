@@ -32,6 +32,7 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
   Args:
     directory: work directory of the run.
   """
+  # `reference` is the method that all others are compared with: the policy.
   if (directory / report.RESULTS_FILE).exists():
     results = report.load(directory)
     metric = results['cost_metrics'][results['cost_metric']]
@@ -44,6 +45,7 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
         found[f'{name} at {budget}'] = float(np.mean(at[name]))
     return found
   logs = sorted(directory.glob('runs/seed*/metrics.jsonl'))
+  # One entry per seed and policy.
   best = [found for log in logs for found in _best(log)]
   if not best:
     return {}
@@ -90,6 +92,7 @@ def averaged(
   kept = [field for field in fields if field not in SEED_FIELDS]
   names = list(dict.fromkeys(k for row in rows for k in row if k not in fields))
   groups: dict[tuple, list[Mapping[str, Any]]] = {}
+  # Dicts keep the order of insertion, so rows stay in the order of the sweep.
   for row in rows:
     groups.setdefault(tuple(row.get(k) for k in kept), []).append(row)
   table = []

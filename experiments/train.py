@@ -110,7 +110,10 @@ def _batches(
   A source that collects between gradient steps has its engines closed at the
   end of the block.
   """
+  # Rows of a batch are divided over the devices; the state is on each of them.
   layout = parallel.first_devices(_num_devices(config))
+  # Columns that are the same at all decisions of a trajectory, the question's
+  # n-grams: multiplied once per trajectory instead of once per decision.
   constant = observation.constant(data.view.features)
   if estimators.of(config).writes_its_own:
     # The models that answer now must be those of the validation trajectories.
@@ -177,6 +180,7 @@ def train_seed(
       training_data.features_record(data),
       'training set',
   )
+  # After the checks above: a finished run of other data is an error, too.
   if is_finished(workdir, seed):
     return learned.load(directory)
   with (
@@ -223,6 +227,8 @@ def train_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
   """Trains every seed of `config.train_seeds` and returns their directories."""
+  # Before the first step: otherwise glibc returns XLA's scratch memory after
+  # every step and zeroes it again, an eighth of a step's time.
   memory.keep_freed()
   # Read once: all seeds train on the same arrays.
   data = training_data.load(config, workdir)

@@ -117,6 +117,7 @@ def _known(config, workdir) -> TrainingSet:
   accounting = batching.with_reference(
       costs.Accounting(specs, config.cost_metric), _costed(known['train'])
   )
+  # The width of hidden states depends on the engine; it is read from the data.
   features = observation.configure(
       config.features,
       num_routes=len(specs),
@@ -128,6 +129,7 @@ def _known(config, workdir) -> TrainingSet:
       name: _table(x, features, accounting, protocol)
       for name, x in known.items()
   }
+  # Over the decisions of `train`, each once, whatever policy reaches them.
   statistics = standardize.measure_decisions(tables['train'].decisions.features)
   batch = {
       name: batches.outcome_batch(x, statistics, config.cost_metric)
@@ -208,10 +210,12 @@ def _rollouts(config, workdir) -> TrainingSet:
   for x in split.values():
     _check_protocol(x, protocol)
   records_on_disk.check_same_pair(split['select'], split['train'])
+  # Streaming trades speed for memory: each epoch reads the files again.
   make = _streamed if _num_shards_in_memory(config) else _resident
   view, train = make(config, split['train'], protocol)
   # `select` is always in memory: it is evaluated whole.
   select = list(split['select'].records())
+  # Problems only; a second pass over the files keeps nothing of them in memory.
   seen = _seen(split['train'].records(), select)
   for x in split.values():
     seen = _inherit(config, x, seen, [y.problem for y in select])
@@ -291,6 +295,8 @@ def _observed(
       max_decisions=config.protocol.max_decisions,
       hidden_size=_hidden_size(make()),
   )
+  # Without its reference the accounting can charge calls, which is how the
+  # reference, the mean cost of the large model alone, is measured.
   accounting = costs.Accounting(split.specs, config.cost_metric)
   return features, batching.with_reference(accounting, make())
 

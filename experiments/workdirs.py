@@ -114,6 +114,7 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     content: the content of `config.json`; not changed.
   """
+  # A copy of both levels, so that `content` is not changed.
   found = {
       key: dict(value) if isinstance(value, Mapping) else value
       for key, value in content.items()
@@ -122,6 +123,7 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
     *group, old = before.split('.')
     fields = found.get(group[0], {}) if group else found
     if isinstance(fields, dict) and old in fields:
+      # If both names are there, the current one wins.
       fields.setdefault(now.split('.')[-1], fields.pop(old))
   metric = found.get('cost_metric')
   if metric in _COST_METRICS:

@@ -63,6 +63,7 @@ def of_ladders(case: data_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
   test = 'binomial' if is_binary else 'hoeffding_bentkus'
   sample = counts_lib.Sample(case, plan.num_splits, size, plan.seed)
   step = max(len(case.grid) // _NUM_BETS, 1)
+  # A thinner grid that keeps both ends; used by the slow betting test.
   coarse = counts_lib.Sample(
       dataclasses.replace(
           case, grid=np.append(case.grid[:-1:step], case.grid[-1])
@@ -245,6 +246,7 @@ def row(
       'cost': finite(cost),
       'best': finite(verdict.best),
       'ratio': finite(ratio),
+      # P(X >= broken) with X ~ Binomial(splits, nominal).
       'p_value': float(stats.binom.sf(broken - 1, splits, nominal)),
   }
 

@@ -99,6 +99,8 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
       for k in range(2)
   )
   seen = fitted.features.reshape(-1, fitted.features.shape[-1])
+  # `[B, T, A-1]`: 1 where the small model loses the problem and the route, from
+  # this step on, does not.
   helps = stopping_lib.stay_loss(fitted)[:, None, None] * (
       1 - fitted.loss[..., 1:]
   )
@@ -161,6 +163,7 @@ def searched(
       cost[r, s] = true['cost'][0]
       broken[r, s] = true['loss'][0] > risk.level * (1 + 1e-9)
   true = truth.means_at(pool.grid(_FINE))
+  # The cheapest point of a fine grid that truly keeps each level.
   best = [
       float(true['cost'][true['loss'] <= x.level * (1 + 1e-9)].min())
       for x in risks

@@ -106,7 +106,7 @@ def count_all(
       except FileNotFoundError as error:
         logging.warning('Skipped %s: %s', source.name, error)
         skipped[source.name] = f'{error.filename or error} is missing'
-        break
+        break  # The set is missing for all other sizes, too.
       rows += content['rows']
       seconds += content['seconds']
       logging.info('%s, n = %d: %.0f s so far', source.name, size, seconds)
@@ -124,6 +124,7 @@ def _cached(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
 
 def serve(plan: cells_lib.Plan) -> dict[str, list[dict[str, Any]]]:
   """Measures what happens in service: `online` thresholds, `drift` alarms."""
+  # The quick plan is recognised by its number of samples.
   is_quick = plan.num_splits < 1_000
   num, num_streams = (2_000, 100) if is_quick else (10_000, 1_000)
   return {

@@ -27,6 +27,7 @@ def make_stream(
   """
   rng = np.random.default_rng(seed)
   shape = len(needs), num_streams
+  # [n, S]; streams are independent of each other.
   is_needy = rng.random(shape) < needs[:, None]
   scores = rng.beta(skew[:, None], 2.0, shape)
   return np.where(is_needy, scores, np.inf)
@@ -62,6 +63,8 @@ def alternating(n: int, num_streams: int, seed: int = 0) -> np.ndarray:
 
   No constant step size suits all of them.
   """
+  # Blocks end where log2(1 + k / 50) is a multiple of 1/2, so each is about 1.4
+  # times as long as the one before.
   is_hard = np.floor(np.log2(1 + np.arange(n) / 50) * 2) % 2 == 1
   return make_stream(
       np.where(is_hard, 0.5, 0.25),

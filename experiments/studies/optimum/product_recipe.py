@@ -89,6 +89,7 @@ def train(
 
 def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
   """Returns `[budgets, n, A]` action probabilities for each level."""
+  # Separate keys for train and select, and both apart from the training seed.
   keys = jax.random.split(jax.random.fold_in(jax.random.key(2), seed))
   share = config.problems.select / config.problems.train
   nums = size.num_problems, max(int(share * size.num_problems), 1)
@@ -96,6 +97,7 @@ def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
       jax.device_get(draw(tree, config, source, num, key))
       for num, key in zip(nums, keys, strict=True)
   )
+  # From the training problems alone, as in a real run.
   statistics = standardize.measure(data.features, data.mask)
   seen = lambda x: standardize.apply(np.asarray(x), statistics)
   with tempfile.TemporaryDirectory() as directory:

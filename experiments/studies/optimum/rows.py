@@ -42,6 +42,7 @@ def shares(
   values = [
       tree_lib.evaluate(tree, policy) for policy in zip(*tables, strict=True)
   ]
+  # `[3, seeds]`: accuracy, cost and loss.
   correct, cost, _ = np.array(values).T
   # Compared at each policy's own cost, not at the budget: a policy that spends
   # more must not look better for it.
@@ -95,6 +96,7 @@ def measure(
             'process': name,
             'protocol': f'{protocol.name} {protocol.view}'.strip(),
         }
+        # Finished rows of --out are skipped; all budgets of a case are one run.
         is_done = any(case.items() <= row.items() for row in rows)
         if is_done or protocol not in allowed:
           continue
