@@ -167,13 +167,17 @@ class LeftOutTest(parameterized.TestCase):
         card_lib.OperatingPoint(
             name, 0, threshold, {'what': 'cost', 'level': 0.4}, ''
         )
-        for name, threshold in (('told', _THRESHOLD), ('not', np.inf))
+        for name, threshold in (
+            ('told', _THRESHOLD),
+            ('not', np.inf),
+            ('not by step', (np.inf, np.inf, np.inf)),
+        )
     ]
     entries, left_out = evaluator.operating_points(
         points, [_POLICY], self.source, 'price'
     )
     self.assertEqual([x['name'] for x in entries], ['told'])
-    self.assertEqual(left_out, ['not'])
+    self.assertEqual(left_out, ['not', 'not by step'])
 
 
 class NoLogProbabilitiesTest(absltest.TestCase):

@@ -214,7 +214,7 @@ class RolloutsTest(parameterized.TestCase):
       training_data.load(config, self.workdir)
 
   @parameterized.parameters(
-      (dict(kind='rollouts'), 'exact', "'exact', which needs to know"),
+      (dict(kind='rollouts'), 'exact', "'exact', which needs every trace"),
       (dict(kind='ladders'), 'vtrace', 'allowed: ladders or rollouts in esc'),
       (dict(kind='trees'), 'vtrace', "data.kind is 'trees'; allowed: ladders"),
   )

@@ -143,12 +143,16 @@ def operating_points(
     family, kappas = policies[point.policy_index], threshold_row(
         point.threshold
     )
-    # Per-decision thresholds, `[1, T]`, are evaluated without this check, which
-    # takes single ones.
+    # `answerable` takes single thresholds; per-decision ones, `[1, T]`, are
+    # evaluated at once, and what cannot be evaluated raises.
     if kappas.ndim == 1 and not test.answerable(family, kappas).all():
       left_out.append(point.name)
       continue
-    outcomes = test.evaluate(family, kappas, metric)
+    try:
+      outcomes = test.evaluate(family, kappas, metric)
+    except refusal.Refusal:
+      left_out.append(point.name)
+      continue
     entries.append(
         {
             'name': point.name,
