@@ -170,7 +170,7 @@ class LeftOutTest(parameterized.TestCase):
         for name, threshold in (
             ('told', _THRESHOLD),
             ('not', np.inf),
-            ('not by step', (np.inf, np.inf, np.inf)),
+            ('not by step', (np.inf,) * 8),
         )
     ]
     entries, left_out = evaluator.operating_points(
