@@ -207,6 +207,14 @@ def train_seed(
   )
   # The card is written last; `is_finished` looks for it.
   router.save(directory)
+  _log_scores(seed, state, directory)
+  return router
+
+
+def _log_scores(
+    seed: int, state: state_lib.TrainState, directory: pathlib.Path
+) -> None:
+  """Logs each policy's best step and validation score."""
   if not np.isfinite(state.best_score).all():
     logging.warning(
         'Seed %d: a validation score of -inf below means that no step of that '
@@ -220,7 +228,6 @@ def train_seed(
       np.asarray(state.best_score).round(4).tolist(),
       directory,
   )
-  return router
 
 
 def train_all(

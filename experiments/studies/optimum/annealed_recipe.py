@@ -44,11 +44,7 @@ def get_config(
 ) -> ml_collections.ConfigDict:
   """Returns the configuration of one update, as `routing.training` reads it.
 
-  Args:
-    estimator: as `objective.estimator`.
-    size: how much is trained.
-    budget: cost fraction; may be a traced scalar.
-    step: number of the update; may be a traced scalar.
+  The budget and the number of the update may be traced scalars.
   """
   # A policy that is certain at the first decision never reaches later ones and
   # learns nothing about them. An entropy bonus prevents it; the bonus falls
@@ -182,14 +178,12 @@ def train(
   Args:
     tree: history tree whose features are beliefs.
     estimator: as `objective.estimator`.
-    source: 'ladders', or the behaviour policy of the trajectories: 'uniform',
-      'mismatched' or 'its own'.
+    source: 'ladders', or behaviour 'uniform', 'mismatched' or 'its own'.
     size: how much is trained.
     budgets: cost fractions.
 
   Returns:
-    For each level of the tree `[seeds, budgets, n, A]`, the action
-    probabilities.
+    For each level `[seeds, budgets, n, A]`, the action probabilities.
   """
   seen = standardized(tree)
   shape = tree.process.num_routes, tree.levels[0].features.shape[-1]
@@ -204,8 +198,7 @@ def train(
     rng = jax.random.fold_in(jax.random.key(1), seed)
 
     def probabilities(params, features):
-      # The axis of the policies has length 1: each run has one budget.
-      params = jax.tree.map(lambda x: x[0], params)
+      params = jax.tree.map(lambda x: x[0], params)  # One budget per run.
       return jax.nn.softmax(network.apply({'params': params}, features))
 
     def update(carry, step):
@@ -225,8 +218,7 @@ def train(
     (_, mean), _ = jax.lax.scan(update, start, jnp.arange(size.num_steps))
     return [probabilities(mean, x.features) for x in seen.levels]
 
-  # lax.map, not vmap: the arrays of one run fit the processor's cache, those of
-  # all runs side by side do not.
+  # lax.map, not vmap: the arrays of one run fit the processor's cache.
   seeds = jnp.repeat(jnp.arange(size.num_seeds), len(budgets))
   levels = jnp.tile(jnp.array(budgets), size.num_seeds)
   every = jax.jit(lambda *runs: jax.lax.map(lambda x: run(*x), runs))
