@@ -180,7 +180,7 @@ class TrainTest(absltest.TestCase):
     for i, ladder in enumerate(ladders):
       steps = tuple(dataclasses.replace(x, hidden=None) for x in ladder.steps)
       writer.add(i, dataclasses.replace(ladder, steps=steps))
-    with self.assertRaisesRegex(ValueError, 'Leave hidden out'):
+    with self.assertRaisesRegex(ValueError, 'Remove hidden from features.groups'):
       training_data.load(_config(), self.workdir)
 
   def test_a_bad_call_is_one_line_and_no_success(self):
