@@ -150,10 +150,7 @@ def tuned_learners(
 
 
 def _training_records(config, workdir, router):
-  """Returns what the policy was trained on: known outcomes or rollouts.
-
-  Baselines get the same data as the policy, so that the comparison is fair.
-  """
+  """Returns what the policy was trained on, so that learners get the same."""
   card = router.card
   is_known = estimators.of(config).learns_from == 'known'
   kind = None if is_known else 'rollouts'
@@ -196,7 +193,7 @@ def figures(
       resamples=config.evaluation.resamples,
       seed=config.seed,
   )
-  earned, points_left_out = evaluator.operating_points(
+  points, points_left_out = evaluator.operating_points(
       routers[0].points, policies, pair.test, card.metric
   )
   _log_left_out(cost_metrics, points_left_out)
@@ -218,7 +215,7 @@ def figures(
       **inputs(config, workdir),
       'tuning': tried,
       'cost_metrics': cost_metrics,
-      'operating_points': earned,
+      'operating_points': points,
       'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
       'coverage': _count_broken(config, routers[0], pair),
@@ -273,16 +270,12 @@ def is_current(
     return False
   results = json.loads(path.read_text())
   # Compared by content hashes: times of files say nothing after a copy.
-  wanted = inputs(config, workdir)
-  return {name: results.get(name) for name in wanted} == wanted
+  current = inputs(config, workdir)
+  return {name: results.get(name) for name in current} == current
 
 
 def _count_broken(config, router, pair) -> dict[str, Any] | None:
-  """Counts broken promises on test problems; None if outcomes are not known.
-
-  The true risk of every threshold must be known, which only a `Known` source
-  provides.
-  """
+  """Counts broken promises on test problems; None if outcomes are not known."""
   if (
       not isinstance(pair.test, sources.Known)
       or not config.evaluation.num_coverage_samples

@@ -217,12 +217,12 @@ def check_card(
         f'router was trained for {_names(card.specs)}; use the same models.'
     )
   check_weights(card, split.weights_sha256, f'{split.directory} is')
-  wanted = builders.protocol(config)
-  if card.protocol != wanted:
+  protocol = builders.protocol(config)
+  if card.protocol != protocol:
     raise ValueError(
         f'The router was trained for {card.protocol.name}, '
-        f'{card.protocol.view}; use that protocol, not {wanted.name}, '
-        f'{wanted.view}.'
+        f'{card.protocol.view}; use that protocol, not {protocol.name}, '
+        f'{protocol.view}.'
     )
   if card.metric != config.cost_metric:
     raise ValueError(

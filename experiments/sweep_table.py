@@ -63,13 +63,13 @@ def _best(log: pathlib.Path) -> list[tuple[float, int]]:
   left out.
   """
   rows = map(json.loads, log.read_text().splitlines())
-  judged = [row for row in rows if 'validation_score' in row]
-  if not judged:
+  validated = [row for row in rows if 'validation_score' in row]
+  if not validated:
     return []
   # [validations, K policies].
-  scores = np.array([row['validation_score'] for row in judged], float)
+  scores = np.array([row['validation_score'] for row in validated], float)
   return [
-      (float(scores[best, k]), judged[best]['step'])
+      (float(scores[best, k]), validated[best]['step'])
       for k, best in enumerate(scores.argmax(axis=0))
       if np.isfinite(scores[best, k])
   ]

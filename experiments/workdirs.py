@@ -61,46 +61,46 @@ def claim(
   directory = pathlib.Path(workdir).absolute()
   path = directory / name
   # Through JSON, so that tuples equal the lists that are read from the file.
-  wanted = json.loads(config.to_json_best_effort())
+  current = json.loads(config.to_json_best_effort())
   if path.exists():
     found = upgrade(json.loads(path.read_text()))
-    if found == wanted:
+    if found == current:
       return directory
-    if not _only_grows(found, wanted):
+    if not _only_grows(found, current):
       raise ValueError(
           f'{directory} belongs to another configuration: '
-          f'{_difference(found, wanted)}. Use another --workdir.'
+          f'{_difference(found, current)}. Use another --workdir.'
       )
   directory.mkdir(parents=True, exist_ok=True)
   # Written beside and moved into place: a crash leaves no half-written file.
   partial = directory / f'.{name}.partial'
-  partial.write_text(json.dumps(wanted, indent=2) + '\n')
+  partial.write_text(json.dumps(current, indent=2) + '\n')
   partial.replace(path)
   return directory
 
 
-def _only_grows(found: dict, wanted: dict) -> bool:
+def _only_grows(found: dict, current: dict) -> bool:
   """Returns whether the only difference is an allowed growth of `prove`.
 
   Args:
     found: the saved configuration.
-    wanted: the configuration of this run.
+    current: the configuration of this run.
   """
   # Other procedures are valid for one fixed sample: testing again after adding
   # problems would raise the probability that a promise is broken.
-  if wanted.get('calibration', {}).get('procedure') != 'growing':
+  if current.get('calibration', {}).get('procedure') != 'growing':
     return False
-  sizes = dict(found['problems'], prove=wanted['problems']['prove'])
+  sizes = dict(found['problems'], prove=current['problems']['prove'])
   return (
-      found | {'problems': sizes} == wanted
-      and found['problems']['prove'] < wanted['problems']['prove']
+      found | {'problems': sizes} == current
+      and found['problems']['prove'] < current['problems']['prove']
   )
 
 
-def _difference(found: dict, wanted: dict, prefix: str = '') -> str:
+def _difference(found: dict, current: dict, prefix: str = '') -> str:
   """Returns a description of the first field that differs."""
-  for key in sorted({*found, *wanted}):
-    a, b = found.get(key), wanted.get(key)
+  for key in sorted({*found, *current}):
+    a, b = found.get(key), current.get(key)
     if isinstance(a, dict) and isinstance(b, dict) and a != b:
       return _difference(a, b, f'{prefix}{key}.')
     if a != b:

@@ -210,9 +210,9 @@ def score(answers: Answers, is_fitted: np.ndarray) -> np.ndarray:
   model = linear_model.LogisticRegression(C=3.0, max_iter=500)
   only_large = answers.right[:, 1] & ~answers.right[:, 0]
   model.fit(words.fit_transform(seen), only_large[is_fitted])
-  chance = model.predict_proba(words.transform(answers.text))[:, 1]
+  probability = model.predict_proba(words.transform(answers.text))[:, 1]
   # Rounded, so that ties and grids are the same on every machine.
-  return np.round(chance, 9)
+  return np.round(probability, 9)
 
 
 def one_step(name: str, answers: Answers, seed: int = 0) -> data_lib.Case:

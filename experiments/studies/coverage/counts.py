@@ -197,7 +197,7 @@ def picked(sample: Sample, risk: Risk) -> Verdict:
 
 
 def both(sample: Sample, risk: Risk, other: Risk) -> Verdict:
-  """Returns the verdict on `for_risks` with two risks, judged by `risk`."""
+  """Returns the verdict on `for_risks` with two risks, as to `risk`."""
   allowed = proven(sample, risk) & proven(sample, other)
   return judge(sample, pick(sample, allowed, by_cost=True), risk)
 

@@ -89,9 +89,9 @@ def routed(name: str) -> Routed:
   for t in reversed(range(len(tree.levels))):
     worth = tree_lib.action_values(tree, t, after)
     level, after = tree.levels[t], worth[:, -1]
-    chance = level.chance / level.chance.sum()
+    share = level.chance / level.chance.sum()
     seen.append(level.features)
-    shares.append(np.sqrt(chance))
+    shares.append(np.sqrt(share))
     targets.append((worth[:, 0, 2] - worth[:, -1, 2]) / level.chance)
   share = np.concatenate(shares)
   seen, targets = np.concatenate(seen), np.concatenate(targets)

@@ -92,12 +92,12 @@ def _steps(process: process_lib.Process) -> Sequence[Sequence[types.Step]]:
           types.Step(
               text='',
               token_ids=(0,),
-              log_probs=np.array([np.log(chance)], np.float32),
+              log_probs=np.array([np.log(probability)], np.float32),
               top_log_probs=np.zeros((1, 0), np.float32),
               is_final=False,
               usage=types.Usage(route=route, read=0, cached=0, written=1),
           )
-          for chance in probabilities
+          for probability in probabilities
       ]
       for route in range(process.num_routes)
   ]
