@@ -17,7 +17,9 @@ probability, not all of a file together:
     loss<=a@p/steps0,3     a threshold for decisions 0 to 2, another from 3 on
 """  # noqa: E501  Commands stay on one line.
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -30,6 +32,7 @@ import numpy as np
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import train
+from routing import progress as progress_lib
 from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
 from routing.outcomes import sources
@@ -174,7 +177,8 @@ def calibrate_all(
     # Live answers are each router's own; what is recorded serves all.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router)
-    runs.append(prepare(config, router, opened, prove, directory))
+    with _shown(f'choose on select, seed {seed}'):
+      runs.append(prepare(config, router, opened, prove, directory))
   # An error above has left every file as it was. Before the look, since from
   # then on somebody may know what came of it.
   for run in runs:
@@ -182,7 +186,8 @@ def calibrate_all(
     saved_lib.replace_seen(run.directory, run.seen)
   content: dict[pathlib.Path, Any] = {}
   for run in runs:
-    points = run.found.points()
+    with _shown(f'test on prove, {run.directory.name}'):
+      points = run.found.points()
     content[run.directory / REFUSED_FILE] = run.found.refused
     content[run.directory / learned.POINTS_FILE] = points
     _log(run.directory.name, points, run.found.refused)
@@ -193,6 +198,15 @@ def calibrate_all(
     directory = train.run_directory(workdir, seed)
     _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
   return [path for path in content if path.name == learned.POINTS_FILE]
+
+
+@contextlib.contextmanager
+def _shown(name: str) -> Iterator[None]:
+  """Shows on a terminal that one thing is being done, and for how long."""
+  with progress_lib.Progress(
+      1, name, unit='run', has_estimate=False, is_brief=True
+  ):
+    yield
 
 
 def is_current(

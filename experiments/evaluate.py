@@ -7,6 +7,7 @@ Thresholds and hulls are chosen on `select` problems and seen on `test` ones,
 which no stage before has seen.
 """  # noqa: E501  Commands stay on one line.
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
@@ -21,6 +22,8 @@ from experiments import calibrate
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import train
+from routing import costs
+from routing import progress as progress_lib
 from routing.evaluation import broken_promises
 from routing.evaluation import evaluator
 from routing.evaluation import methods
@@ -101,6 +104,7 @@ def tuned_learners(
     workdir: pathlib.Path | str,
     router: learned.LearnedRouter,
     select: sources.Source,
+    on_trial: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
   """The supervised learners, each tuned on `select`, and what was tried."""
   learners_lib.check(config.evaluation.learners, config.evaluation.trials)
@@ -117,6 +121,7 @@ def tuned_learners(
         features=router.card.features,
         seed=config.seed,
         num_trials=config.evaluation.trials,
+        on_trial=on_trial,
     )
     found[name] = best.families
     most = learners_lib.LEARNERS[name].max_decisions or num_decisions
@@ -156,11 +161,14 @@ def figures(
     workdir: pathlib.Path | str,
     routers: Sequence[learned.LearnedRouter],
     pair: methods.Pair,
+    on_part: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Everything in `results.json` but what is answered live."""
   card = routers[0].card
   largest = len(card.specs) - 1
-  others, tried = tuned_learners(config, workdir, routers[0], pair.select)
+  others, tried = tuned_learners(
+      config, workdir, routers[0], pair.select, on_part
+  )
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
   members = families.members(routers[0])
@@ -170,6 +178,7 @@ def figures(
       pair,
       resamples=config.evaluation.resamples,
       seed=config.seed,
+      on_metric=on_part,
   )
   earned, points_left_out = evaluator.operating_points(
       routers[0].points, members, pair.test, card.ruler
@@ -324,7 +333,14 @@ def evaluate(
   """
   routers = load_routers(config, workdir)
   pair = open_pair(config, workdir, routers)
-  content: Mapping[str, Any] = figures(config, workdir, routers, pair)
+  # One part for each setting of a learner, each cost metric, and what is left.
+  given = config.evaluation
+  num_parts = len(given.learners) * given.trials + len(costs.RULERS) + 1
+  with progress_lib.Progress(
+      num_parts, 'evaluate', unit='part', has_estimate=False
+  ) as shown:
+    content = figures(config, workdir, routers, pair, shown.update)
+    shown.update()
   content |= {'live': answer_at_points(config, routers[0], pair.test)}
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'

@@ -8,15 +8,14 @@ Writes: what the stages write, and prints where each file is.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Callable
-from collections.abc import Iterable
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 
 import ml_collections
 
+from experiments import announcements
 from experiments import calibrate
 from experiments import collect
 from experiments import command_line
@@ -145,10 +144,15 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   learners.check(config.evaluation.learners, config.evaluation.trials)
 
 
+def _say(line: str) -> None:
+  """Prints a line at once, also where a file or a pipe would hold it back."""
+  print(line, flush=True)
+
+
 def run(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
 ) -> list[pathlib.Path]:
   """Runs what is missing; returns every stage's files.
 
@@ -159,32 +163,36 @@ def run(
   check_settings(config)
   directory = workdirs.claim(workdir, config)
   files = []
-  for stage in stages(config, directory):
+  in_order = stages(config, directory)
+  for number, stage in enumerate(in_order, 1):
+    title = f'Stage {number} of {len(in_order)}: {stage.name}'
     start = time.monotonic()
     was_begun, was_done = stage.is_begun(), stage.is_done()
+    if not was_done:
+      say(title)
     if stage.resumes or not was_done:
       stage.run()
     took = f'{time.monotonic() - start:.0f} s'
-    if was_done:
-      took = 'done before'
-    elif was_begun:
+    if was_begun:
       took = f'{"resumed" if stage.resumes else "again"}, {took}'
-    say(f'{stage.name:24} {took:>14}  {_shown(stage.files)}')
+    paths = ' '.join(map(announcements.shown, stage.files))
+    say(f'{title}, done before: {paths}' if was_done else f'  {took}: {paths}')
     files += stage.files
   return files
 
 
-def _shown(paths: Iterable[pathlib.Path]) -> str:
-  """The paths, relative to here where that is shorter."""
-  return ' '.join(
-      min(str(path), os.path.relpath(path), key=len) for path in paths
-  )
-
-
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Runs the pipeline and prints the table."""
+  """Runs the pipeline, prints the table, and says what to try next."""
+  asked, overrides = command_line.asked()
+  names = [stage.name for stage in stages(config, pathlib.Path(workdir))]
+  minutes = announcements.expected_minutes(config, asked)
+  for line in announcements.opening(names, pathlib.Path(workdir), minutes):
+    _say(line)
   run(config, workdir)
   report.show(workdir)
+  commands = announcements.next_commands(asked, overrides, workdir)
+  for line in announcements.closing(workdir, report.FILES[1], commands):
+    _say(line)
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import resilience
 from routing.shards import manifest as manifest_lib
+from routing.training import compile_time
 
 # Of a ceiling; more may be promised than the mean so far suggests.
 _MARGIN = 0.9
@@ -196,8 +197,16 @@ async def _collect(
 ) -> None:
   """Collects under watch, and heeds signals meanwhile."""
   done = len(problems) - len(watch.missing)
+  compiling = compile_time.watched()
   progress = progress_lib.Progress(
-      len(problems), name, unit='problem', done=done
+      len(problems),
+      name,
+      unit='problem',
+      done=done,
+      # The embedded pair compiles a program for each size of batch, the small
+      # ones at the end. Measured at a tenth of the first split: as much as half
+      # of what was compiled by then is still to come.
+      pauses=lambda: compiling.seconds() / 2,
   )
   with _heed_signals(watch), progress:
     await collect_all(
@@ -205,6 +214,7 @@ async def _collect(
         engines,
         watch.take,
         concurrency=concurrency,
+        on_begin=progress.begin,
         on_done=progress.update,
         on_refused=watch.refuse,
         may_begin=watch.may_begin,

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 import sys
+import threading
 import time
+from typing import Any
 from typing import Self
 from typing import TextIO
 
@@ -10,7 +12,7 @@ from absl import logging
 
 
 class Progress:
-  """Counts what is done of `total`, and shows rate and time left.
+  """Counts what is done of `total`, and shows the time left.
 
   On a terminal this is a tqdm bar. Elsewhere (a log file, a notebook, CI) it is
   one log line every `interval` seconds, and one at the end.
@@ -20,6 +22,11 @@ class Progress:
     name: what is being done, e.g. 'collect train'.
     unit: what is counted, e.g. 'problem'.
     done: how many were done by an earlier run; they do not count for the rate.
+    has_estimate: False shows no time left, where one unit may take many times
+      as long as another.
+    is_brief: leaves nothing behind on a terminal, and logs no last line.
+    pauses: seconds so far that say nothing about the speed, e.g. those of
+      compiling; from any origin.
     interval: seconds between log lines.
     stream: where a bar goes; decides between bar and lines.
     clock: seconds, from any origin.
@@ -33,6 +40,9 @@ class Progress:
       *,
       unit: str = 'step',
       done: int = 0,
+      has_estimate: bool = True,
+      is_brief: bool = False,
+      pauses: Callable[[], float] = lambda: 0.0,
       interval: float = 60.0,
       stream: TextIO | None = None,
       clock: Callable[[], float] = time.monotonic,
@@ -42,16 +52,23 @@ class Progress:
       raise ValueError(f'done is {done}; allowed: 0 to total, {total}.')
     stream = sys.stderr if stream is None else stream
     self._total, self._name, self._unit = total, name, unit
-    self._initial = self._done = done
+    self._initial = self._done = self._begun = done
     self._figures: dict[str, float] = {}
+    self._has_estimate, self._is_brief = has_estimate, is_brief
+    self._pauses = pauses
     self._interval, self._clock, self._log = interval, clock, log
     self._start = self._last_line = clock()
+    self._start_pauses = pauses()
     self._bar = None
     if stream.isatty():
-      import tqdm
-
-      self._bar = tqdm.tqdm(
-          total=total, desc=name, unit=unit, initial=done, file=stream
+      self._bar = _open_bar(
+          self.seconds_left,
+          total=total,
+          desc=name,
+          unit=unit,
+          initial=done,
+          file=stream,
+          leave=not is_brief,
       )
 
   def __enter__(self) -> Self:
@@ -59,6 +76,14 @@ class Progress:
 
   def __exit__(self, *error) -> None:
     self.close()
+
+  def begin(self, count: int = 1) -> None:
+    """Notes that `count` more are under way, where several are at a time.
+
+    Each counts as half done from then on: where all begin at once, nothing is
+    done for long and then nearly all.
+    """
+    self._begun += count
 
   def update(self, count: int = 1, **figures: float) -> None:
     """Adds `count`; `figures`, e.g. loss=0.3, are shown until changed."""
@@ -75,17 +100,24 @@ class Progress:
     """Leaves the last state on the screen or in the log."""
     if self._bar is not None:
       self._bar.close()
-    else:
+    elif not self._is_brief:
       self._write_line()
 
-  def line(self) -> str:
-    """The state in one line."""
+  def seconds_left(self) -> float | None:
+    """Returns the expected time to the end; None while there is no estimate."""
     seconds = self._clock() - self._start
-    new = self._done - self._initial
+    seconds -= self._pauses() - self._start_pauses
+    if not self._has_estimate or self._done == self._initial or seconds <= 0:
+      return None
+    work = self._done + max(self._begun - self._done, 0) / 2 - self._initial
+    return seconds * (self._total - self._initial - work) / work
+
+  def line(self) -> str:
+    """Returns the state in one line."""
     parts = [f'{self._name}: {self._done}/{self._total} {self._unit}s']
-    if new and seconds > 0:
-      rate = new / seconds
-      left = (self._total - self._done) / rate
+    left = self.seconds_left()
+    if left is not None:
+      rate = (self._done - self._initial) / (self._clock() - self._start)
       parts += [f'{rate:.3g}/s', f'{format_seconds(left)} left']
     parts += [f'{key} {value:.4g}' for key, value in self._figures.items()]
     return ', '.join(parts)
@@ -93,6 +125,43 @@ class Progress:
   def _write_line(self) -> None:
     self._last_line = self._clock()
     self._log(self.line())
+
+
+def _open_bar(seconds_left: Callable[[], float | None], **settings: Any) -> Any:
+  """Returns a tqdm bar whose clock moves, and whose time left is ours.
+
+  tqdm averages over all units, or over the latest: neither foresees well where
+  many are under way at once, or the first one waits for a compiler. It also
+  draws only when a unit is done, so that a long one looks like a crash.
+  """
+  import tqdm
+
+  class Bar(tqdm.tqdm):
+    """A bar that is drawn every second by a thread of its own."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+      left = seconds_left()
+      text = '' if left is None else f', {format_seconds(left)} left'
+      return {**super().format_dict, 'left': text}
+
+    def close(self) -> None:
+      is_closed.set()
+      super().close()
+
+  is_closed = threading.Event()
+  bar = Bar(
+      bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}s'
+      ' [{elapsed}{left}{postfix}]',
+      **settings,
+  )
+
+  def draw() -> None:
+    while not is_closed.wait(1.0):
+      bar.refresh()
+
+  threading.Thread(target=draw, daemon=True).start()
+  return bar
 
 
 def format_seconds(seconds: float) -> str:

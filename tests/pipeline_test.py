@@ -72,7 +72,10 @@ class PipelineTest(absltest.TestCase):
     # The resuming stage checks its own files; the finished one is skipped.
     self.assertEqual(calls, ['collect', 'report', 'collect'])
     self.assertIn('done before', said[-1])
-    for line, path in zip(said, files, strict=False):
+    # A line before each stage, and one after it.
+    self.assertEqual(said[0], 'Stage 1 of 2: collect')
+    self.assertEqual(said[2], 'Stage 2 of 2: report')
+    for line, path in zip((said[1], said[3]), files, strict=True):
       self.assertIn(path.name, line)
 
   def test_what_is_of_other_inputs_runs_again(self):
@@ -103,8 +106,8 @@ class PipelineTest(absltest.TestCase):
     with mock.patch.object(pipeline, 'stages', lambda *_: [stage]):
       pipeline.run(self.config, self.workdir, said.append)
       pipeline.run(self.config, self.workdir, said.append)
-    self.assertIn('resumed, 0 s', said[0])
-    self.assertIn('done before', said[1])
+    self.assertIn('resumed, 0 s', said[1])
+    self.assertIn('done before', said[2])
     # Of fewer problems than are wanted.
     self.config.problems.test = 49
     self.assertFalse(stage.is_done())

@@ -29,6 +29,7 @@ def figures(
     *,
     resamples: int,
     seed: int,
+    on_metric: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """All methods in all cost metrics, as `results.json` holds them.
 
@@ -38,6 +39,7 @@ def figures(
     pair: `select` and `test`.
     resamples: bootstrap draws.
     seed: of the draws.
+    on_metric: called after each cost metric, for a progress bar.
 
   Returns:
     metric -> see `results.of_ruler`, and `left_out`: method -> why it cannot be
@@ -49,10 +51,11 @@ def figures(
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
   )
-  return {
-      metric: _in_metric(policies, others, pair, draws, metric)
-      for metric in costs.RULERS
-  }
+  found = {}
+  for metric in costs.RULERS:
+    found[metric] = _in_metric(policies, others, pair, draws, metric)
+    on_metric()
+  return found
 
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:

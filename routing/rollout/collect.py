@@ -112,6 +112,7 @@ async def collect_each(
     sink: Callable[[int, Record], None],
     *,
     concurrency: int,
+    on_begin: Callable[[], None] = lambda: None,
     on_done: Callable[[], None] = lambda: None,
     on_refused: Callable[[int, engine_lib.Refused], None] | None = None,
     may_begin: Callable[[int], bool] = lambda index: True,
@@ -123,7 +124,8 @@ async def collect_each(
     collect_one: collects the record of a problem.
     sink: called with (index, record) as each is ready, in any order.
     concurrency: problems in flight.
-    on_done: called after each problem, for a progress bar.
+    on_begin: called before each problem, for a progress bar.
+    on_done: called after each problem.
     on_refused: called with (index, error) for a problem of which a request was
       refused for good, instead of raising the error.
     may_begin: called with the index of the next problem; if False, it is
@@ -142,6 +144,7 @@ async def collect_each(
     for index, problem in waiting:
       if not may_begin(index):
         continue
+      on_begin()
       try:
         sink(index, await collect_one(problem))
       except Exception as error:

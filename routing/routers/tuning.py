@@ -32,6 +32,7 @@ def tune(
     *,
     value: Callable[[Sequence[sources.Family]], float],
     num_trials: int,
+    on_trial: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Tuned:
   """Fits the first settings of a learner and keeps the one of highest value.
@@ -41,6 +42,7 @@ def tune(
     data: of training problems.
     value: what families are worth on `select` problems; of equals the first.
     num_trials: how many settings are tried.
+    on_trial: called after each of them, for a progress bar.
     **fields: `metric`, `features` and `seed` of `learners.Learner.fit`.
 
   Raises:
@@ -54,6 +56,7 @@ def tune(
   for setting in learner.settings[:num_trials]:
     found = learner.fit(data, setting=setting, **fields)
     values.append(float(value(found)))
+    on_trial()
     if np.argmax(values) == len(values) - 1:
       best = found, setting
   return Tuned(*best, values)
