@@ -40,12 +40,16 @@ def problems(
   """The problems of one split, as many as the configuration asks for."""
   if split not in SPLITS:
     raise ValueError(f'Unknown split {split!r}; allowed: {", ".join(SPLITS)}.')
-  source = config.problems.source
-  if source != 'arithmetic':
-    raise ValueError(f'Unknown problem source {source!r}; allowed: arithmetic.')
+  check_source(config.problems.source)
   # All sizes, since the splits are drawn to be disjoint.
   sizes = {name: config.problems[name] for name in SPLITS}
   return arithmetic.load(config.problems.seed, **sizes)[split]
+
+
+def check_source(source: str) -> None:
+  """Raises ValueError unless problems of this source can be made."""
+  if source != 'arithmetic':
+    raise ValueError(f'Unknown problem source {source!r}; allowed: arithmetic.')
 
 
 def model_directories(
@@ -87,16 +91,21 @@ def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
     ValueError: if the kind of engine is unknown, or if it cannot give what the
       features are to be made of.
   """
+  built = _ENGINES[engine_kind(config)](config)
+  if 'hidden' in config.features.groups:
+    engine_lib.require(built[:1], hidden_size=1)
+  return built
+
+
+def engine_kind(config: ml_collections.ConfigDict) -> str:
+  """Returns the kind of the engines; raises ValueError if there is no such."""
   # Configurations from before there were others name no kind.
   kind = config.engine.get('kind', 'embedded')
   if kind not in _ENGINES:
     raise ValueError(
         f'Unknown engine.kind {kind!r}; allowed: {", ".join(_ENGINES)}.'
     )
-  built = _ENGINES[kind](config)
-  if 'hidden' in config.features.groups:
-    engine_lib.require(built[:1], hidden_size=1)
-  return built
+  return kind
 
 
 def limits(config: ml_collections.ConfigDict) -> resilience.Limits:

@@ -142,6 +142,14 @@ def _rollouts(
 _JOBS = {'ladders': _ladders, 'replies': _replies, 'rollouts': _rollouts}
 
 
+def check_behaviour_kind(kind: str) -> None:
+  """Raises ValueError unless there is such a behaviour policy."""
+  if kind not in BEHAVIOURS:
+    raise ValueError(
+        f'Unknown behaviour.kind {kind!r}; allowed: {", ".join(BEHAVIOURS)}.'
+    )
+
+
 def behaviour(
     config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
 ) -> tuple[
@@ -154,6 +162,7 @@ def behaviour(
       models or of another protocol.
   """
   given, seed = config.behaviour, config.seed
+  check_behaviour_kind(given.kind)
   protocol = builders.protocol(config)
   uniform = behaviour_lib.Uniform(
       tuple(protocol.action_mask(0, len(specs)).tolist())
@@ -167,11 +176,6 @@ def behaviour(
         None,
         # Shards from before the rate was averaged out do not mix with these.
         {**rates, 'probability': 'given the routes before'},
-    )
-  if given.kind != 'mixture':
-    raise ValueError(
-        f'Unknown behaviour.kind {given.kind!r}; allowed: '
-        f'{", ".join(BEHAVIOURS)}.'
     )
   router = learned.load(given.router)
   if (router.card.specs, router.card.protocol) != (specs, protocol):

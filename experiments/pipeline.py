@@ -7,6 +7,12 @@ Grow:   the same command with more problems in --config.problems.prove, where ca
 Writes: what the stages write, and prints where each file is.
 """  # noqa: E501  Commands stay on one line.
 
+import sys
+
+if __name__ == '__main__':
+  # Importing takes seconds, and half a minute the first time: say so before.
+  print('Loading the libraries ...', file=sys.stderr, flush=True)
+
 from collections.abc import Callable
 import dataclasses
 import functools
@@ -16,6 +22,7 @@ import time
 import ml_collections
 
 from experiments import announcements
+from experiments import builders
 from experiments import calibrate
 from experiments import collect
 from experiments import command_line
@@ -30,6 +37,7 @@ from routing.objectives import lagrangian
 from routing.policy import networks
 from routing.routers import learned
 from routing.routers import learners
+from routing.training import actor_critic
 from routing.training import estimators
 from routing.training import kappa
 
@@ -136,8 +144,18 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   calibrate.wanted(config)
   records_on_disk.check(config)
+  builders.check_source(config.problems.source)
+  builders.engine_kind(config)
+  builders.protocol(config)
+  builders.plan(config)
+  builders.limits(config)
+  builders.check_concurrency(config)
   costs.check_ruler(config.ruler)
   lagrangian.check_form(config.objective.form)
+  if 'policy_update' in config.objective:
+    actor_critic.check_update(config.objective.policy_update)
+  if 'behaviour' in config:
+    collect.check_behaviour_kind(config.behaviour.kind)
   kappa.check(config, estimators.name_of(config))
   networks.check_kind(config.network.kind)
   observation.check_groups(config.features.groups)

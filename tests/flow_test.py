@@ -139,7 +139,7 @@ class FlowTest(parameterized.TestCase):
     self.assertEqual(code, 0, seen)
     # Seconds on an idle machine; the suite's workers share the cores.
     self.assertLess(seconds, 60)
-    self.assertStartsWith(lines[0], '8 stages: collect')
+    self.assertStartsWith(lines[1], '8 stages: collect')
     foreign = [line for line in lines if _FOREIGN.search(line)]
     self.assertEmpty(foreign)
     for number in range(1, 9):

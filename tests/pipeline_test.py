@@ -47,6 +47,14 @@ class PipelineTest(absltest.TestCase):
 
   def test_a_setting_that_a_later_stage_would_refuse_is_refused_first(self):
     for field, value, said in (
+        ('problems.source', 'gsm8k', "Unknown problem source 'gsm8k'"),
+        ('engine.kind', 'gguf', "Unknown engine.kind 'gguf'"),
+        ('protocol.view', 'blind', "no view 'blind'"),
+        ('collect.samples', 0, 'num_samples is 0'),
+        ('collect.limits.attempts', 0, 'attempts is 0'),
+        ('collect.concurrency', 999, 'concurrency is 999; allowed: at most'),
+        ('objective.policy_update', 'sgd', "policy_update 'sgd'"),
+        ('behaviour.kind', 'greedy', "Unknown behaviour.kind 'greedy'"),
         ('ruler', 'flps', "Unknown ruler 'flps'"),
         ('objective.form', 'loss', "Unknown objective form 'loss'"),
         ('objective.estimator', 'ppo', "Unknown objective.estimator 'ppo'"),
@@ -57,7 +65,9 @@ class PipelineTest(absltest.TestCase):
         ('evaluation.trials', 7, 'trials is 7; allowed: 1 to 6'),
     ):
       config = arithmetic.get_config('smoke')
-      config.objective.estimator = 'exact'
+      config.objective.update(estimator='exact', policy_update='lagrangian')
+      config.behaviour = dict(kind='rate')
+      config.engine.kind = 'embedded'
       config.update_from_flattened_dict({field: value})
       with self.assertRaisesRegex(ValueError, said):
         pipeline.run(config, self.workdir)

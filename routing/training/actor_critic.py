@@ -68,7 +68,7 @@ def make_update(
   Raises:
     ValueError: if the update is none of `UPDATES`.
   """
-  name = _check_update(config.objective.policy_update)
+  name = check_update(config.objective.policy_update)
   makers = {'lagrangian': _near_gradient, 'trust_region': _in_trust_region}
   update_policy = makers[name](config, network)
   optimizer = state_lib.make_optimizer(config.critics)
@@ -112,7 +112,8 @@ def make_update(
   return update
 
 
-def _check_update(name: str) -> str:
+def check_update(name: str) -> str:
+  """Returns `name`, or raises ValueError with the allowed names."""
   if name not in UPDATES:
     raise ValueError(
         f'Unknown objective.policy_update {name!r}; allowed: '
