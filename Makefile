@@ -3,6 +3,7 @@
 #   make demo     collect, train, calibrate, evaluate, report: minutes on two cores
 #   make test     the whole suite
 #   make test-vllm  what needs vLLM, on a CPU, in an environment of its own
+#   make benchmarks  speed as ratios, against the committed baselines
 #   make lint     ruff and pyink, changing nothing
 #   make format   the same, mending what they can
 #   make hooks    run the checks before each commit
@@ -31,7 +32,7 @@ DEV := $(VENV)/.dev-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo test test-vllm lint format hooks notebooks install install-dev
+.PHONY: demo test test-vllm benchmarks lint format hooks notebooks install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -44,6 +45,9 @@ test: $(DEV)
 test-vllm: $(VLLM)
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR \
 	  $(VENV_VLLM)/bin/python -m pytest $(TESTS_VLLM)
+
+benchmarks: $(DEV)
+	$(VENV)/bin/python -m benchmarks.regressions
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .
