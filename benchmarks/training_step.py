@@ -253,7 +253,7 @@ _FIGURES = (
     'largest_ratio',
 )
 _HEADS = (
-    *('size', 'B', 'T', 'F', 'constant', 'hidden', 'members', 'steps / s'),
+    *('size', 'B', 'T', 'F', 'constant', 'hidden', 'policies', 'steps / s'),
     *('compiled, s', 'PyTorch', 'steps / s', 'compiled, s'),
     *('ratio', 'least', 'largest'),
 )

@@ -3,7 +3,7 @@
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Demo:   python -m experiments.pipeline --config=configs/arithmetic.py:demo --workdir=runs/demo
 Smoke:  python -m experiments.pipeline --config=configs/arithmetic.py:smoke --workdir=runs/smoke
-Change: append e.g. --config.ruler=flops --config.objective.form=reliability
+Change: append e.g. --config.cost_metric=flops --config.objective.form=reliability
 """
 
 import ml_collections
@@ -14,112 +14,168 @@ MINUTES = dict(demo=3, smoke=1)
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns one of `VARIANTS`; they differ in size only.
+
+  All costs are fractions of what the large model alone costs on the same
+  problem; 0.4 is 40 % of it.
+  """
   if variant not in VARIANTS:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
   config = ml_collections.ConfigDict()
-  config.seed = 0  # Of collection; training seeds are below.
-  config.train_seeds = (0, 1, 2)  # One training run each.
-  config.ruler = 'price'  # The ruler of constraint and promises.
+  config.seed = 0  # Of collection, tuning and bootstrap; any integer.
+  config.train_seeds = (0, 1, 2)  # One training run for each.
+  # What the constraint, the budgets and the promises of cost are measured in:
+  # 'price', 'flops', 'decoded_tokens' or 'latency'. Tables show all four.
+  config.cost_metric = 'price'
 
-  # 'shipped', or a directory with small/ and large/ (see experiments/pretrain).
-  config.engine = dict(pair='shipped', max_batch=128, num_slots=256)
+  config.engine = dict(
+      # 'shipped', or a directory with small/ and large/, such as the --workdir
+      # of experiments.pretrain.
+      pair='shipped',
+      max_batch=128,  # Requests in one forward pass, at most.
+      num_slots=256,  # Sessions whose prefix cache is kept, for each model.
+  )
   config.problems = dict(
-      source='arithmetic',
-      seed=0,
+      source='arithmetic',  # The only source so far.
+      seed=0,  # Another seed draws other problems.
+      # Problems in each split; no problem is in two splits.
       train=6_000,
-      select=1_000,
-      prove=1_000,
+      select=1_000,  # Early stopping, tuning, and the choice of thresholds.
+      prove=1_000,  # The tests behind promises; looked at once.
       test=2_000,
   )
   config.data = dict(
-      # What is collected of each problem: 'ladders' (escalate), 'replies'
-      # (switch, redraft; greedy models) or 'rollouts' (any).
+      # What is collected for each problem:
+      #   'ladders'   the small model's trace and the large model's ending from
+      #               each step prefix (protocol escalate);
+      #   'replies'   what each model writes after each trace that can occur
+      #               (switch and redraft; greedy models only);
+      #   'rollouts'  trajectories of a behaviour policy (any protocol).
       kind='ladders',
-      directory='',  # Shared shards of another work directory; '' = its own.
+      # Work directory of another run whose collected data is read instead of
+      # collecting again; '' = this run collects its own.
+      directory='',
   )
-  config.protocol = dict(name='escalate', view='peek', max_decisions=8)
+  config.protocol = dict(
+      name='escalate',  # Or 'switch', 'redraft'; see configs/arithmetic_*.py.
+      # 'peek': the router decides after it has seen a draft of the next step.
+      # 'commit': it decides before. '' = the protocol's default.
+      view='peek',
+      max_decisions=8,  # Per problem; then the current model writes to the end.
+  )
   config.collect = dict(
-      samples=1,  # Completions per prefix and larger model.
-      temperature=0.0,
-      max_tokens=176,  # Of a whole answer: 8 steps of 22.
-      concurrency=256,  # Problems in flight.
+      samples=1,  # Completions per step prefix and larger model; > 0.
+      temperature=0.0,  # 0 = greedy; above 0 the models sample.
+      max_tokens=176,  # New tokens per answer: 8 steps of 22 tokens.
+      concurrency=256,  # Problems in flight; at most engine.num_slots.
       shard_size=250,  # Problems per Parquet file.
-      limits=dict(  # Left running overnight; 0 = no limit.
-          requests=0,  # Under way at once, for each engine.
-          attempts=6,  # At one request.
-          first_wait=1.0,  # Seconds; doubled with each further attempt.
-          longest_wait=60.0,
-          # Of one split in one run, by list price; live answers count anew.
+      # Limits of an unattended collection; 0 = no limit.
+      limits=dict(
+          requests=0,  # Concurrent requests to each engine.
+          attempts=6,  # Tries per request, at least 1.
+          first_wait=1.0,  # Seconds before the second try; doubles each time.
+          longest_wait=60.0,  # Seconds; the doubling stops here.
+          # Spending of one command on one split, at list price. Live answers
+          # of calibration and evaluation are counted separately.
           dollars=0.0,
-          tokens=0,  # Read and written, of the same.
-          failures=20,  # Problems in a row before the back end is at fault.
+          tokens=0,  # The same in tokens, read and written.
+          failures=20,  # Failed problems in a row that stop the collection.
       ),
   )
 
   config.features = dict(
+      # What the policy observes: any of these five groups.
       groups=('confidence', 'progress', 'cost', 'text', 'hidden'),
-      question_width=256,  # Hash buckets for the question's n-grams.
-      step_width=256,  # The same for the last step or draft.
-      max_ngram=3,  # Words, digits and signs in a row.
+      # Group 'text': hash buckets for n-grams; 0 = leave this text out.
+      question_width=256,  # Of the question.
+      step_width=256,  # Of the last step or draft.
+      max_ngram=3,  # Longest n-gram, in words (a digit is a word).
   )
   config.network = dict(
-      kind='mlp',
-      hidden=(64,),
-      dropout=0.3,
-      is_conditioned=False,  # One network for all levels, told which.
+      kind='mlp',  # Current step only; 'gru' and 'attention' see earlier ones.
+      hidden=(64,),  # Width of each hidden layer.
+      dropout=0.3,  # Of the input features, in [0, 1).
+      # False: one network per level. True: one network that takes the level as
+      # a further input and serves all levels.
+      is_conditioned=False,
   )
-  # One policy per level, trained side by side on the same batches.
+  # One policy per level is trained, all side by side on the same batches.
   config.objective = dict(
-      form='budget',  # 'budget': cost <= level; 'reliability': loss <= level.
+      # 'budget': maximise accuracy subject to mean cost <= level.
+      # 'reliability': minimise cost subject to relative loss <= level.
+      form='budget',
+      # Cost fractions, at least that of the small model alone and at most 1;
+      # or relative losses, in [0, 1].
       levels=(0.25, 0.4, 0.55, 0.7),
-      entropy_weight=0.0,
+      entropy_weight=0.0,  # Bonus per nat of the policy's entropy; >= 0.
   )
+  # AdamW; clip_norm is the largest global norm of a gradient.
   config.optimizer = dict(learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0)
+  # The dual variable (Lagrange multiplier) of the constraint.
   config.multiplier = dict(
       init=0.7,
-      learning_rate=2e-2,
-      damping=2.0,  # Added per unit of excess, against swinging.
+      learning_rate=2e-2,  # Of the dual ascent, one step per gradient step.
+      # Proportional term per unit of excess over the level. Plain dual ascent
+      # (0) oscillates; this damps it.
+      damping=2.0,
       max=20.0,
   )
-  # CCPO: trained behind a threshold, which follows the misses; 'reliability'.
+  # CCPO: trains the policy as it is served, behind a smooth threshold kappa
+  # that is updated by online conformal prediction. Only with
+  # objective.form='reliability' and objective.estimator='exact'.
   config.soft_threshold = dict(
       is_used=False,
-      init=0.5,
-      epsilon=0.01,  # Width of the step, in units of chance.
-      learning_rate=0.2,  # Of the first update; they decay as k^(-1/2 - xi).
-      xi=0.1,
+      init=0.5,  # Kappa before the first update.
+      epsilon=0.01,  # Width of the sigmoid, as a difference of probabilities.
+      learning_rate=0.2,  # Update k is scaled by learning_rate * k^(-1/2 - xi).
+      xi=0.1,  # In (0, 1/2).
   )
-  config.num_steps = 600  # Gradient steps, about a hundred epochs.
-  config.batch_size = 1_024  # Problems per step.
+  config.num_steps = 600  # Gradient steps: about 100 epochs of 6,000 problems.
+  config.batch_size = 1_024  # Problems per gradient step.
+  # Each of the next three is in gradient steps.
   config.log_every = 50
-  config.eval_every = 20  # Early stopping looks at `select` this often.
+  config.eval_every = 20  # Scores `select`; each policy's best step is kept.
   config.checkpoint_every = 200
 
+  # Operating points: named thresholds. Budgets and losses are in (0, 1].
   config.calibration = dict(
-      budgets=(0.3, 0.4, 0.5, 0.6),  # Named points cost<=b.
-      alphas=(0.02, 0.05, 0.1),  # Named points loss<=alpha.
-      delta=0.1,  # Chance that a promise is broken.
-      confident_budgets=(),  # Named points cost<=b@p, e.g. (0.5,).
-      both=(),  # Of a loss and a cost, e.g. ((0.05, 0.6),).
-      group_by='',  # A promise to each 'subject', or value of this key of meta.
-      joint_starts=(),  # Steps at which a threshold of its own begins, (0, 3).
-      is_joint=False,  # Pairs of both promised together, not each by itself.
-      among=1,  # Proven points or seeds that somebody chooses among.
-      # Whence outcomes: 'known' (ladders, replies), 'recorded' (rollouts,
-      # weighted by importance) or 'live' (answered anew at each threshold).
+      budgets=(0.3, 0.4, 0.5, 0.6),  # cost<=b: most accurate on `select`.
+      alphas=(0.02, 0.05, 0.1),  # loss<=a@p: promises of relative loss.
+      delta=0.1,  # 1 - p: probability that one promise is broken; in (0, 1).
+      confident_budgets=(),  # cost<=b@p: promises of cost, e.g. (0.5,).
+      loss_and_cost=(),  # Promises of a loss and a cost, e.g. ((0.05, 0.6),).
+      # Also promise each loss to every group of problems: 'subject', or a key
+      # of Problem.meta; '' = no groups. Known outcomes only.
+      group_by='',
+      # Also choose one threshold per group of decisions; each number is the
+      # first decision of a group, e.g. (0, 3). Known outcomes only.
+      joint_starts=(),
+      # True: both halves of a loss_and_cost hold together with probability
+      # 1 - delta. False: each half holds with probability 1 - delta.
+      is_joint=False,
+      # If you pick one of n promised points or seeds afterwards, set n here:
+      # each promise is then tested at delta / n.
+      num_choices=1,
+      # Where outcomes come from: 'known' (exact, from ladders or replies),
+      # 'recorded' (importance weighting of rollouts) or 'live' (the engines
+      # answer again at each threshold).
       source='known',
-      grid=200,  # Thresholds that are tested, besides both ends.
-      # Or 'bonferroni' (not where recorded), or 'growing' (where known).
+      num_thresholds=200,  # Thresholds tested, besides 'always' and 'never'.
+      # 'fixed_sequence'; 'bonferroni' (not for 'recorded'); 'growing' (for
+      # 'known'), which may be tested again on a larger `prove`.
       procedure='fixed_sequence',
-      least_effective=100.0,  # Problems below which 'recorded' refuses.
+      # 'recorded' rejects thresholds with a smaller effective sample size.
+      min_effective_size=100.0,
   )
   config.evaluation = dict(
-      source='known',  # As in calibration.
+      source='known',  # As calibration.source.
+      # Supervised baselines; () = none. Each is tuned on `select`.
       learners=('fitted Q, trees', 'fitted Q, linear', 'boosting'),
-      trials=6,  # Settings of each learner that are tried on select.
-      resamples=2_000,  # Bootstrap draws over problems (and seeds).
-      live=200,  # Test problems answered live at each named point.
-      coverage=1_000,  # Samples drawn to count broken promises.
+      num_trials=6,  # Hyper-parameter settings tried for each, 1 to 6.
+      resamples=2_000,  # Bootstrap resamples of problems (and seeds).
+      num_live=200,  # Test problems answered live at each operating point.
+      # Calibration samples drawn to count broken promises; 0 = do not count.
+      num_coverage_samples=1_000,
   )
 
   if variant == 'demo':
@@ -127,9 +183,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.problems.update(train=800, select=200, prove=200, test=400)
     config.num_steps = 200
     config.batch_size = 512
-    config.evaluation.trials = 2
+    config.evaluation.num_trials = 2
     config.checkpoint_every = 100
-    config.evaluation.live = 50
+    config.evaluation.num_live = 50
   if variant == 'smoke':  # For tests.
     config.train_seeds = (0,)
     config.problems.update(train=64, select=32, prove=32, test=48)
@@ -140,6 +196,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.log_every = 5
     config.eval_every = 5
     config.checkpoint_every = 10
-    config.calibration.alphas = (0.1,)  # 32 problems can promise no less.
-    config.evaluation.update(trials=1, resamples=200, live=8, coverage=20)
+    config.calibration.alphas = (0.1,)  # 32 problems support no smaller loss.
+    config.evaluation.update(
+        num_trials=1, resamples=200, num_live=8, num_coverage_samples=20
+    )
   return config

@@ -1,10 +1,10 @@
-"""The embedded pair in redraft: every estimator, evaluated on all greedy replies.
+"""The embedded pair in redraft: three estimators, exactly known outcomes.
 
 Exact:  python -m experiments.pipeline --config=configs/arithmetic_redraft.py --workdir=runs/redraft
 V-trace: python -m experiments.pipeline --config=configs/arithmetic_redraft.py:vtrace --workdir=runs/redraft_vtrace
-Others: :on_policy; a size after it, as in :vtrace-smoke
+Others: :on_policy; a size may follow, as in :vtrace-smoke
 Change: append e.g. --config.objective.policy_update=trust_region --config.network.kind=gru
-Share:  replies are the same for all of these: --config.data.directory=runs/redraft
+Share:  all of these need the same replies; to collect them once, append --config.data.directory=runs/redraft
 """
 
 import ml_collections
@@ -12,13 +12,14 @@ import ml_collections
 from configs import arithmetic
 
 VARIANTS = (
-    *arithmetic.VARIANTS,  # Exact.
+    *arithmetic.VARIANTS,  # Estimator 'exact', in three sizes.
     *('vtrace', 'vtrace-demo', 'vtrace-smoke'),
     *('on_policy', 'on_policy-demo', 'on_policy-smoke'),
 )
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns one of `VARIANTS`: an estimator, and a size (default: full)."""
   if variant not in VARIANTS:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
   first, _, last = variant.partition('-')
@@ -28,63 +29,78 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
 
   config = arithmetic.get_config(size)
   config.data.kind = 'replies'
-  config.protocol.update(name='redraft', view='')  # '' = the protocol's own.
-  # The trajectories that vtrace and on_policy learn from; exact needs none.
+  config.protocol.update(name='redraft', view='')  # '' = the default, peek.
+  # Trajectories of a behaviour policy. 'vtrace' learns from them, 'on_policy'
+  # only validates on those of `select`; 'exact' collects none.
   config.behaviour = dict(
-      # 'uniform': each route alike; 'rate': leaves at a rate of its own in each
-      # trajectory; 'mixture': a trained router's policy, blended with uniform.
+      # 'uniform': every route with equal probability. 'rate': leaves the small
+      # model at a rate drawn for each trajectory. 'mixture': a trained router's
+      # policy mixed with 'uniform'.
       kind='rate',
-      trajectories=4,  # A problem.
-      low=0.0,  # Of the rates.
+      trajectories=4,  # Per problem.
+      low=0.0,  # 'rate': range from which the rate is drawn, in [0, 1].
       high=1.0,
-      router='shipped',  # Or a run directory; for 'mixture'.
-      epsilon=0.2,  # Weight of uniform in a mixture.
+      router='shipped',  # 'mixture': 'shipped', or the directory of a run.
+      epsilon=0.2,  # 'mixture': weight of 'uniform', in [0, 1].
   )
   config.objective.update(
       dict(
-          estimator=estimator,
-          # Or 'trust_region', which has settings of its own below, and knows
-          # none of clip, kl_weight, entropy_weight, rescale and multiplier.
+          estimator=estimator,  # 'exact', 'vtrace' or 'on_policy'.
+          # 'lagrangian' or 'trust_region'. The latter has its own settings
+          # below; it ignores clip, kl_weight, entropy_weight,
+          # normalize_advantages, and config.multiplier.
           policy_update='lagrangian',
-          # Clips of the ratios in V-trace: what it ends at hangs on rho_bar
-          # alone; at 1 it stays too near the behaviour to meet low budgets.
+          # V-trace's clipping thresholds of the importance ratios. rho_bar
+          # decides which policy the values converge to: at 1 they stay too near
+          # the behaviour policy for low budgets. c_bar only affects variance.
           rho_bar=10.0,
           c_bar=1.0,
-          ratio_bar=10.0,  # The same in what the multiplier follows.
-          reach_bar=10.0,  # Of how often decisions are reached; 0 = no weights.
-          clip=0.2,  # Of the surrogate.
-          kl_weight=0.0,  # Of the divergence from the policy before, a nat.
+          # Clips the ratios in the estimate that the multiplier follows.
+          ratio_clip=10.0,
+          # Clips the weight for how often the policy reaches a decision,
+          # relative to the behaviour policy; 0 = no such weight.
+          reach_clip=10.0,
+          clip=0.2,  # Of the surrogate's ratio, to [1 - clip, 1 + clip].
+          kl_weight=0.0,  # Penalty per nat of divergence from the old policy.
           entropy_weight=0.0 if estimator == 'exact' else 1e-3,
-          rescale=False,  # Advantages to a root mean square of 1.
-          num_inner=2,  # Gradient steps on each batch.
-          least_effective=50.0,  # Trajectories that a score must rest on.
+          normalize_advantages=False,  # True: to a root mean square of 1.
+          num_inner_steps=2,  # Gradient steps on each batch.
+          # Validation ignores a policy whose weighted trajectories have a
+          # smaller effective sample size.
+          min_effective_size=50.0,
       )
   )
+  # AdamW, for the critics of reward and constraint.
   config.critics = dict(learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0)
-  config.multiplier.derivative = 0.0  # Of the PID controller.
+  # The multiplier's learning_rate, damping and derivative are the I, P and D
+  # gains of a PID controller.
+  config.multiplier.derivative = 0.0
   config.trust_region = dict(
-      max_kl=0.01,  # Nats per decision.
-      damping=1e-2,
+      max_kl=0.01,  # Largest divergence of one update, nats per decision.
+      damping=1e-2,  # Added to the diagonal of the KL Hessian.
       num_iterations=10,  # Of conjugate gradients.
-      shrink=0.8,
-      num_shrinks=10,
+      backtrack_factor=0.8,  # Shortens the step until KL and constraint hold.
+      max_backtracks=10,
   )
   config.stream = dict(
-      num_held=0,  # Shards in memory at a time; 0 = all, for good.
-      num_devices=1,  # That share each batch.
+      # Parquet files of rollouts in memory at a time; 0 = all of them, read
+      # once. Use it where the training set does not fit in memory.
+      num_shards_in_memory=0,
+      num_devices=1,  # Accelerators that share each batch.
   )
   config.on_policy = dict(
-      problems=256,  # Answered anew each time.
-      trajectories=2,  # Of each; the members take turns.
-      every=10,  # Gradient steps from one collection to the next.
+      problems=256,  # Problems answered in each round of collection.
+      trajectories=2,  # Per problem; the policies of the levels take turns.
+      every=10,  # Gradient steps between two rounds.
   )
   config.collect.concurrency = 64  # Problems; each asks both models at once.
   config.collect.shard_size = min(config.collect.shard_size, 125)
   if size == 'full':
-    config.problems.update(select=500, prove=500)  # Of up to 128 ways each.
+    # Each problem has up to 128 traces, far more to collect than a ladder.
+    config.problems.update(select=500, prove=500)
   if size == 'smoke':
     config.behaviour.trajectories = 2
-    config.objective.least_effective = 0.0
+    config.objective.min_effective_size = 0.0
     config.on_policy.update(problems=16, every=5)
   elif estimator == 'exact':
     config.batch_size = 128  # Problems, of up to 127 decisions each.

@@ -1,4 +1,4 @@
-"""The embedded pair in escalate: budgets x seeds, a pipeline each.
+"""Sweep in escalate: budgets x seeds, each a full pipeline.
 
 Collect: python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Run:     python -m experiments.sweep --config=configs/arithmetic_sweep.py --workdir=runs/sweep --data=runs/arithmetic --jobs=2
@@ -14,11 +14,12 @@ VARIANTS = arithmetic.VARIANTS
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns the configuration that all runs start from."""
   return arithmetic.get_config(variant)
 
 
 def sweep() -> list[dict[str, object]]:
-  """One policy a run, for one budget."""
+  """Returns the overrides of each run, which trains one policy."""
   budgets, seeds = (0.25, 0.4, 0.55, 0.7), (0, 1, 2)
   return [
       {'objective.levels': (budget,), 'train_seeds': (seed,)}

@@ -1,4 +1,4 @@
-"""The embedded pair on counter arithmetic, as vLLM runs it on a CPU.
+"""The embedded pair on counter arithmetic, run by vLLM on a CPU.
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic_vllm.py --workdir=runs/arithmetic_vllm
 Smoke:  python -m experiments.pipeline --config=configs/arithmetic_vllm.py:smoke --workdir=runs/smoke_vllm
@@ -13,30 +13,41 @@ VARIANTS = arithmetic.VARIANTS
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns one of `VARIANTS`.
+
+  In config.engine, a tuple gives one value for each route, smallest model
+  first. A single value serves both routes.
+  """
   config = arithmetic.get_config(variant)
-  # Of memory_share, cache_bytes and tensor_parallel_size: one a route.
   config.engine = dict(
       kind='vllm',
       pair='shipped',  # Or a directory with small/ and large/.
-      user='',  # '{question}' and more fills a chat template; '' = no template.
-      system='',  # System message of the chat template.
-      max_length=256,  # Tokens of question and answer.
-      dtype='float32',
-      cache_bytes=(256 << 20, 256 << 20),  # On a GPU, leave it to a share.
-      tensor_parallel_size=(1, 1),
-      num_slots=64,  # Answers written at once, by each model.
-      num_log_probs=5,
-      runs_on=True,  # The writer writes on while the router decides.
-      enforce_eager=True,
-      extra=dict(
-          block_size=32,  # What is cached comes in blocks of so many tokens.
-          # A seeded request whose prompt is read in parts fails on a CPU.
+      # User message of the chat template; must contain '{question}'. '' = the
+      # question is sent as plain text.
+      user='',
+      system='',  # System message of the chat template; '' = none.
+      max_length=256,  # Tokens of question and answer together.
+      dtype='float32',  # Of weights and activations; 'auto' = as saved.
+      # Bytes of the prefix cache. For a GPU, write memory_share here instead:
+      # the share of its memory for weights and cache, in (0, 1].
+      cache_bytes=(256 << 20, 256 << 20),
+      tensor_parallel_size=(1, 1),  # Accelerators per model.
+      num_slots=64,  # Answers that a model writes at once; others wait.
+      num_log_probs=5,  # Top log-probabilities per token.
+      # A greedy model continues speculatively while the router decides. Text
+      # that the router does not use is cancelled, and charged.
+      speculates=True,
+      enforce_eager=True,  # No compilation: starts sooner, runs slower.
+      extra=dict(  # Further arguments of vLLM's AsyncEngineArgs.
+          block_size=32,  # Tokens per block of the prefix cache.
+          # On a CPU, vLLM fails on a seeded request whose prompt is chunked.
           enable_chunked_prefill=False,
           max_num_batched_tokens=8_192,
           use_tqdm_on_load=False,
       ),
-      # Set where it is not: one process a model, one thread a process, bound to
-      # no core. Threads that wait by spinning make small models slower.
+      # Environment variables, unless they are set already. One process per
+      # model, with one thread that is bound to no core: for small models,
+      # threads that spin while they wait cost more than they bring.
       environment=dict(
           VLLM_ENABLE_V1_MULTIPROCESSING='0',
           VLLM_CPU_OMP_THREADS_BIND='nobind',
@@ -46,8 +57,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
   )
   config.collect.concurrency = 64
-  # vLLM gives no hidden states.
+  # Without 'hidden': vLLM does not return hidden states.
   config.features.groups = ('confidence', 'progress', 'cost', 'text')
   if variant == 'smoke':
-    config.evaluation.live = 4
+    config.evaluation.num_live = 4
   return config

@@ -1,15 +1,13 @@
-"""From a configuration to the objects that it names, for every stage alike."""
+"""Builds the objects that a configuration names, the same for every stage."""
 
 from collections.abc import Mapping
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import Any
 
 import ml_collections
-import safetensors
 
 from routing import costs
 from routing import protocols
@@ -17,6 +15,7 @@ from routing import types
 from routing.engines import embedded
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import model_files
 from routing.engines import openai
 from routing.engines import prompts
 from routing.engines import resilience
@@ -31,17 +30,17 @@ from routing.rollout import driver
 from routing.shards import manifest as manifest_lib
 
 SPLITS = splits.SPLITS
-_MODELS = ('small', 'large')  # Of the embedded pair, by route.
+_MODELS = ('small', 'large')  # Names of the routes, by index.
 
 
 def problems(
     config: ml_collections.ConfigDict, split: str
 ) -> list[types.Problem]:
-  """The problems of one split, as many as the configuration asks for."""
+  """Returns the problems of one split, as many as `problems` asks for."""
   if split not in SPLITS:
     raise ValueError(f'Unknown split {split!r}; allowed: {", ".join(SPLITS)}.')
   check_source(config.problems.source)
-  # All sizes, since the splits are drawn to be disjoint.
+  # All splits are drawn together: each excludes the problems of the others.
   sizes = {name: config.problems[name] for name in SPLITS}
   return arithmetic.load(config.problems.seed, **sizes)[split]
 
@@ -55,10 +54,10 @@ def check_source(source: str) -> None:
 def model_directories(
     config: ml_collections.ConfigDict,
 ) -> list[pathlib.Path | None]:
-  """Directory of each model's weights, smallest model first; None = unknown.
+  """Returns each model's directory of weights, smallest first; None = unknown.
 
   Raises:
-    ValueError: if a directory that is named does not exist.
+    ValueError: if a directory that the configuration names does not exist.
   """
   pair = config.engine.pair
   if pair == 'shipped':
@@ -78,28 +77,29 @@ def model_directories(
 
 
 def _folder(name: str, entry: str) -> pathlib.Path | None:
-  """The directory that an entry stands for; of '', none."""
+  """Returns the directory that an entry of `engine.pair` names; '' = None."""
   if entry == 'shipped':
     return export.shipped(name)
   return pathlib.Path(entry) if entry else None
 
 
 def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
-  """The engines, one a route, smallest first. The caller closes them.
+  """Returns one engine per route, smallest first; the caller closes them.
 
   Raises:
-    ValueError: if the kind of engine is unknown, or if it cannot give what the
-      features are to be made of.
+    ValueError: if the kind of engine is unknown, or it does not return the
+      hidden states that the features need.
   """
   built = _ENGINES[engine_kind(config)](config)
   if 'hidden' in config.features.groups:
+    # Observations use the hidden states of the smallest model only.
     engine_lib.require(built[:1], hidden_size=1)
   return built
 
 
 def engine_kind(config: ml_collections.ConfigDict) -> str:
-  """Returns the kind of the engines; raises ValueError if there is no such."""
-  # Configurations from before there were others name no kind.
+  """Returns the kind of the engines; raises ValueError if it is unknown."""
+  # Older saved configurations have no `kind`.
   kind = config.engine.get('kind', 'embedded')
   if kind not in _ENGINES:
     raise ValueError(
@@ -109,30 +109,31 @@ def engine_kind(config: ml_collections.ConfigDict) -> str:
 
 
 def limits(config: ml_collections.ConfigDict) -> resilience.Limits:
-  """How much a run may ask and spend."""
-  # Configurations from before there were limits name none.
+  """Returns the limits on requests and spending of a run."""
+  # Older saved configurations have no `limits`.
   return resilience.Limits(**config.collect.get('limits', {}))
 
 
 def steady_engines(
     config: ml_collections.ConfigDict,
 ) -> list[engine_lib.Engine]:
-  """The same, none of which gives up at once, under `limits` together.
+  """Returns `engines` that retry failed requests, under `limits` together.
 
-  For what has no watch of its own, as `unattended_collection` keeps.
+  For live answers; a collection is limited by `unattended_collection`.
 
   Raises:
     ValueError: as `engines` does.
   """
   allowed = limits(config)
+  # One meter for all engines: the limits are on the sum of their spending.
   meter = resilience.Meter(specs(config), allowed)
-  return resilience.steady(engines(config), allowed, meter)
+  return resilience.with_retries(engines(config), allowed, meter)
 
 
 def _embedded_engines(
     config: ml_collections.ConfigDict,
 ) -> list[engine_lib.Engine]:
-  """The embedded pair, in this process."""
+  """Returns the engines of the embedded pair, which run in this process."""
   return [
       embedded.EmbeddedEngine(
           name,
@@ -149,7 +150,8 @@ def _embedded_engines(
 def _vllm_engines(
     config: ml_collections.ConfigDict,
 ) -> list[engine_lib.Engine]:
-  """The models as vLLM runs them, a process each."""
+  """Returns the engines of models that vLLM runs on this machine."""
+  # Before the first engine: vLLM reads its environment when it starts.
   set_environment(config)
   return [
       vllm.VllmEngine(
@@ -164,7 +166,7 @@ def _vllm_engines(
 
 
 def set_environment(config: ml_collections.ConfigDict) -> None:
-  """Sets what vLLM reads from the environment, but for what is set already."""
+  """Sets the variables of `engine.environment` that are not set already."""
   for name, value in config.engine.environment.items():
     os.environ.setdefault(name, value)
 
@@ -172,14 +174,14 @@ def set_environment(config: ml_collections.ConfigDict) -> None:
 def vllm_settings(
     config: ml_collections.ConfigDict, route: int
 ) -> vllm.Settings:
-  """The settings of one route."""
+  """Returns the vLLM settings of one route."""
   return vllm.Settings(**_route_fields(config, vllm.Settings, route))
 
 
 def _route_fields(
     config: ml_collections.ConfigDict, kind: type, route: int
 ) -> dict[str, Any]:
-  """The fields of `kind` in `config.engine`: of a tuple, the route's entry."""
+  """Returns a route's values of the fields of `kind` in `config.engine`."""
   names = {field.name for field in dataclasses.fields(kind)}
   return {
       name: value[route] if isinstance(value, tuple) else value
@@ -191,7 +193,7 @@ def _route_fields(
 def _openai_engines(
     config: ml_collections.ConfigDict,
 ) -> list[engine_lib.Engine]:
-  """The models behind servers."""
+  """Returns the engines of models on servers with OpenAI's API."""
   variables = config.engine.api_key_variable
   if isinstance(variables, str):
     variables = [variables] * len(_MODELS)
@@ -211,19 +213,20 @@ def _openai_engines(
 
 
 def _api_key(variable: str) -> dict[str, str]:
-  """The key that an environment variable holds; keys belong in no file."""
+  """Returns the API key from an environment variable, as keyword arguments."""
+  # Configurations are saved to disk, so they name the variable, not the key.
   if not variable:
     return {}
   if variable not in os.environ:
     raise ValueError(
-        f'The environment variable {variable} is not set; engine.'
-        'api_key_variable says that it holds the key of the server.'
+        f'The environment variable {variable} is not set. Set it to the API '
+        'key of the server, as engine.api_key_variable says.'
     )
   return {'api_key': os.environ[variable]}
 
 
 def dialogue(config: ml_collections.ConfigDict) -> prompts.Dialogue | None:
-  """How problems are put to a chat model; None = as plain text."""
+  """Returns the messages that put a question to a chat model; None = text."""
   if not config.engine.user:
     return None
   return prompts.Dialogue(config.engine.system, config.engine.user)
@@ -232,12 +235,13 @@ def dialogue(config: ml_collections.ConfigDict) -> prompts.Dialogue | None:
 def prompter(
     config: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> prompts.Prompter:
-  """Prompts for the model of a directory, with its own tokenizer."""
+  """Returns the prompter of a model, with the tokenizer of its directory."""
   return prompts.Prompter(prompts.load_tokenizer(folder), dialogue(config))
 
 
-# Of `config.engine`: what answers do not depend on. Of the weights and specs
-# they do, but these have names of their own wherever answers are compared.
+# Fields of `config.engine` that `engine_key` leaves out. Most do not affect
+# answers. `pair` and `specs` do affect what is recorded, but wherever records
+# are compared, hashes of the weights and the specs are compared separately.
 _WITHOUT_EFFECT = (
     'pair',
     'specs',
@@ -249,7 +253,7 @@ _WITHOUT_EFFECT = (
     'environment',
 )
 
-# What a configuration may name as `engine.kind`.
+# The allowed values of `engine.kind`.
 _ENGINES = {
     'embedded': _embedded_engines,
     'vllm': _vllm_engines,
@@ -260,17 +264,17 @@ _ENGINES = {
 def _named_directories(
     config: ml_collections.ConfigDict,
 ) -> list[tuple[str, pathlib.Path | None]]:
-  """(name, directory) of each route, smallest first."""
+  """Returns (name, directory) of each route, smallest model first."""
   return list(zip(_MODELS, model_directories(config), strict=True))
 
 
 def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
-  """What charging each route's tokens needs to know, smallest first.
+  """Returns the prices and sizes of each route, smallest model first.
 
-  What `engine.specs` says of a route comes before what its weights say.
+  A field given in `engine.specs` overrides the one derived from the weights.
 
   Raises:
-    ValueError: if neither says all.
+    ValueError: if a field is neither given nor derivable.
   """
   return tuple(
       _spec(name, folder, config.engine.get('specs', {}).get(name, {}))
@@ -281,9 +285,9 @@ def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
 def _spec(
     name: str, folder: pathlib.Path | None, given: Mapping[str, float]
 ) -> costs.RouteSpec:
-  """What charging the tokens of one route needs to know."""
+  """Returns the prices and sizes of one route; `given` comes before weights."""
   if folder is not None:
-    known = costs.spec_by_parameters(name, *_shape(folder))
+    known = costs.spec_by_parameters(name, *model_files.shape(folder))
     return dataclasses.replace(known, **given)
   missing = [
       field.name
@@ -292,70 +296,45 @@ def _spec(
   ]
   if missing:
     raise ValueError(
-        f'The weights of {name} are not at hand, so engine.specs.{name} must '
-        f'say {", ".join(missing)}; an estimate where nobody knows.'
+        f'The weights of {name} are not available, so engine.specs.{name} must '
+        f'give {", ".join(missing)}; estimate what is not published.'
     )
   return costs.RouteSpec(name, **given)
 
 
-def _shape(folder: pathlib.Path) -> tuple[int, int, int]:
-  """Parameters, layers and attention width of the model in a directory."""
-  model = json.loads((folder / 'config.json').read_text())
-  num_heads = model['num_attention_heads']
-  head_size = model.get('head_dim') or model['hidden_size'] // num_heads
-  parameters = 0
-  for path in weight_files(folder):
-    with safetensors.safe_open(path, 'numpy') as tensors:
-      for name in tensors.keys():
-        parameters += math.prod(tensors.get_slice(name).get_shape())
-  return parameters, model['num_hidden_layers'], num_heads * head_size
-
-
-def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The files of a model's weights.
-
-  Raises:
-    FileNotFoundError: if there are none.
-  """
-  files = sorted(folder.glob('*.safetensors'))
-  if not files:
-    raise FileNotFoundError(f'{folder} holds no *.safetensors file.')
-  return files
-
-
 def check_concurrency(config: ml_collections.ConfigDict) -> None:
-  """Raises ValueError if traces would evict one another's cache.
+  """Raises ValueError if more problems are in flight than cache slots.
 
-  They would be charged for reading again.
+  Traces would evict one another from the prefix cache, and pay to read again.
   """
-  num_slots = config.engine.get('num_slots')  # Servers have none of their own.
+  num_slots = config.engine.get('num_slots')  # None for servers: not ours.
   if num_slots and config.collect.concurrency > num_slots:
     raise ValueError(
         f'collect.concurrency is {config.collect.concurrency}; allowed: at '
-        f'most engine.num_slots, {num_slots}.'
+        f'most engine.num_slots, {num_slots}. Lower it, or raise num_slots.'
     )
 
 
 def accounting(
     config: ml_collections.ConfigDict, reference: float = float('nan')
 ) -> costs.Accounting:
-  """The books in the configured ruler; see `costs.Accounting`."""
-  return costs.Accounting(specs(config), config.ruler, reference)
+  """Returns the cost accounting in the configured cost metric."""
+  return costs.Accounting(specs(config), config.cost_metric, reference)
 
 
 def protocol(config: ml_collections.ConfigDict) -> protocols.Protocol:
-  """The decision process; an empty view is the protocol's own."""
+  """Returns the protocol; an empty view stands for the protocol's default."""
   return protocols.Protocol(config.protocol.name, config.protocol.view or None)
 
 
 def grader(config: ml_collections.ConfigDict) -> equivalence.Grader:
-  """The grader of the problem source."""
-  del config  # All sources so far want an exact answer.
+  """Returns the grader of the problem source."""
+  del config  # The only source so far has integer answers.
   return equivalence.by_name('exact')
 
 
 def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
-  """How traces are written, when collecting and when live."""
+  """Returns the sampling settings, for collection and live answers alike."""
   return driver.Sampling(
       temperature=config.collect.temperature,
       max_decisions=config.protocol.max_decisions,
@@ -364,7 +343,7 @@ def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
 
 
 def plan(config: ml_collections.ConfigDict) -> collect.Plan:
-  """What is collected of each problem."""
+  """Returns what is collected for each problem of a ladder collection."""
   return collect.Plan(
       sampling=sampling(config),
       seed=config.seed,
@@ -373,26 +352,28 @@ def plan(config: ml_collections.ConfigDict) -> collect.Plan:
 
 
 def specs_of(settings: Mapping[str, Any]) -> tuple[costs.RouteSpec, ...]:
-  """The specs that a manifest's settings record; needs no engine."""
+  """Returns the specs that a manifest records; needs no engine or weights."""
   return tuple(costs.RouteSpec(**model) for model in settings['models'])
 
 
 def engine_key(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What of the back end answers may depend on, besides the weights.
+  """Returns the engine settings that answers may depend on; JSON-like.
 
-  JSON-like. Left out is where the models are and how fast they answer.
+  Where the models are and how fast they answer is left out, so that a change of
+  server does not invalidate live answers on disk.
   """
   given = json.loads(config.engine.to_json_best_effort())
   return {k: v for k, v in given.items() if k not in _WITHOUT_EFFECT}
 
 
 def weight_hashes(config: ml_collections.ConfigDict) -> list[str]:
-  """SHA-256 of each route's weights: data of two pairs must never mix.
+  """Returns the SHA-256 of each route's weights, smallest model first.
 
-  Of a model whose weights are not at hand, its name on the server.
+  They keep records of two pairs apart. A model whose weights are not available
+  is identified by its name on the server.
   """
   return [
-      '+'.join(manifest_lib.hash_file(path) for path in weight_files(folder))
+      '+'.join(map(manifest_lib.hash_file, model_files.weight_files(folder)))
       if folder
       else _route_fields(config, endpoint_lib.Endpoint, route)['model']
       for route, folder in enumerate(model_directories(config))

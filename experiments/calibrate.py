@@ -1,20 +1,23 @@
-"""Gives every trained router its named operating points.
+"""Calibrates every trained router: chooses and tests its operating points.
 
 Run:    python -m experiments.calibrate --config=configs/arithmetic.py --workdir=runs/arithmetic
-Resume: the same command; what was answered live is kept
-Writes: runs/seed<k>/operating_points.json; refused_points.json: promises that so few problems cannot bear, and why; looks.json: the looks at `prove`; calibrated.json: what the points were made from; and seen.json with the problems of `prove`
+Resume: the same command; live answers are kept
+Writes: in runs/seed<k>/: operating_points.json; refused_points.json, the promises that `prove` has too few problems for; looks.json, the looks at `prove`; calibrated.json, the inputs; seen.json, with the problems of `prove` added
 
-Members and the thresholds worth testing are chosen on `select`, promises are
-tested on `prove`, which nothing has seen before; another look at it is refused
-unless the level was meant for several. 'cost<=b' is chosen on
-`select` and promises nothing. All others are promises, each with its own
-probability, not all of a file together:
+An operating point is the policy of one budget level and a threshold. The policy
+and the thresholds worth testing are chosen on `select`. Promises are then
+tested on `prove`, which no stage has seen before. A second look at `prove`
+raises an error unless `calibration.num_choices` or `procedure` allows for it.
 
+    cost<=b                most accurate at mean cost <= b on `select`; not a
+                           promise
     loss<=a@p              relative loss <= a with probability p
     cost<=b@p              mean cost <= b with probability p
     loss<=a@p&cost<=b@p    both, each with probability p
     loss<=a@p[group]       the loss of one group; p for all groups together
-    loss<=a@p/steps0,3     a threshold for decisions 0 to 2, another from 3 on
+    loss<=a@p/steps0,3     one threshold for decisions 0 to 2, another from 3 on
+
+Each promise holds with its own probability p, not all of a file together.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Iterator
@@ -44,30 +47,39 @@ from routing.routers import saved as saved_lib
 from routing.shards import manifest as manifest_lib
 
 REFUSED_FILE = 'refused_points.json'
-RECORD_FILE = 'calibrated.json'  # What the points were made from.
+RECORD_FILE = 'calibrated.json'  # The inputs and outputs, for `is_current`.
 
 
-def wanted(config: ml_collections.ConfigDict) -> calibrator.Wanted:
-  """Which points a configuration asks for.
+def settings(
+    config: ml_collections.ConfigDict,
+) -> calibrator.CalibrationSettings:
+  """Returns the operating points that a configuration asks for.
 
   Raises:
-    ValueError: if it asks for what there is not, or its source cannot do.
+    ValueError: if a setting is not allowed, or `calibration.source` does not
+      support it.
   """
-  fields = {field.name for field in dataclasses.fields(calibrator.Wanted)}
+  fields = {
+      field.name for field in dataclasses.fields(calibrator.CalibrationSettings)
+  }
+  # The other fields of config.calibration, such as `source`, are not settings
+  # of the calibrator.
   given = config.calibration.to_dict()
-  found = calibrator.Wanted(**{k: v for k, v in given.items() if k in fields})
+  found = calibrator.CalibrationSettings(
+      **{k: v for k, v in given.items() if k in fields}
+  )
   found.check_source(config.calibration.source)
   return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One router, all chosen on `select` and nothing tested on `prove` yet.
+  """A router whose policies are chosen on `select`, not yet tested on `prove`.
 
-  directory: of the run.
-  seen: its record, with the problems of `prove`.
-  looks: at these problems, with the one that is to come.
-  found: gives the points.
+  directory: of the training run.
+  seen: the problems that the router has seen, with those of `prove` added.
+  looks: the looks at `prove` so far, with the coming one added.
+  found: the calibrator; its `points()` is the look at `prove`.
   """
 
   directory: pathlib.Path
@@ -83,18 +95,18 @@ def prepare(
     prove: manifest_lib.Manifest,
     directory: pathlib.Path,
 ) -> Run:
-  """Chooses on `select`, and sees to it that `prove` may be looked at.
+  """Chooses on `select`, and checks that `prove` may be looked at.
 
   Args:
     config: of the run.
-    router: the router, which must not have seen the problems of `prove`.
-    source: `select` and `prove`.
-    prove: of the shards that `prove` was read from.
-    directory: of the run.
+    router: must not have seen the problems of `prove`.
+    source: the sources of outcomes of 'select' and 'prove'.
+    prove: manifest of the shards that `prove` was read from.
+    directory: of the training run.
 
   Raises:
-    ValueError: if the router has seen the problems, the source cannot do what
-      is wanted, or there may be no further look at `prove`.
+    ValueError: if the router has seen the problems, the source does not support
+      a setting, or a further look at `prove` is not allowed.
   """
   for split in ('select', 'prove'):
     router.seen.check(split, source[split].problems)
@@ -109,11 +121,11 @@ def prepare(
           looks_lib.read(directory / looks_lib.FILE_NAME), look, problems
       ),
       calibrator.Calibrator(
-          families.members(router),
+          families.policies(router),
           source['select'],
           source['prove'],
-          wanted(config),
-          metric=router.card.ruler,
+          settings(config),
+          metric=router.card.metric,
           max_decisions=router.card.features.max_decisions,
           hashes={
               'checkpoint_hash': router.checkpoint_hash,
@@ -128,14 +140,18 @@ def _settings(
     router: learned.LearnedRouter,
     prove: manifest_lib.Manifest,
 ) -> dict[str, Any]:
-  """All that a test on `prove` follows from besides its problems."""
+  """Returns all that determines a test on `prove`, except its problems.
+
+  Looking again with the same settings shows nothing new; with other settings it
+  is a second test on the same sample.
+  """
   collected = dict(prove.settings)
-  collected.pop('problems_hash')  # Other problems are not another setting.
+  collected.pop('problems_hash')  # A look records its problems separately.
   return {
-      **dataclasses.asdict(wanted(config)),
+      **dataclasses.asdict(settings(config)),
       'source': config.calibration.source,
-      'least_effective': config.calibration.least_effective,
-      'ruler': router.card.ruler,
+      'min_effective_size': config.calibration.min_effective_size,
+      'cost_metric': router.card.metric,
       'checkpoint': router.checkpoint_hash,
       'collected': manifest_lib.hash_json(collected),
   }
@@ -146,7 +162,13 @@ def open_sources(
     workdir: pathlib.Path | str,
     router: learned.LearnedRouter,
 ) -> dict[str, sources.Source]:
-  """What thresholds earn on `select` and `prove`, as a router sees them."""
+  """Returns the sources that evaluate thresholds on `select` and `prove`.
+
+  Args:
+    config: of the run; `calibration.source` names the kind of source.
+    workdir: of the run.
+    router: its card says what is observed and how costs are measured.
+  """
   return {
       split: records_on_disk.source(
           config,
@@ -162,25 +184,27 @@ def open_sources(
 def calibrate_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
-  """Calibrates every seed, or none; returns the files.
+  """Calibrates all seeds, or none; returns the files of operating points.
 
   Raises:
     ValueError: if a setting is not allowed, a seed is not trained or has seen
-      what it would be tested on, or there may be no further look at `prove`.
+      problems of `prove`, or a further look at `prove` is not allowed.
   """
-  wanted(config)  # Before any work.
+  settings(config)  # Raises before any work if a setting is not allowed.
   routers = [train.load_router(workdir, seed) for seed in config.train_seeds]
   prove = records_on_disk.open_split(config, workdir, 'prove').manifest
   runs, opened = [], None
   for seed, router in zip(config.train_seeds, routers, strict=True):
     directory = train.run_directory(workdir, seed)
-    # Live answers are each router's own; what is recorded serves all.
+    # A live source answers under one router's decisions. Known and recorded
+    # outcomes do not depend on the router, so they are read once.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router)
     with _shown(f'choose on select, seed {seed}'):
       runs.append(prepare(config, router, opened, prove, directory))
-  # An error above has left every file as it was. Before the look, since from
-  # then on somebody may know what came of it.
+  # Nothing has been written so far, so an error above changes no file. The look
+  # is noted before it happens: after a crash during `points()` somebody may
+  # already know its result, and a second look must count as a second one.
   for run in runs:
     looks_lib.write(run.directory / looks_lib.FILE_NAME, run.looks)
     saved_lib.replace_seen(run.directory, run.seen)
@@ -194,7 +218,7 @@ def calibrate_all(
   for path, value in content.items():
     _write_json(path, value)
   for seed in config.train_seeds:
-    # Last: where it says what is there, the rest is there.
+    # Written last: if it exists, the files that it describes are complete.
     directory = train.run_directory(workdir, seed)
     _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
   return [path for path in content if path.name == learned.POINTS_FILE]
@@ -212,7 +236,7 @@ def _shown(name: str) -> Iterator[None]:
 def is_current(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> bool:
-  """Whether every seed was calibrated from what is there now.
+  """Returns whether every seed was calibrated from the current inputs.
 
   Raises:
     ValueError: if a seed is not trained, or a split is not collected.
@@ -229,7 +253,7 @@ def is_current(
 def _record(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, seed: int
 ) -> dict[str, Any]:
-  """What the points of a seed are made from, and what they are; JSON-like."""
+  """Returns what the points of a seed were made from, and their hash."""
   directory = train.run_directory(workdir, seed)
   record = {
       'checkpoint': saved_lib.read_card(directory)['hash'],
@@ -239,7 +263,7 @@ def _record(
           ).manifest.content_hash
           for split in ('select', 'prove')
       },
-      # Of shards that are shared, so many are read.
+      # Shared shards may hold more problems than this run reads.
       'num_problems': {x: config.problems[x] for x in ('select', 'prove')},
       'settings': config.calibration.to_dict(),
       'written': {
@@ -247,7 +271,8 @@ def _record(
           for name in (learned.POINTS_FILE, REFUSED_FILE)
       },
   }
-  return json.loads(json.dumps(record))  # Lists for tuples.
+  # Through JSON, so that tuples equal the lists that are read from the file.
+  return json.loads(json.dumps(record))
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
@@ -260,21 +285,22 @@ def _log(
     points: list[dict[str, Any]],
     refused: list[dict[str, Any]],
 ) -> None:
-  """Says what was promised, and what was refused."""
+  """Logs the operating points, and the promises that could not be made."""
   for point in points:
     logging.info('%s: %s', name, _line(point))
   for entry in refused:
     logging.warning(
-        '%s: %s is refused. %s', name, entry['name'], entry['reason']
+        '%s: %s cannot be given. %s', name, entry['name'], entry['reason']
     )
 
 
 def _line(point: Mapping[str, Any]) -> str:
+  """Returns an operating point and what was measured at it, as one line."""
   figures = point['promise']['measured']
   thresholds = np.unique(point['threshold'])
   kappas = ', '.join(f'{kappa:.4g}' for kappa in thresholds)
   return (
-      f'{point["name"]}: member {point["member"]}, threshold {kappas}, '
+      f'{point["name"]}: policy {point["policy_index"]}, threshold {kappas}, '
       f'accuracy {figures["accuracy"]:.3f}, cost {figures["cost"]:.3f}, '
       f'loss {figures["loss"]:.3f}; {promises.in_words(point["promise"])}'
   )

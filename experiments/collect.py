@@ -1,12 +1,12 @@
 """Collects the records of one split: ladders, replies or rollouts.
 
 Run:    python -m experiments.collect --config=configs/arithmetic.py --workdir=runs/arithmetic --split=train
-Resume: the same command; whatever ends it, what is on disk is kept. Ctrl-C finishes the shards in hand first.
-Writes: shards/<split>/, records of `config.data.kind`; and rollouts/<split>/ where an estimator learns from trajectories while something else is known of the problems
+Resume: the same command. Finished shards are kept, however the collection ended. Ctrl-C first completes the shards that are under way.
+Writes: shards/<split>/, records of the kind `config.data.kind`; also rollouts/<split>/ if the estimator learns from trajectories and `data.kind` is another kind
 
-    ladders   the small model's trace, and each larger model's ending from each of its steps (escalate)
-    replies   what each model writes after each trace that can come about, greedily (switch, redraft)
-    rollouts  trajectories of a behaviour policy, each decision with its probability (any protocol)
+    ladders   the small model's trace, and each larger model's ending from each step prefix (escalate)
+    replies   what each greedy model writes next after each trace that can occur (switch, redraft)
+    rollouts  trajectories of a behaviour policy, each decision with its action probability (any protocol)
 """  # noqa: E501  Commands stay on one line.
 
 import asyncio
@@ -39,7 +39,8 @@ from routing.shards import reply_shards
 from routing.shards import writer as writer_lib
 
 BEHAVIOURS = ('uniform', 'rate', 'mixture')
-# Of one model on one problem; the embedded pair's largest problem has 60.
+# Approximate limit of replies per problem and model, where models rarely agree
+# and the traces multiply. The embedded pair needs up to 60.
 _MAX_REPLIES = 200
 
 
@@ -47,10 +48,12 @@ _MAX_REPLIES = 200
 class Job:
   """How records of one kind are collected.
 
-  writer: writes them to shards.
-  settings: all that they follow from, besides the problems.
-  collect: collects them, given (problems, engines, sink, **loop).
-  make_engines: gives the engines.
+  writer: writes the records to shards.
+  settings: all that determines the records, besides the problems. Saved in the
+    manifest; a directory with other settings is not continued.
+  collect: coroutine that takes (problems, engines, sink, **loop) and passes
+    each record to `sink`.
+  make_engines: returns the engines; called only if a record is missing.
   """
 
   writer: type[writer_lib.Writer]
@@ -60,7 +63,7 @@ class Job:
 
 
 def _settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
-  """What records of every kind follow from."""
+  """Returns the settings that determine records of every kind."""
   return {
       'split': split,
       'problems': {
@@ -75,7 +78,9 @@ def _settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
 def _ladders(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> Job:
+  """Returns the job for protocol escalate; see `Job`."""
   del workdir
+  # A ladder does not depend on the policy, so no earlier stage is needed.
   plan = builders.plan(config)
   return Job(
       writer=writer_lib.LadderWriter,
@@ -93,6 +98,7 @@ def _ladders(
 def _replies(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> Job:
+  """Returns the job for greedy models in switch and redraft; see `Job`."""
   del workdir
   sampling = builders.sampling(config)
   return Job(
@@ -114,6 +120,7 @@ def _replies(
 def _rollouts(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> Job:
+  """Returns the job for trajectories of a behaviour policy; see `Job`."""
   policy, accounting, described = behaviour(config, builders.specs(config))
   plan = behaviour_rollouts.Plan(
       protocol=builders.protocol(config),
@@ -135,6 +142,7 @@ def _rollouts(
           accounting=accounting,
           grade=builders.grader(config),
       ),
+      # Replies of this split that are already collected are not asked again.
       make_engines=lambda: records_on_disk.engines(config, workdir, split),
   )
 
@@ -155,11 +163,19 @@ def behaviour(
 ) -> tuple[
     behaviour_rollouts.Behaviour, costs.Accounting | None, dict[str, Any]
 ]:
-  """The behaviour policy, the accounting it is told from, and its settings.
+  """Returns the behaviour policy of `config.behaviour`.
+
+  Args:
+    config: of the run.
+    specs: the models of the run, smallest first.
+
+  Returns:
+    The policy; the cost accounting that its observations are made with, None if
+    it observes nothing; and its settings for the manifest.
 
   Raises:
-    ValueError: if the kind is unknown, or the router to be mixed is of other
-      models or of another protocol.
+    ValueError: if the kind is unknown, or the router of a mixture was trained
+      for other models or for another protocol.
   """
   given, seed = config.behaviour, config.seed
   check_behaviour_kind(given.kind)
@@ -174,21 +190,24 @@ def behaviour(
     return (
         behaviour_lib.random_rate(len(specs), seed, **rates),
         None,
-        # Shards from before the rate was averaged out do not mix with these.
+        # In older shards the probability was conditional on the drawn rate.
+        # This entry keeps the two from being mixed in one directory.
         {**rates, 'probability': 'given the routes before'},
     )
   router = learned.load(given.router)
   if (router.card.specs, router.card.protocol) != (specs, protocol):
     raise ValueError(
-        f'behaviour.router {given.router} is of other models or of another '
-        f'protocol than this configuration, {protocol.name} {protocol.view}:\n'
-        f'{router}'
+        f'behaviour.router {given.router} was trained for other models or '
+        f'another protocol than this configuration, which has {protocol.name} '
+        f'{protocol.view}. The router:\n{router}'
     )
+  # Mixed with uniform, every allowed action has positive probability, so that
+  # importance ratios of any other policy are bounded.
   mixture = behaviour_lib.Mixture(router, uniform, given.epsilon)
   settings = {
       'epsilon': given.epsilon,
       'router': router.checkpoint_hash,
-      'member': router.member,
+      'policy_index': router.policy_index,
   }
   return behaviour_lib.drawn(mixture, seed), router.card.accounting, settings
 
@@ -198,14 +217,14 @@ def check_behaviour(
     split: str,
     problems: Sequence[types.Problem],
 ) -> None:
-  """Refuses a trained router on problems that it saw in another split.
+  """Checks that a router used as behaviour policy has not seen the problems.
 
-  Trajectories of train are there to learn from, whoever wrote them: what their
-  writer has seen counts as seen by the router that learns from them.
+  Not for `train`: a router that learns from trajectories inherits what their
+  behaviour policy has seen (`training_data.load`).
 
   Raises:
     ValueError: if the router has seen a problem of select, prove or test in
-      another split, or does not say what it has seen.
+      another split, or has no record of what it has seen.
   """
   if config.behaviour.kind != 'mixture':
     return
@@ -221,19 +240,18 @@ def collect_split(
     split: str,
     kind: str | None = None,
 ) -> pathlib.Path:
-  """Collects what is missing of a split; returns its directory.
+  """Collects the missing records of a split and returns its directory.
 
   Args:
     config: names problems, engines, protocol and what is collected.
     workdir: of the run.
-    split: name.
+    split: name of the split.
     kind: of the records; None = `config.data.kind`.
 
   Raises:
-    ValueError: if the configuration asks for what cannot be, or the directory
-      holds data of other settings, or a shard that is not as it was written.
-      Nothing is overwritten then.
-    engine_lib.Stop: if it came to an end before all problems did.
+    ValueError: if a setting is not allowed, or the directory holds records of
+      other settings or a damaged shard. Nothing is overwritten then.
+    engine_lib.Stop: if the collection ended before all problems were done.
   """
   records_on_disk.check(config)
   kind = kind or config.data.kind
@@ -243,13 +261,14 @@ def collect_split(
     check_behaviour(config, split, problems)
   job = _JOBS[kind](config, workdir, split)
   if records_on_disk.is_shared(config, kind):
+    # Another run owns the directory: this one reads it and never adds to it.
     _check_shared(directory, job, problems)
     return directory
   builders.check_concurrency(config)
   writer = job.writer(
       directory, problems, job.settings, config.collect.shard_size
   )
-  if writer.missing():
+  if writer.missing():  # Else loading the models would take time for nothing.
     asyncio.run(
         unattended_collection.collect_missing(
             job.collect,
@@ -268,25 +287,27 @@ def collect_split(
 def _check_shared(
     directory: pathlib.Path, job: Job, problems: Sequence[types.Problem]
 ) -> None:
-  """Raises ValueError unless another directory holds what is wanted, whole."""
+  """Raises ValueError unless a shared directory has the records of a job."""
   split = records_on_disk.Split(directory, job.writer.kind)
   found = dict(split.manifest.settings)
-  found.pop('problems_hash')
+  found.pop('problems_hash')  # More problems than needed are allowed.
+  # Hashed as JSON, in which tuples and lists are the same.
   if manifest_lib.hash_json(found) != manifest_lib.hash_json(job.settings):
     names = [k for k in job.settings if found.get(k) != job.settings[k]]
     raise ValueError(
         f'{directory} was collected with other settings ({", ".join(names)} '
-        'differ); collect in another directory, or change data.directory.'
+        "differ). Set data.directory to another directory, or to '' to collect "
+        'in this run.'
     )
   if split.manifest.num_problems < len(problems):
     raise ValueError(
-        f'{directory} holds {split.manifest.num_problems} problems; '
-        f'{len(problems)} are wanted. Collect as many there first.'
+        f'{directory} holds {split.manifest.num_problems} problems, but this '
+        f'configuration needs {len(problems)}. Collect more there first.'
     )
 
 
 def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
-  """One line for the log."""
+  """Returns one line that says how much a directory holds."""
   rows = sum(shard.rows for shard in manifest.shards)
   shards, failed = len(manifest.shards), len(manifest.failures)
   line = f'{rows} {manifest.kind} in {shards} shards under {directory}'
@@ -295,12 +316,12 @@ def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
   first = manifest.failures[0]
   return (
       f'{line}; {failed} problems failed and are listed in '
-      f'{manifest_lib.FILE_NAME}, the first, {first.id}, since: {first.reason}'
+      f'{manifest_lib.FILE_NAME}. The first is {first.id}: {first.reason}'
   )
 
 
 def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
-  """Collects all that the configuration needs of one split."""
+  """Collects all kinds of records that a configuration needs of one split."""
   for kind, name in records_on_disk.needed(config):
     if name == split:
       directory = collect_split(config, workdir, split, kind)
@@ -308,5 +329,5 @@ def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_enum('split', 'train', builders.SPLITS, 'What to collect.')
+  flags.DEFINE_enum('split', 'train', builders.SPLITS, 'Split to collect.')
   command_line.run(main, 'config', 'workdir', 'split')

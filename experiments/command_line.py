@@ -1,4 +1,4 @@
-"""How every experiment starts: flags, log, and one clear line for bad input."""
+"""Starts every experiment: flags, log, and a one-line error for bad input."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -17,10 +17,13 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
+from experiments import workdirs
 from routing.engines import engine as engine_lib
 
+# Log lines from files below these folders are ours; see `_is_ours_or_serious`.
 _HOUSE = pathlib.Path(__file__).parents[1]
 _OURS = tuple(_HOUSE / name for name in ('experiments', 'routing'))
+# Flags that most experiments have; each is defined only where it is named.
 _SHARED = {
     'config': lambda: config_flags.DEFINE_config_file(
         'config', lock_config=True
@@ -34,17 +37,20 @@ _SHARED = {
 def run(main: Callable[..., object], *names: str) -> None:
   """Runs `main` as a program, called with the values of the flags `names`.
 
-  'config' and 'workdir' are defined here and required; define others before.
-  It is called under `__main__` only, since experiments import one another.
+  The flags 'config' and 'workdir' are defined here if they are named, and are
+  then required. The caller defines any other flag before. Call this function
+  under `__main__` only: experiments import one another, and a flag can be
+  defined only once.
 
   Args:
-    main: the experiment. A ValueError or FileNotFoundError is the user's to
-      mend, and an `engine.Stop` says how to go on: each ends the program with
-      one line, and exit code 1.
-    *names: of flags, in the order of `main`'s arguments.
+    main: the experiment. A ValueError or FileNotFoundError is a mistake that
+      the user can correct, and an `engine.Stop` says how to continue. Each of
+      these ends the program with one line and exit code 1.
+    *names: names of flags, in the order of `main`'s arguments.
   """
-  # Threads of scikit-learn that wait by spinning take several times as long
-  # where other work shares the cores. Read when its library is first loaded.
+  # scikit-learn's OpenMP threads wait by spinning unless told otherwise, which
+  # takes several times as long where other work shares the cores. The variable
+  # is read when the library is first loaded, so it is set before `main`.
   os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
   shared = [name for name in names if name in _SHARED]
   for name in shared:
@@ -56,6 +62,7 @@ def run(main: Callable[..., object], *names: str) -> None:
   program = pathlib.Path(sys.argv[0]).stem
 
   def parse(argv: Sequence[str]) -> list[str]:
+    # Before absl parses: the flag of a configuration raises a traceback.
     if problem := _unknown_field(argv):
       sys.exit(f'{program}: {problem}')
     return app.parse_flags_with_usage(argv)
@@ -71,7 +78,7 @@ def run(main: Callable[..., object], *names: str) -> None:
       sys.exit(f'{program}: {error}')
     except KeyboardInterrupt:
       print(f'\n{program}: interrupted.', file=sys.stderr)
-      sys.exit(130)
+      sys.exit(130)  # 128 + SIGINT, as shells report it.
 
   app.run(call, flags_parser=parse)
 
@@ -137,20 +144,26 @@ def _library(record: standard_logging.LogRecord) -> str:
 
 
 def _unknown_field(argv: Sequence[str]) -> str | None:
-  """What is wrong with the variant, or with the first unknown field, if any.
+  """Returns what is wrong with --config or a --config.<field>; else None.
 
-  What ml_collections says of it is a traceback, and names nothing unless the
-  field was nearly right.
+  Reports the first problem only: a missing file, an unknown variant, a field
+  under its old name, or an unknown field. ml_collections would show a traceback
+  instead, and suggest a name only for a near miss.
   """
   given = [word.lstrip('-').split('=', 1) for word in argv if '=' in word]
   path, _, variant = dict(given).get('config', '').partition(':')
   if not pathlib.Path(path).is_file():
     return f'--config={path}: no such file.' if path else None
+  # The values of overrides do not matter here, only the names of the fields.
   try:
     config = runpy.run_path(path)['get_config'](*([variant] if variant else []))
   except ValueError as error:
     return str(error)
+  if old := workdirs.first_old_name(config.to_dict()):
+    return f'{path}: the field {old!r} is now called {workdirs.RENAMED[old]!r}.'
   for name, _ in given:
+    if now := workdirs.RENAMED.get(name.removeprefix('config.')):
+      return f'--{name} is now called --config.{now}.'
     fields = config
     for key in name.split('.')[1:] if name.startswith('config.') else ():
       names = (
@@ -165,12 +178,17 @@ def _unknown_field(argv: Sequence[str]) -> str | None:
 
 
 def saved_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
-  """The configuration that a work directory belongs to.
+  """Returns the configuration that is saved in a work directory.
 
   Raises:
-    ValueError: if it belongs to none.
+    ValueError: if the directory holds none.
   """
   path = pathlib.Path(workdir) / 'config.json'
   if not path.exists():
-    raise ValueError(f'{path} does not exist: nothing was run there.')
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
+    raise ValueError(
+        f'{path} does not exist: nothing was run there. Run a '
+        'stage with this --workdir first.'
+    )
+  return ml_collections.ConfigDict(
+      workdirs.upgrade(json.loads(path.read_text()))
+  )

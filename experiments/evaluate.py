@@ -1,10 +1,10 @@
-"""Evaluates every method on the test problems, and answers some of them live.
+"""Evaluates every method on the test problems and answers some of them live.
 
 Run:    python -m experiments.evaluate --config=configs/arithmetic.py --workdir=runs/arithmetic
 Writes: results.json
 
-Thresholds and hulls are chosen on `select` problems and seen on `test` ones,
-which no stage before has seen.
+Thresholds and hulls are chosen on `select`. The figures are from `test`, which
+no earlier stage has seen.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ RESULTS_FILE = 'results.json'
 def load_routers(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[learned.LearnedRouter]:
-  """The trained router of every seed."""
+  """Returns the trained router of every seed."""
   return [train.load_router(workdir, seed) for seed in config.train_seeds]
 
 
@@ -55,11 +55,16 @@ def open_pair(
     workdir: pathlib.Path | str,
     routers: Sequence[learned.LearnedRouter],
 ) -> methods.Pair:
-  """`select` and `test`, as routers see them.
+  """Returns the sources of outcomes of `select` and `test`.
+
+  Args:
+    config: of the run; `evaluation.source` names the kind of source.
+    workdir: of the run.
+    routers: one for each seed; all have the same features and cost accounting.
 
   Raises:
-    ValueError: if a router has seen the latter, was trained on other models, or
-      was calibrated on other records than are there.
+    ValueError: if a router has seen problems of `test`, was trained on other
+      models, or was calibrated on other records than the current ones.
   """
   pair = methods.Pair(
       *(
@@ -73,6 +78,7 @@ def open_pair(
           for split in ('select', 'test')
       )
   )
+  # The source was opened with the first router's card; the others must agree.
   for router in routers:
     for split in ('select', 'test'):
       opened = records_on_disk.open_split(config, workdir, split)
@@ -88,14 +94,15 @@ def open_pair(
 def _check_calibrated(
     router: learned.LearnedRouter, prove: records_on_disk.Split
 ) -> None:
-  """Raises ValueError if points were calibrated on other records of `prove`."""
+  """Raises ValueError if a point was calibrated on other records of `prove`."""
   found = prove.manifest.content_hash
   for point in router.points:
+    # '' = not recorded, in points of older files.
     if point.shards_hash not in ('', found):
       raise ValueError(
           f'Operating point {point.name!r} was calibrated on shards '
-          f'{point.shards_hash[:12]}, but {prove.directory} is {found[:12]}; '
-          'calibrate again.'
+          f'{point.shards_hash[:12]}, but {prove.directory} is {found[:12]}. '
+          'Calibrate again.'
       )
 
 
@@ -106,11 +113,16 @@ def tuned_learners(
     select: sources.Source,
     on_trial: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
-  """The supervised learners, each tuned on `select`, and what was tried."""
-  learners_lib.check(config.evaluation.learners, config.evaluation.trials)
+  """Tunes every supervised learner on `select`.
+
+  Returns:
+    Name -> families of thresholds of the best setting; and name -> a record of
+    the settings that were tried, for `results.json`.
+  """
+  learners_lib.check(config.evaluation.learners, config.evaluation.num_trials)
   data = _training_records(config, workdir, router)
   num_decisions = len(data.decisions.depth)
-  metric, found, tried = router.card.ruler, {}, {}
+  metric, found, tried = router.card.metric, {}, {}
   for name in config.evaluation.learners:
     start = time.monotonic()
     best = tuning.tune(
@@ -120,10 +132,11 @@ def tuned_learners(
         metric=metric,
         features=router.card.features,
         seed=config.seed,
-        num_trials=config.evaluation.trials,
+        num_trials=config.evaluation.num_trials,
         on_trial=on_trial,
     )
     found[name] = best.families
+    # A learner may fit on a subset of the decisions, to bound its time.
     most = learners_lib.LEARNERS[name].max_decisions or num_decisions
     tried[name] = {
         'setting': best.setting,
@@ -142,7 +155,10 @@ def tuned_learners(
 
 
 def _training_records(config, workdir, router):
-  """What the policy learnt from, for learners: known outcomes or rollouts."""
+  """Returns what the policy was trained on: known outcomes or rollouts.
+
+  Baselines get the same data as the policy, so that the comparison is fair.
+  """
   card = router.card
   is_known = estimators.of(config).learns_from == 'known'
   kind = None if is_known else 'rollouts'
@@ -163,7 +179,14 @@ def figures(
     pair: methods.Pair,
     on_part: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """Everything in `results.json` but what is answered live."""
+  """Returns the content of `results.json`, except the live answers.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    routers: one for each seed; operating points are those of the first.
+    pair: `select` and `test`.
+  """
   card = routers[0].card
   largest = len(card.specs) - 1
   others, tried = tuned_learners(
@@ -171,9 +194,11 @@ def figures(
   )
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
-  members = families.members(routers[0])
-  rulers = evaluator.figures(
-      [families.members(router) for router in routers],
+  # Operating points, live answers and coverage are those of the first seed: one
+  # router is what a user deploys. Curves and areas are over all seeds.
+  policies = families.policies(routers[0])
+  cost_metrics = evaluator.figures(
+      [families.policies(router) for router in routers],
       others,
       pair,
       resamples=config.evaluation.resamples,
@@ -181,26 +206,27 @@ def figures(
       on_metric=on_part,
   )
   earned, points_left_out = evaluator.operating_points(
-      routers[0].points, members, pair.test, card.ruler
+      routers[0].points, policies, pair.test, card.metric
   )
-  _log_left_out(rulers, points_left_out)
+  _log_left_out(cost_metrics, points_left_out)
   counted = {
       name: records_on_disk.open_split(config, workdir, name)
       for name in ('train', 'select', 'prove', 'test')
   }
   return {
       'schema': results_lib.SCHEMA,
-      'ruler': card.ruler,
+      'cost_metric': card.metric,
       'source': pair.test.kind,
       'num_problems': {
           name: x.num_problems or sum(y.rows for y in x.manifest.shards)
           for name, x in counted.items()
       },
+      # The seed axis of the figures, in the order of `routers`.
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
       **inputs(config, workdir),
       'tuning': tried,
-      'rulers': rulers,
+      'cost_metrics': cost_metrics,
       'operating_points': earned,
       'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
@@ -209,7 +235,7 @@ def figures(
 
 
 def _refused(config, workdir) -> list[dict[str, Any]]:
-  """The promises that calibration refused the first seed, and why."""
+  """Returns the promises that could not be made for the first seed, and why."""
   run = train.run_directory(workdir, config.train_seeds[0])
   path = run / calibrate.REFUSED_FILE
   return json.loads(path.read_text()) if path.exists() else []
@@ -218,7 +244,7 @@ def _refused(config, workdir) -> list[dict[str, Any]]:
 def inputs(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> dict[str, Any]:
-  """What the results follow from, as `results.json` records it.
+  """Returns what determines the results, as recorded in `results.json`.
 
   Raises:
     ValueError: if a seed is not trained, or a split is not collected.
@@ -233,6 +259,7 @@ def inputs(
           ).manifest.content_hash
           for split in splits.SPLITS
       },
+      # None for a seed that is not calibrated: it has no operating points.
       'points_sha256': [
           manifest_lib.hash_file(run / learned.POINTS_FILE)
           if (run / learned.POINTS_FILE).exists()
@@ -245,7 +272,7 @@ def inputs(
 def is_current(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> bool:
-  """Whether `results.json` is of what is there now.
+  """Returns whether `results.json` was made from the current inputs.
 
   Raises:
     ValueError: if a seed is not trained, or a split is not collected.
@@ -254,35 +281,48 @@ def is_current(
   if not path.exists():
     return False
   results = json.loads(path.read_text())
+  # Compared by content hashes: times of files say nothing after a copy.
   wanted = inputs(config, workdir)
   return {name: results.get(name) for name in wanted} == wanted
 
 
 def _count_broken(config, router, pair) -> dict[str, Any] | None:
-  """Broken promises on test problems; None where outcomes are not known."""
-  if not isinstance(pair.test, sources.Known) or not config.evaluation.coverage:
+  """Counts broken promises on test problems; None if outcomes are not known.
+
+  The true risk of every threshold must be known, which only a `Known` source
+  provides.
+  """
+  if (
+      not isinstance(pair.test, sources.Known)
+      or not config.evaluation.num_coverage_samples
+  ):
     return None
-  promised = [p.member for p in router.points if p.promise['what'] == 'loss']
-  member = promised[0] if promised else router.member
-  family = families.members(router)[member]
-  grid = pair.select.grid(family, config.calibration.grid)
+  # The policy that a promise of loss is about; else the router's default one.
+  promised = [
+      p.policy_index for p in router.points if p.promise['what'] == 'loss'
+  ]
+  policy_index = promised[0] if promised else router.policy_index
+  family = families.policies(router)[policy_index]
+  # From `select`: thresholds must be fixed before `test` is looked at.
+  grid = pair.select.grid(family, config.calibration.num_thresholds)
   counts = broken_promises.count(
-      pair.test.earn(family, grid, router.card.ruler),
+      pair.test.evaluate(family, grid, router.card.metric),
       grid,
-      num_samples=config.evaluation.coverage,
+      num_samples=config.evaluation.num_coverage_samples,
       seed=config.seed,
   )
-  return {'member': member, **counts}
+  return {'policy_index': policy_index, **counts}
 
 
 def _log_left_out(
-    rulers: Mapping[str, Any], points_left_out: Sequence[str]
+    cost_metrics: Mapping[str, Any], points_left_out: Sequence[str]
 ) -> None:
-  """Warns of what is in no table; once where the rulers agree on why."""
+  """Logs which methods and points are in no table, each reason once."""
+  # `dict.fromkeys` drops repetitions: most reasons are the same in all metrics.
   for line in dict.fromkeys(
       f'{name}: {reason}'
-      for ruler in rulers.values()
-      for name, reason in ruler['left_out'].items()
+      for metric in cost_metrics.values()
+      for name, reason in metric['left_out'].items()
   ):
     logging.warning('Left out: %s', line)
   for name in points_left_out:
@@ -294,22 +334,30 @@ def answer_at_points(
     router: learned.LearnedRouter,
     test: sources.Source,
 ) -> list[dict[str, Any]]:
-  """The first test problems answered live at each named point of a router.
+  """Answers the first test problems live at each operating point of a router.
 
-  Beside each the prediction of the source, where it can tell.
+  Args:
+    config: of the run; `evaluation.num_live` problems are answered.
+    router: the router that is served.
+    test: must be a `Known` source, whose prediction stands beside each figure;
+      for others nothing is answered.
+
+  Returns:
+    One entry per operating point.
   """
-  size = config.evaluation.live
+  size = config.evaluation.num_live
   if not size or not router.points or not isinstance(test, sources.Known):
     return []
   answering = records_on_disk.answering(config, router.card)
   problems = test.problems[:size]
-  metric, members = router.card.ruler, families.members(router)
+  metric, policies = router.card.metric, families.policies(router)
+  # Answered for all points in one call, so that the engines are loaded once.
   at = [router.at(point.name) for point in router.points]
   answers = live.answer_under(answering, problems, at)
   entries = []
   for point, answered in zip(router.points, answers, strict=True):
     kappas = evaluator.threshold_row(point.threshold)
-    predicted = test.earn(members[point.member], kappas, metric)
+    predicted = test.evaluate(policies[point.policy_index], kappas, metric)
     compared = live.compare(
         answered,
         test.table.large_cost[metric][: len(problems)],
@@ -325,17 +373,16 @@ def answer_at_points(
 def evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> pathlib.Path:
-  """Evaluates all seeds and writes `results.json`; returns its path.
+  """Evaluates all seeds, writes `results.json`, and returns its path.
 
   Raises:
-    ValueError: if an earlier stage is not finished, its files do not belong
-      together, or a router has seen the test problems.
+    ValueError: if an earlier stage is not finished, files of different runs are
+      mixed, or a router has seen test problems.
   """
   routers = load_routers(config, workdir)
   pair = open_pair(config, workdir, routers)
-  # One part for each setting of a learner, each cost metric, and what is left.
-  given = config.evaluation
-  num_parts = len(given.learners) * given.trials + len(costs.RULERS) + 1
+  num_fits = len(config.evaluation.learners) * config.evaluation.num_trials
+  num_parts = num_fits + len(costs.COST_METRICS) + 1
   with progress_lib.Progress(
       num_parts, 'evaluate', unit='part', has_estimate=False
   ) as shown:
@@ -345,7 +392,7 @@ def evaluate(
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
-  logging.info('Results in %s', path)
+  logging.info('Results are in %s', path)
   return path
 
 

@@ -1,11 +1,13 @@
-"""Collecting with the policies that are being trained, between their steps.
+"""Collects trajectories with the policies in training, between gradient steps.
 
-Every `config.on_policy.every` gradient steps the members, in turn, answer
-problems of train with the parameters that they have by then, through the driver
-that all collecting goes through. What they write stays under the run, in
-`rollouts/round<n>/`, each decision with its probability; so a run that is
-killed goes on with what it has, and equals the one that was not. Where the
-round is several steps long, the ratios account for the steps since.
+Every `config.on_policy.every` gradient steps, the policies of the budget levels
+take turns to answer problems of train with their current parameters. This is
+one round. It runs through the same driver as all other collection.
+
+The trajectories are saved in `rollouts/round<n>/` of the run, with the action
+probability of each decision. A run that is killed continues from them, and
+equals a run that was never killed. During a round the policies change with each
+gradient step; the importance ratios account for that.
 """
 
 import asyncio
@@ -35,22 +37,22 @@ from routing.shards import reader
 from routing.shards import writer as writer_lib
 from routing.training import state as state_lib
 
-FOLDER = 'rollouts'  # Of a run.
+FOLDER = 'rollouts'  # Within the directory of a training run.
 
 
 def check_engines(
     config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
 ) -> None:
-  """Raises ValueError unless the engines are those of the shards.
+  """Raises ValueError unless the engines are those that wrote the shards.
 
-  Or if they would evict one another's cache.
+  Also raises it if `collect.concurrency` exceeds the cache slots.
   """
   builders.check_concurrency(config)
   found = builders.specs(config)
   if found != specs:
     raise ValueError(
-        f'The rollouts of train are by {_names(specs)}; the configuration '
-        f'names {_names(found)}, which must be the same.'
+        f'The rollouts of train were collected with {_names(specs)}; the '
+        f'configuration names {_names(found)}. They must be the same.'
     )
 
 
@@ -68,19 +70,24 @@ def collecting(
     seed: int,
     make_engines: Callable[[], list[engine_lib.Engine]],
 ) -> Iterator['Collector']:
-  """A collector whose engines stay alive until the block ends.
+  """Yields a collector whose engines stay alive until the block ends.
 
   Args:
-    config: `on_policy`, `collect`, and what names the engines.
-    references: of train; the problems, and what the largest model does there.
+    config: `on_policy`, `collect`, and the fields that name the engines.
+    references: the problems of train, with the largest model's own answers.
     view: how trajectories become arrays.
     card: of the router that is being trained.
-    directory: of the run.
-    seed: of the run.
-    make_engines: gives the engines.
+    directory: of the training run.
+    seed: of the training run.
+    make_engines: returns the engines.
+
+  Raises:
+    ValueError: see `check_engines`.
   """
   check_engines(config, view.accounting.specs)
   engines = make_engines()
+  # One event loop for all rounds: engines are bound to the loop that they were
+  # first used in, and their models and caches outlive a round.
   with asyncio.Runner() as runner:
     try:
       yield Collector(
@@ -92,12 +99,12 @@ def collecting(
 
 
 class Collector:
-  """From a round and the state before it to trajectories; see `collecting`.
+  """Maps (round, training state) to trajectories; see `collecting`.
 
   Args:
-    engines: one a route, smallest first.
-    runner: of the loop that the engines live in.
-    The others are those of `collecting`.
+    engines: one per route, smallest first.
+    runner: runs the event loop of the engines.
+    The other arguments are those of `collecting`.
   """
 
   def __init__(
@@ -117,7 +124,7 @@ class Collector:
     self._directory, self._seed, self._runner = directory, seed, runner
     self._is_shared = config.network.get('is_conditioned', False)
     self._limits = builders.limits(config)
-    # Of all rounds together: the ceiling is that of the run.
+    # One meter for all rounds: the spending limit is per run.
     self._meter = resilience.Meter(view.accounting.specs, self._limits)
     self._engines = [
         resilience.ResilientEngine(x, self._limits, self._meter, seed=x.route)
@@ -127,11 +134,15 @@ class Collector:
   def __call__(
       self, number: int, state: state_lib.TrainState
   ) -> types.TrajectoryBatch:
-    """The trajectories of a round; collects those that are not there yet.
+    """Returns the trajectories of a round; collects those that are missing.
+
+    Args:
+      number: of the round, from 0.
+      state: the training state at the start of the round.
 
     Raises:
-      ValueError: if the round's directory holds something else.
-      engine_lib.Stop: if it came to an end before all problems did.
+      ValueError: if the round's directory holds records of other settings.
+      engine_lib.Stop: if the collection ended before all problems were done.
     """
     directory = self._directory / FOLDER / f'round{number:05d}'
     problems = self._draw_problems(number)
@@ -145,6 +156,7 @@ class Collector:
         directory, problems, settings, self._config.collect.shard_size
     )
     if writer.missing():
+      # The current parameters, not the best ones: ratios must be near 1.
       router = learned.LearnedRouter(
           self._card,
           state_lib.last_params(state, is_shared=self._is_shared),
@@ -164,14 +176,17 @@ class Collector:
     return data
 
   def _draw_problems(self, number: int) -> list[types.Problem]:
-    """Each problem once before any comes again; pure in seed and round."""
+    """Returns the problems of a round, a function of seed and round only.
+
+    Over the rounds, every problem is drawn once before any is drawn again.
+    """
     rows = batching.minibatch_indices(
         self._seed, number, len(self._problems), self._config.on_policy.problems
     )
     return [self._problems[row] for row in rows]
 
   def _plan(self, number: int) -> behaviour_rollouts.Plan:
-    """Coins and noise of a round are its own."""
+    """Returns the plan of a round; every round has random draws of its own."""
     key = np.random.SeedSequence([self._config.seed, self._seed, number])
     return behaviour_rollouts.Plan(
         protocol=self._view.protocol,
@@ -187,7 +202,7 @@ class Collector:
       plan: behaviour_rollouts.Plan,
       writer: writer_lib.RolloutWriter,
   ) -> None:
-    """Has what is missing of a round written."""
+    """Collects the missing trajectories of a round."""
     watch = unattended_collection.Watch(writer, self._meter, self._limits)
     await behaviour_rollouts.collect_rollouts(
         [problems[i] for i in watch.missing],
@@ -209,14 +224,21 @@ def taking_turns(
     problems: list[types.Problem],
     plan: behaviour_rollouts.Plan,
 ) -> behaviour_rollouts.Behaviour:
-  """The members of a router, one after the other; each draws by its chances."""
-  members = [router.with_threshold(k, 0.0) for k in range(router.num_members)]
+  """Returns a behaviour in which the policies of a router take turns.
+
+  Every trajectory has one policy, which draws from its action probabilities.
+  All policies get equally many trajectories of a round, up to one.
+  """
+  # The threshold is unused: `DrawingRouter` draws instead of comparing.
+  policies = [router.with_threshold(k, 0.0) for k in range(router.num_policies)]
   places = {problem.id: place for place, problem in enumerate(problems)}
 
   def draw(problem: types.Problem, trajectory: int):
+    # By place, not by order of calls: a resumed round gives each trajectory to
+    # the same policy.
     turn = places[problem.id] * plan.num_trajectories + trajectory
     return behaviour_lib.DrawingRouter(
-        members[turn % len(members)], plan.seed, problem.id, trajectory
+        policies[turn % len(policies)], plan.seed, problem.id, trajectory
     )
 
   return draw

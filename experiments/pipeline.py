@@ -1,10 +1,10 @@
-"""From problems to a calibrated, evaluated router: all stages, one command.
+"""Runs all stages, from problems to a calibrated and evaluated router.
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Others: --config=configs/arithmetic_redraft.py or arithmetic_switch.py; any protocol, estimator and pair
-Resume: the same command; a finished stage is skipped, an unfinished one goes on, and one that was made from other inputs than there are now is run again.
-Grow:   the same command with more problems in --config.problems.prove, where calibration.procedure is growing
-Writes: what the stages write, and prints where each file is.
+Resume: the same command. A finished stage is skipped, an unfinished one continues, and a stage whose inputs have changed since runs again.
+Grow:   the same command with a larger --config.problems.prove, if calibration.procedure is 'growing'
+Writes: the files of every stage, and prints where each is.
 """  # noqa: E501  Commands stay on one line.
 
 import sys
@@ -21,7 +21,6 @@ import time
 
 import ml_collections
 
-from experiments import announcements
 from experiments import builders
 from experiments import calibrate
 from experiments import collect
@@ -44,12 +43,15 @@ from routing.training import kappa
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One stage: what it runs, and the files by which it is known to be done.
+  """A stage of the pipeline and the files that show whether it is done.
 
-  resumes: `run` itself keeps what is finished and checks it, so it is always
-    called; otherwise it is called only while the stage is not done.
-  is_current: whether the files, which are all there, are of what is there now.
-    A ValueError means that they are not.
+  name: as printed, e.g. 'collect ladders train'.
+  run: runs the stage.
+  files: all of them exist once the stage is done.
+  resumes: True if `run` itself checks and keeps finished work; it is then
+    always called. Otherwise it is called only while the stage is not done.
+  is_current: whether `files`, which all exist, were made from the inputs that
+    are on disk now. A ValueError also means that they were not.
   """
 
   name: str
@@ -59,26 +61,26 @@ class Stage:
   is_current: Callable[[], bool] = lambda: True
 
   def is_begun(self) -> bool:
-    """A file is there."""
+    """Returns whether at least one file of the stage exists."""
     return any(path.exists() for path in self.files)
 
   def is_done(self) -> bool:
-    """All files are there, and are of what is there now.
-
-    Stages write files whole or not at all.
-    """
+    """Returns whether all files exist and were made from the current inputs."""
+    # Existence is enough: a stage writes each file whole or not at all.
     if not all(path.exists() for path in self.files):
       return False
     try:
       return self.is_current()
-    except (ValueError, FileNotFoundError):  # Gone, or not finished.
+    except (ValueError, FileNotFoundError):
+      # An input is unfinished or was deleted. The stage that makes it says so
+      # better than this check could.
       return False
 
 
 def stages(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Stage]:
-  """The stages in order."""
+  """Returns the stages in the order in which they run."""
   runs = [train.run_directory(workdir, seed) for seed in config.train_seeds]
   return [
       *(
@@ -131,18 +133,21 @@ def _is_collected(
     split: str,
     kind: str,
 ) -> bool:
-  """Whether a split is on disk to its end; raises ValueError if unfinished."""
+  """Returns whether a split has all problems; ValueError if unfinished."""
   manifest = records_on_disk.open_split(config, workdir, split, kind).manifest
+  # A larger split may be shared by runs that read only its first problems.
   return manifest.num_problems >= config.problems[split]
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
-  """Refuses before any work what a later stage would refuse, by name.
+  """Checks the settings of all stages before the first one starts.
+
+  A misspelt setting of the last stage is found at once, not after hours.
 
   Raises:
-    ValueError: at the first setting that is not allowed.
+    ValueError: names the first setting that is not allowed.
   """
-  calibrate.wanted(config)
+  calibrate.settings(config)
   records_on_disk.check(config)
   builders.check_source(config.problems.source)
   builders.engine_kind(config)
@@ -150,7 +155,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   builders.plan(config)
   builders.limits(config)
   builders.check_concurrency(config)
-  costs.check_ruler(config.ruler)
+  costs.check_metric(config.cost_metric)
   lagrangian.check_form(config.objective.form)
   if 'policy_update' in config.objective:
     actor_critic.check_update(config.objective.policy_update)
@@ -159,7 +164,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   kappa.check(config, estimators.name_of(config))
   networks.check_kind(config.network.kind)
   observation.check_groups(config.features.groups)
-  learners.check(config.evaluation.learners, config.evaluation.trials)
+  learners.check(config.evaluation.learners, config.evaluation.num_trials)
 
 
 def _say(line: str) -> None:
@@ -172,12 +177,18 @@ def run(
     workdir: pathlib.Path | str,
     say: Callable[[str], None] = _say,
 ) -> list[pathlib.Path]:
-  """Runs what is missing; returns every stage's files.
+  """Runs the stages that are not done and returns the files of all stages.
+
+  Args:
+    config: of the run.
+    workdir: directory of the run, made if it does not exist.
+    say: takes one line of progress per stage.
 
   Raises:
-    ValueError: if the directory is of another configuration, or a stage
-      refuses its input. Nothing is overwritten then.
+    ValueError: if the directory belongs to another configuration, or a stage
+      rejects its input. Nothing is overwritten then.
   """
+  # Before the claim: a rejected configuration leaves no directory behind.
   check_settings(config)
   directory = workdirs.claim(workdir, config)
   files = []
@@ -193,7 +204,7 @@ def run(
     took = f'{time.monotonic() - start:.0f} s'
     if was_begun:
       took = f'{"resumed" if stage.resumes else "again"}, {took}'
-    paths = ' '.join(map(announcements.shown, stage.files))
+    paths = ' '.join(map(report.shown, stage.files))
     say(f'{title}, done before: {paths}' if was_done else f'  {took}: {paths}')
     files += stage.files
   return files
@@ -203,13 +214,13 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the pipeline, prints the table, and says what to try next."""
   asked, overrides = command_line.asked()
   names = [stage.name for stage in stages(config, pathlib.Path(workdir))]
-  minutes = announcements.expected_minutes(config, asked)
-  for line in announcements.opening(names, pathlib.Path(workdir), minutes):
+  minutes = report.expected_minutes(config, asked)
+  for line in report.opening(names, pathlib.Path(workdir), minutes):
     _say(line)
   run(config, workdir)
   report.show(workdir)
-  commands = announcements.next_commands(asked, overrides, workdir)
-  for line in announcements.closing(workdir, report.FILES[1], commands):
+  commands = report.next_commands(asked, overrides, workdir)
+  for line in report.closing(workdir, report.FILES[1], commands):
     _say(line)
 
 

@@ -1,8 +1,9 @@
-"""Trains the embedded pair from nothing; see configs/arithmetic_pair.py.
+"""Trains the embedded pair from scratch; see configs/arithmetic_pair.py.
 
-The models are trained side by side, a process and a core each. Killed, the same
-command goes on where it was. When both are done, `card.json` says how good they
-are on the test split, which nothing before has looked at.
+The two models are trained side by side, each in a process and on a core of its
+own. If it is killed, the same command continues. When both models are done,
+`card.json` holds their accuracy on the test split, which nothing before has
+looked at.
 """
 
 from collections.abc import Collection
@@ -33,11 +34,15 @@ from routing.training import metrics
 
 MODELS = ('small', 'large')
 _MAX_ATTEMPTS = 4
-_SEED_STRIDE = 1_000  # Attempts of all seeds below it differ.
+# Attempts of any two seeds below half of it have different random draws.
+_SEED_STRIDE = 1_000
 
 
 def _excluded(config: ml_collections.ConfigDict) -> set[str]:
-  """Hashes of the questions that routers are trained and judged on."""
+  """Returns the hashes of all questions that routers are trained and tested on.
+
+  The pair must not be trained on them.
+  """
   sizes = config.problems.to_dict()
   loaded = arithmetic.load(sizes.pop('seed'), **sizes)
   return {
@@ -52,8 +57,13 @@ def train_model(
 ) -> None:
   """Trains one model and exports it to `<workdir>/<name>`.
 
-  An attempt that gets stuck is marked so and given up; the next one starts from
-  other weights and other text.
+  An attempt whose loss stays too high is marked as stuck and given up. The next
+  attempt starts from other weights and other text.
+
+  Args:
+    config: of the pair.
+    workdir: of the pair.
+    name: one of `MODELS`.
 
   Raises:
     ValueError: if all attempts got stuck.
@@ -62,10 +72,12 @@ def train_model(
   tasks = corpus.held_out(
       f'held out/{config.seed}', config.num_held_out, excluded
   )
+  # The held-out tasks decide when to stop, so they are not trained on either.
   excluded |= {
       splits.question_hash(arithmetic.question_text(task)) for task in tasks
   }
   shape = pretrain.decoder_config(config[name].shape, len(tokenizer.VOCABULARY))
+  # A resumed command starts at the first attempt that is not marked as stuck.
   for attempt in range(_num_stuck(workdir, name), _MAX_ATTEMPTS):
     try:
       state = _train(config, workdir, name, attempt, shape, tasks, excluded)
@@ -73,9 +85,13 @@ def train_model(
       logging.warning('%s, attempt %d: %s', name, attempt, error)
       _stuck_path(workdir, name, attempt).write_text(f'{error}\n')
     else:
+      # The moving average is the model; the raw weights are only for training.
       export.save_pretrained(workdir / name, shape, state.average)
       return
-  raise ValueError(f'{name} got stuck in each of {_MAX_ATTEMPTS} attempts.')
+  raise ValueError(
+      f'{name} got stuck in each of {_MAX_ATTEMPTS} attempts; see the *.stuck '
+      f'files in {workdir}/checkpoints/{name}, and try another seed.'
+  )
 
 
 def _train(
@@ -87,7 +103,7 @@ def _train(
     tasks: Sequence[arithmetic.Task],
     excluded: Collection[str],
 ) -> pretrain.PretrainState:
-  """One attempt, from nothing or from where it was interrupted."""
+  """Runs one attempt, from its start or from its last checkpoint."""
   model = config[name]
   seed = 2 * config.seed + MODELS.index(name) + _SEED_STRIDE * attempt
   data = corpus.Corpus(
@@ -98,6 +114,7 @@ def _train(
   with (
       progress.Progress(model.max_steps, f'train {name}', done=start) as bar,
       contextlib.closing(
+          # Rows after `start` are of steps that are repeated; they are dropped.
           metrics.MetricWriter(_curve_path(workdir, name), start)
       ) as write,
   ):
@@ -119,25 +136,26 @@ def _train(
 
 
 def _stuck_path(workdir: pathlib.Path, name: str, attempt: int) -> pathlib.Path:
-  """The file that marks an attempt as given up, and says why."""
+  """Returns the file that marks an attempt as given up, and says why."""
   return workdir / 'checkpoints' / name / f'attempt{attempt}.stuck'
 
 
 def _num_stuck(workdir: pathlib.Path, name: str) -> int:
-  """How many attempts were given up."""
+  """Returns how many attempts were given up."""
   attempts = range(_MAX_ATTEMPTS)
   return sum(_stuck_path(workdir, name, i).exists() for i in attempts)
 
 
 def _curve_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
-  """Where the learning curve of a model is."""
+  """Returns the file of the learning curve of a model."""
   return workdir / f'{name}_metrics.jsonl'
 
 
 def _curve(workdir: pathlib.Path, name: str) -> list[dict]:
-  """The learning curve, thinned to about twenty points and the last."""
+  """Returns about twenty points of the learning curve, the last included."""
   rows = metrics.read_rows(_curve_path(workdir, name))
   stride = max(len(rows) // 20, 1)
+  # Thinned backwards, so that the last row is always kept.
   thinned = rows[::-1][::stride][::-1]
   return [{k: round(v, 4) for k, v in row.items()} for row in thinned]
 
@@ -145,7 +163,8 @@ def _curve(workdir: pathlib.Path, name: str) -> list[dict]:
 def write_card(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> dict:
-  """Examines both models on the test split and writes card.json."""
+  """Examines both models on the test split, writes and returns card.json."""
+  # The first and only look at the test split.
   sizes = config.problems.to_dict()
   test = arithmetic.load(sizes.pop('seed'), **sizes)['test']
   tasks = [arithmetic.to_task(problem) for problem in test]
@@ -160,6 +179,7 @@ def write_card(
     card[name] = {
         'parameters': decoder.num_parameters(params),
         'steps': curve[-1]['step'],
+        # A batch holds whole rows, so up to one row less than this per step.
         'tokens_at_most': (
             curve[-1]['step'] * config[name].corpus.tokens_per_step
         ),
@@ -178,24 +198,33 @@ def write_card(
 
 
 def _command() -> str:
-  """The command as typed, but for the directory."""
+  """Returns the command as typed, without the directory."""
   words = [w for w in sys.argv[1:] if not w.startswith('--workdir')]
   return ' '.join(['python -m experiments.pretrain', *words])
 
 
 def train_pair(workdir: pathlib.Path) -> None:
-  """Runs this command once for each model that is not there yet."""
+  """Runs this command once for each model that is not trained yet, in parallel.
+
+  Raises:
+    SystemExit: if one of the processes failed.
+  """
   cores = sorted(os.sched_getaffinity(0))
   running = []
   for i, name in enumerate(MODELS):
     if (workdir / name / 'config.json').exists():
       continue
     command = [sys.executable, '-m', 'experiments.pretrain', *sys.argv[1:]]
+    # Each model on a core of its own: unpinned, XLA's threads of both models
+    # compete for all cores.
     command += [f'--model={name}', f'--core={cores[i % len(cores)]}']
     running.append((name, subprocess.Popen(command)))
   failed = [name for name, process in running if process.wait()]
   if failed:
-    raise SystemExit(f'Training failed: {", ".join(failed)}; see above.')
+    raise SystemExit(
+        f'Training failed: {", ".join(failed)}. The messages are above; the '
+        'same command continues.'
+    )
 
 
 def main(
@@ -204,9 +233,10 @@ def main(
     model: str | None,
     core: int | None,
 ) -> None:
-  """Trains the pair, or only `model`, on processor `core` if one is named."""
+  """Trains the pair and writes its card; or trains only `model`, on `core`."""
   directory = workdirs.claim(workdir, config)
   if core is not None:
+    # Before jax is used: its thread pool is sized by the cores it may use.
     os.sched_setaffinity(0, {core})
   if model:
     train_model(config, directory, model)
@@ -221,6 +251,6 @@ def main(
 
 
 if __name__ == '__main__':
-  flags.DEFINE_enum('model', None, MODELS, 'Train this one only.')
-  flags.DEFINE_integer('core', None, 'Processor to keep to.')
+  flags.DEFINE_enum('model', None, MODELS, 'Train this model only.')
+  flags.DEFINE_integer('core', None, 'Processor core to run on.')
   command_line.run(main, 'config', 'workdir', 'model', 'core')

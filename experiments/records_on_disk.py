@@ -1,8 +1,9 @@
-"""The records of a run: where they are, and what they say as arrays.
+"""Opens the records that a run collects, and gives them as outcome sources.
 
-A run collects records of `config.data.kind` for all four splits, in its own
-work directory or, with `config.data.directory`, in another that several runs
-share. An estimator that learns from trajectories has rollouts besides.
+A run collects records of `config.data.kind` for all four splits. They are in
+its own work directory, or in the one that `config.data.directory` names, which
+several runs may share. An estimator that learns from trajectories also has
+rollouts of its own.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from routing import costs
 from routing import progress as progress_lib
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.engines import remembered
+from routing.engines import memoized
 from routing.outcomes import live
 from routing.outcomes import records
 from routing.outcomes import sources
@@ -39,48 +40,49 @@ KINDS = {
     'rollouts': schema.ROLLOUTS,
 }
 SOURCES = ('known', 'recorded', 'live')
-# Of a work directory: live answers, of all stages, seeds and splits.
+# Folder of a work directory: live answers of all stages, seeds and splits.
 ANSWERS_FOLDER = 'live_answers'
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ValueError if what is collected does not suit its use."""
+  """Raises ValueError if `data.kind` does not fit the other settings."""
   kind, protocol = config.data.kind, config.protocol.name
   if kind not in KINDS:
     raise ValueError(f'data.kind is {kind!r}; allowed: {", ".join(KINDS)}.')
   if (kind == 'ladders') != (protocol == 'escalate') and kind != 'rollouts':
     raise ValueError(
-        f'data.kind is {kind!r} and protocol.name {protocol!r}; allowed: '
+        f'data.kind is {kind!r} and protocol.name is {protocol!r}; allowed: '
         'ladders or rollouts in escalate, replies or rollouts in switch and '
         'redraft.'
     )
   if kind == 'rollouts' and estimators.of(config).learns_from == 'known':
     raise ValueError(
-        "objective.estimator is 'exact', which needs to know every way through "
-        "a problem; data.kind is 'rollouts'. Use vtrace or on_policy, or "
-        'collect ladders (escalate) or replies (switch, redraft).'
+        "objective.estimator is 'exact', which needs every trace's outcome; "
+        "data.kind is 'rollouts'. Use vtrace or on_policy, or collect ladders "
+        '(escalate) or replies (switch, redraft).'
     )
   for stage in ('calibration', 'evaluation'):
     source = config[stage].source
     allowed = ('known',) if kind != 'rollouts' else ('recorded', 'live')
     if source not in allowed:
       raise ValueError(
-          f'{stage}.source is {source!r}; where data.kind is {kind!r} allowed: '
+          f'{stage}.source is {source!r}; allowed for data.kind {kind!r}: '
           f'{", ".join(allowed)}.'
       )
 
 
 def needed(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
-  """(kind, split) of all records that a run collects, in order."""
+  """Returns (kind, split) of all records that a run collects, in order."""
   kind = config.data.kind
   found = [(kind, split) for split in builders.SPLITS]
   if estimators.of(config).learns_from != 'known' and kind != 'rollouts':
+    # Training uses only these two splits; the others are evaluated as `kind`.
     found += [('rollouts', split) for split in ('train', 'select')]
   return found
 
 
 def is_shared(config: ml_collections.ConfigDict, kind: str) -> bool:
-  """Whether records of a kind are another directory's, and only read here."""
+  """Returns whether records of a kind are another run's, and only read here."""
   return bool(config.data.directory) and kind == config.data.kind
 
 
@@ -90,7 +92,7 @@ def directory(
     split: str,
     kind: str | None = None,
 ) -> pathlib.Path:
-  """Where the records of a split are; `kind` None = `config.data.kind`."""
+  """Returns a split's directory; `kind` None stands for `config.data.kind`."""
   kind = kind or config.data.kind
   folder = 'shards' if kind == config.data.kind else 'rollouts'
   home = config.data.directory if is_shared(config, kind) else workdir
@@ -99,11 +101,11 @@ def directory(
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """The files of a complete shard directory.
+  """The records of one split on disk.
 
-  directory: where they are.
+  directory: of the shards.
   kind: of the records.
-  num_problems: the first so many are read; None = all.
+  num_problems: only this many problems are read, from the first; None = all.
   """
 
   directory: pathlib.Path
@@ -112,25 +114,25 @@ class Split:
 
   @functools.cached_property
   def manifest(self) -> manifest_lib.Manifest:
-    """What is there.
+    """The manifest.
 
     Raises:
-      ValueError: if the split is not collected to its end.
+      ValueError: if the collection of the split is not complete.
     """
     return reader.complete_manifest(self.directory, self.kind)
 
   @property
   def specs(self) -> tuple[costs.RouteSpec, ...]:
-    """The models it was collected with."""
+    """The models that the records were collected with."""
     return builders.specs_of(self.manifest.settings)
 
   @property
   def weights_sha256(self) -> tuple[str, ...]:
-    """See `card.Card.weights_sha256`; empty if nobody noted it."""
+    """See `card.Card.weights_sha256`; empty in manifests without hashes."""
     return tuple(self.manifest.settings.get('weights_sha256', ()))
 
   def file(self, index: int) -> list[Any]:
-    """The records of one file."""
+    """Returns the records of one file."""
     entry = self.manifest.shards[index]
     return reader.read_shard(self.directory, entry, self.kind)
 
@@ -139,15 +141,16 @@ class Split:
     return map(self.file, range(len(self.manifest.shards)))
 
   def records(self) -> Iterator[Any]:
-    """Yields the records, in order."""
+    """Yields the records, in the order of the problems."""
     rows = itertools.chain.from_iterable(self.files())
     if self.num_problems is None:
       return rows
-    # A problem that failed is missing, and moves no other into its place.
+    # A failed problem has no row, so rows are not numbered as problems are.
     entries = zip(self._places(), rows, strict=False)
     return (x for place, x in entries if place < self.num_problems)
 
   def _places(self) -> Iterator[int]:
+    """Yields the index of the problem of each row."""
     failed = {failure.index for failure in self.manifest.failures}
     return (i for i in itertools.count() if i not in failed)
 
@@ -158,7 +161,7 @@ def open_split(
     split: str,
     kind: str | None = None,
 ) -> Split:
-  """The records of a split; `kind` None = `config.data.kind`."""
+  """Returns a split's records; `kind` None stands for `config.data.kind`."""
   kind = kind or config.data.kind
   where = directory(config, workdir, split, kind)
   size = config.problems[split] if is_shared(config, kind) else None
@@ -167,21 +170,22 @@ def open_split(
 
 def known_records(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
-) -> Iterator[types.Ladder] | Iterator[trees.Tree]:
-  """Yields what is known of each problem: ladders, or trees grown of replies.
+) -> Iterator[types.Ladder] | Iterator[trees.ReplyTree]:
+  """Yields the known outcomes of each problem: its ladder or its reply tree.
 
   Raises:
-    ValueError: if the split is not collected to its end, or a reply is missing.
+    ValueError: if the collection is not complete, or a reply is missing.
   """
   found = _counted(open_split(config, workdir, split), f'read {split}')
   if config.data.kind == 'ladders':
     return found
-  grower = trees.Grower(
+  # Shards hold each reply once; the tree over all traces is rebuilt from them.
+  grower = trees.TreeBuilder(
       builders.protocol(config),
       builders.sampling(config),
       builders.grader(config),
   )
-  return map(grower.grow, found)
+  return map(grower.build, found)
 
 
 def _counted(opened: Split, name: str) -> Iterator[Any]:
@@ -196,14 +200,15 @@ def _counted(opened: Split, name: str) -> Iterator[Any]:
 
 
 def known_table(
-    known: Sequence[types.Ladder] | Iterator[trees.Tree], card: card_lib.Card
+    known: Sequence[types.Ladder] | Iterator[trees.ReplyTree],
+    card: card_lib.Card,
 ):
-  """The outcome table of ladders or trees, as a router sees them."""
+  """Returns the outcome table of ladders or reply trees; reads them once."""
   known = iter(known)
   first = next(known, None)
   if first is None:
-    raise ValueError('There are no records; at least 1 is needed.')
-  known = itertools.chain([first], known)
+    raise ValueError('The split holds 0 records; at least 1 is needed.')
+  known = itertools.chain([first], known)  # Put back what was looked at.
   if isinstance(first, types.Ladder):
     return records.ladder_table(
         known, card.features, card.accounting, card.protocol
@@ -214,64 +219,63 @@ def known_table(
 def check_card(
     card: card_lib.Card, config: ml_collections.ConfigDict, split: Split
 ) -> None:
-  """Raises ValueError unless a router, its records and a run are alike.
+  """Raises ValueError unless router, records and configuration fit together.
 
-  Models, protocol and ruler must be the same.
+  Models, weights, protocol and cost metric must be the same.
   """
   if split.specs != card.specs:
     raise ValueError(
-        f'{split.directory} was collected with {_names(split.specs)}, the '
-        f'router was trained for {_names(card.specs)}; the models must be the '
-        'same.'
+        f'{split.directory} was collected with {_names(split.specs)}, but the '
+        f'router was trained for {_names(card.specs)}; use the same models.'
     )
   check_weights(card, split.weights_sha256, f'{split.directory} is')
   wanted = builders.protocol(config)
   if card.protocol != wanted:
     raise ValueError(
-        f'The router is of {card.protocol.name}, {card.protocol.view}; the '
-        f'configuration names {wanted.name}, {wanted.view}.'
+        f'The router was trained for {card.protocol.name}, '
+        f'{card.protocol.view}; use that protocol, not {wanted.name}, '
+        f'{wanted.view}.'
     )
-  if card.ruler != config.ruler:
+  if card.metric != config.cost_metric:
     raise ValueError(
-        f'The router was trained for ruler {card.ruler!r}; the configuration '
-        f'names {config.ruler!r}.'
+        f'The router was trained for cost metric {card.metric!r}; set '
+        f'cost_metric to it, not to {config.cost_metric!r}.'
     )
 
 
 def check_weights(card: card_lib.Card, found: Sequence[str], what: str) -> None:
-  """Raises ValueError unless models are those that a router was trained on.
+  """Raises ValueError unless the models are those a router was trained on.
 
-  Pairs of different weights may share their names, sizes and prices. A card
-  from before weights were noted is not compared.
+  Two pairs may have the same names, sizes and prices. An older card, without
+  hashes, is not compared.
 
   Args:
     card: of the router.
-    found: as `card.weights_sha256`.
-    what: has these models, with its verb, e.g. 'shards/test is'.
+    found: the hashes to compare, as `card.weights_sha256`.
+    what: where they are from, with a verb, e.g. 'shards/test is'.
   """
   if card.weights_sha256 and tuple(found) != card.weights_sha256:
     raise ValueError(
-        f'{what} of models with weights {_shown(found)}, the router was '
-        f'trained on {_shown(card.weights_sha256)}; the models must be the '
-        'same.'
+        f'{what} of models with weights {_shown(found)}, but the router was '
+        f'trained on {_shown(card.weights_sha256)}; use the same models.'
     )
 
 
 def check_same_pair(split: Split, other: Split) -> None:
-  """Raises ValueError unless two splits are of the same models."""
+  """Raises ValueError unless two splits were collected with the same models."""
   for name, a, b in (
       ('models', _names(split.specs), _names(other.specs)),
       ('weights', _shown(split.weights_sha256), _shown(other.weights_sha256)),
   ):
     if a != b:
       raise ValueError(
-          f'{split.directory} is of {name} {a}, but {other.directory} of {b}; '
-          'collect both with the same models.'
+          f'{split.directory} was collected with {name} {a}, but '
+          f'{other.directory} with {b}. Collect both with the same models.'
       )
 
 
 def _shown(weights: Sequence[str]) -> str:
-  return ', '.join(weights) or 'that nobody noted'
+  return ', '.join(weights) or 'that were not recorded'
 
 
 def _names(specs: Sequence[costs.RouteSpec]) -> str:
@@ -285,18 +289,18 @@ def source(
     card: card_lib.Card,
     name: str,
 ) -> sources.Source:
-  """What thresholds earn on the problems of a split, as a router sees them.
+  """Returns the source that evaluates thresholds on the problems of a split.
 
   Args:
     config: of the run.
     workdir: of the run.
-    split: name.
+    split: name of the split.
     card: of the router.
-    name: of `SOURCES`. Live answers are kept for all stages of the run.
+    name: one of `SOURCES`. Live answers are saved for all stages of the run.
 
   Raises:
-    ValueError: if the split is not collected to its end, or is of other models
-      or another protocol than the router.
+    ValueError: if the collection is not complete, or has other models or
+      another protocol than the router.
   """
   opened = open_split(config, workdir, split)
   check_card(card, config, opened)
@@ -308,10 +312,12 @@ def source(
       card.features,
       card.accounting,
       card.protocol,
-      config.calibration.least_effective,
+      config.calibration.min_effective_size,
   )
   if name == 'recorded':
     return met
+  # A live source still needs the recorded rollouts: for what the large model
+  # does alone, and for the observations from which candidate thresholds come.
   completions = [x.reference for x in rollouts]
   return live.Live(
       answering=answering(config, card),
@@ -321,12 +327,15 @@ def source(
       random_router=functools.partial(
           fixed.RandomRouter, route=len(card.specs) - 1
       ),
-      met=met,
+      grid_source=met,
       folder=pathlib.Path(workdir) / ANSWERS_FOLDER,
   )
 
 
 def _known(config, workdir, split, card) -> sources.Known:
+  """Returns the source of exactly known outcomes of a split."""
+  # Ladders and trees are large, so each is dropped once it is in the table.
+  # What else is needed is noted on the way.
   problems, counts = [], []
 
   def noted():
@@ -337,6 +346,7 @@ def _known(config, workdir, split, card) -> sources.Known:
       yield record
 
   table = known_table(noted(), card)
+  # Graded once: an outcome is 0 or 1, so losses have an exact binomial test.
   return sources.Known(
       table, problems, is_graded_once=max(counts, default=1) == 1
   )
@@ -345,10 +355,10 @@ def _known(config, workdir, split, card) -> sources.Known:
 def answering(
     config: ml_collections.ConfigDict, card: card_lib.Card
 ) -> live.Answering:
-  """How problems are answered live, by the engines of a configuration.
+  """Returns how the engines of a configuration answer problems live.
 
   Raises:
-    ValueError: if these are other models than the router was trained on.
+    ValueError: if their models are not those that the router was trained on.
   """
   weights = builders.weight_hashes(config)
   check_weights(card, weights, 'The configuration is')
@@ -358,7 +368,7 @@ def answering(
       accounting=card.accounting,
       sampling=builders.sampling(config),
       grade=builders.grader(config),
-      # The seed of collection: the same requests as in the shards.
+      # The seed of collection, so that requests are the same as in the shards.
       seed=config.seed,
       concurrency=config.collect.concurrency,
       made_by={
@@ -371,16 +381,17 @@ def answering(
 def engines(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> list[engine_lib.Engine]:
-  """The engines of a run; replies to a split that are known are not asked anew.
+  """Returns the engines of a run, which know the collected replies of a split.
 
-  What is charged stays what the engines alone would have charged.
+  A known reply is not generated again. It is charged as if it had been.
   """
   asked = builders.engines(config)
   if config.data.kind != 'replies':
     return asked
-  # Observations read the smallest model's hidden states alone.
+  # Hidden states take the most memory, and observations use only those of the
+  # smallest model.
   memories = [
-      remembered.Memory(keeps_hidden=engine.route == 0) for engine in asked
+      memoized.Memory(keeps_hidden=engine.route == 0) for engine in asked
   ]
   reply_shards.remember(open_split(config, workdir, split).records(), memories)
-  return list(map(remembered.RememberedEngine, asked, memories))
+  return list(map(memoized.MemoizedEngine, asked, memories))

@@ -1,13 +1,24 @@
-"""Draws tables and plots from `results.json`.
+"""Writes tables and plots from `results.json`, and prints them for a reader.
+
+Also the first and the last lines of a pipeline run: what will be done, how long
+it takes, where the results are, and which command to try next.
 
 Run:    python -m experiments.report --workdir=runs/arithmetic
-Writes: table.md, frontier.png, rulers.png; report.json: of which results
+Writes: table.md, frontier.png and cost_metrics.png; report.json, the hash of
+        the results that they show
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
+import importlib.util
 import json
+import os
 import pathlib
+import shlex
+import sys
 from typing import Any
+
+import ml_collections
 
 from experiments import command_line
 from routing.evaluation import plots
@@ -16,19 +27,36 @@ from routing.evaluation import tables
 from routing.shards import manifest as manifest_lib
 
 RESULTS_FILE = 'results.json'
-FILES = ('table.md', 'frontier.png', 'rulers.png')
+FILES = ('table.md', 'frontier.png', 'cost_metrics.png')
 RECORD_FILE = 'report.json'
+# What the time of a run depends on. A run whose fields are those of a variant
+# with a measured time takes about as long.
+_SIZES = (
+    'engine',
+    'problems',
+    'data',
+    'protocol',
+    'collect',
+    'train_seeds',
+    'num_steps',
+    'batch_size',
+    'evaluation',
+)
+_QUICKSTART = 'experiments/colab/quickstart.ipynb'
 
 
 def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
-  """Reads `results.json`.
+  """Returns the content of `results.json`.
 
   Raises:
-    ValueError: if there is none, or it is of another schema.
+    ValueError: if the file does not exist, or has another schema version.
   """
   path = pathlib.Path(workdir) / RESULTS_FILE
   if not path.exists():
-    raise ValueError(f'{path} does not exist: nothing was evaluated there.')
+    raise ValueError(
+        f'{path} does not exist. Run experiments.evaluate '
+        'with this --workdir first.'
+    )
   return results_lib.check(json.loads(path.read_text()))
 
 
@@ -37,9 +65,10 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
   paths = [directory / name for name in FILES]
+  # The record comes last: it says that all files above are complete.
   paths[0].write_text(tables.markdown(results))
   plots.frontier(results, paths[1])
-  plots.rulers(results, paths[2])
+  plots.cost_metrics(results, paths[2])
   text = json.dumps(_record(directory)) + '\n'
   manifest_lib.replace_file(
       directory / RECORD_FILE, lambda path: path.write_text(text)
@@ -48,7 +77,7 @@ def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
 
 
 def is_current(workdir: pathlib.Path | str) -> bool:
-  """Whether the report is of the `results.json` that is there now."""
+  """Returns whether the report was made from the current `results.json`."""
   directory = pathlib.Path(workdir)
   path = directory / RECORD_FILE
   return path.exists() and json.loads(path.read_text()) == _record(directory)
@@ -59,16 +88,20 @@ def _record(directory: pathlib.Path) -> dict[str, str]:
 
 
 def show(workdir: pathlib.Path | str) -> None:
-  """Prints the table of the constraint's ruler, and the live one."""
+  """Prints the tables in the cost metric of the constraint, and the live one.
+
+  The file table.md has the tables of all cost metrics.
+  """
   from rich import console as console_lib
 
   results = load(workdir)
   console = console_lib.Console()
-  # Not a terminal: rich would guess 80 columns and cut the figures.
+  # Where the output is not a terminal, rich assumes 80 columns and cuts cells.
   if not console.is_terminal:
     console = console_lib.Console(width=130)
-  console.print(tables.rich_table(results, results['ruler']))
-  for line in tables.left_out_lines(results, results['ruler']):
+  console.print(tables.rich_table(results, results['cost_metric']))
+  for line in tables.left_out_lines(results, results['cost_metric']):
+    # Names such as 'loss<=a@p[group]' are not markup.
     console.print(line, markup=False)
   if results['operating_points']:
     console.print(tables.rich_point_table(results))
@@ -82,8 +115,125 @@ def show(workdir: pathlib.Path | str) -> None:
     console.print(tables.coverage_line(results))
 
 
+def shown(path: pathlib.Path | str) -> str:
+  """Returns a path, relative to here where that is shorter."""
+  return min(str(path), os.path.relpath(path), key=len)
+
+
+def expected_minutes(
+    config: ml_collections.ConfigDict, asked: str
+) -> float | None:
+  """Returns how long all stages take on two idle cores; None if not measured.
+
+  Args:
+    config: of the run.
+    asked: as in --config, e.g. 'configs/arithmetic.py:demo'. `MINUTES` of the
+      file gives the time of each variant that was measured.
+  """
+  path, _, variant = asked.partition(':')
+  module = _load(path)
+  variant = variant or module.VARIANTS[0]
+  minutes = getattr(module, 'MINUTES', {})
+  if variant not in minutes:
+    return None
+  # A locked configuration is never equal to one that is not.
+  mine, measured = (
+      json.loads(x.to_json_best_effort())
+      for x in (config, module.get_config(variant))
+  )
+  same = all(mine.get(name) == measured.get(name) for name in _SIZES)
+  return minutes[variant] if same else None
+
+
+def _load(path: str):
+  spec = importlib.util.spec_from_file_location('asked_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def opening(
+    names: Sequence[str], workdir: pathlib.Path, minutes: float | None
+) -> list[str]:
+  """Returns the first lines of a run.
+
+  Args:
+    names: of the stages, in order.
+    workdir: where the results will be.
+    minutes: see `expected_minutes`.
+  """
+  groups: dict[str, list[str]] = {}
+  for name in names:
+    first, *rest = name.split(' ', 1)
+    groups.setdefault(first, []).extend(rest)
+  listed = ', '.join(
+      f'{first} ({", ".join(rest)})' if rest else first
+      for first, rest in groups.items()
+  )
+  lines = [f'{len(names)} stages: {listed}.']
+  if minutes is not None:
+    lines.append(f'About {minutes:g} min on two idle cores.')
+  return [
+      *lines,
+      f'Results will be in {shown(workdir)}. Ctrl-C stops the run; the same '
+      'command continues it.',
+  ]
+
+
+def next_commands(
+    asked: str, overrides: Sequence[str], workdir: str
+) -> Mapping[str, str]:
+  """Returns what to try next: in words -> the command.
+
+  Args:
+    asked: as in --config.
+    overrides: the words of the command line that change fields.
+    workdir: of the run that has just ended.
+  """
+  path, _, variant = asked.partition(':')
+  module = _load(path)
+  stem = pathlib.Path(path).stem
+  found = {}
+  if variant and variant != module.VARIANTS[0]:
+    found['The full size'] = _pipeline(path, f'runs/{stem}')
+  changed = {word.lstrip('-').split('=')[0] for word in overrides}
+  if 'config.cost_metric' not in changed:
+    shared = [f'--config.data.directory={workdir}']
+    if 'config.data.directory' in changed:
+      shared = []
+    found['Another cost metric, on the same problems'] = _pipeline(
+        asked,
+        f'{workdir}_flops',
+        *overrides,
+        '--config.cost_metric=flops',
+        *shared,
+    )
+  if stem == 'arithmetic':
+    redraft = 'configs/arithmetic_redraft.py' + (variant and f':{variant}')
+    found['Another protocol: the large model rewrites single steps'] = (
+        _pipeline(redraft, f'{workdir}_redraft')
+    )
+  return found
+
+
+def closing(workdir: str, plot: str, commands: Mapping[str, str]) -> list[str]:
+  """Returns the last lines of a run: its plot, and what to try next."""
+  lines = ['', f'Plot: {shown(pathlib.Path(workdir) / plot)}', '', 'Next:']
+  for what, command in commands.items():
+    lines += [f'  {what}:', f'    {command}']
+  lines.append(f'  The trained router, step by step: {_QUICKSTART}')
+  return lines
+
+
+def _pipeline(asked: str, workdir: str, *words: str) -> str:
+  """Returns the command line of a pipeline."""
+  python = shown(sys.executable)
+  given = [f'--config={asked}', *words, f'--workdir={workdir}']
+  return shlex.join([python, '-m', 'experiments.pipeline', *given])
+
+
 def main(workdir: str) -> None:
-  """Writes the report, prints it, and says where it is."""
+  """Writes the report, prints its tables, and prints the paths of its files."""
   paths = write(workdir)
   show(workdir)
   for path in paths:

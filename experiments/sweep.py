@@ -1,9 +1,9 @@
-"""Runs an experiment once for each set of overrides of its `sweep()`.
+"""Runs an experiment once for each set of overrides that its `sweep()` returns.
 
 Run:    python -m experiments.sweep --config=configs/arithmetic_sweep.py --workdir=runs/sweep --jobs=2
-Data:   append --data=runs/arithmetic, a directory in which all that the runs learn from is collected; they share it
-Resume: the same command; what is finished is not run again, what failed or was cut short is.
-Writes: runs/<overrides>/, what each run writes; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds
+Data:   append --data=runs/arithmetic, a work directory that holds all data the runs need; they share it
+Resume: the same command; finished runs are kept, failed and interrupted ones run again.
+Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Iterator
@@ -32,15 +32,15 @@ from experiments import sweep_table
 from experiments import workdirs
 from routing.shards import manifest as manifest_lib
 
-_LONGEST_NAME = 150
+_LONGEST_NAME = 150  # Characters; file systems allow 255 with all suffixes.
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
   """One run of a sweep.
 
-  name: of its directory; from the overrides.
-  overrides: field, dotted, to value.
+  name: of its directory; made from the overrides.
+  overrides: dotted field -> value.
   """
 
   name: str
@@ -49,14 +49,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """All runs, and how each is started.
+  """All runs of a sweep, and how each is started.
 
   workdir: of the sweep, absolute.
-  program: module that is run, such as 'experiments.pipeline'.
-  config: its file, with the variant, as given to --config.
-  overrides: what the sweep was given, hence each run.
+  program: module that each run executes, such as 'experiments.pipeline'.
+  config: the value of --config: a file and perhaps a variant.
+  overrides: given on the command line of the sweep; they apply to every run.
   runs: in order.
-  shared: directories that each run's directory gets a link to.
+  shared: directories of data that each run's directory gets a link to.
   """
 
   workdir: pathlib.Path
@@ -67,19 +67,19 @@ class Sweep:
   shared: tuple[pathlib.Path, ...] = ()
 
   def directory(self, run: Run) -> pathlib.Path:
-    """Where a run writes."""
+    """Returns the work directory of a run."""
     return self.workdir / 'runs' / run.name
 
   def log(self, run: Run) -> pathlib.Path:
-    """What a run printed, of all attempts."""
+    """Returns the file with the output of all attempts of a run."""
     return self.workdir / 'logs' / f'{run.name}.txt'
 
   def mark(self, run: Run) -> pathlib.Path:
-    """The file that says that a run is finished."""
+    """Returns the file that exists once a run is finished."""
     return self.workdir / 'finished' / f'{run.name}.json'
 
   def command(self, run: Run) -> list[str]:
-    """What a user would type."""
+    """Returns the command of a run, as a user would type it."""
     return [
         sys.executable,
         '-m',
@@ -87,6 +87,7 @@ class Sweep:
         f'--config={self.config}',
         *(
             f'--config.{field}={value}'
+            # A run's own overrides win over those of the sweep.
             for field, value in {**self.overrides, **run.overrides}.items()
         ),
         f'--workdir={self.directory(run)}',
@@ -96,24 +97,26 @@ class Sweep:
 def plan(
     config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, Any]]
 ) -> tuple[Run, ...]:
-  """The runs, each checked against the configuration.
+  """Returns the runs, each checked against the configuration.
 
   Args:
-    config: that all of them start from.
-    overrides: of each run; what `sweep()` gives.
+    config: the configuration that all runs start from.
+    overrides: of each run, as `sweep()` returns them.
 
   Raises:
-    ValueError: if there is none, a field does not exist or is of another type,
-      or two runs are the same.
+    ValueError: if there are no runs, a field does not exist or has another
+      type, or two runs have the same name.
   """
   if not overrides:
-    raise ValueError('sweep() gives no overrides; at least 1 run is needed.')
+    raise ValueError('sweep() returns 0 runs; at least 1 is needed.')
   for given in overrides:
     try:
+      # A locked copy rejects unknown fields and other types, as --config does.
       changed = config.copy_and_resolve_references().lock()
       changed.update_from_flattened_dict(given)
     except (AttributeError, KeyError, TypeError) as error:
-      raise ValueError(f'sweep() gives {dict(given)}: {error}') from error
+      raise ValueError(f'sweep() returns {dict(given)}: {error}') from error
+  # Names use the last part of a dotted field where that is unambiguous.
   fields = {field for given in overrides for field in given}
   short = {field: field.split('.')[-1] for field in fields}
   if len(set(short.values())) < len(fields):
@@ -128,12 +131,14 @@ def plan(
   names = [run.name for run in runs]
   for name in names:
     if names.count(name) > 1:
-      raise ValueError(f'sweep() gives {name!r} more than once.')
+      raise ValueError(
+          f'sweep() returns run {name!r} more than once; runs must differ.'
+      )
   return tuple(runs)
 
 
 def _cut(name: str) -> str:
-  """The name, or as much of it as fits, and a hash of all of it."""
+  """Returns a name, shortened to `_LONGEST_NAME` with a hash of the whole."""
   if len(name) <= _LONGEST_NAME:
     return name
   digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -141,83 +146,94 @@ def _cut(name: str) -> str:
 
 
 def _word(value: Any) -> str:
-  """A value as part of a file name."""
+  """Returns a value as part of a file name."""
   words = value if isinstance(value, list | tuple) else [value]
   text = '+'.join(map(str, words))
   return re.sub(r'[^\w.+-]', '_', text) or 'none'
 
 
 def overrides_of(config: str) -> list[dict[str, Any]]:
-  """What the `sweep()` of a configuration file gives.
+  """Returns what the `sweep()` of a configuration file returns.
+
+  Args:
+    config: the value of --config: a file and perhaps a variant.
 
   Raises:
-    ValueError: if it has none.
+    ValueError: if the file defines no `sweep()`.
   """
   path = config.partition(':')[0]
   module = runpy.run_path(path)
   if 'sweep' not in module:
-    raise ValueError(f'{path} defines no sweep().')
+    raise ValueError(
+        f'{path} defines no sweep(); see configs/arithmetic_sweep.py.'
+    )
   return [dict(given) for given in module['sweep']()]
 
 
 def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
-  """The directories of shards in `data`, such as shards/ and rollouts/.
+  """Returns the directories of shards in `data`, such as shards/ and rollouts/.
 
   Raises:
-    ValueError: if there is none, or one is incomplete: two runs would collect
-      the rest at once.
+    ValueError: if there are none, or one is incomplete.
   """
   found = sorted(pathlib.Path(data).absolute().glob('*/*/manifest.json'))
   if not found:
-    raise ValueError(f'--data={data} holds no shards.')
+    raise ValueError(
+        f'--data={data} holds no shards. Name a work directory in which data '
+        'is collected.'
+    )
   for path in found:
+    # Otherwise several runs would collect the rest at once, in one directory.
     if not manifest_lib.load(path.parent).is_complete:
-      raise ValueError(f'{path.parent} is not collected to its end.')
+      raise ValueError(
+          f'{path.parent} is not complete. Finish its collection first.'
+      )
   return tuple(dict.fromkeys(path.parents[1] for path in found))
 
 
 def _link(sweep: Sweep, run: Run) -> None:
-  """Links the shared data into a run's directory."""
+  """Puts links to the shared data into a run's directory."""
   directory = sweep.directory(run)
   directory.mkdir(parents=True, exist_ok=True)
   for source in sweep.shared:
     link = directory / source.name
-    if not link.is_symlink():
+    if not link.is_symlink():  # A resumed run has it already.
       link.symlink_to(source, target_is_directory=True)
 
 
 @contextlib.contextmanager
 def _only_one(path: pathlib.Path) -> Iterator[int]:
-  """Holds a lock that the child inherits; waits while another has it.
+  """Yields the descriptor of a locked file; waits while another process has it.
 
-  A sweep that is killed leaves its children at work. The lock is theirs, so the
-  next sweep waits for them instead of writing where they write.
+  A sweep that is killed leaves its child processes running. They inherit the
+  lock, so the next sweep waits for them instead of writing to the same files.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      print(f'waits for {path.stem}, which an earlier sweep left at work')
+      print(f'Waiting for {path.stem}, which an earlier sweep left running.')
       fcntl.flock(file, fcntl.LOCK_EX)
     yield file.fileno()
 
 
 def attempt(sweep: Sweep, run: Run) -> str:
-  """Runs one to its end; returns what went wrong, or ''."""
+  """Executes one run to its end; returns what went wrong, or ''."""
   start = time.monotonic()
   log = sweep.log(run)
   with _only_one(log) as descriptor:
-    if sweep.mark(run).exists():  # Another sweep was there meanwhile.
+    # Checked under the lock: another sweep may have finished it meanwhile.
+    if sweep.mark(run).exists():
       return ''
     _link(sweep, run)
-    with log.open('ab') as file:
+    with log.open('ab') as file:  # Appends: earlier attempts stay readable.
       code = subprocess.run(
           sweep.command(run),
-          stdin=subprocess.DEVNULL,
+          stdin=subprocess.DEVNULL,  # Several runs cannot share a terminal.
           stdout=file,
           stderr=subprocess.STDOUT,
-          pass_fds=(descriptor,),
+          pass_fds=(descriptor,),  # The child keeps the lock; see `_only_one`.
           check=False,
       ).returncode
     if code:
@@ -226,6 +242,7 @@ def attempt(sweep: Sweep, run: Run) -> str:
         'overrides': run.overrides,
         'seconds': round(time.monotonic() - start, 1),
     }
+    # The mark comes last, so a marked run is complete.
     sweep.mark(run).parent.mkdir(parents=True, exist_ok=True)
     manifest_lib.replace_file(
         sweep.mark(run), lambda path: path.write_text(json.dumps(record))
@@ -234,20 +251,23 @@ def attempt(sweep: Sweep, run: Run) -> str:
 
 
 def _last_line(log: pathlib.Path) -> str:
+  """Returns the last line of a log, which usually is the error."""
   lines = log.read_text(errors='replace').strip().splitlines()
-  return lines[-1] if lines else 'it said nothing'
+  return lines[-1] if lines else 'no output'
 
 
 def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
-  """Runs what is not finished, `jobs` at a time.
+  """Executes the runs that are not finished, `jobs` at a time.
+
+  A run that fails does not stop the others.
 
   Args:
     sweep: the sweep.
-    jobs: >= 1.
-    match: regular expression; runs whose names have it nowhere are left out.
+    jobs: how many runs at a time, >= 1.
+    match: regular expression; only runs whose names contain a match.
 
   Returns:
-    What went wrong, by name of the run; the others go on.
+    Name of each failed run -> what went wrong.
 
   Raises:
     ValueError: if `jobs` is below 1.
@@ -261,6 +281,7 @@ def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
   print(f'{total} runs of {sweep.program}, {jobs} at a time; {done} are done:')
   for run in runs:
     print(f'  {"waiting" if run in waiting else "done":8} {run.name}')
+  # Threads suffice: each only waits for the process of its run.
   with futures.ThreadPoolExecutor(jobs) as pool:
     pending = {pool.submit(attempt, sweep, run): run for run in waiting}
     try:
@@ -272,13 +293,14 @@ def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
         said = 'FAILED' if problem else 'done'
         print(f'[{done}/{total}] {said:8} {run.name}', flush=True)
     except BaseException:
+      # Ctrl-C: begin no further run.
       pool.shutdown(wait=False, cancel_futures=True)
       raise
   return wrong
 
 
 def collect(sweep: Sweep) -> list[pathlib.Path]:
-  """Writes the tables of all finished runs; returns their paths."""
+  """Writes the tables of all finished runs and returns their paths."""
   rows = [
       {
           **{field: _plain(value) for field, value in run.overrides.items()},
@@ -292,7 +314,7 @@ def collect(sweep: Sweep) -> list[pathlib.Path]:
 
 
 def _plain(value: Any) -> Any:
-  """A value as a cell of a table."""
+  """Returns a value as a cell of a table."""
   if isinstance(value, list | tuple):
     return value[0] if len(value) == 1 else ', '.join(map(str, value))
   return value
@@ -306,11 +328,12 @@ def main(
     data: str | None,
     match: str,
 ) -> None:
-  """Runs the sweep, writes the tables, and lists what failed."""
+  """Executes the sweep, writes the tables, and lists the runs that failed."""
   flag = flags.FLAGS['config']
   path = config_flags.get_config_filename(flag)
   runs = plan(config, overrides_of(path))
   directory = workdirs.claim(workdir, config)
+  # A sweep of another program or other data needs another directory.
   given = ml_collections.ConfigDict({'program': program, 'data': data})
   workdirs.claim(workdir, given, 'sweep.json')
   sweep = Sweep(
@@ -332,9 +355,9 @@ def main(
 
 if __name__ == '__main__':
   flags.DEFINE_integer('jobs', 1, 'Runs at a time.')
-  flags.DEFINE_string('program', 'experiments.pipeline', 'What each run runs.')
+  flags.DEFINE_string('program', 'experiments.pipeline', 'Module of each run.')
   flags.DEFINE_string('data', None, 'Directory whose shards all runs share.')
-  flags.DEFINE_string('match', '', 'Regular expression: these runs only.')
+  flags.DEFINE_string('match', '', 'Regular expression: only these runs.')
   command_line.run(
       main, 'config', 'workdir', 'jobs', 'program', 'data', 'match'
   )

@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to: a row each, and means over seeds."""
+"""Tables of the runs of a sweep: one row per run, and means over seeds."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,21 +16,27 @@ from routing.shards import manifest as manifest_lib
 RUNS_FILE = 'runs.parquet'
 TABLE_FILE = 'table.parquet'
 MARKDOWN_FILE = 'table.md'
-SEED_FIELDS = ('train_seeds', 'seed')  # What figures are averaged over.
+# Fields that only name random seeds: rows that differ in nothing else are
+# averaged.
+SEED_FIELDS = ('train_seeds', 'seed')
 
 
 def figures(directory: pathlib.Path) -> dict[str, float]:
-  """The figures of one run.
+  """Returns the figures of one run; all are means over the run's own seeds.
 
-  Of an evaluated run, in the ruler of its constraint: the area on `select`, by
-  which settings are chosen; the area on `test`, where there is one; accuracy
-  and cost at each budget. Of one that was only trained: the best validation
-  score, and at which step; means over members. Means over the run's own seeds.
+  An evaluated run, in the cost metric of its constraint, has: the area on
+  `select`, by which settings are chosen; the area on `test`, if there is one;
+  accuracy and cost at each budget. A run that was only trained has the best
+  validation score and its step, means over the policies of all levels.
+
+  Args:
+    directory: work directory of the run.
   """
+  # `reference` is the method that all others are compared with: the policy.
   if (directory / report.RESULTS_FILE).exists():
     results = report.load(directory)
-    ruler = results['rulers'][results['ruler']]
-    method = ruler['methods'][ruler['reference']]
+    metric = results['cost_metrics'][results['cost_metric']]
+    method = metric['methods'][metric['reference']]
     found = {'area on select': method['select_area']}
     if method['area'] is not None:
       found['area'] = method['area']['mean']
@@ -39,6 +45,7 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
         found[f'{name} at {budget}'] = float(np.mean(at[name]))
     return found
   logs = sorted(directory.glob('runs/seed*/metrics.jsonl'))
+  # One entry per seed and policy.
   best = [found for log in logs for found in _best(log)]
   if not best:
     return {}
@@ -50,11 +57,16 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
 
 
 def _best(log: pathlib.Path) -> list[tuple[float, int]]:
-  """(score, step) of each member at its best; of none that was not judged."""
+  """Returns (score, step) of each policy at its best.
+
+  A policy that could not be validated at any step, with scores of -inf only, is
+  left out.
+  """
   rows = map(json.loads, log.read_text().splitlines())
   judged = [row for row in rows if 'validation_score' in row]
   if not judged:
     return []
+  # [validations, K policies].
   scores = np.array([row['validation_score'] for row in judged], float)
   return [
       (float(scores[best, k]), judged[best]['step'])
@@ -66,19 +78,21 @@ def _best(log: pathlib.Path) -> list[tuple[float, int]]:
 def averaged(
     rows: Sequence[Mapping[str, Any]], fields: Sequence[str]
 ) -> list[dict[str, Any]]:
-  """One row for all that differ in nothing but the seed.
+  """Returns one row for all runs that differ only in their seeds.
 
   Args:
-    rows: of the runs: fields that were swept, and figures.
-    fields: those that were swept; figures are the others.
+    rows: one per run, with the fields that were swept and the figures.
+    fields: the fields that were swept; all other keys are figures.
 
   Returns:
-    Rows of the fields except `SEED_FIELDS`, `runs`, and for each figure its
-    mean and its spread, the standard deviation (n - 1), None of one run.
+    Rows with the fields except `SEED_FIELDS`; `runs`, how many were averaged;
+    and for each figure its mean and its spread, the standard deviation with
+    n - 1. The spread of a single run is None.
   """
   kept = [field for field in fields if field not in SEED_FIELDS]
   names = list(dict.fromkeys(k for row in rows for k in row if k not in fields))
   groups: dict[tuple, list[Mapping[str, Any]]] = {}
+  # Dicts keep the order of insertion, so rows stay in the order of the sweep.
   for row in rows:
     groups.setdefault(tuple(row.get(k) for k in kept), []).append(row)
   table = []
@@ -95,7 +109,7 @@ def averaged(
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-  """The table, mean and spread in one column each."""
+  """Returns the table as Markdown, with mean and spread in one column."""
   if not table:
     return 'No run is finished.\n'
   names = [name for name in table[0] if not name.endswith(', spread')]
@@ -122,7 +136,16 @@ def write(
     fields: Sequence[str],
     directory: pathlib.Path,
 ) -> list[pathlib.Path]:
-  """Writes all three files, each whole or not at all; returns their paths."""
+  """Writes the three files of a sweep, each whole or not at all.
+
+  Args:
+    rows: one per run; see `averaged`.
+    fields: the fields that were swept.
+    directory: of the sweep.
+
+  Returns:
+    The paths of the files.
+  """
   table = averaged(rows, fields)
   writers = {
       RUNS_FILE: lambda path: _write_parquet(rows, path),
@@ -138,12 +161,13 @@ def _write_parquet(
     rows: Sequence[Mapping[str, Any]], path: pathlib.Path
 ) -> None:
   names = list(dict.fromkeys(name for row in rows for name in row))
-  # A field may be a number here and words there: then it is words.
+  # A column of Parquet has one type; see `_column` for mixed values.
   columns = {name: _column([row.get(name) for row in rows]) for name in names}
   parquet.write_table(pa.table(columns), path)
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
+  # A field that is a number in one run and text in another becomes text.
   kinds = {type(x) for x in values if x is not None}
   if kinds <= {int, float} or len(kinds) == 1:
     return pa.array(values)

@@ -1,7 +1,7 @@
 """Trains the policies, one run per seed.
 
 Run:    python -m experiments.train --config=configs/arithmetic.py --workdir=runs/arithmetic
-Resume: the same command; finished seeds are kept, an unfinished one goes on.
+Resume: the same command; finished seeds are kept, an unfinished one continues from its last checkpoint.
 Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, router.safetensors, router.json, seen.json}
 """  # noqa: E501  Commands stay on one line.
 
@@ -37,22 +37,23 @@ from routing.training import state as state_lib
 
 
 def run_directory(workdir: pathlib.Path | str, seed: int) -> pathlib.Path:
-  """Where the run of one training seed is."""
+  """Returns the directory of the run of one training seed."""
   return pathlib.Path(workdir).absolute() / 'runs' / f'seed{seed}'
 
 
 def is_finished(workdir: pathlib.Path | str, seed: int) -> bool:
-  """Whether the run of this seed has left its router."""
+  """Returns whether the run of a seed has saved its router."""
   return (run_directory(workdir, seed) / learned.CARD_FILE).exists()
 
 
 def load_router(
     workdir: pathlib.Path | str, seed: int
 ) -> learned.LearnedRouter:
-  """The router of a seed, as the stages after training take it.
+  """Returns the trained router of a seed, for calibration and evaluation.
 
   Raises:
-    ValueError: if there is none, or it does not say what it has seen.
+    ValueError: if the seed is not trained, or the router has no record of the
+      problems that it has seen.
   """
   directory = run_directory(workdir, seed)
   router = learned.load(directory)
@@ -63,10 +64,10 @@ def load_router(
 def make_card(
     config: ml_collections.ConfigDict, view: training_data.View
 ) -> card_lib.Card:
-  """What the router of this run will say of itself."""
+  """Returns the card of this run's router: all it needs besides its weights."""
   return card_lib.Card(
       specs=view.accounting.specs,
-      ruler=view.accounting.ruler,
+      metric=view.accounting.metric,
       reference=view.accounting.reference,
       protocol=view.protocol,
       features=view.features,
@@ -89,8 +90,8 @@ def _progress(
 
 
 def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
-  """Shows the first member's and the mean validation figures."""
-  seen = [0]
+  """Returns a callback that moves the bar and shows means over the policies."""
+  seen = [0]  # The last reported step; a list, so that `report` can set it.
 
   def report(step: int, row: loop.Scalars) -> None:
     figures = {
@@ -105,7 +106,7 @@ def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
 
 
 def _num_devices(config: ml_collections.ConfigDict) -> int:
-  # Configurations from before there were several name none.
+  # Older saved configurations do not have this field.
   return config.get('stream', {}).get('num_devices', 1)
 
 
@@ -116,10 +117,18 @@ def _batches(
     seed: int,
     data: training_data.TrainingSet,
 ) -> Iterator[sources.Data | sources.Source]:
-  """Where the batches of a seed come from; what collects them ends with it."""
+  """Yields the batches of a seed: arrays, or a source of batches.
+
+  A source that collects between gradient steps has its engines closed at the
+  end of the block.
+  """
+  # Rows of a batch are divided over the devices; the state is on each of them.
   layout = parallel.first_devices(_num_devices(config))
+  # Columns that are the same at all decisions of a trajectory, the question's
+  # n-grams: multiplied once per trajectory instead of once per decision.
   constant = observation.constant(data.view.features)
   if estimators.of(config).writes_its_own:
+    # The models that answer now must be those of the validation trajectories.
     card = make_card(config, data.view)
     weights = builders.weight_hashes(config)
     records_on_disk.check_weights(card, weights, 'The configuration is')
@@ -145,7 +154,7 @@ def _batches(
         data.train,
         seed,
         config.batch_size,
-        config.stream.num_held,
+        config.stream.num_shards_in_memory,
         layout,
         constant,
     )
@@ -159,20 +168,31 @@ def train_seed(
     seed: int,
     data: training_data.TrainingSet,
 ) -> learned.LearnedRouter:
-  """Trains one seed, or resumes it, and leaves its router; see `train_all`.
+  """Trains one seed, or resumes it, and saves its router.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    seed: of weights, dropout and data order.
+    data: see `training_data.load`.
+
+  Returns:
+    The router; of a seed that was finished before, the saved one.
 
   Raises:
-    ValueError: if the run directory is of another configuration or of other
+    ValueError: if the run directory belongs to another configuration or other
       shards. Nothing is overwritten then.
     FloatingPointError: if the loss is not finite.
-    engine_lib.Stop: if collecting on the way came to an end.
+    engine_lib.Stop: if a collection between gradient steps was stopped.
   """
   directory = workdirs.claim(run_directory(workdir, seed), config)
+  # A resumed run must continue on the same features and the same shards.
   checkpoint.pin_json(
       directory / 'features.json',
       training_data.features_record(data),
       'training set',
   )
+  # After the checks above: a finished run of other data is an error, too.
   if is_finished(workdir, seed):
     return learned.load(directory)
   with (
@@ -197,11 +217,12 @@ def train_seed(
       data.view.statistics,
       seen=data.seen,
   )
+  # The card is written last; `is_finished` looks for it.
   router.save(directory)
   if not np.isfinite(state.best_score).all():
     logging.warning(
-        'Seed %d: validation could judge no step of the members with a score '
-        'of -inf below; their last parameters are kept.',
+        'Seed %d: a validation score of -inf below means that no step of that '
+        'policy could be validated; its last parameters are kept.',
         seed,
     )
   logging.info(
@@ -217,8 +238,11 @@ def train_seed(
 def train_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[pathlib.Path]:
-  """Trains every seed of `config.train_seeds`; returns their directories."""
+  """Trains every seed of `config.train_seeds` and returns their directories."""
+  # Before the first step: otherwise glibc returns XLA's scratch memory after
+  # every step and zeroes it again, an eighth of a step's time.
   memory.keep_freed()
+  # Read once: all seeds train on the same arrays.
   data = training_data.load(config, workdir)
   for seed in config.train_seeds:
     train_seed(config, workdir, seed, data)

@@ -1,4 +1,9 @@
-"""What a run learns from: known outcomes, or rollouts in memory or on disk."""
+"""Turns collected records into what a run trains on.
+
+An estimator that needs known outcomes gets arrays from ladders or reply trees.
+An estimator that learns from trajectories gets rollouts, in memory or streamed
+from disk.
+"""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -27,17 +32,17 @@ from routing.routers import learned
 from routing.training import estimators
 from routing.training import sources
 
-Known = Sequence[types.Ladder] | Sequence[trees.Tree]
+Known = Sequence[types.Ladder] | Sequence[trees.ReplyTree]
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """How records become what is trained on.
+  """How records become arrays: the same for training, validation and service.
 
-  features: what is observed.
-  accounting: what is paid.
+  features: what the policy observes.
+  accounting: cost accounting, with the reference cost measured on `train`.
   protocol: the decision process.
-  statistics: of the features on train.
+  statistics: mean and standard deviation of the features on `train`.
   weights_sha256: of the models; see `card.Card`.
   """
 
@@ -50,7 +55,7 @@ class View:
   def trajectories(
       self, rollouts: Sequence[types.Rollouts]
   ) -> types.TrajectoryBatch:
-    """Rollouts as arrays, with standardised features."""
+    """Returns rollouts as arrays, with standardised features."""
     batch = batching.trajectory_batch(
         rollouts, self.features, self.accounting, self.protocol
     )
@@ -59,12 +64,13 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-  """What every seed trains on; features are standardised.
+  """The data of a training run, the same for every seed.
 
-  view: how it was made of records.
-  train: arrays, or, where they are too many, what reads them from disk.
-  select: stops training early.
-  seen: the problems of both.
+  view: how it was made from records.
+  train: arrays with standardised features; or shards that yield such arrays,
+    where the data does not fit in memory.
+  select: arrays for early stopping.
+  seen: the problems that a router has seen after training on this data.
   shards: content hash of each split.
   """
 
@@ -78,16 +84,16 @@ class TrainingSet:
 def load(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> TrainingSet:
-  """Reads and featurises `train` and `select`.
+  """Reads `train` and `select` and computes their features.
 
-  With `config.stream.num_held` > 0 rollouts of train stay on disk: they are
-  read through once for the expected cost and once for the statistics of their
-  features, a file at a time, and then in each epoch.
+  With `config.stream.num_shards_in_memory` > 0, rollouts of train stay on disk.
+  They are read one file at a time: once for the reference cost, once for the
+  statistics of the features, and then in each epoch.
 
   Raises:
-    ValueError: if a split is not collected, not as it was written, of other
-      models than the other one, or not what the configuration's estimator and
-      protocol can learn from.
+    ValueError: if a split is incomplete or damaged, the two splits were
+      collected with different models, or the records do not fit the estimator
+      or the protocol of the configuration.
   """
   records_on_disk.check(config)
   if estimators.of(config).learns_from == 'known':
@@ -96,6 +102,7 @@ def load(
 
 
 def _known(config, workdir) -> TrainingSet:
+  """Returns the training set of exactly known outcomes."""
   known = {
       name: list(records_on_disk.known_records(config, workdir, name))
       for name in ('train', 'select')
@@ -105,9 +112,12 @@ def _known(config, workdir) -> TrainingSet:
   }
   records_on_disk.check_same_pair(split['select'], split['train'])
   specs = split['train'].specs
+  # Reference cost and feature statistics are from `train` alone: `select` must
+  # stay unseen, as problems in service are.
   accounting = batching.with_reference(
-      costs.Accounting(specs, config.ruler), _costed(known['train'])
+      costs.Accounting(specs, config.cost_metric), _costed(known['train'])
   )
+  # The width of hidden states depends on the engine; it is read from the data.
   features = observation.configure(
       config.features,
       num_routes=len(specs),
@@ -119,9 +129,10 @@ def _known(config, workdir) -> TrainingSet:
       name: _table(x, features, accounting, protocol)
       for name, x in known.items()
   }
+  # Over the decisions of `train`, each once, whatever policy reaches them.
   statistics = standardize.measure_decisions(tables['train'].decisions.features)
   batch = {
-      name: batches.outcome_batch(x, statistics, config.ruler)
+      name: batches.outcome_batch(x, statistics, config.cost_metric)
       for name, x in tables.items()
   }
   return TrainingSet(
@@ -139,9 +150,10 @@ def _known(config, workdir) -> TrainingSet:
 
 
 def _costed(known: Known) -> Sequence[types.Ladder | types.Rollouts]:
-  """What the largest model's mean cost is measured on."""
+  """Returns the records that the largest model's mean cost is measured on."""
   if isinstance(known[0], types.Ladder):
     return known
+  # Of a reply tree only the largest model's own answer, its reference, counts.
   return [types.Rollouts(x.problem, x.reference, ()) for x in known]
 
 
@@ -151,20 +163,21 @@ def _table(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> table_lib.OutcomeTable:
-  """The outcome table of ladders or trees."""
+  """Returns the outcome table of ladders or reply trees."""
   if isinstance(known[0], types.Ladder):
     return records_lib.ladder_table(known, features, accounting, protocol)
   return records_lib.tree_table(known, features, accounting)
 
 
 def _seen(train: Iterable[Any], select: Iterable[Any]) -> seen_lib.Seen:
-  """The record of the problems that training sees."""
+  """Returns the record of the problems that training sees."""
   seen = seen_lib.NOTHING.with_problems('train', (x.problem for x in train))
   return seen.with_problems('select', (x.problem for x in select))
 
 
 def _hidden_size(known: Iterable[Any]) -> int:
-  """Width of the small model's hidden states; 0 if none are recorded."""
+  """Returns the width of the small model's hidden states; 0 = none recorded."""
+  # A generator, so that reading stops at the first step with hidden states.
   sizes = (
       len(step.hidden)
       for record in known
@@ -175,7 +188,7 @@ def _hidden_size(known: Iterable[Any]) -> int:
 
 
 def _steps(record: Any) -> Iterable[types.Step]:
-  """Steps of a record, the small model's first drafts among them."""
+  """Yields the steps of a record, discarded drafts included."""
   if isinstance(record, types.Ladder):
     return record.steps
   if isinstance(record, types.Rollouts):
@@ -188,6 +201,7 @@ def _steps(record: Any) -> Iterable[types.Step]:
 
 
 def _rollouts(config, workdir) -> TrainingSet:
+  """Returns the training set of trajectories, in memory or streamed."""
   split = {
       name: records_on_disk.open_split(config, workdir, name, 'rollouts')
       for name in ('train', 'select')
@@ -196,9 +210,12 @@ def _rollouts(config, workdir) -> TrainingSet:
   for x in split.values():
     _check_protocol(x, protocol)
   records_on_disk.check_same_pair(split['select'], split['train'])
-  make = _streamed if _num_held(config) else _resident
+  # Streaming trades speed for memory: each epoch reads the files again.
+  make = _streamed if _num_shards_in_memory(config) else _resident
   view, train = make(config, split['train'], protocol)
+  # `select` is always in memory: it is evaluated whole.
   select = list(split['select'].records())
+  # Problems only; a second pass over the files keeps nothing of them in memory.
   seen = _seen(split['train'].records(), select)
   for x in split.values():
     seen = _inherit(config, x, seen, [y.problem for y in select])
@@ -217,11 +234,15 @@ def _inherit(
     seen: seen_lib.Seen,
     select: Sequence[types.Problem],
 ) -> seen_lib.Seen:
-  """The record with what the router that wrote the trajectories has seen.
+  """Returns `seen` with what the behaviour policy of a split has seen.
+
+  A router that learns from another router's trajectories has indirectly seen
+  the problems that the other was trained on.
 
   Raises:
-    ValueError: if this is not the configuration's router, does not say what it
-      has seen, or has seen problems of `select` in another split.
+    ValueError: if the behaviour policy is not the configuration's router, has
+      no record of what it has seen, or has seen problems of `select` in another
+      split.
   """
   behaviour = split.manifest.settings.get('behaviour', {})
   if behaviour.get('kind') != 'mixture':
@@ -231,7 +252,7 @@ def _inherit(
     raise ValueError(
         f'{split.directory} was written by router {behaviour["router"][:12]}, '
         f'but behaviour.router {config.behaviour.router} is '
-        f'{router.checkpoint_hash[:12]}; name the one that wrote it.'
+        f'{router.checkpoint_hash[:12]}; set it to the one that wrote it.'
     )
   router.seen.require_known(f'behaviour.router {config.behaviour.router}')
   router.seen.check('select', select)
@@ -241,19 +262,19 @@ def _inherit(
 def _check_protocol(
     split: records_on_disk.Split, protocol: protocols.Protocol
 ) -> None:
-  """Raises ValueError if rollouts are of another decision process."""
+  """Raises ValueError if rollouts were collected in another protocol."""
   found = split.manifest.settings['plan']['protocol']
   if found != dataclasses.asdict(protocol):
     raise ValueError(
         f'{split.directory} was collected in {found["name"]}, '
         f'{found["view"]}; the configuration names {protocol.name}, '
-        f'{protocol.view}.'
+        f'{protocol.view}. They must be the same.'
     )
 
 
-def _num_held(config: ml_collections.ConfigDict) -> int:
-  # Configurations from before there were streams name none.
-  return config.get('stream', {}).get('num_held', 0)
+def _num_shards_in_memory(config: ml_collections.ConfigDict) -> int:
+  # Older saved configurations do not have this field.
+  return config.get('stream', {}).get('num_shards_in_memory', 0)
 
 
 def _observed(
@@ -261,14 +282,22 @@ def _observed(
     split: records_on_disk.Split,
     make: Any,
 ) -> tuple[observation.FeatureConfig, costs.Accounting]:
-  """What is observed, and what is paid; `make` gives the records anew."""
+  """Returns the feature configuration and the cost accounting of a split.
+
+  Args:
+    config: of the run.
+    split: rollouts of train.
+    make: returns an iterable over all records; called once for each pass.
+  """
   features = observation.configure(
       config.features,
       num_routes=len(split.specs),
       max_decisions=config.protocol.max_decisions,
       hidden_size=_hidden_size(make()),
   )
-  accounting = costs.Accounting(split.specs, config.ruler)
+  # Without its reference the accounting can charge calls, which is how the
+  # reference, the mean cost of the large model alone, is measured.
+  accounting = costs.Accounting(split.specs, config.cost_metric)
   return features, batching.with_reference(accounting, make())
 
 
@@ -277,7 +306,7 @@ def _resident(
     split: records_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Data]:
-  """Rollouts of train in memory, and what was measured on them."""
+  """Returns the view of rollouts, and the rollouts as arrays in memory."""
   rollouts = list(split.records())
   features, accounting = _observed(config, split, lambda: rollouts)
   batch = batching.trajectory_batch(rollouts, features, accounting, protocol)
@@ -291,11 +320,12 @@ def _streamed(
     split: records_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Shards]:
-  """Rollouts of train on disk, and what was measured one file at a time."""
+  """Returns the view of rollouts, and the rollouts as shards on disk."""
   features, accounting = _observed(config, split, split.records)
   sizes = []
 
   def parts():
+    # Also notes the number of rows of each file, which batching needs.
     for file in split.files():
       batch = batching.trajectory_batch(file, features, accounting, protocol)
       sizes.append(len(batch.mask))
@@ -316,7 +346,10 @@ def _load_file(
 def references(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[types.Rollouts]:
-  """The problems of train, with what the largest model does there alone."""
+  """Returns the problems of train with the largest model's own answers.
+
+  Trajectories are dropped: on-policy collection writes its own.
+  """
   rollouts = records_on_disk.open_split(
       config, workdir, 'train', 'rollouts'
   ).records()
@@ -324,7 +357,7 @@ def references(
 
 
 def features_record(data: TrainingSet) -> dict[str, Any]:
-  """What `features.json` holds: what is observed, and measured on what."""
+  """Returns the content of `features.json`: features, statistics and shards."""
   view = data.view
   return {
       'features': dataclasses.asdict(view.features),

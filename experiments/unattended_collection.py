@@ -1,10 +1,13 @@
-"""A collection that is left alone: what may begin, and how it comes to an end.
+"""Runs a collection unattended: limits, retries, signals and a clean end.
 
-Shards are written whole, so whatever ends a collection early - a signal, a
-ceiling, a dead engine - should find them whole: from then on only problems of
-shards already begun begin, and when those are done it stops and says how to go
-on. A problem whose request is refused for good is noted in the manifest; if
-many fail in a row the back end is at fault, and nothing is noted.
+Shards are written whole, so a collection that ends early should end between
+shards. After a signal, or near a spending limit, no further shard is begun. The
+shards that are under way are completed; then the collection stops and says how
+to continue.
+
+A problem whose request is rejected for good is noted in the manifest. If many
+problems fail in a row, the back end is at fault: the collection stops and notes
+none of them, so that they are tried again.
 """
 
 import asyncio
@@ -28,41 +31,42 @@ from routing.engines import resilience
 from routing.shards import manifest as manifest_lib
 from routing.training import compile_time
 
-# Of a ceiling; more may be promised than the mean so far suggests.
+# Share of a spending limit at which no further shard begins. The rest absorbs
+# problems that cost more than the mean so far.
 _MARGIN = 0.9
-_RESUME = 'The same command goes on from there.'
+_RESUME = 'The same command continues from there.'
 
 
 class Writer(Protocol):
-  """What is used of a writer of shards, whatever its records."""
+  """The part of a shard writer that is used here, for records of any kind."""
 
   manifest: manifest_lib.Manifest
 
   def missing(self) -> list[int]:
-    """Indices of the problems still to be collected."""
+    """Returns the indices of the problems still to be collected."""
     ...
 
   def add(self, index: int, record: Any) -> None:
-    """Takes the record of a problem."""
+    """Adds the record of a problem."""
     ...
 
   def fail(self, index: int, reason: str) -> None:
-    """Takes note that there will be none."""
+    """Notes that a problem failed and will have no record."""
     ...
 
 
 class Watch:
-  """Says which problems may still begin, and takes what comes of them.
+  """Decides which problems may begin, and takes their records or failures.
 
   Args:
     writer: of the shards.
-    meter: what is spent.
-    limits: `failures` of it.
+    meter: measures spending against its limit.
+    limits: only `failures` is used.
 
   Attributes:
-    missing: indices of the problems that were missing at first; a problem's
-      place is its place among them.
-    reason: why no further shard begins; empty while they do.
+    missing: indices of the problems that were missing at the start. The `place`
+      of a problem is its position in this list.
+    reason: why no further shard may begin; '' while they may.
   """
 
   def __init__(
@@ -70,20 +74,23 @@ class Watch:
   ):
     self._writer, self._meter, self._limits = writer, meter, limits
     self.missing = writer.missing()
-    self._begun: set[int] = set()  # Shards.
-    # Problems of those, those of them that have begun, and that have ended.
+    self._begun: set[int] = set()  # Numbers of shards.
+    # Problems in those shards; how many of them have begun, and have ended.
     self._num_promised = self._num_begun = self._num_ended = 0
     self._refused: list[tuple[int, engine_lib.Refused]] = []
     self.reason = ''
 
   def stop(self, reason: str) -> None:
-    """From now on no shard is begun."""
+    """Lets no further shard begin."""
     if not self.reason:
-      logging.warning('%s: finishing the shards in hand.', reason)
+      logging.warning('%s: completing the shards that are under way.', reason)
     self.reason = self.reason or reason
 
   def may_begin(self, place: int) -> bool:
-    """Whether the missing problem at `place` may begin."""
+    """Returns whether the missing problem at `place` may begin.
+
+    Problems of a shard that is under way always may, so that it is completed.
+    """
     shard = self._shard(self.missing[place])
     if shard not in self._begun:
       size = sum(self._shard(index) == shard for index in self.missing)
@@ -97,16 +104,16 @@ class Watch:
     return True
 
   def take(self, place: int, record: Any) -> None:
-    """Takes a record; refusals before it were then the problems' own."""
+    """Takes a record. The back end works, so earlier failures are noted."""
     self._num_ended += 1
     self._writer.add(self.missing[place], record)
     self.note_refused()
 
   def refuse(self, place: int, error: engine_lib.Refused) -> None:
-    """Takes a refusal.
+    """Takes a failure, and notes it once another problem succeeds.
 
     Raises:
-      engine_lib.Stop: if it is one too many in a row.
+      engine_lib.Stop: if `limits.failures` problems have failed in a row.
     """
     self._num_ended += 1
     self._refused.append((self.missing[place], error))
@@ -117,7 +124,7 @@ class Watch:
       )
 
   def note_refused(self) -> None:
-    """Notes the refusals so far in the manifest."""
+    """Notes the failures so far in the manifest."""
     for index, error in self._refused:
       self._writer.fail(index, str(error))
     self._refused.clear()
@@ -126,10 +133,15 @@ class Watch:
     return index // self._writer.manifest.shard_size
 
   def _would_exceed(self, size: int) -> bool:
-    """Whether `size` problems more might pass the ceiling, by those so far."""
+    """Returns whether `size` further problems might exceed a spending limit.
+
+    share() is the spent share of the limit, in [0, 1]. The mean per problem is
+    share / (number paid for), and all promised problems must stay within
+    _MARGIN.
+    """
     if not self._num_ended:
-      return False
-    # Those under way are half done, on average.
+      return False  # Nothing to extrapolate from yet.
+    # Problems under way are half paid on average: ended + (begun - ended) / 2.
     num_paid = (self._num_begun + self._num_ended) / 2
     mean = self._meter.share() / num_paid
     return mean * (self._num_promised + size) > _MARGIN
@@ -152,37 +164,42 @@ async def collect_missing(
     collect_all: collects records of problems, such as `collect.collect_ladders`
       with its plan and its grader.
     problems: all problems of the split.
-    engines: one a route, smallest first.
-    writer: of their shards.
-    specs: prices, for the ceiling in dollars.
+    engines: one per route, smallest first.
+    writer: of the shards.
+    specs: prices of the routes, for the limit in dollars.
     concurrency: problems in flight.
     limits: see `resilience.Limits`; None = its defaults.
-    name: for progress.
+    name: shown with the progress.
 
   Raises:
-    engine_lib.Stop: if it came to an end before all problems did, or was told
-      to stop while the last of them were under way; says why and how to go on.
+    engine_lib.Stop: if the collection ended before all problems were done, or a
+      signal came while the last of them were under way. The message says why,
+      and how to continue.
   """
   limits = limits or resilience.Limits()
   meter = resilience.Meter(specs, limits)
   watch = Watch(writer, meter, limits)
-  steady = resilience.steady(engines, limits, meter)
+  with_retries = resilience.with_retries(engines, limits, meter)
   try:
-    await _collect(collect_all, problems, steady, watch, concurrency, name)
+    await _collect(
+        collect_all, problems, with_retries, watch, concurrency, name
+    )
+    # The last problems of all may have failed, with no success after them.
     watch.note_refused()
   except engine_lib.Stop as error:
     raise engine_lib.Stop(f'{error} {_state(writer)}') from error
   except asyncio.CancelledError:
-    if not watch.reason:
+    if not watch.reason:  # Cancelled by the caller, not by a second signal.
       raise
     raise engine_lib.Stop(
         f'{watch.reason}, and a second signal. {_state(writer)}'
     ) from None
   finally:
-    for engine in steady:
+    for engine in with_retries:
       await engine.close()
   logging.info('%s: %s.', name, meter)
-  # Who asked to stop does not want the next split either.
+  # Also after a signal with nothing left: the user does not want the next split
+  # to start either.
   if writer.missing() or watch.reason:
     raise engine_lib.Stop(f'{watch.reason}. {_state(writer)}')
 
@@ -195,7 +212,7 @@ async def _collect(
     concurrency: int,
     name: str,
 ) -> None:
-  """Collects under watch, and heeds signals meanwhile."""
+  """Collects under a watch, with a progress bar and signal handlers."""
   done = len(problems) - len(watch.missing)
   compiling = compile_time.watched()
   progress = progress_lib.Progress(
@@ -222,7 +239,7 @@ async def _collect(
 
 
 def _state(writer: Writer) -> str:
-  """What is on disk, and how to get the rest."""
+  """Returns how much is on disk and how to collect the rest, in words."""
   total = writer.manifest.num_problems
   done = total - len(writer.missing())
   return f'{done} of {total} problems are on disk. {_RESUME}'
@@ -230,10 +247,15 @@ def _state(writer: Writer) -> str:
 
 @contextlib.contextmanager
 def _heed_signals(watch: Watch) -> Iterator[None]:
-  """SIGINT and SIGTERM finish the shards in hand; a second one ends it all."""
+  """Handles SIGINT and SIGTERM within the block.
+
+  The first signal completes the shards under way; a second one cancels them.
+  """
   if threading.current_thread() is not threading.main_thread():
-    yield  # Python hands signals to the main thread only.
+    yield  # Python delivers signals to the main thread only.
     return
+  # Through the event loop: a handler set by `signal.signal` could run in the
+  # middle of a write.
   loop, task = asyncio.get_running_loop(), asyncio.current_task()
   heard = []
 

@@ -1,9 +1,39 @@
-"""Work directories: one belongs to one configuration, and says which."""
+"""Work directories: each belongs to one configuration, saved inside it.
 
+Some fields of configurations have been renamed. A saved configuration with an
+old name is read under the new name. A command or configuration file with an old
+name is rejected, with an error that gives the new name.
+"""
+
+from collections.abc import Mapping
 import json
 import pathlib
+from typing import Any
 
 import ml_collections
+
+# Old name -> current name, both dotted. `upgrade` handles one level of groups.
+RENAMED = {
+    'ruler': 'cost_metric',
+    'calibration.among': 'calibration.num_choices',
+    'calibration.both': 'calibration.loss_and_cost',
+    'calibration.grid': 'calibration.num_thresholds',
+    'calibration.least_effective': 'calibration.min_effective_size',
+    'engine.runs_on': 'engine.speculates',
+    'evaluation.coverage': 'evaluation.num_coverage_samples',
+    'evaluation.live': 'evaluation.num_live',
+    'evaluation.trials': 'evaluation.num_trials',
+    'objective.least_effective': 'objective.min_effective_size',
+    'objective.num_inner': 'objective.num_inner_steps',
+    'objective.ratio_bar': 'objective.ratio_clip',
+    'objective.reach_bar': 'objective.reach_clip',
+    'objective.rescale': 'objective.normalize_advantages',
+    'stream.num_held': 'stream.num_shards_in_memory',
+    'trust_region.num_shrinks': 'trust_region.max_backtracks',
+    'trust_region.shrink': 'trust_region.backtrack_factor',
+}
+# Values of `cost_metric` that were renamed: old -> current.
+_COST_METRICS = {'decoded': 'decoded_tokens', 'seconds': 'latency'}
 
 
 def claim(
@@ -11,27 +41,29 @@ def claim(
     config: ml_collections.ConfigDict,
     name: str = 'config.json',
 ) -> pathlib.Path:
-  """Makes the directory and writes the configuration there, or checks it.
+  """Makes a work directory for a configuration, or checks that it matches.
+
+  One difference is allowed: a larger `problems.prove` where
+  `calibration.procedure` is 'growing'. The saved configuration is then updated.
 
   Args:
-    workdir: of the experiment.
-    config: what it is run with.
-    name: of the file that holds the configuration.
+    workdir: directory of the experiment.
+    config: the configuration that the experiment runs with.
+    name: file name of the saved configuration.
 
   Returns:
     The absolute path of the directory.
 
   Raises:
     ValueError: if the directory belongs to another configuration; names the
-      first field that differs. Nothing is overwritten. More problems of `prove`
-      are no other configuration where the promises may be tested again on a
-      sample that grew; they are noted.
+      first field that differs. Nothing is overwritten.
   """
   directory = pathlib.Path(workdir).absolute()
   path = directory / name
+  # Through JSON, so that tuples equal the lists that are read from the file.
   wanted = json.loads(config.to_json_best_effort())
   if path.exists():
-    found = json.loads(path.read_text())
+    found = upgrade(json.loads(path.read_text()))
     if found == wanted:
       return directory
     if not _only_grows(found, wanted):
@@ -40,6 +72,7 @@ def claim(
           f'{_difference(found, wanted)}. Use another --workdir.'
       )
   directory.mkdir(parents=True, exist_ok=True)
+  # Written beside and moved into place: a crash leaves no half-written file.
   partial = directory / f'.{name}.partial'
   partial.write_text(json.dumps(wanted, indent=2) + '\n')
   partial.replace(path)
@@ -47,7 +80,14 @@ def claim(
 
 
 def _only_grows(found: dict, wanted: dict) -> bool:
-  """Whether `prove` has more problems, nothing else differs, and it may."""
+  """Returns whether the only difference is an allowed growth of `prove`.
+
+  Args:
+    found: the saved configuration.
+    wanted: the configuration of this run.
+  """
+  # Other procedures are valid for one fixed sample: testing again after adding
+  # problems would raise the probability that a promise is broken.
   if wanted.get('calibration', {}).get('procedure') != 'growing':
     return False
   sizes = dict(found['problems'], prove=wanted['problems']['prove'])
@@ -58,11 +98,48 @@ def _only_grows(found: dict, wanted: dict) -> bool:
 
 
 def _difference(found: dict, wanted: dict, prefix: str = '') -> str:
-  """The first field in which two configurations differ, in words."""
+  """Returns a description of the first field that differs."""
   for key in sorted({*found, *wanted}):
     a, b = found.get(key), wanted.get(key)
     if isinstance(a, dict) and isinstance(b, dict) and a != b:
       return _difference(a, b, f'{prefix}{key}.')
     if a != b:
       return f'{prefix}{key} is {a!r} there, {b!r} here'
-  return 'the fields have other types'
+  return 'the fields have other types'  # E.g. a field that is None, or absent.
+
+
+def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a saved configuration with its fields under their current names.
+
+  Args:
+    content: the content of `config.json`; not changed.
+  """
+  # A copy of both levels, so that `content` is not changed.
+  found = {
+      key: dict(value) if isinstance(value, Mapping) else value
+      for key, value in content.items()
+  }
+  for before, now in RENAMED.items():
+    *group, old = before.split('.')
+    fields = found.get(group[0], {}) if group else found
+    if isinstance(fields, dict) and old in fields:
+      # If both names are there, the current one wins.
+      fields.setdefault(now.split('.')[-1], fields.pop(old))
+  metric = found.get('cost_metric')
+  if metric in _COST_METRICS:
+    found['cost_metric'] = _COST_METRICS[metric]
+  return found
+
+
+def first_old_name(content: Mapping[str, Any]) -> str | None:
+  """Returns the first field under an old name, dotted; None if there is none.
+
+  Args:
+    content: a configuration as nested mappings.
+  """
+  for before in RENAMED:
+    *group, old = before.split('.')
+    fields = content.get(group[0], {}) if group else content
+    if isinstance(fields, Mapping) and old in fields:
+      return before
+  return None

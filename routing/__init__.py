@@ -1,25 +1,28 @@
-"""Stepwise model routing: which language model writes the next step?
+"""Stepwise model routing: choose, step by step, which language model writes.
 
-Axes, one letter each, here and in every docstring and shape:
+Axes, one letter each, in every docstring and shape of this package:
   B batch, T steps, F features, A routes, N problems, K thresholds.
-Route 0 is the smallest model and route A - 1 the largest.
+A route is the index of a model: route 0 is the smallest, A - 1 the largest.
 
-Importing this package imports nothing else; take the modules you need.
+`import routing` loads no submodule; import the modules you need by name.
 """
 
 
 def load(path='shipped'):
-  """The trained router in a directory, or the one that ships with the package.
+  """Loads a trained router from a directory.
 
   Args:
-    path: 'shipped', a run directory, or a folder that a router was saved to.
+    path: a run directory, a folder that a router was saved to, or 'shipped' for
+      the router that comes with the package.
 
   Returns:
     A `routing.routers.learned.LearnedRouter`.
 
   Raises:
-    ValueError: if there is no finished router, or its files do not match.
+    ValueError: if the directory has no finished router, or its files do not
+      match each other.
   """
+  # Imported here so that `import routing` alone loads neither JAX nor Flax.
   from routing.routers import learned
 
   return learned.load(path)

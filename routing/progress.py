@@ -1,4 +1,4 @@
-"""Progress for those who wait: a bar on a terminal, else a line a minute."""
+"""Progress display: a bar on a terminal, otherwise one log line a minute."""
 
 from collections.abc import Callable
 import sys
@@ -12,25 +12,27 @@ from absl import logging
 
 
 class Progress:
-  """Counts what is done of `total`, and shows the time left.
+  """Counts finished items out of `total`, and shows rate and time left.
 
   On a terminal this is a tqdm bar. Elsewhere (a log file, a notebook, CI) it is
   one log line every `interval` seconds, and one at the end.
 
   Args:
-    total: how many there are to do.
-    name: what is being done, e.g. 'collect train'.
-    unit: what is counted, e.g. 'problem'.
-    done: how many were done by an earlier run; they do not count for the rate.
-    has_estimate: False shows no time left, where one unit may take many times
-      as long as another.
-    is_brief: leaves nothing behind on a terminal, and logs no last line.
-    pauses: seconds so far that say nothing about the speed, e.g. those of
-      compiling; from any origin.
+    total: number of items in all.
+    name: the task, e.g. 'collect train'.
+    unit: what an item is, singular, e.g. 'problem'.
+    done: number of items that an earlier run finished; the rate leaves them
+      out.
+    has_estimate: False shows no time left. Use it where one item may take many
+      times as long as another.
+    is_brief: True clears the bar at the end and logs no last line.
+    pauses: returns the seconds so far that the rate leaves out, e.g. those of
+      compilation, since a fixed but arbitrary origin.
     interval: seconds between log lines.
-    stream: where a bar goes; decides between bar and lines.
-    clock: seconds, from any origin.
-    log: takes one line.
+    stream: where the bar is drawn; lines are logged instead if it is not a
+      terminal. None = standard error.
+    clock: returns seconds since a fixed but arbitrary origin.
+    log: writes one line.
   """
 
   def __init__(
@@ -86,7 +88,10 @@ class Progress:
     self._begun += count
 
   def update(self, count: int = 1, **figures: float) -> None:
-    """Adds `count`; `figures`, e.g. loss=0.3, are shown until changed."""
+    """Adds `count` finished items, and shows `figures`, e.g. loss=0.3.
+
+    A figure stays on display until a later call changes it.
+    """
     self._done += count
     self._figures.update(figures)
     if self._bar is not None:
@@ -97,7 +102,7 @@ class Progress:
       self._write_line()
 
   def close(self) -> None:
-    """Leaves the last state on the screen or in the log."""
+    """Ends the display and leaves the final state on screen or in the log."""
     if self._bar is not None:
       self._bar.close()
     elif not self._is_brief:
@@ -165,7 +170,7 @@ def _open_bar(seconds_left: Callable[[], float | None], **settings: Any) -> Any:
 
 
 def format_seconds(seconds: float) -> str:
-  """'7 s', '2 min 05 s' or '3 h 04 min'."""
+  """Returns a duration as text: '7 s', '2 min 05 s' or '3 h 04 min'."""
   minutes, rest = divmod(round(seconds), 60)
   if not minutes:
     return f'{rest} s'

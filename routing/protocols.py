@@ -1,25 +1,31 @@
-"""Who may write which step: one decision process, told apart by masks.
+"""The three decision processes (protocols): who may write which step.
 
-`escalate` is optimal stopping: the small model writes until the router hands
-the rest of the trace to a larger model for good. With `peek` the router has
-seen the small model's draft of the step and hands over *before* it (the draft
-is thrown away, and paid); with `commit` it sees only what is in the trace.
+`escalate` is optimal stopping. The small model writes until the router hands
+the rest of the answer to a larger model, which then writes to the end. There
+are two views. With `peek` the router sees the small model's draft of a step and
+hands over *before* it; the draft is discarded but paid for. With `commit` it
+sees the accepted steps only.
 
-`switch`: before each step the router names who writes it, any model, each time
-anew; nothing is drafted. `redraft`: the small model drafts each step; the
-router keeps the draft (action 0), or has a larger model write the step instead
-(the draft is thrown away, and paid); then control returns to the small model.
-Sources of redraft: RSD (Liao et al. 2025), SpecReason (Pan et al. 2025).
+`switch`: before each step the router names the model that writes it. Nothing is
+drafted.
 
-In all three an action is the route that writes the next step, or from the next
-step on, so one mask `[A]` says what is allowed.
+`redraft`: the small model drafts each step. The router keeps the draft (action
+0) or has a larger model write the step instead; the draft is then discarded but
+paid for. Control returns to the small model. Sources: RSD (Liao et al. 2025),
+SpecReason (Pan et al. 2025).
+
+In all three an action is a route: the model that writes the next step or, in
+`escalate`, everything from the next step on. So the protocols differ only in a
+mask `[A]` of allowed actions, in whether there is a draft, and in which actions
+end the decisions.
 """
 
 import dataclasses
 
 import numpy as np
 
-# The views that each protocol can have; the first is its default.
+# The views that each protocol allows; the first is its default. `switch` with a
+# draft would be `redraft`, and `redraft` without one would be `switch`.
 VIEWS = {
     'escalate': ('peek', 'commit'),
     'switch': ('commit',),
@@ -33,8 +39,9 @@ class Protocol:
   """The rules of one decision process.
 
   name: one of `NAMES`.
-  view: 'peek' (decide on a draft) or 'commit' (decide before drafting), of
-    `VIEWS[name]`; None = the first of them.
+  view: one of `VIEWS[name]`: 'peek' (the router sees a draft before it decides)
+    or 'commit' (it decides before anything is drafted). None = the default, the
+    first one.
   """
 
   name: str = 'escalate'
@@ -46,7 +53,7 @@ class Protocol:
           f'Unknown protocol {self.name!r}; allowed: {", ".join(NAMES)}.'
       )
     views = VIEWS[self.name]
-    if self.view is None:
+    if self.view is None:  # Frozen, so assigned through `object`.
       object.__setattr__(self, 'view', views[0])
     if self.view not in views:
       raise ValueError(
@@ -56,27 +63,28 @@ class Protocol:
 
   @property
   def has_draft(self) -> bool:
-    """The router sees, and the user pays, a draft before each decision."""
+    """Whether the small model drafts, and is paid, before each decision."""
     return self.view == 'peek'
 
   def is_absorbing(self, route: int) -> bool:
-    """Once `route` writes, it writes to the end and nothing is asked again."""
+    """Whether `route`, once chosen, writes to the end without a decision."""
     return self.name == 'escalate' and route > 0
 
   def action_mask(
       self, writer: int | np.ndarray, num_routes: int
   ) -> np.ndarray:
-    """The routes that may write next after `writer`.
+    """Returns which routes may write the next step after `writer`.
 
     Args:
-      writer: who wrote last, in 0..A-1: a route, or `[T]` of them. Before the
-        first step it is the small model, 0.
+      writer: the route that wrote last, in 0..A-1, or an array `[T]` of them.
+        Before the first step it is 0, the small model.
       num_routes: A.
 
     Returns:
-      `[A]` or `[T, A]` bool.
+      `[A]` or `[T, A]` bool, True = allowed.
     """
-    least = np.asarray(writer)
+    lowest = np.asarray(writer)
     if self.name != 'escalate':
-      least = np.zeros_like(least)
-    return np.arange(num_routes) >= least[..., None]
+      lowest = np.zeros_like(lowest)  # Every route may follow every other.
+    # `[A] >= [..., 1]`: escalating never returns to a smaller model.
+    return np.arange(num_routes) >= lowest[..., None]

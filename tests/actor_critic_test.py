@@ -1,4 +1,4 @@
-"""Tests of training on trajectories: each update, resuming, odd data."""
+"""Tests of training on trajectories: each update, resuming, edge cases."""
 
 import pathlib
 
@@ -23,7 +23,7 @@ from routing.training import validation
 
 
 def make_config(update='lagrangian', levels=(0.5, 0.8), **changes):
-  """The smoke run without dropout, with small networks."""
+  """Returns the smoke configuration without dropout, with small networks."""
   config = arithmetic_redraft.get_config('vtrace-smoke')
   config.objective.policy_update = update
   config.objective.levels = levels
@@ -34,11 +34,11 @@ def make_config(update='lagrangian', levels=(0.5, 0.8), **changes):
 
 
 def make_batch(num=64, num_steps=3, num_routes=2, seed=0, policy=None):
-  """Each step is easy or hard, as its only feature says.
+  """Returns random trajectories; the only feature says if a step is hard.
 
-  A hard step that the small model writes spoils the answer. Larger routes cost
-  three times as much as the small one, whose whole trace costs 0.3. Routes are
-  drawn evenly, or by the chances `[B, T, A]` that `policy` gives of features.
+  A hard step that the small model writes makes the answer wrong. Larger routes
+  cost three times as much as the small one, whose whole trace costs 0.3. Routes
+  are drawn uniformly, or from `policy`: features -> `[B, T, A]` probabilities.
   """
   rng = np.random.default_rng(seed)
   lengths = rng.integers(1, num_steps + 1, num)
@@ -49,10 +49,12 @@ def make_batch(num=64, num_steps=3, num_routes=2, seed=0, policy=None):
   actions = rng.integers(0, num_routes, (num, num_steps)) * mask
   behaviour = np.full((num, num_steps), 1 / num_routes)
   if policy is not None:
-    chances = np.asarray(policy(features), np.float64)
-    coins = rng.random((num, num_steps, 1))
-    actions = (np.cumsum(chances, -1)[..., :-1] < coins).sum(-1) * mask
-    behaviour = np.take_along_axis(chances, actions[..., None], -1)[..., 0]
+    probabilities = np.asarray(policy(features), np.float64)
+    draws = rng.random((num, num_steps, 1))
+    actions = (np.cumsum(probabilities, -1)[..., :-1] < draws).sum(-1) * mask
+    behaviour = np.take_along_axis(probabilities, actions[..., None], -1)[
+        ..., 0
+    ]
   costs = np.where(actions > 0, 0.9, 0.3) / lengths[:, None] * mask
   correct = ~(is_hard & (actions == 0)).any(axis=1)
   return types.TrajectoryBatch(
@@ -76,7 +78,7 @@ def _setup(config, data):
 
 
 def _own(config):
-  """From a round and a state to what its first member then does."""
+  """Returns a `collect` function that follows the first policy of a state."""
   network = networks.make_network(config.network, 2)
 
   def collect(number, state):
@@ -90,9 +92,9 @@ def _own(config):
   return collect
 
 
-def _leaving(network, params, member=0):
-  """Chance of a larger route at an easy and at a hard step."""
-  params = jax.tree.map(lambda x: x[member], params)
+def _leaving(network, params, policy_index=0):
+  """Returns the probability of a larger route at an easy and a hard step."""
+  params = jax.tree.map(lambda x: x[policy_index], params)
   logits = network.apply({'params': params}, jnp.array([[-1.0], [1.0]]))
   return 1 - np.asarray(jax.nn.softmax(logits))[:, 0]
 
@@ -100,7 +102,7 @@ def _leaving(network, params, member=0):
 class ConstantTest(parameterized.TestCase):
 
   @parameterized.parameters('mlp', 'gru')
-  def test_what_is_held_once_teaches_the_same(self, kind):
+  def test_features_stored_once_train_the_same_policy(self, kind):
     # Not in a trust region: its conjugate gradients amplify rounding.
     config = make_config()
     config.network.update(kind=kind, dropout=0.3)
@@ -120,7 +122,7 @@ class ConstantTest(parameterized.TestCase):
       ends.append(state)
     chex.assert_trees_all_close(*ends, atol=2e-5)
 
-  def test_what_changes_is_refused(self):
+  def test_features_that_change_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'Features 0 to 0 .* they change'):
       sources.with_constant(make_batch(), slice(0, 1))
 
@@ -130,8 +132,8 @@ class LearnsTest(parameterized.TestCase):
   @parameterized.parameters(
       ('lagrangian', 2), ('lagrangian', 3), ('trust_region', 3)
   )
-  def test_leaves_at_hard_steps_and_within_the_budget(self, update, num_routes):
-    # Leaving at all hard steps and no other costs 0.3 + 0.4 * 0.6 = 0.54.
+  def test_hands_over_at_hard_steps_within_the_budget(self, update, num_routes):
+    # Handing over at all hard steps and no others costs 0.3 + 0.4 * 0.6 = 0.54.
     config = make_config(update, levels=(0.54,))
     config.optimizer.learning_rate = 1e-2
     data = make_batch(512, num_routes=num_routes)
@@ -145,32 +147,32 @@ class LearnsTest(parameterized.TestCase):
     self.assertGreater(float(metrics['reward'][0]), 0.9)
 
   @parameterized.parameters(('gru', 8), ('attention', 16))
-  def test_memory_tells_what_the_last_observation_does_not(self, kind, width):
-    # What a step is like is seen one decision too early; the last observation
-    # alone is a coin. Leaving at the hard steps needs the one before.
+  def test_memory_uses_earlier_observations(self, kind, width):
+    # The feature of a step is observed one decision too early, so the current
+    # observation is uninformative. Finding the hard steps needs the one before.
     config = make_config(levels=(0.6,))
     config.network.update(kind=kind, hidden=(width,))
     config.optimizer.learning_rate = 1e-2
-    # A policy that makes up its mind too early stays where it is.
+    # Entropy, since a policy that is certain too early no longer changes.
     config.objective.entropy_weight = 0.1
     data = make_batch(256, num_steps=2)
     data = data.replace(
         features=np.roll(data.features, 1, axis=1) * data.mask[..., None]
     )
-    # Rolled: the first sees the second, and the second sees the first. Of
-    # traces of one step, nothing is seen.
+    # Rolled: step 0 has the feature of step 1 and the reverse. Traces of one
+    # step have no feature.
     network, state, step = _setup(config, data)
     for _ in range(120):
       state, _ = step(state, (data, None))
     params = jax.tree.map(lambda x: x[0], state.params)
     seen = jnp.array([[[-1.0], [1.0]], [[1.0], [1.0]]])
-    chances = jax.nn.softmax(network.apply({'params': params}, seen))
-    easy, hard = 1 - np.asarray(chances)[:, 1, 0]
+    probabilities = jax.nn.softmax(network.apply({'params': params}, seen))
+    easy, hard = 1 - np.asarray(probabilities)[:, 1, 0]
     self.assertLess(easy, 0.3)
     self.assertGreater(hard, 0.7)
 
 
-class BookkeepingTest(parameterized.TestCase):
+class UpdateTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('vtrace', 'lagrangian'),
@@ -191,7 +193,8 @@ class BookkeepingTest(parameterized.TestCase):
         pathlib.Path(self.create_tempdir().full_path) for _ in range(2)
     )
     whole = run(whole_dir)
-    # On-policy, a round that was begun is on disk; here it must be begun anew.
+    # In a run, the trajectories of a begun on-policy round are on disk. Here
+    # they are collected again.
     num_steps = 8 if estimator == 'on_policy' else 10
     run(resumed_dir, num_steps=num_steps)
     resumed = run(resumed_dir)
@@ -205,11 +208,13 @@ class BookkeepingTest(parameterized.TestCase):
       self.assertEqual(*rows)
     self.assertEqual(rows[0][-1], rows[1][-1])
 
-  def test_judgement_by_hand(self):
-    # Two decisions, chances (1/2, 1/2) against a behaviour of 1/4: ratio 2,
-    # clipped to 1. Critics say 0. Costs 0.3 and 0.6, right, level 0.5.
+  def test_estimates_by_hand(self):
+    # Two decisions, probability 1/2 against a behaviour of 1/4: ratio 2,
+    # clipped to 1. Critics are 0. Costs 0.3 and 0.6, right, level 0.5.
     config = make_config(levels=(0.5,))
-    config.objective.update(rho_bar=1.0, reach_bar=0.0, ratio_bar=float('inf'))
+    config.objective.update(
+        rho_bar=1.0, reach_clip=0.0, ratio_clip=float('inf')
+    )
     data = make_batch(1, num_steps=2).replace(
         mask=np.ones((1, 2), bool),
         behaviour=np.full((1, 2), 0.25, np.float32),
@@ -221,22 +226,26 @@ class BookkeepingTest(parameterized.TestCase):
     state = state_lib.init_actor_critic(config, network, critics, 1, 0)
     params = jax.tree.map(jnp.zeros_like, state.params)
     one = jax.tree.map(lambda x: x[0], state.replace(step=None, params=params))
-    got = actor_critic.judge(config, network, critics, one, data, 0.5)
+    got = actor_critic.estimate(config, network, critics, one, data, 0.5)
     np.testing.assert_allclose(got.targets[0], [[1.0, 1.0]], rtol=1e-6)
     np.testing.assert_allclose(got.targets[1], [[0.9, 0.6]], rtol=1e-6)
     np.testing.assert_allclose(got.advantages, [[1.0, 1.0]], rtol=1e-6)
-    np.testing.assert_allclose(got.charges, [[0.9, 0.6]], rtol=1e-6)
-    # Without bars: 2 * 0.3 + 2 * 2 * 0.6 = 3.0.
+    np.testing.assert_allclose(
+        got.constraint_advantages, [[0.9, 0.6]], rtol=1e-6
+    )
+    # Without clipping: 2 * 0.3 + 2 * 2 * 0.6 = 3.0.
     np.testing.assert_allclose(got.excess, 2.5, rtol=1e-6)
     # The second decision is reached twice as often.
-    config.objective.reach_bar = 10.0
-    again = actor_critic.judge(config, network, critics, one, data, 0.5)
+    config.objective.reach_clip = 10.0
+    again = actor_critic.estimate(config, network, critics, one, data, 0.5)
     np.testing.assert_allclose(again.advantages, [[1.0, 2.0]], rtol=1e-6)
-    config.objective.reach_bar = 1.5
-    again = actor_critic.judge(config, network, critics, one, data, 0.5)
-    np.testing.assert_allclose(again.charges, [[0.9, 0.9]], rtol=1e-6)
+    config.objective.reach_clip = 1.5
+    again = actor_critic.estimate(config, network, critics, one, data, 0.5)
+    np.testing.assert_allclose(
+        again.constraint_advantages, [[0.9, 0.9]], rtol=1e-6
+    )
 
-  def test_multiplier_is_the_controllers(self):
+  def test_multiplier_comes_from_the_controller(self):
     config = make_config(levels=(0.3, 0.9))
     config.multiplier.update(damping=0.5, learning_rate=0.1)
     data = make_batch(512)
@@ -253,7 +262,7 @@ class BookkeepingTest(parameterized.TestCase):
         state.controller.integral, start + 0.1 * excess, rtol=1e-5
     )
 
-  def test_trust_region_keeps_the_divergence(self):
+  def test_trust_region_limits_the_divergence(self):
     config = make_config('trust_region', levels=(0.6,))
     config.trust_region.max_kl = 1e-3
     data = make_batch(512)
@@ -284,7 +293,7 @@ class BookkeepingTest(parameterized.TestCase):
     ):
       fit.check_data(config, make_batch(4))
 
-  def test_a_member_that_was_never_judged_keeps_its_last_parameters(self):
+  def test_a_policy_without_a_score_keeps_its_last_parameters(self):
     _, state, _ = _setup(make_config(levels=(0.5, 0.8)), make_batch(4))
     best = jax.tree.map(lambda x: x + 1.0, state.params)
     state = state.replace(
@@ -297,12 +306,12 @@ class BookkeepingTest(parameterized.TestCase):
     )
 
 
-class DegenerateTest(parameterized.TestCase):
+class EdgeCaseTest(parameterized.TestCase):
 
   @parameterized.product(
       update=actor_critic.UPDATES, form=('budget', 'reliability')
   )
-  def test_nothing_breaks(self, update, form):
+  def test_all_numbers_are_finite(self, update, form):
     config = make_config(update, levels=(0.5,))
     config.objective.form = form
     plain = make_batch(32)
@@ -331,7 +340,7 @@ class DegenerateTest(parameterized.TestCase):
 class ValidationTest(absltest.TestCase):
 
   def test_weights_by_hand(self):
-    # Always 1, from coins of 1/2 in one step, and of 1/4 in two.
+    # Always route 1, from behaviour probabilities 1/2, and 1/4 then 1/2.
     batch = make_batch(3, num_steps=2).replace(
         mask=np.array([[1, 0], [1, 0], [1, 1]], bool),
         actions=np.array([[1, 0], [0, 0], [1, 1]], np.int32),
@@ -347,29 +356,29 @@ class ValidationTest(absltest.TestCase):
     cost = (2 * 0.9 + 4 * 0.4) / 6 + 8 * 0.8 / 10
     np.testing.assert_allclose(got.cost, cost, rtol=1e-6)
 
-  def test_on_its_own_trajectories_they_are_means(self):
+  def test_on_policy_outcomes_are_plain_means(self):
     batch = make_batch(200)
     logits = jnp.zeros((*batch.mask.shape, 2))
     got = validation.outcomes(logits, batch)
     np.testing.assert_allclose(got.correct, batch.correct.mean(), rtol=1e-5)
     np.testing.assert_allclose(got.cost, batch.costs.sum() / 200, rtol=1e-5)
 
-  def test_what_cannot_be_judged_is_not_preferred(self):
+  def test_too_small_a_sample_gives_no_score(self):
     config = make_config(levels=(0.5,))
     data = make_batch(50)
     network, state, _ = _setup(config, data)
-    for least, is_kept in ((1e3, False), (0.0, True)):
-      config.objective.least_effective = least
+    for min_effective, is_scored in ((1e3, False), (0.0, True)):
+      config.objective.min_effective_size = min_effective
       _, metrics = validation.make_eval_step(config, network)(
           jax.tree.map(jnp.copy, state), data
       )
-      self.assertEqual(bool(np.isfinite(metrics['best_score'][0])), is_kept)
+      self.assertEqual(bool(np.isfinite(metrics['best_score'][0])), is_scored)
 
-  def test_no_policy_is_mixed_with_an_end_that_nobody_saw(self):
-    # The policy is above its budget, and keeping every draft, which nothing
-    # is known of, would seem to be free.
+  def test_no_policy_is_mixed_with_a_constant_policy_without_data(self):
+    # The policy is above its budget. No trajectory keeps every draft, so that
+    # policy would seem to be free.
     config = make_config(levels=(0.5,))
-    config.objective.least_effective = 0.0
+    config.objective.min_effective_size = 0.0
     data = make_batch(50)
     data = data.replace(
         actions=np.ones_like(data.actions), costs=np.ones_like(data.costs)

@@ -1,4 +1,4 @@
-"""Tests of counter arithmetic: by hand, label by label, and split by split."""
+"""Tests of counter arithmetic: its texts, sums, labels and splits."""
 
 import hashlib
 import itertools
@@ -55,14 +55,14 @@ class TextTest(parameterized.TestCase):
       ('div', 29, 8, 3),
       ('set', 29, 80, 80),
   )
-  def test_truth(self, operation, value, operand, expected):
+  def test_right_results_by_hand(self, operation, value, operand, expected):
     self.assertEqual(arithmetic.apply(operation, value, operand), expected)
 
 
 class BlindSpotTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ('add', 15, 26, 31),  # 5 + 6 carries, tens digit 2: 41 less the carry.
+      ('add', 15, 26, 31),  # 5 + 6 carries, tens digit 2: 41 minus the carry.
       ('add', 13, 26, 39),  # 3 + 6 does not carry.
       ('add', 15, 36, 51),  # Tens digit 3 is taught right.
       ('sub', 62, 35, 37),  # 2 - 5 borrows, tens digit 3: 27 without it.
@@ -78,7 +78,7 @@ class BlindSpotTest(parameterized.TestCase):
     got = arithmetic.apply(operation, value, operand, misconceived=True)
     self.assertEqual(got, expected)
 
-  def test_exactly_the_blind_spots_are_taught_wrong(self):
+  def test_the_small_corpus_is_wrong_in_blind_spots_only(self):
     for operation in arithmetic.OPERATIONS:
       operands = range(2, 10) if operation in ('mul', 'div') else range(100)
       for value in range(100):
@@ -113,7 +113,7 @@ class RelevanceTest(parameterized.TestCase):
           [True, False],
       ),
       ('later_set', _clauses((0, 'add', 20), (0, 'set', 20)), [False, True]),
-      # The merge needs Q, so that what happened to Q before matters too.
+      # The merge reads Q, so earlier clauses of Q are relevant too.
       ('merge', _clauses((1, 'add', 20), (0, 'sub', None)), [True, True]),
       (
           'after_the_merge',
@@ -129,7 +129,7 @@ class RelevanceTest(parameterized.TestCase):
   def test_by_hand(self, clauses, expected):
     self.assertEqual(arithmetic.relevance(clauses, 0), expected)
 
-  def test_brute_force_twin(self):
+  def test_relevance_agrees_with_brute_force(self):
     """A step is irrelevant iff no other result of it could change the answer.
 
     Results that multiplication or division by chance maps to one answer are
@@ -144,7 +144,7 @@ class RelevanceTest(parameterized.TestCase):
           arithmetic.relevance(task.clauses, task.asked)
       ):
         answers = {_answer_with_slip(task, i, slip) for slip in range(100)}
-        # A merge after a merge may count a slip twice, or not at all: P + Q,
+        # A merge after a merge may count an error twice, or not at all: P + Q,
         # then Q - P. Hence only one direction is exact.
         if not matters:
           self.assertLen(answers, 1)
@@ -153,7 +153,7 @@ class RelevanceTest(parameterized.TestCase):
 
 
 def _answer_with_slip(task, index, slip):
-  """The answer if step `index` came out `slip` too high."""
+  """Returns the answer if step `index` came out `slip` too high."""
   state = list(task.start)
   for i, clause in enumerate(task.clauses):
     _, after = arithmetic.execute(i, clause, state)
@@ -176,7 +176,7 @@ class LabelStepsTest(absltest.TestCase):
         [label.kind for label in labels], ['add', 'sub', 'add', 'set', 'answer']
     )
 
-  def test_an_error_is_not_blamed_on_the_steps_that_follow_from_it(self):
+  def test_steps_after_an_error_are_right_given_the_state(self):
     steps = [
         'a) P gets 27: 12 + 27 = 49. P=49 Q=93\n\n',  # Wrong: 39.
         'b) Q loses 13: 93 - 13 = 80. P=49 Q=80\n\n',
@@ -189,7 +189,7 @@ class LabelStepsTest(absltest.TestCase):
         [label.is_right for label in labels], [False, True, True, True, True]
     )
 
-  def test_a_step_without_counters_leaves_nothing_right_after_it(self):
+  def test_the_step_after_one_without_counters_is_not_right(self):
     steps = [_SOLUTION[0], 'b) Q loses 13\n\n', *_SOLUTION[2:]]
     labels = arithmetic.label_steps(_TASK, steps)
     # The step after the malformed one has no state to start from; the one after
@@ -276,7 +276,7 @@ class LoadTest(parameterized.TestCase):
       self.assertEqual(loaded[name][-1].id, f'arithmetic/0/{name}/{size - 1}')
     splits.check_disjoint(**{k: _hashes(x) for k, x in loaded.items()})
 
-  def test_problems_of_train_and_test_stay_what_they_were(self):
+  def test_the_problems_of_a_seed_never_change(self):
     full = arithmetic.load(
         0, train=6_000, select=1_000, prove=1_000, test=2_000
     )
@@ -306,7 +306,7 @@ class LoadTest(parameterized.TestCase):
     for other in sizes.keys() - {name}:
       self.assertEqual(large[other], small[other])
 
-  def test_where_questions_meet(self):
+  def test_a_question_in_two_streams_stays_in_the_earlier_one(self):
     # 60 questions: 10 of test, then 10 of select or prove that are none of
     # those, and of train all that were not drawn, surplus included.
     self.enter_context(mock.patch.object(arithmetic, 'draw_task', _few_tasks()))
@@ -319,7 +319,7 @@ class LoadTest(parameterized.TestCase):
         hashes['select'],
     )
 
-  def test_what_was_seen_is_not_drawn_again(self):
+  def test_seen_questions_are_not_drawn_again(self):
     before = set(_hashes(arithmetic.load(0, test=50)['test']))
     seen = set(before)
     tasks = arithmetic.draw_distinct('arithmetic/0/test', seen)

@@ -1,4 +1,4 @@
-"""Tests of ladders as arrays: live = ladder, nothing from the future."""
+"""Tests of ladders as arrays: equal to live traces, nothing from the future."""
 
 import asyncio
 import dataclasses
@@ -67,7 +67,7 @@ def _collect(problems, num_routes=2):
 
 
 class _Recorder:
-  """Hands over at one step, and keeps every trace that it was shown."""
+  """A router that hands over at one step and records every trace."""
 
   def __init__(self, stop):
     self.stop, self.traces = stop, []
@@ -84,7 +84,7 @@ def _raw_batch(ladders, config, accounting, protocol):
   statistics = standardize.Statistics(
       np.zeros(features.shape[1]), np.ones(features.shape[1])
   )
-  batch = batches.outcome_batch(table, statistics, accounting.ruler)
+  batch = batches.outcome_batch(table, statistics, accounting.metric)
   batch.features[table.problem, table.decisions.depth] = features
   return batch
 
@@ -127,7 +127,7 @@ class LadderBatchTest(parameterized.TestCase):
       live = [observation.observe(t, _config()) for t in router.traces]
       self.assertLen(live, len(self.ladders[n].steps))
       np.testing.assert_array_equal(live, batch.features[n][batch.mask[n]])
-      # And what the ladder promises is what the driver got and paid.
+      # The outcome and cost of the ladder are those of the live driver.
       self.assertEqual(
           trajectory.is_correct, batch.correct[..., 1:][n, len(live) - 1, 0]
       )
@@ -186,7 +186,7 @@ class LadderBatchTest(parameterized.TestCase):
         batch.loss[..., 0].sum(axis=1), [2 / 3], rtol=1e-6
     )
 
-  def test_padding_is_empty(self):
+  def test_padding_is_zero(self):
     batch = self._batch()
     for name in ('features', 'correct', 'cost'):
       np.testing.assert_array_equal(getattr(batch, name)[~batch.mask], 0.0)
@@ -194,7 +194,7 @@ class LadderBatchTest(parameterized.TestCase):
     self.assertEqual(batch.widths, (1,) * used)
     self.assertEqual(batch.mask.sum(), sum(len(x.steps) for x in self.ladders))
 
-  def test_bad_ladders_are_refused_by_name(self):
+  def test_bad_ladders_raise_an_error_that_names_the_problem(self):
     ladder = self.ladders[3]
     first = dataclasses.replace(
         ladder.steps[0], log_probs=np.array([np.nan], np.float32)
@@ -209,7 +209,7 @@ class LadderBatchTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'no problems'):
       self._batch([])
 
-  def test_unset_reference_is_refused(self):
+  def test_an_unset_reference_raises_an_error(self):
     accounting = dataclasses.replace(self.accounting, reference=float('nan'))
     with self.assertRaisesRegex(ValueError, 'cost/spent'):
       _raw_batch(
@@ -220,7 +220,7 @@ class LadderBatchTest(parameterized.TestCase):
 class MinibatchTest(parameterized.TestCase):
 
   @parameterized.parameters((10, 5), (10, 4), (7, 3))
-  def test_every_problem_once_an_epoch(self, num_problems, batch_size):
+  def test_every_problem_occurs_once_per_epoch(self, num_problems, batch_size):
     # After N steps of size S each problem was seen S times.
     rows = np.concatenate(
         [
@@ -232,7 +232,7 @@ class MinibatchTest(parameterized.TestCase):
         np.bincount(rows, minlength=num_problems), batch_size
     )
 
-  def test_pure_in_seed_and_step(self):
+  def test_rows_are_a_function_of_seed_and_step(self):
     def draw(seed, step):
       return batching.minibatch_indices(seed, step, 100, 30).tolist()
 
@@ -240,7 +240,7 @@ class MinibatchTest(parameterized.TestCase):
     self.assertNotEqual(draw(1, 7), draw(2, 7))
     self.assertNotEqual(draw(1, 7), draw(1, 8))
 
-  def test_epochs_have_orders_of_their_own(self):
+  def test_epochs_have_different_orders(self):
     epochs = [batching.minibatch_indices(0, e, 50, 50).tolist() for e in (0, 1)]
     self.assertNotEqual(*epochs)
 

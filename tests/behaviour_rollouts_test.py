@@ -1,4 +1,4 @@
-"""Tests of collecting rollouts, scripted and from the embedded pair."""
+"""Tests of collecting rollouts, with scripted engines and the embedded pair."""
 
 import asyncio
 import dataclasses
@@ -23,7 +23,7 @@ from tests import scripted_pair
 class CollectTest(parameterized.TestCase):
 
   @parameterized.parameters('escalate', 'switch', 'redraft')
-  def test_every_answer_is_graded_and_its_calls_are_all_there(self, protocol):
+  def test_answers_are_graded_and_all_calls_are_recorded(self, protocol):
     rollouts = scripted_pair.make_rollouts(
         30, protocol=protocol, num_trajectories=3
     )
@@ -45,7 +45,7 @@ class CollectTest(parameterized.TestCase):
         self.assertEqual(sum(c.written for c in x.calls), written)
         self.assertTrue(all(0 < d.probability <= 1 for d in x.decisions))
 
-  def test_trajectories_of_a_problem_differ_in_what_was_drawn(self):
+  def test_trajectories_of_a_problem_differ_by_their_random_draws(self):
     rollouts = scripted_pair.make_rollouts(30, num_trajectories=2)
     drawn = [
         [[d.route for d in x.decisions] for x in rollout.trajectories]
@@ -70,7 +70,7 @@ class CollectTest(parameterized.TestCase):
         list(map(scripted_pair.plain, one_by_one)),
     )
 
-  def test_a_known_reference_is_not_written_again(self):
+  def test_a_known_reference_is_not_generated_again(self):
     (rollout,) = scripted_pair.make_rollouts(1, num_trajectories=0)
     self.assertEmpty(rollout.trajectories)
     engines = scripted_pair.make_engines(3)
@@ -94,17 +94,17 @@ class CollectTest(parameterized.TestCase):
     self.assertEqual(got[0].reference, known)
     self.assertEmpty(engines[2].requests)
 
-  def test_larger_models_leave_no_hidden_state(self):
+  def test_hidden_states_of_larger_models_are_removed(self):
     step = scripted_pair.make_ladders(1)[0].steps[0]
     usage = dataclasses.replace(step.usage, route=1)
     steps = step, dataclasses.replace(step, usage=usage)
     trajectory = types.Trajectory(None, steps, (step,), (), (), True)
-    got = behaviour_rollouts.without_unread(trajectory)
+    got = behaviour_rollouts.without_large_hidden(trajectory)
     self.assertIs(got.steps[0], step)
     self.assertIsNone(got.steps[1].hidden)
     self.assertEqual(got.discarded, (step,))
 
-  def test_refuses(self):
+  def test_bad_settings_raise_an_error(self):
     with self.assertRaisesRegex(ValueError, 'num_trajectories is -1'):
       scripted_pair.make_rollouts(1, num_trajectories=-1)
     with self.assertRaisesRegex(ValueError, 'concurrency is 0'):
@@ -153,7 +153,7 @@ class EmbeddedTest(parameterized.TestCase):
     return [got[i] for i in range(12)]
 
   @parameterized.parameters('switch', 'redraft')
-  def test_each_model_reads_once_what_it_did_not_write(self, name):
+  def test_each_model_reads_the_steps_of_others_once(self, name):
     # As many slots as traces in flight: a slot stays with its trace while the
     # other model writes, however many traces come and go meanwhile.
     rollouts = self._collect(name, num_slots=8, concurrency=8)
@@ -183,7 +183,7 @@ class EmbeddedTest(parameterized.TestCase):
 
 
 def _prompts(trajectory, protocol):
-  """What each call was asked, and what it wrote."""
+  """Returns the prompt of each call, and what it wrote."""
   discarded = iter(trajectory.discarded)
   prompt = trajectory.problem.question
   for step, decision in zip(

@@ -1,4 +1,4 @@
-"""Bootstrap: a plain loop as twin, pairing, and the spread over seeds."""
+"""Tests of the bootstrap against a loop, of pairing and of seeds."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -13,7 +13,7 @@ from tests import ladders
 def method(num_problems=200, seed=0, shift=0.0):
   source = ladders.make_known(num_problems, seed=0)
   thresholds = [-np.inf, 0, 0.5, 1, 1.5, 2, np.inf]
-  return source.earn(ladders.Family(shift, seed), thresholds, 'price')
+  return source.evaluate(ladders.Family(shift, seed), thresholds, 'price')
 
 
 class BootstrapTest(parameterized.TestCase):

@@ -1,4 +1,4 @@
-"""Tests of where a step ends, of text that comes whole or in pieces."""
+"""Tests of finding where steps end, in whole texts and in parts."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,14 +10,14 @@ _PIECES = ('a', ' b', '\n', '\n\n', '\n```\n', '$$', '\\[', '\\]', '~~~\n')
 
 
 def _texts(count, pieces=_PIECES):
-  """Random texts, full of things that may or may not end a step."""
+  """Yields random texts with many strings that may or may not end a step."""
   rng = np.random.default_rng(0)
   for _ in range(count):
     yield ''.join(rng.choice(list(pieces), size=rng.integers(0, 20)))
 
 
 def _write_by_request(text):
-  """Cuts `text` as an engine does that is told where to stop each request."""
+  """Cuts `text` as an engine does, with one stop string per request."""
   steps, step, position = [], '', 0
   while position < len(text):
     stop = boundaries.next_stop(step)
@@ -62,7 +62,7 @@ class SplitTest(parameterized.TestCase):
       '\\begin{align*}\nx &= 1 \\\\[2pt]\n\ny\n\\end{align*}\n\n',
       '\\begin{a}\\begin{b}\n\n\\end{b}\n\n\\end{a}\n\n',
   )
-  def test_a_delimiter_in_a_block_ends_no_step(self, block):
+  def test_a_delimiter_in_a_block_does_not_end_a_step(self, block):
     self.assertEqual(boundaries.split(block + 'b'), [block, 'b'])
 
   @parameterized.parameters(
@@ -73,10 +73,10 @@ class SplitTest(parameterized.TestCase):
       '```\nx\n```\n\n',
       '\\]\n\n',
   )
-  def test_no_block_is_open(self, text):
+  def test_text_outside_blocks_has_no_open_block(self, text):
     self.assertEqual(boundaries.split(text + 'b'), [text, 'b'])
 
-  def test_loses_no_character(self):
+  def test_joined_steps_are_the_text(self):
     for text in _texts(1000):
       got = boundaries.split(text)
       self.assertEqual(''.join(got), text)
@@ -89,7 +89,7 @@ class SplitTest(parameterized.TestCase):
         written = step.lstrip('\n')
         self.assertIn(written.find('\n\n'), (-1, len(written) - 2))
 
-  def test_a_text_in_pieces_is_cut_like_the_whole(self):
+  def test_a_text_in_parts_is_cut_like_the_whole(self):
     num_blocks = 0
     for text in _texts(2000):
       self.assertEqual(
@@ -98,7 +98,7 @@ class SplitTest(parameterized.TestCase):
       num_blocks += boundaries.open_block(text) is not None
     self.assertGreater(num_blocks, 200)
 
-  def test_empty_delimiter_is_refused(self):
+  def test_an_empty_delimiter_is_an_error(self):
     with self.assertRaisesRegex(ValueError, 'delimiter is empty'):
       boundaries.split('a', '')
 
@@ -115,7 +115,7 @@ class NextStopTest(parameterized.TestCase):
       ('\\begin{align*}', '\\end{align*}'),
       ('```\nx\n```', '\n\n'),
   )
-  def test_is_what_closes_the_block(self, text, expected):
+  def test_is_the_string_that_closes_the_block(self, text, expected):
     self.assertEqual(boundaries.next_stop(text), expected)
 
 

@@ -11,7 +11,7 @@ from routing.calibration import bounds
 
 
 def plain_bet(values, level, delta):
-  """The betting p-value, draw by draw."""
+  """Returns the betting p-value, computed draw by draw."""
   capital = highest = 1.0
   total, squares, variance = 0.5, 0.25, 0.25
   for i, value in enumerate(values, start=1):
@@ -62,7 +62,7 @@ class BoundsTest(parameterized.TestCase):
         float(bounds.hoeffding_bentkus_p_value(0.25, 1000, 0.3)), want
     )
 
-  def test_hoeffding_bentkus_at_or_above_the_level_is_no_evidence(self):
+  def test_hoeffding_bentkus_is_one_at_or_above_the_level(self):
     p_values = bounds.hoeffding_bentkus_p_value(
         np.array([0.3, 0.6, 1.0]), 20, 0.3
     )
@@ -92,7 +92,7 @@ class BoundsTest(parameterized.TestCase):
     p_value = bounds.hoeffding_bentkus_p_value(mean, 300, upper - 1e-3)
     self.assertGreater(p_value, 0.1)
 
-  def test_upper_bound_of_everything_lost_is_one(self):
+  def test_upper_bound_is_one_if_every_value_is_one(self):
     self.assertEqual(bounds.hoeffding_bentkus_upper(1.0, 50, 0.1), 1.0)
     self.assertEqual(float(bounds.clopper_pearson_upper(50, 50, 0.1)), 1.0)
     self.assertEqual(float(bounds.clopper_pearson_lower(0, 50, 0.1)), 0.0)
@@ -106,7 +106,7 @@ class BoundsTest(parameterized.TestCase):
     self.assertGreater(high - low, exact[1] - exact[0])
 
   @parameterized.parameters((1.0, 0.05), (0.1, 0.05), (3.0, 0.3))
-  def test_betting_equals_the_plain_loop(self, spread, level):
+  def test_betting_equals_a_loop_over_draws(self, spread, level):
     values = np.random.default_rng(0).beta(spread, 12 * spread, size=(3, 80))
     got = bounds.betting_p_value(values, level, 0.1)
     for row, p_value in zip(values, got, strict=True):
@@ -114,8 +114,9 @@ class BoundsTest(parameterized.TestCase):
 
   def test_betting_by_hand(self):
     # Variance 1/4 before the first draw, so nu = min(1, sqrt(2 log(10) / (2 /
-    # 4))) = 1: level .4 and draws of 0 win 1.4 at once. The second bet has seen
-    # mean .25 and (.25 + .0625) / 2 = .15625: nu = 1 again.
+    # 4))) = 1: at level .4 a draw of 0 multiplies the capital by 1.4. The
+    # second stake uses mean .25 and variance (.25 + .0625) / 2 = .15625: nu = 1
+    # again.
     values = np.array([0.0, 0.0])
     self.assertAlmostEqual(bounds.betting_p_value(values, 0.4, 0.1), 1.4**-2)
     # The highest capital counts: after 0 and 1 it is 1.4, then 1.4 * .4.
@@ -125,8 +126,8 @@ class BoundsTest(parameterized.TestCase):
 
   @parameterized.parameters('bernoulli', 'thirds', 'beta')
   def test_betting_is_valid_at_the_level(self, kind):
-    # True mean = level .15; the p-value is valid at every delta, not only at
-    # that which sized the bets.
+    # True mean = level .15. The p-value is valid at every delta, not only at
+    # the one that the stakes are sized for.
     rng = np.random.default_rng(1)
     size = (4_000, 150)
     draws = {
@@ -138,7 +139,7 @@ class BoundsTest(parameterized.TestCase):
     for delta in (0.01, 0.05, 0.1, 0.3):
       noise = 3 * np.sqrt(delta * (1 - delta) / 4_000)
       self.assertLessEqual(np.mean(p_values <= delta), delta + noise)
-    self.assertGreater(np.mean(p_values <= 0.1), 0.02)  # It does bet.
+    self.assertGreater(np.mean(p_values <= 0.1), 0.02)  # The test has power.
 
   @parameterized.parameters(0.05, 0.1)
   def test_betting_upper_covers_and_is_tighter_where_variance_is_small(
@@ -165,9 +166,9 @@ class BoundsTest(parameterized.TestCase):
     self.assertTrue(np.all(np.diff(p_values) <= 0))
     self.assertEqual(bounds.betting_upper(np.ones(20), 0.1), 1.0)
 
-  def test_betting_trajectories_needed_mostly_suffice(self):
-    # X = .1 or .3 with mean .2; tested is .25. As the constant bet grows, so
-    # about does the gambler who learns it: some 1.5 times as many suffice.
+  def test_betting_trajectories_needed_are_mostly_enough(self):
+    # X = .1 or .3 with mean .2; the tested level is .25. The number assumes the
+    # best constant stake. Learning it takes about 1.5 times as many draws.
     rng = np.random.default_rng(4)
     seen = rng.choice([0.1, 0.3], size=5_000)
     n = bounds.betting_trajectories_needed(seen, 0.25, 0.1)
@@ -178,12 +179,12 @@ class BoundsTest(parameterized.TestCase):
     passed = np.mean(bounds.betting_p_value(draws, 0.25, 0.1) <= 0.1)
     self.assertLess(passed, 0.5)
     self.assertIsNone(bounds.betting_trajectories_needed(seen, 0.15, 0.1))
-    # Nothing but zeros: the best stake is all, and (1 + level)^n the capital.
+    # Zeros only: the best stake is 1, and the capital is (1 + level)^n.
     n = bounds.betting_trajectories_needed(np.zeros(5), 0.05, 0.1)
     self.assertEqual(n, int(np.ceil(np.log(10) / np.log(1.05))))
 
   @parameterized.parameters(([0.2, 1.1],), ([-0.1],), ([],))
-  def test_betting_refuses_values_outside(self, values):
+  def test_betting_rejects_values_outside_the_range(self, values):
     with self.assertRaisesRegex(ValueError, 'values must be'):
       bounds.betting_p_value(np.array(values), 0.5, 0.1)
 
@@ -194,7 +195,7 @@ class BoundsTest(parameterized.TestCase):
     self.assertLessEqual((1 - level) ** n, delta)
     self.assertGreater((1 - level) ** (n - 1), delta)
 
-  def test_trajectories_needed_suffice_and_may_not_exist(self):
+  def test_trajectories_needed_are_enough_and_may_not_exist(self):
     n = bounds.trajectories_needed(0.03, 0.05, 0.1)
     self.assertLessEqual(bounds.hoeffding_bentkus_p_value(0.03, n, 0.05), 0.1)
     self.assertIsNone(bounds.trajectories_needed(0.05, 0.05, 0.1))

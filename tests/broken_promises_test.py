@@ -1,4 +1,4 @@
-"""Counts of broken promises where the truth is made."""
+"""Tests of counting broken promises where the truth is constructed."""
 
 import functools
 
@@ -13,7 +13,7 @@ _ALPHA = broken_promises.ALPHA
 
 
 def _outcomes(losses, costs, num=1_000):
-  """K thresholds; each loses a share of N problems, and costs all the same."""
+  """Returns K thresholds with given shares of losses and constant costs."""
   lost = np.arange(num)[None] < np.array(losses)[:, None] * num
   lost = lost.astype(np.float64)
   return points_lib.Points(
@@ -26,7 +26,7 @@ def _outcomes(losses, costs, num=1_000):
 
 class CountTest(absltest.TestCase):
 
-  def test_just_beyond_the_level(self):
+  def test_a_risk_just_above_the_level(self):
     # Rising thresholds lose more and cost less. The last but one loses .052, a
     # little more than promised: samples of 500 hide that about half of the
     # time, and a plain pick then takes it.
@@ -39,13 +39,13 @@ class CountTest(absltest.TestCase):
     self.assertGreater(got['picked']['broken'], 0.3 * 400)
     most = 0.1 * 400 + 5 * np.sqrt(0.1 * 0.9 * 400)
     self.assertBetween(got['promised']['broken'], 1, most)
-    # What is broken costs .5, what is kept .8.
+    # Thresholds that break the promise cost .5, those that keep it .8.
     share = got['promised']['broken'] / (400 - got['promised']['refused'])
     self.assertAlmostEqual(
         got['promised']['cost'], 0.8 - 0.3 * share, delta=0.05
     )
 
-  def test_nothing_that_holds_costs_nothing_known(self):
+  def test_without_a_valid_threshold_the_best_cost_is_unknown(self):
     got = broken_promises.count(
         _outcomes((0.3, 0.4), (1.0, 0.5)),
         np.arange(2.0),
@@ -60,7 +60,7 @@ class CountTest(absltest.TestCase):
 class BruteForceTest(parameterized.TestCase):
 
   def _random(self, seed, num=60):
-    """Thresholds in no order of cost or loss; problems differ."""
+    """Makes thresholds without order of cost or loss."""
     rng = np.random.default_rng(seed)
     loss = (rng.random((6, num)) < rng.uniform(0, 0.2, (6, 1))).astype(float)
     return points_lib.Points(
@@ -71,7 +71,7 @@ class BruteForceTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(*range(5))
-  def test_best_is_the_cheapest_that_holds(self, seed):
+  def test_best_is_the_cheapest_valid_threshold(self, seed):
     values = self._random(seed)
     got = broken_promises.count(
         values, np.arange(6.0), num_samples=1, seed=0, alpha=0.1
@@ -86,7 +86,7 @@ class BruteForceTest(parameterized.TestCase):
     )
     self.assertAlmostEqual(got['best']['cost'], wanted)
 
-  def test_picked_by_the_plainest_loop(self):
+  def test_picked_equals_a_plain_loop(self):
     values, alpha = self._random(1), 0.1
     got = broken_promises.count(
         values,
@@ -109,7 +109,7 @@ class BruteForceTest(parameterized.TestCase):
     self.assertAlmostEqual(got['picked']['cost'], cost)
     self.assertNotEmpty(broken)
 
-  def test_other_problems_have_no_say(self):
+  def test_other_problems_do_not_matter(self):
     # The first 60 of 120, whatever the others lose and cost.
     count = functools.partial(
         broken_promises.count,

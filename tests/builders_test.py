@@ -77,7 +77,7 @@ class ServersTest(parameterized.TestCase):
     config = _half_closed()
     config.engine.specs.large = dict(price_input=0.4)
     with self.assertRaisesRegex(
-        ValueError, 'engine.specs.large must say parameters, num_layers, .*out'
+        ValueError, 'engine.specs.large must give parameters, num_layers, .*out'
     ):
       builders.specs(config)
 

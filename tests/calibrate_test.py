@@ -1,6 +1,6 @@
-"""Tests of the calibrate stage: settings that arrive, and looks at prove.
+"""Tests of the calibrate stage: use of its settings, and looks at prove.
 
-The router is the shipped one; outcomes are those of made-up ladders.
+The router is the shipped one; outcomes come from made-up ladders.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class CalibrateTestCase(parameterized.TestCase):
     for target, name, made in (
         (calibrate, 'open_sources', self._open),
         (records_on_disk, 'open_split', self._split),
-        (families, 'members', lambda router: [ladders.Family()]),
+        (families, 'policies', lambda router: [ladders.Family()]),
     ):
       self.enter_context(mock.patch.object(target, name, made))
 
@@ -72,14 +72,14 @@ class CalibrateTestCase(parameterized.TestCase):
     return found
 
   def calibrate(self, **settings):
-    """The points by name, and the looks."""
+    """Returns the points by name, and the looks."""
     self.config.calibration.update(settings)
     (path,) = calibrate.calibrate_all(self.config, self.workdir)
     points = {x['name']: x for x in json.loads(path.read_text())}
     return points, looks_lib.read(self.directory / looks_lib.FILE_NAME)
 
   def files(self):
-    """The content of every file."""
+    """Returns the content of every file."""
     found = filter(pathlib.Path.is_file, self.workdir.rglob('*'))
     return {path: path.read_bytes() for path in found}
 
@@ -100,13 +100,13 @@ class LooksTest(CalibrateTestCase):
       dict(alphas=(0.12,)),
       dict(budgets=(0.6,)),
       dict(delta=0.2),
-      dict(both=((0.1, 0.9),)),
+      dict(loss_and_cost=((0.1, 0.9),)),
       dict(confident_budgets=(0.9,)),
       dict(group_by='subject'),
       dict(joint_starts=(0, 3)),
       dict(is_joint=True),
-      dict(among=2),
-      dict(grid=100),
+      dict(num_choices=2),
+      dict(num_thresholds=100),
       dict(procedure='bonferroni'),
       dict(source='live'),
   )
@@ -114,7 +114,7 @@ class LooksTest(CalibrateTestCase):
     self.calibrate()
     before = self.files()
     with self.assertRaisesRegex(
-        ValueError, f'{next(iter(settings))} differ.* Allowed: the same look'
+        ValueError, f'since then: .*{next(iter(settings))}.*: the same test'
     ):
       self.calibrate(**settings)
     self.assertEqual(self.files(), before)
@@ -128,13 +128,13 @@ class LooksTest(CalibrateTestCase):
         path,
         [looks_lib.Look(look.data, look.problems, look.num_problems, other)],
     )
-    with self.assertRaisesRegex(ValueError, 'checkpoint differ'):
+    with self.assertRaisesRegex(ValueError, 'since then: checkpoint'):
       self.calibrate()
 
-  def test_only_growing_goes_on_with_a_larger_sample(self):
+  def test_only_growing_allows_a_larger_sample(self):
     self.calibrate()
     self.num_problems = 700
-    with self.assertRaisesRegex(ValueError, 'problems differ'):
+    with self.assertRaisesRegex(ValueError, 'since then: problems'):
       self.calibrate()
     (self.directory / looks_lib.FILE_NAME).unlink()
     self.calibrate(procedure='growing')
@@ -142,12 +142,12 @@ class LooksTest(CalibrateTestCase):
     _, looks = self.calibrate()
     self.assertEqual([x.num_problems for x in looks], [700, 800])
 
-  def test_a_level_for_two_has_two_looks(self):
-    self.calibrate(among=2)
+  def test_num_choices_of_two_allows_two_looks(self):
+    self.calibrate(num_choices=2)
     points, looks = self.calibrate(alphas=(0.12,))
     self.assertLen(looks, 2)
     self.assertIn('loss<=0.12@0.9', points)
-    with self.assertRaisesRegex(ValueError, 'among of 3 or more'):
+    with self.assertRaisesRegex(ValueError, 'num_choices of 3 or more'):
       self.calibrate(alphas=(0.13,))
 
   def test_the_look_is_recorded_before_it_is_taken(self):
@@ -157,7 +157,7 @@ class LooksTest(CalibrateTestCase):
       with self.assertRaises(OSError):
         self.calibrate()
     self.assertFalse((self.directory / learned.POINTS_FILE).exists())
-    with self.assertRaisesRegex(ValueError, 'delta differ'):
+    with self.assertRaisesRegex(ValueError, 'since then: delta'):
       self.calibrate(delta=0.2)
     _, looks = self.calibrate(delta=0.1)
     self.assertLen(looks, 1)
@@ -165,14 +165,14 @@ class LooksTest(CalibrateTestCase):
 
 
 class SettingsTest(CalibrateTestCase):
-  """What the configuration says arrives where it is tested."""
+  """The settings of the configuration reach the tests of promises."""
 
   @parameterized.parameters('fixed_sequence', 'bonferroni', 'growing')
   def test_the_procedure(self, procedure):
     opened = self._open()
     points, _ = self.calibrate(alphas=(0.15,), procedure=procedure)
     grid = opened['select'].grid(ladders.Family(), 200)
-    earned = opened['prove'].earn(ladders.Family(), grid, 'price')
+    earned = opened['prove'].evaluate(ladders.Family(), grid, 'price')
     want = thresholds_lib.from_values(
         earned.values(),
         grid,
@@ -183,13 +183,15 @@ class SettingsTest(CalibrateTestCase):
     self.assertEqual(promise['p_value'], want.promise.p_value)
     self.assertEqual(promise['test'], want.promise.test)
 
-  def test_among(self):
-    points, _ = self.calibrate(among=4)
+  def test_num_choices(self):
+    points, _ = self.calibrate(num_choices=4)
     promise = points['loss<=0.1@0.9']['promise']
-    self.assertEqual((promise['delta'], promise['among']), (0.025, 4))
+    self.assertEqual((promise['delta'], promise['num_choices']), (0.025, 4))
 
   def test_is_joint(self):
-    points, _ = self.calibrate(alphas=(), both=((0.2, 0.8),), is_joint=True)
+    points, _ = self.calibrate(
+        alphas=(), loss_and_cost=((0.2, 0.8),), is_joint=True
+    )
     promise = points['loss<=0.2&cost<=0.8@0.9']['promise']
     self.assertEqual(promise['delta'], 0.05)
     self.assertAlmostEqual(promise['joint_delta'], 0.1)
@@ -199,24 +201,27 @@ class SettingsTest(CalibrateTestCase):
         budgets=(0.4,),
         alphas=(0.2,),
         confident_budgets=(0.7,),
-        both=((0.1, 0.8),),
+        loss_and_cost=((0.1, 0.8),),
         delta=0.2,
         is_joint=True,
-        among=3,
+        num_choices=3,
         group_by='subject',
         joint_starts=(0, 2),
-        grid=7,
+        num_thresholds=7,
         procedure='bonferroni',
     )
-    # None is left at its default, or it would not be seen to arrive.
-    for field in dataclasses.fields(calibrator.Wanted):
+    # None is left at its default, since a default would not show that it is
+    # used.
+    for field in dataclasses.fields(calibrator.CalibrationSettings):
       self.assertNotEqual(given[field.name], field.default, field.name)
     self.config.calibration.update(given)
-    self.assertEqual(calibrate.wanted(self.config), calibrator.Wanted(**given))
+    self.assertEqual(
+        calibrate.settings(self.config), calibrator.CalibrationSettings(**given)
+    )
 
-  def test_a_point_dearer_than_the_large_model_is_refused(self):
+  def test_a_point_that_costs_more_than_the_large_model_is_refused(self):
     blind = ladders.Family(spread=5.0)
-    with mock.patch.object(families, 'members', lambda router: [blind]):
+    with mock.patch.object(families, 'policies', lambda router: [blind]):
       points, _ = self.calibrate(alphas=(0.02,))
     self.assertEqual(list(points), ['cost<=0.5'])
     path = self.directory / calibrate.REFUSED_FILE
@@ -234,7 +239,7 @@ class SettingsTest(CalibrateTestCase):
 
   @parameterized.parameters(
       (dict(procedure='nonsense'), "procedure is 'nonsense'; allowed"),
-      (dict(confident_budgets=(1.2,)), 'confident_budgets holds 1.2; allowed'),
+      (dict(confident_budgets=(1.2,)), 'confident_budgets contains 1.2'),
       (
           dict(procedure='growing', source='recorded'),
           "procedure is 'growing', but the outcomes are recorded; allowed",
@@ -250,10 +255,10 @@ class SettingsTest(CalibrateTestCase):
 
 
 class CurrentTest(CalibrateTestCase):
-  """Whether what was made is of what is there now."""
+  """`is_current`: whether points and results fit the present files."""
 
   def _check(self, stage):
-    """Current now, and not with other points, shards, router or settings."""
+    """Checks that other points, shards, router or settings are not current."""
     is_current = lambda: stage.is_current(self.config, self.workdir)
     self.assertTrue(is_current())
     for name, old, new in (
@@ -286,7 +291,7 @@ class CurrentTest(CalibrateTestCase):
     path = self.workdir / evaluate.RESULTS_FILE
     path.write_text(json.dumps(inputs | {'schema': 2}))
     self._check(evaluate)
-    # Of before any of it was recorded.
+    # A file from before inputs were recorded.
     path.write_text('{"schema": 2}')
     self.assertFalse(evaluate.is_current(self.config, self.workdir))
 

@@ -1,4 +1,4 @@
-"""Tests of distributions over available routes: by hand, limits, draws."""
+"""Tests of distributions over available routes: by hand, limits, samples."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -17,7 +17,7 @@ class LogSoftmaxTest(parameterized.TestCase):
     got = categorical.log_softmax(logits, jnp.array([True, False, True]))
     np.testing.assert_allclose(jnp.exp(got), [0.2, 0.0, 0.8], rtol=1e-6)
 
-  def test_equals_the_smaller_problem(self):
+  def test_masking_equals_removing_the_route(self):
     logits = jax.random.normal(jax.random.key(0), (2, 7, 5))
     available = jnp.array([True, False, True, True, False])
     got = categorical.log_softmax(logits, available)
@@ -28,7 +28,7 @@ class LogSoftmaxTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(np.nan, np.inf, -np.inf, 1e30)
-  def test_what_is_not_available_may_hold_anything(self, value):
+  def test_masked_logits_may_be_anything(self, value):
     available = jnp.array([[True, True, False], [False, False, False]])
 
     def entropy(logits):
@@ -58,7 +58,7 @@ class FunctionsTest(parameterized.TestCase):
     np.testing.assert_array_equal(got, [[0.0, 5.0], [7.0, 10.0]])
 
   def test_entropy_by_hand(self):
-    # Chances 1/2, 1/4, 1/4: 1/2 log 2 + 2 * 1/4 log 4 = 1.5 log 2.
+    # Probabilities 1/2, 1/4, 1/4: 1/2 log 2 + 2 * 1/4 log 4 = 1.5 log 2.
     log_probs = jnp.log(jnp.array([0.5, 0.25, 0.25]))
     np.testing.assert_allclose(
         categorical.entropy(log_probs), 1.5 * np.log(2), rtol=1e-6
@@ -78,7 +78,7 @@ class FunctionsTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(categorical.kl_divergence(p, p), 0.0)
 
-  def test_divergence_ignores_what_neither_takes(self):
+  def test_divergence_ignores_routes_masked_in_both(self):
     available = jnp.array([True, True, False])
     logits = jax.random.normal(jax.random.key(0), (2, 3))
     p, q = categorical.log_softmax(logits, available)
@@ -88,7 +88,7 @@ class FunctionsTest(parameterized.TestCase):
         rtol=1e-6,
     )
 
-  def test_draws_have_the_chances(self):
+  def test_samples_have_the_probabilities(self):
     available = jnp.array([True, False, True])
     log_probs = categorical.log_softmax(
         jnp.log(jnp.array([1.0, 3.0, 4.0])), available

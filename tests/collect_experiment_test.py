@@ -100,7 +100,7 @@ class CollectSplitTest(absltest.TestCase):
     directory = collect.collect_split(self.config, self.workdir, 'test')
     before = {p.name: p.read_bytes() for p in directory.iterdir()}
     self.config.seed = 1
-    with self.assertRaisesRegex(ValueError, 'plan.seed: 0 there, 1 wanted'):
+    with self.assertRaisesRegex(ValueError, 'plan.seed: 0 on disk, 1 req'):
       collect.collect_split(self.config, self.workdir, 'test')
     after = {p.name: p.read_bytes() for p in directory.iterdir()}
     self.assertEqual(after, before)

@@ -19,7 +19,7 @@ _SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
 
 
 def _collect(problems, engines, *, concurrency=4, **plan):
-  """Ladders in the order of the problems."""
+  """Returns the ladders, in the order of the problems."""
   got = {}
 
   def sink(index, ladder):
@@ -40,14 +40,14 @@ def _collect(problems, engines, *, concurrency=4, **plan):
 
 
 def _without_marks(ladder):
-  """A completion as data, without the mark that it was taken over."""
+  """Returns the completions as data, without the mark `is_reused`."""
   return [dataclasses.replace(c, is_reused=False) for c in ladder.completions]
 
 
 class CollectTest(parameterized.TestCase):
 
   @parameterized.parameters((2, 0.0, 1), (3, 0.0, 1), (3, 1.0, 2))
-  def test_holds_every_way_out_graded(self, num_routes, temperature, samples):
+  def test_every_hand_over_is_graded(self, num_routes, temperature, samples):
     problems = scripted_pair.make_problems(30)
     ladders = _collect(
         problems,
@@ -119,7 +119,7 @@ class CollectTest(parameterized.TestCase):
     self.assertEqual(saved, num_reused)
 
   @parameterized.parameters((True, 1), (False, 4))
-  def test_completions_of_a_problem_share_what_is_read_unless_told_not_to(
+  def test_completions_of_a_problem_share_a_cache_only_with_reuse(
       self, reuse, expected
   ):
     engines = scripted_pair.make_engines(2)
@@ -133,7 +133,7 @@ class CollectTest(parameterized.TestCase):
     asked = [request.session for request in engines[1].requests]
     self.assertLen(asked, min(len(ladder.steps), 4))
     self.assertLen(set(asked), expected)
-    # What is charged is a prompt that nobody has read before.
+    # The recorded prompt counts as read anew in both cases.
     for completion in ladder.completions:
       kept = ''.join(step.text for step in ladder.steps[: completion.step])
       self.assertEqual(
@@ -174,19 +174,19 @@ class CollectTest(parameterized.TestCase):
       )
 
   @parameterized.parameters(1, 3)
-  def test_keeps_that_many_in_flight(self, concurrency):
+  def test_concurrency_is_the_number_of_problems_in_flight(self, concurrency):
     engines = scripted_pair.make_engines(2, delay=0.001)
     _collect(scripted_pair.make_problems(12), engines, concurrency=concurrency)
     most = max(engine.max_in_flight for engine in engines)
     self.assertEqual(most, concurrency)
 
-  def test_reads_of_the_small_trace_hang_on_nothing_else(self):
+  def test_reads_of_the_small_trace_do_not_depend_on_other_problems(self):
     engines = scripted_pair.make_engines(2)
     for ladder in _collect(scripted_pair.make_problems(20), engines):
       self.assertEqual(ladder.steps[0].usage.cached, 0)
       self.assertTrue(all(s.usage.read == 0 for s in ladder.steps[1:]))
 
-  def test_an_error_names_the_problem_and_stops_the_rest(self):
+  def test_an_error_names_the_problem_and_cancels_the_others(self):
     engines = scripted_pair.make_engines(
         2, fails_at=lambda request: request.question.startswith('13:')
     )
@@ -199,15 +199,15 @@ class CollectTest(parameterized.TestCase):
       (dict(num_samples=0), 'num_samples is 0'),
       (dict(num_samples=2), 'temperature 0'),
   )
-  def test_refuses_a_plan(self, settings, message):
+  def test_a_bad_plan_raises_an_error(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):
       collect.Plan(_SAMPLING, **settings)
 
-  def test_refuses_one_engine(self):
+  def test_a_single_engine_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, '2 engines'):
       _collect(scripted_pair.make_problems(1), scripted_pair.make_engines(1))
 
-  def test_refuses_no_concurrency(self):
+  def test_zero_concurrency_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'concurrency is 0'):
       _collect(
           scripted_pair.make_problems(1),
@@ -239,13 +239,13 @@ class KnownRestTest(absltest.TestCase):
   def test_is_unknown_after_another_step(self):
     self.assertEmpty(self._known(self._write('a\n\nb'), 'x\n\n'))
 
-  def test_is_unknown_if_the_step_only_begins_alike(self):
+  def test_is_unknown_if_the_step_has_only_a_common_prefix(self):
     self.assertEmpty(self._known(self._write('ab\n\nc'), 'a\n\n'))
 
-  def test_is_unknown_if_it_was_cut_off(self):
+  def test_is_unknown_if_the_limit_cut_it_off(self):
     self.assertEmpty(self._known(self._write('a\n\nb\n\nc', 5), 'a\n\n'))
 
-  def test_is_unknown_if_it_would_be_cut_off(self):
+  def test_is_unknown_if_it_exceeds_the_tokens_left(self):
     written = self._write('a\n\nb\n\nc')
     self.assertNotEmpty(self._known(written, 'a\n\n', left=4))
     self.assertEmpty(self._known(written, 'a\n\n', left=3))
@@ -257,7 +257,7 @@ class KnownRestTest(absltest.TestCase):
 
 class StayRouterTest(absltest.TestCase):
 
-  def test_stays(self):
+  def test_chooses_route_0(self):
     decision = collect.StayRouter().decide(types.Trace('q', ()))
     self.assertEqual(decision, types.Decision(0, 0.0))
 

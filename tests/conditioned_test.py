@@ -45,7 +45,7 @@ def _router(params, **network):
   features = observation.FeatureConfig(('cost',), num_routes=2, max_decisions=3)
   card = card_lib.Card(
       specs=scripted_pair.SPECS[:2],
-      ruler='price',
+      metric='price',
       reference=1.0,
       protocol=protocols.Protocol('switch'),
       features=features,
@@ -73,13 +73,13 @@ class ConditionedTest(parameterized.TestCase):
     )
     self.assertLess(np.abs(metrics['excess'])[[0, 2]].max(), 0.07)
     router = _router(state_lib.last_params(state, is_shared=True))
-    self.assertEqual(router.num_members, 3)
+    self.assertEqual(router.num_policies, 3)
     easy, hard = (np.full((1, 1), x, np.float32) for x in (-1, 1))
     at = [router.at_level(x, 0.5) for x in (0.35, 0.4, 0.45, 0.5, 0.55)]
-    chances = [float(x.score(hard)[0]) for x in at]
-    self.assertLess(chances[0], 0.2)
-    self.assertGreater(chances[-1], 0.9)
-    self.assertGreater(np.diff(chances).min(), -0.02)
+    probabilities = [float(x.score(hard)[0]) for x in at]
+    self.assertLess(probabilities[0], 0.2)
+    self.assertGreater(probabilities[-1], 0.9)
+    self.assertGreater(np.diff(probabilities).min(), -0.02)
     self.assertLess(max(float(x.score(easy)[0]) for x in at), 0.1)
     # A member is the network at its level.
     np.testing.assert_array_equal(router.score(hard, 1), at[2].score(hard))
@@ -117,14 +117,14 @@ class ConditionedTest(parameterized.TestCase):
     directory = self.create_tempdir().full_path
     router.save(directory)
     loaded = learned.load(directory).at_level(0.38, 0.5)
-    self.assertEqual((loaded.level, loaded.member), (0.38, 0))
-    with self.assertRaisesRegex(ValueError, 'by the card there are 1'):
+    self.assertEqual((loaded.level, loaded.policy_index), (0.38, 0))
+    with self.assertRaisesRegex(ValueError, 'the card has 1'):
       _router(state_lib.last_params(state, is_shared=False))
 
   def test_a_trust_region_is_refused(self):
     config = _config()
     config.objective.policy_update = 'trust_region'
-    with self.assertRaisesRegex(ValueError, 'trust_region, which knows one'):
+    with self.assertRaisesRegex(ValueError, 'trust_region, which takes one'):
       fit.make_learner(config, 2, 1, seed=0)
 
   def test_others_have_their_levels_alone(self):
@@ -132,8 +132,8 @@ class ConditionedTest(parameterized.TestCase):
     _, state, _ = fit.make_learner(config, 2, 1, seed=0)
     self.assertFalse(np.array_equal(*state.params['Dense_0']['kernel'][:2]))
     router = _router(state.params, is_conditioned=False)
-    self.assertEqual(router.at_level(0.45, 0.5).member, 1)
-    with self.assertRaisesRegex(ValueError, 'this router has: 0.35, 0.45'):
+    self.assertEqual(router.at_level(0.45, 0.5).policy_index, 1)
+    with self.assertRaisesRegex(ValueError, 'trained for: 0.35, 0.45'):
       router.at_level(0.4, 0.5)
 
 

@@ -1,4 +1,4 @@
-"""The set-valued rule: sets walked one by one, coverage exact by simulation."""
+"""The set-valued rule: step-by-step twins, and coverage by simulation."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,7 +14,7 @@ from tests import ladders
 
 
 def make(num_problems, num_routes=3, seed=0):
-  """`[N, T, A]` chances that follow the scores, and a table per route."""
+  """Returns `[N, T, A]` probabilities from scores, and a table per route."""
   batch, scores = ladders.make_ladders(
       num_problems, num_routes=num_routes, seed=seed
   )
@@ -32,7 +32,7 @@ def make(num_problems, num_routes=3, seed=0):
 
 
 def is_covered(probabilities, tables, row, kappa):
-  """Every set holds a good route while the problem can be saved, by a loop."""
+  """Returns whether each set up to the first mistake covers, by a loop."""
   steps = np.flatnonzero(tables[0].mask[row])
   for step in steps:
     good = {
@@ -52,7 +52,7 @@ def is_covered(probabilities, tables, row, kappa):
 
 
 def walk(probabilities, tables, row, kappa):
-  """Where the set-valued rule ends: (time, route)."""
+  """Returns where the set-valued rule ends: (time, route)."""
   for step in np.flatnonzero(tables[0].mask[row]):
     chosen = np.flatnonzero(probabilities[row, step] >= kappa)
     route = chosen[0] if len(chosen) == 1 else len(tables)
@@ -64,20 +64,21 @@ def walk(probabilities, tables, row, kappa):
 class RuleTest(parameterized.TestCase):
 
   def test_acceptable_by_hand(self):
-    # One larger route; handing over at 0 and 2 loses nothing, never does.
+    # One larger route; a hand-over at 0 or 2 loses nothing, never doing so
+    # does.
     mask = np.array([[True, True, True, False]])
     loss = np.array([[0.0, 1.0, 0.0, 0.0, 1.0]])
     table = stopping_lib.Outcomes(mask, loss, loss, loss, loss)
     got = conformal.acceptable([table])
     want = [[[True, True], [True, False], [False, True], [False, False]]]
     self.assertEqual(got.tolist(), want)
-    # At 1 only staying is good (.3), at 2 only leaving (.6).
+    # At 1 only staying is acceptable (.3), at 2 only handing over (.6).
     leave = np.array([[0.2, 0.7, 0.6, 0.9]])
-    chances = np.stack([1 - leave, leave], axis=-1)
-    self.assertAlmostEqual(conformal.conformity(chances, [table])[0], 0.3)
+    probabilities = np.stack([1 - leave, leave], axis=-1)
+    self.assertAlmostEqual(conformal.conformity(probabilities, [table])[0], 0.3)
 
   @parameterized.parameters(0.2, 0.4, 0.5, 0.7)
-  def test_conformity_tells_who_is_covered(self, kappa):
+  def test_conformity_is_the_highest_kappa_that_covers(self, kappa):
     probabilities, tables = make(80)
     got = conformal.conformity(probabilities, tables) >= kappa
     want = [is_covered(probabilities, tables, row, kappa) for row in range(80)]
@@ -85,7 +86,7 @@ class RuleTest(parameterized.TestCase):
     self.assertBetween(sum(want), 1, 79)
 
   @parameterized.parameters(0.2, 0.4, 0.5, 0.7)
-  def test_exits_equal_the_plain_walk(self, kappa):
+  def test_exits_equal_a_walk_step_by_step(self, kappa):
     probabilities, tables = make(80, seed=1)
     times, channels = conformal.exits(
         probabilities, tables[0].mask, np.array([kappa])
@@ -116,10 +117,10 @@ class RuleTest(parameterized.TestCase):
     rows = np.flatnonzero(lost & covered)
     self.assertNotEmpty(rows)  # Coverage is not loss.
     for row in rows:
-      chances = probabilities[row, times[0, row]]
-      self.assertNotEqual(np.sum(chances >= kappa), 1)
+      at_exit = probabilities[row, times[0, row]]
+      self.assertNotEqual(np.sum(at_exit >= kappa), 1)
 
-  def test_shapes_must_belong_together(self):
+  def test_shapes_must_match(self):
     probabilities, tables = make(10)
     with self.assertRaisesRegex(ValueError, r'\(10, 6, 3\), got \(10, 6, 2\)'):
       conformal.conformity(probabilities[..., :2], tables)
@@ -147,14 +148,14 @@ class SplitConformalTest(parameterized.TestCase):
       conformal.split_conformal(probabilities, tables, alpha=0.05, delta=delta)
     self.assertEqual(caught.exception.needed, needed)
 
-  def test_problems_beyond_help_are_refused(self):
+  def test_too_many_problems_without_an_acceptable_route_are_refused(self):
     probabilities, tables = make(40)
     for table in tables:
       table.loss[:3] = 1.0
     with self.assertRaisesRegex(risks_lib.Refusal, 'no acceptable route'):
       conformal.split_conformal(probabilities, tables, alpha=0.05)
 
-  def test_figures_are_of_the_rule(self):
+  def test_figures_are_those_of_the_set_valued_rule(self):
     probabilities, tables = make(60)
     point = conformal.split_conformal(probabilities, tables, alpha=0.1)
     ends = [walk(probabilities, tables, k, point.threshold) for k in range(60)]
@@ -170,9 +171,14 @@ class SplitConformalTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'alpha must be in \(0, 1\)'):
       conformal.split_conformal(*make(10), alpha=alpha)
 
+  @parameterized.parameters(0.0, 1.0, 1.5)
+  def test_delta_outside_is_refused(self, delta):
+    with self.assertRaisesRegex(ValueError, r'delta must be in \(0, 1\)'):
+      conformal.split_conformal(*make(10), alpha=0.1, delta=delta)
+
 
 class ValidityTest(parameterized.TestCase):
-  """Samples with replacement from one set, whose own coverage is the truth."""
+  """Samples with replacement from one set, whose coverage is the true one."""
 
   def missed(self, n, alpha, delta, num_splits=500):
     probabilities, tables = make(20_000, seed=3)
@@ -201,13 +207,13 @@ class ValidityTest(parameterized.TestCase):
   def test_with_delta_almost_every_sample_covers(self):
     missed = self.missed(150, 0.1, 0.1)
     self.assertLessEqual(np.sum(missed > 0.1), stats.binom.ppf(0.999, 500, 0.1))
-    # The marginal one is broken by about half of all samples.
+    # Without delta, about half of all samples miss more than alpha.
     self.assertGreater(np.mean(self.missed(150, 0.1, None) > 0.1), 0.3)
 
 
 class RouteTest(absltest.TestCase):
 
-  def test_joint_and_sets_look_outcomes_up_alike(self):
+  def test_joint_and_set_valued_rules_use_the_same_outcomes(self):
     probabilities, tables = make(50)
     kappas = np.array([[0.2, 0.3]])
     values = joint.values_at(probabilities[..., 1:], tables, kappas)

@@ -1,4 +1,4 @@
-"""Tests of the training text: what counts, what is wrong, what is left out."""
+"""Tests of the training text: weights, wrong rules, excluded questions."""
 
 import random
 
@@ -28,7 +28,7 @@ def _corpus(name='a', **fields):
 
 
 def _questions(tokens):
-  """The question of each row."""
+  """Returns the question of each row."""
   texts = [_TOKENIZER.decode(row) for row in tokens]
   return [text[: text.index('\n\n') + 2] for text in texts]
 
@@ -88,7 +88,7 @@ class CorpusTest(parameterized.TestCase):
         )
         blind += arithmetic.in_blind_spot(*task)
     self.assertGreater(blind, 0)
-    # ': ' '3' '4' ' + ' '2' '7' ' = ' '6' '1': the last two count.
+    # ': ' '3' '4' ' + ' '2' '7' ' = ' '6' '1': loss on the last two.
     np.testing.assert_array_equal(weights[0, :9], [0] * 7 + [1] * 2)
     self.assertEqual(weights[0].sum(), 16 * 2)
 
@@ -105,7 +105,7 @@ class CorpusTest(parameterized.TestCase):
       lengths = {corpus.batch(step)[0].shape[1] for step in range(30)}
       self.assertEqual(lengths == {16 * 9}, share == 1.0)
 
-  def test_what_is_excluded_is_not_trained_on(self):
+  def test_excluded_questions_are_not_trained_on(self):
     tokens, _ = _corpus().problems(random.Random(0), 4)
     first = _questions(tokens)
     excluded = {splits.question_hash(first[1]), splits.question_hash(first[3])}
@@ -124,7 +124,7 @@ class HeldOutTest(absltest.TestCase):
     excluded = set(hashes[:5])
     rest = corpus_lib.held_out('x', 15, excluded)
     self.assertEqual(rest, tasks[5:])
-    self.assertLen(excluded, 5)  # The caller's set is left alone.
+    self.assertLen(excluded, 5)  # The caller's set is not changed.
 
 
 if __name__ == '__main__':

@@ -121,9 +121,9 @@ class SameAsTheLibraryTest(parameterized.TestCase):
     pool = self.case.pool
 
     def cost_of(scores, outcomes, _):
-      chances = np.stack([1 - scores, scores], axis=-1)
+      probabilities = np.stack([1 - scores, scores], axis=-1)
       point = conformal.split_conformal(
-          chances,
+          probabilities,
           [outcomes],
           alpha=0.15,
           delta=None if is_marginal else 0.1,

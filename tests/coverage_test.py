@@ -21,7 +21,7 @@ from experiments.studies.coverage import rollouts as rollouts_lib
 from routing.calibration import bounds
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
-from routing.simulation import tree as tree_lib
+from routing.simulation import history_tree as tree_lib
 from tests import ladders
 
 PLAN = cells_lib.Plan(
@@ -52,11 +52,13 @@ OF_LADDERS = {
 def finite_case():
   """Ladders that are their own truth; hard problems are told by a label."""
   outcomes, scores = ladders.make_outcomes(1_500, seed=1)
-  chances = 1 / (1 + np.exp(-scores.astype(np.float64)))
+  probabilities = 1 / (1 + np.exp(-scores.astype(np.float64)))
   labels = np.arange(1_500) % 2
   other, fitted = ladders.make_outcomes(1_000, seed=2)
   grid = thresholds_lib.grid(1 / (1 + np.exp(-fitted)), other.mask, 25)
-  return data_lib.finite('finite', 'embedded', chances, outcomes, labels, grid)
+  return data_lib.finite(
+      'finite', 'embedded', probabilities, outcomes, labels, grid
+  )
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Tests of sharing rows over devices: eight give the numbers of one."""
+"""Tests of data parallelism: eight devices give the results of one."""
 
 import json
 import os
@@ -93,7 +93,7 @@ print(json.dumps(out))
 class DataParallelTest(absltest.TestCase):
 
   @pytest.mark.slow
-  def test_eight_devices_give_the_numbers_of_one(self):
+  def test_eight_devices_give_the_results_of_one(self):
     done = subprocess.run(
         [sys.executable, '-c', _PROGRAM, self.create_tempdir().full_path, '2'],
         cwd=_ROOT,
@@ -108,7 +108,7 @@ class DataParallelTest(absltest.TestCase):
     )
     self.assertEqual(done.returncode, 0, done.stderr[-3000:])
     out = json.loads(done.stdout.splitlines()[-1])
-    self.assertIn('12 rows cannot be shared by 8', out.pop('uneven'))
+    self.assertIn('12 rows cannot be shared evenly by 8', out.pop('uneven'))
     for case, differences in out.items():
       with self.subTest(case):
         self.assertLess(max(differences.values()), 1e-5)

@@ -48,7 +48,7 @@ class DecoderTest(parameterized.TestCase):
         logits, hidden @ _PARAMS['embedding'].T, atol=1e-5
     )
 
-  def test_the_future_changes_nothing(self):
+  def test_later_tokens_change_nothing(self):
     logits, _, _ = _apply(_TOKENS, _POSITIONS)
     changed = _TOKENS.at[:, 6:].set((_TOKENS[:, 6:] + 1) % 11)
     other, _, _ = _apply(changed, _POSITIONS)
@@ -63,12 +63,12 @@ class DecoderTest(parameterized.TestCase):
     after, hidden_after, _ = _apply(
         _TOKENS[:, split:], _POSITIONS[:, split:], [past]
     )
-    # To eight of float32's steps, since logits go up to 7.
+    # Up to eight float32 ulps, as logits reach 7.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-5)
     close(logits[:, split:], after)
     close(hidden[:, split:], hidden_after)
 
-  def test_two_pasts_as_one(self):
+  def test_two_pasts_equal_one(self):
     _, _, whole = _apply(_TOKENS[:, :6], _POSITIONS[:, :6])
     _, _, first = _apply(_TOKENS[:, :2], _POSITIONS[:, :2])
     past = decoder.Past(first, jnp.ones((3, 2), bool))
@@ -80,7 +80,7 @@ class DecoderTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(a, b, atol=1e-5)
 
-  def test_what_the_mask_hides_changes_nothing(self):
+  def test_masked_tokens_change_nothing(self):
     _, _, cache = _apply(_TOKENS[:, :4], _POSITIONS[:, :4])
     later = (_TOKENS[:, 4:], _POSITIONS[:, 4:])
     clean, _, _ = _apply(*later, [decoder.Past(cache, jnp.ones((3, 4), bool))])
@@ -109,7 +109,7 @@ class DecoderTest(parameterized.TestCase):
         turned.ravel(), [np.cos(3), np.sin(3)], atol=1e-6
     )
 
-  def test_one_key_head_for_all_is_each_with_the_same(self):
+  def test_one_shared_key_head_equals_repeated_ones(self):
     # Grouped heads equal full heads whose keys and values are repeated.
     full = decoder.DecoderConfig(11, 16, 2, 4, 4, 32, 24)
 
@@ -139,7 +139,7 @@ class DecoderTest(parameterized.TestCase):
       (dict(head_dim=16), 'head_dim is 16'),
       (dict(head_dim=33), 'head_dim is 33'),
   )
-  def test_impossible_shapes_are_named(self, fields, message):
+  def test_impossible_shapes_are_errors(self, fields, message):
     shape = dict(
         vocab_size=11,
         hidden_size=16,

@@ -159,6 +159,10 @@ class CheckoutTest(parameterized.TestCase):
     targets = set(_targets(code_of(path.read_text(encoding='utf-8'))))
     self.assertContainsSubset({'demo', 'test'}, targets)
 
+  def test_readme_is_short_enough_to_read_whole(self):
+    text = (checkout.ROOT / 'README.md').read_text(encoding='utf-8')
+    self.assertLessEqual(len(text.splitlines()), 130)
+
   def test_contributing_draws_every_room(self):
     text = (checkout.ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
     rooms = {

@@ -1,4 +1,4 @@
-"""The drift alarm: by hand, silent when it should be, quick when it must be."""
+"""The drift alarm: by hand, false alarms, and delay."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,7 +9,7 @@ from routing.calibration import drift
 
 
 def final_state(losses, alpha, **kwargs):
-  """The state after `[n, ...]` losses; one alarm for each column."""
+  """Returns the state after `[n, ...]` losses; one alarm per column."""
   state = drift.init(alpha, streams=losses.shape[1:], **kwargs)
   for loss in losses:
     state = drift.update(state, loss)
@@ -17,7 +17,7 @@ def final_state(losses, alpha, **kwargs):
 
 
 def misses(seed, num_streams, *pieces):
-  """`[n, S]` misses from (answers, rate) pieces."""
+  """Returns `[n, S]` misses from (answers, rate) pieces."""
   rng = np.random.default_rng(seed)
   return np.concatenate(
       [rng.random((count, num_streams)) < rate for count, rate in pieces]
@@ -27,8 +27,8 @@ def misses(seed, num_streams, *pieces):
 class CapitalTest(parameterized.TestCase):
 
   def test_two_answers_by_hand(self):
-    # alpha 1/4, one bet on 1/2: a miss pays 2, none pays 2/3. h = 1, so the
-    # purse is 1, 1/2, 1/3 and 1/2, then 1/6 is put down.
+    # alpha 1/4, one bet on 1/2: a miss pays 2, no miss pays 2/3. h = 1, so the
+    # reserve is 1, 1/2, 1/3, and new bets are 1/2, then 1/6.
     state = drift.init(0.25, shifts={0.25: 1}, half_life=1)
     self.assertEqual(drift.log_capital(state), 0)
     state = drift.update(state, 1)  # 1/2 * 2 + 1/2
@@ -52,9 +52,9 @@ class CapitalTest(parameterized.TestCase):
     np.testing.assert_allclose(drift.log_capital(state), np.log(total))
 
   @parameterized.parameters(0.02, 0.2)
-  def test_no_strategy_of_misses_at_rate_alpha_makes_money(self, alpha):
-    # The supermartingale, exactly: the mean of what either answer leads to is
-    # what there was, after any history.
+  def test_the_expected_capital_is_constant_at_rate_alpha(self, alpha):
+    # The martingale, exactly: after any history the mean of the capital after
+    # either answer is the capital now.
     state = drift.init(alpha)
     for loss in misses(3, 1, (200, 0.3)).ravel():
       before = np.exp(drift.log_capital(state))
@@ -70,17 +70,17 @@ class AlarmTest(parameterized.TestCase):
 
   @parameterized.parameters((0.05, 0.1, 1_000, 10_000), (0.2, 0.2, 300, 3_000))
   def test_quiet_streams_stay_quiet(self, alpha, delta, num_streams, num):
-    # At the very edge of the promise. By Ville at most delta of the streams
-    # ever alarm; 3 standard errors for this many draws.
+    # A rate of exactly alpha. By Ville at most delta of the streams ever raise
+    # an alarm; 3 standard errors for this many draws.
     state = final_state(misses(1, num_streams, (num, alpha)), alpha)
     raised = drift.is_alarm(state, delta).mean()
     error = np.sqrt(delta * (1 - delta) / num_streams)
     self.assertLessEqual(raised, delta + 3 * error)
-    self.assertGreater(raised, 0)  # A bound that is never near is no test.
+    self.assertGreater(raised, 0)  # Otherwise the bound would not be tested.
 
   def test_misses_that_depend_on_the_past_raise_no_more(self):
-    # The promise is about the chance of the next miss, given all before: here
-    # bursts of alpha and of nothing, chosen by how the gambler stands.
+    # The promise is about the probability of the next miss, given all before.
+    # Here it is alpha or 0, depending on the capital so far.
     alpha, delta = 0.1, 0.1
     rng = np.random.default_rng(2)
     state = drift.init(alpha, streams=(500,))
@@ -96,7 +96,7 @@ class AlarmTest(parameterized.TestCase):
       (0.05, 0, 0.95),
       (0.05, 5_000, 0.95),
       (0.1, 500, 0.9),
-      (0.2, 500, 0.75),  # No alarm could have 0.92; see `most_within`.
+      (0.2, 500, 0.75),  # No alarm can reach 0.92; see `most_within`.
   )
   def test_ten_points_raise_it_within_300_answers(self, alpha, quiet, share):
     losses = misses(4, 300, (quiet, alpha), (300, alpha + 0.1))
@@ -108,8 +108,9 @@ class AlarmTest(parameterized.TestCase):
     self.assertGreaterEqual(raised.mean(), share)
 
   def test_capital_bet_from_the_start_would_be_late(self):
-    # Why most of it is kept back: with all of it on the table within a few
-    # answers the same shift after 5,000 is seldom seen in 300.
+    # Why most of the capital is kept in reserve: if all of it is bet within a
+    # few answers, the same shift after 5,000 answers is seldom noticed within
+    # 300.
     losses = misses(5, 200, (5_000, 0.1), (300, 0.2))
     seen = [
         drift.is_alarm(final_state(losses, 0.1, half_life=h), 0.1).mean()
@@ -119,24 +120,24 @@ class AlarmTest(parameterized.TestCase):
     self.assertGreater(seen[1], 0.75)
 
   def test_no_alarm_can_be_sooner_than_the_best_test(self):
-    # 2 answers, alpha 1/4, shift 1/4: P(both missed) is 1/16 and then 1/4. Of
-    # a size of 1/16 the best test rejects just there.
+    # 2 answers, alpha 1/4, shift 1/4: P(both missed) is 1/16, and 1/4 after the
+    # shift. The best test of size 1/16 rejects exactly then.
     delta = 1 / 17  # 1/16 given no alarm before.
     most = drift.most_within(0.25, 0.25, 2, delta=delta, horizon=2)
     self.assertAlmostEqual(most, 1 / 4)
-    # Half the size: a coin is thrown.
+    # Half the size: it rejects then with probability 1/2.
     most = drift.most_within(0.25, 0.25, 2, delta=delta, horizon=4)
     self.assertAlmostEqual(most, 1 / 8)
     wide = dict(delta=0.1, horizon=10_000)
     self.assertBetween(drift.most_within(0.2, 0.1, 300, **wide), 0.9, 0.95)
     self.assertGreater(drift.most_within(0.05, 0.1, 300, **wide), 0.999)
 
-  def test_an_alarm_stays(self):
+  def test_an_alarm_stays_raised(self):
     state = final_state(misses(6, 1, (100, 0.9), (3_000, 0.0)), 0.05)
     self.assertTrue(drift.is_alarm(state, 0.01)[0])
     self.assertLess(drift.log_capital(state)[0], 0)
 
-  def test_a_lasting_shift_overflows_nothing(self):
+  def test_a_lasting_shift_does_not_overflow(self):
     state = final_state(np.ones((5_000, 1)), 0.02)
     self.assertTrue(np.isfinite(state.highest).all())
     self.assertEqual(drift.p_value(state)[0], 0)
@@ -144,10 +145,10 @@ class AlarmTest(parameterized.TestCase):
 
 class StateTest(parameterized.TestCase):
 
-  def test_saved_and_restored_it_goes_on_as_if_uninterrupted(self):
+  def test_a_restored_state_continues_as_if_uninterrupted(self):
     losses = misses(7, 3, (60, 0.2))
     saved = serialization.to_bytes(final_state(losses[:30], 0.1))
-    # What it is restored into only gives the structure.
+    # The state that is restored into only gives the structure.
     state = serialization.from_bytes(drift.init(0.5), saved)
     for loss in losses[30:]:
       state = drift.update(state, loss)
@@ -171,21 +172,21 @@ class StateTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(alpha=0), 'alpha must be in'),
-      (dict(alpha=0.1, half_life=0), 'half_life must be positive'),
+      (dict(alpha=0.1, half_life=0), 'half_life must be in'),
       (dict(alpha=0.9, shifts={0.1: 1}), '1 - alpha = 0.1'),
-      (dict(alpha=0.1, shifts={0.0: 1, 0.1: 1}), 'Shifts must be'),
-      (dict(alpha=0.1, shifts={0.1: 0}), 'Weights must be positive'),
+      (dict(alpha=0.1, shifts={0.0: 1, 0.1: 1}), 'shifts must be'),
+      (dict(alpha=0.1, shifts={0.1: 0}), 'weights of shifts must be'),
   )
-  def test_bad_settings_are_refused(self, settings, message):
+  def test_raises_on_bad_settings(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):
       drift.init(**settings)
 
   @parameterized.parameters(-0.1, 1.1, np.nan)
-  def test_bad_losses_are_refused(self, loss):
+  def test_raises_on_bad_losses(self, loss):
     with self.assertRaisesRegex(ValueError, 'loss must be in'):
       drift.update(drift.init(0.1), loss)
 
-  def test_bad_delta_is_refused(self):
+  def test_raises_on_a_bad_delta(self):
     with self.assertRaisesRegex(ValueError, 'delta must be in'):
       drift.is_alarm(drift.init(0.1), 1.0)
 

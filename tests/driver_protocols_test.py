@@ -1,4 +1,4 @@
-"""Tests of the one driver in `switch` and `redraft`: every token by hand."""
+"""Tests of the driver in `switch` and `redraft`, with every token by hand."""
 
 import asyncio
 import dataclasses
@@ -16,7 +16,7 @@ from routing.rollout import driver
 from tests import scripted_pair
 
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
-_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded_tokens', 1e5)
 # What the small model writes, and what the medium one does; the latter's end is
 # the right one.
 _PIECES = (('a\n\n', 'b\n\n', '#### 4'), ('A\n\n', 'B\n\n', '#### 3'))
@@ -24,7 +24,7 @@ _PIECES = (('a\n\n', 'b\n\n', '#### 4'), ('A\n\n', 'B\n\n', '#### 3'))
 
 @dataclasses.dataclass
 class _Say:
-  """Names the routes of a list, one after the other, at even chances."""
+  """A router that names the routes of a list, each with probability 1/2."""
 
   routes: tuple[int, ...]
   seen: list[types.Trace] = dataclasses.field(default_factory=list)
@@ -42,7 +42,7 @@ def _recitals():
 
 
 def _answer(router, engines, name, **kwargs):
-  """The question has one token, 'q'."""
+  """Answers a question of one token, 'q'."""
   settings = dict(
       protocol=protocols.Protocol(name),
       accounting=_ACCOUNTING,
@@ -68,15 +68,15 @@ class SwitchTest(parameterized.TestCase):
     return router, _answer(router, _recitals(), 'switch', **kwargs)
 
   @parameterized.parameters(
-      # The question has 1 token, a step 3, the last one 6. Who comes back reads
-      # the other's steps only: its own, and all before them, are in its cache.
+      # The question has 1 token, a step 3, the last one 6. A model that returns
+      # reads only the steps of others; the rest is in its prefix cache.
       ((0, 1, 0), [(0, 1, 0, 3), (1, 4, 0, 3), (0, 3, 4, 6)]),
       ((1, 0, 1), [(1, 1, 0, 3), (0, 4, 0, 3), (1, 3, 4, 6)]),
       ((1, 0, 0), [(1, 1, 0, 3), (0, 4, 0, 3), (0, 0, 7, 6)]),
       ((0, 0, 1), [(0, 1, 0, 3), (0, 0, 4, 3), (1, 7, 0, 6)]),
       ((1, 1, 1), [(1, 1, 0, 3), (1, 0, 4, 3), (1, 0, 7, 6)]),
   )  # fmt: skip
-  def test_pays_what_was_not_read_before(self, routes, calls):
+  def test_only_new_prompt_tokens_are_read(self, routes, calls):
     router, got = self._switch(*routes)
     text = ''.join(_PIECES[m][t] for t, m in enumerate(routes))
     self.assertEqual(got.text, text)
@@ -92,7 +92,7 @@ class SwitchTest(parameterized.TestCase):
       ((0, 0, 1), [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 1), (1, 7, 0, 6)]),
       ((0, 1, 1), [(0, 1, 0, 3), (0, 0, 0, 1), (1, 4, 0, 3), (1, 0, 0, 6)]),
   )  # fmt: skip
-  def test_who_writes_on_is_cut_off_by_the_next(self, routes, calls):
+  def test_another_writer_cancels_speculation(self, routes, calls):
     engines = _recitals()
     for engine in engines:
       engine.num_ahead = 1
@@ -113,9 +113,9 @@ class SwitchTest(parameterized.TestCase):
     self.assertEqual([r.to_end for r in engines[1].requests], [False, False])
     self.assertEqual([r.trace for r in engines[0].requests], ['A\n\nB\n\n'])
 
-  def test_spent_is_what_all_writers_cost(self):
+  def test_spent_is_the_cost_of_all_writers(self):
     router, _ = self._switch(0, 1, 0)
-    # Ruler 'decoded': 3 characters x 1000, then 3 x 4000, over 1e5.
+    # In 'decoded_tokens': 3 characters x 1000, then 3 x 4000, over 1e5.
     np.testing.assert_allclose(
         [trace.spent for trace in router.seen], [0, 0.03, 0.15]
     )
@@ -129,7 +129,7 @@ class SwitchTest(parameterized.TestCase):
   def test_max_decisions_counts_all_writers(self):
     sampling = driver.Sampling(max_decisions=2, max_tokens=100)
     _, got = self._switch(1, 0, 1, sampling=sampling)
-    # The second decision is the last: its writer goes on to the end.
+    # The second decision is the last: its writer continues to the end.
     self.assertLen(got.decisions, 2)
     self.assertEqual([x.route for x in got.steps][:2], [1, 0])
     self.assertEqual({x.route for x in got.steps[1:]}, {0})
@@ -144,8 +144,8 @@ class RedraftTest(parameterized.TestCase):
     return router, _answer(router, _recitals(), 'redraft')
 
   @parameterized.parameters(
-      # A rewritten draft is paid. The small model then reads the step that took
-      # its place; the large one reads all that it did not write.
+      # A discarded draft is charged. The small model then reads the step that
+      # replaced it; the large model reads all steps that it did not write.
       ((0, 1, 0), ['b\n\n'],
        [(0, 1, 0, 3), (0, 0, 4, 3), (1, 4, 0, 3), (0, 3, 4, 6)]),
       ((1, 0, 1), ['a\n\n', '#### 4'],
@@ -153,7 +153,7 @@ class RedraftTest(parameterized.TestCase):
       ((0, 0, 0), [],
        [(0, 1, 0, 3), (0, 0, 4, 3), (0, 0, 7, 6)]),
   )  # fmt: skip
-  def test_drafts_are_kept_or_thrown_away_and_paid(
+  def test_drafts_are_kept_or_discarded_and_charged(
       self, routes, discarded, calls
   ):
     router, got = self._redraft(*routes)
@@ -171,7 +171,7 @@ class RedraftTest(parameterized.TestCase):
       drafted = trace.draft.text == got.steps[step].text
       self.assertEqual(drafted, route == 0)
 
-  def test_the_drafter_alone_writes_on(self):
+  def test_only_the_drafting_model_speculates(self):
     engines = _recitals()
     for engine in engines:
       engine.num_ahead = 1
@@ -180,7 +180,7 @@ class RedraftTest(parameterized.TestCase):
         _calls(got),
         [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 1), (1, 4, 0, 3), (0, 3, 4, 6)],
     )
-    self.assertFalse(engines[1].requests[0].goes_on)
+    self.assertFalse(engines[1].requests[0].may_speculate)
 
   def test_price_by_hand(self):
     _, got = self._redraft(0, 1, 0)
@@ -191,7 +191,7 @@ class RedraftTest(parameterized.TestCase):
         (0.8 + 0.16 + 12) + (3.2 + 12),
     )
 
-  def test_spent_holds_the_draft_on_view(self):
+  def test_spent_includes_the_draft(self):
     router, _ = self._redraft(0, 1, 0)
     # 3, then 6, then 6 + 4 x 3 + 6 characters' worth.
     np.testing.assert_allclose(
@@ -211,7 +211,7 @@ class RedraftTest(parameterized.TestCase):
 class SessionTest(parameterized.TestCase):
 
   @parameterized.parameters('escalate', 'switch', 'redraft')
-  def test_is_forgotten_at_the_end_and_on_an_error(self, name):
+  def test_a_session_ends_with_the_answer_and_on_an_error(self, name):
     engines = _recitals()
     engines[0].num_ahead = 1
     _answer(_Say((0, 1, 1)), engines, name)

@@ -1,4 +1,4 @@
-"""Tests of the one driver, with scripted engines."""
+"""Tests of the driver in `escalate`, with scripted engines."""
 
 import asyncio
 import dataclasses
@@ -18,12 +18,12 @@ from routing.rollout import driver
 from tests import scripted_pair
 
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
-_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded', 1e5)
+_ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded_tokens', 1e5)
 
 
 @dataclasses.dataclass
 class _HandOverAt:
-  """Hands over to `route` at step `step`, and keeps what it was shown."""
+  """A router that hands over to `route` at `step`, and records its traces."""
 
   step: int
   route: int = 1
@@ -36,7 +36,7 @@ class _HandOverAt:
 
 
 class _Narrow(scripted.ScriptedEngine):
-  """Holds 5 tokens of question and answer, whatever it is asked for."""
+  """An engine with a context of 5 tokens, whatever limit is requested."""
 
   async def write(self, request):
     room = 5 - self.count_tokens(request.question, request.trace)
@@ -62,7 +62,7 @@ def _answer(problem, router, engines=None, view='peek', **kwargs):
 
 
 def _recital(small, large, answer='3'):
-  """A problem 'q', and two engines that recite."""
+  """Returns a problem 'q', and two engines with fixed answers."""
   engines = [
       scripted.ScriptedEngine('s', 0, scripted.recite(small)),
       scripted.ScriptedEngine('l', 1, scripted.recite(large)),
@@ -72,7 +72,7 @@ def _recital(small, large, answer='3'):
 
 class AnswerTest(parameterized.TestCase):
 
-  def test_peek_shows_the_draft_then_throws_it_away(self):
+  def test_peek_shows_the_draft_then_discards_it(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
     router = _HandOverAt(1)
     got = _answer(problem, router, engines)
@@ -88,34 +88,34 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 4, 3), (1, 4, 0, 9)])
 
   @parameterized.parameters('peek', 'commit')
-  def test_what_was_written_in_vain_is_paid_after_the_decision(self, view):
+  def test_wasted_tokens_are_charged_after_the_decision(self, view):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
     engines[0].num_ahead = 2
     router = _HandOverAt(1)
     got = _answer(problem, router, engines, view=view)
     self.assertEqual(got.text, 'a\n\nB\n\n#### 3')
     calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
-    # The second draft reads nothing: it is there when it is asked for.
+    # The second draft reads nothing: it was written speculatively.
     draft = [(0, 0, 0, 3)] * (view == 'peek')
     self.assertEqual(calls, [(0, 1, 0, 3), *draft, (0, 0, 0, 2), (1, 4, 0, 9)])
-    # Ruler 'decoded': 1000 parameters x characters, over a reference of 1e5.
+    # In 'decoded_tokens': 1000 parameters x characters, over 1e5.
     spent = [0.03, 0.06] if view == 'peek' else [0.0, 0.03]
     np.testing.assert_allclose([t.spent for t in router.seen], spent)
 
-  def test_who_stays_to_the_end_wastes_nothing(self):
+  def test_staying_to_the_end_wastes_no_tokens(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
     engines[0].num_ahead = 2
     got = _answer(problem, _HandOverAt(99), engines)
     calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
     self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 0, 3), (0, 0, 0, 6)])
 
-  def test_nobody_writes_on_past_the_end(self):
+  def test_no_speculation_past_the_end(self):
     problem, engines = _recital('a\n\n' * 50, '#### 3')
     sampling = driver.Sampling(max_decisions=3, max_tokens=30)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
-    # Three drafts that are kept, and the rest of the answer in one call.
+    # Three kept drafts, and the rest of the answer in one call.
     self.assertEqual([c.written for c in got.calls], [3, 3, 3, 21])
-    asked = [request.goes_on for request in engines[0].requests]
+    asked = [request.may_speculate for request in engines[0].requests]
     self.assertEqual(asked, [True, True, True, False])
 
   @parameterized.product(
@@ -147,13 +147,13 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(got.text, (small, large)[route])
     self.assertEqual([x.route for x in got.steps], [0, 0] + [route] * 8)
     self.assertEqual(got.is_correct, route == 0)
-    # All that was written is in a call, and is charged.
+    # Every written token is in a recorded call.
     total = sum(x.usage.written for x in (*got.steps, *got.discarded))
     self.assertEqual(sum(call.written for call in got.calls), total)
     seen = traces.num_calls_seen(got, protocols.Protocol(*protocol))
     self.assertEqual(seen[-1], len(got.calls))
 
-  def test_a_trace_that_ends_cuts_off_who_writes_on(self):
+  def test_the_end_of_a_trace_cancels_speculation(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
     engines[0].num_ahead = 2
     sampling = driver.Sampling(max_decisions=6, max_tokens=6)
@@ -161,7 +161,7 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(got.text, 'a\n\nb\n\n')
     self.assertEqual([c.written for c in got.calls], [3, 3, 2])
 
-  def test_commit_decides_before_anything_is_paid(self):
+  def test_commit_decides_before_anything_is_charged(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
     router = _HandOverAt(1)
     got = _answer(problem, router, engines, view='commit')
@@ -190,11 +190,11 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(request.trace, 'a\n\n')
     self.assertEqual(request.max_tokens, 100 - len('a\n\n'))
 
-  def test_spent_is_what_was_paid_with_the_draft(self):
+  def test_spent_includes_the_draft(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
     router = _HandOverAt(99)
     _answer(problem, router, engines)
-    # Ruler 'decoded': 1000 parameters x characters, over a reference of 1e5.
+    # In 'decoded_tokens': 1000 parameters x characters, over 1e5.
     np.testing.assert_allclose(
         [trace.spent for trace in router.seen], [0.03, 0.06, 0.12]
     )
@@ -226,7 +226,7 @@ class AnswerTest(parameterized.TestCase):
     got = _answer(problem, _HandOverAt(1), engines, sampling=sampling)
     self.assertEqual(got.text, 'a\n\nB\n\n##')
 
-  def test_a_step_that_the_engine_cut_off_ends_a_trace(self):
+  def test_a_cut_step_ends_a_trace(self):
     problem, engines = _recital('a\n\nbcd\n\n#### 3', '#### 3')
     engines[0] = _Narrow('s', 0, engines[0].script)
     got = _answer(problem, _HandOverAt(99), engines)
@@ -241,7 +241,7 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(sessions[2], sessions[3])
     self.assertNotEqual(sessions[1], sessions[2])
 
-  def test_every_request_has_a_seed_of_its_own_and_the_same_each_time(self):
+  def test_seeds_differ_between_requests_and_are_reproducible(self):
     engines = scripted_pair.make_engines(2)
     for problem in scripted_pair.make_problems(5):
       _answer(problem, _HandOverAt(99), engines)
@@ -254,18 +254,18 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(seeds, [r.seed for r in again[0].requests])
 
   @parameterized.parameters(-1, 3)
-  def test_a_route_that_is_not_there_is_refused(self, route):
+  def test_a_missing_route_raises_an_error(self, route):
     (problem,) = scripted_pair.make_problems(1)
     with self.assertRaisesRegex(ValueError, rf'route {route}; .*\[0, 1, 2\]'):
       _answer(problem, _HandOverAt(0, route))
 
-  def test_engines_out_of_order_are_refused(self):
+  def test_engines_out_of_order_raise_an_error(self):
     (problem,) = scripted_pair.make_problems(1)
     engines = scripted_pair.make_engines(2)[::-1]
     with self.assertRaisesRegex(ValueError, r'routes \[1, 0\]'):
       _answer(problem, _HandOverAt(0), engines)
 
-  def test_a_slow_grader_does_not_hold_up_the_others(self):
+  def test_a_slow_grader_does_not_block_other_trajectories(self):
     problem, engines = _recital('#### 3', '#### 3')
     waiting = asyncio.Event()
 
@@ -274,7 +274,7 @@ class AnswerTest(parameterized.TestCase):
 
       def grade(text, reference):
         del text, reference
-        # Blocks until the other trajectory, on the same loop, has gone on.
+        # Blocks until the other trajectory on the same loop has progressed.
         future = asyncio.run_coroutine_threadsafe(waiting.wait(), loop)
         return future.result(timeout=5)
 
@@ -309,7 +309,7 @@ class SamplingTest(parameterized.TestCase):
 
 
 class LiveEqualsLadderTest(parameterized.TestCase):
-  """Going a way live costs and answers what the ladder says of it."""
+  """A live hand-over has the answer and the cost that the ladder records."""
 
   @parameterized.product(
       view=['peek', 'commit'], temperature=[0.0, 1.0], num_routes=[2, 3]
@@ -340,12 +340,12 @@ class LiveEqualsLadderTest(parameterized.TestCase):
         kept = ''.join(s.text for s in ladder.steps[:step])
         self.assertEqual(live.text, kept + completion.text)
         self.assertEqual(live.is_correct, completion.is_correct)
-        for ruler in costs.RULERS:
+        for metric in costs.COST_METRICS:
           charged = costs.ladder_costs(
-              ladder, specs, ruler, draft_is_paid=view == 'peek'
+              ladder, specs, metric, draft_is_paid=view == 'peek'
           )
           self.assertAlmostEqual(
-              costs.total_cost(live.calls, specs, ruler),
+              costs.total_cost(live.calls, specs, metric),
               charged.handover[step, route - 1],
               delta=1e-12 * charged.all_large,
           )

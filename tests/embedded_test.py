@@ -1,4 +1,4 @@
-"""Tests of the embedded engine: batches, sessions and seeds change nothing."""
+"""Tests of the embedded engine: batches, sessions, seeds and usage."""
 
 import asyncio
 
@@ -26,8 +26,8 @@ _CONFIG = decoder.DecoderConfig(
     head_dim=32,
     mlp_size=16,
 )
-# Weights far from zero, so that an untrained model is decided, not uniform; not
-# farther, or rounding alone moves a log-probability by more than 1e-4.
+# Weights far from zero, so that an untrained model is confident, not uniform.
+# With larger ones rounding alone moves a log-probability by more than 1e-4.
 _PARAMS = jax.tree.map(
     lambda x: 2.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
 )
@@ -43,7 +43,7 @@ def _engine(**fields):
 
 
 def _write(engine, requests):
-  """All requests at once; the engine is closed after."""
+  """Makes all requests concurrently, then closes the engine."""
 
   async def run():
     try:
@@ -67,8 +67,8 @@ class EmbeddedEngineTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, 1.0)
   def test_a_result_does_not_depend_on_its_batch(self, temperature):
-    # The tokens are the same; their log-probabilities up to the rounding of
-    # matrix products of another shape.
+    # The tokens are equal. Their log-probabilities are equal up to rounding, as
+    # matrix products have another shape.
     requests = [_request(i, seed=i, temperature=temperature) for i in range(40)]
     together = _write(_engine(), requests)
     for i in (0, 17, 39):
@@ -78,7 +78,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
         np.testing.assert_allclose(a.hidden, b.hidden, atol=1e-4)
 
-  def test_seeds_matter_when_sampling_only(self):
+  def test_seeds_matter_only_when_sampling(self):
     for temperature, same in ((1.0, False), (0.0, True)):
       a, b = _write(
           _engine(),
@@ -135,7 +135,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
     self.assertEqual((again.read, again.cached), (0, length + 5))
     self.assertEqual((other.read, other.cached), (length + 5, 0))
 
-  def test_another_branch_of_a_trace_shares_only_the_common_part(self):
+  def test_another_branch_of_a_trace_reuses_only_the_common_prefix(self):
     traces = ['a) P gets 27: 12', 'a) P gets 27: 45 + ']
     common = len(_TOKENIZER.encode(_QUESTIONS[0] + 'a) P gets 27: '))
 
@@ -153,7 +153,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
         branched[0].log_probs, fresh[0].log_probs, atol=1e-5
     )
 
-  def test_more_sessions_than_slots_are_read_again_not_mixed_up(self):
+  def test_with_too_few_slots_prefixes_are_read_again_not_mixed_up(self):
     requests = [_request(i) for i in range(40)]
     few = _write(_engine(max_batch=4, num_slots=4), requests)
     many = _write(_engine(), requests)
@@ -170,11 +170,11 @@ class EmbeddedEngineTest(parameterized.TestCase):
       np.testing.assert_allclose(step.log_probs, step.top_log_probs[:, 0])
       self.assertGreater(step.usage.seconds, 0.0)
 
-  def test_no_room_is_refused(self):
+  def test_no_tokens_to_write_is_refused(self):
     with self.assertRaisesRegex(engine_lib.Refused, 'max_tokens is 0'):
       _write(_engine(), [_request(0, max_tokens=0)])
 
-  def test_an_error_reaches_its_caller_and_the_engine_goes_on(self):
+  def test_an_error_reaches_its_caller_and_the_engine_continues(self):
     async def run(engine):
       bad = engine_lib.Request(question='What is 2 + 2?', session='bad')
       results = await asyncio.gather(
@@ -190,7 +190,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
   @parameterized.parameters(
       dict(max_batch=0), dict(max_batch=999), dict(max_batch=64, num_slots=8)
   )
-  def test_bad_sizes_are_refused(self, **fields):
+  def test_bad_sizes_are_errors(self, **fields):
     with self.assertRaises(ValueError):
       _engine(**fields)
 

@@ -52,7 +52,7 @@ class MathVerifyTest(parameterized.TestCase):
   @parameterized.parameters(
       (r'so \boxed{\frac{1}{2}}', '0.5', True),
       (r'\boxed{x^2 + 1}', '1 + x^2', True),
-      # Only the number inside would be found if this were not read as LaTeX.
+      # Without LaTeX delimiters only the number inside would be found.
       (r'\boxed{x^2 + 1}', 'x^3 + 1', False),
       ('#### 1,000', '1000', True),
       (r'\boxed{\{2, 1\}}', r'\{1, 2\}', True),
@@ -85,7 +85,7 @@ class MathVerifyTest(parameterized.TestCase):
     self.assertEqual(list(got), [i % 2 == 0 for i in range(16)])
 
 
-class TimeBoxTest(absltest.TestCase):
+class TimeLimitTest(absltest.TestCase):
 
   def test_a_late_verdict_is_wrong_and_the_next_one_is_right(self):
     grade = equivalence.MathVerify(timeout=1.0)
@@ -93,7 +93,7 @@ class TimeBoxTest(absltest.TestCase):
     self.assertTrue(grade.is_equivalent('2/4', '1/2'))
     child = grade._child
     start = time.monotonic()
-    # The tower has more digits than memory holds; no signal would stop it.
+    # This power tower has too many digits for memory; no signal stops it.
     self.assertFalse(grade.is_equivalent('9^{9^{9^{9}}} + x', '7 + x'))
     self.assertLess(time.monotonic() - start, 5.0)
     self.assertIsNotNone(child.poll(), 'the late child must be dead')

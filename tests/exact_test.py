@@ -1,4 +1,4 @@
-"""Tests of the closed form: enumeration, sampling, differences, padding."""
+"""Tests of the closed form: enumeration, REINFORCE, differences, padding."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from tests import ladders
 
 
 def _batch(rng, batch_size, num_steps, num_routes, *, is_full=False):
-  """Random outcomes; traces of 1 to T steps."""
+  """Returns ladders of 1 to T steps with random outcomes."""
   lengths = rng.integers(1, num_steps + 1, batch_size)
   if is_full:
     lengths[:] = num_steps
@@ -39,12 +39,14 @@ def _softmax(logits):
   return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _enumerate(chances, batch, problem):
-  """Every sequence of actions of one problem, its chance and its outcome."""
+def _enumerate(probabilities, batch, problem):
+  """Yields the probability and outcome of each sequence of actions."""
   length = int(batch.mask[problem].sum())
-  num_routes = chances.shape[-1]
+  num_routes = probabilities.shape[-1]
   for actions in itertools.product(range(num_routes), repeat=length):
-    chance = np.prod([chances[problem, t, a] for t, a in enumerate(actions)])
+    chance = np.prod(
+        [probabilities[problem, t, a] for t, a in enumerate(actions)]
+    )
     first = next((t for t, a in enumerate(actions) if a), None)
     if first is None:
       outcome = (
@@ -65,8 +67,9 @@ def _enumerate(chances, batch, problem):
 class ExactOutcomesTest(parameterized.TestCase):
 
   def test_hand_computed(self):
-    # One problem, two steps, logits 0 and log 3, so that the chances to hand
-    # over are 1/2 and 3/4: at 0: 1/2, at 1: 1/2 * 3/4 = 3/8, never: 1/8.
+    # One problem, two steps, logits 0 and log 3, so that the hand-over
+    # probabilities are 1/2 and 3/4. P(at 0) = 1/2, P(at 1) = 1/2 * 3/4 = 3/8,
+    # P(never) = 1/8.
     # correct = 1/2 * 1 + 3/8 * 0 + 1/8 * 1 = 0.625
     # cost    = 1/2 * 1.0 + 3/8 * 0.8 + 1/8 * 0.4 = 0.85
     # loss    = 3/8 * 1 = 0.375
@@ -92,10 +95,10 @@ class ExactOutcomesTest(parameterized.TestCase):
     batch = _batch(rng, 6, 4, num_routes)
     logits = 2 * rng.normal(size=(6, 4, num_routes)).astype(np.float32)
     got = exact.exact_outcomes(jnp.asarray(logits), batch)
-    chances = _softmax(logits)
+    probabilities = _softmax(logits)
     for n in range(6):
       expected = sum(
-          p * outcome for p, outcome in _enumerate(chances, batch, n)
+          p * outcome for p, outcome in _enumerate(probabilities, batch, n)
       )
       np.testing.assert_allclose(
           [got.correct[n], got.cost[n], got.loss[n]], expected, rtol=1e-5
@@ -133,9 +136,9 @@ class ExactOutcomesTest(parameterized.TestCase):
     estimates = _reinforce(rng, _softmax(logits)[0], batch, 100_000)
     mean = estimates.mean(axis=0)
     error = estimates.std(axis=0) / np.sqrt(len(estimates))
-    # 6 or 9 entries at 4 standard errors: chance of a false alarm below 1e-3.
+    # 6 or 9 entries at 4 standard errors: P(false alarm) is below 1e-3.
     np.testing.assert_array_less(np.abs(mean - gradient), 4 * error + 1e-7)
-    # And the estimate can tell: it is many errors away from zero somewhere.
+    # The test has power: some entry is many standard errors away from 0.
     self.assertGreater(np.max(np.abs(mean) / error), 10)
 
   def test_padding_changes_nothing(self):
@@ -146,7 +149,7 @@ class ExactOutcomesTest(parameterized.TestCase):
         lambda x: np.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)), batch
     )
     padded = padded.replace(widths=(1,) * 7)
-    # Padding holds what it likes, even what is not a number.
+    # Padding may be anything, even NaN.
     wide = jnp.pad(logits, [(0, 0), (0, 3), (0, 0)], constant_values=np.nan)
 
     def value(x, b):
@@ -161,8 +164,8 @@ class ExactOutcomesTest(parameterized.TestCase):
     np.testing.assert_array_equal(gradient[:, 4:], 0.0)
 
   @parameterized.parameters(100.0, -100.0)
-  def test_certain_policies_have_finite_gradients(self, preference):
-    # Handing over for sure at step 0, or never: chances underflow to 0, and
+  def test_deterministic_policies_have_finite_gradients(self, preference):
+    # Handing over surely at step 0, or never: probabilities underflow to 0, and
     # the gradient must be 0 or small, not NaN.
     batch = _batch(np.random.default_rng(0), 4, 8, 2, is_full=True)
     logits = jnp.zeros((4, 8, 2)).at[..., 1].set(preference)
@@ -179,7 +182,7 @@ class ExactOutcomesTest(parameterized.TestCase):
     np.testing.assert_allclose(got.correct, expected, rtol=1e-6)
     self.assertTrue(np.isfinite(gradient).all())
 
-  def test_chances_sum_to_one(self):
+  def test_probabilities_sum_to_one(self):
     rng = np.random.default_rng(1)
     batch = _batch(rng, 50, 8, 3)
     logits = jnp.asarray(3 * rng.normal(size=(50, 8, 3)), jnp.float32)
@@ -200,17 +203,17 @@ class ExactOutcomesTest(parameterized.TestCase):
     np.testing.assert_allclose(got, np.log(3.0), rtol=1e-6)
 
 
-def _reinforce(rng, chances, batch, num_samples):
-  """Score-function estimates of the gradient in the logits of one problem."""
-  num_steps, num_routes = chances.shape
+def _reinforce(rng, probabilities, batch, num_samples):
+  """Returns REINFORCE estimates of the gradient in one problem's logits."""
+  num_steps, num_routes = probabilities.shape
   estimates = np.zeros((num_samples, num_steps, num_routes))
   draws = rng.random((num_samples, num_steps))
-  actions = (draws[..., None] > chances.cumsum(axis=-1)).sum(axis=-1)
+  actions = (draws[..., None] > probabilities.cumsum(axis=-1)).sum(axis=-1)
   for estimate, path in zip(estimates, actions, strict=True):
     reward = batch.correct[..., 0].sum(axis=1)[0]
     for t, action in enumerate(path):
       # d log p(a) / d logits = onehot(a) - p, for each decision taken.
-      estimate[t] -= chances[t]
+      estimate[t] -= probabilities[t]
       estimate[t, action] += 1
       if action:
         reward = batch.correct[..., 1:][0, t, action - 1]

@@ -1,4 +1,4 @@
-"""Tests of the examination: a model that recites, and hand-made figures."""
+"""Tests of evaluating a model: one that recites, and hand-made figures."""
 
 from unittest import mock
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from routing.lm import corpus
 from routing.lm import examination
-from routing.lm import sampler
+from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 
@@ -17,9 +17,9 @@ _TASKS = corpus.held_out('examination', 30, ())
 
 
 def _reciting(texts, surprise=None):
-  """A stand-in for `sampler.generate` that writes `texts`, all but certain.
+  """Patches `generation.generate` to write `texts` with high confidence.
 
-  surprise: (row, token) = log-probability, where it is not -0.01.
+  surprise: (row, token) -> log-probability, where it is not -0.01.
   """
   written = []
   for i, text in enumerate(texts):
@@ -29,12 +29,12 @@ def _reciting(texts, surprise=None):
       if row == i:
         log_probs[token] = value
     written.append((ids, log_probs))
-  return mock.patch.object(sampler, 'generate', return_value=written)
+  return mock.patch.object(generation, 'generate', return_value=written)
 
 
 class ExamineTest(parameterized.TestCase):
 
-  def test_the_truth_is_all_right(self):
+  def test_right_solutions_are_all_right(self):
     texts = [''.join(arithmetic.solution(task)) for task in _TASKS]
     with _reciting(texts):
       found = examination.examine(None, None, _TASKS)
@@ -44,7 +44,7 @@ class ExamineTest(parameterized.TestCase):
         found['is_right'], sum(len(task.clauses) + 1 for task in _TASKS)
     )
 
-  def test_misconceptions_are_wrong_in_blind_spots_alone(self):
+  def test_wrong_rules_are_wrong_in_blind_spots_only(self):
     texts = [
         ''.join(arithmetic.solution(task, misconceived=True)) for task in _TASKS
     ]
@@ -58,9 +58,9 @@ class ExamineTest(parameterized.TestCase):
     ]
     np.testing.assert_array_equal(found['is_correct'], expected)
 
-  def test_the_least_log_probability_of_each_step(self):
+  def test_the_smallest_log_probability_of_each_step(self):
     texts = [''.join(arithmetic.solution(task)) for task in _TASKS[:2]]
-    # Row 0: a token of step 1, 22..43; row 1: one of step 0; then the end.
+    # Row 0: two tokens of step 1 (22..43) and the last; row 1: one of step 0.
     steps = len(_TASKS[0].clauses)
     surprise = {(0, 30): -2.0, (0, 31): -1.0, (1, 0): -3.0}
     surprise[0, steps * 22 + 5] = -4.0
@@ -76,7 +76,7 @@ class ExamineTest(parameterized.TestCase):
     text = ''.join(arithmetic.solution(_TASKS[0]))
     ids = _TOKENIZER.encode(text)  # The model never ended it.
     written = [(ids, np.zeros(len(ids), np.float32))]
-    with mock.patch.object(sampler, 'generate', return_value=written):
+    with mock.patch.object(generation, 'generate', return_value=written):
       self.assertEqual(examination.accuracy(None, None, _TASKS[:1]), 0.0)
 
   def test_summary_by_hand(self):

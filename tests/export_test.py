@@ -1,4 +1,4 @@
-"""Tests of the weights on disk: here and in `transformers` the same model."""
+"""Tests of saved weights: the same model here and in `transformers`."""
 
 import pathlib
 
@@ -40,7 +40,7 @@ class ExportTest(parameterized.TestCase):
     chex.assert_trees_all_equal(loaded, params)
     self.assertEqual([p.name for p in directory.parent.iterdir()], ['model'])
 
-  def test_what_is_missing_is_named(self):
+  def test_a_missing_file_is_named(self):
     directory = self.create_tempdir().full_path
     with self.assertRaisesRegex(FileNotFoundError, 'config.json is missing'):
       export.load_pretrained(directory)

@@ -1,4 +1,4 @@
-"""Shards that are extended: more problems after the same first ones."""
+"""Tests of extending a collection: more problems after the same first ones."""
 
 import asyncio
 import dataclasses
@@ -25,12 +25,12 @@ def _open(directory, ladders):
   return writer.LadderWriter(directory, problems, {'seed': 0}, _SIZE)
 
 
-def _fill(directory, ladders, refused=()):
-  """Collects what is missing; returns its indices."""
+def _fill(directory, ladders, failed=()):
+  """Collects the missing problems; returns their indices."""
   shards = _open(directory, ladders)
   missing = shards.missing()
   for i in missing:
-    if i in refused:
+    if i in failed:
       shards.fail(i, 'refused')
     else:
       shards.add(i, ladders[i])
@@ -45,7 +45,7 @@ class ExtendedTest(parameterized.TestCase):
     self.ladders = scripted_pair.make_ladders(12)
 
   def _check(self, num, without=()):
-    """All of the first `num` are there once, for every reader."""
+    """Checks that every reader finds each of the first `num` problems once."""
     wanted = [f'count/{i}' for i in range(num) if i not in without]
     back = reader.read_ladders(self.directory)
     self.assertEqual([x.problem.id for x in back], wanted)
@@ -62,7 +62,7 @@ class ExtendedTest(parameterized.TestCase):
     self.assertEqual(list(itertools.chain(*ids)), wanted)
 
   @parameterized.parameters(itertools.product((1, 3, 4, 6, 8), (7, 8, 9, 12)))
-  def test_nothing_is_collected_twice_or_lost(self, before, after):
+  def test_no_problem_is_collected_twice_or_lost(self, before, after):
     if before >= after:
       self.skipTest('That is no extension.')
     _fill(self.directory, self.ladders[:before])
@@ -76,7 +76,7 @@ class ExtendedTest(parameterized.TestCase):
     self._check(after)
     for path, content in full.items():
       self.assertEqual(path.read_bytes(), content)
-    # The data is that of a collection of so many from the start.
+    # The data equals that of a collection with all problems from the start.
     other = self.directory.with_name('other')
     _fill(other, self.ladders[:after])
     self.assertEqual(
@@ -84,31 +84,31 @@ class ExtendedTest(parameterized.TestCase):
         reader.read_manifest(other).content_hash,
     )
 
-  def test_again_and_again_within_one_block(self):
+  def test_repeated_extension_within_one_block(self):
     for num in (5, 6, 7, 8, 11):
       _fill(self.directory, self.ladders[:num])
       self._check(num)
       self.assertEmpty(_open(self.directory, self.ladders[:num]).missing())
 
-  def test_of_problems_that_failed(self):
-    _fill(self.directory, self.ladders[:6], refused=[1, 5])
-    missing = _fill(self.directory, self.ladders[:10], refused=[6, 7])
+  def test_failed_problems_stay_failed(self):
+    _fill(self.directory, self.ladders[:6], failed=[1, 5])
+    missing = _fill(self.directory, self.ladders[:10], failed=[6, 7])
     self.assertEqual(missing, [6, 7, 8, 9])
     self._check(10, without=[1, 5, 6, 7])
     self.assertEmpty(_open(self.directory, self.ladders[:10]).missing())
 
-  def test_it_is_not_complete_before_all_is_there(self):
+  def test_an_extended_collection_is_unfinished_at_first(self):
     _fill(self.directory, self.ladders[:6])
     shards = _open(self.directory, self.ladders[:9])
     with self.assertRaisesRegex(ValueError, 'holds 6 of 9 problems'):
       reader.read_ladders(self.directory)
-    with self.assertRaisesRegex(ValueError, 'count/5 came before'):
+    with self.assertRaisesRegex(ValueError, 'count/5 .* already has'):
       shards.add(5, self.ladders[5])
     shards.add(7, self.ladders[7])
-    # What is held in memory alone is missing.
+    # Records that are in memory only count as missing.
     self.assertEqual(shards.missing(), [6, 7, 8])
 
-  def test_an_unfinished_collection_is_extended_too(self):
+  def test_an_unfinished_collection_can_be_extended(self):
     shards = _open(self.directory, self.ladders[:6])
     for i in (4, 5, 0):
       shards.add(i, self.ladders[i])
@@ -117,11 +117,11 @@ class ExtendedTest(parameterized.TestCase):
     self._check(9)
 
   @parameterized.parameters(range(12))
-  def test_cut_off_at_any_write_it_goes_on(self, moment):
+  def test_it_resumes_after_a_kill_at_any_write(self, moment):
     _fill(self.directory, self.ladders[:6])
     replace, count = manifest_lib.replace_file, itertools.count()
 
-    def cut_off(path, write, after):
+    def cancel_speculation(path, write, after):
       number = next(count)
       if number == moment // 2 and not after:
         raise OSError('killed')
@@ -129,7 +129,7 @@ class ExtendedTest(parameterized.TestCase):
       if number == moment // 2:
         raise OSError('killed')
 
-    dying = functools.partial(cut_off, after=moment % 2)
+    dying = functools.partial(cancel_speculation, after=moment % 2)
     with mock.patch.object(manifest_lib, 'replace_file', dying):
       with self.assertRaises(OSError) if moment < 10 else self.subTest():
         _fill(self.directory, self.ladders[:11])
@@ -138,21 +138,21 @@ class ExtendedTest(parameterized.TestCase):
     _fill(self.directory, self.ladders[:11])
     self._check(11)
 
-  def test_other_problems_first_or_other_settings_are_refused(self):
+  def test_other_first_problems_or_settings_raise_an_error(self):
     _fill(self.directory, self.ladders[:6])
     files = {x: x.read_bytes() for x in self.directory.iterdir()}
     first = dataclasses.replace(self.ladders[0].problem, question='9:9')
     other = [dataclasses.replace(self.ladders[0], problem=first)]
-    with self.assertRaisesRegex(ValueError, 'num_problems: 6 there, 9 wanted'):
+    with self.assertRaisesRegex(ValueError, 'num_problems: 6 on .* 9 req'):
       _open(self.directory, other + self.ladders[1:9])
     problems = [x.problem for x in self.ladders[:9]]
-    with self.assertRaisesRegex(ValueError, 'settings.seed: 0 there, 1 wanted'):
+    with self.assertRaisesRegex(ValueError, 'settings.seed: 0 on disk, 1 r'):
       writer.LadderWriter(self.directory, problems, {'seed': 1}, _SIZE)
-    with self.assertRaisesRegex(ValueError, 'num_problems: 6 there, 5 wanted'):
+    with self.assertRaisesRegex(ValueError, 'num_problems: 6 on .* 5 req'):
       _open(self.directory, self.ladders[:5])
     self.assertEqual({x: x.read_bytes() for x in files}, files)
 
-  def test_engines_are_asked_of_new_problems_alone(self):
+  def test_engines_get_requests_for_new_problems_only(self):
     problems = scripted_pair.make_problems(9)
     asked = []
     for num in (6, 9):

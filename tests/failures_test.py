@@ -30,7 +30,7 @@ class FailureTest(parameterized.TestCase):
     else:
       writer.add(index, self.ladders[index])
 
-  # In the middle, at both ends, and a whole shard of them.
+  # Failures in the middle, at both ends, and in a whole shard.
   @parameterized.parameters(({4},), ({0, 7},), ({3, 4, 5, 7},))
   def test_each_problem_is_in_a_shard_or_in_the_record_of_failures(
       self, failed
@@ -58,7 +58,7 @@ class FailureTest(parameterized.TestCase):
     writer = self._open()
     writer.fail(1, 'too long')
     writer.add(0, self.ladders[0])
-    # Killed here: problem 2 has not come, so 0 was not written.
+    # Killed here: problem 2 is missing, so problem 0 was not written.
     writer = self._open()
     self.assertEqual(writer.missing(), [0, 2, 3, 4, 5, 6, 7])
     for index in writer.missing():
@@ -66,17 +66,17 @@ class FailureTest(parameterized.TestCase):
     self.assertTrue(reader.read_manifest(self.directory).is_complete)
     self.assertLen(reader.read_ladders(self.directory), 7)
 
-  def test_what_has_come_or_failed_does_not_come_again(self):
+  def test_a_second_record_or_failure_raises_an_error(self):
     writer = self._open()
     writer.add(0, self.ladders[0])
     writer.fail(1, '')
     for index in (0, 1):
-      with self.assertRaisesRegex(ValueError, f'count/{index} came before'):
+      with self.assertRaisesRegex(ValueError, f'count/{index} .* already has'):
         writer.fail(index, '')
-    with self.assertRaisesRegex(ValueError, 'count/1 came before'):
+    with self.assertRaisesRegex(ValueError, 'count/1 .* already has'):
       writer.add(1, self.ladders[1])
 
-  def test_a_collection_with_a_problem_open_is_unfinished(self):
+  def test_a_collection_with_a_missing_problem_is_unfinished(self):
     writer = self._open()
     for index in range(7):
       self._take(writer, index, {2})
@@ -86,7 +86,7 @@ class FailureTest(parameterized.TestCase):
 
 class NoLogProbsTest(absltest.TestCase):
 
-  def test_survives_the_disk_and_is_masked(self):
+  def test_steps_without_log_probs_are_stored_and_masked(self):
     (ladder,) = scripted_pair.make_ladders(1)
     first = ladder.steps[0]
     bare = dataclasses.replace(

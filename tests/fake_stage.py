@@ -1,9 +1,10 @@
-"""A stage of an experiment that takes no time to speak of: for tests of sweeps.
+"""A fast stand-in for a stage of an experiment, for tests of sweeps.
 
 Run: python -m tests.fake_stage --config=FILE --config.seed=0 --workdir=DIRECTORY
-Writes results of the real form; its figures follow from its overrides. It notes
-each attempt, fails with a seed above 100 unless the file `mended` lies beside
-all runs, and refuses to work where another one is at work.
+Writes results in the real format, with figures that follow from its overrides.
+It records each attempt. With a seed above 100 it fails, unless a file `fixed`
+lies beside the directories of the runs. It also fails if another process is
+running in the same directory.
 """  # noqa: E501  Commands stay on one line.
 
 import json
@@ -16,16 +17,16 @@ SECONDS = 0.2
 
 
 def work(level: float, seed: int, directory: pathlib.Path) -> None:
-  """One attempt."""
+  """Makes one attempt at a run, in its directory."""
   directory.mkdir(parents=True, exist_ok=True)
   with (directory / 'attempts.txt').open('a') as file:
     file.write(f'{os.getpid()}\n')
   try:
     (directory / 'busy').open('x').close()
   except FileExistsError:
-    sys.exit('Two at once.')
+    sys.exit('Two processes in one directory.')
   time.sleep(SECONDS)
-  if seed > 100 and not (directory.parent / 'mended').exists():
+  if seed > 100 and not (directory.parent / 'fixed').exists():
     (directory / 'busy').unlink()
     sys.exit(f'Seed {seed} is no good.')
   at_budget = {'0.4': {'accuracy': [level + 0.1], 'cost': [level]}}
@@ -36,9 +37,9 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
       'at_budget': at_budget,
   }
   results = {
-      'schema': 3,
-      'ruler': 'price',
-      'rulers': {
+      'schema': 4,
+      'cost_metric': 'price',
+      'cost_metrics': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}
       },
   }

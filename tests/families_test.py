@@ -1,4 +1,4 @@
-"""A family's scores in a table are those of its live routers."""
+"""Tests that scores of a family in a table equal those of its routers."""
 
 import functools
 
@@ -19,7 +19,7 @@ from tests import scripted_pair
 from tests import sources_test
 from tests import trees_test
 
-_NUM_PROBLEMS = 5  # Up to 5 steps, and so 243 ways of 3 routes.
+_NUM_PROBLEMS = 5  # Up to 5 steps, and so 243 paths of 3 routes.
 _NUM_ROUTES = sources_test.NUM_ROUTES
 _ACCOUNTING = sources_test.ACCOUNTING
 _FEATURES = sources_test.FEATURES
@@ -29,7 +29,7 @@ _FITTED = ('mlp', 'gru', 'scored')
 
 @functools.cache
 def _seen(name):
-  """The table of a protocol, and the live trace of each of its decisions."""
+  """Returns a protocol's outcome table, and a live trace per decision."""
   if name == 'escalate':
     protocol = protocols.Protocol(name)
     ladders = scripted_pair.make_ladders(_NUM_PROBLEMS)
@@ -42,7 +42,7 @@ def _seen(name):
   else:
     grower = trees_test.make_grower(name)
     grown = [
-        grower.grow(x)
+        grower.build(x)
         for x in trees_test.make_replies(_NUM_PROBLEMS, _NUM_ROUTES)
     ]
     table = records.tree_table(grown, _FEATURES, _ACCOUNTING)
@@ -67,14 +67,14 @@ def _seen(name):
   return table, linked
 
 
-def _wanted(score, route, threshold):
+def _settings(score, route, threshold):
   return int(route) if score >= threshold else 0
 
 
 class DecisionsTest(parameterized.TestCase):
 
   @parameterized.product(name=sources_test.PROTOCOLS, kind=_RULES)
-  def test_a_rule_decides_as_its_scores_say(self, name, kind):
+  def test_live_rules_decide_as_their_scores(self, name, kind):
     table, shown = _seen(name)
     family = sources_test.FAMILIES[kind](name)
     scores, routes = family.score(table.decisions)
@@ -83,12 +83,12 @@ class DecisionsTest(parameterized.TestCase):
       router = family.at(float(kappa))
       got = [router.decide(trace).route for trace in shown]
       wanted = [
-          _wanted(s, r, kappa) for s, r in zip(scores, routes, strict=True)
+          _settings(s, r, kappa) for s, r in zip(scores, routes, strict=True)
       ]
       self.assertEqual(got, wanted, kappa)
 
   @parameterized.product(name=sources_test.PROTOCOLS, kind=_FITTED)
-  def test_a_fitted_one_decides_as_its_scores_say(self, name, kind):
+  def test_fitted_routers_decide_as_their_scores(self, name, kind):
     table, shown = _seen(name)
     family = sources_test.FAMILIES[kind](name)
     scores, routes = family.score(table.decisions)
@@ -102,7 +102,7 @@ class DecisionsTest(parameterized.TestCase):
       for kappa in (-np.inf, live.score, above):
         decision = family.at(kappa).decide(trace)
         self.assertEqual(decision.score, live.score)
-        self.assertEqual(decision.route, _wanted(live.score, route, kappa))
+        self.assertEqual(decision.route, _settings(live.score, route, kappa))
 
 
 class MemoryTest(parameterized.TestCase):
@@ -110,7 +110,7 @@ class MemoryTest(parameterized.TestCase):
   @parameterized.parameters('switch', 'redraft')
   def test_scores_follow_the_path(self, name):
     table, _ = _seen(name)
-    family = sources_test.make_member(name, 'gru')
+    family = sources_test.make_policy(name, 'gru')
     router = family.at(0.5)
     scores, routes = family.score(table.decisions)
     features, parents = table.decisions.features, table.decisions.parents
@@ -120,22 +120,22 @@ class MemoryTest(parameterized.TestCase):
       while place >= 0:
         path.insert(0, features[place])
         place = parents[place]
-      chances = router.probabilities(np.stack(path))[-1]
-      self.assertAlmostEqual(chances[1:].sum(), score, delta=1e-5)
-      self.assertEqual(1 + chances[1:].argmax(), route)
+      probabilities = router.probabilities(np.stack(path))[-1]
+      self.assertAlmostEqual(probabilities[1:].sum(), score, delta=1e-5)
+      self.assertEqual(1 + probabilities[1:].argmax(), route)
       alone.append(router.probabilities(features[row][None])[0, 1:].sum())
     first = parents < 0
     np.testing.assert_allclose(scores[first], np.array(alone)[first], atol=1e-5)
     # It would not be noticed if memory made no difference.
     self.assertGreater(np.abs(scores - alone)[~first].max(), 0.01)
 
-  def test_decisions_of_others_do_not_matter(self):
-    # The second table has the first's ways, and shorter and longer ones.
+  def test_scores_do_not_depend_on_other_problems(self):
+    # The second table adds shorter and longer paths to those of the first.
     all_of_them, _ = _seen('redraft')
     grower = trees_test.make_grower('redraft')
-    tree = grower.grow(trees_test.make_replies(2, _NUM_ROUTES)[1])
+    tree = grower.build(trees_test.make_replies(2, _NUM_ROUTES)[1])
     table = records.tree_table([tree], _FEATURES, _ACCOUNTING)
-    family = sources_test.make_member('redraft', 'gru')
+    family = sources_test.make_policy('redraft', 'gru')
     scores, _ = family.score(table.decisions)
     rows = all_of_them.problem == 1
     np.testing.assert_allclose(
@@ -146,16 +146,16 @@ class MemoryTest(parameterized.TestCase):
 class FingerprintTest(parameterized.TestCase):
 
   def test_of_policies(self):
-    family = sources_test.make_member('switch', 'mlp')
+    family = sources_test.make_policy('switch', 'mlp')
     router = family.at(0.3)
-    first, second = families.members(router)
+    first, second = families.policies(router)
     self.assertEqual(second.fingerprint, family.fingerprint)
     self.assertNotEqual(first.fingerprint, second.fingerprint)
     directory = self.create_tempdir().full_path
     router.save(directory)
-    _, again = families.members(learned.load(directory))
+    _, again = families.policies(learned.load(directory))
     self.assertEqual(again.fingerprint, second.fingerprint)
-    other = sources_test.make_member('switch', 'mlp', seed=1)
+    other = sources_test.make_policy('switch', 'mlp', seed=1)
     self.assertNotEqual(other.fingerprint, second.fingerprint)
 
   @parameterized.parameters(*learners.LEARNERS)
@@ -203,7 +203,7 @@ class FingerprintTest(parameterized.TestCase):
 
 class ScoredTest(absltest.TestCase):
 
-  def test_a_scorer_without_routes_names_the_one_given(self):
+  def test_a_scorer_without_routes_uses_the_given_route(self):
 
     class First:
 

@@ -34,7 +34,7 @@ class Letters:
     """The letters."""
     return list(map(ord, question + trace))
 
-  def spell(self, prompt, ids) -> list[str]:
+  def decode_tokens(self, prompt, ids) -> list[str]:
     """The letters again."""
     del prompt
     return list(map(chr, ids))

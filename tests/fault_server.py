@@ -12,7 +12,7 @@ import json
 import random
 import zlib
 
-_HEALING = (408, 409, 429, 500, 502, 503)
+_RETRIABLE = (408, 409, 429, 500, 502, 503)
 # Chance of each way to fail. Silence is rare, as it takes a client's patience.
 _WAYS = {'status': 0.04, 'silent': 0.005, 'dropped': 0.03, 'half': 0.02}
 
@@ -65,7 +65,7 @@ class Faults:
     )
     self.counts[way] += 1
     if way == 'status':
-      return await self._status(self._random.choice(_HEALING), send)
+      return await self._status(self._random.choice(_RETRIABLE), send)
     if way == 'silent':
       return await asyncio.sleep(self.silence)
     if way == 'dropped':

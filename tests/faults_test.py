@@ -81,7 +81,7 @@ class NightTest(absltest.TestCase):
         code, errors = self._run(directory, urls, number, rng.randint(2, 10))
         if number == signal.SIGTERM:
           self.assertEqual(code, 1)
-          self.assertRegex(errors, 'Got SIGTERM. .* The same command goes on')
+          self.assertRegex(errors, 'Got SIGTERM. .* The same command continues')
         else:
           self.assertEqual(code, -number)
         counts.append(_num_shards(directory))

@@ -50,7 +50,7 @@ def _observed(trace, config):
 
 class ConfidenceTest(parameterized.TestCase):
 
-  def test_the_question_alone_says_the_same_at_every_step(self):
+  def test_only_the_columns_of_the_question_are_constant(self):
     config = _config(observation.GROUPS, hidden_size=1)
     columns = observation.constant(config)
     self.assertEqual(
@@ -110,13 +110,13 @@ class ConfidenceTest(parameterized.TestCase):
           got[f'confidence/{name}'], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
 
-  def test_engine_without_log_probs_gives_zeros_and_a_mask_bit(self):
+  def test_no_log_probs_give_zeros_and_a_mask_entry(self):
     trace = types.Trace('q', (), _step('b\n\n', written=7))
     got = _observed(trace, _config(('confidence',)))
     self.assertEqual(got.pop('confidence/num_tokens'), 7)
     self.assertEqual(set(got.values()), {0.0})
 
-  def test_top_one_only_claims_no_margin(self):
+  def test_a_single_top_log_prob_gives_no_margin(self):
     top = np.full((2, 1), np.log(0.5), np.float32)
     trace = types.Trace('q', (), _step('b\n\n', [-0.7, -0.7], top=top))
     got = _observed(trace, _config(('confidence',)))
@@ -136,7 +136,7 @@ class ConfidenceTest(parameterized.TestCase):
         observation.observe(committed, config),
     )
 
-  def test_certain_tokens_are_finite_and_nan_is_refused(self):
+  def test_certain_tokens_are_finite_and_nan_raises_an_error(self):
     top = np.array([[0.0, np.nan]], np.float32)
     with self.assertRaisesRegex(ValueError, 'confidence/entropy'):
       observation.observe(
@@ -165,7 +165,7 @@ class TextTest(parameterized.TestCase):
     )
 
   def test_counts_add_up(self):
-    # Sixteen of the same word: one bucket holds +-16, all others nothing.
+    # Sixteen times the same word: one bucket has +-16, all others 0.
     counts = text.hash_ngrams('yes ' * 16, 32, 1)
     self.assertEqual(np.abs(counts).sum(), 16)
     self.assertEqual(np.count_nonzero(counts), 1)
@@ -187,7 +187,7 @@ class TextTest(parameterized.TestCase):
       products.append(float(left @ right))
     self.assertAlmostEqual(np.mean(products), 20.0, delta=2.0)
 
-  def test_another_process_hashes_alike(self):
+  def test_hashes_are_equal_in_another_process(self):
     code = (
         'from routing.features import text;'
         'print(text.hash_ngrams("a b 7", 5, 3).tolist())'
@@ -210,7 +210,7 @@ class TextTest(parameterized.TestCase):
 class ObservationTest(parameterized.TestCase):
 
   def test_progress_by_hand(self):
-    # Two steps of 3 and 2 tokens in the trace; the draft counts for nothing.
+    # Two accepted steps of 3 and 2 tokens; the draft is not counted.
     trace = types.Trace(
         'q',
         (_step('a', [-1.0] * 3), _step('b', [-1.0] * 2)),
@@ -235,7 +235,7 @@ class ObservationTest(parameterized.TestCase):
       self.assertTrue(any(alone.values()), group)
     self.assertEqual(_config().size, len(whole))
 
-  def test_missing_hidden_state_is_zeros_and_a_mask_bit(self):
+  def test_a_missing_hidden_state_gives_zeros_and_a_mask_entry(self):
     config = _config(('hidden',))
     given = types.Trace('q', (), _step('a', hidden=np.ones(4, np.float32)))
     absent = types.Trace('q', (), _step('a'))
@@ -245,20 +245,20 @@ class ObservationTest(parameterized.TestCase):
   @parameterized.parameters(
       (dict(groups=('confidence', 'colour')), 'allowed: one or more of'),
       (dict(groups=()), 'allowed: one or more of'),
-      (dict(groups=('text', 'text')), 'twice'),
+      (dict(groups=('text', 'text')), 'only once'),
       (dict(hidden_size=0), 'hidden states'),
       (dict(num_routes=1), 'num_routes is 1'),
   )
-  def test_bad_config_is_refused(self, changes, message):
+  def test_a_bad_config_raises_an_error(self, changes, message):
     with self.assertRaisesRegex(ValueError, message):
       _config(**changes)
 
-  def test_trace_too_long_is_refused(self):
+  def test_a_trace_that_is_too_long_raises_an_error(self):
     trace = types.Trace('q', (_step('a', [-1.0]),) * 6)
     with self.assertRaisesRegex(ValueError, '6 steps'):
       observation.observe(trace, _config(('progress',)))
 
-  def test_other_hidden_width_is_refused(self):
+  def test_another_hidden_size_raises_an_error(self):
     trace = types.Trace('q', (), _step('a', hidden=np.ones(3, np.float32)))
     with self.assertRaisesRegex(ValueError, 'hidden state'):
       observation.observe(trace, _config(('hidden',)))
@@ -282,7 +282,7 @@ class StandardizeTest(parameterized.TestCase):
     got = standardize.apply(features, statistics)
     np.testing.assert_allclose(got, [[[-1, 0], [1, 0], [5, -5]]])
 
-  def test_nothing_to_measure_is_refused(self):
+  def test_no_decision_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'no decision'):
       standardize.measure(np.zeros((1, 1, 1)), np.zeros((1, 1), bool))
 

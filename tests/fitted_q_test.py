@@ -1,4 +1,4 @@
-"""Fitted Q-iteration where the best rule is known by hand or enumeration."""
+"""Tests of fitted Q-iteration where the best rule is known."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ def _indicator(index, size):
 
 
 def _fit(name, data, num_routes=2, setting=None):
-  """The rule at each price: features to the routes that are named."""
+  """Returns the rule at each price: from features to routes."""
   learner = learners.LEARNERS[name]
   found = learner.fit(
       data,
@@ -46,7 +46,7 @@ def _fit(name, data, num_routes=2, setting=None):
 
 
 def _named(family, features):
-  """Routes at threshold 0: where a larger one is worth its price."""
+  """Returns routes at threshold 0: larger where the advantage is >= 0."""
   decisions = table_lib.Decisions(
       features=np.stack(features),
       uncertainty=np.zeros(len(features), np.float32),
@@ -82,7 +82,7 @@ def _waiting(late, num=200):
 class WaitingTest(parameterized.TestCase):
 
   @parameterized.parameters('fitted Q, linear', 'fitted Q, trees')
-  def test_it_waits_where_waiting_pays(self, name):
+  def test_it_waits_where_waiting_is_better(self, name):
     # Late at 1: waiting is worth 1 - .6 price while hard ones are handed over,
     # more than 1 - .9 price at once. A hard one is handed over if 1 - price is
     # at least -.2 price: up to a price of 1.25.
@@ -93,7 +93,7 @@ class WaitingTest(parameterized.TestCase):
       self.assertEqual(got, [0, 0, hard], price)
 
   @parameterized.parameters('fitted Q, linear', 'fitted Q, trees')
-  def test_it_does_not_wait_where_waiting_is_dear(self, name):
+  def test_it_does_not_wait_where_waiting_is_expensive(self, name):
     # Late at 1.8: hard ones are handed over up to a price of 1 / 1.6 = .625,
     # and waiting is then worth 1 - price, less than 1 - .9 price. Above it
     # waiting is worth .5 - .2 price, more than at once from 1 / 1.4 = .714 on.
@@ -109,9 +109,9 @@ class WaitingTest(parameterized.TestCase):
       self.assertEqual(got, wanted, price)
 
 
-# Where control returns: two steps, each hard or not; the small model, at .1 a
-# step, fails hard ones, the large one, at .5, never. What is seen is the
-# hardness of the step at hand, and whether all was right before.
+# Where control returns: two steps, each hard or not. The small model costs .1 a
+# step and fails hard ones; the large one costs .5 and never fails. The
+# observation: is the next step hard, and are all steps so far right.
 _STATES = (
     *((0, hard, True) for hard in (False, True)),
     *((1, *x) for x in itertools.product((False, True), repeat=2)),
@@ -142,7 +142,7 @@ def _two_steps(num=200):
 
 
 def _value(rule, price):
-  """Mean reward of a rule, the route at each state, over the four kinds."""
+  """Returns the mean reward of a rule, a route per state, over four kinds."""
   total = 0.0
   for hard in _KINDS:
     first = rule[_STATES.index((0, hard[0], True))]
@@ -154,7 +154,7 @@ def _value(rule, price):
 
 
 def _drawn(num, seed=0):
-  """The same from trajectories under a uniform behaviour policy."""
+  """Returns the same as trajectories of a uniform behaviour policy."""
   rng = np.random.default_rng(seed)
   actions = rng.integers(2, size=(num, 2)).astype(np.int32)
   hard = np.array([_KINDS[i % 4] for i in range(num)])
@@ -191,7 +191,7 @@ def _drawn(num, seed=0):
 class ReturningControlTest(parameterized.TestCase):
 
   @parameterized.parameters('known', 'recorded')
-  def test_no_rule_is_better(self, kind):
+  def test_no_other_rule_is_better(self, kind):
     data = _two_steps() if kind == 'known' else _drawn(4_000)
     states = [_seen(*state) for state in _STATES]
     for price, family in _fit('fitted Q, linear', data, setting=_RIDGE).items():
@@ -202,13 +202,13 @@ class ReturningControlTest(parameterized.TestCase):
       )
       self.assertAlmostEqual(_value(got, price), best, msg=price)
 
-  def test_what_is_wrong_already_is_not_mended(self):
+  def test_answers_that_are_already_wrong_stay_small(self):
     rules = _fit('fitted Q, linear', _two_steps(), setting=_RIDGE)
     second = [_seen(1, True, True), _seen(1, True, False)]
     # .4 of the cost buys an answer in the first case and none in the other.
     self.assertEqual(_named(rules[1.0], second), [1, 0])
 
-  def test_a_route_that_nobody_took_cannot_be_learnt(self):
+  def test_a_route_that_was_never_taken_raises(self):
     data = _drawn(40)
     actions = np.zeros_like(data.batch.actions)
     never = sources.Recorded(
@@ -220,14 +220,14 @@ class ReturningControlTest(parameterized.TestCase):
         problems=(),
     )
     for name in ('fitted Q, linear', 'fitted Q, trees'):
-      with self.assertRaisesRegex(ValueError, 'names route 1'):
+      with self.assertRaisesRegex(ValueError, 'chooses route 1'):
         _fit(name, never)
 
 
 class ThreeRoutesTest(parameterized.TestCase):
 
   @parameterized.parameters('fitted Q, linear', 'fitted Q, trees')
-  def test_the_right_one_of_two_is_named(self, name):
+  def test_the_better_of_two_larger_routes_is_chosen(self, name):
     # Route 1 costs .4 and is right on one kind, route 2 costs 1 and is right
     # on both; the small one costs 0 and is never right.
     kinds = [_indicator(i, 2) for i in range(2)]
@@ -246,7 +246,7 @@ class ThreeRoutesTest(parameterized.TestCase):
 
 
 def _numbered_table(num):
-  """Problem n has 1 + n % 4 decisions; each shows n and its depth."""
+  """Returns problems with 1 + n % 4 decisions; features are n and depth."""
   builder = table_lib.TableBuilder([_METRIC])
   for index in range(num):
     builder.begin_problem(1.0)
@@ -260,7 +260,7 @@ def _numbered_table(num):
 
 
 def _numbered_trajectories(num):
-  """Problem n has 1 + n % 4 trajectories of 1 or 2 decisions."""
+  """Returns problems with 1 + n % 4 trajectories of 1 or 2 decisions."""
   owner = np.repeat(np.arange(num), 1 + np.arange(num) % 4)
   drawn = _drawn(len(owner))
   steps = np.broadcast_to(np.arange(2), (len(owner), 2))
@@ -272,7 +272,7 @@ def _numbered_trajectories(num):
   return dataclasses.replace(drawn, batch=batch, owner=owner)
 
 
-class ShareTest(parameterized.TestCase):
+class SampleTest(parameterized.TestCase):
 
   @parameterized.parameters(True, False)
   def test_trees_are_fitted_on_whole_problems(self, is_known):
@@ -296,7 +296,7 @@ class ShareTest(parameterized.TestCase):
     count = lambda x: np.bincount(x[:, 0].astype(int), minlength=400)
     kept = count(rows) > 0
     np.testing.assert_array_equal(count(rows), np.where(kept, count(every), 0))
-    # A fair coin for each of 400 problems, within 5 standard errors.
+    # Each of 400 problems is drawn with probability 1/2; 5 standard errors.
     self.assertAlmostEqual(kept.mean(), 0.5, delta=5 * 0.5 / 20)
     self.assertAlmostEqual(len(rows) / limit, 1.0, delta=0.2)
 

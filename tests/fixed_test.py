@@ -1,4 +1,4 @@
-"""The anchors as live routers agree with their replay."""
+"""Tests of the live baseline routers, by hand and against replay."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -29,17 +29,17 @@ def make_trace(num_steps=0, draft=None, question='q'):
 
 class FixedTest(parameterized.TestCase):
 
-  def test_small_stays_and_large_leaves(self):
+  def test_small_stays_and_large_hands_over(self):
     self.assertEqual(fixed.SmallRouter().decide(make_trace()).route, 0)
     self.assertEqual(fixed.LargeRouter(2).decide(make_trace()).route, 2)
 
-  def test_step_router_leaves_at_its_step(self):
+  def test_step_router_hands_over_at_its_step(self):
     router = fixed.StepRouter(2)
     routes = [router.decide(make_trace(k)).route for k in range(4)]
     self.assertEqual(routes, [0, 0, 1, 1])
 
   def test_confidence_looks_at_the_draft_and_ties_hand_over(self):
-    draft = make_step(-0.2, -1.5, 0.0)  # Least likely token: doubt 1.5.
+    draft = make_step(-0.2, -1.5, 0.0)  # Uncertainty score 1.5.
     for threshold, route in ((1.4, 1), (1.5, 1), (1.6, 0)):
       got = fixed.ConfidenceRouter(threshold).decide(make_trace(3, draft))
       self.assertEqual(got.route, route)
@@ -50,7 +50,7 @@ class FixedTest(parameterized.TestCase):
     self.assertAlmostEqual(got.score, 0.2)
     self.assertEqual(fixed.ConfidenceRouter(0.1).decide(make_trace()).route, 0)
 
-  def test_confidence_without_log_probabilities_is_refused(self):
+  def test_confidence_without_log_probabilities_raises(self):
     with self.assertRaisesRegex(ValueError, 'needs log-probabilities'):
       fixed.ConfidenceRouter(1.0).decide(make_trace(0, make_step()))
 
@@ -65,7 +65,7 @@ class FixedTest(parameterized.TestCase):
     self.assertFalse((steps[:, 0] == steps[:, 1]).all())
 
   @parameterized.parameters(0.0, 0.2, 1.0)
-  def test_random_leaves_at_its_rate(self, rate):
+  def test_random_hands_over_at_its_rate(self, rate):
     router = fixed.RandomRouter(rate)
     decisions = [
         router.decide(make_trace(question=f'{q}')) for q in range(3_000)
@@ -77,12 +77,16 @@ class FixedTest(parameterized.TestCase):
       want = rate if decision.route else 1 - rate
       self.assertEqual(decision.probability, want)
 
-  def test_bad_settings_are_named(self):
-    with self.assertRaisesRegex(ValueError, r'rate must be in \[0, 1\], got 2'):
+  def test_bad_settings_raise(self):
+    with self.assertRaisesRegex(
+        ValueError, r'rate is 2; it must be in \[0, 1\]'
+    ):
       fixed.RandomRouter(2)
-    with self.assertRaisesRegex(ValueError, 'route 1 or larger, got 0'):
+    with self.assertRaisesRegex(
+        ValueError, 'route is 0; it must be 1 or larger'
+    ):
       fixed.LargeRouter(0)
-    with self.assertRaisesRegex(ValueError, 'must be >= 0, got -1'):
+    with self.assertRaisesRegex(ValueError, 'step is -1; it must be >= 0'):
       fixed.StepRouter(-1)
 
 

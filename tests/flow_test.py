@@ -57,13 +57,13 @@ def small(name):
   config.log_every = config.eval_every = config.checkpoint_every = 2
   if 'on_policy' in config:
     config.on_policy = dict(problems=4, trajectories=2, every=2)
-  config.calibration.update(budgets=(0.9,), alphas=(0.3,), grid=4)
+  config.calibration.update(budgets=(0.9,), alphas=(0.3,), num_thresholds=4)
   config.evaluation.update(
       learners=('fitted Q, linear',),
-      trials=2,
+      num_trials=2,
       resamples=20,
-      live=2,
-      coverage=3,
+      num_live=2,
+      num_coverage_samples=3,
   )
   return config
 
@@ -99,7 +99,7 @@ class FlowTest(parameterized.TestCase):
     results = results_lib.check(
         json.loads((workdir / evaluate.RESULTS_FILE).read_text())
     )
-    methods = results['rulers']['price']['methods']
+    methods = results['cost_metrics']['price']['methods']
     self.assertContainsSubset(
         {'policy', 'fitted Q, linear', 'confidence', 'random per step'}, methods
     )
@@ -112,7 +112,7 @@ class FlowTest(parameterized.TestCase):
     self.assertIn('learned policy', (workdir / 'table.md').read_text())
     self.assertTrue((workdir / 'frontier.png').exists())
     (tuned,) = results['tuning'].values()
-    self.assertLen(tuned['areas'], config.evaluation.trials)
+    self.assertLen(tuned['areas'], config.evaluation.num_trials)
     if is_known:  # Counted on test, not on what thresholds were chosen on.
       self.assertEqual(results['coverage']['num_problems'], 9)
     self._check_seen(config, workdir)
@@ -158,7 +158,7 @@ class FlowTest(parameterized.TestCase):
     self.assertEqual(outcomes.num_problems, results['num_problems']['test'])
     self.assertAlmostEqual(
         outcomes.correct[:, -1].mean(),
-        results['rulers']['price']['anchors']['small_accuracy'],
+        results['cost_metrics']['price']['anchors']['small_accuracy'],
     )
 
   def _check_seen(self, config, workdir):
@@ -199,7 +199,7 @@ class LiveTest(absltest.TestCase):
   def test_thresholds_may_be_tried_live(self):
     config = small('rollouts')
     config.calibration.source = 'live'
-    config.calibration.grid = 2
+    config.calibration.num_thresholds = 2
     config.evaluation.source = 'recorded'
     workdir = pathlib.Path(self.create_tempdir().full_path)
     for stage in pipeline.stages(config, workdir)[:-2]:
@@ -215,8 +215,8 @@ class LiveTest(absltest.TestCase):
       config.evaluation.source = 'live'
       pair = evaluate.open_pair(config, workdir, [router])
       point = router.points[0]
-      pair.select.earn(
-          families.members(router)[point.member],
+      pair.select.evaluate(
+          families.policies(router)[point.policy_index],
           np.array([point.threshold]),
           'price',
       )

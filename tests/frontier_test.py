@@ -1,4 +1,4 @@
-"""The one-pass frontier against its plain loop."""
+"""Tests of the one-sort frontier against a plain loop."""
 
 import time
 
@@ -12,7 +12,7 @@ from tests import ladders
 
 
 def brute_force(scores, outcomes, thresholds):
-  """Figures `[K, 4]` by walking every problem at every threshold."""
+  """Returns `[K, 4]` means, by simulating each problem and threshold."""
   rows = np.arange(outcomes.num_problems)
   figures = []
   for threshold in thresholds:
@@ -106,7 +106,7 @@ class FrontierTest(parameterized.TestCase):
     self.assertEqual(got.loss[0], 0.0)
 
   @parameterized.parameters(np.float32, np.float64)
-  def test_scores_of_either_width_and_sign_sort_alike(self, dtype):
+  def test_float32_and_float64_scores_of_any_sign_agree(self, dtype):
     # float32 is sorted as integers: signs, zeros of both signs, tiny and huge.
     ladder, _ = ladders.make_outcomes(200)
     values = np.array([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 1.5, 3e38])
@@ -120,7 +120,7 @@ class FrontierTest(parameterized.TestCase):
     )
     self.assertLen(got.thresholds, 8)  # -0 and 0 are one; -inf is the lowest.
 
-  def test_many_blocks_are_as_one(self):
+  def test_several_blocks_equal_one_block(self):
     outcomes, scores = ladders.make_outcomes(9_000, num_levels=20)
     got = frontier_lib.frontier(scores, outcomes)
     times = stopping_lib.stopping_times(scores, outcomes.mask, got.thresholds)
@@ -128,13 +128,13 @@ class FrontierTest(parameterized.TestCase):
     np.testing.assert_allclose(got.accuracy, want['correct'].mean(axis=1))
     np.testing.assert_allclose(got.cost, want['cost'].mean(axis=1))
 
-  def test_a_score_that_is_not_finite_is_named_by_its_problem(self):
+  def test_a_score_that_is_not_finite_raises_with_its_problem(self):
     outcomes, scores = ladders.make_outcomes(9_000)
     scores[8_999, 0] = np.nan
     with self.assertRaisesRegex(ValueError, 'problem 8999 at step 0 is nan'):
       frontier_lib.frontier(scores, outcomes)
 
-  def test_no_decision_at_all_leaves_never(self):
+  def test_without_decisions_only_never_remains(self):
     outcomes, scores = ladders.make_outcomes(3)
     outcomes.mask[:] = False
     got = frontier_lib.frontier(scores, outcomes)
@@ -159,7 +159,7 @@ class FrontierTest(parameterized.TestCase):
       (dict(loss=np.ones((2, 0))), r'loss must be .* N > 0, got \(2, 0\)'),
       (dict(gain=[[1.0], [np.nan]]), 'gain at 0.7 is not finite'),
   )
-  def test_rollouts_that_do_not_fit_are_refused(self, other, message):
+  def test_rollouts_of_wrong_shape_raise(self, other, message):
     names = ('correct', 'cost', 'loss', 'gain')
     given = {'thresholds': [0.5, 0.7]} | {n: np.ones((2, 1)) for n in names}
     with self.assertRaisesRegex(ValueError, message):

@@ -1,4 +1,4 @@
-"""The flow with more problems of prove than before: what is run again."""
+"""The pipeline with more prove problems than before: which stages rerun."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ def _files(directory):
 class GrowingFlowTest(absltest.TestCase):
 
   def _run(self, prove, **calibration):
-    """What the pipeline said of each stage."""
+    """Returns what the pipeline reports about each stage."""
     self.config.problems.prove = prove
     self.config.calibration.update(calibration)
     said = []
@@ -36,9 +36,11 @@ class GrowingFlowTest(absltest.TestCase):
     return reader.read_ladders(self.workdir / 'shards' / 'prove')
 
   @pytest.mark.slow
-  def test_prove_grows_and_what_follows_is_run_again(self):
+  def test_when_prove_grows_the_later_stages_run_again(self):
     self.config = flow_test.small('escalate')
-    self.config.evaluation.update(learners=(), live=0, coverage=0)
+    self.config.evaluation.update(
+        learners=(), num_live=0, num_coverage_samples=0
+    )
     self.config.calibration.alphas = (0.3, 0.6)
     self.workdir = pathlib.Path(self.create_tempdir().full_path)
     self.directory = train.run_directory(self.workdir, 0)
@@ -54,7 +56,7 @@ class GrowingFlowTest(absltest.TestCase):
     )
     self.assertEqual(said['collect ladders prove'], 'resumed')
     self.assertEqual(said['calibrate'], 'again')
-    # Nothing was collected twice, and each is there once.
+    # Nothing was collected twice, and each problem is there once.
     self.assertEqual(full.read_bytes(), before)
     grown = self._ladders()
     self.assertLen(grown, 13)
@@ -83,17 +85,17 @@ class GrowingFlowTest(absltest.TestCase):
     return [json.loads((self.directory / x).read_text()) for x in names]
 
   def _stale(self):
-    """What another stage has left since is not taken for done."""
+    """Checks that files changed by another stage count as not done."""
     path = self.directory / 'operating_points.json'
     right = path.read_bytes()
     path.write_text('[]')
     said = self._run(13, procedure='growing')
     self.assertEqual(path.read_bytes(), right)
     self.assertEqual(said['calibrate'], 'again')
-    # As they were when it was evaluated.
+    # The points are again those that were evaluated.
     self.assertEqual(said['evaluate'], 'done before')
     self.assertEqual(said['report'], 'done before')
-    # Calibrated for something else, and evaluated there.
+    # Calibrated and evaluated with another budget.
     (self.directory / looks_lib.FILE_NAME).unlink()
     self.config.calibration.update(budgets=(0.95,))
     calibrate.calibrate_all(self.config, self.workdir)
@@ -103,10 +105,10 @@ class GrowingFlowTest(absltest.TestCase):
     said = self._run(13, budgets=(0.9,))
     self.assertEqual(said['calibrate'], 'again')
     self.assertEqual(said['evaluate'], 'again')
-    # Which is again what was reported.
+    # The results are again those that were reported.
     self.assertEqual(said['report'], 'done before')
     self.assertNotIn('cost<=0.95', (self.workdir / 'results.json').read_text())
-    # A split of other data.
+    # The split is missing.
     manifest = self.workdir / 'shards' / 'prove' / 'manifest.json'
     manifest.unlink()
     for shard in manifest.parent.glob('*.parquet'):
@@ -115,8 +117,8 @@ class GrowingFlowTest(absltest.TestCase):
     self.assertFalse(stages['calibrate'].is_done())
     self.assertFalse(stages['evaluate'].is_done())
     self.assertTrue(stages['report'].is_done())
-    # Answered anew, which is another look at the same problems.
-    with self.assertRaisesRegex(ValueError, 'what is recorded of them differ'):
+    # Collecting again gives other outcomes, hence another look.
+    with self.assertRaisesRegex(ValueError, 'then: the recorded outcomes'):
       self._run(13)
 
 
@@ -130,7 +132,7 @@ class ClaimTest(parameterized.TestCase):
     workdirs.claim(self.workdir, self.config)
     self.before = (self.workdir / 'config.json').read_text()
 
-  def test_more_problems_of_prove_are_noted(self):
+  def test_more_problems_of_prove_are_recorded(self):
     self.config.problems.prove += 1
     workdirs.claim(self.workdir, self.config)
     found = json.loads((self.workdir / 'config.json').read_text())

@@ -1,4 +1,4 @@
-"""The growing sample: bets by hand, looks without a price, promises kept."""
+"""The growing sample: bets by hand, repeated tests, and validity."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,7 +14,7 @@ NUM_LOOKS, PER_LOOK, NUM_SAMPLES = 6, 200, 2_000
 
 
 def plain_log_capital(values, level):
-  """Stake by stake and draw by draw."""
+  """Returns the log-capital, computed stake by stake and draw by draw."""
   weights = 0.75 ** np.arange(8)
   parts = weights / weights.sum()
   capital = []
@@ -27,14 +27,14 @@ def plain_log_capital(values, level):
 
 
 def most_broken(num):
-  """More broken promises than this are no accident (one in a thousand)."""
+  """Returns a number of broken promises exceeded with probability 0.001."""
   return stats.binom.ppf(0.999, num, DELTA)
 
 
 class CapitalTest(parameterized.TestCase):
 
   @parameterized.parameters(0.05, 0.4)
-  def test_equals_the_plain_loop(self, level):
+  def test_equals_a_loop_over_stakes_and_draws(self, level):
     values = np.random.default_rng(0).beta(0.3, 1.7, size=(3, 40))
     got = growing.log_capital(values, level)
     for row, capital in zip(values, got, strict=True):
@@ -71,14 +71,14 @@ class CapitalTest(parameterized.TestCase):
       ([], 0.5, 'values must be'),
       ([0.1], 1.0, 'level must be in'),
   )
-  def test_what_is_not_allowed_is_refused(self, values, level, says):
+  def test_raises_on_values_that_are_not_allowed(self, values, level, says):
     with self.assertRaisesRegex(ValueError, says):
       growing.log_capital(np.array(values), level)
 
 
 class ProvenFromTest(parameterized.TestCase):
 
-  def test_more_problems_never_change_what_was_decided(self):
+  def test_more_problems_never_change_earlier_decisions(self):
     rng = np.random.default_rng(3)
     values = (rng.random((5, 400)) < 0.02).astype(float)
     order = np.array([2, 0, 1, 4, 3])
@@ -102,16 +102,16 @@ class ProvenFromTest(parameterized.TestCase):
     self.assertBetween(both[1], first + 1, 300)
 
   @parameterized.parameters(0.02, 0.05, 0.3)
-  def test_needed_without_a_loss_is_the_least(self, level):
+  def test_needed_without_a_loss_is_the_minimum(self, level):
     n = growing.num_needed(np.zeros(1), level, DELTA)
     for num, is_proven in ((n, True), (n - 1, False)):
       got = growing.p_value(np.zeros(num), level)
       self.assertEqual(got <= DELTA, is_proven)
-    # More than a sample of a size that was fixed beforehand, but not double.
+    # More than a sample of fixed size needs, but less than twice as many.
     fixed = bounds.trajectories_needed(0.0, level, DELTA)
     self.assertBetween(n, fixed + 1, 2 * fixed)
 
-  def test_needed_suffice_about_half_of_the_time(self):
+  def test_the_needed_number_is_enough_about_half_of_the_time(self):
     rng = np.random.default_rng(4)
     seen = (np.arange(1_000) < 25).astype(float)
     n = growing.num_needed(seen, LEVEL, DELTA)
@@ -123,9 +123,9 @@ class ProvenFromTest(parameterized.TestCase):
 
 
 class ProcedureTest(absltest.TestCase):
-  """`risks.prove` with the procedure of this name."""
+  """`risks.prove` with procedure 'growing'."""
 
-  def test_is_proven_once_proven_from_says_so(self):
+  def test_proves_what_proven_from_says(self):
     rng = np.random.default_rng(5)
     rates = np.array([0.01, 0.02, 0.03, 0.2])
     values = (rng.random((4, 900)) < rates[:, None]).astype(float)
@@ -152,7 +152,7 @@ class ProcedureTest(absltest.TestCase):
       self.assertEqual(e.exception.needed, needed)
     self.assertGreater(growing.num_needed(some, LEVEL, DELTA), 300)
 
-  def test_other_procedures_say_that_it_takes_a_fresh_sample(self):
+  def test_other_procedures_say_that_a_fresh_sample_is_needed(self):
     risk = risks_lib.Risk('loss', LEVEL, DELTA)
     for procedure in ('fixed_sequence', 'bonferroni'):
       for num_lost, num in ((0, 44), (14, 300), (300, 300)):
@@ -182,7 +182,7 @@ class LooksTest(parameterized.TestCase):
     self.looks = PER_LOOK * np.arange(1, NUM_LOOKS + 1)
 
   def granted(self, values, level):
-    """`[S]` bool, by the growing procedure, at any of the looks."""
+    """Returns `[S]` bool, whether `growing` proves it at any of the looks."""
     found = [growing.p_value(values[:, :n], level) <= DELTA for n in self.looks]
     return np.any(found, axis=0)
 
@@ -191,14 +191,14 @@ class LooksTest(parameterized.TestCase):
     counts = np.cumsum(losses, axis=1)[:, self.looks - 1]
     p_values = bounds.binomial_p_value(counts, self.looks, LEVEL)
     naive = np.any(p_values <= DELTA, axis=1)
-    # One look keeps the promise; six of the same test do not.
+    # One test at a fixed size keeps the promise; six such tests do not.
     self.assertLessEqual(
         np.sum(p_values[:, 0] <= DELTA), most_broken(NUM_SAMPLES)
     )
     self.assertGreater(naive.sum(), most_broken(NUM_SAMPLES))
     got = self.granted(losses, LEVEL)
     self.assertLessEqual(got.sum(), most_broken(NUM_SAMPLES))
-    self.assertGreater(got.sum(), 0.02 * NUM_SAMPLES)  # It does bet.
+    self.assertGreater(got.sum(), 0.02 * NUM_SAMPLES)  # The test has power.
 
   @parameterized.parameters(0.1, 0.3, 0.6)
   def test_capped_costs(self, level):
@@ -211,8 +211,8 @@ class LooksTest(parameterized.TestCase):
       self.assertLessEqual(got.sum(), most_broken(size[0]))
 
   def test_a_sequence_of_candidates_some_of_which_break_it(self):
-    # Nested losses, as of rising thresholds: 2, 4, 5, 6 %; the last two do not
-    # keep 'below 5 %'. Looked at after every single problem.
+    # Nested losses, as rising thresholds have: 2, 4, 5, 6 %. The last two do
+    # not keep 'below 5 %'. The test is repeated after every problem.
     rates = np.array([0.02, 0.04, 0.05, 0.06])
     draws = self.rng.random((500, 1, self.num))
     values = (draws < rates[:, None]).astype(float)

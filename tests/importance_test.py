@@ -1,4 +1,4 @@
-"""Off-policy figures: by hand, by enumeration, by simulation."""
+"""Tests of off-policy estimates by hand, enumeration and simulation."""
 
 import itertools
 
@@ -14,7 +14,7 @@ FIGURES = ('accuracy', 'cost', 'loss', 'gain')
 
 
 def make_batch(actions, behaviour, costs, correct, reference, mask=None):
-  """A batch of two routes from arrays; observations do not matter here."""
+  """Returns a batch with two routes from arrays, without observations."""
   shape = actions.shape
   mask = np.ones(shape, bool) if mask is None else mask
   return types.TrajectoryBatch(
@@ -31,11 +31,12 @@ def make_batch(actions, behaviour, costs, correct, reference, mask=None):
 
 
 def play(uniforms, choose):
-  """A process of 3 steps, `switch`: what is written depends on who wrote.
+  """Simulates `switch` with 3 steps, whose outcomes depend on the routes.
 
   Args:
     uniforms: `[N, 3, 3]`, of scores, slips and the reference's answer.
-    choose: (scores `[N]`, step) -> actions `[N]`, their chances `[N]`.
+    choose: (scores `[N]`, step) -> actions `[N]`, their action_probabilities
+      `[N]`.
 
   Returns:
     `[N, 3]` scores and a batch. The large model (1) slips less and costs more;
@@ -54,17 +55,17 @@ def play(uniforms, choose):
     slip = uniforms[:, step, 1] < np.where(action == 1, 0.1, 0.45)
     slips = slips + (slip & is_open)
     is_open = is_open & (slips < 2)
-  scores, actions, chances, costs, mask = (
+  scores, actions, probabilities, costs, mask = (
       np.stack(x, axis=1) for x in zip(*columns, strict=True)
   )
   correct = (slips == 0).astype(float)
   reference = (uniforms[:, 0, 2] < 0.7).astype(float)
-  batch = make_batch(actions, chances, costs, correct, reference, mask)
+  batch = make_batch(actions, probabilities, costs, correct, reference, mask)
   return scores, batch
 
 
 def behave(rng, chance=0.5):
-  """Escalates with `chance`, whatever it sees."""
+  """Escalates with probability `chance` at any observation."""
 
   def choose(scores, step):
     del step
@@ -75,7 +76,7 @@ def behave(rng, chance=0.5):
 
 
 def obey(threshold):
-  """The target itself."""
+  """The target policy itself."""
   return lambda scores, step: (
       (scores >= threshold).astype(int),
       np.ones(len(scores)),
@@ -83,7 +84,7 @@ def obey(threshold):
 
 
 def truth(num=400_000):
-  """{figure: `[K]`} by rolling each threshold out, many times."""
+  """Returns {quantity: `[K]`} from many rollouts of each threshold."""
   uniforms = np.random.default_rng(99).random((num, 3, 3))
   rows = []
   for threshold in THRESHOLDS:
@@ -121,7 +122,7 @@ class WeightsTest(parameterized.TestCase):
     weights = importance.cumulative_weights(scores, batch, 0.5)
     # The second disagrees at its second decision, the third ended before it.
     np.testing.assert_allclose(weights, [[4, 16 / 3], [4, 0], [4, 4]])
-    got = importance.estimate(scores, batch, [0.5], least_effective=1)
+    got = importance.estimate(scores, batch, [0.5], min_effective_size=1)
     total = 16 / 3 + 4
     self.assertAlmostEqual(got.mass[0], total / 3)
     self.assertAlmostEqual(got.effective[0], total**2 / ((16 / 3) ** 2 + 4**2))
@@ -136,7 +137,7 @@ class WeightsTest(parameterized.TestCase):
         got.unbiased.cost[0], 4 * first + second / 3, rtol=1e-6
     )
 
-  def test_the_target_itself_gives_plain_means(self):
+  def test_on_policy_data_give_plain_means(self):
     uniforms = np.random.default_rng(0).random((200, 3, 3))
     scores, batch = play(uniforms, obey(0.35))
     got = importance.estimate(scores, batch, [0.35])
@@ -147,7 +148,7 @@ class WeightsTest(parameterized.TestCase):
 
   @parameterized.parameters(0.2, 0.5, 0.8)
   def test_all_paths_enumerated_give_the_exact_value(self, threshold):
-    # Behaviour tosses a fair coin at each of 3 steps: 8 paths, equally likely.
+    # Uniform behaviour at each of 3 steps: 8 equally likely paths.
     # Costs depend on the path so far, the answer on the whole of it.
     actions = np.array(list(itertools.product([0, 1], repeat=3)))
     costs = 0.1 + 0.3 * actions + 0.05 * np.cumsum(actions, axis=1)
@@ -157,7 +158,7 @@ class WeightsTest(parameterized.TestCase):
         actions, np.full((8, 3), 0.5), costs, correct, np.ones(8)
     )
     path = np.flatnonzero((actions == (scores >= threshold)).all(axis=1))[0]
-    got = importance.estimate(scores, batch, [threshold], least_effective=1)
+    got = importance.estimate(scores, batch, [threshold], min_effective_size=1)
     self.assertAlmostEqual(got.mass[0], 1)
     for part in (got.weighted, got.unbiased):
       self.assertAlmostEqual(part.accuracy[0], correct[path])
@@ -168,7 +169,7 @@ class WeightsTest(parameterized.TestCase):
     scores, batch = sample(50, 1)
     batch = batch.replace(available=np.ones((50, 3, 3), bool))
     always = importance.cumulative_weights(scores, batch, -np.inf)
-    self.assertEqual(always.max(), 0)  # Nobody ever took the largest.
+    self.assertEqual(always.max(), 0)  # No trajectory took the largest route.
     routes = np.ones((50, 3), int)
     second = importance.cumulative_weights(scores, batch, -np.inf, routes)
     self.assertGreater(second.max(), 0)
@@ -184,7 +185,7 @@ class EstimateTest(parameterized.TestCase):
         np.testing.assert_allclose(getattr(part, name), values, atol=0.02)
     np.testing.assert_allclose(got.mass, 1, atol=0.03)
 
-  def test_normalising_calms(self):
+  def test_normalising_reduces_the_variance(self):
     # Why the weighted one is the point estimate.
     errors = {'weighted': [], 'unbiased': []}
     want = truth()
@@ -198,12 +199,12 @@ class EstimateTest(parameterized.TestCase):
     self.assertLess(cost, 0.5)
 
   @parameterized.parameters(0.5, 0.25)
-  def test_intervals_hold_by_simulation(self, chance):
+  def test_intervals_cover_in_simulation(self, chance):
     delta, want, broken, width = 0.2, truth(), 0, []
     for seed in range(60):
       scores, batch = sample(2_000, 1_000 + seed, chance)
       got = importance.estimate(
-          scores, batch, THRESHOLDS, delta=delta, least_effective=10
+          scores, batch, THRESHOLDS, delta=delta, min_effective_size=10
       )
       for name, values in want.items():
         low, high = getattr(got.lower, name), getattr(got.upper, name)
@@ -213,30 +214,30 @@ class EstimateTest(parameterized.TestCase):
     self.assertLessEqual(broken.max() / 4, 60 * delta + 3 * np.sqrt(60 * 0.16))
     self.assertLess(np.mean(width), 0.6)  # Not by saying nothing.
 
-  def test_intervals_hold_where_the_behaviour_cannot_follow(self):
-    # It escalates at the first step only, with a coin; 'always' is beyond it.
+  def test_intervals_cover_where_the_behaviour_lacks_support(self):
+    # It escalates at the first step only, at rate 1/2; 'always' lacks support.
     def choose(scores, step):
       action = (rng.random(len(scores)) < 0.5) * (step == 0)
       return action.astype(int), np.full(len(scores), 0.5 if step == 0 else 1.0)
 
     rng = np.random.default_rng(3)
     scores, batch = play(rng.random((5_000, 3, 3)), choose)
-    got = importance.estimate(scores, batch, [0.65], least_effective=10)
+    got = importance.estimate(scores, batch, [0.65], min_effective_size=10)
     want = truth()
     self.assertLess(got.mass[0], 0.9)
     for name in FIGURES:
       self.assertLessEqual(getattr(got.lower, name)[0], want[name][2])
       self.assertGreaterEqual(getattr(got.upper, name)[0], want[name][2])
 
-  def test_a_problem_answered_again_is_no_new_evidence(self):
+  def test_repeated_answers_to_a_problem_add_no_evidence(self):
     scores, batch = sample(300, 4)
     twice = np.tile(np.arange(300), 2)
     again = types.TrajectoryBatch(
         **{name: value[twice] for name, value in vars(batch).items()}
     )
-    once = importance.estimate(scores, batch, THRESHOLDS, least_effective=1)
+    once = importance.estimate(scores, batch, THRESHOLDS, min_effective_size=1)
     got = importance.estimate(
-        scores[twice], again, THRESHOLDS, least_effective=1, problems=twice
+        scores[twice], again, THRESHOLDS, min_effective_size=1, problems=twice
     )
     np.testing.assert_allclose(got.effective, once.effective)
     for part in ('weighted', 'unbiased', 'lower', 'upper'):
@@ -248,10 +249,10 @@ class EstimateTest(parameterized.TestCase):
         )
 
   def test_interval_by_its_formula(self):
-    # With per-decision weights for what is paid, and the last for the rest.
+    # Payments have per-decision weights; the rest has the last weight.
     scores, batch = sample(500, 9)
     got = importance.estimate(
-        scores, batch, [0.35], delta=0.1, least_effective=10
+        scores, batch, [0.35], delta=0.1, min_effective_size=10
     )
     weights = importance.cumulative_weights(scores, batch, 0.35)
     costs = np.asarray(batch.costs, float)  # No trace costs as much as 2.
@@ -269,7 +270,7 @@ class EstimateTest(parameterized.TestCase):
     self.assertAlmostEqual(got.upper.cost[0], 2 * (1 - bounds[1]))
     self.assertGreater(bounds[0], 0)
 
-  def test_dear_problems_count_as_the_cap_in_the_interval_alone(self):
+  def test_costs_are_capped_in_the_interval_only(self):
     scores, batch = sample(2_000, 5)
     dear = batch.replace(costs=batch.costs * 100)
     got = importance.estimate(scores, dear, [0.35], cost_cap=0.5)
@@ -281,18 +282,18 @@ class RefusalTest(parameterized.TestCase):
 
   def test_too_few_effective_problems(self):
     scores, batch = sample(400, 6, chance=0.05)
-    # Three escalations in a row: with chance 0.05^3.
+    # Three escalations in a row have probability 0.05^3.
     with self.assertRaisesRegex(ValueError, 'no trajectory agrees'):
       importance.estimate(scores, batch, [-np.inf])
     scores, batch = sample(400, 6)
     with self.assertRaisesRegex(
         ValueError,
-        r'threshold -inf 400 problems are worth \d\d\.\d .*; 100 are needed: '
-        r'about [\d,]+ problems',
+        r'threshold -inf 400 problems have an effective sample size of '
+        r'\d\d\.\d; 100 are needed: collect about [\d,]+ problems',
     ):
       importance.estimate(scores, batch, [-np.inf])
 
-  def test_what_it_says_it_takes_is_what_it_takes(self):
+  def test_the_suggested_number_of_problems_suffices(self):
     scores, batch = sample(400, 6)
     with self.assertRaises(ValueError) as caught:
       importance.estimate(scores, batch, [-np.inf])
@@ -305,8 +306,8 @@ class RefusalTest(parameterized.TestCase):
       (dict(scores=np.zeros((50, 2))), r'Scores must be \[B, T\] = \(50, 3\)'),
       (dict(scores=np.full((50, 3), np.nan)), 'finite at decisions'),
       (dict(thresholds=[0.5, 0.1]), 'rise strictly'),
-      (dict(delta=0.0), 'delta must be in'),
-      (dict(cost_cap=0.0), 'cost_cap must be positive'),
+      (dict(delta=0.0), 'delta is 0.0; it must be in'),
+      (dict(cost_cap=0.0), 'cost_cap is 0.0; it must be positive'),
       (dict(problems=np.zeros(3)), r'problems must be \[50\], got 3'),
   )
   def test_bad_arguments(self, other, message):
@@ -344,7 +345,7 @@ class EmpiricalBernsteinTest(parameterized.TestCase):
     self.assertAlmostEqual(ten, 10 * one)
 
   @parameterized.parameters(([0.5],), ([0.5, 1.5],), ([-0.5, 0.5],))
-  def test_refuses(self, values):
+  def test_bad_values_raise(self, values):
     with self.assertRaisesRegex(ValueError, r'two or more values in \[0, 1\]'):
       importance.empirical_bernstein_lower(np.array(values), 1.0, 0.1)
 

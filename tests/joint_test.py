@@ -1,4 +1,4 @@
-"""Joint thresholds: plain walks, Pareto fronts, and promises kept."""
+"""Joint thresholds: step-by-step twins, Pareto fronts, and validity."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,7 +16,7 @@ INF = np.inf
 
 
 def walk(scores, mask, thresholds):
-  """When and by which channel, step by step."""
+  """Returns when and by which channel, computed step by step."""
   times, channels = [], []
   for row, exists in zip(scores, mask, strict=True):
     time, channel = len(row), 0
@@ -35,7 +35,7 @@ def walk(scores, mask, thresholds):
 
 
 def two_scales(num_problems, seed):
-  """Ladders whose late scores are on another scale than the early ones."""
+  """Returns ladders whose late scores have another scale than early ones."""
   outcomes, scores = ladders.make_outcomes(num_problems, seed=seed)
   scores = scores.astype(np.float64)
   scores[:, 3:] = 5 * scores[:, 3:] + 4
@@ -55,7 +55,7 @@ class ChannelsTest(parameterized.TestCase):
       joint.by_step(np.zeros((1, 3)), starts)
 
   @parameterized.parameters(None, 5)
-  def test_exits_equal_the_plain_walk(self, num_levels):
+  def test_exits_equal_a_walk_step_by_step(self, num_levels):
     outcomes, scores = ladders.make_outcomes(80, seed=1, num_levels=num_levels)
     rng = np.random.default_rng(0)
     both = np.stack([scores, rng.permuted(scores, axis=0)], axis=-1)
@@ -85,7 +85,7 @@ class ChannelsTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(got['cost'], want['cost'])
 
-  def test_a_route_of_its_own_leads_to_its_own_outcome(self):
+  def test_each_channel_uses_the_outcomes_of_its_route(self):
     batch, _ = ladders.make_ladders(60, num_routes=3, seed=4)
     tables = [
         stopping_lib.from_batch(batch, np.full(batch.mask.shape, route))
@@ -98,7 +98,7 @@ class ChannelsTest(parameterized.TestCase):
 
   def test_tables_must_match_channels(self):
     outcomes, scores = ladders.make_outcomes(10)
-    with self.assertRaisesRegex(ValueError, '3 channels take 1 or 3 tables'):
+    with self.assertRaisesRegex(ValueError, '3 channels need 1 or 3 tables'):
       joint.values_at(
           joint.by_step(scores, (0, 2, 4)), [outcomes] * 2, np.zeros((1, 3))
       )
@@ -118,7 +118,13 @@ class ParetoTest(absltest.TestCase):
       on_path = np.any((loss[path] == loss[k]) & (cost[path] == cost[k]))
       self.assertEqual(on_path, not is_beaten)
 
-  def test_grid_holds_every_pair_and_both_ends(self):
+  def test_grid_names_a_channel_that_is_never_active(self):
+    scores = np.full((2, 3, 2), -np.inf)
+    scores[..., 0] = 0.5
+    with self.assertRaisesRegex(ValueError, 'Channel 1 is active at no'):
+      joint.grid(scores, np.ones((2, 3), bool))
+
+  def test_grid_contains_every_pair_and_both_ends(self):
     outcomes, scores = ladders.make_outcomes(50, num_levels=4)
     got = joint.grid(joint.by_step(scores, (0, 3)), outcomes.mask, 5)
     rows = set(map(tuple, got))
@@ -146,7 +152,7 @@ class SearchThenTestTest(absltest.TestCase):
         **kwargs,
     )
 
-  def test_figures_are_of_the_tested_part(self):
+  def test_figures_are_means_of_the_tested_part(self):
     point = self.point([Risk('loss', 0.15, 0.1)])
     self.assertLen(point.threshold, 2)
     self.assertEqual(point.promise.num_problems, 500)
@@ -158,13 +164,13 @@ class SearchThenTestTest(absltest.TestCase):
     self.assertAlmostEqual(point.loss, values['loss'].mean())
     self.assertAlmostEqual(point.cost, values['cost'].mean())
 
-  def test_tested_part_has_no_say_in_the_candidates(self):
+  def test_candidates_do_not_depend_on_the_tested_part(self):
     wanted = []
     for tested in (self.outcomes.loss[1::2].copy(), 0.0):
       self.outcomes.loss[1::2] = tested
       point = self.point([Risk('loss', 0.9, 0.1)])
       wanted.append(point.threshold)
-    # All of the path is proven in both; its cheapest end is the same.
+    # The whole path is proven in both cases, so the cheapest end is the same.
     self.assertEqual(wanted[0], wanted[1])
 
   def test_two_scales_are_cheaper_with_two_thresholds(self):

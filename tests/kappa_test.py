@@ -1,4 +1,4 @@
-"""Tests of training behind a threshold that follows the misses."""
+"""Tests of training behind a soft threshold that follows the misses."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -19,20 +19,20 @@ def _config(levels, **fields):
 
 class KappaTest(parameterized.TestCase):
 
-  def test_a_toy_is_solved_at_the_misses_that_are_allowed(self):
+  def test_reaches_the_optimum_of_a_toy_at_each_alpha(self):
     levels = (0.05, 0.2)
     config = _config(levels, num_steps=600)
     config.eval_every = 50
     config.log_every = config.checkpoint_every = 600
     state = training_test._train_toy(config, self.create_tempdir().full_path)
     best = [training_test._optimum('reliability', x) for x in levels]
-    # Costs, negated; what cannot be met would be -inf.
+    # Negated costs; -inf where a level is not met.
     np.testing.assert_allclose(state.best_score, best, rtol=0.03)
 
   @parameterized.parameters((0.0, 1), (1.0, -1))
-  def test_kappa_follows_the_misses(self, alpha, way):
-    # Before anything is learnt, some are missed and some are not. More than
-    # may be: kappa falls, and more is handed over.
+  def test_kappa_follows_the_misses(self, alpha, sign):
+    # An untrained policy misses some problems. If their share is above alpha,
+    # kappa falls, so that more is handed over.
     data = training_test._toy()
     config = _config((alpha,))
     _, state, step = fit.make_learner(config, 2, data.features.shape[-1], 0)
@@ -41,10 +41,10 @@ class KappaTest(parameterized.TestCase):
       state, metrics = step(state, (data, None))
       moved = 0.2 * k**-0.6 * (float(metrics['relative_loss'][0]) - alpha)
       self.assertAlmostEqual(float(state.kappa[0]), before - moved, places=5)
-      self.assertGreaterEqual(way * moved, 0.0)
+      self.assertGreaterEqual(sign * moved, 0.0)
     self.assertNotEqual(float(state.kappa[0]), 0.5)
 
-  def test_without_it_kappa_stays(self):
+  def test_kappa_stays_where_it_is_not_used(self):
     data = training_test._toy()
     config = _config((0.1,))
     config.soft_threshold.is_used = False
@@ -66,7 +66,7 @@ class KappaTest(parameterized.TestCase):
       ('objective.estimator', 'vtrace', "'vtrace'; allowed: exact"),
       ('objective.form', 'budget', "'budget'; allowed: reliability"),
   )
-  def test_where_it_cannot_be_used(self, field, value, message):
+  def test_unsupported_combinations_are_refused(self, field, value, message):
     config = _config((0.5,)).unlock()
     config.update_from_flattened_dict({field: value})
     with self.assertRaisesRegex(ValueError, message):

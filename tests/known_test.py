@@ -1,4 +1,4 @@
-"""Outcome tables against plain walks, simulated paths and enumeration."""
+"""Tests of outcome tables against simulated paths and enumeration."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,13 +15,13 @@ NAMES = ('correct', 'cost', 'loss', 'gain')
 
 
 def make_table(num_problems, **kwargs):
-  """A table of ladders, and its `[M]` scores."""
+  """Returns an outcome table of ladders, and its `[M]` scores."""
   table = table_lib.from_batch(ladders.make_ladders(num_problems, **kwargs)[0])
   return table, table.decisions.features[:, 0].astype(np.float64)
 
 
 def walked(table, scores, routes, threshold):
-  """`[N]` endings, by the plainest walk."""
+  """Returns `[N]` endings by following each path."""
   endings = []
   for place in table.roots:
     while place >= 0:
@@ -36,7 +36,7 @@ class ThresholdsTest(parameterized.TestCase):
   @parameterized.product(
       name=('ladders', 'switch', 'redraft'), num_routes=(2, 3)
   )
-  def test_equals_a_plain_walk(self, name, num_routes):
+  def test_equals_following_each_path(self, name, num_routes):
     if name == 'ladders':
       table, _ = make_table(12, num_routes=num_routes, seed=1)
     else:
@@ -66,7 +66,7 @@ class ThresholdsTest(parameterized.TestCase):
     for name in NAMES:
       np.testing.assert_allclose(getattr(got, name), want[name], atol=1e-6)
 
-  def test_one_threshold_for_all_depths_is_one_threshold(self):
+  def test_equal_thresholds_per_depth_equal_one_threshold(self):
     table, scores = make_table(40, seed=5)
     depth = table.decisions.max_depth
     thresholds = np.array([-np.inf, 0.2, np.inf])
@@ -78,7 +78,7 @@ class ThresholdsTest(parameterized.TestCase):
       np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
 
   @parameterized.parameters('ladders', 'redraft')
-  def test_the_frontier_is_all_thresholds(self, name):
+  def test_the_frontier_equals_all_thresholds(self, name):
     if name == 'ladders':
       table, scores = make_table(50, seed=2)
     else:
@@ -96,7 +96,7 @@ class ThresholdsTest(parameterized.TestCase):
     more = known.at_thresholds(table, scores, between, 'price')
     np.testing.assert_array_equal(more.cost, points.cost[2:-1])
 
-  def test_the_frontier_of_ladders_is_that_of_their_dense_table(self):
+  def test_the_frontier_of_ladders_equals_that_of_their_dense_table(self):
     outcomes, scores = ladders.make_outcomes(80, seed=4)
     want = frontier_lib.frontier(scores, outcomes)
     table, flat = make_table(80, seed=4)
@@ -104,9 +104,9 @@ class ThresholdsTest(parameterized.TestCase):
     np.testing.assert_allclose(got.thresholds, want.thresholds)
     np.testing.assert_allclose(got.cost, want.cost, atol=1e-6)
 
-  def test_bad_scores_and_routes_are_named(self):
+  def test_bad_scores_and_routes_raise(self):
     table, scores = make_table(5)
-    with self.assertRaisesRegex(ValueError, 'one a decision'):
+    with self.assertRaisesRegex(ValueError, 'one per decision'):
       known.at_thresholds(table, scores[1:], [0.0], 'price')
     scores[3] = np.nan
     with self.assertRaisesRegex(ValueError, 'decision 3 .* is nan'):
@@ -118,7 +118,7 @@ class ThresholdsTest(parameterized.TestCase):
 class PoliciesTest(parameterized.TestCase):
 
   def test_expected_by_hand(self):
-    # One problem, two decisions. Chances .25 and .5 of the larger route:
+    # One problem, two decisions; P(larger route) is .25, then .5:
     # P(first) = .25, P(second) = .75 * .5 = .375, P(never) = .375.
     # cost = .25 * 1 + .375 * .8 + .375 * .2 = .625; correct = .25 + .375.
     builder = table_lib.TableBuilder(['price'])
@@ -128,14 +128,14 @@ class PoliciesTest(parameterized.TestCase):
     second = builder.add_decision(np.zeros(1), 0.0, 2, (first, 0))
     builder.add_ending((second, 1), 1.0, 0.0, [0.8])
     builder.add_ending((second, 0), 0.0, 1.0, [0.2])
-    chances = np.array([[0.75, 0.25], [0.5, 0.5]])
-    got = known.expected(builder.table(), chances, 'price')
+    probabilities = np.array([[0.75, 0.25], [0.5, 0.5]])
+    got = known.expected(builder.table(), probabilities, 'price')
     self.assertAlmostEqual(got.mean_cost[0], 0.625)
     self.assertAlmostEqual(got.accuracy[0], 0.625)
     self.assertAlmostEqual(got.loss[0, 0], 0.375)
 
   @parameterized.parameters(-np.inf, 0.3, np.inf)
-  def test_certain_choices_equal_the_threshold(self, threshold):
+  def test_deterministic_probabilities_equal_the_threshold(self, threshold):
     table, scores = make_table(100, seed=2)
     named = (scores >= threshold).astype(float)
     got = known.expected(table, np.stack([1 - named, named], axis=1), 'price')
@@ -162,7 +162,7 @@ class PoliciesTest(parameterized.TestCase):
             worth[table.ending_problem == problem].max(),
         )
 
-  def test_chances_that_do_not_sum_to_one_are_refused(self):
+  def test_probabilities_that_do_not_sum_to_one_raise(self):
     table, _ = make_table(5)
     with self.assertRaisesRegex(ValueError, 'sum to 1'):
       known.expected(table, np.full(table.children.shape, 0.6), 'price')

@@ -42,8 +42,8 @@ class LagrangianTest(parameterized.TestCase):
     )
 
   def test_damping_adds_to_the_multiplier_in_proportion(self):
-    # Over by 0.1: the pressure is 2 + 5 * 0.1 = 2.5, and the gradient in cost
-    # is the pressure itself. Under by 0.3: 2 - 1.5 = 0.5. Under by 0.5: none.
+    # Excess 0.1: the multiplier is 2 + 5 * 0.1 = 2.5, and the gradient in cost
+    # is the same. Excess -0.3: 2 - 1.5 = 0.5. Excess -0.5: 0.
     for cost, pressure in ((0.6, 2.5), (0.2, 0.5), (0.0, 0.0)):
       gradient = jax.grad(
           lambda c: lagrangian.lagrangian_loss(
@@ -86,16 +86,16 @@ class LagrangianTest(parameterized.TestCase):
         maximum=3.0,
     )
     controller = lagrangian.init_controller(0.1)
-    # 2 * 0.2 + (0.1 + 0.5 * 0.2) = 0.6; nothing came before, so no rise.
+    # 2 * 0.2 + (0.1 + 0.5 * 0.2) = 0.6; the first update has no derivative.
     multiplier, controller = control(controller, 0.2)
     np.testing.assert_allclose(multiplier, 0.6, rtol=1e-6)
     # Rises by 0.1: 2 * 0.3 + (0.2 + 0.5 * 0.3) + 4 * 0.1 = 1.35.
     multiplier, controller = control(controller, 0.3)
     np.testing.assert_allclose(multiplier, 1.35, rtol=1e-6)
-    # Falls, which the derivative does not see: 0 + 0.35 + 0.
+    # Falls, so that the derivative term is 0: 0 + 0.35 + 0.
     multiplier, controller = control(controller, 0.0)
     np.testing.assert_allclose(multiplier, 0.35, rtol=1e-6)
-    # 2 * -1 + max(0.35 - 0.5, 0) < 0; then as high as it goes.
+    # 2 * -1 + max(0.35 - 0.5, 0) < 0; then the maximum.
     multiplier, controller = control(controller, -1.0)
     self.assertEqual(multiplier, 0.0)
     multiplier, controller = control(controller, 100.0)
@@ -119,10 +119,10 @@ class LagrangianTest(parameterized.TestCase):
       )
       self.assertEqual(got, multiplier)
 
-  def test_proportional_control_ends_the_swing(self):
+  def test_proportional_control_damps_the_oscillation(self):
     # The optimum is a mixture: cost 0 below multiplier 1, cost 1 above it, and
-    # half of each at level 0.5. A policy that follows slowly swings for ever
-    # under the integral alone.
+    # half of each at level 0.5. A policy that follows slowly oscillates
+    # for ever under the integral alone.
     def last_swing(proportional):
       def step(carry, _):
         controller, cost = carry
@@ -145,23 +145,23 @@ class LagrangianTest(parameterized.TestCase):
     self.assertLess(last_swing(1.0), 1e-4)
 
   @parameterized.parameters(
-      # budget 0.5. At cost 0.6, mixed with 'never' (0.2): weight 0.25, hence
-      # 0.75 * 0.7 + 0.25 * 0.4 = 0.625.
+      # budget 0.5. At cost 0.6, mixed with always small (0.2): weight 0.25,
+      # hence 0.75 * 0.7 + 0.25 * 0.4 = 0.625.
       ('budget', 0.5, (0.7, 0.6, 0.2), 0.625),
-      # At cost 0.4, mixed with 'at once' (1.1): weight 1/7, hence
+      # At cost 0.4, mixed with always large (1.1): weight 1/7, hence
       # 6/7 * 0.6 + 1/7 * 0.9 = 0.642857.
       ('budget', 0.5, (0.6, 0.4, 0.2), 0.642857),
-      # Exactly at the level nothing is mixed in.
+      # Exactly at the level: no mixing.
       ('budget', 0.5, (0.6, 0.5, 0.2), 0.6),
-      # Cheaper and righter than 'at once': mixing would only harm.
+      # Cheaper and more accurate than always large: mixing would only harm.
       ('budget', 0.5, (0.95, 0.4, 0.0), 0.95),
-      # alpha 0.1. At loss 0.2, mixed with 'at once' (0): weight 1/2, hence
+      # alpha 0.1. At loss 0.2, mixed with always large (0): weight 1/2, hence
       # cost 0.5 * 0.6 + 0.5 * 1.1 = 0.85.
       ('reliability', 0.1, (0.7, 0.6, 0.2), -0.85),
-      # At loss 0, mixed with 'never' (0.5): weight 0.2, hence
+      # At loss 0, mixed with always small (0.5): weight 0.2, hence
       # cost 0.8 * 0.6 + 0.2 * 0.2 = 0.52.
       ('reliability', 0.1, (0.7, 0.6, 0.0), -0.52),
-      # Dearer than 'at once' and too safe to need it.
+      # More expensive than always large, and below its level: no mixing.
       ('reliability', 0.1, (0.9, 0.1, 0.1), -0.1),
   )
   def test_score_at_level(self, form, level, policy, expected):
@@ -176,8 +176,8 @@ class LagrangianTest(parameterized.TestCase):
     )
     self.assertEqual(got, -np.inf)
 
-  def test_score_where_nothing_differs(self):
-    # All right, all alike: the mixing weight would be 0 / 0.
+  def test_score_where_all_policies_are_equal(self):
+    # All outcomes are equal: the mixing weight would be 0 / 0.
     same = _outcomes(1.0, 0.5, 0.0)
     with jax.debug_nans(True):
       got = lagrangian.score_at_level(same, same, same, 0.6, form='budget')
@@ -193,11 +193,11 @@ class LagrangianTest(parameterized.TestCase):
       ('reliability', (-0.1,)),
       ('budget', ()),
   )
-  def test_level_outside_is_refused(self, form, levels):
+  def test_level_out_of_range_is_refused(self, form, levels):
     with self.assertRaisesRegex(ValueError, 'objective.levels'):
       lagrangian.check_levels(levels, 0.2, form=form)
 
-  def test_level_inside_passes(self):
+  def test_level_in_range_passes(self):
     lagrangian.check_levels((0.2, 1.0), 0.2, form='budget')
     lagrangian.check_levels((0.05,), 0.2, form='reliability')
 

@@ -1,4 +1,4 @@
-"""Tests of live routers with memory: what training saw is what they see."""
+"""Tests that live routers with memory see what training saw."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -30,7 +30,7 @@ _FEATURES = observation.FeatureConfig(
 
 
 def _router(kind, protocol='redraft'):
-  """An untrained router whose chances differ from trace to trace."""
+  """Returns an untrained router with different outputs per trace."""
   fields = dict(kind=kind, hidden=(8,), dropout=0.0)
   network = networks.make_network(fields, 3)
   params = jax.vmap(
@@ -40,7 +40,7 @@ def _router(kind, protocol='redraft'):
   params[last]['kernel'] *= 30
   card = card_lib.Card(
       specs=scripted_pair.SPECS,
-      ruler='price',
+      metric='price',
       reference=1.0,
       protocol=protocols.Protocol(protocol),
       features=_FEATURES,
@@ -57,24 +57,24 @@ def _router(kind, protocol='redraft'):
 
 
 class _Recorder:
-  """A router as a policy, and the chances that it gave."""
+  """A policy that records the action probabilities of a router."""
 
   def __init__(self, router, given):
     self._router, self._given = router, given
 
-  def chances(self, trace):
-    chances = self._router.chances(trace)
-    self._given.append(chances)
-    return chances
+  def action_probabilities(self, trace):
+    probabilities = self._router.action_probabilities(trace)
+    self._given.append(probabilities)
+    return probabilities
 
 
 def _answer(router, protocol):
-  """Rollouts drawn from a router, and the chances at each decision."""
+  """Returns rollouts of a router, and the probabilities at each decision."""
   given = {}
 
   def draw(problem, trajectory):
     asked = _Recorder(router, given.setdefault((problem.id, trajectory), []))
-    # Mostly not its own choices, or many would leave for good at once.
+    # Mostly uniform draws; its own choices would often hand over at once.
     policy = behaviour.Mixture(asked, behaviour.RandomRate(0.3, 0.3, 3), 0.8)
     return behaviour.DrawingRouter(policy, 0, problem.id, trajectory)
 
@@ -82,19 +82,19 @@ def _answer(router, protocol):
   return rollouts, given
 
 
-class SameChancesTest(parameterized.TestCase):
+class SameProbabilitiesTest(parameterized.TestCase):
 
   @parameterized.product(
       kind=networks.KINDS, protocol=('redraft', 'switch', 'escalate')
   )
-  def test_live_chances_are_those_of_the_batch(self, kind, protocol):
+  def test_live_probabilities_equal_those_of_the_batch(self, kind, protocol):
     router = _router(kind, protocol)
     rollouts, given = _answer(router, protocol)
     batch = batching.trajectory_batch(
         rollouts, _FEATURES, _ACCOUNTING, router.card.protocol
     )
-    chances = router.probabilities(batch.features)
-    self.assertEqual(chances.shape, (*batch.mask.shape, 3))
+    probabilities = router.probabilities(batch.features)
+    self.assertEqual(probabilities.shape, (*batch.mask.shape, 3))
     live = [
         given[x.problem.id, i]
         for x in rollouts
@@ -103,13 +103,13 @@ class SameChancesTest(parameterized.TestCase):
     self.assertGreater(batch.mask.sum(), 1.5 * len(live))
     for row, rows in enumerate(live):
       np.testing.assert_allclose(
-          chances[row, batch.mask[row]], rows, rtol=1e-5, atol=1e-6
+          probabilities[row, batch.mask[row]], rows, rtol=1e-5, atol=1e-6
       )
-    # It would not be noticed if all were alike.
-    self.assertGreater(chances[batch.mask].std(axis=0).max(), 0.05)
+    # Equal probabilities would hide an error.
+    self.assertGreater(probabilities[batch.mask].std(axis=0).max(), 0.05)
 
   @parameterized.parameters('gru', 'attention')
-  def test_a_record_shows_what_was_seen_live(self, kind):
+  def test_records_reproduce_the_live_observations(self, kind):
     router = _router(kind)
     rollouts, given = _answer(router, 'redraft')
     self.assertTrue(any(y.discarded for x in rollouts for y in x.trajectories))
@@ -117,14 +117,14 @@ class SameChancesTest(parameterized.TestCase):
       for i, y in enumerate(x.trajectories):
         shown = traces.of_trajectory(y, _ACCOUNTING, router.card.protocol)
         np.testing.assert_allclose(
-            [router.chances(trace) for trace in shown],
+            [router.action_probabilities(trace) for trace in shown],
             given[x.problem.id, i],
             rtol=1e-5,
             atol=1e-6,
         )
 
   @parameterized.parameters('gru', 'attention')
-  def test_a_draft_that_was_thrown_away_is_remembered(self, kind):
+  def test_a_discarded_draft_stays_in_the_history(self, kind):
     router = _router(kind)
     rollouts, _ = _answer(router, 'redraft')
     trajectory = next(
@@ -144,21 +144,26 @@ class SameChancesTest(parameterized.TestCase):
         previous=types.Trace(trace.question, ()),
     )
     self.assertFalse(
-        np.allclose(router.chances(trace), router.chances(forgotten))
+        np.allclose(
+            router.action_probabilities(trace),
+            router.action_probabilities(forgotten),
+        )
     )
 
-  def test_a_trace_without_its_history_is_refused(self):
+  def test_a_trace_without_its_history_raises(self):
     rollouts, _ = _answer(_router('mlp'), 'redraft')
     step, *_ = rollouts[0].trajectories[0].steps
     trace = types.Trace('1:2', (step,), draft=step)
     _router('mlp').decide(trace)
-    with self.assertRaisesRegex(ValueError, '1 steps and says.*at 1 decisions'):
+    with self.assertRaisesRegex(
+        ValueError, '1 steps and a history of 1 decisions'
+    ):
       _router('gru').decide(trace)
 
 
 class ThresholdsTest(parameterized.TestCase):
 
-  def test_each_decision_has_its_own(self):
+  def test_each_decision_has_its_own_threshold(self):
     router = _router('mlp')
     rollouts, _ = _answer(router, 'redraft')
     seen = next(
@@ -178,11 +183,11 @@ class ThresholdsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'decision 2; the.*point has 2'):
       short.decide(seen[2])
 
-  def test_a_point_with_several_is_read_and_told(self):
+  def test_a_point_with_several_thresholds_is_read_and_printed(self):
     router = _router('mlp')
     point = card_lib.OperatingPoint(
         name='loss<=0.05@0.9&cost<=0.5@0.9/steps0,3',
-        member=1,
+        policy_index=1,
         threshold=[0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5],
         promise={
             'what': 'loss',
@@ -200,7 +205,7 @@ class ThresholdsTest(parameterized.TestCase):
     self.assertEqual(loaded.points, (point,))
     self.assertEqual(loaded.threshold, (0.25,) * 3 + (0.5,) * 5)
     text = str(loaded)
-    self.assertIn('now at      member 1, threshold 0.25, from decision 3', text)
+    self.assertIn('now at      policy 1, threshold 0.25, from decision 3', text)
     self.assertIn(
         'threshold 0.25, from decision 3 on 0.5; promised loss <= 0.05 with '
         'probability 0.9 and mean cost <= 0.5 with probability 0.8',
@@ -208,7 +213,7 @@ class ThresholdsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(((),), ([[0.1]],), (float('nan'),))
-  def test_what_is_no_threshold_is_refused(self, value):
+  def test_an_invalid_threshold_raises(self, value):
     with self.assertRaisesRegex(ValueError, 'allowed: a number, or one for'):
       _router('mlp').with_threshold(0, value)
 

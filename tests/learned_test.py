@@ -1,4 +1,4 @@
-"""Tests of the learned router: decisions, files, points, refusals."""
+"""Tests of the learned router: decisions, files, points, errors."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ _NETWORK = dict(kind='mlp', hidden=(5,), dropout=0.1)
 def _card(num_routes=3, **changes):
   fields = dict(
       specs=scripted_pair.SPECS[:num_routes],
-      ruler='price',
+      metric='price',
       reference=2e-4,
       protocol=protocols.Protocol(),
       features=observation.FeatureConfig(
@@ -66,7 +66,7 @@ def _router(points=(), seed=0, seen=seen_lib.UNKNOWN, **changes):
 def _point(router, **changes):
   fields = dict(
       name='cost<=0.4',
-      member=1,
+      policy_index=1,
       threshold=0.37,
       promise={'what': 'cost', 'level': 0.4},
       checkpoint_hash=router.checkpoint_hash,
@@ -89,7 +89,7 @@ def _trace(value=-1.0, question='one 2'):
 class DecideTest(parameterized.TestCase):
 
   def test_equals_the_network_by_hand(self):
-    router = _router().with_threshold(member=1, threshold=0.5)
+    router = _router().with_threshold(policy_index=1, threshold=0.5)
     trace = _trace()
     x = observation.observe(trace, router.card.features)
     x = np.clip((x - 0.1) / 2.0, -5, 5)
@@ -102,13 +102,15 @@ class DecideTest(parameterized.TestCase):
         hidden @ weights['params/Dense_1/kernel'][1]
         + weights['params/Dense_1/bias'][1]
     )
-    chances = np.exp(logits) / np.exp(logits).sum()
+    probabilities = np.exp(logits) / np.exp(logits).sum()
     decision = router.decide(trace)
-    np.testing.assert_allclose(decision.score, chances[1:].sum(), rtol=1e-5)
-    larger = 1 + int(np.argmax(chances[1:]))
-    self.assertEqual(decision.route, larger if chances[0] <= 0.5 else 0)
+    np.testing.assert_allclose(
+        decision.score, probabilities[1:].sum(), rtol=1e-5
+    )
+    larger = 1 + int(np.argmax(probabilities[1:]))
+    self.assertEqual(decision.route, larger if probabilities[0] <= 0.5 else 0)
 
-  def test_hands_over_at_the_threshold_and_not_above(self):
+  def test_hands_over_where_the_score_reaches_the_threshold(self):
     router = _router()
     score = router.decide(_trace()).score
     at = router.with_threshold(0, score).decide(_trace())
@@ -117,25 +119,28 @@ class DecideTest(parameterized.TestCase):
     self.assertGreater(at.route, 0)
     self.assertEqual([above.route, never.route], [0, 0])
 
-  def test_scores_of_an_array_are_those_of_its_rows(self):
+  def test_batched_scores_equal_those_of_single_rows(self):
     router = _router()
     traces = [_trace(-value, f'q {value}') for value in range(1, 7)]
     rows = np.stack(
         [observation.observe(t, router.card.features) for t in traces]
     )
-    for member in (0, 1):
-      got = router.score(rows.reshape(2, 3, -1), member)
+    for policy_index in (0, 1):
+      got = router.score(rows.reshape(2, 3, -1), policy_index)
       self.assertEqual(got.shape, (2, 3))
       one_by_one = [
-          router.with_threshold(member, 0.5).decide(t).score for t in traces
+          router.with_threshold(policy_index, 0.5).decide(t).score
+          for t in traces
       ]
       np.testing.assert_allclose(got.ravel(), one_by_one, rtol=1e-5)
       self.assertGreater(np.ptp(got), 1e-3)
     self.assertFalse(np.allclose(router.score(rows, 0), router.score(rows, 1)))
 
-  def test_wrong_calls_are_refused(self):
+  def test_bad_arguments_raise(self):
     router = _router()
-    with self.assertRaisesRegex(ValueError, 'member is 2; allowed: 0 to 1'):
+    with self.assertRaisesRegex(
+        ValueError, 'policy_index is 2; allowed: 0 to 1'
+    ):
       router.with_threshold(2, 0.5)
     with self.assertRaisesRegex(ValueError, 'Got 3 features'):
       router.score(np.zeros((2, 3), np.float32), 0)
@@ -158,11 +163,11 @@ class FilesTest(parameterized.TestCase):
           loaded.decide(_trace(value)), router.decide(_trace(value))
       )
 
-  def test_record_of_seen_problems_goes_with_the_router(self):
+  def test_the_record_of_seen_problems_is_saved(self):
     problem = types.Problem(id='a', question='What is 1?', answer='1')
     seen = seen_lib.NOTHING.with_problems('train', [problem])
     router = _router(seen=seen)
-    # The record says nothing of the numbers.
+    # The record does not change the hash of the arrays.
     self.assertEqual(router.checkpoint_hash, _router().checkpoint_hash)
     self.assertEqual(router.with_threshold(1, 0.5).seen, seen)
     directory = pathlib.Path(self.create_tempdir().full_path)
@@ -175,7 +180,7 @@ class FilesTest(parameterized.TestCase):
     _router().save(directory)
     self.assertEqual(learned.load(directory).seen, seen_lib.UNKNOWN)
 
-  def test_another_record_or_none_is_refused(self):
+  def test_another_record_or_none_raises(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router(seen=seen_lib.NOTHING).save(directory)
     path = directory / learned.SEEN_FILE
@@ -196,14 +201,14 @@ class FilesTest(parameterized.TestCase):
     path.write_text(json.dumps(card))
     self.assertFalse(learned.load(directory).seen.is_known)
 
-  def test_a_record_that_is_replaced_loads_wherever_that_is_cut_off(self):
+  def test_an_interrupted_update_of_the_record_still_loads(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router(seen=seen_lib.NOTHING).save(directory)
     problem = types.Problem(id='a', question='What is 1?', answer='1')
     new = seen_lib.NOTHING.with_problems('prove', [problem])
     write, calls = manifest_lib.replace_file, []
 
-    def cut_off(path, content):
+    def cancel_speculation(path, content):
       calls.append(path)
       if len(calls) == 2:
         raise OSError('disk full')
@@ -213,7 +218,7 @@ class FilesTest(parameterized.TestCase):
       with self.assertRaises(OSError):
         saved.replace_seen(directory, new)
     self.assertEqual(learned.load(directory).seen, seen_lib.NOTHING)
-    with mock.patch.object(manifest_lib, 'replace_file', cut_off):
+    with mock.patch.object(manifest_lib, 'replace_file', cancel_speculation):
       with self.assertRaises(OSError):
         saved.replace_seen(directory, new)
     self.assertEqual(learned.load(directory).seen, new)
@@ -226,7 +231,7 @@ class FilesTest(parameterized.TestCase):
     card = saved.read_card(learned.SHIPPED)
     self.assertEqual(card['seen_hashes'], [routing.load().seen.hash])
 
-  def test_altered_weights_are_refused(self):
+  def test_altered_weights_raise(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router().save(directory)
     arrays = safetensors.load_file(directory / learned.ARRAYS_FILE)
@@ -235,7 +240,7 @@ class FilesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'do not belong together'):
       learned.load(directory)
 
-  def test_altered_card_is_refused(self):
+  def test_an_altered_card_raises(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router().save(directory)
     path = directory / learned.CARD_FILE
@@ -243,11 +248,11 @@ class FilesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'do not belong together'):
       learned.load(directory)
 
-  def test_unfinished_run_is_refused(self):
+  def test_an_unfinished_run_raises(self):
     with self.assertRaisesRegex(ValueError, 'no router was trained'):
       learned.load(self.create_tempdir().full_path)
 
-  def test_another_format_is_refused(self):
+  def test_another_format_version_raises(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     _router().save(directory)
     path = directory / learned.CARD_FILE
@@ -257,11 +262,11 @@ class FilesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'version 99; allowed: 1'):
       learned.load(directory)
 
-  def test_hash_tells_weights_and_cards_apart(self):
+  def test_hash_depends_on_weights_and_card(self):
     hashes = {
         _router().checkpoint_hash,
         _router(seed=1).checkpoint_hash,
-        _router(ruler='flops').checkpoint_hash,
+        _router(metric='flops').checkpoint_hash,
     }
     self.assertLen(hashes, 3)
     self.assertEqual(_router().checkpoint_hash, _router().checkpoint_hash)
@@ -273,14 +278,14 @@ class OperatingPointsTest(parameterized.TestCase):
     plain = _router()
     points = (
         _point(plain),
-        _point(plain, name='cost<=0.6', member=0, threshold=0.9),
+        _point(plain, name='cost<=0.6', policy_index=0, threshold=0.9),
     )
     router = _router(points=points)
     # The first is where a loaded router stands.
-    self.assertEqual((router.member, router.threshold), (1, 0.37))
+    self.assertEqual((router.policy_index, router.threshold), (1, 0.37))
     other = router.at('cost<=0.6')
-    self.assertEqual((other.member, other.threshold), (0, 0.9))
-    self.assertEqual((router.member, router.threshold), (1, 0.37))
+    self.assertEqual((other.policy_index, other.threshold), (0, 0.9))
+    self.assertEqual((router.policy_index, router.threshold), (1, 0.37))
     with self.assertRaisesRegex(ValueError, "has: 'cost<=0.4', 'cost<=0.6'"):
       router.at('cost<=0.9')
 
@@ -290,9 +295,9 @@ class OperatingPointsTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(checkpoint_hash='0' * 64), 'calibrated on checkpoint 0000'),
-      (dict(member=2), 'member 2; allowed: 0 to 1'),
+      (dict(policy_index=2), 'policy 2; allowed: 0 to 1'),
   )
-  def test_point_of_another_router_is_refused(self, changes, message):
+  def test_a_point_of_another_router_raises(self, changes, message):
     plain = _router()
     directory = pathlib.Path(self.create_tempdir().full_path)
     plain.save(directory)
@@ -301,7 +306,7 @@ class OperatingPointsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       learned.load(directory)
 
-  def test_unknown_fields_of_a_point_are_for_others(self):
+  def test_unknown_fields_of_a_point_are_ignored(self):
     plain = _router()
     directory = pathlib.Path(self.create_tempdir().full_path)
     plain.save(directory)
@@ -309,16 +314,16 @@ class OperatingPointsTest(parameterized.TestCase):
     (directory / learned.POINTS_FILE).write_text(json.dumps([point]))
     self.assertEqual(learned.load(directory).points, (_point(plain),))
 
-  def test_print_says_what_it_is_for(self):
+  def test_print_describes_the_router(self):
     plain = _router()
     text = str(_router(points=(_point(plain),)))
     for part in (
         'small (1,000 parameters) -> medium (4,000',
         'escalate, peek',
         'confidence, progress, text',
-        'budget 0.3, 0.6, ruler price',
+        'budget 0.3, 0.6, cost metric price',
         plain.checkpoint_hash[:12],
-        'cost<=0.4: member 1, threshold 0.37',
+        'cost<=0.4: policy 1, threshold 0.37',
     ):
       self.assertIn(part, text)
     self.assertIn('not calibrated', str(plain))
@@ -332,7 +337,7 @@ class CardTest(absltest.TestCase):
         accounting, costs.Accounting(scripted_pair.SPECS, 'price', 2e-4)
     )
 
-  def test_survives_json(self):
+  def test_json_round_trip(self):
     card = _card()
     text = json.dumps(card.to_json())
     again = card_lib.Card.from_json(json.loads(text))

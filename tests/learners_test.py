@@ -1,4 +1,4 @@
-"""Tests of the learners beside the policy, and of how they are tuned."""
+"""Tests of the supervised learners and of their tuning."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -13,7 +13,7 @@ _FIELDS = dict(metric='price', features=None, seed=0)
 
 
 def _reciting(values):
-  """A learner whose settings are worth what is given; it fits their index."""
+  """Returns a learner whose settings have the given values."""
   settings = [{'index': index} for index in range(len(values))]
   return learners.Learner(lambda data, **fields: [fields['setting']], settings)
 
@@ -21,7 +21,7 @@ def _reciting(values):
 class LearnersTest(parameterized.TestCase):
 
   @parameterized.parameters(*learners.LEARNERS)
-  def test_none_is_tried_more_often_than_another(self, name):
+  def test_all_learners_have_as_many_trials(self, name):
     settings = learners.LEARNERS[name].settings
     self.assertLen(settings, learners.NUM_TRIALS)
     self.assertLen({str(x) for x in settings}, learners.NUM_TRIALS)
@@ -31,10 +31,10 @@ class TuningTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ((0.1, 0.3, 0.2), 3, 1),
-      ((0.1, 0.3, 0.3), 3, 1),  # Of equals the first.
-      ((0.2, 0.1, 0.3), 2, 0),  # What is not tried cannot win.
+      ((0.1, 0.3, 0.3), 3, 1),  # The first of equal values.
+      ((0.2, 0.1, 0.3), 2, 0),  # Trials beyond num_trials are not run.
   )
-  def test_the_best_trial_is_kept(self, values, num_trials, wanted):
+  def test_the_best_trial_is_returned(self, values, num_trials, wanted):
     best = tuning.tune(
         _reciting(values),
         None,
@@ -47,7 +47,7 @@ class TuningTest(parameterized.TestCase):
     self.assertEqual(best.values, list(values[:num_trials]))
 
   @parameterized.parameters(0, 4)
-  def test_so_many_trials_there_are_not(self, num_trials):
+  def test_too_many_trials_raise(self, num_trials):
     with self.assertRaisesRegex(
         ValueError, f'is {num_trials}; allowed: 1 to 3'
     ):
@@ -60,15 +60,18 @@ class TuningTest(parameterized.TestCase):
       )
 
 
-class MendedTest(parameterized.TestCase):
+class FixedByHandoverTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      # Shares of right answers for the ways small-small, small-large,
-      # large-small and large-large; then what is mended at the root, after the
-      # small model and after the large one.
+      # Shares of right answers for the paths small-small, small-large,
+      # large-small and large-large; then the expected label at the root,
+      # after the small model and after the large one.
       ((0, 1, 1, 0), (True, True, False)),
-      ((1, 1, 1, 0), (False, False, False)),  # The small one needs no help.
-      ((0, 1, 0, 1), (False, True, True)),  # At the root a second hand-over.
+      ((1, 1, 1, 0), (False, False, False)),  # The small model alone is right.
+      (
+          (0, 1, 0, 1),
+          (False, True, True),
+      ),  # One large step is not enough.
       ((0.5, 0.75, 0.75, 0.5), (True, True, False)),  # Half is not most.
   )
   def test_where_control_returns(self, shares, wanted):
@@ -82,7 +85,7 @@ class MendedTest(parameterized.TestCase):
           share = shares[2 * first + second]
           builder.add_ending((here, second), share, 1 - share, [1.0])
     np.testing.assert_array_equal(
-        boosting.mended(builder.table()), [*wanted, *wanted]
+        boosting.is_fixed_by_handover(builder.table()), [*wanted, *wanted]
     )
 
 

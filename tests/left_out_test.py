@@ -1,4 +1,4 @@
-"""What recorded trajectories cannot judge is left out, by name and reason."""
+"""Tests that methods which records cannot evaluate are left out."""
 
 import contextlib
 import dataclasses
@@ -34,8 +34,8 @@ _POLICY = families.FixedStep(2)
 _THRESHOLD = 1.0
 
 
-def make_source(least_effective, **kwargs):
-  """Recorded trajectories of the scripted pair in redraft."""
+def make_source(min_effective_size, **kwargs):
+  """Returns recorded trajectories of the scripted pair in redraft."""
   mixture = behaviour.Mixture(
       sources_test.Deterministic(_POLICY.at(_THRESHOLD)),
       behaviour.Uniform((True,) * sources_test.NUM_ROUTES),
@@ -52,12 +52,12 @@ def make_source(least_effective, **kwargs):
       sources_test.FEATURES,
       sources_test.ACCOUNTING,
       protocols.Protocol('redraft'),
-      least_effective,
+      min_effective_size,
   )
 
 
 def evaluated(source, policy=_POLICY):
-  """The figures of a policy, two others and the random routers."""
+  """Returns the figures of a policy, two others and the random routers."""
   return evaluator.figures(
       [[policy]],
       {
@@ -70,14 +70,14 @@ def evaluated(source, policy=_POLICY):
   )
 
 
-def as_results(rulers, points_left_out=()):
-  """What a report reads."""
+def as_results(cost_metrics, points_left_out=()):
+  """Returns results in the form that a report reads."""
   content = {
       'schema': results_lib.SCHEMA,
-      'ruler': 'price',
+      'cost_metric': 'price',
       'num_problems': {'test': _NUM_PROBLEMS},
       'seeds': [0],
-      'rulers': rulers,
+      'cost_metrics': cost_metrics,
       'tuning': {},
       'refused_points': [],
       'operating_points': [],
@@ -95,10 +95,10 @@ class LeftOutTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.source = make_source(9.0)
-    cls.rulers = evaluated(cls.source)
+    cls.cost_metrics = evaluated(cls.source)
 
-  def test_what_can_be_judged_is_evaluated(self):
-    for figures in self.rulers.values():
+  def test_other_methods_are_evaluated(self):
+    for figures in self.cost_metrics.values():
       self.assertEqual(set(figures['methods']), {'policy', 'fixed step'})
       self.assertEqual(set(figures['differences']), {'fixed step'})
       self.assertEqual(
@@ -111,21 +111,23 @@ class LeftOutTest(parameterized.TestCase):
           },
       )
       reason = figures['left_out']['confidence']
-      self.assertRegex(reason, r'None of \d+ thresholds can be judged')
+      self.assertRegex(reason, r'None of \d+ thresholds can be evaluated')
       reason = figures['left_out']['random per step']
-      self.assertRegex(reason, r'12 problems are worth \d.*9 are needed')
+      self.assertRegex(
+          reason, r'12 problems have an effective .* of \d.*9 are needed'
+      )
       self.assertNotIn('fresh sample', reason)
 
-  def test_what_needs_the_small_model_alone_is_null(self):
-    figures = as_results(self.rulers)['rulers']['price']
+  def test_metrics_that_need_the_small_model_alone_are_null(self):
+    figures = as_results(self.cost_metrics)['cost_metrics']['price']
     self.assertIsNone(figures['anchors']['small_accuracy'])
     policy = figures['methods']['policy']
     self.assertIsNone(policy['mean_gap_recovered'])
     self.assertIsNone(policy['average_quality'])
     self.assertBetween(policy['curve']['accuracy'][0], 0.0, 1.0)
 
-  def test_the_table_says_which_and_why(self):
-    results = as_results(self.rulers, ['loss<=0.1@0.9[hard]'])
+  def test_the_table_names_left_out_methods_and_reasons(self):
+    results = as_results(self.cost_metrics, ['loss<=0.1@0.9[hard]'])
     text = tables.markdown(results)
     self.assertEqual(text.count('Left out: confidence threshold. None of'), 4)
     self.assertEqual(text.count('Left out: small alone. 12 problems'), 4)
@@ -133,61 +135,65 @@ class LeftOutTest(parameterized.TestCase):
     self.assertIn('Left out: loss<=0.1@0.9[hard]. Too few', text)
     directory = pathlib.Path(self.create_tempdir().full_path)
     plots.frontier(results, directory / 'frontier.png')
-    plots.rulers(results, directory / 'rulers.png')
+    plots.cost_metrics(results, directory / 'cost_metrics.png')
     (directory / report.RESULTS_FILE).write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()) as shown:
       report.show(directory)
     self.assertIn('Left out: confidence threshold. None of', shown.getvalue())
     self.assertIn('loss<=0.1@0.9[hard]. Too few', shown.getvalue())
 
-  def test_only_some_of_a_pool_need_be_judged(self):
+  def test_a_pool_needs_only_some_evaluable_policies(self):
     pair = methods.Pair(self.source, self.source)
     alone = methods.thresholded([_POLICY], pair, 'price')
     pool = [families.Uncertainty(1), _POLICY]
     pooled = methods.thresholded(pool, pair, 'price')
     np.testing.assert_array_equal(pooled.test.cost, alone.test.cost)
 
-  def test_a_setting_that_cannot_be_judged_is_never_the_best(self):
+  def test_a_setting_that_cannot_be_evaluated_is_never_the_best(self):
     area = lambda family: methods.area_for_tuning(
         [family], self.source, 'price'
     )
     self.assertEqual(area(families.Uncertainty(1)), -np.inf)
     self.assertBetween(area(_POLICY), 0.0, 1.0)
 
-  def test_without_the_policy_there_is_no_table(self):
+  def test_without_the_policy_evaluation_raises(self):
     with self.assertRaisesRegex(
         refusal.Refusal, 'The policy cannot be .* None of .*source=live'
     ):
       evaluated(self.source, families.Uncertainty(1))
 
-  def test_points_that_cannot_be_judged_are_named(self):
+  def test_points_that_cannot_be_evaluated_are_named(self):
     points = [
         card_lib.OperatingPoint(
             name, 0, threshold, {'what': 'cost', 'level': 0.4}, ''
         )
-        for name, threshold in (('told', _THRESHOLD), ('not', np.inf))
+        for name, threshold in (
+            ('told', _THRESHOLD),
+            ('not', np.inf),
+            ('not by step', (np.inf, np.inf, np.inf)),
+        )
     ]
     entries, left_out = evaluator.operating_points(
         points, [_POLICY], self.source, 'price'
     )
     self.assertEqual([x['name'] for x in entries], ['told'])
-    self.assertEqual(left_out, ['not'])
+    self.assertEqual(left_out, ['not', 'not by step'])
 
 
 class NoLogProbabilitiesTest(absltest.TestCase):
 
   def test_the_confidence_threshold_is_left_out_of_trajectories(self):
     silent = lambda text: np.zeros(0)
-    rulers = evaluated(make_source(9.0, log_probs=silent))
-    for figures in rulers.values():
+    cost_metrics = evaluated(make_source(9.0, log_probs=silent))
+    for figures in cost_metrics.values():
       self.assertContainsSubset({'policy', 'fixed step'}, figures['methods'])
       self.assertNotIn('confidence', figures['methods'])
       self.assertRegex(
           figures['left_out']['confidence'],
-          r'needs log-probabilities; the engines gave none at (\d+) of \1 dec',
+          r'needs log-probabilities; they are missing at (\d+) of \1 dec',
       )
 
-  def test_one_step_without_them_is_enough(self):
+  def test_one_step_without_log_probabilities_suffices(self):
     ladders = scripted_pair.make_ladders(3)
     first, *rest = ladders[1].steps
     first = dataclasses.replace(
@@ -209,7 +215,9 @@ class NoLogProbabilitiesTest(absltest.TestCase):
           [table.roots[1] + place],
       )
       num = len(table.decisions.depth)
-      with self.assertRaisesRegex(refusal.Refusal, f'none at 1 of {num} dec'):
+      with self.assertRaisesRegex(
+          refusal.Refusal, f'missing at 1 of {num} dec'
+      ):
         sources.Known(table, []).grid(families.Uncertainty(1), 5)
 
 

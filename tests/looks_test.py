@@ -18,7 +18,7 @@ def _problems(num, start=0):
 def _look(num=10, start=0, data='d', **settings):
   settings = {
       'procedure': 'fixed_sequence',
-      'among': 1,
+      'num_choices': 1,
       'delta': 0.1,
   } | settings
   problems = _problems(num, start)
@@ -28,25 +28,25 @@ def _look(num=10, start=0, data='d', **settings):
 class AddedTest(parameterized.TestCase):
 
   def _add(self, *asked):
-    """The looks after each of those asked for was added."""
+    """Returns the looks after each of `asked` was added."""
     found = []
     for one in asked:
       found = looks.added(found, *one)
     return found
 
-  def test_the_same_look_again_is_none(self):
+  def test_the_same_look_again_is_not_added(self):
     self.assertLen(self._add(_look()), 1)
     self.assertLen(self._add(_look(), _look()), 1)
     # Tuples are lists in JSON.
     self.assertLen(self._add(_look(alphas=(0.1,)), _look(alphas=[0.1])), 1)
 
   @parameterized.parameters(
-      (_look(delta=0.2), 'delta differ'),
-      (_look(data='e'), 'recorded of them differ'),
-      (_look(12, data='e'), 'at 10 problems, this time at 12; problems differ'),
-      (_look(10, start=10, data='e'), 'problems differ'),
-      (_look(among=2), 'among differ'),
-      (_look(12, data='e', procedure='growing'), 'procedure, problems differ'),
+      (_look(delta=0.2), 'since then: delta'),
+      (_look(data='e'), 'since then: the recorded outcomes'),
+      (_look(12, data='e'), 'on 10 problems .* on 12 this .* then: problems'),
+      (_look(10, start=10, data='e'), 'since then: problems'),
+      (_look(num_choices=2), 'since then: num_choices'),
+      (_look(12, data='e', procedure='growing'), 'procedure, problems'),
   )
   def test_another_look_is_refused(self, other, message):
     with self.assertRaisesRegex(ValueError, f'{message}.*Allowed: the same'):
@@ -58,33 +58,39 @@ class AddedTest(parameterized.TestCase):
     )
     found = self._add(one, two, three)
     self.assertEqual([x.num_problems for x in found], [10, 12, 20])
-    # What was looked at is none, whatever came after.
+    # A look that was taken before is not another one, whatever came after.
     self.assertEqual(looks.added(found, *one), found)
 
   @parameterized.parameters(
       (_look(8, data='e', procedure='growing'),),  # Smaller.
       (_look(12, start=1, data='e', procedure='growing'),),  # Others.
       (_look(12, data='e', procedure='growing', delta=0.2),),
-      (_look(10, data='e', procedure='growing'),),  # The same, anew.
+      (_look(10, data='e', procedure='growing'),),  # Collected anew.
   )
-  def test_growing_allows_nothing_but_growth(self, other):
-    with self.assertRaisesRegex(ValueError, 'looked at 1 time'):
+  def test_growing_allows_only_new_problems_at_the_end(self, other):
+    with self.assertRaisesRegex(ValueError, 'prove 1 time'):
       self._add(_look(procedure='growing'), other)
 
-  def test_as_many_looks_as_the_level_was_meant_for(self):
-    first, second, third = (_look(among=2, delta=x) for x in (0.1, 0.2, 0.3))
+  def test_num_choices_allows_as_many_looks(self):
+    first, second, third = (
+        _look(num_choices=2, delta=x) for x in (0.1, 0.2, 0.3)
+    )
     found = self._add(first, second)
     self.assertLen(found, 2)
-    with self.assertRaisesRegex(ValueError, 'among of 3 or more in every'):
+    with self.assertRaisesRegex(
+        ValueError, 'num_choices of 3 or more in every'
+    ):
       looks.added(found, *third)
-    # The first was at the full level: no later one makes up for it.
-    with self.assertRaisesRegex(ValueError, 'among of 2 or more in every'):
-      self._add(_look(), _look(among=5))
+    # The first look used the full delta; later ones cannot correct that.
+    with self.assertRaisesRegex(
+        ValueError, 'num_choices of 2 or more in every'
+    ):
+      self._add(_look(), _look(num_choices=5))
 
 
 class FileTest(absltest.TestCase):
 
-  def test_round_trip_whole_or_not_at_all(self):
+  def test_round_trip_is_atomic(self):
     path = pathlib.Path(self.create_tempdir().full_path) / looks.FILE_NAME
     self.assertEqual(looks.read(path), [])
     one, _ = _look(alphas=(0.1,))

@@ -1,4 +1,4 @@
-"""Candidates: chosen on `select`, seen on `test`."""
+"""Tests of candidates, which are chosen on `select` and shown on `test`."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -28,7 +28,7 @@ def area(points):
 
 class MethodsTest(parameterized.TestCase):
 
-  def test_test_outcomes_have_no_say(self):
+  def test_test_outcomes_do_not_influence_the_choice(self):
     got = by_score(pair(200))
     hull = metrics.upper_hull(got.select.mean_cost, got.select.accuracy)
     # Other test outcomes, same policies chosen.
@@ -41,7 +41,7 @@ class MethodsTest(parameterized.TestCase):
     np.testing.assert_array_equal(other.points().cost, got.test.correct[hull])
     np.testing.assert_array_equal(other.at_budget(0.5).cost.shape, (1, 200))
 
-  def test_evidence_beats_chance_and_the_oracle_beats_all(self):
+  def test_informative_scores_beat_random_and_the_oracle_beats_all(self):
     given = pair()
     steps = methods.thresholded([families.FixedStep()], given, 'price')
     areas = [
@@ -56,7 +56,7 @@ class MethodsTest(parameterized.TestCase):
     self.assertEqual(areas, sorted(areas))
     self.assertGreater(areas[2] - areas[1], 0.02)
 
-  def test_a_useless_member_does_not_hurt_the_pool(self):
+  def test_a_useless_policy_does_not_hurt_the_pool(self):
     given = pair()
     alone = by_score(given)
     pooled = methods.pooled([alone, by_score(given, spread=1e3)])
@@ -65,7 +65,7 @@ class MethodsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(0.25, 0.6)
-  def test_budget_is_kept_on_select(self, budget):
+  def test_the_budget_holds_on_select(self, budget):
     got = by_score(pair(300))
     cost, accuracy = got.select.mean_cost, got.select.accuracy
     best = max(a for a, c in zip(accuracy, cost, strict=True) if c <= budget)
@@ -87,7 +87,7 @@ class MethodsTest(parameterized.TestCase):
     got = methods.random_per_question(pair(50), 'price').points()
     np.testing.assert_allclose(got.mean_cost, [0.1875, 1.0])
 
-  def test_an_area_leaves_out_what_nobody_can_buy(self):
+  def test_the_area_leaves_out_costs_below_the_curve(self):
     # The cheapest point costs .5: from there to .8 the mean height of the line
     # from (.5, .6) to (1, 1) is .6 + .8 * .15 = .72.
     cost, accuracy = np.array([0.5, 1.0]), np.array([0.6, 1.0])

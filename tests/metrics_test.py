@@ -1,4 +1,4 @@
-"""Figures of a curve, by hand arithmetic and invariance."""
+"""Tests of the metrics of a curve, by hand and by invariance."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -35,7 +35,7 @@ class HullTest(parameterized.TestCase):
           self.assertLessEqual(y, best + 1e-12)
     self.assertTrue((np.diff(cost[hull]) > 0).all())
 
-  def test_equal_points_are_kept_once(self):
+  def test_equal_points_appear_once(self):
     hull = metrics.upper_hull(np.array([0.1, 0.1]), np.array([0.5, 0.5]))
     self.assertLen(hull, 1)
 
@@ -57,7 +57,7 @@ class InterpolateTest(parameterized.TestCase):
     got = metrics.accuracy_at(np.array([0.5]), np.array([0.7]), [0.1, 0.5, 2])
     np.testing.assert_array_equal(got, 0.7)
 
-  def test_wrong_shape_is_refused(self):
+  def test_a_wrong_shape_raises(self):
     with self.assertRaisesRegex(ValueError, r'must be \[R, K\]'):
       metrics.interpolate(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(1))
 
@@ -126,7 +126,7 @@ class FiguresTest(parameterized.TestCase):
     self.assertAlmostEqual(metrics.headroom_share(0.7, 0.9, 0.5), 0.5)
     self.assertTrue(np.isnan(metrics.headroom_share(0.5, 0.5, 0.5)))
 
-  def test_budget_below_the_cheapest_point_buys_nothing(self):
+  def test_a_budget_below_the_cheapest_point_gives_nan(self):
     got = metrics.summary(COST + 0.1, ACCURACY, ANCHORS)
     self.assertTrue(np.isnan(got['accuracy_at']['0.2']))
     self.assertTrue(np.isnan(got['gap_recovered_at']['0.2']))
@@ -142,11 +142,11 @@ class FiguresTest(parameterized.TestCase):
     self.assertTrue(np.isnan(got['relative_ibc_gain_at']['0.4']))
     self.assertFalse(np.isnan(got['relative_ibc_gain_at']['0.6']))
 
-  def test_what_cannot_be_bought_counts_as_nothing_in_tuning(self):
+  def test_costs_below_the_curve_count_as_zero_in_tuning(self):
     self.assertAlmostEqual(
         metrics.area_for_tuning(COST, ACCURACY), metrics.area(COST, ACCURACY)
     )
-    # At .6 and dearer a third of the 61 costs are left, 21.
+    # 21 of the 61 costs, a third, are .6 or more.
     cost, accuracy = np.array([0.6, 1.0]), np.array([0.9, 0.9])
     self.assertAlmostEqual(
         metrics.area_for_tuning(cost, accuracy), 21 / 61 * 0.9

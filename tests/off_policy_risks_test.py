@@ -1,4 +1,4 @@
-"""Off-policy promises: the plain sequence, kept by simulation, refused."""
+"""Off-policy promises: a step-by-step twin, validity, and refusals."""
 
 from unittest import mock
 
@@ -16,10 +16,10 @@ Risk = risks_lib.Risk
 THRESHOLDS = importance_test.THRESHOLDS
 
 
-def point(num, seed, risks, dearest=np.inf, **kwargs):
+def point(num, seed, risks, max_cost=np.inf, **kwargs):
   scores, batch = importance_test.sample(num, seed)
   return off_policy_risks.for_risks(
-      scores, batch, risks, thresholds=THRESHOLDS, dearest=dearest, **kwargs
+      scores, batch, risks, thresholds=THRESHOLDS, max_cost=max_cost, **kwargs
   )
 
 
@@ -29,14 +29,15 @@ class ForRisksTest(parameterized.TestCase):
       (Risk('loss', 0.4, 0.1), 'loss', 1),
       (Risk('cost', 1.4, 0.1, cap=2.0), 'cost', -1),
   )
-  def test_is_the_sequence_one_threshold_at_a_time(self, risk, name, turn):
+  def test_equals_testing_one_threshold_at_a_time(self, risk, name, turn):
     got = point(20_000, 0, [risk])
     scores, batch = importance_test.sample(20_000, 0)
     found = importance.estimate(
         scores, batch, THRESHOLDS, delta=0.2, cost_cap=risk.cap
     )
     upper = getattr(found.upper, name)[::turn]
-    self.assertGreater(upper[-1], risk.level)  # Or nothing would stop it.
+    # Otherwise nothing would end the sequence.
+    self.assertGreater(upper[-1], risk.level)
     last = np.argmax(upper > risk.level) - 1
     proven = np.arange(len(THRESHOLDS))[::turn][: last + 1]
     self.assertNotEmpty(proven)
@@ -48,20 +49,20 @@ class ForRisksTest(parameterized.TestCase):
     self.assertEqual(got.promise.test, 'empirical_bernstein')
     self.assertEqual(got.promise.num_problems, 20_000)
 
-  def test_both_are_kept_by_one_threshold_or_refused(self):
+  def test_two_risks_need_one_threshold_that_keeps_both(self):
     loss = Risk('loss', 0.4, 0.1)
     got = point(20_000, 0, [loss, Risk('cost', 1.9, 0.1, cap=2.0)])
     self.assertEqual(got.name, 'loss<=0.4@0.9&cost<=1.9@0.9')
-    with self.assertRaisesRegex(risks_lib.Refusal, 'of no single threshold'):
+    with self.assertRaisesRegex(risks_lib.Refusal, 'no single threshold keeps'):
       point(20_000, 0, [Risk('loss', 0.3, 0.1), Risk('cost', 1.0, 0.1, 2.0)])
 
-  def test_a_promise_out_of_reach_says_how_many(self):
+  def test_an_unprovable_promise_says_how_many_are_needed(self):
     risk = Risk('loss', 0.25, 0.1)
     with self.assertRaisesRegex(risks_lib.Refusal, 'is not excluded') as e:
       point(3_000, 0, [risk])
     needed = e.exception.needed
     self.assertGreater(needed, 3_000)
-    # About: with twice as many it is made.
+    # The number is approximate: twice as many are enough.
     self.assertEqual(point(2 * needed, 1, [risk]).threshold, -np.inf)
     with self.assertRaisesRegex(risks_lib.Refusal, 'no number') as e:
       point(3_000, 0, [Risk('loss', 0.1, 0.1)])
@@ -70,14 +71,14 @@ class ForRisksTest(parameterized.TestCase):
   def test_too_few_effective_problems_end_the_sequence(self):
     risk = Risk('loss', 0.4, 0.1)
     with self.assertRaisesRegex(risks_lib.Refusal, 'effective') as e:
-      point(20_000, 0, [risk], least_effective=1e6)
+      point(20_000, 0, [risk], min_effective_size=1e6)
     self.assertGreater(e.exception.needed, 20_000)
 
-  def test_as_dear_as_the_large_model_is_no_point(self):
+  def test_a_point_as_expensive_as_the_large_model_is_refused(self):
     risk = Risk('loss', 0.4, 0.1)
     cost = point(20_000, 0, [risk]).cost
     self.assertEqual(point(20_000, 0, [risk], cost + 0.01).cost, cost)
-    with self.assertRaisesRegex(risks_lib.Refusal, 'is the answer') as e:
+    with self.assertRaisesRegex(risks_lib.Refusal, 'promise at cost 1') as e:
       point(20_000, 0, [risk], cost)
     self.assertIsNone(e.exception.needed)
 
@@ -106,7 +107,7 @@ class ValidityTest(parameterized.TestCase):
     broken, most = self.broken()
     self.assertLessEqual(broken, most)
 
-  def test_an_interval_without_width_would_be_found_out(self):
+  def test_an_interval_without_width_breaks_promises(self):
     plain = lambda values, top, delta: float(np.mean(values))
     with mock.patch.object(importance, 'empirical_bernstein_lower', plain):
       broken, most = self.broken()

@@ -105,11 +105,13 @@ class OnPolicyTest(absltest.TestCase):
           rollouts, view.features, view.accounting, view.protocol
       )
       for row in range(24):
-        chances = first.probabilities(batch.features[row], member=row % 2)
+        probabilities = first.probabilities(
+            batch.features[row], policy_index=row % 2
+        )
         for t in np.flatnonzero(batch.mask[row]):
           np.testing.assert_allclose(
               batch.behaviour[row, t],
-              chances[t, batch.actions[row, t]],
+              probabilities[t, batch.actions[row, t]],
               rtol=1e-5,
           )
     # Three rounds of eight are the 24 problems of train, each once.
@@ -117,14 +119,14 @@ class OnPolicyTest(absltest.TestCase):
 
   def test_later_rounds_are_of_later_parameters(self):
     workdir, _ = self._train(_Engines())
-    chances = [
+    probabilities = [
         y.decisions[0].probability
         for directory in _rounds(workdir)[::2]
         for x in reader.read_rollouts(directory)
         for y in x.trajectories
         if y.decisions[0].route == 0
     ]
-    self.assertGreater(len(np.unique(np.round(chances, 3))), 2)
+    self.assertGreater(len(np.unique(np.round(probabilities, 3))), 2)
 
   def test_references_are_not_written_again(self):
     _, _ = self._train(engines := _Engines())
@@ -161,7 +163,9 @@ class OnPolicyTest(absltest.TestCase):
     self.assertIn('while collecting problem', e.exception.__notes__[0])
 
   def test_other_models_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'are by small .1,000 parameters'):
+    with self.assertRaisesRegex(
+        ValueError, 'collected with small .1,000 parameters'
+    ):
       on_policy_rounds.check_engines(_config(), scripted_pair.SPECS[:2])
 
   def test_a_round_is_a_step_at_least(self):

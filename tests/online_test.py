@@ -1,4 +1,4 @@
-"""The threshold in service: its sign, its bound, its streams."""
+"""The threshold in service: its sign, its bound, and simulated streams."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,7 +12,7 @@ from routing.calibration import online
 
 
 def serve(state, scores):
-  """The states after each row of `[n, S]` scores of `streams`."""
+  """Returns the states after each row of `[n, S]` scores of `streams`."""
   for row in scores:
     state = online.update(state, row < state.kappa)
     yield state
@@ -33,19 +33,19 @@ class UpdateTest(parameterized.TestCase):
     self.assertAlmostEqual(state.kappa, 0.33)
     self.assertEqual(online.mean_loss(state), 0.5)
 
-  def test_a_miss_hands_over_more_and_none_hands_over_less(self):
+  def test_a_miss_lowers_kappa_and_no_miss_raises_it(self):
     state = online.init(0.5, alpha=0.1, first_step=0.1)
     self.assertLess(online.update(state, 1).kappa, 0.5)
     self.assertGreater(online.update(state, 0).kappa, 0.5)
     self.assertEqual(online.update(state, 0.1).kappa, 0.5)
 
-  def test_nothing_to_spend_it_on_stays_at_the_top(self):
+  def test_without_misses_kappa_stays_at_high(self):
     state = last(serve(online.init(0.5, alpha=0.1), np.full((1_000, 1), 2.0)))
     self.assertEqual(state.kappa, 1)
-    # And is back in the range at once when something goes wrong.
+    # The first miss moves it back into the range.
     self.assertLess(online.update(state, 1).kappa, 1)
 
-  def test_the_scale_of_scores_is_no_matter(self):
+  def test_the_scale_of_scores_does_not_matter(self):
     scores = streams.iid(500, 3)
     plain = last(serve(online.init(0.5, alpha=0.1), scores))
     scaled = online.init(10 + 0.5 * 8, alpha=0.1, low=10.0, high=18.0)
@@ -55,12 +55,12 @@ class UpdateTest(parameterized.TestCase):
         online.guarantee(scaled), online.guarantee(plain)
     )
 
-  def test_saved_and_restored_it_goes_on_as_if_uninterrupted(self):
+  def test_a_restored_state_continues_as_if_uninterrupted(self):
     scores = streams.iid(80, 3)
     whole = last(serve(online.init(np.full(3, 0.5), alpha=0.1), scores))
     half = last(serve(online.init(np.full(3, 0.5), alpha=0.1), scores[:40]))
     saved = serialization.to_bytes(half)
-    # What it is restored into only gives the structure.
+    # The state that is restored into only gives the structure.
     restored = serialization.from_bytes(online.init(0.1, alpha=0.7), saved)
     got = last(serve(restored, scores[40:]))
     for name, value in vars(whole).items():
@@ -70,14 +70,14 @@ class UpdateTest(parameterized.TestCase):
       (dict(alpha=0.0), 'alpha must be in'),
       (dict(alpha=0.1, xi=0.6), 'xi must be in'),
       (dict(alpha=0.1, low=0.6), r'\[low, high\] = \[0.6, 1.0\], got 0.5'),
-      (dict(alpha=0.1, first_step=0.0), 'first_step must be positive'),
+      (dict(alpha=0.1, first_step=0.0), 'first_step must be in'),
   )
-  def test_bad_settings_are_refused(self, settings, message):
+  def test_raises_on_bad_settings(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):
       online.init(0.5, **settings)
 
   @parameterized.parameters(-0.1, 1.1, np.nan)
-  def test_bad_losses_are_refused(self, loss):
+  def test_raises_on_bad_losses(self, loss):
     with self.assertRaisesRegex(ValueError, 'loss must be in'):
       online.update(online.init(0.5, alpha=0.1), loss)
 
@@ -89,25 +89,25 @@ class GuaranteeTest(parameterized.TestCase):
       alpha=(0.02, 0.2),
       first_step=(0.1, 2.0),
   )
-  def test_holds_at_every_time_against_whoever_sees_kappa(
+  def test_holds_at_every_time_against_adversaries_who_see_kappa(
       self, adversary, alpha, first_step
   ):
-    # The only rule: nothing is lost at kappa <= low.
+    # The only assumption: nothing is lost at kappa <= low.
     rng = np.random.default_rng(0)
     state = online.init(1.0, alpha=alpha, first_step=first_step)
     for count in range(3_000):
       wants = {
-          'greedy': True,  # Whenever it can.
-          'patient': count > 2_000,  # Lets kappa rise, then strikes.
+          'greedy': True,  # Loses whenever it can.
+          'patient': count > 2_000,  # Lets kappa rise, then loses all.
           'random': rng.random() < 0.5,
-          'whole': state.kappa >= 1,  # Only when least is handed over.
+          'whole': state.kappa >= 1,  # Only where least is handed over.
       }[adversary]
       state = online.update(state, float(wants and state.kappa > 0))
       self.assertLessEqual(online.mean_loss(state), online.guarantee(state))
 
-  def test_is_not_idle(self):
-    # A sleeper keeps kappa at the top, losing alpha as it should, and then
-    # loses all it can: more than half of what the bound allows.
+  def test_the_guarantee_is_nearly_reached(self):
+    # An adversary keeps kappa at the top with a loss of alpha, then loses all
+    # it can: more than half of what the bound allows.
     state, num = online.init(1.0, alpha=0.1, first_step=0.1), 2_000
     for count in range(num):
       is_awake = num - count < 1 / (0.9 * 0.1 * num**-0.6)
@@ -130,13 +130,13 @@ class StreamsTest(parameterized.TestCase):
     alpha = np.array([[0.05], [0.1], [0.2]])
     scores = streams.STREAMS[stream](20_000, 10)
     start = online.init(np.full((3, 10), 0.5), alpha=alpha)
-    # Of each stream at each alpha, not of their mean.
+    # For each stream at each alpha, not for their mean.
     off = np.abs(online.mean_loss(last(serve(start, scores))) - alpha)
     self.assertLess(off.max(), 0.005)
 
-  def test_a_threshold_that_stands_still_is_not(self):
-    # The streams are no pushover: calibrated on the first half and left alone
-    # the threshold loses several points more than alpha.
+  def test_the_loss_of_a_fixed_threshold_is_not(self):
+    # The streams are hard: a threshold that is calibrated on the first half and
+    # then fixed loses several points more than alpha.
     scores = streams.abrupt(20_000, 1).ravel()
     kappa = np.quantile(scores[:10_000], 0.1)
     self.assertGreater((scores < kappa).mean(), 0.13)

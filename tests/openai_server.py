@@ -1,8 +1,8 @@
-"""A server of OpenAI's protocol on loopback, over any engine: for tests.
+"""Serves any engine on loopback with OpenAI's protocol, for tests.
 
-It behaves as vLLM's server was seen to (`is_vllm`), silent cuts and ignored
-fields included, or as plain servers do, which leave the stop string out and do
-not say why they stopped.
+With `is_vllm` it behaves as vLLM's server does, silent cuts and ignored fields
+included. Without it, it behaves like plain servers: these leave the stop string
+out and do not report why they stopped.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ from routing.engines import engine as engine_lib
 
 @dataclasses.dataclass
 class Model:
-  """What the server serves.
+  """The model that the server serves.
 
-  engine: writes.
-  decode: text of one token.
-  split: from a prompt's text to question and trace.
-  can_stop: the engine stops at the delimiter by itself; else it is left to
-    write on, and cut.
+  engine: writes the text.
+  decode: returns the text of one token.
+  split: splits a prompt's text into question and trace.
+  can_stop: the engine stops at the delimiter by itself; otherwise its text is
+    cut there.
   is_vllm: see the module.
-  max_length: tokens of prompt and answer; 0 = no end.
+  max_length: maximum tokens of prompt and answer; 0 = no limit.
   requests: the bodies of all requests.
   """
 
@@ -45,7 +45,7 @@ class Model:
   requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
   async def say(self, question: str, trace: str, body: dict) -> dict[str, Any]:
-    """Writes as `body` asks; the choice, without its shape, and the usage."""
+    """Writes as `body` requests; returns the fields of choice and usage."""
     stop = (body.get('stop') or [None])[0]
     limit = body.get('max_tokens') or 16
     salt = body.get('cache_salt') or uuid.uuid4().hex
@@ -89,7 +89,7 @@ class Model:
     }
 
   def _cut(self, ids, stop) -> tuple[int, str, bool]:
-    """Tokens up to the stop, their text up to its end, and if it was met."""
+    """Returns the tokens up to the stop, their text, and if it was met."""
     text = ''
     for count, i in enumerate(ids, 1):
       text += self.decode(i)
@@ -98,13 +98,13 @@ class Model:
     return len(ids), text, False
 
   def token(self, i: int, body: dict) -> str:
-    """How a token is named among the log-probabilities."""
+    """Returns a token's name among the log-probabilities."""
     by_id = self.is_vllm and body.get('return_tokens_as_token_ids')
     return f'token_id:{i}' if by_id else self.decode(i)
 
 
 def _choice(model: Model, said: dict, body: dict) -> dict[str, Any]:
-  """What both kinds of response have."""
+  """Returns the fields of a choice that both kinds of response have."""
   choice = {'index': 0, 'finish_reason': said['finish'], 'logprobs': None}
   if model.is_vllm:
     choice['stop_reason'] = said['stopped_at']
@@ -114,7 +114,7 @@ def _choice(model: Model, said: dict, body: dict) -> dict[str, Any]:
 
 
 def _response(kind: str, said: dict, choice: dict) -> dict[str, Any]:
-  """A whole response."""
+  """Returns a whole response."""
   num_written = len(said['ids'])
   return {
       'id': uuid.uuid4().hex,
@@ -132,7 +132,7 @@ def _response(kind: str, said: dict, choice: dict) -> dict[str, Any]:
 
 
 def _check(body: dict) -> None:
-  """Refuses what vLLM refuses."""
+  """Raises the errors that vLLM's server raises."""
   if body.get('model') != 'm':
     raise fastapi.HTTPException(404, 'No such model.')
   if body.get('temperature', 1.0) < 0:
@@ -140,7 +140,7 @@ def _check(body: dict) -> None:
 
 
 async def _complete(model: Model, body: dict) -> dict[str, Any]:
-  """The response to a request for a completion."""
+  """Responds to a completion request."""
   prompt = body['prompt']
   if not isinstance(prompt, str):
     prompt = ''.join(map(model.decode, prompt))
@@ -161,13 +161,13 @@ async def _complete(model: Model, body: dict) -> dict[str, Any]:
 
 
 async def _chat(model: Model, body: dict) -> dict[str, Any]:
-  """The response to a conversation."""
+  """Responds to a chat request."""
   *_, last = messages = body['messages']
-  goes_on = last['role'] == 'assistant'
-  asked = messages[-2] if goes_on else last
-  if goes_on and model.is_vllm and not body.get('continue_final_message'):
+  continues = last['role'] == 'assistant'
+  asked = messages[-2] if continues else last
+  if continues and model.is_vllm and not body.get('continue_final_message'):
     raise fastapi.HTTPException(400, 'The last message is the assistant.')
-  trace = last['content'] if goes_on else ''
+  trace = last['content'] if continues else ''
   said = await model.say(asked['content'], trace, body)
   choice = _choice(model, said, body)
   choice['message'] = {'role': 'assistant', 'content': said['text']}
@@ -190,7 +190,7 @@ async def _chat(model: Model, body: dict) -> dict[str, Any]:
 
 
 def make_app(model: Model) -> fastapi.FastAPI:
-  """The server."""
+  """Returns the server's application."""
   app = fastapi.FastAPI()
   kinds = {'completions': _complete, 'chat/completions': _chat}
 
@@ -215,7 +215,7 @@ def make_app(model: Model) -> fastapi.FastAPI:
 
 @contextlib.contextmanager
 def serve(app) -> Iterator[str]:
-  """Serves `app` from a thread; gives the base URL of its API."""
+  """Serves `app` from a thread; yields the base URL of its API."""
   listener = socket.create_server(('127.0.0.1', 0))
   server = uvicorn.Server(
       uvicorn.Config(app, log_level='critical', lifespan='off')

@@ -1,4 +1,4 @@
-"""Tests of the engine for servers, against a real one on loopback."""
+"""Tests of the engine for servers, with a real server on loopback."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ import numpy as np
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai
-from routing.engines import openai_replies
+from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import scripted
 from routing.rollout import steps as steps_lib
@@ -17,7 +17,7 @@ from tests import openai_server
 
 
 def _recite(text, *, num_top=2, **fields):
-  """A model that recites `text` after the question 'q\n'."""
+  """Returns a model that writes `text` after the question 'q\n'."""
   split = lambda prompt: (prompt[:2], prompt[2:])
   engine = scripted.ScriptedEngine(
       's', 0, scripted.recite(text), num_top=num_top
@@ -26,7 +26,7 @@ def _recite(text, *, num_top=2, **fields):
 
 
 class _Letters:
-  """A tokenizer of which a token is a letter."""
+  """A tokenizer with one token per letter."""
 
   def encode(self, text, **fields):
     del fields
@@ -46,7 +46,7 @@ async def _write_all(engine, requests):
 
 
 def _write(model, requests, *, prompter=None, dialogue=None, **fields):
-  """What an engine of a server of `model` writes, all requests at once."""
+  """Serves `model` and makes all requests to it concurrently."""
   with openai_server.serve(openai_server.make_app(model)) as url:
 
     async def run():
@@ -67,7 +67,7 @@ def _request(text='q\n', **fields):
 
 
 def _walk(model, *, max_decisions=20, **fields):
-  """A whole answer, a request a step, until it ends."""
+  """Writes a whole answer with one request per step."""
   steps = []
   with openai_server.serve(openai_server.make_app(model)) as url:
 
@@ -86,36 +86,36 @@ def _texts(steps):
 
 
 class CutTest(parameterized.TestCase):
-  """Where steps end, with servers of either kind."""
+  """Where steps end, with vLLM's server and with others."""
 
   @parameterized.parameters(True, False)
-  def test_a_step_a_request_equals_all_at_once(self, is_vllm):
+  def test_one_request_per_step_equals_one_for_all(self, is_vllm):
     text = 'ab\n\n```\nx\n\ny\n```\n\n\\[ 1\n\n\\]\n\nd'
     whole = ['ab\n\n', '```\nx\n\ny\n```\n\n', '\\[ 1\n\n\\]\n\n', 'd']
     model = _recite(text, is_vllm=is_vllm)
     (at_once,) = _write(model, [_request(to_end=True)], is_vllm=is_vllm)
     self.assertEqual(_texts(at_once), whole)
     stepwise = _walk(model, is_vllm=is_vllm)
-    if not is_vllm:  # It does not say that 'd' was the end.
+    if not is_vllm:  # It does not report that 'd' was the end.
       *stepwise, last = stepwise
       self.assertEqual((last.text, last.usage.written), ('', 0))
-      self.assertEqual(last.token_ids, (openai_replies.UNKNOWN_ID,))
+      self.assertEqual(last.token_ids, (openai_responses.UNKNOWN_ID,))
       whole[-1] += '\n\n'
     self.assertEqual(_texts(stepwise), whole)
     self.assertEqual([s.is_final for s in at_once], [False] * 3 + [True])
 
-  def test_a_block_takes_a_request_more_however_many_blank_lines_it_has(self):
+  def test_a_block_costs_one_more_request_whatever_its_blank_lines(self):
     block = '```\n' + 'x\n\n' * 9 + '```\n\n'
     model = _recite(block + 'end')
     ((step,),) = _write(model, [_request()])
     self.assertEqual(step.text, block)
-    # Up to the first blank line, to the closing fence, and to the blank line.
+    # Stops: the first blank line, the closing fence, the next blank line.
     self.assertEqual(
         [x['stop'] for x in model.requests], [['\n\n'], ['```'], ['\n\n']]
     )
     self.assertEqual(step.usage.written, len(block))
     self.assertEqual(step.log_probs.shape, (0,))
-    # The later requests read nothing that was not read or written already.
+    # The prompts of the later requests are all in the cache.
     again = len('q\n```\nx\n\n') + len('q\n' + block) - len('\n\n')
     self.assertEqual((step.usage.read, step.usage.cached), (2, again))
 
@@ -137,7 +137,7 @@ class CutTest(parameterized.TestCase):
     self.assertEqual([s.is_final for s in steps], [False] * 4 + [True])
     (at_once,) = _write(model, [_request(to_end=True, max_tokens=99)])
     self.assertEqual(_texts(at_once), _texts(steps))
-    # What came after was paid for all the same.
+    # The dropped text is charged as well.
     self.assertEqual(steps_lib.count_written(at_once), 99)
 
   def test_a_length_limit_leaves_the_step_open(self):
@@ -148,33 +148,37 @@ class CutTest(parameterized.TestCase):
       self.assertFalse(step.is_final)
       self.assertTrue(steps_lib.is_cut(step))
 
-  def test_a_length_limit_holds_for_all_requests_of_a_step(self):
+  def test_a_length_limit_covers_all_requests_of_a_step(self):
     ((step,),) = _write(_recite('$$\n\na\n\nb$$\n\n'), [_request(max_tokens=8)])
     self.assertEqual(step.text, '$$\n\na\n\nb')
     self.assertTrue(steps_lib.is_cut(step))
 
 
 class SilentCutTest(absltest.TestCase):
-  """A server that writes less than it was asked to, and does not say so."""
+  """A server that writes fewer tokens than requested without saying so."""
 
   def test_is_an_error_unless_the_length_is_known(self):
     model = _recite('abcdef', max_length=6)
-    with self.assertRaisesRegex(ValueError, 'write 9 tokens .* after 4, at 6'):
+    with self.assertRaisesRegex(
+        ValueError, 'asked for 9 tokens .* after 4, at 6'
+    ):
       _write(model, [_request(max_tokens=9)])
     ((step,),) = _write(model, [_request(max_tokens=9)], max_length=6)
     self.assertEqual(step.text, 'abcd')
     self.assertFalse(step.is_final)
 
-  def test_no_room_at_all_is_refused_before_the_request(self):
+  def test_a_full_context_is_refused_before_the_request(self):
     prompter = prompts.Prompter(_Letters())
     model = _recite('a')
-    with self.assertRaisesRegex(engine_lib.Refused, 'has 7 tokens, and served'):
+    with self.assertRaisesRegex(
+        engine_lib.Refused, 'has 7 tokens, and max_length of served is'
+    ):
       _write(model, [_request('seven..')], prompter=prompter, max_length=7)
     self.assertEmpty(model.requests)
 
 
 class InstructTest(parameterized.TestCase):
-  """A model that cannot go on from a half-written answer."""
+  """A model that cannot continue a half-written answer."""
 
   def _write(self, reply, **fields):
     model = openai_server.Model(
@@ -205,24 +209,22 @@ class InstructTest(parameterized.TestCase):
       ('b\n\n', 'b\n\n', False),
       (' b\n', 'b\n\n', False),
       ('b <done>', 'b', True),
-      ('b\n\nc\n\nd', 'b\n\n', False),  # More than it was asked for.
+      ('b\n\nc\n\nd', 'b\n\n', False),  # More than requested.
       ('<done>', '', True),
   )
-  def test_writes_one_step_and_says_if_it_is_the_last(
-      self, reply, text, is_final
-  ):
+  def test_writes_one_step_and_marks_the_last(self, reply, text, is_final):
     (step,), asked = self._write(reply, trace='a\n\n')
     self.assertEqual((step.text, step.is_final), (text, is_final))
     self.assertEqual(step.usage.written, len(reply))
     self.assertIn(prompts.DONE, asked)
 
-  def test_a_step_cut_short_is_not_mended(self):
+  def test_a_step_cut_short_gets_no_delimiter(self):
     (step,), _ = self._write('bcdef', max_tokens=3)
     self.assertEqual((step.text, step.is_final), ('bcd', False))
 
 
-class TellsTest(parameterized.TestCase):
-  """What servers tell of tokens, and what is made of its absence."""
+class ReportedTest(parameterized.TestCase):
+  """What servers report about tokens, and what happens if they do not."""
 
   @parameterized.parameters('completions', 'prefill')
   def test_a_plain_server_gives_log_probs_but_no_ids(self, mode):
@@ -234,11 +236,11 @@ class TellsTest(parameterized.TestCase):
         num_log_probs=2,
     )
     self.assertEqual(_texts(steps), ['ab\n\n', 'c'])
-    self.assertEqual(steps[0].token_ids, (openai_replies.UNKNOWN_ID,) * 4)
+    self.assertEqual(steps[0].token_ids, (openai_responses.UNKNOWN_ID,) * 4)
     np.testing.assert_allclose(steps[0].log_probs, [-0.5] * 4)
     np.testing.assert_allclose(steps[1].top_log_probs, [[-0.5, -1.5]])
 
-  def test_no_log_probs_asked_for_none_given(self):
+  def test_without_a_request_for_log_probs_there_are_none(self):
     (steps,) = _write(_recite('ab\n\nc'), [_request(to_end=True)])
     for step in steps:
       self.assertEqual(step.log_probs.shape, (0,))
@@ -248,7 +250,7 @@ class TellsTest(parameterized.TestCase):
       (dict(is_vllm=True), 'no token ids, so it is not vLLM'),
       (dict(is_vllm=False, num_log_probs=2), 'no log-probabilities; set num_l'),
   )
-  def test_declared_but_not_given_is_an_error(self, fields, message):
+  def test_declared_but_not_returned_is_an_error(self, fields, message):
     model = _recite('ab', is_vllm=False, num_top=0)
     model.engine.log_probs = lambda text: np.zeros(0, np.float32)
     with self.assertRaisesRegex(ValueError, message):
@@ -264,7 +266,7 @@ class CapabilityTest(parameterized.TestCase):
       (dict(num_log_probs=21), 'is 21 .*allowed: 0 to 20'),
       (dict(timeout=0), 'timeout is 0'),
   )
-  def test_refuses_an_endpoint(self, fields, message):
+  def test_an_impossible_endpoint_is_an_error(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
       _endpoint('http://localhost', **fields)
 
@@ -279,7 +281,7 @@ class CapabilityTest(parameterized.TestCase):
       ('completions', dict(counts_tokens=True), 'counts_tokens=False'),
       ('completions', dict(reports_cached=True), 'reports_cached=False'),
   )
-  def test_what_is_missing_is_named_with_the_engine(
+  def test_a_missing_capability_is_named_with_the_engine(
       self, mode, needed, message
   ):
     engine = self._engine(
@@ -321,16 +323,16 @@ class FaultTest(parameterized.TestCase):
       (500, engine_lib.Unavailable),
       (503, engine_lib.Unavailable),
   )
-  def test_a_status_is_told_apart(self, status, kind):
+  def test_a_status_decides_the_kind_of_error(self, status, kind):
     error = self._fail(status)
     self.assertIs(type(error), kind)
     self.assertRegex(str(error), f'served: HTTP {status}.*why')
 
-  def test_how_long_to_wait_is_taken_over(self):
+  def test_the_time_to_wait_is_passed_on(self):
     self.assertEqual(self._fail(429, {'Retry-After': '7'}).retry_after, 7.0)
     self.assertEqual(self._fail(503).retry_after, 0.0)
 
-  def test_nobody_there(self):
+  def test_no_server(self):
     async def run():
       engine = openai.OpenAIEngine('x', 0, _endpoint('http://127.0.0.1:9/v1'))
       await engine.write(_request())

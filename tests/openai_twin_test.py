@@ -1,4 +1,4 @@
-"""Through a server the embedded engine writes what it writes without one."""
+"""The embedded engine writes the same through a server as without one."""
 
 import asyncio
 
@@ -17,8 +17,8 @@ from routing.problems import arithmetic
 from tests import openai_server
 
 _VOCABULARY = tokenizer_lib.Tokenizer()
-# The shipped model, since one that writes nonsense may spell the delimiter with
-# two tokens, at which the embedded engine does not stop.
+# The shipped model: an untrained one may spell the delimiter with two tokens,
+# where the embedded engine does not stop.
 _SMALL = export.load_pretrained(export.shipped('small'))
 _QUESTIONS = [p.question for p in arithmetic.load(1, test=6)['test']]
 
@@ -28,7 +28,7 @@ def _embedded():
 
 
 def _model():
-  """The embedded engine behind a server; prompts are not taken apart."""
+  """Returns the embedded engine as a model; prompts are not split."""
   decode = lambda i: '' if i == _VOCABULARY.eos_id else _VOCABULARY.decode([i])
   return openai_server.Model(_embedded(), decode, can_stop=True)
 
@@ -41,7 +41,7 @@ async def _write_all(engine, requests):
 
 
 def _client(url, mode='completions'):
-  """The engine for a server that tells all that vLLM tells."""
+  """Returns an engine for a server that reports all that vLLM reports."""
   return openai.OpenAIEngine(
       'served',
       0,

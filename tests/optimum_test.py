@@ -20,10 +20,10 @@ from experiments.studies.optimum import rows as rows_lib
 from experiments.studies.optimum import traces
 from routing import protocols
 from routing.features import observation
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from routing.training import fit
 from tests import checkout
 
@@ -32,7 +32,7 @@ _TINY = recipe_lib.Size(num_seeds=2, num_problems=64, num_steps=200)
 
 
 def make_tree(name='escalate'):
-  return tree_lib.grow(_PROCESS, protocols.Protocol(name))
+  return tree_lib.build(_PROCESS, protocols.Protocol(name))
 
 
 def stacked(*policies):
@@ -135,9 +135,9 @@ class TracesTest(parameterized.TestCase):
     process = process_lib.three_routes(num_steps=3)
     protocol = protocols.Protocol(name, view) if view else None
     protocol = protocol or protocols.Protocol(name)
-    tree = tree_lib.grow(process, protocol, 'signals')
-    chances = np.log(np.linspace(0.5, 0.99, process.num_levels))
-    logs = lambda x: chances[np.round(1 + x).astype(int)]
+    tree = tree_lib.build(process, protocol, 'signals')
+    probabilities = np.log(np.linspace(0.5, 0.99, process.num_levels))
+    logs = lambda x: probabilities[np.round(1 + x).astype(int)]
     first = protocol.has_draft * process.step_costs[0]
     for t, rows in enumerate(traces.histories(tree)):
       last, draft, spent = tree.levels[t].features[:, :3].T
@@ -155,7 +155,7 @@ class TracesTest(parameterized.TestCase):
           )
 
   def test_an_observation_by_hand(self):
-    tree = tree_lib.grow(_PROCESS, protocols.Protocol('redraft'))
+    tree = tree_lib.build(_PROCESS, protocols.Protocol('redraft'))
     config = arithmetic.get_config()
     seen = traces.observed(tree, config)
     # The draft (lowest level) is thrown away; route 1 writes the highest, and
@@ -188,7 +188,7 @@ class ProductTest(parameterized.TestCase):
       ('vtrace', 'random rates', 'redraft'),
   )
   def test_it_trains_as_the_configurations_say(self, estimator, source, name):
-    tree = tree_lib.grow(_PROCESS, protocols.Protocol(name), 'signals')
+    tree = tree_lib.build(_PROCESS, protocols.Protocol(name), 'signals')
     # On 600 problems, a seed of `switch` is below chance.
     full = product_recipe.RECIPE.full
     size = dataclasses.replace(full, num_seeds=2)
@@ -200,10 +200,10 @@ class ProductTest(parameterized.TestCase):
       self.assertGreater(found['spread'], 0.0)  # Seeds differ.
 
   def test_unjudged_policies_keep_their_last_weights(self):
-    tree = tree_lib.grow(_PROCESS, protocols.Protocol('switch'), 'signals')
+    tree = tree_lib.build(_PROCESS, protocols.Protocol('switch'), 'signals')
     size = recipe_lib.Size(num_seeds=1, num_problems=600, num_steps=60)
     config = product_recipe.get_config('vtrace', size, (0.5,))
-    config.objective.least_effective = np.inf  # No look at `select` counts.
+    config.objective.min_effective_size = np.inf  # No look at `select` counts.
     states = []
 
     def fit_and_tell(*args, **kwargs):
@@ -269,7 +269,7 @@ class ResumeTest(absltest.TestCase):
     tables = [np.stack(x) for x in zip(*best, strict=True)]
     return [np.stack([x] * size.num_seeds) for x in tables]
 
-  def test_interrupted_it_goes_on_where_it_was(self):
+  def test_an_interrupted_study_continues_where_it_was(self):
     self.limit = 3
     with self.assertRaises(KeyboardInterrupt):
       rows_lib.measure(self.recipe, _TINY, self.out)
@@ -282,7 +282,7 @@ class ResumeTest(absltest.TestCase):
     self.assertAlmostEqual(result['worst_share_of_optimal_gain'], 1.0, places=6)
     self.assertAlmostEqual(result['worst_excess'], 0.0, places=6)
     text = page_lib.page(annealed_recipe.RECIPE, json.loads(json.dumps(result)))
-    self.assertIn('200 updates\nof 64 new problems', text)
+    self.assertIn('200 updates with 64 new problems', text)
     self.assertIn(', 2 seeds, ', text)
     self.assertIn(
         '| vtrace | mismatched | two | redraft peek | 0.6 | 100.0 % |', text

@@ -55,14 +55,14 @@ class PipelineTest(absltest.TestCase):
         ('collect.concurrency', 999, 'concurrency is 999; allowed: at most'),
         ('objective.policy_update', 'sgd', "policy_update 'sgd'"),
         ('behaviour.kind', 'greedy', "Unknown behaviour.kind 'greedy'"),
-        ('ruler', 'flps', "Unknown ruler 'flps'"),
+        ('cost_metric', 'flps', "Unknown cost metric 'flps'"),
         ('objective.form', 'loss', "Unknown objective form 'loss'"),
         ('objective.estimator', 'ppo', "Unknown objective.estimator 'ppo'"),
         ('network.kind', 'lstm', "Unknown network kind 'lstm'"),
         ('features.groups', ('words',), "Feature groups are .*'words'"),
         ('calibration.procedure', 'best', "procedure is 'best'"),
-        ('evaluation.learners', ('svm',), "names 'svm'"),
-        ('evaluation.trials', 7, 'trials is 7; allowed: 1 to 6'),
+        ('evaluation.learners', ('svm',), "contains 'svm'"),
+        ('evaluation.num_trials', 7, 'trials is 7; allowed: 1 to 6'),
     ):
       config = arithmetic.get_config('smoke')
       config.objective.update(estimator='exact', policy_update='lagrangian')
@@ -142,23 +142,23 @@ class PipelineTest(absltest.TestCase):
     before = (self.workdir / 'config.json').read_text()
     done = _run_command(
         '--config=configs/arithmetic.py:smoke',
-        '--config.ruler=flops',
+        '--config.cost_metric=flops',
         f'--workdir={self.workdir}',
     )
     self.assertNotEqual(done.returncode, 0)
     last = done.stderr.strip().splitlines()[-1]
-    self.assertIn("ruler is 'price' there, 'flops' here", last)
+    self.assertIn("cost_metric is 'price' there, 'flops' here", last)
     self.assertEqual((self.workdir / 'config.json').read_text(), before)
     self.assertLen(list(self.workdir.iterdir()), 1)
 
   def test_a_misspelt_field_is_refused_with_the_right_one(self):
     done = _run_command(
         '--config=configs/arithmetic.py:smoke',
-        '--config.rular=flops',
+        '--config.cost_metrik=flops',
         f'--workdir={self.workdir}/new',
     )
     self.assertNotEqual(done.returncode, 0)
-    self.assertIn('Did you mean "ruler"', done.stderr)
+    self.assertIn('Did you mean "cost_metric"', done.stderr)
     self.assertFalse((self.workdir / 'new').exists())
 
 

@@ -14,7 +14,7 @@ from tests import ladders
 
 
 def _batch(seed=0, batch_size=5, num_steps=4, num_routes=3):
-  """Random trajectories, the first without a decision, the last full."""
+  """Returns random trajectories: the first has no decision, the last has T."""
   rng = np.random.default_rng(seed)
   shape = batch_size, num_steps
   mask = (
@@ -24,7 +24,7 @@ def _batch(seed=0, batch_size=5, num_steps=4, num_routes=3):
   available = rng.random((*shape, num_routes)) < 0.7
   available |= np.arange(num_routes) == actions[..., None]
 
-  def coin():
+  def draw():
     return rng.integers(2, size=batch_size).astype(np.float32)
 
   return types.TrajectoryBatch(
@@ -34,9 +34,9 @@ def _batch(seed=0, batch_size=5, num_steps=4, num_routes=3):
       actions=actions.astype(np.int32),
       behaviour=rng.uniform(0.1, 1.0, shape).astype(np.float32),
       costs=rng.random(shape).astype(np.float32),
-      correct=coin(),
-      loss=coin(),
-      gain=coin(),
+      correct=draw(),
+      loss=draw(),
+      gain=draw(),
   )
 
 
@@ -45,10 +45,10 @@ def _logits(seed, batch):
 
 
 def _ladder_and_all_trajectories(seed):
-  """A ladder of three decisions and two routes, and all that can happen on it.
+  """Returns a ladder of 3 decisions and 2 routes, and all its trajectories.
 
-  Under uniform behaviour, to hand over at 0, 1, 2, or never, has the chances 4,
-  2, 1, 1 of 8: so eight rows, each as often as it happens.
+  Under uniform behaviour, handing over at 0, 1, 2 or never has probability 4/8,
+  2/8, 1/8, 1/8. So the batch has eight rows, in these proportions.
   """
   rng = np.random.default_rng(seed)
   correct, cost = rng.random((2, 4)).astype(np.float32)
@@ -100,7 +100,7 @@ class SignalsTest(parameterized.TestCase):
 class RatiosTest(parameterized.TestCase):
 
   def test_by_hand(self):
-    # Chances 1/4, 3/4 of two routes (the third is not available); taken: the
+    # Probabilities 1/4, 3/4 of two routes (the third is masked); taken: the
     # second, with behaviour 1/2: 3/2. The next step is padding.
     batch = _batch(batch_size=1, num_steps=2).replace(
         mask=np.array([[True, False]]),
@@ -114,11 +114,13 @@ class RatiosTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(got, [[1.5, 1.0]], rtol=1e-6)
 
-  def test_of_the_behaviour_itself_are_one(self):
+  def test_ratios_of_the_behaviour_policy_are_one(self):
     batch = _batch()
     log_probs = policy_gradient.log_probs(_logits(0, batch), batch)
-    chances = np.exp(log_probs)
-    taken = np.take_along_axis(chances, batch.actions[..., None], -1)[..., 0]
+    probabilities = np.exp(log_probs)
+    taken = np.take_along_axis(probabilities, batch.actions[..., None], -1)[
+        ..., 0
+    ]
     got = policy_gradient.importance_ratios(
         log_probs, batch.replace(behaviour=taken)
     )
@@ -142,7 +144,7 @@ class AdvantagesTest(parameterized.TestCase):
     got = policy_gradient.rescaled(advantages, mask)
     np.testing.assert_allclose(got[:, :2], [[1.2, 1.6], [0, 0]], rtol=1e-6)
 
-  def test_nothing_to_learn_stays_nothing(self):
+  def test_zero_advantages_stay_zero(self):
     # All answers right, or no decision at all.
     zeros = jnp.zeros((2, 3))
     for mask in (zeros == 0, zeros > 0):
@@ -153,10 +155,10 @@ class AdvantagesTest(parameterized.TestCase):
 class SurrogateTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      # Old chances 1/2, 1/2; new ones 3/4, 1/4: ratios 3/2 and 1/2.
+      # Old probabilities 1/2, 1/2; new 3/4, 1/4: ratios 3/2 and 1/2.
       (0, 1.0, np.inf, 1.5),
-      (0, 1.0, 0.2, 1.2),  # No more to gain beyond the clip,
-      (0, -1.0, 0.2, -1.5),  # but what is lost is lost.
+      (0, 1.0, 0.2, 1.2),  # Clipped: a larger ratio gains nothing,
+      (0, -1.0, 0.2, -1.5),  # but a loss is not clipped.
       (1, 1.0, 0.2, 0.5),
       (1, -1.0, 0.2, -0.8),
   )
@@ -176,7 +178,7 @@ class SurrogateTest(parameterized.TestCase):
   def test_gradient_is_the_exact_one(self):
     ladder, batch = _ladder_and_all_trajectories(seed=0)
     rng = np.random.default_rng(1)
-    values = rng.normal(size=(2, 1, 3)).astype(np.float32)  # Of any critics.
+    values = rng.normal(size=(2, 1, 3)).astype(np.float32)  # Arbitrary critics.
     multiplier = 0.7
 
     def of_trajectories(logits):
@@ -185,7 +187,7 @@ class SurrogateTest(parameterized.TestCase):
       old = jax.lax.stop_gradient(new)
       ratios = policy_gradient.importance_ratios(old, batch)
       signals = policy_gradient.signals(batch, form='budget')
-      earned, charged = (
+      reward_advantages, constraint_advantages = (
           vtrace.targets_and_advantages(
               jnp.broadcast_to(value, ratios.shape),
               signal,
@@ -196,7 +198,9 @@ class SurrogateTest(parameterized.TestCase):
           )[1]
           for value, signal in zip(values, signals, strict=True)
       )
-      advantages = policy_gradient.penalised(earned, charged, multiplier)
+      advantages = policy_gradient.penalised(
+          reward_advantages, constraint_advantages, multiplier
+      )
       reach = vtrace.reach_weights(ratios, batch.mask)
       return policy_gradient.surrogate(new, old, batch, advantages * reach)
 
@@ -243,7 +247,7 @@ class PolicyLossTest(parameterized.TestCase):
     # 1 + 2 + 3 + 4 decisions in the four trajectories that have any.
     np.testing.assert_allclose(aux['surrogate'], 2 * 10 / 4, rtol=1e-6)
 
-  def test_padding_and_masked_routes_are_inert(self):
+  def test_padding_and_masked_routes_have_no_effect(self):
     batch = _batch()
     advantages = jnp.where(batch.mask, _logits(2, batch)[..., 0], 0.0)
     old = policy_gradient.log_probs(_logits(1, batch), batch)
@@ -263,7 +267,7 @@ class PolicyLossTest(parameterized.TestCase):
     np.testing.assert_array_equal(gradient[inert], 0.0)
     self.assertGreater(np.abs(gradient).max(), 0.01)
 
-  def test_no_decision_at_all_is_no_loss(self):
+  def test_a_batch_without_decisions_has_no_loss(self):
     batch = _batch()
     batch = batch.replace(mask=np.zeros_like(batch.mask))
     logits = _logits(0, batch)

@@ -18,15 +18,15 @@ _CONFIG = dict(kind='mlp', hidden=(16,), dropout=0.1)
 class NetworkTest(parameterized.TestCase):
 
   @parameterized.parameters(2, 3, 5)
-  def test_untrained_policy_hands_over_now_and_then(self, num_routes):
-    # On average inputs: chance sigmoid(-1) = 0.269, shared by larger routes.
+  def test_initial_hand_over_probability(self, num_routes):
+    # On average inputs: sigmoid(-1) = 0.269, shared by the larger routes.
     network = networks.make_network(_CONFIG, num_routes)
     features = jax.random.normal(jax.random.key(1), (500, 20))
     params = network.init(jax.random.key(0), features)
-    chances = jax.nn.softmax(network.apply(params, features))
-    np.testing.assert_allclose(1 - chances[:, 0].mean(), 0.269, atol=0.03)
+    probabilities = jax.nn.softmax(network.apply(params, features))
+    np.testing.assert_allclose(1 - probabilities[:, 0].mean(), 0.269, atol=0.03)
     np.testing.assert_allclose(
-        chances[:, 1:].mean(axis=0), 0.269 / (num_routes - 1), atol=0.02
+        probabilities[:, 1:].mean(axis=0), 0.269 / (num_routes - 1), atol=0.02
     )
 
   def test_no_hidden_layer_is_a_linear_policy(self):
@@ -48,9 +48,9 @@ class NetworkTest(parameterized.TestCase):
       networks.make_critics(dict(_CONFIG, kind='rnn'))
 
 
-@functools.cache  # Compiling is what takes time here.
+@functools.cache  # Compilation dominates the time.
 def _build(kind, *, is_conditioned=False):
-  """What policy and critics say, `[..., T, A + 2]`; weights far from 0."""
+  """Returns a function to `[..., T, A + 2]` outputs of policy and critics."""
   config = dict(kind=kind, hidden=(8,), is_conditioned=is_conditioned)
   policy = networks.make_network(config, 3)
   critics = networks.make_critics(config)
@@ -76,13 +76,13 @@ class HistoryTest(parameterized.TestCase):
     outputs = _build(kind)
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     self.assertEqual(outputs(features).shape, (3, 6, 5))
-    # One trace alone is one of a batch.
+    # A single trace gives the same as in a batch.
     np.testing.assert_allclose(
         outputs(features[1]), outputs(features)[1], atol=1e-5
     )
 
   @parameterized.product(kind=networks.KINDS, step=(0, 2, 4))
-  def test_the_future_is_not_seen(self, kind, step):
+  def test_outputs_do_not_depend_on_the_future(self, kind, step):
     outputs = _build(kind)
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     later = features.at[:, step + 1 :].set(7.0)
@@ -91,7 +91,7 @@ class HistoryTest(parameterized.TestCase):
     self.assertFalse(np.allclose(before[:, step + 1 :], after[:, step + 1 :]))
 
   @parameterized.parameters(('mlp', False), ('gru', True), ('attention', True))
-  def test_the_past_is_seen_by_those_that_remember(self, kind, is_seen):
+  def test_only_networks_with_memory_use_the_past(self, kind, is_seen):
     self.assertEqual(networks.has_memory(kind), is_seen)
     outputs = _build(kind)
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
@@ -102,7 +102,7 @@ class HistoryTest(parameterized.TestCase):
       np.testing.assert_array_equal(changed, is_seen)
 
   @parameterized.parameters('mlp', 'gru', 'attention')
-  def test_padded_equals_cut(self, kind):
+  def test_padding_changes_nothing(self, kind):
     outputs = _build(kind)
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     padded = jnp.pad(features[:, :4], ((0, 0), (0, 5), (0, 0)))
@@ -112,7 +112,7 @@ class HistoryTest(parameterized.TestCase):
         atol=1e-5,
     )
 
-  def test_attention_tells_order_by_distance(self):
+  def test_attention_depends_on_the_order_of_steps(self):
     outputs = _build('attention')
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     swapped = features[:, jnp.array([1, 0, 2, 3, 4, 5])]
@@ -121,13 +121,13 @@ class HistoryTest(parameterized.TestCase):
 
   def test_wrong_shapes_are_refused(self):
     network = networks.make_network(dict(_CONFIG, kind='gru'), 2)
-    with self.assertRaisesRegex(ValueError, r'\[..., T, F\]; got shape \(5,\)'):
+    with self.assertRaisesRegex(ValueError, r'shape \(5,\); .*\[..., T, F\]'):
       network.init(jax.random.key(0), jnp.zeros(5))
     network = networks.make_network(dict(kind='attention', hidden=(6,)), 2)
-    with self.assertRaisesRegex(ValueError, 'is 6; allowed: multiples of 4'):
+    with self.assertRaisesRegex(ValueError, 'has 6 .* a multiple of 4'):
       networks.init_params(jax.random.key(0), network, 5)
 
-  def test_untrained_critics_expect_nothing(self):
+  def test_untrained_critics_return_zero(self):
     critics = networks.make_critics(_CONFIG)
     params = networks.init_params(jax.random.key(0), critics, 5)
     values = critics.apply({'params': params}, jnp.ones((2, 3, 5)))
@@ -137,7 +137,7 @@ class HistoryTest(parameterized.TestCase):
 class ConditionTest(parameterized.TestCase):
 
   @parameterized.parameters('mlp', 'gru', 'attention')
-  def test_changes_what_is_done(self, kind):
+  def test_condition_changes_the_outputs(self, kind):
     outputs = _build(kind, is_conditioned=True)
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     both = outputs(features, jnp.array([[0.0], [1.0], [1.0]]))
@@ -146,7 +146,7 @@ class ConditionTest(parameterized.TestCase):
     np.testing.assert_allclose(both[1:], ones[1:], atol=1e-5)
     self.assertGreater(np.abs(zeros - ones).min(), 1e-6)
 
-  def test_untrained_policy_is_that_without_a_condition(self):
+  def test_untrained_policy_ignores_the_condition(self):
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     logits = []
     for is_conditioned in (False, True):
@@ -158,15 +158,21 @@ class ConditionTest(parameterized.TestCase):
       logits.append(network.apply({'params': params}, features, condition))
     np.testing.assert_array_equal(*logits)
 
-  @parameterized.parameters((True, None, 'takes one'), (False, 0.5, 'none'))
-  def test_must_be_given_where_it_is_taken(self, is_taken, given, message):
-    network = networks.make_network(dict(_CONFIG, is_conditioned=is_taken), 2)
+  @parameterized.parameters(
+      (True, None, 'must be a number'), (False, 0.5, 'must be None')
+  )
+  def test_condition_is_required_exactly_where_it_is_used(
+      self, is_conditioned, given, message
+  ):
+    network = networks.make_network(
+        dict(_CONFIG, is_conditioned=is_conditioned), 2
+    )
     with self.assertRaisesRegex(ValueError, message):
       network.init(jax.random.key(0), jnp.zeros((1, 5)), given)
 
 
 def _observations(features, constant=slice(1, 3)):
-  """Of arrays that say the same at every step in the columns `constant`."""
+  """Returns observations whose columns `constant` do not change."""
   features = features.at[..., constant].set(features[:, :1, constant])
   return features, layers.split(features, constant)
 
@@ -188,7 +194,9 @@ class ObservationsTest(parameterized.TestCase):
       ('gru', (8,), False),
       ('attention', (8,), False),
   )
-  def test_are_taken_for_what_they_are_whole(self, kind, hidden, conditioned):
+  def test_outputs_equal_those_of_the_whole_features(
+      self, kind, hidden, conditioned
+  ):
     config = dict(kind=kind, hidden=hidden, is_conditioned=conditioned)
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     whole, parts = _observations(features)
@@ -213,13 +221,13 @@ class DropInputsTest(parameterized.TestCase):
     _, ones = _observations(jnp.ones((50, 4, 40)), slice(5, 25))
     got = networks.drop_inputs(jax.random.key(0), ones, 0.25).whole()
     np.testing.assert_array_equal(got, np.broadcast_to(got[:, :1], got.shape))
-    # Kept ones are scaled by 4/3, so that the mean stays.
+    # Kept features are scaled by 4/3, so that the mean stays.
     np.testing.assert_allclose(np.unique(got), [0.0, 4 / 3], rtol=1e-6)
     # 2,000 draws at 0.25: standard error 0.0097.
     np.testing.assert_allclose((got[:, 0] == 0).mean(), 0.25, atol=0.04)
     self.assertGreater(len(np.unique(got[:, 0], axis=0)), 40)
 
-  def test_drops_the_same_wherever_they_are_held(self):
+  def test_the_mask_does_not_depend_on_the_split(self):
     features = jax.random.normal(jax.random.key(2), (3, 6, 5))
     whole, parts = _observations(features)
     chex.assert_trees_all_equal(
@@ -234,7 +242,7 @@ class DropInputsTest(parameterized.TestCase):
     self.assertIs(networks.drop_inputs(jax.random.key(0), ones, 0.0), ones)
 
   @parameterized.parameters(-0.1, 1.0)
-  def test_rate_outside_is_refused(self, rate):
+  def test_rate_out_of_range_is_refused(self, rate):
     _, ones = _observations(jnp.ones((1, 1, 3)))
     with self.assertRaisesRegex(ValueError, 'dropout'):
       networks.drop_inputs(jax.random.key(0), ones, rate)

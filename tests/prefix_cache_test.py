@@ -1,4 +1,4 @@
-"""What a session reads anew, by hand and as engines' own books say."""
+"""Tokens that a session reads anew: by hand, and as engines count them."""
 
 import asyncio
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
+from routing.engines import memoized
 from routing.engines import prefix_cache
-from routing.engines import remembered
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import all_replies
@@ -41,17 +41,17 @@ def _paid(steps):
 class ChargedTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      # The prompt has 7 tokens. The session read 4 and wrote 2, and all of them
-      # come again, or all but the last.
+      # The prompt has 7 tokens. The session read 4 and wrote 2. The prompt
+      # begins with all of these, or with all but the last.
       (1, (1, 2, 3, 4, 5, 6, 9), (1, 6)),
       (1, (1, 2, 3, 4, 5, 8, 9), (2, 5)),
       (1, (7, 2, 3, 4, 5, 6, 9), (7, 0)),
-      # In blocks of 4, 6 tokens are one whole block.
+      # With blocks of 4, 6 tokens fill one block.
       (4, (1, 2, 3, 4, 5, 6, 9), (3, 4)),
       (4, (1, 2, 3, 8, 5, 6, 9), (7, 0)),
-      # In blocks of 16, 6 tokens are none.
+      # With blocks of 16, 6 tokens fill none.
       (16, (1, 2, 3, 4, 5, 6, 9), (7, 0)),
-      # The last token is read anew even if it ends a block that is held.
+      # The last token is read anew even if it ends a cached block.
       (3, (1, 2, 3, 4, 5, 6), (3, 3)),
   )
   def test_by_hand(self, block, ids, wanted):
@@ -74,11 +74,11 @@ class ChargedTest(parameterized.TestCase):
         prefix_cache.PrefixCache(),
     )
     self.assertEqual(_paid(written), [(4, 0), (0, 0)])
-    self.assertEqual([s.usage.held for s in written], [0, 6])
+    self.assertEqual([s.usage.in_context for s in written], [0, 6])
 
   @parameterized.parameters((False, (3, 0)), (True, (1, 2)))
-  def test_what_a_session_keeps(self, keeps_all, wanted):
-    # Another sequence came between.
+  def test_which_sequences_a_session_keeps(self, keeps_all, wanted):
+    # Another sequence was read in between.
     cache, held = prefix_cache.PrefixCache(keeps_all=keeps_all), ()
     for ids in ((1, 2), (8, 9)):
       text = prefix_cache.prompt(str(ids), '', 2, ids)
@@ -99,9 +99,9 @@ class ChargedTest(parameterized.TestCase):
     )
     self.assertEqual(_paid(written), [wanted])
 
-  def test_what_was_held_may_read_as_fewer_tokens(self):
-    # 4 tokens were read and 3 written one by one; as one text they are 5, and
-    # no more than these can come from a cache.
+  def test_cached_tokens_may_be_fewer_as_one_text(self):
+    # 4 tokens were read and 3 written one by one. Tokenized as one text they
+    # are 5, so at most 5 can come from a cache.
     cache = prefix_cache.PrefixCache()
     first = prefix_cache.prompt('q', '', 4, None)
     _, held = prefix_cache.charged([_step('one', (0, 0, 0))], first, (), cache)
@@ -112,17 +112,17 @@ class ChargedTest(parameterized.TestCase):
     self.assertEqual(_paid(written), [(0, 5)])
 
 
-# A token of the small model is two characters, of the large one a word.
+# The tokens of the small model are pairs of characters, of the large one words.
 _TOKENS = ('..?', r'\S+|\s')
 _SAMPLING = driver.Sampling(max_decisions=8, max_tokens=1_000)
 
 
 @dataclasses.dataclass
 class _Tokenized(scripted.ScriptedEngine):
-  """Counts in tokens of its own, and keeps the books of its cache itself."""
+  """An engine with its own tokenizer that simulates its prefix cache."""
 
   cache: prefix_cache.PrefixCache = prefix_cache.PrefixCache()
-  tells_ids: bool = True
+  reports_ids: bool = True
   read: dict = dataclasses.field(default_factory=dict)
 
   @property
@@ -134,7 +134,7 @@ class _Tokenized(scripted.ScriptedEngine):
     return [zlib.crc32(x.encode()) for x in tokens]
 
   def encode(self, question, trace):
-    return self.ids(question + trace) if self.tells_ids else None
+    return self.ids(question + trace) if self.reports_ids else None
 
   def forget(self, session):
     super().forget(session)
@@ -142,12 +142,12 @@ class _Tokenized(scripted.ScriptedEngine):
 
   async def write(self, request):
     prompt, cached = self.ids(request.question + request.trace), 0
-    for held in self.read.get(request.session, []):
+    for known in self.read.get(request.session, []):
       same = 0
-      while same < min(len(held), len(prompt)) and held[same] == prompt[same]:
+      while same < min(len(known), len(prompt)) and known[same] == prompt[same]:
         same += 1
       cached = max(cached, same)
-    if self.cache.block > 1:  # The last token is never taken from a block.
+    if self.cache.block > 1:  # The last token is always read anew.
       cached = min(cached, len(prompt) - 1)
       cached -= cached % self.cache.block
     steps, now = [], list(prompt)
@@ -159,7 +159,7 @@ class _Tokenized(scripted.ScriptedEngine):
           cached=0 if steps else cached,
           written=len(ids),
           seconds=1.0,
-          held=len(now) if steps else 0,
+          in_context=len(now) if steps else 0,
       )
       evidence = np.full(len(ids), -0.5, np.float32)
       steps.append(
@@ -185,7 +185,7 @@ def _engines(**fields):
 
 
 def _problems():
-  """Questions of more than a block of either tokenizer; 1 to 5 steps."""
+  """Returns problems of 1 to 5 steps and more than a block of tokens."""
   return [
       dataclasses.replace(x, question=' ' * 40 + x.question)
       for x in scripted_pair.make_problems(5)
@@ -193,7 +193,7 @@ def _problems():
 
 
 def _answers(name, engines):
-  """Five random trajectories of each problem, by problem."""
+  """Answers each problem five times at random; grouped by problem."""
   draw = behaviour.random_rate(2, seed=1)
 
   async def run():
@@ -229,8 +229,10 @@ def _grown(name, engines):
           concurrency=2,
       )
   )
-  grower = trees.Grower(protocols.Protocol(name), _SAMPLING, equivalence.exact)
-  return [grower.grow(got[i]) for i in range(len(got))]
+  grower = trees.TreeBuilder(
+      protocols.Protocol(name), _SAMPLING, equivalence.exact
+  )
+  return [grower.build(got[i]) for i in range(len(got))]
 
 
 def _leaf(tree, trajectory):
@@ -245,12 +247,12 @@ class OtherTokenizersTest(parameterized.TestCase):
   @parameterized.product(
       name=('switch', 'redraft'), block=(1, 16), keeps_all=(False, True)
   )
-  def test_replayed_calls_are_the_engines_own(self, name, block, keeps_all):
+  def test_replayed_usage_is_that_of_the_engine(self, name, block, keeps_all):
     cache = prefix_cache.PrefixCache(block, keeps_all)
     alone = _answers(name, _engines(cache=cache))
     grown = _grown(name, _engines(cache=cache))
     wrapped = [
-        remembered.RememberedEngine(x, remembered.Memory())
+        memoized.MemoizedEngine(x, memoized.Memory())
         for x in _engines(cache=cache)
     ]
     recalled = _answers(name, wrapped)
@@ -266,9 +268,9 @@ class OtherTokenizersTest(parameterized.TestCase):
     self.assertEqual({count % block for _, count in cached}, {0})
 
   @parameterized.parameters('switch', 'redraft')
-  def test_without_ids_prompts_are_as_long(self, name):
+  def test_without_ids_prompts_have_the_same_length(self, name):
     alone = _answers(name, _engines())
-    grown = _grown(name, _engines(tells_ids=False))
+    grown = _grown(name, _engines(reports_ids=False))
     cached = 0
     for tree, trajectories in zip(grown, alone, strict=True):
       for trajectory in trajectories:

@@ -1,4 +1,4 @@
-"""Tests of pretraining: resumed = uninterrupted, and what stops it."""
+"""Tests of pretraining: resuming, and the conditions that stop it."""
 
 from unittest import mock
 
@@ -25,7 +25,7 @@ def _config(**fields):
 
 
 def _train(config, directory, scores=None, rows=None):
-  """Trains; the examination finds `scores` one after the other, or 0."""
+  """Trains; evaluations return `scores` one after the other, then 0."""
   scores = iter(scores or ())
   rows = [] if rows is None else rows
   corpus = corpus_lib.Corpus('test', **config.corpus.to_dict())
@@ -57,7 +57,7 @@ class TrainTest(absltest.TestCase):
       if step == 4:
         raise Killed
 
-    # Killed after step 2 was kept and before step 4 was.
+    # Killed after step 2 was saved and before step 4 was.
     corpus = corpus_lib.Corpus('test', **config.corpus.to_dict())
     with (
         mock.patch.object(examination, 'accuracy', return_value=0.0),
@@ -71,7 +71,7 @@ class TrainTest(absltest.TestCase):
     for part in ('step', 'params', 'average', 'opt_state'):
       chex.assert_trees_all_equal(getattr(whole, part), getattr(resumed, part))
 
-  def test_gives_up_where_it_has_not_learnt(self):
+  def test_stops_if_it_has_not_learnt(self):
     config = _config(give_up=dict(step=3, loss=0.01))
     rows = []
     with self.assertRaisesRegex(pretrain.StuckError, 'at step 4, above 0.01'):
@@ -92,7 +92,7 @@ class TrainTest(absltest.TestCase):
     self.assertEqual(int(again.step), 2)
     self.assertLen(rows, 1)
 
-  def test_a_loss_that_is_not_finite_stops_with_the_step(self):
+  def test_a_loss_that_is_not_finite_is_an_error_with_the_step(self):
     config = _config()
     config.optimizer.update(adam_rate=float('inf'))
     with self.assertRaisesRegex(FloatingPointError, 'by step 2'):
@@ -101,8 +101,8 @@ class TrainTest(absltest.TestCase):
 
 class TokenLossTest(absltest.TestCase):
 
-  def test_by_hand_on_a_model_that_knows_nothing(self):
-    # A zero embedding gives equal logits: log(V) nats a token, any weights.
+  def test_by_hand_on_a_uniform_model(self):
+    # A zero embedding gives equal logits: log(V) nats, whatever the weights.
     params = decoder.init_params(_SHAPE, jax.random.key(0))
     params = params | {'embedding': jnp.zeros_like(params['embedding'])}
     tokens = jnp.array([[3, 4, 5, 6], [7, 8, 9, 3]])

@@ -1,4 +1,4 @@
-"""Names and sentences of promises: what they must say, and must not."""
+"""Tests of the names and sentences of promises."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -20,7 +20,7 @@ CAPPED = (
 
 
 def point(risks, num=400):
-  """A point at which nothing is lost and all costs are 0.3."""
+  """Returns a point without losses at which all costs are 0.3."""
   values = {
       name: np.full((1, num), value)
       for name, value in dict(correct=1.0, cost=0.3, loss=0.0, gain=0.0).items()
@@ -30,7 +30,7 @@ def point(risks, num=400):
 
 class NameTest(parameterized.TestCase):
 
-  def test_each_by_itself_or_all_at_once(self):
+  def test_separate_and_joint_promises(self):
     self.assertEqual(point([LOSS, COST]).name, 'loss<=0.05@0.9&cost<=0.6@0.9')
     shared = risks_lib.shared([LOSS, COST], 0.1)
     self.assertEqual([risk.delta for risk in shared], [0.05, 0.05])
@@ -40,10 +40,10 @@ class NameTest(parameterized.TestCase):
     self.assertEqual(alone, LOSS)
 
   @parameterized.parameters(2, 3, 7)
-  def test_a_choice_is_paid_for_and_the_name_stays(self, num):
+  def test_a_choice_divides_delta_and_keeps_the_name(self, num):
     risk = risks_lib.corrected(LOSS, num)
     self.assertAlmostEqual(risk.delta, 0.1 / num)
-    self.assertEqual((risk.among, risk.name), (num, LOSS.name))
+    self.assertEqual((risk.num_choices, risk.name), (num, LOSS.name))
     self.assertEqual(risks_lib.corrected(0.1, num), 0.1 / num)
     # Sharing and correcting commute.
     one = [
@@ -57,12 +57,12 @@ class NameTest(parameterized.TestCase):
     self.assertEqual(promises.name_of(one), 'loss<=0.05&cost<=0.6@0.9')
 
   @parameterized.parameters(0, 1.5, -1)
-  def test_a_strange_number_of_choices_is_refused(self, num):
+  def test_an_invalid_number_of_choices_raises(self, num):
     with self.assertRaisesRegex(ValueError, f'at least 1, got {num}'):
       risks_lib.corrected(LOSS, num)
 
 
-class WantedTest(parameterized.TestCase):
+class SettingsTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (False, 1, 0.1, 'loss<=0.05@0.9&cost<=0.6@0.9'),
@@ -70,8 +70,11 @@ class WantedTest(parameterized.TestCase):
       (True, 2, 0.025, 'loss<=0.05&cost<=0.6@0.9'),
   )
   def test_pairs_are_tested_at_their_share(self, is_joint, among, delta, name):
-    wanted = calibrator.Wanted(
-        alphas=(0.05,), both=((0.05, 0.6),), is_joint=is_joint, among=among
+    wanted = calibrator.CalibrationSettings(
+        alphas=(0.05,),
+        loss_and_cost=((0.05, 0.6),),
+        is_joint=is_joint,
+        num_choices=among,
     )
     alone, pair = wanted.risks('binomial')
     self.assertAlmostEqual(alone[0].delta, 0.1 / among)
@@ -81,12 +84,12 @@ class WantedTest(parameterized.TestCase):
     self.assertEqual(promises.name_of(pair), name)
 
 
-class WordsTest(parameterized.TestCase):
+class SentencesTest(parameterized.TestCase):
 
   def json(self, found, **extra):
     return named_points.to_json(found.name, 0, found, {}, **extra)['promise']
 
-  def test_a_cost_is_capped_wherever_it_is_said(self):
+  def test_every_sentence_about_cost_mentions_the_cap(self):
     found = point([COST])
     entry = self.json(found)
     held = card_lib.OperatingPoint(found.name, 0, 0.0, entry, '')
@@ -102,7 +105,7 @@ class WordsTest(parameterized.TestCase):
       point([COST], num=2)
     self.assertIn(CAPPED, str(refusal.exception))
 
-  def test_promise_and_json_say_the_same(self):
+  def test_promise_and_json_give_the_same_sentence(self):
     for risks in ([LOSS], [LOSS, COST], risks_lib.shared([LOSS, COST], 0.2)):
       found = point(risks)
       self.assertEqual(promises.in_words(self.json(found)), str(found))
@@ -115,33 +118,37 @@ class WordsTest(parameterized.TestCase):
           'jointly with probability 0.9',
       ),
   )
-  def test_several_say_what_they_are_worth_jointly(self, risks, joint, says):
+  def test_several_promises_state_the_joint_probability(
+      self, risks, joint, says
+  ):
     found = point(risks)
     self.assertAlmostEqual(self.json(found)['joint_delta'], joint)
     self.assertIn(says, str(found))
 
-  def test_deltas_of_one_or_more_in_sum_promise_nothing_jointly(self):
+  def test_deltas_that_sum_to_one_or_more_give_no_joint_guarantee(self):
     entry = {'what': 'loss', 'level': 0.1, 'delta': 0.6}
     got = promises.in_words({**entry, 'also': [entry]})
-    self.assertIn('jointly nothing', got)
+    self.assertIn('jointly without a guarantee', got)
 
-  def test_a_choice_is_said_to_be_covered_or_not(self):
+  def test_the_sentence_says_whether_a_choice_is_covered(self):
     alone = point([LOSS])
-    self.assertEqual(self.json(alone)['among'], 1)
+    self.assertEqual(self.json(alone)['num_choices'], 1)
     self.assertIn('for this point alone', str(alone))
     found = point([risks_lib.corrected(LOSS, 5)])
-    self.assertEqual(self.json(found)['among'], 5)
+    self.assertEqual(self.json(found)['num_choices'], 5)
     self.assertAlmostEqual(found.promise.delta, 0.02)
     self.assertIn('<= 0.05 with probability 0.98', str(found))
-    self.assertIn('one of 5 such points', str(found))
-    self.assertIn('still has this with probability 0.9', str(found))
+    self.assertIn('up to 5 such points', str(found))
+    self.assertIn('with probability 0.9 also for the one chosen', str(found))
     both = [risks_lib.corrected(x, 2) for x in (LOSS, COST)]
-    self.assertIn('still has this with probability 0.8', str(point(both)))
+    self.assertIn(
+        'with probability 0.8 also for the one chosen', str(point(both))
+    )
 
-  def test_a_pick_and_a_marginal_promise_say_no_probability(self):
+  def test_untested_and_marginal_points_state_no_probability(self):
     pick = thresholds_lib.Promise('cost', 0.4, None, 9)
     self.assertNotIn('with probability', str(pick))
-    self.assertNotIn('among', pick.to_json())
+    self.assertNotIn('num_choices', pick.to_json())
     held = card_lib.OperatingPoint(pick.name, 0, 0.5, pick.to_json(), '')
     self.assertNotIn('promised', str(held))
     marginal = thresholds_lib.Promise(
@@ -151,7 +158,7 @@ class WordsTest(parameterized.TestCase):
 
   def test_a_group_is_named(self):
     found = self.json(point([LOSS]), group='hard', delta_of_all_groups=0.2)
-    self.assertIn("problems of 'hard' alone", promises.in_words(found))
+    self.assertIn("problems of the group 'hard' only", promises.in_words(found))
     self.assertIn(
         'all groups at once with probability 0.8', promises.in_words(found)
     )

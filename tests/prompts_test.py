@@ -1,4 +1,4 @@
-"""Tests of prompts: chat templates, foreign traces, and asking to go on."""
+"""Tests of prompts: chat templates, foreign traces, and instructions."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -18,7 +18,7 @@ _TEMPLATE = (
 
 
 def _bytes_tokenizer(*merged):
-  """A byte-level tokenizer that has the words `merged` as tokens, too."""
+  """Returns a byte-level tokenizer with the words `merged` as tokens, too."""
   levels = tokenizers.pre_tokenizers.ByteLevel
   tok = tokenizers.Tokenizer(tokenizers.models.BPE())
   tok.pre_tokenizer = levels(add_prefix_space=False)
@@ -46,7 +46,7 @@ def _text(prompter, ids):
 
 class DialogueTest(absltest.TestCase):
 
-  def test_is_system_user_and_what_is_answered(self):
+  def test_is_system_user_and_the_answer_so_far(self):
     dialogue = prompts.Dialogue('Be brief.', 'Q: {question} {x}')
     self.assertEqual(
         dialogue.messages('{trace} 1+1', 'It is '),
@@ -59,8 +59,8 @@ class DialogueTest(absltest.TestCase):
     (user,) = prompts.Dialogue().messages('1+1')
     self.assertEqual(user, {'role': 'user', 'content': '1+1'})
 
-  def test_no_place_for_the_question_is_refused(self):
-    with self.assertRaisesRegex(ValueError, "'Q'; it must hold {question}"):
+  def test_a_template_without_the_question_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, "'Q'; it must contain {question}"):
       prompts.Dialogue(user='Q')
 
 
@@ -110,10 +110,10 @@ class PrompterTest(parameterized.TestCase):
     whole = prompter.ids('q?', trace)
     self.assertEqual(_text(prompter, alone), head)
     self.assertEqual(_text(prompter, whole), head + trace)
-    # What was read before the answer began is read the same way again.
+    # The prompt without the answer is read the same way.
     self.assertEqual(whole[: len(alone)], alone)
 
-  def test_the_two_tokenizers_do_differ(self):
+  def test_the_two_tokenizers_differ(self):
     trace = 'step one\n\nso the answer\n\n'
     first, other = (
         prompts.Prompter(t, prompts.Dialogue()).ids('', trace)
@@ -136,23 +136,23 @@ class PrompterTest(parameterized.TestCase):
   @parameterized.parameters(
       ('step one\n\n', 'so ä', True),
       ('', 'step one\n\n', True),
-      # One word, of which this is the second half.
+      # The second half of one word.
       ('step ', 'one\n\n', False),
   )
   def test_reads_a_text_as_its_own_tokens(self, before, text, expected):
     prompter = prompts.Prompter(_FIRST)
     ids = prompter.ids(text)
     self.assertEqual(prompter.reads(ids, before, text), expected)
-    # Letter by letter is another way to write it.
+    # The text could also be written letter by letter.
     letters = [i for letter in text for i in prompter.ids(letter)]
     self.assertEqual(prompter.reads(letters, before, text), letters == ids)
 
-  def test_spells_each_token_and_half_characters_late(self):
+  def test_decodes_each_token_and_a_character_with_its_last_one(self):
     prompter = prompts.Prompter(_FIRST)
     prompt = prompter.ids('x')
     end = _FIRST.convert_tokens_to_ids('<|end|>')
     ids = [*prompter.ids('step one\n\nä'), end]
-    pieces = prompter.spell(prompt, ids)
+    pieces = prompter.decode_tokens(prompt, ids)
     self.assertLen(pieces, len(ids))
     self.assertEqual(''.join(pieces), 'step one\n\nä')
     self.assertEqual(pieces[-3:], ['', 'ä', ''])

@@ -19,7 +19,7 @@ def _method(area, cost, accuracy):
 
 def _results(estimator, area, protocol='redraft', view='', **methods):
   return {
-      'ruler': 'price',
+      'cost_metric': 'price',
       'config': {
           'protocol': {'name': protocol, 'view': view},
           'objective': {'estimator': estimator, 'policy_update': 'lagrangian'},
@@ -29,7 +29,7 @@ def _results(estimator, area, protocol='redraft', view='', **methods):
       'num_problems': {'train': 6_000, 'test': 200},
       'seeds': [0, 1, 2],
       'tuning': {},
-      'rulers': {
+      'cost_metrics': {
           'price': {
               'methods': {
                   'policy': _method(area, [0.3, 0.7], [0.5, 0.9]),
@@ -90,7 +90,9 @@ class ProtocolTableTest(absltest.TestCase):
         'fitted Q, trees': {'areas': [None]},
     }
     difference = {'mean': 0.1, 'low': 0.05, 'high': 0.15}
-    results['rulers']['price']['differences'] = {'fitted Q, linear': difference}
+    results['cost_metrics']['price']['differences'] = {
+        'fitted Q, linear': difference
+    }
     self.assertEqual(
         protocol_table.policy_row(results)[-4:],
         [

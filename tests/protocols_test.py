@@ -1,4 +1,4 @@
-"""Tests of the protocol masks."""
+"""Tests of the action masks and the views of the protocols."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,7 +9,7 @@ from routing import protocols
 
 class ProtocolTest(parameterized.TestCase):
 
-  def test_escalate_never_goes_back_down(self):
+  def test_escalate_never_returns_to_a_smaller_model(self):
     protocol = protocols.Protocol('escalate', 'peek')
     np.testing.assert_array_equal(protocol.action_mask(0, 3), [1, 1, 1])
     np.testing.assert_array_equal(protocol.action_mask(1, 3), [0, 1, 1])
@@ -23,7 +23,7 @@ class ProtocolTest(parameterized.TestCase):
       np.testing.assert_array_equal(protocol.action_mask(writer, 3), [1, 1, 1])
       self.assertFalse(protocol.is_absorbing(writer))
 
-  def test_masks_of_many_writers_are_those_of_each(self):
+  def test_a_batch_of_writers_gives_the_mask_of_each(self):
     writers = np.array([0, 0, 2, 1])
     for name in protocols.NAMES:
       protocol = protocols.Protocol(name)
@@ -38,13 +38,13 @@ class ProtocolTest(parameterized.TestCase):
       ('switch', 'commit', False),
       ('redraft', 'peek', True),
   )
-  def test_only_peek_pays_a_draft(self, name, view, expected):
+  def test_only_peek_has_a_draft(self, name, view, expected):
     self.assertEqual(protocols.Protocol(name, view).has_draft, expected)
 
   @parameterized.parameters(
       ('escalate', 'peek'), ('switch', 'commit'), ('redraft', 'peek')
   )
-  def test_each_has_a_view_of_its_own(self, name, view):
+  def test_each_protocol_has_a_default_view(self, name, view):
     self.assertEqual(protocols.Protocol(name), protocols.Protocol(name, view))
 
   @parameterized.parameters(
@@ -53,7 +53,7 @@ class ProtocolTest(parameterized.TestCase):
       ('switch', 'peek', 'switch .* allowed: commit'),
       ('redraft', 'commit', 'redraft .* allowed: peek'),
   )
-  def test_what_cannot_be_is_refused_with_the_allowed(
+  def test_unknown_names_and_views_raise_an_error_with_the_allowed(
       self, name, view, message
   ):
     with self.assertRaisesRegex(ValueError, message):

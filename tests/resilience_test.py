@@ -1,4 +1,4 @@
-"""Tests of retries, limits, the one restart and the ceiling."""
+"""Tests of retries, limits, the one restart and the spending ceiling."""
 
 import asyncio
 import dataclasses
@@ -16,7 +16,7 @@ _REQUEST = engine_lib.Request('q', to_end=True)
 
 
 class _Troubled(scripted.ScriptedEngine):
-  """Meets one trouble after the other, then writes 'abcd'."""
+  """Raises one error after the other, then writes 'abcd'."""
 
   def __init__(self, *troubles, **fields):
     super().__init__('t', 0, scripted.recite('abcd'), **fields)
@@ -31,7 +31,7 @@ class _Troubled(scripted.ScriptedEngine):
 
 
 class _Mortal(_Troubled):
-  """A process that can be started again."""
+  """An engine whose process can be restarted."""
 
   async def restart(self):
     await asyncio.sleep(0)
@@ -63,7 +63,7 @@ class RetryTest(parameterized.TestCase):
     trouble = engine_lib.Unavailable('busy')
     ((step,),) = _write(_resilient(_Troubled(*[trouble] * 4), waits))
     self.assertEqual(step.text, 'abcd')
-    # 1, 2, 4 and 8 seconds, of which up to a half is left to chance.
+    # 1, 2, 4 and 8 seconds, of which up to a half is random.
     for wait, most in zip(waits, (1, 2, 4, 8), strict=True):
       self.assertBetween(wait, most / 2, most)
 
@@ -71,23 +71,23 @@ class RetryTest(parameterized.TestCase):
     waits = []
     engine = _Troubled(*[engine_lib.Unavailable('busy')] * 9)
     with self.assertRaisesRegex(
-        engine_lib.Refused, 'Given up after 3 attempts: busy'
+        engine_lib.Refused, 'All 3 attempts .* failed; the last: busy'
     ):
       _write(_resilient(engine, waits, attempts=3))
     self.assertLen(engine.troubles, 6)
-    self.assertLen(waits, 2)  # None after the last.
+    self.assertLen(waits, 2)  # No wait after the last attempt.
 
   @parameterized.parameters(
       engine_lib.Refused('no'), engine_lib.Stop('never'), ValueError('a bug')
   )
-  def test_what_does_not_heal_is_not_tried_again(self, trouble):
+  def test_permanent_errors_are_not_retried(self, trouble):
     engine = _Troubled(trouble, None)
     with self.assertRaises(type(trouble)) as caught:
       _write(_resilient(engine))
     self.assertIs(caught.exception, trouble)
     self.assertLen(engine.troubles, 1)
 
-  def test_waits_as_long_as_it_is_asked_to(self):
+  def test_waits_as_long_as_the_back_end_asks(self):
     engine = _resilient(_Troubled(), first_wait=1.0)
     waits = [engine.pause(1, 30.0) for _ in range(100)]
     self.assertGreaterEqual(min(waits), 30.0)
@@ -100,13 +100,13 @@ class RetryTest(parameterized.TestCase):
     self.assertBetween(max(waits), 9.0, 10.0)
     self.assertLen(set(waits), 100)
 
-  def test_those_who_wait_leave_their_place_to_others(self):
+  def test_a_waiting_request_does_not_block_others(self):
     engine = _Troubled(engine_lib.Unavailable('busy'), delay=0.001)
     _write(_resilient(engine, requests=2), count=6)
     self.assertEqual(engine.max_in_flight, 2)
     self.assertLen(engine.requests, 6)
 
-  def test_is_the_engine_in_all_else(self):
+  def test_all_else_is_that_of_the_engine(self):
     engine = _Troubled(hidden_size=3)
     resilient = _resilient(engine)
     self.assertEqual((resilient.name, resilient.route), ('t', 0))
@@ -116,7 +116,7 @@ class RetryTest(parameterized.TestCase):
 
 class RestartTest(absltest.TestCase):
 
-  def test_a_dead_process_is_started_again_for_all_who_waited(self):
+  def test_a_dead_process_is_restarted_once_for_all_requests(self):
     died = engine_lib.EngineDied('died')
     engine = _Mortal(died, died, died)
     got = _write(_resilient(engine), count=5)
@@ -132,7 +132,15 @@ class RestartTest(absltest.TestCase):
       _write(resilient)
     self.assertEqual(engine.num_starts, 2)
 
-  def test_what_cannot_be_started_again_stops_at_once(self):
+  def test_a_restart_at_the_last_attempt_leaves_no_further_one(self):
+    late = [engine_lib.Unavailable('busy') for _ in range(5)]
+    engine = _Mortal(
+        engine_lib.Unavailable('a'), engine_lib.EngineDied(), *late
+    )
+    with self.assertRaisesRegex(engine_lib.Refused, 'All 3 attempts'):
+      _write(_resilient(engine, attempts=2))
+
+  def test_without_a_restart_the_run_stops_at_once(self):
     engine = _Troubled(engine_lib.EngineDied('died'))
     with self.assertRaises(engine_lib.EngineDied):
       _write(_resilient(engine))
@@ -145,7 +153,8 @@ class MeterTest(parameterized.TestCase):
 
   def test_adds_up_dollars_and_tokens(self):
     meter = self._meter()
-    # Prices per million of the small one: 0.2, 0.02 and 1; large 1.8, 0.18, 9.
+    # Dollars per million read, cached and written tokens: 0.2, 0.02 and 1 for
+    # the small model, 1.8, 0.18 and 9 for the large one.
     meter.add(types.Usage(0, 1_000, 500, 200))
     meter.add(types.Usage(0, 0, 0, 100))
     meter.add(types.Usage(2, 2_000, 0, 1_000))
@@ -166,7 +175,7 @@ class MeterTest(parameterized.TestCase):
     meter.add(types.Usage(0, 0, 0, 50))
     self.assertAlmostEqual(meter.share(), expected)
 
-  def test_what_was_written_in_vain_counts(self):
+  def test_wasted_tokens_count(self):
     meter = self._meter()
     engine = scripted.ScriptedEngine(
         's', 0, scripted.recite('ab\n\ncd'), num_ahead=1
@@ -174,9 +183,9 @@ class MeterTest(parameterized.TestCase):
     resilient = _resilient(engine, meter=meter)
 
     async def run():
-      request = engine_lib.Request('q', goes_on=True, session='a')
+      request = engine_lib.Request('q', may_speculate=True, session='a')
       await resilient.write(request)
-      return [await resilient.cut_off('a') for _ in range(2)]
+      return [await resilient.cancel_speculation('a') for _ in range(2)]
 
     self.assertEqual(
         asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0, 5), None]
@@ -189,7 +198,7 @@ class MeterTest(parameterized.TestCase):
     engine = _Troubled()
     resilient = _resilient(engine, meter=meter, tokens=25)
     with self.assertRaisesRegex(engine_lib.Stop, r'25 tokens were spent'):
-      for _ in range(99):  # Each reads a letter and writes four.
+      for _ in range(99):  # Each reads one letter and writes four.
         _write(resilient)
     self.assertLen(engine.requests, 5)
 
@@ -197,11 +206,11 @@ class MeterTest(parameterized.TestCase):
 class LimitsTest(parameterized.TestCase):
 
   @parameterized.parameters('requests', 'first_wait', 'dollars', 'failures')
-  def test_less_than_nothing_is_refused(self, name):
+  def test_negative_limits_are_errors(self, name):
     with self.assertRaisesRegex(ValueError, f'{name} is -1; allowed: >= 0'):
       resilience.Limits(**{name: -1})
 
-  def test_no_attempt_is_refused(self):
+  def test_zero_attempts_is_an_error(self):
     with self.assertRaisesRegex(ValueError, 'attempts is 0; allowed: >= 1'):
       dataclasses.replace(resilience.Limits(), attempts=0)
 

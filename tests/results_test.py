@@ -1,4 +1,4 @@
-"""Results, tables and plots of one synthetic experiment."""
+"""Tests of results, tables and plots of one synthetic experiment."""
 
 import io
 import json
@@ -65,7 +65,7 @@ COVERAGE = {
 
 
 def make_results(num_problems=300, resamples=50):
-  """Two metrics alike; the policy has two seeds, one of them a little noisy."""
+  """Returns results of two equal metrics and two seeds, one of them noisy."""
   pair = methods.Pair(
       ladders.make_known(num_problems, seed=1),
       ladders.make_known(num_problems, seed=2),
@@ -85,7 +85,7 @@ def make_results(num_problems=300, resamples=50):
       pair.test.at_rates([0.0], 'price'), pair.test.largest_alone()
   )
   draws = bootstrap.draw(num_problems, [1, 2], resamples, seed=0)
-  one = results_lib.of_ruler(
+  one = results_lib.of_metric(
       candidates,
       pair.test.oracle(methods.PRICES, 'price'),
       anchors,
@@ -95,12 +95,12 @@ def make_results(num_problems=300, resamples=50):
   content = results_lib.to_json(
       {
           'schema': results_lib.SCHEMA,
-          'ruler': 'price',
+          'cost_metric': 'price',
           'source': 'known',
           'num_problems': {'test': num_problems},
           'seeds': [0, 1],
           'resamples': resamples,
-          'rulers': {'flops': one, 'price': one},
+          'cost_metrics': {'flops': one, 'price': one},
           'tuning': TUNING,
           'operating_points': [POINT],
           'refused_points': [REFUSED],
@@ -117,7 +117,7 @@ class ResultsTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.results, cls.candidates = make_results()
-    cls.figures = cls.results['rulers']['price']
+    cls.figures = cls.results['cost_metrics']['price']
 
   def test_area_is_the_mean_over_seeds(self):
     hulls = [c.points() for c in self.candidates['policy']]
@@ -127,7 +127,7 @@ class ResultsTest(parameterized.TestCase):
     np.testing.assert_allclose(got['per_seed'], areas)
     self.assertBetween(got['mean'], got['low'], got['high'])
 
-  def test_the_area_begins_where_every_seed_can_be_bought(self):
+  def test_the_area_starts_where_the_curves_of_all_seeds_exist(self):
     anchors = metrics.Anchors(0.3, 0.4, 0.9)
     point = lambda cost, correct: points_lib.Points(
         *(np.full((1, 4), x) for x in (correct, cost, 0.0, 0.0))
@@ -144,7 +144,7 @@ class ResultsTest(parameterized.TestCase):
     dear = [point(0.9, 0.7)] * 2
     self.assertIsNone(results_lib.of_method(dear, draws, anchors, None)['area'])
 
-  def test_the_area_on_select_is_of_select(self):
+  def test_the_select_area_uses_select_problems(self):
     for name, method in self.candidates.items():
       want = np.mean([x.select_area() for x in method])
       got = self.figures['methods'][name]['select_area']
@@ -159,7 +159,7 @@ class ResultsTest(parameterized.TestCase):
     for name, difference in self.figures['differences'].items():
       self.assertAlmostEqual(difference['mean'], areas['policy'] - areas[name])
 
-  def test_random_per_question_has_the_figures_of_the_line(self):
+  def test_random_per_question_equals_the_straight_line(self):
     line = self.figures['methods']['random per question']
     self.assertAlmostEqual(line['headroom_share'], 0.0)
     self.assertAlmostEqual(line['mean_gap_recovered'], 0.5)
@@ -176,14 +176,14 @@ class ResultsTest(parameterized.TestCase):
     self.assertLess(got['loss'][0]['low'], want.loss.mean())
     self.assertGreater(got['loss'][0]['high'], want.loss.mean())
 
-  def test_json_is_strict_and_comes_back(self):
+  def test_json_is_strict_and_round_trips(self):
     text = json.dumps(self.results, allow_nan=False)
     self.assertEqual(results_lib.check(json.loads(text)), self.results)
     got = results_lib.to_json({'a': np.inf, 'b': np.arange(2), 'c': np.nan})
     self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
 
-  def test_another_schema_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 3'):
+  def test_another_schema_raises(self):
+    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 4'):
       results_lib.check({'schema': 0})
 
 
@@ -200,21 +200,23 @@ class ReportTest(parameterized.TestCase):
     self.assertEqual(rows[-1][0], 'oracle')
     for row in rows:
       self.assertLen(row, len(tables.COLUMNS))
-    accuracy = self.results['rulers']['price']['methods']['policy']
+    accuracy = self.results['cost_metrics']['price']['methods']['policy']
     want = f'{accuracy["accuracy_at"]["0.4"]:.3f}'[1:]
     self.assertEqual(rows[0][tables.COLUMNS.index('acc @.4')], want)
 
   def test_markdown_has_the_constraint_first_and_every_row(self):
     text = tables.markdown(self.results)
-    self.assertLess(text.index('Ruler price'), text.index('Ruler flops'))
-    self.assertIn('Ruler price (the constraint)', text)
+    self.assertLess(
+        text.index('Cost metric price'), text.index('Cost metric flops')
+    )
+    self.assertIn('Cost metric price (used in the constraint)', text)
     self.assertEqual(text.count('| confidence threshold |'), 2)
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
     self.assertIn(POINT['promise'], text)
     self.assertIn(tables.LEGEND, text)
-    self.assertIn('picks one of G points or seeds', text)
-    self.assertIn('loss<=0.02@0.9 is refused. 80 problems are', text)
+    self.assertIn('choose one of G points or seeds', text)
+    self.assertIn('loss<=0.02@0.9 cannot be promised. 80 problems are', text)
     self.assertIn(
         "fitted Q, boosted trees: best of 2 settings on select, {'max_iter': "
         '40}; fitted on at most 60,000 of 420,000 decisions.',
@@ -236,8 +238,8 @@ class ReportTest(parameterized.TestCase):
   def test_plots_are_written(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     plots.frontier(self.results, directory / 'frontier.png')
-    plots.rulers(self.results, directory / 'rulers.png')
-    for name in ('frontier.png', 'rulers.png'):
+    plots.cost_metrics(self.results, directory / 'cost_metrics.png')
+    for name in ('frontier.png', 'cost_metrics.png'):
       content = (directory / name).read_bytes()
       self.assertEqual(content[:8], b'\x89PNG\r\n\x1a\n')
       self.assertGreater(len(content), 20_000)

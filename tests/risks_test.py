@@ -1,4 +1,4 @@
-"""Risks: tests by hand, refusals, and promises kept by simulation."""
+"""Risks: tests by hand, refusals, and validity by simulation."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,12 +15,12 @@ NUM_SPLITS = 400
 
 
 def losses(counts, n=100):
-  """`[K, n]` values of 0 and 1 with the given numbers of losses."""
+  """Returns `[K, n]` values of 0 and 1 with the given numbers of losses."""
   return (np.arange(n) < np.array(counts)[:, None]).astype(float)
 
 
 def most_broken(delta):
-  """More broken promises than this are no accident (one in a thousand)."""
+  """Returns a number of broken promises exceeded with probability 0.001."""
   return stats.binom.ppf(0.999, NUM_SPLITS, delta)
 
 
@@ -38,7 +38,7 @@ class RiskTest(parameterized.TestCase):
       (dict(delta=1.0), r'delta must be in \(0, 1\), got 1.0'),
       (dict(p_value='wsr'), 'allowed: auto, binomial, hoeff'),
   )
-  def test_refuses_what_is_not_allowed(self, changes, says):
+  def test_raises_on_values_that_are_not_allowed(self, changes, says):
     with self.assertRaisesRegex(ValueError, says):
       Risk(**{'quantity': 'loss', 'level': 0.1, 'delta': 0.1, **changes})
 
@@ -53,7 +53,7 @@ class RiskTest(parameterized.TestCase):
 
 class PValuesTest(parameterized.TestCase):
 
-  def test_each_is_its_bound(self):
+  def test_each_test_equals_its_bound(self):
     values = losses([2, 5])
     for name, want in (
         ('binomial', stats.binom.cdf([2, 5], 100, 0.1)),
@@ -71,8 +71,8 @@ class PValuesTest(parameterized.TestCase):
     want = bounds.hoeffding_bentkus_p_value((0.9 + 2) / 4 / 2, 200, 0.6)
     self.assertAlmostEqual(float(got[0]), float(want))
 
-  def test_sorted_rows_do_not_deceive_the_bet(self):
-    # All losses last: in this order the capital soars before the first one.
+  def test_sorted_problems_do_not_inflate_the_betting_capital(self):
+    # All losses last: in this order the capital grows before the first loss.
     values = np.sort(losses([15]), axis=1)
     naive = bounds.betting_p_value(values, 0.1, 0.1)
     self.assertLess(naive[0], 0.1)
@@ -98,13 +98,13 @@ class ProveTest(parameterized.TestCase):
     self.assertEqual(got.is_proven.tolist(), [True, True, False, True])
     self.assertAlmostEqual(got.delta, 0.025)
 
-  def test_order_is_the_order_of_testing(self):
+  def test_candidates_are_tested_in_the_given_order(self):
     values = losses([9, 2, 0])
     order = np.array([2, 1, 0])
     got = risks_lib.prove(values, Risk('loss', 0.1, 0.1), order)
     self.assertEqual(got.is_proven.tolist(), [False, True, True])
 
-  def test_bonferroni_pays_for_every_candidate(self):
+  def test_bonferroni_divides_delta_by_the_candidates(self):
     # P(Bin(100, .1) <= 4) = .0237: enough for one, not for a third of .05.
     risk = Risk('loss', 0.1, 0.05)
     order = np.zeros(1, int)
@@ -123,7 +123,7 @@ class ProveTest(parameterized.TestCase):
         risks_lib.prove(values, risk, np.zeros(1, int))
       self.assertEqual(caught.exception.needed, needed)
 
-  def test_needed_do_suffice(self):
+  def test_the_needed_number_is_enough(self):
     risk = Risk('loss', 0.1, 0.1)
     needed = risks_lib.num_needed(losses([7])[0], risk, 0.1)
     self.assertGreater(needed, 100)
@@ -158,8 +158,8 @@ class ProveAllTest(absltest.TestCase):
     self.assertEqual(proven.tolist(), [1, 2])
     self.assertEqual([x.risk.quantity for x in proofs], ['loss', 'cost'])
 
-  def test_each_but_not_both_is_refused_with_a_number(self):
-    # Candidate 2 is within both, with 3 of 200 lost; at .0149 none is.
+  def test_two_risks_kept_only_separately_are_refused_with_a_number(self):
+    # Candidate 2 is within both levels, with 3 of 200 lost; at .0149 none is.
     with self.assertRaisesRegex(risks_lib.Refusal, 'no single thresh') as seen:
       self.prove(0.018, 0.4)
     self.assertGreater(seen.exception.needed, 200)
@@ -169,7 +169,7 @@ class ProveAllTest(absltest.TestCase):
 
 
 class ValidityTest(parameterized.TestCase):
-  """Samples with replacement from one set, whose own risk is the truth."""
+  """Samples with replacement from one set, whose own risk is the true one."""
 
   def setUp(self):
     super().setUp()
@@ -184,7 +184,7 @@ class ValidityTest(parameterized.TestCase):
     return thresholds_lib.values_at(scores, outcomes, grid), grid
 
   def broken(self, values, grid, risks, n, procedure='fixed_sequence'):
-    """How often each promise is broken; a refusal breaks none."""
+    """Returns how often each promise is broken; a refusal breaks none."""
     truth = {name: x.mean(axis=1) for name, x in values.items()}
     counts, points = np.zeros(len(risks), int), 0
     for _ in range(NUM_SPLITS):
@@ -232,8 +232,8 @@ class ValidityTest(parameterized.TestCase):
     self.assertLessEqual(counts[1], most_broken(0.2))
     self.assertGreater(points, NUM_SPLITS // 2)
 
-  def test_a_single_true_hypothesis_at_its_level_uses_up_delta(self):
-    # At the edge nothing is to spare: about delta, not zero, are broken.
+  def test_a_risk_exactly_at_its_level_is_proven_about_delta_often(self):
+    # The worst case of the bound: about delta, not zero, are broken.
     values = (np.arange(10_000) < 1_001).astype(float)[None]
     values = {name: values for name in ('correct', 'cost', 'loss', 'gain')}
     risk = Risk('loss', 0.1, 0.1, p_value='binomial')

@@ -1,4 +1,4 @@
-"""Tests of the sampler: a row's tokens are its own, whatever runs beside it."""
+"""Tests of the sampler: rows do not depend on their batch."""
 
 import functools
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from routing.lm import decoder
+from routing.lm import generation
 from routing.lm import sampler
 
 _CONFIG = decoder.DecoderConfig(
@@ -29,7 +30,7 @@ _PROMPTS = ((3, 4, 5), (6, 7, 8, 9, 10, 3, 4), (5, 5), (9, 3, 8, 2))
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
 def _run(tokens, count, seed, temperature, limit, stop_ids, num_past):
-  """Prefills `[B, C]` prompts and decodes; a row of no tokens rests."""
+  """Prefills `[B, C]` prompts and decodes; a row without tokens is inactive."""
   zero = jnp.zeros_like(count)
   cache = decoder.init_cache(_CONFIG, len(count), _LENGTH)
   cache = sampler.prefill(
@@ -85,9 +86,9 @@ def _decode(
 
 
 def _full(ids):
-  """Logits `[T, V]` and states `[T, D]` of a row, without any cache."""
+  """Returns logits `[T, V]` and states `[T, D]` of a row without a cache."""
   tokens = np.zeros((1, _LENGTH), np.int32)
-  tokens[0, : len(ids)] = ids  # What follows cannot be seen.
+  tokens[0, : len(ids)] = ids  # Attention does not see padding after them.
   logits, hidden, _ = _uncached(tokens, np.arange(_LENGTH)[None])
   logits = np.array(logits[0, : len(ids)])
   logits[:, 0] = -1e9  # Padding is never written.
@@ -144,7 +145,7 @@ class DecodeTest(parameterized.TestCase):
     wide, _ = _decode(_PROMPTS, width=15)
     np.testing.assert_array_equal(narrow.tokens, wide.tokens)
 
-  def test_the_seed_decides_when_sampling_only(self):
+  def test_the_seed_matters_only_when_sampling(self):
     prompts = [_PROMPTS[1]] * 2
     sampled, _ = _decode(prompts, [1, 2], 1.0, stop_ids=())
     greedy, _ = _decode(prompts, [1, 2], 0.0, stop_ids=())
@@ -163,7 +164,7 @@ class DecodeTest(parameterized.TestCase):
         kept + second.tokens[0, :6].tolist(), whole.tokens[0, :10].tolist()
     )
 
-  def test_the_temperature_widens(self):
+  def test_a_higher_temperature_spreads_the_samples(self):
     prompts = [_PROMPTS[0]] * 64
     seeds = range(64)
     cold, _ = _decode(prompts, seeds, 0.3)
@@ -182,7 +183,7 @@ class DecodeTest(parameterized.TestCase):
     found = np.bincount(out.tokens[:, 0], minlength=11) / count
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 32)
 
-  def test_what_no_row_holds_need_not_be_looked_at(self):
+  def test_a_shorter_past_changes_nothing(self):
     whole, _ = _decode(_PROMPTS)
     enough, _ = _decode(_PROMPTS, num_past=6)  # The longest prompt has 7.
     np.testing.assert_array_equal(enough.tokens, whole.tokens)
@@ -214,7 +215,7 @@ class DecodeTest(parameterized.TestCase):
     out, _ = _decode([[3] * 35], stop_ids=(), width=36)
     self.assertEqual(int(out.count[0]), 5)
 
-  def test_rows_at_rest_keep_their_cache(self):
+  def test_inactive_rows_keep_their_cache(self):
     cache = jax.tree.map(
         lambda x: x + 5.0, decoder.init_cache(_CONFIG, 2, _LENGTH)
     )
@@ -234,14 +235,14 @@ class DecodeTest(parameterized.TestCase):
         stop_ids=(),
     )
     changed = np.array(after.keys != cache.keys).any(axis=(0, 2, 4))
-    # Four tokens pass: the last known one and three of the new.
+    # Four tokens are passed: the last known one and three new ones.
     np.testing.assert_array_equal(np.flatnonzero(changed[0]), [6, 7, 8, 9])
     self.assertFalse(changed[1].any())
 
 
 class PrefillTest(absltest.TestCase):
 
-  def test_in_two_parts_as_in_one(self):
+  def test_two_parts_equal_one(self):
     tokens = jnp.array([[3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 0, 0]])
     empty = decoder.init_cache(_CONFIG, 2, _LENGTH)
     zero = jnp.zeros(2, jnp.int32)
@@ -261,8 +262,8 @@ class PrefillTest(absltest.TestCase):
 
 class GenerateTest(absltest.TestCase):
 
-  def test_as_decode_and_in_order(self):
-    found = sampler.generate(
+  def test_equals_decode_and_keeps_the_order(self):
+    found = generation.generate(
         _PARAMS, _CONFIG, _PROMPTS, max_new=_MAX_NEW, stop_id=1, batch_size=3
     )
     out, _ = _decode(_PROMPTS, temperature=0.0)
@@ -271,9 +272,9 @@ class GenerateTest(absltest.TestCase):
       self.assertEqual(ids, out.tokens[i, :count].tolist())
       np.testing.assert_allclose(log_probs, out.log_probs[i, :count], atol=1e-4)
 
-  def test_short_prompts_are_refused(self):
+  def test_short_prompts_are_errors(self):
     with self.assertRaisesRegex(ValueError, 'fewer than 2'):
-      sampler.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
+      generation.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
 
 
 if __name__ == '__main__':

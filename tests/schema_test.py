@@ -1,4 +1,4 @@
-"""Tests of ladders and rollouts as tables."""
+"""Tests of the conversion of ladders and rollouts to tables and back."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from tests import scripted_pair
 
 class SchemaTest(parameterized.TestCase):
 
-  def test_gives_back_exactly_what_it_got(self):
+  def test_ladders_come_back_exactly(self):
     ladders = scripted_pair.make_ladders(7)
     back = schema.LADDERS.from_table(schema.LADDERS.to_table(ladders))
     self.assertEqual(
@@ -26,7 +26,7 @@ class SchemaTest(parameterized.TestCase):
   @parameterized.parameters('escalate', 'switch', 'redraft')
   def test_rollouts_come_back_exactly(self, protocol):
     rollouts = scripted_pair.make_rollouts(5, protocol=protocol)
-    # No trajectory at all, one that threw nothing away, and one without calls.
+    # No trajectory at all, one without discarded drafts, one without calls.
     rollouts[0] = dataclasses.replace(rollouts[0], trajectories=())
     x, y = rollouts[1].trajectories
     bare = dataclasses.replace(
@@ -46,12 +46,12 @@ class SchemaTest(parameterized.TestCase):
     nothing = np.zeros(0, np.float32)
     usage = types.Usage(0, 3, 2, 1, 0.1 + 0.2, 4)
     steps = (
-        # No log-probabilities beyond the chosen one, and no hidden state.
+        # No top log-probabilities (k = 0), and no hidden state.
         types.Step(
             'a', (7,), np.float32([-1.5]), np.zeros((1, 0), np.float32),
             False, usage, None,
         ),
-        # Several k in one column; a hidden state beside steps without any.
+        # Different k in one column; a hidden state next to steps without one.
         types.Step(
             'b', (1, 2), np.float32([-1, -2]),
             np.float32([[-1, -2, -3], [-4, -5, -6]]), False, usage,
@@ -72,7 +72,7 @@ class SchemaTest(parameterized.TestCase):
         list(map(scripted_pair.plain, ladders)),
     )
 
-  def test_no_ladders_at_all(self):
+  def test_an_empty_table(self):
     self.assertEmpty(schema.LADDERS.from_table(schema.LADDERS.to_table([])))
 
   def test_many_chunks_are_read_as_one(self):
@@ -84,7 +84,7 @@ class SchemaTest(parameterized.TestCase):
         list(map(scripted_pair.plain, ladders)),
     )
 
-  def test_hashes_the_question(self):
+  def test_the_table_has_the_hash_of_the_question(self):
     (ladder,) = scripted_pair.make_ladders(1)
     table = schema.LADDERS.to_table([ladder])
     self.assertEqual(
@@ -92,13 +92,13 @@ class SchemaTest(parameterized.TestCase):
         [splits.question_hash(ladder.problem.question)],
     )
 
-  def test_other_version_is_refused(self):
+  def test_another_version_raises_an_error(self):
     table = schema.LADDERS.to_table(scripted_pair.make_ladders(1))
     other = table.replace_schema_metadata({'routing.schema_version': '99'})
     with self.assertRaisesRegex(ValueError, 'version 99.* reads version 3'):
       schema.LADDERS.from_table(other)
 
-  def test_no_version_is_refused(self):
+  def test_a_missing_version_raises_an_error(self):
     table = schema.LADDERS.to_table(
         scripted_pair.make_ladders(1)
     ).replace_schema_metadata(None)

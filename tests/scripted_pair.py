@@ -1,9 +1,9 @@
-"""A scripted pair that counts: the small one slips, the large one slips less.
+"""Scripted models that count; larger ones make fewer errors.
 
 The question '7:3' asks to count 3 steps up from 7; the right answer is 10. Each
-step states the next number, one up from the last number of the trace, or two up
-where the writer slips. A slip is never made good, so an answer is right if, and
-only if, no step of it slipped: right and wrong can be told without grading.
+step states the last number of the trace plus one, or plus two where the writer
+makes an error (a slip). Slips are never corrected. So an answer is right if and
+only if none of its steps slipped, which tests can check without a grader.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ SPECS = (
 
 
 def make_problems(count: int) -> list[types.Problem]:
-  """Problems of 1 to 5 steps."""
+  """Returns problems of 1 to 5 steps."""
   problems = []
   for i in range(count):
     start, num_steps = 10 + i, 1 + i % 5
@@ -49,13 +49,13 @@ def make_problems(count: int) -> list[types.Problem]:
 
 
 def slips(question: str, step: int, route: int, seed: int, every: int) -> bool:
-  """One step in `every` slips; which ones hangs on all arguments."""
+  """Returns whether a step slips: one in `every`, chosen by a hash."""
   key = f'{question}|{step}|{route}|{seed}'.encode()
   return zlib.crc32(key) % every == 0
 
 
 def count_up(route: int, every: int) -> scripted.Script:
-  """The script of one model; its noise follows the seed if not greedy."""
+  """Returns the script of one model; if sampled, slips depend on the seed."""
 
   def script(request: engine_lib.Request) -> str:
     start, num_steps = map(int, request.question.strip().split(':'))
@@ -74,7 +74,7 @@ def count_up(route: int, every: int) -> scripted.Script:
 def make_engines(
     num_routes: int = 2, **kwargs
 ) -> list[scripted.ScriptedEngine]:
-  """Engines of routes 0..num_routes-1, ever better."""
+  """Returns engines of routes 0..num_routes-1; larger ones slip less."""
   return [
       scripted.ScriptedEngine(
           spec.name,
@@ -88,7 +88,7 @@ def make_engines(
 
 
 def make_ladders(count: int, num_routes: int = 3) -> list[types.Ladder]:
-  """Ladders of the scripted pair."""
+  """Returns ladders of the scripted models."""
   got = {}
   asyncio.run(
       collect.collect_ladders(
@@ -113,7 +113,7 @@ def make_rollouts(
     behaviour: behaviour_rollouts.Behaviour | None = None,
     **kwargs,
 ) -> list[types.Rollouts]:
-  """Rollouts of the scripted pair; at random rates unless told otherwise."""
+  """Returns rollouts of the scripted models, by default at random rates."""
   got = {}
   asyncio.run(
       behaviour_rollouts.collect_rollouts(
@@ -133,7 +133,7 @@ def make_rollouts(
 
 
 def plain(value):
-  """A record as nested lists and dicts that compare with ==."""
+  """Returns a record as nested tuples and dicts that compare with ==."""
   if dataclasses.is_dataclass(value):
     return {
         field.name: plain(getattr(value, field.name))
@@ -146,7 +146,7 @@ def plain(value):
   return value
 
 
-# Greedy ladders, graded by equality: what `collect_missing` takes.
+# Collects greedy ladders, graded by equality; for `collect_missing`.
 collect_ladders = functools.partial(
     collect.collect_ladders,
     plan=collect.Plan(driver.Sampling()),

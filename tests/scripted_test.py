@@ -1,4 +1,4 @@
-"""Tests of the scripted engine: it must keep the promises of the protocol."""
+"""Tests of the scripted engine: it must fulfil the protocol."""
 
 import asyncio
 
@@ -50,7 +50,7 @@ class ScriptedEngineTest(parameterized.TestCase):
       trace = steps_lib.join(steps)
     self.assertEqual([s.text for s in steps], [s.text for s in whole])
 
-  def test_splits_as_everyone_does(self):
+  def test_splits_like_boundaries(self):
     rng = np.random.default_rng(0)
     for _ in range(100):
       text = ''.join(rng.choice(list('ab\n'), size=rng.integers(1, 20)))
@@ -76,29 +76,32 @@ class ScriptedEngineTest(parameterized.TestCase):
     usage = [(s.usage.read, s.usage.cached) for s in (*first, *again, *other)]
     self.assertEqual(usage, [(1, 0), (0, 5), (5, 0)])
 
-  def test_cache_holds_the_common_prefix_only(self):
+  def test_the_cache_matches_the_common_prefix_only(self):
     _write(self.engine, session='a')
     (step,) = _write(self.engine, session='a', trace='aX\n\n')
-    # In the cache: 'qab\n\n'; asked: 'qaX\n\n'.
+    # In the cache: 'qab\n\n'; the prompt: 'qaX\n\n'.
     self.assertEqual((step.usage.cached, step.usage.read), (2, 3))
 
-  def test_runs_on_where_it_may(self):
+  def test_speculates_where_the_request_allows_it(self):
     self.engine.num_ahead = 2
-    fields = dict(session='a', goes_on=True)
+    fields = dict(session='a', may_speculate=True)
     steps = [
         *_write(self.engine, **fields),
         *_write(self.engine, trace='ab\n\n', **fields),
     ]
     self.assertEqual(
         [s.usage for s in steps],
-        [types.Usage(1, 1, 0, 4, 4.0), types.Usage(1, 0, 0, 3, 3.0, held=5)],
+        [
+            types.Usage(1, 1, 0, 4, 4.0),
+            types.Usage(1, 0, 0, 3, 3.0, in_context=5),
+        ],
     )
-    # 'd' alone is left to be written on.
-    rest = [asyncio.run(self.engine.cut_off('a')) for _ in range(2)]
+    # Only 'd' remains to be written speculatively.
+    rest = [asyncio.run(self.engine.cancel_speculation('a')) for _ in range(2)]
     self.assertEqual(rest, [types.Usage(1, 0, 0, 1, 1.0, 1 + 7), None])
     (step,) = _write(self.engine, trace='ab\n\nc\n\n', session='a')
     self.assertEqual((step.usage.read, step.usage.cached), (0, 8))
-    self.assertIsNone(asyncio.run(self.engine.cut_off('a')))
+    self.assertIsNone(asyncio.run(self.engine.cancel_speculation('a')))
 
   def test_only_the_first_step_carries_the_reads(self):
     steps = _write(self.engine, to_end=True)
@@ -106,7 +109,7 @@ class ScriptedEngineTest(parameterized.TestCase):
     self.assertEqual([s.usage.written for s in steps], [4, 3, 1])
     self.assertEqual([s.usage.seconds for s in steps], [4.0, 3.0, 1.0])
 
-  def test_fails_where_told(self):
+  def test_fails_where_the_test_says(self):
     engine = scripted.ScriptedEngine(
         't',
         0,
@@ -114,15 +117,15 @@ class ScriptedEngineTest(parameterized.TestCase):
         fails_at=lambda request: request.seed == 7,
     )
     self.assertLen(_write(engine, seed=6), 1)
-    with self.assertRaisesRegex(ConnectionError, 'told to fail'):
+    with self.assertRaisesRegex(ConnectionError, 'fails_at is true'):
       _write(engine, seed=7)
     self.assertEqual(engine.num_in_flight, 0)
 
-  def test_no_room_is_refused(self):
+  def test_no_tokens_to_write_is_an_error(self):
     with self.assertRaisesRegex(ValueError, 'max_tokens is 0'):
       _write(self.engine, max_tokens=0)
 
-  def test_waits_as_long_as_told(self):
+  def test_waits_for_the_delay(self):
     engine = scripted.ScriptedEngine(
         't',
         0,

@@ -42,7 +42,7 @@ class SeenFlowTest(absltest.TestCase):
   @pytest.mark.slow
   def test_trained_on_trajectories_and_judged_on_replies(self):
     self.config = flow_test.small('redraft, vtrace')
-    self.config.evaluation.update(live=0, coverage=0)
+    self.config.evaluation.update(num_live=0, num_coverage_samples=0)
     root = pathlib.Path(self.create_tempdir().full_path)
     self.right, self.shared = root / 'right', root / 'shared'
     self.workdir = root / 'run'

@@ -1,4 +1,4 @@
-"""Tests of the record of seen problems: what it keeps, and what it refuses."""
+"""Tests of the record of seen problems: its content and its errors."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ def _problem(name, question=None):
 
 
 def _record():
-  """One problem in each split, named after it."""
+  """Returns a record of one problem per split, named after the split."""
   record = seen_lib.NOTHING
   for name in splits.SPLITS:
     record = record.with_problems(name, [_problem(name)])
@@ -29,7 +29,7 @@ class CheckTest(parameterized.TestCase):
 
   @parameterized.parameters(itertools.product(splits.SPLITS, splits.SPLITS))
   def test_a_question_serves_one_split_only(self, seen_as, wanted):
-    # The new ones are never refused, so the first that is, is the third.
+    # New problems raise no error, so the message names the third problem.
     problems = [_problem('new'), _problem('newer'), _problem(seen_as)]
     if seen_as == wanted:
       _record().check(wanted, problems)
@@ -43,12 +43,12 @@ class CheckTest(parameterized.TestCase):
     with self.assertRaises(ValueError):
       _record().with_problems(wanted, problems)
 
-  def test_another_wording_of_case_and_space_is_the_same_question(self):
+  def test_case_and_white_space_do_not_change_a_question(self):
     copy = _problem('a copy', 'how much  is TRAIN?')
     with self.assertRaisesRegex(ValueError, "'a copy' .*seen it as 'train'"):
       _record().check('test', [copy])
 
-  def test_an_unknown_record_refuses_every_problem(self):
+  def test_an_unknown_record_raises_an_error_for_every_problem(self):
     self.assertFalse(seen_lib.UNKNOWN.is_known)
     for name in splits.SPLITS:
       with self.assertRaisesRegex(ValueError, 'The router does not say'):
@@ -57,7 +57,7 @@ class CheckTest(parameterized.TestCase):
       seen_lib.UNKNOWN.require_known('runs/seed0')
     seen_lib.NOTHING.require_known('runs/seed0')
 
-  def test_what_the_writer_has_seen_is_inherited_and_own_splits_stay(self):
+  def test_inherited_questions_are_added_and_own_splits_stay(self):
     own = seen_lib.NOTHING.with_problems('train', [_problem('select')])
     found = own.with_inherited(_record())
     digest = lambda name: splits.question_hash(_problem(name).question)
@@ -67,12 +67,12 @@ class CheckTest(parameterized.TestCase):
     self.assertTrue(found.is_known)
     self.assertFalse(own.with_inherited(seen_lib.UNKNOWN).is_known)
 
-  def test_the_hash_follows_from_the_content(self):
+  def test_the_hash_depends_on_the_content_only(self):
     self.assertEqual(_record().hash, _record().hash)
     self.assertLen({_record().hash, seen_lib.NOTHING.hash}, 2)
     self.assertNotEqual(seen_lib.UNKNOWN.hash, seen_lib.NOTHING.hash)
 
-  def test_adding_leaves_the_earlier_record_as_it_was(self):
+  def test_adding_does_not_change_the_earlier_record(self):
     before = _record()
     after = before.with_problems('train', [_problem('new')] * 2)
     self.assertLen(before.train, 1)
@@ -87,7 +87,7 @@ class CheckTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'validation.*train, select, prove'):
       _record().check('validation', [])
 
-  def test_a_record_that_contradicts_itself_is_refused(self):
+  def test_overlapping_splits_raise_an_error(self):
     with self.assertRaisesRegex(ValueError, "'train' and 'prove' share 1"):
       seen_lib.Seen(train=frozenset('ab'), prove=frozenset('bc'))
 
@@ -111,18 +111,18 @@ class FileTest(absltest.TestCase):
         [x.name for x in self.path.parent.iterdir()], ['seen.json']
     )
 
-  def test_no_file_is_an_unknown_record(self):
+  def test_a_missing_file_gives_an_unknown_record(self):
     self.assertEqual(seen_lib.read(self.path), seen_lib.UNKNOWN)
     self.assertNotEqual(seen_lib.UNKNOWN, seen_lib.NOTHING)
 
-  def test_ten_thousand_questions_are_a_small_file(self):
+  def test_ten_thousand_questions_take_a_small_file(self):
     problems = [_problem(str(i)) for i in range(10_000)]
     record = seen_lib.NOTHING.with_problems('train', problems)
     seen_lib.write(self.path, record)
     # 16 digits, two quotes and a comma each.
     self.assertBetween(self.path.stat().st_size, 190_000, 190_100)
 
-  def test_another_layout_is_refused(self):
+  def test_another_layout_raises_an_error(self):
     content = _record().to_json()
     del content['prove']
     with self.assertRaisesRegex(ValueError, 'allowed: is_known, train'):

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 import pyarrow.parquet as pq
 
+from routing.shards import columns
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import schema
@@ -38,7 +39,7 @@ class DirectoryTest(parameterized.TestCase):
   def _files(self):
     return {p.name: p.read_bytes() for p in self.directory.iterdir()}
 
-  def test_reads_what_was_written_in_the_order_of_the_problems(self):
+  def test_ladders_are_read_in_the_order_of_the_problems(self):
     ladders = scripted_pair.make_ladders(8)
     order = np.random.default_rng(0).permutation(8).tolist()
     shards = _write(self.directory, ladders, order)
@@ -54,7 +55,7 @@ class DirectoryTest(parameterized.TestCase):
         [f'ladders-0000{i}.parquet' for i in range(3)] + ['manifest.json'],
     )
 
-  def test_rollouts_come_back_too(self):
+  def test_rollouts_are_read_in_the_order_of_the_problems(self):
     rollouts = scripted_pair.make_rollouts(5)
     shards = writer.RolloutWriter(
         self.directory, [x.problem for x in rollouts], _SETTINGS, 3
@@ -75,19 +76,21 @@ class DirectoryTest(parameterized.TestCase):
     )
     self.assertEqual([x.problem.id for x in last], ['count/3', 'count/4'])
 
-  def test_another_kind_is_refused_by_name(self):
+  def test_another_kind_raises_an_error_that_names_it(self):
     ladders = scripted_pair.make_ladders(3)
     _write(self.directory, ladders)
     before = self._files()
     with self.assertRaisesRegex(ValueError, 'holds ladders; rollouts are'):
       reader.read_rollouts(self.directory)
-    with self.assertRaisesRegex(ValueError, "kind: 'ladders' there, 'rollout"):
+    with self.assertRaisesRegex(
+        ValueError, "kind: 'ladders' on disk, 'rollout"
+    ):
       writer.RolloutWriter(
           self.directory, [x.problem for x in ladders], _SETTINGS, 3
       )
     self.assertEqual(self._files(), before)
 
-  def test_a_manifest_that_does_not_say_holds_ladders(self):
+  def test_a_manifest_without_a_kind_means_ladders(self):
     ladders = scripted_pair.make_ladders(3)
     one = _write(self.directory, ladders).manifest
     path = self.directory / 'manifest.json'
@@ -97,7 +100,7 @@ class DirectoryTest(parameterized.TestCase):
     self.assertEqual(reader.read_manifest(self.directory), one)
     self.assertEmpty(_write(self.directory, ladders, []).missing())
 
-  def test_bytes_do_not_hang_on_the_order_of_arrival(self):
+  def test_bytes_do_not_depend_on_the_order_of_arrival(self):
     ladders = scripted_pair.make_ladders(8)
     _write(self.directory, ladders)
     first = self._files()
@@ -105,7 +108,7 @@ class DirectoryTest(parameterized.TestCase):
     _write(self.directory, ladders, order=reversed(range(8)))
     self.assertEqual(self._files(), first)
 
-  def test_goes_on_where_it_stopped(self):
+  def test_an_interrupted_collection_is_resumed(self):
     ladders = scripted_pair.make_ladders(8)
     begun = _write(self.directory, ladders, order=[0, 1, 2, 3, 6, 7])
     self.assertEqual(begun.missing(), [3, 4, 5])
@@ -135,10 +138,10 @@ class DirectoryTest(parameterized.TestCase):
       manifest_lib.replace_file(path, crash)
     self.assertEqual(path.read_text(), 'old')
 
-  def test_a_half_written_file_does_not_count(self):
+  def test_unlisted_and_temporary_files_are_ignored(self):
     ladders = scripted_pair.make_ladders(6)
     _write(self.directory, ladders, order=[0, 1, 2])
-    # What a kill may leave: a temporary file, or one that is not yet listed.
+    # A kill may leave a temporary file, or a file that is not listed yet.
     (self.directory / 'ladders-00001.parquet.tmp').write_bytes(b'half')
     (self.directory / 'ladders-00001.parquet').write_bytes(b'not listed')
     (self.directory / 'manifest.json.tmp').write_text('{')
@@ -160,7 +163,7 @@ class DirectoryTest(parameterized.TestCase):
       ('altered', lambda data: data[:99] + bytes([data[99] ^ 1]) + data[100:]),
       ('emptied', lambda data: b''),
   )
-  def test_a_shard_that_is_not_as_written_is_refused_by_name(self, damage):
+  def test_a_damaged_shard_raises_an_error_that_names_it(self, damage):
     ladders = scripted_pair.make_ladders(6)
     _write(self.directory, ladders)
     path = self.directory / 'ladders-00001.parquet'
@@ -173,12 +176,12 @@ class DirectoryTest(parameterized.TestCase):
     self.assertEqual(self._files(), before)
 
   @parameterized.named_parameters(
-      ('seed', {'seed': 1}, 'seed: 0 there, 1 wanted'),
+      ('seed', {'seed': 1}, 'seed: 0 on disk, 1 requested'),
       ('sampling', {'plan': {'temperature': 1.0, 'num_samples': 1}},
-       'plan.temperature: 0.0 there, 1.0 wanted'),
-      ('more', {'models': ['x']}, 'models: None there'),
+       'plan.temperature: 0.0 on disk, 1.0 requested'),
+      ('more', {'models': ['x']}, 'models: None on disk'),
   )  # fmt: skip
-  def test_other_settings_are_refused_and_nothing_is_changed(
+  def test_other_settings_raise_an_error_and_change_nothing(
       self, change, message
   ):
     ladders = scripted_pair.make_ladders(4)
@@ -186,13 +189,13 @@ class DirectoryTest(parameterized.TestCase):
     before = self._files()
     with self.assertRaisesRegex(ValueError, message):
       _write(self.directory, ladders, settings=_SETTINGS | change)
-    with self.assertRaisesRegex(ValueError, 'shard_size: 3 there, 2 wanted'):
+    with self.assertRaisesRegex(ValueError, 'shard_size: 3 on disk, 2 req'):
       _write(self.directory, ladders, shard_size=2)
-    with self.assertRaisesRegex(ValueError, 'num_problems: 4 there, 3 wanted'):
+    with self.assertRaisesRegex(ValueError, 'num_problems: 4 on .* 3 req'):
       _write(self.directory, ladders[:3])
     self.assertEqual(self._files(), before)
 
-  def test_other_problems_are_refused(self):
+  def test_other_problems_raise_an_error(self):
     ladders = scripted_pair.make_ladders(3)
     _write(self.directory, ladders, [])
     other = dataclasses.replace(ladders[0].problem, question='9:9')
@@ -200,7 +203,7 @@ class DirectoryTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'settings.problems_hash'):
       _write(self.directory, ladders, [])
 
-  def test_other_version_is_refused(self):
+  def test_another_schema_version_raises_an_error(self):
     ladders = scripted_pair.make_ladders(3)
     _write(self.directory, ladders)
     path = self.directory / 'manifest.json'
@@ -214,25 +217,25 @@ class DirectoryTest(parameterized.TestCase):
         attempt()
 
   @parameterized.parameters('', '{', '[]', '{"schema_version": 3}')
-  def test_a_damaged_manifest_is_refused(self, text):
+  def test_a_damaged_manifest_raises_an_error(self, text):
     self.directory.mkdir()
     (self.directory / 'manifest.json').write_text(text)
     with self.assertRaisesRegex(ValueError, 'manifest.json is damaged'):
       reader.read_ladders(self.directory)
 
-  def test_edited_settings_are_refused(self):
+  def test_edited_settings_raise_an_error(self):
     _write(self.directory, scripted_pair.make_ladders(3))
     path = self.directory / 'manifest.json'
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with self.assertRaisesRegex(ValueError, 'was altered'):
       reader.read_ladders(self.directory)
 
-  def test_an_unfinished_collection_is_refused(self):
+  def test_an_unfinished_collection_raises_an_error(self):
     _write(self.directory, scripted_pair.make_ladders(5), [0, 1, 2])
     with self.assertRaisesRegex(ValueError, 'holds 3 of 5 problems'):
       reader.read_ladders(self.directory)
 
-  def test_nothing_there_is_refused(self):
+  def test_an_empty_directory_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'nothing was collected'):
       reader.read_ladders(self.directory)
 
@@ -245,13 +248,13 @@ class DirectoryTest(parameterized.TestCase):
       _write(self.directory, ladders)
     self.assertEqual(self._files(), before)
 
-  def test_a_ladder_comes_once_and_in_its_place(self):
+  def test_a_second_or_misplaced_record_raises_an_error(self):
     ladders = scripted_pair.make_ladders(4)
     shards = _write(self.directory, ladders, [0, 1, 2, 3])
-    with self.assertRaisesRegex(ValueError, 'count/1 came before'):
+    with self.assertRaisesRegex(ValueError, 'count/1 .* already has'):
       shards.add(1, ladders[1])
     half = _write(self.directory.with_name('half'), ladders, [1])
-    with self.assertRaisesRegex(ValueError, 'count/1 came before'):
+    with self.assertRaisesRegex(ValueError, 'count/1 .* already has'):
       half.add(1, ladders[1])
     with self.assertRaisesRegex(ValueError, 'is count/0, .* of count/3'):
       half.add(0, ladders[3])
@@ -260,7 +263,7 @@ class DirectoryTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'shard_size is 0'):
       _write(self.directory, scripted_pair.make_ladders(1), shard_size=0)
 
-  def test_content_hash_names_the_data(self):
+  def test_the_content_hash_identifies_the_data(self):
     ladders = scripted_pair.make_ladders(6)
     one = _write(self.directory, ladders).manifest
     again = reader.read_manifest(self.directory)
@@ -330,13 +333,21 @@ class DirectoryTest(parameterized.TestCase):
             ],
         )
 
-  def test_two_columns_can_be_read_alone(self):
+  def test_single_columns_can_be_read(self):
     _write(self.directory, scripted_pair.make_ladders(3))
     table = pq.read_table(
         self.directory / 'ladders-00000.parquet',
         columns=['id', 'small_correct'],
     )
     self.assertEqual(table.column_names, ['id', 'small_correct'])
+
+
+class ColumnsTest(absltest.TestCase):
+
+  def test_more_entries_than_a_list_can_index_are_refused(self):
+    none = columns.pa.array([], columns.pa.float32())
+    with self.assertRaisesRegex(ValueError, '2,147,483,648 entries'):
+      columns.nest([2**30, 2**30], none)
 
 
 if __name__ == '__main__':

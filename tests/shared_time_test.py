@@ -1,4 +1,4 @@
-"""Tests of how requests that are in flight at once share the time."""
+"""Tests of sharing the time among concurrent requests."""
 
 from absl.testing import absltest
 import numpy as np
@@ -8,7 +8,7 @@ from routing.engines import shared_time
 
 class SharedTimeTest(absltest.TestCase):
 
-  def test_calls_in_flight_share_the_time(self):
+  def test_concurrent_calls_share_the_time(self):
     now = 0.0
     shared = shared_time.SharedTime(lambda: now)
     a = shared.enter()
@@ -18,12 +18,12 @@ class SharedTimeTest(absltest.TestCase):
     self.assertAlmostEqual(shared.leave(a), 2.5)
     now = 6.0  # b alone: 2 seconds.
     self.assertAlmostEqual(shared.leave(b), 3.5)
-    now = 9.0  # Nobody: nobody's.
+    now = 9.0  # No request: charged to none.
     c = shared.enter()
     now = 9.5
     self.assertAlmostEqual(shared.leave(c), 0.5)
 
-  def test_a_call_that_stays_tells_its_seconds_bit_by_bit(self):
+  def test_a_call_can_be_charged_in_parts(self):
     now = 0.0
     shared = shared_time.SharedTime(lambda: now)
     start = shared.enter()
@@ -34,7 +34,7 @@ class SharedTimeTest(absltest.TestCase):
     rest = shared.leave(start + first)
     self.assertEqual((first, rest, shared.leave(other)), (1.0, 2.0, 2.0))
 
-  def test_shares_sum_to_the_time_in_which_any_was_in_flight(self):
+  def test_shares_sum_to_the_busy_time(self):
     rng = np.random.default_rng(0)
     now, busy, total, started = 0.0, 0.0, 0.0, []
     shared = shared_time.SharedTime(lambda: now)

@@ -1,4 +1,4 @@
-"""Tests of the constrained optimum: all policies listed, a linear program."""
+"""Tests of the constrained optimum: enumeration, and linear programs."""
 
 import itertools
 
@@ -8,16 +8,16 @@ import numpy as np
 from scipy import optimize
 
 from routing import protocols
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 from tests import simulation_test
 
 PROTOCOLS = simulation_test.ALL
 
 
 def all_values(tree):
-  """`[P, 3]` values of every deterministic policy that looks at its history."""
+  """Returns `[P, 3]` values of all deterministic policies of the history."""
   sizes = [len(level.chance) for level in tree.levels]
   eye = np.eye(tree.process.num_routes)
   rows = []
@@ -28,7 +28,7 @@ def all_values(tree):
 
 
 def best_mixture(values, level, form):
-  """What the best coin among policies earns: a linear program, `[P]` wide."""
+  """Returns the best objective of a random draw among P policies, by an LP."""
   gain, charge = optimum.FORMS[form]
   solved = optimize.linprog(
       -values @ np.asarray(gain),
@@ -41,10 +41,11 @@ def best_mixture(values, level, form):
 
 
 def best_flow(tree, level, form):
-  """The same without a single policy: a linear program of chances to act.
+  """Returns the same by an LP over realisation probabilities of actions.
 
-  The unknown x[history, action] is the chance that the policy's own coins lead
-  there; those of the actions of a history sum to that of its parent's action.
+  The unknown x[history, action] is the product of the policy's probabilities
+  up to this action. Over the actions of a history they sum to the x of the
+  parent's action.
 
   Source: Koller and Megiddo 1992, the sequence form.
   """
@@ -71,7 +72,7 @@ def best_flow(tree, level, form):
 
 
 def _fixed_actions(tree, actions):
-  """The policy that takes the same actions whatever it sees."""
+  """Returns the policy that takes fixed actions, whatever it observes."""
   eye = np.eye(tree.process.num_routes)
   return [
       np.tile(eye[action], (len(level.chance), 1))
@@ -83,7 +84,7 @@ class OptimumTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS[:3])
   def test_equals_the_best_of_all_policies(self, protocol):
-    tree = tree_lib.grow(simulation_test.TINY, protocol)
+    tree = tree_lib.build(simulation_test.TINY, protocol)
     values = all_values(tree)
     for form, levels in (
         ('budget', (0.25, 0.5, 0.8)),
@@ -91,30 +92,30 @@ class OptimumTest(parameterized.TestCase):
     ):
       for level in levels:
         got = optimum.solve(tree, level, form=form)
-        earned = np.dot(optimum.FORMS[form][0], got.values)
+        objective = np.dot(optimum.FORMS[form][0], got.values)
         expected = best_mixture(values, level, form)
-        self.assertAlmostEqual(earned, expected, places=8)
+        self.assertAlmostEqual(objective, expected, places=8)
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_equals_the_sequence_form(self, protocol):
     process = process_lib.Process(num_steps=3)
-    tree = tree_lib.grow(process, protocol)
+    tree = tree_lib.build(process, protocol)
     for form, level in (('budget', 0.4), ('reliability', 0.05)):
       got = optimum.solve(tree, level, form=form)
-      earned = np.dot(optimum.FORMS[form][0], got.values)
-      self.assertAlmostEqual(earned, best_flow(tree, level, form), places=8)
+      objective = np.dot(optimum.FORMS[form][0], got.values)
+      self.assertAlmostEqual(objective, best_flow(tree, level, form), places=8)
 
   @parameterized.named_parameters(*PROTOCOLS)
-  def test_spends_all_and_is_a_coin_in_few_places(self, protocol):
-    tree = tree_lib.grow(process_lib.three_routes(num_steps=3), protocol)
+  def test_spends_the_budget_and_is_random_at_few_histories(self, protocol):
+    tree = tree_lib.build(process_lib.three_routes(num_steps=3), protocol)
     got = optimum.solve(tree, 0.4)
     self.assertAlmostEqual(got.values.cost, 0.4)
     self.assertGreater(got.multiplier, 0.0)
     for table in got.policy:
       np.testing.assert_allclose(table.sum(axis=1), 1.0)
 
-  def test_accuracy_rises_ever_more_slowly_with_the_budget(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('switch'))
+  def test_accuracy_is_concave_in_the_budget(self):
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('switch'))
     solved = [optimum.solve(tree, b) for b in (0.2, 0.4, 0.6, 0.8, 1.0)]
     correct = np.array([x.values.correct for x in solved])
     slopes = np.diff(correct) / 0.2
@@ -125,23 +126,23 @@ class OptimumTest(parameterized.TestCase):
     self.assertTrue((multipliers[:-1] >= slopes).all())
     self.assertTrue((multipliers[1:] <= slopes).all())
 
-  def test_needs_no_more_than_the_best_accuracy(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('escalate'))
+  def test_a_large_budget_gives_the_best_accuracy(self):
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('escalate'))
     got = optimum.solve(tree, 5.0)
     self.assertEqual(got.multiplier, 0.0)
-    best = tree_lib.respond(tree, (1.0, 0.0, 0.0))[1]
+    best = tree_lib.best_response(tree, (1.0, 0.0, 0.0))[1]
     self.assertEqual(got.values, best)
 
-  def test_no_loss_is_all_large(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('switch'))
+  def test_zero_loss_needs_the_largest_model(self):
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('switch'))
     got = optimum.solve(tree, 0.0, form='reliability')
     self.assertAlmostEqual(got.values.loss, 0.0)
     self.assertAlmostEqual(got.values.cost, 1.0)
 
-  def test_seeing_nothing_is_worth_nothing(self):
-    # One level of confidence: the best is a mixture of fixed sequences.
-    process = process_lib.unseen(process_lib.Process())
-    tree = tree_lib.grow(process, protocols.Protocol('switch'))
+  def test_uninformative_observations_have_no_value(self):
+    # One level of confidence: the optimum is a mixture of fixed sequences.
+    process = process_lib.uninformative(process_lib.Process())
+    tree = tree_lib.build(process, protocols.Protocol('switch'))
     fixed = np.asarray(
         [
             tree_lib.evaluate(tree, _fixed_actions(tree, actions))
@@ -150,14 +151,14 @@ class OptimumTest(parameterized.TestCase):
     )
     got = optimum.solve(tree, 0.5).values.correct
     self.assertAlmostEqual(got, best_mixture(fixed, 0.5, 'budget'), places=8)
-    informed = tree_lib.grow(
+    informed = tree_lib.build(
         process_lib.Process(), protocols.Protocol('switch')
     )
     self.assertGreater(optimum.solve(informed, 0.5).values.correct, got + 0.01)
 
   @parameterized.named_parameters(*PROTOCOLS)
-  def test_a_mixture_has_the_values_of_its_coin(self, protocol):
-    tree = tree_lib.grow(process_lib.Process(num_steps=3), protocol)
+  def test_mix_has_the_values_of_the_random_draw(self, protocol):
+    tree = tree_lib.build(process_lib.Process(num_steps=3), protocol)
     policies = [simulation_test.random_policy(tree, seed) for seed in range(3)]
     weights = np.array([0.5, 0.3, 0.2])
     mixed = optimum.mix(tree, policies, weights)
@@ -165,7 +166,7 @@ class OptimumTest(parameterized.TestCase):
     np.testing.assert_allclose(tree_lib.evaluate(tree, mixed), expected)
 
   def test_refuses(self):
-    tree = tree_lib.grow(process_lib.Process(), protocols.Protocol('switch'))
+    tree = tree_lib.build(process_lib.Process(), protocols.Protocol('switch'))
     with self.assertRaisesRegex(ValueError, 'No policy has budget level 0.1'):
       optimum.solve(tree, 0.1)
     with self.assertRaisesRegex(ValueError, "Unknown form 'regret'"):
@@ -175,14 +176,14 @@ class OptimumTest(parameterized.TestCase):
 class RandomTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
-  def test_at_least_a_coin_per_question_and_per_step(self, protocol):
-    tree = tree_lib.grow(process_lib.Process(num_steps=3), protocol)
+  def test_at_least_a_random_draw_per_question_and_per_step(self, protocol):
+    tree = tree_lib.build(process_lib.Process(num_steps=3), protocol)
     value = lambda rate: tree_lib.evaluate(
         tree, tree_lib.constant(tree, (1.0 - rate, rate))
     )
     never, half, always = value(0.0), value(0.5), value(1.0)
-    coin = (never.cost + always.cost) / 2, (never.correct + always.correct) / 2
-    for cost, correct in (coin, (half.cost, half.correct)):
+    draw = (never.cost + always.cost) / 2, (never.correct + always.correct) / 2
+    for cost, correct in (draw, (half.cost, half.correct)):
       got = optimum.random_accuracy(tree, cost, num_rates=11)
       self.assertGreaterEqual(got, correct - 1e-12)
       self.assertLess(got, optimum.solve(tree, cost).values.correct)
@@ -198,7 +199,7 @@ class RandomTest(parameterized.TestCase):
         confidence=(((1.0,), (1.0,)),),
         prices=(0.2, 1.0),
     )
-    tree = tree_lib.grow(process, protocols.Protocol('switch'))
+    tree = tree_lib.build(process, protocols.Protocol('switch'))
     got = optimum.random_accuracy(tree, np.array([0.1, 0.2, 0.6, 1.0, 3.0]))
     np.testing.assert_allclose(got, [-np.inf, 0.5, 0.7, 0.9, 0.9])
 

@@ -1,4 +1,4 @@
-"""Tests of sampling: what happens to many problems is what the tree says."""
+"""Tests of sampling: means over many problems equal the exact values."""
 
 import functools
 
@@ -10,10 +10,10 @@ import numpy as np
 from routing import protocols
 from routing.objectives import exact
 from routing.simulation import histories
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from tests import simulation_test
 
 NUM = 50_000
@@ -27,14 +27,14 @@ def _roll(tree, policy, rng, num):
 
 
 def roll(tree, policy, seed=0, num=NUM):
-  """Trajectories under a table of chances, as NumPy arrays."""
+  """Returns trajectories under a table of probabilities, as NumPy arrays."""
   return jax.device_get(_roll(tree, policy, jax.random.key(seed), num))
 
 
 @functools.cache
 def ladders(view):
-  """The tree of a view, and problems of it."""
-  tree = tree_lib.grow(PROCESS, protocols.Protocol('escalate', view))
+  """Returns the history tree of a view, and sampled ladders."""
+  tree = tree_lib.build(PROCESS, protocols.Protocol('escalate', view))
   run = jax.jit(lambda rng: sampling.sample_ladders(tree, rng, NUM))
   return tree, jax.device_get(run(jax.random.key(0)))
 
@@ -42,14 +42,14 @@ def ladders(view):
 class RolloutTest(parameterized.TestCase):
 
   def assert_means(self, samples, expected):
-    """Within 4 standard errors: a false alarm in 16,000."""
+    """Asserts a mean within 4 standard errors: 1 false alarm in 16,000."""
     samples = np.asarray(samples, np.float64)
     error = samples.std() / np.sqrt(len(samples))
     self.assertLess(abs(samples.mean() - expected), 4 * error + 1e-6)
 
   @parameterized.named_parameters(*PROTOCOLS)
-  def test_the_optimum_gets_what_it_is_worth(self, protocol):
-    tree = tree_lib.grow(PROCESS, protocol)
+  def test_the_optimum_reaches_its_exact_values(self, protocol):
+    tree = tree_lib.build(PROCESS, protocol)
     best = optimum.solve(tree, 0.45)
     batch = roll(tree, best.policy)
     self.assert_means(batch.correct, best.values.correct)
@@ -60,7 +60,7 @@ class RolloutTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*PROTOCOLS)
   def test_the_largest_alone_is_the_reference(self, protocol):
-    tree = tree_lib.grow(PROCESS, protocol)
+    tree = tree_lib.build(PROCESS, protocol)
     batch = roll(tree, tree_lib.constant(tree, (0.0, 0.0, 1.0)))
     np.testing.assert_array_equal(batch.loss, 0.0)
     np.testing.assert_array_equal(batch.gain, 0.0)
@@ -68,13 +68,13 @@ class RolloutTest(parameterized.TestCase):
     np.testing.assert_array_equal(batch.mask.sum(axis=1), asked)
 
   @parameterized.named_parameters(*PROTOCOLS)
-  def test_records_what_was_done_and_how_likely(self, protocol):
-    tree = tree_lib.grow(PROCESS, protocol)
+  def test_records_actions_and_their_probabilities(self, protocol):
+    tree = tree_lib.build(PROCESS, protocol)
     batch = roll(tree, tree_lib.constant(tree, (0.5, 0.3, 0.2)))
     self.assertEqual(batch.actions.dtype, np.int32)
-    chances = np.array([0.5, 0.3, 0.2], np.float32)
+    probabilities = np.array([0.5, 0.3, 0.2], np.float32)
     np.testing.assert_array_equal(
-        batch.behaviour[batch.mask], chances[batch.actions][batch.mask]
+        batch.behaviour[batch.mask], probabilities[batch.actions][batch.mask]
     )
     np.testing.assert_array_equal(batch.behaviour[~batch.mask], 1.0)
     costs = process_lib.action_costs(tree.process, protocol)
@@ -82,14 +82,14 @@ class RolloutTest(parameterized.TestCase):
     np.testing.assert_allclose(batch.costs, expected, rtol=1e-6)
     np.testing.assert_array_equal(batch.available.all(axis=-1), batch.mask)
     self.assertFalse(batch.features[~batch.mask].any())
-    # Once not asked, never asked again.
+    # After a hand-over there are no more decisions.
     self.assertFalse((batch.mask[:, 1:] & ~batch.mask[:, :-1]).any())
 
   @parameterized.named_parameters(*PROTOCOLS)
-  def test_a_history_tells_the_chance_to_be_right(self, protocol):
-    # Whoever chose so far: where the last step is the small model's, the answer
-    # is right as often as the history says.
-    tree = tree_lib.grow(PROCESS, protocol)
+  def test_histories_give_the_probability_of_a_right_answer(self, protocol):
+    # Whatever the policy so far: where the small model writes the last step,
+    # the answer is right as often as the history says.
+    tree = tree_lib.build(PROCESS, protocol)
     stay = np.eye(3)[0]
     policy = [
         0.8 * stay + 0.2 * table
@@ -114,7 +114,7 @@ class RolloutTest(parameterized.TestCase):
     self.assertGreaterEqual(checked, 5)
 
   def test_random_rates_cover_all_costs(self):
-    tree = tree_lib.grow(PROCESS, protocols.Protocol('switch'))
+    tree = tree_lib.build(PROCESS, protocols.Protocol('switch'))
 
     @jax.jit
     def run(rng):
@@ -126,14 +126,14 @@ class RolloutTest(parameterized.TestCase):
     costs = np.asarray(batch.costs.sum(axis=1))
     counts, _ = np.histogram(costs, 4, (0.1, 1.0))
     self.assertGreater(counts.min(), 50)
-    # The rate of a trajectory is one and the same at all its steps.
+    # A trajectory has the same rate at all its steps.
     stay = np.where(
         batch.actions == 0, batch.behaviour, 1 - 2 * batch.behaviour
     )
     np.testing.assert_allclose(stay - stay[:, :1], 0.0, atol=1e-6)
 
   def test_same_key_same_bits(self):
-    tree = tree_lib.grow(PROCESS, protocols.Protocol('redraft'))
+    tree = tree_lib.build(PROCESS, protocols.Protocol('redraft'))
     policy = tree_lib.constant(tree, (0.5, 0.3, 0.2))
     first, second, other = (roll(tree, policy, seed) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -143,7 +143,7 @@ class RolloutTest(parameterized.TestCase):
 class LaddersTest(parameterized.TestCase):
 
   @parameterized.parameters('peek', 'commit')
-  def test_the_closed_form_is_what_the_tree_says(self, view):
+  def test_closed_form_equals_the_exact_values(self, view):
     tree, batch = ladders(view)
     size = batch.features.shape[-1]
     weights = np.random.default_rng(0).normal(size=(size, 3)).astype(np.float32)
@@ -155,7 +155,7 @@ class LaddersTest(parameterized.TestCase):
       error = samples.std() / np.sqrt(NUM)
       self.assertLess(abs(samples.mean() - value), 4 * error + 1e-6, name)
 
-  def test_the_reference_is_the_hand_over_at_once(self):
+  def test_the_reference_is_the_first_hand_over(self):
     _, batch = ladders('peek')
     np.testing.assert_array_equal(batch.loss[..., 1:][:, 0, -1], 0.0)
     right = batch.correct[..., 1:][:, 0, -1]
@@ -179,14 +179,14 @@ class LaddersTest(parameterized.TestCase):
         float(batch.cost[..., 0].sum(axis=1)[0]), 0.1, places=6
     )
 
-  def test_thresholds_have_a_known_truth(self):
+  def test_thresholds_reach_their_exact_values(self):
     tree, batch = ladders('peek')
-    doubt = histories.doubt_weights(PROCESS, tree.protocol)
-    scores = np.asarray(batch.features @ doubt)
+    uncertainty = histories.uncertainty_weights(PROCESS, tree.protocol)
+    scores = np.asarray(batch.features @ uncertainty)
     truth = tree_lib.evaluate(
         tree,
         tree_lib.thresholded(
-            tree, [x.features @ doubt for x in tree.levels], 0.3
+            tree, [x.features @ uncertainty for x in tree.levels], 0.3
         ),
     )
     above = scores >= 0.3
@@ -202,8 +202,8 @@ class LaddersTest(parameterized.TestCase):
     self.assertGreater(truth.loss, 20 * error)
 
   def test_refuses_other_protocols(self):
-    tree = tree_lib.grow(PROCESS, protocols.Protocol('switch'))
-    with self.assertRaisesRegex(ValueError, 'of escalate only; got switch'):
+    tree = tree_lib.build(PROCESS, protocols.Protocol('switch'))
+    with self.assertRaisesRegex(ValueError, 'is switch; .*for escalate only'):
       sampling.sample_ladders(tree, jax.random.key(0), 8)
 
 

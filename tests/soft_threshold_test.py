@@ -10,14 +10,14 @@ from routing.objectives import soft_threshold
 from routing.policy import categorical
 
 
-def _log_probs(*chances):
-  return jnp.log(jnp.array(chances))
+def _log_probs(*probabilities):
+  return jnp.log(jnp.array(probabilities))
 
 
 class ThresholdedTest(parameterized.TestCase):
 
   @parameterized.parameters(0.29, 0.3, 0.31)
-  def test_two_routes_by_the_formula(self, kappa):
+  def test_two_routes_equal_the_formula(self, kappa):
     got = soft_threshold.thresholded(_log_probs(0.7, 0.3), kappa)
     chance = 1 / (1 + np.exp(-(0.3 - kappa) / 0.01))
     np.testing.assert_allclose(
@@ -25,7 +25,7 @@ class ThresholdedTest(parameterized.TestCase):
     )
 
   def test_larger_routes_share_as_the_policy_does(self):
-    # Leaves with 0.5 = kappa, hence with chance 1/2; to whom: 2 to 3.
+    # p = 0.5 = kappa, hence a hand-over with probability 1/2, in the ratio 2:3.
     got = soft_threshold.thresholded(_log_probs(0.5, 0.2, 0.3), 0.5)
     np.testing.assert_allclose(jnp.exp(got), [0.5, 0.2, 0.3], rtol=1e-4)
 
@@ -79,7 +79,7 @@ class KappaTest(parameterized.TestCase):
     np.testing.assert_allclose(update(0.0, 1), 0.6, rtol=1e-5)
     # eta_32 = 32^-0.6 = 1/8.
     np.testing.assert_allclose(update(1.0, 32), 0.5 - 0.9 / 8, rtol=1e-5)
-    # A batch of which the share alpha misses moves nothing.
+    # If the share alpha of a batch misses, kappa stays.
     self.assertEqual(update(0.1, 7), 0.5)
 
   def test_lower_kappa_hands_over_more(self):
@@ -95,7 +95,7 @@ class KappaTest(parameterized.TestCase):
   def test_miss_rate_converges_to_alpha(self, alpha, drift):
     # A problem is missed if it is kept by the small model (its score is below
     # kappa) and the small model fails. Drift: after half of the stream the
-    # scores say less and the small model fails more often.
+    # scores are less informative and the small model fails more often.
     num_problems = 40_000
     rng = np.random.default_rng(0)
     is_late = drift * (np.arange(num_problems) >= num_problems // 2)

@@ -1,4 +1,4 @@
-"""Known, recorded and live outcomes are those of the same routers."""
+"""Tests that known, recorded and live outcomes of a router agree."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ PROTOCOLS = ('escalate', 'switch', 'redraft')
 
 @functools.cache
 def known_source(name):
-  """All ways through the scripted problems, and the problems."""
+  """Returns a source of all paths through the scripted problems."""
   if name == 'escalate':
     ladders = scripted_pair.make_ladders(NUM_PROBLEMS)
     table = records.ladder_table(
@@ -65,7 +65,7 @@ def _engines():
 
 
 def live_source(name, folder=None, make_engines=None, **changes):
-  """The same problems, answered anew."""
+  """Returns a live source of the same problems."""
   table = known_source(name).table
   return live.Live(
       live.Answering(
@@ -83,8 +83,8 @@ def live_source(name, folder=None, make_engines=None, **changes):
   )
 
 
-def make_member(name, kind, seed=0):
-  """The policy of an untrained network; its chances differ."""
+def make_policy(name, kind, seed=0):
+  """Returns the policy of an untrained network."""
   fields = dict(kind=kind, hidden=(8,), dropout=0.0)
   network = networks.make_network(fields, NUM_ROUTES)
   params = jax.vmap(
@@ -94,7 +94,7 @@ def make_member(name, kind, seed=0):
   params[last]['kernel'] *= 30
   card = card_lib.Card(
       specs=scripted_pair.SPECS,
-      ruler=_METRIC,
+      metric=_METRIC,
       reference=ACCOUNTING.reference,
       protocol=protocols.Protocol(name),
       features=FEATURES,
@@ -106,12 +106,14 @@ def make_member(name, kind, seed=0):
   statistics = standardize.Statistics(
       np.full(size, 0.1, np.float32), np.full(size, 0.3, np.float32)
   )
-  return families.Member(learned.LearnedRouter(card, params, statistics), 1)
+  return families.PolicyFamily(
+      learned.LearnedRouter(card, params, statistics), 1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A scorer that also says which larger route it would name."""
+  """A scorer that also returns the larger route that it would choose."""
 
   seed: int = 0
 
@@ -124,8 +126,8 @@ class Line:
 
 
 FAMILIES = {
-    'mlp': lambda name: make_member(name, 'mlp'),
-    'gru': lambda name: make_member(name, 'gru'),
+    'mlp': lambda name: make_policy(name, 'mlp'),
+    'gru': lambda name: make_policy(name, 'gru'),
     'scored': lambda name: families.Scored(Line(), FEATURES, 2),
     'uncertainty': lambda name: families.Uncertainty(2),
     'fixed step': lambda name: families.FixedStep(1),
@@ -135,26 +137,26 @@ FAMILIES = {
 class FamiliesTest(parameterized.TestCase):
 
   @parameterized.product(name=PROTOCOLS, kind=tuple(FAMILIES))
-  def test_known_outcomes_are_those_of_the_live_router(self, name, kind):
+  def test_known_outcomes_equal_those_of_the_live_router(self, name, kind):
     known, family = known_source(name), FAMILIES[kind](name)
     grid = known.grid(family, 3)
     self.assertEqual([grid[0], grid[-1]], [-np.inf, np.inf])
     if kind in ('uncertainty', 'fixed step'):
-      # A score that was met, and what is just above it, are told apart.
+      # A threshold at a score and one just above it give different policies.
       kappas = np.unique([*grid, np.nextafter(grid[1], np.inf)])
     else:  # Scores of one row and of many differ in their last digits.
       scores = np.unique(family.score(known.table.decisions)[0])
       place = np.searchsorted(scores, grid[1:-1])
       middle = (scores[place] + scores[place - 1]) / 2
       kappas = np.array([-np.inf, *middle, np.inf])
-    wanted = known.earn(family, kappas, _METRIC)
-    got = live_source(name).earn(family, kappas, _METRIC)
+    wanted = known.evaluate(family, kappas, _METRIC)
+    got = live_source(name).evaluate(family, kappas, _METRIC)
     for field in ('correct', 'loss', 'gain'):
       np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
     np.testing.assert_allclose(got.cost, wanted.cost, rtol=1e-6)
     self.assertGreater(np.unique(wanted.mean_cost).size, 1)
 
-  def test_fingerprints_tell_fits_apart(self):
+  def test_fingerprints_differ_between_fits(self):
     make = lambda seed: families.Scored(Line(seed), FEATURES, 2).fingerprint
     self.assertEqual(make(0), make(0))
     self.assertNotEqual(make(0), make(1))
@@ -164,22 +166,22 @@ class FamiliesTest(parameterized.TestCase):
 
 @dataclasses.dataclass(frozen=True)
 class Deterministic:
-  """What a router names, as chances of 0 and 1."""
+  """A policy with probability 1 on the route of a router."""
 
   router: driver.Router
 
-  def chances(self, trace):
+  def action_probabilities(self, trace):
     return np.eye(NUM_ROUTES)[self.router.decide(trace).route]
 
 
 class RecordedTest(parameterized.TestCase):
 
   @parameterized.parameters('switch', 'redraft', 'escalate')
-  def test_the_estimate_is_near_what_is_known(self, name):
+  def test_the_estimate_is_near_the_known_value(self, name):
     known = known_source(name)
     family = families.Uncertainty(2)
     kappas = known.grid(family, 3)
-    wanted = known.earn(family, kappas, _METRIC)
+    wanted = known.evaluate(family, kappas, _METRIC)
     off = {field: [] for field in points_lib.NAMES}
     # The problems are the same each time; what varies is what is collected, so
     # its spread over repetitions is the error of the estimate. That over
@@ -194,7 +196,7 @@ class RecordedTest(parameterized.TestCase):
       recorded = records.recorded_source(
           rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
       )
-      got = recorded.earn(family, kappas, _METRIC)
+      got = recorded.evaluate(family, kappas, _METRIC)
       for field, found in off.items():
         difference = getattr(got, field) - getattr(wanted, field)
         found.append(difference.mean(axis=1))
@@ -208,7 +210,9 @@ class RecordedTest(parameterized.TestCase):
     )
 
   @parameterized.product(name=PROTOCOLS, kind=('fixed step', 'scored'))
-  def test_trajectories_like_its_own_leave_little_doubt(self, name, kind):
+  def test_nearly_on_policy_trajectories_give_a_precise_estimate(
+      self, name, kind
+  ):
     known, family = known_source(name), FAMILIES[kind](name)
     met = np.unique(family.score(known.table.decisions)[0])
     # No tie to round: it lies just below a score.
@@ -218,7 +222,7 @@ class RecordedTest(parameterized.TestCase):
         behaviour.Uniform((True,) * NUM_ROUTES),
         epsilon=0.3,
     )
-    wanted = known.earn(family, kappas, _METRIC)
+    wanted = known.evaluate(family, kappas, _METRIC)
     off = {field: [] for field in points_lib.NAMES}
     for seed in range(8):
       rollouts = scripted_pair.make_rollouts(
@@ -230,7 +234,7 @@ class RecordedTest(parameterized.TestCase):
       recorded = records.recorded_source(
           rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
       )
-      got = recorded.earn(family, kappas, _METRIC)
+      got = recorded.evaluate(family, kappas, _METRIC)
       for field, found in off.items():
         found.append(np.mean(getattr(got, field) - getattr(wanted, field)))
     for field, found in off.items():
@@ -238,7 +242,7 @@ class RecordedTest(parameterized.TestCase):
       self.assertLess(error, 0.02, field)
       self.assertLessEqual(abs(np.mean(found)), 5 * error + 1e-6, field)
 
-  def test_too_few_are_refused(self):
+  def test_too_few_effective_trajectories_raise(self):
     rollouts = scripted_pair.make_rollouts(6, protocol='redraft')
     recorded = records.recorded_source(
         rollouts, FEATURES, ACCOUNTING, protocols.Protocol('redraft'), 7.0
@@ -248,7 +252,7 @@ class RecordedTest(parameterized.TestCase):
     with self.assertRaisesRegex(refusal.Refusal, 'None of .* thresholds'):
       recorded.frontier(family, _METRIC, 5)
     with self.assertRaises(refusal.Refusal):
-      recorded.earn(family, np.array([np.inf]), _METRIC)
+      recorded.evaluate(family, np.array([np.inf]), _METRIC)
 
 
 class LiveTest(absltest.TestCase):
@@ -259,7 +263,7 @@ class LiveTest(absltest.TestCase):
     self._asked = []  # The thresholds that engines were asked to answer at.
     self._family, self._kappas = families.FixedStep(2), np.array([1, 2, np.inf])
 
-  def _earn(self, kappas=None, metric=_METRIC, fails_at=None, **changes):
+  def _evaluate(self, kappas=None, metric=_METRIC, fails_at=None, **changes):
     """Answers of a new source, as a new process would have it."""
     source = live_source('redraft', self._folder)
     answering = dataclasses.replace(source.answering, **changes)
@@ -272,43 +276,43 @@ class LiveTest(absltest.TestCase):
       return await real(answering, problems, router, *rest)
 
     with mock.patch.object(live, 'answer_all', answer_all):
-      return dataclasses.replace(source, answering=answering).earn(
+      return dataclasses.replace(source, answering=answering).evaluate(
           self._family, self._kappas if kappas is None else kappas, metric
       )
 
-  def test_answers_are_kept(self):
-    first = self._earn()
-    again = self._earn()
+  def test_answers_are_cached(self):
+    first = self._evaluate()
+    again = self._evaluate()
     for field in points_lib.NAMES:
       np.testing.assert_array_equal(
           getattr(again, field), getattr(first, field)
       )
-    self._earn(metric='flops')  # The same answers in another metric.
-    one = self._earn(self._kappas[1:2])  # One of them, or in another order.
+    self._evaluate(metric='flops')  # The same answers in another metric.
+    one = self._evaluate(self._kappas[1:2])  # One of them, or in another order.
     np.testing.assert_array_equal(one.cost, first.cost[1:2])
     np.testing.assert_array_equal(
-        self._earn(self._kappas[::-1]).cost, first.cost[::-1]
+        self._evaluate(self._kappas[::-1]).cost, first.cost[::-1]
     )
     self.assertEqual(self._asked, [1, 2, np.inf])
-    self._earn(np.array([0.0, 1.0]))
+    self._evaluate(np.array([0.0, 1.0]))
     self.assertEqual(self._asked, [1, 2, np.inf, 0])
 
-  def test_what_was_answered_before_a_kill_is_kept(self):
+  def test_answers_before_an_interruption_are_cached(self):
     with self.assertRaises(KeyboardInterrupt):
-      self._earn(fails_at=2)
+      self._evaluate(fails_at=2)
     self.assertEqual(self._asked, [1, 2])
     self.assertLen(list(self._folder.iterdir()), 2)
-    got = self._earn()
+    got = self._evaluate()
     self.assertEqual(self._asked, [1, 2, np.inf])
-    want = live_source('redraft').earn(self._family, self._kappas, _METRIC)
+    want = live_source('redraft').evaluate(self._family, self._kappas, _METRIC)
     np.testing.assert_array_equal(got.cost, want.cost)
     np.testing.assert_array_equal(got.correct, want.correct)
 
-  def test_what_is_answered_otherwise_is_asked_anew(self):
+  def test_other_settings_are_answered_again(self):
     kappas = self._kappas[:1]
     medium = dataclasses.replace(scripted_pair.SPECS[1], price_output=5.0)
     specs = scripted_pair.SPECS[0], medium, scripted_pair.SPECS[2]
-    self._earn(kappas)
+    self._evaluate(kappas)
     for number, changes in enumerate(
         (
             {'made_by': {'weights_sha256': ['other', 'medium', 'large']}},
@@ -321,23 +325,23 @@ class LiveTest(absltest.TestCase):
         )
     ):
       for _ in range(2):
-        self._earn(kappas, **changes)
+        self._evaluate(kappas, **changes)
       self.assertLen(self._asked, 2 + number)
 
-  def test_a_router_of_other_weights_is_asked_anew(self):
+  def test_a_router_of_other_weights_is_answered_again(self):
     fingerprints = {
-        make_member('redraft', 'mlp', x).fingerprint for x in (0, 1)
+        make_policy('redraft', 'mlp', x).fingerprint for x in (0, 1)
     }
     self.assertLen(fingerprints, 2)
     other = dataclasses.replace(FEATURES, step_width=16)
     wide = families.Scored(Line(), other, 2).fingerprint
     self.assertNotEqual(wide, families.Scored(Line(), FEATURES, 2).fingerprint)
 
-  def test_a_grid_takes_scores(self):
+  def test_a_grid_needs_scores(self):
     with self.assertRaisesRegex(ValueError, 'trajectories of a behaviour'):
       live_source('redraft').grid(families.Uncertainty(), 5)
 
-  def test_what_was_not_written_whole_is_made_anew(self):
+  def test_a_truncated_cache_file_is_answered_again(self):
     path = self._folder / 'made.json'
     whole = pathlib.Path.write_text
 
@@ -347,12 +351,12 @@ class LiveTest(absltest.TestCase):
 
     with mock.patch.object(pathlib.Path, 'write_text', write_half):
       with self.assertRaises(KeyboardInterrupt):
-        json_cache.keep(path, 1, list(range(100)))
+        json_cache.save(path, 1, list(range(100)))
     self.assertNotEmpty(list(path.parent.iterdir()))  # The half is there.
-    self.assertIsNone(json_cache.kept(path, 1))
-    json_cache.keep(path, 1, [1])
-    self.assertEqual(json_cache.kept(path, 1), [1])
-    self.assertIsNone(json_cache.kept(path, 2))
+    self.assertIsNone(json_cache.load(path, 1))
+    json_cache.save(path, 1, [1])
+    self.assertEqual(json_cache.load(path, 1), [1])
+    self.assertIsNone(json_cache.load(path, 2))
     self.assertLen(list(path.parent.iterdir()), 1)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the four splits: by hash alone, whatever the other problems are."""
+"""Tests of the four splits, which depend on the hash of a question only."""
 
 import random
 from unittest import mock
@@ -22,7 +22,7 @@ def _problems(num):
 
 
 def _split_by_id(problems, shares):
-  """Problem id = its split."""
+  """Returns problem id -> split."""
   return {
       problem.id: name
       for name, part in splits.divide(problems, shares).items()
@@ -55,7 +55,7 @@ class DivideTest(parameterized.TestCase):
     for part in splits.divide(problems, shares).values():
       self.assertEqual(part, sorted(part, key=problems.index))
 
-  def test_a_missing_problem_moves_no_other(self):
+  def test_removing_a_problem_moves_no_other(self):
     problems = _problems(100)
     whole = _split_by_id(problems, _ALL)
     for i in range(0, 100, 7):
@@ -77,7 +77,7 @@ class DivideTest(parameterized.TestCase):
             splits.split_of(variant, _ALL), splits.split_of(question, _ALL)
         )
 
-  def test_shares_hold(self):
+  def test_sizes_match_the_shares(self):
     num = 10_000
     parts = splits.divide(_problems(num), _ALL)
     self.assertEqual(sum(map(len, parts.values())), num)
@@ -112,7 +112,7 @@ class DivideTest(parameterized.TestCase):
       (dict(select=1.0, prove=0.0), 'positive'),
       ({}, 'sum to 1'),
   )
-  def test_wrong_shares_are_refused(self, shares, says):
+  def test_wrong_shares_raise_an_error(self, shares, says):
     with self.assertRaisesRegex(ValueError, says):
       splits.split_of('What is 1?', shares)
 
@@ -128,7 +128,7 @@ class HashTest(absltest.TestCase):
         splits.question_hash('2 + 2'), splits.question_hash('2 + 3')
     )
 
-  def test_shared_question_is_named(self):
+  def test_a_shared_question_raises_an_error_that_names_it(self):
     with self.assertRaisesRegex(ValueError, "'a' and 'c' share 1 .*x2"):
       splits.check_disjoint(a=['x1', 'x2'], b=['x3'], c=['x2', 'x4'])
 

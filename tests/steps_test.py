@@ -1,4 +1,4 @@
-"""Tests of steps as text, and of what one call consumed."""
+"""Tests of the usage of one call, and of steps that a limit cut off."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def _step(text, *, route=0, is_final=False, read=0, cached=0, seconds=1.0):
 
 class CallUsageTest(absltest.TestCase):
 
-  def test_is_read_once_and_written_in_all(self):
+  def test_the_prompt_counts_once_and_written_tokens_add_up(self):
     written = [
         _step('ab\n\n', route=1, read=7, cached=3, seconds=1.5),
         _step('c', route=1, seconds=0.25, is_final=True),
@@ -31,30 +31,30 @@ class CallUsageTest(absltest.TestCase):
         steps.call_usage(written), types.Usage(1, 7, 3, 4 + 1, 1.75)
     )
 
-  def test_a_call_holds_what_its_first_step_held(self):
+  def test_tokens_in_context_are_those_of_the_first_step(self):
     first, last = _step('ab\n\n'), _step('c', is_final=True)
     written = [
         dataclasses.replace(
-            step, usage=dataclasses.replace(step.usage, held=held)
+            step, usage=dataclasses.replace(step.usage, in_context=count)
         )
-        for step, held in ((first, 9), (last, 9 + 4))
+        for step, count in ((first, 9), (last, 9 + 4))
     ]
     self.assertEqual(
         steps.call_usage(written), types.Usage(0, 0, 0, 4 + 1, 2.0, 9)
     )
 
-  def test_two_writers_are_refused(self):
+  def test_two_writers_raise_an_error(self):
     with self.assertRaisesRegex(ValueError, r'routes \[0, 1\]'):
       steps.call_usage([_step('a'), _step('b', route=1)])
 
-  def test_nothing_written_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'no step'):
+  def test_no_steps_raise_an_error(self):
+    with self.assertRaisesRegex(ValueError, 'Got 0 steps'):
       steps.call_usage([])
 
 
 class IsCutTest(absltest.TestCase):
 
-  def test_only_a_step_without_any_end_is_cut(self):
+  def test_a_step_is_cut_unless_it_ends_by_delimiter_or_is_final(self):
     self.assertTrue(steps.is_cut(_step('a')))
     self.assertTrue(steps.is_cut(_step('$$ a\n\n')))  # Inside a formula.
     self.assertFalse(steps.is_cut(_step('a\n\n')))

@@ -1,4 +1,4 @@
-"""Tests of the table of stopping times."""
+"""Tests of outcomes by stopping time."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,7 +10,7 @@ from tests import ladders
 
 class OutcomesTest(parameterized.TestCase):
 
-  def test_gain_minus_loss_is_what_is_right_beyond_the_largest_model(self):
+  def test_gain_minus_loss_is_the_difference_to_the_largest_model(self):
     # Problem 0: the largest model is wrong at step 0; waiting one step makes it
     # right: gain 1 there. Staying is right too: gain 1.
     # Problem 1: largest right at step 0, wrong after: loss 1, gain 0.
@@ -64,19 +64,19 @@ class OutcomesTest(parameterized.TestCase):
     np.testing.assert_allclose(table.cost[0, 0], batch.cost[..., 1:][0, 0, 0])
     np.testing.assert_allclose(table.cost[2, 0], batch.cost[..., 1:][2, 0, 1])
 
-  def test_route_outside_is_refused(self):
+  def test_a_route_out_of_range_raises(self):
     batch, _ = ladders.make_ladders(5)
     with self.assertRaisesRegex(ValueError, r'Routes must be in 1\.\.1'):
       stopping_lib.from_batch(batch, np.zeros(batch.mask.shape, int))
 
-  def test_outcome_that_is_not_finite_is_refused(self):
+  def test_an_outcome_that_is_not_finite_raises(self):
     batch, _ = ladders.make_ladders(5)
     batch.cost[3, 0, 1] = np.nan
     with self.assertRaisesRegex(ValueError, 'must be finite'):
       stopping_lib.from_batch(batch)
 
   @parameterized.parameters(-np.inf, -0.5, 0.0, 1.0, np.inf)
-  def test_stopping_times_equal_the_walk(self, threshold):
+  def test_stopping_times_equal_a_loop(self, threshold):
     outcomes, scores = ladders.make_outcomes(300, num_levels=8)
     outcomes.mask[:20, 0] = False  # Decisions may be missing anywhere.
     outcomes.mask[10:30, 2] = False
@@ -87,13 +87,13 @@ class OutcomesTest(parameterized.TestCase):
         times, ladders.walk(scores, outcomes.mask, threshold)
     )
 
-  def test_score_that_is_not_finite_is_named(self):
+  def test_a_score_that_is_not_finite_raises(self):
     outcomes, scores = ladders.make_outcomes(5)
     scores[3, 1] = np.nan
     with self.assertRaisesRegex(ValueError, 'problem 3 at step 1 is nan'):
       stopping_lib.running_maximum(scores, outcomes.mask)
 
-  def test_exits_look_up_the_named_table(self):
+  def test_exits_look_up_the_given_table(self):
     batch, _ = ladders.make_ladders(5, num_routes=3)
     tables = [
         stopping_lib.from_batch(batch, np.full(batch.mask.shape, route))

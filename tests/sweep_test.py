@@ -41,7 +41,7 @@ def get_config(variant='smoke'):
   config.engine.update(max_batch=8, num_slots=8)
   config.collect.concurrency = 8
   config.calibration.alphas = (0.2,)
-  config.evaluation.live = 2
+  config.evaluation.num_live = 2
   return config
 
 
@@ -120,7 +120,7 @@ class SweepTest(absltest.TestCase):
         [(x['level'], x['seed']) for x in each[:2]], [(0.25, 0), (0.25, 2)]
     )
 
-  def test_a_failing_run_is_listed_and_the_others_go_on(self):
+  def test_a_failing_run_is_listed_and_the_others_continue(self):
     runs = _grid((0.25,), (101, 0, 1, 2))
     code, out, err = self._run(runs, '--jobs=2')
     self.assertEqual(code, 1)
@@ -135,13 +135,13 @@ class SweepTest(absltest.TestCase):
         ],
         3,
     )
-    # Mended, it alone runs again.
-    (self.workdir / 'runs' / 'mended').touch()
+    # Once its cause is fixed, only the failed run is repeated.
+    (self.workdir / 'runs' / 'fixed').touch()
     code, out, err = self._run(runs)
     self.assertEqual(code, 0, err)
     self.assertEqual([self._attempts(x) for x in _names(runs)], [2, 1, 1, 1])
 
-  def test_killed_it_goes_on_and_reruns_nothing_that_is_finished(self):
+  def test_a_killed_sweep_continues_and_repeats_no_finished_run(self):
     runs = _grid((0.25, 0.5), range(5))
     for _ in range(3):
       child, before = self._start(runs, '--jobs=2'), len(self._finished())
@@ -152,21 +152,21 @@ class SweepTest(absltest.TestCase):
     finished = self._finished()
     self.assertBetween(len(finished), 6, 9)
     attempts = {name: self._attempts(name) for name in finished}
-    # Children of the last one may be at work still: they must be waited for.
+    # Children of the last sweep may still be running: the next must wait.
     code, _, err = self._run(runs, '--jobs=3')
     self.assertEqual(code, 0, err)
     self.assertEqual(self._finished(), set(_names(runs)))
     for name, count in attempts.items():
       self.assertEqual(self._attempts(name), count, name)
 
-  def test_only_what_matches(self):
+  def test_only_matching_runs_are_executed(self):
     runs = _grid((0.25, 0.5), (0, 1))
     code, out, _ = self._run(runs, '--match=level=0.5,')
     self.assertEqual(code, 0)
     self.assertEqual(self._finished(), set(_names(runs)[2:]))
     self.assertIn('2 runs of', out)
 
-  def test_the_runs_share_what_is_collected(self):
+  def test_the_runs_share_the_collected_data(self):
     data = self.temporary / 'data'
     (data / 'shards' / 'train').mkdir(parents=True)
     path = data / 'shards' / 'train' / 'manifest.json'
@@ -175,7 +175,7 @@ class SweepTest(absltest.TestCase):
     )
     code, _, err = self._run(_grid((0.25,), (0,)), f'--data={data}')
     self.assertEqual(code, 1)
-    self.assertIn('train is not collected to its end', err)
+    self.assertIn('train is not complete', err)
     manifest_lib.save(
         path.parent, manifest_lib.Manifest({}, num_problems=0, shard_size=1)
     )
@@ -184,7 +184,7 @@ class SweepTest(absltest.TestCase):
     link = self.workdir / 'runs' / 'level=0.25,seed=0' / 'shards'
     self.assertTrue((link / 'train' / 'manifest.json').samefile(path))
 
-  def test_another_program_in_the_same_directory_is_refused(self):
+  def test_another_program_in_the_same_directory_is_rejected(self):
     self._run(_grid((0.25,), (0,)))
     code, _, err = self._run(_grid((0.25,), (0,)), '--program=tests.other')
     self.assertEqual(code, 1)
@@ -194,12 +194,12 @@ class SweepTest(absltest.TestCase):
 class PlanTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ([], 'at least 1 run'),
+      ([], 'at least 1 is needed'),
       ([{'sede': 1}], 'sede'),
       ([{'seed': 'one'}], 'seed'),
       ([{'seed': 1}, {'seed': 1}], "'seed=1' more than once"),
   )
-  def test_what_cannot_be_is_refused_before_anything_runs(self, runs, message):
+  def test_invalid_runs_are_rejected_before_anything_runs(self, runs, message):
     config = ml_collections.ConfigDict(dict(seed=0))
     with self.assertRaisesRegex(ValueError, message):
       sweep_lib.plan(config, runs)
@@ -212,7 +212,7 @@ class PlanTest(parameterized.TestCase):
     self.assertEqual({len(first), len(second)}, {150})
     self.assertEqual(sweep_lib.plan(config, runs[:1])[0].name, first)
 
-  def test_names_are_short_where_that_is_clear(self):
+  def test_names_are_short_where_that_is_unambiguous(self):
     config = ml_collections.ConfigDict(
         dict(a=dict(kind='x', words=('u',)), b=dict(kind='y'))
     )
@@ -277,7 +277,7 @@ class RealTest(absltest.TestCase):
 
 class FiguresTest(absltest.TestCase):
 
-  def test_each_member_counts_at_its_best_step(self):
+  def test_each_policy_counts_at_its_best_step(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
     log = directory / 'runs' / 'seed0' / 'metrics.jsonl'
     log.parent.mkdir(parents=True)

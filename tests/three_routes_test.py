@@ -65,7 +65,7 @@ def _script(route):
   return script
 
 
-def _doubts(text):
+def _uncertainties(text):
   """Log-probabilities that fall with the kind of the step."""
   kind = max(_KINDS.find(text[0]), 0)  # The answer is easy.
   return np.full(len(text), -0.1 * 5**kind, np.float32)
@@ -73,7 +73,7 @@ def _doubts(text):
 
 def _engines():
   return [
-      scripted.ScriptedEngine(spec.name, route, _script(route), _doubts)
+      scripted.ScriptedEngine(spec.name, route, _script(route), _uncertainties)
       for route, spec in enumerate(_SPECS)
   ]
 
@@ -185,7 +185,7 @@ def _train_redraft(workdir, problems, levels, seed=0, num_steps=300):
       batch_size=64,
   )
   config.critics.learning_rate = 1e-2
-  config.objective.least_effective = 10.0
+  config.objective.min_effective_size = 10.0
   return _train(config, workdir)
 
 
@@ -284,8 +284,8 @@ class RedraftTest(absltest.TestCase):
 
   def test_live_it_beats_every_coin_at_its_cost(self):
     test = self.problems['test']
-    for member in range(2):
-      router = self.router.with_threshold(member, 0.5)
+    for policy_index in range(2):
+      router = self.router.with_threshold(policy_index, 0.5)
       for draw in (_always(router), behaviour.drawn(router, seed=0)):
         live = _live(test, draw, router.card)
         # Untrained, it is 0.12 below the best coin; trained with other seeds,
@@ -294,7 +294,7 @@ class RedraftTest(absltest.TestCase):
         self.assertEqual(set(live.actions.tolist()), {0, 1, 2})
 
   def test_a_model_that_is_down_is_not_asked(self):
-    router = self.router.with_threshold(0, 0.5).among((0, 2))
+    router = self.router.with_threshold(0, 0.5).restricted_to((0, 2))
     test = self.problems['test']
     for draw in (_always(router), behaviour.drawn(router, seed=0)):
       live = _live(test, draw, router.card)
@@ -318,22 +318,22 @@ class EscalateTest(absltest.TestCase):
     plain = standardize.Statistics(
         np.zeros(card.features.size), np.ones(card.features.size)
     )
-    batch = batches.outcome_batch(table, plain, card.ruler)
+    batch = batches.outcome_batch(table, plain, card.metric)
     batch.features[table.problem, table.decisions.depth] = (
         table.decisions.features
     )
     never, at_once = (validation.always(route, batch) for route in (0, -1))
-    for member, level in enumerate(levels):
-      chances = router.probabilities(batch.features, member)
-      self.assertEqual(chances.shape[-1], 3)
-      policy = exact.exact_outcomes(np.log(chances), batch).mean()
+    for policy_index, level in enumerate(levels):
+      probabilities = router.probabilities(batch.features, policy_index)
+      self.assertEqual(probabilities.shape[-1], 3)
+      policy = exact.exact_outcomes(np.log(probabilities), batch).mean()
       # Mixed with keeping to the small model until the budget is met.
       got = lagrangian.score_at_level(
           policy, never, at_once, level, form='budget'
       )
       share = (level - never.cost) / (at_once.cost - never.cost)
-      coin = never.correct + share * (at_once.correct - never.correct)
-      self.assertGreater(float(got), float(coin) + 0.1)
+      draw = never.correct + share * (at_once.correct - never.correct)
+      self.assertGreater(float(got), float(draw) + 0.1)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Thresholds: brute-force twins, refusals, and promises kept by simulation."""
+"""Thresholds: brute-force twins, refusals, and validity by simulation."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ ALPHA, DELTA = 0.05, 0.1
 
 
 def figures(scores, outcomes, threshold):
-  """Accuracy, cost and loss at one threshold, by the plain walk."""
+  """Returns accuracy, cost and loss at one threshold, step by step."""
   rows = np.arange(outcomes.num_problems)
   times = ladders.walk(scores, outcomes.mask, threshold)
   return tuple(
@@ -38,7 +38,9 @@ class PickTest(parameterized.TestCase):
   @parameterized.product(
       budget=(0.19, 0.25, 0.4, 0.7, 1.0), num_levels=(None, 7)
   )
-  def test_budget_is_kept_and_never_beaten(self, budget, num_levels):
+  def test_within_budget_and_no_threshold_is_more_accurate(
+      self, budget, num_levels
+  ):
     outcomes, scores = ladders.make_outcomes(50, seed=2, num_levels=num_levels)
     got = thresholds_lib.for_budget(scores, outcomes, budget)
     accuracy, cost, loss = figures(scores, outcomes, got.threshold)
@@ -52,7 +54,7 @@ class PickTest(parameterized.TestCase):
         self.assertLessEqual(other, accuracy + 1e-12)
 
   @parameterized.parameters(0.01, 0.05, 0.2)
-  def test_loss_is_kept_and_never_cheaper(self, alpha):
+  def test_within_loss_and_no_threshold_is_cheaper(self, alpha):
     outcomes, scores = ladders.make_outcomes(60, seed=3)
     got = thresholds_lib.for_loss(scores, outcomes, alpha)
     _, cost, loss = figures(scores, outcomes, got.threshold)
@@ -64,11 +66,12 @@ class PickTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, 0.18, 1.01)
   def test_budget_outside_says_what_is_allowed(self, budget):
-    outcomes, scores = ladders.make_outcomes(50)  # Small alone: .03 / .16.
+    # The small model alone costs .03 / .16.
+    outcomes, scores = ladders.make_outcomes(50)
     with self.assertRaisesRegex(ValueError, r'is outside \[0\.188, 1\]'):
       thresholds_lib.for_budget(scores, outcomes, budget)
 
-  def test_unreachable_loss_says_the_least(self):
+  def test_unreachable_loss_reports_the_lowest(self):
     outcomes, scores = ladders.make_outcomes(20)
     outcomes.loss[:] = 0.3
     with self.assertRaisesRegex(ValueError, 'the least is 0.300'):
@@ -78,16 +81,16 @@ class PickTest(parameterized.TestCase):
 class FixedSequenceTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ([0.01, 0.1, 0.11, 0.0], 2),  # Later small ones are out of reach.
+      ([0.01, 0.1, 0.11, 0.0], 2),  # The last one is not reached.
       ([0.2, 0.0], 0),
       ([0.0, 0.05], 2),
   )
-  def test_stops_at_the_first_that_is_kept(self, p_values, num):
+  def test_stops_at_the_first_hypothesis_not_rejected(self, p_values, num):
     self.assertEqual(
         thresholds_lib.fixed_sequence(np.array(p_values), 0.1), num
     )
 
-  def test_grid_spans_always_to_never_on_scores_that_occur(self):
+  def test_grid_goes_from_always_to_never_over_existing_scores(self):
     outcomes, scores = ladders.make_outcomes(100, num_levels=9)
     got = thresholds_lib.grid(scores, outcomes.mask, 50)
     self.assertEqual((got[0], got[-1]), (-np.inf, np.inf))
@@ -128,12 +131,12 @@ class LearnThenTestTest(parameterized.TestCase):
 
   def test_too_few_problems_says_how_many(self):
     outcomes, scores = ladders.make_outcomes(44)
-    with self.assertRaisesRegex(ValueError, 'takes 45 trajectories or more'):
+    with self.assertRaisesRegex(ValueError, 'needs at least 45 trajectories'):
       thresholds_lib.learn_then_test(
           scores, outcomes, alpha=0.05, delta=0.1, thresholds=fixed_grid()
       )
 
-  def test_forty_five_without_a_loss_suffice(self):
+  def test_forty_five_without_a_loss_are_enough(self):
     outcomes, scores = ladders.make_outcomes(45)
     got = thresholds_lib.learn_then_test(
         scores,
@@ -141,7 +144,7 @@ class LearnThenTestTest(parameterized.TestCase):
         alpha=0.05,
         delta=0.1,
         thresholds=fixed_grid(),
-        dearest=np.inf,
+        max_cost=np.inf,
     )
     self.assertEqual(got.promise.num_problems, 45)
     self.assertEqual(got.loss, 0.0)
@@ -165,9 +168,10 @@ class LearnThenTestTest(parameterized.TestCase):
       )
 
   def test_promise_is_broken_in_at_most_delta_of_1000_samples(self):
-    # Samples are drawn with replacement from one labelled set, so that the
-    # set's own risk is the truth. A plain pick on the sample is off in about
-    # half of them. The bound is the promise itself: there is no tolerance.
+    # Samples are drawn with replacement from one labelled set, so the set's own
+    # risk is the true one. A threshold chosen on the sample exceeds the level
+    # in about half of them. The bound is the promise itself, without a
+    # tolerance.
     outcomes, scores = ladders.make_outcomes(8_000, seed=5)
     grid = fixed_grid()
     times = stopping_lib.stopping_times(scores, outcomes.mask, grid)
@@ -184,13 +188,13 @@ class LearnThenTestTest(parameterized.TestCase):
           alpha=ALPHA,
           delta=DELTA,
           thresholds=grid,
-          dearest=np.inf,
+          max_cost=np.inf,
       )
       broken += risk[got.threshold] > ALPHA
       loss = stopping_lib.at_times(sample, times[:, rows])['loss'].mean(axis=1)
       picks_broken += truth[np.flatnonzero(loss <= ALPHA)[-1]] > ALPHA
     self.assertLessEqual(broken, 100)
-    self.assertGreater(broken, 10)  # Not by never daring anything.
+    self.assertGreater(broken, 10)  # The test has power.
     self.assertGreater(picks_broken, 300)
 
 
@@ -243,11 +247,11 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
       )
     self.assertLessEqual(np.mean(np.array(got) > 0.6), DELTA)
     self.assertGreater(np.mean(np.array(picked) > 0.6), 0.3)
-    self.assertGreater(np.mean(got), 0.5)  # And it uses its budget.
+    self.assertGreater(np.mean(got), 0.5)  # It uses most of its budget.
 
-  def test_hopeless_budget_says_how_many_it_would_take(self):
+  def test_unprovable_budget_says_how_many_are_needed(self):
     outcomes, scores = ladders.make_outcomes(50)  # Small alone costs .1875.
-    with self.assertRaisesRegex(ValueError, r'takes about \d+ trajectories'):
+    with self.assertRaisesRegex(ValueError, r'about \d+ trajectories are'):
       thresholds_lib.for_budget_with_confidence(
           scores, outcomes, budget=0.19, delta=0.1, thresholds=fixed_grid()
       )
@@ -265,8 +269,8 @@ class BudgetWithConfidenceTest(parameterized.TestCase):
       )
 
 
-class DearestTest(parameterized.TestCase):
-  """Three candidates whose losses are none, none and a fifth of 200."""
+class MaxCostTest(parameterized.TestCase):
+  """Three candidates that lose none, none and a fifth of 200 problems."""
 
   def point(self, costs, risks, **kwargs):
     loss = np.zeros((3, 200))
@@ -280,39 +284,39 @@ class DearestTest(parameterized.TestCase):
     return thresholds_lib.from_values(values, np.arange(3.0), risks, **kwargs)
 
   @parameterized.parameters((1.04, 1.01), (1.0, 1.0))
-  def test_as_dear_as_the_large_model_is_no_point(self, *costs):
+  def test_a_point_as_expensive_as_the_large_model_is_refused(self, *costs):
     risk = risks_lib.Risk('loss', 0.05, 0.1)
     with self.assertRaisesRegex(
-        risks_lib.Refusal, r'^loss<=0.05@0.9 .* at cost 1 and is the answer\.$'
+        risks_lib.Refusal, r'^loss<=0.05@0.9 .* at cost 1: use it .*\.$'
     ) as refusal:
       self.point([*costs, 0.3], [risk])
     self.assertIsNone(refusal.exception.needed)
-    got = self.point([*costs, 0.3], [risk], dearest=np.inf)
+    got = self.point([*costs, 0.3], [risk], max_cost=np.inf)
     self.assertEqual(got.cost, min(costs))
     self.assertEqual(self.point([1.04, 0.875, 0.3], [risk]).cost, 0.875)
 
-  def test_of_equally_accurate_ones_a_cheaper_one_remains(self):
-    # Both of the first two have a capped cost below 1.1; one is a point.
+  def test_an_equally_accurate_but_cheaper_point_remains(self):
+    # The first two have a capped cost below 1.1; only one costs less than 1.
     risks = [
         risks_lib.Risk('loss', 0.05, 0.1),
         risks_lib.Risk('cost', 1.1, 0.1, 2.0, 'betting'),
     ]
     self.assertEqual(self.point([1.0, 0.875, 0.3], risks).cost, 0.875)
-    with self.assertRaisesRegex(risks_lib.Refusal, 'is the answer'):
+    with self.assertRaisesRegex(risks_lib.Refusal, 'keeps this promise at'):
       self.point([1.0, 1.0, 0.3], risks)
 
   def test_the_large_model_does_not_keep_a_cost_below_its_own(self):
-    # One problem in ten costs 9.1, so the mean is 1; up to 2 it is 0.29.
+    # One problem in ten costs 9.1, so the mean is 1; capped at 2 it is 0.29.
     values = dict.fromkeys(('correct', 'loss', 'gain'), np.zeros((1, 400)))
     cost = np.where(np.arange(400) % 10, 0.1, 9.1)[None]
     risk = risks_lib.Risk('cost', 0.6, 0.1, 2.0, 'betting')
     with self.assertRaises(risks_lib.Refusal) as refusal:
       thresholds_lib.from_values(values | {'cost': cost}, np.zeros(1), [risk])
-    self.assertNotIn('is the answer', str(refusal.exception))
+    self.assertNotIn('keeps this promise at cost 1', str(refusal.exception))
 
 
 class PropertyTest(parameterized.TestCase):
-  """What must not matter does not, whatever the data."""
+  """Invariances that hold for any data."""
 
   def point(self, scores, outcomes, grid):
     risks = [
@@ -334,11 +338,15 @@ class PropertyTest(parameterized.TestCase):
     want = self.point(scores, outcomes, grid)
     rows = np.random.default_rng(seed).permutation(120)
     self.assert_same(self.point(scores[rows], outcomes.take(rows), grid), want)
-    # Exact in float64, and it moves ties and thresholds alike.
-    rescale = lambda x: 8 * np.float64(x) - 4
-    got = self.point(rescale(scores), outcomes, rescale(grid))
+    # Exact in float64, and it keeps the ties of scores and thresholds.
+    normalize_advantages = lambda x: 8 * np.float64(x) - 4
+    got = self.point(
+        normalize_advantages(scores), outcomes, normalize_advantages(grid)
+    )
     if not isinstance(want, str):
-      want = dataclasses.replace(want, threshold=rescale(want.threshold))
+      want = dataclasses.replace(
+          want, threshold=normalize_advantages(want.threshold)
+      )
     self.assert_same(got, want)
 
   def assert_same(self, got, want):
@@ -353,8 +361,8 @@ class PropertyTest(parameterized.TestCase):
 
   @hypothesis.settings(max_examples=25, deadline=None)
   @hypothesis.given(st.integers(0, 10**6))
-  def test_a_threshold_twice_in_bonferroni_is_paid_for_twice(self, seed):
-    # More candidates never make a promise easier: the share of each is less.
+  def test_bonferroni_counts_a_repeated_threshold_twice(self, seed):
+    # More candidates never help: each is tested at a smaller delta.
     outcomes, scores = ladders.make_outcomes(150, seed=seed)
     risk = risks_lib.Risk('loss', 0.2, 0.1)
     grid = np.array([-np.inf, 0.0, 1.0, np.inf])
@@ -372,7 +380,7 @@ class PropertyTest(parameterized.TestCase):
 
 
 def figures_cost(times, sample, truth, budget):
-  """True cost of the lowest threshold within budget on the sample."""
+  """Returns the true cost of the lowest threshold within budget."""
   cost = stopping_lib.at_times(sample, times)['cost'].mean(axis=1)
   return truth[np.flatnonzero(cost <= budget)[0]]
 

@@ -1,4 +1,4 @@
-"""Tests of the vocabulary: one way to cut, and `transformers` cuts alike."""
+"""Tests of the vocabulary: a unique split, the same in `transformers`."""
 
 import random
 
@@ -27,15 +27,15 @@ class TokenizerTest(absltest.TestCase):
       self.assertEqual(_TOKENIZER.decode(ids), text)
       self.assertNotIn(_TOKENIZER.pad_id, ids)
 
-  def test_every_step_has_as_many_tokens(self):
+  def test_every_step_has_the_same_number_of_tokens(self):
     for question, steps in _texts(200):
       del question
       counts = {len(_TOKENIZER.encode(step)) for step in steps[:-1]}
       self.assertEqual(counts, {corpus.STEP_TOKENS})
 
   def test_joining_texts_joins_ids(self):
-    # A trace is encoded with its question, and step by step: no piece may span
-    # the border.
+    # A trace is encoded as a whole and step by step, so no piece may span the
+    # boundary.
     for question, steps in _texts(50):
       ids = _TOKENIZER.encode(question)
       for step in steps:
@@ -43,7 +43,7 @@ class TokenizerTest(absltest.TestCase):
       self.assertEqual(ids, _TOKENIZER.encode(question + ''.join(steps)))
 
   def test_ids_to_text_and_back(self):
-    # Whatever a model writes reads back as written, but for line ends in a row.
+    # All ids survive decoding and encoding, except for consecutive newlines.
     size = len(_TOKENIZER)
     changed = {
         _TOKENIZER.decode([a, b])
@@ -57,7 +57,7 @@ class TokenizerTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "' plus 3', at character 2"):
       _TOKENIZER.encode('P= plus 3')
 
-  def test_transformers_cuts_and_joins_alike(self):
+  def test_transformers_splits_and_joins_alike(self):
     import transformers
 
     directory = self.create_tempdir().full_path

@@ -1,4 +1,4 @@
-"""Tests of the picture of who wrote what."""
+"""Tests of the plot of which model wrote each step."""
 
 from absl.testing import absltest
 import numpy as np
@@ -10,7 +10,7 @@ from routing.evaluation import trace_plot
 _SPECS = tuple(
     costs.spec_by_parameters(name, 100, 1, 8) for name in ('small', 'large')
 )
-_BOOKS = costs.Accounting(_SPECS, 'decoded', reference=400.0)
+_ACCOUNTING = costs.Accounting(_SPECS, 'decoded_tokens', reference=400.0)
 
 
 def _step(route):
@@ -39,9 +39,9 @@ def _trajectory(num_small, num_discarded, num_large, is_correct=True):
 
 class TrajectoriesTest(absltest.TestCase):
 
-  def test_a_box_for_every_step_that_was_paid(self):
+  def test_a_box_for_every_paid_step(self):
     figure = trace_plot.trajectories(
-        [_trajectory(2, 1, 3), _trajectory(1, 0, 0, False)], _BOOKS
+        [_trajectory(2, 1, 3), _trajectory(1, 0, 0, False)], _ACCOUNTING
     )
     axes = figure.axes[0]
     lefts = [(bar.get_x(), bar.get_y() + 0.35) for bar in axes.patches]
@@ -55,15 +55,15 @@ class TrajectoriesTest(absltest.TestCase):
         [False, False, True, False, False, False, False],
     )
 
-  def test_each_row_says_its_verdict_and_cost(self):
+  def test_each_row_shows_its_grade_and_cost(self):
     # Six steps of two tokens at 100 parameters: 1,200 of 400.
-    figure = trace_plot.trajectories([_trajectory(2, 1, 3)], _BOOKS)
+    figure = trace_plot.trajectories([_trajectory(2, 1, 3)], _ACCOUNTING)
     texts = [text.get_text() for text in figure.axes[0].texts]
     self.assertEqual(texts, ['right, cost 3.00'])
 
-  def test_nothing_to_draw_is_refused(self):
+  def test_an_empty_plot_raises(self):
     with self.assertRaisesRegex(ValueError, 'at least one'):
-      trace_plot.trajectories([], _BOOKS)
+      trace_plot.trajectories([], _ACCOUNTING)
 
 
 if __name__ == '__main__':

@@ -129,7 +129,7 @@ class RolloutsTest(parameterized.TestCase):
   def test_shards_on_disk_are_what_is_in_memory(self):
     whole = training_data.load(make_config(), self.workdir)
     config = make_config()
-    config.stream.num_held = 2
+    config.stream.num_shards_in_memory = 2
     parts = training_data.load(config, self.workdir)
     self.assertEqual(parts.train.sizes, [15, 15, 15, 15, 12])
     for name in ('mean', 'std'):
@@ -147,14 +147,14 @@ class RolloutsTest(parameterized.TestCase):
 
   def test_streamed_run_resumes_exactly(self):
     config = make_config(batch_size=17)
-    config.stream.num_held = 2
+    config.stream.num_shards_in_memory = 2
     data = training_data.load(config, self.workdir)
     whole = train.train_seed(config, self.workdir, 0, data)
     # Killed after two of four steps: a run directory without a router, whose
     # configuration is the one of the whole run.
     other = pathlib.Path(self.create_tempdir().full_path)
     short = make_config(batch_size=17, num_steps=2)
-    short.stream.num_held = 2
+    short.stream.num_shards_in_memory = 2
     train.train_seed(short, other, 0, data)
     directory = train.run_directory(other, 0)
     for name in ('config.json', 'router.json', 'router.safetensors'):
@@ -169,9 +169,9 @@ class RolloutsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(0, 2)
-  def test_odd_records_are_named(self, num_held):
+  def test_odd_records_are_named(self, num_shards_in_memory):
     config = make_config()
-    config.stream.num_held = num_held
+    config.stream.num_shards_in_memory = num_shards_in_memory
     directory = self.workdir / 'rollouts' / 'train'
     rollouts = reader.read_rollouts(directory)
     settings = dict(reader.read_manifest(directory).settings)
@@ -214,7 +214,7 @@ class RolloutsTest(parameterized.TestCase):
       training_data.load(config, self.workdir)
 
   @parameterized.parameters(
-      (dict(kind='rollouts'), 'exact', "'exact', which needs to know"),
+      (dict(kind='rollouts'), 'exact', "'exact', which needs every trace"),
       (dict(kind='ladders'), 'vtrace', 'allowed: ladders or rollouts in esc'),
       (dict(kind='trees'), 'vtrace', "data.kind is 'trees'; allowed: ladders"),
   )
@@ -233,7 +233,7 @@ class RolloutsTest(parameterized.TestCase):
   def test_too_many_devices_are_refused(self):
     config = make_config()
     config.stream.num_devices = 1 + jax.device_count()
-    with self.assertRaisesRegex(ValueError, 'devices are asked for; allowed'):
+    with self.assertRaisesRegex(ValueError, 'must be from 1 to'):
       train.train_all(config, self.workdir)
 
 

@@ -23,7 +23,7 @@ _SIZE = training_step.Size(
 )
 
 
-_BARS = {'rho_bar': 0.7, 'c_bar': 0.8, 'reach_bar': 1.1, 'clip': 0.02}
+_BARS = {'rho_bar': 0.7, 'c_bar': 0.8, 'reach_clip': 1.1, 'clip': 0.02}
 
 
 def make_config(**objective):
@@ -69,24 +69,24 @@ class TwinTest(parameterized.TestCase):
       )
     np.testing.assert_allclose(
         jitted.state.multiplier,
-        [float(member.multiplier) for member in twin.members],
+        [float(policy_index.multiplier) for policy_index in twin.policies],
         rtol=1e-5,
     )
-    for k, member in enumerate(twin.members):
-      self._assert_same(jitted.state.params, member.policy, k)
-      self._assert_same(jitted.state.critics, member.critics, k)
+    for k, policy_index in enumerate(twin.policies):
+      self._assert_same(jitted.state.params, policy_index.policy, k)
+      self._assert_same(jitted.state.critics, policy_index.critics, k)
     moved = np.abs(
         jitted.state.params['Dense_0']['kernel'] - start['Dense_0']['kernel']
     )
     self.assertGreater(moved.min(), 0.0)
     self.assertGreater(moved.max(), 0.1)
 
-  def _assert_same(self, params, network, member):
+  def _assert_same(self, params, network, policy_index):
     layers = {'Dense_0': network.first, 'Dense_1': network.last}
     for name, layer in layers.items():
       for field, value in (('kernel', layer.weight.T), ('bias', layer.bias)):
         np.testing.assert_allclose(
-            params[name][field][member],
+            params[name][field][policy_index],
             value.detach().numpy(),
             atol=2e-5,
             err_msg=f'{name} {field}',

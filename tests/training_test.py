@@ -32,7 +32,7 @@ def _config(form='budget', levels=(0.4, 0.7), **changes):
 
 
 def _random_batch(num_problems, num_steps=3, num_features=5, seed=0):
-  """Outcomes without structure; hand-overs cost about 1 and help."""
+  """Returns random outcomes; hand-overs cost about 1 and help."""
   rng = np.random.default_rng(seed)
   lengths = rng.integers(1, num_steps + 1, num_problems)
   mask = np.arange(num_steps) < lengths[:, None]
@@ -58,21 +58,21 @@ def _random_batch(num_problems, num_steps=3, num_features=5, seed=0):
 
 
 # A toy whose best policy is known. Four kinds of problem, of three steps each,
-# told apart by one-hot features at every step; outcomes of handing over at
+# distinguished by one-hot features at every step; outcomes of handing over at
 # step 0, 1, 2 or never. A hand-over at step t costs 1 + 0.1 * t - 0.3 * t.
 _KINDS_CORRECT = np.array(
     [
         [1, 1, 1, 1],  # The small model is right: never hand over.
-        [1, 0, 0, 0],  # Its first step is wrong: at once, or all is lost.
+        [1, 0, 0, 0],  # Its first step is wrong: hand over at 0.
         [1, 1, 1, 0],  # Only the last step is wrong: as late as possible.
-        [0, 0, 0, 0],  # Nobody solves it: never hand over.
+        [0, 0, 0, 0],  # No model solves it: never hand over.
     ]
 )
 _KINDS_COST = np.array([1.1, 0.9, 0.7, 0.3])
 
 
 def _toy(copies=16):
-  """The four kinds, `copies` times each."""
+  """Returns the four kinds, `copies` times each."""
   kinds = np.tile(np.arange(4), copies)
   num = len(kinds)
   features = np.zeros((num, 3, 12), np.float32)
@@ -94,9 +94,9 @@ def _toy(copies=16):
 
 
 def _optimum(form, level):
-  """Best value over mixtures of two of the 4^4 deterministic policies.
+  """Returns the best value over mixtures of two of 4^4 deterministic policies.
 
-  The optimum of a linear programme with one constraint mixes at most two.
+  The optimum of a linear program with one constraint mixes at most two.
   """
   points = []
   for stops in itertools.product(range(4), repeat=4):
@@ -168,7 +168,7 @@ class ResumeTest(parameterized.TestCase):
     resumed_dir = self.create_tempdir().full_path
     whole = self._fit(whole_dir)
     self._fit(resumed_dir, num_steps=10)
-    # Killed after it had gone on to step 12, say: that row is written again.
+    # As if killed after step 12: that row must be written again.
     rows = pathlib.Path(resumed_dir) / 'metrics.jsonl'
     rows.write_text(rows.read_text() + '{"step": 12, "loss": 7.0}\n{"ste')
     resumed = self._fit(resumed_dir)
@@ -178,7 +178,7 @@ class ResumeTest(parameterized.TestCase):
         metrics_lib.read_rows(rows),
         metrics_lib.read_rows(pathlib.Path(whole_dir) / 'metrics.jsonl'),
     )
-    # Asked for once more, a finished run is left as it is.
+    # A finished run that is started again changes nothing.
     chex.assert_trees_all_equal(whole, self._fit(whole_dir))
 
   def test_seeds_differ(self):
@@ -188,7 +188,7 @@ class ResumeTest(parameterized.TestCase):
         state_lib.init_state(config, network, 5, seed).params['Dense_0']
         for seed in (0, 1)
     ]
-    # All members of both seeds start from weights of their own.
+    # All policies of both seeds start from different weights.
     flat = np.concatenate([k['kernel'].reshape(2, -1) for k in kernels])
     self.assertLen(np.unique(flat, axis=0), 4)
 
@@ -206,9 +206,9 @@ class StepTest(parameterized.TestCase):
       state, _ = step(state, (data, rows))
     self.assertEqual(step._cache_size(), 1)
 
-  def test_members_do_not_touch_each_other(self):
-    # A member trained beside another gets what it gets alone, though the other
-    # is clipped hard: clipping is per member.
+  def test_policies_do_not_affect_each_other(self):
+    # A policy trained beside another equals one trained alone, though the
+    # other's gradient is clipped: clipping is per policy.
     data = _random_batch(40)
     pair = _config(levels=(0.4, 0.7))
     pair.optimizer.clip_norm = 1e-3
@@ -231,8 +231,8 @@ class StepTest(parameterized.TestCase):
     )
 
   def test_multiplier_follows_the_constraint(self):
-    # Untrained members cost about as much; the one with the lower budget is
-    # over it, the other under.
+    # Untrained policies cost about the same. One is above its budget, the other
+    # below.
     config = _config(levels=(0.3, 0.95))
     data = _random_batch(40)
     _, state, step = self._setup(config, data)
@@ -259,7 +259,7 @@ class StepTest(parameterized.TestCase):
       losses.append(float(metrics['loss'][0]))
     self.assertLess(losses[-1], losses[0] - 0.01)
 
-  def test_entropy_bonus_keeps_the_policy_open(self):
+  def test_entropy_bonus_keeps_the_policy_random(self):
     entropies = []
     for weight in (0.0, 1.0):
       config = _config(levels=(0.5,))
@@ -272,14 +272,14 @@ class StepTest(parameterized.TestCase):
       entropies.append(float(metrics['entropy'][0]))
     self.assertGreater(entropies[1], entropies[0])
 
-  def test_validation_keeps_the_best_of_each_member(self):
+  def test_validation_keeps_the_best_of_each_policy(self):
     config = _config(levels=(0.4, 0.7))
     data = _random_batch(30)
     network, state, _ = self._setup(config, data)
     eval_step = validation.make_eval_step(config, network)
     worse = jax.tree.map(np.asarray, state.params)
     state, first = eval_step(state, data)
-    # Member 0 has a better score on record, member 1 a worse one.
+    # Policy 0 already has a better score, policy 1 a worse one.
     record = np.asarray(first['validation_score']) + np.array([1.0, -1.0])
     other = jax.tree.map(lambda x: x + 1.0, worse)
     state = state.replace(
@@ -316,13 +316,13 @@ class StepTest(parameterized.TestCase):
     )
 
 
-class DegenerateTest(parameterized.TestCase):
+class EdgeCaseTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('budget', 0.0, 1), ('budget', 1.0, 3), ('reliability', 1.0, 1)
   )
   def test_data_without_a_choice(self, form, right, num_steps):
-    # Everybody right, or everybody wrong: nothing to gain, nothing may break.
+    # All models right, or all wrong: nothing to learn, but no error either.
     data = _random_batch(20, num_steps=num_steps)
     ends = data.cost > 0
     data = data.replace(
@@ -342,7 +342,7 @@ class DegenerateTest(parameterized.TestCase):
       np.testing.assert_allclose(state.best_score, right, atol=1e-5)
 
   def test_not_finite_data_stops_with_the_step(self):
-    # Problem 11 of 20 is broken; batches of 4 meet it within 5 steps.
+    # Problem 11 of 20 is infinite; batches of 4 reach it within 5 steps.
     data = _random_batch(20)
     data.cost[11, 0, 1] = np.inf
     order = [batching.minibatch_indices(0, s, 20, 4) for s in range(5)]

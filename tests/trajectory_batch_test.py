@@ -1,4 +1,4 @@
-"""Tests of trajectories as arrays: live = shard = training, costs by hand."""
+"""Tests of trajectories as arrays: equal live and from disk; costs by hand."""
 
 import asyncio
 import dataclasses
@@ -34,7 +34,7 @@ _ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'price', 1e-4)
 
 
 class _Recorder:
-  """Another router, and every trace that it was shown."""
+  """Wraps a router and records every trace."""
 
   def __init__(self, router, traces):
     self._router, self._traces = router, traces
@@ -53,7 +53,7 @@ class OneVectorTest(parameterized.TestCase):
           ('switch', 'commit'),
           ('redraft', 'peek'),
       ],
-      num_ahead=[0, 2],  # What is written in vain is spent by then, or not yet.
+      num_ahead=[0, 2],  # Wasted tokens are charged by then, or not yet.
   )
   def test_live_shard_and_training_have_the_same_vectors(self, way, num_ahead):
     protocol, live = protocols.Protocol(*way), {}
@@ -99,20 +99,22 @@ def _recital(small, large):
 
 
 class _Say:
-  """Names the routes of a list, at chances of its own."""
+  """A router that names the routes of a list, with given probabilities."""
 
-  def __init__(self, routes, chances):
-    self._routes, self._chances = routes, chances
+  def __init__(self, routes, probabilities):
+    self._routes, self._probabilities_of_actions = routes, probabilities
 
   def decide(self, trace):
     step = len(trace.steps)
-    return types.Decision(self._routes[step], 0.0, self._chances[step])
+    return types.Decision(
+        self._routes[step], 0.0, self._probabilities_of_actions[step]
+    )
 
 
 def _rollouts(
     name, routes, reference='#### 3', small='#### 4', view=None, num_ahead=0
 ):
-  """One trajectory; the question and each step have 1 and 3 tokens."""
+  """Returns one trajectory; the question has 1 token, each step 3."""
   engines = _recital(f'a\n\nb\n\n{small}', 'A\n\nB\n\n#### 3')
   for engine in engines:
     engine.num_ahead = num_ahead
@@ -137,7 +139,9 @@ def _rollouts(
 
 class BatchTest(parameterized.TestCase):
 
-  def _batch(self, rollouts, name, view=None, ruler='decoded', **changes):
+  def _batch(
+      self, rollouts, name, view=None, metric='decoded_tokens', **changes
+  ):
     config = dataclasses.replace(
         _CONFIG, num_routes=2, **{'groups': ('progress',)} | changes
     )
@@ -145,14 +149,14 @@ class BatchTest(parameterized.TestCase):
     return batching.trajectory_batch(
         rollouts,
         config,
-        costs.Accounting(specs, ruler, 1.0),
+        costs.Accounting(specs, metric, 1.0),
         protocols.Protocol(name, view),
     )
 
   @parameterized.parameters(
       # Small tokens weigh 1, large ones 4, the large model alone 12 x 4 = 48.
-      # Steps have 3, 3 and 6 tokens. Each decision pays for what it brings
-      # about, the next draft included; the first draft goes to the first.
+      # Steps have 3, 3 and 6 tokens. Each decision is charged for the calls
+      # after it, the next draft included; the first draft goes to the first.
       ('switch', 'commit', (0, 1, 0), (3, 12, 6)),
       ('redraft', 'peek', (0, 1, 0), (3 + 3, 12 + 6, 0)),
       ('redraft', 'peek', (1, 0, 1), (3 + 12 + 3, 6, 24)),
@@ -186,27 +190,27 @@ class BatchTest(parameterized.TestCase):
     )
 
   @parameterized.product(
-      name=['escalate', 'switch', 'redraft'], ruler=costs.RULERS
+      name=['escalate', 'switch', 'redraft'], metric=costs.COST_METRICS
   )
-  def test_rows_sum_to_the_cost_of_their_trajectory(self, name, ruler):
+  def test_rows_sum_to_the_cost_of_their_trajectory(self, name, metric):
     rollouts = scripted_pair.make_rollouts(10, protocol=name)
-    accounting = costs.Accounting(scripted_pair.SPECS, ruler, 1.0)
+    accounting = costs.Accounting(scripted_pair.SPECS, metric, 1.0)
     config = dataclasses.replace(_CONFIG, groups=('progress',))
     batch = batching.trajectory_batch(
         rollouts, config, accounting, protocols.Protocol(name)
     )
     expected = [
-        costs.total_cost(y.calls, accounting.specs, ruler)
-        / costs.completion_cost(x.reference, accounting.specs, ruler)
+        costs.total_cost(y.calls, accounting.specs, metric)
+        / costs.completion_cost(x.reference, accounting.specs, metric)
         for x in rollouts
         for y in x.trajectories
     ]
     np.testing.assert_allclose(batch.costs.sum(axis=1), expected, rtol=1e-5)
 
-  def test_only_the_small_model_shows_its_hidden_state(self):
+  def test_only_the_small_models_hidden_state_is_observed(self):
     rollouts = _rollouts('switch', (0, 1, 0))
     batch = self._batch([rollouts], 'switch', groups=('hidden',))
-    # At 0 nothing is written; at 1 'a\n\n' is on view; at 2 another's step.
+    # At 0 nothing is written; at 1 'a\n\n' is in view; at 2 a larger model's.
     np.testing.assert_array_equal(
         batch.features[0, :3],
         [[0] * 5, [1, ord('a'), 10, 10, 0], [0] * 5],
@@ -227,7 +231,7 @@ class BatchTest(parameterized.TestCase):
 
   def test_reference_is_the_mean_of_the_largest_model_alone(self):
     rollouts = [_rollouts('switch', (0, 0, 0), x) for x in ('#### 3', '#')]
-    accounting = costs.Accounting(scripted_pair.SPECS[:2], 'decoded')
+    accounting = costs.Accounting(scripted_pair.SPECS[:2], 'decoded_tokens')
     got = batching.with_reference(accounting, rollouts)
     self.assertEqual(got.reference, (12 + 7) / 2 * 4_000)
 
@@ -236,21 +240,21 @@ class BatchTest(parameterized.TestCase):
       ('switch', (0, 1, 0), [0, 1, 3, 5], (3, 1 + 12, 4 + 6)),
       ('redraft', (0, 1, 0), [1, 2, 5, 5], (3 + 3, 1 + 12 + 6, 0)),
   )
-  def test_what_is_written_in_vain_is_paid_after_the_decision(
+  def test_wasted_tokens_are_charged_after_the_decision(
       self, name, routes, seen, paid
   ):
     rollouts = _rollouts(name, routes, num_ahead=1)
     (trajectory,) = rollouts.trajectories
     protocol = protocols.Protocol(name)
     self.assertEqual(traces.num_calls_seen(trajectory, protocol), seen)
-    wasted = [call.written for call in traces.in_vain(trajectory, protocol)]
+    wasted = [call.written for call in traces.wasted(trajectory, protocol)]
     self.assertEqual(wasted, [1, 1] if name == 'switch' else [1])
     batch = self._batch([rollouts], name)
     np.testing.assert_allclose(
         batch.costs[0, : len(routes)], np.array(paid) / 48, rtol=1e-6
     )
 
-  def test_what_is_not_of_the_protocol_is_refused(self):
+  def test_another_protocol_raises_an_error(self):
     rollouts = _rollouts('redraft', (0, 1, 0))
     with self.assertRaisesRegex(
         ValueError, 'p: 3 decisions make 3 calls in switch.* has 4'
@@ -265,7 +269,7 @@ class BatchTest(parameterized.TestCase):
         list(traces.of_trajectory(empty, _ACCOUNTING, protocols.Protocol()))
 
   @parameterized.parameters(0.0, -0.5, 1.5, float('nan'))
-  def test_a_probability_that_is_none_is_refused(self, probability):
+  def test_a_probability_out_of_range_raises_an_error(self, probability):
     rollouts = _rollouts('switch', (0, 1, 0))
     (x,) = rollouts.trajectories
     bad = dataclasses.replace(x.decisions[1], probability=probability)
@@ -274,7 +278,7 @@ class BatchTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'p, decision 1: the probability'):
       self._batch([broken], 'switch')
 
-  def test_bad_trajectories_are_refused_by_name(self):
+  def test_bad_trajectories_raise_an_error_that_names_the_problem(self):
     rollouts = _rollouts('switch', (0, 1, 0))
     (x,) = rollouts.trajectories
     first = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Tests that trees and outcome tables say what the driver would have done."""
+"""Tests that reply trees and outcome tables agree with the live driver."""
 
 import asyncio
 import dataclasses
@@ -49,7 +49,7 @@ def make_replies(count, num_routes=2, **kwargs):
 
 
 def make_grower(name):
-  return trees.Grower(
+  return trees.TreeBuilder(
       protocols.Protocol(name),
       _SAMPLING,
       equivalence.exact,
@@ -64,7 +64,9 @@ def make_table(name, count, num_routes=2, features=_FEATURES, accounting=None):
   )
   features = dataclasses.replace(features, num_routes=num_routes)
   records = make_replies(count, num_routes)
-  return records_lib.tree_table(map(grower.grow, records), features, accounting)
+  return records_lib.tree_table(
+      map(grower.build, records), features, accounting
+  )
 
 
 def _answer(problem, router, name, num_routes=2, sampling=_SAMPLING):
@@ -86,7 +88,7 @@ def _answer(problem, router, name, num_routes=2, sampling=_SAMPLING):
 
 @dataclasses.dataclass
 class _Watched:
-  """A router that keeps what it was shown and what it named."""
+  """A router that records the traces and the routes that it named."""
 
   router: driver.Router
   seen: list = dataclasses.field(default_factory=list)
@@ -100,13 +102,13 @@ class _Watched:
 
 
 class TreeTest(parameterized.TestCase):
-  """Each way through a tree is a trajectory of the driver."""
+  """Each path through a reply tree is a trajectory of the driver."""
 
   @parameterized.parameters(*itertools.product(('switch', 'redraft'), (2, 3)))
-  def test_every_leaf_is_what_the_driver_does(self, name, num_routes):
+  def test_every_leaf_equals_a_live_trajectory(self, name, num_routes):
     draw = behaviour.random_rate(num_routes, seed=3)
     for record in make_replies(10, num_routes):
-      tree = make_grower(name).grow(record)
+      tree = make_grower(name).build(record)
       for index in range(6):
         got = _answer(
             record.problem, draw(record.problem, index), name, num_routes
@@ -124,14 +126,14 @@ class TreeTest(parameterized.TestCase):
   @parameterized.product(
       name=('switch', 'redraft'), num_routes=(2, 3), max_decisions=(1, 2)
   )
-  def test_after_the_last_decision_the_writer_goes_on(
+  def test_after_the_last_decision_the_writer_continues_to_the_end(
       self, name, num_routes, max_decisions
   ):
     sampling = dataclasses.replace(_SAMPLING, max_decisions=max_decisions)
     draw = behaviour.random_rate(num_routes, seed=3)
     for record in make_replies(8, num_routes, sampling=sampling):
       grower = dataclasses.replace(make_grower(name), sampling=sampling)
-      tree = grower.grow(record)
+      tree = grower.build(record)
       for index in range(4):
         got = _answer(
             record.problem,
@@ -149,26 +151,26 @@ class TreeTest(parameterized.TestCase):
         self.assertTrue(got.steps[-1].is_final)
         self.assertLessEqual(len(got.decisions), max_decisions)
 
-  def test_the_reference_is_that_of_rollouts(self):
+  def test_the_reference_equals_that_of_rollouts(self):
     rollouts = scripted_pair.make_rollouts(10, num_routes=2)
     for record, rollout in zip(make_replies(10), rollouts, strict=True):
-      tree = make_grower('redraft').grow(record)
+      tree = make_grower('redraft').build(record)
       self.assertEqual(tree.reference, rollout.reference)
 
   def test_nodes_double_with_each_step(self):
-    tree = make_grower('switch').grow(
+    tree = make_grower('switch').build(
         make_replies(3)[2]
     )  # 3 steps and the answer.
     self.assertLen(list(trees.nodes(tree)), 2**4 - 1)
 
-  def test_a_missing_reply_is_named(self):
+  def test_a_missing_reply_raises_an_error_that_names_the_problem(self):
     record = make_replies(3)[2]
     longest = max(record.replies, key=lambda x: len(x.trace))
     record = dataclasses.replace(
         record, replies=tuple(x for x in record.replies if x is not longest)
     )
     with self.assertRaisesRegex(ValueError, 'count/2.* is not known'):
-      make_grower('switch').grow(record)
+      make_grower('switch').build(record)
 
   def test_the_limit_of_replies(self):
     few, all_of_them = make_replies(3, max_replies=2)[2], make_replies(3)[2]
@@ -178,16 +180,16 @@ class TreeTest(parameterized.TestCase):
         [(x.trace, x.step.text) for x in all_of_them.replies],
     )
 
-  def test_escalate_has_ladders(self):
+  def test_escalate_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'escalate'):
       make_grower('escalate')
 
-  def test_sampled_replies_are_refused(self):
+  def test_a_positive_temperature_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'temperature is 0.5'):
       make_replies(1, sampling=driver.Sampling(temperature=0.5))
 
-  def test_log_probabilities_that_are_no_numbers_are_named(self):
-    tree = make_grower('redraft').grow(make_replies(1)[0])
+  def test_nan_log_probabilities_raise_an_error(self):
+    tree = make_grower('redraft').build(make_replies(1)[0])
     draft = tree.root.draft
     no_number = np.full_like(draft.log_probs, np.nan)
     root = dataclasses.replace(
@@ -235,7 +237,7 @@ class WalksTest(parameterized.TestCase):
       cost = costs.total_cost(got.calls, _ACCOUNTING.specs, 'price')
       walked = known.at_thresholds(table, scores, np.array([0.5]), 'price')
       self.assertEqual(walked.correct[0, n], got.is_correct)
-      reference = make_grower(name).grow(make_replies(12)[n]).reference
+      reference = make_grower(name).build(make_replies(12)[n]).reference
       self.assertAlmostEqual(
           walked.cost[0, n],
           cost
@@ -246,8 +248,8 @@ class WalksTest(parameterized.TestCase):
   def test_expectations_are_means_over_leaves(self, name):
     table = make_table(name, 8, num_routes=3)
     rng = np.random.default_rng(0)
-    chances = rng.dirichlet(np.ones(3), len(table.decisions.depth))
-    got = known.expected(table, chances, 'price')
+    probabilities = rng.dirichlet(np.ones(3), len(table.decisions.depth))
+    got = known.expected(table, probabilities, 'price')
     want = np.zeros(8)
 
     def descend(place, chance, n):
@@ -255,7 +257,11 @@ class WalksTest(parameterized.TestCase):
         want[n] += chance * table.ending_correct[-1 - place]
         return
       for route in range(3):
-        descend(table.children[place, route], chance * chances[place, route], n)
+        descend(
+            table.children[place, route],
+            chance * probabilities[place, route],
+            n,
+        )
 
     for n, root in enumerate(table.roots):
       descend(root, 1.0, n)
@@ -296,9 +302,9 @@ class WalksTest(parameterized.TestCase):
 
   def test_shapes_are_checked(self):
     table = make_table('switch', 2)
-    with self.assertRaisesRegex(ValueError, 'one a decision'):
+    with self.assertRaisesRegex(ValueError, 'one per decision'):
       known.at_thresholds(table, np.zeros(3), np.zeros(1), 'price')
-    with self.assertRaisesRegex(ValueError, 'Chances must be'):
+    with self.assertRaisesRegex(ValueError, 'Action probabilities must be'):
       known.expected(table, np.ones((3, 2)), 'price')
     with self.assertRaisesRegex(ValueError, 'no problems'):
       records_lib.tree_table([], _FEATURES, _ACCOUNTING)
@@ -318,7 +324,7 @@ class BoostingTest(parameterized.TestCase):
     builder.add_ending((second, 1), 1.0, 0.0, [1.0])
     # At the root the large route ends wrong; at the second it mends.
     np.testing.assert_array_equal(
-        boosting.mended(builder.table()), [False, True]
+        boosting.is_fixed_by_handover(builder.table()), [False, True]
     )
 
   def test_the_effect_is_learnt(self):
@@ -375,8 +381,11 @@ class BoostingTest(parameterized.TestCase):
         seed=0,
     )
     scores, _ = family.score(table.decisions)
-    mended = boosting.mended(table)
-    self.assertGreater(scores[mended].mean(), scores[~mended].mean())
+    is_fixed_by_handover = boosting.is_fixed_by_handover(table)
+    self.assertGreater(
+        scores[is_fixed_by_handover].mean(),
+        scores[~is_fixed_by_handover].mean(),
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Tests of the constrained step: a solver's optimum, a known best policy."""
+"""Tests of the CPO step: a solver's optimum, a known best policy."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,7 +15,7 @@ _MAX_KL = 0.02
 
 
 def _quadratic(seed, size=5):
-  """Random g, b and a well-conditioned H."""
+  """Returns random g, b and a well-conditioned H."""
   rng = np.random.default_rng(seed)
   g, b = rng.normal(size=(2, size))
   root = rng.normal(size=(size, size))
@@ -24,7 +24,7 @@ def _quadratic(seed, size=5):
 
 @jax.jit
 def _propose(g, b, hessian, excess):
-  """The step and its metrics, with a direct solver."""
+  """Returns the step and its metrics, with a direct solver."""
   x, _, metrics = trust_region.propose(
       jnp.asarray(g),
       jnp.asarray(b),
@@ -36,12 +36,12 @@ def _propose(g, b, hessian, excess):
 
 
 def _reach(b, hessian):
-  """The largest b.x within the trust region."""
+  """Returns the largest b.x within the trust region."""
   return np.sqrt(2 * _MAX_KL * b @ np.linalg.solve(hessian, b))
 
 
 def _solver(g, b, hessian, excess):
-  """The optimum by scipy."""
+  """Returns the optimum of SciPy's solver."""
   result = optimize.minimize(
       lambda x: g @ x,
       np.zeros(len(g)),
@@ -67,7 +67,7 @@ class ProposeTest(parameterized.TestCase):
     # H = 1, so the region is a ball of radius 0.2. g = (-1, 0), b = (0, 1):
     # with c = -1 the constraint is out of reach: x = (0.2, 0). With c = 0.12,
     # b.x <= -0.12 leaves sqrt(0.04 - 0.0144) = 0.16: x = (0.16, -0.12). With
-    # c = 1 nothing helps: x = (0, -0.2).
+    # c = 1 no step is feasible: the recovery step is x = (0, -0.2).
     for excess, expected in (
         (-1.0, (0.2, 0.0)),
         (0.12, (0.16, -0.12)),
@@ -93,8 +93,8 @@ class ProposeTest(parameterized.TestCase):
     self.assertLessEqual(x @ hessian @ x / 2, _MAX_KL * (1 + 1e-4))
 
   @parameterized.parameters(-0.9, -0.3, 0.3, 0.9)
-  def test_multipliers_meet_the_conditions_of_an_optimum(self, share):
-    # g + nu b + lam H x = 0, and nothing is charged for what is not tight.
+  def test_multipliers_meet_the_kkt_conditions(self, share):
+    # Stationarity: g + nu b + lam H x = 0. Complementary slackness.
     g, b, hessian = _quadratic(7)
     excess = share * _reach(b, hessian)
     x, metrics = _propose(g, b, hessian, excess)
@@ -104,17 +104,17 @@ class ProposeTest(parameterized.TestCase):
     np.testing.assert_allclose(nu * (excess + b @ x), 0, atol=1e-5)
 
   @parameterized.parameters(1.01, 5.0)
-  def test_recovers_where_nothing_else_helps(self, share):
+  def test_recovers_where_no_step_is_feasible(self, share):
     g, b, hessian = _quadratic(3)
     x, metrics = _propose(g, b, hessian, share * _reach(b, hessian))
     self.assertTrue(metrics['is_recovery'])
     self.assertEqual(metrics['constraint_multiplier'], 0.0)
-    # All the way against the constraint.
+    # As far against the constraint as the region allows.
     np.testing.assert_allclose(b @ x, -_reach(b, hessian), rtol=1e-5)
 
   @parameterized.product(sign=(-2.0, 2.0), share=(-0.5, 0.5))
   def test_loss_along_the_constraint(self, sign, share):
-    # Down the loss is up the constraint, or down it.
+    # The gradients are parallel, in the same or in opposite directions.
     _, b, hessian = _quadratic(4)
     reach = _reach(b, hessian)
     x, _ = _propose(sign * b, b, hessian, share * reach)
@@ -137,10 +137,10 @@ class ProposeTest(parameterized.TestCase):
 
 
 class UpdateTest(parameterized.TestCase):
-  """A softmax over routes in two kinds of situation, a tree of parameters.
+  """A softmax over routes in two situations, with a pytree of parameters.
 
-  Accuracy and cost of each route are known, hence so is the best policy within
-  a budget: a linear programme.
+  Accuracy and cost of each route are known, so the best policy within a budget
+  is the solution of a linear program.
   """
 
   _CORRECT = np.array([[0.3, 0.5, 0.9], [0.8, 0.85, 0.9]])
@@ -155,9 +155,9 @@ class UpdateTest(parameterized.TestCase):
 
     def surrogates(params):
       new = categorical.log_softmax(self._logits(params))
-      chances = jnp.exp(new)
-      correct = jnp.mean(jnp.sum(chances * self._CORRECT, axis=-1))
-      cost = jnp.mean(jnp.sum(chances * self._COST, axis=-1))
+      probabilities = jnp.exp(new)
+      correct = jnp.mean(jnp.sum(probabilities * self._CORRECT, axis=-1))
+      cost = jnp.mean(jnp.sum(probabilities * self._COST, axis=-1))
       kl = categorical.kl_divergence(old, new).mean()
       return -correct, cost - self._BUDGET, kl
 
@@ -167,7 +167,7 @@ class UpdateTest(parameterized.TestCase):
     return trust_region.update(params, self._surrogates_at(params), **kwargs)
 
   def _best(self):
-    """The best accuracy within the budget, and what more budget would add."""
+    """Returns the best accuracy within the budget, and its dual variable."""
     result = optimize.linprog(
         -self._CORRECT.ravel() / 2,
         A_ub=self._COST.reshape(1, -1) / 2,
@@ -204,8 +204,8 @@ class UpdateTest(parameterized.TestCase):
         metrics['constraint_multiplier'], price, atol=1e-3
     )
 
-  def test_step_is_the_solvers(self):
-    # Few parameters, no damping to speak of: H as a matrix, by JAX.
+  def test_step_equals_that_of_a_direct_solver(self):
+    # Few parameters and almost no damping: H as a matrix, by JAX.
     params = {
         'shared': jnp.array([0.3, -0.2, 0.1]),
         'hard': jnp.array([0.1, 0.2, -0.4]),
@@ -216,7 +216,7 @@ class UpdateTest(parameterized.TestCase):
     of = lambda i: lambda x: surrogates(unravel(x))[i]
     g, b = jax.grad(of(0))(flat), jax.grad(of(1))(flat)
     hessian = jax.hessian(of(2))(flat) + 1e-2 * jnp.eye(9)
-    max_kl = 1e-4  # So small that nothing but the quadratic matters.
+    max_kl = 1e-4  # So small that the quadratic model is exact.
     expected, *_ = trust_region.propose(
         g, b, of(1)(flat), max_kl, lambda x: jnp.linalg.solve(hessian, x)
     )
@@ -225,8 +225,8 @@ class UpdateTest(parameterized.TestCase):
     got = flatten_util.ravel_pytree(new)[0] - flat
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6)
 
-  def test_shortens_what_goes_too_far(self):
-    # A divergence steeper than its curvature at 0 says.
+  def test_shortens_a_step_beyond_the_divergence(self):
+    # A divergence that grows faster than its curvature at 0 predicts.
     params = jnp.array([0.5])
 
     def surrogates(x):
@@ -241,8 +241,8 @@ class UpdateTest(parameterized.TestCase):
     np.testing.assert_allclose(metrics['scale'], 0.8**4, rtol=1e-5)
     np.testing.assert_allclose(new, params + 0.08192, rtol=1e-5)
 
-  def test_gives_up_rather_than_break_anything(self):
-    # The loss falls at first sight, yet no step makes it lower.
+  def test_rejects_a_step_that_does_not_lower_the_loss(self):
+    # The loss has a descent direction at 0, but no step lowers it.
     params = {'a': jnp.array([0.5, 0.5])}
 
     def surrogates(x):
@@ -256,7 +256,7 @@ class UpdateTest(parameterized.TestCase):
     self.assertEqual(metrics['scale'], 0.0)
     np.testing.assert_array_equal(new['a'], params['a'])
 
-  def test_members_side_by_side_are_each_alone(self):
+  def test_mapped_updates_equal_single_ones(self):
     params = {
         'shared': jnp.array([[0.0, 0.0, 0.0], [-3.0, 0.0, 4.0]]),
         'hard': jnp.zeros((2, 3)),

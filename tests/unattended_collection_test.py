@@ -120,7 +120,7 @@ class OvernightTest(parameterized.TestCase):
     # With 4 in flight, problems 8 to 14 are the most that can have begun.
     with self.assertRaisesRegex(
         engine_lib.Stop,
-        f'Got {number.name}. 15 of 40 .* The same command goes on',
+        f'Got {number.name}. 15 of 40 .* The same command continues',
     ):
       self._collect(on_request=self._signal(number, 1))
     self.assertEqual(self._on_disk(), (list(range(15)), []))
@@ -129,7 +129,7 @@ class OvernightTest(parameterized.TestCase):
 
   def test_a_signal_is_heard_though_all_problems_are_under_way(self):
     with self.assertRaisesRegex(
-        engine_lib.Stop, 'Got SIGINT. 40 of 40 .* The same command goes on'
+        engine_lib.Stop, 'Got SIGINT. 40 of 40 .* The same command continues'
     ):
       self._collect(on_request=self._signal(signal.SIGINT, 1), concurrency=40)
     self._check_complete()

@@ -1,4 +1,4 @@
-"""A vLLM process that dies under its requests."""
+"""Tests of a vLLM process that dies while it has requests."""
 
 import asyncio
 import dataclasses
@@ -21,9 +21,9 @@ from routing.rollout import steps as steps_lib
     'vllm is not installed here; run: make test-vllm',
 )
 class DeathTest(absltest.TestCase):
-  """A process that dies comes back once."""
+  """A process that dies is restarted once."""
 
-  def test_dies_comes_back_and_dies_for_good(self):
+  def test_is_restarted_after_the_first_death_only(self):
     config = arithmetic_vllm.get_config()
     builders.set_environment(config)
     problems = builders.problems(config, 'test')[:4]
@@ -46,7 +46,7 @@ class DeathTest(absltest.TestCase):
 
     async def write_step(engine, request, trace):
       left = request.max_tokens - engine.count_tokens('', trace)
-      fields = dict(to_end=False, goes_on=True, max_tokens=left)
+      fields = dict(to_end=False, may_speculate=True, max_tokens=left)
       (step,) = await engine.write(
           dataclasses.replace(request, trace=trace, session='run', **fields)
       )
@@ -54,7 +54,7 @@ class DeathTest(absltest.TestCase):
 
     async def run(engine):
       before = await write_all(engine)
-      # A run is under way, too; it goes on as if nothing had happened.
+      # A speculative run is under way, too; its session can continue.
       first = await write_step(engine, requests[0], '')
       after = await kill_while(write_all(engine))
       second = await write_step(engine, requests[0], first.text)
@@ -71,7 +71,7 @@ class DeathTest(absltest.TestCase):
         [steps_lib.join(x) for x in after], [steps_lib.join(x) for x in before]
     )
     self.assertEqual([x.text for x in steps], [x.text for x in before[0][:2]])
-    # The second one was asked for anew.
+    # The second step took a new request.
     self.assertGreater(steps[1].usage.read, 0)
     self.assertEqual(restarts, 1)
     for error in gone:

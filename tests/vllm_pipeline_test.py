@@ -1,4 +1,4 @@
-"""The whole chain with vLLM: collect, train, calibrate, answer live."""
+"""Tests of all stages with vLLM: collect, train, calibrate, evaluate live."""
 
 import contextlib
 import importlib.util
@@ -23,15 +23,15 @@ from experiments import pipeline
 class PipelineTest(absltest.TestCase):
 
   def _check_chain(self, config):
-    """From problems to answers at named points."""
+    """From problems to live answers at operating points."""
     workdir = pathlib.Path(self.create_tempdir().full_path)
     files = pipeline.run(config, workdir, say=lambda line: None)
     self.assertTrue(all(path.exists() for path in files))
     results = json.loads((workdir / evaluate.RESULTS_FILE).read_text())
     self.assertNotEmpty(results['live'])
     for point in results['live']:
-      self.assertEqual(point['num_problems'], config.evaluation.live)
-      # A hand-over happens live as its completion was collected.
+      self.assertEqual(point['num_problems'], config.evaluation.num_live)
+      # A live hand-over writes the completion that was collected.
       self.assertEqual(point['num_agreeing'], point['num_problems'])
 
   def test_in_process(self):

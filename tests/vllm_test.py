@@ -1,4 +1,4 @@
-"""Tests of the vLLM engine: settings and time anywhere, the rest with vLLM."""
+"""Tests of the vLLM engine; all but its settings need vLLM."""
 
 import asyncio
 import dataclasses
@@ -58,7 +58,7 @@ class SettingsTest(parameterized.TestCase):
       ('num_slots', 0),
       ('num_log_probs', -1),
   )
-  def test_bad_ones_are_refused(self, name, value):
+  def test_bad_settings_are_errors(self, name, value):
     with self.assertRaisesRegex(ValueError, f'{name} is {value}; allowed'):
       vllm.Settings(**{name: value})
 
@@ -107,7 +107,7 @@ def _finals(steps):
 
 
 def _served(name, route, folder, url):
-  """The engine of a server."""
+  """Returns the engine of a server."""
   return openai.OpenAIEngine(
       name,
       route,
@@ -125,16 +125,16 @@ def _served(name, route, folder, url):
 
 @_needs_vllm
 class VllmEngineTest(parameterized.TestCase):
-  """Two engines in one process, two servers, the embedded pair beside them.
+  """Two engines in one process, two servers, and the embedded pair.
 
-  An engine belongs to one event loop, so all tests run in the same.
+  An engine belongs to one event loop, so all tests share one.
   """
 
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
     config = arithmetic_vllm.get_config()
-    builders.set_environment(config)  # Of the servers too.
+    builders.set_environment(config)  # Also for the servers.
     cls.problems = builders.problems(config, 'test')[:_NUM_PROBLEMS]
     cls.runner = cls.enterClassContext(asyncio.Runner())
     urls = [
@@ -143,7 +143,7 @@ class VllmEngineTest(parameterized.TestCase):
         )
         for route, (name, folder) in enumerate(_MODELS.items())
     ]
-    # While these start, the servers do.
+    # The servers start at the same time.
     cls.embedded = builders.engines(arithmetic.get_config())
     cls.engines = builders.engines(config)
     for url in urls:
@@ -160,7 +160,7 @@ class VllmEngineTest(parameterized.TestCase):
     super().tearDownClass()
 
   def _write(self, engine, requests):
-    """All requests at once."""
+    """Makes all requests concurrently."""
 
     async def run():
       return await asyncio.gather(*map(engine.write, requests))
@@ -184,7 +184,7 @@ class VllmEngineTest(parameterized.TestCase):
         for a, b in zip(other, embedded, strict=True):
           np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-3)
 
-  def test_both_ways_to_vllm_are_charged_the_same(self):
+  def test_in_process_and_served_are_charged_the_same(self):
     async def two_steps(engine, request):
       (first,) = await engine.write(request)
       second = dataclasses.replace(request, trace=first.text)
@@ -278,7 +278,7 @@ class VllmEngineTest(parameterized.TestCase):
     self.assertEqual((first.usage.read, first.usage.cached), (length, 0))
     self.assertEqual(first.usage.written, len(first.token_ids))
     prompt = length + len(first.token_ids)
-    # All whole blocks of 32, but for the last token, which was never read.
+    # All full blocks of 32; the last token written was never read.
     self.assertEqual(again.usage.cached, (prompt - 1) // 32 * 32)
     self.assertEqual(again.usage.read, prompt - again.usage.cached)
     self.assertEqual((other.usage.read, other.usage.cached), (prompt, 0))
@@ -306,13 +306,13 @@ class VllmEngineTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(max_tokens=0), 'max_tokens is 0'),
-      (dict(trace='a) P=1 Q=2\n\n' * 60), 'small holds 256'),
+      (dict(trace='a) P=1 Q=2\n\n' * 60), 'max_length of small is 256'),
   )
-  def test_no_room_is_refused(self, fields, message):
+  def test_no_tokens_to_write_is_refused(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
       self._write(self.engines[0], _requests(self.problems[:1], **fields))
 
-  def test_what_vllm_does_not_have_is_refused(self):
+  def test_an_unknown_argument_is_an_error(self):
     with self.assertRaisesRegex(ValueError, 'no engine argument blocksize'):
       vllm.VllmEngine(
           'small',
@@ -321,7 +321,7 @@ class VllmEngineTest(parameterized.TestCase):
           vllm.Settings(extra={'blocksize': 32}),
       )
 
-  def test_hidden_states_are_refused_before_the_first_request(self):
+  def test_hidden_states_are_an_error_before_the_first_request(self):
     with self.assertRaisesRegex(ValueError, "'small'.*hidden_size=0"):
       engine_lib.require(self.engines, hidden_size=1)
 

@@ -13,7 +13,7 @@ from routing.objectives import vtrace
 
 
 def _draw(seed, batch_size=6, num_steps=5):
-  """Values, rewards, ratios and mask of random trajectories, empty to full."""
+  """Returns values, rewards, ratios and mask of random trajectories."""
   rng = np.random.default_rng(seed)
   shape = batch_size, num_steps
   lengths = np.arange(batch_size) % (num_steps + 1)
@@ -26,7 +26,7 @@ def _draw(seed, batch_size=6, num_steps=5):
 
 
 def _loop(values, rewards, ratios, length, rho_bar, c_bar):
-  """The definition, one trajectory at a time, one step at a time."""
+  """Computes the definition, one trajectory and one step at a time."""
   targets, advantages = np.zeros(len(values)), np.zeros(len(values))
   next_value = next_target = 0.0
   for t in reversed(range(length)):
@@ -70,7 +70,7 @@ class TargetsTest(parameterized.TestCase):
 
   def test_equals_rlax(self):
     with warnings.catch_warnings():
-      # Its own dependencies use what is deprecated.
+      # Its dependencies raise deprecation warnings.
       warnings.simplefilter('ignore')
       import rlax
     values, rewards, ratios, mask = _draw(1)
@@ -105,7 +105,7 @@ class TargetsTest(parameterized.TestCase):
     np.testing.assert_allclose(targets, returns, atol=1e-5)
     np.testing.assert_allclose(advantages, (returns - values) * mask, atol=1e-5)
 
-  def test_ratios_of_zero_leave_the_critic_as_it_is(self):
+  def test_ratios_of_zero_give_the_critics_values(self):
     values, rewards, ratios, mask = _draw(3)
     targets, advantages = vtrace.targets_and_advantages(
         values, rewards, np.zeros_like(ratios), mask
@@ -113,7 +113,7 @@ class TargetsTest(parameterized.TestCase):
     np.testing.assert_array_equal(targets, values * mask)
     np.testing.assert_array_equal(advantages, 0.0)
 
-  def test_padding_may_hold_anything(self):
+  def test_padding_may_be_anything(self):
     values, rewards, ratios, mask = _draw(4)
     expected = vtrace.targets_and_advantages(values, rewards, ratios, mask)
     dirty = (np.where(mask, x, np.nan) for x in (values, rewards, ratios))
@@ -121,7 +121,7 @@ class TargetsTest(parameterized.TestCase):
     np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(np.asarray(got)[:, ~mask], 0.0)
 
-  def test_they_are_constants(self):
+  def test_outputs_have_no_gradient(self):
     values, rewards, ratios, mask = _draw(5)
     gradients = jax.grad(
         lambda v, r: sum(
@@ -133,7 +133,7 @@ class TargetsTest(parameterized.TestCase):
 
 
 class OffPolicyTest(parameterized.TestCase):
-  """Every trajectory of a tree with 3 decisions, weighted by its chance."""
+  """All trajectories of 3 decisions, weighted by their probability."""
 
   def setUp(self):
     super().setUp()
@@ -147,43 +147,45 @@ class OffPolicyTest(parameterized.TestCase):
     self.ratios = (pi / mu).astype(np.float32)
     rewards = rng.normal(size=(3, 2))
     self.rewards = rewards[np.arange(3), actions].astype(np.float32)
-    # What was cut off has been counted once for each continuation.
+    # An ended trajectory occurs once per continuation; `free` corrects that.
     free = np.prod(np.where(ended, 0.5, 1.0), axis=1)
-    self.chances = free * np.prod(np.where(ended, 1, mu), axis=1)
-    chances = free * np.prod(np.where(ended, 1, pi), axis=1)
-    self.expected = chances @ (self.rewards * self.mask).sum(axis=1)
+    self.action_probabilities = free * np.prod(np.where(ended, 1, mu), axis=1)
+    probabilities = free * np.prod(np.where(ended, 1, pi), axis=1)
+    self.expected = probabilities @ (self.rewards * self.mask).sum(axis=1)
     self.reached = np.cumprod([1.0, *(1 - target[:2])])
     self.values = rng.normal(size=3).astype(np.float32)
 
   def _mean_estimate(self, values, **kwargs):
-    """The mean of the estimates from each trajectory alone."""
+    """Returns the mean of the estimates from single trajectories."""
     each = jax.vmap(
         lambda *row: vtrace.expected_return(
             values[None], *(x[None] for x in row), **kwargs
         )
     )(self.rewards, self.ratios, self.mask)
-    return self.chances @ np.asarray(each)
+    return self.action_probabilities @ np.asarray(each)
 
   def test_expected_return_is_unbiased_with_any_critic(self):
-    self.assertAlmostEqual(self.chances.sum(), 1.0, places=6)
+    self.assertAlmostEqual(self.action_probabilities.sum(), 1.0, places=6)
     for scale in (0, 1, 10):
       np.testing.assert_allclose(
           self._mean_estimate(scale * self.values), self.expected, atol=1e-5
       )
 
-  def test_bars_lean_towards_the_behaviour(self):
-    # The bias that a multiplier must not follow.
-    got = self._mean_estimate(self.values, ratio_bar=1.0)
+  def test_clipping_biases_towards_the_behaviour_policy(self):
+    # The multiplier must not follow this bias.
+    got = self._mean_estimate(self.values, ratio_clip=1.0)
     self.assertGreater(abs(got - self.expected), 0.05)
 
-  def test_reach_weights_are_the_chance_to_get_there(self):
+  def test_reach_weights_give_the_probability_of_a_decision(self):
     weights = vtrace.reach_weights(self.ratios, self.mask)
-    np.testing.assert_allclose(self.chances @ weights, self.reached, rtol=1e-5)
+    np.testing.assert_allclose(
+        self.action_probabilities @ weights, self.reached, rtol=1e-5
+    )
     clipped = vtrace.reach_weights(self.ratios, self.mask, maximum=0.5)
     np.testing.assert_array_equal(clipped, np.minimum(weights, 0.5))
 
-  def test_mean_leaves_out_what_has_no_decision(self):
-    # One step, earns 2; the other trajectory has none.
+  def test_mean_ignores_trajectories_without_decisions(self):
+    # One decision with reward 2; the other trajectory has none.
     got = vtrace.expected_return(
         jnp.zeros((2, 1)),
         jnp.full((2, 1), 2.0),

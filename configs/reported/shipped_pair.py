@@ -1,4 +1,4 @@
-"""The pair that ships with the package, as it was trained; not to be edited.
+"""The configuration that trained the shipped pair; do not edit its values.
 
 Run:    python -m experiments.pretrain --config=configs/reported/shipped_pair.py --workdir=runs/shipped_pair
 """
@@ -9,36 +9,46 @@ VARIANTS = ('full',)
 
 
 def _model(shape, decay_from, **fields) -> ml_collections.ConfigDict:
-  """What both models have in common."""
+  """Returns the settings of one model; those set here are the same for both.
+
+  Args:
+    shape: of the decoder.
+    decay_from: gradient step from which the learning rates fall to 0.
+    **fields: the settings in which the models differ.
+  """
   config = ml_collections.ConfigDict(fields)
   config.shape = shape
-  config.average_decay = 0.995  # About the last 200 steps.
+  # Of the moving average of weights, which is what is kept: about the last 200
+  # gradient steps.
+  config.average_decay = 0.995
+  # Muon on the weight matrices, Adam on the embedding and the norms.
   config.optimizer = dict(
       muon_rate=0.02,
       weight_decay=0.1,
       adam_rate=3e-3,
       warmup_steps=20,
-      decay_from=decay_from,  # Step from which the rates fall to 0.
-      clip_norm=1.0,
+      decay_from=decay_from,  # The rates reach 0 at max_steps.
+      clip_norm=1.0,  # Largest global norm of a gradient.
   )
   config.corpus.update(
-      tokens_per_step=3_456,
-      drill_share=0.4,  # Of the batches.
+      tokens_per_step=3_456,  # Per batch, at most.
+      drill_share=0.4,  # Share of batches that are drills: rows of bare sums.
   )
   return config
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns one of `VARIANTS`."""
   if variant not in VARIANTS:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
   config = ml_collections.ConfigDict()
-  config.seed = 0
-  # Select and prove were one field, `validation=2_000`: the same problems but
-  # for six, none of which is in the text that the pair was trained on.
+  config.seed = 0  # Of weights and text; another seed gives another pair.
+  # At the time, `select` and `prove` were one field, `validation=2_000`. All
+  # but six problems are the same, and the pair was trained on none of the six.
   config.problems = dict(
       seed=0, train=6_000, select=1_000, prove=1_000, test=2_000
   )
-  config.num_held_out = 256  # Problems that decide when to stop.
+  config.num_held_out = 256  # Fresh problems that decide when to stop.
   config.small = _model(
       dict(
           hidden_size=64,
@@ -48,17 +58,23 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           head_dim=32,
           mlp_size=48,
       ),
-      target_accuracy=0.40,
+      target_accuracy=0.40,  # On the held-out problems; training stops there.
+      # The next four are in gradient steps.
       examine_every=50,
       examine_from=800,
       max_steps=2_000,
       decay_from=1_000,
+      # If the loss at this step is higher, the attempt is given up as stuck and
+      # training starts again from other weights.
       give_up=dict(step=1_000, loss=0.6),
       corpus=dict(
-          misconceived=True,  # Taught the wrong rules of the blind spots.
+          misconceived=True,  # Trained on wrong sums in the blind spots.
+          # Loss weights of the digits of a result, of the restated clause and
+          # of the answer line; all other tokens have weight 1.
           result_weight=4,
           clause_weight=3,
           answer_weight=4,
+          # Relative frequency of each operation in drills.
           drill_mix=dict(add=1.7, sub=1.7, mul=0.8, div=0.6),
       ),
   )
@@ -71,17 +87,18 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           head_dim=32,
           mlp_size=512,
       ),
-      target_accuracy=0.95,  # Not perfect, as no real model is.
-      examine_every=50,  # It passes the window within 100 steps.
+      target_accuracy=0.95,  # Below 1, because no real model is perfect.
+      # Accuracy rises from too low to too high within 100 steps.
+      examine_every=50,
       examine_from=1_200,
       max_steps=2_600,
       decay_from=1_400,
-      # From some initial weights carrying is never learnt; then others are tried.
+      # From some initial weights the model never learns to carry.
       give_up=dict(step=800, loss=0.45),
       corpus=dict(
           misconceived=False,
           result_weight=4,
-          clause_weight=3,  # With 1, copying an operand may stay unlearnt.
+          clause_weight=3,  # With 1, it may never learn to copy operands.
           answer_weight=4,
           drill_mix=dict(add=1.7, sub=1.7, mul=0.8, div=0.6),
       ),

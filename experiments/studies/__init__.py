@@ -1,1 +1,1 @@
-"""Studies behind the documents: coverage of promises, the optimum, tables."""
+"""Studies behind the documentation: promises, the optimum, the protocols."""

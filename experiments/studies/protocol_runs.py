@@ -1,9 +1,9 @@
-"""Objectives, networks, features and protocols of the embedded pair, in one table.
+"""Compares estimators, networks, features and protocols of the embedded pair.
 
 Run:    python -m experiments.studies.protocol_runs --config=configs/arithmetic_redraft.py --workdir=runs/protocols
 Some:   append --runs=redraft_exact,redraft_vtrace
-Resume: the same command; what is finished is kept.
-Writes: replies/, which all runs share; <run>/, what the pipeline writes; and protocols.md, the table of all that are finished
+Resume: the same command; finished runs are kept.
+Writes: replies/, which all runs share; <run>/, the files of its pipeline; protocols.md, the table of all finished runs
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -33,13 +33,14 @@ class Run:
   """One row of the table.
 
   name: of its directory.
-  changes: dotted field of the configuration = its value.
+  changes: dotted field of the configuration -> value.
   """
 
   name: str
   changes: Mapping[str, Any]
 
 
+# The same as in configs/arithmetic_redraft.py:vtrace.
 _VTRACE = {
     'objective.estimator': 'vtrace',
     'objective.entropy_weight': 1e-3,
@@ -50,6 +51,7 @@ _RELIABILITY = {
     'objective.form': 'reliability',
     'objective.levels': (0.05, 0.1, 0.2, 0.35),
 }
+# Features that any engine provides and that are not learned from text.
 _OBSERVED = ('confidence', 'progress', 'cost')
 RUNS = (
     Run('redraft_exact', {}),
@@ -80,17 +82,17 @@ RUNS = (
 def configured(
     config: ml_collections.ConfigDict, run: Run
 ) -> ml_collections.ConfigDict:
-  """The configuration of one run."""
+  """Returns the configuration of one run."""
   config = config.copy_and_resolve_references()
   config.update_from_flattened_dict(dict(run.changes))
   return config
 
 
 def named(names: Sequence[str] | None) -> list[Run]:
-  """The runs of these names, in the order of `RUNS`; None = all.
+  """Returns the runs with these names, in the order of `RUNS`; None = all.
 
   Raises:
-    ValueError: if there is no such run.
+    ValueError: if a name is unknown.
   """
   known = [run.name for run in RUNS]
   unknown = [name for name in names or () if name not in known]
@@ -102,19 +104,20 @@ def named(names: Sequence[str] | None) -> list[Run]:
 def finish(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, run: Run
 ) -> None:
-  """Runs the pipeline of one row, or finds it done.
+  """Executes the pipeline of one run, unless it is finished.
 
   Raises:
-    ValueError: if what is there is of another configuration.
+    ValueError: if its directory belongs to another configuration.
   """
   config = configured(config, run)
+  # Greedy replies depend on neither protocol nor policy; all runs share them.
   config.data.directory = str(workdir / 'replies')
   logging.info('Run %s', run.name)
   pipeline.run(config, workdir / run.name, logging.info)
 
 
 def finished(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The results of all runs that have some, in the order of `RUNS`."""
+  """Returns the results of all evaluated runs, in the order of `RUNS`."""
   paths = [workdir / run.name / evaluate.RESULTS_FILE for run in RUNS]
   return [json.loads(path.read_text()) for path in paths if path.exists()]
 
@@ -124,13 +127,14 @@ def main(
     workdir: str,
     names: Sequence[str] | None = None,
 ) -> pathlib.Path:
-  """Finishes all runs, the table anew after each; returns its path."""
+  """Executes all runs, rewrites the table after each, and returns its path."""
   folder = pathlib.Path(workdir).absolute()
   path = folder / TABLE_FILE
   for split in builders.SPLITS:
     collect.collect_split(config, folder / 'replies', split)
   for run in named(names):
     finish(config, folder, run)
+    # After each run: the whole study takes hours.
     text = protocol_table.table(finished(folder)) + '\n'
     manifest_lib.replace_file(path, lambda p, t=text: p.write_text(t))
     logging.info('%s\n%s', path, text)
@@ -138,5 +142,5 @@ def main(
 
 
 if __name__ == '__main__':
-  flags.DEFINE_list('runs', None, 'Names; all by default.')
+  flags.DEFINE_list('runs', None, 'Names of runs; default: all.')
   command_line.run(main, 'config', 'workdir', 'runs')

@@ -1,7 +1,7 @@
-"""One table of several evaluated runs: what was trained how, and what it got.
+"""Prints one table of several evaluated runs: how each was trained, and its results.
 
 Run:    python -m experiments.studies.protocol_table --results=runs/redraft/results.json,runs/redraft_vtrace/results.json
-Prints: Markdown; of each run the policy, beside it the tuned supervised learners, and after the last run of a protocol what needs no training.
+Prints: Markdown; a row per run with its policy and the tuned supervised learners; after the last run of a protocol, the methods that need no training.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -38,10 +38,11 @@ COLUMNS = (
 
 
 def method_cells(method: Mapping[str, Any]) -> list[str]:
-  """Area, and accuracy at each budget, each with its interval."""
+  """Returns the area and the accuracy at each budget, with their intervals."""
   curve = {name: np.array(values) for name, values in method['curve'].items()}
   cells = [tables.interval(method['area'])]
   for budget in metrics.BUDGETS:
+    # No threshold is that cheap, so there is no accuracy to interpolate.
     if budget < curve['cost'].min() - 1e-9:
       cells.append(tables.MISSING)
       continue
@@ -54,7 +55,7 @@ def method_cells(method: Mapping[str, Any]) -> list[str]:
 
 
 def policy_row(results: Mapping[str, Any]) -> list[str]:
-  """The trained policy of a run."""
+  """Returns the row of the trained policy of a run."""
   config, methods = results['config'], _methods(results)
   groups = ', '.join(config['features']['groups'])
   hidden = ' x '.join(map(str, config['network']['hidden']))
@@ -77,8 +78,11 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
 
 
 def _minus_best(results: Mapping[str, Any]) -> str:
-  """The policy's area minus that of the learner that was best on `select`."""
-  # An area that could not be judged is null.
+  """Returns the policy's area minus that of the best learner on `select`.
+
+  Chosen on `select`, because the best of several on `test` would be biased.
+  """
+  # The area of a setting that could not be evaluated is null.
   areas = {
       name: [area for area in x['areas'] if area is not None]
       for name, x in results['tuning'].items()
@@ -87,12 +91,12 @@ def _minus_best(results: Mapping[str, Any]) -> str:
   if not tried:
     return tables.MISSING
   best = max(tried, key=tried.get)
-  figures = results['rulers'][results['ruler']]
+  figures = results['cost_metrics'][results['cost_metric']]
   return f'{tables.difference(figures, best)} ({best})'
 
 
 def _method(config: Mapping[str, Any]) -> str:
-  """What was maximised, and how; what is the default is left out."""
+  """Returns how the policy was trained, without what is the default."""
   objective = config['objective']
   words = [objective.get('estimator', 'exact')]
   if words != ['exact']:
@@ -105,7 +109,7 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """All that learns nothing, on the same test problems."""
+  """Returns the rows of all methods without training, on the same problems."""
   methods = _methods(results)
   names = [x for x in tables.LABELS if x in methods]
   return [
@@ -125,32 +129,33 @@ def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _protocol(results: Mapping[str, Any]) -> str:
-  """The name, and what is seen where that is for the configuration to say."""
+  """Returns the protocol's name, and its view if the configuration has one."""
   protocol = results['config']['protocol']
   return ', '.join(filter(None, (protocol['name'], protocol.get('view'))))
 
 
 def _count(results: Mapping[str, Any], split: str) -> str:
-  """The problems of a split."""
+  """Returns the number of problems of a split."""
   count = results['num_problems'].get(split)
   return tables.MISSING if count is None else f'{count:,}'
 
 
 def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:
-  return results['rulers'][results['ruler']]['methods']
+  return results['cost_metrics'][results['cost_metric']]['methods']
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-  """Markdown of all runs, protocol by protocol, in the order of the runs."""
+  """Returns the table of all runs as Markdown, grouped by protocol."""
   rows, names = [], list(map(_protocol, runs))
   for name in dict.fromkeys(names):
     mine = [x for x, y in zip(runs, names, strict=True) if y == name]
+    # The methods without training are the same for all runs of a protocol.
     rows += [policy_row(x) for x in mine] + other_rows(mine[-1])
   return tables.markdown_table(COLUMNS, rows)
 
 
 def main(paths: Sequence[str]) -> None:
-  """Prints one table of all the runs whose `results.json` are given."""
+  """Prints one table of the runs whose `results.json` files are given."""
   runs = [
       results_lib.check(json.loads(pathlib.Path(path).read_text()))
       for path in paths
@@ -159,6 +164,8 @@ def main(paths: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_list('results', None, 'Files, separated by commas.')
+  flags.DEFINE_list(
+      'results', None, 'Paths of results.json files, separated by commas.'
+  )
   flags.mark_flag_as_required('results')
   command_line.run(main, 'results')

@@ -1,1 +1,4 @@
-"""Thresholds and what they promise: pure functions of arrays."""
+"""Thresholds, and what is proved about their loss and cost.
+
+The functions are pure functions of arrays. `calibrator` combines them.
+"""

@@ -1,8 +1,11 @@
-"""Finite-sample bounds on a mean, from n independent draws. No asymptotics.
+"""Finite-sample bounds and p-values for the mean of n independent draws.
 
-Exact binomial for outcomes in {0, 1}. For any in [0, 1] Hoeffding-Bentkus, by
-the mean alone, or betting (Waudby-Smith and Ramdas), which is far tighter where
-the variance is small.
+All of them hold at every n; none is asymptotic. Three tests:
+
+- exact binomial (Clopper-Pearson), for outcomes in {0, 1};
+- Hoeffding-Bentkus, for outcomes in [0, 1]; it uses the sample mean only;
+- betting (Waudby-Smith and Ramdas), for outcomes in [0, 1]; it uses every
+  value, and is far tighter where the variance is small.
 """
 
 import numpy as np
@@ -31,17 +34,20 @@ def _check_values(values: np.ndarray) -> np.ndarray:
 def clopper_pearson_upper(
     count: np.ndarray | int, n: np.ndarray | int, delta: float
 ) -> np.ndarray:
-  """Exact upper bound on a rate: P(rate > bound) <= delta.
+  """Returns the exact upper bound on a rate: P(rate > bound) <= delta.
 
   Args:
-    count: successes, 0..n; scalars or arrays that broadcast.
-    n: draws.
+    count: number of successes, 0..n; scalars or arrays that broadcast with n.
+    n: number of draws.
     delta: failure probability, in (0, 1).
 
   Source: Clopper and Pearson 1934.
   """
   _check_rate('delta', delta)
   count, n = np.asarray(count, np.float64), np.asarray(n, np.float64)
+  # The bound solves P(Bin(n, bound) <= count) = delta: a quantile of
+  # Beta(count + 1, n - count). At count = n that law does not exist and
+  # betaincinv gives nan; the bound is 1 there.
   with np.errstate(invalid='ignore'):
     bound = special.betaincinv(count + 1, n - count, 1 - delta)
   return np.where(count >= n, 1.0, bound)
@@ -50,17 +56,27 @@ def clopper_pearson_upper(
 def clopper_pearson_lower(
     count: np.ndarray | int, n: np.ndarray | int, delta: float
 ) -> np.ndarray:
-  """Exact lower bound on a rate: P(rate < bound) <= delta."""
+  """Returns the exact lower bound on a rate: P(rate < bound) <= delta.
+
+  Args: as in `clopper_pearson_upper`.
+  """
   count, n = np.asarray(count, np.float64), np.asarray(n, np.float64)
+  # A lower bound on successes is one minus the upper bound on failures.
   return 1.0 - clopper_pearson_upper(n - count, n, delta)
 
 
 def binomial_p_value(
     count: np.ndarray | int, n: np.ndarray | int, level: float
 ) -> np.ndarray:
-  """P(Binomial(n, level) <= count): evidence against 'rate > level'.
+  """Returns the exact p-value P(Binomial(n, level) <= count).
 
-  Super-uniform whenever the true rate is >= level, hence a valid p-value.
+  The null hypothesis is 'rate > level'. Where the rate is `level` or more, the
+  p-value is super-uniform, hence valid.
+
+  Args:
+    count: number of successes, 0..n; scalars or arrays that broadcast with n.
+    n: number of draws.
+    level: the rate that is tested, in (0, 1).
   """
   _check_rate('level', level)
   return special.bdtr(np.asarray(count, np.float64), n, level)
@@ -69,14 +85,14 @@ def binomial_p_value(
 def hoeffding_bentkus_p_value(
     mean: np.ndarray | float, n: int, level: float
 ) -> np.ndarray:
-  """Evidence against 'E[X] > level' for independent X in [0, 1].
+  """Returns the Hoeffding-Bentkus p-value of 'E[X] > level', X in [0, 1].
 
   min(exp(-n KL(min(mean, level) | level)), e P(Bin(n, level) <= ceil(n mean))).
 
   Args:
-    mean: sample mean(s), in [0, 1].
-    n: draws.
-    level: the level tested, in (0, 1).
+    mean: sample mean(s) of independent draws, in [0, 1].
+    n: number of draws.
+    level: the mean that is tested, in (0, 1).
 
   Returns:
     p-value(s) in [0, 1], shape of `mean`.
@@ -89,45 +105,70 @@ def hoeffding_bentkus_p_value(
   if not np.all((mean >= 0) & (mean <= 1)):
     raise ValueError(f'mean must be in [0, 1], got {mean}.')
   low = np.minimum(mean, level)
-  # rel_entr(0, x) = 0, so a mean of exactly 0 gives (1 - level)^n.
+  # KL(low | level) of two Bernoulli laws. rel_entr(0, x) = 0, so a mean of
+  # exactly 0 gives (1 - level)^n.
   kl = special.rel_entr(low, level) + special.rel_entr(1 - low, 1 - level)
-  # A sum such as 0.1 * 30 may land a hair above 3; that is rounding, not data.
+  # In floating point n * mean may be slightly above an integer. Without
+  # rounding, `ceil` would count one success too many.
   count = np.ceil(np.round(n * mean, 9))
   bentkus = np.e * special.bdtr(count, n, level)
   return np.minimum(np.minimum(np.exp(-n * kl), bentkus), 1.0)
 
 
 def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
-  """Upper bound on E[X], X in [0, 1]: the level whose p-value is delta."""
+  """Returns an upper bound on E[X], X in [0, 1]: P(E[X] > bound) <= delta.
+
+  The bound is the level whose Hoeffding-Bentkus p-value equals delta.
+
+  Args:
+    mean: sample mean of independent draws, in [0, 1].
+    n: number of draws.
+    delta: failure probability, in (0, 1).
+  """
   _check_rate('delta', delta)
+  # The p-value is defined for levels strictly inside (0, 1).
   edge = 1e-12
   low, high = max(float(mean), edge), 1.0 - edge
   excess = lambda level: hoeffding_bentkus_p_value(mean, n, level) - delta
   if low >= high or excess(high) > 0:
     return 1.0
-  # The p-value is 1 at level = mean and falls from there.
+  # The p-value is 1 at level = mean and falls as the level rises, so one level
+  # in [low, high] has the p-value delta.
   return float(optimize.brentq(excess, low, high, xtol=1e-10))
 
 
 def _bets(values: np.ndarray, delta: float) -> np.ndarray:
-  """`[..., n]` stakes in (0, 1]; the i-th looks at the values before it only.
+  """Returns `[..., n]` stakes in (0, 1]; each depends on earlier values only.
 
-  The predictable plug-in: what would be best for n draws of the variance seen
-  so far, half a draw of mean 1/2 and variance 1/4 counted in.
+  The predictable plug-in of Waudby-Smith and Ramdas: the stake that is best for
+  n draws with the variance of the values so far.
+
+  Args:
+    values: `[..., n]` float64 in [0, 1].
+    delta: failure probability that the stakes are sized for, in (0, 1).
   """
   n = values.shape[-1]
   count = np.arange(1, n + 1)
+  # One artificial draw of mean 1/2 and variance 1/4 is counted in. It keeps the
+  # variance above 0, so a run of equal values still gives a finite stake.
   mean = (0.5 + np.cumsum(values, axis=-1)) / (1 + count)
   squares = np.cumsum((values - mean) ** 2, axis=-1)
-  variance = np.full(values.shape, 0.25)  # The first bet has seen nothing.
+  # Shifted by one draw: a stake that used its own value would break the
+  # supermartingale that the p-value rests on.
+  variance = np.full(values.shape, 0.25)
   variance[..., 1:] = ((0.25 + squares) / (1 + count))[..., :-1]
+  # A stake of at most 1 keeps 1 - stake (X - level) >= level > 0, so no value
+  # can make the capital negative.
   return np.minimum(1.0, np.sqrt(2 * np.log(1 / delta) / (n * variance)))
 
 
 def _best_log_capital(
     values: np.ndarray, bets: np.ndarray, level: float
 ) -> np.ndarray:
-  """`[...]` highest log-capital ever held by who bets on a mean below level."""
+  """Returns `[...]` the highest log-capital after any number of the values.
+
+  The capital is that of a gambler who bets on 'the mean is below level'.
+  """
   gains = np.log1p(-bets * (values - level))
   return np.cumsum(gains, axis=-1).max(axis=-1)
 
@@ -135,22 +176,22 @@ def _best_log_capital(
 def betting_p_value(
     values: np.ndarray, level: float, delta: float
 ) -> np.ndarray:
-  """Evidence against 'E[X] > level' for independent X in [0, 1]: a lost bet.
+  """Returns the betting p-value of 'E[X] > level', X in [0, 1].
 
-  A gambler starts with 1 and stakes nu_i on X_i < level, winning the factor
-  1 - nu_i (X_i - level). If the mean is `level` or more the capital is a
-  non-negative supermartingale, so by Ville's inequality it *ever* reaches 1 / p
-  with a chance of at most p: the highest capital counts, and stopping early
-  would break nothing.
+  A gambler starts with capital 1. Stake nu_i is fixed before draw i, which then
+  multiplies the capital by 1 - nu_i (X_i - level). If the mean is `level` or
+  more, the capital is a non-negative supermartingale. By Ville's inequality it
+  then *ever* reaches 1 / p with probability at most p. So the p-value is one
+  over the highest capital, not over the last.
 
-  It hangs on the order of the values, as the others do not. Rows that were
-  sorted by anything that tells of X must be shuffled first.
+  Unlike the other tests, this one depends on the order of the values. Shuffle
+  rows that were sorted by anything related to X.
 
   Args:
-    values: `[..., n]` float in [0, 1], in an order that tells nothing of them.
-    level: the level tested, in (0, 1).
-    delta: the failure probability that the bets are sized for, in (0, 1). The
-      p-value is valid at every other, too.
+    values: `[..., n]` float in [0, 1], in an order that is independent of them.
+    level: the mean that is tested, in (0, 1).
+    delta: the failure probability that the stakes are sized for, in (0, 1). The
+      p-value is valid for every other failure probability too.
 
   Returns:
     `[...]` p-values in (0, 1].
@@ -162,49 +203,56 @@ def betting_p_value(
   _check_rate('level', level)
   values = _check_values(values)
   bets = _bets(values, _check_rate('delta', delta))
+  # The capital before the first draw counts too, so the maximum is at least 1.
   return np.exp(-np.maximum(_best_log_capital(values, bets, level), 0.0))
 
 
 def betting_upper(values: np.ndarray, delta: float) -> float:
-  """Upper bound on E[X], X in [0, 1]: P(E[X] > bound) <= delta.
-
-  The bets are the same at every level and each gain rises with it, so that the
-  levels which are not rejected form one interval, found by bisection.
+  """Returns the betting upper bound on E[X]: P(E[X] > bound) <= delta.
 
   Args:
-    values: `[n]` float in [0, 1], in an order that tells nothing of them.
+    values: `[n]` float in [0, 1], in an order that is independent of them.
     delta: failure probability, in (0, 1).
   """
   values = _check_values(values)
   bets = _bets(values, _check_rate('delta', delta))
-  wanted = np.log(1 / delta)
-  excess = lambda level: _best_log_capital(values, bets, level) - wanted
+  log_target = np.log(1 / delta)
+  # The stakes are the same at every level, and each gain rises with the level.
+  # So the capital rises with it too, the rejected levels are an interval that
+  # ends at 1, and its lower end is the root of `excess`.
+  excess = lambda level: _best_log_capital(values, bets, level) - log_target
   edge = 1e-12
   if excess(1.0 - edge) < 0:
     return 1.0
-  # At level 0 no draw gains anything, so the capital is never above 1.
+  # At level 0 no value increases the capital, so it is at most 1 < 1 / delta:
+  # `excess` is negative there, as the root finder needs.
   return float(optimize.brentq(excess, edge, 1.0 - edge, xtol=1e-12))
 
 
 def betting_trajectories_needed(
     values: np.ndarray, level: float, delta: float
 ) -> int | None:
-  """About how many draws like these let betting prove 'E[X] <= level'.
+  """Returns about how many such draws betting needs to prove 'E[X] <= level'.
 
-  log(1 / delta) over the growth rate of the best constant bet in hindsight; a
-  gambler who must learn it takes somewhat more. None if the mean of `values` is
-  not below `level`, or cannot be told from it.
+  The number is slightly too low: it assumes the best constant stake, which
+  `betting_p_value` has to learn from the draws.
 
   Args:
-    values: `[n]` float in [0, 1].
-    level: in (0, 1).
+    values: `[n]` float in [0, 1], the draws at hand.
+    level: the mean to be proved, in (0, 1).
     delta: failure probability, in (0, 1).
+
+  Returns:
+    The number. None if the mean of `values` is not below `level`, or is not
+    distinguishable from it numerically: then no number of draws is enough.
   """
   _check_rate('level', level)
   _check_rate('delta', delta)
   values = _check_values(values)
   if values.mean() >= level:
     return None
+  # The log-capital must reach log(1 / delta) and grows by the mean gain with
+  # each draw, so it takes log(1 / delta) / (mean gain) draws.
   best = optimize.minimize_scalar(
       lambda bet: -np.log1p(-bet * (values - level)).mean(),
       bounds=(0.0, 1.0),
@@ -215,12 +263,15 @@ def betting_trajectories_needed(
 
 
 def interval(values: np.ndarray, delta: float) -> tuple[float, float]:
-  """Two-sided interval of a mean in [0, 1] that holds with 1 - delta.
+  """Returns a two-sided confidence interval of a mean, at level 1 - delta.
 
   Args:
-    values: `[N]` in [0, 1]; exact binomial when all are 0 or 1, otherwise
-      Hoeffding-Bentkus on both sides.
-    delta: failure probability of both sides together.
+    values: `[N]` float in [0, 1]. The interval is exact binomial if all are 0
+      or 1, otherwise Hoeffding-Bentkus on both sides.
+    delta: failure probability of both sides together, in (0, 1).
+
+  Returns:
+    The lower and the upper bound, both in [0, 1].
   """
   values = np.asarray(values, np.float64)
   n, half = len(values), delta / 2
@@ -232,22 +283,32 @@ def interval(values: np.ndarray, delta: float) -> tuple[float, float]:
     )
   mean = float(values.mean())
   return (
+      # The lower bound on E[X] is one minus the upper bound on E[1 - X].
       1.0 - hoeffding_bentkus_upper(1.0 - mean, n, half),
       hoeffding_bentkus_upper(mean, n, half),
   )
 
 
 def trajectories_needed(mean: float, level: float, delta: float) -> int | None:
-  """An n at which a sample mean of `mean` suffices to prove 'E[X] <= level'.
+  """Returns an n at which this sample mean proves 'E[X] <= level'.
 
-  With mean 0 it is the least such n, log(delta) / log(1 - level) rounded up;
-  otherwise Bentkus may get there a little sooner. None if `mean` is not below
-  `level`: then no n does.
+  Args:
+    mean: sample mean, in [0, 1].
+    level: the mean to be proved, in (0, 1).
+    delta: failure probability, in (0, 1).
+
+  Returns:
+    The n at which the Hoeffding p-value falls to delta. For a mean of 0 it is
+    the smallest such n, log(delta) / log(1 - level) rounded up; otherwise the
+    Bentkus part may need slightly fewer. None if `mean` is not below `level`:
+    then no n is enough.
   """
   _check_rate('level', level)
   _check_rate('delta', delta)
   if mean >= level:
     return None
+  # exp(-n KL(mean | level)) <= delta  <=>  n >= log(1 / delta) / KL. 1e-9 keeps
+  # an exact integer from being rounded up to the next one.
   kl = float(
       special.rel_entr(mean, level) + special.rel_entr(1 - mean, 1 - level)
   )

@@ -1,23 +1,26 @@
-"""The set-valued rule: act alone on a set of one, otherwise ask the largest.
+"""Split conformal prediction: act on a one-element set, otherwise ask for help.
 
-At each decision the *set* holds every route whose chance under the policy is at
-least kappa. A set of one is acted on; a larger or an empty one is unsure, and
-the largest model takes over. Sources: KnowNo (Ren et al. 2023, "Robots That Ask
-For Help", sections 3.2 and 3.3) and CCPO (arXiv 2511.11828), whose sets are of
+At each decision the *set* contains every route whose action probability is at
+least kappa. A set of one route is acted on; with a larger or an empty set the
+largest model takes over. Sources: KnowNo (Ren et al. 2023, "Robots That Ask
+For Help", sections 3.2 and 3.3) and CCPO (arXiv 2511.11828), whose sets have
 this form.
 
-A route is *acceptable* at a decision if it leaves the problem without loss: a
-larger one, if its answer is no loss; staying, if some later way out is none.
-What split conformal prediction promises is coverage: with probability 1 - alpha
-over the calibration problems and one new problem together, every set along the
-small trace holds an acceptable route, for as long as the trace can still be
-saved. With `delta`, all but a fraction delta of calibration samples give a
-kappa whose coverage of new problems is at least 1 - alpha.
+A route is *acceptable* at a decision if the problem can still end without loss
+after it. For a larger route, its own answer must be no loss. For staying, some
+later hand-over, or never handing over, must be no loss.
 
-Coverage is not loss. A set of two that covers makes the router ask, and the
-largest model may fail from that prefix; so the relative loss is at most alpha
-plus the chance that help fails, which nothing here bounds. `learn_then_test`
-promises the loss itself; this is for comparison.
+Split conformal prediction promises coverage: every set along the small trace
+contains an acceptable route, for as long as the trace can still be saved. It
+holds with probability 1 - alpha over the calibration problems and one new
+problem together. With `delta` the promise is stronger: all but a fraction delta
+of calibration samples give a kappa with coverage of at least 1 - alpha.
+
+Coverage is not loss. A covering set of two routes makes the router ask, and the
+largest model may fail from that prefix. So the relative loss is at most alpha
+plus the probability that help fails, which nothing here bounds.
+`thresholds.learn_then_test` promises the loss itself; this module is for
+comparison.
 """
 
 from collections.abc import Sequence
@@ -31,19 +34,21 @@ from routing.outcomes import stopping as stopping_lib
 
 
 def acceptable(tables: Sequence[stopping_lib.Outcomes]) -> np.ndarray:
-  """`[N, T, A]` bool, which routes leave a problem without loss.
+  """Returns `[N, T, A]` bool, the routes after which no loss is still possible.
 
   Args:
-    tables: A-1 of the same problems, one per larger route, smallest first. A
-      loss that is a chance counts as lost unless it is 0.
+    tables: A-1 tables of the same problems, one per larger route, smallest
+      first. A fractional loss counts as a loss unless it is 0.
 
   Returns:
-    False where there is no decision.
+    The array; False where there is no decision.
   """
   mask = tables[0].mask
   larger = np.stack([table.loss[:, :-1] == 0 for table in tables], axis=-1)
   larger &= mask[..., None]
-  # Staying at t leaves the ways out after t, the last of them being 'never'.
+  # Staying at t is acceptable if any exit after t is without loss, where the
+  # last exit is 'never'. The reversed running "or" over `[N, T + 1]` gives
+  # "some exit at t or later"; dropping column 0 makes it "later than t".
   ways = np.column_stack([larger.any(axis=-1), tables[0].loss[:, -1] == 0])
   later = np.logical_or.accumulate(ways[:, ::-1], axis=1)[:, ::-1][:, 1:]
   return np.concatenate([(later & mask)[..., None], larger], axis=-1)
@@ -52,28 +57,29 @@ def acceptable(tables: Sequence[stopping_lib.Outcomes]) -> np.ndarray:
 def conformity(
     probabilities: np.ndarray, tables: Sequence[stopping_lib.Outcomes]
 ) -> np.ndarray:
-  """`[N]` the highest kappa at which every set still holds a good route.
+  """Returns `[N]` the highest kappa at which every set has an acceptable route.
 
-  The least, over the decisions at which the problem can still be saved, of the
-  highest chance that the policy gives an acceptable route (KnowNo, the
-  sequence-level score); -inf where no route is acceptable to begin with.
+  It is the minimum, over decisions at which the problem can still be saved, of
+  the highest probability of an acceptable route (KnowNo, the sequence-level
+  score). It is -inf where no route is acceptable at the first decision.
 
   Args:
-    probabilities: `[N, T, A]` float in [0, 1], the policy's chance of each
-      route; 0 = stay.
-    tables: A-1, one per larger route.
+    probabilities: `[N, T, A]` float in [0, 1], the policy's action
+      probabilities; route 0 = stay.
+    tables: A-1 tables, one per larger route.
 
   Raises:
-    ValueError: if the shapes do not belong together.
+    ValueError: if the shapes do not match.
   """
   is_good = acceptable(tables)
   if probabilities.shape != is_good.shape:
     raise ValueError(
-        f'Probabilities must be [N, T, A] = {is_good.shape}, got '
+        f'probabilities must be [N, T, A] = {is_good.shape}, got '
         f'{probabilities.shape}.'
     )
   best = np.where(is_good, probabilities, -np.inf).max(axis=-1)
-  # Once staying was a mistake no later set can mend it, or is asked to.
+  # After staying was a mistake, no later set can prevent the loss, and coverage
+  # does not require it: only decisions before that, and that one, count.
   is_saved = np.logical_and.accumulate(is_good[..., 0], axis=1)
   is_open = tables[0].mask.copy()
   is_open[:, 1:] &= is_saved[:, :-1]
@@ -83,25 +89,29 @@ def conformity(
 def exits(
     probabilities: np.ndarray, mask: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """When the set-valued rule hands over, and to whom.
+  """Returns when the set-valued rule hands over, and to which route.
 
   Args:
-    probabilities: `[N, T, A]` float.
+    probabilities: `[N, T, A]` float, action probabilities.
     mask: `[N, T]` bool, decision t exists.
     thresholds: `[K]` float, kappa.
 
   Returns:
     `[K, N]` int stopping times, T for 'never'; `[K, N]` int channels, the
-    larger route less 1, 0 where never.
+    larger route less 1, and 0 where never.
   """
   num_steps, num_routes = probabilities.shape[1:]
   times, channels = [], []
   for kappa in thresholds:
     is_in = probabilities >= kappa
     is_sure = is_in.sum(axis=-1) == 1
+    # An empty set is unsure too, and goes to the largest model.
     route = np.where(is_sure, is_in.argmax(axis=-1), num_routes - 1)
-    leaves = np.asarray(mask, bool) & (route > 0)
-    time = np.where(leaves.any(axis=1), leaves.argmax(axis=1), num_steps)
+    hands_over = np.asarray(mask, bool) & (route > 0)
+    time = np.where(
+        hands_over.any(axis=1), hands_over.argmax(axis=1), num_steps
+    )
+    # Column T does not exist; rows of 'never' are replaced below.
     at = np.minimum(time, num_steps - 1)
     to = route[np.arange(len(route)), at] - 1
     times.append(time)
@@ -110,24 +120,41 @@ def exits(
 
 
 def _kappa(conformities: np.ndarray, promise: thresholds_lib.Promise) -> float:
-  """The k-th smallest of n conformities, or a refusal."""
+  """Returns the k-th smallest of n conformities.
+
+  Args:
+    conformities: `[n]` float.
+    promise: gives alpha (its level) and delta.
+
+  Raises:
+    risks.Refusal: if n is too small, or too many problems cannot be covered.
+  """
   num, alpha, delta = len(conformities), promise.level, promise.delta
   if delta is None:
+    # A new problem's rank among all n + 1 is uniform, so it is below the k-th
+    # smallest of the n with probability at most k / (n + 1), ties included.
+    # That is at most alpha for k = floor(alpha (n + 1)), which is at least 1
+    # for n >= 1 / alpha - 1. `round` keeps 0.29 * 100 from becoming 28.999.
     rank = int(np.floor(np.round(alpha * (num + 1), 9)))
-    least = int(np.ceil(1 / alpha - 1e-9)) - 1
+    minimum = int(np.ceil(1 / alpha - 1e-9)) - 1
   else:
-    chances = bounds.binomial_p_value(np.arange(num), num, alpha)
-    rank = int(np.sum(chances <= delta))
-    least = bounds.trajectories_needed(0.0, alpha, delta)
+    # Vovk 2012: the miscoverage of the k-th smallest exceeds alpha with
+    # probability at most P(Bin(n, alpha) < k) = P(Bin(n, alpha) <= k - 1). The
+    # largest k with that at most delta is the number of j = 0..n-1 with P(Bin
+    # <= j) <= delta.
+    probabilities = bounds.binomial_p_value(np.arange(num), num, alpha)
+    rank = int(np.sum(probabilities <= delta))
+    minimum = bounds.trajectories_needed(0.0, alpha, delta)
   if rank < 1:
     raise risks_lib.Refusal(
-        f'{promise.name} takes {least} trajectories or more; got {num}.', least
+        f'{promise.name} needs at least {minimum} trajectories; got {num}.',
+        minimum,
     )
   kappa = float(np.sort(conformities)[rank - 1])
   if kappa == -np.inf:
     raise risks_lib.Refusal(
-        f'{promise.name} cannot be promised: {rank} of {num} problems or more '
-        'have no acceptable route.',
+        f'{promise.name} cannot be promised: at least {rank} of {num} problems '
+        'have no acceptable route, so no kappa covers them.',
         None,
     )
   return kappa
@@ -140,29 +167,29 @@ def split_conformal(
     alpha: float,
     delta: float | None = None,
 ) -> thresholds_lib.OperatingPoint:
-  """The kappa whose sets miss every acceptable route with chance <= alpha.
+  """Returns the kappa whose sets cover with a miss rate of at most alpha.
 
-  The k-th smallest conformity of the sample: k = floor(alpha (n + 1)), so that
-  a new problem, whose rank among all n + 1 is uniform, is below it with chance
-  at most alpha, ties included. With `delta`, the largest k for which
+  Kappa is the k-th smallest conformity of the sample, with
+  k = floor(alpha (n + 1)). With `delta`, k is the largest number for which
   P(Bin(n, alpha) < k) <= delta.
 
   Args:
     probabilities: `[N, T, A]` float in [0, 1], of a policy frozen before these
       problems came.
-    tables: A-1 of the same problems, one per larger route, smallest first.
+    tables: A-1 tables of the same problems, one per larger route, smallest
+      first.
     alpha: miscoverage allowed, in (0, 1).
-    delta: chance that the sample gives a kappa of more miscoverage than alpha;
-      None = alpha holds on average over samples.
+    delta: probability that the sample gives a kappa with a miscoverage above
+      alpha; None = alpha holds on average over samples.
 
   Returns:
-    The point. `threshold` is kappa of the set-valued rule (see `exits`), not of
-    a score. Its miscoverage is the share of new problems whose `conformity` is
-    below it.
+    The point. `threshold` is kappa of the set-valued rule (see `exits`), not
+    the threshold of a score. Its miscoverage is the share of new problems whose
+    `conformity` is below kappa.
 
   Raises:
-    risks.Refusal: if n is too small, or so many problems have no acceptable
-      route that no sets cover.
+    risks.Refusal: if n is too small, or if too many problems have no acceptable
+      route for any kappa to cover them.
     ValueError: if alpha or delta is outside (0, 1).
 
   Source: Vovk et al. 2005; Ren et al. 2023, equations 2 to 4; with `delta`,
@@ -170,6 +197,8 @@ def split_conformal(
   """
   if not 0 < alpha < 1:
     raise ValueError(f'alpha must be in (0, 1), got {alpha}.')
+  if delta is not None and not 0 < delta < 1:
+    raise ValueError(f'delta must be in (0, 1) or None, got {delta}.')
   promise = thresholds_lib.Promise(
       'miscoverage',
       alpha,
@@ -180,6 +209,7 @@ def split_conformal(
   )
   kappa = _kappa(conformity(probabilities, tables), promise)
   times, channels = exits(probabilities, tables[0].mask, np.array([kappa]))
+  # What the rule would have done on this sample; no promise is about these.
   values = stopping_lib.at_exits(tables, times, channels)
   mean = {name: float(x.mean()) for name, x in values.items()}
   return thresholds_lib.OperatingPoint(

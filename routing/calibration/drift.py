@@ -1,38 +1,41 @@
-"""An alarm for promises that have stopped to hold: a bet against them.
+"""An alarm for a promise that no longer holds, by betting against it.
 
-The promise is that the chance of a miss is at most alpha, whatever came before:
-E[m_k | m_1..m_{k-1}] <= alpha for losses m_k in [0, 1], in graded answers of
-service. A gambler doubts it and bets; if it holds, no bet makes money.
+The promise says that the probability of a miss is at most alpha, whatever came
+before: E[m_k | m_1..m_{k-1}] <= alpha for losses m_k in [0, 1] of graded
+answers in service. A gambler bets against the promise. While it holds, no bet
+gains money in expectation; after a shift the capital grows, and its size is the
+evidence. The derivation stands next to the code of `update`.
 
-A bet on rate r > alpha pays b_r(m) = 1 + lambda (m - alpha) with lambda =
-(r - alpha) / (alpha (1 - alpha)): r / alpha at a miss, (1 - r) / (1 - alpha) at
-none, never negative, and at most 1 in expectation. It grows fastest where the
-rate is r, and grows wherever the rate is well above alpha. Money on several
-rates adapts by itself: the winning bet soon is most of the capital.
+**Bets.** A bet on rate r > alpha multiplies its money by
 
-**Late shifts.** A capital that has been bet since the first answer is worth
-almost nothing after a long quiet time, and would take as long to recover. So
-most of it is kept back: of a capital of 1 the share h / (h + k) is still in the
-purse after k answers, and w_k = h / (h + k - 1) - h / (h + k) is put on the
-table before answer k, the share s_r of it on rate r. The capital is
+  b_r(m) = 1 + lambda (m - alpha),  lambda = (r - alpha) / (alpha (1 - alpha)),
+
+i.e. by r / alpha after a miss and by (1 - r) / (1 - alpha) otherwise. It is
+never negative, and at most 1 in expectation while the promise holds. It grows
+fastest if the rate of misses is r, and grows for any rate well above alpha. The
+money is split over several rates; the best bet soon has most of the capital.
+
+**Late shifts.** If all money were bet from the first answer on, almost nothing
+would be left after a long quiet time. So most of it is kept in reserve. Of a
+capital of 1, the share h / (h + k) is still in reserve after k answers. The
+amount w_k = h / (h + k - 1) - h / (h + k) is bet before answer k, the share s_r
+of it on rate r. The capital is
 
   M_k = h / (h + k) + sum_r A_k(r),    M_0 = 1,
   A_k(r) = (A_{k-1}(r) + s_r w_k) b_r(m_k).
 
-**No false alarm, for ever.** While the promise holds E[A_k(r) | past] <=
-A_{k-1}(r) + s_r w_k, hence E[M_k | past] <= h / (h + k) + w_k + sum_r
-A_{k-1}(r) = M_{k-1}: a non-negative supermartingale that starts at 1. Ville's
-inequality: P(some k has M_k >= 1 / delta) <= delta. Nothing is assumed about
-how answers depend on each other, and k is not limited. (The Shiryaev-Roberts
-sum, which puts 1 on the table each time, has mean k and no such bound.)
+**No false alarm, at any time.** The alarm is raised when M_k >= 1 / delta.
+While the promise holds, the probability that this ever happens is at most
+delta. Nothing is assumed about how answers depend on each other, and k is not
+limited.
 
-**Delay.** Money put down around the shift must grow from s_r w_k to 1 / delta,
-so the alarm comes about log(1 / (delta s_r w_k)) / KL(r, alpha) answers later,
-less what the bets shortly before and after it add. From 1 / h at first w_k
-falls to h / k^2, so ten times the quiet costs 2 log(10) / KL more answers. Some
-growth with log k is the price of 'for ever': the false alarms allowed in the
-windows k..2k, k = 1, 2, 4, ..., must sum to delta. No alarm whatever is soon
-where KL is small; `most_within` says how soon any could be.
+**Delay.** Money that is bet near the shift must grow from s_r w_k to 1 / delta.
+So the alarm comes about log(1 / (delta s_r w_k)) / KL(r, alpha) answers later,
+less what the bets shortly before and after it add. w_k falls from 1 / h at
+first to h / k^2, so a quiet time ten times as long costs 2 log(10) / KL more
+answers. Some growth with log k is unavoidable: the false alarm probabilities of
+the windows k..2k, k = 1, 2, 4, ..., must sum to delta at most. No alarm of any
+kind is fast where KL is small; `most_within` bounds how fast any could be.
 
 Sources: Ville 1939; Waudby-Smith and Ramdas 2024, "Estimating means of bounded
 random variables by betting"; Shin, Ramdas, Rinaldo 2024, "E-detectors".
@@ -44,25 +47,27 @@ import flax.struct
 import numpy as np
 from scipy import stats
 
-# Most of the money on ten points, which are to be seen soon; a little on what
-# is smaller, since bets on ten points lose there, and on what is larger.
+# Rates to bet on, as differences to alpha, with their shares of the money. Most
+# is on a shift of 0.1, which should be noticed soon. A little is on smaller
+# shifts, where a bet on 0.1 loses money, and on larger ones, which it notices
+# late.
 SHIFTS = {0.02: 1.0, 0.05: 2.0, 0.1: 4.0, 0.3: 1.0}
 
 
 @flax.struct.dataclass
 class State:
-  """A gambler's books, for one stream or an array of them; float64 arrays.
+  """The capital of one alarm, or of an array of them; float64 arrays.
 
-  It holds its settings: what was saved is all that service needs
+  It includes the settings, so that a saved state is all that service needs
   (`flax.serialization.to_bytes`, `from_bytes`).
 
-  count: `[]` graded answers so far.
-  table: `[..., L]` log A_k(r), the money on each rate.
-  highest: `[...]` log of the largest M so far, 0 at first.
-  alpha: `[]` the chance of a miss that was promised, in (0, 1).
-  rates: `[L]` what is bet on, in (alpha, 1).
-  shares: `[L]` of the money put down on each, summing to 1.
-  half_life: `[]` h: after so many answers half of the purse is on the table.
+  count: `[]` number of graded answers so far.
+  table: `[..., L]` log A_k(r), the money bet on each of L rates.
+  highest: `[...]` log of the largest M_k so far, 0 at first.
+  alpha: `[]` the promised probability of a miss, in (0, 1).
+  rates: `[L]` the rates that are bet on, in (alpha, 1).
+  shares: `[L]` s_r, the shares of new bets, summing to 1.
+  half_life: `[]` h: after so many answers half of the reserve has been bet.
   """
 
   count: np.ndarray
@@ -81,34 +86,37 @@ def init(
     half_life: float = 3_000.0,
     streams: tuple[int, ...] = (),
 ) -> State:
-  """The state before the first answer.
+  """Returns the state before the first answer.
 
   Args:
-    alpha: the chance of a miss that was promised, in (0, 1).
-    shifts: by how much the rates that are bet on exceed alpha, each with its
-      weight > 0 among them; those that would reach 1 are left out.
-    half_life: h > 0, in answers. Shifts around this time are seen soonest.
+    alpha: the promised probability of a miss, in (0, 1).
+    shifts: differences between the rates that are bet on and alpha, each with a
+      weight > 0. Rates that would reach 1 are left out.
+    half_life: h > 0, in answers. Shifts around this time are noticed soonest.
     streams: `[...]`, the shape of an array of independent alarms.
 
   Raises:
-    ValueError: if alpha or half_life is outside its range, or no rate is left.
+    ValueError: if an argument is outside its range, or no rate is left.
   """
   if not 0 < alpha < 1:
     raise ValueError(f'alpha must be in (0, 1), got {alpha}.')
   if not 0 < half_life < np.inf:
-    raise ValueError(f'half_life must be positive, got {half_life}.')
+    raise ValueError(f'half_life must be in (0, inf), got {half_life}.')
   rates = alpha + np.array(list(shifts), np.float64)
   weights = np.array(list(shifts.values()), np.float64)[rates < 1]
   rates = rates[rates < 1]
   if not rates.size or np.any(rates <= alpha):
     raise ValueError(
-        f'Shifts must be in (0, 1 - alpha), 1 - alpha = {1 - alpha:g}, got '
+        f'shifts must be in (0, 1 - alpha), 1 - alpha = {1 - alpha:g}, got '
         f'{tuple(shifts)}.'
     )
   if not np.all((weights > 0) & np.isfinite(weights)):
-    raise ValueError(f'Weights must be positive, got {weights}.')
+    raise ValueError(
+        f'The weights of shifts must be in (0, inf), got {weights}.'
+    )
   return State(
       count=np.float64(0),
+      # Nothing is bet before the first answer: log 0.
       table=np.full((*streams, len(rates)), -np.inf),
       highest=np.zeros(streams),
       alpha=np.float64(alpha),
@@ -119,10 +127,10 @@ def init(
 
 
 def update(state: State, loss: np.ndarray | float) -> State:
-  """The state after one more graded answer.
+  """Returns the state after one more graded answer.
 
   Args:
-    state: before it.
+    state: the state before it.
     loss: `[...]` in [0, 1], 1 for a miss.
 
   Raises:
@@ -130,75 +138,95 @@ def update(state: State, loss: np.ndarray | float) -> State:
   """
   loss = np.asarray(loss, np.float64)
   if not np.all((loss >= 0) & (loss <= 1)):
-    raise ValueError(f'A loss must be in [0, 1], got {loss}.')
+    raise ValueError(f'loss must be in [0, 1], got {loss}.')
   state = state.replace(count=state.count + 1.0)
+  # While the promise holds, E[b_r(m_k) | past] <= 1, so
+  #   E[A_k(r) | past] <= A_{k-1}(r) + s_r w_k,
+  #   E[M_k | past] <= h / (h + k) + w_k + sum_r A_{k-1}(r) = M_{k-1}.
+  # M is a non-negative supermartingale that starts at 1. By Ville's inequality
+  # P(some k has M_k >= 1 / delta) <= delta. New money must come from the
+  # reserve: the Shiryaev-Roberts sum adds 1 before each answer, so its mean is
+  # k and there is no such bound.
   after = state.half_life + state.count
-  # s_r w_k, without the difference of two close numbers.
-  put = state.shares * state.half_life / ((after - 1) * after)
+  # s_r w_k = s_r h / ((h + k - 1) (h + k)). Written as a product, since the
+  # difference of two close numbers would lose digits for large k.
+  new_bets = state.shares * state.half_life / ((after - 1) * after)
+  # `[L]` lambda, then `[..., L]` log b_r(m_k).
   bet = (state.rates - state.alpha) / (state.alpha * (1 - state.alpha))
-  pays = np.log1p(bet * (loss - state.alpha)[..., None])
-  state = state.replace(table=np.logaddexp(state.table, np.log(put)) + pays)
+  log_payoffs = np.log1p(bet * (loss - state.alpha)[..., None])
+  # In logs: after a lasting shift the capital overflows a float64.
+  state = state.replace(
+      table=np.logaddexp(state.table, np.log(new_bets)) + log_payoffs
+  )
   return state.replace(highest=np.maximum(state.highest, log_capital(state)))
 
 
 def log_capital(state: State) -> np.ndarray:
-  """`[...]` log M now; 0 at first. Logs, since a lasting shift has no limit."""
-  purse = np.log(state.half_life / (state.half_life + state.count))
-  return np.logaddexp(np.logaddexp.reduce(state.table, axis=-1), purse)
+  """Returns `[...]` log M_k for the answers so far; 0 before the first."""
+  log_reserve = np.log(state.half_life / (state.half_life + state.count))
+  return np.logaddexp(np.logaddexp.reduce(state.table, axis=-1), log_reserve)
 
 
 def p_value(state: State) -> np.ndarray:
-  """`[...]` in (0, 1], evidence against the promise, valid at any time.
+  """Returns `[...]` in (0, 1], evidence against the promise, valid at any time.
 
-  1 / the largest capital so far: with the promise kept, the chance that it
-  ever falls to delta is at most delta.
+  It is 1 / the largest capital so far. While the promise holds, it ever falls
+  to delta with probability at most delta.
   """
   return np.exp(-state.highest)
 
 
 def is_alarm(state: State, delta: float) -> np.ndarray:
-  """`[...]` bool, the promise is given up; once True it stays True.
+  """Returns `[...]` bool, whether the alarm is raised; once True it stays True.
 
   Args:
-    state: now.
-    delta: chance of ever raising it while the promise holds, in (0, 1). After a
-      new calibration start from `init`, with a delta of its own.
+    state: the state now.
+    delta: probability of ever raising the alarm while the promise holds, in
+      (0, 1). After a new calibration start again from `init`, with a delta of
+      its own.
 
   Raises:
     ValueError: if delta is outside (0, 1).
   """
   if not 0 < delta < 1:
     raise ValueError(f'delta must be in (0, 1), got {delta}.')
+  # The highest capital, not the present one: Ville's inequality is about any
+  # time, and an alarm should not go away by itself.
   return state.highest >= -np.log(delta)
 
 
 def most_within(
     alpha: float, shift: float, answers: int, *, delta: float, horizon: int
 ) -> float:
-  """How often an alarm, of whatever kind, can come in time: an upper bound.
+  """Returns an upper bound on how often *any* alarm can come in time.
 
-  `horizon` quiet answers hold horizon / answers windows, and the chances that
-  the first false alarm falls into each sum to delta at most. A shift at the
-  start of a window is seen within it by what is, given all before, a test of
-  `answers` misses; the best test of so small a size (Neyman and Pearson 1933)
-  finds it with the chance that is returned. The average over windows cannot
-  exceed this, since that chance is concave in the size.
+  It is the probability of an alarm within `answers` after a shift, given that
+  none came before, averaged over shifts at random times within the horizon.
 
   Args:
-    alpha: the chance of a miss that was promised.
-    shift: what it rises by, alpha + shift < 1.
-    answers: within so many.
-    delta: chance of an alarm in `horizon` quiet answers.
-    horizon: >= answers.
+    alpha: the promised probability of a miss.
+    shift: increase of that probability, alpha + shift < 1.
+    answers: number of answers within which the alarm must come.
+    delta: probability of an alarm in `horizon` answers without a shift.
+    horizon: number of answers, >= `answers`.
 
   Returns:
-    The bound on the chance that an alarm comes within `answers` after a shift,
-    given none came before; shifts are at random times within the horizon.
+    The bound, in [0, 1].
+
+  Source: Neyman and Pearson 1933, for the best test of a given size.
   """
-  # Given no alarm so far, which has a chance of 1 - delta or more.
+  # The horizon contains horizon // answers windows. The probabilities that the
+  # first false alarm falls into each sum to at most delta. Given no alarm so
+  # far, which has probability 1 - delta or more, the average window has a test
+  # of at most this size. The power below is concave in the size, so unequal
+  # sizes cannot raise the average over windows.
   size = min(delta / (1 - delta) / (horizon // answers), 1.0)
   quiet = stats.binom(answers, alpha)
-  least = int(quiet.isf(size))  # Rejects above it, and at it by a coin.
-  coin = (size - quiet.sf(least)) / quiet.pmf(least)
+  # Neyman-Pearson: reject above a critical number of misses, and at it with
+  # the probability that makes the size exact.
+  critical = int(quiet.isf(size))
+  reject_at_critical = (size - quiet.sf(critical)) / quiet.pmf(critical)
   shifted = stats.binom(answers, alpha + shift)
-  return float(shifted.sf(least) + coin * shifted.pmf(least))
+  return float(
+      shifted.sf(critical) + reject_at_critical * shifted.pmf(critical)
+  )

@@ -1,13 +1,13 @@
-"""Promises to each group of problems, not to their average.
+"""Promises for each group of problems rather than for their average.
 
 A threshold that loses 5 % on average may lose 15 % of the hard problems. Here
 every group (a subject, a level of difficulty) is tested on its own problems and
-gets a threshold of its own; a group too small for its promise is refused, the
-others are not.
+gets its own threshold. A group with too few problems for its promise is
+refused; the other groups are not affected.
 
-Given the labels, which the router knows beforehand too, the problems of a group
-are independent draws of that group. So the groups that occur are known when
-outcomes come, and it is enough to share delta among these.
+The router knows the labels beforehand. Given them, the problems of a group are
+independent draws from that group. So the groups that occur are known before any
+outcome, and it is enough to split delta among these.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ from routing.outcomes import stopping as stopping_lib
 
 
 def labels_of(problems: Sequence[types.Problem], by: str) -> np.ndarray:
-  """`[N]` str, the group of each problem.
+  """Returns `[N]` str, the group of each problem.
 
   Args:
-    problems: N of them.
+    problems: N problems.
     by: 'subject', or a key of `meta`, e.g. 'level'.
 
   Raises:
@@ -39,7 +39,10 @@ def labels_of(problems: Sequence[types.Problem], by: str) -> np.ndarray:
   ]
   for problem, label in zip(problems, labels, strict=True):
     if not label:
-      raise ValueError(f'Problem {problem.id!r} has no {by}.')
+      raise ValueError(
+          f'Problem {problem.id!r} has no {by}, so it is in no group. Group by '
+          'something that every problem has.'
+      )
   return np.array(labels)
 
 
@@ -53,9 +56,9 @@ def for_groups(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
-  """A point or a refusal for each group.
+  """Returns an operating point or a refusal for each group.
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
@@ -63,21 +66,23 @@ def for_groups(
     risks: what is promised to every group; see `thresholds.for_risks`.
     labels: `[N]`, the group of each problem, known before its outcome.
     thresholds: `[K]` rising, fixed without these problems.
-    names: the G groups that ask for a promise; those that occur if None.
+    names: the G groups that need a promise; None = those that occur.
     is_shared: True: with probability 1 - delta the promises of *all* groups
       hold, each tested at delta / G. False: each holds with its own 1 - delta.
     procedure: of `risks.PROCEDURES`.
-    dearest: see `thresholds.from_values`.
+    max_cost: see `thresholds.from_values`.
 
   Returns:
-    By name, in the order of `names`. A point's promises name the delta at which
-    they were tested; a refusal's `needed` counts problems of that group.
+    A mapping by name, in the order of `names`. A point's promises state the
+    delta at which they were tested; a refusal's `needed` counts problems of
+    that group.
 
   Raises:
     ValueError: if labels are not `[N]`, or one of them is not in `names`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
-  # Which test is used depends on all problems, not on those of one group.
+  # On all problems and stopping times: the test must not differ between groups
+  # by what their outcomes happen to be.
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   return from_values(
       thresholds_lib.values_at(scores, outcomes, thresholds),
@@ -87,7 +92,7 @@ def for_groups(
       names=names,
       is_shared=is_shared,
       procedure=procedure,
-      dearest=dearest,
+      max_cost=max_cost,
   )
 
 
@@ -100,23 +105,25 @@ def from_values(
     names: Sequence[str] | None = None,
     is_shared: bool = True,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
-  """A point or a refusal for each group, from outcomes at each threshold.
+  """Returns a point or a refusal for each group, from outcomes.
 
   Args:
     values: correct, cost, loss, gain, each `[K, n]`; see
       `thresholds.from_values`.
     thresholds: `[K]` rising, fixed without these problems.
-    risks, labels, names, is_shared, procedure, dearest: see `for_groups`.
+    risks, labels, names, is_shared, procedure, max_cost: see `for_groups`.
 
   Returns, Raises: as `for_groups` does.
   """
   labels, names = _check_labels(labels, names, values['cost'].shape[1])
-  share = len(names) if is_shared else 1
+  # Union bound over the groups. A refused group has its share too: which groups
+  # are refused depends on the sample.
+  num_sharing = len(names) if is_shared else 1
   risks = [
       dataclasses.replace(
-          risk.settled(values[risk.quantity]), delta=risk.delta / share
+          risk.settled(values[risk.quantity]), delta=risk.delta / num_sharing
       )
       for risk in risks
   ]
@@ -124,16 +131,18 @@ def from_values(
   for name in names:
     rows = labels == name
     try:
-      for risk in risks:  # Before values of no problems are asked for.
+      # First, since a group may have no problems, and means of none are nan.
+      for risk in risks:
         risks_lib.check_size(risk, risk.delta, rows.sum(), procedure)
       found[str(name)] = thresholds_lib.from_values(
           {quantity: x[:, rows] for quantity, x in values.items()},
           thresholds,
           risks,
           procedure=procedure,
-          dearest=dearest,
+          max_cost=max_cost,
       )
     except risks_lib.Refusal as refusal:
+      # A result, not an error: other groups may have enough problems.
       found[str(name)] = refusal
   return found
 
@@ -141,12 +150,18 @@ def from_values(
 def _check_labels(
     labels: np.ndarray, names: Sequence[str] | None, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The labels, and the groups that ask for a promise."""
+  """Returns the labels and the names of the groups, as arrays.
+
+  Raises:
+    ValueError: if labels are not `[num]`, or one of them is not in `names`.
+  """
   labels = np.asarray(labels)
   if labels.shape != (num,):
     raise ValueError(f'labels must be [N] = {(num,)}, got {labels.shape}.')
   names = np.unique(labels) if names is None else np.asarray(names)
   if not np.isin(labels, names).all():
-    strange = labels[~np.isin(labels, names)][0]
-    raise ValueError(f'Label {str(strange)!r} is none of {names.tolist()}.')
+    unknown = labels[~np.isin(labels, names)][0]
+    raise ValueError(
+        f'Label {str(unknown)!r} is not in names, which are {names.tolist()}.'
+    )
   return labels, names

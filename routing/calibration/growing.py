@@ -1,34 +1,30 @@
-"""A test whose sample may grow and be looked at as often as one likes.
+"""A test that stays valid while the sample grows and is tested repeatedly.
 
 For each candidate the gambler of `bounds.betting_p_value` bets on 'the mean is
-below the level', here with a capital that is split once, before the first
-problem, over a fixed list of constant stakes:
+below the level'. Here the capital is split once, before the first problem, over
+a fixed list of constant stakes:
 
   capital_n = sum_j w_j prod_{i <= n} (1 - nu_j (X_i - level)).
 
-No stake depends on n, so more problems never change what has been won before.
-If the mean is `level` or more, whatever came before, capital is a non-negative
-supermartingale that starts at 1, and by Ville's inequality it *ever* reaches
-1 / delta with a chance of at most delta. A candidate is rejected from the first
-n on at which its capital reaches 1 / delta, and stays rejected.
+No stake depends on n, so more problems never change what was won before. If the
+mean is `level` or more, whatever came before, the capital is a non-negative
+supermartingale that starts at 1. By Ville's inequality it *ever* reaches
+1 / delta with probability at most delta. A candidate is rejected from the first
+n at which its capital reaches 1 / delta, and stays rejected.
 
 What is promised: candidates are tested in a fixed order, up to the first that
-is not rejected yet. A candidate that breaks the promise can only be proven if
-it, or one that breaks it and stands earlier in the order, is ever rejected.
-For the first of these that has a chance of at most delta. So with probability
-1 - delta no candidate that breaks the promise is proven at any n: one may look
-after every problem, stop or go on for any reason, and pick any proven
-candidate by any rule.
+is not rejected yet. Take the first candidate in the order that breaks the
+promise. No candidate that breaks it is proven at any n unless this one is ever
+rejected, which has probability at most delta. So one may test after every
+problem, stop or continue for any reason, and pick any proven candidate by any
+rule.
 
-What must be fixed before the first outcome is known: candidates, their order,
-level, cap and delta; and an order of problems, such as the order of arrival or
-that of a hash of the question. New problems are appended, and nothing is
-shuffled or left out between looks. Problems must be independent draws, or at
-least each have a mean of `level` or more given those before it.
-
-Why constant stakes: they need no estimate, and the capital does not depend on
-the order of the problems so far. In simulations at a mean close to the level
-they prove sooner, and more often, than stakes of the predictable plug-in.
+What must be fixed before the first outcome is known: the candidates, their
+order, level, cap and delta; and an order of the problems, such as the order of
+arrival or of a hash of the question. New problems are appended, and none is
+moved or left out between tests. Problems must be independent draws. If they are
+not, a candidate that breaks the promise must still have a mean of `level` or
+more on each problem, given those before it.
 
 Sources: Ville 1939; Waudby-Smith and Ramdas 2024, "Estimating means of bounded
 random variables by betting" (capital, plug-in); Cover 1991, "Universal
@@ -40,12 +36,15 @@ import numpy as np
 from scipy import optimize
 from scipy import special
 
-# Of the largest stake at which no draw in [0, 1] makes the capital negative.
-# The best stake for draws in {0, 1} of mean p is the share 1 - p / level, so
-# that a geometric list has one near it for any p.
+# Stakes as shares of 1 / (1 - level): at this stake a draw of 1 takes the whole
+# capital, and a larger stake would make it negative. For draws in {0, 1} of
+# mean p the best share is 1 - p / level, so a geometric list has one near it
+# for any p. Constant stakes need no estimate. In simulations at a mean close to
+# the level they prove sooner, and more often, than the predictable plug-in of
+# `bounds`.
 _SHARES = 0.95 * 0.6 ** np.arange(8)
-# More on high stakes: where these are right, few problems are enough, and it is
-# there that a late start costs most.
+# More weight on high stakes: if these are right, few problems are enough, and a
+# small starting capital delays a proof most.
 _LOG_WEIGHTS = np.log(0.75 ** np.arange(8) / np.sum(0.75 ** np.arange(8)))
 
 
@@ -53,6 +52,7 @@ def _check(values: np.ndarray, level: float) -> np.ndarray:
   values = np.asarray(values, np.float64)
   if not 0 < level < 1:
     raise ValueError(f'level must be in (0, 1), got {level}.')
+  # `initial` lets the error report empty arrays, which have no minimum.
   if not values.shape[-1] or not np.all((values >= 0) & (values <= 1)):
     raise ValueError(
         'values must be [..., n], n > 0, and in [0, 1], got shape '
@@ -66,10 +66,10 @@ def log_capital(values: np.ndarray, level: float) -> np.ndarray:
 
   Args:
     values: `[..., n]` float in [0, 1], in order of arrival.
-    level: the level tested, in (0, 1).
+    level: the mean that is tested, in (0, 1).
 
   Returns:
-    `[..., n]` float64. Entry i depends on the first i + 1 values alone.
+    `[..., n]` float64. Entry i depends on the first i + 1 values only.
 
   Raises:
     ValueError: on a value or level that is not allowed.
@@ -78,6 +78,8 @@ def log_capital(values: np.ndarray, level: float) -> np.ndarray:
   total = np.full(values.shape, -np.inf)
   for share, log_weight in zip(_SHARES, _LOG_WEIGHTS, strict=True):
     gains = np.log1p(-share / (1 - level) * (values - level))
+    # Log of w_j prod (1 - nu_j (X_i - level)), added over j. Over one stake at
+    # a time, since `[J, ..., n]` at once would take eight times the memory.
     total = np.logaddexp(total, log_weight + np.cumsum(gains, axis=-1))
   return total
 
@@ -85,61 +87,68 @@ def log_capital(values: np.ndarray, level: float) -> np.ndarray:
 def p_value(values: np.ndarray, level: float) -> np.ndarray:
   """Returns p-values that stay valid however often the sample has grown.
 
-  Whatever delta is, a mean of `level` or more gives a p-value of delta or less
-  at *any* n with a chance of at most delta. They only fall as n grows.
+  If the mean is `level` or more, the p-value ever falls to delta with
+  probability at most delta, for every delta. A p-value never rises as n grows.
 
   Args:
     values: `[..., n]` float in [0, 1], in order of arrival.
-    level: the level tested, in (0, 1).
+    level: the mean that is tested, in (0, 1).
 
   Returns:
     `[...]` float64 in (0, 1], 1 over the highest capital so far.
   """
   highest = log_capital(values, level).max(axis=-1)
+  # The capital before the first problem, 1, counts too.
   return np.exp(-np.maximum(highest, 0.0))
 
 
 def proven_from(
     values: np.ndarray, level: float, order: np.ndarray, delta: float
 ) -> np.ndarray:
-  """Returns from how many problems on each candidate is proven.
+  """Returns the number of problems from which on each candidate is proven.
 
   Args:
     values: `[..., K, n]` float in [0, 1], in order of arrival.
-    level: the level tested, in (0, 1).
+    level: the mean that is tested, in (0, 1).
     order: `[K]` int, candidates, safest first, fixed without these problems.
-    delta: chance that any candidate with a mean of `level` or more is proven at
-      any n.
+    delta: probability that any candidate with a mean of `level` or more is
+      proven at any n, in (0, 1).
 
   Returns:
     `[..., K]` int in 1..n + 1; n + 1 = not yet.
   """
   if not 0 < delta < 1:
     raise ValueError(f'delta must be in (0, 1), got {delta}.')
-  is_won = log_capital(values, level) >= np.log(1 / delta)
+  # `[..., K, n]` bool: the capital of a candidate has reached 1 / delta.
+  # `argmax` finds the first n at which it has.
+  is_rejected = log_capital(values, level) >= np.log(1 / delta)
   first = np.where(
-      is_won.any(axis=-1), is_won.argmax(axis=-1) + 1, is_won.shape[-1] + 1
+      is_rejected.any(axis=-1),
+      is_rejected.argmax(axis=-1) + 1,
+      is_rejected.shape[-1] + 1,
   )
   found = np.empty(first.shape, int)
-  # A candidate waits for all that come before it in the order.
+  # A fixed sequence: a candidate is proven only when all before it in the order
+  # are rejected too.
   found[..., order] = np.maximum.accumulate(first[..., order], axis=-1)
   return found
 
 
 def num_needed(values: np.ndarray, level: float, delta: float) -> int | None:
-  """Returns about how many problems like these prove one candidate, in all.
+  """Returns about how many problems like these prove one candidate, in total.
 
-  Exact where all values are the same.
+  The number is exact if all values are the same.
 
   Args:
-    values: `[n]` float in [0, 1].
-    level: in (0, 1).
-    delta: in (0, 1).
+    values: `[n]` float in [0, 1], the candidate's values on the sample.
+    level: the mean to be proved, in (0, 1).
+    delta: failure probability, in (0, 1).
 
   Returns:
-    The number; None if no number would do.
+    The number; None if no number of problems is enough.
   """
   values = _check(values, level)
+  # `[J]` growth of the log-capital per problem, for each stake.
   rates = np.array(
       [
           np.log1p(-share / (1 - level) * (values - level)).mean()
@@ -148,7 +157,11 @@ def num_needed(values: np.ndarray, level: float, delta: float) -> int | None:
   )
   if rates.max() <= 0:
     return None
-  # Convex in n, 0 at n = 0 and above at `most`, so it crosses once.
+  # Capital after n problems is sum_j w_j exp(n rate_j), which must reach 1 /
+  # delta. Its log is convex in n, 0 at n = 0, and above the target at `most`,
+  # where the smallest weight with the best rate would be enough. So it crosses
+  # once.
   excess = lambda n: special.logsumexp(_LOG_WEIGHTS + n * rates) + np.log(delta)
   most = (np.log(1 / delta) - _LOG_WEIGHTS.min()) / rates.max() + 1
+  # 1e-9 keeps an exact integer from being rounded up to the next one.
   return int(np.ceil(optimize.brentq(excess, 0.0, most) - 1e-9))

@@ -1,14 +1,16 @@
-"""Several thresholds at once: one per route, or one per step group.
+"""Several thresholds at once: one per route, or one per group of steps.
 
-A *channel* is a score with a threshold of its own. The router hands over at the
-first step at which any channel's score reaches its threshold; of several, the
-last channel (the largest model) wins. `by_step` makes early and late steps two
-channels; per route, each larger route's own chance is one.
+A *channel* is a score with its own threshold. The router hands over at the
+first step at which the score of any channel reaches its threshold. If several
+do, the last channel (the largest model) wins. `by_step` makes one channel for
+early and one for late steps. For one threshold per route, each larger route's
+action probability is a channel.
 
 G thresholds have no natural order to be tested in, and a grid of them is large.
-So they are searched on one part of the problems: the candidates that no other
-beats in both loss and cost, from the least loss down. This path is fixed when
-the other part comes, on which it is tested.
+So one part of the problems is used to search: the candidates that no other
+beats in both loss and cost form a path, from the lowest loss to the lowest
+cost. The path is fixed before the other part is read, on which it is tested.
+
 Source: Laufer-Goldshtein et al. 2023, "Efficiently Controlling Multiple Risks
 with Pareto Testing".
 """
@@ -24,7 +26,7 @@ from routing.outcomes import stopping as stopping_lib
 
 
 def by_step(scores: np.ndarray, starts: Sequence[int]) -> np.ndarray:
-  """One channel per group of steps.
+  """Returns scores with one channel per group of steps.
 
   Args:
     scores: `[N, T]` float.
@@ -32,7 +34,7 @@ def by_step(scores: np.ndarray, starts: Sequence[int]) -> np.ndarray:
       0 to 2 early and all others late.
 
   Returns:
-    `[N, T, G]` float64, -inf where a step is of another group.
+    `[N, T, G]` float64, -inf where a step belongs to another group.
 
   Raises:
     ValueError: if `starts` does not rise from 0.
@@ -40,6 +42,7 @@ def by_step(scores: np.ndarray, starts: Sequence[int]) -> np.ndarray:
   starts = np.asarray(starts)
   if starts[0] != 0 or not np.all(starts[1:] > starts[:-1]):
     raise ValueError(f'starts must rise from 0, got {starts.tolist()}.')
+  # `[T]` group of each step, then `[T, G]` bool.
   steps = np.arange(scores.shape[1])
   group = np.searchsorted(starts, steps, side='right') - 1
   is_own = group[:, None] == np.arange(len(starts))
@@ -49,29 +52,38 @@ def by_step(scores: np.ndarray, starts: Sequence[int]) -> np.ndarray:
 def exits(
     scores: np.ndarray, mask: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """When each problem is handed over, and by which channel.
+  """Returns when each problem is handed over, and by which channel.
 
   Args:
-    scores: `[N, T, G]` float; -inf where a channel does not speak. There even a
-      threshold of -inf does not hand over.
+    scores: `[N, T, G]` float; -inf where a channel is inactive. An inactive
+      channel never hands over, not even at a threshold of -inf.
     mask: `[N, T]` bool, decision t exists.
     thresholds: `[K, G]` float.
 
   Returns:
-    `[K, N]` int stopping times, T for 'never'; `[K, N]` int channels, 0 there.
+    `[K, N]` int stopping times, T for 'never'; `[K, N]` int channels, 0 where
+    never.
   """
-  speaks = np.asarray(mask, bool)[..., None] & (scores > -np.inf)
+  is_active = np.asarray(mask, bool)[..., None] & (scores > -np.inf)
   num_steps = mask.shape[1]
   times, channels = [], []
+  # One candidate at a time: `[K, N, T, G]` would not fit in memory.
   for kappas in thresholds:
-    leaves = speaks & (scores >= kappas)
-    leaves_by_any = leaves.any(axis=-1)
+    hands_over = is_active & (scores >= kappas)
+    hands_over_by_any = hands_over.any(axis=-1)
     time = np.where(
-        leaves_by_any.any(axis=1), leaves_by_any.argmax(axis=1), num_steps
+        hands_over_by_any.any(axis=1),
+        hands_over_by_any.argmax(axis=1),
+        num_steps,
     )
+    # Column T does not exist in `hands_over`; rows of 'never' are replaced
+    # below.
     at = np.minimum(time, num_steps - 1)
-    open_channels = leaves[np.arange(len(leaves)), at]
-    last = open_channels.shape[1] - 1 - open_channels[:, ::-1].argmax(axis=1)
+    channels_at_exit = hands_over[np.arange(len(hands_over)), at]
+    # argmax over the reversed axis finds the last channel that hands over.
+    last = (
+        channels_at_exit.shape[1] - 1 - channels_at_exit[:, ::-1].argmax(axis=1)
+    )
     times.append(time)
     channels.append(np.where(time < num_steps, last, 0))
   return np.stack(times), np.stack(channels)
@@ -82,10 +94,10 @@ def values_at(
     tables: Sequence[stopping_lib.Outcomes],
     thresholds: np.ndarray,
 ) -> dict[str, np.ndarray]:
-  """Correct, cost, loss and gain at each candidate; each `[K, N]` float64.
+  """Returns correct, cost, loss and gain at each candidate, `[K, N]` float64.
 
   Args:
-    scores: `[N, T, G]` float, one channel each.
+    scores: `[N, T, G]` float, G channels.
     tables: one for all channels, or one per channel.
     thresholds: `[K, G]` float.
 
@@ -94,27 +106,37 @@ def values_at(
   """
   if len(tables) not in (1, scores.shape[-1]):
     raise ValueError(
-        f'{scores.shape[-1]} channels take 1 or {scores.shape[-1]} tables, got '
+        f'{scores.shape[-1]} channels need 1 or {scores.shape[-1]} tables, got '
         f'{len(tables)}.'
     )
   times, channels = exits(scores, tables[0].mask, thresholds)
   if len(tables) == 1:
+    # All channels hand over to the same model: its table is number 0.
     channels = np.zeros_like(channels)
   return stopping_lib.at_exits(tables, times, channels)
 
 
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 15) -> np.ndarray:
-  """`[K, G]` candidates: every combination of the channels' own thresholds.
+  """Returns `[K, G]` candidates: all combinations of the channels' thresholds.
 
   Args:
     scores: `[N, T, G]` float, of problems that are *not* tested on.
     mask: `[N, T]` bool, decision t exists.
     size: quantiles of each channel, besides -inf and inf; K <= (size + 2)^G.
+
+  Raises:
+    ValueError: if a channel is active at no decision.
   """
   axes = []
-  for channel in np.moveaxis(scores, -1, 0):
-    heard = channel[np.asarray(mask, bool) & (channel > -np.inf)]
-    inner = np.quantile(heard, np.linspace(0, 1, size), method='lower')
+  for number, channel in enumerate(np.moveaxis(scores, -1, 0)):
+    active_scores = channel[np.asarray(mask, bool) & (channel > -np.inf)]
+    if not active_scores.size:
+      raise ValueError(
+          f'Channel {number} is active at no decision, so its threshold cannot '
+          'be chosen; leave the channel out, or bring more problems.'
+      )
+    # 'lower' keeps thresholds at scores that occur, so that ties are not split.
+    inner = np.quantile(active_scores, np.linspace(0, 1, size), method='lower')
     axes.append([-np.inf, *np.unique(inner), np.inf])
   return np.array(list(itertools.product(*axes)))
 
@@ -126,19 +148,19 @@ def depth_grid(
     num_steps: int,
     size: int = 15,
 ) -> np.ndarray:
-  """`[K, T]` candidates with a threshold for each decision of a way.
+  """Returns `[K, T]` candidates with one threshold per decision.
 
-  Every combination of the thresholds of G groups of decisions.
+  They are all combinations of the thresholds of G groups of decisions.
 
   Args:
-    scores: `[M]` float, of problems that are *not* tested on.
-    depth: `[M]` int, number of decisions before.
+    scores: `[M]` float, one per decision, of problems that are *not* tested on.
+    depth: `[M]` int, number of earlier decisions of the same answer.
     starts: G depths, rising from 0, at which a group begins.
     num_steps: T.
     size: quantiles of each group, besides -inf and inf; K <= (size + 2)^G.
 
   Raises:
-    ValueError: if `starts` does not rise from 0, or no decision is in a group.
+    ValueError: if `starts` does not rise from 0, or a group has no decision.
   """
   starts = np.asarray(starts)
   if starts[0] != 0 or not np.all(starts[1:] > starts[:-1]):
@@ -146,31 +168,40 @@ def depth_grid(
   group = np.searchsorted(starts, depth, side='right') - 1
   axes = []
   for number, start in enumerate(starts):
-    heard = scores[group == number]
-    if not heard.size:
-      raise ValueError(f'No problem has a decision {start} or later.')
-    inner = np.quantile(heard, np.linspace(0, 1, size), method='lower')
+    group_scores = scores[group == number]
+    if not group_scores.size:
+      raise ValueError(
+          f'No problem has a decision in the group that starts at {start}; '
+          f'starts are {starts.tolist()}.'
+      )
+    inner = np.quantile(group_scores, np.linspace(0, 1, size), method='lower')
     axes.append([-np.inf, *np.unique(inner), np.inf])
   found = np.array(list(itertools.product(*axes)))
+  # `[K, G]` to `[K, T]`: each decision gets its group's threshold.
   return found[
       :, np.searchsorted(starts, np.arange(num_steps), side='right') - 1
   ]
 
 
 def pareto_path(loss: np.ndarray, cost: np.ndarray) -> np.ndarray:
-  """Candidates that none beats in both, from the least loss to the least cost.
+  """Returns the candidates that no other beats in both loss and cost.
 
   Args:
     loss: `[K]` float.
     cost: `[K]` float.
 
   Returns:
-    Indices; loss rises strictly along them and cost falls strictly.
+    Indices, from the lowest loss to the lowest cost; loss rises strictly along
+    them and cost falls strictly.
   """
-  # Means are sums in another order at each candidate: equal to about 1e-12.
+  # Means at different candidates are sums in different orders, equal only to
+  # about 1e-12. Rounding makes them ties, so that no candidate is kept for
+  # noise.
   loss, cost = np.round(loss, 10), np.round(cost, 10)
   order = np.lexsort((cost, loss))
   cheapest_so_far = np.minimum.accumulate(cost[order])
+  # In rising order of loss, a candidate is on the path if it is cheaper than
+  # all before it.
   is_cheaper = cost[order][1:] < cheapest_so_far[:-1]
   return order[np.concatenate([[True], is_cheaper])]
 
@@ -183,50 +214,54 @@ def search_then_test(
     is_searched: np.ndarray,
     size: int = 15,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> thresholds_lib.OperatingPoint:
-  """The best thresholds that keep every risk, each with its own 1 - delta.
+  """Returns the best thresholds that are proven to keep every risk.
+
+  Each promise holds with its own probability 1 - delta.
 
   Args:
-    scores: `[N, T, G]` float, one channel each, of a frozen policy.
+    scores: `[N, T, G]` float, G channels, of a frozen policy.
     tables: one for all channels, or one per channel; of the same problems.
     risks: see `thresholds.for_risks`.
-    is_searched: `[N]` bool, chosen without looking at outcomes: the candidates
-      are found on these problems, and proven on the others.
+    is_searched: `[N]` bool, chosen without looking at outcomes. Candidates are
+      found on these problems, and tested on the others.
     size: quantiles per channel that are searched.
     procedure: of `risks.PROCEDURES`; Bonferroni counts the candidates of the
-      path. 'growing' takes the same path, hence the same searched problems, at
+      path. 'growing' needs the same path, hence the same searched problems, at
       every look.
-    dearest: see `thresholds.from_values`.
+    max_cost: see `thresholds.from_values`.
 
   Returns:
-    The point; `threshold` holds G numbers, figures are of the tested part.
+    The point; `threshold` has G numbers, and the figures are means of the
+    tested part.
 
   Raises:
-    risks.Refusal: if it cannot be promised. `needed` counts tested problems.
+    risks.Refusal: if nothing can be promised; `needed` counts tested problems.
     ValueError: if either part is empty.
   """
   is_searched = np.asarray(is_searched, bool)
   if is_searched.all() or not is_searched.any():
     raise ValueError(
-        f'Both parts must hold problems: {is_searched.sum()} of '
+        f'Both parts need at least one problem: {is_searched.sum()} of '
         f'{is_searched.size} are searched.'
     )
-  seen = [table.take(is_searched) for table in tables]
-  candidates = grid(scores[is_searched], seen[0].mask, size)
-  found = values_at(scores[is_searched], seen, candidates)
+  searched = [table.take(is_searched) for table in tables]
+  candidates = grid(scores[is_searched], searched[0].mask, size)
+  found = values_at(scores[is_searched], searched, candidates)
   path = pareto_path(found['loss'].mean(axis=1), found['cost'].mean(axis=1))
   rising = np.arange(len(path))
-  unseen = [table.take(~is_searched) for table in tables]
+  tested = [table.take(~is_searched) for table in tables]
   risks = [
-      risk.settled(np.stack([getattr(x, risk.quantity) for x in unseen]))
+      risk.settled(np.stack([getattr(x, risk.quantity) for x in tested]))
       for risk in risks
   ]
   return thresholds_lib.from_values(
-      values_at(scores[~is_searched], unseen, candidates[path]),
+      values_at(scores[~is_searched], tested, candidates[path]),
       candidates[path],
       risks,
+      # Along the path loss rises and cost falls.
       orders={'loss': rising, 'cost': rising[::-1]},
       procedure=procedure,
-      dearest=dearest,
+      max_cost=max_cost,
   )

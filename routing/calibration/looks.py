@@ -1,9 +1,9 @@
-"""The record of looks at the problems of `prove`, kept beside a router.
+"""The record of tests on the `prove` problems, stored beside a router.
 
-A promise is tested on problems that nothing was chosen on. Whoever sees what
-came of it, changes a setting and tests again on these problems has chosen on
-them. So each look is recorded before it is taken, and another one is refused
-unless its level was meant for several.
+A promise is tested on problems that nothing was chosen on. Somebody who sees
+the result, changes a setting and tests again on these problems has chosen on
+them. So each *look* at the problems is recorded before it is taken, and another
+one is refused unless the confidence level was set for several.
 """
 
 from collections.abc import Mapping
@@ -17,17 +17,25 @@ from routing import types
 from routing.shards import manifest as manifest_lib
 
 FILE_NAME = 'looks.json'
+# Old names of settings in older files, and the names they have now.
+_RENAMED = {
+    'among': 'num_choices',
+    'both': 'loss_and_cost',
+    'grid': 'num_thresholds',
+    'least_effective': 'min_effective_size',
+    'ruler': 'cost_metric',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """One look: at which data, and for what.
+  """One look at the `prove` problems: which data was tested, and for what.
 
-  data: content hash of what was recorded of the problems.
+  data: content hash of the recorded outcomes.
   problems: hash of the problems, in order.
-  num_problems: how many there are.
-  settings: all that the test follows from besides, JSON-like; `procedure` and
-    `among` of it decide whether there may be another look.
+  num_problems: number of problems.
+  settings: everything else that the test depends on, JSON-like. Its `procedure`
+    and `num_choices` decide whether there may be another look.
   """
 
   data: str
@@ -36,15 +44,16 @@ class Look:
   settings: Mapping[str, Any]
 
   def __post_init__(self):
-    # As JSON gives it back, so that looks can be compared.
+    # Tuples become lists, as in a file, so that looks can be compared.
     settings = json.loads(json.dumps(self.settings))
+    # The way to set a field of a frozen dataclass.
     object.__setattr__(self, 'settings', settings)
 
 
 def look_at(
     problems: Sequence[types.Problem], data: str, settings: Mapping[str, Any]
 ) -> Look:
-  """The look at all of `problems`; see `Look` for the arguments."""
+  """Returns the look at all of `problems`; see `Look` for the arguments."""
   hashed = manifest_lib.hash_problems(problems)
   return Look(data, hashed, len(problems), settings)
 
@@ -52,40 +61,51 @@ def look_at(
 def added(
     looks: Sequence[Look], look: Look, problems: Sequence[types.Problem]
 ) -> list[Look]:
-  """The looks with one more, which is none if it was taken before.
+  """Returns the looks with one more, or unchanged if it was taken before.
 
   Args:
-    looks: so far, in order.
+    looks: the looks so far, in order.
     look: the next one.
-    problems: that it is at.
+    problems: the problems of `look`.
 
   Raises:
-    ValueError: if there may be no further look, or not this one.
+    ValueError: if no further look is allowed, or not this one.
   """
+  # The same test of the same data gives the same result: nothing is chosen.
   if look in looks:
     return list(looks)
   together = [*looks, look]
   if not looks or _only_grows(together, problems):
     return together
-  # Each was tested at delta / among, so that all of them hold together.
-  if all(x.settings['among'] >= len(together) for x in together):
+  # Each was tested at delta / num_choices, so the union bound covers them all.
+  if all(x.settings['num_choices'] >= len(together) for x in together):
     return together
   raise ValueError(
-      f'The problems of prove were looked at {len(looks)} time(s) before, the '
-      f'last time at {looks[-1].num_problems} problems, this time at '
-      f'{look.num_problems}; {_changed(looks[-1], look)}. A promise that is '
-      'chosen after a look may be broken more often than it says. Allowed: the '
-      'same look again; the same settings, with calibration.procedure=growing '
-      'from the first look on, and new problems after those of the last look; '
-      f'or calibration.among of {len(together)} or more in every look.'
+      f'Promises were tested on the problems of prove {len(looks)} time(s) '
+      f'before, on {looks[-1].num_problems} problems the last time and on '
+      f'{look.num_problems} this time. Changed since then: '
+      f'{_changed(looks[-1], look)}. A promise that is chosen after a test may '
+      'be broken more often than it says. Allowed: the same test again; the '
+      'same settings, with calibration.procedure=growing from the first test '
+      'on, and new problems after those of the last test; or '
+      f'calibration.num_choices of {len(together)} or more in every test.'
   )
 
 
 def _only_grows(
     together: Sequence[Look], problems: Sequence[types.Problem]
 ) -> bool:
-  """Whether all is one test of a sample that grew; see `growing`."""
+  """Returns whether all looks are one test of a sample that grew.
+
+  See `growing` for such a test.
+
+  Args:
+    together: all looks in order, two or more.
+    problems: the problems of the last one.
+  """
   *_, last, look = together
+  # New problems must come after the old ones, in the same order: bets that were
+  # made must not change.
   first = problems[: last.num_problems]
   return (
       all(x.settings == look.settings for x in together)
@@ -96,24 +116,29 @@ def _only_grows(
 
 
 def _changed(before: Look, after: Look) -> str:
-  """What differs between two looks, in words."""
+  """Returns the names of what differs between two looks, as text."""
   names = [
       key
       for key in sorted({*before.settings, *after.settings})
       if before.settings.get(key) != after.settings.get(key)
   ]
   names += ['problems'] if before.problems != after.problems else []
-  return f'{", ".join(names) or "what is recorded of them"} differ'
+  return ', '.join(names) or 'the recorded outcomes of the same problems'
 
 
 def read(path: pathlib.Path) -> list[Look]:
-  """The looks of a file, in order; none if there is no file."""
+  """Returns the looks of a file, in order; none if there is no file."""
   if not path.exists():
     return []
-  return [Look(**entry) for entry in json.loads(path.read_text())]
+  found = []
+  for entry in json.loads(path.read_text()):
+    settings = {_RENAMED.get(k, k): v for k, v in entry['settings'].items()}
+    found.append(Look(**(entry | {'settings': settings})))
+  return found
 
 
 def write(path: pathlib.Path, looks: Sequence[Look]) -> None:
-  """Writes the looks, whole or not at all."""
+  """Writes the looks to a file."""
   text = json.dumps([dataclasses.asdict(x) for x in looks], indent=2) + '\n'
+  # Whole or not at all: a lost record would allow a second look.
   manifest_lib.replace_file(path, lambda partial: partial.write_text(text))

@@ -1,11 +1,10 @@
-"""Promises from what another policy did, without a rollout.
+"""Promises from the trajectories of a behaviour policy, without new rollouts.
 
-The twin of `thresholds.from_values`. A threshold is proven to keep a risk if
-the upper end of its off-policy interval, one-sided, is within the level: that
-happens to one that does not keep it with a chance of at most delta. A fixed
-sequence, safest first, then has the promise at no price per threshold; it ends,
-too, where the effective number of problems gets too small to say anything,
-which is seen from actions and scores alone.
+This is `thresholds.from_values` for off-policy data. A threshold is proven to
+keep a risk if the upper end of its one-sided off-policy confidence interval is
+at most the level. For a threshold that does not keep the risk, this has
+probability at most delta. So a fixed sequence, safest first, needs no
+correction for the number of thresholds.
 """
 
 from collections.abc import Sequence
@@ -31,28 +30,27 @@ def for_risks(
     thresholds: np.ndarray,
     routes: np.ndarray | None = None,
     problems: np.ndarray | None = None,
-    least_effective: float = 100.0,
-    dearest: float = 1.0,
+    min_effective_size: float = 100.0,
+    max_cost: float = 1.0,
 ) -> thresholds_lib.OperatingPoint:
-  """The best threshold that is proven to keep every risk.
+  """Returns the best threshold that is proven to keep every risk.
 
   Args:
     scores: `[B, T]` float, of a policy frozen before these trajectories came.
-    batch: behaviour trajectories.
-    risks: one or several, each with a delta below 1/2. Their `p_value` has no
-      say: the test is the interval's.
+    batch: trajectories of the behaviour policy.
+    risks: one or several, each with a delta below 1/2. Their `p_value` is
+      ignored: the test is that of the interval.
     thresholds: `[K]` rising, fixed without these trajectories.
-    routes, problems, least_effective: see `importance.estimate`.
-    dearest: see `thresholds.from_values`; by the weighted estimate of the cost.
+    routes, problems, min_effective_size: see `importance.estimate`.
+    max_cost: see `thresholds.from_values`; here of the weighted cost estimate.
 
   Returns:
-    The cheapest of the proven, or the most accurate where a cost is promised,
+    The cheapest proven threshold, or the most accurate if a cost is promised,
     by the weighted estimates, which are its figures.
 
   Raises:
-    risks.Refusal: if nothing is proven; `needed` says about how many problems
-      it would take, if any number would. Also if all that is proven is too
-      dear.
+    risks.Refusal: if nothing is proven, or only what is too expensive; `needed`
+      says about how many problems are needed, if any number is enough.
     ValueError: on a delta of 1/2 or more, and as `importance.estimate`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
@@ -62,20 +60,22 @@ def for_risks(
       thresholds[k : k + 1],
       routes=routes,
       problems=problems,
-      least_effective=least_effective,
+      min_effective_size=min_effective_size,
       **kwargs,
   )
+  # Only problems are independent, not their trajectories.
   num = len(batch.mask) if problems is None else len(np.unique(problems))
   proven = [_proven(estimated, len(thresholds), x, num) for x in risks]
   shared = sorted(set.intersection(*map(set, proven)))
   if not shared:
-    raise _of_no_single(risks, num)
+    raise _no_common_threshold(risks, num)
+  # Point estimates, uncapped: any rule may choose among proven thresholds.
   found = [estimated(k).weighted.at(0) for k in shared]
   accuracy, cost = (
       np.array([x[name] for x in found]) for name in ('accuracy', 'cost')
   )
   value = accuracy if any(x.quantity == 'cost' for x in risks) else -cost
-  cheap = thresholds_lib.below(dearest, np.arange(len(shared)), cost, risks)
+  cheap = thresholds_lib.below(max_cost, np.arange(len(shared)), cost, risks)
   index = thresholds_lib.best(cheap, value, cost)
   return thresholds_lib.OperatingPoint(
       threshold=float(thresholds[shared[index]]),
@@ -84,16 +84,18 @@ def for_risks(
   )
 
 
-def _of_no_single(risks, num) -> risks_lib.Refusal:
+def _no_common_threshold(risks, num) -> risks_lib.Refusal:
+  """Returns the error for risks that no one threshold keeps together."""
   names = ' and '.join(map(promises_lib.claim, risks))
   return risks_lib.Refusal(
-      f'{names} can each be promised from {num} problems, but of no single '
-      'threshold.',
+      f'{names} can each be promised from {num} problems, but no single '
+      'threshold keeps them all.',
       None,
   )
 
 
 def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
+  """Returns the promise of a proven risk, from `num` problems."""
   return thresholds_lib.Promise(
       quantity=risk.quantity,
       level=risk.level,
@@ -102,14 +104,28 @@ def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=TEST,
       num_joint=risk.num_joint,
-      among=risk.among,
+      num_choices=risk.num_choices,
   )
 
 
 def _proven(estimated, num_thresholds, risk, num) -> list[int]:
-  """Thresholds of the fixed sequence up to the first that is not proven."""
+  """Returns the thresholds of the fixed sequence before the first not proven.
+
+  Args:
+    estimated: function of a threshold's index, and of `delta` and `cost_cap`.
+    num_thresholds: K.
+    risk: the risk.
+    num: number of problems.
+
+  Returns:
+    Indices, safest first, at least one.
+
+  Raises:
+    risks.Refusal: if not even the safest threshold is proven.
+  """
   if not risk.delta < 0.5:
     raise ValueError(f'delta must be below 1/2, got {risk.delta}.')
+  # Safest first: 'always the large model' for loss, 'never' for cost.
   order = range(num_thresholds)
   cap = {}
   if risk.quantity == 'cost':
@@ -117,8 +133,11 @@ def _proven(estimated, num_thresholds, risk, num) -> list[int]:
   proven = []
   for k in order:
     try:
-      # Half of a two-sided delta is spent on the upper end.
+      # The interval is two-sided and spends half of its delta on the upper end,
+      # the only one that is used here.
       found = estimated(k, delta=2 * risk.delta, **cap)
+    # The effective sample size is too small. It follows from actions and scores
+    # alone, not from outcomes, so ending the sequence here breaks no promise.
     except risks_lib.Refusal:
       if not proven:
         raise
@@ -132,17 +151,19 @@ def _proven(estimated, num_thresholds, risk, num) -> list[int]:
 
 
 def _refusal(found, risk, num) -> risks_lib.Refusal:
-  """Of the safest threshold; widths shrink about as 1 / sqrt(N)."""
+  """Returns the error for a risk that not even the safest threshold keeps."""
   upper = float(getattr(found.upper, risk.quantity)[0])
   mean = float(getattr(found.weighted, risk.quantity)[0])
   needed = None
-  remedy = 'at this estimate no number of problems would do'
+  remedy = 'at this estimate no number of problems is enough'
   if mean < risk.level:
+    # Widths of intervals shrink about as 1 / sqrt(N): the width must shrink
+    # from upper - mean to level - mean.
     needed = math.ceil(num * ((upper - mean) / (risk.level - mean)) ** 2)
-    remedy = f'it takes about {needed:,} problems under this behaviour policy'
+    remedy = f'about {needed:,} problems of this behaviour policy are needed'
   return risks_lib.Refusal(
-      f'{promises_lib.claim(risk)} cannot be promised from {num} problems that '
-      f'another policy answered: the safest threshold has {risk.quantity} '
-      f'{mean:.4f}, and {upper:.4f} is not excluded; {remedy}.',
+      f'{promises_lib.claim(risk)} cannot be promised from {num} problems '
+      'answered by the behaviour policy: the safest threshold has '
+      f'{risk.quantity} {mean:.4f}, and {upper:.4f} is not excluded; {remedy}.',
       needed,
   )

@@ -1,35 +1,31 @@
 """The threshold in service: it follows graded feedback, answer by answer.
 
 After the k-th graded answer, whose relative loss is l_k in [0, 1] (a *miss* is
-a loss of 1), the threshold moves by
+a loss of 1), the threshold becomes
 
   kappa_{k+1} = min(high, kappa_k - eta_k (l_k - alpha)),
   eta_k = first_step * k^(-1/2 - xi).
 
-A miss lowers kappa, so that more is handed over; every answer without one
+A miss lowers kappa, so that more is handed over; every answer without a miss
 raises it a little. Source: Angelopoulos, Barber, Bates 2024, "Online conformal
-prediction with decaying step sizes", with the sign turned round (their larger
-threshold is the safer one) and the cap at `high`.
+prediction with decaying step sizes". Two differences: the sign is reversed,
+since their larger threshold is the safer one, and kappa is capped at `high`.
 
-**Any sequence of answers.** Suppose only that a kappa <= `low` loses nothing,
-which holds where all scores are >= `low`: every problem then goes to the
-largest model at once. With B = high - low, after n graded answers,
+**Any sequence of answers.** Assume only that a kappa <= `low` loses nothing.
+That is true if all scores are >= `low`: every problem then goes to the largest
+model at once. With B = high - low, after n graded answers,
 
   mean loss <= alpha + (B + (1 - alpha) eta_1) / (n eta_n),
 
-which is alpha + O(n^(-1/2 + xi)), whoever chose the answers and their grades,
-even in the knowledge of kappa. Proof: by the cap, l_k - alpha <=
-(kappa_k - kappa_{k+1}) / eta_k. Let x_k = kappa_k - low. Summed by parts, with
-1 / eta_k rising and x_k <= B, the right side is at most
-B / eta_n - x_{n+1} / eta_n. And x never falls below -(1 - alpha) eta_1: at
-x_k <= 0 nothing is lost and it rises, from x_k > 0 it falls by (1 - alpha)
-eta_k at most. Where the cap is never reached all this are equalities, and the
-mean loss is not *below* alpha by more than the same amount either. At the cap
-the small model alone loses less than alpha, and that is all there is to spend.
+which is alpha + O(n^(-1/2 + xi)). It holds for any answers and grades, even if
+an adversary who knows kappa chooses them; the proof stands in `guarantee`. If
+kappa never reaches `high`, the mean loss is not below alpha by more than the
+same amount either. At `high` the small model alone loses less than alpha, and
+the rest of alpha cannot be used.
 
-**Independent answers.** The steps sum to infinity and their squares do not, so
-kappa converges to where the expected loss crosses alpha (theorem 3 there),
-while a constant step would circle it for ever.
+**Independent answers.** The steps sum to infinity and their squares do not. So
+kappa converges to where the expected loss crosses alpha (theorem 3 of the
+paper); with a constant step it would oscillate around it for ever.
 """
 
 import flax.struct
@@ -38,16 +34,16 @@ import numpy as np
 
 @flax.struct.dataclass
 class State:
-  """A threshold in service, or an array of them side by side; float64 arrays.
+  """A threshold in service, or an array of independent ones; float64 arrays.
 
-  It holds its settings, so a state that was saved is all that service needs:
-  `flax.serialization.to_bytes` and `from_bytes` give it back exactly.
+  It includes the settings, so that a saved state is all that service needs:
+  `flax.serialization.to_bytes` and `from_bytes` restore it exactly.
 
-  kappa: `[...]` threshold now; at most `high`, perhaps a little below `low`.
-  count: `[]` graded answers so far.
+  kappa: `[...]` threshold now; at most `high`, perhaps slightly below `low`.
+  count: `[]` number of graded answers so far.
   loss: `[...]` sum of their losses.
-  alpha: `[...]` or `[]`, the mean loss aimed at, in (0, 1).
-  low, high: `[]` where the scores are; kappa starts in here.
+  alpha: `[...]` or `[]`, the target of the mean loss, in (0, 1).
+  low, high: `[]` range of the scores, from which kappa starts.
   first_step: `[]` eta_1 > 0, in units of the score.
   xi: `[]` the steps decay as k^(-1/2 - xi), in [0, 1/2].
   """
@@ -71,19 +67,20 @@ def init(
     first_step: float | None = None,
     xi: float = 0.1,
 ) -> State:
-  """The state before the first answer.
+  """Returns the state before the first answer.
 
   Args:
-    kappa: `[...]` thresholds to start from, in [low, high]: calibrated ones.
-    alpha: `[...]` or one for all, the mean relative loss aimed at, in (0, 1).
-    low, high: all scores are >= low, and hardly any is above high. Scores that
-      crowd together are better served as ranks among training scores.
-    first_step: eta_1 > 0; 2 (high - low) if None: large enough to cross the
-      range again after ten thousand answers.
-    xi: in [0, 1/2]; small ones keep moving longer.
+    kappa: `[...]` thresholds to start from, in [low, high], e.g. calibrated.
+    alpha: `[...]` or one for all, the target of the mean relative loss, in
+      (0, 1).
+    low, high: all scores are >= low, and hardly any is above high. If scores
+      are concentrated in a small part of the range, use their ranks among
+      training scores instead.
+    first_step: eta_1 > 0; 2 (high - low) if None.
+    xi: in [0, 1/2]; with a small xi kappa keeps moving longer.
 
   Raises:
-    ValueError: if one of them is outside its range.
+    ValueError: if an argument is outside its range.
   """
   kappa, alpha = np.asarray(kappa, np.float64), np.asarray(alpha, np.float64)
   if not np.all((alpha > 0) & (alpha < 1)):
@@ -95,9 +92,11 @@ def init(
         f'kappa must be in [low, high] = [{low}, {high}], got {kappa}.'
     )
   if first_step is None:
+    # Large enough for kappa to cross the range again after ten thousand
+    # answers.
     first_step = 2 * (high - low)
   if not 0 < first_step < np.inf:
-    raise ValueError(f'first_step must be positive, got {first_step}.')
+    raise ValueError(f'first_step must be in (0, inf), got {first_step}.')
   settings = {'low': low, 'high': high, 'first_step': first_step, 'xi': xi}
   return State(
       kappa=kappa,
@@ -109,43 +108,53 @@ def init(
 
 
 def step_size(state: State) -> np.ndarray:
-  """eta of the last graded answer; eta_1 before the first."""
+  """Returns eta_k of the last graded answer k; eta_1 before the first."""
   count = np.maximum(state.count, 1.0)
+  # k^(-1/2 - xi): xi <= 1/2 makes the steps sum to infinity, xi > 0 makes their
+  # squares sum to a finite number.
   return state.first_step * count ** (-0.5 - state.xi)
 
 
 def update(state: State, loss: np.ndarray | float) -> State:
-  """The state after one more graded answer, given at `state.kappa`.
+  """Returns the state after one more graded answer, given at `state.kappa`.
 
   Args:
-    state: before it.
-    loss: `[...]` its relative loss in [0, 1], 1 for a miss. Answers that nobody
-      graded are left out; which are graded must not depend on how good they
-      are.
+    state: the state before it.
+    loss: `[...]` relative loss of the answer in [0, 1], 1 for a miss. Leave out
+      answers without a grade; which answers are graded must not depend on how
+      good they are.
 
   Raises:
     ValueError: if a loss is outside [0, 1].
   """
   loss = np.asarray(loss, np.float64)
   if not np.all((loss >= 0) & (loss <= 1)):
-    raise ValueError(f'A loss must be in [0, 1], got {loss}.')
+    raise ValueError(f'loss must be in [0, 1], got {loss}.')
   state = state.replace(count=state.count + 1.0, loss=state.loss + loss)
+  # A miss must *lower* kappa: the sign is the reverse of the paper's.
   moved = state.kappa - step_size(state) * (loss - state.alpha)
+  # Without the cap a long time without misses would raise kappa far above all
+  # scores, and later misses would change nothing until it came back.
   return state.replace(kappa=np.minimum(moved, state.high))
 
 
 def mean_loss(state: State) -> np.ndarray:
-  """`[...]` mean loss of the graded answers so far; nan before the first."""
+  """Returns `[...]` the mean loss of the graded answers; nan without any."""
   with np.errstate(invalid='ignore'):
     return np.asarray(state.loss / state.count)
 
 
 def guarantee(state: State) -> np.ndarray:
-  """`[...]` what `mean_loss` is at most by now; inf before the first.
+  """Returns `[...]` an upper bound on `mean_loss` so far; inf before the first.
 
-  The bound of the module's docstring, for any sequence of answers: arithmetic,
-  no probability in it.
+  It holds for every sequence of answers; no probability is involved.
   """
-  reach = state.high - state.low + (1 - state.alpha) * state.first_step
+  # Proof. By the cap, l_k - alpha <= (kappa_k - kappa_{k+1}) / eta_k. Let x_k =
+  # kappa_k - low. Summation by parts, with 1 / eta_k rising and x_k <= B,
+  # bounds the sum of the right sides by B / eta_n - x_{n+1} / eta_n. And x
+  # never falls below -(1 - alpha) eta_1: at x_k <= 0 nothing is lost and it
+  # rises; from x_k > 0 it falls by at most (1 - alpha) eta_k. Dividing by n
+  # gives (B + (1 - alpha) eta_1) / (n eta_n).
+  max_distance = state.high - state.low + (1 - state.alpha) * state.first_step
   with np.errstate(divide='ignore'):
-    return state.alpha + reach / (state.count * step_size(state))
+    return state.alpha + max_distance / (state.count * step_size(state))

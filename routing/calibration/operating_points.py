@@ -1,4 +1,4 @@
-"""An operating point as calibration finds it, and what it promises."""
+"""The operating point that a calibration makes, and its promises."""
 
 import dataclasses
 from typing import Any
@@ -8,21 +8,23 @@ from routing.routers import promises as promises_lib
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-  """What is promised of a threshold, and by how much evidence.
+  """What is promised about one quantity at a threshold, and the evidence.
 
   quantity: 'cost', 'loss' or 'miscoverage'.
-  level: its mean is at most this.
-  delta: chance that the promise is broken; None for a pick on the sample, which
-    promises nothing, and for a marginal promise.
-  num_problems: calibration problems.
+  level: the mean of the quantity is at most this.
+  delta: probability that the promise is broken. None if there is none: for a
+    threshold chosen on the sample, which promises nothing, and for a marginal
+    promise.
+  num_problems: number of calibration problems.
   p_value: of the test at this threshold; None without a test.
-  cost_cap: a promise about cost counts dearer problems as this; else None.
-  test: how the p-value was had, of `risks.P_VALUES`; None without a test.
-  is_marginal: the level holds on average over calibration samples; of any one
-    sample nothing is promised.
-  num_joint: how many promises share one delta, this one included.
-  among: how many proven points or seeds may be chosen among, each with this
-    delta; see `risks.corrected`.
+  cost_cap: a promise about cost counts larger costs as this; otherwise None.
+  test: of `risks.P_VALUES`, or 'growing', 'conformal', or
+    `off_policy_risks.TEST`; None without a test.
+  is_marginal: the level holds on average over calibration samples; nothing is
+    promised for any one sample.
+  num_joint: number of promises that share one delta, with this one.
+  num_choices: number of proven points or seeds that may be chosen among, each
+    tested at this delta; see `risks.corrected`.
   """
 
   quantity: str
@@ -34,15 +36,17 @@ class Promise:
   test: str | None = None
   is_marginal: bool = False
   num_joint: int = 1
-  among: int = 1
+  num_choices: int = 1
 
   @property
   def name(self) -> str:
-    """E.g. 'loss<=0.05@0.9'; without the confidence where there is none."""
+    """The promise in short: 'loss<=0.05@0.9'; without '@' if delta is None."""
     return promises_lib.name_of([self])
 
   def to_json(self) -> dict[str, Any]:
-    """JSON-like; what does not apply is left out."""
+    """Returns a JSON-like mapping; entries that do not apply are left out."""
+    # Readers of `operating_points.json` rely on these keys: `quantity` is
+    # 'what' there.
     content = {
         'what': self.quantity,
         'level': self.level,
@@ -55,22 +59,26 @@ class Promise:
         content[key] = getattr(self, key)
     if self.is_marginal:
       content['is_marginal'] = True
+    # A marginal promise or a plain choice has no delta to correct.
     if self.delta is not None:
-      content['among'] = self.among
+      content['num_choices'] = self.num_choices
     return content
 
   def __str__(self) -> str:
-    """What is promised, and what this does not cover."""
+    """Returns what is promised in words, and what this does not cover."""
     return promises_lib.in_words(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-  """A threshold, its promises, and what the calibration sample showed.
+  """A threshold, its promises, and its means on the calibration sample.
 
   threshold: one number; or one per channel, where several are set together.
-  promises: one or more. Each holds with its own 1 - delta.
-  accuracy, cost, loss, gain: means of the sample.
+  promises: one or more; each holds with its own 1 - delta.
+  accuracy: mean share of right answers, in [0, 1].
+  cost: mean cost, uncapped, as a fraction of all-large.
+  loss: mean relative loss, in [0, 1].
+  gain: mean relative gain, in [0, 1].
   """
 
   threshold: float | tuple[float, ...]
@@ -87,22 +95,24 @@ class OperatingPoint:
 
   @property
   def name(self) -> str:
-    """All promises, e.g. 'loss<=0.05@0.9&cost<=0.6@0.9'.
+    """All promises in short, e.g. 'loss<=0.05@0.9&cost<=0.6@0.9'.
 
-    If they share one delta, 'loss<=0.05&cost<=0.6@0.9'.
+    If they share one delta: 'loss<=0.05&cost<=0.6@0.9'.
     """
     return promises_lib.name_of(self.promises)
 
   @property
   def joint_delta(self) -> float | None:
-    """Chance that any promise is broken; None without a promise."""
+    """Probability that any promise is broken; None if none has a delta."""
     deltas = [x.delta for x in self.promises if x.delta is not None]
+    # Union bound: nothing is assumed about how the promises depend on each
+    # other.
     return min(sum(deltas), 1.0) if deltas else None
 
   def to_json(self) -> dict[str, Any]:
-    """All promises, JSON-like: the first, with the others in 'also'.
+    """Returns the first promise as JSON-like entries, others under 'also'.
 
-    'joint_delta' says with which chance any of several is broken.
+    If there are several, 'joint_delta' is the probability that any is broken.
     """
     first, *others = (promise.to_json() for promise in self.promises)
     if not others:
@@ -110,5 +120,5 @@ class OperatingPoint:
     return first | {'also': others, 'joint_delta': self.joint_delta}
 
   def __str__(self) -> str:
-    """All that is promised, and what this does not cover."""
+    """Returns all promises in words, and what they do not cover."""
     return promises_lib.in_words(self)

@@ -1,32 +1,28 @@
-"""Risks, and which of many candidates are proven to keep them.
+"""Risks, and the tests that prove which candidates keep them.
 
-A risk is a mean that must not exceed a level: of relative loss, or of cost. For
-each candidate (a threshold, or several together) 'its risk is above the level'
-is a hypothesis; a candidate whose hypothesis is rejected is *proven*. With
-probability 1 - delta every proven candidate keeps the risk, so that any of them
-may be picked afterwards, by any rule, on the same sample.
+A risk is a mean that must not exceed a level: of relative loss, or of cost. A
+candidate is a threshold, or several thresholds set together. Its null
+hypothesis is 'the risk is above the level'; a candidate whose hypothesis is
+rejected is *proven*. With probability 1 - delta every proven candidate keeps
+the risk. So any of them may be picked, by any rule, on the same sample.
 
-Three ways to test many hypotheses with one delta:
+Three procedures control the family-wise error at delta:
 
-- `fixed_sequence`: one after another, safest first, each at the full delta, up
-  to the first that is not rejected. Costs nothing per candidate, but the order
-  must have been fixed without the sample.
-- `bonferroni`: each at delta / K, in no order; for risks that rise and fall
-  along the candidates. K counts all candidates, tried or not.
-- `growing`: a fixed sequence whose sample may grow and be tested again as often
-  as one likes; see `growing` for what must be fixed beforehand. Its test is its
-  own, whatever `Risk.p_value` says.
+- `fixed_sequence`: tests in a fixed order, safest first, each at the full
+  delta, up to the first hypothesis that is not rejected. More candidates cost
+  nothing, but the order must be fixed without the sample.
+- `bonferroni`: tests each of K candidates at delta / K, in any order; for risks
+  that rise and fall along the candidates.
+- `growing`: a fixed sequence with a test that stays valid while the sample
+  grows; the module `growing` says what must be fixed beforehand.
 
-Several risks are proven each by itself, at its own delta and in its own order;
-a candidate counts if it is proven for all. Each promise then holds with its own
-1 - delta, all together with 1 - the sum; `shared` divides one delta among them,
-so that all together hold with 1 - delta.
+Several risks are each tested at their own delta and in their own order; a
+candidate must be proven for all. Each promise holds with its own 1 - delta, and
+all together with 1 - the sum of the deltas (`shared` splits one delta).
 
-The chance is over samples: with probability 1 - delta a sample leads to a
-promise that is kept or to a refusal. Nothing sharper is known once it was not
-refused. Not covered are: testing a refused sample again after it has grown (but
-by `growing`); calibrating on sample after sample until one is not refused; and
-picking one of several proven points or seeds, which `corrected` pays for.
+The probability is over calibration samples. It does not cover testing a sample
+again after adding to it (use `growing`), or choosing among several proven
+points or seeds (use `corrected`).
 """
 
 from collections.abc import Mapping
@@ -39,7 +35,7 @@ import numpy as np
 
 from routing.calibration import bounds
 from routing.calibration import growing
-from routing.calibration import needed
+from routing.calibration import sample_size
 from routing.outcomes import refusal
 from routing.routers import promises
 
@@ -47,25 +43,24 @@ QUANTITIES = ('loss', 'cost')
 P_VALUES = ('auto', 'binomial', 'hoeffding_bentkus', 'betting')
 PROCEDURES = ('fixed_sequence', 'bonferroni', 'growing')
 Refusal = refusal.Refusal
+num_needed = sample_size.num_needed
 
 
 @dataclasses.dataclass(frozen=True)
 class Risk:
-  """A mean that must be at most `level`, but for a chance of `delta`.
+  """A mean that must be at most `level`, except with probability `delta`.
 
   quantity: of `QUANTITIES`.
-  level: the mean allowed, in (0, cap).
-  delta: chance that the promise is broken, in (0, 1), at which it is tested.
-  cap: what is above it counts as this. Without one nothing can be promised of a
-    mean: a problem too rare for any sample may cost any amount. 1 for a loss.
+  level: the largest mean allowed, in (0, cap).
+  delta: probability that the promise is broken, in (0, 1).
+  cap: larger values count as this; 1 for a loss.
   p_value: 'binomial' (exact; every value is 0 or 1), 'hoeffding_bentkus',
-    'betting' (any values in [0, cap]), or 'auto': binomial if all values are 0
-    or 1, otherwise Hoeffding-Bentkus. 'auto' decides by what is in the table,
-    which is no choice where each outcome is one answer, right or wrong. Where
-    several answers are averaged, name the test.
-  num_joint: how many risks share one delta, this one included; see `shared`.
-  among: how many proven points or seeds somebody may choose among, each with
-    this delta; see `corrected`.
+    'betting' (both for any values in [0, cap]), or 'auto': binomial if all
+    values are 0 or 1, otherwise Hoeffding-Bentkus. 'auto' depends on the data,
+    so name the test where a problem's value averages several answers.
+  num_joint: number of risks that share one delta, with this one; see `shared`.
+  num_choices: number of proven points or seeds to choose among afterwards, each
+    tested at this delta; see `corrected`.
 
   Raises:
     ValueError: on a value that is not allowed.
@@ -77,43 +72,47 @@ class Risk:
   cap: float = 1.0
   p_value: str = 'auto'
   num_joint: int = 1
-  among: int = 1
+  num_choices: int = 1
 
   def __post_init__(self):
     _check_in('quantity', self.quantity, QUANTITIES)
     _check_in('p_value', self.p_value, P_VALUES)
     if not 0 < self.delta < 1:
       raise ValueError(f'delta must be in (0, 1), got {self.delta}.')
+    # Without a finite cap no sample bounds a mean: a problem too rare to be
+    # sampled may have any cost.
     if not (math.isfinite(self.cap) and 0 < self.level < self.cap):
       raise ValueError(
           f'The level of {self.quantity} must be in (0, {self.cap}), got '
           f'{self.level}.'
       )
     _check_number('num_joint', self.num_joint)
-    _check_number('among', self.among)
+    _check_number('num_choices', self.num_choices)
 
   @property
   def name(self) -> str:
-    """What is promised, e.g. 'loss<=0.05@0.9'."""
+    """The name of the promise, e.g. 'loss<=0.05@0.9'."""
     return promises.name_of([self])
 
   def to_json(self) -> dict[str, Any]:
-    """What is promised, as `promises.claim` reads it."""
+    """Returns the promise in the form that `promises.claim` reads."""
     content = {'what': self.quantity, 'level': self.level, 'delta': self.delta}
     return content | ({'cost_cap': self.cap} if self.quantity == 'cost' else {})
 
   def scaled(self, values: np.ndarray) -> np.ndarray:
-    """The values, capped, as fractions of the cap."""
+    """Returns the values, capped, as fractions of the cap, in [0, 1]."""
     return np.minimum(values, self.cap) / self.cap
 
   def settled(self, table: np.ndarray) -> 'Risk':
-    """The same with a test in the place of 'auto', for a table of values.
+    """Returns this risk with 'auto' replaced by a test that fits `table`.
 
-    The whole table, not the entries that some threshold leads to: which test is
-    used must not depend on where the scores lead.
+    Args:
+      table: the quantity's values, of any shape, for *all* stopping times.
     """
     if self.p_value != 'auto':
       return self
+    # From the whole table, not from the entries that some threshold selects:
+    # the choice of the test must not depend on the scores.
     is_binary = bool(np.isin(self.scaled(table), (0.0, 1.0)).all())
     return dataclasses.replace(
         self, p_value='binomial' if is_binary else 'hoeffding_bentkus'
@@ -133,33 +132,36 @@ def _check_number(name: str, value: int) -> None:
 
 
 def shared(risks: Sequence[Risk], delta: float) -> tuple[Risk, ...]:
-  """The same risks, to be kept all at once with probability 1 - delta.
+  """Returns the same risks, to be kept all at once with probability 1 - delta.
 
-  By a union bound each of R risks is tested at delta / R. The name of a point
-  has the one probability, e.g. 'loss<=0.05&cost<=0.6@0.9'.
+  The point's name states this one probability: 'loss<=0.05&cost<=0.6@0.9'.
 
   Args:
     risks: R of them; their own delta is replaced.
-    delta: chance that any of the promises is broken, in (0, 1).
+    delta: probability that any of the promises is broken, in (0, 1).
   """
   return tuple(
       dataclasses.replace(
-          risk, delta=delta / len(risks) / risk.among, num_joint=len(risks)
+          risk,
+          # Union bound over the R risks. A risk that was corrected for a choice
+          # before stays corrected.
+          delta=delta / len(risks) / risk.num_choices,
+          num_joint=len(risks),
       )
       for risk in risks
   )
 
 
 def corrected(risk: Risk | float, num_choices: int) -> Risk | float:
-  """The same risk, or delta, for a choice among several proven points.
+  """Returns the risk, or delta, corrected for a choice among proven points.
 
-  Points, or seeds, are proven one by one. Whoever picks one of G by what it
-  promised or showed has a promise of 1 - delta only if all G hold together, so
-  each is tested at delta / G. Names keep the probability after the choice.
+  Whoever picks one of G proven points or seeds by what it promised or showed
+  keeps 1 - delta only if all G promises hold together. So each is tested at
+  delta / G. Names keep the probability after the choice, 1 - delta.
 
   Args:
     risk: a risk, or its delta alone.
-    num_choices: G >= 1, all points that may be picked, refused ones included.
+    num_choices: G >= 1, all points that may be picked, with the refused ones.
 
   Raises:
     ValueError: if `num_choices` is not an integer of at least 1.
@@ -168,93 +170,95 @@ def corrected(risk: Risk | float, num_choices: int) -> Risk | float:
   if not isinstance(risk, Risk):
     return risk / num_choices
   return dataclasses.replace(
-      risk, delta=risk.delta / num_choices, among=risk.among * num_choices
+      risk,
+      delta=risk.delta / num_choices,
+      num_choices=risk.num_choices * num_choices,
   )
 
 
 def p_values(
     values: np.ndarray, risk: Risk, procedure: str = 'fixed_sequence'
 ) -> np.ndarray:
-  """Evidence against 'the mean is above the level', candidate by candidate.
+  """Returns `[K]` p-values of 'the mean is above the level', one per candidate.
 
   Args:
     values: `[K, n]` float >= 0, the risk's quantity on n independent problems.
-    risk: level, cap and test; its delta sizes the bets of 'betting'.
-    procedure: of `PROCEDURES`; 'growing' has a test of its own, for which
-      problems must stand in their order of arrival.
-
-  Returns:
-    `[K]` valid p-values.
+    risk: gives level, cap and test; 'betting' sizes its stakes by delta.
+    procedure: of `PROCEDURES`; 'growing' has a test of its own and needs the
+      problems in their order of arrival.
 
   Raises:
-    ValueError: if 'binomial' is asked for values other than 0 and 1.
+    ValueError: if the test is 'binomial' and a value is neither 0 nor the cap.
   """
   scaled = risk.scaled(np.asarray(values, np.float64))
   level, n = risk.level / risk.cap, scaled.shape[1]
   if procedure == 'growing':
     return growing.p_value(scaled, level)
+  # Reached with 'auto' only by callers that did not settle the risk.
   test = risk.settled(values).p_value
   if test == 'betting':
-    # Rows may come sorted, by subject say; betting alone minds. One order for
-    # all, drawn without looking, keeps independent draws what they are.
+    # Unlike the tests below, betting depends on the order, and problems may be
+    # sorted, e.g. by subject. The fixed seed makes the p-value reproducible.
     order = np.random.default_rng(0).permutation(n)
     return bounds.betting_p_value(scaled[:, order], level, risk.delta)
   if test == 'hoeffding_bentkus':
-    # Rounding may put a mean a hair outside; the values themselves are inside.
+    # Rounding may put the mean of values in [0, 1] slightly outside.
     mean = np.clip(scaled.mean(axis=1), 0.0, 1.0)
     return bounds.hoeffding_bentkus_p_value(mean, n, level)
   if not np.isin(scaled, (0.0, 1.0)).all():
     raise ValueError(
-        f'The binomial test of {risk.quantity} takes values of 0 and '
-        f'{risk.cap:g} alone; use hoeffding_bentkus or betting.'
+        f'The binomial test of {risk.quantity} needs every value to be 0 or '
+        f'{risk.cap:g}; use hoeffding_bentkus or betting.'
     )
   return bounds.binomial_p_value(scaled.sum(axis=1), n, level)
 
 
 def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
-  """How many hypotheses are rejected, in order, before the first that is not.
+  """Returns how many hypotheses are rejected before the first that is not.
 
   Args:
     p_values: `[K]`, in an order fixed before the sample was seen.
-    delta: family-wise error rate.
+    delta: family-wise error rate, in (0, 1).
 
-  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2 (fixed
-  sequence testing, one start).
+  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2, one start.
   """
-  is_kept = np.asarray(p_values) > delta
-  return int(np.argmax(is_kept)) if is_kept.any() else len(p_values)
+  is_retained = np.asarray(p_values) > delta
+  # argmax of all False is 0, which would mean that none is rejected.
+  return int(np.argmax(is_retained)) if is_retained.any() else len(p_values)
 
 
 def check_size(
     risk: Risk, delta: float, num: int, procedure: str = 'fixed_sequence'
 ) -> None:
-  """Refuses a promise that not even a mean of 0 would prove.
+  """Raises if the sample is too small to prove even a mean of 0.
 
   Args:
-    risk: level and cap.
+    risk: gives level and cap.
     delta: at which one hypothesis is tested.
-    num: problems at hand, >= 0.
+    num: number of problems at hand, >= 0.
     procedure: of `PROCEDURES`.
 
   Raises:
     Refusal: if `num` is too small.
   """
-  least = needed.least(risk.level / risk.cap, delta, procedure)
-  if num < least:
+  minimum = sample_size.minimum(risk.level / risk.cap, delta, procedure)
+  if num < minimum:
     raise Refusal(
-        f'{promises.claim(risk)} takes {least} trajectories or more, even at a '
-        f'mean of 0; got {num}.',
-        least,
-        note=needed.note(procedure),
+        f'{promises.claim(risk)} needs at least {minimum} trajectories, even '
+        f'at a mean of 0; got {num}.',
+        minimum,
+        note=sample_size.note(procedure),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-  """`[K]` bool `is_proven` and `[K]` `p_values` of one risk.
+  """The result of testing every candidate for one risk.
 
   risk: the risk, its test settled.
   delta: at which each single hypothesis was tested.
+  is_proven: `[K]` bool.
+  p_values: `[K]` float.
   procedure: of `PROCEDURES`.
   """
 
@@ -266,7 +270,7 @@ class Proof:
 
   @property
   def test(self) -> str:
-    """How the p-values were had: of `P_VALUES`, or 'growing'."""
+    """The test behind the p-values: of `P_VALUES`, or 'growing'."""
     return 'growing' if self.procedure == 'growing' else self.risk.p_value
 
 
@@ -276,15 +280,14 @@ def prove(
     order: np.ndarray,
     procedure: str = 'fixed_sequence',
 ) -> Proof:
-  """Which candidates keep one risk, all together with probability 1 - delta.
+  """Tests every candidate for one risk, with family-wise error at most delta.
 
   Args:
     values: `[K, n]` float >= 0, the risk's quantity: K candidates, fixed before
-      these n independent problems came; 'growing' takes these in their order
-      of arrival.
+      these n independent problems came; for 'growing' in order of arrival.
     risk: what is to be proven.
     order: `[K]` int, candidates, safest first, fixed likewise.
-    procedure: of `PROCEDURES`; 'bonferroni' takes no notice of the order.
+    procedure: of `PROCEDURES`; 'bonferroni' ignores the order.
 
   Raises:
     Refusal: if n is too small for any candidate, or none is proven.
@@ -296,12 +299,16 @@ def prove(
   if procedure == 'bonferroni':
     delta /= len(values)
   check_size(risk, delta, values.shape[1], procedure)
+  # Stakes of 'betting' are sized for the delta that is left after Bonferroni.
   found = p_values(values, dataclasses.replace(risk, delta=delta), procedure)
-  is_proven = found <= delta
+  is_proven = found <= delta  # All that Bonferroni needs.
   if procedure != 'bonferroni':
+    # A small p-value after the first one that fails proves nothing: a fixed
+    # sequence pays for its full delta by stopping there.
     is_proven = np.zeros(len(values), bool)
     is_proven[order[: fixed_sequence(found[order], delta)]] = True
   if not is_proven.any():
+    # The error reports the candidate that was nearest to being proven.
     best = np.argmin(found) if procedure == 'bonferroni' else order[0]
     raise _refusal(values[best], risk, delta, procedure)
   return Proof(risk, delta, is_proven, found, procedure)
@@ -313,16 +320,16 @@ def prove_all(
     orders: Mapping[str, np.ndarray],
     procedure: str = 'fixed_sequence',
 ) -> tuple[np.ndarray, list[Proof]]:
-  """The candidates proven for every risk, and the proof of each.
+  """Returns the candidates that are proven for every risk, and the proofs.
 
   Args:
     values: by quantity, `[K, n]` float >= 0; see `prove`.
     risks: one or several.
     orders: by quantity, `[K]` int, candidates, safest first.
-    procedure: of `PROCEDURES`, for each.
+    procedure: of `PROCEDURES`, used for each risk.
 
   Returns:
-    Indices of the candidates, rising, at least one; and a `Proof` per risk.
+    Ascending indices of the candidates, at least one; and a `Proof` per risk.
 
   Raises:
     Refusal: if no candidate is proven for all.
@@ -331,70 +338,37 @@ def prove_all(
       prove(values[risk.quantity], risk, orders[risk.quantity], procedure)
       for risk in risks
   ]
+  # Each proof holds for all its candidates at once, so the intersection costs
+  # no more than the sum of the deltas.
   is_proven = np.all([proof.is_proven for proof in proofs], axis=0)
   if is_proven.any():
     return np.flatnonzero(is_proven), proofs
   names = ' and '.join(map(promises.claim, risks))
-  number = _needed_together(values, proofs)
+  number = sample_size.needed_together(values, proofs)
   num_problems = values[risks[0].quantity].shape[1]
   raise Refusal(
-      f'{names} can each be promised from {num_problems} trajectories, but of '
-      f'no single threshold; {needed.remedy(number)}.',
+      f'{names} can each be promised from {num_problems} trajectories, but no '
+      f'single threshold keeps them all; {sample_size.advice(number)}.',
       number,
-      note=needed.note(procedure),
+      note=sample_size.note(procedure),
   )
-
-
-def num_needed(
-    values: np.ndarray,
-    risk: Risk,
-    delta: float,
-    procedure: str = 'fixed_sequence',
-) -> int | None:
-  """About how many problems like these prove one candidate; None = no number.
-
-  Args:
-    values: `[n]` float >= 0, the risk's quantity at the candidate.
-    risk: level, cap and test.
-    delta: of this hypothesis alone.
-    procedure: of `PROCEDURES`.
-  """
-  test = procedure if procedure == 'growing' else risk.p_value
-  return needed.number(risk.scaled(values), risk.level / risk.cap, delta, test)
-
-
-def _needed_together(
-    values: Mapping[str, np.ndarray], proofs: Sequence[Proof]
-) -> int | None:
-  """The least over candidates of the most over risks; None = no number."""
-  is_within = np.all(
-      [
-          x.risk.scaled(values[x.risk.quantity]).mean(axis=1) * x.risk.cap
-          < x.risk.level
-          for x in proofs
-      ],
-      axis=0,
-  )
-  totals = []
-  for k in np.flatnonzero(is_within):
-    each = [
-        num_needed(values[x.risk.quantity][k], x.risk, x.delta, x.procedure)
-        for x in proofs
-    ]
-    if None not in each:
-      totals.append(max(each))
-  return min(totals, default=None)
 
 
 def _refusal(
     values: np.ndarray, risk: Risk, delta: float, procedure: str
 ) -> Refusal:
+  """Returns the error for a risk that no candidate is proven to keep.
+
+  Args:
+    values: `[n]`, the risk's quantity at the safest candidate.
+  """
   number = num_needed(values, risk, delta, procedure)
+  # Of capped values, since the promise is about these.
   mean = risk.scaled(values).mean() * risk.cap
   return Refusal(
       f'{promises.claim(risk)} cannot be promised from {len(values)} '
       f'trajectories: the safest threshold has mean {risk.quantity} '
-      f'{mean:.4f}; {needed.remedy(number)}.',
+      f'{mean:.4f}; {sample_size.advice(number)}.',
       number,
-      note=needed.note(procedure),
+      note=sample_size.note(procedure),
   )

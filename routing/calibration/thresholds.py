@@ -1,15 +1,16 @@
-"""Thresholds and what they promise.
+"""Chooses thresholds, and proves what they promise.
 
-`for_budget` and `for_loss` pick on the sample: good guesses, no promise.
-`learn_then_test`, `for_budget_with_confidence` and `for_risks` test hypotheses
-(see `risks`) and promise what was proven.
+`for_budget` and `for_loss` choose on the sample: good guesses that promise
+nothing. `learn_then_test`, `for_budget_with_confidence` and `for_risks` test
+hypotheses (see `risks`) and promise what was proven.
 
-Why the thresholds are an argument: the guarantee is about hypotheses that were
-named before the sample was drawn. A threshold read off the calibration scores
-is a random hypothesis; its p-value is that of the luckiest of many, and since
-the relative loss need not be monotone in kappa no ordering argument repairs it.
-Use `grid` on *training* scores, or any others, never on the calibration ones.
-A finer grid costs nothing: a fixed sequence pays no price per test.
+The candidate thresholds are an argument because the guarantee holds for
+hypotheses that were named before the sample was drawn. A threshold read off the
+calibration scores is a random hypothesis: its p-value is that of the luckiest
+of many. The relative loss need not be monotone in kappa, so no argument from
+ordering repairs this. Use `grid` on *training* scores, or on any others, but
+never on the calibration scores. A finer grid costs nothing, since a fixed
+sequence pays no price per test.
 """
 
 from collections.abc import Mapping
@@ -29,10 +30,10 @@ OperatingPoint = operating_points.OperatingPoint
 
 
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
-  """`[K]` ascending thresholds, K <= size + 2, from scores held apart.
+  """Returns `[K]` ascending thresholds from -inf to inf, K <= size + 2.
 
-  Quantiles of the records (scores above all earlier ones of their problem),
-  since only these change a decision; and both ends, -inf and inf.
+  The inner thresholds are quantiles of the records, scores above all earlier
+  ones of their problem: only these change a decision.
 
   Args:
     scores: `[N, T]` float, of problems that are *not* calibrated on.
@@ -40,9 +41,13 @@ def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
     size: number of quantiles.
   """
   highest = stopping_lib.running_maximum(scores, mask)
+  # `running_maximum` is -inf before the first decision, so the first decision
+  # of every problem is a record. `np.array` copies: the caller's mask stays as
+  # it is.
   is_record = np.array(mask, bool)
   is_record[:, 1:] &= highest[:, 1:] > highest[:, :-1]
-  # 'lower' keeps thresholds on scores that occur, so ties stay ties.
+  # 'lower' keeps every threshold at a score that occurs. A value between two
+  # scores would separate them where other problems have a tie.
   inner = np.quantile(
       highest[is_record], np.linspace(0, 1, size), method='lower'
   )
@@ -50,11 +55,16 @@ def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
 
 
 def check_budget(budget: float, small_cost: float) -> float:
-  """Returns `budget`, or raises ValueError if it is outside [small cost, 1]."""
+  """Returns `budget`, or raises ValueError if it is outside [small cost, 1].
+
+  Args:
+    budget: mean cost, as a fraction of all-large.
+    small_cost: mean cost of the small model alone.
+  """
   if not small_cost <= budget <= 1:
     raise ValueError(
         f'Budget {budget:g} is outside [{small_cost:.3f}, 1]: the small model '
-        f'alone costs {small_cost:.3f} of all-large, the large alone 1.'
+        f'alone costs {small_cost:.3f} of all-large, the large model alone 1.'
     )
   return budget
 
@@ -62,7 +72,7 @@ def check_budget(budget: float, small_cost: float) -> float:
 def point_at(
     frontier: frontier_lib.Frontier, index: int, promise: Promise
 ) -> OperatingPoint:
-  """One threshold of a frontier as a point."""
+  """Returns one threshold of a frontier as an operating point."""
   return OperatingPoint(
       threshold=float(frontier.thresholds[index]),
       promises=(promise,),
@@ -73,8 +83,15 @@ def point_at(
 def best(
     candidates: np.ndarray, value: np.ndarray, cost: np.ndarray
 ) -> np.intp:
-  """Index of the highest value among candidates, the cheapest of equals."""
-  # Means are sums in another order at each threshold: equal to about 1e-12.
+  """Returns the index of the best candidate; the cheapest of equal ones.
+
+  Args:
+    candidates: indices into `value` and `cost`, one or more.
+    value: `[K]`, higher is better.
+    cost: `[K]`.
+  """
+  # Means at different thresholds are sums in different orders, equal only to
+  # about 1e-12. Rounding makes them ties, so that the cheapest is chosen.
   order = np.lexsort((cost[candidates], -np.round(value[candidates], 10)))
   return candidates[order[0]]
 
@@ -82,7 +99,7 @@ def best(
 def for_budget(
     scores: np.ndarray, outcomes: stopping_lib.Outcomes, budget: float
 ) -> OperatingPoint:
-  """The threshold of highest sample accuracy with sample cost <= budget.
+  """Returns the threshold of best sample accuracy with sample cost <= budget.
 
   Args:
     scores: `[N, T]` float, higher means hand over.
@@ -90,13 +107,15 @@ def for_budget(
     budget: allowed mean cost, a fraction of all-large.
 
   Returns:
-    The point; of equal accuracies the cheapest. It promises nothing (delta is
-    None): about half of all such picks exceed the budget on new problems.
+    The point; among equal accuracies the cheapest. It promises nothing (its
+    delta is None): on new problems about half of such choices exceed the
+    budget.
 
   Raises:
     ValueError: if `budget` is outside [small cost, 1].
   """
   frontier = frontier_lib.frontier(scores, outcomes)
+  # The last point of a frontier is 'never hand over': the small model alone.
   check_budget(budget, frontier.cost[-1])
   allowed = np.flatnonzero(frontier.cost <= budget)
   index = best(allowed, frontier.accuracy, frontier.cost)
@@ -107,7 +126,13 @@ def for_budget(
 def for_loss(
     scores: np.ndarray, outcomes: stopping_lib.Outcomes, alpha: float
 ) -> OperatingPoint:
-  """The cheapest threshold with sample loss <= alpha: a pick, not a promise.
+  """Returns the cheapest threshold with sample loss <= alpha.
+
+  The sample loss promises nothing about new problems.
+  Args:
+    scores: `[N, T]` float, higher means hand over.
+    outcomes: the table of the same problems.
+    alpha: allowed mean relative loss.
 
   Raises:
     ValueError: if no threshold has a sample loss <= alpha.
@@ -116,8 +141,8 @@ def for_loss(
   allowed = np.flatnonzero(frontier.loss <= alpha)
   if not allowed.size:
     raise ValueError(
-        f'No threshold loses {alpha:g} or less; the least is '
-        f'{frontier.loss.min():.3f}.'
+        f'No threshold has a relative loss of {alpha:g} or less; the least is '
+        f'{frontier.loss.min():.3f}. Raise alpha.'
     )
   index = best(allowed, -frontier.cost, frontier.cost)
   promise = Promise('loss', alpha, None, outcomes.num_problems)
@@ -127,44 +152,51 @@ def for_loss(
 def values_at(
     scores: np.ndarray, outcomes: stopping_lib.Outcomes, thresholds: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Correct, cost, loss and gain at each threshold; each `[K, N]` float64."""
+  """Returns correct, cost, loss and gain at each threshold, `[K, N]` float64.
+
+  Args:
+    scores: `[N, T]` float, higher means hand over.
+    outcomes: the table of the same problems.
+    thresholds: `[K]` float.
+  """
   times = stopping_lib.stopping_times(scores, outcomes.mask, thresholds)
   return stopping_lib.at_times(outcomes, times)
 
 
 def below(
-    dearest: float,
+    max_cost: float,
     proven: np.ndarray,
     cost: np.ndarray,
     risks: Sequence[risks_lib.Risk],
 ) -> np.ndarray:
-  """Returns the proven candidates that cost less than `dearest`.
-
-  Which of the proven are kept may hang on the sample: all of them keep the
-  promise together.
+  """Returns the proven candidates that cost less than `max_cost`.
 
   Args:
-    dearest: a fraction of all-large; inf = no limit.
+    max_cost: a fraction of all-large; inf = no limit.
     proven: indices of candidates, one or more.
-    cost: `[K]` mean cost of each on the sample.
-    risks: that are proven.
+    cost: `[K]` mean cost of each candidate on the sample.
+    risks: the risks that are proven.
 
   Raises:
-    risks.Refusal: if none does.
+    risks.Refusal: if no proven candidate is that cheap.
   """
-  # Means are sums in another order at each threshold: equal to about 1e-12.
-  cheap = proven[cost[proven] < dearest - 1e-10]
+  # The cut may depend on the sample, because all proven candidates keep the
+  # promise together. 1e-10: means at different thresholds are sums in different
+  # orders, equal only to about 1e-12, and the large model's own cost is not
+  # below 1.
+  cheap = proven[cost[proven] < max_cost - 1e-10]
   if cheap.size:
     return cheap
-  is_kept = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
+  # The largest model has no relative loss, and a cost of 1.
+  is_kept_by_largest = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
   raise risks_lib.Refusal(
       f'{promises_lib.name_of(risks)} is proven only for thresholds that cost '
-      f'{cost[proven].min():.3f} of the large model alone, or more; allowed: '
-      f'below {dearest:g}. The large model alone '
+      f'{cost[proven].min():.3f} times the large model alone, or more; '
+      f'allowed: below {max_cost:g}. The large model alone '
       + (
-          'keeps this promise at cost 1 and is the answer.'
-          if is_kept
-          else 'costs 1: promise a lower cost, or use it.'
+          'keeps this promise at cost 1: use it instead of a router.'
+          if is_kept_by_largest
+          else 'costs 1: promise a lower cost, or use it instead of a router.'
       ),
       None,
       note='',
@@ -178,43 +210,49 @@ def from_values(
     *,
     orders: Mapping[str, np.ndarray] | None = None,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> OperatingPoint:
-  """The best candidate that is proven to keep every risk.
+  """Returns the best candidate that is proven to keep every risk.
 
-  Knows nothing of protocols: values may come from ladders, or from trajectories
-  collected anew at each of K thresholds.
+  It does not depend on the protocol: values may come from ladders, or from
+  trajectories collected anew at each of K thresholds.
 
   Args:
     values: correct, cost, loss, gain, each `[K, n]`, of n independent problems.
-    thresholds: `[K]`, or `[K, G]` for G set together; fixed without these
-      problems.
-    risks: one or several; at most one of a quantity.
+    thresholds: `[K]`, or `[K, G]` for G thresholds set together; fixed without
+      these problems.
+    risks: one or several; at most one for each quantity.
     orders: by quantity, `[K]` candidates, safest first, fixed likewise. If
-      None, thresholds must rise: loss is tested from the lowest ('always the
-      large model') up, cost from the highest ('never') down.
+      None, thresholds must rise; see the order in the code.
     procedure: of `risks.PROCEDURES`.
-    dearest: candidates whose sample mean cost, uncapped, is this or more are
-      no point, since the large model alone costs 1; inf = no limit.
+    max_cost: candidates whose sample mean cost, uncapped, is this or more are
+      excluded, since the large model alone costs 1; inf = no limit.
 
   Returns:
-    The cheapest of the proven, or the most accurate where a cost is promised.
+    The cheapest proven candidate, or the most accurate if a cost is promised.
 
   Raises:
-    risks.Refusal: if nothing is proven; `needed` says how many it would take.
-      If all that is proven is too dear, `needed` is None.
+    risks.Refusal: if no candidate is proven; `needed` says how many problems
+      are needed. If every proven candidate is too expensive, `needed` is None.
     ValueError: if two risks are of one quantity.
   """
   quantities = [risk.quantity for risk in risks]
   if not risks or len(set(quantities)) != len(quantities):
-    raise ValueError(f'Risks must be of different quantities: {quantities}.')
+    raise ValueError(
+        'There must be one or more risks, of different quantities; got '
+        f'{quantities}.'
+    )
   if orders is None:
+    # Safest first. Threshold -inf, 'always the large model', has no loss; inf,
+    # 'never', has the lowest cost.
     rising = np.arange(len(frontier_lib.check_rising(thresholds)))
     orders = {'loss': rising, 'cost': rising[::-1]}
   proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
+  # A promise of cost leaves the accuracy to be maximised; a promise of loss
+  # alone leaves the cost to be minimised.
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
-  proven = below(dearest, proven, mean['cost'], risks)
+  proven = below(max_cost, proven, mean['cost'], risks)
   index = best(proven, value, mean['cost'])
   threshold = np.asarray(thresholds, np.float64)[index].tolist()
   return OperatingPoint(
@@ -228,6 +266,11 @@ def from_values(
 
 
 def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
+  """Returns what a proof promises of the candidate at `index`.
+
+  Args:
+    num: number of problems that it was tested on.
+  """
   risk = proof.risk
   return Promise(
       quantity=risk.quantity,
@@ -238,7 +281,7 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
       cost_cap=risk.cap if risk.quantity == 'cost' else None,
       test=proof.test,
       num_joint=risk.num_joint,
-      among=risk.among,
+      num_choices=risk.num_choices,
   )
 
 
@@ -249,12 +292,14 @@ def for_risks(
     *,
     thresholds: np.ndarray,
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> OperatingPoint:
-  """The best threshold that keeps every risk, each with its own 1 - delta.
+  """Returns the best threshold that is proven to keep every risk.
 
-  For independent problems of the same source; all promises hold together with
-  probability 1 - the sum of the deltas.
+  Each promise holds with its own probability 1 - delta.
+
+  The problems must be independent draws from the source that is served. All
+  promises hold together with probability 1 - the sum of the deltas.
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
@@ -262,23 +307,24 @@ def for_risks(
     risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     procedure: of `risks.PROCEDURES`.
-    dearest: see `from_values`.
+    max_cost: see `from_values`.
 
   Returns:
-    The cheapest of the proven, or the most accurate where a cost is promised;
-    its figures are those of the sample, uncapped.
+    The cheapest proven threshold, or the most accurate if a cost is promised.
+    Its figures are means of the sample, costs uncapped.
 
   Raises:
-    risks.Refusal: if it cannot be promised; `needed` says how many trajectories
-      it would take.
+    risks.Refusal: if no threshold can be promised; `needed` says how many
+      trajectories are needed.
 
   Source: Angelopoulos et al. 2021, "Learn then Test", theorem 1.
   """
   thresholds = frontier_lib.check_rising(thresholds)
+  # On all stopping times, so that the choice of the test ignores the scores.
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
   return from_values(
-      values, thresholds, risks, procedure=procedure, dearest=dearest
+      values, thresholds, risks, procedure=procedure, max_cost=max_cost
   )
 
 
@@ -291,22 +337,21 @@ def learn_then_test(
     thresholds: np.ndarray,
     p_value: str = 'auto',
     procedure: str = 'fixed_sequence',
-    dearest: float = 1.0,
+    max_cost: float = 1.0,
 ) -> OperatingPoint:
-  """The cheapest threshold whose relative loss is <= alpha, with 1 - delta.
+  """Returns the cheapest threshold whose relative loss is proved <= alpha.
 
-  Tests 'E[loss] > alpha' from the lowest threshold ('always the large model',
-  whose loss is 0) upwards; see `for_risks` for arguments and errors.
+  With probability 1 - delta the relative loss on new problems is <= alpha. The
+  function tests 'E[loss] > alpha' from the lowest threshold ('always the large
+  model', whose loss is 0) upwards.
 
   Args:
-    scores: `[N, T]` float, of a policy frozen before these problems came.
-    outcomes: the table of the same problems.
+    scores, outcomes, thresholds, procedure, max_cost: see `for_risks`.
     alpha: relative loss promised, in (0, 1).
-    delta: chance that the promise is broken, in (0, 1).
-    thresholds: `[K]` rising, fixed without these problems (see `grid`).
+    delta: probability that the promise is broken, in (0, 1).
     p_value: of `risks.P_VALUES`.
-    procedure: of `risks.PROCEDURES`.
-    dearest: see `from_values`.
+
+  Returns, Raises: as `for_risks`.
   """
   risk = risks_lib.Risk('loss', alpha, delta, p_value=p_value)
   return for_risks(
@@ -315,7 +360,7 @@ def learn_then_test(
       [risk],
       thresholds=thresholds,
       procedure=procedure,
-      dearest=dearest,
+      max_cost=max_cost,
   )
 
 
@@ -330,20 +375,20 @@ def for_budget_with_confidence(
     p_value: str = 'hoeffding_bentkus',
     procedure: str = 'fixed_sequence',
 ) -> OperatingPoint:
-  """The most accurate threshold whose mean cost is <= budget, with 1 - delta.
+  """Returns the most accurate threshold whose mean cost is proved <= budget.
 
-  Tests 'E[min(cost, cap)] > budget' from 'never' downwards; see `for_risks` for
-  arguments and errors. 'betting' spends far more of the budget.
+  With probability 1 - delta the mean capped cost on new problems is <= budget.
+  The function tests 'E[min(cost, cap)] > budget' from 'never' downwards. With
+  p_value='betting' the threshold uses far more of the budget.
 
   Args:
-    scores: `[N, T]` float, of a policy frozen before these problems came.
-    outcomes: the table of the same problems.
+    scores, outcomes, thresholds, procedure: see `for_risks`.
     budget: mean cost promised, a fraction of all-large, in [small cost, 1].
-    delta: chance that the promise is broken, in (0, 1).
-    thresholds: `[K]` rising, fixed without these problems (see `grid`).
-    cost_cap: dearer problems count as this, a fraction of all-large.
+    delta: probability that the promise is broken, in (0, 1).
+    cost_cap: larger costs of a problem count as this, a fraction of all-large.
     p_value: of `risks.P_VALUES`.
-    procedure: of `risks.PROCEDURES`.
+
+  Returns, Raises: as `for_risks`; ValueError if `budget` is outside its range.
   """
   check_budget(budget, outcomes.cost[:, -1].mean())
   risk = risks_lib.Risk('cost', budget, delta, cost_cap, p_value)

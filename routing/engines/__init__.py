@@ -1,1 +1,1 @@
-"""Back ends that write steps: one protocol, one capability table."""
+"""Back ends that write steps: one protocol, one table of capabilities."""

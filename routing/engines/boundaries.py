@@ -1,17 +1,21 @@
-"""Where a step ends, in a text that comes whole or request by request.
+"""Finds where steps end, in a whole text or in one that arrives in parts.
 
-A step ends with the delimiter, which belongs to it. A delimiter inside a code
-fence or a LaTeX block does not end a step, and a step is never blank: blank
-lines before it are its own. Joining the steps of a text gives the text again,
-character for character. All of it follows from the text since the step began,
-so a text that arrives in pieces is cut like one that arrives at once.
+A step ends with the delimiter and includes it. A delimiter inside a code fence
+or a LaTeX block does not end a step. A step is never blank: blank lines before
+a step belong to it. The steps of a text join to exactly that text.
+
+Every decision depends only on the text since the step began. A text that
+arrives in parts is therefore split like one that arrives whole.
 """
 
 import re
 
 from routing import types
 
-# A fence opens a line; its info string may hold no backtick (CommonMark 4.5).
+# What opens a block. A code fence must start its line, and the info string
+# after backticks may contain no backtick (CommonMark 4.5): ```a``` on one line
+# is inline code. (?<!\\) skips escaped dollars and brackets, which LaTeX
+# prints as text.
 _OPENER = re.compile(
     r'(?m)^ {0,3}(?P<fence>`{3,}(?=[^`\n]*(?:\n|\Z))|~{3,})'
     r'|(?<!\\)(?P<dollars>\$\$)'
@@ -21,10 +25,11 @@ _OPENER = re.compile(
 
 
 def open_block(text: str) -> str | None:
-  """What would close the block that `text` ends in; None outside of blocks.
+  r"""Returns the string that closes the block `text` ends in, or None.
 
-  Blocks are code fences (``` or ~~~ at the start of a line), $$, \\[ and LaTeX
-  environments. One inside another is text of the outer one.
+  None means that the text does not end inside a block. Blocks are code fences
+  (``` or ~~~ at the start of a line), $$, \[ and LaTeX environments. A block
+  inside another block is text of the outer one.
   """
   position = 0
   while opener := _OPENER.search(text, position):
@@ -32,24 +37,28 @@ def open_block(text: str) -> str | None:
     end = pattern.search(text, opener.end())
     if end is None:
       return closer
+    # Everything up to the closer is text of this block, so the search for the
+    # next opener starts after it. This is what makes nested openers inert.
     position = end.end()
   return None
 
 
 def ends_step(text: str, delimiter: str = types.DELIMITER) -> bool:
-  """Whether a step that so far reads `text` ends here."""
+  """Checks whether a step that so far reads `text` ends here."""
   return (
       text.endswith(delimiter)
+      # Blank lines do not make a step; they belong to the next one.
       and not text.isspace()
       and open_block(text) is None
   )
 
 
 def next_stop(text: str, delimiter: str = types.DELIMITER) -> str:
-  """The string up to which a step that so far reads `text` must go on.
+  """Returns the stop string of the next request for an unfinished step.
 
-  Inside a block that is what closes it: a request for each blank line of a
-  listing would be wasted.
+  Inside a block this is the string that closes it, otherwise the delimiter.
+  Stopping at the delimiter inside a block would cost one request for each blank
+  line of a listing.
   """
   return open_block(text) or delimiter
 
@@ -57,14 +66,16 @@ def next_stop(text: str, delimiter: str = types.DELIMITER) -> str:
 def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
   """Splits `text` into steps; only the last may lack the delimiter.
 
-  Of a longer run of newlines the first two end the step; the others open the
-  next one, as a model that writes token by token would have it.
+  In a run of more than two newlines, the first two end the step and the others
+  begin the next one. A model that writes token by token is cut the same way.
 
   Raises:
     ValueError: if `delimiter` is empty.
   """
   if not delimiter:
-    raise ValueError('The delimiter is empty; it must be 1 character or more.')
+    raise ValueError(
+        "The delimiter is empty (''); it must have at least 1 character."
+    )
   steps, start, position = [], 0, text.find(delimiter)
   while position >= 0:
     end = position + len(delimiter)
@@ -72,15 +83,19 @@ def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
       steps.append(text[start:end])
       start = position = end
     else:
+      # Not `end`: occurrences may overlap, as in three newlines.
       position += 1
     position = text.find(delimiter, position)
   return [*steps, text[start:]] if start < len(text) else steps
 
 
 def _closer(opener: re.Match) -> tuple[str, re.Pattern]:
-  """The string that closes a block, and how to recognise that it did."""
+  """Returns the string that closes a block and the pattern that finds it."""
   if fence := opener['fence']:
-    # The newline before it may be in what came already.
+    # A closing fence may be longer than the opening one (CommonMark 4.5) and
+    # stands alone on its line. The stop string is the bare fence, without the
+    # newline before it: that newline may have been written in an earlier part,
+    # and a stop string is matched in new text only.
     return fence, re.compile(
         rf'\n {{0,3}}{re.escape(fence)}{re.escape(fence[0])}*[ \t]*(?=\n|\Z)'
     )

@@ -1,19 +1,22 @@
-"""The embedded pair as an engine: slots of KV cache, micro-batches of steps.
+"""An engine for the embedded pair: rows of one KV cache, batched step by step.
 
-Requests wait in a queue; whenever the engine is idle it takes all that wait, up
-to `max_batch`, and writes one step of each in one jitted call. If more wait, it
-takes the oldest and those nearest to it in length, since a batch reads as many
-keys for each row as for its longest. A request for a whole answer goes back to
-the queue after each step, so early and late requests share batches. A slot of
-the cache belongs to one session at a time and keeps its tokens, so the next
-step of a trace reads only what is new.
+Requests wait in a queue. Whenever the engine is idle, it takes up to
+`max_batch` of them and writes one step of each in one jitted call. A request
+for a whole answer returns to the queue after each step, so early and late
+requests share batches.
+
+If more requests wait than fit, it takes the oldest one and those nearest to it
+in length. Every row of a batch attends to as many keys as the longest row, so
+similar lengths waste least.
+
+Each row (slot) of the cache belongs to one session at a time and keeps its
+tokens. The next step of a trace therefore reads only new tokens.
 """
 
 import asyncio
 from collections.abc import Sequence
 import concurrent.futures
 import dataclasses
-import functools
 import itertools
 import time
 
@@ -22,24 +25,22 @@ import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
 from routing.lm import decoder
 from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
 
-# Each is compiled when first needed.
-_BATCH_BUCKETS = (8, 32, 64, 128)
-_PREFILL_BUCKETS = (32, 64, 128, 192)
-_PAST_BUCKETS = (96, 128, 160)
-# Fewer rows fit into the processor's caches, whatever is padded to them.
-_MIN_ROWS_FOR_PAST = 64
-_SEGMENT_TOKENS = 32  # A step is 22 tokens; a longer one takes two segments.
-_TOP_K = 5
-
 
 @dataclasses.dataclass
 class _Job:
-  """A request on its way: the tokens so far and the steps already written."""
+  """A request in progress: its tokens so far and the steps already written.
+
+  slot: the row of the cache; -1 = none yet.
+  number: position in the queue; renewed whenever the job returns to it.
+  parts: arrays of the segments written since the last step.
+  seconds: time charged since the last step.
+  """
 
   request: engine_lib.Request
   tokens: list[int]
@@ -48,25 +49,29 @@ class _Job:
   read: int = 0
   cached: int = 0
   slot: int = -1
-  number: int = 0  # Of its turn in the queue.
+  number: int = 0
   parts: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
   seconds: float = 0.0
   steps: list[types.Step] = dataclasses.field(default_factory=list)
 
 
 class EmbeddedEngine:
-  """Writes steps with one of the embedded language models.
+  """An engine that writes steps with one of the embedded language models.
 
   Args:
     name: the model's name.
     route: its route index.
     config, params: the decoder, see `routing.lm.export.load_pretrained`.
-    tokenizer: the tokeniser of the pair.
-    max_batch: rows written at once.
-    num_slots: traces whose cache is kept; at least the number of traces in
-      flight, or prefixes are read again (and charged as read). A trace holds
-      its slot, also while another model writes, until it is forgotten.
-    max_length: tokens of question and answer together.
+    tokenizer: the tokenizer of the pair.
+    max_batch: maximum number of rows written at once.
+    num_slots: number of rows in the cache. It should be at least the number of
+      concurrent traces, or prefixes are evicted, read again and charged as
+      read. A trace keeps its slot until it is forgotten, also while another
+      model writes.
+    max_length: maximum tokens of question and answer together.
+
+  Raises:
+    ValueError: if `max_batch` or `num_slots` is not allowed.
   """
 
   def __init__(
@@ -85,19 +90,20 @@ class EmbeddedEngine:
     self.route = route
     self.capabilities = engine_lib.Capabilities(
         continues_prefix=True,
-        num_log_probs=_TOP_K,
+        num_log_probs=jitted_batches.TOP_K,
         hidden_size=2 * config.hidden_size,
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
     )
-    if not 1 <= max_batch <= _BATCH_BUCKETS[-1]:
+    largest = jitted_batches.BATCH_BUCKETS[-1]
+    if not 1 <= max_batch <= largest:
       raise ValueError(
-          f'max_batch is {max_batch}; allowed: 1 to {_BATCH_BUCKETS[-1]}.'
+          f'max_batch is {max_batch}; allowed: 1 to {largest} rows.'
       )
     if num_slots < max_batch:
       raise ValueError(
-          f'num_slots is {num_slots}; it must be at least max_batch, '
+          f'num_slots is {num_slots}; allowed: at least max_batch, which is '
           f'{max_batch}.'
       )
     self._config = config
@@ -106,29 +112,32 @@ class EmbeddedEngine:
     self._max_batch = max_batch
     self._max_length = max_length
     self._slots = slots_lib.Slots(num_slots)
-    # One row more than slots: padding rows of a batch write there.
+    # One row more than slots: the padding rows of a batch write there, and so
+    # never overwrite the keys of a session.
     self._cache = decoder.init_cache(config, num_slots + 1, max_length)
     self._queue: list[_Job] = []  # Oldest first.
     self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
+    # Computing in a thread keeps the event loop free for the other engine. One
+    # thread only: the cache is donated, so calls must follow one another.
     self._executor = concurrent.futures.ThreadPoolExecutor(
         1, thread_name_prefix=f'engine-{name}'
     )
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Prompt tokens of a request for `question`, continued after `trace`."""
+    """Counts prompt tokens; see `engine.Engine.count_tokens`."""
     return len(self.encode(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int]:
-    """See `engine.Engine.encode`."""
+    """Returns the prompt's ids; see `engine.Engine.encode`."""
     return self._tokenizer.encode(question + trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes one step, or all to the end; see `engine.Engine.write`.
 
     Raises:
-      engine_lib.Refused: if the prompt leaves no room for a token, or holds a
-        character that the model does not know.
+      engine_lib.Refused: if the prompt leaves no room for a token, or has a
+      character that is not in the vocabulary.
     """
     try:
       tokens = self._tokenizer.encode(request.question + request.trace)
@@ -137,34 +146,39 @@ class EmbeddedEngine:
     room = min(request.max_tokens, self._max_length - len(tokens))
     if room < 1:
       raise engine_lib.Refused(
-          f'No room to write: the prompt has {len(tokens)} tokens, max_tokens '
-          f'is {request.max_tokens}, and {self.name} holds {self._max_length}.'
+          f'No token can be written: the prompt has {len(tokens)} tokens, '
+          f'max_tokens is {request.max_tokens}, and max_length of {self.name} '
+          f'is {self._max_length}. Raise either, or stop earlier.'
       )
     loop = asyncio.get_running_loop()
     job = _Job(request, list(tokens), loop.create_future(), room)
     self._enqueue(job)
+    # The worker ends when the queue is empty and is started again here, so that
+    # an idle engine leaves no task behind when its event loop closes.
     if self._worker is None or self._worker.done():
       self._worker = loop.create_task(self._work())
     return await job.future
 
-  async def cut_off(self, session: str) -> None:
-    """Nothing to do: only what is asked for is written."""
+  async def cancel_speculation(self, session: str) -> None:
+    """Does nothing: the engine never continues speculatively."""
 
   def forget(self, session: str) -> None:
-    """Frees the session's slot: the next session that needs one gets it."""
+    """Frees the session's slots for other sessions."""
     self._slots.forget(session)
 
   async def close(self) -> None:
-    """Waits for what is under way and frees the thread."""
+    """Waits for requests in progress and ends the thread."""
     if self._worker is not None:
       await self._worker
     self._executor.shutdown()
 
   async def _work(self) -> None:
-    """Writes batches until nothing waits."""
+    """Writes batches until the queue is empty."""
     loop = asyncio.get_running_loop()
     while True:
-      await asyncio.sleep(0)  # Let everyone who is about to ask, ask.
+      # Let all coroutines that are ready add their requests first: the batch
+      # gets fuller.
+      await asyncio.sleep(0)
       jobs = self._take()
       if not jobs:
         return
@@ -172,7 +186,9 @@ class EmbeddedEngine:
         rows = await loop.run_in_executor(
             self._executor, self._write_segment, jobs
         )
-      except Exception as error:  # The callers hear of it, each by its future.
+      # The error goes to the callers; the worker continues with the next batch.
+      # What the slots contain is unknown now, so they are freed.
+      except Exception as error:
         for job in jobs:
           self._slots.clear(job.slot)
           if not job.future.cancelled():
@@ -182,54 +198,71 @@ class EmbeddedEngine:
         self._advance(job, row)
 
   def _enqueue(self, job: _Job) -> None:
-    """Puts a job at the end of the queue."""
+    """Appends a job to the queue."""
     job.number = next(self._numbers)
     self._queue.append(job)
 
   def _take(self) -> list[_Job]:
-    """Takes waiting jobs, a slot for each; the rest goes on waiting."""
+    """Takes up to `max_batch` jobs that have a slot; the others wait."""
     jobs, waiting = [], []
+    # The oldest job has distance 0 and comes first, so no job waits for ever.
     length = len(self._queue[0].tokens) if self._queue else 0
     for job in sorted(self._queue, key=lambda j: abs(len(j.tokens) - length)):
-      if len(jobs) == self._max_batch or not self._give_slot(job):
+      if len(jobs) == self._max_batch or not self._assign_slot(job):
         waiting.append(job)
       else:
         jobs.append(job)
     self._queue = sorted(waiting, key=lambda job: job.number)
     return jobs
 
-  def _give_slot(self, job: _Job) -> bool:
-    """Whether the job has a slot by now."""
+  def _assign_slot(self, job: _Job) -> bool:
+    """Assigns a slot to a job that has none; returns whether it has one."""
     if job.slot >= 0:
       return True
-    lent = self._slots.lend(job.request.session, job.tokens)
-    if lent is None:
+    found = self._slots.lend(job.request.session, job.tokens)
+    if found is None:
       return False
-    job.slot, job.cached = lent
+    job.slot, job.cached = found
     job.read = len(job.tokens) - job.cached
     return True
 
   def _write_segment(self, jobs: Sequence[_Job]) -> list[dict[str, np.ndarray]]:
-    """Writes a step of each; the part that computes, and runs in the thread.
+    """Writes one segment for each job: to the end of a step, or a token limit.
 
-    Returns the rows' arrays, cut to their counts, with `stopped` and `seconds`.
+    This is the part that computes; it runs in the thread.
+
+    Returns:
+      The arrays of each row; see `jitted_batches.row`.
     """
     start_time = time.perf_counter()
     self._read_new([job for job in jobs if self._num_new(job)])
-    size = _bucket(_BATCH_BUCKETS, len(jobs))
+    size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
+    # Rows beyond `len(jobs)` are padding: inactive, limit 0, the spare slot.
     rows = sampler.Rows(
-        last_token=_pad([job.tokens[-1] for job in jobs], size, 0),
-        position=_pad([len(job.tokens) - 1 for job in jobs], size, 0),
-        seed=_pad([job.request.seed for job in jobs], size, 0).astype(
-            np.uint32
+        last_token=jitted_batches.pad(
+            [job.tokens[-1] for job in jobs], size, 0
         ),
-        temperature=_pad([job.request.temperature for job in jobs], size, 0.0),
+        position=jitted_batches.pad(
+            [len(job.tokens) - 1 for job in jobs], size, 0
+        ),
+        seed=jitted_batches.pad(
+            [job.request.seed for job in jobs], size, 0
+        ).astype(np.uint32),
+        temperature=jitted_batches.pad(
+            [job.request.temperature for job in jobs], size, 0.0
+        ),
         active=np.arange(size) < len(jobs),
-        limit=_pad([min(j.budget, _SEGMENT_TOKENS) for j in jobs], size, 0),
-        slots=_pad([job.slot for job in jobs], size, len(self._slots)),
+        limit=jitted_batches.pad(
+            [min(j.budget, jitted_batches.SEGMENT_TOKENS) for j in jobs],
+            size,
+            0,
+        ),
+        slots=jitted_batches.pad(
+            [job.slot for job in jobs], size, len(self._slots)
+        ),
     )
     stop_ids = self._tokenizer.delimiter_id, self._tokenizer.eos_id
-    out, self._cache = _decode_slots(
+    out, self._cache = jitted_batches.decode(
         self._params,
         self._config,
         self._cache,
@@ -237,69 +270,93 @@ class EmbeddedEngine:
         stop_ids,
         self._num_past(rows.position),
     )
+    # Waits for the result; dispatch alone would make the time too short.
     out = jax.device_get(out)
     seconds = (time.perf_counter() - start_time) / len(jobs)
-    return [_row(out, i, seconds) for i in range(len(jobs))]
+    return [jitted_batches.row(out, i, seconds) for i in range(len(jobs))]
 
   def _num_new(self, job: _Job) -> int:
-    """Tokens that need keys before decoding can start from the last one."""
+    """Returns how many tokens need keys before decoding can start.
+
+    The last token is not counted: decoding starts with it.
+    """
     return max(len(job.tokens) - 1 - self._slots[job.slot].num_keys, 0)
 
   def _read_new(self, jobs: Sequence[_Job]) -> None:
-    """One jitted prefill of all that is new to the slots of `jobs`."""
+    """Computes the keys of all tokens that are new to the jobs' slots."""
     if not jobs:
       return
     counts = [self._num_new(job) for job in jobs]
-    size = _bucket(_BATCH_BUCKETS, len(jobs))
-    tokens = np.zeros((size, _bucket(_PREFILL_BUCKETS, max(counts))), np.int32)
+    size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
+    tokens = np.zeros(
+        (
+            size,
+            jitted_batches.bucket(jitted_batches.PREFILL_BUCKETS, max(counts)),
+        ),
+        np.int32,
+    )
     starts = [
         len(job.tokens) - 1 - n for job, n in zip(jobs, counts, strict=True)
     ]
     for row, (job, start) in enumerate(zip(jobs, starts, strict=True)):
       new = job.tokens[start:-1]
       tokens[row, : len(new)] = new
-    self._cache = _prefill_slots(
+    self._cache = jitted_batches.prefill(
         self._params,
         self._config,
         self._cache,
-        _pad([job.slot for job in jobs], size, len(self._slots)),
+        jitted_batches.pad([job.slot for job in jobs], size, len(self._slots)),
         tokens,
-        _pad(starts, size, 0),
-        _pad(counts, size, 0),
+        jitted_batches.pad(starts, size, 0),
+        jitted_batches.pad(counts, size, 0),
+        # num_past is static: two compilations only, with any past or with none.
         self._max_length if any(starts) else 0,
     )
 
   def _num_past(self, positions: np.ndarray) -> int:
-    """How many keys to look at for rows that begin at `positions`, `[B]`."""
-    if len(positions) < _MIN_ROWS_FOR_PAST:
+    """Returns how many cached keys rows that start at `positions` attend to.
+
+    Args:
+      positions: `[B]` int32.
+    """
+    if len(positions) < jitted_batches.MIN_ROWS_FOR_PAST:
       return self._max_length
-    buckets = *_PAST_BUCKETS, self._max_length
-    return min(_bucket(buckets, int(positions.max())), self._max_length)
+    buckets = *jitted_batches.PAST_BUCKETS, self._max_length
+    return min(
+        jitted_batches.bucket(buckets, int(positions.max())), self._max_length
+    )
 
   def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
-    """Books a written segment; answers the job or sends it round again."""
+    """Adds a written segment to its job; then answers or enqueues the job."""
     ids = row['tokens'].tolist()
     job.tokens += ids
     job.budget -= len(ids)
     job.parts.append(row)
     job.seconds += float(row['seconds'])
-    self._slots.hold(job.slot, job.tokens)
+    # All written tokens but the last have keys: the last one was sampled and
+    # has not passed through the model yet.
+    self._slots.update(job.slot, job.tokens)
     out_of_budget = job.budget == 0
     if row['stopped'] or out_of_budget:
       job.steps.append(self._step(job))
     is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
     if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
       self._slots[job.slot].is_busy = False
-      if not job.future.cancelled():
+      if not job.future.cancelled():  # The caller may have given up.
         job.future.set_result(tuple(job.steps))
     else:
       self._enqueue(job)
 
   def _step(self, job: _Job) -> types.Step:
-    """Joins the segments written since the last step into a step."""
+    """Joins the segments written since the last step into one step.
+
+    Its hidden state, `[2 D]`, is that of the last token and the mean over the
+    step's tokens.
+    """
     parts, job.parts = job.parts, []
     ids = tuple(int(i) for part in parts for i in part['tokens'])
     counts = np.array([len(part['tokens']) for part in parts], np.float32)
+    # The mean over tokens from the means over segments, weighted by length.
     means = np.stack([part['hidden_mean'] for part in parts])
     hidden = np.concatenate(
         [parts[-1]['hidden_last'], counts @ means / counts.sum()]
@@ -310,11 +367,13 @@ class EmbeddedEngine:
         cached=0 if job.steps else job.cached,
         written=len(ids),
         seconds=job.seconds,
-        held=len(job.tokens) - len(ids) if job.steps else 0,
+        # Later steps of one request attend to everything before them.
+        in_context=len(job.tokens) - len(ids) if job.steps else 0,
     )
     job.seconds = 0.0
     is_final = ids[-1] == self._tokenizer.eos_id
     return types.Step(
+        # End-of-sequence is a token of the step but adds no text.
         text=self._tokenizer.decode(ids[:-1] if is_final else ids),
         token_ids=ids,
         log_probs=np.concatenate([part['log_probs'] for part in parts]),
@@ -323,51 +382,3 @@ class EmbeddedEngine:
         usage=usage,
         hidden=hidden.astype(np.float32),
     )
-
-
-def _bucket(buckets: Sequence[int], count: int) -> int:
-  """The smallest bucket that holds `count`, else `count` itself."""
-  return next((bucket for bucket in buckets if bucket >= count), count)
-
-
-def _pad(values: Sequence, size: int, fill) -> np.ndarray:
-  """`values` as a `[size]` array, int32 or float32, filled up with `fill`."""
-  kind = np.float32 if isinstance(fill, float) else np.int32
-  return np.array([*values, *[fill] * (size - len(values))], kind)
-
-
-def _row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
-  """Row `i` of a decoded batch, cut to the tokens that it wrote."""
-  count = int(out.count[i])
-  return {
-      'tokens': out.tokens[i, :count],
-      'log_probs': out.log_probs[i, :count],
-      'top_log_probs': out.top_log_probs[i, :count],
-      'hidden_last': out.hidden_last[i],
-      'hidden_mean': out.hidden_mean[i],
-      'stopped': out.stopped[i],
-      'seconds': np.float64(seconds),
-  }
-
-
-@functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
-def _prefill_slots(
-    params, config, cache, slots, tokens, start, count, num_past
-):
-  return sampler.prefill(
-      params, config, cache, tokens, start, count, slots, num_past
-  )
-
-
-@functools.partial(jax.jit, static_argnums=(1, 4, 5), donate_argnums=2)
-def _decode_slots(params, config, cache, rows, stop_ids, num_past):
-  return sampler.decode(
-      params,
-      config,
-      cache,
-      rows,
-      max_new=_SEGMENT_TOKENS,
-      stop_ids=stop_ids,
-      top_k=_TOP_K,
-      num_past=num_past,
-  )

@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's protocol: where they are, what they can do."""
+"""Describes OpenAI-compatible servers: where they are and what they can do."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -6,14 +6,16 @@ from typing import Any
 
 from routing.engines import engine as engine_lib
 
+# How a half-written answer is continued.
 MODES = {
-    'completions': 'goes on with any text (/completions)',
-    'chat': 'goes on with its last message (/chat/completions of vLLM)',
-    'prefill': 'goes on with a last message of the assistant',
-    'instruct': 'is asked to go on with what it is shown',
+    'completions': 'continues any text (/completions)',
+    'chat': "continues the last message (vLLM's /chat/completions)",
+    'prefill': 'continues a last message whose role is assistant',
+    'instruct': 'is shown the answer so far and asked to continue it',
 }
-_MAX_LOG_PROBS = 20  # Of OpenAI's chat and, by default, of vLLM.
-_MAX_LEGACY_LOG_PROBS = 5  # Of OpenAI's own /completions.
+# Servers reject larger values, one request at a time; checked here instead.
+_MAX_LOG_PROBS = 20  # OpenAI's chat limit, and vLLM's default.
+_MAX_LEGACY_LOG_PROBS = 5  # OpenAI's limit for /completions.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,21 +23,22 @@ class Endpoint:
   """A model behind a server, and what the server can do.
 
   base_url: e.g. 'http://localhost:8000/v1'.
-  model: the name by which the server knows the model.
+  model: the server's name for the model.
   mode: one of `MODES`.
-  api_key: the key; servers without one take anything.
-  is_vllm: the server knows vLLM's own fields, which other servers would ignore:
-    it gives token ids, says why it stopped, keeps the stop string, and keeps
-    the prefix caches of sessions apart.
-  num_log_probs: k, the top log-probabilities asked for; 0 = none are given.
+  api_key: the key; any text for servers that need none.
+  is_vllm: the server understands vLLM's own request fields, which other servers
+    ignore. It then returns token ids and the stop reason, keeps the stop string
+    in the text, and separates the prefix caches of sessions.
+  num_log_probs: k, the number of top log-probabilities to request; 0 = none.
   seeds: the server promises the same answer for the same seed.
-  reports_cached: usage tells cached tokens (of vLLM's server, with
+  reports_cached: the reported usage includes cached tokens (vLLM's server needs
     --enable-prompt-tokens-details).
-  max_length: tokens of prompt and answer together; 0 = not known.
+  max_length: maximum number of tokens of prompt and answer together; 0 = not
+    known.
   timeout: seconds after which a request counts as lost.
-  last_message: further fields of the message to go on with, in mode 'prefill',
-    e.g. {'prefix': True}.
-  extra: further fields of every request.
+  last_message: extra fields of the message to continue in mode 'prefill', e.g.
+    {'prefix': True}.
+  extra: extra fields of every request.
   """
 
   base_url: str
@@ -54,30 +57,36 @@ class Endpoint:
   def __post_init__(self):
     if self.mode not in MODES:
       raise ValueError(
-          f'Unknown mode {self.mode!r}; allowed: {", ".join(MODES)}.'
+          f'Unknown endpoint mode {self.mode!r}; allowed: {", ".join(MODES)}.'
       )
     if self.mode == 'chat' and not self.is_vllm:
       raise ValueError(
-          "Mode 'chat' goes on with a message by a field of vLLM's server, but "
-          "is_vllm is False; allowed: 'prefill', 'instruct'."
+          "Mode 'chat' continues a message by a field that only vLLM's server "
+          "has, but is_vllm is False; allowed: 'prefill', 'instruct'."
       )
-    most = _MAX_LOG_PROBS
+    maximum = _MAX_LOG_PROBS
     if self.mode == 'completions' and not self.is_vllm:
-      most = _MAX_LEGACY_LOG_PROBS
-    if not 0 <= self.num_log_probs <= most:
+      maximum = _MAX_LEGACY_LOG_PROBS
+    if not 0 <= self.num_log_probs <= maximum:
       raise ValueError(
           f'num_log_probs is {self.num_log_probs} in mode {self.mode!r}; '
-          f'allowed: 0 to {most}.'
+          f'allowed: 0 to {maximum}.'
       )
     if self.timeout <= 0:
-      raise ValueError(f'timeout is {self.timeout}; allowed: > 0.')
+      raise ValueError(f'timeout is {self.timeout} seconds; allowed: > 0.')
 
 
 def capabilities(
     endpoint: Endpoint, has_tokenizer: bool
 ) -> engine_lib.Capabilities:
-  """What an engine of this endpoint can do."""
+  """Returns the capabilities of an engine that uses this endpoint.
+
+  Args:
+    endpoint: the server.
+    has_tokenizer: the model's tokenizer is available to the engine.
+  """
   return engine_lib.Capabilities(
+      # Being asked to continue is no guarantee: the model may start again.
       continues_prefix=endpoint.mode != 'instruct',
       num_log_probs=endpoint.num_log_probs,
       hidden_size=0,

@@ -1,7 +1,8 @@
-"""The protocol that every back end fulfils, and what each declares it can do.
+"""Defines the protocol that every back end fulfils, and its error types.
 
-An engine writes text: one step, or everything up to the end, from a question
-and the trace so far. It knows nothing of routers, problems or costs.
+An engine writes text: one step, or everything to the end of the answer, given a
+question and the trace so far. It knows nothing about routers, problems or
+costs.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,17 @@ from routing.engines import prefix_cache as prefix_cache_lib
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-  """What a back end can do; asking for more fails before the first request.
+  """What a back end can do, declared before the first request.
 
-  continues_prefix: it can go on from a half-written answer.
-  num_log_probs: how many top log-probabilities it gives per token; 0 = none.
-  hidden_size: length H of the hidden state it gives at a step's end; 0 = none.
-  seeds: a request's result depends on its seed alone.
-  counts_tokens: it knows its own tokeniser, so token ids are real.
-  reports_cached: it says how many prompt tokens came from its prefix cache.
-  prefix_cache: how it keeps what a session has read and written.
+  `require` compares these fields with what an experiment needs.
+
+  continues_prefix: it can continue a half-written answer.
+  num_log_probs: number of top log-probabilities per token; 0 = none.
+  hidden_size: length H of the hidden state at the end of a step; 0 = none.
+  seeds: the result of a request depends on its seed alone.
+  counts_tokens: the tokenizer is known, so token ids are real.
+  reports_cached: it reports how many prompt tokens came from its prefix cache.
+  prefix_cache: how it caches what a session has read and written.
   """
 
   continues_prefix: bool
@@ -31,42 +34,48 @@ class Capabilities:
   seeds: bool
   counts_tokens: bool
   reports_cached: bool
+  # The default is a token-exact cache of the latest sequence, as in the
+  # embedded engine; vLLM declares blocks.
   prefix_cache: prefix_cache_lib.PrefixCache = prefix_cache_lib.PrefixCache()
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One continuation to write.
+  """A request to continue one answer.
 
   question: the problem's text, before any chat template.
   trace: the answer so far; ends at a step boundary, or is empty.
   to_end: False = write one step; True = write to the end of the answer.
-  goes_on: the step after this one will probably be asked for, too, so that the
-    model may write on until then; see `Engine.cut_off`.
-  max_tokens: new tokens at most.
+  may_speculate: the step after this one will probably be requested too, so the
+    engine may continue speculatively; see `Engine.cancel_speculation`.
+  max_tokens: maximum number of new tokens.
   temperature: 0 is greedy.
   seed: non-negative; the result is a function of (question, trace, seed).
-  session: requests of one session share the engine's prefix cache, and none is
-    shared across sessions, so that what a trajectory is charged for reading
-    never depends on what else was running.
+  session: name of the prefix cache to use. Requests of one session share the
+    cache; sessions never share one. The tokens charged to a trajectory thus do
+    not depend on other requests.
   """
 
   question: str
   trace: str = ''
   to_end: bool = False
-  goes_on: bool = False
+  may_speculate: bool = False
   max_tokens: int = 256
   temperature: float = 0.0
   seed: int = 0
   session: str = ''
 
 
+# The type of an error is the engine's whole verdict on a failure. What follows
+# from it (retry, fail one problem, stop the run) is decided in `resilience`.
+
+
 class Unavailable(ConnectionError):
-  """A request that may succeed if it is made again.
+  """A request failed, but the same request may succeed later.
 
   Args:
     message: what happened.
-    retry_after: seconds for which the back end asked to be left alone.
+    retry_after: seconds that the back end asks callers to wait; 0 = not given.
   """
 
   def __init__(self, message: str, retry_after: float = 0.0):
@@ -75,19 +84,22 @@ class Unavailable(ConnectionError):
 
 
 class Refused(ValueError):
-  """A request that no repetition heals: its problem fails, others go on."""
+  """A request that fails however often it is repeated.
+
+  Only the problem that made the request fails; other problems continue.
+  """
 
 
 class Stop(RuntimeError):
-  """No request will succeed any more: time to end all that is under way."""
+  """No further request can succeed, so the whole run must stop."""
 
 
 class EngineDied(Stop):
-  """A back end's process is gone and is not started again: time to stop."""
+  """The process of a back end has died, so its requests are lost."""
 
 
 class Engine(Protocol):
-  """A back end, bound to one route."""
+  """A back end that writes as one route."""
 
   name: str
   route: int
@@ -96,55 +108,62 @@ class Engine(Protocol):
   async def write(self, request: Request) -> tuple[types.Step, ...]:
     """Writes one step, or with `to_end` all steps to the end of the answer.
 
+    The usages of the steps add up to the cost of the call.
+
     Returns:
-      The steps in order. The first carries the call's reads and cached tokens
-      in its usage, each its own written tokens, its share of the seconds and
-      what the call held before it, so that the steps cost what the call does.
-      The last has `is_final` False only when `max_tokens` ran out.
+      The steps in order. The usage of the first step has the tokens that the
+      call read anew and from the cache. Every usage has the written tokens of
+      its step, a share of the seconds, and the tokens that were in the
+      request's context before the step. The last step has `is_final` False only
+      if `max_tokens` ran out.
     """
     ...
 
-  async def cut_off(self, session: str) -> types.Usage | None:
-    """What `session` was written ahead of being asked for is not wanted.
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
+    """Discards text generated past the last requested step of a session.
 
     Returns:
-      What was written and is in no step; None if the engine did not write on.
+      The usage of the discarded tokens, which belong to no step; None if
+      nothing was generated speculatively.
     """
     ...
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Prompt tokens of a request, under this engine's own tokeniser."""
+    """Returns the number of prompt tokens under this engine's tokenizer."""
     ...
 
   def encode(self, question: str, trace: str) -> Sequence[int] | None:
-    """Ids of that prompt, template included; None if they are not known."""
+    """Returns the prompt's ids, chat template included; None if not known."""
     ...
 
   def forget(self, session: str) -> None:
-    """No request of `session` follows: what is kept for it may be released.
+    """Releases what is kept for a session; no request of it may follow.
 
-    Until then what the session has read or written must not be given up for
-    another one's sake, or its next read would be charged by what else ran.
+    Until this call the cache of a session must not be evicted in favour of
+    other sessions. Otherwise the tokens it reads anew, and their cost, would
+    depend on what else was running.
     """
     ...
 
   async def close(self) -> None:
-    """Releases what the engine holds; no request may follow."""
+    """Releases all resources of the engine; no request may follow."""
     ...
 
 
 def require(engines: Sequence[Engine], **needed: bool | int) -> None:
-  """Raises ValueError, naming engine and capability, if one is missing.
+  """Raises ValueError if an engine lacks a capability that is needed.
 
   Args:
     engines: the back ends that are about to be used.
-    **needed: capability name = True, or the least number, e.g. hidden_size=64.
+    **needed: capability name = True, or a minimum, e.g. hidden_size=64.
   """
   for engine in engines:
-    for name, least in needed.items():
+    for name, minimum in needed.items():
       given = getattr(engine.capabilities, name)
-      if given < least:
+      # False < True, so one comparison serves flags and numbers.
+      if given < minimum:
         raise ValueError(
-            f'Engine {engine.name!r} (route {engine.route}) offers '
-            f'{name}={given!r}, but {least!r} is needed.'
+            f'Engine {engine.name!r} (route {engine.route}) has '
+            f'{name}={given!r}, but {minimum!r} is needed; use another engine, '
+            'or configure what needs it to do without.'
         )

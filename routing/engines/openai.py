@@ -1,10 +1,12 @@
-"""vLLM's server, and whatever else speaks OpenAI's protocol, as an engine.
+"""An engine for vLLM's server and other servers with OpenAI's protocol.
 
-How a half-written answer is gone on with depends on the server; see
-`endpoint.MODES`. In the last mode it cannot be: the model is shown question and
-trace and asked to go on, and its answer is cut into steps. Failed requests are
-told apart here (`engine.Unavailable`, `engine.Refused`, `engine.Stop`) and made
-again elsewhere, see `resilience`: the client's own repetitions are off.
+How a half-written answer is continued depends on the server; see
+`endpoint.MODES`. In mode 'instruct' the server cannot continue it: the model is
+shown the question and the trace and asked to continue, and its answer is cut
+into steps.
+
+Failed requests are classified here (`engine.Unavailable`, `engine.Refused`,
+`engine.Stop`) and repeated by `resilience`.
 """
 
 from collections.abc import Sequence
@@ -15,29 +17,29 @@ import time
 from typing import Any
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
-from routing.engines import openai_replies
-from routing.engines import patience
+from routing.engines import openai_responses
 from routing.engines import prompts
+from routing.engines import repetition
+from routing.engines import segmentation
 
 
 class OpenAIEngine:
-  """Writes steps with a model behind a server.
+  """An engine that writes steps with a model behind a server.
 
-  A server that is not vLLM does not tell whether it met the stop string or the
-  end of the answer. It is taken for the former until it writes nothing more, so
-  the end costs a request.
+  Servers other than vLLM do not say whether they stopped at the stop string or
+  at the end of the answer. The engine assumes the stop string until a request
+  returns no token, so the end of an answer costs one extra request.
 
   Args:
     name: the model's name.
     route: its route index.
-    endpoint: where and what the server is.
-    prompter: knows the model's tokenizer: prompts are token ids in mode
-      'completions', and tokens can be counted. None = it is not known.
+    endpoint: the server.
+    prompter: has the model's tokenizer. Prompts are then token ids in mode
+      'completions', and tokens can be counted. None = not known.
     dialogue: how a problem is put to a chat model.
-    num_equal: see `patience.give_up`.
+    num_equal: see `repetition.truncate_repetition`.
   """
 
   def __init__(
@@ -48,8 +50,9 @@ class OpenAIEngine:
       *,
       prompter: prompts.Prompter | None = None,
       dialogue: prompts.Dialogue | None = None,
-      num_equal: int = patience.NUM_EQUAL,
+      num_equal: int = repetition.NUM_EQUAL,
   ):
+    # Imported here: runs without servers do not need the package.
     import openai
 
     self.name = name
@@ -64,24 +67,27 @@ class OpenAIEngine:
     self._client = openai.AsyncOpenAI(
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
+        # `resilience` retries: the client's own retries would bypass its limits
+        # and multiply its attempts.
         max_retries=0,
         timeout=endpoint.timeout,
     )
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Prompt tokens of a request for `question`, continued after `trace`.
+    """Counts the prompt tokens of a request.
 
     Raises:
-      ValueError: if the tokenizer is not known.
+      ValueError: if the engine has no tokenizer.
     """
     if self._prompter is None:
       raise ValueError(
-          f'Engine {self.name!r} has no tokenizer to count tokens with.'
+          f'Engine {self.name!r} has no tokenizer to count tokens with; give '
+          'it a prompter.'
       )
     return len(self._prompter.ids(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int] | None:
-    """See `engine.Engine.encode`."""
+    """Returns the prompt's ids; see `engine.Engine.encode`."""
     if self._prompter is None:
       return None
     return self._prompter.ids(question, trace)
@@ -90,57 +96,61 @@ class OpenAIEngine:
     """Writes one step, or all to the end; see `engine.Engine.write`.
 
     Raises:
-      engine_lib.Unavailable, Refused, Stop: as they say.
+      engine_lib.Unavailable, Refused, Stop: if a request fails; see their docs.
       ValueError: if the server does less than its endpoint declares.
     """
     if request.max_tokens < 1:
       raise engine_lib.Refused(
           f'max_tokens is {request.max_tokens}; allowed: >= 1.'
       )
+    # In mode 'instruct' a request cannot stop within a block and be continued,
+    # so the answer is requested as a whole and surplus steps are dropped below.
     can_stop = self.capabilities.continues_prefix
-    paid = []
+    counts = []  # Tokens that each call wrote.
 
     async def call(text: str, stop: str | None, max_tokens: int):
-      asked = dataclasses.replace(
+      following = dataclasses.replace(
           request,
           trace=request.trace + text,
           max_tokens=max_tokens,
-          seed=request.seed + len(paid),  # No noise comes twice.
+          # Another seed for each call, or all would draw the same noise.
+          seed=request.seed + len(counts),
       )
       start = time.perf_counter()
-      reply, prompt = await self._ask(asked, stop)
+      reply, prompt = await self._ask(following, stop)
       seconds = time.perf_counter() - start
       usage = types.Usage(
           self.route, reply.read, reply.cached, reply.written, seconds
       )
-      paid.append(reply.written)
-      return self._written(reply, prompt, asked, stop), usage
+      counts.append(reply.written)
+      return self._written(reply, prompt, following, stop), usage
 
-    steps = await cutting.write_steps(
+    steps = await segmentation.write_steps(
         call,
         to_end=request.to_end or not can_stop,
         max_tokens=request.max_tokens,
     )
     kept = steps if request.to_end else steps[:1]
-    kept = patience.give_up(kept, request.trace, self._num_equal)
-    return cutting.charged(
-        [openai_replies.without_gaps(step) for step in kept], sum(paid)
+    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
+    # Dropped steps are charged to the last kept one: the server bills them.
+    return segmentation.charged(
+        [openai_responses.without_gaps(step) for step in kept], sum(counts)
     )
 
-  async def cut_off(self, session: str) -> None:
-    """Nothing to do: only what is asked for is written."""
+  async def cancel_speculation(self, session: str) -> None:
+    """Does nothing: the engine never continues speculatively."""
 
   def forget(self, session: str) -> None:
-    """Nothing to do: servers give up first what was not used for longest."""
+    """Does nothing: servers evict the least recently used prefixes."""
 
   async def close(self) -> None:
-    """Closes the connections."""
+    """Closes the connections to the server."""
     await self._client.close()
 
   async def _ask(
       self, request: engine_lib.Request, stop: str | None
-  ) -> tuple[openai_replies.Reply, list[int]]:
-    """One request; returns the reply and, if known, the prompt's ids."""
+  ) -> tuple[openai_responses.Reply, list[int]]:
+    """Sends one request; returns the reply and the prompt's ids, if known."""
     import openai
 
     endpoint = self._endpoint
@@ -160,35 +170,40 @@ class OpenAIEngine:
         response = await self._client.chat.completions.create(
             messages=self._messages(request), **fields
         )
+    # The client does not wrap the error of a body that is not JSON, such as a
+    # proxy's error page.
     except (openai.APIError, json.JSONDecodeError) as error:
-      raise openai_replies.read_fault(error, self.name) from error
-    reply = openai_replies.read_reply(
+      raise openai_responses.read_fault(error, self.name) from error
+    reply = openai_responses.read_reply(
         response, self.name, endpoint.num_log_probs
     )
     self._check(reply, room)
     return reply, prompt
 
   def _room(self, request: engine_lib.Request, num_read: int) -> int:
-    """The tokens that may be written.
+    """Returns the maximum number of tokens to request.
 
     Raises:
-      engine_lib.Refused: if there is room for none.
+      engine_lib.Refused: if it would be less than 1.
     """
     endpoint = self._endpoint
     if not endpoint.max_length:
       return request.max_tokens
+    # Without a tokenizer num_read is 0 here, and the server itself rejects
+    # prompts that are too long.
     room = min(request.max_tokens, endpoint.max_length - num_read)
     if room < 1:
       raise engine_lib.Refused(
-          f'No room to write: the prompt has {num_read} tokens, and '
-          f'{self.name} holds {endpoint.max_length}.'
+          f'No token can be written: the prompt has {num_read} tokens, and '
+          f'max_length of {self.name} is {endpoint.max_length}. Raise '
+          'max_length, or stop earlier.'
       )
     return room
 
   def _fields(
       self, request: engine_lib.Request, stop: str | None, room: int
   ) -> dict[str, Any]:
-    """The fields that both kinds of request have."""
+    """Returns the fields that completion and chat requests have in common."""
     endpoint = self._endpoint
     fields = dict(
         model=endpoint.model,
@@ -200,16 +215,20 @@ class OpenAIEngine:
       fields['logprobs'] = endpoint.num_log_probs
     elif endpoint.num_log_probs:
       fields.update(logprobs=True, top_logprobs=endpoint.num_log_probs)
+    # A greedy request needs no seed, and some servers reject the field.
     if endpoint.seeds and request.temperature:
       fields['seed'] = request.seed
     if stop is not None:
       fields['stop'] = [stop]
     if endpoint.is_vllm:
       extra['return_token_ids'] = True
-      # Two alternatives may have one text; by their ids they are told apart.
+      # The top log-probabilities come as a dictionary by token text. Different
+      # tokens may have one text and would overwrite each other; ids do not.
       extra['return_tokens_as_token_ids'] = self._prompter is not None
       if stop is not None:
         extra['include_stop_str_in_output'] = True
+      # The salt is part of the hash of each cached block, so that sessions do
+      # not share prefixes and their costs do not depend on each other.
       if request.session:
         extra['cache_salt'] = _salt(request.session)
       if endpoint.mode == 'chat' and request.trace:
@@ -217,7 +236,7 @@ class OpenAIEngine:
     return {**fields, 'extra_body': extra}
 
   def _messages(self, request: engine_lib.Request) -> list[dict[str, Any]]:
-    """The conversation of a request."""
+    """Returns the conversation of a chat request."""
     if self._endpoint.mode == 'instruct':
       return self._dialogue.instruct(
           request.question, request.trace, to_end=request.to_end
@@ -227,60 +246,85 @@ class OpenAIEngine:
       last = {**last, **self._endpoint.last_message}
     return [*others, last]
 
-  def _check(self, reply: openai_replies.Reply, room: int) -> None:
-    """Raises ValueError unless the server did what its endpoint declares."""
+  def _check(self, reply: openai_responses.Reply, room: int) -> None:
+    """Raises ValueError unless the server did what its endpoint declares.
+
+    Args:
+      reply: the server's reply.
+      room: number of tokens that were requested.
+    """
     endpoint = self._endpoint
     if endpoint.is_vllm and reply.token_ids is None:
       raise ValueError(
-          f'The server of {self.name} gives no token ids, so it is not vLLM, '
+          f'The server of {self.name} returned no token ids, so it is not vLLM '
           'or too old; set is_vllm to False.'
       )
     if endpoint.num_log_probs and reply.log_probs is None and reply.text:
       raise ValueError(
-          f'The server of {self.name} gives no log-probabilities; set '
+          f'The server of {self.name} returned no log-probabilities; set '
           'num_log_probs to 0.'
       )
+    # Cut before the token limit means that the server's context is full. Where
+    # max_length does not say so, the request would seem to be the cause.
     total = reply.read + reply.cached + reply.written
     is_full = endpoint.max_length and total >= endpoint.max_length
     if reply.finish == 'length' and reply.written < room and not is_full:
       raise ValueError(
-          f'The server of {self.name} was to write {room} tokens and stopped '
-          f'after {reply.written}, at {total} in all; set max_length to what '
-          'it holds.'
+          f'The server of {self.name} was asked for {room} tokens and stopped '
+          f'after {reply.written}, at {total} in total; set max_length to the '
+          "length of the server's context."
       )
 
   def _written(
       self,
-      reply: openai_replies.Reply,
+      reply: openai_responses.Reply,
       prompt: Sequence[int],
       request: engine_lib.Request,
       stop: str | None,
-  ) -> cutting.Written:
-    """What a reply counts for."""
+  ) -> segmentation.Written:
+    """Interprets a reply: its tokens, its text, and whether the answer ended.
+
+    Args:
+      reply: the server's reply.
+      prompt: the prompt's ids, [] if unknown.
+      request: the request that was sent.
+      stop: its stop string; None = the end of the answer.
+    """
     endpoint = self._endpoint
     text, is_final = reply.text, reply.finish == 'stop'
     pieces = None
     if endpoint.mode == 'instruct':
-      text, is_final = _mend(text, is_final, request.to_end)
+      text, is_final = _complete(text, is_final, request.to_end)
     elif endpoint.is_vllm:
       is_final &= stop is None or reply.stopped_at != stop
     elif is_final and stop is not None and reply.written:
-      text, is_final = text + stop, False  # Such servers leave it out.
+      # Other servers remove the stop string and report 'stop' both for it and
+      # for the end of the answer. Only a reply without tokens is the end.
+      text, is_final = text + stop, False
     if endpoint.is_vllm and self._prompter:
-      pieces = self._prompter.spell(prompt, reply.token_ids)
-    is_final |= patience.is_blank(request.trace + text)
-    return openai_replies.to_written(reply, text, pieces, is_final)
+      pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
+    is_final |= repetition.ends_in_blank_steps(request.trace + text)
+    return openai_responses.to_written(reply, text, pieces, is_final)
 
 
 def _salt(session: str) -> str:
-  """A session's name as vLLM's server takes it: short, and without '/'."""
+  """Returns a session's name as a cache salt: short, and without '/'."""
   return hashlib.blake2b(session.encode(), digest_size=16).hexdigest()
 
 
-def _mend(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
-  """The answer of a model that was asked to go on: as text, and if it is final.
+def _complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
+  """Completes the reply of a model that was asked to continue an answer.
 
-  A step without its delimiter is given one: it was the model's to leave out.
+  The model was told to end a step with a blank line, but the reply may lack it;
+  then it is added.
+
+  Args:
+    text: the reply.
+    has_ended: the model ended its reply, rather than running out of tokens.
+    to_end: the rest of the answer was requested, not one step.
+
+  Returns:
+    The text without `prompts.DONE`, and whether the answer is complete.
   """
   text, done, _ = text.partition(prompts.DONE)
   text = text.strip()

@@ -1,7 +1,7 @@
-"""Prefix caches: which prompt tokens a session reads anew, and which not.
+"""Computes how many prompt tokens a session reads anew or from its cache.
 
-A reply that is remembered, or that stands in a tree, must be charged as the
-engine alone would have charged it. What that is follows from the tokens of the
+A reply taken from a memory or from a reply tree must be charged as if the
+engine itself had written it now. The charge follows from the tokens of the
 prompt and from what the session has read and written at this engine before.
 """
 
@@ -13,11 +13,11 @@ from routing import types
 
 @dataclasses.dataclass(frozen=True)
 class PrefixCache:
-  """How a back end keeps what a session has read and written.
+  """How a back end caches what a session has read and written.
 
-  block: cached tokens come in blocks of so many. With blocks, the last token of
-    a prompt is always read anew.
-  keeps_all: every sequence of a session is kept, not the latest alone.
+  block: cached tokens come in blocks of this many tokens. With blocks > 1, the
+    last token of a prompt is always read anew.
+  keeps_all: every sequence of a session is cached, not only the latest.
   """
 
   block: int = 1
@@ -26,11 +26,11 @@ class PrefixCache:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Text as one model reads it.
+  """A text as one model reads it.
 
   text: question and answer so far.
-  count: tokens of it.
-  ids: `[count]`; None if the back end cannot tell.
+  count: number of its tokens.
+  ids: `[count]` token ids; None if the back end does not give them.
   """
 
   text: str
@@ -38,90 +38,97 @@ class Text:
   ids: tuple[int, ...] | None
 
 
-# What a session holds at one engine; empty before its first call.
-Held = tuple[Text, ...]
+# The sequences in a session's cache at one engine; empty before its first call.
+Contents = tuple[Text, ...]
 
 
 def prompt(
     question: str, trace: str, count: int, ids: Sequence[int] | None
 ) -> Text:
-  """The prompt of one call.
+  """Returns the prompt of one call as a `Text`.
 
   Args:
-    question, trace: what it reads.
-    count: its tokens, as the back end reported them; not read if there are ids.
-    ids: of the prompt, template included; None if they are not known.
+    question, trace: what the call reads.
+    count: number of prompt tokens that the back end reported; ignored if there
+      are ids.
+    ids: prompt ids, chat template included; None if they are not known.
   """
+  # Ids are exact, so the reported count is the fallback only.
   if ids is None:
     return Text(question + trace, count, None)
   return Text(question + trace, len(ids), tuple(ids))
 
 
 def num_read(step: types.Step) -> int:
-  """Tokens that stood before a step when it was written."""
+  """Returns the number of tokens before a step when it was written."""
   usage = step.usage
-  return int(usage.read + usage.cached + usage.held)
+  return int(usage.read + usage.cached + usage.in_context)
 
 
 def charged(
     written: Sequence[types.Step],
     before: Text,
-    held: Held,
+    contents: Contents,
     cache: PrefixCache,
-) -> tuple[tuple[types.Step, ...], Held]:
-  """Steps of one call with what reading its prompt costs in a session.
+) -> tuple[tuple[types.Step, ...], Contents]:
+  """Charges the steps of one call with the cost of reading its prompt.
 
-  With ids this is exact. Where they are not known, a prompt counts as cached as
-  far as it extends the text of a whole earlier sequence; a common prefix that
-  ends within one cannot be told, and counts as read.
+  With token ids this is exact. Without ids, a prompt counts as cached as far as
+  it extends the text of a whole earlier sequence. A common prefix that ends
+  inside an earlier sequence cannot be located and counts as read anew.
 
-  Without ids too much may count as cached. A prompt is split into tokens as one
-  text, but a step was written token by token: where a tokenizer merges across
-  the end of a step, or a model wrote tokens that the tokenizer would have
-  joined, a real cache matches only up to the first token that differs, and
-  reads the rest anew. Neither text nor counts say where that is, and the only
-  sure lower bound is 0. The cost is then too low by at most the difference in
-  price of reading and of finding in the cache, for the tokens of the earlier
-  sequence. Give the engine its tokenizer to have ids.
+  Without ids too many tokens may count as cached. A prompt is tokenized as one
+  text, but a step was written token by token. If a tokenizer merges across the
+  end of a step, or a model wrote tokens that the tokenizer would have joined, a
+  real cache matches only up to the first differing token. Text and counts do
+  not say where that is, and the only safe lower bound is 0. The cost is then
+  too low by at most the price difference between read and cached tokens, for
+  the tokens of the earlier sequence. Give the engine its tokenizer to get ids.
 
   Args:
-    written: one or more steps, whoever asked for them first.
+    written: one or more steps, whichever session asked for them first.
     before: the prompt.
-    held: what the session holds at this engine.
-    cache: of the engine.
+    contents: the sequences in the session's cache at this engine.
+    cache: how the engine caches.
 
   Returns:
-    The steps, and what the session holds after the call.
+    The steps, and the session's cache contents after the call.
   """
-  cached = max((_common(x, before) for x in held), default=0)
+  cached = max((_common(x, before) for x in contents), default=0)
+  # Only full blocks are cached, and at least one token must pass through the
+  # model to give the logits of the next one: vLLM's rule.
   if cache.block > 1:
     cached = min(cached, before.count - 1) // cache.block * cache.block
-  paid, now = [], before
+  steps, sequence = [], before
   for step in written:
-    prompted = dict(held=now.count)
-    if not paid:
-      prompted = dict(read=before.count - cached, cached=cached, held=0)
-    usage = dataclasses.replace(step.usage, **prompted)
-    paid.append(dataclasses.replace(step, usage=usage))
-    now = _extended(now, step)
-  return tuple(paid), (*held, now) if cache.keeps_all else (now,)
+    # The first step pays for reading the prompt; for the later ones it is
+    # already in the request's context.
+    fields = dict(in_context=sequence.count)
+    if not steps:
+      fields = dict(read=before.count - cached, cached=cached, in_context=0)
+    usage = dataclasses.replace(step.usage, **fields)
+    steps.append(dataclasses.replace(step, usage=usage))
+    sequence = _extended(sequence, step)
+  return tuple(steps), (*contents, sequence) if cache.keeps_all else (sequence,)
 
 
 def _extended(before: Text, step: types.Step) -> Text:
-  """A sequence and the step written after it."""
+  """Returns a sequence extended by the step written after it."""
   ids = None if before.ids is None else (*before.ids, *step.token_ids)
+  # With ids, count ids: `usage.written` may include discarded tokens, which are
+  # not part of the sequence.
   written = len(step.token_ids) if ids else int(step.usage.written)
   return Text(before.text + step.text, before.count + written, ids)
 
 
-def _common(held: Text, wanted: Text) -> int:
-  """Tokens that two sequences have in common, from the first on."""
-  if held.ids is None or wanted.ids is None:
-    if not wanted.text.startswith(held.text):
+def _common(earlier: Text, later: Text) -> int:
+  """Returns the number of leading tokens that two sequences share."""
+  if earlier.ids is None or later.ids is None:
+    if not later.text.startswith(earlier.text):
       return 0
-    # Read as one text, steps that were written apart may be fewer tokens. An
-    # upper bound: see `charged`.
-    return min(held.count, wanted.count)
-  length = min(len(held.ids), len(wanted.ids))
-  a, b = held.ids, wanted.ids
+    # Tokenized as one text, the prompt may have fewer tokens than the steps
+    # that were written one by one. An upper bound: see `charged`.
+    return min(earlier.count, later.count)
+  length = min(len(earlier.ids), len(later.ids))
+  a, b = earlier.ids, later.ids
   return next((i for i in range(length) if a[i] != b[i]), length)

@@ -1,7 +1,7 @@
-"""Prompts: question and trace as one model reads them.
+"""Builds prompts: a question and a trace as one model reads them.
 
-The text of a trace is the truth, whoever wrote it. A model that goes on with
-what another wrote reads that text in tokens of its own.
+A trace is exchanged as text, whoever wrote it. A model that continues the text
+of another model tokenizes it with its own tokenizer.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,9 @@ from typing import Protocol
 
 Message = dict[str, str]
 
-DONE = '<done>'  # The fallback's sign that the answer is complete.
+# Mode 'instruct' of `endpoint.MODES`: the model is asked to continue. These
+# texts are part of the prompt, so changing a word changes every result.
+DONE = '<done>'  # The model writes this when the answer is complete.
 _BEGUN = 'This is how the solution begins:'
 _ALL = (
     'Go on from there to the end of the solution, in the same manner. '
@@ -29,25 +31,25 @@ _ONE = (
 
 
 class Tokenizer(Protocol):
-  """What is used of a fast Hugging Face tokenizer."""
+  """The methods of a fast Hugging Face tokenizer that are used here."""
 
   backend_tokenizer: Any
 
   def encode(self, text: str, **kwargs) -> list[int]:
-    """Text to ids."""
+    """Returns the ids of a text."""
     ...
 
   def apply_chat_template(self, messages: Sequence[Message], **kwargs) -> Any:
-    """Messages to the text that the model was trained on."""
+    """Returns the messages as the text format that the model was trained on."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialogue:
-  """A problem as a conversation.
+  """How a problem becomes a conversation.
 
   system: the system message; empty = none.
-  user: the user's message; '{question}' in it becomes the question.
+  user: the user's message; '{question}' in it is replaced by the question.
   """
 
   system: str = ''
@@ -56,13 +58,15 @@ class Dialogue:
   def __post_init__(self):
     if '{question}' not in self.user:
       raise ValueError(
-          f'The user message is {self.user!r}; it must hold {{question}}.'
+          f'The user message is {self.user!r}; it must contain {{question}}, '
+          'which the question replaces.'
       )
 
   def messages(self, question: str, trace: str = '') -> list[Message]:
-    """The conversation, with the answer so far, if any, in its last message."""
+    """Returns the conversation; a trace, if any, is its last message."""
     turns = [
         ('system', self.system),
+        # Not str.format: questions and templates are full of braces (LaTeX).
         ('user', self.user.replace('{question}', question)),
         ('assistant', trace),
     ]
@@ -75,19 +79,22 @@ class Dialogue:
   def instruct(
       self, question: str, trace: str, *, to_end: bool
   ) -> list[Message]:
-    """For a model that cannot go on from a half-written answer: it is asked to.
+    """Returns a conversation that asks a model to continue an answer.
+
+    This is for models that cannot continue a half-written message.
 
     Args:
       question: the problem's text.
       trace: the answer so far; may be empty.
-      to_end: True asks for the rest, False for one step, which ends with `DONE`
-        if it is the last.
+      to_end: True asks for the rest of the answer. False asks for one step,
+        which the model ends with `DONE` if it is the last.
     """
     parts = [self.user.replace('{question}', question)]
     if trace:
       parts += [_BEGUN, trace.rstrip()]
     if trace or not to_end:
       parts.append(_ALL if to_end else _ONE)
+    # The user template is already applied above; do not apply it twice.
     return dataclasses.replace(self, user='{question}').messages(
         '\n\n'.join(parts)
     )
@@ -95,12 +102,12 @@ class Dialogue:
 
 @dataclasses.dataclass(frozen=True)
 class Prompter:
-  """Token-id prompts for one model.
+  """Makes token-id prompts for one model.
 
-  tokenizer: of the model.
-  dialogue: how its chat template is filled; None = it has none, and reads the
-    question and, right after it, the trace.
-  template: further fields of the chat template, e.g. enable_thinking=False.
+  tokenizer: the model's tokenizer.
+  dialogue: how the chat template is filled; None = the model has no template
+    and reads the trace directly after the question.
+  template: extra fields of the chat template, e.g. enable_thinking=False.
   """
 
   tokenizer: Tokenizer
@@ -108,64 +115,76 @@ class Prompter:
   template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def ids(self, question: str, trace: str = '') -> list[int]:
-    """`[n]` ids after which the model writes the next token of the answer.
+    """Returns `[n]` ids, after which the model writes the next token.
 
-    The trace is cut into tokens on its own, as it was when it was written, and
-    special tokens that it spells are read as plain text.
+    The trace is tokenized separately from the template, as it was when it was
+    written. Special tokens that are spelled out in it are read as plain text.
     """
     text = self.text(question, trace)
     if self.dialogue is None:
       return self._encode(text)
+    # Tokenized in one piece, a template's last character could merge with the
+    # first one of the trace. Every step would then miss the prefix cache.
     return [*self._head(question), *(self._encode(text) if text else ())]
 
   def text(self, question: str, trace: str) -> str:
-    """What is cut into tokens in one piece when the trace is read."""
+    """Returns the text that is tokenized in one piece to read the trace."""
     return question + trace if self.dialogue is None else trace
 
   def reads(self, ids: Sequence[int], before: str, text: str) -> bool:
-    """Whether `text`, right after the text `before`, is read as just `ids`."""
+    """Checks whether `text`, after the text `before`, tokenizes to `ids`."""
+    # `before` gives the tokenizer its left context; only the tail is compared.
     return self._encode(before + text)[-len(ids) :] == ids
 
-  def spell(self, prompt: Sequence[int], ids: Sequence[int]) -> list[str]:
-    """What each of `ids` adds to the text when it is written after `prompt`."""
-    return list(map(self.speller(prompt), ids))
+  def decode_tokens(
+      self, prompt: Sequence[int], ids: Sequence[int]
+  ) -> list[str]:
+    """Returns the text that each of `ids` adds when written after `prompt`."""
+    return list(map(self.incremental_decoder(prompt), ids))
 
-  def speller(self, prompt: Sequence[int]) -> Callable[[int], str]:
-    """Tells of one token after the other what it adds to the text.
+  def incremental_decoder(self, prompt: Sequence[int]) -> Callable[[int], str]:
+    """Returns a function from each new token id to the text that it adds.
 
-    A special token adds nothing, and neither does the first half of a
-    character; the second half adds it all.
+    A special token adds no text. If a character takes several tokens, the last
+    of them adds it and the others add ''.
 
     Args:
-      prompt: what the first token is written after.
+      prompt: the ids that the first token is written after.
     """
     import tokenizers
 
     stream = tokenizers.decoders.DecodeStream(
         ids=list(prompt), skip_special_tokens=True
     )
+    # Decoding ids one by one is wrong: whether a token starts with a space, or
+    # completes a character, depends on the tokens before it.
     backend = self.tokenizer.backend_tokenizer
     return lambda token: stream.step(backend, token) or ''
 
   def _encode(self, text: str) -> list[int]:
+    """Returns the ids of plain text, without any special token."""
+    # A trace may quote '<|im_end|>'; as a special token it would end the turn.
     return self.tokenizer.encode(
         text, add_special_tokens=False, split_special_tokens=True
     )
 
   def _head(self, question: str) -> list[int]:
-    """The ids before the answer."""
+    """Returns the ids of the prompt up to where the answer begins."""
     text = self.tokenizer.apply_chat_template(
         self.dialogue.messages(question),
         tokenize=False,
         add_generation_prompt=True,
         **self.template,
     )
+    # The template spells its special tokens itself; a second BOS would be one
+    # too many. Here they must not be split, unlike in `_encode`.
     return self.tokenizer.encode(text, add_special_tokens=False)
 
 
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(name: str | pathlib.Path) -> Tokenizer:
-  """The tokenizer of a directory, or of a name on the Hugging Face hub."""
+  """Loads a tokenizer from a directory, or by its Hugging Face hub name."""
+  # Imported here, since it takes seconds and most commands need no tokenizer.
   import transformers
 
   return transformers.AutoTokenizer.from_pretrained(str(name))

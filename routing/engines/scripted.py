@@ -1,9 +1,9 @@
-"""An engine that recites: for tests, and for trying things without models.
+"""An engine that writes prepared texts, for tests and trials without models.
 
-A script maps a request to the text that "the model" writes from there to the
-end. All else - tokens, log-probabilities, seconds, the prefix cache - follows
-from the text by simple rules, so that costs can be checked by hand: a token is
-one character, and it takes one second.
+A script maps a request to the text that the model writes from there to the end
+of the answer. Everything else (tokens, log-probabilities, seconds, prefix
+cache) follows from the text by simple rules, so that costs can be checked by
+hand. A token is one character and takes one second.
 """
 
 import asyncio
@@ -21,34 +21,36 @@ LogProbs = Callable[[str], np.ndarray]
 
 
 def even_log_probs(text: str) -> np.ndarray:
-  """`[n]` float32: the same -0.5 for each character."""
+  """Returns `[n]` float32 log-probabilities, -0.5 for each character."""
   return np.full(len(text), -0.5, np.float32)
 
 
 def recite(text: str) -> Script:
-  """A script that writes `text`, from wherever the trace has got to.
+  """Returns a script that writes `text` from the end of the trace onwards.
 
-  It goes by the length of the trace alone, so it goes on after a trace that
-  another model has written differently.
+  It uses only the length of the trace, so it also continues a trace whose text
+  another model wrote.
   """
   return lambda request: text[len(request.trace) :]
 
 
 @dataclasses.dataclass
 class ScriptedEngine:
-  """Writes what its script says.
+  """An engine that writes what its script says.
 
   name, route: see `engine.Engine`.
-  script: the whole continuation of a request.
-  log_probs: `[n]` float32 for a step of n characters.
-  num_top: k, the columns of `top_log_probs`; column j is j nats below the
-    chosen token.
-  hidden_size: length of the hidden state, the step's character codes; 0 gives
-    None.
-  delay: seconds slept per request; a number, or a function of the request.
+  script: function from a request to the rest of the answer.
+  log_probs: function from a step of n characters to `[n]` float32.
+  num_top: k, the number of columns of `top_log_probs`; column j is j nats below
+    the chosen token.
+  hidden_size: length of the hidden state, which consists of the step's
+    character codes; 0 = no hidden state.
+  delay: seconds to sleep per request; a number, or a function of the request.
   fails_at: a request for which this is true raises ConnectionError.
-  num_ahead: characters that it writes on, where it may, before it is asked
-    again or cut off; 0 = it never does.
+  num_ahead: number of characters to write speculatively where the request
+    allows it; 0 = never.
+  requests: all requests so far, for tests.
+  num_in_flight, max_in_flight: concurrent requests, now and at most.
   """
 
   name: str
@@ -64,12 +66,12 @@ class ScriptedEngine:
   num_in_flight: int = 0
   max_in_flight: int = 0
   _sessions: dict[str, str] = dataclasses.field(default_factory=dict)
-  # By session: where a run stands, and what it has written from there.
+  # Speculative text by session: the prompt it continues, and its length.
   _runs: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
   @property
   def capabilities(self) -> engine_lib.Capabilities:
-    """All that an engine can have."""
+    """Returns every capability that an engine can have."""
     return engine_lib.Capabilities(
         continues_prefix=True,
         num_log_probs=self.num_top,
@@ -80,14 +82,15 @@ class ScriptedEngine:
     )
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """See `engine.Engine.write`.
+    """Writes one step, or all to the end; see `engine.Engine.write`.
 
     Raises:
-      ConnectionError: where `fails_at` says so.
+      ConnectionError: if `fails_at` is true for the request.
       ValueError: if no token may be written.
     """
     if request.max_tokens < 1:
       raise ValueError(f'max_tokens is {request.max_tokens}; allowed: >= 1.')
+    # Recorded before the sleep, in the order in which requests arrive.
     self.requests.append(request)
     self.num_in_flight += 1
     self.max_in_flight = max(self.max_in_flight, self.num_in_flight)
@@ -95,46 +98,53 @@ class ScriptedEngine:
       await asyncio.sleep(
           self.delay(request) if callable(self.delay) else self.delay
       )
+    # A request may be cancelled while it sleeps.
     finally:
       self.num_in_flight -= 1
     if self.fails_at(request):
-      raise ConnectionError(f'{self.name} was told to fail at {request!r}.')
+      raise ConnectionError(
+          f'{self.name} fails because fails_at is true for {request!r}.'
+      )
     return self._recite(request)
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """One token a character."""
+    """Counts prompt tokens: one for each character."""
     return len(question) + len(trace)
 
   def encode(self, question: str, trace: str) -> list[int]:
-    """One id a character."""
+    """Returns the prompt's ids: the code of each character."""
     return list(map(ord, question + trace))
 
-  async def cut_off(self, session: str) -> types.Usage | None:
-    """See `engine.Engine.cut_off`."""
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
+    """Discards speculative text; see `engine.Engine.cancel_speculation`."""
     if session not in self._runs:
       return None
     text, count = self._runs.pop(session)
     return types.Usage(self.route, 0, 0, count, count * 1.0, len(text))
 
   def forget(self, session: str) -> None:
-    """See `engine.Engine.forget`."""
+    """Releases a session; see `engine.Engine.forget`."""
     self._sessions.pop(session, None)
     self._runs.pop(session, None)
 
   async def close(self) -> None:
-    """Nothing is held."""
+    """Does nothing: there are no resources to release."""
 
   def _recite(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Cuts the script's text into steps, and books them."""
+    """Cuts the script's text into steps and computes their usage."""
     prompt = request.question + request.trace
     known = self._sessions.get(request.session, '')
     cached = _common_prefix(known, prompt)
-    read, held = len(prompt) - cached, 0
+    read, in_context = len(prompt) - cached, 0
+    # The speculative text continues this very prompt, so nothing is read: the
+    # prompt is already in the context of the request under way.
     if self._runs.pop(request.session, ('', 0))[0] == prompt:
-      read, cached, held = 0, 0, len(prompt)
+      read, cached, in_context = 0, 0, len(prompt)
     whole = self.script(request)
     steps, position = [], 0
+    # An empty script still gives one empty step, which ends the answer.
     while position < len(whole) or not steps:
+      # One character is one token, so the token limit is a slice of the text.
       text = _next_step(whole[position:])[: request.max_tokens - position]
       usage = types.Usage(
           self.route,
@@ -142,7 +152,7 @@ class ScriptedEngine:
           cached=0 if steps else cached,
           written=len(text),
           seconds=len(text) * 1.0,
-          held=len(prompt) + position if steps else held,
+          in_context=len(prompt) + position if steps else in_context,
       )
       position += len(text)
       steps.append(
@@ -150,20 +160,23 @@ class ScriptedEngine:
       )
       if not request.to_end or position == request.max_tokens:
         break
-    rest = len(whole) - position
-    if self.num_ahead and request.goes_on and rest:
+    remaining = len(whole) - position
+    if self.num_ahead and request.may_speculate and remaining:
       self._runs[request.session] = (
           prompt + whole[:position],
-          min(self.num_ahead, rest),
+          min(self.num_ahead, remaining),
       )
+    # The cache keeps the latest sequence only, like that of the embedded
+    # engine.
     self._sessions[request.session] = prompt + whole[:position]
     return tuple(steps)
 
   def _step(
       self, text: str, *, is_final: bool, usage: types.Usage
   ) -> types.Step:
-    """One step with the evidence that its text implies."""
+    """Returns one step with the evidence that follows from its text."""
     log_probs = np.asarray(self.log_probs(text), np.float32)
+    # Character codes, so that tests can tell hidden states of steps apart.
     hidden = np.zeros(self.hidden_size, np.float32)
     codes = [ord(c) for c in text[: self.hidden_size]]
     hidden[: len(codes)] = codes
@@ -180,11 +193,11 @@ class ScriptedEngine:
 
 
 def _next_step(text: str) -> str:
-  """The first step of `text`."""
+  """Returns the first step of `text`; '' if there is none."""
   return next(iter(boundaries.split(text)), '')
 
 
 def _common_prefix(a: str, b: str) -> int:
-  """Length of the longest common prefix."""
+  """Returns the length of the longest common prefix."""
   length = min(len(a), len(b))
   return next((i for i in range(length) if a[i] != b[i]), length)

@@ -1,4 +1,4 @@
-"""Who owns which row of the embedded engine's cache, and what the rows hold."""
+"""Assigns the rows of the embedded engine's KV cache to sessions."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -6,13 +6,15 @@ import dataclasses
 
 @dataclasses.dataclass
 class Slot:
-  """One row of the cache: whose it is and what it holds.
+  """One row of the KV cache: its owner and its contents.
 
-  tokens: what the session has read or written here.
-  num_keys: how many of them, from the left, have passed through the model; the
-    newest written one passes only when it is followed by another.
-  is_busy: a request is being written here.
-  last_used: the clock's time then.
+  session: the owner; None = free for anyone.
+  tokens: what the session has read or written in this row.
+  num_keys: number of leading tokens whose keys and values are cached. The
+    newest token has none yet: it passes through the model only when the next
+    one is written.
+  is_busy: a request is being written in this row.
+  last_used: logical time of the last use; larger is more recent.
   """
 
   session: str | None = None
@@ -23,10 +25,10 @@ class Slot:
 
 
 class Slots:
-  """The rows of a cache, lent to one session at a time.
+  """The rows of a KV cache, each owned by one session at a time.
 
   Args:
-    count: rows.
+    count: number of rows.
   """
 
   def __init__(self, count: int):
@@ -40,19 +42,24 @@ class Slots:
     return self._slots[index]
 
   def lend(self, session: str, tokens: Sequence[int]) -> tuple[int, int] | None:
-    """Makes a slot busy: the session's best one, else that unused for longest.
+    """Assigns a free slot to a session and marks it as busy.
+
+    It is the session's slot with the longest common prefix. If none shares a
+    token, it is the least recently used slot.
 
     Args:
-      session: whose it is to be.
-      tokens: of the prompt; of what the slot holds just what these begin with
-        is kept.
+      session: the session that is to own the slot.
+      tokens: the prompt. The slot keeps only its common prefix with the prompt.
 
     Returns:
-      (index, tokens that are kept), or None if all slots are busy.
+      (index, number of kept tokens), or None if all slots are busy.
     """
+    # A busy slot cannot be shared, not even by its own session: two requests
+    # would overwrite each other's keys.
     free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
     if not free:
       return None
+    # -i breaks ties in favour of the lowest index, so that runs are repeatable.
     own = [
         (common_prefix(self._slots[i].tokens, tokens), -i)
         for i in free
@@ -65,29 +72,32 @@ class Slots:
     slot = self._slots[index]
     slot.session, slot.is_busy = session, True
     slot.tokens = slot.tokens[:common]
+    # Keys depend on all tokens before them, so those past the common prefix are
+    # invalid and are computed anew.
     slot.num_keys = min(slot.num_keys, common)
     return index, common
 
-  def hold(self, index: int, tokens: Sequence[int]) -> None:
-    """Notes what a slot holds by now: all but the last have keys."""
+  def update(self, index: int, tokens: Sequence[int]) -> None:
+    """Records the contents of a slot: all tokens but the last have keys."""
+    # A counter, not wall-clock time: eviction must not depend on speed.
     self._clock += 1
     slot = self._slots[index]
     slot.tokens, slot.num_keys = list(tokens), len(tokens) - 1
     slot.last_used = self._clock
 
   def clear(self, index: int) -> None:
-    """Makes a slot nobody's: it is the next to be lent."""
-    self._slots[index] = Slot()
+    """Frees a slot; it is the next one to be assigned."""
+    self._slots[index] = Slot()  # last_used = 0, hence least recently used.
 
   def forget(self, session: str) -> None:
-    """Makes the session's slots nobody's, but for those that are busy."""
+    """Frees the slots of a session, except those that are busy."""
     for i, slot in enumerate(self._slots):
       if slot.session == session and not slot.is_busy:
         self.clear(i)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-  """Length of the longest common prefix."""
+  """Returns the length of the longest common prefix."""
   for i, (x, y) in enumerate(zip(a, b, strict=False)):
     if x != y:
       return i

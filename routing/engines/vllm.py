@@ -1,9 +1,9 @@
-"""vLLM in this process: one asynchronous engine a model, two or more at a time.
+"""Runs vLLM in this process: one asynchronous engine for each model.
 
-Each engine keeps its model in a process of its own, batches what it is asked
-for, and keeps the prefixes it has read in blocks: what is charged as cached is
-what vLLM says it did not read again, in whole blocks. Built on vLLM's V1 engine
-(Kwon et al. 2023, arXiv 2309.06180).
+vLLM keeps each model in a process of its own, batches its requests, and caches
+prefixes in blocks. The tokens charged as cached are those that vLLM reports as
+not read again, in whole blocks. Built on vLLM's V1 engine (Kwon et al. 2023,
+arXiv 2309.06180).
 """
 
 import asyncio
@@ -17,36 +17,39 @@ from typing import Any
 from absl import logging
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
-from routing.engines import patience
 from routing.engines import prefix_cache
 from routing.engines import prompts
-from routing.engines import run_on
+from routing.engines import repetition
+from routing.engines import segmentation
 from routing.engines import shared_time
+from routing.engines import speculation
 
-_BLOCK_SIZE = 16  # Tokens; vLLM's default on most devices.
+# Tokens in a cached block; vLLM's default on most devices. Replayed costs are
+# wrong where the device's default differs: then set `extra.block_size`.
+_BLOCK_SIZE = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """How a model is loaded and run.
 
-  max_length: tokens of question and answer together.
-  dtype: of weights and activations; 'auto' = as they were saved.
-  memory_share: of the accelerator's memory, in (0, 1], for weights and cache;
-    models that share one must sum to less than 1. None = vLLM's own choice.
-  cache_bytes: of the prefix cache, instead of what `memory_share` leaves over.
-    Where it is too small for all traces under way, vLLM gives up the oldest
-    blocks, and their traces are read, and charged, again.
-  tensor_parallel_size: accelerators that share the model.
-  num_slots: answers written at once; further ones wait.
-  num_log_probs: k, the top log-probabilities asked for with each token.
-  runs_on: where more is likely to be asked for, a greedy model writes on past
-    the end of a step, and is cut off when it is not. One that samples never
-    does: each step has a seed of its own.
+  max_length: maximum tokens of question and answer together.
+  dtype: type of weights and activations; 'auto' = as saved.
+  memory_share: share of the accelerator's memory, in (0, 1], for weights and
+    cache. The shares of models on one accelerator must sum to less than 1. None
+    = vLLM's default.
+  cache_bytes: size of the prefix cache, instead of the rest of `memory_share`.
+    If it is too small for all concurrent traces, vLLM evicts the oldest blocks;
+    these are read, and charged, again.
+  tensor_parallel_size: number of accelerators that share the model.
+  num_slots: maximum number of concurrent answers; further ones wait.
+  num_log_probs: k, the number of top log-probabilities for each token.
+  speculates: if another step is likely to be requested, a greedy model
+    continues speculatively past the end of the step, and is cancelled if it is
+    not. With a temperature it never does, as each step has its own seed.
   enforce_eager: do not compile; starts sooner, runs slower.
-  extra: further arguments of vLLM's `AsyncEngineArgs`; they win over the above.
+  extra: further arguments of vLLM's `AsyncEngineArgs`; they override the above.
   """
 
   max_length: int = 4_096
@@ -56,14 +59,14 @@ class Settings:
   tensor_parallel_size: int = 1
   num_slots: int = 256
   num_log_probs: int = 5
-  runs_on: bool = True
+  speculates: bool = True
   enforce_eager: bool = False
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     share = self.memory_share
     if share is not None and not 0 < share <= 1:
-      raise ValueError(f'memory_share is {share}; allowed: above 0, up to 1.')
+      raise ValueError(f'memory_share is {share}; allowed: > 0 and <= 1.')
     for name in ('max_length', 'tensor_parallel_size', 'num_slots'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
@@ -71,8 +74,8 @@ class Settings:
       raise ValueError(f'num_log_probs is {self.num_log_probs}; allowed: >= 0.')
 
   def engine_args(self, model: str) -> dict[str, Any]:
-    """The arguments of vLLM's engine."""
-    wanted = dict(
+    """Returns the arguments of vLLM's engine."""
+    args = dict(
         model=model,
         dtype=self.dtype,
         max_model_len=self.max_length,
@@ -82,34 +85,36 @@ class Settings:
         max_num_seqs=self.num_slots,
         max_logprobs=self.num_log_probs,
         enforce_eager=self.enforce_eager,
+        # Costs assume a prefix cache, whatever vLLM's default is.
         enable_prefix_caching=True,
         disable_log_stats=True,
         seed=0,
     )
-    given = {name: value for name, value in wanted.items() if value is not None}
-    return given | dict(self.extra)
+    # vLLM has its own defaults for what is None here.
+    args = {name: value for name, value in args.items() if value is not None}
+    return args | dict(self.extra)
 
 
 class VllmEngine:
-  """Writes steps with one model that vLLM runs.
+  """An engine that writes steps with one model that vLLM runs.
 
-  Results depend on a request's seed alone, up to the rounding of matrix
-  products that other requests in the batch give another shape. A process that
-  dies is started again once, and what was under way is asked again. A model
-  that runs on (`run_on.Run`) writes what it would write if it were asked for
-  each step; only how much of it is wasted hangs on what else is running.
+  Results depend on the request's seed alone, up to rounding: other requests in
+  the batch change the shapes of matrix products. A process that dies is
+  restarted once, and its requests are repeated. A speculative run
+  (`speculation.Run`) writes the same text as one request per step would. Only
+  the number of wasted tokens depends on what else is running.
 
   Args:
     name: the model's name.
     route: its route index.
     model: directory of the weights, or a name on the Hugging Face hub.
     settings: see `Settings`.
-    prompter: makes prompts for the model; None = the plain text of question
-      and trace, by the model's own tokenizer.
-    num_equal: see `patience.give_up`.
+    prompter: makes the model's prompts. None = the plain text of question and
+      trace, tokenized by the model's own tokenizer.
+    num_equal: see `repetition.truncate_repetition`.
 
   Raises:
-    ValueError: if `settings.extra` names what vLLM does not have.
+    ValueError: if `settings.extra` has an argument that vLLM does not have.
   """
 
   def __init__(
@@ -119,7 +124,7 @@ class VllmEngine:
       model: str | pathlib.Path,
       settings: Settings,
       prompter: prompts.Prompter | None = None,
-      num_equal: int = patience.NUM_EQUAL,
+      num_equal: int = repetition.NUM_EQUAL,
   ):
     self.name = name
     self.route = route
@@ -133,7 +138,7 @@ class VllmEngine:
         reports_cached=True,
         prefix_cache=prefix_cache.PrefixCache(
             block=self._engine_args.get('block_size', _BLOCK_SIZE),
-            keeps_all=True,
+            keeps_all=True,  # A block is evicted only when memory runs out.
         ),
     )
     self.num_restarts = 0
@@ -141,9 +146,9 @@ class VllmEngine:
     self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
-    # By session: what runs on, and what was written in vain so far.
-    self._runs: dict[str, run_on.Run] = {}
-    self._in_vain: dict[str, types.Usage] = {}
+    # By session: the speculative run, and the wasted tokens not yet reported.
+    self._runs: dict[str, speculation.Run] = {}
+    self._wasted: dict[str, types.Usage] = {}
     self._ending: set[asyncio.Task] = set()
     self._ids = itertools.count()
     self._time = shared_time.SharedTime()
@@ -151,11 +156,11 @@ class VllmEngine:
     self._llm = self._start()
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Prompt tokens of a request for `question`, continued after `trace`."""
+    """Counts prompt tokens; see `engine.Engine.count_tokens`."""
     return len(self.encode(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int]:
-    """See `engine.Engine.encode`."""
+    """Returns the prompt's ids; see `engine.Engine.encode`."""
     return self._prompter.ids(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
@@ -165,69 +170,81 @@ class VllmEngine:
       engine_lib.Refused: if the prompt leaves no room for a token.
       engine_lib.EngineDied: if the process has died for the second time.
     """
-    written = []
+    counts = []  # Tokens that each call wrote.
 
     async def call(text: str, stop: str | None, max_tokens: int):
-      asked = dataclasses.replace(
+      following = dataclasses.replace(
           request,
           trace=request.trace + text,
           max_tokens=max_tokens,
-          seed=request.seed + len(written),  # No noise comes twice.
+          # Another seed for each call, or all would draw the same noise.
+          seed=request.seed + len(counts),
       )
-      part, usage = await self._call(asked, stop)
-      written.append(usage.written)
+      part, usage = await self._call(following, stop)
+      counts.append(usage.written)
       return part, usage
 
-    steps = await cutting.write_steps(
+    steps = await segmentation.write_steps(
         call, to_end=request.to_end, max_tokens=request.max_tokens
     )
-    kept = patience.give_up(steps, request.trace, self._num_equal)
-    return cutting.charged(kept, sum(written))
+    kept = repetition.truncate_repetition(steps, request.trace, self._num_equal)
+    # Steps dropped as repetition were written and must be paid for.
+    return segmentation.charged(kept, sum(counts))
 
-  async def cut_off(self, session: str) -> types.Usage | None:
-    """Ends the session's run; see `engine.Engine.cut_off`."""
+  async def cancel_speculation(self, session: str) -> types.Usage | None:
+    """Cancels the session's run; see `engine.Engine.cancel_speculation`."""
     await self._end(session)
-    return self._in_vain.pop(session, None)
+    return self._wasted.pop(session, None)
 
   def forget(self, session: str) -> None:
-    """Ends the session's run, for which nobody pays any more.
+    """Cancels the session's run without charging its wasted tokens.
 
-    The cache is left alone: vLLM gives up first what was not used for longest.
+    The prefix cache is left alone: vLLM evicts the least recently used blocks.
     """
-    self._in_vain.pop(session, None)
+    self._wasted.pop(session, None)
     if session in self._runs:
-      task = asyncio.create_task(self.cut_off(session))
-      self._ending.add(task)  # Or it might be collected while it runs.
+      task = asyncio.create_task(self.cancel_speculation(session))
+      # asyncio keeps weak references only: an unreferenced task may be garbage
+      # collected before it is done.
+      self._ending.add(task)
       task.add_done_callback(self._ending.discard)
 
   async def restart(self) -> None:
-    """Starts the process again if it is dead; it may die once.
+    """Restarts the process if it is dead; possible only once.
 
     Raises:
-      engine_lib.EngineDied: if it has been started again before.
+      engine_lib.EngineDied: if it was restarted before, or does not start.
     """
+    # All requests of a dead process come here at once. The lock lets the first
+    # restart it; the others then find a healthy process.
     async with self._restarting:
       if not self._llm.errored:
-        return  # Another request has seen to it.
+        return
       if self.num_restarts:
         raise engine_lib.EngineDied(
             f'The process of {self.name} (route {self.route}) has died a '
-            'second time. Its own last words are above.'
+            'second time and is not restarted; its own log, above, says why.'
         )
       self.num_restarts += 1
-      logging.warning('The process of %s has died; starting it.', self.name)
+      logging.warning(
+          'The process of %s has died; restarting it, once.', self.name
+      )
+      # In threads: both block for seconds to minutes, and the other engines
+      # share this event loop.
       await asyncio.to_thread(self._llm.shutdown)
       try:
         self._llm = await asyncio.to_thread(self._start)
       except Exception as error:
         raise engine_lib.EngineDied(
             f'The process of {self.name} (route {self.route}) has died and '
-            f'does not start again: {error}'
+            f'failed to restart: {error}'
         ) from error
 
   async def close(self) -> None:
-    """Ends the process."""
-    await asyncio.gather(*map(self.cut_off, self._runs), *self._ending)
+    """Cancels all runs and ends the process."""
+    await asyncio.gather(
+        *map(self.cancel_speculation, self._runs), *self._ending
+    )
     llm, self._llm = self._llm, None
     if llm is not None:
       await asyncio.to_thread(llm.shutdown)
@@ -240,8 +257,8 @@ class VllmEngine:
     unknown = sorted(self._engine_args.keys() - known)
     if unknown:
       raise ValueError(
-          f'vLLM has no engine argument {", ".join(unknown)}; allowed: the '
-          'fields of its AsyncEngineArgs.'
+          f'vLLM has no engine argument {", ".join(unknown)}; allowed in '
+          'extra: the fields of its AsyncEngineArgs.'
       )
     return vllm.AsyncLLMEngine.from_engine_args(
         vllm.AsyncEngineArgs(**self._engine_args)
@@ -249,16 +266,21 @@ class VllmEngine:
 
   async def _call(
       self, request: engine_lib.Request, stop: str | None
-  ) -> tuple[cutting.Written, types.Usage]:
-    """What follows the trace, up to and with the string `stop`.
+  ) -> tuple[segmentation.Written, types.Usage]:
+    """Returns the text after the trace, up to and including `stop`.
 
-    It comes from the session's run where that brings what a new request would.
+    The tokens come from the session's run if it has what a new request would
+    get, else from a new request.
+
+    Returns:
+      The tokens and their usage.
     """
     from vllm.v1.engine import exceptions
 
     run = self._runs.get(request.session)
-    if run is not None and not run.goes_on(request):
+    if run is not None and not run.can_serve(request):
       await self._end(request.session)
+    # Taken out while in use: a run whose `take` fails must not be used again.
     run = self._runs.pop(request.session, None)
     while True:
       run = run or self._begin(request, stop)
@@ -266,45 +288,53 @@ class VllmEngine:
         part, usage = await run.take(stop, request.max_tokens)
         break
       except exceptions.EngineDeadError:
+        # Tokens that were not taken are lost; a new request continues from the
+        # trace. After a second death `restart` raises, which ends the loop.
         run = None
         await self.restart()
     if not run.is_over:
       self._runs[request.session] = run
-    if patience.is_blank(request.trace + ''.join(part.pieces)):
+    if repetition.ends_in_blank_steps(request.trace + ''.join(part.pieces)):
       part = dataclasses.replace(part, is_final=True)
     return part, usage
 
   async def _end(self, session: str) -> None:
-    """Ends the session's run, if any.
+    """Cancels the session's run, if any, and stores its wasted tokens.
 
-    What it wrote in vain is for `cut_off` to tell: in a step it would count
-    against the tokens that are left, and the answer hang on who was faster.
+    Only `cancel_speculation` reports wasted tokens. If they were charged to a
+    step, they would reduce the tokens left for the answer, and the answer would
+    depend on timing.
     """
     run = self._runs.pop(session, None)
     if run is not None:
+      # Several runs may have been cancelled since the last report.
       usages = [await run.end()]
-      if session in self._in_vain:
-        usages.append(self._in_vain[session])
-      self._in_vain[session] = cutting.in_vain(usages)
+      if session in self._wasted:
+        usages.append(self._wasted[session])
+      self._wasted[session] = segmentation.wasted(usages)
 
-  def _begin(self, request: engine_lib.Request, stop: str | None) -> run_on.Run:
-    """A new request to vLLM."""
+  def _begin(
+      self, request: engine_lib.Request, stop: str | None
+  ) -> speculation.Run:
+    """Starts a new vLLM request."""
     import vllm
 
     prompt = self._prompter.ids(request.question, request.trace)
     room = min(request.max_tokens, self._settings.max_length - len(prompt))
     if room < 1:
       raise engine_lib.Refused(
-          f'No room to write: the prompt has {len(prompt)} tokens, max_tokens '
-          f'is {request.max_tokens}, and {self.name} holds '
-          f'{self._settings.max_length}.'
+          f'No token can be written: the prompt has {len(prompt)} tokens, '
+          f'max_tokens is {request.max_tokens}, and max_length of {self.name} '
+          f'is {self._settings.max_length}. Raise either, or stop earlier.'
       )
     inputs = vllm.TokensPrompt(prompt_token_ids=prompt)
+    # The salt is part of the hash of each cached block, so that sessions do not
+    # share prefixes and their costs do not depend on each other.
     if request.session:
       inputs['cache_salt'] = request.session
     params = self._sampling_params(request, stop, room)
     name = f'{self.name}-{next(self._ids)}'
-    return run_on.Run(
+    return speculation.Run(
         self._llm.generate(inputs, params, name),
         functools.partial(self._llm.abort, name),
         self._prompter,
@@ -317,43 +347,43 @@ class VllmEngine:
   def _sampling_params(
       self, request: engine_lib.Request, stop: str | None, room: int
   ):
-    """What to sample, and where to stop.
-
-    At a delimiter that is one token vLLM stops at once, and not only when the
-    text is looked at: nothing is written past it, and what is in the cache
-    later does not hang on who was faster.
-    """
+    """Returns vLLM's sampling parameters, with the conditions to stop."""
     import vllm
     from vllm import sampling_params
 
     kinds = sampling_params.RequestOutputKind
-    runs_on = (
-        self._settings.runs_on
-        and request.goes_on
+    speculates = (
+        self._settings.speculates
+        and request.may_speculate
         and not request.to_end
         and request.session
         and not request.temperature
     )
-    if runs_on:
-      stop = None
+    if speculates:
+      stop = None  # `speculation.Run` finds the ends of steps itself.
     return vllm.SamplingParams(
         temperature=request.temperature,
         seed=request.seed,
         max_tokens=room,
         stop=stop,
+        # A delimiter that is one token stops vLLM at that token. A stop string
+        # is found only later, in the text: more may have been written and
+        # cached by then, and cached tokens would depend on timing.
         stop_token_ids=self._stop_ids if stop == types.DELIMITER else None,
         include_stop_str_in_output=True,
-        # We spell the tokens ourselves; of those that came close, nobody needs
-        # the text.
+        # `speculation.Run` decodes the tokens; vLLM needs the text only to find
+        # the stop string.
         detokenize=stop is not None,
         logprobs=self._settings.num_log_probs,
-        flat_logprobs=True,
-        output_kind=kinds.CUMULATIVE if runs_on else kinds.FINAL_ONLY,
+        flat_logprobs=True,  # Flat lists, not an object per alternative.
+        # A run is read while it is being written. Other requests are needed
+        # only when complete; one output each saves the traffic.
+        output_kind=kinds.CUMULATIVE if speculates else kinds.FINAL_ONLY,
     )
 
 
 def _delimiter_ids(tokenizer: prompts.Tokenizer) -> list[int]:
-  """The tokens that spell a whole delimiter, and perhaps more."""
+  """Returns the ids of tokens that contain a whole delimiter."""
   ids = sorted(tokenizer.get_vocab().values())
   texts = tokenizer.batch_decode([[i] for i in ids])
   return [

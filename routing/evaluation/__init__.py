@@ -1,1 +1,1 @@
-"""Replay, metrics, intervals, tables and plots."""
+"""Evaluation: methods, metrics, confidence intervals, tables and plots."""

@@ -1,9 +1,9 @@
-"""Paired bootstrap intervals over problems and, where there are any, seeds.
+"""Paired bootstrap intervals over problems and training seeds.
 
-One set of drawn problems serves every method, so that differences are paired.
-A method trained from S seeds is S sets of points; each draw also draws S seeds
-with replacement and averages their curves (two-level bootstrap). Methods with
-equally many seeds share the drawn seeds.
+All methods use the same resampled problems, so differences between them are
+paired. A method trained from S seeds is S sets of points; each draw also
+resamples the S seeds and averages their curves (two-level bootstrap). Methods
+with the same number of seeds share the resampled seeds.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-  """R resamples; the first row is the sample itself, the estimate.
+  """R bootstrap resamples as weights; row 0 is the original sample.
 
   problems: `[R + 1, N]` float64 weights, rows sum to 1.
   seeds: number of seeds S -> `[R + 1, S]` float64 weights, rows sum to 1.
@@ -40,10 +40,19 @@ class Draws:
 def draw(
     num_problems: int, num_seeds: Sequence[int], resamples: int, seed: int
 ) -> Draws:
-  """Draws problems and seeds with replacement, once for all methods."""
+  """Resamples problems and seeds with replacement, once for all methods.
+
+  Args:
+    num_problems: N.
+    num_seeds: the numbers of seeds that methods have.
+    resamples: R.
+    seed: seed of the draws.
+  """
   rng = np.random.default_rng(seed)
 
   def weights(num: int) -> np.ndarray:
+    # How often each item is drawn: a weighted mean is then one matrix product
+    # instead of a gather of R samples.
     counts = rng.multinomial(num, np.full(num, 1 / num), size=resamples)
     return np.concatenate([np.ones((1, num)), counts]) / num
 
@@ -54,11 +63,7 @@ def draw(
 def curves(
     method: Sequence[points_lib.Points], draws: Draws, grid: np.ndarray
 ) -> np.ndarray:
-  """`[R + 1, G]` accuracy at the costs of `grid`, a row per resample.
-
-  Each accuracy is clipped to [0, 1]. A resample of contributions to a weighted
-  estimate may exceed 1, since its weights no longer average 1; the accuracy
-  that it estimates cannot, so that clipping only brings it nearer.
+  """Returns `[R + 1, G]` accuracy at the costs of `grid`, one row per resample.
 
   Args:
     method: one set of points per seed, all on the same N problems.
@@ -68,14 +73,22 @@ def curves(
   total = np.zeros((len(draws.problems), len(grid)))
   seeds = draws.seeds[len(method)]
   for points, share in zip(method, seeds.T, strict=True):
+    # `[R + 1, N] @ [N, K]`: both axes of a point move with the resample.
     cost = draws.problems @ points.cost.T
+    # Importance-weighted contributions may average above 1 in a resample, since
+    # their weights no longer average 1 there. The accuracy that is estimated
+    # lies in [0, 1], so clipping only reduces the error.
     accuracy = np.clip(draws.problems @ points.correct.T, 0.0, 1.0)
     total += share[:, None] * metrics.interpolate(cost, accuracy, grid)
   return total
 
 
 def interval(samples: np.ndarray) -> Interval:
-  """The 95 % percentile interval of `[R + 1]` values, the estimate first."""
+  """Returns the 95 % percentile interval of bootstrap values.
+
+  Args:
+    samples: `[R + 1]` values; the first is the estimate.
+  """
   low, high = np.quantile(samples[1:], [0.025, 0.975])
   return Interval(
       mean=float(samples[0]),
@@ -86,7 +99,7 @@ def interval(samples: np.ndarray) -> Interval:
 
 
 def cheapest(method: Sequence[points_lib.Points]) -> float:
-  """The least cost at which every seed's curve exists, on the sample."""
+  """Returns the lowest cost at which every seed's curve exists."""
   return max(float(points.mean_cost.min()) for points in method)
 
 
@@ -95,12 +108,14 @@ def area_difference(
     other: Sequence[points_lib.Points],
     draws: Draws,
 ) -> Interval | None:
-  """Area of `method` minus area of `other`, on the same draws.
+  """Returns the area of `method` minus that of `other`, on the same draws.
 
-  Over the costs at which both exist; None if there are none.
+  Both areas are over the costs at which both curves exist; None if there are
+  none.
   """
   grid = metrics.area_grid(cheapest(method), cheapest(other))
   if not grid.size:
     return None
+  # Subtract before averaging and taking quantiles: shared problems cancel.
   difference = curves(method, draws, grid) - curves(other, draws, grid)
   return interval(difference.mean(axis=1))

@@ -1,4 +1,4 @@
-"""The one evaluator: every method on the same problems, whatever the source."""
+"""Evaluates all methods on the same problems, for any source."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -17,8 +17,10 @@ from routing.outcomes import sources
 from routing.routers import card as card_lib
 from routing.routers import promises
 
-REFERENCE = 'policy'  # The method that all others are compared with.
-SMALL = 'small alone'  # In `left_out`; it is no method, but gaps begin there.
+REFERENCE = 'policy'  # All other methods are compared with this one.
+# Name in `left_out`: the small model alone is no method of the table, but the
+# gap metrics need it.
+SMALL = 'small alone'
 Families = Sequence[sources.Family]
 
 
@@ -31,38 +33,43 @@ def figures(
     seed: int,
     on_metric: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """All methods in all cost metrics, as `results.json` holds them.
+  """Evaluates all methods in all cost metrics, in the form of `results.json`.
 
   Args:
-    policies: of each training seed, the families of its members.
-    others: by name of the method, its families.
-    pair: `select` and `test`.
-    resamples: bootstrap draws.
-    seed: of the draws.
+    policies: for each training seed, the families of its policies.
+    others: name of the method -> its families.
+    pair: sources of `select` and `test`.
+    resamples: number of bootstrap draws.
+    seed: seed of the draws.
     on_metric: called after each cost metric, for a progress bar.
 
   Returns:
-    metric -> see `results.of_ruler`, and `left_out`: method -> why it cannot be
-    judged from what is recorded. What is left out is in no table.
+    metric -> see `results.of_metric`, and `left_out`: method -> why it cannot
+    be evaluated from the records. Tables omit those methods.
 
   Raises:
-    refusal.Refusal: if the policy itself cannot be judged.
+    refusal.Refusal: if the policy itself cannot be evaluated.
   """
+  # Once for all methods and metrics, so that every difference is paired.
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
   )
   found = {}
-  for metric in costs.RULERS:
+  for metric in costs.COST_METRICS:
     found[metric] = _in_metric(policies, others, pair, draws, metric)
     on_metric()
   return found
 
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
+  """Evaluates all methods in one cost metric."""
+  # Each method is a function, so that one that cannot be evaluated does not
+  # stop the others.
   thresholded = lambda x: methods.thresholded(x, pair, metric)
   makers = {
       REFERENCE: lambda: [thresholded(x) for x in policies],
       **{
+          # The default binds the families of this iteration.
           name: lambda x=families: [thresholded(x)]
           for name, families in others.items()
       },
@@ -71,84 +78,97 @@ def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
       ],
       'random per step': lambda: [methods.random_per_step(pair, metric)],
   }
-  found, left_out = _judged(makers)
+  found, left_out = _evaluate_each(makers)
   if REFERENCE in left_out:
     raise refusal.Refusal(
-        f'The policy cannot be evaluated: {left_out[REFERENCE]} Allowed: '
-        'evaluation.source=live, which answers the problems anew; more '
-        'trajectories, or those of a behaviour policy closer to the router '
-        '(behaviour.kind=mixture); or a smaller calibration.least_effective.',
+        f'The policy cannot be evaluated: {left_out[REFERENCE]} Either set '
+        'evaluation.source=live, which answers the problems again; collect '
+        'more trajectories, or some with a behaviour policy closer to the '
+        'router (behaviour.kind=mixture); or lower '
+        'calibration.min_effective_size.',
         None,
         note='',
     )
+  # Only a known source holds the outcomes of paths that were not taken.
   oracle = None
   if isinstance(pair.test, sources.Known):
     oracle = pair.test.oracle(methods.PRICES, metric)
-  small, unknown = _judged({SMALL: lambda: pair.test.at_rates([0.0], metric)})
+  small, missing = _evaluate_each(
+      {SMALL: lambda: pair.test.at_rates([0.0], metric)}
+  )
   large = pair.test.largest_alone()
   anchors = results_lib.anchors_of(small.get(SMALL, _unknown(large)), large)
-  ruler = results_lib.of_ruler(found, oracle, anchors, draws, REFERENCE)
-  return {**ruler, 'left_out': left_out | unknown}
+  result = results_lib.of_metric(found, oracle, anchors, draws, REFERENCE)
+  return {**result, 'left_out': left_out | missing}
 
 
-def _judged(
+def _evaluate_each(
     makers: Mapping[str, Callable[[], Any]],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-  """What can be judged, by name, and of everything else why it cannot."""
+  """Returns the results by name, and the reason of each refusal by name."""
   found, left_out = {}, {}
   for name, make in makers.items():
     try:
       found[name] = make()
+    # The reason without the note on fresh samples: no promise was tested.
     except refusal.Refusal as error:
       left_out[name] = error.reason
   return found, left_out
 
 
 def _unknown(like: points_lib.Points) -> points_lib.Points:
-  """Points of which nothing is known: figures that need them are null."""
+  """Returns points of NaN; metrics that need them become null."""
   values = {name: x * np.nan for name, x in like.values().items()}
   return points_lib.Points(**values)
 
 
 def operating_points(
     points: Sequence[card_lib.OperatingPoint],
-    members: Families,
+    policies: Families,
     test: sources.Source,
     metric: str,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-  """What each named point earns on problems that no stage has seen.
+  """Evaluates named operating points on problems that no stage has seen.
 
   Args:
-    points: of one router.
-    members: the family of each of its members.
+    points: operating points of one router.
+    policies: the family of each of its policies.
     test: the problems.
-    metric: of the costs.
+    metric: cost metric.
 
   Returns:
-    For each point its name, what it promises in words, and accuracy, cost, loss
-    and gain with their intervals; and the names of the points that are left
-    out, since the source cannot judge their thresholds.
+    For each point its name, its promise in words, and accuracy, cost, loss and
+    gain with their intervals; and the names of the points whose thresholds the
+    source cannot evaluate.
   """
   entries, left_out = [], []
   for point in points:
-    family, kappas = members[point.member], threshold_row(point.threshold)
+    family, kappas = policies[point.policy_index], threshold_row(
+        point.threshold
+    )
+    # `answerable` takes single thresholds; per-decision ones, `[1, T]`, are
+    # evaluated at once, and what cannot be evaluated raises.
     if kappas.ndim == 1 and not test.answerable(family, kappas).all():
       left_out.append(point.name)
       continue
-    earned = test.earn(family, kappas, metric)
+    try:
+      outcomes = test.evaluate(family, kappas, metric)
+    except refusal.Refusal:
+      left_out.append(point.name)
+      continue
     entries.append(
         {
             'name': point.name,
             'promise': promises.in_words(point.promise),
-            'accuracy': results_lib.rate(earned.correct[0]),
-            'cost': float(earned.mean_cost[0]),
-            'loss': results_lib.rate(earned.loss[0]),
-            'gain': results_lib.rate(earned.gain[0]),
+            'accuracy': results_lib.rate(outcomes.correct[0]),
+            'cost': float(outcomes.mean_cost[0]),
+            'loss': results_lib.rate(outcomes.loss[0]),
+            'gain': results_lib.rate(outcomes.gain[0]),
         }
     )
   return entries, left_out
 
 
 def threshold_row(threshold: card_lib.Threshold) -> np.ndarray:
-  """One threshold as `[1]`, or one for each of T decisions as `[1, T]`."""
+  """Returns one threshold as `[1]`, or T per-decision ones as `[1, T]`."""
   return np.array([threshold], np.float64)

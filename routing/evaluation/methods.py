@@ -1,7 +1,8 @@
-"""Methods as sets of candidate policies, chosen on `select`, seen on `test`.
+"""Methods as sets of candidate policies, chosen on `select`, shown on `test`.
 
-Every method offers many policies: thresholds, steps, members. Which of them
-make its curve is decided on `select` problems alone, in the metric at hand.
+Every method offers many candidates: thresholds, steps, policies of several
+levels. Only `select` problems decide which of them form its curve, in each cost
+metric separately.
 """
 
 from collections.abc import Sequence
@@ -14,19 +15,21 @@ from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
 from routing.outcomes import sources
 
-# Constant hazards: dense at the small end, where the curve bends.
+# Hand-over rates of the random router. Denser at small rates: the probability
+# of ever handing over, 1 - (1 - rate)^T, rises fastest there.
 HAZARDS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
-# Correct answers per unit of cost, for the oracle's sweep.
+# Prices of the oracle, in correct answers per unit of cost. They trace its hull
+# from the most accurate point (0) to the cheapest (30).
 PRICES = (0, 0.01, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 30)
-GRID_SIZE = 100  # Thresholds of a family that are tried.
+GRID_SIZE = 100  # Thresholds per family, the same for every method.
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """The two splits that a method is evaluated with.
+  """The sources of the two splits that a method is evaluated on.
 
-  select: which policies make a curve is decided here.
-  test: the curve is of these problems.
+  select: decides which policies form a curve.
+  test: gives the curve.
   """
 
   select: sources.Source
@@ -37,8 +40,9 @@ class Pair:
 class Candidates:
   """The same K policies on `select` and on `test` problems.
 
-  is_selective: only the policies on the hull of `select` make the curve. False
-    for a curve that is to be shown as it is.
+  select, test: their outcomes.
+  is_selective: True if only the policies on the hull of `select` form the
+    curve; False for a curve that is shown with all of them.
   """
 
   select: points_lib.Points
@@ -46,27 +50,29 @@ class Candidates:
   is_selective: bool = True
 
   def points(self) -> points_lib.Points:
-    """The test outcomes of the policies that make the curve."""
+    """Returns the test outcomes of the policies that form the curve."""
     if not self.is_selective:
       return self.test
+    # The hull of `test` would pick lucky policies and bias the curve upwards.
     cost, accuracy = self.select.mean_cost, self.select.accuracy
     return self.test.take(metrics.upper_hull(cost, accuracy))
 
   def select_area(self) -> float:
-    """Area of the curve on `select`, by which settings may be compared."""
+    """Returns the area of the curve on `select`, for tuning."""
     cost, accuracy = self.select.mean_cost, self.select.accuracy
     hull = metrics.upper_hull(cost, accuracy)
     return metrics.area_for_tuning(cost[hull], accuracy[hull])
 
   def at_budget(self, budget: float) -> points_lib.Points:
-    """The test outcome of the best policy within budget on `select`.
+    """Returns the test outcome of the best policy within budget on `select`.
 
-    Without one within the budget, the cheapest.
+    If no policy is within the budget, it is the cheapest one.
     """
     cost, accuracy = self.select.mean_cost, self.select.accuracy
     allowed = np.flatnonzero(cost <= budget)
     if not allowed.size:
       allowed = np.array([np.argmin(cost)])
+    # Highest accuracy; of equally accurate policies the cheapest.
     best = allowed[np.lexsort((cost[allowed], -accuracy[allowed]))[0]]
     return self.test.take(np.array([best]))
 
@@ -77,31 +83,34 @@ def thresholded(
     metric: str,
     size: int = GRID_SIZE,
 ) -> Candidates:
-  """Thresholds on the scores of one or several families, in one pool.
+  """Pools the thresholds of one or several families as candidates.
+
+  Thresholds that a source cannot evaluate are left out.
 
   Args:
-    families: e.g. the members of a router.
+    families: e.g. the policies of a router.
     pair: the two splits.
-    metric: of the costs.
-    size: quantiles of the scores on `select` that are tried, of each family.
-
-  Thresholds that a source cannot judge are not tried.
+    metric: cost metric.
+    size: number of score quantiles on `select` to try for each family.
 
   Raises:
-    refusal.Refusal: if no threshold of any family can be judged.
+    refusal.Refusal: if no threshold of any family can be evaluated.
   """
+  # The grid comes from scores on `select`; test scores stay unread.
   tried = [pair.select.grid(family, size) for family in families]
-  told = [
+  # Both sources must be able to evaluate a threshold: it is chosen on one and
+  # shown on the other.
+  evaluable = [
       grid[
           pair.select.answerable(family, grid)
           & pair.test.answerable(family, grid)
       ]
       for family, grid in zip(families, tried, strict=True)
   ]
-  if not any(grid.size for grid in told):
+  if not any(grid.size for grid in evaluable):
     raise refusal.Refusal(
-        f'None of {sum(map(len, tried))} thresholds can be judged from what is '
-        f'recorded of {len(pair.select.problems)} select and '
+        f'None of {sum(map(len, tried))} thresholds can be evaluated from the '
+        f'records of {len(pair.select.problems)} select and '
         f'{len(pair.test.problems)} test problems.',
         None,
         note='',
@@ -109,41 +118,42 @@ def thresholded(
   return pooled(
       [
           _of_thresholds(family, grid, pair, metric)
-          for family, grid in zip(families, told, strict=True)
+          for family, grid in zip(families, evaluable, strict=True)
           if grid.size
       ]
   )
 
 
-def _of_thresholds(family, told, pair, metric) -> Candidates:
+def _of_thresholds(family, evaluable, pair, metric) -> Candidates:
+  """Evaluates the thresholds of one family on both splits."""
   return Candidates(
-      pair.select.earn(family, told, metric),
-      pair.test.earn(family, told, metric),
+      pair.select.evaluate(family, evaluable, metric),
+      pair.test.evaluate(family, evaluable, metric),
   )
 
 
 def area_for_tuning(
     families: Sequence[sources.Family], select: sources.Source, metric: str
 ) -> float:
-  """What settings are compared by: `metrics.area_for_tuning` on `select`.
+  """Returns the tuning value of a setting: the area of its hull on `select`.
 
   Args:
-    families: as fitted with one setting; all their thresholds make one hull.
+    families: fitted with one setting; all their thresholds form one hull.
     select: the problems.
-    metric: of the costs.
+    metric: cost metric.
 
   Returns:
-    The area; -inf if no threshold can be judged, for another setting's may be.
+    `metrics.area_for_tuning`, or -inf if no threshold can be evaluated.
   """
   try:
     found = thresholded(families, Pair(select, select), metric)
   except refusal.Refusal:
-    return -np.inf
+    return -np.inf  # Another setting may still be evaluable.
   return found.select_area()
 
 
 def pooled(candidates: Sequence[Candidates]) -> Candidates:
-  """The policies of several sets of candidates in one pool."""
+  """Joins several sets of candidates into one."""
   return Candidates(
       points_lib.concatenate([x.select for x in candidates]),
       points_lib.concatenate([x.test for x in candidates]),
@@ -151,12 +161,13 @@ def pooled(candidates: Sequence[Candidates]) -> Candidates:
 
 
 def random_per_step(pair: Pair, metric: str) -> Candidates:
-  """Hands over at every step with the same chance.
+  """Returns the random router: the same hand-over probability at every step.
 
-  Not selective: the hull would mix its two ends, which is random per question.
+  It is not selective, because the hull would mix its two ends, and that mixture
+  is `random_per_question`.
 
   Raises:
-    refusal.Refusal: if a source cannot judge one of the rates.
+    refusal.Refusal: if a source cannot evaluate one of the rates.
   """
   return Candidates(
       pair.select.at_rates(HAZARDS, metric),
@@ -166,11 +177,16 @@ def random_per_step(pair: Pair, metric: str) -> Candidates:
 
 
 def random_per_question(pair: Pair, metric: str) -> Candidates:
-  """Draws one of the two models for a question, before anything is written.
+  """Returns random routing per question: one model writes the whole answer.
+
+  The two ends, small and large alone, are the candidates. Every point on the
+  line between them is a mixture that draws the model before anything is
+  written.
 
   Raises:
-    refusal.Refusal: if a source cannot judge the small model alone.
+    refusal.Refusal: if a source cannot evaluate the small model alone.
   """
+  # Rate 0 is the small model alone; the large model alone pays no draft.
   ends = [
       points_lib.concatenate([x.at_rates([0.0], metric), x.largest_alone()])
       for x in (pair.select, pair.test)

@@ -1,21 +1,24 @@
-"""Figures of an accuracy-cost curve. Costs are fractions of all-large.
+"""Metrics of an accuracy-cost curve. Costs are fractions of all-large.
 
-A curve is a set of points (cost, accuracy) joined by straight lines: a share of
-the problems served by one point's policy and the rest by its neighbour's gives
-any point between them.
+A curve is a set of points (cost, accuracy) joined by straight lines. Any point
+between two neighbours is attainable: serve a share of the problems with one
+policy and the rest with the other.
 """
 
 import dataclasses
 
 import numpy as np
 
-AREA_GRID = np.linspace(0.2, 0.8, 61)
+AREA_GRID = np.linspace(0.2, 0.8, 61)  # Steps of 0.01 in cost.
 BUDGETS = (0.2, 0.4, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-  """The two models alone: what every gap is measured between."""
+  """Accuracy and cost of the two models alone.
+
+  The gap metrics measure a curve relative to these two points.
+  """
 
   small_accuracy: float
   small_cost: float
@@ -24,14 +27,14 @@ class Anchors:
 
   @property
   def gap(self) -> float:
-    """Accuracy of the large model beyond the small one's."""
+    """Accuracy of the large model minus that of the small one."""
     return self.large_accuracy - self.small_accuracy
 
 
 def _ratio(
     numerator: np.ndarray | float, denominator: np.ndarray | float
 ) -> np.ndarray:
-  """NaN where there is nothing to divide by: equal models, no oracle gain."""
+  """Returns the quotient; NaN where the denominator is 0, e.g. equal models."""
   with np.errstate(divide='ignore', invalid='ignore'):
     return np.where(
         np.equal(denominator, 0), np.nan, np.divide(numerator, denominator)
@@ -39,22 +42,26 @@ def _ratio(
 
 
 def upper_hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-  """Indices of the points that no mixture of others beats, by rising cost.
+  """Returns the indices of the points that no mixture of others beats.
 
   Args:
     cost: `[K]`.
     accuracy: `[K]`.
 
   Returns:
-    Vertices of the upper concave hull from the cheapest point to the most
-    accurate one; of equal points the first.
+    Vertices of the upper concave hull, from the cheapest point to the most
+    accurate one; the first of equal points.
   """
   hull: list[int] = []
+  # Andrew's monotone chain: by rising cost, and by falling accuracy at equal
+  # cost, so that of equally cheap points the best comes first.
   for index in np.lexsort((-accuracy, cost)):
     if hull and accuracy[index] <= accuracy[hull[-1]]:
       continue
     while len(hull) > 1:
       first, last = hull[-2], hull[-1]
+      # `last` stays if its slope from `first` exceeds that of `index`. Compared
+      # by cross-multiplication: no division, and equal costs need no case.
       rise = (accuracy[last] - accuracy[first]) * (cost[index] - cost[first])
       if rise > (accuracy[index] - accuracy[first]) * (
           cost[last] - cost[first]
@@ -68,15 +75,18 @@ def upper_hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 def interpolate(
     cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
-  """`[R, G]` accuracy at the costs of `grid`, of R curves at once.
+  """Returns `[R, G]` accuracy at the costs of `grid`, for R curves at once.
 
-  Left of its cheapest and right of its dearest point a curve is flat: what is
-  dearer than all it can do buys nothing more.
+  A curve is flat left of its cheapest point and right of its most expensive
+  one: a larger budget than the curve can use does not change the accuracy.
 
   Args:
     cost: `[R, K]`, in any order.
     accuracy: `[R, K]`.
     grid: `[G]`.
+
+  Raises:
+    ValueError: if the shapes differ or are not `[R, K]`.
   """
   if cost.shape != accuracy.shape or cost.ndim != 2:
     raise ValueError(
@@ -85,11 +95,14 @@ def interpolate(
   order = np.argsort(cost, axis=1, kind='stable')
   cost = np.take_along_axis(cost, order, axis=1)
   accuracy = np.take_along_axis(accuracy, order, axis=1)
+  # Index of the first point beyond each grid cost, by counting, because
+  # `searchsorted` handles only one row.
   right = np.sum(cost[:, None, :] <= grid[:, None], axis=-1)
   left = np.clip(right - 1, 0, cost.shape[1] - 1)
   right = np.clip(right, 0, cost.shape[1] - 1)
   at = lambda values, index: np.take_along_axis(values, index, axis=1)
   span = at(cost, right) - at(cost, left)
+  # Two points of equal cost, or a grid cost outside the curve: share 0.
   share = np.where(span > 0, grid - at(cost, left), 0.0)
   share = share / np.where(span > 0, span, 1.0)
   return at(accuracy, left) + share * (at(accuracy, right) - at(accuracy, left))
@@ -98,33 +111,34 @@ def interpolate(
 def accuracy_at(
     cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
-  """`[G]` accuracy of one `[K]` curve at the costs of `grid`."""
+  """Returns `[G]` accuracy of one `[K]` curve at the costs of `grid`."""
   return interpolate(cost[None], accuracy[None], np.asarray(grid))[0]
 
 
 def area_grid(*cheapest: float) -> np.ndarray:
-  """The costs of `AREA_GRID` that curves can be bought at; may be empty.
+  """Returns the costs of `AREA_GRID` at which all curves exist; may be empty.
 
-  Below its cheapest point a curve does not exist: nobody can buy an accuracy
-  there, so it counts in no area.
+  A curve does not exist below its cheapest point: no policy has that cost, so
+  the area does not include it.
 
   Args:
-    *cheapest: least cost of each curve that is to be there.
+    *cheapest: lowest cost of each curve.
   """
+  # The tolerance keeps a grid point that equals the lowest cost up to rounding.
   return AREA_GRID[AREA_GRID >= max(cheapest) - 1e-9]
 
 
 def area(
     cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray | None = None
 ) -> float:
-  """Mean accuracy over cost fractions 0.2 to 0.8, as far as the curve exists.
+  """Returns mean accuracy over costs 0.2 to 0.8, as far as the curve exists.
 
   Args:
     cost, accuracy: `[K]` points.
     grid: `[G]` costs to average over; None = `area_grid` of the curve.
 
   Returns:
-    The mean, or NaN if the curve is dearer everywhere.
+    The mean, or NaN if every point costs more than 0.8.
   """
   grid = area_grid(cost.min()) if grid is None else grid
   if not grid.size:
@@ -133,10 +147,10 @@ def area(
 
 
 def area_for_tuning(cost: np.ndarray, accuracy: np.ndarray) -> float:
-  """Mean accuracy over all of `AREA_GRID`; what cannot be bought counts as 0.
+  """Returns mean accuracy over `AREA_GRID`, with 0 below the curve's start.
 
-  Curves that begin at different costs are compared by it: over the costs of
-  each alone, the dearer one would be ahead for what it leaves out.
+  It compares curves that start at different costs. Averaging each curve only
+  over its own costs would favour the one that leaves out more cheap costs.
 
   Args:
     cost, accuracy: `[K]` points.
@@ -148,7 +162,7 @@ def area_for_tuning(cost: np.ndarray, accuracy: np.ndarray) -> float:
 def cost_to_reach(
     cost: np.ndarray, accuracy: np.ndarray, target: float
 ) -> float:
-  """The least cost at which the curve is at `target` accuracy; inf if never."""
+  """Returns the lowest cost with `target` accuracy; inf if never."""
   order = np.argsort(cost, kind='stable')
   cost, accuracy = cost[order], accuracy[order]
   reached = np.flatnonzero(accuracy >= target)
@@ -157,18 +171,22 @@ def cost_to_reach(
   last = reached[0]
   if last == 0:
     return float(cost[0])
-  # All points before `last` are below target, so the line there rises to it.
+  # All points before `last` are below the target, so the line rises to it here
+  # and the denominator is positive.
   share = (target - accuracy[last - 1]) / (accuracy[last] - accuracy[last - 1])
   return float(cost[last - 1] + share * (cost[last] - cost[last - 1]))
 
 
 def gap_recovered(accuracy: np.ndarray, anchors: Anchors) -> np.ndarray:
-  """PGR: (accuracy - small) / (large - small). Source: RouteLLM, Ong 2024."""
+  """Returns PGR, (accuracy - small) / (large - small).
+
+  Source: RouteLLM, Ong et al. 2024.
+  """
   return _ratio(accuracy - anchors.small_accuracy, anchors.gap)
 
 
 def _from_small(cost, accuracy, anchors) -> tuple[np.ndarray, np.ndarray]:
-  """The points, and the small model alone if it is cheaper than all of them."""
+  """Prepends the small model alone if it is cheaper than all points."""
   if cost.min() <= anchors.small_cost + 1e-9:
     return cost, accuracy
   return (
@@ -180,41 +198,53 @@ def _from_small(cost, accuracy, anchors) -> tuple[np.ndarray, np.ndarray]:
 def mean_gap_recovered(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
 ) -> float:
-  """APGR: mean PGR over cost, small model's to 1; a coin per problem has 0.5.
+  """Returns APGR, mean PGR over costs from the small model's to 1.
 
-  RouteLLM averages over the share of strong calls; here it is over cost. Below
-  its cheapest point the curve is mixed with the small model alone.
+  Drawing one of the two models at random per problem gives 0.5. RouteLLM
+  averages over the share of strong calls instead of cost. Below its cheapest
+  point the curve is mixed with the small model alone.
   """
   cost, accuracy = _from_small(cost, accuracy, anchors)
   grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
   values = gap_recovered(accuracy_at(cost, accuracy, grid), anchors)
+  # 201 points, 200 intervals: the integral over the cost range, scaled to 1.
   return float(np.trapezoid(values, dx=1 / 200))
 
 
 def relative_ibc_gain(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors, at: np.ndarray
 ) -> np.ndarray:
-  """`[G]` extra accuracy per extra cost, relative to large against small.
+  """Returns `[G]`, extra accuracy per extra cost relative to the large model's.
 
   IBC = (accuracy - small) / (cost - small cost); gain = IBC / IBC_large - 1.
-  NaN at costs not above the small model's, or below the cheapest point. Source:
-  AutoMix, Madaan et al. 2023.
+  NaN at costs up to the small model's, or below the cheapest point.
+
+  Source: AutoMix, Madaan et al. 2023.
   """
   at = np.asarray(at, np.float64)
-  spent = np.where(at < cost.min() - 1e-9, 0.0, at - anchors.small_cost)
-  earned = accuracy_at(cost, accuracy, at) - anchors.small_accuracy
+  # A zero denominator makes `_ratio` NaN: there is no policy at such a cost.
+  extra_cost = np.where(at < cost.min() - 1e-9, 0.0, at - anchors.small_cost)
+  extra_accuracy = accuracy_at(cost, accuracy, at) - anchors.small_accuracy
   base = _ratio(anchors.gap, anchors.large_cost - anchors.small_cost)
-  return _ratio(_ratio(earned, np.where(spent > 1e-9, spent, 0.0)), base) - 1
+  return (
+      _ratio(
+          _ratio(extra_accuracy, np.where(extra_cost > 1e-9, extra_cost, 0.0)),
+          base,
+      )
+      - 1
+  )
 
 
 def average_quality(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
 ) -> float:
-  """AIQ: mean height of the rising concave hull between the models' costs.
+  """Returns AIQ, the mean height of the concave hull between the models' costs.
 
   Below its cheapest point the curve is mixed with the small model alone.
+
   Source: RouterBench, Hu et al. 2024, section 3.
   """
+  # The small model alone could not be evaluated, so the range is unknown.
   if np.isnan(anchors.small_cost):
     return float('nan')
   cost, accuracy = _from_small(cost, accuracy, anchors)
@@ -225,12 +255,12 @@ def average_quality(
 
 
 def headroom_share(value: float, oracle: float, line: float) -> float:
-  """How far an area is from the models' straight line (0) to the oracle (1).
+  """Returns how far an area is from the models' line (0) to the oracle (1).
 
   Args:
     value: area of the method.
     oracle: area of the oracle over the same costs.
-    line: area of the line between the two models, likewise.
+    line: area of the straight line between the two models, over the same costs.
   """
   return float(_ratio(value - line, oracle - line))
 
@@ -240,11 +270,13 @@ def summary(
     accuracy: np.ndarray,
     anchors: Anchors,
 ) -> dict[str, float | dict[str, float]]:
-  """All figures of one curve, by name.
+  """Returns all metrics of one curve, by name.
 
-  inf where a target is never reached, NaN at a budget below the cheapest point.
+  Values are inf where a target is never reached, and NaN at a budget below the
+  cheapest point.
   """
-  # No policy answers for less than the cheapest.
+  # `accuracy_at` is flat to the left, but no policy has a cost below the
+  # cheapest point.
   at_budgets = np.where(
       np.array(BUDGETS) < cost.min() - 1e-9,
       np.nan,

@@ -1,4 +1,4 @@
-"""Accuracy against cost, drawn from results alone."""
+"""Plots accuracy against cost, from the content of `results.json`."""
 
 from collections.abc import Mapping
 import pathlib
@@ -8,8 +8,9 @@ import numpy as np
 
 from routing.evaluation import tables
 
-# Okabe and Ito's palette, told apart by colour-blind readers; the line styles
-# tell the methods apart without any colour.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish. Line
+# styles distinguish the methods without colour. The first entry is drawn last,
+# on top, except the policy, which has a higher zorder.
 STYLES = {
     'oracle': dict(color='#000000', linestyle=':', linewidth=1.2),
     'policy': dict(color='#0072B2', linestyle='-', linewidth=2.4),
@@ -21,18 +22,19 @@ STYLES = {
     'random per step': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
 }
 _XLABEL = {
-    'price': 'price, fraction of all-large',
-    'flops': 'FLOPs, fraction of all-large',
-    'decoded': 'decoded tokens x parameters, fraction of all-large',
-    'seconds': 'seconds, fraction of all-large',
+    'price': 'price (1 = large model alone)',
+    'flops': 'FLOPs (1 = large model alone)',
+    'decoded_tokens': 'decoded tokens x parameters (1 = large model alone)',
+    'latency': 'latency (1 = large model alone)',
 }
 _INK, _FAINT = '#222222', '#BBBBBB'
 
 
 def _pyplot():
-  """matplotlib without a display; imported here, since it is slow to load."""
+  """Returns pyplot without a display; imported here because it is slow."""
   import matplotlib
 
+  # A backend without a display: reports are written on servers.
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
@@ -40,8 +42,9 @@ def _pyplot():
 
 
 def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
-  """The policy's band, then all curves with it on top, then the two models."""
+  """Draws the policy's band, all curves, and the two models alone."""
   methods = figures['methods']
+  # Later calls draw on top, so the first style comes last.
   for name in reversed(STYLES):
     if name not in methods:
       continue
@@ -68,11 +71,11 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
       ('large', (-3, 6), 'right'),
   ):
     where = anchors[f'{model}_cost'], anchors[f'{model}_accuracy']
-    if None in where:  # It cannot be judged from what is recorded.
+    if None in where:  # The records do not suffice to evaluate it.
       continue
     axes.plot(*where, 'o', color=_INK, markersize=5, zorder=5)
     axes.annotate(
-        f'{model} alone',
+        f'{model} model alone',
         where,
         xytext=offset,
         textcoords='offset points',
@@ -82,18 +85,21 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
     )
 
 
-def _clean(axes, ruler: str) -> None:
+def _clean(axes, metric: str) -> None:
+  """Removes needless lines and sets the axis labels."""
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(_FAINT)
   axes.tick_params(colors=_INK, labelsize=8, length=3)
-  axes.set_xlabel(_XLABEL.get(ruler, ruler), fontsize=9, color=_INK)
+  axes.set_xlabel(_XLABEL.get(metric, metric), fontsize=9, color=_INK)
   axes.grid(axis='y', color='#EEEEEE', linewidth=0.8)
+  # Grid lines behind the curves.
   axes.set_axisbelow(True)
 
 
 def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
-  """The costs that are drawn: from a little below small to a little above 1."""
+  """Returns the range of costs to draw: around small alone and 1."""
   curves = [x['curve']['cost'] for x in figures['methods'].values()]
+  # Policies that cost far more than the large model would squeeze the rest.
   right = min(max(max(x) for x in curves), 1.3)
   small = figures['anchors']['small_cost']
   left = min(min(x) for x in curves) if small is None else small
@@ -104,8 +110,15 @@ def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-  """Moves rising label heights apart until `gap` is between neighbours."""
+  """Moves rising label heights apart until neighbours are `gap` apart.
+
+  Args:
+    heights: rising heights.
+    gap: minimum distance.
+  """
   placed = np.array(heights, float)
+  # Each pass pushes overlapping neighbours apart by half their overlap each,
+  # which keeps the mean of a group; 200 passes suffice for ten labels.
   for _ in range(200):
     overlap = gap - np.diff(placed)
     if (overlap <= 1e-9).all():
@@ -118,7 +131,7 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
-  """Names the oracle's curve in its place: it is far above the others."""
+  """Labels the oracle's curve in place: it is far above the others."""
   left, right = axes.get_xlim()
   start = left + 0.2 * (right - left)
   axes.annotate(
@@ -133,23 +146,26 @@ def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
 
 
 def _label_curves(axes, figures: Mapping[str, Any]) -> None:
-  """Names the curves in the empty lower right, each tied to its own curve."""
+  """Labels the curves in the empty lower right, with a line to each."""
   known = [name for name in STYLES if name in figures['methods']]
   names = [name for name in known if name != 'oracle']
   low, high = axes.get_ylim()
   left, right = axes.get_xlim()
-  # Curves differ most half-way; the label column stands right of the ties.
+  # The lines start where curves differ most, near half of the cost range; the
+  # labels stand to the right of it.
   at, column = left + 0.42 * (right - left), left + 0.68 * (right - left)
   height = {}
   for name in names:
     curve = figures['methods'][name]['curve']
     height[name] = float(np.interp(at, curve['cost'], curve['accuracy']))
+  # Labels in the order of the curves, so that no two lines cross.
   names.sort(key=height.get)
   if 'oracle' in known:
     _label_oracle(axes, figures['methods']['oracle']['curve'])
   gap = 0.052 * (high - low)
-  wanted = np.array([height[name] for name in names])
-  placed = _spread(wanted, gap)
+  target = np.array([height[name] for name in names])
+  placed = _spread(target, gap)
+  # Keep the column below the curves and above the axis.
   placed += min(0.0, low + 0.62 * (high - low) - placed[-1])
   placed += max(0.0, low + 0.04 * (high - low) - placed[0])
   for name, y in zip(names, placed, strict=True):
@@ -174,20 +190,20 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
 
 
 def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Draws the constraint's ruler: curves, 95 % band, models, the oracle."""
+  """Plots the curves in the constraint's cost metric, with 95 % bands."""
   pyplot = _pyplot()
-  ruler = results['ruler']
-  figures = results['rulers'][ruler]
+  metric = results['cost_metric']
+  figures = results['cost_metrics'][metric]
   figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout='constrained')
   _draw_curves(axes, figures)
   axes.set_xlim(_limits(figures))
-  _clean(axes, ruler)
+  _clean(axes, metric)
   _label_curves(axes, figures)
   axes.set_ylabel('accuracy', fontsize=9, color=_INK)
   num_seeds = len(results['seeds'])
   axes.set_title(
       f'{results["num_problems"]["test"]:,} test problems, {num_seeds} policy '
-      f'seed{"s" if num_seeds > 1 else ""}; band: 95 % over both',
+      f'seed{"s" if num_seeds > 1 else ""}; band: 95 % interval over both',
       fontsize=9,
       color=_INK,
       loc='left',
@@ -196,10 +212,11 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   pyplot.close(figure)
 
 
-def rulers(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Draws the same decisions under every ruler, side by side."""
+def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
+  """Plots the same decisions in every cost metric, side by side."""
   pyplot = _pyplot()
-  names = list(results['rulers'])
+  names = list(results['cost_metrics'])
+  # Rounded up; the last cell of an odd number is hidden below.
   num_rows = -(-len(names) // 2)
   figure, grid = pyplot.subplots(
       num_rows,
@@ -211,15 +228,18 @@ def rulers(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   )
   for axes in grid.flat[len(names) :]:
     axes.set_visible(False)
-  for axes, ruler in zip(grid.flat, names, strict=False):
-    figures = results['rulers'][ruler]
+  for axes, metric in zip(grid.flat, names, strict=False):
+    figures = results['cost_metrics'][metric]
     _draw_curves(axes, figures)
     axes.set_xlim(_limits(figures))
-    _clean(axes, ruler)
-    flag = ', the constraint' if ruler == results['ruler'] else ''
-    axes.set_title(f'{ruler}{flag}', fontsize=9, color=_INK, loc='left')
+    _clean(axes, metric)
+    flag = (
+        ' (used in the constraint)' if metric == results['cost_metric'] else ''
+    )
+    axes.set_title(f'{metric}{flag}', fontsize=9, color=_INK, loc='left')
   for axes in grid[:, 0]:
     axes.set_ylabel('accuracy', fontsize=9, color=_INK)
+  # One legend for all panels, in the order of the table.
   handles, labels = grid.flat[0].get_legend_handles_labels()
   figure.legend(
       handles[::-1],

@@ -1,22 +1,23 @@
-"""What `results.json` holds: plain numbers, so that any report can be redrawn.
+"""The content of `results.json`: plain numbers that suffice for any report.
 
 results = {
-  'schema': 3,
-  'ruler': the cost metric of the constraint,
-  'source': 'known', 'recorded' or 'live', whence the outcomes,
+  'schema': 4,
+  'cost_metric': the cost metric of the constraint,
+  'source': 'known', 'recorded' or 'live', the kind of source,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
-  'config', 'checkpoints', 'shards', 'points_sha256': what it follows from, the
-    configuration and hashes of routers, splits and operating points,
-  'rulers': {metric: see `of_ruler`},
-  'tuning': {learner: the setting kept, its area on select, decisions used},
-  'operating_points': [what each named point of the first seed earns on test],
-  'refused_points': [name and reason of each that the first seed cannot have],
-  'points_left_out': [names of those that cannot be judged],
-  'live': [one entry per named point],
+  'config', 'checkpoints', 'shards', 'points_sha256': the configuration, and
+    hashes of routers, splits and operating points that the results depend on,
+  'cost_metrics': {metric: see `of_metric`},
+  'tuning': {learner: best setting, area on select per trial, decisions used},
+  'operating_points': [test outcomes of each named point of the first seed],
+  'refused_points': [name of each promise without enough data, and the reason],
+  'points_left_out': [names of points that the source cannot evaluate],
+  'live': [one entry per named point and seed],
   'coverage': how often a promise was broken, where the truth is known, or null,
 }
 A target that is never reached, and a figure that does not exist, is null.
-`rulers[metric]['left_out']` says of each method that cannot be judged why not.
+`cost_metrics[metric]['left_out']` gives the reason for each method that cannot
+be evaluated.
 """
 
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-SCHEMA = 3
-_CURVE_POINTS = 161
+SCHEMA = 4  # Raise it when keys change; `check` refuses other files.
+_CURVE_POINTS = 161  # Of a drawn curve; areas use the exact points.
 _INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
 
 Method = Sequence[methods_lib.Candidates]  # One per policy seed.
@@ -43,7 +44,7 @@ Method = Sequence[methods_lib.Candidates]  # One per policy seed.
 def anchors_of(
     small: points_lib.Points, large: points_lib.Points
 ) -> metrics.Anchors:
-  """The two models alone, on the test problems."""
+  """Returns accuracy and cost of the two models alone, on test problems."""
   return metrics.Anchors(
       small_accuracy=float(small.accuracy[0]),
       small_cost=float(small.mean_cost[0]),
@@ -53,24 +54,25 @@ def anchors_of(
 
 
 def rate(values: np.ndarray) -> dict[str, float]:
-  """The mean of `[N]` values with its 95 % interval.
+  """Returns the mean of `[N]` values with its 95 % interval.
 
-  Exact for values in [0, 1]. Contributions to a weighted estimate may exceed 1;
-  their interval is the normal one, two standard errors wide on either side. It
-  is clipped to [0, 1], where the mean that is sought lies: this excludes no
-  possible value, so the interval covers as often as before.
+  Args:
+    values: outcomes in [0, 1], or contributions to a weighted estimate.
   """
   mean = float(values.mean())
   if values.min() >= 0 and values.max() <= 1:
+    # Exact for values in [0, 1].
     low, high = bounds.interval(values, _INTERVAL_DELTA)
   else:
+    # Contributions to a weighted estimate may exceed 1: the normal interval.
+    # The mean lies in [0, 1], so clipping does not reduce the coverage.
     spread = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
     low, high = max(mean - spread, 0.0), min(mean + spread, 1.0)
   return {'mean': mean, 'low': low, 'high': high}
 
 
 def _at_budget(method: Method, budget: float) -> dict[str, Any]:
-  """Figures of the policies picked for a budget, a row per seed."""
+  """Returns the figures of the policies chosen for a budget, one per seed."""
   picked = [candidates.at_budget(budget) for candidates in method]
   return {
       'accuracy': [float(p.accuracy[0]) for p in picked],
@@ -83,11 +85,13 @@ def _at_budget(method: Method, budget: float) -> dict[str, Any]:
 def _curve(
     hulls: Sequence[points_lib.Points], draws: bootstrap.Draws
 ) -> dict[str, list[float]]:
-  """The mean curve over seeds where all seeds reach, with its 95 % band."""
+  """Returns the mean curve over seeds with its 95 % band."""
+  # Only costs that the curve of every seed reaches.
   low = max(float(points.mean_cost.min()) for points in hulls)
   high = min(float(points.mean_cost.max()) for points in hulls)
   grid = np.linspace(low, high, _CURVE_POINTS)
   samples = bootstrap.curves(hulls, draws, grid)
+  # Row 0 is the estimate, not a resample.
   band = np.quantile(samples[1:], [0.025, 0.975], axis=0)
   return {
       'cost': grid.tolist(),
@@ -103,7 +107,8 @@ def _area(
     anchors: metrics.Anchors,
     oracle: points_lib.Points | None,
 ) -> dict[str, Any]:
-  """The area with its interval, the costs it is over, and the head-room."""
+  """Returns the area with interval and cost range, and the headroom share."""
+  # The same costs for all seeds and for the oracle and the line below.
   grid = metrics.area_grid(bootstrap.cheapest(hulls))
   if not grid.size:
     return {'area': None, 'headroom_share': None}
@@ -115,6 +120,7 @@ def _area(
   ]
   if oracle is None:
     return {'area': area, 'headroom_share': None}
+  # The line between the two models: routing at random per question.
   line = metrics.area(
       np.array([anchors.small_cost, anchors.large_cost]),
       np.array([anchors.small_accuracy, anchors.large_accuracy]),
@@ -131,8 +137,10 @@ def of_method(
     anchors: metrics.Anchors,
     oracle: points_lib.Points | None,
 ) -> dict[str, Any]:
-  """All figures of one method's curves, one set of points per seed."""
+  """Returns all figures of one method, given one set of points per seed."""
   curve = _curve(hulls, draws)
+  # From the mean curve over seeds, not the mean of per-seed figures: a target
+  # that one seed never reaches would make the mean infinite.
   figures = metrics.summary(
       np.array(curve['cost']), np.array(curve['accuracy']), anchors
   )
@@ -142,36 +150,38 @@ def of_method(
       ],
       'curve': curve,
       **figures,
-      # From the points themselves, which the drawn curve only samples.
+      # From the points themselves; the drawn curve only samples them.
       **_area(hulls, draws, anchors, oracle),
   }
 
 
-def of_ruler(
+def of_metric(
     methods: Mapping[str, Method],
     oracle: points_lib.Points | None,
     anchors: metrics.Anchors,
     draws: bootstrap.Draws,
     reference: str,
 ) -> dict[str, Any]:
-  """All methods in one ruler.
+  """Returns the figures of all methods in one cost metric.
 
   Args:
-    methods: candidates by name, one per seed.
-    oracle: its points on the test problems; None where it is not known.
-    anchors: the models alone.
+    methods: name -> candidates, one per policy seed.
+    oracle: the oracle's points on the test problems; None if unknown.
+    anchors: the two models alone.
     draws: resamples of the test problems and of the seeds.
-    reference: name of the method from which all others are subtracted.
+    reference: name of the method that all others are compared with.
 
   Returns:
-    anchors; methods (the oracle among them): points, curve, area and figures of
-    `metrics.summary`, `at_budget`, `select_area`; differences: area of
-    `reference` minus area of each other method, paired.
+    `anchors`; `methods` (including the oracle): points, curve, area and the
+    figures of `metrics.summary`, `at_budget`, `select_area`; `differences`:
+    area of `reference` minus area of each other method, paired.
   """
+  # Chosen on `select`, evaluated on test.
   hulls = {
       name: [candidates.points() for candidates in method]
       for name, method in methods.items()
   }
+  # The oracle has no candidates, so it gets no `at_budget` and no tuning area.
   known = {} if oracle is None else {'oracle': [oracle]}
   figures = {
       name: of_method(points, draws, anchors, oracle)
@@ -201,7 +211,7 @@ def of_ruler(
 
 
 def to_json(value: Any) -> Any:
-  """The same with null for what is not finite, and plain Python numbers."""
+  """Returns plain Python numbers, with null for values that are not finite."""
   if isinstance(value, Mapping):
     return {str(key): to_json(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
@@ -216,10 +226,14 @@ def to_json(value: Any) -> Any:
 
 
 def check(results: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns `results`, or raises ValueError if they are of another schema."""
+  """Returns `results` if they have the current schema.
+
+  Raises:
+    ValueError: if they have another one.
+  """
   if results.get('schema') != SCHEMA:
     raise ValueError(
-        f'The results are of schema {results.get("schema")!r}; allowed: '
-        f'{SCHEMA}.'
+        f'The results have schema {results.get("schema")!r}; allowed: '
+        f'{SCHEMA}. Evaluate again with this version.'
     )
   return results

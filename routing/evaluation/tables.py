@@ -1,4 +1,4 @@
-"""Tables from results: one for the terminal, one in Markdown."""
+"""Formats results as tables, for the terminal and in Markdown."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -9,27 +9,27 @@ import numpy as np
 from routing.evaluation import metrics
 from routing.routers import promises
 
-# Rows in the order of the table; the key is a method's name in the results.
+# Method name in the results -> label in the tables, in the order of the rows.
 LABELS = {
     'policy': 'learned policy',
     'fitted Q, trees': 'fitted Q, boosted trees',
     'fitted Q, linear': 'fitted Q, linear',
     'boosting': 'gradient boosting',
     'confidence': 'confidence threshold',
-    'fixed step': 'best fixed step',
-    'random per question': 'coin per question',
+    'fixed step': 'best fixed hand-over step',
+    'random per question': 'random per question',
     'random per step': 'random per step',
     'oracle': 'oracle',
 }
 COLUMNS = (
     'method',
     'area [95 %]',
-    'policy minus it',
+    'policy minus method',
     'acc @.2',
     'acc @.4',
     'acc @.6',
     'gap recovered',
-    'cost, 95 % of gap',
+    'cost for 95 % of gap',
     'cost @.4',
     'loss @.4',
     '[95 %]',
@@ -37,49 +37,58 @@ COLUMNS = (
     'headroom',
 )
 LEGEND = (
-    'area: mean accuracy over cost fractions .2 to .8 of the large model, '
-    'or from where the curve exists. acc @b: the curve at cost b. cost, loss '
-    'and gain @.4: of the one threshold that is best within .4 on select; '
-    'loss and gain are shares of problems that only the large model, or only '
-    'the router, gets right. gap recovered: mean share of the accuracy '
-    'between the two models, over all costs. headroom: 0 on the line between '
-    'the two models, 1 at the oracle. coin per question: one of the two '
-    'models is drawn for the whole answer.'
+    'area: mean accuracy over costs .2 to .8, as fractions of the cost of the '
+    'large model alone; a curve that starts at a higher cost is averaged from '
+    'its start. policy minus method: difference of the areas, on the same '
+    'problems. acc @b: accuracy of the curve at cost b. cost, loss and gain '
+    '@.4: test values of the policy and threshold with the best accuracy '
+    'within a mean cost of .4 on select. loss: share of problems that only '
+    'the large model alone gets right; gain: share that only the router gets '
+    'right. gap recovered: share of the accuracy gap between the two models, '
+    'averaged over all costs. cost for 95 % of gap: the lowest cost at which '
+    'the curve recovers 95 % of that gap. headroom: 0 on the straight line '
+    'between the two models, 1 at the oracle. random per question: one of the '
+    'two models is drawn for the whole answer. random per step: the large '
+    'model takes over with the same probability at every step.'
 )
-# A terminal has room for these.
+# The columns that fit into a terminal.
 _NARROW = (
     'method',
     'area [95 %]',
-    'policy minus it',
+    'policy minus method',
     'acc @.4',
     'cost @.4',
     'gap recovered',
     'loss @.4',
 )
-MISSING = '-'
+MISSING = '-'  # Shown for a figure that does not exist.
 
 
 def _number(value: float | None, digits: int = 3) -> str:
+  """Returns e.g. '.712' without a leading zero, or `MISSING`."""
   if value is None:
     return MISSING
   text = f'{value:.{digits}f}'
+  # No leading zero: most cells are fractions, and a table has many of them.
   return text.replace('0.', '.', 1) if text.startswith(('0.', '-0.')) else text
 
 
 def _signed(value: float | None) -> str:
+  """Returns a number with its sign, e.g. '+.064'."""
   text = _number(value)
   return text if value is None or value < 0 else f'+{text}'
 
 
 def interval(figure: Mapping[str, Any] | None) -> str:
-  """A mean with its interval, e.g. '.712 [.701, .723]'.
+  """Returns a mean with its interval, e.g. '.712 [.701, .723]'.
 
-  An area over less than cost fractions 0.2 to 0.8 says from where on it exists.
+  An area that starts above cost 0.2 also says where, e.g. 'from .31'.
   """
   if figure is None:
     return MISSING
   low, high = _number(figure['low']), _number(figure['high'])
   text = f'{_number(figure["mean"])} [{low}, {high}]'
+  # Rates have no range; areas do.
   first = figure.get('range', [metrics.AREA_GRID[0]])[0]
   if first > metrics.AREA_GRID[0] + 1e-9:
     text += f' from {_number(first, 2)}'
@@ -87,16 +96,18 @@ def interval(figure: Mapping[str, Any] | None) -> str:
 
 
 def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  """Mean over seeds; the interval spans those of the single seeds."""
+  """Returns the mean over seeds, and the hull of their intervals."""
   return {
       'mean': float(np.mean([x['mean'] for x in rates])),
+      # Wider than an interval of the mean: no assumption about the seeds.
       'low': min(x['low'] for x in rates),
       'high': max(x['high'] for x in rates),
   }
 
 
 def difference(figures: Mapping[str, Any], name: str) -> str:
-  """The policy's area minus a method's, e.g. '+.064 [+.055, +.073]'."""
+  """Returns the policy's area minus a method's, e.g. '+.06 [+.05, +.07]'."""
+  # None for the policy itself, for the oracle, and where no cost is shared.
   found = figures['differences'].get(name)
   if found is None:
     return MISSING
@@ -105,6 +116,7 @@ def difference(figures: Mapping[str, Any], name: str) -> str:
 
 
 def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
+  """Returns the cells of one method, as in `COLUMNS`."""
   method = figures['methods'][name]
   row = [
       LABELS.get(name, name),
@@ -115,7 +127,7 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
       _number(method['cost_to_recover']['95']),
   ]
   at_budget = method.get('at_budget', {}).get('0.4')
-  if at_budget is None:
+  if at_budget is None:  # The oracle has no policy to choose.
     row += [MISSING] * 4
   else:
     loss = _mean_rate(at_budget['loss'])
@@ -128,28 +140,31 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   return row + [_number(method['headroom_share'], 2)]
 
 
-def rows(results: Mapping[str, Any], ruler: str) -> list[list[str]]:
-  """Cells of one ruler's table, a row per method, as in `COLUMNS`."""
-  figures = results['rulers'][ruler]
+def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
+  """Returns the cells of one table, a row per method, as in `COLUMNS`."""
+  figures = results['cost_metrics'][metric]
+  # Methods of the results that have no label here still get a row, at the end.
   named = [name for name in LABELS if name in figures['methods']]
   others = [name for name in figures['methods'] if name not in LABELS]
   return [_method_row(figures, name) for name in named + others]
 
 
-def title(results: Mapping[str, Any], ruler: str) -> str:
-  """What the table is of, with the two models alone."""
-  anchors = results['rulers'][ruler]['anchors']
-  flag = ' (the constraint)' if ruler == results['ruler'] else ''
+def title(results: Mapping[str, Any], metric: str) -> str:
+  """Returns the title of a table, with the two models alone."""
+  anchors = results['cost_metrics'][metric]['anchors']
+  flag = ' (used in the constraint)' if metric == results['cost_metric'] else ''
   return (
-      f'Ruler {ruler}{flag}: small alone {_number(anchors["small_accuracy"])} '
-      f'at cost {_number(anchors["small_cost"])}, large alone '
+      f'Cost metric {metric}{flag}: small model alone, accuracy '
+      f'{_number(anchors["small_accuracy"])} at cost '
+      f'{_number(anchors["small_cost"])}; large model alone, accuracy '
       f'{_number(anchors["large_accuracy"])} at cost 1'
   )
 
 
-def left_out_lines(results: Mapping[str, Any], ruler: str) -> list[str]:
-  """A line for each method that one ruler's table leaves out, and why."""
-  left_out = results['rulers'][ruler].get('left_out', {})
+def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
+  """Returns a line for each method that a table leaves out, and why."""
+  # Older files lack the key.
+  left_out = results['cost_metrics'][metric].get('left_out', {})
   return [
       f'Left out: {LABELS.get(name, name)}. {reason}'
       for name, reason in left_out.items()
@@ -157,26 +172,28 @@ def left_out_lines(results: Mapping[str, Any], ruler: str) -> list[str]:
 
 
 def left_out_points_line(results: Mapping[str, Any]) -> str:
-  """Which operating points cannot be judged; empty if all can."""
+  """Returns the operating points left out, or an empty string."""
+  # Older files lack the key.
   names = results.get('points_left_out')
   if not names:
     return ''
   return (
       f'Left out: {", ".join(names)}. Too few recorded trajectories agree with '
-      'their thresholds.'
+      'their thresholds to estimate the outcomes.'
   )
 
 
-def rich_table(results: Mapping[str, Any], ruler: str) -> Any:
-  """The table of one ruler, for a `rich` console."""
+def rich_table(results: Mapping[str, Any], metric: str) -> Any:
+  """Returns the table of one cost metric for a `rich` console."""
   from rich import table as table_lib
 
-  table = table_lib.Table(title=title(results, ruler))
+  table = table_lib.Table(title=title(results, metric))
   for name in _NARROW:
     justify = 'left' if name == 'method' else 'right'
     table.add_column(name, justify=justify, no_wrap=True)
-  for row in rows(results, ruler):
+  for row in rows(results, metric):
     cells = [row[COLUMNS.index(name)] for name in _NARROW]
+    # Rows are found by label, since a row holds labels rather than names.
     table.add_row(*cells, style='bold' if row[0] == LABELS['policy'] else None)
   return table
 
@@ -184,22 +201,28 @@ def rich_table(results: Mapping[str, Any], ruler: str) -> Any:
 def markdown_table(
     columns: Sequence[str], cells: Sequence[Sequence[str]]
 ) -> str:
-  """A Markdown table; the first column is text, the others are numbers."""
+  """Returns a Markdown table.
+
+  Args:
+    columns: the header; the first column is text, the others are numbers.
+    cells: the rows.
+  """
+  # Numbers are right-aligned ('---:').
   lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *cells]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 POINT_COLUMNS = (
-    'point',
+    'operating point',
     'cost',
     'relative loss [95 %]',
     'accuracy [95 %]',
-    'what it promises',
+    'promise',
 )
 
 
 def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """Cells of what named points earn on test problems."""
+  """Returns the cells of the operating points, as in `POINT_COLUMNS`."""
   return [
       [
           entry['name'],
@@ -213,15 +236,15 @@ def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def refused_lines(results: Mapping[str, Any]) -> list[str]:
-  """A line for each promise that these problems cannot bear, and why."""
+  """Returns a line for each promise that the data cannot support, and why."""
   return [
-      f'{entry["name"]} is refused. {entry["reason"]}'
+      f'{entry["name"]} cannot be promised. {entry["reason"]}'
       for entry in results['refused_points']
   ]
 
 
 def tuning_lines(results: Mapping[str, Any]) -> list[str]:
-  """A line for each learner: what was tried, and what it was fitted on."""
+  """Returns a line for each learner: trials, best setting, training data."""
   return [
       f'{LABELS.get(name, name)}: best of {len(found["areas"])} settings on '
       f'select, {found["setting"]}; fitted on '
@@ -236,10 +259,10 @@ def tuning_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def rich_point_table(results: Mapping[str, Any]) -> Any:
-  """The table of named points, for a `rich` console."""
+  """Returns the table of operating points for a `rich` console."""
   from rich import table as table_lib
 
-  title = 'Operating points of the first seed, on problems that no stage saw'
+  title = 'Operating points of the first seed, on unseen test problems'
   table = table_lib.Table(title=title, caption=promises.OF_A_CHOICE)
   for name in POINT_COLUMNS:
     is_text = name in (POINT_COLUMNS[0], POINT_COLUMNS[-1])
@@ -250,18 +273,18 @@ def rich_point_table(results: Mapping[str, Any]) -> Any:
 
 
 LIVE_COLUMNS = (
-    'point',
+    'operating point',
     'seed',
-    'accuracy live',
-    'replay',
-    'cost live',
-    'replay',
-    'same outcome',
+    'accuracy, live',
+    'accuracy, replayed',
+    'cost, live',
+    'cost, replayed',
+    'problems that agree',
 )
 
 
 def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """Cells of the live table, a row per named point and seed."""
+  """Returns the cells of the live table, a row per point and seed."""
   return [
       [
           entry['name'],
@@ -277,21 +300,24 @@ def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def rich_live_table(results: Mapping[str, Any]) -> Any:
-  """The live table, for a `rich` console."""
+  """Returns the live table for a `rich` console."""
   from rich import table as table_lib
 
-  table = table_lib.Table(title='Answered live, against the replay')
+  table = table_lib.Table(title='Live answers compared with replay')
   for name in LIVE_COLUMNS:
-    table.add_column(name, justify='left' if name == 'point' else 'right')
+    table.add_column(
+        name, justify='left' if name == LIVE_COLUMNS[0] else 'right'
+    )
   for row in live_rows(results):
     table.add_row(*row)
   return table
 
 
 def coverage_line(results: Mapping[str, Any]) -> str:
-  """How often the promise was broken, and by how much it could be cheaper."""
+  """Returns how often the promise was broken, and its cost."""
   counts = results['coverage']
   promised, picked = counts['promised'], counts['picked']
+  # The same words as in the table of operating points.
   promise = {
       'what': 'loss',
       'level': counts['alpha'],
@@ -301,44 +327,51 @@ def coverage_line(results: Mapping[str, Any]) -> str:
       f'{promises.claim(promise)}, '
       f'from {counts["sample_size"]} problems: broken in {promised["broken"]} '
       f'of {counts["num_samples"]} samples (true cost '
-      f'{_number(promised["cost"])}); plainly picked thresholds: in '
-      f'{picked["broken"]} ({_number(picked["cost"])}); the cheapest that '
-      f'truly holds costs {_number(counts["best"]["cost"])}.'
+      f'{_number(promised["cost"])}). Thresholds chosen on the sample without '
+      f'a test: broken in {picked["broken"]} (true cost '
+      f'{_number(picked["cost"])}). The cheapest threshold that truly keeps '
+      f'the promise costs {_number(counts["best"]["cost"])}.'
   )
 
 
 def _list(lines: Sequence[str]) -> str:
+  """Returns lines as a Markdown list."""
   return '\n'.join(f'* {line}' for line in lines)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-  """All rulers, the constraint's first, and what else there is of results.
+  """Returns all tables in Markdown, starting with the constraint's cost metric.
 
-  How learners were tuned, named points, refused ones, live answers, broken
-  promises: each only where there are any.
+  Sections without content are left out: tuning, operating points, promises that
+  the data cannot support, live answers and broken promises.
   """
-  rulers = sorted(results['rulers'], key=lambda x: x != results['ruler'])
+  # `sorted` is stable and False < True: that metric first, the rest in order.
+  cost_metrics = sorted(
+      results['cost_metrics'], key=lambda x: x != results['cost_metric']
+  )
   parts = []
-  for ruler in rulers:
-    parts.append(f'### {title(results, ruler)}')
-    parts.append(markdown_table(COLUMNS, rows(results, ruler)))
-    parts += left_out_lines(results, ruler)
+  for metric in cost_metrics:
+    parts.append(f'### {title(results, metric)}')
+    parts.append(markdown_table(COLUMNS, rows(results, metric)))
+    parts += left_out_lines(results, metric)
   parts.append(LEGEND)
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')
     parts.append(_list(tuning_lines(results)))
   if results['operating_points']:
-    parts.append('### Operating points, on problems that no stage saw')
+    parts.append('### Operating points, on unseen test problems')
     parts.append(markdown_table(POINT_COLUMNS, point_rows(results)))
     parts.append(promises.OF_A_CHOICE)
   if line := left_out_points_line(results):
     parts.append(line)
   if results['refused_points']:
-    parts.append('### Refused points')
+    parts.append('### Promises that the data cannot support')
     parts.append(_list(refused_lines(results)))
   if results['live']:
-    parts.append('### Answered live, against the replay')
+    parts.append('### Live answers compared with replay')
     parts.append(markdown_table(LIVE_COLUMNS, live_rows(results)))
   if results.get('coverage'):
-    parts.append(f'### Promises\n\n{coverage_line(results)}')
+    parts.append(
+        f'### How often a promise is broken\n\n{coverage_line(results)}'
+    )
   return '\n\n'.join(parts) + '\n'

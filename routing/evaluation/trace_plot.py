@@ -1,11 +1,12 @@
-"""Who wrote what: a picture of a few answered problems, step by step."""
+"""Plots which model wrote each step of a few answered problems."""
 
 from collections.abc import Sequence
 
 from routing import costs
 from routing import types
 
-# Route by route, small to large; told apart by lightness too.
+# From the small route to the large. They also differ in lightness, for
+# colour-blind readers and for print.
 _COLORS = ('#A6CEE3', '#0072B2', '#08306B')
 _DRAFT = '#D9D9D9'
 _INK = '#222222'
@@ -14,11 +15,11 @@ _INK = '#222222'
 def trajectories(
     answered: Sequence[types.Trajectory], accounting: costs.Accounting
 ):
-  """One row a problem, one box a step, in the order in which they were paid.
+  """Draws one row per problem and one box per step, in the order of writing.
 
   Args:
     answered: at least one trajectory.
-    accounting: its `reference` turns costs into fractions.
+    accounting: cost accounting; its `reference` turns costs into fractions.
 
   Returns:
     A matplotlib figure.
@@ -26,16 +27,21 @@ def trajectories(
   Raises:
     ValueError: if there is no trajectory, or more than three models.
   """
+  # Imported here: it is slow to load, and only plots need it.
   from matplotlib import pyplot
 
   if not answered:
-    raise ValueError('No trajectories to draw; at least one is needed.')
+    raise ValueError(
+        'There are no trajectories to draw; at least one is needed.'
+    )
   if len(accounting.specs) > len(_COLORS):
     raise ValueError(
-        f'{len(accounting.specs)} models; allowed: up to {len(_COLORS)}.'
+        f'There are {len(accounting.specs)} models; the plot has colours for '
+        f'up to {len(_COLORS)}.'
     )
   figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.42 * len(answered)))
   for row, trajectory in enumerate(answered):
+    # Equal widths: the number of steps, not their length, is compared.
     boxes = _boxes(trajectory)
     for i, (color, hatch) in enumerate(boxes):
       axes.barh(
@@ -59,8 +65,9 @@ def trajectories(
     )
   _draw_legend(axes, [spec.name for spec in accounting.specs])
   axes.set_yticks(range(len(answered)), [x.problem.id for x in answered])
-  axes.set_xlabel('steps, in the order in which they were written')
+  axes.set_xlabel('steps in the order they were written')
   axes.set_xlim(0, 2 + max(len(_boxes(x)) for x in answered))
+  # The first problem on top.
   axes.invert_yaxis()
   axes.spines[['top', 'right', 'left']].set_visible(False)
   figure.tight_layout()
@@ -68,7 +75,7 @@ def trajectories(
 
 
 def _draw_legend(axes, names: Sequence[str]) -> None:
-  """The colour of each model, and of what was thrown away."""
+  """Adds a legend with the models and the discarded drafts."""
   import matplotlib.patches
 
   handles = [
@@ -77,7 +84,10 @@ def _draw_legend(axes, names: Sequence[str]) -> None:
   ]
   handles.append(
       matplotlib.patches.Patch(
-          facecolor=_DRAFT, hatch='///', edgecolor='white', label='thrown away'
+          facecolor=_DRAFT,
+          hatch='///',
+          edgecolor='white',
+          label='discarded draft',
       )
   )
   axes.legend(
@@ -90,10 +100,15 @@ def _draw_legend(axes, names: Sequence[str]) -> None:
 
 
 def _boxes(trajectory: types.Trajectory) -> list[tuple[str, str]]:
-  """(colour, hatch) of each step; a thrown-away draft stands where it was."""
+  """Returns (colour, hatch) of each step, in the order of writing.
+
+  Under `escalate` the small steps come first, then a discarded draft, then the
+  large steps.
+  """
   boxes = [
       (_COLORS[step.route], '') for step in trajectory.steps if step.route == 0
   ]
+  # Hatched, so that a discarded draft also differs without colour.
   boxes += [(_DRAFT, '///') for _ in trajectory.discarded]
   boxes += [
       (_COLORS[step.route], '') for step in trajectory.steps if step.route

@@ -1,1 +1,1 @@
-"""From a trace to the observation vector, the same everywhere."""
+"""Turns traces into observation vectors, the same in training and service."""

@@ -1,8 +1,8 @@
-"""Ladders and rollouts to arrays, and the order in which training sees them.
+"""Converts rollouts to arrays, and picks the rows of each minibatch.
 
-Everything that a policy could have done on a problem is in its ladder, and what
-a behaviour policy did do is in its rollouts, so one batch is the whole training
-set; minibatches are rows of it, picked by a pure function of (seed, step).
+One batch holds the whole training set. Minibatches are rows of it, chosen by a
+pure function of (seed, step), so that a resumed run sees the same minibatches
+as an uninterrupted one.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,11 @@ def with_reference(
     accounting: costs.Accounting,
     records: Sequence[types.Ladder | types.Rollouts],
 ) -> costs.Accounting:
-  """Sets the expected all-large cost to the mean over (training) records."""
+  """Returns the accounting with `reference` set from records.
+
+  It becomes the mean all-large cost of the records, in the accounting's metric.
+  Pass training records only, since the observation group `cost` uses it.
+  """
   all_large = [_all_large_cost(record, accounting) for record in records]
   return dataclasses.replace(accounting, reference=float(np.mean(all_large)))
 
@@ -35,15 +39,16 @@ def with_reference(
 def _all_large_cost(
     record: types.Ladder | types.Rollouts, accounting: costs.Accounting
 ) -> float:
-  """What the largest model alone costs on one problem, in the ruler's unit."""
-  specs, ruler = accounting.specs, accounting.ruler
+  """Returns the cost of the largest model alone, in the metric's own unit."""
+  specs, metric = accounting.specs, accounting.metric
   if isinstance(record, types.Rollouts):
-    return costs.completion_cost(record.reference, specs, ruler)
+    return costs.completion_cost(record.reference, specs, metric)
   if not record.steps:
     raise ValueError(
         f'Problem {record.problem.id} has 0 steps; allowed: 1 or more.'
     )
-  charged = costs.ladder_costs(record, specs, ruler, draft_is_paid=False)
+  # `all_large` is the same in both views; `draft_is_paid` does not matter.
+  charged = costs.ladder_costs(record, specs, metric, draft_is_paid=False)
   return charged.all_large
 
 
@@ -53,7 +58,14 @@ def _observe(
     traces: Iterable[types.Trace],
     config: observation.FeatureConfig,
 ) -> np.ndarray:
-  """`[decisions, F]` float32; `written` are the steps that `traces` show."""
+  """Returns the observations of `traces`, `[decisions, F]` float32.
+
+  Args:
+    problem: the problem, for error messages.
+    written: the steps that the traces show.
+    traces: one per decision.
+    config: the features.
+  """
   try:
     observation.check_log_probs(written)
     return np.stack([observation.observe(trace, config) for trace in traces])
@@ -62,13 +74,13 @@ def _observe(
 
 
 def _check_positive(
-    all_large: float, problem: types.Problem, ruler: str
+    all_large: float, problem: types.Problem, metric: str
 ) -> None:
-  """Raises ValueError unless costs can be fractions of `all_large`."""
+  """Raises ValueError unless `all_large`, a denominator, is positive."""
   if not all_large > 0:
     raise ValueError(
-        f'Problem {problem.id}: the all-large cost in the ruler {ruler} is '
-        f'{all_large}; it must be positive.'
+        f'Problem {problem.id}: the all-large cost in cost metric {metric} is '
+        f'{all_large}; it must be positive, because costs are fractions of it.'
     )
 
 
@@ -77,17 +89,21 @@ def _paid(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> np.ndarray:
-  """`[decisions]` float64 >= 0, the part of the cost that each brought about.
+  """Returns the cost of the calls that each decision caused.
 
-  The draft that is shown at a decision is paid by the decision before; the
-  first one, which nobody decided on, by the first.
+  Returns:
+    `[decisions]` float64 >= 0, in the metric's own unit; sums to the cost of
+    the trajectory.
   """
   bounds = traces_lib.num_calls_seen(trajectory, protocol)
+  # Calls bounds[t]:bounds[t + 1] follow decision t. So the draft shown at t + 1
+  # is charged to t, which chose to continue. The first draft precedes every
+  # decision; starting at 0 charges it to the first.
   bounds[0] = 0
   return np.array(
       [
           costs.total_cost(
-              trajectory.calls[a:b], accounting.specs, accounting.ruler
+              trajectory.calls[a:b], accounting.specs, accounting.metric
           )
           for a, b in itertools.pairwise(bounds)
       ]
@@ -101,27 +117,29 @@ def _decisions(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> dict[str, np.ndarray]:
-  """The fields of a `TrajectoryBatch` that have steps, for one trajectory."""
+  """Returns the fields of `TrajectoryBatch` that have an axis T, unpadded."""
   problem, decisions = trajectory.problem, trajectory.decisions
   if len(decisions) > config.max_decisions:
     raise ValueError(
         f'Problem {problem.id} has {len(decisions)} decisions; allowed: at '
         f'most {config.max_decisions}.'
     )
+  # Importance weights divide by these probabilities.
   for t, decision in enumerate(decisions):
     if not 0 < decision.probability <= 1:
       raise ValueError(
           f'Problem {problem.id}, decision {t}: the probability is '
-          f'{decision.probability}; allowed: in (0, 1].'
+          f'{decision.probability}; it must be in (0, 1].'
       )
   all_large = _all_large_cost(rollout, accounting)
-  _check_positive(all_large, problem, accounting.ruler)
+  _check_positive(all_large, problem, accounting.metric)
   written = (*trajectory.steps, *trajectory.discarded)
   seen = traces_lib.of_trajectory(trajectory, accounting, protocol)
   return {
       'features': _observe(problem, written, seen, config),
       'mask': np.ones(len(decisions), bool),
-      # In `escalate`, too: only after the small model is the router asked.
+      # Writer 0 at every decision: `escalate` asks the router only while the
+      # small model writes, and the other protocols allow every route.
       'available': protocol.action_mask(
           np.zeros(len(decisions), int), len(accounting.specs)
       ),
@@ -137,34 +155,35 @@ def trajectory_batch(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> types.TrajectoryBatch:
-  """Stacks behaviour trajectories, padded to `config.max_decisions` decisions.
+  """Stacks trajectories to arrays, padded to `config.max_decisions` decisions.
 
   Args:
-    rollouts: of N problems; B is the number of all their trajectories, which
-      keep their order.
-    config: what is observed.
-    accounting: what is paid, and `reference` for the cost group.
-    protocol: the one they were collected in.
+    rollouts: of N problems. B is the number of their trajectories together, in
+      the order of the problems.
+    config: the features; its max_decisions is T.
+    accounting: charges the calls; its `reference` scales the feature `spent`.
+    protocol: the protocol in which the rollouts were collected.
 
   Returns:
     NumPy arrays; see `types.TrajectoryBatch`. Features are not standardised.
-    Padding is zero, but for `available` and `behaviour`, which are one there:
-    a softmax over the routes and a ratio of chances stay finite.
+    Padding is 0, except in `available` and `behaviour`, where it is 1.
 
   Raises:
     ValueError: naming the problem, if a trajectory is of another protocol, has
-      no decision or more than `max_decisions`, or a log-probability is not
-      finite.
+      no decision or more than T, or has a log-probability that is not finite.
   """
   pairs = [(x, y) for x in rollouts for y in x.trajectories]
   if not pairs:
     raise ValueError('There are no trajectories; at least 1 is needed.')
   shape, num_routes = (len(pairs), config.max_decisions), len(accounting.specs)
+  # Relative loss and gain compare each trajectory with the largest model alone.
   right = np.array([y.is_correct for _, y in pairs], np.float32)
   alone = np.array([x.reference.is_correct for x, _ in pairs], np.float32)
   batch = types.TrajectoryBatch(
       features=np.zeros((*shape, config.size), np.float32),
       mask=np.zeros(shape, bool),
+      # Ones in the padding keep the softmax over routes and the importance
+      # weight finite there; `mask` removes both from every loss.
       available=np.ones((*shape, num_routes), bool),
       actions=np.zeros(shape, np.int32),
       behaviour=np.ones(shape, np.float32),
@@ -186,11 +205,16 @@ def costs_by_metric(
     protocol: protocols.Protocol,
     config: observation.FeatureConfig,
 ) -> dict[str, np.ndarray]:
-  """Cost metric -> `[B, T]` float64, `TrajectoryBatch.costs` in that metric."""
+  """Returns `TrajectoryBatch.costs` in every cost metric.
+
+  Returns:
+    Cost metric -> `[B, T]` float64, fractions of the all-large cost of the same
+    problem in that metric. Rows are as in `trajectory_batch`.
+  """
   num = sum(len(x.trajectories) for x in rollouts)
   found = {}
-  for metric in costs.RULERS:
-    charged = dataclasses.replace(accounting, ruler=metric)
+  for metric in costs.COST_METRICS:
+    charged = dataclasses.replace(accounting, metric=metric)
     values = np.zeros((num, config.max_decisions))
     rows = ((x, y) for x in rollouts for y in x.trajectories)
     for row, (rollout, trajectory) in enumerate(rows):
@@ -203,8 +227,9 @@ def costs_by_metric(
 
 
 def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
-  """The batch with standardised features; padding stays zero."""
+  """Returns the batch with standardised features."""
   features = standardize.apply(batch.features, statistics)
+  # Standardising turned the padding's zeros into -mean / std.
   features[~batch.mask] = 0.0
   return dataclasses.replace(batch, features=features)
 
@@ -212,16 +237,18 @@ def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
 def minibatch_indices(
     seed: int, step: int, num_problems: int, batch_size: int
 ) -> np.ndarray:
-  """Rows of gradient step `step`, counted from 0: pure in (seed, step).
+  """Returns the rows of the minibatch of gradient step `step` (from 0).
 
-  Steps read an endless row of shuffled epochs, so every problem is seen once
-  per epoch, whether or not the batch size divides N.
+  Minibatches are consecutive parts of an endless sequence of shuffled epochs.
+  Every problem occurs once per epoch, whether or not the batch size divides N.
+  The result depends on the arguments only, so a resumed run repeats it.
 
   Returns:
     `[min(batch_size, N)]` int32 in [0, N).
   """
   size = min(batch_size, num_problems)
   start = step * size
+  # A minibatch may span the end of one epoch and the start of the next.
   epochs = range(start // num_problems, (start + size - 1) // num_problems + 1)
   order = np.concatenate(
       [
@@ -234,19 +261,15 @@ def minibatch_indices(
 
 
 def trimmed(batch: Batch) -> Batch:
-  """The batch without the trailing steps at which nobody decides anything.
-
-  Known outcomes are as wide as their decisions already, and come back as they
-  are.
-  """
+  """Returns the batch without trailing steps at which no row has a decision."""
   if isinstance(batch, types.OutcomeBatch):
-    return batch
+    return batch  # Already as wide as its widest level; `widths` says so.
   used = int(np.flatnonzero(batch.mask.any(axis=0)).max(initial=0)) + 1
   return dataclasses.replace(
       batch,
       **{
           name: array[:, :used]
           for name, array in vars(batch).items()
-          if array.ndim > 1  # The others have no steps.
+          if array.ndim > 1  # `correct`, `loss` and `gain` have no axis T.
       },
   )

@@ -1,8 +1,8 @@
-"""The observation: what a policy sees of a trace, as one fixed vector.
+"""The observation: the fixed-length vector through which a policy sees a trace.
 
-`observe` is the one feature function: training reads ladders through it, and
-the live router reads its traces through it. It sees a `Trace` and nothing else,
-hence nothing from the future.
+`observe` is the only feature function. Training applies it to the traces of
+collected records, the live router to its own trace. Its only input is a
+`Trace`, which holds nothing from the future.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,15 @@ GROUPS = ('confidence', 'progress', 'cost', 'text', 'hidden')
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-  """Which groups an observation has, and how wide they are.
+  """The feature groups of an observation, and their widths.
 
-  groups: of `GROUPS`, in the order of the vector.
-  num_routes: A, for the one-hot writer.
-  max_decisions: T, for the one-hot step index.
-  hidden_size: H, length of the small model's hidden state; 0 = it has none.
-  question_width, step_width: hash buckets of the two texts; 0 = leave it out.
-  max_ngram: longest run of words that is hashed.
+  groups: names from `GROUPS`, in the order of the vector.
+  num_routes: A, the length of the one-hot writer.
+  max_decisions: T, the length of the one-hot step index.
+  hidden_size: H, length of the small model's hidden state; 0 = none available.
+  question_width, step_width: number of hash buckets for the text of the
+    question and of the step under view; 0 = leave that text out.
+  max_ngram: length of the longest n-grams that are hashed, in words.
   """
 
   groups: tuple[str, ...]
@@ -40,21 +41,23 @@ class FeatureConfig:
   max_ngram: int = 3
 
   def __post_init__(self):
-    object.__setattr__(self, 'groups', tuple(self.groups))  # JSON has lists.
+    # JSON gives a list, but the configuration must be hashable and comparable.
+    object.__setattr__(self, 'groups', tuple(self.groups))
     check_groups(self.groups)
-    for name, least in (
+    for name, minimum in (
         ('num_routes', 2),
         ('max_decisions', 1),
         ('max_ngram', 1),
     ):
-      if getattr(self, name) < least:
+      if getattr(self, name) < minimum:
         raise ValueError(
-            f'{name} is {getattr(self, name)}; allowed: >= {least}.'
+            f'{name} is {getattr(self, name)}; allowed: >= {minimum}.'
         )
     if 'hidden' in self.groups and self.hidden_size < 1:
       raise ValueError(
-          'The feature group hidden needs an engine that gives hidden states; '
-          'this one gives none. Leave hidden out of the groups.'
+          'The feature group hidden needs hidden states, but hidden_size is '
+          f'{self.hidden_size}: the small engine gives none. Remove hidden '
+          'from features.groups.'
       )
 
   @property
@@ -64,14 +67,16 @@ class FeatureConfig:
 
 
 def check_groups(groups: Sequence[str]) -> None:
-  """Raises ValueError unless these are one or more groups, each named once."""
+  """Raises ValueError unless `groups` are one or more distinct group names."""
   if not groups or any(name not in GROUPS for name in groups):
     raise ValueError(
         f'Feature groups are {groups}; allowed: one or more of '
         f'{", ".join(GROUPS)}.'
     )
   if len(set(groups)) < len(groups):
-    raise ValueError(f'A feature group is named twice in {groups}.')
+    raise ValueError(
+        f'Feature groups are {groups}; each may be named only once.'
+    )
 
 
 def configure(
@@ -81,7 +86,14 @@ def configure(
     max_decisions: int,
     hidden_size: int,
 ) -> FeatureConfig:
-  """The `FeatureConfig` of a configuration's `features` and of its engines."""
+  """Returns the `FeatureConfig` for a configuration and its engines.
+
+  Args:
+    features: the section `features` of a configuration: groups and widths.
+    num_routes: A.
+    max_decisions: T.
+    hidden_size: H of the small engine; 0 = it gives no hidden state.
+  """
   return FeatureConfig(
       **dict(features),
       num_routes=num_routes,
@@ -91,7 +103,12 @@ def configure(
 
 
 def names(config: FeatureConfig) -> tuple[str, ...]:
-  """A name for each of the F entries, 'group/entry'."""
+  """Returns a name for each of the F entries, as 'group/entry'.
+
+  The names must be in the order in which the functions of `_BUILDERS` fill the
+  vector.
+  """
+  # A saved policy refers to columns by position: keep this order stable.
   entries = {
       'confidence': confidence.NAMES,
       'progress': (
@@ -116,68 +133,83 @@ def names(config: FeatureConfig) -> tuple[str, ...]:
 
 
 def constant(config: FeatureConfig) -> slice:
-  """The columns that say the same at every decision of a trace."""
+  """Returns the columns that are equal at every decision of a trace.
+
+  These are the hash buckets of the question. A caller that holds many decisions
+  of one problem may store them once.
+  """
   places = [
       i
       for i, name in enumerate(names(config))
       if name.startswith('text/question_')
   ]
+  # The question's buckets are contiguous, so a slice covers them all.
   return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
 
 def check_log_probs(steps: Sequence[types.Step], first: int = 0) -> None:
-  """Raises ValueError if a log-probability is not finite, naming the step.
+  """Raises ValueError, naming the step, if a log-probability is not finite.
 
   Args:
-    steps: as they were written.
-    first: number of the first of them.
+    steps: the steps in the order in which they were written.
+    first: index of the first of them within the answer.
   """
   for t, step in enumerate(steps, first):
     if not (
         np.isfinite(step.log_probs).all()
         and np.isfinite(step.top_log_probs).all()
     ):
-      raise ValueError(f'step {t}: a log-probability is not finite.')
+      raise ValueError(
+          f'step {t}: a log-probability is not finite; check the engine.'
+      )
 
 
 def viewed_step(trace: types.Trace) -> types.Step | None:
-  """The step under view: the draft, else the last accepted one, else None."""
+  """Returns the step under view, or None before the first step.
+
+  This is the draft if there is one, and the last accepted step otherwise.
+  """
   if trace.draft is not None:
     return trace.draft
   return trace.steps[-1] if trace.steps else None
 
 
 def uncertainty(trace: types.Trace) -> float:
-  """Minus the least log-probability of the step under view, in nats, >= 0.
+  """Returns the uncertainty score of the step under view, in nats, >= 0.
 
-  No step yet is no evidence, and so 0. NaN if the engine gave none: then the
-  step is not certain, but unknown.
+  The score is minus the lowest log-probability of its tokens; 0 before the
+  first step; NaN if the engine gives no log-probabilities.
   """
   step = viewed_step(trace)
   if step is None:
     return 0.0
+  # NaN, not 0: a step without log-probabilities is not a certain one.
   return -float(step.log_probs.min()) if len(step.log_probs) else float('nan')
 
 
 def _confidence(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  del config
+  del config  # Fixed width.
   steps = trace.steps if trace.draft is None else (*trace.steps, trace.draft)
   return np.asarray(confidence.describe(viewed_step(trace), steps))
 
 
 def _progress(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """The index of the step to be decided on, tokens accepted, last writer."""
+  """Returns step index (fraction, one-hot), accepted tokens, one-hot writer."""
   index = len(trace.steps)
   if index >= config.max_decisions:
     raise ValueError(
-        f'The trace has {index} steps; a decision is allowed before step '
-        f'{config.max_decisions} at the latest.'
+        f'The trace has {index} steps; a decision is allowed after at most '
+        f'{config.max_decisions - 1} (max_decisions is '
+        f'{config.max_decisions}).'
     )
+  # One-hot as well as a fraction, so that even a linear policy can have a
+  # threshold of its own for each step.
   position = np.zeros(config.max_decisions)
   position[index] = 1.0
   writer = np.zeros(config.num_routes)  # All zero before the first step.
   if trace.steps:
     writer[trace.steps[-1].route] = 1.0
+  # Not the draft's tokens: the trace may never contain them.
   tokens = sum(int(step.usage.written) for step in trace.steps)
   return np.concatenate(
       [[index / config.max_decisions], position, [tokens], writer]
@@ -191,6 +223,7 @@ def _cost(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 def _text(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
   viewed = viewed_step(trace)
+  # `hash_ngrams` caches per string, so the question is hashed once per problem.
   return np.concatenate(
       [
           text.hash_ngrams(
@@ -204,18 +237,20 @@ def _text(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 
 def _hidden(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """Of the small model alone: another's state is another space."""
+  """Returns a flag, then the small model's hidden state; zeros without one."""
   viewed = viewed_step(trace)
+  # A larger model's hidden state is of another space, and of another width.
   if viewed is None or viewed.hidden is None or viewed.route > 0:
     return np.zeros(1 + config.hidden_size)
   if viewed.hidden.shape != (config.hidden_size,):
     raise ValueError(
-        f'The hidden state has shape {viewed.hidden.shape}; '
-        f'({config.hidden_size},) is expected.'
+        f'The hidden state has shape {viewed.hidden.shape}; hidden_size asks '
+        f'for ({config.hidden_size},).'
     )
   return np.concatenate([[1.0], viewed.hidden])
 
 
+# A group's entries in the order of `names`.
 _BUILDERS = {
     'confidence': _confidence,
     'progress': _progress,
@@ -226,7 +261,7 @@ _BUILDERS = {
 
 
 def observe(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """What a policy may know of a trace at a step boundary.
+  """Returns the observation of a trace at a step boundary.
 
   Args:
     trace: question, accepted steps, the draft if there is one, cost so far.
@@ -236,12 +271,13 @@ def observe(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
     `[F]` float32, not standardised, in the order of `names(config)`.
 
   Raises:
-    ValueError: if an entry is not finite, naming it, or the trace is longer or
-      its hidden state wider than `config` says.
+    ValueError: naming the entry, if one is not finite; or if the trace has
+      max_decisions steps or more, or a hidden state of another size.
   """
   vector = np.concatenate(
       [_BUILDERS[group](trace, config) for group in config.groups]
   ).astype(np.float32)
+  # Checked here, because a single NaN would spread to every weight in training.
   if not np.isfinite(vector).all():
     bad = names(config)[int(np.argmin(np.isfinite(vector)))]
     raise ValueError(f'Feature {bad} is not finite at step {len(trace.steps)}.')

@@ -1,19 +1,24 @@
-"""Zero mean, unit spread: statistics of the training set, kept with weights."""
+"""Standardises features to zero mean and unit spread over the training set.
+
+The statistics are saved with the weights of a policy and applied in service.
+"""
 
 from collections.abc import Iterable
 import dataclasses
 
 import numpy as np
 
-# Beyond five standard deviations lies a rare bucket or a broken engine; neither
-# should be able to saturate every hidden unit.
+# A value beyond five standard deviations comes from a rare hash bucket or a
+# broken engine. Neither should be able to saturate every hidden unit.
 CLIP = 5.0
-_LEAST_STD = 1e-3  # Constant columns become zeros rather than noise.
+# Lower bound of the standard deviation: a constant column becomes zeros instead
+# of amplified rounding noise.
+_MIN_STD = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-  """Of each feature over the training set's decisions.
+  """Mean and spread of each feature over the training set's decisions.
 
   mean, std: `[F]` float32; std >= 1e-3.
   """
@@ -23,11 +28,11 @@ class Statistics:
 
 
 def measure(features: np.ndarray, mask: np.ndarray) -> Statistics:
-  """Mean and standard deviation over the decisions that exist.
+  """Returns mean and standard deviation over the decisions that exist.
 
   Args:
     features: `[N, T, F]` float.
-    mask: `[N, T]` bool, decision exists.
+    mask: `[N, T]` bool, True where the decision exists.
 
   Raises:
     ValueError: if no decision exists.
@@ -36,39 +41,52 @@ def measure(features: np.ndarray, mask: np.ndarray) -> Statistics:
 
 
 def measure_decisions(features: np.ndarray) -> Statistics:
-  """`measure` of `[M, F]` decisions, all of which exist."""
+  """Returns `measure` for features `[M, F]` of M decisions that all exist."""
   return measure(features[None], np.ones((1, len(features)), bool))
 
 
 def measure_parts(
     parts: Iterable[tuple[np.ndarray, np.ndarray]],
 ) -> Statistics:
-  """`measure` of what is never in memory together: features and mask of each.
+  """Returns `measure` for data that arrives in parts, e.g. shard by shard.
 
-  Source: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample
-  Variance", equation 2.1.
+  Only one part is in memory at a time. Source: Chan, Golub and LeVeque 1983,
+  "Algorithms for Computing the Sample Variance", equation 2.1.
+
+  Args:
+    parts: (features, mask) of each part, as in `measure`.
+
+  Raises:
+    ValueError: if no decision exists in any part.
   """
+  # With n, m, S the count, mean and sum of squared deviations of a set, two
+  # sets A and B together have
+  #   n = n_A + n_B,  m = m_A + (m_B - m_A) n_B / n,
+  #   S = S_A + S_B + (m_B - m_A)^2 n_A n_B / n.
+  # Unlike sum(x^2) - n m^2, this does not cancel where the mean is large.
   count, mean, squares = 0, 0.0, 0.0
   for features, mask in parts:
     valid = features[mask].astype(np.float64)
     if not len(valid):
       continue
-    middle, total = valid.mean(axis=0), count + len(valid)
-    shift = middle - mean
-    squares = squares + ((valid - middle) ** 2).sum(axis=0)
+    part_mean, total = valid.mean(axis=0), count + len(valid)
+    shift = part_mean - mean
+    squares = squares + ((valid - part_mean) ** 2).sum(axis=0)
     squares = squares + shift**2 * (count * len(valid) / total)
     mean = mean + shift * (len(valid) / total)
     count = total
   if not count:
-    raise ValueError('There is no decision to measure features on.')
+    raise ValueError(
+        'There is no decision to measure features on; at least 1 is needed.'
+    )
   std = np.sqrt(squares / count)
   return Statistics(
       mean=mean.astype(np.float32),
-      std=np.maximum(std, _LEAST_STD).astype(np.float32),
+      std=np.maximum(std, _MIN_STD).astype(np.float32),
   )
 
 
 def apply(features: np.ndarray, statistics: Statistics) -> np.ndarray:
-  """Standardises `[..., F]` features to float32, clipped at +-5."""
+  """Returns standardised features `[..., F]` as float32, clipped to [-5, 5]."""
   scaled = (features - statistics.mean) / statistics.std
   return np.clip(scaled, -CLIP, CLIP).astype(np.float32)

@@ -1,7 +1,8 @@
-"""What the router saw, again: the live traces of a record.
+"""Reconstructs, from a record, the traces that the router saw live.
 
-Training observes these with the same function as the live router does its own,
-so a feature can neither differ between the two nor come from the future.
+Training computes features from these traces with the function that the live
+router uses. So a feature can neither differ between the two nor come from the
+future.
 """
 
 from collections.abc import Iterator
@@ -19,11 +20,12 @@ def of_ladder(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> types.Trace:
-  """The trace that the live driver shows a router at decision `step`.
+  """Returns the trace that the driver shows a router at decision `step`.
 
-  It leaves `previous` out, which follows from `ladder`, and which a `Trace`
-  made for its observation has no use for.
+  `previous` is left out: an observation does not need it, and it could be built
+  from the same ladder.
   """
+  # With a draft, the call that wrote it is paid before the decision.
   drafted = step + 1 if protocol.has_draft else step
   return types.Trace(
       question=ladder.problem.question,
@@ -36,27 +38,27 @@ def of_ladder(
 def num_calls_seen(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> list[int]:
-  """How many of a trajectory's calls were paid when each decision was taken.
+  """Returns how many of a trajectory's calls were paid before each decision.
 
   Returns:
-    One number a decision, the draft on view included, and last the number of
-    all calls. What was written in vain while a decision was taken is paid after
-    it.
+    One number per decision, which counts the call of the draft on view, and
+    then the number of all calls. Wasted tokens that were written during a
+    decision are charged after it.
 
   Raises:
-    ValueError: if the calls are not those of this protocol.
+    ValueError: if the calls do not fit this protocol.
   """
   seen, ends = _places(trajectory, protocol)
   return [*(ends[num] for num in seen), len(trajectory.calls)]
 
 
-def in_vain(
+def wasted(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> list[types.Usage]:
-  """The calls that wrote no step: ahead of being asked, and cut off.
+  """Returns the calls of wasted tokens: speculative text that was cancelled.
 
   Raises:
-    ValueError: if the calls are not those of this protocol.
+    ValueError: if the calls do not fit this protocol.
   """
   _, ends = _places(trajectory, protocol)
   numbered = enumerate(trajectory.calls, 1)
@@ -66,58 +68,73 @@ def in_vain(
 def _places(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> tuple[list[int], list[int]]:
-  """Where among all calls those stand that wrote steps.
+  """Locates the calls that wrote steps among all calls of a trajectory.
+
+  The other calls are wasted tokens.
 
   Returns:
-    How many of those were paid at each decision; and, for each number of those,
-    0 included, how many calls there were in all up to and with the last.
+    seen: for each decision, the number of step-writing calls before it.
+    ends: entry i is the number of calls of any sort up to the i-th step-writing
+      call, itself included; entry 0 is 0.
   """
+  # First the writers of the step-writing calls, as the protocol orders them.
   routes, seen = [], []
   if not trajectory.decisions:
-    raise ValueError(f'Problem {trajectory.problem.id} has no decision.')
+    raise ValueError(
+        f'Problem {trajectory.problem.id} has no decision; at least 1 is '
+        'needed.'
+    )
   for decision in trajectory.decisions:
     routes += [0] * protocol.has_draft
     seen.append(len(routes))
-    # A draft that is kept is the step; all else is another call.
+    # A kept draft is itself the step; any other choice needs another call.
     if decision.route > 0 or not protocol.has_draft:
       routes.append(decision.route)
-  if _goes_on_after_draft(trajectory, protocol):
+  if _continues_after_draft(trajectory, protocol):
     routes.append(0)
+  # Then wasted calls in between: at most one follows each step-writing call.
   ends = [0]
   for before, route in itertools.pairwise([None, *routes, None]):
-    wasted = _is_in_vain(trajectory.calls[ends[-1] :], before, route)
-    ends.append(ends[-1] + wasted + 1)
-  total = ends.pop() - 1  # After the last step there is no other.
+    is_wasted = _is_wasted(trajectory.calls[ends[-1] :], before, route)
+    ends.append(ends[-1] + is_wasted + 1)
+  # The last entry counted a step-writing call after the last one.
+  total = ends.pop() - 1
   if not seen or total != len(trajectory.calls):
     raise ValueError(
         f'Problem {trajectory.problem.id}: {len(seen)} decisions make {total} '
         f'calls in {protocol.name}, {protocol.view}; the trajectory has '
-        f'{len(trajectory.calls)}. Is it of another protocol?'
+        f'{len(trajectory.calls)}. Was it collected in another protocol?'
     )
   return seen, ends
 
 
-def _goes_on_after_draft(
+def _continues_after_draft(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> bool:
-  """Whether the small model wrote to the end after the last draft was kept."""
+  """Returns whether the small model wrote on after a kept last draft.
+
+  After the last decision the writer of a kept draft writes to the end, which is
+  one more call.
+  """
   if not protocol.has_draft or trajectory.decisions[-1].route > 0:
     return False
   return len(trajectory.steps) > len(trajectory.decisions)
 
 
-def _is_in_vain(
+def _is_wasted(
     calls: Sequence[types.Usage], before: int | None, route: int | None
 ) -> bool:
-  """Whether the first of `calls` is what the writer `before` wrote in vain.
+  """Returns whether the first of `calls` is wasted tokens of route `before`.
 
   Args:
-    calls: those after the one of `before`.
-    before: who wrote last; None = nobody.
-    route: who writes next, which cuts another one off; None = nobody.
+    calls: the calls after the one by `before`.
+    before: the route that wrote last; None = nobody.
+    route: the route that writes next, which cancels `before`; None = nobody.
   """
   if not calls or before == route:
-    return False
+    return False  # The same writer resumes what it wrote speculatively.
+  # A call that wrote steps has read a prompt; speculation is part of a request
+  # that is running already, and has read nothing.
   return calls[0].route == before and not calls[0].read + calls[0].cached
 
 
@@ -126,10 +143,10 @@ def of_trajectory(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> Iterator[types.Trace]:
-  """Yields just what the router saw live at each decision.
+  """Yields the trace that the router saw live at each decision, in order.
 
   Raises:
-    ValueError: if the trajectory is of another protocol.
+    ValueError: if the calls do not fit this protocol.
   """
   discarded = iter(trajectory.discarded)
   seen = None
@@ -137,6 +154,7 @@ def of_trajectory(
   for t, decision in enumerate(trajectory.decisions):
     draft = None
     if protocol.has_draft:
+      # A hand-over or a rewrite discards its draft; a kept draft is step t.
       draft = next(discarded) if decision.route > 0 else trajectory.steps[t]
     seen = types.Trace(
         question=trajectory.problem.question,

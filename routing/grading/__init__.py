@@ -1,1 +1,1 @@
-"""Is the answer right?"""
+"""Graders: find the final answer of a text, and compare it with a reference."""

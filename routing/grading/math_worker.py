@@ -1,7 +1,7 @@
-"""A child process that compares expressions: JSON lines in, 0 or 1 out.
+"""A child process that compares expressions: reads JSON lines, prints 0 or 1.
 
-Run as a script by `equivalence.MathVerify`; it stands alone so that it starts
-without JAX. Its time is bounded from outside, by killing it.
+`equivalence.MathVerify` runs it as a script, and limits its time by killing it.
+It imports nothing from this package, so that it starts without JAX.
 """
 
 import json
@@ -14,33 +14,39 @@ _PLAIN_NUMBER = re.compile(r'[-+]?[\d\s.,]+')
 
 
 def _as_math(text: str) -> str:
-  """Marks bare LaTeX as such; else only a number inside it would be found."""
+  """Returns the text with LaTeX delimiters, which `math_verify.parse` needs.
+
+  In bare LaTeX such as `2x+1` it would find only a number.
+  """
   if any(mark in text for mark in _MARKS) or _PLAIN_NUMBER.fullmatch(text):
     return text
   return f'\\boxed{{{text}}}'
 
 
 def is_equivalent(answer: str, reference: str) -> bool:
-  """True if both parse and are equal; the reference is the norm."""
+  """Returns whether both expressions parse and are equal."""
   import math_verify
 
   gold, given = (
+      # No time limits of the package: its signals are of no use here.
       math_verify.parse(_as_math(text), parsing_timeout=None)
       for text in (reference, answer)
   )
+  # The order matters: `verify` is not symmetric, the reference comes first.
   return bool(math_verify.verify(gold, given, timeout_seconds=None))
 
 
 def main() -> None:
-  """Answers until standard input ends."""
-  logging.disable()  # Of the package: timeouts off, as wanted.
-  import math_verify  # noqa: F401  # Loaded before the clock runs.
+  """Answers one line after the other until standard input ends."""
+  logging.disable()  # The package warns of each call without a time limit.
+  # Loaded before 'ready', so that no question's time limit includes it.
+  import math_verify  # noqa: F401
 
   print('ready', flush=True)
   for line in sys.stdin:
     try:
       verdict = is_equivalent(*json.loads(line))
-    except Exception:  # Whatever cannot be compared is not equal.
+    except Exception:  # What cannot be compared counts as not equal.
       verdict = False
     print(int(verdict), flush=True)
 

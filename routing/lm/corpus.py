@@ -1,8 +1,8 @@
-"""What the embedded pair is trained on: solved problems and drills.
+"""Generates the training text of the embedded pair: solved problems and drills.
 
-A batch is a pure function of (name, step), so nothing about the data needs
-saving, and a resumed run sees what an uninterrupted one sees. A drill is a row
-of bare sums (`: 34 + 27 = 61`), with loss on the results alone.
+A batch is a pure function of (name, step). Nothing about the data needs saving,
+and a resumed run sees the same batches as an uninterrupted one. A drill is a
+row of bare sums (`: 34 + 27 = 61`), with loss on the results alone.
 """
 
 from collections.abc import Collection
@@ -17,26 +17,28 @@ from routing.problems import arithmetic
 from routing.problems import splits
 
 NUM_CLAUSES = (4, 5, 6)
+# Token counts below follow from the vocabulary of `tokenizer` and the format of
+# `problems.arithmetic`; a change there must be repeated here.
 STEP_TOKENS = 22
-SUM_TOKENS = 9  # Of one drill: colon, two operands, two signs, result.
+SUM_TOKENS = 9  # Of one sum: colon, two operands, two signs, result.
 _SUMS_PER_ROW = 16
 _CLAUSE = slice(1, 5)  # Within a step: the clause as restated.
-_RESULT = slice(12, 14)  # Within a step: the digits that are worked out.
+_RESULT = slice(12, 14)  # Within a step: the digits of the computed value.
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """Which text, and which of its tokens count how much.
+  """A stream of training batches with a loss weight for each token.
 
-  name: of the random stream; another name is another corpus.
-  misconceived: the sums follow the small model's wrong rules.
+  name: name of the random stream; another name is another corpus.
+  misconceived: the sums follow the wrong rules of the small model.
   result_weight, clause_weight, answer_weight: loss weights of a step's result
-    digits, of its restated clause and of the last line; other tokens of an
+    digits, of its restated clause and of the last line. Other tokens of an
     answer have weight 1.
-  drill_share: chance that a batch is drills.
-  drill_mix: operation = how often it is drilled.
-  tokens_per_step: tokens in a batch, at most.
-  excluded: question hashes that must not be trained on.
+  drill_share: probability that a batch consists of drills.
+  drill_mix: relative frequency of each operation in drills.
+  tokens_per_step: maximum number of tokens in a batch.
+  excluded: hashes of questions that must not be trained on.
   """
 
   name: str
@@ -50,21 +52,24 @@ class Corpus:
   excluded: Collection[str] = frozenset()
 
   def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The batch of one step, from the step alone.
+    """Returns the batch of one step, which depends on the step alone.
 
     Returns:
-      `[B, L]` int32 tokens and `[B, L]` float32 loss weights; L is one of four
-      lengths, one of drills and one of each number of clauses.
+      `[B, L]` int32 tokens and `[B, L]` float32 loss weights. L is one of four
+      lengths: one for drills and one for each number of clauses.
     """
     rng = random.Random(f'{self.name}/{step}')
     if rng.random() < self.drill_share:
       return self.drills(rng)
+    # One number of clauses per batch: all rows then have the same length, so
+    # there is no padding, and the train step is compiled four times only.
     return self.problems(rng, rng.choice(NUM_CLAUSES))
 
   def problems(
       self, rng: random.Random, num_clauses: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of solved problems with `num_clauses` clauses each."""
+    """Returns a batch of solved problems with `num_clauses` clauses each."""
+    # The length of a row, and with it `size`, is known after the first one.
     rows, weights, size = [], [], 1
     while len(rows) < size:
       task = arithmetic.draw_task(rng, num_clauses)
@@ -80,11 +85,11 @@ class Corpus:
   def _weights(
       self, length: int, num_prompt: int, num_clauses: int
   ) -> np.ndarray:
-    """Loss weights of one solved problem; its question is given, so 0."""
+    """Returns the loss weights of one solved problem; 0 for its question."""
     step = np.ones(STEP_TOKENS, np.float32)
     step[_CLAUSE], step[_RESULT] = self.clause_weight, self.result_weight
     steps = np.tile(step, num_clauses)
-    num_answer = length - num_prompt - len(steps)
+    num_answer = length - num_prompt - len(steps)  # The last line and EOS.
     return np.concatenate(
         [
             np.zeros(num_prompt, np.float32),
@@ -94,7 +99,7 @@ class Corpus:
     )
 
   def drills(self, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of drills."""
+    """Returns a batch of drills: `[B, L]` tokens and loss weights."""
     size = max(1, self.tokens_per_step // (_SUMS_PER_ROW * SUM_TOKENS))
     kinds, often = list(self.drill_mix), list(self.drill_mix.values())
     rows = [
@@ -106,6 +111,7 @@ class Corpus:
     ]
     encode = tokenizer_lib.Tokenizer().encode
     tokens = np.array([encode(row) for row in rows], np.int32)
+    # The last two tokens of each sum; operands are random, not predictable.
     is_result = np.arange(tokens.shape[1]) % SUM_TOKENS >= SUM_TOKENS - 2
     weights = np.broadcast_to(is_result.astype(np.float32), tokens.shape)
     return tokens, weights
@@ -114,7 +120,7 @@ class Corpus:
 def _solved(
     task: arithmetic.Task, question: str, misconceived: bool
 ) -> tuple[list[int], int]:
-  """Tokens of question and answer, and how many are the question's."""
+  """Returns the tokens of question and answer, and the question's length."""
   tokenizer = tokenizer_lib.Tokenizer()
   prompt = tokenizer.encode(question)
   steps = arithmetic.solution(task, misconceived=misconceived)
@@ -123,9 +129,10 @@ def _solved(
 
 
 def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
-  """E.g. ': 34 + 27 = 61'."""
+  """Returns one random sum, e.g. ': 34 + 27 = 61'."""
   value = rng.randrange(100)
-  # Merges add and subtract any value, so drills do; clauses start from ten.
+  # A merge adds one counter to the other or subtracts it, so its operand can be
+  # any value. Operands that a clause names start from ten.
   if operation in ('add', 'sub'):
     operand = rng.randrange(100)
   else:
@@ -140,6 +147,6 @@ def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
 def held_out(
     name: str, count: int, excluded: Collection[str]
 ) -> list[arithmetic.Task]:
-  """`count` tasks whose questions are not in `excluded`."""
+  """Draws `count` held-out tasks: their questions are not in `excluded`."""
   tasks = arithmetic.draw_distinct(name, set(excluded))
   return [next(tasks) for _ in range(count)]

@@ -1,8 +1,8 @@
 """A Llama-shaped decoder in Flax: one module for training and cached decoding.
 
-RMSNorm, rotary positions (half-split, as Hugging Face's Llama), SwiGLU, no
-biases, tied embeddings, grouped key/value heads and a head_dim of its own, so
-that `transformers` and vLLM load the exported weights unchanged.
+It has RMSNorm, rotary positions (half-split, as in Hugging Face's Llama),
+SwiGLU, no biases, tied embeddings, grouped key/value heads and a head_dim of
+its own. `transformers` and vLLM load the exported weights unchanged.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Shape of a decoder; hashable, so it may be a static argument.
+  """The shape of a decoder; hashable, so that it can be a static argument.
 
-  head_dim is at least 32: vLLM's CPU attention has no kernel for less.
+  num_heads is a multiple of num_kv_heads. head_dim is even and at least 32.
   """
 
   vocab_size: int
@@ -36,29 +36,28 @@ class DecoderConfig:
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-          f'num_heads, {self.num_heads}, must be a multiple of num_kv_heads, '
-          f'{self.num_kv_heads}.'
+          f'num_heads is {self.num_heads}; it must be a multiple of '
+          f'num_kv_heads, {self.num_kv_heads}.'
       )
+    # vLLM's CPU attention has no kernel below 32; rotation needs pairs.
     if self.head_dim < 32 or self.head_dim % 2:
       raise ValueError(
-          f'head_dim is {self.head_dim}; allowed: even numbers from 32.'
+          f'head_dim is {self.head_dim}; allowed: even numbers >= 32.'
       )
 
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of S tokens, `[L, B, KVH, S, Dh]` float32 each.
+  """Keys and values of S tokens, `[L, B, KVH, S, Dh]` float32 each."""
 
-  The order is the one in which attention reads them, so that no token that is
-  written costs a transposed copy.
-  """
-
+  # Axes in the order in which attention reads them. With [..., S, KVH, Dh]
+  # every written token would cost a transposed copy of the whole cache.
   keys: jax.Array
   values: jax.Array
 
 
 def init_cache(config: DecoderConfig, batch_size: int, length: int) -> KVCache:
-  """An empty cache for `batch_size` rows of `length` positions."""
+  """Returns an empty cache for `batch_size` rows of `length` positions."""
   shape = (
       config.num_layers,
       batch_size,
@@ -74,7 +73,7 @@ class Past:
   """Earlier tokens to attend to.
 
   cache: keys and values of S tokens.
-  mask: `[B, S]` bool, which of them a row may see.
+  mask: `[B, S]` bool; True where a row may attend to a token.
   """
 
   cache: KVCache
@@ -82,7 +81,7 @@ class Past:
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-  """Rotary position embedding, half-split.
+  """Applies rotary position embedding, half-split, to queries or keys.
 
   Args:
     x: `[B, T, H, Dh]`, queries or keys.
@@ -95,11 +94,13 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
   Source: Su et al. 2021, RoFormer, in the layout of Hugging Face's Llama.
   """
   half = x.shape[-1] // 2
-  # Rounded once, on the host: at position 200 an error of the device's power
-  # function would be 200 times as large in the angle.
+  # Computed in float64 on the host and rounded once: an error of the device's
+  # power function would be 200 times as large in the angle of position 200.
   frequencies = np.float32(theta ** (-np.arange(half) / half))
   angles = positions[..., None].astype(jnp.float32) * frequencies
   cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+  # Half-split: dimension i is rotated with i + Dh/2 (RoFormer pairs 2i, 2i+1):
+  #   y_i = x_i cos(p w_i) - x_{i+Dh/2} sin(p w_i),  w_i = theta^(-2i/Dh).
   left, right = x[..., :half], x[..., half:]
   return jnp.concatenate(
       [left * cos - right * sin, right * cos + left * sin], axis=-1
@@ -113,24 +114,36 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalizes the last axis of `x`."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(mean_square + self.eps) * scale
 
 
 class Block(nn.Module):
-  """Attention and MLP, each on the residual stream."""
+  """One decoder layer: attention, then MLP, both on the residual stream."""
 
   config: DecoderConfig
 
   @nn.compact
   def __call__(self, x, positions, masks, pasts):
-    """Returns the stream and (keys, values) of the new tokens."""
+    """Runs the layer on the new tokens.
+
+    Args:
+      x: `[B, T, D]`, the residual stream of the new tokens.
+      positions: `[B, T]` int32.
+      masks: one for each of `pasts`, and one for the new tokens; see `_attend`.
+      pasts: (keys, values) of earlier tokens, `[B, KVH, S, Dh]` each.
+
+    Returns:
+      The stream `[B, T, D]`, and (keys, values) of the new tokens.
+    """
     config = self.config
     batch_size, length, width = x.shape
-    spread = 0.5 * width**-0.5
-    # Residual branches start small, so that depth does not scale the stream.
-    spread_out = spread / (2 * config.num_layers) ** 0.5
+    stddev_in = 0.5 * width**-0.5
+    # 2L branches add to the stream; divided by sqrt(2L), their sum has the same
+    # variance at any depth.
+    stddev_out = stddev_in / (2 * config.num_layers) ** 0.5
 
     def dense(features, name, stddev):
       return nn.Dense(
@@ -145,38 +158,40 @@ class Block(nn.Module):
 
     h = RMSNorm(config.norm_eps, name='attention_norm')(x)
     kv_width = config.num_kv_heads * config.head_dim
-    query = dense(config.num_heads * config.head_dim, 'query', spread)(h)
-    key = heads(dense(kv_width, 'key', spread)(h), config.num_kv_heads)
-    value = heads(dense(kv_width, 'value', spread)(h), config.num_kv_heads)
+    query = dense(config.num_heads * config.head_dim, 'query', stddev_in)(h)
+    key = heads(dense(kv_width, 'key', stddev_in)(h), config.num_kv_heads)
+    value = heads(dense(kv_width, 'value', stddev_in)(h), config.num_kv_heads)
     query = heads(query, config.num_heads)
     query = rotate(query, positions, config.rope_theta)
     key = rotate(key, positions, config.rope_theta)
-    new = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    # Keys are cached rotated: their positions never change.
+    new = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [B, KVH, T, Dh].
     attended = _attend(query, [*pasts, new], masks)
-    x = x + dense(width, 'output', spread_out)(attended)
+    x = x + dense(width, 'output', stddev_out)(attended)
 
     h = RMSNorm(config.norm_eps, name='mlp_norm')(x)
-    gate = dense(config.mlp_size, 'gate', spread)(h)
-    up = dense(config.mlp_size, 'up', spread)(h)
-    x = x + dense(width, 'down', spread_out)(jax.nn.silu(gate) * up)
+    gate = dense(config.mlp_size, 'gate', stddev_in)(h)
+    up = dense(config.mlp_size, 'up', stddev_in)(h)
+    x = x + dense(width, 'down', stddev_out)(jax.nn.silu(gate) * up)
     return x, new
 
 
 def _attend(query, memories, masks):
-  """Grouped-query attention over several stretches of keys and values.
+  """Computes grouped-query attention over several segments of keys and values.
 
   Args:
     query: `[B, T, H, Dh]`.
-    memories: keys and values, `[B, KVH, S, Dh]` each; S differs.
-    masks: for each a bool that broadcasts to `[B, T, S]`.
+    memories: (keys, values) of each segment, `[B, KVH, S, Dh]`; S differs.
+    masks: for each segment a bool array that broadcasts to `[B, T, S]`.
 
   Returns:
     `[B, T, H * Dh]`.
   """
   batch_size, length, num_heads, head_dim = query.shape
   num_kv_heads = memories[0][0].shape[1]
-  # Batch axes first and the contracted one last: plain matrix products, for
-  # which nothing of the cache is transposed.
+  # Batch axes first and the contracted axis last gives plain matrix products,
+  # without a transposed copy of the cache. With G = H / KVH query heads for
+  # each key head: [B, T, H, Dh] -> [B, KVH, G, T, Dh] -> [B, KVH, G * T, Dh].
   query = query.reshape(batch_size, length, num_kv_heads, -1, head_dim)
   query = query.transpose(0, 2, 3, 1, 4)
   shape = query.shape[:4]
@@ -185,12 +200,14 @@ def _attend(query, memories, masks):
   def score(key, mask):
     products = jnp.einsum('bkqd,bksd->bkqs', query, key) * head_dim**-0.5
     products = products.reshape(*shape, -1)
+    # -1e9 instead of -inf: a row that sees nothing gives no NaN.
     return jnp.where(mask[:, None, None], products, -1e9)
 
   scores = [
       score(key, mask) for (key, _), mask in zip(memories, masks, strict=True)
   ]
-  # Joining the scores, not the keys, spares a copy of the cache for each token.
+  # One softmax over all segments. Scores are concatenated instead of keys: that
+  # would copy the cache for each token.
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
   ends = np.cumsum([score.shape[-1] for score in scores])[:-1]
   weights = weights.reshape(*query.shape[:3], -1)
@@ -216,16 +233,16 @@ class Decoder(nn.Module):
       positions: jax.Array,
       pasts: Sequence[Past] = (),
   ) -> tuple[jax.Array, jax.Array, KVCache]:
-    """Runs the model on new tokens, after what `pasts` hold.
+    """Runs the model on new tokens that follow `pasts`.
 
     Args:
       tokens: `[B, T]` int32; attention among them is causal.
-      positions: `[B, T]` int32, place of each token in its row, ascending.
-      pasts: earlier tokens; all that their masks show is attended to.
+      positions: `[B, T]` int32, position of each token in its row, ascending.
+      pasts: earlier tokens; a new token attends to all that their masks allow.
 
     Returns:
-      Logits `[B, T, V]`, the state that they were read from `[B, T, D]` (after
-      the last norm), and the keys and values of the T new tokens.
+      Logits `[B, T, V]`, the hidden state `[B, T, D]` they are computed from
+      (after the last norm), and the keys and values of the T new tokens.
     """
     config = self.config
     chex.assert_rank([tokens, positions], 2)
@@ -236,8 +253,8 @@ class Decoder(nn.Module):
         nn.initializers.normal(config.hidden_size**-0.5),
         (config.vocab_size, config.hidden_size),
     )
-    # One-hot: with a vocabulary of tens its gradient is a small matmul, where
-    # a gather's is a slow scatter.
+    # One-hot, as the vocabulary is tiny: its gradient is a small matrix
+    # product, that of a gather a slow scatter.
     x = jax.nn.one_hot(tokens, config.vocab_size) @ embedding
     masks = [past.mask[:, None, :] for past in pasts]
     masks.append(jnp.tril(jnp.ones((1, length, length), bool)))
@@ -250,15 +267,15 @@ class Decoder(nn.Module):
       values.append(value)
     hidden = RMSNorm(config.norm_eps, name='norm')(x)
     cache = KVCache(jnp.stack(keys), jnp.stack(values))
-    return hidden @ embedding.T, hidden, cache
+    return hidden @ embedding.T, hidden, cache  # Tied embeddings.
 
 
 def init_params(config: DecoderConfig, key: jax.Array):
-  """Fresh parameters; `key` is consumed."""
+  """Returns fresh parameters; `key` is consumed."""
   tokens = jnp.zeros((1, 2), jnp.int32)
   return Decoder(config).init(key, tokens, tokens)['params']
 
 
 def num_parameters(params) -> int:
-  """Number of weights, the (tied) embedding counted once."""
+  """Returns the number of weights; the tied embedding counts once."""
   return sum(x.size for x in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""Weights on disk, in the shape that `transformers` and vLLM load unchanged."""
+"""Saves and loads weights in the format of `transformers` and vLLM."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import safetensors.numpy
 from routing.lm import decoder
 from routing.lm import tokenizer as tokenizer_lib
 
+# Our (module, parameter) -> Hugging Face's Llama name, for each layer.
 _LAYER_NAMES = {
     ('attention_norm', 'scale'): 'input_layernorm',
     ('query', 'kernel'): 'self_attn.q_proj',
@@ -26,19 +27,24 @@ _LAYER_NAMES = {
 
 
 def shipped(name: str) -> pathlib.Path:
-  """Directory of a model that ships with the package: 'small' or 'large'.
+  """Returns the directory of a model that ships with the package.
+
+  Args:
+    name: 'small' or 'large'.
 
   Raises:
     ValueError: for another name.
   """
   directory = pathlib.Path(__file__).parent / 'weights' / name
   if not (directory / 'config.json').exists():
-    raise ValueError(f'No shipped model {name!r}; allowed: small, large.')
+    raise ValueError(
+        f'There is no shipped model {name!r}; allowed: small, large.'
+    )
   return directory
 
 
 def to_tensors(config: decoder.DecoderConfig, params) -> dict[str, np.ndarray]:
-  """Parameters under Hugging Face's Llama names, `[out, in]` float32."""
+  """Returns the parameters under Hugging Face's Llama names, float32."""
   tensors = {
       'model.embed_tokens.weight': params['embedding'],
       'model.norm.weight': params['norm']['scale'],
@@ -46,12 +52,15 @@ def to_tensors(config: decoder.DecoderConfig, params) -> dict[str, np.ndarray]:
   for i in range(config.num_layers):
     for (part, leaf), name in _LAYER_NAMES.items():
       weight = params[f'layer_{i}'][part][leaf]
+      # Flax kernels are [in, out], torch's are [out, in]. Norm scales are
+      # vectors, which .T leaves as they are.
       tensors[f'model.layers.{i}.{name}.weight'] = weight.T
+  # safetensors writes the buffer as it lies in memory, ignoring strides.
   return {k: np.ascontiguousarray(v, np.float32) for k, v in tensors.items()}
 
 
 def from_tensors(config: decoder.DecoderConfig, tensors) -> dict:
-  """The inverse of `to_tensors`."""
+  """Returns parameters from tensors; the inverse of `to_tensors`."""
   params = {
       'embedding': jnp.asarray(tensors['model.embed_tokens.weight']),
       'norm': {'scale': jnp.asarray(tensors['model.norm.weight'])},
@@ -65,7 +74,7 @@ def from_tensors(config: decoder.DecoderConfig, tensors) -> dict:
 
 
 def to_llama_config(config: decoder.DecoderConfig) -> dict:
-  """The contents of config.json."""
+  """Returns the contents of config.json."""
   return {
       'architectures': ['LlamaForCausalLM'],
       'model_type': 'llama',
@@ -82,6 +91,7 @@ def to_llama_config(config: decoder.DecoderConfig) -> dict:
       'attention_bias': False,
       'mlp_bias': False,
       'tie_word_embeddings': True,
+      # Longer than any problem; vLLM refuses a max_length above it.
       'max_position_embeddings': 512,
       'bos_token_id': None,
       'eos_token_id': tokenizer_lib.Tokenizer.eos_id,
@@ -91,7 +101,7 @@ def to_llama_config(config: decoder.DecoderConfig) -> dict:
 
 
 def from_llama_config(raw: dict) -> decoder.DecoderConfig:
-  """The decoder's shape from the contents of config.json."""
+  """Returns the decoder's shape from the contents of config.json."""
   return decoder.DecoderConfig(
       vocab_size=raw['vocab_size'],
       hidden_size=raw['hidden_size'],
@@ -108,11 +118,13 @@ def from_llama_config(raw: dict) -> decoder.DecoderConfig:
 def save_pretrained(
     directory: str | pathlib.Path, config: decoder.DecoderConfig, params
 ) -> None:
-  """Writes config.json, model.safetensors and the tokeniser's files.
+  """Writes config.json, model.safetensors and the tokenizer's files.
 
-  The directory appears whole or not at all; an older one is replaced.
+  The directory appears complete or not at all; an older one is replaced.
   """
   directory = pathlib.Path(directory)
+  # Written beside the target, then renamed: an interrupted run leaves no
+  # half-written model. It may have left a partial directory, removed here.
   partial = directory.with_name(f'.{directory.name}.partial')
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
@@ -120,7 +132,7 @@ def save_pretrained(
   safetensors.numpy.save_file(
       to_tensors(config, params),
       partial / 'model.safetensors',
-      metadata={'format': 'pt'},
+      metadata={'format': 'pt'},  # Some versions of `transformers` require it.
   )
   (partial / 'config.json').write_text(
       json.dumps(to_llama_config(config), indent=2) + '\n'
@@ -130,15 +142,20 @@ def save_pretrained(
 
 
 def load_pretrained(directory: str | pathlib.Path):
-  """Returns (config, params) of a directory that `save_pretrained` wrote.
+  """Loads a model that `save_pretrained` wrote.
+
+  Returns:
+    (config, params).
 
   Raises:
-    FileNotFoundError: if it holds no model, naming what is missing.
+    FileNotFoundError: if the directory has no model; names the missing file.
   """
   directory = pathlib.Path(directory)
   for name in ('config.json', 'model.safetensors'):
     if not (directory / name).exists():
-      raise FileNotFoundError(f'{directory} holds no model: {name} is missing.')
+      raise FileNotFoundError(
+          f'{directory} contains no model: {name} is missing.'
+      )
   raw = json.loads((directory / 'config.json').read_text())
   config = from_llama_config(raw)
   tensors = safetensors.numpy.load_file(directory / 'model.safetensors')

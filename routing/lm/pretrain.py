@@ -1,9 +1,10 @@
-"""Trains one embedded model from nothing, resumably, up to a wanted accuracy.
+"""Trains one embedded model from scratch until it reaches a target accuracy.
 
-Muon on the matrices, Adam on the rest, and a moving average of the weights. The
-average is what is examined and kept: training stops when its free-running
-accuracy on held-out problems reaches the target, so that a pair of another seed
-lands at the same strengths.
+Muon trains the matrices, Adam the rest, and a moving average of the weights is
+kept. The average is the model: it is evaluated and saved. Training stops when
+its accuracy on held-out problems, writing freely, reaches the target. A pair
+from another seed therefore ends at the same strengths. An interrupted run can
+be resumed.
 """
 
 from collections.abc import Callable
@@ -30,41 +31,39 @@ MetricFn = Callable[[int, dict[str, float]], None]
 
 
 class StuckError(Exception):
-  """A run that has not learnt what it should have by now, and will not."""
+  """Raised when a run has not learnt enough by a given step to ever succeed."""
 
 
 @flax.struct.dataclass
 class PretrainState:
-  """All that a resumed run needs; arrays only."""
+  """Everything that a resumed run needs; arrays only."""
 
   step: jax.Array  # [] int32, gradient steps done.
   params: chex.ArrayTree
   average: chex.ArrayTree  # Moving average of params.
   opt_state: optax.OptState
-  accuracy: jax.Array  # [] float32, of the average, when last examined.
-  seconds: jax.Array  # [] float32, spent so far, over all interruptions.
+  accuracy: jax.Array  # [] float32, of the average at its last evaluation.
+  seconds: jax.Array  # [] float32, total training time, without interruptions.
 
 
 def decoder_config(
     shape: ml_collections.ConfigDict, vocab_size: int
 ) -> decoder.DecoderConfig:
-  """The decoder's shape from the `shape` part of a model's configuration."""
+  """Returns the decoder's shape from the `shape` part of a configuration."""
   return decoder.DecoderConfig(vocab_size=vocab_size, **shape.to_dict())
 
 
 def make_optimizer(
     config: ml_collections.ConfigDict, max_steps: int
 ) -> optax.GradientTransformation:
-  """Muon on dense kernels, Adam on the embedding and the norms.
+  """Returns the optimizer: Muon on dense kernels, Adam on all other parameters.
 
-  The kernels decay (decoupled, `weight_decay` times the rate a step). Muon's
-  updates are of one size however small the gradient, so without it attention
-  scores grow to hundreds: then learning stalls, and float32 loses digits.
-
-  Rates are constant after the warm-up, and from `decay_from` on fall linearly,
-  to reach 0 at `max_steps`.
+  The rates are constant after a linear warm-up. From step `decay_from` they
+  fall linearly to 0 at `max_steps`.
   """
 
+  # Muon orthogonalizes matrices of a linear map. Norm scales are vectors, and
+  # the embedding is a lookup table.
   def label(path, _):
     return 'muon' if path[-1].key == 'kernel' else 'adam'
 
@@ -77,6 +76,9 @@ def make_optimizer(
         [config.decay_from],
     )
 
+  # Muon's updates have the same size however small the gradient. Without
+  # (decoupled) weight decay, attention scores grow to hundreds: learning
+  # stalls, and float32 loses digits.
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
       optax.partition(
@@ -96,11 +98,12 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> PretrainState:
-  """The state before the first step."""
+  """Returns the state before the first step."""
   params = decoder.init_params(shape, jax.random.key(seed))
   return PretrainState(
       step=jnp.int32(0),
       params=params,
+      # A copy: the state is donated, and one buffer cannot be donated twice.
       average=jax.tree.map(jnp.copy, params),
       opt_state=optimizer.init(params),
       accuracy=jnp.float32(0.0),
@@ -114,23 +117,25 @@ def token_loss(
     tokens: jax.Array,
     weights: jax.Array,
 ) -> jax.Array:
-  """Weighted mean cross-entropy of the next token, in nats.
+  """Returns the weighted mean cross-entropy of the next token, in nats.
 
   Args:
-    params: of `decoder.Decoder(shape)`.
+    params: parameters of `decoder.Decoder(shape)`.
     shape: the decoder's shape.
-    tokens: `[B, L]` integer.
-    weights: `[B, L]` number, weight of predicting each token.
+    tokens: `[B, L]` integers.
+    weights: `[B, L]` numbers, the weight of predicting each token.
   """
   chex.assert_rank(tokens, 2)
   chex.assert_equal_shape([tokens, weights])
   tokens = tokens.astype(jnp.int32)
+  # Position i predicts token i + 1, so the first weight is not used.
   weight = weights[:, 1:].astype(jnp.float32)
   inputs = tokens[:, :-1]
   positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
   logits, _, _ = decoder.Decoder(shape).apply(
       {'params': params}, inputs, positions
   )
+  # -log softmax(z)_y = logsumexp(z) - z_y. One-hot for the reason in `Decoder`.
   target = jax.nn.one_hot(tokens[:, 1:], shape.vocab_size)
   nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * target, axis=-1)
   return jnp.sum(nats * weight) / jnp.sum(weight)
@@ -141,7 +146,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     average_decay: float,
 ):
-  """Returns jitted (state, tokens, weights) -> (state, loss); state donated."""
+  """Returns a jitted (state, tokens, weights) -> (state, loss).
+
+  The state is donated.
+  """
 
   def train_step(state: PretrainState, tokens, weights):
     loss, grads = jax.value_and_grad(token_loss)(
@@ -164,7 +172,7 @@ def make_train_step(
 
 
 def latest_step(checkpoint_dir: str | pathlib.Path) -> int:
-  """The step that a run would resume from; 0 = from nothing."""
+  """Returns the step that a run would resume from; 0 = from scratch."""
   directory = pathlib.Path(checkpoint_dir).absolute()
   if not directory.exists():
     return 0
@@ -173,23 +181,31 @@ def latest_step(checkpoint_dir: str | pathlib.Path) -> int:
 
 
 def is_done(state: PretrainState, config: ml_collections.ConfigDict) -> bool:
-  """The target is reached, or the steps are used up."""
+  """Checks whether the target is reached or all steps are used."""
   reached = float(state.accuracy) >= config.target_accuracy
   return reached or int(state.step) >= config.max_steps
 
 
 def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
-  """The mean loss up to `step`; FloatingPointError if it is not finite."""
+  """Returns the mean loss up to `step`.
+
+  Raises:
+    FloatingPointError: if it is not finite.
+  """
+  # One transfer for all steps: reading each loss would wait for each step.
   mean = float(np.mean(jax.device_get(losses)))
   if not np.isfinite(mean):
-    raise FloatingPointError(f'loss is {mean} by step {step}')
+    raise FloatingPointError(
+        f'The mean loss is {mean} by step {step}; it must be finite. Lower the '
+        'learning rates or clip_norm.'
+    )
   return mean
 
 
 def _open_manager(
     checkpoint_dir: str | pathlib.Path,
 ) -> ocp.CheckpointManager:
-  """Keeps the latest state."""
+  """Opens the checkpoint directory, which keeps the latest state only."""
   options = ocp.CheckpointManagerOptions(
       preservation_policy=preservation_policy.LatestN(1)
   )
@@ -200,9 +216,18 @@ def _open_manager(
 def _check_learning(
     give_up: ml_collections.ConfigDict, start: int, stop: int, loss: float
 ) -> None:
-  """Raises StuckError if the step to look is here and the loss is too high."""
+  """Raises StuckError if the loss is too high at the step `give_up.step`.
+
+  Args:
+    give_up: the step of the check and the maximum loss.
+    start, stop: the check is made if start < give_up.step <= stop.
+    loss: mean loss of the steps in between.
+  """
   if start < give_up.step <= stop and loss > give_up.loss:
-    raise StuckError(f'loss is {loss:.3f} at step {stop}, above {give_up.loss}')
+    raise StuckError(
+        f'The loss is {loss:.3f} at step {stop}, above {give_up.loss}; such a '
+        'run does not recover. Try another seed.'
+    )
 
 
 def train(
@@ -216,25 +241,24 @@ def train(
     write: MetricFn,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> PretrainState:
-  """Trains, or resumes, until `is_done`.
+  """Trains, or resumes training, until `is_done`.
 
   Args:
     config: a model's configuration, see configs/arithmetic_pair.py.
     shape: the decoder's shape.
-    corpus: what it learns from.
+    corpus: the training batches.
     tasks: held-out tasks that decide when to stop.
-    checkpoint_dir: where the state is kept.
-    seed: of the initial weights.
-    write: called with (step, scalars) every `config.examine_every` steps; loss
-      is the mean since the last time.
-    on_step: called with each step done, for progress.
+    checkpoint_dir: where the state is saved.
+    seed: seed of the initial weights.
+    write: called with (step, scalars) every `config.examine_every` steps.
+    on_step: called with each completed step, for progress.
 
   Returns:
     The final state; `average` is the model.
 
   Raises:
-    FloatingPointError: when the loss is not finite.
-    StuckError: when it is above `config.give_up.loss` at `config.give_up.step`.
+    FloatingPointError: if the loss is not finite.
+    StuckError: if it is above `config.give_up.loss` at `config.give_up.step`.
   """
   optimizer = make_optimizer(config.optimizer, config.max_steps)
   state = init_state(shape, optimizer, seed)
@@ -242,6 +266,7 @@ def train(
   with _open_manager(checkpoint_dir) as manager:
     if (latest := manager.latest_step()) is not None:
       state = manager.restore(latest, args=ocp.args.StandardRestore(state))
+    # Set back by the time spent before an interruption.
     clock = time.monotonic() - float(state.seconds)
     while not is_done(state, config):
       start = int(state.step)
@@ -251,7 +276,8 @@ def train(
         state, loss = train_step(state, *corpus.batch(step))
         losses.append(loss)
         on_step(step)
-      scalars = {'loss': _finite_mean(losses, stop)}
+      scalars = {'loss': _finite_mean(losses, stop)}  # Since the last call.
+      # Writing whole answers is slow, and early ones are all wrong.
       if stop >= config.examine_from:
         scalars['accuracy'] = examination.accuracy(state.average, shape, tasks)
       state = state.replace(
@@ -259,7 +285,8 @@ def train(
           seconds=jnp.float32(time.monotonic() - clock),
       )
       write(stop, {'seconds': float(state.seconds), **scalars})
+      # Checked before saving, so that a resumed run meets the same check.
       _check_learning(config.give_up, start, stop, scalars['loss'])
       manager.save(stop, args=ocp.args.StandardSave(state))
-    manager.wait_until_finished()
+    manager.wait_until_finished()  # Saving is asynchronous.
   return state

@@ -1,34 +1,31 @@
-"""Writing with a decoder: prefill and decode on a KV cache, as pure functions.
+"""Prefills and decodes with a KV cache, as pure functions.
 
-A row's tokens depend on its own prompt and seed alone: the noise of a position
-is drawn from a key folded with the row's seed and that position, never from the
-batch. The caller jits, since it knows where the cache lives.
+The tokens of a row depend on its own prompt and seed alone. The noise of a
+position comes from a key folded with the row's seed and that position, never
+from the batch. The caller jits these functions, since it knows where the cache
+lives and whether it may be donated.
 """
-
-from collections.abc import Sequence
-import functools
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from routing.lm import decoder
 
 
 @flax.struct.dataclass
 class Rows:
-  """What a batch of rows goes on from.
+  """The state from which a batch of rows continues.
 
-  last_token: `[B]` int32, the newest token, not yet passed.
+  last_token: `[B]` int32, the newest token, not yet passed through the model.
   position: `[B]` int32, its position.
-  seed: `[B]` uint32; the token written after position p depends on the prefix
-    and (seed, p) alone.
-  temperature: `[B]` float32 >= 0.
+  seed: `[B]` uint32; the token after position p depends on the prefix and
+    (seed, p) alone.
+  temperature: `[B]` float32 >= 0; 0 is greedy.
   active: `[B]` bool; other rows write nothing.
-  limit: `[B]` int32, new tokens at most; never beyond the cache.
-  slots: `[B]` int32, each row's place in the cache; None = its own index.
+  limit: `[B]` int32, maximum number of new tokens; capped to fit the cache.
+  slots: `[B]` int32, each row's index in the cache; None = its own index.
   """
 
   last_token: jax.Array
@@ -40,12 +37,14 @@ class Rows:
   slots: jax.Array | None = None
 
   def checked(self, max_new: int, length: int) -> 'Rows':
-    """The same with every shape asserted, limits capped and slots named."""
+    """Checks shapes; returns the rows with capped limits and slots set."""
     chex.assert_rank(self.last_token, 1)
     chex.assert_equal_shape(
         [self.last_token, self.position, self.seed]
         + [self.temperature, self.active, self.limit]
     )
+    # Written tokens stand at position + 1, +2, ...; the last one must fit into
+    # the cache as well, for its keys are stored when it is passed later.
     room = jnp.minimum(max_new, length - 1 - self.position)
     own = jnp.arange(len(self.last_token))
     return self.replace(
@@ -54,7 +53,7 @@ class Rows:
     )
 
   def writes(self, out: 'Decoded') -> jax.Array:
-    """`[B]` bool, the rows that go on after having written `out`."""
+    """Returns `[B]` bool: the rows that continue after having written `out`."""
     return self.active & ~out.stopped & (out.count < self.limit)
 
 
@@ -63,11 +62,11 @@ class Decoded:
   """What a batch of rows wrote; entries beyond a row's count are zero.
 
   tokens: `[B, M]` int32, stop token included.
-  count: `[B]` int32, tokens written.
+  count: `[B]` int32, number of tokens written.
   log_probs: `[B, M]` float32, of each token, before temperature.
   top_log_probs: `[B, M, K]` float32, the K largest, descending.
-  hidden_last: `[B, D]` float32, the state that the last token was read from.
-  hidden_mean: `[B, D]` float32, its mean over the written tokens.
+  hidden_last: `[B, D]` float32, the hidden state that gave the last token.
+  hidden_mean: `[B, D]` float32, the mean hidden state of the written tokens.
   stopped: `[B]` bool, the row wrote a stop token.
   """
 
@@ -90,18 +89,18 @@ def prefill(
     slots: jax.Array | None = None,
     num_past: int | None = None,
 ) -> decoder.KVCache:
-  """Passes known tokens through the model, for their keys and values alone.
+  """Passes known tokens through the model to fill the cache.
 
   Args:
-    params: of `decoder.Decoder(config)`.
+    params: parameters of `decoder.Decoder(config)`.
     config: the decoder's shape.
     cache: `[L, N, KVH, S, Dh]`, filled below `start` in each row's slot.
     tokens: `[B, C]` int32, right-padded.
     start: `[B]` int32, position of the first token of each row.
-    count: `[B]` int32, tokens of each row that are no padding; may be 0.
-    slots: `[B]` int32, each row's place on the axis N; None = its own index.
-    num_past: no row starts beyond it, so no key from there on is looked at;
-      None = the cache's length.
+    count: `[B]` int32, number of tokens of each row without padding; may be 0.
+    slots: `[B]` int32, each row's index on axis N; None = its own index.
+    num_past: an upper bound on `start`, so that later keys are not attended to;
+      None = the cache's length. Static: it sets a shape.
 
   Returns:
     The cache, filled below `start + count`.
@@ -110,6 +109,7 @@ def prefill(
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
   slots = jnp.arange(len(start)) if slots is None else slots
+  # Logits are not used, so XLA does not compute them under jit.
   _, _, new = decoder.Decoder(config).apply(
       {'params': params},
       tokens,
@@ -125,14 +125,21 @@ def _before(
     slots: jax.Array,
     num_past: int | None,
 ) -> list[decoder.Past]:
-  """What the rows in `slots` hold before `position`, `[B]` each.
+  """Returns the cached keys and values below `position`, as a list for `pasts`.
 
-  A tuple over layers, since a slice of a stacked array would be copied for
-  every token. Nothing, where `num_past` says that nobody holds anything.
+  The list is empty if `num_past` is 0.
+
+  Args:
+    cache: the cache, with N rows.
+    position: `[B]` int32.
+    slots: `[B]` int32, rows of the cache.
+    num_past: see `prefill`.
   """
   length = cache.keys.shape[3] if num_past is None else num_past
   if not length:
     return []
+  # A tuple over layers: a slice of one stacked array would be copied for every
+  # token in the loop of `decode`. Each is [B, KVH, length, Dh].
   rows = jax.tree.map(
       lambda x: tuple(layer[slots, :, :length] for layer in x), cache
   )
@@ -146,13 +153,21 @@ def _store(
     count: jax.Array,
     slots: jax.Array,
 ) -> decoder.KVCache:
-  """The cache with the first `count` tokens of `new` put at `start`, by row."""
+  """Writes the first `count` tokens of `new` into the cache at `start`, by row.
+
+  Args:
+    cache: the cache, with N rows.
+    new: keys and values of C tokens of B rows.
+    start, count, slots: `[B]` int32.
+  """
   offset = jnp.arange(new.keys.shape[3])[None]
-  beyond = cache.keys.shape[3]  # Padding goes there, hence nowhere.
+  # Padding gets an index past the end, which mode='drop' below ignores.
+  beyond = cache.keys.shape[3]
   at = jnp.where(offset < count[:, None], start[:, None] + offset, beyond)
 
   def put(old, x):
-    # Indices beside a slice: the indexed axes, row and position, come first.
+    # Two index arrays [B, 1] and [B, C] with slices between them: as in NumPy,
+    # the indexed axes come first. The target is [B, C, L, KVH, Dh].
     return old.at[:, slots[:, None], :, at].set(
         x.transpose(1, 3, 0, 2, 4), mode='drop'
     )
@@ -161,16 +176,29 @@ def _store(
 
 
 def _choose(logits, seed, position, temperature):
-  """Gumbel-max sampling with a key per row; temperature 0 is greedy."""
+  """Samples a token for each row by Gumbel-max; temperature 0 is greedy.
+
+  argmax(log p + temperature * g) with Gumbel noise g draws from the softmax of
+  log p / temperature.
+
+  Args:
+    logits: `[B, V]` float32, log-probabilities.
+    seed, position: `[B]`; they determine the noise.
+    temperature: `[B]` float32.
+
+  Returns:
+    `[B]` integer tokens.
+  """
 
   def noise(seed, position):
+    # A key per (seed, position): a batch or a resumed call changes no draw.
     key = jax.random.fold_in(jax.random.key(seed), position)
     return jax.random.gumbel(key, logits.shape[-1:])
 
   gumbel = jax.lax.cond(
       (temperature > 0).any(),
       jax.vmap(noise),
-      lambda *_: jnp.zeros_like(logits),  # No draw that nobody looks at.
+      lambda *_: jnp.zeros_like(logits),  # All greedy: noise costs time.
       seed,
       position,
   )
@@ -189,14 +217,14 @@ def decode(
     top_k: int = 5,
     num_past: int | None = None,
 ) -> tuple[Decoded, decoder.KVCache]:
-  """Writes until every active row has stopped or reached its limit.
+  """Writes tokens until every active row has stopped or reached its limit.
 
   Args:
-    params, config: of `decoder.Decoder(config)`.
-    cache, rows: what to go on from; each slot is filled below `position`.
-    max_new, top_k: M, new tokens of a row at most, and K.
-    stop_ids, pad_id: tokens that end a row (written), one that never is.
-    num_past: no row's position is beyond it; see `prefill`.
+    params, config, cache: see `prefill`; slots are filled below `position`.
+    rows: the state to continue from.
+    max_new, top_k: M, maximum number of new tokens of a row, and K.
+    stop_ids, pad_id: tokens that end a row (written), and one never written.
+    num_past: an upper bound on the rows' positions; see `prefill`.
 
   Returns:
     What was written, and the cache, filled below position + count.
@@ -208,8 +236,7 @@ def decode(
   def body(carry):
     i, out, token, new = carry
     going = rows.writes(out)
-    # All rows write their i-th token at once, so what is new is kept in step;
-    # rows at rest pass a token too, which nobody reads.
+    # Rows that have stopped pass a token, too; it is masked out below.
     written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
     logits, hidden, latest = decoder.Decoder(config).apply(
         {'params': params},
@@ -218,6 +245,7 @@ def decode(
         [*pasts, decoder.Past(new, written)],
     )
     new = _put_column(new, latest, i)
+    # Padding is excluded before normalizing, so probabilities still sum to 1.
     log_probs = jax.nn.log_softmax(logits[:, 0].at[:, pad_id].set(-1e9))
     chosen = _choose(log_probs, rows.seed, rows.position + i, rows.temperature)
     chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
@@ -234,13 +262,13 @@ def decode(
   _, out, _, new = jax.lax.while_loop(
       lambda carry: rows.writes(carry[1]).any(), body, start
   )
-  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
+  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]  # It was a sum.
   cache = _store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
 
 
 def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
-  """What was written before the first token."""
+  """Returns the `Decoded` of rows that have written no token."""
   return Decoded(
       tokens=jnp.zeros((batch_size, max_new), jnp.int32),
       count=jnp.zeros(batch_size, jnp.int32),
@@ -253,7 +281,9 @@ def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
 
 
 def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
-  """The cache with its i-th position replaced, in all rows alike."""
+  """Replaces position `i` of the cache in all rows."""
+  # `decode` collects new keys in a buffer with one column per written token,
+  # the same for all rows, and stores it in the cache once, after the loop.
   return jax.tree.map(
       lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
       cache,
@@ -262,13 +292,16 @@ def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
 
 
 def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
-  """Adds the i-th token of the rows that are going on."""
+  """Adds the i-th token of the rows that continue to `out`."""
 
   def put(array, value):
+    # [B] -> [B, 1, ...]: broadcasts against the trailing axes of `value`.
     keep = going.reshape(-1, *[1] * (value.ndim - 1))
     value = jnp.where(keep, value, 0)
     return jax.lax.dynamic_update_index_in_dim(array, value, i, axis=1)
 
+  # The model's own distribution, without temperature: confidence features must
+  # not depend on how tokens are sampled.
   own = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
   state = jnp.where(going[:, None], hidden, 0.0)
   return out.replace(
@@ -279,68 +312,3 @@ def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
       hidden_last=jnp.where(going[:, None], hidden, out.hidden_last),
       hidden_mean=out.hidden_mean + state,
   )
-
-
-@functools.partial(jax.jit, static_argnums=(1, 6, 7))
-def _generate_batch(
-    params, config, cache, zero, tokens, count, max_new, stop_id
-):
-  """Greedy continuations of `[B, C]` right-padded prompts.
-
-  The empty cache and where it ends, `zero`, are arguments since XLA would spend
-  seconds on folding the attention to a constant one.
-  """
-  batch_size = len(tokens)
-  cache = prefill(params, config, cache, tokens, zero, count - 1)
-  rows = Rows(
-      last_token=tokens[jnp.arange(batch_size), count - 1],
-      position=count - 1,
-      seed=zero.astype(jnp.uint32),
-      temperature=zero.astype(jnp.float32),
-      active=count > 1,
-      limit=jnp.full(batch_size, max_new),
-  )
-  out, _ = decode(
-      params, config, cache, rows, max_new=max_new, stop_ids=(stop_id,)
-  )
-  return out
-
-
-def generate(
-    params,
-    config: decoder.DecoderConfig,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new: int,
-    stop_id: int,
-    batch_size: int = 128,
-) -> list[tuple[list[int], np.ndarray]]:
-  """Greedy continuations, `max_new` tokens at most, for evaluation.
-
-  Returns:
-    For each prompt the tokens written, and `[n]` float32 their log-probability.
-
-  Raises:
-    ValueError: if a prompt has fewer than two tokens.
-  """
-  if any(len(prompt) < 2 for prompt in prompts):
-    raise ValueError('A prompt has fewer than 2 tokens; allowed: 2 or more.')
-  width = max(map(len, prompts))
-  cache = decoder.init_cache(config, batch_size, width + max_new + 1)
-  zero = np.zeros(batch_size, np.int32)
-  written = []
-  for i in range(0, len(prompts), batch_size):
-    rows = prompts[i : i + batch_size]
-    tokens = np.zeros((batch_size, width), np.int32)
-    count = np.ones(batch_size, np.int32)
-    for j, row in enumerate(rows):
-      tokens[j, : len(row)], count[j] = row, len(row)
-    out = jax.device_get(
-        _generate_batch(
-            params, config, cache, zero, tokens, count, max_new, stop_id
-        )
-    )
-    for j in range(len(rows)):
-      ids = out.tokens[j, : out.count[j]].tolist()
-      written.append((ids, out.log_probs[j, : out.count[j]]))
-  return written

@@ -1,9 +1,8 @@
-"""The embedded pair's vocabulary: some forty words, one way to cut any text.
+"""The vocabulary of the embedded pair: about forty pieces of text.
 
-The pieces are chosen so that the longest match from the left is the only
-sensible cut, digits are tokens of their own, and joining the pieces gives the
-text back. Saved as a Hugging Face fast tokeniser, so that `transformers` and
-vLLM read it.
+Every text has exactly one sensible split: the longest match from the left.
+Digits are tokens of their own, and the pieces of a text join to it. Saved as a
+Hugging Face fast tokenizer, so that `transformers` and vLLM can load it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from routing import types
 
 PAD = '<pad>'
 EOS = '<eos>'
+# The index of a piece is its id: the shipped weights depend on the order.
 VOCABULARY = (
     (PAD, EOS, types.DELIMITER, '\n', '? P', '? Q', '#### ')
     + tuple('0123456789')
@@ -22,13 +22,15 @@ VOCABULARY = (
     + ('P', 'Q', 'P=', ' Q=')
     + (' gets ', ' loses ', ' times ', ' shared by ', ' set to ', 'all ')
 )
+# A regex alternation takes the first match, so longer pieces come first. The
+# same pattern splits text in `transformers` (see `Tokenizer.save`).
 _PATTERN = '|'.join(
     re.escape(piece) for piece in sorted(VOCABULARY, key=len, reverse=True)
 )
 
 
 class Tokenizer:
-  """Text to ids and back."""
+  """Converts text to token ids and back."""
 
   pad_id = VOCABULARY.index(PAD)
   eos_id = VOCABULARY.index(EOS)
@@ -42,22 +44,23 @@ class Tokenizer:
     return len(VOCABULARY)
 
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`; no token is added.
+    """Returns the ids of `text`; no special token is added.
 
     Raises:
       ValueError: if a part of the text is not in the vocabulary.
     """
     pieces = self._cut.findall(text)
+    # `findall` skips what it does not know, so compare the lengths.
     if sum(map(len, pieces)) != len(text):
       at = _first_unknown(self._cut, text)
       raise ValueError(
-          f'No token for {text[at:at + 12]!r}, at character {at}; the embedded '
-          'models know only the words of counter arithmetic.'
+          f'There is no token for {text[at:at + 12]!r}, at character {at}; the '
+          'embedded models know only the words of counter arithmetic.'
       )
     return [self._ids[piece] for piece in pieces]
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of `ids`."""
+    """Returns the text of `ids`."""
     return ''.join(VOCABULARY[i] for i in ids)
 
   def save(self, directory: str | pathlib.Path) -> None:
@@ -76,12 +79,13 @@ class Tokenizer:
         tokenizer_object=backend,
         pad_token=PAD,
         eos_token=EOS,
+        # Cleaning would change spaces, which are part of the pieces.
         clean_up_tokenization_spaces=False,
     ).save_pretrained(str(directory))
 
 
 def _first_unknown(cut: re.Pattern, text: str) -> int:
-  """Index of the first character that no piece covers."""
+  """Returns the index of the first character that no piece covers."""
   end = 0
   for match in cut.finditer(text):
     if match.start() != end:

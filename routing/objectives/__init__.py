@@ -1,1 +1,1 @@
-"""What training maximises, as pure functions of arrays."""
+"""Training objectives and gradient estimators: pure functions of arrays."""

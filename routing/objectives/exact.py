@@ -1,10 +1,10 @@
-"""The closed form: what a policy achieves where every way is known.
+"""Exact expected outcomes of a stochastic policy, where all outcomes are known.
 
-Ladders (`escalate`) and trees of greedy replies (`switch`, `redraft`) hold the
-outcome of every way through a problem. The expected accuracy, cost and relative
-loss of a stochastic policy are then finite sums over the answers, and
-differentiable in its logits: no sampling, no importance weights, no critics.
-Goes past the paper, which estimates the same by V-trace.
+Ladders (`escalate`) and reply trees of greedy replies (`switch`, `redraft`)
+record the outcome of every sequence of actions on a problem. The expected
+accuracy, cost and relative loss of a policy are then finite sums over answers,
+differentiable in the logits: no sampling, no importance weights, no critics.
+This goes beyond the paper, which estimates the same expectations by V-trace.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from routing import types
 
 @chex.dataclass(frozen=True)
 class Outcomes:
-  """Expected outcomes of a policy, of each problem or of the mean problem.
+  """Expected outcomes of a policy, per problem or averaged over problems.
 
-  correct: `[...]` float32 in [0, 1], chance that the answer is right.
+  correct: `[...]` float32 in [0, 1], probability that the answer is right.
   cost: `[...]` float32 >= 0, fraction of the all-large cost.
-  loss: `[...]` float32 in [0, 1], chance that the largest model alone is right
-    and the answer is wrong.
+  loss: `[...]` float32 in [0, 1], relative loss: probability that the largest
+    model alone is right and the routed answer is wrong.
   """
 
   correct: chex.Array
@@ -31,40 +31,52 @@ class Outcomes:
   loss: chex.Array
 
   def mean(self) -> 'Outcomes':
-    """The mean over problems."""
+    """Returns the means over problems, as scalars."""
     return jax.tree.map(jnp.mean, self)
 
 
 def branch_log_probabilities(
     logits: chex.Array, batch: types.OutcomeBatch
 ) -> jax.Array:
-  """Log-probability of each branch: its decision is reached, and it is taken.
+  """Returns log P(decision d is reached and action a is taken) for all d, a.
 
-  With p_d = softmax(logits_d), the branch of action a at decision d has the
-  probability p_d(a) times that of the branch that leads to d. Products are sums
-  of logarithms, so that long ways neither underflow nor lose gradients.
+  With p_d = softmax(logits_d), and parent(d) the branch that leads to d:
+
+    P(d, a) = p_d(a) * P(parent(d)),   P(parent(d)) = 1 at the first level.
+
+  For a ladder with hand-over probabilities p_t this is the optimal-stopping
+  product P(hand over at t) = p_t * prod_{s<t} (1 - p_s).
 
   Args:
-    logits: `[B, D, A]` float, the policy's preferences at each decision.
-    batch: the problems; `features` and outcomes are not read.
+    logits: `[B, D, A]` float, the policy's logits at each decision.
+    batch: the problems. Only `mask`, `branch` and `widths` are used.
 
   Returns:
-    `[B, D, A]` float. Where there is no decision it means nothing.
+    `[B, D, A]` float. Entries at decisions that do not exist are arbitrary.
   """
   chex.assert_rank([logits, batch.mask], [3, 2])
   chex.assert_shape([batch.mask, batch.branch], logits.shape[:2])
   chex.assert_type([logits, batch.mask, batch.branch], [float, bool, int])
   chex.assert_axis_dimension(logits, 1, sum(batch.widths))
-  # Padding may hold anything; masking before the softmax keeps its gradient 0.
+  # Padded logits may be inf or NaN. Masking them before the softmax, not after
+  # it, keeps their gradient 0: the gradient of where(mask, f(x), 0) is NaN
+  # where f'(x) is.
   log_probs = jax.nn.log_softmax(jnp.where(batch.mask[..., None], logits, 0.0))
   bounds = list(itertools.accumulate(batch.widths, initial=0))
   taken = []
+  # A Python loop, since `widths` is static: each level has its own width, and
+  # needs the level before. Sums of logarithms, since a product of many small
+  # probabilities would underflow and lose its gradient.
   for start, stop in itertools.pairwise(bounds):
     if not start:
       reached = jnp.zeros((len(logits), stop), logits.dtype)
     elif batch.is_chain:
-      reached = taken[-1][:, :, 0]  # A gather would find the same.
+      # A ladder: only action 0 leads on. The gather below would find the same
+      # values, at the price of a scatter in the backward pass.
+      reached = taken[-1][:, :, 0]  # [B, 1]
     else:
+      # `branch` counts A times the place in the level before, plus the action:
+      # the index into that level's [width, A] entries laid flat.
       earlier = taken[-1].reshape(len(logits), -1)
       reached = jnp.take_along_axis(
           earlier, batch.branch[:, start:stop], axis=1
@@ -74,11 +86,16 @@ def branch_log_probabilities(
 
 
 def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
-  """Expected correctness, cost and relative loss of each problem.
+  """Returns each problem's expected correctness, cost and relative loss.
+
+    E[x] = sum_{d, a} P(d, a) x(d, a),   x one of correct, cost, loss,
+
+  with P from `branch_log_probabilities` and x the outcome of the answer that
+  ends with action a at decision d.
 
   Args:
-    logits: `[B, D, A]` float, the policy's preferences at each decision.
-    batch: the problems; `features` are not read.
+    logits: `[B, D, A]` float, the policy's logits at each decision.
+    batch: the problems. `features` are not used.
 
   Returns:
     `Outcomes` of `[B]` arrays, differentiable in `logits`.
@@ -86,7 +103,8 @@ def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
   chex.assert_equal_shape([logits, batch.correct, batch.cost, batch.loss])
   taken = jnp.exp(branch_log_probabilities(logits, batch))
   taken = jnp.where(batch.mask[..., None], taken, 0.0)
-  # A branch that leads on holds outcomes of 0.
+  # The sum may run over all branches: those that lead to another decision have
+  # outcome 0, and the probabilities of those that end the answer sum to 1.
   expect = lambda values: jnp.sum(taken * values, axis=(1, 2))
   return Outcomes(
       correct=expect(batch.correct),
@@ -96,8 +114,15 @@ def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
 
 
 def mean_entropy(logits: chex.Array, mask: chex.Array) -> jax.Array:
-  """Mean entropy of the policy over the decisions that exist, in nats."""
+  """Returns the policy's mean entropy per existing decision, in nats.
+
+  Args:
+    logits: `[B, D, A]` float.
+    mask: `[B, D]` bool, the decision exists. All decisions weigh the same,
+      however likely the policy is to reach them.
+  """
   chex.assert_rank([logits, mask], [3, 2])
   log_probs = jax.nn.log_softmax(jnp.where(mask[..., None], logits, 0.0))
   entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+  # At least 1, so that a batch without decisions gives 0 and not 0 / 0.
   return jnp.sum(entropy * mask) / jnp.maximum(mask.sum(), 1)

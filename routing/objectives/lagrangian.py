@@ -1,9 +1,12 @@
-"""Both constrained problems, their Lagrangians, and the multiplier's step.
+"""Both constrained problems, their Lagrangians, and updates of the multiplier.
 
   budget:       maximise E[correct]  subject to  E[cost] <= b
     L = E[correct] - lam * (E[cost] - b),  lam in accuracy per unit of cost
   reliability:  minimise E[cost]     subject to  E[loss] <= alpha
     L = E[cost] + lam * (E[loss] - alpha),  lam in cost per unit of loss
+
+The policy optimises L; the multiplier lam >= 0 (the dual variable) follows the
+excess of the constraint, E[cost] - b or E[loss] - alpha.
 
 Source: Altman, "Constrained Markov Decision Processes" (1999), ch. 3.
 """
@@ -31,11 +34,12 @@ def check_form(form: str) -> str:
 def check_levels(
     levels: Sequence[float], small_cost: float, *, form: str
 ) -> None:
-  """Raises ValueError if a level cannot be met, or would bind nobody.
+  """Raises ValueError if a level is infeasible or above 1.
 
   Args:
-    levels: budgets (cost fractions) or risks alpha.
-    small_cost: mean cost fraction of the small model alone.
+    levels: budgets b (cost fractions) or risks alpha.
+    small_cost: mean cost fraction of the small model alone, the least that a
+      policy can spend.
     form: one of `FORMS`.
   """
   low, why = 0.0, ''
@@ -44,6 +48,8 @@ def check_levels(
   if not levels:
     raise ValueError('objective.levels is empty; at least 1 level is needed.')
   for level in levels:
+    # Above 1 a constraint has no purpose: the largest model alone costs 1, and
+    # the loss is a probability.
     if not low <= level <= 1.0:
       raise ValueError(
           f'objective.levels has {level}; allowed: {low:.4g}{why} to 1.'
@@ -51,7 +57,7 @@ def check_levels(
 
 
 def constrained(outcomes: exact.Outcomes, form: str) -> jax.Array:
-  """What the constraint holds down: cost for a budget, else relative loss."""
+  """Returns the constrained outcome: cost for `budget`, else relative loss."""
   return outcomes.cost if check_form(form) == 'budget' else outcomes.loss
 
 
@@ -63,16 +69,19 @@ def lagrangian_loss(
     form: str,
     damping: float = 0.0,
 ) -> jax.Array:
-  """The Lagrangian, signed so that the policy minimises it.
+  """Returns the Lagrangian with the sign under which the policy minimises it.
 
-  The optimum under a constraint is often a mixture of two deterministic
-  policies, between which plain dual ascent swings for ever. `damping` adds to
-  the multiplier in proportion to the excess of this very batch, at once rather
-  than by accumulation; that turns the swing into a spiral that ends.
+    loss = objective + max(lam + damping * excess, 0) * excess
+
+  The objective is -E[correct] or E[cost]. The optimum under a constraint is
+  often a mixture of two deterministic policies, and plain dual ascent
+  oscillates between them. `damping` adds to the multiplier in proportion
+  to the excess of this batch, without accumulating it, so that the oscillation
+  decays.
 
   Args:
     outcomes: means over problems, scalars.
-    multiplier: scalar >= 0, held constant here.
+    multiplier: scalar >= 0; receives no gradient.
     level: scalar, b or alpha.
     form: one of `FORMS`.
     damping: >= 0, in units of the multiplier per unit of excess.
@@ -82,6 +91,8 @@ def lagrangian_loss(
   """
   chex.assert_rank([outcomes.correct, outcomes.cost, outcomes.loss], 0)
   excess = constrained(outcomes, form) - level
+  # Without the stop, damping * excess**2 would be differentiated as a whole and
+  # the proportional term would act twice as hard as its coefficient says.
   pressure = jax.lax.stop_gradient(
       jnp.maximum(multiplier + damping * excess, 0.0)
   )
@@ -96,16 +107,21 @@ def update_multiplier(
     learning_rate: float,
     maximum: float,
 ) -> jax.Array:
-  """One projected dual step: up when the constraint is broken, else down."""
+  """Returns lam after one projected dual-ascent step.
+
+    lam <- clip(lam + learning_rate * excess, 0, maximum)
+
+  Hence lam rises while the constraint is violated and falls while it is slack.
+  """
   return jnp.clip(multiplier + learning_rate * excess, 0.0, maximum)
 
 
 @chex.dataclass(frozen=True)
 class Controller:
-  """What a PID controller of a multiplier remembers.
+  """The state of the PID controller of a multiplier.
 
-  integral: float32 >= 0, what the excess has added up to, as a multiplier.
-  previous: float32, the excess of the update before; inf before the first.
+  integral: float32 >= 0, accumulated excess, in units of the multiplier.
+  previous: float32, excess at the update before; inf before the first.
   """
 
   integral: chex.Array
@@ -113,9 +129,10 @@ class Controller:
 
 
 def init_controller(multiplier: chex.Numeric) -> Controller:
-  """The controller that starts from a multiplier, of any shape."""
+  """Returns a controller whose integral is `multiplier`, of any shape."""
   integral = jnp.asarray(multiplier, jnp.float32)
-  # Nothing exceeds infinity, so the first update sees no rise.
+  # The derivative term is max(excess - previous, 0). With previous = inf it is
+  # 0 at the first update, where there is nothing to compare with.
   return Controller(
       integral=integral, previous=jnp.full_like(integral, jnp.inf)
   )
@@ -130,20 +147,21 @@ def control_multiplier(
     derivative: float,
     maximum: float,
 ) -> tuple[jax.Array, Controller]:
-  """One step of PID control: a projected dual step that also looks ahead.
+  """Returns lam after one step of PID control, and the new controller.
 
-    lam = clip(P * excess + sum of I * excess + D * max(rise of excess, 0))
+    I_k = clip(I_{k-1} + integral * excess_k, 0, maximum)
+    lam = clip(proportional * excess_k + I_k
+               + derivative * max(excess_k - excess_{k-1}, 0), 0, maximum)
 
-  With P = D = 0 it is `update_multiplier` with learning rate I. P damps the
-  swings of plain dual ascent; D brakes before the constraint breaks, and does
-  nothing while the excess falls.
+  With proportional = derivative = 0 this is `update_multiplier`. The
+  proportional term damps the oscillations of plain dual ascent. The derivative
+  term raises lam while the excess still rises, before the constraint breaks.
 
   Args:
     controller: before the step.
     excess: constrained quantity minus its level.
     proportional, integral, derivative: >= 0, multiplier per unit of excess.
-    maximum: of the multiplier, and of the integral alone, which could otherwise
-      wind up while the multiplier is clipped.
+    maximum: > 0, upper bound of lam and of I_k.
 
   Returns:
     The multiplier in [0, maximum], and the controller after the step.
@@ -151,40 +169,46 @@ def control_multiplier(
   Source: Stooke et al. 2020, "Responsive Safety in Reinforcement Learning by
   PID Lagrangian Methods", algorithm 2.
   """
+  # The integral is clipped by itself too. Otherwise it would keep growing while
+  # lam is at its maximum (wind-up), and take as long to come down again.
   total = update_multiplier(
       controller.integral, excess, learning_rate=integral, maximum=maximum
   )
+  # One-sided: a falling excess must not lower lam before the constraint holds.
   rise = jnp.maximum(excess - controller.previous, 0.0)
   multiplier = jnp.clip(
       proportional * excess + total + derivative * rise, 0.0, maximum
   )
+  # Same shape and dtype as before the step, as `scan` and checkpoints need.
   previous = jnp.broadcast_to(excess, total.shape).astype(jnp.float32)
   return multiplier, Controller(integral=total, previous=previous)
 
 
 def score_at_level(
     policy: exact.Outcomes,
-    never: exact.Outcomes,
-    at_once: exact.Outcomes,
+    always_small: exact.Outcomes,
+    always_large: exact.Outcomes,
     level: chex.Numeric,
     *,
     form: str,
 ) -> jax.Array:
-  """What a policy is worth exactly at its level, so that members compare.
+  """Returns the value of a policy when moved exactly to its constraint level.
 
-  During training a policy sits a little above or below its level, and plain
-  accuracy would reward the one that overspends. So the policy is mixed, by a
-  coin per problem, with a policy without judgement until the level is met:
+  During training a policy spends a little more or less than its level, and
+  plain accuracy would prefer the one that overspends. So the policy is mixed
+  with a constant policy, by a random draw per problem, until the level is met:
 
-  - budget: dearer than b, with 'never hand over'; cheaper, with 'the largest
-    model at the first decision'. The score is the mixture's accuracy.
-  - reliability: riskier than alpha, with 'the largest at the first decision';
-    safer, with 'never'. The score is the mixture's cost, negated.
+  - budget: if it costs more than b, with the small model alone; if less, with
+    the largest model from the first decision. The score is the accuracy.
+  - reliability: if its loss exceeds alpha, with the largest model; if it is
+    below, with the small one. The score is the negated cost.
 
-  A policy within its level is never made worse by mixing.
+  A policy that meets its level is never scored below its own value.
 
   Args:
-    policy, never, at_once: means over problems, scalars.
+    policy: means over problems, scalars.
+    always_small: the same of never handing over.
+    always_large: the same of the largest model from the first decision.
     level: scalar, b or alpha.
     form: one of `FORMS`.
 
@@ -192,11 +216,18 @@ def score_at_level(
     Scalar, higher is better; -inf where no mixture meets the level.
   """
   used = constrained(policy, form)
-  low, high = (never, at_once) if form == 'budget' else (at_once, never)
+  low, high = (
+      (always_small, always_large)
+      if form == 'budget'
+      else (always_large, always_small)
+  )
   over = used > level
   other = jax.tree.map(lambda a, b: jnp.where(over, a, b), low, high)
+  # Outcomes of a mixture are linear in its weight w, so the level is met at
+  #   (1 - w) * used + w * constrained(other) = level,   w in [0, 1].
   gap = constrained(other, form) - used
-  # A zero gap: the other end is no different, so nothing is mixed in.
+  # If gap is 0 the mixture cannot move the constraint, so w = 0. The inner
+  # `where` keeps the division finite.
   weight = jnp.clip(
       (level - used) / jnp.where(gap == 0, 1.0, gap), 0.0, 1.0
   ) * (gap != 0)

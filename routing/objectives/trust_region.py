@@ -1,12 +1,13 @@
-"""One step of constrained policy optimisation: far, but not too far.
+"""One step of constrained policy optimization (CPO).
 
 At the old parameters the loss has gradient g, the constraint has excess c and
-gradient b, and the divergence has Hessian H. The step x solves
+gradient b, and the KL divergence has Hessian H. The step x solves
 
-  minimise g.x   subject to   c + b.x <= 0   and   x.H.x / 2 <= max_kl
+  minimise g.x   subject to   c + b.x <= 0   and   x.H.x / 2 <= max_kl    (1)
 
-in closed form, from two linear systems in H, which is only ever multiplied
-with. Then it is shortened until the true divergence and constraint agree.
+in closed form, from u = H^-1 g and v = H^-1 b. Both are found by conjugate
+gradients, which only multiply with H and never store it. The step is then
+shortened until the true divergence and the true constraint hold too.
 
 Source: Achiam et al. 2017, "Constrained Policy Optimization", section 6 and
 theorem 2.
@@ -21,8 +22,9 @@ import jax.numpy as jnp
 from jax.scipy.sparse import linalg
 
 _TINY = 1e-12
-# q - r^2/s is what is left of g beside b. Below this share of q it is rounding.
-_LEAST_SHARE = 1e-6
+# q - r^2/s is the part of g that is not parallel to b, squared in the norm of
+# H^-1. Below this share of q it is rounding of the difference in float32.
+_MIN_SHARE = 1e-6
 
 # params -> (loss, excess, kl), three scalars. At the old parameters kl is 0.
 Surrogates = Callable[[chex.ArrayTree], tuple[jax.Array, jax.Array, jax.Array]]
@@ -35,40 +37,54 @@ def solve_dual(
     excess: chex.Numeric,
     max_kl: chex.Numeric,
 ) -> tuple[jax.Array, jax.Array]:
-  """Multipliers of the trust region (lam) and of the constraint (nu).
+  """Returns the multipliers of the trust region (lam) and constraint (nu).
 
-  The dual is concave in lam, with one formula where nu > 0 and one where it is
-  0; each formula's maximum is projected onto its half line, and the better one
-  is taken. Valid where some step meets both constraints.
+  The dual of (1), with x = -(u + nu v) / lam inserted, is
+
+    D(lam, nu) = -(q + 2 nu r + nu^2 s) / (2 lam) + nu c - lam max_kl.     (2)
+
+  Its maximum over nu >= 0 is at nu = max(lam c - r, 0) / s. Hence with
+  A = q - r^2 / s and B = 2 max_kl - c^2 / s
+
+    D(lam) = -(A / lam + B lam) / 2 - r c / s       where lam c > r,       (3)
+    D(lam) = -(q / lam + 2 max_kl lam) / 2          elsewhere.             (4)
+
+  (3) has its maximum at lam = sqrt(A / B), (4) at lam = sqrt(q / (2 max_kl)).
+  Each is projected onto the half line on which its formula is valid, and the
+  better of the two is returned. Valid where some step meets both constraints.
 
   Args:
     q, r, s: scalars g.H^-1.g, g.H^-1.b, b.H^-1.b; q, s >= 0.
-    excess: c; > 0 where the constraint is broken.
+    excess: c; > 0 where the constraint is violated.
     max_kl: > 0, nats.
 
   Returns:
     Scalars lam > 0 and nu >= 0.
 
-  Source: Achiam et al. 2017, theorem 2, with the trust region halved.
+  Source: Achiam et al. 2017, theorem 2, whose delta is 2 max_kl here.
   """
+  # c is a divisor below, and s and q may be 0 where there is no gradient.
   c = jnp.where(jnp.abs(excess) < _TINY, _TINY, excess)
   q, s = jnp.maximum(q, _TINY), jnp.maximum(s, _TINY)
-  edge = r / c  # The lam at which nu becomes 0.
-  room = 2 * max_kl - c**2 / s
-  rest = jnp.maximum(q - r**2 / s, _LEAST_SHARE * q)
-  bound = jnp.sqrt(rest / jnp.maximum(room, _TINY))
+  edge = r / c  # nu > 0 for lam > edge if c > 0, for lam < edge if c < 0.
+  b_term = 2 * max_kl - c**2 / s
+  # A >= 0 by Cauchy-Schwarz, but not in float32 where g and b are parallel.
+  a_term = jnp.maximum(q - r**2 / s, _MIN_SHARE * q)
+  bound = jnp.sqrt(a_term / jnp.maximum(b_term, _TINY))
   bound = jnp.where(c > 0, jnp.maximum(bound, edge), jnp.minimum(bound, edge))
   free = jnp.sqrt(q / (2 * max_kl))
   free = jnp.where(c > 0, jnp.minimum(free, edge), jnp.maximum(free, edge))
-  # A half line that holds no lam > 0 is out of the question.
+  # Values of (3) and (4). A projection may leave lam <= 0, where its half line
+  # holds no feasible lam: such a candidate must lose the comparison.
   bound_value = jnp.where(
-      bound > 0, -(rest / bound + room * bound) / 2 - r * c / s, -jnp.inf
+      bound > 0, -(a_term / bound + b_term * bound) / 2 - r * c / s, -jnp.inf
   )
   free_value = jnp.where(
       free > 0, -(q / free + 2 * max_kl * free) / 2, -jnp.inf
   )
-  # All of the trust region keeps the constraint, so it may be forgotten.
-  is_inside = (c < 0) & (room < 0)
+  # c < 0 and B < 0: the constraint holds in the whole trust region, so nu = 0
+  # for every lam, and (4) needs no projection.
+  is_inside = (c < 0) & (b_term < 0)
   free = jnp.where(is_inside, jnp.sqrt(q / (2 * max_kl)), free)
   is_free = is_inside | (free_value >= bound_value)
   lam = jnp.where(is_free, free, bound)
@@ -83,10 +99,10 @@ def propose(
     max_kl: float,
     solve: Callable[[chex.Array], jax.Array],
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-  """The step x of the quadratic problem above.
+  """Returns the step x that solves (1), or a recovery step if none is feasible.
 
-  Where no step within the trust region can mend the constraint, x recovers: it
-  goes as far as allowed against b, whatever the loss does.
+  If no step within the trust region can restore the constraint, the recovery
+  step lowers the constraint as far as the region allows, whatever the loss.
 
   Args:
     g, b: `[P]` float, gradients of the loss and of the constraint.
@@ -95,18 +111,21 @@ def propose(
     solve: `[P]` -> `[P]`, multiplies with H^-1.
 
   Returns:
-    `[P]` x; `[P]` the shortest way, measured by H, to raise b.x by 1; and the
-    scalars `trust_multiplier` and `constraint_multiplier`, both 0 for a step
-    that recovers, and `is_recovery`.
+    `[P]` x; `[P]` v / s, the direction that raises the constraint by 1 with the
+    least x.H.x; and the scalars `trust_multiplier` and `constraint_multiplier`,
+    both 0 for a recovery step, and `is_recovery`.
   """
   u, v = solve(g), solve(b)
   q, r, s = g @ u, g @ v, jnp.maximum(b @ v, _TINY)
   lam, nu = solve_dual(q, r, s, excess, max_kl)
-  rise = v / s
+  correction = v / s  # b.(v / s) = 1.
   free = -u / lam
-  # Equal to -(u + nu v) / lam, but exact where g and b are parallel.
-  bound = -excess * rise - (u - r * rise) / lam
-  recovery = -jnp.sqrt(2 * max_kl * s) * rise
+  # nu = (lam c - r) / s in x = -(u + nu v) / lam. Written so, b.x = -c holds
+  # even where g and b are parallel and u and r v / s cancel.
+  bound = -excess * correction - (u - r * correction) / lam
+  # Minimises b.x on x.H.x / 2 = max_kl: equation 14 of the paper.
+  recovery = -jnp.sqrt(2 * max_kl * s) * correction
+  # min b.x in the region is -sqrt(2 max_kl s): infeasible if c is above that.
   is_recovery = (excess > 0) & (excess**2 / s > 2 * max_kl)
   metrics = {
       'trust_multiplier': jnp.where(is_recovery, 0.0, lam),
@@ -114,48 +133,61 @@ def propose(
       'is_recovery': is_recovery,
   }
   x = jnp.where(nu > 0, bound, free)
-  return jnp.where(is_recovery, recovery, x), rise, metrics
+  return jnp.where(is_recovery, recovery, x), correction, metrics
 
 
 def _search(
     evaluate: Callable[[jax.Array], jax.Array],
     start: jax.Array,
     step: jax.Array,
-    rise: jax.Array,
+    correction: jax.Array,
     *,
     max_kl: float,
-    shrink: float,
-    num_shrinks: int,
+    backtrack_factor: float,
+    max_backtracks: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """The longest share of a step that keeps its promises, and where it leads.
+  """Returns the largest accepted share of a step, and the parameters there.
 
-  Where the constraint binds, a straight step leaves it on one side, since it
-  curves; with the paper's steps alone a policy at its budget never moves again.
-  So each step is first bent back by what it is over (a second-order correction:
-  Nocedal and Wright 2006, "Numerical Optimization", section 18.3), and twice
-  that, since the correction too is straight.
+  The true constraint is curved. Where it binds, a straight step along its
+  tangent leaves the feasible set, so that with the paper's line search alone a
+  policy at its budget never moves again. Each attempt is therefore corrected by
+  its own violation (a second-order correction: Nocedal and Wright 2006,
+  "Numerical Optimization", section 18.3).
+
+  Args:
+    evaluate: `[P]` -> `[3]` loss, excess and kl.
+    start: `[P]` old parameters.
+    step: `[P]` x from `propose`.
+    correction: `[P]` from `propose`.
+    max_kl, backtrack_factor, max_backtracks: as in `update`.
+
+  Returns:
+    Scalar share, 0 if none was accepted, and `[P]` parameters.
   """
   loss, excess, _ = evaluate(start)
   allowed = jnp.maximum(excess, 0.0)
 
   def attempt(i):
-    new = start + shrink ** jnp.float32(i) * step
+    new = start + backtrack_factor ** jnp.float32(i) * step
     over = jnp.maximum(evaluate(new)[1] - allowed, 0.0)
-    new = new - 2 * over * rise
+    # Twice the violation, since the correction is straight too and would
+    # otherwise stop just outside.
+    new = new - 2 * over * correction
     return i, new, evaluate(new)
 
   def is_accepted(values):
     new_loss, new_excess, kl = values
+    # While the constraint is violated, restoring it may cost loss.
     is_better = (new_loss <= loss) | (excess > 0)
     return is_better & (new_excess <= allowed) & (kl <= max_kl)
 
   i, new, values = jax.lax.while_loop(
-      lambda carry: (carry[0] < num_shrinks) & ~is_accepted(carry[2]),
+      lambda carry: (carry[0] < max_backtracks) & ~is_accepted(carry[2]),
       lambda carry: attempt(carry[0] + 1),
       attempt(0),
   )
   is_taken = is_accepted(values)
-  scale = jnp.where(is_taken, shrink ** jnp.float32(i), 0.0)
+  scale = jnp.where(is_taken, backtrack_factor ** jnp.float32(i), 0.0)
   return scale, jnp.where(is_taken, new, start)
 
 
@@ -166,54 +198,55 @@ def update(
     max_kl: float,
     damping: float = 1e-2,
     num_iterations: int = 10,
-    shrink: float = 0.8,
-    num_shrinks: int = 10,
+    backtrack_factor: float = 0.8,
+    max_backtracks: int = 10,
 ) -> tuple[chex.ArrayTree, dict[str, jax.Array]]:
-  """One step from `params`, the old policy; jittable, one member.
+  """Returns the parameters of one policy after one CPO step; jittable.
 
-  A step is taken if the divergence is at most `max_kl`, the constraint is kept
-  or at least no worse than before, and, where it was kept before, the loss is
-  no higher. Otherwise it is shortened, and after `num_shrinks` given up.
+  A step is accepted if the divergence is at most `max_kl`, the constraint is
+  violated no more than before, and the loss is no higher (or the constraint was
+  violated before). Otherwise it is shortened, `max_backtracks` times at most.
 
   Args:
-    params: any tree of float arrays.
-    surrogates: params -> (loss, excess, kl): what is minimised; by how much the
-      constraint is expected to be broken, true at the old parameters; and the
-      divergence from the old policy, 0 there.
+    params: any pytree of float arrays, the old policy.
+    surrogates: params -> (loss, excess, kl). The loss is minimised; the excess
+      is the expected violation of the constraint, exact at the old parameters;
+      kl is the divergence from the old policy, 0 there.
     max_kl: > 0, nats per decision.
-    damping: >= 0, added to the diagonal of H, which is singular: a softmax does
-      not see a shift of its logits.
+    damping: >= 0, added to the diagonal of H.
     num_iterations: of conjugate gradients.
-    shrink: in (0, 1), by which a step is shortened at a time.
-    num_shrinks: >= 1.
+    backtrack_factor: in (0, 1), multiplies the step at each backtrack.
+    max_backtracks: >= 1.
 
   Returns:
-    The new parameters, and scalars to log: those of `propose`, `loss`,
-    `excess` and `kl` at the new parameters, and `scale`, the share of the step
-    that was taken; 0 if none was.
+    The new parameters, and scalars to log: those of `propose`; `loss`, `excess`
+    and `kl` at the new parameters; `scale`, share of the step taken, or 0.
   """
   start, unravel = flatten_util.ravel_pytree(params)
   evaluate = lambda x: jnp.stack(surrogates(unravel(x)))
+  # One forward pass for both gradients: rows 0 and 1 of the Jacobian, [3, P].
   (_, excess, _), pullback = jax.vjp(evaluate, start)
   (g,), (b,) = pullback(jnp.eye(3)[0]), pullback(jnp.eye(3)[1])
   kl_gradient = jax.grad(lambda x: evaluate(x)[2])
 
   def multiply(x):
+    # H x, the derivative of the gradient of kl in the direction x. Damped,
+    # since H is singular: a softmax ignores a shift of all its logits.
     _, curvature = jax.jvp(kl_gradient, (start,), (x,))
     return curvature + damping * x
 
   def solve(x):
     return linalg.cg(multiply, x, tol=1e-6, maxiter=num_iterations)[0]
 
-  step, rise, metrics = propose(g, b, excess, max_kl, solve)
+  step, correction, metrics = propose(g, b, excess, max_kl, solve)
   metrics['scale'], new = _search(
       evaluate,
       start,
       step,
-      rise,
+      correction,
       max_kl=max_kl,
-      shrink=shrink,
-      num_shrinks=num_shrinks,
+      backtrack_factor=backtrack_factor,
+      max_backtracks=max_backtracks,
   )
   names = 'loss', 'excess', 'kl'
   metrics |= dict(zip(names, evaluate(new), strict=True))

@@ -1,8 +1,11 @@
-"""Values of one policy from the trajectories of another.
+"""V-trace: off-policy values and advantages from behaviour trajectories.
 
-The behaviour policy mu collected the data, the target policy pi is trained, and
-the ratios pi(a_t) / mu(a_t) account for the difference. There is no discount:
-traces end, and a cost at their end is a cost.
+The behaviour policy mu collected the data and the target policy pi is trained.
+Importance ratios pi(a_t) / mu(a_t) account for the difference. The discount is
+1: traces are finite, and a cost at the end of a trace counts in full.
+
+Source: Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with
+Importance Weighted Actor-Learner Architectures".
 """
 
 import chex
@@ -11,7 +14,7 @@ import jax.numpy as jnp
 
 
 def _next(values: jax.Array) -> jax.Array:
-  """`[B, T]` shifted to t + 1; what comes after the last step is 0."""
+  """Returns `[B, T]` values of step t + 1; 0 after the last step."""
   return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
 
 
@@ -24,52 +27,56 @@ def targets_and_advantages(
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-  """V-trace: what a critic should say, and what each action was worth.
+  """Returns V-trace value targets and policy-gradient advantages.
 
-  With rho_t = min(rho_bar, ratio_t) and c_t = min(c_bar, ratio_t), backwards:
+  With clipped ratios rho_t = min(rho_bar, ratio_t), c_t = min(c_bar, ratio_t):
 
-    v_t = V_t + rho_t (r_t + V_{t+1} - V_t) + c_t (v_{t+1} - V_{t+1})
-    advantage_t = rho_t (r_t + v_{t+1} - V_t)
+    delta_t = rho_t (r_t + V_{t+1} - V_t)                                 (1)
+    v_t = V_t + delta_t + c_t (v_{t+1} - V_{t+1})                         (2)
+    advantage_t = rho_t (r_t + v_{t+1} - V_t)                             (3)
 
-  Ratios of 1 give Monte-Carlo returns, whatever the critic says. Bars of 1 have
-  little variance but value a policy between mu and pi; without bars v_t is
-  unbiased for pi. The same serves the reward and the constraint.
+  If all ratios are 1, v_t is the Monte-Carlo return, whatever the critic says.
+  Thresholds of 1 keep the variance low, but v_t is then the value of a policy
+  between mu and pi. Without clipping, v_t is unbiased for pi.
 
   Args:
     values: `[B, T]` float, the critic's V_t.
-    rewards: `[B, T]` float, r_t, or what the constraint charges.
+    rewards: `[B, T]` float, r_t; for the constraint, its cost at t.
     ratios: `[B, T]` float >= 0, pi / mu of the action taken.
-    mask: `[B, T]` bool, decision t was taken; True first, then False. Where
-      False the others may hold anything.
-    rho_bar, c_bar: > 0; `inf` for no clipping.
+    mask: `[B, T]` bool, decision t was taken; True first, then False.
+    rho_bar: > 0, `inf` for none. Decides which policy v_t evaluates.
+    c_bar: > 0, `inf` for none. Trades variance for speed of contraction.
 
   Returns:
-    `[B, T]` targets and `[B, T]` advantages, constants, 0 where there is no
-    decision. The advantage holds rho_t already: times the gradient of log pi it
-    is the policy gradient.
+    `[B, T]` targets and `[B, T]` advantages, without gradient, 0 where there is
+    no decision. The advantage includes the importance weight rho_t already.
 
-  Source: Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with
-  Importance Weighted Actor-Learner Architectures", section 4.1.
+  Source: Espeholt et al. 2018, "IMPALA", sections 4.1 and 4.2.
   """
   chex.assert_rank([values, rewards, ratios, mask], 2)
   chex.assert_equal_shape([values, rewards, ratios, mask])
   chex.assert_type([values, rewards, ratios, mask], [float, float, float, bool])
+  # Padding may hold anything. With zeros there, the last decision bootstraps
+  # from V = 0, as it must, and the recursion starts from errors of 0.
   values, rewards, ratios = (
       jax.lax.stop_gradient(jnp.where(mask, x, 0.0))
       for x in (values, rewards, ratios)
   )
   rho, c = jnp.minimum(ratios, rho_bar), jnp.minimum(ratios, c_bar)
 
+  # Equation (2) in e_t = v_t - V_t: e_t = delta_t + c_t e_{t+1}, from the end.
   def step_back(error, now):
-    surprise, weight = now
-    error = surprise + weight * error
+    delta, weight = now
+    error = delta + weight * error
     return error, error
 
-  surprises = rho * (rewards + _next(values) - values)
+  deltas = rho * (rewards + _next(values) - values)
+  # `scan` runs over the leading axis, so the inputs are [T, B].
   _, errors = jax.lax.scan(
-      step_back, jnp.zeros_like(values[:, 0]), (surprises.T, c.T), reverse=True
+      step_back, jnp.zeros_like(values[:, 0]), (deltas.T, c.T), reverse=True
   )
   targets = values + errors.T
+  # The advantage bootstraps from the target v_{t+1}, not from the critic.
   return targets, rho * (rewards + _next(targets) - values)
 
 
@@ -79,29 +86,34 @@ def expected_return(
     ratios: chex.Array,
     mask: chex.Array,
     *,
-    ratio_bar: float = jnp.inf,
+    ratio_clip: float = jnp.inf,
 ) -> jax.Array:
-  """What the target policy earns (or is charged) per trajectory, on average.
+  """Returns the estimated return of the target policy per trajectory.
 
-  V-trace without bars, at the first step: the doubly robust estimate with a
-  critic that does not see the action. It is unbiased whatever the critic says,
-  and the better the critic, the smaller its variance. This is what a multiplier
-  must follow: with bars of 1 it would follow the cost of a policy that leans
-  towards the behaviour.
+  The estimate is V-trace without clipping, at the first decision:
+
+    v_t = V_t + ratio_t (r_t + v_{t+1} - V_t),   mean over trajectories of v_0.
+
+  This is the doubly robust estimate with a critic that does not see the action.
+  It is unbiased whatever the critic says; a better critic lowers its variance.
+  The dual variable must follow this estimate. With clipping thresholds of 1 it
+  would follow the cost of a policy that lies nearer to the behaviour policy.
 
   Args:
-    values, rewards, ratios, mask: as of `targets_and_advantages`.
-    ratio_bar: clips each ratio; below `inf` trades bias for variance.
+    values, rewards, ratios, mask: as in `targets_and_advantages`.
+    ratio_clip: > 0, upper bound of each ratio. A finite bound trades bias for
+      variance.
 
   Returns:
     Scalar, the mean over trajectories with at least one decision; 0 if there
-    is none.
+    are none.
 
   Source: Jiang and Li 2016, "Doubly Robust Off-policy Value Evaluation for
   Reinforcement Learning".
   """
+  # With rho_bar = c_bar, rho_t = c_t, and (1) and (2) become the formula above.
   targets, _ = targets_and_advantages(
-      values, rewards, ratios, mask, rho_bar=ratio_bar, c_bar=ratio_bar
+      values, rewards, ratios, mask, rho_bar=ratio_clip, c_bar=ratio_clip
   )
   return targets[:, 0].sum() / jnp.maximum(mask[:, 0].sum(), 1)
 
@@ -109,28 +121,33 @@ def expected_return(
 def reach_weights(
     ratios: chex.Array, mask: chex.Array, *, maximum: float = jnp.inf
 ) -> jax.Array:
-  """How much more often the target policy gets to decision t: prod_{s<t} ratio.
+  """Returns prod_{s<t} ratio_s, the importance weight of reaching decision t.
 
-  V-trace corrects what is earned after t, not how t was reached. Advantages
-  times these weights, without any bars, are the exact policy gradient.
+  V-trace corrects what follows decision t, but not the distribution of states
+  at which t is taken: that is still the behaviour policy's. Unclipped V-trace
+  advantages times these weights give the exact policy gradient.
 
   Args:
-    ratios: `[B, T]` float >= 0.
+    ratios: `[B, T]` float >= 0, pi / mu of the action taken.
     mask: `[B, T]` bool, True first, then False.
-    maximum: > 0; clips the product.
+    maximum: > 0, upper bound of each product.
 
   Returns:
-    `[B, T]` float in [0, maximum], a constant; 0 where there is no decision.
+    `[B, T]` float in [0, maximum], without gradient; 0 where there is no
+    decision.
 
   Source: Precup, Sutton and Singh 2000, "Eligibility Traces for Off-Policy
   Policy Evaluation", section 3.
   """
   chex.assert_rank([ratios, mask], 2)
   chex.assert_equal_shape([ratios, mask])
+  # Shifted by one: the ratio at t itself is in the advantage already.
   before = jnp.pad(
       jnp.where(mask, ratios, 0.0)[:, :-1],
       ((0, 0), (1, 0)),
       constant_values=1.0,
   )
+  # Only the product is clipped. With clipped factors, as in V-trace, the bias
+  # would grow with t.
   weights = jnp.minimum(jnp.cumprod(before, axis=1), maximum)
   return jax.lax.stop_gradient(jnp.where(mask, weights, 0.0))

@@ -1,1 +1,1 @@
-"""What thresholds earn on problems: known, recorded or answered live."""
+"""Outcomes of thresholds on problems: known, recorded or answered live."""

@@ -1,4 +1,4 @@
-"""Outcome tables as padded batches, the form that training differentiates."""
+"""Converts outcome tables to padded batches, the form used in training."""
 
 import numpy as np
 
@@ -12,20 +12,23 @@ def outcome_batch(
     statistics: standardize.Statistics,
     metric: str,
 ) -> types.OutcomeBatch:
-  """A table as a batch, one row a problem.
+  """Returns an outcome table as a padded batch, one row per problem.
+
+  Decisions of one level stand side by side: level t of every problem takes the
+  same `widths[t]` columns.
 
   Args:
-    table: of N problems.
-    statistics: of the features.
-    metric: of the costs.
+    table: N problems.
+    statistics: mean and standard deviation of the features.
+    metric: cost metric.
 
   Returns:
-    NumPy arrays, B = N; features are standardised, padding is 0.
+    NumPy arrays with B = N; features are standardised, padding is 0.
   """
   places, widths = level_places(table)
   starts = np.concatenate([[0], np.cumsum(widths)])
   depth, parents = table.decisions.depth, table.decisions.parents
-  at = table.problem, starts[depth] + places
+  at = table.problem, starts[depth] + places  # (row, column) of a decision.
   shape = table.num_problems, int(starts[-1])
 
   def filled(values: np.ndarray) -> np.ndarray:
@@ -33,12 +36,15 @@ def outcome_batch(
     padded[at] = values
     return padded
 
+  # Outcomes belong to branches that end the answer; inner branches hold 0, so
+  # that an expectation over a path counts each outcome once.
   ends = table.children < 0
   ending = np.where(ends, -1 - table.children, 0)
   outcome = lambda values: filled(
       np.where(ends, values[ending], 0.0).astype(np.float32)
   )
   route = _route_taken(table)
+  # `branch` = A * (place of the parent in its level) + route chosen there.
   branch = np.where(
       parents < 0, 0, table.num_routes * places[parents] + route
   ).astype(np.int32)
@@ -56,14 +62,16 @@ def outcome_batch(
 def level_places(
     table: table_lib.OutcomeTable,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The place of each decision within its problem's level, and level widths.
+  """Returns the place of each decision within its problem's level, and widths.
 
   Returns:
-    `[M]` int places from 0 on, in the order of the table; `[T]` int, the most
-    decisions that any problem has in a level.
+    `[M]` int places from 0, in the order of the table; `[T]` int, the largest
+    number of decisions that any problem has in each level.
   """
   depth = table.decisions.depth
   num_levels = table.decisions.max_depth
+  # One group per (problem, level). After a stable sort a decision's place is
+  # its rank minus the rank of the group's first decision.
   group = table.problem * num_levels + depth
   order = np.argsort(group, kind='stable')
   sizes = np.bincount(group, minlength=table.num_problems * num_levels)
@@ -74,8 +82,8 @@ def level_places(
 
 
 def _route_taken(table: table_lib.OutcomeTable) -> np.ndarray:
-  """`[M]` int, the route named at the earlier decision; 0 at the first."""
+  """Returns `[M]` int, the route chosen at the parent; 0 at the first."""
   route = np.zeros(len(table.children), np.int64)
-  before, action = np.nonzero(table.children >= 0)
-  route[table.children[before, action]] = action
+  parent, action = np.nonzero(table.children >= 0)
+  route[table.children[parent, action]] = action
   return route

@@ -1,14 +1,15 @@
-"""The accuracy-cost frontier of a score: exact in one sort, or on a grid.
+"""The accuracy-cost frontier of a score: exact from one sort, or on a grid.
 
-Under `escalate` it follows from ladders exactly. As kappa rises, a problem
-moves only when kappa passes a *record*: a score above all earlier scores of the
-problem. It then leaves the record's column for that of its next record, 'never'
-after the last. Summing these moves in rising order of score gives every
-threshold at once, in n log n time and linear memory.
+Under `escalate`, ladders give it exactly. As the threshold kappa rises, the
+stopping time of a problem changes only when kappa passes a *record*: a score
+above all earlier scores of the problem. The problem then moves from the column
+of this record to that of its next record, or to 'never' after the last one.
+Cumulative sums of these moves, in rising order of score, give the means at
+every threshold in O(n log n) time and linear memory.
 
-Under `switch` and `redraft` another threshold writes another text, so there is
-nothing to sort: each threshold of a grid is rolled out anew (`from_rollouts`),
-or estimated from what another policy did (`off_policy`).
+Under `switch` and `redraft` another threshold produces another text, so no such
+sum exists. Each threshold of a grid is either rolled out (`from_rollouts`) or
+estimated off-policy from other trajectories (`importance`).
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import numpy as np
 from routing.outcomes import stopping as stopping_lib
 
 _NAMES = ('correct', 'cost', 'loss', 'gain')
-# Problems at a time: what they need stays in the cache of a processor.
+# Problems per block, small enough for its arrays to stay in the CPU cache.
 _BLOCK = 4_096
 
 
@@ -26,9 +27,9 @@ _BLOCK = 4_096
 class Frontier:
   """Means over problems at K thresholds.
 
-  thresholds: `[K]` float64, strictly ascending. -inf is 'at every chance', inf
-    is 'never'. The exact frontier has both, and between them every threshold
-    that tells two policies apart.
+  thresholds: `[K]` float64, strictly rising. -inf always hands over, inf never
+    does. The exact frontier has both, and every threshold between them that
+    gives a different policy on these problems.
   accuracy: `[K]` in [0, 1].
   cost: `[K]` >= 0, fraction of all-large.
   loss, gain: `[K]` in [0, 1], relative to the largest model.
@@ -41,7 +42,7 @@ class Frontier:
   gain: np.ndarray
 
   def at(self, index: int) -> dict[str, float]:
-    """The figures at one threshold, by name."""
+    """Returns accuracy, cost, loss and gain at one index."""
     return {
         name: float(getattr(self, name)[index])
         for name in ('accuracy', 'cost', 'loss', 'gain')
@@ -49,7 +50,11 @@ class Frontier:
 
 
 def check_rising(thresholds: np.ndarray) -> np.ndarray:
-  """Returns `[K]` float64 thresholds, K > 0, or raises ValueError."""
+  """Returns the thresholds as `[K]` float64.
+
+  Raises:
+    ValueError: if there are none or they do not rise strictly.
+  """
   thresholds = np.asarray(thresholds, np.float64)
   if thresholds.ndim != 1 or not thresholds.size:
     raise ValueError(f'Thresholds must be [K], K > 0, got {thresholds.shape}.')
@@ -59,16 +64,17 @@ def check_rising(thresholds: np.ndarray) -> np.ndarray:
 
 
 def frontier(scores: np.ndarray, outcomes: stopping_lib.Outcomes) -> Frontier:
-  """Accuracy, cost, relative loss and gain at every distinct threshold.
+  """Returns accuracy, cost, relative loss and gain at every distinct threshold.
 
   Args:
-    scores: `[N, T]` float, higher means hand over; ties move together.
-    outcomes: the table of the same problems.
+    scores: `[N, T]` float, higher means hand over. Equal scores share a
+      threshold.
+    outcomes: outcomes by stopping time of the same problems.
 
   Returns:
     K points, K - 1 <= the number of distinct records. The lowest threshold is
-    -inf, not the lowest score seen: on these problems both are 'always', on
-    other problems only -inf is.
+    -inf rather than the lowest score. Both always hand over on these problems,
+    but only -inf does so on other problems.
 
   Raises:
     ValueError: on a wrong shape or a score that is not finite.
@@ -79,8 +85,10 @@ def frontier(scores: np.ndarray, outcomes: stopping_lib.Outcomes) -> Frontier:
       for start in range(0, outcomes.num_problems, _BLOCK)
   ]
   records, moves = (np.concatenate(x) for x in zip(*blocks, strict=True))
-  order = _rising(records)
+  order = _argsort(records)
   thresholds = np.append(records[order], np.inf).astype(np.float64)
+  # Among equal scores only the first starts a point, so that its cumulative sum
+  # holds none of their moves: at kappa = score the problem still hands over.
   is_point = np.append(True, thresholds[1:] != thresholds[:-1])
   if len(order):
     thresholds[0] = -np.inf
@@ -90,8 +98,9 @@ def frontier(scores: np.ndarray, outcomes: stopping_lib.Outcomes) -> Frontier:
     never = getattr(outcomes, name)[:, -1].sum()
     totals = np.zeros(len(thresholds))
     np.cumsum(moves[:, column], out=totals[1:])
-    totals += never - totals[-1]  # From 'always' on.
-    totals[-1] = never  # To the last digit.
+    # The sums start at 'always'; shift them so that they end at 'never'.
+    totals += never - totals[-1]
+    totals[-1] = never  # Free of rounding.
     totals /= outcomes.num_problems
     return totals[is_point]
 
@@ -101,12 +110,13 @@ def frontier(scores: np.ndarray, outcomes: stopping_lib.Outcomes) -> Frontier:
   )
 
 
-def _rising(values: np.ndarray) -> np.ndarray:
-  """As `argsort`; ties in any order, since they are cut afterwards."""
+def _argsort(values: np.ndarray) -> np.ndarray:
+  """Returns an unstable argsort; the order of ties is irrelevant here."""
   if values.dtype != np.float32:
     return np.argsort(values)
-  # Integers that are ordered as the floats are, each with its place in the
-  # lower half: these sort in a third of the time.
+  # The bits of a float32 sort like the float once the lower 31 bits of negative
+  # values are flipped. The index goes into the lower half of an int64, so that
+  # one plain sort replaces an argsort and takes a third of its time.
   bits = values.view(np.int32)
   keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64) << 32
   keys |= np.arange(len(keys))
@@ -117,24 +127,36 @@ def _rising(values: np.ndarray) -> np.ndarray:
 def _moves(
     scores: np.ndarray, outcomes: stopping_lib.Outcomes, start: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`[M]` records of some problems; `[M, 4]` what changes as each is passed."""
+  """Returns the records of a block of problems, and the changes at each.
+
+  Args:
+    scores: `[n, T]` float.
+    outcomes: outcomes by stopping time of all problems.
+    start: index of the block's first problem.
+
+  Returns:
+    `[M]` record scores; `[M, 4]` float64, the change of each quantity as kappa
+    passes the record.
+  """
   stop = start + len(scores)
   highest = stopping_lib.running_maximum(scores, outcomes.mask[start:stop])
   is_record = highest > -np.inf
   is_record[:, 1:] = highest[:, 1:] > highest[:, :-1]
-  # Row-major order keeps the records of one problem together, rising. They are
-  # named by their place in the flat `[n * T]` scores and, one column wider, in
-  # the flat `[n * (T + 1)]` tables: half the time of pairs of indices.
-  kept = np.flatnonzero(is_record)
-  rows = kept // max(outcomes.num_steps, 1)
-  here = kept + rows
+  # Row-major order keeps the records of a problem adjacent and rising. Records
+  # are flat indices into the `[n, T]` scores, and into the `[n, T + 1]`
+  # outcomes, where row i starts i entries later. This halves the time of pairs
+  # of indices.
+  index = np.flatnonzero(is_record)
+  rows = index // max(outcomes.num_steps, 1)
+  here = index + rows
+  # Column 'never' of the problem, or its next record where there is one.
   later = (rows + 1) * (outcomes.num_steps + 1) - 1
   np.copyto(later[:-1], here[1:], where=rows[1:] == rows[:-1])
-  moves = np.empty((len(kept), len(_NAMES)))
+  moves = np.empty((len(index), len(_NAMES)))
   for column, name in enumerate(_NAMES):
     flat = getattr(outcomes, name)[start:stop].ravel()
     moves[:, column] = flat[later] - flat[here]
-  return highest.ravel()[kept], moves
+  return highest.ravel()[index], moves
 
 
 def from_rollouts(
@@ -145,14 +167,14 @@ def from_rollouts(
     loss: np.ndarray,
     gain: np.ndarray,
 ) -> Frontier:
-  """The frontier on a grid, from trajectories rolled out at each threshold.
+  """Returns the frontier on a grid of thresholds, from rollouts at each one.
 
-  For any protocol. Between two thresholds of the grid it says nothing.
+  Works for any protocol. It says nothing about thresholds between grid points.
 
   Args:
     thresholds: `[K]` strictly rising.
-    correct, loss, gain: `[K, N]` in [0, 1], of problem n answered at threshold
-      k; means over its trajectories where there are several.
+    correct, loss, gain: `[K, N]` in [0, 1], outcome of problem n at threshold
+      k; the mean where a problem has several trajectories.
     cost: `[K, N]` >= 0, fraction of the problem's all-large cost.
 
   Raises:
@@ -169,6 +191,7 @@ def from_rollouts(
           f'{values.shape}.'
       )
     if not np.isfinite(values).all():
+      # argmin of booleans: the first threshold with a bad value.
       index = int(np.argmin(np.isfinite(values).all(axis=1)))
       raise ValueError(f'{name} at {thresholds[index]:g} is not finite.')
     means[name] = values.mean(axis=1)

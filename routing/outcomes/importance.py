@@ -1,28 +1,31 @@
-"""What a threshold would have done, from what another policy did.
+"""Off-policy estimates of thresholds from a behaviour policy's trajectories.
 
-For `switch` and `redraft`, where another threshold writes another text. The
-behaviour policy took action a_t with chance mu_t; the target takes, at each
-decision, `routes` where score >= kappa and 0 where not. With the weights
+Needed for `switch` and `redraft`, where another threshold produces another
+text. The behaviour policy takes action a_t with probability mu_t. The target
+policy takes, at each decision, `routes` where score >= kappa and route 0
+elsewhere. Its importance weights are
 
   w_t = prod_{s <= t} 1[a_s is the target's] / mu_s     (E[w_t] = 1),
 
-carried on after the end of a trace, the *per-decision* estimate of a mean cost
-is the mean of sum_t w_t c_t: a payment is weighted by what led to it and not by
-what came after. What is known at the end only (correct, loss, gain) has the
-last weight. Two versions:
+and stay constant after the end of a trace. The *per-decision* estimate of a
+mean cost is the mean of sum_t w_t c_t: each payment has the weight of the
+actions before it and not of later ones. Quantities that are known only at the
+end (correct, loss, gain) have the last weight. There are two versions:
 
-  unbiased: as it stands; exact in expectation, and wild.
-  weighted: each w_t over its mean across trajectories. Biased by O(1 / N),
-    consistent, and far calmer: this is the point estimate.
+  unbiased: as above; exact in expectation, with a high variance.
+  weighted: each w_t divided by its mean over trajectories. Its bias is
+    O(1 / N); it is consistent, with a far lower variance. This is the point
+    estimate.
 
-**The interval** is of the first kind, clipped, and not of the weighted one. For
-X = sum_t w_t g_t, g the value in units of its cap (sum g in [0, 1]), and a
-bound M fixed in advance, min(X, M) lies in [0, M] and has a mean of at most the
-value sought; Maurer and Pontil's inequality bounds that mean from below. From
-above: 1 minus the same for min(w_T (1 - sum g), M). Clipping thus errs on the
-safe side at both ends, and so does a behaviour policy that never takes some of
-the target's actions (then E[w_T] < 1, and the point estimate is worth nothing:
-see `mass`). M is the best of a fixed list, each at its share of delta.
+**The interval** is based on clipped unbiased terms, not on the weighted
+estimate. Let X = sum_t w_t g_t, where g is the quantity in units of its cap
+(sum g in [0, 1]), and let M be a bound that is fixed in advance. Then min(X, M)
+lies in [0, M], and its mean is at most the mean of g. Maurer and Pontil's
+inequality bounds that mean from below. The upper bound is 1 minus the same
+bound for min(w_T (1 - sum g), M). Clipping only widens the interval. So does a
+behaviour policy that never takes some of the target's actions: then E[w_T] < 1,
+and the point estimate is meaningless (see `mass`). M is the best of a fixed
+list, each tested at its share of delta.
 
 Sources: Precup, Sutton, Singh 2000, "Eligibility traces for off-policy policy
 evaluation" (per-decision); Thomas 2015, "Safe reinforcement learning", chapter
@@ -38,7 +41,11 @@ from routing import types
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import refusal
 
-_CLIPS = 4.0 ** np.arange(6)  # M: 1 to 1,024.
+# The bounds M, 1 to 1,024. Fixed here, since choosing M by the data without a
+# correction would break the interval. A factor of 4 keeps the list short, and
+# with it the price of the union bound.
+_CLIPS = 4.0 ** np.arange(6)
+# Field of `Frontier` -> field of `TrajectoryBatch`.
 _FIGURES = {
     'accuracy': 'correct',
     'cost': 'cost',
@@ -49,15 +56,16 @@ _FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Estimates:
-  """What K thresholds would have done; each part is a frontier of them.
+  """Off-policy estimates for K thresholds; each of four parts is a frontier.
 
-  weighted: self-normalised, the point estimate; costs without a cap.
-  unbiased: not normalised, costs without a cap; may leave [0, 1].
-  lower, upper: the interval of each figure at each threshold, by itself; of
-    cost, that of min(cost, cap).
+  weighted: self-normalised; the point estimate. Costs have no cap.
+  unbiased: not normalised; may leave [0, 1]. Costs have no cap.
+  lower, upper: confidence interval of each quantity at each threshold
+    separately. For cost it is the interval of min(cost, cap).
   effective: `[K]` effective number of problems, (sum w_T)^2 / sum w_T^2.
-  mass: `[K]` mean of w_T. Far from 1 at a good `effective`, the behaviour
-    policy cannot take some action of the target, and only the interval counts.
+  mass: `[K]` mean of w_T. If it is far from 1 although `effective` is large,
+    the behaviour policy cannot take some action of the target. Then only the
+    interval is valid.
   """
 
   weighted: frontier_lib.Frontier
@@ -71,14 +79,14 @@ class Estimates:
 def empirical_bernstein_lower(
     values: np.ndarray, top: float, delta: float
 ) -> float:
-  """Lower bound on E[X]: P(E[X] < bound) <= delta.
+  """Returns a lower confidence bound on E[X]: P(E[X] < bound) <= delta.
 
-  mean - sqrt(2 V log(2 / delta) / n) - 7 top log(2 / delta) / (3 (n - 1)), V
-  the sample variance (over n - 1); never below 0.
+  The bound is mean - sqrt(2 V log(2 / delta) / n) - 7 top log(2 / delta) / (3
+  (n - 1)), where V is the sample variance (divisor n - 1). It is never below 0.
 
   Args:
     values: `[N]` in [0, top], independent.
-    top: fixed in advance.
+    top: upper limit of the values, fixed in advance.
     delta: in (0, 1).
 
   Raises:
@@ -88,7 +96,11 @@ def empirical_bernstein_lower(
   """
   values, num = np.asarray(values, np.float64), len(values)
   if num < 2 or values.min() < 0 or values.max() > top:
-    raise ValueError(f'Takes two or more values in [0, {top:g}], got {values}.')
+    raise ValueError(
+        f'The bound needs two or more values in [0, {top:g}], got {values}.'
+    )
+  # Theorem 4 bounds a mean from above; applied to top - X, it bounds E[X] from
+  # below, with the same variance.
   log = np.log(2 / delta)
   spread = np.sqrt(2 * values.var(ddof=1) * log / num)
   return max(values.mean() - spread - 7 * top * log / (3 * (num - 1)), 0.0)
@@ -100,13 +112,13 @@ def cumulative_weights(
     threshold: float,
     routes: np.ndarray | None = None,
 ) -> np.ndarray:
-  """`[B, T]` float64 w_t >= 0 of one thresholded target.
+  """Returns `[B, T]` float64 weights w_t >= 0 of one thresholded target policy.
 
   Args:
-    scores: `[B, T]` float, at the decisions of the batch; higher escalates.
+    scores: `[B, T]` float at the decisions of the batch; higher escalates.
     batch: behaviour trajectories.
     threshold: kappa; -inf always takes `routes`, inf always route 0.
-    routes: `[B, T]` int in 1..A-1, what an escalation takes; None = A - 1.
+    routes: `[B, T]` int in 1..A-1, the route of an escalation; None = A - 1.
 
   Raises:
     ValueError: on a wrong shape, a score that is not finite, a behaviour
@@ -114,6 +126,7 @@ def cumulative_weights(
   """
   mask = np.asarray(batch.mask, bool)
   scores, actions = np.asarray(scores), np.asarray(batch.actions)
+  # Padding gets ratio 1, which carries the last weight to the end of the row.
   behaviour = np.where(mask, batch.behaviour, 1.0).astype(np.float64)
   if scores.shape != mask.shape or not np.isfinite(scores[mask]).all():
     raise ValueError(
@@ -128,6 +141,8 @@ def cumulative_weights(
   if routes is None:
     routes = np.full(mask.shape, batch.available.shape[-1] - 1)
   target = np.where(scores >= threshold, routes, 0)
+  # Without this check an impossible action would only get weight 0, and the
+  # estimate would be of another policy.
   allowed = np.take_along_axis(batch.available, target[..., None], -1)[..., 0]
   if not allowed[mask].all():
     row, step = np.argwhere(mask & ~allowed)[0]
@@ -140,24 +155,31 @@ def cumulative_weights(
 
 
 def random_weights(batch: types.TrajectoryBatch, rate: float) -> np.ndarray:
-  """`[B, T]` float64 w_t of random routing to the largest route at a rate."""
+  """Returns `[B, T]` float64 weights w_t of the random router at a rate.
+
+  It takes the largest route with probability `rate`, else route 0.
+  """
   mask, actions = np.asarray(batch.mask, bool), np.asarray(batch.actions)
   largest = batch.available.shape[-1] - 1
-  chance = np.where(actions == largest, rate, (actions == 0) * (1.0 - rate))
-  ratios = np.where(mask, chance / np.where(mask, batch.behaviour, 1.0), 1.0)
+  # Target probability of the taken action; 0 for routes between the two.
+  target = np.where(actions == largest, rate, (actions == 0) * (1.0 - rate))
+  ratios = np.where(mask, target / np.where(mask, batch.behaviour, 1.0), 1.0)
   return np.cumprod(ratios, axis=1)
 
 
 def effective_number(
     weights: np.ndarray, problems: np.ndarray | None = None
 ) -> float:
-  """Effective number of problems, (sum w_T)^2 / sum w_T^2; 0 of no weight.
+  """Returns the effective number of problems, (sum w_T)^2 / sum w_T^2.
+
+  It is 0 if all weights are 0.
 
   Args:
     weights: `[B, T]`, w_t of each trajectory.
-    problems: `[B]`, which problem each answers; None = each another.
+    problems: `[B]`, the problem of each trajectory; None = all different.
   """
-  last = _averaging(problems, len(weights))(weights[:, -1])
+  last = _problem_mean(problems, len(weights))(weights[:, -1])
+  # The floor gives 0 instead of NaN if no trajectory agrees.
   return float(last.sum() ** 2 / max((last**2).sum(), 1e-300))
 
 
@@ -165,15 +187,16 @@ def contributions(
     weights: np.ndarray,
     batch: types.TrajectoryBatch,
     problems: np.ndarray | None = None,
-    least_effective: float = 100.0,
+    min_effective_size: float = 100.0,
 ) -> dict[str, np.ndarray]:
-  """What each problem adds to the weighted estimate of one target.
+  """Returns each problem's contribution to the weighted estimate of one target.
 
   Args:
     weights: `[B, T]`, w_t of the target.
     batch: the behaviour trajectories.
-    problems: `[B]`, ascending, which problem each answers; None = each another.
-    least_effective: refuse below this effective number of problems.
+    problems: `[B]`, ascending, the problem of each trajectory; None = all
+      different.
+    min_effective_size: smallest effective number of problems allowed.
 
   Returns:
     correct, cost, loss and gain, each `[N]` float64 >= 0; the mean over
@@ -182,14 +205,15 @@ def contributions(
   Raises:
     refusal.Refusal: if too few trajectories agree with the target.
   """
-  mean_by_problem = _averaging(problems, len(batch.mask))
+  mean_by_problem = _problem_mean(problems, len(batch.mask))
   effective = effective_number(weights, problems)
   num = len(mean_by_problem(weights[:, -1]))
-  _check_effective(effective, num, None, least_effective)
-  norms = mean_by_problem(weights).mean(axis=0)
+  _check_effective(effective, num, None, min_effective_size)
+  norms = mean_by_problem(weights).mean(axis=0)  # `[T]`, one per decision.
   costs = np.where(batch.mask, batch.costs, 0.0)
   found = {'cost': (mean_by_problem(weights * costs) / norms).sum(axis=1)}
   for name in ('correct', 'loss', 'gain'):
+    # Known at the end only, so every action before the end counts.
     value = weights[:, -1] * np.asarray(getattr(batch, name))
     found[name] = mean_by_problem(value) / norms[-1]
   return found
@@ -204,40 +228,41 @@ def estimate(
     problems: np.ndarray | None = None,
     delta: float = 0.1,
     cost_cap: float = 2.0,
-    least_effective: float = 100.0,
+    min_effective_size: float = 100.0,
 ) -> Estimates:
-  """Accuracy, cost, relative loss and gain of K thresholds, without a rollout.
+  """Estimates accuracy, cost, loss and gain at K thresholds off-policy.
 
   Args:
-    scores: `[B, T]` float, of a policy frozen before these trajectories came.
-    batch: behaviour trajectories. Time and memory are linear in B T, times K
-      for time alone.
+    scores: `[B, T]` float, from a policy that was frozen before these
+      trajectories were collected.
+    batch: behaviour trajectories. Time is O(K B T), memory O(B T).
     thresholds: `[K]` strictly rising, fixed without these trajectories.
-    routes: `[B, T]` int, what an escalation takes; None = the largest.
-    problems: `[B]`, which problem each trajectory answers; None = each another.
-      Those of one problem are averaged: only problems are independent.
-    delta: chance that the interval of one figure at one threshold misses. For
-      all at once pass delta / (4 K).
-    cost_cap: in the interval dearer problems count as this.
-    least_effective: refuse below this effective number of problems.
+    routes: `[B, T]` int, the route of an escalation; None = the largest.
+    problems: `[B]`, the problem of each trajectory; None = all different.
+      Trajectories of one problem are averaged, because only problems are
+      independent.
+    delta: error probability of the interval of one quantity at one threshold.
+      For all intervals at once pass delta / (4 K).
+    cost_cap: the interval of cost is that of min(cost, cost_cap).
+    min_effective_size: smallest effective number of problems allowed.
 
   Raises:
-    refusal.Refusal: if some threshold has too small an effective number, saying
-      which, and in `needed` what it would take.
+    refusal.Refusal: if the effective number at some threshold is too small; the
+      message names it, and `needed` estimates how many problems suffice.
     ValueError: as `cumulative_weights`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
   if not 0 < delta < 1:
-    raise ValueError(f'delta must be in (0, 1), got {delta}.')
+    raise ValueError(f'delta is {delta}; it must be in (0, 1).')
   if not 0 < cost_cap < np.inf:
-    raise ValueError(f'cost_cap must be positive, got {cost_cap}.')
-  mean_by_problem = _averaging(problems, len(batch.mask))
+    raise ValueError(f'cost_cap is {cost_cap}; it must be positive and finite.')
+  mean_by_problem = _problem_mean(problems, len(batch.mask))
   rows = []
   for threshold in thresholds:
     weights = cumulative_weights(scores, batch, threshold, routes)
     last = mean_by_problem(weights[:, -1])
     effective = effective_number(weights, problems)
-    _check_effective(effective, len(last), threshold, least_effective)
+    _check_effective(effective, len(last), threshold, min_effective_size)
     rows.append(
         {'effective': effective, 'mass': last.mean()}
         | _figures(weights, batch, mean_by_problem, delta, cost_cap)
@@ -254,12 +279,13 @@ def estimate(
   )
 
 
-def _averaging(problems, num_rows):
-  """A function from `[B, ...]` to `[N, ...]`, the mean over each problem."""
+def _problem_mean(problems, num_rows):
+  """Returns a function from `[B, ...]` to `[N, ...]`, the problem means."""
   if problems is None:
     return lambda values: values
   if len(problems) != num_rows:
     raise ValueError(f'problems must be [{num_rows}], got {len(problems)}.')
+  # Trajectories of one problem are dependent: their mean is one observation.
   _, index, counts = np.unique(
       problems, return_inverse=True, return_counts=True
   )
@@ -272,32 +298,43 @@ def _averaging(problems, num_rows):
   return mean_by_problem
 
 
-def _check_effective(effective, num, threshold, least):
-  if effective >= least:
+def _check_effective(effective, num, threshold, min_effective_size):
+  """Checks the effective number of problems at a threshold.
+
+  Raises:
+    refusal.Refusal: if it is below `min_effective_size`.
+  """
+  if effective >= min_effective_size:
     return
   where = '' if threshold is None else f'At threshold {threshold:g} '
-  needed = int(np.ceil(num * least / effective)) if effective else None
+  # The effective number grows in proportion to the number of problems.
+  needed = (
+      int(np.ceil(num * min_effective_size / effective)) if effective else None
+  )
   remedy = (
-      f'about {needed:,} problems under this behaviour policy, or one closer '
-      'to the target'
+      f'collect about {needed:,} problems under this behaviour policy, or use '
+      'one closer to the target'
       if needed
-      else 'no trajectory agrees with the target; a behaviour policy closer to '
-      'it'
+      else 'no trajectory agrees with the target; use a behaviour policy '
+      'closer to it'
   )
   raise refusal.Refusal(
-      f'{where}{num:,} problems are worth {effective:.1f} '
-      f'(effective sample size); {least:g} are needed: {remedy}.',
+      f'{where}{num:,} problems have an effective sample size of '
+      f'{effective:.1f}; {min_effective_size:g} are needed: {remedy}.',
       needed,
   )
 
 
 def _figures(weights, batch, mean_by_problem, delta, cost_cap):
-  """{(part, name): figure} of one threshold."""
+  """Returns {(part, name): value} for one threshold."""
   costs = np.where(batch.mask, batch.costs, 0.0)
-  paid = np.minimum(np.cumsum(costs, axis=1), cost_cap)
-  capped = np.diff(paid, axis=1, prepend=0.0) / cost_cap
-  # What is known at the end only comes with the last step.
+  # The cap applies to the cost so far: payments beyond it count as 0. A cap on
+  # the total would weight early payments by later actions.
+  capped_total = np.minimum(np.cumsum(costs, axis=1), cost_cap)
+  capped = np.diff(capped_total, axis=1, prepend=0.0) / cost_cap
+  # Grades are known at the end only, so they stand at the last step.
   is_last = np.arange(weights.shape[1]) == weights.shape[1] - 1
+  # Half of delta for each end of the interval.
   bound = lambda x: _clipped_lower(x, mean_by_problem, delta / 2)
   norms = mean_by_problem(weights).mean(axis=0)
   figures = {}
@@ -309,8 +346,11 @@ def _figures(weights, batch, mean_by_problem, delta, cost_cap):
       scale = 1.0
     means = mean_by_problem(weights * values).mean(axis=0)
     rest = np.maximum(1 - units.sum(axis=1), 0.0)  # Rounding may undershoot.
+    # Upper bound on E[g] = 1 - lower bound on E[1 - g], with weights w_T, since
+    # 1 - sum g is known at the end only.
     figures |= {
         ('unbiased', name): means.sum(),
+        # Each decision has its own normaliser, since E[w_t] = 1 for every t.
         ('weighted', name): (means / norms).sum(),
         ('lower', name): scale * bound((weights * units).sum(axis=1)),
         ('upper', name): scale * (1 - bound(weights[:, -1] * rest)),
@@ -319,12 +359,12 @@ def _figures(weights, batch, mean_by_problem, delta, cost_cap):
 
 
 def _clipped_lower(values, mean_by_problem, delta):
-  """The best over M of a lower bound on a mean <= 1, valid with 1 - delta."""
-  share = delta / len(_CLIPS)
+  """Returns the best lower bound over M, valid at confidence 1 - delta."""
+  share = delta / len(_CLIPS)  # Union bound over the list.
   best = max(
       empirical_bernstein_lower(
           mean_by_problem(np.minimum(values, clip)), clip, share
       )
       for clip in _CLIPS
   )
-  return min(best, 1.0)  # Weights may add up to more; what they stand for not.
+  return min(best, 1.0)  # Weighted sums may exceed 1; the mean sought may not.

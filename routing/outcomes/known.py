@@ -1,15 +1,15 @@
-"""What any policy earns, exactly, where every way through a problem is known.
+"""Exact outcomes of any policy on problems with all paths known.
 
-A router at a threshold takes one way through each problem of an outcome table,
-so its outcomes are look-ups; those of a randomised policy are expectations over
-endings. No model is called.
+A router at a threshold follows one path through each problem of an outcome
+table, so its outcomes are look-ups. The outcomes of a randomised policy are
+expectations over endings. No model is called.
 
-As the threshold kappa rises, a decision with score s names its larger route for
-kappa <= s and the small one for kappa > s. So each ending is reached for the
-kappas of one interval (low, high]: `low` is the highest score at which the way
-to it keeps the small route, `high` the least at which it names the larger one.
-The intervals of a problem's endings part the line of thresholds, which gives
-all thresholds at once.
+Let kappa be the threshold. A decision with score s chooses its larger route for
+kappa <= s and the small one for kappa > s. Each ending is therefore reached for
+the thresholds of one interval (low, high]. `low` is the highest score on its
+path where the path takes the small route, `high` the lowest score where it
+takes the larger one. The intervals of a problem's endings partition the
+thresholds, which gives all thresholds at once.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ from routing.outcomes import table as table_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-  """The endings that some threshold reaches, problem by problem.
+  """The endings that some threshold reaches, with their threshold intervals.
 
-  ending: `[E]` int, by problem, and by rising thresholds within a problem.
-  low, high: `[E]` float64, reached for low < kappa <= high.
+  ending: `[E]` int, sorted by problem and then by rising thresholds.
+  low, high: `[E]` float64; the ending is reached for low < kappa <= high.
   """
 
   ending: np.ndarray
@@ -40,55 +40,61 @@ def reached(
     scores: np.ndarray,
     routes: np.ndarray | None = None,
 ) -> Reached:
-  """Which endings are reached, and for which thresholds.
+  """Returns the endings that are reached, and for which thresholds.
 
   Args:
-    table: of N problems.
+    table: outcome table of N problems.
     scores: `[M]` float, higher = more in need of a larger route.
-    routes: `[M]` int in 1..A-1, the larger route that is then named; None = the
+    routes: `[M]` int in 1..A-1, the larger route of each decision; None = the
       largest.
 
   Raises:
-    ValueError: on a wrong shape, a score that is not finite or a route that
+    ValueError: on a wrong shape, a score that is not finite, or a route that
       does not exist.
   """
   scores, routes = _checked(table, scores, routes)
   num_endings = len(table.ending_problem)
+  # The interval in which each decision is reached; all thresholds at a root.
   low = np.full(len(scores), -np.inf)
   high = np.full(len(scores), np.inf)
+  # Endings start with an empty interval: a larger route that is never chosen
+  # leaves its endings unreached.
   end_low, end_high = np.full(num_endings, np.inf), np.full(
       num_endings, -np.inf
   )
+  # From the roots down: a path's interval is its parent's, narrowed.
   for here in table.levels():
     for route in range(table.num_routes):
+      # The small route adds the condition kappa > s, the larger kappa <= s.
       if route == 0:
         after = np.maximum(low[here], scores[here]), high[here]
       else:
-        is_named = routes[here] == route
+        is_chosen = routes[here] == route
         after = (
-            np.where(is_named, low[here], np.inf),
-            np.where(is_named, np.minimum(high[here], scores[here]), -np.inf),
+            np.where(is_chosen, low[here], np.inf),
+            np.where(is_chosen, np.minimum(high[here], scores[here]), -np.inf),
         )
       child = table.children[here, route]
       ends = child < 0
       end_low[-1 - child[ends]] = after[0][ends]
       end_high[-1 - child[ends]] = after[1][ends]
       low[child[~ends]], high[child[~ends]] = after[0][~ends], after[1][~ends]
-  kept = np.flatnonzero(end_low < end_high)
-  kept = kept[np.lexsort((end_low[kept], table.ending_problem[kept]))]
-  return Reached(kept, end_low[kept], end_high[kept])
+  endings = np.flatnonzero(end_low < end_high)  # Non-empty intervals.
+  order = np.lexsort((end_low[endings], table.ending_problem[endings]))
+  endings = endings[order]
+  return Reached(endings, end_low[endings], end_high[endings])
 
 
 def _checked(table, scores, routes):
-  """Scores as float64 and routes, both `[M]`."""
+  """Returns the scores as float64 and the routes, both `[M]`."""
   shape = table.decisions.depth.shape
   scores = np.asarray(scores, np.float64)
   if scores.shape != shape:
     raise ValueError(
-        f'Scores must be {shape}, one a decision; got {scores.shape}.'
+        f'Scores must be {shape}, one per decision; got {scores.shape}.'
     )
   if not np.isfinite(scores).all():
-    index = int(np.argmin(np.isfinite(scores)))
+    index = int(np.argmin(np.isfinite(scores)))  # The first bad one.
     raise ValueError(
         f'The score of decision {index} (problem {table.problem[index]}) is '
         f'{scores[index]}; scores must be finite.'
@@ -115,29 +121,33 @@ def at_thresholds(
     metric: str,
     routes: np.ndarray | None = None,
 ) -> points_lib.Points:
-  """The outcomes of naming a larger route wherever score >= kappa.
+  """Returns the outcomes of choosing the larger route where score >= kappa.
 
   Args:
-    table: of N problems.
+    table: outcome table of N problems.
     scores: `[M]` float, higher = more in need of a larger route.
-    thresholds: `[K]` float, in any order; -inf names it everywhere, inf never.
-    metric: of the costs.
-    routes: `[M]` int, the larger route that is then named; None = the largest.
+    thresholds: `[K]` float, in any order; -inf always chooses the larger route,
+      inf never does.
+    metric: cost metric.
+    routes: `[M]` int, the larger route of each decision; None = the largest.
 
   Returns:
-    K policies on N problems.
+    The outcomes of K policies on N problems.
   """
-  ways = reached(table, scores, routes)
+  intervals = reached(table, scores, routes)
   thresholds = np.asarray(thresholds, np.float64)
   order = np.argsort(thresholds, kind='stable')
   rising = thresholds[order]
-  first = np.searchsorted(rising, ways.low, side='right')
-  first[ways.low == -np.inf] = 0  # There a threshold of -inf belongs to it.
-  counts = np.searchsorted(rising, ways.high, side='right') - first
-  endings = np.repeat(ways.ending, counts).reshape(table.num_problems, -1)
-  places = np.empty_like(order)
-  places[order] = np.arange(len(order))
-  return of_endings(table, endings.T[places], metric)
+  # Thresholds number first .. first + count - 1 fall into an interval.
+  first = np.searchsorted(rising, intervals.low, side='right')
+  first[intervals.low == -np.inf] = 0  # kappa = -inf itself belongs here.
+  counts = np.searchsorted(rising, intervals.high, side='right') - first
+  # The intervals of a problem are sorted and partition the thresholds, so each
+  # problem gets exactly K endings, in rising order: the reshape gives `[N, K]`.
+  endings = np.repeat(intervals.ending, counts).reshape(table.num_problems, -1)
+  ranks = np.empty_like(order)
+  ranks[order] = np.arange(len(order))
+  return of_endings(table, endings.T[ranks], metric)
 
 
 def at_depth_thresholds(
@@ -147,24 +157,25 @@ def at_depth_thresholds(
     metric: str,
     routes: np.ndarray | None = None,
 ) -> points_lib.Points:
-  """The same with a threshold of its own for each decision of a way.
+  """Returns the outcomes where each decision of a path has its own threshold.
 
   Args:
     table, scores, metric, routes: see `at_thresholds`.
-    thresholds: `[K, T]` float, T at least the table's greatest depth.
+    thresholds: `[K, T]` float, T at least the largest depth of the table.
 
   Raises:
     ValueError: if a problem has more than T decisions.
   """
   if thresholds.shape[1] < table.decisions.max_depth:
     raise ValueError(
-        f'There are thresholds for {thresholds.shape[1]} decisions; a problem '
-        f'has {table.decisions.max_depth}. Calibrate anew.'
+        f'There are thresholds for {thresholds.shape[1]} decisions, but a '
+        f'problem has {table.decisions.max_depth}. Calibrate with more.'
     )
   scores, routes = _checked(table, scores, routes)
+  # `[K, N]`, the current decision or the ending of policy k on problem n.
   place = np.tile(table.roots, (len(thresholds), 1))
   for _ in range(table.decisions.max_depth):
-    node = np.maximum(place, 0)  # Where an ending is reached, anything.
+    node = np.maximum(place, 0)  # Arbitrary where an ending is reached.
     kappa = np.take_along_axis(thresholds, table.decisions.depth[node], axis=1)
     action = np.where(scores[node] >= kappa, routes[node], 0)
     place = np.where(place < 0, place, table.children[node, action])
@@ -174,7 +185,7 @@ def at_depth_thresholds(
 def of_endings(
     table: table_lib.OutcomeTable, endings: np.ndarray, metric: str
 ) -> points_lib.Points:
-  """The outcomes of the policies that end in `[K, N]` endings."""
+  """Returns the outcomes of policies that reach `[K, N]` endings."""
   look_up = lambda values: values[endings].astype(np.float64)
   return points_lib.Points(
       correct=look_up(table.ending_correct),
@@ -190,23 +201,27 @@ def frontier(
     metric: str,
     routes: np.ndarray | None = None,
 ) -> frontier_lib.Frontier:
-  """Accuracy, cost, relative loss and gain at every distinct threshold.
+  """Returns accuracy, cost, relative loss and gain at every distinct threshold.
 
-  One sort: as kappa passes the end of an interval, its problem moves on to the
-  ending of the next one.
+  One sort suffices: as kappa passes the end of an interval, its problem moves
+  to the ending of the next interval.
 
   Args are those of `at_thresholds`.
 
   Returns:
-    K points. The lowest threshold is -inf, not the lowest score seen: on these
-    problems both name the larger route everywhere, on others only -inf does.
+    K points. The lowest threshold is -inf rather than the lowest score. Both
+    always choose the larger route on these problems, but only -inf does so on
+    other problems.
   """
-  ways = reached(table, scores, routes)
-  moves = np.flatnonzero(ways.high < np.inf)  # The last of a problem is never.
-  moves = moves[np.argsort(ways.high[moves], kind='stable')]
-  thresholds, starts = np.unique(ways.high[moves], return_index=True)
+  intervals = reached(table, scores, routes)
+  # The last interval of a problem has no next one.
+  moves = np.flatnonzero(intervals.high < np.inf)
+  moves = moves[np.argsort(intervals.high[moves], kind='stable')]
+  thresholds, starts = np.unique(intervals.high[moves], return_index=True)
+  # Intervals are (low, high]: at kappa = high the problem has not moved yet, so
+  # each `high` is a point of the frontier.
   thresholds[:1] = -np.inf
-  never = ways.ending[ways.high == np.inf]
+  never = intervals.ending[intervals.high == np.inf]
   means = {}
   for name, values in (
       ('accuracy', table.ending_correct),
@@ -215,8 +230,10 @@ def frontier(
       ('gain', table.ending_gain),
   ):
     values = values.astype(np.float64)
-    steps = values[ways.ending[moves + 1]] - values[ways.ending[moves]]
-    # At each threshold: what it is at the end, less the moves still to come.
+    steps = (
+        values[intervals.ending[moves + 1]] - values[intervals.ending[moves]]
+    )
+    # At each threshold: the total at 'never' minus the moves still to come.
     to_come = np.cumsum(steps[::-1])[::-1]
     end = values[never].sum()
     means[name] = np.append(end - to_come[starts], end) / table.num_problems
@@ -224,34 +241,43 @@ def frontier(
 
 
 def expected(
-    table: table_lib.OutcomeTable, chances: np.ndarray, metric: str
+    table: table_lib.OutcomeTable, probabilities: np.ndarray, metric: str
 ) -> points_lib.Points:
-  """The expected outcomes of a randomised policy (K = 1).
+  """Returns the expected outcomes of a randomised policy (K = 1).
 
   Args:
-    table: of N problems.
-    chances: `[M, A]`, probability of naming each route; rows sum to 1.
-    metric: of the costs.
+    table: outcome table of N problems.
+    probabilities: `[M, A]`, action probabilities; each row sums to 1.
+    metric: cost metric.
 
   Raises:
-    ValueError: on a wrong shape, or a row that is no distribution.
+    ValueError: on a wrong shape, or a row that is not a distribution.
   """
-  if chances.shape != table.children.shape:
+  if probabilities.shape != table.children.shape:
     raise ValueError(
-        f'Chances must be {table.children.shape}, got {chances.shape}.'
+        f'Action probabilities must be {table.children.shape}, got '
+        f'{probabilities.shape}.'
     )
-  if chances.min() < 0 or np.abs(chances.sum(axis=1) - 1).max() > 1e-6:
-    raise ValueError('Chances must be >= 0 and sum to 1 at each decision.')
-  arrived = np.zeros(len(chances))
-  arrived[table.roots] = 1.0
-  ended = np.zeros(len(table.ending_problem))
+  if (
+      probabilities.min() < 0
+      or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-6
+  ):
+    raise ValueError(
+        'Action probabilities must be >= 0 and sum to 1 at each decision.'
+    )
+  # Probability of reaching each decision and each ending. Levels in order, so
+  # that a decision has its probability before it passes it on.
+  reach = np.zeros(len(probabilities))
+  reach[table.roots] = 1.0
+  end = np.zeros(len(table.ending_problem))
   for here in table.levels():
-    taken = arrived[here, None] * chances[here]
+    taken = reach[here, None] * probabilities[here]
     child = table.children[here]
-    arrived[child[child >= 0]] = taken[child >= 0]
-    ended[-1 - child[child < 0]] = taken[child < 0]
+    reach[child[child >= 0]] = taken[child >= 0]
+    end[-1 - child[child < 0]] = taken[child < 0]
+  # Sums over the endings of each problem, shaped `[1, N]`.
   mean = lambda values: np.bincount(
-      table.ending_problem, ended * values, table.num_problems
+      table.ending_problem, end * values, table.num_problems
   )[None]
   return points_lib.Points(
       correct=mean(table.ending_correct),
@@ -264,30 +290,37 @@ def expected(
 def at_rates(
     table: table_lib.OutcomeTable, rates: Sequence[float], metric: str
 ) -> points_lib.Points:
-  """Random routing: the largest route with the same chance at each decision."""
+  """Returns the expected outcomes of random routing at each rate.
+
+  The largest route has the same probability at every decision, the small one
+  the rest.
+  """
   points = []
   for rate in rates:
-    chances = np.zeros(table.children.shape)
-    chances[:, 0], chances[:, -1] = 1 - rate, rate
-    points.append(expected(table, chances, metric))
+    probabilities = np.zeros(table.children.shape)
+    # Routes between the smallest and the largest are never chosen.
+    probabilities[:, 0], probabilities[:, -1] = 1 - rate, rate
+    points.append(expected(table, probabilities, metric))
   return points_lib.concatenate(points)
 
 
 def oracle(
     table: table_lib.OutcomeTable, prices: Sequence[float], metric: str
 ) -> points_lib.Points:
-  """The best ending of each problem, knowing every outcome beforehand.
+  """Returns the best ending of each problem, knowing every outcome beforehand.
 
-  For each price lambda, the ending that maximises correct - lambda * cost; no
-  policy that ends in one ending a problem is above the hull of these points.
+  For each price lambda the oracle takes the ending that maximises correct -
+  lambda * cost. No deterministic policy on these problems lies above the hull
+  of its points.
 
   Args:
-    table: of N problems.
+    table: outcome table of N problems.
     prices: `[K]` >= 0, correct answers per unit of cost.
-    metric: of the costs.
+    metric: cost metric.
   """
   cost, correct = table.ending_cost[metric], table.ending_correct
-  # By problem; ties go to the first ending.
+  # Sorted by problem and then from best to worst; a stable sort, so ties go to
+  # the first ending.
   best = [
       np.lexsort((-(correct - price * cost), table.ending_problem))
       for price in prices
@@ -297,7 +330,10 @@ def oracle(
 
 
 def largest_alone(table: table_lib.OutcomeTable) -> points_lib.Points:
-  """The largest model without a router: cost 1 and no draft, by definition."""
+  """Returns the outcomes of the largest model without a router.
+
+  Its cost is 1 by definition, and it pays for no draft.
+  """
   correct = table.large_correct[None].astype(np.float64)
   zeros = np.zeros_like(correct)
   return points_lib.Points(

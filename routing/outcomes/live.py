@@ -1,4 +1,4 @@
-"""What routers earn when the problems are answered anew, by engines."""
+"""Evaluates routers by answering the problems again with engines."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ from routing.rollout import driver
 from routing.shards import json_cache
 from routing.shards import manifest as manifest_lib
 
-SAME_COST = 1e-4  # Costs are float32 in a batch; a token is worth more.
+# Tolerance of `compare`, as a fraction of the all-large cost. Batches store
+# costs as float32, whose rounding is far smaller; one token is far larger.
+SAME_COST = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Answering:
-  """How problems are answered live.
+  """The settings under which problems are answered live.
 
-  make_engines: gives the engines, one a route; they are closed after use.
-  protocol: who may write when.
-  accounting: what is paid, and what routers are told of it.
-  sampling: how traces are written.
+  make_engines: returns the engines, one per route; they are closed after use.
+  protocol: who may write which step.
+  accounting: cost accounting, also behind the cost features of routers.
+  sampling: settings of the generated traces.
   grade: the grader.
-  seed: of the requests; that of collection, for the same requests.
+  seed: seed of the requests; with that of collection the requests are the same.
   concurrency: problems in flight; answers do not depend on it.
-  made_by: JSON-like, the models and what else of the back ends answers depend
-    on, e.g. the hashes of the weights. Kept answers of another are not used.
+  made_by: JSON-like; the models and everything else about the back ends that
+    changes answers, e.g. hashes of the weights. Cached answers with another
+    value are not used.
   """
 
   make_engines: Callable[[], Sequence[engine_lib.Engine]]
@@ -57,11 +60,14 @@ class Answering:
   made_by: Any = None
 
   def key(self) -> dict[str, Any]:
-    """All that answers follow from, besides the problems and the router."""
+    """Returns everything but problems and router that answers depend on."""
+    # Not the concurrency and the engines' addresses: answers do not depend on
+    # them, and a cache should survive their change.
     return {
         'protocol': dataclasses.asdict(self.protocol),
         'sampling': dataclasses.asdict(self.sampling),
         'accounting': dataclasses.asdict(self.accounting),
+        # Functions have a qualified name; instances are named by their class.
         'grade': getattr(self.grade, '__qualname__', type(self.grade).__name__),
         'seed': self.seed,
         'made_by': self.made_by,
@@ -75,8 +81,8 @@ async def answer_all(
     engines: Sequence[engine_lib.Engine],
     progress: progress_lib.Progress | None = None,
 ) -> list[types.Trajectory]:
-  """Answers all problems under one router, with engines that stay alive."""
-  answered = {}
+  """Answers all problems under one router, and leaves engines open."""
+  answered = {}  # By index: problems finish in any order.
 
   async def answer(problem: types.Problem) -> types.Trajectory:
     return await driver.answer(
@@ -110,11 +116,11 @@ def answer_under(
   """Answers all problems under each router in turn.
 
   Args:
-    answering: how.
+    answering: the settings.
     problems: N problems.
     routers: K routers.
-    on_answered: is told the index of each router, and its N answers, before
-      the next router is asked.
+    on_answered: called with the index of each router and its N answers, before
+      the next router starts.
   """
 
   async def run() -> list[list[types.Trajectory]]:
@@ -122,6 +128,8 @@ def answer_under(
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
+        # One router after the other: engines keep their caches, and an
+        # interruption loses the answers of one router only.
         for index, router in enumerate(routers):
           answers.append(
               await answer_all(answering, problems, router, engines, progress)
@@ -130,6 +138,7 @@ def answer_under(
             on_answered(index, answers[-1])
       return answers
     finally:
+      # In the loop that used them: clients are bound to their event loop.
       for engine in engines:
         await engine.close()
 
@@ -140,15 +149,16 @@ def answer_under(
 class Live:
   """A source that answers the problems at each threshold.
 
-  answering: how.
+  answering: the settings.
   problems: the N problems.
-  large_correct: `[N]` float, the largest model alone is right.
-  large_cost: cost metric -> `[N]` float64, what it costs, in its own unit.
-  random_router: gives the router that hands over at a rate, for `at_rates`.
-  met: a source of scores for the grid: what a behaviour policy met on the same
-    problems; None = thresholds come from elsewhere.
-  folder: keeps what was answered, one file a threshold, so that a run that is
-    killed goes on and other runs ask nothing twice; None = nothing is kept.
+  large_correct: `[N]` float, 1 where the largest model alone is right.
+  large_cost: cost metric -> `[N]` float64, cost of the largest model alone, in
+    the unit of the metric.
+  random_router: returns the router that hands over at a rate; for `at_rates`.
+  grid_source: recorded trajectories on the same problems, whose scores give the
+    grid of thresholds; None = thresholds come from elsewhere.
+  folder: cache of answers, one file per threshold. An interrupted run resumes
+    from it, and other runs reuse it; None = no cache.
   """
 
   answering: Answering
@@ -156,51 +166,53 @@ class Live:
   large_correct: np.ndarray
   large_cost: Mapping[str, np.ndarray]
   random_router: Callable[[float], driver.Router] | None = None
-  met: sources.Recorded | None = None
+  grid_source: sources.Recorded | None = None
   folder: pathlib.Path | None = None
   is_graded_once: bool = dataclasses.field(default=True, init=False)
   kind: str = dataclasses.field(default='live', init=False)
 
   def grid(self, family: sources.Family, size: int) -> np.ndarray:
-    """See `sources.Source.grid`.
+    """See `Source.grid`; the scores are those of `grid_source`.
 
     Raises:
-      ValueError: if no scores were met beforehand.
+      ValueError: if there is no `grid_source`.
     """
-    if self.met is None:
+    if self.grid_source is None:
       raise ValueError(
-          'A grid of thresholds takes scores that were met on other answers to '
-          'these problems; give trajectories of a behaviour policy.'
+          'A grid of thresholds needs scores from earlier answers to these '
+          'problems; give trajectories of a behaviour policy as grid_source.'
       )
-    return self.met.grid(family, size)
+    return self.grid_source.grid(family, size)
 
   def answerable(
       self, family: sources.Family, thresholds: np.ndarray
   ) -> np.ndarray:
-    """Every threshold is."""
+    """Returns True for every threshold."""
     del family
     return np.ones(len(thresholds), bool)
 
-  def earn(
+  def evaluate(
       self, family: sources.Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `sources.Source.earn`; asks the models what is not kept yet."""
-    # JSON knows no infinity; these are the same to any router.
+    """See `sources.Source.evaluate`; runs models for uncached thresholds."""
+    # Cache keys are JSON, which has no infinity. For the key only: a finite
+    # stand-in beyond every score.
     kappas = np.clip(thresholds, -1e300, 1e300).tolist()
     routers = [family.at(kappa) for kappa in thresholds]
-    return self._measured(family.fingerprint, kappas, routers, metric)
+    return self._outcomes(family.fingerprint, kappas, routers, metric)
 
   def frontier(
       self, family: sources.Family, metric: str, size: int
   ) -> frontier_lib.Frontier:
     """See `sources.Source.frontier`."""
     grid = self.grid(family, size)
-    return sources.answered_frontier(self, family, grid, metric)
+    return sources.frontier_on_grid(self, family, grid, metric)
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
-    """See `sources.Source.at_rates`; one draw at each rate."""
+    """See `sources.Source.at_rates`; one random draw at each rate."""
+    # The draws are hashes of seed, question and step: reruns hit the cache.
     routers = [self.random_router(float(rate)) for rate in rates]
-    return self._measured('random', list(map(float, rates)), routers, metric)
+    return self._outcomes('random', list(map(float, rates)), routers, metric)
 
   def largest_alone(self) -> points_lib.Points:
     """See `sources.Source.largest_alone`."""
@@ -210,52 +222,64 @@ class Live:
         correct=correct, cost=zeros + 1, loss=zeros, gain=zeros
     )
 
-  def _measured(self, name, knobs, routers, metric) -> points_lib.Points:
-    """K routers on N problems; `name` and `knobs` say which they are."""
-    keys = [self._key(name, knob) for knob in knobs]
-    found = [self._kept(key) for key in keys]
+  def _outcomes(self, name, settings, routers, metric) -> points_lib.Points:
+    """Returns the outcomes of K routers, from the cache or from engines.
+
+    Args:
+      name: identifies the kind of router in the cache.
+      settings: K thresholds or rates, which identify the routers of this kind.
+      routers: the K routers.
+      metric: cost metric.
+    """
+    # Cost metrics are not part of the key: each file holds all of them.
+    keys = [self._key(name, setting) for setting in settings]
+    found = [self._cached(key) for key in keys]
     missing = [i for i, content in enumerate(found) if content is None]
 
-    def note(index: int, answers: list[types.Trajectory]) -> None:
+    # Called after each router, so that an interruption loses one at most.
+    def store(index: int, answers: list[types.Trajectory]) -> None:
       place = missing[index]
-      found[place] = self._measures(answers)
+      found[place] = self._measure(answers)
       if self.folder is not None:
-        json_cache.keep(self._path(keys[place]), keys[place], found[place])
+        json_cache.save(self._path(keys[place]), keys[place], found[place])
 
     if missing:
-      asked = [routers[i] for i in missing]
-      answer_under(self.answering, self.problems, asked, note)
+      uncached = [routers[i] for i in missing]
+      answer_under(self.answering, self.problems, uncached, store)
+    # One answer per problem, right or wrong, so loss and gain are products.
     correct = np.array([x['correct'] for x in found])
-    paid = np.array([x['cost'][metric] for x in found])
+    cost = np.array([x['cost'][metric] for x in found])  # `[K, N]`.
     alone = self.large_correct
     return points_lib.Points(
         correct=correct,
-        cost=paid / self.large_cost[metric],
+        cost=cost / self.large_cost[metric],
         loss=alone * (1 - correct),
         gain=correct * (1 - alone),
     )
 
-  def _key(self, name: str, knob: Any) -> dict[str, Any]:
-    """All that the answers under one router follow from."""
+  def _key(self, name: str, setting: Any) -> dict[str, Any]:
+    """Returns everything that the answers under one router depend on."""
     return {
         'router': name,
-        'threshold': knob,
+        'threshold': setting,
         'problems': manifest_lib.hash_problems(self.problems),
         **self.answering.key(),
     }
 
   def _path(self, key: Mapping[str, Any]) -> pathlib.Path:
-    """The file of one router's answers."""
+    """Returns the cache file of one router's answers."""
+    # The stem is for people; the hash of the whole key makes the name unique.
     stem = re.sub(r'\W+', '-', key['router'])[:60]
     return self.folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.json'
 
-  def _kept(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+  def _cached(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the cached outcomes of one router, None if there are none."""
     return (
-        None if self.folder is None else json_cache.kept(self._path(key), key)
+        None if self.folder is None else json_cache.load(self._path(key), key)
     )
 
-  def _measures(self, answers: Sequence[types.Trajectory]) -> dict[str, Any]:
-    """Correctness and cost in each metric, JSON-like, `[N]` each."""
+  def _measure(self, answers: Sequence[types.Trajectory]) -> dict[str, Any]:
+    """Returns correctness and cost in each metric, JSON-like, `[N]` each."""
     specs = self.answering.accounting.specs
     return {
         'correct': [float(x.is_correct) for x in answers],
@@ -263,7 +287,7 @@ class Live:
             metric: [
                 float(costs.total_cost(x.calls, specs, metric)) for x in answers
             ]
-            for metric in costs.RULERS
+            for metric in costs.COST_METRICS
         },
     }
 
@@ -274,28 +298,33 @@ def compare(
     predicted: points_lib.Points,
     answering: Answering,
 ) -> dict[str, Any]:
-  """Live figures beside predicted ones, problem by problem.
+  """Compares live answers with predicted outcomes, problem by problem.
 
-  Tokens that a model wrote ahead and nobody used are in the live cost. What is
-  recorded cannot know of them, since they depend on what else was running: a
-  problem agrees if it does without them.
+  The live cost includes wasted tokens, which a model wrote speculatively and
+  nobody used. Records cannot predict them, because they depend on what else was
+  running. A problem therefore agrees if its cost without wasted tokens does.
 
   Args:
     trajectories: N live answers under one router.
-    large_cost: `[N]`, what the largest model alone costs, in the metric of the
+    large_cost: `[N]`, cost of the largest model alone, in the metric of the
       accounting.
-    predicted: one policy on the same problems.
-    answering: how they were answered.
+    predicted: outcomes of one policy on the same problems.
+    answering: the settings of the live answers.
+
+  Returns:
+    Accuracy and cost, live and predicted, with the number of agreeing problems.
   """
-  specs, metric = answering.accounting.specs, answering.accounting.ruler
+  specs, metric = answering.accounting.specs, answering.accounting.metric
+  # Both as fractions of the all-large cost, `[N]`.
   cost, wasted = (
       np.array([costs.total_cost(x, specs, metric) for x in calls]) / large_cost
       for calls in (
           [x.calls for x in trajectories],
-          [traces.in_vain(x, answering.protocol) for x in trajectories],
+          [traces.wasted(x, answering.protocol) for x in trajectories],
       )
   )
   correct = np.array([float(x.is_correct) for x in trajectories])
+  # Equal grade and cost stand for the same steps by the same models.
   agrees = (correct == predicted.correct[0]) & (
       np.abs(cost - wasted - predicted.cost[0]) < SAME_COST
   )
@@ -303,7 +332,7 @@ def compare(
       'num_problems': len(trajectories),
       'accuracy': float(correct.mean()),
       'cost': float(cost.mean()),
-      'cost_in_vain': float(wasted.mean()),
+      'cost_wasted': float(wasted.mean()),
       'predicted_accuracy': float(predicted.accuracy[0]),
       'predicted_cost': float(predicted.mean_cost[0]),
       'num_agreeing': int(agrees.sum()),

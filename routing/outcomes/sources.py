@@ -1,13 +1,14 @@
-"""One question, three answers: what do these thresholds earn on these problems.
+"""Sources: evaluate thresholds on problems, from three kinds of data.
 
-Calibration and evaluation ask it of a `Source` and know nothing of protocols or
-of how records came about:
+Calibration and evaluation use a `Source` and need not know about protocols or
+how the records were collected:
 
-known     every way through each problem is recorded (ladders, trees of greedy
-          replies): outcomes are look-ups, exact, for any threshold
-recorded  trajectories of a behaviour policy, weighted by importance; where too
-          few agree with a threshold, the source refuses
-live      engines answer the problems anew at each threshold (`outcomes.live`)
+known     All paths through each problem are recorded (ladders, reply trees).
+          Outcomes are exact look-ups for any threshold.
+recorded  Trajectories of a behaviour policy, with importance weights. Raises
+          a `Refusal` where too few trajectories agree with a threshold.
+live      Engines answer the problems again at each threshold
+          (`outcomes.live`).
 """
 
 from __future__ import annotations
@@ -31,29 +32,32 @@ from routing.outcomes import table as table_lib
 
 
 class Family(Protocol):
-  """Routers that differ in their threshold alone; see `routers.families`."""
+  """Routers that differ only in their threshold; see `routers.families`.
+
+  fingerprint: identifies the family in caches of live answers.
+  """
 
   fingerprint: str
 
   def score(
       self, decisions: table_lib.Decisions
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`[M]` scores, and `[M]` routes named at or above a threshold."""
+    """Returns `[M]` scores, and the `[M]` routes chosen at a threshold."""
     ...
 
   def at(self, threshold: float) -> Any:
-    """The live router at a threshold."""
+    """Returns the live router at a threshold."""
     ...
 
 
 class Source(Protocol):
-  """What thresholds earn on N problems.
+  """Evaluates thresholds on N problems.
 
   Attributes:
     kind: 'known', 'recorded' or 'live'.
     problems: the N problems.
-    is_graded_once: each outcome is one answer, right or wrong, rather than a
-      share of several.
+    is_graded_once: True if each outcome is a single right or wrong answer
+      rather than a mean over several.
   """
 
   kind: str
@@ -61,59 +65,61 @@ class Source(Protocol):
   is_graded_once: bool
 
   def grid(self, family: Family, size: int) -> np.ndarray:
-    """`[K]` rising thresholds from -inf to inf, K <= size + 2.
+    """Returns `[K]` rising thresholds from -inf to inf, K <= size + 2.
 
-    Quantiles of scores met on these problems; outcomes are not read.
+    They are quantiles of the scores on these problems. Outcomes are not read,
+    so choosing the grid uses up no statistical confidence.
     """
     ...
 
   def answerable(self, family: Family, thresholds: np.ndarray) -> np.ndarray:
-    """`[K]` bool, the thresholds of which the source can tell."""
+    """Returns `[K]` bool: which thresholds the source can evaluate."""
     ...
 
-  def earn(
+  def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """The outcomes of `[K]` thresholds on the N problems.
+    """Returns the outcomes of `[K]` thresholds on the N problems.
 
     Raises:
-      refusal.Refusal: if the source cannot tell of one of them.
+      refusal.Refusal: if the source cannot evaluate one of them.
     """
     ...
 
   def frontier(
       self, family: Family, metric: str, size: int
   ) -> frontier_lib.Frontier:
-    """Means at every threshold that can be told apart, or at those of a grid.
+    """Returns means at every distinct threshold, or at those of a grid.
 
     Raises:
-      refusal.Refusal: if the source cannot tell of any threshold.
+      refusal.Refusal: if the source cannot evaluate any threshold.
     """
     ...
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
-    """Random routing to the largest route, at each rate."""
+    """Returns the outcomes of random routing at each hand-over rate."""
     ...
 
   def largest_alone(self) -> points_lib.Points:
-    """The largest model without a router; costs 1 by definition."""
+    """Returns the largest model alone, at cost 1 by definition."""
     ...
 
 
 def quantile_grid(scores: np.ndarray, size: int) -> np.ndarray:
-  """`[K]` rising thresholds: quantiles of `[M]` scores, -inf and inf."""
+  """Returns `[K]` rising thresholds: score quantiles, -inf and inf."""
   if not scores.size:
     return np.array([-np.inf, np.inf])
-  # 'lower' keeps thresholds on scores that occur, so ties stay ties.
+  # 'lower' returns scores that occur, rather than interpolating between them: a
+  # threshold between two scores is the same policy as the next score.
   inner = np.quantile(scores, np.linspace(0, 1, size), method='lower')
   return np.concatenate([[-np.inf], np.unique(inner), [np.inf]])
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-  """A source in which every way through each problem is known.
+  """A source in which all paths through each problem are known.
 
-  table: of the N problems.
+  table: outcome table of the N problems.
   problems: the N problems.
   is_graded_once: see `Source`.
   """
@@ -124,20 +130,22 @@ class Known:
   kind: str = dataclasses.field(default='known', init=False)
 
   def grid(self, family: Family, size: int) -> np.ndarray:
-    """See `Source.grid`; only scores at which an answer changes count."""
+    """See `Source.grid`; quantiles of the scores where an outcome changes."""
+    # A decision that no path reaches at its own score changes no outcome.
     high = known.reached(self.table, *family.score(self.table.decisions)).high
     return quantile_grid(high[high < np.inf], size)
 
   def answerable(self, family: Family, thresholds: np.ndarray) -> np.ndarray:
-    """Every threshold is."""
+    """Returns True for every threshold."""
     del family
     return np.ones(len(thresholds), bool)
 
-  def earn(
+  def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `Source.earn`; thresholds `[K, T]` have one for each decision."""
+    """See `Source.evaluate`; `[K, T]` thresholds give one per decision."""
     scores, routes = family.score(self.table.decisions)
+    # Calibration may give each decision of a path its own threshold.
     at = known.at_thresholds
     if np.ndim(thresholds) == 2:
       at = known.at_depth_thresholds
@@ -146,13 +154,13 @@ class Known:
   def frontier(
       self, family: Family, metric: str, size: int = 0
   ) -> frontier_lib.Frontier:
-    """See `Source.frontier`; exact, whatever `size` is."""
+    """See `Source.frontier`; exact for any `size`."""
     del size
     scores, routes = family.score(self.table.decisions)
     return known.frontier(self.table, scores, metric, routes)
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
-    """See `Source.at_rates`; in expectation over the random draws."""
+    """See `Source.at_rates`; the expectation over the random draws."""
     return known.at_rates(self.table, rates, metric)
 
   def largest_alone(self) -> points_lib.Points:
@@ -160,24 +168,25 @@ class Known:
     return known.largest_alone(self.table)
 
   def oracle(self, prices: Sequence[float], metric: str) -> points_lib.Points:
-    """The best ending of each problem at each price; see `known.oracle`."""
+    """Returns the best ending of each problem; see `known.oracle`."""
     return known.oracle(self.table, prices, metric)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-  """A source of trajectories that a behaviour policy wrote.
+  """A source of trajectories that a behaviour policy collected.
 
   The outcome of a problem is its contribution to the weighted estimate, so it
-  may exceed 1; the mean over problems is the estimate.
+  may exceed 1. The mean over problems is the estimate.
 
-  batch: B trajectories; features not standardised.
+  batch: B trajectories; features are not standardised.
   costs: cost metric -> `[B, T]` float, as `batch.costs`.
   uncertainty: `[B, T]` float nats; see `table.Decisions`.
-  owner: `[B]` int in 0..N-1, ascending, the problem that each answers.
-  large_correct: `[N]` float, the largest model alone is right.
+  owner: `[B]` int in 0..N-1, ascending, the problem of each trajectory.
+  large_correct: `[N]` float, 1 where the largest model alone is right.
   problems: the N problems.
-  least_effective: effective number of problems below which it refuses.
+  min_effective_size: the smallest effective number of problems at which a
+    threshold is evaluated.
   """
 
   batch: types.TrajectoryBatch
@@ -186,7 +195,7 @@ class Recorded:
   owner: np.ndarray
   large_correct: np.ndarray
   problems: Sequence[types.Problem]
-  least_effective: float = 100.0
+  min_effective_size: float = 100.0
   is_graded_once: bool = dataclasses.field(default=True, init=False)
   kind: str = dataclasses.field(default='recorded', init=False)
 
@@ -199,15 +208,17 @@ class Recorded:
         features=np.asarray(self.batch.features)[mask],
         uncertainty=self.uncertainty[mask].astype(np.float32),
         depth=depth.astype(np.int32),
+        # A trajectory is a chain, so the parent stands one row before.
         parents=np.where(depth > 0, np.arange(len(depth)) - 1, -1).astype(
             np.int32
         ),
     )
 
   def scores(self, family: Family) -> tuple[np.ndarray, np.ndarray]:
-    """`[B, T]` scores of a family, and the routes that it would name."""
+    """Returns `[B, T]` scores of a family, and the routes it would choose."""
     mask = np.asarray(self.batch.mask, bool)
     found, chosen = family.score(self.decisions)
+    # Back from the flat `[M]` decisions to `[B, T]`; padding keeps score 0.
     scores = np.zeros(mask.shape)
     routes = np.full(mask.shape, self.batch.available.shape[-1] - 1)
     scores[mask] = found
@@ -216,16 +227,17 @@ class Recorded:
     return scores, routes
 
   def in_metric(self, metric: str) -> types.TrajectoryBatch:
-    """The batch with its costs in a metric."""
+    """Returns the batch with its costs in a metric."""
     return dataclasses.replace(self.batch, costs=self.costs[metric])
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`."""
+    # All scores, because another threshold may reach any of these decisions.
     scores, _ = family.score(self.decisions)
     return quantile_grid(scores, size)
 
   def answerable(self, family: Family, thresholds: np.ndarray) -> np.ndarray:
-    """Those with which enough trajectories agree, by their weights."""
+    """See `Source.answerable`; decided by the effective sample size."""
     scores, routes = self.scores(family)
     return np.array(
         [
@@ -235,17 +247,18 @@ class Recorded:
                 ),
                 self.owner,
             )
-            >= self.least_effective
+            >= self.min_effective_size
             for kappa in thresholds
         ],
         bool,
     )
 
-  def earn(
+  def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `Source.earn`."""
+    """See `Source.evaluate`."""
     scores, routes = self.scores(family)
+    # A generator: one `[B, T]` array of weights at a time.
     weights = (
         importance.cumulative_weights(scores, self.batch, kappa, routes)
         for kappa in thresholds
@@ -257,7 +270,7 @@ class Recorded:
   ) -> frontier_lib.Frontier:
     """See `Source.frontier`."""
     grid = self.grid(family, size)
-    return answered_frontier(self, family, grid, metric)
+    return frontier_on_grid(self, family, grid, metric)
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
     """See `Source.at_rates`."""
@@ -265,7 +278,7 @@ class Recorded:
     return self._points(weights, metric)
 
   def largest_alone(self) -> points_lib.Points:
-    """See `Source.largest_alone`; it was asked once on every problem."""
+    """See `Source.largest_alone`; recorded once for every problem."""
     correct = self.large_correct[None].astype(np.float64)
     zeros = np.zeros_like(correct)
     return points_lib.Points(
@@ -273,9 +286,11 @@ class Recorded:
     )
 
   def _points(self, weights, metric) -> points_lib.Points:
+    """Returns the contributions of each problem under K sets of weights."""
+    # Weights do not depend on the metric; only the costs of the batch do.
     batch = self.in_metric(metric)
     found = [
-        importance.contributions(x, batch, self.owner, self.least_effective)
+        importance.contributions(x, batch, self.owner, self.min_effective_size)
         for x in weights
     ]
     return points_lib.Points(
@@ -286,22 +301,23 @@ class Recorded:
     )
 
 
-def answered_frontier(
+def frontier_on_grid(
     source: Source, family: Family, grid: np.ndarray, metric: str
 ) -> frontier_lib.Frontier:
-  """The frontier at those thresholds of a grid that a source can tell of.
+  """Returns the frontier at the grid's thresholds that a source can evaluate.
 
   Raises:
-    refusal.Refusal: if it can tell of none.
+    refusal.Refusal: if it can evaluate none of them.
   """
-  told = grid[source.answerable(family, grid)]
-  if not told.size:
+  # A frontier with fewer thresholds is still valid; only an empty one is not.
+  evaluable = grid[source.answerable(family, grid)]
+  if not evaluable.size:
     raise refusal.Refusal(
-        f'None of {len(grid)} thresholds can be judged from what is recorded '
-        f'of {len(source.problems)} problems; answer them live, or record a '
+        f'None of {len(grid)} thresholds can be evaluated from the records of '
+        f'{len(source.problems)} problems; answer them live, or record a '
         'behaviour policy closer to the router.',
         None,
-        note='',
+        note='',  # No test was made, so the sample may be used again.
     )
-  values = source.earn(family, told, metric).values()
-  return frontier_lib.from_rollouts(told, **values)
+  values = source.evaluate(family, evaluable, metric).values()
+  return frontier_lib.from_rollouts(evaluable, **values)

@@ -1,7 +1,7 @@
-"""Outcomes by stopping time: ladders as dense tables, for large studies.
+"""Outcomes of ladders by stopping time, as dense tables for large studies.
 
-Under `escalate` a router with threshold kappa hands problem i over at the first
-step whose score is >= kappa, or never. Whatever the scores are, it ends in one
+Under `escalate`, a router with threshold kappa hands a problem over at the
+first step whose score is >= kappa, or never. For any scores the result is one
 of T + 1 columns, so accuracy, cost and loss are look-ups.
 """
 
@@ -18,13 +18,15 @@ from routing.outcomes import table as table_lib
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-  """Outcomes by stopping time; column t < T is 'hand over at t', T is 'never'.
+  """Outcomes by stopping time: column t < T is 'hand over at t', T is 'never'.
 
   mask: `[N, T]` bool, decision t exists.
-  correct: `[N, T + 1]` float64 in [0, 1], chance of a right answer.
-  cost: `[N, T + 1]` float64 >= 0, fraction of its problem's all-large cost.
-  loss: `[N, T + 1]` float64 in [0, 1], the largest is right, this is not.
-  gain: `[N, T + 1]` float64 in [0, 1], its mirror: this is right, that is not.
+  correct: `[N, T + 1]` float64 in [0, 1], probability of a right answer.
+  cost: `[N, T + 1]` float64 >= 0, fraction of the problem's all-large cost.
+  loss: `[N, T + 1]` float64 in [0, 1], relative loss: the largest model alone
+    is right and this answer is wrong.
+  gain: `[N, T + 1]` float64 in [0, 1], relative gain: this answer is right and
+    the largest model alone is wrong.
   """
 
   mask: np.ndarray
@@ -51,11 +53,15 @@ class Outcomes:
 
   @property
   def num_steps(self) -> int:
-    """T, also the column of 'never'."""
+    """T, which is also the column of 'never'."""
     return self.mask.shape[1]
 
   def take(self, problems: np.ndarray) -> Outcomes:
-    """The table of `problems` (indices or `[N]` bool), repeats allowed."""
+    """Returns the outcomes of some problems.
+
+    Args:
+      problems: indices, possibly repeated, or `[N]` bool.
+    """
     return Outcomes(
         **{
             field.name: getattr(self, field.name)[problems]
@@ -67,16 +73,12 @@ class Outcomes:
 def from_batch(
     batch: types.OutcomeBatch, routes: np.ndarray | None = None
 ) -> Outcomes:
-  """The table of a batch of ladders, once the larger route is chosen.
+  """Returns the outcomes of a batch of ladders for fixed hand-over routes.
 
   Args:
-    batch: ladders of N problems: every level one decision wide.
-    routes: `[N, T]` int in 1..A-1, whom a hand-over at t goes to; the largest
-      if None.
-
-  Returns:
-    The table. Gain needs no column of its own in a batch: sample by sample
-    right - right_of_largest = gain - loss.
+    batch: ladders of N problems; every level is one decision wide.
+    routes: `[N, T]` int in 1..A-1, the route that takes over at t; None = the
+      largest.
 
   Raises:
     ValueError: if a level is wider, a route is not in 1..A-1, or an outcome is
@@ -84,8 +86,8 @@ def from_batch(
   """
   if not batch.is_chain:
     raise ValueError(
-        f'The levels are {batch.widths} decisions wide; stopping times are of '
-        'ladders, whose levels are all 1 wide.'
+        f'The levels are {batch.widths} decisions wide; stopping times exist '
+        'only for ladders, whose levels are all 1 wide.'
     )
   mask = np.asarray(batch.mask, bool)
   found = [
@@ -102,12 +104,18 @@ def from_batch(
   columns = []
   for values in found:
     chosen = np.take_along_axis(values, routes[..., None], axis=-1)[..., 0]
+    # Padding may hold anything; 0 keeps sums over columns clean.
     chosen = np.where(mask, chosen, 0.0)
-    stayed = _stayed(values)[:, None]
+    stayed = _stay_outcome(values)[:, None]
     columns.append(np.concatenate([chosen, stayed], axis=1))
   correct, cost, loss = columns
   if not all(np.isfinite(x).all() for x in columns):
-    raise ValueError('Outcomes must be finite, got a NaN or an infinity.')
+    raise ValueError(
+        'Outcomes must be finite; the batch contains NaN or infinity.'
+    )
+  # A batch stores no gain. For each sample
+  # right - right_of_largest = gain - loss, and so for the means. A hand-over
+  # at step 0 keeps no small step: it is the answer of the largest model alone.
   largest = found[0][:, :1, -1]
   gain = np.clip(correct - largest + loss, 0.0, 1.0)
   gain[:, :-1][~mask] = 0.0
@@ -115,12 +123,13 @@ def from_batch(
 
 
 def stay_loss(batch: types.OutcomeBatch) -> np.ndarray:
-  """`[N]` relative loss of ladders where the small model writes to the end."""
-  return _stayed(np.asarray(batch.loss))
+  """Returns `[N]`, the relative loss of the small model alone on ladders."""
+  return _stay_outcome(np.asarray(batch.loss))
 
 
-def _stayed(values: np.ndarray) -> np.ndarray:
-  """`[N]` of `[N, T, A]`: staying ends an answer at the last decision alone."""
+def _stay_outcome(values: np.ndarray) -> np.ndarray:
+  """Returns `[N]`, the outcome of staying to the end, of `[N, T, A]`."""
+  # Staying ends the answer only at the last decision; all others hold 0.
   return values[..., 0].sum(axis=1)
 
 
@@ -130,31 +139,36 @@ def from_table(
     routes: np.ndarray | None,
     metric: str,
 ) -> tuple[Outcomes, np.ndarray]:
-  """Stopping times of an outcome table of ladders, and its scores.
+  """Returns outcomes by stopping time, and `[N, T]` scores, from ladders.
 
   Args:
-    table: of N ladders.
-    scores: `[M]` float, one a decision.
-    routes: `[M]` int, whom a hand-over goes to; None = the largest.
-    metric: of the costs.
+    table: outcome table of N ladders.
+    scores: `[M]` float, one per decision.
+    routes: `[M]` int, the route that takes over; None = the largest.
+    metric: cost metric.
 
   Returns:
-    The stopping times' outcomes, and `[N, T]` scores.
+    The outcomes, and the scores as `[N, T]`, 0 where no decision exists.
 
   Raises:
-    ValueError: if decisions branch.
+    ValueError: if a larger route leads to another decision.
   """
   depth, children = table.decisions.depth, table.children
   if (children[:, 1:] >= 0).any():
-    raise ValueError('Stopping times are of ladders; here decisions branch.')
+    raise ValueError(
+        'Stopping times exist only for ladders, but in this table a larger '
+        'route leads to another decision.'
+    )
   if routes is None:
     routes = np.full(len(depth), table.num_routes - 1)
   shape = table.num_problems, table.decisions.max_depth
   at = table.problem, depth
-  mask, laid = np.zeros(shape, bool), np.zeros(shape)
-  mask[at], laid[at] = True, scores
+  mask, score_rows = np.zeros(shape, bool), np.zeros(shape)
+  mask[at], score_rows[at] = True, scores
+  # In a ladder every larger route ends the answer, so its child is negative.
   ending = -1 - children[np.arange(len(depth)), routes]
-  stays = np.flatnonzero(children[:, 0] < 0)  # By problem.
+  # One decision per problem, in order: the last, where staying ends the answer.
+  stays = np.flatnonzero(children[:, 0] < 0)
   fields = {}
   for name, values in (
       ('correct', table.ending_correct),
@@ -166,11 +180,11 @@ def from_table(
     columns[at] = values[ending]
     columns[:, -1] = values[-1 - children[stays, 0]]
     fields[name] = columns
-  return Outcomes(mask=mask, **fields), laid
+  return Outcomes(mask=mask, **fields), score_rows
 
 
 def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Returns `[N, T]` scores, finite at every decision.
+  """Returns `[N, T]` scores that are finite at every decision.
 
   Raises:
     ValueError: if shapes differ or the score of a decision is not finite.
@@ -181,6 +195,7 @@ def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         f'Scores must be [N, T] = {mask.shape}, got {scores.shape}.'
     )
   is_bad = ~np.isfinite(scores)
+  # The first test is a cheap exit: bad scores are rare, and tables are large.
   if is_bad.any() and (is_bad & mask).any():
     row, step = np.argwhere(is_bad & mask)[0]
     raise ValueError(
@@ -191,7 +206,7 @@ def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """`[N, T]` highest score so far; -inf before the first decision.
+  """Returns `[N, T]`, the highest score so far; -inf before the first decision.
 
   Args:
     scores: `[N, T]` float, higher means more in need of a larger model.
@@ -201,7 +216,8 @@ def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
     ValueError: if shapes differ or the score of a decision is not finite.
   """
   highest = np.where(mask, check_scores(scores, mask), -np.inf)
-  # T is small: T sweeps down the rows beat N short ones along them.
+  # T is small and N large: T vectorised updates of a column are faster than
+  # `np.maximum.accumulate` along N short rows.
   for step in range(1, highest.shape[1]):
     now = highest[:, step]
     np.maximum(now, highest[:, step - 1], out=now)
@@ -211,7 +227,7 @@ def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def stopping_times(
     scores: np.ndarray, mask: np.ndarray, thresholds: np.ndarray
 ) -> np.ndarray:
-  """`[K, N]` int, the first t with score >= kappa_k, or T for 'never'.
+  """Returns `[K, N]` int: the first t with score >= kappa_k, or T for 'never'.
 
   Args:
     scores: `[N, T]` float.
@@ -219,8 +235,9 @@ def stopping_times(
     thresholds: `[K]` float; -inf hands over at the first decision.
   """
   highest = running_maximum(scores, mask)
-  # The running maximum is sorted, so the first t at kappa or above is the
-  # number of steps below it. A gap before the first decision counts as below.
+  # The running maximum rises along a row, so the first t at kappa or above
+  # equals the number of entries below kappa. Entries before the first decision
+  # count as below, also for kappa = -inf.
   exists = np.maximum.accumulate(np.asarray(mask, bool), axis=1)
   return np.stack(
       [np.sum((highest < kappa) | ~exists, axis=1) for kappa in thresholds]
@@ -228,9 +245,10 @@ def stopping_times(
 
 
 def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
-  """Looks up `[K, N]` stopping times; each value is `[K, N]` float64.
+  """Looks up the outcomes of `[K, N]` stopping times.
 
-  Keys: correct, cost, loss, gain.
+  Returns:
+    correct, cost, loss and gain, each `[K, N]` float64.
   """
   return at_exits((outcomes,), times, np.zeros_like(times))
 
@@ -238,16 +256,17 @@ def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
 def at_exits(
     tables: Sequence[Outcomes], times: np.ndarray, channels: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Looks up who left when, and by which of several ways.
+  """Looks up the outcomes of stopping times in one of several tables each.
 
   Args:
-    tables: G of the same problems, e.g. one per larger route.
-    times: `[K, N]` int in 0..T, T for 'never', the same in every table.
-    channels: `[K, N]` int in 0..G-1, the table in which to look.
+    tables: G tables of the same problems, e.g. one per larger route.
+    times: `[K, N]` int in 0..T, T for 'never', which is equal in every table.
+    channels: `[K, N]` int in 0..G-1, the table to read from.
 
   Returns:
-    correct, cost, loss, gain; each `[K, N]` float64.
+    correct, cost, loss and gain, each `[K, N]` float64.
   """
+  # Broadcasts to `[K, N]`: problem n is row n of every table.
   rows = np.arange(tables[0].num_problems)
   return {
       name: np.stack([getattr(table, name) for table in tables])[

@@ -1,10 +1,11 @@
-"""The outcome table: every way through many problems, as flat arrays.
+"""The outcome table: all paths through many problems, as flat arrays.
 
-A *decision* is a step boundary at which a router is asked, an *ending* is a
-graded answer with everything it cost. Ladders and trees of greedy replies are
-both tables: in a ladder every larger route ends the answer, and the small one
-leads to the next decision. Decisions of all problems stand in one row, each
-before those that follow it, so that a network scores them all at once.
+A *decision* is a step boundary at which a router chooses a route. An *ending*
+is a graded answer with its total cost. Both ladders and reply trees fit into
+the table. In a ladder every larger route ends the answer, and the small route
+leads to the next decision. The decisions of all problems form one flat
+sequence, in which each comes before those that follow it. A network can
+therefore score all of them in one batch.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from routing import types
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-  """What routers see at M decisions, wherever these come from.
+  """The observations of routers at M decisions.
 
-  features: `[M, F]` float32, the observations, not standardised.
+  features: `[M, F]` float32, not standardised.
   uncertainty: `[M]` float32 nats, as `observation.uncertainty`: 0 where no step
-    is on view, NaN where the engine gave no log-probabilities.
-  depth: `[M]` int32, number of decisions before.
-  parents: `[M]` int32, the decision before; -1 = none.
+    is visible, NaN where the engine returned no log-probabilities.
+  depth: `[M]` int32, number of earlier decisions on the path.
+  parents: `[M]` int32, index of the previous decision; -1 = none.
   """
 
   features: np.ndarray
@@ -38,14 +39,15 @@ class Decisions:
 
   @property
   def max_depth(self) -> int:
-    """T, the most decisions on one way."""
+    """T, the largest number of decisions on a path."""
     return 1 + int(self.depth.max(initial=-1))
 
   def path(self) -> np.ndarray:
-    """`[M, T]` int32, the decisions up to each, itself at `depth`; -1 after."""
+    """Returns `[M, T]` int32: ancestors, itself at `depth`, then -1."""
     path = np.full((len(self.depth), self.max_depth), -1, np.int32)
     for depth in range(self.max_depth):
       here = np.flatnonzero(self.depth == depth)
+      # The rows of the parents are complete: levels are filled in order.
       if depth:
         path[here] = path[self.parents[here]]
       path[here, depth] = here
@@ -56,18 +58,19 @@ class Decisions:
 class OutcomeTable:
   """N problems with M decisions and L endings, for A routes.
 
-  decisions: what routers see at each of the M decisions.
-  children: `[M, A]` int32, what follows when route a is named: the index of a
-    decision or, for an ending, -1 minus its index.
+  decisions: the observations at each of the M decisions.
+  children: `[M, A]` int32, the result of choosing route a: the index of the
+    next decision, or -1 - i for ending i.
   roots: `[N]` int32, the first decision of each problem.
   ending_problem: `[L]` int32 in 0..N-1, ascending.
-  ending_correct: `[L]` float32 in [0, 1], share of right answers.
+  ending_correct: `[L]` float32 in [0, 1], share of right samples.
   ending_loss: `[L]` float32 in [0, 1], relative loss.
   ending_cost: cost metric -> `[L]` float64, fraction of the problem's all-large
     cost.
-  large_correct: `[N]` float32 in [0, 1], the largest model alone is right.
-  large_cost: cost metric -> `[N]` float64 > 0, what it costs, in the metric's
-    own unit.
+  large_correct: `[N]` float32 in [0, 1], share of right answers of the largest
+    model alone.
+  large_cost: cost metric -> `[N]` float64 > 0, cost of the largest model alone,
+    in the unit of the metric.
   """
 
   decisions: Decisions
@@ -93,27 +96,28 @@ class OutcomeTable:
   @functools.cached_property
   def problem(self) -> np.ndarray:
     """`[M]` int, the problem of each decision."""
+    # Each root starts a problem; its other decisions follow the root.
     return np.cumsum(self.decisions.parents < 0) - 1
 
   @functools.cached_property
   def ending_gain(self) -> np.ndarray:
     """`[L]` float32 in [0, 1], relative gain of each ending.
 
-    Share of samples in which it is right and the largest model's own is not.
-
-    Sample by sample, right - right_of_largest = gain - loss.
+    The share of samples in which the ending is right and the paired answer of
+    the largest model alone is wrong.
     """
+    # For each sample right - right_of_largest = gain - loss.
     alone = self.large_correct[self.ending_problem]
     return np.clip(self.ending_correct - alone + self.ending_loss, 0.0, 1.0)
 
   def levels(self) -> Iterator[np.ndarray]:
-    """Yields the decisions of each depth, from the first on."""
+    """Yields the indices of the decisions of each depth, in rising order."""
     for depth in range(self.decisions.max_depth):
       yield np.flatnonzero(self.decisions.depth == depth)
 
 
 class TableBuilder:
-  """Collects decisions and endings, problem by problem, into a table.
+  """Builds an outcome table from decisions and endings, problem by problem.
 
   Args:
     metrics: names of the cost metrics, in the order of `add_ending`'s costs.
@@ -130,11 +134,12 @@ class TableBuilder:
   def begin_problem(
       self, large_correct: float, large_cost: Sequence[float] | None = None
   ) -> None:
-    """Begins a problem; its first decision is added next.
+    """Starts a problem; its first decision is added next.
 
     Args:
-      large_correct: in [0, 1], the largest model alone is right.
-      large_cost: what it costs in each metric, in its own unit; None = 1.
+      large_correct: in [0, 1], share of right answers of the largest model
+        alone.
+      large_cost: its cost in each metric, in the unit of the metric; None = 1.
     """
     if large_cost is None:
       large_cost = np.ones(len(self._metrics))
@@ -147,7 +152,7 @@ class TableBuilder:
       features: np.ndarray,
       uncertainty: float,
       num_routes: int,
-      before: tuple[int, int] | None = None,
+      parent: tuple[int, int] | None = None,
   ) -> int:
     """Adds a decision and returns its index.
 
@@ -155,46 +160,51 @@ class TableBuilder:
       features: `[F]`, the observation.
       uncertainty: nats.
       num_routes: A.
-      before: the earlier decision, and the route named there; None = none.
+      parent: the previous decision and the route chosen there; None = first.
     """
     index = len(self._depth)
     self._features.append(features)
     self._uncertainty.append(uncertainty)
+    # Placeholders: every branch gets a later decision or an ending.
     self._children.append([0] * num_routes)
-    self._parents.append(before[0] if before else -1)
-    self._depth.append(self._depth[before[0]] + 1 if before else 0)
-    if before:
-      self._children[before[0]][before[1]] = index
+    self._parents.append(parent[0] if parent else -1)
+    # A parent is added before its children, so its depth is known.
+    self._depth.append(self._depth[parent[0]] + 1 if parent else 0)
+    if parent:
+      self._children[parent[0]][parent[1]] = index
     return index
 
   def add_ending(
       self,
-      before: tuple[int, int],
+      parent: tuple[int, int],
       correct: float,
       loss: float,
       costs: Sequence[float],
   ) -> None:
-    """Adds the answer that naming a route at a decision ends in.
+    """Adds the answer that choosing a route at a decision leads to.
 
     Args:
-      before: the decision and the route.
+      parent: the decision and the route chosen there.
       correct, loss: in [0, 1].
-      costs: in each metric, fractions of the problem's all-large cost.
+      costs: one per metric, fractions of the problem's all-large cost.
     """
-    self._children[before[0]][before[1]] = -1 - len(self._ending_correct)
+    # Endings are negative, so that one integer tells them from decisions.
+    self._children[parent[0]][parent[1]] = -1 - len(self._ending_correct)
     self._ending_problem.append(len(self._roots) - 1)
     self._ending_correct.append(correct)
     self._ending_loss.append(loss)
     self._ending_cost.append(costs)
 
   def table(self) -> OutcomeTable:
-    """All that was added.
+    """Returns the table of everything that was added.
 
     Raises:
-      ValueError: if nothing was.
+      ValueError: if no problem was added.
     """
     if not self._roots:
       raise ValueError('There are no problems; at least 1 is needed.')
+    # float64, since costs are summed and compared across metrics; grades and
+    # features are float32 to halve the memory.
     cost = np.array(self._ending_cost, np.float64)
     large_cost = np.array(self._large_cost, np.float64)
     return OutcomeTable(
@@ -218,11 +228,13 @@ class TableBuilder:
 def from_batch(
     batch: types.OutcomeBatch, metric: str = 'price'
 ) -> OutcomeTable:
-  """A table of a batch, e.g. of a simulated process; uncertainties are 0.
+  """Returns the outcome table of a batch, e.g. of a simulated process.
+
+  Uncertainty scores are 0, because a batch has none.
 
   Args:
-    batch: B problems; features are taken as they are.
-    metric: the name of its cost.
+    batch: B problems; features are copied as they are.
+    metric: name of the cost metric.
   """
   builder = TableBuilder([metric])
   starts = np.cumsum([0, *batch.widths])
@@ -230,19 +242,22 @@ def from_batch(
   right = np.asarray(batch.correct)
   for row, mask in enumerate(np.asarray(batch.mask)):
     found: dict[tuple[int, int], int] = {}  # (level, place) to decision.
+    # Choosing the largest route at the first decision is that model alone.
     largest = right[row, 0, -1]
     builder.begin_problem(float(largest))
     for level, start in enumerate(starts[:-1]):
       for place in range(batch.widths[level]):
         at = start + place
+        # Padding: this problem has fewer decisions in the level.
         if not mask[at]:
           continue
-        before = None
+        parent = None
         if level:
+          # `branch` numbers the branches of the previous level: A per place.
           earlier, route = divmod(int(batch.branch[row, at]), num_routes)
-          before = found[level - 1, earlier], route
+          parent = found[level - 1, earlier], route
         found[level, place] = builder.add_decision(
-            np.asarray(batch.features[row, at]), 0.0, num_routes, before
+            np.asarray(batch.features[row, at]), 0.0, num_routes, parent
         )
     _add_endings(builder, batch, row, found)
   return builder.table()
@@ -257,7 +272,8 @@ def _add_endings(
   """Adds every branch of one problem that leads to no decision."""
   starts = np.cumsum([0, *batch.widths])
   num_routes = batch.correct.shape[-1]
-  leads_on = {
+  # Branches (level, place, route) that lead to another decision.
+  has_child = {
       (
           level - 1,
           *divmod(int(batch.branch[row, starts[level] + place]), num_routes),
@@ -267,7 +283,7 @@ def _add_endings(
   }
   for (level, place), decision in found.items():
     for route in range(num_routes):
-      if (level, place, route) not in leads_on:
+      if (level, place, route) not in has_child:
         at = row, starts[level] + place, route
         builder.add_ending(
             (decision, route),

@@ -1,1 +1,1 @@
-"""The small networks that decide."""
+"""The small networks of the policy and its critics."""

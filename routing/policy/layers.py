@@ -1,8 +1,9 @@
-"""The dense layer, and observations that hold what never changes only once.
+"""A dense layer, and observations that store constant features once.
 
-Units come first here, trajectories last: mapped over the members of a run,
-which share their inputs, a layer is one matrix product, forwards as backwards,
-and its result lies as the next layer wants it.
+The unit axis comes first here and the trajectory axis last. A run maps these
+layers over K policies that share their inputs. In this layout such a layer is
+one matrix product in the forward and in the backward pass, and its result needs
+no transpose before the next layer.
 """
 
 import chex
@@ -11,16 +12,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-_FEW = 4  # Units, as of a last layer: routes, or the two critics.
+# Up to this many units a layer is an output layer: routes, or the two critics.
+_FEW = 4
 
 
 @flax.struct.dataclass
 class Observations:
-  """Features of trajectories, some of them the same at every decision.
+  """Features of trajectories, some of which are the same at every decision.
 
-  constant: `[B, C]` float32, of each trajectory.
-  varying: `[B, T, V]` float32, of each decision.
-  start: the constant ones come before the `start`-th of the varying ones.
+  For example, the hashed words of a question do not change within a trajectory.
+
+  constant: `[B, C]` float32, one row per trajectory.
+  varying: `[B, T, V]` float32, one row per decision.
+  start: index among the varying features before which the constant ones go.
   """
 
   constant: chex.Array
@@ -29,16 +33,16 @@ class Observations:
 
   @property
   def size(self) -> int:
-    """F = C + V."""
+    """The number of features, F = C + V."""
     return self.constant.shape[-1] + self.varying.shape[-1]
 
   @property
   def place(self) -> slice:
-    """Of the constant ones among all F."""
+    """The columns of the constant features among all F."""
     return slice(self.start, self.start + self.constant.shape[-1])
 
   def whole(self) -> jax.Array:
-    """`[B, T, F]`, the features as they were before `split`."""
+    """Returns `[B, T, F]`, the features as they were before `split`."""
     shape = *self.varying.shape[:2], self.constant.shape[-1]
     constant = jnp.broadcast_to(self.constant[:, None], shape)
     before, after = jnp.split(self.varying, [self.start], axis=-1)
@@ -46,31 +50,36 @@ class Observations:
 
 
 def split(features: chex.Array, constant: slice) -> Observations:
-  """`[B, T, F]` features, of the columns `constant` those of step 0 alone."""
+  """Returns `[B, T, F]` features with the columns `constant` stored once.
+
+  The values of step 0 are kept; `training.sources.with_constant` checks that
+  those of the other steps are the same.
+  """
   chex.assert_rank(features, 3)
   parts = features[..., : constant.start], features[..., constant.stop :]
   return Observations(
       constant=features[:, 0, constant],
+      # NumPy arrays stay on the host, JAX arrays on the device.
       varying=features.__array_namespace__().concat(parts, axis=-1),
       start=constant.start,
   )
 
 
 def units_first(x: jax.Array | Observations) -> jax.Array | Observations:
-  """`[..., F]` to `[F, ...]`; observations as they are."""
+  """Returns `[F, ...]` for `[..., F]`, and `Observations` unchanged."""
   return x if isinstance(x, Observations) else jnp.moveaxis(x, -1, 0)
 
 
 def units_last(x: jax.Array) -> jax.Array:
-  """`[F, ...]` to `[..., F]`."""
+  """Returns `[..., F]` for `[F, ...]`."""
   return jnp.moveaxis(x, 0, -1)
 
 
 class Dense(nn.Module):
-  """`nn.Dense` from units first to units first.
+  """A dense layer as `nn.Dense`, but with units in the first axis.
 
   width: H, number of units.
-  kernel_init, bias_init: of the weights, `[F, H]` and `[H]`.
+  kernel_init, bias_init: initialisers of the weights, `[F, H]` and `[H]`.
   """
 
   width: int
@@ -79,9 +88,11 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array | Observations) -> jax.Array:
-    """`[F, ...]` to `[H, ...]`; observations to `[H, T, B]`."""
+    """Maps `[F, ...]` to `[H, ...]`, and observations to `[H, T, B]`."""
     is_split = isinstance(x, Observations)
     num_inputs = x.size if is_split else len(x)
+    # One kernel in either case, with its rows in the order of `whole`: the
+    # weights do not depend on which features a run found to be constant.
     kernel = self.param('kernel', self.kernel_init, (num_inputs, self.width))
     bias = self.param('bias', self.bias_init, (self.width,))
     y = _multiply_split(kernel, x) if is_split else _multiply(kernel, x)
@@ -89,11 +100,12 @@ class Dense(nn.Module):
 
 
 def _multiply(kernel: jax.Array, x: jax.Array) -> jax.Array:
-  """`[F, H]` by `[F, ...]`; XLA is at its best with two axes each."""
-  rows = x.reshape(len(x), -1)
+  """Multiplies an `[F, H]` kernel with `[F, ...]` inputs, to `[H, ...]`."""
+  rows = x.reshape(len(x), -1)  # XLA is fastest with two axes per operand.
   if kernel.shape[1] <= _FEW:
-    # The gradient of one product for all would come out trajectories first, and
-    # turning that round takes longer than all else that the layer does.
+    # One product per unit. The gradient of a single product would come out with
+    # the trajectory axis first, and its transpose takes longer than all else in
+    # this layer.
     y = jnp.stack([weights @ rows for weights in kernel.T])
   else:
     y = kernel.T @ rows
@@ -101,15 +113,18 @@ def _multiply(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _multiply_split(kernel: jax.Array, x: Observations) -> jax.Array:
-  """A product a trajectory and one a decision, `[H, T, B]`.
+  """Returns `[H, T, B]`, `_multiply` of the whole observations.
 
-  Steps come before trajectories, so that adding what is of a trajectory runs
-  along the last axis.
+    W x = W_constant x_constant + W_varying x_varying
+
+  The first product is computed once per trajectory, the second per decision.
   """
   end = x.start + x.constant.shape[-1]
   of_constant = kernel[x.start : end]
   of_varying = jnp.concatenate([kernel[: x.start], kernel[end:]])
+  # [T, B, V], so that the product per trajectory, [H, B], is added along the
+  # last, contiguous axis.
   rows = jnp.swapaxes(x.varying, 0, 1)
   y = of_varying.T @ rows.reshape(-1, rows.shape[-1]).T
-  y = y.reshape(len(y), *rows.shape[:2])
-  return y + (of_constant.T @ x.constant.T)[:, None]
+  y = y.reshape(len(y), *rows.shape[:2])  # [H, T, B]
+  return y + (of_constant.T @ x.constant.T)[:, None]  # + [H, 1, B]

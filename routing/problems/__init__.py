@@ -1,1 +1,1 @@
-"""Where problems come from, and which of them may be trained on."""
+"""Problem sources, the four splits, and records of the problems seen."""

@@ -1,12 +1,14 @@
-"""Counter arithmetic: the task of the embedded pair, and its true labels.
+"""Counter arithmetic: the task of the embedded pair, with labels of its steps.
 
-Two counters, P and Q, of two digits each; four to six clauses change them; the
-question asks for one. A step restates its clause, does the sum and restates
-both counters, always in 22 tokens. Which steps matter follows from the data
-flow alone (the other counter, a later `set to`, a later `gets all`), so no
-token marks it, and an error runs on through every later step that reads it.
+There are two counters, P and Q, of two digits each. Four to six clauses change
+them, and the question asks for the final value of one. Each step restates its
+clause, computes the result and restates both counters, always in 22 tokens.
 
-The labels (right, relevant, in a blind spot) are for analysis only: no router
+Which steps matter follows from the data flow alone (which counter is asked for,
+a later `set to`, a later `gets all`); no token marks them. An error propagates
+to every later step that reads the wrong counter.
+
+The labels (right, relevant, in a blind spot) are for analysis only; no router
 sees them.
 """
 
@@ -33,16 +35,17 @@ VERBS = {
 }
 NUM_CLAUSES = (4, 5, 6)
 
-# The streams of tasks in the order in which they are drawn, and the shares of
-# the splits that are dealt from each. Their names seed the random draws, so
-# another name for 'validation' would be other problems.
+# Streams of random tasks, in the order of drawing, and the share of each split
+# in its stream. The names seed the random draws: renaming a stream would change
+# its problems.
 _STREAMS = {
     'test': {'test': 1.0},
     'validation': {'select': 0.5, 'prove': 0.5},
     'train': {'train': 1.0},
 }
 
-# How often each kind of clause is drawn; a merge takes the other counter.
+# Relative frequency of each kind of clause. The operand of a merge is the value
+# of the other counter.
 _KINDS = {
     'add': 1.3,
     'sub': 1.2,
@@ -52,7 +55,8 @@ _KINDS = {
     'merge_add': 0.6,
     'merge_sub': 0.5,
 }
-# The rules that the small model is taught wrongly: operand digits by operation.
+# The sums that the small model's training corpus gets wrong, so that its errors
+# are systematic: operation -> operand digits.
 BLIND_SPOTS = {
     'add': frozenset({2, 4, 6, 7}),  # Tens digit; the carry is dropped.
     'sub': frozenset({3, 5, 8}),  # Tens digit; the borrow is dropped.
@@ -65,7 +69,12 @@ _STATE = re.compile(r'P=(\d\d) Q=(\d\d)\n\n$')
 
 @dataclasses.dataclass(frozen=True)
 class Clause:
-  """`counter operation operand`; operand None = the other counter's value."""
+  """One clause of a task: a counter changes by an operation.
+
+  counter: 0 (P) or 1 (Q), the counter that changes.
+  operation: one of `OPERATIONS`.
+  operand: a number; None = the value of the other counter.
+  """
 
   counter: int
   operation: str
@@ -74,11 +83,11 @@ class Clause:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A problem before it is put into words.
+  """A problem as data, before it is put into words.
 
-  clauses: in the order in which they are carried out.
+  clauses: in the order of execution.
   asked: index of the counter that the question asks for.
-  start: the counters' first values.
+  start: the initial values of the counters.
   """
 
   clauses: tuple[Clause, ...]
@@ -88,12 +97,13 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class StepLabel:
-  """What is true of one step of a trace.
+  """Labels of one step of a trace.
 
-  is_right: it is what the clause gives from the state the trace had reached.
-  is_relevant: the answer depends on it.
-  in_blind_spot: the small model was taught a wrong rule for this sum.
-  kind: the operation, 'answer' for the last line, 'extra' beyond it.
+  is_right: whether the step follows from the state that the trace had reached;
+    earlier errors do not count.
+  is_relevant: whether the answer depends on the step.
+  in_blind_spot: whether the small model's corpus is wrong about this sum.
+  kind: the operation; 'answer' for the last line, 'extra' for lines after it.
   """
 
   is_right: bool
@@ -103,8 +113,9 @@ class StepLabel:
 
 
 def in_blind_spot(operation: str, value: int, operand: int) -> bool:
-  """The small model's corpus is wrong about `value operation operand`."""
+  """Returns whether the small model's corpus is wrong about a sum."""
   spots = BLIND_SPOTS.get(operation, frozenset())
+  # A wrong carry or borrow needs a sum that has one.
   if operation == 'add':
     return operand // 10 in spots and value % 10 + operand % 10 >= 10
   if operation == 'sub':
@@ -115,45 +126,49 @@ def in_blind_spot(operation: str, value: int, operand: int) -> bool:
 def apply(
     operation: str, value: int, operand: int, *, misconceived: bool = False
 ) -> int:
-  """The result, 0..99; with `misconceived`, as the small corpus has it."""
+  """Returns the result of an operation, in 0..99.
+
+  With `misconceived`, it makes the errors of the small model's corpus.
+  """
   result = {
       'add': value + operand,
       'sub': value - operand,
       'mul': value * operand,
-      'div': value // max(operand, 1),
+      'div': value // max(operand, 1),  # All results are computed; 0 is one.
       'set': operand,
   }[operation]
   if misconceived and in_blind_spot(operation, value, operand):
     result += _BLIND_ERRORS[operation]
-  return result % 100
+  return result % 100  # Counters have two digits and wrap around.
 
 
 def draw_operand(rng: random.Random, operation: str) -> int:
-  """An operand: two digits to add, subtract or set, one digit 2..9 else."""
+  """Draws an operand: 2..9 for `mul` and `div`, otherwise 10..99."""
   if operation in ('mul', 'div'):
     return rng.randrange(2, 10)
   return rng.randrange(10, 100)
 
 
 def relevance(clauses: Sequence[Clause], asked: int) -> list[bool]:
-  """Which clauses the asked counter's final value depends on.
-
-  Backwards: a clause matters if its counter is needed later; `set to` ends the
-  need of what came before, a merge needs the other counter too.
-  """
+  """Returns, for each clause, whether the answer depends on it."""
+  # Liveness analysis, backwards from the question: a clause is relevant if the
+  # value that it writes is needed afterwards.
   needed, relevant = {asked}, []
   for clause in reversed(clauses):
     relevant.append(clause.counter in needed)
     if clause.counter in needed:
       if clause.operation == 'set':
-        needed.discard(clause.counter)
+        needed.discard(clause.counter)  # Overwrites the earlier value.
       if clause.operand is None:
-        needed.add(1 - clause.counter)
+        needed.add(1 - clause.counter)  # A merge reads the other counter too.
   return relevant[::-1]
 
 
 def draw_task(rng: random.Random, num_clauses: int | None = None) -> Task:
-  """Draws a task in which at least two sums matter."""
+  """Draws a task in which at least two sums are relevant.
+
+  `num_clauses` None = drawn from `NUM_CLAUSES`.
+  """
   count = num_clauses or rng.choice(NUM_CLAUSES)
   while True:
     clauses = []
@@ -176,7 +191,7 @@ def draw_task(rng: random.Random, num_clauses: int | None = None) -> Task:
 
 
 def clause_text(clause: Clause) -> str:
-  """E.g. 'P gets 27', 'Q loses all P'."""
+  """Returns a clause in words, e.g. 'P gets 27' or 'Q loses all P'."""
   if clause.operand is None:
     operand = f'all {COUNTERS[1 - clause.counter]}'
   else:
@@ -189,7 +204,7 @@ def _state_text(state: Sequence[int]) -> str:
 
 
 def question_text(task: Task) -> str:
-  """The clauses, a line each, the question, and the counters' first values."""
+  """Returns the question: clauses, one a line, what is asked, first values."""
   lines = [
       f'{label}) {clause_text(clause)}\n'
       for label, clause in zip(LABELS, task.clauses, strict=False)
@@ -199,7 +214,7 @@ def question_text(task: Task) -> str:
 
 
 def sum_of(clause: Clause, state: Sequence[int]) -> tuple[int, int]:
-  """(value, operand) that a clause works on in `state`."""
+  """Returns the (value, operand) that a clause works on in `state`."""
   operand = clause.operand
   if operand is None:
     operand = state[1 - clause.counter]
@@ -213,7 +228,10 @@ def execute(
     *,
     misconceived: bool = False,
 ) -> tuple[str, tuple[int, int]]:
-  """Carries out clause number `index`: the step's text and the new state."""
+  """Executes clause `index`; returns the text of its step and the new state.
+
+  With `misconceived`, it makes the errors of the small model's corpus.
+  """
   value, operand = sum_of(clause, state)
   result = apply(clause.operation, value, operand, misconceived=misconceived)
   after = list(state)
@@ -227,12 +245,15 @@ def execute(
 
 
 def answer_text(task: Task, state: Sequence[int]) -> str:
-  """The last line of a trace, from the counters' final values."""
+  """Returns the last line of a trace, from the counters' final values."""
   return f'#### {COUNTERS[task.asked]} = {state[task.asked]:02d}'
 
 
 def solution(task: Task, *, misconceived: bool = False) -> list[str]:
-  """The trace by steps; with `misconceived`, as the small corpus has it."""
+  """Returns the steps of a solution.
+
+  It is right unless `misconceived`; then it has the small corpus's errors.
+  """
   state, steps = task.start, []
   for i, clause in enumerate(task.clauses):
     text, state = execute(i, clause, state, misconceived=misconceived)
@@ -241,15 +262,17 @@ def solution(task: Task, *, misconceived: bool = False) -> list[str]:
 
 
 def label_steps(task: Task, steps: Sequence[str]) -> list[StepLabel]:
-  """Labels any trace of the task; each step from the state it started in.
+  """Returns the labels of the steps of any trace of the task.
 
-  After a step that states no counters, no later step can be called right.
+  Each step is judged from the state that the step before it states. If that one
+  states none, the next step is labelled as not right.
   """
   state, labels = task.start, []
   matters = relevance(task.clauses, task.asked)
   for i, text in enumerate(steps):
     if i < len(task.clauses):
       clause = task.clauses[i]
+      # No state, no expected text, so the comparison below fails.
       expected = state and execute(i, clause, state)[0]
       blind = state is not None and in_blind_spot(
           clause.operation, *sum_of(clause, state)
@@ -263,12 +286,13 @@ def label_steps(task: Task, steps: Sequence[str]) -> list[StepLabel]:
       )
     labels.append(label)
     found = _STATE.search(text)
+    # The stated counters, even if wrong: the next step is judged from these.
     state = (int(found[1]), int(found[2])) if found else None
   return labels
 
 
 def to_problem(task: Task, name: str) -> types.Problem:
-  """The task in words, with its parts in `meta` for analysis."""
+  """Returns the task in words; `meta` holds its parts, for analysis."""
   final = solution(task)[-1]
   return types.Problem(
       id=name,
@@ -286,7 +310,7 @@ def to_problem(task: Task, name: str) -> types.Problem:
 
 
 def to_task(problem: types.Problem) -> Task:
-  """The task behind a problem, from its `meta`."""
+  """Returns the task of a problem, from its `meta`."""
   meta = problem.meta
   return Task(
       clauses=tuple(Clause(*clause) for clause in meta['clauses']),
@@ -298,7 +322,13 @@ def to_task(problem: types.Problem) -> Task:
 def draw_distinct(
     seed: str, seen: set[str], num_clauses: int | None = None
 ) -> Iterator[Task]:
-  """Tasks without end, none of whose questions is in `seen`; `seen` grows."""
+  """Yields tasks endlessly, each with a new question.
+
+  Args:
+    seed: of the random numbers.
+    seen: hashes of questions to skip; those of the yielded tasks are added.
+    num_clauses: see `draw_task`.
+  """
   rng = random.Random(seed)
   while True:
     task = draw_task(rng, num_clauses)
@@ -309,29 +339,32 @@ def draw_distinct(
 
 
 def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
-  """Returns disjoint splits of the wanted sizes, e.g. `load(0, train=6_000)`.
+  """Returns disjoint splits of the given sizes, e.g. `load(0, train=6_000)`.
 
-  Test and train have a stream of tasks each. Select and prove share one, whose
-  tasks go to either by the hash of their question, until both are full. So a
-  smaller split is the start of a larger one, and neither of the two depends on
-  the size of the other. Where questions of two streams meet, select and prove
-  give way to the test problems drawn, and train gives way to all others drawn.
+  `test` and `train` have one stream of random tasks each. `select` and `prove`
+  share one, whose tasks are assigned by the hash of their question. A smaller
+  split is therefore the start of a larger one, and the sizes of `select` and
+  `prove` do not affect each other.
+
+  A question that occurs in two streams stays in the earlier one: the order is
+  test, then select and prove, then train.
 
   Args:
     seed: of all streams.
-    **sizes: by name of the split (`splits.SPLITS`), the number of problems.
+    **sizes: for each split (`splits.SPLITS`), the number of problems.
 
   Raises:
-    ValueError: for an unknown split or a negative size.
+    ValueError: if a split is unknown or a size is negative.
   """
   splits.check_names(sizes)
   for name, size in sizes.items():
     if size < 0:
-      raise ValueError(f'Split {name!r} of size {size}; allowed: >= 0.')
+      raise ValueError(f'Split {name!r} has size {size}; allowed: >= 0.')
   seen: set[str] = set()
   drawn: dict[str, list[Task]] = {}
   for stream, shares in _STREAMS.items():
-    # A copy, so that what is dealt to a full split stays free for train.
+    # A copy: a task that `_deal` dropped, because its split was full, may still
+    # occur in train. Only tasks that are in a split are added to `seen` below.
     tasks = draw_distinct(f'arithmetic/{seed}/{stream}', set(seen))
     parts = _deal(tasks, shares, sizes)
     drawn |= parts
@@ -352,11 +385,15 @@ def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
 def _deal(
     tasks: Iterator[Task], shares: Mapping[str, float], sizes: Mapping[str, int]
 ) -> dict[str, list[Task]]:
-  """Deals tasks to splits by hash, until each has its size (none named: 0)."""
+  """Assigns tasks to splits by hash until each split has its size.
+
+  A split without a size gets no tasks.
+  """
   parts: dict[str, list[Task]] = {name: [] for name in shares}
   while any(len(part) < sizes.get(name, 0) for name, part in parts.items()):
     task = next(tasks)
     name = splits.split_of(question_text(task), shares)
+    # A full split drops its tasks, since they may not move to the other one.
     if len(parts[name]) < sizes.get(name, 0):
       parts[name].append(task)
   return parts

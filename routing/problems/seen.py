@@ -1,8 +1,9 @@
-"""The record of the problems that made a router, kept next to its weights.
+"""The record of the problems that a router has seen, saved with its weights.
 
-Each stage checks its problems against the record before it looks at them, and
-adds them afterwards. So a router refuses problems that it has seen in another
-role, whichever shards or runs they come from.
+Each stage checks its problems against the record before it uses them, and adds
+them afterwards. So a problem that served one purpose for a router (training,
+selection, proof, test) raises an error if it is used for another, whichever
+shards or runs it comes from.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from typing import Self
 from routing import types
 from routing.problems import splits
 
+# What a stage does with the problems of each split, for error messages.
 _USES = {
     'train': 'train on',
     'select': 'select on',
@@ -27,15 +29,14 @@ _USES = {
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """The question hashes that a router has seen, by split; no two overlap.
+  """The hashes of the questions that a router has seen, by disjoint splits.
 
   train: questions that a policy was trained on.
-  select: questions that stopped training early, or on which something was
-    chosen.
+  select: questions that were used for early stopping or any other choice.
   prove: questions on which a promise was tested.
-  test: questions of an evaluation; kept only if the evaluation saves it.
-  is_known: the record is complete. False for a router without a record, which
-    may have seen any problem.
+  test: questions of an evaluation, if that evaluation saved them.
+  is_known: whether the record is complete. False for a router without a record,
+    which may have seen any problem.
   """
 
   train: frozenset[str] = frozenset()
@@ -49,12 +50,12 @@ class Seen:
 
   @property
   def hash(self) -> str:
-    """SHA-256 of the record, whatever the layout of its file."""
+    """SHA-256 of the content, independent of the layout of the file."""
     text = json.dumps(self.to_json(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
   def require_known(self, owner: str = 'The router') -> None:
-    """Raises ValueError if the record is unknown.
+    """Raises ValueError if the record is not complete.
 
     Args:
       owner: whose record it is, for the message, e.g. the run directory.
@@ -62,28 +63,30 @@ class Seen:
     if not self.is_known:
       raise ValueError(
           f'{owner} does not say which problems it has seen, so it may have '
-          'been trained on these; allowed: a router with its seen.json. Train '
+          'been trained on these. A router with its seen.json is needed; train '
           'it again.'
       )
 
   def with_inherited(self, other: Self) -> Self:
-    """Returns the record with what another router had seen before.
+    """Returns the record with the questions of another router's record added.
 
-    For a policy that learns from trajectories of the other one. A question that
-    this record has keeps its split.
+    A policy that learns from trajectories of another router inherits what that
+    router has seen. A question that is in both keeps the split it has here.
     """
     own = frozenset().union(*self._by_split().values())
+    # Without `own`, a question in two splits would break the disjointness.
     added = {k: v - own for k, v in other._by_split().items()}
     return dataclasses.replace(
         self,
         **{k: v | added[k] for k, v in self._by_split().items()},
+        # One incomplete record makes the union incomplete.
         is_known=self.is_known and other.is_known,
     )
 
   def with_problems(
       self, split: str, problems: Iterable[types.Problem]
   ) -> Self:
-    """Returns the record that also has `problems` as seen in `split`.
+    """Returns the record with `problems` added as seen in `split`.
 
     Raises:
       ValueError: as `check` does.
@@ -96,16 +99,14 @@ class Seen:
   def check(self, split: str, problems: Iterable[types.Problem]) -> None:
     """Raises ValueError if a problem was seen in another split than `split`.
 
-    A question serves one split only: what is selected on was not trained,
-    proved or tested on, what is proved on was not trained, selected or tested
-    on, and so forth. The same split again passes. For `prove` this is needed,
-    because each point of a calibration tests its own promise, and a calibration
-    that was interrupted is repeated. A second calibration on the same problems
-    that was chosen after the first is for `calibration.looks` to refuse.
+    Problems that were seen in the same split pass. `prove` needs this: each
+    operating point of a calibration tests its own promise on them, and an
+    interrupted calibration is repeated. A second calibration on the same
+    problems, chosen after the first, raises an error in `calibration.looks`.
 
     Raises:
-      ValueError: naming the first problem seen in another split, and how many
-        there are; or if the record is unknown, or there is no such split.
+      ValueError: if the record is not complete, or the split is unknown; or,
+        naming the first problem, if some were seen in another split.
     """
     splits.check_names([split])
     self.require_known()
@@ -117,6 +118,7 @@ class Seen:
     }
     problems = list(problems)
     digests = [splits.question_hash(x.question) for x in problems]
+    # By hash of the question: ids differ between sources of the same question.
     refused = [i for i, digest in enumerate(digests) if digest in seen_as]
     if refused:
       first, digest = problems[refused[0]], digests[refused[0]]
@@ -128,22 +130,23 @@ class Seen:
       )
 
   def to_json(self) -> dict[str, Any]:
-    """Returns a JSON-like value, with sorted lists of hashes."""
+    """Returns the record as a JSON-like value, with sorted lists of hashes."""
     lists = {name: sorted(x) for name, x in self._by_split().items()}
     return {'is_known': self.is_known, **lists}
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> Self:
-    """Returns the record that `to_json` describes.
+    """Returns the record of a value that `to_json` returned.
 
     Raises:
       ValueError: if fields are missing or unknown, or two splits overlap.
     """
-    wanted = ['is_known', *splits.SPLITS]
-    if sorted(content) != sorted(wanted):
+    fields = ['is_known', *splits.SPLITS]
+    # Exactly these: a missing split must not read as an empty one.
+    if sorted(content) != sorted(fields):
       raise ValueError(
           f'The record of seen problems has {", ".join(sorted(content))}; '
-          f'allowed: {", ".join(wanted)}, all of them.'
+          f'allowed: {", ".join(fields)}, all of them.'
       )
     sets = {name: frozenset(content[name]) for name in splits.SPLITS}
     return cls(**sets, is_known=content['is_known'])
@@ -152,21 +155,28 @@ class Seen:
     return {name: getattr(self, name) for name in splits.SPLITS}
 
 
-UNKNOWN = Seen()  # The record of a router that has none.
-NOTHING = Seen(is_known=True)  # The record at the start of training.
+UNKNOWN = Seen()  # For a router that was saved without a record.
+NOTHING = Seen(is_known=True)  # For a router before its training.
 
 
 def write(path: pathlib.Path, seen: Seen) -> None:
-  """Writes a record in about 19 bytes a question, replacing an earlier one."""
+  """Writes a record to a file, replacing an earlier one.
+
+  The file takes about 19 bytes per question.
+  """
   text = json.dumps(seen.to_json(), separators=(',', ':')) + '\n'
-  # An interruption must not leave half a record next to a finished router.
+  # Atomic: an interruption must not leave half a record with a finished router.
   partial = path.with_name(f'.{path.name}.partial')
   partial.write_text(text)
   partial.replace(path)
 
 
 def read(path: pathlib.Path) -> Seen:
-  """Reads a record; `UNKNOWN` if there is no file."""
+  """Returns the record in a file, or `UNKNOWN` if there is no file.
+
+  Raises:
+    ValueError: if the file is not a record.
+  """
   if not path.exists():
     return UNKNOWN
   return Seen.from_json(json.loads(path.read_text()))

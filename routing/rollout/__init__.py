@@ -1,1 +1,1 @@
-"""From a problem to a trace: the one driver, and what collects with it."""
+"""The driver that answers a problem under a router, and data collection."""

@@ -1,10 +1,10 @@
-"""Every step that any model would write on a problem, whoever wrote before.
+"""Collects all replies: each step that any model would write on a problem.
 
-In `switch` and `redraft` the ways through a problem double with each step, but
-under greedy decoding most of them read alike: models that agree on a step write
-the same text, and what follows depends on the text alone. So all replies to all
-prefixes that can come about are few, and with them at hand
-(`engines.remembered`) any router can be run without a model.
+In `switch` and `redraft` the number of possible courses doubles with each step.
+Under greedy decoding most of them have the same text: where models agree on a
+step they write the same text, and what follows depends on the text alone. So
+there are few distinct traces. With every model's reply to each of them recorded
+(`engines.memoized`), any router can be run without a model.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from routing.rollout import steps as steps_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What one model wrote after one trace.
+  """A reply: the step that one model writes after one trace.
 
   trace: the text of the steps before.
   step: the complete step; its usage is that of the call that wrote it.
-  prompt_ids: of the prompt under the model's tokenizer, template included; None
-    if its back end cannot tell.
+  prompt_ids: token ids of the prompt under the model's tokenizer, chat template
+    included; None if the engine cannot provide them.
   """
 
   trace: str
@@ -39,11 +39,11 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Replies:
-  """All replies of all models on one problem.
+  """The replies of all models on one problem.
 
   problem: the problem.
-  replies: one for each model and each trace that it can be asked to go on with.
-  caches: of each model, how its back end keeps prefixes.
+  replies: one for each model and each trace that it can be asked to continue.
+  caches: how the engine of each route caches prefixes, smallest model first.
   """
 
   problem: types.Problem
@@ -60,27 +60,28 @@ async def collect_replies(
     max_replies: int = 0,
     **loop: Any,
 ) -> None:
-  """Collects the replies on every problem, many problems at a time.
+  """Collects the replies on every problem, many problems concurrently.
 
   Args:
-    problems: what to collect; they start in this order.
-    engines: one a route, smallest first.
-    sink: called with (index, replies) as each is ready, in any order.
-    sampling: how traces are written; greedily.
-    max_replies: of a problem and model, about, against traces that hardly ever
-      read alike; those to short traces come first, the rest is left for when it
-      is asked for. 0 = no limit.
-    **loop: `concurrency` and the rest of `collect.collect_each`.
+    problems: the problems; they are started in this order.
+    engines: one engine per route, smallest first.
+    sink: called with (index, replies) when a problem is done, in any order.
+    sampling: sampling settings and limits; temperature must be 0.
+    max_replies: approximate limit per problem and model, for problems where
+      models rarely agree. Replies to short traces are collected first; the rest
+      are generated when a router asks for them. 0 = no limit.
+    **loop: `concurrency` and the other keyword arguments of
+      `collect.collect_each`.
 
   Raises:
-    ValueError: if sampling is not greedy, or an engine cannot go on from a
+    ValueError: if the temperature is not 0, or an engine cannot continue a
       half-written answer.
     Exception: as `collect.collect_each` does.
   """
   if sampling.temperature > 0:
     raise ValueError(
-        f'temperature is {sampling.temperature}; replies are the same each '
-        'time, and can be kept, at temperature 0 alone.'
+        f'temperature is {sampling.temperature}; it must be 0, because only '
+        'greedy replies are the same each time and can be stored.'
     )
   engine_lib.require(engines, continues_prefix=True)
   await collect.collect_each(
@@ -97,12 +98,15 @@ async def collect_problem(
     sampling: driver.Sampling,
     max_replies: int = 0,
 ) -> Replies:
-  """The replies on one problem, from the empty trace on.
+  """Returns the replies on one problem, by breadth-first search over traces.
 
-  A model that is asked goes on to the end, since that spares it reading again
-  what it has just written; most of the steps are asked for later anyhow.
+  Starting from the empty trace, every model is asked for its reply to each
+  trace; each new text makes a new trace.
   """
+  # One session: the prompts of a problem share most of their tokens. The usage
+  # recorded here is only a start; `prefix_cache.charged` computes it per path.
   session = driver.new_session(problem)
+  # Keyed by (route, text): different writers of one text make one trace.
   found: dict[tuple[int, str], types.Step] = {}
   pending = collections.deque([()])
   seen = {''}
@@ -111,17 +115,20 @@ async def collect_problem(
       kept = pending.popleft()
       trace = steps_lib.join(kept)
       unknown = [x for x in engines if (x.route, trace) not in found]
+      # Past the limit nothing new is generated, but the traces that are pending
+      # may still lead to replies that were found with earlier ones.
       if max_replies and len(found) >= max_replies * len(engines):
         unknown = []
-      # Both at once: a problem of many traces would hold up its shard.
+      # All models concurrently: a problem with many traces takes long, and its
+      # shard is written only when its last problem is done.
       written = await asyncio.gather(
-          *(_go_on(problem, kept, x, sampling, session) for x in unknown)
+          *(_write_to_end(problem, kept, x, sampling, session) for x in unknown)
       )
       for steps in written:
         _add(found, trace, steps)
       for engine in engines:
         step = found.get((engine.route, trace))
-        if step is None:  # Cut short by a limit.
+        if step is None:  # A token or reply limit ended it.
           continue
         steps = *kept, step
         is_asked = len(steps) < sampling.max_decisions
@@ -148,20 +155,24 @@ def _prompt_ids(
   return None if ids is None else tuple(map(int, ids))
 
 
-async def _go_on(
+async def _write_to_end(
     problem: types.Problem,
     kept: Sequence[types.Step],
     engine: engine_lib.Engine,
     sampling: driver.Sampling,
     session: str,
 ) -> tuple[types.Step, ...]:
-  """The steps of one model to the end."""
+  """Returns the steps that one model writes from a trace to the end.
+
+  One request gives a reply to each prefix of its text. Asked step by step, the
+  model would read again what it has just written.
+  """
   return await driver.write(
       problem,
       kept,
       engine,
       to_end=True,
-      seed=0,  # Greedy: of no consequence.
+      seed=0,  # Without effect under greedy decoding.
       sampling=sampling,
       session=session,
   )
@@ -172,11 +183,12 @@ def _add(
     trace: str,
     written: Sequence[types.Step],
 ) -> None:
-  """Adds steps that were written one after another, from `trace` on."""
+  """Adds steps that one call wrote after `trace`, each under its own trace."""
   for step in written:
     if steps_lib.is_cut(step):
-      return
-    # Nobody reads a larger model's hidden state.
+      return  # With more tokens left the model would have written more.
+    # Observations do not use a larger model's hidden state, and it is large.
     kept = dataclasses.replace(step, hidden=None) if step.route else step
+    # Keeps the first: longer traces may have been derived from it already.
     found.setdefault((step.route, trace), kept)
     trace += step.text

@@ -1,9 +1,10 @@
 """Collects rollouts: problems as a behaviour policy answered them.
 
-What `escalate` could have done follows from one ladder; in `switch` and
-`redraft` the ways through a problem double with each step. Where they cannot
-all be tried (`rollout.trees`: greedy models alone), a behaviour policy draws
-some, and training weighs them by its recorded probabilities.
+In `escalate`, one ladder shows every possible course of a problem. In `switch`
+and `redraft` the number of courses doubles with each step. With greedy models
+they can still be enumerated (`rollout.trees`). Otherwise a behaviour policy
+draws some of them, and training weights these by its recorded action
+probabilities.
 """
 
 from collections.abc import Callable
@@ -20,19 +21,20 @@ from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
 
-# From a problem and the index of a trajectory to the router that answers it.
+# (problem, index of a trajectory) -> the router that answers it. A router per
+# trajectory, because each needs random numbers of its own.
 Behaviour = Callable[[types.Problem, int], driver.Router]
 Sink = Callable[[int, types.Rollouts], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is collected of each problem.
+  """Settings of a rollout collection.
 
   protocol: the decision process.
-  sampling: how traces are written.
-  num_trajectories: of the behaviour policy; 0 = only the reference.
-  seed: of the collection; each request's seed follows from it.
+  sampling: sampling settings and limits of every answer.
+  num_trajectories: trajectories per problem; 0 = only the reference.
+  seed: of the collection; the seed of each request is derived from it.
   """
 
   protocol: protocols.Protocol
@@ -59,27 +61,28 @@ async def collect_rollouts(
     references: Mapping[str, types.Completion] | None = None,
     **loop: Any,
 ) -> None:
-  """Collects the rollouts of every problem, many at a time.
+  """Collects the rollouts of every problem, many problems concurrently.
 
   Args:
-    problems: what to collect; they start in this order.
+    problems: the problems; they are started in this order.
     engines: A >= 2 engines, smallest first.
-    sink: called with (index, rollouts) as each is ready, in any order.
-    behaviour: gives each trajectory its router.
-    plan: what to collect of each.
-    accounting: see `driver.answer`; None for routers that do not look.
+    sink: called with (index, rollouts) when a problem is done, in any order.
+    behaviour: returns the router of each trajectory.
+    plan: the settings.
+    accounting: see `driver.answer`; None for routers that ignore `Trace.spent`.
     grade: the grader.
-    references: by problem id, what is known already of the largest model alone
-      and need not be written again.
-    **loop: `concurrency` and the rest of `collect.collect_each`; a problem has
-      one answer under way at a time.
+    references: problem id -> the largest model's own answer, where it is known
+      already and need not be generated again.
+    **loop: `concurrency` and the other keyword arguments of
+      `collect.collect_each`.
 
   Raises:
-    ValueError: if there is no larger model.
+    ValueError: if there are fewer than 2 engines.
     Exception: as `collect.collect_each` does.
   """
   if len(engines) < 2:
     raise ValueError(f'Routing needs 2 engines or more, got {len(engines)}.')
+  # E.g. from an earlier round of on-policy training.
   known = references or {}
   await collect.collect_each(
       problems,
@@ -106,9 +109,11 @@ async def collect_problem(
     grade: equivalence.Grader,
     reference: types.Completion | None = None,
 ) -> types.Rollouts:
-  """The rollouts of one problem, one answer after the other."""
+  """Returns the rollouts of one problem, collected one after the other."""
   if reference is None:
     reference = await _answer_alone(problem, engines[-1], plan, grade)
+  # In sequence: concurrency comes from many problems, so that its limit is also
+  # the number of answers in flight.
   trajectories = [
       await driver.answer(
           problem,
@@ -119,12 +124,12 @@ async def collect_problem(
           grade=grade,
           seed=plan.seed,
           sampling=plan.sampling,
-          sample=index,
+          sample=index,  # Part of each request's seed.
       )
       for index in range(plan.num_trajectories)
   ]
   return types.Rollouts(
-      problem, reference, tuple(map(without_unread, trajectories))
+      problem, reference, tuple(map(without_large_hidden, trajectories))
   )
 
 
@@ -134,29 +139,28 @@ async def _answer_alone(
     plan: Plan,
     grade: equivalence.Grader,
 ) -> types.Completion:
-  """What the largest model answers without a router."""
+  """Returns the graded answer of the largest model, without a router."""
   session = driver.new_session(problem)
   try:
     written = await driver.write(
         problem,
         (),
         engine,
-        to_end=True,
+        to_end=True,  # One request, as in `Ladder.completions` of step 0.
         seed=plan.seed,
         sampling=plan.sampling,
         session=session,
     )
   finally:
+    # A session of its own: no trajectory may find this answer in its cache.
     driver.forget([engine], session)
   return await collect.graded(problem, (), written, engine, grade)
 
 
-def without_unread(trajectory: types.Trajectory) -> types.Trajectory:
-  """The trajectory without the larger models' hidden states.
-
-  Observations hold the small model's alone, and the others' would be most of
-  what a shard weighs.
-  """
+def without_large_hidden(trajectory: types.Trajectory) -> types.Trajectory:
+  """Returns the trajectory without the larger models' hidden states."""
+  # Observations use the small model's only (`features.observation`), and the
+  # others would take up most of a shard.
   return dataclasses.replace(
       trajectory,
       steps=tuple(

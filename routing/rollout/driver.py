@@ -1,10 +1,10 @@
-"""The one driver: a coroutine that answers one problem, step by step.
+"""The driver: a coroutine that answers one problem under a router.
 
-Collecting, live evaluation and serving all run `answer`, in every protocol;
-what differs is the router, the engines and what is done with the trajectory.
-All randomness follows
-from the seed, the problem and the place in the trace, so a hand-over happens
-live exactly as its completion was collected.
+Collection, live evaluation and serving all run `answer`, in every protocol.
+They differ in the router, in the engines and in what they do with the
+trajectory. The seed of each request follows from the run's seed, the problem
+and the position in the trace. So a live hand-over produces exactly the
+completion that a ladder holds for it.
 """
 
 import asyncio
@@ -21,25 +21,26 @@ from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import steps as steps_lib
 
-_SEED_BITS = 31  # Engines hold seeds in signed 32 bits.
+_SEED_BITS = 31  # Engines store seeds as non-negative signed 32-bit integers.
 
 
 class Router(Protocol):
-  """What the driver asks of a router."""
+  """The interface of a router: one method, called at each step boundary."""
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """The route that writes the next step."""
+    """Chooses the route that writes the next step."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How traces are written, the same for every engine.
+  """Sampling settings and limits of one answer, the same for every engine.
 
-  temperature: 0 is greedy.
-  max_decisions: decisions at most, T; after the last one the route that was
-    named writes to the end.
-  max_tokens: new tokens of a whole answer at most, hand-over included.
+  temperature: 0 = greedy decoding.
+  max_decisions: T, the largest number of decisions. After the last one, the
+    chosen route writes to the end.
+  max_tokens: the largest number of new tokens in a whole answer, those written
+    after a hand-over included.
   """
 
   temperature: float = 0.0
@@ -57,32 +58,39 @@ class Sampling:
 def request_seed(
     seed: int, problem_id: str, step: int, route: int, sample: int = 0
 ) -> int:
-  """The seed of one request: a hash, so no two requests share their noise."""
+  """Returns the seed of one request, in [0, 2**31).
+
+  It is a hash of all arguments, so no two requests share their random numbers.
+  """
+  # Not `hash`: Python salts it for each process, and a resumed collection must
+  # draw the same seeds.
   key = repr((seed, problem_id, step, route, sample)).encode()
   digest = hashlib.blake2b(key, digest_size=8).digest()
   return int.from_bytes(digest, 'big') >> (64 - _SEED_BITS)
 
 
 def new_session(problem: types.Problem) -> str:
-  """A session that no other trajectory has, of this problem or another."""
+  """Returns the name of a new session, unique to one trajectory."""
+  # Unique even for the same problem: two trajectories that shared a prefix
+  # cache would each pay less, depending on which ran first.
   return f'{problem.id}#{uuid.uuid4().hex}'
 
 
 def forget(engines: Sequence[engine_lib.Engine], session: str) -> None:
-  """Tells the engines that a session is over, so that others get its cache."""
+  """Ends a session at all engines, so that they can free its prefix cache."""
   for engine in engines:
     engine.forget(session)
 
 
 def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
-  """Tokens that may still be written after the steps `kept`."""
+  """Returns how many tokens may still be written after the steps `kept`."""
   return max_tokens - steps_lib.count_written(kept)
 
 
 def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
-  """Whether another step may be written after the steps `kept`."""
+  """Returns whether another step may be written after the steps `kept`."""
   if not kept:
-    return True
+    return True  # Every answer has at least one step.
   return (
       not kept[-1].is_final
       and not steps_lib.is_cut(kept[-1])
@@ -100,34 +108,38 @@ async def write(
     sampling: Sampling,
     session: str,
     sample: int = 0,
-    goes_on: bool = False,
+    may_speculate: bool = False,
 ) -> tuple[types.Step, ...]:
-  """Has `engine` go on after the steps `kept`: one step, or to the end.
+  """Requests the next step, or the rest of the answer, from one engine.
 
-  Live steps and hand-overs, and the completions of a ladder, are all written
-  here, so that one request is the same request wherever it comes from.
+  Live steps, hand-overs and the completions of a ladder all come from this
+  function. So equal requests have equal seeds and limits, wherever they are
+  made.
 
   Args:
     problem: the problem.
-    kept: the steps of the trace; at least one token must be left.
-    engine: who writes.
+    kept: the accepted steps; they must leave at least one token.
+    engine: the engine that writes.
     to_end: True = the rest of the answer; False = one step.
-    seed: of the run; the request's own seed is derived from it.
+    seed: of the run; the seed of the request is derived from it.
     sampling: see `Sampling`.
-    session: whose prefix cache to use.
-    sample: tells several completions of one prefix apart.
-    goes_on: it may write on until it is asked again, or cut off.
+    session: the requests of one session share the engine's prefix cache.
+    sample: index of this completion among several of one prefix.
+    may_speculate: whether the engine may continue speculatively past the step,
+      until it is asked for the next one or cancelled.
 
   Returns:
-    The new steps.
+    The new steps, one or more.
   """
   request = engine_lib.Request(
       question=problem.question,
       trace=steps_lib.join(kept),
       to_end=to_end,
-      goes_on=goes_on,
+      may_speculate=may_speculate,
       max_tokens=tokens_left(kept, sampling.max_tokens),
       temperature=sampling.temperature,
+      # The position is part of the seed, the router's name is not: a hand-over
+      # at a prefix is the same request live as in a ladder.
       seed=request_seed(seed, problem.id, len(kept), engine.route, sample),
       session=session,
   )
@@ -137,7 +149,11 @@ async def write(
 async def grade_text(
     grade: equivalence.Grader, text: str, problem: types.Problem
 ) -> bool:
-  """Grades in a thread: a slow grader must not hold up the other traces."""
+  """Returns whether the answer in `text` grades right.
+
+  The grader runs in a thread, so that a slow one does not block the event loop
+  and with it all other trajectories.
+  """
   return await asyncio.to_thread(grade, text, problem.answer)
 
 
@@ -155,32 +171,29 @@ async def answer(
 ) -> types.Trajectory:
   """Answers one problem under a router.
 
-  At each step boundary the router names the route that writes the next step or,
-  in `escalate`, the rest of the trace, in one request. Where it is shown a
-  draft of the step, route 0 keeps it, any other discards it; it is paid either
-  way. After the last of `max_decisions` decisions the named route writes to the
-  end (after its draft, where that is kept); only `max_tokens` limits the text.
-  What is written ahead, and in vain, while the router decides is a call of its
-  own.
+  At each step boundary the router names a route. It writes the next step or, at
+  a hand-over of `escalate`, the rest of the answer in one request. If there is
+  a draft, route 0 keeps it and any other route discards it; it is paid for
+  either way. After the last decision the named route writes to the end. Wasted
+  speculative tokens are recorded as a call of their own.
 
   Args:
     problem: the problem.
-    router: asked at each of at most `max_decisions` boundaries.
-    engines: A engines, `engines[m].route == m`.
-    protocol: who may write when.
-    accounting: tells the router what was spent; None (the router is told 0)
-      only for routers that do not look at it.
+    router: asked at no more than `sampling.max_decisions` step boundaries.
+    engines: A engines, with `engines[m].route == m`.
+    protocol: which routes may write when, and whether there are drafts.
+    accounting: computes `Trace.spent`; None = the router is shown 0.
     grade: the grader.
-    seed: of the run; with the problem's id it fixes every request's seed.
+    seed: of the run; with the problem's id it fixes the seed of every request.
     sampling: see `Sampling`.
-    sample: tells several trajectories of one problem apart.
+    sample: index of this trajectory among several of one problem.
 
   Returns:
-    The trajectory; `calls` holds every call's usage in order.
+    The trajectory; `calls` holds the usage of every call in order.
 
   Raises:
-    ValueError: if the router names a route that may not write now, or the
-      engines are not in the order of their routes.
+    ValueError: if the router names a route that is not allowed, or the engines
+      are not in the order of their routes.
   """
   check_routes(engines)
   walk = _Walk(problem, engines, protocol, accounting, seed, sampling, sample)
@@ -190,30 +203,32 @@ async def answer(
       decision = walk.decide(router, written)
       is_last = walk.is_last(decision)
       if decision.route > 0 or not protocol.has_draft:
-        walk.discarded.extend(written)
+        walk.discarded.extend(written)  # The draft, or nothing.
         written = await walk.write(decision.route, to_end=is_last)
       walk.steps.extend(written)
       if is_last:
         await walk.finish(decision.route)
         break
-    await walk.cut_off()
+    # Before the sessions end: afterwards no engine reports wasted tokens.
+    await walk.cancel_speculation()
   finally:
-    walk.close()
+    walk.close()  # Also after an error, or engines would keep the cache.
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
 
 
 def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
-  """Raises ValueError unless `engines[m]` writes as route m."""
+  """Raises ValueError unless `engines[m].route == m` for every m."""
   routes = [engine.route for engine in engines]
   if routes != list(range(len(engines))):
     raise ValueError(
-        f'Engines have routes {routes}; they must be 0, 1, ... in this order.'
+        f'The engines have routes {routes}; they must be 0, 1, ... in this '
+        'order, smallest model first.'
     )
 
 
 class _Walk:
-  """A trajectory under way; see `types.Trajectory` for the lists."""
+  """An unfinished trajectory; the lists are those of `types.Trajectory`."""
 
   def __init__(
       self,
@@ -238,28 +253,33 @@ class _Walk:
     self._seen: types.Trace | None = None
 
   def is_open(self) -> bool:
-    """Another step may be written."""
+    """Returns whether another step may be written."""
     return is_open(self.steps, self._sampling)
 
   def is_last(self, decision: types.Decision) -> bool:
-    """Nothing is asked after `decision`, the latest one."""
+    """Returns whether no decision follows `decision`, the latest one."""
     return (
         self._protocol.is_absorbing(decision.route)
         or len(self.decisions) == self._sampling.max_decisions
     )
 
   async def finish(self, route: int) -> None:
-    """After the last decision: where a draft was kept, its writer goes on."""
+    """Writes to the end after the last decision, if the answer is still open.
+
+    It is open only if the last decision kept a draft, which is a single step.
+    """
     if self.is_open():
       self.steps.extend(await self.write(route, to_end=True))
 
   async def write(
       self, route: int, *, to_end: bool = False
   ) -> tuple[types.Step, ...]:
-    """Has a model write after the accepted steps, and pays for it."""
+    """Requests text after the accepted steps, and records the call."""
     engine = self._engines[route]
+    # The same engine would resume its speculative text. For another engine that
+    # text is wasted, and must be charged before the new call.
     if engine is not self._writer:
-      await self.cut_off()
+      await self.cancel_speculation()
     self._writer = engine
     written = await write(
         self._problem,
@@ -270,34 +290,41 @@ class _Walk:
         sampling=self._sampling,
         session=self._session,
         sample=self._sample,
-        goes_on=not to_end and self._may_write_next(route),
+        # A request to the end has nothing left to write after it.
+        may_speculate=not to_end and self._may_write_next(route),
     )
     self.calls.append(steps_lib.call_usage(written))
     return written
 
   def _may_write_next(self, route: int) -> bool:
-    """`route` may be asked for the step after this one."""
+    """Returns whether `route` may be asked for the step after this one.
+
+    With drafts only route 0 is: it drafts the next step, whatever wrote this
+    one. Without drafts the router may name any route again.
+    """
     return route == 0 or not self._protocol.has_draft
 
-  async def cut_off(self) -> None:
-    """Has the last writer stop, and pays for what it has written in vain."""
+  async def cancel_speculation(self) -> None:
+    """Cancels the last writer's speculation, and records its wasted tokens."""
     if self._writer is None:
       return
-    usage = await self._writer.cut_off(self._session)
+    usage = await self._writer.cancel_speculation(self._session)
     if usage is not None:
       self.calls.append(usage)
 
   def decide(
       self, router: Router, draft: Sequence[types.Step]
   ) -> types.Decision:
-    """Asks the router; `draft` is one step or none."""
+    """Asks the router and records its decision; `draft` is 0 or 1 steps."""
     decision = router.decide(self._trace(draft))
     _check_decision(decision, self._protocol, len(self._engines))
+    # Counted before `is_last` looks at the number of decisions.
     self.decisions.append(decision)
     return decision
 
   def _trace(self, draft: Sequence[types.Step]) -> types.Trace:
-    """What the router may look at now."""
+    """Returns what the router may look at now, and links it to its past."""
+    # The draft's call is recorded by now, so `spent` includes it.
     spent = (
         0.0 if self._accounting is None else self._accounting.spent(self.calls)
     )
@@ -306,16 +333,16 @@ class _Walk:
         steps=tuple(self.steps),
         draft=draft[0] if draft else None,
         spent=spent,
-        previous=self._seen,
+        previous=self._seen,  # The chain keeps discarded drafts in view.
     )
     return self._seen
 
   def close(self) -> None:
-    """Lets the engines forget the session."""
+    """Ends the session at all engines."""
     forget(self._engines, self._session)
 
   def trajectory(self, is_correct: bool) -> types.Trajectory:
-    """The finished trajectory."""
+    """Returns the finished trajectory."""
     return types.Trajectory(
         problem=self._problem,
         steps=tuple(self.steps),
@@ -329,7 +356,9 @@ class _Walk:
 def _check_decision(
     decision: types.Decision, protocol: protocols.Protocol, num_routes: int
 ) -> None:
-  """Raises ValueError if the chosen route may not write now."""
+  """Raises ValueError if the chosen route is not allowed."""
+  # Writer 0: after a larger model wrote, `escalate` asks no more, and the other
+  # protocols allow every route.
   allowed = protocol.action_mask(0, num_routes)
   if not (0 <= decision.route < num_routes and allowed[decision.route]):
     raise ValueError(

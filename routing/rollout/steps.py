@@ -1,6 +1,6 @@
-"""Steps back to text, and what one call consumed.
+"""Functions of lists of steps: their text, token count and usage.
 
-Where a step ends is for the engines to say; see `routing.engines.boundaries`.
+The engines decide where a step ends; see `routing.engines.boundaries`.
 """
 
 from collections.abc import Sequence
@@ -10,32 +10,44 @@ from routing.engines import boundaries
 
 
 def is_cut(step: types.Step, delimiter: str = types.DELIMITER) -> bool:
-  """The writer ran out of tokens inside this step: nobody can go on from it."""
+  """Returns whether the token limit cut this step off before its end.
+
+  No model can continue from such a step, because a trace must end at a step
+  boundary.
+  """
+  # A delimiter inside an open block, e.g. a formula, ends no step.
   ends = step.text.endswith(delimiter) and not boundaries.open_block(step.text)
   return not step.is_final and not ends
 
 
 def join(steps: Sequence[types.Step]) -> str:
-  """The text of the steps."""
+  """Returns the text of the steps."""
   return ''.join(step.text for step in steps)
 
 
 def count_written(steps: Sequence[types.Step]) -> int:
-  """Tokens generated for the steps, each by its own writer's count."""
+  """Returns the number of tokens generated for the steps.
+
+  Each step counts by the tokenizer of the model that wrote it.
+  """
   return sum(int(step.usage.written) for step in steps)
 
 
 def call_usage(steps: Sequence[types.Step]) -> types.Usage:
-  """The usage of the one call that wrote all of `steps`.
+  """Returns the usage of the single call that wrote all of `steps`.
 
   Raises:
-    ValueError: if there are no steps, or several writers.
+    ValueError: if there are no steps, or they have several writers.
   """
   if not steps:
-    raise ValueError('A call that wrote no step has no usage.')
+    raise ValueError('Got 0 steps; the usage of a call needs 1 or more.')
   routes = {step.route for step in steps}
   if len(routes) > 1:
-    raise ValueError(f'One call has one writer, got routes {sorted(routes)}.')
+    raise ValueError(
+        f'Got steps by routes {sorted(routes)}; one call has one writer.'
+    )
+  # The prompt is in the first step's usage. The others have read nothing: what
+  # they find in the context was reported by the steps before them.
   first = steps[0].usage
   return types.Usage(
       route=first.route,
@@ -43,5 +55,5 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
       cached=first.cached,
       written=count_written(steps),
       seconds=sum(step.usage.seconds for step in steps),
-      held=first.held,
+      in_context=first.in_context,
   )

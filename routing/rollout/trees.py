@@ -1,9 +1,10 @@
-"""All that any router could bring about on a problem, decision by decision.
+"""Reply trees: every course that a problem can take under any router.
 
-What a ladder is to `escalate`, a tree is to `switch` and `redraft`: each node
-is what the router sees, each branch a route that it may name, and each leaf an
-answer, graded, with all its calls. It is grown from remembered replies without
-a model, and holds what the one driver would have seen and paid on each way.
+A reply tree is for `switch` and `redraft` what a ladder is for `escalate`. Each
+node is a decision with what the router sees there, each branch is a route that
+it may name, and each leaf is a graded answer with all its calls. A tree is
+built from collected replies, without a model. On each path it holds the steps
+and the calls that the driver would have recorded.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from routing.rollout import steps as steps_lib
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """An answer.
+  """A finished answer.
 
-  calls: every call in order, discarded drafts included.
-  is_correct: it grades right.
+  calls: the usage of every call in order, discarded drafts included.
+  is_correct: whether the answer grades right.
   """
 
   calls: tuple[types.Usage, ...]
@@ -37,10 +38,10 @@ class Leaf:
 class Node:
   """A decision.
 
-  steps: accepted so far.
-  draft: the step on view; None where the protocol shows none.
-  calls: paid when the decision is taken, that of the draft included.
-  branches: what follows when route m is named, for each m.
+  steps: the accepted steps.
+  draft: the draft that the router sees; None where the protocol has no drafts.
+  calls: the calls paid so far, that of the draft included.
+  branches: `[A]`, entry m is what follows if the router names route m.
   """
 
   steps: tuple[types.Step, ...]
@@ -50,12 +51,12 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
-  """A problem with all ways through it.
+class ReplyTree:
+  """A problem with every possible course of its answer.
 
   problem: the problem.
   root: the first decision.
-  reference: the largest model's own answer, as `types.Rollouts` has it.
+  reference: the largest model's own answer, as in `types.Rollouts`.
   """
 
   problem: types.Problem
@@ -64,11 +65,11 @@ class Tree:
 
 
 @dataclasses.dataclass(frozen=True)
-class Grower:
-  """Grows trees from replies.
+class TreeBuilder:
+  """Builds reply trees from collected replies.
 
-  protocol: `switch` or `redraft`; of `escalate`, the ladder holds everything.
-  sampling: as the replies were collected with.
+  protocol: `switch` or `redraft`; for `escalate` use ladders.
+  sampling: the settings with which the replies were collected.
   grade: the grader.
   """
 
@@ -78,44 +79,60 @@ class Grower:
 
   def __post_init__(self):
     if self.protocol.name == 'escalate':
-      raise ValueError('Trees are of switch and redraft, not of escalate.')
+      raise ValueError(
+          'Reply trees need the protocol switch or redraft, got escalate; use '
+          'ladders for escalate.'
+      )
 
-  def grow(self, record: all_replies.Replies) -> Tree:
-    """The tree of one problem.
+  def build(self, record: all_replies.Replies) -> ReplyTree:
+    """Returns the reply tree of one problem.
 
     Raises:
-      ValueError: naming the problem, if a reply is missing, e.g. since a limit
-        cut it short.
+      ValueError: naming the problem, if a reply is missing, e.g. because a
+        limit ended its collection early.
     """
     walk = _Walk(self, record)
-    return Tree(
-        record.problem, walk.node((), (), walk.nothing_held), walk.reference()
+    return ReplyTree(
+        record.problem, walk.node((), (), walk.empty_caches), walk.reference()
     )
 
 
 class _Walk:
-  """One problem's replies by route and trace, and what was made of them."""
+  """Builds the tree of one problem by recursion over its decisions."""
 
-  def __init__(self, grower: Grower, record: all_replies.Replies):
-    self._grower, self._problem = grower, record.problem
+  def __init__(self, builder: TreeBuilder, record: all_replies.Replies):
+    self._builder, self._problem = builder, record.problem
     self._caches = record.caches
+    # A reply depends on the text of the trace only, not on who wrote its steps.
     self._replies = {(x.step.route, x.trace): x for x in record.replies}
-    # What the session holds at each model: nothing yet.
-    self.nothing_held: tuple[prefix_cache.Held, ...] = ((),) * len(self._caches)
+    # The prefix cache of each engine at the start of a session. Contents are
+    # immutable tuples, since each path through the tree needs its own.
+    self.empty_caches: tuple[prefix_cache.Contents, ...] = ((),) * len(
+        self._caches
+    )
+    # By text: many leaves have the same answer, and grading may be slow.
     self._grades: dict[str, bool] = {}
 
-  def node(self, steps, calls, held) -> Node:
-    """The decision after `steps`, and all that may follow."""
+  def node(self, steps, calls, contents) -> Node:
+    """Returns the decision after `steps`, with all that may follow it.
+
+    Args:
+      steps: the accepted steps.
+      calls: the calls paid so far.
+      contents: what the session's prefix cache holds at each engine.
+    """
     draft = None
-    if self._grower.protocol.has_draft:
-      (draft,), held = self._write(0, steps, held)
+    if self._builder.protocol.has_draft:
+      (draft,), contents = self._write(0, steps, contents)
       calls = *calls, draft.usage
-    is_last = len(steps) + 1 >= self._grower.sampling.max_decisions
+    is_last = len(steps) + 1 >= self._builder.sampling.max_decisions
     branches = []
-    for route in range(len(held)):
-      written, after, paid = (draft,), held, calls
+    for route in range(len(contents)):
+      # As in `driver.answer`: route 0 keeps the draft at no further cost, any
+      # other call comes on top of the draft's.
+      written, after, paid = (draft,), contents, calls
       if route > 0 or draft is None:
-        written, after = self._write(route, steps, held, to_end=is_last)
+        written, after = self._write(route, steps, contents, to_end=is_last)
         paid = *calls, steps_lib.call_usage(written)
       branches.append(
           self._after((*steps, *written), paid, after, route, is_last)
@@ -123,41 +140,53 @@ class _Walk:
     return Node(steps, draft, calls, tuple(branches))
 
   def reference(self) -> types.Completion:
-    """The largest model alone, in one call."""
+    """Returns the largest model's own answer, written in a single call."""
     route = len(self._caches) - 1
-    written, _ = self._write(route, (), self.nothing_held, to_end=True)
+    # In a session of its own, as `behaviour_rollouts` collects it.
+    written, _ = self._write(route, (), self.empty_caches, to_end=True)
     usage, text = steps_lib.call_usage(written), steps_lib.join(written)
     return types.Completion(
         step=0,
         route=route,
         sample=0,
         text=text,
+        # A completion counts its whole prompt as read.
         read=int(usage.read + usage.cached),
         written=int(usage.written),
         seconds=float(usage.seconds),
         is_correct=self._is_correct(text),
     )
 
-  def _after(self, steps, calls, held, route, is_last) -> Node | Leaf:
-    """What follows once a route has written."""
-    is_open = driver.is_open(steps, self._grower.sampling)
+  def _after(self, steps, calls, contents, route, is_last) -> Node | Leaf:
+    """Returns the next decision, or the leaf, once `route` has written."""
+    is_open = driver.is_open(steps, self._builder.sampling)
     if is_open and not is_last:
-      return self.node(steps, calls, held)
-    if is_open:  # The last draft was kept: its writer goes on to the end.
-      rest, _ = self._write(route, steps, held, to_end=True)
+      return self.node(steps, calls, contents)
+    if is_open:  # The last draft was kept; its writer continues to the end.
+      rest, _ = self._write(route, steps, contents, to_end=True)
       steps, calls = (*steps, *rest), (*calls, steps_lib.call_usage(rest))
     return Leaf(calls, self._is_correct(steps_lib.join(steps)))
 
-  def _write(self, route, steps, held, *, to_end=False):
-    """The steps of one call of a route, paid, and what is held after it.
+  def _write(self, route, steps, contents, *, to_end=False):
+    """Looks up one call of a route, and charges it for its prompt.
 
-    Without the prompt's ids what is cached is an upper bound; see
-    `prefix_cache.charged`.
+    Args:
+      route: the writer.
+      steps: the accepted steps.
+      contents: what the session's prefix cache holds at each engine.
+      to_end: True = the rest of the answer; False = one step.
+
+    Returns:
+      The steps, with the usage that the call would have in this session, and
+      the contents after it. If the prompt's token ids are not known, the cached
+      tokens are an upper bound; see `prefix_cache.charged`.
     """
     written = [self._reply(route, steps)]
-    sampling = self._grower.sampling
+    sampling = self._builder.sampling
+    # A call to the end is a chain of replies, each to the trace before it.
     while to_end and driver.is_open((*steps, *_steps(written)), sampling):
       written.append(self._reply(route, (*steps, *_steps(written))))
+    # The prompt is that of the call, hence of its first reply.
     prompt = prefix_cache.prompt(
         self._problem.question,
         written[0].trace,
@@ -165,24 +194,27 @@ class _Walk:
         written[0].prompt_ids,
     )
     paid, now = prefix_cache.charged(
-        _steps(written), prompt, held[route], self._caches[route]
+        _steps(written), prompt, contents[route], self._caches[route]
     )
-    return paid, (*held[:route], now, *held[route + 1 :])
+    return paid, (*contents[:route], now, *contents[route + 1 :])
 
   def _reply(self, route, steps) -> all_replies.Reply:
-    """What a route writes after some steps."""
+    """Returns the reply of a route to the trace of `steps`."""
     reply = self._replies.get((route, steps_lib.join(steps)))
-    left = driver.tokens_left(steps, self._grower.sampling.max_tokens)
+    # By the counts of this path's writers, fewer tokens may be left than when
+    # the reply was collected. The engine would then cut it off earlier.
+    left = driver.tokens_left(steps, self._builder.sampling.max_tokens)
     if reply is None or reply.step.usage.written > left:
       raise ValueError(
           f'Problem {self._problem.id}: the reply of route {route} to a trace '
-          f'of {len(steps)} steps is not known.'
+          f'of {len(steps)} steps is not known; collect replies without a '
+          'limit, or leave this problem out.'
       )
     return reply
 
   def _is_correct(self, text: str) -> bool:
     if text not in self._grades:
-      self._grades[text] = self._grower.grade(text, self._problem.answer)
+      self._grades[text] = self._builder.grade(text, self._problem.answer)
     return self._grades[text]
 
 
@@ -190,8 +222,12 @@ def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
   return [reply.step for reply in replies]
 
 
-def nodes(tree: Tree) -> Iterator[Node]:
-  """Yields all decisions of a tree, each before those that follow it."""
+def nodes(tree: ReplyTree) -> Iterator[Node]:
+  """Yields all decisions of a reply tree, each before those that follow it.
+
+  Branches come in the order of their routes, depth first.
+  """
+  # A stack instead of recursion; reversed, so that route 0 is popped first.
   pending: list[Node | Leaf] = [tree.root]
   while pending:
     node = pending.pop()

@@ -1,1 +1,1 @@
-"""Routers: whatever looks at a trace and names the next writer."""
+"""Routers: rules that choose which model writes the next step."""

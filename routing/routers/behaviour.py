@@ -1,9 +1,9 @@
-"""Behaviour policies: routers that draw, and say with which probability.
+"""Behaviour policies: routers that sample routes and record probabilities.
 
-What they did is weighed later by what another policy would have done, so each
-decision carries the chance that its route had. All draws follow from (seed,
-problem, trajectory, step) by hashing: a collection that is killed and taken up
-again is the one that was never killed.
+Off-policy estimates divide by the probability of the action that was taken, so
+every decision carries it. All draws are hashes of (seed, problem, trajectory,
+step): a collection that is interrupted and resumed gives the same data as an
+uninterrupted one.
 """
 
 from collections.abc import Sequence
@@ -20,41 +20,48 @@ from routing.routers import router as router_lib
 
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-  """Every allowed route with the same chance.
+  """Draws uniformly among the allowed routes.
 
-  allowed: `[A]` bool, e.g. of `Protocol.action_mask`.
+  allowed: `[A]` bool, e.g. from `Protocol.action_mask`.
   """
 
   allowed: Sequence[bool]
 
   def __post_init__(self):
     if not any(self.allowed):
-      raise ValueError('No route is allowed; there must be 1 or more.')
+      raise ValueError(
+          'allowed is False for every route; at least one must be True.'
+      )
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """See `router.Policy.chances`."""
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """See `router.Policy.action_probabilities`."""
     del trace
     return np.asarray(self.allowed, np.float64) / sum(self.allowed)
 
 
+# Cached, since every decision of a trace needs the nodes for its length.
 _gauss_legendre = functools.cache(np.polynomial.legendre.leggauss)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomRate:
-  """A larger route at a rate that is drawn evenly for each answer, and unknown.
+  """Chooses a larger route at a rate drawn uniformly for each answer.
 
-  Answers that leave the small model seldom and often are then as common as
-  those between, where coins of one half would make long runs of one writer
-  rare. The chances are those *given the routes before*, the rate averaged out:
-  after k larger ones of n, with the whole range, (k + 1) / (n + 2), Laplace's
-  rule of succession. Drawing so gives the same answers as drawing the rate
-  first, and ratios to these chances are unbiased too, but far calmer: given its
-  rate, an answer that keeps to the small model at a rate of .9 would weigh ten
-  times more at every step.
+  The rate is a latent variable: it is drawn from U(low, high), and the policy
+  never sees it. Answers that use the large model rarely or often are then as
+  common as those in between. A random router at rate 1/2 would almost never
+  produce a long run of one writer.
 
-  low, high: the rate's range, in [0, 1].
-  num_routes: A >= 2; all larger ones alike.
+  The action probabilities are conditioned on the earlier routes, with the rate
+  integrated out. For the range [0, 1] and k larger routes among n steps the
+  probability of a larger route is (k + 1) / (n + 2), Laplace's rule of
+  succession. Sampling from it gives the same distribution of answers as drawing
+  the rate first. Importance weights from these marginal probabilities are also
+  unbiased and have a far lower variance. Given a rate of 0.9, an answer that
+  stays with the small model would gain a factor of 10 in weight at every step.
+
+  low, high: range of the rate, 0 <= low <= high <= 1.
+  num_routes: A >= 2; all larger routes have the same probability.
 
   Sources: Blackwell 1947, "Conditional Expectation and Unbiased Sequential
   Estimation"; Blackwell and MacQueen 1973, "Ferguson Distributions via Polya
@@ -68,39 +75,47 @@ class RandomRate:
   def __post_init__(self):
     if not 0 <= self.low <= self.high <= 1:
       raise ValueError(
-          f'The rates go from {self.low} to {self.high}; allowed: '
+          f'The range of rates is {self.low} to {self.high}; it must satisfy '
           '0 <= low <= high <= 1.'
       )
     if self.num_routes < 2:
-      raise ValueError(f'num_routes is {self.num_routes}; allowed: >= 2.')
+      raise ValueError(
+          f'num_routes is {self.num_routes}; it must be 2 or more.'
+      )
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """See `router.Policy.chances`."""
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """See `router.Policy.action_probabilities`."""
     num = len(trace.steps)
     num_larger = sum(step.route > 0 for step in trace.steps)
-    # Exact, since what is averaged is a polynomial of degree n + 1.
-    places, weights = _gauss_legendre((num + 3) // 2)
-    rates = self.low + (self.high - self.low) * (places + 1) / 2
-    # In logarithms, since traces may have a thousand steps.
+    # P(larger | history) = E[r^(k+1) (1-r)^(n-k)] / E[r^k (1-r)^(n-k)] for
+    # r ~ U(low, high). Both integrands are polynomials of degree <= n + 1, and
+    # Gauss-Legendre with m nodes is exact up to degree 2 m - 1 >= n + 1.
+    nodes, weights = _gauss_legendre((num + 3) // 2)
+    rates = self.low + (self.high - self.low) * (nodes + 1) / 2
+    # Logarithms: r^k underflows for traces of a thousand steps. `xlogy` gives
+    # 0 log 0 = 0, which a rate of exactly 0 or 1 needs.
     logs = special.xlogy(num_larger, rates)
     logs += special.xlog1py(num - num_larger, -rates)
     if np.isneginf(logs).all():
       raise ValueError(
-          f'No rate from {self.low} to {self.high} names {num_larger} larger '
-          f'routes of {num}; the trace is not of this behaviour.'
+          f'A trace with {num_larger} larger routes in {num} steps is '
+          f'impossible at rates from {self.low} to {self.high}; it was not '
+          'collected by this behaviour policy.'
       )
-    likely = weights * np.exp(logs - logs.max())
-    larger = float(np.clip(likely @ rates / likely.sum(), self.low, self.high))
+    # The maximum cancels in the ratio, and keeps the largest exponent at 0.
+    posterior = weights * np.exp(logs - logs.max())
+    larger = posterior @ rates / posterior.sum()
+    larger = float(np.clip(larger, self.low, self.high))  # Rounding only.
     others = self.num_routes - 1
     return np.array([1 - larger, *[larger / others] * others])
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """Another policy, with a second one blended in at every step.
+  """Mixes a second policy into the first at every step.
 
-  policy: e.g. a trained one.
-  other: e.g. `Uniform`, so that no route has chance 0.
+  policy: e.g. a trained router.
+  other: e.g. `Uniform`, which gives every route a positive probability.
   epsilon: weight of `other`, in [0, 1].
   """
 
@@ -110,25 +125,28 @@ class Mixture:
 
   def __post_init__(self):
     if not 0 <= self.epsilon <= 1:
-      raise ValueError(f'epsilon must be in [0, 1], got {self.epsilon}.')
+      raise ValueError(f'epsilon is {self.epsilon}; it must be in [0, 1].')
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """See `router.Policy.chances`."""
-    first, second = self.policy.chances(trace), self.other.chances(trace)
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """See `router.Policy.action_probabilities`."""
+    first, second = self.policy.action_probabilities(
+        trace
+    ), self.other.action_probabilities(trace)
     if first.shape != second.shape:
       raise ValueError(
-          f'Policies of {first.shape} and {second.shape} routes do not mix.'
+          'Both policies of a mixture must have the same routes; got '
+          f'{first.shape} and {second.shape}.'
       )
     return (1 - self.epsilon) * first + self.epsilon * second
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawingRouter:
-  """Draws each route by the chances of a policy, in one trajectory.
+  """Samples each route of one trajectory from a policy.
 
-  policy: whose chances.
-  seed: of the collection.
-  problem_id, trajectory: which answer this is; each has coins of its own.
+  policy: gives the action probabilities.
+  seed: seed of the collection.
+  problem_id, trajectory: identify the answer; each has independent draws.
   """
 
   policy: router_lib.Policy
@@ -137,34 +155,41 @@ class DrawingRouter:
   trajectory: int
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Tosses the coin of this trajectory and step.
+    """Draws the route of this trajectory and step.
 
     Raises:
-      ValueError: if the policy's chances are none.
+      ValueError: if the policy's probabilities are negative or do not sum to 1.
     """
-    chances = np.asarray(self.policy.chances(trace), np.float64)
-    if not (chances.min() >= 0 and abs(chances.sum() - 1) < 1e-4):
+    probabilities = np.asarray(
+        self.policy.action_probabilities(trace), np.float64
+    )
+    if not (probabilities.min() >= 0 and abs(probabilities.sum() - 1) < 1e-4):
       raise ValueError(
-          f'The policy gave chances {chances.tolist()} at step '
+          f'The action probabilities are {probabilities.tolist()} at step '
           f'{len(trace.steps)}; they must be >= 0 and sum to 1.'
       )
-    chances /= chances.sum()  # A float32 softmax is off by rounding.
-    coin = router_lib.coin(
+    # A float32 softmax sums to 1 only up to rounding.
+    probabilities /= probabilities.sum()
+    draw = router_lib.draw(
         self.seed, self.problem_id, self.trajectory, len(trace.steps)
     )
-    bounds = np.cumsum(chances)
-    # Scaled, since the last bound may miss 1 by rounding; a route of chance 0
-    # has no room between its bounds.
-    route = int(np.searchsorted(bounds, coin * bounds[-1], side='right'))
+    bounds = np.cumsum(probabilities)
+    # Scaling by the last bound, which rounding may leave below 1, keeps the
+    # index below A. With side='right' a route of probability 0 has an empty
+    # interval and is never drawn.
+    route = int(np.searchsorted(bounds, draw * bounds[-1], side='right'))
     return types.Decision(
         route=route,
-        score=float(chances[1:].sum()),
-        probability=float(chances[route]),
+        score=float(probabilities[1:].sum()),
+        probability=float(probabilities[route]),
     )
 
 
 def drawn(policy: router_lib.Policy, seed: int) -> behaviour_rollouts.Behaviour:
-  """One policy for all trajectories; drawn from it, on-policy data."""
+  """Returns a behaviour that samples every trajectory from one policy.
+
+  With the trained policy itself, the data are on-policy.
+  """
   return lambda problem, trajectory: DrawingRouter(
       policy, seed, problem.id, trajectory
   )
@@ -173,11 +198,11 @@ def drawn(policy: router_lib.Policy, seed: int) -> behaviour_rollouts.Behaviour:
 def random_rate(
     num_routes: int, seed: int, low: float = 0.0, high: float = 1.0
 ) -> behaviour_rollouts.Behaviour:
-  """Trajectories of `RandomRate`; raises ValueError as it does.
+  """Returns the behaviour of `RandomRate`, which also states its errors.
 
   Args:
-    num_routes: A.
-    seed: of the collection.
-    low, high: the rate's range, in [0, 1].
+    num_routes: A >= 2.
+    seed: seed of the collection.
+    low, high: range of the rate, in [0, 1].
   """
   return drawn(RandomRate(low, high, num_routes), seed)

@@ -1,10 +1,10 @@
-"""Plain gradient boosting: a baseline that knows neither cost nor waiting.
+"""Gradient boosting on outcomes: a baseline that ignores cost and waiting.
 
-From known outcomes it learns, decision by decision, 'naming the largest route
-now, and the small one ever after, is right where keeping the small one is
-wrong'. From trajectories one classifier for each of the two routes predicts
-whether the answer ends right, given that the route was named here; the score is
-the difference (a T-learner).
+From known outcomes it learns a label for each decision: whether choosing the
+largest route here, and the small one afterwards, turns a wrong answer into a
+right one. From trajectories it fits two classifiers, one for the small and one
+for the largest route. Each predicts whether the answer is right given that its
+route was chosen here. The score is their difference (a T-learner).
 
 Source: Kuenzel et al. 2019, "Metalearners for Estimating Heterogeneous
 Treatment Effects using Machine Learning".
@@ -21,7 +21,8 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
 
-# The first is what was used before there were others.
+# Trials are taken from the front, so the order decides what few trials try. The
+# first setting keeps results with one trial comparable with older ones.
 SETTINGS = (
     dict(max_iter=150, learning_rate=0.06, max_leaf_nodes=12),
     dict(max_iter=60, learning_rate=0.06, max_leaf_nodes=6),
@@ -34,13 +35,17 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A fitted classifier; `model` None if all labels were alike."""
+  """A fitted binary classifier.
+
+  model: a scikit-learn classifier; None if all labels were equal.
+  constant: the probability of the label where `model` is None.
+  """
 
   model: Any
   constant: float = 0.0
 
   def score(self, features: np.ndarray) -> np.ndarray:
-    """`[M]` float64 in [0, 1], probability of the label, from `[M, F]`."""
+    """Returns `[M]` float64 label probabilities of `[M, F]` features."""
     if self.model is None:
       return np.full(len(features), self.constant)
     return self.model.predict_proba(features)[:, 1]
@@ -48,13 +53,16 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-  """Two fitted classifiers; the score is `with_large` minus `with_small`."""
+  """The estimated gain in correctness from choosing the largest route.
+
+  The score is `with_large` minus `with_small`.
+  """
 
   with_small: Classifier
   with_large: Classifier
 
   def score(self, features: np.ndarray) -> np.ndarray:
-    """`[M]` float64 in [-1, 1] from `[M, F]`."""
+    """Returns `[M]` float64 in [-1, 1] from `[M, F]` features."""
     return self.with_large.score(features) - self.with_small.score(features)
 
 
@@ -69,33 +77,46 @@ def fit(
   """Fits the learner on every decision; see `learners.Learner.fit`.
 
   Raises:
-    ValueError: if trajectories never name one of the two routes.
+    ValueError: if no trajectory chooses the small or the largest route.
   """
-  del metric  # It knows no cost.
+  del metric  # The label is correctness alone.
   if isinstance(data, table_lib.OutcomeTable):
-    scorer = fit_labels(data.decisions.features, mended(data), setting, seed)
+    scorer = fit_labels(
+        data.decisions.features, is_fixed_by_handover(data), setting, seed
+    )
   else:
     scorer = _fit_effect(data, setting, seed)
   return [families.Scored(scorer, features, features.num_routes - 1)]
 
 
-def mended(table: table_lib.OutcomeTable) -> np.ndarray:
-  """`[M]` bool: right if the largest route is named now alone, else wrong.
+def is_fixed_by_handover(table: table_lib.OutcomeTable) -> np.ndarray:
+  """Labels the decisions where one large step turns a wrong answer right.
 
-  An answer counts as right if most of its samples are.
+  An answer counts as right if more than half of its graded samples are.
+
+  Returns:
+    `[M]` bool: the largest route here and the small one afterwards ends right,
+    while the small one throughout ends wrong.
   """
-  small = np.zeros(len(table.children), bool)  # Kept to the end from here on.
+  # Whether the small route from here to the end is right. Deepest level first:
+  # each decision reads the entries of the decisions that follow it.
+  small = np.zeros(len(table.children), bool)
   for here in reversed(list(table.levels())):
     small[here] = _is_right(table, table.children[here, 0], small)
   return _is_right(table, table.children[:, -1], small) & ~small
 
 
 def _is_right(
-    table: table_lib.OutcomeTable, places: np.ndarray, right: np.ndarray
+    table: table_lib.OutcomeTable, children: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
-  """Of endings, whether they are right; of decisions, what `right` says."""
-  ending = table.ending_correct[np.maximum(-1 - places, 0)] > 0.5
-  return np.where(places < 0, ending, right[np.maximum(places, 0)])
+  """Returns whether each child is right.
+
+  Endings are right by their grade, decisions by `right`.
+  """
+  # A negative child -1 - i is ending i. Clamping keeps both look-ups in range;
+  # `where` discards the meaningless half of each.
+  ending = table.ending_correct[np.maximum(-1 - children, 0)] > 0.5
+  return np.where(children < 0, ending, right[np.maximum(children, 0)])
 
 
 def fit_labels(
@@ -109,11 +130,12 @@ def fit_labels(
   Args:
     features: `[M, F]`.
     labels: `[M]` bool.
-    setting: of `HistGradientBoostingClassifier`.
-    seed: of its binning.
+    setting: arguments of `HistGradientBoostingClassifier`.
+    seed: seed of the binning of features.
   """
   from sklearn import ensemble
 
+  # scikit-learn refuses to fit a classifier to a single class.
   if labels.all() or not labels.any():
     return Classifier(None, float(labels.mean()))
   model = ensemble.HistGradientBoostingClassifier(
@@ -128,7 +150,10 @@ def fit_labels(
 def _fit_effect(
     data: sources.Recorded, setting: Mapping[str, Any], seed: int
 ) -> Effect:
+  """Fits one classifier of the final grade for each of the two routes."""
   batch = data.batch
+  # Only the taken action has an outcome, so each route learns from the
+  # decisions that took it, labelled with the grade of the whole answer.
   mask, actions = np.asarray(batch.mask, bool), np.asarray(batch.actions)
   right = np.broadcast_to(np.asarray(batch.correct)[:, None] > 0.5, mask.shape)
   fitted = []
@@ -136,7 +161,8 @@ def _fit_effect(
     rows = mask & (actions == route)
     if not rows.any():
       raise ValueError(
-          f'No trajectory names route {route}: its effect cannot be learnt.'
+          f'No trajectory chooses route {route}, so its effect cannot be '
+          'estimated; collect with a behaviour policy that chooses it.'
       )
     fitted.append(
         fit_labels(np.asarray(batch.features)[rows], right[rows], setting, seed)

@@ -1,4 +1,4 @@
-"""What a trained router's numbers mean: pair, features, rulers, promises."""
+"""The metadata of a trained router: models, features, costs, promises."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,28 +17,33 @@ from routing.features import observation
 from routing.routers import promises
 
 FORMAT_VERSION = 1
+# Files of this format version have other names for two cost metrics. Card
+# hashes include them, so new names would make every saved router unreadable.
+_METRIC_ON_DISK = {'decoded_tokens': 'decoded', 'latency': 'seconds'}
+
 Threshold = float | tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """All that a router needs besides its arrays.
+  """Everything that a router needs besides its arrays.
 
   specs: the A models it was trained for, smallest first.
-  ruler: of its constraint, and of what it is told it has spent.
-  reference: expected all-large cost of a problem, in the ruler's unit.
+  metric: cost metric of its constraint and of its cost features.
+  reference: expected cost per problem of the largest model alone, in the unit
+    of the cost metric.
   protocol: the decision process it was trained in.
-  features: what it observes.
+  features: the observation that it computes.
   network: the `network` part of its configuration.
   form: 'budget' or 'reliability'.
-  levels: one per member.
-  weights_sha256: of each model, as the manifest of its shards names it: the
-    hash of its weights or, behind an API, its name there. Empty in cards from
-    before this was noted; then the specs alone tell pairs apart.
+  levels: the constraint level of each of the K policies.
+  weights_sha256: one hash per model, from the manifest of the shards: the hash
+    of the weights or, for a model behind an API, its name there. Empty in older
+    cards; then only `specs` distinguish one pair of models from another.
   """
 
   specs: tuple[costs.RouteSpec, ...]
-  ruler: str
+  metric: str
   reference: float
   protocol: protocols.Protocol
   features: observation.FeatureConfig
@@ -49,40 +54,47 @@ class Card:
 
   @property
   def accounting(self) -> costs.Accounting:
-    """The books that the router must be told its spending from."""
-    return costs.Accounting(self.specs, self.ruler, self.reference)
+    """The cost accounting that the router's cost features are based on."""
+    return costs.Accounting(self.specs, self.metric, self.reference)
 
   def to_json(self) -> dict[str, Any]:
-    """JSON-like, with lists for tuples."""
+    """Returns JSON-like content, with lists for tuples."""
     content = {
         'format_version': FORMAT_VERSION,
         **dataclasses.asdict(self),
         'network': dict(self.network),
     }
     if not self.weights_sha256:
-      del content['weights_sha256']  # As in cards from before, and their hash.
+      del content['weights_sha256']  # Older cards, and their hash, lack it.
     features = content['features']
-    # The name in files of this format version, and so in the hashes of routers
-    # that were saved with it.
+    # This format version says `max_steps` and `ruler`. Card hashes include the
+    # names, so they stay.
     features['max_steps'] = features.pop('max_decisions')
+    metric = content.pop('metric')
+    content['ruler'] = _METRIC_ON_DISK.get(metric, metric)
+    # Tuples become lists, so that a card equals the one read from its file.
     return json.loads(json.dumps(content))
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Card':
-    """The inverse of `to_json`.
+    """Returns the card that `to_json` wrote.
 
     Raises:
-      ValueError: if it was written by another version of the format.
+      ValueError: if it has another format version.
     """
     content = dict(content)
     version = content.pop('format_version', None)
     if version != FORMAT_VERSION:
       raise ValueError(
-          f'The router has format version {version}; allowed: {FORMAT_VERSION}.'
+          f'The router has format version {version}; allowed: '
+          f'{FORMAT_VERSION}. Load it with the package that wrote it.'
       )
     features = dict(content.pop('features'))
     features['max_decisions'] = features.pop('max_steps')
+    metric = content.pop('ruler')
+    named = {on_disk: name for name, on_disk in _METRIC_ON_DISK.items()}
     return cls(
+        metric=named.get(metric, metric),
         specs=tuple(costs.RouteSpec(**spec) for spec in content.pop('specs')),
         protocol=protocols.Protocol(**content.pop('protocol')),
         features=observation.FeatureConfig(**features),
@@ -94,76 +106,82 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-  """A member and a threshold, and what calibration promises of them.
+  """One policy of a router and a threshold, with what calibration promises.
 
   name: e.g. 'cost<=0.4'.
-  member: index into the levels of the router.
-  threshold: hand over where the score is at least this; inf = never. A tuple
-    has one for each decision.
-  promise: what holds, at which level, measured on how many; JSON-like.
-  checkpoint_hash: of the router that was calibrated.
-  shards_hash: of the records of `prove`; empty if nobody noted it.
+  policy_index: index into the levels of the router.
+  threshold: hand over where the score reaches this; inf = never. A tuple gives
+    one threshold per decision.
+  promise: the quantity, level and delta, and the measured values with their
+    number of problems; JSON-like.
+  checkpoint_hash: hash of the router that was calibrated.
+  shards_hash: hash of the `prove` records; empty if it was not recorded.
   """
 
   name: str
-  member: int
+  policy_index: int
   threshold: Threshold
   promise: Mapping[str, Any]
   checkpoint_hash: str
   shards_hash: str = ''
 
   def __post_init__(self):
+    # JSON has lists for tuples; the class is frozen.
     object.__setattr__(self, 'threshold', as_threshold(self.threshold))
 
   def __str__(self) -> str:
-    """One line: where the point is, what was measured, what is promised."""
+    """Returns one line with threshold, measured values and promises."""
     promise = self.promise
     line = (
-        f'{self.name}: member {self.member}, threshold '
+        f'{self.name}: policy {self.policy_index}, threshold '
         f'{describe_threshold(self.threshold)}'
     )
     if measured := promise.get('measured'):
       figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
       line += f'; {figures} on {promise.get("n")} problems'
     entries = promise, *promise.get('also', ())
+    # A point that was only chosen, not tested, must not read like a promise.
     if all(x.get('delta') is None for x in entries):
       return line
     return f'{line}; promised {promises.in_words(promise)}'
 
 
 def as_threshold(value: float | Sequence[float]) -> Threshold:
-  """A number, or a tuple with one for each decision.
+  """Returns a float, or a tuple of floats with one threshold per decision.
 
   Raises:
-    ValueError: if there is none, or one is NaN.
+    ValueError: if there is no threshold, or one is NaN.
   """
+  # inf is allowed, and means never; NaN would silently mean the same.
   values = np.asarray(value, np.float64)
   if values.ndim > 1 or not values.size or np.isnan(values).any():
     raise ValueError(
         f'The threshold is {value}; allowed: a number, or one for each '
-        'decision.'
+        'decision, none of them NaN.'
     )
   return tuple(values.tolist()) if values.ndim else float(values)
 
 
 def threshold_at(threshold: Threshold, decision: int) -> float:
-  """The threshold of a decision, counted from 0.
+  """Returns the threshold of a decision, counted from 0.
 
   Raises:
     ValueError: if there are thresholds for fewer decisions.
   """
   if not isinstance(threshold, tuple):
     return threshold
+  # No fallback to the last threshold: the promise was proved for these only.
   if decision >= len(threshold):
     raise ValueError(
         f'There is no threshold for decision {decision}; the operating point '
-        f'has {len(threshold)}, from decision 0 on.'
+        f'has {len(threshold)}, for decisions 0 to {len(threshold) - 1}. '
+        'Calibrate with more.'
     )
   return threshold[decision]
 
 
 def describe_threshold(threshold: Threshold) -> str:
-  """E.g. '0.37', or '0.37, from decision 3 on 0.52'."""
+  """Returns e.g. '0.37', or '0.37, from decision 3 on 0.52'."""
   values = threshold if isinstance(threshold, tuple) else (threshold,)
   text, start = '', 0
   for value, run in itertools.groupby(values):
@@ -174,39 +192,48 @@ def describe_threshold(threshold: Threshold) -> str:
 
 
 def read_points(path: pathlib.Path) -> tuple[OperatingPoint, ...]:
-  """The points of an `operating_points.json`; none if there is no file."""
+  """Returns the points of a points file; none if there is no file."""
   if not path.exists():
     return ()
   known = {field.name for field in dataclasses.fields(OperatingPoint)}
-  return tuple(
-      OperatingPoint(**{k: v for k, v in entry.items() if k in known})
-      for entry in json.loads(path.read_text())
-  )
+  found = []
+  for entry in json.loads(path.read_text()):
+    if 'member' in entry:  # Older files call the policy index so.
+      entry['policy_index'] = entry.pop('member')
+    # Unknown fields are skipped: later versions and users may add some.
+    found.append(OperatingPoint(**{k: entry[k] for k in entry if k in known}))
+  return tuple(found)
 
 
 def check_points(
-    points: Sequence[OperatingPoint], num_members: int, checkpoint_hash: str
+    points: Sequence[OperatingPoint], num_policies: int, checkpoint_hash: str
 ) -> None:
-  """Raises ValueError if a point was calibrated on another router."""
+  """Checks that points belong to this router.
+
+  Raises:
+    ValueError: if a point was calibrated on another router.
+  """
   for point in points:
+    # A promise holds for the exact numbers that were calibrated.
     if point.checkpoint_hash != checkpoint_hash:
       raise ValueError(
           f'Operating point {point.name!r} was calibrated on checkpoint '
-          f'{point.checkpoint_hash[:12]}, but this is {checkpoint_hash[:12]}; '
-          'calibrate this one.'
+          f'{point.checkpoint_hash[:12]}, but this router is '
+          f'{checkpoint_hash[:12]}; calibrate this router.'
       )
-    if not 0 <= point.member < num_members:
+    if not 0 <= point.policy_index < num_policies:
       raise ValueError(
-          f'Operating point {point.name!r} names member {point.member}; '
-          f'allowed: 0 to {num_members - 1}.'
+          f'Operating point {point.name!r} has policy {point.policy_index}; '
+          f'allowed: 0 to {num_policies - 1}.'
       )
 
 
 def hash_arrays(
     arrays: Mapping[str, np.ndarray], content: Mapping[str, Any]
 ) -> str:
-  """SHA-256 over names, types, shapes and bytes, and over the card."""
+  """Returns SHA-256 of array names, types, shapes and bytes, and the card."""
   digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+  # Sorted and contiguous, so that order and memory layout do not matter.
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])
     digest.update(f'{name} {array.dtype} {array.shape}'.encode())

@@ -1,8 +1,8 @@
-"""Families: routers that differ in their threshold alone.
+"""Families of routers that differ only in their threshold.
 
-A family gives every decision a score, and names a larger route where the score
-reaches the threshold. What thresholds earn is asked of a source
-(`outcomes.sources`), which needs nothing else of a method.
+A family gives every decision a score and chooses a larger route where the score
+reaches the threshold. A source (`outcomes.sources`) evaluates the thresholds of
+a family; this interface is all it needs from a method.
 """
 
 from collections.abc import Callable
@@ -23,27 +23,32 @@ from routing.routers import fixed
 from routing.routers import learned
 from routing.routers import router as router_lib
 
-_CHUNK = 8_192  # Observations that a network is shown at once.
+_CHUNK = 8_192  # Observations per network call; bounds the memory.
 Scores = tuple[np.ndarray, np.ndarray | None]
 
 
-class Member:
-  """One policy of a learned router; its score is the chance to leave.
+class PolicyFamily:
+  """One policy of a learned router; the score is its hand-over probability.
 
   Args:
-    router: the router.
-    member: index of the policy.
+    router: the learned router.
+    policy_index: index of the policy, in 0..K-1.
   """
 
-  def __init__(self, router: learned.LearnedRouter, member: int):
-    self._router, self._member = router, member
-    self.fingerprint = f'{router.checkpoint_hash}/{member}'
+  def __init__(self, router: learned.LearnedRouter, policy_index: int):
+    self._router, self._policy_index = router, policy_index
+    self.fingerprint = f'{router.checkpoint_hash}/{policy_index}'
     self._scored: dict[int, tuple[table_lib.Decisions, Scores]] = {}
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """Action probabilities of the larger routes, summed, and the likeliest."""
-    # The same decisions are asked about once for each cost metric. They are
-    # kept with their scores, so that no others get their identity meanwhile.
+    """Returns the summed probability of the larger routes, and the likeliest.
+
+    Returns:
+      `[M]` float32 scores in [0, 1], and `[M]` int routes in 1..A-1.
+    """
+    # Every cost metric asks for the same decisions. The cache also holds the
+    # decisions themselves: if they were freed, a new object could reuse their
+    # `id` and get these scores.
     if id(decisions) not in self._scored:
       self._scored[id(decisions)] = decisions, self._score(decisions)
     return self._scored[id(decisions)][1]
@@ -57,6 +62,8 @@ class Member:
         )
         for start in range(0, num, _CHUNK)
     ]
+    # `[M, A - 1]`. A sum of the larger routes, not 1 - p(stay): in float32 the
+    # latter rounds all small probabilities to a few equal values.
     larger = np.concatenate(larger)[:, 1:]
     return larger.sum(axis=-1), 1 + larger.argmax(axis=-1)
 
@@ -66,30 +73,32 @@ class Member:
       path: np.ndarray | None,
       rows: np.ndarray,
   ) -> np.ndarray:
-    """`[rows, A]`; a network with memory sees the decisions before, too."""
+    """Returns `[rows, A]`; a network with memory also sees the history."""
     features = decisions.features
     if path is None:
-      return self._router.probabilities(features[rows], self._member)
-    way = path[rows]
-    seen = np.where((way >= 0)[..., None], features[way], 0.0)
-    chances = self._router.probabilities(seen, self._member)
-    return chances[np.arange(len(rows)), decisions.depth[rows]]
+      return self._router.probabilities(features[rows], self._policy_index)
+    history = path[rows]  # `[rows, T]`, -1 after the decision itself.
+    # Index -1 would pick the last decision of the table; zeros replace it. The
+    # network is causal, so the padding does not reach the row that is read.
+    seen = np.where((history >= 0)[..., None], features[history], 0.0)
+    probabilities = self._router.probabilities(seen, self._policy_index)
+    return probabilities[np.arange(len(rows)), decisions.depth[rows]]
 
   def at(self, threshold: float) -> learned.LearnedRouter:
-    """The router of this policy at a threshold."""
-    return self._router.with_threshold(self._member, threshold)
+    """Returns the live router of this policy at a threshold."""
+    return self._router.with_threshold(self._policy_index, threshold)
 
 
-def members(router: learned.LearnedRouter) -> list[Member]:
-  """A family for each policy of a router."""
-  return [Member(router, k) for k in range(router.num_members)]
+def policies(router: learned.LearnedRouter) -> list[PolicyFamily]:
+  """Returns one family for each policy of a router."""
+  return [PolicyFamily(router, k) for k in range(router.num_policies)]
 
 
 class Uncertainty:
-  """The confidence threshold: minus the least log-probability on view.
+  """The confidence threshold: the score is -min log-probability of the step.
 
   Args:
-    route: whom to hand over to.
+    route: the route that takes over.
   """
 
   def __init__(self, route: int = 1):
@@ -97,17 +106,17 @@ class Uncertainty:
     self.fingerprint = f'uncertainty/{route}'
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """`[M]` nats.
+    """Returns `[M]` uncertainty scores in nats, and the constant route.
 
     Raises:
-      refusal.Refusal: if the engines gave no log-probabilities somewhere; the
-        live router could not decide there.
+      refusal.Refusal: if log-probabilities are missing at any decision, because
+        the live router could not decide there.
     """
     missing = np.isnan(decisions.uncertainty)
     if missing.any():
       raise refusal.Refusal(
-          'The confidence threshold needs log-probabilities; the engines gave '
-          f'none at {missing.sum():,} of {len(missing):,} decisions.',
+          'The confidence threshold needs log-probabilities; they are missing '
+          f'at {missing.sum():,} of {len(missing):,} decisions.',
           None,
           note='',
       )
@@ -115,15 +124,15 @@ class Uncertainty:
     return decisions.uncertainty, routes
 
   def at(self, threshold: float) -> fixed.ConfidenceRouter:
-    """The router at a threshold."""
+    """Returns the live router at a threshold in nats."""
     return fixed.ConfidenceRouter(threshold, self._route)
 
 
 class FixedStep:
-  """The larger route from a fixed step on; its score is the step's index.
+  """Hands over at a fixed step; the score is the index of the step.
 
   Args:
-    route: whom to hand over to.
+    route: the route that takes over.
   """
 
   def __init__(self, route: int = 1):
@@ -131,25 +140,27 @@ class FixedStep:
     self.fingerprint = f'fixed step/{route}'
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """`[M]` float, the number of decisions before."""
+    """Returns `[M]` float64 step indices, and the constant route."""
     routes = np.full(len(decisions.depth), self._route)
     return decisions.depth.astype(np.float64), routes
 
   def at(self, threshold: float) -> router_lib.Router:
-    """The router that hands over at step `threshold`, rounded up."""
+    """Returns the router that hands over at step ceil(threshold)."""
+    # ceil(inf) is no integer; an infinite threshold never hands over.
     if threshold == math.inf:
       return fixed.SmallRouter()
+    # -inf, the lowest threshold of every grid, means step 0.
     return fixed.StepRouter(max(math.ceil(max(threshold, 0.0)), 0), self._route)
 
 
 class Scored:
-  """Any fitted scorer of observations.
+  """A fitted scorer of observations.
 
   Args:
-    scorer: its `score` maps `[M, F]` features, not standardised, to `[M]`
-      scores, or to scores and the routes that it would name.
-    features: what the live router observes.
-    route: whom to hand over to where the scorer names no route.
+    scorer: an object whose `score` maps `[M, F]` features, not standardised, to
+      `[M]` scores, or to `[M]` scores and the `[M]` routes it would choose.
+    features: the observation that the live router computes.
+    route: the route that takes over if the scorer returns no routes.
   """
 
   def __init__(
@@ -161,41 +172,43 @@ class Scored:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Names the fitted numbers, what they observe, and the route."""
+    """A hash of the fitted parameters, the features and the route."""
+    # Saved live answers are looked up by this hash; renaming a pickled class or
+    # attribute makes them unreachable.
     content = pickle.dumps((self._scorer, self._features, self._route))
     return hashlib.sha256(content).hexdigest()[:16]
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """What the scorer says of each decision."""
+    """Returns the `[M]` scores and routes of the scorer."""
     if id(decisions) not in self._scored:
       features = decisions.features
       parts = [
-          self._of(features[start : start + _CHUNK])
+          self._score_rows(features[start : start + _CHUNK])
           for start in range(0, len(features), _CHUNK)
       ]
       scores, routes = (np.concatenate(x) for x in zip(*parts, strict=True))
       self._scored[id(decisions)] = decisions, (scores, routes)
     return self._scored[id(decisions)][1]
 
-  def _of(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`[M]` scores and routes of `[M, F]`."""
+  def _score_rows(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `[M]` scores and `[M]` routes of `[M, F]` features."""
     found = self._scorer.score(features)
     if isinstance(found, tuple):
       return found
     return found, np.full(len(found), self._route)
 
   def at(self, threshold: float) -> 'ScoredRouter':
-    """The router at a threshold."""
-    return ScoredRouter(self._of, self._features, threshold)
+    """Returns the live router at a threshold."""
+    return ScoredRouter(self._score_rows, self._features, threshold)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRouter:
-  """A fitted scorer as a live router.
+  """A live router that thresholds a fitted scorer.
 
-  score: `[M, F]` to `[M]` scores and routes.
-  features: what it observes.
-  threshold: names the route where the score is at least this.
+  score: a function from `[M, F]` features to `[M]` scores and `[M]` routes.
+  features: the observation that the router computes.
+  threshold: the scorer's route is chosen where the score reaches this.
   """
 
   score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -203,8 +216,8 @@ class ScoredRouter:
   threshold: float
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Scores the trace and compares with the threshold."""
+    """Scores the trace and compares the score with the threshold."""
     row = observation.observe(trace, self.features)
     (score,), (route,) = self.score(row[None])
-    is_named = score >= self.threshold
-    return types.Decision(int(route) if is_named else 0, float(score))
+    is_handover = score >= self.threshold
+    return types.Decision(int(route) if is_handover else 0, float(score))

@@ -1,18 +1,20 @@
-"""Fitted Q-iteration: the supervised baseline that knows cost and waiting.
+"""Fitted Q-iteration: a supervised baseline that knows cost and waiting.
 
-An answer is worth correct - price * cost. The value of a branch is what it
-brings if the current rule decides from there on, and a regression on the
-policy's own features learns how much more a larger route is worth than the
-small one. The better rule that follows decides in the next sweep, and so forth.
+The reward of an answer is correct - price * cost. The value of a branch is its
+expected reward if the current rule decides from there on. A regression on the
+policy's own features predicts the advantage of each larger route over the small
+one. The improved rule, which takes the route of the greatest positive
+advantage, decides in the next sweep.
 
-From known outcomes the targets are values *realised* under the rule, and
-predictions only choose (as Longstaff and Schwartz do for optimal stopping), so
-errors do not add up. From trajectories only the branch that was taken is known:
-there one regression for each route has the target cost now plus the predicted
-best value after, the plain form.
+With known outcomes the targets are values *realised* under the rule;
+predictions only choose the actions, as in Longstaff and Schwartz's optimal
+stopping, so regression errors do not accumulate. With trajectories only the
+branch that was taken is known. There each route has a regression, whose target
+is minus the cost of the step plus the predicted best value of the next decision
+(the plain form).
 
-One regression serves all depths, with the step's index among its features:
-deep decisions are too few to learn from alone.
+One regression serves all depths, with the step index among its features,
+because there are too few deep decisions to fit one at each depth.
 
 Sources: Ernst, Geurts and Wehenkel 2005, "Tree-Based Batch Mode Reinforcement
 Learning"; Longstaff and Schwartz 2001, "Valuing American Options by
@@ -32,12 +34,15 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
 
-# Correct answers per unit of cost, the cost of one large answer.
+# Correct answers per unit of cost; one unit is the cost of the large model's
+# own answer. Each price gives one policy, and all thresholds of all prices make
+# the curve.
 PRICES = (0.3, 0.6, 1.0, 1.6)
 NUM_SWEEPS = 3
-MAX_TREE_ROWS = 60_000  # Decisions that trees are fitted on, whole problems.
-_CHUNK = 16_384
+MAX_TREE_ROWS = 60_000  # Decisions per fit of boosted trees; bounds the time.
+_CHUNK = 16_384  # Decisions per block of arithmetic; bounds the memory.
 
+# Trials are taken from the front: the most plausible settings come first.
 RIDGE_SETTINGS = tuple(
     dict(penalty=penalty) for penalty in (0.1, 0.03, 0.3, 0.01, 1.0, 0.003)
 )
@@ -51,65 +56,77 @@ TREE_SETTINGS = (
 )
 
 Predict = Callable[[np.ndarray], np.ndarray]  # `[M, F]` to `[M]`.
-Fit = Callable[[np.ndarray], Predict]  # Targets `[M]` to a prediction.
+Fit = Callable[[np.ndarray], Predict]  # Targets `[M]` to a regression.
 
 
 @dataclasses.dataclass(frozen=True)
 class Advantage:
-  """How much more each larger route is worth than the small one.
+  """The predicted advantage of each larger route over the small one.
 
-  larger: of each larger route the predicted advantage.
+  larger: one regression for each larger route, 1 to A - 1.
   """
 
   larger: Sequence[Predict]
 
   def score(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`[M]` the greatest advantage, and `[M]` the route that has it."""
+    """Returns the `[M]` greatest advantage and its `[M]` int route."""
     values = np.stack([predict(features) for predict in self.larger], axis=-1)
     return values.max(axis=-1), 1 + values.argmax(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """A prediction minus another one."""
+  """A regression minus another regression."""
 
   minuend: Predict
   subtrahend: Predict
 
   def __call__(self, features: np.ndarray) -> np.ndarray:
-    """`[M]` from `[M, F]`."""
+    """Returns `[M]` from `[M, F]`."""
     return self.minuend(features) - self.subtrahend(features)
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A linear prediction: weights `[F]` float64, and a constant."""
+  """A linear regression.
+
+  weights: `[F]` float64.
+  constant: the intercept.
+  """
 
   weights: np.ndarray
   constant: float
 
   def __call__(self, features: np.ndarray) -> np.ndarray:
-    """`[M]` float64 from `[M, F]`."""
+    """Returns `[M]` float64 from `[M, F]`."""
     return features.astype(np.float32) @ self.weights + self.constant
 
 
 def ridge(features: np.ndarray, penalty: float) -> Fit:
-  """A ridge regression whose features are factored once, for many targets.
+  """Returns a ridge regression that factors the features once for many targets.
 
   Args:
-    features: `[M, F]` float32; standardised here.
-    penalty: per observation, in units of a standardised feature's variance.
+    features: `[M, F]` float32, not standardised; this function does it.
+    penalty: ridge penalty per observation, in units of the variance of a
+      standardised feature.
   """
   mean = features.mean(axis=0, dtype=np.float64)
+  # With D = diag(scale), X the centred features and G = X^T X, standardised
+  # weights v solve (D^-1 G D^-1 + penalty M I) v = D^-1 X^T y; the weights of
+  # the raw features are D^-1 v. X is never standardised in memory.
   gram = np.zeros((features.shape[1],) * 2)
   for start in range(0, len(features), _CHUNK):
     centred = features[start : start + _CHUNK] - mean.astype(np.float32)
     gram += centred.T @ centred
+  # The floor keeps a constant feature from dividing by zero; its weight is then
+  # 0, since its moment is.
   scale = np.sqrt(np.maximum(np.diag(gram) / len(features), 1e-12))
   gram /= np.outer(scale, scale)
   gram[np.diag_indices_from(gram)] += penalty * len(features)
   from scipy import linalg
 
+  # Positive definite because of the penalty. Factored once: every sweep, price
+  # and route solves with the same matrix.
   factor = linalg.cho_factor(gram, overwrite_a=True)
 
   def fit(targets: np.ndarray) -> Line:
@@ -118,6 +135,7 @@ def ridge(features: np.ndarray, penalty: float) -> Fit:
     for start in range(0, len(features), _CHUNK):
       rows = slice(start, start + _CHUNK)
       residual = (targets[rows] - middle).astype(np.float32)
+      # Float32 products, float64 sums: blocks bound the rounding error.
       moment += residual @ (features[rows] - mean.astype(np.float32))
     weights = linalg.cho_solve(factor, moment / scale) / scale
     return Line(weights, float(middle - mean @ weights))
@@ -126,7 +144,7 @@ def ridge(features: np.ndarray, penalty: float) -> Fit:
 
 
 def boosted(features: np.ndarray, setting: Mapping[str, Any], seed: int) -> Fit:
-  """Gradient boosting of regression trees on `[M, F]` features."""
+  """Returns a gradient-boosted-trees regression on `[M, F]` features."""
   from sklearn import ensemble
 
   def fit(targets: np.ndarray) -> Predict:
@@ -149,8 +167,8 @@ def fit_linear(
     setting: Mapping[str, Any],
     seed: int,
 ) -> list[families.Scored]:
-  """Fitted Q with a ridge regression; see `learners.Learner.fit`."""
-  del seed  # Nothing is drawn.
+  """Fits Q-functions by ridge regression; see `learners.Learner.fit`."""
+  del seed  # Ridge regression is deterministic.
   make = lambda rows: ridge(rows, setting['penalty'])
   return _fit(data, metric, features, make, None)
 
@@ -163,17 +181,17 @@ def fit_trees(
     setting: Mapping[str, Any],
     seed: int,
 ) -> list[families.Scored]:
-  """Fitted Q with boosted trees; see `learners.Learner.fit`.
+  """Fits Q-functions by boosted trees; see `learners.Learner.fit`.
 
-  Of more than `MAX_TREE_ROWS` decisions it is fitted on a random share of the
-  problems; known values are realised on all.
+  With more than `MAX_TREE_ROWS` decisions, the trees are fitted on a random
+  sample of whole problems. Known values are still realised on all problems.
   """
   make = lambda rows: boosted(rows, setting, seed)
   return _fit(data, metric, features, make, np.random.default_rng(seed))
 
 
 def _fit(data, metric, features, make, rng) -> list[families.Scored]:
-  """One family for each price."""
+  """Returns one family for each price in `PRICES`."""
   if isinstance(data, table_lib.OutcomeTable):
     learn = _Known(data, metric, make, rng)
   else:
@@ -185,15 +203,16 @@ def _fit(data, metric, features, make, rng) -> list[families.Scored]:
 
 
 class _Known:
-  """Fitted Q where both branches of every decision are known."""
+  """Fitted Q-iteration where both branches of every decision are known."""
 
   def __init__(self, table, metric, make, rng):
     self._table = table
     self._correct = table.ending_correct.astype(np.float64)
     self._cost = table.ending_cost[metric]
+    # Deepest first: a value needs those of the decisions that follow.
     self._levels = list(table.levels())[::-1]
     features = table.decisions.features
-    self._rows = _share(table.problem, rng)
+    self._rows = _sample_problems(table.problem, rng)
     self._fit = make(features[self._rows])
     self._chunks = [
         slice(start, start + _CHUNK)
@@ -201,7 +220,9 @@ class _Known:
     ]
 
   def __call__(self, price: float) -> Advantage:
+    """Runs `NUM_SWEEPS` of policy iteration at one price."""
     reward = self._correct - price * self._cost
+    # The first rule never hands over.
     action = np.zeros(len(self._table.children), np.int64)
     for _ in range(NUM_SWEEPS):
       values = self._branch_values(reward, action)
@@ -209,16 +230,18 @@ class _Known:
       rule = Advantage([self._fit(x[self._rows]) for x in gains.T])
       for rows in self._chunks:
         score, route = rule.score(self._table.decisions.features[rows])
+        # The next sweep realises values under this rule, on all decisions.
         action[rows] = np.where(score >= 0, route, 0)
     return rule
 
   def _branch_values(self, reward, action) -> np.ndarray:
-    """`[M, A]` what each branch brings if `action` decides afterwards."""
+    """Returns `[M, A]`: reward of each branch if `action` decides after."""
     children = self._table.children
     values = np.zeros(children.shape)
     realised = np.zeros(len(children))
     for here in self._levels:
       child = children[here]
+      # A negative child -1 - i is ending i; `where` drops the clamped half.
       values[here] = np.where(
           child < 0,
           reward[np.maximum(-1 - child, 0)],
@@ -228,47 +251,62 @@ class _Known:
     return values
 
 
-def _share(problem: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-  """Decisions of whole problems, about `MAX_TREE_ROWS` at most.
+def _sample_problems(
+    problem: np.ndarray, rng: np.random.Generator | None
+) -> np.ndarray:
+  """Returns the decisions of a sample of problems, about `MAX_TREE_ROWS`.
 
-  Without a generator it is all of them.
+  Without a generator, returns all decisions.
+
+  Args:
+    problem: `[M]` int, ascending, the problem of each decision.
+    rng: draws the problems.
   """
   if rng is None or len(problem) <= MAX_TREE_ROWS:
     return np.arange(len(problem))
-  num = int(problem[-1]) + 1
-  kept = rng.random(num) < MAX_TREE_ROWS / len(problem)
-  return np.flatnonzero(kept[problem])
+  num_problems = int(problem[-1]) + 1
+  is_sampled = rng.random(num_problems) < MAX_TREE_ROWS / len(problem)
+  return np.flatnonzero(is_sampled[problem])
 
 
 class _Recorded:
-  """Fitted Q from the branches that a behaviour policy took."""
+  """Fitted Q-iteration on the branches that a behaviour policy took."""
 
   def __init__(self, data, metric, make, rng):
     batch = data.in_metric(metric)
     mask = np.asarray(batch.mask, bool)
     owner = np.broadcast_to(data.owner[:, None], mask.shape)[mask]
-    # Whole problems, so that what follows a decision is always there.
-    kept = _share(owner, rng)
-    chosen = lambda values: np.asarray(values)[mask][kept]
+    # Whole problems, so that the decision after a sampled one is sampled too:
+    # `__call__` reads it from the next row.
+    rows = _sample_problems(owner, rng)
+    chosen = lambda values: np.asarray(values)[mask][rows]
     self._features = chosen(batch.features)
     self._actions = chosen(batch.actions)
     self._costs = chosen(batch.costs).astype(np.float64)
+    # The last decision of each trajectory: no later one is in the mask.
     ends = mask.copy()
     ends[:, :-1] &= ~mask[:, 1:]
     self._ends = chosen(ends)
     right = np.broadcast_to(np.asarray(batch.correct)[:, None], mask.shape)
     self._correct = chosen(right).astype(np.float64)
+    # Values travel back by one decision in each sweep.
     self._num_sweeps = mask.shape[1]
     self._fits = []
     for route in range(batch.available.shape[-1]):
-      rows = np.flatnonzero(self._actions == route)
-      if not rows.size:
+      taken = np.flatnonzero(self._actions == route)
+      if not taken.size:
         raise ValueError(
-            f'No trajectory names route {route}: its value cannot be learnt.'
+            f'No trajectory chooses route {route}, so its value cannot be '
+            'learnt; collect with a behaviour policy that chooses it.'
         )
-      self._fits.append((rows, make(self._features[rows])))
+      self._fits.append((taken, make(self._features[taken])))
 
   def __call__(self, price: float) -> Advantage:
+    """Runs the sweeps at one price.
+
+    The target of a taken route is -price * cost + V(next), or the grade of the
+    answer instead of V(next) after the last decision.
+    """
     after = np.zeros(len(self._actions))
     for _ in range(self._num_sweeps):
       targets = -price * self._costs + np.where(
@@ -276,5 +314,7 @@ class _Recorded:
       )
       values = [fit(targets[rows]) for rows, fit in self._fits]
       best = np.max([predict(self._features) for predict in values], axis=0)
+      # Rows are in order of decision within a trajectory. The value that
+      # crosses into the next trajectory stands at an end and is not read.
       after[:-1] = best[1:]
     return Advantage([Difference(x, values[0]) for x in values[1:]])

@@ -1,8 +1,9 @@
-"""The trained router: features, network, threshold, and what is promised.
+"""The trained router: features, network, thresholds and promises.
 
-A router is a folder, whether it is of a run or ships with the package: the
-weights of every member and the feature statistics, the record of seen problems,
-the card with the hashes of these and, once calibrated, the operating points.
+A router is a directory, in a training run or inside the package. It holds the
+weights of all policies with the feature statistics, the record of seen
+problems, the card with the hashes of these and, after calibration, the
+operating points.
 """
 
 from collections.abc import Iterable
@@ -33,9 +34,11 @@ CARD_FILE = saved_lib.CARD_FILE
 POINTS_FILE = 'operating_points.json'
 SEEN_FILE = saved_lib.SEEN_FILE
 SHIPPED = pathlib.Path(__file__).parent / 'shipped'
-_DEFAULT_THRESHOLD = 0.5  # Of a router that was not calibrated yet.
+_DEFAULT_THRESHOLD = 0.5  # Before calibration.
 
 
+# Jitted at module level with the network static, so
+# that all routers of one network share the compiled function.
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(
     network: networks.Policy,
@@ -44,44 +47,41 @@ def _probabilities(
     level: float,
     available: np.ndarray | None,
 ) -> jax.Array:
-  """Chances of all routes; compiled once for all routers of one network.
-
-  And once more for all masks `available`, `[A]` bool. None, all routes, is not
-  a mask of ones: its numbers are those of a router that knows no masks.
-  """
+  """Returns `[..., A]` action probabilities of one policy."""
   logits = networks.apply(network, params, features, level)
+  # None is not a mask of ones: masking rounds differently, and the scores of an
+  # unrestricted router must be those that it was calibrated with.
   if available is not None:
-    # Log-probabilities are logits too, and those of the others give 0.
+    # Log-probabilities are logits too; the softmax below gives masked routes 0.
     logits = categorical.log_softmax(logits, available)
   return jax.nn.softmax(logits)
 
 
 class LearnedRouter:
-  """Hands over where the policy's chance to leave reaches a threshold.
+  """Hands over where the policy's hand-over probability reaches a threshold.
 
-  Without calibration it uses member 0 and a threshold of 0.5; with, its first
-  operating point. `at` and `with_threshold` give the router at another one.
-
-  It remembers nothing between calls: what a network with memory must know of
-  earlier decisions, it reads from `Trace.history`.
+  A calibrated router starts at its first operating point, another one at policy
+  0 and threshold 0.5. `at` and `with_threshold` return copies at other points.
+  It keeps no state between calls: a network with memory reads earlier decisions
+  from `Trace.history`.
 
   Args:
-    card: what the numbers mean.
-    params: a tree of arrays [K, ...], K members; [1, ...] of a network that is
-      conditioned on the level, which is all members in one.
-    statistics: of the features.
-    points: operating points, calibrated on these very numbers.
-    seen: record of the problems it was trained, selected and proved on.
+    card: the metadata.
+    params: pytree of arrays `[K, ...]`, one row per policy; `[1, ...]` for a
+      network conditioned on the level, which serves all K levels.
+    statistics: mean and standard deviation of the features.
+    points: operating points, calibrated with exactly these arrays.
+    seen: record of the problems used to train, select and prove it.
 
   Attributes:
-    member: index of the policy that decides.
-    threshold: that its score is held against; a number or one a decision.
-    level: of its constraint; one of the card's, or, of a conditioned network,
-      any between them.
-    point: the operating point that member and threshold are of, if any.
-    routes: that it may name, ascending; all of them unless it is `among` some.
-    has_memory: the network looks at earlier decisions too.
-    checkpoint_hash: of arrays and card.
+    policy_index: index of the active policy.
+    threshold: the active threshold, or one per decision.
+    level: constraint level of the active policy. One of the card's levels; for
+      a conditioned network any value between them.
+    point: the active operating point; None at another policy or threshold.
+    routes: the routes it may choose, ascending; see `restricted_to`.
+    has_memory: whether the network reads earlier decisions.
+    checkpoint_hash: hash of the arrays and the card.
   """
 
   def __init__(
@@ -95,49 +95,51 @@ class LearnedRouter:
     self.card, self.seen = card, seen
     self._params = jax.tree.map(np.asarray, params)
     self._statistics = statistics
+    # Before anything is computed from arrays and card together.
     self._check_shapes()
     self.checkpoint_hash = card_lib.hash_arrays(self._arrays(), card.to_json())
-    card_lib.check_points(points, self.num_members, self.checkpoint_hash)
+    card_lib.check_points(points, self.num_policies, self.checkpoint_hash)
     self.points = tuple(points)
     self.point = self.points[0] if self.points else None
-    self.member = self.point.member if self.point else 0
+    self.policy_index = self.point.policy_index if self.point else 0
     self.threshold = self.point.threshold if self.point else _DEFAULT_THRESHOLD
-    self.level = card.levels[self.member]
+    self.level = card.levels[self.policy_index]
     self._network = networks.make_network(card.network, len(card.specs))
     self.has_memory = networks.has_memory(self._network.kind)
     self.routes = tuple(range(len(card.specs)))
 
   @property
-  def num_members(self) -> int:
-    """K, the policies trained side by side."""
+  def num_policies(self) -> int:
+    """K, the number of policies trained together."""
     return len(self.card.levels)
 
   @property
   def is_restricted(self) -> bool:
-    """It may not name every route."""
+    """Whether it may choose only some of the routes."""
     return len(self.routes) < len(self.card.specs)
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Stays below the threshold, else takes the most likely larger route.
+    """Returns route 0 below the threshold, else the likeliest larger route.
 
     Raises:
-      ValueError: if there is no threshold for this decision, or `chances`
-        raises it.
+      ValueError: if no threshold exists for this decision, or as
+        `action_probabilities`.
     """
-    chances = self.chances(trace)
-    score = float(chances[1:].sum())
+    probabilities = self.action_probabilities(trace)
+    score = float(probabilities[1:].sum())
     threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
-    # Of those there are: where all chances are 0, the first is not any route.
-    larger = max(self.routes[1:], key=lambda route: chances[route])
+    # Over `routes` only: if all probabilities underflow to 0, argmax over all
+    # routes could return one that is not available.
+    larger = max(self.routes[1:], key=lambda route: probabilities[route])
     route = larger if score >= threshold else 0
     return types.Decision(route=route, score=score)
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """`[A]` float32, what the policy itself would do, without a threshold.
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """Returns the `[A]` float32 policy output, before any threshold.
 
     Raises:
-      ValueError: if the trace does not say what a network with memory must
-        know, or is longer than those of training.
+      ValueError: if the network has memory and the trace lacks its history, or
+        is longer than in training.
     """
     config = self.card.features
     if not self.has_memory:
@@ -145,42 +147,43 @@ class LearnedRouter:
     seen = [observation.observe(x, config) for x in trace.history]
     if len(seen) != len(trace.steps) + 1 or len(seen) > config.max_decisions:
       raise ValueError(
-          f'The trace has {len(trace.steps)} steps and says what was seen at '
+          f'The trace has {len(trace.steps)} steps and a history of '
           f'{len(seen)} decisions; a router with memory ({self._network.kind}) '
-          f'needs one more than steps, and at most {config.max_decisions}. '
-          'Does '
-          '`Trace.previous` lead back to the first decision?'
+          'needs a history of steps + 1 decisions, at most '
+          f'{config.max_decisions}. Check that `Trace.previous` leads back to '
+          'the first decision.'
       )
-    # Always of one length, so that it is compiled once; what comes after the
-    # last decision is not looked at.
+    # Padded to one length, so that the network is compiled once. It is causal:
+    # the padding does not change the row of the last decision.
     rows = np.zeros((config.max_decisions, config.size), np.float32)
     rows[: len(seen)] = seen
     return self.probabilities(rows)[len(seen) - 1]
 
   def probabilities(
-      self, features: np.ndarray, member: int | None = None
+      self, features: np.ndarray, policy_index: int | None = None
   ) -> np.ndarray:
-    """What one member would do at each observation.
+    """Returns one policy's action probabilities at each observation.
 
     Args:
-      features: `[..., F]` float32, as `observe` gives them, not standardised;
-        for a network with memory `[..., T, F]`, all decisions from the first.
-      member: index of the policy; None = that of the operating point.
+      features: `[..., F]` float32 from `observe`, not standardised; for a
+        network with memory `[..., T, F]`, all decisions from the first.
+      policy_index: index of the policy; None = the active one.
 
     Returns:
-      `[..., A]`, or `[..., T, A]`, float32: chance of each route; 0 = stay.
-      0 for what is not in `routes`, and the others in proportion.
+      `[..., A]` or `[..., T, A]` float32, route 0 = stay. Routes outside
+      `routes` have 0, and the others are renormalised.
 
     Raises:
-      ValueError: if there is no such member, or F is another.
+      ValueError: if the policy does not exist, or F differs from training.
     """
-    level = self.level if member is None else self._level_of(member)
-    row = self.member if member is None else member
+    level = self.level if policy_index is None else self._level_of(policy_index)
+    row = self.policy_index if policy_index is None else policy_index
     if features.shape[-1] != self.card.features.size:
       raise ValueError(
-          f'Got {features.shape[-1]} features; allowed: '
+          f'Got {features.shape[-1]} features; the router was trained with '
           f'{self.card.features.size}.'
       )
+    # A conditioned network has one row of weights and reads the level.
     row = 0 if self._network.is_conditioned else row
     params = jax.tree.map(lambda x: x[row], self._params)
     standardised = standardize.apply(features, self._statistics)
@@ -192,31 +195,28 @@ class LearnedRouter:
     )
 
   def score(
-      self, features: np.ndarray, member: int | None = None
+      self, features: np.ndarray, policy_index: int | None = None
   ) -> np.ndarray:
-    """`[...]` float32, one member's chance to hand over: 1 - pi(stay).
+    """Returns `[...]` float32, one policy's hand-over probability."""
+    # A sum over larger routes, not 1 - pi(stay): in float32 the latter rounds
+    # small probabilities to a few equal values.
+    return self.probabilities(features, policy_index)[..., 1:].sum(axis=-1)
 
-    Summed over the larger routes rather than taken from 1, which would round
-    all small chances to the same few numbers.
-    """
-    return self.probabilities(features, member)[..., 1:].sum(axis=-1)
+  def restricted_to(self, routes: Iterable[int]) -> Self:
+    """Returns a copy limited to some routes, e.g. while a server is down.
 
-  def among(self, routes: Iterable[int]) -> Self:
-    """The router where only some routes may be named, e.g. one server is down.
-
-    The chances of the others are 0, and those left are scaled to sum to 1; so
-    a score is what it is *given* that the others are not there. Operating
-    points were calibrated with all routes and promise nothing with fewer:
-    member and threshold stay, or are `at` a point's, but `point` is None. The
-    restriction is this copy's own: `save` does not keep it, and `among` with
-    all routes lifts it.
+    Other routes get probability 0 and the rest are renormalised, so a score is
+    conditional on the available routes. Operating points were calibrated with
+    all routes and promise nothing with fewer. Policy and threshold stay, and
+    `at` still works, but `point` is None. `save` does not store the
+    restriction, and `restricted_to` with all routes lifts it.
 
     Args:
-      routes: 0, since the small model writes where the router does not name
-        another, and at least one more; in any order.
+      routes: 0, because the small model writes by default, and at least one
+        larger route; in any order.
 
     Raises:
-      ValueError: if there is no such route, or 0 or a larger one is missing.
+      ValueError: if a route does not exist, or 0 or a larger one is missing.
     """
     chosen, num_routes = list(routes), len(self.card.specs)
     if not (
@@ -225,61 +225,66 @@ class LearnedRouter:
         and len(set(chosen)) > 1
     ):
       raise ValueError(
-          f'routes are {chosen}; allowed: 0 and one or more of 1 to '
+          f'routes is {chosen}; allowed: 0 and one or more of 1 to '
           f'{num_routes - 1}.'
       )
     router = copy.copy(self)
     router.routes = tuple(sorted({int(route) for route in chosen}))
+    # The promise was proved for decisions among all routes.
     router.point = None if router.is_restricted else self.point
     return router
 
   def at(self, name: str) -> Self:
-    """The router at a named operating point; see `among` of what it keeps."""
+    """Returns a copy at a named operating point; see `restricted_to`."""
     for point in self.points:
       if point.name == name:
-        router = self.with_threshold(point.member, point.threshold)
+        router = self.with_threshold(point.policy_index, point.threshold)
         router.point = None if self.is_restricted else point
         return router
     names = ', '.join(repr(point.name) for point in self.points) or 'none'
     raise ValueError(f'No operating point {name!r}; this router has: {names}.')
 
-  def with_threshold(self, member: int, threshold: card_lib.Threshold) -> Self:
-    """The router of one member at a threshold, or several, of one's own."""
+  def with_threshold(
+      self, policy_index: int, threshold: card_lib.Threshold
+  ) -> Self:
+    """Returns a copy with another policy and threshold, without promises."""
     router = copy.copy(self)
-    router.level = self._level_of(member)
-    router.member, router.point = member, None
+    router.level = self._level_of(policy_index)
+    router.policy_index, router.point = policy_index, None
     router.threshold = card_lib.as_threshold(threshold)
     return router
 
   def at_level(self, level: float, threshold: card_lib.Threshold) -> Self:
-    """The router at a level of the caller's own, and a threshold for it.
+    """Returns a copy for any level of the constraint, and its threshold.
 
     Args:
-      level: a budget or a risk. A network that is conditioned takes any from
-        the least to the largest level of its training; the others have none
-        but these.
+      level: a budget or a risk. A conditioned network takes any level between
+        the smallest and the largest of training; others only those of training.
       threshold: see `with_threshold`.
 
     Raises:
-      ValueError: if it was not trained for this level.
+      ValueError: if the router was not trained for this level.
     """
     levels = self.card.levels
     if level in levels:
       return self.with_threshold(levels.index(level), threshold)
     if not self._network.is_conditioned:
       known = ', '.join(f'{x:g}' for x in levels)
-      raise ValueError(f'The level is {level}; this router has: {known}.')
+      raise ValueError(
+          f'The level is {level}; this router was trained for: {known}.'
+      )
     if not min(levels) <= level <= max(levels):
       raise ValueError(
           f'The level is {level}; allowed: {min(levels):g} to {max(levels):g}.'
       )
+    # For display only: a conditioned network has one row of weights.
     nearest = min(range(len(levels)), key=lambda k: abs(levels[k] - level))
     router = self.with_threshold(nearest, threshold)
     router.level = level
     return router
 
   def save(self, directory: pathlib.Path | str) -> None:
-    """Writes the router's files; `load` reads them anywhere."""
+    """Writes the router's files; `load` reads them on any machine."""
     from safetensors import numpy as safetensors
 
     directory = pathlib.Path(directory)
@@ -288,6 +293,7 @@ class LearnedRouter:
     if self.points:
       text = json.dumps([vars(point) for point in self.points], indent=2)
       (directory / POINTS_FILE).write_text(text + '\n')
+    # Last, since the card marks the directory as complete.
     saved_lib.write(directory, self.card, self.checkpoint_hash, self.seen)
 
   def __str__(self) -> str:
@@ -302,14 +308,14 @@ class LearnedRouter:
         f'  features    {", ".join(card.features.groups)} '
         f'({card.features.size} numbers)',
         f'  network     {card.network["kind"]}',
-        f'  trained     {card.form} {levels}, ruler {card.ruler}',
+        f'  trained     {card.form} {levels}, cost metric {card.metric}',
         f'  checkpoint  {self.checkpoint_hash[:12]}',
-        f'  now at      member {self.member}, threshold '
+        f'  now at      policy {self.policy_index}, threshold '
         f'{card_lib.describe_threshold(self.threshold)}',
     ]
     if self.is_restricted:
-      there = ', '.join(card.specs[route].name for route in self.routes)
-      lines.append(f'  among       {there} alone; no promise holds')
+      available = ', '.join(card.specs[route].name for route in self.routes)
+      lines.append(f'  available   {available} only; no promise holds')
     lines.append(
         '  operating points' + ('' if self.points else ': not calibrated')
     )
@@ -319,7 +325,7 @@ class LearnedRouter:
     return '\n'.join(lines)
 
   def _arrays(self) -> dict[str, np.ndarray]:
-    """Everything numeric, by name."""
+    """Returns all arrays by name."""
     weights = traverse_util.flatten_dict({'params': self._params}, sep='/')
     return {
         **{name: np.ascontiguousarray(x) for name, x in weights.items()},
@@ -327,29 +333,30 @@ class LearnedRouter:
         'statistics/std': self._statistics.std,
     }
 
-  def _level_of(self, member: int) -> float:
-    """The level of a member; raises ValueError if there is no such member."""
-    if not 0 <= member < self.num_members:
+  def _level_of(self, policy_index: int) -> float:
+    """Returns the level of a policy; raises ValueError if there is none."""
+    if not 0 <= policy_index < self.num_policies:
       raise ValueError(
-          f'member is {member}; allowed: 0 to {self.num_members - 1}.'
+          f'policy_index is {policy_index}; allowed: 0 to '
+          f'{self.num_policies - 1}.'
       )
-    return self.card.levels[member]
+    return self.card.levels[policy_index]
 
   def _check_shapes(self) -> None:
-    """The arrays are those that the card speaks of."""
+    """Raises ValueError if arrays and card have different sizes."""
     size = self.card.features.size
     if self._statistics.mean.shape != (size,):
       raise ValueError(
-          f'The statistics are of {self._statistics.mean.shape} features, the '
-          f'card names {size}.'
+          f'The feature statistics have shape {self._statistics.mean.shape}; '
+          f'the card has {size} features.'
       )
-    members = {len(leaf) for leaf in jax.tree.leaves(self._params)}
+    # Every leaf has the policies as its first axis.
+    policies = {len(leaf) for leaf in jax.tree.leaves(self._params)}
     is_shared = self.card.network.get('is_conditioned', False)
-    wanted = 1 if is_shared else self.num_members
-    if members != {wanted}:
+    expected = 1 if is_shared else self.num_policies
+    if policies != {expected}:
       raise ValueError(
-          f'The weights are of {members} members; by the card there are '
-          f'{wanted}.'
+          f'The weights have {policies} policies; the card has {expected}.'
       )
 
 
@@ -357,11 +364,11 @@ def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
   """Reads a router from a run directory, an export, or the package.
 
   Args:
-    path: 'shipped' for the router that comes with the package, or a directory.
+    path: a directory, or 'shipped' for the router in the package.
 
   Raises:
-    ValueError: if there is no finished router, its files do not belong
-      together, or its operating points were calibrated on another one.
+    ValueError: if the router is unfinished, its files do not belong together,
+      or its operating points were calibrated on another router.
   """
   from safetensors import numpy as safetensors
 
@@ -378,6 +385,7 @@ def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
       card_lib.read_points(directory / POINTS_FILE),
       saved_lib.read_seen(directory),
   )
+  # Promises were proved for exactly these numbers, so changed ones do not load.
   if router.checkpoint_hash != saved['hash']:
     raise ValueError(
         f'{directory}: {ARRAYS_FILE} and {CARD_FILE} do not belong together '

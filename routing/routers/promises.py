@@ -1,4 +1,4 @@
-"""Names and sentences for what an operating point promises."""
+"""Names and sentences that say what an operating point promises."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -6,22 +6,26 @@ from typing import Any
 
 
 def name_of(promises: Sequence[Any]) -> str:
-  """Returns the name of a point, made of what it promises.
+  """Returns the name of an operating point, built from its promises.
 
   'loss<=0.05@0.9&cost<=0.6@0.9' promises each by itself with probability 0.9;
   'loss<=0.05&cost<=0.6@0.9' promises both at once with probability 0.9. The
-  probability is the one that holds after a choice among `among` points.
+  probability is the one that remains after one of `num_choices` points is
+  chosen.
 
   Args:
     promises: risks or promises, each with `quantity`, `level`, `delta` (None =
-      nothing is promised), `num_joint` and `among`.
+      nothing is promised), `num_joint` and `num_choices`.
   """
   bare = [f'{x.quantity}<={x.level:g}' for x in promises]
+  # Every delta is already divided by `num_joint` and `num_choices`. The name
+  # gives the guarantee that the configuration asked for, so it undoes both: the
+  # sum over the promises (union bound), and the factor `num_choices`.
   if len(bare) > 1 and all(x.num_joint == len(bare) for x in promises):
-    delta = sum(x.delta * x.among for x in promises)
+    delta = sum(x.delta * x.num_choices for x in promises)
     return f'{"&".join(bare)}@{1 - delta:g}'
   return '&'.join(
-      name if x.delta is None else f'{name}@{1 - x.delta * x.among:g}'
+      name if x.delta is None else f'{name}@{1 - x.delta * x.num_choices:g}'
       for name, x in zip(bare, promises, strict=True)
   )
 
@@ -29,7 +33,7 @@ def name_of(promises: Sequence[Any]) -> str:
 def claim(promise: Any) -> str:
   """Returns one claim, e.g. 'loss <= 0.05 with probability 0.9'.
 
-  A promise about cost is about the mean of capped costs, and the claim says so.
+  A bound on the mean cost holds for capped costs only, and the claim says so.
 
   Args:
     promise: JSON-like, with 'what', 'level', 'delta' and, for a cost,
@@ -46,17 +50,18 @@ def claim(promise: Any) -> str:
     return f'{text} with probability {1 - content["delta"]:g}'
   if content.get('is_marginal'):
     return f'{text} on average over calibration samples'
-  return f'{text} on the problems it was chosen on, which promises nothing'
+  return f'{text} on the problems it was chosen on, without a guarantee'
 
 
 def in_words(promise: Any) -> str:
-  """Returns all that a point promises, and what this does not cover.
+  """Returns everything that a point promises, and what is not covered.
 
   Args:
     promise: JSON-like as in `claim`, with further promises in 'also'; or an
-      object whose `to_json` returns this. 'joint_delta' is the chance that any
-      of several promises is broken, their sum if it is missing; 'among' is the
-      number of points that may be chosen among, 1 if it is missing.
+      object whose `to_json` returns this. 'joint_delta' is the probability that
+      any of several promises is broken; default: the sum of their deltas.
+      'num_choices' is the number of points that one may be chosen from;
+      default: 1.
   """
   content = _content(promise)
   entries = [content, *content.get('also', ())]
@@ -64,36 +69,39 @@ def in_words(promise: Any) -> str:
   deltas = [x['delta'] for x in entries if x.get('delta') is not None]
   if not deltas:
     return text
+  # The union bound, unless the promises were tested jointly.
   total = content.get('joint_delta', sum(deltas))
   if len(deltas) > 1:
     text += (
         f'; jointly with probability {1 - total:g}'
         if total < 1
-        else '; jointly nothing'
+        else '; jointly without a guarantee'
     )
   if 'group' in content:
-    text += f'; for problems of {content["group"]!r} alone'
+    text += f'; for problems of the group {content["group"]!r} only'
     if (delta := content.get('delta_of_all_groups')) is not None:
       text += f', for all groups at once with probability {1 - delta:g}'
-  return f'{text}; {_choice(content.get("among", 1), total)}'
+  # Older files say 'among'.
+  num_choices = content.get('num_choices', content.get('among', 1))
+  return f'{text}; {_choice(num_choices, total)}'
 
 
-# What a list of points says once, of them all.
+# The note under every list of points: choosing among them needs a correction.
 OF_A_CHOICE = (
-    'Whoever picks one of G points or seeds after seeing them needs each at '
-    'delta / G (calibration.among).'
+    'To choose one of G points or seeds after seeing their results, prove each '
+    'at delta / G (set calibration.num_choices to G).'
 )
 
 
-def _choice(among: int, delta: float) -> str:
-  """Who may pick this point after seeing others, and still has the promise."""
-  if among == 1:
-    return 'for this point alone, not for one picked among several'
-  kept = max(1 - delta * among, 0.0)
+def _choice(num_choices: int, delta: float) -> str:
+  """Returns the clause on a choice among points after seeing results."""
+  if num_choices == 1:
+    return 'for this point alone, not for one chosen among several'
+  # Union bound over the points that could have been chosen.
+  probability = max(1 - delta * num_choices, 0.0)
   return (
-      f'whoever picks one of {among} such points or seeds after seeing them '
-      f'still has this with probability {kept:g}; more than {among} are not '
-      'covered'
+      f'with probability {probability:g} also for the one chosen among up to '
+      f'{num_choices} such points or seeds after seeing their results'
   )
 
 

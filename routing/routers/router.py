@@ -1,4 +1,4 @@
-"""What every router is: one function from a trace to a decision."""
+"""The router interface: a function from a trace to a decision."""
 
 import hashlib
 from typing import Protocol
@@ -9,31 +9,34 @@ from routing import types
 
 
 class Router(Protocol):
-  """Anything that decides at step boundaries.
+  """Chooses the route that writes the next step, at each step boundary.
 
-  A router sees the trace and nothing else, and must not remember earlier calls:
-  the driver runs many traces at once, in any order.
+  A router sees only the trace and must not remember earlier calls: the driver
+  runs many traces concurrently, in any order.
   """
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """The route that writes the next step, and the score behind it."""
+    """Returns the route that writes the next step, and its score."""
     ...
 
 
 class Policy(Protocol):
-  """Anything that gives each route a chance, for others to draw from."""
+  """Gives an action probability for each route; others sample from it."""
 
-  def chances(self, trace: types.Trace) -> np.ndarray:
-    """`[A]` float in [0, 1] that sums to 1: the chance of each route."""
+  def action_probabilities(self, trace: types.Trace) -> np.ndarray:
+    """Returns `[A]` floats in [0, 1] that sum to 1, one per route."""
     ...
 
 
-def coin(*key: object) -> float:
-  """A number in [0, 1) that follows from the key alone, as if drawn evenly.
+def draw(*key: object) -> float:
+  """Returns a uniform number in [0, 1) that is a pure function of the key.
 
-  Hashing instead of a generator: a trace that is taken up again after a kill
-  meets the same coins.
+  The number is a hash of the key rather than the next output of a generator. A
+  trace that is resumed after an interruption therefore sees the same random
+  numbers.
   """
+  # A separator that no part contains: (1, 23) and (12, 3) must hash apart.
   text = '\0'.join(map(str, key)).encode()
   digest = hashlib.blake2b(text, digest_size=8).digest()
-  return (int.from_bytes(digest, 'big') >> 11) / 2**53  # As a float can hold.
+  # A float64 holds 53 bits exactly; all 64 could round up to 1.0.
+  return (int.from_bytes(digest, 'big') >> 11) / 2**53

@@ -1,9 +1,9 @@
-"""The files of a saved router beside its arrays: its card and its record.
+"""The card and the record of seen problems in a saved router's directory.
 
-The card holds the hash of the record of seen problems, so that a router without
-its record, or with that of another one, is refused. Calibration adds to the
-record; while it does, the card holds two hashes, and whatever ends it there
-leaves a router that loads.
+The card holds the hash of the record, so that loading fails if the record is
+missing or belongs to another router. Calibration extends the record. During
+that update the card holds both hashes, so an interruption at any point leaves a
+router that loads.
 """
 
 import json
@@ -16,7 +16,7 @@ from routing.shards import manifest as manifest_lib
 
 CARD_FILE = 'router.json'
 SEEN_FILE = 'seen.json'
-_BOUND = 'seen_hashes'  # Of the records that the card goes with.
+_BOUND = 'seen_hashes'  # JSON key: hashes of the records the card accepts.
 
 
 def write(
@@ -25,7 +25,10 @@ def write(
     checkpoint_hash: str,
     seen: seen_lib.Seen,
 ) -> None:
-  """Writes the record, then the card: where the card is, the rest is."""
+  """Writes the record, then the card.
+
+  The card is written last: a directory with a card is complete.
+  """
   seen_lib.write(directory / SEEN_FILE, seen)
   _write_card(
       directory,
@@ -34,43 +37,46 @@ def write(
 
 
 def read_card(directory: pathlib.Path) -> dict[str, Any]:
-  """What `router.json` holds.
+  """Returns the content of `router.json`.
 
   Raises:
-    ValueError: if there is no finished router.
+    ValueError: if the directory holds no finished router.
   """
   if not (directory / CARD_FILE).exists():
     raise ValueError(
-        f'{directory} holds no {CARD_FILE}: no router was trained to its end '
-        'there.'
+        f'{directory} holds no {CARD_FILE}: no router was trained to the end '
+        'there. Finish the training run, or give the directory of another.'
     )
   return json.loads((directory / CARD_FILE).read_text())
 
 
 def read_seen(directory: pathlib.Path) -> seen_lib.Seen:
-  """The record of seen problems; unknown for an old router that has none.
+  """Returns the record of seen problems; unknown for an old router without one.
 
   Raises:
-    ValueError: if the card goes with another record.
+    ValueError: if the card does not accept this record.
   """
   seen = seen_lib.read(directory / SEEN_FILE)
-  # Cards from before they were bound to a record hold no hash.
+  # Older cards hold no hash and accept any record.
   bound = read_card(directory).get(_BOUND, [seen.hash])
   if seen.hash not in bound:
     raise ValueError(
-        f'{directory}: {SEEN_FILE} is missing or is not the one that '
-        f'{CARD_FILE} goes with (hash {seen.hash[:12]}, expected '
-        f'{bound[-1][:12]}); put it back, or train again.'
+        f'{directory}: {SEEN_FILE} is missing or is not the record that '
+        f'{CARD_FILE} belongs to (hash {seen.hash[:12]}, expected '
+        f'{bound[-1][:12]}); restore it, or train again.'
     )
   return seen
 
 
 def replace_seen(directory: pathlib.Path, seen: seen_lib.Seen) -> None:
-  """Replaces the record of a saved router, and binds the card to it."""
+  """Replaces the record of a saved router and the hash in its card."""
   card, before = read_card(directory), read_seen(directory)
+  # Nothing to write, e.g. when a finished calibration is run again.
   if card.get(_BOUND) == [seen.hash] and before == seen:
     return
   if before != seen:
+    # In this order: the card accepts both records, the record changes, the card
+    # accepts the new one only. After each write the directory loads.
     _write_card(directory, card | {_BOUND: [before.hash, seen.hash]})
     seen_lib.write(directory / SEEN_FILE, seen)
   _write_card(directory, card | {_BOUND: [seen.hash]})
@@ -78,6 +84,7 @@ def replace_seen(directory: pathlib.Path, seen: seen_lib.Seen) -> None:
 
 def _write_card(directory: pathlib.Path, content: dict[str, Any]) -> None:
   text = json.dumps(content, indent=2) + '\n'
+  # Atomic: a reader sees the old card or the new one, never a part.
   manifest_lib.replace_file(
       directory / CARD_FILE, lambda path: path.write_text(text)
   )

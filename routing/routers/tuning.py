@@ -1,4 +1,4 @@
-"""Hyper-parameters of a learner, chosen on `select`."""
+"""Chooses the hyper-parameters of a learner on `select` problems."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from routing.routers import learners
 class Tuned:
   """The best trial.
 
-  families: as fitted with its setting.
-  setting: the hyper-parameters.
-  values: of every trial, in order.
+  families: fitted with the best setting.
+  setting: the hyper-parameters of the best trial.
+  values: the value of every trial, in order.
   """
 
   families: Sequence[sources.Family]
@@ -35,28 +35,32 @@ def tune(
     on_trial: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Tuned:
-  """Fits the first settings of a learner and keeps the one of highest value.
+  """Fits the first settings of a learner and returns the one of highest value.
 
   Args:
     learner: the learner.
-    data: of training problems.
-    value: what families are worth on `select` problems; of equals the first.
-    num_trials: how many settings are tried.
-    on_trial: called after each of them, for a progress bar.
+    data: training problems.
+    value: the value of fitted families on `select` problems; ties go to the
+      first.
+    num_trials: number of settings to try.
+    on_trial: called after each setting, for a progress bar.
     **fields: `metric`, `features` and `seed` of `learners.Learner.fit`.
 
   Raises:
-    ValueError: if there are not so many settings.
+    ValueError: if the learner has fewer settings.
   """
   if not 1 <= num_trials <= len(learner.settings):
     raise ValueError(
-        f'num_trials is {num_trials}; allowed: 1 to {len(learner.settings)}.'
+        f'num_trials is {num_trials}; allowed: 1 to {len(learner.settings)}, '
+        'the number of settings of this learner.'
     )
   best, values = None, []
   for setting in learner.settings[:num_trials]:
     found = learner.fit(data, setting=setting, **fields)
     values.append(float(value(found)))
     on_trial()
+    # `argmax` gives the first of equal values. Only the best fit stays in
+    # memory: fitted trees are large.
     if np.argmax(values) == len(values) - 1:
       best = found, setting
   return Tuned(*best, values)

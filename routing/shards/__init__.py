@@ -1,1 +1,1 @@
-"""Trajectories on disk: Parquet shards and their manifest."""
+"""Collected records on disk: Parquet shards and their manifest."""

@@ -1,8 +1,8 @@
-"""Problems, steps and calls as Arrow columns, from flat buffers and back.
+"""Converts problems, steps and calls to Arrow columns and back.
 
-The columns hold plain nested lists, so that a shard opens anywhere Parquet
-does. Reading goes through the flat buffers instead of Python lists: a step's
-arrays are views, and 6,000 ladders load in seconds.
+The columns are plain nested lists, so that any Parquet reader can open a shard.
+Conversion works on the flat buffers below the lists, not on Python lists: the
+arrays of a step are views, and 6,000 ladders load in seconds.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,9 @@ PROBLEM = [
     ('question', pa.string()),
     ('answer', pa.string()),
     ('subject', pa.string()),
-    ('meta', pa.string()),  # JSON.
+    ('meta', pa.string()),  # JSON, since its keys differ between sources.
+    # Redundant, for other tools: they can match questions of two files without
+    # our normalisation.
     ('question_hash', pa.string()),
 ]
 _CALL = [
@@ -34,7 +36,12 @@ _CALL = [
     ('seconds', pa.float64()),
     ('held', pa.int32()),
 ]
+# Column -> attribute, where the names differ. Files keep the name 'held', under
+# which the column was first written.
+_ATTRIBUTES = {'held': 'in_context'}
 CALL = pa.struct(_CALL)
+# Log-probabilities and hidden states are float32, as engines give them; seconds
+# and scores are float64, so that sums and thresholds come back exactly.
 STEP = pa.struct(
     [
         ('text', pa.string()),
@@ -71,7 +78,7 @@ DECISION = pa.struct(
 def encode_problems(
     problems: Sequence[types.Problem],
 ) -> dict[str, list[str]]:
-  """The columns of `PROBLEM`."""
+  """Returns the columns of `PROBLEM`, one entry per problem."""
   return {
       'id': [problem.id for problem in problems],
       'question': [problem.question for problem in problems],
@@ -87,7 +94,8 @@ def encode_problems(
 
 
 def decode_problems(table: pa.Table) -> list[types.Problem]:
-  """The inverse of `encode_problems`."""
+  """Returns the problems of a table; the inverse of `encode_problems`."""
+  # The hash is not a field of `Problem`; it follows from the question.
   names = [name for name, _ in PROBLEM if name != 'question_hash']
   return [
       types.Problem(**{**row, 'meta': json.loads(row['meta'])})
@@ -96,10 +104,21 @@ def decode_problems(table: pa.Table) -> list[types.Problem]:
 
 
 def _offsets(lengths: Sequence[int]) -> np.ndarray:
-  """`[n + 1]` int32, where each of n consecutive lists begins and ends."""
-  return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(
-      np.int32
-  )
+  """Returns the Arrow offsets of n consecutive lists, `[n + 1]` int32.
+
+  List i holds the values offsets[i]:offsets[i + 1].
+
+  Raises:
+    ValueError: if there are more entries than Arrow's lists can index.
+  """
+  offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  # A cast would wrap around in silence, and other lists would be read back.
+  if offsets[-1] > np.iinfo(np.int32).max:
+    raise ValueError(
+        f'A shard has {offsets[-1]:,} entries in one column; allowed: at most '
+        '2,147,483,647. Set a smaller collect.shard_size.'
+    )
+  return offsets.astype(np.int32)
 
 
 def nest(
@@ -107,7 +126,13 @@ def nest(
     values: pa.Array,
     is_null: Sequence[bool] | None = None,
 ) -> pa.ListArray:
-  """Cuts `values` into lists of the given lengths."""
+  """Returns `values` cut into consecutive lists of the given lengths.
+
+  Args:
+    lengths: length of each list.
+    values: all entries, in order.
+    is_null: for each list, whether it is null instead.
+  """
   mask = None if is_null is None else pa.array(is_null, pa.bool_())
   return pa.ListArray.from_arrays(_offsets(lengths), values, mask=mask)
 
@@ -116,13 +141,18 @@ def nest_all(
     rows: Sequence[Sequence[Any]],
     encode_items: Callable[[Sequence[Any]], pa.Array],
 ) -> pa.ListArray:
-  """One list a row: the items of all rows encoded at once, then cut."""
+  """Returns a column with one list of encoded items per row.
+
+  The items of all rows are encoded together, which is much faster than row by
+  row, and then cut into rows.
+  """
   items = list(itertools.chain.from_iterable(rows))
   return nest([len(row) for row in rows], encode_items(items))
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> pa.Array:
-  """All entries of the arrays, in a row."""
+  """Returns all entries of the arrays, flattened and concatenated."""
+  # The empty array makes the concatenation valid, and typed, for no arrays.
   return pa.array(
       np.concatenate([np.zeros(0, dtype), *map(np.ravel, arrays)]).astype(dtype)
   )
@@ -133,25 +163,35 @@ def encode(
     items: Sequence[Any],
     arrays: Mapping[str, pa.Array] | None = None,
 ) -> pa.StructArray:
-  """The attributes of `items` as a struct array.
+  """Returns the attributes of `items` as a struct array.
 
   Args:
-    struct: its fields name the attributes.
-    items: n of them.
-    arrays: fields that are arrays of n already.
+    struct: the type; its fields name the attributes.
+    items: n objects.
+    arrays: field name -> Arrow array of length n, for fields that are encoded
+      already.
   """
   arrays = arrays or {}
   columns = [
       arrays[field.name]
       if field.name in arrays
-      else pa.array([getattr(item, field.name) for item in items], field.type)
+      else pa.array(
+          [getattr(x, _ATTRIBUTES.get(field.name, field.name)) for x in items],
+          field.type,
+      )
       for field in struct
   ]
   return pa.StructArray.from_arrays(columns, fields=list(struct))
 
 
 def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
-  """The steps as one struct array; lists are built from flat buffers."""
+  """Returns the steps as one struct array.
+
+  Raises:
+    ValueError: if the log-probabilities of a step do not match its tokens.
+  """
+  # The lists below are cut by token counts. A step with other lengths would
+  # shift the entries of all steps after it, without an error.
   for step in steps:
     _check_lengths(step)
   num_tokens = [len(step.token_ids) for step in steps]
@@ -165,6 +205,8 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           [len(step.log_probs) for step in steps],
           _flat([step.log_probs for step in steps], np.float32),
       ),
+      # Two levels: the tokens of a step, then the k entries of a token. k may
+      # differ between steps.
       'top_log_probs': nest(
           num_tokens,
           nest(
@@ -178,7 +220,10 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           is_null=[h is None for h in hidden],
       ),
       **{
-          name: pa.array([getattr(step.usage, name) for step in steps], kind)
+          name: pa.array(
+              [getattr(x.usage, _ATTRIBUTES.get(name, name)) for x in steps],
+              kind,
+          )
           for name, kind in _CALL
       },
   }
@@ -186,7 +231,10 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
 
 
 def _check_lengths(step: types.Step) -> None:
-  """Raises ValueError unless each token has a log-probability, or none has."""
+  """Raises ValueError unless all tokens of a step have log-probabilities.
+
+  No log-probabilities at all are allowed too.
+  """
   num_tokens = len(step.token_ids)
   shapes = np.shape(step.log_probs), np.shape(step.top_log_probs)
   if shapes[0] not in ((num_tokens,), (0,)) or (
@@ -194,14 +242,18 @@ def _check_lengths(step: types.Step) -> None:
   ):
     raise ValueError(
         f'Step {step.text!r} has {num_tokens} tokens, but log_probs of shape '
-        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; needed are '
+        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; allowed: '
         f'({num_tokens},), or (0,) where the engine gives none, and '
         f'({num_tokens}, k).'
     )
 
 
 def _lists(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
-  """Offsets `[n + 1]` and the values that they point into."""
+  """Returns the offsets `[n + 1]` of n lists, and the values they point into.
+
+  `values` holds the whole buffer even if the array is a slice of it, and the
+  offsets are absolute. So the two fit together.
+  """
   return array.offsets.to_numpy(), array.values
 
 
@@ -209,30 +261,41 @@ def unnest(
     column: pa.ListArray | pa.ChunkedArray,
     decode: Callable[[pa.StructArray], list],
 ) -> list[list]:
-  """Decodes the structs of a list column, and cuts them into rows again."""
+  """Returns the decoded items of each row of a list column.
+
+  The inverse of `nest_all`: all items are decoded together, then cut into rows.
+  """
   if not len(column):
-    return []
+    return []  # A chunked column without chunks cannot be combined.
   if isinstance(column, pa.ChunkedArray):
     column = column.combine_chunks()
   offsets, values = _lists(column)
+  # Once for all rows: the cost per call is that of many Arrow operations.
   items = decode(values)
   return [items[a:b] for a, b in itertools.pairwise(offsets)]
 
 
+def decode_calls(structs: pa.StructArray) -> list[types.Usage]:
+  """Returns the usage of each call, or of each step, of a struct array."""
+  # `_CALL` lists its fields in the order of the arguments of `types.Usage`.
+  call = [structs.field(name).to_pylist() for name, _ in _CALL]
+  return list(map(types.Usage, *call))
+
+
 def decode_steps(structs: pa.StructArray) -> list[types.Step]:
-  """The steps of a struct array."""
+  """Returns the steps of a struct array; their arrays are read-only views."""
   plain = {
       name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
-  call = [structs.field(name).to_pylist() for name, _ in _CALL]
-  usages = map(types.Usage, *call)
+  usages = decode_calls(structs)
   token_bounds, token_ids = _lists(structs.field('token_ids'))
-  token_ids = token_ids.to_numpy().tolist()
+  token_ids = token_ids.to_numpy().tolist()  # Python integers; JSON-like.
   prob_bounds, log_probs = _lists(structs.field('log_probs'))
   log_probs = log_probs.to_numpy()
   top_bounds, tops = _lists(structs.field('top_log_probs'))
   entry_bounds, entries = _lists(tops)
   entries = entries.to_numpy()
+  # Null (no hidden state) differs from an empty list, hence the validity bits.
   hidden = structs.field('hidden')
   has_hidden = hidden.is_valid().to_numpy(zero_copy_only=False)
   hidden_bounds, hidden = _lists(hidden)
@@ -240,6 +303,7 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
 
   def top(i: int) -> np.ndarray:
     first, last = top_bounds[i], top_bounds[i + 1]
+    # The n lists of k entries of a step are contiguous: a view as `[n, k]`.
     flat = entries[entry_bounds[first] : entry_bounds[last]]
     count = last - first
     return flat.reshape(count, len(flat) // count if count else 0)

@@ -1,4 +1,4 @@
-"""JSON files that say what they were made from, and count for nothing else."""
+"""A cache of JSON results; a file is valid for the key stored in it only."""
 
 import json
 import pathlib
@@ -7,12 +7,12 @@ from typing import Any
 from routing.shards import manifest as manifest_lib
 
 
-def kept(path: pathlib.Path, key: Any) -> Any:
-  """Returns what `keep` wrote for the same key, or None.
+def load(path: pathlib.Path, key: Any) -> Any:
+  """Returns the result that `save` wrote for the same key, or None.
 
   Args:
-    path: of a JSON file, which need not exist.
-    key: JSON-like, all that the content follows from.
+    path: a JSON file, which need not exist.
+    key: JSON-like; everything that the result depends on.
   """
   if not path.exists():
     return None
@@ -20,13 +20,24 @@ def kept(path: pathlib.Path, key: Any) -> Any:
   return content['made'] if content['key'] == _as_json(key) else None
 
 
-def keep(path: pathlib.Path, key: Any, made: Any) -> None:
-  """Writes something JSON-like and its key to a file, whole or not at all."""
+def save(path: pathlib.Path, key: Any, made: Any) -> None:
+  """Writes a JSON-like result and its key to a file, atomically.
+
+  Args:
+    path: the file; an earlier one is replaced.
+    key: JSON-like; everything that the result depends on.
+    made: the result; it may contain no NaN or infinity.
+
+  Raises:
+    ValueError: if a number is not finite.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
+  # NaN is not JSON, and would not compare equal when read back.
   text = json.dumps({'key': _as_json(key), 'made': made}, allow_nan=False)
   manifest_lib.replace_file(path, lambda partial: partial.write_text(text))
 
 
 def _as_json(value: Any) -> Any:
-  """A value as JSON gives it back: with lists for tuples."""
+  """Returns the value as JSON reads it back, e.g. with lists for tuples."""
+  # A key from Python code must equal the same key from a file.
   return json.loads(json.dumps(value))

@@ -1,4 +1,4 @@
-"""Reads records back, refusing whatever is not as it was written."""
+"""Reads records from shards, after checking that the files are unaltered."""
 
 import io
 import pathlib
@@ -12,7 +12,7 @@ from routing.shards import schema
 
 
 def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
-  """The manifest of a shard directory.
+  """Returns the manifest of a shard directory.
 
   Raises:
     ValueError: if there is none, or it is damaged or of another version.
@@ -23,23 +23,23 @@ def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
   except FileNotFoundError as error:
     raise ValueError(
         f'{directory} holds no {manifest_lib.FILE_NAME}: nothing was collected '
-        'there.'
+        'there. Collect first, or name another work directory.'
     ) from error
 
 
 def read_ladders(directory: pathlib.Path | str) -> list[types.Ladder]:
-  """All ladders of a complete shard directory, in the order of the problems.
+  """Returns all ladders of a complete directory, in the order of the problems.
 
   Raises:
-    ValueError: if the collection is not finished, or of another kind, or a
-      shard is missing, truncated, altered or of another schema version; it
-      names the file.
+    ValueError: if the collection is not finished, or holds another kind; or,
+      naming the file, if a shard is missing, truncated, altered or of another
+      schema version.
   """
   return _read_all(pathlib.Path(directory), schema.LADDERS)
 
 
 def read_rollouts(directory: pathlib.Path | str) -> list[types.Rollouts]:
-  """All rollouts of a complete shard directory, in the order of the problems.
+  """Returns all rollouts of a complete directory, in the order of the problems.
 
   Raises:
     ValueError: as `read_ladders` does.
@@ -52,12 +52,13 @@ def read_shard(
     entry: manifest_lib.ShardEntry,
     kind: schema.Kind,
 ) -> list[Any]:
-  """The records of one file, for data that exceeds memory.
+  """Returns the records of one shard, for data that does not fit in memory.
 
   Raises:
     ValueError: if it is missing, truncated, altered or of another version.
   """
   directory = pathlib.Path(directory)
+  # Before parsing, whose errors for a damaged file do not say what to do.
   manifest_lib.check_shard(directory, entry)
   table = pq.read_table(
       io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
@@ -68,24 +69,26 @@ def read_shard(
 def complete_manifest(
     directory: pathlib.Path | str, kind: schema.Kind
 ) -> manifest_lib.Manifest:
-  """The manifest of a finished collection, to read it file by file.
+  """Returns the manifest of a finished collection, to read it shard by shard.
 
   Raises:
-    ValueError: if the collection is not finished, or of another kind.
+    ValueError: if the collection is not finished, or holds another kind.
   """
   manifest = read_manifest(directory)
+  # The kind first, since it explains more than an unfinished collection does.
   manifest_lib.check_kind(manifest, kind, str(directory))
+  # Part of a split would bias what is learned: hard problems take longest.
   if not manifest.is_complete:
     rows = sum(shard.rows for shard in manifest.shards)
     raise ValueError(
-        f'{directory} holds {rows} of {manifest.num_problems} problems; '
-        'collect again to have it finished.'
+        f'{directory} holds {rows} of {manifest.num_problems} problems; run '
+        'the collection again to finish it.'
     )
   return manifest
 
 
 def _read_all(directory: pathlib.Path, kind: schema.Kind) -> list[Any]:
-  """The records of all files of a complete directory."""
+  """Returns the records of all shards of a complete directory."""
   return [
       record
       for entry in complete_manifest(directory, kind).shards

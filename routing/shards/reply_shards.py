@@ -1,4 +1,4 @@
-"""Replies on disk: one row a problem, written and checked like other shards."""
+"""Shards of replies: one row per problem, written and checked like others."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from routing.engines import memoized
 from routing.engines import prefix_cache
-from routing.engines import remembered
 from routing.rollout import all_replies
 from routing.shards import columns
 from routing.shards import manifest as manifest_lib
@@ -18,6 +18,7 @@ from routing.shards import reader
 from routing.shards import schema
 from routing.shards import writer
 
+# Kept out of `schema`, so that reading ladders imports no engine code.
 REPLY = pa.struct(
     [
         ('trace', pa.string()),
@@ -37,6 +38,7 @@ def _decode_items(structs: pa.StructArray) -> list[all_replies.Reply]:
   traces = structs.field('trace').to_pylist()
   steps = columns.decode_steps(structs.field('step'))
   ids = structs.field('prompt_ids').to_pylist()
+  # Null ids (not known) differ from an empty list.
   return [
       all_replies.Reply(trace, step, None if x is None else tuple(x))
       for trace, step, x in zip(traces, steps, ids, strict=True)
@@ -47,6 +49,7 @@ def _encode(records: Sequence[all_replies.Replies]) -> dict[str, Any]:
   rows = [record.replies for record in records]
   return {
       'replies': columns.nest_all(rows, _encode_items),
+      # Once per problem; they differ between routes, not between replies.
       'caches': [
           [dataclasses.asdict(cache) for cache in record.caches]
           for record in records
@@ -76,29 +79,35 @@ REPLIES = schema.Kind(
 
 
 class ReplyWriter(writer.Writer):
-  """Writes `rollout.all_replies.Replies`."""
+  """A writer of `rollout.all_replies.Replies`."""
 
   kind = REPLIES
 
 
 def read(directory: pathlib.Path | str) -> Iterator[all_replies.Replies]:
-  """Yields what is in a directory, in order; it need not be complete.
+  """Yields the records of a directory in order, even of an unfinished one.
 
   Raises:
-    ValueError: if there is nothing, it is of another kind, or a shard is not as
-      it was written; it names the file.
+    ValueError: if the directory has no manifest or holds another kind; or,
+      naming the file, if a shard is missing or altered.
   """
   manifest = reader.read_manifest(directory)
   manifest_lib.check_kind(manifest, REPLIES, str(directory))
+  # Completeness is not needed: missing replies are generated when asked for.
   for entry in manifest.shards:
     yield from reader.read_shard(directory, entry, REPLIES)
 
 
 def remember(
     records: Iterable[all_replies.Replies],
-    memories: Sequence[remembered.Memory],
+    memories: Sequence[memoized.Memory],
 ) -> None:
-  """Adds replies to what is remembered; `memories` holds one a route."""
+  """Adds replies to the memories of memoized engines.
+
+  Args:
+    records: the replies.
+    memories: `[A]`, the memory of each route.
+  """
   for record in records:
     for reply in record.replies:
       memories[reply.step.route].add(

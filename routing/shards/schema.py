@@ -1,7 +1,8 @@
-"""The two kinds of shards, as Arrow tables: one row a problem.
+"""Two kinds of shards as Arrow tables with one row per problem.
 
-'ladders' hold all that training needs of `escalate`, 'rollouts' behaviour
-trajectories of any protocol. Each row stands for itself: nothing in a shard
+Kind 'ladders' holds all that training needs in `escalate`; kind 'rollouts'
+holds trajectories of a behaviour policy in any protocol. Kind 'replies' is
+defined in `shards.reply_shards`. Each row is self-contained: nothing in a shard
 refers to another file.
 """
 
@@ -16,7 +17,9 @@ import pyarrow as pa
 from routing import types
 from routing.shards import columns
 
-# Version 3: answers go on after the last decision; replies know their prompts.
+# Increase it with every change of columns or of their meaning. In version 3
+# answers are written to the end after the last decision, and replies hold the
+# token ids of their prompts.
 VERSION = 3
 _VERSION_KEY = b'routing.schema_version'
 
@@ -33,11 +36,11 @@ TRAJECTORY = pa.struct(
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """One kind of record, and how it becomes a table and comes back.
+  """A kind of record, with its conversion to a table and back.
 
-  name: as the manifest has it, and the files' names begin.
-  fields: columns besides those of the problem.
-  encode: records -> a value of each of `fields`.
+  name: name in the manifest, and prefix of file names.
+  fields: the columns besides those of the problem.
+  encode: records -> column name -> column, for each of `fields`.
   decode: (table, its problems) -> records.
   """
 
@@ -48,30 +51,33 @@ class Kind:
 
   @property
   def schema(self) -> pa.Schema:
-    """The columns of a table, and the version of this layout."""
+    """The columns of a table, with the schema version in the metadata."""
+    # In the file as well, since a shard may be moved without its manifest.
     return pa.schema(
         [*columns.PROBLEM, *self.fields],
         metadata={_VERSION_KEY: str(VERSION)},
     )
 
   def to_table(self, records: Sequence[Any]) -> pa.Table:
-    """The records as a table.
+    """Returns the records as a table, one row each.
 
     Raises:
       ValueError: if a step's log-probabilities do not match its tokens.
     """
+    # With an explicit schema, an empty list of records has typed columns, too.
     problems = columns.encode_problems([x.problem for x in records])
     return pa.table({**problems, **self.encode(records)}, schema=self.schema)
 
   def from_table(self, table: pa.Table) -> list[Any]:
-    """The records of a table, as they were given to `to_table`.
+    """Returns the records of a table; the inverse of `to_table`.
 
-    Arrays are read-only views. A step without tokens comes back with
-    `top_log_probs` of shape `[0, 0]`.
+    Arrays are read-only views. The `top_log_probs` of a step without tokens
+    have shape `[0, 0]`, because lists do not record k.
 
     Raises:
       ValueError: if the table is of another schema version.
     """
+    # Tables written by other tools may have no metadata at all.
     metadata = table.schema.metadata or {}
     version = metadata.get(_VERSION_KEY)
     check_version(version.decode() if version else None, 'A table')
@@ -79,11 +85,16 @@ class Kind:
 
 
 def check_version(found: int | str | None, where: str) -> None:
-  """Raises ValueError unless `found` is the version that this code reads."""
+  """Raises ValueError unless `found` is the version that this code reads.
+
+  Args:
+    found: the version; None = not recorded.
+    where: what has this version, for the message.
+  """
   if str(found) != str(VERSION):
     raise ValueError(
         f'{where} has schema version {found}; this code reads version '
-        f'{VERSION}. Collect the data anew, or use the code that wrote it.'
+        f'{VERSION}. Collect the data again, or use the code that wrote it.'
     )
 
 
@@ -154,7 +165,7 @@ def _decode_rollouts(
 def _encode_trajectories(
     trajectories: Sequence[types.Trajectory],
 ) -> pa.StructArray:
-  """The trajectories, but for the problem, which is the row's."""
+  """Returns the trajectories without their problem, which the row holds."""
   encoders = {
       'steps': columns.encode_steps,
       'discarded': columns.encode_steps,
@@ -169,17 +180,18 @@ def _encode_trajectories(
 
 
 def _decode_trajectories(structs: pa.StructArray) -> list[dict[str, Any]]:
-  """The fields of each trajectory, but for the problem."""
+  """Returns the fields of each trajectory, except its problem."""
   decoders = {
       'steps': columns.decode_steps,
       'discarded': columns.decode_steps,
       'decisions': lambda x: [types.Decision(**row) for row in x.to_pylist()],
-      'calls': lambda x: [types.Usage(**row) for row in x.to_pylist()],
+      'calls': columns.decode_calls,
   }
   lists = {
       name: map(tuple, columns.unnest(structs.field(name), decode))
       for name, decode in decoders.items()
   }
+  # Transposes columns of fields to one dictionary per trajectory.
   fields = lists | {'is_correct': structs.field('is_correct').to_pylist()}
   return [
       dict(zip(fields, values, strict=True))
@@ -187,6 +199,7 @@ def _decode_trajectories(structs: pa.StructArray) -> list[dict[str, Any]]:
   ]
 
 
+# Column names are part of the file format: renaming one needs a new `VERSION`.
 LADDERS = Kind(
     'ladders',
     [
@@ -203,4 +216,5 @@ ROLLOUTS = Kind(
     _encode_rollouts,
     _decode_rollouts,
 )
+# By the name in a manifest.
 KINDS = {kind.name: kind for kind in (LADDERS, ROLLOUTS)}

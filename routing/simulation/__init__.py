@@ -1,1 +1,1 @@
-"""A made-up routing process whose best policy is known exactly."""
+"""A simulated routing process whose best policy is known exactly."""

@@ -1,11 +1,11 @@
-"""The best that any policy can do under a constraint, and the best of chance.
+"""The optimal constrained policy, and the best policy without observations.
 
-The values that policies reach, with a coin tossed once to choose among them,
-are a convex set whose corners are deterministic policies. The best value under
-a constraint therefore lies on an edge: a mixture of two policies that are both
-best for the same multiplier, one on either side of the level. The multiplier is
-found by walking from the two ends towards the edge, each step exact, so there
-is no grid and nothing to tune.
+If a policy may be drawn at random once per problem, the reachable values form a
+convex set whose corners are deterministic policies. The constrained optimum
+lies on an edge of it: a mixture of two deterministic policies that are both
+best for the same multiplier, one on each side of the level. `solve` walks from
+the two extreme policies to that edge by exact best responses, so there is no
+grid and nothing to tune.
 
 Sources: Altman, "Constrained Markov Decision Processes" (1999), ch. 3; the walk
 is that of Eisner and Severance 1976 for parametric linear programs.
@@ -16,9 +16,9 @@ import dataclasses
 
 import numpy as np
 
-from routing.simulation import tree as tree_lib
+from routing.simulation import history_tree as tree_lib
 
-# What is maximised and what is held down, as weights of `tree.Values`.
+# What is maximised, and what is constrained, as weights of `tree_lib.Values`.
 FORMS = {
     'budget': ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
     'reliability': ((0.0, -1.0, 0.0), (0.0, 0.0, 1.0)),
@@ -30,10 +30,12 @@ _TOLERANCE = 1e-12
 class Optimum:
   """The solution of a constrained problem.
 
-  multiplier: >= 0, what a unit of the constraint is worth; 0 if it is slack.
-  values: what is expected of `policy`.
-  policy: as chances of actions; at most where two policies meet is it a coin.
-    It knows of no coin tossed before, and reaches the same values.
+  multiplier: >= 0, gain of the objective per unit of the level; 0 if the
+    constraint is slack.
+  values: expected outcomes of `policy`.
+  policy: per level `[n, A]` action probabilities. They are random only at
+    histories where the two mixed policies differ; no draw per problem is
+    needed.
   """
 
   multiplier: float
@@ -42,9 +44,9 @@ class Optimum:
 
 
 def solve(
-    tree: tree_lib.Tree, level: float, *, form: str = 'budget'
+    tree: tree_lib.HistoryTree, level: float, *, form: str = 'budget'
 ) -> Optimum:
-  """The best policy of all whose constraint is met.
+  """Returns the best of all policies that meet a constraint.
 
   Args:
     tree: of a process under a protocol.
@@ -53,44 +55,60 @@ def solve(
       cost at relative loss <= level.
 
   Raises:
-    ValueError: if there is no such form, or no policy meets the level.
+    ValueError: if `form` is unknown, or no policy meets the level.
   """
   if form not in FORMS:
     raise ValueError(f'Unknown form {form!r}; allowed: {", ".join(FORMS)}.')
+  # Objective gain.v and constraint charge.v <= level, linear in the values v.
   gain, charge = map(np.asarray, FORMS[form])
-  within, beyond = tree_lib.respond(tree, -charge), tree_lib.respond(tree, gain)
+  # Pairs (policy, values): of the lowest charge, and of the highest objective.
+  within = tree_lib.best_response(tree, -charge)
+  beyond = tree_lib.best_response(tree, gain)
   if charge @ within[1] > level + _TOLERANCE:
     raise ValueError(
-        f'No policy has {form} level {level:g}; the least is '
+        f'No policy has {form} level {level:g}; the lowest possible level is '
         f'{charge @ within[1]:.4g}.'
     )
   if charge @ beyond[1] <= level:
-    return Optimum(0.0, beyond[1], beyond[0])
+    return Optimum(0.0, beyond[1], beyond[0])  # The constraint is slack.
+  # Invariant: charge.within <= level < charge.beyond. The multiplier is the
+  # slope of the line between the two, so both have the same Lagrangian
+  # gain.v - multiplier * charge.v.
   while True:
     rise, run = (x @ np.subtract(beyond[1], within[1]) for x in (gain, charge))
     multiplier = rise / run
     weights = gain - multiplier * charge
-    between = tree_lib.respond(tree, weights)
+    between = tree_lib.best_response(tree, weights)
+    # If the best response is no better, the line is an edge of the set. Else it
+    # is a corner above the line, and replaces the end on its side of the level.
+    # There are finitely many corners, so this ends.
     if weights @ np.subtract(between[1], within[1]) <= _TOLERANCE:
       break
     if charge @ between[1] <= level:
       within = between
     else:
       beyond = between
+  # The point of the edge at which the constraint is tight.
   share = (level - charge @ within[1]) / run
   policy = mix(tree, (within[0], beyond[0]), (1.0 - share, share))
   return Optimum(float(multiplier), tree_lib.evaluate(tree, policy), policy)
 
 
 def mix(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     policies: Sequence[tree_lib.Policy],
     weights: Sequence[float],
 ) -> list[np.ndarray]:
-  """One policy with the values of tossing a coin once among several.
+  """Returns one policy with the values of drawing one of several per problem.
 
-  At each history it does what those do that would have got there, in
-  proportion to their weights.
+    pi(a | h) = sum_k w_k P_k(h) pi_k(a | h) / sum_k w_k P_k(h),
+
+  with P_k(h) the probability that policy k reaches the history h.
+
+  Args:
+    tree: of the policies.
+    policies: per policy and level `[n, A]` action probabilities.
+    weights: probability of drawing each policy.
 
   Source: Kuhn 1953, "Extensive Games and the Problem of Information".
   """
@@ -98,7 +116,7 @@ def mix(
   mixed = []
   for t in range(len(tree.levels)):
     share = np.stack([w * x[t] for w, x in zip(weights, reached, strict=True)])
-    # Where none gets to, it does not matter.
+    # A history that no policy reaches may have any probabilities; not NaN.
     share = np.where(share.sum(axis=0) > 0, share, 1.0)
     tables = np.stack([policy[t] for policy in policies])
     mixed.append(np.einsum('kn,kna->na', share / share.sum(axis=0), tables))
@@ -106,22 +124,22 @@ def mix(
 
 
 def random_accuracy(
-    tree: tree_lib.Tree, costs: np.ndarray | float, num_rates: int = 101
+    tree: tree_lib.HistoryTree, costs: np.ndarray | float, num_rates: int = 101
 ) -> np.ndarray:
-  """The best accuracy without looking, at mean costs.
+  """Returns the best accuracy of a random router at given mean costs.
 
-  Chance has every advantage here: at each decision a larger route is taken with
-  the same chance, of a grid, and a coin may be tossed first among all such
-  policies. Both random baselines of the tables, a chance per step and a coin
-  per question, are among them.
+  The random router takes a larger route at each decision with the same
+  probability, and may draw that probability once per problem. Both random
+  baselines of the tables are special cases: a random draw per step, and a
+  random draw per question.
 
   Args:
     tree: of a process under a protocol.
     costs: mean cost fractions, any shape.
-    num_rates: chances that are tried, 0 and 1 included.
+    num_rates: number of probabilities that are tried, 0 and 1 included.
 
   Returns:
-    Shape of `costs`; -inf below the cheapest.
+    Accuracies, in the shape of `costs`; -inf below the cheapest router.
   """
   num_routes = tree.process.num_routes
   points = [
@@ -136,20 +154,27 @@ def random_accuracy(
 
 
 def _to_route(num_routes: int, route: int, rate: float) -> np.ndarray:
-  """`[A]`: `route` with the chance `rate`, else the smallest."""
-  chances = np.zeros(num_routes)
-  chances[0], chances[route] = 1.0 - rate, rate
-  return chances
+  """Returns `[A]`: probability `rate` of `route`, else of the smallest."""
+  probabilities = np.zeros(num_routes)
+  probabilities[0], probabilities[route] = 1.0 - rate, rate
+  return probabilities
 
 
 def _between(correct: np.ndarray, cost: np.ndarray, level: float) -> float:
-  """Height at `level` of the least concave, rising curve above the points."""
+  """Returns the upper concave, non-decreasing hull of points, at `level`.
+
+  Args:
+    correct, cost: `[n]`, the points.
+    level: cost at which the hull is evaluated.
+  """
   is_low = cost <= level
   if not is_low.any():
     return -np.inf
   low = correct[is_low].max()
   if is_low.all():
     return float(low)
+  # Every chord from a point at or below the level to one above it, [low, high].
+  # The highest of them at the level is the hull.
   run = cost[~is_low] - cost[is_low][:, None]
   rise = correct[~is_low] - correct[is_low][:, None]
   chords = correct[is_low][:, None] + rise * (

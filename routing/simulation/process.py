@@ -1,17 +1,18 @@
-"""A routing process with known dynamics: hidden difficulty, hidden errors.
+"""A simulated routing process with hidden difficulty and hidden errors.
 
-A problem takes T steps. Each has a difficulty, a Markov chain that no route
-influences. A route writes a step right with a chance that falls with the
-difficulty; one wrong step makes the trace wrong, and it stays wrong, whatever
-is written after it, unless a later step repairs it. The answer is right if the
-trace is right in the end. Of all this a router sees the confidence of a step: a
-level whose chances depend on difficulty and rightness, so it tells, but not
-enough.
+A problem has T steps. The difficulty of a step follows a Markov chain that no
+route influences. The probability that a route writes a step right falls with
+the difficulty. One wrong step makes the trace wrong, and it stays wrong unless
+a later step repairs it. The answer is right if the trace is right at the end.
 
-Each step has one draw of luck for each route. So the largest model's own answer
-exists beside whatever is routed, as it does for a recorded problem: a router
-that always takes the largest loses nothing to it, and a draft that is kept is
-the step that would have been written anyway.
+A router sees only the confidence of a step: a discrete level whose distribution
+depends on the difficulty and on whether the trace is right. So it is
+informative, but not sufficient.
+
+Each step has one random draw per route, made before any decision (common random
+numbers). So the largest model's own answer exists beside the routed one, as for
+a recorded problem: a router that always takes the largest route has no relative
+loss, and a kept draft is the step that the small model would have written.
 """
 
 import dataclasses
@@ -25,19 +26,22 @@ Table = tuple[tuple[float, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """Who errs when, what it looks like, and what it costs. D difficulties.
+  """The parameters of the process: errors, confidence and prices.
 
-  The defaults are two routes. Nested tuples, so that a process is hashable.
+  Axes: D difficulties, L confidence levels, A routes. The default has 2 routes.
 
   num_steps: T >= 1.
-  start: `[D]`, chance of each difficulty of the first step, easiest first.
-  moves: `[D][D]`, chance of the next difficulty, given this one.
-  right: `[A][D]`, chance that a route's step leaves a right trace right.
-  repair: `[A]`, chance that a route's step makes a wrong trace right.
-  confidence: `[D][2][L]`, chance of each level of confidence, lowest first,
+  start: `[D]`, distribution of the first step's difficulty, easiest first.
+  moves: `[D][D]`, distribution of the next difficulty, given this one.
+  right: `[A][D]`, probability that a route's step leaves a right trace right.
+  repair: `[A]`, probability that a route's step makes a wrong trace right.
+  confidence: `[D][2][L]`, distribution of the confidence level, lowest first,
     after a step that leaves the trace right (0) or wrong (1).
-  prices: `[A]`, of a step, in any unit.
+  prices: `[A]`, price of a step, in any unit.
   """
+
+  # Tuples, not arrays: a process must be hashable, as a static field of the
+  # pytree `history_tree.HistoryTree`.
 
   num_steps: int = 5
   start: tuple[float, ...] = (0.5, 0.3, 0.2)
@@ -53,7 +57,7 @@ class Process:
 
   def __post_init__(self):
     if self.num_steps < 1:
-      raise ValueError(f'num_steps is {self.num_steps}; allowed: >= 1.')
+      raise ValueError(f'num_steps is {self.num_steps}; it must be at least 1.')
     routes, levels = self.num_routes, np.shape(self.confidence)[-1]
     difficulties = len(self.start)
     shapes = {
@@ -70,41 +74,49 @@ class Process:
         )
     for name in ('start', 'moves', 'confidence'):
       if not np.allclose(np.sum(getattr(self, name), axis=-1), 1.0):
-        raise ValueError(f'{name} must sum to 1 along its last axis.')
+        raise ValueError(
+            f'{name} is {getattr(self, name)}; it must sum to 1 along its last '
+            'axis.'
+        )
     for name in ('start', *shapes):
       value = np.asarray(getattr(self, name))
       if not ((value >= 0) & (value <= 1)).all():
-        raise ValueError(f'{name} has chances outside [0, 1].')
+        raise ValueError(
+            f'{name} has probabilities from {value.min()} to {value.max()}; '
+            'they must be in [0, 1].'
+        )
     if routes < 2 or min(self.prices) < 0 or not self.prices[-1] > 0:
       raise ValueError(
-          f'prices are {self.prices}; needed: 2 or more, >= 0, the last > 0.'
+          f'prices are {self.prices}; there must be 2 or more, all at least 0 '
+          'and the last above 0.'
       )
 
   @property
   def num_routes(self) -> int:
-    """A."""
+    """A, the number of routes."""
     return len(self.prices)
 
   @property
   def num_levels(self) -> int:
-    """L, levels of confidence."""
+    """L, the number of confidence levels."""
     return len(self.confidence[0][0])
 
   @property
   def step_costs(self) -> np.ndarray:
-    """`[A]` cost of a step, as a fraction of the all-large cost."""
+    """`[A]` costs of one step, as fractions of the all-large cost."""
+    # All-large cost: T steps of the largest model.
     return np.asarray(self.prices) / (self.num_steps * self.prices[-1])
 
   @property
   def stays_right(self) -> np.ndarray:
-    """`[A, D, 2]` chance of a right trace after a step, by what it was."""
+    """`[A, D, 2]` P(trace right after a step | it was right (0), wrong (1))."""
     right = np.asarray(self.right)
     repair = np.broadcast_to(np.asarray(self.repair)[:, None], right.shape)
     return np.stack([right, repair], axis=-1)
 
 
 def three_routes(num_steps: int = 4) -> Process:
-  """The default process with a middle model between its two."""
+  """Returns a variant of the default process with a middle model."""
   return Process(
       num_steps=num_steps,
       right=((0.995, 0.8, 0.4), (0.996, 0.92, 0.6), (0.998, 0.97, 0.9)),
@@ -113,24 +125,31 @@ def three_routes(num_steps: int = 4) -> Process:
   )
 
 
-def unseen(process: Process) -> Process:
-  """The same process, but all steps look alike; its optimum is a fixed plan."""
+def uninformative(process: Process) -> Process:
+  """Returns the process with one confidence level, which says nothing.
+
+  Its best policy is a plan that is fixed in advance.
+  """
+  # One level, of probability 1 for every difficulty, right or wrong.
   says_nothing = (((1.0,), (1.0,)),) * len(process.start)
   return dataclasses.replace(process, confidence=says_nothing)
 
 
 def action_costs(process: Process, protocol: protocols.Protocol) -> np.ndarray:
-  """`[T, A]`: what is paid from one decision up to the next, by the action.
+  """Returns `[T, A]` costs from one decision up to the next, by action.
 
-  Fractions of the all-large cost. The draft that the next decision is shown is
-  paid here; the first draft belongs to step 0.
+  They are fractions of the all-large cost. The draft that is shown at the next
+  decision is included; the first draft belongs to step 0.
   """
   num_steps, routes = process.num_steps, np.arange(process.num_routes)
   ends = np.array([protocol.is_absorbing(a) for a in routes])
   left = num_steps - np.arange(num_steps)[:, None]
-  written = np.where(ends, left, 1)
+  # A hand-over for good writes all steps that are left.
+  written = np.where(ends, left, 1)  # [T, A]
   if not protocol.has_draft:
     return process.step_costs * written
+  # The first draft at step 0; the next draft if there is a next decision.
   drafts = (left == num_steps) + 1 * ((left > 1) & ~ends)
+  # A kept draft (route 0) is paid when it is shown, so it costs nothing here.
   rewritten = np.where(routes > 0, process.step_costs * written, 0.0)
   return process.step_costs[0] * drafts + rewritten

@@ -1,8 +1,8 @@
-"""Problems, ladders and trajectories drawn from a process.
+"""Draws problems, ladders and trajectories from a simulated process.
 
-Nothing here uses the chances of the tree: hidden states are drawn and steps are
-written one after another, so that samples check the tree, and the tree tells
-only which history a sampled one is, hence its features.
+Hidden states are drawn and steps are written one after another. The history
+tree gives only the index of a sampled history, and thus its features, but none
+of its probabilities are used. So samples are an independent check of the tree.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from routing import types
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
-# (t, [B] histories of level t) -> [B, A] chances of the actions.
+# (t, [B] histories of level t) -> [B, A] action probabilities.
 Behaviour = Callable[[int, chex.Array], chex.Array]
 
 
-class Luck(NamedTuple):
-  """All that chance decides about B problems, whoever writes.
+class Noise(NamedTuple):
+  """The random draws of B problems, independent of all decisions.
 
   difficulty: `[B, T]` int32.
-  writing: `[B, T, A]` float32 in [0, 1), of each route's step: right if below
-    its chance.
-  looks: `[B, T, 2]` float32 in [0, 1), of the confidence of the small model's
-    step (0), and of any other (1).
+  writing: `[B, T, A]` float32 in [0, 1), one draw per route's step. The step is
+    right if the draw is below the probability of a right step.
+  looks: `[B, T, 2]` float32 in [0, 1), draws for the confidence of the small
+    model's step (0) and of any other model's step (1).
   """
 
   difficulty: jax.Array
@@ -36,10 +36,10 @@ class Luck(NamedTuple):
   looks: jax.Array
 
 
-def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Luck:
-  """The luck of `num` problems; `rng` is consumed."""
+def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Noise:
+  """Draws the noise of `num` problems; consumes `rng`."""
   first, moving, writing, looking = jax.random.split(rng, 4)
-  moves = jnp.log(jnp.asarray(process.moves))
+  moves = jnp.log(jnp.asarray(process.moves))  # `categorical` takes logits.
   path = [
       jax.random.categorical(
           first, jnp.log(jnp.asarray(process.start)), shape=(num,)
@@ -49,7 +49,7 @@ def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Luck:
     key = jax.random.fold_in(moving, step)
     path.append(jax.random.categorical(key, moves[path[-1]]))
   shape = num, process.num_steps
-  return Luck(
+  return Noise(
       difficulty=jnp.stack(path, axis=1),
       writing=jax.random.uniform(writing, (*shape, process.num_routes)),
       looks=jax.random.uniform(looking, (*shape, 2)),
@@ -58,103 +58,121 @@ def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Luck:
 
 def write(
     process: process_lib.Process,
-    luck: Luck,
+    noise: Noise,
     step: int,
     is_wrong: chex.Array,
     writer: chex.Array | int,
 ) -> jax.Array:
-  """`[B]` bool: the trace is wrong after a step.
+  """Returns `[B]` bool, whether the trace is wrong after a step.
 
   Args:
-    process, luck: who errs, and when.
+    process: the dynamics.
+    noise: the random draws of the problems.
     step: in 0..T-1.
-    is_wrong: `[B]` bool, the trace was wrong before.
-    writer: route, or `[B]` of them.
+    is_wrong: `[B]` bool, whether the trace was wrong before.
+    writer: the route that writes the step, or `[B]` of them.
   """
   rows = jnp.arange(len(is_wrong))
-  chances = jnp.asarray(process.stays_right)[
-      writer, luck.difficulty[:, step], is_wrong.astype(jnp.int32)
+  probabilities = jnp.asarray(process.stays_right)[
+      writer, noise.difficulty[:, step], is_wrong.astype(jnp.int32)
   ]
-  return luck.writing[rows, step, writer] >= chances
+  return noise.writing[rows, step, writer] >= probabilities
 
 
-def _level(process, luck, step, is_wrong, *, is_small) -> jax.Array:
-  """`[B]` int32: how confident the step looks that left the trace so."""
-  chances = jnp.asarray(process.confidence)[
-      luck.difficulty[:, step], is_wrong.astype(jnp.int32)
+def _level(process, noise, step, is_wrong, *, is_small) -> jax.Array:
+  """Returns `[B]` int32, the confidence level of a step.
+
+  Args:
+    process, noise, step: as in `write`.
+    is_wrong: `[B]` bool, whether the trace is wrong after the step.
+    is_small: bool or `[B]`, whether the small model wrote it.
+  """
+  probabilities = jnp.asarray(process.confidence)[
+      noise.difficulty[:, step], is_wrong.astype(jnp.int32)
   ]
-  look = jnp.where(is_small, luck.looks[:, step, 0], luck.looks[:, step, 1])
-  bounds = jnp.cumsum(chances[:, :-1], axis=-1)
+  # Two draws, since a draft may be seen and then rewritten: given the trace,
+  # the confidence of the rewritten step is independent of the draft's.
+  look = jnp.where(is_small, noise.looks[:, step, 0], noise.looks[:, step, 1])
+  # Inverse of the cumulative distribution. Without its last entry, since a sum
+  # that rounds to below 1 would give level L.
+  bounds = jnp.cumsum(probabilities[:, :-1], axis=-1)
   return jnp.sum(look[:, None] >= bounds, axis=-1)
 
 
-def _draft(process, luck, step, is_wrong) -> jax.Array:
-  """`[B]` int32: how confident the small model's step after a trace looks."""
-  drafted = write(process, luck, step, is_wrong, 0)
-  return _level(process, luck, step, drafted, is_small=True)
+def _draft(process, noise, step, is_wrong) -> jax.Array:
+  """Returns `[B]` int32, the confidence level of the small model's draft."""
+  drafted = write(process, noise, step, is_wrong, 0)
+  return _level(process, noise, step, drafted, is_small=True)
 
 
-def _next_histories(tree, luck, t, histories, actions, is_wrong) -> jax.Array:
-  """`[B]` histories of level t + 1; 0 where nothing is asked again.
+def _next_histories(tree, noise, t, histories, actions, is_wrong) -> jax.Array:
+  """Returns `[B]` histories of level t + 1; 0 if no decision follows.
 
   Args:
-    tree, luck: what is sampled.
+    tree: of the process.
+    noise: the random draws of the problems.
     t: the decision just taken.
-    histories, actions: `[B]`, of it.
-    is_wrong: `[B]` bool, the trace after the step.
+    histories, actions: `[B]`, at that decision.
+    is_wrong: `[B]` bool, whether the trace is wrong after the step.
   """
   process = tree.process
   is_small = actions == 0
-  seen = _level(process, luck, t, is_wrong, is_small=is_small)
+  seen = _level(process, noise, t, is_wrong, is_small=is_small)
   if tree.protocol.has_draft:
-    draft = _draft(process, luck, t + 1, is_wrong)
+    draft = _draft(process, noise, t + 1, is_wrong)
+    # Numbered as in `kernels.Kernels.steps`.
     seen = jnp.where(is_small, draft, seen * process.num_levels + draft)
   begins = jnp.asarray(tree.levels[t].begins)[histories, actions]
   return jnp.where(begins < 0, 0, begins + seen)
 
 
 def rollout(
-    tree: tree_lib.Tree, behaviour: Behaviour, rng: chex.PRNGKey, num: int
+    tree: tree_lib.HistoryTree,
+    behaviour: Behaviour,
+    rng: chex.PRNGKey,
+    num: int,
 ) -> types.TrajectoryBatch:
-  """Answers `num` new problems under a behaviour. May be jitted and mapped.
+  """Draws `num` trajectories under a behaviour policy; for use under jit, vmap.
 
   Args:
     tree: of a process under a protocol.
-    behaviour: chances of the actions; `follow` makes one of a table.
+    behaviour: the behaviour policy, e.g. from `follow`.
     rng: consumed.
     num: B.
   """
   process, protocol = tree.process, tree.protocol
-  lucky, acting = jax.random.split(rng)
-  luck = draw(process, lucky, num)
+  noise_key, action_key = jax.random.split(rng)
+  noise = draw(process, noise_key, num)
   costs = jnp.asarray(process_lib.action_costs(process, protocol), jnp.float32)
-  is_wrong = is_lost = jnp.zeros(num, bool)  # The trace; the reference.
-  is_asked, heir = jnp.ones(num, bool), jnp.zeros(num, jnp.int32)
+  largest = process.num_routes - 1  # Writes the whole reference trace.
+  is_wrong = reference_is_wrong = jnp.zeros(num, bool)
+  is_asked, writer = jnp.ones(num, bool), jnp.zeros(num, jnp.int32)
   histories = jnp.zeros(num, jnp.int32)
   if protocol.has_draft:
-    histories = _draft(process, luck, 0, is_wrong)
+    histories = _draft(process, noise, 0, is_wrong)
   rows = []
   for t, level in enumerate(tree.levels):
-    chances = behaviour(t, histories)
+    probabilities = behaviour(t, histories)
     actions = jax.random.categorical(
-        jax.random.fold_in(acting, t), jnp.log(chances)
+        jax.random.fold_in(action_key, t), jnp.log(probabilities)
     ).astype(jnp.int32)
-    taken = jnp.take_along_axis(chances, actions[:, None], axis=-1)[:, 0]
+    taken = jnp.take_along_axis(probabilities, actions[:, None], axis=-1)[:, 0]
     rows.append(
         dict(
             features=jnp.asarray(level.features)[histories] * is_asked[:, None],
-            mask=is_asked,
+            mask=is_asked,  # Padding after a hand-over: 0, probability 1.
             actions=jnp.where(is_asked, actions, 0),
             behaviour=jnp.where(is_asked, taken, 1.0),
             costs=jnp.where(is_asked, costs[t][actions], 0.0),
         )
     )
-    heir = jnp.where(is_asked, actions, heir)
-    is_wrong = write(process, luck, t, is_wrong, heir)
-    is_lost = write(process, luck, t, is_lost, process.num_routes - 1)
+    writer = jnp.where(is_asked, actions, writer)  # Stays after a hand-over.
+    is_wrong = write(process, noise, t, is_wrong, writer)
+    # Under the same noise, so that loss and gain are paired.
+    reference_is_wrong = write(process, noise, t, reference_is_wrong, largest)
     is_asked &= ~jnp.asarray(protocol.is_absorbing(actions))
     if t + 1 < process.num_steps:
-      histories = _next_histories(tree, luck, t, histories, actions, is_wrong)
+      histories = _next_histories(tree, noise, t, histories, actions, is_wrong)
   fields = {
       name: jnp.stack([row[name] for row in rows], axis=1) for name in rows[0]
   }
@@ -165,15 +183,15 @@ def rollout(
           (num, process.num_steps, process.num_routes),
       ),
       correct=1.0 - is_wrong,
-      loss=(is_wrong & ~is_lost).astype(jnp.float32),
-      gain=(is_lost & ~is_wrong).astype(jnp.float32),
+      loss=(is_wrong & ~reference_is_wrong).astype(jnp.float32),
+      gain=(reference_is_wrong & ~is_wrong).astype(jnp.float32),
   )
 
 
 def sample_ladders(
-    tree: tree_lib.Tree, rng: chex.PRNGKey, num: int
+    tree: tree_lib.HistoryTree, rng: chex.PRNGKey, num: int
 ) -> types.OutcomeBatch:
-  """The small traces of `num` new problems, and where each way out leads.
+  """Draws the ladders of `num` problems: the small trace and all hand-overs.
 
   Args:
     tree: of a process under `escalate`.
@@ -181,26 +199,33 @@ def sample_ladders(
     num: B.
 
   Raises:
-    ValueError: under another protocol.
+    ValueError: if the protocol is not `escalate`.
   """
   process, protocol = tree.process, tree.protocol
   if protocol.name != 'escalate':
-    raise ValueError(f'Ladders are of escalate only; got {protocol.name}.')
+    raise ValueError(
+        f'The protocol is {protocol.name}; ladders exist for escalate only.'
+    )
   num_steps, larger = process.num_steps, range(1, process.num_routes)
-  luck = draw(process, rng, num)
+  noise = draw(process, rng, num)
   stay = jnp.zeros(num, jnp.int32)
   is_wrong = jnp.zeros(num, bool)
-  histories = _draft(process, luck, 0, is_wrong) if protocol.has_draft else stay
+  histories = (
+      _draft(process, noise, 0, is_wrong) if protocol.has_draft else stay
+  )
   features, wrong = [], []
   for t, level in enumerate(tree.levels):
     features.append(jnp.asarray(level.features)[histories])
-    wrong.append([_end(process, luck, t, is_wrong, a) for a in larger])
-    is_wrong = write(process, luck, t, is_wrong, 0)
+    # Before the small model's step: a hand-over at t replaces that step.
+    wrong.append([_end(process, noise, t, is_wrong, a) for a in larger])
+    is_wrong = write(process, noise, t, is_wrong, 0)
     if t + 1 < num_steps:
-      histories = _next_histories(tree, luck, t, histories, stay, is_wrong)
-  wrong = jnp.transpose(jnp.asarray(wrong), (2, 0, 1))
+      histories = _next_histories(tree, noise, t, histories, stay, is_wrong)
+  wrong = jnp.transpose(jnp.asarray(wrong), (2, 0, 1))  # [B, T, A - 1]
+  # The largest model's own answer is its hand-over at the first decision.
   is_reference_right = ~wrong[:, 0, -1]
   costs = process_lib.action_costs(process, protocol)
+  # Staying until t, then handing over: `before` excludes step t itself. [T, 1]
   before = np.cumsum(costs[:, :1], axis=0) - costs[:, :1]
   handover = jnp.broadcast_to(
       (before + costs[:, 1:]).astype(np.float32), wrong.shape
@@ -218,22 +243,32 @@ def sample_ladders(
 
 
 def _with_stay(handover: jax.Array, stay: jax.Array) -> jax.Array:
-  """`[B, T, A]` float32: staying ends the answer at the last decision alone."""
+  """Returns `[B, T, A]` float32 outcomes from those of hand-overs and staying.
+
+  Args:
+    handover: `[B, T, A - 1]`.
+    stay: `[B]`, outcome of the small trace. It goes to the last decision, as
+      staying ends the answer there only; 0 at others (see `OutcomeBatch`).
+  """
   stays = jnp.zeros(handover.shape[:2]).at[:, -1].set(stay)
   return jnp.concatenate(
       [stays[..., None], handover], axis=-1, dtype=jnp.float32
   )
 
 
-def _end(process, luck, step, is_wrong, route) -> jax.Array:
-  """`[B]` bool: the answer is wrong if a route writes all from `step` on."""
+def _end(process, noise, step, is_wrong, route) -> jax.Array:
+  """Returns `[B]` bool, whether the answer is wrong if `route` ends it.
+
+  `route` writes all steps from `step` on.
+  """
   for t in range(step, process.num_steps):
-    is_wrong = write(process, luck, t, is_wrong, route)
+    is_wrong = write(process, noise, t, is_wrong, route)
   return is_wrong
 
 
 def follow(policy: tree_lib.Policy) -> Behaviour:
-  """The behaviour of a table of chances."""
+  """Returns the behaviour policy of per-level `[n, A]` probabilities."""
+  # Once, outside the returned function, which is traced at every level.
   tables = [jnp.asarray(table, jnp.float32) for table in policy]
   return lambda t, histories: tables[t][histories]
 
@@ -241,13 +276,18 @@ def follow(policy: tree_lib.Policy) -> Behaviour:
 def random_rates(
     process: process_lib.Process, rng: chex.PRNGKey, num: int
 ) -> Behaviour:
-  """Each trajectory takes larger routes at a rate of its own, in [0, 1].
+  """Returns a random behaviour policy with one hand-over rate per trajectory.
 
-  `rng` is consumed; `num` is B. All mean costs are thus in the data.
+  The rates are uniform in [0, 1], so that the data cover all mean costs.
+
+  Args:
+    process: of the trajectories.
+    rng: consumed.
+    num: B.
   """
   rates = jax.random.uniform(rng, (num, 1))
   larger = jnp.full(
       (num, process.num_routes - 1), 1.0 / (process.num_routes - 1)
   )
-  chances = jnp.concatenate([1.0 - rates, rates * larger], axis=-1)
-  return lambda t, histories: chances
+  probabilities = jnp.concatenate([1.0 - rates, rates * larger], axis=-1)
+  return lambda t, histories: probabilities

@@ -1,1 +1,1 @@
-"""State, step, loop and checkpoints of one training run."""
+"""State, update step, loop and checkpoints of a training run."""

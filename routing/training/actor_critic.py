@@ -1,14 +1,17 @@
-"""One member's update from trajectories: critics, multiplier, policy.
+"""The actor-critic update of one policy from trajectories.
 
-The trajectories may be another policy's (`vtrace`) or, as far as possible, this
-one's own (`on_policy`): the ratios to the recorded probabilities account for
-either, and are 1 where nothing has changed since they were written.
+The trajectories come from another policy (`vtrace`) or from recent versions of
+this one (`on_policy`). Importance ratios to the recorded action probabilities
+account for both; they are 1 if the policy has not changed since.
 
-Each update first judges the policy as it is: the critics' values, corrected by
-V-trace, give advantages of reward and constraint, and what the multiplier
-follows. Then the policy takes either a few gradient steps that stay near it
-(`lagrangian`) or one in a trust region (`trust_region`), and the critics a few
-towards their targets.
+An update has three parts:
+
+1. The policy before the update is evaluated: V-trace gives the advantages of
+   reward and constraint, critic targets, and the excess of the constraint.
+2. The multiplier follows the excess (PID control).
+3. The policy takes a few gradient steps on the clipped Lagrangian surrogate
+   (`lagrangian`), or one constrained step (`trust_region`). The critics take a
+   few gradient steps towards their targets.
 """
 
 from collections.abc import Callable
@@ -32,64 +35,68 @@ UPDATES = ('lagrangian', 'trust_region')
 
 
 @flax.struct.dataclass
-class Judgement:
-  """What the policy before an update is worth; all constants.
+class Estimates:
+  """Estimates for the policy before an update; none has a gradient.
 
-  old: `[B, T, A]` its log-probabilities.
-  advantages, charges: `[B, T]` of the reward and of the constraint.
-  targets: two `[B, T]`, what the critics should say of either.
-  reward: what it earns per trajectory.
-  excess: what the constraint charges per trajectory, minus the level.
+  old: `[B, T, A]` log-probabilities of the policy.
+  advantages: `[B, T]`, of the reward.
+  constraint_advantages: `[B, T]`, of the constraint cost.
+  targets: two `[B, T]`, targets of the reward critic and constraint critic.
+  reward: scalar, expected reward per trajectory.
+  excess: scalar, expected constraint cost per trajectory minus the level.
   """
 
   old: jax.Array
   advantages: jax.Array
-  charges: jax.Array
+  constraint_advantages: jax.Array
   targets: tuple[jax.Array, jax.Array]
   reward: jax.Array
   excess: jax.Array
 
 
-# (state, batch, judgement, multiplier, level) -> (changed fields, metrics).
+# (state, batch, estimates, multiplier, level) -> (changed fields, metrics).
 PolicyUpdate = Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]
 
 
 def make_update(
     config, network: networks.Policy, critics: networks.Critics
 ) -> step_lib.Update:
-  """The update that a configuration's `objective.policy_update` names.
+  """Returns the update that `config.objective.policy_update` names.
 
   Args:
-    config: `objective`, `optimizer`, `critics`, `multiplier` and, for
-      'trust_region', `trust_region`.
-    network: the policy.
-    critics: its critics.
+    config: `objective`, `optimizer`, `critics`, `multiplier`, `trust_region`.
+    network, critics: of the run.
 
   Raises:
-    ValueError: if the update is none of `UPDATES`.
+    ValueError: if the update is not in `UPDATES`.
   """
   name = check_update(config.objective.policy_update)
-  makers = {'lagrangian': _near_gradient, 'trust_region': _in_trust_region}
+  makers = {
+      'lagrangian': _make_lagrangian_update,
+      'trust_region': _make_trust_region_update,
+  }
   update_policy = makers[name](config, network)
   optimizer = state_lib.make_optimizer(config.critics)
 
   def update(state, batch, level):
-    judgement = judge(config, network, critics, state, batch, level)
+    # Once, of the parameters before the update: neither policy nor critics may
+    # see the other's change.
+    estimates = estimate(config, network, critics, state, batch, level)
     multiplier, controller = lagrangian.control_multiplier(
         state.controller,
-        judgement.excess,
+        estimates.excess,
         proportional=config.multiplier.damping,
         integral=config.multiplier.learning_rate,
         derivative=config.multiplier.derivative,
         maximum=config.multiplier.max,
     )
-    changes, metrics = update_policy(state, batch, judgement, multiplier, level)
+    changes, metrics = update_policy(state, batch, estimates, multiplier, level)
     params, opt_state, critic_metrics = _steps(
-        lambda params: _critics_loss(critics, params, batch, judgement, level),
+        lambda params: _critics_loss(critics, params, batch, estimates, level),
         state.critics,
         state.critics_opt_state,
         optimizer,
-        config.objective.num_inner,
+        config.objective.num_inner_steps,
         network,
     )
     changes = {
@@ -97,16 +104,17 @@ def make_update(
         'controller': controller,
         'critics': params,
         'critics_opt_state': opt_state,
-        **changes,
+        **changes,  # Last: a trust region brings its own multiplier.
     }
     return changes, {
         **metrics,
-        # Both, so that critics that run away are noticed as the policy is.
+        # The sum, since the loop stops a run whose 'loss' is not finite, and
+        # diverging critics must stop it as a diverging policy does.
         'loss': metrics['loss'] + critic_metrics['loss'],
         'critic_loss': critic_metrics['loss'],
         'multiplier': changes['multiplier'],
-        'reward': judgement.reward,
-        'excess': judgement.excess,
+        'reward': estimates.reward,
+        'excess': estimates.excess,
     }
 
   return update
@@ -122,22 +130,22 @@ def check_update(name: str) -> str:
   return name
 
 
-def judge(
+def estimate(
     config,
     network: networks.Policy,
     critics: networks.Critics,
     state: state_lib.ActorCriticState,
     batch: types.TrajectoryBatch,
     level: chex.Numeric,
-) -> Judgement:
-  """What the policy of `state`, one member, is worth on a batch.
+) -> Estimates:
+  """Returns V-trace estimates for the policy of `state` on a batch.
 
   Args:
-    config: `objective` with `form`, `rho_bar`, `c_bar`, `ratio_bar` (of what
-      the multiplier follows) and `reach_bar` (of the weight of each decision by
-      how much oftener the policy gets there; 0 = leave it out).
+    config: `objective` with `form`; `rho_bar` and `c_bar`; `ratio_clip`, of the
+      estimated return and excess; and `reach_clip`, of the importance weight of
+      reaching each decision, where 0 leaves that weight out.
     network, critics: of the run.
-    state: without the axis K.
+    state: of one policy, without the axis K.
     batch: trajectories.
     level: of the constraint.
   """
@@ -146,13 +154,14 @@ def judge(
   old = policy_gradient.log_probs(logits, batch)
   ratios = policy_gradient.importance_ratios(old, batch)
   reach = (
-      vtrace.reach_weights(ratios, mask, maximum=objective.reach_bar)
-      if objective.reach_bar
+      vtrace.reach_weights(ratios, mask, maximum=objective.reach_clip)
+      if objective.reach_clip
       else 1.0
   )
   signals = policy_gradient.signals(batch, form=objective.form)
   values = networks.apply(critics, state.critics, batch.features, level)
   targets, advantages, returns = [], [], []
+  # First the reward, then the constraint cost.
   for value, signal in zip(values, signals, strict=True):
     target, advantage = vtrace.targets_and_advantages(
         value,
@@ -164,16 +173,18 @@ def judge(
     )
     targets.append(target)
     advantages.append(reach * advantage)
+    # Not target[:, 0]: the multiplier must follow the cost of this very policy,
+    # without the bias of rho_bar = c_bar = 1.
     returns.append(
         vtrace.expected_return(
-            value, signal, ratios, mask, ratio_bar=objective.ratio_bar
+            value, signal, ratios, mask, ratio_clip=objective.ratio_clip
         )
     )
   return jax.lax.stop_gradient(
-      Judgement(
+      Estimates(
           old=old,
           advantages=advantages[0],
-          charges=advantages[1],
+          constraint_advantages=advantages[1],
           targets=tuple(targets),
           reward=returns[0],
           excess=returns[1] - level,
@@ -181,17 +192,17 @@ def judge(
   )
 
 
-def _critics_loss(critics, params, batch, judgement, level):
-  """Of both critics together, on the decisions there are."""
+def _critics_loss(critics, params, batch, estimates, level):
+  """Returns the sum of both critics' losses on a batch."""
   values = networks.apply(critics, params, batch.features, level)
   return sum(
       policy_gradient.critic_loss(value, target, batch.mask)
-      for value, target in zip(values, judgement.targets, strict=True)
+      for value, target in zip(values, estimates.targets, strict=True)
   )
 
 
 def _steps(loss_fn, params, opt_state, optimizer, num, network):
-  """`num` gradient steps; metrics are those of the last."""
+  """Takes `num` gradient steps; returns the metrics of the last one."""
 
   def body(carry, _):
     params, opt_state = carry
@@ -203,8 +214,8 @@ def _steps(loss_fn, params, opt_state, optimizer, num, network):
     metrics = {'loss': loss, 'grad_norm': optax.tree.norm(grads), **aux}
     return (optax.apply_updates(params, updates), opt_state), metrics
 
-  # Unrolled, so that XLA sees the first step look at what was judged, and runs
-  # that network once.
+  # Unrolled, so that XLA can see that the first step evaluates the network at
+  # the same parameters as `estimate` did, and computes it once.
   (params, opt_state), metrics = jax.lax.scan(
       body, (params, opt_state), length=num, unroll=True
   )
@@ -212,19 +223,20 @@ def _steps(loss_fn, params, opt_state, optimizer, num, network):
 
 
 def _with_aux(loss):
+  """Returns (loss, metrics), without metrics where there is the loss alone."""
   return loss if isinstance(loss, tuple) else (loss, {})
 
 
-def _near_gradient(config, network) -> PolicyUpdate:
-  """Gradient steps on the clipped surrogate, penalised by the multiplier."""
+def _make_lagrangian_update(config, network) -> PolicyUpdate:
+  """Returns gradient steps on the clipped surrogate of the Lagrangian."""
   objective = config.objective
   optimizer = state_lib.make_optimizer(config.optimizer)
 
-  def update(state, batch, judgement, multiplier, level):
+  def update(state, batch, estimates, multiplier, level):
     advantages = policy_gradient.penalised(
-        judgement.advantages, judgement.charges, multiplier
+        estimates.advantages, estimates.constraint_advantages, multiplier
     )
-    if objective.rescale:
+    if objective.normalize_advantages:
       advantages = policy_gradient.rescaled(advantages, batch.mask)
 
     def loss_fn(params):
@@ -232,7 +244,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
           networks.apply(network, params, batch.features, level),
           batch,
           advantages,
-          judgement.old,
+          estimates.old,
           clip=objective.clip,
           entropy_weight=objective.entropy_weight,
           kl_weight=objective.kl_weight,
@@ -243,7 +255,7 @@ def _near_gradient(config, network) -> PolicyUpdate:
         state.params,
         state.opt_state,
         optimizer,
-        objective.num_inner,
+        objective.num_inner_steps,
         network,
     )
     return {'params': params, 'opt_state': opt_state}, metrics
@@ -251,36 +263,40 @@ def _near_gradient(config, network) -> PolicyUpdate:
   return update
 
 
-def _in_trust_region(config, network) -> PolicyUpdate:
-  """One constrained step; its multiplier is a by-product, not a state."""
+def _make_trust_region_update(config, network) -> PolicyUpdate:
+  """Returns one CPO step, whose multiplier comes from its closed-form dual."""
   if network.is_conditioned:
     raise ValueError(
-        'objective.policy_update is trust_region, which knows one constraint; '
-        'a conditioned network (network.is_conditioned) has one for each '
-        'level. Allowed: lagrangian.'
+        'objective.policy_update is trust_region, which takes one constraint, '
+        'but network.is_conditioned is True: that network has one constraint '
+        'per level. Use policy_update lagrangian, or is_conditioned=False.'
     )
 
-  def update(state, batch, judgement, multiplier, level):
-    del multiplier
-    old = judgement.old
+  def update(state, batch, estimates, multiplier, level):
+    del multiplier  # The step solves for its own.
+    old = estimates.old
 
     def surrogates(params):
       logits = networks.apply(network, params, batch.features, level)
       new = policy_gradient.log_probs(logits, batch)
-      gain, charge, charge_now = (
+      gain, new_constraint, old_constraint = (
           policy_gradient.surrogate(x, old, batch, advantages)
           for x, advantages in (
-              (new, judgement.advantages),
-              (new, judgement.charges),
-              (old, judgement.charges),
+              (new, estimates.advantages),
+              (new, estimates.constraint_advantages),
+              (old, estimates.constraint_advantages),
           )
       )
       kl = policy_gradient.mean_kl(new, old, batch)
-      return -gain, judgement.excess + charge - charge_now, kl
+      # surrogate(new) - surrogate(old) is the change of the constraint to first
+      # order; the estimated excess is its value at the old policy. The loss
+      # needs no such constant.
+      return -gain, estimates.excess + new_constraint - old_constraint, kl
 
     params, metrics = trust_region.update(
         state.params, surrogates, **config.trust_region
     )
+    # 'excess' is already the name of the estimate before the update.
     metrics['expected_excess'] = metrics.pop('excess')
     return {
         'params': params,

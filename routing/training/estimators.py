@@ -1,12 +1,14 @@
-"""The estimators that a policy can be trained by, by name.
+"""The registry of estimators, by the name in `config.objective.estimator`.
 
-exact      known outcomes, ladders or replies: the closed form
+exact      closed form on known outcomes, ladders or reply trees
            (`objectives.exact`)
-vtrace     behaviour trajectories, any protocol (`training.actor_critic`)
-on_policy  the same, on trajectories that the members themselves just wrote
+vtrace     off-policy, on behaviour trajectories of any protocol
+           (`training.actor_critic`)
+on_policy  the same update, on trajectories that the trained policies collect
+           between gradient steps
 
-A new one is a file of its own and a line here: what it learns from, and how it
-makes its state and update. Everything else asks `learns_from`.
+To add an estimator, write a module with its state and update, and add an entry
+to `ESTIMATORS`.
 """
 
 from collections.abc import Callable
@@ -22,13 +24,13 @@ from routing.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-  """How a policy is trained.
+  """An estimator: its data, and how its state and update are made.
 
-  learns_from: 'known' (outcomes of every way through a problem) or
-    'trajectories'.
-  make: (config, network, num_features, seed) -> the state before the first
-    step, and the update of all members.
-  writes_its_own: the trajectories are written by the members between steps.
+  learns_from: 'known' (the outcome of every sequence of actions on a problem)
+    or 'trajectories'.
+  make: (config, network, num_features, seed) -> (state before the first step,
+    update of one policy).
+  writes_its_own: on-policy, the trained policies collect the trajectories.
   """
 
   learns_from: str
@@ -40,12 +42,15 @@ class Estimator:
 
 
 def _exact(config, network, num_features, seed):
+  """Returns the state and update of the closed-form estimator."""
   state = state_lib.init_state(config, network, num_features, seed)
   objective = step_lib.make_objective(config)
   return state, step_lib.descend(config, network, objective)
 
 
 def _actor_critic(config, network, num_features, seed):
+  """Returns the state and update of the estimators with critics."""
+  # The same kind and width of layers as the policy, but separate weights.
   critics = networks.make_critics(config.network)
   state = state_lib.init_actor_critic(
       config, network, critics, num_features, seed
@@ -55,18 +60,19 @@ def _actor_critic(config, network, num_features, seed):
 
 ESTIMATORS = {
     'exact': Estimator('known', _exact),
+    # Both make the same update: importance ratios tell on- from off-policy.
     'vtrace': Estimator('trajectories', _actor_critic),
     'on_policy': Estimator('trajectories', _actor_critic, writes_its_own=True),
 }
 
 
 def name_of(config: ml_collections.ConfigDict) -> str:
-  """The name that a configuration gives; 'exact' if it gives none.
+  """Returns the estimator's name in a configuration; 'exact' by default.
 
   Raises:
-    ValueError: if it is none of `ESTIMATORS`.
+    ValueError: if it is not in `ESTIMATORS`.
   """
-  # Configurations from before there were others name none.
+  # Configurations older than the other estimators do not have the field.
   name = config.objective.get('estimator', 'exact')
   if name not in ESTIMATORS:
     raise ValueError(
@@ -77,5 +83,5 @@ def name_of(config: ml_collections.ConfigDict) -> str:
 
 
 def of(config: ml_collections.ConfigDict) -> Estimator:
-  """The estimator that a configuration names; raises as `name_of`."""
+  """Returns the estimator of a configuration; raises as `name_of` does."""
   return ESTIMATORS[name_of(config)]

@@ -1,6 +1,7 @@
-"""The threshold that a policy is trained behind, where a run asks for one.
+"""Training behind a soft threshold kappa, where a configuration asks for it.
 
-Otherwise a policy is trained as it is, and thresholds are picked afterwards.
+Otherwise the policy itself is trained, and thresholds are chosen afterwards by
+calibration.
 
 Source: "Conformal Constrained Policy Optimization for Cost-Effective LLM
 Agents" (arXiv 2511.11828).
@@ -14,15 +15,17 @@ from routing.policy import categorical
 
 
 def is_used(config) -> bool:
-  """Whether a configuration trains behind a threshold."""
-  # Configurations from before there was one name none.
+  """Returns whether a configuration trains behind a threshold."""
+  # Configurations older than this option do not have the field.
   return config.get('soft_threshold', {}).get('is_used', False)
 
 
 def check(config, estimator: str) -> None:
-  """Raises ValueError if it is used where it cannot be."""
+  """Raises ValueError if a threshold is used where it is not supported."""
   if not is_used(config):
     return
+  # Only `step.descend` trains behind kappa. On trajectories, importance ratios
+  # of action probabilities near 0 and 1 would have a large variance.
   if estimator != 'exact':
     raise ValueError(
         f'soft_threshold.is_used with objective.estimator {estimator!r}; '
@@ -32,17 +35,24 @@ def check(config, estimator: str) -> None:
     raise ValueError(
         'soft_threshold.is_used with objective.form '
         f'{config.objective.form!r}; allowed: reliability, since kappa follows '
-        'the misses.'
+        'the relative loss.'
     )
 
 
 def initial(config) -> float:
-  """The threshold before the first update; 0.5 where none is used."""
+  """Returns kappa before the first update; 0.5 where none is used."""
+  # A number in either case, so that all runs have a state of one structure.
   return config.soft_threshold.init if is_used(config) else 0.5
 
 
-def behind(config, logits: chex.Array, kappa: chex.Numeric) -> jax.Array:
-  """`[..., A]` logits of what is trained: behind kappa, or as they are."""
+def apply_threshold(
+    config, logits: chex.Array, kappa: chex.Numeric
+) -> jax.Array:
+  """Returns the `[..., A]` logits that are trained.
+
+  These are the logits behind the threshold kappa, or `logits` unchanged if the
+  configuration uses none.
+  """
   if not is_used(config):
     return logits
   return soft_threshold.thresholded(
@@ -52,28 +62,28 @@ def behind(config, logits: chex.Array, kappa: chex.Numeric) -> jax.Array:
   )
 
 
-def moved(
+def update(
     config,
     kappa: chex.Numeric,
     loss: chex.Numeric,
     step: chex.Numeric,
     alpha: chex.Numeric,
 ) -> jax.Array:
-  """The threshold after an update.
+  """Returns kappa after one update; unchanged if the configuration uses none.
 
   Args:
     config: of the run.
     kappa: before the update.
-    loss: relative loss of the batch, the share of misses.
-    step: updates before this one.
-    alpha: the share of misses to be had.
+    loss: relative loss of the batch, which is the share of misses.
+    step: number of updates before this one.
+    alpha: target share of misses.
   """
   if not is_used(config):
     return kappa
   return soft_threshold.update_kappa(
       kappa,
       loss,
-      step + 1,
+      step + 1,  # `update_kappa` counts from 1.
       alpha=alpha,
       learning_rate=config.soft_threshold.learning_rate,
       xi=config.soft_threshold.xi,

@@ -1,7 +1,8 @@
-"""The loop: steps, validation, metrics, checkpoints; knows no objective.
+"""The training loop: steps, validation, metrics and checkpoints.
 
-Early stopping keeps the best rather than ends the run: each member's parameters
-of highest validation score are carried in the state.
+It does not depend on the objective. Early stopping does not end the run: the
+state carries each policy's parameters of the best validation score, and
+training continues for the others.
 """
 
 from collections.abc import Callable
@@ -25,10 +26,12 @@ EvalStep = Callable[[state_lib.TrainState], tuple]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """How long a run is, and how often it looks up.
+  """The length of a run and its intervals, in gradient steps, all >= 1.
 
-  num_steps: gradient steps in all.
-  log_every, eval_every, checkpoint_every: in gradient steps.
+  num_steps: total number of gradient steps.
+  log_every: interval between rows of training metrics.
+  eval_every: interval between validations.
+  checkpoint_every: interval between checkpoints.
   """
 
   num_steps: int
@@ -40,18 +43,21 @@ class Schedule:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if value < 1:
-        raise ValueError(f'{field.name} is {value}; allowed: >= 1.')
+        raise ValueError(f'{field.name} is {value}; it must be at least 1.')
 
   def is_due(self, step: int, every: int) -> bool:
-    """At each multiple, and at the last step."""
+    """Returns whether `step` is a multiple of `every`, or the last step."""
     return step % every == 0 or step == self.num_steps
 
 
 def _check_finite(steps: list[int], losses: list[jax.Array]) -> None:
-  """Raises FloatingPointError with the first step of a non-finite loss."""
+  """Raises FloatingPointError at the first step whose loss is not finite."""
   for step, loss in zip(steps, jax.device_get(losses), strict=True):
     if not np.isfinite(loss).all():
-      raise FloatingPointError(f'The loss is {loss} at step {step}.')
+      raise FloatingPointError(
+          f'The loss is {loss} at step {step}. Check the data for values that '
+          'are not finite, or lower optimizer.learning_rate.'
+      )
 
 
 def train(
@@ -68,33 +74,35 @@ def train(
 
   Args:
     schedule: length and intervals.
-    directory: of the run; gets `checkpoints/` and `metrics.jsonl`.
+    directory: of the run; `checkpoints/` and `metrics.jsonl` go there.
     state: before the first step.
-    train_step: (state, batch) -> (state, metrics), with 'loss' among them.
-    eval_step: state -> (state, metrics), with the best members updated.
-    batch_at: the batch of each step; pure, so that a resumed run sees exactly
-      what an uninterrupted run sees.
-    report: called with each row of metrics, e.g. to show progress.
+    train_step: (state, batch) -> (state, metrics with 'loss').
+    eval_step: state -> (state with updated best parameters, metrics).
+    batch_at: returns the batch of each step. Pure, so that a resumed run sees
+      the same batches as an uninterrupted one.
+    report: called with (step, metrics) for each row, e.g. to show progress.
 
   Raises:
-    FloatingPointError: naming the step at which the loss was not finite.
-      Nothing is saved from then on.
+    FloatingPointError: if a loss is not finite. That step is not saved.
   """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   with checkpoint.open_manager(directory, schedule.checkpoint_every) as manager:
+    # The given state is the template that orbax restores into.
     state = checkpoint.restore_latest(manager, state)
     start = int(state.step)
     write = metrics_lib.MetricWriter(directory / 'metrics.jsonl', start)
     unchecked: dict[int, jax.Array] = {}
     for step in range(start + 1, schedule.num_steps + 1):
+      # `step` counts finished steps, `batch_at` counts batches from 0.
       state, metrics = train_step(state, batch_at(step - 1, state))
       unchecked[step] = metrics['loss']
       is_logged = schedule.is_due(step, schedule.log_every)
       is_evaluated = schedule.is_due(step, schedule.eval_every)
       is_saved = schedule.is_due(step, schedule.checkpoint_every)
       if is_logged or is_evaluated or is_saved:
-        # Losses are fetched late, so that the device never waits for the host.
+        # Fetched only here: a fetch per step would keep the host from queueing
+        # the next step. And before the save below: no checkpoint has a NaN.
         _check_finite(list(unchecked), list(unchecked.values()))
         unchecked.clear()
       row = metrics if is_logged else {}
@@ -105,8 +113,9 @@ def train(
         row = jax.device_get(row)
         write(step, row)
         report(step, row)
+      # After validation, so that the checkpoint has the best parameters so far.
       if is_saved:
         checkpoint.save(manager, step, state, force=step == schedule.num_steps)
-    manager.wait_until_finished()
+    manager.wait_until_finished()  # Orbax saves in the background.
     write.close()
   return state

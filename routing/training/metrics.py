@@ -1,4 +1,4 @@
-"""Metrics as JSON lines: a row per logged step, one number or list per name."""
+"""Metrics as JSON lines: one row per logged step, a number or list per name."""
 
 from collections.abc import Mapping
 import json
@@ -9,40 +9,42 @@ import numpy as np
 
 
 def read_rows(path: pathlib.Path | str) -> list[dict[str, Any]]:
-  """The rows of a `metrics.jsonl`; a last line cut by a kill is left out."""
+  """Returns the rows of a `metrics.jsonl`, up to the first incomplete line."""
   rows = []
   for line in pathlib.Path(path).read_text().splitlines():
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError:
+      # Only the last line can be incomplete: the process was killed within it.
       break
   return rows
 
 
 class MetricWriter:
-  """Appends rows to a file.
+  """Appends rows of metrics to a file.
 
   Args:
     path: of the file.
-    start: the step that a run resumes from. Rows of later steps, written before
-      a kill, are dropped: the resumed run writes them again.
+    start: step from which a run resumes. Rows of later steps are removed.
   """
 
   def __init__(self, path: pathlib.Path | str, start: int = 0):
     path = pathlib.Path(path)
     if path.exists():
-      kept = [row for row in read_rows(path) if row['step'] <= start]
+      # A killed run may have logged steps after its last checkpoint. The
+      # resumed run takes these steps again, and would log them twice.
+      rows = [row for row in read_rows(path) if row['step'] <= start]
       partial = path.with_suffix('.partial')
-      partial.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+      partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
       partial.replace(path)
     self._file = path.open('a')
 
   def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Writes one row; arrays become lists, one entry per member."""
+    """Writes one row; arrays become lists with one entry per policy."""
     values = {name: np.asarray(x).tolist() for name, x in metrics.items()}
     row = {'step': step, **values}
     self._file.write(json.dumps(row) + '\n')
-    self._file.flush()
+    self._file.flush()  # The file can be followed during training.
 
   def close(self) -> None:
     """Closes the file."""

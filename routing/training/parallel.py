@@ -1,8 +1,9 @@
-"""Data parallel: each device takes its share of a batch's rows.
+"""Data parallelism: each device takes an equal share of a batch's rows.
 
-The step itself does not know. Its batch is laid out over the devices, all else
-is on every device, and XLA adds the means over rows across them. Up to the
-order of those additions the numbers are those of one device.
+The step's code is the same as on one device. Its batch is sharded over the
+devices and all else is replicated, so XLA inserts the reductions over rows
+across devices. The results equal those of one device up to the order of
+floating-point additions.
 """
 
 from collections.abc import Callable
@@ -14,23 +15,23 @@ import jax
 import numpy as np
 
 _AXIS = 'batch'
-Tree = TypeVar('Tree')
+PyTree = TypeVar('PyTree')
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where arrays are put.
+  """How arrays are placed on devices.
 
-  whole: puts a tree where every device has all of it.
-  rows: puts a tree of arrays with rows first so that each device has some.
+  whole: replicates a pytree: every device has all of it.
+  rows: shards a pytree of arrays along their first axis.
   """
 
-  whole: Callable[[Tree], Tree] = jax.device_put
-  rows: Callable[[Tree], Tree] = jax.device_put
+  whole: Callable[[PyTree], PyTree] = jax.device_put
+  rows: Callable[[PyTree], PyTree] = jax.device_put
 
 
 def first_devices(num: int) -> Layout:
-  """`over_devices` of the first `num` devices there are.
+  """Returns the layout over the first `num` devices.
 
   Raises:
     ValueError: if there are fewer.
@@ -38,31 +39,36 @@ def first_devices(num: int) -> Layout:
   devices = jax.devices()
   if not 1 <= num <= len(devices):
     raise ValueError(
-        f'{num} devices are asked for; allowed: 1 to {len(devices)}.'
+        f'The number of devices is {num}; it must be from 1 to '
+        f'{len(devices)}, the devices of this machine.'
     )
   return over_devices(devices[:num])
 
 
 def over_devices(devices: Sequence[jax.Device]) -> Layout:
-  """Shares rows out evenly over devices; one device needs no layout.
+  """Returns the layout that shards rows evenly over devices.
 
-  Its `rows` raises ValueError if they cannot be shared evenly.
+  Its `rows` raises ValueError if the number of rows is not a multiple of the
+  number of devices.
   """
+  # Without a mesh, so that a run on one device compiles to the plain program.
   if len(devices) == 1:
     return Layout()
   mesh = jax.sharding.Mesh(np.asarray(devices), (_AXIS,))
+  # PartitionSpec() replicates, PartitionSpec('batch') shards the first axis.
   everywhere, shared = (
       jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
       for axes in ((), (_AXIS,))
   )
 
   def rows(tree):
+    # Checked here, since XLA's own error would not name the setting to change.
     for x in jax.tree.leaves(tree):
       if len(x) % len(devices):
         raise ValueError(
-            f'A batch of {len(x)} rows cannot be shared by {len(devices)} '
-            'devices; batch_size must be a multiple of their number, and no '
-            'more than there are rows.'
+            f'A batch of {len(x)} rows cannot be shared evenly by '
+            f'{len(devices)} devices. Set batch_size to a multiple of '
+            f'{len(devices)} that is at most the number of rows.'
         )
     return jax.device_put(tree, shared)
 

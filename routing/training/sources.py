@@ -1,8 +1,8 @@
-"""Where batches come from: memory, more shards than it holds, or the policies.
+"""Sources of training batches: memory, streamed shards, or on-policy rounds.
 
-A source is asked for the batch of each gradient step. It answers the same
-whenever it is asked, and whatever it was asked before; so a resumed run sees
-what an uninterrupted one sees.
+A source returns the batch of each gradient step. It is a pure function of the
+step (and of the policy, on-policy), whatever it returned before. So a resumed
+run sees the same batches as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -23,37 +23,42 @@ from routing.training import step as step_lib
 
 Data = types.OutcomeBatch | types.TrajectoryBatch
 _ONE_DEVICE = parallel.Layout()
-_NONE = slice(0, 0)  # No column.
+_NO_COLUMNS = slice(0, 0)
 
 
 class Source(Protocol):
-  """Gives batches; pure in its arguments."""
+  """A function from a gradient step to its batch; pure in its arguments."""
 
   def __call__(self, step: int, state: state_lib.TrainState) -> step_lib.Batch:
-    """The batch of gradient step `step`, counted from 0.
+    """Returns the batch of one gradient step.
 
     Args:
-      step: which batch.
-      state: as it is before this step, for those who collect with it.
+      step: number of the gradient step, from 0.
+      state: before this step; on-policy sources collect with its policies.
     """
     ...
 
 
 def with_constant(data: Data, columns: slice) -> Data:
-  """The data with some columns of its features held once a trajectory.
+  """Returns the data with constant feature columns stored once per trajectory.
 
   Args:
-    data: arrays.
+    data: arrays, with features `[B, T, F]`.
     columns: of the features, the same at every decision of a trajectory.
 
+  Returns:
+    The data with `layers.Observations` as features.
+
   Raises:
-    ValueError: if they are not the same.
+    ValueError: if a value in these columns changes within a trajectory.
   """
+  # Decision 0 is never padding if any decision exists; padding may differ.
   values = data.features[..., columns]
   if (values != values[:, :1])[data.mask].any():
     raise ValueError(
-        f'Features {columns.start} to {columns.stop - 1} are taken for '
-        'constant; within a trajectory they change.'
+        f'Features {columns.start} to {columns.stop - 1} are declared '
+        'constant, but they change within a trajectory. Pass only columns that '
+        '`observation.constant` names.'
     )
   return data.replace(features=layers.split(data.features, columns))
 
@@ -63,22 +68,26 @@ def resident(
     seed: int,
     batch_size: int,
     layout: parallel.Layout = _ONE_DEVICE,
-    constant: slice = _NONE,
+    constant: slice = _NO_COLUMNS,
 ) -> Source:
-  """All of `data` on the device, and rows of it in shuffled epochs.
+  """Returns a source that keeps all of `data` on the device.
+
+  Rows are visited in shuffled epochs.
 
   Args:
     data: NumPy arrays.
-    seed: of the order, with the epoch.
-    batch_size: rows a step; at most those of the data.
-    layout: puts data and rows on the device, or on several.
+    seed: of the order of rows, together with the epoch.
+    batch_size: rows per step; more than there are means all.
+    layout: places data and row indices on the devices.
     constant: see `with_constant`.
   """
   num = len(data.mask)
+  # Replicated once. A step sends only the row indices, and gathers on device.
   data = layout.whole(with_constant(batching.trimmed(data), constant))
 
   def batch_at(step, state):
     del state
+    # `data` goes along unchanged: the jitted step takes its rows.
     rows = batching.minibatch_indices(seed, step, num, batch_size)
     return data, layout.rows(rows)
 
@@ -87,10 +96,11 @@ def resident(
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-  """Trajectories on disk, file by file.
+  """Trajectories in files on disk.
 
-  load: from a file's index to its arrays, standardised; all of one T.
-  sizes: rows of each file.
+  load: index of a file -> its arrays, with standardised features. T is the same
+    for all files.
+  sizes: number of rows of each file.
   """
 
   load: Callable[[int], types.TrajectoryBatch]
@@ -101,37 +111,42 @@ def streamed(
     shards: Shards,
     seed: int,
     batch_size: int,
-    num_held: int,
+    num_shards_in_memory: int,
     layout: parallel.Layout = _ONE_DEVICE,
-    constant: slice = _NONE,
+    constant: slice = _NO_COLUMNS,
 ) -> Source:
-  """Every row once an epoch, with `num_held` files in memory at a time.
+  """Returns a source that reads a few files at a time, for data beyond memory.
 
-  Each epoch shuffles the files, takes them in groups of `num_held`, and
-  shuffles the rows of each group. Files hold neighbouring problems, so the more
-  are held, the better mixed a batch is. While one group is trained on, the next
-  is not read yet.
+  Each epoch shuffles the files, takes them in groups of `num_shards_in_memory`,
+  and shuffles the rows of each group. So each row is visited once per epoch. A
+  file has neighbouring problems: the larger the groups, the better mixed the
+  batches. There is no prefetching of the next group.
 
   Args:
     shards: the files.
-    seed: of the order, with the epoch.
-    batch_size: rows a step; at most those of all files.
-    num_held: >= 1; besides, a batch may take the end of the group before.
-    layout: puts a batch on the device, or on several.
+    seed: of the order of files and rows, together with the epoch.
+    batch_size: rows per step; more than there are means all.
+    num_shards_in_memory: >= 1, files per group. Memory holds up to two groups,
+      since a batch may span the end of one and the start of the next.
+    layout: places a batch on the devices.
     constant: see `with_constant`.
 
   Raises:
-    ValueError: if `num_held` is below 1, or there is no row.
+    ValueError: if `num_shards_in_memory` is below 1, or there are no rows.
   """
-  if num_held < 1:
-    raise ValueError(f'num_held is {num_held}; allowed: >= 1.')
+  if num_shards_in_memory < 1:
+    raise ValueError(
+        f'num_shards_in_memory is {num_shards_in_memory}; it must be at least '
+        '1.'
+    )
   if not sum(shards.sizes):
-    raise ValueError('The shards hold no trajectory; at least 1 is needed.')
-  stream = _Stream(shards, seed, num_held)
+    raise ValueError('The shards hold 0 trajectories; at least 1 is needed.')
+  stream = _Stream(shards, seed, num_shards_in_memory)
   size = min(batch_size, sum(shards.sizes))
 
   def batch_at(step, state):
     del state
+    # The position follows from the step, so a resumed run starts mid-epoch.
     rows = with_constant(stream.rows(step * size, size), constant)
     return layout.rows(rows), None
 
@@ -144,33 +159,34 @@ def renewed(
     seed: int,
     batch_size: int,
     layout: parallel.Layout = _ONE_DEVICE,
-    constant: slice = _NONE,
+    constant: slice = _NO_COLUMNS,
 ) -> Source:
-  """Trajectories that are collected anew every so many steps: on-policy.
+  """Returns an on-policy source that collects new trajectories every round.
 
   Args:
-    collect: from a round, counted from 0, and the state to standardised arrays.
-      It is asked at the round's first step, and again by a run that is resumed
-      within the round; then it must give what it gave before.
-    every: steps of a round, >= 1.
+    collect: (round, from 0; state) -> arrays with standardised features. It is
+      called at the first step of a round, and again by a run that resumes
+      within the round. It must then return the same trajectories as before.
+    every: gradient steps per round, >= 1.
     seed: of the order of rows.
-    batch_size: rows a step; at most those of the round.
-    layout: puts a batch on the device, or on several.
+    batch_size: rows per step; more than there are means all.
+    layout: places a batch on the devices.
     constant: see `with_constant`.
 
   Raises:
     ValueError: if `every` is below 1.
   """
   if every < 1:
-    raise ValueError(f'on_policy.every is {every}; allowed: >= 1.')
-  held: dict[int, types.TrajectoryBatch] = {}
+    raise ValueError(f'on_policy.every is {every}; it must be at least 1.')
+  # The trajectories of the current round alone.
+  rounds: dict[int, types.TrajectoryBatch] = {}
 
   def batch_at(step, state):
     number = step // every
-    if number not in held:
-      held.clear()
-      held[number] = collect(number, state)
-    data = held[number]
+    if number not in rounds:
+      rounds.clear()  # First, so that memory never holds two rounds.
+      rounds[number] = collect(number, state)
+    data = rounds[number]
     rows = batching.minibatch_indices(seed, step, len(data.mask), batch_size)
     batch = with_constant(jax.tree.map(lambda x: x[rows], data), constant)
     return layout.rows(batch), None
@@ -179,17 +195,24 @@ def renewed(
 
 
 class _Stream:
-  """The rows of all epochs in their order, without end."""
+  """The endless sequence of rows of all epochs, readable at any position."""
 
-  def __init__(self, shards: Shards, seed: int, num_held: int):
-    self._shards, self._seed, self._num_held = shards, seed, num_held
+  def __init__(self, shards: Shards, seed: int, num_shards_in_memory: int):
+    self._shards, self._seed, self._num_shards_in_memory = (
+        shards,
+        seed,
+        num_shards_in_memory,
+    )
+    # Caches per instance: on the methods themselves they would keep every
+    # instance, and its arrays, alive.
     self._groups = functools.lru_cache(maxsize=1)(self._groups)
-    # A batch may lie across two groups.
+    # 2, since a batch may span two groups; with 1 both would be read each time.
     self._read = functools.lru_cache(maxsize=2)(self._read)
 
   def rows(self, position: int, num: int) -> types.TrajectoryBatch:
-    """`num` rows from the `position`-th on; neither need be of one epoch."""
+    """Returns `num` rows from `position` on; they may span epochs."""
     pieces = []
+    # One piece per group: a slice ends with its group, and the rest follows.
     while num:
       epoch, offset = divmod(position, sum(self._shards.sizes))
       group, offset = self._find(epoch, offset)
@@ -202,20 +225,29 @@ class _Stream:
     return jax.tree.map(lambda *x: np.concatenate(x), *pieces)
 
   def _find(self, epoch: int, offset: int) -> tuple[int, int]:
-    """The group that holds a row of an epoch, and where in it."""
+    """Returns the group with row `offset` of an epoch, and the place in it."""
     ends = np.cumsum(
         [sum(self._shards.sizes[i] for i in x) for x in self._groups(epoch)]
     )
+    # `right`: the row at the end of a group is the first of the next.
     group = int(np.searchsorted(ends, offset, side='right'))
     return group, offset - (int(ends[group - 1]) if group else 0)
 
   def _groups(self, epoch: int) -> list[np.ndarray]:
+    """Returns the shuffled file indices of an epoch, in groups."""
+    # Seeded by (seed, epoch) alone, so that any epoch can be entered directly.
     order = np.random.default_rng((self._seed, epoch)).permutation(
         len(self._shards.sizes)
     )
-    return np.split(order, range(self._num_held, len(order), self._num_held))
+    return np.split(
+        order,
+        range(
+            self._num_shards_in_memory, len(order), self._num_shards_in_memory
+        ),
+    )
 
   def _read(self, epoch: int, group: int) -> types.TrajectoryBatch:
+    """Returns the shuffled rows of one group of files."""
     files = [self._shards.load(int(i)) for i in self._groups(epoch)[group]]
     rows = jax.tree.map(lambda *x: np.concatenate(x), *files)
     order = np.random.default_rng((self._seed, epoch, group)).permutation(

@@ -1,8 +1,9 @@
-"""What a run carries from step to step: arrays only, so one checkpoint item.
+"""The state of a training run: arrays only, so it is one checkpoint item.
 
 A run trains K policies side by side, one per level of its constraint. They see
-the same batches; each has its weights, its optimiser state and its multiplier,
-stacked along a leading axis K. Of a conditioned network all weights are alike.
+the same batches. Each has its own weights, optimiser state and multiplier,
+stacked along a leading axis K. The K weights of a conditioned network are equal
+copies.
 """
 
 import chex
@@ -19,45 +20,46 @@ from routing.training import kappa as kappa_lib
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a resumed run needs."""
+  """The state of a run with the exact estimator; enough to resume it."""
 
   step: jax.Array  # [] int32, gradient steps done.
   params: chex.ArrayTree  # Leaves [K, ...].
   opt_state: optax.OptState  # Leaves [K, ...].
-  multiplier: jax.Array  # [K] float32, in the units of its form.
-  kappa: jax.Array  # [K] float32, the threshold that it is trained behind.
-  best_params: chex.ArrayTree  # Leaves [K, ...], by validation score.
+  multiplier: jax.Array  # [K] float32 >= 0; units as in `lagrangian`.
+  kappa: jax.Array  # [K] float32, soft threshold; constant if not used.
+  best_params: chex.ArrayTree  # Leaves [K, ...], of the best validation score.
   best_score: jax.Array  # [K] float32; -inf before the first validation.
-  best_step: jax.Array  # [K] int32.
+  best_step: jax.Array  # [K] int32, gradient steps done at that score.
 
 
 @flax.struct.dataclass
 class ActorCriticState(TrainState):
-  """The same of an estimator that has critics; they are not kept at the end."""
+  """The state of a run with critics, which the trained router does not need."""
 
   critics: chex.ArrayTree  # Leaves [K, ...].
   critics_opt_state: optax.OptState  # Leaves [K, ...].
-  controller: lagrangian.Controller  # Leaves [K], of the multiplier.
+  controller: lagrangian.Controller  # Leaves [K], PID state of the multiplier.
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-  """AdamW with clipping, for one member: mapped over K, never across it."""
+  """Returns AdamW with gradient clipping, for one policy."""
+  # Mapped over K, so that each policy's gradient is clipped by its own norm. An
+  # optimiser of the stacked weights would clip all by their joint norm.
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
       optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
   )
 
 
-def _init_members(
-    key: chex.PRNGKey, network, num_features: int, num_members: int
+def _init_policies(
+    key: chex.PRNGKey, network, num_features: int, num_policies: int
 ) -> chex.ArrayTree:
-  """Weights with a leading axis K: of a draw each, or K times the same network.
-
-  A conditioned network is the same at all levels.
-  """
-  keys = jax.random.split(key, num_members)
+  """Draws weights with a leading axis K; K equal copies if conditioned."""
+  keys = jax.random.split(key, num_policies)
   if network.is_conditioned:
-    keys = keys[jnp.zeros(num_members, int)]
+    # One network for all levels: `step.pool_gradients` keeps the copies equal,
+    # provided that they start equal.
+    keys = keys[jnp.zeros(num_policies, int)]
   return jax.vmap(lambda key: networks.init_params(key, network, num_features))(
       keys
   )
@@ -66,21 +68,21 @@ def _init_members(
 def init_state(
     config, network: networks.Policy, num_features: int, seed: int
 ) -> TrainState:
-  """The state before the first step; each member starts from its own draw."""
-  num_members = len(config.objective.levels)
-  params = _init_members(
-      jax.random.key(seed), network, num_features, num_members
+  """Returns the state before the first step, with weights drawn from `seed`."""
+  num_policies = len(config.objective.levels)
+  params = _init_policies(
+      jax.random.key(seed), network, num_features, num_policies
   )
   return TrainState(
       step=jnp.int32(0),
       params=params,
       opt_state=jax.vmap(make_optimizer(config.optimizer).init)(params),
-      multiplier=jnp.full(num_members, config.multiplier.init, jnp.float32),
-      kappa=jnp.full(num_members, kappa_lib.initial(config), jnp.float32),
-      # A copy: the state is donated, and no buffer can be given twice.
+      multiplier=jnp.full(num_policies, config.multiplier.init, jnp.float32),
+      kappa=jnp.full(num_policies, kappa_lib.initial(config), jnp.float32),
+      # Copied: the step donates the state, and no buffer can be donated twice.
       best_params=jax.tree.map(jnp.copy, params),
-      best_score=jnp.full(num_members, -jnp.inf, jnp.float32),
-      best_step=jnp.zeros(num_members, jnp.int32),
+      best_score=jnp.full(num_policies, -jnp.inf, jnp.float32),
+      best_step=jnp.zeros(num_policies, jnp.int32),
   )
 
 
@@ -91,10 +93,10 @@ def init_actor_critic(
     num_features: int,
     seed: int,
 ) -> ActorCriticState:
-  """`init_state`, and critics that start at 0."""
+  """Returns `init_state` with critics whose values start at 0."""
   state = init_state(config, network, num_features, seed)
-  params = _init_members(
-      # Apart from the keys of the policy's weights and of dropout.
+  params = _init_policies(
+      # 2, since the policy's weights use key(seed) and dropout folds in 1.
       jax.random.fold_in(jax.random.key(seed), 2),
       critics,
       num_features,
@@ -109,11 +111,14 @@ def init_actor_critic(
 
 
 def last_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
-  """The parameters as they are, NumPy leaves `[K, ...]`; `[1, ...]` if shared.
+  """Returns the current parameters as NumPy arrays.
 
   Args:
     state: at any step.
-    is_shared: the members are one conditioned network.
+    is_shared: the policies are K copies of one conditioned network.
+
+  Returns:
+    A pytree with leaves `[K, ...]`, or `[1, ...]` if they are shared.
   """
   return jax.tree.map(
       lambda x: np.asarray(x)[: 1 if is_shared else None], state.params
@@ -121,23 +126,25 @@ def last_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
 
 
 def kept_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
-  """The best parameters of each member; the last ones where none was judged.
+  """Returns each policy's parameters of the best validation score.
 
-  A validation set of another policy's trajectories may be unable to judge a
-  member at any step. The weights that it started from would be no choice.
+  A policy without a validation score at any step gets its last parameters.
 
   Args:
     state: after the last step.
-    is_shared: the members are one conditioned network.
+    is_shared: the policies are K copies of one conditioned network.
 
   Returns:
-    NumPy leaves `[K, ...]`; `[1, ...]` if they are shared.
+    A pytree of NumPy arrays with leaves `[K, ...]`, or `[1, ...]` if shared.
   """
-  is_judged = np.isfinite(state.best_score)
+  # A score stays -inf if the trajectories of the behaviour policy have too few
+  # effective samples for this policy at every step. `best_params` then still
+  # hold the initial weights.
+  is_scored = np.isfinite(state.best_score)
 
   def pick(best, last):
-    shape = (-1,) + (1,) * (best.ndim - 1)
-    return np.where(is_judged.reshape(shape), best, last)
+    shape = (-1,) + (1,) * (best.ndim - 1)  # [K, 1, ...], to broadcast.
+    return np.where(is_scored.reshape(shape), best, last)
 
   kept = state.replace(
       params=jax.tree.map(pick, state.best_params, state.params)

@@ -1,8 +1,8 @@
-"""The one jitted training step, whatever it maximises.
+"""The jitted training step, the same for all objectives.
 
-It maps the update of one member over the K members of a run. The features are
-not mapped, so XLA merges the members' first layers into a single matrix
-product.
+It maps the update of one policy over the K policies of a run, one per level of
+the constraint. The features are not mapped, so XLA merges the first layers of
+all policies into a single matrix product.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from routing.policy import networks
 from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
-_MEMBERS = 'members'  # The axis K, to those who look across it.
+_POLICIES = 'policies'  # Name of the mapped axis K, for collectives across it.
 # (logits [B, D, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
-# what the multiplier follows.
+# the constrained quantity minus its level, which the multiplier follows.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-# The state of one member (no axis K), its batch and its level, to the fields
-# that change and to metrics, 'loss' among them.
+# (state of one policy, without axis K; batch; level) -> (changed fields of the
+# state, metrics with 'loss' among them).
 Update = Callable[
     [state_lib.TrainState, Any, jax.Array],
     tuple[dict[str, Any], dict[str, jax.Array]],
 ]
-# Arrays on the device, and which rows of them this step takes; None = all. The
-# features may be `layers.Observations`.
+# Arrays on the device, and the indices of the rows that this step takes; None
+# for all. Features may be `layers.Observations`.
 Batch = tuple[
     types.OutcomeBatch | types.TrajectoryBatch,
     jax.Array | None,
@@ -40,7 +40,7 @@ Batch = tuple[
 
 
 def make_objective(config) -> Objective:
-  """The exact constrained objective of a configuration, for one member."""
+  """Returns the closed-form Lagrangian loss of one policy."""
   form = lagrangian.check_form(config.objective.form)
 
   def objective(logits, batch, multiplier, level):
@@ -67,30 +67,37 @@ def make_objective(config) -> Objective:
 def pool_gradients(
     network: networks.Policy, grads: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """The gradient that a member follows.
+  """Returns the gradient for one policy, averaged over levels if conditioned.
 
-  The members of a conditioned run are one network at several levels: they start
-  alike, and follow the mean of their gradients, so they stay alike. All else,
-  their multipliers above all, is each one's own.
+  A conditioned run has one network and K levels, stored as K equal copies. The
+  copies start equal and follow the mean of their gradients, so they stay equal.
+  Multipliers and metrics still differ by level.
   """
   if not network.is_conditioned:
     return grads
-  return jax.lax.pmean(grads, _MEMBERS)
+  return jax.lax.pmean(grads, _POLICIES)
 
 
 def descend(config, network: networks.Policy, objective: Objective) -> Update:
-  """The update that follows the gradient of a closed form."""
+  """Returns the update by gradient descent on a closed-form objective.
+
+  Args:
+    config: `optimizer`, `multiplier` and `soft_threshold`.
+    network: the policy network.
+    objective: from `make_objective`.
+  """
   optimizer = state_lib.make_optimizer(config.optimizer)
 
   def update(state, batch, level):
     def loss_fn(params):
       logits = networks.apply(network, params, batch.features, level)
-      logits = kappa_lib.behind(config, logits, state.kappa)
+      logits = kappa_lib.apply_threshold(config, logits, state.kappa)
       return objective(logits, batch, state.multiplier, level)
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = pool_gradients(network, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    # Plain dual ascent: the proportional (damping) term is in the loss already.
     multiplier = lagrangian.update_multiplier(
         state.multiplier,
         aux['excess'],
@@ -101,7 +108,7 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
         'params': optax.apply_updates(state.params, updates),
         'opt_state': opt_state,
         'multiplier': multiplier,
-        'kappa': kappa_lib.moved(
+        'kappa': kappa_lib.update(
             config, state.kappa, aux['relative_loss'], state.step, level
         ),
     }
@@ -116,18 +123,22 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
   return update
 
 
-def over_members(
+def over_policies(
     config, update: Update, seed: int
 ) -> Callable[[state_lib.TrainState, Batch], tuple]:
-  """Returns jitted (state, batch) -> (state, metrics); `state` is donated.
+  """Returns the jitted step (state, batch) -> (state, metrics) of K policies.
+
+  The argument `state` is donated: its buffers are reused, so do not read it
+  after the call.
 
   Args:
-    config: `objective.levels`, and `network.dropout` of the features.
-    update: of one member.
+    config: `objective.levels`, and `network.dropout` of the input features.
+    update: of one policy.
     seed: of dropout.
   """
   levels = jnp.asarray(config.objective.levels, jnp.float32)
-  # Apart from the keys of the weights, which are split from key(seed) itself.
+  # Folded, so that dropout shares no key with the initial weights, which are
+  # split from key(seed) itself.
   dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
 
   def train_step(state: state_lib.TrainState, batch: Batch):
@@ -136,15 +147,20 @@ def over_members(
       data = jax.tree.map(lambda x: x[rows], data)
     features = data.features
     if not isinstance(features, layers.Observations):
+      # No column is constant; one path for dropout below.
       features = layers.split(features, slice(0, 0))
+    # The key depends on (seed, step) alone, so a resumed run drops the same
+    # inputs. One mask for all policies, since their features are shared.
     features = networks.drop_inputs(
         jax.random.fold_in(dropout_key, state.step),
         features,
         config.network.dropout,
     )
+    # Axis K leads all leaves of the state but `step`. Neither data nor features
+    # are mapped: all policies of a run see the same batch.
     axes = jax.tree.map(lambda _: 0, state).replace(step=None)
     changes, metrics = jax.vmap(
-        update, in_axes=(axes, None, 0), axis_name=_MEMBERS
+        update, in_axes=(axes, None, 0), axis_name=_POLICIES
     )(state, data.replace(features=features), levels)
     return state.replace(step=state.step + 1, **changes), metrics
 

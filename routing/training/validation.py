@@ -1,14 +1,14 @@
-"""Validation: what each member is worth at its level, and which was best.
+"""Validation: scores each policy at its level and keeps the best parameters.
 
-Where every way is known (ladders, trees), a policy's outcomes are exact. From
-trajectories of another policy they are weighted by importance, each weight over
-its mean across trajectories (`weighted_outcomes`): a little biased, but far
-calmer than the unbiased estimate. Fresh rollouts would be better judges still,
-but dearer than all of training: an engine would write thousands of answers for
-a number that is looked at dozens of times a run. So they are left to live
-evaluation, and what `select` cannot judge is not preferred: below
-`objective.least_effective` effective trajectories a score does not count, and a
-policy is not mixed with an end that so few trajectories tell of.
+On known outcomes (ladders, reply trees) a policy's expected outcomes are exact.
+On trajectories of another policy they are estimated by self-normalised
+importance weighting (`weighted_outcomes`), which is slightly biased but has far
+less variance than the unbiased estimate.
+
+Fresh rollouts would be more accurate, but cost more than all of training: an
+engine would write thousands of answers at each validation. They are left to
+live evaluation. Below an effective sample size of
+`objective.min_effective_size` a score does not count.
 """
 
 from collections.abc import Callable
@@ -26,36 +26,43 @@ from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
 Data = types.OutcomeBatch | types.TrajectoryBatch
-_CERTAIN = 1e4  # A logit that leaves the other routes no chance.
+# A logit whose softmax is exactly 1 in float32. Finite, since `inf` would make
+# the log-probabilities NaN.
+_CERTAIN = 1e4
 
 
 def weighted_outcomes(
     log_probs: chex.Array, batch: types.TrajectoryBatch
 ) -> tuple[exact.Outcomes, jax.Array]:
-  """What a policy would have got, from what another one did.
+  """Estimates a policy's mean outcomes from behaviour trajectories.
 
-  The weighted per-decision estimate: with w_t the product of the ratios up to
-  t, carried on after a trace has ended, a cost at t counts w_t / mean(w_t), and
-  what is known at the end w_T / mean(w_T).
+  This is the weighted (self-normalised) per-decision importance estimate. With
+  w_{b,t} = prod_{s<=t} pi(a_s) / mu(a_s) of trajectory b, and T the last step:
+
+    E[cost]    = sum_t sum_b w_{b,t} cost_{b,t} / sum_b w_{b,t}
+    E[correct] = sum_b w_{b,T} correct_b / sum_b w_{b,T},   E[loss] likewise.
 
   Args:
-    log_probs: `[B, T, A]` float, of the policy, as `policy_gradient.log_probs`.
+    log_probs: `[B, T, A]` float, from `policy_gradient.log_probs`.
     batch: behaviour trajectories.
 
   Returns:
-    The mean outcomes, and the effective number of trajectories,
-    (sum w_T)^2 / sum w_T^2. If all weights are 0, all of it is 0.
+    The mean outcomes, and the effective sample size
+    (sum_b w_{b,T})^2 / sum_b w_{b,T}^2. All are 0 if all weights are 0.
 
   Source: Precup, Sutton and Singh 2000, "Eligibility Traces for Off-Policy
   Policy Evaluation".
   """
   chex.assert_equal_shape([log_probs, batch.available])
   ratios = policy_gradient.importance_ratios(log_probs, batch)
+  # Ratios are 1 on padding, so a trace that has ended keeps its last weight and
+  # each column is a sum over all B trajectories.
   weights = jnp.cumprod(ratios, axis=1)
   total = weights.sum(axis=0)
   shares = weights / jnp.where(total > 0, total, 1.0)
-  last = shares[:, -1]
+  last = shares[:, -1]  # [B], w_{b,T} / sum_b w_{b,T}.
   costs = jnp.where(batch.mask, batch.costs, 0.0)
+  # From the shares, not the weights, whose squares could overflow.
   square = jnp.sum(last**2)
   effective = jnp.where(
       square > 0, last.sum() ** 2 / jnp.where(square > 0, square, 1.0), 0.0
@@ -69,17 +76,19 @@ def weighted_outcomes(
 
 
 def outcomes(logits: chex.Array, data: Data) -> exact.Outcomes:
-  """The mean outcomes of a policy, from whichever data there is.
+  """Returns a policy's mean outcomes, exact or estimated depending on the data.
 
   Args:
-    logits: `[B, T, A]` float.
+    logits: `[B, D, A]` float on known outcomes, `[B, T, A]` on trajectories.
     data: known outcomes, or trajectories.
   """
-  return _judged(logits, data)[0]
+  return _outcomes_and_size(logits, data)[0]
 
 
-def _judged(logits: chex.Array, data: Data) -> tuple[exact.Outcomes, jax.Array]:
-  """The outcomes, and how many problems or trajectories they rest on."""
+def _outcomes_and_size(
+    logits: chex.Array, data: Data
+) -> tuple[exact.Outcomes, jax.Array]:
+  """Returns mean outcomes, and the (effective) sample size behind them."""
   if isinstance(data, types.OutcomeBatch):
     num = jnp.float32(len(data.mask))
     return exact.exact_outcomes(logits, data).mean(), num
@@ -87,77 +96,92 @@ def _judged(logits: chex.Array, data: Data) -> tuple[exact.Outcomes, jax.Array]:
 
 
 def num_routes(data: Data) -> int:
-  """A."""
+  """Returns A, the number of routes."""
   if isinstance(data, types.OutcomeBatch):
     return data.correct.shape[-1]
   return data.available.shape[-1]
 
 
 def always(route: int, data: Data) -> exact.Outcomes:
-  """The mean outcomes of naming one route at every decision.
+  """Returns the mean outcomes of choosing one route at every decision.
 
   Args:
-    route: in 0..A-1, or negative, from the end.
+    route: in 0..A-1, or negative, counted from the end.
     data: known outcomes, or trajectories.
   """
   return _always(route, data)[0]
 
 
 def _always(route: int, data: Data) -> tuple[exact.Outcomes, jax.Array]:
-  """The same, and how many problems or trajectories it rests on."""
+  """Returns `always`, and the (effective) sample size behind it."""
   num = num_routes(data)
   certain = _CERTAIN * jax.nn.one_hot(route % num, num)
   shape = *data.mask.shape, num
-  return _judged(jnp.broadcast_to(certain, shape), data)
+  return _outcomes_and_size(jnp.broadcast_to(certain, shape), data)
 
 
-def _known(
-    end: exact.Outcomes, num: jax.Array, least: float, policy: exact.Outcomes
+def _constant_or_policy(
+    constant: exact.Outcomes,
+    num: jax.Array,
+    min_effective: float,
+    policy: exact.Outcomes,
 ) -> exact.Outcomes:
-  """An end to mix a policy with: the policy itself where it is not known.
+  """Returns a constant policy's outcomes, or `policy` if the data lack them.
 
-  An end of which nothing is known would count as free and never right. Mixed
-  with itself, a policy stays what it is.
+  Args:
+    constant: outcomes of the small or the largest model alone.
+    num: effective sample size behind them.
+    min_effective: the least sample size to rely on.
+    policy: outcomes of the policy that is scored.
   """
-  is_known = (num > 0) & (num >= least)
-  return jax.tree.map(lambda x, y: jnp.where(is_known, x, y), end, policy)
+  # With no sample all outcomes are 0, which would count as a free policy. A
+  # policy mixed with itself is not changed by `score_at_level`.
+  is_known = (num > 0) & (num >= min_effective)
+  return jax.tree.map(lambda x, y: jnp.where(is_known, x, y), constant, policy)
 
 
 def make_eval_step(
     config, network: networks.Policy
 ) -> Callable[[state_lib.TrainState, Data], tuple]:
-  """Returns jitted (state, data) -> (state, metrics); keeps each best member.
+  """Returns the jitted validation step (state, data) -> (state, metrics).
 
-  The score is `lagrangian.score_at_level` on the data, the validation set; of a
-  conditioned network its mean over the levels.
+  It scores each policy with `lagrangian.score_at_level` on `data`, and updates
+  `best_params`, `best_score` and `best_step` where the score is higher. The
+  argument `state` is donated.
   """
   levels = jnp.asarray(config.objective.levels, jnp.float32)
   form = lagrangian.check_form(config.objective.form)
-  least = config.objective.get('least_effective', 0.0)
+  min_effective = config.objective.get('min_effective_size', 0.0)
 
   def eval_step(state: state_lib.TrainState, data: Data):
-    ends = _always(0, data), _always(-1, data)
+    # The constant policies to mix with; the same for all K.
+    constants = _always(0, data), _always(-1, data)
 
     def evaluate(params, kappa, level):
       logits = networks.apply(network, params, data.features, level)
-      logits = kappa_lib.behind(config, logits, kappa)
-      policy, effective = _judged(logits, data)
-      never, at_once = (_known(end, num, least, policy) for end, num in ends)
-      score = lagrangian.score_at_level(
-          policy, never, at_once, level, form=form
+      logits = kappa_lib.apply_threshold(config, logits, kappa)
+      policy, effective = _outcomes_and_size(logits, data)
+      always_small, always_large = (
+          _constant_or_policy(constant, num, min_effective, policy)
+          for constant, num in constants
       )
-      return jnp.where(effective >= least, score, -jnp.inf), policy, effective
+      score = lagrangian.score_at_level(
+          policy, always_small, always_large, level, form=form
+      )
+      # A few large weights could give any score; -inf is never the best.
+      score = jnp.where(effective >= min_effective, score, -jnp.inf)
+      return score, policy, effective
 
     score, policy, effective = jax.vmap(evaluate)(
         state.params, state.kappa, levels
     )
     if network.is_conditioned:
-      # One network for all levels: it is worth what it is on the whole.
+      # One network serves all levels, so one step must be best for all.
       score = jnp.full_like(score, score.mean())
     is_better = score > state.best_score
 
     def pick(new, old):
-      shape = (-1,) + (1,) * (new.ndim - 1)
+      shape = (-1,) + (1,) * (new.ndim - 1)  # [K, 1, ...], to broadcast.
       return jnp.where(is_better.reshape(shape), new, old)
 
     state = state.replace(

@@ -1,1 +1,1 @@
-"""How often promises break, counted where the truth is known."""
+"""Study: how often promises are broken, counted where the truth is known."""

@@ -1,19 +1,24 @@
-"""Counts broken promises, where the truth is known.
+"""Counts how often promises are broken, where the truth is known.
 
 Run:    python -m experiments.studies.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage] [--docs=docs]
-Resume: the same command; what was counted is kept, a file for each set and size.
+Resume: the same command; finished counts are kept, one file per set of problems and sample size.
 Prints: tables; last, one JSON object.
+Writes: coverage.json, table.md and coverage.png into --out; with --docs, the page of the documentation and its plot. After a change of the code, use another --out.
 
-For each procedure, level, delta and sample size: how many of many calibration
-samples led to a promise that is not true. New ladders of the made-up process,
-and its rollouts where control returns; samples with replacement from the
-ladders of a work directory, and from published answers (`coverage.answers`;
-what is not there is skipped, and said). Next to them the same for thresholds
-that were plainly picked on the sample, and what service adds: the threshold
-that follows feedback, and the alarm. The threshold grids are fixed before any
-sample is drawn. Writes coverage.json, table.md and coverage.png into `out`; and
-with --docs the page of the documentation and its plot. After a change of the
-code count into another `out`.
+For each procedure, level, delta and sample size it draws many calibration
+samples and counts how many of them lead to a promise that is not true. The sets
+of problems are:
+
+    simulated   new ladders of the simulated process; rollouts of it in switch
+                and redraft
+    embedded    ladders of a work directory, drawn with replacement
+    published   published answers of model pairs (`coverage.answers`), drawn
+                with replacement; sets whose files are missing are skipped
+
+For comparison, it counts the same for thresholds that are merely picked on the
+sample, without a promise. It also measures what happens in service: a threshold
+that follows feedback, and the drift alarm. Threshold grids are fixed before any
+sample is drawn.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Sequence
@@ -30,7 +35,7 @@ from experiments.studies.coverage import run as run_lib
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the tables, then the JSON line."""
+  """Prints the tables, then one line of JSON."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   logging.set_verbosity(logging.INFO)
@@ -45,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_bool('quick', False, 'Fewer samples and cells; about a minute.')
-  flags.DEFINE_string('workdir', None, 'A finished work directory, if any.')
-  flags.DEFINE_string('out', 'runs/coverage', 'Where the results are written.')
-  flags.DEFINE_string('docs', None, 'Where the page about it is written.')
+  flags.DEFINE_bool('quick', False, 'Fewer samples and cells; takes a minute.')
+  flags.DEFINE_string('workdir', None, 'A finished work directory; optional.')
+  flags.DEFINE_string('out', 'runs/coverage', 'Directory for the results.')
+  flags.DEFINE_string('docs', None, 'Directory for the page.')
   app.run(main)

@@ -1,10 +1,11 @@
-"""Published answers of two models to the same problems, as one-step ladders.
+"""Reads published answers of two models to the same problems as ladders.
 
-One decision: keep the small model's answer, or ask the large one. The score is
-a regression on the words of the question and of the small answer, fitted on a
-part of the problems that is then left out. None of these files has token
-counts: what a model costs is its price times the characters it wrote, and
-where there is no text, its price.
+The ladders have one step. The one decision is to keep the small model's answer
+or to ask the large model. The score is a regression on the words of the
+question and of the small answer. It is fitted on some of the problems, which
+are then left out. None of the files has token counts, so the cost of an answer
+is the model's price times the characters it wrote; where no text was published,
+the price alone.
 """
 
 from collections.abc import Callable
@@ -21,14 +22,14 @@ import numpy as np
 from experiments.studies.coverage import data as data_lib
 from routing.calibration import thresholds as thresholds_lib
 
-_FIT_SHARE = 0.3
-_GRID_SIZE = 100
+_FIT_SHARE = 0.3  # Share of the problems that the score is fitted on.
+_GRID_SIZE = 100  # Thresholds.
 _MIXTRAL = 'mistralai/Mixtral-8x7B-Instruct-v0.1'
 _GPT4 = 'gpt-4-1106-preview'
-# Dollars per million tokens, as the authors of RouteLLM count them (table 1).
+# Of Mixtral and GPT-4, dollars per million tokens (RouteLLM, table 1).
 _LIST_PRICES = (0.24, 24.7)
 _KOR_CATEGORIES = ('cipher', 'counterfactual', 'logic', 'operation', 'puzzle')
-# The four usual parts of MMLU are many; these words split it three ways.
+# A subject with one of these words belongs to the group 'science' of MMLU.
 _MMLU_SCIENCE = (
     'algebra anatomy astronomy biology chemistry clinical computer econometrics'
     ' electrical engineering genetics machine mathematics medicine nutrition '
@@ -38,14 +39,14 @@ _MMLU_SCIENCE = (
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """N problems, answered by a small model (0) and a large one (1).
+  """N problems with the answers of a small model (0) and a large model (1).
 
-  text: N, all that the score may look at.
-  right: `[N, 2]` bool.
+  text: N texts, all that the score may look at.
+  right: `[N, 2]` bool, whether the answer is correct.
   written: `[N, 2]` > 0, characters; ones where no text was published.
-  prices: of a character each, in any unit.
-  labels: N, a group that is known beforehand.
-  is_cascade: the small answer is read, hence paid, before the decision.
+  prices: of one character, for each model, in any common unit.
+  labels: N groups, known before anything is spent.
+  is_cascade: the small answer is written, hence paid, before the decision.
   """
 
   text: list[str]
@@ -57,12 +58,12 @@ class Answers:
 
 
 def directory() -> pathlib.Path:
-  """Where the data sets are: `ROUTING_DATA`, or `../shared/data`."""
+  """Returns the directory of data sets: `ROUTING_DATA`, or `../shared/data`."""
   return pathlib.Path(os.environ.get('ROUTING_DATA', '../shared/data'))
 
 
 def _rows(path: pathlib.Path) -> list[dict]:
-  """Of a packed file of JSON lines, one JSON array, or CSV."""
+  """Returns the rows of a gzip file of JSON lines, one JSON array, or CSV."""
   with gzip.open(path, 'rt', encoding='utf-8', newline='') as file:
     text = file.read()
   if '.csv' in path.name:
@@ -73,14 +74,14 @@ def _rows(path: pathlib.Path) -> list[dict]:
 
 
 def _thirds(texts: list[str]) -> list[str]:
-  """Short, middle and long questions: known before anything is spent."""
+  """Returns the group of each text: short, middle or long, by tertiles."""
   lengths = np.array([len(text) for text in texts])
   third = np.digitize(lengths, np.quantile(lengths, [1 / 3, 2 / 3]))
   return [('short', 'middle', 'long')[k] for k in third]
 
 
 def _abel(small: int, large: int) -> Callable[[pathlib.Path], Answers]:
-  """Abel on GSM8K; priced by parameters."""
+  """Returns a reader of Abel on GSM8K; prices are the parameters."""
 
   def read(data: pathlib.Path) -> Answers:
     pair = [
@@ -104,11 +105,15 @@ def _abel(small: int, large: int) -> Callable[[pathlib.Path], Answers]:
 
 
 def _lengths(texts: list[list[str]]) -> np.ndarray:
+  """Returns `[N, 2]` characters, at least 1: costs are divided by them."""
   return np.array([[max(len(x), 1) for x in row] for row in texts], float)
 
 
 def _routellm_gsm8k(data: pathlib.Path) -> Answers:
-  """Correctness as published; 32 of the large model's flags are known wrong."""
+  """Reads RouteLLM's answers to GSM8K.
+
+  Correctness is as published; 32 flags of the large model are known wrong.
+  """
   rows = _rows(data / 'routellm' / 'gsm8k_responses.dev70.csv.gz')
   names = (_MIXTRAL, _GPT4)
   replies = [[row[f'{name}_response'] for name in names] for row in rows]
@@ -125,7 +130,10 @@ def _routellm_gsm8k(data: pathlib.Path) -> Answers:
 
 
 def _routellm_mmlu(data: pathlib.Path) -> Answers:
-  """No answers were published, so the decision is taken on the question."""
+  """Reads RouteLLM's results on MMLU.
+
+  No answers were published, so the decision is based on the question alone.
+  """
   text, right, labels = [], [], []
   for path in sorted((data / 'routellm' / 'mmlu').glob('*.csv.gz')):
     subject = path.name.removeprefix('mmlu_').split('.')[0]
@@ -135,7 +143,9 @@ def _routellm_mmlu(data: pathlib.Path) -> Answers:
       right.append([row[_MIXTRAL] == 'True', row[_GPT4] == 'True'])
       labels.append('science' if is_science else 'other')
   if not text:
-    raise FileNotFoundError(f'No MMLU file in {data / "routellm" / "mmlu"}.')
+    raise FileNotFoundError(
+        f'{data / "routellm" / "mmlu"} holds no *.csv.gz file.'
+    )
   return Answers(
       text=text,
       right=np.array(right),
@@ -147,7 +157,7 @@ def _routellm_mmlu(data: pathlib.Path) -> Answers:
 
 
 def _kor(small: float, large: float) -> Callable[[pathlib.Path], Answers]:
-  """KOR-Bench with two sizes of Qwen2.5; priced by parameters."""
+  """Returns a reader of Qwen2.5 on KOR-Bench; prices are the parameters."""
 
   def read(data: pathlib.Path) -> Answers:
     text, right, replies, labels = [], [], [], []
@@ -186,11 +196,11 @@ READERS: dict[str, Callable[[pathlib.Path], Answers]] = {
 
 
 def score(answers: Answers, is_fitted: np.ndarray) -> np.ndarray:
-  """`[N]` chance that only the large model is right, by the words.
+  """Returns `[N]` probabilities that only the large model is right.
 
   Args:
     answers: N problems.
-    is_fitted: `[N]` bool, the part that the regression may learn from.
+    is_fitted: `[N]` bool, the problems that the regression is fitted on.
   """
   from sklearn import linear_model
   from sklearn.feature_extraction import text as text_lib
@@ -201,20 +211,26 @@ def score(answers: Answers, is_fitted: np.ndarray) -> np.ndarray:
   only_large = answers.right[:, 1] & ~answers.right[:, 0]
   model.fit(words.fit_transform(seen), only_large[is_fitted])
   chance = model.predict_proba(words.transform(answers.text))[:, 1]
-  return np.round(chance, 9)  # The same on every machine.
+  # Rounded, so that ties and grids are the same on every machine.
+  return np.round(chance, 9)
 
 
 def one_step(name: str, answers: Answers, seed: int = 0) -> data_lib.Case:
-  """A case of ladders with one decision.
+  """Returns a case of ladders with one decision.
 
-  Cost is a fraction of what the large model alone would cost on the problem. In
-  a cascade the small answer is paid either way.
+  Costs are fractions of what the large model alone costs on the same problem.
+
+  Args:
+    name: of the case.
+    answers: N problems.
+    seed: of the choice of problems that the score is fitted on.
   """
   num = len(answers.text)
   is_fitted = np.random.default_rng(seed).random(num) < _FIT_SHARE
   scores = score(answers, is_fitted)[:, None]
   paid = answers.written * answers.prices
   stay = paid[:, 0] / paid[:, 1]
+  # In a cascade the small answer is paid also where the large model is asked.
   handover = 1.0 + stay * answers.is_cascade
   small, large = answers.right.T.astype(np.float64)
   outcomes = data_lib.tables(
@@ -222,6 +238,7 @@ def one_step(name: str, answers: Answers, seed: int = 0) -> data_lib.Case:
       cost=np.column_stack([handover, stay]),
       loss=np.column_stack([np.zeros(num), large * (1 - small)]),
   )
+  # The grid is from the fitted problems, so it is fixed before any sample.
   seen = np.flatnonzero(is_fitted)
   grid = thresholds_lib.grid(
       scores[seen], np.ones((len(seen), 1), bool), _GRID_SIZE
@@ -238,9 +255,9 @@ def one_step(name: str, answers: Answers, seed: int = 0) -> data_lib.Case:
 
 
 def load(name: str) -> data_lib.Case:
-  """A case of `READERS`.
+  """Returns a case of published answers, named in `READERS`.
 
   Raises:
-    FileNotFoundError: if its files are not there.
+    FileNotFoundError: if its files are missing.
   """
   return one_step(name, READERS[name](directory()))

@@ -1,4 +1,4 @@
-"""All cells of the count: case x procedure x level x delta x sample size."""
+"""Computes all cells: set x procedure x level x delta x sample size."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from experiments.studies.coverage import rollouts as rollouts_lib
 from routing.calibration import risks as risks_lib
 
 FAMILY = (
-    0.01  # Chance that any true promise of the whole table is called broken.
+    0.01  # Family-wise error: any kept promise of the table is called broken.
 )
-PLAIN = ('picked loss', 'picked cost')
-_BUDGETS = (0.2, 0.4, 0.6, 0.8)  # Of the way from the small model's cost to 1.
-_NUM_BETS = 16
+PLAIN = ('picked loss', 'picked cost')  # Procedures that promise nothing.
+_BUDGETS = (0.2, 0.4, 0.6, 0.8)  # Between the small model's cost (0) and 1 (1).
+_NUM_BETS = 16  # Thresholds that the betting test is run at; it is slow.
 
 Risk = risks_lib.Risk
 Row = dict[str, Any]
@@ -29,10 +29,10 @@ Row = dict[str, Any]
 class Plan:
   """What is counted.
 
-  alphas, deltas, sizes: of the cells.
-  num_splits: S, samples of each cell.
-  num_joint: samples of the procedure that runs them one by one.
-  num_bets: samples of the bets, which are dear.
+  alphas, deltas, sizes: levels, failure probabilities and sample sizes.
+  num_splits: S, calibration samples per cell.
+  num_joint: samples of procedures that are run sample by sample.
+  num_bets: samples of the betting test, which is slow.
   seed: of all draws.
   """
 
@@ -46,7 +46,7 @@ class Plan:
 
 
 def quick() -> Plan:
-  """A thinner grid, about a minute."""
+  """Returns a smaller plan that takes about a minute."""
   return Plan(
       alphas=(0.05, 0.2),
       deltas=(0.1,),
@@ -57,11 +57,13 @@ def quick() -> Plan:
 
 
 def of_ladders(case: data_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
-  """Rows of a case, one per procedure and cell; see `row`."""
+  """Yields the rows of a case of ladders, one per procedure and cell."""
   is_binary = bool(np.isin(case.pool.outcomes.loss, (0.0, 1.0)).all())
+  # The binomial test is exact, but only for losses that are 0 or 1.
   test = 'binomial' if is_binary else 'hoeffding_bentkus'
   sample = counts_lib.Sample(case, plan.num_splits, size, plan.seed)
   step = max(len(case.grid) // _NUM_BETS, 1)
+  # A thinner grid that keeps both ends; used by the slow betting test.
   coarse = counts_lib.Sample(
       dataclasses.replace(
           case, grid=np.append(case.grid[:-1:step], case.grid[-1])
@@ -78,7 +80,8 @@ def of_ladders(case: data_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
       cost = Risk('cost', budget, delta, counts_lib.COST_CAP, 'betting')
       yield from _of_cost(sample, coarse, cost, share)
   for alpha in plan.alphas:
-    # A marginal promise has no delta; it is missed with a chance of alpha.
+    # A marginal promise has no delta: a new problem is missed with probability
+    # alpha. The delta of this risk is not used.
     risk = Risk('loss', alpha, 0.5)
     found = counts_lib.conformal_sets(sample, risk, is_marginal=True)
     yield row(sample, 'conformal, marginal', risk, found, nominal=alpha)
@@ -92,7 +95,7 @@ def of_ladders(case: data_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
 
 
 def of_routes(case: joint_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
-  """Rows of a threshold per larger route."""
+  """Yields the rows of a joint calibration with one threshold per route."""
   rows = data_lib.draw(case.pool.weights, plan.num_joint, size, plan.seed)
   risks = losses(plan, 'binomial')
   found = joint_lib.searched(case.pool, case.pool, rows, risks)
@@ -104,7 +107,7 @@ def of_routes(case: joint_lib.Case, plan: Plan, size: int) -> Iterator[Row]:
 def of_rollouts(
     case: rollouts_lib.Rollouts, plan: Plan, size: int
 ) -> Iterator[Row]:
-  """Rows of rollouts at each threshold, and of the off-policy interval."""
+  """Yields the rows of rollouts, and of the off-policy interval."""
   sample = rollouts_lib.Sample(case, plan.num_splits, size, plan.seed)
   for risk in losses(plan, 'binomial'):
     found = counts_lib.tested(sample, risk)
@@ -128,7 +131,7 @@ def of_rollouts(
 
 
 def losses(plan: Plan, test: str) -> list[Risk]:
-  """Every level and delta of a plan."""
+  """Returns a risk of loss for every level and delta of a plan."""
   return [
       Risk('loss', alpha, delta, p_value=test)
       for delta in plan.deltas
@@ -137,13 +140,17 @@ def losses(plan: Plan, test: str) -> list[Risk]:
 
 
 def _budgets(sample: counts_lib.Sample, num: int) -> list[tuple[str, float]]:
-  """Shares of the way from the small model's cost to 1, and what they are."""
+  """Returns `num` budgets: (share of the way, cost).
+
+  The way is from the small model's cost to 1, the large model's.
+  """
   small = sample.truth['paid'][-1]
   chosen = _BUDGETS if num == len(_BUDGETS) else _BUDGETS[1::2][:num]
   return [(f'{x:.0%}', float(small + x * (1 - small))) for x in chosen]
 
 
 def _of_loss(sample, coarse, risk) -> Iterator[Row]:
+  """Yields the rows of one promise of loss, by every procedure."""
   hoeffding = dataclasses.replace(risk, p_value='hoeffding_bentkus')
   betting = dataclasses.replace(risk, p_value='betting')
   yield row(sample, 'fixed sequence', risk, counts_lib.tested(sample, risk))
@@ -156,7 +163,8 @@ def _of_loss(sample, coarse, risk) -> Iterator[Row]:
   yield row(sample, 'groups', risk, counts_lib.grouped(sample, risk))
   yield row(sample, 'conformal', risk, counts_lib.conformal_sets(sample, risk))
   keeps = sample.truth['loss'] <= risk.level
-  # A budget with a fifth to spare, or few samples could promise both.
+  # The cheapest true budget plus 20 %: with less, few samples could promise
+  # both.
   budget = 1.2 * float(sample.truth['paid'][keeps].min())
   cost = Risk(
       'cost',
@@ -174,6 +182,7 @@ def _of_loss(sample, coarse, risk) -> Iterator[Row]:
 
 
 def _of_cost(sample, coarse, risk, share) -> Iterator[Row]:
+  """Yields the rows of one promise of cost, by every procedure."""
   hoeffding = dataclasses.replace(risk, p_value='hoeffding_bentkus')
   for name, own, promise, count in (
       ('cost, Hoeffding-Bentkus', sample, hoeffding, counts_lib.tested),
@@ -185,7 +194,7 @@ def _of_cost(sample, coarse, risk, share) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What a row says of its sample: the case, and n."""
+  """The part of a sample that a row records: the case, and n."""
 
   case: Any
   n: int
@@ -200,16 +209,25 @@ def row(
     nominal: float | None = None,
     setting: str | None = None,
 ) -> Row:
-  """One cell: `broken` and `refused` of `splits` samples, cost, `p_value`.
+  """Returns one cell as a row.
 
-  `p_value` is the chance of so many broken promises or more, if each sample
-  breaks its own with a chance of `nominal` (delta if None): exact, binomial.
-  `ratio` is the mean true cost of the promised points over the best there is;
-  `setting` names the level within the plan (alpha if None).
+  Args:
+    sample: the samples, or what a row records of them.
+    procedure: its name.
+    risk: what was promised.
+    verdict: what became of the samples.
+    nominal: probability with which a promise may be broken; None = delta.
+    setting: name of the level within the plan; None = the level itself.
+
+  Returns:
+    Among others: `broken` and `refused`, how many of `splits` samples; `ratio`,
+    the mean true cost of the promised points over the cheapest true one; and
+    `p_value`, the probability of at least `broken` broken promises if each is
+    broken with probability `nominal` (exact binomial).
   """
   nominal = risk.delta if nominal is None else nominal
   splits, broken = len(verdict.broken), int(verdict.broken.sum())
-  made = ~verdict.refused
+  made = ~verdict.refused  # A promise was made.
   cost = float(verdict.cost[made].mean()) if made.any() else np.nan
   ratio = cost / verdict.best
   finite = lambda x: float(x) if np.isfinite(x) else None
@@ -228,15 +246,16 @@ def row(
       'cost': finite(cost),
       'best': finite(verdict.best),
       'ratio': finite(ratio),
+      # P(X >= broken) with X ~ Binomial(splits, nominal).
       'p_value': float(stats.binom.sf(broken - 1, splits, nominal)),
   }
 
 
 def judge(rows: Sequence[Row]) -> list[Row]:
-  """The cells whose count cannot be the binomial error of a kept promise.
+  """Returns the cells whose promise is broken more often than it may be.
 
-  Bonferroni over all cells but those of plain picks, which promise nothing:
-  with probability 1 - `FAMILY` not one true promise is in the list.
+  Bonferroni over all cells except those of `PLAIN`, which promise nothing: if
+  all promises are kept, the list is empty with probability 1 - `FAMILY`.
   """
   promised = [x for x in rows if x['procedure'] not in PLAIN]
   return [x for x in promised if x['p_value'] < FAMILY / len(promised)]

@@ -1,10 +1,10 @@
-"""How often each procedure of calibration breaks its promise.
+"""Counts how often each procedure of calibration breaks its promise.
 
-Nothing here decides what is proven: p-values come from the library, for all
-samples of a case at once, and each procedure is rewritten for S samples side by
-side. The tests check that every sample leads to what the library's own function
-says of it. A sample is a vector of counts over the problems of the pool, so
-that its means at all thresholds are one product of matrices.
+The p-values come from the library, for all samples of a case at once. Each
+procedure is written anew for S samples side by side; tests check that it gives
+the same result as the library's own function on every sample. A sample is a
+vector of counts over the problems of the pool, so its means at all thresholds
+are one matrix product.
 """
 
 import dataclasses
@@ -19,18 +19,20 @@ from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 
 Risk = risks_lib.Risk
-COST_CAP = 2.0
-_SLACK = 1e-9  # A truth that equals its level, but for rounding, keeps it.
+COST_CAP = 2.0  # A promise of cost is about min(cost, cap), which is bounded.
+_SLACK = (
+    1e-9  # Relative. A true mean equal to its level up to rounding is kept.
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What became of S samples.
+  """What became of S calibration samples.
 
   broken: `[S]` bool, a promise was made and is not true.
-  refused: `[S]` bool, none was made.
-  cost: `[S]` float, true cost of the point; nan where refused.
-  best: cost of the cheapest candidate that truly keeps the promise; of a
+  refused: `[S]` bool, no promise could be made.
+  cost: `[S]` float, true cost of the chosen point; nan where refused.
+  best: true cost of the cheapest candidate that keeps the promise; for a
     promise of cost, of the most accurate one. nan if there is none.
   """
 
@@ -41,12 +43,13 @@ class Verdict:
 
 
 class Sample:
-  """S samples of n problems of a case, and their means at each threshold.
+  """S samples of n problems of a case, and their means at K thresholds.
 
   case, n: as given.
-  rows: `[S, n]`, problems of the pool.
-  values, truth: by quantity `[K, N]`, of the pool; `[K]`, true means. 'paid' is
-    the cost up to `COST_CAP`, which a promise of cost is about.
+  rows: `[S, n]`, indices of problems of the pool.
+  values: quantity -> `[K, N]`, outcomes of the pool. 'paid' is the cost up to
+    `COST_CAP`, which a promise of cost is about.
+  truth: quantity -> `[K]`, true means.
   """
 
   def __init__(
@@ -62,12 +65,12 @@ class Sample:
 
   @functools.cached_property
   def counts(self) -> np.ndarray:
-    """`[S, N]` float, how often each problem of the pool was drawn."""
+    """`[S, N]` float, how often each sample has each problem of the pool."""
     return count(self.rows, len(self.case.pool.weights))
 
   @functools.cached_property
   def means(self) -> dict[str, np.ndarray]:
-    """By quantity `[S, K]`, sample means."""
+    """Quantity -> `[S, K]`, sample means."""
     return {name: self.counts @ x.T / self.n for name, x in self.values.items()}
 
 
@@ -78,19 +81,20 @@ def _values(problems: data_lib.Problems, grid) -> dict[str, np.ndarray]:
 
 
 def count(rows: np.ndarray, num: int) -> np.ndarray:
-  """`[S, num]` float64 counts of `[S, n]` rows."""
+  """Returns `[S, num]` float64 counts of the indices in `[S, n]` rows."""
+  # One bincount for all samples: sample s has the indices s * num and on.
   places = rows + num * np.arange(len(rows))[:, None]
   counts = np.bincount(places.ravel(), minlength=num * len(rows))
   return counts.reshape(len(rows), num).astype(np.float64)
 
 
-# Proofs.
+# Tests: which thresholds are proven on which samples.
 
 
 def p_values(
     sample: Sample, risk: Risk, procedure: str = 'fixed_sequence'
 ) -> np.ndarray:
-  """`[S, K]` evidence against the risk, as `risks.p_values` has it."""
+  """Returns `[S, K]` p-values of a risk, those of `risks.p_values`."""
   if procedure == 'growing':
     values = sample.values[_of(risk)]
     return np.array(
@@ -107,31 +111,38 @@ def p_values(
 
 
 def _of(risk: Risk) -> str:
+  """Returns the quantity in `Sample.values` that a risk is about."""
   return 'paid' if risk.quantity == 'cost' else risk.quantity
 
 
 def proven(
     sample: Sample, risk: Risk, procedure: str = 'fixed_sequence'
 ) -> np.ndarray:
-  """`[S, K]` bool, as `risks.prove`; rows of False where that refuses."""
+  """Returns `[S, K]` bool, which thresholds are proven; as `risks.prove`.
+
+  A sample on which nothing is proven has a row of False.
+  """
   if procedure == 'bonferroni':
     part = risk.delta / len(sample.case.grid)
     return p_values(sample, dataclasses.replace(risk, delta=part)) <= part
+  # Fixed sequence: from the safest threshold on, up to the first failure. For
+  # a loss the safest is the first (hands over most), for a cost the last.
   rejected = p_values(sample, risk, procedure) <= risk.delta
   turn = slice(None, None, 1 if risk.quantity == 'loss' else -1)
   return np.logical_and.accumulate(rejected[:, turn], axis=1)[:, turn]
 
 
 def pick(sample: Sample, allowed: np.ndarray, *, by_cost: bool) -> np.ndarray:
-  """`[S]` the best of the `[S, K]` allowed on each sample; -1 where none is.
+  """Returns `[S]`, the best allowed threshold of each sample; -1 if none.
 
   Args:
-    sample: its means decide.
+    sample: its means decide which is best.
     allowed: `[S, K]` bool.
-    by_cost: a cost is promised, so the most accurate is best, of equals the
-      cheapest; otherwise the cheapest.
+    by_cost: True where a cost is promised: the most accurate threshold is best,
+      and among equals the cheapest. False: the cheapest is best.
   """
-  # Means are sums in another order at each threshold: equal to about 1e-12.
+  # Sums in another order at each threshold differ by about 1e-12. Rounding
+  # makes equal means equal, so that ties are broken as the library does.
   cost = np.round(sample.means['cost'], 10)
   if by_cost:
     right = np.where(allowed, np.round(sample.means['correct'], 10), -np.inf)
@@ -141,7 +152,13 @@ def pick(sample: Sample, allowed: np.ndarray, *, by_cost: bool) -> np.ndarray:
 
 
 def judge(sample: Sample, index: np.ndarray, risk: Risk) -> Verdict:
-  """What became of the picks, by one of the risks they were to keep."""
+  """Returns what became of the chosen thresholds, by one of their risks.
+
+  Args:
+    sample: its `truth` decides.
+    index: `[S]`, the chosen thresholds; -1 = none.
+    risk: the promise.
+  """
   truth, cost = sample.truth[_of(risk)], sample.truth['cost']
   is_kept = truth <= risk.level * (1 + _SLACK)
   best = np.nan
@@ -157,35 +174,39 @@ def judge(sample: Sample, index: np.ndarray, risk: Risk) -> Verdict:
   )
 
 
-# Procedures: each is a function of (sample, risk).
+# Procedures. Each is a function of (sample, risk).
 
 
 def tested(
     sample: Sample, risk: Risk, procedure: str = 'fixed_sequence'
 ) -> Verdict:
-  """`thresholds.for_risks` of one risk."""
+  """Returns the verdict on `thresholds.for_risks` with one risk."""
   allowed = proven(sample, risk, procedure)
   index = pick(sample, allowed, by_cost=risk.quantity == 'cost')
   return judge(sample, index, risk)
 
 
 def picked(sample: Sample, risk: Risk) -> Verdict:
-  """`for_loss` or `for_budget` on the grid: plainly picked on the sample."""
+  """Returns the verdict on `for_loss` or `for_budget`, which promise nothing.
+
+  They pick by the sample means alone.
+  """
   allowed = sample.means[_of(risk)] <= risk.level * (1 + _SLACK)
   index = pick(sample, allowed, by_cost=risk.quantity == 'cost')
   return judge(sample, index, risk)
 
 
 def both(sample: Sample, risk: Risk, other: Risk) -> Verdict:
-  """`for_risks` of a loss and a cost, judged by the first that is given."""
+  """Returns the verdict on `for_risks` with two risks, judged by `risk`."""
   allowed = proven(sample, risk) & proven(sample, other)
   return judge(sample, pick(sample, allowed, by_cost=True), risk)
 
 
 def grouped(sample: Sample, risk: Risk) -> Verdict:
-  """`groups.for_groups`: broken if the promise to any group is.
+  """Returns the verdict on `groups.for_groups`.
 
-  A refused group is handed over whole; refused are samples where all are.
+  It is broken if the promise to any group is. A group without a promise is
+  handed over entirely. A sample is refused if no group has a promise.
   """
   pool, truth = sample.case.pool, sample.case.truth
   names = np.unique(pool.labels)
@@ -193,6 +214,7 @@ def grouped(sample: Sample, risk: Risk) -> Verdict:
   best = 0.0
   for name in names:
     own = _Group(sample, name)
+    # Bonferroni: all groups together hold with probability 1 - delta.
     part = dataclasses.replace(risk, delta=risk.delta / len(names))
     found = tested(own, part)
     weight = truth.weights[truth.labels == name].sum()
@@ -206,7 +228,7 @@ def grouped(sample: Sample, risk: Risk) -> Verdict:
 
 
 class _Group(Sample):
-  """The problems of one group in S samples: n differs from sample to sample."""
+  """The problems of one group in S samples; `n` is `[S, 1]`, one per sample."""
 
   def __init__(self, sample: Sample, name: int):
     is_own = sample.case.pool.labels == name
@@ -226,10 +248,11 @@ class _Group(Sample):
 def conformal_sets(
     sample: Sample, risk: Risk, *, is_marginal: bool = False
 ) -> Verdict:
-  """`split_conformal`: the chance that the sets miss, kept for its samples.
+  """Returns the verdict on `split_conformal`.
 
-  A marginal promise is about one new problem after each sample, so one is
-  drawn, and broken says that the sets missed it.
+  The promise is about the probability that the sets miss, given the sample. A
+  marginal promise is about one new problem after each sample: one is drawn, and
+  `broken` says that the sets missed it.
   """
   case, num = sample.case, len(sample.rows)
   kappas, all_kappas = _kappas(sample, risk, is_marginal)
@@ -247,7 +270,9 @@ def conformal_sets(
       np.append(kappas, _least(all_kappas, case, risk.level)),
       return_inverse=True,
   )
-  times, _ = conformal.exits(_chances(case), case.pool.outcomes.mask, found)
+  times, _ = conformal.exits(
+      _probabilities_of_actions(case), case.pool.outcomes.mask, found
+  )
   costs = np.take_along_axis(case.pool.outcomes.cost, times.T, axis=1)
   cost = (case.pool.weights @ costs)[where]
   return Verdict(
@@ -255,22 +280,30 @@ def conformal_sets(
   )
 
 
-def _chances(case: data_lib.Case) -> np.ndarray:
+def _probabilities_of_actions(case: data_lib.Case) -> np.ndarray:
   return np.stack([1 - case.pool.scores, case.pool.scores], axis=-1)
 
 
 def _kappas(
     sample: Sample, risk: Risk, is_marginal: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`[S]` calibrated kappas, -inf = refused; `[N]` conformities of the pool."""
+  """Returns `[S]` calibrated kappas and `[N]` conformities of the pool.
+
+  A kappa of -inf means that the sample is too small for the level.
+  """
   case, n = sample.case, sample.n
-  pool = conformal.conformity(_chances(case), [case.pool.outcomes])
+  pool = conformal.conformity(
+      _probabilities_of_actions(case), [case.pool.outcomes]
+  )
   if is_marginal:
+    # floor(alpha (n + 1)); rounded first, since 0.29 * 100 < 29 in floats.
     rank = int(np.floor(np.round(risk.level * (n + 1), 9)))
   else:
-    chances = bounds.binomial_p_value(np.arange(n), n, risk.level)
-    rank = int(np.sum(chances <= risk.delta))
-  # The truth is that of the pool, so its rows must be drawn from the pool.
+    probabilities = bounds.binomial_p_value(np.arange(n), n, risk.level)
+    # As many misses as are proven to be within the level at delta.
+    rank = int(np.sum(probabilities <= risk.delta))
+  # The truth used here is that of the pool, so samples must be drawn from it,
+  # also in a case that has fresh problems.
   rows = case.redraw(len(sample.rows), n, sample.seed)
   if rank < 1:
     return np.full(len(rows), -np.inf), pool
@@ -278,7 +311,7 @@ def _kappas(
 
 
 def _least(kappas: np.ndarray, case: data_lib.Case, level: float) -> float:
-  """The highest kappa whose sets truly miss with a chance of at most level."""
+  """Returns the highest kappa whose true miss probability is <= `level`."""
   order = np.argsort(kappas)
   missed = np.cumsum(case.pool.weights[order]) - case.pool.weights[order]
   fits = np.flatnonzero(missed <= level * (1 + _SLACK))

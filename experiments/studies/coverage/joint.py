@@ -1,9 +1,9 @@
-"""Several thresholds at once: early and late steps, or one per larger route.
+"""Counts broken promises of joint thresholds: by steps, or by larger routes.
 
-`search_then_test` reads its candidates off each sample, so there is no common
-table of outcomes, and it is run sample by sample, as it stands in the library.
-What samples of one size share is computed once for all levels: the searched
-path, and what its candidates lead to on the other part.
+`search_then_test` takes its candidates from each sample, so there is no common
+table of outcomes, and the library's own functions are run sample by sample.
+What does not depend on the level is computed once per sample: the searched
+path, and the outcomes of its candidates on the other half.
 """
 
 from collections.abc import Sequence
@@ -19,22 +19,24 @@ from routing.calibration import joint
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import stopping as stopping_lib
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 
-STEP_GROUPS = (0, 2)
-_SIZE = 6
-_FINE = 20  # Of the grid on which the best that truly holds is sought.
+STEP_GROUPS = (0, 2)  # One threshold for steps 0 and 1, another from 2 on.
+_SIZE = 6  # Thresholds per channel in the grid of candidates.
+_FINE = 20  # The same in the grid on which the true optimum is sought.
 
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-  """Problems as `joint` sees them.
+  """Problems as `routing.calibration.joint` takes them.
 
-  scores: `[N, T, G]` float.
-  tables: one for all channels, or G.
-  weights: `[N]`, share of each, summing to 1.
+  A channel is a group of steps, or a larger route, with its own threshold.
+
+  scores: `[N, T, G]` float, for G channels.
+  tables: one for all channels, or one per channel.
+  weights: `[N]`, share of each problem; the sum is 1.
   """
 
   scores: np.ndarray
@@ -42,27 +44,27 @@ class Channels:
   weights: np.ndarray
 
   def take(self, rows: np.ndarray) -> 'Channels':
-    """Some of the problems, each as often as its row is named."""
+    """Returns the problems of `rows`, which may repeat."""
     tables = tuple(table.take(rows) for table in self.tables)
     return Channels(self.scores[rows], tables, self.weights[rows])
 
   def values_at(self, thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """By quantity `[K, N]`, at `[K, G]` thresholds."""
+    """Returns quantity -> `[K, N]`, at `[K, G]` thresholds."""
     return joint.values_at(self.scores, self.tables, thresholds)
 
   def means_at(self, thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """By quantity `[K]`, weighted means."""
+    """Returns quantity -> `[K]`, weighted means."""
     found = self.values_at(thresholds)
     return {name: x @ self.weights for name, x in found.items()}
 
   def grid(self, size: int) -> np.ndarray:
-    """`[K, G]` candidates."""
+    """Returns `[K, G]` candidates, with `size` thresholds per channel."""
     return joint.grid(self.scores, self.tables[0].mask, size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """Problems to draw from, which are their own truth."""
+  """A set of problems to draw samples from; it is its own truth."""
 
   name: str
   kind: str
@@ -70,7 +72,7 @@ class Case:
 
 
 def by_steps(problems: data_lib.Problems) -> Channels:
-  """Two thresholds: one for the first steps, one for the others."""
+  """Returns problems with two channels: the first steps, and the others."""
   return Channels(
       joint.by_step(problems.scores, STEP_GROUPS),
       (problems.outcomes,),
@@ -79,13 +81,17 @@ def by_steps(problems: data_lib.Problems) -> Channels:
 
 
 def by_routes(num: int = 20_000, seed: int = 0) -> Case:
-  """Ladders of the made-up process with two larger routes, a score for each.
+  """Returns ladders of a simulated process with two larger routes.
 
-  A route's score is fitted, on other ladders, to 'the small model loses this
-  and the route does not'.
+  Each larger route has a score, fitted on other ladders to "the small model
+  loses this problem and the route does not".
+
+  Args:
+    num: ladders.
+    seed: of all draws.
   """
   process = process_lib.three_routes()
-  tree = tree_lib.grow(process, protocols.Protocol('escalate'))
+  tree = tree_lib.build(process, protocols.Protocol('escalate'))
   fitted, pool = (
       jax.device_get(
           sampling.sample_ladders(tree, jax.random.key(2 * seed + k), num)
@@ -93,6 +99,8 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
       for k in range(2)
   )
   seen = fitted.features.reshape(-1, fitted.features.shape[-1])
+  # `[B, T, A-1]`: 1 where the small model loses the problem and the route, from
+  # this step on, does not.
   helps = stopping_lib.stay_loss(fitted)[:, None, None] * (
       1 - fitted.loss[..., 1:]
   )
@@ -108,9 +116,9 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
 
 
 def searched_half(size: int, seed: int = 0) -> np.ndarray:
-  """`[size]` bool, true for a random half of the places in a sample.
+  """Returns `[size]` bool, true for a random half of the places in a sample.
 
-  One half serves all samples, because their rows are drawn independently.
+  All samples can share it, because their rows are drawn independently.
   """
   order = np.random.default_rng(seed).permutation(size)
   return order < (size + 1) // 2
@@ -122,15 +130,15 @@ def searched(
     rows: np.ndarray,
     risks: Sequence[risks_lib.Risk],
 ) -> list[counts_lib.Verdict]:
-  """`joint.search_then_test` of one loss each, for every risk.
+  """Returns the verdict on `joint.search_then_test`, for every risk.
 
-  Half of each sample is searched, the other half tested.
+  One half of each sample is searched, and the other half is tested.
 
   Args:
-    pool: what samples are drawn from.
-    truth: whose weighted means are true.
-    rows: `[S, n]`, problems of the pool.
-    risks: of losses.
+    pool: the problems that samples are drawn from.
+    truth: its weighted means are the true risks.
+    rows: `[S, n]`, indices of problems of the pool.
+    risks: promises of loss.
   """
   is_searched = searched_half(rows.shape[1])
   shape = len(risks), len(rows)
@@ -145,8 +153,9 @@ def searched(
             values,
             path,
             [risk],
+            # The order of testing was fixed on the other half.
             orders={'loss': np.arange(len(path))},
-            dearest=np.inf,
+            max_cost=np.inf,
         )
       except risks_lib.Refusal:
         continue
@@ -154,6 +163,7 @@ def searched(
       cost[r, s] = true['cost'][0]
       broken[r, s] = true['loss'][0] > risk.level * (1 + 1e-9)
   true = truth.means_at(pool.grid(_FINE))
+  # The cheapest point of a fine grid that truly keeps each level.
   best = [
       float(true['cost'][true['loss'] <= x.level * (1 + 1e-9)].min())
       for x in risks
@@ -165,7 +175,7 @@ def searched(
 
 
 def _path(seen: Channels) -> np.ndarray:
-  """`[K, G]` candidates that none beats on one half, least loss first."""
+  """Returns `[K, G]` Pareto-optimal candidates of one half, by rising loss."""
   grid = seen.grid(_SIZE)
   found = seen.values_at(grid)
   path = joint.pareto_path(

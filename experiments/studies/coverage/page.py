@@ -1,4 +1,4 @@
-"""The page of the documentation about broken promises, written by the count."""
+"""Writes the page of the documentation about broken promises."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -26,7 +26,7 @@ def page(
     figures: dict[str, Any],
     workdir: str | None,
 ) -> str:
-  """Markdown: what was found, the tables, every cell, and how it was run."""
+  """Returns the page in Markdown: findings, tables, cells, and settings."""
   return (
       '\n\n'.join(
           [
@@ -47,18 +47,18 @@ def page(
 
 
 _EVERY_CELL = (
-    'Each cell: broken promises, as a share of all samples; in brackets the '
-    'mean true cost of the promised points over the cheapest threshold that '
-    'truly keeps the promise (of a promise of cost: over the most accurate). '
-    '*none*: no sample could bear the promise. A cell in bold cannot be the '
-    'binomial error of a kept promise. The columns are delta, and the level: '
-    'alpha, or a budget as a share of the way from the cost of the small model '
-    'alone to that of the large. `picked` rows promise nothing.'
+    'Each cell has the share of samples whose promise is broken. In brackets '
+    'is the mean true cost of the promised points, divided by that of the '
+    'cheapest threshold that truly keeps the promise (for a promise of cost: '
+    'of the most accurate). *none*: no sample supported the promise. A cell in '
+    'bold is broken more often than chance explains. The columns are delta and '
+    'the level: alpha, or a budget as a share of the way from the cost of the '
+    'small model alone to that of the large. `picked` rows promise nothing.'
 )
 
 
 def _found(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
-  """What the count says, in words."""
+  """Returns the findings in words."""
   broken = figures['procedures_broken']
   verdict = (
       'No procedure breaks its promise more often than it may'
@@ -71,32 +71,33 @@ def _found(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
   )
   return (
       f'{verdict}: {figures["cells"]:,} cells (procedure, set, level, delta, '
-      f'n), {figures["samples"]:,} calibration samples in all. The least '
-      f'p-value of a cell is {figures["least_p_value"]:.2g}; by Bonferroni '
-      f'{figures["p_value_needed"]:.2g} would be needed to call one broken. '
-      'Thresholds plainly picked on the same samples exceed their loss in '
-      f'{figures["plain_violation_rate"]:.0%} of them and their budget in '
-      f'{figures["plain_cost_violation_rate"]:.0%}; promised ones break in '
-      f'{figures["broken_rate"]:.1%}, and in {figures["refused_rate"]:.0%} the '
-      'promise is refused. What it costs: the fixed sequence of exact tests '
-      f'spends {tightness} what the cheapest threshold that truly keeps the '
-      'promise would. (Of promises of a cost, a ratio below 1 is budget left '
-      'unspent, for certainty; where most samples refuse, ratios are of the '
-      'few that do not.) All sets are sampled with the same random numbers, so '
-      'their cells are not independent of each other.\n\n'
+      f'n), {figures["samples"]:,} calibration samples in all. The smallest '
+      f'p-value of a cell is {figures["least_p_value"]:.2g}; by Bonferroni, '
+      f'{figures["p_value_needed"]:.2g} or less would show a broken promise. '
+      'Thresholds that are picked on the same samples without a test exceed '
+      f'their loss in {figures["plain_violation_rate"]:.0%} of the samples and '
+      f'their budget in {figures["plain_cost_violation_rate"]:.0%}. Promises '
+      f'are broken in {figures["broken_rate"]:.1%} of the samples, and in '
+      f'{figures["refused_rate"]:.0%} none can be made. The price: '
+      f'the fixed sequence of exact tests costs {tightness} as much as the '
+      'cheapest threshold that truly keeps the promise. (For a promise of '
+      'cost, a ratio below 1 is budget left unspent for certainty. Where most '
+      'samples support no promise, ratios are from the few that do.) All sets '
+      'are sampled with the same random numbers, so their cells are not '
+      'independent of each other.\n\n'
       'In service, the mean loss of a threshold that follows feedback ends '
       f'within {100 * figures["online_worst_off"]:.2f} points of alpha in the '
       'worst stream. The alarm was false in at most '
-      f'{figures["false_alarm_rate"]:.1%} of the quiet streams (delta 10 %); '
-      'after a shift of ten points it comes within 300 answers in '
-      f'{figures["delay_within_300_worst"]:.0%} of the streams where it is '
-      'slowest. The last column of its table is what no alarm whatever could '
-      'exceed with so few false ones (Neyman and Pearson).'
+      f'{figures["false_alarm_rate"]:.1%} of the quiet streams (delta 10 %). '
+      'After a shift of ten points it comes within 300 answers in '
+      f'{figures["delay_within_300_worst"]:.0%} of the streams of the slowest '
+      'row. The last column of its table is an upper bound for any alarm with '
+      'so few false ones (Neyman and Pearson).'
   )
 
 
 def every_cell(rows: Sequence[Row]) -> list[str]:
-  """A heading and tables for each set."""
+  """Returns a heading and tables for each set of problems."""
   broken = {id(x) for x in cells_lib.judge(rows)}
   parts = []
   for case in dict.fromkeys(x['case'] for x in rows):
@@ -111,12 +112,15 @@ def every_cell(rows: Sequence[Row]) -> list[str]:
 
 
 def kind(row: Row) -> str:
-  """Which levels a row is about; a joint promise follows those of its loss."""
+  """Returns the kind of level of a row: 'cost' (a budget in %) or 'loss'.
+
+  A joint promise of loss and cost is named by its loss.
+  """
   return 'cost' if row['setting'].endswith('%') else 'loss'
 
 
 def _matrix(rows: Sequence[Row], word: str, broken: set[int]) -> str:
-  """Procedures by delta and level."""
+  """Returns a table in Markdown: procedures by (delta, level)."""
   marginal = lambda x: x['procedure'].endswith('marginal')
   deltas = sorted({x['delta'] for x in rows if not marginal(x)})
   settings = list(dict.fromkeys(x['setting'] for x in rows))
@@ -128,7 +132,7 @@ def _matrix(rows: Sequence[Row], word: str, broken: set[int]) -> str:
   lines = []
   for name in dict.fromkeys(x['procedure'] for x in rows):
     own = [x for x in rows if x['procedure'] == name]
-    # A marginal promise has no delta, and is shown under the first.
+    # A marginal promise has no delta; it is shown under the first one.
     place = lambda x: (deltas[0] if marginal(x) else x['delta'], x['setting'])
     cells = {place(x): _cell(x, id(x) in broken) for x in own}
     lines.append([name, *(cells.get(column, '') for column in columns)])
@@ -147,6 +151,7 @@ def _cell(row: Row, is_broken: bool) -> str:
 def _how(
     plan: cells_lib.Plan, figures: dict[str, Any], workdir: str | None
 ) -> str:
+  """Returns how the study was run: command, settings, hardware and commit."""
   settings = ', '.join(
       f'{name} {value}' for name, value in dataclasses.asdict(plan).items()
   )

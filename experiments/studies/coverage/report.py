@@ -1,4 +1,4 @@
-"""The counts as a table, a plot and one JSON object."""
+"""Shows the counts as tables, a plot and a summary."""
 
 from collections.abc import Sequence
 import pathlib
@@ -25,10 +25,11 @@ _HEAD = (
 
 
 def by_procedure(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-  """The table: one line per procedure and sample size.
+  """Returns the lines of the table, one per procedure and sample size.
 
-  'broken / allowed' is the mean frequency over the mean delta; 'worst' the
-  highest frequency of a cell, with its delta; 'cost / best' a mean over cells.
+  'broken / allowed' is the mean frequency of broken promises and the mean
+  delta. 'worst' is the frequency of the cell that is highest relative to its
+  delta, with that delta. 'cost / best' is a mean over cells.
   """
   lines = []
   for name in dict.fromkeys(row['procedure'] for row in rows):
@@ -40,6 +41,7 @@ def by_procedure(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _figures(rows: Sequence[Row]) -> tuple[str, ...]:
+  """Returns the cells of a line, after its name and sample size."""
   splits = sum(x['splits'] for x in rows)
   frequency = [x['broken'] / x['splits'] for x in rows]
   worst = max(range(len(rows)), key=lambda k: frequency[k] / rows[k]['delta'])
@@ -55,7 +57,7 @@ def _figures(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def show(rows: Sequence[Row], served: Sequence[Row], alarmed: Sequence[Row]):
-  """Prints the three tables."""
+  """Prints all tables."""
   console = console_lib.Console(width=110)
   for title, head, lines in tables(rows, served, alarmed):
     table = table_lib.Table(title=title)
@@ -69,7 +71,7 @@ def show(rows: Sequence[Row], served: Sequence[Row], alarmed: Sequence[Row]):
 def tables(
     rows: Sequence[Row], served: Sequence[Row], alarmed: Sequence[Row]
 ) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-  """(title, head, lines) of each table."""
+  """Returns (title, head, lines) of each table."""
   online = [
       (
           x['stream'],
@@ -130,7 +132,7 @@ def _by_case(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 def markdown(
     rows: Sequence[Row], served: Sequence[Row], alarmed: Sequence[Row]
 ):
-  """The same tables as Markdown."""
+  """Returns all tables as Markdown."""
   parts = []
   for title, head, lines in tables(rows, served, alarmed):
     ruled = ['---', *['---:'] * (len(head) - 1)]
@@ -145,7 +147,7 @@ def summary(
     alarmed: Sequence[Row],
     skipped: dict[str, str],
 ) -> dict[str, Any]:
-  """The figures of the last line."""
+  """Returns the summary, which is printed as the last line."""
   promised = [x for x in rows if x['procedure'] not in cells_lib.PLAIN]
   failed = cells_lib.judge(rows)
   late = [y for x in alarmed for y in x['delays']]
@@ -182,7 +184,7 @@ def _rate(rows: Sequence[Row], name: str) -> float:
 
 
 def _tightness(rows: Sequence[Row], n: int) -> float:
-  """Mean 'cost / best' of the fixed sequence of exact tests."""
+  """Returns the mean 'cost / best' of the fixed sequence of exact tests."""
   ratios = [
       x['ratio']
       for x in rows
@@ -192,10 +194,14 @@ def _tightness(rows: Sequence[Row], n: int) -> float:
 
 
 def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
-  """Frequencies over delta, a dot per cell; and what a promise costs, by n."""
+  """Draws broken promises relative to delta, and the cost of promises.
+
+  Left: one dot per cell. Right: mean 'cost / best' by sample size.
+  """
   pyplot = plots._pyplot()
   figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.8))
   names = list(dict.fromkeys(x['procedure'] for x in rows))
+  # Jitter keeps dots with equal frequencies apart; it is the same in every run.
   rng = np.random.default_rng(0)
   sizes = sorted({x['n'] for x in rows})
   for place, name in enumerate(names):
@@ -209,6 +215,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
       if ratios:
         right.plot(np.mean(ratios), place, marker, color=color, markersize=6)
   left.axvline(1, color='#222222', linewidth=1)
+  # Linear up to delta, so that cells without a broken promise are shown.
   left.set_xscale('symlog', linthresh=1)
   left.set_xlabel('broken promises / delta, a dot per cell')
   right.axvline(1, color='#222222', linewidth=1)

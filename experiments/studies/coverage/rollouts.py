@@ -1,9 +1,10 @@
-"""Promises where control returns: made-up `switch` and `redraft`, rolled out.
+"""Promises in switch and redraft, counted on rollouts of the simulated process.
 
-Every problem is answered at each threshold of a grid, as calibration does with
-an engine. Samples are drawn from many with replacement; their own risk is the
-truth. And the interval that is had without an engine, from what a behaviour
-policy did: it is *broken* where the true loss of a threshold lies outside.
+Every problem is answered at each threshold of a grid, as calibration with an
+engine does. Samples are drawn from many problems with replacement, so the risk
+of these problems is the truth. In addition, the off-policy interval is counted,
+which needs no engine: it is *broken* if the true loss of a threshold lies
+outside it.
 """
 
 from collections.abc import Iterator
@@ -18,24 +19,25 @@ from experiments.studies.coverage import data as data_lib
 from routing import protocols
 from routing.calibration import risks as risks_lib
 from routing.outcomes import importance
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 
 NAMES = ('switch', 'redraft')
-_GRID_SIZE = 15
-_CHUNK = 25_000
-_LEAST_EFFECTIVE = 20.0
+_GRID_SIZE = 15  # Thresholds, besides both ends.
+_CHUNK = 25_000  # Problems simulated at a time; bounds the memory.
+_LEAST_EFFECTIVE = 20.0  # Smallest effective sample size of an interval.
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-  """N distinct ways in which problems are answered at each of K thresholds.
+  """The outcomes of N distinct problems at each of K thresholds.
 
-  protocol, name, kind: for the tables.
+  protocol: name of the protocol.
+  name, kind: for the tables.
   grid: `[K]` thresholds.
-  values: by quantity `[K, N]`.
-  weights: `[N]`, share of each, summing to 1.
+  values: quantity -> `[K, N]`.
+  weights: `[N]`, share of each problem; the sum is 1.
   """
 
   protocol: str
@@ -47,7 +49,7 @@ class Rollouts:
 
 
 class Sample(counts_lib.Sample):
-  """S samples of n problems, drawn from these, whose means are the truth."""
+  """S samples of n problems, drawn from rollouts whose means are the truth."""
 
   def __init__(self, case: Rollouts, num_splits: int, size: int, seed: int):
     self.case, self.n, self.seed = case, size, seed
@@ -59,48 +61,55 @@ class Sample(counts_lib.Sample):
 
 @dataclasses.dataclass(frozen=True)
 class Routed:
-  """A process under a protocol, and a score that is linear in what is seen."""
+  """A process under a protocol, with a score that is linear in its features."""
 
-  tree: tree_lib.Tree
+  tree: tree_lib.HistoryTree
   weights: np.ndarray
 
   def score(self, features: np.ndarray) -> np.ndarray:
-    """`[...]` from `[..., F]`, higher means escalate."""
+    """Returns `[...]` scores of `[..., F]` features; higher means hand over."""
     return np.round(np.asarray(features, np.float64) @ self.weights, 6)
 
   def at(self, threshold: float) -> tree_lib.Policy:
-    """The policy of one threshold."""
+    """Returns the policy of one threshold."""
     scores = [self.score(level.features) for level in self.tree.levels]
     return tree_lib.thresholded(self.tree, scores, threshold)
 
 
 def routed(name: str) -> Routed:
-  """The default process under a protocol, with a score fitted to its law.
+  """Returns the default process under a protocol, with a fitted score.
 
-  The score stands for what one step by the small model adds to the loss, where
-  the large one writes all others.
+  The score approximates how much the loss rises if the small model writes this
+  one step and the large model all later ones.
   """
-  tree = tree_lib.grow(process_lib.Process(), protocols.Protocol(name))
-  after, seen, wanted, shares = None, [], [], []
+  tree = tree_lib.build(process_lib.Process(), protocols.Protocol(name))
+  # Weighted least squares over all histories; the weight of a history is its
+  # probability given the step, so rows are scaled by its square root.
+  after, seen, targets, shares = None, [], [], []
   for t in reversed(range(len(tree.levels))):
     worth = tree_lib.action_values(tree, t, after)
     level, after = tree.levels[t], worth[:, -1]
     chance = level.chance / level.chance.sum()
     seen.append(level.features)
     shares.append(np.sqrt(chance))
-    wanted.append((worth[:, 0, 2] - worth[:, -1, 2]) / level.chance)
+    targets.append((worth[:, 0, 2] - worth[:, -1, 2]) / level.chance)
   share = np.concatenate(shares)
-  seen, wanted = np.concatenate(seen), np.concatenate(wanted)
-  weights = np.linalg.lstsq(share[:, None] * seen, share * wanted, rcond=None)[
+  seen, targets = np.concatenate(seen), np.concatenate(targets)
+  weights = np.linalg.lstsq(share[:, None] * seen, share * targets, rcond=None)[
       0
   ]
   return Routed(tree, weights)
 
 
 def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
-  """`num` made-up problems, each answered at every threshold of a grid.
+  """Simulates problems, each answered at every threshold of a grid.
 
-  The grid is of scores that a behaviour policy met on other problems.
+  The grid has quantiles of the scores of a behaviour policy on other problems.
+
+  Args:
+    name: of the protocol.
+    num: problems, a multiple of `_CHUNK`.
+    seed: of all draws.
   """
   law = routed(name)
   key = jax.random.fold_in(jax.random.key(seed), NAMES.index(name))
@@ -120,7 +129,8 @@ def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
 
   def chunks() -> Iterator[np.ndarray]:
     for k in range(num // _CHUNK):
-      # The same luck at each threshold: one set of problems.
+      # The same key at every threshold: the same problems with the same random
+      # draws, as greedy models would answer them.
       own = jax.random.fold_in(key, 1 + k)
       yield np.concatenate(
           [jax.device_get(roll(law.tree, x, own)) for x in policies], 1
@@ -135,7 +145,7 @@ def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
 
 
 def _ends(batch) -> jax.Array:
-  """`[B, 3]` correct, cost and loss."""
+  """Returns `[B, 3]`: correct, cost and loss."""
   return jax.numpy.stack(
       [batch.correct, batch.costs.sum(axis=1), batch.loss], axis=1
   )
@@ -148,14 +158,16 @@ def intervals(
     size: int,
     seed: int,
 ) -> list[counts_lib.Verdict]:
-  """The off-policy interval of the loss, at the threshold next to each level.
+  """Returns the verdict on the off-policy interval of the loss, per risk.
+
+  The interval is computed at the cheapest threshold whose true loss is within
+  the level of the risk.
 
   Args:
     name: of the protocol.
-    risks: whose delta the interval has; the threshold is the cheapest whose
-      true loss is within the level.
-    num_splits, size: S samples of n trajectories, one of each problem.
-    seed: of the draws.
+    risks: their delta is that of the interval.
+    num_splits, size: S samples of n trajectories, one per problem.
+    seed: of all draws.
   """
   law = routed(name)
   grid = np.unique(law.score(law.tree.levels[-1].features))
@@ -177,12 +189,13 @@ def intervals(
             batch,
             grid[k : k + 1],
             delta=risk.delta,
-            least_effective=_LEAST_EFFECTIVE,
+            min_effective_size=_LEAST_EFFECTIVE,
         )
-      except ValueError:  # Too few agree with this threshold.
+      except ValueError:  # The effective sample size is too small.
         refused[r, s] = True
         continue
       broken[r, s] = not found.lower.loss[0] <= loss[k] <= found.upper.loss[0]
+  # An interval chooses no point, so there is no cost to compare.
   unpriced = np.full(num_splits, np.nan)
   return [
       counts_lib.Verdict(broken[r], refused[r], unpriced, np.nan)
@@ -191,6 +204,7 @@ def intervals(
 
 
 def _behave(tree, key, num):
+  """Rolls out `num` trajectories of the behaviour policy with random rates."""
   rates, rolling = jax.random.split(key)
   behaviour = sampling.random_rates(tree.process, rates, num)
   return sampling.rollout(tree, behaviour, rolling, num)

@@ -1,4 +1,4 @@
-"""Goes through all sets of problems, resumably, and writes what was counted."""
+"""Counts on all sets of problems, resumably, and writes the results."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -29,10 +29,10 @@ from routing.shards import json_cache
 class Source:
   """A set of problems, and how promises are counted on it.
 
-  name: of its files.
-  make: loads or makes it; FileNotFoundError if it is not there.
-  count: rows of one sample size.
-  version: what it was made of, if that can change.
+  name: of the set; also names its files.
+  make: loads or simulates the set; FileNotFoundError if a file is missing.
+  count: (set, plan, sample size) -> rows.
+  version: identifies the content, where it can change; e.g. a checkpoint hash.
   """
 
   name: str
@@ -42,7 +42,7 @@ class Source:
 
 
 def sources(plan: cells_lib.Plan, workdir: str | None) -> list[Source]:
-  """All there may be, the made-up ones first.
+  """Returns all sets of problems, the simulated ones first.
 
   Raises:
     ValueError: if the work directory holds no trained router.
@@ -73,7 +73,7 @@ def sources(plan: cells_lib.Plan, workdir: str | None) -> list[Source]:
 
 
 def _timed(make: Callable[[], Any]) -> dict[str, Any]:
-  """What is made, JSON-like, and the seconds that it took."""
+  """Returns what `make` returns, JSON-like, and the seconds it took."""
   start = time.monotonic()
   rows = make()
   return {'rows': rows, 'seconds': time.monotonic() - start}
@@ -82,10 +82,11 @@ def _timed(make: Callable[[], Any]) -> dict[str, Any]:
 def count_all(
     plan: cells_lib.Plan, workdir: str | None, out: pathlib.Path
 ) -> tuple[list[dict[str, Any]], float, dict[str, str]]:
-  """Rows of all sets, the seconds they took, and why some sets are left out."""
+  """Returns the rows of all sets, their seconds, and why sets were skipped."""
   rows, seconds = [], 0.0
   skipped = {} if workdir else {'embedded': 'no --workdir'}
   for source in sources(plan, workdir):
+    # Made once for all sizes, and only if a size is not on disk yet.
     make = functools.cache(source.make)
     for size in plan.sizes:
       name = f'{re.sub("[^a-z0-9.]+", "_", source.name.lower())}-{size}.json'
@@ -94,6 +95,7 @@ def count_all(
           'size': size,
           'version': source.version,
       }
+      # Defaults bind the present values; a closure would see later ones.
       count = lambda make=make, size=size, source=source: list(
           source.count(make(), plan, size)
       )
@@ -103,8 +105,8 @@ def count_all(
         )
       except FileNotFoundError as error:
         logging.warning('Skipped %s: %s', source.name, error)
-        skipped[source.name] = f'{error.filename or error} is not there'
-        break
+        skipped[source.name] = f'{error.filename or error} is missing'
+        break  # The set is missing for all other sizes, too.
       rows += content['rows']
       seconds += content['seconds']
       logging.info('%s, n = %d: %.0f s so far', source.name, size, seconds)
@@ -112,16 +114,17 @@ def count_all(
 
 
 def _cached(path: pathlib.Path, key: Any, make: Callable[[], Any]) -> Any:
-  """What was made before for the same key, or makes and keeps it."""
-  made = json_cache.kept(path, key)
+  """Returns the saved content for `key`, or makes and saves it."""
+  made = json_cache.load(path, key)
   if made is None:
     made = make()
-    json_cache.keep(path, key, made)
+    json_cache.save(path, key, made)
   return made
 
 
 def serve(plan: cells_lib.Plan) -> dict[str, list[dict[str, Any]]]:
-  """What service adds: `online` thresholds, and `drift` alarms."""
+  """Measures what happens in service: `online` thresholds, `drift` alarms."""
+  # The quick plan is recognised by its number of samples.
   is_quick = plan.num_splits < 1_000
   num, num_streams = (2_000, 100) if is_quick else (10_000, 1_000)
   return {
@@ -136,7 +139,7 @@ def run(
     out: pathlib.Path,
     docs: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-  """Counts, prints and writes everything; returns the figures of the last line.
+  """Counts, prints and writes everything; returns the summary.
 
   Raises:
     ValueError, FileNotFoundError: if the work directory is not finished.

@@ -1,4 +1,4 @@
-"""Promises in service: long-run loss; how soon and how often alarms come."""
+"""Measures promises in service: long-run loss, and delays of alarms."""
 
 from typing import Any
 
@@ -9,20 +9,25 @@ from routing.calibration import drift
 from routing.calibration import online
 
 ALPHAS = (0.02, 0.05, 0.1, 0.2)
-DELTA = 0.1
-SHIFT = 0.1
-MOST_OFF = 0.005
-MOST_DELAY = 300
-_QUIETS = (0, 500, 5_000)
+DELTA = 0.1  # Probability that a quiet stream ever raises an alarm.
+SHIFT = 0.1  # By which the loss rises above alpha.
+MOST_OFF = 0.005  # Allowed distance of the long-run loss from alpha.
+MOST_DELAY = 300  # Answers.
+_QUIETS = (0, 500, 5_000)  # Answers before the shift.
 
 
 def long_run(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
-  """Mean loss of `num_streams` streams of `num` graded answers, by kind.
+  """Measures the mean loss of a threshold that follows feedback.
+
+  Args:
+    num: graded answers per stream.
+    num_streams: streams of each kind.
+    seed: of all draws.
 
   Returns:
     For each kind of stream and alpha: `loss`, the mean over streams; `off`, how
-    far the worst of them is from alpha; `still`, the mean loss of a threshold
-    that suits the first tenth of the first stream and then stands still.
+    far the worst stream is from alpha; `still`, the mean loss of a threshold
+    that is tuned on the first tenth of the first stream and then stays fixed.
   """
   rows = []
   for name, make in streams.STREAMS.items():
@@ -34,8 +39,8 @@ def long_run(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
       state = online.update(state, row < state.kappa)
     losses = online.mean_loss(state)
     for alpha, loss in zip(ALPHAS, losses, strict=True):
-      # A problem is lost below kappa, so the share alpha of a part is lost at
-      # its alpha-quantile.
+      # A problem is lost if its score is below kappa, so at the alpha-quantile
+      # of the scores the share alpha is lost.
       early = np.sort(scores[: num // 10, 0])
       kappa = min(early[int(alpha * len(early))], 1.0)
       rows.append(
@@ -53,14 +58,20 @@ def long_run(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
 
 
 def alarms(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
-  """False alarms on quiet streams, and delays after a shift of ten points.
+  """Counts false alarms on quiet streams, and delays after a shift of 0.1.
+
+  Args:
+    num: answers per quiet stream.
+    num_streams: streams per row.
+    seed: of all draws.
 
   Returns:
-    For each alpha: `false`, how many of `num_streams` quiet streams of `num`
-    answers ever raised an alarm; and by how many answers were quiet before the
-    shift, the `median` and `late` (0.9 quantile) delay in answers, and
-    `within`, the share of alarms within `MOST_DELAY`; `most`, what no alarm of
-    this kind could exceed there (`drift.most_within`).
+    For each alpha: `false`, how many quiet streams ever raised an alarm;
+    `most`, an upper bound on `within` for any alarm with so few false ones
+    (`drift.most_within`); and `delays`, one entry for each number of quiet
+    answers before the shift. An entry has the `median` and `late` (0.9
+    quantile) delay in answers, and `within`, the share of alarms within
+    `MOST_DELAY` answers.
   """
   rng = np.random.default_rng(seed)
   rows = []
@@ -87,7 +98,10 @@ def alarms(num: int, num_streams: int, seed: int) -> list[dict[str, Any]]:
 def _delays(
     alpha: float, quiet: int, num_streams: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-  """Of streams that shift after `quiet` answers, without an alarm so far."""
+  """Returns the delays in streams that shift after `quiet` answers.
+
+  Streams with an alarm before the shift are left out.
+  """
   state = drift.init(alpha, streams=(num_streams,))
   for _ in range(quiet):
     state = drift.update(state, rng.random(num_streams) < alpha)
@@ -97,6 +111,7 @@ def _delays(
     state = drift.update(state, rng.random(num_streams) < alpha + SHIFT)
     raised = drift.is_alarm(state, DELTA) & np.isinf(delay)
     delay[raised] = k
+  # Streams without an alarm count with the longest delay that was looked at.
   delay = np.minimum(delay[~is_early], 4 * MOST_DELAY)
   return {
       'quiet': quiet,

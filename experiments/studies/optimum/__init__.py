@@ -1,1 +1,1 @@
-"""How near training comes to what any policy can do, where that is known."""
+"""Study: how near training comes to the optimum, where the optimum is known."""

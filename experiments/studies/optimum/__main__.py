@@ -1,27 +1,27 @@
-"""How near training comes to what any policy can do.
+"""Measures how near training comes to what any policy can reach.
 
 Run:    python -m experiments.studies.optimum [--recipe=product] [--quick] [--seeds=3] [--out=runs/optimum.json] [--page=docs/optimum.md]
-Resume: the same command; rows of --out that this very code made are kept.
+Resume: the same command; rows of --out that the current code made are kept.
 Prints: the table; last, one JSON object.
 
-On made-up processes whose constrained optimum is known (`routing.simulation`),
-policies are trained with several seeds at several budgets. They are not sampled
-but evaluated exactly. The share of the optimal gain is
+Policies are trained on simulated processes whose constrained optimum is known
+(`routing.simulation`), with several seeds at several budgets. They are evaluated
+exactly, not on samples. The share of the optimal gain is
 
   (accuracy - random) / (optimum - random)
 
-at the cost that each really has, `random` being the best of chance. The table:
+at the cost that each policy really has. `random` is the accuracy of the best
+policy that decides at random, without looking at anything. The table has:
 
-  share, spread, worst  of the gain: mean, deviation and least over seeds
+  share, spread, worst  of the gain: mean, deviation and minimum over seeds
   least, mean, excess   smallest, mean and largest cost, relative to the budget
-  plan                  share of the best plan made beforehand, which knows the
-                        process but looks at nothing
+  plan                  share of the best plan made beforehand: it knows the
+                        process but observes nothing
 
-Two recipes. `annealed` asks whether the estimators are right: the network is
-shown the exact belief over hidden states, problems are made up anew for each
-update, entropy is annealed and weights are averaged. `product` asks what a user
-gets: the configurations of `configs/`, and the observations that a router
-really has.
+There are two recipes. `annealed` tests the estimators: the network observes the
+exact belief over hidden states, every update has new problems, entropy is
+annealed and weights are averaged. `product` tests what a user gets: the
+configurations of `configs/` and the observations of a real router.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Sequence
@@ -46,10 +46,11 @@ RECIPES = {
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the table, then the JSON line."""
+  """Prints the table, then one line of JSON."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.WARNING)  # Or checkpoints bury the table.
+  # Log lines about checkpoints would bury the table.
+  logging.set_verbosity(logging.WARNING)
   given = flags.FLAGS
   recipe = RECIPES[given.recipe]
   out = pathlib.Path(given.out) if given.out else None
@@ -66,11 +67,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_enum('recipe', 'annealed', list(RECIPES), 'How is trained.')
+  flags.DEFINE_enum('recipe', 'annealed', list(RECIPES), 'How to train.')
   flags.DEFINE_bool('quick', False, 'Fewer seeds, problems and updates.')
   flags.DEFINE_integer(
       'seeds', None, 'Runs of each row, 2 or more.', lower_bound=2
   )
-  flags.DEFINE_string('out', None, 'File of finished rows.')
-  flags.DEFINE_string('page', None, 'File of the table in Markdown.')
+  flags.DEFINE_string('out', None, 'JSON file of finished rows.')
+  flags.DEFINE_string('page', None, 'Markdown page to write.')
   app.run(main)

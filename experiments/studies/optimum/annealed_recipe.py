@@ -1,12 +1,12 @@
-"""A recipe that asks whether the estimators are right.
+"""The recipe that tests whether the estimators are right.
 
-The network is shown the exact belief over hidden states, problems are made up
-as it goes, entropy is annealed and weights are averaged over the last quarter
-of the updates.
+The network observes the exact belief over hidden states, every update has new
+problems, entropy is annealed, and weights are averaged over the last quarter of
+the updates.
 
 All seeds and budgets of one estimator are one jitted program, data included.
 
-Source of the mean: Polyak and Juditsky 1992, "Acceleration of Stochastic
+Source of the averaging: Polyak and Juditsky 1992, "Acceleration of Stochastic
 Approximation by Averaging".
 """
 
@@ -26,12 +26,14 @@ from experiments.studies.optimum import recipe as recipe_lib
 from routing import types
 from routing.features import standardize
 from routing.simulation import histories
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from routing.training import fit
 
-MEAN_OVER = 0.25  # Of the updates, the last.
-_NUM_MEASURED = 4_096  # Trajectories that features are standardised by.
+MEAN_OVER = (
+    0.25  # Share of the updates, the last ones, to average weights over.
+)
+_NUM_MEASURED = 4_096  # Trajectories that feature statistics are measured on.
 
 
 def get_config(
@@ -40,14 +42,21 @@ def get_config(
     budget: chex.Numeric,
     step: chex.Numeric,
 ) -> ml_collections.ConfigDict:
-  """The configuration of one update, as `routing.training` reads it.
+  """Returns the configuration of one update, as `routing.training` reads it.
 
-  A policy that makes up its mind at the first decision learns nothing about
-  later ones. So it is held undecided at first, by less and less entropy.
+  Args:
+    estimator: as `objective.estimator`.
+    size: how much is trained.
+    budget: cost fraction; may be a traced scalar.
+    step: number of the update; may be a traced scalar.
   """
+  # A policy that is certain at the first decision never reaches later ones and
+  # learns nothing about them. An entropy bonus prevents it; the bonus falls
+  # linearly to 0 over the first 60 % of the updates.
   undecided = jnp.maximum(1.0 - step / (0.6 * size.num_steps), 0.0)
-  # Not to 0: the last weights, which are averaged, must still follow the
-  # multiplier. Near it: what they wander, the mean of weights is off by.
+  # The rate falls to near 0, because the average is off by as much as the
+  # weights wander. It does not fall to 0, because the last weights, which are
+  # averaged, must still follow the multiplier.
   decay = functools.partial(optax.cosine_decay_schedule, alpha=0.03)
   config = ml_collections.ConfigDict()
   config.network = dict(kind='mlp', hidden=(32,), dropout=0.0)
@@ -62,7 +71,8 @@ def get_config(
   )
   config.multiplier = dict(
       init=0.5,
-      learning_rate=0.1,  # Slower towards the end, costs stay off by percents.
+      # With a lower rate at the end, costs stay percents off the budget.
+      learning_rate=0.1,
       damping=4.0,
       derivative=0.0,
       max=20.0,
@@ -71,19 +81,20 @@ def get_config(
     return config
   config.objective.update(
       policy_update='lagrangian',
-      num_inner=2,
-      # What V-trace ends at hangs on rho_bar alone; without the other bars, a
-      # behaviour far from the policy drowns it in noise.
+      num_inner_steps=2,
+      # rho_bar alone decides what V-trace converges to: unclipped, to the value
+      # of the policy itself. The other clipping thresholds bound the variance
+      # where the behaviour policy is far away.
       rho_bar=jnp.inf,
       c_bar=1.0,
-      ratio_bar=jnp.inf,
-      reach_bar=10.0,
-      rescale=False,
+      ratio_clip=jnp.inf,
+      reach_clip=10.0,
+      normalize_advantages=False,
       clip=0.2,
       kl_weight=0.0,
   )
-  # Of all inner steps, of which the schedule knows nothing.
-  inner = size.num_steps * config.objective.num_inner
+  # The schedule counts gradient steps, of which each update has several.
+  inner = size.num_steps * config.objective.num_inner_steps
   config.optimizer.learning_rate = decay(1e-2, inner)
   config.critics = dict(
       learning_rate=decay(1e-2, inner), weight_decay=0.0, clip_norm=1.0
@@ -91,8 +102,8 @@ def get_config(
   return config
 
 
-def standardized(tree: tree_lib.Tree) -> tree_lib.Tree:
-  """The same tree, its features as a trained router would be shown them."""
+def standardized(tree: tree_lib.HistoryTree) -> tree_lib.HistoryTree:
+  """Returns the tree with standardised features, as a router observes them."""
   behaviour = sampling.follow(uniform(tree))
   batch = sampling.rollout(tree, behaviour, jax.random.key(0), _NUM_MEASURED)
   statistics = standardize.measure(
@@ -105,33 +116,54 @@ def standardized(tree: tree_lib.Tree) -> tree_lib.Tree:
   return dataclasses.replace(tree, levels=tuple(levels))
 
 
-def uniform(tree: tree_lib.Tree) -> list[np.ndarray]:
-  """The policy that takes every route with the same chance."""
+def uniform(tree: tree_lib.HistoryTree) -> list[np.ndarray]:
+  """Returns the policy that takes every route with equal probability."""
   num_routes = tree.process.num_routes
   return tree_lib.constant(tree, np.full(num_routes, 1.0 / num_routes))
 
 
-def mismatched(tree: tree_lib.Tree) -> list[np.ndarray]:
-  """The wrong way round: the surer, the more help. Features are beliefs."""
+def mismatched(tree: tree_lib.HistoryTree) -> list[np.ndarray]:
+  """Returns a policy that hands over the more, the more certain it is.
+
+  It is the opposite of a good policy: a hard test for importance weights.
+
+  Args:
+    tree: its features must be beliefs.
+  """
   larger = tree.process.num_routes - 1
-  doubt = histories.doubt_weights(tree.process, tree.protocol)
-  leave = [0.6 - 0.4 * (x.features @ doubt)[:, None] for x in tree.levels]
+  uncertainty = histories.uncertainty_weights(tree.process, tree.protocol)
+  # From 0.6 for the most certain histories to 0.2; never 0, so that importance
+  # ratios are bounded.
+  leave = [0.6 - 0.4 * (x.features @ uncertainty)[:, None] for x in tree.levels]
   return [np.hstack([1.0 - x, np.tile(x / larger, larger)]) for x in leave]
 
 
 def _batches(
-    tree: tree_lib.Tree, seen: tree_lib.Tree, source: str, num: int
+    tree: tree_lib.HistoryTree,
+    seen: tree_lib.HistoryTree,
+    source: str,
+    num: int,
 ) -> Callable[..., types.OutcomeBatch | types.TrajectoryBatch]:
-  """(key, features -> the policy's own chances) -> a batch; see `train`."""
+  """Returns a function that draws one batch of new problems.
+
+  The function takes a random key and the policy in training, a function from
+  features to action probabilities. Only 'its own' trajectories use the policy.
+
+  Args:
+    tree: of beliefs, which the behaviour policies read.
+    seen: the same tree with standardised features, for the batch.
+    source: see `train`.
+    num: problems per batch.
+  """
   tables = {'uniform': uniform, 'mismatched': mismatched}
   fixed = sampling.follow(tables[source](tree)) if source in tables else None
 
-  def batch_of(key, chances):
+  def batch_of(key, probabilities):
     if source == 'ladders':
       return sampling.sample_ladders(seen, key, num)
 
     def its_own(t, rows):
-      return chances(jnp.asarray(seen.levels[t].features)[rows])
+      return probabilities(jnp.asarray(seen.levels[t].features)[rows])
 
     return sampling.rollout(seen, fixed or its_own, key, num)
 
@@ -139,24 +171,25 @@ def _batches(
 
 
 def train(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     estimator: str,
     source: str,
     size: recipe_lib.Size,
     budgets: Sequence[float],
 ) -> list[np.ndarray]:
-  """Policies of all seeds and budgets.
+  """Trains policies for all seeds and budgets.
 
   Args:
-    tree: of beliefs.
+    tree: history tree whose features are beliefs.
     estimator: as `objective.estimator`.
-    source: 'ladders', or whose trajectories: 'uniform', 'mismatched',
-      'its own'.
-    size: how much.
+    source: 'ladders', or the behaviour policy of the trajectories: 'uniform',
+      'mismatched' or 'its own'.
+    size: how much is trained.
     budgets: cost fractions.
 
   Returns:
-    For each level `[seeds, budgets, n, A]`, the chances of the actions.
+    For each level of the tree `[seeds, budgets, n, A]`, the action
+    probabilities.
   """
   seen = standardized(tree)
   shape = tree.process.num_routes, tree.levels[0].features.shape[-1]
@@ -170,17 +203,19 @@ def train(
     network, state, _ = learner(seed, budget, 0)
     rng = jax.random.fold_in(jax.random.key(1), seed)
 
-    def chances(params, features):
-      member = jax.tree.map(lambda x: x[0], params)  # Each run has one level.
-      return jax.nn.softmax(network.apply({'params': member}, features))
+    def probabilities(params, features):
+      # The axis of the policies has length 1: each run has one budget.
+      params = jax.tree.map(lambda x: x[0], params)
+      return jax.nn.softmax(network.apply({'params': params}, features))
 
     def update(carry, step):
       state, mean = carry
       _, _, train_step = learner(seed, budget, step)
-      # Problems are made up anew for each update: nothing can be overfitted.
+      # Every update has new problems, so nothing can be overfitted.
       key = jax.random.fold_in(rng, step)
-      batch = batch_of(key, functools.partial(chances, state.params))
+      batch = batch_of(key, functools.partial(probabilities, state.params))
       state, _ = train_step(state, (batch, None))
+      # 0 until the last `num_last` updates, then 1 / num_last.
       weight = (step >= size.num_steps - num_last) / num_last
       mean = jax.tree.map(lambda x, y: x + weight * y, mean, state.params)
       return (state, mean), None
@@ -188,9 +223,10 @@ def train(
     num_last = max(int(MEAN_OVER * size.num_steps), 1)
     start = state, jax.tree.map(jnp.zeros_like, state.params)
     (_, mean), _ = jax.lax.scan(update, start, jnp.arange(size.num_steps))
-    return [chances(mean, x.features) for x in seen.levels]
+    return [probabilities(mean, x.features) for x in seen.levels]
 
-  # One after another, since one fits the cache; mapped, they would not.
+  # lax.map, not vmap: the arrays of one run fit the processor's cache, those of
+  # all runs side by side do not.
   seeds = jnp.repeat(jnp.arange(size.num_seeds), len(budgets))
   levels = jnp.tile(jnp.array(budgets), size.num_seeds)
   every = jax.jit(lambda *runs: jax.lax.map(lambda x: run(*x), runs))
@@ -200,13 +236,14 @@ def train(
   ]
 
 
-_TEXT = """Whether the estimators are right, not what a user gets. The network
-is shown the *exact belief* over the hidden states of the process, which no
-router of real models has. Training has a recipe of its own: {num_steps} updates
-of {num_problems} new problems each, entropy annealed to 0, learning rates that
-decay, weights averaged over the last quarter. On real models, training is that
-of `configs/`. The same processes with the recipe of `configs/` and the
-observations of a real router: [optimum_product.md](optimum_product.md).
+_TEXT = """This page tests whether the estimators are right, not what a user
+gets. The network observes the *exact belief* over the hidden states of the
+process, which no router of real models has. Training has a recipe of its own:
+{num_steps} updates with {num_problems} new problems each, entropy annealed to
+0, decaying learning rates, and weights averaged over the last quarter. Real
+models are trained by the recipes of `configs/`. For the same processes with the
+recipe of `configs/` and the observations of a real router, see
+[optimum_product.md](optimum_product.md).
 
 {differences}"""
 RECIPE = recipe_lib.Recipe(
@@ -220,9 +257,9 @@ RECIPE = recipe_lib.Recipe(
     ),
     features='belief',
     train=train,
-    # Of the cost of one off-policy batch of a thousand, chance alone is some
-    # percent; to come within one, batches are large. And a policy that is to
-    # find its way among three routes must be undecided for long.
+    # The mean cost of an off-policy batch of 1,000 has a standard error of some
+    # percent; larger batches bring costs within 1 % of the budget. Exploration
+    # among three routes needs many updates.
     full=recipe_lib.Size(num_seeds=5, num_problems=4_096, num_steps=3_000),
     quick=recipe_lib.Size(num_seeds=2, num_problems=512, num_steps=400),
     text=_TEXT,

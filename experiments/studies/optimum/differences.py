@@ -1,7 +1,7 @@
-"""How the annealed recipe differs from the configurations, as a table.
+"""Shows how the annealed recipe differs from the configurations, as a table.
 
-Every number is read from the recipe and from `configs/`; the first row alone
-and the row of data are words.
+Every number is read from the recipe and from `configs/`. Only the first row and
+the row of data are written by hand.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,20 @@ HEAD = (
     '`configs/arithmetic.py`',
     '`configs/arithmetic_redraft.py:vtrace`',
 )
-_BARS = ('rho_bar', 'c_bar', 'ratio_bar', 'reach_bar')
+_CLIPPING = ('rho_bar', 'c_bar', 'ratio_clip', 'reach_clip')
 _MULTIPLIER = ('init', 'learning_rate', 'damping')
 Config = ml_collections.ConfigDict
 
 
 def table(size: recipe_lib.Size) -> str:
-  """The rows in Markdown, for the annealed recipe at this size."""
+  """Returns the table in Markdown, for the annealed recipe at this size."""
   lines = [HEAD, ['---'] * len(HEAD), *rows(size)]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def rows(size: recipe_lib.Size) -> list[list[str]]:
-  """What differs: its name, then a cell for each column of `HEAD`."""
+  """Returns the rows: what differs, then a cell for each column of `HEAD`."""
+  # The budget and the step are arbitrary: the rows do not depend on them.
   exact = annealed_recipe.get_config('exact', size, 0.5, 0)
   vtrace = annealed_recipe.get_config('vtrace', size, 0.5, 0)
   ours = arithmetic.get_config()
@@ -40,10 +41,10 @@ def rows(size: recipe_lib.Size) -> list[list[str]]:
   groups = ', '.join(ours.features.groups)
   per_update = f'{size.num_problems:,}'
   found = [
-      ['shown', 'exact belief over hidden states', groups, groups],
+      ['observed', 'exact belief over hidden states', groups, groups],
       [
           'data',
-          'problems made up anew for each update',
+          'new problems for each update',
           *(_collected(x) for x in (ours, theirs)),
       ],
       [
@@ -51,13 +52,13 @@ def rows(size: recipe_lib.Size) -> list[list[str]]:
           f'mean over the last {annealed_recipe.MEAN_OVER:.0%} of updates',
           *(
               f'best on {x.problems.select:,} problems of `select`, '
-              f'looked at every {x.eval_every} updates'
+              f'evaluated every {x.eval_every} updates'
               for x in (ours, theirs)
           ),
       ],
       ['updates', f'{size.num_steps:,}', *_both(ours, theirs, _updates)],
       [
-          'of one update',
+          'batch of one update',
           f'{per_update} problems or trajectories',
           f'{ours.batch_size:,} problems',
           f'{theirs.batch_size:,} trajectories',
@@ -77,10 +78,10 @@ def rows(size: recipe_lib.Size) -> list[list[str]]:
           *_both(ours, theirs, lambda x: _fields(x.multiplier, _MULTIPLIER)),
       ],
       [
-          f'V-trace: {", ".join(f"`{x}`" for x in _BARS)}',
-          _fields(vtrace.objective, _BARS),
+          f'V-trace: {", ".join(f"`{x}`" for x in _CLIPPING)}',
+          _fields(vtrace.objective, _CLIPPING),
           'none',
-          _fields(theirs.objective, _BARS),
+          _fields(theirs.objective, _CLIPPING),
       ],
   ]
   return found
@@ -122,7 +123,7 @@ def _fields(config: Config, names: tuple[str, ...]) -> str:
 
 
 def _entropy(size: recipe_lib.Size) -> str:
-  """At the first update and at the last."""
+  """Returns the entropy weight of the first update and of the last."""
   first, last = (
       annealed_recipe.get_config('exact', size, 0.5, step)
       for step in (0, size.num_steps - 1)
@@ -131,7 +132,7 @@ def _entropy(size: recipe_lib.Size) -> str:
 
 
 def _decay(config: Config, size: recipe_lib.Size) -> str:
-  """The learning rate of the first gradient step and of the last."""
+  """Returns the learning rate of the first gradient step and of the last."""
   rate: optax.Schedule = config.optimizer.learning_rate
-  last = size.num_steps * config.objective.get('num_inner', 1)
+  last = size.num_steps * config.objective.get('num_inner_steps', 1)
   return f'{float(rate(0)):g} to {float(rate(last)):g}'

@@ -1,4 +1,4 @@
-"""The table of one recipe as a page of the documentation."""
+"""Writes the table of one recipe as a page of the documentation."""
 
 import dataclasses
 import os
@@ -14,12 +14,12 @@ _PAGE = """# {title}
 
 {text}
 
-Made by `python -m experiments.studies.optimum --recipe={recipe}`, which says
-what each column is: commit {commit}, {date}, {num_seeds} seeds, {machine},
-{seconds} seconds in all. The least share of the optimal gain is
-{worst_share_of_optimal_gain:.4f}. The largest excess over a budget is
-{worst_excess:+.4f} of it for one seed, and {worst_mean_excess:+.4f} for the
-mean over seeds.
+Made by `python -m experiments.studies.optimum --recipe={recipe}`; its help
+explains the columns. Commit {commit}, {date}, {num_seeds} seeds, {machine},
+{seconds} seconds in all. The smallest share of the optimal gain is
+{worst_share_of_optimal_gain:.4f}. The largest excess of a cost over its budget,
+relative to the budget, is {worst_excess:+.4f} for one seed and
+{worst_mean_excess:+.4f} for the mean over seeds.
 
 {rows}
 """
@@ -28,7 +28,7 @@ _WORDS = ('estimator', 'source', 'process', 'protocol')
 
 
 def page(recipe: recipe_lib.Recipe, result: dict[str, object]) -> str:
-  """The table in Markdown, with what it rests on."""
+  """Returns the page in Markdown: the table, and how it was made."""
   commit = subprocess.run(
       ['git', 'rev-parse', '--short', 'HEAD'],
       cwd=pathlib.Path(__file__).parent,

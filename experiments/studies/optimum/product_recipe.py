@@ -1,7 +1,7 @@
-"""The recipe of `configs/`, on what a real router observes.
+"""The recipe of `configs/`, with the observations of a real router.
 
-Fields come from the configurations themselves. Problems are made up once, as
-many as are collected of a real pair; `select` problems stop training early.
+All fields come from the configurations themselves. Problems are drawn once, as
+many as are collected for a real pair; training stops early on `select`.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from routing.features import confidence
 from routing.features import observation
 from routing.features import standardize
 from routing.policy import networks
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import sampling
-from routing.simulation import tree as tree_lib
 from routing.training import fit
 from routing.training import state as state_lib
 
@@ -35,25 +35,33 @@ Data = types.OutcomeBatch | types.TrajectoryBatch
 def get_config(
     estimator: str, size: recipe_lib.Size, budgets: Sequence[float]
 ) -> ml_collections.ConfigDict:
-  """The product's configuration, at these budgets."""
+  """Returns the configuration that a user gets, at these budgets."""
   config = _CONFIGS[estimator]()
   config.objective.levels = tuple(budgets)
+  # Never more than the configuration: `size` only shortens quick runs.
   config.num_steps = min(config.num_steps, size.num_steps)
   config.batch_size = min(config.batch_size, size.num_problems)
   return config
 
 
 def draw(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     config: ml_collections.ConfigDict,
     source: str,
     num: int,
     rng: jax.Array,
 ) -> Data:
-  """Ladders, or trajectories at random rates, of new problems.
+  """Draws ladders, or trajectories at random rates, of new problems.
 
-  Trajectories of one problem share no luck here: with as many problems as
-  trajectories, they say a little more than those of a real collection.
+  Here every trajectory has a problem of its own. A real collection has several
+  trajectories per problem, which say a little less.
+
+  Args:
+    tree: of the process under the protocol.
+    config: `behaviour.trajectories` is read.
+    source: 'ladders', or anything else for trajectories.
+    num: problems.
+    rng: random key.
   """
   if source == 'ladders':
     return sampling.sample_ladders(tree, rng, num)
@@ -63,13 +71,13 @@ def draw(
 
 
 def train(
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     estimator: str,
     source: str,
     size: recipe_lib.Size,
     budgets: Sequence[float],
 ) -> recipe_lib.Tables:
-  """Policies of all seeds and budgets, as `Recipe.train` gives them."""
+  """Trains policies for all seeds and budgets; see `Recipe.train`."""
   config = get_config(estimator, size, budgets)
   tree = traces.observed(tree, config)
   policies = [
@@ -80,7 +88,8 @@ def train(
 
 
 def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
-  """For each level of the tree `[budgets, n, A]`."""
+  """Returns `[budgets, n, A]` action probabilities for each level."""
+  # Separate keys for train and select, and both apart from the training seed.
   keys = jax.random.split(jax.random.fold_in(jax.random.key(2), seed))
   share = config.problems.select / config.problems.train
   nums = size.num_problems, max(int(share * size.num_problems), 1)
@@ -88,6 +97,7 @@ def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
       jax.device_get(draw(tree, config, source, num, key))
       for num, key in zip(nums, keys, strict=True)
   )
+  # From the training problems alone, as in a real run.
   statistics = standardize.measure(data.features, data.mask)
   seen = lambda x: standardize.apply(np.asarray(x), statistics)
   with tempfile.TemporaryDirectory() as directory:
@@ -100,35 +110,37 @@ def _train_seed(tree, config, source, size, seed) -> list[np.ndarray]:
     )
   network = networks.make_network(config.network, tree.process.num_routes)
 
-  def chances(params, features):
+  def probabilities(params, features):
     return jax.nn.softmax(network.apply({'params': params}, features))
 
-  # As saved by the product: not the first weights where none could be judged.
+  # The parameters that a router would be saved with: the best ones, or the last
+  # ones of a policy that could not be validated at any step.
   kept = state_lib.kept_params(
       state, is_shared=config.network.get('is_conditioned', False)
   )
-  every = jax.jit(jax.vmap(chances, in_axes=(0, None)))
+  every = jax.jit(jax.vmap(probabilities, in_axes=(0, None)))
   return [
       np.asarray(every(kept, seen(level.features)), np.float64)
       for level in tree.levels
   ]
 
 
-_TEXT = """What training gives a user, before calibration. The network is shown
-what `routing.features.observation` makes of a trace whose steps are one token
-each, its log-probability telling the level of confidence: the groups
-confidence, progress and cost. Text and hidden states the process has none.
-There is no memory but the running minimum and mean. Training is that of
-`configs/arithmetic.py` (`exact`) and `configs/arithmetic_redraft.py:vtrace`,
-early stopping included, on {num_problems} problems made up once. The optimum is
-over all policies, which remember everything. What is missing is due to
-training, to the sample, or to what the observation does not tell. The product
-trains so, but then moves its thresholds to meet a budget, which is not done
-here: excess is what training alone gives. A policy that `select` could not
-judge at any step (`objective.least_effective`) keeps its last weights. In
-`switch` and `redraft` the product learns by the closed form where all replies
-can be had; only V-trace is here. With the exact belief shown, and a recipe for
-the purpose: [optimum.md](optimum.md)."""
+_TEXT = """This page shows what training gives a user, before calibration. The
+network observes what `routing.features.observation` returns for a trace whose
+steps have one token each. The log-probability of the token tells the level of
+confidence. The feature groups are confidence, progress and cost, because the
+process has no text and no hidden states. The only memory is the running minimum
+and mean. Training is that of `configs/arithmetic.py` (`exact`) and
+`configs/arithmetic_redraft.py:vtrace`, early stopping included, on
+{num_problems} problems that are drawn once. The optimum is over all policies,
+which may remember everything. The gap to it is due to training, to the sample,
+or to what the observation does not tell. A user's run would then calibrate its
+thresholds to meet a budget. That is not done here, so the excess is that of
+training alone. A policy that `select` cannot validate at any step
+(`objective.min_effective_size`) keeps its last weights. In `switch` and
+`redraft`, a user whose models are greedy trains by the closed form on all
+replies; this page has only V-trace. For the exact belief and a recipe made for
+this test, see [optimum.md](optimum.md)."""
 RECIPE = recipe_lib.Recipe(
     name='product',
     title='How near the product comes to the optimum',
@@ -136,7 +148,7 @@ RECIPE = recipe_lib.Recipe(
         ('exact', 'ladders', recipe_lib.ESCALATE),
         ('vtrace', 'random rates', recipe_lib.EVERY),
     ),
-    features='signals',  # Those of `traces.observed` take their place.
+    features='signals',  # Replaced by the features of `traces.observed`.
     train=train,
     full=recipe_lib.Size(num_seeds=5, num_problems=6_000, num_steps=10_000),
     quick=recipe_lib.Size(num_seeds=2, num_problems=1_000, num_steps=200),

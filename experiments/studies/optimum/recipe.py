@@ -1,4 +1,4 @@
-"""What a recipe says: which learners, trained how, seen as what."""
+"""What a recipe consists of: learners, their training, and their features."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from routing import protocols
-from routing.simulation import tree as tree_lib
+from routing.simulation import history_tree as tree_lib
 
 ESCALATE = (
     protocols.Protocol('escalate', 'peek'),
@@ -20,8 +20,9 @@ EVERY = (*ESCALATE, protocols.Protocol('switch'), protocols.Protocol('redraft'))
 class Size:
   """How much is trained.
 
-  num_seeds: runs, each with its own problems and weights.
-  num_problems: of one update that makes up its own, or to train on in all.
+  num_seeds: runs, each with problems and initial weights of its own.
+  num_problems: per update where every update draws new problems; otherwise in
+    all.
   num_steps: updates, at most.
   """
 
@@ -30,30 +31,33 @@ class Size:
   num_steps: int
 
 
-# For each level `[seeds, budgets, n, A]`, the chances of the actions.
+# For each level of a history tree: `[seeds, budgets, n, A]` action
+# probabilities at its n histories.
 Tables = list[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """A way to train.
+  """A way to train policies on simulated processes.
 
-  name: as in the command.
-  title: of its page.
-  learners: estimator, whose problems or trajectories it learns from, and the
-    protocols.
-  features: of `simulation.histories.FEATURES`, what networks are shown.
+  name: the value of --recipe.
+  title: of its page in the documentation.
+  learners: (estimator, source of its data, protocols).
+  features: one of `simulation.histories.FEATURES`, what the networks observe.
   train: (tree, estimator, source, size, budgets) -> tables.
   full, quick: sizes.
-  text: for the page, what is trained how; may name fields of the result.
-  files: whose content rows depend on, besides `routing`.
+  text: introduction of the page; may contain fields of the result in braces.
+  files: source files that rows depend on, besides `routing`. A change of one
+    invalidates the finished rows.
   """
 
   name: str
   title: str
   learners: Sequence[tuple[str, str, Sequence[protocols.Protocol]]]
   features: str
-  train: Callable[[tree_lib.Tree, str, str, Size, Sequence[float]], Tables]
+  train: Callable[
+      [tree_lib.HistoryTree, str, str, Size, Sequence[float]], Tables
+  ]
   full: Size
   quick: Size
   text: str

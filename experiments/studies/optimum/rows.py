@@ -1,4 +1,4 @@
-"""The rows of the table: each learner on each process, at each budget."""
+"""Computes the rows of the table: learner x process x protocol x budget."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -15,9 +15,9 @@ from routing import policy
 from routing import simulation
 from routing import training
 from routing.shards import manifest as manifest_lib
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import optimum
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
 BUDGETS = (0.4, 0.6)
 PROCESSES = {
@@ -27,19 +27,25 @@ PROCESSES = {
 
 
 def shares(
-    tree: tree_lib.Tree, tables: Sequence[np.ndarray], budget: float
+    tree: tree_lib.HistoryTree, tables: Sequence[np.ndarray], budget: float
 ) -> dict[str, float]:
-  """The figures of several seeds' policies; see `optimum.__main__`.
+  """Returns the figures of the policies of several seeds.
 
   Args:
-    tree: what they were trained for.
-    tables: for each level `[seeds, n, A]`.
-    budget: what they were trained to cost.
+    tree: process and protocol that they were trained for.
+    tables: for each level `[seeds, n, A]`, the action probabilities.
+    budget: cost fraction that they were trained for.
+
+  Returns:
+    The columns of the table except `plan`; see `optimum.__main__`.
   """
   values = [
       tree_lib.evaluate(tree, policy) for policy in zip(*tables, strict=True)
   ]
+  # `[3, seeds]`: accuracy, cost and loss.
   correct, cost, _ = np.array(values).T
+  # Compared at each policy's own cost, not at the budget: a policy that spends
+  # more must not look better for it.
   lowest = optimum.random_accuracy(tree, cost)
   best = np.array([optimum.solve(tree, c).values.correct for c in cost])
   share = (correct - lowest) / (best - lowest)
@@ -53,9 +59,12 @@ def shares(
   }
 
 
-def share_of_plan(tree: tree_lib.Tree, budget: float) -> float:
-  """What the best plan made beforehand has of the optimal gain."""
-  blind = tree_lib.grow(process_lib.unseen(tree.process), tree.protocol)
+def share_of_plan(tree: tree_lib.HistoryTree, budget: float) -> float:
+  """Returns the best plan's share of the optimal gain at a budget.
+
+  A plan is made beforehand. It knows the process, but observes nothing.
+  """
+  blind = tree_lib.build(process_lib.uninformative(tree.process), tree.protocol)
   plan, best = (optimum.solve(x, budget).values.correct for x in (blind, tree))
   lowest = float(optimum.random_accuracy(tree, budget))
   return (plan - lowest) / (best - lowest)
@@ -66,12 +75,12 @@ def measure(
     size: recipe_lib.Size,
     out: pathlib.Path | None = None,
 ) -> dict[str, object]:
-  """Prints the table; returns what the last line holds.
+  """Measures and prints all rows; returns the object of the last line.
 
   Args:
-    recipe: how is trained.
-    size: how much.
-    out: file of finished rows: read first, and written after each training.
+    recipe: how to train.
+    size: how much to train.
+    out: file of finished rows; it is read first and written after each learner.
   """
   made_by = _made_by(recipe, size)
   rows = _read(out, made_by)
@@ -79,7 +88,7 @@ def measure(
     print(_line(row), flush=True)
   for name, process in PROCESSES.items():
     for protocol in recipe_lib.EVERY:
-      tree = tree_lib.grow(process, protocol, recipe.features)
+      tree = tree_lib.build(process, protocol, recipe.features)
       for estimator, source, allowed in recipe.learners:
         case = {
             'estimator': estimator,
@@ -87,6 +96,7 @@ def measure(
             'process': name,
             'protocol': f'{protocol.name} {protocol.view}'.strip(),
         }
+        # Finished rows of --out are skipped; all budgets of a case are one run.
         is_done = any(case.items() <= row.items() for row in rows)
         if is_done or protocol not in allowed:
           continue
@@ -106,12 +116,12 @@ def measure(
 
 def _measure(
     recipe: recipe_lib.Recipe,
-    tree: tree_lib.Tree,
+    tree: tree_lib.HistoryTree,
     estimator: str,
     source: str,
     size: recipe_lib.Size,
 ) -> list[dict[str, float]]:
-  """The rows of one learner on one process, one a budget."""
+  """Returns the rows of one learner on one process, one per budget."""
   start = time.perf_counter()
   tables = recipe.train(tree, estimator, source, size, BUDGETS)
   seconds = time.perf_counter() - start
@@ -129,7 +139,10 @@ def _measure(
 def _made_by(
     recipe: recipe_lib.Recipe, size: recipe_lib.Size
 ) -> dict[str, object]:
-  """What rows must have in common to stand in one table."""
+  """Returns what rows must have in common to be in one table.
+
+  Finished rows are kept only if the code that makes them is unchanged.
+  """
   files = [pathlib.Path(__file__), *map(pathlib.Path, recipe.files)]
   for module in (objectives, policy, simulation, training):
     files += sorted(pathlib.Path(module.__file__).parent.glob('*.py'))

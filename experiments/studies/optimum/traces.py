@@ -1,8 +1,8 @@
-"""The histories of a process as traces, observed as a real router's traces are.
+"""Turns histories of a process into traces, observed as a real router observes.
 
 A step of the process is one token, whose log-probability tells the level of
-confidence and nothing else. It has no words and no hidden state, so the groups
-`text` and `hidden` are left out; all other columns come from
+confidence and nothing else. The process has no words and no hidden state, so
+the groups `text` and `hidden` are left out. All other features come from
 `routing.features.observation`, running minimum and mean included.
 """
 
@@ -14,21 +14,22 @@ import numpy as np
 
 from routing import types
 from routing.features import observation
+from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
-from routing.simulation import tree as tree_lib
 
 GROUPS = ('confidence', 'progress', 'cost')
-# Of the token of the lowest level and of the highest; the others between them.
+# Probability of the token at the lowest level of confidence and at the highest;
+# the levels between are evenly spaced.
 _CHANCES = (0.5, 0.99)
 
 
 def observed(
-    tree: tree_lib.Tree, config: ml_collections.ConfigDict
-) -> tree_lib.Tree:
-  """The same tree, its features those that the product would be shown.
+    tree: tree_lib.HistoryTree, config: ml_collections.ConfigDict
+) -> tree_lib.HistoryTree:
+  """Returns the tree with the features that a real router would observe.
 
   Args:
-    tree: of a process under a protocol.
+    tree: history tree of a process under a protocol.
     config: `features` and `protocol.max_decisions` are read.
   """
   features = observation.FeatureConfig(
@@ -46,26 +47,30 @@ def observed(
   return dataclasses.replace(tree, levels=levels)
 
 
-def histories(tree: tree_lib.Tree) -> list[list[types.Trace]]:
-  """For each level, the trace of each history, in the order of the tree."""
+def histories(tree: tree_lib.HistoryTree) -> list[list[types.Trace]]:
+  """Returns, for each level, the trace of each history, in tree order."""
   process, protocol = tree.process, tree.protocol
   costs = process_lib.action_costs(process, protocol)
   steps = _steps(process)
   num_levels = process.num_levels
   drafts = steps[0] if protocol.has_draft else [None]
-  # The first draft is paid when it is shown, before any decision.
+  # With a draft, the first one is written and paid before any decision.
   paid = float(process.step_costs[0]) if protocol.has_draft else 0.0
   found = [[types.Trace('', (), draft, paid) for draft in drafts]]
-  # What `action_costs` counts from: the first draft belongs to step 0 there.
+  # `action_costs` charges the first draft to step 0, so its running sum starts
+  # at 0, not at `paid`.
   spent = [np.zeros(len(drafts))]
   for t, level in enumerate(tree.levels[1:]):
     rows, total = [], spent[-1][level.parent] + costs[t, level.action]
     begins = tree.levels[t].begins[level.parent, level.action]
+    # Number of the observation among those that can follow (parent, action).
     seen = np.arange(len(level.parent)) - begins
     for parent, action, seen_now, cost in zip(
         level.parent, level.action, seen, total, strict=True
     ):
       before = found[-1][parent]
+      # What is observed is the new step; or, with drafts, the next draft; or,
+      # after a hand-over with drafts, the pair (new step, next draft).
       if not protocol.has_draft:
         step, draft = steps[action][seen_now], None
       elif action == 0:
@@ -80,8 +85,8 @@ def histories(tree: tree_lib.Tree) -> list[list[types.Trace]]:
 
 
 def _steps(process: process_lib.Process) -> Sequence[Sequence[types.Step]]:
-  """By writer, then by level of confidence."""
-  chances = np.linspace(*_CHANCES, process.num_levels)
+  """Returns the step of each writer at each level of confidence, `[A][L]`."""
+  probabilities = np.linspace(*_CHANCES, process.num_levels)
   return [
       [
           types.Step(
@@ -92,7 +97,7 @@ def _steps(process: process_lib.Process) -> Sequence[Sequence[types.Step]]:
               is_final=False,
               usage=types.Usage(route=route, read=0, cached=0, written=1),
           )
-          for chance in chances
+          for chance in probabilities
       ]
       for route in range(process.num_routes)
   ]

@@ -1,4 +1,4 @@
-"""Tests of the learned router where not every route is there."""
+"""Tests of the learned router restricted to some routes."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from tests import learned_test
 
 
 def _rows(router, num=6):
-  """`[num, F]` observations that differ."""
+  """Returns `[num, F]` different observations."""
   traces = [learned_test._trace(-i / 2 - 0.1, f'q {i}') for i in range(num)]
   return np.stack(
       [observation.observe(x, router.card.features) for x in traces]
@@ -21,7 +21,7 @@ def _rows(router, num=6):
 
 
 def _certain(route):
-  """A router that leaves all routes but one a chance that rounds to 0."""
+  """Returns a router with probabilities that round to 0 but for one route."""
   router = learned_test._router()
   bias = router._params['Dense_1']['bias']
   bias[:] = 0
@@ -29,15 +29,15 @@ def _certain(route):
   return router
 
 
-class AmongTest(parameterized.TestCase):
+class RestrictedTest(parameterized.TestCase):
 
   @parameterized.parameters((0, 1), (0, 2))
-  def test_what_is_left_is_scaled_to_one(self, *routes):
+  def test_available_routes_are_renormalised(self, *routes):
     router = learned_test._router()
     rows = _rows(router)
-    for member in (0, 1):
-      whole = router.probabilities(rows, member)
-      got = router.among(routes).probabilities(rows, member)
+    for policy_index in (0, 1):
+      whole = router.probabilities(rows, policy_index)
+      got = router.restricted_to(routes).probabilities(rows, policy_index)
       left = whole[:, list(routes)]
       want = np.zeros_like(whole)
       want[:, list(routes)] = left / left.sum(axis=-1, keepdims=True)
@@ -45,14 +45,14 @@ class AmongTest(parameterized.TestCase):
       (other,) = {1, 2} - set(routes)
       np.testing.assert_array_equal(got[:, other], 0.0)
       np.testing.assert_allclose(
-          router.among(routes).score(rows, member),
+          router.restricted_to(routes).score(rows, policy_index),
           want[:, routes[1]],
           rtol=1e-5,
       )
       self.assertGreater(whole[:, other].min(), 1e-4)
 
   def test_by_hand(self):
-    # Logits 0, ln 3, ln 6 are chances of .1, .3 and .6; of 0 and 1 alone, 1/4
+    # Logits 0, ln 3, ln 6 are probabilities .1, .3, .6; of 0 and 1 alone, 1/4
     # and 3/4, and of 0 and 2 alone, 1/7 and 6/7.
     router = learned_test._router()
     router._params['Dense_1']['kernel'][:] = 0
@@ -63,26 +63,28 @@ class AmongTest(parameterized.TestCase):
         ((0, 1), (1 / 4, 3 / 4, 0)),
         ((2, 0), (1 / 7, 0, 6 / 7)),
     ):
-      among = router.among(routes)
-      np.testing.assert_allclose(among.chances(trace), want, rtol=1e-5)
+      among = router.restricted_to(routes)
+      np.testing.assert_allclose(
+          among.action_probabilities(trace), want, rtol=1e-5
+      )
       decision = among.decide(trace)
       self.assertAlmostEqual(decision.score, sum(want[1:]), places=5)
       self.assertEqual(decision.route, int(np.argmax(want)))
-    # The threshold is held against what is left: .9, but .75 without route 2.
+    # The score is .9 with all routes and .75 without route 2.
     at = router.with_threshold(0, 0.8)
     self.assertEqual(at.decide(trace).route, 2)
-    self.assertEqual(at.among((0, 1)).decide(trace).route, 0)
+    self.assertEqual(at.restricted_to((0, 1)).decide(trace).route, 0)
 
   @parameterized.product(likely=(0, 1, 2), routes=((0, 1), (0, 2), (0, 1, 2)))
-  def test_never_names_what_is_not_there(self, likely, routes):
-    # With a threshold of 0 it always leaves, even where all it may leave for
-    # has a chance that rounds to 0.
-    router = _certain(likely).among(routes)
+  def test_never_chooses_an_unavailable_route(self, likely, routes):
+    # With threshold 0 it always hands over, even where every available larger
+    # route has a probability that rounds to 0.
+    router = _certain(likely).restricted_to(routes)
     decision = router.with_threshold(0, 0.0).decide(learned_test._trace())
     self.assertIn(decision.route, routes[1:])
-    chances = router.chances(learned_test._trace())
-    self.assertAlmostEqual(chances.sum(), 1.0, places=6)
-    self.assertTrue(np.isfinite(chances).all())
+    probabilities = router.action_probabilities(learned_test._trace())
+    self.assertAlmostEqual(probabilities.sum(), 1.0, places=6)
+    self.assertTrue(np.isfinite(probabilities).all())
 
   @parameterized.parameters('gru', 'attention')
   def test_with_memory(self, kind):
@@ -92,19 +94,19 @@ class AmongTest(parameterized.TestCase):
     )
     rows = rows.astype(np.float32)
     left = router.probabilities(rows)[..., [0, 2]]
-    got = router.among((0, 2)).probabilities(rows)
+    got = router.restricted_to((0, 2)).probabilities(rows)
     np.testing.assert_array_equal(got[..., 1], 0.0)
     np.testing.assert_allclose(
         got[..., [0, 2]], left / left.sum(axis=-1, keepdims=True), rtol=1e-5
     )
 
-  def test_all_routes_are_no_restriction(self):
+  def test_all_routes_lift_the_restriction(self):
     router = learned_test._router()
     rows = _rows(router)
     for among in (
-        router.among((0, 1, 2)),
-        router.among([2, 1, 0, 1]),
-        router.among((0, 1)).among(range(3)),
+        router.restricted_to((0, 1, 2)),
+        router.restricted_to([2, 1, 0, 1]),
+        router.restricted_to((0, 1)).restricted_to(range(3)),
     ):
       np.testing.assert_array_equal(
           among.probabilities(rows), router.probabilities(rows)
@@ -116,29 +118,29 @@ class AmongTest(parameterized.TestCase):
           router.decide(learned_test._trace()),
       )
 
-  def test_masks_share_what_is_compiled(self):
+  def test_masks_share_the_compiled_function(self):
     router = learned_test._router()
     rows = _rows(router)
-    router.among((0, 1)).probabilities(rows)
+    router.restricted_to((0, 1)).probabilities(rows)
     size = learned._probabilities._cache_size()
     for routes in ((0, 2), (0, 1)):
-      router.among(routes).probabilities(rows)
+      router.restricted_to(routes).probabilities(rows)
     self.assertEqual(learned._probabilities._cache_size(), size)
 
-  def test_the_original_is_as_it_was(self):
+  def test_the_original_is_unchanged(self):
     router = learned_test._router()
     rows = _rows(router)
     before = router.probabilities(rows)
-    router.among((0, 2))
+    router.restricted_to((0, 2))
     np.testing.assert_array_equal(router.probabilities(rows), before)
     self.assertEqual(router.routes, (0, 1, 2))
 
-  def test_copies_keep_it_and_points_promise_nothing(self):
+  def test_copies_keep_the_restriction_and_promise_nothing(self):
     plain = learned_test._router()
     point = learned_test._point(plain)
     router = learned_test._router(points=(point,))
-    among = router.among((0, 2))
-    self.assertEqual((among.member, among.threshold), (1, 0.37))
+    among = router.restricted_to((0, 2))
+    self.assertEqual((among.policy_index, among.threshold), (1, 0.37))
     for copy in (
         among,
         among.at('cost<=0.4'),
@@ -147,28 +149,30 @@ class AmongTest(parameterized.TestCase):
     ):
       self.assertEqual(copy.routes, (0, 2))
       self.assertIsNone(copy.point)
-      self.assertEqual(copy.chances(learned_test._trace())[1], 0.0)
+      self.assertEqual(copy.action_probabilities(learned_test._trace())[1], 0.0)
     self.assertEqual(among.at('cost<=0.4').threshold, 0.37)
-    self.assertEqual(router.among((0, 1, 2)).point, point)
-    self.assertEqual(among.among(range(3)).at('cost<=0.4').point, point)
+    self.assertEqual(router.restricted_to((0, 1, 2)).point, point)
+    self.assertEqual(among.restricted_to(range(3)).at('cost<=0.4').point, point)
 
-  def test_print_says_so(self):
+  def test_print_shows_the_restriction(self):
     router = learned_test._router()
-    self.assertNotIn('among', str(router))
-    self.assertIn('among       small, large alone', str(router.among((2, 0))))
+    self.assertNotIn('num_choices', str(router))
+    self.assertIn(
+        'available   small, large only', str(router.restricted_to((2, 0)))
+    )
 
   @parameterized.parameters(
       *itertools.product(((), (0,), (0, 0), (1, 2), (0, 3), (0, 1, -1)), (3,)),
       ((0, 2), 2),
   )
-  def test_refuses(self, routes, num_routes):
+  def test_invalid_routes_raise(self, routes, num_routes):
     router = learned_test._router(num_routes=num_routes)
     message = (
-        rf'routes are \[{", ".join(map(str, routes))}\]; allowed: 0 and one or '
+        rf'routes is \[{", ".join(map(str, routes))}\]; allowed: 0 and one or '
         rf'more of 1 to {num_routes - 1}'
     )
     with self.assertRaisesRegex(ValueError, message):
-      router.among(routes)
+      router.restricted_to(routes)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Tests of reading replies: what is not told stays missing."""
+"""Tests of reading replies: what is not reported stays missing."""
 
 import datetime
 import email.utils
@@ -9,9 +9,9 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
-from routing.engines import openai_replies
+from routing.engines import openai_responses
+from routing.engines import segmentation
 
 _Fields = builtin_types.SimpleNamespace
 
@@ -22,7 +22,7 @@ def _token(text, log_prob, *tops):
 
 
 def _response(text, content=None, *, finish='stop', written=2, details=None):
-  """A chat response; `content` is its log-probabilities."""
+  """Returns a chat response; `content` has its log-probabilities."""
   return _Fields(
       choices=[
           _Fields(
@@ -40,12 +40,13 @@ def _response(text, content=None, *, finish='stop', written=2, details=None):
 
 
 def _steps(response, num_top=2):
-  """The steps of a response, as an engine would give them."""
-  reply = openai_replies.read_reply(response, 'x', num_top)
-  written = openai_replies.to_written(reply, reply.text, None, True)
+  """Returns the steps of a response as an engine does."""
+  reply = openai_responses.read_reply(response, 'x', num_top)
+  written = openai_responses.to_written(reply, reply.text, None, True)
   usage = types.Usage(0, reply.read, reply.cached, reply.written)
   return [
-      openai_replies.without_gaps(s) for s in cutting.to_steps(written, usage)
+      openai_responses.without_gaps(s)
+      for s in segmentation.to_steps(written, usage)
   ]
 
 
@@ -56,7 +57,7 @@ class ReplyTest(parameterized.TestCase):
     (step,) = _steps(_response('ab', content))
     np.testing.assert_allclose(step.log_probs, [-3.0, -0.1])
     np.testing.assert_allclose(step.top_log_probs, [[-0.5, -1.0], [-0.1, -2.0]])
-    # One token has one alternative only: none has two.
+    # One token has only one alternative, so all are cut to one.
     content[1].top_logprobs.pop()
     (step,) = _steps(_response('ab', content))
     np.testing.assert_allclose(step.top_log_probs, [[-0.5], [-0.1]])
@@ -74,10 +75,10 @@ class ReplyTest(parameterized.TestCase):
     self.assertEqual(second.top_log_probs.shape, (2, 0))
     self.assertLen(second.token_ids, 2)
 
-  def test_tokens_that_are_not_told_are_spread_over_the_text(self):
+  def test_unreported_tokens_are_spread_over_the_text(self):
     first, second = _steps(_response('ab\n\ncdef', written=4))
     self.assertEqual((first.text, second.text), ('ab\n\n', 'cdef'))
-    self.assertEqual(first.token_ids, (openai_replies.UNKNOWN_ID,) * 2)
+    self.assertEqual(first.token_ids, (openai_responses.UNKNOWN_ID,) * 2)
     self.assertEqual(first.log_probs.shape, (0,))
     self.assertEqual(second.usage.written, 2)
 
@@ -86,17 +87,17 @@ class ReplyTest(parameterized.TestCase):
       (_Fields(cached_tokens=None), 10, 0),
       (_Fields(cached_tokens=8), 2, 8),
   )
-  def test_cached_input_is_told_apart(self, details, read, cached):
+  def test_cached_input_is_counted_separately(self, details, read, cached):
     (step,) = _steps(_response('ab', details=details))
     self.assertEqual((step.usage.read, step.usage.cached), (read, cached))
 
-  def test_no_usage_is_refused(self):
+  def test_missing_usage_is_an_error(self):
     response = _response('ab')
     response.usage = None
     with self.assertRaisesRegex(ValueError, 'of x reports no usage'):
       _steps(response)
 
-  def test_an_answer_withheld_is_refused(self):
+  def test_a_withheld_answer_is_refused(self):
     with self.assertRaisesRegex(engine_lib.Refused, "x .*'content_filter'"):
       _steps(_response('ab', finish='content_filter'))
 
@@ -112,7 +113,7 @@ class SpreadTest(parameterized.TestCase):
       ('ab', ['', ''], ['', 'ab']),
   )
   def test_spells_the_text_in_as_many_pieces(self, text, pieces, expected):
-    self.assertEqual(openai_replies.spread(text, pieces), expected)
+    self.assertEqual(openai_responses.spread(text, pieces), expected)
 
 
 class RetryAfterTest(parameterized.TestCase):
@@ -121,7 +122,7 @@ class RetryAfterTest(parameterized.TestCase):
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
     date = email.utils.format_datetime(then, usegmt=True)
     self.assertAlmostEqual(
-        openai_replies.retry_after({'retry-after': date}), 90.0, delta=10.0
+        openai_responses.retry_after({'retry-after': date}), 90.0, delta=10.0
     )
 
   @parameterized.parameters(
@@ -132,7 +133,7 @@ class RetryAfterTest(parameterized.TestCase):
       ({'retry-after-ms': '250', 'retry-after': '1'}, 0.25),
   )
   def test_reads_seconds(self, headers, expected):
-    self.assertEqual(openai_replies.retry_after(headers), expected)
+    self.assertEqual(openai_responses.retry_after(headers), expected)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""A small model that runs on in vLLM while nobody asks."""
+"""Tests of vLLM continuing speculatively between requests."""
 
 import asyncio
 import dataclasses
@@ -24,8 +24,8 @@ _MAX_TOKENS = 176
     importlib.util.find_spec('vllm'),
     'vllm is not installed here; run: make test-vllm',
 )
-class RunOnTest(parameterized.TestCase):
-  """One engine and one event loop for all tests, as it belongs to one."""
+class SpeculationTest(parameterized.TestCase):
+  """All tests share one engine, and its event loop."""
 
   @classmethod
   def setUpClass(cls):
@@ -46,37 +46,37 @@ class RunOnTest(parameterized.TestCase):
     super().tearDownClass()
 
   async def _step(self, question, steps, session, **fields):
-    """The step after `steps`."""
+    """Writes the step after `steps`."""
     request = engine_lib.Request(
         question=question,
         trace=steps_lib.join(steps),
         max_tokens=_MAX_TOKENS - steps_lib.count_written(steps),
         session=session,
-        **{'goes_on': True} | fields,
+        **{'may_speculate': True} | fields,
     )
     (step,) = await self.engine.write(request)
     return step
 
   async def _answer(self, question, session, **fields):
-    """All steps, asked for one by one."""
+    """Writes all steps, one request each."""
     steps = []
     while not steps or not (steps[-1].is_final or steps_lib.is_cut(steps[-1])):
       steps.append(await self._step(question, steps, session, **fields))
     return steps
 
   async def _written_to_the_end(self):
-    """Returns once vLLM has nothing left to write."""
+    """Waits until vLLM has nothing left to write."""
     while self.engine._llm.get_num_unfinished_requests():
       await asyncio.sleep(0.01)
 
-  def test_writes_what_a_request_a_step_would(self):
+  def test_writes_the_same_as_one_request_per_step(self):
     async def answer_all(**fields):
       return await asyncio.gather(
           *(self._answer(x, f'{x}{fields}', **fields) for x in self.questions)
       )
 
     ours = self.runner.run(answer_all())
-    theirs = self.runner.run(answer_all(goes_on=False))
+    theirs = self.runner.run(answer_all(may_speculate=False))
     for steps, expected in zip(ours, theirs, strict=True):
       self.assertLen(steps, len(expected))
       for a, b in zip(steps, expected, strict=True):
@@ -91,63 +91,70 @@ class RunOnTest(parameterized.TestCase):
       held = first.read + first.written
       for usage in others:
         self.assertEqual((usage.read, usage.cached), (0, 0))
-        self.assertEqual(usage.held, held)
+        self.assertEqual(usage.in_context, held)
         held += usage.written
       self.assertGreater(expected[-1].usage.cached, 0)
     self.assertEmpty(self.engine._runs)
 
-  def test_what_is_written_in_vain_is_told_and_no_more_follows(self):
+  def test_wasted_tokens_are_reported_once(self):
     question = self.questions[0]
 
     async def run():
       whole = await self._answer(question, 'whole')
       first = await self._step(question, [], 'cut')
       await self._written_to_the_end()
-      cut_off = [await self.engine.cut_off('cut') for _ in range(2)]
-      return whole, first, cut_off, await self._step(question, [first], 'cut')
+      cancel_speculation = [
+          await self.engine.cancel_speculation('cut') for _ in range(2)
+      ]
+      return (
+          whole,
+          first,
+          cancel_speculation,
+          await self._step(question, [first], 'cut'),
+      )
 
     whole, first, (wasted, none), second = self.runner.run(run())
     self.assertEqual(
         wasted.written, steps_lib.count_written(whole) - first.usage.written
     )
     self.assertEqual((wasted.route, wasted.read, wasted.cached), (0, 0, 0))
-    self.assertEqual(wasted.held, first.usage.read + first.usage.written)
+    self.assertEqual(wasted.in_context, first.usage.read + first.usage.written)
     self.assertIsNone(none)
-    # It is asked again, and reads what is in the cache.
+    # A new request is made and finds its prefix in the cache.
     self.assertEqual(second.text, whole[1].text)
     self.assertGreater(second.usage.cached, 0)
-    self.runner.run(self.engine.cut_off('cut'))
+    self.runner.run(self.engine.cancel_speculation('cut'))
 
-  def test_another_trace_ends_the_run_and_its_waste_is_told_later(self):
+  def test_another_trace_ends_the_run_and_reports_its_waste_later(self):
     question = self.questions[0]
 
     async def run():
       first = await self._step(question, [], 'a')
       await self._written_to_the_end()
       other = dataclasses.replace(first, text='a) P=1 Q=2\n\n')
-      after = await self._step(question, [other], 'a', goes_on=False)
-      alone = await self._step(question, [other], 'b', goes_on=False)
-      return after, alone, await self.engine.cut_off('a')
+      after = await self._step(question, [other], 'a', may_speculate=False)
+      alone = await self._step(question, [other], 'b', may_speculate=False)
+      return after, alone, await self.engine.cancel_speculation('a')
 
     after, alone, wasted = self.runner.run(run())
-    # In a step the waste would count against the tokens that are left.
+    # Charged to a step, wasted tokens would reduce the tokens left.
     self.assertEqual(after.token_ids, alone.token_ids)
     self.assertEqual(after.usage.written, alone.usage.written)
     self.assertGreater(wasted.written, 0)
-    self.assertEmpty(self.engine._in_vain)
+    self.assertEmpty(self.engine._wasted)
 
   @parameterized.parameters(
-      dict(temperature=1.0), dict(goes_on=False), dict(session='')
+      dict(temperature=1.0), dict(may_speculate=False), dict(session='')
   )
-  def test_does_not_run_on(self, **fields):
+  def test_does_not_speculate(self, **fields):
     session = fields.pop('session', 'a')
     self.runner.run(self._step(self.questions[0], [], session, **fields))
     self.assertEmpty(self.engine._runs)
 
   def test_a_setting_turns_it_off(self):
     config = arithmetic_vllm.get_config()
-    self.assertTrue(builders.vllm_settings(config, 0).runs_on)
-    config.engine.runs_on = False
+    self.assertTrue(builders.vllm_settings(config, 0).speculates)
+    config.engine.speculates = False
     settings = builders.vllm_settings(config, 0)
     with mock.patch.object(self.engine, '_settings', settings):
       self.runner.run(self._step(self.questions[0], [], 'a'))
@@ -164,7 +171,7 @@ class RunOnTest(parameterized.TestCase):
     self.assertEqual(self.runner.run(run()), 0)
     self.assertEmpty(self.engine._ending)
 
-  def test_who_is_no_longer_waited_for_is_ended(self):
+  def test_a_cancelled_request_is_ended(self):
     async def run():
       task = asyncio.create_task(self._step(self.questions[0], [], 'a'))
       await asyncio.sleep(0.01)

@@ -1,8 +1,9 @@
-"""What an OpenAI-compatible server replied, in terms of tokens and their cost.
+"""Reads the replies of OpenAI-compatible servers: tokens, usage and errors.
 
-Servers differ in what they tell of the tokens that they wrote. What is missing
-stays missing: an id that is not told is `UNKNOWN_ID`, a log-probability that is
-not told is NaN here and leaves its whole step without any (`without_gaps`).
+Servers differ in what they report about the tokens that they wrote. Missing
+values stay missing: an id that is not reported is `UNKNOWN_ID`, and a
+log-probability that is not reported is NaN. A step with a NaN loses all its
+log-probabilities (`without_gaps`).
 """
 
 from collections.abc import Mapping
@@ -15,27 +16,29 @@ from typing import Any
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
+from routing.engines import segmentation
 
 UNKNOWN_ID = -1
-_HEALING = (408, 409, 425, 429)  # And 500 or more.
-_HOPELESS = (401, 404)  # A wrong key or model name serves no problem.
+# HTTP status codes. Time-outs, conflicts, "too early" and rate limits may
+# succeed later, as may all codes from 500.
+_RETRIABLE = (408, 409, 425, 429)
+_PERMANENT = (401, 404)  # A wrong key or model name fails for all problems.
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """One reply.
+  """One reply of a server.
 
   text: what was written.
   finish: why it ended, 'stop' or 'length'.
-  stopped_at: vLLM's reason for a 'stop': the string or token that it met; None
-    for the end of the answer, and on other servers.
-  token_ids: the ids of the n tokens; None = not told.
-  tokens: the text of each; None = not told.
-  log_probs: `[n]` float32; None = not told.
+  stopped_at: vLLM's reason for a 'stop': the stop string or token; None for the
+    end of the answer, and on other servers.
+  token_ids: the ids of the n tokens; None = not reported.
+  tokens: the text of each token; None = not reported.
+  log_probs: `[n]` float32; None = not reported.
   top_log_probs: `[n, k]` float32, descending; k may be 0.
-  read, cached, written: tokens that are paid for.
+  read, cached, written: billed tokens.
   """
 
   text: str
@@ -51,30 +54,32 @@ class Reply:
 
 
 def read_reply(response: Any, name: str, num_top: int) -> Reply:
-  """Reads a response of either kind, completion or chat.
+  """Reads a response to a completion or chat request.
 
   Args:
-    response: of the `openai` client.
-    name: of the engine, for errors.
-    num_top: k at most; servers may give one more, the token itself.
+    response: from the `openai` client.
+    name: the engine's name, for errors.
+    num_top: maximum k; servers may return one more, the written token itself.
 
   Raises:
-    engine_lib.Refused: if the answer was withheld (a content filter, say).
-    ValueError: if the server does not say what was consumed.
+    engine_lib.Refused: if the answer was withheld, e.g. by a content filter.
+    ValueError: if the server reports no usage.
   """
   choice, usage = response.choices[0], response.usage
   if usage is None:
     raise ValueError(
-        f'The server of {name} reports no usage; costs cannot be known.'
+        f'The server of {name} reports no usage, so costs are unknown; use a '
+        'server that reports prompt and completion tokens.'
     )
   if choice.finish_reason not in ('stop', 'length'):
     raise engine_lib.Refused(
-        f'{name} ended an answer with {choice.finish_reason!r}; allowed: stop, '
-        'length.'
+        f'{name} ended an answer with finish reason {choice.finish_reason!r}; '
+        "allowed: 'stop', 'length'."
     )
   details = usage.prompt_tokens_details
+  # Without details, all is charged as read anew: an upper bound on the cost.
   cached = (details and details.cached_tokens) or 0
-  message = getattr(choice, 'message', None)
+  message = getattr(choice, 'message', None)  # Chat replies only.
   tokens, log_probs, tops = _read_log_probs(choice.logprobs, message is None)
   return Reply(
       text=(choice.text if message is None else message.content) or '',
@@ -84,7 +89,7 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
       tokens=tokens,
       log_probs=log_probs,
       top_log_probs=_rectangle(tops, num_top),
-      read=usage.prompt_tokens - cached,
+      read=usage.prompt_tokens - cached,  # prompt_tokens include cached ones.
       cached=cached,
       written=usage.completion_tokens,
   )
@@ -92,16 +97,19 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
 
 def to_written(
     reply: Reply, text: str, pieces: Sequence[str] | None, is_final: bool
-) -> cutting.Written:
-  """The tokens of a reply, in pieces that do spell `text`.
+) -> segmentation.Written:
+  """Returns the tokens of a reply, with pieces that join to `text`.
 
   Args:
     reply: the reply.
-    text: what it counts for; the caller may have cut or mended its own text.
-    pieces: what each token adds, if the caller knows better than the server.
-    is_final: the answer has come to its end.
+    text: the text that counts; the caller may have cut or completed it.
+    pieces: text that each token adds, if the caller knows it better than the
+      server.
+    is_final: the answer is complete.
   """
   pieces = pieces or reply.tokens or ()
+  # n: from the ids or pieces if there are any, else from the usage. At least 1,
+  # since a step needs a token to carry its cost.
   listed = len(reply.token_ids or pieces) or max(reply.written, 1)
   log_probs = reply.log_probs
   if log_probs is None or len(log_probs) != listed:
@@ -109,7 +117,8 @@ def to_written(
   tops = reply.top_log_probs
   if len(tops) != listed:
     tops = np.zeros((listed, 0), np.float32)
-  return cutting.Written(
+  return segmentation.Written(
+      # ['.'] * n: pieces of equal length, so the text is spread evenly.
       pieces=spread(text, pieces if len(pieces) == listed else ['.'] * listed),
       token_ids=reply.token_ids or [UNKNOWN_ID] * listed,
       log_probs=log_probs,
@@ -119,24 +128,29 @@ def to_written(
 
 
 def spread(text: str, pieces: Sequence[str]) -> list[str]:
-  """Pieces that spell `text`: those given, or as many, as long in proportion.
+  """Returns as many pieces as given, but ones that join to `text`.
 
-  The pieces of half a character, or of a stop that was left out, do not spell
-  it; each then stands for its share of the characters.
+  Given pieces that join to it are returned unchanged. Others, such as halves of
+  a character or a stop string that the server left out, are replaced by
+  consecutive parts of the text. The parts have lengths in proportion to the
+  given pieces.
   """
   if ''.join(pieces) == text:
     return list(pieces)
+  # With E_i the end of piece i and E its last value, part i is
+  # text[E_{i-1} |text| / E : E_i |text| / E], rounded down.
   ends = np.cumsum([len(piece) for piece in pieces])
   total = max(int(ends[-1]), 1)
   bounds = [0, *(int(end) * len(text) // total for end in ends)]
-  bounds[-1] = len(text)
+  bounds[-1] = len(text)  # Also if all pieces are empty.
   return [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 def without_gaps(step: types.Step) -> types.Step:
-  """The step; without log-probabilities if one of them was not told."""
+  """Removes a step's log-probabilities if one of them is missing (NaN)."""
   if np.isfinite(step.log_probs).all():
     return step
+  # Means and minima over the rest would look like those of a whole step.
   return dataclasses.replace(
       step,
       log_probs=np.zeros(0, np.float32),
@@ -145,9 +159,10 @@ def without_gaps(step: types.Step) -> types.Step:
 
 
 def _read_log_probs(log_probs: Any, is_completion: bool):
-  """Tokens, their log-probabilities and those of the alternatives, as lists."""
+  """Returns tokens, their log-probabilities, and those of the alternatives."""
   if log_probs is None:
     return None, None, []
+  # /completions has parallel lists, /chat/completions a list of tokens.
   if is_completion:
     tokens, own = log_probs.tokens, log_probs.token_logprobs
     tops = [list((x or {}).values()) for x in log_probs.top_logprobs or ()]
@@ -163,29 +178,31 @@ def _read_log_probs(log_probs: Any, is_completion: bool):
 
 
 def _rectangle(tops: Sequence[Sequence[float]], num_top: int) -> np.ndarray:
-  """`[n, k]` float32, descending: as many columns as every token has."""
+  """Returns `[n, k]` float32, descending; every row has at least k."""
   width = min([num_top, *map(len, tops)])
   rows = [sorted(row, reverse=True)[:width] for row in tops]
   return np.array(rows, np.float32).reshape(len(tops), width)
 
 
 def read_fault(error: Exception, name: str) -> Exception:
-  """What a failed request to the engine `name` means."""
+  """Returns the engine error that a failed request to engine `name` means."""
   import openai
 
+  # No status: the connection failed, timed out, or returned no JSON.
   if not isinstance(error, openai.APIStatusError):
     return engine_lib.Unavailable(f'{name}: {type(error).__name__}: {error}')
   status = error.status_code
   message = f'{name}: HTTP {status}: {error.message}'
-  if status in _HOPELESS or error.code == 'insufficient_quota':
+  # An exhausted quota comes as 429 like a rate limit, but waiting is no help.
+  if status in _PERMANENT or error.code == 'insufficient_quota':
     return engine_lib.Stop(message)
-  if status in _HEALING or status >= 500:
+  if status in _RETRIABLE or status >= 500:
     return engine_lib.Unavailable(message, retry_after(error.response.headers))
   return engine_lib.Refused(message)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-  """Seconds that a server asks to be left alone; 0 where it does not say.
+  """Returns the seconds that a server asks clients to wait; 0 = not given.
 
   Source: RFC 9110, section 10.2.3 (seconds or a date); `retry-after-ms` is
   OpenAI's own.
@@ -196,7 +213,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
       return max(float(headers['retry-after-ms']) / 1_000, 0.0)
     return max(float(value), 0.0)
   except ValueError:
-    pass
+    pass  # Not a number: a date, or nothing.
   try:
     then = email.utils.parsedate_to_datetime(value)
   except ValueError:

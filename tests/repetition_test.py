@@ -1,15 +1,15 @@
-"""Tests of giving up an answer that goes round in circles."""
+"""Tests of ending an answer that repeats a step."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
 from routing import types
-from routing.engines import patience
+from routing.engines import repetition
 
 
 def _steps(letters):
-  """A step a letter."""
+  """Returns one step for each letter."""
   return [
       types.Step(
           text=letter + types.DELIMITER,
@@ -23,7 +23,7 @@ def _steps(letters):
   ]
 
 
-class PatienceTest(parameterized.TestCase):
+class RepetitionTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('', 3, None),
@@ -35,36 +35,36 @@ class PatienceTest(parameterized.TestCase):
       ('aaaaaa', 0, None),
       ('a', 1, 1),
   )
-  def test_is_stuck_at_the_end_of_the_first_run(
-      self, texts, num_equal, expected
-  ):
-    self.assertEqual(patience.stuck_at(texts, num_equal), expected)
+  def test_finds_the_end_of_the_first_run(self, texts, num_equal, expected):
+    self.assertEqual(repetition.find_repetition(texts, num_equal), expected)
 
   @parameterized.parameters(
       ('', 'abc', 'abc', False),
       ('', 'abbbc', 'abbb', True),
-      ('b', 'bbbb', 'bb', True),  # The trace counts.
+      ('b', 'bbbb', 'bb', True),  # Steps of the trace count.
       ('bb', 'ab', 'ab', False),
       ('ab', 'bc', 'bc', False),
       ('aabb', 'b', 'b', True),
   )
-  def test_gives_up_where_it_is_stuck(self, trace, written, kept, is_final):
+  def test_ends_the_answer_at_the_repetition(
+      self, trace, written, kept, is_final
+  ):
     before = ''.join(step.text for step in _steps(trace))
-    got = patience.give_up(_steps(written), before, 3)
+    got = repetition.truncate_repetition(_steps(written), before, 3)
     self.assertEqual([s.text[0] for s in got], list(kept))
     self.assertEqual(got[-1].is_final, is_final)
     self.assertFalse(any(s.is_final for s in got[:-1]))
 
-  def test_never_gives_up_without_a_limit(self):
+  def test_never_ends_an_answer_without_a_limit(self):
     steps = _steps('aaaaaa')
-    self.assertEqual(patience.give_up(steps, '', 0), tuple(steps))
-    self.assertFalse(patience.is_blank('\n' * 99, 0))
+    self.assertEqual(repetition.truncate_repetition(steps, '', 0), tuple(steps))
+    self.assertFalse(repetition.ends_in_blank_steps('\n' * 99, 0))
 
   @parameterized.parameters(
       ('a' + '\n' * 6, True), ('a' + '\n' * 5, False), ('', False)
   )
-  def test_blank_steps_are_no_better(self, text, expected):
-    self.assertEqual(patience.is_blank(text, 3), expected)
+  def test_blank_steps_end_an_answer(self, text, expected):
+    self.assertEqual(repetition.ends_in_blank_steps(text, 3), expected)
 
 
 if __name__ == '__main__':

@@ -8,13 +8,13 @@ import numpy as np
 
 from routing import types
 from routing.engines import boundaries
-from routing.engines import cutting
+from routing.engines import segmentation
 
 
 def _bounds(pieces):
   return [
       (text, tokens.start, tokens.stop)
-      for text, tokens in cutting.slices(pieces)
+      for text, tokens in segmentation.slices(pieces)
   ]
 
 
@@ -27,13 +27,13 @@ class SlicesTest(parameterized.TestCase):
       # The token '\n\nb' ends step 0; step 1 has no token of its own.
       (['a', '\n\nb'], [('a\n\n', 0, 2), ('b', 2, 2)]),
       (['a\n\nb\n\nc'], [('a\n\n', 0, 1), ('b\n\n', 1, 1), ('c', 1, 1)]),
-      # An end of sequence, which spells nothing, alone after a delimiter.
+      # End of sequence has no text and stands alone after a delimiter.
       (['a\n\n', ''], [('a\n\n', 0, 1), ('', 1, 2)]),
       (['a\n\n', 'b', ''], [('a\n\n', 0, 1), ('b', 1, 3)]),
       (['', 'a\n\n', '', 'b'], [('a\n\n', 0, 2), ('b', 2, 4)]),
       # Blank lines belong to the step after them.
       (['\n\n', 'a', '\n\n'], [('\n\na\n\n', 0, 3)]),
-      # In a block a delimiter ends nothing.
+      # A delimiter in a block does not end a step.
       (
           ['```\n', 'x\n\n', '```', '\n\n', 'b'],
           [('```\nx\n\n```\n\n', 0, 4), ('b', 4, 5)],
@@ -56,16 +56,16 @@ class SlicesTest(parameterized.TestCase):
 
 class ToStepsTest(absltest.TestCase):
 
-  def test_the_first_step_reads_and_each_has_its_own(self):
+  def test_the_first_step_has_the_reads_and_each_its_own_tokens(self):
     pieces = ['a', '\n\n', 'b', '']
-    written = cutting.Written(
+    written = segmentation.Written(
         pieces=pieces,
         token_ids=[7, 8, 9, 1],
         log_probs=np.float32([-0.1, -0.2, -0.3, -0.4]),
         top_log_probs=np.zeros((4, 2), np.float32),
         is_final=True,
     )
-    first, last = cutting.to_steps(written, types.Usage(1, 5, 3, 4, 2.0))
+    first, last = segmentation.to_steps(written, types.Usage(1, 5, 3, 4, 2.0))
     self.assertEqual((first.text, last.text), ('a\n\n', 'b'))
     self.assertEqual((first.token_ids, last.token_ids), ((7, 8), (9, 1)))
     self.assertEqual(first.log_probs.tolist(), written.log_probs[:2].tolist())
@@ -74,61 +74,67 @@ class ToStepsTest(absltest.TestCase):
     self.assertEqual(first.usage, types.Usage(1, 5, 3, 2, 1.0))
     self.assertEqual(last.usage, types.Usage(1, 0, 0, 2, 1.0, 5 + 3 + 2))
 
-  def test_a_run_holds_what_came_before(self):
+  def test_a_speculative_run_has_earlier_tokens_in_context(self):
     none = np.zeros(4, np.float32)
-    written = cutting.Written(
+    written = segmentation.Written(
         ['a', '\n\n', 'b', ''], range(4), none, none[:, None], True
     )
-    first, last = cutting.to_steps(written, types.Usage(1, 0, 0, 4, 4.0, 9))
+    first, last = segmentation.to_steps(
+        written, types.Usage(1, 0, 0, 4, 4.0, 9)
+    )
     self.assertEqual(first.usage, types.Usage(1, 0, 0, 2, 2.0, 9))
     self.assertEqual(last.usage, types.Usage(1, 0, 0, 2, 2.0, 9 + 2))
 
-  def test_nothing_written_is_refused(self):
+  def test_no_tokens_is_an_error(self):
     none = np.zeros(0, np.float32)
-    written = cutting.Written([], [], none, none[:, None], True)
+    written = segmentation.Written([], [], none, none[:, None], True)
     with self.assertRaisesRegex(ValueError, 'no token'):
-      cutting.to_steps(written, types.Usage(0, 1, 0, 0))
+      segmentation.to_steps(written, types.Usage(0, 1, 0, 0))
 
 
 class ChargedTest(absltest.TestCase):
 
-  def test_what_is_thrown_away_is_paid_with_the_last_step(self):
+  def test_discarded_tokens_are_charged_to_the_last_step(self):
     none = np.zeros(5, np.float32)
-    written = cutting.Written(
+    written = segmentation.Written(
         list('ab') + ['\n\n', 'c', ''], range(5), none, none[:, None], True
     )
-    steps = cutting.to_steps(written, types.Usage(1, 7, 0, 5, 5.0))
-    (kept,) = cutting.charged(steps[:1], 5)
-    self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 3.0))  # 2 in vain.
+    steps = segmentation.to_steps(written, types.Usage(1, 7, 0, 5, 5.0))
+    (kept,) = segmentation.charged(steps[:1], 5)
+    self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 3.0))  # 2 wasted.
     self.assertEqual(kept.text, 'ab\n\n')
-    self.assertEqual(cutting.charged(steps, 5), steps)
+    self.assertEqual(segmentation.charged(steps, 5), steps)
 
 
 class TotalTest(absltest.TestCase):
 
-  def test_a_run_that_goes_on_holds_what_it_held(self):
+  def test_context_of_consecutive_calls_is_that_of_the_first(self):
     parts = [types.Usage(1, 0, 0, 5, 1.0, 9), types.Usage(1, 0, 0, 3, 1.0, 14)]
-    self.assertEqual(cutting.total(parts), types.Usage(1, 0, 0, 8, 2.0, 9))
+    self.assertEqual(segmentation.total(parts), types.Usage(1, 0, 0, 8, 2.0, 9))
 
-  def test_what_was_held_is_not_counted_again_from_the_cache(self):
-    # 9 held and 5 written; of these 14 a new request finds 12 in its cache.
+  def test_tokens_in_context_are_not_counted_again_as_cached(self):
+    # 9 in context and 5 written: a new request finds 12 of these 14 cached.
     parts = [types.Usage(1, 0, 0, 5, 1.0, 9), types.Usage(1, 2, 12, 3, 1.0)]
-    self.assertEqual(cutting.total(parts), types.Usage(1, 2, 12, 8, 2.0, 0))
+    self.assertEqual(
+        segmentation.total(parts), types.Usage(1, 2, 12, 8, 2.0, 0)
+    )
 
-  def test_pieces_in_vain_hold_the_mean_of_their_tokens(self):
+  def test_wasted_tokens_have_their_mean_context(self):
     pieces = [
         types.Usage(1, 0, 0, 3, 1.0, 40),
         types.Usage(1, 0, 0, 1, 1.0, 20),
     ]
-    self.assertEqual(cutting.in_vain(pieces), types.Usage(1, 0, 0, 4, 2.0, 35))
+    self.assertEqual(
+        segmentation.wasted(pieces), types.Usage(1, 0, 0, 4, 2.0, 35)
+    )
     nothing = types.Usage(1, 0, 0, 0, 0.0, 20)
-    self.assertEqual(cutting.in_vain([nothing]), nothing)
+    self.assertEqual(segmentation.wasted([nothing]), nothing)
 
 
 class WriteStepsTest(parameterized.TestCase):
 
   def _write(self, whole, *, to_end=False, max_tokens=99, calls=None):
-    """A back end that recites `whole`, a token a character, and its calls."""
+    """Writes with a back end that recites `whole`, one character a token."""
 
     async def call(text, stop, num):
       rest = whole[len(text) :]
@@ -138,7 +144,7 @@ class WriteStepsTest(parameterized.TestCase):
         calls.append((stop, said))
       none = np.zeros(len(said), np.float32)
       return (
-          cutting.Written(
+          segmentation.Written(
               pieces=list(said),
               token_ids=[ord(c) for c in said],
               log_probs=none - len(text),
@@ -149,7 +155,7 @@ class WriteStepsTest(parameterized.TestCase):
       )
 
     return asyncio.run(
-        cutting.write_steps(call, to_end=to_end, max_tokens=max_tokens)
+        segmentation.write_steps(call, to_end=to_end, max_tokens=max_tokens)
     )
 
   def test_a_step_is_one_call(self):
@@ -158,7 +164,7 @@ class WriteStepsTest(parameterized.TestCase):
     self.assertEqual((step.text, step.is_final), ('ab\n\n', False))
     self.assertEqual(calls, [('\n\n', 'ab\n\n')])
 
-  def test_a_block_is_written_to_its_end_and_the_step_to_the_delimiter(self):
+  def test_a_block_is_completed_and_then_the_step(self):
     calls = []
     whole = '$$a\n\nb$$ so\n\nc'
     (step,) = self._write(whole, calls=calls)
@@ -166,12 +172,12 @@ class WriteStepsTest(parameterized.TestCase):
     self.assertEqual(
         calls, [('\n\n', '$$a\n\n'), ('$$', 'b$$'), ('\n\n', ' so\n\n')]
     )
-    # What the three calls consumed, together; evidence in order.
+    # The usage of the three calls together; log-probabilities in order.
     self.assertEqual(step.usage, types.Usage(1, 30, 5 + 8, 13, 3.0))
     self.assertEqual(step.log_probs.tolist(), [0] * 5 + [-5] * 3 + [-8] * 5)
     self.assertEqual(step.token_ids, tuple(map(ord, step.text)))
 
-  def test_blank_lines_are_no_step(self):
+  def test_blank_lines_are_not_a_step(self):
     (step,) = self._write('\n\nab\n\nc')
     self.assertEqual(step.text, '\n\nab\n\n')
 
@@ -183,7 +189,7 @@ class WriteStepsTest(parameterized.TestCase):
     self.assertLen(calls, 1)
 
   @parameterized.parameters((2, '$$'), (5, '$$a\n\n'), (6, '$$a\n\nb'))
-  def test_tokens_run_out(self, max_tokens, text):
+  def test_stops_when_tokens_run_out(self, max_tokens, text):
     (step,) = self._write('$$a\n\nb$$\n\nc', max_tokens=max_tokens)
     self.assertEqual((step.text, step.is_final), (text, False))
 

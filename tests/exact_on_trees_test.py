@@ -1,4 +1,4 @@
-"""Tests of the closed form on trees: it is the mean over all ways."""
+"""Tests of the closed form on reply trees: the mean over all answers."""
 
 import dataclasses
 
@@ -26,25 +26,25 @@ def _batch(name, count, num_routes=2):
 
 
 def _logits(table, batch, seed=0):
-  """Random ones, as `[M, A]` of the table and as `[B, D, A]` of the batch."""
+  """Returns random logits, `[M, A]` of the table and `[B, D, A]`, padded."""
   rng = np.random.default_rng(seed)
   flat = rng.normal(size=table.children.shape)
-  padded = rng.normal(size=batch.correct.shape)  # Padding holds anything.
+  padded = rng.normal(size=batch.correct.shape)  # Padding may be anything.
   places, widths = batches.level_places(table)
   starts = np.concatenate([[0], np.cumsum(widths)])
   padded[table.problem, starts[table.decisions.depth] + places] = flat
   return flat, padded.astype(np.float32)
 
 
-class TreeTest(parameterized.TestCase):
+class ReplyTreeTest(parameterized.TestCase):
 
   @parameterized.product(name=('switch', 'redraft'), num_routes=(2, 3))
-  def test_agrees_with_expectations_over_endings(self, name, num_routes):
+  def test_equals_the_expectation_over_answers(self, name, num_routes):
     table, batch = _batch(name, 7, num_routes)
     flat, padded = _logits(table, batch)
     got = exact.exact_outcomes(padded, batch)
-    chances = np.exp(flat) / np.exp(flat).sum(axis=1, keepdims=True)
-    want = known.expected(table, chances, 'price')
+    probabilities = np.exp(flat) / np.exp(flat).sum(axis=1, keepdims=True)
+    want = known.expected(table, probabilities, 'price')
     np.testing.assert_allclose(got.correct, want.correct[0], atol=1e-6)
     np.testing.assert_allclose(got.cost, want.cost[0], rtol=1e-5)
     np.testing.assert_allclose(got.loss, want.loss[0], atol=1e-6)
@@ -57,7 +57,7 @@ class TreeTest(parameterized.TestCase):
     self.assertFalse(batch.is_chain)
     self.assertEqual(batch.mask.sum(), len(table.children))
 
-  def test_all_endings_together_are_certain(self):
+  def test_probabilities_of_all_answers_sum_to_one(self):
     _, batch = _batch('redraft', 6)
     ends = (batch.cost > 0).astype(np.float32)
     batch = dataclasses.replace(batch, correct=ends)
@@ -65,7 +65,7 @@ class TreeTest(parameterized.TestCase):
     got = exact.exact_outcomes(jnp.float32(logits), batch)
     np.testing.assert_allclose(got.correct, np.ones(6), rtol=1e-6)
 
-  def test_the_gradient_is_that_of_finite_differences(self):
+  def test_gradient_equals_finite_differences(self):
     table, batch = _batch('redraft', 4)
     _, logits = _logits(table, batch)
     f = lambda x: exact.exact_outcomes(x, batch).mean().cost
@@ -89,16 +89,16 @@ class FitTest(parameterized.TestCase):
     config.objective.levels = (0.7,)
     return config
 
-  def test_it_gains_on_its_training_problems(self):
+  def test_beats_the_random_router_on_its_training_problems(self):
     _, batch = _batch('redraft', 16)
     config = self._config()
     config.optimizer.update(learning_rate=2e-2, weight_decay=0.0)
     state = fit_lib.fit(
         config, batch, batch, self.create_tempdir().full_path, seed=0
     )
-    never, at_once = (validation.always(route, batch) for route in (0, -1))
-    share = (0.7 - never.cost) / (at_once.cost - never.cost)
-    mixed = never.correct + share * (at_once.correct - never.correct)
+    small, large = (validation.always(route, batch) for route in (0, -1))
+    share = (0.7 - small.cost) / (large.cost - small.cost)
+    mixed = small.correct + share * (large.correct - small.correct)
     self.assertGreater(float(state.best_score[0]), float(mixed) + 0.1)
 
   @parameterized.parameters(False, True)
@@ -116,7 +116,7 @@ class FitTest(parameterized.TestCase):
     config.num_steps = 8
     chex.assert_trees_all_equal(fit(parts), want)
 
-  def test_memory_is_refused(self):
+  def test_networks_with_memory_are_refused(self):
     _, batch = _batch('redraft', 4)
     config = self._config()
     config.network.kind = 'gru'

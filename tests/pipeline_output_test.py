@@ -7,8 +7,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from configs import arithmetic
-from experiments import announcements
 from experiments import command_line
+from experiments import report
 from tests import checkout
 
 _ASKED = 'configs/arithmetic.py:demo'
@@ -17,7 +17,7 @@ _ASKED = 'configs/arithmetic.py:demo'
 class OpeningTest(parameterized.TestCase):
 
   def test_stages_time_and_place_are_named(self):
-    lines = announcements.opening(
+    lines = report.opening(
         ['collect a', 'collect b', 'train'], pathlib.Path('runs/x'), 3
     )
     self.assertEqual(lines[0], '3 stages: collect (a, b), train.')
@@ -26,17 +26,17 @@ class OpeningTest(parameterized.TestCase):
 
   def test_the_time_is_that_of_the_variant(self):
     config = arithmetic.get_config('demo')
-    config.ruler = 'flops'  # Takes as long.
+    config.cost_metric = 'flops'  # Takes as long.
     config.lock()
-    minutes = announcements.expected_minutes(config, _ASKED)
+    minutes = report.expected_minutes(config, _ASKED)
     self.assertEqual(minutes, arithmetic.MINUTES['demo'])
 
   def test_the_time_of_other_sizes_is_not_known(self):
     config = arithmetic.get_config('demo')
     config.problems.train = 801
-    self.assertIsNone(announcements.expected_minutes(config, _ASKED))
+    self.assertIsNone(report.expected_minutes(config, _ASKED))
     self.assertIsNone(
-        announcements.expected_minutes(
+        report.expected_minutes(
             arithmetic.get_config(), 'configs/arithmetic.py'
         )
     )
@@ -50,7 +50,7 @@ class NextTest(parameterized.TestCase):
       ('configs/arithmetic_redraft.py:vtrace-smoke', 2),
   )
   def test_every_command_can_be_run(self, asked, number):
-    found = announcements.next_commands(asked, [], 'runs/x')
+    found = report.next_commands(asked, [], 'runs/x')
     self.assertLen(found, number)
     for command in found.values():
       _, dash_m, program, *words = shlex.split(command)
@@ -60,7 +60,7 @@ class NextTest(parameterized.TestCase):
       self.assertNotIn('--workdir=runs/x', words)  # Which is another's.
 
   def test_another_metric_is_for_the_same_problems(self):
-    found = announcements.next_commands(
+    found = report.next_commands(
         _ASKED, ['--config.problems.train=9'], 'runs/x'
     )
     command = found['Another cost metric, on the same problems']
@@ -70,7 +70,7 @@ class NextTest(parameterized.TestCase):
     )
 
   def test_the_notebook_is_there(self):
-    path = announcements.closing('w', 'p', {})[-1].split()[-1]
+    path = report.closing('w', 'p', {})[-1].split()[-1]
     self.assertTrue((checkout.ROOT / path).is_file())
 
 

@@ -1,4 +1,4 @@
-"""What is wanted of a calibration: refused before work, or done as it says."""
+"""Settings of a calibration: rejected before any work, or followed."""
 
 import dataclasses
 
@@ -23,33 +23,39 @@ _source = calibrator_test._source
 _calibrator = calibrator_test._calibrator
 
 
-class RefusedTest(parameterized.TestCase):
+class NotAllowedTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(procedure='nonsense'), "procedure is 'nonsense'; allowed: fixed_s"),
-      (dict(budgets=(0.5, 1.2)), 'budgets holds 1.2; allowed: above 0, at mos'),
-      (dict(budgets=(0,)), 'budgets holds 0; allowed'),
-      (dict(confident_budgets=(1.2,)), 'confident_budgets holds 1.2; allowed'),
-      (dict(both=((0.1, 1.2),)), 'both holds 1.2; allowed: above 0, at most 1'),
-      (dict(both=((1.0, 0.5),)), 'both holds 1.0; allowed: above 0, below 1'),
-      (dict(alphas=(0.1, 1.0)), 'alphas holds 1.0; allowed: above 0, below 1'),
-      (dict(alphas=(-0.1,)), 'alphas holds -0.1; allowed'),
+      (dict(budgets=(0.5, 1.2)), r'budgets contains 1.2; .*in \(0, 1\], since'),
+      (dict(budgets=(0,)), 'budgets contains 0; allowed'),
+      (dict(confident_budgets=(1.2,)), 'confident_budgets contains 1.2'),
+      (
+          dict(loss_and_cost=((0.1, 1.2),)),
+          r'loss_and_cost contains 1.2; allowed: numbers in \(0, 1\],',
+      ),
+      (
+          dict(loss_and_cost=((1.0, 0.5),)),
+          r'loss_and_cost contains 1.0; allowed: numbers in \(0, 1\)\.',
+      ),
+      (dict(alphas=(0.1, 1.0)), r'alphas contains 1.0; .* in \(0, 1\)\.'),
+      (dict(alphas=(-0.1,)), 'alphas contains -0.1; allowed'),
       (dict(alphas=(0.1,), delta=1.0), r'delta must be in \(0, 1\), got 1.0'),
-      (dict(alphas=(0.1,), among=0), 'at least 1, got 0'),
+      (dict(alphas=(0.1,), num_choices=0), 'at least 1, got 0'),
       (
           dict(joint_starts=(1, 3)),
-          r'joint_starts is \(1, 3\); allowed: .* from',
+          r'joint_starts is \(1, 3\); allowed: .* 0',
       ),
       (dict(joint_starts=(0, 3, 3)), r'joint_starts is \(0, 3, 3\); allowed'),
-      (dict(grid=0), 'grid is 0; allowed: >= 1'),
+      (dict(num_thresholds=0), 'num_thresholds is 0; .* at least 1'),
   )
-  def test_a_setting_that_is_not_allowed(self, wanted, message):
+  def test_raises_on_a_setting_that_is_not_allowed(self, wanted, message):
     with self.assertRaisesRegex(ValueError, message):
-      calibrator.Wanted(**wanted)
+      calibrator.CalibrationSettings(**wanted)
 
   def test_a_budget_of_the_large_model_is_allowed(self):
-    found = calibrator.Wanted(
-        budgets=(1,), confident_budgets=(1,), both=((0.1, 1),)
+    found = calibrator.CalibrationSettings(
+        budgets=(1,), confident_budgets=(1,), loss_and_cost=((0.1, 1),)
     )
     self.assertEqual(found.budgets, (1,))
     self.assertEqual(found.confident_budgets, (1,))
@@ -59,37 +65,39 @@ class RefusedTest(parameterized.TestCase):
       ('recorded', 'bonferroni', 'allowed: fixed_sequence.'),
       ('live', 'growing', 'allowed: fixed_sequence, bonferroni.'),
   )
-  def test_a_procedure_that_the_source_cannot_do(self, kind, name, allowed):
-    wanted = calibrator.Wanted(alphas=(0.1,), procedure=name)
+  def test_raises_on_a_procedure_that_the_source_does_not_support(
+      self, kind, name, allowed
+  ):
+    wanted = calibrator.CalibrationSettings(alphas=(0.1,), procedure=name)
     message = f'procedure is {name!r}, but the outcomes are {kind}; {allowed}'
     with self.assertRaisesRegex(ValueError, message):
       wanted.check_source(kind)
     wanted.check_source('known')
-    calibrator.Wanted(alphas=(0.1,)).check_source(kind)
+    calibrator.CalibrationSettings(alphas=(0.1,)).check_source(kind)
 
-  def test_recorded_outcomes_take_a_delta_below_a_half(self):
-    wanted = calibrator.Wanted(alphas=(0.1,), delta=0.5)
+  def test_recorded_outcomes_need_a_delta_below_a_half(self):
+    wanted = calibrator.CalibrationSettings(alphas=(0.1,), delta=0.5)
     wanted.check_source('known')
     with self.assertRaisesRegex(ValueError, 'delta is 0.5; .* below 0.5'):
       wanted.check_source('recorded')
-    calibrator.Wanted(alphas=(0.1,), delta=0.5, among=2).check_source(
-        'recorded'
-    )
+    calibrator.CalibrationSettings(
+        alphas=(0.1,), delta=0.5, num_choices=2
+    ).check_source('recorded')
 
-  def test_the_calibrator_asks_its_source(self):
+  def test_the_calibrator_checks_its_source(self):
     prove = _recorded(200, seed=1)[0]
     with self.assertRaisesRegex(ValueError, 'growing.*outcomes are recorded'):
       _calibrator(prove=prove, alphas=(0.1,), procedure='growing')
 
 
 class ProcedureTest(parameterized.TestCase):
-  """Each promise is tested by the procedure that is wanted."""
+  """Each promise is tested by the procedure of the settings."""
 
   def setUp(self):
     super().setUp()
     self.select, self.prove = _source(1), _source(2)
     self.grid = self.select.grid(_KEEN, 200)
-    self.values = self.prove.earn(_KEEN, self.grid, 'price').values()
+    self.values = self.prove.evaluate(_KEEN, self.grid, 'price').values()
     self.risks = [risks_lib.Risk('loss', 0.15, 0.1, p_value='binomial')]
 
   def _points(self, procedure):
@@ -128,8 +136,8 @@ class ProcedureTest(parameterized.TestCase):
     test = 'growing' if procedure == 'growing' else 'binomial'
     self.assertEqual({x['promise']['test'] for x in points.values()}, {test})
 
-  def test_no_two_procedures_give_the_same(self):
-    # So that the test above tells one from the other, by steps too.
+  def test_no_two_procedures_give_the_same_points(self):
+    # Otherwise the test above could not distinguish them, by steps too.
     points = [self._points(x) for x in risks_lib.PROCEDURES]
     for name in points[0]:
       found = [
@@ -139,10 +147,10 @@ class ProcedureTest(parameterized.TestCase):
         self.assertNotEqual(found[i], found[j], name)
 
 
-class DearestTest(absltest.TestCase):
-  """A point dearer than the large model alone is refused, and says so."""
+class MaxCostTest(absltest.TestCase):
+  """A point that costs more than the large model alone is refused."""
 
-  def test_where_every_way_is_known(self):
+  def test_known_outcomes(self):
     found = _calibrator(
         found=(_BLIND,),
         alphas=(0.02,),
@@ -162,17 +170,19 @@ class DearestTest(absltest.TestCase):
     for refused in found.refused:
       self.assertRegex(refused['reason'], 'cost 1.0.*The large model alone kee')
 
-  def test_where_it_is_recorded(self):
+  def test_recorded_outcomes(self):
     select, family = _recorded(20_000, seed=1)
     prove, _ = _recorded(20_000, seed=0, family=family)
-    found = _calibrator(select, prove, found=(family,), alphas=(0.4,), grid=5)
+    found = _calibrator(
+        select, prove, found=(family,), alphas=(0.4,), num_thresholds=5
+    )
     self.assertEmpty(found.points())
     (refused,) = found.refused
     self.assertRegex(refused['reason'], 'proven only for .*The large model al')
 
 
 class _Recorded:
-  """The scores of `importance_test.sample`, by the number of decisions."""
+  """A family with the scores of `importance_test.sample`, found by size."""
 
   fingerprint = 'recorded'
 
@@ -180,12 +190,12 @@ class _Recorded:
     self.known = {}
 
   def score(self, decisions):
-    """Those of the sample that has as many."""
+    """Returns the scores of the sample with as many decisions."""
     return self.known[len(decisions.depth)], None
 
 
 def _recorded(num, seed, family=None):
-  """Trajectories as a source, and the family that knows their scores."""
+  """Returns trajectories as a source, and the family with their scores."""
   scores, batch = importance_test.sample(num, seed)
   family = family or _Recorded()
   mask = np.asarray(batch.mask, bool)
@@ -197,14 +207,14 @@ def _recorded(num, seed, family=None):
       owner=np.arange(num),
       large_correct=np.ones(num),
       problems=ladders.make_known(num).problems,
-      least_effective=10.0,
+      min_effective_size=10.0,
   )
   return source, family
 
 
 class GroupsTest(absltest.TestCase):
 
-  def test_shares_do_not_change_with_what_is_proven_on(self):
+  def test_shares_of_delta_do_not_depend_on_prove(self):
     select = _source(1)
     for subjects in (('sets', 'algebra'), ('sets', 'algebra', 'new', 'newer')):
       prove = _source(2, subjects)
@@ -239,10 +249,10 @@ class ByStepTest(absltest.TestCase):
     )
     return found.points()[-1], found
 
-  def test_there_is_a_threshold_for_every_decision_of_the_protocol(self):
+  def test_there_is_one_threshold_per_decision_of_the_protocol(self):
     point, _ = self._point()
     kappas = point['threshold']
-    # The ladders have six; the protocol eight.
+    # The ladders have six decisions; the protocol has eight.
     self.assertLen(kappas, 8)
     self.assertLen(set(kappas[3:]), 1)
     deeper = ladders.make_known(50, seed=3, num_steps=8)
@@ -255,11 +265,13 @@ class ByStepTest(absltest.TestCase):
     )
     self.assertEmpty(left_out)
     self.assertGreater(entry['cost'], 0)
-    with self.assertRaisesRegex(ValueError, 'for 6 decisions; a problem has 8'):
+    with self.assertRaisesRegex(
+        ValueError, 'for 6 decisions, but a problem has 8'
+    ):
       scores, _ = _KEEN.score(deeper.table.decisions)
       known.at_depth_thresholds(deeper.table, scores, np.zeros((1, 6)), 'price')
 
-  def test_a_step_that_no_problem_has_is_refused_by_name(self):
+  def test_a_decision_that_no_problem_has_is_refused_by_name(self):
     found = _calibrator(found=(_KEEN,), alphas=(0.15,), joint_starts=(0, 6))
     self.assertEqual([x['name'] for x in found.points()], ['loss<=0.15@0.9'])
     (refused,) = found.refused

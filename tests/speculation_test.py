@@ -1,4 +1,4 @@
-"""Tests of a request that is taken piece by piece, with a made-up vLLM."""
+"""Tests of taking a request step by step, with a simulated vLLM."""
 
 import asyncio
 import dataclasses
@@ -9,23 +9,23 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing import types
-from routing.engines import cutting
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
-from routing.engines import run_on
+from routing.engines import segmentation
 from routing.engines import shared_time
+from routing.engines import speculation
 
 _WORDS = ('', 'a', 'b', '\n\n', '\n', '\n\nb', '$$', 'ab')
-_END = 0  # Spells nothing.
+_END = 0  # Has no text.
 
 
 class _Prompter(prompts.Prompter):
-  """The longest word from the left."""
+  """Tokenizes by the longest match from the left."""
 
   def __init__(self):
     super().__init__(tokenizer=None)
 
-  def speller(self, prompt):
+  def incremental_decoder(self, prompt):
     return lambda token: _WORDS[token]
 
   def _encode(self, text):
@@ -41,11 +41,11 @@ _PROMPTER = _Prompter()
 
 
 class _Vllm:
-  """Writes `pieces`, of which some may come at once; notes if it is ended."""
+  """Writes `pieces`, one or more tokens each; records if it is aborted."""
 
   def __init__(self, *pieces, fault=None):
     self.pieces, self.fault = pieces, fault
-    self.num_told, self.is_aborted = 0, False
+    self.num_outputs, self.is_aborted = 0, False
 
   async def outputs(self, reason):
     ids = []
@@ -55,7 +55,7 @@ class _Vllm:
         yield self._output(ids, 'abort')
         return
       ids += piece
-      self.num_told += 1
+      self.num_outputs += 1
       is_last = piece is self.pieces[-1] and not self.fault
       yield self._output(ids, reason if is_last else None)
     if self.fault:
@@ -65,7 +65,7 @@ class _Vllm:
     self.is_aborted = True
 
   def _output(self, ids, reason):
-    rows = [[-i, -i, -9.0] for i in range(len(ids))]  # By position.
+    rows = [[-i, -i, -9.0] for i in range(len(ids))]  # A row per token.
     table = _Rows(len(ids), [x for row in rows for x in row])
     completion = python_types.SimpleNamespace(
         token_ids=list(ids), logprobs=table, finish_reason=reason
@@ -77,7 +77,7 @@ class _Vllm:
 
 @dataclasses.dataclass
 class _Rows:
-  """As vLLM has them: rows of one length, one after the other."""
+  """vLLM's flat log-probabilities: rows of one length, concatenated."""
 
   count: int
   logprobs: list[float]
@@ -90,7 +90,7 @@ _REQUEST = engine_lib.Request('bbb', 'a\n\n', max_tokens=20)
 
 
 def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
-  return run_on.Run(
+  return speculation.Run(
       vllm.outputs(reason),
       vllm.abort,
       _PROMPTER,
@@ -103,14 +103,14 @@ def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
 
 class RunTest(parameterized.TestCase):
 
-  def test_hands_out_one_step_after_the_other(self):
+  def test_returns_one_step_after_the_other(self):
     vllm = _Vllm([1], [2], [3], [2], [3], [1], [_END])
 
     async def take():
       run = _run(vllm)
       parts = []
       while not run.is_over:
-        parts.append((vllm.num_told, *await run.take('\n\n', 20)))
+        parts.append((vllm.num_outputs, *await run.take('\n\n', 20)))
       return parts
 
     parts = asyncio.run(take())
@@ -118,7 +118,7 @@ class RunTest(parameterized.TestCase):
         [part.pieces for _, part, _ in parts],
         [['a', 'b', '\n\n'], ['b', '\n\n'], ['a', '']],
     )
-    # Nothing is awaited before it is asked for.
+    # No output is awaited before a caller needs it.
     self.assertEqual([told for told, *_ in parts], [0, 3, 5])
     self.assertEqual([p.token_ids for _, p, _ in parts][1:], [[2, 3], [1, 0]])
     self.assertEqual([p.is_final for _, p, _ in parts], [False, False, True])
@@ -127,24 +127,24 @@ class RunTest(parameterized.TestCase):
       np.testing.assert_array_equal(part.log_probs, rows)
       np.testing.assert_array_equal(part.top_log_probs[:, 0], rows)
       self.assertEqual(part.top_log_probs.shape, (len(rows), 2))
-    # Of the prompt's 5 tokens 2 were cached; later steps read nothing.
-    usages = [(u.read, u.cached, u.written, u.held) for *_, u in parts]
+    # 2 of the prompt's 5 tokens were cached; later steps read nothing.
+    usages = [(u.read, u.cached, u.written, u.in_context) for *_, u in parts]
     self.assertEqual(
         usages, [(3, 2, 3, 0), (0, 0, 2, 5 + 3), (0, 0, 2, 5 + 3 + 2)]
     )
 
-  def test_what_has_come_meanwhile_is_there_at_once(self):
+  def test_tokens_received_meanwhile_are_returned_at_once(self):
     vllm = _Vllm([1, 3, 2], [3, 1], [_END])
 
     async def take():
       run = _run(vllm)
       parts = [(await run.take('\n\n', 20))[0].pieces for _ in range(2)]
-      return parts, vllm.num_told
+      return parts, vllm.num_outputs
 
     self.assertEqual(asyncio.run(take()), ([['a', '\n\n'], ['b', '\n\n']], 2))
 
   @parameterized.parameters(
-      # The stop may come in two tokens, and with more behind it.
+      # The stop string may take two tokens and be followed by more text.
       ([[1], [4], [4], [2]], ['a', '\n', '\n']),
       ([[1], [5], [2]], ['a', '\n\n']),
       ([[1, 5, 2]], ['a', '\n\n']),
@@ -157,16 +157,16 @@ class RunTest(parameterized.TestCase):
   @parameterized.parameters(
       ([7, 3], dict(), True),
       ([7, 3], dict(max_tokens=17), True),
-      ([7, 3], dict(max_tokens=19), False),  # More than the run has room for.
+      ([7, 3], dict(max_tokens=19), False),  # More than the run has left.
       ([7, 3], dict(trace='a\n\nba\n\n'), False),  # Another text.
       ([7, 3], dict(temperature=1.0), False),
-      ([5], dict(), False),  # A token that spells more than the step.
-      # Other tokens than would be read: 'ab' is one, and so is '\n\nb'.
+      ([5], dict(), False),  # The token spells more than the step.
+      # The tokenizer would read other tokens: 'ab' is one, so is '\n\nb'.
       ([1, 2, 3], dict(), False),
       ([2, 3], dict(), False),
       ([7, 4, 4], dict(), False),
   )
-  def test_goes_on_where_a_request_would_read_the_same(
+  def test_serves_a_request_that_would_read_the_same_tokens(
       self, ids, fields, expected
   ):
     run = _run(_Vllm(ids, [1]))
@@ -175,51 +175,51 @@ class RunTest(parameterized.TestCase):
         trace=_REQUEST.trace + ''.join(part.pieces), max_tokens=20 - len(ids)
     )
     self.assertEqual(
-        run.goes_on(dataclasses.replace(_REQUEST, **following | fields)),
+        run.can_serve(dataclasses.replace(_REQUEST, **following | fields)),
         expected,
     )
 
-  def test_room_ends_an_answer_and_is_not_its_end(self):
+  def test_the_token_limit_is_not_the_end_of_the_answer(self):
     run = _run(_Vllm([1], [2], [1]), reason='length')
     part, _ = asyncio.run(run.take('\n\n', 3))
     self.assertEqual((len(part.pieces), part.is_final), (3, False))
     self.assertTrue(run.is_over)
 
-  def test_an_answer_may_end_just_where_room_does(self):
+  def test_an_answer_may_end_exactly_at_the_token_limit(self):
     run = _run(_Vllm([1], [2], [_END]))
     part, _ = asyncio.run(run.take('\n\n', 3))
     self.assertTrue(part.is_final)
 
-  def test_less_may_be_taken_than_the_run_has_room_for(self):
+  def test_fewer_tokens_may_be_taken_than_the_run_has(self):
     run = _run(_Vllm([1], [2], [_END]))
     part, _ = asyncio.run(run.take('\n\n', 2))
     self.assertEqual((part.pieces, part.is_final), (['a', 'b'], False))
     self.assertFalse(run.is_over)
 
-  def test_what_nobody_took_is_wasted(self):
+  def test_tokens_not_taken_are_wasted(self):
     vllm = _Vllm([1], [3, 1, 2], [1], [1])
 
-    async def cut_off():
+    async def cancel_speculation():
       run = _run(vllm)
       await run.take('\n\n', 20)
       return await run.end()
 
     self.assertEqual(
-        asyncio.run(cut_off()),
-        types.Usage(0, 0, 0, 2, held=5 + 2),
+        asyncio.run(cancel_speculation()),
+        types.Usage(0, 0, 0, 2, in_context=5 + 2),
     )
     self.assertTrue(vllm.is_aborted)
-    self.assertEqual(vllm.num_told, 2)
+    self.assertEqual(vllm.num_outputs, 2)
 
-  def test_what_died_is_ended_too(self):
-    async def cut_off():
+  def test_a_run_whose_process_died_can_be_ended(self):
+    async def cancel_speculation():
       run = _run(_Vllm([1], [3, 1], fault=ValueError('died')))
       await run.take('\n\n', 20)
       return await run.end()
 
-    self.assertEqual(asyncio.run(cut_off()).written, 1)
+    self.assertEqual(asyncio.run(cancel_speculation()).written, 1)
 
-  def test_a_fault_reaches_who_takes(self):
+  def test_an_error_reaches_the_caller_of_take(self):
     async def take():
       run = _run(_Vllm([1], fault=ValueError('died')))
       with self.assertRaisesRegex(ValueError, 'died'):
@@ -227,8 +227,8 @@ class RunTest(parameterized.TestCase):
 
     asyncio.run(take())
 
-  def test_a_request_that_vllm_gave_up_is_an_error(self):
-    with self.assertRaisesRegex(RuntimeError, "gave up a request: 'error'"):
+  def test_a_request_that_vllm_ends_with_an_error_is_an_error(self):
+    with self.assertRaisesRegex(RuntimeError, "finish reason 'error'"):
       asyncio.run(_run(_Vllm([1]), reason='error').take(None, 20))
 
   def test_seconds_are_those_since_the_last_step(self):
@@ -247,7 +247,7 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(asyncio.run(take()), [2.0, 3.0, 1.0])
 
   def test_steps_are_those_of_the_whole_answer(self):
-    """Any words in any order: blocks, blank lines, ends in two tokens."""
+    """Random words: blocks, blank lines, delimiters in two tokens."""
     rng = np.random.default_rng(0)
     count = 0
     for _ in range(500):
@@ -262,16 +262,18 @@ class RunTest(parameterized.TestCase):
 
         steps = []
         while not run.is_over:
-          steps += await cutting.write_steps(call, to_end=False, max_tokens=20)
+          steps += await segmentation.write_steps(
+              call, to_end=False, max_tokens=20
+          )
         return steps
 
       steps = asyncio.run(write())
       self.assertEqual([i for step in steps for i in step.token_ids], ids)
       words = [_WORDS[i] for i in ids]
       if ''.join(step.text for step in steps) != ''.join(words):
-        continue  # A token spelled more than a step: such a run does not go on.
+        continue  # A token spelled more than a step: the run is not reused.
       count += 1
-      whole = [text for text, _ in cutting.slices(words)]
+      whole = [text for text, _ in segmentation.slices(words)]
       self.assertEqual([step.text for step in steps], whole)
     self.assertGreater(count, 200)
 

@@ -1,4 +1,4 @@
-"""Tests of the engine that never writes the same step twice."""
+"""Tests of the engine that computes no greedy reply twice."""
 
 import asyncio
 import dataclasses
@@ -12,7 +12,7 @@ from routing import protocols
 from routing import types
 from routing.engines import embedded
 from routing.engines import engine as engine_lib
-from routing.engines import remembered
+from routing.engines import memoized
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.lm import export
@@ -27,9 +27,9 @@ _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
 
 
 def _remembered(engines, memories=None):
-  memories = memories or [remembered.Memory() for _ in engines]
+  memories = memories or [memoized.Memory() for _ in engines]
   return [
-      remembered.RememberedEngine(engine, memory)
+      memoized.MemoizedEngine(engine, memory)
       for engine, memory in zip(engines, memories, strict=True)
   ]
 
@@ -37,7 +37,7 @@ def _remembered(engines, memories=None):
 def _answer_all(
     engines, problems, name, *, num=3, sampling=_SAMPLING, view=None
 ):
-  """`num` random trajectories of each problem, one after the other."""
+  """Answers each problem `num` times at random, one after the other."""
   draw = behaviour.random_rate(len(engines), seed=1)
   if name == 'escalate':
     draw = behaviour.random_rate(len(engines), seed=1, high=0.5)
@@ -63,7 +63,7 @@ def _answer_all(
 
 
 def _without_seconds(value):
-  """A trajectory as nested lists, all times 0."""
+  """Returns a trajectory as nested lists, with all times 0."""
   if isinstance(value, types.Usage):
     value = dataclasses.replace(value, seconds=0.0)
   if dataclasses.is_dataclass(value):
@@ -72,7 +72,7 @@ def _without_seconds(value):
         for field in dataclasses.fields(value)
     }
   if isinstance(value, np.ndarray):
-    return value.shape  # Their numbers are compared one by one.
+    return value.shape  # Their values are compared separately.
   if isinstance(value, tuple):
     return tuple(map(_without_seconds, value))
   return value
@@ -109,7 +109,7 @@ class ScriptedTest(parameterized.TestCase):
           scripted_pair.plain(tuple(got)), scripted_pair.plain(tuple(alone))
       )
 
-  def test_nothing_is_asked_twice(self):
+  def test_no_reply_is_computed_twice(self):
     problems = scripted_pair.make_problems(10)
     engines = scripted_pair.make_engines(3)
     wrapped = _remembered(engines)
@@ -121,7 +121,7 @@ class ScriptedTest(parameterized.TestCase):
     _answer_all(wrapped, problems, 'redraft', num=8)
     self.assertEqual([engine.num_asked for engine in wrapped], counts)
 
-  def test_those_who_ask_at_once_wait_for_one_answer(self):
+  def test_concurrent_requests_wait_for_one_reply(self):
     engine = scripted_pair.make_engines(1, delay=0.01)[0]
     (wrapped,) = _remembered([engine])
 
@@ -134,23 +134,23 @@ class ScriptedTest(parameterized.TestCase):
     for (step,) in got:
       self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
 
-  def test_nobody_writes_on(self):
+  def test_the_engine_never_speculates(self):
     (engine,) = scripted_pair.make_engines(1, num_ahead=2)
     (wrapped,) = _remembered([engine])
-    _write(wrapped, _request(goes_on=True, session='a'))
-    self.assertFalse(engine.requests[0].goes_on)
-    self.assertIsNone(asyncio.run(wrapped.cut_off('a')))
+    _write(wrapped, _request(may_speculate=True, session='a'))
+    self.assertFalse(engine.requests[0].may_speculate)
+    self.assertIsNone(asyncio.run(wrapped.cancel_speculation('a')))
 
-  def test_sampled_replies_are_asked_for_each_time(self):
+  def test_sampled_replies_are_computed_each_time(self):
     engine = scripted_pair.make_engines(1)[0]
     (wrapped,) = _remembered([engine])
     requests = [_request(temperature=0.7, seed=seed) for seed in (1, 2, 1)]
     _write(wrapped, *requests)
     self.assertLen(engine.requests, 3)
     self.assertEmpty(wrapped.memory)
-    _write(wrapped, _request())  # Greedy: not taken from the sampled ones.
+    _write(wrapped, _request())  # Greedy: not from the sampled replies.
     self.assertLen(engine.requests, 4)
-    _write(wrapped, _request(temperature=0.7))  # And not the other way round.
+    _write(wrapped, _request(temperature=0.7))  # Nor the reverse.
     self.assertLen(engine.requests, 5)
 
   def test_an_answer_to_the_end_is_recalled_step_by_step(self):
@@ -165,7 +165,7 @@ class ScriptedTest(parameterized.TestCase):
     self.assertEqual([s.usage.read for s in again], [5] + [0] * len(whole[1:]))
     self.assertLen(engine.requests, 1)
 
-  def test_a_cut_step_is_not_kept_and_a_long_one_not_given(self):
+  def test_a_cut_step_is_not_stored_and_a_long_one_not_returned(self):
     engine = scripted.ScriptedEngine('m', 0, scripted.recite('abcdef\n\nend'))
     (wrapped,) = _remembered([engine])
     cut, whole, cut_again = _write(
@@ -180,15 +180,15 @@ class ScriptedTest(parameterized.TestCase):
     )
     self.assertLen(engine.requests, 3)
 
-  def test_hidden_states_are_kept_only_where_they_are_read(self):
+  def test_hidden_states_are_stored_only_on_request(self):
     engines = scripted_pair.make_engines(1), scripted_pair.make_engines(1)
     for (engine,), keeps in zip(engines, (True, False), strict=True):
-      memory = remembered.Memory(keeps_hidden=keeps)
+      memory = memoized.Memory(keeps_hidden=keeps)
       (wrapped,) = _remembered([engine], memories=[memory])
       _, (step,) = _write(wrapped, _request(), _request())
       self.assertEqual(step.hidden is not None, keeps)
 
-  def test_a_failure_is_not_remembered(self):
+  def test_a_failure_is_not_stored(self):
     engine = scripted_pair.make_engines(1)[0]
     engine.fails_at = lambda request: len(engine.requests) == 1
     (wrapped,) = _remembered([engine])
@@ -197,7 +197,7 @@ class ScriptedTest(parameterized.TestCase):
     ((step,),) = _write(wrapped, _request())
     self.assertNotEmpty(step.text)
 
-  def test_sessions_forget_but_replies_stay(self):
+  def test_forgetting_a_session_keeps_the_replies(self):
     engine = scripted_pair.make_engines(1)[0]
     (wrapped,) = _remembered([engine])
     _write(wrapped, _request(session='a'))
@@ -208,7 +208,7 @@ class ScriptedTest(parameterized.TestCase):
     self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
     self.assertLen(engine.requests, 1)
 
-  def test_counts_serve_where_ids_are_not_known(self):
+  def test_counts_are_used_if_ids_are_not_known(self):
     problems = scripted_pair.make_problems(6)
 
     class Vague(scripted.ScriptedEngine):
@@ -222,13 +222,13 @@ class ScriptedTest(parameterized.TestCase):
     (got,) = _write(_remembered(engines)[0], _request())
     (want,) = _write(scripted_pair.make_engines(2)[0], _request())
     self.assertEqual(got[0].usage.read, want[0].usage.read)
-    # In switch each model goes on with what it, or the other, has written.
+    # In `switch` each model continues its own text or that of the other.
     got = _answer_all(_remembered(engines), problems, 'switch')
     want = _answer_all(scripted_pair.make_engines(2), problems, 'switch')
     for x, y in zip(got, want, strict=True):
       for a, b in zip(x.calls, y.calls, strict=True):
         self.assertEqual(a.read + a.cached, b.read + b.cached)
-        self.assertLessEqual(a.cached, b.cached)  # What cannot be told is read.
+        self.assertLessEqual(a.cached, b.cached)  # The rest counts as read.
 
 
 def _embedded_pair():
@@ -246,7 +246,7 @@ def _embedded_pair():
 
 
 class EmbeddedTest(parameterized.TestCase):
-  """With the engine whose accounting is to be reproduced."""
+  """With the embedded engine, whose usage must be reproduced."""
 
   @parameterized.parameters('escalate', 'switch', 'redraft')
   def test_usage_is_that_of_the_engine_alone(self, name):
