@@ -3,6 +3,7 @@
 #   make demo       collect, train, calibrate, evaluate, report: three minutes
 #   make test       run the whole test suite; TESTS=tests/x_test.py for one file
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
+#   make benchmarks compare speed ratios with the committed baselines
 #   make lint       check with ruff and pyink; changes nothing
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
@@ -33,7 +34,7 @@ DEV := $(VENV)/.dev-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo test test-vllm lint format hooks notebooks install install-dev
+.PHONY: demo test test-vllm benchmarks lint format hooks notebooks install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -46,6 +47,9 @@ test: $(DEV)
 test-vllm: $(VLLM)
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR \
 	  $(VENV_VLLM)/bin/python -m pytest $(TESTS_VLLM)
+
+benchmarks: $(DEV)
+	$(VENV)/bin/python -m benchmarks.regressions
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .

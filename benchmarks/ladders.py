@@ -7,6 +7,7 @@ a JSON object: `seconds_per_1000`, `ratio_to_no_reuse`, `ratio_to_sequential`.
 """
 
 import asyncio
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -24,7 +25,11 @@ _SEQUENTIAL_SHARE = 20  # One problem at a time is slow: a twentieth will do.
 
 
 def seconds_per_problem(
-    problems: Sequence[types.Problem], *, reuse: bool, concurrency: int
+    problems: Sequence[types.Problem],
+    *,
+    reuse: bool,
+    concurrency: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
   """Collects the ladders of `problems` and throws them away."""
   config = arithmetic.get_config()
@@ -34,7 +39,7 @@ def seconds_per_problem(
     engines = builders.engines(config)
 
     async def pass_over(some: Sequence[types.Problem], at_once: int) -> float:
-      start = time.perf_counter()
+      start = clock()
       await collect.collect_ladders(
           some,
           engines,
@@ -43,7 +48,7 @@ def seconds_per_problem(
           grade=builders.grader(config),
           concurrency=at_once,
       )
-      return (time.perf_counter() - start) / len(some)
+      return (clock() - start) / len(some)
 
     try:
       warm_up = problems[: 2 * concurrency]  # Compiles every shape.
@@ -56,17 +61,23 @@ def seconds_per_problem(
   return asyncio.run(run())
 
 
-def measure(num_problems: int) -> dict[str, float]:
-  """The figures of the last line."""
+def measure(
+    num_problems: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+  """The figures of the last line; `clock` gives seconds."""
   config = arithmetic.get_config()
   problems = builders.problems(config, 'train')[:num_problems]
   concurrency = config.collect.concurrency
-  batched = seconds_per_problem(problems, reuse=True, concurrency=concurrency)
+  batched = seconds_per_problem(
+      problems, reuse=True, concurrency=concurrency, clock=clock
+  )
   print(f'batched, with reuse  {batched:.4f} s per problem')
-  plain = seconds_per_problem(problems, reuse=False, concurrency=concurrency)
+  plain = seconds_per_problem(
+      problems, reuse=False, concurrency=concurrency, clock=clock
+  )
   print(f'batched, no reuse    {plain:.4f} s per problem')
   few = problems[: max(num_problems // _SEQUENTIAL_SHARE, 1)]
-  single = seconds_per_problem(few, reuse=True, concurrency=1)
+  single = seconds_per_problem(few, reuse=True, concurrency=1, clock=clock)
   print(f'one at a time        {single:.4f} s per problem')
   return {
       'problems': len(problems),

@@ -18,6 +18,7 @@ PyTorch) and the table.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -167,8 +168,31 @@ def styles(size: Size) -> dict[str, pytorch_twin.Style]:
   }
 
 
-def measure(name: str, size: Size) -> list[dict[str, Any]]:
-  """One size: all sides in turns; a row for each style of PyTorch."""
+def small_size(repeats: int = 40) -> Size:
+  """Where there is little to compute, so that overheads show."""
+  return Size(
+      batch_size=128,
+      num_steps=5,
+      num_features=32,
+      num_constant=0,
+      hidden=32,
+      num_levels=4,
+      repeats=repeats,
+  )
+
+
+def measure(
+    name: str,
+    size: Size,
+    chosen: Mapping[str, pytorch_twin.Style] | None = None,
+) -> list[dict[str, Any]]:
+  """One size: all sides in turns; a row for each style of PyTorch.
+
+  Args:
+    name: of the size.
+    size: what is trained.
+    chosen: of `styles`; None = all of them.
+  """
   config, rng = get_config(size), np.random.default_rng(1)
   data = make_data(size, 4 * size.batch_size)
   jitted = Jitted(config, data, size.num_constant)
@@ -178,7 +202,7 @@ def measure(name: str, size: Size) -> list[dict[str, Any]]:
   ]
   sides = {
       style: pytorch_twin.Twin(config, jitted.state, data, given).step
-      for style, given in styles(size).items()
+      for style, given in (chosen or styles(size)).items()
   }
   sides = {'jitted': jitted.step, **sides}
   # The first call compiles; what it takes beyond a step is the compilation.
@@ -267,15 +291,7 @@ def main(argv: Sequence[str]) -> None:
   large = dataclasses.replace(
       default, batch_size=512, repeats=1 if flags.FLAGS.quick else 8
   )
-  small = Size(
-      batch_size=128,
-      num_steps=5,
-      num_features=32,
-      num_constant=0,
-      hidden=32,
-      num_levels=4,
-      repeats=5 if flags.FLAGS.quick else 40,
-  )
+  small = small_size(repeats=5 if flags.FLAGS.quick else 40)
   sizes = {'default': default, 'large batch': large, 'small': small}
   rows = [row for name, size in sizes.items() for row in measure(name, size)]
   show(rows, num_cores)

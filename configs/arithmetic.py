@@ -9,6 +9,8 @@ Change: append e.g. --config.cost_metric=flops --config.objective.form=reliabili
 import ml_collections
 
 VARIANTS = ('full', 'demo', 'smoke')
+# Of the whole pipeline, measured on two idle cores.
+MINUTES = dict(demo=3, smoke=1)
 
 
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
@@ -176,7 +178,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       num_coverage_samples=1_000,
   )
 
-  if variant == 'demo':  # Three minutes on two cores, collection included.
+  if variant == 'demo':
     config.train_seeds = (0,)
     config.problems.update(train=800, select=200, prove=200, test=400)
     config.num_steps = 200
@@ -184,7 +186,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
     config.evaluation.num_trials = 2
     config.checkpoint_every = 100
     config.evaluation.num_live = 50
-  if variant == 'smoke':  # One minute; for tests.
+  if variant == 'smoke':  # For tests.
     config.train_seeds = (0,)
     config.problems.update(train=64, select=32, prove=32, test=48)
     config.collect.shard_size = 16

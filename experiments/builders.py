@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import Any
 
 import ml_collections
-import safetensors
 
 from routing import costs
 from routing import protocols
@@ -17,6 +15,7 @@ from routing import types
 from routing.engines import embedded
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import model_files
 from routing.engines import openai
 from routing.engines import prompts
 from routing.engines import resilience
@@ -40,12 +39,16 @@ def problems(
   """Returns the problems of one split, as many as `problems` asks for."""
   if split not in SPLITS:
     raise ValueError(f'Unknown split {split!r}; allowed: {", ".join(SPLITS)}.')
-  source = config.problems.source
-  if source != 'arithmetic':
-    raise ValueError(f'Unknown problem source {source!r}; allowed: arithmetic.')
+  check_source(config.problems.source)
   # All splits are drawn together: each excludes the problems of the others.
   sizes = {name: config.problems[name] for name in SPLITS}
   return arithmetic.load(config.problems.seed, **sizes)[split]
+
+
+def check_source(source: str) -> None:
+  """Raises ValueError unless problems of this source can be made."""
+  if source != 'arithmetic':
+    raise ValueError(f'Unknown problem source {source!r}; allowed: arithmetic.')
 
 
 def model_directories(
@@ -87,17 +90,22 @@ def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
     ValueError: if the kind of engine is unknown, or it does not return the
       hidden states that the features need.
   """
+  built = _ENGINES[engine_kind(config)](config)
+  if 'hidden' in config.features.groups:
+    # Observations use the hidden states of the smallest model only.
+    engine_lib.require(built[:1], hidden_size=1)
+  return built
+
+
+def engine_kind(config: ml_collections.ConfigDict) -> str:
+  """Returns the kind of the engines; raises ValueError if it is unknown."""
   # Older saved configurations have no `kind`.
   kind = config.engine.get('kind', 'embedded')
   if kind not in _ENGINES:
     raise ValueError(
         f'Unknown engine.kind {kind!r}; allowed: {", ".join(_ENGINES)}.'
     )
-  built = _ENGINES[kind](config)
-  if 'hidden' in config.features.groups:
-    # Observations use the hidden states of the smallest model only.
-    engine_lib.require(built[:1], hidden_size=1)
-  return built
+  return kind
 
 
 def limits(config: ml_collections.ConfigDict) -> resilience.Limits:
@@ -279,7 +287,7 @@ def _spec(
 ) -> costs.RouteSpec:
   """Returns the prices and sizes of one route; `given` comes before weights."""
   if folder is not None:
-    known = costs.spec_by_parameters(name, *_shape(folder))
+    known = costs.spec_by_parameters(name, *model_files.shape(folder))
     return dataclasses.replace(known, **given)
   missing = [
       field.name
@@ -292,34 +300,6 @@ def _spec(
         f'give {", ".join(missing)}; estimate what is not published.'
     )
   return costs.RouteSpec(name, **given)
-
-
-def _shape(folder: pathlib.Path) -> tuple[int, int, int]:
-  """Returns (parameters, layers, attention width) of a model's directory."""
-  model = json.loads((folder / 'config.json').read_text())
-  num_heads = model['num_attention_heads']
-  head_size = model.get('head_dim') or model['hidden_size'] // num_heads
-  # Counted from the shapes in the files' headers; no weights are loaded.
-  parameters = 0
-  for path in weight_files(folder):
-    with safetensors.safe_open(path, 'numpy') as tensors:
-      for name in tensors.keys():
-        parameters += math.prod(tensors.get_slice(name).get_shape())
-  return parameters, model['num_hidden_layers'], num_heads * head_size
-
-
-def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files of a model's weights, sorted by name.
-
-  Raises:
-    FileNotFoundError: if the directory holds none.
-  """
-  files = sorted(folder.glob('*.safetensors'))
-  if not files:
-    raise FileNotFoundError(
-        f'{folder}: no *.safetensors file; see engine.pair.'
-    )
-  return files
 
 
 def check_concurrency(config: ml_collections.ConfigDict) -> None:
@@ -393,7 +373,7 @@ def weight_hashes(config: ml_collections.ConfigDict) -> list[str]:
   is identified by its name on the server.
   """
   return [
-      '+'.join(manifest_lib.hash_file(path) for path in weight_files(folder))
+      '+'.join(map(manifest_lib.hash_file, model_files.weight_files(folder)))
       if folder
       else _route_fields(config, endpoint_lib.Endpoint, route)['model']
       for route, folder in enumerate(model_directories(config))

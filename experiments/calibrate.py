@@ -20,7 +20,9 @@ raises an error unless `calibration.num_choices` or `procedure` allows for it.
 Each promise holds with its own probability p, not all of a file together.
 """  # noqa: E501  Commands stay on one line.
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -33,6 +35,7 @@ import numpy as np
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import train
+from routing import progress as progress_lib
 from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
 from routing.outcomes import sources
@@ -197,7 +200,8 @@ def calibrate_all(
     # outcomes do not depend on the router, so they are read once.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router)
-    runs.append(prepare(config, router, opened, prove, directory))
+    with _shown(f'choose on select, seed {seed}'):
+      runs.append(prepare(config, router, opened, prove, directory))
   # Nothing has been written so far, so an error above changes no file. The look
   # is noted before it happens: after a crash during `points()` somebody may
   # already know its result, and a second look must count as a second one.
@@ -206,7 +210,8 @@ def calibrate_all(
     saved_lib.replace_seen(run.directory, run.seen)
   content: dict[pathlib.Path, Any] = {}
   for run in runs:
-    points = run.found.points()
+    with _shown(f'test on prove, {run.directory.name}'):
+      points = run.found.points()
     content[run.directory / REFUSED_FILE] = run.found.refused
     content[run.directory / learned.POINTS_FILE] = points
     _log(run.directory.name, points, run.found.refused)
@@ -217,6 +222,15 @@ def calibrate_all(
     directory = train.run_directory(workdir, seed)
     _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
   return [path for path in content if path.name == learned.POINTS_FILE]
+
+
+@contextlib.contextmanager
+def _shown(name: str) -> Iterator[None]:
+  """Shows on a terminal that one thing is being done, and for how long."""
+  with progress_lib.Progress(
+      1, name, unit='run', has_estimate=False, is_brief=True
+  ):
+    yield
 
 
 def is_current(

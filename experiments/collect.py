@@ -150,6 +150,14 @@ def _rollouts(
 _JOBS = {'ladders': _ladders, 'replies': _replies, 'rollouts': _rollouts}
 
 
+def check_behaviour_kind(kind: str) -> None:
+  """Raises ValueError unless there is such a behaviour policy."""
+  if kind not in BEHAVIOURS:
+    raise ValueError(
+        f'Unknown behaviour.kind {kind!r}; allowed: {", ".join(BEHAVIOURS)}.'
+    )
+
+
 def behaviour(
     config: ml_collections.ConfigDict, specs: tuple[costs.RouteSpec, ...]
 ) -> tuple[
@@ -170,6 +178,7 @@ def behaviour(
       for other models or for another protocol.
   """
   given, seed = config.behaviour, config.seed
+  check_behaviour_kind(given.kind)
   protocol = builders.protocol(config)
   uniform = behaviour_lib.Uniform(
       tuple(protocol.action_mask(0, len(specs)).tolist())
@@ -184,11 +193,6 @@ def behaviour(
         # In older shards the probability was conditional on the drawn rate.
         # This entry keeps the two from being mixed in one directory.
         {**rates, 'probability': 'given the routes before'},
-    )
-  if given.kind != 'mixture':
-    raise ValueError(
-        f'Unknown behaviour.kind {given.kind!r}; allowed: '
-        f'{", ".join(BEHAVIOURS)}.'
     )
   router = learned.load(given.router)
   if (router.card.specs, router.card.protocol) != (specs, protocol):

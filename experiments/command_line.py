@@ -9,6 +9,7 @@ import os
 import pathlib
 import runpy
 import sys
+from typing import TextIO
 
 from absl import app
 from absl import flags
@@ -70,7 +71,7 @@ def run(main: Callable[..., object], *names: str) -> None:
     if len(argv) > 1:
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
     logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
-    logging.get_absl_handler().addFilter(_is_ours_or_serious)
+    _set_up_log(sys.stderr)
     try:
       main(*(flags.FLAGS[name].value for name in names))
     except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
@@ -82,11 +83,64 @@ def run(main: Callable[..., object], *names: str) -> None:
   app.run(call, flags_parser=parse)
 
 
+def asked(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
+  """Returns what --config names, and the words that change fields of it."""
+  argv = sys.argv[1:] if argv is None else argv
+  config, overrides = '', []
+  for word in argv:
+    name, _, value = word.lstrip('-').partition('=')
+    if name == 'config':
+      config = value
+    elif name.startswith('config.'):
+      overrides.append(word)
+  return config, overrides
+
+
+class _TerminalHandler(standard_logging.Handler):
+  """Writes lines for people, above the bars that are being drawn."""
+
+  def __init__(self, stream: TextIO):
+    super().__init__()
+    self._stream = stream
+
+  def emit(self, record: standard_logging.LogRecord) -> None:
+    """Writes our message alone, another library's with its level and name."""
+    import tqdm
+
+    line, level = record.getMessage(), record.levelname.capitalize()
+    if not _is_ours(record):
+      line = f'{level} ({_library(record)}): {line}'
+    elif record.levelno >= standard_logging.WARNING:
+      line = f'{level}: {line}'
+    tqdm.tqdm.write(line, file=self._stream)
+
+
+def _set_up_log(stream: TextIO) -> None:
+  """Shows our lines, and of other libraries only warnings and errors."""
+  handler = logging.get_absl_handler()
+  if stream.isatty():
+    root = standard_logging.getLogger()
+    root.removeHandler(handler)
+    handler = _TerminalHandler(stream)
+    root.addHandler(handler)
+  handler.addFilter(_is_ours_or_serious)
+
+
 def _is_ours_or_serious(record: standard_logging.LogRecord) -> bool:
   """Whether a line is shown: other libraries' only from warnings on."""
+  return _is_ours(record) or record.levelno >= standard_logging.WARNING
+
+
+def _is_ours(record: standard_logging.LogRecord) -> bool:
+  """Whether a line was logged by a file of this project."""
   path = pathlib.Path(record.pathname)
-  is_ours = any(path.is_relative_to(room) for room in _OURS)
-  return is_ours or record.levelno >= standard_logging.WARNING
+  return any(path.is_relative_to(room) for room in _OURS)
+
+
+def _library(record: standard_logging.LogRecord) -> str:
+  """The package that a line is from, else the name of its logger."""
+  _, found, inside = record.pathname.rpartition('site-packages/')
+  return pathlib.Path(inside).parts[0] if found else record.name
 
 
 def _unknown_field(argv: Sequence[str]) -> str | None:

@@ -7,6 +7,7 @@ Thresholds and hulls are chosen on `select`. The figures are from `test`, which
 no earlier stage has seen.
 """  # noqa: E501  Commands stay on one line.
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
@@ -21,6 +22,8 @@ from experiments import calibrate
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import train
+from routing import costs
+from routing import progress as progress_lib
 from routing.evaluation import broken_promises
 from routing.evaluation import evaluator
 from routing.evaluation import methods
@@ -108,6 +111,7 @@ def tuned_learners(
     workdir: pathlib.Path | str,
     router: learned.LearnedRouter,
     select: sources.Source,
+    on_trial: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, list[sources.Family]], dict[str, Any]]:
   """Tunes every supervised learner on `select`.
 
@@ -129,6 +133,7 @@ def tuned_learners(
         features=router.card.features,
         seed=config.seed,
         num_trials=config.evaluation.num_trials,
+        on_trial=on_trial,
     )
     found[name] = best.families
     # A learner may fit on a subset of the decisions, to bound its time.
@@ -169,6 +174,7 @@ def figures(
     workdir: pathlib.Path | str,
     routers: Sequence[learned.LearnedRouter],
     pair: methods.Pair,
+    on_part: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Returns the content of `results.json`, except the live answers.
 
@@ -180,7 +186,9 @@ def figures(
   """
   card = routers[0].card
   largest = len(card.specs) - 1
-  others, tried = tuned_learners(config, workdir, routers[0], pair.select)
+  others, tried = tuned_learners(
+      config, workdir, routers[0], pair.select, on_part
+  )
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
   # Operating points, live answers and coverage are those of the first seed: one
@@ -192,6 +200,7 @@ def figures(
       pair,
       resamples=config.evaluation.resamples,
       seed=config.seed,
+      on_metric=on_part,
   )
   points, points_left_out = evaluator.operating_points(
       routers[0].points, policies, pair.test, card.metric
@@ -365,10 +374,15 @@ def evaluate(
   """
   routers = load_routers(config, workdir)
   pair = open_pair(config, workdir, routers)
-  content: Mapping[str, Any] = figures(config, workdir, routers, pair)
+  num_fits = len(config.evaluation.learners) * config.evaluation.num_trials
+  num_parts = num_fits + len(costs.COST_METRICS) + 1
+  with progress_lib.Progress(
+      num_parts, 'evaluate', unit='part', has_estimate=False
+  ) as shown:
+    content = figures(config, workdir, routers, pair, shown.update)
+    shown.update()
   content |= {'live': answer_at_points(config, routers[0], pair.test)}
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
-  # NaN is not JSON: many readers reject it.
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
   logging.info('Results are in %s', path)

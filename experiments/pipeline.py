@@ -7,16 +7,21 @@ Grow:   the same command with a larger --config.problems.prove, if calibration.p
 Writes: the files of every stage, and prints where each is.
 """  # noqa: E501  Commands stay on one line.
 
+import sys
+
+if __name__ == '__main__':
+  # Importing takes seconds, and half a minute the first time: say so before.
+  print('Loading the libraries ...', file=sys.stderr, flush=True)
+
 from collections.abc import Callable
-from collections.abc import Iterable
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 
 import ml_collections
 
+from experiments import builders
 from experiments import calibrate
 from experiments import collect
 from experiments import command_line
@@ -31,6 +36,7 @@ from routing.objectives import lagrangian
 from routing.policy import networks
 from routing.routers import learned
 from routing.routers import learners
+from routing.training import actor_critic
 from routing.training import estimators
 from routing.training import kappa
 
@@ -143,18 +149,33 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   calibrate.settings(config)
   records_on_disk.check(config)
+  builders.check_source(config.problems.source)
+  builders.engine_kind(config)
+  builders.protocol(config)
+  builders.plan(config)
+  builders.limits(config)
+  builders.check_concurrency(config)
   costs.check_metric(config.cost_metric)
   lagrangian.check_form(config.objective.form)
+  if 'policy_update' in config.objective:
+    actor_critic.check_update(config.objective.policy_update)
+  if 'behaviour' in config:
+    collect.check_behaviour_kind(config.behaviour.kind)
   kappa.check(config, estimators.name_of(config))
   networks.check_kind(config.network.kind)
   observation.check_groups(config.features.groups)
   learners.check(config.evaluation.learners, config.evaluation.num_trials)
 
 
+def _say(line: str) -> None:
+  """Prints a line at once, also where a file or a pipe would hold it back."""
+  print(line, flush=True)
+
+
 def run(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
 ) -> list[pathlib.Path]:
   """Runs the stages that are not done and returns the files of all stages.
 
@@ -171,32 +192,36 @@ def run(
   check_settings(config)
   directory = workdirs.claim(workdir, config)
   files = []
-  for stage in stages(config, directory):
+  in_order = stages(config, directory)
+  for number, stage in enumerate(in_order, 1):
+    title = f'Stage {number} of {len(in_order)}: {stage.name}'
     start = time.monotonic()
     was_begun, was_done = stage.is_begun(), stage.is_done()
+    if not was_done:
+      say(title)
     if stage.resumes or not was_done:
       stage.run()
     took = f'{time.monotonic() - start:.0f} s'
-    if was_done:
-      took = 'done before'
-    elif was_begun:
+    if was_begun:
       took = f'{"resumed" if stage.resumes else "again"}, {took}'
-    say(f'{stage.name:24} {took:>14}  {_shown(stage.files)}')
+    paths = ' '.join(map(report.shown, stage.files))
+    say(f'{title}, done before: {paths}' if was_done else f'  {took}: {paths}')
     files += stage.files
   return files
 
 
-def _shown(paths: Iterable[pathlib.Path]) -> str:
-  """The paths, relative to here where that is shorter."""
-  return ' '.join(
-      min(str(path), os.path.relpath(path), key=len) for path in paths
-  )
-
-
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Runs the pipeline and prints the table."""
+  """Runs the pipeline, prints the table, and says what to try next."""
+  asked, overrides = command_line.asked()
+  names = [stage.name for stage in stages(config, pathlib.Path(workdir))]
+  minutes = report.expected_minutes(config, asked)
+  for line in report.opening(names, pathlib.Path(workdir), minutes):
+    _say(line)
   run(config, workdir)
   report.show(workdir)
+  commands = report.next_commands(asked, overrides, workdir)
+  for line in report.closing(workdir, report.FILES[1], commands):
+    _say(line)
 
 
 if __name__ == '__main__':

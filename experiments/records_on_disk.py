@@ -18,6 +18,7 @@ import ml_collections
 
 from experiments import builders
 from routing import costs
+from routing import progress as progress_lib
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
@@ -175,7 +176,7 @@ def known_records(
   Raises:
     ValueError: if the collection is not complete, or a reply is missing.
   """
-  found = open_split(config, workdir, split).records()
+  found = _counted(open_split(config, workdir, split), f'read {split}')
   if config.data.kind == 'ladders':
     return found
   # Shards hold each reply once; the tree over all traces is rebuilt from them.
@@ -185,6 +186,17 @@ def known_records(
       builders.grader(config),
   )
   return map(grower.build, found)
+
+
+def _counted(opened: Split, name: str) -> Iterator[Any]:
+  """Yields the records of a split, and shows on a terminal how many it read."""
+  total = opened.num_problems or sum(x.rows for x in opened.manifest.shards)
+  with progress_lib.Progress(
+      total, name, unit='problem', is_brief=True
+  ) as shown:
+    for record in opened.records():
+      yield record
+      shown.update()
 
 
 def known_table(

@@ -26,6 +26,7 @@ from routing.features import observation
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.training import checkpoint
+from routing.training import compile_time
 from routing.training import estimators
 from routing.training import fit as fit_lib
 from routing.training import loop
@@ -74,6 +75,17 @@ def make_card(
       form=config.objective.form,
       levels=tuple(config.objective.levels),
       weights_sha256=view.weights_sha256,
+  )
+
+
+def _progress(
+    config: ml_collections.ConfigDict, seed: int
+) -> progress_lib.Progress:
+  return progress_lib.Progress(
+      config.num_steps,
+      f'train seed {seed}',
+      # The first step and the first look at `select` wait for the compiler.
+      pauses=compile_time.watched().seconds,
   )
 
 
@@ -185,7 +197,7 @@ def train_seed(
     return learned.load(directory)
   with (
       _batches(config, workdir, seed, data) as batches,
-      progress_lib.Progress(config.num_steps, f'train seed {seed}') as shown,
+      _progress(config, seed) as shown,
   ):
     state = fit_lib.fit(
         config,

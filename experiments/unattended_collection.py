@@ -29,6 +29,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import resilience
 from routing.shards import manifest as manifest_lib
+from routing.training import compile_time
 
 # Share of a spending limit at which no further shard begins. The rest absorbs
 # problems that cost more than the mean so far.
@@ -213,8 +214,16 @@ async def _collect(
 ) -> None:
   """Collects under a watch, with a progress bar and signal handlers."""
   done = len(problems) - len(watch.missing)
+  compiling = compile_time.watched()
   progress = progress_lib.Progress(
-      len(problems), name, unit='problem', done=done
+      len(problems),
+      name,
+      unit='problem',
+      done=done,
+      # The embedded pair compiles a program for each size of batch, the small
+      # ones at the end. Measured at a tenth of the first split: as much as half
+      # of what was compiled by then is still to come.
+      pauses=lambda: compiling.seconds() / 2,
   )
   with _heed_signals(watch), progress:
     await collect_all(
@@ -222,6 +231,7 @@ async def _collect(
         engines,
         watch.take,
         concurrency=concurrency,
+        on_begin=progress.begin,
         on_done=progress.update,
         on_refused=watch.refuse,
         may_begin=watch.may_begin,

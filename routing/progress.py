@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 import sys
+import threading
 import time
+from typing import Any
 from typing import Self
 from typing import TextIO
 
@@ -21,6 +23,11 @@ class Progress:
     unit: what an item is, singular, e.g. 'problem'.
     done: number of items that an earlier run finished; the rate leaves them
       out.
+    has_estimate: False shows no time left. Use it where one item may take many
+      times as long as another.
+    is_brief: True clears the bar at the end and logs no last line.
+    pauses: returns the seconds so far that the rate leaves out, e.g. those of
+      compilation, since a fixed but arbitrary origin.
     interval: seconds between log lines.
     stream: where the bar is drawn; lines are logged instead if it is not a
       terminal. None = standard error.
@@ -35,6 +42,9 @@ class Progress:
       *,
       unit: str = 'step',
       done: int = 0,
+      has_estimate: bool = True,
+      is_brief: bool = False,
+      pauses: Callable[[], float] = lambda: 0.0,
       interval: float = 60.0,
       stream: TextIO | None = None,
       clock: Callable[[], float] = time.monotonic,
@@ -44,16 +54,23 @@ class Progress:
       raise ValueError(f'done is {done}; allowed: 0 to total, {total}.')
     stream = sys.stderr if stream is None else stream
     self._total, self._name, self._unit = total, name, unit
-    self._initial = self._done = done
+    self._initial = self._done = self._begun = done
     self._figures: dict[str, float] = {}
+    self._has_estimate, self._is_brief = has_estimate, is_brief
+    self._pauses = pauses
     self._interval, self._clock, self._log = interval, clock, log
     self._start = self._last_line = clock()
+    self._start_pauses = pauses()
     self._bar = None
     if stream.isatty():
-      import tqdm
-
-      self._bar = tqdm.tqdm(
-          total=total, desc=name, unit=unit, initial=done, file=stream
+      self._bar = _open_bar(
+          self.seconds_left,
+          total=total,
+          desc=name,
+          unit=unit,
+          initial=done,
+          file=stream,
+          leave=not is_brief,
       )
 
   def __enter__(self) -> Self:
@@ -61,6 +78,14 @@ class Progress:
 
   def __exit__(self, *error) -> None:
     self.close()
+
+  def begin(self, count: int = 1) -> None:
+    """Notes that `count` more are under way, where several are at a time.
+
+    Each counts as half done from then on: where all begin at once, nothing is
+    done for long and then nearly all.
+    """
+    self._begun += count
 
   def update(self, count: int = 1, **figures: float) -> None:
     """Adds `count` finished items, and shows `figures`, e.g. loss=0.3.
@@ -80,17 +105,24 @@ class Progress:
     """Ends the display and leaves the final state on screen or in the log."""
     if self._bar is not None:
       self._bar.close()
-    else:
+    elif not self._is_brief:
       self._write_line()
 
-  def line(self) -> str:
-    """Returns the current state as one line of text."""
+  def seconds_left(self) -> float | None:
+    """Returns the expected time to the end; None while there is no estimate."""
     seconds = self._clock() - self._start
-    new = self._done - self._initial
+    seconds -= self._pauses() - self._start_pauses
+    if not self._has_estimate or self._done == self._initial or seconds <= 0:
+      return None
+    work = self._done + max(self._begun - self._done, 0) / 2 - self._initial
+    return seconds * (self._total - self._initial - work) / work
+
+  def line(self) -> str:
+    """Returns the state in one line."""
     parts = [f'{self._name}: {self._done}/{self._total} {self._unit}s']
-    if new and seconds > 0:
-      rate = new / seconds
-      left = (self._total - self._done) / rate
+    left = self.seconds_left()
+    if left is not None:
+      rate = (self._done - self._initial) / (self._clock() - self._start)
       parts += [f'{rate:.3g}/s', f'{format_seconds(left)} left']
     parts += [f'{key} {value:.4g}' for key, value in self._figures.items()]
     return ', '.join(parts)
@@ -98,6 +130,43 @@ class Progress:
   def _write_line(self) -> None:
     self._last_line = self._clock()
     self._log(self.line())
+
+
+def _open_bar(seconds_left: Callable[[], float | None], **settings: Any) -> Any:
+  """Returns a tqdm bar whose clock moves, and whose time left is ours.
+
+  tqdm averages over all units, or over the latest: neither foresees well where
+  many are under way at once, or the first one waits for a compiler. It also
+  draws only when a unit is done, so that a long one looks like a crash.
+  """
+  import tqdm
+
+  class Bar(tqdm.tqdm):
+    """A bar that is drawn every second by a thread of its own."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+      left = seconds_left()
+      text = '' if left is None else f', {format_seconds(left)} left'
+      return {**super().format_dict, 'left': text}
+
+    def close(self) -> None:
+      is_closed.set()
+      super().close()
+
+  is_closed = threading.Event()
+  bar = Bar(
+      bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}s'
+      ' [{elapsed}{left}{postfix}]',
+      **settings,
+  )
+
+  def draw() -> None:
+    while not is_closed.wait(1.0):
+      bar.refresh()
+
+  threading.Thread(target=draw, daemon=True).start()
+  return bar
 
 
 def format_seconds(seconds: float) -> str:

@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+import re
+import sys
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import ml_collections
 import numpy as np
 import pytest
 
@@ -23,7 +26,15 @@ from experiments.studies.coverage import data as coverage_data
 import routing
 from routing.evaluation import results as results_lib
 from routing.routers import families
+from tests import terminal
 
+# Log lines of absl (I1128 12:00:00.000000 ...), what `command_line` marks as
+# another library's, and Python's warnings.
+_FOREIGN = re.compile(
+    r'^[IWEF]\d{4} \d\d:\d\d:\d\d'
+    r'|^(Debug|Info|Warning|Error|Critical) \(\w+\): '
+    r'|\w+Warning: |site-packages'
+)
 _CASES = {
     'escalate': (arithmetic, 'smoke'),
     'redraft, exact': (arithmetic_redraft, 'smoke'),
@@ -44,7 +55,8 @@ def small(name):
   config.collect.shard_size = 4
   config.num_steps, config.batch_size = 4, 8
   config.log_every = config.eval_every = config.checkpoint_every = 2
-  config.on_policy = dict(problems=4, trajectories=2, every=2)
+  if 'on_policy' in config:
+    config.on_policy = dict(problems=4, trajectories=2, every=2)
   config.calibration.update(budgets=(0.9,), alphas=(0.3,), num_thresholds=4)
   config.evaluation.update(
       learners=('fitted Q, linear',),
@@ -54,6 +66,15 @@ def small(name):
       num_coverage_samples=3,
   )
   return config
+
+
+def leaves(config, prefix=''):
+  """Yields (dotted name, value) of each field that holds no further ones."""
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
 
 
 def _files(directory):
@@ -71,7 +92,10 @@ class FlowTest(parameterized.TestCase):
   def test_one_command_from_nothing_to_points_and_table(self, name):
     config = small(name)
     workdir = pathlib.Path(self.create_tempdir().full_path)
-    pipeline.run(config, workdir, lambda line: None)
+    if name == 'escalate':
+      self._run_on_a_terminal(config, workdir)
+    else:
+      pipeline.run(config, workdir, lambda line: None)
     results = results_lib.check(
         json.loads((workdir / evaluate.RESULTS_FILE).read_text())
     )
@@ -97,6 +121,36 @@ class FlowTest(parameterized.TestCase):
     before = _files(workdir)
     pipeline.run(config, workdir, lambda line: None)
     self.assertEqual(_files(workdir), before)
+
+  def _run_on_a_terminal(self, config, workdir):
+    """The command of the README, and what somebody sees of it."""
+    smoke = arithmetic.get_config('smoke')
+    changed = [
+        f'--config.{field}={value}'
+        for field, value in leaves(config)
+        if dict(leaves(smoke))[field] != value
+    ]
+    code, seconds, lines = terminal.run(
+        [sys.executable, '-m', 'experiments.pipeline']
+        + ['--config=configs/arithmetic.py:smoke', *changed]
+        + [f'--workdir={workdir}']
+    )
+    seen = '\n'.join(lines)
+    self.assertEqual(code, 0, seen)
+    # Seconds on an idle machine; the suite's workers share the cores.
+    self.assertLess(seconds, 60)
+    self.assertStartsWith(lines[1], '8 stages: collect')
+    foreign = [line for line in lines if _FOREIGN.search(line)]
+    self.assertEmpty(foreign)
+    for number in range(1, 9):
+      self.assertIn(f'Stage {number} of 8: ', seen)
+    for bar in ('collect ladders train', 'train seed 0', 'evaluate', 'live'):
+      self.assertRegex(seen, f'{bar}: 100%')
+    last = lines[lines.index('Next:') - 1 :]
+    plot = last[0].removeprefix('Plot: ')
+    self.assertTrue(pathlib.Path(plot).samefile(workdir / 'frontier.png'))
+    commands = [x for x in ' '.join(last).split(':     ') if '-m exp' in x]
+    self.assertLen(commands, 3)
 
   def _check_study(self, workdir, results):
     """Promises are counted on what no stage has seen: the test problems."""

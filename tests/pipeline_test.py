@@ -47,6 +47,14 @@ class PipelineTest(absltest.TestCase):
 
   def test_a_setting_that_a_later_stage_would_refuse_is_refused_first(self):
     for field, value, said in (
+        ('problems.source', 'gsm8k', "Unknown problem source 'gsm8k'"),
+        ('engine.kind', 'gguf', "Unknown engine.kind 'gguf'"),
+        ('protocol.view', 'blind', "no view 'blind'"),
+        ('collect.samples', 0, 'num_samples is 0'),
+        ('collect.limits.attempts', 0, 'attempts is 0'),
+        ('collect.concurrency', 999, 'concurrency is 999; allowed: at most'),
+        ('objective.policy_update', 'sgd', "policy_update 'sgd'"),
+        ('behaviour.kind', 'greedy', "Unknown behaviour.kind 'greedy'"),
         ('cost_metric', 'flps', "Unknown cost metric 'flps'"),
         ('objective.form', 'loss', "Unknown objective form 'loss'"),
         ('objective.estimator', 'ppo', "Unknown objective.estimator 'ppo'"),
@@ -57,7 +65,9 @@ class PipelineTest(absltest.TestCase):
         ('evaluation.num_trials', 7, 'trials is 7; allowed: 1 to 6'),
     ):
       config = arithmetic.get_config('smoke')
-      config.objective.estimator = 'exact'
+      config.objective.update(estimator='exact', policy_update='lagrangian')
+      config.behaviour = dict(kind='rate')
+      config.engine.kind = 'embedded'
       config.update_from_flattened_dict({field: value})
       with self.assertRaisesRegex(ValueError, said):
         pipeline.run(config, self.workdir)
@@ -72,7 +82,10 @@ class PipelineTest(absltest.TestCase):
     # The resuming stage checks its own files; the finished one is skipped.
     self.assertEqual(calls, ['collect', 'report', 'collect'])
     self.assertIn('done before', said[-1])
-    for line, path in zip(said, files, strict=False):
+    # A line before each stage, and one after it.
+    self.assertEqual(said[0], 'Stage 1 of 2: collect')
+    self.assertEqual(said[2], 'Stage 2 of 2: report')
+    for line, path in zip((said[1], said[3]), files, strict=True):
       self.assertIn(path.name, line)
 
   def test_what_is_of_other_inputs_runs_again(self):
@@ -103,8 +116,8 @@ class PipelineTest(absltest.TestCase):
     with mock.patch.object(pipeline, 'stages', lambda *_: [stage]):
       pipeline.run(self.config, self.workdir, said.append)
       pipeline.run(self.config, self.workdir, said.append)
-    self.assertIn('resumed, 0 s', said[0])
-    self.assertIn('done before', said[1])
+    self.assertIn('resumed, 0 s', said[1])
+    self.assertIn('done before', said[2])
     # Of fewer problems than are wanted.
     self.config.problems.test = 49
     self.assertFalse(stage.is_done())

@@ -1,6 +1,7 @@
 """Tests of the progress shown."""
 
 import io
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -75,6 +76,40 @@ class LogLinesTest(parameterized.TestCase):
       made.update(3)
     self.assertEqual(lines, ['collect: 3/3 problems, 3/s, 0 s left'])
 
+  def test_what_is_under_way_counts_half(self):
+    made, _, clock = _make(100)
+    made.begin(40)
+    clock.now += 10.0
+    self.assertIsNone(made.seconds_left())
+    made.update(20)
+    # 20 done and 20 half done, as 30 done: 70 left at 3/s.
+    self.assertAlmostEqual(made.seconds_left(), 70 / 3)
+
+  def test_pauses_say_nothing_about_the_speed(self):
+    paused = [5.0]  # Before the start.
+    made, _, clock = _make(10, pauses=lambda: paused[0])
+    clock.now += 12.0
+    paused[0] += 10.0
+    made.update(1)
+    self.assertAlmostEqual(made.seconds_left(), 9 * 2.0)
+
+  def test_no_estimate_where_units_differ(self):
+    made, _, clock = _make(10, has_estimate=False)
+    clock.now += 1.0
+    made.update(5)
+    self.assertIsNone(made.seconds_left())
+    self.assertEqual(made.line(), 'collect: 5/10 problems')
+
+  def test_what_is_brief_logs_only_if_it_is_not(self):
+    made, lines, clock = _make(2, is_brief=True)
+    with made:
+      clock.now += 1.0
+      made.update(1)
+      self.assertEmpty(lines)
+      clock.now += 60.0
+      made.update(1)
+    self.assertLen(lines, 1)
+
   def test_nothing_done_yet_has_no_rate(self):
     made, _, _ = _make(3)
     self.assertEqual(made.line(), 'collect: 0/3 problems')
@@ -97,6 +132,27 @@ class BarTest(absltest.TestCase):
     self.assertIn('train', terminal.getvalue())
     self.assertIn('4/4', terminal.getvalue())
     self.assertIn('loss=0.5', terminal.getvalue())
+
+  def test_the_clock_of_a_bar_moves_while_nothing_is_done(self):
+    terminal = _Terminal()
+    with progress.Progress(4, 'train', stream=terminal):
+      before, deadline = terminal.getvalue(), time.monotonic() + 20
+      while terminal.getvalue() == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    self.assertStartsWith(
+        terminal.getvalue()[len(before) :].strip('\r'), 'train:   0%'
+    )
+    self.assertIn('[00:01]', terminal.getvalue())
+
+  def test_the_time_left_of_a_bar_is_ours(self):
+    terminal = _Terminal()
+    clock = _Clock()
+    with progress.Progress(4, 'train', stream=terminal, clock=clock) as made:
+      clock.now += 100.0
+      made.update(1)
+      self.assertIn(
+          '5 min 00 s left', made._bar.format_meter(**made._bar.format_dict)
+      )
 
 
 class FormatSecondsTest(parameterized.TestCase):

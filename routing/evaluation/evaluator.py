@@ -31,6 +31,7 @@ def figures(
     *,
     resamples: int,
     seed: int,
+    on_metric: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Evaluates all methods in all cost metrics, in the form of `results.json`.
 
@@ -40,6 +41,7 @@ def figures(
     pair: sources of `select` and `test`.
     resamples: number of bootstrap draws.
     seed: seed of the draws.
+    on_metric: called after each cost metric, for a progress bar.
 
   Returns:
     metric -> see `results.of_metric`, and `left_out`: method -> why it cannot
@@ -52,10 +54,11 @@ def figures(
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
   )
-  return {
-      metric: _in_metric(policies, others, pair, draws, metric)
-      for metric in costs.COST_METRICS
-  }
+  found = {}
+  for metric in costs.COST_METRICS:
+    found[metric] = _in_metric(policies, others, pair, draws, metric)
+    on_metric()
+  return found
 
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:

@@ -101,6 +101,7 @@ async def answer_all(
       answer,
       answered.__setitem__,
       concurrency=answering.concurrency,
+      on_begin=progress.begin if progress else lambda: None,
       on_done=progress.update if progress else lambda: None,
   )
   return [answered[i] for i in range(len(problems))]

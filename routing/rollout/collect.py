@@ -114,6 +114,7 @@ async def collect_each(
     sink: Callable[[int, Record], None],
     *,
     concurrency: int,
+    on_begin: Callable[[], None] = lambda: None,
     on_done: Callable[[], None] = lambda: None,
     on_refused: Callable[[int, engine_lib.Refused], None] | None = None,
     may_begin: Callable[[int], bool] = lambda index: True,
@@ -125,7 +126,8 @@ async def collect_each(
     collect_one: returns the record of a problem.
     sink: called with (index, record) when a record is complete, in any order.
     concurrency: the number of problems in flight.
-    on_done: called after each problem, for a progress bar.
+    on_begin: called before each problem, for a progress bar.
+    on_done: called after each problem.
     on_refused: called with (index, error) when an engine has refused a request
       for good, instead of raising the error; the other problems continue.
     may_begin: called with the index of the next problem; if it returns False,
@@ -146,6 +148,7 @@ async def collect_each(
     for index, problem in waiting:
       if not may_begin(index):
         continue
+      on_begin()
       try:
         # At once, so that the sink can write it before a kill.
         sink(index, await collect_one(problem))

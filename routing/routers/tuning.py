@@ -32,6 +32,7 @@ def tune(
     *,
     value: Callable[[Sequence[sources.Family]], float],
     num_trials: int,
+    on_trial: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Tuned:
   """Fits the first settings of a learner and returns the one of highest value.
@@ -42,6 +43,7 @@ def tune(
     value: the value of fitted families on `select` problems; ties go to the
       first.
     num_trials: number of settings to try.
+    on_trial: called after each setting, for a progress bar.
     **fields: `metric`, `features` and `seed` of `learners.Learner.fit`.
 
   Raises:
@@ -56,6 +58,7 @@ def tune(
   for setting in learner.settings[:num_trials]:
     found = learner.fit(data, setting=setting, **fields)
     values.append(float(value(found)))
+    on_trial()
     # `argmax` gives the first of equal values. Only the best fit stays in
     # memory: fitted trees are large.
     if np.argmax(values) == len(values) - 1:

@@ -70,7 +70,7 @@ def make_update(
   Raises:
     ValueError: if the update is not in `UPDATES`.
   """
-  name = _check_update(config.objective.policy_update)
+  name = check_update(config.objective.policy_update)
   makers = {
       'lagrangian': _make_lagrangian_update,
       'trust_region': _make_trust_region_update,
@@ -120,7 +120,7 @@ def make_update(
   return update
 
 
-def _check_update(name: str) -> str:
+def check_update(name: str) -> str:
   """Returns `name`, or raises ValueError with the allowed names."""
   if name not in UPDATES:
     raise ValueError(

@@ -1,0 +1,78 @@
+"""Tests of what a run says before its first stage and after its last."""
+
+import pathlib
+import shlex
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from configs import arithmetic
+from experiments import command_line
+from experiments import report
+from tests import checkout
+
+_ASKED = 'configs/arithmetic.py:demo'
+
+
+class OpeningTest(parameterized.TestCase):
+
+  def test_stages_time_and_place_are_named(self):
+    lines = report.opening(
+        ['collect a', 'collect b', 'train'], pathlib.Path('runs/x'), 3
+    )
+    self.assertEqual(lines[0], '3 stages: collect (a, b), train.')
+    self.assertEqual(lines[1], 'About 3 min on two idle cores.')
+    self.assertIn('runs/x', lines[2])
+
+  def test_the_time_is_that_of_the_variant(self):
+    config = arithmetic.get_config('demo')
+    config.cost_metric = 'flops'  # Takes as long.
+    config.lock()
+    minutes = report.expected_minutes(config, _ASKED)
+    self.assertEqual(minutes, arithmetic.MINUTES['demo'])
+
+  def test_the_time_of_other_sizes_is_not_known(self):
+    config = arithmetic.get_config('demo')
+    config.problems.train = 801
+    self.assertIsNone(report.expected_minutes(config, _ASKED))
+    self.assertIsNone(
+        report.expected_minutes(
+            arithmetic.get_config(), 'configs/arithmetic.py'
+        )
+    )
+
+
+class NextTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('configs/arithmetic.py:demo', 3),
+      ('configs/arithmetic.py', 2),  # Full already.
+      ('configs/arithmetic_redraft.py:vtrace-smoke', 2),
+  )
+  def test_every_command_can_be_run(self, asked, number):
+    found = report.next_commands(asked, [], 'runs/x')
+    self.assertLen(found, number)
+    for command in found.values():
+      _, dash_m, program, *words = shlex.split(command)
+      self.assertEqual((dash_m, program), ('-m', 'experiments.pipeline'))
+      self.assertStartsWith(words[0], '--config=')
+      self.assertIsNone(command_line._unknown_field(words))
+      self.assertNotIn('--workdir=runs/x', words)  # Which is another's.
+
+  def test_another_metric_is_for_the_same_problems(self):
+    found = report.next_commands(
+        _ASKED, ['--config.problems.train=9'], 'runs/x'
+    )
+    command = found['Another cost metric, on the same problems']
+    self.assertContainsSubset(
+        ['--config.problems.train=9', '--config.data.directory=runs/x'],
+        shlex.split(command),
+    )
+
+  def test_the_notebook_is_there(self):
+    path = report.closing('w', 'p', {})[-1].split()[-1]
+    self.assertTrue((checkout.ROOT / path).is_file())
+
+
+if __name__ == '__main__':
+  absltest.main()
