@@ -119,7 +119,7 @@ class LooksTest(CalibrateTestCase):
       self.calibrate(**settings)
     self.assertEqual(self.files(), before)
 
-  def test_a_router_that_was_trained_anew_is_another_look(self):
+  def test_a_router_that_was_trained_again_is_another_look(self):
     self.calibrate()
     path = self.directory / looks_lib.FILE_NAME
     (look,) = looks_lib.read(path)

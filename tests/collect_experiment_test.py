@@ -61,7 +61,7 @@ class CollectSplitTest(absltest.TestCase):
     self.config = _make_config(self.pair)
     self.workdir = pathlib.Path(self.create_tempdir().full_path)
 
-  def test_writes_shards_and_goes_on_with_them(self):
+  def test_writes_shards_and_continues_with_them(self):
     directory = collect.collect_split(self.config, self.workdir, 'train')
     self.assertEqual(directory, self.workdir / 'shards' / 'train')
     ladders = reader.read_ladders(directory)
@@ -75,7 +75,7 @@ class CollectSplitTest(absltest.TestCase):
     self.assertEqual(again[kept], times[kept])
     self.assertLen(reader.read_ladders(directory), 6)
 
-  def test_the_manifest_knows_the_models(self):
+  def test_the_manifest_records_the_models(self):
     directory = collect.collect_split(self.config, self.workdir, 'test')
     settings = reader.read_manifest(directory).settings
     specs = builders.specs_of(settings)
@@ -117,7 +117,7 @@ class CollectSplitTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'weights_sha256'):
       collect.collect_split(self.config, self.workdir, 'test')
 
-  def test_no_pair_there_is_refused(self):
+  def test_a_missing_pair_is_rejected(self):
     self.config.engine.pair = str(self.workdir)
     with self.assertRaisesRegex(ValueError, "allowed: 'shipped', or"):
       collect.collect_split(self.config, self.workdir, 'test')

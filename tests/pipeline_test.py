@@ -1,4 +1,4 @@
-"""Tests of the pipeline: what is finished is skipped, what is wrong refused."""
+"""Tests of the pipeline: finished stages are skipped, bad input is rejected."""
 
 import dataclasses
 import pathlib
@@ -32,7 +32,7 @@ class PipelineTest(absltest.TestCase):
     self.config = arithmetic.get_config('smoke')
 
   def _stages(self, calls):
-    """Two stages that write a file each; the first looks after itself."""
+    """Returns two stages that write one file each; the first one resumes."""
 
     def stage(name, resumes):
       path = self.workdir / f'{name}.txt'
@@ -45,7 +45,7 @@ class PipelineTest(absltest.TestCase):
 
     return [stage('collect', True), stage('report', False)]
 
-  def test_a_setting_that_a_later_stage_would_refuse_is_refused_first(self):
+  def test_settings_of_all_stages_are_checked_first(self):
     for field, value, said in (
         ('problems.source', 'gsm8k', "Unknown problem source 'gsm8k'"),
         ('engine.kind', 'gguf', "Unknown engine.kind 'gguf'"),
@@ -73,7 +73,7 @@ class PipelineTest(absltest.TestCase):
         pipeline.run(config, self.workdir)
       self.assertEmpty(list(self.workdir.iterdir()))
 
-  def test_only_what_is_missing_runs_again(self):
+  def test_only_unfinished_stages_run_again(self):
     calls, said = [], []
     with mock.patch.object(pipeline, 'stages', lambda *_: self._stages(calls)):
       files = pipeline.run(self.config, self.workdir, said.append)
@@ -88,7 +88,7 @@ class PipelineTest(absltest.TestCase):
     for line, path in zip((said[1], said[3]), files, strict=True):
       self.assertIn(path.name, line)
 
-  def test_what_is_of_other_inputs_runs_again(self):
+  def test_a_stage_with_changed_inputs_runs_again(self):
     calls, said, is_current = [], [], [True]
     stages = self._stages(calls)
     stages[1] = dataclasses.replace(stages[1], is_current=lambda: is_current[0])
@@ -118,7 +118,7 @@ class PipelineTest(absltest.TestCase):
       pipeline.run(self.config, self.workdir, said.append)
     self.assertIn('resumed, 0 s', said[1])
     self.assertIn('done before', said[2])
-    # Of fewer problems than are wanted.
+    # Fewer problems than the configuration asks for.
     self.config.problems.test = 49
     self.assertFalse(stage.is_done())
 

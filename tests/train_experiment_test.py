@@ -180,10 +180,12 @@ class TrainTest(absltest.TestCase):
     for i, ladder in enumerate(ladders):
       steps = tuple(dataclasses.replace(x, hidden=None) for x in ladder.steps)
       writer.add(i, dataclasses.replace(ladder, steps=steps))
-    with self.assertRaisesRegex(ValueError, 'Remove hidden from features.groups'):
+    with self.assertRaisesRegex(
+        ValueError, 'Remove hidden from features.groups'
+    ):
       training_data.load(_config(), self.workdir)
 
-  def test_a_bad_call_is_one_line_and_no_success(self):
+  def test_a_bad_call_prints_one_line_and_fails(self):
     for override, message in (
         ('--config.num_step=3', 'Did you mean "num_steps"'),
         ('--config.bugdet=3', "no field 'bugdet'. Fields: batch_size,"),

@@ -87,7 +87,7 @@ class RolloutsTest(parameterized.TestCase):
     self.workdir = pathlib.Path(self.create_tempdir().full_path)
     shutil.copytree(self.shards, self.workdir, dirs_exist_ok=True)
 
-  def test_what_the_writer_of_trajectories_has_seen_counts_as_seen(self):
+  def test_a_router_inherits_what_the_behaviour_policy_has_seen(self):
     writer = routing.load('shipped')
     behaviour_of = lambda x: {'kind': 'mixture', 'router': x}
     workdir = self.create_tempdir().full_path
@@ -116,7 +116,7 @@ class RolloutsTest(parameterized.TestCase):
     self.assertEqual([row['step'] for row in rows], [2, 4])
     self.assertLen(rows[-1]['validation_effective'], 2)
 
-  def test_select_is_all_that_may_choose_and_is_known_as_seen(self):
+  def test_only_select_may_choose_and_counts_as_seen(self):
     data = training_data.load(make_config(), self.workdir)
     self.assertLen(data.select.mask, 16 * 3)
     rollouts = reader.read_rollouts(self.workdir / 'rollouts' / 'select')
@@ -126,7 +126,7 @@ class RolloutsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "has seen it as 'select'"):
       data.seen.check('prove', problems)
 
-  def test_shards_on_disk_are_what_is_in_memory(self):
+  def test_streamed_shards_equal_data_in_memory(self):
     whole = training_data.load(make_config(), self.workdir)
     config = make_config()
     config.stream.num_shards_in_memory = 2
@@ -218,14 +218,14 @@ class RolloutsTest(parameterized.TestCase):
       (dict(kind='ladders'), 'vtrace', 'allowed: ladders or rollouts in esc'),
       (dict(kind='trees'), 'vtrace', "data.kind is 'trees'; allowed: ladders"),
   )
-  def test_what_does_not_go_together_is_named(self, data, estimator, message):
+  def test_settings_that_do_not_fit_are_named(self, data, estimator, message):
     config = make_config()
     config.data.update(data)
     config.objective.estimator = estimator
     with self.assertRaisesRegex(ValueError, message):
       training_data.load(config, self.workdir)
 
-  def test_ladders_where_rollouts_are_wanted_are_not_found(self):
+  def test_ladders_are_not_taken_for_rollouts(self):
     shutil.rmtree(self.workdir / 'rollouts')
     with self.assertRaisesRegex(ValueError, 'rollouts/train holds no manifest'):
       training_data.load(make_config(), self.workdir)

@@ -116,7 +116,7 @@ class OvernightTest(parameterized.TestCase):
     return on_request
 
   @parameterized.parameters(signal.SIGTERM, signal.SIGINT)
-  def test_a_signal_finishes_the_shards_in_hand(self, number):
+  def test_a_signal_completes_the_shards_under_way(self, number):
     # With 4 in flight, problems 8 to 14 are the most that can have begun.
     with self.assertRaisesRegex(
         engine_lib.Stop,
@@ -127,7 +127,7 @@ class OvernightTest(parameterized.TestCase):
     self._collect()
     self._check_complete()
 
-  def test_a_signal_is_heard_though_all_problems_are_under_way(self):
+  def test_a_signal_counts_even_if_all_problems_are_under_way(self):
     with self.assertRaisesRegex(
         engine_lib.Stop, 'Got SIGINT. 40 of 40 .* The same command continues'
     ):
