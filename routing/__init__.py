@@ -1,6 +1,6 @@
 """Stepwise model routing: choose, step by step, which language model writes.
 
-Axes, one letter each, in every docstring and shape of this package:
+Docstrings and array shapes of this package name each axis by one letter:
   B batch, T steps, F features, A routes, N problems, K thresholds.
 A route is the index of a model: route 0 is the smallest, A - 1 the largest.
 
@@ -12,8 +12,8 @@ def load(path='shipped'):
   """Loads a trained router from a directory.
 
   Args:
-    path: a run directory, a folder that a router was saved to, or 'shipped' for
-      the router that comes with the package.
+    path: a directory of a training run, a directory that a router was saved to,
+      or 'shipped' for the router that comes with the package.
 
   Returns:
     A `routing.routers.learned.LearnedRouter`.

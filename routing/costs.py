@@ -1,17 +1,18 @@
 """Cost accounting: converts recorded tokens and seconds to four cost metrics.
 
-Every method, ours or from a paper, is charged here from the same recorded
-`Usage`. No other module knows a price. The four cost metrics are
+Every routing method, ours or from a paper, is charged here from the same
+recorded `types.Usage`. No other module knows a price. The four cost metrics are
 
   `price`: dollars, at prices per million input, cached-input and output tokens;
-  `flops`: floating-point operations, those of reading a prompt included;
+  `flops`: floating-point operations, including those of reading a prompt;
   `decoded_tokens`: tokens written, weighted by the parameters of the writer;
   `latency`: wall-clock seconds.
 
-A configuration names the metric of its constraint and promises; all four are
-always reported, because the metric decides what a router can gain. For example,
-in `flops` a hand-over at any step costs about as much as the large model alone:
-the large model must read the very tokens that it would otherwise have written.
+A configuration names the metric that its constraint and promises use. Results
+are reported in all four, because the metric decides how much a router can save.
+For example, in `flops` a hand-over at any step costs about as much as the large
+model alone: reading the small model's tokens takes the large model as many
+operations as writing tokens of its own.
 """
 
 from collections.abc import Iterable
@@ -24,20 +25,21 @@ from routing import types
 
 COST_METRICS = ('price', 'flops', 'decoded_tokens', 'latency')
 
-# Input and cached-input price as fractions of the output price, for models
-# without a list price: typical ratios of public price lists.
+# Input and cached-input price as fractions of the output price, for models that
+# have no list price. The values are typical of public price lists.
 INPUT_TO_OUTPUT_PRICE = 0.2
 CACHED_TO_OUTPUT_PRICE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class RouteSpec:
-  """The size and the prices of one model, from which its calls are charged.
+  """The size and the prices of one model, from which its calls are priced.
 
   name: the model's name in tables.
   parameters: number of weights, embeddings included.
   num_layers: number of decoder blocks.
-  attention_width: heads x head_dim, for the attention term of `flops`.
+  attention_width: number of heads x head dimension, for the attention term of
+    the metric `flops`.
   price_input, price_cached, price_output: dollars per million tokens.
   """
 
@@ -55,11 +57,12 @@ def spec_by_parameters(
 ) -> RouteSpec:
   """Returns the spec of a model that has no list price.
 
-  Its output price is one dollar per million tokens and million parameters;
-  input and cached input cost the usual fractions of it.
+  The output price is set to 1 dollar per million tokens for every million
+  parameters. Input and cached-input prices are `INPUT_TO_OUTPUT_PRICE` and
+  `CACHED_TO_OUTPUT_PRICE` times the output price.
   """
-  # The dollar is an arbitrary unit: costs are reported as fractions of the
-  # all-large cost, so only the ratios between such models matter.
+  # The dollar is an arbitrary unit here. Costs are reported as fractions of the
+  # largest model's cost, so only the ratios between the models matter.
   output = parameters / 1e6
   return RouteSpec(
       name=name,
@@ -82,13 +85,13 @@ def check_metric(metric: str) -> str:
 
 
 def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
-  """Returns the cost of one call, or elementwise of an array of calls.
+  """Returns the cost of one call, or of each call if `usage` holds arrays.
 
   `flops` counts 2 FLOPs per parameter and processed token. Attention adds
   2 x layers x attention width x c for a token with c tokens of context. Tokens
   from the cache (`cached`) or already in the context of a running request
-  (`in_context`) are not processed again, but belong to the context. Source:
-  Kaplan et al. 2020, table 1.
+  (`in_context`) are not processed again, but processed tokens attend to them.
+  Source: Kaplan et al. 2020, table 1.
 
   Args:
     usage: token counts and seconds; scalars or arrays of one shape.
@@ -100,13 +103,15 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
     FLOPs, parameters x tokens, or seconds.
   """
   check_metric(metric)
-  # float64: sums of FLOPs exceed the integers that float32 represents exactly.
+  # FLOP counts exceed the integers that float32 represents exactly, so all
+  # metrics are computed in float64.
   read, cached, written, in_context = (
       np.asarray(x, np.float64)
       for x in (usage.read, usage.cached, usage.written, usage.in_context)
   )
   if metric == 'price':
-    # `in_context` is free: the request that holds these tokens has paid them.
+    # Tokens counted in `in_context` cost nothing here: an earlier usage of the
+    # same request has charged them.
     return (
         read * spec.price_input
         + cached * spec.price_cached
@@ -122,14 +127,20 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
     return 2 * spec.parameters * (read + written) + attention
   if metric == 'decoded_tokens':
     return spec.parameters * written
-  # `+ 0 * read` gives the seconds the shape of the token counts.
+  # Latency. `+ 0 * read` broadcasts the seconds to the shape of the counts.
   return np.asarray(usage.seconds, np.float64) + 0 * read
 
 
 def total_cost(
     calls: Iterable[types.Usage], specs: Sequence[RouteSpec], metric: str
 ) -> float:
-  """Returns the cost of all `calls` together, in the metric's own unit."""
+  """Returns the sum of the costs of `calls`, in the metric's own unit.
+
+  Args:
+    calls: the usage of each call.
+    specs: the A models, smallest first; `specs[call.route]` prices a call.
+    metric: one of `COST_METRICS`.
+  """
   return float(
       sum(call_cost(call, specs[call.route], metric) for call in calls)
   )
@@ -138,12 +149,13 @@ def total_cost(
 def completion_cost(
     completion: types.Completion, specs: Sequence[RouteSpec], metric: str
 ) -> float:
-  """Returns the cost of a completion, in the metric's own unit.
+  """Returns the cost of a larger model's completion, in the metric's own unit.
 
   The whole prompt is charged as `read`: at a hand-over the larger model is
-  called for the first time, so none of it is in the model's prefix cache.
+  called for the first time, so its prefix cache holds nothing of the prompt.
   """
-  # A `Usage`, so that a completion and a live call share one formula.
+  # Converted to a `Usage`, so that completions and live calls share one
+  # formula.
   usage = types.Usage(
       completion.route,
       completion.read,
@@ -156,15 +168,16 @@ def completion_cost(
 
 @dataclasses.dataclass(frozen=True)
 class LadderCosts:
-  """The cost of every possible course of one ladder, in the metric's own unit.
+  """The cost of each answer that one ladder allows, in the metric's own unit.
 
   T is the number of steps at which a decision is made.
 
-  drafts: `[T]`, the small model's calls up to and including step t.
-  handover: `[T, A-1]`, the whole answer with a hand-over at step t to route
-    1..A-1: the small model's calls before it, then the completion.
-  stay: the whole answer by the small model.
-  all_large: the whole answer by the largest model alone.
+  drafts: `[T]`, cost of the small model's steps 0..t.
+  handover: `[T, A-1]`, cost of the whole answer with a hand-over at step t to
+    route 1..A-1: the small model's calls before the hand-over, then the larger
+    model's completion.
+  stay: cost of the whole answer if the small model writes all of it.
+  all_large: cost of the whole answer if the largest model writes all of it.
   """
 
   drafts: np.ndarray
@@ -180,18 +193,20 @@ def ladder_costs(
     *,
     draft_is_paid: bool,
 ) -> LadderCosts:
-  """Returns the cost of each hand-over of a ladder, as the driver charges it.
+  """Returns the cost of each answer that a ladder allows.
+
+  The costs equal those of a live answer with the same hand-over.
 
   Args:
     ladder: a ladder with a completion for every (step, larger route).
     specs: the A models, smallest first.
     metric: one of `COST_METRICS`.
-    draft_is_paid: True for `peek`, where the draft of step t is written, paid
-      and discarded when the hand-over is at t. False for `commit`, where step t
-      is not drafted.
+    draft_is_paid: True for the view `peek`: at a hand-over at step t, the small
+      model's draft of step t has been written and is charged, although it is
+      discarded. False for `commit`, where step t is not drafted.
 
   Returns:
-    The costs. Several samples for one prefix are averaged.
+    The costs. If a prefix has several sampled completions, they are averaged.
 
   Raises:
     ValueError: if a (step, route) has no completion.
@@ -202,8 +217,9 @@ def ladder_costs(
   num_steps, num_larger = ladder.num_decisions, len(specs) - 1
   decided = np.asarray(steps)[:num_steps]
   drafts = np.cumsum(decided)
-  # Small calls that a hand-over at t pays: steps 0..t with `peek`, because the
-  # discarded draft of step t counts, and steps 0..t-1 with `commit`.
+  # Calls of the small model that are charged before a hand-over at step t:
+  # those of steps 0..t with `peek`, because the discarded draft of step t
+  # counts, and those of steps 0..t-1 with `commit`.
   paid = drafts if draft_is_paid else drafts - decided
   total = np.zeros((num_steps, num_larger))
   count = np.zeros((num_steps, num_larger))
@@ -214,17 +230,19 @@ def ladder_costs(
   if not count.all():
     step, route = np.argwhere(count == 0)[0]
     raise ValueError(
-        f'Ladder {ladder.problem.id} has no completion by route {route + 1} '
-        f'from step {step}; every larger route needs one at each of its '
-        f'{num_steps} decided steps. Collect the ladder again.'
+        f'The ladder of problem {ladder.problem.id} has no completion by route '
+        f'{route + 1} from step {step}; every larger route needs a completion '
+        f'from each of its first {num_steps} steps. Collect the ladder again.'
     )
   mean = total / count
   return LadderCosts(
       drafts=drafts,
       handover=paid[:, None] + mean,
-      # The small model also writes the steps after the last decision.
+      # All steps, not only the first T: after the last decision the small model
+      # continues to the end.
       stay=float(sum(steps)),
-      # The largest model's completion of the empty prefix is its own answer.
+      # The largest model's completion of the empty prefix is the answer that
+      # it writes alone.
       all_large=float(mean[0, -1]),
   )
 
@@ -235,14 +253,15 @@ class Accounting:
 
   specs: the A models, smallest first.
   metric: the cost metric of the constraint and of the promises.
-  reference: expected all-large cost of one problem, in the metric's own unit:
-    the mean over the training problems. Needed only for `spent`, from which a
-    router learns what an unfinished answer has cost so far.
+  reference: expected all-large cost: the mean over the training problems of
+    what the largest model alone costs, in the metric's own unit. Only `spent`
+    needs it.
   """
 
   specs: tuple[RouteSpec, ...]
   metric: str = 'price'
-  # NaN rather than 1: if it was never set, `spent` must not look like a cost.
+  # The default is NaN rather than 1: if `reference` was never set, `spent` must
+  # not return a number that looks like a cost.
   reference: float = float('nan')
 
   def __post_init__(self):
@@ -253,9 +272,10 @@ class Accounting:
       )
 
   def spent(self, calls: Iterable[types.Usage]) -> float:
-    """Returns the cost of `calls` as a fraction of the expected all-large cost.
+    """Returns the cost of `calls` as a fraction of `reference`.
 
-    The denominator is an expectation, because the all-large cost of the problem
-    at hand is not known while it is being answered.
+    Routers see this as the cost of an unfinished answer so far. The denominator
+    is an expectation, because what the largest model alone would cost on the
+    problem at hand is not known while the problem is being answered.
     """
     return total_cost(calls, self.specs, self.metric) / self.reference

@@ -14,25 +14,26 @@ from absl import logging
 class Progress:
   """Counts finished items out of `total`, and shows rate and time left.
 
-  On a terminal this is a tqdm bar. Elsewhere (a log file, a notebook, CI) it is
-  one log line every `interval` seconds, and one at the end.
+  On a terminal it draws a tqdm bar. Elsewhere (a log file, a notebook, CI) it
+  logs one line every `interval` seconds, and one at the end.
 
   Args:
-    total: number of items in all.
-    name: the task, e.g. 'collect train'.
-    unit: what an item is, singular, e.g. 'problem'.
-    done: number of items that an earlier run finished; the rate leaves them
-      out.
-    has_estimate: False shows no time left. Use it where one item may take many
-      times as long as another.
-    is_brief: True clears the bar at the end and logs no last line.
-    pauses: returns the seconds so far that the rate leaves out, e.g. those of
-      compilation, since a fixed but arbitrary origin.
+    total: number of items, including those that are already done.
+    name: name of the task, e.g. 'collect train'.
+    unit: what an item is, in the singular, e.g. 'problem'.
+    done: number of items that an earlier run finished. They count as done, but
+      not in the rate of this run.
+    has_estimate: False = the time left is not shown. Use it where one item may
+      take many times as long as another.
+    is_brief: True = the bar is cleared at the end, and no last line is logged.
+    pauses: returns a running total of seconds that the estimate of the time
+      left leaves out, e.g. those of compilation. Only differences of this total
+      are used.
     interval: seconds between log lines.
-    stream: where the bar is drawn; lines are logged instead if it is not a
-      terminal. None = standard error.
-    clock: returns seconds since a fixed but arbitrary origin.
-    log: writes one line.
+    stream: where the bar is drawn. If it is not a terminal, lines are logged
+      instead. None = standard error.
+    clock: returns a monotonic time in seconds; only differences are used.
+    log: writes one line to the log.
   """
 
   def __init__(
@@ -51,7 +52,9 @@ class Progress:
       log: Callable[[str], None] = logging.info,
   ):
     if not 0 <= done <= total:
-      raise ValueError(f'done is {done}; allowed: 0 to total, {total}.')
+      raise ValueError(
+          f'done is {done}; allowed: 0 to total, which is {total}.'
+      )
     stream = sys.stderr if stream is None else stream
     self._total, self._name, self._unit = total, name, unit
     self._initial = self._done = self._begun = done
@@ -80,17 +83,18 @@ class Progress:
     self.close()
 
   def begin(self, count: int = 1) -> None:
-    """Notes that `count` more are under way, where several are at a time.
+    """Notes that `count` more items have begun, if items run concurrently.
 
-    Each counts as half done from then on: where all begin at once, nothing is
-    done for long and then nearly all.
+    An item that has begun counts as half done in the estimate of the time left.
+    Otherwise, if all items begin together, there would be no progress for a
+    long time and then all of it at once.
     """
     self._begun += count
 
   def update(self, count: int = 1, **figures: float) -> None:
-    """Adds `count` finished items, and shows `figures`, e.g. loss=0.3.
+    """Adds `count` finished items, and shows named figures, e.g. loss=0.3.
 
-    A figure stays on display until a later call changes it.
+    A figure stays on display until a later call gives it another value.
     """
     self._done += count
     self._figures.update(figures)
@@ -102,23 +106,31 @@ class Progress:
       self._write_line()
 
   def close(self) -> None:
-    """Ends the display and leaves the final state on screen or in the log."""
+    """Ends the display.
+
+    The final state stays on the screen or in the log, unless `is_brief` is set.
+    """
     if self._bar is not None:
       self._bar.close()
     elif not self._is_brief:
       self._write_line()
 
   def seconds_left(self) -> float | None:
-    """Returns the expected time to the end; None while there is no estimate."""
+    """Returns the estimated seconds until all items are done.
+
+    Returns None if no estimate is possible yet, or `has_estimate` is False.
+    """
     seconds = self._clock() - self._start
     seconds -= self._pauses() - self._start_pauses
     if not self._has_estimate or self._done == self._initial or seconds <= 0:
       return None
+    # Items finished by this run, plus half of each item that is under way.
     work = self._done + max(self._begun - self._done, 0) / 2 - self._initial
+    # At the rate of work / seconds so far, for the work that remains.
     return seconds * (self._total - self._initial - work) / work
 
   def line(self) -> str:
-    """Returns the state in one line."""
+    """Returns items done, rate, time left and figures as one line of text."""
     parts = [f'{self._name}: {self._done}/{self._total} {self._unit}s']
     left = self.seconds_left()
     if left is not None:
@@ -133,16 +145,21 @@ class Progress:
 
 
 def _open_bar(seconds_left: Callable[[], float | None], **settings: Any) -> Any:
-  """Returns a tqdm bar whose clock moves, and whose time left is ours.
+  """Returns a tqdm bar that redraws every second and shows `seconds_left`.
 
-  tqdm averages over all units, or over the latest: neither foresees well where
-  many are under way at once, or the first one waits for a compiler. It also
-  draws only when a unit is done, so that a long one looks like a crash.
+  tqdm's own estimate of the time left is an average over finished items. That
+  is far off if many items run at once, or if the first item includes
+  compilation. Also, tqdm redraws only when an item is done, so that a long item
+  looks like a crash.
+
+  Args:
+    seconds_left: returns the time left that the bar shows; None = not known.
+    **settings: keyword arguments of `tqdm.tqdm`.
   """
   import tqdm
 
   class Bar(tqdm.tqdm):
-    """A bar that is drawn every second by a thread of its own."""
+    """A tqdm bar whose format can show `{left}`, our estimate of time left."""
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -165,12 +182,14 @@ def _open_bar(seconds_left: Callable[[], float | None], **settings: Any) -> Any:
     while not is_closed.wait(1.0):
       bar.refresh()
 
+  # A daemon, so that a bar that was never closed does not keep the process
+  # alive.
   threading.Thread(target=draw, daemon=True).start()
   return bar
 
 
 def format_seconds(seconds: float) -> str:
-  """Returns a duration as text: '7 s', '2 min 05 s' or '3 h 04 min'."""
+  """Formats a duration in seconds: '7 s', '2 min 05 s' or '3 h 04 min'."""
   minutes, rest = divmod(round(seconds), 60)
   if not minutes:
     return f'{rest} s'

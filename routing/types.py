@@ -24,10 +24,10 @@ class Problem:
   """A question with a reference answer that a grader can check.
 
   id: unique within its source, e.g. 'arithmetic/train/17'.
-  question: the text that the models are asked.
+  question: the text that the models are prompted with.
   answer: the reference answer, in the form that the grader expects.
-  subject: the group for group-conditional results; may be empty.
-  meta: further facts from the source (difficulty, labels); JSON-like.
+  subject: the group of the problem, for results by group; may be empty.
+  meta: further facts that the problem source gives, e.g. difficulty; JSON-like.
   """
 
   id: str
@@ -41,28 +41,30 @@ class Problem:
 class Usage:
   """The tokens and seconds that one model call consumed.
 
-  If a call wrote several steps, each step has its part of the usage. The first
-  part has the prompt (`read` and `cached`). Each later part has 0 for both, and
-  counts everything before its step in `in_context`. So the costs of the steps
-  sum to the cost of the call.
+  If a call wrote several steps, each step has its own part of the call's usage.
+  The first part counts the prompt in `read` and `cached`. Each later part has 0
+  for both, and counts everything before its step in `in_context`. So the costs
+  of the steps sum to the cost of the call.
 
-  Fields other than `route` may be arrays of one shape, for many calls at once.
+  One `Usage` may also describe many calls of one route at once: all fields
+  other than `route` are then arrays of the same shape.
 
   route: index of the model that was called.
-  read: prompt tokens that were processed, because no cache held them.
-  cached: prompt tokens that came from the model's prefix cache, because the
-    model had read or written them earlier in the same session.
-  written: tokens generated.
+  read: number of prompt tokens that the model processed, because they were not
+    in its prefix cache.
+  cached: number of prompt tokens taken from the model's prefix cache, because
+    the model had read or written them earlier in the same session.
+  written: number of tokens generated.
   seconds: wall-clock time attributed to the call. The time of a batch is
     divided evenly among its requests.
-  in_context: tokens that were already in the context of the running request
-    before this usage. An earlier usage of the same request reported and charged
-    them, so here they add only the attention over them.
+  in_context: number of tokens that were already in the context of the running
+    request before this usage. An earlier usage of the same request reported and
+    charged these tokens. Here they add only the cost of attending to them.
   """
 
   route: int
-  # Disjoint counts, because each has a price of its own: an API that reports
-  # prompt tokens with the cached ones included needs the difference in `read`.
+  # `read` and `cached` are disjoint, because each has its own price. Some APIs
+  # report prompt tokens with the cached ones included: subtract these first.
   read: int | np.ndarray
   cached: int | np.ndarray
   written: int | np.ndarray
@@ -72,64 +74,66 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """One step of an answer as one model wrote it, with its log-probabilities.
+  """One step of an answer, with the log-probabilities of its tokens.
 
-  text: the step, its delimiter included.
+  text: the text of the step, including the delimiter at its end.
   token_ids: the n tokens of the step, under the writer's own tokenizer.
   log_probs: `[n]` float32, log-probability of each token before temperature is
     applied; `[0]` if the engine gives none.
-  top_log_probs: `[n, k]` float32, the k largest log-probabilities at each
-    token, in descending order; k may be 0.
+  top_log_probs: `[n, k]` float32, the k largest log-probabilities over the
+    vocabulary at each token position, in descending order; k may be 0.
   is_final: whether the model ended its answer with this step.
-  usage: tokens and seconds that writing the step consumed.
+  usage: tokens and seconds that the writer consumed for this step.
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
   """
 
   text: str
   token_ids: tuple[int, ...]
-  # Empty while `token_ids` is not, where a server returns only the text.
+  # `log_probs` is empty although `token_ids` is not, if the server returns the
+  # text but no log-probabilities.
   log_probs: np.ndarray
   top_log_probs: np.ndarray
-  # Not derivable from the text: a step without a delimiter at its end may also
-  # have been cut off by the token limit.
+  # `is_final` cannot be derived from the text: a step without a delimiter at
+  # its end may also have been cut off by the token limit.
   is_final: bool
   usage: Usage
   hidden: np.ndarray | None = None
 
   @property
   def route(self) -> int:
-    """The route of the model that wrote this step."""
+    """The route (index) of the model that wrote this step."""
     return self.usage.route
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """What a router may look at before a decision; nothing from the future.
+  """The unfinished answer that a router sees when it makes a decision.
 
-  question: the text of the problem.
-  steps: the accepted steps.
+  question: the text of the problem's question.
+  steps: the accepted steps, in order.
   draft: the small model's proposal for the next step, not yet accepted; None
-    where the protocol decides before drafting.
-  spent: cost so far, that of the draft included, in the configured cost metric,
-    as a fraction of the expected all-large cost of a problem.
-  previous: what the router saw at the decision before this one, with the draft
-    of that decision even if it was discarded; None at the first decision.
+    if the protocol has no drafts.
+  spent: cost of all calls so far, including the call that wrote the draft, in
+    the configured cost metric. The unit is the expected all-large cost: what
+    the largest model alone costs on an average problem.
+  previous: the trace at the previous decision, including the draft shown there,
+    even if it was discarded; None at the first decision.
   """
 
   question: str
   steps: tuple[Step, ...]
   draft: Step | None = None
   spent: float = 0.0
-  # Left out of the repr: each trace would print all earlier ones as well.
+  # `repr` leaves `previous` out, or each trace would print all earlier traces.
   previous: 'Trace | None' = dataclasses.field(default=None, repr=False)
 
   @property
   def history(self) -> 'tuple[Trace, ...]':
-    """What the router saw at each decision so far, oldest first, ending here.
+    """The traces at all decisions so far, oldest first; the last is this one.
 
-    Policies over the step history (`gru`, `attention`) need it: the accepted
-    steps alone do not show the drafts that were discarded.
+    Policies over the step history (`gru`, `attention`) need all of them: the
+    accepted steps alone do not show the drafts that were discarded.
     """
     seen, trace = [], self
     while trace is not None:
@@ -139,7 +143,7 @@ class Trace:
 
   @property
   def text(self) -> str:
-    """The text of the accepted steps."""
+    """The concatenated text of the accepted steps."""
     return ''.join(step.text for step in self.steps)
 
 
@@ -147,10 +151,11 @@ class Trace:
 class Decision:
   """A router's choice at one step boundary.
 
-  route: the model that writes the next step.
-  score: the number that was compared with the threshold; higher = escalate.
+  route: index of the model that writes the next step.
+  score: the number that the router compared with its threshold; a higher score
+    speaks for a larger model.
   probability: the action probability, i.e. the probability with which the
-    router takes `route` at this trace; 1 for a deterministic router.
+    router chooses `route` at this trace; 1 for a deterministic router.
   """
 
   route: int
@@ -160,12 +165,12 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-  """One problem as a router answered it: decisions, steps and model calls.
+  """The answer to one problem under a router: decisions, steps, model calls.
 
-  problem: the problem.
-  steps: the final trace.
-  discarded: the drafts that were paid for but not kept, in order.
-  decisions: one per step boundary at which the router was asked.
+  problem: the problem that was answered.
+  steps: the accepted steps, which together are the whole answer.
+  discarded: the drafts that were charged but not accepted, in order.
+  decisions: one per step boundary at which the router was asked, in order.
   calls: the usage of every model call in order, including those that wrote
     discarded drafts or wasted tokens.
   is_correct: whether the final answer grades right.
@@ -175,8 +180,8 @@ class Trajectory:
   steps: tuple[Step, ...]
   discarded: tuple[Step, ...]
   decisions: tuple[Decision, ...]
-  # Not derivable from `steps`: one call may write many steps, and some calls
-  # wrote none that was kept.
+  # `calls` cannot be derived from `steps`: one call may write many steps, and
+  # the steps of other calls were discarded.
   calls: tuple[Usage, ...]
   is_correct: bool
 
@@ -194,22 +199,25 @@ class Completion:
   route: the larger model, in 1..A-1.
   sample: index of this completion among the samples for the same prefix.
   text: what the larger model wrote.
-  read: tokens of the question and the kept steps, under this model's tokenizer.
-  written: tokens generated.
-  seconds: wall-clock time of writing it. For a reused completion this is its
-    share, by tokens, of the time of the call that wrote it.
+  read: number of tokens of the question and the kept steps, under the tokenizer
+    of this larger model.
+  written: number of tokens generated.
+  seconds: wall-clock time to write `text`. For a reused completion this is a
+    share, in proportion to its tokens, of the time of the original call.
   is_correct: whether the whole answer (kept steps and `text`) grades right.
   is_reused: whether the text was taken from the completion of a shorter prefix
-    instead of generated again. Under greedy decoding this is exact if that
-    completion began with the very step that the longer prefix adds.
+    instead of generated again. Under greedy decoding the text is the same,
+    provided that the shorter prefix's completion began with exactly the step
+    that the longer prefix adds.
   """
 
   step: int
   route: int
   sample: int
   text: str
-  # The whole prompt, whatever was cached while collecting: a live hand-over is
-  # the first call to this model.
+  # `read` counts the whole prompt, even if part of it was cached during the
+  # collection: a live hand-over is the first call to the larger model, so none
+  # of the prompt can be cached then.
   read: int
   written: int
   seconds: float
@@ -219,14 +227,14 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-  """The small model's trace, and a larger model's ending from each prefix.
+  """The small model's answer, and a larger model's ending from each prefix.
 
-  The accuracy and cost of *any* policy of the protocol `escalate` follow
-  exactly from a ladder, with no further model call.
+  On this problem, the accuracy and cost of *any* policy of the protocol
+  `escalate` follow exactly from the ladder, without another model call.
 
   problem: the problem.
-  steps: the small model's own trace, to its end. Decisions are made at the
-    first T steps only; after the last decision the small model writes on alone.
+  steps: the small model's whole answer, written without a hand-over. Decisions
+    are made at its first T steps only.
   is_correct: whether the small model's own answer grades right.
   completions: one for each step t in 0..min(len(steps), T)-1, each larger route
     and each sample; sorted by (step, route, sample).
@@ -239,20 +247,22 @@ class Ladder:
 
   @property
   def num_decisions(self) -> int:
-    """The number of steps at which a router is asked, at most T."""
-    # From the completions, since the small model may write more than T steps.
+    """The number of steps at which a router makes a decision, at most T."""
+    # Counted from the completions, because `steps` may be longer than T.
     return 1 + max((x.step for x in self.completions), default=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-  """One problem as a behaviour policy answered it, once or several times.
+  """One or more answers of a behaviour policy to the same problem.
 
   problem: the problem.
-  reference: the largest model's answer from the empty prefix. Costs are
-    fractions of its cost; relative loss and gain compare with its correctness.
-  trajectories: complete answers; the `probability` of each decision is the
-    action probability of the behaviour policy, for importance weights.
+  reference: the answer that the largest model wrote alone. Costs are reported
+    as fractions of the cost of this answer; relative loss and relative gain
+    compare trajectories with its correctness.
+  trajectories: complete answers. The `probability` of each decision is the
+    behaviour policy's action probability, from which training computes
+    importance weights.
   """
 
   problem: Problem
@@ -260,18 +270,20 @@ class Rollouts:
   trajectories: tuple[Trajectory, ...]
 
 
-# A flax dataclass, because `widths` must be a static field: array shapes under
-# jit depend on it. `chex.dataclass` turns every field into a pytree leaf.
+# `OutcomeBatch` is a flax dataclass, because array shapes under jit depend on
+# `widths`, which must be static. `chex.dataclass` has no static fields: it
+# turns every field into a pytree leaf.
 @flax.struct.dataclass
 class OutcomeBatch:
   """Every possible course of B problems, with known outcomes, as arrays.
 
   The decisions of a problem form a tree, stored level by level: level d holds
-  the decisions that are made after exactly d others. It is `widths[d]` wide,
-  the largest number of such decisions in any problem; the rest is padding.
-  Levels are concatenated along one axis, so D = sum(widths). Action a at a
-  decision either leads to a decision of the next level or ends the answer.
-  Costs are fractions of the all-large cost of the same problem.
+  the decisions that are made after exactly d others. Level d has `widths[d]`
+  columns, as many as the problem with the most decisions at this level needs;
+  other problems are padded. Levels are concatenated along one axis, so
+  D = sum(widths). Each action at a decision either leads to a decision of the
+  next level or ends the answer. Costs are fractions of the all-large cost, i.e.
+  of what the largest model alone costs on the same problem.
 
   A ladder is the special case in which every level is one decision wide: action
   0 leads to the next decision, all others end the answer.
@@ -288,15 +300,18 @@ class OutcomeBatch:
   correct: `[B, D, A]` float32 in [0, 1], probability that the answer that ends
     with action a is right; 0 where the action leads to another decision or
     does not exist.
-  cost: `[B, D, A]` float32 >= 0, cost of that whole answer; 0 likewise.
-  loss: `[B, D, A]` float32 in [0, 1], relative loss of that answer, i.e. the
-    probability that the largest model alone is right and the answer is wrong;
-    0 likewise.
+  cost: `[B, D, A]` float32 >= 0, cost of the whole answer that ends with action
+    a; 0 in the same places as `correct`.
+  loss: `[B, D, A]` float32 in [0, 1], relative loss of the answer that ends
+    with action a: the probability that the largest model alone is right and
+    this answer is wrong; 0 in the same places as `correct`.
   widths: number of columns of each level; static under jit.
   """
 
-  # Zeros at inner branches let a sum over all D x A branches, weighted by their
-  # probabilities, be the expectation over answers.
+  # An answer's outcome is stored at the action that ends it; all other actions
+  # hold 0. So the expected outcome is one sum over all D x A actions, each
+  # weighted by the probability that the policy reaches its decision and takes
+  # it.
   features: chex.Array
   mask: chex.Array
   branch: chex.Array
@@ -319,22 +334,27 @@ class TrajectoryBatch:
   `switch` the model that writes the next step; in `redraft` the model that
   rewrites the draft, where 0 keeps the draft; in `escalate` the model that
   takes over for good, where 0 continues with the small model. Costs are
-  fractions of the all-large cost of the same problem.
+  fractions of what the largest model alone costs on the same problem.
 
   features: `[B, T, F]` float32, the observation at decision t.
-  mask: `[B, T]` bool, True where decision t was made: a prefix of each row.
+  mask: `[B, T]` bool, True where decision t was made. The decisions of a row
+    come first, its padding last.
   available: `[B, T, A]` bool, the routes that were allowed at decision t.
-  actions: `[B, T]` int32 in 0..A-1, the behaviour policy's action.
-  behaviour: `[B, T]` float32 in (0, 1], its action probability for that action.
-  costs: `[B, T]` float32 >= 0, paid from decision t to the next one. This
-    includes the draft shown at the next decision; the first draft is charged to
-    t = 0. A row sums to the cost of its trajectory.
+  actions: `[B, T]` int32 in 0..A-1, the action that the behaviour policy took.
+  behaviour: `[B, T]` float32 in (0, 1], the probability with which the
+    behaviour policy took `actions`.
+  costs: `[B, T]` float32 >= 0, cost of the calls between decision t and the
+    next one. This includes the draft shown at the next decision; the draft
+    shown at t = 0 is charged to t = 0. A row sums to the trajectory's cost.
   correct: `[B]` float32 in {0, 1}, whether the final answer grades right.
-  loss, gain: `[B]` float32 in {0, 1}, relative loss and relative gain.
+  loss: `[B]` float32 in {0, 1}, relative loss: 1 if the largest model alone is
+    right and the trajectory is wrong.
+  gain: `[B]` float32 in {0, 1}, relative gain: 1 in the reverse case.
   """
 
-  # The last three fields are one number per trajectory: the reward comes at its
-  # end, without discount. Costs alone are attributed to single decisions.
+  # `correct`, `loss` and `gain` are one number per trajectory, because the
+  # reward is given at its end, without discount. Only costs are attributed to
+  # single decisions.
   features: chex.Array
   mask: chex.Array
   available: chex.Array
