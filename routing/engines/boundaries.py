@@ -1,21 +1,21 @@
-"""Finds where steps end, in a whole text or in one that arrives in parts.
+"""Splits a text into steps; the text may be whole or still being written.
 
 A step ends with the delimiter and includes it. A delimiter inside a code fence
 or a LaTeX block does not end a step. A step is never blank: blank lines before
-a step belong to it. The steps of a text join to exactly that text.
+a step are part of the step. The steps of a text join to exactly that text.
 
-Every decision depends only on the text since the step began. A text that
-arrives in parts is therefore split like one that arrives whole.
+Whether a step ends depends only on the step's own text. A text that arrives in
+parts is therefore split like a text that arrives whole.
 """
 
 import re
 
 from routing import types
 
-# What opens a block. A code fence must start its line, and the info string
-# after backticks may contain no backtick (CommonMark 4.5): ```a``` on one line
-# is inline code. (?<!\\) skips escaped dollars and brackets, which LaTeX
-# prints as text.
+# Matches the opening of a block. A code fence must start its line, and the info
+# string after backticks may contain no backtick (CommonMark 4.5): ```a``` on
+# one line is inline code. (?<!\\) skips escaped dollars and brackets, which
+# LaTeX prints as text.
 _OPENER = re.compile(
     r'(?m)^ {0,3}(?P<fence>`{3,}(?=[^`\n]*(?:\n|\Z))|~{3,})'
     r'|(?<!\\)(?P<dollars>\$\$)'
@@ -25,11 +25,11 @@ _OPENER = re.compile(
 
 
 def open_block(text: str) -> str | None:
-  r"""Returns the string that closes the block `text` ends in, or None.
+  r"""Returns the string that would close the block in which `text` ends.
 
-  None means that the text does not end inside a block. Blocks are code fences
-  (``` or ~~~ at the start of a line), $$, \[ and LaTeX environments. A block
-  inside another block is text of the outer one.
+  The result is None if the text does not end inside a block. Blocks are opened
+  by a code fence (``` or ~~~ at the start of a line), $$, \[ or \begin{...}.
+  The opening of a second block inside a block has no effect.
   """
   position = 0
   while opener := _OPENER.search(text, position):
@@ -37,37 +37,43 @@ def open_block(text: str) -> str | None:
     end = pattern.search(text, opener.end())
     if end is None:
       return closer
-    # Everything up to the closer is text of this block, so the search for the
-    # next opener starts after it. This is what makes nested openers inert.
+    # The search for the next opener continues after the closer of this block.
+    # Openers inside the block are thus skipped.
     position = end.end()
   return None
 
 
 def ends_step(text: str, delimiter: str = types.DELIMITER) -> bool:
-  """Checks whether a step that so far reads `text` ends here."""
+  """Checks whether a step is complete, given its text so far.
+
+  Args:
+    text: everything written since the end of the step before.
+    delimiter: the string that ends a step.
+  """
   return (
       text.endswith(delimiter)
-      # Blank lines do not make a step; they belong to the next one.
+      # Blank lines alone are not a step; they belong to the step that follows.
       and not text.isspace()
       and open_block(text) is None
   )
 
 
 def next_stop(text: str, delimiter: str = types.DELIMITER) -> str:
-  """Returns the stop string of the next request for an unfinished step.
+  """Returns the stop string to request when continuing an unfinished step.
 
-  Inside a block this is the string that closes it, otherwise the delimiter.
-  Stopping at the delimiter inside a block would cost one request for each blank
-  line of a listing.
+  If `text`, the step so far, ends inside a block, the stop string is the one
+  that closes the block; otherwise it is the delimiter. Stopping at every
+  delimiter inside a block would cost one request per blank line of a listing.
   """
   return open_block(text) or delimiter
 
 
 def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
-  """Splits `text` into steps; only the last may lack the delimiter.
+  """Splits `text` into steps; only the last step may lack the delimiter.
 
-  In a run of more than two newlines, the first two end the step and the others
-  begin the next one. A model that writes token by token is cut the same way.
+  In a run of more than two newlines, the first two end a step and the others
+  begin the next step. This is also where `ends_step` cuts a text that is
+  written token by token.
 
   Raises:
     ValueError: if `delimiter` is empty.
@@ -83,19 +89,24 @@ def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
       steps.append(text[start:end])
       start = position = end
     else:
-      # Not `end`: occurrences may overlap, as in three newlines.
+      # Occurrences of the delimiter may overlap, as in three newlines, so the
+      # search continues one character later, not at `end`.
       position += 1
     position = text.find(delimiter, position)
   return [*steps, text[start:]] if start < len(text) else steps
 
 
 def _closer(opener: re.Match) -> tuple[str, re.Pattern]:
-  """Returns the string that closes a block and the pattern that finds it."""
+  """Returns the string that closes a block and a pattern that finds it.
+
+  Args:
+    opener: the match of `_OPENER` that opened the block.
+  """
   if fence := opener['fence']:
-    # A closing fence may be longer than the opening one (CommonMark 4.5) and
-    # stands alone on its line. The stop string is the bare fence, without the
-    # newline before it: that newline may have been written in an earlier part,
-    # and a stop string is matched in new text only.
+    # A closing fence may be longer than the opening fence (CommonMark 4.5) and
+    # stands alone on its line. The returned string omits the newline before the
+    # fence: it serves as a stop string, and servers search for a stop string in
+    # new text only, whereas the newline may have been written before.
     return fence, re.compile(
         rf'\n {{0,3}}{re.escape(fence)}{re.escape(fence[0])}*[ \t]*(?=\n|\Z)'
     )

@@ -1,4 +1,4 @@
-"""Describes OpenAI-compatible servers: where they are and what they can do."""
+"""Describes OpenAI-compatible servers: their addresses and capabilities."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -6,39 +6,41 @@ from typing import Any
 
 from routing.engines import engine as engine_lib
 
-# How a half-written answer is continued.
+# The ways in which a half-written answer can be continued. Each text says what
+# a model behind such a server does.
 MODES = {
     'completions': 'continues any text (/completions)',
     'chat': "continues the last message (vLLM's /chat/completions)",
     'prefill': 'continues a last message whose role is assistant',
     'instruct': 'is shown the answer so far and asked to continue it',
 }
-# Servers reject larger values, one request at a time; checked here instead.
+# Maximum numbers of top log-probabilities. Servers reject larger numbers, but
+# only once requests are made; the check of `Endpoint` fails earlier.
 _MAX_LOG_PROBS = 20  # OpenAI's chat limit, and vLLM's default.
 _MAX_LEGACY_LOG_PROBS = 5  # OpenAI's limit for /completions.
 
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-  """A model behind a server, and what the server can do.
+  """A model behind a server, and the capabilities of the server.
 
   base_url: e.g. 'http://localhost:8000/v1'.
   model: the server's name for the model.
   mode: one of `MODES`.
-  api_key: the key; any text for servers that need none.
-  is_vllm: the server understands vLLM's own request fields, which other servers
-    ignore. It then returns token ids and the stop reason, keeps the stop string
-    in the text, and separates the prefix caches of sessions.
+  api_key: the key of the account; any text if the server needs no key.
+  is_vllm: the server is vLLM's, which has request fields of its own. The engine
+    uses them to get token ids and the stop reason, to keep the stop string in
+    the text, and to separate the prefix caches of sessions.
   num_log_probs: k, the number of top log-probabilities to request; 0 = none.
   seeds: the server promises the same answer for the same seed.
   reports_cached: the reported usage includes cached tokens (vLLM's server needs
     --enable-prompt-tokens-details).
   max_length: maximum number of tokens of prompt and answer together; 0 = not
     known.
-  timeout: seconds after which a request counts as lost.
-  last_message: extra fields of the message to continue in mode 'prefill', e.g.
-    {'prefix': True}.
-  extra: extra fields of every request.
+  timeout: seconds without a reply after which a request counts as failed.
+  last_message: fields to add to the message that is continued in mode
+    'prefill', e.g. {'prefix': True}.
+  extra: fields to add to the body of every request.
   """
 
   base_url: str
@@ -61,8 +63,9 @@ class Endpoint:
       )
     if self.mode == 'chat' and not self.is_vllm:
       raise ValueError(
-          "Mode 'chat' continues a message by a field that only vLLM's server "
-          "has, but is_vllm is False; allowed: 'prefill', 'instruct'."
+          "The endpoint's mode is 'chat' and is_vllm is False, but mode 'chat' "
+          "needs a request field that only vLLM's server has. Allowed for "
+          "other servers: 'completions', 'prefill', 'instruct'."
       )
     maximum = _MAX_LOG_PROBS
     if self.mode == 'completions' and not self.is_vllm:
@@ -83,10 +86,11 @@ def capabilities(
 
   Args:
     endpoint: the server.
-    has_tokenizer: the model's tokenizer is available to the engine.
+    has_tokenizer: whether the engine has the model's tokenizer.
   """
   return engine_lib.Capabilities(
-      # Being asked to continue is no guarantee: the model may start again.
+      # In mode 'instruct' the model is only asked to continue the answer; it
+      # may start a new one instead.
       continues_prefix=endpoint.mode != 'instruct',
       num_log_probs=endpoint.num_log_probs,
       hidden_size=0,

@@ -1,8 +1,8 @@
-"""Defines the protocol that every back end fulfils, and its error types.
+"""Defines the interface of an engine, the back end of one model.
 
-An engine writes text: one step, or everything to the end of the answer, given a
-question and the trace so far. It knows nothing about routers, problems or
-costs.
+Given a question and the trace so far, an engine writes one step, or all steps
+to the end of the answer. It knows nothing about routers, graded problems or
+costs. The errors that an engine may raise are defined here as well.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,21 @@ from routing.engines import prefix_cache as prefix_cache_lib
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-  """What a back end can do, declared before the first request.
+  """The capabilities of an engine, known before its first request.
 
   `require` compares these fields with what an experiment needs.
 
-  continues_prefix: it can continue a half-written answer.
-  num_log_probs: number of top log-probabilities per token; 0 = none.
-  hidden_size: length H of the hidden state at the end of a step; 0 = none.
-  seeds: the result of a request depends on its seed alone.
-  counts_tokens: the tokenizer is known, so token ids are real.
-  reports_cached: it reports how many prompt tokens came from its prefix cache.
-  prefix_cache: how it caches what a session has read and written.
+  continues_prefix: the engine can continue a half-written answer.
+  num_log_probs: number of top log-probabilities that the engine returns for
+    each token; 0 = none.
+  hidden_size: length H of the hidden state that the engine returns with each
+    step; 0 = none.
+  seeds: repeating a request with the same seed gives the same result.
+  counts_tokens: the engine has the model's tokenizer, so it can count tokens
+    and the token ids of its steps are the model's.
+  reports_cached: the engine reports how many prompt tokens came from its prefix
+    cache.
+  prefix_cache: the rules by which the engine caches the text of a session.
   """
 
   continues_prefix: bool
@@ -34,8 +38,8 @@ class Capabilities:
   seeds: bool
   counts_tokens: bool
   reports_cached: bool
-  # The default is a token-exact cache of the latest sequence, as in the
-  # embedded engine; vLLM declares blocks.
+  # By default a cache holds the latest sequence of a session, token by token,
+  # as in the embedded engine. The vLLM engine declares blocks instead.
   prefix_cache: prefix_cache_lib.PrefixCache = prefix_cache_lib.PrefixCache()
 
 
@@ -44,16 +48,17 @@ class Request:
   """A request to continue one answer.
 
   question: the problem's text, before any chat template.
-  trace: the answer so far; ends at a step boundary, or is empty.
+  trace: the answer so far; it ends at a step boundary or is empty.
   to_end: False = write one step; True = write to the end of the answer.
   may_speculate: the step after this one will probably be requested too, so the
     engine may continue speculatively; see `Engine.cancel_speculation`.
   max_tokens: maximum number of new tokens.
-  temperature: 0 is greedy.
-  seed: non-negative; the result is a function of (question, trace, seed).
-  session: name of the prefix cache to use. Requests of one session share the
-    cache; sessions never share one. The tokens charged to a trajectory thus do
-    not depend on other requests.
+  temperature: sampling temperature; 0 is greedy decoding.
+  seed: non-negative seed of the sampling noise. With the other fields fixed,
+    the result is a function of (question, trace, seed).
+  session: name of the prefix cache to use. Requests of the same session share a
+    cache; two sessions never do. The tokens charged to one trajectory thus do
+    not depend on other trajectories.
   """
 
   question: str
@@ -66,15 +71,16 @@ class Request:
   session: str = ''
 
 
-# The type of an error is the engine's whole verdict on a failure. What follows
-# from it (retry, fail one problem, stop the run) is decided in `resilience`.
+# An engine reports the kind of a failure only by the type of its error. The
+# module `resilience` decides by this type whether to retry the request, to give
+# up one problem, or to stop the run.
 
 
 class Unavailable(ConnectionError):
-  """A request failed, but the same request may succeed later.
+  """A failed request that may succeed if it is repeated later.
 
   Args:
-    message: what happened.
+    message: description of the failure.
     retry_after: seconds that the back end asks callers to wait; 0 = not given.
   """
 
@@ -84,64 +90,75 @@ class Unavailable(ConnectionError):
 
 
 class Refused(ValueError):
-  """A request that fails however often it is repeated.
+  """A failed request that would fail again however often it is repeated.
 
-  Only the problem that made the request fails; other problems continue.
+  The run gives up the problem that made the request and continues with others.
   """
 
 
 class Stop(RuntimeError):
-  """No further request can succeed, so the whole run must stop."""
+  """A failure after which no request can succeed, so the whole run stops."""
 
 
 class EngineDied(Stop):
-  """The process of a back end has died, so its requests are lost."""
+  """The death of a back end's process, which loses all requests in flight."""
 
 
 class Engine(Protocol):
-  """A back end that writes as one route."""
+  """The interface of a back end that serves one route, i.e. one model.
+
+  name: name of the model, for messages.
+  route: index of the model; 0 is the smallest.
+  capabilities: see `Capabilities`.
+  """
 
   name: str
   route: int
   capabilities: Capabilities
 
   async def write(self, request: Request) -> tuple[types.Step, ...]:
-    """Writes one step, or with `to_end` all steps to the end of the answer.
+    """Writes the next step; if `request.to_end`, all steps to the answer's end.
 
-    The usages of the steps add up to the cost of the call.
+    The usages of the returned steps add up to the cost of this call.
 
     Returns:
-      The steps in order. The usage of the first step has the tokens that the
-      call read anew and from the cache. Every usage has the written tokens of
-      its step, a share of the seconds, and the tokens that were in the
-      request's context before the step. The last step has `is_final` False only
-      if `max_tokens` ran out.
+      The steps in order. The usage of the first step includes the prompt
+      tokens, read anew or from the cache. The usage of every step includes the
+      tokens written for the step, its share of the seconds, and the number of
+      tokens in the request's context before the step. With `request.to_end`,
+      the last step has `is_final` False only if `max_tokens` ran out.
     """
     ...
 
   async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Discards text generated past the last requested step of a session.
+    """Discards the text that was generated past a session's last written step.
 
     Returns:
-      The usage of the discarded tokens, which belong to no step; None if
-      nothing was generated speculatively.
+      The usage of the discarded tokens, which belong to no step; None if no
+      token was generated speculatively.
     """
     ...
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Returns the number of prompt tokens under this engine's tokenizer."""
+    """Returns the number of prompt tokens under this engine's tokenizer.
+
+    The prompt consists of the question and the trace, as the model reads them.
+    """
     ...
 
   def encode(self, question: str, trace: str) -> Sequence[int] | None:
-    """Returns the prompt's ids, chat template included; None if not known."""
+    """Returns the token ids of the prompt, including the chat template's.
+
+    The result is None if the engine does not have the model's tokenizer.
+    """
     ...
 
   def forget(self, session: str) -> None:
-    """Releases what is kept for a session; no request of it may follow.
+    """Releases the cache of a session, which may make no further request.
 
-    Until this call the cache of a session must not be evicted in favour of
-    other sessions. Otherwise the tokens it reads anew, and their cost, would
-    depend on what else was running.
+    Until this call an engine should not evict the session's cache in favour of
+    other sessions. Otherwise the session would read tokens again, and its cost
+    would depend on which other requests were running.
     """
     ...
 
@@ -154,8 +171,9 @@ def require(engines: Sequence[Engine], **needed: bool | int) -> None:
   """Raises ValueError if an engine lacks a capability that is needed.
 
   Args:
-    engines: the back ends that are about to be used.
-    **needed: capability name = True, or a minimum, e.g. hidden_size=64.
+    engines: the engines to check.
+    **needed: names of fields of `Capabilities`, each with True or a minimum,
+      e.g. seeds=True, hidden_size=64.
   """
   for engine in engines:
     for name, minimum in needed.items():
@@ -164,6 +182,6 @@ def require(engines: Sequence[Engine], **needed: bool | int) -> None:
       if given < minimum:
         raise ValueError(
             f'Engine {engine.name!r} (route {engine.route}) has '
-            f'{name}={given!r}, but {minimum!r} is needed; use another engine, '
-            'or configure what needs it to do without.'
+            f'{name}={given!r}, but the experiment needs {minimum!r}. Use '
+            'another engine, or turn off what needs this capability.'
         )

@@ -1,4 +1,4 @@
-"""Batch shapes of the embedded engine, and the jitted calls that use them."""
+"""Pads batches of the embedded engine to few shapes, and jits its two calls."""
 
 from collections.abc import Sequence
 import functools
@@ -8,36 +8,49 @@ import numpy as np
 
 from routing.lm import sampler
 
-# Shapes are rounded up to these sizes: each new shape costs a compilation of
-# seconds, when it is first needed.
+# Array sizes are rounded up to one of these. A shape that occurs for the first
+# time costs a compilation of seconds, so there should be few shapes.
 BATCH_BUCKETS = (8, 32, 64, 128)  # Rows.
 PREFILL_BUCKETS = (32, 64, 128, 192)  # New prompt tokens per row.
 PAST_BUCKETS = (96, 128, 160)  # Cached tokens per row.
-# The keys of fewer rows fit into the processor's caches, so a shorter past
-# saves no time there and would only cost compilations.
+# Smaller batches attend to all cached positions instead of a bucket of them.
+# Their keys fit into the processor's caches, so fewer positions would save no
+# time and only cost compilations.
 MIN_ROWS_FOR_PAST = 64
-SEGMENT_TOKENS = 32  # A step is 22 tokens; a longer one takes two segments.
-TOP_K = 5
+# Maximum number of tokens per call of `decode`. A step usually has 22 tokens; a
+# longer step takes several calls.
+SEGMENT_TOKENS = 32
+TOP_K = 5  # Number of top log-probabilities per token.
 
 
 def bucket(buckets: Sequence[int], count: int) -> int:
-  """Returns the smallest bucket that is at least `count`, else `count`."""
+  """Rounds `count` up to one of the ascending `buckets`.
+
+  A count above the largest bucket is returned unchanged.
+  """
   return next((size for size in buckets if size >= count), count)
 
 
 def pad(values: Sequence, size: int, fill) -> np.ndarray:
-  """Pads `values` with `fill` to a `[size]` int32 or float32 array."""
+  """Returns `values` padded with `fill` to length `size`.
+
+  The array is float32 if `fill` is a float, and int32 otherwise.
+  """
   kind = np.float32 if isinstance(fill, float) else np.int32
   return np.array([*values, *[fill] * (size - len(values))], kind)
 
 
 def row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
-  """Returns the arrays of row `i`, cut to the tokens that it wrote.
+  """Returns the results of one row of a decoded batch, without padding.
 
   Args:
-    out: a decoded batch, on the host.
+    out: the results of the batch, on the host.
     i: index of the row.
-    seconds: the row's share of the time of the batch.
+    seconds: the row's share of the time that the batch took.
+
+  Returns:
+    The fields of `sampler.Decoded` for this row, cut to its number of written
+    tokens, and its `seconds`.
   """
   count = int(out.count[i])
   return {
@@ -51,11 +64,15 @@ def row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
   }
 
 
-# The cache is donated: a copy of all its rows would take longer than a step.
-# `num_past` sets a shape, hence static; see `PAST_BUCKETS`.
+# The cache is donated (updated in place), because copying all its rows would
+# take longer than writing a step. `num_past` is static, because it sets the
+# shape of the keys that are attended to; see `PAST_BUCKETS`.
 @functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
 def prefill(params, config, cache, slots, tokens, start, count, num_past):
-  """Runs `sampler.prefill`; returns the cache. `cache` is donated."""
+  """Runs `sampler.prefill` under jit; returns the updated cache.
+
+  The buffers of the argument `cache` are donated and must not be used again.
+  """
   return sampler.prefill(
       params, config, cache, tokens, start, count, slots, num_past
   )
@@ -63,7 +80,10 @@ def prefill(params, config, cache, slots, tokens, start, count, num_past):
 
 @functools.partial(jax.jit, static_argnums=(1, 4, 5), donate_argnums=2)
 def decode(params, config, cache, rows, stop_ids, num_past):
-  """Runs `sampler.decode`; returns its results. `cache` is donated."""
+  """Runs `sampler.decode` under jit; returns what it wrote and the cache.
+
+  The buffers of the argument `cache` are donated and must not be used again.
+  """
   return sampler.decode(
       params,
       config,

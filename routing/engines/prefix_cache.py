@@ -1,8 +1,9 @@
-"""Computes how many prompt tokens a session reads anew or from its cache.
+"""Simulates an engine's prefix cache, to charge replies that are looked up.
 
-A reply taken from a memory or from a reply tree must be charged as if the
-engine itself had written it now. The charge follows from the tokens of the
-prompt and from what the session has read and written at this engine before.
+A reply that is looked up in a memory or in a reply tree must cost as much as if
+the engine had written it now. This cost depends on how many prompt tokens the
+engine would have found in its cache. That number follows from the prompt and
+from the sequences that the session has read and written at this engine before.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from routing import types
 
 @dataclasses.dataclass(frozen=True)
 class PrefixCache:
-  """How a back end caches what a session has read and written.
+  """The rules by which a back end caches the sequences of a session.
 
-  block: cached tokens come in blocks of this many tokens. With blocks > 1, the
-    last token of a prompt is always read anew.
-  keeps_all: every sequence of a session is cached, not only the latest.
+  block: number of tokens in a block of the cache; only whole blocks are found.
+    If it is larger than 1, the last token of a prompt is always read anew.
+  keeps_all: True = every sequence of a session stays in the cache; False = only
+    the latest sequence does.
   """
 
   block: int = 1
@@ -26,11 +28,11 @@ class PrefixCache:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A text as one model reads it.
+  """A text with its length in tokens of one model.
 
-  text: question and answer so far.
-  count: number of its tokens.
-  ids: `[count]` token ids; None if the back end does not give them.
+  text: the question, followed by the answer so far.
+  count: number of tokens of the text, chat template included.
+  ids: `[count]` token ids; None if the back end does not return token ids.
   """
 
   text: str
@@ -45,22 +47,30 @@ Contents = tuple[Text, ...]
 def prompt(
     question: str, trace: str, count: int, ids: Sequence[int] | None
 ) -> Text:
-  """Returns the prompt of one call as a `Text`.
+  """Bundles the prompt of one model call with its length in tokens.
+
+  The length is exact if the token ids are known; otherwise it is the count that
+  the back end reported.
 
   Args:
-    question, trace: what the call reads.
-    count: number of prompt tokens that the back end reported; ignored if there
-      are ids.
-    ids: prompt ids, chat template included; None if they are not known.
+    question: the problem's text.
+    trace: the answer so far, which the model continues.
+    count: number of prompt tokens that the back end reported; ignored if `ids`
+      is given.
+    ids: token ids of the prompt, chat template included; None = not known.
   """
-  # Ids are exact, so the reported count is the fallback only.
+  # Token ids are exact, so the reported count is used only without them.
   if ids is None:
     return Text(question + trace, count, None)
   return Text(question + trace, len(ids), tuple(ids))
 
 
 def num_read(step: types.Step) -> int:
-  """Returns the number of tokens before a step when it was written."""
+  """Returns the number of tokens that preceded a step when it was written.
+
+  These are the tokens of the question and of all earlier steps, chat template
+  included.
+  """
   usage = step.usage
   return int(usage.read + usage.cached + usage.in_context)
 
@@ -71,38 +81,42 @@ def charged(
     contents: Contents,
     cache: PrefixCache,
 ) -> tuple[tuple[types.Step, ...], Contents]:
-  """Charges the steps of one call with the cost of reading its prompt.
+  """Returns the steps of one call with the prompt tokens that the call costs.
 
-  With token ids this is exact. Without ids, a prompt counts as cached as far as
-  it extends the text of a whole earlier sequence. A common prefix that ends
-  inside an earlier sequence cannot be located and counts as read anew.
+  The numbers of read and cached tokens are exact if token ids are known.
 
-  Without ids too many tokens may count as cached. A prompt is tokenized as one
+  Without ids, a prompt that begins with the whole text of an earlier sequence
+  counts as cached to the end of that sequence. A common prefix that ends inside
+  an earlier sequence cannot be located and counts as read anew.
+
+  Without ids, too many tokens may count as cached. A prompt is tokenized as one
   text, but a step was written token by token. If a tokenizer merges across the
   end of a step, or a model wrote tokens that the tokenizer would have joined, a
   real cache matches only up to the first differing token. Text and counts do
-  not say where that is, and the only safe lower bound is 0. The cost is then
-  too low by at most the price difference between read and cached tokens, for
-  the tokens of the earlier sequence. Give the engine its tokenizer to get ids.
+  not say where that token is, and the only safe lower bound is 0. The cost is
+  then too low by at most the price difference between read and cached tokens,
+  for the tokens of the earlier sequence. An engine with a tokenizer gives ids.
 
   Args:
-    written: one or more steps, whichever session asked for them first.
+    written: one or more steps of the call. Their read, cached and in-context
+      tokens are replaced, since they may stem from another session.
     before: the prompt.
     contents: the sequences in the session's cache at this engine.
-    cache: how the engine caches.
+    cache: the rules by which the engine caches.
 
   Returns:
-    The steps, and the session's cache contents after the call.
+    The steps with this session's usage, and the session's cache contents after
+    the call.
   """
   cached = max((_common(x, before) for x in contents), default=0)
-  # Only full blocks are cached, and at least one token must pass through the
-  # model to give the logits of the next one: vLLM's rule.
+  # vLLM's rule: only full blocks are cached, and at least one prompt token must
+  # pass through the model, to give the logits of the first new token.
   if cache.block > 1:
     cached = min(cached, before.count - 1) // cache.block * cache.block
   steps, sequence = [], before
   for step in written:
-    # The first step pays for reading the prompt; for the later ones it is
-    # already in the request's context.
+    # The first step pays for reading the prompt. For a later step, the prompt
+    # and the steps in between are already in the request's context.
     fields = dict(in_context=sequence.count)
     if not steps:
       fields = dict(read=before.count - cached, cached=cached, in_context=0)
@@ -113,21 +127,29 @@ def charged(
 
 
 def _extended(before: Text, step: types.Step) -> Text:
-  """Returns a sequence extended by the step written after it."""
+  """Returns the sequence `before` with the tokens of `step` appended."""
   ids = None if before.ids is None else (*before.ids, *step.token_ids)
-  # With ids, count ids: `usage.written` may include discarded tokens, which are
-  # not part of the sequence.
+  # If ids are known, they are counted: `usage.written` may include discarded
+  # tokens, which are not part of the sequence.
   written = len(step.token_ids) if ids else int(step.usage.written)
   return Text(before.text + step.text, before.count + written, ids)
 
 
 def _common(earlier: Text, later: Text) -> int:
-  """Returns the number of leading tokens that two sequences share."""
+  """Returns the length in tokens of the common prefix of two sequences.
+
+  Without token ids it is an upper bound if `later` begins with the whole text
+  of `earlier`, and 0 otherwise; `charged` says why.
+
+  Args:
+    earlier: a sequence in the cache.
+    later: the prompt that is compared with it.
+  """
   if earlier.ids is None or later.ids is None:
     if not later.text.startswith(earlier.text):
       return 0
-    # Tokenized as one text, the prompt may have fewer tokens than the steps
-    # that were written one by one. An upper bound: see `charged`.
+    # A prompt tokenized as one text may have fewer tokens than the same text
+    # written token by token, hence the minimum.
     return min(earlier.count, later.count)
   length = min(len(earlier.ids), len(later.ids))
   a, b = earlier.ids, later.ids

@@ -1,7 +1,7 @@
-"""Builds prompts: a question and a trace as one model reads them.
+"""Builds the prompt of one model from a question and the trace so far.
 
-A trace is exchanged as text, whoever wrote it. A model that continues the text
-of another model tokenizes it with its own tokenizer.
+Models exchange traces as text. A model that continues the text of another model
+tokenizes the text with its own tokenizer.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,10 @@ from typing import Protocol
 
 Message = dict[str, str]
 
-# Mode 'instruct' of `endpoint.MODES`: the model is asked to continue. These
-# texts are part of the prompt, so changing a word changes every result.
-DONE = '<done>'  # The model writes this when the answer is complete.
+# Texts for the mode 'instruct' of `endpoint.MODES`, in which a model is asked
+# to continue an answer. They are part of the prompt, so changing a word changes
+# every result of that mode.
+DONE = '<done>'  # The model writes this mark when the answer is complete.
 _BEGUN = 'This is how the solution begins:'
 _ALL = (
     'Go on from there to the end of the solution, in the same manner. '
@@ -46,10 +47,10 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dialogue:
-  """How a problem becomes a conversation.
+  """A template that turns a question into a conversation with a chat model.
 
   system: the system message; empty = none.
-  user: the user's message; '{question}' in it is replaced by the question.
+  user: the user's message, in which '{question}' stands for the question.
   """
 
   system: str = ''
@@ -59,14 +60,19 @@ class Dialogue:
     if '{question}' not in self.user:
       raise ValueError(
           f'The user message is {self.user!r}; it must contain {{question}}, '
-          'which the question replaces.'
+          "which is replaced by the problem's text."
       )
 
   def messages(self, question: str, trace: str = '') -> list[Message]:
-    """Returns the conversation; a trace, if any, is its last message."""
+    """Returns the conversation up to the end of the trace.
+
+    A trace that is not empty becomes the last message, in the role of the
+    assistant; the model is to continue this message.
+    """
     turns = [
         ('system', self.system),
-        # Not str.format: questions and templates are full of braces (LaTeX).
+        # str.format would fail on the braces of LaTeX, which are common in
+        # questions and templates.
         ('user', self.user.replace('{question}', question)),
         ('assistant', trace),
     ]
@@ -94,7 +100,8 @@ class Dialogue:
       parts += [_BEGUN, trace.rstrip()]
     if trace or not to_end:
       parts.append(_ALL if to_end else _ONE)
-    # The user template is already applied above; do not apply it twice.
+    # `parts` already contains the filled user template, so the plain template
+    # is used here; otherwise it would be applied twice.
     return dataclasses.replace(self, user='{question}').messages(
         '\n\n'.join(parts)
     )
@@ -102,12 +109,12 @@ class Dialogue:
 
 @dataclasses.dataclass(frozen=True)
 class Prompter:
-  """Makes token-id prompts for one model.
+  """Builds prompts as token ids of one model, and decodes what it writes.
 
   tokenizer: the model's tokenizer.
-  dialogue: how the chat template is filled; None = the model has no template
-    and reads the trace directly after the question.
-  template: extra fields of the chat template, e.g. enable_thinking=False.
+  dialogue: the conversation that fills the model's chat template; None = the
+    model has no chat template and reads the trace directly after the question.
+  template: extra arguments of the chat template, e.g. enable_thinking=False.
   """
 
   tokenizer: Tokenizer
@@ -115,76 +122,98 @@ class Prompter:
   template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def ids(self, question: str, trace: str = '') -> list[int]:
-    """Returns `[n]` ids, after which the model writes the next token.
+    """Returns the prompt's `n` token ids, which the model continues.
 
-    The trace is tokenized separately from the template, as it was when it was
-    written. Special tokens that are spelled out in it are read as plain text.
+    The trace is tokenized separately from the chat template, because it was
+    written so: a written token never merges with the template's last token. A
+    special token that is spelled out in the trace is read as plain text.
     """
     text = self.text(question, trace)
     if self.dialogue is None:
       return self._encode(text)
-    # Tokenized in one piece, a template's last character could merge with the
-    # first one of the trace. Every step would then miss the prefix cache.
+    # If template and trace were tokenized in one piece, the template's last
+    # character could merge with the trace's first one into one token. The next
+    # prompt would then differ from the cached one, and miss the prefix cache.
     return [*self._head(question), *(self._encode(text) if text else ())]
 
   def text(self, question: str, trace: str) -> str:
-    """Returns the text that is tokenized in one piece to read the trace."""
+    """Returns the part of the prompt that is tokenized as one plain text.
+
+    It is the trace, preceded by the question if there is no chat template.
+    """
     return question + trace if self.dialogue is None else trace
 
   def reads(self, ids: Sequence[int], before: str, text: str) -> bool:
-    """Checks whether `text`, after the text `before`, tokenizes to `ids`."""
-    # `before` gives the tokenizer its left context; only the tail is compared.
+    """Checks whether `text` tokenizes to `ids` if it follows `before`.
+
+    Args:
+      ids: the token ids that a model wrote for `text`.
+      before: the text to the left, which may decide how `text` is split.
+      text: the text to tokenize.
+    """
+    # Only the last len(ids) tokens belong to `text`.
     return self._encode(before + text)[-len(ids) :] == ids
 
   def decode_tokens(
       self, prompt: Sequence[int], ids: Sequence[int]
   ) -> list[str]:
-    """Returns the text that each of `ids` adds when written after `prompt`."""
+    """Returns one string per token: the text that it adds after `prompt`.
+
+    Args:
+      prompt: the token ids before the first of `ids`.
+      ids: the new token ids, in the order in which the model wrote them.
+    """
     return list(map(self.incremental_decoder(prompt), ids))
 
   def incremental_decoder(self, prompt: Sequence[int]) -> Callable[[int], str]:
-    """Returns a function from each new token id to the text that it adds.
+    """Returns a function that decodes the tokens after `prompt` one by one.
 
-    A special token adds no text. If a character takes several tokens, the last
-    of them adds it and the others add ''.
+    The function takes the next token id and returns the text that this token
+    adds. A special token adds no text. If a character consists of several
+    tokens, the last of these tokens adds the character and the others add ''.
 
     Args:
-      prompt: the ids that the first token is written after.
+      prompt: the token ids before the first new token.
     """
     import tokenizers
 
     stream = tokenizers.decoders.DecodeStream(
         ids=list(prompt), skip_special_tokens=True
     )
-    # Decoding ids one by one is wrong: whether a token starts with a space, or
-    # completes a character, depends on the tokens before it.
+    # Decoding each id by itself would be wrong: whether a token starts with a
+    # space, or completes a character, depends on the tokens before this token.
     backend = self.tokenizer.backend_tokenizer
     return lambda token: stream.step(backend, token) or ''
 
   def _encode(self, text: str) -> list[int]:
-    """Returns the ids of plain text, without any special token."""
-    # A trace may quote '<|im_end|>'; as a special token it would end the turn.
+    """Returns the token ids of plain text, without any special token."""
+    # A trace may quote '<|im_end|>'. Read as a special token, this string would
+    # end the assistant's message.
     return self.tokenizer.encode(
         text, add_special_tokens=False, split_special_tokens=True
     )
 
   def _head(self, question: str) -> list[int]:
-    """Returns the ids of the prompt up to where the answer begins."""
+    """Returns the token ids of the chat template up to the answer's start."""
     text = self.tokenizer.apply_chat_template(
         self.dialogue.messages(question),
         tokenize=False,
         add_generation_prompt=True,
         **self.template,
     )
-    # The template spells its special tokens itself; a second BOS would be one
-    # too many. Here they must not be split, unlike in `_encode`.
+    # The template's text already contains its special tokens, so none is added;
+    # otherwise the prompt would begin with two BOS tokens. Unlike in `_encode`,
+    # special tokens that are spelled out are meant as such, and are not split.
     return self.tokenizer.encode(text, add_special_tokens=False)
 
 
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(name: str | pathlib.Path) -> Tokenizer:
-  """Loads a tokenizer from a directory, or by its Hugging Face hub name."""
-  # Imported here, since it takes seconds and most commands need no tokenizer.
+  """Loads a tokenizer from a directory, or by its name on the Hugging Face hub.
+
+  The latest eight tokenizers are kept in memory.
+  """
+  # The import takes seconds, and most commands need no tokenizer.
   import transformers
 
   return transformers.AutoTokenizer.from_pretrained(str(name))
