@@ -42,7 +42,9 @@ def code_of(markdown: str) -> str:
   """
   fenced = re.findall(r'^ *```[^\n]*\n(.*?)^ *```', markdown, re.M | re.S)
   prose = re.sub(r'^ *```.*?^ *```', '', markdown, flags=re.M | re.S)
-  code = '\n'.join([*fenced, *re.findall(r'`([^`\n]+)`', prose)])
+  # Inline code may be wrapped; the lines of a command belong together.
+  inline = [' '.join(x.split()) for x in re.findall(r'`([^`]+)`', prose)]
+  code = '\n'.join([*fenced, *inline])
   return re.sub(r'\s*\\\n\s*', ' ', code)
 
 
@@ -204,6 +206,7 @@ class RulesTest(parameterized.TestCase):
   def test_code_of(self):
     page = 'make sure\n```bash\nmake a \\\n  B=1\n```\nand `make b`.\n'
     self.assertEqual(code_of(page), 'make a B=1\n\nmake b')
+    self.assertEqual(code_of('run `make b\nC=2`.').strip(), 'make b C=2')
 
   @parameterized.parameters(
       ('make nothing', ['make nothing']),
