@@ -74,7 +74,7 @@ class PickTest(parameterized.TestCase):
   def test_unreachable_loss_reports_the_lowest(self):
     outcomes, scores = ladders.make_outcomes(20)
     outcomes.loss[:] = 0.3
-    with self.assertRaisesRegex(ValueError, 'the least is 0.300'):
+    with self.assertRaisesRegex(ValueError, 'the lowest is 0.300'):
       thresholds_lib.for_loss(scores, outcomes, 0.1)
 
 

@@ -1,13 +1,14 @@
-"""Promises for each group of problems rather than for their average.
+"""Promises for each group of problems rather than for the mean over all groups.
 
 A threshold that loses 5 % on average may lose 15 % of the hard problems. Here
 every group (a subject, a level of difficulty) is tested on its own problems and
 gets its own threshold. A group with too few problems for its promise is
 refused; the other groups are not affected.
 
-The router knows the labels beforehand. Given them, the problems of a group are
-independent draws from that group. So the groups that occur are known before any
-outcome, and it is enough to split delta among these.
+The router knows the group label of a problem before it answers. Given the
+labels, the problems of a group are independent draws from that group. So the
+set of groups is known before any outcome, and it is enough to split delta among
+the groups that occur.
 """
 
 from collections.abc import Mapping
@@ -24,14 +25,15 @@ from routing.outcomes import stopping as stopping_lib
 
 
 def labels_of(problems: Sequence[types.Problem], by: str) -> np.ndarray:
-  """Returns `[N]` str, the group of each problem.
+  """Returns `[N]` str, the group label of each problem.
 
   Args:
     problems: N problems.
-    by: 'subject', or a key of `meta`, e.g. 'level'.
+    by: the field that names the group: 'subject', or a key of `Problem.meta`,
+      e.g. 'level'.
 
   Raises:
-    ValueError: if a problem does not say its group.
+    ValueError: if the field is missing or empty in a problem.
   """
   labels = [
       problem.subject if by == 'subject' else str(problem.meta.get(by, ''))
@@ -41,7 +43,7 @@ def labels_of(problems: Sequence[types.Problem], by: str) -> np.ndarray:
     if not label:
       raise ValueError(
           f'Problem {problem.id!r} has no {by}, so it is in no group. Group by '
-          'something that every problem has.'
+          'a field that every problem has.'
       )
   return np.array(labels)
 
@@ -62,27 +64,28 @@ def for_groups(
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
-    outcomes: the table of the same problems.
+    outcomes: of the same problems, by stopping time.
     risks: what is promised to every group; see `thresholds.for_risks`.
     labels: `[N]`, the group of each problem, known before its outcome.
     thresholds: `[K]` rising, fixed without these problems.
-    names: the G groups that need a promise; None = those that occur.
+    names: the G groups that need a promise; None = the groups in `labels`.
     is_shared: True: with probability 1 - delta the promises of *all* groups
-      hold, each tested at delta / G. False: each holds with its own 1 - delta.
-    procedure: of `risks.PROCEDURES`.
+      hold, each tested at delta / G. False: each group is tested at delta, and
+      its promise holds with its own probability 1 - delta.
+    procedure: one of `risks.PROCEDURES`.
     max_cost: see `thresholds.from_values`.
 
   Returns:
-    A mapping by name, in the order of `names`. A point's promises state the
-    delta at which they were tested; a refusal's `needed` counts problems of
-    that group.
+    A mapping from group to result, in the order of `names`. A point's promises
+    state the delta at which they were tested; a refusal's `needed` counts
+    problems of that group.
 
   Raises:
-    ValueError: if labels are not `[N]`, or one of them is not in `names`.
+    ValueError: if labels are not `[N]`, or a label is not in `names`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
-  # On all problems and stopping times: the test must not differ between groups
-  # by what their outcomes happen to be.
+  # 'auto' is settled on all problems and stopping times: the choice of the test
+  # must not depend on the outcomes of one group.
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   return from_values(
       thresholds_lib.values_at(scores, outcomes, thresholds),
@@ -107,19 +110,19 @@ def from_values(
     procedure: str = 'fixed_sequence',
     max_cost: float = 1.0,
 ) -> dict[str, thresholds_lib.OperatingPoint | risks_lib.Refusal]:
-  """Returns a point or a refusal for each group, from outcomes.
+  """Returns a point or a refusal for each group, from outcomes per threshold.
 
   Args:
-    values: correct, cost, loss, gain, each `[K, n]`; see
-      `thresholds.from_values`.
+    values: correct, cost, loss, gain, each `[K, n]`, at K thresholds on n
+      problems; see `thresholds.from_values`.
     thresholds: `[K]` rising, fixed without these problems.
     risks, labels, names, is_shared, procedure, max_cost: see `for_groups`.
 
   Returns, Raises: as `for_groups` does.
   """
   labels, names = _check_labels(labels, names, values['cost'].shape[1])
-  # Union bound over the groups. A refused group has its share too: which groups
-  # are refused depends on the sample.
+  # Union bound over the groups. A refused group keeps its share of delta: which
+  # groups are refused depends on the sample, so shares must not.
   num_sharing = len(names) if is_shared else 1
   risks = [
       dataclasses.replace(
@@ -131,7 +134,8 @@ def from_values(
   for name in names:
     rows = labels == name
     try:
-      # First, since a group may have no problems, and means of none are nan.
+      # The size is checked before anything is tested: a group may have no
+      # problems, and the mean over none is nan.
       for risk in risks:
         risks_lib.check_size(risk, risk.delta, rows.sum(), procedure)
       found[str(name)] = thresholds_lib.from_values(
@@ -150,10 +154,15 @@ def from_values(
 def _check_labels(
     labels: np.ndarray, names: Sequence[str] | None, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the labels and the names of the groups, as arrays.
+  """Returns `labels` `[num]` and the group names `[G]`, as arrays.
+
+  Args:
+    labels: the group of each problem.
+    names: the groups; None = the distinct labels, sorted.
+    num: number of problems.
 
   Raises:
-    ValueError: if labels are not `[num]`, or one of them is not in `names`.
+    ValueError: if labels are not `[num]`, or a label is not in `names`.
   """
   labels = np.asarray(labels)
   if labels.shape != (num,):

@@ -1,10 +1,11 @@
 """Risks, and the tests that prove which candidates keep them.
 
-A risk is a mean that must not exceed a level: of relative loss, or of cost. A
-candidate is a threshold, or several thresholds set together. Its null
-hypothesis is 'the risk is above the level'; a candidate whose hypothesis is
-rejected is *proven*. With probability 1 - delta every proven candidate keeps
-the risk. So any of them may be picked, by any rule, on the same sample.
+A risk is the mean relative loss, or the mean cost, that must not exceed a
+level. A candidate is a threshold, or several thresholds set together. Its null
+hypothesis is 'the mean at this candidate is above the level'. A candidate whose
+hypothesis is rejected is *proven* (to keep the risk). With probability 1 -
+delta every proven candidate keeps the risk. So any proven candidate may be
+picked, by any rule, on the same sample.
 
 Three procedures control the family-wise error at delta:
 
@@ -17,12 +18,13 @@ Three procedures control the family-wise error at delta:
   grows; the module `growing` says what must be fixed beforehand.
 
 Several risks are each tested at their own delta and in their own order; a
-candidate must be proven for all. Each promise holds with its own 1 - delta, and
-all together with 1 - the sum of the deltas (`shared` splits one delta).
+candidate must be proven for every risk. Each promise holds with its own
+probability 1 - delta, and all of them together with 1 - the sum of the deltas
+(`shared` splits one delta).
 
 The probability is over calibration samples. It does not cover testing a sample
-again after adding to it (use `growing`), or choosing among several proven
-points or seeds (use `corrected`).
+again after adding problems (use `growing`), or choosing among several proven
+operating points or training seeds (use `corrected`).
 """
 
 from collections.abc import Mapping
@@ -50,17 +52,19 @@ num_needed = sample_size.num_needed
 class Risk:
   """A mean that must be at most `level`, except with probability `delta`.
 
-  quantity: of `QUANTITIES`.
+  quantity: whose mean is bounded, one of `QUANTITIES`.
   level: the largest mean allowed, in (0, cap).
   delta: probability that the promise is broken, in (0, 1).
-  cap: larger values count as this; 1 for a loss.
-  p_value: 'binomial' (exact; every value is 0 or 1), 'hoeffding_bentkus',
-    'betting' (both for any values in [0, cap]), or 'auto': binomial if all
-    values are 0 or 1, otherwise Hoeffding-Bentkus. 'auto' depends on the data,
-    so name the test where a problem's value averages several answers.
-  num_joint: number of risks that share one delta, with this one; see `shared`.
-  num_choices: number of proven points or seeds to choose among afterwards, each
-    tested at this delta; see `corrected`.
+  cap: values above the cap count as the cap; 1 for a loss.
+  p_value: the test: 'binomial' (exact; every value is 0 or the cap),
+    'hoeffding_bentkus', 'betting' (both for any values in [0, cap]), or 'auto':
+    binomial if all values are 0 or the cap, otherwise Hoeffding-Bentkus. 'auto'
+    depends on the data, so name the test where a problem's value averages
+    several answers.
+  num_joint: number of risks that share one delta, this one included; see
+    `shared`.
+  num_choices: number of proven operating points or training seeds to choose
+    among afterwards, each tested at this delta; see `corrected`.
 
   Raises:
     ValueError: on a value that is not allowed.
@@ -100,7 +104,7 @@ class Risk:
     return content | ({'cost_cap': self.cap} if self.quantity == 'cost' else {})
 
   def scaled(self, values: np.ndarray) -> np.ndarray:
-    """Returns the values, capped, as fractions of the cap, in [0, 1]."""
+    """Returns `values` >= 0 capped and divided by the cap, hence in [0, 1]."""
     return np.minimum(values, self.cap) / self.cap
 
   def settled(self, table: np.ndarray) -> 'Risk':
@@ -111,8 +115,8 @@ class Risk:
     """
     if self.p_value != 'auto':
       return self
-    # From the whole table, not from the entries that some threshold selects:
-    # the choice of the test must not depend on the scores.
+    # The whole table decides, not the entries that some threshold selects: the
+    # choice of the test must not depend on the scores.
     is_binary = bool(np.isin(self.scaled(table), (0.0, 1.0)).all())
     return dataclasses.replace(
         self, p_value='binomial' if is_binary else 'hoeffding_bentkus'
@@ -120,6 +124,7 @@ class Risk:
 
 
 def _check_in(name: str, value: str, allowed: Sequence[str]) -> None:
+  """Raises ValueError unless `value`, of the argument `name`, is allowed."""
   if value not in allowed:
     raise ValueError(
         f'Unknown {name} {value!r}; allowed: {", ".join(allowed)}.'
@@ -127,24 +132,26 @@ def _check_in(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def _check_number(name: str, value: int) -> None:
+  """Raises ValueError unless the argument `name` is an integer >= 1."""
   if not (isinstance(value, (int, np.integer)) and value >= 1):
     raise ValueError(f'{name} must be an integer of at least 1, got {value}.')
 
 
 def shared(risks: Sequence[Risk], delta: float) -> tuple[Risk, ...]:
-  """Returns the same risks, to be kept all at once with probability 1 - delta.
+  """Returns the risks, each at a share of one delta that covers all of them.
 
-  The point's name states this one probability: 'loss<=0.05&cost<=0.6@0.9'.
+  With probability 1 - delta all promises hold together. The operating point's
+  name states this one probability: 'loss<=0.05&cost<=0.6@0.9'.
 
   Args:
-    risks: R of them; their own delta is replaced.
+    risks: R risks; the delta of each is replaced.
     delta: probability that any of the promises is broken, in (0, 1).
   """
   return tuple(
       dataclasses.replace(
           risk,
-          # Union bound over the R risks. A risk that was corrected for a choice
-          # before stays corrected.
+          # Union bound over the R risks. A risk that went through `corrected`
+          # before keeps its division by num_choices.
           delta=delta / len(risks) / risk.num_choices,
           num_joint=len(risks),
       )
@@ -155,13 +162,14 @@ def shared(risks: Sequence[Risk], delta: float) -> tuple[Risk, ...]:
 def corrected(risk: Risk | float, num_choices: int) -> Risk | float:
   """Returns the risk, or delta, corrected for a choice among proven points.
 
-  Whoever picks one of G proven points or seeds by what it promised or showed
-  keeps 1 - delta only if all G promises hold together. So each is tested at
-  delta / G. Names keep the probability after the choice, 1 - delta.
+  Suppose somebody picks one of G proven points or seeds after seeing their
+  promises or results. The picked promise holds with probability 1 - delta only
+  if all G promises hold together, so each is tested at delta / G. The points'
+  names state the probability after the choice, 1 - delta.
 
   Args:
-    risk: a risk, or its delta alone.
-    num_choices: G >= 1, all points that may be picked, with the refused ones.
+    risk: a `Risk`, or a number, the delta of a risk.
+    num_choices: G >= 1, the points that may be picked, refused ones included.
 
   Raises:
     ValueError: if `num_choices` is not an integer of at least 1.
@@ -183,9 +191,9 @@ def p_values(
 
   Args:
     values: `[K, n]` float >= 0, the risk's quantity on n independent problems.
-    risk: gives level, cap and test; 'betting' sizes its stakes by delta.
-    procedure: of `PROCEDURES`; 'growing' has a test of its own and needs the
-      problems in their order of arrival.
+    risk: gives level, cap and test, and the delta for the stakes of 'betting'.
+    procedure: one of `PROCEDURES`; 'growing' has a test of its own and needs
+      the problems in their order of arrival.
 
   Raises:
     ValueError: if the test is 'binomial' and a value is neither 0 nor the cap.
@@ -194,7 +202,7 @@ def p_values(
   level, n = risk.level / risk.cap, scaled.shape[1]
   if procedure == 'growing':
     return growing.p_value(scaled, level)
-  # Reached with 'auto' only by callers that did not settle the risk.
+  # `settled` changes nothing unless the caller left the test at 'auto'.
   test = risk.settled(values).p_value
   if test == 'betting':
     # Unlike the tests below, betting depends on the order, and problems may be
@@ -214,13 +222,14 @@ def p_values(
 
 
 def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
-  """Returns how many hypotheses are rejected before the first that is not.
+  """Returns how many hypotheses are rejected before the first that is retained.
 
   Args:
     p_values: `[K]`, in an order fixed before the sample was seen.
     delta: family-wise error rate, in (0, 1).
 
-  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2, one start.
+  Source: Angelopoulos et al. 2021, "Learn then Test", section 2.2, with one
+  starting point.
   """
   is_retained = np.asarray(p_values) > delta
   # argmax of all False is 0, which would mean that none is rejected.
@@ -230,13 +239,13 @@ def fixed_sequence(p_values: np.ndarray, delta: float) -> int:
 def check_size(
     risk: Risk, delta: float, num: int, procedure: str = 'fixed_sequence'
 ) -> None:
-  """Raises if the sample is too small to prove even a mean of 0.
+  """Raises Refusal if `num` problems cannot prove the risk even at a mean of 0.
 
   Args:
     risk: gives level and cap.
-    delta: at which one hypothesis is tested.
-    num: number of problems at hand, >= 0.
-    procedure: of `PROCEDURES`.
+    delta: level at which one hypothesis is tested, in (0, 1).
+    num: number of problems in the sample, >= 0.
+    procedure: one of `PROCEDURES`.
 
   Raises:
     Refusal: if `num` is too small.
@@ -253,13 +262,13 @@ def check_size(
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-  """The result of testing every candidate for one risk.
+  """The result of testing K candidates for one risk.
 
-  risk: the risk, its test settled.
-  delta: at which each single hypothesis was tested.
-  is_proven: `[K]` bool.
-  p_values: `[K]` float.
-  procedure: of `PROCEDURES`.
+  risk: the risk, with the test that was used in place of 'auto'.
+  delta: level at which each single hypothesis was tested, in (0, 1).
+  is_proven: `[K]` bool, the candidate is proven to keep the risk.
+  p_values: `[K]` float, of 'the mean at this candidate is above the level'.
+  procedure: one of `PROCEDURES`.
   """
 
   risk: Risk
@@ -270,7 +279,7 @@ class Proof:
 
   @property
   def test(self) -> str:
-    """The test behind the p-values: of `P_VALUES`, or 'growing'."""
+    """The test behind the p-values: one of `P_VALUES`, or 'growing'."""
     return 'growing' if self.procedure == 'growing' else self.risk.p_value
 
 
@@ -283,11 +292,13 @@ def prove(
   """Tests every candidate for one risk, with family-wise error at most delta.
 
   Args:
-    values: `[K, n]` float >= 0, the risk's quantity: K candidates, fixed before
-      these n independent problems came; for 'growing' in order of arrival.
+    values: `[K, n]` float >= 0, the risk's quantity at K candidates, fixed
+      before these n independent problems came; for 'growing' the problems are
+      in order of arrival.
     risk: what is to be proven.
-    order: `[K]` int, candidates, safest first, fixed likewise.
-    procedure: of `PROCEDURES`; 'bonferroni' ignores the order.
+    order: `[K]` int, the candidates' indices, safest first; fixed before these
+      problems came.
+    procedure: one of `PROCEDURES`; 'bonferroni' ignores the order.
 
   Raises:
     Refusal: if n is too small for any candidate, or none is proven.
@@ -299,16 +310,20 @@ def prove(
   if procedure == 'bonferroni':
     delta /= len(values)
   check_size(risk, delta, values.shape[1], procedure)
-  # Stakes of 'betting' are sized for the delta that is left after Bonferroni.
+  # Stakes of 'betting' are sized for the delta of one hypothesis, which
+  # Bonferroni has divided by K.
   found = p_values(values, dataclasses.replace(risk, delta=delta), procedure)
-  is_proven = found <= delta  # All that Bonferroni needs.
+  # Bonferroni needs no more than this comparison.
+  is_proven = found <= delta
   if procedure != 'bonferroni':
-    # A small p-value after the first one that fails proves nothing: a fixed
-    # sequence pays for its full delta by stopping there.
+    # A small p-value after the first one above delta proves nothing: a fixed
+    # sequence may test each hypothesis at the full delta only because it stops
+    # at the first one that is retained.
     is_proven = np.zeros(len(values), bool)
     is_proven[order[: fixed_sequence(found[order], delta)]] = True
   if not is_proven.any():
-    # The error reports the candidate that was nearest to being proven.
+    # The error reports the candidate that was nearest to being proven; a fixed
+    # sequence has stopped at the first one of its order.
     best = np.argmin(found) if procedure == 'bonferroni' else order[0]
     raise _refusal(values[best], risk, delta, procedure)
   return Proof(risk, delta, is_proven, found, procedure)
@@ -325,21 +340,21 @@ def prove_all(
   Args:
     values: by quantity, `[K, n]` float >= 0; see `prove`.
     risks: one or several.
-    orders: by quantity, `[K]` int, candidates, safest first.
-    procedure: of `PROCEDURES`, used for each risk.
+    orders: by quantity, `[K]` int, the candidates' indices, safest first.
+    procedure: one of `PROCEDURES`, used for each risk.
 
   Returns:
     Ascending indices of the candidates, at least one; and a `Proof` per risk.
 
   Raises:
-    Refusal: if no candidate is proven for all.
+    Refusal: if no candidate is proven for all risks.
   """
   proofs = [
       prove(values[risk.quantity], risk, orders[risk.quantity], procedure)
       for risk in risks
   ]
-  # Each proof holds for all its candidates at once, so the intersection costs
-  # no more than the sum of the deltas.
+  # Each proof holds for all its proven candidates at once. So for the
+  # candidates in every proof, all risks hold with 1 - the sum of the deltas.
   is_proven = np.all([proof.is_proven for proof in proofs], axis=0)
   if is_proven.any():
     return np.flatnonzero(is_proven), proofs
@@ -360,10 +375,12 @@ def _refusal(
   """Returns the error for a risk that no candidate is proven to keep.
 
   Args:
-    values: `[n]`, the risk's quantity at the safest candidate.
+    values: `[n]`, the risk's quantity at the candidate that the error reports.
+    risk, procedure: as in `prove`.
+    delta: level at which one hypothesis was tested, in (0, 1).
   """
   number = num_needed(values, risk, delta, procedure)
-  # Of capped values, since the promise is about these.
+  # The mean of capped values, since the promise is about capped values.
   mean = risk.scaled(values).mean() * risk.cap
   return Refusal(
       f'{promises.claim(risk)} cannot be promised from {len(values)} '

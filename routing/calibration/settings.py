@@ -1,17 +1,18 @@
-"""Which operating points a calibration makes, and which are not allowed."""
+"""Settings of a calibration: the operating points to make, and their checks."""
 
 from collections.abc import Sequence
 import dataclasses
 
 from routing.calibration import risks as risks_lib
 
-# A promise of cost counts a problem that costs more as this, in units of its
-# all-large cost: no sample bounds the mean of a quantity without a cap.
+# A promise of cost is about min(cost, COST_CAP), where a problem's cost is in
+# units of its all-large cost: no sample bounds the mean of a quantity without a
+# cap.
 COST_CAP = 2.0
-# Procedures by the kind of the source of `prove`; other kinds have all of them.
-# Recorded outcomes have a test of their own (`off_policy_risks`). Live outcomes
-# are collected anew for each sample, but 'growing' must keep the outcomes that
-# it has bet on.
+# Allowed procedures by the kind of the outcome source of `prove`; kinds that
+# are not listed allow every procedure. Recorded outcomes have a test of their
+# own (`off_policy_risks`). Live outcomes are collected anew for each sample,
+# but 'growing' must keep the outcomes on which it has already bet.
 _PROCEDURES_OF = {
     'recorded': ('fixed_sequence',),
     'live': ('fixed_sequence', 'bonferroni'),
@@ -22,23 +23,25 @@ _PROCEDURES_OF = {
 class CalibrationSettings:
   """The operating points that a calibration should make.
 
-  budgets: mean costs. Each gives the most accurate threshold within it on
-    `select`, without a promise.
-  alphas: relative losses to promise.
-  confident_budgets: mean costs to promise.
-  loss_and_cost: pairs of a loss and a cost to promise, each with its own
-    probability.
+  budgets: mean costs. Each budget makes one point without a promise: the
+    threshold that is most accurate on `select` at a mean cost within the
+    budget.
+  alphas: relative losses to promise, one point each.
+  confident_budgets: mean costs to promise, one point each.
+  loss_and_cost: pairs (loss, cost) to promise at one point, each of the two
+    with its own probability.
   delta: probability that a promise is broken, in (0, 1).
-  is_joint: whether the two promises of a pair hold together with probability
+  is_joint: True: both promises of a pair hold together with probability
     1 - delta.
-  num_choices: number of proven points or seeds that somebody chooses among
-    afterwards; each is tested at delta / num_choices.
-  group_by: if not empty, each loss is also promised to every group of problems:
-    'subject', or a key of `Problem.meta`.
-  joint_starts: if not empty, each loss is also promised with one threshold per
-    group of decisions; the groups begin at these decisions, rising from 0.
+  num_choices: number of proven points or training seeds that somebody chooses
+    among afterwards; each is tested at delta / num_choices.
+  group_by: if not empty, each of `alphas` is also promised to every group of
+    problems: 'subject', or a key of `Problem.meta`.
+  joint_starts: if not empty, each of `alphas` is also promised with one
+    threshold per group of decisions; the groups begin at these decision
+    numbers, rising from 0.
   num_thresholds: number of thresholds that are tested, besides -inf and inf.
-  procedure: of `risks.PROCEDURES`.
+  procedure: one of `risks.PROCEDURES`.
 
   Raises:
     ValueError: on a value that is not allowed.
@@ -88,18 +91,19 @@ class CalibrationSettings:
           f'calibration.num_thresholds is {self.num_thresholds}; it must be at '
           'least 1.'
       )
-    # Checks delta and num_choices, which `Risk` does when it is made. The test
-    # named here does not matter.
+    # Making the risks checks delta and num_choices, in `Risk`. The name of the
+    # test does not matter for that.
     self.risks('betting')
 
   def check_source(self, kind: str) -> None:
-    """Raises if promises cannot be tested on outcomes of this kind.
+    """Raises ValueError if a setting cannot be tested on such outcomes.
 
     Args:
-      kind: of the source of `prove`: 'known', 'recorded' or 'live'.
+      kind: how the outcomes of the `prove` problems are collected: 'known',
+        'recorded' or 'live'; see `outcomes.sources`.
 
     Raises:
-      ValueError: naming the field, and what is allowed.
+      ValueError: naming the field and the allowed values.
     """
     allowed = _PROCEDURES_OF.get(kind, risks_lib.PROCEDURES)
     if self.procedure not in allowed:
@@ -107,15 +111,16 @@ class CalibrationSettings:
           f'calibration.procedure is {self.procedure!r}, but the outcomes are '
           f'{kind}; allowed: {", ".join(allowed)}.'
       )
-    # Both need the outcome of every threshold on every problem, at no cost.
+    # Groups and joint thresholds need the outcome of every threshold on every
+    # problem, which only known outcomes have without running the models again.
     for field in ('group_by', 'joint_starts') if kind != 'known' else ():
       if getattr(self, field):
         raise ValueError(
             f'calibration.{field} needs the known outcome of every possible '
-            f'decision, but the outcomes are {kind}. Leave it empty.'
+            f'decision, but the outcomes are {kind}. Leave the field empty.'
         )
-    # `off_policy_risks` uses one side of a two-sided interval at 2 delta, which
-    # must be below 1.
+    # `off_policy_risks` uses one side of a two-sided interval at level 2 delta,
+    # and 2 delta must be below 1.
     deltas = [x.delta for risks in self.risks('betting') for x in risks]
     if kind == 'recorded' and max(deltas, default=0) >= 0.5:
       raise ValueError(
@@ -124,18 +129,19 @@ class CalibrationSettings:
       )
 
   def risks(self, loss_test: str) -> list[tuple[risks_lib.Risk, ...]]:
-    """Returns the risks of each promise; the risks of one tuple are one point.
+    """Returns the risks that each proven operating point must keep.
 
     Args:
-      loss_test: of `risks.P_VALUES`, the test of a relative loss.
+      loss_test: the test of a relative loss, one of `risks.P_VALUES`.
 
     Returns:
-      A tuple of one or two risks for each promise: first `alphas`, then
-      `confident_budgets`, then `loss_and_cost`.
+      A tuple of one or two risks per point: first the points of `alphas`, then
+      of `confident_budgets`, then of `loss_and_cost`.
     """
     loss = lambda x: risks_lib.Risk('loss', x, self.delta, p_value=loss_test)
-    # Costs are neither 0 nor 1, and their variance is small: betting is far
-    # tighter than Hoeffding-Bentkus.
+    # A cost takes more values than 0 and 1, so the binomial test does not
+    # apply. Its variance is small, where betting is far tighter than
+    # Hoeffding-Bentkus.
     cost = lambda x: risks_lib.Risk('cost', x, self.delta, COST_CAP, 'betting')
     each = (
         [(loss(alpha),) for alpha in self.alphas]
@@ -156,11 +162,13 @@ def _check_within(
     allowed: str,
     is_one_allowed: bool = True,
 ) -> None:
-  """Raises ValueError unless all are in (0, 1], or in (0, 1).
+  """Raises ValueError unless all values are in (0, 1], or in (0, 1).
 
   Args:
-    name: field of `CalibrationSettings`.
+    name: the field of `CalibrationSettings` that holds the values.
+    values: numbers to check.
     allowed: the range in words, for the error.
+    is_one_allowed: whether 1 itself is allowed.
   """
   for value in values:
     if not 0 < value <= 1 or (value == 1 and not is_one_allowed):

@@ -1,16 +1,17 @@
 """Chooses thresholds, and proves what they promise.
 
-`for_budget` and `for_loss` choose on the sample: good guesses that promise
-nothing. `learn_then_test`, `for_budget_with_confidence` and `for_risks` test
-hypotheses (see `risks`) and promise what was proven.
+`for_budget` and `for_loss` pick the threshold that is best on the sample, which
+promises nothing about new problems. `learn_then_test`,
+`for_budget_with_confidence` and `for_risks` test hypotheses (see `risks`) and
+promise what was proven.
 
 The candidate thresholds are an argument because the guarantee holds for
-hypotheses that were named before the sample was drawn. A threshold read off the
-calibration scores is a random hypothesis: its p-value is that of the luckiest
-of many. The relative loss need not be monotone in kappa, so no argument from
-ordering repairs this. Use `grid` on *training* scores, or on any others, but
-never on the calibration scores. A finer grid costs nothing, since a fixed
-sequence pays no price per test.
+hypotheses that were named before the sample was drawn. A threshold chosen from
+the calibration scores is a random hypothesis, so its p-value is not valid. The
+relative loss need not be monotone in kappa, so no argument from ordering
+repairs this. Use `grid` on *training* scores, or on any others, but never on
+the calibration scores. A finer grid costs no confidence, since a fixed sequence
+tests each threshold at the full delta.
 """
 
 from collections.abc import Mapping
@@ -32,8 +33,8 @@ OperatingPoint = operating_points.OperatingPoint
 def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
   """Returns `[K]` ascending thresholds from -inf to inf, K <= size + 2.
 
-  The inner thresholds are quantiles of the records, scores above all earlier
-  ones of their problem: only these change a decision.
+  The inner thresholds are quantiles of the records: scores above all earlier
+  scores of their problem. No other score can be the first to reach a threshold.
 
   Args:
     scores: `[N, T]` float, of problems that are *not* calibrated on.
@@ -41,13 +42,12 @@ def grid(scores: np.ndarray, mask: np.ndarray, size: int = 200) -> np.ndarray:
     size: number of quantiles.
   """
   highest = stopping_lib.running_maximum(scores, mask)
-  # `running_maximum` is -inf before the first decision, so the first decision
-  # of every problem is a record. `np.array` copies: the caller's mask stays as
-  # it is.
+  # The first decision of every problem is a record, as no score comes before.
+  # `np.array` copies, so that the caller's mask is not changed below.
   is_record = np.array(mask, bool)
   is_record[:, 1:] &= highest[:, 1:] > highest[:, :-1]
-  # 'lower' keeps every threshold at a score that occurs. A value between two
-  # scores would separate them where other problems have a tie.
+  # 'lower' makes every threshold a score that occurs. A threshold between two
+  # scores could separate values that other problems have as ties.
   inner = np.quantile(
       highest[is_record], np.linspace(0, 1, size), method='lower'
   )
@@ -58,8 +58,8 @@ def check_budget(budget: float, small_cost: float) -> float:
   """Returns `budget`, or raises ValueError if it is outside [small cost, 1].
 
   Args:
-    budget: mean cost, as a fraction of all-large.
-    small_cost: mean cost of the small model alone.
+    budget: mean cost, as a fraction of the all-large cost.
+    small_cost: mean cost of the small model alone, in the same unit.
   """
   if not small_cost <= budget <= 1:
     raise ValueError(
@@ -72,7 +72,7 @@ def check_budget(budget: float, small_cost: float) -> float:
 def point_at(
     frontier: frontier_lib.Frontier, index: int, promise: Promise
 ) -> OperatingPoint:
-  """Returns one threshold of a frontier as an operating point."""
+  """Returns threshold number `index` of a frontier as an operating point."""
   return OperatingPoint(
       threshold=float(frontier.thresholds[index]),
       promises=(promise,),
@@ -83,15 +83,15 @@ def point_at(
 def best(
     candidates: np.ndarray, value: np.ndarray, cost: np.ndarray
 ) -> np.intp:
-  """Returns the index of the best candidate; the cheapest of equal ones.
+  """Returns the candidate of highest value; among equal values the cheapest.
 
   Args:
     candidates: indices into `value` and `cost`, one or more.
     value: `[K]`, higher is better.
     cost: `[K]`.
   """
-  # Means at different thresholds are sums in different orders, equal only to
-  # about 1e-12. Rounding makes them ties, so that the cheapest is chosen.
+  # Means at different thresholds are sums in different orders, so equal means
+  # agree only to about 1e-12. Rounding `value` makes such means exact ties.
   order = np.lexsort((cost[candidates], -np.round(value[candidates], 10)))
   return candidates[order[0]]
 
@@ -103,13 +103,13 @@ def for_budget(
 
   Args:
     scores: `[N, T]` float, higher means hand over.
-    outcomes: the table of the same problems.
-    budget: allowed mean cost, a fraction of all-large.
+    outcomes: of the same problems, by stopping time.
+    budget: allowed mean cost, a fraction of the all-large cost.
 
   Returns:
-    The point; among equal accuracies the cheapest. It promises nothing (its
-    delta is None): on new problems about half of such choices exceed the
-    budget.
+    The operating point; among equal accuracies the cheapest. It promises
+    nothing (its delta is None): on new problems about half of such points
+    exceed the budget.
 
   Raises:
     ValueError: if `budget` is outside [small cost, 1].
@@ -128,10 +128,11 @@ def for_loss(
 ) -> OperatingPoint:
   """Returns the cheapest threshold with sample loss <= alpha.
 
-  The sample loss promises nothing about new problems.
+  A low loss on the sample promises nothing about new problems.
+
   Args:
     scores: `[N, T]` float, higher means hand over.
-    outcomes: the table of the same problems.
+    outcomes: of the same problems, by stopping time.
     alpha: allowed mean relative loss.
 
   Raises:
@@ -141,7 +142,7 @@ def for_loss(
   allowed = np.flatnonzero(frontier.loss <= alpha)
   if not allowed.size:
     raise ValueError(
-        f'No threshold has a relative loss of {alpha:g} or less; the least is '
+        f'No threshold has a relative loss of {alpha:g} or less; the lowest is '
         f'{frontier.loss.min():.3f}. Raise alpha.'
     )
   index = best(allowed, -frontier.cost, frontier.cost)
@@ -156,7 +157,7 @@ def values_at(
 
   Args:
     scores: `[N, T]` float, higher means hand over.
-    outcomes: the table of the same problems.
+    outcomes: of the same problems, by stopping time.
     thresholds: `[K]` float.
   """
   times = stopping_lib.stopping_times(scores, outcomes.mask, thresholds)
@@ -172,22 +173,21 @@ def below(
   """Returns the proven candidates that cost less than `max_cost`.
 
   Args:
-    max_cost: a fraction of all-large; inf = no limit.
-    proven: indices of candidates, one or more.
+    max_cost: a fraction of the all-large cost; inf = no limit.
+    proven: indices of the proven candidates, one or more.
     cost: `[K]` mean cost of each candidate on the sample.
-    risks: the risks that are proven.
+    risks: the risks that these candidates are proven to keep.
 
   Raises:
-    risks.Refusal: if no proven candidate is that cheap.
+    risks.Refusal: if no proven candidate costs less than `max_cost`.
   """
-  # The cut may depend on the sample, because all proven candidates keep the
-  # promise together. 1e-10: means at different thresholds are sums in different
-  # orders, equal only to about 1e-12, and the large model's own cost is not
-  # below 1.
+  # Which candidates are cut may depend on the sample, because the promise holds
+  # for all proven candidates together. 1e-10: rounding may move a mean cost of
+  # exactly 1, the large model's own, slightly below 1.
   cheap = proven[cost[proven] < max_cost - 1e-10]
   if cheap.size:
     return cheap
-  # The largest model has no relative loss, and a cost of 1.
+  # The largest model alone has relative loss 0 and cost 1 by definition.
   is_kept_by_largest = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
   raise risks_lib.Refusal(
       f'{promises_lib.name_of(risks)} is proven only for thresholds that cost '
@@ -214,17 +214,17 @@ def from_values(
 ) -> OperatingPoint:
   """Returns the best candidate that is proven to keep every risk.
 
-  It does not depend on the protocol: values may come from ladders, or from
-  trajectories collected anew at each of K thresholds.
+  The values may come from ladders, or from trajectories collected anew at each
+  of K thresholds, under any protocol.
 
   Args:
     values: correct, cost, loss, gain, each `[K, n]`, of n independent problems.
     thresholds: `[K]`, or `[K, G]` for G thresholds set together; fixed without
       these problems.
     risks: one or several; at most one for each quantity.
-    orders: by quantity, `[K]` candidates, safest first, fixed likewise. If
-      None, thresholds must rise; see the order in the code.
-    procedure: of `risks.PROCEDURES`.
+    orders: by quantity, `[K]` candidates, safest first, fixed like them. None:
+      thresholds must rise, and are tested upwards for loss, downwards for cost.
+    procedure: one of `risks.PROCEDURES`.
     max_cost: candidates whose sample mean cost, uncapped, is this or more are
       excluded, since the large model alone costs 1; inf = no limit.
 
@@ -243,13 +243,13 @@ def from_values(
         f'{quantities}.'
     )
   if orders is None:
-    # Safest first. Threshold -inf, 'always the large model', has no loss; inf,
-    # 'never', has the lowest cost.
+    # Safest first. Threshold -inf, 'always hand over', has relative loss 0;
+    # inf, 'never hand over', has the lowest cost.
     rising = np.arange(len(frontier_lib.check_rising(thresholds)))
     orders = {'loss': rising, 'cost': rising[::-1]}
   proven, proofs = risks_lib.prove_all(values, risks, orders, procedure)
-  # A promise of cost leaves the accuracy to be maximised; a promise of loss
-  # alone leaves the cost to be minimised.
+  # If a cost is promised, the most accurate candidate is best; if only a loss
+  # is promised, the cheapest one.
   mean = {name: x.mean(axis=1) for name, x in values.items()}
   value = mean['correct'] if 'cost' in quantities else -mean['cost']
   proven = below(max_cost, proven, mean['cost'], risks)
@@ -266,10 +266,12 @@ def from_values(
 
 
 def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
-  """Returns what a proof promises of the candidate at `index`.
+  """Returns the promise of the proven candidate `index`, with its p-value.
 
   Args:
-    num: number of problems that it was tested on.
+    proof: the test of all candidates for one risk.
+    index: of the candidate.
+    num: number of problems that the candidate was tested on.
   """
   risk = proof.risk
   return Promise(
@@ -296,22 +298,21 @@ def for_risks(
 ) -> OperatingPoint:
   """Returns the best threshold that is proven to keep every risk.
 
-  Each promise holds with its own probability 1 - delta.
-
-  The problems must be independent draws from the source that is served. All
-  promises hold together with probability 1 - the sum of the deltas.
+  The problems must be independent draws from the distribution that is served.
+  Each promise holds with its own probability 1 - delta, and all promises
+  together with probability 1 - the sum of the deltas.
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
-    outcomes: the table of the same problems.
+    outcomes: of the same problems, by stopping time.
     risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
-    procedure: of `risks.PROCEDURES`.
+    procedure: one of `risks.PROCEDURES`.
     max_cost: see `from_values`.
 
   Returns:
     The cheapest proven threshold, or the most accurate if a cost is promised.
-    Its figures are means of the sample, costs uncapped.
+    Its accuracy, cost, loss and gain are sample means, the cost uncapped.
 
   Raises:
     risks.Refusal: if no threshold can be promised; `needed` says how many
@@ -320,7 +321,8 @@ def for_risks(
   Source: Angelopoulos et al. 2021, "Learn then Test", theorem 1.
   """
   thresholds = frontier_lib.check_rising(thresholds)
-  # On all stopping times, so that the choice of the test ignores the scores.
+  # 'auto' is settled on all stopping times, so that the choice of the test does
+  # not depend on the scores.
   risks = [risk.settled(getattr(outcomes, risk.quantity)) for risk in risks]
   values = values_at(scores, outcomes, thresholds)
   return from_values(
@@ -349,7 +351,7 @@ def learn_then_test(
     scores, outcomes, thresholds, procedure, max_cost: see `for_risks`.
     alpha: relative loss promised, in (0, 1).
     delta: probability that the promise is broken, in (0, 1).
-    p_value: of `risks.P_VALUES`.
+    p_value: one of `risks.P_VALUES`.
 
   Returns, Raises: as `for_risks`.
   """
@@ -378,15 +380,15 @@ def for_budget_with_confidence(
   """Returns the most accurate threshold whose mean cost is proved <= budget.
 
   With probability 1 - delta the mean capped cost on new problems is <= budget.
-  The function tests 'E[min(cost, cap)] > budget' from 'never' downwards. With
-  p_value='betting' the threshold uses far more of the budget.
+  The function tests 'E[min(cost, cap)] > budget' from 'never hand over'
+  downwards. With p_value='betting' the result uses far more of the budget.
 
   Args:
     scores, outcomes, thresholds, procedure: see `for_risks`.
     budget: mean cost promised, a fraction of all-large, in [small cost, 1].
     delta: probability that the promise is broken, in (0, 1).
-    cost_cap: larger costs of a problem count as this, a fraction of all-large.
-    p_value: of `risks.P_VALUES`.
+    cost_cap: a problem's cost above the cap counts as the cap.
+    p_value: one of `risks.P_VALUES`.
 
   Returns, Raises: as `for_risks`; ValueError if `budget` is outside its range.
   """
