@@ -3,8 +3,8 @@
 Collection, live evaluation and serving all run `answer`, in every protocol.
 They differ in the router, in the engines and in what they do with the
 trajectory. The seed of each request follows from the run's seed, the problem
-and the position in the trace. So a live hand-over produces exactly the
-completion that a ladder holds for it.
+and the position in the trace. So a live hand-over generates exactly the
+completion that was collected in the ladder for this step and route.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ class Sampling:
   """Sampling settings and limits of one answer, the same for every engine.
 
   temperature: 0 = greedy decoding.
-  max_decisions: T, the largest number of decisions. After the last one, the
-    chosen route writes to the end.
-  max_tokens: the largest number of new tokens in a whole answer, those written
-    after a hand-over included.
+  max_decisions: T, the largest number of decisions in one answer. After the
+    last decision, the chosen route writes the rest of the answer.
+  max_tokens: the largest number of generated tokens in a whole answer,
+    including those written after a hand-over.
   """
 
   temperature: float = 0.0
@@ -58,37 +58,41 @@ class Sampling:
 def request_seed(
     seed: int, problem_id: str, step: int, route: int, sample: int = 0
 ) -> int:
-  """Returns the seed of one request, in [0, 2**31).
+  """Returns the random seed of one request to an engine, in [0, 2**31).
 
-  It is a hash of all arguments, so no two requests share their random numbers.
+  The seed is a hash of all arguments, so that different requests draw different
+  random numbers.
+
+  `step` is the number of accepted steps before the request; `sample` tells
+  apart requests that are otherwise equal.
   """
-  # Not `hash`: Python salts it for each process, and a resumed collection must
-  # draw the same seeds.
+  # Python's own `hash` is salted for each process, but a resumed collection
+  # must use the same seeds.
   key = repr((seed, problem_id, step, route, sample)).encode()
   digest = hashlib.blake2b(key, digest_size=8).digest()
   return int.from_bytes(digest, 'big') >> (64 - _SEED_BITS)
 
 
 def new_session(problem: types.Problem) -> str:
-  """Returns the name of a new session, unique to one trajectory."""
-  # Unique even for the same problem: two trajectories that shared a prefix
-  # cache would each pay less, depending on which ran first.
+  """Returns the name of a new engine session, unique to one trajectory."""
+  # Two trajectories of one problem get different names. If they shared a prefix
+  # cache, the cost of each would depend on which of them ran first.
   return f'{problem.id}#{uuid.uuid4().hex}'
 
 
 def forget(engines: Sequence[engine_lib.Engine], session: str) -> None:
-  """Ends a session at all engines, so that they can free its prefix cache."""
+  """Ends a session at all engines, so that each can free its prefix cache."""
   for engine in engines:
     engine.forget(session)
 
 
 def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
-  """Returns how many tokens may still be written after the steps `kept`."""
+  """Returns how many of `max_tokens` the accepted steps `kept` leave."""
   return max_tokens - steps_lib.count_written(kept)
 
 
 def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
-  """Returns whether another step may be written after the steps `kept`."""
+  """Returns whether another step may follow the accepted steps `kept`."""
   if not kept:
     return True  # Every answer has at least one step.
   return (
@@ -112,21 +116,23 @@ async def write(
 ) -> tuple[types.Step, ...]:
   """Requests the next step, or the rest of the answer, from one engine.
 
-  Live steps, hand-overs and the completions of a ladder all come from this
-  function. So equal requests have equal seeds and limits, wherever they are
-  made.
+  Live steps, hand-overs and the completions of a ladder are all requested
+  through this function. So equal requests have equal seeds and limits, in
+  collection as in live evaluation.
 
   Args:
-    problem: the problem.
-    kept: the accepted steps; they must leave at least one token.
+    problem: the problem that is being answered.
+    kept: the accepted steps, which the new text continues; at least one token
+      of `sampling.max_tokens` must be left after them.
     engine: the engine that writes.
-    to_end: True = the rest of the answer; False = one step.
+    to_end: True = request the rest of the answer; False = request one step.
     seed: of the run; the seed of the request is derived from it.
-    sampling: see `Sampling`.
-    session: the requests of one session share the engine's prefix cache.
-    sample: index of this completion among several of one prefix.
+    sampling: sampling settings and limits of the answer.
+    session: name of the session. Requests of one session share the engine's
+      prefix cache.
+    sample: index of this text among several samples after the same prefix.
     may_speculate: whether the engine may continue speculatively past the step,
-      until it is asked for the next one or cancelled.
+      until the next step is requested or the speculation is cancelled.
 
   Returns:
     The new steps, one or more.
@@ -138,8 +144,9 @@ async def write(
       may_speculate=may_speculate,
       max_tokens=tokens_left(kept, sampling.max_tokens),
       temperature=sampling.temperature,
-      # The position is part of the seed, the router's name is not: a hand-over
-      # at a prefix is the same request live as in a ladder.
+      # The position is part of the seed, but the router is not. So a live
+      # hand-over and the ladder's completion at the same step are the same
+      # request.
       seed=request_seed(seed, problem.id, len(kept), engine.route, sample),
       session=session,
   )
@@ -149,9 +156,9 @@ async def write(
 async def grade_text(
     grade: equivalence.Grader, text: str, problem: types.Problem
 ) -> bool:
-  """Returns whether the answer in `text` grades right.
+  """Returns whether the final answer in `text` is right, according to `grade`.
 
-  The grader runs in a thread, so that a slow one does not block the event loop
+  The grader runs in a thread, because a slow grader would block the event loop
   and with it all other trajectories.
   """
   return await asyncio.to_thread(grade, text, problem.answer)
@@ -171,29 +178,31 @@ async def answer(
 ) -> types.Trajectory:
   """Answers one problem under a router.
 
-  At each step boundary the router names a route. It writes the next step or, at
-  a hand-over of `escalate`, the rest of the answer in one request. If there is
-  a draft, route 0 keeps it and any other route discards it; it is paid for
-  either way. After the last decision the named route writes to the end. Wasted
-  speculative tokens are recorded as a call of their own.
+  At each step boundary the router chooses a route. The model of this route
+  writes the next step or, at a hand-over of `escalate`, the rest of the answer
+  in one request. If the protocol has drafts, route 0 accepts the draft and any
+  other route discards it; the draft's cost is charged in both cases. After the
+  last decision the chosen route writes the rest of the answer. Speculative
+  tokens that were cancelled are recorded as a separate call.
 
   Args:
-    problem: the problem.
+    problem: the problem to answer.
     router: asked at no more than `sampling.max_decisions` step boundaries.
     engines: A engines, with `engines[m].route == m`.
     protocol: which routes may write when, and whether there are drafts.
-    accounting: computes `Trace.spent`; None = the router is shown 0.
-    grade: the grader.
-    seed: of the run; with the problem's id it fixes the seed of every request.
-    sampling: see `Sampling`.
-    sample: index of this trajectory among several of one problem.
+    accounting: computes `Trace.spent`; None = the router sees a cost of 0.
+    grade: the grader of the final answer.
+    seed: of the run; together with the problem's id it determines the seed of
+      every request.
+    sampling: sampling settings and limits of the answer.
+    sample: index of this trajectory among several of the same problem.
 
   Returns:
-    The trajectory; `calls` holds the usage of every call in order.
+    The trajectory; its `calls` hold the usage of every call in order.
 
   Raises:
-    ValueError: if the router names a route that is not allowed, or the engines
-      are not in the order of their routes.
+    ValueError: if the router chooses a route that is not allowed, or the
+      engines are not in the order of their routes.
   """
   check_routes(engines)
   walk = _Walk(problem, engines, protocol, accounting, seed, sampling, sample)
@@ -203,22 +212,22 @@ async def answer(
       decision = walk.decide(router, written)
       is_last = walk.is_last(decision)
       if decision.route > 0 or not protocol.has_draft:
-        walk.discarded.extend(written)  # The draft, or nothing.
+        walk.discarded.extend(written)  # The draft; empty if there is none.
         written = await walk.write(decision.route, to_end=is_last)
       walk.steps.extend(written)
       if is_last:
         await walk.finish(decision.route)
         break
-    # Before the sessions end: afterwards no engine reports wasted tokens.
+    # Before the session ends: afterwards no engine reports wasted tokens.
     await walk.cancel_speculation()
   finally:
-    walk.close()  # Also after an error, or engines would keep the cache.
+    walk.close()  # Even after an error, or engines would keep the cache.
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
 
 
 def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
-  """Raises ValueError unless `engines[m].route == m` for every m."""
+  """Raises ValueError unless `engines[m].route == m` for every index m."""
   routes = [engine.route for engine in engines]
   if routes != list(range(len(engines))):
     raise ValueError(
@@ -228,7 +237,10 @@ def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
 
 
 class _Walk:
-  """An unfinished trajectory; the lists are those of `types.Trajectory`."""
+  """A trajectory in progress: sends requests to engines and records the calls.
+
+  The public lists become the fields of `types.Trajectory` of the same names.
+  """
 
   def __init__(
       self,
@@ -253,20 +265,21 @@ class _Walk:
     self._seen: types.Trace | None = None
 
   def is_open(self) -> bool:
-    """Returns whether another step may be written."""
+    """Returns whether another step may follow the accepted steps."""
     return is_open(self.steps, self._sampling)
 
   def is_last(self, decision: types.Decision) -> bool:
-    """Returns whether no decision follows `decision`, the latest one."""
+    """Returns whether `decision`, the latest, is the last of the trajectory."""
     return (
         self._protocol.is_absorbing(decision.route)
         or len(self.decisions) == self._sampling.max_decisions
     )
 
   async def finish(self, route: int) -> None:
-    """Writes to the end after the last decision, if the answer is still open.
+    """Requests the rest of the answer after the last decision, if there is any.
 
-    It is open only if the last decision kept a draft, which is a single step.
+    There is a rest only if the last decision accepted a draft, because a draft
+    is a single step. Any other choice has requested the whole rest already.
     """
     if self.is_open():
       self.steps.extend(await self.write(route, to_end=True))
@@ -274,10 +287,15 @@ class _Walk:
   async def write(
       self, route: int, *, to_end: bool = False
   ) -> tuple[types.Step, ...]:
-    """Requests text after the accepted steps, and records the call."""
+    """Requests one step, or the rest of the answer, and records the call.
+
+    Returns:
+      The new steps, one or more. They are not added to `self.steps`.
+    """
     engine = self._engines[route]
-    # The same engine would resume its speculative text. For another engine that
-    # text is wasted, and must be charged before the new call.
+    # If the writer stays the same, its engine resumes the text that it has
+    # written speculatively. If the writer changes, this text is wasted and must
+    # be charged before the new call.
     if engine is not self._writer:
       await self.cancel_speculation()
     self._writer = engine
@@ -290,22 +308,22 @@ class _Walk:
         sampling=self._sampling,
         session=self._session,
         sample=self._sample,
-        # A request to the end has nothing left to write after it.
+        # After the rest of the answer, nothing is left to write speculatively.
         may_speculate=not to_end and self._may_write_next(route),
     )
     self.calls.append(steps_lib.call_usage(written))
     return written
 
   def _may_write_next(self, route: int) -> bool:
-    """Returns whether `route` may be asked for the step after this one.
+    """Returns whether `route`, now asked for a step, may also write the next.
 
-    With drafts only route 0 is: it drafts the next step, whatever wrote this
-    one. Without drafts the router may name any route again.
+    With drafts, only route 0 may: it drafts every next step. Without drafts,
+    the router may choose any route again.
     """
     return route == 0 or not self._protocol.has_draft
 
   async def cancel_speculation(self) -> None:
-    """Cancels the last writer's speculation, and records its wasted tokens."""
+    """Cancels what the last writer wrote speculatively; records its usage."""
     if self._writer is None:
       return
     usage = await self._writer.cancel_speculation(self._session)
@@ -315,16 +333,19 @@ class _Walk:
   def decide(
       self, router: Router, draft: Sequence[types.Step]
   ) -> types.Decision:
-    """Asks the router and records its decision; `draft` is 0 or 1 steps."""
+    """Asks the router for a decision, and records it.
+
+    `draft` holds the draft of the next step, or nothing without drafts.
+    """
     decision = router.decide(self._trace(draft))
     _check_decision(decision, self._protocol, len(self._engines))
-    # Counted before `is_last` looks at the number of decisions.
+    # `is_last` counts the decisions, so this one must be recorded first.
     self.decisions.append(decision)
     return decision
 
   def _trace(self, draft: Sequence[types.Step]) -> types.Trace:
-    """Returns what the router may look at now, and links it to its past."""
-    # The draft's call is recorded by now, so `spent` includes it.
+    """Returns the trace that the router sees at the current decision."""
+    # The call that wrote the draft has been recorded, so `spent` includes it.
     spent = (
         0.0 if self._accounting is None else self._accounting.spent(self.calls)
     )
@@ -333,7 +354,8 @@ class _Walk:
         steps=tuple(self.steps),
         draft=draft[0] if draft else None,
         spent=spent,
-        previous=self._seen,  # The chain keeps discarded drafts in view.
+        # Earlier traces hold discarded drafts, which `steps` does not show.
+        previous=self._seen,
     )
     return self._seen
 
@@ -342,7 +364,7 @@ class _Walk:
     forget(self._engines, self._session)
 
   def trajectory(self, is_correct: bool) -> types.Trajectory:
-    """Returns the finished trajectory."""
+    """Returns the record of the finished trajectory, once it is graded."""
     return types.Trajectory(
         problem=self._problem,
         steps=tuple(self.steps),
@@ -356,9 +378,10 @@ class _Walk:
 def _check_decision(
     decision: types.Decision, protocol: protocols.Protocol, num_routes: int
 ) -> None:
-  """Raises ValueError if the chosen route is not allowed."""
-  # Writer 0: after a larger model wrote, `escalate` asks no more, and the other
-  # protocols allow every route.
+  """Raises ValueError if the protocol does not allow the chosen route."""
+  # The mask after writer 0 serves at every decision: in `escalate` no decision
+  # follows once a larger model has written, and in the other protocols the mask
+  # does not depend on the writer.
   allowed = protocol.action_mask(0, num_routes)
   if not (0 <= decision.route < num_routes and allowed[decision.route]):
     raise ValueError(

@@ -1,6 +1,6 @@
-"""Functions of lists of steps: their text, token count and usage.
+"""Computes text, token count and usage of a sequence of steps.
 
-The engines decide where a step ends; see `routing.engines.boundaries`.
+Engines decide where a step ends; see `routing.engines.boundaries`.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ from routing.engines import boundaries
 def is_cut(step: types.Step, delimiter: str = types.DELIMITER) -> bool:
   """Returns whether the token limit cut this step off before its end.
 
-  No model can continue from such a step, because a trace must end at a step
-  boundary.
+  No model can continue after a step that was cut off, because a trace must end
+  at a step boundary.
   """
-  # A delimiter inside an open block, e.g. a formula, ends no step.
+  # A delimiter inside an open block, e.g. a formula, does not end a step.
   ends = step.text.endswith(delimiter) and not boundaries.open_block(step.text)
   return not step.is_final and not ends
 
 
 def join(steps: Sequence[types.Step]) -> str:
-  """Returns the text of the steps."""
+  """Returns the concatenated text of the steps."""
   return ''.join(step.text for step in steps)
 
 
 def count_written(steps: Sequence[types.Step]) -> int:
-  """Returns the number of tokens generated for the steps.
+  """Returns the number of tokens that were generated to write the steps.
 
-  Each step counts by the tokenizer of the model that wrote it.
+  The tokens of each step are those of its own writer's tokenizer.
   """
   return sum(int(step.usage.written) for step in steps)
 
 
 def call_usage(steps: Sequence[types.Step]) -> types.Usage:
-  """Returns the usage of the single call that wrote all of `steps`.
+  """Returns the usage of the single model call that wrote all of `steps`.
 
   Raises:
-    ValueError: if there are no steps, or they have several writers.
+    ValueError: if there are no steps, or several models wrote them.
   """
   if not steps:
     raise ValueError('Got 0 steps; the usage of a call needs 1 or more.')
@@ -46,8 +46,9 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
     raise ValueError(
         f'Got steps by routes {sorted(routes)}; one call has one writer.'
     )
-  # The prompt is in the first step's usage. The others have read nothing: what
-  # they find in the context was reported by the steps before them.
+  # The first step's usage counts the prompt. The other steps have read and
+  # cached 0 tokens: everything in their context was counted by the steps
+  # before them.
   first = steps[0].usage
   return types.Usage(
       route=first.route,
