@@ -1,4 +1,4 @@
-"""Converts outcome tables to padded batches, the form used in training."""
+"""Converts outcome tables to padded batches, the form that training uses."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ def outcome_batch(
 ) -> types.OutcomeBatch:
   """Returns an outcome table as a padded batch, one row per problem.
 
-  Decisions of one level stand side by side: level t of every problem takes the
-  same `widths[t]` columns.
+  A level holds the decisions of equal depth. Level t of every problem takes the
+  same `widths[t]` columns, side by side.
 
   Args:
-    table: N problems.
+    table: outcome table of N problems.
     statistics: mean and standard deviation of the features.
-    metric: cost metric.
+    metric: cost metric of the batch's costs.
 
   Returns:
     NumPy arrays with B = N; features are standardised, padding is 0.
@@ -28,7 +28,8 @@ def outcome_batch(
   places, widths = level_places(table)
   starts = np.concatenate([[0], np.cumsum(widths)])
   depth, parents = table.decisions.depth, table.decisions.parents
-  at = table.problem, starts[depth] + places  # (row, column) of a decision.
+  # (row, column) of each decision in the batch.
+  at = table.problem, starts[depth] + places
   shape = table.num_problems, int(starts[-1])
 
   def filled(values: np.ndarray) -> np.ndarray:
@@ -36,15 +37,16 @@ def outcome_batch(
     padded[at] = values
     return padded
 
-  # Outcomes belong to branches that end the answer; inner branches hold 0, so
-  # that an expectation over a path counts each outcome once.
+  # Only branches that end the answer have an outcome; all other branches get 0.
+  # The sum over all branches, weighted by the probability of taking each, is
+  # then the expected outcome.
   ends = table.children < 0
   ending = np.where(ends, -1 - table.children, 0)
   outcome = lambda values: filled(
       np.where(ends, values[ending], 0.0).astype(np.float32)
   )
   route = _route_taken(table)
-  # `branch` = A * (place of the parent in its level) + route chosen there.
+  # `branch` = A * (place of the parent in its level) + route taken there.
   branch = np.where(
       parents < 0, 0, table.num_routes * places[parents] + route
   ).astype(np.int32)
@@ -62,11 +64,12 @@ def outcome_batch(
 def level_places(
     table: table_lib.OutcomeTable,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the place of each decision within its problem's level, and widths.
+  """Returns the place of each decision within its level, and the level widths.
 
   Returns:
-    `[M]` int places from 0, in the order of the table; `[T]` int, the largest
-    number of decisions that any problem has in each level.
+    `[M]` int, the place of each decision among those of the same problem and
+    level, from 0 in the order of the table; `[T]` int, the largest number of
+    decisions that any problem has in each level.
   """
   depth = table.decisions.depth
   num_levels = table.decisions.max_depth
@@ -82,7 +85,7 @@ def level_places(
 
 
 def _route_taken(table: table_lib.OutcomeTable) -> np.ndarray:
-  """Returns `[M]` int, the route chosen at the parent; 0 at the first."""
+  """Returns `[M]` int, the route that leads to each decision; 0 at roots."""
   route = np.zeros(len(table.children), np.int64)
   parent, action = np.nonzero(table.children >= 0)
   route[table.children[parent, action]] = action

@@ -1,4 +1,4 @@
-"""The error for a question that the data at hand cannot answer."""
+"""The error for promises and estimates that the data at hand cannot support."""
 
 FRESH = (
     'Use a fresh sample: testing the same sample again after adding to it is '
@@ -10,13 +10,14 @@ GROWING = 'This sample may grow by new problems and be tested again.'
 class Refusal(ValueError):
   """The data at hand cannot support a promise or an estimate.
 
-  reason: what was refused and why, without the note.
-  needed: about how many problems are needed; None if no number is enough.
-    They must be a fresh sample unless the message allows this one to grow.
+  reason: what was refused and why, without the note about trying again.
+  needed: about how many problems are needed; None if no number is enough. These
+    problems must be a fresh sample unless the message allows the present sample
+    to grow.
   """
 
   def __init__(self, message: str, needed: int | None, *, note: str = FRESH):
-    """Makes the error.
+    """Joins `message` and `note` to the text of the error.
 
     Args:
       message: what was refused and why, ending in a full stop.
@@ -26,6 +27,7 @@ class Refusal(ValueError):
     """
     # An empty note must not leave a space at the end.
     super().__init__(f'{message} {note}'.strip())
-    # An evaluation reports the reason alone: the note is about tests.
+    # Evaluation reports only the reason: the note concerns tests of promises,
+    # and evaluation makes none.
     self.reason = message
     self.needed = needed

@@ -4,8 +4,8 @@ A *decision* is a step boundary at which a router chooses a route. An *ending*
 is a graded answer with its total cost. Both ladders and reply trees fit into
 the table. In a ladder every larger route ends the answer, and the small route
 leads to the next decision. The decisions of all problems form one flat
-sequence, in which each comes before those that follow it. A network can
-therefore score all of them in one batch.
+sequence, in which each decision comes before its successors. A network can
+therefore score the decisions of all problems in one batch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from routing import types
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-  """The observations of routers at M decisions.
+  """The observations that a router receives at M decisions.
 
   features: `[M, F]` float32, not standardised.
   uncertainty: `[M]` float32 nats, as `observation.uncertainty`: 0 where no step
     is visible, NaN where the engine returned no log-probabilities.
-  depth: `[M]` int32, number of earlier decisions on the path.
-  parents: `[M]` int32, index of the previous decision; -1 = none.
+  depth: `[M]` int32, number of earlier decisions on the path to this one.
+  parents: `[M]` int32, index of the previous decision on the path; -1 at the
+    first decision of a problem.
   """
 
   features: np.ndarray
@@ -43,11 +44,15 @@ class Decisions:
     return 1 + int(self.depth.max(initial=-1))
 
   def path(self) -> np.ndarray:
-    """Returns `[M, T]` int32: ancestors, itself at `depth`, then -1."""
+    """Returns the path from the root to each decision, `[M, T]` int32.
+
+    Row i lists the ancestors of decision i, then i itself in column `depth[i]`,
+    then -1.
+    """
     path = np.full((len(self.depth), self.max_depth), -1, np.int32)
     for depth in range(self.max_depth):
       here = np.flatnonzero(self.depth == depth)
-      # The rows of the parents are complete: levels are filled in order.
+      # The rows of the parents are complete: shallower levels come first.
       if depth:
         path[here] = path[self.parents[here]]
       path[here, depth] = here
@@ -64,9 +69,10 @@ class OutcomeTable:
   roots: `[N]` int32, the first decision of each problem.
   ending_problem: `[L]` int32 in 0..N-1, ascending.
   ending_correct: `[L]` float32 in [0, 1], share of right samples.
-  ending_loss: `[L]` float32 in [0, 1], relative loss.
+  ending_loss: `[L]` float32 in [0, 1], relative loss: share of samples in which
+    the largest model alone is right and this ending is wrong.
   ending_cost: cost metric -> `[L]` float64, fraction of the problem's all-large
-    cost.
+    cost (see `large_cost`).
   large_correct: `[N]` float32 in [0, 1], share of right answers of the largest
     model alone.
   large_cost: cost metric -> `[N]` float64 > 0, cost of the largest model alone,
@@ -85,18 +91,18 @@ class OutcomeTable:
 
   @property
   def num_problems(self) -> int:
-    """N."""
+    """N, the number of problems."""
     return len(self.roots)
 
   @property
   def num_routes(self) -> int:
-    """A."""
+    """A, the number of routes."""
     return self.children.shape[1]
 
   @functools.cached_property
   def problem(self) -> np.ndarray:
     """`[M]` int, the problem of each decision."""
-    # Each root starts a problem; its other decisions follow the root.
+    # The decisions of a problem are adjacent, with the root in front.
     return np.cumsum(self.decisions.parents < 0) - 1
 
   @functools.cached_property
@@ -106,12 +112,13 @@ class OutcomeTable:
     The share of samples in which the ending is right and the paired answer of
     the largest model alone is wrong.
     """
-    # For each sample right - right_of_largest = gain - loss.
+    # For each sample right - right_of_largest = gain - loss, and the shares
+    # obey the same identity. `clip` removes rounding errors outside [0, 1].
     alone = self.large_correct[self.ending_problem]
     return np.clip(self.ending_correct - alone + self.ending_loss, 0.0, 1.0)
 
   def levels(self) -> Iterator[np.ndarray]:
-    """Yields the indices of the decisions of each depth, in rising order."""
+    """Yields the indices of the decisions at depth 0, then at depth 1, etc."""
     for depth in range(self.decisions.max_depth):
       yield np.flatnonzero(self.decisions.depth == depth)
 
@@ -134,12 +141,13 @@ class TableBuilder:
   def begin_problem(
       self, large_correct: float, large_cost: Sequence[float] | None = None
   ) -> None:
-    """Starts a problem; its first decision is added next.
+    """Starts a problem, to which later calls add decisions and endings.
 
     Args:
       large_correct: in [0, 1], share of right answers of the largest model
         alone.
-      large_cost: its cost in each metric, in the unit of the metric; None = 1.
+      large_cost: cost of the largest model alone, one number per metric in the
+        metric's unit; None = 1 in every metric.
     """
     if large_cost is None:
       large_cost = np.ones(len(self._metrics))
@@ -154,21 +162,22 @@ class TableBuilder:
       num_routes: int,
       parent: tuple[int, int] | None = None,
   ) -> int:
-    """Adds a decision and returns its index.
+    """Adds a decision of the current problem and returns its index.
 
     Args:
-      features: `[F]`, the observation.
-      uncertainty: nats.
-      num_routes: A.
-      parent: the previous decision and the route chosen there; None = first.
+      features: `[F]`, the observation at this decision.
+      uncertainty: the uncertainty score in nats; see `Decisions`.
+      num_routes: A, the number of routes to choose from.
+      parent: index of the previous decision and the route chosen there; None =
+        this is the first decision of the problem.
     """
     index = len(self._depth)
     self._features.append(features)
     self._uncertainty.append(uncertainty)
-    # Placeholders: every branch gets a later decision or an ending.
+    # Placeholders. Later calls put a decision or an ending on every branch.
     self._children.append([0] * num_routes)
     self._parents.append(parent[0] if parent else -1)
-    # A parent is added before its children, so its depth is known.
+    # A parent is added before its children, so the parent's depth is known.
     self._depth.append(self._depth[parent[0]] + 1 if parent else 0)
     if parent:
       self._children[parent[0]][parent[1]] = index
@@ -181,14 +190,17 @@ class TableBuilder:
       loss: float,
       costs: Sequence[float],
   ) -> None:
-    """Adds the answer that choosing a route at a decision leads to.
+    """Adds an ending: the graded answer after one choice of route.
 
     Args:
-      parent: the decision and the route chosen there.
-      correct, loss: in [0, 1].
-      costs: one per metric, fractions of the problem's all-large cost.
+      parent: index of the last decision and the route chosen there.
+      correct: in [0, 1], share of right samples.
+      loss: in [0, 1], relative loss.
+      costs: total cost of the answer, one number per metric, as fractions of
+        the problem's all-large cost.
     """
-    # Endings are negative, so that one integer tells them from decisions.
+    # Decisions have indices >= 0, endings -1 - index, so that one integer array
+    # holds both.
     self._children[parent[0]][parent[1]] = -1 - len(self._ending_correct)
     self._ending_problem.append(len(self._roots) - 1)
     self._ending_correct.append(correct)
@@ -196,13 +208,13 @@ class TableBuilder:
     self._ending_cost.append(costs)
 
   def table(self) -> OutcomeTable:
-    """Returns the table of everything that was added.
+    """Returns the outcome table of all problems that were added.
 
     Raises:
       ValueError: if no problem was added.
     """
     if not self._roots:
-      raise ValueError('There are no problems; at least 1 is needed.')
+      raise ValueError('The outcome table has 0 problems; it needs 1 or more.')
     # float64, since costs are summed and compared across metrics; grades and
     # features are float32 to halve the memory.
     cost = np.array(self._ending_cost, np.float64)
@@ -228,32 +240,34 @@ class TableBuilder:
 def from_batch(
     batch: types.OutcomeBatch, metric: str = 'price'
 ) -> OutcomeTable:
-  """Returns the outcome table of a batch, e.g. of a simulated process.
+  """Converts a padded batch, e.g. from a simulation, to an outcome table.
 
   Uncertainty scores are 0, because a batch has none.
 
   Args:
     batch: B problems; features are copied as they are.
-    metric: name of the cost metric.
+    metric: name of the cost metric that `batch.cost` is in.
   """
   builder = TableBuilder([metric])
   starts = np.cumsum([0, *batch.widths])
   num_routes = batch.correct.shape[-1]
   right = np.asarray(batch.correct)
   for row, mask in enumerate(np.asarray(batch.mask)):
-    found: dict[tuple[int, int], int] = {}  # (level, place) to decision.
-    # Choosing the largest route at the first decision is that model alone.
+    # (level, place within the level) -> index of the decision in the table.
+    found: dict[tuple[int, int], int] = {}
+    # Choosing the largest route at the first decision keeps no step of another
+    # model, so the answer is that of the largest model alone.
     largest = right[row, 0, -1]
     builder.begin_problem(float(largest))
     for level, start in enumerate(starts[:-1]):
       for place in range(batch.widths[level]):
         at = start + place
-        # Padding: this problem has fewer decisions in the level.
+        # Padding: this problem has fewer decisions in this level than others.
         if not mask[at]:
           continue
         parent = None
         if level:
-          # `branch` numbers the branches of the previous level: A per place.
+          # `branch` numbers the branches of the previous level, A per place.
           earlier, route = divmod(int(batch.branch[row, at]), num_routes)
           parent = found[level - 1, earlier], route
         found[level, place] = builder.add_decision(
@@ -269,7 +283,14 @@ def _add_endings(
     row: int,
     found: Mapping[tuple[int, int], int],
 ) -> None:
-  """Adds every branch of one problem that leads to no decision."""
+  """Adds an ending for every branch of one problem that leads to no decision.
+
+  Args:
+    builder: receives the endings.
+    batch: the padded batch.
+    row: the problem's row in the batch.
+    found: (level, place) -> index of the decision in the table.
+  """
   starts = np.cumsum([0, *batch.widths])
   num_routes = batch.correct.shape[-1]
   # Branches (level, place, route) that lead to another decision.
