@@ -1,16 +1,16 @@
-"""An engine for the embedded pair: rows of one KV cache, batched step by step.
+"""Defines the engine of the embedded models, which batches concurrent requests.
 
 Requests wait in a queue. Whenever the engine is idle, it takes up to
-`max_batch` of them and writes one step of each in one jitted call. A request
+`max_batch` requests and writes one step of each in one jitted call. A request
 for a whole answer returns to the queue after each step, so early and late
 requests share batches.
 
-If more requests wait than fit, it takes the oldest one and those nearest to it
-in length. Every row of a batch attends to as many keys as the longest row, so
-similar lengths waste least.
+If more than `max_batch` requests wait, the engine takes the oldest request and
+those nearest to it in length. Every row of a batch attends to as many keys as
+the longest row, so a batch of similar lengths wastes least.
 
-Each row (slot) of the cache belongs to one session at a time and keeps its
-tokens. The next step of a trace therefore reads only new tokens.
+Each row (slot) of the KV cache belongs to one session at a time and keeps the
+keys of the session's tokens. The next step of a trace reads only new tokens.
 """
 
 import asyncio
@@ -36,16 +36,19 @@ from routing.lm import tokenizer as tokenizer_lib
 class _Job:
   """A request in progress: its tokens so far and the steps already written.
 
-  slot: the row of the cache; -1 = none yet.
-  number: position in the queue; renewed whenever the job returns to it.
-  parts: arrays of the segments written since the last step.
-  seconds: time charged since the last step.
+  tokens: the prompt's token ids, followed by those written so far.
+  budget: number of new tokens that the request may still write.
+  read, cached: prompt tokens read anew and found in the slot.
+  slot: index of the job's row of the KV cache; -1 = none assigned yet.
+  number: place in the queue, renewed whenever the job returns to the queue.
+  parts: results of the segments of the current, unfinished step.
+  seconds: computing time charged to the current step so far.
   """
 
   request: engine_lib.Request
   tokens: list[int]
   future: asyncio.Future
-  budget: int  # New tokens still allowed.
+  budget: int
   read: int = 0
   cached: int = 0
   slot: int = -1
@@ -61,17 +64,16 @@ class EmbeddedEngine:
   Args:
     name: the model's name.
     route: its route index.
-    config, params: the decoder, see `routing.lm.export.load_pretrained`.
-    tokenizer: the tokenizer of the pair.
+    config, params: the decoder, as `routing.lm.export.load_pretrained` returns.
+    tokenizer: the tokenizer of the embedded models.
     max_batch: maximum number of rows written at once.
-    num_slots: number of rows in the cache. It should be at least the number of
-      concurrent traces, or prefixes are evicted, read again and charged as
-      read. A trace keeps its slot until it is forgotten, also while another
-      model writes.
-    max_length: maximum tokens of question and answer together.
+    num_slots: number of rows in the KV cache. If there are more concurrent
+      sessions than slots, prefixes are evicted, read again and charged again. A
+      session keeps its slot until `forget`, also while another model writes.
+    max_length: maximum number of tokens of question and answer together.
 
   Raises:
-    ValueError: if `max_batch` or `num_slots` is not allowed.
+    ValueError: if `max_batch` or `num_slots` is out of range.
   """
 
   def __init__(
@@ -112,14 +114,14 @@ class EmbeddedEngine:
     self._max_batch = max_batch
     self._max_length = max_length
     self._slots = slots_lib.Slots(num_slots)
-    # One row more than slots: the padding rows of a batch write there, and so
-    # never overwrite the keys of a session.
+    # The cache has one row more than there are slots. The padding rows of a
+    # batch write into that row, so they never overwrite the keys of a session.
     self._cache = decoder.init_cache(config, num_slots + 1, max_length)
     self._queue: list[_Job] = []  # Oldest first.
     self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
     # Computing in a thread keeps the event loop free for the other engine. One
-    # thread only: the cache is donated, so calls must follow one another.
+    # thread only: each call donates the cache that the call before returned.
     self._executor = concurrent.futures.ThreadPoolExecutor(
         1, thread_name_prefix=f'engine-{name}'
     )
@@ -136,8 +138,8 @@ class EmbeddedEngine:
     """Writes one step, or all to the end; see `engine.Engine.write`.
 
     Raises:
-      engine_lib.Refused: if the prompt leaves no room for a token, or has a
-      character that is not in the vocabulary.
+      engine_lib.Refused: if the prompt leaves no room for a token, or contains
+        text that is not in the vocabulary.
     """
     try:
       tokens = self._tokenizer.encode(request.question + request.trace)
@@ -148,13 +150,13 @@ class EmbeddedEngine:
       raise engine_lib.Refused(
           f'No token can be written: the prompt has {len(tokens)} tokens, '
           f'max_tokens is {request.max_tokens}, and max_length of {self.name} '
-          f'is {self._max_length}. Raise either, or stop earlier.'
+          f'is {self._max_length}. Raise the limit, or end the answer earlier.'
       )
     loop = asyncio.get_running_loop()
     job = _Job(request, list(tokens), loop.create_future(), room)
     self._enqueue(job)
-    # The worker ends when the queue is empty and is started again here, so that
-    # an idle engine leaves no task behind when its event loop closes.
+    # The worker task ends when the queue is empty and is started again here, so
+    # that an idle engine leaves no task behind when its event loop closes.
     if self._worker is None or self._worker.done():
       self._worker = loop.create_task(self._work())
     return await job.future
@@ -163,7 +165,7 @@ class EmbeddedEngine:
     """Does nothing: the engine never continues speculatively."""
 
   def forget(self, session: str) -> None:
-    """Frees the session's slots for other sessions."""
+    """Frees the slots of a session; see `engine.Engine.forget`."""
     self._slots.forget(session)
 
   async def close(self) -> None:
@@ -176,8 +178,8 @@ class EmbeddedEngine:
     """Writes batches until the queue is empty."""
     loop = asyncio.get_running_loop()
     while True:
-      # Let all coroutines that are ready add their requests first: the batch
-      # gets fuller.
+      # Yields to all coroutines that are ready, so that they add their requests
+      # before the next batch is formed.
       await asyncio.sleep(0)
       jobs = self._take()
       if not jobs:
@@ -186,8 +188,8 @@ class EmbeddedEngine:
         rows = await loop.run_in_executor(
             self._executor, self._write_segment, jobs
         )
-      # The error goes to the callers; the worker continues with the next batch.
-      # What the slots contain is unknown now, so they are freed.
+      # The callers get the error, and the worker continues with the next batch.
+      # The slots of the failed batch have unknown contents, so they are freed.
       except Exception as error:
         for job in jobs:
           self._slots.clear(job.slot)
@@ -198,14 +200,18 @@ class EmbeddedEngine:
         self._advance(job, row)
 
   def _enqueue(self, job: _Job) -> None:
-    """Appends a job to the queue."""
+    """Appends a job to the end of the queue."""
     job.number = next(self._numbers)
     self._queue.append(job)
 
   def _take(self) -> list[_Job]:
-    """Takes up to `max_batch` jobs that have a slot; the others wait."""
+    """Removes the jobs of the next batch from the queue and returns them.
+
+    These are up to `max_batch` jobs to which a slot is or can be assigned.
+    """
     jobs, waiting = [], []
-    # The oldest job has distance 0 and comes first, so no job waits for ever.
+    # Jobs are taken in order of their difference in length from the oldest job.
+    # The oldest itself comes first, so no job waits for ever.
     length = len(self._queue[0].tokens) if self._queue else 0
     for job in sorted(self._queue, key=lambda j: abs(len(j.tokens) - length)):
       if len(jobs) == self._max_batch or not self._assign_slot(job):
@@ -216,7 +222,7 @@ class EmbeddedEngine:
     return jobs
 
   def _assign_slot(self, job: _Job) -> bool:
-    """Assigns a slot to a job that has none; returns whether it has one."""
+    """Assigns a slot to the job if needed; returns False if all are busy."""
     if job.slot >= 0:
       return True
     found = self._slots.lend(job.request.session, job.tokens)
@@ -227,17 +233,18 @@ class EmbeddedEngine:
     return True
 
   def _write_segment(self, jobs: Sequence[_Job]) -> list[dict[str, np.ndarray]]:
-    """Writes one segment for each job: to the end of a step, or a token limit.
+    """Writes one segment for each job, on the engine's thread.
 
-    This is the part that computes; it runs in the thread.
+    A segment ends with the step, or at a limit on its number of tokens.
 
     Returns:
-      The arrays of each row; see `jitted_batches.row`.
+      The results for each job; see `jitted_batches.row`.
     """
     start_time = time.perf_counter()
     self._read_new([job for job in jobs if self._num_new(job)])
     size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
-    # Rows beyond `len(jobs)` are padding: inactive, limit 0, the spare slot.
+    # Rows from len(jobs) on are padding: they are inactive, may write 0 tokens,
+    # and use the cache row that belongs to no session.
     rows = sampler.Rows(
         last_token=jitted_batches.pad(
             [job.tokens[-1] for job in jobs], size, 0
@@ -270,20 +277,21 @@ class EmbeddedEngine:
         stop_ids,
         self._num_past(rows.position),
     )
-    # Waits for the result; dispatch alone would make the time too short.
+    # JAX dispatches asynchronously. device_get waits for the result, so that
+    # `seconds` includes the computation.
     out = jax.device_get(out)
     seconds = (time.perf_counter() - start_time) / len(jobs)
     return [jitted_batches.row(out, i, seconds) for i in range(len(jobs))]
 
   def _num_new(self, job: _Job) -> int:
-    """Returns how many tokens need keys before decoding can start.
+    """Returns how many of the job's tokens are not yet in the KV cache.
 
-    The last token is not counted: decoding starts with it.
+    The last token is not counted: the first decoding step feeds it.
     """
     return max(len(job.tokens) - 1 - self._slots[job.slot].num_keys, 0)
 
   def _read_new(self, jobs: Sequence[_Job]) -> None:
-    """Computes the keys of all tokens that are new to the jobs' slots."""
+    """Prefills the KV cache with all tokens that `_num_new` counts."""
     if not jobs:
       return
     counts = [self._num_new(job) for job in jobs]
@@ -309,15 +317,16 @@ class EmbeddedEngine:
         tokens,
         jitted_batches.pad(starts, size, 0),
         jitted_batches.pad(counts, size, 0),
-        # num_past is static: two compilations only, with any past or with none.
+        # num_past is static, so each value costs a compilation. There are only
+        # two values: the whole length, or 0 if no row has cached tokens.
         self._max_length if any(starts) else 0,
     )
 
   def _num_past(self, positions: np.ndarray) -> int:
-    """Returns how many cached keys rows that start at `positions` attend to.
+    """Returns the number of cached positions that a batch must attend to.
 
     Args:
-      positions: `[B]` int32.
+      positions: `[B]` int32, the position of each row's last token.
     """
     if len(positions) < jitted_batches.MIN_ROWS_FOR_PAST:
       return self._max_length
@@ -327,14 +336,19 @@ class EmbeddedEngine:
     )
 
   def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
-    """Adds a written segment to its job; then answers or enqueues the job."""
+    """Adds a segment to its job; then completes the job or enqueues it again.
+
+    Args:
+      job: the job whose segment was written.
+      row: the result of `_write_segment` for this job.
+    """
     ids = row['tokens'].tolist()
     job.tokens += ids
     job.budget -= len(ids)
     job.parts.append(row)
     job.seconds += float(row['seconds'])
-    # All written tokens but the last have keys: the last one was sampled and
-    # has not passed through the model yet.
+    # All tokens but the last are in the KV cache: the last token was sampled
+    # and has not passed through the model yet.
     self._slots.update(job.slot, job.tokens)
     out_of_budget = job.budget == 0
     if row['stopped'] or out_of_budget:
@@ -348,15 +362,15 @@ class EmbeddedEngine:
       self._enqueue(job)
 
   def _step(self, job: _Job) -> types.Step:
-    """Joins the segments written since the last step into one step.
+    """Joins the segments of the current step into one `types.Step`.
 
-    Its hidden state, `[2 D]`, is that of the last token and the mean over the
-    step's tokens.
+    The hidden state of the step, `[2 D]`, consists of the hidden state of its
+    last token and the mean hidden state of its tokens.
     """
     parts, job.parts = job.parts, []
     ids = tuple(int(i) for part in parts for i in part['tokens'])
     counts = np.array([len(part['tokens']) for part in parts], np.float32)
-    # The mean over tokens from the means over segments, weighted by length.
+    # The mean over the step is the mean over its segments, weighted by length.
     means = np.stack([part['hidden_mean'] for part in parts])
     hidden = np.concatenate(
         [parts[-1]['hidden_last'], counts @ means / counts.sum()]
@@ -367,7 +381,8 @@ class EmbeddedEngine:
         cached=0 if job.steps else job.cached,
         written=len(ids),
         seconds=job.seconds,
-        # Later steps of one request attend to everything before them.
+        # From the second step of a request on, all tokens before the step are
+        # in the request's context; the first step pays for the prompt instead.
         in_context=len(job.tokens) - len(ids) if job.steps else 0,
     )
     job.seconds = 0.0

@@ -1,12 +1,12 @@
 """Wraps an engine so that no greedy reply is computed twice.
 
-Greedy decoding is a function of the prefix, so a model always replies the same
-to it. With replies remembered, many routers, thresholds and seeds can run on
-the same problems at almost no model time.
+What a model writes greedily is a function of the text before it. With greedy
+replies stored, many routers, thresholds and seeds can be run on the same
+problems with few calls of the model.
 
-The *charges* must stay the same, though. The wrapper tracks the prefix cache of
-each session itself. It reports for each call the usage that the engine alone
-would have reported.
+The cost must not depend on whether a reply was stored. The wrapper therefore
+simulates the engine's prefix cache for each session. It reports for each call
+the usage that the engine would have reported without the wrapper.
 """
 
 import asyncio
@@ -21,14 +21,15 @@ from routing.engines import prefix_cache
 
 
 class Memory:
-  """Complete steps that one model wrote greedily, by question and trace.
+  """A store of the complete steps that one model wrote by greedy decoding.
 
-  A step that was cut short by a token limit is not stored, because it is not
-  the model's reply under a larger limit.
+  A step is found by its question and the trace before it. A step that was cut
+  short by a token limit is not stored, because under a larger limit the model
+  would write more.
 
   Args:
-    keeps_hidden: store the hidden states of the steps as well. Observations use
-      those of the smallest model alone.
+    keeps_hidden: whether to store the hidden states of the steps as well. Only
+      those of the smallest model are needed, for observations.
   """
 
   def __init__(self, *, keeps_hidden: bool = True):
@@ -41,7 +42,7 @@ class Memory:
     return sum(map(len, self._steps.values()))
 
   def get(self, question: str, trace: str) -> types.Step | None:
-    """Returns what the model wrote after `trace`; None if not known."""
+    """Returns the step that the model writes after `trace`; None if unknown."""
     return self._steps.get(question, {}).get(trace)
 
   def add(self, question: str, trace: str, steps: Sequence[types.Step]) -> None:
@@ -49,54 +50,64 @@ class Memory:
     known = self._steps.setdefault(question, {})
     for step in steps:
       if not (step.is_final or boundaries.ends_step(step.text)):
-        return  # Cut short by a limit.
-      # The first writer wins: a later reply may differ by floating-point
-      # rounding, and what was returned once must be returned again.
+        return  # This step was cut short by a token limit.
+      # A stored step is never replaced. A later computation may differ by
+      # floating-point rounding, but equal requests must get equal replies.
       known.setdefault(trace, self._without_session(step))
       num_read = prefix_cache.num_read(step)
       self._counts.setdefault((question, trace), num_read)
       trace += step.text
 
   def num_read(self, question: str, trace: str) -> int:
-    """Returns the reported number of prompt tokens; 0 if not known."""
+    """Returns the number of prompt tokens that the engine reported.
+
+    The prompt consists of the question and the trace. The result is 0 if no
+    reply to this prompt is stored.
+    """
     return self._counts.get((question, trace), 0)
 
   def _without_session(self, step: types.Step) -> types.Step:
-    """Returns the step without the fields that depend on its session."""
+    """Returns the step without what depends on the session that wrote it.
+
+    This is the usage of the prompt. The hidden state is dropped as well if
+    `keeps_hidden` is False.
+    """
     usage = dataclasses.replace(step.usage, read=0, cached=0, in_context=0)
     hidden = step.hidden if self.keeps_hidden else None
     return dataclasses.replace(step, usage=usage, hidden=hidden)
 
 
 class MemoizedEngine:
-  """An engine that calls another engine only for replies not in its memory.
+  """An engine that looks up greedy replies and calls another engine if needed.
 
-  A reply comes from memory if the request is greedy and the reply fits into the
-  request's token limit. A request to the end of the answer also needs all its
-  steps in memory. Concurrent requests for the same reply wait for the one that
-  computes it.
+  A reply comes from memory if the request is greedy, all requested steps are in
+  memory, and they fit into the request's token limit. If several concurrent
+  requests need the same reply, one request computes it and the others wait.
 
-  The usage of each call has the written tokens and the seconds of the original
-  call. Its cached tokens are those that the engine alone would have found in
-  the prefix cache of this session (`engines.prefix_cache`).
+  The usage of each call has the written tokens and the seconds of the call that
+  computed the reply. Its read and cached tokens are those that the engine would
+  have reported for this session (see `engines.prefix_cache`).
 
   Args:
-    engine: writes replies that are not known. It must separate the prefix
-      caches of sessions.
-    memory: the memory of this model; new replies are added to it.
+    engine: the engine that writes all replies that are not in memory. It must
+      have a separate prefix cache for each session.
+    memory: the memory of this engine's model; new replies are added to it.
   """
 
   def __init__(self, engine: engine_lib.Engine, memory: Memory):
     self.name, self.route = engine.name, engine.route
     self.capabilities = engine.capabilities
     self.memory = memory
-    self.num_asked = 0  # Calls that the wrapped engine had to answer.
+    self.num_asked = 0  # Number of calls of the wrapped engine.
     self._engine = engine
-    # What each session would have in its prefix cache, memory hits included.
+    # The simulated prefix cache of each session. It also contains replies from
+    # memory, which the wrapped engine did not write in this session.
     self._contents: dict[str, prefix_cache.Contents] = {}
-    self._engine_sessions: set[str] = set()  # Sessions the engine knows of.
-    # One lock for each reply being computed. Weak values, so that a lock goes
-    # with its last waiter and the dictionary does not grow with the run.
+    # Sessions for which the wrapped engine was called; others need no `forget`.
+    self._engine_sessions: set[str] = set()
+    # One lock for each reply that is being computed. The dictionary holds weak
+    # references: a lock that no request uses any more is removed, so that the
+    # dictionary does not grow with the run.
     self._locks = weakref.WeakValueDictionary()
 
   def count_tokens(self, question: str, trace: str) -> int:
@@ -111,7 +122,7 @@ class MemoizedEngine:
     """Writes steps, from memory if possible; see `engine.Engine.write`.
 
     Raises:
-      Exception: any error of the engine; nothing is stored then.
+      Exception: any error of the wrapped engine; no step is stored then.
     """
     if request.temperature > 0:
       written = await self._ask(request)
@@ -120,26 +131,26 @@ class MemoizedEngine:
     return self._charged(request, written)
 
   async def cancel_speculation(self, session: str) -> None:
-    """Does nothing: the engine is never asked to continue speculatively."""
+    """Does nothing: the wrapped engine is never allowed to speculate."""
 
   def forget(self, session: str) -> None:
-    """Releases a session; the memory stays, as all sessions share it."""
+    """Releases a session; its replies stay in the memory for other sessions."""
     self._contents.pop(session, None)
     if session in self._engine_sessions:
       self._engine_sessions.remove(session)
       self._engine.forget(session)
 
   async def close(self) -> None:
-    """Closes the wrapped engine; the memory can still be used."""
+    """Closes the wrapped engine; the memory remains usable."""
     await self._engine.close()
 
   def _recall(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Returns the whole reply from memory; () if a part is not known."""
+    """Returns all requested steps from memory; () if any of them is missing."""
     steps, trace, left = [], request.trace, request.max_tokens
     while True:
       step = self.memory.get(request.question, trace)
-      # A step over the limit is no hit: the engine would have cut it short, and
-      # only the engine knows where.
+      # A step longer than the token limit does not count as found. The engine
+      # would cut such a step short, and only the engine knows where.
       if step is None or step.usage.written > left:
         return ()
       steps.append(step)
@@ -150,23 +161,23 @@ class MemoizedEngine:
   async def _ask_once(
       self, request: engine_lib.Request
   ) -> tuple[types.Step, ...]:
-    """Computes a reply, or waits for another request that computes it."""
-    # Requests that differ in the last two fields do not share a lock, so both
-    # are computed. This is rare.
+    """Returns a reply that one of the concurrent requests for it computes."""
+    # Requests for the same step that differ in `to_end` or `max_tokens` do not
+    # share a lock, so the step is computed twice. This is rare.
     key = request.question, request.trace, request.to_end, request.max_tokens
     lock = self._locks.get(key)
     if lock is None:
       self._locks[key] = lock = asyncio.Lock()
     async with lock:
-      # Look again: whoever had the lock before has probably stored the reply.
+      # The request that had the lock before has probably stored the reply.
       return self._recall(request) or await self._ask(request)
 
   async def _ask(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Calls the engine; stores the reply if it is greedy."""
+    """Calls the wrapped engine; stores the reply if the request is greedy."""
     self._engine_sessions.add(request.session)
     self.num_asked += 1
-    # No speculation: the next step may come from memory, and the speculative
-    # text would be wasted.
+    # The engine must not speculate: the next step may come from memory, and the
+    # speculative text would then be wasted.
     request = dataclasses.replace(request, may_speculate=False)
     written = await self._engine.write(request)
     if request.temperature == 0:
@@ -176,12 +187,17 @@ class MemoizedEngine:
   def _charged(
       self, request: engine_lib.Request, written: Sequence[types.Step]
   ) -> tuple[types.Step, ...]:
-    """Returns the steps with what this session is charged for them."""
+    """Returns the steps with the usage that this request is charged for.
+
+    Args:
+      request: the request that the steps reply to.
+      written: the steps, from memory or from the wrapped engine.
+    """
     prompt = prefix_cache.prompt(
         request.question,
         request.trace,
-        # A reply that is not in memory (sampled or cut short) has just come
-        # from the engine, whose usage contains the count.
+        # A reply that cannot be in memory (sampled or cut short) has just come
+        # from the wrapped engine, and its usage contains the prompt tokens.
         self.memory.num_read(request.question, request.trace)
         or prefix_cache.num_read(written[0]),
         self._engine.encode(request.question, request.trace),

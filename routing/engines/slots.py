@@ -6,14 +6,14 @@ import dataclasses
 
 @dataclasses.dataclass
 class Slot:
-  """One row of the KV cache: its owner and its contents.
+  """One row of the KV cache: the session that owns it, and its contents.
 
-  session: the owner; None = free for anyone.
-  tokens: what the session has read or written in this row.
+  session: name of the owner; None = no session owns the row.
+  tokens: token ids of the sequence that the session has read and written here.
   num_keys: number of leading tokens whose keys and values are cached. The
-    newest token has none yet: it passes through the model only when the next
-    one is written.
-  is_busy: a request is being written in this row.
+    newest token is not among them: it passes through the model only when the
+    next token is written.
+  is_busy: a request is writing into this row.
   last_used: logical time of the last use; larger is more recent.
   """
 
@@ -25,10 +25,12 @@ class Slot:
 
 
 class Slots:
-  """The rows of a KV cache, each owned by one session at a time.
+  """The rows of a KV cache, each owned by at most one session at a time.
+
+  A session may own several rows, one for each of its concurrent requests.
 
   Args:
-    count: number of rows.
+    count: number of rows that can be owned.
   """
 
   def __init__(self, count: int):
@@ -42,24 +44,27 @@ class Slots:
     return self._slots[index]
 
   def lend(self, session: str, tokens: Sequence[int]) -> tuple[int, int] | None:
-    """Assigns a free slot to a session and marks it as busy.
+    """Assigns a slot to a session, for one request, and marks it as busy.
 
-    It is the session's slot with the longest common prefix. If none shares a
-    token, it is the least recently used slot.
+    Among the slots that are not busy, the session gets its own slot with the
+    longest common prefix with the prompt. If it owns no slot that shares a
+    token, it gets the least recently used slot, whoever owns that slot.
 
     Args:
-      session: the session that is to own the slot.
-      tokens: the prompt. The slot keeps only its common prefix with the prompt.
+      session: name of the session that makes the request.
+      tokens: the prompt. Only its common prefix with the slot's tokens is kept
+        in the slot.
 
     Returns:
-      (index, number of kept tokens), or None if all slots are busy.
+      (index of the slot, number of tokens kept), or None if all slots are busy.
     """
-    # A busy slot cannot be shared, not even by its own session: two requests
-    # would overwrite each other's keys.
+    # A busy slot cannot be used by a second request, not even of the session
+    # that owns it: the requests would overwrite each other's keys.
     free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
     if not free:
       return None
-    # -i breaks ties in favour of the lowest index, so that runs are repeatable.
+    # (length of the common prefix, -index): ties go to the lowest index, so
+    # that runs are repeatable.
     own = [
         (common_prefix(self._slots[i].tokens, tokens), -i)
         for i in free
@@ -72,22 +77,28 @@ class Slots:
     slot = self._slots[index]
     slot.session, slot.is_busy = session, True
     slot.tokens = slot.tokens[:common]
-    # Keys depend on all tokens before them, so those past the common prefix are
-    # invalid and are computed anew.
+    # The key of a token depends on all tokens before it. Keys past the common
+    # prefix are therefore invalid, and the engine computes them anew.
     slot.num_keys = min(slot.num_keys, common)
     return index, common
 
   def update(self, index: int, tokens: Sequence[int]) -> None:
-    """Records the contents of a slot: all tokens but the last have keys."""
-    # A counter, not wall-clock time: eviction must not depend on speed.
+    """Records the tokens of a slot; only the last one's keys are not cached.
+
+    Args:
+      index: index of the slot.
+      tokens: the whole sequence that was read and written in the slot.
+    """
+    # Time is a counter here, not wall-clock time, so that which slot is evicted
+    # does not depend on speed.
     self._clock += 1
     slot = self._slots[index]
     slot.tokens, slot.num_keys = list(tokens), len(tokens) - 1
     slot.last_used = self._clock
 
   def clear(self, index: int) -> None:
-    """Frees a slot; it is the next one to be assigned."""
-    self._slots[index] = Slot()  # last_used = 0, hence least recently used.
+    """Empties a slot and frees it, as the first to be assigned again."""
+    self._slots[index] = Slot()  # last_used = 0: the least recently used slot.
 
   def forget(self, session: str) -> None:
     """Frees the slots of a session, except those that are busy."""
@@ -97,7 +108,7 @@ class Slots:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-  """Returns the length of the longest common prefix."""
+  """Returns the length of the longest common prefix of two sequences."""
   for i, (x, y) in enumerate(zip(a, b, strict=False)):
     if x != y:
       return i
