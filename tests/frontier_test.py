@@ -157,7 +157,7 @@ class FrontierTest(parameterized.TestCase):
       (dict(thresholds=[]), r'K > 0, got \(0,\)'),
       (dict(cost=np.ones((3, 4))), r'cost must be .* K = 2.* got \(3, 4\)'),
       (dict(loss=np.ones((2, 0))), r'loss must be .* N > 0, got \(2, 0\)'),
-      (dict(gain=[[1.0], [np.nan]]), 'gain at 0.7 is not finite'),
+      (dict(gain=[[1.0], [np.nan]]), 'gain at threshold 0.7 is NaN'),
   )
   def test_rollouts_of_wrong_shape_raise(self, other, message):
     names = ('correct', 'cost', 'loss', 'gain')

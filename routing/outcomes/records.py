@@ -2,7 +2,7 @@
 
 Observations come from the same feature function and traces as in the live
 driver, and costs from the same cost accounting. A table therefore holds exactly
-what the driver would have observed, paid and obtained on each path.
+the observations, costs and grades that the live driver would get on each path.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,8 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.rollout import trees
 
-Parent = tuple[int, int]  # A decision, and the route chosen there.
+# Index of a decision, and the route chosen at that decision.
+Parent = tuple[int, int]
 
 
 def ladder_table(
@@ -29,17 +30,18 @@ def ladder_table(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> table_lib.OutcomeTable:
-  """Returns the outcome table of ladders.
+  """Converts graded ladders to an outcome table.
 
   Args:
     ladders: N ladders with a completion for each (step, route, sample).
-    config: the observation.
+    config: the features that the router observes.
     accounting: cost accounting; its `reference` scales the cost features.
-    protocol: `escalate`; its view decides whether the draft is seen and paid.
+    protocol: `escalate`. Under its view `peek` the router observes the small
+      model's draft of the step, and a hand-over pays for the discarded draft.
 
   Raises:
-    ValueError: naming the problem, if a completion is missing, a
-      log-probability is not finite, or a trace has no step.
+    ValueError: if a completion is missing, a log-probability is not finite, or
+      a trace has no step; the message names the problem.
   """
   builder = table_lib.TableBuilder(costs.COST_METRICS)
   for ladder in ladders:
@@ -52,17 +54,17 @@ def tree_table(
     config: observation.FeatureConfig,
     accounting: costs.Accounting,
 ) -> table_lib.OutcomeTable:
-  """Returns the outcome table of reply trees.
+  """Converts reply trees to an outcome table.
 
   Args:
-    source: N reply trees; a generator may grow them one by one, because they
-      are not kept.
-    config: the observation.
-    accounting: cost accounting, also behind the cost features.
+    source: N reply trees. Each tree is read once and not stored, so a generator
+      may grow the trees one by one.
+    config: the features that the router observes.
+    accounting: cost accounting; its `reference` scales the cost features.
 
   Raises:
-    ValueError: naming the problem, if an observation cannot be computed, or the
-      largest model alone costs nothing.
+    ValueError: if an observation cannot be computed, or the largest model alone
+      costs nothing; the message names the problem.
   """
   builder = table_lib.TableBuilder(costs.COST_METRICS)
   call_costs = _CallCosts(accounting)
@@ -80,12 +82,13 @@ def _observe(
   """Returns the `[F]` features and the uncertainty score of a trace.
 
   Args:
-    trace: what the router sees.
-    new_steps: steps that no earlier decision saw; only these are checked.
-    config: the observation.
-    problem: named in errors.
+    trace: the answer so far, as the router sees it.
+    new_steps: steps of the trace that no earlier decision saw. Only their
+      log-probabilities are checked.
+    config: the features to compute.
+    problem: the problem of the trace, which errors name.
   """
-  # Once per step instead of once per decision: checking all steps at each
+  # Each step is checked once, when it is new. Checking all steps at each
   # decision would be quadratic in the length of the trace.
   try:
     observation.check_log_probs(new_steps, max(len(trace.steps) - 1, 0))
@@ -96,27 +99,34 @@ def _observe(
 
 
 def _check_positive(all_large: Sequence[float], problem: types.Problem) -> None:
-  """Raises ValueError unless every all-large cost is positive."""
+  """Raises ValueError unless the largest model alone costs more than 0.
+
+  Args:
+    all_large: cost of the largest model alone on this problem, per metric.
+    problem: the problem, which the error names.
+  """
   for metric, cost in zip(costs.COST_METRICS, all_large, strict=True):
     if not cost > 0:
       raise ValueError(
-          f'Problem {problem.id}: the all-large cost in {metric} is {cost}; '
-          'costs are fractions of it, so it must be positive.'
+          f'Problem {problem.id}: the cost of the largest model alone in '
+          f'{metric} is {cost}; it must be positive, because all costs are '
+          'fractions of it.'
       )
 
 
 class _Ladder:
-  """One graded ladder with its cost in every metric."""
+  """One graded ladder, with the cost of each of its endings in every metric."""
 
   def __init__(self, ladder, config, accounting, protocol):
     self._ladder, self._config = ladder, config
     self._accounting, self._protocol = accounting, protocol
-    # `[T, A-1, samples]`. Sample s of the largest model alone, at step 0, is
-    # paired with sample s of every other completion.
+    # `[T, A-1, samples]`, 1 where right. Sample s of every completion is paired
+    # with sample s of the largest model's completion from step 0, which is the
+    # answer of the largest model alone.
     num_decisions = min(len(ladder.steps), config.max_decisions)
     self._right = grades(ladder, len(accounting.specs), num_decisions)
-    # One entry per metric, each with the costs of staying, of handing over at
-    # every step, and of the largest model alone.
+    # `charged` has one entry per metric: the costs of never handing over, of a
+    # hand-over at each step, and of the largest model alone.
     charged = [
         costs.ladder_costs(
             ladder,
@@ -135,9 +145,9 @@ class _Ladder:
     )
 
   def add_to(self, builder: table_lib.TableBuilder) -> None:
-    """Adds the problem's decisions and endings to a table builder."""
-    # A hand-over to the largest model at step 0 keeps no small step: it is the
-    # largest model alone.
+    """Adds the decisions and endings of this ladder to a table builder."""
+    # A hand-over to the largest model at step 0 keeps no step of the small
+    # model, so its answer is that of the largest model alone.
     alone, parent = self._right[0, -1], None
     builder.begin_problem(float(alone.mean()), self._all_large)
     for step in range(len(self._right)):
@@ -146,8 +156,8 @@ class _Ladder:
         builder.add_ending(
             (here, 1 + larger),
             float(right.mean()),
-            # Per sample, then the mean: a product of means would treat paired
-            # samples as independent.
+            # The product is taken per sample and then averaged. A product of
+            # the two means would treat paired samples as independent.
             float((alone * (1.0 - right)).mean()),
             self._handover_cost[step, larger],
         )
@@ -158,11 +168,12 @@ class _Ladder:
     )
 
   def _add_decision(self, builder, step, parent) -> int:
-    """Adds the decision at a step and returns its index."""
+    """Adds the decision at a step and returns its index in the table."""
     trace = traces.of_ladder(
         self._ladder, step, self._accounting, self._protocol
     )
-    # With a draft, the new step is the draft; without, the step before.
+    # The step that the router has not seen before: the draft of this step if
+    # the router sees drafts (`peek`), otherwise the last accepted step.
     new_steps = (
         self._ladder.steps[step : step + 1]
         if self._protocol.has_draft
@@ -178,10 +189,18 @@ class _Ladder:
 def grades(
     ladder: types.Ladder, num_routes: int, num_decisions: int
 ) -> np.ndarray:
-  """Returns `[T, A-1, samples]` float32, 1 where a completion is right.
+  """Returns the grades of a ladder's completions, `[T, A-1, samples]` float32.
+
+  Entry [t, m, s] is 1 if the answer is right that sample s of route m + 1
+  completes from the first t steps of the small model.
+
+  Args:
+    ladder: the graded ladder.
+    num_routes: A.
+    num_decisions: T, the number of decisions; later steps have no decision.
 
   Raises:
-    ValueError: if there is no step, or a completion is missing.
+    ValueError: if there is no decision, or a completion is missing.
   """
   found = {
       (c.step, c.route, c.sample): c.is_correct for c in ladder.completions
@@ -190,7 +209,8 @@ def grades(
     raise ValueError(
         f'Problem {ladder.problem.id} has 0 steps; it must have 1 or more.'
     )
-  # Every cell needs the same samples: they are paired by index.
+  # Every (step, route) needs the same number of samples, because samples are
+  # paired by index.
   samples = 1 + max((sample for _, _, sample in found), default=0)
   out = np.zeros((num_decisions, num_routes - 1, samples), np.float32)
   for t, m, s in np.ndindex(out.shape):
@@ -210,22 +230,23 @@ def recorded_source(
     protocol: protocols.Protocol,
     min_effective_size: float = 100.0,
 ) -> sources.Recorded:
-  """Returns behaviour trajectories as a source; see `sources.Recorded`.
+  """Returns a source that evaluates thresholds off-policy on trajectories.
 
   Args:
-    rollouts: N problems with their trajectories.
-    config: the observation.
+    rollouts: N problems with their behaviour trajectories.
+    config: the features that the router observes.
     accounting: cost accounting; its `reference` scales the cost features.
-    protocol: the protocol they were collected in.
+    protocol: the protocol in which the trajectories were collected.
     min_effective_size: smallest effective number of problems at which the
       source evaluates a threshold.
 
   Raises:
-    ValueError: as `batching.trajectory_batch`.
+    ValueError: see `batching.trajectory_batch`.
   """
   batch = batching.trajectory_batch(rollouts, config, accounting, protocol)
   uncertainty = np.zeros(batch.mask.shape)
-  # The row order of `trajectory_batch`: by problem, then by trajectory.
+  # `rows` has the row order of `trajectory_batch`: by problem, then by
+  # trajectory.
   rows = ((x, y) for x in rollouts for y in x.trajectories)
   for row, (_, trajectory) in enumerate(rows):
     seen = traces.of_trajectory(trajectory, accounting, protocol)
@@ -247,7 +268,12 @@ def recorded_source(
 def large_costs(
     completions: Sequence[types.Completion], accounting: costs.Accounting
 ) -> dict[str, np.ndarray]:
-  """Returns cost metric -> `[N]` float64 costs of completions."""
+  """Returns the cost of each completion, cost metric -> `[N]` float64.
+
+  Args:
+    completions: N answers, e.g. of the largest model alone.
+    accounting: cost accounting.
+  """
   return {
       metric: np.array(
           [
@@ -260,9 +286,9 @@ def large_costs(
 
 
 class _CallCosts:
-  """Costs of calls in every metric, cached by usage.
+  """Computes the cost of model calls in every metric, cached by token usage.
 
-  The same call lies on many paths of a reply tree.
+  The cache pays off because the same call lies on many paths of a reply tree.
   """
 
   def __init__(self, accounting: costs.Accounting):
@@ -270,12 +296,13 @@ class _CallCosts:
     self._known: dict[types.Usage, np.ndarray] = {}
 
   def __call__(self, calls: Sequence[types.Usage]) -> np.ndarray:
-    """Returns `[metrics]` float64 total costs, in each metric's unit."""
+    """Returns the total cost of `calls`, `[metrics]`, in each metric's unit."""
     return sum(map(self._of_call, calls), np.zeros(len(costs.COST_METRICS)))
 
   def _of_call(self, usage: types.Usage) -> np.ndarray:
-    """Returns the `[metrics]` costs of one call."""
-    # Equal usage has equal cost: usages are frozen and hash by value.
+    """Returns the `[metrics]` costs of one call, each in its metric's unit."""
+    # Calls of equal usage have equal cost. `Usage` is frozen and hashes by
+    # value, so it can be the key.
     if usage not in self._known:
       spec = self._specs[usage.route]
       self._known[usage] = np.array(
@@ -291,7 +318,7 @@ def _add_tree(
     accounting: costs.Accounting,
     call_costs: _CallCosts,
 ) -> None:
-  """Adds the decisions and endings of one problem, depth first."""
+  """Adds the decisions and endings of one reply tree, depth first."""
   all_large = np.array(
       [
           costs.completion_cost(tree.reference, accounting.specs, metric)
@@ -325,7 +352,7 @@ def _add_tree(
         len(item.branches),
         parent,
     )
-    # Reversed, since the stack pops the last first: endings of a problem are in
-    # order of routes.
+    # The stack pops the last entry first. Pushing the branches in reverse puts
+    # the endings of a problem in order of routes.
     branches = list(enumerate(item.branches))
     pending += [(x, (here, a)) for a, x in reversed(branches)]

@@ -18,11 +18,15 @@ from routing.outcomes import table as table_lib
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-  """Outcomes by stopping time: column t < T is 'hand over at t', T is 'never'.
+  """Outcomes of N ladders by stopping time.
+
+  Column t < T is the outcome of a hand-over at decision t, column T ('never')
+  that of no hand-over.
 
   mask: `[N, T]` bool, decision t exists.
   correct: `[N, T + 1]` float64 in [0, 1], probability of a right answer.
-  cost: `[N, T + 1]` float64 >= 0, fraction of the problem's all-large cost.
+  cost: `[N, T + 1]` float64 >= 0, as a fraction of the all-large cost: the cost
+    of the largest model alone on this problem.
   loss: `[N, T + 1]` float64 in [0, 1], relative loss: the largest model alone
     is right and this answer is wrong.
   gain: `[N, T + 1]` float64 in [0, 1], relative gain: this answer is right and
@@ -48,16 +52,16 @@ class Outcomes:
 
   @property
   def num_problems(self) -> int:
-    """N."""
+    """N, the number of problems."""
     return self.mask.shape[0]
 
   @property
   def num_steps(self) -> int:
-    """T, which is also the column of 'never'."""
+    """T, the largest number of decisions; also the index of column 'never'."""
     return self.mask.shape[1]
 
   def take(self, problems: np.ndarray) -> Outcomes:
-    """Returns the outcomes of some problems.
+    """Returns the outcomes restricted to `problems`.
 
     Args:
       problems: indices, possibly repeated, or `[N]` bool.
@@ -73,12 +77,12 @@ class Outcomes:
 def from_batch(
     batch: types.OutcomeBatch, routes: np.ndarray | None = None
 ) -> Outcomes:
-  """Returns the outcomes of a batch of ladders for fixed hand-over routes.
+  """Returns the outcomes by stopping time of a batch of ladders.
 
   Args:
     batch: ladders of N problems; every level is one decision wide.
-    routes: `[N, T]` int in 1..A-1, the route that takes over at t; None = the
-      largest.
+    routes: `[N, T]` int in 1..A-1, the route that takes over on a hand-over at
+      decision t; None = the largest.
 
   Raises:
     ValueError: if a level is wider, a route is not in 1..A-1, or an outcome is
@@ -104,7 +108,8 @@ def from_batch(
   columns = []
   for values in found:
     chosen = np.take_along_axis(values, routes[..., None], axis=-1)[..., 0]
-    # Padding may hold anything; 0 keeps sums over columns clean.
+    # Padding may hold any value, even NaN. Zeros pass the check below and add
+    # nothing to sums over columns.
     chosen = np.where(mask, chosen, 0.0)
     stayed = _stay_outcome(values)[:, None]
     columns.append(np.concatenate([chosen, stayed], axis=1))
@@ -113,9 +118,11 @@ def from_batch(
     raise ValueError(
         'Outcomes must be finite; the batch contains NaN or infinity.'
     )
-  # A batch stores no gain. For each sample
-  # right - right_of_largest = gain - loss, and so for the means. A hand-over
-  # at step 0 keeps no small step: it is the answer of the largest model alone.
+  # A batch does not store the gain. It follows from
+  #   right - right_of_largest = gain - loss,
+  # which is true of each sample and therefore of the means. A hand-over at step
+  # 0 keeps no step of the small model, so its answer is that of the largest
+  # model alone.
   largest = found[0][:, :1, -1]
   gain = np.clip(correct - largest + loss, 0.0, 1.0)
   gain[:, :-1][~mask] = 0.0
@@ -123,13 +130,14 @@ def from_batch(
 
 
 def stay_loss(batch: types.OutcomeBatch) -> np.ndarray:
-  """Returns `[N]`, the relative loss of the small model alone on ladders."""
+  """Returns `[N]`, the relative loss of never handing over, for ladders."""
   return _stay_outcome(np.asarray(batch.loss))
 
 
 def _stay_outcome(values: np.ndarray) -> np.ndarray:
-  """Returns `[N]`, the outcome of staying to the end, of `[N, T, A]`."""
-  # Staying ends the answer only at the last decision; all others hold 0.
+  """Returns `[N]`, the outcomes of never handing over, from `[N, T, A]`."""
+  # Route 0 ends the answer only at the last decision. Its entries at earlier
+  # decisions are 0, so the sum is the entry of the last decision.
   return values[..., 0].sum(axis=1)
 
 
@@ -139,16 +147,18 @@ def from_table(
     routes: np.ndarray | None,
     metric: str,
 ) -> tuple[Outcomes, np.ndarray]:
-  """Returns outcomes by stopping time, and `[N, T]` scores, from ladders.
+  """Converts an outcome table of ladders to outcomes by stopping time.
 
   Args:
     table: outcome table of N ladders.
-    scores: `[M]` float, one per decision.
-    routes: `[M]` int, the route that takes over; None = the largest.
+    scores: `[M]` float, one per decision of the table.
+    routes: `[M]` int, the route that takes over on a hand-over at each
+      decision; None = the largest.
     metric: cost metric.
 
   Returns:
-    The outcomes, and the scores as `[N, T]`, 0 where no decision exists.
+    The outcomes by stopping time, and the scores rearranged to `[N, T]`, with 0
+    where no decision exists.
 
   Raises:
     ValueError: if a larger route leads to another decision.
@@ -165,9 +175,11 @@ def from_table(
   at = table.problem, depth
   mask, score_rows = np.zeros(shape, bool), np.zeros(shape)
   mask[at], score_rows[at] = True, scores
-  # In a ladder every larger route ends the answer, so its child is negative.
+  # In a ladder every larger route ends the answer. Its child is thus -1 - i for
+  # ending i.
   ending = -1 - children[np.arange(len(depth)), routes]
-  # One decision per problem, in order: the last, where staying ends the answer.
+  # Route 0 ends the answer only at the last decision of a problem, so `stays`
+  # has one decision per problem, in order of problems.
   stays = np.flatnonzero(children[:, 0] < 0)
   fields = {}
   for name, values in (
@@ -184,7 +196,7 @@ def from_table(
 
 
 def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Returns `[N, T]` scores that are finite at every decision.
+  """Checks that `[N, T]` scores are finite at every decision; returns them.
 
   Raises:
     ValueError: if shapes differ or the score of a decision is not finite.
@@ -195,7 +207,8 @@ def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         f'Scores must be [N, T] = {mask.shape}, got {scores.shape}.'
     )
   is_bad = ~np.isfinite(scores)
-  # The first test is a cheap exit: bad scores are rare, and tables are large.
+  # `is_bad.any()` comes first because it is cheap: tables are large, and scores
+  # that are not finite are rare.
   if is_bad.any() and (is_bad & mask).any():
     row, step = np.argwhere(is_bad & mask)[0]
     raise ValueError(
@@ -206,7 +219,9 @@ def check_scores(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Returns `[N, T]`, the highest score so far; -inf before the first decision.
+  """Returns the highest score up to each step, `[N, T]`.
+
+  Entries before the first decision of a problem are -inf.
 
   Args:
     scores: `[N, T]` float, higher means more in need of a larger model.
@@ -227,7 +242,9 @@ def running_maximum(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def stopping_times(
     scores: np.ndarray, mask: np.ndarray, thresholds: np.ndarray
 ) -> np.ndarray:
-  """Returns `[K, N]` int: the first t with score >= kappa_k, or T for 'never'.
+  """Returns the stopping time of each problem at each threshold, `[K, N]` int.
+
+  It is the first t with score >= kappa_k, or T ('never') if there is none.
 
   Args:
     scores: `[N, T]` float.
@@ -245,7 +262,11 @@ def stopping_times(
 
 
 def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
-  """Looks up the outcomes of `[K, N]` stopping times.
+  """Returns the outcomes of K policies, given the stopping times they choose.
+
+  Args:
+    outcomes: outcomes by stopping time of N problems.
+    times: `[K, N]` int in 0..T, T for 'never'.
 
   Returns:
     correct, cost, loss and gain, each `[K, N]` float64.
@@ -256,12 +277,14 @@ def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
 def at_exits(
     tables: Sequence[Outcomes], times: np.ndarray, channels: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Looks up the outcomes of stopping times in one of several tables each.
+  """Returns the outcomes of K policies that choose a time and a table each.
 
   Args:
-    tables: G tables of the same problems, e.g. one per larger route.
-    times: `[K, N]` int in 0..T, T for 'never', which is equal in every table.
-    channels: `[K, N]` int in 0..G-1, the table to read from.
+    tables: G tables of the same N problems, e.g. one per larger route.
+    times: `[K, N]` int in 0..T, the stopping time. Column T ('never') is the
+      same in every table.
+    channels: `[K, N]` int in 0..G-1, the table in which the outcome of policy k
+      on problem n is looked up.
 
   Returns:
     correct, cost, loss and gain, each `[K, N]` float64.
