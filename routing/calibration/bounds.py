@@ -1,6 +1,6 @@
 """Finite-sample bounds and p-values for the mean of n independent draws.
 
-All of them hold at every n; none is asymptotic. Three tests:
+All bounds and p-values hold at every n; none is asymptotic. Three tests:
 
 - exact binomial (Clopper-Pearson), for outcomes in {0, 1};
 - Hoeffding-Bentkus, for outcomes in [0, 1]; it uses the sample mean only;
@@ -14,6 +14,7 @@ from scipy import special
 
 
 def _check_rate(name: str, value: np.ndarray | float) -> np.ndarray:
+  """Returns `value` as float64; raises ValueError unless all are in (0, 1)."""
   value = np.asarray(value, np.float64)
   if not np.all((value > 0) & (value < 1)):
     raise ValueError(f'{name} must be in (0, 1), got {value}.')
@@ -21,6 +22,7 @@ def _check_rate(name: str, value: np.ndarray | float) -> np.ndarray:
 
 
 def _check_values(values: np.ndarray) -> np.ndarray:
+  """Returns `[..., n]` draws as float64; raises ValueError outside [0, 1]."""
   values = np.asarray(values, np.float64)
   if not values.shape[-1]:
     raise ValueError(f'values must be [..., n], n > 0, got {values.shape}.')
@@ -39,15 +41,15 @@ def clopper_pearson_upper(
   Args:
     count: number of successes, 0..n; scalars or arrays that broadcast with n.
     n: number of draws.
-    delta: failure probability, in (0, 1).
+    delta: probability that the bound fails, in (0, 1).
 
   Source: Clopper and Pearson 1934.
   """
   _check_rate('delta', delta)
   count, n = np.asarray(count, np.float64), np.asarray(n, np.float64)
   # The bound solves P(Bin(n, bound) <= count) = delta: a quantile of
-  # Beta(count + 1, n - count). At count = n that law does not exist and
-  # betaincinv gives nan; the bound is 1 there.
+  # Beta(count + 1, n - count). At count = n this Beta distribution does not
+  # exist and betaincinv gives nan; the bound is 1 there.
   with np.errstate(invalid='ignore'):
     bound = special.betaincinv(count + 1, n - count, 1 - delta)
   return np.where(count >= n, 1.0, bound)
@@ -105,8 +107,8 @@ def hoeffding_bentkus_p_value(
   if not np.all((mean >= 0) & (mean <= 1)):
     raise ValueError(f'mean must be in [0, 1], got {mean}.')
   low = np.minimum(mean, level)
-  # KL(low | level) of two Bernoulli laws. rel_entr(0, x) = 0, so a mean of
-  # exactly 0 gives (1 - level)^n.
+  # KL(low | level) of two Bernoulli distributions. rel_entr(0, x) = 0, so a
+  # mean of exactly 0 gives the p-value (1 - level)^n.
   kl = special.rel_entr(low, level) + special.rel_entr(1 - low, 1 - level)
   # In floating point n * mean may be slightly above an integer. Without
   # rounding, `ceil` would count one success too many.
@@ -138,26 +140,27 @@ def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
 
 
 def _bets(values: np.ndarray, delta: float) -> np.ndarray:
-  """Returns `[..., n]` stakes in (0, 1]; each depends on earlier values only.
+  """Returns `[..., n]` stakes in (0, 1] for `betting_p_value`.
 
-  The predictable plug-in of Waudby-Smith and Ramdas: the stake that is best for
-  n draws with the variance of the values so far.
+  The stake on draw i is the predictable plug-in of Waudby-Smith and Ramdas: the
+  best constant stake for n draws whose variance is that of draws 0..i-1.
 
   Args:
-    values: `[..., n]` float64 in [0, 1].
+    values: `[..., n]` float64 in [0, 1], the draws.
     delta: failure probability that the stakes are sized for, in (0, 1).
   """
   n = values.shape[-1]
   count = np.arange(1, n + 1)
-  # One artificial draw of mean 1/2 and variance 1/4 is counted in. It keeps the
-  # variance above 0, so a run of equal values still gives a finite stake.
+  # The estimates include one artificial draw of mean 1/2 and variance 1/4. It
+  # keeps the variance above 0, so a run of equal values gives a finite stake.
   mean = (0.5 + np.cumsum(values, axis=-1)) / (1 + count)
   squares = np.cumsum((values - mean) ** 2, axis=-1)
-  # Shifted by one draw: a stake that used its own value would break the
-  # supermartingale that the p-value rests on.
+  # The estimates are shifted by one draw: if a stake depended on the draw that
+  # it is bet on, the capital would not be a supermartingale, and the p-value
+  # would not be valid.
   variance = np.full(values.shape, 0.25)
   variance[..., 1:] = ((0.25 + squares) / (1 + count))[..., :-1]
-  # A stake of at most 1 keeps 1 - stake (X - level) >= level > 0, so no value
+  # A stake of at most 1 keeps 1 - stake (X - level) >= level > 0, so no draw
   # can make the capital negative.
   return np.minimum(1.0, np.sqrt(2 * np.log(1 / delta) / (n * variance)))
 
@@ -165,9 +168,14 @@ def _bets(values: np.ndarray, delta: float) -> np.ndarray:
 def _best_log_capital(
     values: np.ndarray, bets: np.ndarray, level: float
 ) -> np.ndarray:
-  """Returns `[...]` the highest log-capital after any number of the values.
+  """Returns `[...]` the highest log-capital of the gambler after 1..n draws.
 
-  The capital is that of a gambler who bets on 'the mean is below level'.
+  The gambler of `betting_p_value` bets on 'the mean is below level'.
+
+  Args:
+    values: `[..., n]` float64 in [0, 1], the draws.
+    bets: `[..., n]` stake on each draw.
+    level: the mean that is tested, in (0, 1).
   """
   gains = np.log1p(-bets * (values - level))
   return np.cumsum(gains, axis=-1).max(axis=-1)
@@ -180,9 +188,9 @@ def betting_p_value(
 
   A gambler starts with capital 1. Stake nu_i is fixed before draw i, which then
   multiplies the capital by 1 - nu_i (X_i - level). If the mean is `level` or
-  more, the capital is a non-negative supermartingale. By Ville's inequality it
-  then *ever* reaches 1 / p with probability at most p. So the p-value is one
-  over the highest capital, not over the last.
+  more, the capital is a non-negative supermartingale. By Ville's inequality the
+  probability that the capital *ever* reaches 1 / p is then at most p. So the
+  p-value is 1 over the highest capital, not over the last one.
 
   Unlike the other tests, this one depends on the order of the values. Shuffle
   rows that were sorted by anything related to X.
@@ -218,33 +226,33 @@ def betting_upper(values: np.ndarray, delta: float) -> float:
   bets = _bets(values, _check_rate('delta', delta))
   log_target = np.log(1 / delta)
   # The stakes are the same at every level, and each gain rises with the level.
-  # So the capital rises with it too, the rejected levels are an interval that
-  # ends at 1, and its lower end is the root of `excess`.
+  # So the capital rises with the level, and the levels that are rejected are an
+  # interval that ends at 1. Its lower end is the root of `excess`.
   excess = lambda level: _best_log_capital(values, bets, level) - log_target
   edge = 1e-12
   if excess(1.0 - edge) < 0:
     return 1.0
-  # At level 0 no value increases the capital, so it is at most 1 < 1 / delta:
-  # `excess` is negative there, as the root finder needs.
+  # At level 0 no draw increases the capital, which stays at most 1 < 1 / delta.
+  # So `excess` is negative there, and its sign changes, as brentq needs.
   return float(optimize.brentq(excess, edge, 1.0 - edge, xtol=1e-12))
 
 
 def betting_trajectories_needed(
     values: np.ndarray, level: float, delta: float
 ) -> int | None:
-  """Returns about how many such draws betting needs to prove 'E[X] <= level'.
+  """Returns about how many draws a betting proof of 'E[X] <= level' needs.
 
-  The number is slightly too low: it assumes the best constant stake, which
-  `betting_p_value` has to learn from the draws.
+  The number is for draws distributed like `values`. It is slightly too low: it
+  assumes the best constant stake, which `betting_p_value` has to learn.
 
   Args:
-    values: `[n]` float in [0, 1], the draws at hand.
+    values: `[n]` float in [0, 1], the draws so far.
     level: the mean to be proved, in (0, 1).
     delta: failure probability, in (0, 1).
 
   Returns:
-    The number. None if the mean of `values` is not below `level`, or is not
-    distinguishable from it numerically: then no number of draws is enough.
+    The number. None if the mean of `values` is not below `level`, or differs
+    from `level` by rounding only: then no number of draws is enough.
   """
   _check_rate('level', level)
   _check_rate('delta', delta)
@@ -266,8 +274,8 @@ def interval(values: np.ndarray, delta: float) -> tuple[float, float]:
   """Returns a two-sided confidence interval of a mean, at level 1 - delta.
 
   Args:
-    values: `[N]` float in [0, 1]. The interval is exact binomial if all are 0
-      or 1, otherwise Hoeffding-Bentkus on both sides.
+    values: `[N]` float in [0, 1]. The interval is exact binomial if all values
+      are 0 or 1, otherwise Hoeffding-Bentkus on both sides.
     delta: failure probability of both sides together, in (0, 1).
 
   Returns:
@@ -290,10 +298,10 @@ def interval(values: np.ndarray, delta: float) -> tuple[float, float]:
 
 
 def trajectories_needed(mean: float, level: float, delta: float) -> int | None:
-  """Returns an n at which this sample mean proves 'E[X] <= level'.
+  """Returns a sample size n at which `mean` proves 'E[X] <= level'.
 
   Args:
-    mean: sample mean, in [0, 1].
+    mean: sample mean of draws in [0, 1].
     level: the mean to be proved, in (0, 1).
     delta: failure probability, in (0, 1).
 

@@ -6,25 +6,26 @@ a fixed list of constant stakes:
 
   capital_n = sum_j w_j prod_{i <= n} (1 - nu_j (X_i - level)).
 
-No stake depends on n, so more problems never change what was won before. If the
-mean is `level` or more, whatever came before, the capital is a non-negative
-supermartingale that starts at 1. By Ville's inequality it *ever* reaches
-1 / delta with probability at most delta. A candidate is rejected from the first
-n at which its capital reaches 1 / delta, and stays rejected.
+No stake depends on n, so more problems never change earlier gains. If each
+problem's mean, given the problems before, is `level` or more, the capital is a
+non-negative supermartingale that starts at 1. By Ville's inequality the
+probability that the capital *ever* reaches 1 / delta is then at most delta. The
+null hypothesis of a candidate is rejected from the first n at which the capital
+reaches 1 / delta, and stays rejected.
 
-What is promised: candidates are tested in a fixed order, up to the first that
-is not rejected yet. Take the first candidate in the order that breaks the
-promise. No candidate that breaks it is proven at any n unless this one is ever
-rejected, which has probability at most delta. So one may test after every
-problem, stop or continue for any reason, and pick any proven candidate by any
-rule.
+What is promised: hypotheses are tested in a fixed order, up to the first that
+is not rejected yet. A candidate is bad if its mean is `level` or more. No bad
+candidate is proven at any n unless the hypothesis of the first bad candidate in
+the order is ever rejected, which has probability at most delta. So one may test
+after every problem, stop or continue for any reason, and pick any proven
+candidate by any rule.
 
 What must be fixed before the first outcome is known: the candidates, their
 order, level, cap and delta; and an order of the problems, such as the order of
 arrival or of a hash of the question. New problems are appended, and none is
 moved or left out between tests. Problems must be independent draws. If they are
-not, a candidate that breaks the promise must still have a mean of `level` or
-more on each problem, given those before it.
+not, a bad candidate must still have a mean of `level` or more on each problem,
+given the problems before.
 
 Sources: Ville 1939; Waudby-Smith and Ramdas 2024, "Estimating means of bounded
 random variables by betting" (capital, plug-in); Cover 1991, "Universal
@@ -36,19 +37,21 @@ import numpy as np
 from scipy import optimize
 from scipy import special
 
-# Stakes as shares of 1 / (1 - level): at this stake a draw of 1 takes the whole
-# capital, and a larger stake would make it negative. For draws in {0, 1} of
-# mean p the best share is 1 - p / level, so a geometric list has one near it
-# for any p. Constant stakes need no estimate. In simulations at a mean close to
-# the level they prove sooner, and more often, than the predictable plug-in of
-# `bounds`.
+# The stakes nu_j as shares of 1 / (1 - level). At a share of 1 a draw of 1
+# takes the whole capital; a larger stake would make the capital negative. For
+# draws in {0, 1} of mean p the best share is 1 - p / level, so a geometric list
+# has a share near the best one for any p. Constant stakes need no estimate. In
+# simulations at a mean close to the level they prove sooner, and more often,
+# than the predictable plug-in of `bounds`.
 _SHARES = 0.95 * 0.6 ** np.arange(8)
-# More weight on high stakes: if these are right, few problems are enough, and a
-# small starting capital delays a proof most.
+# The logs of w_j. High stakes get more weight: where a high stake is the best
+# one, few problems are enough, and a small starting capital delays the proof
+# most.
 _LOG_WEIGHTS = np.log(0.75 ** np.arange(8) / np.sum(0.75 ** np.arange(8)))
 
 
 def _check(values: np.ndarray, level: float) -> np.ndarray:
+  """Returns `values` as float64; raises ValueError on a bad value or level."""
   values = np.asarray(values, np.float64)
   if not 0 < level < 1:
     raise ValueError(f'level must be in (0, 1), got {level}.')
@@ -62,7 +65,7 @@ def _check(values: np.ndarray, level: float) -> np.ndarray:
 
 
 def log_capital(values: np.ndarray, level: float) -> np.ndarray:
-  """Returns the gambler's log-capital after each problem.
+  """Returns the gambler's log-capital after each problem (see the module).
 
   Args:
     values: `[..., n]` float in [0, 1], in order of arrival.
@@ -78,17 +81,19 @@ def log_capital(values: np.ndarray, level: float) -> np.ndarray:
   total = np.full(values.shape, -np.inf)
   for share, log_weight in zip(_SHARES, _LOG_WEIGHTS, strict=True):
     gains = np.log1p(-share / (1 - level) * (values - level))
-    # Log of w_j prod (1 - nu_j (X_i - level)), added over j. Over one stake at
-    # a time, since `[J, ..., n]` at once would take eight times the memory.
+    # Adds w_j prod (1 - nu_j (X_i - level)) to the sum over j, in logarithms.
+    # The loop takes one stake at a time, since an array `[J, ..., n]` of all
+    # eight would take eight times the memory.
     total = np.logaddexp(total, log_weight + np.cumsum(gains, axis=-1))
   return total
 
 
 def p_value(values: np.ndarray, level: float) -> np.ndarray:
-  """Returns p-values that stay valid however often the sample has grown.
+  """Returns p-values of 'the mean is above the level', valid at any n.
 
-  If the mean is `level` or more, the p-value ever falls to delta with
-  probability at most delta, for every delta. A p-value never rises as n grows.
+  If the mean is `level` or more, the probability that the p-value ever falls to
+  delta as problems are added is at most delta, for every delta. A p-value never
+  rises as n grows.
 
   Args:
     values: `[..., n]` float in [0, 1], in order of arrival.
@@ -98,24 +103,25 @@ def p_value(values: np.ndarray, level: float) -> np.ndarray:
     `[...]` float64 in (0, 1], 1 over the highest capital so far.
   """
   highest = log_capital(values, level).max(axis=-1)
-  # The capital before the first problem, 1, counts too.
+  # The maximum includes the capital before the first problem, which is 1.
   return np.exp(-np.maximum(highest, 0.0))
 
 
 def proven_from(
     values: np.ndarray, level: float, order: np.ndarray, delta: float
 ) -> np.ndarray:
-  """Returns the number of problems from which on each candidate is proven.
+  """Returns the sample size from which on each candidate is proven.
 
   Args:
     values: `[..., K, n]` float in [0, 1], in order of arrival.
     level: the mean that is tested, in (0, 1).
-    order: `[K]` int, candidates, safest first, fixed without these problems.
-    delta: probability that any candidate with a mean of `level` or more is
-      proven at any n, in (0, 1).
+    order: `[K]` int, the candidates' indices, safest first, fixed without these
+      problems.
+    delta: bound on the probability that any candidate with a mean of `level` or
+      more is proven at any n, in (0, 1).
 
   Returns:
-    `[..., K]` int in 1..n + 1; n + 1 = not yet.
+    `[..., K]` int in 1..n + 1; n + 1 means that n problems do not prove it.
   """
   if not 0 < delta < 1:
     raise ValueError(f'delta must be in (0, 1), got {delta}.')
@@ -128,16 +134,17 @@ def proven_from(
       is_rejected.shape[-1] + 1,
   )
   found = np.empty(first.shape, int)
-  # A fixed sequence: a candidate is proven only when all before it in the order
-  # are rejected too.
+  # A fixed sequence: a candidate is proven only when the hypotheses of all
+  # candidates before it in the order are rejected too.
   found[..., order] = np.maximum.accumulate(first[..., order], axis=-1)
   return found
 
 
 def num_needed(values: np.ndarray, level: float, delta: float) -> int | None:
-  """Returns about how many problems like these prove one candidate, in total.
+  """Returns the approximate sample size that proves one candidate.
 
-  The number is exact if all values are the same.
+  The size is for problems distributed like `values`, the n at hand included. It
+  is exact if all values are the same.
 
   Args:
     values: `[n]` float in [0, 1], the candidate's values on the sample.
@@ -157,10 +164,10 @@ def num_needed(values: np.ndarray, level: float, delta: float) -> int | None:
   )
   if rates.max() <= 0:
     return None
-  # Capital after n problems is sum_j w_j exp(n rate_j), which must reach 1 /
-  # delta. Its log is convex in n, 0 at n = 0, and above the target at `most`,
-  # where the smallest weight with the best rate would be enough. So it crosses
-  # once.
+  # The capital after n problems is sum_j w_j exp(n rate_j), which must reach
+  # 1 / delta. Its log is convex in n and 0 at n = 0. It is above log(1 / delta)
+  # at n = `most`, where the term of the best rate would be enough even with the
+  # smallest weight. So it crosses log(1 / delta) exactly once in between.
   excess = lambda n: special.logsumexp(_LOG_WEIGHTS + n * rates) + np.log(delta)
   most = (np.log(1 / delta) - _LOG_WEIGHTS.min()) / rates.max() + 1
   # 1e-9 keeps an exact integer from being rounded up to the next one.
