@@ -1,7 +1,7 @@
 """Ends answers that repeat the same step over and over.
 
-Small models under greedy decoding can loop for ever; the text up to
-`max_tokens` would then be paid for nothing.
+Small models can repeat a step for ever under greedy decoding. Without a check,
+they would write, and be paid for, useless text up to `max_tokens`.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,25 @@ import dataclasses
 from routing import types
 from routing.engines import boundaries
 
-NUM_EQUAL = 4  # So many equal or blank steps in a row end an answer.
+# An answer ends after this number of equal steps, or of delimiters, in a row.
+NUM_EQUAL = 4
 
 
 def find_repetition(
     texts: Sequence[str], num_equal: int = NUM_EQUAL
 ) -> int | None:
-  """Returns how many steps there are up to the end of the first repetition.
+  """Returns the number of steps up to the end of the first repetition.
 
   A repetition is a run of `num_equal` equal steps.
 
   Args:
-    texts: the steps.
-    num_equal: length of a run that counts as a repetition; 0 = never.
+    texts: the texts of the steps.
+    num_equal: number of equal steps in a row that count as a repetition; 0 = no
+      run counts.
 
   Returns:
-    The number of steps up to and including the last of the first such run; None
-    if there is no run.
+    The number of steps up to and including the last step of the first
+    repetition; None if there is no repetition.
   """
   run = 0
   for index, text in enumerate(texts):
@@ -38,9 +40,9 @@ def find_repetition(
 
 
 def ends_in_blank_steps(text: str, num_equal: int = NUM_EQUAL) -> bool:
-  """Checks whether `text` ends in at least `num_equal` blank steps."""
-  # A step is never blank (see `boundaries`), so a model that writes nothing but
-  # newlines never completes one, and `find_repetition` cannot see it.
+  """Checks whether `text` ends in at least `num_equal` delimiters in a row."""
+  # A step is never blank (see `boundaries`). A model that writes only newlines
+  # thus completes no step, and `find_repetition` cannot find the repetition.
   tail = types.DELIMITER * num_equal
   return num_equal > 0 and text.endswith(tail)
 
@@ -48,22 +50,24 @@ def ends_in_blank_steps(text: str, num_equal: int = NUM_EQUAL) -> bool:
 def truncate_repetition(
     steps: Sequence[types.Step], trace: str, num_equal: int = NUM_EQUAL
 ) -> tuple[types.Step, ...]:
-  """Ends an answer at its first repetition.
+  """Drops the steps after the first repetition, which ends the answer.
 
   Args:
-    steps: what was written after `trace`, at least one step.
-    trace: the answer before these steps; a repetition may begin in it.
+    steps: the steps written after `trace`, at least one.
+    trace: the answer before these steps; a repetition may begin in the trace.
     num_equal: see `find_repetition`.
 
   Returns:
-    The steps up to the end of the repetition, the last marked as final; all
-    steps unchanged if there is none.
+    The steps up to the end of the repetition, the last marked as final; or all
+    steps unchanged if there is no repetition.
   """
-  # Earlier steps than these cannot be part of a run that is not over yet.
+  # Only the last `num_equal` steps of the trace can be part of a repetition
+  # that ends in `steps`.
   before = boundaries.split(trace)[-num_equal:] if num_equal else []
   end = find_repetition([*before, *(step.text for step in steps)], num_equal)
   if end is None:
     return tuple(steps)
-  # At least one step, to carry `is_final`, even if the run is all in the trace.
+  # If the repetition lies wholly within the trace, one step is kept all the
+  # same, to be marked as final.
   *others, last = steps[: max(end - len(before), 1)]
   return (*others, dataclasses.replace(last, is_final=True))

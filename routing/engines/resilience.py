@@ -1,8 +1,9 @@
-"""Retries, one restart and a spending ceiling for long collections.
+"""Wraps engines for long runs: retries, one restart, a spending ceiling.
 
-All back ends share one policy. An engine says what kind of failure it met
-(`engine.Unavailable`, `engine.Refused`, `engine.EngineDied`); this module
-decides what follows from it.
+Failures are handled in the same way for all back ends. An engine reports the
+kind of a failure by an error type of `engine`: `Unavailable`, `Refused`,
+`EngineDied` or `Stop`. This module decides by the type whether to repeat the
+request, restart the process, or pass the error on to the caller.
 """
 
 import asyncio
@@ -28,12 +29,13 @@ class Limits:
   requests: maximum number of concurrent requests of each engine.
   attempts: maximum number of attempts at one request, the first included; at
     least 1.
-  first_wait: seconds before the second attempt; doubled for each further one.
+  first_wait: seconds to wait before the second attempt; the wait is doubled
+    before each further attempt.
   longest_wait: maximum wait in seconds, unless the back end asks for more.
   dollars: maximum spending of a run, at the list prices of the routes.
   tokens: maximum number of tokens of a run: read anew, cached and written.
-  failures: number of consecutive failed problems after which the back end, not
-    the problems, is considered at fault.
+  failures: number of consecutive failed problems that stop a run, because the
+    back end rather than the problems must be at fault.
   """
 
   requests: int = 0
@@ -46,18 +48,19 @@ class Limits:
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      # Elsewhere 0 means "no limit", but no attempts would mean no answers.
+      # 0 means "no limit" for the other fields, but 0 attempts would mean that
+      # no request is ever made.
       minimum = 1 if field.name == 'attempts' else 0
       if (value := getattr(self, field.name)) < minimum:
         raise ValueError(f'{field.name} is {value}; allowed: >= {minimum}.')
 
 
 class Meter:
-  """The consumption of all engines of a run, against its spending ceiling.
+  """Adds up what a run has spent, and compares it with the spending ceiling.
 
   Args:
-    specs: the routes, with their prices; used for dollars only.
-    limits: only `dollars` and `tokens` are used.
+    specs: the routes with their prices, by route index.
+    limits: the limits of the run, of which `dollars` and `tokens` are used.
   """
 
   def __init__(self, specs: Sequence[costs.RouteSpec], limits: Limits):
@@ -65,17 +68,17 @@ class Meter:
     self.dollars, self.tokens = 0.0, 0
 
   def add(self, usage: types.Usage) -> None:
-    """Adds the usage of one call."""
+    """Adds the usage of one step, or of discarded tokens, to the total."""
     spec = self._specs[usage.route]
     self.dollars += float(costs.call_cost(usage, spec, 'price'))
     self.tokens += int(usage.read + usage.cached + usage.written)
 
   def share(self) -> float:
-    """Returns the used fraction of the ceiling; at 1 it is reached.
+    """Returns the spent fraction of the ceiling, which is reached at 1.
 
     If both dollars and tokens are limited, the larger fraction counts.
     """
-    parts = [0.0]  # Without any limit the share stays 0, so nothing stops.
+    parts = [0.0]  # Without any limit, the fraction stays 0.
     if self._limits.dollars:
       parts.append(self.dollars / self._limits.dollars)
     if self._limits.tokens:
@@ -87,7 +90,7 @@ class Meter:
     if self.share() >= 1:
       raise engine_lib.Stop(
           f'The spending ceiling is reached: {self} were spent. To continue, '
-          'raise the limit on dollars or tokens.'
+          'raise the limit on dollars or tokens that was reached.'
       )
 
   def __str__(self) -> str:
@@ -97,9 +100,10 @@ class Meter:
 def with_retries(
     engines: Sequence[engine_lib.Engine], limits: Limits, meter: Meter
 ) -> list['ResilientEngine']:
-  """Wraps the engines of a run so that they retry failed requests."""
+  """Wraps each engine of a run in a `ResilientEngine`; all share one meter."""
   return [
-      # Seeds differ, so that engines behind one server do not retry in step.
+      # The seeds of the waits differ, so that engines behind the same server do
+      # not retry at the same times.
       ResilientEngine(engine, limits, meter, seed=engine.route)
       for engine in engines
   ]
@@ -109,12 +113,12 @@ class ResilientEngine:
   """An engine that retries failed requests and restarts a dead process once.
 
   Args:
-    engine: the engine that writes. If its process can be started again, its
-      coroutine `restart` does so.
+    engine: the wrapped engine, which writes. If its process can be restarted,
+      it has a coroutine `restart()`.
     limits: see `Limits`.
-    meter: shared by the engines of a run.
+    meter: the spending of the run, shared by the engines of all routes.
     seed: seed of the random part of the waits.
-    sleep: waits for so many seconds.
+    sleep: coroutine function that waits for a number of seconds.
   """
 
   def __init__(
@@ -144,29 +148,33 @@ class ResilientEngine:
     """Writes steps, with retries; see `engine.Engine.write`.
 
     Raises:
-      engine_lib.Refused: if the request is refused, or all attempts failed.
-      engine_lib.Stop: if the ceiling is reached, or the engine is dead.
+      engine_lib.Refused: if the engine refuses the request, or all attempts
+        failed.
+      engine_lib.Stop: if the spending ceiling is reached, or the engine's
+        process is dead and cannot be restarted.
     """
     for attempt in itertools.count(1):
-      # Read before the attempt: `_restart` compares it to see whether another
-      # request has already restarted the process that this one failed with.
+      # The count is read before the attempt. If it has changed when the attempt
+      # fails, another request has already restarted the process.
       num_restarts = self._num_restarts
       try:
         # The slot is released before any wait below, so that a request that
         # backs off does not block others.
         async with self._slots:
-          # Inside, since the ceiling may be reached while waiting for the slot.
+          # The ceiling is checked with the slot in hand, because it may have
+          # been reached while this request waited for the slot.
           self._meter.check()
           steps = await self._engine.write(request)
       except engine_lib.Unavailable as error:
-        # At least: a restart may have used up the last attempt.
+        # `attempt` may exceed the limit, since an attempt that ended in a
+        # restart was not compared with it.
         if attempt >= self._limits.attempts:
           raise engine_lib.Refused(
               f'All {attempt} attempts of a request failed; the last: {error}'
           ) from error
         await self._wait(attempt, error)
       except engine_lib.EngineDied as error:
-        # No wait: the restart itself takes time, and then the process is fresh.
+        # No wait is needed here: the next attempt meets a fresh process.
         await self._restart(num_restarts, error)
       else:
         for step in steps:
@@ -176,7 +184,7 @@ class ResilientEngine:
   async def cancel_speculation(self, session: str) -> types.Usage | None:
     """Discards speculative text; see `engine.Engine.cancel_speculation`."""
     usage = await self._engine.cancel_speculation(session)
-    if usage is not None:  # Wasted tokens are paid for like any others.
+    if usage is not None:  # Wasted tokens count as spending, like all others.
       self._meter.add(usage)
     return usage
 
@@ -197,26 +205,34 @@ class ResilientEngine:
     await self._engine.close()
 
   def pause(self, attempt: int, retry_after: float) -> float:
-    """Returns the seconds to wait after a failed attempt (1 = the first).
+    """Returns the seconds to wait after a failed attempt.
 
-    The wait w = min(first_wait * 2**(attempt - 1), longest_wait) is half fixed
-    and half random, so that requests that failed together do not all return
-    together. If the back end names a time, it replaces the fixed half if
-    longer.
+    With w = min(first_wait * 2**(attempt - 1), longest_wait), the result is
+    max(w / 2, retry_after) plus a uniform draw from [0, w / 2). The draw keeps
+    requests that failed together from returning together.
+
+    Args:
+      attempt: number of the failed attempt; the first is 1.
+      retry_after: seconds that the back end asked to wait; 0 = not given.
 
     Source: exponential back-off with equal jitter, as in Brooker 2015,
     "Exponential Backoff And Jitter".
     """
     limits = self._limits
-    # The exponent is capped: 2.0**1024 overflows, and attempts may be many. 32
-    # is past every sensible `longest_wait`.
+    # The exponent is capped, because 2.0**1024 overflows and the number of
+    # attempts has no upper limit. 2**32 s exceed every sensible `longest_wait`.
     factor = 2.0 ** min(attempt - 1, 32)
     wait = min(limits.first_wait * factor, limits.longest_wait)
     jitter = wait / 2 * self._random.random()
     return max(wait / 2, retry_after) + jitter
 
   async def _wait(self, attempt: int, error: engine_lib.Unavailable) -> None:
-    """Waits before the next attempt, and logs it at most every 30 seconds."""
+    """Waits before the next attempt; logs the wait at most every 30 seconds.
+
+    Args:
+      attempt: number of the failed attempt.
+      error: the failure of that attempt.
+    """
     self.num_retries += 1
     seconds = self.pause(attempt, error.retry_after)
     logging.log_every_n_seconds(
@@ -232,22 +248,24 @@ class ResilientEngine:
     await self._sleep(seconds)
 
   async def _restart(self, num_before: int, error: Exception) -> None:
-    """Restarts a dead process, once for all requests that it took along.
+    """Restarts a dead process, once for all requests that failed with it.
 
     Args:
-      num_before: number of restarts before the failed attempt began.
+      num_before: number of restarts when the failed attempt began.
       error: the failure of that attempt.
 
     Raises:
-      Exception: `error`, if the engine cannot restart or was restarted before.
+      Exception: `error`, if the engine has no `restart` or was already
+        restarted once.
     """
-    # All requests in flight fail at the same time. The lock lets the first one
-    # restart the process; the others then return and try again.
+    # All requests in flight fail at the same time. The lock lets the first of
+    # them restart the process; the others then return and try again.
     async with self._restarting:
       if self._num_restarts > num_before:
         return
       restart = getattr(self._engine, 'restart', None)
-      # A process that dies twice would die again: stop rather than loop.
+      # A process that died twice would probably die again, so a second death
+      # ends the run instead of leading to endless restarts.
       if restart is None or self._num_restarts:
         raise error
       logging.warning('%s; restarting the process, once.', error)

@@ -1,9 +1,9 @@
-"""An engine that writes prepared texts, for tests and trials without models.
+"""Defines an engine that writes prepared texts, for tests without models.
 
-A script maps a request to the text that the model writes from there to the end
-of the answer. Everything else (tokens, log-probabilities, seconds, prefix
-cache) follows from the text by simple rules, so that costs can be checked by
-hand. A token is one character and takes one second.
+A script maps a request to the text with which the model completes the answer.
+Everything else (tokens, log-probabilities, seconds, prefix cache) follows from
+this text by simple rules, so that costs can be checked by hand. A token is one
+character, and writing it takes one second.
 """
 
 import asyncio
@@ -21,36 +21,39 @@ LogProbs = Callable[[str], np.ndarray]
 
 
 def even_log_probs(text: str) -> np.ndarray:
-  """Returns `[n]` float32 log-probabilities, -0.5 for each character."""
+  """Returns `[n]` float32, a log-probability of -0.5 for each character."""
   return np.full(len(text), -0.5, np.float32)
 
 
 def recite(text: str) -> Script:
-  """Returns a script that writes `text` from the end of the trace onwards.
+  """Returns a script for a model whose whole answer is `text`.
 
-  It uses only the length of the trace, so it also continues a trace whose text
-  another model wrote.
+  The script skips as many characters of `text` as the trace has. It therefore
+  also continues a trace that another model wrote, whatever its characters.
   """
   return lambda request: text[len(request.trace) :]
 
 
 @dataclasses.dataclass
 class ScriptedEngine:
-  """An engine that writes what its script says.
+  """An engine that writes the text that its script returns.
 
   name, route: see `engine.Engine`.
   script: function from a request to the rest of the answer.
-  log_probs: function from a step of n characters to `[n]` float32.
-  num_top: k, the number of columns of `top_log_probs`; column j is j nats below
-    the chosen token.
-  hidden_size: length of the hidden state, which consists of the step's
-    character codes; 0 = no hidden state.
-  delay: seconds to sleep per request; a number, or a function of the request.
-  fails_at: a request for which this is true raises ConnectionError.
-  num_ahead: number of characters to write speculatively where the request
-    allows it; 0 = never.
+  log_probs: function from a step of n characters to their log-probabilities,
+    `[n]` float32.
+  num_top: k, the number of columns of `top_log_probs`. Column j is j nats below
+    the log-probability of the written token.
+  hidden_size: length of the hidden state, which consists of the first
+    character codes of the step, padded with zeros; 0 = no hidden state.
+  delay: seconds to sleep per request: a number, or a function of the request.
+  fails_at: function of the request; if it returns True, `write` raises
+    ConnectionError.
+  num_ahead: maximum number of characters to write speculatively after a step,
+    if the request allows it; 0 = no speculation.
   requests: all requests so far, for tests.
-  num_in_flight, max_in_flight: concurrent requests, now and at most.
+  num_in_flight: current number of concurrent requests.
+  max_in_flight: largest number of concurrent requests so far.
   """
 
   name: str
@@ -65,13 +68,15 @@ class ScriptedEngine:
   requests: list[engine_lib.Request] = dataclasses.field(default_factory=list)
   num_in_flight: int = 0
   max_in_flight: int = 0
+  # The prefix cache: the latest text that each session has read and written.
   _sessions: dict[str, str] = dataclasses.field(default_factory=dict)
-  # Speculative text by session: the prompt it continues, and its length.
+  # The speculative text of each session: the prompt that it continues, and the
+  # number of its characters.
   _runs: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
   @property
   def capabilities(self) -> engine_lib.Capabilities:
-    """Returns every capability that an engine can have."""
+    """Returns the engine's capabilities, which include all that exist."""
     return engine_lib.Capabilities(
         continues_prefix=True,
         num_log_probs=self.num_top,
@@ -86,11 +91,12 @@ class ScriptedEngine:
 
     Raises:
       ConnectionError: if `fails_at` is true for the request.
-      ValueError: if no token may be written.
+      ValueError: if `request.max_tokens` is less than 1.
     """
     if request.max_tokens < 1:
       raise ValueError(f'max_tokens is {request.max_tokens}; allowed: >= 1.')
-    # Recorded before the sleep, in the order in which requests arrive.
+    # The request is recorded before the sleep, so that `requests` has the order
+    # in which requests arrive.
     self.requests.append(request)
     self.num_in_flight += 1
     self.max_in_flight = max(self.max_in_flight, self.num_in_flight)
@@ -98,21 +104,22 @@ class ScriptedEngine:
       await asyncio.sleep(
           self.delay(request) if callable(self.delay) else self.delay
       )
-    # A request may be cancelled while it sleeps.
+    # The request may be cancelled during the sleep, hence `finally`.
     finally:
       self.num_in_flight -= 1
     if self.fails_at(request):
       raise ConnectionError(
-          f'{self.name} fails because fails_at is true for {request!r}.'
+          f'The engine {self.name!r} fails as prepared: fails_at is true for '
+          f'{request!r}.'
       )
     return self._recite(request)
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Counts prompt tokens: one for each character."""
+    """Returns the number of prompt tokens, one for each character."""
     return len(question) + len(trace)
 
   def encode(self, question: str, trace: str) -> list[int]:
-    """Returns the prompt's ids: the code of each character."""
+    """Returns the token ids of the prompt, which are its character codes."""
     return list(map(ord, question + trace))
 
   async def cancel_speculation(self, session: str) -> types.Usage | None:
@@ -131,20 +138,20 @@ class ScriptedEngine:
     """Does nothing: there are no resources to release."""
 
   def _recite(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Cuts the script's text into steps and computes their usage."""
+    """Returns the steps of the script's text, with their usage."""
     prompt = request.question + request.trace
     known = self._sessions.get(request.session, '')
     cached = _common_prefix(known, prompt)
     read, in_context = len(prompt) - cached, 0
-    # The speculative text continues this very prompt, so nothing is read: the
-    # prompt is already in the context of the request under way.
+    # If the session's speculative text continues exactly this prompt, no token
+    # is read: the prompt is already in the context of the speculative request.
     if self._runs.pop(request.session, ('', 0))[0] == prompt:
       read, cached, in_context = 0, 0, len(prompt)
     whole = self.script(request)
     steps, position = [], 0
-    # An empty script still gives one empty step, which ends the answer.
+    # An empty text still gives one empty step, which ends the answer.
     while position < len(whole) or not steps:
-      # One character is one token, so the token limit is a slice of the text.
+      # One character is one token, so the token limit is a limit on characters.
       text = _next_step(whole[position:])[: request.max_tokens - position]
       usage = types.Usage(
           self.route,
@@ -174,9 +181,10 @@ class ScriptedEngine:
   def _step(
       self, text: str, *, is_final: bool, usage: types.Usage
   ) -> types.Step:
-    """Returns one step with the evidence that follows from its text."""
+    """Returns the step with the given text; its arrays follow from the text."""
     log_probs = np.asarray(self.log_probs(text), np.float32)
-    # Character codes, so that tests can tell hidden states of steps apart.
+    # The hidden state holds character codes, so that it differs between steps
+    # and tests can recognize it.
     hidden = np.zeros(self.hidden_size, np.float32)
     codes = [ord(c) for c in text[: self.hidden_size]]
     hidden[: len(codes)] = codes
@@ -193,11 +201,11 @@ class ScriptedEngine:
 
 
 def _next_step(text: str) -> str:
-  """Returns the first step of `text`; '' if there is none."""
+  """Returns the first step of `text`; '' if `text` is empty."""
   return next(iter(boundaries.split(text)), '')
 
 
 def _common_prefix(a: str, b: str) -> int:
-  """Returns the length of the longest common prefix."""
+  """Returns the length of the longest common prefix of two texts."""
   length = min(len(a), len(b))
   return next((i for i in range(length) if a[i] != b[i]), length)

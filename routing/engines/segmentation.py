@@ -1,8 +1,8 @@
-"""Cuts the tokens that one call has written into steps.
+"""Cuts the tokens that a model has written into steps, and sums up usages.
 
-The back end says what text each token adds. A token belongs to the step that it
-completes or continues. The end-of-sequence token belongs to the last step;
-after a delimiter it forms a step of its own, with empty text.
+The back end reports the text that each token adds. A token belongs to the step
+that its text continues or completes. The end-of-sequence token belongs to the
+last step; after a delimiter it forms a step of its own, with empty text.
 """
 
 from collections.abc import Awaitable
@@ -18,14 +18,16 @@ from routing.engines import boundaries
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-  """The tokens that one call has written.
+  """The n tokens that a model wrote in one call.
 
   pieces: n strings, the text that each token adds; '' for a token that adds no
     text or only the first bytes of a character.
-  token_ids: n ids under the writer's tokenizer.
-  log_probs: `[n]` float32; empty if there are none.
-  top_log_probs: `[n, k]` float32, descending; k may be 0.
-  is_final: the model ended its answer.
+  token_ids: n token ids under the tokenizer of the model that wrote them.
+  log_probs: `[n]` float32, the log-probability of each token; NaN = not
+    reported. The array is empty if the back end reports none at all.
+  top_log_probs: `[n, k]` float32, the k largest log-probabilities at each
+    token, descending; k may be 0.
+  is_final: the model ended its answer with these tokens.
   """
 
   pieces: Sequence[str]
@@ -38,36 +40,36 @@ class Written:
 def slices(
     pieces: Sequence[str], delimiter: str = types.DELIMITER
 ) -> list[tuple[str, slice]]:
-  """Returns each step's text and the slice of the tokens that wrote it.
+  """Returns the text of each step and the slice of tokens that belong to it.
 
-  The slices cover 0..n in order, and the texts join to the joined pieces. A
-  token that spells the end of one step and the beginning of the next belongs to
-  the first alone. The texts are still cut exactly where `boundaries` cuts.
+  The slices cover 0..n in order, and the texts join to the joined pieces. The
+  texts are cut exactly where `boundaries` cuts. A token that contains the end
+  of one step and the beginning of the next counts to the first step only.
 
   Args:
     pieces: n >= 1 strings, the text of each token.
-    delimiter: what ends a step; it belongs to the step.
+    delimiter: the string that ends a step and belongs to it.
   """
-  # `text` is what has been spelled since the last cut, `start` the first token
-  # after it.
+  # `text` is the text since the last cut, and `start` is the index of the first
+  # token after the last cut.
   cut, text, start = [], '', 0
   for end, piece in enumerate(pieces, 1):
     text += piece
-    # One token may complete several steps. The first of them takes the token;
-    # the others get the empty slice [end, end).
+    # A token may complete several steps. The first of these steps takes the
+    # token; the others get the empty slice [end, end).
     while steps := _ended(text, delimiter):
       cut.append((steps[0], slice(start, end)))
       text, start = ''.join(steps[1:]), end
-  # Tokens without text, such as end-of-sequence, must not be lost: they were
-  # paid for.
+  # Tokens without text, such as end-of-sequence, must belong to a step as well,
+  # so that they are charged.
   if text or start < len(pieces):
     cut.append((text, slice(start, len(pieces))))
   return cut
 
 
 def _ended(text: str, delimiter: str) -> list[str]:
-  """Returns the steps of `text`, or [] if not even the first has ended."""
-  # Most tokens complete nothing; skip the block search for them.
+  """Splits `text` into steps; returns [] if it contains no complete step."""
+  # Most tokens complete no step. This test spares them the search for blocks.
   if delimiter not in text:
     return []
   steps = boundaries.split(text, delimiter)
@@ -76,21 +78,22 @@ def _ended(text: str, delimiter: str) -> list[str]:
 
 
 def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
-  """Returns the steps of one call.
+  """Cuts the tokens of one call into steps, and splits the usage among them.
 
   Args:
-    written: the tokens, at least one.
-    usage: usage of the whole call. The first step is charged with the tokens
-      read anew and from the cache; the later steps have them in context. Each
-      step is charged with its own tokens and, by tokens, its share of the
-      seconds.
+    written: the tokens of the call, at least one.
+    usage: usage of the whole call. The first step is charged with the prompt
+      tokens, read anew or cached; later steps have them in context. Each step
+      is charged with its own written tokens, and with a share of the seconds in
+      proportion to these tokens.
 
   Raises:
-    ValueError: if nothing was written.
+    ValueError: if the call wrote no token.
   """
   if not written.pieces:
     raise ValueError(
-        'The call wrote no token, so it has no step; at least 1 is needed.'
+        'The call wrote no token, so it cannot be cut into steps; it must have '
+        'written at least 1 token.'
     )
   cut = slices(written.pieces)
   prompt = usage.in_context + usage.cached + usage.read
@@ -110,9 +113,9 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
                 cached=0 if i else usage.cached,
                 written=count,
                 seconds=usage.seconds * count / len(written.pieces),
-                # Later steps attend to the prompt and to all tokens of this
-                # call before them, so that the FLOPs of the steps sum to those
-                # of the call.
+                # A later step attends to the prompt and to all tokens that the
+                # call wrote before the step. The FLOPs of the steps thus sum to
+                # the FLOPs of the call.
                 in_context=prompt + tokens.start if i else usage.in_context,
             ),
         )
@@ -120,7 +123,8 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
   return tuple(steps)
 
 
-# (text, stop, max_tokens) -> (new tokens, usage); see `write_steps`.
+# A function (text, stop, max_tokens) -> (new tokens, usage) that calls a back
+# end once; see `write_steps`.
 Call = Callable[[str, str | None, int], Awaitable[tuple[Written, types.Usage]]]
 
 
@@ -129,18 +133,19 @@ async def write_steps(
 ) -> tuple[types.Step, ...]:
   """Calls a back end until one step, or the whole answer, is complete.
 
-  A back end stops at a string, but not every delimiter ends a step (see
-  `boundaries`). If a step is not complete, the back end is called again.
+  A back end can stop at a delimiter, but not every delimiter ends a step (see
+  `boundaries`). While the step is not complete, the back end is called again.
 
   Args:
-    call: (text, stop, max_tokens) -> what the model writes after `text`, which
-      is what these calls have written so far. It stops after the string `stop`,
-      or at the end of the answer if `stop` is None.
-    to_end: write all steps, not one.
+    call: function (text, stop, max_tokens) -> (new tokens, usage) that calls
+      the back end. `text` is what the calls so far have written. The model
+      continues `text` up to and including the string `stop`, or to the end of
+      the answer if `stop` is None.
+    to_end: True = write all steps of the answer; False = write one step.
     max_tokens: maximum number of tokens of all calls together, at least 1.
 
   Returns:
-    The steps; the first is charged with what all calls read.
+    The steps; the first is charged with the prompt tokens of all calls.
   """
   parts, usages, text = [], [], ''
   while True:
@@ -150,9 +155,9 @@ async def write_steps(
     usages.append(usage)
     text += ''.join(part.pieces)
     max_tokens -= len(part.pieces)
-    # Another call is needed only if the model stopped at the stop string inside
-    # an unfinished step. Anything else is the end of the answer, of the budget,
-    # or of a step.
+    # Another call is needed only if the model stopped at the stop string and
+    # the step is not complete. Otherwise the step or the answer is complete, or
+    # the token limit is reached.
     needs_more = (
         stop is not None
         and text.endswith(stop)
@@ -167,25 +172,25 @@ async def write_steps(
 def charged(
     steps: Sequence[types.Step], written: int
 ) -> tuple[types.Step, ...]:
-  """Adds tokens that were written but belong to no step to the last step.
+  """Charges the last step with all tokens that were written and then dropped.
 
   Args:
-    steps: the kept steps of what one model wrote, at least one.
-    written: number of tokens that the model wrote in all.
+    steps: the steps that were kept of a model's text, at least one.
+    written: number of tokens of the whole text, dropped steps included.
 
   Returns:
-    The same steps; their written tokens now sum to `written`.
+    The same steps, whose numbers of written tokens now sum to `written`.
   """
   *others, last = steps
-  # Discarded text is paid for as well; without this, steps that a caller drops
-  # would be free.
+  # Dropped text was computed and must be paid for. Without this charge, steps
+  # that a caller drops would be free.
   remaining = written - sum(step.usage.written for step in others)
   usage = dataclasses.replace(last.usage, written=remaining)
   return (*others, dataclasses.replace(last, usage=usage))
 
 
 def _joined(parts: Sequence[Written]) -> Written:
-  """Joins the tokens of consecutive calls, each continuing the one before."""
+  """Joins the tokens of consecutive calls, each continuing the call before."""
   return Written(
       pieces=[piece for part in parts for piece in part.pieces],
       token_ids=[i for part in parts for i in part.token_ids],
@@ -198,12 +203,17 @@ def _joined(parts: Sequence[Written]) -> Written:
 def total(usages: Sequence[types.Usage]) -> types.Usage:
   """Returns the total usage of consecutive calls of one model.
 
-  Each call continues the text of the one before. If several of them read a
-  prompt, all their cached tokens are counted, so FLOPs are an upper bound.
+  Each call continues the text of the call before. If a later call reads its
+  prompt from the cache, the cached tokens of all calls are added up. The FLOPs
+  of the total are then an upper bound on the FLOPs of the calls.
+
+  Args:
+    usages: the usage of each call, in order; at least one.
   """
   first, *others = usages
-  # Tokens in the first call's context may be counted again among the cached
-  # tokens of a later call. Count them once, but never below 0.
+  # Tokens in the context of the first call are in the prompt of a later call as
+  # well, and count there as cached. They are subtracted here, so as to count
+  # once. The difference may be negative if a later call has a longer prompt.
   in_context = first.in_context - sum(usage.cached for usage in others)
   return types.Usage(
       route=usages[0].route,
@@ -216,16 +226,18 @@ def total(usages: Sequence[types.Usage]) -> types.Usage:
 
 
 def wasted(usages: Sequence[types.Usage]) -> types.Usage:
-  """Returns the total usage of one model's tokens that belong to no step.
+  """Returns the total usage of several pieces of discarded text of one model.
 
-  The tokens were written at several places of a trace. `in_context` is the mean
-  over the tokens, weighted by how many were written at each place.
+  The pieces were written after different prefixes. `in_context` of the total is
+  the mean of the pieces' `in_context`, weighted by their written tokens.
 
   Args:
-    usages: at least one; only written tokens, seconds and context are used.
+    usages: the usage of each piece, at least one. Their read and cached tokens
+      are ignored, since discarded text does not pay for a prompt.
   """
   written = sum(usage.written for usage in usages)
-  # Attention costs context x tokens per usage; the mean keeps their sum.
+  # The attention of a piece costs in_context x written FLOPs, up to a factor.
+  # With the weighted mean, the total costs as much as the pieces together.
   weighted = sum(usage.in_context * usage.written for usage in usages)
   return types.Usage(
       route=usages[0].route,
