@@ -111,7 +111,7 @@ class ThresholdsTest(parameterized.TestCase):
     scores[3] = np.nan
     with self.assertRaisesRegex(ValueError, 'decision 3 .* is nan'):
       known.at_thresholds(table, scores, [0.0], 'price')
-    with self.assertRaisesRegex(ValueError, 'Routes must be'):
+    with self.assertRaisesRegex(ValueError, 'Routes must have'):
       known.reached(table, np.zeros(len(scores)), np.full(len(scores), 2))
 
 

@@ -304,7 +304,7 @@ class WalksTest(parameterized.TestCase):
     table = make_table('switch', 2)
     with self.assertRaisesRegex(ValueError, 'one per decision'):
       known.at_thresholds(table, np.zeros(3), np.zeros(1), 'price')
-    with self.assertRaisesRegex(ValueError, 'Action probabilities must be'):
+    with self.assertRaisesRegex(ValueError, 'Action probabilities must have'):
       known.expected(table, np.ones((3, 2)), 'price')
     with self.assertRaisesRegex(ValueError, 'no problems'):
       records_lib.tree_table([], _FEATURES, _ACCOUNTING)

@@ -1,21 +1,21 @@
 """Off-policy estimates of thresholds from a behaviour policy's trajectories.
 
-Needed for `switch` and `redraft`, where another threshold produces another
-text. The behaviour policy takes action a_t with probability mu_t. The target
-policy takes, at each decision, `routes` where score >= kappa and route 0
-elsewhere. Its importance weights are
+`switch` and `redraft` need such estimates, because another threshold produces
+another text. The behaviour policy takes action a_t with probability mu_t. The
+target policy takes, at each decision, `routes` where score >= kappa and route 0
+elsewhere. The importance weights of the target policy are
 
-  w_t = prod_{s <= t} 1[a_s is the target's] / mu_s     (E[w_t] = 1),
+  w_t = prod_{s <= t} 1[a_s is the target's action] / mu_s     (E[w_t] = 1),
 
 and stay constant after the end of a trace. The *per-decision* estimate of a
-mean cost is the mean of sum_t w_t c_t: each payment has the weight of the
-actions before it and not of later ones. Quantities that are known only at the
-end (correct, loss, gain) have the last weight. There are two versions:
+mean cost is the mean of sum_t w_t c_t: the payment c_t is weighted by the
+actions up to t and not by later actions. Quantities that are known only at the
+end (correct, loss, gain) are weighted by w_T. There are two versions:
 
   unbiased: as above; exact in expectation, with a high variance.
-  weighted: each w_t divided by its mean over trajectories. Its bias is
-    O(1 / N); it is consistent, with a far lower variance. This is the point
-    estimate.
+  weighted: each w_t is divided by its mean over trajectories. The bias is
+    O(1 / N) and the variance far lower; the estimate is consistent. This is the
+    point estimate.
 
 **The interval** is based on clipped unbiased terms, not on the weighted
 estimate. Let X = sum_t w_t g_t, where g is the quantity in units of its cap
@@ -24,8 +24,8 @@ lies in [0, M], and its mean is at most the mean of g. Maurer and Pontil's
 inequality bounds that mean from below. The upper bound is 1 minus the same
 bound for min(w_T (1 - sum g), M). Clipping only widens the interval. So does a
 behaviour policy that never takes some of the target's actions: then E[w_T] < 1,
-and the point estimate is meaningless (see `mass`). M is the best of a fixed
-list, each tested at its share of delta.
+and the point estimate is meaningless (see `mass`). The bound is computed for
+each M of a fixed list, at an equal share of delta, and the best one is used.
 
 Sources: Precup, Sutton, Singh 2000, "Eligibility traces for off-policy policy
 evaluation" (per-decision); Thomas 2015, "Safe reinforcement learning", chapter
@@ -41,9 +41,9 @@ from routing import types
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import refusal
 
-# The bounds M, 1 to 1,024. Fixed here, since choosing M by the data without a
-# correction would break the interval. A factor of 4 keeps the list short, and
-# with it the price of the union bound.
+# The bounds M, 1 to 1,024. The list is fixed, since choosing M by the data
+# without a correction would break the interval. A factor of 4 keeps the list
+# short, and every entry costs a share of delta.
 _CLIPS = 4.0 ** np.arange(6)
 # Field of `Frontier` -> field of `TrajectoryBatch`.
 _FIGURES = {
@@ -56,12 +56,12 @@ _FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Estimates:
-  """Off-policy estimates for K thresholds; each of four parts is a frontier.
+  """Off-policy estimates of accuracy, cost, loss and gain at K thresholds.
 
   weighted: self-normalised; the point estimate. Costs have no cap.
   unbiased: not normalised; may leave [0, 1]. Costs have no cap.
-  lower, upper: confidence interval of each quantity at each threshold
-    separately. For cost it is the interval of min(cost, cap).
+  lower, upper: ends of the confidence interval of each quantity at each
+    threshold separately. The cost has the interval of min(cost, cap).
   effective: `[K]` effective number of problems, (sum w_T)^2 / sum w_T^2.
   mass: `[K]` mean of w_T. If it is far from 1 although `effective` is large,
     the behaviour policy cannot take some action of the target. Then only the
@@ -85,7 +85,7 @@ def empirical_bernstein_lower(
   (n - 1)), where V is the sample variance (divisor n - 1). It is never below 0.
 
   Args:
-    values: `[N]` in [0, top], independent.
+    values: `[N]` independent samples of X, in [0, top].
     top: upper limit of the values, fixed in advance.
     delta: in (0, 1).
 
@@ -97,10 +97,10 @@ def empirical_bernstein_lower(
   values, num = np.asarray(values, np.float64), len(values)
   if num < 2 or values.min() < 0 or values.max() > top:
     raise ValueError(
-        f'The bound needs two or more values in [0, {top:g}], got {values}.'
+        f'The values are {values}; the bound needs two or more in [0, {top:g}].'
     )
-  # Theorem 4 bounds a mean from above; applied to top - X, it bounds E[X] from
-  # below, with the same variance.
+  # Theorem 4 bounds a mean from above. Applied to top - X, which has the same
+  # variance as X, it bounds E[X] from below.
   log = np.log(2 / delta)
   spread = np.sqrt(2 * values.var(ddof=1) * log / num)
   return max(values.mean() - spread - 7 * top * log / (3 * (num - 1)), 0.0)
@@ -112,13 +112,18 @@ def cumulative_weights(
     threshold: float,
     routes: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Returns `[B, T]` float64 weights w_t >= 0 of one thresholded target policy.
+  """Returns the importance weights w_t of one thresholded target policy.
 
   Args:
-    scores: `[B, T]` float at the decisions of the batch; higher escalates.
+    scores: `[B, T]` float at the decisions of the batch; higher = more in need
+      of a larger route.
     batch: behaviour trajectories.
     threshold: kappa; -inf always takes `routes`, inf always route 0.
-    routes: `[B, T]` int in 1..A-1, the route of an escalation; None = A - 1.
+    routes: `[B, T]` int in 1..A-1, the route that the target takes where score
+      >= kappa; None = the largest, A - 1.
+
+  Returns:
+    `[B, T]` float64 >= 0.
 
   Raises:
     ValueError: on a wrong shape, a score that is not finite, a behaviour
@@ -141,13 +146,13 @@ def cumulative_weights(
   if routes is None:
     routes = np.full(mask.shape, batch.available.shape[-1] - 1)
   target = np.where(scores >= threshold, routes, 0)
-  # Without this check an impossible action would only get weight 0, and the
-  # estimate would be of another policy.
+  # Without this check a trajectory would only get weight 0 where the target's
+  # action is not available, and the estimate would describe another policy.
   allowed = np.take_along_axis(batch.available, target[..., None], -1)[..., 0]
   if not allowed[mask].all():
     row, step = np.argwhere(mask & ~allowed)[0]
     raise ValueError(
-        f'Trajectory {row}, step {step}: the target takes route '
+        f'Trajectory {row}, step {step}: the target policy takes route '
         f'{target[row, step]}, which is not available.'
     )
   ratios = np.where(mask, (actions == target) / behaviour, 1.0)
@@ -155,13 +160,15 @@ def cumulative_weights(
 
 
 def random_weights(batch: types.TrajectoryBatch, rate: float) -> np.ndarray:
-  """Returns `[B, T]` float64 weights w_t of the random router at a rate.
+  """Returns the importance weights w_t of the random router, `[B, T]` float64.
 
-  It takes the largest route with probability `rate`, else route 0.
+  The random router takes the largest route with probability `rate`, and
+  otherwise route 0.
   """
   mask, actions = np.asarray(batch.mask, bool), np.asarray(batch.actions)
   largest = batch.available.shape[-1] - 1
-  # Target probability of the taken action; 0 for routes between the two.
+  # Probability that the random router takes the recorded action; it is 0 for
+  # routes between the smallest and the largest.
   target = np.where(actions == largest, rate, (actions == 0) * (1.0 - rate))
   ratios = np.where(mask, target / np.where(mask, batch.behaviour, 1.0), 1.0)
   return np.cumprod(ratios, axis=1)
@@ -172,14 +179,16 @@ def effective_number(
 ) -> float:
   """Returns the effective number of problems, (sum w_T)^2 / sum w_T^2.
 
-  It is 0 if all weights are 0.
+  The weights w_T are first averaged over the trajectories of each problem.
 
   Args:
     weights: `[B, T]`, w_t of each trajectory.
-    problems: `[B]`, the problem of each trajectory; None = all different.
+    problems: `[B]`, the problem of each trajectory; None = each trajectory has
+      a problem of its own.
   """
   last = _problem_mean(problems, len(weights))(weights[:, -1])
-  # The floor gives 0 instead of NaN if no trajectory agrees.
+  # If no trajectory agrees with the target, all weights are 0. The floor then
+  # gives 0 instead of NaN.
   return float(last.sum() ** 2 / max((last**2).sum(), 1e-300))
 
 
@@ -189,13 +198,13 @@ def contributions(
     problems: np.ndarray | None = None,
     min_effective_size: float = 100.0,
 ) -> dict[str, np.ndarray]:
-  """Returns each problem's contribution to the weighted estimate of one target.
+  """Returns each problem's contribution to the weighted estimates of a policy.
 
   Args:
-    weights: `[B, T]`, w_t of the target.
+    weights: `[B, T]`, w_t of the target policy.
     batch: the behaviour trajectories.
-    problems: `[B]`, ascending, the problem of each trajectory; None = all
-      different.
+    problems: `[B]`, ascending, the problem of each trajectory; None = each
+      trajectory has a problem of its own.
     min_effective_size: smallest effective number of problems allowed.
 
   Returns:
@@ -213,7 +222,7 @@ def contributions(
   costs = np.where(batch.mask, batch.costs, 0.0)
   found = {'cost': (mean_by_problem(weights * costs) / norms).sum(axis=1)}
   for name in ('correct', 'loss', 'gain'):
-    # Known at the end only, so every action before the end counts.
+    # These are known only at the end, so the weight includes every action.
     value = weights[:, -1] * np.asarray(getattr(batch, name))
     found[name] = mean_by_problem(value) / norms[-1]
   return found
@@ -237,19 +246,21 @@ def estimate(
       trajectories were collected.
     batch: behaviour trajectories. Time is O(K B T), memory O(B T).
     thresholds: `[K]` strictly rising, fixed without these trajectories.
-    routes: `[B, T]` int, the route of an escalation; None = the largest.
-    problems: `[B]`, the problem of each trajectory; None = all different.
-      Trajectories of one problem are averaged, because only problems are
-      independent.
+    routes: `[B, T]` int, the route taken where score >= kappa; None = the
+      largest.
+    problems: `[B]`, the problem of each trajectory; None = each trajectory has
+      a problem of its own. Trajectories of one problem are averaged, because
+      only problems are independent.
     delta: error probability of the interval of one quantity at one threshold.
       For all intervals at once pass delta / (4 K).
-    cost_cap: the interval of cost is that of min(cost, cost_cap).
+    cost_cap: the confidence interval of the cost is that of min(cost,
+      cost_cap).
     min_effective_size: smallest effective number of problems allowed.
 
   Raises:
-    refusal.Refusal: if the effective number at some threshold is too small; the
-      message names it, and `needed` estimates how many problems suffice.
-    ValueError: as `cumulative_weights`.
+    refusal.Refusal: if the effective number at some threshold is too small. The
+      message names the threshold; `needed` estimates how many problems suffice.
+    ValueError: see `cumulative_weights`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
   if not 0 < delta < 1:
@@ -280,11 +291,14 @@ def estimate(
 
 
 def _problem_mean(problems, num_rows):
-  """Returns a function from `[B, ...]` to `[N, ...]`, the problem means."""
+  """Returns a function that averages `[B, ...]` per problem, to `[N, ...]`."""
   if problems is None:
     return lambda values: values
   if len(problems) != num_rows:
-    raise ValueError(f'problems must be [{num_rows}], got {len(problems)}.')
+    raise ValueError(
+        f'problems must have {num_rows} entries, one per trajectory; got '
+        f'{len(problems)}.'
+    )
   # Trajectories of one problem are dependent: their mean is one observation.
   _, index, counts = np.unique(
       problems, return_inverse=True, return_counts=True
@@ -299,10 +313,13 @@ def _problem_mean(problems, num_rows):
 
 
 def _check_effective(effective, num, threshold, min_effective_size):
-  """Checks the effective number of problems at a threshold.
+  """Raises Refusal if the effective number of problems is too small.
 
-  Raises:
-    refusal.Refusal: if it is below `min_effective_size`.
+  Args:
+    effective: effective number of problems.
+    num: number of problems.
+    threshold: named in the message; None = none is named.
+    min_effective_size: smallest effective number allowed.
   """
   if effective >= min_effective_size:
     return
@@ -326,13 +343,13 @@ def _check_effective(effective, num, threshold, min_effective_size):
 
 
 def _figures(weights, batch, mean_by_problem, delta, cost_cap):
-  """Returns {(part, name): value} for one threshold."""
+  """Returns (field of `Estimates`, of `Frontier`) -> value at one threshold."""
   costs = np.where(batch.mask, batch.costs, 0.0)
-  # The cap applies to the cost so far: payments beyond it count as 0. A cap on
-  # the total would weight early payments by later actions.
+  # The cap applies to the running cost: payments beyond the cap count as 0. A
+  # cap on the total would make the weights of payments depend on later actions.
   capped_total = np.minimum(np.cumsum(costs, axis=1), cost_cap)
   capped = np.diff(capped_total, axis=1, prepend=0.0) / cost_cap
-  # Grades are known at the end only, so they stand at the last step.
+  # Grades are known at the end only, so they are placed at the last step.
   is_last = np.arange(weights.shape[1]) == weights.shape[1] - 1
   # Half of delta for each end of the interval.
   bound = lambda x: _clipped_lower(x, mean_by_problem, delta / 2)
@@ -345,12 +362,13 @@ def _figures(weights, batch, mean_by_problem, delta, cost_cap):
       values = units = np.asarray(getattr(batch, field))[:, None] * is_last
       scale = 1.0
     means = mean_by_problem(weights * values).mean(axis=0)
-    rest = np.maximum(1 - units.sum(axis=1), 0.0)  # Rounding may undershoot.
+    # 1 - sum g, without negative rounding errors.
+    rest = np.maximum(1 - units.sum(axis=1), 0.0)
     # Upper bound on E[g] = 1 - lower bound on E[1 - g], with weights w_T, since
     # 1 - sum g is known at the end only.
     figures |= {
         ('unbiased', name): means.sum(),
-        # Each decision has its own normaliser, since E[w_t] = 1 for every t.
+        # Normalised at each decision t by the mean of w_t, since E[w_t] = 1.
         ('weighted', name): (means / norms).sum(),
         ('lower', name): scale * bound((weights * units).sum(axis=1)),
         ('upper', name): scale * (1 - bound(weights[:, -1] * rest)),
@@ -359,7 +377,13 @@ def _figures(weights, batch, mean_by_problem, delta, cost_cap):
 
 
 def _clipped_lower(values, mean_by_problem, delta):
-  """Returns the best lower bound over M, valid at confidence 1 - delta."""
+  """Returns a lower confidence bound on a mean in [0, 1] of weighted sums.
+
+  Args:
+    values: `[B]` weighted sums X >= 0, one per trajectory.
+    mean_by_problem: see `_problem_mean`.
+    delta: error probability of the best bound over all clips M.
+  """
   share = delta / len(_CLIPS)  # Union bound over the list.
   best = max(
       empirical_bernstein_lower(
@@ -367,4 +391,5 @@ def _clipped_lower(values, mean_by_problem, delta):
       )
       for clip in _CLIPS
   )
-  return min(best, 1.0)  # Weighted sums may exceed 1; the mean sought may not.
+  # Weighted sums may exceed 1, but the true mean is at most 1.
+  return min(best, 1.0)

@@ -1,4 +1,4 @@
-"""Exact outcomes of any policy on problems with all paths known.
+"""Exact outcomes of any policy on problems whose paths are all known.
 
 A router at a threshold follows one path through each problem of an outcome
 table, so its outcomes are look-ups. The outcomes of a randomised policy are
@@ -6,10 +6,10 @@ expectations over endings. No model is called.
 
 Let kappa be the threshold. A decision with score s chooses its larger route for
 kappa <= s and the small one for kappa > s. Each ending is therefore reached for
-the thresholds of one interval (low, high]. `low` is the highest score on its
-path where the path takes the small route, `high` the lowest score where it
-takes the larger one. The intervals of a problem's endings partition the
-thresholds, which gives all thresholds at once.
+the thresholds of one interval (low, high]. `low` is the highest score among the
+decisions of its path that take the small route, `high` the lowest score among
+those that take the larger route. The intervals of a problem's endings partition
+the thresholds, so they give the outcomes at all thresholds at once.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from routing.outcomes import table as table_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-  """The endings that some threshold reaches, with their threshold intervals.
+  """The endings that are reached at some threshold, and at which ones.
 
   ending: `[E]` int, sorted by problem and then by rising thresholds.
   low, high: `[E]` float64; the ending is reached for low < kappa <= high.
@@ -40,7 +40,7 @@ def reached(
     scores: np.ndarray,
     routes: np.ndarray | None = None,
 ) -> Reached:
-  """Returns the endings that are reached, and for which thresholds.
+  """Returns the endings that are reached at some threshold, and at which ones.
 
   Args:
     table: outcome table of N problems.
@@ -54,7 +54,7 @@ def reached(
   """
   scores, routes = _checked(table, scores, routes)
   num_endings = len(table.ending_problem)
-  # The interval in which each decision is reached; all thresholds at a root.
+  # Thresholds at which each decision is reached; a root is reached at all.
   low = np.full(len(scores), -np.inf)
   high = np.full(len(scores), np.inf)
   # Endings start with an empty interval: a larger route that is never chosen
@@ -62,10 +62,12 @@ def reached(
   end_low, end_high = np.full(num_endings, np.inf), np.full(
       num_endings, -np.inf
   )
-  # From the roots down: a path's interval is its parent's, narrowed.
+  # Levels are visited from the roots down. Each choice narrows the interval of
+  # thresholds at which a path is followed.
   for here in table.levels():
     for route in range(table.num_routes):
-      # The small route adds the condition kappa > s, the larger kappa <= s.
+      # Taking the small route adds the condition kappa > s, taking the larger
+      # route kappa <= s.
       if route == 0:
         after = np.maximum(low[here], scores[here]), high[here]
       else:
@@ -79,22 +81,27 @@ def reached(
       end_low[-1 - child[ends]] = after[0][ends]
       end_high[-1 - child[ends]] = after[1][ends]
       low[child[~ends]], high[child[~ends]] = after[0][~ends], after[1][~ends]
-  endings = np.flatnonzero(end_low < end_high)  # Non-empty intervals.
+  # An ending with an empty interval is reached at no threshold.
+  endings = np.flatnonzero(end_low < end_high)
   order = np.lexsort((end_low[endings], table.ending_problem[endings]))
   endings = endings[order]
   return Reached(endings, end_low[endings], end_high[endings])
 
 
 def _checked(table, scores, routes):
-  """Returns the scores as float64 and the routes, both `[M]`."""
+  """Checks scores and routes; returns them as `[M]` float64 and `[M]` int.
+
+  Routes of None become the largest route everywhere.
+  """
   shape = table.decisions.depth.shape
   scores = np.asarray(scores, np.float64)
   if scores.shape != shape:
     raise ValueError(
-        f'Scores must be {shape}, one per decision; got {scores.shape}.'
+        f'Scores must have shape {shape}, one per decision; got {scores.shape}.'
     )
   if not np.isfinite(scores).all():
-    index = int(np.argmin(np.isfinite(scores)))  # The first bad one.
+    # argmin of booleans: the first score that is not finite.
+    index = int(np.argmin(np.isfinite(scores)))
     raise ValueError(
         f'The score of decision {index} (problem {table.problem[index]}) is '
         f'{scores[index]}; scores must be finite.'
@@ -108,8 +115,8 @@ def _checked(table, scores, routes):
       or routes.max() >= table.num_routes
   ):
     raise ValueError(
-        f'Routes must be {shape} in 1..{table.num_routes - 1}; got '
-        f'{routes.shape}, {routes.min()} to {routes.max()}.'
+        f'Routes must have shape {shape} and be in 1..{table.num_routes - 1}; '
+        f'got shape {routes.shape} and {routes.min()} to {routes.max()}.'
     )
   return scores, routes
 
@@ -138,9 +145,10 @@ def at_thresholds(
   thresholds = np.asarray(thresholds, np.float64)
   order = np.argsort(thresholds, kind='stable')
   rising = thresholds[order]
-  # Thresholds number first .. first + count - 1 fall into an interval.
+  # An interval contains the sorted thresholds first .. first + count - 1.
   first = np.searchsorted(rising, intervals.low, side='right')
-  first[intervals.low == -np.inf] = 0  # kappa = -inf itself belongs here.
+  # The lowest interval is open at -inf, but kappa = -inf must belong to it.
+  first[intervals.low == -np.inf] = 0
   counts = np.searchsorted(rising, intervals.high, side='right') - first
   # The intervals of a problem are sorted and partition the thresholds, so each
   # problem gets exactly K endings, in rising order: the reshape gives `[N, K]`.
@@ -169,13 +177,16 @@ def at_depth_thresholds(
   if thresholds.shape[1] < table.decisions.max_depth:
     raise ValueError(
         f'There are thresholds for {thresholds.shape[1]} decisions, but a '
-        f'problem has {table.decisions.max_depth}. Calibrate with more.'
+        f'problem has {table.decisions.max_depth}. Calibrate with at least '
+        'as many thresholds as decisions.'
     )
   scores, routes = _checked(table, scores, routes)
   # `[K, N]`, the current decision or the ending of policy k on problem n.
   place = np.tile(table.roots, (len(thresholds), 1))
   for _ in range(table.decisions.max_depth):
-    node = np.maximum(place, 0)  # Arbitrary where an ending is reached.
+    # Where an ending is reached already, `node` is decision 0, which the last
+    # line of the loop ignores.
+    node = np.maximum(place, 0)
     kappa = np.take_along_axis(thresholds, table.decisions.depth[node], axis=1)
     action = np.where(scores[node] >= kappa, routes[node], 0)
     place = np.where(place < 0, place, table.children[node, action])
@@ -185,7 +196,13 @@ def at_depth_thresholds(
 def of_endings(
     table: table_lib.OutcomeTable, endings: np.ndarray, metric: str
 ) -> points_lib.Points:
-  """Returns the outcomes of policies that reach `[K, N]` endings."""
+  """Returns the outcomes of K policies, given the endings that they reach.
+
+  Args:
+    table: outcome table of N problems.
+    endings: `[K, N]` int, the ending that policy k reaches on problem n.
+    metric: cost metric.
+  """
   look_up = lambda values: values[endings].astype(np.float64)
   return points_lib.Points(
       correct=look_up(table.ending_correct),
@@ -203,18 +220,19 @@ def frontier(
 ) -> frontier_lib.Frontier:
   """Returns accuracy, cost, relative loss and gain at every distinct threshold.
 
-  One sort suffices: as kappa passes the end of an interval, its problem moves
-  to the ending of the next interval.
+  One sort suffices: as kappa passes the end of an interval, the problem moves
+  to the ending of its next interval.
 
-  Args are those of `at_thresholds`.
+  Args:
+    table, scores, metric, routes: see `at_thresholds`.
 
   Returns:
     K points. The lowest threshold is -inf rather than the lowest score. Both
-    always choose the larger route on these problems, but only -inf does so on
-    other problems.
+    thresholds always choose the larger route on these problems, but only -inf
+    does so on other problems.
   """
   intervals = reached(table, scores, routes)
-  # The last interval of a problem has no next one.
+  # The last interval of a problem ends at infinity, and no interval follows it.
   moves = np.flatnonzero(intervals.high < np.inf)
   moves = moves[np.argsort(intervals.high[moves], kind='stable')]
   thresholds, starts = np.unique(intervals.high[moves], return_index=True)
@@ -233,7 +251,8 @@ def frontier(
     steps = (
         values[intervals.ending[moves + 1]] - values[intervals.ending[moves]]
     )
-    # At each threshold: the total at 'never' minus the moves still to come.
+    # The total at a threshold is the total at kappa = inf minus all moves that
+    # happen between the two.
     to_come = np.cumsum(steps[::-1])[::-1]
     end = values[never].sum()
     means[name] = np.append(end - to_come[starts], end) / table.num_problems
@@ -243,11 +262,12 @@ def frontier(
 def expected(
     table: table_lib.OutcomeTable, probabilities: np.ndarray, metric: str
 ) -> points_lib.Points:
-  """Returns the expected outcomes of a randomised policy (K = 1).
+  """Returns the expected outcomes of one randomised policy, as `[1, N]` points.
 
   Args:
     table: outcome table of N problems.
-    probabilities: `[M, A]`, action probabilities; each row sums to 1.
+    probabilities: `[M, A]`, action probabilities at each decision; each row
+      sums to 1.
     metric: cost metric.
 
   Raises:
@@ -255,7 +275,7 @@ def expected(
   """
   if probabilities.shape != table.children.shape:
     raise ValueError(
-        f'Action probabilities must be {table.children.shape}, got '
+        f'Action probabilities must have shape {table.children.shape}, got '
         f'{probabilities.shape}.'
     )
   if (
@@ -265,8 +285,9 @@ def expected(
     raise ValueError(
         'Action probabilities must be >= 0 and sum to 1 at each decision.'
     )
-  # Probability of reaching each decision and each ending. Levels in order, so
-  # that a decision has its probability before it passes it on.
+  # `reach` and `end` are the probabilities of reaching each decision and each
+  # ending. Levels are visited in order, so that the probability of a decision
+  # is known before it is split among the routes.
   reach = np.zeros(len(probabilities))
   reach[table.roots] = 1.0
   end = np.zeros(len(table.ending_problem))
@@ -275,7 +296,7 @@ def expected(
     child = table.children[here]
     reach[child[child >= 0]] = taken[child >= 0]
     end[-1 - child[child < 0]] = taken[child < 0]
-  # Sums over the endings of each problem, shaped `[1, N]`.
+  # Expectations, `[1, N]`: sums over the endings of each problem.
   mean = lambda values: np.bincount(
       table.ending_problem, end * values, table.num_problems
   )[None]
@@ -290,10 +311,10 @@ def expected(
 def at_rates(
     table: table_lib.OutcomeTable, rates: Sequence[float], metric: str
 ) -> points_lib.Points:
-  """Returns the expected outcomes of random routing at each rate.
+  """Returns the expected outcomes of the random router at each of K rates.
 
-  The largest route has the same probability at every decision, the small one
-  the rest.
+  At every decision the random router takes the largest route with probability
+  `rate`, and otherwise the small route.
   """
   points = []
   for rate in rates:
@@ -307,11 +328,11 @@ def at_rates(
 def oracle(
     table: table_lib.OutcomeTable, prices: Sequence[float], metric: str
 ) -> points_lib.Points:
-  """Returns the best ending of each problem, knowing every outcome beforehand.
+  """Returns the outcomes of the oracle, which knows every outcome beforehand.
 
-  For each price lambda the oracle takes the ending that maximises correct -
-  lambda * cost. No deterministic policy on these problems lies above the hull
-  of its points.
+  At each price lambda and for each problem, the oracle takes the ending that
+  maximises correct - lambda * cost. No deterministic policy on these problems
+  lies above the concave hull of the oracle's points over all prices.
 
   Args:
     table: outcome table of N problems.
@@ -319,8 +340,8 @@ def oracle(
     metric: cost metric.
   """
   cost, correct = table.ending_cost[metric], table.ending_correct
-  # Sorted by problem and then from best to worst; a stable sort, so ties go to
-  # the first ending.
+  # Endings are sorted by problem and then from best to worst. The sort is
+  # stable, so of equally good endings the first in the table is taken.
   best = [
       np.lexsort((-(correct - price * cost), table.ending_problem))
       for price in prices
@@ -330,9 +351,10 @@ def oracle(
 
 
 def largest_alone(table: table_lib.OutcomeTable) -> points_lib.Points:
-  """Returns the outcomes of the largest model without a router.
+  """Returns the outcomes of the largest model alone, as `[1, N]` points.
 
-  Its cost is 1 by definition, and it pays for no draft.
+  Costs are fractions of its cost, so its cost is 1; it needs no draft of the
+  small model.
   """
   correct = table.large_correct[None].astype(np.float64)
   zeros = np.zeros_like(correct)
