@@ -1,1 +1,1 @@
-"""The driver that answers a problem under a router, and data collection."""
+"""The driver, which answers a problem under a router, and data collection."""

@@ -1,10 +1,11 @@
 """Collects all replies: each step that any model would write on a problem.
 
-In `switch` and `redraft` the number of possible courses doubles with each step.
-Under greedy decoding most of them have the same text: where models agree on a
-step they write the same text, and what follows depends on the text alone. So
-there are few distinct traces. With every model's reply to each of them recorded
-(`engines.memoized`), any router can be run without a model.
+A reply is the step that one model writes next after a trace. In `switch` and
+`redraft` the number of possible answers doubles with each step. Under greedy
+decoding most of them have the same text: models often write the same step, and
+what follows depends on the text alone. So there are few distinct traces. Once
+every model's reply to each trace is recorded, any router can be run without a
+model (`engines.memoized`).
 """
 
 import asyncio
@@ -24,12 +25,12 @@ from routing.rollout import steps as steps_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """A reply: the step that one model writes after one trace.
+  """A reply: the step that one model writes next after one trace.
 
-  trace: the text of the steps before.
-  step: the complete step; its usage is that of the call that wrote it.
-  prompt_ids: token ids of the prompt under the model's tokenizer, chat template
-    included; None if the engine cannot provide them.
+  trace: the text of the accepted steps before the reply.
+  step: the complete step, with the usage of the call that wrote it.
+  prompt_ids: token ids of the prompt (question and trace) under the model's
+    tokenizer, including its chat template; None if the engine cannot give them.
   """
 
   trace: str
@@ -42,8 +43,9 @@ class Replies:
   """The replies of all models on one problem.
 
   problem: the problem.
-  replies: one for each model and each trace that it can be asked to continue.
-  caches: how the engine of each route caches prefixes, smallest model first.
+  replies: one for each model and each trace that a router can ask the model to
+    continue.
+  caches: `[A]`, the prefix-cache behaviour of each route's engine.
   """
 
   problem: types.Problem
@@ -65,11 +67,14 @@ async def collect_replies(
   Args:
     problems: the problems; they are started in this order.
     engines: one engine per route, smallest first.
-    sink: called with (index, replies) when a problem is done, in any order.
-    sampling: sampling settings and limits; temperature must be 0.
-    max_replies: approximate limit per problem and model, for problems where
-      models rarely agree. Replies to short traces are collected first; the rest
-      are generated when a router asks for them. 0 = no limit.
+    sink: called with (index of the problem, its replies) when a problem is
+      done; problems are done in any order.
+    sampling: sampling settings and limits of every answer; the temperature must
+      be 0.
+    max_replies: approximate number of replies per problem and model to stop at,
+      for problems on which the models rarely agree. Replies to short traces are
+      collected first; missing ones are generated when a router asks for them.
+      0 = no limit.
     **loop: `concurrency` and the other keyword arguments of
       `collect.collect_each`.
 
@@ -80,8 +85,8 @@ async def collect_replies(
   """
   if sampling.temperature > 0:
     raise ValueError(
-        f'temperature is {sampling.temperature}; it must be 0, because only '
-        'greedy replies are the same each time and can be stored.'
+        f'temperature is {sampling.temperature}; it must be 0, because a '
+        'stored reply stands for later ones only if decoding is greedy.'
     )
   engine_lib.require(engines, continues_prefix=True)
   await collect.collect_each(
@@ -100,13 +105,16 @@ async def collect_problem(
 ) -> Replies:
   """Returns the replies on one problem, by breadth-first search over traces.
 
-  Starting from the empty trace, every model is asked for its reply to each
-  trace; each new text makes a new trace.
+  The search starts from the empty trace. It asks every model for a reply to
+  each trace; a trace extended by a reply is a new trace, unless its text is
+  known. The arguments are those of `collect_replies`.
   """
-  # One session: the prompts of a problem share most of their tokens. The usage
-  # recorded here is only a start; `prefix_cache.charged` computes it per path.
+  # All requests share one session, because the prompts of a problem share most
+  # of their tokens. The cached tokens recorded here depend on the order of the
+  # search; `prefix_cache.charged` recomputes them for each path.
   session = driver.new_session(problem)
-  # Keyed by (route, text): different writers of one text make one trace.
+  # Keyed by (route, text of the trace): traces with the same text are the same,
+  # whoever wrote their steps.
   found: dict[tuple[int, str], types.Step] = {}
   pending = collections.deque([()])
   seen = {''}
@@ -115,12 +123,12 @@ async def collect_problem(
       kept = pending.popleft()
       trace = steps_lib.join(kept)
       unknown = [x for x in engines if (x.route, trace) not in found]
-      # Past the limit nothing new is generated, but the traces that are pending
-      # may still lead to replies that were found with earlier ones.
+      # Past the limit no model is called any more. Pending traces are still
+      # visited, because replies to them may have been found earlier.
       if max_replies and len(found) >= max_replies * len(engines):
         unknown = []
-      # All models concurrently: a problem with many traces takes long, and its
-      # shard is written only when its last problem is done.
+      # All models are asked concurrently, because a problem with many traces
+      # takes long, and a shard is written only when its last problem is done.
       written = await asyncio.gather(
           *(_write_to_end(problem, kept, x, sampling, session) for x in unknown)
       )
@@ -128,7 +136,7 @@ async def collect_problem(
         _add(found, trace, steps)
       for engine in engines:
         step = found.get((engine.route, trace))
-        if step is None:  # A token or reply limit ended it.
+        if step is None:  # There is no reply, because of a limit.
           continue
         steps = *kept, step
         is_asked = len(steps) < sampling.max_decisions
@@ -151,6 +159,7 @@ async def collect_problem(
 def _prompt_ids(
     engine: engine_lib.Engine, problem: types.Problem, trace: str
 ) -> tuple[int, ...] | None:
+  """Returns the token ids of a prompt, or None if the engine gives none."""
   ids = engine.encode(problem.question, trace)
   return None if ids is None else tuple(map(int, ids))
 
@@ -162,17 +171,18 @@ async def _write_to_end(
     sampling: driver.Sampling,
     session: str,
 ) -> tuple[types.Step, ...]:
-  """Returns the steps that one model writes from a trace to the end.
+  """Returns the steps that one model writes from a trace to the answer's end.
 
-  One request gives a reply to each prefix of its text. Asked step by step, the
-  model would read again what it has just written.
+  Each of these steps is the model's reply to the trace before it. So one
+  request gives several replies. With one request per step, the model would have
+  to read again the text that it has just written.
   """
   return await driver.write(
       problem,
       kept,
       engine,
       to_end=True,
-      seed=0,  # Without effect under greedy decoding.
+      seed=0,  # The seed has no effect under greedy decoding.
       sampling=sampling,
       session=session,
   )
@@ -183,12 +193,17 @@ def _add(
     trace: str,
     written: Sequence[types.Step],
 ) -> None:
-  """Adds steps that one call wrote after `trace`, each under its own trace."""
+  """Adds the steps that one call wrote after `trace` to the replies `found`.
+
+  Each step is added as a reply to `trace` plus the steps before it.
+  """
   for step in written:
     if steps_lib.is_cut(step):
-      return  # With more tokens left the model would have written more.
-    # Observations do not use a larger model's hidden state, and it is large.
+      return  # Cut off by the token limit, so it is not the model's whole step.
+    # Hidden states of larger models are dropped: they take much space, and
+    # observations do not use them.
     kept = dataclasses.replace(step, hidden=None) if step.route else step
-    # Keeps the first: longer traces may have been derived from it already.
+    # An earlier reply is not replaced, because longer traces may have been
+    # derived from it.
     found.setdefault((step.route, trace), kept)
     trace += step.text

@@ -1,10 +1,10 @@
-"""Collects rollouts: problems as a behaviour policy answered them.
+"""Collects rollouts: answers to problems under a behaviour policy.
 
-In `escalate`, one ladder shows every possible course of a problem. In `switch`
-and `redraft` the number of courses doubles with each step. With greedy models
-they can still be enumerated (`rollout.trees`). Otherwise a behaviour policy
-draws some of them, and training weights these by its recorded action
-probabilities.
+In `escalate`, one ladder covers every possible answer to a problem. In `switch`
+and `redraft` the number of possible answers doubles with each step. With greedy
+decoding they can still be enumerated (`rollout.trees`). Otherwise a behaviour
+policy samples some of them. Its action probabilities are recorded, so that
+training can weight each sampled answer by importance.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
 
-# (problem, index of a trajectory) -> the router that answers it. A router per
-# trajectory, because each needs random numbers of its own.
+# (problem, index of the trajectory) -> the router for this trajectory. Each
+# trajectory has its own router, because each needs its own random numbers.
 Behaviour = Callable[[types.Problem, int], driver.Router]
 Sink = Callable[[int, types.Rollouts], None]
 
@@ -33,7 +33,8 @@ class Plan:
 
   protocol: the decision process.
   sampling: sampling settings and limits of every answer.
-  num_trajectories: trajectories per problem; 0 = only the reference.
+  num_trajectories: number of trajectories per problem; 0 = collect only the
+    answer of the largest model alone.
   seed: of the collection; the seed of each request is derived from it.
   """
 
@@ -66,13 +67,16 @@ async def collect_rollouts(
   Args:
     problems: the problems; they are started in this order.
     engines: A >= 2 engines, smallest first.
-    sink: called with (index, rollouts) when a problem is done, in any order.
+    sink: called with (index of the problem, its rollouts) when a problem is
+      done; problems are done in any order.
     behaviour: returns the router of each trajectory.
-    plan: the settings.
-    accounting: see `driver.answer`; None for routers that ignore `Trace.spent`.
-    grade: the grader.
-    references: problem id -> the largest model's own answer, where it is known
-      already and need not be generated again.
+    plan: settings of the collection.
+    accounting: computes the cost that the routers see in `Trace.spent`; None if
+      they ignore it.
+    grade: the grader of final answers.
+    references: problem id -> the answer of the largest model alone, for
+      problems where it is known, e.g. from an earlier round of on-policy
+      training. It is not generated again.
     **loop: `concurrency` and the other keyword arguments of
       `collect.collect_each`.
 
@@ -82,7 +86,6 @@ async def collect_rollouts(
   """
   if len(engines) < 2:
     raise ValueError(f'Routing needs 2 engines or more, got {len(engines)}.')
-  # E.g. from an earlier round of on-policy training.
   known = references or {}
   await collect.collect_each(
       problems,
@@ -109,11 +112,16 @@ async def collect_problem(
     grade: equivalence.Grader,
     reference: types.Completion | None = None,
 ) -> types.Rollouts:
-  """Returns the rollouts of one problem, collected one after the other."""
+  """Returns the rollouts of one problem, collected one after the other.
+
+  The arguments are those of `collect_rollouts`; `reference` is the known answer
+  of the largest model alone, or None.
+  """
   if reference is None:
     reference = await _answer_alone(problem, engines[-1], plan, grade)
-  # In sequence: concurrency comes from many problems, so that its limit is also
-  # the number of answers in flight.
+  # The trajectories of one problem run one after the other; only problems run
+  # concurrently. So the limit on concurrent problems also limits the number of
+  # answers in flight.
   trajectories = [
       await driver.answer(
           problem,
@@ -124,7 +132,7 @@ async def collect_problem(
           grade=grade,
           seed=plan.seed,
           sampling=plan.sampling,
-          sample=index,  # Part of each request's seed.
+          sample=index,  # Gives each trajectory other random numbers.
       )
       for index in range(plan.num_trajectories)
   ]
@@ -139,28 +147,29 @@ async def _answer_alone(
     plan: Plan,
     grade: equivalence.Grader,
 ) -> types.Completion:
-  """Returns the graded answer of the largest model, without a router."""
+  """Returns the graded answer that the largest model writes alone."""
   session = driver.new_session(problem)
   try:
     written = await driver.write(
         problem,
         (),
         engine,
-        to_end=True,  # One request, as in `Ladder.completions` of step 0.
+        to_end=True,  # One request, like a ladder's completion from step 0.
         seed=plan.seed,
         sampling=plan.sampling,
         session=session,
     )
   finally:
-    # A session of its own: no trajectory may find this answer in its cache.
+    # This answer has its own session, which ends here. Otherwise a trajectory
+    # could find the answer in the prefix cache and would cost less.
     driver.forget([engine], session)
   return await collect.graded(problem, (), written, engine, grade)
 
 
 def without_large_hidden(trajectory: types.Trajectory) -> types.Trajectory:
-  """Returns the trajectory without the larger models' hidden states."""
-  # Observations use the small model's only (`features.observation`), and the
-  # others would take up most of a shard.
+  """Returns the trajectory without the hidden states of larger models."""
+  # Observations use hidden states of the small model only
+  # (`features.observation`); those of larger models would fill most of a shard.
   return dataclasses.replace(
       trajectory,
       steps=tuple(

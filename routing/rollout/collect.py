@@ -1,9 +1,10 @@
-"""Collects ladders: the small trace, and every hand-over from it, graded.
+"""Collects ladders: the small model's answer, and graded hand-overs from it.
 
-From each step prefix of the small trace each larger model writes the rest of
-the answer. Under greedy decoding this need not always be generated. If a larger
-model's completion begins with exactly the small model's next step, then the
-rest of it is also its completion of the next longer prefix.
+From each step prefix of the small model's answer, each larger model writes a
+completion, i.e. the rest of the answer. Under greedy decoding not every
+completion must be generated. If the completion of one prefix begins with
+exactly the small model's next step, then the rest of this completion is also
+the completion of the next longer prefix.
 """
 
 import asyncio
@@ -30,10 +31,10 @@ Sink = Callable[[int, types.Ladder], None]
 
 
 class StayRouter:
-  """A router that never hands over; it yields the small model's own trace."""
+  """A router that never hands over: the small model writes the whole answer."""
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Chooses route 0 at every trace."""
+    """Chooses route 0, whatever the trace is."""
     del trace
     return types.Decision(route=0, score=0.0)
 
@@ -46,9 +47,10 @@ class Plan:
   seed: of the collection; the seed of each request is derived from it.
   num_samples: number of completions per prefix and larger model. It must be 1
     at temperature 0, where all samples would be equal.
-  reuse: whether to reuse greedy completions that are already known, and to keep
-    the prefix cache between the completions of a problem. This saves time only:
-    the recorded tokens are the same, but recorded seconds are lower with reuse.
+  reuse: whether to reuse a greedy completion where the completion of a shorter
+    prefix contains it, and to keep the prefix cache between the completions of
+    a problem. Both save time: the recorded tokens are the same with and without
+    reuse, but the recorded seconds are lower with it.
   """
 
   sampling: driver.Sampling
@@ -84,21 +86,24 @@ async def collect_ladders(
 
   Args:
     problems: the problems; they are started in this order.
-    engines: A >= 2 engines, smallest first; each batches concurrent requests.
-    sink: called with (index, ladder) when a ladder is complete, in any order.
-    plan: the settings.
-    grade: the grader.
+    engines: A >= 2 engines, smallest model first; each must accept concurrent
+      requests.
+    sink: called with (index of the problem, its ladder) when a ladder is
+      complete; ladders are completed in any order.
+    plan: settings of the collection.
+    grade: the grader of final answers.
     **loop: `concurrency` and the other keyword arguments of `collect_each`.
 
   Raises:
-    ValueError: if there are fewer than 2 engines, or the smallest one cannot
-      continue a half-written answer.
+    ValueError: if there are fewer than 2 engines, or the smallest model's
+      engine cannot continue a half-written answer.
     Exception: as `collect_each` does.
   """
   if len(engines) < 2:
     raise ValueError(f'A ladder needs 2 engines or more, got {len(engines)}.')
-  # Only the small model, which writes its trace step by step, needs this. A
-  # larger one may get the kept steps as an instruction (mode 'instruct').
+  # Only the small model must be able to continue a half-written answer, because
+  # it writes step by step. A larger model may instead be shown the kept steps
+  # in its instruction (mode 'instruct').
   engine_lib.require(engines[:1], continues_prefix=True)
   await collect_each(
       problems,
@@ -123,25 +128,27 @@ async def collect_each(
 
   Args:
     problems: the problems; they are started in this order.
-    collect_one: returns the record of a problem.
-    sink: called with (index, record) when a record is complete, in any order.
-    concurrency: the number of problems in flight.
-    on_begin: called before each problem, for a progress bar.
+    collect_one: returns the record of a problem, e.g. its ladder.
+    sink: called with (index of the problem, its record) when a record is
+      complete; records are completed in any order.
+    concurrency: the largest number of problems in progress at a time.
+    on_begin: called before each problem, e.g. to update a progress bar.
     on_done: called after each problem.
-    on_refused: called with (index, error) when an engine has refused a request
-      for good, instead of raising the error; the other problems continue.
+    on_refused: called with (index of the problem, error) when an engine raised
+      `engine.Refused`, i.e. a request would fail again if repeated. The
+      problem gets no record, and the others continue. None = raise the error.
     may_begin: called with the index of the next problem; if it returns False,
       the problem is skipped.
 
   Raises:
     ValueError: if `concurrency` < 1.
     Exception: the first error of `collect_one` or `sink`, with a note that
-      names the problem. All other work is cancelled first.
+      names the problem. The other problems in progress are cancelled first.
   """
   if concurrency < 1:
     raise ValueError(f'concurrency is {concurrency}; allowed: >= 1.')
-  # One iterator for all workers. No lock is needed: they run on one event loop,
-  # and taking the next item does not await.
+  # All workers take problems from this iterator. No lock is needed, because the
+  # workers run on one event loop and do not await while they take an item.
   waiting = iter(enumerate(problems))
 
   async def work() -> None:
@@ -150,11 +157,13 @@ async def collect_each(
         continue
       on_begin()
       try:
-        # At once, so that the sink can write it before a kill.
+        # The sink gets each record at once, so that a killed process loses as
+        # few records as possible.
         sink(index, await collect_one(problem))
       except Exception as error:
         if on_refused is None or not isinstance(error, engine_lib.Refused):
-          # A note keeps the type of the error, by which callers decide.
+          # A note instead of a new exception, because callers catch the error
+          # by its type.
           error.add_note(f'while collecting problem {problem.id}')
           raise
         on_refused(index, error)
@@ -168,13 +177,15 @@ async def _together(
 ) -> list[Result]:
   """Runs coroutines concurrently and returns their results, in order.
 
-  The first error cancels the others.
+  If one of the coroutines fails, the others are cancelled and its error is
+  raised.
   """
   try:
     async with asyncio.TaskGroup() as group:
       tasks = [group.create_task(coroutine) for coroutine in coroutines]
   except* Exception as errors:
-    # The bare error instead of a group, so that callers can catch its type.
+    # The bare error instead of an exception group, so that callers can catch
+    # it by its type.
     raise errors.exceptions[0] from None
   return [task.result() for task in tasks]
 
@@ -185,7 +196,7 @@ async def collect_ladder(
     plan: Plan,
     grade: equivalence.Grader,
 ) -> types.Ladder:
-  """Returns the ladder of one problem."""
+  """Collects the ladder of one problem; arguments as in `collect_ladders`."""
   trajectory = await driver.answer(
       problem,
       StayRouter(),
@@ -196,7 +207,8 @@ async def collect_ladder(
       seed=plan.seed,
       sampling=plan.sampling,
   )
-  # No decision follows step T, so no completion from there is needed.
+  # A router makes at most T decisions, so there is no hand-over after T steps
+  # or more, and no completion of such a prefix is needed.
   decided = trajectory.steps[: plan.sampling.max_decisions]
   per_model = await _together(
       _complete_prefixes(problem, decided, engine, sample, plan, grade)
@@ -204,7 +216,7 @@ async def collect_ladder(
       for sample in range(plan.num_samples)
   )
   completions = [completion for found in per_model for completion in found]
-  # `types.Ladder` promises this order, whatever order the models finished in.
+  # `types.Ladder` promises this order; the models may finish in any other.
   completions.sort(key=lambda c: (c.step, c.route, c.sample))
   return types.Ladder(
       problem=problem,
@@ -222,10 +234,13 @@ async def _complete_prefixes(
     plan: Plan,
     grade: equivalence.Grader,
 ) -> list[types.Completion]:
-  """Returns one larger model's completions of all prefixes, shortest first."""
+  """Returns one larger model's completions of all prefixes, shortest first.
+
+  A hand-over is possible before each of `small_steps`.
+  """
   completions, written = [], ()
-  # The engine never read the prompt of a reused completion. So its tokens must
-  # be counted here, by the engine's own tokenizer.
+  # No engine reports the prompt tokens of a completion that is reused instead
+  # of requested. They must be counted here, with the engine's own tokenizer.
   can_reuse = (
       plan.reuse
       and plan.is_greedy
@@ -234,8 +249,8 @@ async def _complete_prefixes(
   )
   with contextlib.ExitStack() as sessions:
     session = _open_session(sessions, problem, engine)
-    # One after the other, since each completion may contain the next one. Other
-    # problems keep the engine busy meanwhile.
+    # Completions are requested one after the other, because each may contain
+    # the next one. Other problems keep the engine busy in the meantime.
     for t in range(len(small_steps)):
       kept = small_steps[:t]
       known = ()
@@ -243,8 +258,8 @@ async def _complete_prefixes(
         left = driver.tokens_left(kept, plan.sampling.max_tokens)
         known = known_rest(written, small_steps[t - 1], left)
       if not plan.reuse:
-        # An empty cache for each request: its tokens and seconds then do not
-        # depend on the completions before it.
+        # A new session has an empty prefix cache. So the tokens and seconds of
+        # a request do not depend on the completions before it.
         sessions.close()
         session = _open_session(sessions, problem, engine)
       written = known or await driver.write(
@@ -276,7 +291,7 @@ def _open_session(
     problem: types.Problem,
     engine: engine_lib.Engine,
 ) -> str:
-  """Opens a new session, which ends when the stack unwinds."""
+  """Opens a new engine session, which ends when `stack` is closed."""
   session = driver.new_session(problem)
   stack.callback(driver.forget, [engine], session)
   return session
@@ -292,7 +307,17 @@ async def graded(
     sample: int = 0,
     is_reused: bool = False,
 ) -> types.Completion:
-  """Grades what `engine` wrote after the steps `kept`, as a completion."""
+  """Grades an answer that `engine` completed, and returns the completion.
+
+  Args:
+    problem: the problem.
+    kept: the small model's steps before the hand-over.
+    written: the steps that `engine` wrote after `kept`.
+    engine: the engine of the larger model.
+    grade: the grader of final answers.
+    sample: index of the completion among the samples for the same prefix.
+    is_reused: whether `written` comes from the completion of a shorter prefix.
+  """
   prefix, text = steps_lib.join(kept), steps_lib.join(written)
   usage = steps_lib.call_usage(written)
   return types.Completion(
@@ -300,7 +325,8 @@ async def graded(
       route=engine.route,
       sample=sample,
       text=text,
-      # All prompt tokens count as read: at a live hand-over none is cached.
+      # All prompt tokens count as read, because at a live hand-over the prefix
+      # cache of the larger model is empty.
       read=engine.count_tokens(problem.question, prefix)
       if engine.capabilities.counts_tokens
       else int(usage.read + usage.cached),
@@ -314,32 +340,35 @@ async def graded(
 def known_rest(
     written: Sequence[types.Step], small_step: types.Step, tokens_left: int
 ) -> tuple[types.Step, ...]:
-  """Returns the completion of the next longer prefix, if it is known already.
+  """Returns the greedy completion of the next longer prefix, if it is known.
 
-  It is known, under greedy decoding, if `written` begins with exactly the text
-  of `small_step`, ends by itself, and the rest of it fits the token limit.
+  The completion is known if `written` begins with exactly the text of
+  `small_step`, was not cut off by the token limit, and its other steps fit the
+  token limit after the longer prefix.
 
   Args:
-    written: the completion of a prefix.
-    small_step: the small model's step that extends this prefix by one.
-    tokens_left: tokens that may follow the longer prefix.
+    written: the larger model's steps after a prefix.
+    small_step: the small model's step that extends this prefix by one step.
+    tokens_left: number of tokens that may be written after the longer prefix.
 
   Returns:
-    The steps of the known completion; empty if it must be generated. Each has
-    its share of the seconds, in proportion to its tokens.
+    The steps of the completion; empty if the completion must be generated. The
+    seconds of each step are its share, in proportion to its tokens, of the
+    seconds of `written`.
   """
   if not written or written[0].text != small_step.text:
     return ()
-  # The text decides, not the tokens: a prompt holds text only, and the larger
-  # model reads it with its own tokenizer whoever wrote it.
+  # Texts are compared, not token ids: a prompt holds text only, which the
+  # larger model reads with its own tokenizer, whichever model wrote it.
   rest = written[1:]
   count = steps_lib.count_written(rest)
-  # A completion that was cut by its limit might go on from the longer prefix,
-  # because the small model's step may have used fewer tokens of the limit.
+  # After the longer prefix, the token limit may allow more tokens, because the
+  # small model's step may be shorter in tokens. A completion that was cut off
+  # by the limit could then be longer, so it is not reused.
   if not rest or not rest[-1].is_final or count > tokens_left:
     return ()
-  # The seconds of single steps are shares of batches that served many requests;
-  # shares by tokens of the whole call vary less.
+  # The seconds of a single step depend on which other requests were in its
+  # batch. A share of the whole call's seconds, by tokens, varies less.
   whole = steps_lib.call_usage(written)
   return tuple(
       dataclasses.replace(

@@ -1,10 +1,10 @@
-"""Reply trees: every course that a problem can take under any router.
+"""Reply trees: every answer that any router can produce on a problem.
 
 A reply tree is for `switch` and `redraft` what a ladder is for `escalate`. Each
-node is a decision with what the router sees there, each branch is a route that
-it may name, and each leaf is a graded answer with all its calls. A tree is
-built from collected replies, without a model. On each path it holds the steps
-and the calls that the driver would have recorded.
+node is a decision with the trace that the router sees, each branch is a route
+that the router may choose, and each leaf is a graded answer with all its calls.
+A reply tree is built from collected replies, without calling a model. The steps
+and calls on each path are those that the driver would record in a live answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from routing.rollout import steps as steps_lib
 class Leaf:
   """A finished answer.
 
-  calls: the usage of every call in order, discarded drafts included.
+  calls: the usage of every call of the answer in order, including the calls
+    that wrote discarded drafts.
   is_correct: whether the answer grades right.
   """
 
@@ -36,12 +37,14 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-  """A decision.
+  """A decision of the router at one step boundary.
 
-  steps: the accepted steps.
-  draft: the draft that the router sees; None where the protocol has no drafts.
-  calls: the calls paid so far, that of the draft included.
-  branches: `[A]`, entry m is what follows if the router names route m.
+  steps: the accepted steps before the decision.
+  draft: the draft that the router sees; None if the protocol has no drafts.
+  calls: the usage of every call before the decision in order, including the
+    call that wrote the draft.
+  branches: `[A]`; entry m is the next decision, or the finished answer, if the
+    router chooses route m.
   """
 
   steps: tuple[types.Step, ...]
@@ -52,11 +55,12 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class ReplyTree:
-  """A problem with every possible course of its answer.
+  """A problem with every answer that a router can produce.
 
   problem: the problem.
   root: the first decision.
-  reference: the largest model's own answer, as in `types.Rollouts`.
+  reference: the answer that the largest model writes alone, as in
+    `types.Rollouts`.
   """
 
   problem: types.Problem
@@ -69,8 +73,8 @@ class TreeBuilder:
   """Builds reply trees from collected replies.
 
   protocol: `switch` or `redraft`; for `escalate` use ladders.
-  sampling: the settings with which the replies were collected.
-  grade: the grader.
+  sampling: the settings and limits with which the replies were collected.
+  grade: the grader of final answers.
   """
 
   protocol: protocols.Protocol
@@ -85,11 +89,14 @@ class TreeBuilder:
       )
 
   def build(self, record: all_replies.Replies) -> ReplyTree:
-    """Returns the reply tree of one problem.
+    """Returns the reply tree of the problem of `record`.
+
+    Args:
+      record: all replies that were collected on the problem.
 
     Raises:
-      ValueError: naming the problem, if a reply is missing, e.g. because a
-        limit ended its collection early.
+      ValueError: naming the problem, if a reply is missing, e.g. because the
+        collection stopped at its limit on replies.
     """
     walk = _Walk(self, record)
     return ReplyTree(
@@ -98,28 +105,30 @@ class TreeBuilder:
 
 
 class _Walk:
-  """Builds the tree of one problem by recursion over its decisions."""
+  """Builds the reply tree of one problem by recursion over its decisions."""
 
   def __init__(self, builder: TreeBuilder, record: all_replies.Replies):
     self._builder, self._problem = builder, record.problem
     self._caches = record.caches
-    # A reply depends on the text of the trace only, not on who wrote its steps.
+    # A reply depends only on the text of the trace, whichever models wrote it.
     self._replies = {(x.step.route, x.trace): x for x in record.replies}
-    # The prefix cache of each engine at the start of a session. Contents are
-    # immutable tuples, since each path through the tree needs its own.
+    # The prefix cache of each engine is empty at the start of a session. The
+    # contents are immutable tuples, because paths that begin with the same
+    # calls must not change each other's contents.
     self.empty_caches: tuple[prefix_cache.Contents, ...] = ((),) * len(
         self._caches
     )
-    # By text: many leaves have the same answer, and grading may be slow.
+    # Text of an answer -> its grade. Many leaves have the same answer, and
+    # grading may be slow.
     self._grades: dict[str, bool] = {}
 
   def node(self, steps, calls, contents) -> Node:
-    """Returns the decision after `steps`, with all that may follow it.
+    """Returns the decision after `steps`, with the subtree below it.
 
     Args:
       steps: the accepted steps.
-      calls: the calls paid so far.
-      contents: what the session's prefix cache holds at each engine.
+      calls: the usage of every call so far.
+      contents: `[A]`, the contents of each engine's prefix cache.
     """
     draft = None
     if self._builder.protocol.has_draft:
@@ -128,8 +137,8 @@ class _Walk:
     is_last = len(steps) + 1 >= self._builder.sampling.max_decisions
     branches = []
     for route in range(len(contents)):
-      # As in `driver.answer`: route 0 keeps the draft at no further cost, any
-      # other call comes on top of the draft's.
+      # As in `driver.answer`: route 0 accepts the draft without another call.
+      # Any other route makes a call, which is charged in addition to the draft.
       written, after, paid = (draft,), contents, calls
       if route > 0 or draft is None:
         written, after = self._write(route, steps, contents, to_end=is_last)
@@ -140,9 +149,10 @@ class _Walk:
     return Node(steps, draft, calls, tuple(branches))
 
   def reference(self) -> types.Completion:
-    """Returns the largest model's own answer, written in a single call."""
+    """Returns the answer that the largest model writes alone, in one call."""
     route = len(self._caches) - 1
-    # In a session of its own, as `behaviour_rollouts` collects it.
+    # The prefix cache is empty, because `behaviour_rollouts` collects this
+    # answer in a separate session.
     written, _ = self._write(route, (), self.empty_caches, to_end=True)
     usage, text = steps_lib.call_usage(written), steps_lib.join(written)
     return types.Completion(
@@ -150,7 +160,7 @@ class _Walk:
         route=route,
         sample=0,
         text=text,
-        # A completion counts its whole prompt as read.
+        # `Completion.read` counts the whole prompt, cached or not.
         read=int(usage.read + usage.cached),
         written=int(usage.written),
         seconds=float(usage.seconds),
@@ -158,35 +168,47 @@ class _Walk:
     )
 
   def _after(self, steps, calls, contents, route, is_last) -> Node | Leaf:
-    """Returns the next decision, or the leaf, once `route` has written."""
+    """Returns the subtree after a decision: the next node, or a leaf.
+
+    Args:
+      steps: the accepted steps, including what `route` wrote.
+      calls: the usage of every call so far.
+      contents: `[A]`, the contents of each engine's prefix cache.
+      route: the route that the router chose.
+      is_last: whether this was the last decision that is allowed.
+    """
     is_open = driver.is_open(steps, self._builder.sampling)
     if is_open and not is_last:
       return self.node(steps, calls, contents)
-    if is_open:  # The last draft was kept; its writer continues to the end.
+    # Only an accepted draft leaves the answer open after the last decision. Its
+    # writer then continues to the end.
+    if is_open:
       rest, _ = self._write(route, steps, contents, to_end=True)
       steps, calls = (*steps, *rest), (*calls, steps_lib.call_usage(rest))
     return Leaf(calls, self._is_correct(steps_lib.join(steps)))
 
   def _write(self, route, steps, contents, *, to_end=False):
-    """Looks up one call of a route, and charges it for its prompt.
+    """Looks up the steps that one model call would write, and their usage.
 
     Args:
-      route: the writer.
+      route: index of the model that writes.
       steps: the accepted steps.
-      contents: what the session's prefix cache holds at each engine.
+      contents: `[A]`, the contents of each engine's prefix cache.
       to_end: True = the rest of the answer; False = one step.
 
     Returns:
-      The steps, with the usage that the call would have in this session, and
-      the contents after it. If the prompt's token ids are not known, the cached
-      tokens are an upper bound; see `prefix_cache.charged`.
+      The steps, with the usage that the call would have on this path, and the
+      contents of the prefix caches after the call. If the prompt's token ids
+      are not known, the number of cached tokens is an upper bound; see
+      `prefix_cache.charged`.
     """
     written = [self._reply(route, steps)]
     sampling = self._builder.sampling
-    # A call to the end is a chain of replies, each to the trace before it.
+    # The rest of an answer is a chain of replies: each is the model's reply to
+    # the trace that the replies before it have extended.
     while to_end and driver.is_open((*steps, *_steps(written)), sampling):
       written.append(self._reply(route, (*steps, *_steps(written))))
-    # The prompt is that of the call, hence of its first reply.
+    # One call has one prompt, which is the prompt of its first reply.
     prompt = prefix_cache.prompt(
         self._problem.question,
         written[0].trace,
@@ -199,35 +221,45 @@ class _Walk:
     return paid, (*contents[:route], now, *contents[route + 1 :])
 
   def _reply(self, route, steps) -> all_replies.Reply:
-    """Returns the reply of a route to the trace of `steps`."""
+    """Returns the reply of `route` to the trace that consists of `steps`.
+
+    Raises:
+      ValueError: if the reply was not collected, or is longer than the token
+        limit allows after `steps`.
+    """
     reply = self._replies.get((route, steps_lib.join(steps)))
-    # By the counts of this path's writers, fewer tokens may be left than when
-    # the reply was collected. The engine would then cut it off earlier.
+    # The same text has different token counts under different models. If other
+    # models wrote it on this path than in the collection, fewer tokens may be
+    # left, and a live engine would cut the reply off earlier.
     left = driver.tokens_left(steps, self._builder.sampling.max_tokens)
     if reply is None or reply.step.usage.written > left:
       raise ValueError(
           f'Problem {self._problem.id}: the reply of route {route} to a trace '
-          f'of {len(steps)} steps is not known; collect replies without a '
-          'limit, or leave this problem out.'
+          f'of {len(steps)} steps is not known. Collect replies without a '
+          'limit on their number, or leave this problem out.'
       )
     return reply
 
   def _is_correct(self, text: str) -> bool:
+    """Returns whether the answer in `text` grades right; grades it once."""
     if text not in self._grades:
       self._grades[text] = self._builder.grade(text, self._problem.answer)
     return self._grades[text]
 
 
 def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
+  """Returns the step of each reply."""
   return [reply.step for reply in replies]
 
 
 def nodes(tree: ReplyTree) -> Iterator[Node]:
-  """Yields all decisions of a reply tree, each before those that follow it.
+  """Yields all decisions of a reply tree, depth first.
 
-  Branches come in the order of their routes, depth first.
+  Each decision comes before the decisions below it; branches come in the order
+  of their routes.
   """
-  # A stack instead of recursion; reversed, so that route 0 is popped first.
+  # The last entry of this stack is visited next. Branches are pushed in reverse
+  # order, so that route 0 comes first.
   pending: list[Node | Leaf] = [tree.root]
   while pending:
     node = pending.pop()
