@@ -1,10 +1,11 @@
-"""The one calibrator: chooses a policy and thresholds, and proves promises.
+"""The calibrator: chooses policies and thresholds, and proves promises.
 
-It depends neither on the protocol nor on how outcomes were collected: it asks
-two sources for the outcomes of thresholds. On `select` problems it chooses the
-policy of one budget level, and which thresholds are worth testing. On `prove`
-problems, which no stage has seen before, it tests these thresholds. Points
-without a probability are chosen on `select` and promise nothing.
+The calibrator works for every protocol and every way to collect outcomes: it
+asks two sources for the outcomes of thresholds. For each operating point it
+chooses on the `select` problems the policy of one budget level and the
+thresholds worth testing. It tests these thresholds on the `prove` problems,
+which no stage has seen before. Points without a probability in their name are
+chosen on `select` and promise nothing.
 """
 
 from collections.abc import Callable
@@ -30,15 +31,16 @@ Json = dict[str, Any]
 
 
 def loss_test(prove: sources.Source) -> str:
-  """Returns the test of a relative loss, of `risks.P_VALUES`.
+  """Returns the name of the test for a relative loss, one of `risks.P_VALUES`.
 
-  It depends on how outcomes were collected, not on what they show: a test that
-  was chosen by the data would not keep its level.
+  The choice depends on how outcomes were collected, not on their values: a test
+  chosen by the values would exceed its error rate.
 
   Args:
-    prove: the source that is tested on.
+    prove: the source of the outcomes that are tested.
   """
-  # One graded answer has a loss of 0 or 1; several are averaged to a share.
+  # With one graded answer per problem a loss is 0 or 1; with several answers it
+  # is a share, to which the binomial test does not apply.
   return 'binomial' if prove.is_graded_once else 'betting'
 
 
@@ -46,24 +48,25 @@ class Calibrator:
   """Makes the named operating points of one router.
 
   A promise that cannot be made is listed in `refused`, with the reason and,
-  where more problems would help, how many fresh ones are needed. The other
-  points are made all the same.
+  where more problems would help, the number of new problems that are needed. A
+  refusal does not stop the other points.
 
   Args:
-    families: one per policy of the router, i.e. per budget level.
-    select: source of the problems to choose on.
-    prove: source of the problems to test on; `points` is the first to read
-      their outcomes.
+    families: scores and routers per policy, i.e. per budget level; each family
+      turns a threshold into a router.
+    select: source of outcomes of the problems to choose on.
+    prove: source of outcomes of the problems to test on. No outcome of these
+      problems is read before `points` is called.
     settings: which points to make.
     metric: cost metric of budgets and promises.
-    max_decisions: of the protocol; the number of thresholds of a point that has
-      one per decision.
-    hashes: of the checkpoint and of the shards it is calibrated on; stored with
-      each point.
+    max_decisions: T, the largest number of decisions under the protocol, hence
+      the number of thresholds of a point with one threshold per decision.
+    hashes: hashes of the checkpoint and of the calibration shards by name,
+      stored with each point.
 
   Raises:
     ValueError: if the source of `prove` cannot support the settings, or a
-      problem does not say its group.
+      problem has no group.
   """
 
   def __init__(
@@ -89,29 +92,30 @@ class Calibrator:
           for name, source in (('select', select), ('prove', prove))
       }
     self.refused: list[Json] = []
-    # One frontier per policy on `select`; all choices below are made from
-    # these.
+    # One accuracy-cost frontier per policy on `select`. Every choice of a
+    # policy or of a budget's threshold is made from these frontiers.
     self._frontiers = [
         select.frontier(family, metric, settings.num_thresholds)
         for family in families
     ]
 
   def points(self) -> list[Json]:
-    """Returns all points, as entries of `operating_points.json`.
+    """Returns all operating points, as entries of `operating_points.json`.
 
-    It lists what was refused in `refused`.
+    The promises that cannot be made are listed in `refused` instead.
     """
     settings, self.refused = self._settings, []
     points = []
     for budget in settings.budgets:
       points += self._points_or_refusal(
           self._unproven_promise(budget).name,
-          # The default argument binds this budget now; without it every lambda
-          # would see the loop's last one.
+          # The default argument x binds this budget to this lambda; the loop
+          # variable itself would have changed if the lambda ran later.
           lambda x=budget: [self._budget_point(x)],
       )
     promises = settings.risks(loss_test(self._prove))
-    # `CalibrationSettings.risks` lists the alphas first.
+    # Only relative losses alone are promised to groups and with one threshold
+    # per decision. `CalibrationSettings.risks` lists these promises first.
     losses = promises[: len(settings.alphas)]
     starts = f'/steps{",".join(map(str, settings.joint_starts))}'
     for risks in promises:
@@ -132,11 +136,11 @@ class Calibrator:
   def _points_or_refusal(
       self, name: str, make: Callable[[], list[Json]]
   ) -> list[Json]:
-    """Returns the points that `make` returns; none if it refuses.
+    """Returns the points that `make` returns; none if it raises a Refusal.
 
     Args:
-      name: of the point, for the record of a refusal.
-      make: may raise `risks.Refusal`.
+      name: name of the promise, under which a refusal is recorded.
+      make: makes the points, as entries of `operating_points.json`.
     """
     try:
       return make()
@@ -145,7 +149,7 @@ class Calibrator:
       return []
 
   def _record_refusal(self, name: str, refusal: risks_lib.Refusal) -> None:
-    """Adds an entry to `refused`."""
+    """Adds the promise `name` to `refused`, with the reason."""
     self.refused.append(
         {'name': name, 'reason': str(refusal), 'needed': refusal.needed}
     )
@@ -157,10 +161,13 @@ class Calibrator:
       point: thresholds_lib.OperatingPoint,
       **extra,
   ) -> dict[str, Any]:
-    """Returns an entry of `operating_points.json`.
+    """Returns a point as an entry of `operating_points.json`.
 
     Args:
-      **extra: further entries of its promise.
+      name: name of the point.
+      policy_index: index of its policy among `families`.
+      point: the operating point.
+      **extra: further entries of the point's promise.
     """
     return named_points.to_json(
         name,
@@ -177,19 +184,25 @@ class Calibrator:
     try:
       thresholds_lib.check_budget(budget, cheapest)
     except ValueError as error:
-      # A refusal is recorded and the other points are made; a ValueError would
-      # end the calibration.
+      # A Refusal is recorded and the calibration continues with the next point;
+      # a ValueError would end it.
       raise risks_lib.Refusal(str(error), None, note='') from error
 
   def _unproven_promise(self, budget: float) -> thresholds_lib.Promise:
-    """Returns the promise of a budget without a probability: delta is None."""
+    """Returns the entry for a budget that is met on `select` only.
+
+    Its delta is None: nothing is promised about new problems.
+    """
     num = len(self._select.problems)
     return thresholds_lib.Promise('cost', budget, None, num)
 
   def _budget_point(self, budget: float) -> dict[str, Any]:
-    """Returns the most accurate policy and threshold within `budget`.
+    """Returns the point of the most accurate policy and threshold in `budget`.
 
-    Both are chosen on `select`, and nothing is promised.
+    Both are chosen on `select`; the point promises nothing.
+
+    Args:
+      budget: mean cost allowed, a fraction of the all-large cost.
     """
     self._check_budget(budget)
     promise = self._unproven_promise(budget)
@@ -199,18 +212,21 @@ class Calibrator:
       if allowed.size:
         index = thresholds_lib.best(allowed, frontier.accuracy, frontier.cost)
         point = thresholds_lib.point_at(frontier, index, promise)
-        # Among equally accurate policies the first one stays.
+        # `>`: among equally accurate policies the first one is returned.
         if best is None or point.accuracy > best[1].accuracy:
           best = policy_index, point
     return self._json(best[1].name, *best)
 
   def _choose(self, risks: Risks) -> tuple[int, np.ndarray]:
-    """Returns the policy and its `[K]` thresholds that are worth testing."""
+    """Returns the policy to test for `risks`, and its `[K]` thresholds.
+
+    Both are chosen on `select`. The policy is returned as its index.
+    """
     for risk in risks:
       if risk.quantity == 'cost':
         self._check_budget(risk.level)
-    # Chosen first, so that one policy only is tested on `prove`: K hypotheses
-    # rather than K for each policy.
+    # The policy is chosen before any test, so that only its K thresholds are
+    # tested on `prove` rather than K thresholds of each policy.
     policy_index = best_policy(self._frontiers, risks)
     grid = self._select.grid(
         self._families[policy_index], self._settings.num_thresholds
@@ -218,13 +234,18 @@ class Calibrator:
     return policy_index, grid
 
   def _proven_point(self, risks: Risks) -> dict[str, Any]:
-    """Returns a point that was chosen on `select` and proven on `prove`."""
+    """Returns the best point that is proven to keep `risks`.
+
+    Its policy and candidate thresholds are chosen on `select`; the thresholds
+    are tested on `prove`.
+    """
     policy_index, grid = self._choose(risks)
     family = self._families[policy_index]
     if isinstance(self._prove, sources.Recorded):
       scores, routes = self._prove.scores(family)
-      # Weighted trajectories need an off-policy interval: their values are not
-      # in [0, 1], as the p-values require.
+      # Recorded trajectories are reweighted to the policy, so their weighted
+      # values are not in [0, 1], as the p-values require. An off-policy
+      # interval replaces the p-values.
       point = off_policy_risks.for_risks(
           scores,
           self._prove.in_metric(self._metric),
@@ -245,13 +266,13 @@ class Calibrator:
     return self._json(point.name, policy_index, point)
 
   def _group_points(self, risks: Risks) -> list[dict[str, Any]]:
-    """Returns a point for each group whose promise is proven.
+    """Returns a point for each group of problems whose promise is proven.
 
-    It adds the other groups to `refused`.
+    The groups whose promise cannot be proven are added to `refused`.
     """
     policy_index, grid = self._choose(risks)
-    # Groups of `select` only: the number of groups that share delta must be
-    # fixed before the problems of `prove` are seen.
+    # The groups are those of `select`: the number of groups that share delta
+    # must be fixed before the problems of `prove` are seen.
     names = np.unique(self._labels['select'])
     labels = self._labels['prove']
     # `[N]` bool, problems of `prove` in one of these groups.
@@ -261,7 +282,8 @@ class Calibrator:
           f'{risks[0].name}[{label}]',
           risks_lib.Refusal(
               f'No problem of select is in the group {str(label)!r}, so it has '
-              f'no share of delta; groups with one: {", ".join(names)}.',
+              'no share of delta. Groups that have a share: '
+              f'{", ".join(names)}.',
               None,
               note='',
           ),
@@ -288,10 +310,11 @@ class Calibrator:
     return points
 
   def _step_point(self, risks: Risks) -> dict[str, Any]:
-    """Returns a point with one threshold for each of T decisions.
+    """Returns a proven point with one threshold for each of T decisions.
 
-    The candidates that no other beats in both loss and cost on `select` are
-    tested on `prove`, in rising order of loss; see `calibration.joint`.
+    A candidate is a list of T thresholds. The candidates that no other beats in
+    both loss and cost on `select` are tested on `prove`, in rising order of
+    loss; see `calibration.joint`.
     """
     starts = self._settings.joint_starts
     policy_index, _ = self._choose(risks)
@@ -312,7 +335,8 @@ class Calibrator:
     # `[K, T]` candidates: every combination of thresholds per group of
     # decisions.
     found = self._select.evaluate(family, candidates, self._metric)
-    # Safest first. Fixed before `prove` is read, as a fixed sequence requires.
+    # The path begins at the safest candidate. It is fixed before `prove` is
+    # read, as a fixed sequence requires.
     path = joint_lib.pareto_path(found.loss.mean(axis=1), found.mean_cost)
     rising = np.arange(len(path))
     values = self._prove.evaluate(
@@ -333,16 +357,18 @@ class Calibrator:
 def best_policy(
     frontiers: Sequence[frontier_lib.Frontier], risks: Risks
 ) -> int:
-  """Returns the index of the policy with the best threshold within all levels.
+  """Returns the index of the policy whose best threshold keeps all risks.
 
-  Best is the highest accuracy if a cost is promised, otherwise the lowest cost.
+  A threshold keeps a risk here if its mean on `select` is at most the level.
+  The best threshold has the highest accuracy if `risks` bound a cost, otherwise
+  the lowest cost.
 
   Args:
-    frontiers: one per policy, on `select`.
-    risks: the levels.
+    frontiers: accuracy, cost and loss by threshold on `select`, one per policy.
+    risks: the bounds on mean loss or cost.
 
   Raises:
-    risks.Refusal: if no policy has a threshold within all levels.
+    risks.Refusal: if no threshold of any policy keeps all risks.
   """
   values = []
   for frontier in frontiers:
