@@ -76,7 +76,7 @@ class ScriptedEngine:
 
   @property
   def capabilities(self) -> engine_lib.Capabilities:
-    """Returns the engine's capabilities, which include all that exist."""
+    """Returns capabilities in which every flag is True."""
     return engine_lib.Capabilities(
         continues_prefix=True,
         num_log_probs=self.num_top,

@@ -1,9 +1,9 @@
-"""One vLLM request under way, whose tokens are taken step by step.
+"""Takes the tokens of a running vLLM request step by step.
 
 A request may continue speculatively past the end of a step while the policy
-decides. If the policy keeps this model, the next step needs no new request: its
-prompt would be what the request has just read and written. If the policy hands
-over, the speculative tokens are wasted.
+decides which model writes next. If the policy keeps the same model, the next
+step needs no new request: the running request has already read the prompt of
+that step. If the policy hands over, the speculative tokens are wasted.
 """
 
 from collections.abc import AsyncIterator
@@ -22,27 +22,28 @@ from routing.engines import prompts
 from routing.engines import segmentation
 from routing.engines import shared_time
 
-# Characters of left context that decide how a tokenizer splits new text; its
-# words are shorter than this.
+# Number of characters before new text that a tokenizer is given with it. How
+# new text is split depends at most on the word before, which is shorter.
 _NUM_BEFORE = 32
 
 
 class Run:
-  """A vLLM request, and how many of its tokens were taken.
+  """A running vLLM request, whose tokens `take` returns in several parts.
 
-  The usage of the first tokens taken has the tokens that the request read anew
-  or from the cache. Later ones read nothing, because no new request was made:
-  that is what a run saves. Their context has all tokens before them. Each usage
-  has its own written tokens and its share of the seconds.
+  The usage of the first part includes the prompt tokens, read anew or from the
+  cache. Later parts read no prompt, because no new request was made; this is
+  what a run saves. Instead, all tokens before such a part are in its context.
+  Each part is charged with its own written tokens and its share of the seconds.
 
   Args:
     outputs: vLLM's outputs, each with all tokens so far. The next output is
       requested only while a caller waits for tokens.
-    abort: makes vLLM end the request, so that `outputs` ends.
+    abort: coroutine function that makes vLLM end the request and `outputs`.
     prompter: the model's prompter.
-    request: the request; each `take` says where to stop, not the request.
-    prompt: the prompt's ids.
-    route: the model's route.
+    request: the engine's request with which the run begins. Where a step stops
+      is an argument of `take`.
+    prompt: token ids of the prompt.
+    route: route index of the model.
     time: the clock of the back end.
   """
 
@@ -60,33 +61,35 @@ class Run:
     self._decode_tokens = prompter.incremental_decoder(prompt)
     self._num_read, self._route = len(prompt), route
     self._time, self._start = time, time.enter()
-    self._last: Any = None  # The latest of `outputs`.
-    self._num_received = 0  # Tokens in it.
+    self._last: Any = None  # The latest output received.
+    self._num_received = 0  # Number of tokens in the latest output.
     self._num_taken = 0
     self._max_tokens = request.max_tokens
-    self._trace = request.trace  # Including the tokens taken.
-    # The trace ends in `_newest`, taken last; `_before` is the text before it.
+    self._trace = request.trace  # Extended by the text of every taken token.
+    # `_newest` is the text of the last part taken, and `_before` is the end of
+    # the text before that part.
     text = prompter.text(request.question, request.trace)
     self._before = text[-_NUM_BEFORE:]
     self._newest, self._newest_ids = '', []
 
   @property
   def is_over(self) -> bool:
-    """Whether the request has ended and all its tokens were taken."""
+    """True if the request has ended and all its tokens were taken."""
     return self._has_ended and not self._num_left
 
   def can_serve(self, request: engine_lib.Request) -> bool:
-    """Checks whether a new request would get the tokens that follow here.
+    """Checks whether the run's next tokens are those that `request` would get.
 
-    It would if it is greedy and its prompt has exactly the tokens that were
-    read and taken here. It would not if a token spelled the end of a step and
-    more, or if the model wrote other tokens than its tokenizer makes of the
-    text.
+    This is so if the request is greedy and its prompt has exactly the token ids
+    that the run has read and taken. The ids differ if the last token taken had
+    text beyond the end of its step, or if the model wrote other tokens than its
+    tokenizer makes of the same text.
     """
     return (
         request.temperature == 0
         and request.trace == self._trace
-        # The run stops at its own limit, which must not be the earlier one.
+        # The run stops at its own token limit, which must not come before the
+        # limit of the request.
         and request.max_tokens <= self._max_tokens - self._num_taken
         and self._prompter.reads(self._newest_ids, self._before, self._newest)
     )
@@ -97,36 +100,36 @@ class Run:
     """Takes the next tokens, up to and including the string `stop`.
 
     Args:
-      stop: where to stop; None = the end of the answer.
-      room: maximum number of tokens.
+      stop: the string after which to stop; None = the end of the answer.
+      room: maximum number of tokens to take.
 
     Returns:
       The tokens and their usage.
 
     Raises:
       RuntimeError: if vLLM ended the request with an error.
-      Exception: any error of `outputs`; the run is over then.
+      Exception: any error of `outputs`. After an error the run is unusable.
     """
     try:
       pieces, has_stopped = await self._decode_until(stop, room)
-    # Also on cancellation, which is no Exception: a run that never leaves would
-    # take its share of all later seconds.
+    # BaseException includes cancellation. A run that failed without leaving the
+    # clock would be charged a share of all later seconds.
     except BaseException:
       self._time.leave(self._start)
       raise
     output = self._last.outputs[0]
     start, end = self._num_taken, self._num_taken + len(pieces)
     ids = list(output.token_ids[start:end])
-    # vLLM's flat log-probabilities: [n * width], a row of width k + 1 for each
-    # token: the token that was written, then the k most likely ones.
+    # vLLM's flat log-probabilities have shape [n * width] with width = k + 1.
+    # For each token they list the written token, then the k most likely tokens.
     width = len(output.logprobs.logprobs) // len(output.logprobs)
     table = np.array(
         output.logprobs.logprobs[start * width : end * width], np.float32
     ).reshape(-1, width)
     self._num_taken = end
     self._advance(''.join(pieces), ids)
-    # A request that does not speculate also ends at `stop`; that is the end of
-    # the step, not of the answer.
+    # A request that does not speculate ends at `stop` as well. Such an end is
+    # the end of the step, not of the answer.
     is_at_end = self.is_over and not has_stopped
     written = segmentation.Written(
         pieces=pieces,
@@ -140,21 +143,22 @@ class Run:
   async def end(self) -> types.Usage:
     """Cancels the run; returns the usage of the tokens that were not taken.
 
-    Call it only after `take`, whose first usage has the tokens read. Tokens
-    that vLLM writes between its last output and the abort are not reported, so
-    they are in no usage.
+    It may be called only after `take`, because the first part taken is charged
+    with the prompt. vLLM does not report tokens that it writes between its last
+    output and the abort, so these tokens are not charged.
     """
     try:
       await self._abort()
-      # Outputs under way still bring tokens, which are wasted and charged.
+      # The remaining outputs may contain further tokens. They are wasted, and
+      # charged as such.
       while not self._has_ended:
         await self._wait()
-    # If the process died, the request has ended as well, and its tokens are
-    # still to be charged.
+    # If the process has died, the request has ended as well, but its tokens
+    # must still be charged.
     except Exception as error:
       logging.warning(
-          'A request that was being cancelled had already failed: %s; its '
-          'tokens so far are charged.',
+          'A request that was being cancelled had already failed: %s. The '
+          'tokens that it wrote before are charged.',
           error,
       )
     finally:
@@ -163,31 +167,44 @@ class Run:
 
   @property
   def _num_left(self) -> int:
-    """Number of tokens received but not taken."""
+    """The number of tokens that were received but not yet taken."""
     return self._num_received - self._num_taken
 
   @property
   def _has_ended(self) -> bool:
-    """Whether the last output was received."""
+    """True if vLLM has sent the last output of the request."""
     return self._last is not None and self._last.finished
 
   def _advance(self, text: str, ids: list[int]) -> None:
-    """Adds taken tokens to the trace."""
+    """Records a taken part, which extends the trace.
+
+    Args:
+      text: the text of the part.
+      ids: the token ids of the part.
+    """
     self._trace += text
     self._before = (self._before + self._newest)[-_NUM_BEFORE:]
     self._newest, self._newest_ids = text, ids
 
   async def _wait(self) -> None:
-    """Waits for more tokens, or for the end."""
+    """Waits for vLLM's next output, with more tokens or the request's end."""
     self._last = await anext(self._outputs)
-    # Counted now, because vLLM may extend this list before it delivers the
-    # output that reports the new tokens.
+    # The tokens are counted at once, because vLLM may append to this list
+    # before it delivers the output that reports the appended tokens.
     self._num_received = len(self._last.outputs[0].token_ids)
 
   async def _decode_until(
       self, stop: str | None, room: int
   ) -> tuple[list[str], bool]:
-    """Returns the text of each next token, and whether `stop` was found."""
+    """Decodes the next tokens, up to and including the string `stop`.
+
+    Args:
+      stop: the string after which to stop; None = the end of the answer.
+      room: maximum number of tokens.
+
+    Returns:
+      The text that each token adds, and whether `stop` was found.
+    """
     pieces, text = [], ''
     while len(pieces) < room:
       if len(pieces) == self._num_left:
@@ -201,29 +218,35 @@ class Run:
       text += piece
       if stop is None or not piece:
         continue
-      # Search only where the new piece can have completed `stop`, not the whole
-      # text again for each token.
+      # Only an occurrence of `stop` that ends within the new piece can be new,
+      # so the search begins len(stop) - 1 characters before the piece.
       at = text.find(stop, max(len(text) - len(piece) - len(stop) + 1, 0))
       if at >= 0:
-        # Cut what the last token spells after `stop`. The next step does not
-        # get it: `can_serve` then finds that text and ids differ.
+        # The text of the last token after `stop` is cut off and lost. The run
+        # cannot serve the next step then: `can_serve` finds that the token's
+        # text and id differ.
         pieces[-1] = piece[: len(piece) - (len(text) - at - len(stop))]
         return pieces, True
     reason = self._last.outputs[0].finish_reason
     if reason not in (None, 'stop', 'length'):
       raise RuntimeError(
           f'vLLM ended a request with finish reason {reason!r}; allowed: '
-          "'stop', 'length'. See its log."
+          "'stop', 'length'. See the log of the vLLM process."
       )
     return pieces, False
 
   def _usage(self, start: int, end: int, is_last: bool) -> types.Usage:
-    """Returns the usage of the tokens from `start` up to `end`."""
+    """Returns the usage of the tokens with indices from `start` up to `end`.
+
+    Args:
+      start, end: bounds of the part among the tokens that the run wrote.
+      is_last: no further part follows, so the run leaves the clock.
+    """
     measure = self._time.leave if is_last else self._time.since
     seconds = measure(self._start)
-    self._start += seconds  # The next usage counts from here.
+    self._start += seconds  # Charged seconds must not be charged again.
     usage = types.Usage(self._route, 0, 0, end - start, seconds)
-    # Later tokens of the same request: the prompt is paid for already.
+    # A part that is not the first has the prompt, already paid for, in context.
     if start:
       return dataclasses.replace(usage, in_context=self._num_read + start)
     cached = self._last.num_cached_tokens or 0

@@ -1,9 +1,9 @@
-"""Runs vLLM in this process: one asynchronous engine for each model.
+"""Defines the engine that writes with a model run by vLLM, without a server.
 
 vLLM keeps each model in a process of its own, batches its requests, and caches
-prefixes in blocks. The tokens charged as cached are those that vLLM reports as
-not read again, in whole blocks. Built on vLLM's V1 engine (Kwon et al. 2023,
-arXiv 2309.06180).
+prefixes in blocks. Prompt tokens are charged as cached if vLLM reports them as
+found in its prefix cache. The engine uses vLLM's V1 `AsyncLLMEngine` (Kwon et
+al. 2023, arXiv 2309.06180).
 """
 
 import asyncio
@@ -25,30 +25,30 @@ from routing.engines import segmentation
 from routing.engines import shared_time
 from routing.engines import speculation
 
-# Tokens in a cached block; vLLM's default on most devices. Replayed costs are
-# wrong where the device's default differs: then set `extra.block_size`.
+# Number of tokens in a cached block, by vLLM's default on most devices. If the
+# default of the device differs, set `extra.block_size`: otherwise the cost of
+# replies that are looked up, not written, is wrong.
 _BLOCK_SIZE = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a model is loaded and run.
+  """Settings with which vLLM loads and runs a model.
 
-  max_length: maximum tokens of question and answer together.
+  max_length: maximum number of tokens of question and answer together.
   dtype: type of weights and activations; 'auto' = as saved.
   memory_share: share of the accelerator's memory, in (0, 1], for weights and
     cache. The shares of models on one accelerator must sum to less than 1. None
     = vLLM's default.
   cache_bytes: size of the prefix cache, instead of the rest of `memory_share`.
-    If it is too small for all concurrent traces, vLLM evicts the oldest blocks;
-    these are read, and charged, again.
+    If the cache is too small for all concurrent traces, vLLM evicts the oldest
+    blocks; their tokens are read, and charged, again.
   tensor_parallel_size: number of accelerators that share the model.
-  num_slots: maximum number of concurrent answers; further ones wait.
+  num_slots: maximum number of concurrent requests; further requests wait.
   num_log_probs: k, the number of top log-probabilities for each token.
-  speculates: if another step is likely to be requested, a greedy model
-    continues speculatively past the end of the step, and is cancelled if it is
-    not. With a temperature it never does, as each step has its own seed.
-  enforce_eager: do not compile; starts sooner, runs slower.
+  speculates: whether greedy requests with `may_speculate` continue past the end
+    of a step. Sampled requests never do, as each step has its own seed.
+  enforce_eager: True = do not compile; vLLM starts sooner and runs slower.
   extra: further arguments of vLLM's `AsyncEngineArgs`; they override the above.
   """
 
@@ -74,7 +74,11 @@ class Settings:
       raise ValueError(f'num_log_probs is {self.num_log_probs}; allowed: >= 0.')
 
   def engine_args(self, model: str) -> dict[str, Any]:
-    """Returns the arguments of vLLM's engine."""
+    """Returns the arguments for vLLM's `AsyncEngineArgs`.
+
+    Args:
+      model: directory of the weights, or a name on the Hugging Face hub.
+    """
     args = dict(
         model=model,
         dtype=self.dtype,
@@ -85,12 +89,12 @@ class Settings:
         max_num_seqs=self.num_slots,
         max_logprobs=self.num_log_probs,
         enforce_eager=self.enforce_eager,
-        # Costs assume a prefix cache, whatever vLLM's default is.
+        # Cost accounting assumes a prefix cache, whatever vLLM's default is.
         enable_prefix_caching=True,
         disable_log_stats=True,
         seed=0,
     )
-    # vLLM has its own defaults for what is None here.
+    # Arguments that are None are omitted, so that vLLM's defaults apply.
     args = {name: value for name, value in args.items() if value is not None}
     return args | dict(self.extra)
 
@@ -98,11 +102,11 @@ class Settings:
 class VllmEngine:
   """An engine that writes steps with one model that vLLM runs.
 
-  Results depend on the request's seed alone, up to rounding: other requests in
-  the batch change the shapes of matrix products. A process that dies is
-  restarted once, and its requests are repeated. A speculative run
-  (`speculation.Run`) writes the same text as one request per step would. Only
-  the number of wasted tokens depends on what else is running.
+  Concurrent requests do not change a result, except by rounding: they change
+  the shapes of matrix products. A process that dies is restarted once, and its
+  requests are repeated. A speculative run (`speculation.Run`) writes the same
+  text as one request per step would. Only the number of wasted tokens depends
+  on the concurrent requests.
 
   Args:
     name: the model's name.
@@ -146,7 +150,7 @@ class VllmEngine:
     self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
-    # By session: the speculative run, and the wasted tokens not yet reported.
+    # By session: the running request, and the wasted tokens not yet reported.
     self._runs: dict[str, speculation.Run] = {}
     self._wasted: dict[str, types.Usage] = {}
     self._ending: set[asyncio.Task] = set()
@@ -170,14 +174,14 @@ class VllmEngine:
       engine_lib.Refused: if the prompt leaves no room for a token.
       engine_lib.EngineDied: if the process has died for the second time.
     """
-    counts = []  # Tokens that each call wrote.
+    counts = []  # The number of tokens that each call wrote.
 
     async def call(text: str, stop: str | None, max_tokens: int):
       following = dataclasses.replace(
           request,
           trace=request.trace + text,
           max_tokens=max_tokens,
-          # Another seed for each call, or all would draw the same noise.
+          # With one seed, all calls would draw the same sampling noise.
           seed=request.seed + len(counts),
       )
       part, usage = await self._call(following, stop)
@@ -215,22 +219,22 @@ class VllmEngine:
     Raises:
       engine_lib.EngineDied: if it was restarted before, or does not start.
     """
-    # All requests of a dead process come here at once. The lock lets the first
-    # restart it; the others then find a healthy process.
+    # All requests of a dead process call this method at once. The lock lets the
+    # first restart the process; the others then find a healthy one.
     async with self._restarting:
       if not self._llm.errored:
         return
       if self.num_restarts:
         raise engine_lib.EngineDied(
             f'The process of {self.name} (route {self.route}) has died a '
-            'second time and is not restarted; its own log, above, says why.'
+            "second time and is not restarted. See vLLM's log above."
         )
       self.num_restarts += 1
       logging.warning(
           'The process of %s has died; restarting it, once.', self.name
       )
-      # In threads: both block for seconds to minutes, and the other engines
-      # share this event loop.
+      # Shutdown and start run in threads: each blocks for seconds to minutes,
+      # and the other engines share this event loop.
       await asyncio.to_thread(self._llm.shutdown)
       try:
         self._llm = await asyncio.to_thread(self._start)
@@ -250,7 +254,7 @@ class VllmEngine:
       await asyncio.to_thread(llm.shutdown)
 
   def _start(self):
-    """Loads the model; returns vLLM's engine."""
+    """Starts vLLM's process for the model; returns vLLM's engine."""
     import vllm
 
     known = {field.name for field in dataclasses.fields(vllm.AsyncEngineArgs)}
@@ -267,10 +271,10 @@ class VllmEngine:
   async def _call(
       self, request: engine_lib.Request, stop: str | None
   ) -> tuple[segmentation.Written, types.Usage]:
-    """Returns the text after the trace, up to and including `stop`.
+    """Returns the tokens after the trace, up to and including `stop`.
 
-    The tokens come from the session's run if it has what a new request would
-    get, else from a new request.
+    They are taken from the session's running request if it can serve `request`,
+    and otherwise from a new vLLM request.
 
     Returns:
       The tokens and their usage.
@@ -280,7 +284,8 @@ class VllmEngine:
     run = self._runs.get(request.session)
     if run is not None and not run.can_serve(request):
       await self._end(request.session)
-    # Taken out while in use: a run whose `take` fails must not be used again.
+    # The run is not in `_runs` while in use: if `take` fails, it must not be
+    # used again.
     run = self._runs.pop(request.session, None)
     while True:
       run = run or self._begin(request, stop)
@@ -288,8 +293,8 @@ class VllmEngine:
         part, usage = await run.take(stop, request.max_tokens)
         break
       except exceptions.EngineDeadError:
-        # Tokens that were not taken are lost; a new request continues from the
-        # trace. After a second death `restart` raises, which ends the loop.
+        # Tokens that were not taken are lost, and a new request continues the
+        # trace. If the process dies again, `restart` raises and ends the loop.
         run = None
         await self.restart()
     if not run.is_over:
@@ -301,13 +306,13 @@ class VllmEngine:
   async def _end(self, session: str) -> None:
     """Cancels the session's run, if any, and stores its wasted tokens.
 
-    Only `cancel_speculation` reports wasted tokens. If they were charged to a
-    step, they would reduce the tokens left for the answer, and the answer would
+    Wasted tokens are reported by `cancel_speculation`, never by a step. They
+    would otherwise count against the answer's token limit, and the answer would
     depend on timing.
     """
     run = self._runs.pop(session, None)
     if run is not None:
-      # Several runs may have been cancelled since the last report.
+      # `_wasted` may have tokens of other runs that were not yet reported.
       usages = [await run.end()]
       if session in self._wasted:
         usages.append(self._wasted[session])
@@ -316,7 +321,7 @@ class VllmEngine:
   def _begin(
       self, request: engine_lib.Request, stop: str | None
   ) -> speculation.Run:
-    """Starts a new vLLM request."""
+    """Starts a new vLLM request that stops at `stop`, unless it speculates."""
     import vllm
 
     prompt = self._prompter.ids(request.question, request.trace)
@@ -325,11 +330,12 @@ class VllmEngine:
       raise engine_lib.Refused(
           f'No token can be written: the prompt has {len(prompt)} tokens, '
           f'max_tokens is {request.max_tokens}, and max_length of {self.name} '
-          f'is {self._settings.max_length}. Raise either, or stop earlier.'
+          f'is {self._settings.max_length}. Raise the limit, or end the answer '
+          'earlier.'
       )
     inputs = vllm.TokensPrompt(prompt_token_ids=prompt)
-    # The salt is part of the hash of each cached block, so that sessions do not
-    # share prefixes and their costs do not depend on each other.
+    # The salt is part of the hash of each cached block. Sessions with different
+    # salts share no cached prefix, so their costs are independent.
     if request.session:
       inputs['cache_salt'] = request.session
     params = self._sampling_params(request, stop, room)
@@ -347,7 +353,7 @@ class VllmEngine:
   def _sampling_params(
       self, request: engine_lib.Request, stop: str | None, room: int
   ):
-    """Returns vLLM's sampling parameters, with the conditions to stop."""
+    """Returns vLLM's sampling parameters for at most `room` new tokens."""
     import vllm
     from vllm import sampling_params
 
@@ -360,24 +366,25 @@ class VllmEngine:
         and not request.temperature
     )
     if speculates:
-      stop = None  # `speculation.Run` finds the ends of steps itself.
+      stop = None  # vLLM must not stop; `speculation.Run` finds the step's end.
     return vllm.SamplingParams(
         temperature=request.temperature,
         seed=request.seed,
         max_tokens=room,
         stop=stop,
-        # A delimiter that is one token stops vLLM at that token. A stop string
-        # is found only later, in the text: more may have been written and
-        # cached by then, and cached tokens would depend on timing.
+        # A token that contains the delimiter stops vLLM at once. A stop string
+        # is found later, in the decoded text. By then more tokens may be
+        # written and cached, and cached tokens would depend on timing.
         stop_token_ids=self._stop_ids if stop == types.DELIMITER else None,
         include_stop_str_in_output=True,
-        # `speculation.Run` decodes the tokens; vLLM needs the text only to find
-        # the stop string.
+        # vLLM needs the text only to find the stop string: `speculation.Run`
+        # decodes the tokens itself.
         detokenize=stop is not None,
         logprobs=self._settings.num_log_probs,
         flat_logprobs=True,  # Flat lists, not an object per alternative.
-        # A run is read while it is being written. Other requests are needed
-        # only when complete; one output each saves the traffic.
+        # A speculating request is read while it is being written, so it must
+        # send partial outputs. Others are read when complete; one output each
+        # saves traffic between processes.
         output_kind=kinds.CUMULATIVE if speculates else kinds.FINAL_ONLY,
     )
 
