@@ -346,7 +346,7 @@ class EmpiricalBernsteinTest(parameterized.TestCase):
 
   @parameterized.parameters(([0.5],), ([0.5, 1.5],), ([-0.5, 0.5],))
   def test_bad_values_raise(self, values):
-    with self.assertRaisesRegex(ValueError, r'two or more values in \[0, 1\]'):
+    with self.assertRaisesRegex(ValueError, r'two or more in \[0, 1\]'):
       importance.empirical_bernstein_lower(np.array(values), 1.0, 0.1)
 
 

@@ -29,22 +29,26 @@ from routing.rollout import driver
 from routing.shards import json_cache
 from routing.shards import manifest as manifest_lib
 
-# Tolerance of `compare`, as a fraction of the all-large cost. Batches store
-# costs as float32, whose rounding is far smaller; one token is far larger.
+# `compare` treats costs as equal if they differ by less than this fraction of
+# the cost of the largest model alone. The tolerance lies far above the rounding
+# of float32, in which batches store costs, and far below the cost of one token.
 SAME_COST = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Answering:
-  """The settings under which problems are answered live.
+  """The settings under which engines answer problems live.
 
-  make_engines: returns the engines, one per route; they are closed after use.
-  protocol: who may write which step.
-  accounting: cost accounting, also behind the cost features of routers.
-  sampling: settings of the generated traces.
-  grade: the grader.
-  seed: seed of the requests; with that of collection the requests are the same.
-  concurrency: problems in flight; answers do not depend on it.
+  make_engines: returns the engines, one per route; the engines are closed after
+    use.
+  protocol: which route may write which step.
+  accounting: cost accounting, from which routers' cost features are computed.
+  sampling: temperature and limits of each answer.
+  grade: the grader of final answers.
+  seed: seed of the requests. With the seed of the collection, the same requests
+    are sent as in the collection.
+  concurrency: number of problems answered at the same time; answers do not
+    depend on it.
   made_by: JSON-like; the models and everything else about the back ends that
     changes answers, e.g. hashes of the weights. Cached answers with another
     value are not used.
@@ -60,14 +64,15 @@ class Answering:
   made_by: Any = None
 
   def key(self) -> dict[str, Any]:
-    """Returns everything but problems and router that answers depend on."""
-    # Not the concurrency and the engines' addresses: answers do not depend on
-    # them, and a cache should survive their change.
+    """Returns the settings that answers depend on, as part of a cache key."""
+    # The concurrency and the engines' addresses are left out: answers do not
+    # depend on them, so cached answers should survive their change.
     return {
         'protocol': dataclasses.asdict(self.protocol),
         'sampling': dataclasses.asdict(self.sampling),
         'accounting': dataclasses.asdict(self.accounting),
-        # Functions have a qualified name; instances are named by their class.
+        # A grader that is a function has a qualified name; an object is named
+        # by its class.
         'grade': getattr(self.grade, '__qualname__', type(self.grade).__name__),
         'seed': self.seed,
         'made_by': self.made_by,
@@ -81,8 +86,12 @@ async def answer_all(
     engines: Sequence[engine_lib.Engine],
     progress: progress_lib.Progress | None = None,
 ) -> list[types.Trajectory]:
-  """Answers all problems under one router, and leaves engines open."""
-  answered = {}  # By index: problems finish in any order.
+  """Answers all problems with one router; the caller closes the engines.
+
+  Returns:
+    N trajectories, in the order of `problems`.
+  """
+  answered = {}  # Index of the problem -> answer: problems finish in any order.
 
   async def answer(problem: types.Problem) -> types.Trajectory:
     return await driver.answer(
@@ -113,14 +122,17 @@ def answer_under(
     routers: Collection[driver.Router],
     on_answered: Callable[[int, list[types.Trajectory]], None] | None = None,
 ) -> list[list[types.Trajectory]]:
-  """Answers all problems under each router in turn.
+  """Answers all problems with each router in turn, on newly made engines.
 
   Args:
-    answering: the settings.
+    answering: the settings of the answers; it makes the engines.
     problems: N problems.
     routers: K routers.
     on_answered: called with the index of each router and its N answers, before
       the next router starts.
+
+  Returns:
+    For each router its N trajectories, in the order of `problems`.
   """
 
   async def run() -> list[list[types.Trajectory]]:
@@ -128,8 +140,8 @@ def answer_under(
     total = len(problems) * len(routers)
     try:
       with progress_lib.Progress(total, 'live', unit='problem') as progress:
-        # One router after the other: engines keep their caches, and an
-        # interruption loses the answers of one router only.
+        # Routers run one after the other: the engines keep their prefix caches,
+        # and an interruption loses the answers of one router only.
         for index, router in enumerate(routers):
           answers.append(
               await answer_all(answering, problems, router, engines, progress)
@@ -138,7 +150,8 @@ def answer_under(
             on_answered(index, answers[-1])
       return answers
     finally:
-      # In the loop that used them: clients are bound to their event loop.
+      # Engines are closed in the event loop that used them, because the HTTP
+      # client of an engine is bound to one event loop.
       for engine in engines:
         await engine.close()
 
@@ -147,18 +160,19 @@ def answer_under(
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-  """A source that answers the problems at each threshold.
+  """A source in which models answer the problems again at each threshold.
 
-  answering: the settings.
+  answering: the settings of the answers.
   problems: the N problems.
   large_correct: `[N]` float, 1 where the largest model alone is right.
   large_cost: cost metric -> `[N]` float64, cost of the largest model alone, in
     the unit of the metric.
-  random_router: returns the router that hands over at a rate; for `at_rates`.
+  random_router: makes the random router of a hand-over rate; only `at_rates`
+    needs it.
   grid_source: recorded trajectories on the same problems, whose scores give the
-    grid of thresholds; None = thresholds come from elsewhere.
+    grid of thresholds. If None, `grid` and `frontier` raise an error.
   folder: cache of answers, one file per threshold. An interrupted run resumes
-    from it, and other runs reuse it; None = no cache.
+    from the cache, and other runs reuse it; None = no cache.
   """
 
   answering: Answering
@@ -172,7 +186,7 @@ class Live:
   kind: str = dataclasses.field(default='live', init=False)
 
   def grid(self, family: sources.Family, size: int) -> np.ndarray:
-    """See `Source.grid`; the scores are those of `grid_source`.
+    """See `Source.grid`; quantiles of the scores of `grid_source`.
 
     Raises:
       ValueError: if there is no `grid_source`.
@@ -187,7 +201,7 @@ class Live:
   def answerable(
       self, family: sources.Family, thresholds: np.ndarray
   ) -> np.ndarray:
-    """Returns True for every threshold."""
+    """Returns True for every threshold, since models can answer at any."""
     del family
     return np.ones(len(thresholds), bool)
 
@@ -195,8 +209,8 @@ class Live:
       self, family: sources.Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
     """See `sources.Source.evaluate`; runs models for uncached thresholds."""
-    # Cache keys are JSON, which has no infinity. For the key only: a finite
-    # stand-in beyond every score.
+    # Cache keys are JSON, which has no infinity. In the keys, a finite number
+    # beyond every score stands for it; the routers get the real threshold.
     kappas = np.clip(thresholds, -1e300, 1e300).tolist()
     routers = [family.at(kappa) for kappa in thresholds]
     return self._outcomes(family.fingerprint, kappas, routers, metric)
@@ -209,8 +223,9 @@ class Live:
     return sources.frontier_on_grid(self, family, grid, metric)
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
-    """See `sources.Source.at_rates`; one random draw at each rate."""
-    # The draws are hashes of seed, question and step: reruns hit the cache.
+    """See `sources.Source.at_rates`; one random run per rate, no mean."""
+    # The draws are hashes of seed, question and step, so a second run repeats
+    # them and finds its answers in the cache.
     routers = [self.random_router(float(rate)) for rate in rates]
     return self._outcomes('random', list(map(float, rates)), routers, metric)
 
@@ -226,17 +241,19 @@ class Live:
     """Returns the outcomes of K routers, from the cache or from engines.
 
     Args:
-      name: identifies the kind of router in the cache.
-      settings: K thresholds or rates, which identify the routers of this kind.
+      name: name of the router family in the cache.
+      settings: the K thresholds or rates of the routers, for the cache keys.
       routers: the K routers.
       metric: cost metric.
     """
-    # Cost metrics are not part of the key: each file holds all of them.
+    # The cost metric is not part of the key: a cache file holds the costs in
+    # every metric.
     keys = [self._key(name, setting) for setting in settings]
     found = [self._cached(key) for key in keys]
     missing = [i for i, content in enumerate(found) if content is None]
 
-    # Called after each router, so that an interruption loses one at most.
+    # `answer_under` calls `store` after each router, so that an interruption
+    # loses the answers of one router at most.
     def store(index: int, answers: list[types.Trajectory]) -> None:
       place = missing[index]
       found[place] = self._measure(answers)
@@ -246,7 +263,7 @@ class Live:
     if missing:
       uncached = [routers[i] for i in missing]
       answer_under(self.answering, self.problems, uncached, store)
-    # One answer per problem, right or wrong, so loss and gain are products.
+    # Each problem has one answer, graded 0 or 1, so loss and gain are products.
     correct = np.array([x['correct'] for x in found])
     cost = np.array([x['cost'][metric] for x in found])  # `[K, N]`.
     alone = self.large_correct
@@ -258,7 +275,7 @@ class Live:
     )
 
   def _key(self, name: str, setting: Any) -> dict[str, Any]:
-    """Returns everything that the answers under one router depend on."""
+    """Returns the cache key: everything that a router's answers depend on."""
     return {
         'router': name,
         'threshold': setting,
@@ -268,18 +285,19 @@ class Live:
 
   def _path(self, key: Mapping[str, Any]) -> pathlib.Path:
     """Returns the cache file of one router's answers."""
-    # The stem is for people; the hash of the whole key makes the name unique.
+    # The stem lets people find a file; the hash of the whole key makes the name
+    # unique.
     stem = re.sub(r'\W+', '-', key['router'])[:60]
     return self.folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.json'
 
   def _cached(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the cached outcomes of one router, None if there are none."""
+    """Returns the cached outcomes of one router, or None."""
     return (
         None if self.folder is None else json_cache.load(self._path(key), key)
     )
 
   def _measure(self, answers: Sequence[types.Trajectory]) -> dict[str, Any]:
-    """Returns correctness and cost in each metric, JSON-like, `[N]` each."""
+    """Returns grade and costs of N answers in the JSON form of the cache."""
     specs = self.answering.accounting.specs
     return {
         'correct': [float(x.is_correct) for x in answers],
@@ -301,21 +319,23 @@ def compare(
   """Compares live answers with predicted outcomes, problem by problem.
 
   The live cost includes wasted tokens, which a model wrote speculatively and
-  nobody used. Records cannot predict them, because they depend on what else was
-  running. A problem therefore agrees if its cost without wasted tokens does.
+  which did not enter the answer. Records cannot predict their number, because
+  it depends on what else was running. A problem therefore counts as agreeing if
+  its grade and its cost without wasted tokens are as predicted.
 
   Args:
     trajectories: N live answers under one router.
-    large_cost: `[N]`, cost of the largest model alone, in the metric of the
-      accounting.
-    predicted: outcomes of one policy on the same problems.
+    large_cost: `[N]`, cost of the largest model alone, in the metric of
+      `answering.accounting`.
+    predicted: `[1, N]` predicted outcomes of this router on the same problems.
     answering: the settings of the live answers.
 
   Returns:
     Accuracy and cost, live and predicted, with the number of agreeing problems.
   """
   specs, metric = answering.accounting.specs, answering.accounting.metric
-  # Both as fractions of the all-large cost, `[N]`.
+  # The total cost and its wasted part, `[N]` each, as fractions of the cost of
+  # the largest model alone.
   cost, wasted = (
       np.array([costs.total_cost(x, specs, metric) for x in calls]) / large_cost
       for calls in (

@@ -1,12 +1,13 @@
-"""Sources: evaluate thresholds on problems, from three kinds of data.
+"""Sources, which evaluate thresholds on problems from three kinds of data.
 
 Calibration and evaluation use a `Source` and need not know about protocols or
 how the records were collected:
 
 known     All paths through each problem are recorded (ladders, reply trees).
           Outcomes are exact look-ups for any threshold.
-recorded  Trajectories of a behaviour policy, with importance weights. Raises
-          a `Refusal` where too few trajectories agree with a threshold.
+recorded  Trajectories of a behaviour policy are recorded, and importance
+          weights estimate the outcomes. Raises a `Refusal` where too few
+          trajectories agree with a threshold.
 live      Engines answer the problems again at each threshold
           (`outcomes.live`).
 """
@@ -42,11 +43,16 @@ class Family(Protocol):
   def score(
       self, decisions: table_lib.Decisions
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns `[M]` scores, and the `[M]` routes chosen at a threshold."""
+    """Returns the score of each decision, and the route to take if it is high.
+
+    Returns:
+      `[M]` scores, and the `[M]` larger routes that are taken where the score
+      reaches the threshold; None = the largest route everywhere.
+    """
     ...
 
   def at(self, threshold: float) -> Any:
-    """Returns the live router at a threshold."""
+    """Returns a `routers.router.Router` that applies this threshold live."""
     ...
 
 
@@ -67,13 +73,14 @@ class Source(Protocol):
   def grid(self, family: Family, size: int) -> np.ndarray:
     """Returns `[K]` rising thresholds from -inf to inf, K <= size + 2.
 
-    They are quantiles of the scores on these problems. Outcomes are not read,
-    so choosing the grid uses up no statistical confidence.
+    The finite thresholds are quantiles of the scores on these problems.
+    Outcomes are not read, so choosing the grid uses up no statistical
+    confidence.
     """
     ...
 
   def answerable(self, family: Family, thresholds: np.ndarray) -> np.ndarray:
-    """Returns `[K]` bool: which thresholds the source can evaluate."""
+    """Returns `[K]` bool, True for each threshold that can be evaluated."""
     ...
 
   def evaluate(
@@ -82,14 +89,17 @@ class Source(Protocol):
     """Returns the outcomes of `[K]` thresholds on the N problems.
 
     Raises:
-      refusal.Refusal: if the source cannot evaluate one of them.
+      refusal.Refusal: if the source cannot evaluate one of the thresholds.
     """
     ...
 
   def frontier(
       self, family: Family, metric: str, size: int
   ) -> frontier_lib.Frontier:
-    """Returns means at every distinct threshold, or at those of a grid.
+    """Returns the mean outcomes of a family as a function of its threshold.
+
+    A known source includes every threshold that changes an outcome; the others
+    use `grid(family, size)`.
 
     Raises:
       refusal.Refusal: if the source cannot evaluate any threshold.
@@ -97,11 +107,14 @@ class Source(Protocol):
     ...
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
-    """Returns the outcomes of random routing at each hand-over rate."""
+    """Returns the outcomes of the random router at each hand-over rate."""
     ...
 
   def largest_alone(self) -> points_lib.Points:
-    """Returns the largest model alone, at cost 1 by definition."""
+    """Returns the outcomes of the largest model alone, as `[1, N]` points.
+
+    Costs are fractions of its cost, so its cost is 1.
+    """
     ...
 
 
@@ -109,15 +122,15 @@ def quantile_grid(scores: np.ndarray, size: int) -> np.ndarray:
   """Returns `[K]` rising thresholds: score quantiles, -inf and inf."""
   if not scores.size:
     return np.array([-np.inf, np.inf])
-  # 'lower' returns scores that occur, rather than interpolating between them: a
-  # threshold between two scores is the same policy as the next score.
+  # 'lower' returns scores that occur instead of interpolating between scores: a
+  # threshold between two scores gives the same policy as the higher of the two.
   inner = np.quantile(scores, np.linspace(0, 1, size), method='lower')
   return np.concatenate([[-np.inf], np.unique(inner), [np.inf]])
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-  """A source in which all paths through each problem are known.
+  """A source that knows the outcome of every path through each problem.
 
   table: outcome table of the N problems.
   problems: the N problems.
@@ -131,21 +144,24 @@ class Known:
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`; quantiles of the scores where an outcome changes."""
-    # A decision that no path reaches at its own score changes no outcome.
+    # An outcome changes only where a threshold interval ends. Scores of other
+    # decisions would waste grid points on equal policies.
     high = known.reached(self.table, *family.score(self.table.decisions)).high
     return quantile_grid(high[high < np.inf], size)
 
   def answerable(self, family: Family, thresholds: np.ndarray) -> np.ndarray:
-    """Returns True for every threshold."""
+    """Returns True for every threshold, since all outcomes are known."""
     del family
     return np.ones(len(thresholds), bool)
 
   def evaluate(
       self, family: Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
-    """See `Source.evaluate`; `[K, T]` thresholds give one per decision."""
+    """See `Source.evaluate`.
+
+    `[K, T]` thresholds give each of the T decisions of a path its own one.
+    """
     scores, routes = family.score(self.table.decisions)
-    # Calibration may give each decision of a path its own threshold.
     at = known.at_thresholds
     if np.ndim(thresholds) == 2:
       at = known.at_depth_thresholds
@@ -168,15 +184,15 @@ class Known:
     return known.largest_alone(self.table)
 
   def oracle(self, prices: Sequence[float], metric: str) -> points_lib.Points:
-    """Returns the best ending of each problem; see `known.oracle`."""
+    """Returns the outcomes of the oracle at each price; see `known.oracle`."""
     return known.oracle(self.table, prices, metric)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-  """A source of trajectories that a behaviour policy collected.
+  """A source that estimates outcomes off-policy from behaviour trajectories.
 
-  The outcome of a problem is its contribution to the weighted estimate, so it
+  The outcome of a problem is its contribution to the weighted estimate, which
   may exceed 1. The mean over problems is the estimate.
 
   batch: B trajectories; features are not standardised.
@@ -201,24 +217,24 @@ class Recorded:
 
   @functools.cached_property
   def decisions(self) -> table_lib.Decisions:
-    """The decisions that were taken, trajectory by trajectory."""
+    """The M recorded decisions without padding, trajectory by trajectory."""
     mask = np.asarray(self.batch.mask, bool)
     depth = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)[mask]
     return table_lib.Decisions(
         features=np.asarray(self.batch.features)[mask],
         uncertainty=self.uncertainty[mask].astype(np.float32),
         depth=depth.astype(np.int32),
-        # A trajectory is a chain, so the parent stands one row before.
+        # A trajectory is a chain: the parent of a decision is the row before.
         parents=np.where(depth > 0, np.arange(len(depth)) - 1, -1).astype(
             np.int32
         ),
     )
 
   def scores(self, family: Family) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `[B, T]` scores of a family, and the routes it would choose."""
+    """Returns the scores and larger routes of a family, both `[B, T]`."""
     mask = np.asarray(self.batch.mask, bool)
     found, chosen = family.score(self.decisions)
-    # Back from the flat `[M]` decisions to `[B, T]`; padding keeps score 0.
+    # The flat `[M]` scores return to `[B, T]`; padding keeps score 0.
     scores = np.zeros(mask.shape)
     routes = np.full(mask.shape, self.batch.available.shape[-1] - 1)
     scores[mask] = found
@@ -227,12 +243,13 @@ class Recorded:
     return scores, routes
 
   def in_metric(self, metric: str) -> types.TrajectoryBatch:
-    """Returns the batch with its costs in a metric."""
+    """Returns the trajectories with their costs in the given cost metric."""
     return dataclasses.replace(self.batch, costs=self.costs[metric])
 
   def grid(self, family: Family, size: int) -> np.ndarray:
     """See `Source.grid`."""
-    # All scores, because another threshold may reach any of these decisions.
+    # The scores of all decisions count, because a policy with another threshold
+    # may reach any of them.
     scores, _ = family.score(self.decisions)
     return quantile_grid(scores, size)
 
@@ -258,7 +275,7 @@ class Recorded:
   ) -> points_lib.Points:
     """See `Source.evaluate`."""
     scores, routes = self.scores(family)
-    # A generator: one `[B, T]` array of weights at a time.
+    # A generator keeps only one `[B, T]` array of weights in memory.
     weights = (
         importance.cumulative_weights(scores, self.batch, kappa, routes)
         for kappa in thresholds
@@ -278,7 +295,7 @@ class Recorded:
     return self._points(weights, metric)
 
   def largest_alone(self) -> points_lib.Points:
-    """See `Source.largest_alone`; recorded once for every problem."""
+    """See `Source.largest_alone`; each problem has one recorded answer."""
     correct = self.large_correct[None].astype(np.float64)
     zeros = np.zeros_like(correct)
     return points_lib.Points(
@@ -286,8 +303,13 @@ class Recorded:
     )
 
   def _points(self, weights, metric) -> points_lib.Points:
-    """Returns the contributions of each problem under K sets of weights."""
-    # Weights do not depend on the metric; only the costs of the batch do.
+    """Returns the outcomes of K target policies, given the weights of each.
+
+    Args:
+      weights: iterable of K `[B, T]` arrays of importance weights.
+      metric: cost metric.
+    """
+    # Only the costs of the batch depend on the metric; the weights do not.
     batch = self.in_metric(metric)
     found = [
         importance.contributions(x, batch, self.owner, self.min_effective_size)
@@ -304,18 +326,18 @@ class Recorded:
 def frontier_on_grid(
     source: Source, family: Family, grid: np.ndarray, metric: str
 ) -> frontier_lib.Frontier:
-  """Returns the frontier at the grid's thresholds that a source can evaluate.
+  """Returns the frontier at those grid thresholds that a source can evaluate.
 
   Raises:
-    refusal.Refusal: if it can evaluate none of them.
+    refusal.Refusal: if the source can evaluate none of the thresholds.
   """
   # A frontier with fewer thresholds is still valid; only an empty one is not.
   evaluable = grid[source.answerable(family, grid)]
   if not evaluable.size:
     raise refusal.Refusal(
         f'None of {len(grid)} thresholds can be evaluated from the records of '
-        f'{len(source.problems)} problems; answer them live, or record a '
-        'behaviour policy closer to the router.',
+        f'{len(source.problems)} problems. Answer the problems live, or record '
+        'trajectories of a behaviour policy closer to the router.',
         None,
         note='',  # No test was made, so the sample may be used again.
     )
