@@ -194,7 +194,7 @@ class RolloutsTest(parameterized.TestCase):
     for change, message in (
         (no_number, 'count/7: step 0: a log-probability is not finite'),
         (no_step, 'count/7 has no decision'),
-        (no_chance, 'count/7, decision 0: the probability is 0.0'),
+        (no_chance, 'count/7, decision 0: the action probability is 0.0'),
     ):
       shutil.rmtree(directory)
       problems = [x.problem for x in rollouts]

@@ -257,7 +257,7 @@ class BatchTest(parameterized.TestCase):
   def test_another_protocol_raises_an_error(self):
     rollouts = _rollouts('redraft', (0, 1, 0))
     with self.assertRaisesRegex(
-        ValueError, 'p: 3 decisions make 3 calls in switch.* has 4'
+        ValueError, 'p: 3 decisions make 3 calls in protocol switch.* has 4'
     ):
       self._batch([rollouts], 'switch')
     (trajectory,) = rollouts.trajectories
@@ -275,7 +275,7 @@ class BatchTest(parameterized.TestCase):
     bad = dataclasses.replace(x.decisions[1], probability=probability)
     x = dataclasses.replace(x, decisions=(x.decisions[0], bad, x.decisions[2]))
     broken = dataclasses.replace(rollouts, trajectories=(x,))
-    with self.assertRaisesRegex(ValueError, 'p, decision 1: the probability'):
+    with self.assertRaisesRegex(ValueError, 'p, decision 1: the action prob'):
       self._batch([broken], 'switch')
 
   def test_bad_trajectories_raise_an_error_that_names_the_problem(self):
@@ -294,7 +294,7 @@ class BatchTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'no trajectories'):
       self._batch([dataclasses.replace(rollouts, trajectories=())], 'switch')
     free = dataclasses.replace(rollouts.reference, written=0)
-    with self.assertRaisesRegex(ValueError, 'p: the all-large cost .* is 0'):
+    with self.assertRaisesRegex(ValueError, 'p: the cost of .* is 0'):
       self._batch([dataclasses.replace(rollouts, reference=free)], 'switch')
 
 

@@ -1,1 +1,1 @@
-"""Turns traces into observation vectors, the same in training and service."""
+"""Turns traces into observation vectors, in training as in service."""

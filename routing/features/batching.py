@@ -1,8 +1,8 @@
-"""Converts rollouts to arrays, and picks the rows of each minibatch.
+"""Converts rollouts to arrays, and selects the rows of each minibatch.
 
-One batch holds the whole training set. Minibatches are rows of it, chosen by a
-pure function of (seed, step), so that a resumed run sees the same minibatches
-as an uninterrupted one.
+One batch holds the whole training set. A minibatch is a set of rows of this
+batch, selected by a pure function of (seed, step). So a resumed run sees the
+same minibatches as an uninterrupted one.
 """
 
 from collections.abc import Iterable
@@ -27,10 +27,11 @@ def with_reference(
     accounting: costs.Accounting,
     records: Sequence[types.Ladder | types.Rollouts],
 ) -> costs.Accounting:
-  """Returns the accounting with `reference` set from records.
+  """Returns the accounting with its `reference` computed from records.
 
-  It becomes the mean all-large cost of the records, in the accounting's metric.
-  Pass training records only, since the observation group `cost` uses it.
+  The reference is the mean cost of the largest model alone, in the metric of
+  the accounting. Pass training records only: the feature group `cost` divides
+  by the reference, so other records would leak into the features.
   """
   all_large = [_all_large_cost(record, accounting) for record in records]
   return dataclasses.replace(accounting, reference=float(np.mean(all_large)))
@@ -39,15 +40,19 @@ def with_reference(
 def _all_large_cost(
     record: types.Ladder | types.Rollouts, accounting: costs.Accounting
 ) -> float:
-  """Returns the cost of the largest model alone, in the metric's own unit."""
+  """Returns what the largest model alone costs on the problem of a record.
+
+  The cost is in the metric's own unit.
+  """
   specs, metric = accounting.specs, accounting.metric
   if isinstance(record, types.Rollouts):
     return costs.completion_cost(record.reference, specs, metric)
   if not record.steps:
     raise ValueError(
-        f'Problem {record.problem.id} has 0 steps; allowed: 1 or more.'
+        f'The ladder of problem {record.problem.id} has 0 steps; allowed: 1 or '
+        'more.'
     )
-  # `all_large` is the same in both views; `draft_is_paid` does not matter.
+  # `draft_is_paid` has no effect on `all_large`; any value would do.
   charged = costs.ladder_costs(record, specs, metric, draft_is_paid=False)
   return charged.all_large
 
@@ -58,13 +63,17 @@ def _observe(
     traces: Iterable[types.Trace],
     config: observation.FeatureConfig,
 ) -> np.ndarray:
-  """Returns the observations of `traces`, `[decisions, F]` float32.
+  """Returns the observations of one problem's traces, `[decisions, F]` float32.
 
   Args:
-    problem: the problem, for error messages.
-    written: the steps that the traces show.
-    traces: one per decision.
-    config: the features.
+    problem: the problem, which error messages name.
+    written: all steps and drafts that the traces show.
+    traces: the trace at each decision, in order.
+    config: the configuration of the features.
+
+  Raises:
+    ValueError: naming the problem, if a log-probability or a feature is not
+      finite.
   """
   try:
     observation.check_log_probs(written)
@@ -76,11 +85,12 @@ def _observe(
 def _check_positive(
     all_large: float, problem: types.Problem, metric: str
 ) -> None:
-  """Raises ValueError unless `all_large`, a denominator, is positive."""
+  """Raises ValueError unless `all_large`, the divisor of costs, is positive."""
   if not all_large > 0:
     raise ValueError(
-        f'Problem {problem.id}: the all-large cost in cost metric {metric} is '
-        f'{all_large}; it must be positive, because costs are fractions of it.'
+        f'Problem {problem.id}: the cost of the largest model alone in cost '
+        f'metric {metric} is {all_large}; it must be positive, because other '
+        'costs are divided by it.'
     )
 
 
@@ -89,16 +99,16 @@ def _paid(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> np.ndarray:
-  """Returns the cost of the calls that each decision caused.
+  """Returns the cost of the calls between each decision and the next one.
 
   Returns:
-    `[decisions]` float64 >= 0, in the metric's own unit; sums to the cost of
+    `[decisions]` float64 >= 0, in the metric's own unit; the sum is the cost of
     the trajectory.
   """
   bounds = traces_lib.num_calls_seen(trajectory, protocol)
-  # Calls bounds[t]:bounds[t + 1] follow decision t. So the draft shown at t + 1
-  # is charged to t, which chose to continue. The first draft precedes every
-  # decision; starting at 0 charges it to the first.
+  # Calls bounds[t]:bounds[t + 1] follow decision t. They include the draft
+  # shown at decision t + 1, because decision t chose to continue. The first
+  # draft precedes every decision; bounds[0] = 0 charges it to decision 0.
   bounds[0] = 0
   return np.array(
       [
@@ -117,18 +127,30 @@ def _decisions(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> dict[str, np.ndarray]:
-  """Returns the fields of `TrajectoryBatch` that have an axis T, unpadded."""
+  """Returns the arrays of one trajectory, with one row per decision.
+
+  Args:
+    rollout: the rollouts of the problem, for the cost of the largest model.
+    trajectory: one of their trajectories.
+    config: the configuration of the features.
+    accounting: charges the calls.
+    protocol: the protocol in which the trajectory was collected.
+
+  Returns:
+    Field name -> array `[decisions, ...]`, for each field of
+    `types.TrajectoryBatch` that has an axis T. There is no padding.
+  """
   problem, decisions = trajectory.problem, trajectory.decisions
   if len(decisions) > config.max_decisions:
     raise ValueError(
         f'Problem {problem.id} has {len(decisions)} decisions; allowed: at '
         f'most {config.max_decisions}.'
     )
-  # Importance weights divide by these probabilities.
+  # Importance weights divide by these probabilities, so none may be 0.
   for t, decision in enumerate(decisions):
     if not 0 < decision.probability <= 1:
       raise ValueError(
-          f'Problem {problem.id}, decision {t}: the probability is '
+          f'Problem {problem.id}, decision {t}: the action probability is '
           f'{decision.probability}; it must be in (0, 1].'
       )
   all_large = _all_large_cost(rollout, accounting)
@@ -138,8 +160,9 @@ def _decisions(
   return {
       'features': _observe(problem, written, seen, config),
       'mask': np.ones(len(decisions), bool),
-      # Writer 0 at every decision: `escalate` asks the router only while the
-      # small model writes, and the other protocols allow every route.
+      # The mask after writer 0 is right at every decision: in `escalate` the
+      # router is asked only while the small model writes, and in the other
+      # protocols the mask does not depend on the writer.
       'available': protocol.action_mask(
           np.zeros(len(decisions), int), len(accounting.specs)
       ),
@@ -155,13 +178,14 @@ def trajectory_batch(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> types.TrajectoryBatch:
-  """Stacks trajectories to arrays, padded to `config.max_decisions` decisions.
+  """Stacks trajectories into arrays, padded to T decisions.
 
   Args:
-    rollouts: of N problems. B is the number of their trajectories together, in
-      the order of the problems.
-    config: the features; its max_decisions is T.
-    accounting: charges the calls; its `reference` scales the feature `spent`.
+    rollouts: the rollouts of N problems. Rows follow the order of the problems;
+      B is the total number of trajectories.
+    config: the configuration of the features; its max_decisions is T.
+    accounting: charges the calls; its `reference` is the unit of the feature
+      `spent`.
     protocol: the protocol in which the rollouts were collected.
 
   Returns:
@@ -169,8 +193,9 @@ def trajectory_batch(
     Padding is 0, except in `available` and `behaviour`, where it is 1.
 
   Raises:
-    ValueError: naming the problem, if a trajectory is of another protocol, has
-      no decision or more than T, or has a log-probability that is not finite.
+    ValueError: naming the problem, if a trajectory was collected in another
+      protocol, has no decision or more than T, or has a log-probability that is
+      not finite.
   """
   pairs = [(x, y) for x in rollouts for y in x.trajectories]
   if not pairs:
@@ -182,8 +207,9 @@ def trajectory_batch(
   batch = types.TrajectoryBatch(
       features=np.zeros((*shape, config.size), np.float32),
       mask=np.zeros(shape, bool),
-      # Ones in the padding keep the softmax over routes and the importance
-      # weight finite there; `mask` removes both from every loss.
+      # Padding is 1 in `available` and `behaviour`, so that the softmax over
+      # routes and the importance weight are finite there. `mask` removes both
+      # from every loss.
       available=np.ones((*shape, num_routes), bool),
       actions=np.zeros(shape, np.int32),
       behaviour=np.ones(shape, np.float32),
@@ -205,11 +231,20 @@ def costs_by_metric(
     protocol: protocols.Protocol,
     config: observation.FeatureConfig,
 ) -> dict[str, np.ndarray]:
-  """Returns `TrajectoryBatch.costs` in every cost metric.
+  """Returns the cost that follows each decision, in every cost metric.
+
+  Results report all metrics, whichever one the policy was trained on.
+
+  Args:
+    rollouts: the rollouts of N problems.
+    accounting: its models charge the calls; its metric is ignored.
+    protocol: the protocol in which the rollouts were collected.
+    config: its max_decisions is T.
 
   Returns:
-    Cost metric -> `[B, T]` float64, fractions of the all-large cost of the same
-    problem in that metric. Rows are as in `trajectory_batch`.
+    Cost metric -> `[B, T]` float64, as in `types.TrajectoryBatch.costs`:
+    fractions of what the largest model alone costs on the same problem in this
+    metric. Rows are as in `trajectory_batch`.
   """
   num = sum(len(x.trajectories) for x in rollouts)
   found = {}
@@ -227,9 +262,9 @@ def costs_by_metric(
 
 
 def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
-  """Returns the batch with standardised features."""
+  """Returns the batch with standardised features; padding stays 0."""
   features = standardize.apply(batch.features, statistics)
-  # Standardising turned the padding's zeros into -mean / std.
+  # `apply` has turned the zeros of the padding into -mean / std.
   features[~batch.mask] = 0.0
   return dataclasses.replace(batch, features=features)
 
@@ -237,11 +272,17 @@ def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
 def minibatch_indices(
     seed: int, step: int, num_problems: int, batch_size: int
 ) -> np.ndarray:
-  """Returns the rows of the minibatch of gradient step `step` (from 0).
+  """Returns the row indices of the minibatch of one gradient step.
 
   Minibatches are consecutive parts of an endless sequence of shuffled epochs.
-  Every problem occurs once per epoch, whether or not the batch size divides N.
-  The result depends on the arguments only, so a resumed run repeats it.
+  Every row occurs once per epoch, whether or not the batch size divides N. The
+  result depends on the arguments only, so a resumed run repeats it.
+
+  Args:
+    seed: of the order of rows.
+    step: index of the gradient step, from 0.
+    num_problems: N, the number of rows.
+    batch_size: number of rows of a minibatch; a number above N means N.
 
   Returns:
     `[min(batch_size, N)]` int32 in [0, N).
@@ -261,9 +302,9 @@ def minibatch_indices(
 
 
 def trimmed(batch: Batch) -> Batch:
-  """Returns the batch without trailing steps at which no row has a decision."""
+  """Returns the batch without the last columns if they hold only padding."""
   if isinstance(batch, types.OutcomeBatch):
-    return batch  # Already as wide as its widest level; `widths` says so.
+    return batch  # Every column is a decision of some problem; see `widths`.
   used = int(np.flatnonzero(batch.mask.any(axis=0)).max(initial=0)) + 1
   return dataclasses.replace(
       batch,

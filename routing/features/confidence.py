@@ -1,9 +1,9 @@
 """Confidence features: statistics of the log-probabilities of a step.
 
-Where an engine gives no log-probabilities, the features are zeros and a mask
-entry says so. Some statistics also appear as log(-x). This transform spreads
-out the region near certainty, where log-probabilities of -0.01 and -0.0001
-differ in meaning by more than their distance says.
+If an engine gives no log-probabilities, the features are 0 and a mask entry is
+0 too. Some statistics x are also given as log(-x). This spreads out the values
+near 0: log-probabilities of -0.01 and -0.0001 are close to each other, but the
+second means a hundred times less doubt.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,16 @@ import numpy as np
 
 from routing import types
 
-# Keeps log(-x) finite for a token of probability 1. Differences below 1e-4 nats
-# carry no information about how certain a model is.
+# This constant is added to -x, so that log(-x) is finite for a token of
+# probability 1. It may blur differences below 1e-4 nats, which carry no
+# information about how certain a model is.
 _FLOOR = 1e-4
 
-# Names of the entries. 'running' ones cover all steps so far, the others only
-# the step under view. A `has_` entry is the mask of the entries it precedes.
+# Names of the features, in order. Features with 'running' in their name are
+# computed over all steps so far, the others over the viewed step only (the
+# draft, or else the last accepted step). `has_log_probs` is the mask of `mean`
+# to `log_neg_last`; `has_top_log_probs` is the mask of `entropy_mean` to
+# `margin_min`.
 NAMES = (
     'has_log_probs',
     'mean',
@@ -40,32 +44,38 @@ NAMES = (
 
 
 def _log_negative(log_prob: float) -> float:
+  """Returns log(-x) of a log-probability x, kept finite at x = 0."""
   # Rounding can make a log-probability slightly positive.
   return float(np.log(max(-log_prob, 0.0) + _FLOOR))
 
 
 def truncated_entropy(top_log_probs: np.ndarray) -> np.ndarray:
-  """Returns the entropy with all tokens outside the top k as one outcome.
+  """Returns the entropy of the next token if only the top k are known.
 
-  With p_1..p_k the top probabilities and r = 1 - sum p_i, it is
+  All tokens outside the top k are treated as one outcome. With p_1..p_k the
+  top probabilities and r = 1 - sum p_i the rest, the entropy is
   H = -sum_i p_i log p_i - r log r.
 
   Args:
-    top_log_probs: `[n, k]` float, descending, k >= 1.
+    top_log_probs: `[n, k]` float, log p_i at each of n token positions,
+      descending, k >= 1.
 
   Returns:
     `[n]` float, nats; a lower bound of the entropy over the vocabulary.
   """
   top = np.exp(top_log_probs)
-  # Clipped: rounded probabilities may sum to slightly more than 1.
+  # Rounded probabilities may sum to slightly more than 1, so r is clipped.
   rest = np.clip(1.0 - top.sum(axis=-1), 0.0, 1.0)
-  # -r log r tends to 0 with r. The inner `where` avoids a warning for log(0).
+  # -r log r tends to 0 as r does. The inner `where` avoids a warning at log(0).
   surprise = np.where(rest > 0, -np.log(np.where(rest > 0, rest, 1.0)), 0.0)
   return -(top * top_log_probs).sum(axis=-1) + rest * surprise
 
 
 def _own(step: types.Step) -> list[float]:
-  """Returns statistics of the log-probabilities of the written tokens."""
+  """Returns a mask and 7 statistics of a step's token log-probabilities.
+
+  These are the features from `has_log_probs` to `log_neg_last` in `NAMES`.
+  """
   log_probs = step.log_probs
   if not log_probs.size:
     return [0.0] * 8
@@ -84,12 +94,17 @@ def _own(step: types.Step) -> list[float]:
 
 
 def _alternatives(step: types.Step) -> list[float]:
-  """Returns entropy, and margin of the most likely over the second token."""
+  """Returns a mask, and statistics of entropy and margin over a step's tokens.
+
+  The margin of a token position is the log-probability of the most likely token
+  minus that of the second. These are the features from `has_top_log_probs` to
+  `margin_min` in `NAMES`.
+  """
   top = step.top_log_probs
   if top.ndim != 2 or not top.size:
     return [0.0] * 5
   entropy = truncated_entropy(top)
-  # With k = 1 the margin is not known; 0 is what a missing signal gives.
+  # With k = 1 the margin is not known, and is 0 like every missing feature.
   margin = top[:, 0] - top[:, 1] if top.shape[1] > 1 else np.zeros(len(top))
   return [
       1.0,
@@ -101,10 +116,10 @@ def _alternatives(step: types.Step) -> list[float]:
 
 
 def _running(steps: Sequence[types.Step]) -> list[float]:
-  """Returns statistics over all steps that have log-probabilities.
+  """Returns three statistics over all steps that have log-probabilities.
 
-  They are the minimum over tokens, the mean over steps of each step's mean, and
-  the log(-x) of the minimum.
+  These are the minimum over all tokens, the mean over steps of each step's
+  mean, and log(-x) of the minimum. All are 0 if no step has log-probabilities.
   """
   seen = [step.log_probs for step in steps if step.log_probs.size]
   if not seen:
@@ -117,12 +132,12 @@ def _running(steps: Sequence[types.Step]) -> list[float]:
 def describe(
     viewed: types.Step | None, steps: Sequence[types.Step]
 ) -> list[float]:
-  """Returns the values of `NAMES`, in that order.
+  """Returns the confidence features of a trace, in the order of `NAMES`.
 
   Args:
-    viewed: the step under view: the draft, or else the last accepted step; None
+    viewed: the viewed step: the draft, or else the last accepted step; None
       before the first step.
-    steps: every step so far, `viewed` included.
+    steps: every step so far, including `viewed`.
   """
   if viewed is None:
     return [0.0] * len(NAMES)

@@ -1,8 +1,8 @@
-"""The observation: the fixed-length vector through which a policy sees a trace.
+"""The observation: a vector of features of a trace, the input of a policy.
 
 `observe` is the only feature function. Training applies it to the traces of
-collected records, the live router to its own trace. Its only input is a
-`Trace`, which holds nothing from the future.
+collected records, and a live router to the trace at hand. Its only input is a
+`types.Trace`, which holds nothing from after the decision.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,17 @@ GROUPS = ('confidence', 'progress', 'cost', 'text', 'hidden')
 class FeatureConfig:
   """The feature groups of an observation, and their widths.
 
+  The viewed step is the draft, or else the last accepted step.
+
   groups: names from `GROUPS`, in the order of the vector.
-  num_routes: A, the length of the one-hot writer.
-  max_decisions: T, the length of the one-hot step index.
-  hidden_size: H, length of the small model's hidden state; 0 = none available.
-  question_width, step_width: number of hash buckets for the text of the
-    question and of the step under view; 0 = leave that text out.
+  num_routes: A, the length of the one-hot encoding of the last writer.
+  max_decisions: T, the length of the one-hot encoding of the step index.
+  hidden_size: H, the length of the small model's hidden state; 0 = the engine
+    gives no hidden states.
+  question_width: number of hash buckets for the text of the question; 0 = the
+    question is left out.
+  step_width: number of hash buckets for the text of the viewed step; 0 = this
+    text is left out.
   max_ngram: length of the longest n-grams that are hashed, in words.
   """
 
@@ -41,7 +46,8 @@ class FeatureConfig:
   max_ngram: int = 3
 
   def __post_init__(self):
-    # JSON gives a list, but the configuration must be hashable and comparable.
+    # JSON gives a list, but the configuration must be hashable, and equal to
+    # one that was made with a tuple.
     object.__setattr__(self, 'groups', tuple(self.groups))
     check_groups(self.groups)
     for name, minimum in (
@@ -62,12 +68,12 @@ class FeatureConfig:
 
   @property
   def size(self) -> int:
-    """F, the length of an observation."""
+    """F, the number of features in an observation."""
     return len(names(self))
 
 
 def check_groups(groups: Sequence[str]) -> None:
-  """Raises ValueError unless `groups` are one or more distinct group names."""
+  """Raises ValueError unless `groups` names one or more groups, each once."""
   if not groups or any(name not in GROUPS for name in groups):
     raise ValueError(
         f'Feature groups are {groups}; allowed: one or more of '
@@ -75,7 +81,7 @@ def check_groups(groups: Sequence[str]) -> None:
     )
   if len(set(groups)) < len(groups):
     raise ValueError(
-        f'Feature groups are {groups}; each may be named only once.'
+        f'Feature groups are {groups}; each group may be named only once.'
     )
 
 
@@ -86,13 +92,15 @@ def configure(
     max_decisions: int,
     hidden_size: int,
 ) -> FeatureConfig:
-  """Returns the `FeatureConfig` for a configuration and its engines.
+  """Returns the `FeatureConfig` of an experiment.
 
   Args:
-    features: the section `features` of a configuration: groups and widths.
-    num_routes: A.
-    max_decisions: T.
-    hidden_size: H of the small engine; 0 = it gives no hidden state.
+    features: the section `features` of the experiment's configuration: groups
+      and widths.
+    num_routes: A, the number of models.
+    max_decisions: T, the largest number of decisions in an answer.
+    hidden_size: H, the length of the small model's hidden state; 0 = its engine
+      gives no hidden states.
   """
   return FeatureConfig(
       **dict(features),
@@ -103,12 +111,12 @@ def configure(
 
 
 def names(config: FeatureConfig) -> tuple[str, ...]:
-  """Returns a name for each of the F entries, as 'group/entry'.
+  """Returns the name of each of the F features, as 'group/entry'.
 
-  The names must be in the order in which the functions of `_BUILDERS` fill the
+  The names are in the order in which the functions in `_BUILDERS` fill the
   vector.
   """
-  # A saved policy refers to columns by position: keep this order stable.
+  # A saved policy refers to features by position: this order must not change.
   entries = {
       'confidence': confidence.NAMES,
       'progress': (
@@ -133,10 +141,10 @@ def names(config: FeatureConfig) -> tuple[str, ...]:
 
 
 def constant(config: FeatureConfig) -> slice:
-  """Returns the columns that are equal at every decision of a trace.
+  """Returns the columns that do not change between decisions on one problem.
 
-  These are the hash buckets of the question. A caller that holds many decisions
-  of one problem may store them once.
+  These are the hash buckets of the question. A caller with many decisions on
+  one problem may store these columns once instead of once per decision.
   """
   places = [
       i
@@ -152,7 +160,7 @@ def check_log_probs(steps: Sequence[types.Step], first: int = 0) -> None:
 
   Args:
     steps: the steps in the order in which they were written.
-    first: index of the first of them within the answer.
+    first: index within the answer of the first entry of `steps`.
   """
   for t, step in enumerate(steps, first):
     if not (
@@ -160,14 +168,15 @@ def check_log_probs(steps: Sequence[types.Step], first: int = 0) -> None:
         and np.isfinite(step.top_log_probs).all()
     ):
       raise ValueError(
-          f'step {t}: a log-probability is not finite; check the engine.'
+          f'step {t}: a log-probability is not finite; check the engine that '
+          'wrote the step.'
       )
 
 
 def viewed_step(trace: types.Trace) -> types.Step | None:
-  """Returns the step under view, or None before the first step.
+  """Returns the draft if there is one, otherwise the last accepted step.
 
-  This is the draft if there is one, and the last accepted step otherwise.
+  Returns None before the first step. Features of a step describe this one.
   """
   if trace.draft is not None:
     return trace.draft
@@ -175,41 +184,46 @@ def viewed_step(trace: types.Trace) -> types.Step | None:
 
 
 def uncertainty(trace: types.Trace) -> float:
-  """Returns the uncertainty score of the step under view, in nats, >= 0.
+  """Returns the uncertainty score of the viewed step, in nats, >= 0.
 
-  The score is minus the lowest log-probability of its tokens; 0 before the
-  first step; NaN if the engine gives no log-probabilities.
+  The score is minus the lowest log-probability of the step's tokens. It is 0
+  before the first step, and NaN if the engine gives no log-probabilities.
   """
   step = viewed_step(trace)
   if step is None:
     return 0.0
-  # NaN, not 0: a step without log-probabilities is not a certain one.
+  # NaN, not 0: without log-probabilities the step must not look certain.
   return -float(step.log_probs.min()) if len(step.log_probs) else float('nan')
 
 
 def _confidence(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  del config  # Fixed width.
+  """Returns the confidence features of the viewed step and of all steps."""
+  del config  # The number of confidence features is fixed.
   steps = trace.steps if trace.draft is None else (*trace.steps, trace.draft)
   return np.asarray(confidence.describe(viewed_step(trace), steps))
 
 
 def _progress(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """Returns step index (fraction, one-hot), accepted tokens, one-hot writer."""
+  """Returns features of how far the answer is, and of who wrote last.
+
+  These are the step index as a fraction of T and one-hot, the number of tokens
+  of the accepted steps, and the last writer's route, one-hot.
+  """
   index = len(trace.steps)
   if index >= config.max_decisions:
     raise ValueError(
         f'The trace has {index} steps; a decision is allowed after at most '
-        f'{config.max_decisions - 1} (max_decisions is '
+        f'{config.max_decisions - 1} steps (max_decisions is '
         f'{config.max_decisions}).'
     )
-  # One-hot as well as a fraction, so that even a linear policy can have a
-  # threshold of its own for each step.
+  # The index is given one-hot as well as as a fraction, so that even a linear
+  # policy can have a different threshold at each step.
   position = np.zeros(config.max_decisions)
   position[index] = 1.0
-  writer = np.zeros(config.num_routes)  # All zero before the first step.
+  writer = np.zeros(config.num_routes)  # Stays 0 before the first step.
   if trace.steps:
     writer[trace.steps[-1].route] = 1.0
-  # Not the draft's tokens: the trace may never contain them.
+  # Tokens of the draft are not counted, since it may be discarded.
   tokens = sum(int(step.usage.written) for step in trace.steps)
   return np.concatenate(
       [[index / config.max_decisions], position, [tokens], writer]
@@ -217,11 +231,13 @@ def _progress(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 
 def _cost(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
+  """Returns the cost so far, as a fraction of the expected all-large cost."""
   del config
   return np.asarray([trace.spent])
 
 
 def _text(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
+  """Returns hashed n-gram counts of the question and of the viewed step."""
   viewed = viewed_step(trace)
   # `hash_ngrams` caches per string, so the question is hashed once per problem.
   return np.concatenate(
@@ -237,20 +253,24 @@ def _text(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 
 def _hidden(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """Returns a flag, then the small model's hidden state; zeros without one."""
+  """Returns 1 and the small model's hidden state at the end of the viewed step.
+
+  Returns zeros if there is no hidden state, or a larger model wrote the step.
+  """
   viewed = viewed_step(trace)
-  # A larger model's hidden state is of another space, and of another width.
+  # The hidden states of larger models are not comparable with the small
+  # model's, and have another width.
   if viewed is None or viewed.hidden is None or viewed.route > 0:
     return np.zeros(1 + config.hidden_size)
   if viewed.hidden.shape != (config.hidden_size,):
     raise ValueError(
-        f'The hidden state has shape {viewed.hidden.shape}; hidden_size asks '
-        f'for ({config.hidden_size},).'
+        f'The hidden state has shape {viewed.hidden.shape}; it must have shape '
+        f'({config.hidden_size},), as hidden_size says.'
     )
   return np.concatenate([[1.0], viewed.hidden])
 
 
-# A group's entries in the order of `names`.
+# Group -> the function that computes its features, in the order of `names`.
 _BUILDERS = {
     'confidence': _confidence,
     'progress': _progress,
@@ -261,23 +281,23 @@ _BUILDERS = {
 
 
 def observe(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """Returns the observation of a trace at a step boundary.
+  """Returns the observation: the feature vector of a trace at a decision.
 
   Args:
     trace: question, accepted steps, the draft if there is one, cost so far.
-    config: the groups and their widths.
+    config: the feature groups and their widths.
 
   Returns:
     `[F]` float32, not standardised, in the order of `names(config)`.
 
   Raises:
-    ValueError: naming the entry, if one is not finite; or if the trace has
-      max_decisions steps or more, or a hidden state of another size.
+    ValueError: if a feature is not finite (the message names it), the trace has
+      max_decisions steps or more, or the hidden state has another size.
   """
   vector = np.concatenate(
       [_BUILDERS[group](trace, config) for group in config.groups]
   ).astype(np.float32)
-  # Checked here, because a single NaN would spread to every weight in training.
+  # A single NaN would spread to every weight in training.
   if not np.isfinite(vector).all():
     bad = names(config)[int(np.argmin(np.isfinite(vector)))]
     raise ValueError(f'Feature {bad} is not finite at step {len(trace.steps)}.')

@@ -1,6 +1,7 @@
-"""Standardises features to zero mean and unit spread over the training set.
+"""Standardises features to mean 0 and standard deviation 1 on the training set.
 
-The statistics are saved with the weights of a policy and applied in service.
+The statistics are saved with the weights of a policy, and the router applies
+them to its observations in service.
 """
 
 from collections.abc import Iterable
@@ -8,19 +9,21 @@ import dataclasses
 
 import numpy as np
 
-# A value beyond five standard deviations comes from a rare hash bucket or a
-# broken engine. Neither should be able to saturate every hidden unit.
+# Standardised features are clipped to [-CLIP, CLIP]. A value beyond five
+# standard deviations comes from a rare hash bucket or a broken engine, and must
+# not be able to saturate every hidden unit.
 CLIP = 5.0
-# Lower bound of the standard deviation: a constant column becomes zeros instead
-# of amplified rounding noise.
+# Lower bound of the standard deviation. Without it, division would amplify the
+# rounding noise of a constant column; with it, the column becomes zeros.
 _MIN_STD = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-  """Mean and spread of each feature over the training set's decisions.
+  """Mean and standard deviation of each feature over the training decisions.
 
-  mean, std: `[F]` float32; std >= 1e-3.
+  mean: `[F]` float32.
+  std: `[F]` float32, at least 1e-3.
   """
 
   mean: np.ndarray
@@ -28,11 +31,11 @@ class Statistics:
 
 
 def measure(features: np.ndarray, mask: np.ndarray) -> Statistics:
-  """Returns mean and standard deviation over the decisions that exist.
+  """Returns mean and standard deviation of each feature, leaving out padding.
 
   Args:
     features: `[N, T, F]` float.
-    mask: `[N, T]` bool, True where the decision exists.
+    mask: `[N, T]` bool, True where the decision exists; the rest is padding.
 
   Raises:
     ValueError: if no decision exists.
@@ -41,20 +44,21 @@ def measure(features: np.ndarray, mask: np.ndarray) -> Statistics:
 
 
 def measure_decisions(features: np.ndarray) -> Statistics:
-  """Returns `measure` for features `[M, F]` of M decisions that all exist."""
+  """Returns the statistics of features `[M, F]` of M decisions, no padding."""
   return measure(features[None], np.ones((1, len(features)), bool))
 
 
 def measure_parts(
     parts: Iterable[tuple[np.ndarray, np.ndarray]],
 ) -> Statistics:
-  """Returns `measure` for data that arrives in parts, e.g. shard by shard.
+  """Returns the statistics of data that arrives in parts, e.g. shard by shard.
 
-  Only one part is in memory at a time. Source: Chan, Golub and LeVeque 1983,
-  "Algorithms for Computing the Sample Variance", equation 2.1.
+  The result is that of `measure` on all data together, but only one part is in
+  memory at a time. Source: Chan, Golub and LeVeque 1983, "Algorithms for
+  Computing the Sample Variance", equation 2.1.
 
   Args:
-    parts: (features, mask) of each part, as in `measure`.
+    parts: (features, mask) of each part, with the shapes of `measure`.
 
   Raises:
     ValueError: if no decision exists in any part.
@@ -63,7 +67,8 @@ def measure_parts(
   # sets A and B together have
   #   n = n_A + n_B,  m = m_A + (m_B - m_A) n_B / n,
   #   S = S_A + S_B + (m_B - m_A)^2 n_A n_B / n.
-  # Unlike sum(x^2) - n m^2, this does not cancel where the mean is large.
+  # The textbook form S = sum(x^2) - n m^2 would lose digits by cancellation if
+  # the mean is large compared with the standard deviation.
   count, mean, squares = 0, 0.0, 0.0
   for features, mask in parts:
     valid = features[mask].astype(np.float64)

@@ -1,8 +1,8 @@
 """Text features: signed hashing of word n-grams, cached per string.
 
-This module is generic on purpose: it knows nothing of any task. A word is a
-single digit, or a run of other characters without space. Hashing needs no
-vocabulary, so a text of another distribution gets a vector of the same width.
+This module does not depend on any task. A word is a single digit, or a run of
+other characters without white space. Hashing needs no vocabulary, so every text
+gets a vector of the same width, whatever words it contains.
 """
 
 import functools
@@ -11,18 +11,18 @@ import re
 
 import numpy as np
 
-# Each digit is a word, so that 41 and 42 share a bucket.
+# Each digit is a word of its own, so that 41 and 42 share the word 4.
 _WORD = re.compile(r'\d|[^\s\d]+')
 
 
 def words(text: str) -> list[str]:
-  """Returns the text's digits and words in order, punctuation included."""
+  """Splits a text into words and digits, in order; punctuation is kept."""
   return _WORD.findall(text)
 
 
 def ngrams(sequence: list[str], largest: int) -> list[str]:
-  """Returns every run of 1 to `largest` words, joined by spaces."""
-  # No two runs give the same string, because no word contains a space.
+  """Returns every run of 1 to `largest` consecutive words, joined by spaces."""
+  # Words contain no space, so different runs give different strings.
   return [
       ' '.join(sequence[start : start + size])
       for size in range(1, largest + 1)
@@ -32,9 +32,12 @@ def ngrams(sequence: list[str], largest: int) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _bucket(ngram: str) -> tuple[int, float]:
-  """Returns a 63-bit hash and a sign, from separate bits of one digest."""
-  # Not `hash`, which Python salts for each process: the weights of a policy
-  # belong to buckets that must stay the same.
+  """Returns a 63-bit hash and a sign for an n-gram.
+
+  Both come from one digest, but from different bits.
+  """
+  # Python's own `hash` is salted for each process. A saved policy has a weight
+  # for each bucket, so the hash must be the same in every process.
   digest = hashlib.blake2b(ngram.encode(), digest_size=8).digest()
   number = int.from_bytes(digest, 'big')
   return number >> 1, 1.0 if number & 1 else -1.0
@@ -42,16 +45,16 @@ def _bucket(ngram: str) -> tuple[int, float]:
 
 @functools.lru_cache(maxsize=1 << 14)
 def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
-  """Returns signed counts of the text's n-grams in `width` hash buckets.
+  """Returns signed counts of a text's n-grams in `width` hash buckets.
 
-  The sign of each n-gram is a hash too, so collisions cancel in expectation:
-  the inner product of two vectors is an unbiased estimate of the inner product
-  of the full counts.
+  A hash decides the sign with which an n-gram is counted. So collisions cancel
+  in expectation: the inner product of two such vectors is an unbiased estimate
+  of the inner product of the two texts' n-gram counts.
 
   Args:
     text: any text; an empty one gives zeros.
     width: number of buckets; 0 gives an empty vector.
-    largest: length of the longest n-grams, in words.
+    largest: number of words in the longest n-grams.
 
   Returns:
     `[width]` float32, read-only because callers share the cached array.
@@ -63,5 +66,6 @@ def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
   for ngram in ngrams(words(text), largest) if width else ():
     number, sign = _bucket(ngram)
     counts[number % width] += sign
-  counts.setflags(write=False)  # A caller's change would alter the cache.
+  # A caller that wrote to the array would change the cached vector of the text.
+  counts.setflags(write=False)
   return counts

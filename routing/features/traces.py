@@ -1,8 +1,8 @@
-"""Reconstructs, from a record, the traces that the router saw live.
+"""Reconstructs the traces that a router saw from a recorded answer.
 
-Training computes features from these traces with the function that the live
-router uses. So a feature can neither differ between the two nor come from the
-future.
+Training computes features from these traces with the same function that a live
+router uses. So a feature in training equals the feature in service, and cannot
+depend on anything that comes after the decision.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,17 @@ def of_ladder(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> types.Trace:
-  """Returns the trace that the driver shows a router at decision `step`.
+  """Returns the trace that a router sees before step `step` of a ladder.
 
-  `previous` is left out: an observation does not need it, and it could be built
-  from the same ladder.
+  The field `previous` is None, because observations do not depend on it.
+
+  Args:
+    ladder: the ladder; the small model has written all steps so far.
+    step: index of the step that the decision is about, from 0.
+    accounting: computes the cost so far.
+    protocol: decides whether the trace has a draft.
   """
-  # With a draft, the call that wrote it is paid before the decision.
+  # If there is a draft, the call that wrote it is charged before the decision.
   drafted = step + 1 if protocol.has_draft else step
   return types.Trace(
       question=ladder.problem.question,
@@ -38,12 +43,12 @@ def of_ladder(
 def num_calls_seen(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> list[int]:
-  """Returns how many of a trajectory's calls were paid before each decision.
+  """Returns how many of a trajectory's calls were charged before each decision.
 
   Returns:
-    One number per decision, which counts the call of the draft on view, and
-    then the number of all calls. Wasted tokens that were written during a
-    decision are charged after it.
+    One number per decision, followed by the total number of calls. The call
+    that wrote the draft on view counts as before the decision. Wasted tokens
+    that were written during a decision count as after it.
 
   Raises:
     ValueError: if the calls do not fit this protocol.
@@ -55,7 +60,9 @@ def num_calls_seen(
 def wasted(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> list[types.Usage]:
-  """Returns the calls of wasted tokens: speculative text that was cancelled.
+  """Returns the recorded calls whose tokens were wasted.
+
+  Wasted tokens are text that was written speculatively and then cancelled.
 
   Raises:
     ValueError: if the calls do not fit this protocol.
@@ -70,14 +77,18 @@ def _places(
 ) -> tuple[list[int], list[int]]:
   """Locates the calls that wrote steps among all calls of a trajectory.
 
-  The other calls are wasted tokens.
+  All other calls are records of wasted tokens.
 
   Returns:
     seen: for each decision, the number of step-writing calls before it.
-    ends: entry i is the number of calls of any sort up to the i-th step-writing
-      call, itself included; entry 0 is 0.
+    ends: entry i is the number of calls, wasted ones included, up to and
+      including the i-th step-writing call; entry 0 is 0.
+
+  Raises:
+    ValueError: if the calls do not fit this protocol.
   """
-  # First the writers of the step-writing calls, as the protocol orders them.
+  # First, `routes` lists who wrote each step-writing call, in order. It follows
+  # from the decisions and the protocol.
   routes, seen = [], []
   if not trajectory.decisions:
     raise ValueError(
@@ -87,23 +98,25 @@ def _places(
   for decision in trajectory.decisions:
     routes += [0] * protocol.has_draft
     seen.append(len(routes))
-    # A kept draft is itself the step; any other choice needs another call.
+    # An accepted draft is the step itself. Any other choice needs another call.
     if decision.route > 0 or not protocol.has_draft:
       routes.append(decision.route)
   if _continues_after_draft(trajectory, protocol):
     routes.append(0)
-  # Then wasted calls in between: at most one follows each step-writing call.
+  # Then find the wasted calls between them: at most one follows each
+  # step-writing call. The pairs are (writer of a call, writer of the next one).
   ends = [0]
   for before, route in itertools.pairwise([None, *routes, None]):
     is_wasted = _is_wasted(trajectory.calls[ends[-1] :], before, route)
     ends.append(ends[-1] + is_wasted + 1)
-  # The last entry counted a step-writing call after the last one.
+  # The last pair has no next call, so the loop has counted one too many.
   total = ends.pop() - 1
   if not seen or total != len(trajectory.calls):
     raise ValueError(
         f'Problem {trajectory.problem.id}: {len(seen)} decisions make {total} '
-        f'calls in {protocol.name}, {protocol.view}; the trajectory has '
-        f'{len(trajectory.calls)}. Was it collected in another protocol?'
+        f'calls in protocol {protocol.name}, view {protocol.view}; the '
+        f'trajectory has {len(trajectory.calls)} calls. Was it collected in '
+        'another protocol?'
     )
   return seen, ends
 
@@ -111,10 +124,10 @@ def _places(
 def _continues_after_draft(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> bool:
-  """Returns whether the small model wrote on after a kept last draft.
+  """Returns whether the small model made a call after the last decision.
 
-  After the last decision the writer of a kept draft writes to the end, which is
-  one more call.
+  If the last decision accepted a draft that does not end the answer, the small
+  model writes the rest in one more call.
   """
   if not protocol.has_draft or trajectory.decisions[-1].route > 0:
     return False
@@ -124,17 +137,18 @@ def _continues_after_draft(
 def _is_wasted(
     calls: Sequence[types.Usage], before: int | None, route: int | None
 ) -> bool:
-  """Returns whether the first of `calls` is wasted tokens of route `before`.
+  """Returns whether the first of `calls` records wasted tokens of `before`.
 
   Args:
-    calls: the calls after the one by `before`.
-    before: the route that wrote last; None = nobody.
-    route: the route that writes next, which cancels `before`; None = nobody.
+    calls: the calls that follow a step-writing call.
+    before: the route that wrote this step-writing call; None = there is none.
+    route: the route that writes the next step, which cancels what `before` has
+      written speculatively; None = there is no next step.
   """
   if not calls or before == route:
     return False  # The same writer resumes what it wrote speculatively.
-  # A call that wrote steps has read a prompt; speculation is part of a request
-  # that is running already, and has read nothing.
+  # A call that wrote steps has read a prompt. Wasted tokens belong to a request
+  # that was running already, so their record has no prompt tokens.
   return calls[0].route == before and not calls[0].read + calls[0].cached
 
 
@@ -143,7 +157,12 @@ def of_trajectory(
     accounting: costs.Accounting,
     protocol: protocols.Protocol,
 ) -> Iterator[types.Trace]:
-  """Yields the trace that the router saw live at each decision, in order.
+  """Yields the trace that the router saw at each decision, in order.
+
+  Args:
+    trajectory: the recorded answer.
+    accounting: computes the cost so far.
+    protocol: the protocol in which the trajectory was collected.
 
   Raises:
     ValueError: if the calls do not fit this protocol.
@@ -154,7 +173,8 @@ def of_trajectory(
   for t, decision in enumerate(trajectory.decisions):
     draft = None
     if protocol.has_draft:
-      # A hand-over or a rewrite discards its draft; a kept draft is step t.
+      # A hand-over or a rewrite has discarded the draft; an accepted draft is
+      # step t.
       draft = next(discarded) if decision.route > 0 else trajectory.steps[t]
     seen = types.Trace(
         question=trajectory.problem.question,
