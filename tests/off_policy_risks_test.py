@@ -58,7 +58,7 @@ class ForRisksTest(parameterized.TestCase):
 
   def test_an_unprovable_promise_says_how_many_are_needed(self):
     risk = Risk('loss', 0.25, 0.1)
-    with self.assertRaisesRegex(risks_lib.Refusal, 'is not excluded') as e:
+    with self.assertRaisesRegex(risks_lib.Refusal, 'and upper bound') as e:
       point(3_000, 0, [risk])
     needed = e.exception.needed
     self.assertGreater(needed, 3_000)

@@ -1,26 +1,27 @@
-"""Split conformal prediction: act on a one-element set, otherwise ask for help.
+"""Split conformal prediction of the route, as a baseline for the thresholds.
 
-At each decision the *set* contains every route whose action probability is at
-least kappa. A set of one route is acted on; with a larger or an empty set the
-largest model takes over. Sources: KnowNo (Ren et al. 2023, "Robots That Ask
-For Help", sections 3.2 and 3.3) and CCPO (arXiv 2511.11828), whose sets have
-this form.
+At each decision the *prediction set* contains every route whose action
+probability is at least kappa. If the set has exactly one route, the router
+takes that route. If the set is larger or empty, the largest model takes over
+(KnowNo calls this asking for help). Sources: KnowNo (Ren et al. 2023, "Robots
+That Ask For Help", sections 3.2 and 3.3) and CCPO (arXiv 2511.11828), whose
+prediction sets have this form.
 
-A route is *acceptable* at a decision if the problem can still end without loss
-after it. For a larger route, its own answer must be no loss. For staying, some
-later hand-over, or never handing over, must be no loss.
+A route is *acceptable* at a decision if the problem can still end without
+relative loss after this route. A larger route is acceptable if the answer that
+it would finish is no loss. Route 0 (stay with the small model) is acceptable if
+some later hand-over, or never handing over, is no loss.
 
 Split conformal prediction promises coverage: every set along the small trace
-contains an acceptable route, for as long as the trace can still be saved. It
-holds with probability 1 - alpha over the calibration problems and one new
-problem together. With `delta` the promise is stronger: all but a fraction delta
-of calibration samples give a kappa with coverage of at least 1 - alpha.
+contains an acceptable route, as long as one exists. The promise holds with
+probability 1 - alpha over the calibration problems and one new problem
+together. With `delta` the promise is stronger: all but a fraction delta of
+calibration samples give a kappa with coverage of at least 1 - alpha.
 
-Coverage is not loss. A covering set of two routes makes the router ask, and the
-largest model may fail from that prefix. So the relative loss is at most alpha
-plus the probability that help fails, which nothing here bounds.
-`thresholds.learn_then_test` promises the loss itself; this module is for
-comparison.
+Coverage does not bound the loss. A covering set of two routes hands over to the
+largest model, which may fail from that prefix. So the relative loss is at most
+alpha plus the probability of such failures, which this module does not bound.
+`thresholds.learn_then_test` promises the loss itself.
 """
 
 from collections.abc import Sequence
@@ -34,21 +35,22 @@ from routing.outcomes import stopping as stopping_lib
 
 
 def acceptable(tables: Sequence[stopping_lib.Outcomes]) -> np.ndarray:
-  """Returns `[N, T, A]` bool, the routes after which no loss is still possible.
+  """Returns whether each route is acceptable at each decision.
 
   Args:
     tables: A-1 tables of the same problems, one per larger route, smallest
-      first. A fractional loss counts as a loss unless it is 0.
+      first. Every relative loss above 0 counts as a loss, fractions too.
 
   Returns:
-    The array; False where there is no decision.
+    `[N, T, A]` bool; False where there is no decision.
   """
   mask = tables[0].mask
   larger = np.stack([table.loss[:, :-1] == 0 for table in tables], axis=-1)
   larger &= mask[..., None]
-  # Staying at t is acceptable if any exit after t is without loss, where the
-  # last exit is 'never'. The reversed running "or" over `[N, T + 1]` gives
-  # "some exit at t or later"; dropping column 0 makes it "later than t".
+  # Staying at t is acceptable if some exit after t is without loss; the last
+  # exit, in column T, is 'never hand over'. The reversed running "or" over
+  # `[N, T + 1]` gives "some exit at t or later"; dropping its column 0 turns
+  # this into "some exit later than t".
   ways = np.column_stack([larger.any(axis=-1), tables[0].loss[:, -1] == 0])
   later = np.logical_or.accumulate(ways[:, ::-1], axis=1)[:, ::-1][:, 1:]
   return np.concatenate([(later & mask)[..., None], larger], axis=-1)
@@ -59,14 +61,15 @@ def conformity(
 ) -> np.ndarray:
   """Returns `[N]` the highest kappa at which every set has an acceptable route.
 
-  It is the minimum, over decisions at which the problem can still be saved, of
-  the highest probability of an acceptable route (KnowNo, the sequence-level
-  score). It is -inf where no route is acceptable at the first decision.
+  This conformity score of a problem is a minimum over decisions: of the highest
+  probability of an acceptable route, up to the first decision at which staying
+  is not acceptable (KnowNo, the sequence-level score). It is -inf for problems
+  that have no acceptable route at the first decision.
 
   Args:
     probabilities: `[N, T, A]` float in [0, 1], the policy's action
-      probabilities; route 0 = stay.
-    tables: A-1 tables, one per larger route.
+      probabilities; route 0 stays with the small model.
+    tables: A-1 tables, one per larger route, smallest first.
 
   Raises:
     ValueError: if the shapes do not match.
@@ -78,8 +81,9 @@ def conformity(
         f'{probabilities.shape}.'
     )
   best = np.where(is_good, probabilities, -np.inf).max(axis=-1)
-  # After staying was a mistake, no later set can prevent the loss, and coverage
-  # does not require it: only decisions before that, and that one, count.
+  # After the first decision at which staying is not acceptable, a router that
+  # stayed cannot avoid the loss. So coverage is required up to this decision,
+  # and not later.
   is_saved = np.logical_and.accumulate(is_good[..., 0], axis=1)
   is_open = tables[0].mask.copy()
   is_open[:, 1:] &= is_saved[:, :-1]
@@ -89,29 +93,30 @@ def conformity(
 def exits(
     probabilities: np.ndarray, mask: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns when the set-valued rule hands over, and to which route.
+  """Returns when a router with prediction sets hands over, and to which route.
 
   Args:
     probabilities: `[N, T, A]` float, action probabilities.
     mask: `[N, T]` bool, decision t exists.
-    thresholds: `[K]` float, kappa.
+    thresholds: `[K]` float, values of kappa.
 
   Returns:
-    `[K, N]` int stopping times, T for 'never'; `[K, N]` int channels, the
-    larger route less 1, and 0 where never.
+    `[K, N]` int stopping times, T for 'never hand over'; `[K, N]` int channels,
+    the route taken minus 1, or 0 for problems that are never handed over.
   """
   num_steps, num_routes = probabilities.shape[1:]
   times, channels = [], []
   for kappa in thresholds:
     is_in = probabilities >= kappa
     is_sure = is_in.sum(axis=-1) == 1
-    # An empty set is unsure too, and goes to the largest model.
+    # An empty set names no route either, so the largest model takes over.
     route = np.where(is_sure, is_in.argmax(axis=-1), num_routes - 1)
     hands_over = np.asarray(mask, bool) & (route > 0)
     time = np.where(
         hands_over.any(axis=1), hands_over.argmax(axis=1), num_steps
     )
-    # Column T does not exist; rows of 'never' are replaced below.
+    # `route` has no column T, the time of 'never'. Such rows read column T - 1
+    # instead, and `np.where` below replaces what they read.
     at = np.minimum(time, num_steps - 1)
     to = route[np.arange(len(route)), at] - 1
     times.append(time)
@@ -120,10 +125,10 @@ def exits(
 
 
 def _kappa(conformities: np.ndarray, promise: thresholds_lib.Promise) -> float:
-  """Returns the k-th smallest of n conformities.
+  """Returns kappa, the k-th smallest conformity, with k from alpha and delta.
 
   Args:
-    conformities: `[n]` float.
+    conformities: `[n]` float, from `conformity`, one per problem.
     promise: gives alpha (its level) and delta.
 
   Raises:
@@ -131,17 +136,18 @@ def _kappa(conformities: np.ndarray, promise: thresholds_lib.Promise) -> float:
   """
   num, alpha, delta = len(conformities), promise.level, promise.delta
   if delta is None:
-    # A new problem's rank among all n + 1 is uniform, so it is below the k-th
-    # smallest of the n with probability at most k / (n + 1), ties included.
-    # That is at most alpha for k = floor(alpha (n + 1)), which is at least 1
-    # for n >= 1 / alpha - 1. `round` keeps 0.29 * 100 from becoming 28.999.
+    # The rank of a new problem's conformity among all n + 1 is uniform. So the
+    # new conformity is below the k-th smallest of the n with probability at
+    # most k / (n + 1), ties included. This is at most alpha for k =
+    # floor(alpha (n + 1)), which is at least 1 for n >= 1 / alpha - 1. `round`
+    # keeps 0.29 * 100 from becoming 28.999.
     rank = int(np.floor(np.round(alpha * (num + 1), 9)))
     minimum = int(np.ceil(1 / alpha - 1e-9)) - 1
   else:
-    # Vovk 2012: the miscoverage of the k-th smallest exceeds alpha with
-    # probability at most P(Bin(n, alpha) < k) = P(Bin(n, alpha) <= k - 1). The
-    # largest k with that at most delta is the number of j = 0..n-1 with P(Bin
-    # <= j) <= delta.
+    # Vovk 2012: with kappa the k-th smallest conformity, the miscoverage
+    # exceeds alpha with probability at most P(Bin(n, alpha) <= k - 1). The
+    # largest k at which this is at most delta is the number of j = 0..n-1 with
+    # P(Bin(n, alpha) <= j) <= delta.
     probabilities = bounds.binomial_p_value(np.arange(num), num, alpha)
     rank = int(np.sum(probabilities <= delta))
     minimum = bounds.trajectories_needed(0.0, alpha, delta)
@@ -167,7 +173,7 @@ def split_conformal(
     alpha: float,
     delta: float | None = None,
 ) -> thresholds_lib.OperatingPoint:
-  """Returns the kappa whose sets cover with a miss rate of at most alpha.
+  """Returns the kappa at which the sets cover a share 1 - alpha of problems.
 
   Kappa is the k-th smallest conformity of the sample, with
   k = floor(alpha (n + 1)). With `delta`, k is the largest number for which
@@ -178,14 +184,14 @@ def split_conformal(
       problems came.
     tables: A-1 tables of the same problems, one per larger route, smallest
       first.
-    alpha: miscoverage allowed, in (0, 1).
+    alpha: miscoverage allowed, in (0, 1): the share of new problems whose
+      `conformity` is below kappa.
     delta: probability that the sample gives a kappa with a miscoverage above
-      alpha; None = alpha holds on average over samples.
+      alpha, in (0, 1); None = alpha holds on average over samples.
 
   Returns:
-    The point. `threshold` is kappa of the set-valued rule (see `exits`), not
-    the threshold of a score. Its miscoverage is the share of new problems whose
-    `conformity` is below kappa.
+    The point. Its `threshold` is the kappa of the prediction sets (see
+    `exits`), not the threshold of a score.
 
   Raises:
     risks.Refusal: if n is too small, or if too many problems have no acceptable
@@ -209,7 +215,7 @@ def split_conformal(
   )
   kappa = _kappa(conformity(probabilities, tables), promise)
   times, channels = exits(probabilities, tables[0].mask, np.array([kappa]))
-  # What the rule would have done on this sample; no promise is about these.
+  # Means of a router with this kappa on the sample; no promise covers them.
   values = stopping_lib.at_exits(tables, times, channels)
   mean = {name: float(x.mean()) for name, x in values.items()}
   return thresholds_lib.OperatingPoint(

@@ -1,9 +1,10 @@
 """The record of tests on the `prove` problems, stored beside a router.
 
-A promise is tested on problems that nothing was chosen on. Somebody who sees
-the result, changes a setting and tests again on these problems has chosen on
-them. So each *look* at the problems is recorded before it is taken, and another
-one is refused unless the confidence level was set for several.
+A promise must be tested on problems on which nothing was chosen. Somebody who
+sees the result, changes a setting and tests again on the same problems has
+chosen the setting on these problems. So each test, a *look* at the problems, is
+recorded before it starts. A second look is refused unless the confidence level
+was set for several looks, or the test allows the sample to grow.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from routing import types
 from routing.shards import manifest as manifest_lib
 
 FILE_NAME = 'looks.json'
-# Old names of settings in older files, and the names they have now.
+# Settings that older files store under another name: old name to present name.
 _RENAMED = {
     'among': 'num_choices',
     'both': 'loss_and_cost',
@@ -29,13 +30,13 @@ _RENAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """One look at the `prove` problems: which data was tested, and for what.
+  """One look at the `prove` problems: the data tested, and the settings.
 
   data: content hash of the recorded outcomes.
   problems: hash of the problems, in order.
   num_problems: number of problems.
-  settings: everything else that the test depends on, JSON-like. Its `procedure`
-    and `num_choices` decide whether there may be another look.
+  settings: everything else that the test depends on, JSON-like. The entries
+    `procedure` and `num_choices` decide whether there may be another look.
   """
 
   data: str
@@ -44,16 +45,22 @@ class Look:
   settings: Mapping[str, Any]
 
   def __post_init__(self):
-    # Tuples become lists, as in a file, so that looks can be compared.
+    # The settings pass through JSON, which turns tuples into lists. Otherwise a
+    # look would differ from the same look read from a file.
     settings = json.loads(json.dumps(self.settings))
-    # The way to set a field of a frozen dataclass.
+    # `object.__setattr__`, since assignment fails in a frozen dataclass.
     object.__setattr__(self, 'settings', settings)
 
 
 def look_at(
     problems: Sequence[types.Problem], data: str, settings: Mapping[str, Any]
 ) -> Look:
-  """Returns the look at all of `problems`; see `Look` for the arguments."""
+  """Returns the look that tests all of `problems`.
+
+  Args:
+    problems: the `prove` problems, in order.
+    data, settings: see `Look`.
+  """
   hashed = manifest_lib.hash_problems(problems)
   return Look(data, hashed, len(problems), settings)
 
@@ -61,23 +68,25 @@ def look_at(
 def added(
     looks: Sequence[Look], look: Look, problems: Sequence[types.Problem]
 ) -> list[Look]:
-  """Returns the looks with one more, or unchanged if it was taken before.
+  """Returns `looks` with `look` appended, if this look is allowed.
 
   Args:
     looks: the looks so far, in order.
-    look: the next one.
+    look: the look to add; a repeated look is not added again.
     problems: the problems of `look`.
 
   Raises:
-    ValueError: if no further look is allowed, or not this one.
+    ValueError: if another test of these problems would break the promises.
   """
-  # The same test of the same data gives the same result: nothing is chosen.
+  # The same test of the same data gives the same result, so a repetition leaves
+  # nothing to choose.
   if look in looks:
     return list(looks)
   together = [*looks, look]
   if not looks or _only_grows(together, problems):
     return together
-  # Each was tested at delta / num_choices, so the union bound covers them all.
+  # Each look tests at delta / num_choices, so up to num_choices looks together
+  # are covered by the union bound.
   if all(x.settings['num_choices'] >= len(together) for x in together):
     return together
   raise ValueError(
@@ -95,17 +104,15 @@ def added(
 def _only_grows(
     together: Sequence[Look], problems: Sequence[types.Problem]
 ) -> bool:
-  """Returns whether all looks are one test of a sample that grew.
-
-  See `growing` for such a test.
+  """Returns whether all looks are one `growing` test of a sample that grew.
 
   Args:
     together: all looks in order, two or more.
-    problems: the problems of the last one.
+    problems: the problems of the last look.
   """
   *_, last, look = together
-  # New problems must come after the old ones, in the same order: bets that were
-  # made must not change.
+  # The old problems must come first and in the same order, before the new ones:
+  # the growing test has already bet on them, and a bet must not change.
   first = problems[: last.num_problems]
   return (
       all(x.settings == look.settings for x in together)
@@ -116,7 +123,10 @@ def _only_grows(
 
 
 def _changed(before: Look, after: Look) -> str:
-  """Returns the names of what differs between two looks, as text."""
+  """Returns the names of the settings that differ between two looks, as text.
+
+  The problems are named too if they differ.
+  """
   names = [
       key
       for key in sorted({*before.settings, *after.settings})
@@ -127,7 +137,7 @@ def _changed(before: Look, after: Look) -> str:
 
 
 def read(path: pathlib.Path) -> list[Look]:
-  """Returns the looks of a file, in order; none if there is no file."""
+  """Returns the recorded looks of a file, in order; empty if it is missing."""
   if not path.exists():
     return []
   found = []
@@ -138,7 +148,8 @@ def read(path: pathlib.Path) -> list[Look]:
 
 
 def write(path: pathlib.Path, looks: Sequence[Look]) -> None:
-  """Writes the looks to a file."""
+  """Writes the looks to a JSON file, which `read` reads."""
   text = json.dumps([dataclasses.asdict(x) for x in looks], indent=2) + '\n'
-  # Whole or not at all: a lost record would allow a second look.
+  # The file is replaced in one step: a record lost by an interruption would
+  # allow a second look.
   manifest_lib.replace_file(path, lambda partial: partial.write_text(text))

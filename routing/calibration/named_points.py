@@ -1,4 +1,4 @@
-"""Entries of `operating_points.json`."""
+"""Writes operating points as entries of `operating_points.json`."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ def to_json(
     hashes: dict[str, str],
     **extra: Any,
 ) -> dict[str, Any]:
-  """Returns one entry of `operating_points.json`.
+  """Returns one operating point as an entry of `operating_points.json`.
 
   Args:
-    name: of the point.
-    policy_index: index of the policy in the router.
+    name: name of the point, e.g. 'loss<=0.05@0.9'.
+    policy_index: index of its policy in the router.
     point: the operating point.
-    hashes: of checkpoint and shards.
+    hashes: hashes of the checkpoint and of the calibration shards, by name.
     **extra: further entries of the promise, JSON-like.
   """
-  # Means on the calibration sample. Four digits are more than its size
-  # supports.
+  # These are means on the calibration sample; it is too small for more than
+  # four digits to mean anything.
   measured = {
       key: round(getattr(point, key), 4)
       for key in ('accuracy', 'cost', 'loss', 'gain')
@@ -32,8 +32,9 @@ def to_json(
   return {
       'name': name,
       'policy_index': policy_index,
-      # JSON has no infinities. Scores are probabilities in [0, 1], so 0 is
-      # 'always' as -inf is, and 2 is 'never' as inf is.
+      # JSON has no infinities. Scores are probabilities in [0, 1], so a
+      # threshold of 0 always hands over, as -inf does, and 2 never does, as
+      # inf.
       'threshold': np.clip(point.threshold, 0.0, 2.0).tolist(),
       'promise': {
           **point.to_json(),

@@ -2,8 +2,8 @@
 
 This is `thresholds.from_values` for off-policy data. A threshold is proven to
 keep a risk if the upper end of its one-sided off-policy confidence interval is
-at most the level. For a threshold that does not keep the risk, this has
-probability at most delta. So a fixed sequence, safest first, needs no
+at most the level. If the threshold does not keep the risk, such a wrong proof
+has probability at most delta. So a fixed sequence, safest first, needs no
 correction for the number of thresholds.
 """
 
@@ -39,18 +39,18 @@ def for_risks(
     scores: `[B, T]` float, of a policy frozen before these trajectories came.
     batch: trajectories of the behaviour policy.
     risks: one or several, each with a delta below 1/2. Their `p_value` is
-      ignored: the test is that of the interval.
+      ignored: the confidence interval is the test.
     thresholds: `[K]` rising, fixed without these trajectories.
     routes, problems, min_effective_size: see `importance.estimate`.
-    max_cost: see `thresholds.from_values`; here of the weighted cost estimate.
+    max_cost: see `thresholds.from_values`; bounds the weighted cost estimate.
 
   Returns:
-    The cheapest proven threshold, or the most accurate if a cost is promised,
-    by the weighted estimates, which are its figures.
+    The cheapest proven threshold, or the most accurate if a cost is promised.
+    Its accuracy, cost, loss and gain are importance-weighted estimates.
 
   Raises:
-    risks.Refusal: if nothing is proven, or only what is too expensive; `needed`
-      says about how many problems are needed, if any number is enough.
+    risks.Refusal: if no threshold is proven, or only too expensive ones;
+      `needed` says about how many problems are needed, if any number is enough.
     ValueError: on a delta of 1/2 or more, and as `importance.estimate`.
   """
   thresholds = frontier_lib.check_rising(thresholds)
@@ -63,13 +63,13 @@ def for_risks(
       min_effective_size=min_effective_size,
       **kwargs,
   )
-  # Only problems are independent, not their trajectories.
+  # N counts problems: several trajectories of one problem are not independent.
   num = len(batch.mask) if problems is None else len(np.unique(problems))
   proven = [_proven(estimated, len(thresholds), x, num) for x in risks]
   shared = sorted(set.intersection(*map(set, proven)))
   if not shared:
     raise _no_common_threshold(risks, num)
-  # Point estimates, uncapped: any rule may choose among proven thresholds.
+  # Point estimates, uncapped, may choose: every proven threshold is promised.
   found = [estimated(k).weighted.at(0) for k in shared]
   accuracy, cost = (
       np.array([x[name] for x in found]) for name in ('accuracy', 'cost')
@@ -85,7 +85,12 @@ def for_risks(
 
 
 def _no_common_threshold(risks, num) -> risks_lib.Refusal:
-  """Returns the error for risks that no one threshold keeps together."""
+  """Returns the error for risks that no single threshold keeps together.
+
+  Args:
+    risks: each is kept by some threshold.
+    num: number of problems.
+  """
   names = ' and '.join(map(promises_lib.claim, risks))
   return risks_lib.Refusal(
       f'{names} can each be promised from {num} problems, but no single '
@@ -95,7 +100,7 @@ def _no_common_threshold(risks, num) -> risks_lib.Refusal:
 
 
 def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
-  """Returns the promise of a proven risk, from `num` problems."""
+  """Returns the promise of a risk that is proven from `num` problems."""
   return thresholds_lib.Promise(
       quantity=risk.quantity,
       level=risk.level,
@@ -109,23 +114,24 @@ def _promise(risk: risks_lib.Risk, num: int) -> thresholds_lib.Promise:
 
 
 def _proven(estimated, num_thresholds, risk, num) -> list[int]:
-  """Returns the thresholds of the fixed sequence before the first not proven.
+  """Returns the thresholds that a fixed sequence proves to keep one risk.
 
   Args:
-    estimated: function of a threshold's index, and of `delta` and `cost_cap`.
+    estimated: (index of a threshold, delta, cost_cap) -> its `estimate`.
     num_thresholds: K.
     risk: the risk.
     num: number of problems.
 
   Returns:
-    Indices, safest first, at least one.
+    Indices of thresholds, safest first, at least one.
 
   Raises:
     risks.Refusal: if not even the safest threshold is proven.
+    ValueError: on a delta of 1/2 or more.
   """
   if not risk.delta < 0.5:
     raise ValueError(f'delta must be below 1/2, got {risk.delta}.')
-  # Safest first: 'always the large model' for loss, 'never' for cost.
+  # Safest first: 'always hand over' for a loss, 'never hand over' for a cost.
   order = range(num_thresholds)
   cap = {}
   if risk.quantity == 'cost':
@@ -134,10 +140,11 @@ def _proven(estimated, num_thresholds, risk, num) -> list[int]:
   for k in order:
     try:
       # The interval is two-sided and spends half of its delta on the upper end,
-      # the only one that is used here.
+      # the only end that is used here.
       found = estimated(k, delta=2 * risk.delta, **cap)
-    # The effective sample size is too small. It follows from actions and scores
-    # alone, not from outcomes, so ending the sequence here breaks no promise.
+    # `estimate` refuses where the effective sample size is too small. This size
+    # follows from actions and scores alone, not from outcomes, so ending the
+    # sequence here breaks no promise.
     except risks_lib.Refusal:
       if not proven:
         raise
@@ -151,19 +158,25 @@ def _proven(estimated, num_thresholds, risk, num) -> list[int]:
 
 
 def _refusal(found, risk, num) -> risks_lib.Refusal:
-  """Returns the error for a risk that not even the safest threshold keeps."""
+  """Returns the error for a risk that the safest threshold does not prove.
+
+  Args:
+    found: the estimate and its interval at the safest threshold.
+    risk: the risk.
+    num: number of problems.
+  """
   upper = float(getattr(found.upper, risk.quantity)[0])
   mean = float(getattr(found.weighted, risk.quantity)[0])
   needed = None
   remedy = 'at this estimate no number of problems is enough'
   if mean < risk.level:
-    # Widths of intervals shrink about as 1 / sqrt(N): the width must shrink
-    # from upper - mean to level - mean.
+    # The distance upper - mean shrinks about as 1 / sqrt(N), and must shrink to
+    # level - mean.
     needed = math.ceil(num * ((upper - mean) / (risk.level - mean)) ** 2)
     remedy = f'about {needed:,} problems of this behaviour policy are needed'
   return risks_lib.Refusal(
       f'{promises_lib.claim(risk)} cannot be promised from {num} problems '
-      'answered by the behaviour policy: the safest threshold has '
-      f'{risk.quantity} {mean:.4f}, and {upper:.4f} is not excluded; {remedy}.',
+      'answered by the behaviour policy: the safest threshold has estimated '
+      f'{risk.quantity} {mean:.4f} and upper bound {upper:.4f}; {remedy}.',
       needed,
   )

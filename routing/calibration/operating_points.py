@@ -1,4 +1,4 @@
-"""The operating point that a calibration makes, and its promises."""
+"""Data classes of a calibration's results: operating points and promises."""
 
 import dataclasses
 from typing import Any
@@ -8,23 +8,24 @@ from routing.routers import promises as promises_lib
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-  """What is promised about one quantity at a threshold, and the evidence.
+  """A promise about the mean of one quantity at a threshold, and its evidence.
 
   quantity: 'cost', 'loss' or 'miscoverage'.
-  level: the mean of the quantity is at most this.
-  delta: probability that the promise is broken. None if there is none: for a
-    threshold chosen on the sample, which promises nothing, and for a marginal
-    promise.
+  level: upper bound on the mean of the quantity on new problems.
+  delta: probability that the promise is broken. None where no probability is
+    known: for a threshold chosen on the sample, which promises nothing, and for
+    a marginal promise.
   num_problems: number of calibration problems.
-  p_value: of the test at this threshold; None without a test.
-  cost_cap: a promise about cost counts larger costs as this; otherwise None.
-  test: of `risks.P_VALUES`, or 'growing', 'conformal', or
-    `off_policy_risks.TEST`; None without a test.
+  p_value: p-value of the test at this threshold; None if there was no test.
+  cost_cap: the promise is about min(cost, cost_cap); None if the quantity is
+    not the cost.
+  test: one of `risks.P_VALUES`, or 'growing', 'conformal', or
+    `off_policy_risks.TEST`; None if there was no test.
   is_marginal: the level holds on average over calibration samples; nothing is
-    promised for any one sample.
-  num_joint: number of promises that share one delta, with this one.
-  num_choices: number of proven points or seeds that may be chosen among, each
-    tested at this delta; see `risks.corrected`.
+    promised for any single sample.
+  num_joint: number of promises that share one delta, this one included.
+  num_choices: number of proven points or training seeds that may be chosen
+    among, each tested at this delta; see `risks.corrected`.
   """
 
   quantity: str
@@ -40,13 +41,13 @@ class Promise:
 
   @property
   def name(self) -> str:
-    """The promise in short: 'loss<=0.05@0.9'; without '@' if delta is None."""
+    """The promise in short: 'loss<=0.05@0.9'; 'cost<=0.4' if delta is None."""
     return promises_lib.name_of([self])
 
   def to_json(self) -> dict[str, Any]:
     """Returns a JSON-like mapping; entries that do not apply are left out."""
-    # Readers of `operating_points.json` rely on these keys: `quantity` is
-    # 'what' there.
+    # Readers of `operating_points.json` rely on these keys; the key of
+    # `quantity` is 'what'.
     content = {
         'what': self.quantity,
         'level': self.level,
@@ -59,13 +60,14 @@ class Promise:
         content[key] = getattr(self, key)
     if self.is_marginal:
       content['is_marginal'] = True
-    # A marginal promise or a plain choice has no delta to correct.
+    # Without a delta nothing was divided by num_choices: the promise is
+    # marginal, or the threshold was chosen on the sample.
     if self.delta is not None:
       content['num_choices'] = self.num_choices
     return content
 
   def __str__(self) -> str:
-    """Returns what is promised in words, and what this does not cover."""
+    """Returns the promise in words, and what the promise does not cover."""
     return promises_lib.in_words(self)
 
 
@@ -73,10 +75,11 @@ class Promise:
 class OperatingPoint:
   """A threshold, its promises, and its means on the calibration sample.
 
-  threshold: one number; or one per channel, where several are set together.
-  promises: one or more; each holds with its own 1 - delta.
+  threshold: one number; or one number per channel or decision, if several
+    thresholds are set together.
+  promises: one or more; each holds with its own probability 1 - delta.
   accuracy: mean share of right answers, in [0, 1].
-  cost: mean cost, uncapped, as a fraction of all-large.
+  cost: mean cost, uncapped, as a fraction of the all-large cost.
   loss: mean relative loss, in [0, 1].
   gain: mean relative gain, in [0, 1].
   """
@@ -90,20 +93,20 @@ class OperatingPoint:
 
   @property
   def promise(self) -> Promise:
-    """The first promise."""
+    """The first of `promises`, which is the only one of most points."""
     return self.promises[0]
 
   @property
   def name(self) -> str:
     """All promises in short, e.g. 'loss<=0.05@0.9&cost<=0.6@0.9'.
 
-    If they share one delta: 'loss<=0.05&cost<=0.6@0.9'.
+    Promises that share one delta state it once: 'loss<=0.05&cost<=0.6@0.9'.
     """
     return promises_lib.name_of(self.promises)
 
   @property
   def joint_delta(self) -> float | None:
-    """Probability that any promise is broken; None if none has a delta."""
+    """Bound on P(any promise is broken); None if no promise has a delta."""
     deltas = [x.delta for x in self.promises if x.delta is not None]
     # Union bound: nothing is assumed about how the promises depend on each
     # other.
@@ -112,7 +115,8 @@ class OperatingPoint:
   def to_json(self) -> dict[str, Any]:
     """Returns the first promise as JSON-like entries, others under 'also'.
 
-    If there are several, 'joint_delta' is the probability that any is broken.
+    With several promises the entry 'joint_delta' bounds the probability that
+    any of them is broken.
     """
     first, *others = (promise.to_json() for promise in self.promises)
     if not others:
@@ -120,5 +124,5 @@ class OperatingPoint:
     return first | {'also': others, 'joint_delta': self.joint_delta}
 
   def __str__(self) -> str:
-    """Returns all promises in words, and what they do not cover."""
+    """Returns all promises in words, and what the promises do not cover."""
     return promises_lib.in_words(self)

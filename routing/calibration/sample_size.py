@@ -1,4 +1,4 @@
-"""How many problems a promise needs, and how an error message says so."""
+"""Estimates how many problems a promise needs, and words the error messages."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,12 +14,14 @@ from routing.outcomes import refusal
 def needed(
     values: np.ndarray, level: float, delta: float, test: str
 ) -> int | None:
-  """Returns about how many problems like these prove one candidate.
+  """Returns about how many problems are needed to prove 'mean <= level'.
+
+  The number is for problems distributed like `values`.
 
   Args:
-    values: `[n]` float in [0, 1], the candidate's values on the sample.
+    values: `[n]` float in [0, 1], one candidate's values on the sample.
     level: the mean to be proved, in (0, 1).
-    delta: failure probability of this hypothesis alone, in (0, 1).
+    delta: level at which this one hypothesis is tested, in (0, 1).
     test: 'growing', 'betting', or any other of `risks.P_VALUES`.
 
   Returns:
@@ -29,8 +31,9 @@ def needed(
     return growing.num_needed(values, level, delta)
   if test == 'betting':
     return bounds.betting_trajectories_needed(values, level, delta)
-  # Exact for the binomial test at a mean of 0, and about right for both others
-  # elsewhere: their p-values fall as exp(-n KL(mean | level)).
+  # This serves the binomial and the Hoeffding-Bentkus test: the p-values of
+  # both fall about as exp(-n KL(mean | level)). At a mean of 0 the number is
+  # exact.
   return bounds.trajectories_needed(float(values.mean()), level, delta)
 
 
@@ -40,13 +43,15 @@ def num_needed(
     delta: float,
     procedure: str = 'fixed_sequence',
 ) -> int | None:
-  """Returns about how many problems like these prove a candidate for a risk.
+  """Returns about how many problems are needed to prove a candidate for a risk.
+
+  The number is for problems distributed like `values`.
 
   Args:
-    values: `[n]` float >= 0, the risk's quantity at the candidate.
-    risk: `risks.Risk`, which gives level, cap and test.
-    delta: failure probability of this hypothesis alone, in (0, 1).
-    procedure: of `risks.PROCEDURES`.
+    values: `[n]` float >= 0, the risk's quantity at one candidate.
+    risk: a `risks.Risk`, which gives level, cap and test.
+    delta: level at which this one hypothesis is tested, in (0, 1).
+    procedure: one of `risks.PROCEDURES`.
 
   Returns:
     The number; None if no number of problems is enough.
@@ -58,17 +63,18 @@ def num_needed(
 def needed_together(
     values: Mapping[str, np.ndarray], proofs: Sequence[Any]
 ) -> int | None:
-  """Returns about how many problems prove one candidate for all risks.
+  """Returns about how many problems prove one candidate for all risks together.
 
   Args:
-    values: by quantity, `[K, n]` float >= 0.
+    values: by quantity, `[K, n]` float >= 0, at K candidates on n problems.
     proofs: a `risks.Proof` for each risk.
 
   Returns:
     The minimum over candidates of the maximum over risks; None if no number of
     problems is enough for any candidate.
   """
-  # A larger sample only helps a candidate whose means are all below the levels.
+  # A larger sample helps only the candidates at which every mean is below the
+  # level of its risk.
   is_within = np.all(
       [
           x.risk.scaled(values[x.risk.quantity]).mean(axis=1) * x.risk.cap
@@ -89,27 +95,38 @@ def needed_together(
 
 
 def minimum(level: float, delta: float, procedure: str) -> int:
-  """Returns the fewest problems that prove anything, even at a mean of 0.
+  """Returns the fewest problems that prove 'mean <= level' if all values are 0.
+
+  A sample smaller than this can prove nothing.
 
   Args:
     level: the mean to be proved, in (0, 1).
-    delta: failure probability of one hypothesis, in (0, 1).
-    procedure: of `risks.PROCEDURES`.
+    delta: level at which one hypothesis is tested, in (0, 1).
+    procedure: one of `risks.PROCEDURES`.
   """
   if procedure == 'growing':
-    # The count does not depend on how many values of 0 are given.
+    # One value of 0 is enough: the result depends on the mean growth rate only.
     return growing.num_needed(np.zeros(1), level, delta)
-  # No other test is stronger than the exact one: (1 - level)^n <= delta.
+  # At a mean of 0 no test has a smaller p-value than the exact binomial one, so
+  # (1 - level)^n <= delta is needed for every test.
   return bounds.trajectories_needed(0.0, level, delta)
 
 
 def advice(needed: int | None) -> str:
-  """Returns the end of an error message: how many problems are needed."""
+  """Returns the end of an error message, which says how many problems to bring.
+
+  Args:
+    needed: the number; None if no number is enough.
+  """
   if needed is None:
     return 'at these means no number of trajectories is enough'
   return f'at these means about {needed} trajectories are needed'
 
 
 def note(procedure: str) -> str:
-  """Returns the sentence that says whether the same sample may grow."""
+  """Returns the sentence that says whether the tested sample may be extended.
+
+  Args:
+    procedure: one of `risks.PROCEDURES`.
+  """
   return refusal.GROWING if procedure == 'growing' else refusal.FRESH
