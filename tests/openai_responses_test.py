@@ -94,7 +94,7 @@ class ReplyTest(parameterized.TestCase):
   def test_missing_usage_is_an_error(self):
     response = _response('ab')
     response.usage = None
-    with self.assertRaisesRegex(ValueError, 'of x reports no usage'):
+    with self.assertRaisesRegex(ValueError, 'of x reports no token usage'):
       _steps(response)
 
   def test_a_withheld_answer_is_refused(self):

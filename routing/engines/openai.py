@@ -1,12 +1,12 @@
-"""An engine for vLLM's server and other servers with OpenAI's protocol.
+"""Defines the engine for vLLM's server and others with OpenAI's protocol.
 
 How a half-written answer is continued depends on the server; see
-`endpoint.MODES`. In mode 'instruct' the server cannot continue it: the model is
-shown the question and the trace and asked to continue, and its answer is cut
+`endpoint.MODES`. In mode 'instruct' the server cannot continue an answer: the
+model is shown question and trace and asked to continue, and its reply is cut
 into steps.
 
-Failed requests are classified here (`engine.Unavailable`, `engine.Refused`,
-`engine.Stop`) and repeated by `resilience`.
+A failed request raises `engine.Unavailable`, `engine.Refused` or `engine.Stop`,
+depending on the failure. The module `resilience` repeats requests.
 """
 
 from collections.abc import Sequence
@@ -28,17 +28,18 @@ from routing.engines import segmentation
 class OpenAIEngine:
   """An engine that writes steps with a model behind a server.
 
-  Servers other than vLLM do not say whether they stopped at the stop string or
-  at the end of the answer. The engine assumes the stop string until a request
-  returns no token, so the end of an answer costs one extra request.
+  Servers other than vLLM do not report whether they stopped at the stop string
+  or at the end of the answer. The engine assumes the stop string until a
+  request returns no token, so the end of an answer costs one extra request.
 
   Args:
     name: the model's name.
-    route: its route index.
+    route: route index of the model.
     endpoint: the server.
-    prompter: has the model's tokenizer. Prompts are then token ids in mode
-      'completions', and tokens can be counted. None = not known.
-    dialogue: how a problem is put to a chat model.
+    prompter: builds prompts with the model's tokenizer. The engine can then
+      count tokens, and sends token ids in mode 'completions'. None = the
+      tokenizer is not known, and prompts are sent as text.
+    dialogue: template of the conversation with a chat model.
     num_equal: see `repetition.truncate_repetition`.
   """
 
@@ -52,7 +53,7 @@ class OpenAIEngine:
       dialogue: prompts.Dialogue | None = None,
       num_equal: int = repetition.NUM_EQUAL,
   ):
-    # Imported here: runs without servers do not need the package.
+    # The import is local, because runs without servers do not need the package.
     import openai
 
     self.name = name
@@ -67,14 +68,14 @@ class OpenAIEngine:
     self._client = openai.AsyncOpenAI(
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
-        # `resilience` retries: the client's own retries would bypass its limits
-        # and multiply its attempts.
+        # The module `resilience` retries. If the client retried as well, it
+        # would bypass the limits on requests and multiply the attempts.
         max_retries=0,
         timeout=endpoint.timeout,
     )
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Counts the prompt tokens of a request.
+    """Counts prompt tokens; see `engine.Engine.count_tokens`.
 
     Raises:
       ValueError: if the engine has no tokenizer.
@@ -96,24 +97,26 @@ class OpenAIEngine:
     """Writes one step, or all to the end; see `engine.Engine.write`.
 
     Raises:
-      engine_lib.Unavailable, Refused, Stop: if a request fails; see their docs.
-      ValueError: if the server does less than its endpoint declares.
+      engine_lib.Unavailable, Refused, Stop: if a request fails; the type says
+        whether it may be repeated.
+      ValueError: if the server lacks a capability that its endpoint declares.
     """
     if request.max_tokens < 1:
       raise engine_lib.Refused(
           f'max_tokens is {request.max_tokens}; allowed: >= 1.'
       )
-    # In mode 'instruct' a request cannot stop within a block and be continued,
-    # so the answer is requested as a whole and surplus steps are dropped below.
+    # In mode 'instruct' a reply that stopped inside a block could not be
+    # continued. The reply is therefore requested without a stop string, and all
+    # steps but the first are dropped below.
     can_stop = self.capabilities.continues_prefix
-    counts = []  # Tokens that each call wrote.
+    counts = []  # The number of tokens that each call wrote.
 
     async def call(text: str, stop: str | None, max_tokens: int):
       following = dataclasses.replace(
           request,
           trace=request.trace + text,
           max_tokens=max_tokens,
-          # Another seed for each call, or all would draw the same noise.
+          # With one seed, all calls would draw the same sampling noise.
           seed=request.seed + len(counts),
       )
       start = time.perf_counter()
@@ -132,7 +135,8 @@ class OpenAIEngine:
     )
     kept = steps if request.to_end else steps[:1]
     kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
-    # Dropped steps are charged to the last kept one: the server bills them.
+    # The server bills dropped steps as well, so their tokens are charged to the
+    # last step that is kept.
     return segmentation.charged(
         [openai_responses.without_gaps(step) for step in kept], sum(counts)
     )
@@ -150,7 +154,16 @@ class OpenAIEngine:
   async def _ask(
       self, request: engine_lib.Request, stop: str | None
   ) -> tuple[openai_responses.Reply, list[int]]:
-    """Sends one request; returns the reply and the prompt's ids, if known."""
+    """Sends one request to the server.
+
+    Args:
+      request: the engine's request.
+      stop: the stop string; None = write to the end of the answer.
+
+    Returns:
+      The reply, and the token ids of the prompt, which are [] if the tokenizer
+      is not known.
+    """
     import openai
 
     endpoint = self._endpoint
@@ -170,8 +183,8 @@ class OpenAIEngine:
         response = await self._client.chat.completions.create(
             messages=self._messages(request), **fields
         )
-    # The client does not wrap the error of a body that is not JSON, such as a
-    # proxy's error page.
+    # The client raises JSONDecodeError, not an error of its own, if the body is
+    # not JSON, e.g. a proxy's error page.
     except (openai.APIError, json.JSONDecodeError) as error:
       raise openai_responses.read_fault(error, self.name) from error
     reply = openai_responses.read_reply(
@@ -181,29 +194,39 @@ class OpenAIEngine:
     return reply, prompt
 
   def _room(self, request: engine_lib.Request, num_read: int) -> int:
-    """Returns the maximum number of tokens to request.
+    """Returns the maximum number of new tokens to ask the server for.
+
+    Args:
+      request: the engine's request.
+      num_read: number of prompt tokens; 0 = not known.
 
     Raises:
-      engine_lib.Refused: if it would be less than 1.
+      engine_lib.Refused: if the prompt leaves no room for a token.
     """
     endpoint = self._endpoint
     if not endpoint.max_length:
       return request.max_tokens
-    # Without a tokenizer num_read is 0 here, and the server itself rejects
-    # prompts that are too long.
+    # Without a tokenizer, num_read is 0 and the check below always passes. The
+    # server itself then rejects prompts that are too long.
     room = min(request.max_tokens, endpoint.max_length - num_read)
     if room < 1:
       raise engine_lib.Refused(
           f'No token can be written: the prompt has {num_read} tokens, and '
           f'max_length of {self.name} is {endpoint.max_length}. Raise '
-          'max_length, or stop earlier.'
+          'max_length, or end the answer earlier.'
       )
     return room
 
   def _fields(
       self, request: engine_lib.Request, stop: str | None, room: int
   ) -> dict[str, Any]:
-    """Returns the fields that completion and chat requests have in common."""
+    """Returns the body of a request, except its prompt or messages.
+
+    Args:
+      request: the engine's request.
+      stop: the stop string; None = write to the end of the answer.
+      room: maximum number of new tokens.
+    """
     endpoint = self._endpoint
     fields = dict(
         model=endpoint.model,
@@ -222,13 +245,14 @@ class OpenAIEngine:
       fields['stop'] = [stop]
     if endpoint.is_vllm:
       extra['return_token_ids'] = True
-      # The top log-probabilities come as a dictionary by token text. Different
-      # tokens may have one text and would overwrite each other; ids do not.
+      # The top log-probabilities come as a dictionary, keyed by token. If keys
+      # are texts, different tokens with the same text overwrite each other; ids
+      # are unique.
       extra['return_tokens_as_token_ids'] = self._prompter is not None
       if stop is not None:
         extra['include_stop_str_in_output'] = True
-      # The salt is part of the hash of each cached block, so that sessions do
-      # not share prefixes and their costs do not depend on each other.
+      # The salt is part of the hash of each cached block. Sessions with
+      # different salts share no cached prefix, so their costs are independent.
       if request.session:
         extra['cache_salt'] = _salt(request.session)
       if endpoint.mode == 'chat' and request.trace:
@@ -236,7 +260,7 @@ class OpenAIEngine:
     return {**fields, 'extra_body': extra}
 
   def _messages(self, request: engine_lib.Request) -> list[dict[str, Any]]:
-    """Returns the conversation of a chat request."""
+    """Returns the messages of a chat request."""
     if self._endpoint.mode == 'instruct':
       return self._dialogue.instruct(
           request.question, request.trace, to_end=request.to_end
@@ -247,32 +271,33 @@ class OpenAIEngine:
     return [*others, last]
 
   def _check(self, reply: openai_responses.Reply, room: int) -> None:
-    """Raises ValueError unless the server did what its endpoint declares.
+    """Raises ValueError if a reply contradicts what the endpoint declares.
 
     Args:
       reply: the server's reply.
-      room: number of tokens that were requested.
+      room: maximum number of new tokens that the request asked for.
     """
     endpoint = self._endpoint
     if endpoint.is_vllm and reply.token_ids is None:
       raise ValueError(
-          f'The server of {self.name} returned no token ids, so it is not vLLM '
-          'or too old; set is_vllm to False.'
+          f'The server of {self.name} returned no token ids, so it is not '
+          "vLLM's or is too old; set the endpoint's is_vllm to False."
       )
     if endpoint.num_log_probs and reply.log_probs is None and reply.text:
       raise ValueError(
-          f'The server of {self.name} returned no log-probabilities; set '
-          'num_log_probs to 0.'
+          f'The server of {self.name} returned no log-probabilities; set the '
+          "endpoint's num_log_probs to 0."
       )
-    # Cut before the token limit means that the server's context is full. Where
-    # max_length does not say so, the request would seem to be the cause.
+    # A reply that was cut before the token limit means that the server's
+    # context is full. If max_length is not the context's length, such a reply
+    # would pass for one that reached the limit of the request.
     total = reply.read + reply.cached + reply.written
     is_full = endpoint.max_length and total >= endpoint.max_length
     if reply.finish == 'length' and reply.written < room and not is_full:
       raise ValueError(
           f'The server of {self.name} was asked for {room} tokens and stopped '
-          f'after {reply.written}, at {total} in total; set max_length to the '
-          "length of the server's context."
+          f'after {reply.written}, at {total} in total with the prompt; set '
+          "max_length to the length of the server's context."
       )
 
   def _written(
@@ -282,13 +307,13 @@ class OpenAIEngine:
       request: engine_lib.Request,
       stop: str | None,
   ) -> segmentation.Written:
-    """Interprets a reply: its tokens, its text, and whether the answer ended.
+    """Returns the tokens of a reply, and whether the answer ends with it.
 
     Args:
       reply: the server's reply.
-      prompt: the prompt's ids, [] if unknown.
-      request: the request that was sent.
-      stop: its stop string; None = the end of the answer.
+      prompt: token ids of the prompt, [] if the tokenizer is not known.
+      request: the request that the server replied to.
+      stop: the stop string of the request; None = the end of the answer.
     """
     endpoint = self._endpoint
     text, is_final = reply.text, reply.finish == 'stop'
@@ -298,8 +323,9 @@ class OpenAIEngine:
     elif endpoint.is_vllm:
       is_final &= stop is None or reply.stopped_at != stop
     elif is_final and stop is not None and reply.written:
-      # Other servers remove the stop string and report 'stop' both for it and
-      # for the end of the answer. Only a reply without tokens is the end.
+      # Other servers remove the stop string from the text. They report 'stop'
+      # both at the stop string and at the end of the answer, so only a reply
+      # without tokens is taken for the end.
       text, is_final = text + stop, False
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
@@ -308,23 +334,27 @@ class OpenAIEngine:
 
 
 def _salt(session: str) -> str:
-  """Returns a session's name as a cache salt: short, and without '/'."""
+  """Returns a cache salt for a session: 32 hex digits, a hash of the name.
+
+  vLLM's server rejects salts of more than 128 characters and salts with '/',
+  '@', a backslash or NUL; the name of a session may be such a salt.
+  """
   return hashlib.blake2b(session.encode(), digest_size=16).hexdigest()
 
 
 def _complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
-  """Completes the reply of a model that was asked to continue an answer.
+  """Cleans up the reply of a model that was asked to continue an answer.
 
-  The model was told to end a step with a blank line, but the reply may lack it;
-  then it is added.
+  The model was asked to end a step with a blank line or with `prompts.DONE`. If
+  the reply has neither, the blank line is added.
 
   Args:
     text: the reply.
-    has_ended: the model ended its reply, rather than running out of tokens.
-    to_end: the rest of the answer was requested, not one step.
+    has_ended: True if the model ended its reply, False if it ran out of tokens.
+    to_end: True if the rest of the answer was requested, False for one step.
 
   Returns:
-    The text without `prompts.DONE`, and whether the answer is complete.
+    The text up to `prompts.DONE`, and whether the answer is complete.
   """
   text, done, _ = text.partition(prompts.DONE)
   text = text.strip()

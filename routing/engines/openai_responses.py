@@ -1,9 +1,9 @@
 """Reads the replies of OpenAI-compatible servers: tokens, usage and errors.
 
-Servers differ in what they report about the tokens that they wrote. Missing
-values stay missing: an id that is not reported is `UNKNOWN_ID`, and a
-log-probability that is not reported is NaN. A step with a NaN loses all its
-log-probabilities (`without_gaps`).
+Servers differ in what they report about the tokens that they wrote. A token id
+that a server does not report is `UNKNOWN_ID` here, and a log-probability that
+it does not report is NaN. `without_gaps` removes all log-probabilities of a
+step that has a NaN.
 """
 
 from collections.abc import Mapping
@@ -20,25 +20,29 @@ from routing.engines import engine as engine_lib
 from routing.engines import segmentation
 
 UNKNOWN_ID = -1
-# HTTP status codes. Time-outs, conflicts, "too early" and rate limits may
-# succeed later, as may all codes from 500.
+# HTTP status codes after which the same request may succeed later: time-out,
+# conflict, "too early" and rate limit. All codes from 500 on count as well.
 _RETRIABLE = (408, 409, 425, 429)
-_PERMANENT = (401, 404)  # A wrong key or model name fails for all problems.
+# HTTP status codes of a wrong key or model name, after which no request works.
+_PERMANENT = (401, 404)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """One reply of a server.
+  """The reply of a server to one request, with n written tokens.
 
-  text: what was written.
-  finish: why it ended, 'stop' or 'length'.
-  stopped_at: vLLM's reason for a 'stop': the stop string or token; None for the
-    end of the answer, and on other servers.
+  text: the text that the model wrote.
+  finish: the reason why the text ended: 'stop' or 'length'.
+  stopped_at: the stop string or token at which vLLM stopped, if `finish` is
+    'stop'. None = the end of the answer, or not reported.
   token_ids: the ids of the n tokens; None = not reported.
   tokens: the text of each token; None = not reported.
-  log_probs: `[n]` float32; None = not reported.
-  top_log_probs: `[n, k]` float32, descending; k may be 0.
-  read, cached, written: billed tokens.
+  log_probs: `[n]` float32, the log-probability of each token; None = not
+    reported.
+  top_log_probs: `[n, k]` float32, the k largest log-probabilities at each
+    token, descending; k may be 0.
+  read, cached, written: billed numbers of prompt tokens read anew, of prompt
+    tokens from the cache, and of new tokens.
   """
 
   text: str
@@ -54,32 +58,36 @@ class Reply:
 
 
 def read_reply(response: Any, name: str, num_top: int) -> Reply:
-  """Reads a response to a completion or chat request.
+  """Converts the client's response to a completion or chat request.
 
   Args:
-    response: from the `openai` client.
-    name: the engine's name, for errors.
-    num_top: maximum k; servers may return one more, the written token itself.
+    response: the response object of the `openai` client.
+    name: the engine's name, for error messages.
+    num_top: maximum k, the number of top log-probabilities per token. A server
+      may return one more if the written token is not among the top k.
 
   Raises:
-    engine_lib.Refused: if the answer was withheld, e.g. by a content filter.
+    engine_lib.Refused: if the server withheld the text, e.g. by a content
+      filter.
     ValueError: if the server reports no usage.
   """
   choice, usage = response.choices[0], response.usage
   if usage is None:
     raise ValueError(
-        f'The server of {name} reports no usage, so costs are unknown; use a '
-        'server that reports prompt and completion tokens.'
+        f'The server of {name} reports no token usage, so costs are unknown; '
+        'use a server that reports prompt and completion tokens.'
     )
   if choice.finish_reason not in ('stop', 'length'):
     raise engine_lib.Refused(
-        f'{name} ended an answer with finish reason {choice.finish_reason!r}; '
-        "allowed: 'stop', 'length'."
+        f'The server of {name} ended a reply with finish reason '
+        f"{choice.finish_reason!r}; allowed: 'stop', 'length'."
     )
   details = usage.prompt_tokens_details
-  # Without details, all is charged as read anew: an upper bound on the cost.
+  # If the server gives no cache details, every prompt token counts as read
+  # anew: an upper bound on the cost.
   cached = (details and details.cached_tokens) or 0
-  message = getattr(choice, 'message', None)  # Chat replies only.
+  # Only replies to chat requests have a message.
+  message = getattr(choice, 'message', None)
   tokens, log_probs, tops = _read_log_probs(choice.logprobs, message is None)
   return Reply(
       text=(choice.text if message is None else message.content) or '',
@@ -89,7 +97,8 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
       tokens=tokens,
       log_probs=log_probs,
       top_log_probs=_rectangle(tops, num_top),
-      read=usage.prompt_tokens - cached,  # prompt_tokens include cached ones.
+      # The server's prompt_tokens include the cached tokens.
+      read=usage.prompt_tokens - cached,
       cached=cached,
       written=usage.completion_tokens,
   )
@@ -98,18 +107,19 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
 def to_written(
     reply: Reply, text: str, pieces: Sequence[str] | None, is_final: bool
 ) -> segmentation.Written:
-  """Returns the tokens of a reply, with pieces that join to `text`.
+  """Returns the tokens of a reply, with pieces of text that join to `text`.
 
   Args:
-    reply: the reply.
-    text: the text that counts; the caller may have cut or completed it.
-    pieces: text that each token adds, if the caller knows it better than the
-      server.
+    reply: the server's reply.
+    text: the text of the reply, which the caller may have cut or completed.
+    pieces: the text that each token adds, decoded by the caller; None = use the
+      texts that the server reports, if any.
     is_final: the answer is complete.
   """
   pieces = pieces or reply.tokens or ()
-  # n: from the ids or pieces if there are any, else from the usage. At least 1,
-  # since a step needs a token to carry its cost.
+  # The number of tokens is that of the ids or pieces if there are any, and
+  # otherwise the number in the usage. It is at least 1, because a step needs a
+  # token.
   listed = len(reply.token_ids or pieces) or max(reply.written, 1)
   log_probs = reply.log_probs
   if log_probs is None or len(log_probs) != listed:
@@ -118,7 +128,8 @@ def to_written(
   if len(tops) != listed:
     tops = np.zeros((listed, 0), np.float32)
   return segmentation.Written(
-      # ['.'] * n: pieces of equal length, so the text is spread evenly.
+      # Without usable pieces, pieces of equal length ('.') make `spread` cut
+      # the text into equal parts.
       pieces=spread(text, pieces if len(pieces) == listed else ['.'] * listed),
       token_ids=reply.token_ids or [UNKNOWN_ID] * listed,
       log_probs=log_probs,
@@ -128,21 +139,22 @@ def to_written(
 
 
 def spread(text: str, pieces: Sequence[str]) -> list[str]:
-  """Returns as many pieces as given, but ones that join to `text`.
+  """Returns pieces of `text`, as many as given, that join to `text`.
 
-  Given pieces that join to it are returned unchanged. Others, such as halves of
-  a character or a stop string that the server left out, are replaced by
-  consecutive parts of the text. The parts have lengths in proportion to the
-  given pieces.
+  If the given pieces join to the text, they are returned unchanged.
+  The pieces of a server may not join to the text, e.g. if a piece is half a
+  character, or if the server left the stop string out of the text. Each piece
+  is then replaced by one of as many consecutive parts of the text. The lengths
+  of the parts are in proportion to the lengths of the pieces.
   """
   if ''.join(pieces) == text:
     return list(pieces)
-  # With E_i the end of piece i and E its last value, part i is
-  # text[E_{i-1} |text| / E : E_i |text| / E], rounded down.
+  # With E_i the summed length of the pieces up to i, and E that of all pieces,
+  # part i is text[E_{i-1} |text| / E : E_i |text| / E], bounds rounded down.
   ends = np.cumsum([len(piece) for piece in pieces])
   total = max(int(ends[-1]), 1)
   bounds = [0, *(int(end) * len(text) // total for end in ends)]
-  bounds[-1] = len(text)  # Also if all pieces are empty.
+  bounds[-1] = len(text)  # If all pieces are empty, the last part is the text.
   return [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
@@ -150,7 +162,8 @@ def without_gaps(step: types.Step) -> types.Step:
   """Removes a step's log-probabilities if one of them is missing (NaN)."""
   if np.isfinite(step.log_probs).all():
     return step
-  # Means and minima over the rest would look like those of a whole step.
+  # Features are means and minima over a step's tokens. Means and minima of the
+  # remaining tokens would be wrong, and nothing would show it.
   return dataclasses.replace(
       step,
       log_probs=np.zeros(0, np.float32),
@@ -159,7 +172,17 @@ def without_gaps(step: types.Step) -> types.Step:
 
 
 def _read_log_probs(log_probs: Any, is_completion: bool):
-  """Returns tokens, their log-probabilities, and those of the alternatives."""
+  """Reads the log-probabilities in a server's reply.
+
+  Args:
+    log_probs: the field of the client's response; None if there is none.
+    is_completion: True for /completions, False for /chat/completions.
+
+  Returns:
+    The text of each of n tokens, or None if not reported; their
+    log-probabilities, `[n]` float32 or None; and for each token a list of its
+    top log-probabilities.
+  """
   if log_probs is None:
     return None, None, []
   # /completions has parallel lists, /chat/completions a list of tokens.
@@ -178,22 +201,40 @@ def _read_log_probs(log_probs: Any, is_completion: bool):
 
 
 def _rectangle(tops: Sequence[Sequence[float]], num_top: int) -> np.ndarray:
-  """Returns `[n, k]` float32, descending; every row has at least k."""
+  """Returns the top log-probabilities of n tokens as an `[n, k]` float32 array.
+
+  k is the largest number, up to `num_top`, that all tokens have. Each row has
+  the k largest values of its token, descending.
+
+  Args:
+    tops: for each token a list of its top log-probabilities, in any order.
+    num_top: maximum of k.
+  """
   width = min([num_top, *map(len, tops)])
   rows = [sorted(row, reverse=True)[:width] for row in tops]
   return np.array(rows, np.float32).reshape(len(tops), width)
 
 
 def read_fault(error: Exception, name: str) -> Exception:
-  """Returns the engine error that a failed request to engine `name` means."""
+  """Returns the engine error for a failed request.
+
+  Args:
+    error: the error of the `openai` client.
+    name: the engine's name, for the message.
+
+  Returns:
+    `engine.Unavailable`, `Refused` or `Stop`.
+  """
   import openai
 
-  # No status: the connection failed, timed out, or returned no JSON.
+  # An error without an HTTP status: the connection failed or timed out, or the
+  # body was not JSON.
   if not isinstance(error, openai.APIStatusError):
     return engine_lib.Unavailable(f'{name}: {type(error).__name__}: {error}')
   status = error.status_code
   message = f'{name}: HTTP {status}: {error.message}'
-  # An exhausted quota comes as 429 like a rate limit, but waiting is no help.
+  # An exhausted quota has status 429, like a rate limit, but waiting does not
+  # help.
   if status in _PERMANENT or error.code == 'insufficient_quota':
     return engine_lib.Stop(message)
   if status in _RETRIABLE or status >= 500:
@@ -204,8 +245,11 @@ def read_fault(error: Exception, name: str) -> Exception:
 def retry_after(headers: Mapping[str, str]) -> float:
   """Returns the seconds that a server asks clients to wait; 0 = not given.
 
-  Source: RFC 9110, section 10.2.3 (seconds or a date); `retry-after-ms` is
-  OpenAI's own.
+  Args:
+    headers: the header fields of the server's response.
+
+  Source: RFC 9110, section 10.2.3, for `retry-after`, in seconds or as a date;
+  `retry-after-ms` is OpenAI's extension.
   """
   value = headers.get('retry-after', '')
   try:
@@ -213,7 +257,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
       return max(float(headers['retry-after-ms']) / 1_000, 0.0)
     return max(float(value), 0.0)
   except ValueError:
-    pass  # Not a number: a date, or nothing.
+    pass  # The value is a date or empty.
   try:
     then = email.utils.parsedate_to_datetime(value)
   except ValueError:
