@@ -1,9 +1,9 @@
-"""Behaviour policies: routers that sample routes and record probabilities.
+"""Behaviour policies, which sample routes and record action probabilities.
 
 Off-policy estimates divide by the probability of the action that was taken, so
-every decision carries it. All draws are hashes of (seed, problem, trajectory,
-step): a collection that is interrupted and resumed gives the same data as an
-uninterrupted one.
+every decision records this probability. All draws are hashes of (seed, problem,
+trajectory, step): a collection that is interrupted and resumed gives the same
+data as an uninterrupted one.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from routing.routers import router as router_lib
 
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-  """Draws uniformly among the allowed routes.
+  """A policy that chooses uniformly among the allowed routes.
 
   allowed: `[A]` bool, e.g. from `Protocol.action_mask`.
   """
@@ -39,26 +39,28 @@ class Uniform:
     return np.asarray(self.allowed, np.float64) / sum(self.allowed)
 
 
-# Cached, since every decision of a trace needs the nodes for its length.
+# Quadrature nodes and weights, cached because every decision needs those for
+# the length of its trace.
 _gauss_legendre = functools.cache(np.polynomial.legendre.leggauss)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomRate:
-  """Chooses a larger route at a rate drawn uniformly for each answer.
+  """A policy that takes larger routes at a rate drawn anew for each answer.
 
   The rate is a latent variable: it is drawn from U(low, high), and the policy
   never sees it. Answers that use the large model rarely or often are then as
-  common as those in between. A random router at rate 1/2 would almost never
-  produce a long run of one writer.
+  common as answers in between. The random router at rate 1/2 would almost never
+  produce a long run of steps by one model.
 
   The action probabilities are conditioned on the earlier routes, with the rate
   integrated out. For the range [0, 1] and k larger routes among n steps the
   probability of a larger route is (k + 1) / (n + 2), Laplace's rule of
-  succession. Sampling from it gives the same distribution of answers as drawing
-  the rate first. Importance weights from these marginal probabilities are also
-  unbiased and have a far lower variance. Given a rate of 0.9, an answer that
-  stays with the small model would gain a factor of 10 in weight at every step.
+  succession. Sampling from these marginal probabilities gives the same
+  distribution of answers as drawing the rate first. Importance weights based on
+  them are unbiased, with a far lower variance than weights based on the rate:
+  at a rate of 0.9, the weight of an answer that stays with the small model
+  would grow by a factor of 10 at every step.
 
   low, high: range of the rate, 0 <= low <= high <= 1.
   num_routes: A >= 2; all larger routes have the same probability.
@@ -92,29 +94,31 @@ class RandomRate:
     # Gauss-Legendre with m nodes is exact up to degree 2 m - 1 >= n + 1.
     nodes, weights = _gauss_legendre((num + 3) // 2)
     rates = self.low + (self.high - self.low) * (nodes + 1) / 2
-    # Logarithms: r^k underflows for traces of a thousand steps. `xlogy` gives
-    # 0 log 0 = 0, which a rate of exactly 0 or 1 needs.
+    # Logarithms are used because r^k underflows for traces of a thousand steps.
+    # `xlogy` gives 0 log 0 = 0, which a rate of exactly 0 or 1 needs.
     logs = special.xlogy(num_larger, rates)
     logs += special.xlog1py(num - num_larger, -rates)
     if np.isneginf(logs).all():
       raise ValueError(
           f'A trace with {num_larger} larger routes in {num} steps is '
-          f'impossible at rates from {self.low} to {self.high}; it was not '
-          'collected by this behaviour policy.'
+          f'impossible at rates from {self.low} to {self.high}; this behaviour '
+          'policy did not collect it.'
       )
-    # The maximum cancels in the ratio, and keeps the largest exponent at 0.
+    # Subtracting the maximum cancels in the ratio below and prevents underflow:
+    # the largest exponent becomes 0.
     posterior = weights * np.exp(logs - logs.max())
     larger = posterior @ rates / posterior.sum()
-    larger = float(np.clip(larger, self.low, self.high))  # Rounding only.
+    # A mean of rates lies in [low, high]; `clip` removes rounding errors.
+    larger = float(np.clip(larger, self.low, self.high))
     others = self.num_routes - 1
     return np.array([1 - larger, *[larger / others] * others])
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """Mixes a second policy into the first at every step.
+  """A policy whose action probabilities are a weighted mean of two policies'.
 
-  policy: e.g. a trained router.
+  policy: the first policy, with weight 1 - epsilon; e.g. a trained router.
   other: e.g. `Uniform`, which gives every route a positive probability.
   epsilon: weight of `other`, in [0, 1].
   """
@@ -142,11 +146,12 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class DrawingRouter:
-  """Samples each route of one trajectory from a policy.
+  """A router that samples the routes of one trajectory from a policy.
 
   policy: gives the action probabilities.
   seed: seed of the collection.
-  problem_id, trajectory: identify the answer; each has independent draws.
+  problem_id, trajectory: identify the answer. Each answer has independent
+    draws.
   """
 
   policy: router_lib.Policy
@@ -155,7 +160,7 @@ class DrawingRouter:
   trajectory: int
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Draws the route of this trajectory and step.
+    """Draws the route that writes the next step of this trajectory.
 
     Raises:
       ValueError: if the policy's probabilities are negative or do not sum to 1.
@@ -174,9 +179,9 @@ class DrawingRouter:
         self.seed, self.problem_id, self.trajectory, len(trace.steps)
     )
     bounds = np.cumsum(probabilities)
-    # Scaling by the last bound, which rounding may leave below 1, keeps the
-    # index below A. With side='right' a route of probability 0 has an empty
-    # interval and is never drawn.
+    # Rounding may leave the last bound below 1; scaling the draw by that bound
+    # keeps the index below A. With side='right' a route of probability 0 has an
+    # empty interval and is never drawn.
     route = int(np.searchsorted(bounds, draw * bounds[-1], side='right'))
     return types.Decision(
         route=route,
@@ -188,7 +193,7 @@ class DrawingRouter:
 def drawn(policy: router_lib.Policy, seed: int) -> behaviour_rollouts.Behaviour:
   """Returns a behaviour that samples every trajectory from one policy.
 
-  With the trained policy itself, the data are on-policy.
+  With the policy that is being trained, the collected data are on-policy.
   """
   return lambda problem, trajectory: DrawingRouter(
       policy, seed, problem.id, trajectory
@@ -198,11 +203,14 @@ def drawn(policy: router_lib.Policy, seed: int) -> behaviour_rollouts.Behaviour:
 def random_rate(
     num_routes: int, seed: int, low: float = 0.0, high: float = 1.0
 ) -> behaviour_rollouts.Behaviour:
-  """Returns the behaviour of `RandomRate`, which also states its errors.
+  """Returns a behaviour that samples every trajectory from `RandomRate`.
 
   Args:
     num_routes: A >= 2.
     seed: seed of the collection.
     low, high: range of the rate, in [0, 1].
+
+  Raises:
+    ValueError: if the range or the number of routes is not allowed.
   """
   return drawn(RandomRate(low, high, num_routes), seed)

@@ -2,7 +2,7 @@
 
 A family gives every decision a score and chooses a larger route where the score
 reaches the threshold. A source (`outcomes.sources`) evaluates the thresholds of
-a family; this interface is all it needs from a method.
+a family and needs nothing else from a method.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,12 @@ from routing.routers import learned
 from routing.routers import router as router_lib
 
 _CHUNK = 8_192  # Observations per network call; bounds the memory.
+# `[M]` scores, and the `[M]` larger routes; None = the largest everywhere.
 Scores = tuple[np.ndarray, np.ndarray | None]
 
 
 class PolicyFamily:
-  """One policy of a learned router; the score is its hand-over probability.
+  """The routers of one learned policy, scored by its hand-over probability.
 
   Args:
     router: the learned router.
@@ -41,19 +42,20 @@ class PolicyFamily:
     self._scored: dict[int, tuple[table_lib.Decisions, Scores]] = {}
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """Returns the summed probability of the larger routes, and the likeliest.
+    """Returns the total probability of larger routes, and the likeliest one.
 
     Returns:
       `[M]` float32 scores in [0, 1], and `[M]` int routes in 1..A-1.
     """
-    # Every cost metric asks for the same decisions. The cache also holds the
-    # decisions themselves: if they were freed, a new object could reuse their
-    # `id` and get these scores.
+    # Scores are cached, because callers ask again for each cost metric. The
+    # cache also holds the decisions themselves: if they were freed, a new
+    # object could reuse their `id` and get these scores.
     if id(decisions) not in self._scored:
       self._scored[id(decisions)] = decisions, self._score(decisions)
     return self._scored[id(decisions)][1]
 
   def _score(self, decisions: table_lib.Decisions) -> Scores:
+    """Computes what `score` returns, without the cache."""
     num = len(decisions.depth)
     path = decisions.path() if self._router.has_memory else None
     larger = [
@@ -62,8 +64,9 @@ class PolicyFamily:
         )
         for start in range(0, num, _CHUNK)
     ]
-    # `[M, A - 1]`. A sum of the larger routes, not 1 - p(stay): in float32 the
-    # latter rounds all small probabilities to a few equal values.
+    # `[M, A - 1]`. The score sums the larger routes instead of taking
+    # 1 - p(stay): in float32 the difference rounds all small probabilities to a
+    # few equal values.
     larger = np.concatenate(larger)[:, 1:]
     return larger.sum(axis=-1), 1 + larger.argmax(axis=-1)
 
@@ -73,13 +76,21 @@ class PolicyFamily:
       path: np.ndarray | None,
       rows: np.ndarray,
   ) -> np.ndarray:
-    """Returns `[rows, A]`; a network with memory also sees the history."""
+    """Returns the action probabilities at some decisions, `[len(rows), A]`.
+
+    Args:
+      decisions: M decisions.
+      path: `[M, T]` int, the earlier decisions that a network with memory reads
+        (see `Decisions.path`); None for a network without memory.
+      rows: indices of the decisions to compute.
+    """
     features = decisions.features
     if path is None:
       return self._router.probabilities(features[rows], self._policy_index)
     history = path[rows]  # `[rows, T]`, -1 after the decision itself.
-    # Index -1 would pick the last decision of the table; zeros replace it. The
-    # network is causal, so the padding does not reach the row that is read.
+    # Index -1 would pick the last decision of the table, so its features are
+    # replaced by zeros. The network is causal: this padding comes after the
+    # decision whose output is read and does not change that output.
     seen = np.where((history >= 0)[..., None], features[history], 0.0)
     probabilities = self._router.probabilities(seen, self._policy_index)
     return probabilities[np.arange(len(rows)), decisions.depth[rows]]
@@ -95,10 +106,10 @@ def policies(router: learned.LearnedRouter) -> list[PolicyFamily]:
 
 
 class Uncertainty:
-  """The confidence threshold: the score is -min log-probability of the step.
+  """Confidence thresholds: the score is -min log-probability of the step.
 
   Args:
-    route: the route that takes over.
+    route: the larger route that takes over.
   """
 
   def __init__(self, route: int = 1):
@@ -106,7 +117,7 @@ class Uncertainty:
     self.fingerprint = f'uncertainty/{route}'
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """Returns `[M]` uncertainty scores in nats, and the constant route.
+    """Returns `[M]` uncertainty scores in nats, and the same route everywhere.
 
     Raises:
       refusal.Refusal: if log-probabilities are missing at any decision, because
@@ -129,10 +140,10 @@ class Uncertainty:
 
 
 class FixedStep:
-  """Hands over at a fixed step; the score is the index of the step.
+  """Routers that hand over at a fixed step; the score is the step's index.
 
   Args:
-    route: the route that takes over.
+    route: the larger route that takes over.
   """
 
   def __init__(self, route: int = 1):
@@ -140,27 +151,27 @@ class FixedStep:
     self.fingerprint = f'fixed step/{route}'
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """Returns `[M]` float64 step indices, and the constant route."""
+    """Returns `[M]` float64 step indices, and the same route everywhere."""
     routes = np.full(len(decisions.depth), self._route)
     return decisions.depth.astype(np.float64), routes
 
   def at(self, threshold: float) -> router_lib.Router:
     """Returns the router that hands over at step ceil(threshold)."""
-    # ceil(inf) is no integer; an infinite threshold never hands over.
+    # An infinite threshold never hands over, and `ceil` cannot convert it.
     if threshold == math.inf:
       return fixed.SmallRouter()
-    # -inf, the lowest threshold of every grid, means step 0.
+    # Every grid starts at -inf, which means a hand-over at step 0.
     return fixed.StepRouter(max(math.ceil(max(threshold, 0.0)), 0), self._route)
 
 
 class Scored:
-  """A fitted scorer of observations.
+  """Routers that threshold a fitted scorer, e.g. a regression or classifier.
 
   Args:
     scorer: an object whose `score` maps `[M, F]` features, not standardised, to
-      `[M]` scores, or to `[M]` scores and the `[M]` routes it would choose.
-    features: the observation that the live router computes.
-    route: the route that takes over if the scorer returns no routes.
+      `[M]` scores, or to `[M]` scores and the `[M]` larger routes to take.
+    features: the features that the live router computes.
+    route: the larger route that takes over if the scorer returns no routes.
   """
 
   def __init__(
@@ -173,13 +184,14 @@ class Scored:
   @functools.cached_property
   def fingerprint(self) -> str:
     """A hash of the fitted parameters, the features and the route."""
-    # Saved live answers are looked up by this hash; renaming a pickled class or
-    # attribute makes them unreachable.
+    # Cached live answers are looked up by this hash, so renaming a pickled
+    # class or attribute makes those answers unreachable.
     content = pickle.dumps((self._scorer, self._features, self._route))
     return hashlib.sha256(content).hexdigest()[:16]
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
-    """Returns the `[M]` scores and routes of the scorer."""
+    """Returns the scorer's `[M]` scores and `[M]` larger routes."""
+    # `PolicyFamily.score` explains why the cache holds the decisions too.
     if id(decisions) not in self._scored:
       features = decisions.features
       parts = [
@@ -191,7 +203,7 @@ class Scored:
     return self._scored[id(decisions)][1]
 
   def _score_rows(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `[M]` scores and `[M]` routes of `[M, F]` features."""
+    """Returns the `[M]` scores and `[M]` larger routes of `[M, F]` features."""
     found = self._scorer.score(features)
     if isinstance(found, tuple):
       return found
@@ -206,9 +218,10 @@ class Scored:
 class ScoredRouter:
   """A live router that thresholds a fitted scorer.
 
-  score: a function from `[M, F]` features to `[M]` scores and `[M]` routes.
-  features: the observation that the router computes.
-  threshold: the scorer's route is chosen where the score reaches this.
+  score: a function from `[M, F]` features to `[M]` scores and `[M]` larger
+    routes.
+  features: the features that the router computes.
+  threshold: the larger route is taken where the score reaches this value.
   """
 
   score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -216,7 +229,7 @@ class ScoredRouter:
   threshold: float
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Scores the trace and compares the score with the threshold."""
+    """Takes the scorer's larger route if the score reaches the threshold."""
     row = observation.observe(trace, self.features)
     (score,), (route,) = self.score(row[None])
     is_handover = score >= self.threshold

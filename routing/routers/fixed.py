@@ -1,8 +1,8 @@
 """Live routers without training: the baselines of every table.
 
-Each one hands over to one larger route for good. Under the view `peek` even
-`LargeRouter` pays for one discarded draft. To run the large model without that
-draft, call it directly instead of through a router.
+Each router hands over to one larger route for good. Under the view `peek` even
+`LargeRouter` pays for one discarded draft of the small model. To run the large
+model without that draft, call the model directly instead of through a router.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def check_route(route: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SmallRouter:
-  """Keeps the small model for the whole answer."""
+  """A router that never hands over: the small model writes the whole answer."""
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Returns route 0 with score 0."""
@@ -32,9 +32,9 @@ class SmallRouter:
 
 @dataclasses.dataclass(frozen=True)
 class LargeRouter:
-  """Hands over at the first decision.
+  """A router that hands over at the first decision.
 
-  route: the route that takes over.
+  route: the larger route that takes over.
   """
 
   route: int = 1
@@ -43,17 +43,17 @@ class LargeRouter:
     check_route(self.route)
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Returns the larger route with score 1."""
+    """Returns `self.route` with score 1."""
     del trace
     return types.Decision(route=self.route, score=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepRouter:
-  """Hands over at step k if the trace gets that far.
+  """A router that hands over at step k, if the answer has that many steps.
 
   step: k >= 0, the number of steps that the small model writes.
-  route: the route that takes over.
+  route: the larger route that takes over.
   """
 
   step: int
@@ -65,8 +65,8 @@ class StepRouter:
       raise ValueError(f'The hand-over step is {self.step}; it must be >= 0.')
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Compares the number of steps in the trace with k."""
-    # Accepted steps only: a draft is not part of the trace.
+    """Hands over once the trace has k steps; the score is the step count."""
+    # `trace.steps` holds accepted steps only; a draft is not among them.
     step = len(trace.steps)
     route = self.route if step >= self.step else 0
     return types.Decision(route=route, score=float(step))
@@ -74,14 +74,14 @@ class StepRouter:
 
 @dataclasses.dataclass(frozen=True)
 class RandomRouter:
-  """Hands over at every step with the same probability.
+  """A router that hands over with the same probability at every step.
 
   The draw is a pure function of (seed, question, step), so the same trace
   always gets the same decision.
 
   rate: probability of a hand-over, in [0, 1].
   seed: seed of the draws.
-  route: the route that takes over.
+  route: the larger route that takes over.
   """
 
   rate: float
@@ -96,25 +96,26 @@ class RandomRouter:
       )
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Draws the decision of this question and step."""
+    """Draws whether to hand over at this step of this question."""
     draw = router.draw(self.seed, len(trace.steps), trace.question)
     is_handover = draw < self.rate
     return types.Decision(
         route=self.route if is_handover else 0,
         # Higher means hand over, as for every other score.
         score=1.0 - draw,
-        # Of the action that was taken: off-policy weights divide by it.
+        # Probability of the action that is taken; off-policy weights divide by
+        # this number.
         probability=self.rate if is_handover else 1.0 - self.rate,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfidenceRouter:
-  """Hands over at the first step with a token that is unlikely enough.
+  """A router that hands over at the first step with a very unlikely token.
 
-  threshold: nats; the router hands over when -min log-probability of the step
-    reaches it.
-  route: the route that takes over.
+  threshold: nats; the router hands over when -min log-probability of a step's
+    tokens reaches this value.
+  route: the larger route that takes over.
   """
 
   threshold: float
@@ -124,14 +125,14 @@ class ConfidenceRouter:
     check_route(self.route)
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Compares the uncertainty score of the visible step with the threshold.
+    """Hands over if the uncertainty score of the newest step is high enough.
 
-    The visible step is the draft under `peek`, else the last step of the trace.
+    The newest step is the draft under `peek`, else the last step of the trace.
 
     Raises:
       ValueError: if the engine returned no log-probabilities.
     """
-    # The feature of training and calibration, so thresholds carry over.
+    # Calibration uses the same function, so its thresholds fit these scores.
     score = observation.uncertainty(trace)
     # Any comparison with NaN is False: without this check the router would
     # silently never hand over.

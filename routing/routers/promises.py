@@ -1,4 +1,4 @@
-"""Names and sentences that say what an operating point promises."""
+"""Builds the names and sentences that say what an operating point promises."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -8,10 +8,9 @@ from typing import Any
 def name_of(promises: Sequence[Any]) -> str:
   """Returns the name of an operating point, built from its promises.
 
-  'loss<=0.05@0.9&cost<=0.6@0.9' promises each by itself with probability 0.9;
-  'loss<=0.05&cost<=0.6@0.9' promises both at once with probability 0.9. The
-  probability is the one that remains after one of `num_choices` points is
-  chosen.
+  'loss<=0.05@0.9&cost<=0.6@0.9' promises each bound separately with probability
+  0.9; 'loss<=0.05&cost<=0.6@0.9' promises both bounds at once with probability
+  0.9. This probability still holds after one of `num_choices` points is chosen.
 
   Args:
     promises: risks or promises, each with `quantity`, `level`, `delta` (None =
@@ -19,8 +18,8 @@ def name_of(promises: Sequence[Any]) -> str:
   """
   bare = [f'{x.quantity}<={x.level:g}' for x in promises]
   # Every delta is already divided by `num_joint` and `num_choices`. The name
-  # gives the guarantee that the configuration asked for, so it undoes both: the
-  # sum over the promises (union bound), and the factor `num_choices`.
+  # gives the guarantee that the configuration asked for, so both divisions are
+  # undone: by the sum over the promises (union bound) and by `num_choices`.
   if len(bare) > 1 and all(x.num_joint == len(bare) for x in promises):
     delta = sum(x.delta * x.num_choices for x in promises)
     return f'{"&".join(bare)}@{1 - delta:g}'
@@ -31,13 +30,13 @@ def name_of(promises: Sequence[Any]) -> str:
 
 
 def claim(promise: Any) -> str:
-  """Returns one claim, e.g. 'loss <= 0.05 with probability 0.9'.
+  """Returns a promise in words, e.g. 'loss <= 0.05 with probability 0.9'.
 
-  A bound on the mean cost holds for capped costs only, and the claim says so.
+  A bound on the mean cost holds for capped costs only, and the text says so.
 
   Args:
     promise: JSON-like, with 'what', 'level', 'delta' and, for a cost,
-      'cost_cap'; or an object whose `to_json` returns this.
+      'cost_cap'; or an object whose `to_json` returns such a mapping.
   """
   content = _content(promise)
   what = content['what']
@@ -54,14 +53,14 @@ def claim(promise: Any) -> str:
 
 
 def in_words(promise: Any) -> str:
-  """Returns everything that a point promises, and what is not covered.
+  """Returns a sentence on all promises of an operating point and their limits.
 
   Args:
     promise: JSON-like as in `claim`, with further promises in 'also'; or an
-      object whose `to_json` returns this. 'joint_delta' is the probability that
-      any of several promises is broken; default: the sum of their deltas.
-      'num_choices' is the number of points that one may be chosen from;
-      default: 1.
+      object whose `to_json` returns such a mapping. 'joint_delta' is the
+      probability that at least one of the promises is broken; default: the sum
+      of their deltas. 'num_choices' is the number of points among which one may
+      be chosen after seeing results; default: 1.
   """
   content = _content(promise)
   entries = [content, *content.get('also', ())]
@@ -69,7 +68,8 @@ def in_words(promise: Any) -> str:
   deltas = [x['delta'] for x in entries if x.get('delta') is not None]
   if not deltas:
     return text
-  # The union bound, unless the promises were tested jointly.
+  # Promises that were tested jointly state their joint delta; otherwise the
+  # union bound applies.
   total = content.get('joint_delta', sum(deltas))
   if len(deltas) > 1:
     text += (
@@ -81,12 +81,13 @@ def in_words(promise: Any) -> str:
     text += f'; for problems of the group {content["group"]!r} only'
     if (delta := content.get('delta_of_all_groups')) is not None:
       text += f', for all groups at once with probability {1 - delta:g}'
-  # Older files say 'among'.
+  # Older files call 'num_choices' 'among'.
   num_choices = content.get('num_choices', content.get('among', 1))
   return f'{text}; {_choice(num_choices, total)}'
 
 
-# The note under every list of points: choosing among them needs a correction.
+# Printed under every list of operating points, because choosing among points
+# needs a correction.
 OF_A_CHOICE = (
     'To choose one of G points or seeds after seeing their results, prove each '
     'at delta / G (set calibration.num_choices to G).'
@@ -94,7 +95,7 @@ OF_A_CHOICE = (
 
 
 def _choice(num_choices: int, delta: float) -> str:
-  """Returns the clause on a choice among points after seeing results."""
+  """Returns the clause that says if a choice among points is covered."""
   if num_choices == 1:
     return 'for this point alone, not for one chosen among several'
   # Union bound over the points that could have been chosen.
@@ -106,4 +107,5 @@ def _choice(num_choices: int, delta: float) -> str:
 
 
 def _content(promise: Any) -> Mapping[str, Any]:
+  """Returns a promise as a mapping: itself, or what its `to_json` returns."""
   return promise if isinstance(promise, Mapping) else promise.to_json()

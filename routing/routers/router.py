@@ -1,4 +1,4 @@
-"""The router interface: a function from a trace to a decision."""
+"""The interfaces of routers: from the answer so far to a decision."""
 
 import hashlib
 from typing import Protocol
@@ -11,17 +11,17 @@ from routing import types
 class Router(Protocol):
   """Chooses the route that writes the next step, at each step boundary.
 
-  A router sees only the trace and must not remember earlier calls: the driver
-  runs many traces concurrently, in any order.
+  A router sees only the trace, which is the answer so far. It must not remember
+  earlier calls, because the driver runs many traces concurrently, in any order.
   """
 
   def decide(self, trace: types.Trace) -> types.Decision:
-    """Returns the route that writes the next step, and its score."""
+    """Returns the route that writes the next step, and the hand-over score."""
     ...
 
 
 class Policy(Protocol):
-  """Gives an action probability for each route; others sample from it."""
+  """Gives the action probability of each route, from which callers sample."""
 
   def action_probabilities(self, trace: types.Trace) -> np.ndarray:
     """Returns `[A]` floats in [0, 1] that sum to 1, one per route."""
@@ -35,8 +35,10 @@ def draw(*key: object) -> float:
   trace that is resumed after an interruption therefore sees the same random
   numbers.
   """
-  # A separator that no part contains: (1, 23) and (12, 3) must hash apart.
+  # No part contains the separator '\0', so that (1, 23) and (12, 3) get
+  # different hashes.
   text = '\0'.join(map(str, key)).encode()
   digest = hashlib.blake2b(text, digest_size=8).digest()
-  # A float64 holds 53 bits exactly; all 64 could round up to 1.0.
+  # A float64 holds 53 bits exactly. With all 64 bits of the hash the quotient
+  # could round up to 1.0.
   return (int.from_bytes(digest, 'big') >> 11) / 2**53

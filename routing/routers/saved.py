@@ -1,9 +1,9 @@
-"""The card and the record of seen problems in a saved router's directory.
+"""Reads and writes a saved router's card and its record of seen problems.
 
 The card holds the hash of the record, so that loading fails if the record is
-missing or belongs to another router. Calibration extends the record. During
-that update the card holds both hashes, so an interruption at any point leaves a
-router that loads.
+missing or belongs to another router. Calibration adds problems to the record.
+During that update the card holds the hashes of the old and of the new record,
+so an interruption at any point leaves a router that loads.
 """
 
 import json
@@ -16,7 +16,7 @@ from routing.shards import manifest as manifest_lib
 
 CARD_FILE = 'router.json'
 SEEN_FILE = 'seen.json'
-_BOUND = 'seen_hashes'  # JSON key: hashes of the records the card accepts.
+_BOUND = 'seen_hashes'  # JSON key: hashes of the records that a card accepts.
 
 
 def write(
@@ -25,9 +25,15 @@ def write(
     checkpoint_hash: str,
     seen: seen_lib.Seen,
 ) -> None:
-  """Writes the record, then the card.
+  """Writes the record of seen problems, then the card.
 
-  The card is written last: a directory with a card is complete.
+  The card comes last, because it marks the directory as complete.
+
+  Args:
+    directory: the router's directory.
+    card: the router's metadata.
+    checkpoint_hash: hash of the router's arrays and card.
+    seen: record of the problems used to train, select and prove the router.
   """
   seen_lib.write(directory / SEEN_FILE, seen)
   _write_card(
@@ -57,34 +63,36 @@ def read_seen(directory: pathlib.Path) -> seen_lib.Seen:
     ValueError: if the card does not accept this record.
   """
   seen = seen_lib.read(directory / SEEN_FILE)
-  # Older cards hold no hash and accept any record.
+  # Older cards hold no hash of a record and accept any record.
   bound = read_card(directory).get(_BOUND, [seen.hash])
   if seen.hash not in bound:
     raise ValueError(
         f'{directory}: {SEEN_FILE} is missing or is not the record that '
         f'{CARD_FILE} belongs to (hash {seen.hash[:12]}, expected '
-        f'{bound[-1][:12]}); restore it, or train again.'
+        f'{bound[-1][:12]}); restore the file, or train again.'
     )
   return seen
 
 
 def replace_seen(directory: pathlib.Path, seen: seen_lib.Seen) -> None:
-  """Replaces the record of a saved router and the hash in its card."""
+  """Replaces a saved router's record of seen problems, and the card's hash."""
   card, before = read_card(directory), read_seen(directory)
-  # Nothing to write, e.g. when a finished calibration is run again.
+  # The directory is up to date, e.g. if a finished calibration is run again.
   if card.get(_BOUND) == [seen.hash] and before == seen:
     return
   if before != seen:
-    # In this order: the card accepts both records, the record changes, the card
-    # accepts the new one only. After each write the directory loads.
+    # Three writes in this order keep the directory loadable at every moment:
+    # the card accepts both records, the record changes, the card accepts the
+    # new record only.
     _write_card(directory, card | {_BOUND: [before.hash, seen.hash]})
     seen_lib.write(directory / SEEN_FILE, seen)
   _write_card(directory, card | {_BOUND: [seen.hash]})
 
 
 def _write_card(directory: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes the card's JSON content, replacing the file atomically."""
   text = json.dumps(content, indent=2) + '\n'
-  # Atomic: a reader sees the old card or the new one, never a part.
+  # A reader must see the old card or the new one, never part of a card.
   manifest_lib.replace_file(
       directory / CARD_FILE, lambda path: path.write_text(text)
   )
