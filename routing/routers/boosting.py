@@ -1,10 +1,10 @@
 """Gradient boosting on outcomes: a baseline that ignores cost and waiting.
 
-From known outcomes it learns a label for each decision: whether choosing the
-largest route here, and the small one afterwards, turns a wrong answer into a
-right one. From trajectories it fits two classifiers, one for the small and one
-for the largest route. Each predicts whether the answer is right given that its
-route was chosen here. The score is their difference (a T-learner).
+With known outcomes, a classifier predicts a label of each decision: taking the
+largest route here, and the small route afterwards, turns a wrong answer into a
+right one. With trajectories, two classifiers predict the grade of the answer,
+one given that the small route is taken here, one given the largest route. The
+score is the difference of their predictions (a T-learner).
 
 Source: Kuenzel et al. 2019, "Metalearners for Estimating Heterogeneous
 Treatment Effects using Machine Learning".
@@ -21,8 +21,9 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
 
-# Trials are taken from the front, so the order decides what few trials try. The
-# first setting keeps results with one trial comparable with older ones.
+# Trials take settings from the front, so the order decides which settings a few
+# trials try. The first setting must stay first: results with one trial are
+# compared with older results.
 SETTINGS = (
     dict(max_iter=150, learning_rate=0.06, max_leaf_nodes=12),
     dict(max_iter=60, learning_rate=0.06, max_leaf_nodes=6),
@@ -35,7 +36,7 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A fitted binary classifier.
+  """A fitted binary classifier, or a constant where all labels were equal.
 
   model: a scikit-learn classifier; None if all labels were equal.
   constant: the probability of the label where `model` is None.
@@ -53,16 +54,17 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-  """The estimated gain in correctness from choosing the largest route.
+  """The estimated gain in correctness from taking the largest route.
 
-  The score is `with_large` minus `with_small`.
+  with_small: predicts a right answer, given that the small route is taken.
+  with_large: predicts a right answer, given that the largest route is taken.
   """
 
   with_small: Classifier
   with_large: Classifier
 
   def score(self, features: np.ndarray) -> np.ndarray:
-    """Returns `[M]` float64 in [-1, 1] from `[M, F]` features."""
+    """Returns the estimated gain, `[M]` float64 in [-1, 1], at `[M, F]`."""
     return self.with_large.score(features) - self.with_small.score(features)
 
 
@@ -74,12 +76,12 @@ def fit(
     setting: Mapping[str, Any],
     seed: int,
 ) -> list[families.Scored]:
-  """Fits the learner on every decision; see `learners.Learner.fit`.
+  """Fits gradient boosting on every decision; see `learners.Learner.fit`.
 
   Raises:
     ValueError: if no trajectory chooses the small or the largest route.
   """
-  del metric  # The label is correctness alone.
+  del metric  # The labels depend on grades only, not on costs.
   if isinstance(data, table_lib.OutcomeTable):
     scorer = fit_labels(
         data.decisions.features, is_fixed_by_handover(data), setting, seed
@@ -92,14 +94,15 @@ def fit(
 def is_fixed_by_handover(table: table_lib.OutcomeTable) -> np.ndarray:
   """Labels the decisions where one large step turns a wrong answer right.
 
-  An answer counts as right if more than half of its graded samples are.
+  An answer counts as right if more than half of its graded samples are right.
 
   Returns:
-    `[M]` bool: the largest route here and the small one afterwards ends right,
-    while the small one throughout ends wrong.
+    `[M]` bool. True where the largest route here and the small route afterwards
+    give a right answer, while the small route throughout gives a wrong one.
   """
-  # Whether the small route from here to the end is right. Deepest level first:
-  # each decision reads the entries of the decisions that follow it.
+  # small[i]: the small route from decision i to the end gives a right answer.
+  # The deepest level comes first, because each decision reads the entries of
+  # the decisions that follow it.
   small = np.zeros(len(table.children), bool)
   for here in reversed(list(table.levels())):
     small[here] = _is_right(table, table.children[here, 0], small)
@@ -109,12 +112,15 @@ def is_fixed_by_handover(table: table_lib.OutcomeTable) -> np.ndarray:
 def _is_right(
     table: table_lib.OutcomeTable, children: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
-  """Returns whether each child is right.
+  """Returns a bool for each child: it leads to a right answer.
 
-  Endings are right by their grade, decisions by `right`.
+  Args:
+    table: the outcome table.
+    children: any shape; an index >= 0 is a decision, -1 - i is ending i.
+    right: `[M]` bool, the result for decisions. Endings are looked up by grade.
   """
-  # A negative child -1 - i is ending i. Clamping keeps both look-ups in range;
-  # `where` discards the meaningless half of each.
+  # `maximum` keeps both look-ups in range; `where` discards the entries of the
+  # wrong kind.
   ending = table.ending_correct[np.maximum(-1 - children, 0)] > 0.5
   return np.where(children < 0, ending, right[np.maximum(children, 0)])
 
@@ -125,17 +131,17 @@ def fit_labels(
     setting: Mapping[str, Any],
     seed: int,
 ) -> Classifier:
-  """Fits a classifier on labelled observations.
+  """Fits a classifier of labels given features.
 
   Args:
-    features: `[M, F]`.
+    features: `[M, F]` features at M decisions.
     labels: `[M]` bool.
     setting: arguments of `HistGradientBoostingClassifier`.
     seed: seed of the binning of features.
   """
   from sklearn import ensemble
 
-  # scikit-learn refuses to fit a classifier to a single class.
+  # scikit-learn raises an error if all labels belong to one class.
   if labels.all() or not labels.any():
     return Classifier(None, float(labels.mean()))
   model = ensemble.HistGradientBoostingClassifier(
@@ -150,10 +156,11 @@ def fit_labels(
 def _fit_effect(
     data: sources.Recorded, setting: Mapping[str, Any], seed: int
 ) -> Effect:
-  """Fits one classifier of the final grade for each of the two routes."""
+  """Fits one classifier of the final grade per route: small and largest."""
   batch = data.batch
-  # Only the taken action has an outcome, so each route learns from the
-  # decisions that took it, labelled with the grade of the whole answer.
+  # Only the action that was taken has an outcome. The classifier of a route is
+  # fitted on the decisions that took this route, labelled with the grade of the
+  # whole answer.
   mask, actions = np.asarray(batch.mask, bool), np.asarray(batch.actions)
   right = np.broadcast_to(np.asarray(batch.correct)[:, None] > 0.5, mask.shape)
   fitted = []

@@ -1,9 +1,9 @@
 """The trained router: features, network, thresholds and promises.
 
-A router is a directory, in a training run or inside the package. It holds the
-weights of all policies with the feature statistics, the record of seen
-problems, the card with the hashes of these and, after calibration, the
-operating points.
+A router is saved as a directory, in a training run or inside the package. The
+directory holds the weights of all policies with the feature statistics, the
+record of seen problems, the card with hashes of both and, after calibration,
+the operating points.
 """
 
 from collections.abc import Iterable
@@ -34,11 +34,11 @@ CARD_FILE = saved_lib.CARD_FILE
 POINTS_FILE = 'operating_points.json'
 SEEN_FILE = saved_lib.SEEN_FILE
 SHIPPED = pathlib.Path(__file__).parent / 'shipped'
-_DEFAULT_THRESHOLD = 0.5  # Before calibration.
+_DEFAULT_THRESHOLD = 0.5  # The threshold of a router without operating points.
 
 
-# Jitted at module level with the network static, so
-# that all routers of one network share the compiled function.
+# The function is jitted at module level with the network as static argument, so
+# that all routers with equal networks share the compiled code.
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(
     network: networks.Policy,
@@ -58,12 +58,12 @@ def _probabilities(
 
 
 class LearnedRouter:
-  """Hands over where the policy's hand-over probability reaches a threshold.
+  """A router that hands over where the policy's probability of it is high.
 
-  A calibrated router starts at its first operating point, another one at policy
-  0 and threshold 0.5. `at` and `with_threshold` return copies at other points.
-  It keeps no state between calls: a network with memory reads earlier decisions
-  from `Trace.history`.
+  A calibrated router starts at its first operating point, any other router at
+  policy 0 and threshold 0.5. `at` and `with_threshold` return copies at other
+  points. A router keeps no state between calls: a network with memory reads
+  earlier decisions from `Trace.history`.
 
   Args:
     card: the metadata.
@@ -71,15 +71,15 @@ class LearnedRouter:
       network conditioned on the level, which serves all K levels.
     statistics: mean and standard deviation of the features.
     points: operating points, calibrated with exactly these arrays.
-    seen: record of the problems used to train, select and prove it.
+    seen: record of the problems used to train, select and prove the router.
 
   Attributes:
     policy_index: index of the active policy.
     threshold: the active threshold, or one per decision.
-    level: constraint level of the active policy. One of the card's levels; for
-      a conditioned network any value between them.
+    level: constraint level of the active policy: one of the card's levels or,
+      for a conditioned network, any value between them.
     point: the active operating point; None at another policy or threshold.
-    routes: the routes it may choose, ascending; see `restricted_to`.
+    routes: the routes that may be chosen, ascending; see `restricted_to`.
     has_memory: whether the network reads earlier decisions.
     checkpoint_hash: hash of the arrays and the card.
   """
@@ -95,7 +95,7 @@ class LearnedRouter:
     self.card, self.seen = card, seen
     self._params = jax.tree.map(np.asarray, params)
     self._statistics = statistics
-    # Before anything is computed from arrays and card together.
+    # Shapes are checked before anything is computed from arrays and card.
     self._check_shapes()
     self.checkpoint_hash = card_lib.hash_arrays(self._arrays(), card.to_json())
     card_lib.check_points(points, self.num_policies, self.checkpoint_hash)
@@ -115,7 +115,7 @@ class LearnedRouter:
 
   @property
   def is_restricted(self) -> bool:
-    """Whether it may choose only some of the routes."""
+    """True if some routes of the card may not be chosen."""
     return len(self.routes) < len(self.card.specs)
 
   def decide(self, trace: types.Trace) -> types.Decision:
@@ -128,18 +128,18 @@ class LearnedRouter:
     probabilities = self.action_probabilities(trace)
     score = float(probabilities[1:].sum())
     threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
-    # Over `routes` only: if all probabilities underflow to 0, argmax over all
-    # routes could return one that is not available.
+    # The maximum is over `routes` only: if all probabilities underflow to 0, an
+    # argmax over all routes could return one that is not available.
     larger = max(self.routes[1:], key=lambda route: probabilities[route])
     route = larger if score >= threshold else 0
     return types.Decision(route=route, score=score)
 
   def action_probabilities(self, trace: types.Trace) -> np.ndarray:
-    """Returns the `[A]` float32 policy output, before any threshold.
+    """Returns the policy's `[A]` float32 probabilities, before any threshold.
 
     Raises:
-      ValueError: if the network has memory and the trace lacks its history, or
-        is longer than in training.
+      ValueError: if the network has memory and the trace lacks its history or
+        has more decisions than the router was trained for.
     """
     config = self.card.features
     if not self.has_memory:
@@ -153,8 +153,8 @@ class LearnedRouter:
           f'{config.max_decisions}. Check that `Trace.previous` leads back to '
           'the first decision.'
       )
-    # Padded to one length, so that the network is compiled once. It is causal:
-    # the padding does not change the row of the last decision.
+    # The history is padded to one length, so that the network is compiled once.
+    # The network is causal: padding does not change the last decision's output.
     rows = np.zeros((config.max_decisions, config.size), np.float32)
     rows[: len(seen)] = seen
     return self.probabilities(rows)[len(seen) - 1]
@@ -167,11 +167,11 @@ class LearnedRouter:
     Args:
       features: `[..., F]` float32 from `observe`, not standardised; for a
         network with memory `[..., T, F]`, all decisions from the first.
-      policy_index: index of the policy; None = the active one.
+      policy_index: index of the policy; None = the active policy.
 
     Returns:
       `[..., A]` or `[..., T, A]` float32, route 0 = stay. Routes outside
-      `routes` have 0, and the others are renormalised.
+      `routes` have probability 0, and the other routes are renormalised.
 
     Raises:
       ValueError: if the policy does not exist, or F differs from training.
@@ -183,7 +183,7 @@ class LearnedRouter:
           f'Got {features.shape[-1]} features; the router was trained with '
           f'{self.card.features.size}.'
       )
-    # A conditioned network has one row of weights and reads the level.
+    # A conditioned network has one row of weights and gets the level as input.
     row = 0 if self._network.is_conditioned else row
     params = jax.tree.map(lambda x: x[row], self._params)
     standardised = standardize.apply(features, self._statistics)
@@ -197,26 +197,27 @@ class LearnedRouter:
   def score(
       self, features: np.ndarray, policy_index: int | None = None
   ) -> np.ndarray:
-    """Returns `[...]` float32, one policy's hand-over probability."""
-    # A sum over larger routes, not 1 - pi(stay): in float32 the latter rounds
+    """Returns one policy's hand-over probability; see `probabilities`."""
+    # The sum over larger routes, and not 1 - pi(stay), which in float32 rounds
     # small probabilities to a few equal values.
     return self.probabilities(features, policy_index)[..., 1:].sum(axis=-1)
 
   def restricted_to(self, routes: Iterable[int]) -> Self:
     """Returns a copy limited to some routes, e.g. while a server is down.
 
-    Other routes get probability 0 and the rest are renormalised, so a score is
-    conditional on the available routes. Operating points were calibrated with
-    all routes and promise nothing with fewer. Policy and threshold stay, and
-    `at` still works, but `point` is None. `save` does not store the
-    restriction, and `restricted_to` with all routes lifts it.
+    All other routes get probability 0 and `routes` are renormalised, so a score
+    is conditional on the available routes. Operating points were calibrated
+    with all routes and promise nothing with fewer. Policy and threshold stay,
+    and `at` still works, but `point` is None. `save` does not store the
+    restriction; `restricted_to` with all routes ends the restriction.
 
     Args:
       routes: 0, because the small model writes by default, and at least one
         larger route; in any order.
 
     Raises:
-      ValueError: if a route does not exist, or 0 or a larger one is missing.
+      ValueError: if a route does not exist, or route 0 or every larger route is
+        missing.
     """
     chosen, num_routes = list(routes), len(self.card.specs)
     if not (
@@ -235,7 +236,7 @@ class LearnedRouter:
     return router
 
   def at(self, name: str) -> Self:
-    """Returns a copy at a named operating point; see `restricted_to`."""
+    """Returns a copy at the operating point with this name."""
     for point in self.points:
       if point.name == name:
         router = self.with_threshold(point.policy_index, point.threshold)
@@ -255,11 +256,12 @@ class LearnedRouter:
     return router
 
   def at_level(self, level: float, threshold: card_lib.Threshold) -> Self:
-    """Returns a copy for any level of the constraint, and its threshold.
+    """Returns a copy at a constraint level and a threshold, without promises.
 
     Args:
-      level: a budget or a risk. A conditioned network takes any level between
-        the smallest and the largest of training; others only those of training.
+      level: a budget or a risk. A conditioned network allows any level between
+        the smallest and the largest that it was trained for, another network
+        only the levels that it was trained for.
       threshold: see `with_threshold`.
 
     Raises:
@@ -277,7 +279,8 @@ class LearnedRouter:
       raise ValueError(
           f'The level is {level}; allowed: {min(levels):g} to {max(levels):g}.'
       )
-    # For display only: a conditioned network has one row of weights.
+    # The index is for display only: a conditioned network has one row of
+    # weights.
     nearest = min(range(len(levels)), key=lambda k: abs(levels[k] - level))
     router = self.with_threshold(nearest, threshold)
     router.level = level
@@ -293,7 +296,7 @@ class LearnedRouter:
     if self.points:
       text = json.dumps([vars(point) for point in self.points], indent=2)
       (directory / POINTS_FILE).write_text(text + '\n')
-    # Last, since the card marks the directory as complete.
+    # The card is written last, since it marks the directory as complete.
     saved_lib.write(directory, self.card, self.checkpoint_hash, self.seen)
 
   def __str__(self) -> str:
@@ -325,7 +328,7 @@ class LearnedRouter:
     return '\n'.join(lines)
 
   def _arrays(self) -> dict[str, np.ndarray]:
-    """Returns all arrays by name."""
+    """Returns weights and feature statistics as a flat mapping of arrays."""
     weights = traverse_util.flatten_dict({'params': self._params}, sep='/')
     return {
         **{name: np.ascontiguousarray(x) for name, x in weights.items()},
@@ -334,7 +337,7 @@ class LearnedRouter:
     }
 
   def _level_of(self, policy_index: int) -> float:
-    """Returns the level of a policy; raises ValueError if there is none."""
+    """Returns the level of a policy; raises ValueError on an unknown index."""
     if not 0 <= policy_index < self.num_policies:
       raise ValueError(
           f'policy_index is {policy_index}; allowed: 0 to '
@@ -350,7 +353,7 @@ class LearnedRouter:
           f'The feature statistics have shape {self._statistics.mean.shape}; '
           f'the card has {size} features.'
       )
-    # Every leaf has the policies as its first axis.
+    # The first axis of every leaf of the pytree is the policies.
     policies = {len(leaf) for leaf in jax.tree.leaves(self._params)}
     is_shared = self.card.network.get('is_conditioned', False)
     expected = 1 if is_shared else self.num_policies
@@ -385,7 +388,8 @@ def load(path: pathlib.Path | str = 'shipped') -> LearnedRouter:
       card_lib.read_points(directory / POINTS_FILE),
       saved_lib.read_seen(directory),
   )
-  # Promises were proved for exactly these numbers, so changed ones do not load.
+  # Promises were proved for exactly these weights, so changed weights must not
+  # load.
   if router.checkpoint_hash != saved['hash']:
     raise ValueError(
         f'{directory}: {ARRAYS_FILE} and {CARD_FILE} do not belong together '

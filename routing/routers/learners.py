@@ -1,8 +1,8 @@
-"""The supervised learners that are compared with the policy, by name.
+"""The supervised learners that are compared with the learned policy, by name.
 
-To add one, write a module with its `fit` and add an entry to `LEARNERS`. All
-learners see the policy's features and training problems, and are tuned on
-`select` with the same number of trials.
+To add a learner, write a module with its `fit` and add an entry to `LEARNERS`.
+All learners get the features and training problems of the learned policy, and
+are tuned on the `select` split with the same number of trials.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,21 @@ from routing.outcomes import sources
 from routing.routers import boosting
 from routing.routers import fitted_q
 
-NUM_TRIALS = 6  # For every learner, so that none is tuned more than another.
+# Trials per learner; equal, so that no learner is tuned more than another.
+NUM_TRIALS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-  """The fit function of a learner, and its settings.
+  """A supervised learner: its fit function and the settings to try.
 
   fit: (data, *, metric, features, setting, seed) -> families. `data` is an
     `OutcomeTable` or a `Recorded` source of training problems, `metric` the
-    cost metric, `features` the observation of its live routers.
+    cost metric, `features` the features that live routers compute, `setting`
+    one entry of `settings`.
   settings: hyper-parameters to try, in this order.
-  max_decisions: approximate limit on the decisions it is fitted on; None = no
-    limit.
+  max_decisions: approximate limit on the number of decisions to fit on; None =
+    no limit.
   """
 
   fit: Callable[..., Sequence[sources.Family]]
@@ -35,7 +37,7 @@ class Learner:
   max_decisions: int | None = None
 
 
-# The keys stand in configurations and in results.json.
+# The keys occur in configurations and in results.json, so they must not change.
 LEARNERS = {
     'fitted Q, trees': Learner(
         fitted_q.fit_trees, fitted_q.TREE_SETTINGS, fitted_q.MAX_TREE_ROWS
@@ -46,10 +48,11 @@ LEARNERS = {
 
 
 def check(names: Sequence[str], num_trials: int) -> None:
-  """Checks the names and the number of trials of learners.
+  """Checks that the named learners exist and have enough settings.
 
   Raises:
-    ValueError: if a name is unknown or a learner has fewer settings.
+    ValueError: if a name is unknown or a learner has fewer settings than
+      `num_trials`.
   """
   for name in names:
     if name not in LEARNERS:
@@ -57,9 +60,9 @@ def check(names: Sequence[str], num_trials: int) -> None:
           f'evaluation.learners contains {name!r}; allowed: '
           f'{", ".join(LEARNERS)}.'
       )
-    # Checked before collection and training, which take hours.
+    # A mistake here is reported now: collection and training take hours.
     if not 1 <= num_trials <= len(LEARNERS[name].settings):
       raise ValueError(
           f'evaluation.num_trials is {num_trials}; allowed: 1 to '
-          f'{len(LEARNERS[name].settings)}, the settings of {name!r}.'
+          f'{len(LEARNERS[name].settings)}, the number of settings of {name!r}.'
       )

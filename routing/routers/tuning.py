@@ -1,4 +1,4 @@
-"""Chooses the hyper-parameters of a learner on `select` problems."""
+"""Chooses the hyper-parameters of a supervised learner on `select` problems."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from routing.routers import learners
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-  """The best trial.
+  """The best trial of a learner, and the values of all trials.
 
-  families: fitted with the best setting.
+  families: router families fitted with the best setting.
   setting: the hyper-parameters of the best trial.
   values: the value of every trial, in order.
   """
@@ -35,19 +35,19 @@ def tune(
     on_trial: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Tuned:
-  """Fits the first settings of a learner and returns the one of highest value.
+  """Fits a learner with each setting and returns the trial of highest value.
 
   Args:
     learner: the learner.
-    data: training problems.
-    value: the value of fitted families on `select` problems; ties go to the
-      first.
-    num_trials: number of settings to try.
-    on_trial: called after each setting, for a progress bar.
+    data: training problems, as `learners.Learner.fit` expects.
+    value: returns the value of fitted families on `select` problems. Of equal
+      values the first wins.
+    num_trials: number of settings to try, from the front of the list.
+    on_trial: called after each trial, for a progress bar.
     **fields: `metric`, `features` and `seed` of `learners.Learner.fit`.
 
   Raises:
-    ValueError: if the learner has fewer settings.
+    ValueError: if the learner has fewer settings than `num_trials`.
   """
   if not 1 <= num_trials <= len(learner.settings):
     raise ValueError(
