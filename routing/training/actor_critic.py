@@ -1,17 +1,19 @@
 """The actor-critic update of one policy from trajectories.
 
-The trajectories come from another policy (`vtrace`) or from recent versions of
-this one (`on_policy`). Importance ratios to the recorded action probabilities
-account for both; they are 1 if the policy has not changed since.
+The trajectories were collected by another policy (estimator `vtrace`) or by
+recent versions of the same policy (`on_policy`). Importance ratios correct for
+the difference: the policy's action probability divided by the recorded one,
+which is 1 if the policy has not changed since the collection.
 
 An update has three parts:
 
 1. The policy before the update is evaluated: V-trace gives the advantages of
-   reward and constraint, critic targets, and the excess of the constraint.
-2. The multiplier follows the excess (PID control).
-3. The policy takes a few gradient steps on the clipped Lagrangian surrogate
-   (`lagrangian`), or one constrained step (`trust_region`). The critics take a
-   few gradient steps towards their targets.
+   reward and constraint cost, the critics' targets, and the excess, i.e. the
+   expected constraint cost minus its level.
+2. A PID controller adjusts the multiplier to the excess.
+3. The policy takes a few gradient steps on the clipped surrogate of the
+   Lagrangian (update `lagrangian`), or one constrained step (`trust_region`).
+   The critics take a few gradient steps towards their targets.
 """
 
 from collections.abc import Callable
@@ -36,12 +38,13 @@ UPDATES = ('lagrangian', 'trust_region')
 
 @flax.struct.dataclass
 class Estimates:
-  """Estimates for the policy before an update; none has a gradient.
+  """Estimates for the policy before an update; no gradient flows through them.
 
   old: `[B, T, A]` log-probabilities of the policy.
-  advantages: `[B, T]`, of the reward.
-  constraint_advantages: `[B, T]`, of the constraint cost.
-  targets: two `[B, T]`, targets of the reward critic and constraint critic.
+  advantages: `[B, T]`, advantages of the reward.
+  constraint_advantages: `[B, T]`, advantages of the constraint cost.
+  targets: two arrays `[B, T]`, the targets of the reward critic and of the
+    constraint critic.
   reward: scalar, expected reward per trajectory.
   excess: scalar, expected constraint cost per trajectory minus the level.
   """
@@ -65,10 +68,11 @@ def make_update(
 
   Args:
     config: `objective`, `optimizer`, `critics`, `multiplier`, `trust_region`.
-    network, critics: of the run.
+    network: the policy network.
+    critics: the two critic networks.
 
   Raises:
-    ValueError: if the update is not in `UPDATES`.
+    ValueError: if the name is not in `UPDATES`.
   """
   name = check_update(config.objective.policy_update)
   makers = {
@@ -79,8 +83,8 @@ def make_update(
   optimizer = state_lib.make_optimizer(config.critics)
 
   def update(state, batch, level):
-    # Once, of the parameters before the update: neither policy nor critics may
-    # see the other's change.
+    # Computed from the parameters before the update, so that the policy and the
+    # critics do not see each other's change.
     estimates = estimate(config, network, critics, state, batch, level)
     multiplier, controller = lagrangian.control_multiplier(
         state.controller,
@@ -104,12 +108,11 @@ def make_update(
         'controller': controller,
         'critics': params,
         'critics_opt_state': opt_state,
-        **changes,  # Last: a trust region brings its own multiplier.
+        **changes,  # Comes last: a trust region has its own multiplier.
     }
     return changes, {
         **metrics,
-        # The sum, since the loop stops a run whose 'loss' is not finite, and
-        # diverging critics must stop it as a diverging policy does.
+        # The sum, so that diverging critics also stop the run (`loop.train`).
         'loss': metrics['loss'] + critic_metrics['loss'],
         'critic_loss': critic_metrics['loss'],
         'multiplier': changes['multiplier'],
@@ -121,7 +124,7 @@ def make_update(
 
 
 def check_update(name: str) -> str:
-  """Returns `name`, or raises ValueError with the allowed names."""
+  """Returns `name` if it is in `UPDATES`, otherwise raises ValueError."""
   if name not in UPDATES:
     raise ValueError(
         f'Unknown objective.policy_update {name!r}; allowed: '
@@ -141,13 +144,14 @@ def estimate(
   """Returns V-trace estimates for the policy of `state` on a batch.
 
   Args:
-    config: `objective` with `form`; `rho_bar` and `c_bar`; `ratio_clip`, of the
-      estimated return and excess; and `reach_clip`, of the importance weight of
-      reaching each decision, where 0 leaves that weight out.
-    network, critics: of the run.
-    state: of one policy, without the axis K.
+    config: its section `objective` has `form`, `rho_bar` and `c_bar` (V-trace
+      clipping), `ratio_clip` (clips ratios in expected reward and excess), and
+      `reach_clip` (clips the weight of reaching a decision; 0 = no weight).
+    network: the policy network.
+    critics: the two critic networks.
+    state: the state of one policy, without the axis K.
     batch: trajectories.
-    level: of the constraint.
+    level: the constraint's level.
   """
   objective, mask = config.objective, batch.mask
   logits = networks.apply(network, state.params, batch.features, level)
@@ -161,7 +165,7 @@ def estimate(
   signals = policy_gradient.signals(batch, form=objective.form)
   values = networks.apply(critics, state.critics, batch.features, level)
   targets, advantages, returns = [], [], []
-  # First the reward, then the constraint cost.
+  # The first iteration is for the reward, the second for the constraint cost.
   for value, signal in zip(values, signals, strict=True):
     target, advantage = vtrace.targets_and_advantages(
         value,
@@ -173,8 +177,7 @@ def estimate(
     )
     targets.append(target)
     advantages.append(reach * advantage)
-    # Not target[:, 0]: the multiplier must follow the cost of this very policy,
-    # without the bias of rho_bar = c_bar = 1.
+    # target[:, 0] would be biased towards the behaviour policy by rho_bar.
     returns.append(
         vtrace.expected_return(
             value, signal, ratios, mask, ratio_clip=objective.ratio_clip
@@ -202,7 +205,20 @@ def _critics_loss(critics, params, batch, estimates, level):
 
 
 def _steps(loss_fn, params, opt_state, optimizer, num, network):
-  """Takes `num` gradient steps; returns the metrics of the last one."""
+  """Takes `num` gradient steps on a loss.
+
+  Args:
+    loss_fn: params -> loss, or (loss, metrics).
+    params: parameters before the steps.
+    opt_state: state of `optimizer`.
+    optimizer: the optimiser.
+    num: number of steps.
+    network: decides whether gradients are averaged over the K policies.
+
+  Returns:
+    The parameters and optimiser state after the steps, and the metrics of the
+    last step.
+  """
 
   def body(carry, _):
     params, opt_state = carry
@@ -214,8 +230,8 @@ def _steps(loss_fn, params, opt_state, optimizer, num, network):
     metrics = {'loss': loss, 'grad_norm': optax.tree.norm(grads), **aux}
     return (optax.apply_updates(params, updates), opt_state), metrics
 
-  # Unrolled, so that XLA can see that the first step evaluates the network at
-  # the same parameters as `estimate` did, and computes it once.
+  # The loop is unrolled, because XLA then sees that the first step evaluates
+  # the network at the same parameters as `estimate`, and computes this once.
   (params, opt_state), metrics = jax.lax.scan(
       body, (params, opt_state), length=num, unroll=True
   )
@@ -223,12 +239,15 @@ def _steps(loss_fn, params, opt_state, optimizer, num, network):
 
 
 def _with_aux(loss):
-  """Returns (loss, metrics), without metrics where there is the loss alone."""
+  """Returns (loss, metrics) of a loss function that may return no metrics."""
   return loss if isinstance(loss, tuple) else (loss, {})
 
 
 def _make_lagrangian_update(config, network) -> PolicyUpdate:
-  """Returns gradient steps on the clipped surrogate of the Lagrangian."""
+  """Returns the policy update `lagrangian`.
+
+  It takes gradient steps on the clipped surrogate of the Lagrangian.
+  """
   objective = config.objective
   optimizer = state_lib.make_optimizer(config.optimizer)
 
@@ -264,7 +283,11 @@ def _make_lagrangian_update(config, network) -> PolicyUpdate:
 
 
 def _make_trust_region_update(config, network) -> PolicyUpdate:
-  """Returns one CPO step, whose multiplier comes from its closed-form dual."""
+  """Returns the policy update `trust_region`: one step of CPO.
+
+  CPO is Constrained Policy Optimization. Its step finds the multiplier by
+  solving the dual problem in closed form.
+  """
   if network.is_conditioned:
     raise ValueError(
         'objective.policy_update is trust_region, which takes one constraint, '
@@ -273,7 +296,7 @@ def _make_trust_region_update(config, network) -> PolicyUpdate:
     )
 
   def update(state, batch, estimates, multiplier, level):
-    del multiplier  # The step solves for its own.
+    del multiplier  # The step solves for its own multiplier.
     old = estimates.old
 
     def surrogates(params):
@@ -288,15 +311,15 @@ def _make_trust_region_update(config, network) -> PolicyUpdate:
           )
       )
       kl = policy_gradient.mean_kl(new, old, batch)
-      # surrogate(new) - surrogate(old) is the change of the constraint to first
-      # order; the estimated excess is its value at the old policy. The loss
-      # needs no such constant.
+      # To first order, the constraint cost of the new policy minus its level is
+      # the excess of the old policy plus the change
+      # surrogate(new) - surrogate(old). In the loss a constant has no effect.
       return -gain, estimates.excess + new_constraint - old_constraint, kl
 
     params, metrics = trust_region.update(
         state.params, surrogates, **config.trust_region
     )
-    # 'excess' is already the name of the estimate before the update.
+    # Renamed, because 'excess' is the name of the estimate before the update.
     metrics['expected_excess'] = metrics.pop('excess')
     return {
         'params': params,

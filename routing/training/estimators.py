@@ -1,11 +1,13 @@
 """The registry of estimators, by the name in `config.objective.estimator`.
 
-exact      closed form on known outcomes, ladders or reply trees
+An estimator computes the gradient of the objective from collected data.
+
+exact      closed form on known outcomes, i.e. ladders or reply trees
            (`objectives.exact`)
-vtrace     off-policy, on behaviour trajectories of any protocol
+vtrace     off-policy, on trajectories of a behaviour policy in any protocol
            (`training.actor_critic`)
-on_policy  the same update, on trajectories that the trained policies collect
-           between gradient steps
+on_policy  the update of `vtrace`, on trajectories that the trained policies
+           collect between gradient steps
 
 To add an estimator, write a module with its state and update, and add an entry
 to `ESTIMATORS`.
@@ -24,13 +26,14 @@ from routing.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-  """An estimator: its data, and how its state and update are made.
+  """An estimator: the data that it needs, and a function that sets it up.
 
-  learns_from: 'known' (the outcome of every sequence of actions on a problem)
-    or 'trajectories'.
+  learns_from: 'known' (the outcome of every sequence of actions on a problem is
+    known) or 'trajectories' (sampled answers).
   make: (config, network, num_features, seed) -> (state before the first step,
     update of one policy).
-  writes_its_own: on-policy, the trained policies collect the trajectories.
+  writes_its_own: whether the trained policies collect the trajectories during
+    training.
   """
 
   learns_from: str
@@ -42,15 +45,16 @@ class Estimator:
 
 
 def _exact(config, network, num_features, seed):
-  """Returns the state and update of the closed-form estimator."""
+  """Returns the initial state and the update of the estimator `exact`."""
   state = state_lib.init_state(config, network, num_features, seed)
   objective = step_lib.make_objective(config)
   return state, step_lib.descend(config, network, objective)
 
 
 def _actor_critic(config, network, num_features, seed):
-  """Returns the state and update of the estimators with critics."""
-  # The same kind and width of layers as the policy, but separate weights.
+  """Returns the initial state and the update of an estimator with critics."""
+  # The critics have the same kind and width of layers as the policy, but their
+  # own weights.
   critics = networks.make_critics(config.network)
   state = state_lib.init_actor_critic(
       config, network, critics, num_features, seed
@@ -60,17 +64,18 @@ def _actor_critic(config, network, num_features, seed):
 
 ESTIMATORS = {
     'exact': Estimator('known', _exact),
-    # Both make the same update: importance ratios tell on- from off-policy.
+    # Both have the same update: its importance ratios are close to 1 where the
+    # trajectories are on-policy.
     'vtrace': Estimator('trajectories', _actor_critic),
     'on_policy': Estimator('trajectories', _actor_critic, writes_its_own=True),
 }
 
 
 def name_of(config: ml_collections.ConfigDict) -> str:
-  """Returns the estimator's name in a configuration; 'exact' by default.
+  """Returns the name of the estimator in a configuration, by default 'exact'.
 
   Raises:
-    ValueError: if it is not in `ESTIMATORS`.
+    ValueError: if the name is not in `ESTIMATORS`.
   """
   # Configurations older than the other estimators do not have the field.
   name = config.objective.get('estimator', 'exact')
@@ -83,5 +88,9 @@ def name_of(config: ml_collections.ConfigDict) -> str:
 
 
 def of(config: ml_collections.ConfigDict) -> Estimator:
-  """Returns the estimator of a configuration; raises as `name_of` does."""
+  """Returns the estimator that a configuration names.
+
+  Raises:
+    ValueError: if the name is not in `ESTIMATORS`.
+  """
   return ESTIMATORS[name_of(config)]
