@@ -1,1 +1,1 @@
-"""Back ends that write steps: one protocol, one table of capabilities."""
+"""Engines: the back ends with which language models write steps."""

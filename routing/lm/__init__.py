@@ -1,1 +1,1 @@
-"""The embedded pair: two tiny language models, and how they are trained."""
+"""The two embedded, tiny language models: training, export and sampling."""

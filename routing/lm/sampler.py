@@ -1,9 +1,9 @@
-"""Prefills and decodes with a KV cache, as pure functions.
+"""Writes text with a decoder: prefill and decoding with a KV cache.
 
-The tokens of a row depend on its own prompt and seed alone. The noise of a
-position comes from a key folded with the row's seed and that position, never
-from the batch. The caller jits these functions, since it knows where the cache
-lives and whether it may be donated.
+All functions are pure. The tokens of a row depend only on the row's own prompt,
+temperature and seed, not on the other rows: the sampling noise of a token is a
+function of the row's seed and the token's position. The caller jits these
+functions, because it knows whether the buffers of the cache may be donated.
 """
 
 import chex
@@ -16,16 +16,16 @@ from routing.lm import decoder
 
 @flax.struct.dataclass
 class Rows:
-  """The state from which a batch of rows continues.
+  """The state from which decoding continues B rows, one text in each.
 
   last_token: `[B]` int32, the newest token, not yet passed through the model.
-  position: `[B]` int32, its position.
-  seed: `[B]` uint32; the token after position p depends on the prefix and
-    (seed, p) alone.
-  temperature: `[B]` float32 >= 0; 0 is greedy.
-  active: `[B]` bool; other rows write nothing.
-  limit: `[B]` int32, maximum number of new tokens; capped to fit the cache.
-  slots: `[B]` int32, each row's index in the cache; None = its own index.
+  position: `[B]` int32, position of the newest token in its text.
+  seed: `[B]` uint32, seed of the sampling noise. The noise of the token after
+    position p is a function of (seed, p).
+  temperature: `[B]` float32 >= 0, sampling temperature; 0 is greedy.
+  active: `[B]` bool; False marks padding rows, which write nothing.
+  limit: `[B]` int32, maximum number of new tokens; `checked` caps it.
+  slots: `[B]` int32, index in the cache of each row; None = 0..B-1 in order.
   """
 
   last_token: jax.Array
@@ -37,14 +37,20 @@ class Rows:
   slots: jax.Array | None = None
 
   def checked(self, max_new: int, length: int) -> 'Rows':
-    """Checks shapes; returns the rows with capped limits and slots set."""
+    """Checks shapes; returns the rows with `slots` set and `limit` capped.
+
+    Args:
+      max_new: maximum number of new tokens of any row.
+      length: number of positions in the cache.
+    """
     chex.assert_rank(self.last_token, 1)
     chex.assert_equal_shape(
         [self.last_token, self.position, self.seed]
         + [self.temperature, self.active, self.limit]
     )
-    # Written tokens stand at position + 1, +2, ...; the last one must fit into
-    # the cache as well, for its keys are stored when it is passed later.
+    # New tokens get the positions position + 1, position + 2, ... The last new
+    # token needs a place in the cache too: its keys are stored there by the
+    # next call, which passes it through the model.
     room = jnp.minimum(max_new, length - 1 - self.position)
     own = jnp.arange(len(self.last_token))
     return self.replace(
@@ -53,21 +59,25 @@ class Rows:
     )
 
   def writes(self, out: 'Decoded') -> jax.Array:
-    """Returns `[B]` bool: the rows that continue after having written `out`."""
+    """Returns `[B]` bool, True for rows that write more tokens after `out`."""
     return self.active & ~out.stopped & (out.count < self.limit)
 
 
 @flax.struct.dataclass
 class Decoded:
-  """What a batch of rows wrote; entries beyond a row's count are zero.
+  """The tokens that B rows wrote, at most M each, with their statistics.
 
-  tokens: `[B, M]` int32, stop token included.
-  count: `[B]` int32, number of tokens written.
-  log_probs: `[B, M]` float32, of each token, before temperature.
-  top_log_probs: `[B, M, K]` float32, the K largest, descending.
-  hidden_last: `[B, D]` float32, the hidden state that gave the last token.
-  hidden_mean: `[B, D]` float32, the mean hidden state of the written tokens.
-  stopped: `[B]` bool, the row wrote a stop token.
+  Entries after a row's last token are zero.
+
+  tokens: `[B, M]` int32, the written tokens, stop token included.
+  count: `[B]` int32, number of written tokens.
+  log_probs: `[B, M]` float32, log-probability of each token at temperature 1.
+  top_log_probs: `[B, M, K]` float32, the K largest log-probabilities at each
+    token, descending.
+  hidden_last: `[B, D]` float32, hidden state that predicted the last token.
+  hidden_mean: `[B, D]` float32, mean of the hidden states that predicted the
+    written tokens.
+  stopped: `[B]` bool, True if the row wrote a stop token.
   """
 
   tokens: jax.Array
@@ -89,27 +99,28 @@ def prefill(
     slots: jax.Array | None = None,
     num_past: int | None = None,
 ) -> decoder.KVCache:
-  """Passes known tokens through the model to fill the cache.
+  """Passes known tokens through the model, and stores their keys and values.
 
   Args:
     params: parameters of `decoder.Decoder(config)`.
     config: the decoder's shape.
-    cache: `[L, N, KVH, S, Dh]`, filled below `start` in each row's slot.
-    tokens: `[B, C]` int32, right-padded.
+    cache: keys and values, `[L, N, KVH, S, Dh]` each. For each row, the
+      positions below `start` of its slot are filled.
+    tokens: `[B, C]` int32, the tokens to pass, padded on the right.
     start: `[B]` int32, position of the first token of each row.
     count: `[B]` int32, number of tokens of each row without padding; may be 0.
-    slots: `[B]` int32, each row's index on axis N; None = its own index.
-    num_past: an upper bound on `start`, so that later keys are not attended to;
-      None = the cache's length. Static: it sets a shape.
+    slots: `[B]` int32, index of each row on axis N; None = 0..B-1 in order.
+    num_past: an upper bound on `start`; only so many cached positions are
+      attended to. None = S. It must be static, because it sets a shape.
 
   Returns:
-    The cache, filled below `start + count`.
+    The cache, filled at the positions below `start + count`.
   """
   chex.assert_rank(tokens, 2)
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
   slots = jnp.arange(len(start)) if slots is None else slots
-  # Logits are not used, so XLA does not compute them under jit.
+  # The logits are not used, so XLA drops their computation under jit.
   _, _, new = decoder.Decoder(config).apply(
       {'params': params},
       tokens,
@@ -125,21 +136,23 @@ def _before(
     slots: jax.Array,
     num_past: int | None,
 ) -> list[decoder.Past]:
-  """Returns the cached keys and values below `position`, as a list for `pasts`.
+  """Returns the argument `pasts` of the decoder for the cached tokens.
 
-  The list is empty if `num_past` is 0.
+  It is a list of one `Past` with the tokens below `position`; the list is empty
+  if `num_past` is 0.
 
   Args:
-    cache: the cache, with N rows.
-    position: `[B]` int32.
-    slots: `[B]` int32, rows of the cache.
+    cache: the cache of N slots.
+    position: `[B]` int32, number of leading cached tokens to attend to.
+    slots: `[B]` int32, index of each row on axis N of the cache.
     num_past: see `prefill`.
   """
   length = cache.keys.shape[3] if num_past is None else num_past
   if not length:
     return []
-  # A tuple over layers: a slice of one stacked array would be copied for every
-  # token in the loop of `decode`. Each is [B, KVH, length, Dh].
+  # The layers are separate arrays in a tuple, each [B, KVH, length, Dh]. A
+  # slice of one stacked array would be copied for every token in the loop of
+  # `decode`.
   rows = jax.tree.map(
       lambda x: tuple(layer[slots, :, :length] for layer in x), cache
   )
@@ -153,21 +166,26 @@ def _store(
     count: jax.Array,
     slots: jax.Array,
 ) -> decoder.KVCache:
-  """Writes the first `count` tokens of `new` into the cache at `start`, by row.
+  """Writes the keys and values of new tokens into the cache.
 
   Args:
-    cache: the cache, with N rows.
-    new: keys and values of C tokens of B rows.
-    start, count, slots: `[B]` int32.
+    cache: the cache of N slots.
+    new: keys and values of C tokens of B rows, `[L, B, KVH, C, Dh]` each.
+    start: `[B]` int32, position of each row's first new token.
+    count: `[B]` int32, number of each row's tokens to store; the rest of the C
+      tokens is padding.
+    slots: `[B]` int32, index of each row on axis N of the cache.
   """
   offset = jnp.arange(new.keys.shape[3])[None]
-  # Padding gets an index past the end, which mode='drop' below ignores.
+  # Padding tokens get a position past the cache's end, where mode='drop' below
+  # discards them.
   beyond = cache.keys.shape[3]
   at = jnp.where(offset < count[:, None], start[:, None] + offset, beyond)
 
   def put(old, x):
-    # Two index arrays [B, 1] and [B, C] with slices between them: as in NumPy,
-    # the indexed axes come first. The target is [B, C, L, KVH, Dh].
+    # The index arrays have shapes [B, 1] and [B, C], with a slice between them.
+    # As in NumPy, the indexed axes then come first: the target has shape
+    # [B, C, L, KVH, Dh].
     return old.at[:, slots[:, None], :, at].set(
         x.transpose(1, 3, 0, 2, 4), mode='drop'
     )
@@ -176,29 +194,32 @@ def _store(
 
 
 def _choose(logits, seed, position, temperature):
-  """Samples a token for each row by Gumbel-max; temperature 0 is greedy.
+  """Samples one token for each row by the Gumbel-max trick.
 
-  argmax(log p + temperature * g) with Gumbel noise g draws from the softmax of
-  log p / temperature.
+  With Gumbel noise g, argmax(log p + temperature * g) is a draw from the
+  softmax of log p / temperature; at temperature 0 it is the greedy choice.
 
   Args:
-    logits: `[B, V]` float32, log-probabilities.
-    seed, position: `[B]`; they determine the noise.
-    temperature: `[B]` float32.
+    logits: `[B, V]` float32, log-probabilities of the tokens.
+    seed: `[B]` uint32, seed of each row; determines g together with `position`.
+    position: `[B]` int32, position of the token that predicts the new one.
+    temperature: `[B]` float32 >= 0.
 
   Returns:
-    `[B]` integer tokens.
+    `[B]` integers, the ids of the chosen tokens.
   """
 
   def noise(seed, position):
-    # A key per (seed, position): a batch or a resumed call changes no draw.
+    # The key depends only on (seed, position), so neither the other rows nor
+    # the split of a text into several calls changes a draw.
     key = jax.random.fold_in(jax.random.key(seed), position)
     return jax.random.gumbel(key, logits.shape[-1:])
 
   gumbel = jax.lax.cond(
       (temperature > 0).any(),
       jax.vmap(noise),
-      lambda *_: jnp.zeros_like(logits),  # All greedy: noise costs time.
+      # If all rows are greedy, the time to draw noise is saved.
+      lambda *_: jnp.zeros_like(logits),
       seed,
       position,
   )
@@ -220,14 +241,14 @@ def decode(
   """Writes tokens until every active row has stopped or reached its limit.
 
   Args:
-    params, config, cache: see `prefill`; slots are filled below `position`.
-    rows: the state to continue from.
-    max_new, top_k: M, maximum number of new tokens of a row, and K.
-    stop_ids, pad_id: tokens that end a row (written), and one never written.
+    params, config, cache: see `prefill`; the cache is filled below `position`.
+    rows: the state from which to continue.
+    max_new, top_k: M and K, see `Decoded`.
+    stop_ids, pad_id: tokens that end a row, and a token that is never written.
     num_past: an upper bound on the rows' positions; see `prefill`.
 
   Returns:
-    What was written, and the cache, filled below position + count.
+    The written tokens, and the cache, filled below `position + count`.
   """
   rows = rows.checked(max_new, length=cache.keys.shape[3])
   batch_size = len(rows.position)
@@ -236,7 +257,7 @@ def decode(
   def body(carry):
     i, out, token, new = carry
     going = rows.writes(out)
-    # Rows that have stopped pass a token, too; it is masked out below.
+    # Rows that have stopped pass a token too; its results are discarded below.
     written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
     logits, hidden, latest = decoder.Decoder(config).apply(
         {'params': params},
@@ -245,7 +266,7 @@ def decode(
         [*pasts, decoder.Past(new, written)],
     )
     new = _put_column(new, latest, i)
-    # Padding is excluded before normalizing, so probabilities still sum to 1.
+    # Without the padding token, the probabilities of the others sum to 1.
     log_probs = jax.nn.log_softmax(logits[:, 0].at[:, pad_id].set(-1e9))
     chosen = _choose(log_probs, rows.seed, rows.position + i, rows.temperature)
     chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
@@ -262,13 +283,20 @@ def decode(
   _, out, _, new = jax.lax.while_loop(
       lambda carry: rows.writes(carry[1]).any(), body, start
   )
-  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]  # It was a sum.
+  mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
   cache = _store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
 
 
 def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
-  """Returns the `Decoded` of rows that have written no token."""
+  """Returns a `Decoded` in which no row has written a token.
+
+  Args:
+    batch_size: B, number of rows.
+    max_new: M, maximum number of new tokens of a row.
+    top_k: K, number of top log-probabilities per token.
+    width: D, length of a hidden state.
+  """
   return Decoded(
       tokens=jnp.zeros((batch_size, max_new), jnp.int32),
       count=jnp.zeros(batch_size, jnp.int32),
@@ -281,9 +309,9 @@ def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
 
 
 def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
-  """Replaces position `i` of the cache in all rows."""
-  # `decode` collects new keys in a buffer with one column per written token,
-  # the same for all rows, and stores it in the cache once, after the loop.
+  """Replaces the keys and values at position `i` of all rows by `column`."""
+  # `decode` uses this function on a small buffer, in which token i of every row
+  # has column i. It stores the buffer in the cache once, after the loop.
   return jax.tree.map(
       lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
       cache,
@@ -292,18 +320,29 @@ def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
 
 
 def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
-  """Adds the i-th token of the rows that continue to `out`."""
+  """Writes token `i` into `out`, in each row that is still decoding.
+
+  Args:
+    out: the `Decoded` to update.
+    i: index of the token among the new tokens.
+    going: `[B]` bool, True for rows that are still decoding.
+    chosen: `[B]` int32, the token of each row.
+    log_probs: `[B, V]` float32, log-probabilities of all tokens.
+    hidden: `[B, D]` float32, the hidden states that predicted the tokens.
+    top_k: K, number of top log-probabilities to record.
+  """
 
   def put(array, value):
-    # [B] -> [B, 1, ...]: broadcasts against the trailing axes of `value`.
+    # `going` is reshaped from [B] to [B, 1, ...], with as many axes as `value`.
     keep = going.reshape(-1, *[1] * (value.ndim - 1))
     value = jnp.where(keep, value, 0)
     return jax.lax.dynamic_update_index_in_dim(array, value, i, axis=1)
 
-  # The model's own distribution, without temperature: confidence features must
-  # not depend on how tokens are sampled.
+  # The log-probability is recorded without temperature, so that confidence
+  # features do not depend on how tokens are sampled.
   own = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
   state = jnp.where(going[:, None], hidden, 0.0)
+  # While decoding, `hidden_mean` is a sum over tokens; `decode` divides it.
   return out.replace(
       tokens=put(out.tokens, chosen),
       count=out.count + going,
