@@ -17,10 +17,11 @@ from routing.features import observation
 from routing.routers import promises
 
 FORMAT_VERSION = 1
-# Files of this format version have other names for two cost metrics. Card
-# hashes include them, so new names would make every saved router unreadable.
+# Files of this format version use other names for two cost metrics. Card hashes
+# include these names, so new ones would make every saved router unreadable.
 _METRIC_ON_DISK = {'decoded_tokens': 'decoded', 'latency': 'seconds'}
 
+# One threshold for all decisions, or one per decision.
 Threshold = float | tuple[float, ...]
 
 
@@ -28,18 +29,20 @@ Threshold = float | tuple[float, ...]
 class Card:
   """Everything that a router needs besides its arrays.
 
-  specs: the A models it was trained for, smallest first.
-  metric: cost metric of its constraint and of its cost features.
+  specs: the A models that the router was trained for, smallest first.
+  metric: cost metric of the constraint and of the cost features.
   reference: expected cost per problem of the largest model alone, in the unit
     of the cost metric.
-  protocol: the decision process it was trained in.
-  features: the observation that it computes.
-  network: the `network` part of its configuration.
-  form: 'budget' or 'reliability'.
-  levels: the constraint level of each of the K policies.
+  protocol: the protocol that the router was trained in.
+  features: the features that the router computes.
+  network: the `network` part of the configuration.
+  form: the constrained objective. 'budget' bounds the mean cost, 'reliability'
+    the relative loss.
+  levels: the constraint level (a budget or a risk) of each of the K policies.
   weights_sha256: one hash per model, from the manifest of the shards: the hash
-    of the weights or, for a model behind an API, its name there. Empty in older
-    cards; then only `specs` distinguish one pair of models from another.
+    of the weights or, for a model behind an API, the model's name there. Empty
+    in older cards; only `specs` then distinguish one pair of models from
+    another.
   """
 
   specs: tuple[costs.RouteSpec, ...]
@@ -54,21 +57,22 @@ class Card:
 
   @property
   def accounting(self) -> costs.Accounting:
-    """The cost accounting that the router's cost features are based on."""
+    """The cost accounting that the cost features are computed from."""
     return costs.Accounting(self.specs, self.metric, self.reference)
 
   def to_json(self) -> dict[str, Any]:
-    """Returns JSON-like content, with lists for tuples."""
+    """Returns the card as JSON-like content, with lists for tuples."""
     content = {
         'format_version': FORMAT_VERSION,
         **dataclasses.asdict(self),
         'network': dict(self.network),
     }
     if not self.weights_sha256:
-      del content['weights_sha256']  # Older cards, and their hash, lack it.
+      # Older cards lack the key, and their hashes must stay the same.
+      del content['weights_sha256']
     features = content['features']
-    # This format version says `max_steps` and `ruler`. Card hashes include the
-    # names, so they stay.
+    # In this format version `max_decisions` is called `max_steps` and `metric`
+    # is called `ruler`. Card hashes include the names, so the names stay.
     features['max_steps'] = features.pop('max_decisions')
     metric = content.pop('metric')
     content['ruler'] = _METRIC_ON_DISK.get(metric, metric)
@@ -77,10 +81,10 @@ class Card:
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Card':
-    """Returns the card that `to_json` wrote.
+    """Returns the card with the content that `to_json` returned.
 
     Raises:
-      ValueError: if it has another format version.
+      ValueError: if the content has another format version.
     """
     content = dict(content)
     version = content.pop('format_version', None)
@@ -106,16 +110,16 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-  """One policy of a router and a threshold, with what calibration promises.
+  """One policy of a router and a threshold, with the promises about the two.
 
-  name: e.g. 'cost<=0.4'.
-  policy_index: index into the levels of the router.
+  name: e.g. 'cost<=0.4'; see `promises.name_of`.
+  policy_index: index of the policy, in 0..K-1.
   threshold: hand over where the score reaches this; inf = never. A tuple gives
     one threshold per decision.
-  promise: the quantity, level and delta, and the measured values with their
-    number of problems; JSON-like.
+  promise: JSON-like; quantity, level and delta of the promise, and values
+    measured in calibration with their number of problems.
   checkpoint_hash: hash of the router that was calibrated.
-  shards_hash: hash of the `prove` records; empty if it was not recorded.
+  shards_hash: hash of the `prove` records; empty if no hash was recorded.
   """
 
   name: str
@@ -126,7 +130,8 @@ class OperatingPoint:
   shards_hash: str = ''
 
   def __post_init__(self):
-    # JSON has lists for tuples; the class is frozen.
+    # JSON has lists for tuples, so the threshold is converted. The class is
+    # frozen, hence `object.__setattr__`.
     object.__setattr__(self, 'threshold', as_threshold(self.threshold))
 
   def __str__(self) -> str:
@@ -140,19 +145,21 @@ class OperatingPoint:
       figures = ', '.join(f'{k} {v:.3f}' for k, v in measured.items())
       line += f'; {figures} on {promise.get("n")} problems'
     entries = promise, *promise.get('also', ())
-    # A point that was only chosen, not tested, must not read like a promise.
+    # A point that was chosen without a test promises nothing, and its line must
+    # not read like a promise.
     if all(x.get('delta') is None for x in entries):
       return line
     return f'{line}; promised {promises.in_words(promise)}'
 
 
 def as_threshold(value: float | Sequence[float]) -> Threshold:
-  """Returns a float, or a tuple of floats with one threshold per decision.
+  """Converts to a float, or to a tuple of floats with one per decision.
 
   Raises:
-    ValueError: if there is no threshold, or one is NaN.
+    ValueError: if there is no threshold, or a threshold is NaN.
   """
-  # inf is allowed, and means never; NaN would silently mean the same.
+  # inf is allowed and never hands over. NaN would silently do the same, since
+  # every comparison with NaN is False.
   values = np.asarray(value, np.float64)
   if values.ndim > 1 or not values.size or np.isnan(values).any():
     raise ValueError(
@@ -163,25 +170,26 @@ def as_threshold(value: float | Sequence[float]) -> Threshold:
 
 
 def threshold_at(threshold: Threshold, decision: int) -> float:
-  """Returns the threshold of a decision, counted from 0.
+  """Returns the threshold that applies at a decision, counted from 0.
 
   Raises:
-    ValueError: if there are thresholds for fewer decisions.
+    ValueError: if the thresholds end before this decision.
   """
   if not isinstance(threshold, tuple):
     return threshold
-  # No fallback to the last threshold: the promise was proved for these only.
+  # Reusing the last threshold would be wrong: the promise was proved for the
+  # given thresholds only.
   if decision >= len(threshold):
     raise ValueError(
         f'There is no threshold for decision {decision}; the operating point '
         f'has {len(threshold)}, for decisions 0 to {len(threshold) - 1}. '
-        'Calibrate with more.'
+        'Calibrate with more thresholds.'
     )
   return threshold[decision]
 
 
 def describe_threshold(threshold: Threshold) -> str:
-  """Returns e.g. '0.37', or '0.37, from decision 3 on 0.52'."""
+  """Returns a threshold as text: '0.37', or '0.37, from decision 3 on 0.52'."""
   values = threshold if isinstance(threshold, tuple) else (threshold,)
   text, start = '', 0
   for value, run in itertools.groupby(values):
@@ -192,15 +200,15 @@ def describe_threshold(threshold: Threshold) -> str:
 
 
 def read_points(path: pathlib.Path) -> tuple[OperatingPoint, ...]:
-  """Returns the points of a points file; none if there is no file."""
+  """Reads operating points; returns an empty tuple if there is no file."""
   if not path.exists():
     return ()
   known = {field.name for field in dataclasses.fields(OperatingPoint)}
   found = []
   for entry in json.loads(path.read_text()):
-    if 'member' in entry:  # Older files call the policy index so.
+    if 'member' in entry:  # The name of `policy_index` in older files.
       entry['policy_index'] = entry.pop('member')
-    # Unknown fields are skipped: later versions and users may add some.
+    # Unknown fields are skipped, because later versions and users may add them.
     found.append(OperatingPoint(**{k: entry[k] for k in entry if k in known}))
   return tuple(found)
 
@@ -208,13 +216,18 @@ def read_points(path: pathlib.Path) -> tuple[OperatingPoint, ...]:
 def check_points(
     points: Sequence[OperatingPoint], num_policies: int, checkpoint_hash: str
 ) -> None:
-  """Checks that points belong to this router.
+  """Checks that operating points belong to one router.
+
+  Args:
+    points: the operating points.
+    num_policies: K of the router.
+    checkpoint_hash: hash of the router's arrays and card.
 
   Raises:
     ValueError: if a point was calibrated on another router.
   """
   for point in points:
-    # A promise holds for the exact numbers that were calibrated.
+    # A promise holds only for the exact weights that were calibrated.
     if point.checkpoint_hash != checkpoint_hash:
       raise ValueError(
           f'Operating point {point.name!r} was calibrated on checkpoint '
@@ -231,9 +244,15 @@ def check_points(
 def hash_arrays(
     arrays: Mapping[str, np.ndarray], content: Mapping[str, Any]
 ) -> str:
-  """Returns SHA-256 of array names, types, shapes and bytes, and the card."""
+  """Returns the SHA-256 of a router's arrays and of its card.
+
+  Args:
+    arrays: name -> array; names, types, shapes and bytes enter the hash.
+    content: the card as JSON-like content.
+  """
   digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-  # Sorted and contiguous, so that order and memory layout do not matter.
+  # Arrays are sorted by name and made contiguous, so that order and memory
+  # layout do not change the hash.
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])
     digest.update(f'{name} {array.dtype} {array.shape}'.encode())

@@ -1,17 +1,18 @@
 """Fitted Q-iteration: a supervised baseline that knows cost and waiting.
 
-The reward of an answer is correct - price * cost. The value of a branch is its
-expected reward if the current rule decides from there on. A regression on the
-policy's own features predicts the advantage of each larger route over the small
-one. The improved rule, which takes the route of the greatest positive
-advantage, decides in the next sweep.
+The reward of an answer is correct - price * cost. A rule chooses a route at
+each decision. The value of a branch is its expected reward if the current rule
+makes all later decisions. A regression on the learned policy's features
+predicts the advantage of each larger route over the small route. The improved
+rule takes the route of the greatest positive advantage, and is the current rule
+of the next sweep.
 
 With known outcomes the targets are values *realised* under the rule;
 predictions only choose the actions, as in Longstaff and Schwartz's optimal
 stopping, so regression errors do not accumulate. With trajectories only the
-branch that was taken is known. There each route has a regression, whose target
-is minus the cost of the step plus the predicted best value of the next decision
-(the plain form).
+branch that was taken is known. Each route then has its own regression, whose
+target is the predicted best value of the next decision minus price times the
+cost of the step (plain fitted Q-iteration).
 
 One regression serves all depths, with the step index among its features,
 because there are too few deep decisions to fit one at each depth.
@@ -34,15 +35,15 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
 
-# Correct answers per unit of cost; one unit is the cost of the large model's
-# own answer. Each price gives one policy, and all thresholds of all prices make
-# the curve.
+# Correct answers per unit of cost; one unit is the cost of the largest model
+# alone. Each price gives one policy, and all thresholds of all prices form the
+# curve.
 PRICES = (0.3, 0.6, 1.0, 1.6)
 NUM_SWEEPS = 3
 MAX_TREE_ROWS = 60_000  # Decisions per fit of boosted trees; bounds the time.
 _CHUNK = 16_384  # Decisions per block of arithmetic; bounds the memory.
 
-# Trials are taken from the front: the most plausible settings come first.
+# Trials take settings from the front, so the most plausible ones come first.
 RIDGE_SETTINGS = tuple(
     dict(penalty=penalty) for penalty in (0.1, 0.03, 0.3, 0.01, 1.0, 0.003)
 )
@@ -55,34 +56,36 @@ TREE_SETTINGS = (
     dict(max_iter=40, learning_rate=0.15, max_leaf_nodes=12),
 )
 
-Predict = Callable[[np.ndarray], np.ndarray]  # `[M, F]` to `[M]`.
-Fit = Callable[[np.ndarray], Predict]  # Targets `[M]` to a regression.
+# A regression: from `[M, F]` features to `[M]` predictions.
+Predict = Callable[[np.ndarray], np.ndarray]
+# Fits a regression to `[M]` targets; the features were given before.
+Fit = Callable[[np.ndarray], Predict]
 
 
 @dataclasses.dataclass(frozen=True)
 class Advantage:
-  """The predicted advantage of each larger route over the small one.
+  """The predicted advantage of each larger route over the small route.
 
-  larger: one regression for each larger route, 1 to A - 1.
+  larger: one regression of the advantage for each larger route, 1 to A - 1.
   """
 
   larger: Sequence[Predict]
 
   def score(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the `[M]` greatest advantage and its `[M]` int route."""
+    """Returns the greatest advantage and the route that has it, `[M]` each."""
     values = np.stack([predict(features) for predict in self.larger], axis=-1)
     return values.max(axis=-1), 1 + values.argmax(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """A regression minus another regression."""
+  """The difference of two regressions, e.g. an advantage from two values."""
 
   minuend: Predict
   subtrahend: Predict
 
   def __call__(self, features: np.ndarray) -> np.ndarray:
-    """Returns `[M]` from `[M, F]`."""
+    """Returns the `[M]` differences at `[M, F]` features."""
     return self.minuend(features) - self.subtrahend(features)
 
 
@@ -98,15 +101,17 @@ class Line:
   constant: float
 
   def __call__(self, features: np.ndarray) -> np.ndarray:
-    """Returns `[M]` float64 from `[M, F]`."""
+    """Returns the `[M]` float64 predictions at `[M, F]` features."""
     return features.astype(np.float32) @ self.weights + self.constant
 
 
 def ridge(features: np.ndarray, penalty: float) -> Fit:
-  """Returns a ridge regression that factors the features once for many targets.
+  """Returns a function that fits a ridge regression to any targets.
+
+  The matrix of the features is factored here, once for all targets.
 
   Args:
-    features: `[M, F]` float32, not standardised; this function does it.
+    features: `[M, F]` float32; this function standardises them.
     penalty: ridge penalty per observation, in units of the variance of a
       standardised feature.
   """
@@ -118,15 +123,15 @@ def ridge(features: np.ndarray, penalty: float) -> Fit:
   for start in range(0, len(features), _CHUNK):
     centred = features[start : start + _CHUNK] - mean.astype(np.float32)
     gram += centred.T @ centred
-  # The floor keeps a constant feature from dividing by zero; its weight is then
-  # 0, since its moment is.
+  # The floor prevents division by zero for a constant feature. The weight of
+  # such a feature is 0, since its product with the targets is 0.
   scale = np.sqrt(np.maximum(np.diag(gram) / len(features), 1e-12))
   gram /= np.outer(scale, scale)
   gram[np.diag_indices_from(gram)] += penalty * len(features)
   from scipy import linalg
 
-  # Positive definite because of the penalty. Factored once: every sweep, price
-  # and route solves with the same matrix.
+  # The penalty makes the matrix positive definite. It is factored once, since
+  # every sweep, price and route solves with the same matrix.
   factor = linalg.cho_factor(gram, overwrite_a=True)
 
   def fit(targets: np.ndarray) -> Line:
@@ -135,7 +140,8 @@ def ridge(features: np.ndarray, penalty: float) -> Fit:
     for start in range(0, len(features), _CHUNK):
       rows = slice(start, start + _CHUNK)
       residual = (targets[rows] - middle).astype(np.float32)
-      # Float32 products, float64 sums: blocks bound the rounding error.
+      # Products are summed in float32 within a block and in float64 over
+      # blocks, which bounds the rounding error.
       moment += residual @ (features[rows] - mean.astype(np.float32))
     weights = linalg.cho_solve(factor, moment / scale) / scale
     return Line(weights, float(middle - mean @ weights))
@@ -144,7 +150,13 @@ def ridge(features: np.ndarray, penalty: float) -> Fit:
 
 
 def boosted(features: np.ndarray, setting: Mapping[str, Any], seed: int) -> Fit:
-  """Returns a gradient-boosted-trees regression on `[M, F]` features."""
+  """Returns a function that fits boosted trees to any targets.
+
+  Args:
+    features: `[M, F]`.
+    setting: arguments of `HistGradientBoostingRegressor`.
+    seed: seed of the binning of features.
+  """
   from sklearn import ensemble
 
   def fit(targets: np.ndarray) -> Predict:
@@ -167,7 +179,7 @@ def fit_linear(
     setting: Mapping[str, Any],
     seed: int,
 ) -> list[families.Scored]:
-  """Fits Q-functions by ridge regression; see `learners.Learner.fit`."""
+  """Runs fitted Q-iteration with ridge regression; see `Learner.fit`."""
   del seed  # Ridge regression is deterministic.
   make = lambda rows: ridge(rows, setting['penalty'])
   return _fit(data, metric, features, make, None)
@@ -181,17 +193,26 @@ def fit_trees(
     setting: Mapping[str, Any],
     seed: int,
 ) -> list[families.Scored]:
-  """Fits Q-functions by boosted trees; see `learners.Learner.fit`.
+  """Runs fitted Q-iteration with boosted trees; see `Learner.fit`.
 
   With more than `MAX_TREE_ROWS` decisions, the trees are fitted on a random
-  sample of whole problems. Known values are still realised on all problems.
+  sample of whole problems. If outcomes are known, the values that a rule
+  realises are still computed on all problems.
   """
   make = lambda rows: boosted(rows, setting, seed)
   return _fit(data, metric, features, make, np.random.default_rng(seed))
 
 
 def _fit(data, metric, features, make, rng) -> list[families.Scored]:
-  """Returns one family for each price in `PRICES`."""
+  """Returns one router family for each price in `PRICES`.
+
+  Args:
+    data: an outcome table, or recorded trajectories.
+    metric: cost metric.
+    features: the features that live routers compute.
+    make: returns a `Fit`, given `[M, F]` features.
+    rng: draws the problems to fit on; None = all problems.
+  """
   if isinstance(data, table_lib.OutcomeTable):
     learn = _Known(data, metric, make, rng)
   else:
@@ -203,13 +224,14 @@ def _fit(data, metric, features, make, rng) -> list[families.Scored]:
 
 
 class _Known:
-  """Fitted Q-iteration where both branches of every decision are known."""
+  """Fitted Q-iteration where the outcomes of all branches are known."""
 
   def __init__(self, table, metric, make, rng):
     self._table = table
     self._correct = table.ending_correct.astype(np.float64)
     self._cost = table.ending_cost[metric]
-    # Deepest first: a value needs those of the decisions that follow.
+    # The deepest level comes first: the value of a decision needs the values of
+    # the decisions that follow.
     self._levels = list(table.levels())[::-1]
     features = table.decisions.features
     self._rows = _sample_problems(table.problem, rng)
@@ -220,7 +242,7 @@ class _Known:
     ]
 
   def __call__(self, price: float) -> Advantage:
-    """Runs `NUM_SWEEPS` of policy iteration at one price."""
+    """Runs `NUM_SWEEPS` sweeps at one price and returns the last rule."""
     reward = self._correct - price * self._cost
     # The first rule never hands over.
     action = np.zeros(len(self._table.children), np.int64)
@@ -230,18 +252,25 @@ class _Known:
       rule = Advantage([self._fit(x[self._rows]) for x in gains.T])
       for rows in self._chunks:
         score, route = rule.score(self._table.decisions.features[rows])
-        # The next sweep realises values under this rule, on all decisions.
+        # The rule acts at all decisions, not only at those it was fitted on,
+        # because the next sweep realises values under it.
         action[rows] = np.where(score >= 0, route, 0)
     return rule
 
   def _branch_values(self, reward, action) -> np.ndarray:
-    """Returns `[M, A]`: reward of each branch if `action` decides after."""
+    """Returns the realised value of each branch, `[M, A]`.
+
+    Args:
+      reward: `[L]`, the reward of each ending.
+      action: `[M]` int, the route that the current rule takes at each decision.
+    """
     children = self._table.children
     values = np.zeros(children.shape)
     realised = np.zeros(len(children))
     for here in self._levels:
       child = children[here]
-      # A negative child -1 - i is ending i; `where` drops the clamped half.
+      # A negative child -1 - i is ending i. `maximum` keeps both look-ups in
+      # range; `where` discards the entries of the wrong kind.
       values[here] = np.where(
           child < 0,
           reward[np.maximum(-1 - child, 0)],
@@ -254,13 +283,13 @@ class _Known:
 def _sample_problems(
     problem: np.ndarray, rng: np.random.Generator | None
 ) -> np.ndarray:
-  """Returns the decisions of a sample of problems, about `MAX_TREE_ROWS`.
+  """Returns the decisions of a random sample of problems, as `int` indices.
 
-  Without a generator, returns all decisions.
+  About `MAX_TREE_ROWS` decisions are returned, or all if there are fewer.
 
   Args:
     problem: `[M]` int, ascending, the problem of each decision.
-    rng: draws the problems.
+    rng: draws the problems; None = all problems.
   """
   if rng is None or len(problem) <= MAX_TREE_ROWS:
     return np.arange(len(problem))
@@ -276,20 +305,21 @@ class _Recorded:
     batch = data.in_metric(metric)
     mask = np.asarray(batch.mask, bool)
     owner = np.broadcast_to(data.owner[:, None], mask.shape)[mask]
-    # Whole problems, so that the decision after a sampled one is sampled too:
-    # `__call__` reads it from the next row.
+    # Whole problems are sampled, so that the decision after a sampled one is
+    # sampled too: `__call__` reads the value of that decision in the next row.
     rows = _sample_problems(owner, rng)
     chosen = lambda values: np.asarray(values)[mask][rows]
     self._features = chosen(batch.features)
     self._actions = chosen(batch.actions)
     self._costs = chosen(batch.costs).astype(np.float64)
-    # The last decision of each trajectory: no later one is in the mask.
+    # True at the last decision of each trajectory.
     ends = mask.copy()
     ends[:, :-1] &= ~mask[:, 1:]
     self._ends = chosen(ends)
     right = np.broadcast_to(np.asarray(batch.correct)[:, None], mask.shape)
     self._correct = chosen(right).astype(np.float64)
-    # Values travel back by one decision in each sweep.
+    # Values move back by one decision in each sweep, so T sweeps carry a grade
+    # to the first decision.
     self._num_sweeps = mask.shape[1]
     self._fits = []
     for route in range(batch.available.shape[-1]):
@@ -302,10 +332,10 @@ class _Recorded:
       self._fits.append((taken, make(self._features[taken])))
 
   def __call__(self, price: float) -> Advantage:
-    """Runs the sweeps at one price.
+    """Runs the sweeps at one price and returns the last rule.
 
-    The target of a taken route is -price * cost + V(next), or the grade of the
-    answer instead of V(next) after the last decision.
+    The target of the route taken at a decision is -price * cost + V(next). At
+    the last decision, the grade of the answer takes the place of V(next).
     """
     after = np.zeros(len(self._actions))
     for _ in range(self._num_sweeps):
@@ -314,7 +344,7 @@ class _Recorded:
       )
       values = [fit(targets[rows]) for rows, fit in self._fits]
       best = np.max([predict(self._features) for predict in values], axis=0)
-      # Rows are in order of decision within a trajectory. The value that
-      # crosses into the next trajectory stands at an end and is not read.
+      # The next row holds the next decision of the trajectory. At a last
+      # decision it belongs to another trajectory; `self._ends` ignores it.
       after[:-1] = best[1:]
     return Advantage([Difference(x, values[0]) for x in values[1:]])
