@@ -1,9 +1,10 @@
 """A dense layer, and observations that store constant features once.
 
-The unit axis comes first here and the trajectory axis last. A run maps these
-layers over K policies that share their inputs. In this layout such a layer is
-one matrix product in the forward and in the backward pass, and its result needs
-no transpose before the next layer.
+In this layer the axis of units (features) comes first and the axis of
+trajectories last. Training maps the layer over K policies that share their
+inputs (`vmap`). In this layout the mapped layer is one matrix product in the
+forward and in the backward pass, and the result needs no transpose before the
+next layer.
 """
 
 import chex
@@ -12,19 +13,21 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-# Up to this many units a layer is an output layer: routes, or the two critics.
+# A layer of at most this many units is taken for an output layer: one unit per
+# route, or one per critic.
 _FEW = 4
 
 
 @flax.struct.dataclass
 class Observations:
-  """Features of trajectories, some of which are the same at every decision.
+  """Features of trajectories, with those that never change stored once.
 
   For example, the hashed words of a question do not change within a trajectory.
 
-  constant: `[B, C]` float32, one row per trajectory.
-  varying: `[B, T, V]` float32, one row per decision.
-  start: index among the varying features before which the constant ones go.
+  constant: `[B, C]` float32, features with one value per trajectory.
+  varying: `[B, T, V]` float32, features with one value per decision.
+  start: index of the first constant feature among all F = C + V features; the
+    constant features are adjacent.
   """
 
   constant: chex.Array
@@ -42,7 +45,7 @@ class Observations:
     return slice(self.start, self.start + self.constant.shape[-1])
 
   def whole(self) -> jax.Array:
-    """Returns `[B, T, F]`, the features as they were before `split`."""
+    """Returns all features as one array `[B, T, F]`; the inverse of `split`."""
     shape = *self.varying.shape[:2], self.constant.shape[-1]
     constant = jnp.broadcast_to(self.constant[:, None], shape)
     before, after = jnp.split(self.varying, [self.start], axis=-1)
@@ -50,35 +53,41 @@ class Observations:
 
 
 def split(features: chex.Array, constant: slice) -> Observations:
-  """Returns `[B, T, F]` features with the columns `constant` stored once.
+  """Returns `Observations` that store some columns once per trajectory.
 
-  The values of step 0 are kept; `training.sources.with_constant` checks that
-  those of the other steps are the same.
+  Only the values at step 0 of these columns are kept. This function does not
+  check that the other steps have the same values;
+  `training.sources.with_constant` does.
+
+  Args:
+    features: `[B, T, F]` float32.
+    constant: the columns to store once.
   """
   chex.assert_rank(features, 3)
   parts = features[..., : constant.start], features[..., constant.stop :]
   return Observations(
       constant=features[:, 0, constant],
-      # NumPy arrays stay on the host, JAX arrays on the device.
+      # The array's own `concat` keeps NumPy arrays on the host and JAX arrays
+      # on the device.
       varying=features.__array_namespace__().concat(parts, axis=-1),
       start=constant.start,
   )
 
 
 def units_first(x: jax.Array | Observations) -> jax.Array | Observations:
-  """Returns `[F, ...]` for `[..., F]`, and `Observations` unchanged."""
+  """Moves the last axis, of units, to the front; `Observations` stay as is."""
   return x if isinstance(x, Observations) else jnp.moveaxis(x, -1, 0)
 
 
 def units_last(x: jax.Array) -> jax.Array:
-  """Returns `[..., F]` for `[F, ...]`."""
+  """Moves the first axis, of units, to the end."""
   return jnp.moveaxis(x, 0, -1)
 
 
 class Dense(nn.Module):
-  """A dense layer as `nn.Dense`, but with units in the first axis.
+  """A dense layer like `nn.Dense`, but with units in the first axis.
 
-  width: H, number of units.
+  width: H, number of output units.
   kernel_init, bias_init: initialisers of the weights, `[F, H]` and `[H]`.
   """
 
@@ -88,11 +97,12 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array | Observations) -> jax.Array:
-    """Maps `[F, ...]` to `[H, ...]`, and observations to `[H, T, B]`."""
+    """Maps `[F, ...]` to `[H, ...]`, and `Observations` to `[H, T, B]`."""
     is_split = isinstance(x, Observations)
     num_inputs = x.size if is_split else len(x)
-    # One kernel in either case, with its rows in the order of `whole`: the
-    # weights do not depend on which features a run found to be constant.
+    # The kernel is the same in both cases, with its rows in the order of
+    # `Observations.whole`. So a checkpoint does not depend on which features a
+    # training run found to be constant.
     kernel = self.param('kernel', self.kernel_init, (num_inputs, self.width))
     bias = self.param('bias', self.bias_init, (self.width,))
     y = _multiply_split(kernel, x) if is_split else _multiply(kernel, x)
@@ -100,12 +110,12 @@ class Dense(nn.Module):
 
 
 def _multiply(kernel: jax.Array, x: jax.Array) -> jax.Array:
-  """Multiplies an `[F, H]` kernel with `[F, ...]` inputs, to `[H, ...]`."""
+  """Returns the product `[H, ...]` of kernel `[F, H]` and inputs `[F, ...]`."""
   rows = x.reshape(len(x), -1)  # XLA is fastest with two axes per operand.
   if kernel.shape[1] <= _FEW:
-    # One product per unit. The gradient of a single product would come out with
-    # the trajectory axis first, and its transpose takes longer than all else in
-    # this layer.
+    # There is one product per unit. The gradient of a single product would come
+    # out with the trajectory axis first, and the transpose of this gradient
+    # takes longer than the rest of the layer.
     y = jnp.stack([weights @ rows for weights in kernel.T])
   else:
     y = kernel.T @ rows
@@ -113,17 +123,18 @@ def _multiply(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _multiply_split(kernel: jax.Array, x: Observations) -> jax.Array:
-  """Returns `[H, T, B]`, `_multiply` of the whole observations.
+  """Returns the product `[H, T, B]` of a kernel `[F, H]` and observations.
 
     W x = W_constant x_constant + W_varying x_varying
 
-  The first product is computed once per trajectory, the second per decision.
+  The first product is computed once per trajectory, the second one for every
+  decision.
   """
   end = x.start + x.constant.shape[-1]
   of_constant = kernel[x.start : end]
   of_varying = jnp.concatenate([kernel[: x.start], kernel[end:]])
-  # [T, B, V], so that the product per trajectory, [H, B], is added along the
-  # last, contiguous axis.
+  # `rows` is [T, B, V], so that `y` becomes [H, T, B]: the product per
+  # trajectory, [H, B], is then added along the last, contiguous axis.
   rows = jnp.swapaxes(x.varying, 0, 1)
   y = of_varying.T @ rows.reshape(-1, rows.shape[-1]).T
   y = y.reshape(len(y), *rows.shape[:2])  # [H, T, B]

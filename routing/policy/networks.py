@@ -1,13 +1,13 @@
 """The policy network, which maps observations to logits, and the critics.
 
 The networks are small and have pure `init` and `apply`. Parameters are a plain
-dict of arrays, so a run stacks those of several policies and maps over them.
-Policy and critics share no weights: only the policy ships, and a trust region
-limits the change of the policy alone.
+dict of arrays, so a training run stacks the parameters of several policies and
+maps over them. Policy and critics share no weights: only the policy is needed
+in service, and a trust region limits the change of the policy alone.
 
-`mlp` uses the current observation; `gru` and causal `attention` use all
-observations up to it. Padding follows the last decision, where a causal layer
-never looks.
+`mlp` uses the current observation; `gru` and causal `attention` use this and
+all earlier observations. Padding comes after the last decision, so it does not
+influence the output at any decision.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,16 @@ from routing.policy import layers
 KINDS = ('mlp', 'gru', 'attention')
 
 # An untrained policy hands over at a step with probability sigmoid(-1) = 0.27:
-# rarely enough to reach later steps, often enough to learn from each.
+# rarely enough to reach later steps, often enough to learn from hand-overs at
+# each step.
 _HANDOVER_BIAS = -1.0
+# Number of heads of an attention block, which must divide its width.
 _NUM_HEADS = 4
-# Levels that differ by this much give conditions that differ by 1, far enough
-# for random tanh units to tell them apart from the first step on.
+# The level of the constraint, in (0, 1], is divided by this unit before it
+# enters the network. So levels 0.1 apart give inputs 1 apart, far enough for
+# tanh units with random weights to distinguish them from the first update on.
 _LEVEL_UNIT = 0.1
-# Each tanh unit is a soft threshold on the level; 16 of them resolve (0, 1).
+# Each tanh unit is a soft threshold on the level; 16 units resolve (0, 1).
 _CONDITION_WIDTH = 16
 
 
@@ -38,8 +41,8 @@ def _output_bias(rng, shape, dtype=jnp.float32):
   """Returns the initial `[A]` bias: 0 for route 0, lower for larger routes."""
   del rng
   (num_routes,) = shape
-  # exp(larger) summed over A - 1 routes is exp(_HANDOVER_BIAS), so the initial
-  # hand-over probability does not depend on the number of routes.
+  # The A - 1 larger routes have exp(logit)s that sum to exp(_HANDOVER_BIAS), so
+  # the initial hand-over probability does not depend on the number of routes.
   larger = _HANDOVER_BIAS - jnp.log(num_routes - 1.0)
   return jnp.full(shape, larger, dtype).at[0].set(0.0)
 
@@ -47,9 +50,9 @@ def _output_bias(rng, shape, dtype=jnp.float32):
 class CausalAttention(nn.Module):
   """One pre-norm transformer block with causal attention over the steps.
 
-  Linear biases (ALiBi) replace position embeddings: with slope m_h of head h,
-  the attention logit of step s at step t is q_t.k_s / sqrt(d) - m_h (t - s).
-  So no positions are learnt, and the length of a trace is not limited.
+  Linear biases (ALiBi) replace position embeddings: in head h, which has slope
+  m_h, step t attends to step s with logit q_t.k_s / sqrt(d) - m_h (t - s). So
+  no positions are learnt, and the length of a trace is not limited.
 
   width: number of units of the block, a multiple of the 4 heads.
 
@@ -61,13 +64,13 @@ class CausalAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `[..., T, F]` to `[..., T, width]`."""
+    """Maps inputs `[..., T, F]` to outputs `[..., T, width]`, causally in T."""
     if self.width % _NUM_HEADS:
       raise ValueError(
           f'network.hidden has {self.width} with network.kind attention; the '
           f'width must be a multiple of {_NUM_HEADS}, the number of heads.'
       )
-    # The residual connection needs `width` units.
+    # The residual connection adds to x, which needs `width` units for that.
     if x.shape[-1] != self.width:
       x = nn.Dense(self.width)(x)
     y = nn.LayerNorm()(x)
@@ -77,7 +80,7 @@ class CausalAttention(nn.Module):
     distance = steps[:, None] - steps  # [T, T], t - s.
     # The geometric sequence of Press et al.: 1/4, 1/16, 1/64, 1/256.
     slopes = 2.0 ** (-8.0 / _NUM_HEADS * (1 + jnp.arange(_NUM_HEADS)))
-    # [heads, T, T]; -inf hides the future.
+    # `bias` is [heads, T, T]. -inf at s > t: a step does not see later steps.
     bias = jnp.where(distance >= 0, -slopes[:, None, None] * distance, -jnp.inf)
     y = nn.dot_product_attention(query, key, value, bias=bias)
     x = x + nn.DenseGeneral(self.width, axis=(-2, -1))(y)
@@ -97,15 +100,16 @@ class Film(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, condition: chex.Numeric) -> jax.Array:
-    """Maps `[..., F]`, and a condition broadcast to `[...]`, to `[..., F]`."""
+    """Returns `[..., F]`, `x` scaled and shifted; `condition` fits `[...]`."""
     condition = jnp.broadcast_to(condition, x.shape[:-1])[..., None]
     y = nn.tanh(nn.Dense(_CONDITION_WIDTH)(condition))
-    # Zero weights: the layer starts as the identity for every condition.
+    # With zero weights the layer starts as the identity for every condition.
     y = nn.Dense(2 * x.shape[-1], kernel_init=nn.initializers.zeros)(y)
     scale, shift = jnp.split(y, 2, axis=-1)
     return x * (1 + scale) + shift
 
 
+# Layers that use earlier steps, by kind: width -> module.
 _WITH_MEMORY = {
     'gru': lambda width: nn.RNN(nn.GRUCell(width)),
     'attention': CausalAttention,
@@ -115,8 +119,12 @@ _WITH_MEMORY = {
 def _hidden_layers(network, features, condition) -> jax.Array:
   """Returns `[H, ...]`, the last hidden layer of a policy or of critics.
 
-  A function, not a module, so that the layers become submodules of `network`
-  and their parameter names have no extra level.
+  This is a function, not a module, so that the layers become submodules of
+  `network` and their parameter names have no extra level.
+
+  Args:
+    network: `Policy` or `Critics`.
+    features, condition: as in `Policy.__call__`.
   """
   if (condition is not None) != network.is_conditioned:
     expected = 'a number' if network.is_conditioned else 'None'
@@ -127,11 +135,11 @@ def _hidden_layers(network, features, condition) -> jax.Array:
   if has_memory(network.kind) and features.ndim < 2:
     raise ValueError(
         f'features have shape {features.shape}; network.kind {network.kind} '
-        'takes [..., T, F], since it uses earlier steps.'
+        'takes [..., T, F], since this kind uses earlier steps.'
     )
   x = features
-  # Only `mlp` uses the layers with units first; the flax layers of the others
-  # have them last.
+  # `mlp` is made of `layers.Dense`, with units in the first axis. The flax
+  # layers of the other kinds have units in the last axis.
   if network.kind == 'mlp':
     x = layers.units_first(x)
     for width in network.hidden:
@@ -146,12 +154,13 @@ def _hidden_layers(network, features, condition) -> jax.Array:
 
 
 class Policy(nn.Module):
-  """The policy network: observations to one logit per route.
+  """The policy network, which maps observations to one logit per route.
 
   hidden: width of each hidden layer.
   num_routes: A, number of logits.
   kind: kind of the hidden layers, one of `KINDS`.
-  is_conditioned: the network takes the level of its constraint as an input too.
+  is_conditioned: whether the level of the constraint is an input too, so that
+    one network serves all budget levels.
   """
 
   hidden: Sequence[int]
@@ -167,17 +176,19 @@ class Policy(nn.Module):
 
     Args:
       features: `[..., T, F]` standardised float32; for `mlp` also `[..., F]`.
-      condition: of order 1, broadcast against `features` without F, e.g.
-        `[B, 1]`; None if the network is not conditioned.
+      condition: the scaled level of the constraint, of order 1; broadcast
+        against `features` without F, e.g. `[B, 1]`. None if the network is not
+        conditioned.
 
     Returns:
-      `[..., T, A]` or `[..., A]` float32. At t they depend on steps 0..t only.
+      `[..., T, A]` or `[..., A]` float32. The logits at t depend on steps 0..t
+      only.
     """
     x = _hidden_layers(self, features, condition)
     logits = layers.Dense(
         self.num_routes,
-        # Small weights: the initial hand-over probability is near that of the
-        # bias at every observation, rather than random.
+        # With small weights the bias alone decides the initial hand-over
+        # probability, at every observation.
         kernel_init=nn.initializers.variance_scaling(0.01, 'fan_in', 'normal'),
         bias_init=_output_bias,
     )(x)
@@ -185,7 +196,7 @@ class Policy(nn.Module):
 
 
 class Critics(nn.Module):
-  """Two critics: observations to the future reward and constraint cost.
+  """Two critics, which map observations to future reward and constraint cost.
 
   hidden, kind, is_conditioned: as in `Policy`.
   """
@@ -198,23 +209,28 @@ class Critics(nn.Module):
   def __call__(
       self, features: jax.Array, condition: chex.Numeric | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns `[..., T]` values of the reward, and of the constraint cost.
+    """Returns estimates of the future reward and of the future constraint cost.
 
-    Arguments are those of `Policy`.
+    Args:
+      features, condition: as in `Policy.__call__`.
+
+    Returns:
+      Two arrays `[..., T]` float32, or `[...]` for features without T.
     """
     x = _hidden_layers(self, features, condition)
-    # Values start at 0: the first advantages do not depend on random critics.
+    # The values start at 0, so that the first advantages do not depend on
+    # randomly initialised critics.
     values = layers.Dense(2, kernel_init=nn.initializers.zeros)(x)
     return values[0], values[1]
 
 
 def has_memory(kind: str) -> bool:
-  """Returns whether networks of this kind use earlier steps as well."""
+  """Returns whether networks of this kind use earlier observations as well."""
   return check_kind(kind) != 'mlp'
 
 
 def check_kind(kind: str) -> str:
-  """Returns `kind`, or raises ValueError with the allowed names."""
+  """Returns `kind`, or raises ValueError unless it is one of `KINDS`."""
   if kind not in KINDS:
     raise ValueError(
         f'Unknown network kind {kind!r}; allowed: {", ".join(KINDS)}.'
@@ -226,12 +242,12 @@ def make_network(config: Mapping[str, Any], num_routes: int) -> Policy:
   """Returns the policy network of a configuration.
 
   Args:
-    config: a configuration's `network`, with `kind`, `hidden` and optionally
-      `is_conditioned`.
-    num_routes: A.
+    config: the entry `network` of a configuration, with `kind`, `hidden` and
+      optionally `is_conditioned`.
+    num_routes: A, number of routes.
 
   Raises:
-    ValueError: if `config.kind` is not in `KINDS`.
+    ValueError: if `config['kind']` is not in `KINDS`.
   """
   return Policy(num_routes=num_routes, **_layers(config))
 
@@ -242,7 +258,7 @@ def make_critics(config: Mapping[str, Any]) -> Critics:
 
 
 def _layers(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the arguments that `Policy` and `Critics` have in common."""
+  """Returns the arguments that `Policy` and `Critics` share, from `network`."""
   return dict(
       kind=check_kind(config['kind']),
       hidden=tuple(config['hidden']),
@@ -253,7 +269,7 @@ def _layers(config: Mapping[str, Any]) -> dict[str, Any]:
 def init_params(
     rng: chex.PRNGKey, network: Policy | Critics, num_features: int
 ) -> chex.ArrayTree:
-  """Returns the parameters of an untrained network; consumes `rng`."""
+  """Returns the initial parameters of a network; consumes `rng`."""
   condition = 0.0 if network.is_conditioned else None
   return network.init(rng, jnp.zeros((1, num_features)), condition)['params']
 
@@ -264,31 +280,34 @@ def apply(
     features: chex.Array | layers.Observations,
     level: chex.Numeric,
 ):
-  """Applies a network to features, and to the level if it is conditioned.
+  """Applies a policy or critics to features, and to the level if conditioned.
 
   Args:
     network: from `make_network` or `make_critics`.
     params: from `init_params`.
-    features: as in `Policy`, or `Observations` that stand for `[B, T, F]`.
-    level: of the constraint, broadcast against `features` without F; a scalar
-      if they are `Observations`. Ignored unless the network is conditioned.
+    features: as in `Policy`, or `Observations` in place of `[B, T, F]`.
+    level: level of the constraint, in (0, 1], broadcast against `features`
+      without F; a scalar for `Observations`. Ignored unless the network is
+      conditioned.
 
   Returns:
     The output of the network: see `Policy` and `Critics`.
 
   Source: Dosovitskiy and Djolonga 2020, "You Only Train Once: Loss-Conditional
-  Training of Deep Networks"; here the loss follows from the level.
+  Training of Deep Networks"; here the level determines the loss.
   """
   condition = None
   if network.is_conditioned:
-    condition = (level - 0.5) / _LEVEL_UNIT  # Of order 1 for levels in (0, 1).
+    # The condition is centred, and of order 1 for levels in (0, 1).
+    condition = (level - 0.5) / _LEVEL_UNIT
   is_split = isinstance(features, layers.Observations)
-  # Only a dense first layer can use the split; others get `[B, T, F]`.
+  # Only a dense first layer can use split observations; networks without one
+  # get `[B, T, F]`.
   if is_split and not (network.kind == 'mlp' and network.hidden):
     is_split, features = False, features.whole()
   out = network.apply({'params': params}, features, condition)
-  # For split observations the network's output is [T, B, ...]; see
-  # `layers._multiply_split`.
+  # For split observations the network's output is [T, B, ...], as
+  # `layers._multiply_split` returns it; the caller gets [B, T, ...].
   swap = lambda x: jnp.swapaxes(x, 0, 1)
   return jax.tree.map(swap, out) if is_split else out
 
@@ -296,15 +315,16 @@ def apply(
 def drop_inputs(
     rng: chex.PRNGKey, features: layers.Observations, rate: float
 ) -> layers.Observations:
-  """Drops input features at random, the same ones at all steps of a trajectory.
+  """Drops random input features, the same ones at all steps of a trajectory.
 
   Args:
     rng: consumed.
-    features: of B trajectories.
-    rate: probability to drop, in [0, 1); 0 returns `features` unchanged.
+    features: features of B trajectories.
+    rate: probability to drop a feature, in [0, 1); 0 returns `features`
+      unchanged.
 
   Returns:
-    The features, kept ones divided by 1 - rate, dropped ones 0.
+    The features: a kept feature is divided by 1 - rate, a dropped one is 0.
 
   Source: Gal and Ghahramani 2016, "A Theoretically Grounded Application of
   Dropout in Recurrent Neural Networks", section 4.
@@ -313,8 +333,9 @@ def drop_inputs(
     raise ValueError(f'network.dropout is {rate}; it must be in [0, 1).')
   if rate == 0:
     return features
-  # One mask for all steps, [B, 1, F]: T times fewer random numbers; a dropped
-  # word does not come back at the next step; and constant features stay so.
+  # One mask [B, 1, F] serves all steps. So T times fewer random numbers are
+  # drawn, a dropped word does not come back at the next step, and constant
+  # features remain constant.
   shape = len(features.constant), 1, features.size
   keep = jax.random.bernoulli(rng, 1 - rate, shape)
   scale = layers.split(keep / (1 - rate), features.place)
