@@ -273,7 +273,7 @@ class GenerateTest(absltest.TestCase):
       np.testing.assert_allclose(log_probs, out.log_probs[i, :count], atol=1e-4)
 
   def test_short_prompts_are_errors(self):
-    with self.assertRaisesRegex(ValueError, 'fewer than 2'):
+    with self.assertRaisesRegex(ValueError, 'shortest prompt is 1'):
       generation.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
 
 

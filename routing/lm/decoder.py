@@ -1,8 +1,9 @@
-"""A Llama-shaped decoder in Flax: one module for training and cached decoding.
+"""Defines the embedded models' decoder, for training and decoding with a cache.
 
-It has RMSNorm, rotary positions (half-split, as in Hugging Face's Llama),
-SwiGLU, no biases, tied embeddings, grouped key/value heads and a head_dim of
-its own. `transformers` and vLLM load the exported weights unchanged.
+The architecture is Llama's: RMSNorm, rotary position embedding (half-split, as
+in Hugging Face's Llama), SwiGLU, no biases, tied embeddings, grouped key/value
+heads, and a head_dim independent of hidden_size. `transformers` and vLLM can
+therefore load the exported weights.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,17 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """The shape of a decoder; hashable, so that it can be a static argument.
+  """The shape of a decoder; hashable, so that it can be static under jit.
 
-  num_heads is a multiple of num_kv_heads. head_dim is even and at least 32.
+  vocab_size: V, number of tokens in the vocabulary.
+  hidden_size: D, width of the residual stream.
+  num_layers: L, number of layers.
+  num_heads: H, number of query heads; a multiple of num_kv_heads.
+  num_kv_heads: KVH, number of key and value heads.
+  head_dim: Dh, length of a query, key or value; even and at least 32.
+  mlp_size: width of the MLP's hidden layer.
+  rope_theta: base of the rotary frequencies.
+  norm_eps: constant added to the mean square in RMSNorm.
   """
 
   vocab_size: int
@@ -39,7 +48,8 @@ class DecoderConfig:
           f'num_heads is {self.num_heads}; it must be a multiple of '
           f'num_kv_heads, {self.num_kv_heads}.'
       )
-    # vLLM's CPU attention has no kernel below 32; rotation needs pairs.
+    # vLLM's attention on CPUs has no kernel for a head_dim below 32, and the
+    # rotary embedding rotates pairs of dimensions.
     if self.head_dim < 32 or self.head_dim % 2:
       raise ValueError(
           f'head_dim is {self.head_dim}; allowed: even numbers >= 32.'
@@ -48,16 +58,20 @@ class DecoderConfig:
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of S tokens, `[L, B, KVH, S, Dh]` float32 each."""
+  """The keys and values of S tokens in each of B rows.
 
-  # Axes in the order in which attention reads them. With [..., S, KVH, Dh]
-  # every written token would cost a transposed copy of the whole cache.
+  keys, values: `[L, B, KVH, S, Dh]` float32.
+  """
+
+  # The axes are in the order in which attention reads them. With the order
+  # [..., S, KVH, Dh], every new token would cost a transposed copy of the whole
+  # cache.
   keys: jax.Array
   values: jax.Array
 
 
 def init_cache(config: DecoderConfig, batch_size: int, length: int) -> KVCache:
-  """Returns an empty cache for `batch_size` rows of `length` positions."""
+  """Returns a cache of zeros for `batch_size` rows of `length` tokens."""
   shape = (
       config.num_layers,
       batch_size,
@@ -70,10 +84,10 @@ def init_cache(config: DecoderConfig, batch_size: int, length: int) -> KVCache:
 
 @flax.struct.dataclass
 class Past:
-  """Earlier tokens to attend to.
+  """Tokens before the new ones, to which the new tokens attend.
 
-  cache: keys and values of S tokens.
-  mask: `[B, S]` bool; True where a row may attend to a token.
+  cache: keys and values of S tokens in each of B rows.
+  mask: `[B, S]` bool; True where the new tokens of a row may attend to a token.
   """
 
   cache: KVCache
@@ -85,22 +99,25 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
   Args:
     x: `[B, T, H, Dh]`, queries or keys.
-    positions: `[B, T]` int32.
+    positions: `[B, T]` int32, position of each token in its row.
     theta: base of the frequencies.
 
   Returns:
-    `[B, T, H, Dh]`.
+    `[B, T, H, Dh]`, the rotated queries or keys.
 
   Source: Su et al. 2021, RoFormer, in the layout of Hugging Face's Llama.
   """
   half = x.shape[-1] // 2
-  # Computed in float64 on the host and rounded once: an error of the device's
-  # power function would be 200 times as large in the angle of position 200.
+  # The frequencies are computed in float64 on the host and rounded once. An
+  # error of the device's power function would be multiplied by the position: by
+  # 200 in the angle of position 200.
   frequencies = np.float32(theta ** (-np.arange(half) / half))
   angles = positions[..., None].astype(jnp.float32) * frequencies
   cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-  # Half-split: dimension i is rotated with i + Dh/2 (RoFormer pairs 2i, 2i+1):
-  #   y_i = x_i cos(p w_i) - x_{i+Dh/2} sin(p w_i),  w_i = theta^(-2i/Dh).
+  # Half-split: dimensions i and i + Dh/2 form a pair (in RoFormer 2i and 2i+1).
+  # At position p, with w_i = theta^(-2i/Dh):
+  #   y_i        = x_i cos(p w_i) - x_{i+Dh/2} sin(p w_i),
+  #   y_{i+Dh/2} = x_{i+Dh/2} cos(p w_i) + x_i sin(p w_i).
   left, right = x[..., :half], x[..., half:]
   return jnp.concatenate(
       [left * cos - right * sin, right * cos + left * sin], axis=-1
@@ -108,41 +125,46 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square layer norm with a learned scale."""
+  """Root-mean-square layer norm with a learned scale.
+
+  eps: constant added to the mean square, against division by zero.
+  """
 
   eps: float
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalizes the last axis of `x`."""
+    """Returns `x` with its last axis normalized and scaled."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(mean_square + self.eps) * scale
 
 
 class Block(nn.Module):
-  """One decoder layer: attention, then MLP, both on the residual stream."""
+  """A decoder layer, which adds attention and an MLP to the residual stream."""
 
   config: DecoderConfig
 
   @nn.compact
   def __call__(self, x, positions, masks, pasts):
-    """Runs the layer on the new tokens.
+    """Runs the layer on T new tokens in each of B rows.
 
     Args:
       x: `[B, T, D]`, the residual stream of the new tokens.
-      positions: `[B, T]` int32.
-      masks: one for each of `pasts`, and one for the new tokens; see `_attend`.
-      pasts: (keys, values) of earlier tokens, `[B, KVH, S, Dh]` each.
+      positions: `[B, T]` int32, position of each new token in its row.
+      masks: the tokens that may be attended to: a mask for each of `pasts`, and
+        one for the new tokens; see `_attend`.
+      pasts: a list of (keys, values) of earlier tokens, `[B, KVH, S, Dh]` each.
 
     Returns:
-      The stream `[B, T, D]`, and (keys, values) of the new tokens.
+      The residual stream `[B, T, D]` after the layer, and the (keys, values) of
+      the new tokens, `[B, KVH, T, Dh]` each.
     """
     config = self.config
     batch_size, length, width = x.shape
     stddev_in = 0.5 * width**-0.5
-    # 2L branches add to the stream; divided by sqrt(2L), their sum has the same
-    # variance at any depth.
+    # The L layers add 2L outputs to the stream. With their standard deviations
+    # divided by sqrt(2L), the sum has the same variance for every L.
     stddev_out = stddev_in / (2 * config.num_layers) ** 0.5
 
     def dense(features, name, stddev):
@@ -164,7 +186,7 @@ class Block(nn.Module):
     query = heads(query, config.num_heads)
     query = rotate(query, positions, config.rope_theta)
     key = rotate(key, positions, config.rope_theta)
-    # Keys are cached rotated: their positions never change.
+    # Keys are cached after rotation: the position of a token never changes.
     new = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [B, KVH, T, Dh].
     attended = _attend(query, [*pasts, new], masks)
     x = x + dense(width, 'output', stddev_out)(attended)
@@ -177,21 +199,28 @@ class Block(nn.Module):
 
 
 def _attend(query, memories, masks):
-  """Computes grouped-query attention over several segments of keys and values.
+  """Computes grouped-query attention over several segments of tokens.
+
+  The segments are the cached tokens and the new ones. Their arrays are not
+  joined, because that would copy the cache.
 
   Args:
-    query: `[B, T, H, Dh]`.
-    memories: (keys, values) of each segment, `[B, KVH, S, Dh]`; S differs.
-    masks: for each segment a bool array that broadcasts to `[B, T, S]`.
+    query: `[B, T, H, Dh]`, the queries of the new tokens.
+    memories: (keys, values) of each segment, `[B, KVH, S, Dh]` each; S differs
+      between segments.
+    masks: for each segment a bool array that broadcasts to `[B, T, S]`; True
+      where a new token may attend to a token of the segment.
 
   Returns:
-    `[B, T, H * Dh]`.
+    `[B, T, H * Dh]`, the attended values of all heads.
   """
   batch_size, length, num_heads, head_dim = query.shape
   num_kv_heads = memories[0][0].shape[1]
-  # Batch axes first and the contracted axis last gives plain matrix products,
-  # without a transposed copy of the cache. With G = H / KVH query heads for
-  # each key head: [B, T, H, Dh] -> [B, KVH, G, T, Dh] -> [B, KVH, G * T, Dh].
+  # The queries are brought into the axis order of the keys, with batch axes
+  # first and the contracted axis last. The products below are then plain matrix
+  # products, without a transposed copy of the cache. With G = H / KVH query
+  # heads for each key head, the shapes are
+  #   [B, T, H, Dh] -> [B, KVH, G, T, Dh] -> [B, KVH, G * T, Dh].
   query = query.reshape(batch_size, length, num_kv_heads, -1, head_dim)
   query = query.transpose(0, 2, 3, 1, 4)
   shape = query.shape[:4]
@@ -200,14 +229,15 @@ def _attend(query, memories, masks):
   def score(key, mask):
     products = jnp.einsum('bkqd,bksd->bkqs', query, key) * head_dim**-0.5
     products = products.reshape(*shape, -1)
-    # -1e9 instead of -inf: a row that sees nothing gives no NaN.
+    # -1e9 is used instead of -inf, with which the softmax of a row that may
+    # attend to no token would be NaN.
     return jnp.where(mask[:, None, None], products, -1e9)
 
   scores = [
       score(key, mask) for (key, _), mask in zip(memories, masks, strict=True)
   ]
-  # One softmax over all segments. Scores are concatenated instead of keys: that
-  # would copy the cache for each token.
+  # The softmax runs over the tokens of all segments together. To this end the
+  # scores are concatenated, not the keys, which are much larger.
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
   ends = np.cumsum([score.shape[-1] for score in scores])[:-1]
   weights = weights.reshape(*query.shape[:3], -1)
@@ -222,7 +252,10 @@ def _attend(query, memories, masks):
 
 
 class Decoder(nn.Module):
-  """The language model."""
+  """A language model that predicts the next token at each new position.
+
+  config: the decoder's shape.
+  """
 
   config: DecoderConfig
 
@@ -233,16 +266,18 @@ class Decoder(nn.Module):
       positions: jax.Array,
       pasts: Sequence[Past] = (),
   ) -> tuple[jax.Array, jax.Array, KVCache]:
-    """Runs the model on new tokens that follow `pasts`.
+    """Runs the model on T new tokens in each of B rows.
 
     Args:
-      tokens: `[B, T]` int32; attention among them is causal.
+      tokens: `[B, T]` int32, the new tokens. Each attends to itself and to the
+        new tokens before it.
       positions: `[B, T]` int32, position of each token in its row, ascending.
-      pasts: earlier tokens; a new token attends to all that their masks allow.
+      pasts: earlier tokens, to which new tokens attend where the mask is True.
 
     Returns:
-      Logits `[B, T, V]`, the hidden state `[B, T, D]` they are computed from
-      (after the last norm), and the keys and values of the T new tokens.
+      Logits `[B, T, V]` of the token after each new token; the hidden states
+      `[B, T, D]` after the last norm, from which the logits are computed; and
+      the keys and values of the new tokens.
     """
     config = self.config
     chex.assert_rank([tokens, positions], 2)
@@ -253,8 +288,9 @@ class Decoder(nn.Module):
         nn.initializers.normal(config.hidden_size**-0.5),
         (config.vocab_size, config.hidden_size),
     )
-    # One-hot, as the vocabulary is tiny: its gradient is a small matrix
-    # product, that of a gather a slow scatter.
+    # Embeddings are looked up by a product with one-hot vectors, because the
+    # vocabulary is tiny. The gradient of this product is a small matrix
+    # product, whereas the gradient of a gather is a slow scatter.
     x = jax.nn.one_hot(tokens, config.vocab_size) @ embedding
     masks = [past.mask[:, None, :] for past in pasts]
     masks.append(jnp.tril(jnp.ones((1, length, length), bool)))
@@ -267,15 +303,21 @@ class Decoder(nn.Module):
       values.append(value)
     hidden = RMSNorm(config.norm_eps, name='norm')(x)
     cache = KVCache(jnp.stack(keys), jnp.stack(values))
-    return hidden @ embedding.T, hidden, cache  # Tied embeddings.
+    # The embedding is tied: the same matrix maps hidden states to logits.
+    return hidden @ embedding.T, hidden, cache
 
 
 def init_params(config: DecoderConfig, key: jax.Array):
-  """Returns fresh parameters; `key` is consumed."""
+  """Returns randomly initialized parameters of a decoder.
+
+  Args:
+    config: the decoder's shape.
+    key: a PRNG key, which must not be used again.
+  """
   tokens = jnp.zeros((1, 2), jnp.int32)
   return Decoder(config).init(key, tokens, tokens)['params']
 
 
 def num_parameters(params) -> int:
-  """Returns the number of weights; the tied embedding counts once."""
+  """Returns the number of weights, with the tied embedding counted once."""
   return sum(x.size for x in jax.tree.leaves(params))

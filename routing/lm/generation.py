@@ -1,4 +1,4 @@
-"""Greedy continuations of many prompts, for evaluation."""
+"""Continues many prompts greedily, to evaluate a model of the embedded pair."""
 
 from collections.abc import Sequence
 import functools
@@ -13,26 +13,33 @@ from routing.lm import sampler
 
 @functools.partial(jax.jit, static_argnums=(1, 6, 7))
 def _greedy_batch(params, config, cache, zero, tokens, count, max_new, stop_id):
-  """Continues `[B, C]` right-padded prompts greedily.
+  """Continues a batch of B prompts greedily.
 
   Args:
-    params, config, cache: see `sampler.prefill`; the cache is empty.
+    params, config: see `sampler.prefill`.
+    cache: an empty cache with B rows.
     zero: `[B]` int32 zeros.
-    tokens: `[B, C]` int32.
+    tokens: `[B, C]` int32, the prompts, padded on the right.
     count: `[B]` int32, number of tokens of each prompt; 1 = a padding row.
-    max_new, stop_id: see `sampler.decode`.
+    max_new: maximum number of new tokens of each row.
+    stop_id: id of the token after which a row ends.
+
+  Returns:
+    The written tokens, a `sampler.Decoded`.
   """
-  # `cache` and `zero` are arguments although constant: as constants, XLA would
-  # spend seconds on folding the attention to the empty cache.
+  # `cache` and `zero` have constant values, but are arguments: if they were
+  # constants, XLA would evaluate the attention to the empty cache during
+  # compilation (constant folding), which takes seconds.
   batch_size = len(tokens)
-  # The last token of a prompt is left to `decode`, which starts from it.
+  # The last token of a prompt is not prefilled, because `decode` passes it
+  # through the model first.
   cache = sampler.prefill(params, config, cache, tokens, zero, count - 1)
   rows = sampler.Rows(
       last_token=tokens[jnp.arange(batch_size), count - 1],
       position=count - 1,
       seed=zero.astype(jnp.uint32),
       temperature=zero.astype(jnp.float32),
-      # Padding rows have a count of 1; see `generate`.
+      # `generate` gives padding rows a count of 1.
       active=count > 1,
       limit=jnp.full(batch_size, max_new),
   )
@@ -51,37 +58,39 @@ def generate(
     stop_id: int,
     batch_size: int = 128,
 ) -> list[tuple[list[int], np.ndarray]]:
-  """Continues prompts greedily, for evaluation.
+  """Continues each of many prompts greedily.
 
   Args:
     params, config: see `sampler.prefill`.
-    prompts: token ids, at least two in each.
-    max_new: maximum number of new tokens.
-    stop_id: token that ends a continuation; it is written.
-    batch_size: rows written at once.
+    prompts: the token ids of each prompt, at least two.
+    max_new: maximum number of new tokens of each prompt.
+    stop_id: id of the token after which a continuation ends; the token is part
+      of the continuation.
+    batch_size: number of prompts that are continued at once.
 
   Returns:
-    For each prompt the tokens written, and `[n]` float32, their
-    log-probabilities.
+    For each prompt the ids of the n written tokens, and their
+    log-probabilities, `[n]` float32.
 
   Raises:
     ValueError: if a prompt has fewer than two tokens.
   """
   shortest = min(map(len, prompts), default=2)
-  if shortest < 2:  # `_greedy_batch` takes a count of 1 for padding.
+  # `_greedy_batch` would treat a prompt of one token as a padding row.
+  if shortest < 2:
     raise ValueError(
-        f'The shortest prompt has {shortest} tokens, fewer than 2; allowed: 2 '
-        'or more.'
+        f'The number of tokens of the shortest prompt is {shortest}; it must '
+        'be at least 2.'
     )
   width = max(map(len, prompts))
-  # One cache and one width for all batches: a single compilation.
+  # All batches have the same shapes, so `_greedy_batch` is compiled once.
   cache = decoder.init_cache(config, batch_size, width + max_new + 1)
   zero = np.zeros(batch_size, np.int32)
   written = []
   for i in range(0, len(prompts), batch_size):
     rows = prompts[i : i + batch_size]
     tokens = np.zeros((batch_size, width), np.int32)
-    # 1 = inactive, for the padding rows of the last batch.
+    # A count of 1 marks a padding row, of which only the last batch has some.
     count = np.ones(batch_size, np.int32)
     for j, row in enumerate(rows):
       tokens[j, : len(row)], count[j] = row, len(row)

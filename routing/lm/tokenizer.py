@@ -1,8 +1,8 @@
-"""The vocabulary of the embedded pair: about forty pieces of text.
+"""The tokenizer of the embedded models, with about forty tokens.
 
-Every text has exactly one sensible split: the longest match from the left.
-Digits are tokens of their own, and the pieces of a text join to it. Saved as a
-Hugging Face fast tokenizer, so that `transformers` and vLLM can load it.
+A text is split from the left into the longest pieces that are in the
+vocabulary. Each digit is a token of its own. The tokenizer can be saved in the
+format of `transformers`, so that `transformers` and vLLM can load it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from routing import types
 
 PAD = '<pad>'
 EOS = '<eos>'
-# The index of a piece is its id: the shipped weights depend on the order.
+# The pieces of text that are tokens. A piece's index is its token id, so the
+# shipped weights depend on the order.
 VOCABULARY = (
     (PAD, EOS, types.DELIMITER, '\n', '? P', '? Q', '#### ')
     + tuple('0123456789')
@@ -22,15 +23,15 @@ VOCABULARY = (
     + ('P', 'Q', 'P=', ' Q=')
     + (' gets ', ' loses ', ' times ', ' shared by ', ' set to ', 'all ')
 )
-# A regex alternation takes the first match, so longer pieces come first. The
-# same pattern splits text in `transformers` (see `Tokenizer.save`).
+# A regular expression takes the first alternative that matches, so longer
+# pieces come first. `Tokenizer.save` gives the same pattern to `transformers`.
 _PATTERN = '|'.join(
     re.escape(piece) for piece in sorted(VOCABULARY, key=len, reverse=True)
 )
 
 
 class Tokenizer:
-  """Converts text to token ids and back."""
+  """Converts texts about counter arithmetic to token ids and back."""
 
   pad_id = VOCABULARY.index(PAD)
   eos_id = VOCABULARY.index(EOS)
@@ -50,21 +51,25 @@ class Tokenizer:
       ValueError: if a part of the text is not in the vocabulary.
     """
     pieces = self._cut.findall(text)
-    # `findall` skips what it does not know, so compare the lengths.
+    # `findall` skips text that no piece matches. The lengths differ then.
     if sum(map(len, pieces)) != len(text):
       at = _first_unknown(self._cut, text)
       raise ValueError(
-          f'There is no token for {text[at:at + 12]!r}, at character {at}; the '
+          f'No token matches {text[at:at + 12]!r}, at character {at}; the '
           'embedded models know only the words of counter arithmetic.'
       )
     return [self._ids[piece] for piece in pieces]
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of `ids`."""
+    """Returns the text of token ids; special tokens appear as '<eos>' etc."""
     return ''.join(VOCABULARY[i] for i in ids)
 
   def save(self, directory: str | pathlib.Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json for `transformers`."""
+    """Writes tokenizer.json and tokenizer_config.json for `transformers`.
+
+    Args:
+      directory: where to write the files.
+    """
     import tokenizers
     import transformers
 
@@ -79,13 +84,18 @@ class Tokenizer:
         tokenizer_object=backend,
         pad_token=PAD,
         eos_token=EOS,
-        # Cleaning would change spaces, which are part of the pieces.
+        # Cleaning up would remove spaces that are part of the pieces.
         clean_up_tokenization_spaces=False,
     ).save_pretrained(str(directory))
 
 
 def _first_unknown(cut: re.Pattern, text: str) -> int:
-  """Returns the index of the first character that no piece covers."""
+  """Returns the index of the first character that is in no piece.
+
+  Args:
+    cut: the pattern that matches a piece.
+    text: a text that contains such a character.
+  """
   end = 0
   for match in cut.finditer(text):
     if match.start() != end:
