@@ -1,8 +1,8 @@
-"""Methods as sets of candidate policies, chosen on `select`, shown on `test`.
+"""Builds each method's curve: policies chosen on `select`, evaluated on `test`.
 
-Every method offers many candidates: thresholds, steps, policies of several
-levels. Only `select` problems decide which of them form its curve, in each cost
-metric separately.
+Every method offers many candidate policies: thresholds, hand-over steps or the
+trained policies of several levels. Outcomes on `select` problems alone decide
+which candidates form the method's curve, in each cost metric separately.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
 from routing.outcomes import sources
 
-# Hand-over rates of the random router. Denser at small rates: the probability
-# of ever handing over, 1 - (1 - rate)^T, rises fastest there.
+# Hand-over rates of the random router. They are denser at small rates, because
+# the probability of ever handing over, 1 - (1 - rate)^T, rises fastest there.
 HAZARDS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
-# Prices of the oracle, in correct answers per unit of cost. They trace its hull
-# from the most accurate point (0) to the cheapest (30).
+# Prices of the oracle, in correct answers per unit of cost. They trace the
+# oracle's hull from the most accurate point (0) to the cheapest (30).
 PRICES = (0, 0.01, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 30)
 GRID_SIZE = 100  # Thresholds per family, the same for every method.
 
@@ -28,8 +28,8 @@ GRID_SIZE = 100  # Thresholds per family, the same for every method.
 class Pair:
   """The sources of the two splits that a method is evaluated on.
 
-  select: decides which policies form a curve.
-  test: gives the curve.
+  select: problems that decide which policies form a curve.
+  test: problems on which the chosen policies are evaluated.
   """
 
   select: sources.Source
@@ -38,11 +38,12 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-  """The same K policies on `select` and on `test` problems.
+  """The outcomes of K candidate policies on `select` and on `test` problems.
 
-  select, test: their outcomes.
+  select: outcomes on the `select` problems.
+  test: outcomes of the same policies, in the same order, on the test problems.
   is_selective: True if only the policies on the hull of `select` form the
-    curve; False for a curve that is shown with all of them.
+    curve; False if all K policies do.
   """
 
   select: points_lib.Points
@@ -58,15 +59,16 @@ class Candidates:
     return self.test.take(metrics.upper_hull(cost, accuracy))
 
   def select_area(self) -> float:
-    """Returns the area of the curve on `select`, for tuning."""
+    """Returns `metrics.area_for_tuning` of the hull on `select` problems."""
     cost, accuracy = self.select.mean_cost, self.select.accuracy
     hull = metrics.upper_hull(cost, accuracy)
     return metrics.area_for_tuning(cost[hull], accuracy[hull])
 
   def at_budget(self, budget: float) -> points_lib.Points:
-    """Returns the test outcome of the best policy within budget on `select`.
+    """Returns the test outcomes of one policy, chosen for a budget on `select`.
 
-    If no policy is within the budget, it is the cheapest one.
+    It is the policy with the highest accuracy on `select` among those within
+    the budget there, or the cheapest policy if none is within the budget.
     """
     cost, accuracy = self.select.mean_cost, self.select.accuracy
     allowed = np.flatnonzero(cost <= budget)
@@ -83,23 +85,24 @@ def thresholded(
     metric: str,
     size: int = GRID_SIZE,
 ) -> Candidates:
-  """Pools the thresholds of one or several families as candidates.
+  """Returns the thresholds of one or several families as candidates.
 
   Thresholds that a source cannot evaluate are left out.
 
   Args:
-    families: e.g. the policies of a router.
-    pair: the two splits.
+    families: e.g. one per policy of a router.
+    pair: sources of the two splits.
     metric: cost metric.
     size: number of score quantiles on `select` to try for each family.
 
   Raises:
     refusal.Refusal: if no threshold of any family can be evaluated.
   """
-  # The grid comes from scores on `select`; test scores stay unread.
+  # The thresholds are quantiles of scores on `select`. Test scores must not
+  # influence the choice of policies.
   tried = [pair.select.grid(family, size) for family in families]
-  # Both sources must be able to evaluate a threshold: it is chosen on one and
-  # shown on the other.
+  # Both sources must be able to evaluate a threshold: a policy is chosen on one
+  # and evaluated on the other.
   evaluable = [
       grid[
           pair.select.answerable(family, grid)
@@ -125,7 +128,7 @@ def thresholded(
 
 
 def _of_thresholds(family, evaluable, pair, metric) -> Candidates:
-  """Evaluates the thresholds of one family on both splits."""
+  """Evaluates the thresholds `evaluable` of one family on both splits."""
   return Candidates(
       pair.select.evaluate(family, evaluable, metric),
       pair.test.evaluate(family, evaluable, metric),
@@ -135,25 +138,27 @@ def _of_thresholds(family, evaluable, pair, metric) -> Candidates:
 def area_for_tuning(
     families: Sequence[sources.Family], select: sources.Source, metric: str
 ) -> float:
-  """Returns the tuning value of a setting: the area of its hull on `select`.
+  """Returns the value of a learner's setting, which tuning maximises.
 
   Args:
-    families: fitted with one setting; all their thresholds form one hull.
-    select: the problems.
+    families: router families fitted with this setting; the thresholds of all
+      families form one hull.
+    select: source of the `select` problems.
     metric: cost metric.
 
   Returns:
-    `metrics.area_for_tuning`, or -inf if no threshold can be evaluated.
+    `metrics.area_for_tuning` of the hull, or -inf if no threshold can be
+    evaluated.
   """
   try:
     found = thresholded(families, Pair(select, select), metric)
   except refusal.Refusal:
-    return -np.inf  # Another setting may still be evaluable.
+    return -np.inf  # Tuning goes on with other settings.
   return found.select_area()
 
 
 def pooled(candidates: Sequence[Candidates]) -> Candidates:
-  """Joins several sets of candidates into one."""
+  """Joins several sets of candidate policies into one set."""
   return Candidates(
       points_lib.concatenate([x.select for x in candidates]),
       points_lib.concatenate([x.test for x in candidates]),
@@ -161,10 +166,11 @@ def pooled(candidates: Sequence[Candidates]) -> Candidates:
 
 
 def random_per_step(pair: Pair, metric: str) -> Candidates:
-  """Returns the random router: the same hand-over probability at every step.
+  """Returns the random router at each rate in `HAZARDS` as candidates.
 
-  It is not selective, because the hull would mix its two ends, and that mixture
-  is `random_per_question`.
+  At every step the router hands over with the same probability, the rate. The
+  candidates are not selective: their hull would be the mixture of the small and
+  the large model alone, which is `random_per_question`.
 
   Raises:
     refusal.Refusal: if a source cannot evaluate one of the rates.
@@ -177,16 +183,16 @@ def random_per_step(pair: Pair, metric: str) -> Candidates:
 
 
 def random_per_question(pair: Pair, metric: str) -> Candidates:
-  """Returns random routing per question: one model writes the whole answer.
+  """Returns the small and the large model alone as the two candidates.
 
-  The two ends, small and large alone, are the candidates. Every point on the
-  line between them is a mixture that draws the model before anything is
-  written.
+  The line between the two points is random routing per question: one of the two
+  models is drawn at random and writes the whole answer.
 
   Raises:
     refusal.Refusal: if a source cannot evaluate the small model alone.
   """
-  # Rate 0 is the small model alone; the large model alone pays no draft.
+  # At rate 0 the small model writes everything. Rate 1 would not be the large
+  # model alone: under `peek` it pays for a discarded draft.
   ends = [
       points_lib.concatenate([x.at_rates([0.0], metric), x.largest_alone()])
       for x in (pair.select, pair.test)

@@ -1,8 +1,9 @@
-"""Metrics of an accuracy-cost curve. Costs are fractions of all-large.
+"""Metrics of an accuracy-cost curve.
 
-A curve is a set of points (cost, accuracy) joined by straight lines. Any point
-between two neighbours is attainable: serve a share of the problems with one
-policy and the rest with the other.
+Costs are fractions of the cost of the largest model alone. A curve is a set of
+points (cost, accuracy) joined by straight lines. Any point between two
+neighbours is attainable: serve a share of the problems with one policy and the
+rest with the other.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import dataclasses
 import numpy as np
 
 AREA_GRID = np.linspace(0.2, 0.8, 61)  # Steps of 0.01 in cost.
-BUDGETS = (0.2, 0.4, 0.6)
+BUDGETS = (0.2, 0.4, 0.6)  # Costs at which tables report a curve's accuracy.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Anchors:
 def _ratio(
     numerator: np.ndarray | float, denominator: np.ndarray | float
 ) -> np.ndarray:
-  """Returns the quotient; NaN where the denominator is 0, e.g. equal models."""
+  """Returns the quotient; NaN where the denominator is 0.
+
+  The denominator is 0 e.g. if both models have the same accuracy.
+  """
   with np.errstate(divide='ignore', invalid='ignore'):
     return np.where(
         np.equal(denominator, 0), np.nan, np.divide(numerator, denominator)
@@ -42,26 +46,27 @@ def _ratio(
 
 
 def upper_hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-  """Returns the indices of the points that no mixture of others beats.
+  """Returns the points of a curve that no mixture of other points beats.
 
   Args:
     cost: `[K]`.
     accuracy: `[K]`.
 
   Returns:
-    Vertices of the upper concave hull, from the cheapest point to the most
-    accurate one; the first of equal points.
+    Indices of the vertices of the upper concave hull, from the cheapest point
+    to the most accurate one. Of equal points only the first is a vertex.
   """
   hull: list[int] = []
-  # Andrew's monotone chain: by rising cost, and by falling accuracy at equal
-  # cost, so that of equally cheap points the best comes first.
+  # Andrew's monotone chain visits the points by rising cost and, at equal cost,
+  # by falling accuracy, so that the best of equally cheap points comes first.
   for index in np.lexsort((-accuracy, cost)):
     if hull and accuracy[index] <= accuracy[hull[-1]]:
       continue
     while len(hull) > 1:
       first, last = hull[-2], hull[-1]
-      # `last` stays if its slope from `first` exceeds that of `index`. Compared
-      # by cross-multiplication: no division, and equal costs need no case.
+      # `last` stays if the slope from `first` to `last` exceeds the slope from
+      # `first` to `index`. The slopes are compared by cross-multiplication, so
+      # that equal costs need no special case.
       rise = (accuracy[last] - accuracy[first]) * (cost[index] - cost[first])
       if rise > (accuracy[index] - accuracy[first]) * (
           cost[last] - cost[first]
@@ -75,15 +80,15 @@ def upper_hull(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 def interpolate(
     cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
-  """Returns `[R, G]` accuracy at the costs of `grid`, for R curves at once.
+  """Returns the accuracy of R curves at the costs of `grid`, `[R, G]`.
 
   A curve is flat left of its cheapest point and right of its most expensive
   one: a larger budget than the curve can use does not change the accuracy.
 
   Args:
-    cost: `[R, K]`, in any order.
+    cost: `[R, K]`, points of a curve in any order.
     accuracy: `[R, K]`.
-    grid: `[G]`.
+    grid: `[G]` costs.
 
   Raises:
     ValueError: if the shapes differ or are not `[R, K]`.
@@ -95,14 +100,15 @@ def interpolate(
   order = np.argsort(cost, axis=1, kind='stable')
   cost = np.take_along_axis(cost, order, axis=1)
   accuracy = np.take_along_axis(accuracy, order, axis=1)
-  # Index of the first point beyond each grid cost, by counting, because
-  # `searchsorted` handles only one row.
+  # `right` is the index of the first point beyond each grid cost. Counting
+  # finds it for all rows at once; `searchsorted` handles only one row.
   right = np.sum(cost[:, None, :] <= grid[:, None], axis=-1)
   left = np.clip(right - 1, 0, cost.shape[1] - 1)
   right = np.clip(right, 0, cost.shape[1] - 1)
   at = lambda values, index: np.take_along_axis(values, index, axis=1)
   span = at(cost, right) - at(cost, left)
-  # Two points of equal cost, or a grid cost outside the curve: share 0.
+  # The share is 0 between two points of equal cost and outside the curve, where
+  # `left` and `right` are the same point.
   share = np.where(span > 0, grid - at(cost, left), 0.0)
   share = share / np.where(span > 0, span, 1.0)
   return at(accuracy, left) + share * (at(accuracy, right) - at(accuracy, left))
@@ -111,15 +117,15 @@ def interpolate(
 def accuracy_at(
     cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
-  """Returns `[G]` accuracy of one `[K]` curve at the costs of `grid`."""
+  """Returns the accuracy of one `[K]` curve at the costs of `grid`, `[G]`."""
   return interpolate(cost[None], accuracy[None], np.asarray(grid))[0]
 
 
 def area_grid(*cheapest: float) -> np.ndarray:
   """Returns the costs of `AREA_GRID` at which all curves exist; may be empty.
 
-  A curve does not exist below its cheapest point: no policy has that cost, so
-  the area does not include it.
+  A curve does not exist below its cheapest point: no policy costs so little, so
+  areas leave such costs out.
 
   Args:
     *cheapest: lowest cost of each curve.
@@ -131,10 +137,12 @@ def area_grid(*cheapest: float) -> np.ndarray:
 def area(
     cost: np.ndarray, accuracy: np.ndarray, grid: np.ndarray | None = None
 ) -> float:
-  """Returns mean accuracy over costs 0.2 to 0.8, as far as the curve exists.
+  """Returns the area of a curve: its mean accuracy over costs 0.2 to 0.8.
+
+  Costs below the curve's cheapest point are left out.
 
   Args:
-    cost, accuracy: `[K]` points.
+    cost, accuracy: `[K]` points of one curve.
     grid: `[G]` costs to average over; None = `area_grid` of the curve.
 
   Returns:
@@ -149,11 +157,11 @@ def area(
 def area_for_tuning(cost: np.ndarray, accuracy: np.ndarray) -> float:
   """Returns mean accuracy over `AREA_GRID`, with 0 below the curve's start.
 
-  It compares curves that start at different costs. Averaging each curve only
-  over its own costs would favour the one that leaves out more cheap costs.
+  This value compares curves that start at different costs. Averaging each curve
+  only over its own costs would favour curves that leave out more cheap costs.
 
   Args:
-    cost, accuracy: `[K]` points.
+    cost, accuracy: `[K]` points of one curve.
   """
   grid = area_grid(cost.min())
   return float(accuracy_at(cost, accuracy, grid).sum() / len(AREA_GRID))
@@ -162,7 +170,14 @@ def area_for_tuning(cost: np.ndarray, accuracy: np.ndarray) -> float:
 def cost_to_reach(
     cost: np.ndarray, accuracy: np.ndarray, target: float
 ) -> float:
-  """Returns the lowest cost with `target` accuracy; inf if never."""
+  """Returns the lowest cost at which a curve has `target` accuracy.
+
+  The cost is inf if the curve never reaches the target.
+
+  Args:
+    cost, accuracy: `[K]` points of one curve.
+    target: the accuracy to reach.
+  """
   order = np.argsort(cost, kind='stable')
   cost, accuracy = cost[order], accuracy[order]
   reached = np.flatnonzero(accuracy >= target)
@@ -178,7 +193,9 @@ def cost_to_reach(
 
 
 def gap_recovered(accuracy: np.ndarray, anchors: Anchors) -> np.ndarray:
-  """Returns PGR, (accuracy - small) / (large - small).
+  """Returns the share of the models' accuracy gap that is recovered (PGR).
+
+  PGR is (accuracy - small's accuracy) / (large's accuracy - small's accuracy).
 
   Source: RouteLLM, Ong et al. 2024.
   """
@@ -186,7 +203,7 @@ def gap_recovered(accuracy: np.ndarray, anchors: Anchors) -> np.ndarray:
 
 
 def _from_small(cost, accuracy, anchors) -> tuple[np.ndarray, np.ndarray]:
-  """Prepends the small model alone if it is cheaper than all points."""
+  """Prepends the small model alone to a curve if it is the cheapest policy."""
   if cost.min() <= anchors.small_cost + 1e-9:
     return cost, accuracy
   return (
@@ -198,11 +215,12 @@ def _from_small(cost, accuracy, anchors) -> tuple[np.ndarray, np.ndarray]:
 def mean_gap_recovered(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
 ) -> float:
-  """Returns APGR, mean PGR over costs from the small model's to 1.
+  """Returns the mean share of the gap recovered (APGR), averaged over costs.
 
-  Drawing one of the two models at random per problem gives 0.5. RouteLLM
-  averages over the share of strong calls instead of cost. Below its cheapest
-  point the curve is mixed with the small model alone.
+  Costs run from that of the small model to 1. Drawing one of the two models at
+  random per problem gives 0.5. RouteLLM averages over the share of calls to the
+  large model instead of cost. Below its cheapest point the curve is mixed with
+  the small model alone.
   """
   cost, accuracy = _from_small(cost, accuracy, anchors)
   grid = np.linspace(anchors.small_cost, anchors.large_cost, 201)
@@ -214,15 +232,22 @@ def mean_gap_recovered(
 def relative_ibc_gain(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors, at: np.ndarray
 ) -> np.ndarray:
-  """Returns `[G]`, extra accuracy per extra cost relative to the large model's.
+  """Returns the relative gain in incremental benefit per cost (IBC), `[G]`.
 
-  IBC = (accuracy - small) / (cost - small cost); gain = IBC / IBC_large - 1.
-  NaN at costs up to the small model's, or below the cheapest point.
+  IBC is the accuracy gained over the small model per unit of extra cost, and
+  the gain is IBC / IBC of the large model - 1. The gain is NaN at costs up to
+  that of the small model, and below the curve's cheapest point.
+
+  Args:
+    cost, accuracy: `[K]` points of one curve.
+    anchors: the two models alone.
+    at: `[G]` costs.
 
   Source: AutoMix, Madaan et al. 2023.
   """
   at = np.asarray(at, np.float64)
-  # A zero denominator makes `_ratio` NaN: there is no policy at such a cost.
+  # No policy exists below the cheapest point. A denominator of 0 makes `_ratio`
+  # return NaN there.
   extra_cost = np.where(at < cost.min() - 1e-9, 0.0, at - anchors.small_cost)
   extra_accuracy = accuracy_at(cost, accuracy, at) - anchors.small_accuracy
   base = _ratio(anchors.gap, anchors.large_cost - anchors.small_cost)
@@ -238,13 +263,16 @@ def relative_ibc_gain(
 def average_quality(
     cost: np.ndarray, accuracy: np.ndarray, anchors: Anchors
 ) -> float:
-  """Returns AIQ, the mean height of the concave hull between the models' costs.
+  """Returns the average improvement in quality (AIQ) of a curve.
 
-  Below its cheapest point the curve is mixed with the small model alone.
+  AIQ is the mean accuracy of the curve's concave hull between the costs of the
+  two models. Below its cheapest point the curve is mixed with the small model
+  alone.
 
   Source: RouterBench, Hu et al. 2024, section 3.
   """
-  # The small model alone could not be evaluated, so the range is unknown.
+  # NaN: the small model alone could not be evaluated, so the range of costs is
+  # unknown.
   if np.isnan(anchors.small_cost):
     return float('nan')
   cost, accuracy = _from_small(cost, accuracy, anchors)
@@ -255,7 +283,10 @@ def average_quality(
 
 
 def headroom_share(value: float, oracle: float, line: float) -> float:
-  """Returns how far an area is from the models' line (0) to the oracle (1).
+  """Returns the share of the possible gain in area that a method realises.
+
+  The share is 0 on the straight line between the two models, which routing
+  whole questions at random attains, and 1 at the oracle.
 
   Args:
     value: area of the method.
@@ -274,9 +305,13 @@ def summary(
 
   Values are inf where a target is never reached, and NaN at a budget below the
   cheapest point.
+
+  Args:
+    cost, accuracy: `[K]` points of one curve.
+    anchors: the two models alone.
   """
-  # `accuracy_at` is flat to the left, but no policy has a cost below the
-  # cheapest point.
+  # `accuracy_at` extends a curve to the left of its cheapest point, but no
+  # policy costs so little; hence NaN.
   at_budgets = np.where(
       np.array(BUDGETS) < cost.min() - 1e-9,
       np.nan,
