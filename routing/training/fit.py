@@ -1,4 +1,4 @@
-"""One training run, from arrays to trained policies, for every estimator."""
+"""Runs one training from arrays to trained policies, for every estimator."""
 
 from collections.abc import Callable
 import dataclasses
@@ -26,7 +26,7 @@ _IN_WORDS = {
 
 
 def _schedule(config: ml_collections.ConfigDict) -> loop.Schedule:
-  """Returns the fields of `loop.Schedule` in a configuration."""
+  """Returns the `loop.Schedule` (length and intervals) of a configuration."""
   names = (field.name for field in dataclasses.fields(loop.Schedule))
   return loop.Schedule(**{name: config[name] for name in names})
 
@@ -39,11 +39,18 @@ def make_learner(
 ) -> tuple[networks.Policy, state_lib.TrainState, loop.TrainStep]:
   """Returns the network, the state before the first step, and the jitted step.
 
+  Args:
+    config: as in `fit`.
+    num_routes: A, the number of actions of the policy.
+    num_features: F, the length of an observation.
+    seed: of initial weights and dropout.
+
   Raises:
     ValueError: if the configuration combines options that exclude each other.
   """
   network = networks.make_network(config.network, num_routes)
-  # Here and not in `fit`, so that every caller that builds a step is checked.
+  # The check is here and not in `fit`, so that it covers every caller that
+  # builds a training step.
   kappa.check(config, estimators.name_of(config))
   state, update = estimators.of(config).make(
       config, network, num_features, seed
@@ -54,7 +61,12 @@ def make_learner(
 def check_data(
     config: ml_collections.ConfigDict, data: validation_lib.Data
 ) -> None:
-  """Raises ValueError unless estimator, network and levels suit the data."""
+  """Raises ValueError unless estimator, network and levels suit the data.
+
+  Args:
+    config: as in `fit`.
+    data: known outcomes or trajectories, of training or of validation.
+  """
   is_known = isinstance(data, types.OutcomeBatch)
   given = 'known' if is_known else 'trajectories'
   if given != (expected := estimators.of(config).learns_from):
@@ -62,8 +74,8 @@ def check_data(
         f'objective.estimator {estimators.name_of(config)} learns from '
         f'{_IN_WORDS[expected]}; got {_IN_WORDS[given]}.'
     )
-  # In a reply tree the decisions of one row belong to different histories. A
-  # network with memory would read them as one sequence.
+  # In a reply tree the decisions of one row belong to different answers. A
+  # network with memory would read the row as one sequence.
   if (
       is_known
       and not data.is_chain
@@ -71,9 +83,10 @@ def check_data(
   ):
     raise ValueError(
         f'network.kind is {config.network.kind}; on reply trees only mlp is '
-        'allowed, since the decisions of a problem are no sequence.'
+        'allowed, because the decisions on a problem are not one sequence.'
     )
-  # The small model alone is the cheapest policy: no lower budget can be met.
+  # The small model alone is the cheapest policy, so no budget below its cost
+  # can be met.
   lagrangian.check_levels(
       tuple(config.objective.levels),
       float(validation_lib.always(0, data).cost),
@@ -99,25 +112,25 @@ def fit(
       `batch_size`, `log_every`, `eval_every`, `checkpoint_every`; for
       trajectories also `critics` and `trust_region`.
     train: NumPy arrays with standardised features, or a source of batches.
-    validation: arrays of other problems, on which each policy's best step is
-      chosen.
-    directory: of the run; `checkpoints/` and `metrics.jsonl` go there.
+    validation: arrays of other problems, from which the best step of each
+      policy is chosen.
+    directory: of the run; `checkpoints/` and `metrics.jsonl` are written there.
     seed: of weights, dropout and data order.
     report: called with (step, metrics) for each row of metrics.
-    devices: number of devices that share each batch. Ignored for a source,
-      which has its own layout.
-    constant: columns of the features that are constant within a trajectory; see
-      `sources.with_constant`. Applied to `train` only if it is arrays.
+    devices: number of devices that share each batch. If `train` is a source, it
+      has its own layout and this number is ignored.
+    constant: the feature columns that are constant within a trajectory; see
+      `sources.with_constant`. If `train` is a source, it has its own setting.
 
   Returns:
-    The final state. See `state.kept_params` for the parameters to keep.
+    The final state; `state.kept_params` picks its best parameters.
 
   Raises:
-    ValueError: if a level cannot be met, or the estimator needs other data.
-    FloatingPointError: if a loss is not finite; it names the step.
+    ValueError: if a level cannot be met, or the data do not suit the estimator.
+    FloatingPointError: if a loss is not finite; the message names the step.
   """
   layout = parallel.first_devices(devices)
-  # Before anything is compiled, so that a wrong configuration fails at once.
+  # Checked before any compilation, so that a wrong configuration fails at once.
   check_data(config, validation)
   if not callable(train):
     train = sources.resident(train, seed, config.batch_size, layout, constant)
@@ -127,7 +140,8 @@ def fit(
   )
   eval_step = validation_lib.make_eval_step(config, network)
   # Validation data and state are replicated; only training batches are sharded.
-  # After `make_learner`, which needs F while `features` is still one array.
+  # `with_constant` must come after `make_learner`, which reads F off the shape
+  # of `features`, because it replaces this array.
   validation = layout.whole(
       sources.with_constant(batching.trimmed(validation), constant)
   )

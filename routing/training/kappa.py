@@ -1,7 +1,9 @@
-"""Training behind a soft threshold kappa, where a configuration asks for it.
+"""Optional training of the policy together with a soft threshold kappa.
 
-Otherwise the policy itself is trained, and thresholds are chosen afterwards by
-calibration.
+With this option the loss is that of a policy which hands over only where its
+probability of a larger route exceeds kappa; the threshold is soft, so that it
+has a gradient. Without it, the policy itself is trained, and thresholds are
+chosen afterwards by calibration.
 
 Source: "Conformal Constrained Policy Optimization for Cost-Effective LLM
 Agents" (arXiv 2511.11828).
@@ -15,43 +17,56 @@ from routing.policy import categorical
 
 
 def is_used(config) -> bool:
-  """Returns whether a configuration trains behind a threshold."""
+  """Returns whether a configuration trains with a soft threshold."""
   # Configurations older than this option do not have the field.
   return config.get('soft_threshold', {}).get('is_used', False)
 
 
 def check(config, estimator: str) -> None:
-  """Raises ValueError if a threshold is used where it is not supported."""
+  """Raises ValueError if the soft threshold is used where it is not supported.
+
+  Args:
+    config: of the run.
+    estimator: name of the estimator, as in `estimators.ESTIMATORS`.
+  """
   if not is_used(config):
     return
-  # Only `step.descend` trains behind kappa. On trajectories, importance ratios
-  # of action probabilities near 0 and 1 would have a large variance.
+  # Only `step.descend` applies kappa. The threshold moves action probabilities
+  # close to 0 and 1; on trajectories, the importance ratios of such
+  # probabilities would have a large variance.
   if estimator != 'exact':
     raise ValueError(
-        f'soft_threshold.is_used with objective.estimator {estimator!r}; '
-        'allowed: exact.'
+        'soft_threshold.is_used is True with objective.estimator '
+        f'{estimator!r}; allowed: exact.'
     )
   if config.objective.form != 'reliability':
     raise ValueError(
-        'soft_threshold.is_used with objective.form '
-        f'{config.objective.form!r}; allowed: reliability, since kappa follows '
-        'the relative loss.'
+        'soft_threshold.is_used is True with objective.form '
+        f'{config.objective.form!r}; allowed: reliability, because kappa is '
+        'adjusted to the relative loss.'
     )
 
 
 def initial(config) -> float:
-  """Returns kappa before the first update; 0.5 where none is used."""
-  # A number in either case, so that all runs have a state of one structure.
+  """Returns kappa before the first update, or 0.5 if the option is off."""
+  # It is a number in both cases, so that the state of every run has the same
+  # structure.
   return config.soft_threshold.init if is_used(config) else 0.5
 
 
 def apply_threshold(
     config, logits: chex.Array, kappa: chex.Numeric
 ) -> jax.Array:
-  """Returns the `[..., A]` logits that are trained.
+  """Returns the logits of the policy that the loss is computed for.
 
-  These are the logits behind the threshold kappa, or `logits` unchanged if the
-  configuration uses none.
+  Args:
+    config: of the run.
+    logits: `[..., A]` float, from the network.
+    kappa: the soft threshold.
+
+  Returns:
+    `[..., A]` float: the logits after the soft threshold, or `logits` unchanged
+    if the configuration does not use the threshold.
   """
   if not is_used(config):
     return logits
@@ -69,14 +84,17 @@ def update(
     step: chex.Numeric,
     alpha: chex.Numeric,
 ) -> jax.Array:
-  """Returns kappa after one update; unchanged if the configuration uses none.
+  """Returns kappa after one update, or unchanged if the option is off.
+
+  A miss is a problem that the largest model alone gets right and the router
+  gets wrong.
 
   Args:
     config: of the run.
-    kappa: before the update.
-    loss: relative loss of the batch, which is the share of misses.
+    kappa: the soft threshold before the update.
+    loss: relative loss of the batch, i.e. the share of misses.
     step: number of updates before this one.
-    alpha: target share of misses.
+    alpha: target share of misses, the level of the constraint.
   """
   if not is_used(config):
     return kappa

@@ -1,8 +1,8 @@
 """The training loop: steps, validation, metrics and checkpoints.
 
-It does not depend on the objective. Early stopping does not end the run: the
-state carries each policy's parameters of the best validation score, and
-training continues for the others.
+The loop does not depend on the objective. It has no early end: the state keeps,
+for each of the K policies, the parameters with the best validation score so
+far, and all policies are trained to the last step.
 """
 
 from collections.abc import Callable
@@ -55,8 +55,9 @@ def _check_finite(steps: list[int], losses: list[jax.Array]) -> None:
   for step, loss in zip(steps, jax.device_get(losses), strict=True):
     if not np.isfinite(loss).all():
       raise FloatingPointError(
-          f'The loss is {loss} at step {step}. Check the data for values that '
-          'are not finite, or lower optimizer.learning_rate.'
+          f'The loss is {loss} at step {step}; it must be finite. Check the '
+          'data for values that are not finite, or lower '
+          'optimizer.learning_rate.'
       )
 
 
@@ -70,25 +71,25 @@ def train(
     batch_at: sources.Source,
     report: Callable[[int, Scalars], None] = lambda step, scalars: None,
 ) -> state_lib.TrainState:
-  """Trains, or resumes from `directory`, and returns the final state.
+  """Trains from `state`, or resumes from `directory`; returns the final state.
 
   Args:
-    schedule: length and intervals.
-    directory: of the run; `checkpoints/` and `metrics.jsonl` go there.
-    state: before the first step.
+    schedule: length of the run, and intervals of logging and saving.
+    directory: of the run; `checkpoints/` and `metrics.jsonl` are written there.
+    state: the state before the first step.
     train_step: (state, batch) -> (state, metrics with 'loss').
     eval_step: state -> (state with updated best parameters, metrics).
-    batch_at: returns the batch of each step. Pure, so that a resumed run sees
-      the same batches as an uninterrupted one.
+    batch_at: returns the batch of each step. It must be a pure function, so
+      that a resumed run sees the same batches as an uninterrupted one.
     report: called with (step, metrics) for each row, e.g. to show progress.
 
   Raises:
-    FloatingPointError: if a loss is not finite. That step is not saved.
+    FloatingPointError: if a loss is not finite. The step is not saved.
   """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   with checkpoint.open_manager(directory, schedule.checkpoint_every) as manager:
-    # The given state is the template that orbax restores into.
+    # `state` gives orbax the structure and shapes of what it restores.
     state = checkpoint.restore_latest(manager, state)
     start = int(state.step)
     write = metrics_lib.MetricWriter(directory / 'metrics.jsonl', start)
@@ -101,8 +102,9 @@ def train(
       is_evaluated = schedule.is_due(step, schedule.eval_every)
       is_saved = schedule.is_due(step, schedule.checkpoint_every)
       if is_logged or is_evaluated or is_saved:
-        # Fetched only here: a fetch per step would keep the host from queueing
-        # the next step. And before the save below: no checkpoint has a NaN.
+        # Losses are fetched from the device only at these steps: a fetch at
+        # each step would keep the host from queueing the next one. The check
+        # comes before the save below, so that no checkpoint has a NaN.
         _check_finite(list(unchecked), list(unchecked.values()))
         unchecked.clear()
       row = metrics if is_logged else {}
@@ -113,9 +115,9 @@ def train(
         row = jax.device_get(row)
         write(step, row)
         report(step, row)
-      # After validation, so that the checkpoint has the best parameters so far.
+      # Saved after validation, so that the best parameters are up to date.
       if is_saved:
         checkpoint.save(manager, step, state, force=step == schedule.num_steps)
-    manager.wait_until_finished()  # Orbax saves in the background.
+    manager.wait_until_finished()  # Orbax writes checkpoints in the background.
     write.close()
   return state

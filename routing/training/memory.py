@@ -1,4 +1,4 @@
-"""The allocator of the process: keeps memory between two training steps."""
+"""Sets up the memory allocator, so that it keeps memory between two steps."""
 
 import ctypes
 
@@ -11,12 +11,12 @@ _LARGEST = 2**31 - 1
 def keep_freed() -> None:
   """Tells glibc to keep freed memory for reuse; does nothing without glibc.
 
-  XLA allocates the scratch space of a step as one block. By default glibc
-  returns a block of over 32 MiB to the system when it is freed. The next step
-  then faults it in again page by page, each zeroed: an eighth of the time of a
-  step of the default size on a CPU.
+  XLA allocates the scratch space of a training step as one block. By default
+  glibc returns a block of over 32 MiB to the system when it is freed. The next
+  step must then get it back page by page, and the system zeroes each page. On a
+  CPU this takes an eighth of the time of a step of the default size.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt:
-    mallopt(_MMAP_MAX, 0)  # Large blocks come from the heap, not from mmap,
-    mallopt(_TRIM_THRESHOLD, _LARGEST)  # and the heap is never trimmed.
+    mallopt(_MMAP_MAX, 0)  # Take large blocks from the heap, not from mmap.
+    mallopt(_TRIM_THRESHOLD, _LARGEST)  # Never return the heap's free end.

@@ -1,4 +1,8 @@
-"""Metrics as JSON lines: one row per logged step, a number or list per name."""
+"""Reads and writes metrics as JSON lines, one row per logged step.
+
+A row maps the name of each metric to a number, or to a list with one number per
+policy.
+"""
 
 from collections.abc import Mapping
 import json
@@ -15,7 +19,8 @@ def read_rows(path: pathlib.Path | str) -> list[dict[str, Any]]:
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError:
-      # Only the last line can be incomplete: the process was killed within it.
+      # Only the last line can be incomplete, if the process was killed while
+      # writing it.
       break
   return rows
 
@@ -24,15 +29,16 @@ class MetricWriter:
   """Appends rows of metrics to a file.
 
   Args:
-    path: of the file.
-    start: step from which a run resumes. Rows of later steps are removed.
+    path: the file; created if it does not exist.
+    start: number of gradient steps that a resumed run has done; 0 for a new
+      run. Rows of later steps are removed from the file.
   """
 
   def __init__(self, path: pathlib.Path | str, start: int = 0):
     path = pathlib.Path(path)
     if path.exists():
       # A killed run may have logged steps after its last checkpoint. The
-      # resumed run takes these steps again, and would log them twice.
+      # resumed run repeats these steps, and they would be in the file twice.
       rows = [row for row in read_rows(path) if row['step'] <= start]
       partial = path.with_suffix('.partial')
       partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
@@ -40,11 +46,11 @@ class MetricWriter:
     self._file = path.open('a')
 
   def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Writes one row; arrays become lists with one entry per policy."""
+    """Writes one row; arrays `[K]` become lists with one entry per policy."""
     values = {name: np.asarray(x).tolist() for name, x in metrics.items()}
     row = {'step': step, **values}
     self._file.write(json.dumps(row) + '\n')
-    self._file.flush()  # The file can be followed during training.
+    self._file.flush()  # So that the file can be followed during training.
 
   def close(self) -> None:
     """Closes the file."""

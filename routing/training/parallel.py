@@ -1,9 +1,9 @@
 """Data parallelism: each device takes an equal share of a batch's rows.
 
-The step's code is the same as on one device. Its batch is sharded over the
-devices and all else is replicated, so XLA inserts the reductions over rows
-across devices. The results equal those of one device up to the order of
-floating-point additions.
+The code of a training step is the same as on one device. The batch is sharded
+over the devices, and everything else is replicated. From this, XLA inserts the
+reductions across devices. The results equal those of one device up to the order
+of floating-point additions.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ PyTree = TypeVar('PyTree')
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How arrays are placed on devices.
+  """Functions that place arrays on devices; the default is a single device.
 
-  whole: replicates a pytree: every device has all of it.
-  rows: shards a pytree of arrays along their first axis.
+  whole: replicates a pytree, so that every device has all of its arrays.
+  rows: shards each array of a pytree along its first axis.
   """
 
   whole: Callable[[PyTree], PyTree] = jax.device_put
@@ -31,10 +31,10 @@ class Layout:
 
 
 def first_devices(num: int) -> Layout:
-  """Returns the layout over the first `num` devices.
+  """Returns the layout over the first `num` devices of this machine.
 
   Raises:
-    ValueError: if there are fewer.
+    ValueError: if `num` is below 1, or the machine has fewer devices.
   """
   devices = jax.devices()
   if not 1 <= num <= len(devices):
@@ -48,10 +48,11 @@ def first_devices(num: int) -> Layout:
 def over_devices(devices: Sequence[jax.Device]) -> Layout:
   """Returns the layout that shards rows evenly over devices.
 
-  Its `rows` raises ValueError if the number of rows is not a multiple of the
-  number of devices.
+  The function `rows` of this layout raises ValueError if the number of rows is
+  not a multiple of the number of devices.
   """
-  # Without a mesh, so that a run on one device compiles to the plain program.
+  # One device needs no mesh. Without one, XLA compiles the program as if there
+  # were no parallelism.
   if len(devices) == 1:
     return Layout()
   mesh = jax.sharding.Mesh(np.asarray(devices), (_AXIS,))
@@ -62,7 +63,7 @@ def over_devices(devices: Sequence[jax.Device]) -> Layout:
   )
 
   def rows(tree):
-    # Checked here, since XLA's own error would not name the setting to change.
+    # XLA would raise an error too, but without the name of the setting.
     for x in jax.tree.leaves(tree):
       if len(x) % len(devices):
         raise ValueError(

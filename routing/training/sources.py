@@ -1,8 +1,9 @@
 """Sources of training batches: memory, streamed shards, or on-policy rounds.
 
-A source returns the batch of each gradient step. It is a pure function of the
-step (and of the policy, on-policy), whatever it returned before. So a resumed
-run sees the same batches as an uninterrupted one.
+A source is a function that returns the batch of a gradient step. The batch
+depends only on the index of the step and, on-policy, on the current policies,
+not on earlier calls. So a resumed run sees the same batches as an uninterrupted
+one.
 """
 
 from collections.abc import Callable
@@ -27,14 +28,15 @@ _NO_COLUMNS = slice(0, 0)
 
 
 class Source(Protocol):
-  """A function from a gradient step to its batch; pure in its arguments."""
+  """The interface of a source: a pure function from a step to its batch."""
 
   def __call__(self, step: int, state: state_lib.TrainState) -> step_lib.Batch:
     """Returns the batch of one gradient step.
 
     Args:
-      step: number of the gradient step, from 0.
-      state: before this step; on-policy sources collect with its policies.
+      step: index of the gradient step, from 0.
+      state: training state before this step. An on-policy source collects
+        trajectories with the policies in it; other sources ignore it.
     """
     ...
 
@@ -44,7 +46,8 @@ def with_constant(data: Data, columns: slice) -> Data:
 
   Args:
     data: arrays, with features `[B, T, F]`.
-    columns: of the features, the same at every decision of a trajectory.
+    columns: the feature columns that have the same value at every decision of
+      a trajectory.
 
   Returns:
     The data with `layers.Observations` as features.
@@ -52,13 +55,14 @@ def with_constant(data: Data, columns: slice) -> Data:
   Raises:
     ValueError: if a value in these columns changes within a trajectory.
   """
-  # Decision 0 is never padding if any decision exists; padding may differ.
+  # Every decision is compared with decision 0, which is never padding if the
+  # row has any decision. Padding may have other values.
   values = data.features[..., columns]
   if (values != values[:, :1])[data.mask].any():
     raise ValueError(
-        f'Features {columns.start} to {columns.stop - 1} are declared '
+        f'Feature columns {columns.start} to {columns.stop - 1} are declared '
         'constant, but they change within a trajectory. Pass only columns that '
-        '`observation.constant` names.'
+        '`observation.constant` returns.'
     )
   return data.replace(features=layers.split(data.features, columns))
 
@@ -76,18 +80,19 @@ def resident(
 
   Args:
     data: NumPy arrays.
-    seed: of the order of rows, together with the epoch.
-    batch_size: rows per step; more than there are means all.
+    seed: of the order of rows; it differs between epochs.
+    batch_size: rows per step; a number above the number of rows means all rows.
     layout: places data and row indices on the devices.
-    constant: see `with_constant`.
+    constant: the constant feature columns; see `with_constant`.
   """
   num = len(data.mask)
-  # Replicated once. A step sends only the row indices, and gathers on device.
+  # The data are sent to the devices once. Each step sends only row indices, and
+  # the rows are gathered on the device.
   data = layout.whole(with_constant(batching.trimmed(data), constant))
 
   def batch_at(step, state):
     del state
-    # `data` goes along unchanged: the jitted step takes its rows.
+    # `data` is an argument of the jitted step, which selects the rows.
     rows = batching.minibatch_indices(seed, step, num, batch_size)
     return data, layout.rows(rows)
 
@@ -96,11 +101,11 @@ def resident(
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-  """Trajectories in files on disk.
+  """Training trajectories that are stored in several files on disk.
 
-  load: index of a file -> its arrays, with standardised features. T is the same
-    for all files.
-  sizes: number of rows of each file.
+  load: index of a file -> the arrays in it, with standardised features. T must
+    be the same for all files.
+  sizes: number of trajectories in each file.
   """
 
   load: Callable[[int], types.TrajectoryBatch]
@@ -117,19 +122,20 @@ def streamed(
 ) -> Source:
   """Returns a source that reads a few files at a time, for data beyond memory.
 
-  Each epoch shuffles the files, takes them in groups of `num_shards_in_memory`,
-  and shuffles the rows of each group. So each row is visited once per epoch. A
-  file has neighbouring problems: the larger the groups, the better mixed the
-  batches. There is no prefetching of the next group.
+  Each epoch shuffles the files, divides them into groups of
+  `num_shards_in_memory` files, and shuffles the rows within each group. So each
+  row is visited once per epoch. A file has neighbouring problems: the larger
+  the groups, the better mixed the batches. The next group is not prefetched.
 
   Args:
     shards: the files.
-    seed: of the order of files and rows, together with the epoch.
-    batch_size: rows per step; more than there are means all.
-    num_shards_in_memory: >= 1, files per group. Memory holds up to two groups,
-      since a batch may span the end of one and the start of the next.
+    seed: of the order of files and rows; it differs between epochs.
+    batch_size: rows per step; a number above the number of rows means all rows.
+    num_shards_in_memory: >= 1, number of files in a group. Memory holds up to
+      two groups, because a batch may span the end of one and the start of the
+      next.
     layout: places a batch on the devices.
-    constant: see `with_constant`.
+    constant: the constant feature columns; see `with_constant`.
 
   Raises:
     ValueError: if `num_shards_in_memory` is below 1, or there are no rows.
@@ -146,7 +152,8 @@ def streamed(
 
   def batch_at(step, state):
     del state
-    # The position follows from the step, so a resumed run starts mid-epoch.
+    # The position in the sequence of rows follows from the step, so a resumed
+    # run can start in the middle of an epoch.
     rows = with_constant(stream.rows(step * size, size), constant)
     return layout.rows(rows), None
 
@@ -161,30 +168,34 @@ def renewed(
     layout: parallel.Layout = _ONE_DEVICE,
     constant: slice = _NO_COLUMNS,
 ) -> Source:
-  """Returns an on-policy source that collects new trajectories every round.
+  """Returns an on-policy source that collects new trajectories in each round.
+
+  A round is a fixed number of gradient steps.
 
   Args:
-    collect: (round, from 0; state) -> arrays with standardised features. It is
-      called at the first step of a round, and again by a run that resumes
-      within the round. It must then return the same trajectories as before.
-    every: gradient steps per round, >= 1.
+    collect: (index of the round, state) -> arrays of new trajectories, with
+      standardised features. It is called at the first step of a round. A run
+      that resumes within a round calls it again; it must then return the same
+      trajectories as before.
+    every: number of gradient steps in a round, >= 1.
     seed: of the order of rows.
-    batch_size: rows per step; more than there are means all.
+    batch_size: rows per step; a number above the number of rows means all rows.
     layout: places a batch on the devices.
-    constant: see `with_constant`.
+    constant: the constant feature columns; see `with_constant`.
 
   Raises:
     ValueError: if `every` is below 1.
   """
   if every < 1:
     raise ValueError(f'on_policy.every is {every}; it must be at least 1.')
-  # The trajectories of the current round alone.
+  # Index of the current round -> its trajectories. It has at most one entry.
   rounds: dict[int, types.TrajectoryBatch] = {}
 
   def batch_at(step, state):
     number = step // every
     if number not in rounds:
-      rounds.clear()  # First, so that memory never holds two rounds.
+      # Cleared before the collection, so that memory never holds two rounds.
+      rounds.clear()
       rounds[number] = collect(number, state)
     data = rounds[number]
     rows = batching.minibatch_indices(seed, step, len(data.mask), batch_size)
@@ -195,7 +206,7 @@ def renewed(
 
 
 class _Stream:
-  """The endless sequence of rows of all epochs, readable at any position."""
+  """The rows of all epochs as one endless sequence with random access."""
 
   def __init__(self, shards: Shards, seed: int, num_shards_in_memory: int):
     self._shards, self._seed, self._num_shards_in_memory = (
@@ -203,16 +214,20 @@ class _Stream:
         seed,
         num_shards_in_memory,
     )
-    # Caches per instance: on the methods themselves they would keep every
-    # instance, and its arrays, alive.
+    # Each instance has its own caches. A cache on the class's method would hold
+    # a reference to every instance, and never free its arrays.
     self._groups = functools.lru_cache(maxsize=1)(self._groups)
-    # 2, since a batch may span two groups; with 1 both would be read each time.
+    # The size is 2, because a batch may span two groups. With 1, both would be
+    # read from disk again for each such batch.
     self._read = functools.lru_cache(maxsize=2)(self._read)
 
   def rows(self, position: int, num: int) -> types.TrajectoryBatch:
-    """Returns `num` rows from `position` on; they may span epochs."""
+    """Returns `num` rows, from `position` of the endless sequence on.
+
+    The rows may span several groups and epochs.
+    """
     pieces = []
-    # One piece per group: a slice ends with its group, and the rest follows.
+    # Each iteration takes one piece, up to the end of its group at most.
     while num:
       epoch, offset = divmod(position, sum(self._shards.sizes))
       group, offset = self._find(epoch, offset)
@@ -225,17 +240,22 @@ class _Stream:
     return jax.tree.map(lambda *x: np.concatenate(x), *pieces)
 
   def _find(self, epoch: int, offset: int) -> tuple[int, int]:
-    """Returns the group with row `offset` of an epoch, and the place in it."""
+    """Locates row `offset` of an epoch.
+
+    Returns:
+      The index of the group that has the row, and the row's index within it.
+    """
     ends = np.cumsum(
         [sum(self._shards.sizes[i] for i in x) for x in self._groups(epoch)]
     )
-    # `right`: the row at the end of a group is the first of the next.
+    # With `right`, an offset equal to the end of a group is in the next group.
     group = int(np.searchsorted(ends, offset, side='right'))
     return group, offset - (int(ends[group - 1]) if group else 0)
 
   def _groups(self, epoch: int) -> list[np.ndarray]:
-    """Returns the shuffled file indices of an epoch, in groups."""
-    # Seeded by (seed, epoch) alone, so that any epoch can be entered directly.
+    """Returns the file indices of an epoch, shuffled, divided into groups."""
+    # The order depends on (seed, epoch) only, so that a resumed run can start
+    # in any epoch.
     order = np.random.default_rng((self._seed, epoch)).permutation(
         len(self._shards.sizes)
     )
