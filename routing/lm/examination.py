@@ -1,4 +1,4 @@
-"""Evaluates a model: accuracy, step errors, and confidence as a predictor."""
+"""Evaluates an embedded model: accuracy, step errors, quality of confidence."""
 
 from collections.abc import Sequence
 
@@ -9,25 +9,33 @@ from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 
-_MAX_NEW = 6 * 22 + 12  # The longest answer: 6 steps of 22 tokens, last line.
+# Number of tokens of the longest answer: 6 steps of 22 tokens and a last line.
+_MAX_NEW = 6 * 22 + 12
 
 
 def accuracy(
     params, config: decoder.DecoderConfig, tasks: Sequence[arithmetic.Task]
 ) -> float:
-  """Returns the share of tasks whose greedy answer is right."""
+  """Returns the share of tasks that the model answers correctly when greedy."""
   return float(np.mean(examine(params, config, tasks)['is_correct']))
 
 
 def examine(
     params, config: decoder.DecoderConfig, tasks: Sequence[arithmetic.Task]
 ) -> dict[str, np.ndarray]:
-  """Evaluates greedy answers and labels every step.
+  """Grades the model's greedy answers to N tasks, and each of their steps.
+
+  Args:
+    params: parameters of `decoder.Decoder(config)`.
+    config: the decoder's shape.
+    tasks: the N tasks.
 
   Returns:
-    `is_correct` `[N]` bool, for each task. Over all S steps of all traces
-    `is_right`, `is_relevant`, `in_blind_spot` `[S]` bool, and `min_log_prob`
-    `[S]` float, the smallest token log-probability of the step.
+    `is_correct`, `[N]` bool: the answer to the task is correct. The other
+    entries have one element for each of the S steps of all answers: `is_right`,
+    `is_relevant` and `in_blind_spot`, `[S]` bool, see `arithmetic.label_steps`;
+    and `min_log_prob`, `[S]` float, the smallest log-probability of a token of
+    the step.
   """
   tokenizer = tokenizer_lib.Tokenizer()
   prompts = [tokenizer.encode(arithmetic.question_text(t)) for t in tasks]
@@ -36,15 +44,15 @@ def examine(
   )
   correct, labels, confidence = [], [], []
   for task, (ids, log_probs) in zip(tasks, written, strict=True):
-    # Cut after each delimiter, but not after one in last place (ids[:-1]): that
-    # would leave an empty step.
+    # The answer is cut after each delimiter, except a delimiter in last place
+    # (hence ids[:-1]): a cut there would give an empty step.
     ends = 1 + np.flatnonzero(np.equal(ids[:-1], tokenizer.delimiter_id))
     parts = [
         tokenizer.decode(part).removesuffix(tokenizer_lib.EOS)
         for part in np.split(np.array(ids, int), ends)
     ]
     ended = bool(ids) and ids[-1] == tokenizer.eos_id
-    # A right last line counts only if the model ended there by itself.
+    # A correct last line counts only if the model ended the answer after it.
     correct.append(ended and parts[-1] == arithmetic.solution(task)[-1])
     labels += arithmetic.label_steps(task, parts)
     confidence += [part.min() for part in np.split(log_probs, ends)]
@@ -57,27 +65,28 @@ def examine(
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
-  """Returns the area under the ROC curve.
+  """Returns the area under the ROC curve of a score that predicts a label.
 
-  It is the probability that a positive has a higher score than a negative, ties
-  counting half (Mann-Whitney U).
+  The area is the probability that a random positive example has a higher score
+  than a random negative one, where a tie counts half (Mann-Whitney U).
 
   Args:
-    scores: `[S]` numbers.
-    positive: `[S]` bool, with at least one of each kind.
+    scores: `[S]` numbers; a high score predicts a positive label.
+    positive: `[S]` bool, the labels: at least one True and one False.
   """
   from scipy import stats
 
   ranks = stats.rankdata(scores)
   count = int(positive.sum())
-  # U = (rank sum of the positives) - n (n + 1) / 2: the number of pairs in
-  # which the positive is higher; average ranks count a tie as half.
+  # With n positives, U = (sum of their ranks) - n (n + 1) / 2 is the number of
+  # pairs (positive, negative) in which the positive has the higher score. Tied
+  # scores have average ranks, so that a tied pair counts half.
   above = ranks[positive].sum() - count * (count + 1) / 2
   return float(above / (count * (len(scores) - count)))
 
 
 def summary(found: dict[str, np.ndarray]) -> dict[str, float]:
-  """Returns the figures of a model card.
+  """Returns the results for a model card, rounded to 4 decimals.
 
   Args:
     found: the result of `examine`.
@@ -86,7 +95,8 @@ def summary(found: dict[str, np.ndarray]) -> dict[str, float]:
   return {
       'accuracy': round(float(found['is_correct'].mean()), 4),
       'step_error': round(float(wrong.mean()), 4),
-      # Negated: low confidence should predict a wrong step.
+      # The sign is changed, because a low log-probability should predict a
+      # wrong step.
       'auc_min_log_prob': round(auc(-found['min_log_prob'], wrong), 4),
       'wrong_in_blind_spots': round(
           float(found['in_blind_spot'][wrong].mean()), 4

@@ -1,4 +1,4 @@
-"""Saves and loads weights in the format of `transformers` and vLLM."""
+"""Saves and loads embedded models in the format of `transformers` and vLLM."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import safetensors.numpy
 from routing.lm import decoder
 from routing.lm import tokenizer as tokenizer_lib
 
-# Our (module, parameter) -> Hugging Face's Llama name, for each layer.
+# Names of the parameters of a layer: (module, parameter) in `decoder.Block` ->
+# the name in Hugging Face's Llama.
 _LAYER_NAMES = {
     ('attention_norm', 'scale'): 'input_layernorm',
     ('query', 'kernel'): 'self_attn.q_proj',
@@ -33,7 +34,7 @@ def shipped(name: str) -> pathlib.Path:
     name: 'small' or 'large'.
 
   Raises:
-    ValueError: for another name.
+    ValueError: if no model of that name ships with the package.
   """
   directory = pathlib.Path(__file__).parent / 'weights' / name
   if not (directory / 'config.json').exists():
@@ -44,7 +45,12 @@ def shipped(name: str) -> pathlib.Path:
 
 
 def to_tensors(config: decoder.DecoderConfig, params) -> dict[str, np.ndarray]:
-  """Returns the parameters under Hugging Face's Llama names, float32."""
+  """Returns the parameters as float32 arrays by Hugging Face's Llama names.
+
+  Args:
+    config: the decoder's shape.
+    params: parameters of `decoder.Decoder(config)`.
+  """
   tensors = {
       'model.embed_tokens.weight': params['embedding'],
       'model.norm.weight': params['norm']['scale'],
@@ -52,15 +58,21 @@ def to_tensors(config: decoder.DecoderConfig, params) -> dict[str, np.ndarray]:
   for i in range(config.num_layers):
     for (part, leaf), name in _LAYER_NAMES.items():
       weight = params[f'layer_{i}'][part][leaf]
-      # Flax kernels are [in, out], torch's are [out, in]. Norm scales are
-      # vectors, which .T leaves as they are.
+      # A Flax kernel has axes [in, out], a weight in torch [out, in]. Norm
+      # scales are vectors, which .T does not change.
       tensors[f'model.layers.{i}.{name}.weight'] = weight.T
-  # safetensors writes the buffer as it lies in memory, ignoring strides.
+  # safetensors writes an array's buffer as it lies in memory, ignoring strides,
+  # so transposed arrays must be copied first.
   return {k: np.ascontiguousarray(v, np.float32) for k, v in tensors.items()}
 
 
 def from_tensors(config: decoder.DecoderConfig, tensors) -> dict:
-  """Returns parameters from tensors; the inverse of `to_tensors`."""
+  """Returns the decoder's parameters; the inverse of `to_tensors`.
+
+  Args:
+    config: the decoder's shape.
+    tensors: arrays by Hugging Face's Llama names.
+  """
   params = {
       'embedding': jnp.asarray(tensors['model.embed_tokens.weight']),
       'norm': {'scale': jnp.asarray(tensors['model.norm.weight'])},
@@ -74,7 +86,7 @@ def from_tensors(config: decoder.DecoderConfig, tensors) -> dict:
 
 
 def to_llama_config(config: decoder.DecoderConfig) -> dict:
-  """Returns the contents of config.json."""
+  """Returns the contents of config.json, a `LlamaConfig` of `transformers`."""
   return {
       'architectures': ['LlamaForCausalLM'],
       'model_type': 'llama',
@@ -91,7 +103,8 @@ def to_llama_config(config: decoder.DecoderConfig) -> dict:
       'attention_bias': False,
       'mlp_bias': False,
       'tie_word_embeddings': True,
-      # Longer than any problem; vLLM refuses a max_length above it.
+      # vLLM rejects a max_length above this number. Every problem with its
+      # answer is shorter.
       'max_position_embeddings': 512,
       'bos_token_id': None,
       'eos_token_id': tokenizer_lib.Tokenizer.eos_id,
@@ -101,7 +114,11 @@ def to_llama_config(config: decoder.DecoderConfig) -> dict:
 
 
 def from_llama_config(raw: dict) -> decoder.DecoderConfig:
-  """Returns the decoder's shape from the contents of config.json."""
+  """Returns the decoder's shape; the inverse of `to_llama_config`.
+
+  Args:
+    raw: the contents of config.json.
+  """
   return decoder.DecoderConfig(
       vocab_size=raw['vocab_size'],
       hidden_size=raw['hidden_size'],
@@ -120,11 +137,17 @@ def save_pretrained(
 ) -> None:
   """Writes config.json, model.safetensors and the tokenizer's files.
 
-  The directory appears complete or not at all; an older one is replaced.
+  An existing directory is replaced. The new files appear together or not at
+  all, even if the call is interrupted.
+
+  Args:
+    directory: the model's directory.
+    config: the decoder's shape.
+    params: parameters of `decoder.Decoder(config)`.
   """
   directory = pathlib.Path(directory)
-  # Written beside the target, then renamed: an interrupted run leaves no
-  # half-written model. It may have left a partial directory, removed here.
+  # The files are written into a partial directory beside the target, which is
+  # renamed at the end. An earlier, interrupted call may have left one behind.
   partial = directory.with_name(f'.{directory.name}.partial')
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
@@ -144,17 +167,20 @@ def save_pretrained(
 def load_pretrained(directory: str | pathlib.Path):
   """Loads a model that `save_pretrained` wrote.
 
+  Args:
+    directory: the model's directory.
+
   Returns:
-    (config, params).
+    (config, params): the decoder's shape and its parameters.
 
   Raises:
-    FileNotFoundError: if the directory has no model; names the missing file.
+    FileNotFoundError: if the directory lacks one of the model's files.
   """
   directory = pathlib.Path(directory)
   for name in ('config.json', 'model.safetensors'):
     if not (directory / name).exists():
       raise FileNotFoundError(
-          f'{directory} contains no model: {name} is missing.'
+          f'The directory {directory} contains no model: {name} is missing.'
       )
   raw = json.loads((directory / 'config.json').read_text())
   config = from_llama_config(raw)
