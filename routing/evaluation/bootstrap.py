@@ -1,7 +1,7 @@
 """Paired bootstrap intervals over problems and training seeds.
 
-All methods use the same resampled problems, so differences between them are
-paired. A method trained from S seeds is S sets of points; each draw also
+All methods use the same resampled problems, so differences between methods are
+paired. A method trained from S seeds has S sets of points; each draw also
 resamples the S seeds and averages their curves (two-level bootstrap). Methods
 with the same number of seeds share the resampled seeds.
 """
@@ -17,7 +17,12 @@ from routing.outcomes import points as points_lib
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """An estimate with its 95 % percentile interval and standard error."""
+  """An estimate with its 95 % percentile interval and standard error.
+
+  mean: the estimate on the original sample.
+  low, high: ends of the interval.
+  standard_error: standard deviation of the bootstrap values.
+  """
 
   mean: float
   low: float
@@ -44,15 +49,15 @@ def draw(
 
   Args:
     num_problems: N.
-    num_seeds: the numbers of seeds that methods have.
+    num_seeds: every S for which some method has S training seeds.
     resamples: R.
     seed: seed of the draws.
   """
   rng = np.random.default_rng(seed)
 
   def weights(num: int) -> np.ndarray:
-    # How often each item is drawn: a weighted mean is then one matrix product
-    # instead of a gather of R samples.
+    # The weight of an item is how often it is drawn. The means of all resamples
+    # are then one matrix product instead of a gather of R samples.
     counts = rng.multinomial(num, np.full(num, 1 / num), size=resamples)
     return np.concatenate([np.ones((1, num)), counts]) / num
 
@@ -63,21 +68,25 @@ def draw(
 def curves(
     method: Sequence[points_lib.Points], draws: Draws, grid: np.ndarray
 ) -> np.ndarray:
-  """Returns `[R + 1, G]` accuracy at the costs of `grid`, one row per resample.
+  """Returns a method's accuracy at each cost of a grid, for each resample.
 
   Args:
     method: one set of points per seed, all on the same N problems.
     draws: the resamples, with weights for `len(method)` seeds.
     grid: `[G]` costs.
+
+  Returns:
+    `[R + 1, G]`, the mean over seeds; row 0 is the original sample.
   """
   total = np.zeros((len(draws.problems), len(grid)))
   seeds = draws.seeds[len(method)]
   for points, share in zip(method, seeds.T, strict=True):
-    # `[R + 1, N] @ [N, K]`: both axes of a point move with the resample.
+    # `[R + 1, N] @ [N, K]`: cost and accuracy of a point both depend on the
+    # resample.
     cost = draws.problems @ points.cost.T
     # Importance-weighted contributions may average above 1 in a resample, since
-    # their weights no longer average 1 there. The accuracy that is estimated
-    # lies in [0, 1], so clipping only reduces the error.
+    # the importance weights no longer average 1 there. The true accuracy lies
+    # in [0, 1], so clipping only reduces the error.
     accuracy = np.clip(draws.problems @ points.correct.T, 0.0, 1.0)
     total += share[:, None] * metrics.interpolate(cost, accuracy, grid)
   return total
@@ -99,7 +108,11 @@ def interval(samples: np.ndarray) -> Interval:
 
 
 def cheapest(method: Sequence[points_lib.Points]) -> float:
-  """Returns the lowest cost at which every seed's curve exists."""
+  """Returns the lowest cost at which the curves of all seeds exist.
+
+  Args:
+    method: one set of points per seed.
+  """
   return max(float(points.mean_cost.min()) for points in method)
 
 
@@ -108,14 +121,15 @@ def area_difference(
     other: Sequence[points_lib.Points],
     draws: Draws,
 ) -> Interval | None:
-  """Returns the area of `method` minus that of `other`, on the same draws.
+  """Returns the area of `method` minus the area of `other`, on the same draws.
 
-  Both areas are over the costs at which both curves exist; None if there are
-  none.
+  Both areas are over the costs at which both curves exist; the result is None
+  if no cost of `metrics.AREA_GRID` is shared.
   """
   grid = metrics.area_grid(cheapest(method), cheapest(other))
   if not grid.size:
     return None
-  # Subtract before averaging and taking quantiles: shared problems cancel.
+  # The subtraction comes before the quantiles: noise that both methods share,
+  # because they answer the same problems, cancels.
   difference = curves(method, draws, grid) - curves(other, draws, grid)
   return interval(difference.mean(axis=1))

@@ -1,8 +1,8 @@
-"""Counts how often a promise is broken, and its cost, on unseen problems.
+"""Counts how often calibration breaks its promise, in a simulation.
 
 Calibration samples are drawn with replacement from problems that no stage has
-seen. These problems serve as the population, so the true risk of every
-threshold is known.
+seen. These problems serve as the population, so the true relative loss and cost
+of every threshold are known.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from routing.calibration import thresholds as thresholds_lib
 from routing.outcomes import points as points_lib
 
 SAMPLE_SIZE = 500  # Problems in a calibration sample.
-ALPHA, DELTA = 0.05, 0.1  # The promise: loss <= ALPHA, at 1 - DELTA.
+# The promise: relative loss <= ALPHA with probability 1 - DELTA.
+ALPHA, DELTA = 0.05, 0.1
 
 
 def count(
@@ -27,10 +28,14 @@ def count(
     alpha: float = ALPHA,
     delta: float = DELTA,
 ) -> dict[str, Any]:
-  """Counts how often 'loss <= alpha' is broken, with and without a test.
+  """Counts how often thresholds chosen from a sample break 'loss <= alpha'.
+
+  Thresholds are chosen once with the test that calibration uses and once
+  without a test.
 
   Args:
-    values: outcomes of K thresholds on N problems; their means are the truth.
+    values: outcomes of K thresholds on the N problems of the population. The
+      true figures of a threshold are its means over these problems.
     thresholds: `[K]` rising, fixed without these problems.
     num_samples: number of calibration samples.
     seed: seed of the draws.
@@ -39,12 +44,14 @@ def count(
     delta: allowed probability that the promise is broken.
 
   Returns:
-    The settings; `promised` (learn then test) and `picked` (the cheapest
-    threshold with sample loss <= alpha, untested), each with the numbers of
-    samples that were `broken` and `refused` (no threshold), and the mean true
-    `cost` over the others; `best`: cost of the cheapest threshold that holds.
+    The settings. `promised` (learn then test) and `picked` (the cheapest
+    threshold with sample loss <= alpha, untested), each with the number of
+    samples whose threshold has a true loss above alpha (`broken`), the number
+    of samples that gave no threshold (`refused`), and the mean true `cost` of
+    the thresholds. `best`: cost of the cheapest threshold with true loss <=
+    alpha.
   """
-  # The truth: the population is finite, and every outcome in it is known.
+  # Means over the population are true values, not estimates.
   loss, cost = values.loss.mean(axis=1), values.mean_cost
   risks = [risks_lib.Risk('loss', alpha, delta).settled(values.loss)]
   rng = np.random.default_rng(seed)
@@ -82,7 +89,14 @@ def count(
 def _true_figures(
     index: list[int], is_broken: np.ndarray, cost: np.ndarray, num_samples: int
 ) -> dict[str, Any]:
-  """Returns the true figures of thresholds that were chosen from samples."""
+  """Counts the chosen thresholds that break the promise; averages their costs.
+
+  Args:
+    index: indices of the chosen thresholds, one per sample that gave one.
+    is_broken: `[K]` bool, the true loss of a threshold is above alpha.
+    cost: `[K]` true costs.
+    num_samples: number of calibration samples.
+  """
   return {
       'broken': int(is_broken[index].sum()),
       'refused': num_samples - len(index),

@@ -1,4 +1,4 @@
-"""Evaluates all methods on the same problems, for any source."""
+"""Evaluates all methods on the same problems, from any kind of source."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from routing.routers import card as card_lib
 from routing.routers import promises
 
 REFERENCE = 'policy'  # All other methods are compared with this one.
-# Name in `left_out`: the small model alone is no method of the table, but the
-# gap metrics need it.
+# The small model alone is no method of the table, but the gap metrics need its
+# outcomes. `left_out` has an entry of this name if they cannot be evaluated.
 SMALL = 'small alone'
 Families = Sequence[sources.Family]
 
@@ -37,20 +37,22 @@ def figures(
 
   Args:
     policies: for each training seed, the families of its policies.
-    others: name of the method -> its families.
-    pair: sources of `select` and `test`.
+    others: name of the method -> the method's router families.
+    pair: sources of the `select` and `test` problems.
     resamples: number of bootstrap draws.
     seed: seed of the draws.
     on_metric: called after each cost metric, for a progress bar.
 
   Returns:
-    metric -> see `results.of_metric`, and `left_out`: method -> why it cannot
-    be evaluated from the records. Tables omit those methods.
+    Cost metric -> the figures of `results.of_metric`, and `left_out`: name of a
+    method that cannot be evaluated from the records -> the reason. Tables omit
+    these methods.
 
   Raises:
     refusal.Refusal: if the policy itself cannot be evaluated.
   """
-  # Once for all methods and metrics, so that every difference is paired.
+  # The draws are shared by all methods and metrics, so that every difference is
+  # paired.
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
   )
@@ -62,14 +64,15 @@ def figures(
 
 
 def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
-  """Evaluates all methods in one cost metric."""
-  # Each method is a function, so that one that cannot be evaluated does not
-  # stop the others.
+  """Returns the figures of all methods in one cost metric; see `figures`."""
+  # Each method is a function, called in `_evaluate_each`, so that a method that
+  # cannot be evaluated does not stop the others.
   thresholded = lambda x: methods.thresholded(x, pair, metric)
   makers = {
       REFERENCE: lambda: [thresholded(x) for x in policies],
       **{
-          # The default binds the families of this iteration.
+          # The default value binds the families of this iteration; without it
+          # every lambda would use those of the last one.
           name: lambda x=families: [thresholded(x)]
           for name, families in others.items()
       },
@@ -89,7 +92,7 @@ def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
         None,
         note='',
     )
-  # Only a known source holds the outcomes of paths that were not taken.
+  # The oracle needs the outcomes of all paths, which only a known source has.
   oracle = None
   if isinstance(pair.test, sources.Known):
     oracle = pair.test.oracle(methods.PRICES, metric)
@@ -105,19 +108,27 @@ def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
 def _evaluate_each(
     makers: Mapping[str, Callable[[], Any]],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-  """Returns the results by name, and the reason of each refusal by name."""
+  """Calls each function, and collects refusals instead of raising them.
+
+  Returns:
+    Name -> result, and name -> reason for each function that raised `Refusal`.
+  """
   found, left_out = {}, {}
   for name, make in makers.items():
     try:
       found[name] = make()
-    # The reason without the note on fresh samples: no promise was tested.
+    # `reason` lacks the note on fresh samples: no promise was tested here.
     except refusal.Refusal as error:
       left_out[name] = error.reason
   return found, left_out
 
 
 def _unknown(like: points_lib.Points) -> points_lib.Points:
-  """Returns points of NaN; metrics that need them become null."""
+  """Returns outcomes of NaN, in the shape of `like`.
+
+  They stand for a model that cannot be evaluated: metrics that need it become
+  null in `results.json`.
+  """
   values = {name: x * np.nan for name, x in like.values().items()}
   return points_lib.Points(**values)
 
@@ -132,22 +143,22 @@ def operating_points(
 
   Args:
     points: operating points of one router.
-    policies: the family of each of its policies.
-    test: the problems.
+    policies: the router's families, one per policy.
+    test: source of the problems.
     metric: cost metric.
 
   Returns:
-    For each point its name, its promise in words, and accuracy, cost, loss and
-    gain with their intervals; and the names of the points whose thresholds the
-    source cannot evaluate.
+    One entry per point, with name, promise in words, cost, and accuracy, loss
+    and gain with their intervals; and the names of the points that are left out
+    because the source cannot evaluate their thresholds.
   """
   entries, left_out = [], []
   for point in points:
     family, kappas = policies[point.policy_index], threshold_row(
         point.threshold
     )
-    # `answerable` takes single thresholds; per-decision ones, `[1, T]`, are
-    # evaluated at once, and what cannot be evaluated raises.
+    # `answerable` accepts single thresholds only. Per-decision thresholds,
+    # `[1, T]`, are evaluated without asking: `evaluate` raises if it cannot.
     if kappas.ndim == 1 and not test.answerable(family, kappas).all():
       left_out.append(point.name)
       continue
@@ -170,5 +181,5 @@ def operating_points(
 
 
 def threshold_row(threshold: card_lib.Threshold) -> np.ndarray:
-  """Returns one threshold as `[1]`, or T per-decision ones as `[1, T]`."""
+  """Returns a threshold as `[1]`, or T per-decision thresholds as `[1, T]`."""
   return np.array([threshold], np.float64)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from routing import costs
 from routing import types
 
-# From the small route to the large. They also differ in lightness, for
-# colour-blind readers and for print.
+# Colours from the smallest to the largest route. They also differ in lightness,
+# for colour-blind readers and for print.
 _COLORS = ('#A6CEE3', '#0072B2', '#08306B')
 _DRAFT = '#D9D9D9'
 _INK = '#222222'
@@ -15,11 +15,14 @@ _INK = '#222222'
 def trajectories(
     answered: Sequence[types.Trajectory], accounting: costs.Accounting
 ):
-  """Draws one row per problem and one box per step, in the order of writing.
+  """Plots which model wrote each step: a row per problem, a box per step.
+
+  Steps are in the order in which they were written.
 
   Args:
     answered: at least one trajectory.
-    accounting: cost accounting; its `reference` turns costs into fractions.
+    accounting: cost accounting, which gives costs as fractions of its
+      `reference`, the cost of the largest model alone.
 
   Returns:
     A matplotlib figure.
@@ -27,7 +30,7 @@ def trajectories(
   Raises:
     ValueError: if there is no trajectory, or more than three models.
   """
-  # Imported here: it is slow to load, and only plots need it.
+  # Imported here: Matplotlib is slow to load, and only plots need it.
   from matplotlib import pyplot
 
   if not answered:
@@ -41,7 +44,7 @@ def trajectories(
     )
   figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.42 * len(answered)))
   for row, trajectory in enumerate(answered):
-    # Equal widths: the number of steps, not their length, is compared.
+    # Boxes have equal widths, because rows are compared by number of steps.
     boxes = _boxes(trajectory)
     for i, (color, hatch) in enumerate(boxes):
       axes.barh(
@@ -67,7 +70,7 @@ def trajectories(
   axes.set_yticks(range(len(answered)), [x.problem.id for x in answered])
   axes.set_xlabel('steps in the order they were written')
   axes.set_xlim(0, 2 + max(len(_boxes(x)) for x in answered))
-  # The first problem on top.
+  # Inverting the axis puts the first problem on top.
   axes.invert_yaxis()
   axes.spines[['top', 'right', 'left']].set_visible(False)
   figure.tight_layout()
@@ -100,15 +103,15 @@ def _draw_legend(axes, names: Sequence[str]) -> None:
 
 
 def _boxes(trajectory: types.Trajectory) -> list[tuple[str, str]]:
-  """Returns (colour, hatch) of each step, in the order of writing.
+  """Returns (colour, hatch) of the box of each step, in the order of writing.
 
-  Under `escalate` the small steps come first, then a discarded draft, then the
-  large steps.
+  Under `escalate` the small model's steps come first, then a discarded draft,
+  then the larger model's steps.
   """
   boxes = [
       (_COLORS[step.route], '') for step in trajectory.steps if step.route == 0
   ]
-  # Hatched, so that a discarded draft also differs without colour.
+  # Hatching distinguishes a discarded draft without colour.
   boxes += [(_DRAFT, '///') for _ in trajectory.discarded]
   boxes += [
       (_COLORS[step.route], '') for step in trajectory.steps if step.route
