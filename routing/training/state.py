@@ -1,9 +1,9 @@
-"""The state of a training run: arrays only, so it is one checkpoint item.
+"""The state of a training run; it has only arrays, so orbax can save it.
 
-A run trains K policies side by side, one per level of its constraint. They see
+A run trains K policies side by side, one per level of its constraint. All see
 the same batches. Each has its own weights, optimiser state and multiplier,
-stacked along a leading axis K. The K weights of a conditioned network are equal
-copies.
+which are stacked along a leading axis K. A conditioned network takes the level
+as an input: its K policies share one set of weights, stored as K equal copies.
 """
 
 import chex
@@ -20,21 +20,25 @@ from routing.training import kappa as kappa_lib
 
 @flax.struct.dataclass
 class TrainState:
-  """The state of a run with the exact estimator; enough to resume it."""
+  """The state from which a run with the estimator `exact` can be resumed."""
 
-  step: jax.Array  # [] int32, gradient steps done.
+  step: jax.Array  # [] int32, number of gradient steps done.
   params: chex.ArrayTree  # Leaves [K, ...].
   opt_state: optax.OptState  # Leaves [K, ...].
   multiplier: jax.Array  # [K] float32 >= 0; units as in `lagrangian`.
-  kappa: jax.Array  # [K] float32, soft threshold; constant if not used.
-  best_params: chex.ArrayTree  # Leaves [K, ...], of the best validation score.
+  kappa: jax.Array  # [K] float32, soft threshold; constant if it is not used.
+  # Parameters, score and step of the best validation score so far.
+  best_params: chex.ArrayTree  # Leaves [K, ...].
   best_score: jax.Array  # [K] float32; -inf before the first validation.
-  best_step: jax.Array  # [K] int32, gradient steps done at that score.
+  best_step: jax.Array  # [K] int32, number of gradient steps done then.
 
 
 @flax.struct.dataclass
 class ActorCriticState(TrainState):
-  """The state of a run with critics, which the trained router does not need."""
+  """The state of a run with critics.
+
+  Critics serve training only; they are not saved with the router.
+  """
 
   critics: chex.ArrayTree  # Leaves [K, ...].
   critics_opt_state: optax.OptState  # Leaves [K, ...].
@@ -42,9 +46,10 @@ class ActorCriticState(TrainState):
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-  """Returns AdamW with gradient clipping, for one policy."""
-  # Mapped over K, so that each policy's gradient is clipped by its own norm. An
-  # optimiser of the stacked weights would clip all by their joint norm.
+  """Returns AdamW with gradient clipping, for the weights of one policy."""
+  # Callers map it over the axis K, so that each policy's gradient is clipped by
+  # its own norm. Applied to the stacked weights, it would clip the gradients of
+  # all policies by their joint norm.
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
       optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
@@ -54,11 +59,20 @@ def make_optimizer(config) -> optax.GradientTransformation:
 def _init_policies(
     key: chex.PRNGKey, network, num_features: int, num_policies: int
 ) -> chex.ArrayTree:
-  """Draws weights with a leading axis K; K equal copies if conditioned."""
+  """Draws the initial weights of K networks, stacked along a leading axis.
+
+  The K weights of a conditioned network are equal.
+
+  Args:
+    key: a random key; consumed.
+    network: the policy network or the critics.
+    num_features: F, the length of an observation.
+    num_policies: K.
+  """
   keys = jax.random.split(key, num_policies)
   if network.is_conditioned:
-    # One network for all levels: `step.pool_gradients` keeps the copies equal,
-    # provided that they start equal.
+    # `step.pool_gradients` keeps the K copies equal, provided that they start
+    # equal.
     keys = keys[jnp.zeros(num_policies, int)]
   return jax.vmap(lambda key: networks.init_params(key, network, num_features))(
       keys
@@ -79,7 +93,8 @@ def init_state(
       opt_state=jax.vmap(make_optimizer(config.optimizer).init)(params),
       multiplier=jnp.full(num_policies, config.multiplier.init, jnp.float32),
       kappa=jnp.full(num_policies, kappa_lib.initial(config), jnp.float32),
-      # Copied: the step donates the state, and no buffer can be donated twice.
+      # A copy, because the training step donates the state's buffers, and no
+      # buffer can be donated twice.
       best_params=jax.tree.map(jnp.copy, params),
       best_score=jnp.full(num_policies, -jnp.inf, jnp.float32),
       best_step=jnp.zeros(num_policies, jnp.int32),
@@ -93,10 +108,14 @@ def init_actor_critic(
     num_features: int,
     seed: int,
 ) -> ActorCriticState:
-  """Returns `init_state` with critics whose values start at 0."""
+  """Returns the state before the first step of a run with critics.
+
+  It is `init_state` with critics, whose predictions are 0 at first.
+  """
   state = init_state(config, network, num_features, seed)
   params = _init_policies(
-      # 2, since the policy's weights use key(seed) and dropout folds in 1.
+      # Folding in 2 gives a new key: the policy's weights use key(seed) itself,
+      # and dropout folds in 1.
       jax.random.fold_in(jax.random.key(seed), 2),
       critics,
       num_features,
@@ -111,14 +130,14 @@ def init_actor_critic(
 
 
 def last_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
-  """Returns the current parameters as NumPy arrays.
+  """Returns the policies' current parameters as NumPy arrays.
 
   Args:
-    state: at any step.
-    is_shared: the policies are K copies of one conditioned network.
+    state: the state after any number of steps.
+    is_shared: whether the policies are K copies of one conditioned network.
 
   Returns:
-    A pytree with leaves `[K, ...]`, or `[1, ...]` if they are shared.
+    A pytree with leaves `[K, ...]`, or `[1, ...]` if `is_shared`.
   """
   return jax.tree.map(
       lambda x: np.asarray(x)[: 1 if is_shared else None], state.params
@@ -126,20 +145,21 @@ def last_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
 
 
 def kept_params(state: TrainState, *, is_shared: bool) -> chex.ArrayTree:
-  """Returns each policy's parameters of the best validation score.
+  """Returns the parameters at the best validation score of each policy.
 
-  A policy without a validation score at any step gets its last parameters.
+  For a policy that never got a finite score, these are its last parameters.
 
   Args:
-    state: after the last step.
-    is_shared: the policies are K copies of one conditioned network.
+    state: the state after the last step.
+    is_shared: whether the policies are K copies of one conditioned network.
 
   Returns:
-    A pytree of NumPy arrays with leaves `[K, ...]`, or `[1, ...]` if shared.
+    A pytree of NumPy arrays with leaves `[K, ...]`, or `[1, ...]` if
+    `is_shared`.
   """
-  # A score stays -inf if the trajectories of the behaviour policy have too few
-  # effective samples for this policy at every step. `best_params` then still
-  # hold the initial weights.
+  # A policy's best score stays -inf if the behaviour policy's trajectories had
+  # too small an effective sample size for it at every validation. Its
+  # `best_params` are then still the initial weights.
   is_scored = np.isfinite(state.best_score)
 
   def pick(best, last):

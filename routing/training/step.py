@@ -1,8 +1,9 @@
-"""The jitted training step, the same for all objectives.
+"""The jitted training step, which is the same for all objectives.
 
-It maps the update of one policy over the K policies of a run, one per level of
-the constraint. The features are not mapped, so XLA merges the first layers of
-all policies into a single matrix product.
+The step maps the update of one policy over the K policies of a run, one per
+level of the constraint. All policies see the same features, which are not
+mapped over K. So XLA merges the first layers of all policies into one matrix
+product.
 """
 
 from collections.abc import Callable
@@ -25,14 +26,14 @@ _POLICIES = 'policies'  # Name of the mapped axis K, for collectives across it.
 # (logits [B, D, A], batch, multiplier, level) -> (loss, aux); aux['excess'] is
 # the constrained quantity minus its level, which the multiplier follows.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-# (state of one policy, without axis K; batch; level) -> (changed fields of the
-# state, metrics with 'loss' among them).
+# (state of one policy, without the axis K; batch; level) -> (changed fields of
+# the state, metrics). The metrics must have an entry 'loss'.
 Update = Callable[
     [state_lib.TrainState, Any, jax.Array],
     tuple[dict[str, Any], dict[str, jax.Array]],
 ]
-# Arrays on the device, and the indices of the rows that this step takes; None
-# for all. Features may be `layers.Observations`.
+# (arrays on the device, indices of the rows that the step uses). No indices
+# (None) = all rows. The features may be `layers.Observations`.
 Batch = tuple[
     types.OutcomeBatch | types.TrajectoryBatch,
     jax.Array | None,
@@ -40,7 +41,10 @@ Batch = tuple[
 
 
 def make_objective(config) -> Objective:
-  """Returns the closed-form Lagrangian loss of one policy."""
+  """Returns the objective of the estimator `exact`.
+
+  It is the Lagrangian loss of one policy on known outcomes, in closed form.
+  """
   form = lagrangian.check_form(config.objective.form)
 
   def objective(logits, batch, multiplier, level):
@@ -67,11 +71,16 @@ def make_objective(config) -> Objective:
 def pool_gradients(
     network: networks.Policy, grads: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """Returns the gradient for one policy, averaged over levels if conditioned.
+  """Averages the gradients over the K policies if these share one network.
 
-  A conditioned run has one network and K levels, stored as K equal copies. The
-  copies start equal and follow the mean of their gradients, so they stay equal.
-  Multipliers and metrics still differ by level.
+  The policies of a conditioned network are K equal copies of its weights, one
+  per level. All copies follow the mean of their gradients, so they stay equal.
+  Multipliers and metrics still differ by level. Other gradients are returned
+  unchanged.
+
+  Args:
+    network: the policy network or the critics.
+    grads: the gradient of one policy, inside the map over K.
   """
   if not network.is_conditioned:
     return grads
@@ -79,12 +88,12 @@ def pool_gradients(
 
 
 def descend(config, network: networks.Policy, objective: Objective) -> Update:
-  """Returns the update by gradient descent on a closed-form objective.
+  """Returns the update of one policy by gradient descent on an objective.
 
   Args:
     config: `optimizer`, `multiplier` and `soft_threshold`.
     network: the policy network.
-    objective: from `make_objective`.
+    objective: the loss, from `make_objective`.
   """
   optimizer = state_lib.make_optimizer(config.optimizer)
 
@@ -97,7 +106,8 @@ def descend(config, network: networks.Policy, objective: Objective) -> Update:
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = pool_gradients(network, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    # Plain dual ascent: the proportional (damping) term is in the loss already.
+    # Dual ascent with an integral term only: the proportional term (damping) is
+    # part of the loss already.
     multiplier = lagrangian.update_multiplier(
         state.multiplier,
         aux['excess'],
@@ -128,17 +138,18 @@ def over_policies(
 ) -> Callable[[state_lib.TrainState, Batch], tuple]:
   """Returns the jitted step (state, batch) -> (state, metrics) of K policies.
 
-  The argument `state` is donated: its buffers are reused, so do not read it
-  after the call.
+  The argument `state` of the step is donated: its buffers are reused, so do not
+  read it after the call.
 
   Args:
-    config: `objective.levels`, and `network.dropout` of the input features.
-    update: of one policy.
+    config: its `objective.levels` are the K levels; its `network.dropout` is
+      the dropout rate of the input features.
+    update: the update of one policy.
     seed: of dropout.
   """
   levels = jnp.asarray(config.objective.levels, jnp.float32)
-  # Folded, so that dropout shares no key with the initial weights, which are
-  # split from key(seed) itself.
+  # `fold_in` gives dropout another key than the initial weights, which are
+  # drawn from key(seed) itself.
   dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
 
   def train_step(state: state_lib.TrainState, batch: Batch):
@@ -147,17 +158,18 @@ def over_policies(
       data = jax.tree.map(lambda x: x[rows], data)
     features = data.features
     if not isinstance(features, layers.Observations):
-      # No column is constant; one path for dropout below.
+      # Stored without a constant column, so that dropout below has one case.
       features = layers.split(features, slice(0, 0))
-    # The key depends on (seed, step) alone, so a resumed run drops the same
-    # inputs. One mask for all policies, since their features are shared.
+    # The dropout key depends on (seed, step) only, so that a resumed run drops
+    # the same inputs. All policies have the same dropout mask, because they
+    # share the features.
     features = networks.drop_inputs(
         jax.random.fold_in(dropout_key, state.step),
         features,
         config.network.dropout,
     )
-    # Axis K leads all leaves of the state but `step`. Neither data nor features
-    # are mapped: all policies of a run see the same batch.
+    # The first axis of each leaf of the state is K, except that `step` is a
+    # scalar. The batch is not mapped: all policies see the same one.
     axes = jax.tree.map(lambda _: 0, state).replace(step=None)
     changes, metrics = jax.vmap(
         update, in_axes=(axes, None, 0), axis_name=_POLICIES

@@ -3,12 +3,12 @@
 On known outcomes (ladders, reply trees) a policy's expected outcomes are exact.
 On trajectories of another policy they are estimated by self-normalised
 importance weighting (`weighted_outcomes`), which is slightly biased but has far
-less variance than the unbiased estimate.
+less variance than the unbiased estimate. A score does not count if the
+effective sample size is below `objective.min_effective_size`.
 
-Fresh rollouts would be more accurate, but cost more than all of training: an
-engine would write thousands of answers at each validation. They are left to
-live evaluation. Below an effective sample size of
-`objective.min_effective_size` a score does not count.
+New answers under the policy would give a better estimate, but the engines would
+have to write thousands of them at each validation, which costs more than all of
+training. Only live evaluation does this.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from routing.training import kappa as kappa_lib
 from routing.training import state as state_lib
 
 Data = types.OutcomeBatch | types.TrajectoryBatch
-# A logit whose softmax is exactly 1 in float32. Finite, since `inf` would make
-# the log-probabilities NaN.
+# A logit so large that the softmax is exactly 1 in float32. It is finite,
+# because `inf` would make the log-probabilities NaN.
 _CERTAIN = 1e4
 
 
@@ -37,32 +37,35 @@ def weighted_outcomes(
   """Estimates a policy's mean outcomes from behaviour trajectories.
 
   This is the weighted (self-normalised) per-decision importance estimate. With
-  w_{b,t} = prod_{s<=t} pi(a_s) / mu(a_s) of trajectory b, and T the last step:
+  the policy pi, the behaviour policy mu, the weight of trajectory b up to
+  decision t, w_{b,t} = prod_{s<=t} pi(a_s) / mu(a_s), and the last decision T:
 
     E[cost]    = sum_t sum_b w_{b,t} cost_{b,t} / sum_b w_{b,t}
-    E[correct] = sum_b w_{b,T} correct_b / sum_b w_{b,T},   E[loss] likewise.
+    E[correct] = sum_b w_{b,T} correct_b / sum_b w_{b,T}
+    E[loss]    = sum_b w_{b,T} loss_b / sum_b w_{b,T}
 
   Args:
-    log_probs: `[B, T, A]` float, from `policy_gradient.log_probs`.
-    batch: behaviour trajectories.
+    log_probs: `[B, T, A]` float, log pi, from `policy_gradient.log_probs`.
+    batch: trajectories of the behaviour policy.
 
   Returns:
     The mean outcomes, and the effective sample size
-    (sum_b w_{b,T})^2 / sum_b w_{b,T}^2. All are 0 if all weights are 0.
+    (sum_b w_{b,T})^2 / sum_b w_{b,T}^2. Each is 0 if all weights are 0.
 
   Source: Precup, Sutton and Singh 2000, "Eligibility Traces for Off-Policy
   Policy Evaluation".
   """
   chex.assert_equal_shape([log_probs, batch.available])
   ratios = policy_gradient.importance_ratios(log_probs, batch)
-  # Ratios are 1 on padding, so a trace that has ended keeps its last weight and
-  # each column is a sum over all B trajectories.
+  # Ratios are 1 on padding, so a trajectory that has ended keeps its last
+  # weight. Each column of `weights` therefore has all B trajectories.
   weights = jnp.cumprod(ratios, axis=1)
   total = weights.sum(axis=0)
   shares = weights / jnp.where(total > 0, total, 1.0)
   last = shares[:, -1]  # [B], w_{b,T} / sum_b w_{b,T}.
   costs = jnp.where(batch.mask, batch.costs, 0.0)
-  # From the shares, not the weights, whose squares could overflow.
+  # The effective sample size does not change if all weights are scaled. Shares
+  # are used, because the squares of the weights could overflow.
   square = jnp.sum(last**2)
   effective = jnp.where(
       square > 0, last.sum() ** 2 / jnp.where(square > 0, square, 1.0), 0.0
@@ -76,10 +79,13 @@ def weighted_outcomes(
 
 
 def outcomes(logits: chex.Array, data: Data) -> exact.Outcomes:
-  """Returns a policy's mean outcomes, exact or estimated depending on the data.
+  """Returns a policy's mean outcomes over the problems of `data`.
+
+  They are exact on known outcomes, and estimated on trajectories.
 
   Args:
-    logits: `[B, D, A]` float on known outcomes, `[B, T, A]` on trajectories.
+    logits: the policy's logits: `[B, D, A]` float on known outcomes,
+      `[B, T, A]` float on trajectories.
     data: known outcomes, or trajectories.
   """
   return _outcomes_and_size(logits, data)[0]
@@ -88,7 +94,10 @@ def outcomes(logits: chex.Array, data: Data) -> exact.Outcomes:
 def _outcomes_and_size(
     logits: chex.Array, data: Data
 ) -> tuple[exact.Outcomes, jax.Array]:
-  """Returns mean outcomes, and the (effective) sample size behind them."""
+  """Returns `outcomes`, and the sample size that they were computed from.
+
+  It is the number of problems, or the effective sample size on trajectories.
+  """
   if isinstance(data, types.OutcomeBatch):
     num = jnp.float32(len(data.mask))
     return exact.exact_outcomes(logits, data).mean(), num
@@ -96,24 +105,25 @@ def _outcomes_and_size(
 
 
 def num_routes(data: Data) -> int:
-  """Returns A, the number of routes."""
+  """Returns A, the number of routes that the data have."""
   if isinstance(data, types.OutcomeBatch):
     return data.correct.shape[-1]
   return data.available.shape[-1]
 
 
 def always(route: int, data: Data) -> exact.Outcomes:
-  """Returns the mean outcomes of choosing one route at every decision.
+  """Returns the mean outcomes of the policy that always chooses one route.
 
   Args:
-    route: in 0..A-1, or negative, counted from the end.
+    route: the route, in 0..A-1. A negative number counts from the end: -1 is
+      the largest model.
     data: known outcomes, or trajectories.
   """
   return _always(route, data)[0]
 
 
 def _always(route: int, data: Data) -> tuple[exact.Outcomes, jax.Array]:
-  """Returns `always`, and the (effective) sample size behind it."""
+  """Returns `always`, and the sample size as in `_outcomes_and_size`."""
   num = num_routes(data)
   certain = _CERTAIN * jax.nn.one_hot(route % num, num)
   shape = *data.mask.shape, num
@@ -126,16 +136,19 @@ def _constant_or_policy(
     min_effective: float,
     policy: exact.Outcomes,
 ) -> exact.Outcomes:
-  """Returns a constant policy's outcomes, or `policy` if the data lack them.
+  """Returns a constant policy's outcomes if the data determine them.
+
+  Otherwise returns `policy`.
 
   Args:
-    constant: outcomes of the small or the largest model alone.
-    num: effective sample size behind them.
-    min_effective: the least sample size to rely on.
+    constant: estimated outcomes of the small or the largest model alone.
+    num: (effective) sample size of this estimate.
+    min_effective: the smallest sample size to rely on.
     policy: outcomes of the policy that is scored.
   """
-  # With no sample all outcomes are 0, which would count as a free policy. A
-  # policy mixed with itself is not changed by `score_at_level`.
+  # Without samples the estimate is 0 in every outcome, which would look like a
+  # policy without cost. `score_at_level` mixes the scored policy with the
+  # constant one; mixing it with itself instead has no effect.
   is_known = (num > 0) & (num >= min_effective)
   return jax.tree.map(lambda x, y: jnp.where(is_known, x, y), constant, policy)
 
@@ -145,16 +158,16 @@ def make_eval_step(
 ) -> Callable[[state_lib.TrainState, Data], tuple]:
   """Returns the jitted validation step (state, data) -> (state, metrics).
 
-  It scores each policy with `lagrangian.score_at_level` on `data`, and updates
-  `best_params`, `best_score` and `best_step` where the score is higher. The
-  argument `state` is donated.
+  The step scores each policy with `lagrangian.score_at_level` on `data`, and
+  updates the policy's `best_params`, `best_score` and `best_step` if the score
+  is its highest so far. The argument `state` is donated.
   """
   levels = jnp.asarray(config.objective.levels, jnp.float32)
   form = lagrangian.check_form(config.objective.form)
   min_effective = config.objective.get('min_effective_size', 0.0)
 
   def eval_step(state: state_lib.TrainState, data: Data):
-    # The constant policies to mix with; the same for all K.
+    # Each policy is mixed with one of these, so that it meets its level exactly.
     constants = _always(0, data), _always(-1, data)
 
     def evaluate(params, kappa, level):
@@ -168,7 +181,8 @@ def make_eval_step(
       score = lagrangian.score_at_level(
           policy, always_small, always_large, level, form=form
       )
-      # A few large weights could give any score; -inf is never the best.
+      # With few effective samples the score is unreliable. At -inf it can never
+      # become the best score.
       score = jnp.where(effective >= min_effective, score, -jnp.inf)
       return score, policy, effective
 
@@ -176,7 +190,7 @@ def make_eval_step(
         state.params, state.kappa, levels
     )
     if network.is_conditioned:
-      # One network serves all levels, so one step must be best for all.
+      # One network serves all levels, so all of them get the same best step.
       score = jnp.full_like(score, score.mean())
     is_better = score > state.best_score
 
