@@ -1,4 +1,4 @@
-"""The content of `results.json`: plain numbers that suffice for any report.
+"""Builds the content of `results.json`: plain numbers, enough for all reports.
 
 results = {
   'schema': 4,
@@ -12,8 +12,9 @@ results = {
   'operating_points': [test outcomes of each named point of the first seed],
   'refused_points': [name of each promise without enough data, and the reason],
   'points_left_out': [names of points that the source cannot evaluate],
-  'live': [one entry per named point and seed],
-  'coverage': how often a promise was broken, where the truth is known, or null,
+  'live': [live answers compared with records, per named point and seed],
+  'coverage': how often a promise was broken (see `broken_promises.count`); null
+    if the source does not know all outcomes,
 }
 A target that is never reached, and a figure that does not exist, is null.
 `cost_metrics[metric]['left_out']` gives the reason for each method that cannot
@@ -34,17 +35,23 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-SCHEMA = 4  # Raise it when keys change; `check` refuses other files.
-_CURVE_POINTS = 161  # Of a drawn curve; areas use the exact points.
-_INTERVAL_DELTA = 0.05  # 95 % intervals everywhere.
+SCHEMA = 4  # Increase when keys change; `check` refuses files of other schemas.
+# Points of a curve that is plotted. Areas use the policies' own points instead.
+_CURVE_POINTS = 161
+_INTERVAL_DELTA = 0.05  # All intervals are 95 % intervals.
 
-Method = Sequence[methods_lib.Candidates]  # One per policy seed.
+Method = Sequence[methods_lib.Candidates]  # One set of candidates per seed.
 
 
 def anchors_of(
     small: points_lib.Points, large: points_lib.Points
 ) -> metrics.Anchors:
-  """Returns accuracy and cost of the two models alone, on test problems."""
+  """Returns accuracy and cost of the two models alone, on test problems.
+
+  Args:
+    small: `[1, N]` outcomes of the small model alone.
+    large: `[1, N]` outcomes of the largest model alone.
+  """
   return metrics.Anchors(
       small_accuracy=float(small.accuracy[0]),
       small_cost=float(small.mean_cost[0]),
@@ -61,18 +68,20 @@ def rate(values: np.ndarray) -> dict[str, float]:
   """
   mean = float(values.mean())
   if values.min() >= 0 and values.max() <= 1:
-    # Exact for values in [0, 1].
+    # This interval is exact for values in [0, 1], without a normal
+    # approximation.
     low, high = bounds.interval(values, _INTERVAL_DELTA)
   else:
-    # Contributions to a weighted estimate may exceed 1: the normal interval.
-    # The mean lies in [0, 1], so clipping does not reduce the coverage.
+    # Contributions to a weighted estimate may exceed 1, so they get the normal
+    # approximation. The true mean lies in [0, 1], so clipping does not reduce
+    # the coverage.
     spread = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
     low, high = max(mean - spread, 0.0), min(mean + spread, 1.0)
   return {'mean': mean, 'low': low, 'high': high}
 
 
 def _at_budget(method: Method, budget: float) -> dict[str, Any]:
-  """Returns the figures of the policies chosen for a budget, one per seed."""
+  """Returns test figures of the policy chosen for a budget, one per seed."""
   picked = [candidates.at_budget(budget) for candidates in method]
   return {
       'accuracy': [float(p.accuracy[0]) for p in picked],
@@ -85,8 +94,13 @@ def _at_budget(method: Method, budget: float) -> dict[str, Any]:
 def _curve(
     hulls: Sequence[points_lib.Points], draws: bootstrap.Draws
 ) -> dict[str, list[float]]:
-  """Returns the mean curve over seeds with its 95 % band."""
-  # Only costs that the curve of every seed reaches.
+  """Returns the curve of a method, a mean over seeds, with its 95 % band.
+
+  Args:
+    hulls: one set of points per seed.
+    draws: resamples of problems and seeds.
+  """
+  # The range of costs that the curves of all seeds cover.
   low = max(float(points.mean_cost.min()) for points in hulls)
   high = min(float(points.mean_cost.max()) for points in hulls)
   grid = np.linspace(low, high, _CURVE_POINTS)
@@ -107,8 +121,17 @@ def _area(
     anchors: metrics.Anchors,
     oracle: points_lib.Points | None,
 ) -> dict[str, Any]:
-  """Returns the area with interval and cost range, and the headroom share."""
-  # The same costs for all seeds and for the oracle and the line below.
+  """Returns a method's area with interval and cost range, and headroom share.
+
+  Args:
+    hulls: one set of points per seed.
+    draws: resamples of problems and seeds.
+    anchors: the two models alone.
+    oracle: the oracle's points; None if unknown, which leaves out the headroom
+      share.
+  """
+  # All seeds and, below, the oracle and the line between the models use the same
+  # costs.
   grid = metrics.area_grid(bootstrap.cheapest(hulls))
   if not grid.size:
     return {'area': None, 'headroom_share': None}
@@ -120,7 +143,7 @@ def _area(
   ]
   if oracle is None:
     return {'area': area, 'headroom_share': None}
-  # The line between the two models: routing at random per question.
+  # The line between the two models is what random routing per question attains.
   line = metrics.area(
       np.array([anchors.small_cost, anchors.large_cost]),
       np.array([anchors.small_accuracy, anchors.large_accuracy]),
@@ -137,10 +160,17 @@ def of_method(
     anchors: metrics.Anchors,
     oracle: points_lib.Points | None,
 ) -> dict[str, Any]:
-  """Returns all figures of one method, given one set of points per seed."""
+  """Returns all figures of one method, given one set of points per seed.
+
+  Args:
+    hulls: the points of each seed that form the method's curve.
+    draws: resamples of problems and seeds.
+    anchors: the two models alone.
+    oracle: the oracle's points; None if unknown.
+  """
   curve = _curve(hulls, draws)
-  # From the mean curve over seeds, not the mean of per-seed figures: a target
-  # that one seed never reaches would make the mean infinite.
+  # The summary describes the mean curve over seeds. A mean of per-seed figures
+  # would be infinite if one seed never reaches a target.
   figures = metrics.summary(
       np.array(curve['cost']), np.array(curve['accuracy']), anchors
   )
@@ -150,7 +180,8 @@ def of_method(
       ],
       'curve': curve,
       **figures,
-      # From the points themselves; the drawn curve only samples them.
+      # The area is computed from the points; the plotted curve only samples the
+      # lines between them.
       **_area(hulls, draws, anchors, oracle),
   }
 
@@ -165,23 +196,24 @@ def of_metric(
   """Returns the figures of all methods in one cost metric.
 
   Args:
-    methods: name -> candidates, one per policy seed.
+    methods: name -> one set of candidates per seed.
     oracle: the oracle's points on the test problems; None if unknown.
     anchors: the two models alone.
     draws: resamples of the test problems and of the seeds.
-    reference: name of the method that all others are compared with.
+    reference: name of the method that all other methods are compared with.
 
   Returns:
-    `anchors`; `methods` (including the oracle): points, curve, area and the
-    figures of `metrics.summary`, `at_budget`, `select_area`; `differences`:
+    `anchors`; `methods` (including the oracle): points, curve, area, the
+    figures of `metrics.summary`, `at_budget` and `select_area`; `differences`:
     area of `reference` minus area of each other method, paired.
   """
-  # Chosen on `select`, evaluated on test.
+  # `candidates.points` chooses policies on `select` and returns test outcomes.
   hulls = {
       name: [candidates.points() for candidates in method]
       for name, method in methods.items()
   }
-  # The oracle has no candidates, so it gets no `at_budget` and no tuning area.
+  # The oracle has no candidates to choose from, so it gets neither `at_budget`
+  # nor `select_area`.
   known = {} if oracle is None else {'oracle': [oracle]}
   figures = {
       name: of_method(points, draws, anchors, oracle)
@@ -211,7 +243,10 @@ def of_metric(
 
 
 def to_json(value: Any) -> Any:
-  """Returns plain Python numbers, with null for values that are not finite."""
+  """Converts nested results to plain Python values that JSON can store.
+
+  NaN and infinity become None (null), since JSON has neither.
+  """
   if isinstance(value, Mapping):
     return {str(key): to_json(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
@@ -226,10 +261,10 @@ def to_json(value: Any) -> Any:
 
 
 def check(results: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns `results` if they have the current schema.
+  """Checks that results have the current schema, and returns them.
 
   Raises:
-    ValueError: if they have another one.
+    ValueError: if the results have another schema.
   """
   if results.get('schema') != SCHEMA:
     raise ValueError(

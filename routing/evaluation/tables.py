@@ -61,34 +61,38 @@ _NARROW = (
     'gap recovered',
     'loss @.4',
 )
-MISSING = '-'  # Shown for a figure that does not exist.
+MISSING = '-'  # The content of a cell whose figure does not exist.
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-  """Returns e.g. '.712' without a leading zero, or `MISSING`."""
+  """Formats a number without a leading zero, e.g. '.712'; None as `MISSING`."""
   if value is None:
     return MISSING
   text = f'{value:.{digits}f}'
-  # No leading zero: most cells are fractions, and a table has many of them.
+  # Most cells are fractions; without the leading zero more columns fit.
   return text.replace('0.', '.', 1) if text.startswith(('0.', '-0.')) else text
 
 
 def _signed(value: float | None) -> str:
-  """Returns a number with its sign, e.g. '+.064'."""
+  """Formats a number with its sign, e.g. '+.064'; None as `MISSING`."""
   text = _number(value)
   return text if value is None or value < 0 else f'+{text}'
 
 
 def interval(figure: Mapping[str, Any] | None) -> str:
-  """Returns a mean with its interval, e.g. '.712 [.701, .723]'.
+  """Formats a mean with its interval, e.g. '.712 [.701, .723]'.
 
-  An area that starts above cost 0.2 also says where, e.g. 'from .31'.
+  An area over costs that start above 0.2 also names the start, e.g. 'from .31'.
+
+  Args:
+    figure: 'mean', 'low' and 'high', for an area also 'range'; None gives
+      `MISSING`.
   """
   if figure is None:
     return MISSING
   low, high = _number(figure['low']), _number(figure['high'])
   text = f'{_number(figure["mean"])} [{low}, {high}]'
-  # Rates have no range; areas do.
+  # Only areas have a range; for other figures nothing is added.
   first = figure.get('range', [metrics.AREA_GRID[0]])[0]
   if first > metrics.AREA_GRID[0] + 1e-9:
     text += f' from {_number(first, 2)}'
@@ -96,10 +100,15 @@ def interval(figure: Mapping[str, Any] | None) -> str:
 
 
 def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  """Returns the mean over seeds, and the hull of their intervals."""
+  """Returns the mean over seeds of a rate, and an interval around all seeds.
+
+  Args:
+    rates: 'mean', 'low' and 'high' of each seed.
+  """
   return {
       'mean': float(np.mean([x['mean'] for x in rates])),
-      # Wider than an interval of the mean: no assumption about the seeds.
+      # The interval covers those of all seeds. An interval of the mean would be
+      # narrower but would need an assumption about how seeds vary.
       'low': min(x['low'] for x in rates),
       'high': max(x['high'] for x in rates),
   }
@@ -107,7 +116,8 @@ def _mean_rate(rates: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def difference(figures: Mapping[str, Any], name: str) -> str:
   """Returns the policy's area minus a method's, e.g. '+.06 [+.05, +.07]'."""
-  # None for the policy itself, for the oracle, and where no cost is shared.
+  # There is no difference for the policy itself, for the oracle, and for a
+  # method whose curve shares no cost with the policy's curve.
   found = figures['differences'].get(name)
   if found is None:
     return MISSING
@@ -116,7 +126,7 @@ def difference(figures: Mapping[str, Any], name: str) -> str:
 
 
 def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
-  """Returns the cells of one method, as in `COLUMNS`."""
+  """Returns the cells of one method's row, one per column of `COLUMNS`."""
   method = figures['methods'][name]
   row = [
       LABELS.get(name, name),
@@ -141,16 +151,16 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
 
 
 def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
-  """Returns the cells of one table, a row per method, as in `COLUMNS`."""
+  """Returns a row of cells per method, as in `COLUMNS`, for one cost metric."""
   figures = results['cost_metrics'][metric]
-  # Methods of the results that have no label here still get a row, at the end.
+  # Methods that have no entry in `LABELS` still get a row, at the end.
   named = [name for name in LABELS if name in figures['methods']]
   others = [name for name in figures['methods'] if name not in LABELS]
   return [_method_row(figures, name) for name in named + others]
 
 
 def title(results: Mapping[str, Any], metric: str) -> str:
-  """Returns the title of a table, with the two models alone."""
+  """Returns a table's title: cost metric, accuracy and cost of each model."""
   anchors = results['cost_metrics'][metric]['anchors']
   flag = ' (used in the constraint)' if metric == results['cost_metric'] else ''
   return (
@@ -162,8 +172,8 @@ def title(results: Mapping[str, Any], metric: str) -> str:
 
 
 def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
-  """Returns a line for each method that a table leaves out, and why."""
-  # Older files lack the key.
+  """Returns a line for each method that a table leaves out, with the reason."""
+  # Older files lack the key 'left_out'.
   left_out = results['cost_metrics'][metric].get('left_out', {})
   return [
       f'Left out: {LABELS.get(name, name)}. {reason}'
@@ -172,8 +182,8 @@ def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def left_out_points_line(results: Mapping[str, Any]) -> str:
-  """Returns the operating points left out, or an empty string."""
-  # Older files lack the key.
+  """Returns a line on operating points left out, or '' if there are none."""
+  # Older files lack the key 'points_left_out'.
   names = results.get('points_left_out')
   if not names:
     return ''
@@ -193,7 +203,7 @@ def rich_table(results: Mapping[str, Any], metric: str) -> Any:
     table.add_column(name, justify=justify, no_wrap=True)
   for row in rows(results, metric):
     cells = [row[COLUMNS.index(name)] for name in _NARROW]
-    # Rows are found by label, since a row holds labels rather than names.
+    # The policy's row is recognised by its label: rows hold no method names.
     table.add_row(*cells, style='bold' if row[0] == LABELS['policy'] else None)
   return table
 
@@ -207,7 +217,7 @@ def markdown_table(
     columns: the header; the first column is text, the others are numbers.
     cells: the rows.
   """
-  # Numbers are right-aligned ('---:').
+  # '---:' right-aligns the numbers.
   lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *cells]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -222,7 +232,7 @@ POINT_COLUMNS = (
 
 
 def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """Returns the cells of the operating points, as in `POINT_COLUMNS`."""
+  """Returns a row per operating point, with cells as in `POINT_COLUMNS`."""
   return [
       [
           entry['name'],
@@ -236,7 +246,7 @@ def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def refused_lines(results: Mapping[str, Any]) -> list[str]:
-  """Returns a line for each promise that the data cannot support, and why."""
+  """Returns a line with name and reason for each promise that was refused."""
   return [
       f'{entry["name"]} cannot be promised. {entry["reason"]}'
       for entry in results['refused_points']
@@ -244,7 +254,7 @@ def refused_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def tuning_lines(results: Mapping[str, Any]) -> list[str]:
-  """Returns a line for each learner: trials, best setting, training data."""
+  """Returns a line for each learner on trials, best setting, training data."""
   return [
       f'{LABELS.get(name, name)}: best of {len(found["areas"])} settings on '
       f'select, {found["setting"]}; fitted on '
@@ -284,7 +294,10 @@ LIVE_COLUMNS = (
 
 
 def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """Returns the cells of the live table, a row per point and seed."""
+  """Returns the rows of the live table, one per operating point and seed.
+
+  The table compares live answers with outcomes replayed from records.
+  """
   return [
       [
           entry['name'],
@@ -314,10 +327,10 @@ def rich_live_table(results: Mapping[str, Any]) -> Any:
 
 
 def coverage_line(results: Mapping[str, Any]) -> str:
-  """Returns how often the promise was broken, and its cost."""
+  """Returns a sentence on how often promises were broken, and their cost."""
   counts = results['coverage']
   promised, picked = counts['promised'], counts['picked']
-  # The same words as in the table of operating points.
+  # `promises.claim` gives the same words as the table of operating points.
   promise = {
       'what': 'loss',
       'level': counts['alpha'],
@@ -345,7 +358,8 @@ def markdown(results: Mapping[str, Any]) -> str:
   Sections without content are left out: tuning, operating points, promises that
   the data cannot support, live answers and broken promises.
   """
-  # `sorted` is stable and False < True: that metric first, the rest in order.
+  # `sorted` is stable and False < True, so the constraint's metric comes first
+  # and the others keep their order.
   cost_metrics = sorted(
       results['cost_metrics'], key=lambda x: x != results['cost_metric']
   )
