@@ -8,9 +8,10 @@ import numpy as np
 
 from routing.evaluation import tables
 
-# The palette of Okabe and Ito, which colour-blind readers can distinguish. Line
-# styles distinguish the methods without colour. The first entry is drawn last,
-# on top, except the policy, which has a higher zorder.
+# The colours are the palette of Okabe and Ito, which colour-blind readers can
+# distinguish. Line styles help to distinguish the methods without colour. The
+# first entry is drawn last and thus on top; only the policy lies above it, by a
+# higher zorder.
 STYLES = {
     'oracle': dict(color='#000000', linestyle=':', linewidth=1.2),
     'policy': dict(color='#0072B2', linestyle='-', linewidth=2.4),
@@ -31,10 +32,10 @@ _INK, _FAINT = '#222222', '#BBBBBB'
 
 
 def _pyplot():
-  """Returns pyplot without a display; imported here because it is slow."""
+  """Imports pyplot, which is slow to load, with a backend for servers."""
   import matplotlib
 
-  # A backend without a display: reports are written on servers.
+  # Reports are written on servers; the backend 'Agg' needs no display.
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
@@ -42,7 +43,7 @@ def _pyplot():
 
 
 def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
-  """Draws the policy's band, all curves, and the two models alone."""
+  """Draws the curves of all methods, the policy's 95 % band and both models."""
   methods = figures['methods']
   # Later calls draw on top, so the first style comes last.
   for name in reversed(STYLES):
@@ -71,7 +72,7 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
       ('large', (-3, 6), 'right'),
   ):
     where = anchors[f'{model}_cost'], anchors[f'{model}_accuracy']
-    if None in where:  # The records do not suffice to evaluate it.
+    if None in where:  # The records do not suffice to evaluate this model.
       continue
     axes.plot(*where, 'o', color=_INK, markersize=5, zorder=5)
     axes.annotate(
@@ -86,20 +87,21 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
 
 
 def _clean(axes, metric: str) -> None:
-  """Removes needless lines and sets the axis labels."""
+  """Removes needless lines from a panel and labels its cost axis."""
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(_FAINT)
   axes.tick_params(colors=_INK, labelsize=8, length=3)
   axes.set_xlabel(_XLABEL.get(metric, metric), fontsize=9, color=_INK)
   axes.grid(axis='y', color='#EEEEEE', linewidth=0.8)
-  # Grid lines behind the curves.
+  # Grid lines are drawn behind the curves.
   axes.set_axisbelow(True)
 
 
 def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
-  """Returns the range of costs to draw: around small alone and 1."""
+  """Returns the range of costs to draw: from the small model to beyond 1."""
   curves = [x['curve']['cost'] for x in figures['methods'].values()]
-  # Policies that cost far more than the large model would squeeze the rest.
+  # Costs count up to 1.3 only: policies that cost far more than the large model
+  # would leave little space for the others.
   right = min(max(max(x) for x in curves), 1.3)
   small = figures['anchors']['small_cost']
   left = min(min(x) for x in curves) if small is None else small
@@ -110,11 +112,11 @@ def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-  """Moves rising label heights apart until neighbours are `gap` apart.
+  """Moves labels apart until neighbours are at least `gap` apart.
 
   Args:
-    heights: rising heights.
-    gap: minimum distance.
+    heights: rising heights of the labels.
+    gap: minimum distance between neighbours.
   """
   placed = np.array(heights, float)
   # Each pass pushes overlapping neighbours apart by half their overlap each,
@@ -131,7 +133,7 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
-  """Labels the oracle's curve in place: it is far above the others."""
+  """Writes the oracle's label next to its curve, far above the other curves."""
   left, right = axes.get_xlim()
   start = left + 0.2 * (right - left)
   axes.annotate(
@@ -146,26 +148,26 @@ def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
 
 
 def _label_curves(axes, figures: Mapping[str, Any]) -> None:
-  """Labels the curves in the empty lower right, with a line to each."""
+  """Labels the curves in the empty lower right, with a line to each curve."""
   known = [name for name in STYLES if name in figures['methods']]
   names = [name for name in known if name != 'oracle']
   low, high = axes.get_ylim()
   left, right = axes.get_xlim()
-  # The lines start where curves differ most, near half of the cost range; the
-  # labels stand to the right of it.
+  # The lines start near half of the cost range, where curves differ most; the
+  # labels are to the right of that.
   at, column = left + 0.42 * (right - left), left + 0.68 * (right - left)
   height = {}
   for name in names:
     curve = figures['methods'][name]['curve']
     height[name] = float(np.interp(at, curve['cost'], curve['accuracy']))
-  # Labels in the order of the curves, so that no two lines cross.
+  # Labels are in the order of the curves, so that no two lines cross.
   names.sort(key=height.get)
   if 'oracle' in known:
     _label_oracle(axes, figures['methods']['oracle']['curve'])
   gap = 0.052 * (high - low)
   target = np.array([height[name] for name in names])
   placed = _spread(target, gap)
-  # Keep the column below the curves and above the axis.
+  # The column of labels must stay below the curves and above the axis.
   placed += min(0.0, low + 0.62 * (high - low) - placed[-1])
   placed += max(0.0, low + 0.04 * (high - low) - placed[0])
   for name, y in zip(names, placed, strict=True):
@@ -190,7 +192,7 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
 
 
 def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Plots the curves in the constraint's cost metric, with 95 % bands."""
+  """Plots accuracy against cost in the constraint's cost metric, to a file."""
   pyplot = _pyplot()
   metric = results['cost_metric']
   figures = results['cost_metrics'][metric]
@@ -213,10 +215,11 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
 
 
 def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Plots the same decisions in every cost metric, side by side."""
+  """Plots accuracy against cost in every cost metric, one panel each."""
   pyplot = _pyplot()
   names = list(results['cost_metrics'])
-  # Rounded up; the last cell of an odd number is hidden below.
+  # The number of rows is rounded up. With an odd number of panels one cell is
+  # left empty; it is hidden below.
   num_rows = -(-len(names) // 2)
   figure, grid = pyplot.subplots(
       num_rows,
@@ -239,7 +242,7 @@ def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
     axes.set_title(f'{metric}{flag}', fontsize=9, color=_INK, loc='left')
   for axes in grid[:, 0]:
     axes.set_ylabel('accuracy', fontsize=9, color=_INK)
-  # One legend for all panels, in the order of the table.
+  # All panels share one legend, in the order of the table.
   handles, labels = grid.flat[0].get_legend_handles_labels()
   figure.legend(
       handles[::-1],

@@ -130,8 +130,8 @@ def _area(
     oracle: the oracle's points; None if unknown, which leaves out the headroom
       share.
   """
-  # All seeds and, below, the oracle and the line between the models use the same
-  # costs.
+  # All seeds use the same costs, and so do the oracle and the line between the
+  # models below.
   grid = metrics.area_grid(bootstrap.cheapest(hulls))
   if not grid.size:
     return {'area': None, 'headroom_share': None}
