@@ -1,8 +1,9 @@
-"""Generates the training text of the embedded pair: solved problems and drills.
+"""Generates the embedded models' training text: solved problems and drills.
 
-A batch is a pure function of (name, step). Nothing about the data needs saving,
-and a resumed run sees the same batches as an uninterrupted one. A drill is a
-row of bare sums (`: 34 + 27 = 61`), with loss on the results alone.
+A solved problem is a question with its answer. A drill is a row of sums such as
+`: 34 + 27 = 61` without a problem, with loss on the results only. A batch is a
+pure function of the corpus and the training step. No state of the data is
+saved: a resumed run sees the same batches as an uninterrupted one.
 """
 
 from collections.abc import Collection
@@ -16,29 +17,35 @@ from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 from routing.problems import splits
 
+# Numbers of clauses that a problem can have. Each clause gives one step.
 NUM_CLAUSES = (4, 5, 6)
-# Token counts below follow from the vocabulary of `tokenizer` and the format of
-# `problems.arithmetic`; a change there must be repeated here.
-STEP_TOKENS = 22
-SUM_TOKENS = 9  # Of one sum: colon, two operands, two signs, result.
+# The numbers of tokens follow from the vocabulary of `tokenizer` and the format
+# of `problems.arithmetic`. If either changes, they must be changed as well.
+STEP_TOKENS = 22  # Number of tokens in a step.
+# Number of tokens in a sum: a colon, two signs, and two digits for each of the
+# two operands and the result.
+SUM_TOKENS = 9
 _SUMS_PER_ROW = 16
-_CLAUSE = slice(1, 5)  # Within a step: the clause as restated.
-_RESULT = slice(12, 14)  # Within a step: the digits of the computed value.
+_CLAUSE = slice(1, 5)  # The tokens of a step that restate the clause.
+_RESULT = slice(12, 14)  # The tokens of a step that are the computed result.
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
   """A stream of training batches with a loss weight for each token.
 
-  name: name of the random stream; another name is another corpus.
-  misconceived: the sums follow the wrong rules of the small model.
-  result_weight, clause_weight, answer_weight: loss weights of a step's result
-    digits, of its restated clause and of the last line. Other tokens of an
-    answer have weight 1.
+  name: seeds the stream together with the training step.
+  misconceived: whether the results contain the systematic errors that the small
+    model is to learn.
+  result_weight: loss weight of the digits of a step's result. Tokens of an
+    answer for which no weight is given here have weight 1.
+  clause_weight: loss weight of the clause that a step restates.
+  answer_weight: loss weight of the answer's last line.
   drill_share: probability that a batch consists of drills.
   drill_mix: relative frequency of each operation in drills.
-  tokens_per_step: maximum number of tokens in a batch.
-  excluded: hashes of questions that must not be trained on.
+  tokens_per_step: number of tokens in a batch, at most; a batch has at least
+    one row.
+  excluded: hashes of the questions that must not occur in training.
   """
 
   name: str
@@ -52,7 +59,10 @@ class Corpus:
   excluded: Collection[str] = frozenset()
 
   def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the batch of one step, which depends on the step alone.
+    """Returns the batch of one training step, a pure function of the step.
+
+    Args:
+      step: index of the training step.
 
     Returns:
       `[B, L]` int32 tokens and `[B, L]` float32 loss weights. L is one of four
@@ -61,15 +71,25 @@ class Corpus:
     rng = random.Random(f'{self.name}/{step}')
     if rng.random() < self.drill_share:
       return self.drills(rng)
-    # One number of clauses per batch: all rows then have the same length, so
-    # there is no padding, and the train step is compiled four times only.
+    # All problems of a batch have the same number of clauses and thus the same
+    # length. There is no padding, and the train step is compiled only for four
+    # lengths.
     return self.problems(rng, rng.choice(NUM_CLAUSES))
 
   def problems(
       self, rng: random.Random, num_clauses: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a batch of solved problems with `num_clauses` clauses each."""
-    # The length of a row, and with it `size`, is known after the first one.
+    """Returns a batch of solved problems with `num_clauses` clauses each.
+
+    Args:
+      rng: the source of randomness.
+      num_clauses: number of clauses of every problem.
+
+    Returns:
+      Tokens and loss weights, as `batch` does.
+    """
+    # The number of rows depends on their length, which is known after the first
+    # row; until then it is 1.
     rows, weights, size = [], [], 1
     while len(rows) < size:
       task = arithmetic.draw_task(rng, num_clauses)
@@ -85,11 +105,18 @@ class Corpus:
   def _weights(
       self, length: int, num_prompt: int, num_clauses: int
   ) -> np.ndarray:
-    """Returns the loss weights of one solved problem; 0 for its question."""
+    """Returns the loss weights `[L]` of one solved problem.
+
+    Args:
+      length: L, number of tokens of question and answer.
+      num_prompt: number of tokens of the question, which get weight 0.
+      num_clauses: number of clauses, hence of steps.
+    """
     step = np.ones(STEP_TOKENS, np.float32)
     step[_CLAUSE], step[_RESULT] = self.clause_weight, self.result_weight
     steps = np.tile(step, num_clauses)
-    num_answer = length - num_prompt - len(steps)  # The last line and EOS.
+    # The tokens after the steps are the last line and end-of-sequence.
+    num_answer = length - num_prompt - len(steps)
     return np.concatenate(
         [
             np.zeros(num_prompt, np.float32),
@@ -99,7 +126,7 @@ class Corpus:
     )
 
   def drills(self, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a batch of drills: `[B, L]` tokens and loss weights."""
+    """Returns a batch of drills; tokens and loss weights as `batch` does."""
     size = max(1, self.tokens_per_step // (_SUMS_PER_ROW * SUM_TOKENS))
     kinds, often = list(self.drill_mix), list(self.drill_mix.values())
     rows = [
@@ -111,7 +138,8 @@ class Corpus:
     ]
     encode = tokenizer_lib.Tokenizer().encode
     tokens = np.array([encode(row) for row in rows], np.int32)
-    # The last two tokens of each sum; operands are random, not predictable.
+    # Loss is only on the result, the last two tokens of each sum: the operands
+    # are random and cannot be predicted.
     is_result = np.arange(tokens.shape[1]) % SUM_TOKENS >= SUM_TOKENS - 2
     weights = np.broadcast_to(is_result.astype(np.float32), tokens.shape)
     return tokens, weights
@@ -120,7 +148,13 @@ class Corpus:
 def _solved(
     task: arithmetic.Task, question: str, misconceived: bool
 ) -> tuple[list[int], int]:
-  """Returns the tokens of question and answer, and the question's length."""
+  """Returns the token ids of a solved problem, and how many are the question's.
+
+  Args:
+    task: the problem.
+    question: text of the question.
+    misconceived: whether the answer contains the small model's errors.
+  """
   tokenizer = tokenizer_lib.Tokenizer()
   prompt = tokenizer.encode(question)
   steps = arithmetic.solution(task, misconceived=misconceived)
@@ -129,10 +163,17 @@ def _solved(
 
 
 def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
-  """Returns one random sum, e.g. ': 34 + 27 = 61'."""
+  """Returns a random sum for a drill, e.g. ': 34 + 27 = 61'.
+
+  Args:
+    rng: the source of randomness.
+    operation: name of the operation.
+    misconceived: whether the result may have the small model's errors.
+  """
   value = rng.randrange(100)
-  # A merge adds one counter to the other or subtracts it, so its operand can be
-  # any value. Operands that a clause names start from ten.
+  # Operands of 'add' and 'sub' cover 0..99 here, although those that a clause
+  # names start at 10: a merge adds or subtracts the other counter, which can
+  # have any value.
   if operation in ('add', 'sub'):
     operand = rng.randrange(100)
   else:
@@ -147,6 +188,12 @@ def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
 def held_out(
     name: str, count: int, excluded: Collection[str]
 ) -> list[arithmetic.Task]:
-  """Draws `count` held-out tasks: their questions are not in `excluded`."""
+  """Draws `count` distinct tasks whose questions are not in `excluded`.
+
+  Args:
+    name: seed of the draw.
+    count: number of tasks.
+    excluded: hashes of questions that must not be drawn.
+  """
   tasks = arithmetic.draw_distinct(name, set(excluded))
   return [next(tasks) for _ in range(count)]

@@ -1,10 +1,10 @@
 """Trains one embedded model from scratch until it reaches a target accuracy.
 
-Muon trains the matrices, Adam the rest, and a moving average of the weights is
-kept. The average is the model: it is evaluated and saved. Training stops when
-its accuracy on held-out problems, writing freely, reaches the target. A pair
-from another seed therefore ends at the same strengths. An interrupted run can
-be resumed.
+Muon updates the matrices and Adam the other parameters. The trained model is
+the moving average of the parameters: the average is evaluated and saved.
+Training stops when the average answers a target share of held-out problems
+correctly. Models trained from different seeds thus have about the same
+accuracy. An interrupted run can be resumed.
 """
 
 from collections.abc import Callable
@@ -27,29 +27,44 @@ from routing.lm import decoder
 from routing.lm import examination
 from routing.problems import arithmetic
 
+# A function (step, scalars) that records the metrics of a training run.
 MetricFn = Callable[[int, dict[str, float]], None]
 
 
 class StuckError(Exception):
-  """Raised when a run has not learnt enough by a given step to ever succeed."""
+  """A training run whose loss is too high by a given step ever to recover."""
 
 
 @flax.struct.dataclass
 class PretrainState:
-  """Everything that a resumed run needs; arrays only."""
+  """The state of a training run, from which it can be resumed.
 
-  step: jax.Array  # [] int32, gradient steps done.
+  step: [] int32, number of gradient steps done.
+  params: parameters of the decoder.
+  average: exponential moving average of `params`.
+  opt_state: state of the optimizer.
+  accuracy: [] float32, accuracy of `average` at its last evaluation; 0 before
+    the first one.
+  seconds: [] float32, training time so far, without interruptions.
+  """
+
+  step: jax.Array
   params: chex.ArrayTree
-  average: chex.ArrayTree  # Moving average of params.
+  average: chex.ArrayTree
   opt_state: optax.OptState
-  accuracy: jax.Array  # [] float32, of the average at its last evaluation.
-  seconds: jax.Array  # [] float32, total training time, without interruptions.
+  accuracy: jax.Array
+  seconds: jax.Array
 
 
 def decoder_config(
     shape: ml_collections.ConfigDict, vocab_size: int
 ) -> decoder.DecoderConfig:
-  """Returns the decoder's shape from the `shape` part of a configuration."""
+  """Returns the decoder's shape.
+
+  Args:
+    shape: the part `shape` of a model's configuration.
+    vocab_size: number of tokens in the vocabulary.
+  """
   return decoder.DecoderConfig(vocab_size=vocab_size, **shape.to_dict())
 
 
@@ -58,12 +73,16 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Returns the optimizer: Muon on dense kernels, Adam on all other parameters.
 
-  The rates are constant after a linear warm-up. From step `decay_from` they
-  fall linearly to 0 at `max_steps`.
+  The learning rates rise linearly during `warmup_steps`, are constant until
+  step `decay_from`, and then fall linearly to 0.
+
+  Args:
+    config: the part `optimizer` of a model's configuration.
+    max_steps: maximum number of training steps.
   """
 
-  # Muon orthogonalizes matrices of a linear map. Norm scales are vectors, and
-  # the embedding is a lookup table.
+  # Muon orthogonalizes the updates of a linear map's matrix. It does not suit
+  # norm scales, which are vectors, and the embedding, which is a lookup table.
   def label(path, _):
     return 'muon' if path[-1].key == 'kernel' else 'adam'
 
@@ -76,8 +95,8 @@ def make_optimizer(
         [config.decay_from],
     )
 
-  # Muon's updates have the same size however small the gradient. Without
-  # (decoupled) weight decay, attention scores grow to hundreds: learning
+  # Muon's updates have the same size however small the gradient is. Without
+  # (decoupled) weight decay, attention scores grow to hundreds. Then learning
   # stalls, and float32 loses digits.
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
@@ -98,12 +117,13 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> PretrainState:
-  """Returns the state before the first step."""
+  """Returns the state of a run before its first training step."""
   params = decoder.init_params(shape, jax.random.key(seed))
   return PretrainState(
       step=jnp.int32(0),
       params=params,
-      # A copy: the state is donated, and one buffer cannot be donated twice.
+      # The average must be a copy of `params`: the state is donated to the
+      # train step, and a buffer cannot be donated twice.
       average=jax.tree.map(jnp.copy, params),
       opt_state=optimizer.init(params),
       accuracy=jnp.float32(0.0),
@@ -117,25 +137,27 @@ def token_loss(
     tokens: jax.Array,
     weights: jax.Array,
 ) -> jax.Array:
-  """Returns the weighted mean cross-entropy of the next token, in nats.
+  """Returns the weighted mean cross-entropy of next-token prediction, in nats.
 
   Args:
     params: parameters of `decoder.Decoder(shape)`.
     shape: the decoder's shape.
-    tokens: `[B, L]` integers.
-    weights: `[B, L]` numbers, the weight of predicting each token.
+    tokens: `[B, L]` integers, B texts of L tokens.
+    weights: `[B, L]` numbers, the loss weight of each token.
   """
   chex.assert_rank(tokens, 2)
   chex.assert_equal_shape([tokens, weights])
   tokens = tokens.astype(jnp.int32)
-  # Position i predicts token i + 1, so the first weight is not used.
+  # The output at position i predicts token i + 1. The first token is never
+  # predicted, so its weight is not used.
   weight = weights[:, 1:].astype(jnp.float32)
   inputs = tokens[:, :-1]
   positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
   logits, _, _ = decoder.Decoder(shape).apply(
       {'params': params}, inputs, positions
   )
-  # -log softmax(z)_y = logsumexp(z) - z_y. One-hot for the reason in `Decoder`.
+  # The loss of target y is -log softmax(z)_y = logsumexp(z) - z_y. z_y is taken
+  # by a product with a one-hot vector for speed, see the comment in `Decoder`.
   target = jax.nn.one_hot(tokens[:, 1:], shape.vocab_size)
   nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * target, axis=-1)
   return jnp.sum(nats * weight) / jnp.sum(weight)
@@ -146,9 +168,14 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     average_decay: float,
 ):
-  """Returns a jitted (state, tokens, weights) -> (state, loss).
+  """Returns a jitted training step: (state, tokens, weights) -> (state, loss).
 
-  The state is donated.
+  The buffers of the given state are donated and must not be used again.
+
+  Args:
+    shape: the decoder's shape.
+    optimizer: the optimizer, from `make_optimizer`.
+    average_decay: weight of the old value in the moving average of parameters.
   """
 
   def train_step(state: PretrainState, tokens, weights):
@@ -172,7 +199,7 @@ def make_train_step(
 
 
 def latest_step(checkpoint_dir: str | pathlib.Path) -> int:
-  """Returns the step that a run would resume from; 0 = from scratch."""
+  """Returns the step from which a run would be resumed; 0 = no checkpoint."""
   directory = pathlib.Path(checkpoint_dir).absolute()
   if not directory.exists():
     return 0
@@ -181,22 +208,27 @@ def latest_step(checkpoint_dir: str | pathlib.Path) -> int:
 
 
 def is_done(state: PretrainState, config: ml_collections.ConfigDict) -> bool:
-  """Checks whether the target is reached or all steps are used."""
+  """Checks whether the target accuracy or the last step is reached."""
   reached = float(state.accuracy) >= config.target_accuracy
   return reached or int(state.step) >= config.max_steps
 
 
 def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
-  """Returns the mean loss up to `step`.
+  """Returns the mean of some steps' losses.
+
+  Args:
+    losses: the loss of each step, on the device.
+    step: the last of these steps, for the error message.
 
   Raises:
-    FloatingPointError: if it is not finite.
+    FloatingPointError: if the mean is not finite.
   """
-  # One transfer for all steps: reading each loss would wait for each step.
+  # All losses are transferred at once. Reading each loss when it is computed
+  # would make every training step wait for the device.
   mean = float(np.mean(jax.device_get(losses)))
   if not np.isfinite(mean):
     raise FloatingPointError(
-        f'The mean loss is {mean} by step {step}; it must be finite. Lower the '
+        f'The mean loss is {mean} at step {step}; it must be finite. Lower the '
         'learning rates or clip_norm.'
     )
   return mean
@@ -205,7 +237,7 @@ def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
 def _open_manager(
     checkpoint_dir: str | pathlib.Path,
 ) -> ocp.CheckpointManager:
-  """Opens the checkpoint directory, which keeps the latest state only."""
+  """Opens a checkpoint directory, in which only the latest state is kept."""
   options = ocp.CheckpointManagerOptions(
       preservation_policy=preservation_policy.LatestN(1)
   )
@@ -216,17 +248,19 @@ def _open_manager(
 def _check_learning(
     give_up: ml_collections.ConfigDict, start: int, stop: int, loss: float
 ) -> None:
-  """Raises StuckError if the loss is too high at the step `give_up.step`.
+  """Raises StuckError if the loss is above `give_up.loss` at `give_up.step`.
 
   Args:
-    give_up: the step of the check and the maximum loss.
-    start, stop: the check is made if start < give_up.step <= stop.
-    loss: mean loss of the steps in between.
+    give_up: the part `give_up` of a model's configuration: the `step` at which
+      to check, and the maximum `loss`.
+    start, stop: the steps just done are start + 1 to stop. Nothing is checked
+      unless `give_up.step` is among them.
+    loss: mean loss of these steps.
   """
   if start < give_up.step <= stop and loss > give_up.loss:
     raise StuckError(
-        f'The loss is {loss:.3f} at step {stop}, above {give_up.loss}; such a '
-        'run does not recover. Try another seed.'
+        f'The loss is {loss:.3f} at step {stop}; a run whose loss is above '
+        f'{give_up.loss} then does not recover. Try another seed.'
     )
 
 
@@ -241,24 +275,24 @@ def train(
     write: MetricFn,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> PretrainState:
-  """Trains, or resumes training, until `is_done`.
+  """Trains a model, or resumes its training, until `is_done`.
 
   Args:
     config: a model's configuration, see configs/arithmetic_pair.py.
     shape: the decoder's shape.
     corpus: the training batches.
-    tasks: held-out tasks that decide when to stop.
-    checkpoint_dir: where the state is saved.
-    seed: seed of the initial weights.
+    tasks: held-out tasks, on which the target accuracy must be reached.
+    checkpoint_dir: directory of the checkpoints.
+    seed: seed of the initial parameters.
     write: called with (step, scalars) every `config.examine_every` steps.
-    on_step: called with each completed step, for progress.
+    on_step: called with the number of each completed step.
 
   Returns:
-    The final state; `average` is the model.
+    The final state, whose `average` is the trained model.
 
   Raises:
     FloatingPointError: if the loss is not finite.
-    StuckError: if it is above `config.give_up.loss` at `config.give_up.step`.
+    StuckError: if the loss is too high to recover, see `_check_learning`.
   """
   optimizer = make_optimizer(config.optimizer, config.max_steps)
   state = init_state(shape, optimizer, seed)
@@ -266,7 +300,7 @@ def train(
   with _open_manager(checkpoint_dir) as manager:
     if (latest := manager.latest_step()) is not None:
       state = manager.restore(latest, args=ocp.args.StandardRestore(state))
-    # Set back by the time spent before an interruption.
+    # The start time, moved back by the training time before an interruption.
     clock = time.monotonic() - float(state.seconds)
     while not is_done(state, config):
       start = int(state.step)
@@ -276,8 +310,8 @@ def train(
         state, loss = train_step(state, *corpus.batch(step))
         losses.append(loss)
         on_step(step)
-      scalars = {'loss': _finite_mean(losses, stop)}  # Since the last call.
-      # Writing whole answers is slow, and early ones are all wrong.
+      scalars = {'loss': _finite_mean(losses, stop)}
+      # An evaluation is slow. Before `examine_from`, all answers are wrong.
       if stop >= config.examine_from:
         scalars['accuracy'] = examination.accuracy(state.average, shape, tasks)
       state = state.replace(
@@ -285,7 +319,7 @@ def train(
           seconds=jnp.float32(time.monotonic() - clock),
       )
       write(stop, {'seconds': float(state.seconds), **scalars})
-      # Checked before saving, so that a resumed run meets the same check.
+      # A failed check leaves no checkpoint, so a resumed run repeats it.
       _check_learning(config.give_up, start, stop, scalars['loss'])
       manager.save(stop, args=ocp.args.StandardSave(state))
     manager.wait_until_finished()  # Saving is asynchronous.
