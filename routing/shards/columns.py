@@ -1,8 +1,9 @@
 """Converts problems, steps and calls to Arrow columns and back.
 
 The columns are plain nested lists, so that any Parquet reader can open a shard.
-Conversion works on the flat buffers below the lists, not on Python lists: the
-arrays of a step are views, and 6,000 ladders load in seconds.
+The conversion works on Arrow's flat value buffers and not on Python lists, so
+that 6,000 ladders load in seconds. The arrays of a decoded step are views of
+these buffers.
 """
 
 from collections.abc import Callable
@@ -24,8 +25,8 @@ PROBLEM = [
     ('answer', pa.string()),
     ('subject', pa.string()),
     ('meta', pa.string()),  # JSON, since its keys differ between sources.
-    # Redundant, for other tools: they can match questions of two files without
-    # our normalisation.
+    # The hash follows from the question. It is stored for other tools, which
+    # can match the questions of two files without our normalisation.
     ('question_hash', pa.string()),
 ]
 _CALL = [
@@ -36,12 +37,13 @@ _CALL = [
     ('seconds', pa.float64()),
     ('held', pa.int32()),
 ]
-# Column -> attribute, where the names differ. Files keep the name 'held', under
-# which the column was first written.
+# Column name -> attribute name, for columns with another name than the
+# attribute. 'held' is the name under which the column was first written.
 _ATTRIBUTES = {'held': 'in_context'}
 CALL = pa.struct(_CALL)
-# Log-probabilities and hidden states are float32, as engines give them; seconds
-# and scores are float64, so that sums and thresholds come back exactly.
+# Log-probabilities and hidden states are float32, as engines return them.
+# Seconds and scores are float64, like Python's numbers, so that sums of seconds
+# and comparisons with thresholds are the same after reading.
 STEP = pa.struct(
     [
         ('text', pa.string()),
@@ -50,7 +52,7 @@ STEP = pa.struct(
         ('top_log_probs', pa.list_(pa.list_(pa.float32()))),
         ('is_final', pa.bool_()),
         *_CALL,
-        ('hidden', pa.list_(pa.float32())),  # Null where the engine gives none.
+        ('hidden', pa.list_(pa.float32())),  # Null = no hidden state.
     ]
 )
 COMPLETION = pa.struct(
@@ -78,7 +80,7 @@ DECISION = pa.struct(
 def encode_problems(
     problems: Sequence[types.Problem],
 ) -> dict[str, list[str]]:
-  """Returns the columns of `PROBLEM`, one entry per problem."""
+  """Returns the values of each column in `PROBLEM`, one per problem."""
   return {
       'id': [problem.id for problem in problems],
       'question': [problem.question for problem in problems],
@@ -94,7 +96,7 @@ def encode_problems(
 
 
 def decode_problems(table: pa.Table) -> list[types.Problem]:
-  """Returns the problems of a table; the inverse of `encode_problems`."""
+  """Returns the problem of each row of a table; inverts `encode_problems`."""
   # The hash is not a field of `Problem`; it follows from the question.
   names = [name for name, _ in PROBLEM if name != 'question_hash']
   return [
@@ -112,7 +114,8 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
     ValueError: if there are more entries than Arrow's lists can index.
   """
   offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-  # A cast would wrap around in silence, and other lists would be read back.
+  # The cast to int32 would wrap around without an error, and wrong lists would
+  # be read back.
   if offsets[-1] > np.iinfo(np.int32).max:
     raise ValueError(
         f'A shard has {offsets[-1]:,} entries in one column; allowed: at most '
@@ -126,12 +129,12 @@ def nest(
     values: pa.Array,
     is_null: Sequence[bool] | None = None,
 ) -> pa.ListArray:
-  """Returns `values` cut into consecutive lists of the given lengths.
+  """Returns an Arrow array of lists, made from the concatenation of the lists.
 
   Args:
     lengths: length of each list.
-    values: all entries, in order.
-    is_null: for each list, whether it is null instead.
+    values: the entries of all lists, in order.
+    is_null: for each list, whether it is null; None = no list is null.
   """
   mask = None if is_null is None else pa.array(is_null, pa.bool_())
   return pa.ListArray.from_arrays(_offsets(lengths), values, mask=mask)
@@ -141,18 +144,22 @@ def nest_all(
     rows: Sequence[Sequence[Any]],
     encode_items: Callable[[Sequence[Any]], pa.Array],
 ) -> pa.ListArray:
-  """Returns a column with one list of encoded items per row.
+  """Returns a column in which each row is a list of encoded items.
 
-  The items of all rows are encoded together, which is much faster than row by
-  row, and then cut into rows.
+  The items of all rows are encoded in one call, which is much faster than one
+  call per row.
+
+  Args:
+    rows: the items of each row, e.g. the steps of each ladder.
+    encode_items: items -> Arrow array with one entry per item.
   """
   items = list(itertools.chain.from_iterable(rows))
   return nest([len(row) for row in rows], encode_items(items))
 
 
 def _flat(arrays: Sequence[np.ndarray], dtype: type) -> pa.Array:
-  """Returns all entries of the arrays, flattened and concatenated."""
-  # The empty array makes the concatenation valid, and typed, for no arrays.
+  """Returns the entries of all arrays, flattened and concatenated."""
+  # NumPy cannot concatenate zero arrays, hence the empty array in front.
   return pa.array(
       np.concatenate([np.zeros(0, dtype), *map(np.ravel, arrays)]).astype(dtype)
   )
@@ -163,13 +170,13 @@ def encode(
     items: Sequence[Any],
     arrays: Mapping[str, pa.Array] | None = None,
 ) -> pa.StructArray:
-  """Returns the attributes of `items` as a struct array.
+  """Returns n objects as a struct array, with one field per attribute.
 
   Args:
-    struct: the type; its fields name the attributes.
-    items: n objects.
-    arrays: field name -> Arrow array of length n, for fields that are encoded
-      already.
+    struct: the Arrow type; its fields name the attributes to encode.
+    items: the n objects.
+    arrays: field name -> Arrow array of length n, for fields that the caller
+      has encoded; None = there are none.
   """
   arrays = arrays or {}
   columns = [
@@ -190,8 +197,8 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
   Raises:
     ValueError: if the log-probabilities of a step do not match its tokens.
   """
-  # The lists below are cut by token counts. A step with other lengths would
-  # shift the entries of all steps after it, without an error.
+  # The lists below are divided by token counts. A step with lists of other
+  # lengths would shift the entries of all steps after it, without an error.
   for step in steps:
     _check_lengths(step)
   num_tokens = [len(step.token_ids) for step in steps]
@@ -205,7 +212,7 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           [len(step.log_probs) for step in steps],
           _flat([step.log_probs for step in steps], np.float32),
       ),
-      # Two levels: the tokens of a step, then the k entries of a token. k may
+      # Lists of lists: a step has one list per token, of k entries each. k may
       # differ between steps.
       'top_log_probs': nest(
           num_tokens,
@@ -231,9 +238,9 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
 
 
 def _check_lengths(step: types.Step) -> None:
-  """Raises ValueError unless all tokens of a step have log-probabilities.
+  """Raises ValueError if a step has log-probabilities for some tokens only.
 
-  No log-probabilities at all are allowed too.
+  A step without any log-probabilities is allowed.
   """
   num_tokens = len(step.token_ids)
   shapes = np.shape(step.log_probs), np.shape(step.top_log_probs)
@@ -242,17 +249,18 @@ def _check_lengths(step: types.Step) -> None:
   ):
     raise ValueError(
         f'Step {step.text!r} has {num_tokens} tokens, but log_probs of shape '
-        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; allowed: '
-        f'({num_tokens},), or (0,) where the engine gives none, and '
-        f'({num_tokens}, k).'
+        f'{shapes[0]} and top_log_probs of shape {shapes[1]}; allowed for '
+        f'log_probs: ({num_tokens},), or (0,) if the engine gives none; for '
+        f'top_log_probs: ({num_tokens}, k).'
     )
 
 
 def _lists(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
-  """Returns the offsets `[n + 1]` of n lists, and the values they point into.
+  """Returns the offsets and the values of n lists.
 
-  `values` holds the whole buffer even if the array is a slice of it, and the
-  offsets are absolute. So the two fit together.
+  List i is values[offsets[i]:offsets[i + 1]]. This also holds if the array is a
+  slice of a longer one: `offsets` then has the n + 1 offsets of the slice, and
+  `values` has the entries of the whole array.
   """
   return array.offsets.to_numpy(), array.values
 
@@ -263,21 +271,25 @@ def unnest(
 ) -> list[list]:
   """Returns the decoded items of each row of a list column.
 
-  The inverse of `nest_all`: all items are decoded together, then cut into rows.
+  This inverts `nest_all`: the items of all rows are decoded in one call.
+
+  Args:
+    column: the column.
+    decode: Arrow array of items -> list of decoded items.
   """
   if not len(column):
     return []  # A chunked column without chunks cannot be combined.
   if isinstance(column, pa.ChunkedArray):
     column = column.combine_chunks()
   offsets, values = _lists(column)
-  # Once for all rows: the cost per call is that of many Arrow operations.
+  # One call for all rows, because each call makes many Arrow operations.
   items = decode(values)
   return [items[a:b] for a, b in itertools.pairwise(offsets)]
 
 
 def decode_calls(structs: pa.StructArray) -> list[types.Usage]:
-  """Returns the usage of each call, or of each step, of a struct array."""
-  # `_CALL` lists its fields in the order of the arguments of `types.Usage`.
+  """Returns the usage in each entry of a struct array of calls or of steps."""
+  # The fields in `_CALL` have the order of the arguments of `types.Usage`.
   call = [structs.field(name).to_pylist() for name, _ in _CALL]
   return list(map(types.Usage, *call))
 
@@ -295,7 +307,8 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   top_bounds, tops = _lists(structs.field('top_log_probs'))
   entry_bounds, entries = _lists(tops)
   entries = entries.to_numpy()
-  # Null (no hidden state) differs from an empty list, hence the validity bits.
+  # Null means that there is no hidden state. In the buffers it would look like
+  # an empty list, so the validity bits are read as well.
   hidden = structs.field('hidden')
   has_hidden = hidden.is_valid().to_numpy(zero_copy_only=False)
   hidden_bounds, hidden = _lists(hidden)
@@ -303,7 +316,8 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
 
   def top(i: int) -> np.ndarray:
     first, last = top_bounds[i], top_bounds[i + 1]
-    # The n lists of k entries of a step are contiguous: a view as `[n, k]`.
+    # The n lists of a step, of k entries each, are contiguous in the buffer. So
+    # their values can be viewed as an array `[n, k]`.
     flat = entries[entry_bounds[first] : entry_bounds[last]]
     count = last - first
     return flat.reshape(count, len(flat) // count if count else 0)

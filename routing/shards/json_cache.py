@@ -1,4 +1,4 @@
-"""A cache of JSON results; a file is valid for the key stored in it only."""
+"""Caches JSON results in files, each with the key for which it is valid."""
 
 import json
 import pathlib
@@ -8,11 +8,13 @@ from routing.shards import manifest as manifest_lib
 
 
 def load(path: pathlib.Path, key: Any) -> Any:
-  """Returns the result that `save` wrote for the same key, or None.
+  """Returns the result that `save` wrote to a file, if it has the same key.
+
+  Returns None if the file does not exist or has another key.
 
   Args:
-    path: a JSON file, which need not exist.
-    key: JSON-like; everything that the result depends on.
+    path: a JSON file.
+    key: everything that the result depends on, JSON-like.
   """
   if not path.exists():
     return None
@@ -25,19 +27,19 @@ def save(path: pathlib.Path, key: Any, made: Any) -> None:
 
   Args:
     path: the file; an earlier one is replaced.
-    key: JSON-like; everything that the result depends on.
-    made: the result; it may contain no NaN or infinity.
+    key: everything that the result depends on, JSON-like.
+    made: the result, JSON-like, without NaN and infinity.
 
   Raises:
-    ValueError: if a number is not finite.
+    ValueError: if the key or the result has a number that is not finite.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  # NaN is not JSON, and would not compare equal when read back.
+  # JSON has no NaN, and a key with NaN would not equal itself when read back.
   text = json.dumps({'key': _as_json(key), 'made': made}, allow_nan=False)
   manifest_lib.replace_file(path, lambda partial: partial.write_text(text))
 
 
 def _as_json(value: Any) -> Any:
-  """Returns the value as JSON reads it back, e.g. with lists for tuples."""
-  # A key from Python code must equal the same key from a file.
+  """Returns the value as it would be read from JSON, e.g. tuples as lists."""
+  # `load` compares a key from Python code with one that was read from a file.
   return json.loads(json.dumps(value))

@@ -167,7 +167,7 @@ def make_eval_step(
   min_effective = config.objective.get('min_effective_size', 0.0)
 
   def eval_step(state: state_lib.TrainState, data: Data):
-    # Each policy is mixed with one of these, so that it meets its level exactly.
+    # Mixed with one of these, each policy meets its level exactly.
     constants = _always(0, data), _always(-1, data)
 
     def evaluate(params, kappa, level):
