@@ -1,7 +1,8 @@
-"""The manifest of a shard directory: its shards, their hashes, its settings.
+"""The manifest of a directory of shards: their files, hashes and settings.
 
-The manifest is replaced atomically after each shard is written. So it never
-lists a shard that does not exist, and a file that it does not list is ignored.
+A shard is a Parquet file with the records of consecutive problems. The manifest
+is replaced atomically after each shard is written. So it never lists a shard
+that does not exist. A shard file that the manifest does not list is ignored.
 """
 
 from collections.abc import Callable
@@ -24,12 +25,15 @@ TEMPORARY_SUFFIX = '.tmp'
 
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
-  """One shard file.
+  """The manifest's entry for one shard file.
 
-  file: its name in the directory.
-  first: index of the first problem of its block.
-  rows: number of records; failed problems of the block have none.
-  sha256: hash of its bytes.
+  A shard has the records of one block, i.e. of `shard_size` consecutive
+  problems.
+
+  file: name of the file in the directory.
+  first: index of the first problem of the block.
+  rows: number of records; failed problems of the block have no record.
+  sha256: SHA-256 of the file's bytes, in hex.
   """
 
   file: str
@@ -42,9 +46,9 @@ class ShardEntry:
 class Failure:
   """A problem for which no record could be collected.
 
-  index: of the problem in the split.
-  id: of the problem.
-  reason: why, as a sentence.
+  index: index of the problem in its split.
+  id: id of the problem.
+  reason: why the collection failed, as a sentence.
   """
 
   index: int
@@ -57,7 +61,7 @@ class Manifest:
   """The content of a shard directory.
 
   settings: everything that the records depend on (problems, models, sampling,
-    seed); JSON-like. A directory never mixes data of different settings.
+    seed), JSON-like. All records in a directory have the same settings.
   num_problems: number of problems of the split.
   shard_size: problems per shard; the last shard may have fewer.
   shards: the shards written so far, ordered by `first`.
@@ -80,13 +84,14 @@ class Manifest:
 
   @property
   def settings_hash(self) -> str:
-    """SHA-256 of the settings, which an edited file would not match."""
+    """SHA-256 of the settings; it shows whether a saved manifest was edited."""
     return hash_json(self.settings)
 
   @property
   def content_hash(self) -> str:
-    """SHA-256 over settings and shards, which identifies the data."""
-    # Not over failures, whose reasons may differ between equal collections.
+    """SHA-256 over settings and shards; it identifies the collected data."""
+    # Failures are left out, because their reasons may differ between two
+    # collections of the same data.
     hashes = [shard.sha256 for shard in self.shards]
     return hash_json({'settings': self.settings_hash, 'shards': hashes})
 
@@ -98,9 +103,10 @@ class Manifest:
   def with_shard(self, entry: ShardEntry) -> 'Manifest':
     """Returns the manifest with `entry` added.
 
-    It replaces an entry of the same block, which was not full.
+    If there is an entry for the same block, with fewer records, it is replaced.
     """
-    # By `first`, because a completed block has a new file name and more rows.
+    # Blocks are compared by `first`, because a block that was completed has
+    # another file name and more rows.
     others = [shard for shard in self.shards if shard.first != entry.first]
     shards = sorted([*others, entry], key=lambda shard: shard.first)
     return dataclasses.replace(self, shards=tuple(shards))
@@ -108,17 +114,20 @@ class Manifest:
   def extended(
       self, problems: Sequence[types.Problem], requested: 'Manifest'
   ) -> 'Manifest':
-    """Returns the manifest for more problems, if its own come first in them.
+    """Returns the manifest of the same collection with more problems.
 
-    Otherwise it is returned unchanged.
+    The problems of this manifest must come first among `problems`. If they do
+    not, or there are no more, the manifest is returned unchanged.
 
     Args:
-      problems: all problems that are now requested, in order.
-      requested: the empty manifest of their collection. Only the problems are
-        taken from it; `check_same` raises an error for other differences.
+      problems: all problems that are requested now, in order.
+      requested: the empty manifest of a collection of `problems`. Only the
+        number and the hash of the problems are taken from it. For any other
+        difference `check_same` raises an error later.
     """
-    # The recorded hash, not the ids alone, must match: a changed question or
-    # answer under an old id would make the shards wrong.
+    # Problems are compared by the recorded hash. It covers questions and
+    # answers, because shards would be wrong if one of these had changed under
+    # the same id.
     begun = problems[: self.num_problems]
     is_start = len(begun) == self.num_problems < len(
         problems
@@ -136,16 +145,18 @@ class Manifest:
 def hash_json(value: Any) -> str:
   """Returns the SHA-256 of a JSON-like value, in hex.
 
-  The order of keys does not matter.
+  The order of the keys of a dictionary does not matter.
   """
-  # Fixed separators: the bytes, and so the hash, must not depend on defaults.
+  # Separators are given, so that the bytes, and with them the hash, do not
+  # depend on the defaults of `json`.
   text = json.dumps(value, sort_keys=True, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def hash_problems(problems: Sequence[types.Problem]) -> str:
-  """Returns the SHA-256 over ids, questions and answers, in order."""
-  # The question's hash, so that case and white space do not matter here either.
+  """Returns the SHA-256 over the problems' ids, questions and answers."""
+  # Questions enter by `question_hash`, so that differences in case and white
+  # space do not matter.
   return hash_json(
       [[p.id, splits.question_hash(p.question), p.answer] for p in problems]
   )
@@ -160,19 +171,21 @@ def hash_file(path: pathlib.Path) -> str:
 def replace_file(
     path: pathlib.Path, write: Callable[[pathlib.Path], None]
 ) -> None:
-  """Writes a file atomically: after a crash it has its old or its new content.
+  """Replaces a file atomically: a crash leaves the old or the new content.
 
   Args:
     path: the file; an earlier one is replaced.
-    write: writes the content to the path that it is given.
+    write: a function that writes the new content to the path in its argument.
   """
-  # In the same directory: a rename is atomic only within one file system.
+  # The temporary file is in the same directory, because a rename is atomic only
+  # within one file system.
   temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
   write(temporary)
-  # Content before name, or a crash could leave the new name on an empty file.
+  # The content must be on the disk before the rename. Otherwise a crash could
+  # leave an empty file under the final name.
   _sync(temporary)
   os.replace(temporary, path)
-  _sync(path.parent)  # The rename itself must survive a power failure.
+  _sync(path.parent)  # So that the rename survives a power failure.
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -185,8 +198,9 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def save(directory: pathlib.Path, manifest: Manifest) -> None:
-  """Writes the manifest to `manifest.json`, atomically."""
-  # `settings_hash` is redundant; `load` compares it to detect manual edits.
+  """Writes a manifest to `manifest.json` in `directory`, atomically."""
+  # `settings_hash` follows from the settings. `load` compares the two, to
+  # detect manual edits.
   content = {
       'schema_version': schema.VERSION,
       'settings_hash': manifest.settings_hash,
@@ -197,16 +211,17 @@ def save(directory: pathlib.Path, manifest: Manifest) -> None:
 
 
 def load(directory: pathlib.Path) -> Manifest:
-  """Returns the manifest in `manifest.json`.
+  """Returns the manifest in `manifest.json` of `directory`.
 
   Raises:
-    FileNotFoundError: if there is none.
-    ValueError: if it is damaged, edited, or of another schema version.
+    FileNotFoundError: if the file does not exist.
+    ValueError: if the file is damaged or edited, or has another schema version.
   """
   path = directory / FILE_NAME
   try:
     content = json.loads(path.read_text())
-    # First: another version may have other fields.
+    # The version is checked first, because a manifest of another version may
+    # have other fields.
     schema.check_version(content['schema_version'], str(path))
     written_hash = content['settings_hash']
     manifest = Manifest(
@@ -215,7 +230,7 @@ def load(directory: pathlib.Path) -> Manifest:
         shard_size=content['shard_size'],
         shards=tuple(ShardEntry(**entry) for entry in content['shards']),
         failures=tuple(Failure(**x) for x in content.get('failures', ())),
-        # Absent from older manifests, when all records were ladders.
+        # Older manifests have no kind; all their records are ladders.
         kind=content.get('kind', schema.LADDERS.name),
     )
   except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -236,8 +251,8 @@ def check_same(found: Manifest, requested: Manifest, directory: str) -> None:
 
   Args:
     found: the manifest on disk.
-    requested: the manifest of the collection that is to be resumed.
-    directory: for the message.
+    requested: the manifest that the current settings give.
+    directory: name of the directory, for the error message.
   """
   differences = [
       f'{name}: {a!r} on disk, {b!r} requested'
@@ -251,8 +266,9 @@ def check_same(found: Manifest, requested: Manifest, directory: str) -> None:
 
 
 def _plan(manifest: Manifest) -> dict[str, Any]:
-  """Returns everything but shards and failures, as JSON reads it back."""
-  # The manifest on disk came from JSON; the requested one may hold tuples.
+  """Returns the fields that must agree for a collection to be resumed."""
+  # The round trip through JSON turns tuples into lists, so that the requested
+  # manifest can be compared with one that was read from disk.
   content = {
       'settings': manifest.settings,
       'num_problems': manifest.num_problems,
@@ -263,7 +279,7 @@ def _plan(manifest: Manifest) -> dict[str, Any]:
 
 
 def _differences(a: Any, b: Any, name: str = ''):
-  """Yields (dotted name, a's value, b's value) where the two differ."""
+  """Yields (dotted field name, a's value, b's value) where a and b differ."""
   if isinstance(a, dict) and isinstance(b, dict):
     for key in sorted({*a, *b}):
       path = f'{name}.{key}' if name else key
@@ -276,13 +292,13 @@ def check_kind(manifest: Manifest, kind: schema.Kind, directory: str) -> None:
   """Raises ValueError unless the directory holds records of `kind`."""
   if manifest.kind != kind.name:
     raise ValueError(
-        f'{directory} holds {manifest.kind}; {kind.name} are needed here. Set '
+        f'{directory} holds {manifest.kind}, but {kind.name} are needed. Set '
         'config.data.kind to match, or use another work directory.'
     )
 
 
 def check_shard(directory: pathlib.Path, entry: ShardEntry) -> None:
-  """Raises ValueError, naming the file, unless its hash is the recorded one."""
+  """Raises ValueError, naming the file, if a shard is missing or altered."""
   path = directory / entry.file
   if not path.exists():
     raise ValueError(

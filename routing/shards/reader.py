@@ -15,7 +15,8 @@ def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
   """Returns the manifest of a shard directory.
 
   Raises:
-    ValueError: if there is none, or it is damaged or of another version.
+    ValueError: if there is no manifest, or it is damaged, edited, or of another
+      schema version.
   """
   directory = pathlib.Path(directory)
   try:
@@ -31,9 +32,9 @@ def read_ladders(directory: pathlib.Path | str) -> list[types.Ladder]:
   """Returns all ladders of a complete directory, in the order of the problems.
 
   Raises:
-    ValueError: if the collection is not finished, or holds another kind; or,
-      naming the file, if a shard is missing, truncated, altered or of another
-      schema version.
+    ValueError: if the collection is not finished, or its records are of another
+      kind; or if a shard is missing, truncated, altered or of another schema
+      version (the message names the file).
   """
   return _read_all(pathlib.Path(directory), schema.LADDERS)
 
@@ -52,13 +53,22 @@ def read_shard(
     entry: manifest_lib.ShardEntry,
     kind: schema.Kind,
 ) -> list[Any]:
-  """Returns the records of one shard, for data that does not fit in memory.
+  """Returns the records of one shard.
+
+  Use it for data that does not fit in memory as a whole.
+
+  Args:
+    directory: of the shards.
+    entry: the manifest's entry for the shard.
+    kind: the kind of its records.
 
   Raises:
-    ValueError: if it is missing, truncated, altered or of another version.
+    ValueError: if the file is missing, truncated, altered or of another schema
+      version.
   """
   directory = pathlib.Path(directory)
-  # Before parsing, whose errors for a damaged file do not say what to do.
+  # The hash is checked before the file is parsed, because the parser's errors
+  # for a damaged file do not say what to do.
   manifest_lib.check_shard(directory, entry)
   table = pq.read_table(
       io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
@@ -69,15 +79,18 @@ def read_shard(
 def complete_manifest(
     directory: pathlib.Path | str, kind: schema.Kind
 ) -> manifest_lib.Manifest:
-  """Returns the manifest of a finished collection, to read it shard by shard.
+  """Returns the manifest of a finished collection.
 
   Raises:
-    ValueError: if the collection is not finished, or holds another kind.
+    ValueError: if the collection is not finished, or its records are of another
+      kind.
   """
   manifest = read_manifest(directory)
-  # The kind first, since it explains more than an unfinished collection does.
+  # The kind is checked first: if it is wrong, finishing the collection would
+  # not help.
   manifest_lib.check_kind(manifest, kind, str(directory))
-  # Part of a split would bias what is learned: hard problems take longest.
+  # The records of an unfinished collection would bias what is learned, because
+  # hard problems take longest.
   if not manifest.is_complete:
     rows = sum(shard.rows for shard in manifest.shards)
     raise ValueError(
