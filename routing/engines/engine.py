@@ -182,6 +182,6 @@ def require(engines: Sequence[Engine], **needed: bool | int) -> None:
       if given < minimum:
         raise ValueError(
             f'Engine {engine.name!r} (route {engine.route}) has '
-            f'{name}={given!r}, but the experiment needs {minimum!r}. Use '
-            'another engine, or turn off what needs this capability.'
+            f'{name}={given!r}, but {minimum!r} is needed. Use another engine, '
+            'or turn off what needs this capability.'
         )
