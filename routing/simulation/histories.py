@@ -1,16 +1,18 @@
-"""All histories of a process, and their exact filter over hidden states.
+"""All histories of a process, with exact probabilities of the hidden states.
 
 A history is the sequence of actions and observations before a decision. There
 are few confidence levels and few steps, so every history can be listed, with
 the joint probability of its observations and of each hidden state.
 
-A network observes a history in one of two ways; both end with the one-hot step.
+A network gets one of two feature sets for a history; the last features of both
+are the one-hot number of the step.
 
-- `belief`: the posterior over hidden states. The problem is Markov in it, so a
-  network of the current observation alone can be optimal.
-- `signals`: what a real router has, namely the confidence of the last step and
-  of the draft, the last writer, and the spending. Only their whole sequence is
-  as informative as the belief, so they are for networks with memory.
+- `belief`: the posterior over hidden states. The decision problem is Markov in
+  the posterior, so a network without memory can be optimal.
+- `signals`: what a real router observes: the confidence of the last step and of
+  the draft, the cost so far, and the last writer. Only the whole sequence of
+  these features is as informative as the belief, so they are for networks with
+  memory.
 """
 
 from collections.abc import Sequence
@@ -27,13 +29,17 @@ FEATURES = ('belief', 'signals')
 
 @dataclasses.dataclass(frozen=True)
 class Histories:
-  """The n histories before one decision, successors of a parent side by side.
+  """The n histories before one decision, and their links to earlier histories.
+
+  The successors of one history after one action are adjacent rows.
 
   masses: `[n, S]` float64, P(observations so far, hidden state | actions).
-  parent: `[n]` int32, index of the history one decision earlier; -1 before the
-    first decision.
-  action: `[n]` int32, the action taken there; -1 before the first decision.
-  seen: `[n]` int32, the observation since then, numbered as in `Kernels`.
+  parent: `[n]` int32, index of the same history one decision earlier; -1 before
+    the first decision.
+  action: `[n]` int32, the action taken at the parent; -1 before the first
+    decision.
+  seen: `[n]` int32, the observation after that action, numbered as in
+    `Kernels`.
   """
 
   masses: np.ndarray
@@ -43,7 +49,7 @@ class Histories:
 
 
 def first(kernels: kernels_lib.Kernels) -> Histories:
-  """Returns the histories before the first decision."""
+  """Returns the histories before the first decision, one per observation."""
   num = len(kernels.initial)
   none = np.full(num, -1, np.int32)
   return Histories(
@@ -63,12 +69,12 @@ def successors(
 
   Args:
     kernels: the dynamics.
-    histories: n histories.
-    actions: those that lead to another decision; at least one.
+    histories: n histories before a decision.
+    actions: the actions that lead to another decision; at least one.
 
   Returns:
-    The successors; and `[n, A]` int32, the index of the first successor of a
-    history and action, -1 for actions that are not in `actions`.
+    The successors of all histories; and `[n, A]` int32, the index of the first
+    successor of each history and action, -1 for actions not in `actions`.
   """
   masses, num = histories.masses, len(histories.masses)
   begins = np.full((num, len(kernels.steps)), -1, np.int32)
@@ -77,8 +83,8 @@ def successors(
     # Filter step: P(.., o, s') = sum_s P(.., s) P(o, s' | s, action).
     joint = np.einsum('ns,sck->nck', masses, kernels.steps[action])
     num_seen = joint.shape[1]
-    # Blocks follow by action; within one, by history and then by observation,
-    # so that begins[n, action] + observation is the index of a successor.
+    # Successors are ordered by action, then by history, then by observation. So
+    # begins[n, action] + observation is the index of a successor.
     begins[:, action] = size + num_seen * np.arange(num)
     size += num * num_seen
     blocks.append(
@@ -98,11 +104,11 @@ def observe(
     protocol: protocols.Protocol,
     kind: str,
 ) -> list[np.ndarray]:
-  """Returns the observation at each history, `[n, F]` float32 per decision.
+  """Returns the features of each history, one `[n, F]` float32 per decision.
 
   Args:
-    levels: histories before each of T decisions.
-    process, protocol: those of the histories.
+    levels: the histories before each of T decisions.
+    process, protocol: the process and protocol of the histories.
     kind: one of `FEATURES`.
 
   Raises:
@@ -126,20 +132,24 @@ def observe(
 def uncertainty_weights(
     process: process_lib.Process, protocol: protocols.Protocol
 ) -> np.ndarray:
-  """Returns `[F]` weights of an uncertainty score on `belief` features.
+  """Returns `[F]` weights that make `belief` features an uncertainty score.
 
-  The dot product is the probability that the trace is wrong or, with drafts,
-  that it would be if the draft were kept.
+  The dot product of weights and features is the probability that the trace is
+  wrong or, under a protocol with drafts, that the trace would be wrong if the
+  draft were kept.
   """
-  # Axes of a state: d, e, r and, with drafts, f. Selects the states with f = 1,
-  # or with e = 1 where there are no drafts.
+  # The axes of a state are d, e, r and, with drafts, f. The weight is 1 for the
+  # states with f = 1, or with e = 1 where there are no drafts.
   axes = (len(process.start),) + (2,) * (3 if protocol.has_draft else 2)
   is_wrong = np.indices(axes)[-1 if protocol.has_draft else 1].ravel()
   return np.append(is_wrong, np.zeros(process.num_steps)).astype(np.float32)
 
 
 def _posterior(masses: np.ndarray) -> np.ndarray:
-  """Returns `[n, S]` posteriors; zeros for histories of probability 0."""
+  """Returns P(hidden state | history), `[n, S]`, from joint `masses` `[n, S]`.
+
+  Histories of probability 0 get zeros.
+  """
   chance = masses.sum(axis=-1, keepdims=True)
   return masses / np.where(chance > 0, chance, 1.0)
 
@@ -149,10 +159,13 @@ def _signals(
     process: process_lib.Process,
     protocol: protocols.Protocol,
 ) -> list[np.ndarray]:
-  """Returns `[n, 3 + A]` per decision.
+  """Returns the `signals` of each history, one `[n, 3 + A]` per decision.
 
-  Columns: confidence of the last step and of the draft, in [-1, 1] and 0 where
-  there is none; cost so far; one-hot last writer.
+  Columns: confidence of the last step, and of the draft, each in [-1, 1] and 0
+  if there is no such step; cost so far; last writer, one-hot (zeros at first).
+
+  Args:
+    levels, process, protocol: as in `observe`.
   """
   scale = np.linspace(-1.0, 1.0, process.num_levels)
   num = len(levels[0].seen)
@@ -162,11 +175,13 @@ def _signals(
   columns = [np.column_stack([last, draft, spent, writers])]
   costs = process_lib.action_costs(process, protocol)
   for step, level in enumerate(levels[1:]):
-    # After a rewrite an observation is new step * L + next draft. After a kept
-    # draft it is the next draft alone, which `divmod` leaves as it is.
+    # With drafts, the observation after a rewrite is (level of the new step) *
+    # L + (level of the next draft). After a kept draft the observation is the
+    # level of the next draft alone; it is below L, so `divmod` gives (0, level).
     new, drafted = np.divmod(level.seen, process.num_levels)
     if protocol.has_draft:
-      is_kept = level.action == 0  # The draft has become the last step.
+      # A draft that is kept becomes the last step.
+      is_kept = level.action == 0
       last = np.where(is_kept, draft[level.parent], scale[new])
       draft = scale[drafted]
     else:

@@ -1,9 +1,10 @@
 """Exact values of policies on the history tree of a simulated process.
 
-Level t of the history tree has all histories before decision t. A policy that
-depends on its history alone has a value that is a finite sum over the tree. The
-best such policy follows by dynamic programming from the last level. It bounds
-every learner, since no network can use more than its history.
+Level t of the history tree has all histories before decision t: sequences of
+observations and actions. If a policy depends on the history alone, its expected
+outcomes are a finite sum over the tree. Dynamic programming from the last level
+finds the best such policy, which no trained router can exceed: a network knows
+no more than the history.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from routing.simulation import histories as histories_lib
 from routing.simulation import kernels as kernels_lib
 from routing.simulation import process as process_lib
 
+# Largest number of histories before one decision, a limit on memory.
 MAX_HISTORIES = 2_000_000
 
-# Per level `[n, A]`: action probabilities at each history.
+# Action probabilities at each history, one array `[n, A]` per level.
 Policy = Sequence[np.ndarray]
 
 
@@ -41,16 +43,20 @@ class Values(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """The n histories before one decision, successors of a parent side by side.
+  """The n histories before one decision, and their links to other levels.
 
-  features: `[n, F]` float32, the observation of a network.
-  chance: `[n]`, P(observations so far | actions).
+  The successors of one history after one action are adjacent rows.
+
+  features: `[n, F]` float32, input of a network at this decision.
+  chance: `[n]`, P(observations so far | actions so far).
   gains: `[n, A, 3]`, `chance` times the immediate `Values` of an action: its
-    cost and, if it is final, the outcome of the answer.
-  parent: `[n]` int32, index in the level before; -1 at the first level.
-  action: `[n]` int32, the action taken there; -1 at the first level.
-  begins: `[n, A]` int32, index in the next level of an action's first
-    successor; the others follow in the order of observations. -1 if final.
+    cost and, if the action is final, the outcome of the answer.
+  parent: `[n]` int32, index of the earlier history in the level before; -1 at
+    the first level.
+  action: `[n]` int32, the action taken at the parent; -1 at the first level.
+  begins: `[n, A]` int32, index in the next level of the first successor after
+    each action; other successors follow in the order of their observations. -1
+    if the action is final.
   """
 
   features: np.ndarray
@@ -67,7 +73,8 @@ class HistoryTree:
   """All histories of a process under a protocol; a pytree, for use under jit.
 
   levels: T levels, one per decision.
-  process, protocol: those of the histories; static under jit.
+  process, protocol: the process and protocol of the histories; static under
+    jit.
   """
 
   levels: tuple[Level, ...]
@@ -82,8 +89,8 @@ def build(
 ) -> HistoryTree:
   """Builds the history tree of a process under a protocol.
 
-  A history has L successors under `escalate`, A L under `switch`, and
-  L + (A - 1) L^2 under `redraft`.
+  With L confidence levels and A routes, a history has L successors under
+  `escalate`, A L under `switch`, and L + (A - 1) L^2 under `redraft`.
 
   Args:
     process, protocol: the dynamics, and who may write which step.
@@ -97,7 +104,7 @@ def build(
   continuing = [
       a for a in range(process.num_routes) if not protocol.is_absorbing(a)
   ]
-  # The last level is the largest; checked before memory is spent on it.
+  # The size of the last level, the largest, is checked before any is built.
   growth = sum(kernels.steps[a].shape[1] for a in continuing)
   size = len(kernels.initial) * growth ** (num_steps - 1)
   if size > MAX_HISTORIES:
@@ -140,14 +147,15 @@ def build(
 def _gains(
     masses: np.ndarray, ends: np.ndarray, costs: np.ndarray
 ) -> np.ndarray:
-  """Returns the `gains` of a `Level`.
+  """Returns the `gains` `[n, A, 3]` of a `Level`.
 
   Args:
-    masses: `[n, S]`.
-    ends: `[A, S, 2]`, NaN for actions that are not final.
-    costs: `[A]`.
+    masses: `[n, S]`, P(observations so far, hidden state | actions).
+    ends: `[A, S, 2]`, probabilities of a right answer and of a relative loss
+      after each action; NaN for actions that are not final.
+    costs: `[A]`, cost of each action.
   """
-  # An action that is not final brings no answer yet, hence 0 for NaN.
+  # An action that is not final gives no answer yet, so NaN becomes 0.
   answers = np.einsum('ns,asv->nav', masses, np.nan_to_num(ends))
   paid = masses.sum(axis=-1)[:, None] * costs
   return np.stack([answers[..., 0], paid, answers[..., 1]], axis=-1)
@@ -156,7 +164,7 @@ def _gains(
 def constant(
     tree: HistoryTree, probabilities: Sequence[float]
 ) -> list[np.ndarray]:
-  """Returns the policy with the same `[A]` probabilities at every history."""
+  """Returns the policy with the same `[A]` `probabilities` at every history."""
   return [
       np.tile(np.asarray(probabilities, np.float64), (len(level.chance), 1))
       for level in tree.levels
@@ -166,12 +174,14 @@ def constant(
 def thresholded(
     tree: HistoryTree, scores: Sequence[np.ndarray], kappa: float
 ) -> list[np.ndarray]:
-  """Returns the policy of the largest route where score >= kappa, else route 0.
+  """Returns the policy that takes the largest route where score >= kappa.
+
+  Where the score is lower, the policy takes route 0.
 
   Args:
-    tree: T levels.
-    scores: per level `[n]`.
-    kappa: -inf always takes the largest route.
+    tree: the history tree, T levels.
+    scores: score of each history, one array `[n]` per level.
+    kappa: threshold; -inf always takes the largest route.
   """
   policy = []
   for level, score in zip(tree.levels, scores, strict=True):
@@ -183,17 +193,18 @@ def thresholded(
 
 
 def evaluate(tree: HistoryTree, policy: Policy) -> Values:
-  """Returns the exact values of a policy.
+  """Returns the exact expected outcomes of a policy.
 
   Args:
-    tree: T levels.
+    tree: the history tree, T levels.
     policy: per level `[n, A]` action probabilities.
 
   Raises:
-    ValueError: if a table has another shape.
+    ValueError: if an array of `policy` does not have the shape of its level.
   """
-  # V_t(h) = sum_a pi(a | h) Q_t(h, a), from the last level back. All carry the
-  # factor `chance`, so the value at the root is a plain sum over level 0.
+  # V_t(h) = sum_a pi(a | h) Q_t(h, a), from the last level to the first. V_t
+  # and Q_t are multiplied by the history's `chance`, so the value of the policy
+  # is a plain sum over the histories of level 0.
   after = None
   for t in reversed(range(len(tree.levels))):
     values = action_values(tree, t, after)
@@ -213,19 +224,19 @@ def best_response(
   """Returns the policy that maximises a weighted sum of its `Values`.
 
   Args:
-    tree: T levels.
+    tree: the history tree, T levels.
     weights: 3 weights, in the order of `Values`.
 
   Returns:
-    The policy, deterministic, with the smallest of equally good routes; and its
-    values.
+    A deterministic policy, which takes the smallest of equally good routes; and
+    the policy's `Values`.
   """
-  # Dynamic programming (Bellman). A vector value is carried, but actions are
-  # compared by its weighted sum.
+  # Dynamic programming (Bellman). Values are vectors of 3 outcomes; actions are
+  # compared by the weighted sum of their vector.
   policy, after = [], None
   for t in reversed(range(len(tree.levels))):
     values = action_values(tree, t, after)
-    # The first maximum: among equally good routes the smallest.
+    # `argmax` returns the first maximum: the smallest of equally good routes.
     best = np.argmax(values @ np.asarray(weights), axis=-1)
     policy.append(np.eye(values.shape[1])[best])
     after = np.take_along_axis(values, best[:, None, None], axis=1)[:, 0]
@@ -240,24 +251,24 @@ def action_values(
     Q_t(h, a) = gains_t(h, a) + sum over successors h' of (h, a): V_{t+1}(h')
 
   Args:
-    tree: T levels.
-    t: the decision.
-    after: `[n', 3]`, V_{t+1} of the policy at the next level, times `chance`;
-      None at the last level.
+    tree: the history tree, T levels.
+    t: number of the decision, in 0..T-1.
+    after: `[n', 3]`, values V_{t+1} of the histories at the next level, each
+      times its `chance`; None at the last level.
   """
   values = tree.levels[t].gains.copy()
   if after is not None:
     coming = tree.levels[t + 1]
-    # Unbuffered: a (parent, action) pair occurs once per observation, and
-    # `values[index] += after` would keep only one of them.
+    # A pair (parent, action) occurs once per observation. `np.add.at` adds all
+    # of these; `values[index] += after` would add only one of them.
     np.add.at(values, (coming.parent, coming.action), after)
   return values
 
 
 def reached(tree: HistoryTree, policy: Policy) -> list[np.ndarray]:
-  """Returns per level `[n]`, P(a policy reaches the history)."""
-  # Probability of the actions, prod pi(a | h); that of the observations is in
-  # `chance`.
+  """Returns P(the policy reaches each history), one array `[n]` per level."""
+  # P(history) = `chance` * prod pi(a | h), the probability of the observations
+  # times that of the actions. `taken` is the second factor.
   taken = [np.ones(len(tree.levels[0].chance))]
   for level, probabilities in zip(tree.levels[1:], policy, strict=False):
     taken.append(
@@ -267,10 +278,16 @@ def reached(tree: HistoryTree, policy: Policy) -> list[np.ndarray]:
 
 
 def histories(tree: HistoryTree, t: int) -> np.ndarray:
-  """Returns `[n, t + 1, F]`, the observations up to each history of level t."""
+  """Returns the features at decisions 0..t of each history, `[n, t + 1, F]`.
+
+  Args:
+    tree: the history tree, T levels.
+    t: level of the n histories.
+  """
   rows = np.arange(len(tree.levels[t].chance))
   sequence = []
-  # From the last observation to the first, along the parents.
+  # The features are collected from decision t back to decision 0, along the
+  # parents.
   for level in reversed(tree.levels[: t + 1]):
     sequence.append(level.features[rows])
     rows = level.parent[rows]

@@ -6,13 +6,14 @@ the difficulty. One wrong step makes the trace wrong, and it stays wrong unless
 a later step repairs it. The answer is right if the trace is right at the end.
 
 A router sees only the confidence of a step: a discrete level whose distribution
-depends on the difficulty and on whether the trace is right. So it is
-informative, but not sufficient.
+depends on the difficulty and on whether the trace is right. So the confidence
+is informative about both, but does not determine them.
 
 Each step has one random draw per route, made before any decision (common random
-numbers). So the largest model's own answer exists beside the routed one, as for
-a recorded problem: a router that always takes the largest route has no relative
-loss, and a kept draft is the step that the small model would have written.
+numbers). So every problem has the largest model's own answer, its *reference*,
+beside the routed answer, as a recorded problem has. A router that always takes
+the largest route has no relative loss, and a draft that is kept is the step
+that the small model would have written.
 """
 
 import dataclasses
@@ -21,18 +22,20 @@ import numpy as np
 
 from routing import protocols
 
+# A matrix, as tuples of its rows.
 Table = tuple[tuple[float, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """The parameters of the process: errors, confidence and prices.
+  """The parameters of a process: difficulties, errors, confidence and prices.
 
   Axes: D difficulties, L confidence levels, A routes. The default has 2 routes.
 
-  num_steps: T >= 1.
+  num_steps: T >= 1, steps of every trace.
   start: `[D]`, distribution of the first step's difficulty, easiest first.
-  moves: `[D][D]`, distribution of the next difficulty, given this one.
+  moves: `[D][D]`, distribution of the next step's difficulty (last axis), given
+    the difficulty of this step.
   right: `[A][D]`, probability that a route's step leaves a right trace right.
   repair: `[A]`, probability that a route's step makes a wrong trace right.
   confidence: `[D][2][L]`, distribution of the confidence level, lowest first,
@@ -40,8 +43,8 @@ class Process:
   prices: `[A]`, price of a step, in any unit.
   """
 
-  # Tuples, not arrays: a process must be hashable, as a static field of the
-  # pytree `history_tree.HistoryTree`.
+  # The fields are tuples, not arrays: a process must be hashable, since it is a
+  # static field of the pytree `history_tree.HistoryTree`.
 
   num_steps: int = 5
   start: tuple[float, ...] = (0.5, 0.3, 0.2)
@@ -104,19 +107,22 @@ class Process:
   @property
   def step_costs(self) -> np.ndarray:
     """`[A]` costs of one step, as fractions of the all-large cost."""
-    # All-large cost: T steps of the largest model.
+    # The all-large cost is that of T steps of the largest model.
     return np.asarray(self.prices) / (self.num_steps * self.prices[-1])
 
   @property
   def stays_right(self) -> np.ndarray:
-    """`[A, D, 2]` P(trace right after a step | it was right (0), wrong (1))."""
+    """`[A, D, 2]` P(the trace is right after a step), by route and difficulty.
+
+    Last axis: the trace was right (0) or wrong (1) before the step.
+    """
     right = np.asarray(self.right)
     repair = np.broadcast_to(np.asarray(self.repair)[:, None], right.shape)
     return np.stack([right, repair], axis=-1)
 
 
 def three_routes(num_steps: int = 4) -> Process:
-  """Returns a variant of the default process with a middle model."""
+  """Returns a variant of the default process with a model of medium size."""
   return Process(
       num_steps=num_steps,
       right=((0.995, 0.8, 0.4), (0.996, 0.92, 0.6), (0.998, 0.97, 0.9)),
@@ -126,20 +132,23 @@ def three_routes(num_steps: int = 4) -> Process:
 
 
 def uninformative(process: Process) -> Process:
-  """Returns the process with one confidence level, which says nothing.
+  """Returns the process with a single confidence level, hence no information.
 
-  Its best policy is a plan that is fixed in advance.
+  The best policy for this process is a plan that is fixed in advance.
   """
-  # One level, of probability 1 for every difficulty, right or wrong.
+  # The single level has probability 1 for every difficulty and for right and
+  # wrong traces.
   says_nothing = (((1.0,), (1.0,)),) * len(process.start)
   return dataclasses.replace(process, confidence=says_nothing)
 
 
 def action_costs(process: Process, protocol: protocols.Protocol) -> np.ndarray:
-  """Returns `[T, A]` costs from one decision up to the next, by action.
+  """Returns `[T, A]` costs of taking action a at decision t.
 
-  They are fractions of the all-large cost. The draft that is shown at the next
-  decision is included; the first draft belongs to step 0.
+  The cost is a fraction of the all-large cost. It includes the step that the
+  action makes a model write, or all steps that are left after a hand-over for
+  good; the small model's draft that is shown at the next decision; and at
+  decision 0 also the first draft.
   """
   num_steps, routes = process.num_steps, np.arange(process.num_routes)
   ends = np.array([protocol.is_absorbing(a) for a in routes])
@@ -148,8 +157,9 @@ def action_costs(process: Process, protocol: protocols.Protocol) -> np.ndarray:
   written = np.where(ends, left, 1)  # [T, A]
   if not protocol.has_draft:
     return process.step_costs * written
-  # The first draft at step 0; the next draft if there is a next decision.
+  # Number of drafts charged, [T, A]: the first draft at step 0, and the next
+  # draft if there is a next decision.
   drafts = (left == num_steps) + 1 * ((left > 1) & ~ends)
-  # A kept draft (route 0) is paid when it is shown, so it costs nothing here.
+  # Route 0 keeps the draft, which was charged when it was drafted.
   rewritten = np.where(routes > 0, process.step_costs * written, 0.0)
   return process.step_costs[0] * drafts + rewritten

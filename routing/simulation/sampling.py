@@ -1,8 +1,9 @@
 """Draws problems, ladders and trajectories from a simulated process.
 
-Hidden states are drawn and steps are written one after another. The history
-tree gives only the index of a sampled history, and thus its features, but none
-of its probabilities are used. So samples are an independent check of the tree.
+Hidden states are drawn, and steps are written one after another. The history
+tree is used only to look up the features of a sampled history; none of the
+tree's probabilities are used. So the samples are an independent check of the
+exact values that are computed on the tree.
 """
 
 from collections.abc import Callable
@@ -17,16 +18,18 @@ from routing import types
 from routing.simulation import history_tree as tree_lib
 from routing.simulation import process as process_lib
 
-# (t, [B] histories of level t) -> [B, A] action probabilities.
+# A behaviour policy: function of the decision t and of `[B]` indices of
+# histories in level t of the history tree; returns `[B, A]` action
+# probabilities.
 Behaviour = Callable[[int, chex.Array], chex.Array]
 
 
 class Noise(NamedTuple):
-  """The random draws of B problems, independent of all decisions.
+  """The random draws of B problems, made before and without any decision.
 
-  difficulty: `[B, T]` int32.
-  writing: `[B, T, A]` float32 in [0, 1), one draw per route's step. The step is
-    right if the draw is below the probability of a right step.
+  difficulty: `[B, T]` int32, difficulty of each step.
+  writing: `[B, T, A]` float32 in [0, 1), one draw per step and route. A route's
+    step leaves the trace right if the draw is below `Process.stays_right`.
   looks: `[B, T, 2]` float32 in [0, 1), draws for the confidence of the small
     model's step (0) and of any other model's step (1).
   """
@@ -37,7 +40,7 @@ class Noise(NamedTuple):
 
 
 def draw(process: process_lib.Process, rng: chex.PRNGKey, num: int) -> Noise:
-  """Draws the noise of `num` problems; consumes `rng`."""
+  """Draws the `Noise` of `num` problems; consumes `rng`."""
   first, moving, writing, looking = jax.random.split(rng, 4)
   moves = jnp.log(jnp.asarray(process.moves))  # `categorical` takes logits.
   path = [
@@ -63,14 +66,14 @@ def write(
     is_wrong: chex.Array,
     writer: chex.Array | int,
 ) -> jax.Array:
-  """Returns `[B]` bool, whether the trace is wrong after a step.
+  """Writes one step of B traces; returns `[B]` bool, the trace is wrong then.
 
   Args:
     process: the dynamics.
-    noise: the random draws of the problems.
-    step: in 0..T-1.
-    is_wrong: `[B]` bool, whether the trace was wrong before.
-    writer: the route that writes the step, or `[B]` of them.
+    noise: the random draws of the B problems.
+    step: number of the step, in 0..T-1.
+    is_wrong: `[B]` bool, the trace was wrong before the step.
+    writer: the route that writes the step: an int, or `[B]` int.
   """
   rows = jnp.arange(len(is_wrong))
   probabilities = jnp.asarray(process.stays_right)[
@@ -80,47 +83,57 @@ def write(
 
 
 def _level(process, noise, step, is_wrong, *, is_small) -> jax.Array:
-  """Returns `[B]` int32, the confidence level of a step.
+  """Draws the confidence level of a step, `[B]` int32.
 
   Args:
     process, noise, step: as in `write`.
-    is_wrong: `[B]` bool, whether the trace is wrong after the step.
-    is_small: bool or `[B]`, whether the small model wrote it.
+    is_wrong: `[B]` bool, the trace is wrong after the step.
+    is_small: bool or `[B]` bool, the small model wrote the step.
   """
   probabilities = jnp.asarray(process.confidence)[
       noise.difficulty[:, step], is_wrong.astype(jnp.int32)
   ]
-  # Two draws, since a draft may be seen and then rewritten: given the trace,
-  # the confidence of the rewritten step is independent of the draft's.
+  # There are two draws per step, since a router may see the confidence of a
+  # draft and of the step that replaces it. Given the trace, the two levels are
+  # independent.
   look = jnp.where(is_small, noise.looks[:, step, 0], noise.looks[:, step, 1])
-  # Inverse of the cumulative distribution. Without its last entry, since a sum
-  # that rounds to below 1 would give level L.
+  # The level is drawn by inverting the cumulative distribution. The last entry
+  # of this distribution is left out: if rounding made it less than 1, a draw
+  # above it would give level L, which does not exist.
   bounds = jnp.cumsum(probabilities[:, :-1], axis=-1)
   return jnp.sum(look[:, None] >= bounds, axis=-1)
 
 
 def _draft(process, noise, step, is_wrong) -> jax.Array:
-  """Returns `[B]` int32, the confidence level of the small model's draft."""
+  """Drafts a step by the small model; returns its confidence, `[B]` int32.
+
+  Args:
+    process, noise, step, is_wrong: as in `write`.
+  """
   drafted = write(process, noise, step, is_wrong, 0)
   return _level(process, noise, step, drafted, is_small=True)
 
 
 def _next_histories(tree, noise, t, histories, actions, is_wrong) -> jax.Array:
-  """Returns `[B]` histories of level t + 1; 0 if no decision follows.
+  """Returns the `[B]` int32 indices of histories in level t + 1 of the tree.
 
   Args:
-    tree: of the process.
-    noise: the random draws of the problems.
-    t: the decision just taken.
-    histories, actions: `[B]`, at that decision.
-    is_wrong: `[B]` bool, whether the trace is wrong after the step.
+    tree: the history tree of the process.
+    noise: the random draws of the B problems.
+    t: number of the decision just taken.
+    histories, actions: `[B]` int32, indices of histories in level t, and the
+      actions taken there.
+    is_wrong: `[B]` bool, the trace is wrong after the step.
+
+  Returns:
+    The indices; 0, as padding, after an action that no decision follows.
   """
   process = tree.process
   is_small = actions == 0
   seen = _level(process, noise, t, is_wrong, is_small=is_small)
   if tree.protocol.has_draft:
     draft = _draft(process, noise, t + 1, is_wrong)
-    # Numbered as in `kernels.Kernels.steps`.
+    # Observations are numbered as in `kernels.Kernels.steps`.
     seen = jnp.where(is_small, draft, seen * process.num_levels + draft)
   begins = jnp.asarray(tree.levels[t].begins)[histories, actions]
   return jnp.where(begins < 0, 0, begins + seen)
@@ -135,16 +148,16 @@ def rollout(
   """Draws `num` trajectories under a behaviour policy; for use under jit, vmap.
 
   Args:
-    tree: of a process under a protocol.
+    tree: the history tree of a process under a protocol.
     behaviour: the behaviour policy, e.g. from `follow`.
     rng: consumed.
-    num: B.
+    num: B, number of trajectories.
   """
   process, protocol = tree.process, tree.protocol
   noise_key, action_key = jax.random.split(rng)
   noise = draw(process, noise_key, num)
   costs = jnp.asarray(process_lib.action_costs(process, protocol), jnp.float32)
-  largest = process.num_routes - 1  # Writes the whole reference trace.
+  largest = process.num_routes - 1  # This route writes the reference trace.
   is_wrong = reference_is_wrong = jnp.zeros(num, bool)
   is_asked, writer = jnp.ones(num, bool), jnp.zeros(num, jnp.int32)
   histories = jnp.zeros(num, jnp.int32)
@@ -160,15 +173,16 @@ def rollout(
     rows.append(
         dict(
             features=jnp.asarray(level.features)[histories] * is_asked[:, None],
-            mask=is_asked,  # Padding after a hand-over: 0, probability 1.
+            mask=is_asked,  # After a hand-over: padding, action probability 1.
             actions=jnp.where(is_asked, actions, 0),
             behaviour=jnp.where(is_asked, taken, 1.0),
             costs=jnp.where(is_asked, costs[t][actions], 0.0),
         )
     )
-    writer = jnp.where(is_asked, actions, writer)  # Stays after a hand-over.
+    # After a hand-over for good the same route writes all further steps.
+    writer = jnp.where(is_asked, actions, writer)
     is_wrong = write(process, noise, t, is_wrong, writer)
-    # Under the same noise, so that loss and gain are paired.
+    # The reference uses the same noise, so that loss and gain are paired.
     reference_is_wrong = write(process, noise, t, reference_is_wrong, largest)
     is_asked &= ~jnp.asarray(protocol.is_absorbing(actions))
     if t + 1 < process.num_steps:
@@ -194,9 +208,9 @@ def sample_ladders(
   """Draws the ladders of `num` problems: the small trace and all hand-overs.
 
   Args:
-    tree: of a process under `escalate`.
+    tree: the history tree of a process under `escalate`.
     rng: consumed.
-    num: B.
+    num: B, number of problems.
 
   Raises:
     ValueError: if the protocol is not `escalate`.
@@ -216,7 +230,8 @@ def sample_ladders(
   features, wrong = [], []
   for t, level in enumerate(tree.levels):
     features.append(jnp.asarray(level.features)[histories])
-    # Before the small model's step: a hand-over at t replaces that step.
+    # Hand-overs at t are evaluated before the small model writes step t, since
+    # the larger route writes step t instead.
     wrong.append([_end(process, noise, t, is_wrong, a) for a in larger])
     is_wrong = write(process, noise, t, is_wrong, 0)
     if t + 1 < num_steps:
@@ -225,7 +240,8 @@ def sample_ladders(
   # The largest model's own answer is its hand-over at the first decision.
   is_reference_right = ~wrong[:, 0, -1]
   costs = process_lib.action_costs(process, protocol)
-  # Staying until t, then handing over: `before` excludes step t itself. [T, 1]
+  # A hand-over at t costs the small model's steps before t, `before` [T, 1],
+  # and the larger route's steps from t on.
   before = np.cumsum(costs[:, :1], axis=0) - costs[:, :1]
   handover = jnp.broadcast_to(
       (before + costs[:, 1:]).astype(np.float32), wrong.shape
@@ -243,12 +259,13 @@ def sample_ladders(
 
 
 def _with_stay(handover: jax.Array, stay: jax.Array) -> jax.Array:
-  """Returns `[B, T, A]` float32 outcomes from those of hand-overs and staying.
+  """Joins outcomes of hand-overs and of the small trace to `[B, T, A]` float32.
 
   Args:
-    handover: `[B, T, A - 1]`.
-    stay: `[B]`, outcome of the small trace. It goes to the last decision, as
-      staying ends the answer there only; 0 at others (see `OutcomeBatch`).
+    handover: `[B, T, A - 1]`, outcome of each hand-over.
+    stay: `[B]`, outcome of the small trace. It is stored as route 0 at the last
+      decision, where staying ends the answer. At earlier decisions route 0 has
+      outcome 0 (see `types.OutcomeBatch`).
   """
   stays = jnp.zeros(handover.shape[:2]).at[:, -1].set(stay)
   return jnp.concatenate(
@@ -257,9 +274,12 @@ def _with_stay(handover: jax.Array, stay: jax.Array) -> jax.Array:
 
 
 def _end(process, noise, step, is_wrong, route) -> jax.Array:
-  """Returns `[B]` bool, whether the answer is wrong if `route` ends it.
+  """Returns `[B]` bool: the answer is wrong if `route` writes it to the end.
 
-  `route` writes all steps from `step` on.
+  Args:
+    process, noise, is_wrong: as in `write`.
+    step: the first step that `route` writes.
+    route: the route that writes all steps from `step` on.
   """
   for t in range(step, process.num_steps):
     is_wrong = write(process, noise, t, is_wrong, route)
@@ -267,8 +287,9 @@ def _end(process, noise, step, is_wrong, route) -> jax.Array:
 
 
 def follow(policy: tree_lib.Policy) -> Behaviour:
-  """Returns the behaviour policy of per-level `[n, A]` probabilities."""
-  # Once, outside the returned function, which is traced at every level.
+  """Returns a policy on the history tree as a `Behaviour` for `rollout`."""
+  # The tables are converted once here, and not in the returned function, which
+  # is traced at every level.
   tables = [jnp.asarray(table, jnp.float32) for table in policy]
   return lambda t, histories: tables[t][histories]
 
@@ -278,12 +299,13 @@ def random_rates(
 ) -> Behaviour:
   """Returns a random behaviour policy with one hand-over rate per trajectory.
 
-  The rates are uniform in [0, 1], so that the data cover all mean costs.
+  The rates are uniform in [0, 1], so that the data cover all mean costs. A
+  hand-over goes to each larger route with equal probability.
 
   Args:
-    process: of the trajectories.
+    process: the process to collect from.
     rng: consumed.
-    num: B.
+    num: B, number of trajectories.
   """
   rates = jax.random.uniform(rng, (num, 1))
   larger = jnp.full(
