@@ -80,7 +80,7 @@ class DirectoryTest(parameterized.TestCase):
     ladders = scripted_pair.make_ladders(3)
     _write(self.directory, ladders)
     before = self._files()
-    with self.assertRaisesRegex(ValueError, 'holds ladders; rollouts are'):
+    with self.assertRaisesRegex(ValueError, 'holds ladders, but rollouts are'):
       reader.read_rollouts(self.directory)
     with self.assertRaisesRegex(
         ValueError, "kind: 'ladders' on disk, 'rollout"

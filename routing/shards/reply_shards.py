@@ -1,4 +1,8 @@
-"""Shards of replies: one row per problem, written and checked like others."""
+"""Writes and reads shards of replies; each row has the replies on one problem.
+
+A reply is the step that one model writes next after a trace; see
+`rollout.all_replies`.
+"""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -18,7 +22,8 @@ from routing.shards import reader
 from routing.shards import schema
 from routing.shards import writer
 
-# Kept out of `schema`, so that reading ladders imports no engine code.
+# These types are not in `shards.schema`, because that module would then import
+# engine code, which readers of ladders do not need.
 REPLY = pa.struct(
     [
         ('trace', pa.string()),
@@ -30,15 +35,17 @@ CACHE = pa.struct([('block', pa.int32()), ('keeps_all', pa.bool_())])
 
 
 def _encode_items(items: Sequence[all_replies.Reply]) -> pa.StructArray:
+  """Returns replies as an Arrow array of type `REPLY`."""
   steps = columns.encode_steps([item.step for item in items])
   return columns.encode(REPLY, items, {'step': steps})
 
 
 def _decode_items(structs: pa.StructArray) -> list[all_replies.Reply]:
+  """Returns the replies in an Arrow array of type `REPLY`."""
   traces = structs.field('trace').to_pylist()
   steps = columns.decode_steps(structs.field('step'))
   ids = structs.field('prompt_ids').to_pylist()
-  # Null ids (not known) differ from an empty list.
+  # Null means that the token ids are not known, which is not an empty list.
   return [
       all_replies.Reply(trace, step, None if x is None else tuple(x))
       for trace, step, x in zip(traces, steps, ids, strict=True)
@@ -46,10 +53,12 @@ def _decode_items(structs: pa.StructArray) -> list[all_replies.Reply]:
 
 
 def _encode(records: Sequence[all_replies.Replies]) -> dict[str, Any]:
+  """Returns the columns of a table of replies, one row per problem."""
   rows = [record.replies for record in records]
   return {
       'replies': columns.nest_all(rows, _encode_items),
-      # Once per problem; they differ between routes, not between replies.
+      # The cache rules are stored once per problem: they differ between routes,
+      # not between replies.
       'caches': [
           [dataclasses.asdict(cache) for cache in record.caches]
           for record in records
@@ -58,6 +67,7 @@ def _encode(records: Sequence[all_replies.Replies]) -> dict[str, Any]:
 
 
 def _decode(table: pa.Table, problems) -> list[all_replies.Replies]:
+  """Returns the replies on each problem of a table; inverts `_encode`."""
   rows = columns.unnest(table['replies'], _decode_items)
   caches = table['caches'].to_pylist()
   return [
@@ -79,21 +89,24 @@ REPLIES = schema.Kind(
 
 
 class ReplyWriter(writer.Writer):
-  """A writer of `rollout.all_replies.Replies`."""
+  """A writer of shards of `rollout.all_replies.Replies`."""
 
   kind = REPLIES
 
 
 def read(directory: pathlib.Path | str) -> Iterator[all_replies.Replies]:
-  """Yields the records of a directory in order, even of an unfinished one.
+  """Yields the replies on each problem of a directory, in order.
+
+  The collection need not be finished.
 
   Raises:
-    ValueError: if the directory has no manifest or holds another kind; or,
-      naming the file, if a shard is missing or altered.
+    ValueError: if the directory has no manifest, or its records are of another
+      kind; or if a shard is missing or altered (the message names the file).
   """
   manifest = reader.read_manifest(directory)
   manifest_lib.check_kind(manifest, REPLIES, str(directory))
-  # Completeness is not needed: missing replies are generated when asked for.
+  # An unfinished collection can be used, because an engine generates a missing
+  # reply when a router needs it.
   for entry in manifest.shards:
     yield from reader.read_shard(directory, entry, REPLIES)
 
@@ -102,11 +115,11 @@ def remember(
     records: Iterable[all_replies.Replies],
     memories: Sequence[memoized.Memory],
 ) -> None:
-  """Adds replies to the memories of memoized engines.
+  """Adds replies to the memories from which memoized engines answer requests.
 
   Args:
-    records: the replies.
-    memories: `[A]`, the memory of each route.
+    records: the replies on each problem.
+    memories: `[A]`, the memory of each route's engine.
   """
   for record in records:
     for reply in record.replies:

@@ -1,9 +1,9 @@
-"""Two kinds of shards as Arrow tables with one row per problem.
+"""Converts ladders and rollouts to Arrow tables with one row per problem.
 
-Kind 'ladders' holds all that training needs in `escalate`; kind 'rollouts'
-holds trajectories of a behaviour policy in any protocol. Kind 'replies' is
-defined in `shards.reply_shards`. Each row is self-contained: nothing in a shard
-refers to another file.
+Shards of the kind 'ladders' have everything that training needs in `escalate`.
+Shards of the kind 'rollouts' have trajectories of a behaviour policy in any
+protocol. The kind 'replies' is defined in `shards.reply_shards`. Each row is
+self-contained: nothing in a shard refers to another file.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ import pyarrow as pa
 from routing import types
 from routing.shards import columns
 
-# Increase it with every change of columns or of their meaning. In version 3
-# answers are written to the end after the last decision, and replies hold the
-# token ids of their prompts.
+# Version of the file format; increase it with every change of the columns or of
+# their meaning. Since version 3, the last chosen route writes the answer to its
+# end after the last decision, and replies have the token ids of their prompts.
 VERSION = 3
 _VERSION_KEY = b'routing.schema_version'
 
@@ -38,10 +38,10 @@ TRAJECTORY = pa.struct(
 class Kind:
   """A kind of record, with its conversion to a table and back.
 
-  name: name in the manifest, and prefix of file names.
-  fields: the columns besides those of the problem.
-  encode: records -> column name -> column, for each of `fields`.
-  decode: (table, its problems) -> records.
+  name: name of the kind in the manifest; shard files begin with it.
+  fields: (name, type) of each column in addition to those of the problem.
+  encode: records -> {column name: column}, for each of `fields`.
+  decode: (table, the problem of each row) -> records.
   """
 
   name: str
@@ -51,8 +51,9 @@ class Kind:
 
   @property
   def schema(self) -> pa.Schema:
-    """The columns of a table, with the schema version in the metadata."""
-    # In the file as well, since a shard may be moved without its manifest.
+    """The schema of a table, with the schema version in its metadata."""
+    # The version is in each file, not only in the manifest, because a shard may
+    # be moved without its manifest.
     return pa.schema(
         [*columns.PROBLEM, *self.fields],
         metadata={_VERSION_KEY: str(VERSION)},
@@ -64,20 +65,21 @@ class Kind:
     Raises:
       ValueError: if a step's log-probabilities do not match its tokens.
     """
-    # With an explicit schema, an empty list of records has typed columns, too.
+    # The schema is given, because an empty list of records would otherwise have
+    # columns without a type.
     problems = columns.encode_problems([x.problem for x in records])
     return pa.table({**problems, **self.encode(records)}, schema=self.schema)
 
   def from_table(self, table: pa.Table) -> list[Any]:
-    """Returns the records of a table; the inverse of `to_table`.
+    """Returns the records in a table; inverts `to_table`.
 
-    Arrays are read-only views. The `top_log_probs` of a step without tokens
-    have shape `[0, 0]`, because lists do not record k.
+    Arrays are read-only views of the table's buffers. The `top_log_probs` of a
+    step without tokens have shape `[0, 0]`: k cannot be read from empty lists.
 
     Raises:
-      ValueError: if the table is of another schema version.
+      ValueError: if the table has another schema version.
     """
-    # Tables written by other tools may have no metadata at all.
+    # A table that another tool wrote may have no metadata.
     metadata = table.schema.metadata or {}
     version = metadata.get(_VERSION_KEY)
     check_version(version.decode() if version else None, 'A table')
@@ -88,8 +90,8 @@ def check_version(found: int | str | None, where: str) -> None:
   """Raises ValueError unless `found` is the version that this code reads.
 
   Args:
-    found: the version; None = not recorded.
-    where: what has this version, for the message.
+    found: the version in a file; None = the file does not say.
+    where: name of the file or table, for the error message.
   """
   if str(found) != str(VERSION):
     raise ValueError(
@@ -99,6 +101,7 @@ def check_version(found: int | str | None, where: str) -> None:
 
 
 def _encode_ladders(ladders: Sequence[types.Ladder]) -> dict[str, Any]:
+  """Returns the columns of ladders, without those of their problems."""
   return {
       'small_correct': [ladder.is_correct for ladder in ladders],
       'steps': columns.nest_all(
@@ -113,6 +116,7 @@ def _encode_ladders(ladders: Sequence[types.Ladder]) -> dict[str, Any]:
 def _decode_ladders(
     table: pa.Table, problems: Sequence[types.Problem]
 ) -> list[types.Ladder]:
+  """Returns the ladder in each row of a table; inverts `_encode_ladders`."""
   return [
       types.Ladder(problem, tuple(steps), is_correct, tuple(completions))
       for problem, steps, is_correct, completions in zip(
@@ -128,14 +132,17 @@ def _decode_ladders(
 def _encode_completions(
     completions: Sequence[types.Completion],
 ) -> pa.StructArray:
+  """Returns completions as an Arrow array of type `columns.COMPLETION`."""
   return columns.encode(columns.COMPLETION, completions)
 
 
 def _decode_completions(structs: pa.StructArray) -> list[types.Completion]:
+  """Returns the completions in an Arrow array of type `columns.COMPLETION`."""
   return [types.Completion(**row) for row in structs.to_pylist()]
 
 
 def _encode_rollouts(rollouts: Sequence[types.Rollouts]) -> dict[str, Any]:
+  """Returns the columns of rollouts, without those of their problems."""
   return {
       'reference': _encode_completions([x.reference for x in rollouts]),
       'trajectories': columns.nest_all(
@@ -147,6 +154,7 @@ def _encode_rollouts(rollouts: Sequence[types.Rollouts]) -> dict[str, Any]:
 def _decode_rollouts(
     table: pa.Table, problems: Sequence[types.Problem]
 ) -> list[types.Rollouts]:
+  """Returns the rollouts in each row of a table; inverts `_encode_rollouts`."""
   rows = columns.unnest(table['trajectories'], _decode_trajectories)
   return [
       types.Rollouts(
@@ -165,7 +173,10 @@ def _decode_rollouts(
 def _encode_trajectories(
     trajectories: Sequence[types.Trajectory],
 ) -> pa.StructArray:
-  """Returns the trajectories without their problem, which the row holds."""
+  """Returns trajectories as an Arrow array of type `TRAJECTORY`.
+
+  Their problem is left out, because it is in other columns of the same row.
+  """
   encoders = {
       'steps': columns.encode_steps,
       'discarded': columns.encode_steps,
@@ -180,7 +191,7 @@ def _encode_trajectories(
 
 
 def _decode_trajectories(structs: pa.StructArray) -> list[dict[str, Any]]:
-  """Returns the fields of each trajectory, except its problem."""
+  """Returns {field name: value} of each trajectory, without its problem."""
   decoders = {
       'steps': columns.decode_steps,
       'discarded': columns.decode_steps,
@@ -191,7 +202,8 @@ def _decode_trajectories(structs: pa.StructArray) -> list[dict[str, Any]]:
       name: map(tuple, columns.unnest(structs.field(name), decode))
       for name, decode in decoders.items()
   }
-  # Transposes columns of fields to one dictionary per trajectory.
+  # `fields` has one sequence per field; the result has one dictionary per
+  # trajectory.
   fields = lists | {'is_correct': structs.field('is_correct').to_pylist()}
   return [
       dict(zip(fields, values, strict=True))
@@ -216,5 +228,5 @@ ROLLOUTS = Kind(
     _encode_rollouts,
     _decode_rollouts,
 )
-# By the name in a manifest.
+# Name of a kind in a manifest -> the kind.
 KINDS = {kind.name: kind for kind in (LADDERS, ROLLOUTS)}
