@@ -30,26 +30,20 @@ def count(
 ) -> dict[str, Any]:
   """Counts how often thresholds chosen from a sample break 'loss <= alpha'.
 
-  Thresholds are chosen once with the test that calibration uses and once
-  without a test.
-
   Args:
-    values: outcomes of K thresholds on the N problems of the population. The
-      true figures of a threshold are its means over these problems.
+    values: outcomes of K thresholds on the N problems of the population.
     thresholds: `[K]` rising, fixed without these problems.
     num_samples: number of calibration samples.
     seed: seed of the draws.
     sample_size: number of problems in a sample.
-    alpha: promised relative loss.
-    delta: allowed probability that the promise is broken.
+    alpha, delta: the promise, relative loss <= alpha at confidence 1 - delta.
 
   Returns:
     The settings. `promised` (learn then test) and `picked` (the cheapest
-    threshold with sample loss <= alpha, untested), each with the number of
-    samples whose threshold has a true loss above alpha (`broken`), the number
-    of samples that gave no threshold (`refused`), and the mean true `cost` of
-    the thresholds. `best`: cost of the cheapest threshold with true loss <=
-    alpha.
+    threshold with sample loss <= alpha, untested), each with the numbers of
+    samples whose threshold has true loss > alpha (`broken`) or that gave none
+    (`refused`), and the thresholds' mean true `cost`. `best`: least `cost`
+    of a threshold with true loss <= alpha.
   """
   # Means over the population are true values, not estimates.
   loss, cost = values.loss.mean(axis=1), values.mean_cost

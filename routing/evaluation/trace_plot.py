@@ -15,14 +15,11 @@ _INK = '#222222'
 def trajectories(
     answered: Sequence[types.Trajectory], accounting: costs.Accounting
 ):
-  """Plots which model wrote each step: a row per problem, a box per step.
-
-  Steps are in the order in which they were written.
+  """Plots a row per problem with a box per written step, coloured by model.
 
   Args:
     answered: at least one trajectory.
-    accounting: cost accounting, which gives costs as fractions of its
-      `reference`, the cost of the largest model alone.
+    accounting: cost accounting; the plot gives costs relative to `reference`.
 
   Returns:
     A matplotlib figure.
