@@ -114,8 +114,9 @@ class Calibrator:
           lambda x=budget: [self._budget_point(x)],
       )
     promises = settings.risks(loss_test(self._prove))
-    # Only relative losses alone are promised to groups and with one threshold
-    # per decision. `CalibrationSettings.risks` lists these promises first.
+    # The promises to groups, and those with one threshold per decision, bound
+    # the relative loss without a cost, as `alphas` do. The promises of `alphas`
+    # are the first ones that `CalibrationSettings.risks` returns.
     losses = promises[: len(settings.alphas)]
     starts = f'/steps{",".join(map(str, settings.joint_starts))}'
     for risks in promises:

@@ -61,10 +61,10 @@ def conformity(
 ) -> np.ndarray:
   """Returns `[N]` the highest kappa at which every set has an acceptable route.
 
-  This conformity score of a problem is a minimum over decisions: of the highest
-  probability of an acceptable route, up to the first decision at which staying
-  is not acceptable (KnowNo, the sequence-level score). It is -inf for problems
-  that have no acceptable route at the first decision.
+  At each decision, take the highest probability of an acceptable route. The
+  conformity is the minimum of these up to the first decision at which staying
+  is not acceptable (KnowNo, the sequence-level score). The conformity is -inf
+  for problems that have no acceptable route at the first decision.
 
   Args:
     probabilities: `[N, T, A]` float in [0, 1], the policy's action

@@ -231,7 +231,8 @@ def most_within(
   quiet = stats.binom(answers, alpha)
   # The most powerful test (Neyman-Pearson): reject above a critical number of
   # misses, and at that number with the probability that makes the size exact.
-  critical = int(quiet.isf(size))
+  # For a size of 1 `isf` gives -1, where the binomial has no mass to divide by.
+  critical = max(int(quiet.isf(size)), 0)
   reject_at_critical = (size - quiet.sf(critical)) / quiet.pmf(critical)
   shifted = stats.binom(answers, alpha + shift)
   return float(

@@ -64,7 +64,7 @@ def for_groups(
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
-    outcomes: of the same problems, by stopping time.
+    outcomes: outcomes of the same problems, by stopping time.
     risks: what is promised to every group; see `thresholds.for_risks`.
     labels: `[N]`, the group of each problem, known before its outcome.
     thresholds: `[K]` rising, fixed without these problems.

@@ -143,8 +143,8 @@ def proven_from(
 def num_needed(values: np.ndarray, level: float, delta: float) -> int | None:
   """Returns the approximate sample size that proves one candidate.
 
-  The size is for problems distributed like `values`, the n at hand included. It
-  is exact if all values are the same.
+  The size is for problems distributed like `values`, and includes these n. The
+  size is exact if all values are the same.
 
   Args:
     values: `[n]` float in [0, 1], the candidate's values on the sample.

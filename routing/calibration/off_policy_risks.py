@@ -2,9 +2,9 @@
 
 This is `thresholds.from_values` for off-policy data. A threshold is proven to
 keep a risk if the upper end of its one-sided off-policy confidence interval is
-at most the level. If the threshold does not keep the risk, such a wrong proof
-has probability at most delta. So a fixed sequence, safest first, needs no
-correction for the number of thresholds.
+at most the level. If the threshold does not keep the risk, the probability of
+this is at most delta. So a fixed sequence, safest first, needs no correction
+for the number of thresholds.
 """
 
 from collections.abc import Sequence

@@ -27,6 +27,9 @@ def needed(
   Returns:
     The number; None if no number of problems is enough.
   """
+  # A mean that is below the level by rounding alone would give some 1e16.
+  if values.mean() >= level - 1e-9:
+    return None
   if test == 'growing':
     return growing.num_needed(values, level, delta)
   if test == 'betting':

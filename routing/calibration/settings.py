@@ -96,7 +96,7 @@ class CalibrationSettings:
     self.risks('betting')
 
   def check_source(self, kind: str) -> None:
-    """Raises ValueError if a setting cannot be tested on such outcomes.
+    """Raises ValueError if outcomes of this kind cannot support a setting.
 
     Args:
       kind: how the outcomes of the `prove` problems are collected: 'known',

@@ -103,7 +103,7 @@ def for_budget(
 
   Args:
     scores: `[N, T]` float, higher means hand over.
-    outcomes: of the same problems, by stopping time.
+    outcomes: outcomes of the same problems, by stopping time.
     budget: allowed mean cost, a fraction of the all-large cost.
 
   Returns:
@@ -132,7 +132,7 @@ def for_loss(
 
   Args:
     scores: `[N, T]` float, higher means hand over.
-    outcomes: of the same problems, by stopping time.
+    outcomes: outcomes of the same problems, by stopping time.
     alpha: allowed mean relative loss.
 
   Raises:
@@ -157,7 +157,7 @@ def values_at(
 
   Args:
     scores: `[N, T]` float, higher means hand over.
-    outcomes: of the same problems, by stopping time.
+    outcomes: outcomes of the same problems, by stopping time.
     thresholds: `[K]` float.
   """
   times = stopping_lib.stopping_times(scores, outcomes.mask, thresholds)
@@ -270,7 +270,7 @@ def _promise(proof: risks_lib.Proof, index: int, num: int) -> Promise:
 
   Args:
     proof: the test of all candidates for one risk.
-    index: of the candidate.
+    index: index of the candidate.
     num: number of problems that the candidate was tested on.
   """
   risk = proof.risk
@@ -304,7 +304,7 @@ def for_risks(
 
   Args:
     scores: `[N, T]` float, of a policy frozen before these problems came.
-    outcomes: of the same problems, by stopping time.
+    outcomes: outcomes of the same problems, by stopping time.
     risks: e.g. `(Risk('loss', 0.05, 0.1), Risk('cost', 0.6, 0.1, cap=2.0))`.
     thresholds: `[K]` rising, fixed without these problems (see `grid`).
     procedure: one of `risks.PROCEDURES`.

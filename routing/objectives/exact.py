@@ -4,7 +4,8 @@ Ladders (`escalate`) and reply trees of greedy replies (`switch`, `redraft`)
 record the outcome of every sequence of actions on a problem. The expected
 accuracy, cost and relative loss of a policy are then finite sums over answers,
 differentiable in the logits: no sampling, no importance weights, no critics.
-This goes beyond the paper, which estimates the same expectations by V-trace.
+"Policy-Guided Stepwise Model Routing" (arXiv 2605.06116) estimates the same
+expectations by V-trace instead.
 """
 
 import itertools
@@ -40,7 +41,8 @@ def branch_log_probabilities(
 ) -> jax.Array:
   """Returns log P(decision d is reached and action a is taken) for all d, a.
 
-  With p_d = softmax(logits_d), and parent(d) the branch that leads to d:
+  A branch is a decision with one of its actions. With p_d = softmax(logits_d),
+  and parent(d) the branch that leads to decision d:
 
     P(d, a) = p_d(a) * P(parent(d)),   P(parent(d)) = 1 at the first level.
 
@@ -49,7 +51,8 @@ def branch_log_probabilities(
 
   Args:
     logits: `[B, D, A]` float, the policy's logits at each decision.
-    batch: the problems. Only `mask`, `branch` and `widths` are used.
+    batch: decisions and outcomes of B problems. Only `mask`, `branch` and
+      `widths` are used.
 
   Returns:
     `[B, D, A]` float. Entries at decisions that do not exist are arbitrary.
@@ -58,25 +61,25 @@ def branch_log_probabilities(
   chex.assert_shape([batch.mask, batch.branch], logits.shape[:2])
   chex.assert_type([logits, batch.mask, batch.branch], [float, bool, int])
   chex.assert_axis_dimension(logits, 1, sum(batch.widths))
-  # Padded logits may be inf or NaN. Masking them before the softmax, not after
-  # it, keeps their gradient 0: the gradient of where(mask, f(x), 0) is NaN
-  # where f'(x) is.
+  # Padded logits may be inf or NaN. They are masked before the softmax, not
+  # after, so that their gradient is 0: the gradient of where(mask, f(x), 0) is
+  # NaN wherever f'(x) is NaN.
   log_probs = jax.nn.log_softmax(jnp.where(batch.mask[..., None], logits, 0.0))
   bounds = list(itertools.accumulate(batch.widths, initial=0))
   taken = []
-  # A Python loop, since `widths` is static: each level has its own width, and
-  # needs the level before. Sums of logarithms, since a product of many small
-  # probabilities would underflow and lose its gradient.
+  # The loop over levels is a Python loop: each level has its own static width,
+  # and needs the probabilities of the level before. Logarithms are added, since
+  # a product of many small probabilities would underflow and lose its gradient.
   for start, stop in itertools.pairwise(bounds):
     if not start:
       reached = jnp.zeros((len(logits), stop), logits.dtype)
     elif batch.is_chain:
-      # A ladder: only action 0 leads on. The gather below would find the same
-      # values, at the price of a scatter in the backward pass.
+      # In a ladder only action 0 leads to a next decision. The gather below
+      # would give the same values, but needs a scatter in the backward pass.
       reached = taken[-1][:, :, 0]  # [B, 1]
     else:
-      # `branch` counts A times the place in the level before, plus the action:
-      # the index into that level's [width, A] entries laid flat.
+      # `branch` is the index of parent(d) among the [width, A] branches of the
+      # level before, flattened: A * (decision's place in that level) + action.
       earlier = taken[-1].reshape(len(logits), -1)
       reached = jnp.take_along_axis(
           earlier, batch.branch[:, start:stop], axis=1
@@ -91,11 +94,11 @@ def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
     E[x] = sum_{d, a} P(d, a) x(d, a),   x one of correct, cost, loss,
 
   with P from `branch_log_probabilities` and x the outcome of the answer that
-  ends with action a at decision d.
+  ends with action a at decision d, 0 if the answer does not end there.
 
   Args:
     logits: `[B, D, A]` float, the policy's logits at each decision.
-    batch: the problems. `features` are not used.
+    batch: decisions and outcomes of B problems. `features` are not used.
 
   Returns:
     `Outcomes` of `[B]` arrays, differentiable in `logits`.
@@ -103,8 +106,9 @@ def exact_outcomes(logits: chex.Array, batch: types.OutcomeBatch) -> Outcomes:
   chex.assert_equal_shape([logits, batch.correct, batch.cost, batch.loss])
   taken = jnp.exp(branch_log_probabilities(logits, batch))
   taken = jnp.where(batch.mask[..., None], taken, 0.0)
-  # The sum may run over all branches: those that lead to another decision have
-  # outcome 0, and the probabilities of those that end the answer sum to 1.
+  # The expectation is a sum over all D x A branches of a problem. A branch that
+  # leads to another decision has outcome 0 in the batch and adds nothing. The
+  # probabilities of the branches that end the answer sum to 1.
   expect = lambda values: jnp.sum(taken * values, axis=(1, 2))
   return Outcomes(
       correct=expect(batch.correct),
@@ -118,11 +122,12 @@ def mean_entropy(logits: chex.Array, mask: chex.Array) -> jax.Array:
 
   Args:
     logits: `[B, D, A]` float.
-    mask: `[B, D]` bool, the decision exists. All decisions weigh the same,
-      however likely the policy is to reach them.
+    mask: `[B, D]` bool, the decision exists. All existing decisions have equal
+      weight, however likely the policy is to reach them.
   """
   chex.assert_rank([logits, mask], [3, 2])
   log_probs = jax.nn.log_softmax(jnp.where(mask[..., None], logits, 0.0))
   entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
-  # At least 1, so that a batch without decisions gives 0 and not 0 / 0.
+  # The divisor is at least 1, so that a batch without decisions gives 0 and not
+  # 0 / 0.
   return jnp.sum(entropy * mask) / jnp.maximum(mask.sum(), 1)

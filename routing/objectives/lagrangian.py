@@ -1,12 +1,13 @@
-"""Both constrained problems, their Lagrangians, and updates of the multiplier.
+"""The two constrained problems, their Lagrangians, and multiplier updates.
 
   budget:       maximise E[correct]  subject to  E[cost] <= b
     L = E[correct] - lam * (E[cost] - b),  lam in accuracy per unit of cost
   reliability:  minimise E[cost]     subject to  E[loss] <= alpha
     L = E[cost] + lam * (E[loss] - alpha),  lam in cost per unit of loss
 
-The policy optimises L; the multiplier lam >= 0 (the dual variable) follows the
-excess of the constraint, E[cost] - b or E[loss] - alpha.
+The policy maximises L for a budget and minimises L for reliability. The
+multiplier lam >= 0 (the dual variable) rises and falls with the excess of the
+constraint, E[cost] - b or E[loss] - alpha.
 
 Source: Altman, "Constrained Markov Decision Processes" (1999), ch. 3.
 """
@@ -23,7 +24,7 @@ FORMS = ('budget', 'reliability')
 
 
 def check_form(form: str) -> str:
-  """Returns `form`, or raises ValueError with the allowed names."""
+  """Returns `form`, or raises ValueError unless it is one of `FORMS`."""
   if form not in FORMS:
     raise ValueError(
         f'Unknown objective form {form!r}; allowed: {", ".join(FORMS)}.'
@@ -34,22 +35,22 @@ def check_form(form: str) -> str:
 def check_levels(
     levels: Sequence[float], small_cost: float, *, form: str
 ) -> None:
-  """Raises ValueError if a level is infeasible or above 1.
+  """Raises ValueError if a level is infeasible or above 1, or there are none.
 
   Args:
-    levels: budgets b (cost fractions) or risks alpha.
-    small_cost: mean cost fraction of the small model alone, the least that a
-      policy can spend.
+    levels: budgets b (cost fractions), or relative losses alpha.
+    small_cost: mean cost fraction of the small model alone, the lowest cost of
+      any policy.
     form: one of `FORMS`.
   """
   low, why = 0.0, ''
   if check_form(form) == 'budget':
-    low, why = small_cost, ' (the small model alone costs as much)'
+    low, why = small_cost, ' (the cost of the small model alone)'
   if not levels:
     raise ValueError('objective.levels is empty; at least 1 level is needed.')
   for level in levels:
-    # Above 1 a constraint has no purpose: the largest model alone costs 1, and
-    # the loss is a probability.
+    # A level above 1 constrains nothing useful: the largest model alone costs
+    # 1, and the loss is a probability.
     if not low <= level <= 1.0:
       raise ValueError(
           f'objective.levels has {level}; allowed: {low:.4g}{why} to 1.'
@@ -57,7 +58,7 @@ def check_levels(
 
 
 def constrained(outcomes: exact.Outcomes, form: str) -> jax.Array:
-  """Returns the constrained outcome: cost for `budget`, else relative loss."""
+  """Returns the outcome that `form` constrains: cost, or relative loss."""
   return outcomes.cost if check_form(form) == 'budget' else outcomes.loss
 
 
@@ -69,19 +70,19 @@ def lagrangian_loss(
     form: str,
     damping: float = 0.0,
 ) -> jax.Array:
-  """Returns the Lagrangian with the sign under which the policy minimises it.
+  """Returns the loss of the policy, the Lagrangian as a value to minimise.
 
     loss = objective + max(lam + damping * excess, 0) * excess
 
   The objective is -E[correct] or E[cost]. The optimum under a constraint is
   often a mixture of two deterministic policies, and plain dual ascent
-  oscillates between them. `damping` adds to the multiplier in proportion
-  to the excess of this batch, without accumulating it, so that the oscillation
-  decays.
+  oscillates between the two. `damping` adds to the multiplier in proportion
+  to the excess of this batch. This term is not accumulated over updates, so the
+  oscillation decays.
 
   Args:
-    outcomes: means over problems, scalars.
-    multiplier: scalar >= 0; receives no gradient.
+    outcomes: expected outcomes of the policy, means over problems, scalars.
+    multiplier: scalar >= 0, lam; receives no gradient.
     level: scalar, b or alpha.
     form: one of `FORMS`.
     damping: >= 0, in units of the multiplier per unit of excess.
@@ -91,8 +92,8 @@ def lagrangian_loss(
   """
   chex.assert_rank([outcomes.correct, outcomes.cost, outcomes.loss], 0)
   excess = constrained(outcomes, form) - level
-  # Without the stop, damping * excess**2 would be differentiated as a whole and
-  # the proportional term would act twice as hard as its coefficient says.
+  # Without stop_gradient, damping * excess**2 would be differentiated as a
+  # whole, and its gradient would be twice as large as `damping` says.
   pressure = jax.lax.stop_gradient(
       jnp.maximum(multiplier + damping * excess, 0.0)
   )
@@ -107,21 +108,28 @@ def update_multiplier(
     learning_rate: float,
     maximum: float,
 ) -> jax.Array:
-  """Returns lam after one projected dual-ascent step.
+  """Returns the multiplier lam after one projected dual-ascent step.
 
     lam <- clip(lam + learning_rate * excess, 0, maximum)
 
-  Hence lam rises while the constraint is violated and falls while it is slack.
+  So lam rises while the constraint is violated, and falls while the constraint
+  is slack.
+
+  Args:
+    multiplier: lam >= 0 before the step.
+    excess: constrained quantity minus its level.
+    learning_rate: >= 0, multiplier per unit of excess.
+    maximum: > 0, upper bound of lam.
   """
   return jnp.clip(multiplier + learning_rate * excess, 0.0, maximum)
 
 
 @chex.dataclass(frozen=True)
 class Controller:
-  """The state of the PID controller of a multiplier.
+  """The state of a PID controller that sets a multiplier.
 
   integral: float32 >= 0, accumulated excess, in units of the multiplier.
-  previous: float32, excess at the update before; inf before the first.
+  previous: float32, the excess at the last update; inf before the first update.
   """
 
   integral: chex.Array
@@ -129,7 +137,7 @@ class Controller:
 
 
 def init_controller(multiplier: chex.Numeric) -> Controller:
-  """Returns a controller whose integral is `multiplier`, of any shape."""
+  """Returns a controller that starts from `multiplier`, of any shape."""
   integral = jnp.asarray(multiplier, jnp.float32)
   # The derivative term is max(excess - previous, 0). With previous = inf it is
   # 0 at the first update, where there is nothing to compare with.
@@ -147,7 +155,7 @@ def control_multiplier(
     derivative: float,
     maximum: float,
 ) -> tuple[jax.Array, Controller]:
-  """Returns lam after one step of PID control, and the new controller.
+  """Returns the multiplier lam after one step of PID control, and the state.
 
     I_k = clip(I_{k-1} + integral * excess_k, 0, maximum)
     lam = clip(proportional * excess_k + I_k
@@ -169,17 +177,19 @@ def control_multiplier(
   Source: Stooke et al. 2020, "Responsive Safety in Reinforcement Learning by
   PID Lagrangian Methods", algorithm 2.
   """
-  # The integral is clipped by itself too. Otherwise it would keep growing while
-  # lam is at its maximum (wind-up), and take as long to come down again.
+  # The integral is clipped separately from lam. Otherwise it would keep growing
+  # while lam is at its maximum (wind-up), and lam would stay at the maximum
+  # long after the constraint holds again.
   total = update_multiplier(
       controller.integral, excess, learning_rate=integral, maximum=maximum
   )
-  # One-sided: a falling excess must not lower lam before the constraint holds.
+  # The derivative term is one-sided: a falling excess must not lower lam before
+  # the constraint holds.
   rise = jnp.maximum(excess - controller.previous, 0.0)
   multiplier = jnp.clip(
       proportional * excess + total + derivative * rise, 0.0, maximum
   )
-  # Same shape and dtype as before the step, as `scan` and checkpoints need.
+  # The state keeps its shape and dtype, as `scan` and checkpoints need.
   previous = jnp.broadcast_to(excess, total.shape).astype(jnp.float32)
   return multiplier, Controller(integral=total, previous=previous)
 
@@ -192,23 +202,23 @@ def score_at_level(
     *,
     form: str,
 ) -> jax.Array:
-  """Returns the value of a policy when moved exactly to its constraint level.
+  """Returns a score that compares policies at exactly the same level.
 
-  During training a policy spends a little more or less than its level, and
-  plain accuracy would prefer the one that overspends. So the policy is mixed
-  with a constant policy, by a random draw per problem, until the level is met:
+  During training a policy is a little above or below its level, and plain
+  accuracy would prefer a policy that overspends. So the policy is mixed with a
+  constant policy, by a random draw per problem, until the level is met:
 
-  - budget: if it costs more than b, with the small model alone; if less, with
-    the largest model from the first decision. The score is the accuracy.
-  - reliability: if its loss exceeds alpha, with the largest model; if it is
-    below, with the small one. The score is the negated cost.
+  - budget: a policy that costs more than b is mixed with the small model alone;
+    a cheaper one with the largest model alone. The score is the accuracy.
+  - reliability: a policy whose loss exceeds alpha is mixed with the largest
+    model alone; otherwise with the small one. The score is the negated cost.
 
   A policy that meets its level is never scored below its own value.
 
   Args:
-    policy: means over problems, scalars.
-    always_small: the same of never handing over.
-    always_large: the same of the largest model from the first decision.
+    policy: expected outcomes, means over problems, scalars.
+    always_small: the outcomes of never handing over.
+    always_large: the outcomes of the largest model from the first decision.
     level: scalar, b or alpha.
     form: one of `FORMS`.
 

@@ -1,17 +1,17 @@
 """The policy gradient on trajectories: rewards, ratios and surrogate losses.
 
-Three policies meet here:
+An update involves three policies:
 
 - the *behaviour* policy mu collected the data; its action probabilities are in
   the batch;
-- the *old* policy is the one before this update; its advantages are estimated
-  by `vtrace`;
-- the *new* policy is differentiated, and kept near the old one by clipping, by
-  a KL penalty or by a trust region.
+- the *old* policy is the trained policy before this update; its advantages are
+  estimated by `vtrace`;
+- the *new* policy is differentiated, and kept near the old policy by clipping,
+  by a KL penalty or by a trust region.
 
-Surrogates are sums over the decisions of a trajectory, averaged over
-trajectories, so a change in them is a change in accuracy or in cost. Entropies
-and KL divergences are averaged over decisions.
+A surrogate is a sum over the decisions of a trajectory, averaged over
+trajectories, so a change of its value estimates a change of accuracy or cost.
+Entropies and KL divergences are averaged over decisions.
 """
 
 import chex
@@ -37,13 +37,13 @@ def signals(
     form: one of `lagrangian.FORMS`.
 
   Returns:
-    `[B, T]` float rewards and `[B, T]` float constraint costs, 0 on padding. A
-    trajectory without a decision has zeros only.
+    `[B, T]` float rewards and `[B, T]` float constraint costs, 0 on padding.
+    Trajectories without a decision have zeros only.
   """
   chex.assert_equal_shape([batch.costs, batch.mask])
   lagrangian.check_form(form)
-  # The mask is True first, then False: the last decision is followed by False,
-  # or by the end of the row.
+  # A row of the mask is True up to the last decision, then False. So the last
+  # decision is the True entry with a False one, or the row's end, after it.
   is_last = batch.mask & ~jnp.pad(batch.mask[:, 1:], ((0, 0), (0, 1)))
   costs = jnp.where(batch.mask, batch.costs, 0.0)
   if form == 'budget':
@@ -52,9 +52,13 @@ def signals(
 
 
 def log_probs(logits: chex.Array, batch: types.TrajectoryBatch) -> jax.Array:
-  """Returns `[B, T, A]` log-probabilities over the available routes.
+  """Returns `[B, T, A]` log-probabilities of a policy on the available routes.
 
   Padding gets equal probabilities and no gradient.
+
+  Args:
+    logits: `[B, T, A]` float of the policy.
+    batch: the trajectories; `available` and `mask` are used.
   """
   chex.assert_equal_shape([logits, batch.available])
   return categorical.log_softmax(
@@ -71,10 +75,12 @@ def importance_ratios(
     policy: `[B, T, A]` log-probabilities of pi, from `log_probs`.
     batch: the trajectories; `behaviour` is mu(a_t), in (0, 1].
   """
-  # Padding may hold 0, and 0 / 0 would be NaN even where it is masked later.
+  # `behaviour` may be 0 on padding, where the quotient below would be NaN or
+  # inf, and so would its gradient, even though `where` masks the value.
   behaviour = jnp.where(batch.mask, batch.behaviour, 1.0)
   probabilities = jnp.exp(categorical.log_prob(policy, batch.actions))
-  # 1 on padding, so that products of ratios carry on past the end of a trace.
+  # The ratio is 1 on padding, so that products of ratios along a trajectory do
+  # not change after its end.
   return jnp.where(batch.mask, probabilities / behaviour, 1.0)
 
 
@@ -83,14 +89,14 @@ def penalised(
     constraint_advantages: chex.Array,
     multiplier: chex.Numeric,
 ) -> jax.Array:
-  """Returns (A - lam * A_C) / (1 + lam), the advantage in the Lagrangian.
+  """Returns (A - lam * A_C) / (1 + lam), the advantage of the Lagrangian.
 
-  The denominator keeps the step size independent of the multiplier, which may
-  grow by orders of magnitude.
+  The denominator keeps the size of the policy's steps independent of the
+  multiplier, which may grow by orders of magnitude.
 
   Args:
-    advantages: `[B, T]`, A, of the reward.
-    constraint_advantages: `[B, T]`, A_C, of the constraint cost.
+    advantages: `[B, T]` advantages A of the reward.
+    constraint_advantages: `[B, T]` advantages A_C of the constraint cost.
     multiplier: lam >= 0, scalar or `[B, 1]`.
 
   Source: Stooke et al. 2020, "Responsive Safety in Reinforcement Learning by
@@ -100,11 +106,18 @@ def penalised(
 
 
 def rescaled(advantages: chex.Array, mask: chex.Array) -> jax.Array:
-  """Returns `[B, T]` advantages divided by their root mean square."""
-  # Not centred as is common on-policy: a constant baseline has expectation 0
-  # only under the policy's own actions, so off-policy it would add a bias.
+  """Returns `[B, T]` advantages divided by their root mean square.
+
+  Args:
+    advantages: `[B, T]` float.
+    mask: `[B, T]` bool, the decisions over which the mean is taken.
+  """
+  # The advantages are not centred, as is common on-policy: the gradient of a
+  # constant baseline has mean 0 only over actions of the policy itself, so
+  # off-policy it would add a bias.
   square = _mean_over_decisions(advantages**2, mask)
-  # If all advantages are 0 they stay 0, rather than become 0 / 0.
+  # If all advantages are 0, the divisor is 1, so that they stay 0 and do not
+  # become 0 / 0.
   return advantages / jnp.sqrt(jnp.where(square > 0, square, 1.0))
 
 
@@ -118,20 +131,22 @@ def surrogate(
 ) -> jax.Array:
   """Returns the clipped surrogate objective, averaged over trajectories.
 
-  To first order it is the improvement of the new policy over the old one, up to
-  a constant. With x_t = new(a_t) / old(a_t) it is the mean over trajectories of
+  To first order the surrogate is the improvement of the new policy over the old
+  policy, up to a constant. With x_t = new(a_t) / old(a_t), the surrogate of one
+  trajectory is
 
     sum_t min(x_t A_t, clip(x_t, 1 - clip, 1 + clip) A_t),
 
-  so that beyond the clip a larger ratio gains nothing and has no gradient.
+  so a ratio that leaves [1 - clip, 1 + clip] in the direction of improvement
+  gains nothing more and has no gradient.
 
   Args:
     new: `[B, T, A]` log-probabilities, differentiated.
     old: `[B, T, A]` log-probabilities of the policy before the update.
     batch: the trajectories.
-    advantages: `[B, T]`, constants, 0 on padding. The importance weight of old
-      over behaviour is part of them.
-    clip: > 0; `inf` for none.
+    advantages: `[B, T]` A_t, constants, 0 on padding. They are multiplied by
+      the importance weight of the old policy over the behaviour policy already.
+    clip: > 0; `inf` for no clipping.
 
   Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms",
   equation 7.
@@ -139,11 +154,13 @@ def surrogate(
   chex.assert_equal_shape([new, old, batch.available])
   chex.assert_equal_shape([advantages, batch.mask])
   taken = (categorical.log_prob(x, batch.actions) for x in (new, old))
-  # exp(log new - log old), since both probabilities may underflow to 0.
+  # The ratio is exp(log new - log old), since both probabilities may underflow
+  # to 0.
   ratio = jnp.exp(jnp.subtract(*taken))
   clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
   gains = jnp.minimum(ratio * advantages, clipped * advantages)
-  # Not B: trajectories without a decision do not depend on the policy.
+  # The mean is not over all B: trajectories without a decision do not depend on
+  # the policy.
   num_trajectories = jnp.maximum(batch.mask[:, 0].sum(), 1)
   return jnp.sum(jnp.where(batch.mask, gains, 0.0)) / num_trajectories
 
@@ -158,7 +175,7 @@ def policy_loss(
     entropy_weight: float,
     kl_weight: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the policy's loss to minimise, and its terms.
+  """Returns the new policy's loss to minimise, and the terms of the loss.
 
     loss = -surrogate - entropy_weight * entropy + kl_weight * KL(old || new)
 
@@ -166,12 +183,12 @@ def policy_loss(
     logits: `[B, T, A]` float of the new policy.
     batch, advantages, old, clip: as in `surrogate`.
     entropy_weight: >= 0, accuracy (or cost) per nat.
-    kl_weight: >= 0, in the same unit.
+    kl_weight: >= 0, accuracy (or cost) per nat.
 
   Returns:
     The scalar loss, and scalars to log: `surrogate`; `entropy` and `kl`, in
-    nats per decision; `clipped`, the share of decisions whose ratio is beyond
-    the clip.
+    nats per decision; `clipped`, the share of decisions whose ratio is outside
+    [1 - clip, 1 + clip].
   """
   new = log_probs(logits, batch)
   gain = surrogate(new, old, batch, advantages, clip=clip)
@@ -190,9 +207,14 @@ def policy_loss(
 def mean_kl(
     new: chex.Array, old: chex.Array, batch: types.TrajectoryBatch
 ) -> jax.Array:
-  """Returns the mean KL(old || new) per decision, in nats; both `[B, T, A]`."""
-  # Old first, as in TRPO and CPO. In the other direction a route to which old
-  # gives little probability would dominate.
+  """Returns the mean KL(old || new) per decision, in nats.
+
+  Args:
+    new, old: `[B, T, A]` log-probabilities.
+    batch: the trajectories.
+  """
+  # The old policy comes first, as in TRPO and CPO. In KL(new || old) routes to
+  # which the old policy gives little probability would dominate.
   kl = categorical.kl_divergence(old, new)
   return _mean_over_decisions(kl, batch.mask)
 
@@ -200,11 +222,17 @@ def mean_kl(
 def critic_loss(
     values: chex.Array, targets: chex.Array, mask: chex.Array
 ) -> jax.Array:
-  """Returns half the mean squared error over decisions; all are `[B, T]`."""
+  """Returns half the mean squared error of a critic over decisions.
+
+  Args:
+    values: `[B, T]` the critic's values.
+    targets: `[B, T]` values to learn, e.g. of V-trace; constants.
+    mask: `[B, T]` bool, the decision exists.
+  """
   chex.assert_equal_shape([values, targets, mask])
   return 0.5 * _mean_over_decisions((values - targets) ** 2, mask)
 
 
 def _mean_over_decisions(x: chex.Array, mask: chex.Array) -> jax.Array:
-  """Returns the scalar mean of `[B, T]` values where `mask`; 0 if nowhere."""
+  """Returns the mean of `x` `[B, T]` where `mask` is True; 0 if nowhere."""
   return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -1,8 +1,8 @@
 """V-trace: off-policy values and advantages from behaviour trajectories.
 
-The behaviour policy mu collected the data and the target policy pi is trained.
-Importance ratios pi(a_t) / mu(a_t) account for the difference. The discount is
-1: traces are finite, and a cost at the end of a trace counts in full.
+The behaviour policy mu collected the data; the target policy pi is evaluated
+and trained. Importance ratios pi(a_t) / mu(a_t) correct for the difference. The
+discount is 1: trajectories are finite, and late costs count in full.
 
 Source: Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with
 Importance Weighted Actor-Learner Architectures".
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 def _next(values: jax.Array) -> jax.Array:
-  """Returns `[B, T]` values of step t + 1; 0 after the last step."""
+  """Returns `[B, T]` with the value of step t + 1 at t, and 0 at the end."""
   return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
 
 
@@ -36,28 +36,28 @@ def targets_and_advantages(
     advantage_t = rho_t (r_t + v_{t+1} - V_t)                             (3)
 
   If all ratios are 1, v_t is the Monte-Carlo return, whatever the critic says.
-  Thresholds of 1 keep the variance low, but v_t is then the value of a policy
-  between mu and pi. Without clipping, v_t is unbiased for pi.
+  Thresholds of 1 keep the variance low, but v_t then estimates the value of a
+  policy between mu and pi. Without clipping, v_t is unbiased for pi.
 
   Args:
     values: `[B, T]` float, the critic's V_t.
-    rewards: `[B, T]` float, r_t; for the constraint, its cost at t.
+    rewards: `[B, T]` float, r_t; for the constraint's critic, the cost at t.
     ratios: `[B, T]` float >= 0, pi / mu of the action taken.
     mask: `[B, T]` bool, decision t was taken; True first, then False.
-    rho_bar: > 0, `inf` for none. Decides which policy v_t evaluates.
-    c_bar: > 0, `inf` for none. Trades variance for speed of contraction.
+    rho_bar: > 0, `inf` for no clipping. Decides which policy v_t evaluates.
+    c_bar: > 0, `inf` for no clipping. Trades variance for contraction speed.
 
   Returns:
     `[B, T]` targets and `[B, T]` advantages, without gradient, 0 where there is
-    no decision. The advantage includes the importance weight rho_t already.
+    no decision. The advantages are multiplied by rho_t already, as in (3).
 
   Source: Espeholt et al. 2018, "IMPALA", sections 4.1 and 4.2.
   """
   chex.assert_rank([values, rewards, ratios, mask], 2)
   chex.assert_equal_shape([values, rewards, ratios, mask])
   chex.assert_type([values, rewards, ratios, mask], [float, float, float, bool])
-  # Padding may hold anything. With zeros there, the last decision bootstraps
-  # from V = 0, as it must, and the recursion starts from errors of 0.
+  # Padding may hold any values. With zeros in their place the last decision
+  # bootstraps from V = 0, as it must, and the recursion starts from errors 0.
   values, rewards, ratios = (
       jax.lax.stop_gradient(jnp.where(mask, x, 0.0))
       for x in (values, rewards, ratios)
@@ -88,21 +88,21 @@ def expected_return(
     *,
     ratio_clip: float = jnp.inf,
 ) -> jax.Array:
-  """Returns the estimated return of the target policy per trajectory.
+  """Returns the target policy's estimated return, averaged over trajectories.
 
-  The estimate is V-trace without clipping, at the first decision:
+  The estimate is the mean of the unclipped V-trace target v_0:
 
-    v_t = V_t + ratio_t (r_t + v_{t+1} - V_t),   mean over trajectories of v_0.
+    v_t = V_t + ratio_t (r_t + v_{t+1} - V_t).
 
   This is the doubly robust estimate with a critic that does not see the action.
-  It is unbiased whatever the critic says; a better critic lowers its variance.
-  The dual variable must follow this estimate. With clipping thresholds of 1 it
-  would follow the cost of a policy that lies nearer to the behaviour policy.
+  The estimate is unbiased whatever the critic says; a better critic lowers the
+  variance. The dual variable must be updated by this estimate. Targets clipped
+  at 1 would give the cost of a policy nearer to the behaviour policy instead.
 
   Args:
     values, rewards, ratios, mask: as in `targets_and_advantages`.
-    ratio_clip: > 0, upper bound of each ratio. A finite bound trades bias for
-      variance.
+    ratio_clip: > 0, upper bound of each ratio. A finite bound lowers the
+      variance and adds bias.
 
   Returns:
     Scalar, the mean over trajectories with at least one decision; 0 if there
@@ -123,9 +123,9 @@ def reach_weights(
 ) -> jax.Array:
   """Returns prod_{s<t} ratio_s, the importance weight of reaching decision t.
 
-  V-trace corrects what follows decision t, but not the distribution of states
-  at which t is taken: that is still the behaviour policy's. Unclipped V-trace
-  advantages times these weights give the exact policy gradient.
+  V-trace corrects for the actions from decision t on. The states at which
+  decision t is taken still have the behaviour policy's distribution. Unclipped
+  V-trace advantages times these weights give an unbiased policy gradient.
 
   Args:
     ratios: `[B, T]` float >= 0, pi / mu of the action taken.
@@ -141,13 +141,13 @@ def reach_weights(
   """
   chex.assert_rank([ratios, mask], 2)
   chex.assert_equal_shape([ratios, mask])
-  # Shifted by one: the ratio at t itself is in the advantage already.
+  # The product stops before t: the advantage at t includes ratio_t already.
   before = jnp.pad(
       jnp.where(mask, ratios, 0.0)[:, :-1],
       ((0, 0), (1, 0)),
       constant_values=1.0,
   )
-  # Only the product is clipped. With clipped factors, as in V-trace, the bias
-  # would grow with t.
+  # Only the product is clipped. If each factor were clipped, as in V-trace, the
+  # bias would grow with t.
   weights = jnp.minimum(jnp.cumprod(before, axis=1), maximum)
   return jax.lax.stop_gradient(jnp.where(mask, weights, 0.0))

@@ -177,7 +177,8 @@ def _signals(
   for step, level in enumerate(levels[1:]):
     # With drafts, the observation after a rewrite is (level of the new step) *
     # L + (level of the next draft). After a kept draft the observation is the
-    # level of the next draft alone; it is below L, so `divmod` gives (0, level).
+    # level of the next draft alone; it is below L, so `divmod` gives (0,
+    # level).
     new, drafted = np.divmod(level.seen, process.num_levels)
     if protocol.has_draft:
       # A draft that is kept becomes the last step.

@@ -267,8 +267,8 @@ def action_values(
 
 def reached(tree: HistoryTree, policy: Policy) -> list[np.ndarray]:
   """Returns P(the policy reaches each history), one array `[n]` per level."""
-  # P(history) = `chance` * prod pi(a | h), the probability of the observations
-  # times that of the actions. `taken` is the second factor.
+  # P(history) = `chance` * prod pi(a | h): the observations have probability
+  # `chance` given the actions, and the actions have the product, `taken`.
   taken = [np.ones(len(tree.levels[0].chance))]
   for level, probabilities in zip(tree.levels[1:], policy, strict=False):
     taken.append(
