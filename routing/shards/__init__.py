@@ -1,1 +1,1 @@
-"""Collected records on disk: Parquet shards and their manifest."""
+"""Stores collected records on disk, in Parquet shards with a manifest."""
