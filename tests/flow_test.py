@@ -181,9 +181,9 @@ class FlowTest(parameterized.TestCase):
         x.problem
         for x in records_on_disk.open_split(config, workdir, 'train').records()
     ]
-    with self.assertRaisesRegex(ValueError, "has seen it as 'train'"):
+    with self.assertRaisesRegex(ValueError, "has seen it in split 'train'"):
       router.seen.check('prove', train_problems)
-    with self.assertRaisesRegex(ValueError, "has seen it as 'select'"):
+    with self.assertRaisesRegex(ValueError, "has seen it in split 'select'"):
       calibrate.prepare(
           config,
           router,

@@ -57,7 +57,7 @@ class SeenFlowTest(absltest.TestCase):
     # The policy learnt from trajectories of the 12 problems whose replies now
     # stand in the folder of `prove`, of which as many are read as it has.
     calibrated, evaluated = calibrate.calibrate_all, evaluate.evaluate
-    known_as = "{}, .* seen it as '{}'; .* {num} of {num} problems are refused"
+    known_as = "{}, .* in split '{}'; .* {num} of {num} problems are refused"
     for stage, split, other in (
         (calibrated, 'prove', 'train'),
         (calibrated, 'prove', 'select'),

@@ -64,7 +64,7 @@ class MixtureTest(absltest.TestCase):
     trained = of('train')
     with mock.patch.object(builders, 'problems', lambda *_: trained):
       for split in ('select', 'prove', 'test'):
-        with self.assertRaisesRegex(ValueError, "has seen it as 'train'"):
+        with self.assertRaisesRegex(ValueError, "has seen it in split 'train'"):
           collect.collect_split(self.config, self.workdir, split)
     self.assertEmpty(list(self.workdir.iterdir()))
 

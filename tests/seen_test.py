@@ -36,8 +36,8 @@ class CheckTest(parameterized.TestCase):
       return
     with self.assertRaisesRegex(
         ValueError,
-        f"Problem '{seen_as}' .*there to {wanted} on.*seen it as '{seen_as}'; "
-        f"allowed: .*seen as '{wanted}' only. 1 of 3 problems",
+        f"Problem '{seen_as}' .*there to {wanted} on.*in split '{seen_as}'; "
+        f"allowed: .*seen in split '{wanted}' only. 1 of 3 problems",
     ):
       _record().check(wanted, problems)
     with self.assertRaises(ValueError):
@@ -45,7 +45,7 @@ class CheckTest(parameterized.TestCase):
 
   def test_case_and_white_space_do_not_change_a_question(self):
     copy = _problem('a copy', 'how much  is TRAIN?')
-    with self.assertRaisesRegex(ValueError, "'a copy' .*seen it as 'train'"):
+    with self.assertRaisesRegex(ValueError, "'a copy' .*it in split 'train'"):
       _record().check('test', [copy])
 
   def test_an_unknown_record_raises_an_error_for_every_problem(self):

@@ -123,7 +123,7 @@ class RolloutsTest(parameterized.TestCase):
     chex.assert_trees_all_equal(data.select, data.view.trajectories(rollouts))
     problems = [x.problem for x in rollouts]
     data.seen.check('select', problems)
-    with self.assertRaisesRegex(ValueError, "has seen it as 'select'"):
+    with self.assertRaisesRegex(ValueError, "has seen it in split 'select'"):
       data.seen.check('prove', problems)
 
   def test_streamed_shards_equal_data_in_memory(self):

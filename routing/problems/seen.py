@@ -1,9 +1,9 @@
 """The record of the problems that a router has seen, saved with its weights.
 
 Each stage checks its problems against the record before it uses them, and adds
-them afterwards. So a problem that served one purpose for a router (training,
-selection, proof, test) raises an error if it is used for another, whichever
-shards or runs it comes from.
+them to the record afterwards. A problem that served one purpose for a router
+(training, selection, proof or test) raises an error if it is used for another
+purpose, whichever shards or runs it comes from.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from typing import Self
 from routing import types
 from routing.problems import splits
 
-# What a stage does with the problems of each split, for error messages.
+# Split -> what a stage does with its problems, for error messages.
 _USES = {
     'train': 'train on',
     'select': 'select on',
@@ -29,12 +29,12 @@ _USES = {
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """The hashes of the questions that a router has seen, by disjoint splits.
+  """The hashes of the questions that a router has seen, in disjoint splits.
 
   train: questions that a policy was trained on.
   select: questions that were used for early stopping or any other choice.
   prove: questions on which a promise was tested.
-  test: questions of an evaluation, if that evaluation saved them.
+  test: questions of an evaluation, if the evaluation added them to the record.
   is_known: whether the record is complete. False for a router without a record,
     which may have seen any problem.
   """
@@ -50,7 +50,7 @@ class Seen:
 
   @property
   def hash(self) -> str:
-    """SHA-256 of the content, independent of the layout of the file."""
+    """SHA-256 of the record's content, whatever the layout of its file."""
     text = json.dumps(self.to_json(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -58,23 +58,26 @@ class Seen:
     """Raises ValueError if the record is not complete.
 
     Args:
-      owner: whose record it is, for the message, e.g. the run directory.
+      owner: name of the router or run directory that the record belongs to, for
+        the error message.
     """
     if not self.is_known:
       raise ValueError(
-          f'{owner} does not say which problems it has seen, so it may have '
-          'been trained on these. A router with its seen.json is needed; train '
-          'it again.'
+          f'{owner} has no complete record of the problems it has seen '
+          '(seen.json), so it may have been trained on these problems. Train '
+          'the router again, which writes the record.'
       )
 
   def with_inherited(self, other: Self) -> Self:
     """Returns the record with the questions of another router's record added.
 
-    A policy that learns from trajectories of another router inherits what that
-    router has seen. A question that is in both keeps the split it has here.
+    Use it for a policy that learns from trajectories of another router: it
+    depends on every problem that the other router has seen. A question in both
+    records keeps its split in this one.
     """
     own = frozenset().union(*self._by_split().values())
-    # Without `own`, a question in two splits would break the disjointness.
+    # Questions in `own` are not added again, because they could then be in two
+    # splits.
     added = {k: v - own for k, v in other._by_split().items()}
     return dataclasses.replace(
         self,
@@ -99,14 +102,15 @@ class Seen:
   def check(self, split: str, problems: Iterable[types.Problem]) -> None:
     """Raises ValueError if a problem was seen in another split than `split`.
 
-    Problems that were seen in the same split pass. `prove` needs this: each
-    operating point of a calibration tests its own promise on them, and an
-    interrupted calibration is repeated. A second calibration on the same
-    problems, chosen after the first, raises an error in `calibration.looks`.
+    Problems that were seen in the same split are allowed. In `prove` this is
+    needed, because each operating point of a calibration tests its own promise
+    on the same problems, and an interrupted calibration is repeated. A second
+    calibration that was chosen after the first one raises an error elsewhere,
+    in `calibration.looks`.
 
     Raises:
-      ValueError: if the record is not complete, or the split is unknown; or,
-        naming the first problem, if some were seen in another split.
+      ValueError: if the record is not complete, the split is unknown, or a
+        problem was seen in another split (the message names the first one).
     """
     splits.check_names([split])
     self.require_known()
@@ -118,31 +122,33 @@ class Seen:
     }
     problems = list(problems)
     digests = [splits.question_hash(x.question) for x in problems]
-    # By hash of the question: ids differ between sources of the same question.
+    # Problems are compared by the hash of their question, because the same
+    # question may have different ids in different sources.
     refused = [i for i, digest in enumerate(digests) if digest in seen_as]
     if refused:
       first, digest = problems[refused[0]], digests[refused[0]]
       raise ValueError(
           f'Problem {first.id!r} (hash {digest}) is there to {_USES[split]}, '
-          f'but the router has seen it as {seen_as[digest]!r}; allowed: '
-          f'problems never seen, or seen as {split!r} only. '
+          f'but the router has seen it in split {seen_as[digest]!r}; allowed: '
+          f'problems never seen, or seen in split {split!r} only. '
           f'{len(refused)} of {len(problems)} problems are refused.'
       )
 
   def to_json(self) -> dict[str, Any]:
-    """Returns the record as a JSON-like value, with sorted lists of hashes."""
+    """Returns the record as a JSON-like value with sorted lists of hashes."""
     lists = {name: sorted(x) for name, x in self._by_split().items()}
     return {'is_known': self.is_known, **lists}
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> Self:
-    """Returns the record of a value that `to_json` returned.
+    """Returns the record with the given content; inverts `to_json`.
 
     Raises:
       ValueError: if fields are missing or unknown, or two splits overlap.
     """
     fields = ['is_known', *splits.SPLITS]
-    # Exactly these: a missing split must not read as an empty one.
+    # All fields are required, because a missing split must not be read as an
+    # empty one.
     if sorted(content) != sorted(fields):
       raise ValueError(
           f'The record of seen problems has {", ".join(sorted(content))}; '
@@ -152,30 +158,32 @@ class Seen:
     return cls(**sets, is_known=content['is_known'])
 
   def _by_split(self) -> dict[str, frozenset[str]]:
+    """Returns the question hashes of each split."""
     return {name: getattr(self, name) for name in splits.SPLITS}
 
 
-UNKNOWN = Seen()  # For a router that was saved without a record.
-NOTHING = Seen(is_known=True)  # For a router before its training.
+UNKNOWN = Seen()  # The record of a router that was saved without one.
+NOTHING = Seen(is_known=True)  # The record of a router before its training.
 
 
 def write(path: pathlib.Path, seen: Seen) -> None:
-  """Writes a record to a file, replacing an earlier one.
+  """Writes a record to a file, replacing an earlier record.
 
-  The file takes about 19 bytes per question.
+  The file has about 19 bytes per question.
   """
   text = json.dumps(seen.to_json(), separators=(',', ':')) + '\n'
-  # Atomic: an interruption must not leave half a record with a finished router.
+  # The file is replaced atomically, so that an interruption cannot leave half a
+  # record beside the weights of a finished router.
   partial = path.with_name(f'.{path.name}.partial')
   partial.write_text(text)
   partial.replace(path)
 
 
 def read(path: pathlib.Path) -> Seen:
-  """Returns the record in a file, or `UNKNOWN` if there is no file.
+  """Returns the record in a file, or `UNKNOWN` if the file does not exist.
 
   Raises:
-    ValueError: if the file is not a record.
+    ValueError: if the content of the file is not a record.
   """
   if not path.exists():
     return UNKNOWN
