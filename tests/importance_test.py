@@ -288,7 +288,7 @@ class RefusalTest(parameterized.TestCase):
     scores, batch = sample(400, 6)
     with self.assertRaisesRegex(
         ValueError,
-        r'threshold -inf 400 problems have an effective sample size of '
+        r'threshold -inf, 400 problems have an effective sample size of '
         r'\d\d\.\d; 100 are needed: collect about [\d,]+ problems',
     ):
       importance.estimate(scores, batch, [-np.inf])

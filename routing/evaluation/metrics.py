@@ -28,7 +28,7 @@ class Anchors:
 
   @property
   def gap(self) -> float:
-    """Accuracy of the large model minus that of the small one."""
+    """Accuracy of the large model minus accuracy of the small model."""
     return self.large_accuracy - self.small_accuracy
 
 

@@ -135,7 +135,7 @@ def _argsort(values: np.ndarray) -> np.ndarray:
 def _moves(
     scores: np.ndarray, outcomes: stopping_lib.Outcomes, start: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the records of a block of problems, and the change at each record.
+  """Returns the records of a block of problems, and how outcomes change there.
 
   Args:
     scores: `[n, T]` float.

@@ -135,8 +135,8 @@ def cumulative_weights(
   behaviour = np.where(mask, batch.behaviour, 1.0).astype(np.float64)
   if scores.shape != mask.shape or not np.isfinite(scores[mask]).all():
     raise ValueError(
-        f'Scores must be [B, T] = {mask.shape} and finite at decisions, got '
-        f'{scores.shape}.'
+        f'Scores must be [B, T] = {mask.shape} and finite at decisions; their '
+        f'shape is {scores.shape}.'
     )
   if not np.all((behaviour > 0) & (behaviour <= 1)):
     raise ValueError(
@@ -179,7 +179,8 @@ def effective_number(
 ) -> float:
   """Returns the effective number of problems, (sum w_T)^2 / sum w_T^2.
 
-  The weights w_T are first averaged over the trajectories of each problem.
+  An unweighted sample of this size would give about the same precision. Weights
+  of the trajectories of one problem are averaged first.
 
   Args:
     weights: `[B, T]`, w_t of each trajectory.
@@ -323,7 +324,7 @@ def _check_effective(effective, num, threshold, min_effective_size):
   """
   if effective >= min_effective_size:
     return
-  where = '' if threshold is None else f'At threshold {threshold:g} '
+  where = '' if threshold is None else f'At threshold {threshold:g}, '
   # The effective number grows in proportion to the number of problems.
   needed = (
       int(np.ceil(num * min_effective_size / effective)) if effective else None
@@ -332,8 +333,8 @@ def _check_effective(effective, num, threshold, min_effective_size):
       f'collect about {needed:,} problems under this behaviour policy, or use '
       'one closer to the target'
       if needed
-      else 'no trajectory agrees with the target; use a behaviour policy '
-      'closer to it'
+      else 'no trajectory agrees with the target policy; use a behaviour '
+      'policy closer to it'
   )
   raise refusal.Refusal(
       f'{where}{num:,} problems have an effective sample size of '

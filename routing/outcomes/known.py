@@ -24,7 +24,7 @@ from routing.outcomes import table as table_lib
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-  """The endings that are reached at some threshold, and at which ones.
+  """The endings that some threshold reaches, each with its threshold interval.
 
   ending: `[E]` int, sorted by problem and then by rising thresholds.
   low, high: `[E]` float64; the ending is reached for low < kappa <= high.
@@ -40,7 +40,7 @@ def reached(
     scores: np.ndarray,
     routes: np.ndarray | None = None,
 ) -> Reached:
-  """Returns the endings that are reached at some threshold, and at which ones.
+  """Returns which endings are reached, and the interval of thresholds for each.
 
   Args:
     table: outcome table of N problems.
@@ -165,7 +165,7 @@ def at_depth_thresholds(
     metric: str,
     routes: np.ndarray | None = None,
 ) -> points_lib.Points:
-  """Returns the outcomes where each decision of a path has its own threshold.
+  """Returns the outcomes of policies with one threshold per decision of a path.
 
   Args:
     table, scores, metric, routes: see `at_thresholds`.

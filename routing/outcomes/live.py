@@ -223,7 +223,7 @@ class Live:
     return sources.frontier_on_grid(self, family, grid, metric)
 
   def at_rates(self, rates: Sequence[float], metric: str) -> points_lib.Points:
-    """See `sources.Source.at_rates`; one random run per rate, no mean."""
+    """See `sources.Source.at_rates`; runs the random router once per rate."""
     # The draws are hashes of seed, question and step, so a second run repeats
     # them and finds its answers in the cache.
     routers = [self.random_router(float(rate)) for rate in rates]

@@ -8,7 +8,7 @@ GROWING = 'This sample may grow by new problems and be tested again.'
 
 
 class Refusal(ValueError):
-  """The data at hand cannot support a promise or an estimate.
+  """Raised if the data at hand cannot support a promise or an estimate.
 
   reason: what was refused and why, without the note about trying again.
   needed: about how many problems are needed; None if no number is enough. These

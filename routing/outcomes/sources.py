@@ -43,7 +43,7 @@ class Family(Protocol):
   def score(
       self, decisions: table_lib.Decisions
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the score of each decision, and the route to take if it is high.
+    """Returns the score and the larger route of each decision.
 
     Returns:
       `[M]` scores, and the `[M]` larger routes that are taken where the score

@@ -277,7 +277,7 @@ def at_times(outcomes: Outcomes, times: np.ndarray) -> dict[str, np.ndarray]:
 def at_exits(
     tables: Sequence[Outcomes], times: np.ndarray, channels: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Returns the outcomes of K policies that choose a time and a table each.
+  """Returns outcomes, given a stopping time and a table for each problem.
 
   Args:
     tables: G tables of the same N problems, e.g. one per larger route.

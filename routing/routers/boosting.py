@@ -64,7 +64,7 @@ class Effect:
   with_large: Classifier
 
   def score(self, features: np.ndarray) -> np.ndarray:
-    """Returns the estimated gain, `[M]` float64 in [-1, 1], at `[M, F]`."""
+    """Returns the gain, `[M]` float64 in [-1, 1], from `[M, F]` features."""
     return self.with_large.score(features) - self.with_small.score(features)
 
 

@@ -110,7 +110,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-  """One policy of a router and a threshold, with the promises about the two.
+  """A policy of a router and a threshold, with what calibration promises.
 
   name: e.g. 'cost<=0.4'; see `promises.name_of`.
   policy_index: index of the policy, in 0..K-1.
@@ -153,7 +153,7 @@ class OperatingPoint:
 
 
 def as_threshold(value: float | Sequence[float]) -> Threshold:
-  """Converts to a float, or to a tuple of floats with one per decision.
+  """Converts a threshold to a float, or one per decision to a tuple of floats.
 
   Raises:
     ValueError: if there is no threshold, or a threshold is NaN.

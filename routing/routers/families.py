@@ -29,7 +29,7 @@ Scores = tuple[np.ndarray, np.ndarray | None]
 
 
 class PolicyFamily:
-  """The routers of one learned policy, scored by its hand-over probability.
+  """The routers of one learned policy; the score is its hand-over probability.
 
   Args:
     router: the learned router.

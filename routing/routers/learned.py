@@ -58,7 +58,7 @@ def _probabilities(
 
 
 class LearnedRouter:
-  """A router that hands over where the policy's probability of it is high.
+  """A router that thresholds the hand-over probability of a trained policy.
 
   A calibrated router starts at its first operating point, any other router at
   policy 0 and threshold 0.5. `at` and `with_threshold` return copies at other
@@ -203,11 +203,12 @@ class LearnedRouter:
     return self.probabilities(features, policy_index)[..., 1:].sum(axis=-1)
 
   def restricted_to(self, routes: Iterable[int]) -> Self:
-    """Returns a copy limited to some routes, e.g. while a server is down.
+    """Returns a copy that chooses among `routes` only.
 
-    All other routes get probability 0 and `routes` are renormalised, so a score
-    is conditional on the available routes. Operating points were calibrated
-    with all routes and promise nothing with fewer. Policy and threshold stay,
+    Use the copy e.g. while the server of a model is down. All other routes get
+    probability 0 and `routes` are renormalised, so a score is conditional on
+    the available routes. Operating points were calibrated with all routes and
+    promise nothing with fewer. Policy and threshold stay,
     and `at` still works, but `point` is None. `save` does not store the
     restriction; `restricted_to` with all routes ends the restriction.
 

@@ -57,7 +57,7 @@ def read_card(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def read_seen(directory: pathlib.Path) -> seen_lib.Seen:
-  """Returns the record of seen problems; unknown for an old router without one.
+  """Returns the record of seen problems; `seen.UNKNOWN` for an old router.
 
   Raises:
     ValueError: if the card does not accept this record.
