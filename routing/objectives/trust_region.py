@@ -213,8 +213,7 @@ def update(
 
   A step is accepted if the divergence is at most `max_kl`, the constraint is
   violated no more than before, and the loss is no higher (or the constraint was
-  violated before). If not, the step is shortened, at most `max_backtracks`
-  times.
+  violated before). If not, the step is shortened up to `max_backtracks` times.
 
   Args:
     params: any pytree of float arrays, the old policy.

@@ -179,8 +179,7 @@ def rollout(
             costs=jnp.where(is_asked, costs[t][actions], 0.0),
         )
     )
-    # After a hand-over for good the same route writes all further steps.
-    writer = jnp.where(is_asked, actions, writer)
+    writer = jnp.where(is_asked, actions, writer)  # Fixed after a hand-over.
     is_wrong = write(process, noise, t, is_wrong, writer)
     # The reference uses the same noise, so that loss and gain are paired.
     reference_is_wrong = write(process, noise, t, reference_is_wrong, largest)
