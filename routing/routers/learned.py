@@ -208,9 +208,9 @@ class LearnedRouter:
     Use the copy e.g. while the server of a model is down. All other routes get
     probability 0 and `routes` are renormalised, so a score is conditional on
     the available routes. Operating points were calibrated with all routes and
-    promise nothing with fewer. Policy and threshold stay,
-    and `at` still works, but `point` is None. `save` does not store the
-    restriction; `restricted_to` with all routes ends the restriction.
+    promise nothing with fewer. Policy and threshold stay, and `at` still works,
+    but `point` is None. `save` does not store the restriction; `restricted_to`
+    with all routes ends the restriction.
 
     Args:
       routes: 0, because the small model writes by default, and at least one
