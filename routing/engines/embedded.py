@@ -131,11 +131,11 @@ class EmbeddedEngine:
     return len(self.encode(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int]:
-    """Returns the prompt's ids; see `engine.Engine.encode`."""
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._tokenizer.encode(question + trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes one step, or all to the end; see `engine.Engine.write`.
+    """Writes the requested steps; see `engine.Engine.write`.
 
     Raises:
       engine_lib.Refused: if the prompt leaves no room for a token, or contains

@@ -46,7 +46,7 @@ class Memory:
     return self._steps.get(question, {}).get(trace)
 
   def add(self, question: str, trace: str, steps: Sequence[types.Step]) -> None:
-    """Stores consecutive steps, the first of which follows `trace`."""
+    """Stores consecutive steps of an answer; the first one follows `trace`."""
     known = self._steps.setdefault(question, {})
     for step in steps:
       if not (step.is_final or boundaries.ends_step(step.text)):
@@ -115,11 +115,11 @@ class MemoizedEngine:
     return self._engine.count_tokens(question, trace)
 
   def encode(self, question: str, trace: str) -> Sequence[int] | None:
-    """Returns the prompt's ids; see `engine.Engine.encode`."""
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._engine.encode(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes steps, from memory if possible; see `engine.Engine.write`.
+    """Returns the requested steps, from memory or from the wrapped engine.
 
     Raises:
       Exception: any error of the wrapped engine; no step is stored then.
@@ -161,7 +161,7 @@ class MemoizedEngine:
   async def _ask_once(
       self, request: engine_lib.Request
   ) -> tuple[types.Step, ...]:
-    """Returns a reply that one of the concurrent requests for it computes."""
+    """Returns a reply that only one of several concurrent requests computes."""
     # Requests for the same step that differ in `to_end` or `max_tokens` do not
     # share a lock, so the step is computed twice. This is rare.
     key = request.question, request.trace, request.to_end, request.max_tokens

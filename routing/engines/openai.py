@@ -88,13 +88,13 @@ class OpenAIEngine:
     return len(self._prompter.ids(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int] | None:
-    """Returns the prompt's ids; see `engine.Engine.encode`."""
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
     if self._prompter is None:
       return None
     return self._prompter.ids(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes one step, or all to the end; see `engine.Engine.write`.
+    """Writes the requested steps; see `engine.Engine.write`.
 
     Raises:
       engine_lib.Unavailable, Refused, Stop: if a request fails; the type says

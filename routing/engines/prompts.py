@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
   backend_tokenizer: Any
 
   def encode(self, text: str, **kwargs) -> list[int]:
-    """Returns the ids of a text."""
+    """Returns the token ids of a text."""
     ...
 
   def apply_chat_template(self, messages: Sequence[Message], **kwargs) -> Any:

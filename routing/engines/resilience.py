@@ -145,7 +145,7 @@ class ResilientEngine:
     self._restarting = asyncio.Lock()
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes steps, with retries; see `engine.Engine.write`.
+    """Writes the requested steps, with retries; see `engine.Engine.write`.
 
     Raises:
       engine_lib.Refused: if the engine refuses the request, or all attempts
@@ -161,7 +161,7 @@ class ResilientEngine:
         # The slot is released before any wait below, so that a request that
         # backs off does not block others.
         async with self._slots:
-          # The ceiling is checked with the slot in hand, because it may have
+          # The ceiling is checked after the slot is obtained, since it may have
           # been reached while this request waited for the slot.
           self._meter.check()
           steps = await self._engine.write(request)
@@ -193,7 +193,7 @@ class ResilientEngine:
     return self._engine.count_tokens(question, trace)
 
   def encode(self, question: str, trace: str) -> Sequence[int] | None:
-    """Returns the prompt's ids; see `engine.Engine.encode`."""
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._engine.encode(question, trace)
 
   def forget(self, session: str) -> None:

@@ -87,7 +87,7 @@ class ScriptedEngine:
     )
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes one step, or all to the end; see `engine.Engine.write`.
+    """Writes the requested steps; see `engine.Engine.write`.
 
     Raises:
       ConnectionError: if `fails_at` is true for the request.

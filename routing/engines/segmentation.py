@@ -69,7 +69,7 @@ def slices(
 
 def _ended(text: str, delimiter: str) -> list[str]:
   """Splits `text` into steps; returns [] if it contains no complete step."""
-  # Most tokens complete no step. This test spares them the search for blocks.
+  # Most tokens complete no step. For them this test avoids a search for blocks.
   if delimiter not in text:
     return []
   steps = boundaries.split(text, delimiter)

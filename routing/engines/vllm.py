@@ -164,11 +164,11 @@ class VllmEngine:
     return len(self.encode(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int]:
-    """Returns the prompt's ids; see `engine.Engine.encode`."""
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._prompter.ids(question, trace)
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes one step, or all to the end; see `engine.Engine.write`.
+    """Writes the requested steps; see `engine.Engine.write`.
 
     Raises:
       engine_lib.Refused: if the prompt leaves no room for a token.
@@ -196,12 +196,12 @@ class VllmEngine:
     return segmentation.charged(kept, sum(counts))
 
   async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Cancels the session's run; see `engine.Engine.cancel_speculation`."""
+    """Cancels a running request; see `engine.Engine.cancel_speculation`."""
     await self._end(session)
     return self._wasted.pop(session, None)
 
   def forget(self, session: str) -> None:
-    """Cancels the session's run without charging its wasted tokens.
+    """Cancels the session's running request; its wasted tokens are not charged.
 
     The prefix cache is left alone: vLLM evicts the least recently used blocks.
     """
@@ -245,7 +245,7 @@ class VllmEngine:
         ) from error
 
   async def close(self) -> None:
-    """Cancels all runs and ends the process."""
+    """Cancels all running requests and ends vLLM's process."""
     await asyncio.gather(
         *map(self.cancel_speculation, self._runs), *self._ending
     )
@@ -304,7 +304,7 @@ class VllmEngine:
     return part, usage
 
   async def _end(self, session: str) -> None:
-    """Cancels the session's run, if any, and stores its wasted tokens.
+    """Cancels the session's running request, if any; stores its wasted tokens.
 
     Wasted tokens are reported by `cancel_speculation`, never by a step. They
     would otherwise count against the answer's token limit, and the answer would

@@ -45,7 +45,7 @@ class Tokenizer:
     return len(VOCABULARY)
 
   def encode(self, text: str) -> list[int]:
-    """Returns the ids of `text`; no special token is added.
+    """Returns the token ids of `text`; no special token is added.
 
     Raises:
       ValueError: if a part of the text is not in the vocabulary.
