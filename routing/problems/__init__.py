@@ -1,1 +1,1 @@
-"""Problem sources, the four splits, and records of the problems seen."""
+"""Problem sources, the four splits, and the record of problems seen."""

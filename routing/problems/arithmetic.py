@@ -1,15 +1,15 @@
-"""Counter arithmetic: the task of the embedded pair, with labels of its steps.
+"""Counter arithmetic: the task of the embedded pair of models.
 
-There are two counters, P and Q, of two digits each. Four to six clauses change
-them, and the question asks for the final value of one. Each step restates its
-clause, computes the result and restates both counters, always in 22 tokens.
+There are two counters, P and Q, of two digits each. A question lists four to
+six clauses that change them, and asks for the final value of one counter. Each
+step restates one clause, computes its result and states both counters, always
+in 22 tokens.
 
-Which steps matter follows from the data flow alone (which counter is asked for,
-a later `set to`, a later `gets all`); no token marks them. An error propagates
-to every later step that reads the wrong counter.
+Whether the answer depends on a step follows only from which counter is asked
+for and from later clauses (`set to`, `gets all`); no token marks it. An error
+propagates to every later step that reads the wrong counter.
 
-The labels (right, relevant, in a blind spot) are for analysis only; no router
-sees them.
+Labels of steps (right, relevant, in a blind spot) serve analysis only.
 """
 
 from collections.abc import Iterator
@@ -35,9 +35,8 @@ VERBS = {
 }
 NUM_CLAUSES = (4, 5, 6)
 
-# Streams of random tasks, in the order of drawing, and the share of each split
-# in its stream. The names seed the random draws: renaming a stream would change
-# its problems.
+# Stream of random tasks -> the share of each split in it. Streams are drawn in
+# this order. A stream's name seeds its random numbers: do not rename it.
 _STREAMS = {
     'test': {'test': 1.0},
     'validation': {'select': 0.5, 'prove': 0.5},
@@ -55,23 +54,24 @@ _KINDS = {
     'merge_add': 0.6,
     'merge_sub': 0.5,
 }
-# The sums that the small model's training corpus gets wrong, so that its errors
-# are systematic: operation -> operand digits.
+# The sums that are wrong in the small model's training corpus, so that its
+# errors are systematic: operation -> operand digits.
 BLIND_SPOTS = {
     'add': frozenset({2, 4, 6, 7}),  # Tens digit; the carry is dropped.
     'sub': frozenset({3, 5, 8}),  # Tens digit; the borrow is dropped.
-    'mul': frozenset({4, 7}),  # 10 too much.
-    'div': frozenset({3, 8}),  # 1 too much.
+    'mul': frozenset({4, 7}),  # Operand; the result is 10 too large.
+    'div': frozenset({3, 8}),  # Operand; the result is 1 too large.
 }
+# Operation -> what the corpus adds to the right result in a blind spot.
 _BLIND_ERRORS = {'add': -10, 'sub': 10, 'mul': 10, 'div': 1}
 _STATE = re.compile(r'P=(\d\d) Q=(\d\d)\n\n$')
 
 
 @dataclasses.dataclass(frozen=True)
 class Clause:
-  """One clause of a task: a counter changes by an operation.
+  """One clause of a task: an operation that changes one counter.
 
-  counter: 0 (P) or 1 (Q), the counter that changes.
+  counter: index of the counter that changes, 0 (P) or 1 (Q).
   operation: one of `OPERATIONS`.
   operand: a number; None = the value of the other counter.
   """
@@ -85,9 +85,9 @@ class Clause:
 class Task:
   """A problem as data, before it is put into words.
 
-  clauses: in the order of execution.
+  clauses: the clauses, in the order of their execution.
   asked: index of the counter that the question asks for.
-  start: the initial values of the counters.
+  start: the initial values of the counters P and Q.
   """
 
   clauses: tuple[Clause, ...]
@@ -99,11 +99,10 @@ class Task:
 class StepLabel:
   """Labels of one step of a trace.
 
-  is_right: whether the step follows from the state that the trace had reached;
-    earlier errors do not count.
-  is_relevant: whether the answer depends on the step.
-  in_blind_spot: whether the small model's corpus is wrong about this sum.
-  kind: the operation; 'answer' for the last line, 'extra' for lines after it.
+  is_right: whether the step follows from the counters stated just before it.
+  is_relevant: whether the final answer depends on the step.
+  in_blind_spot: whether the sum is wrong in the small model's training corpus.
+  kind: the operation; 'answer' for the final-answer line, 'extra' after it.
   """
 
   is_right: bool
@@ -113,9 +112,9 @@ class StepLabel:
 
 
 def in_blind_spot(operation: str, value: int, operand: int) -> bool:
-  """Returns whether the small model's corpus is wrong about a sum."""
+  """Returns whether a sum is wrong in the small model's training corpus."""
   spots = BLIND_SPOTS.get(operation, frozenset())
-  # A wrong carry or borrow needs a sum that has one.
+  # The corpus drops carries and borrows: only sums that have one are wrong.
   if operation == 'add':
     return operand // 10 in spots and value % 10 + operand % 10 >= 10
   if operation == 'sub':
@@ -126,15 +125,15 @@ def in_blind_spot(operation: str, value: int, operand: int) -> bool:
 def apply(
     operation: str, value: int, operand: int, *, misconceived: bool = False
 ) -> int:
-  """Returns the result of an operation, in 0..99.
+  """Returns the result of an operation on a counter's `value`, in 0..99.
 
-  With `misconceived`, it makes the errors of the small model's corpus.
+  `misconceived` = with the errors of the small model's training corpus.
   """
   result = {
       'add': value + operand,
       'sub': value - operand,
       'mul': value * operand,
-      'div': value // max(operand, 1),  # All results are computed; 0 is one.
+      'div': value // max(operand, 1),  # Also evaluated for other operations.
       'set': operand,
   }[operation]
   if misconceived and in_blind_spot(operation, value, operand):
@@ -143,14 +142,14 @@ def apply(
 
 
 def draw_operand(rng: random.Random, operation: str) -> int:
-  """Draws an operand: 2..9 for `mul` and `div`, otherwise 10..99."""
+  """Draws a random operand: 2..9 for `mul` and `div`, otherwise 10..99."""
   if operation in ('mul', 'div'):
     return rng.randrange(2, 10)
   return rng.randrange(10, 100)
 
 
 def relevance(clauses: Sequence[Clause], asked: int) -> list[bool]:
-  """Returns, for each clause, whether the answer depends on it."""
+  """Returns for each clause whether the answer depends on it."""
   # Liveness analysis, backwards from the question: a clause is relevant if the
   # value that it writes is needed afterwards.
   needed, relevant = {asked}, []
@@ -165,9 +164,9 @@ def relevance(clauses: Sequence[Clause], asked: int) -> list[bool]:
 
 
 def draw_task(rng: random.Random, num_clauses: int | None = None) -> Task:
-  """Draws a task in which at least two sums are relevant.
+  """Draws a random task whose answer depends on two sums or more.
 
-  `num_clauses` None = drawn from `NUM_CLAUSES`.
+  `num_clauses` None = the number of clauses is drawn from `NUM_CLAUSES`.
   """
   count = num_clauses or rng.choice(NUM_CLAUSES)
   while True:
@@ -200,11 +199,12 @@ def clause_text(clause: Clause) -> str:
 
 
 def _state_text(state: Sequence[int]) -> str:
+  """Returns the counters' values as text, e.g. 'P=07 Q=42' and a delimiter."""
   return f'P={state[0]:02d} Q={state[1]:02d}{types.DELIMITER}'
 
 
 def question_text(task: Task) -> str:
-  """Returns the question: clauses, one a line, what is asked, first values."""
+  """Returns the question: clauses, the counter asked for, initial values."""
   lines = [
       f'{label}) {clause_text(clause)}\n'
       for label, clause in zip(LABELS, task.clauses, strict=False)
@@ -214,7 +214,7 @@ def question_text(task: Task) -> str:
 
 
 def sum_of(clause: Clause, state: Sequence[int]) -> tuple[int, int]:
-  """Returns the (value, operand) that a clause works on in `state`."""
+  """Returns the (value, operand) of a clause if the counters are `state`."""
   operand = clause.operand
   if operand is None:
     operand = state[1 - clause.counter]
@@ -228,9 +228,10 @@ def execute(
     *,
     misconceived: bool = False,
 ) -> tuple[str, tuple[int, int]]:
-  """Executes clause `index`; returns the text of its step and the new state.
+  """Executes clause `index` of a task on the counters `state`.
 
-  With `misconceived`, it makes the errors of the small model's corpus.
+  Returns the text of the step and the counters after it. `misconceived` = with
+  the errors of the small model's training corpus.
   """
   value, operand = sum_of(clause, state)
   result = apply(clause.operation, value, operand, misconceived=misconceived)
@@ -245,14 +246,14 @@ def execute(
 
 
 def answer_text(task: Task, state: Sequence[int]) -> str:
-  """Returns the last line of a trace, from the counters' final values."""
+  """Returns the final-answer line for the final values `state` of P and Q."""
   return f'#### {COUNTERS[task.asked]} = {state[task.asked]:02d}'
 
 
 def solution(task: Task, *, misconceived: bool = False) -> list[str]:
-  """Returns the steps of a solution.
+  """Returns the texts of the steps that solve a task.
 
-  It is right unless `misconceived`; then it has the small corpus's errors.
+  `misconceived` = with the errors of the small model's training corpus.
   """
   state, steps = task.start, []
   for i, clause in enumerate(task.clauses):
@@ -262,17 +263,17 @@ def solution(task: Task, *, misconceived: bool = False) -> list[str]:
 
 
 def label_steps(task: Task, steps: Sequence[str]) -> list[StepLabel]:
-  """Returns the labels of the steps of any trace of the task.
+  """Returns a label for each step of a model's answer to a task.
 
-  Each step is judged from the state that the step before it states. If that one
-  states none, the next step is labelled as not right.
+  A step is right if it follows from the counters that the step before it
+  states. A step after one that states no counters is labelled as wrong.
   """
   state, labels = task.start, []
   matters = relevance(task.clauses, task.asked)
   for i, text in enumerate(steps):
     if i < len(task.clauses):
       clause = task.clauses[i]
-      # No state, no expected text, so the comparison below fails.
+      # If the state is None, `expected` is None too, and the step is wrong.
       expected = state and execute(i, clause, state)[0]
       blind = state is not None and in_blind_spot(
           clause.operation, *sum_of(clause, state)
@@ -286,13 +287,13 @@ def label_steps(task: Task, steps: Sequence[str]) -> list[StepLabel]:
       )
     labels.append(label)
     found = _STATE.search(text)
-    # The stated counters, even if wrong: the next step is judged from these.
+    # The next step is judged from the counters stated here, even if wrong.
     state = (int(found[1]), int(found[2])) if found else None
   return labels
 
 
 def to_problem(task: Task, name: str) -> types.Problem:
-  """Returns the task in words; `meta` holds its parts, for analysis."""
+  """Returns a task as a problem in words; its parts are in `meta` as well."""
   final = solution(task)[-1]
   return types.Problem(
       id=name,
@@ -310,7 +311,7 @@ def to_problem(task: Task, name: str) -> types.Problem:
 
 
 def to_task(problem: types.Problem) -> Task:
-  """Returns the task of a problem, from its `meta`."""
+  """Returns the task of a problem, which is read from the problem's `meta`."""
   meta = problem.meta
   return Task(
       clauses=tuple(Clause(*clause) for clause in meta['clauses']),
@@ -342,16 +343,16 @@ def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
   """Returns disjoint splits of the given sizes, e.g. `load(0, train=6_000)`.
 
   `test` and `train` have one stream of random tasks each. `select` and `prove`
-  share one, whose tasks are assigned by the hash of their question. A smaller
-  split is therefore the start of a larger one, and the sizes of `select` and
-  `prove` do not affect each other.
+  share a stream, whose tasks are assigned by the hash of their question. So a
+  smaller size gives the first problems of a larger one, and the sizes of
+  `select` and `prove` do not affect each other.
 
-  A question that occurs in two streams stays in the earlier one: the order is
-  test, then select and prove, then train.
+  A question that occurs in two streams stays in the earlier stream. The order
+  is: `test`, then `select` and `prove`, then `train`.
 
   Args:
-    seed: of all streams.
-    **sizes: for each split (`splits.SPLITS`), the number of problems.
+    seed: of the random numbers of all streams.
+    **sizes: number of problems of each split, by its name in `splits.SPLITS`.
 
   Raises:
     ValueError: if a split is unknown or a size is negative.
@@ -363,8 +364,8 @@ def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
   seen: set[str] = set()
   drawn: dict[str, list[Task]] = {}
   for stream, shares in _STREAMS.items():
-    # A copy: a task that `_deal` dropped, because its split was full, may still
-    # occur in train. Only tasks that are in a split are added to `seen` below.
+    # `draw_distinct` adds to a copy of `seen`: a task that `_deal` dropped,
+    # because its split was full, may still occur in a later stream.
     tasks = draw_distinct(f'arithmetic/{seed}/{stream}', set(seen))
     parts = _deal(tasks, shares, sizes)
     drawn |= parts
@@ -385,15 +386,15 @@ def load(seed: int = 0, **sizes: int) -> dict[str, list[types.Problem]]:
 def _deal(
     tasks: Iterator[Task], shares: Mapping[str, float], sizes: Mapping[str, int]
 ) -> dict[str, list[Task]]:
-  """Assigns tasks to splits by hash until each split has its size.
+  """Assigns the tasks of a stream to splits until each split has its size.
 
-  A split without a size gets no tasks.
+  Tasks are assigned by `splits.split_of`; a split without a size gets none.
   """
   parts: dict[str, list[Task]] = {name: [] for name in shares}
   while any(len(part) < sizes.get(name, 0) for name, part in parts.items()):
     task = next(tasks)
     name = splits.split_of(question_text(task), shares)
-    # A full split drops its tasks, since they may not move to the other one.
+    # Tasks of a full split are dropped, since the hash allows no other split.
     if len(parts[name]) < sizes.get(name, 0):
       parts[name].append(task)
   return parts

@@ -63,9 +63,9 @@ class Seen:
     """
     if not self.is_known:
       raise ValueError(
-          f'{owner} has no complete record of the problems it has seen '
-          '(seen.json), so it may have been trained on these problems. Train '
-          'the router again, which writes the record.'
+          f'{owner} does not say which problems it has seen, so it may have '
+          'been trained on these problems. Train the router again, which '
+          'writes the missing record (seen.json).'
       )
 
   def with_inherited(self, other: Self) -> Self:
