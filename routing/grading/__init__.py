@@ -1,1 +1,1 @@
-"""Graders: find the final answer of a text, and compare it with a reference."""
+"""Finds the final answer in a text, and compares it with the reference."""

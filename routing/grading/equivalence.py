@@ -1,8 +1,8 @@
 """Graders: compare the final answer of a text with the reference answer.
 
 A grader is any callable `(text, reference) -> bool`, where `text` is the whole
-answer as the user reads it. A text without a final answer grades wrong; it
-raises no error.
+answer as the user reads it, reasoning included. A text without a final answer
+is graded as wrong; it raises no error.
 """
 
 import json
@@ -18,7 +18,9 @@ from typing import Protocol
 from routing.grading import answers
 
 _WORKER = pathlib.Path(__file__).with_name('math_worker.py')
-_START_SECONDS = 120.0  # Importing a computer algebra system on a busy machine.
+# Time limit for starting the child process, which imports a computer algebra
+# system; on a busy machine this is slow.
+_START_SECONDS = 120.0
 
 
 class Grader(Protocol):
@@ -30,9 +32,9 @@ class Grader(Protocol):
 
 
 def exact(text: str, reference: str) -> bool:
-  """Returns whether the final answer has the characters of the reference.
+  """Returns whether the final answer of `text` is the reference, literally.
 
-  Runs of white space count as one space.
+  Only differences in white space between words are ignored.
   """
   answer = answers.find(text)
   return answer is not None and answer.split() == reference.split()
@@ -41,22 +43,24 @@ def exact(text: str, reference: str) -> bool:
 class MathVerify:
   """A grader by mathematical equivalence (`math-verify`), with a time limit.
 
-  An answer that cannot be parsed, or compared within the limit, grades wrong.
+  An answer that cannot be parsed, or not compared within the time limit, is
+  graded as wrong.
 
   Args:
-    timeout: maximum seconds for one comparison.
+    timeout: time limit of one comparison, in seconds.
   """
 
-  # The package limits its time by a signal, which works only in the main thread
-  # and does not interrupt a long multiplication of integers. Here it runs in a
-  # child process instead, which is started at the first call and killed when it
-  # exceeds the limit.
+  # The package `math-verify` limits its time by a signal. This works only in
+  # the main thread, and does not interrupt a long multiplication of integers.
+  # So this class runs the package in a child process, which is started at the
+  # first call, and killed when it exceeds the limit.
 
   def __init__(self, timeout: float = 5.0):
     if not timeout > 0:
       raise ValueError(f'timeout is {timeout} s; it must be positive.')
     self._timeout = timeout
-    self._lock = threading.Lock()  # One child: one question at a time.
+    # There is one child process, which answers one question at a time.
+    self._lock = threading.Lock()
     self._child: subprocess.Popen | None = None
 
   def __call__(self, text: str, reference: str) -> bool:
@@ -64,32 +68,39 @@ class MathVerify:
     return answer is not None and self.is_equivalent(answer, reference)
 
   def is_equivalent(self, answer: str, reference: str) -> bool:
-    """Returns whether an answer, found already, equals the reference."""
-    # Most right answers are the reference itself; no need to ask the child.
+    """Returns whether two expressions are mathematically equal.
+
+    Args:
+      answer: the final answer, without the reasoning before it.
+      reference: the reference answer.
+    """
+    # Most right answers are literally the reference; these need no child.
     if answer.split() == reference.split():
       return True
     with self._lock:
       try:
         return self._ask(answer, reference)
-      except BrokenPipeError:  # The child has died; ask a new one, once.
+      except BrokenPipeError:  # The child has died; ask a new child, once.
         pass
       try:
         return self._ask(answer, reference)
-      except BrokenPipeError:  # This question kills it.
+      except BrokenPipeError:  # This question killed the new child as well.
         return False
 
   def close(self) -> None:
-    """Kills the child process; a later call would start a new one."""
+    """Kills the child process; a later comparison would start a new one."""
     if self._child is not None:
       self._child.kill()
       self._child.communicate()
       self._child = None
 
   def _ask(self, answer: str, reference: str) -> bool:
-    """Asks the child for one verdict.
+    """Asks the child process whether two expressions are equal.
+
+    Returns False if the child exceeds the time limit.
 
     Raises:
-      BrokenPipeError: if the child is dead.
+      BrokenPipeError: if the child process has died.
     """
     if self._child is None:
       self._start()
@@ -98,16 +109,22 @@ class MathVerify:
       self._child.stdin.write(line.encode())
       return self._read(self._timeout) == b'1\n'
     except TimeoutError:
-      self.close()  # Its late verdict must not answer the next question.
+      # Without this, a late verdict would be read as the answer to the next
+      # question.
+      self.close()
       return False
     except BrokenPipeError:
       self.close()
       raise
 
   def _start(self) -> None:
-    """Starts the child, and waits until it has loaded `math-verify`."""
-    # -P keeps the worker's folder off sys.path, where its modules could shadow
-    # installed packages.
+    """Starts the child process, and waits until it has loaded `math-verify`.
+
+    Raises:
+      RuntimeError: if the process ends, or is not ready within the time limit.
+    """
+    # -P keeps the directory of the worker's file off sys.path. Modules in it
+    # could shadow installed packages.
     self._child = subprocess.Popen(
         [sys.executable, '-P', str(_WORKER)],
         stdin=subprocess.PIPE,
@@ -124,13 +141,13 @@ class MathVerify:
       ) from error
 
   def _read(self, timeout: float) -> bytes:
-    """Returns the child's next line of output.
+    """Returns the next line that the child process prints.
 
     Raises:
-      TimeoutError: if no full line comes within `timeout` seconds.
-      BrokenPipeError: if the child has closed its output.
+      TimeoutError: if no full line arrives within `timeout` seconds.
+      BrokenPipeError: if the child process has closed its output.
     """
-    # `select` and `os.read` instead of `readline`, which cannot time out.
+    # `readline` has no time limit, so `select` and `os.read` are used.
     deadline = time.monotonic() + timeout
     out, line = self._child.stdout, b''
     while not line.endswith(b'\n'):
@@ -149,10 +166,10 @@ _GRADERS = {'exact': lambda: exact, 'math_verify': MathVerify}
 
 
 def by_name(name: str) -> Grader:
-  """Returns the grader of a given name.
+  """Returns the grader with the given name: 'exact' or 'math_verify'.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: if no grader has this name.
   """
   if name not in _GRADERS:
     raise ValueError(

@@ -1,7 +1,8 @@
-"""A child process that compares expressions: reads JSON lines, prints 0 or 1.
+"""A script that compares expressions: it reads JSON lines, and prints 0 or 1.
 
-`equivalence.MathVerify` runs it as a script, and limits its time by killing it.
-It imports nothing from this package, so that it starts without JAX.
+`equivalence.MathVerify` runs this script in a child process, and kills the
+process when a comparison exceeds the time limit. The script imports nothing
+from this package, so that it starts without JAX.
 """
 
 import json
@@ -14,9 +15,9 @@ _PLAIN_NUMBER = re.compile(r'[-+]?[\d\s.,]+')
 
 
 def _as_math(text: str) -> str:
-  """Returns the text with LaTeX delimiters, which `math_verify.parse` needs.
+  """Returns an expression with the delimiters that `math_verify.parse` needs.
 
-  In bare LaTeX such as `2x+1` it would find only a number.
+  Without LaTeX delimiters, `parse` would find only a number in e.g. `2x+1`.
   """
   if any(mark in text for mark in _MARKS) or _PLAIN_NUMBER.fullmatch(text):
     return text
@@ -24,29 +25,32 @@ def _as_math(text: str) -> str:
 
 
 def is_equivalent(answer: str, reference: str) -> bool:
-  """Returns whether both expressions parse and are equal."""
+  """Returns whether both expressions can be parsed and are equal."""
   import math_verify
 
   gold, given = (
-      # No time limits of the package: its signals are of no use here.
+      # The package's own time limits are off, because they rely on signals. The
+      # parent process limits the time instead.
       math_verify.parse(_as_math(text), parsing_timeout=None)
       for text in (reference, answer)
   )
-  # The order matters: `verify` is not symmetric, the reference comes first.
+  # `verify` is not symmetric: its first argument must be the reference.
   return bool(math_verify.verify(gold, given, timeout_seconds=None))
 
 
 def main() -> None:
-  """Answers one line after the other until standard input ends."""
-  logging.disable()  # The package warns of each call without a time limit.
-  # Loaded before 'ready', so that no question's time limit includes it.
+  """Prints a verdict for each line of standard input, until the input ends."""
+  # `math_verify` logs a warning at each call without a time limit.
+  logging.disable()
+  # The package is loaded before 'ready' is printed, so that loading does not
+  # count towards the time limit of the first comparison.
   import math_verify  # noqa: F401
 
   print('ready', flush=True)
   for line in sys.stdin:
     try:
       verdict = is_equivalent(*json.loads(line))
-    except Exception:  # What cannot be compared counts as not equal.
+    except Exception:  # Expressions that cannot be compared are not equal.
       verdict = False
     print(int(verdict), flush=True)
 

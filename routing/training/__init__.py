@@ -1,1 +1,1 @@
-"""State, update step, loop and checkpoints of a training run."""
+"""The training state, the update step, the training loop and checkpoints."""
