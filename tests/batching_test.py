@@ -206,7 +206,7 @@ class LadderBatchTest(parameterized.TestCase):
       self._batch(
           [dataclasses.replace(ladder, completions=ladder.completions[:-1])]
       )
-    with self.assertRaisesRegex(ValueError, 'no problems'):
+    with self.assertRaisesRegex(ValueError, 'has 0 problems'):
       self._batch([])
 
   def test_an_unset_reference_raises_an_error(self):

@@ -306,7 +306,7 @@ class WalksTest(parameterized.TestCase):
       known.at_thresholds(table, np.zeros(3), np.zeros(1), 'price')
     with self.assertRaisesRegex(ValueError, 'Action probabilities must have'):
       known.expected(table, np.ones((3, 2)), 'price')
-    with self.assertRaisesRegex(ValueError, 'no problems'):
+    with self.assertRaisesRegex(ValueError, 'has 0 problems'):
       records_lib.tree_table([], _FEATURES, _ACCOUNTING)
 
 
