@@ -123,7 +123,7 @@ class ConstantTest(parameterized.TestCase):
     chex.assert_trees_all_close(*ends, atol=2e-5)
 
   def test_features_that_change_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'Features 0 to 0 .* they change'):
+    with self.assertRaisesRegex(ValueError, 'columns 0 to 0 .* they change'):
       sources.with_constant(make_batch(), slice(0, 1))
 
 
