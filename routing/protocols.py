@@ -64,11 +64,11 @@ class Protocol:
 
   @property
   def has_draft(self) -> bool:
-    """Whether the small model drafts the next step before each decision."""
+    """True if the small model drafts the next step before each decision."""
     return self.view == 'peek'
 
   def is_absorbing(self, route: int) -> bool:
-    """Whether `route`, once chosen, writes all of the rest of the answer."""
+    """Returns whether `route`, once chosen, writes the rest of the answer."""
     return self.name == 'escalate' and route > 0
 
   def action_mask(

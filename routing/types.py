@@ -322,7 +322,7 @@ class OutcomeBatch:
 
   @property
   def is_chain(self) -> bool:
-    """Whether each decision has at most one successor, as in a ladder."""
+    """True if each decision has at most one successor, as in a ladder."""
     return all(width == 1 for width in self.widths)
 
 

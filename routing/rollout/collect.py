@@ -69,7 +69,7 @@ class Plan:
 
   @property
   def is_greedy(self) -> bool:
-    """Whether every model always writes its most likely token."""
+    """True if every model always writes its most likely token."""
     return self.sampling.temperature == 0
 
 

@@ -248,7 +248,7 @@ class _Walk:
 
 
 def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
-  """Returns the step of each reply."""
+  """Returns the steps that a sequence of replies consists of."""
   return [reply.step for reply in replies]
 
 

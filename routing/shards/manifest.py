@@ -78,7 +78,7 @@ class Manifest:
 
   @property
   def is_complete(self) -> bool:
-    """Whether every problem is in a shard or recorded as failed."""
+    """True if every problem is in a shard or recorded as failed."""
     rows = sum(shard.rows for shard in self.shards)
     return rows + len(self.failures) == self.num_problems
 

@@ -123,7 +123,7 @@ def always(route: int, data: Data) -> exact.Outcomes:
 
 
 def _always(route: int, data: Data) -> tuple[exact.Outcomes, jax.Array]:
-  """Returns `always`, and the sample size as in `_outcomes_and_size`."""
+  """Returns the result of `always`, and its (effective) sample size."""
   num = num_routes(data)
   certain = _CERTAIN * jax.nn.one_hot(route % num, num)
   shape = *data.mask.shape, num
