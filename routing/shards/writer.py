@@ -173,7 +173,7 @@ class Writer:
     return range(first, last)
 
   def _is_full(self, shard: manifest_lib.ShardEntry) -> bool:
-    """Returns whether each problem of a shard's block has a record or failed."""
+    """Returns whether a block has a record or a failure for each problem."""
     places = self._places(shard.first)
     return shard.rows + len(self._failed().intersection(places)) == len(places)
 
