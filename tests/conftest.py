@@ -1,4 +1,4 @@
-"""What every test may rely on: flags, what was compiled, where the data is."""
+"""Sets up all tests: flags, how XLA compiles, where the public data is."""
 
 import os
 import pathlib
@@ -10,20 +10,24 @@ import pytest
 
 def pytest_configure(config):
   flags.FLAGS.mark_as_parsed()  # absl's create_tempdir reads a flag.
-  # As jax's own tests do: most of the suite's time would go into optimising
-  # programs that run once. The demo and the notebooks run what users run.
+  # All of these are read when jax is imported, so they are set before.
+  # Tests compile many programs and run each once, so compiling must be cheap:
+  # no optimisation, as in jax's own tests, and the older emitters of fused
+  # loops, which compile two to three times as fast. The demo and the notebooks
+  # run in `.ci/run` with the settings that users have.
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    # What one process has compiled, the others load: the workers, the commands
-    # that they start, the runs that are resumed. Before jax is imported.
+    # The workers, the commands that tests start and the runs that are resumed
+    # share what any of them has compiled.
     compiled = tempfile.TemporaryDirectory()
     config.add_cleanup(compiled.cleanup)
     os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled.name
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
 
 
 def pytest_collection_modifyitems(items):
-  """Files with a slow test first, or a worker would be alone at the end."""
+  """Puts files with a slow test first, so that no worker ends up alone."""
   slow = {item.path for item in items if item.get_closest_marker('slow')}
   items.sort(key=lambda item: item.path not in slow)
 
