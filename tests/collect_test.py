@@ -182,7 +182,10 @@ class CollectTest(parameterized.TestCase):
 
   def test_reads_of_the_small_trace_do_not_depend_on_other_problems(self):
     engines = scripted_pair.make_engines(2)
-    for ladder in _collect(scripted_pair.make_problems(20), engines):
+    found = _collect(scripted_pair.make_problems(20), engines)
+    self.assertLen(found, 20)
+    self.assertGreater(max(len(x.steps) for x in found), 1)
+    for ladder in found:
       self.assertEqual(ladder.steps[0].usage.cached, 0)
       self.assertTrue(all(s.usage.read == 0 for s in ladder.steps[1:]))
 

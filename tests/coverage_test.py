@@ -9,7 +9,6 @@ import functools
 from unittest import mock
 
 from absl.testing import absltest
-from absl.testing import parameterized
 import numpy as np
 import pytest
 
@@ -122,8 +121,12 @@ class ValidityTest(absltest.TestCase):
     self.assertGreater(max(x['broken'] / x['splits'] for x in rows), 0.3)
 
 
-class LooseTest(parameterized.TestCase):
-  """Each guard is taken away in turn: what rests on it must be found out."""
+class LooseTest(absltest.TestCase):
+  """Each guard is removed in turn, and the count must detect it.
+
+  Promises hold with a wide margin here, so that only large errors are detected.
+  `coverage_edge_test` tests p-values, without such a margin.
+  """
 
   def found(self, rows):
     return names(cells_lib.judge(rows))
@@ -135,31 +138,6 @@ class LooseTest(parameterized.TestCase):
         if x['procedure'] == 'picked loss'
     ]
     self.assertEqual(self.found(rows), {'fixed sequence'})
-
-  @parameterized.parameters(
-      ('binomial_p_value', 4, {'fixed sequence', 'conformal'}),
-      ('hoeffding_bentkus_p_value', 9, {'Hoeffding-Bentkus'}),
-      ('betting_p_value', 6, {'betting'}),
-  )
-  def test_a_p_value_of_which_a_part_is_hidden(self, name, factor, wanted):
-    right = getattr(bounds, name)
-    with mock.patch.object(bounds, name, lambda *x: right(*x) / factor):
-      rows = [row for alpha in PLAN.alphas for row in self.of_loss(alpha)]
-    self.assertEqual(self.found(rows), wanted)
-
-  def of_loss(self, alpha):
-    sample = counts_lib.Sample(finite_case(), 300, SIZE, 0)
-    for name, test in (
-        ('fixed sequence', 'binomial'),
-        ('Hoeffding-Bentkus', 'hoeffding_bentkus'),
-        ('betting', 'betting'),
-    ):
-      risk = risks_lib.Risk('loss', alpha, 0.1, p_value=test)
-      found = counts_lib.tested(sample, risk)
-      yield cells_lib.row(sample, name, risk, found)
-      if test == 'binomial':
-        found = counts_lib.conformal_sets(sample, risk)
-        yield cells_lib.row(sample, 'conformal', risk, found)
 
   def test_searched_candidates_of_which_a_part_is_hidden(self):
     case, right = finite_case(), bounds.binomial_p_value

@@ -133,6 +133,11 @@ def _is_field(field):
 class CheckoutTest(parameterized.TestCase):
   """The documents of the checkout have no fault."""
 
+  def test_the_pages_are_found(self):
+    pages = {checkout.name(path) for path in checkout.files('*.md')}
+    self.assertContainsSubset({'README.md', 'docs/coverage.md'}, pages)
+    self.assertLess(len(pages), len(checkout.files(*TEXT)))
+
   def test_no_foreign_words(self):
     for path in checkout.files(*TEXT):
       text = path.read_text(encoding='utf-8')

@@ -161,6 +161,7 @@ class EmbeddedEngineTest(parameterized.TestCase):
 
   def test_steps_carry_their_evidence(self):
     (steps,) = _write(_engine(), [_request(5)])
+    self.assertNotEmpty(steps)
     for step in steps:
       count = len(step.token_ids)
       self.assertEqual(step.log_probs.shape, (count,))

@@ -74,7 +74,9 @@ class ExportTest(parameterized.TestCase):
         )[0]
     )
     encode = tokenizer_lib.Tokenizer().encode
-    for task in corpus.held_out('export', 50, ()):
+    tasks = list(corpus.held_out('export', 50, ()))
+    self.assertLen(tasks, 50)
+    for task in tasks:
       text = arithmetic.question_text(task)
       text += ''.join(arithmetic.solution(task))
       tokens = np.array([encode(text)])

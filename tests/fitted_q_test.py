@@ -194,7 +194,9 @@ class ReturningControlTest(parameterized.TestCase):
   def test_no_other_rule_is_better(self, kind):
     data = _two_steps() if kind == 'known' else _drawn(4_000)
     states = [_seen(*state) for state in _STATES]
-    for price, family in _fit('fitted Q, linear', data, setting=_RIDGE).items():
+    fitted = _fit('fitted Q, linear', data, setting=_RIDGE)
+    self.assertNotEmpty(fitted)
+    for price, family in fitted.items():
       got = _named(family, states)
       best = max(
           _value(rule, price)

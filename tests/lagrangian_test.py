@@ -198,8 +198,8 @@ class LagrangianTest(parameterized.TestCase):
       lagrangian.check_levels(levels, 0.2, form=form)
 
   def test_level_in_range_passes(self):
-    lagrangian.check_levels((0.2, 1.0), 0.2, form='budget')
-    lagrangian.check_levels((0.05,), 0.2, form='reliability')
+    for levels, form in (((0.2, 1.0), 'budget'), ((0.05,), 'reliability')):
+      self.assertIsNone(lagrangian.check_levels(levels, 0.2, form=form))
 
 
 if __name__ == '__main__':

@@ -242,13 +242,17 @@ class ReportedTest(parameterized.TestCase):
 
   def test_without_a_request_for_log_probs_there_are_none(self):
     (steps,) = _write(_recite('ab\n\nc'), [_request(to_end=True)])
+    self.assertLen(steps, 2)
     for step in steps:
       self.assertEqual(step.log_probs.shape, (0,))
       self.assertEqual(step.top_log_probs.shape, (len(step.token_ids), 0))
 
   @parameterized.parameters(
       (dict(is_vllm=True), 'no token ids, so it is not vLLM'),
-      (dict(is_vllm=False, num_log_probs=2), 'no log-probabilities; set .* num_log_probs'),
+      (
+          dict(is_vllm=False, num_log_probs=2),
+          'no log-probabilities; set .* num_log_probs',
+      ),
   )
   def test_declared_but_not_returned_is_an_error(self, fields, message):
     model = _recite('ab', is_vllm=False, num_top=0)
@@ -261,7 +265,10 @@ class CapabilityTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(mode='talk'), "mode 'talk'; allowed: completions, chat"),
-      (dict(mode='chat', is_vllm=False), 'is_vllm is False, but .*: .completions'),
+      (
+          dict(mode='chat', is_vllm=False),
+          'is_vllm is False, but .*: .completions',
+      ),
       (dict(num_log_probs=6, is_vllm=False), 'is 6 .*allowed: 0 to 5'),
       (dict(num_log_probs=21), 'is 21 .*allowed: 0 to 20'),
       (dict(timeout=0), 'timeout is 0'),

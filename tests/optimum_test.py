@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import re
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from configs import arithmetic
 from experiments.studies.optimum import annealed_recipe
@@ -94,13 +96,16 @@ class LearnersTest(parameterized.TestCase):
   @parameterized.parameters(
       ('exact', 'ladders'), ('vtrace', 'mismatched'), ('on_policy', 'its own')
   )
-  def test_a_short_training_is_better_than_any_plan(self, estimator, source):
+  def test_a_short_training_reaches_most_of_the_gain(self, estimator, source):
     tree = make_tree()
     tables = annealed_recipe.train(tree, estimator, source, _TINY, (0.5,))
     self.assertEqual(tables[0].shape, (2, 1, len(tree.levels[0].chance), 2))
     found = rows_lib.shares(tree, [x[:, 0] for x in tables], 0.5)
-    self.assertGreater(found['worst'], rows_lib.share_of_plan(tree, 0.5))
-    self.assertBetween(found['excess'], -0.2, 0.2)
+    # A fixed plan reaches 3 % of the gain. Measured: 99.5, 96.0 and 98.6 %.
+    self.assertLess(rows_lib.share_of_plan(tree, 0.5), 0.1)
+    self.assertGreater(found['worst'], 0.9)
+    self.assertBetween(found['least'], -0.15, 0.05)
+    self.assertBetween(found['excess'], -0.1, 0.1)
     self.assertGreater(found['spread'], 0.0)  # Seeds differ.
 
 
@@ -296,26 +301,83 @@ class ResumeTest(absltest.TestCase):
     self.assertLen(self.trained, 28)
 
 
-class PageTest(absltest.TestCase):
+class PageTest(parameterized.TestCase):
+  """The committed pages agree with the code, where computing is quick."""
 
-  def test_every_cell_of_the_page_is_near_the_optimum(self):
-    lines = (checkout.ROOT / 'docs' / 'optimum.md').read_text().splitlines()
+  def setUp(self):
+    super().setUp()
+    self.rows = {}
+
+  def read(self, recipe, name):
+    """Returns the text of a page, and stores its rows by cell as shares."""
+    text = (checkout.ROOT / 'docs' / name).read_text()
+    lines = text.splitlines()
     lines = lines[max(i for i, x in enumerate(lines) if '| --- |' in x) - 1 :]
-    head, _, *rows = [
-        line.strip('| ').split(' | ') for line in lines if '|' in line
-    ]
-    cells = {
-        (estimator, source, process, f'{x.name} {x.view}', f'{budget:g}')
-        for estimator, source, allowed in annealed_recipe.RECIPE.learners
-        for x in allowed
-        for process in rows_lib.PROCESSES
-        for budget in rows_lib.BUDGETS
-    }
-    self.assertEqual({tuple(row[:5]) for row in rows}, cells)
-    self.assertLen(rows, len(cells))
-    percent = lambda row, name: float(row[head.index(name)].removesuffix(' %'))
-    self.assertGreaterEqual(min(percent(row, 'worst') for row in rows), 97.0)
-    self.assertLessEqual(max(percent(row, 'excess') for row in rows), 1.0)
+    head, _, *rows = [x.strip('| ').split(' | ') for x in lines if '|' in x]
+    for row in rows:
+      shares = [float(x.removesuffix(' %')) / 100 for x in row[5:]]
+      self.rows[tuple(row[:5])] = dict(zip(head[5:], shares, strict=True))
+    self.assertLen(self.rows, len(rows))
+    self.assertEqual(
+        set(self.rows),
+        {
+            (estimator, source, process, self.name_of(x), f'{budget:g}')
+            for estimator, source, allowed in recipe.learners
+            for x in allowed
+            for process in rows_lib.PROCESSES
+            for budget in rows_lib.BUDGETS
+        },
+    )
+    return ' '.join(text.split())
+
+  def name_of(self, protocol):
+    return f'{protocol.name} {protocol.view}'.strip()
+
+  @parameterized.named_parameters(
+      ('annealed', annealed_recipe.RECIPE, 'optimum.md'),
+      ('product', product_recipe.RECIPE, 'optimum_product.md'),
+  )
+  def test_plans_and_extremes_are_recomputed(self, recipe, name):
+    text = self.read(recipe, name)
+    for process, law in rows_lib.PROCESSES.items():
+      for protocol in recipe_lib.EVERY:
+        tree = tree_lib.build(law, protocol)
+        for budget in rows_lib.BUDGETS:
+          plan = rows_lib.share_of_plan(tree, budget)
+          cell = (process, self.name_of(protocol), f'{budget:g}')
+          matching = [x for key, x in self.rows.items() if key[2:] == cell]
+          self.assertNotEmpty(matching)
+          for row in matching:
+            self.assertAlmostEqual(row['plan'], plan, delta=6e-4)
+    # The table is rounded to 1e-3, the sentences to 1e-4.
+    for phrase, got in (
+        ('gain is', min(x['worst'] for x in self.rows.values())),
+        ('to the budget, is', max(x['excess'] for x in self.rows.values())),
+        ('one seed and', max(x['mean'] for x in self.rows.values())),
+    ):
+      stated = float(re.search(rf'{phrase} ([-+]?\d+\.\d+)', text)[1])
+      self.assertAlmostEqual(stated, got, delta=6e-4)
+
+  @pytest.mark.slow
+  def test_a_row_of_the_page_is_trained_again(self):
+    # With a tenth of the updates and an eighth of the problems.
+    self.read(annealed_recipe.RECIPE, 'optimum.md')
+    tree = tree_lib.build(
+        rows_lib.PROCESSES['two routes'],
+        protocols.Protocol('escalate'),
+        annealed_recipe.RECIPE.features,
+    )
+    size = recipe_lib.Size(num_seeds=2, num_problems=512, num_steps=300)
+    tables = annealed_recipe.train(
+        tree, 'exact', 'ladders', size, rows_lib.BUDGETS
+    )
+    for k, budget in enumerate(rows_lib.BUDGETS):
+      got = rows_lib.shares(tree, [x[:, k] for x in tables], budget)
+      cell = ('exact', 'ladders', 'two routes', 'escalate peek', f'{budget:g}')
+      for name, delta in (('worst', 0.02), ('excess', 0.02), ('least', 0.03)):
+        self.assertAlmostEqual(
+            got[name], self.rows[cell][name], delta=delta, msg=name
+        )
 
 
 if __name__ == '__main__':

@@ -108,7 +108,9 @@ class ProveTest(parameterized.TestCase):
     # P(Bin(100, .1) <= 4) = .0237: enough for one, not for a third of .05.
     risk = Risk('loss', 0.1, 0.05)
     order = np.zeros(1, int)
-    self.assertTrue(risks_lib.prove(losses([4]), risk, order, 'bonferroni'))
+    got = risks_lib.prove(losses([4]), risk, order, 'bonferroni')
+    self.assertEqual(got.is_proven.tolist(), [True])
+    self.assertEqual(got.delta, 0.05)
     with self.assertRaisesRegex(risks_lib.Refusal, 'safest .* mean loss 0.04'):
       risks_lib.prove(losses([4, 4, 4]), risk, np.arange(3), 'bonferroni')
 
@@ -128,9 +130,12 @@ class ProveTest(parameterized.TestCase):
     needed = risks_lib.num_needed(losses([7])[0], risk, 0.1)
     self.assertGreater(needed, 100)
     count = int(0.07 * needed)
-    self.assertTrue(
-        risks_lib.prove(losses([count], needed), risk, np.zeros(1, int))
-    )
+    got = risks_lib.prove(losses([count], needed), risk, np.zeros(1, int))
+    self.assertEqual(got.is_proven.tolist(), [True])
+    # An eighth of the problems with the same share of losses is too few.
+    with self.assertRaises(risks_lib.Refusal):
+      count = int(0.07 * (needed // 8))
+      risks_lib.prove(losses([count], needed // 8), risk, np.zeros(1, int))
 
   def test_unknown_procedure_is_refused(self):
     with self.assertRaisesRegex(ValueError, "procedure 'holm'; allowed: fixed"):

@@ -267,6 +267,8 @@ class GenerateTest(absltest.TestCase):
         _PARAMS, _CONFIG, _PROMPTS, max_new=_MAX_NEW, stop_id=1, batch_size=3
     )
     out, _ = _decode(_PROMPTS, temperature=0.0)
+    found = list(found)
+    self.assertLen(found, len(_PROMPTS))
     for i, (ids, log_probs) in enumerate(found):
       count = int(out.count[i])
       self.assertEqual(ids, out.tokens[i, :count].tolist())

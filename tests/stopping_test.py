@@ -102,6 +102,7 @@ class OutcomesTest(parameterized.TestCase):
     times = np.array([[0, 1, 2, 6, 0]])
     channels = np.array([[0, 1, 0, 1, 1]])
     got = stopping_lib.at_exits(tables, times, channels)
+    self.assertEqual(set(got), {'correct', 'cost', 'loss', 'gain'})
     for name, values in got.items():
       want = [
           getattr(tables[g], name)[row, t]
