@@ -118,7 +118,7 @@ class ConditionedTest(parameterized.TestCase):
     router.save(directory)
     loaded = learned.load(directory).at_level(0.38, 0.5)
     self.assertEqual((loaded.level, loaded.policy_index), (0.38, 0))
-    with self.assertRaisesRegex(ValueError, 'the card has 1'):
+    with self.assertRaisesRegex(ValueError, 'of the router names 1'):
       _router(state_lib.last_params(state, is_shared=False))
 
   def test_a_trust_region_is_refused(self):

@@ -52,6 +52,8 @@ def small(name):
   config.problems.update(train=12, select=8, prove=8, test=9)
   if name == 'rollouts':  # Weights tell little of so few problems.
     config.problems.update(select=32, prove=32, test=16)
+  # Ways through a problem double with each decision where control returns.
+  config.protocol.max_decisions = 4
   config.collect.shard_size = 4
   config.num_steps, config.batch_size = 4, 8
   config.log_every = config.eval_every = config.checkpoint_every = 2
@@ -198,6 +200,8 @@ class LiveTest(absltest.TestCase):
   @pytest.mark.slow
   def test_thresholds_may_be_tried_live(self):
     config = small('rollouts')
+    # Live answers need no weights, so few problems suffice.
+    config.problems.update(select=8, prove=8, test=8)
     config.calibration.source = 'live'
     config.calibration.num_thresholds = 2
     config.evaluation.source = 'recorded'

@@ -74,7 +74,9 @@ class TrainTest(absltest.TestCase):
   def test_stops_if_it_has_not_learnt(self):
     config = _config(give_up=dict(step=3, loss=0.01))
     rows = []
-    with self.assertRaisesRegex(pretrain.StuckError, 'at step 4; .* above 0.01'):
+    with self.assertRaisesRegex(
+        pretrain.StuckError, 'at step 4; .* above 0.01'
+    ):
       _train(config, self.create_tempdir().full_path, rows=rows)
     self.assertEqual([step for step, _ in rows], [2, 4])
     config.give_up.loss = 1e3

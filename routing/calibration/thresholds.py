@@ -190,13 +190,13 @@ def below(
   # The largest model alone has relative loss 0 and cost 1 by definition.
   is_kept_by_largest = all(x.quantity != 'cost' or x.level >= 1 for x in risks)
   raise risks_lib.Refusal(
-      f'{promises_lib.name_of(risks)} is proven only for thresholds that cost '
-      f'{cost[proven].min():.3f} times the large model alone, or more; '
-      f'allowed: below {max_cost:g}. The large model alone '
+      f'{promises_lib.name_of(risks)} needs thresholds that cost '
+      f'{cost[proven].min():.3f} or more, as a fraction of the large model '
+      f'alone; the cost must be below {max_cost:g}. '
       + (
-          'keeps this promise at cost 1: use it instead of a router.'
+          'Use the large model alone, which keeps this promise.'
           if is_kept_by_largest
-          else 'costs 1: promise a lower cost, or use it instead of a router.'
+          else 'Promise a lower cost, or use the large model alone.'
       ),
       None,
       note='',

@@ -182,7 +182,7 @@ class ResilientEngine:
         return steps
 
   async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Discards speculative text; see `engine.Engine.cancel_speculation`."""
+    """Discards text written ahead for a session; see `engine.Engine`."""
     usage = await self._engine.cancel_speculation(session)
     if usage is not None:  # Wasted tokens count as spending, like all others.
       self._meter.add(usage)

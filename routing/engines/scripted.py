@@ -123,7 +123,7 @@ class ScriptedEngine:
     return list(map(ord, question + trace))
 
   async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Discards speculative text; see `engine.Engine.cancel_speculation`."""
+    """Discards text written ahead for a session; see `engine.Engine`."""
     if session not in self._runs:
       return None
     text, count = self._runs.pop(session)

@@ -283,7 +283,7 @@ def average_quality(
 
 
 def headroom_share(value: float, oracle: float, line: float) -> float:
-  """Returns the share of the possible gain in area that a method realises.
+  """Returns a method's gain in area as a share of the oracle's gain.
 
   The share is 0 on the straight line between the two models, which routing
   whole questions at random attains, and 1 at the oracle.

@@ -160,7 +160,7 @@ def check_log_probs(steps: Sequence[types.Step], first: int = 0) -> None:
 
   Args:
     steps: the steps in the order in which they were written.
-    first: index within the answer of the first entry of `steps`.
+    first: position of `steps[0]` in the whole answer, for the message.
   """
   for t, step in enumerate(steps, first):
     if not (
@@ -231,7 +231,7 @@ def _progress(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
 
 
 def _cost(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
-  """Returns the cost so far, as a fraction of the expected all-large cost."""
+  """Returns the cost so far, relative to what the large model alone costs."""
   del config
   return np.asarray([trace.spent])
 

@@ -87,8 +87,8 @@ def _places(
   Raises:
     ValueError: if the calls do not fit this protocol.
   """
-  # First, `routes` lists who wrote each step-writing call, in order. It follows
-  # from the decisions and the protocol.
+  # First, `routes` lists in order which model must have received each call that
+  # writes a step. It follows from the decisions and the protocol.
   routes, seen = [], []
   if not trajectory.decisions:
     raise ValueError(

@@ -154,10 +154,10 @@ class MathVerify:
       left = max(deadline - time.monotonic(), 0)
       ready, _, _ = select.select([out], [], [], left)
       if not ready:
-        raise TimeoutError
+        raise TimeoutError('The grading process did not answer in time.')
       part = os.read(out.fileno(), 64)
       if not part:  # End of file.
-        raise BrokenPipeError
+        raise BrokenPipeError('The grading process has ended.')
       line += part
     return line
 

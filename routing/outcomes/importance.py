@@ -219,7 +219,9 @@ def contributions(
   effective = effective_number(weights, problems)
   num = len(mean_by_problem(weights[:, -1]))
   _check_effective(effective, num, None, min_effective_size)
-  norms = mean_by_problem(weights).mean(axis=0)  # `[T]`, one per decision.
+  # The mean weight at each decision, `[T]`. Dividing by it normalises the
+  # weights, so that those of a decision have mean 1.
+  norms = mean_by_problem(weights).mean(axis=0)
   costs = np.where(batch.mask, batch.costs, 0.0)
   found = {'cost': (mean_by_problem(weights * costs) / norms).sum(axis=1)}
   for name in ('correct', 'loss', 'gain'):

@@ -241,7 +241,7 @@ class _Walk:
     return reply
 
   def _is_correct(self, text: str) -> bool:
-    """Returns whether the answer in `text` grades right; grades it once."""
+    """Returns whether the answer in `text` is correct; caches the grade."""
     if text not in self._grades:
       self._grades[text] = self._builder.grade(text, self._problem.answer)
     return self._grades[text]

@@ -347,7 +347,7 @@ class LearnedRouter:
     return self.card.levels[policy_index]
 
   def _check_shapes(self) -> None:
-    """Raises ValueError if arrays and card have different sizes."""
+    """Raises ValueError if the arrays do not have the sizes of the card."""
     size = self.card.features.size
     if self._statistics.mean.shape != (size,):
       raise ValueError(
@@ -360,7 +360,8 @@ class LearnedRouter:
     expected = 1 if is_shared else self.num_policies
     if policies != {expected}:
       raise ValueError(
-          f'The weights have {policies} policies; the card has {expected}.'
+          f'The weights hold {sorted(policies)} policies, but the card of the '
+          f'router names {expected}.'
       )
 
 

@@ -68,8 +68,8 @@ def in_words(promise: Any) -> str:
   deltas = [x['delta'] for x in entries if x.get('delta') is not None]
   if not deltas:
     return text
-  # Promises that were tested jointly state their joint delta; otherwise the
-  # union bound applies.
+  # Promises that were tested together state the probability that any of them is
+  # broken. Otherwise the union bound applies: the sum of their deltas.
   total = content.get('joint_delta', sum(deltas))
   if len(deltas) > 1:
     text += (
