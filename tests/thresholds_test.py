@@ -302,7 +302,7 @@ class MaxCostTest(parameterized.TestCase):
         risks_lib.Risk('cost', 1.1, 0.1, 2.0, 'betting'),
     ]
     self.assertEqual(self.point([1.0, 0.875, 0.3], risks).cost, 0.875)
-    with self.assertRaisesRegex(risks_lib.Refusal, 'keeps this promise at'):
+    with self.assertRaisesRegex(risks_lib.Refusal, 'which keeps this promise'):
       self.point([1.0, 1.0, 0.3], risks)
 
   def test_the_large_model_does_not_keep_a_cost_below_its_own(self):
@@ -312,7 +312,7 @@ class MaxCostTest(parameterized.TestCase):
     risk = risks_lib.Risk('cost', 0.6, 0.1, 2.0, 'betting')
     with self.assertRaises(risks_lib.Refusal) as refusal:
       thresholds_lib.from_values(values | {'cost': cost}, np.zeros(1), [risk])
-    self.assertNotIn('keeps this promise at cost 1', str(refusal.exception))
+    self.assertNotIn('keeps this promise', str(refusal.exception))
 
 
 class PropertyTest(parameterized.TestCase):
