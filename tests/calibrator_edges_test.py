@@ -171,6 +171,8 @@ class GroupsTest(parameterized.TestCase):
     self.assertAlmostEqual(found['b'].cost, 0.9)
     with self.assertRaisesRegex(ValueError, r'\(200,\), got \(199,\)'):
       groups.from_values(*args, labels=labels[1:])
+    with self.assertRaisesRegex(ValueError, "Label 'a' is not in names"):
+      groups.from_values(*args, labels=labels, names=['c'])
 
   @parameterized.parameters('fixed_sequence', 'bonferroni', 'growing')
   def test_outcome_tables_give_the_same_points_as_values(self, procedure):
@@ -384,7 +386,9 @@ class EntriesTest(parameterized.TestCase):
     self.assertTrue(marginal['is_marginal'])
     self.assertNotIn('num_choices', marginal)
     # An entry with several promises lists all but the first in 'also'.
-    both = self.point(self.promise(), self.promise(delta=0.2)).to_json()
+    point = self.point(self.promise(), self.promise(delta=0.2))
+    self.assertEqual((point.promise.delta, point.promise.num_joint), (0.1, 1))
+    both = point.to_json()
     self.assertLen(both['also'], 1)
     self.assertAlmostEqual(both['joint_delta'], 0.3)
     self.assertNotIn('also', self.point(self.promise()).to_json())

@@ -139,6 +139,8 @@ class ByHandTest(parameterized.TestCase):
       # The width at 30 problems is .05; a third of it takes nine times as many.
       (0.04, 0.04 - 0.05 / 3, 270),
       (0.03, 0.03 - 0.05 / 2, 120),
+      # 30 * 2.5^2 = 187.5.
+      (0.04, 0.04 - 0.05 / 2.5, 188),
       # At a mean equal to the level or above it, no number is enough.
       (0.04, 0.04, None),
       (0.04, 0.05, None),

@@ -181,7 +181,8 @@ class TogetherTest(parameterized.TestCase):
     values = {'loss': losses(loss, 200), 'cost': np.repeat(cost, 200, axis=1)}
     order = np.arange(len(loss))
     with self.assertRaisesRegex(
-        risks_lib.Refusal, 'but no single threshold keeps them all'
+        risks_lib.Refusal,
+        'from 200 trajectories, but no single threshold keeps them all',
     ) as caught:
       risks_lib.prove_all(values, risks, {'loss': order, 'cost': order[::-1]})
     return caught.exception.needed
@@ -226,6 +227,9 @@ class SampleSizeTest(parameterized.TestCase):
     self.assertIsNone(risks_lib.num_needed(values, risk, 0.1, procedure))
     with self.assertRaisesRegex(risks_lib.Refusal, 'no number'):
       risks_lib.prove(values[None], risk, np.zeros(1, int), procedure)
+    # Differences up to 1e-9 count as rounding.
+    edge = np.array([0.3 - 1e-9])
+    self.assertIsNone(sample_size.needed(edge, 0.3, 0.1, test))
     # A mean that is 1e-6 below the level has a number, a large one.
     number = risks_lib.num_needed(values - 2e-6, risk, 0.1, procedure)
     self.assertGreater(number, 100_000)
