@@ -227,7 +227,7 @@ class SettingsTest(CalibrateTestCase):
     path = self.directory / calibrate.REFUSED_FILE
     (refused,) = json.loads(path.read_text())
     self.assertEqual(refused['name'], 'loss<=0.02@0.9')
-    self.assertIn('The large model alone keeps', refused['reason'])
+    self.assertIn('the large model alone, which keeps', refused['reason'])
 
   def test_a_threshold_for_each_decision_of_the_protocol(self):
     points, _ = self.calibrate(alphas=(0.15,), joint_starts=(0, 3))

@@ -78,7 +78,9 @@ class ForRisksTest(parameterized.TestCase):
     risk = Risk('loss', 0.4, 0.1)
     cost = point(20_000, 0, [risk]).cost
     self.assertEqual(point(20_000, 0, [risk], cost + 0.01).cost, cost)
-    with self.assertRaisesRegex(risks_lib.Refusal, 'promise at cost 1') as e:
+    with self.assertRaisesRegex(
+        risks_lib.Refusal, 'which keeps this promise'
+    ) as e:
       point(20_000, 0, [risk], cost)
     self.assertIsNone(e.exception.needed)
 

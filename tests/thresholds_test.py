@@ -287,7 +287,8 @@ class MaxCostTest(parameterized.TestCase):
   def test_a_point_as_expensive_as_the_large_model_is_refused(self, *costs):
     risk = risks_lib.Risk('loss', 0.05, 0.1)
     with self.assertRaisesRegex(
-        risks_lib.Refusal, r'^loss<=0.05@0.9 .* Use the large model alone, .*\.$'
+        risks_lib.Refusal,
+        r'^loss<=0.05@0.9 .* Use the large model alone, .*\.$',
     ) as refusal:
       self.point([*costs, 0.3], [risk])
     self.assertIsNone(refusal.exception.needed)
