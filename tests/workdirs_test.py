@@ -1,0 +1,148 @@
+"""Tests of work directories and of files from before fields were renamed."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+
+from configs import arithmetic
+from configs import arithmetic_redraft
+from configs import arithmetic_vllm
+from experiments import command_line
+from experiments import workdirs
+from routing.calibration import looks
+from routing.routers import card as card_lib
+from routing.routers import promises
+
+
+def _field(content, name):
+  """Returns the value of a dotted field, or None."""
+  for key in name.split('.'):
+    content = content.get(key, {})
+  return content or None
+
+
+def _rename_back(content):
+  """Returns a saved configuration as older code wrote it."""
+  for old, new in workdirs.RENAMED.items():
+    *group, last = new.split('.')
+    fields = content[group[0]] if group else content
+    if last in fields:
+      fields[old.split('.')[-1]] = fields.pop(last)
+  return content
+
+
+class RenamedFieldsTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.config = arithmetic_redraft.get_config('vtrace-smoke')
+
+  def test_each_current_name_is_a_field_and_each_old_one_is_none(self):
+    configs = [
+        self.config.to_dict(),
+        arithmetic_vllm.get_config('smoke').to_dict(),
+    ]
+    for old, new in workdirs.RENAMED.items():
+      found = [_field(x, new) for x in configs if new.split('.')[0] in x]
+      self.assertNotEmpty(found, new)
+      for config in configs:
+        self.assertIsNone(_field(config, old), old)
+    for config in configs:
+      self.assertIsNone(workdirs.first_old_name(config))
+
+  def test_a_directory_of_before_continues(self):
+    self.config.cost_metric = 'decoded_tokens'
+    content = _rename_back(json.loads(self.config.to_json_best_effort()))
+    self.assertEqual(content['ruler'], 'decoded_tokens')
+    content['ruler'] = 'decoded'
+    path = self.workdir / 'config.json'
+    path.write_text(json.dumps(content))
+    self.assertEqual(workdirs.claim(self.workdir, self.config), self.workdir)
+    saved = command_line.saved_config(self.workdir)
+    self.assertEqual(saved.cost_metric, 'decoded_tokens')
+    self.assertEqual(saved.objective.ratio_clip, 10.0)
+    self.config.calibration.num_thresholds = 7
+    with self.assertRaisesRegex(ValueError, 'num_thresholds is 200 there, 7'):
+      workdirs.claim(self.workdir, self.config)
+
+  def test_a_command_with_an_old_name_says_the_current_one(self):
+    words = ['--config=configs/arithmetic.py:smoke', '--config.ruler=flops']
+    self.assertEqual(
+        command_line._unknown_field(words),
+        '--config.ruler is now called --config.cost_metric.',
+    )
+
+  def test_a_configuration_file_with_an_old_name_is_refused(self):
+    path = self.workdir / 'mine.py'
+    path.write_text(
+        'from configs import arithmetic\n\n\n'
+        'def get_config():\n'
+        "  config = arithmetic.get_config('smoke')\n"
+        '  config.evaluation.live = 3\n'
+        '  return config\n'
+    )
+    self.assertRegex(
+        command_line._unknown_field([f'--config={path}', '--workdir=x']),
+        "'evaluation.live' is now called 'evaluation.num_live'",
+    )
+
+
+class OlderFilesTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.directory = pathlib.Path(self.create_tempdir().full_path)
+
+  def test_operating_points_name_the_policy_otherwise(self):
+    entry = {
+        'name': 'cost<=0.4',
+        'member': 2,
+        'threshold': 0.5,
+        'promise': {'what': 'cost', 'level': 0.4},
+        'checkpoint_hash': 'a',
+    }
+    path = self.directory / 'operating_points.json'
+    path.write_text(json.dumps([entry]))
+    (point,) = card_lib.read_points(path)
+    self.assertEqual(point.policy_index, 2)
+
+  def test_looks_keep_their_settings_under_current_names(self):
+    settings = {'among': 3, 'both': [], 'grid': 9, 'ruler': 'price', 'delta': 1}
+    content = [dict(data='d', problems='p', num_problems=4, settings=settings)]
+    path = self.directory / looks.FILE_NAME
+    path.write_text(json.dumps(content))
+    (look,) = looks.read(path)
+    self.assertEqual(
+        look.settings,
+        {
+            'num_choices': 3,
+            'loss_and_cost': [],
+            'num_thresholds': 9,
+            'cost_metric': 'price',
+            'delta': 1,
+        },
+    )
+
+  def test_a_promise_for_a_choice_among_several(self):
+    promise = {'what': 'loss', 'level': 0.05, 'delta': 0.02, 'n': 500}
+    self.assertEqual(
+        promises.in_words(promise | {'among': 5}),
+        promises.in_words(promise | {'num_choices': 5}),
+    )
+    self.assertNotEqual(
+        promises.in_words(promise | {'among': 5}), promises.in_words(promise)
+    )
+
+  def test_the_shipped_card_has_the_name_of_its_format(self):
+    path = pathlib.Path(card_lib.__file__).with_name('shipped') / 'router.json'
+    content = json.loads(path.read_text())['card']
+    self.assertEqual(content['ruler'], 'price')
+    card = card_lib.Card.from_json(content)
+    self.assertEqual(card.metric, arithmetic.get_config().cost_metric)
+    self.assertEqual(card.to_json(), content)
+
+
+if __name__ == '__main__':
+  absltest.main()
