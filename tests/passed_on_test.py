@@ -92,11 +92,11 @@ class PassedOnTest(parameterized.TestCase):
         ),
     ):
       with self.assertRaisesRegex(
-          risks_lib.Refusal, 'allowed: below', msg=name
+          risks_lib.Refusal, 'the cost must be below', msg=name
       ):
         call(max_cost=point.cost)
       self.outcomes.cost[:] += 1
-      with self.assertRaisesRegex(risks_lib.Refusal, 'allowed: below 1'):
+      with self.assertRaisesRegex(risks_lib.Refusal, r'cost must be below 1\.'):
         call()
       self.assertGreater(call(max_cost=np.inf).cost, 1)
       self.outcomes.cost[:] -= 1
@@ -153,7 +153,7 @@ class PassedOnTest(parameterized.TestCase):
         **kwargs,
     )
     self.assertEqual(got, want)
-    with self.assertRaisesRegex(risks_lib.Refusal, 'allowed: below'):
+    with self.assertRaisesRegex(risks_lib.Refusal, 'the cost must be below'):
       joint.search_then_test(
           channels,
           [self.outcomes],
