@@ -132,7 +132,8 @@ def expected_minutes(
   """
   path, _, variant = asked.partition(':')
   module = _load(path)
-  variant = variant or module.VARIANTS[0]
+  variants = getattr(module, 'VARIANTS', ('',))
+  variant = variant or variants[0]
   minutes = getattr(module, 'MINUTES', {})
   if variant not in minutes:
     return None
@@ -194,7 +195,7 @@ def next_commands(
   module = _load(path)
   stem = pathlib.Path(path).stem
   found = {}
-  if variant and variant != module.VARIANTS[0]:
+  if variant and variant != getattr(module, 'VARIANTS', ('',))[0]:
     found['The full size'] = _pipeline(path, f'runs/{stem}')
   changed = {word.lstrip('-').split('=')[0] for word in overrides}
   if 'config.cost_metric' not in changed:

@@ -30,7 +30,17 @@ class GrowingFlowTest(absltest.TestCase):
     self.config.calibration.update(calibration)
     said = []
     pipeline.run(self.config, self.workdir, said.append)
-    return {x[:24].strip(): x[24:39].strip().split(',')[0] for x in said}
+    found, title = {}, ''
+    for line in said:
+      # 'Stage 1 of 8: train, done before: ...', or the title alone, followed by
+      # '  again, 3 s: ...' once the stage has ended.
+      if line.startswith('Stage '):
+        title, _, how = line.split(': ', 1)[1].partition(', done before')
+        if how:
+          found[title] = 'done before'
+      else:
+        found[title] = line.strip().split(',')[0]
+    return found
 
   def _ladders(self):
     return reader.read_ladders(self.workdir / 'shards' / 'prove')

@@ -31,6 +31,13 @@ class OpeningTest(parameterized.TestCase):
     minutes = report.expected_minutes(config, _ASKED)
     self.assertEqual(minutes, arithmetic.MINUTES['demo'])
 
+  def test_a_file_without_variants_has_no_time_and_no_full_size(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'mine.py'
+    path.write_text('from configs.arithmetic import get_config')
+    config = arithmetic.get_config()
+    self.assertIsNone(report.expected_minutes(config, str(path)))
+    self.assertNotIn('The full size', report.next_commands(str(path), [], 'x'))
+
   def test_the_time_of_other_sizes_is_not_known(self):
     config = arithmetic.get_config('demo')
     config.problems.train = 801

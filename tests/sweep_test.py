@@ -37,7 +37,7 @@ from configs import arithmetic
 
 def get_config(variant='smoke'):
   config = arithmetic.get_config('smoke')
-  config.problems.update(train=32, validation=32, test=16)
+  config.problems.update(train=32, select=16, prove=16, test=16)
   config.engine.update(max_batch=8, num_slots=8)
   config.collect.concurrency = 8
   config.calibration.alphas = (0.2,)
