@@ -36,7 +36,7 @@ _MODELS = ('small', 'large')  # Names of the routes, by index.
 def problems(
     config: ml_collections.ConfigDict, split: str
 ) -> list[types.Problem]:
-  """Returns the problems of one split, as many as `problems` asks for."""
+  """Returns the problems of one split; `config.problems` gives their number."""
   if split not in SPLITS:
     raise ValueError(f'Unknown split {split!r}; allowed: {", ".join(SPLITS)}.')
   check_source(config.problems.source)

@@ -9,14 +9,13 @@ from absl.testing import parameterized
 
 from routing import protocols
 from routing import types
-from routing.engines import embedded
 from routing.grading import equivalence
-from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 from routing.rollout import behaviour_rollouts
 from routing.rollout import driver
 from routing.routers import behaviour
+from tests import embedded_pair
 from tests import scripted_pair
 
 
@@ -111,25 +110,11 @@ class CollectTest(parameterized.TestCase):
       scripted_pair.make_rollouts(1, concurrency=0)
 
 
-def _embedded_engines(num_slots):
-  return [
-      embedded.EmbeddedEngine(
-          name,
-          route,
-          *export.load_pretrained(export.shipped(name)),
-          tokenizer_lib.Tokenizer(),
-          max_batch=8,
-          num_slots=num_slots,
-      )
-      for route, name in enumerate(('small', 'large'))
-  ]
-
-
 class EmbeddedTest(parameterized.TestCase):
 
   def _collect(self, name, num_slots, concurrency):
     got = {}
-    engines = _embedded_engines(num_slots)
+    engines = embedded_pair.make_engines(num_slots)
 
     async def run():
       try:

