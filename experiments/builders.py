@@ -23,11 +23,11 @@ from routing.engines import vllm
 from routing.grading import equivalence
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
-from routing.problems import splits
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.shards import manifest as manifest_lib
+from routing.tasks import arithmetic
+from routing.tasks import splits
 
 SPLITS = splits.SPLITS
 _MODELS = ('small', 'large')  # Names of the routes, by index.

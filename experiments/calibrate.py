@@ -39,12 +39,12 @@ from routing import progress as progress_lib
 from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
 from routing.outcomes import sources
-from routing.problems import seen as seen_lib
 from routing.routers import families
 from routing.routers import learned
 from routing.routers import promises
 from routing.routers import saved as saved_lib
 from routing.shards import manifest as manifest_lib
+from routing.tasks import seen as seen_lib
 
 REFUSED_FILE = 'refused_points.json'
 RECORD_FILE = 'calibrated.json'  # The inputs and outputs, for `is_current`.

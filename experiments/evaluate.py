@@ -31,13 +31,13 @@ from routing.evaluation import results as results_lib
 from routing.outcomes import live
 from routing.outcomes import records
 from routing.outcomes import sources
-from routing.problems import splits
 from routing.routers import families
 from routing.routers import learned
 from routing.routers import learners as learners_lib
 from routing.routers import saved as saved_lib
 from routing.routers import tuning
 from routing.shards import manifest as manifest_lib
+from routing.tasks import splits
 from routing.training import estimators
 
 RESULTS_FILE = 'results.json'

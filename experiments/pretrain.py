@@ -28,8 +28,8 @@ from routing.lm import examination
 from routing.lm import export
 from routing.lm import pretrain
 from routing.lm import tokenizer
-from routing.problems import arithmetic
-from routing.problems import splits
+from routing.tasks import arithmetic
+from routing.tasks import splits
 from routing.training import metrics
 
 MODELS = ('small', 'large')

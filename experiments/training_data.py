@@ -26,9 +26,9 @@ from routing.features import standardize
 from routing.outcomes import batches
 from routing.outcomes import records as records_lib
 from routing.outcomes import table as table_lib
-from routing.problems import seen as seen_lib
 from routing.rollout import trees
 from routing.routers import learned
+from routing.tasks import seen as seen_lib
 from routing.training import estimators
 from routing.training import sources
 

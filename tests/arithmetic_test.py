@@ -8,8 +8,8 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from routing.problems import arithmetic
-from routing.problems import splits
+from routing.tasks import arithmetic
+from routing.tasks import splits
 
 _ADD = arithmetic.Clause(0, 'add', 27)
 _SUB = arithmetic.Clause(1, 'sub', 13)

@@ -11,10 +11,10 @@ from routing import protocols
 from routing import types
 from routing.grading import equivalence
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
 from routing.rollout import behaviour_rollouts
 from routing.rollout import driver
 from routing.routers import behaviour
+from routing.tasks import arithmetic
 from tests import embedded_pair
 from tests import scripted_pair
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from routing.lm import corpus as corpus_lib
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
-from routing.problems import splits
+from routing.tasks import arithmetic
+from routing.tasks import splits
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _FIELDS = dict(

@@ -13,8 +13,8 @@ from routing.engines import embedded
 from routing.engines import engine as engine_lib
 from routing.lm import decoder
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
 from routing.rollout import steps as steps_lib
+from routing.tasks import arithmetic
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _CONFIG = decoder.DecoderConfig(

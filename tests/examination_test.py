@@ -10,7 +10,7 @@ from routing.lm import corpus
 from routing.lm import examination
 from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _TASKS = corpus.held_out('examination', 30, ())

@@ -13,7 +13,7 @@ from routing.lm import corpus
 from routing.lm import decoder
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 
 _CONFIG = decoder.DecoderConfig(
     len(tokenizer_lib.VOCABULARY), 16, 2, 4, 2, 32, 24

@@ -17,11 +17,11 @@ from routing import types
 from routing.features import observation
 from routing.features import standardize
 from routing.policy import networks
-from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.routers import saved
 from routing.shards import manifest as manifest_lib
+from routing.tasks import seen as seen_lib
 from tests import scripted_pair
 
 _NETWORK = dict(kind='mlp', hidden=(5,), dropout=0.1)

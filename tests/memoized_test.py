@@ -14,9 +14,9 @@ from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.engines import scripted
 from routing.grading import equivalence
-from routing.problems import arithmetic
 from routing.rollout import driver
 from routing.routers import behaviour
+from routing.tasks import arithmetic
 from tests import embedded_pair
 from tests import scripted_pair
 

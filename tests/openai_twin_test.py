@@ -13,7 +13,7 @@ from routing.engines import openai
 from routing.engines import prompts
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 from tests import openai_server
 
 _VOCABULARY = tokenizer_lib.Tokenizer()

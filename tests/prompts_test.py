@@ -8,7 +8,7 @@ import transformers
 from routing.engines import prompts
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 
 _TEMPLATE = (
     '{% for m in messages %}<|start|>{{ m["role"] }}\n{{ m["content"] }}<|end|>'

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from routing import types
-from routing.problems import splits
 from routing.shards import schema
+from routing.tasks import splits
 from tests import scripted_pair
 
 

@@ -8,8 +8,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from routing import types
-from routing.problems import seen as seen_lib
-from routing.problems import splits
+from routing.tasks import seen as seen_lib
+from routing.tasks import splits
 
 
 def _problem(name, question=None):

@@ -8,7 +8,7 @@ from absl.testing import parameterized
 from scipy import stats
 
 from routing import types
-from routing.problems import splits
+from routing.tasks import splits
 
 _HALVES = {'select': 0.5, 'prove': 0.5}
 _ALL = {'train': 0.7, 'select': 0.1, 'prove': 0.15, 'test': 0.05}

@@ -6,7 +6,7 @@ from absl.testing import absltest
 
 from routing.lm import corpus
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 

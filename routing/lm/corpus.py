@@ -14,13 +14,13 @@ import random
 import numpy as np
 
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
-from routing.problems import splits
+from routing.tasks import arithmetic
+from routing.tasks import splits
 
 # Numbers of clauses that a problem can have. Each clause gives one step.
 NUM_CLAUSES = (4, 5, 6)
 # The numbers of tokens follow from the vocabulary of `tokenizer` and the format
-# of `problems.arithmetic`. If either changes, they must be changed as well.
+# of `tasks.arithmetic`. If either changes, they must be changed as well.
 STEP_TOKENS = 22  # Number of tokens in a step.
 # Number of tokens in a sum: a colon, two signs, and two digits for each of the
 # two operands and the result.

@@ -7,7 +7,7 @@ import numpy as np
 from routing.lm import decoder
 from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 
 # Number of tokens of the longest answer: 6 steps of 22 tokens and a last line.
 _MAX_NEW = 6 * 22 + 12

@@ -25,7 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from routing.lm import corpus as corpus_lib
 from routing.lm import decoder
 from routing.lm import examination
-from routing.problems import arithmetic
+from routing.tasks import arithmetic
 
 # A function (step, scalars) that records the metrics of a training run.
 MetricFn = Callable[[int, dict[str, float]], None]

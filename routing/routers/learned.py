@@ -24,10 +24,10 @@ from routing.features import observation
 from routing.features import standardize
 from routing.policy import categorical
 from routing.policy import networks
-from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 from routing.routers import promises
 from routing.routers import saved as saved_lib
+from routing.tasks import seen as seen_lib
 
 ARRAYS_FILE = 'router.safetensors'
 CARD_FILE = saved_lib.CARD_FILE

@@ -10,9 +10,9 @@ import json
 import pathlib
 from typing import Any
 
-from routing.problems import seen as seen_lib
 from routing.routers import card as card_lib
 from routing.shards import manifest as manifest_lib
+from routing.tasks import seen as seen_lib
 
 CARD_FILE = 'router.json'
 SEEN_FILE = 'seen.json'

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from routing import types
-from routing.problems import splits
+from routing.tasks import splits
 
 PROBLEM = [
     ('id', pa.string()),

@@ -16,8 +16,8 @@ import pathlib
 from typing import Any
 
 from routing import types
-from routing.problems import splits
 from routing.shards import schema
+from routing.tasks import splits
 
 FILE_NAME = 'manifest.json'
 TEMPORARY_SUFFIX = '.tmp'

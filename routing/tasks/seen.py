@@ -16,7 +16,7 @@ from typing import Any
 from typing import Self
 
 from routing import types
-from routing.problems import splits
+from routing.tasks import splits
 
 # Split -> what a stage does with its problems, for error messages.
 _USES = {

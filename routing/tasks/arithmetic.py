@@ -20,7 +20,7 @@ import random
 import re
 
 from routing import types
-from routing.problems import splits
+from routing.tasks import splits
 
 COUNTERS = 'PQ'
 LABELS = 'abcdef'
