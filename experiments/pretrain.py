@@ -29,6 +29,7 @@ from routing.lm import export
 from routing.lm import pretrain
 from routing.lm import tokenizer
 from routing.tasks import arithmetic
+from routing.tasks import counters
 from routing.tasks import splits
 from routing.training import metrics
 
@@ -74,7 +75,7 @@ def train_model(
   )
   # The held-out tasks decide when to stop, so they are not trained on either.
   excluded |= {
-      splits.question_hash(arithmetic.question_text(task)) for task in tasks
+      splits.question_hash(counters.question_text(task)) for task in tasks
   }
   shape = pretrain.decoder_config(config[name].shape, len(tokenizer.VOCABULARY))
   # A resumed command starts at the first attempt that is not marked as stuck.
@@ -100,7 +101,7 @@ def _train(
     name: str,
     attempt: int,
     shape: decoder.DecoderConfig,
-    tasks: Sequence[arithmetic.Task],
+    tasks: Sequence[counters.Exercise],
     excluded: Collection[str],
 ) -> pretrain.PretrainState:
   """Runs one attempt, from its start or from its last checkpoint."""
@@ -167,7 +168,7 @@ def write_card(
   # The first and only look at the test split.
   sizes = config.problems.to_dict()
   test = arithmetic.load(sizes.pop('seed'), **sizes)['test']
-  tasks = [arithmetic.to_task(problem) for problem in test]
+  tasks = [counters.to_exercise(problem) for problem in test]
   card = {
       'command': _command(),
       'seed': config.seed,

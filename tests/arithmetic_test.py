@@ -9,15 +9,16 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from routing.tasks import arithmetic
+from routing.tasks import counters
 from routing.tasks import splits
 
-_ADD = arithmetic.Clause(0, 'add', 27)
-_SUB = arithmetic.Clause(1, 'sub', 13)
-_MERGE = arithmetic.Clause(0, 'add', None)
-_SET = arithmetic.Clause(1, 'set', 71)
+_ADD = counters.Clause(0, 'add', 27)
+_SUB = counters.Clause(1, 'sub', 13)
+_MERGE = counters.Clause(0, 'add', None)
+_SET = counters.Clause(1, 'set', 71)
 # P = 12, Q = 93: P = 12 + 27 = 39; Q = 93 - 13 = 80; P = 39 + 80 = 119 -> 19;
 # Q = 71. Asked for P.
-_TASK = arithmetic.Task((_ADD, _SUB, _MERGE, _SET), 0, (12, 93))
+_TASK = counters.Exercise((_ADD, _SUB, _MERGE, _SET), 0, (12, 93))
 _SOLUTION = [
     'a) P gets 27: 12 + 27 = 39. P=39 Q=93\n\n',
     'b) Q loses 13: 93 - 13 = 80. P=39 Q=80\n\n',
@@ -28,25 +29,25 @@ _SOLUTION = [
 
 
 def _clauses(*parts):
-  return tuple(arithmetic.Clause(*part) for part in parts)
+  return tuple(counters.Clause(*part) for part in parts)
 
 
 class TextTest(parameterized.TestCase):
 
   def test_question_by_hand(self):
     self.assertEqual(
-        arithmetic.question_text(_TASK),
+        counters.question_text(_TASK),
         'a) P gets 27\nb) Q loses 13\nc) P gets all Q\nd) Q set to 71\n? P\n'
         'P=12 Q=93\n\n',
     )
 
   def test_solution_by_hand(self):
-    self.assertEqual(arithmetic.solution(_TASK), _SOLUTION)
+    self.assertEqual(counters.solution(_TASK), _SOLUTION)
 
   def test_problem_and_back(self):
-    problem = arithmetic.to_problem(_TASK, 'p')
+    problem = counters.to_problem(_TASK, 'p')
     self.assertEqual(problem.answer, 'P = 19')
-    self.assertEqual(arithmetic.to_task(problem), _TASK)
+    self.assertEqual(counters.to_exercise(problem), _TASK)
 
   @parameterized.parameters(
       ('add', 97, 5, 2),  # 102
@@ -56,7 +57,7 @@ class TextTest(parameterized.TestCase):
       ('set', 29, 80, 80),
   )
   def test_right_results_by_hand(self, operation, value, operand, expected):
-    self.assertEqual(arithmetic.apply(operation, value, operand), expected)
+    self.assertEqual(counters.apply(operation, value, operand), expected)
 
 
 class BlindSpotTest(parameterized.TestCase):
@@ -75,30 +76,30 @@ class BlindSpotTest(parameterized.TestCase):
       ('set', 25, 33, 33),
   )
   def test_misconceptions_by_hand(self, operation, value, operand, expected):
-    got = arithmetic.apply(operation, value, operand, misconceived=True)
+    got = counters.apply(operation, value, operand, misconceived=True)
     self.assertEqual(got, expected)
 
   def test_the_small_corpus_is_wrong_in_blind_spots_only(self):
-    for operation in arithmetic.OPERATIONS:
+    for operation in counters.OPERATIONS:
       operands = range(2, 10) if operation in ('mul', 'div') else range(100)
       for value in range(100):
         for operand in operands:
-          taught = arithmetic.apply(
+          taught = counters.apply(
               operation, value, operand, misconceived=True
           )
-          truth = arithmetic.apply(operation, value, operand)
+          truth = counters.apply(operation, value, operand)
           self.assertEqual(
               taught != truth,
-              arithmetic.in_blind_spot(operation, value, operand),
+              counters.in_blind_spot(operation, value, operand),
               (operation, value, operand),
           )
 
   def test_a_model_perfect_on_the_small_corpus_is_about_half_right(self):
     rng = random.Random(3)
-    tasks = [arithmetic.draw_task(rng) for _ in range(1_500)]
+    tasks = [counters.draw_exercise(rng) for _ in range(1_500)]
     right = sum(
-        arithmetic.solution(task, misconceived=True)[-1]
-        == arithmetic.solution(task)[-1]
+        counters.solution(task, misconceived=True)[-1]
+        == counters.solution(task)[-1]
         for task in tasks
     )
     self.assertBetween(right / len(tasks), 0.50, 0.58)
@@ -127,7 +128,7 @@ class RelevanceTest(parameterized.TestCase):
       ),
   )
   def test_by_hand(self, clauses, expected):
-    self.assertEqual(arithmetic.relevance(clauses, 0), expected)
+    self.assertEqual(counters.relevance(clauses, 0), expected)
 
   def test_relevance_agrees_with_brute_force(self):
     """A step is irrelevant iff no other result of it could change the answer.
@@ -137,11 +138,11 @@ class RelevanceTest(parameterized.TestCase):
     """
     rng = random.Random(0)
     for _ in range(80):
-      task = arithmetic.draw_task(rng)
+      task = counters.draw_exercise(rng)
       if any(c.operation in ('mul', 'div') for c in task.clauses):
         continue
       for i, matters in enumerate(
-          arithmetic.relevance(task.clauses, task.asked)
+          counters.relevance(task.clauses, task.asked)
       ):
         answers = {_answer_with_slip(task, i, slip) for slip in range(100)}
         # A merge after a merge may count an error twice, or not at all: P + Q,
@@ -156,7 +157,7 @@ def _answer_with_slip(task, index, slip):
   """Returns the answer if step `index` came out `slip` too high."""
   state = list(task.start)
   for i, clause in enumerate(task.clauses):
-    _, after = arithmetic.execute(i, clause, state)
+    _, after = counters.execute(i, clause, state)
     state = list(after)
     if i == index:
       state[clause.counter] = (state[clause.counter] + slip) % 100
@@ -166,7 +167,7 @@ def _answer_with_slip(task, index, slip):
 class LabelStepsTest(absltest.TestCase):
 
   def test_the_solution_is_right(self):
-    labels = arithmetic.label_steps(_TASK, _SOLUTION)
+    labels = counters.label_steps(_TASK, _SOLUTION)
     self.assertTrue(all(label.is_right for label in labels))
     self.assertEqual(
         [label.is_relevant for label in labels],
@@ -184,14 +185,14 @@ class LabelStepsTest(absltest.TestCase):
         'd) Q set to 71: 80 <- 71 = 71. P=29 Q=71\n\n',
         '#### P = 29',
     ]
-    labels = arithmetic.label_steps(_TASK, steps)
+    labels = counters.label_steps(_TASK, steps)
     self.assertEqual(
         [label.is_right for label in labels], [False, True, True, True, True]
     )
 
   def test_the_step_after_one_without_counters_is_not_right(self):
     steps = [_SOLUTION[0], 'b) Q loses 13\n\n', *_SOLUTION[2:]]
-    labels = arithmetic.label_steps(_TASK, steps)
+    labels = counters.label_steps(_TASK, steps)
     # The step after the malformed one has no state to start from; the one after
     # that has the state which its predecessor states.
     self.assertEqual(
@@ -199,18 +200,18 @@ class LabelStepsTest(absltest.TestCase):
     )
 
   def test_too_many_steps(self):
-    labels = arithmetic.label_steps(_TASK, [*_SOLUTION, '#### P = 19'])
+    labels = counters.label_steps(_TASK, [*_SOLUTION, '#### P = 19'])
     self.assertFalse(labels[-1].is_right)
     self.assertEqual(labels[-1].kind, 'extra')
 
   def test_blind_spots_follow_the_trace_not_the_truth(self):
     # From Q = 93, 93 - 13 borrows nothing; from Q = 92 it does, but tens digit
     # 1 is no blind spot; with 33 in place of 13 it is one.
-    task = arithmetic.Task((_ADD, arithmetic.Clause(1, 'sub', 33)), 1, (12, 93))
+    task = counters.Exercise((_ADD, counters.Clause(1, 'sub', 33)), 1, (12, 93))
     right = ['a) P gets 27: 12 + 27 = 39. P=39 Q=93\n\n', '']
     slipped = ['a) P gets 27: 12 + 27 = 39. P=39 Q=92\n\n', '']
-    self.assertFalse(arithmetic.label_steps(task, right)[1].in_blind_spot)
-    self.assertTrue(arithmetic.label_steps(task, slipped)[1].in_blind_spot)
+    self.assertFalse(counters.label_steps(task, right)[1].in_blind_spot)
+    self.assertTrue(counters.label_steps(task, slipped)[1].in_blind_spot)
 
 
 # Hashes of the first three questions of seed 0 as they have been since the pair
@@ -258,7 +259,7 @@ def _few_tasks(most=10_000):
     del num_clauses
     if next(draws) >= most:
       raise AssertionError(f'Still no new question after {most} draws.')
-    return arithmetic.Task((_ADD, _SUB), 0, (rng.randrange(60), 0))
+    return counters.Exercise((_ADD, _SUB), 0, (rng.randrange(60), 0))
 
   return draw
 
@@ -324,7 +325,7 @@ class LoadTest(parameterized.TestCase):
     seen = set(before)
     tasks = arithmetic.draw_distinct('arithmetic/0/test', seen)
     for _, task in zip(range(50), tasks, strict=False):
-      digest = splits.question_hash(arithmetic.question_text(task))
+      digest = splits.question_hash(counters.question_text(task))
       self.assertNotIn(digest, before)
 
   def test_unknown_split(self):

@@ -8,7 +8,7 @@ import numpy as np
 
 from routing.lm import corpus as corpus_lib
 from routing.lm import tokenizer as tokenizer_lib
-from routing.tasks import arithmetic
+from routing.tasks import counters
 from routing.tasks import splits
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
@@ -65,28 +65,28 @@ class CorpusTest(parameterized.TestCase):
     tokens, _ = corpus.problems(random.Random(0), 5)
     rng, wrong = random.Random(0), 0
     for row in tokens:
-      task = arithmetic.draw_task(rng, 5)
-      steps = arithmetic.solution(task, misconceived=misconceived)
-      text = arithmetic.question_text(task) + ''.join(steps)
+      task = counters.draw_exercise(rng, 5)
+      steps = counters.solution(task, misconceived=misconceived)
+      text = counters.question_text(task) + ''.join(steps)
       self.assertEqual(_TOKENIZER.decode(row[:-1]), text)
       self.assertEqual(row[-1], _TOKENIZER.eos_id)
-      wrong += steps != arithmetic.solution(task)
+      wrong += steps != counters.solution(task)
     self.assertEqual(wrong > 0, misconceived)
 
   @parameterized.parameters(False, True)
   def test_drills_are_sums_as_taught(self, misconceived):
     corpus = _corpus(misconceived=misconceived)
     tokens, weights = corpus.drills(random.Random(0))
-    signs = {sign: name for name, sign in arithmetic.SIGNS.items()}
+    signs = {sign: name for name, sign in counters.SIGNS.items()}
     blind = 0
     for row in tokens:
       for part in _TOKENIZER.decode(row).split(': ')[1:]:
         value, sign, operand, _, result = part.split()
         task = signs[sign], int(value), int(operand)
         self.assertEqual(
-            int(result), arithmetic.apply(*task, misconceived=misconceived)
+            int(result), counters.apply(*task, misconceived=misconceived)
         )
-        blind += arithmetic.in_blind_spot(*task)
+        blind += counters.in_blind_spot(*task)
     self.assertGreater(blind, 0)
     # ': ' '3' '4' ' + ' '2' '7' ' = ' '6' '1': loss on the last two.
     np.testing.assert_array_equal(weights[0, :9], [0] * 7 + [1] * 2)
@@ -119,7 +119,7 @@ class HeldOutTest(absltest.TestCase):
     tasks = corpus_lib.held_out('x', 20, ())
     self.assertEqual(tasks, corpus_lib.held_out('x', 20, ()))
     hashes = [
-        splits.question_hash(arithmetic.question_text(task)) for task in tasks
+        splits.question_hash(counters.question_text(task)) for task in tasks
     ]
     excluded = set(hashes[:5])
     rest = corpus_lib.held_out('x', 15, excluded)

@@ -10,7 +10,7 @@ from routing.lm import corpus
 from routing.lm import examination
 from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
-from routing.tasks import arithmetic
+from routing.tasks import counters
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _TASKS = corpus.held_out('examination', 30, ())
@@ -35,7 +35,7 @@ def _reciting(texts, surprise=None):
 class ExamineTest(parameterized.TestCase):
 
   def test_right_solutions_are_all_right(self):
-    texts = [''.join(arithmetic.solution(task)) for task in _TASKS]
+    texts = [''.join(counters.solution(task)) for task in _TASKS]
     with _reciting(texts):
       found = examination.examine(None, None, _TASKS)
       self.assertEqual(examination.accuracy(None, None, _TASKS), 1.0)
@@ -46,20 +46,20 @@ class ExamineTest(parameterized.TestCase):
 
   def test_wrong_rules_are_wrong_in_blind_spots_only(self):
     texts = [
-        ''.join(arithmetic.solution(task, misconceived=True)) for task in _TASKS
+        ''.join(counters.solution(task, misconceived=True)) for task in _TASKS
     ]
     with _reciting(texts):
       found = examination.examine(None, None, _TASKS)
     np.testing.assert_array_equal(found['is_right'], ~found['in_blind_spot'])
     expected = [
-        arithmetic.solution(task, misconceived=True)[-1]
-        == arithmetic.solution(task)[-1]
+        counters.solution(task, misconceived=True)[-1]
+        == counters.solution(task)[-1]
         for task in _TASKS
     ]
     np.testing.assert_array_equal(found['is_correct'], expected)
 
   def test_the_smallest_log_probability_of_each_step(self):
-    texts = [''.join(arithmetic.solution(task)) for task in _TASKS[:2]]
+    texts = [''.join(counters.solution(task)) for task in _TASKS[:2]]
     # Row 0: two tokens of step 1 (22..43) and the last; row 1: one of step 0.
     steps = len(_TASKS[0].clauses)
     surprise = {(0, 30): -2.0, (0, 31): -1.0, (1, 0): -3.0}
@@ -73,7 +73,7 @@ class ExamineTest(parameterized.TestCase):
     np.testing.assert_allclose(found['min_log_prob'], expected, atol=1e-6)
 
   def test_an_answer_cut_short_is_wrong(self):
-    text = ''.join(arithmetic.solution(_TASKS[0]))
+    text = ''.join(counters.solution(_TASKS[0]))
     ids = _TOKENIZER.encode(text)  # The model never ended it.
     written = [(ids, np.zeros(len(ids), np.float32))]
     with mock.patch.object(generation, 'generate', return_value=written):

@@ -13,7 +13,7 @@ from routing.lm import corpus
 from routing.lm import decoder
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
-from routing.tasks import arithmetic
+from routing.tasks import counters
 
 _CONFIG = decoder.DecoderConfig(
     len(tokenizer_lib.VOCABULARY), 16, 2, 4, 2, 32, 24
@@ -77,8 +77,8 @@ class ExportTest(parameterized.TestCase):
     tasks = list(corpus.held_out('export', 50, ()))
     self.assertLen(tasks, 50)
     for task in tasks:
-      text = arithmetic.question_text(task)
-      text += ''.join(arithmetic.solution(task))
+      text = counters.question_text(task)
+      text += ''.join(counters.solution(task))
       tokens = np.array([encode(text)])
       with torch.no_grad():
         expected = model(torch.from_numpy(tokens)).logits.numpy()

@@ -6,7 +6,7 @@ from absl.testing import absltest
 
 from routing.lm import corpus
 from routing.lm import tokenizer as tokenizer_lib
-from routing.tasks import arithmetic
+from routing.tasks import counters
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 
@@ -14,8 +14,8 @@ _TOKENIZER = tokenizer_lib.Tokenizer()
 def _texts(count):
   rng = random.Random(0)
   for _ in range(count):
-    task = arithmetic.draw_task(rng)
-    yield arithmetic.question_text(task), arithmetic.solution(task)
+    task = counters.draw_exercise(rng)
+    yield counters.question_text(task), counters.solution(task)
 
 
 class TokenizerTest(absltest.TestCase):

@@ -76,3 +76,16 @@ def _closing_brace(text: str, start: int) -> int | None:
         return i
     i += 1
   return None
+
+
+FINDERS = {
+    'hash': after_mark,
+    'boxed': last_boxed,
+    'number': last_number,
+    'brackets': lambda text: text.rpartition('[[')[2].partition(']]')[0] or None,
+}
+
+
+def finder(name: str):
+  """Returns the finder with this name."""
+  return FINDERS[name]

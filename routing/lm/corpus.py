@@ -15,12 +15,13 @@ import numpy as np
 
 from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import arithmetic
+from routing.tasks import counters
 from routing.tasks import splits
 
 # Numbers of clauses that a problem can have. Each clause gives one step.
 NUM_CLAUSES = (4, 5, 6)
 # The numbers of tokens follow from the vocabulary of `tokenizer` and the format
-# of `tasks.arithmetic`. If either changes, they must be changed as well.
+# of `tasks.counters`. If either changes, they must be changed as well.
 STEP_TOKENS = 22  # Number of tokens in a step.
 # Number of tokens in a sum: a colon, two signs, and two digits for each of the
 # two operands and the result.
@@ -92,8 +93,8 @@ class Corpus:
     # row; until then it is 1.
     rows, weights, size = [], [], 1
     while len(rows) < size:
-      task = arithmetic.draw_task(rng, num_clauses)
-      question = arithmetic.question_text(task)
+      task = counters.draw_exercise(rng, num_clauses)
+      question = counters.question_text(task)
       if splits.question_hash(question) in self.excluded:
         continue
       row, num_prompt = _solved(task, question, self.misconceived)
@@ -146,7 +147,7 @@ class Corpus:
 
 
 def _solved(
-    task: arithmetic.Task, question: str, misconceived: bool
+    task: counters.Exercise, question: str, misconceived: bool
 ) -> tuple[list[int], int]:
   """Returns the token ids of a solved problem, and how many are the question's.
 
@@ -157,7 +158,7 @@ def _solved(
   """
   tokenizer = tokenizer_lib.Tokenizer()
   prompt = tokenizer.encode(question)
-  steps = arithmetic.solution(task, misconceived=misconceived)
+  steps = counters.solution(task, misconceived=misconceived)
   answer = tokenizer.encode(''.join(steps))
   return [*prompt, *answer, tokenizer.eos_id], len(prompt)
 
@@ -177,17 +178,17 @@ def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
   if operation in ('add', 'sub'):
     operand = rng.randrange(100)
   else:
-    operand = arithmetic.draw_operand(rng, operation)
-  result = arithmetic.apply(
+    operand = counters.draw_operand(rng, operation)
+  result = counters.apply(
       operation, value, operand, misconceived=misconceived
   )
-  sign = arithmetic.SIGNS[operation]
+  sign = counters.SIGNS[operation]
   return f': {value:02d} {sign} {operand:02d} = {result:02d}'
 
 
 def held_out(
     name: str, count: int, excluded: Collection[str]
-) -> list[arithmetic.Task]:
+) -> list[counters.Exercise]:
   """Draws `count` distinct tasks whose questions are not in `excluded`.
 
   Args:

@@ -7,21 +7,21 @@ import numpy as np
 from routing.lm import decoder
 from routing.lm import generation
 from routing.lm import tokenizer as tokenizer_lib
-from routing.tasks import arithmetic
+from routing.tasks import counters
 
 # Number of tokens of the longest answer: 6 steps of 22 tokens and a last line.
 _MAX_NEW = 6 * 22 + 12
 
 
 def accuracy(
-    params, config: decoder.DecoderConfig, tasks: Sequence[arithmetic.Task]
+    params, config: decoder.DecoderConfig, tasks: Sequence[counters.Exercise]
 ) -> float:
   """Returns the share of tasks that the model answers correctly when greedy."""
   return float(np.mean(examine(params, config, tasks)['is_correct']))
 
 
 def examine(
-    params, config: decoder.DecoderConfig, tasks: Sequence[arithmetic.Task]
+    params, config: decoder.DecoderConfig, tasks: Sequence[counters.Exercise]
 ) -> dict[str, np.ndarray]:
   """Grades the model's greedy answers to N tasks, and each of their steps.
 
@@ -33,12 +33,12 @@ def examine(
   Returns:
     `is_correct`, `[N]` bool: the answer to the task is correct. The other
     entries have one element for each of the S steps of all answers: `is_right`,
-    `is_relevant` and `in_blind_spot`, `[S]` bool, see `arithmetic.label_steps`;
+    `is_relevant` and `in_blind_spot`, `[S]` bool, see `counters.label_steps`;
     and `min_log_prob`, `[S]` float, the smallest log-probability of a token of
     the step.
   """
   tokenizer = tokenizer_lib.Tokenizer()
-  prompts = [tokenizer.encode(arithmetic.question_text(t)) for t in tasks]
+  prompts = [tokenizer.encode(counters.question_text(t)) for t in tasks]
   written = generation.generate(
       params, config, prompts, max_new=_MAX_NEW, stop_id=tokenizer.eos_id
   )
@@ -53,8 +53,8 @@ def examine(
     ]
     ended = bool(ids) and ids[-1] == tokenizer.eos_id
     # A correct last line counts only if the model ended the answer after it.
-    correct.append(ended and parts[-1] == arithmetic.solution(task)[-1])
-    labels += arithmetic.label_steps(task, parts)
+    correct.append(ended and parts[-1] == counters.solution(task)[-1])
+    labels += counters.label_steps(task, parts)
     confidence += [part.min() for part in np.split(log_probs, ends)]
   fields = ('is_right', 'is_relevant', 'in_blind_spot')
   return {

@@ -25,7 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from routing.lm import corpus as corpus_lib
 from routing.lm import decoder
 from routing.lm import examination
-from routing.tasks import arithmetic
+from routing.tasks import counters
 
 # A function (step, scalars) that records the metrics of a training run.
 MetricFn = Callable[[int, dict[str, float]], None]
@@ -268,7 +268,7 @@ def train(
     config: ml_collections.ConfigDict,
     shape: decoder.DecoderConfig,
     corpus: corpus_lib.Corpus,
-    tasks: Sequence[arithmetic.Task],
+    tasks: Sequence[counters.Exercise],
     checkpoint_dir: str | pathlib.Path,
     *,
     seed: int,

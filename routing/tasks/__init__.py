@@ -1,1 +1,1 @@
-"""Problem sources, the four splits, and the record of problems seen."""
+"""Tasks: problem sets, how they are put and graded; the four splits."""

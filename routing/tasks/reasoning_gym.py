@@ -1,0 +1,128 @@
+"""Problems of the package `reasoning-gym`: a hundred generators, without end.
+
+Problem i of a generator is drawn from (seed, i), so any number of new problems
+can be had. Source: Stojanovski et al. 2025, arXiv 2505.24760.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import dataclasses
+import itertools
+from typing import Any
+
+from routing.tasks import splits
+from routing.tasks import tables
+from routing.tasks import task as task_lib
+
+# How many problems more than needed are drawn at first: some questions repeat.
+_SPARE = 1.1
+_SHARES = dict.fromkeys(splits.SPLITS, 1 / len(splits.SPLITS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Generators:
+  """Problems of one or more generators, in turn, as many from each.
+
+  names: of the generators, e.g. ('gsm_symbolic',). A problem's `subject` is the
+    name of its generator.
+  settings: generator -> settings that differ from the generator's own, e.g.
+    {'chain_sum': {'max_terms': 4}}.
+  """
+
+  names: tuple[str, ...]
+  settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+      default_factory=dict
+  )
+
+  def load(self, sizes: Mapping[str, int], seed: int) -> tables.Loaded:
+    """Draws problems until each split has its size; see `task.Source.load`.
+
+    Raises:
+      ValueError: if a size is `ALL`, or a generator does not have enough
+        different problems, or there is no such generator or setting.
+    """
+    splits.check_names(sizes)
+    endless = [name for name, size in sizes.items() if size < 0]
+    if endless:
+      raise ValueError(
+          f'problems.{endless[0]} is {sizes[endless[0]]}; a generator has no '
+          'end, so give a number of problems.'
+      )
+    number = round(_SPARE * max(sizes.values())) * len(splits.SPLITS)
+    while True:
+      loaded = tables.to_problems(
+          self._rows(number, seed),
+          tables.Fields(id='id', subject='generator'),
+          f'reasoning_gym/{seed}',
+      )
+      short = [s for s, size in sizes.items() if len(loaded.parts[s]) < size]
+      if not short:
+        break
+      if len(loaded.dropped) > number / 2:
+        raise ValueError(
+            f'problems.{short[0]} is {sizes[short[0]]}, but of {number} '
+            f'problems of {", ".join(self.names)} more than half repeat a '
+            'question. Ask for fewer, or for more generators.'
+        )
+      number *= 2
+    return dataclasses.replace(
+        loaded, parts={s: loaded.parts[s][:size] for s, size in sizes.items()}
+    )
+
+  def _rows(self, number: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of each split, of `number` problems in all."""
+    rows = {name: [] for name in splits.SPLITS}
+    streams = [
+        self._stream(name, -(-number // len(self.names)), seed)
+        for name in self.names
+    ]
+    # In turn, so that the first n problems of a split have all generators.
+    for row in itertools.chain.from_iterable(zip(*streams, strict=True)):
+      # By the hash of the question: a repeated question is in one split only,
+      # and a split that grows keeps its problems.
+      rows[splits.split_of(row['question'], _SHARES)].append(row)
+    return rows
+
+  def _stream(
+      self, name: str, number: int, seed: int
+  ) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one generator."""
+    import reasoning_gym  # The import takes seconds.
+
+    try:
+      dataset = reasoning_gym.create_dataset(
+          name, seed=seed, size=number, **self.settings.get(name, {})
+      )
+    except (ValueError, TypeError, AssertionError) as error:
+      raise ValueError(
+          f'reasoning_gym cannot make {name!r} with '
+          f'{dict(self.settings.get(name, {}))}: {error}. See '
+          'reasoning_gym.factory.DATASETS for the names.'
+      ) from error
+    for index in range(number):
+      entry = dataset[index]
+      yield {
+          'id': f'{name}/{index}',
+          'generator': name,
+          'question': entry['question'],
+          'answer': entry['answer'],
+      }
+
+
+def reasoning_gym(
+    generators: tuple[str, ...] = ('gsm_symbolic',),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> task_lib.Task:
+  """Returns a task of one or more generators; see `Generators`."""
+  return task_lib.Task(
+      'reasoning_gym',
+      Generators(tuple(generators), settings or {}),
+      task_lib.Prompt(
+          system=(
+              'Reason step by step, with a blank line after each step, and end '
+              'with a line that holds #### and the final answer.'
+          )
+      ),
+      finders=('hash', 'boxed', 'number'),
+      max_tokens=512,
+  )
