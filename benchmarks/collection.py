@@ -36,6 +36,7 @@ from benchmarks import servers
 from configs import arithmetic_vllm
 from experiments import builders
 from routing import types
+from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
 from routing.rollout import driver
@@ -105,11 +106,16 @@ class PlainBatches:
 
     self._models, self._prompters = [], []
     self._count = itertools.count()
-    for route, folder in enumerate(builders.model_directories(config)):
-      settings = builders.vllm_settings(config, route)
-      arguments = vllm.AsyncEngineArgs(**settings.engine_args(str(folder)))
-      self._models.append(vllm.AsyncLLMEngine.from_engine_args(arguments))
-      self._prompters.append(prompts.Prompter(prompts.load_tokenizer(folder)))
+    for route in builders.routes(config):
+      settings = back_ends.settings(route)
+      arguments = settings.engine_args(str(route.folder))
+      self._models.append(
+          vllm.AsyncLLMEngine.from_engine_args(
+              vllm.AsyncEngineArgs(**arguments)
+          )
+      )
+      tokenizer = prompts.load_tokenizer(route.folder)
+      self._prompters.append(prompts.Prompter(tokenizer))
 
   async def seconds(
       self, trajectories: Sequence[types.Trajectory], **fields
@@ -220,7 +226,8 @@ def make_engines(
 ) -> list[engine_lib.Engine]:
   """A pair of its own, so that the ways share no cache."""
   config = config.copy_and_resolve_references()
-  config.engine.speculates = speculates
+  for route in config.routes:
+    route['settings']['speculates'] = speculates
   return builders.engines(config)
 
 
@@ -294,11 +301,9 @@ def measure(num_problems: int, num_rounds: int) -> dict[str, float]:
   with contextlib.ExitStack() as stack:
     urls = [
         stack.enter_context(
-            servers.serve(
-                'model', folder, builders.vllm_settings(config, route)
-            )
+            servers.serve('model', route.folder, back_ends.settings(route))
         )
-        for route, folder in enumerate(builders.model_directories(config))
+        for route in builders.routes(config)
     ]
     for url in urls:
       servers.wait_for(url)

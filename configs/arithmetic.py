@@ -28,21 +28,30 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   # 'price', 'flops', 'decoded_tokens' or 'latency'. Tables show all four.
   config.cost_metric = 'price'
 
-  config.engine = dict(
-      # 'shipped', or a directory with small/ and large/, such as the --workdir
-      # of experiments.pretrain.
-      pair='shipped',
-      max_batch=128,  # Requests in one forward pass, at most.
-      num_slots=256,  # Sessions whose prefix cache is kept, for each model.
-  )
+  # What is asked: the name of a task of routing/tasks/, and its options.
+  config.task = dict(name='arithmetic')
   config.problems = dict(
-      source='arithmetic',  # The only source so far.
       seed=0,  # Another seed draws other problems.
       # Problems in each split; no problem is in two splits.
       train=6_000,
       select=1_000,  # Early stopping, tuning, and the choice of thresholds.
       prove=1_000,  # The tests behind promises; looked at once.
       test=2_000,
+  )
+  # The models, smallest first, one entry each; see routing/engines/route.py.
+  config.routes = tuple(
+      dict(
+          name=name,
+          engine='embedded',
+          # Or a directory, such as small/ in the --workdir of
+          # experiments.pretrain.
+          model=f'shipped/{name}',
+          settings=dict(
+              max_batch=128,  # Requests in one forward pass, at most.
+              num_slots=256,  # Sessions whose prefix cache is kept.
+          ),
+      )
+      for name in ('small', 'large')
   )
   config.data = dict(
       # What is collected for each problem:
@@ -67,7 +76,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       samples=1,  # Completions per step prefix and larger model; > 0.
       temperature=0.0,  # 0 = greedy; above 0 the models sample.
       max_tokens=176,  # New tokens per answer: 8 steps of 22 tokens.
-      concurrency=256,  # Problems in flight; at most engine.num_slots.
+      concurrency=256,  # Problems in flight; at most num_slots of a route.
       shard_size=250,  # Problems per Parquet file.
       # Limits of an unattended collection; 0 = no limit.
       limits=dict(

@@ -66,12 +66,11 @@ def _settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
   """Returns the settings that determine records of every kind."""
   return {
       'split': split,
-      'problems': {
-          'source': config.problems.source,
-          'seed': config.problems.seed,
-      },
+      'problems': {'seed': config.problems.seed},
+      'task': builders.task_key(config),
+      'routes': builders.answer_keys(config),
       'models': [dataclasses.asdict(spec) for spec in builders.specs(config)],
-      'weights_sha256': builders.weight_hashes(config),
+      'weights_sha256': builders.model_identities(config),
   }
 
 
@@ -264,7 +263,7 @@ def collect_split(
     # Another run owns the directory: this one reads it and never adds to it.
     _check_shared(directory, job, problems)
     return directory
-  builders.check_concurrency(config)
+  builders.check_routes(config)
   writer = job.writer(
       directory, problems, job.settings, config.collect.shard_size
   )

@@ -7,6 +7,7 @@ import json
 import logging as standard_logging
 import os
 import pathlib
+import re
 import runpy
 import sys
 from typing import TextIO
@@ -164,16 +165,33 @@ def _unknown_field(argv: Sequence[str]) -> str | None:
   for name, _ in given:
     if now := workdirs.RENAMED.get(name.removeprefix('config.')):
       return f'--{name} is now called --config.{now}.'
-    fields = config
-    for key in name.split('.')[1:] if name.startswith('config.') else ():
-      names = (
-          list(fields) if isinstance(fields, ml_collections.ConfigDict) else []
-      )
-      if key not in names:
-        near = difflib.get_close_matches(key, names, 1)
-        hint = f' Did you mean "{near[0]}"?' if near else ''
-        return f'--{name}: no field {key!r}.{hint} Fields: {", ".join(names)}.'
-      fields = fields[key]
+    if name.startswith('config.'):
+      if problem := _unknown_key(config, name.removeprefix('config.')):
+        return f'--{name}: {problem}'
+  return None
+
+
+def _unknown_key(config: ml_collections.ConfigDict, path: str) -> str | None:
+  """Returns which part of a path is no field of `config`; None if all are.
+
+  Args:
+    config: the configuration.
+    path: of a field, e.g. 'data.kind' or 'routes[0].settings.dtype'.
+  """
+  fields = config
+  # 'routes[0]' is the field 'routes' and then its entry 0.
+  for key in re.findall(r'[^.\[\]]+', path):
+    if isinstance(fields, tuple | list):
+      names = list(map(str, range(len(fields))))
+    elif isinstance(fields, ml_collections.ConfigDict | dict):
+      names = list(fields)
+    else:
+      names = []
+    if key not in names:
+      near = difflib.get_close_matches(key, names, 1)
+      hint = f' Did you mean "{near[0]}"?' if near else ''
+      return f'no field {key!r}.{hint} Fields: {", ".join(names)}.'
+    fields = fields[int(key) if isinstance(fields, tuple | list) else key]
   return None
 
 

@@ -47,7 +47,7 @@ def check_engines(
 
   Also raises it if `collect.concurrency` exceeds the cache slots.
   """
-  builders.check_concurrency(config)
+  builders.check_routes(config)
   found = builders.specs(config)
   if found != specs:
     raise ValueError(

@@ -149,12 +149,11 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   calibrate.settings(config)
   records_on_disk.check(config)
-  builders.check_source(config.problems.source)
-  builders.engine_kind(config)
+  builders.task(config)
   builders.protocol(config)
   builders.plan(config)
   builders.limits(config)
-  builders.check_concurrency(config)
+  builders.check_routes(config)
   costs.check_metric(config.cost_metric)
   lagrangian.check_form(config.objective.form)
   if 'policy_update' in config.objective:

@@ -360,7 +360,7 @@ def answering(
   Raises:
     ValueError: if their models are not those that the router was trained on.
   """
-  weights = builders.weight_hashes(config)
+  weights = builders.model_identities(config)
   check_weights(card, weights, 'The configuration is')
   return live.Answering(
       make_engines=functools.partial(builders.steady_engines, config),
@@ -373,7 +373,7 @@ def answering(
       concurrency=config.collect.concurrency,
       made_by={
           'weights_sha256': weights,
-          'engine': builders.engine_key(config),
+          'routes': builders.answer_keys(config),
       },
   )
 

@@ -130,7 +130,7 @@ def _batches(
   if estimators.of(config).writes_its_own:
     # The models that answer now must be those of the validation trajectories.
     card = make_card(config, data.view)
-    weights = builders.weight_hashes(config)
+    weights = builders.model_identities(config)
     records_on_disk.check_weights(card, weights, 'The configuration is')
     with on_policy_rounds.collecting(
         config,

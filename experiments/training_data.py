@@ -121,7 +121,7 @@ def _known(config, workdir) -> TrainingSet:
   features = observation.configure(
       config.features,
       num_routes=len(specs),
-      max_decisions=config.protocol.max_decisions,
+      max_decisions=builders.sampling(config).max_decisions,
       hidden_size=_hidden_size(known['train']),
   )
   protocol = builders.protocol(config)
@@ -292,7 +292,7 @@ def _observed(
   features = observation.configure(
       config.features,
       num_routes=len(split.specs),
-      max_decisions=config.protocol.max_decisions,
+      max_decisions=builders.sampling(config).max_decisions,
       hidden_size=_hidden_size(make()),
   )
   # Without its reference the accounting can charge calls, which is how the

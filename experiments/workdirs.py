@@ -12,19 +12,20 @@ from typing import Any
 
 import ml_collections
 
-# Old name -> current name, both dotted. `upgrade` handles one level of groups.
+# Old name -> current name, both dotted. `upgrade` handles one level of groups;
+# it also makes `routes` of the earlier group `engine`.
 RENAMED = {
     'ruler': 'cost_metric',
     'calibration.among': 'calibration.num_choices',
     'calibration.both': 'calibration.loss_and_cost',
     'calibration.grid': 'calibration.num_thresholds',
     'calibration.least_effective': 'calibration.min_effective_size',
-    'engine.runs_on': 'engine.speculates',
     'evaluation.coverage': 'evaluation.num_coverage_samples',
     'evaluation.live': 'evaluation.num_live',
     'evaluation.trials': 'evaluation.num_trials',
     'objective.least_effective': 'objective.min_effective_size',
     'objective.num_inner': 'objective.num_inner_steps',
+    'problems.source': 'task.name',
     'objective.ratio_bar': 'objective.ratio_clip',
     'objective.reach_bar': 'objective.reach_clip',
     'objective.rescale': 'objective.normalize_advantages',
@@ -123,12 +124,55 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
     *group, old = before.split('.')
     fields = found.get(group[0], {}) if group else found
     if isinstance(fields, dict) and old in fields:
+      *other, name = now.split('.')
+      target = fields if other == group else found.setdefault(other[0], {})
       # If both names are there, the current one wins.
-      fields.setdefault(now.split('.')[-1], fields.pop(old))
+      target.setdefault(name, fields.pop(old))
+  if 'engine' in found and 'routes' not in found:
+    engine = found.pop('engine')
+    found['routes'] = [_route_of(engine, name) for name in ('small', 'large')]
+    if 'environment' in engine:
+      found['environment'] = engine['environment']
   metric = found.get('cost_metric')
   if metric in _COST_METRICS:
     found['cost_metric'] = _COST_METRICS[metric]
   return found
+
+
+def _route_of(engine: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns the entry of `routes` for one model of the earlier group `engine`.
+
+  Args:
+    engine: a saved group `engine`, in which a list has one value per model.
+    name: 'small' or 'large'.
+  """
+  index = ('small', 'large').index(name)
+  given = {
+      key: value[index] if isinstance(value, list) else value
+      for key, value in engine.items()
+  }
+  # Some of these are not in every configuration of before.
+  taken = 'kind', 'pair', 'specs', 'user', 'system', 'model', 'environment'
+  settings = {k: v for k, v in given.items() if k not in taken}
+  if 'runs_on' in settings:
+    settings['speculates'] = settings.pop('runs_on')
+  kind, pair = given.get('kind', 'embedded'), engine['pair']
+  weights = given['pair'] if isinstance(pair, list) else f'{pair}/{name}'
+  if weights == 'shipped':
+    weights = f'shipped/{name}'
+  route = dict(name=name, engine=kind)
+  if given.get('user'):
+    route['prompt'] = {key: given[key] for key in ('system', 'user')}
+  if kind != 'openai':
+    return route | dict(model=weights, settings=settings)
+  key = settings.pop('api_key_variable', '')
+  return route | dict(
+      model=given['model'],
+      weights=weights,
+      api_key_variable=key,
+      spec=dict(engine.get('specs', {}).get(name, {})),
+      settings=settings,
+  )
 
 
 def first_old_name(content: Mapping[str, Any]) -> str | None:

@@ -84,9 +84,7 @@ class BlindSpotTest(parameterized.TestCase):
       operands = range(2, 10) if operation in ('mul', 'div') else range(100)
       for value in range(100):
         for operand in operands:
-          taught = counters.apply(
-              operation, value, operand, misconceived=True
-          )
+          taught = counters.apply(operation, value, operand, misconceived=True)
           truth = counters.apply(operation, value, operand)
           self.assertEqual(
               taught != truth,
@@ -141,9 +139,7 @@ class RelevanceTest(parameterized.TestCase):
       task = counters.draw_exercise(rng)
       if any(c.operation in ('mul', 'div') for c in task.clauses):
         continue
-      for i, matters in enumerate(
-          counters.relevance(task.clauses, task.asked)
-      ):
+      for i, matters in enumerate(counters.relevance(task.clauses, task.asked)):
         answers = {_answer_with_slip(task, i, slip) for slip in range(100)}
         # A merge after a merge may count an error twice, or not at all: P + Q,
         # then Q - P. Hence only one direction is exact.
@@ -310,7 +306,9 @@ class LoadTest(parameterized.TestCase):
   def test_a_question_in_two_streams_stays_in_the_earlier_one(self):
     # 60 questions: 10 of test, then 10 of select or prove that are none of
     # those, and of train all that were not drawn, surplus included.
-    self.enter_context(mock.patch.object(arithmetic, 'draw_task', _few_tasks()))
+    self.enter_context(
+        mock.patch.object(counters, 'draw_exercise', _few_tasks())
+    )
     loaded = arithmetic.load(0, train=40, select=3, prove=7, test=10)
     hashes = {name: _hashes(x) for name, x in loaded.items()}
     splits.check_disjoint(**hashes)

@@ -15,24 +15,26 @@ from routing.engines import engine as engine_lib
 from tests import scripted_pair
 
 
-def _config(**engine):
+def _config(small=(), large=()):
+  """The servers, with other settings of the routes."""
   config = arithmetic_servers.get_config('smoke')
-  config.engine.update(engine)
+  for route, settings in zip(config.routes, (small, large), strict=True):
+    route['settings'].update(settings)
   return config
 
 
 def _half_closed():
   """The small model's weights are at hand, the large one is bought."""
   config = arithmetic_paid.get_config('smoke')
-  config.engine.api_key_variable = ('', '')
+  config.routes[1]['api_key_variable'] = ''
   return config
 
 
 class ServersTest(parameterized.TestCase):
 
-  def test_each_route_has_its_own_entry_of_a_tuple(self):
+  def test_each_route_has_its_own_settings(self):
     small, large = builders.engines(
-        _config(num_log_probs=(5, 0), seeds=(True, False))
+        _config(large=dict(num_log_probs=0, seeds=False))
     )
     self.assertEqual((small.name, small.route), ('small', 0))
     self.assertEqual((large.name, large.route), ('large', 1))
@@ -52,13 +54,13 @@ class ServersTest(parameterized.TestCase):
     served, embedded = _config(), arithmetic.get_config('smoke')
     self.assertEqual(builders.specs(served), builders.specs(embedded))
     self.assertEqual(
-        builders.weight_hashes(served), builders.weight_hashes(embedded)
+        builders.model_identities(served), builders.model_identities(embedded)
     )
 
   def test_a_list_price_comes_before_the_weights(self):
     config = _config()
     before = builders.specs(config)
-    config.engine.specs.small = dict(price_output=7.0)
+    config.routes[0]['spec'] = dict(price_output=7.0)
     small, large = builders.specs(config)
     self.assertEqual(small.price_output, 7.0)
     self.assertEqual(small.parameters, before[0].parameters)
@@ -71,18 +73,19 @@ class ServersTest(parameterized.TestCase):
     self.assertFalse(large.capabilities.continues_prefix)
     self.assertFalse(large.capabilities.counts_tokens)
     self.assertEqual(builders.specs(config)[1].price_cached, 0.1)
-    self.assertEqual(builders.weight_hashes(config)[1], 'gpt-4.1-mini')
+    self.assertEqual(builders.model_identities(config)[1], 'gpt-4.1-mini')
 
   def test_what_its_entry_does_not_say_is_named(self):
     config = _half_closed()
-    config.engine.specs.large = dict(price_input=0.4)
+    config.routes[1]['spec'] = dict(price_input=0.4)
     with self.assertRaisesRegex(
-        ValueError, 'engine.specs.large must give parameters, num_layers, .*out'
+        ValueError, "'large' .* must give parameters, num_layers, .*out"
     ):
       builders.specs(config)
 
   def test_keys_come_from_the_environment(self):
-    config = _config(api_key_variable=('', 'SOME_KEY'))
+    config = _config()
+    config.routes[1]['api_key_variable'] = 'SOME_KEY'
     with mock.patch.dict(os.environ, {'SOME_KEY': 'secret'}):
       builders.engines(config)
     with self.assertRaisesRegex(ValueError, 'SOME_KEY is not set'):
@@ -101,11 +104,62 @@ class ServersTest(parameterized.TestCase):
       asyncio.run(large.write(request))
     self.assertEqual([len(e.requests) for e in bare], [1, 0])
 
-  def test_another_kind_is_refused(self):
+  def test_another_back_end_is_refused(self):
+    config = _config()
+    config.routes[0]['engine'] = 'abacus'
     with self.assertRaisesRegex(
         ValueError, "'abacus'; allowed: embedded, vllm, openai"
     ):
-      builders.engines(_config(kind='abacus'))
+      builders.engines(config)
+
+  def test_an_unknown_setting_or_field_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "'small' has the setting 'slots'"):
+      builders.engines(_config(small=dict(slots=3)))
+    config = _config()
+    config.routes[1]['prices'] = {}
+    with self.assertRaisesRegex(
+        ValueError, r"routes\[1\] has the field 'prices'"
+    ):
+      builders.routes(config)
+    del config.routes[1]['prices'], config.routes[1]['model']
+    with self.assertRaisesRegex(ValueError, r"routes\[1\] has no 'model'"):
+      builders.routes(config)
+
+  def test_names_differ_and_one_model_is_too_few(self):
+    config = _config()
+    config.routes[1]['name'] = 'small'
+    with self.assertRaisesRegex(ValueError, "'small', 'small'"):
+      builders.routes(config)
+    config.routes = config.routes[:1]
+    with self.assertRaisesRegex(ValueError, 'two or more'):
+      builders.routes(config)
+
+  def test_back_ends_are_mixed(self):
+    config = _config()
+    embedded = arithmetic.get_config('smoke').routes[0]
+    config.routes = (embedded, config.routes[1])
+    small, large = builders.engines(config)
+    self.assertGreater(small.capabilities.hidden_size, 0)
+    self.assertEqual(large.capabilities.hidden_size, 0)
+
+  def test_what_changes_an_answer_is_in_the_key(self):
+    before = builders.answer_keys(_config())
+    for entry, same in (
+        (dict(base_url='http://elsewhere/v1', timeout=1.0), True),
+        (dict(mode='prefill', is_vllm=False), False),
+        (dict(max_length=128), False),
+    ):
+      after = builders.answer_keys(_config(large=entry))
+      self.assertEqual(before == after, same, entry)
+      self.assertEqual(before[0], after[0])
+    for field, value in (
+        ('prompt', dict(system='Be brief.')),
+        ('template', dict(enable_thinking=False)),
+        ('model', 'another'),
+    ):
+      config = _config()
+      config.routes[1][field] = value
+      self.assertNotEqual(before, builders.answer_keys(config), field)
 
 
 if __name__ == '__main__':

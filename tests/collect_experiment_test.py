@@ -39,7 +39,9 @@ def _save_pair(directory: pathlib.Path) -> None:
 
 def _make_config(pair: pathlib.Path):
   config = arithmetic.get_config('smoke')
-  config.engine.update(pair=str(pair), max_batch=8, num_slots=16)
+  for route in config.routes:
+    route['model'] = str(pair / route['name'])
+    route['settings'].update(max_batch=8, num_slots=16)
   config.problems.update(train=6, select=3, prove=3, test=3)
   config.collect.update(shard_size=4, max_tokens=40, concurrency=8)
   config.protocol.max_decisions = 2
@@ -115,13 +117,13 @@ class CollectSplitTest(absltest.TestCase):
     export.save_pretrained(
         other / 'large', shape, jax.tree.map(lambda x: x + 1, params)
     )
-    self.config.engine.pair = str(other)
+    self.config.routes[1]['model'] = str(other / 'large')
     with self.assertRaisesRegex(ValueError, 'weights_sha256'):
       collect.collect_split(self.config, self.workdir, 'test')
 
   def test_a_missing_pair_is_rejected(self):
-    self.config.engine.pair = str(self.workdir)
-    with self.assertRaisesRegex(ValueError, "allowed: 'shipped', or"):
+    self.config.routes[0]['model'] = str(self.workdir / 'small')
+    with self.assertRaisesRegex(ValueError, 'allowed: a directory, a name on'):
       collect.collect_split(self.config, self.workdir, 'test')
 
   def test_more_traces_than_slots_are_refused(self):
@@ -134,8 +136,10 @@ class CollectSplitTest(absltest.TestCase):
       builders.problems(self.config, 'dev')
 
   def test_unknown_source_is_refused(self):
-    self.config.problems.source = 'gsm'
-    with self.assertRaisesRegex(ValueError, "'gsm'; allowed: arithmetic"):
+    self.config.task.name = 'gsm'
+    with self.assertRaisesRegex(
+        ValueError, "'gsm'; allowed: arithmetic, gsm8k"
+    ):
       builders.problems(self.config, 'test')
 
 
@@ -148,7 +152,7 @@ class CommandTest(absltest.TestCase):
             '-m',
             'experiments.collect',
             '--config=configs/arithmetic.py:smoke',
-            '--config.engine.pair=/nowhere',
+            '--config.routes[0].model=/nowhere',
             f'--workdir={self.create_tempdir().full_path}',
         ],
         cwd=_ROOT,
@@ -157,7 +161,7 @@ class CommandTest(absltest.TestCase):
     )
     self.assertEqual(done.returncode, 1)
     (line,) = done.stderr.strip().splitlines()
-    self.assertStartsWith(line, "collect: engine.pair is '/nowhere'")
+    self.assertStartsWith(line, "collect: The model '/nowhere' does not exist")
 
 
 if __name__ == '__main__':

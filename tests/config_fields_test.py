@@ -132,8 +132,8 @@ class ConfigFieldsTest(parameterized.TestCase):
         f'{name}: {path}'
         for name, _, config in configs_test.variants()
         for path in configs_test.leaves(config)
-        # Whatever they hold is handed to vLLM and to the environment.
-        if not path.startswith(('engine.environment.', 'engine.extra.'))
+        # Whatever it holds is handed to the environment.
+        if not path.startswith('environment.')
         # `experiments.pretrain` calls either of them `model`.
         and not reads.is_read(re.sub('^(small|large)[.]', 'model.', path))
     }
@@ -154,7 +154,7 @@ class ConfigFieldsTest(parameterized.TestCase):
 
   def _check(self, config):
     """The checks of what the configuration is for."""
-    if 'engine' in config:
+    if 'routes' in config:
       pipeline.check_settings(config)
       return
     for model in (config.small, config.large):  # Of experiments.pretrain.
@@ -182,10 +182,10 @@ class ReadsTest(parameterized.TestCase):
 
   @parameterized.parameters(
       'x = config.data.size',
-      'x = config.engine.kind',  # Another section's.
+      'x = config.task.kind',  # Another section's.
       'config.data.kind = 3',
       'make(**config.data)',  # Nothing there takes a kind.
-      'def f():\n  given = config.engine\n  return given.kind',
+      'def f():\n  given = config.task\n  return given.kind',
   )
   def test_unread(self, source):
     reads = Reads()

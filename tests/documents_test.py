@@ -7,6 +7,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from experiments import command_line
 from tests import checkout
 
 MAX_CELLS = 14
@@ -56,7 +57,7 @@ def wrong_commands(code: str) -> list[str]:
       *(c for c in re.findall(r'--config=(\S+)', code) if not _is_config(c)),
       *(
           f
-          for f in re.findall(r'--config\.([\w.]+)=', code)
+          for f in re.findall(r'--config\.([\w.\[\]]+)=', code)
           if not _is_field(f)
       ),
   ]
@@ -122,10 +123,7 @@ def _is_field(field):
   for path in (checkout.ROOT / 'configs').glob('*.py'):
     module = importlib.import_module(f'configs.{path.stem}')
     if hasattr(module, 'get_config'):
-      config, *keys = module.get_config(), *field.split('.')
-      while keys and hasattr(config, 'keys') and keys[0] in config:
-        config = config[keys.pop(0)]
-      if not keys:
+      if command_line._unknown_key(module.get_config(), field) is None:
         return True
   return False
 

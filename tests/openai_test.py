@@ -13,6 +13,7 @@ from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import scripted
 from routing.rollout import steps as steps_lib
+from routing.tasks import prompt as prompt_lib
 from tests import openai_server
 
 
@@ -45,7 +46,7 @@ async def _write_all(engine, requests):
     await engine.close()
 
 
-def _write(model, requests, *, prompter=None, dialogue=None, **fields):
+def _write(model, requests, *, prompter=None, prompt=None, **fields):
   """Serves `model` and makes all requests to it concurrently."""
   with openai_server.serve(openai_server.make_app(model)) as url:
 
@@ -55,7 +56,7 @@ def _write(model, requests, *, prompter=None, dialogue=None, **fields):
           0,
           _endpoint(url, **fields),
           prompter=prompter,
-          dialogue=dialogue,
+          prompt=prompt,
       )
       return await _write_all(engine, requests)
 
@@ -189,7 +190,7 @@ class InstructTest(parameterized.TestCase):
         [_request(**fields)],
         mode='instruct',
         is_vllm=False,
-        dialogue=prompts.Dialogue('S'),
+        prompt=prompt_lib.Prompt(system='S'),
         num_log_probs=2,
     )
     self.assertLen(model.requests, 1)

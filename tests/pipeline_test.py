@@ -47,8 +47,8 @@ class PipelineTest(absltest.TestCase):
 
   def test_settings_of_all_stages_are_checked_first(self):
     for field, value, said in (
-        ('problems.source', 'gsm8k', "Unknown problem source 'gsm8k'"),
-        ('engine.kind', 'gguf', "Unknown engine.kind 'gguf'"),
+        ('task.name', 'gsm', "Unknown task 'gsm'"),
+        ('routes', (), r'routes has the names \[\]'),
         ('protocol.view', 'blind', "no view 'blind'"),
         ('collect.samples', 0, 'num_samples is 0'),
         ('collect.limits.attempts', 0, 'attempts is 0'),
@@ -67,7 +67,6 @@ class PipelineTest(absltest.TestCase):
       config = arithmetic.get_config('smoke')
       config.objective.update(estimator='exact', policy_update='lagrangian')
       config.behaviour = dict(kind='rate')
-      config.engine.kind = 'embedded'
       config.update_from_flattened_dict({field: value})
       with self.assertRaisesRegex(ValueError, said):
         pipeline.run(config, self.workdir)

@@ -9,6 +9,7 @@ from routing.engines import prompts
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import arithmetic
+from routing.tasks import prompt as prompt_lib
 
 _TEMPLATE = (
     '{% for m in messages %}<|start|>{{ m["role"] }}\n{{ m["content"] }}<|end|>'
@@ -44,38 +45,38 @@ def _text(prompter, ids):
   return prompter.tokenizer.decode(ids)
 
 
-class DialogueTest(absltest.TestCase):
+class PromptTest(absltest.TestCase):
 
   def test_is_system_user_and_the_answer_so_far(self):
-    dialogue = prompts.Dialogue('Be brief.', 'Q: {question} {x}')
+    prompt = prompt_lib.Prompt('Q: {question} {x}', 'Be brief.')
     self.assertEqual(
-        dialogue.messages('{trace} 1+1', 'It is '),
+        prompt.messages('{trace} 1+1', 'It is '),
         [
             {'role': 'system', 'content': 'Be brief.'},
             {'role': 'user', 'content': 'Q: {trace} 1+1 {x}'},
             {'role': 'assistant', 'content': 'It is '},
         ],
     )
-    (user,) = prompts.Dialogue().messages('1+1')
+    (user,) = prompt_lib.Prompt().messages('1+1')
     self.assertEqual(user, {'role': 'user', 'content': '1+1'})
 
   def test_a_template_without_the_question_is_an_error(self):
     with self.assertRaisesRegex(ValueError, "'Q'; it must contain {question}"):
-      prompts.Dialogue(user='Q')
+      prompt_lib.Prompt(user='Q')
 
 
 class InstructTest(parameterized.TestCase):
 
   def test_asks_just_the_question_for_a_whole_answer(self):
-    dialogue = prompts.Dialogue('S', 'Q: {question}')
-    got = dialogue.instruct('1+1', '', to_end=True)
-    self.assertEqual(got, dialogue.messages('1+1'))
+    prompt = prompt_lib.Prompt('Q: {question}', 'S')
+    got = prompts.instruct(prompt, '1+1', '', to_end=True)
+    self.assertEqual(got, prompt.messages('1+1'))
 
   @parameterized.parameters(True, False)
   def test_shows_the_trace_word_for_word(self, to_end):
-    dialogue = prompts.Dialogue('S', 'Q: {question}')
+    prompt = prompt_lib.Prompt('Q: {question}', 'S')
     trace = 'of {question}\n\nand {trace}\n\n'
-    system, user = dialogue.instruct('1+1', trace, to_end=to_end)
+    system, user = prompts.instruct(prompt, '1+1', trace, to_end=to_end)
     self.assertEqual(system['content'], 'S')
     self.assertEqual(user['role'], 'user')
     self.assertStartsWith(user['content'], 'Q: 1+1\n\n')
@@ -83,7 +84,7 @@ class InstructTest(parameterized.TestCase):
     self.assertEqual(prompts.DONE in user['content'], not to_end)
 
   def test_asks_for_one_step_of_an_empty_trace(self):
-    (user,) = prompts.Dialogue().instruct('1+1', '', to_end=False)
+    (user,) = prompts.instruct(prompt_lib.Prompt(), '1+1', '', to_end=False)
     self.assertStartsWith(user['content'], '1+1\n\nWrite only the next step')
 
 
@@ -102,7 +103,7 @@ class PrompterTest(parameterized.TestCase):
 
   @parameterized.parameters(_FIRST, _OTHER)
   def test_a_foreign_trace_is_read_in_tokens_of_its_own(self, tokenizer):
-    prompter = prompts.Prompter(tokenizer, prompts.Dialogue('S'))
+    prompter = prompts.Prompter(tokenizer, prompt_lib.Prompt(system='S'))
     head = '<|start|>system\nS<|end|>\n<|start|>user\nq?<|end|>\n'
     head += '<|start|>assistant\n'
     trace = 'step one\n\nso the answer ä\n\n'
@@ -116,13 +117,13 @@ class PrompterTest(parameterized.TestCase):
   def test_the_two_tokenizers_differ(self):
     trace = 'step one\n\nso the answer\n\n'
     first, other = (
-        prompts.Prompter(t, prompts.Dialogue()).ids('', trace)
+        prompts.Prompter(t, prompt_lib.Prompt()).ids('', trace)
         for t in (_FIRST, _OTHER)
     )
     self.assertNotEqual(len(first), len(other))
 
   def test_a_special_token_in_a_trace_is_plain_text(self):
-    prompter = prompts.Prompter(_FIRST, prompts.Dialogue())
+    prompter = prompts.Prompter(_FIRST, prompt_lib.Prompt())
     end = _FIRST.convert_tokens_to_ids('<|end|>')
     alone = prompter.ids('q')
     whole = prompter.ids('q', 'it reads <|end|> there')
@@ -130,7 +131,7 @@ class PrompterTest(parameterized.TestCase):
     self.assertEndsWith(_text(prompter, whole), 'it reads <|end|> there')
 
   def test_fields_reach_the_template(self):
-    prompter = prompts.Prompter(_FIRST, prompts.Dialogue(), {'thinking': True})
+    prompter = prompts.Prompter(_FIRST, prompt_lib.Prompt(), {'thinking': True})
     self.assertEndsWith(_text(prompter, prompter.ids('q')), '<think>')
 
   @parameterized.parameters(

@@ -38,7 +38,8 @@ from configs import arithmetic
 def get_config(variant='smoke'):
   config = arithmetic.get_config('smoke')
   config.problems.update(train=32, select=16, prove=16, test=16)
-  config.engine.update(max_batch=8, num_slots=8)
+  for route in config.routes:
+    route['settings'].update(max_batch=8, num_slots=8)
   config.collect.concurrency = 8
   config.calibration.alphas = (0.2,)
   config.evaluation.num_live = 2

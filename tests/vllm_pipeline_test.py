@@ -14,6 +14,7 @@ from configs import arithmetic_vllm
 from experiments import builders
 from experiments import evaluate
 from experiments import pipeline
+from routing.engines import back_ends
 
 
 @unittest.skipUnless(
@@ -41,21 +42,17 @@ class PipelineTest(absltest.TestCase):
     ours = arithmetic_vllm.get_config('smoke')
     builders.set_environment(ours)
     config = arithmetic_servers.get_config('smoke')
-    folders = builders.model_directories(config)
     with contextlib.ExitStack() as stack:
       urls = [
           stack.enter_context(
-              servers.serve(
-                  config.engine.model[route],
-                  folder,
-                  builders.vllm_settings(ours, route),
-              )
+              servers.serve(route.name, route.folder, back_ends.settings(route))
           )
-          for route, folder in enumerate(folders)
+          for route in builders.routes(ours)
       ]
       for url in urls:
         servers.wait_for(url)
-      config.engine.base_url = tuple(f'{url}/v1' for url in urls)
+      for route, url in zip(config.routes, urls, strict=True):
+        route['settings']['base_url'] = f'{url}/v1'
       self._check_chain(config)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from configs import arithmetic_vllm
 from experiments import builders
+from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import vllm
 from routing.lm import export
@@ -153,9 +154,9 @@ class SpeculationTest(parameterized.TestCase):
 
   def test_a_setting_turns_it_off(self):
     config = arithmetic_vllm.get_config()
-    self.assertTrue(builders.vllm_settings(config, 0).speculates)
-    config.engine.speculates = False
-    settings = builders.vllm_settings(config, 0)
+    self.assertTrue(back_ends.settings(builders.routes(config)[0]).speculates)
+    config.routes[0]['settings']['speculates'] = False
+    settings = back_ends.settings(builders.routes(config)[0])
     with mock.patch.object(self.engine, '_settings', settings):
       self.runner.run(self._step(self.questions[0], [], 'a'))
     self.assertEmpty(self.engine._runs)

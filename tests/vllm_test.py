@@ -16,6 +16,7 @@ from configs import arithmetic
 from configs import arithmetic_vllm
 from experiments import builders
 from routing import protocols
+from routing.engines import back_ends
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai
@@ -64,9 +65,9 @@ class SettingsTest(parameterized.TestCase):
 
   def test_a_configuration_has_one_of_each_for_each_route(self):
     config = arithmetic_vllm.get_config()
-    config.engine.cache_bytes = (1 << 20, 2 << 20)
-    found = [builders.vllm_settings(config, route) for route in (0, 1)]
-    self.assertEqual([s.cache_bytes for s in found], [1 << 20, 2 << 20])
+    config.routes[1]['settings']['cache_bytes'] = 2 << 20
+    found = list(map(back_ends.settings, builders.routes(config)))
+    self.assertEqual([s.cache_bytes for s in found], [256 << 20, 2 << 20])
     self.assertEqual([s.dtype for s in found], ['float32', 'float32'])
     self.assertEqual(found[0].extra['block_size'], 32)
 

@@ -26,9 +26,11 @@ def _rename_back(content):
   """Returns a saved configuration as older code wrote it."""
   for old, new in workdirs.RENAMED.items():
     *group, last = new.split('.')
+    *old_group, old_last = old.split('.')
     fields = content[group[0]] if group else content
     if last in fields:
-      fields[old.split('.')[-1]] = fields.pop(last)
+      earlier = content[old_group[0]] if old_group else content
+      earlier[old_last] = fields.pop(last)
   return content
 
 
@@ -87,6 +89,66 @@ class RenamedFieldsTest(absltest.TestCase):
         command_line._unknown_field([f'--config={path}', '--workdir=x']),
         "'evaluation.live' is now called 'evaluation.num_live'",
     )
+
+
+class RoutesTest(absltest.TestCase):
+  """The group `engine` of before becomes `routes`."""
+
+  def test_embedded(self):
+    engine = dict(pair='shipped', max_batch=128, num_slots=256)
+    found = workdirs.upgrade({'engine': engine})
+    current = json.loads(arithmetic.get_config().to_json_best_effort())
+    self.assertEqual(found, {'routes': current['routes']})
+    own = workdirs.upgrade({'engine': dict(engine, pair='runs/pair')})
+    self.assertEqual(own['routes'][1]['model'], 'runs/pair/large')
+
+  def test_vllm(self):
+    engine = dict(
+        kind='vllm',
+        pair=['shipped', '/models/large'],
+        user='',
+        system='',
+        cache_bytes=[1, 2],
+        runs_on=False,
+        environment={'A': 'b'},
+    )
+    found = workdirs.upgrade({'engine': engine})
+    self.assertEqual(found['environment'], {'A': 'b'})
+    self.assertEqual(
+        found['routes'],
+        [
+            dict(
+                name=name,
+                engine='vllm',
+                model=model,
+                settings=dict(cache_bytes=size, speculates=False),
+            )
+            for name, model, size in (
+                ('small', 'shipped/small', 1),
+                ('large', '/models/large', 2),
+            )
+        ],
+    )
+
+  def test_servers(self):
+    engine = dict(
+        kind='openai',
+        pair=['shipped', ''],
+        model=['s', 'gpt'],
+        base_url=['http://a', 'http://b'],
+        api_key_variable=['', 'KEY'],
+        user='{question}?',
+        system='S',
+        specs=dict(small={}, large=dict(price_input=1.0)),
+    )
+    small, large = workdirs.upgrade({'engine': engine})['routes']
+    self.assertEqual((small['model'], small['weights']), ('s', 'shipped/small'))
+    self.assertEqual((large['model'], large['weights']), ('gpt', ''))
+    self.assertEqual(large['api_key_variable'], 'KEY')
+    self.assertEqual(large['spec'], {'price_input': 1.0})
+    self.assertEqual(large['settings'], {'base_url': 'http://b'})
+    self.assertEqual(large['prompt'], dict(system='S', user='{question}?'))
+    self.assertNotIn('engine', workdirs.upgrade({'engine': engine}))
 
 
 class OlderFilesTest(absltest.TestCase):

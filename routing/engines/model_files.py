@@ -1,5 +1,7 @@
 """Finds the weight files of a model, and reads the model's size from them."""
 
+import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -39,7 +41,39 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   files = sorted(folder.glob('*.safetensors'))
   if not files:
     raise FileNotFoundError(
-        f'The directory {folder} contains no *.safetensors file; check '
-        'engine.pair in the configuration.'
+        f'The directory {folder} contains no *.safetensors file; check the '
+        'models of config.routes.'
     )
   return files
+
+
+def hash_weights(folder: pathlib.Path) -> str:
+  """Returns the SHA-256 of the weights; of several files, joined by '+'."""
+  return '+'.join(map(_hash, weight_files(folder)))
+
+
+def hash_small_files(folder: pathlib.Path) -> str:
+  """Returns one SHA-256 of all files but the weights that affect an answer.
+
+  These are the configuration, the tokenizer, the chat template, and the
+  sampling defaults that a server reads from `generation_config.json`.
+  """
+  digest = hashlib.sha256()
+  for pattern in ('*.json', '*.jinja', '*.txt'):
+    for path in sorted(folder.glob(pattern)):
+      digest.update(path.name.encode() + b'\0' + _hash(path).encode())
+  return digest.hexdigest()
+
+
+def _hash(path: pathlib.Path) -> str:
+  """Returns the SHA-256 of a file, computed once while it does not change."""
+  status = path.stat()
+  return _hash_unless_changed(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_unless_changed(path: pathlib.Path, mtime: int, size: int) -> str:
+  """Returns the SHA-256 of a file; a new time or size is a new file."""
+  del mtime, size
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -23,6 +23,7 @@ from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
+from routing.tasks import prompt as prompt_lib
 
 
 class OpenAIEngine:
@@ -39,7 +40,7 @@ class OpenAIEngine:
     prompter: builds prompts with the model's tokenizer. The engine can then
       count tokens, and sends token ids in mode 'completions'. None = the
       tokenizer is not known, and prompts are sent as text.
-    dialogue: template of the conversation with a chat model.
+    prompt: how a question is put to a model whose tokenizer is not known.
     num_equal: see `repetition.truncate_repetition`.
   """
 
@@ -50,7 +51,7 @@ class OpenAIEngine:
       endpoint: endpoint_lib.Endpoint,
       *,
       prompter: prompts.Prompter | None = None,
-      dialogue: prompts.Dialogue | None = None,
+      prompt: prompt_lib.Prompt | None = None,
       num_equal: int = repetition.NUM_EQUAL,
   ):
     # The import is local, because runs without servers do not need the package.
@@ -63,7 +64,9 @@ class OpenAIEngine:
     )
     self._endpoint = endpoint
     self._prompter = prompter
-    self._dialogue = dialogue or prompts.Dialogue()
+    self._prompt = (
+        prompter.prompt if prompter else prompt or prompt_lib.Prompt()
+    )
     self._num_equal = num_equal
     self._client = openai.AsyncOpenAI(
         base_url=endpoint.base_url,
@@ -177,7 +180,9 @@ class OpenAIEngine:
     try:
       if endpoint.mode == 'completions':
         response = await self._client.completions.create(
-            prompt=prompt or request.question + request.trace, **fields
+            prompt=prompt
+            or self._prompt.text(request.question) + request.trace,
+            **fields,
         )
       else:
         response = await self._client.chat.completions.create(
@@ -262,10 +267,10 @@ class OpenAIEngine:
   def _messages(self, request: engine_lib.Request) -> list[dict[str, Any]]:
     """Returns the messages of a chat request."""
     if self._endpoint.mode == 'instruct':
-      return self._dialogue.instruct(
-          request.question, request.trace, to_end=request.to_end
+      return prompts.instruct(
+          self._prompt, request.question, request.trace, to_end=request.to_end
       )
-    *others, last = self._dialogue.messages(request.question, request.trace)
+    *others, last = self._prompt.messages(request.question, request.trace)
     if last['role'] == 'assistant':
       last = {**last, **self._endpoint.last_message}
     return [*others, last]

@@ -13,7 +13,7 @@ import pathlib
 from typing import Any
 from typing import Protocol
 
-Message = dict[str, str]
+from routing.tasks import prompt as prompt_lib
 
 # Texts for the mode 'instruct' of `endpoint.MODES`, in which a model is asked
 # to continue an answer. They are part of the prompt, so changing a word changes
@@ -40,71 +40,34 @@ class Tokenizer(Protocol):
     """Returns the token ids of a text."""
     ...
 
-  def apply_chat_template(self, messages: Sequence[Message], **kwargs) -> Any:
+  def apply_chat_template(
+      self, messages: Sequence[prompt_lib.Message], **kwargs
+  ) -> Any:
     """Returns the messages as the text format that the model was trained on."""
     ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Dialogue:
-  """A template that turns a question into a conversation with a chat model.
+def instruct(
+    prompt: prompt_lib.Prompt, question: str, trace: str, *, to_end: bool
+) -> list[prompt_lib.Message]:
+  """Returns a conversation that asks a model to continue an answer.
 
-  system: the system message; empty = none.
-  user: the user's message, in which '{question}' stands for the question.
+  This is for models that cannot continue a half-written message.
+
+  Args:
+    prompt: how the question is put.
+    question: the problem's text.
+    trace: the answer so far; may be empty.
+    to_end: True asks for the rest of the answer. False asks for one step, which
+      the model ends with `DONE` if it is the last.
   """
-
-  system: str = ''
-  user: str = '{question}'
-
-  def __post_init__(self):
-    if '{question}' not in self.user:
-      raise ValueError(
-          f'The user message is {self.user!r}; it must contain {{question}}, '
-          "which is replaced by the problem's text."
-      )
-
-  def messages(self, question: str, trace: str = '') -> list[Message]:
-    """Returns the conversation up to the end of the trace.
-
-    A trace that is not empty becomes the last message, in the role of the
-    assistant; the model is to continue this message.
-    """
-    turns = [
-        ('system', self.system),
-        # str.format would fail on the braces of LaTeX, which are common in
-        # questions and templates.
-        ('user', self.user.replace('{question}', question)),
-        ('assistant', trace),
-    ]
-    return [
-        {'role': role, 'content': text}
-        for role, text in turns
-        if text or role == 'user'
-    ]
-
-  def instruct(
-      self, question: str, trace: str, *, to_end: bool
-  ) -> list[Message]:
-    """Returns a conversation that asks a model to continue an answer.
-
-    This is for models that cannot continue a half-written message.
-
-    Args:
-      question: the problem's text.
-      trace: the answer so far; may be empty.
-      to_end: True asks for the rest of the answer. False asks for one step,
-        which the model ends with `DONE` if it is the last.
-    """
-    parts = [self.user.replace('{question}', question)]
-    if trace:
-      parts += [_BEGUN, trace.rstrip()]
-    if trace or not to_end:
-      parts.append(_ALL if to_end else _ONE)
-    # `parts` already contains the filled user template, so the plain template
-    # is used here; otherwise it would be applied twice.
-    return dataclasses.replace(self, user='{question}').messages(
-        '\n\n'.join(parts)
-    )
+  parts = [prompt.asked(question)]
+  if trace:
+    parts += [_BEGUN, trace.rstrip()]
+  if trace or not to_end:
+    parts.append(_ALL if to_end else _ONE)
+  *earlier, last = prompt.messages(question)
+  return [*earlier, {**last, 'content': '\n\n'.join(parts)}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +75,12 @@ class Prompter:
   """Builds prompts as token ids of one model, and decodes what it writes.
 
   tokenizer: the model's tokenizer.
-  dialogue: the conversation that fills the model's chat template; None = the
-    model has no chat template and reads the trace directly after the question.
+  prompt: how the question is put; by default as it is, as plain text.
   template: extra arguments of the chat template, e.g. enable_thinking=False.
   """
 
   tokenizer: Tokenizer
-  dialogue: Dialogue | None = None
+  prompt: prompt_lib.Prompt = prompt_lib.Prompt(is_chat=False)
   template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def ids(self, question: str, trace: str = '') -> list[int]:
@@ -129,7 +91,7 @@ class Prompter:
     special token that is spelled out in the trace is read as plain text.
     """
     text = self.text(question, trace)
-    if self.dialogue is None:
+    if not self.prompt.is_chat:
       return self._encode(text)
     # If template and trace were tokenized in one piece, the template's last
     # character could merge with the trace's first one into one token. The next
@@ -141,7 +103,7 @@ class Prompter:
 
     It is the trace, preceded by the question if there is no chat template.
     """
-    return question + trace if self.dialogue is None else trace
+    return trace if self.prompt.is_chat else self.prompt.text(question) + trace
 
   def reads(self, ids: Sequence[int], before: str, text: str) -> bool:
     """Checks whether `text` tokenizes to `ids` if it follows `before`.
@@ -196,7 +158,7 @@ class Prompter:
   def _head(self, question: str) -> list[int]:
     """Returns the token ids of the chat template up to the answer's start."""
     text = self.tokenizer.apply_chat_template(
-        self.dialogue.messages(question),
+        self.prompt.messages(question),
         tokenize=False,
         add_generation_prompt=True,
         **self.template,

@@ -82,7 +82,7 @@ FINDERS = {
     'hash': after_mark,
     'boxed': last_boxed,
     'number': last_number,
-    'brackets': lambda text: text.rpartition('[[')[2].partition(']]')[0] or None,
+    'brackets': lambda x: x.rpartition('[[')[2].partition(']]')[0] or None,
 }
 
 

@@ -9,6 +9,7 @@ import random
 
 from routing import types
 from routing.tasks import counters
+from routing.tasks import prompt as prompt_lib
 from routing.tasks import splits
 from routing.tasks import tables
 from routing.tasks import task as task_lib
@@ -35,7 +36,7 @@ def arithmetic() -> task_lib.Task:
   return task_lib.Task(
       'arithmetic',
       Drawn(),
-      task_lib.Prompt(is_chat=False),
+      prompt_lib.Prompt(is_chat=False),
       finders=('hash',),
       grader='exact',
       max_decisions=8,
@@ -119,7 +120,7 @@ def _deal(
   while any(len(part) < sizes.get(name, 0) for name, part in parts.items()):
     exercise = next(exercises)
     name = splits.split_of(counters.question_text(exercise), shares)
-    # Exercises of a full split are dropped, since the hash allows no other split.
+    # Exercises of a full split are dropped: the hash allows no other split.
     if len(parts[name]) < sizes.get(name, 0):
       parts[name].append(exercise)
   return parts

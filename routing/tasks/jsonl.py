@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from routing.tasks import prompt as prompt_lib
 from routing.tasks import tables
 from routing.tasks import task as task_lib
 
 _SYSTEM = (
-    'Reason step by step, with a blank line after each step, and put your final '
-    'answer within \\boxed{}.'
+    'Reason step by step, with a blank line after each step, and put your '
+    'final answer within \\boxed{}.'
 )
 
 
@@ -44,7 +45,7 @@ def jsonl(
     fields: fields of `tables.Fields`, e.g. {'question': 'problem'}.
     finders: names of `grading.answers.FINDERS`, in the order they are tried.
     grader: name of the grader.
-    system, user, shots: see `task.Prompt`.
+    system, user, shots: see `prompt.Prompt`.
     max_decisions, max_tokens: see `task.Task`.
 
   Raises:
@@ -64,7 +65,7 @@ def jsonl(
           path,
           None if files else _made(task_lib.Hub, hub, 'task.hub'),
       ),
-      task_lib.Prompt(user=user, system=system, shots=tuple(shots)),
+      prompt_lib.Prompt(user=user, system=system, shots=tuple(shots)),
       tuple(finders),
       grader,
       max_decisions,

@@ -10,6 +10,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from routing.tasks import prompt as prompt_lib
 from routing.tasks import tables
 from routing.tasks import task as task_lib
 
@@ -52,7 +53,7 @@ def kor_bench(path: str = '') -> task_lib.Task:
   return task_lib.Task(
       'kor_bench',
       RulesAndQuestions(path),
-      task_lib.Prompt(system=_SYSTEM),
+      prompt_lib.Prompt(system=_SYSTEM),
       finders=('brackets',),
   )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import importlib.util
 import pathlib
 
+from routing.tasks import prompt as prompt_lib
 from routing.tasks import tables
 from routing.tasks import task as task_lib
 
@@ -36,7 +37,7 @@ def _task(
   return task_lib.Task(
       name,
       task_lib.Rows(name, fields, files, path, hub),
-      task_lib.Prompt(system=BOXED),
+      prompt_lib.Prompt(system=BOXED),
       max_tokens=max_tokens,
   )
 
@@ -170,7 +171,7 @@ def svamp(path: str = '') -> task_lib.Task:
 
 
 def asdiv(path: str = '') -> task_lib.Task:
-  """Word problems of primary school (Miao et al. 2020), whose answer is a number.
+  """Word problems with a number as answer (Miao et al. 2020).
 
   Args:
     path: directory that holds ASDiv/test.jsonl; '' = the copy in the package

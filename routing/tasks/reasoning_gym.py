@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from routing.tasks import prompt as prompt_lib
 from routing.tasks import splits
 from routing.tasks import tables
 from routing.tasks import task as task_lib
@@ -117,7 +118,7 @@ def reasoning_gym(
   return task_lib.Task(
       'reasoning_gym',
       Generators(tuple(generators), settings or {}),
-      task_lib.Prompt(
+      prompt_lib.Prompt(
           system=(
               'Reason step by step, with a blank line after each step, and end '
               'with a line that holds #### and the final answer.'

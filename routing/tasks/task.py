@@ -8,6 +8,7 @@ import pathlib
 from typing import Protocol
 
 from routing import types
+from routing.tasks import prompt as prompt_lib
 from routing.tasks import splits
 from routing.tasks import tables
 
@@ -16,36 +17,6 @@ from routing.tasks import tables
 # divided 0.6 : 0.2 : 0.2.
 _SHARES = {'train': 0.45, 'select': 0.15, 'prove': 0.15, 'test': 0.25}
 ALL = -1  # As the size of a split: all its problems.
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-  """How a question is put to a model.
-
-  user: the user's message, in which '{question}' stands for the question.
-  system: the system message; '' = none.
-  shots: solved examples, (question, answer) each, shown as earlier turns.
-  is_chat: True = the messages fill the model's chat template. False = they are
-    joined by blank lines to one text, which the model continues: for models
-    without a chat template.
-  """
-
-  user: str = '{question}'
-  system: str = ''
-  shots: Sequence[tuple[str, str]] = ()
-  is_chat: bool = True
-
-  def __post_init__(self):
-    if '{question}' not in self.user:
-      raise ValueError(
-          f'The user message is {self.user!r}; it must contain {{question}}, '
-          "which is replaced by the problem's text."
-      )
-    for shot in self.shots:
-      if len(shot) != 2:
-        raise ValueError(
-            f'A solved example is {shot!r}; it must be (question, answer).'
-        )
 
 
 class Source(Protocol):
@@ -80,7 +51,7 @@ class Task:
 
   name: str
   source: Source
-  prompt: Prompt
+  prompt: prompt_lib.Prompt
   finders: Sequence[str] = ('boxed', 'hash', 'number')
   grader: str = 'math_verify'
   max_decisions: int = 16

@@ -1,0 +1,157 @@
+"""Lists the back ends, and makes the engine of a route."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from routing.engines import embedded_pair
+from routing.engines import endpoint as endpoint_lib
+from routing.engines import engine as engine_lib
+from routing.engines import openai
+from routing.engines import prompts
+from routing.engines import route as route_lib
+from routing.engines import vllm
+from routing.tasks import prompt as prompt_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class BackEnd:
+  """One kind of engine.
+
+  settings: dataclass of the settings that a route gives.
+  make: makes the engine of (route, index of the route, its settings).
+  without_effect: settings that change no answer, e.g. a server's address; what
+    was collected under other values of them remains valid.
+  """
+
+  settings: type
+  make: Callable[[route_lib.Route, int, Any], engine_lib.Engine]
+  without_effect: frozenset[str]
+
+
+def make(
+    route: route_lib.Route, index: int, api_key: str = 'none'
+) -> engine_lib.Engine:
+  """Returns the engine of a route; the caller closes it.
+
+  Args:
+    route: the route.
+    index: the route's index, 0 for the smallest model.
+    api_key: the key that `route.api_key_variable` holds.
+
+  Raises:
+    ValueError: if the back end or a setting is unknown, or a value is not
+      allowed.
+  """
+  given = settings(route)
+  if route.is_served:
+    given = dataclasses.replace(given, api_key=api_key)
+  return BACK_ENDS[route.engine].make(route, index, given)
+
+
+def settings(route: route_lib.Route) -> Any:
+  """Returns a route's settings as the dataclass of its back end.
+
+  Raises:
+    ValueError: if the back end or a setting is unknown, or a value is not
+      allowed.
+  """
+  if route.engine not in BACK_ENDS:
+    raise ValueError(
+        f'Route {route.name!r} has engine {route.engine!r}; allowed: '
+        f'{", ".join(BACK_ENDS)}.'
+    )
+  kind = BACK_ENDS[route.engine].settings
+  # These two are not settings: a configuration is saved, and a key must not be.
+  fixed = {'model': route.model} if route.is_served else {}
+  allowed = [
+      field.name
+      for field in dataclasses.fields(kind)
+      if field.name not in ('model', 'api_key')
+  ]
+  unknown = [name for name in route.settings if name not in allowed]
+  if unknown:
+    raise ValueError(
+        f'Route {route.name!r} has the setting {unknown[0]!r}; allowed for '
+        f'engine {route.engine!r}: {", ".join(allowed)}.'
+    )
+  try:
+    return kind(**route.settings, **fixed)
+  except (TypeError, ValueError) as error:  # A setting is missing or wrong.
+    raise ValueError(f'Route {route.name!r}: {error}') from error
+
+
+def answer_key(route: route_lib.Route) -> dict[str, Any]:
+  """Returns all that the answers of a route depend on; JSON-like."""
+  given = settings(route)
+  without_effect = BACK_ENDS[route.engine].without_effect
+  return route.answer_key(
+      {
+          name: value
+          for name, value in dataclasses.asdict(given).items()
+          if name not in without_effect
+      }
+  )
+
+
+def _prompter(route: route_lib.Route) -> prompts.Prompter:
+  """Returns the prompter of a route's model, with the model's tokenizer."""
+  return prompts.Prompter(
+      prompts.load_tokenizer(route.folder),
+      route.prompt or prompt_lib.Prompt(),
+      route.template,
+  )
+
+
+def _embedded(
+    route: route_lib.Route, index: int, given: embedded_pair.Settings
+) -> engine_lib.Engine:
+  """Makes the engine of an embedded model, which runs in this process."""
+  if route.prompt and route.prompt.is_chat:
+    raise ValueError(
+        f'Route {route.name!r}: embedded models have no chat template; set '
+        'prompt.is_chat to False.'
+    )
+  return embedded_pair.load(route.name, index, route.folder, given)
+
+
+def _vllm(
+    route: route_lib.Route, index: int, given: vllm.Settings
+) -> engine_lib.Engine:
+  """Makes the engine of a model that vLLM runs on this machine."""
+  return vllm.VllmEngine(
+      route.name, index, route.folder, given, _prompter(route)
+  )
+
+
+def _openai(
+    route: route_lib.Route, index: int, given: endpoint_lib.Endpoint
+) -> engine_lib.Engine:
+  """Makes the engine of a model on a server with OpenAI's API."""
+  return openai.OpenAIEngine(
+      route.name,
+      index,
+      given,
+      prompter=_prompter(route) if route.folder else None,
+      prompt=route.prompt,
+  )
+
+
+# To add a back end, add an entry.
+BACK_ENDS = {
+    'embedded': BackEnd(
+        embedded_pair.Settings,
+        _embedded,
+        frozenset(('max_batch', 'num_slots')),
+    ),
+    'vllm': BackEnd(
+        vllm.Settings,
+        _vllm,
+        frozenset(('memory_share', 'cache_bytes', 'num_slots')),
+    ),
+    'openai': BackEnd(
+        endpoint_lib.Endpoint,
+        _openai,
+        frozenset(('base_url', 'api_key', 'timeout')),
+    ),
+}
