@@ -72,6 +72,43 @@ class Usage:
   in_context: int | np.ndarray = 0
 
 
+# The kinds of model calls, by what their text was written for:
+#   draft      the small model's proposal of the next step, shown to the router
+#              before it decides;
+#   step       the next step, by the model that the router chose;
+#   hand_over  the rest of the answer in one call, by the model that takes over
+#              or that the last decision chose;
+#   wasted     text that was written speculatively and then cancelled;
+#   probe      text that only informs the router and can never be a step.
+CALL_KINDS = ('draft', 'step', 'hand_over', 'wasted', 'probe')
+
+
+@dataclasses.dataclass(frozen=True)
+class Call(Usage):
+  """The usage of one whole model call, and what the call was made for.
+
+  kind: one of `CALL_KINDS`; '' = not recorded, in files that were written
+    before kinds were.
+
+  Raises:
+    ValueError: if the kind is unknown.
+  """
+
+  kind: str = ''
+
+  def __post_init__(self):
+    if self.kind and self.kind not in CALL_KINDS:
+      raise ValueError(
+          f'Unknown kind of call {self.kind!r}; allowed: '
+          f'{", ".join(CALL_KINDS)}.'
+      )
+
+  @classmethod
+  def of(cls, kind: str, usage: Usage) -> 'Call':
+    """Returns the call of this kind that consumed `usage`."""
+    return cls(**vars(usage) | {'kind': kind})
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
   """One step of an answer, with the log-probabilities of its tokens.
@@ -83,7 +120,9 @@ class Step:
   top_log_probs: `[n, k]` float32, the k largest log-probabilities over the
     vocabulary at each token position, in descending order; k may be 0.
   is_final: whether the model ended its answer with this step.
-  usage: tokens and seconds that the writer consumed for this step.
+  usage: tokens and seconds that the writer consumed for this step. This is what
+    the step costs, and may include text that was dropped after the step. The
+    step's own length is `num_tokens`.
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
   """
@@ -104,6 +143,15 @@ class Step:
   def route(self) -> int:
     """The route (index) of the model that wrote this step."""
     return self.usage.route
+
+  @property
+  def num_tokens(self) -> int:
+    """The number of tokens of the step's own text, under its writer's tokenizer.
+
+    `usage.written` is what the writer was paid for; the two differ if the
+    writer wrote more than the step, or reports its tokens in another way.
+    """
+    return len(self.token_ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +219,8 @@ class Trajectory:
   steps: the accepted steps, which together are the whole answer.
   discarded: the drafts that were charged but not accepted, in order.
   decisions: one per step boundary at which the router was asked, in order.
-  calls: the usage of every model call in order, including those that wrote
-    discarded drafts or wasted tokens.
+  calls: every model call in order, including those that wrote discarded drafts
+    or wasted tokens.
   is_correct: whether the final answer grades right.
   """
 
@@ -182,7 +230,7 @@ class Trajectory:
   decisions: tuple[Decision, ...]
   # `calls` cannot be derived from `steps`: one call may write many steps, and
   # the steps of other calls were discarded.
-  calls: tuple[Usage, ...]
+  calls: tuple[Call, ...]
   is_correct: bool
 
   @property

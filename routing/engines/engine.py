@@ -1,11 +1,15 @@
 """Defines the interface of an engine, the back end of one model.
 
-Given a question and the trace so far, an engine writes one step, or all steps
-to the end of the answer. It knows nothing about routers, graded problems or
-costs. The errors that an engine may raise are defined here as well.
+An engine opens a session for each question. In a session it writes the step
+after a trace, or all steps to the end of the answer. It knows nothing about
+routers, graded problems or costs. The errors that an engine may raise are
+defined here as well.
 """
 
+import abc
+from collections.abc import AsyncIterator
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 from typing import Protocol
 
@@ -45,30 +49,24 @@ class Capabilities:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A request to continue one answer.
+  """A request to continue one answer to the question of a session.
 
-  question: the problem's text, before any chat template.
   trace: the answer so far; it ends at a step boundary or is empty.
   to_end: False = write one step; True = write to the end of the answer.
   may_speculate: the step after this one will probably be requested too, so the
-    engine may continue speculatively; see `Engine.cancel_speculation`.
+    engine may continue speculatively; see `Session.cancel_speculation`.
   max_tokens: maximum number of new tokens.
   temperature: sampling temperature; 0 is greedy decoding.
   seed: non-negative seed of the sampling noise. With the other fields fixed,
     the result is a function of (question, trace, seed).
-  session: name of the prefix cache to use. Requests of the same session share a
-    cache; two sessions never do. The tokens charged to one trajectory thus do
-    not depend on other trajectories.
   """
 
-  question: str
   trace: str = ''
   to_end: bool = False
   may_speculate: bool = False
   max_tokens: int = 256
   temperature: float = 0.0
   seed: int = 0
-  session: str = ''
 
 
 # An engine reports the kind of a failure only by the type of its error. The
@@ -104,18 +102,28 @@ class EngineDied(Stop):
   """The death of a back end's process, which loses all requests in flight."""
 
 
-class Engine(Protocol):
-  """The interface of a back end that serves one route, i.e. one model.
+class Session(abc.ABC):
+  """All requests about one question to one engine, which share a prefix cache.
 
-  name: name of the model, for messages.
-  route: index of the model; 0 is the smallest.
-  capabilities: see `Capabilities`.
+  Two sessions never share a cache, so the tokens charged to one trajectory do
+  not depend on other trajectories. A session is an asynchronous context
+  manager, which closes the session at its end, also after an error or a
+  cancellation:
+
+    async with engine.open(question) as session:
+      steps = await session.write(Request(trace))
+
+  A `write` that is cancelled ends its request in the back end as well.
+
+  Args:
+    question: the problem's text, before any chat template.
+    route: the route index of the engine.
   """
 
-  name: str
-  route: int
-  capabilities: Capabilities
+  def __init__(self, question: str, route: int):
+    self.question, self.route = question, route
 
+  @abc.abstractmethod
   async def write(self, request: Request) -> tuple[types.Step, ...]:
     """Writes the next step; if `request.to_end`, all steps to the answer's end.
 
@@ -128,15 +136,52 @@ class Engine(Protocol):
       tokens in the request's context before the step. With `request.to_end`,
       the last step has `is_final` False only if `max_tokens` ran out.
     """
-    ...
 
-  async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Discards the text that was generated past a session's last written step.
+  async def cancel_speculation(self) -> types.Usage | None:
+    """Discards the text that was generated past the last written step.
+
+    The session can go on with another request.
 
     Returns:
-      The usage of the discarded tokens, which belong to no step; None if no
-      token was generated speculatively.
+      The usage of the discarded tokens, which belong to no step; None if there
+      are none that an earlier call has not returned. By default None, for
+      engines that never speculate.
     """
+    return None
+
+  async def close(self) -> types.Usage | None:
+    """Ends the session, which may make no further request; repeatable.
+
+    Until then an engine should not evict the session's cache in favour of other
+    sessions. Otherwise the session would read tokens again, and its cost would
+    depend on which other requests were running.
+
+    Returns:
+      The usage of discarded tokens, as `cancel_speculation` does.
+    """
+    return await self.cancel_speculation()
+
+  async def __aenter__(self) -> 'Session':
+    return self
+
+  async def __aexit__(self, *error) -> None:
+    await self.close()
+
+
+class Engine(Protocol):
+  """The interface of a back end that serves one route, i.e. one model.
+
+  name: name of the model, for messages.
+  route: index of the model; 0 is the smallest.
+  capabilities: see `Capabilities`.
+  """
+
+  name: str
+  route: int
+  capabilities: Capabilities
+
+  def open(self, question: str) -> Session:
+    """Opens a session about a question; it costs nothing until it is used."""
     ...
 
   def count_tokens(self, question: str, trace: str) -> int:
@@ -153,18 +198,26 @@ class Engine(Protocol):
     """
     ...
 
-  def forget(self, session: str) -> None:
-    """Releases the cache of a session, which may make no further request.
-
-    Until this call an engine should not evict the session's cache in favour of
-    other sessions. Otherwise the session would read tokens again, and its cost
-    would depend on which other requests were running.
-    """
-    ...
-
   async def close(self) -> None:
     """Releases all resources of the engine; no request may follow."""
     ...
+
+
+@contextlib.asynccontextmanager
+async def open_all(
+    engines: Sequence[Engine], question: str
+) -> AsyncIterator[list[Session]]:
+  """Opens a session about one question at each engine; closes them at the end.
+
+  Yields:
+    The sessions, in the order of the engines.
+  """
+  # The stack closes every session, even if closing another one fails.
+  async with contextlib.AsyncExitStack() as stack:
+    yield [
+        await stack.enter_async_context(engine.open(question))
+        for engine in engines
+    ]
 
 
 def require(engines: Sequence[Engine], **needed: bool | int) -> None:

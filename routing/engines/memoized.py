@@ -10,6 +10,7 @@ the usage that the engine would have reported without the wrapper.
 """
 
 import asyncio
+from collections.abc import Hashable
 from collections.abc import Sequence
 import dataclasses
 import weakref
@@ -100,11 +101,6 @@ class MemoizedEngine:
     self.memory = memory
     self.num_asked = 0  # Number of calls of the wrapped engine.
     self._engine = engine
-    # The simulated prefix cache of each session. It also contains replies from
-    # memory, which the wrapped engine did not write in this session.
-    self._contents: dict[str, prefix_cache.Contents] = {}
-    # Sessions for which the wrapped engine was called; others need no `forget`.
-    self._engine_sessions: set[str] = set()
     # One lock for each reply that is being computed. The dictionary holds weak
     # references: a lock that no request uses any more is removed, so that the
     # dictionary does not grow with the run.
@@ -118,6 +114,39 @@ class MemoizedEngine:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._engine.encode(question, trace)
 
+  def open(self, question: str) -> 'MemoizedSession':
+    """Opens a session about a question; see `engine.Engine.open`."""
+    return MemoizedSession(self, self._engine.open(question))
+
+  async def close(self) -> None:
+    """Closes the wrapped engine; the memory remains usable."""
+    await self._engine.close()
+
+  def lock(self, key: Hashable) -> asyncio.Lock:
+    """Returns the lock of one reply, which only one session may compute."""
+    found = self._locks.get(key)
+    if found is None:
+      self._locks[key] = found = asyncio.Lock()
+    return found
+
+
+class MemoizedSession(engine_lib.Session):
+  """A session of a `MemoizedEngine`, with its simulated prefix cache.
+
+  Args:
+    engine: the engine.
+    session: the session of the wrapped engine that writes what is not in
+      memory.
+  """
+
+  def __init__(self, engine: MemoizedEngine, session: engine_lib.Session):
+    super().__init__(session.question, session.route)
+    self._engine, self._session = engine, session
+    self._memory = engine.memory
+    # The cache also contains replies from memory, which the wrapped engine did
+    # not write in this session.
+    self._contents: prefix_cache.Contents = ()
+
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Returns the requested steps, from memory or from the wrapped engine.
 
@@ -130,33 +159,23 @@ class MemoizedEngine:
       written = self._recall(request) or await self._ask_once(request)
     return self._charged(request, written)
 
-  async def cancel_speculation(self, session: str) -> None:
-    """Does nothing: the wrapped engine is never allowed to speculate."""
-
-  def forget(self, session: str) -> None:
-    """Releases a session; its replies stay in the memory for other sessions."""
-    self._contents.pop(session, None)
-    if session in self._engine_sessions:
-      self._engine_sessions.remove(session)
-      self._engine.forget(session)
-
-  async def close(self) -> None:
-    """Closes the wrapped engine; the memory remains usable."""
-    await self._engine.close()
+  async def close(self) -> types.Usage | None:
+    """Ends the session; its replies stay in the memory for other sessions."""
+    return await self._session.close()
 
   def _recall(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Returns all requested steps from memory; () if any of them is missing."""
     steps, trace, left = [], request.trace, request.max_tokens
     while True:
-      step = self.memory.get(request.question, trace)
+      step = self._memory.get(self.question, trace)
       # A step longer than the token limit does not count as found. The engine
       # would cut such a step short, and only the engine knows where.
-      if step is None or step.usage.written > left:
+      if step is None or step.num_tokens > left:
         return ()
       steps.append(step)
       if step.is_final or not request.to_end:
         return tuple(steps)
-      trace, left = trace + step.text, left - step.usage.written
+      trace, left = trace + step.text, left - step.num_tokens
 
   async def _ask_once(
       self, request: engine_lib.Request
@@ -164,24 +183,20 @@ class MemoizedEngine:
     """Returns a reply that only one of several concurrent requests computes."""
     # Requests for the same step that differ in `to_end` or `max_tokens` do not
     # share a lock, so the step is computed twice. This is rare.
-    key = request.question, request.trace, request.to_end, request.max_tokens
-    lock = self._locks.get(key)
-    if lock is None:
-      self._locks[key] = lock = asyncio.Lock()
-    async with lock:
+    key = self.question, request.trace, request.to_end, request.max_tokens
+    async with self._engine.lock(key):
       # The request that had the lock before has probably stored the reply.
       return self._recall(request) or await self._ask(request)
 
   async def _ask(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Calls the wrapped engine; stores the reply if the request is greedy."""
-    self._engine_sessions.add(request.session)
-    self.num_asked += 1
+    self._engine.num_asked += 1
     # The engine must not speculate: the next step may come from memory, and the
     # speculative text would then be wasted.
     request = dataclasses.replace(request, may_speculate=False)
-    written = await self._engine.write(request)
+    written = await self._session.write(request)
     if request.temperature == 0:
-      self.memory.add(request.question, request.trace, written)
+      self._memory.add(self.question, request.trace, written)
     return written
 
   def _charged(
@@ -194,18 +209,18 @@ class MemoizedEngine:
       written: the steps, from memory or from the wrapped engine.
     """
     prompt = prefix_cache.prompt(
-        request.question,
+        self.question,
         request.trace,
         # A reply that cannot be in memory (sampled or cut short) has just come
         # from the wrapped engine, and its usage contains the prompt tokens.
-        self.memory.num_read(request.question, request.trace)
+        self._memory.num_read(self.question, request.trace)
         or prefix_cache.num_read(written[0]),
-        self._engine.encode(request.question, request.trace),
+        self._engine.encode(self.question, request.trace),
     )
-    steps, self._contents[request.session] = prefix_cache.charged(
+    steps, self._contents = prefix_cache.charged(
         written,
         prompt,
-        self._contents.get(request.session, ()),
-        self.capabilities.prefix_cache,
+        self._contents,
+        self._engine.capabilities.prefix_cache,
     )
     return steps

@@ -129,10 +129,8 @@ def charged(
 def _extended(before: Text, step: types.Step) -> Text:
   """Returns the sequence `before` with the tokens of `step` appended."""
   ids = None if before.ids is None else (*before.ids, *step.token_ids)
-  # If ids are known, they are counted: `usage.written` may include discarded
-  # tokens, which are not part of the sequence.
-  written = len(step.token_ids) if ids else int(step.usage.written)
-  return Text(before.text + step.text, before.count + written, ids)
+  count = before.count + step.num_tokens
+  return Text(before.text + step.text, count, ids)
 
 
 def _common(earlier: Text, later: Text) -> int:

@@ -144,8 +144,17 @@ class ResilientEngine:
     self._num_restarts = 0
     self._restarting = asyncio.Lock()
 
-  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes the requested steps, with retries; see `engine.Engine.write`.
+  def open(self, question: str) -> 'ResilientSession':
+    """Opens a session about a question; see `engine.Engine.open`."""
+    return ResilientSession(self, self._engine.open(question), self._meter)
+
+  async def retry(
+      self, write: Callable[[], Awaitable[tuple[types.Step, ...]]]
+  ) -> tuple[types.Step, ...]:
+    """Makes one request, with retries.
+
+    Args:
+      write: makes one attempt at the request.
 
     Raises:
       engine_lib.Refused: if the engine refuses the request, or all attempts
@@ -164,7 +173,7 @@ class ResilientEngine:
           # The ceiling is checked after the slot is obtained, since it may have
           # been reached while this request waited for the slot.
           self._meter.check()
-          steps = await self._engine.write(request)
+          steps = await write()
       except engine_lib.Unavailable as error:
         # `attempt` may exceed the limit, since an attempt that ended in a
         # restart was not compared with it.
@@ -181,13 +190,6 @@ class ResilientEngine:
           self._meter.add(step.usage)
         return steps
 
-  async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Discards text written ahead for a session; see `engine.Engine`."""
-    usage = await self._engine.cancel_speculation(session)
-    if usage is not None:  # Wasted tokens count as spending, like all others.
-      self._meter.add(usage)
-    return usage
-
   def count_tokens(self, question: str, trace: str) -> int:
     """Counts prompt tokens; see `engine.Engine.count_tokens`."""
     return self._engine.count_tokens(question, trace)
@@ -195,10 +197,6 @@ class ResilientEngine:
   def encode(self, question: str, trace: str) -> Sequence[int] | None:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._engine.encode(question, trace)
-
-  def forget(self, session: str) -> None:
-    """Releases a session; see `engine.Engine.forget`."""
-    self._engine.forget(session)
 
   async def close(self) -> None:
     """Releases all resources; see `engine.Engine.close`."""
@@ -271,3 +269,37 @@ class ResilientEngine:
       logging.warning('%s; restarting the process, once.', error)
       self._num_restarts += 1
       await restart()
+
+
+class ResilientSession(engine_lib.Session):
+  """A session of a `ResilientEngine`.
+
+  Args:
+    engine: the engine, which retries.
+    session: the session of the wrapped engine.
+    meter: the spending of the run.
+  """
+
+  def __init__(
+      self, engine: ResilientEngine, session: engine_lib.Session, meter: Meter
+  ):
+    super().__init__(session.question, session.route)
+    self._engine, self._session, self._meter = engine, session, meter
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes the requested steps; see `ResilientEngine.retry`."""
+    return await self._engine.retry(lambda: self._session.write(request))
+
+  async def cancel_speculation(self) -> types.Usage | None:
+    """Discards text written ahead, and counts it as spending."""
+    return self._metered(await self._session.cancel_speculation())
+
+  async def close(self) -> types.Usage | None:
+    """Ends the session, and counts discarded text as spending."""
+    return self._metered(await self._session.close())
+
+  def _metered(self, usage: types.Usage | None) -> types.Usage | None:
+    """Adds the usage of discarded text to the run's spending; returns it."""
+    if usage is not None:  # Wasted tokens count as spending, like all others.
+      self._meter.add(usage)
+    return usage

@@ -16,7 +16,19 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 
-Script = Callable[[engine_lib.Request], str]
+
+@dataclasses.dataclass(frozen=True)
+class Asked(engine_lib.Request):
+  """A request as it reached the engine, with its question and its session.
+
+  session: number of the session, from 0 in the order in which they were opened.
+  """
+
+  question: str = ''
+  session: int = 0
+
+
+Script = Callable[[Asked], str]
 LogProbs = Callable[[str], np.ndarray]
 
 
@@ -47,11 +59,12 @@ class ScriptedEngine:
   hidden_size: length of the hidden state, which consists of the first
     character codes of the step, padded with zeros; 0 = no hidden state.
   delay: seconds to sleep per request: a number, or a function of the request.
-  fails_at: function of the request; if it returns True, `write` raises
+  fails_at: function of the request; if it returns True, it fails with a
     ConnectionError.
   num_ahead: maximum number of characters to write speculatively after a step,
     if the request allows it; 0 = no speculation.
   requests: all requests so far, for tests.
+  num_sessions, num_open: number of sessions so far, and of those not closed.
   num_in_flight: current number of concurrent requests.
   max_in_flight: largest number of concurrent requests so far.
   """
@@ -62,17 +75,14 @@ class ScriptedEngine:
   log_probs: LogProbs = even_log_probs
   num_top: int = 2
   hidden_size: int = 0
-  delay: float | Callable[[engine_lib.Request], float] = 0.0
-  fails_at: Callable[[engine_lib.Request], bool] = lambda request: False
+  delay: float | Callable[[Asked], float] = 0.0
+  fails_at: Callable[[Asked], bool] = lambda request: False
   num_ahead: int = 0
-  requests: list[engine_lib.Request] = dataclasses.field(default_factory=list)
+  requests: list[Asked] = dataclasses.field(default_factory=list)
+  num_sessions: int = 0
+  num_open: int = 0
   num_in_flight: int = 0
   max_in_flight: int = 0
-  # The prefix cache: the latest text that each session has read and written.
-  _sessions: dict[str, str] = dataclasses.field(default_factory=dict)
-  # The speculative text of each session: the prompt that it continues, and the
-  # number of its characters.
-  _runs: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
   @property
   def capabilities(self) -> engine_lib.Capabilities:
@@ -86,8 +96,16 @@ class ScriptedEngine:
         reports_cached=True,
     )
 
-  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Returns the steps that the script writes next for a request.
+  def open(self, question: str) -> 'ScriptedSession':
+    """Opens a session about a question; see `engine.Engine.open`."""
+    self.num_sessions += 1
+    self.num_open += 1
+    return ScriptedSession(self, question, self.num_sessions - 1)
+
+  async def reply(
+      self, session: 'ScriptedSession', request: Asked
+  ) -> tuple[types.Step, ...]:
+    """Returns the steps that the script writes next in a session.
 
     Raises:
       ConnectionError: if `fails_at` is true for the request.
@@ -112,7 +130,7 @@ class ScriptedEngine:
           f'The engine {self.name!r} fails as prepared: fails_at is true for '
           f'{request!r}.'
       )
-    return self._recite(request)
+    return self._recite(session, request)
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Returns the number of prompt tokens, one for each character."""
@@ -122,30 +140,20 @@ class ScriptedEngine:
     """Returns the token ids of the prompt, which are its character codes."""
     return list(map(ord, question + trace))
 
-  async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Discards text written ahead for a session; see `engine.Engine`."""
-    if session not in self._runs:
-      return None
-    text, count = self._runs.pop(session)
-    return types.Usage(self.route, 0, 0, count, count * 1.0, len(text))
-
-  def forget(self, session: str) -> None:
-    """Releases a session; see `engine.Engine.forget`."""
-    self._sessions.pop(session, None)
-    self._runs.pop(session, None)
-
   async def close(self) -> None:
     """Does nothing: there are no resources to release."""
 
-  def _recite(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+  def _recite(
+      self, session: 'ScriptedSession', request: Asked
+  ) -> tuple[types.Step, ...]:
     """Returns the steps of the script's text, with their usage."""
     prompt = request.question + request.trace
-    known = self._sessions.get(request.session, '')
-    cached = _common_prefix(known, prompt)
+    cached = _common_prefix(session.known, prompt)
     read, in_context = len(prompt) - cached, 0
     # If the session's speculative text continues exactly this prompt, no token
     # is read: the prompt is already in the context of the speculative request.
-    if self._runs.pop(request.session, ('', 0))[0] == prompt:
+    run, session.run = session.run, None
+    if run is not None and run[0] == prompt:
       read, cached, in_context = 0, 0, len(prompt)
     whole = self.script(request)
     steps, position = [], 0
@@ -169,13 +177,10 @@ class ScriptedEngine:
         break
     remaining = len(whole) - position
     if self.num_ahead and request.may_speculate and remaining:
-      self._runs[request.session] = (
-          prompt + whole[:position],
-          min(self.num_ahead, remaining),
-      )
+      session.run = prompt + whole[:position], min(self.num_ahead, remaining)
     # The cache keeps the latest sequence only, like that of the embedded
     # engine.
-    self._sessions[request.session] = prompt + whole[:position]
+    session.known = prompt + whole[:position]
     return tuple(steps)
 
   def _step(
@@ -198,6 +203,48 @@ class ScriptedEngine:
         usage=usage,
         hidden=hidden if self.hidden_size else None,
     )
+
+
+class ScriptedSession(engine_lib.Session):
+  """A session of a scripted engine.
+
+  Args:
+    engine: the engine, which replies.
+    question: the question.
+    number: number of the session, which tells it apart in `engine.requests`.
+
+  Attributes:
+    known: the prefix cache: the latest text that was read and written.
+    run: the speculative text: the prompt that it continues, and the number of
+      its characters; None = there is none.
+  """
+
+  def __init__(self, engine: ScriptedEngine, question: str, number: int):
+    super().__init__(question, engine.route)
+    self._engine, self._number, self._is_open = engine, number, True
+    self.known = ''
+    self.run: tuple[str, int] | None = None
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes the requested steps; see `ScriptedEngine.reply`."""
+    asked = Asked(
+        **vars(request), question=self.question, session=self._number
+    )
+    return await self._engine.reply(self, asked)
+
+  async def cancel_speculation(self) -> types.Usage | None:
+    """Discards text written ahead; see `engine.Session`."""
+    if self.run is None:
+      return None
+    (text, count), self.run = self.run, None
+    return types.Usage(self.route, 0, 0, count, count * 1.0, len(text))
+
+  async def close(self) -> types.Usage | None:
+    """Ends the session; see `engine.Session`."""
+    if self._is_open:
+      self._is_open, self.known = False, ''
+      self._engine.num_open -= 1
+    return await self.cancel_speculation()
 
 
 def _next_step(text: str) -> str:

@@ -144,6 +144,6 @@ def describe(
   return [
       *_own(viewed),
       *_alternatives(viewed),
-      float(viewed.usage.written),
+      float(viewed.num_tokens),
       *_running(steps),
   ]

@@ -224,7 +224,7 @@ def _progress(trace: types.Trace, config: FeatureConfig) -> np.ndarray:
   if trace.steps:
     writer[trace.steps[-1].route] = 1.0
   # Tokens of the draft are not counted, since it may be discarded.
-  tokens = sum(int(step.usage.written) for step in trace.steps)
+  tokens = sum(step.num_tokens for step in trace.steps)
   return np.concatenate(
       [[index / config.max_decisions], position, [tokens], writer]
   )

@@ -25,12 +25,12 @@ def join(steps: Sequence[types.Step]) -> str:
   return ''.join(step.text for step in steps)
 
 
-def count_written(steps: Sequence[types.Step]) -> int:
-  """Returns the number of tokens that were generated to write the steps.
+def count_tokens(steps: Sequence[types.Step]) -> int:
+  """Returns the length of the steps in tokens, each under its own tokenizer.
 
-  The tokens of each step are those of its own writer's tokenizer.
+  This is the length of the text, not what was paid for it; see `call_usage`.
   """
-  return sum(int(step.usage.written) for step in steps)
+  return sum(step.num_tokens for step in steps)
 
 
 def call_usage(steps: Sequence[types.Step]) -> types.Usage:
@@ -54,7 +54,7 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
       route=first.route,
       read=first.read,
       cached=first.cached,
-      written=count_written(steps),
+      written=sum(step.usage.written for step in steps),
       seconds=sum(step.usage.seconds for step in steps),
       in_context=first.in_context,
   )
