@@ -146,7 +146,7 @@ class Step:
 
   @property
   def num_tokens(self) -> int:
-    """The number of tokens of the step's own text, under its writer's tokenizer.
+    """The length of the step's own text in tokens of its writer.
 
     `usage.written` is what the writer was paid for; the two differ if the
     writer wrote more than the step, or reports its tokens in another way.

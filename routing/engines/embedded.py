@@ -16,7 +16,6 @@ keys of the session's tokens. The next step of a trace reads only new tokens.
 import asyncio
 from collections.abc import Sequence
 import concurrent.futures
-import dataclasses
 import itertools
 import time
 
@@ -24,38 +23,13 @@ import jax
 import numpy as np
 
 from routing import types
+from routing.engines import embedded_jobs as jobs_lib
 from routing.engines import engine as engine_lib
 from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
 from routing.lm import decoder
 from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
-
-
-@dataclasses.dataclass
-class _Job:
-  """A request in progress: its tokens so far and the steps already written.
-
-  tokens: the prompt's token ids, followed by those written so far.
-  budget: number of new tokens that the request may still write.
-  read, cached: prompt tokens read anew and found in the slot.
-  slot: index of the job's row of the KV cache; -1 = none assigned yet.
-  number: place in the queue, renewed whenever the job returns to the queue.
-  parts: results of the segments of the current, unfinished step.
-  seconds: computing time charged to the current step so far.
-  """
-
-  request: engine_lib.Request
-  tokens: list[int]
-  future: asyncio.Future
-  budget: int
-  read: int = 0
-  cached: int = 0
-  slot: int = -1
-  number: int = 0
-  parts: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
-  seconds: float = 0.0
-  steps: list[types.Step] = dataclasses.field(default_factory=list)
 
 
 class EmbeddedEngine:
@@ -69,7 +43,7 @@ class EmbeddedEngine:
     max_batch: maximum number of rows written at once.
     num_slots: number of rows in the KV cache. If there are more concurrent
       sessions than slots, prefixes are evicted, read again and charged again. A
-      session keeps its slot until `forget`, also while another model writes.
+      session keeps its slot until it closes, also while another model writes.
     max_length: maximum number of tokens of question and answer together.
 
   Raises:
@@ -117,7 +91,7 @@ class EmbeddedEngine:
     # The cache has one row more than there are slots. The padding rows of a
     # batch write into that row, so they never overwrite the keys of a session.
     self._cache = decoder.init_cache(config, num_slots + 1, max_length)
-    self._queue: list[_Job] = []  # Oldest first.
+    self._queue: list[jobs_lib.Job] = []  # Oldest first.
     self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
     # Computing in a thread keeps the event loop free for the other engine. One
@@ -134,15 +108,27 @@ class EmbeddedEngine:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._tokenizer.encode(question + trace)
 
-  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes the requested steps; see `engine.Engine.write`.
+  def open(self, question: str) -> 'EmbeddedSession':
+    """Opens a session about a question; see `engine.Engine.open`."""
+    return EmbeddedSession(self, question)
+
+  async def close(self) -> None:
+    """Waits for requests in progress and ends the thread."""
+    if self._worker is not None:
+      await self._worker
+    self._executor.shutdown()
+
+  async def reply(
+      self, session: 'EmbeddedSession', request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Writes the steps that a session requests; see `engine.Session.write`.
 
     Raises:
       engine_lib.Refused: if the prompt leaves no room for a token, or contains
         text that is not in the vocabulary.
     """
     try:
-      tokens = self._tokenizer.encode(request.question + request.trace)
+      tokens = self.encode(session.question, request.trace)
     except ValueError as error:
       raise engine_lib.Refused(str(error)) from error
     room = min(request.max_tokens, self._max_length - len(tokens))
@@ -153,7 +139,9 @@ class EmbeddedEngine:
           f'is {self._max_length}. Raise the limit, or end the answer earlier.'
       )
     loop = asyncio.get_running_loop()
-    job = _Job(request, list(tokens), loop.create_future(), room)
+    job = jobs_lib.Job(
+        session, request, list(tokens), loop.create_future(), room
+    )
     self._enqueue(job)
     # The worker task ends when the queue is empty and is started again here, so
     # that an idle engine leaves no task behind when its event loop closes.
@@ -161,18 +149,9 @@ class EmbeddedEngine:
       self._worker = loop.create_task(self._work())
     return await job.future
 
-  async def cancel_speculation(self, session: str) -> None:
-    """Does nothing: the engine never continues speculatively."""
-
-  def forget(self, session: str) -> None:
-    """Frees the slots of a session; see `engine.Engine.forget`."""
-    self._slots.forget(session)
-
-  async def close(self) -> None:
-    """Waits for requests in progress and ends the thread."""
-    if self._worker is not None:
-      await self._worker
-    self._executor.shutdown()
+  def release(self, session: 'EmbeddedSession') -> None:
+    """Frees the slots of a session that makes no further request."""
+    self._slots.release(session)
 
   async def _work(self) -> None:
     """Writes batches until the queue is empty."""
@@ -199,17 +178,20 @@ class EmbeddedEngine:
       for job, row in zip(jobs, rows, strict=True):
         self._advance(job, row)
 
-  def _enqueue(self, job: _Job) -> None:
+  def _enqueue(self, job: jobs_lib.Job) -> None:
     """Appends a job to the end of the queue."""
     job.number = next(self._numbers)
     self._queue.append(job)
 
-  def _take(self) -> list[_Job]:
+  def _take(self) -> list[jobs_lib.Job]:
     """Removes the jobs of the next batch from the queue and returns them.
 
     These are up to `max_batch` jobs to which a slot is or can be assigned.
     """
     jobs, waiting = [], []
+    for job in [job for job in self._queue if job.future.cancelled()]:
+      self._queue.remove(job)
+      self._end(job)
     # Jobs are taken in order of their difference in length from the oldest job.
     # The oldest itself comes first, so no job waits for ever.
     length = len(self._queue[0].tokens) if self._queue else 0
@@ -221,18 +203,25 @@ class EmbeddedEngine:
     self._queue = sorted(waiting, key=lambda job: job.number)
     return jobs
 
-  def _assign_slot(self, job: _Job) -> bool:
+  def _end(self, job: jobs_lib.Job) -> None:
+    """Gives back the slot of a job that writes nothing more, if it has one."""
+    if job.slot >= 0:
+      self._slots.give_back(job.slot)
+
+  def _assign_slot(self, job: jobs_lib.Job) -> bool:
     """Assigns a slot to the job if needed; returns False if all are busy."""
     if job.slot >= 0:
       return True
-    found = self._slots.lend(job.request.session, job.tokens)
+    found = self._slots.lend(job.session, job.tokens)
     if found is None:
       return False
     job.slot, job.cached = found
     job.read = len(job.tokens) - job.cached
     return True
 
-  def _write_segment(self, jobs: Sequence[_Job]) -> list[dict[str, np.ndarray]]:
+  def _write_segment(
+      self, jobs: Sequence[jobs_lib.Job]
+  ) -> list[dict[str, np.ndarray]]:
     """Writes one segment for each job, on the engine's thread.
 
     A segment ends with the step, or at a limit on its number of tokens.
@@ -283,14 +272,14 @@ class EmbeddedEngine:
     seconds = (time.perf_counter() - start_time) / len(jobs)
     return [jitted_batches.row(out, i, seconds) for i in range(len(jobs))]
 
-  def _num_new(self, job: _Job) -> int:
+  def _num_new(self, job: jobs_lib.Job) -> int:
     """Returns how many of the job's tokens are not yet in the KV cache.
 
     The last token is not counted: the first decoding step feeds it.
     """
     return max(len(job.tokens) - 1 - self._slots[job.slot].num_keys, 0)
 
-  def _read_new(self, jobs: Sequence[_Job]) -> None:
+  def _read_new(self, jobs: Sequence[jobs_lib.Job]) -> None:
     """Prefills the KV cache with all tokens that `_num_new` counts."""
     if not jobs:
       return
@@ -335,7 +324,7 @@ class EmbeddedEngine:
         jitted_batches.bucket(buckets, int(positions.max())), self._max_length
     )
 
-  def _advance(self, job: _Job, row: dict[str, np.ndarray]) -> None:
+  def _advance(self, job: jobs_lib.Job, row: dict[str, np.ndarray]) -> None:
     """Adds a segment to its job; then completes the job or enqueues it again.
 
     Args:
@@ -350,50 +339,31 @@ class EmbeddedEngine:
     # All tokens but the last are in the KV cache: the last token was sampled
     # and has not passed through the model yet.
     self._slots.update(job.slot, job.tokens)
+    if job.future.cancelled():  # The caller has given up.
+      self._end(job)
+      return
     out_of_budget = job.budget == 0
     if row['stopped'] or out_of_budget:
-      job.steps.append(self._step(job))
+      job.steps.append(jobs_lib.finish_step(job, self.route, self._tokenizer))
     is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
     if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
-      self._slots[job.slot].is_busy = False
-      if not job.future.cancelled():  # The caller may have given up.
-        job.future.set_result(tuple(job.steps))
+      self._end(job)
+      job.future.set_result(tuple(job.steps))
     else:
       self._enqueue(job)
 
-  def _step(self, job: _Job) -> types.Step:
-    """Joins the segments of the current step into one `types.Step`.
 
-    The hidden state of the step, `[2 D]`, consists of the hidden state of its
-    last token and the mean hidden state of its tokens.
-    """
-    parts, job.parts = job.parts, []
-    ids = tuple(int(i) for part in parts for i in part['tokens'])
-    counts = np.array([len(part['tokens']) for part in parts], np.float32)
-    # The mean over the step is the mean over its segments, weighted by length.
-    means = np.stack([part['hidden_mean'] for part in parts])
-    hidden = np.concatenate(
-        [parts[-1]['hidden_last'], counts @ means / counts.sum()]
-    )
-    usage = types.Usage(
-        route=self.route,
-        read=0 if job.steps else job.read,
-        cached=0 if job.steps else job.cached,
-        written=len(ids),
-        seconds=job.seconds,
-        # From the second step of a request on, all tokens before the step are
-        # in the request's context; the first step pays for the prompt instead.
-        in_context=len(job.tokens) - len(ids) if job.steps else 0,
-    )
-    job.seconds = 0.0
-    is_final = ids[-1] == self._tokenizer.eos_id
-    return types.Step(
-        # End-of-sequence is a token of the step but adds no text.
-        text=self._tokenizer.decode(ids[:-1] if is_final else ids),
-        token_ids=ids,
-        log_probs=np.concatenate([part['log_probs'] for part in parts]),
-        top_log_probs=np.concatenate([part['top_log_probs'] for part in parts]),
-        is_final=is_final,
-        usage=usage,
-        hidden=hidden.astype(np.float32),
-    )
+class EmbeddedSession(engine_lib.Session):
+  """A session of an embedded engine; it owns slots of the engine's KV cache."""
+
+  def __init__(self, engine: EmbeddedEngine, question: str):
+    super().__init__(question, engine.route)
+    self._engine = engine
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes the requested steps; see `EmbeddedEngine.reply`."""
+    return await self._engine.reply(self, request)
+
+  async def close(self) -> None:
+    """Frees the session's slots; see `engine.Session.close`."""
+    self._engine.release(self)

@@ -11,10 +11,10 @@ depending on the failure. The module `resilience` repeats requests.
 
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 import json
 import time
 from typing import Any
+import uuid
 
 from routing import types
 from routing.engines import endpoint as endpoint_lib
@@ -96,8 +96,18 @@ class OpenAIEngine:
       return None
     return self._prompter.ids(question, trace)
 
-  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes the requested steps; see `engine.Engine.write`.
+  def open(self, question: str) -> 'OpenAISession':
+    """Opens a session about a question; see `engine.Engine.open`."""
+    return OpenAISession(self, question)
+
+  async def close(self) -> None:
+    """Closes the connections to the server."""
+    await self._client.close()
+
+  async def reply(
+      self, session: 'OpenAISession', request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Writes the steps that a session requests; see `engine.Session.write`.
 
     Raises:
       engine_lib.Unavailable, Refused, Stop: if a request fails; the type says
@@ -123,7 +133,7 @@ class OpenAIEngine:
           seed=request.seed + len(counts),
       )
       start = time.perf_counter()
-      reply, prompt = await self._ask(following, stop)
+      reply, prompt = await self._ask(session, following, stop)
       seconds = time.perf_counter() - start
       usage = types.Usage(
           self.route, reply.read, reply.cached, reply.written, seconds
@@ -144,23 +154,20 @@ class OpenAIEngine:
         [openai_responses.without_gaps(step) for step in kept], sum(counts)
     )
 
-  async def cancel_speculation(self, session: str) -> None:
-    """Does nothing: the engine never continues speculatively."""
-
-  def forget(self, session: str) -> None:
-    """Does nothing: servers evict the least recently used prefixes."""
-
-  async def close(self) -> None:
-    """Closes the connections to the server."""
-    await self._client.close()
-
   async def _ask(
-      self, request: engine_lib.Request, stop: str | None
+      self,
+      session: 'OpenAISession',
+      request: engine_lib.Request,
+      stop: str | None,
   ) -> tuple[openai_responses.Reply, list[int]]:
     """Sends one request to the server.
 
+    If the caller is cancelled, the client closes the connection, which tells
+    the server to end the request.
+
     Args:
-      request: the engine's request.
+      session: the session that makes the request.
+      request: the session's request, or what is left of it.
       stop: the stop string; None = write to the end of the answer.
 
     Returns:
@@ -171,22 +178,22 @@ class OpenAIEngine:
 
     endpoint = self._endpoint
     prompt = (
-        self._prompter.ids(request.question, request.trace)
+        self._prompter.ids(session.question, request.trace)
         if self._prompter
         else []
     )
     room = self._room(request, len(prompt))
-    fields = self._fields(request, stop, room)
+    fields = self._fields(session, request, stop, room)
     try:
       if endpoint.mode == 'completions':
         response = await self._client.completions.create(
             prompt=prompt
-            or self._prompt.text(request.question) + request.trace,
+            or self._prompt.text(session.question) + request.trace,
             **fields,
         )
       else:
         response = await self._client.chat.completions.create(
-            messages=self._messages(request), **fields
+            messages=self._messages(session, request), **fields
         )
     # The client raises JSONDecodeError, not an error of its own, if the body is
     # not JSON, e.g. a proxy's error page.
@@ -202,7 +209,7 @@ class OpenAIEngine:
     """Returns the maximum number of new tokens to ask the server for.
 
     Args:
-      request: the engine's request.
+      request: the session's request, or what is left of it.
       num_read: number of prompt tokens; 0 = not known.
 
     Raises:
@@ -223,12 +230,17 @@ class OpenAIEngine:
     return room
 
   def _fields(
-      self, request: engine_lib.Request, stop: str | None, room: int
+      self,
+      session: 'OpenAISession',
+      request: engine_lib.Request,
+      stop: str | None,
+      room: int,
   ) -> dict[str, Any]:
     """Returns the body of a request, except its prompt or messages.
 
     Args:
-      request: the engine's request.
+      session: the session that makes the request.
+      request: the session's request, or what is left of it.
       stop: the stop string; None = write to the end of the answer.
       room: maximum number of new tokens.
     """
@@ -258,19 +270,20 @@ class OpenAIEngine:
         extra['include_stop_str_in_output'] = True
       # The salt is part of the hash of each cached block. Sessions with
       # different salts share no cached prefix, so their costs are independent.
-      if request.session:
-        extra['cache_salt'] = _salt(request.session)
+      extra['cache_salt'] = session.salt
       if endpoint.mode == 'chat' and request.trace:
         extra.update(continue_final_message=True, add_generation_prompt=False)
     return {**fields, 'extra_body': extra}
 
-  def _messages(self, request: engine_lib.Request) -> list[dict[str, Any]]:
+  def _messages(
+      self, session: 'OpenAISession', request: engine_lib.Request
+  ) -> list[dict[str, Any]]:
     """Returns the messages of a chat request."""
     if self._endpoint.mode == 'instruct':
       return prompts.instruct(
-          self._prompt, request.question, request.trace, to_end=request.to_end
+          self._prompt, session.question, request.trace, to_end=request.to_end
       )
-    *others, last = self._prompt.messages(request.question, request.trace)
+    *others, last = self._prompt.messages(session.question, request.trace)
     if last['role'] == 'assistant':
       last = {**last, **self._endpoint.last_message}
     return [*others, last]
@@ -338,13 +351,21 @@ class OpenAIEngine:
     return openai_responses.to_written(reply, text, pieces, is_final)
 
 
-def _salt(session: str) -> str:
-  """Returns a cache salt for a session: 32 hex digits, a hash of the name.
+class OpenAISession(engine_lib.Session):
+  """A session behind a server, which evicts the least recently used prefixes.
 
-  vLLM's server rejects salts of more than 128 characters and salts with '/',
-  '@', a backslash or NUL; the name of a session may be such a salt.
+  Attributes:
+    salt: the cache salt of the session, which no other session has.
   """
-  return hashlib.blake2b(session.encode(), digest_size=16).hexdigest()
+
+  def __init__(self, engine: OpenAIEngine, question: str):
+    super().__init__(question, engine.route)
+    self._engine = engine
+    self.salt = uuid.uuid4().hex
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes the requested steps; see `OpenAIEngine.reply`."""
+    return await self._engine.reply(self, request)
 
 
 def _complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:

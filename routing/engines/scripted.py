@@ -227,9 +227,7 @@ class ScriptedSession(engine_lib.Session):
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes the requested steps; see `ScriptedEngine.reply`."""
-    asked = Asked(
-        **vars(request), question=self.question, session=self._number
-    )
+    asked = Asked(**vars(request), question=self.question, session=self._number)
     return await self._engine.reply(self, asked)
 
   async def cancel_speculation(self) -> types.Usage | None:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 import dataclasses
 
+from routing.engines import engine as engine_lib
+
 
 @dataclasses.dataclass
 class Slot:
   """One row of the KV cache: the session that owns it, and its contents.
 
-  session: name of the owner; None = no session owns the row.
+  session: the owner; None = no session owns the row.
   tokens: token ids of the sequence that the session has read and written here.
   num_keys: number of leading tokens whose keys and values are cached. The
     newest token is not among them: it passes through the model only when the
@@ -17,7 +19,7 @@ class Slot:
   last_used: logical time of the last use; larger is more recent.
   """
 
-  session: str | None = None
+  session: engine_lib.Session | None = None
   tokens: list[int] = dataclasses.field(default_factory=list)
   num_keys: int = 0
   is_busy: bool = False
@@ -43,7 +45,9 @@ class Slots:
   def __getitem__(self, index: int) -> Slot:
     return self._slots[index]
 
-  def lend(self, session: str, tokens: Sequence[int]) -> tuple[int, int] | None:
+  def lend(
+      self, session: engine_lib.Session, tokens: Sequence[int]
+  ) -> tuple[int, int] | None:
     """Assigns a slot to a session, for one request, and marks it as busy.
 
     Among the slots that are not busy, the session gets its own slot with the
@@ -51,7 +55,7 @@ class Slots:
     token, it gets the least recently used slot, whoever owns that slot.
 
     Args:
-      session: name of the session that makes the request.
+      session: the session that makes the request.
       tokens: the prompt. Only its common prefix with the slot's tokens is kept
         in the slot.
 
@@ -68,7 +72,7 @@ class Slots:
     own = [
         (common_prefix(self._slots[i].tokens, tokens), -i)
         for i in free
-        if self._slots[i].session == session
+        if self._slots[i].session is session
     ]
     common, index = max(own, default=(0, 0))
     index = (
@@ -100,11 +104,21 @@ class Slots:
     """Empties a slot and frees it, as the first to be assigned again."""
     self._slots[index] = Slot()  # last_used = 0: the least recently used slot.
 
-  def forget(self, session: str) -> None:
-    """Frees the slots of a session, except those that are busy."""
+  def give_back(self, index: int) -> None:
+    """Ends the use of a slot by one request; its session keeps the slot."""
+    if self._slots[index].session is None:  # Released in the meantime.
+      self.clear(index)
+    else:
+      self._slots[index].is_busy = False
+
+  def release(self, session: engine_lib.Session) -> None:
+    """Frees the slots of a session, those that are busy once they are not."""
     for i, slot in enumerate(self._slots):
-      if slot.session == session and not slot.is_busy:
-        self.clear(i)
+      if slot.session is session:
+        if slot.is_busy:
+          slot.session = None
+        else:
+          self.clear(i)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -6,6 +6,7 @@ step needs no new request: the running request has already read the prompt of
 that step. If the policy hands over, the speculative tokens are wasted.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -40,7 +41,8 @@ class Run:
       requested only while a caller waits for tokens.
     abort: coroutine function that makes vLLM end the request and `outputs`.
     prompter: the model's prompter.
-    request: the engine's request with which the run begins. Where a step stops
+    question: the question of the session.
+    request: the request with which the run begins. Where a step stops
       is an argument of `take`.
     prompt: token ids of the prompt.
     route: route index of the model.
@@ -52,6 +54,7 @@ class Run:
       outputs: AsyncIterator[Any],
       abort: Callable[[], Awaitable[None]],
       prompter: prompts.Prompter,
+      question: str,
       request: engine_lib.Request,
       prompt: Sequence[int],
       route: int,
@@ -68,7 +71,7 @@ class Run:
     self._trace = request.trace  # Extended by the text of every taken token.
     # `_newest` is the text of the last part taken, and `_before` is the end of
     # the text before that part.
-    text = prompter.text(request.question, request.trace)
+    text = prompter.text(question, request.trace)
     self._before = text[-_NUM_BEFORE:]
     self._newest, self._newest_ids = '', []
 
@@ -114,8 +117,13 @@ class Run:
       pieces, has_stopped = await self._decode_until(stop, room)
     # BaseException includes cancellation. A run that failed without leaving the
     # clock would be charged a share of all later seconds.
-    except BaseException:
+    except BaseException as error:
       self._time.leave(self._start)
+      # vLLM ends a request of which nobody reads the outputs, but only if the
+      # cancellation interrupted the reading. The shield lets the abort finish
+      # if the caller is cancelled again.
+      if isinstance(error, asyncio.CancelledError):
+        await asyncio.shield(self._abort())
       raise
     output = self._last.outputs[0]
     start, end = self._num_taken, self._num_taken + len(pieces)

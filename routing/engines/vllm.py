@@ -21,9 +21,9 @@ from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
-from routing.engines import segmentation
 from routing.engines import shared_time
 from routing.engines import speculation
+from routing.engines import vllm_sessions
 
 # Number of tokens in a cached block, by vLLM's default on most devices. If the
 # default of the device differs, set `extra.block_size`: otherwise the cost of
@@ -150,10 +150,6 @@ class VllmEngine:
     self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
-    # By session: the running request, and the wasted tokens not yet reported.
-    self._runs: dict[str, speculation.Run] = {}
-    self._wasted: dict[str, types.Usage] = {}
-    self._ending: set[asyncio.Task] = set()
     self._ids = itertools.count()
     self._time = shared_time.SharedTime()
     self._restarting = asyncio.Lock()
@@ -167,51 +163,11 @@ class VllmEngine:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._prompter.ids(question, trace)
 
-  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes the requested steps; see `engine.Engine.write`.
-
-    Raises:
-      engine_lib.Refused: if the prompt leaves no room for a token.
-      engine_lib.EngineDied: if the process has died for the second time.
-    """
-    counts = []  # The number of tokens that each call wrote.
-
-    async def call(text: str, stop: str | None, max_tokens: int):
-      following = dataclasses.replace(
-          request,
-          trace=request.trace + text,
-          max_tokens=max_tokens,
-          # With one seed, all calls would draw the same sampling noise.
-          seed=request.seed + len(counts),
-      )
-      part, usage = await self._call(following, stop)
-      counts.append(usage.written)
-      return part, usage
-
-    steps = await segmentation.write_steps(
-        call, to_end=request.to_end, max_tokens=request.max_tokens
+  def open(self, question: str) -> vllm_sessions.VllmSession:
+    """Opens a session about a question; see `engine.Engine.open`."""
+    return vllm_sessions.VllmSession(
+        question, self.route, self._begin, self.restart, self._num_equal
     )
-    kept = repetition.truncate_repetition(steps, request.trace, self._num_equal)
-    # Steps dropped as repetition were written and must be paid for.
-    return segmentation.charged(kept, sum(counts))
-
-  async def cancel_speculation(self, session: str) -> types.Usage | None:
-    """Cancels a running request; see `engine.Engine.cancel_speculation`."""
-    await self._end(session)
-    return self._wasted.pop(session, None)
-
-  def forget(self, session: str) -> None:
-    """Cancels the session's running request; its wasted tokens are not charged.
-
-    The prefix cache is left alone: vLLM evicts the least recently used blocks.
-    """
-    self._wasted.pop(session, None)
-    if session in self._runs:
-      task = asyncio.create_task(self.cancel_speculation(session))
-      # asyncio keeps weak references only: an unreferenced task may be garbage
-      # collected before it is done.
-      self._ending.add(task)
-      task.add_done_callback(self._ending.discard)
 
   async def restart(self) -> None:
     """Restarts the process if it is dead; possible only once.
@@ -245,10 +201,7 @@ class VllmEngine:
         ) from error
 
   async def close(self) -> None:
-    """Cancels all running requests and ends vLLM's process."""
-    await asyncio.gather(
-        *map(self.cancel_speculation, self._runs), *self._ending
-    )
+    """Ends vLLM's process; all sessions must be closed before."""
     llm, self._llm = self._llm, None
     if llm is not None:
       await asyncio.to_thread(llm.shutdown)
@@ -268,63 +221,25 @@ class VllmEngine:
         vllm.AsyncEngineArgs(**self._engine_args)
     )
 
-  async def _call(
-      self, request: engine_lib.Request, stop: str | None
-  ) -> tuple[segmentation.Written, types.Usage]:
-    """Returns the tokens after the trace, up to and including `stop`.
-
-    They are taken from the session's running request if it can serve `request`,
-    and otherwise from a new vLLM request.
-
-    Returns:
-      The tokens and their usage.
-    """
-    from vllm.v1.engine import exceptions
-
-    run = self._runs.get(request.session)
-    if run is not None and not run.can_serve(request):
-      await self._end(request.session)
-    # The run is not in `_runs` while in use: if `take` fails, it must not be
-    # used again.
-    run = self._runs.pop(request.session, None)
-    while True:
-      run = run or self._begin(request, stop)
-      try:
-        part, usage = await run.take(stop, request.max_tokens)
-        break
-      except exceptions.EngineDeadError:
-        # Tokens that were not taken are lost, and a new request continues the
-        # trace. If the process dies again, `restart` raises and ends the loop.
-        run = None
-        await self.restart()
-    if not run.is_over:
-      self._runs[request.session] = run
-    if repetition.ends_in_blank_steps(request.trace + ''.join(part.pieces)):
-      part = dataclasses.replace(part, is_final=True)
-    return part, usage
-
-  async def _end(self, session: str) -> None:
-    """Cancels the session's running request, if any; stores its wasted tokens.
-
-    Wasted tokens are reported by `cancel_speculation`, never by a step. They
-    would otherwise count against the answer's token limit, and the answer would
-    depend on timing.
-    """
-    run = self._runs.pop(session, None)
-    if run is not None:
-      # `_wasted` may have tokens of other runs that were not yet reported.
-      usages = [await run.end()]
-      if session in self._wasted:
-        usages.append(self._wasted[session])
-      self._wasted[session] = segmentation.wasted(usages)
-
   def _begin(
-      self, request: engine_lib.Request, stop: str | None
+      self,
+      session: vllm_sessions.VllmSession,
+      request: engine_lib.Request,
+      stop: str | None,
   ) -> speculation.Run:
-    """Starts a new vLLM request that stops at `stop`, unless it speculates."""
+    """Starts a new vLLM request that stops at `stop`, unless it speculates.
+
+    Args:
+      session: the session that makes the request.
+      request: the session's request, or what is left of it.
+      stop: the stop string; None = write to the end of the answer.
+
+    Raises:
+      engine_lib.Refused: if the prompt leaves no room for a token.
+    """
     import vllm
 
-    prompt = self._prompter.ids(request.question, request.trace)
+    prompt = self._prompter.ids(session.question, request.trace)
     room = min(request.max_tokens, self._settings.max_length - len(prompt))
     if room < 1:
       raise engine_lib.Refused(
@@ -333,17 +248,16 @@ class VllmEngine:
           f'is {self._settings.max_length}. Raise the limit, or end the answer '
           'earlier.'
       )
-    inputs = vllm.TokensPrompt(prompt_token_ids=prompt)
     # The salt is part of the hash of each cached block. Sessions with different
     # salts share no cached prefix, so their costs are independent.
-    if request.session:
-      inputs['cache_salt'] = request.session
+    inputs = vllm.TokensPrompt(prompt_token_ids=prompt, cache_salt=session.salt)
     params = self._sampling_params(request, stop, room)
     name = f'{self.name}-{next(self._ids)}'
     return speculation.Run(
         self._llm.generate(inputs, params, name),
         functools.partial(self._llm.abort, name),
         self._prompter,
+        session.question,
         request,
         prompt,
         self.route,
@@ -362,7 +276,6 @@ class VllmEngine:
         self._settings.speculates
         and request.may_speculate
         and not request.to_end
-        and request.session
         and not request.temperature
     )
     if speculates:

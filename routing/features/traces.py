@@ -57,21 +57,6 @@ def num_calls_seen(
   return [*(ends[num] for num in seen), len(trajectory.calls)]
 
 
-def wasted(
-    trajectory: types.Trajectory, protocol: protocols.Protocol
-) -> list[types.Usage]:
-  """Returns the recorded calls whose tokens were wasted.
-
-  Wasted tokens are text that was written speculatively and then cancelled.
-
-  Raises:
-    ValueError: if the calls do not fit this protocol.
-  """
-  _, ends = _places(trajectory, protocol)
-  numbered = enumerate(trajectory.calls, 1)
-  return [call for num, call in numbered if num not in ends]
-
-
 def _places(
     trajectory: types.Trajectory, protocol: protocols.Protocol
 ) -> tuple[list[int], list[int]]:
@@ -135,7 +120,7 @@ def _continues_after_draft(
 
 
 def _is_wasted(
-    calls: Sequence[types.Usage], before: int | None, route: int | None
+    calls: Sequence[types.Call], before: int | None, route: int | None
 ) -> bool:
   """Returns whether the first of `calls` records wasted tokens of `before`.
 
@@ -147,8 +132,11 @@ def _is_wasted(
   """
   if not calls or before == route:
     return False  # The same writer resumes what it wrote speculatively.
-  # A call that wrote steps has read a prompt. Wasted tokens belong to a request
-  # that was running already, so their record has no prompt tokens.
+  if calls[0].kind:
+    return calls[0].kind == 'wasted'
+  # Older files do not say of what kind a call is. A call that wrote steps has
+  # read a prompt. Wasted tokens belong to a request that was running already,
+  # so their record has no prompt tokens.
   return calls[0].route == before and not calls[0].read + calls[0].cached
 
 

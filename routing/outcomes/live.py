@@ -19,7 +19,6 @@ from routing import progress as progress_lib
 from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.features import traces
 from routing.grading import equivalence
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import points as points_lib
@@ -340,7 +339,7 @@ def compare(
       np.array([costs.total_cost(x, specs, metric) for x in calls]) / large_cost
       for calls in (
           [x.calls for x in trajectories],
-          [traces.wasted(x, answering.protocol) for x in trajectories],
+          [[c for c in x.calls if c.kind == 'wasted'] for x in trajectories],
       )
   )
   correct = np.array([float(x.is_correct) for x in trajectories])

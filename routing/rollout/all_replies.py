@@ -8,7 +8,6 @@ every model's reply to each trace is recorded, any router can be run without a
 model (`engines.memoized`).
 """
 
-import asyncio
 import collections
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -109,28 +108,27 @@ async def collect_problem(
   each trace; a trace extended by a reply is a new trace, unless its text is
   known. The arguments are those of `collect_replies`.
   """
-  # All requests share one session, because the prompts of a problem share most
-  # of their tokens. The cached tokens recorded here depend on the order of the
-  # search; `prefix_cache.charged` recomputes them for each path.
-  session = driver.new_session(problem)
   # Keyed by (route, text of the trace): traces with the same text are the same,
   # whoever wrote their steps.
   found: dict[tuple[int, str], types.Step] = {}
   pending = collections.deque([()])
   seen = {''}
-  try:
+  # All requests to an engine share one session, because their prompts share
+  # most of their tokens. The cached tokens recorded here depend on the order of
+  # the search; `prefix_cache.charged` recomputes them for each path.
+  async with engine_lib.open_all(engines, problem.question) as sessions:
     while pending:
       kept = pending.popleft()
       trace = steps_lib.join(kept)
-      unknown = [x for x in engines if (x.route, trace) not in found]
+      unknown = [x for x in sessions if (x.route, trace) not in found]
       # Past the limit no model is called any more. Pending traces are still
       # visited, because replies to them may have been found earlier.
       if max_replies and len(found) >= max_replies * len(engines):
         unknown = []
       # All models are asked concurrently, because a problem with many traces
       # takes long, and a shard is written only when its last problem is done.
-      written = await asyncio.gather(
-          *(_write_to_end(problem, kept, x, sampling, session) for x in unknown)
+      written = await collect.together(
+          _write_to_end(problem, kept, x, sampling) for x in unknown
       )
       for steps in written:
         _add(found, trace, steps)
@@ -144,8 +142,6 @@ async def collect_problem(
         if is_asked and is_new and driver.is_open(steps, sampling):
           seen.add(trace + step.text)
           pending.append(steps)
-  finally:
-    driver.forget(engines, session)
   return Replies(
       problem,
       tuple(
@@ -167,9 +163,8 @@ def _prompt_ids(
 async def _write_to_end(
     problem: types.Problem,
     kept: Sequence[types.Step],
-    engine: engine_lib.Engine,
+    session: engine_lib.Session,
     sampling: driver.Sampling,
-    session: str,
 ) -> tuple[types.Step, ...]:
   """Returns the steps that one model writes from a trace to the answer's end.
 
@@ -180,11 +175,10 @@ async def _write_to_end(
   return await driver.write(
       problem,
       kept,
-      engine,
+      session,
       to_end=True,
       seed=0,  # The seed has no effect under greedy decoding.
       sampling=sampling,
-      session=session,
   )
 
 

@@ -148,21 +148,17 @@ async def _answer_alone(
     grade: equivalence.Grader,
 ) -> types.Completion:
   """Returns the graded answer that the largest model writes alone."""
-  session = driver.new_session(problem)
-  try:
+  # This answer has a session of its own. Otherwise a trajectory could find the
+  # answer in the prefix cache and would cost less.
+  async with engine.open(problem.question) as session:
     written = await driver.write(
         problem,
         (),
-        engine,
+        session,
         to_end=True,  # One request, like a ladder's completion from step 0.
         seed=plan.seed,
         sampling=plan.sampling,
-        session=session,
     )
-  finally:
-    # This answer has its own session, which ends here. Otherwise a trajectory
-    # could find the answer in the prefix cache and would cost less.
-    driver.forget([engine], session)
   return await collect.graded(problem, (), written, engine, grade)
 
 

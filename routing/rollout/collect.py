@@ -169,10 +169,10 @@ async def collect_each(
         on_refused(index, error)
       on_done()
 
-  await _together(work() for _ in range(min(concurrency, len(problems))))
+  await together(work() for _ in range(min(concurrency, len(problems))))
 
 
-async def _together(
+async def together(
     coroutines: Iterable[Coroutine[Any, Any, Result]],
 ) -> list[Result]:
   """Runs coroutines concurrently and returns their results, in order.
@@ -210,7 +210,7 @@ async def collect_ladder(
   # A router makes at most T decisions, so there is no hand-over after T steps
   # or more, and no completion of such a prefix is needed.
   decided = trajectory.steps[: plan.sampling.max_decisions]
-  per_model = await _together(
+  per_model = await together(
       _complete_prefixes(problem, decided, engine, sample, plan, grade)
       for engine in engines[1:]
       for sample in range(plan.num_samples)
@@ -247,8 +247,8 @@ async def _complete_prefixes(
       and engine.capabilities.continues_prefix
       and engine.capabilities.counts_tokens
   )
-  with contextlib.ExitStack() as sessions:
-    session = _open_session(sessions, problem, engine)
+  async with contextlib.AsyncExitStack() as sessions:
+    session = await sessions.enter_async_context(engine.open(problem.question))
     # Completions are requested one after the other, because each may contain
     # the next one. Other problems keep the engine busy in the meantime.
     for t in range(len(small_steps)):
@@ -260,16 +260,17 @@ async def _complete_prefixes(
       if not plan.reuse:
         # A new session has an empty prefix cache. So the tokens and seconds of
         # a request do not depend on the completions before it.
-        sessions.close()
-        session = _open_session(sessions, problem, engine)
+        await sessions.aclose()
+        session = await sessions.enter_async_context(
+            engine.open(problem.question)
+        )
       written = known or await driver.write(
           problem,
           kept,
-          engine,
+          session,
           to_end=True,
           seed=plan.seed,
           sampling=plan.sampling,
-          session=session,
           sample=sample,
       )
       completions.append(
@@ -284,17 +285,6 @@ async def _complete_prefixes(
           )
       )
   return completions
-
-
-def _open_session(
-    stack: contextlib.ExitStack,
-    problem: types.Problem,
-    engine: engine_lib.Engine,
-) -> str:
-  """Opens a new engine session, which ends when `stack` is closed."""
-  session = driver.new_session(problem)
-  stack.callback(driver.forget, [engine], session)
-  return session
 
 
 async def graded(
@@ -361,7 +351,7 @@ def known_rest(
   # Texts are compared, not token ids: a prompt holds text only, which the
   # larger model reads with its own tokenizer, whichever model wrote it.
   rest = written[1:]
-  count = steps_lib.count_written(rest)
+  count = steps_lib.count_tokens(rest)
   # After the longer prefix, the token limit may allow more tokens, because the
   # small model's step may be shorter in tokens. A completion that was cut off
   # by the limit could then be longer, so it is not reused.

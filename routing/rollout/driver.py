@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 from typing import Protocol
-import uuid
 
 from routing import costs
 from routing import protocols
@@ -73,22 +72,9 @@ def request_seed(
   return int.from_bytes(digest, 'big') >> (64 - _SEED_BITS)
 
 
-def new_session(problem: types.Problem) -> str:
-  """Returns the name of a new engine session, unique to one trajectory."""
-  # Two trajectories of one problem get different names. If they shared a prefix
-  # cache, the cost of each would depend on which of them ran first.
-  return f'{problem.id}#{uuid.uuid4().hex}'
-
-
-def forget(engines: Sequence[engine_lib.Engine], session: str) -> None:
-  """Ends a session at all engines, so that each can free its prefix cache."""
-  for engine in engines:
-    engine.forget(session)
-
-
 def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
   """Returns how many of `max_tokens` the accepted steps `kept` leave."""
-  return max_tokens - steps_lib.count_written(kept)
+  return max_tokens - steps_lib.count_tokens(kept)
 
 
 def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
@@ -105,16 +91,15 @@ def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
 async def write(
     problem: types.Problem,
     kept: Sequence[types.Step],
-    engine: engine_lib.Engine,
+    session: engine_lib.Session,
     *,
     to_end: bool,
     seed: int,
     sampling: Sampling,
-    session: str,
     sample: int = 0,
     may_speculate: bool = False,
 ) -> tuple[types.Step, ...]:
-  """Requests the next step, or the rest of the answer, from one engine.
+  """Requests the next step, or the rest of the answer, in one session.
 
   Live steps, hand-overs and the completions of a ladder are all requested
   through this function. So equal requests have equal seeds and limits, in
@@ -124,12 +109,10 @@ async def write(
     problem: the problem that is being answered.
     kept: the accepted steps, which the new text continues; at least one token
       of `sampling.max_tokens` must be left after them.
-    engine: the engine that writes.
+    session: the session that writes; it must be about this problem.
     to_end: True = request the rest of the answer; False = request one step.
     seed: of the run; the seed of the request is derived from it.
     sampling: sampling settings and limits of the answer.
-    session: name of the session. Requests of one session share the engine's
-      prefix cache.
     sample: index of this text among several samples after the same prefix.
     may_speculate: whether the engine may continue speculatively past the step,
       until the next step is requested or the speculation is cancelled.
@@ -138,7 +121,6 @@ async def write(
     The new steps, one or more.
   """
   request = engine_lib.Request(
-      question=problem.question,
       trace=steps_lib.join(kept),
       to_end=to_end,
       may_speculate=may_speculate,
@@ -147,10 +129,9 @@ async def write(
       # The position is part of the seed, but the router is not. So a live
       # hand-over and the ladder's completion at the same step are the same
       # request.
-      seed=request_seed(seed, problem.id, len(kept), engine.route, sample),
-      session=session,
+      seed=request_seed(seed, problem.id, len(kept), session.route, sample),
   )
-  return await engine.write(request)
+  return await session.write(request)
 
 
 async def grade_text(
@@ -198,17 +179,20 @@ async def answer(
     sample: index of this trajectory among several of the same problem.
 
   Returns:
-    The trajectory; its `calls` hold the usage of every call in order.
+    The trajectory; its `calls` hold every call in order.
 
   Raises:
     ValueError: if the router chooses a route that is not allowed, or the
       engines are not in the order of their routes.
   """
   check_routes(engines)
-  walk = _Walk(problem, engines, protocol, accounting, seed, sampling, sample)
-  try:
+  # The sessions end after an error as well, or engines would keep the caches.
+  async with engine_lib.open_all(engines, problem.question) as sessions:
+    walk = _Walk(
+        problem, sessions, protocol, accounting, seed, sampling, sample
+    )
     while walk.is_open():
-      written = await walk.write(0) if protocol.has_draft else ()
+      written = await walk.draft() if protocol.has_draft else ()
       decision = walk.decide(router, written)
       is_last = walk.is_last(decision)
       if decision.route > 0 or not protocol.has_draft:
@@ -218,10 +202,7 @@ async def answer(
       if is_last:
         await walk.finish(decision.route)
         break
-    # Before the session ends: afterwards no engine reports wasted tokens.
-    await walk.cancel_speculation()
-  finally:
-    walk.close()  # Even after an error, or engines would keep the cache.
+    await walk.close()
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
 
@@ -245,23 +226,22 @@ class _Walk:
   def __init__(
       self,
       problem: types.Problem,
-      engines: Sequence[engine_lib.Engine],
+      sessions: Sequence[engine_lib.Session],
       protocol: protocols.Protocol,
       accounting: costs.Accounting | None,
       seed: int,
       sampling: Sampling,
       sample: int,
   ):
-    self._problem, self._engines = problem, engines
+    self._problem, self._sessions = problem, sessions
     self._protocol = protocol
     self._accounting, self._sampling = accounting, sampling
     self._seed, self._sample = seed, sample
-    self._session = new_session(problem)
     self.steps: list[types.Step] = []
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
-    self.calls: list[types.Usage] = []
-    self._writer: engine_lib.Engine | None = None
+    self.calls: list[types.Call] = []
+    self._writer: engine_lib.Session | None = None
     self._seen: types.Trace | None = None
 
   def is_open(self) -> bool:
@@ -284,6 +264,10 @@ class _Walk:
     if self.is_open():
       self.steps.extend(await self.write(route, to_end=True))
 
+  async def draft(self) -> tuple[types.Step, ...]:
+    """Requests the draft of the next step, and records the call."""
+    return await self._write(0, 'draft')
+
   async def write(
       self, route: int, *, to_end: bool = False
   ) -> tuple[types.Step, ...]:
@@ -292,26 +276,30 @@ class _Walk:
     Returns:
       The new steps, one or more. They are not added to `self.steps`.
     """
-    engine = self._engines[route]
-    # If the writer stays the same, its engine resumes the text that it has
+    return await self._write(route, 'hand_over' if to_end else 'step')
+
+  async def _write(self, route: int, kind: str) -> tuple[types.Step, ...]:
+    """Makes a call of this kind, one of `types.CALL_KINDS`, and records it."""
+    session = self._sessions[route]
+    # If the writer stays the same, its session resumes the text that it has
     # written speculatively. If the writer changes, this text is wasted and must
     # be charged before the new call.
-    if engine is not self._writer:
-      await self.cancel_speculation()
-    self._writer = engine
+    if self._writer is not None and self._writer is not session:
+      self._waste(await self._writer.cancel_speculation())
+    self._writer = session
+    to_end = kind == 'hand_over'
     written = await write(
         self._problem,
         self.steps,
-        engine,
+        session,
         to_end=to_end,
         seed=self._seed,
         sampling=self._sampling,
-        session=self._session,
         sample=self._sample,
         # After the rest of the answer, nothing is left to write speculatively.
         may_speculate=not to_end and self._may_write_next(route),
     )
-    self.calls.append(steps_lib.call_usage(written))
+    self.calls.append(types.Call.of(kind, steps_lib.call_usage(written)))
     return written
 
   def _may_write_next(self, route: int) -> bool:
@@ -322,13 +310,15 @@ class _Walk:
     """
     return route == 0 or not self._protocol.has_draft
 
-  async def cancel_speculation(self) -> None:
-    """Cancels what the last writer wrote speculatively; records its usage."""
-    if self._writer is None:
-      return
-    usage = await self._writer.cancel_speculation(self._session)
+  async def close(self) -> None:
+    """Ends the sessions; records what was written speculatively for nothing."""
+    for session in self._sessions:
+      self._waste(await session.close())
+
+  def _waste(self, usage: types.Usage | None) -> None:
+    """Records the usage of cancelled text, if there is any, as a call."""
     if usage is not None:
-      self.calls.append(usage)
+      self.calls.append(types.Call.of('wasted', usage))
 
   def decide(
       self, router: Router, draft: Sequence[types.Step]
@@ -338,7 +328,7 @@ class _Walk:
     `draft` holds the draft of the next step, or nothing without drafts.
     """
     decision = router.decide(self._trace(draft))
-    _check_decision(decision, self._protocol, len(self._engines))
+    _check_decision(decision, self._protocol, len(self._sessions))
     # `is_last` counts the decisions, so this one must be recorded first.
     self.decisions.append(decision)
     return decision
@@ -358,10 +348,6 @@ class _Walk:
         previous=self._seen,
     )
     return self._seen
-
-  def close(self) -> None:
-    """Ends the session at all engines."""
-    forget(self._engines, self._session)
 
   def trajectory(self, is_correct: bool) -> types.Trajectory:
     """Returns the record of the finished trajectory, once it is graded."""

@@ -26,12 +26,12 @@ from routing.rollout import steps as steps_lib
 class Leaf:
   """A finished answer.
 
-  calls: the usage of every call of the answer in order, including the calls
-    that wrote discarded drafts.
+  calls: every call of the answer in order, including those that wrote discarded
+    drafts.
   is_correct: whether the answer grades right.
   """
 
-  calls: tuple[types.Usage, ...]
+  calls: tuple[types.Call, ...]
   is_correct: bool
 
 
@@ -41,15 +41,15 @@ class Node:
 
   steps: the accepted steps before the decision.
   draft: the draft that the router sees; None if the protocol has no drafts.
-  calls: the usage of every call before the decision in order, including the
-    call that wrote the draft.
+  calls: every call before the decision in order, including the one that wrote
+    the draft.
   branches: `[A]`; entry m is the next decision, or the finished answer, if the
     router chooses route m.
   """
 
   steps: tuple[types.Step, ...]
   draft: types.Step | None
-  calls: tuple[types.Usage, ...]
+  calls: tuple[types.Call, ...]
   branches: tuple[Node | Leaf, ...]
 
 
@@ -127,13 +127,13 @@ class _Walk:
 
     Args:
       steps: the accepted steps.
-      calls: the usage of every call so far.
+      calls: every call so far.
       contents: `[A]`, the contents of each engine's prefix cache.
     """
     draft = None
     if self._builder.protocol.has_draft:
       (draft,), contents = self._write(0, steps, contents)
-      calls = *calls, draft.usage
+      calls = *calls, _call('draft', (draft,))
     is_last = len(steps) + 1 >= self._builder.sampling.max_decisions
     branches = []
     for route in range(len(contents)):
@@ -142,7 +142,7 @@ class _Walk:
       written, after, paid = (draft,), contents, calls
       if route > 0 or draft is None:
         written, after = self._write(route, steps, contents, to_end=is_last)
-        paid = *calls, steps_lib.call_usage(written)
+        paid = *calls, _call('hand_over' if is_last else 'step', written)
       branches.append(
           self._after((*steps, *written), paid, after, route, is_last)
       )
@@ -172,7 +172,7 @@ class _Walk:
 
     Args:
       steps: the accepted steps, including what `route` wrote.
-      calls: the usage of every call so far.
+      calls: every call so far.
       contents: `[A]`, the contents of each engine's prefix cache.
       route: the route that the router chose.
       is_last: whether this was the last decision that is allowed.
@@ -184,7 +184,7 @@ class _Walk:
     # writer then continues to the end.
     if is_open:
       rest, _ = self._write(route, steps, contents, to_end=True)
-      steps, calls = (*steps, *rest), (*calls, steps_lib.call_usage(rest))
+      steps, calls = (*steps, *rest), (*calls, _call('hand_over', rest))
     return Leaf(calls, self._is_correct(steps_lib.join(steps)))
 
   def _write(self, route, steps, contents, *, to_end=False):
@@ -232,7 +232,7 @@ class _Walk:
     # models wrote it on this path than in the collection, fewer tokens may be
     # left, and a live engine would cut the reply off earlier.
     left = driver.tokens_left(steps, self._builder.sampling.max_tokens)
-    if reply is None or reply.step.usage.written > left:
+    if reply is None or reply.step.num_tokens > left:
       raise ValueError(
           f'Problem {self._problem.id}: the reply of route {route} to a trace '
           f'of {len(steps)} steps is not known. Collect replies without a '
@@ -250,6 +250,11 @@ class _Walk:
 def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
   """Returns the steps that a sequence of replies consists of."""
   return [reply.step for reply in replies]
+
+
+def _call(kind: str, written: Sequence[types.Step]) -> types.Call:
+  """Returns the call of this kind that wrote all of these steps."""
+  return types.Call.of(kind, steps_lib.call_usage(written))
 
 
 def nodes(tree: ReplyTree) -> Iterator[Node]:

@@ -29,7 +29,7 @@ PROBLEM = [
     # can match the questions of two files without our normalisation.
     ('question_hash', pa.string()),
 ]
-_CALL = [
+_USAGE = [
     ('route', pa.int32()),
     ('read', pa.int32()),
     ('cached', pa.int32()),
@@ -40,7 +40,9 @@ _CALL = [
 # Column name -> attribute name, for columns with another name than the
 # attribute. 'held' is the name under which the column was first written.
 _ATTRIBUTES = {'held': 'in_context'}
-CALL = pa.struct(_CALL)
+# Shards that were written before kinds were recorded have no `kind`. The schema
+# version is the same, because such shards can still be read.
+CALL = pa.struct([*_USAGE, ('kind', pa.string())])
 # Log-probabilities and hidden states are float32, as engines return them.
 # Seconds and scores are float64, like Python's numbers, so that sums of seconds
 # and comparisons with thresholds are the same after reading.
@@ -51,7 +53,7 @@ STEP = pa.struct(
         ('log_probs', pa.list_(pa.float32())),
         ('top_log_probs', pa.list_(pa.list_(pa.float32()))),
         ('is_final', pa.bool_()),
-        *_CALL,
+        *_USAGE,
         ('hidden', pa.list_(pa.float32())),  # Null = no hidden state.
     ]
 )
@@ -231,7 +233,7 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
               [getattr(x.usage, _ATTRIBUTES.get(name, name)) for x in steps],
               kind,
           )
-          for name, kind in _CALL
+          for name, kind in _USAGE
       },
   }
   return encode(STEP, steps, arrays)
@@ -287,11 +289,20 @@ def unnest(
   return [items[a:b] for a, b in itertools.pairwise(offsets)]
 
 
-def decode_calls(structs: pa.StructArray) -> list[types.Usage]:
+def decode_calls(structs: pa.StructArray) -> list[types.Call]:
+  """Returns the calls in a struct array; inverts `encode` with type `CALL`."""
+  usages = _decode_usages(structs)
+  if 'kind' not in structs.type.names:  # Written before kinds were recorded.
+    return [types.Call.of('', usage) for usage in usages]
+  kinds = structs.field('kind').to_pylist()
+  return list(map(types.Call.of, kinds, usages))
+
+
+def _decode_usages(structs: pa.StructArray) -> list[types.Usage]:
   """Returns the usage in each entry of a struct array of calls or of steps."""
-  # The fields in `_CALL` have the order of the arguments of `types.Usage`.
-  call = [structs.field(name).to_pylist() for name, _ in _CALL]
-  return list(map(types.Usage, *call))
+  # The fields in `_USAGE` have the order of the arguments of `types.Usage`.
+  fields = [structs.field(name).to_pylist() for name, _ in _USAGE]
+  return list(map(types.Usage, *fields))
 
 
 def decode_steps(structs: pa.StructArray) -> list[types.Step]:
@@ -299,7 +310,7 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   plain = {
       name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
-  usages = decode_calls(structs)
+  usages = _decode_usages(structs)
   token_bounds, token_ids = _lists(structs.field('token_ids'))
   token_ids = token_ids.to_numpy().tolist()  # Python integers; JSON-like.
   prob_bounds, log_probs = _lists(structs.field('log_probs'))
