@@ -85,11 +85,11 @@ def runs(trajectory: types.Trajectory) -> list[tuple[int, str, int]]:
   """
   small = [s for s in trajectory.steps if s.route == 0]
   found = [
-      (0, '', steps_lib.count_written((*small, *trajectory.discarded))),
+      (0, '', steps_lib.count_tokens((*small, *trajectory.discarded))),
       (
           1,
           steps_lib.join(small),
-          steps_lib.count_written(trajectory.steps[len(small) :]),
+          steps_lib.count_tokens(trajectory.steps[len(small) :]),
       ),
   ]
   return [run for run in found if run[-1]]
@@ -207,10 +207,10 @@ def answer_in_turn(
   return total / (time.perf_counter() - start)
 
 
-def count_written(trajectories: Sequence[types.Trajectory]) -> int:
+def count_tokens(trajectories: Sequence[types.Trajectory]) -> int:
   """Tokens that are in a step, kept or discarded."""
   return sum(
-      steps_lib.count_written((*x.steps, *x.discarded)) for x in trajectories
+      steps_lib.count_tokens((*x.steps, *x.discarded)) for x in trajectories
   )
 
 
@@ -242,10 +242,10 @@ async def measure_routed(
     for way, engines in pairs.items():
       name = way + policy
       found[name], seconds = await answer_all(config, problems, engines, router)
-      row[name] = count_written(found[name]) / seconds
+      row[name] = count_tokens(found[name]) / seconds
     ours = found['routed' + policy]
     written = sum(call.written for x in ours for call in x.calls)
-    row['wasted' + policy] = written - count_written(ours)
+    row['wasted' + policy] = written - count_tokens(ours)
     row['handed_over' + policy] = sum(len(runs(x)) - 1 for x in ours)
     # Whichever way it is written, it is the same answer.
     row['differing' + policy] = sum(
@@ -271,7 +271,7 @@ async def measure_rounds(
     for index in range(num_rounds + 1):
       row, found = await measure_routed(config, problems, pairs)
       routed = found['routed']
-      written = count_written(routed)
+      written = count_tokens(routed)
       row |= {
           'plain': written / await plain.seconds(routed, **asked_too),
           'textless': written

@@ -13,6 +13,7 @@ from configs import arithmetic_servers
 from experiments import builders
 from routing.engines import engine as engine_lib
 from tests import scripted_pair
+from tests import sessions
 
 
 def _config(small=(), large=()):
@@ -98,10 +99,10 @@ class ServersTest(parameterized.TestCase):
     with mock.patch.object(builders, 'engines', return_value=bare):
       small, large = builders.steady_engines(config)
     self.assertEqual([small.route, large.route], [0, 1])
-    request = engine_lib.Request('1: 9')
-    asyncio.run(small.write(request))
+    asks = [sessions.ask('1: 9')]
+    asyncio.run(sessions.write_all(small, asks))
     with self.assertRaisesRegex(engine_lib.Stop, 'ceiling'):
-      asyncio.run(large.write(request))
+      asyncio.run(sessions.write_all(large, asks))
     self.assertEqual([len(e.requests) for e in bare], [1, 0])
 
   def test_another_back_end_is_refused(self):

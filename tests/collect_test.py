@@ -14,6 +14,7 @@ from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
 from tests import scripted_pair
+from tests import sessions
 
 _SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
 
@@ -223,10 +224,9 @@ class KnownRestTest(absltest.TestCase):
 
   def _write(self, text, max_tokens=100):
     engine = scripted.ScriptedEngine('l', 1, scripted.recite(text))
-    request = scripted.engine_lib.Request(
-        'q', to_end=True, max_tokens=max_tokens
-    )
-    return asyncio.run(engine.write(request))
+    asked = sessions.ask('q', to_end=True, max_tokens=max_tokens)
+    (steps,) = asyncio.run(sessions.write_all(engine, [asked]))
+    return steps
 
   def _known(self, written, small, left=100):
     (step,) = self._write(small)

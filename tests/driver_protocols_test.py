@@ -218,8 +218,7 @@ class SessionTest(parameterized.TestCase):
     with self.assertRaises(ValueError):
       _answer(_Say((0, 9)), engines, name)
     for engine in engines:
-      self.assertEmpty(engine._sessions)
-      self.assertEmpty(engine._runs)
+      self.assertEqual((engine.num_sessions, engine.num_open), (2, 0))
 
   def test_trajectories_of_one_problem_differ_by_their_sample(self):
     engines = _recitals()

@@ -15,6 +15,7 @@ from routing.lm import decoder
 from routing.lm import tokenizer as tokenizer_lib
 from routing.rollout import steps as steps_lib
 from routing.tasks import arithmetic
+from tests import sessions
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _CONFIG = decoder.DecoderConfig(
@@ -47,7 +48,7 @@ def _write(engine, requests):
 
   async def run():
     try:
-      return await asyncio.gather(*map(engine.write, requests))
+      return await sessions.write_all(engine, requests)
     finally:
       await engine.close()
 
@@ -55,8 +56,8 @@ def _write(engine, requests):
 
 
 def _request(i, **fields):
-  fields = {'max_tokens': 40, 'session': f's{i}', 'to_end': True, **fields}
-  return engine_lib.Request(question=_QUESTIONS[i], **fields)
+  fields = {'max_tokens': 40, 'to_end': True, **fields}
+  return sessions.ask(_QUESTIONS[i], **fields)
 
 
 def _ids(steps):
@@ -93,12 +94,12 @@ class EmbeddedEngineTest(parameterized.TestCase):
     (whole,) = _write(_engine(), [_request(3)])
 
     async def by_steps(engine):
-      steps = []
+      steps, named = [], sessions.Sessions(engine)
       while sum(len(s.token_ids) for s in steps) < len(_ids(whole)):
         left = 40 - sum(len(step.token_ids) for step in steps)
         trace = ''.join(step.text for step in steps)
         request = _request(3, to_end=False, trace=trace, max_tokens=left)
-        steps += await engine.write(request)
+        steps += await named.write(request)
       await engine.close()
       return steps
 
@@ -120,11 +121,12 @@ class EmbeddedEngineTest(parameterized.TestCase):
     length = len(_TOKENIZER.encode(question))
 
     async def run(engine):
-      (first,) = await engine.write(_request(0, to_end=False, max_tokens=5))
-      again = await engine.write(
+      named = sessions.Sessions(engine)
+      (first,) = await named.write(_request(0, to_end=False, max_tokens=5))
+      again = await named.write(
           _request(0, trace=first.text, to_end=False, max_tokens=5)
       )
-      other = await engine.write(
+      other = await named.write(
           _request(0, trace=first.text, session='other', max_tokens=5)
       )
       await engine.close()
@@ -140,8 +142,9 @@ class EmbeddedEngineTest(parameterized.TestCase):
     common = len(_TOKENIZER.encode(_QUESTIONS[0] + 'a) P gets 27: '))
 
     async def run(engine):
+      named = sessions.Sessions(engine)
       for trace in traces:
-        steps = await engine.write(_request(0, trace=trace, max_tokens=6))
+        steps = await named.write(_request(0, trace=trace, max_tokens=6))
       await engine.close()
       return steps
 
@@ -177,16 +180,55 @@ class EmbeddedEngineTest(parameterized.TestCase):
 
   def test_an_error_reaches_its_caller_and_the_engine_continues(self):
     async def run(engine):
-      bad = engine_lib.Request(question='What is 2 + 2?', session='bad')
-      results = await asyncio.gather(
-          engine.write(bad), engine.write(_request(0)), return_exceptions=True
-      )
+      asks = [sessions.ask('What is 2 + 2?'), _request(0)]
+      results = await sessions.write_all(engine, asks, return_exceptions=True)
       await engine.close()
       return results
 
     error, steps = asyncio.run(run(_engine()))
     self.assertIsInstance(error, engine_lib.Refused)
     self.assertIsInstance(steps[0], types.Step)
+
+  def test_cancelled_requests_are_not_written_to_the_end(self):
+    async def run(engine):
+      write, sizes = engine._write_segment, []
+
+      def count(jobs):
+        sizes.append(len(jobs))
+        return write(jobs)
+
+      engine._write_segment = count
+      asks = [_request(i, max_tokens=150, temperature=1.0) for i in range(24)]
+      async with sessions.Sessions(engine) as named:
+        writing = [asyncio.create_task(named.write(x)) for x in asks]
+        while len(sizes) < 4:  # Some wait for a slot, others have one.
+          await asyncio.sleep(0)
+        for task in writing[1:]:
+          task.cancel()
+        before = len(sizes)
+        (steps,) = await asyncio.gather(writing[0])
+      busy = [x for x in engine._slots if x.is_busy or x.session is not None]
+      await engine.close()
+      return steps, sizes[before:], busy
+
+    steps, sizes, busy = asyncio.run(run(_engine(max_batch=8, num_slots=8)))
+    # The batch that was being computed ends; then only one request is left.
+    self.assertEqual(set(sizes[1:]), {1})
+    self.assertEmpty(busy)
+    alone = _write(_engine(), [_request(0, max_tokens=150, temperature=1.0)])
+    self.assertEqual(_ids(steps), _ids(alone[0]))
+
+  def test_a_session_that_closes_while_it_writes_leaves_its_slot(self):
+    async def run(engine):
+      async with engine.open(_QUESTIONS[0]) as session:
+        request = engine_lib.Request(to_end=True, max_tokens=40)
+        writing = asyncio.create_task(session.write(request))
+        await asyncio.sleep(0.001)
+        writing.cancel()
+      await engine.close()  # Waits for the batch.
+      return [x for x in engine._slots if x.is_busy or x.session is not None]
+
+    self.assertEmpty(asyncio.run(run(_engine())))
 
   @parameterized.parameters(
       dict(max_batch=0), dict(max_batch=999), dict(max_batch=64, num_slots=8)

@@ -19,6 +19,7 @@ from routing.routers import behaviour
 from routing.tasks import arithmetic
 from tests import embedded_pair
 from tests import scripted_pair
+from tests import sessions
 
 _SPECS = scripted_pair.SPECS
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
@@ -77,12 +78,15 @@ def _without_seconds(value):
 
 
 def _request(trace='', **kwargs):
-  return engine_lib.Request('12:3\n', trace, **kwargs)
+  return sessions.ask('12:3\n', trace=trace, **kwargs)
 
 
 def _write(engine, *requests):
+  """Makes the requests one after the other; then all sessions end."""
+
   async def run():
-    return [await engine.write(request) for request in requests]
+    async with sessions.Sessions(engine) as named:
+      return [await named.write(request) for request in requests]
 
   return asyncio.run(run())
 
@@ -123,11 +127,8 @@ class ScriptedTest(parameterized.TestCase):
     engine = scripted_pair.make_engines(1, delay=0.01)[0]
     (wrapped,) = _remembered([engine])
 
-    async def run():
-      requests = [_request(session=str(i)) for i in range(5)]
-      return await asyncio.gather(*map(wrapped.write, requests))
-
-    got = asyncio.run(run())
+    requests = [_request(session=str(i)) for i in range(5)]
+    got = asyncio.run(sessions.write_all(wrapped, requests))
     self.assertLen(engine.requests, 1)
     for (step,) in got:
       self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
@@ -135,9 +136,15 @@ class ScriptedTest(parameterized.TestCase):
   def test_the_engine_never_speculates(self):
     (engine,) = scripted_pair.make_engines(1, num_ahead=2)
     (wrapped,) = _remembered([engine])
-    _write(wrapped, _request(may_speculate=True, session='a'))
+
+    async def run():
+      async with wrapped.open('12:3\n') as session:
+        await session.write(engine_lib.Request(may_speculate=True))
+        return [await session.cancel_speculation(), await session.close()]
+
+    self.assertEqual(asyncio.run(run()), [None, None])
     self.assertFalse(engine.requests[0].may_speculate)
-    self.assertIsNone(asyncio.run(wrapped.cancel_speculation('a')))
+    self.assertEqual(engine.num_open, 0)
 
   def test_sampled_replies_are_computed_each_time(self):
     engine = scripted_pair.make_engines(1)[0]
@@ -195,14 +202,12 @@ class ScriptedTest(parameterized.TestCase):
     ((step,),) = _write(wrapped, _request())
     self.assertNotEmpty(step.text)
 
-  def test_forgetting_a_session_keeps_the_replies(self):
+  def test_replies_outlive_the_session(self):
     engine = scripted_pair.make_engines(1)[0]
     (wrapped,) = _remembered([engine])
-    _write(wrapped, _request(session='a'))
-    ((step,),) = _write(wrapped, _request(session='a'))
+    _, (step,) = _write(wrapped, _request(), _request())
     self.assertEqual((step.usage.read, step.usage.cached), (0, 5))
-    wrapped.forget('a')
-    ((step,),) = _write(wrapped, _request(session='a'))
+    ((step,),) = _write(wrapped, _request())  # In a session of its own.
     self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
     self.assertLen(engine.requests, 1)
 

@@ -5,6 +5,7 @@ included. Without it, it behaves like plain servers: these leave the stop string
 out and do not report why they stopped.
 """
 
+import asyncio
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
@@ -20,6 +21,7 @@ from fastapi import responses
 import uvicorn
 
 from routing.engines import engine as engine_lib
+from tests import sessions as sessions_lib
 
 
 @dataclasses.dataclass
@@ -34,15 +36,21 @@ class Model:
   is_vllm: see the module.
   max_length: maximum tokens of prompt and answer; 0 = no limit.
   requests: the bodies of all requests.
+  num_cancelled: number of requests that ended because their client had gone.
   """
 
   engine: engine_lib.Engine
   decode: Callable[[int], str] = chr
-  split: Callable[[str], tuple[str, str]] = lambda prompt: (prompt, '')
+  split: Callable[[str], tuple[str, str]] = lambda prompt: ('', prompt)
   can_stop: bool = False
   is_vllm: bool = True
   max_length: int = 0
   requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  num_cancelled: int = 0
+
+  def __post_init__(self):
+    # A session for each question and cache salt.
+    self.sessions = sessions_lib.Sessions(self.engine)
 
   async def say(self, question: str, trace: str, body: dict) -> dict[str, Any]:
     """Writes as `body` requests; returns the fields of choice and usage."""
@@ -56,15 +64,14 @@ class Model:
       if num_read >= self.max_length:
         raise fastapi.HTTPException(400, 'The prompt is too long.')
       limit = min(limit, self.max_length - num_read)  # Silently, as vLLM does.
-    steps = await self.engine.write(
+    # Sessions stay open: a server does not know which request is the last.
+    steps = await self.sessions[question, salt].write(
         engine_lib.Request(
-            question=question,
             trace=trace,
             to_end=not self.can_stop or stop is None,
             max_tokens=limit,
             temperature=body.get('temperature', 1.0),
             seed=body.get('seed') or 0,
-            session=salt,
         )
     )
     ids = [i for step in steps for i in step.token_ids]
@@ -189,6 +196,12 @@ async def _chat(model: Model, body: dict) -> dict[str, Any]:
   return _response('chat.completion', said, choice)
 
 
+async def _is_gone(request: fastapi.Request) -> None:
+  """Waits until the client has closed the connection."""
+  while (await request.receive())['type'] != 'http.disconnect':
+    pass
+
+
 def make_app(model: Model) -> fastapi.FastAPI:
   """Returns the server's application."""
   app = fastapi.FastAPI()
@@ -199,7 +212,15 @@ def make_app(model: Model) -> fastapi.FastAPI:
     body = await request.json()
     _check(body)
     model.requests.append(body)
-    return await kinds[kind](model, body)
+    # As in vLLM's server, a request ends when its client closes the connection.
+    writing = asyncio.create_task(kinds[kind](model, body))
+    gone = asyncio.create_task(_is_gone(request))
+    await asyncio.wait({writing, gone}, return_when='FIRST_COMPLETED')
+    if not writing.done():
+      model.num_cancelled += 1
+      writing.cancel()
+    gone.cancel()
+    return await writing
 
   @app.exception_handler(fastapi.HTTPException)
   async def refuse(request: fastapi.Request, error: fastapi.HTTPException):

@@ -15,6 +15,7 @@ from routing.engines import scripted
 from routing.rollout import steps as steps_lib
 from routing.tasks import prompt as prompt_lib
 from tests import openai_server
+from tests import sessions
 
 
 def _recite(text, *, num_top=2, **fields):
@@ -41,7 +42,7 @@ def _endpoint(url, **fields):
 
 async def _write_all(engine, requests):
   try:
-    return await asyncio.gather(*map(engine.write, requests))
+    return await sessions.write_all(engine, requests)
   finally:
     await engine.close()
 
@@ -64,7 +65,7 @@ def _write(model, requests, *, prompter=None, prompt=None, **fields):
 
 
 def _request(text='q\n', **fields):
-  return engine_lib.Request(text, **dict(session='s') | fields)
+  return sessions.ask(text, **fields)
 
 
 def _walk(model, *, max_decisions=20, **fields):
@@ -74,8 +75,9 @@ def _walk(model, *, max_decisions=20, **fields):
 
     async def run():
       engine = openai.OpenAIEngine('served', 0, _endpoint(url, **fields))
+      named = sessions.Sessions(engine)
       while not steps or not steps[-1].is_final and len(steps) < max_decisions:
-        steps.extend(await engine.write(_request(trace=steps_lib.join(steps))))
+        steps.extend(await named.write(_request(trace=steps_lib.join(steps))))
       await engine.close()
 
     asyncio.run(run())
@@ -138,8 +140,9 @@ class CutTest(parameterized.TestCase):
     self.assertEqual([s.is_final for s in steps], [False] * 4 + [True])
     (at_once,) = _write(model, [_request(to_end=True, max_tokens=99)])
     self.assertEqual(_texts(at_once), _texts(steps))
-    # The dropped text is charged as well.
-    self.assertEqual(steps_lib.count_written(at_once), 99)
+    # The dropped text is charged as well, but is no part of the answer.
+    self.assertEqual(steps_lib.call_usage(at_once).written, 99)
+    self.assertEqual(steps_lib.count_tokens(at_once), len('a\n\n' * 5))
 
   def test_a_length_limit_leaves_the_step_open(self):
     model = _recite('abcdef\n\ng')
@@ -204,7 +207,8 @@ class InstructTest(parameterized.TestCase):
     self.assertEqual(_texts(steps), ['b\n\n', 'c'])
     self.assertIn('\n\na\n\n', asked)
     self.assertTrue(steps[-1].is_final)
-    self.assertEqual(steps_lib.count_written(steps), len('b\n\nc\n'))
+    written = steps_lib.call_usage(steps).written
+    self.assertEqual(written, len('b\n\nc\n'))
 
   @parameterized.parameters(
       ('b\n\n', 'b\n\n', False),
@@ -217,6 +221,7 @@ class InstructTest(parameterized.TestCase):
     (step,), asked = self._write(reply, trace='a\n\n')
     self.assertEqual((step.text, step.is_final), (text, is_final))
     self.assertEqual(step.usage.written, len(reply))
+    self.assertLessEqual(step.num_tokens, len(reply))
     self.assertIn(prompts.DONE, asked)
 
   def test_a_step_cut_short_gets_no_delimiter(self):
@@ -304,7 +309,7 @@ class CapabilityTest(parameterized.TestCase):
 
   def test_no_token_to_write_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'max_tokens is 0'):
-      asyncio.run(self._engine().write(_request(max_tokens=0)))
+      asyncio.run(_write_all(self._engine(), [_request(max_tokens=0)]))
 
 
 class FaultTest(parameterized.TestCase):
@@ -312,10 +317,10 @@ class FaultTest(parameterized.TestCase):
   def _fail(self, status, headers=None, detail='why'):
     model = _recite('ab')
 
-    async def write(request):
+    async def reply(session, request):
       raise openai_server.fastapi.HTTPException(status, detail, headers)
 
-    model.engine.write = write
+    model.engine.reply = reply
     with self.assertRaises(Exception) as caught:
       _write(model, [_request()])
     return caught.exception
@@ -341,18 +346,34 @@ class FaultTest(parameterized.TestCase):
     self.assertEqual(self._fail(503).retry_after, 0.0)
 
   def test_no_server(self):
-    async def run():
-      engine = openai.OpenAIEngine('x', 0, _endpoint('http://127.0.0.1:9/v1'))
-      await engine.write(_request())
-
+    engine = openai.OpenAIEngine('x', 0, _endpoint('http://127.0.0.1:9/v1'))
     with self.assertRaisesRegex(engine_lib.Unavailable, 'x: APIConnection'):
-      asyncio.run(run())
+      asyncio.run(_write_all(engine, [_request()]))
 
   def test_no_answer_in_time(self):
     model = _recite('ab')
     model.engine.delay = 1.0
     with self.assertRaisesRegex(engine_lib.Unavailable, 'APITimeoutError'):
       _write(model, [_request()], timeout=0.05)
+
+  def test_a_cancelled_request_ends_at_the_server(self):
+    model = _recite('ab')
+    model.engine.delay = 60.0
+
+    async def run(url):
+      engine = openai.OpenAIEngine('x', 0, _endpoint(url))
+      asks = [_request(session=str(i)) for i in range(24)]
+      writing = asyncio.create_task(_write_all(engine, asks))
+      while model.engine.num_in_flight < 24:
+        await asyncio.sleep(0.01)
+      writing.cancel()
+      async with asyncio.timeout(5.0):
+        while model.engine.num_in_flight:
+          await asyncio.sleep(0.01)
+
+    with openai_server.serve(openai_server.make_app(model)) as url:
+      asyncio.run(run(url))
+    self.assertEqual(model.num_cancelled, 24)
 
 
 if __name__ == '__main__':

@@ -8,13 +8,13 @@ import numpy as np
 
 from routing.engines import embedded
 from routing.engines import endpoint as endpoint_lib
-from routing.engines import engine as engine_lib
 from routing.engines import openai
 from routing.engines import prompts
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import arithmetic
 from tests import openai_server
+from tests import sessions
 
 _VOCABULARY = tokenizer_lib.Tokenizer()
 # The shipped model: an untrained one may spell the delimiter with two tokens,
@@ -35,7 +35,7 @@ def _model():
 
 async def _write_all(engine, requests):
   try:
-    return await asyncio.gather(*map(engine.write, requests))
+    return await sessions.write_all(engine, requests)
   finally:
     await engine.close()
 
@@ -74,13 +74,12 @@ class TwinTest(parameterized.TestCase):
   )
   def test_writes_the_same(self, mode, to_end, temperature):
     requests = [
-        engine_lib.Request(
+        sessions.ask(
             question,
             to_end=to_end,
             max_tokens=100,
             temperature=temperature,
             seed=i,
-            session=f'arithmetic/test/{i}',
         )
         for i, question in enumerate(_QUESTIONS)
     ]
@@ -91,15 +90,15 @@ class TwinTest(parameterized.TestCase):
 
   def test_a_session_has_a_cache_of_its_own(self):
     async def run(engine):
-      steps = []
+      steps, named = [], sessions.Sessions(engine)
       for session, trace in (('a', ()), ('a', (0,)), ('b', (0,))):
-        request = engine_lib.Request(
+        asked = sessions.ask(
             _QUESTIONS[0],
             trace=''.join(steps[i][0].text for i in trace),
             session=session,
             max_tokens=100,
         )
-        steps.append(await engine.write(request))
+        steps.append(await named.write(asked))
       await engine.close()
       return steps
 

@@ -136,11 +136,7 @@ class _Tokenized(scripted.ScriptedEngine):
   def encode(self, question, trace):
     return self.ids(question + trace) if self.reports_ids else None
 
-  def forget(self, session):
-    super().forget(session)
-    self.read.pop(session, None)
-
-  async def write(self, request):
+  async def reply(self, session, request):
     prompt, cached = self.ids(request.question + request.trace), 0
     for known in self.read.get(request.session, []):
       same = 0
@@ -151,7 +147,7 @@ class _Tokenized(scripted.ScriptedEngine):
       cached = min(cached, len(prompt) - 1)
       cached -= cached % self.cache.block
     steps, now = [], list(prompt)
-    for step in await super().write(request):
+    for step in await super().reply(session, request):
       ids = self.ids(step.text)
       usage = types.Usage(
           self.route,

@@ -11,8 +11,9 @@ from routing.engines import engine as engine_lib
 from routing.engines import resilience
 from routing.engines import scripted
 from tests import scripted_pair
+from tests import sessions
 
-_REQUEST = engine_lib.Request('q', to_end=True)
+_REQUEST = sessions.ask('q', to_end=True)
 
 
 class _Troubled(scripted.ScriptedEngine):
@@ -23,11 +24,11 @@ class _Troubled(scripted.ScriptedEngine):
     self.troubles = list(troubles)
     self.num_starts = 1
 
-  async def write(self, request):
+  async def reply(self, session, request):
     if self.troubles and (trouble := self.troubles.pop(0)):
       await asyncio.sleep(0)
       raise trouble
-    return await super().write(request)
+    return await super().reply(session, request)
 
 
 class _Mortal(_Troubled):
@@ -50,10 +51,7 @@ def _resilient(engine, waits=None, meter=None, **fields):
 
 
 def _write(engine, count=1):
-  async def run():
-    return await asyncio.gather(*(engine.write(_REQUEST) for _ in range(count)))
-
-  return asyncio.run(run())
+  return asyncio.run(sessions.write_all(engine, [_REQUEST] * count))
 
 
 class RetryTest(parameterized.TestCase):
@@ -175,7 +173,8 @@ class MeterTest(parameterized.TestCase):
     meter.add(types.Usage(0, 0, 0, 50))
     self.assertAlmostEqual(meter.share(), expected)
 
-  def test_wasted_tokens_count(self):
+  @parameterized.parameters('cancel_speculation', 'close')
+  def test_wasted_tokens_count_once(self, end):
     meter = self._meter()
     engine = scripted.ScriptedEngine(
         's', 0, scripted.recite('ab\n\ncd'), num_ahead=1
@@ -183,14 +182,31 @@ class MeterTest(parameterized.TestCase):
     resilient = _resilient(engine, meter=meter)
 
     async def run():
-      request = engine_lib.Request('q', may_speculate=True, session='a')
-      await resilient.write(request)
-      return [await resilient.cancel_speculation('a') for _ in range(2)]
+      async with resilient.open('q') as session:
+        await session.write(engine_lib.Request(may_speculate=True))
+        return [await getattr(session, end)() for _ in range(2)]
 
     self.assertEqual(
         asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0, 5), None]
     )
     self.assertEqual(meter.tokens, 1 + 4 + 1)
+
+  def test_wasted_tokens_count_after_an_error(self):
+    meter = self._meter()
+    engine = scripted.ScriptedEngine(
+        's', 0, scripted.recite('ab\n\ncd'), num_ahead=1
+    )
+    resilient = _resilient(engine, meter=meter)
+
+    async def run():
+      async with resilient.open('q') as session:
+        await session.write(engine_lib.Request(may_speculate=True))
+        raise ValueError('a bug')
+
+    with self.assertRaisesRegex(ValueError, 'a bug'):
+      asyncio.run(run())
+    self.assertEqual(meter.tokens, 1 + 4 + 1)
+    self.assertEqual(engine.num_open, 0)
 
   def test_no_request_after_the_ceiling(self):
     limits = resilience.Limits(tokens=25)

@@ -16,7 +16,6 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
-from routing.engines import engine as engine_lib
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import behaviour_rollouts
@@ -57,7 +56,7 @@ def slips(question: str, step: int, route: int, seed: int, every: int) -> bool:
 def count_up(route: int, every: int) -> scripted.Script:
   """Returns the script of one model; if sampled, slips depend on the seed."""
 
-  def script(request: engine_lib.Request) -> str:
+  def script(request: scripted.Asked) -> str:
     start, num_steps = map(int, request.question.strip().split(':'))
     done = request.trace.split('\n\n')[:-1]
     value = int(done[-1]) if done else start

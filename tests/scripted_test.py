@@ -1,6 +1,7 @@
 """Tests of the scripted engine: it must fulfil the protocol."""
 
 import asyncio
+import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -11,12 +12,17 @@ from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import scripted
 from routing.rollout import steps as steps_lib
+from tests import sessions
 
 
 def _write(engine, **request):
-  return asyncio.run(
-      engine.write(engine_lib.Request(**dict(question='q') | request))
-  )
+  """Makes one request about the question 'q' in a session of its own."""
+
+  async def run():
+    async with engine.open('q') as session:
+      return await session.write(engine_lib.Request(**request))
+
+  return asyncio.run(run())
 
 
 class ScriptedEngineTest(parameterized.TestCase):
@@ -70,25 +76,35 @@ class ScriptedEngineTest(parameterized.TestCase):
     self.assertEqual([s.is_final for s in steps], finals)
 
   def test_cache_belongs_to_the_session(self):
-    first = _write(self.engine, session='a')
-    again = _write(self.engine, session='a', trace='ab\n\n')
-    other = _write(self.engine, session='b', trace='ab\n\n')
-    usage = [(s.usage.read, s.usage.cached) for s in (*first, *again, *other)]
+    asks = [
+        sessions.ask('q', session=name, trace=trace)
+        for name, trace in (('a', ''), ('a', 'ab\n\n'), ('b', 'ab\n\n'))
+    ]
+    steps = asyncio.run(sessions.write_all(self.engine, asks))
+    usage = [(s.usage.read, s.usage.cached) for (s,) in steps]
     self.assertEqual(usage, [(1, 0), (0, 5), (5, 0)])
 
   def test_the_cache_matches_the_common_prefix_only(self):
-    _write(self.engine, session='a')
-    (step,) = _write(self.engine, session='a', trace='aX\n\n')
+    asks = [sessions.ask('q', trace=trace) for trace in ('', 'aX\n\n')]
+    _, (step,) = asyncio.run(sessions.write_all(self.engine, asks))
     # In the cache: 'qab\n\n'; the prompt: 'qaX\n\n'.
     self.assertEqual((step.usage.cached, step.usage.read), (2, 3))
 
   def test_speculates_where_the_request_allows_it(self):
     self.engine.num_ahead = 2
-    fields = dict(session='a', may_speculate=True)
-    steps = [
-        *_write(self.engine, **fields),
-        *_write(self.engine, trace='ab\n\n', **fields),
-    ]
+
+    async def run():
+      async with self.engine.open('q') as session:
+        request = engine_lib.Request(may_speculate=True)
+        steps = [
+            *await session.write(request),
+            *await session.write(dataclasses.replace(request, trace='ab\n\n')),
+        ]
+        rest = [await session.cancel_speculation() for _ in range(2)]
+        (last,) = await session.write(engine_lib.Request(trace='ab\n\nc\n\n'))
+        return steps, rest, last, await session.cancel_speculation()
+
+    steps, rest, last, nothing = asyncio.run(run())
     self.assertEqual(
         [s.usage for s in steps],
         [
@@ -97,11 +113,22 @@ class ScriptedEngineTest(parameterized.TestCase):
         ],
     )
     # Only 'd' remains to be written speculatively.
-    rest = [asyncio.run(self.engine.cancel_speculation('a')) for _ in range(2)]
     self.assertEqual(rest, [types.Usage(1, 0, 0, 1, 1.0, 1 + 7), None])
-    (step,) = _write(self.engine, trace='ab\n\nc\n\n', session='a')
-    self.assertEqual((step.usage.read, step.usage.cached), (0, 8))
-    self.assertIsNone(asyncio.run(self.engine.cancel_speculation('a')))
+    self.assertEqual((last.usage.read, last.usage.cached), (0, 8))
+    self.assertIsNone(nothing)
+
+  def test_closing_returns_the_wasted_tokens_once(self):
+    self.engine.num_ahead = 2
+
+    async def run():
+      async with self.engine.open('q') as session:
+        await session.write(engine_lib.Request(may_speculate=True))
+        self.assertEqual(self.engine.num_open, 1)
+        return [await session.close() for _ in range(2)]
+
+    wasted = asyncio.run(run())
+    self.assertEqual(wasted, [types.Usage(1, 0, 0, 2, 2.0, 1 + 4), None])
+    self.assertEqual(self.engine.num_open, 0)
 
   def test_only_the_first_step_carries_the_reads(self):
     steps = _write(self.engine, to_end=True)
@@ -137,7 +164,8 @@ class ScriptedEngineTest(parameterized.TestCase):
       done = []
 
       async def ask(seed):
-        await engine.write(engine_lib.Request('q', seed=seed))
+        async with engine.open('q') as session:
+          await session.write(engine_lib.Request(seed=seed))
         done.append(seed)
 
       await asyncio.gather(ask(4), ask(0), ask(2))

@@ -86,7 +86,8 @@ class _Rows:
     return self.count
 
 
-_REQUEST = engine_lib.Request('bbb', 'a\n\n', max_tokens=20)
+_QUESTION = 'bbb'
+_REQUEST = engine_lib.Request('a\n\n', max_tokens=20)
 
 
 def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
@@ -94,8 +95,9 @@ def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
       vllm.outputs(reason),
       vllm.abort,
       _PROMPTER,
+      _QUESTION,
       request,
-      _PROMPTER.ids(request.question, request.trace),
+      _PROMPTER.ids(_QUESTION, request.trace),
       0,
       shared_time.SharedTime(clock),
   )
