@@ -72,26 +72,18 @@ class Usage:
   in_context: int | np.ndarray = 0
 
 
-# The kinds of model calls, by what their text was written for:
-#   draft      the small model's proposal of the next step, shown to the router
-#              before it decides;
-#   step       the next step, by the model that the router chose;
-#   hand_over  the rest of the answer in one call, by the model that takes over
-#              or that the last decision chose;
-#   wasted     text that was written speculatively and then cancelled;
-#   probe      text that only informs the router and can never be a step.
+# What the text of a call was written for: the small model's proposal of the
+# next step; the next step; the rest of the answer, at a hand-over or after the
+# last decision; nothing, as it was speculative and then cancelled; to inform
+# the router, as text that can never be a step.
 CALL_KINDS = ('draft', 'step', 'hand_over', 'wasted', 'probe')
 
 
 @dataclasses.dataclass(frozen=True)
 class Call(Usage):
-  """The usage of one whole model call, and what the call was made for.
+  """The usage of one whole model call, with its kind.
 
-  kind: one of `CALL_KINDS`; '' = not recorded, in files that were written
-    before kinds were.
-
-  Raises:
-    ValueError: if the kind is unknown.
+  kind: one of `CALL_KINDS`; '' = not recorded, as in older files.
   """
 
   kind: str = ''
@@ -99,14 +91,8 @@ class Call(Usage):
   def __post_init__(self):
     if self.kind and self.kind not in CALL_KINDS:
       raise ValueError(
-          f'Unknown kind of call {self.kind!r}; allowed: '
-          f'{", ".join(CALL_KINDS)}.'
+          f'The kind of a call is {self.kind!r}; allowed: {CALL_KINDS}.'
       )
-
-  @classmethod
-  def of(cls, kind: str, usage: Usage) -> 'Call':
-    """Returns the call of this kind that consumed `usage`."""
-    return cls(**vars(usage) | {'kind': kind})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +106,8 @@ class Step:
   top_log_probs: `[n, k]` float32, the k largest log-probabilities over the
     vocabulary at each token position, in descending order; k may be 0.
   is_final: whether the model ended its answer with this step.
-  usage: tokens and seconds that the writer consumed for this step. This is what
-    the step costs, and may include text that was dropped after the step. The
-    step's own length is `num_tokens`.
+  usage: tokens and seconds that the writer consumed for this step; it may
+    include text that was dropped, so `num_tokens` is the length of the step.
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
   """
@@ -146,11 +131,7 @@ class Step:
 
   @property
   def num_tokens(self) -> int:
-    """The length of the step's own text in tokens of its writer.
-
-    `usage.written` is what the writer was paid for; the two differ if the
-    writer wrote more than the step, or reports its tokens in another way.
-    """
+    """The length of the step's own text in tokens of its writer."""
     return len(self.token_ids)
 
 

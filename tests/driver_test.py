@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,6 +15,7 @@ from routing.features import traces
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.rollout import steps as steps_lib
 from tests import scripted_pair
 
 _SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
@@ -103,39 +103,6 @@ class AnswerTest(parameterized.TestCase):
     # In 'decoded_tokens': 1000 parameters x characters, over 1e5.
     spent = [0.03, 0.06] if view == 'peek' else [0.0, 0.03]
     np.testing.assert_allclose([t.spent for t in router.seen], spent)
-
-  @parameterized.parameters(
-      ('escalate', 'peek', (0, 1), ['draft', 'draft', 'wasted', 'hand_over']),
-      ('escalate', 'commit', (0, 1), ['step', 'wasted', 'hand_over']),
-      ('switch', 'commit', (0, 1, 0), ['step', 'wasted'] * 2 + ['step']),
-      ('switch', 'commit', (0, 0, 0), ['step'] * 3),
-      (
-          'redraft',
-          'peek',
-          (0, 1, 0),
-          ['draft', 'draft', 'wasted', 'step', 'draft'],
-      ),
-  )
-  def test_calls_say_what_they_were_for(self, name, view, routes, kinds):
-    problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
-    for engine in engines:
-      engine.num_ahead = 1
-    router = mock.Mock()
-    router.decide = lambda trace: types.Decision(routes[len(trace.steps)], 0.5)
-    protocol = protocols.Protocol(name, view)
-    got = _answer(problem, router, engines, protocol=protocol)
-    self.assertEqual([call.kind for call in got.calls], kinds)
-    # Without kinds, as in older files, the same calls count as wasted.
-    untyped = tuple(types.Call.of('', call) for call in got.calls)
-    older = dataclasses.replace(got, calls=untyped)
-    seen = traces.num_calls_seen(got, protocol)
-    self.assertEqual(traces.num_calls_seen(older, protocol), seen)
-
-  def test_the_rest_after_the_last_decision_is_one_call(self):
-    problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
-    sampling = driver.Sampling(max_decisions=1, max_tokens=100)
-    got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
-    self.assertEqual([call.kind for call in got.calls], ['draft', 'hand_over'])
 
   def test_staying_to_the_end_wastes_no_tokens(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
@@ -398,8 +365,8 @@ class LiveEqualsLadderTest(parameterized.TestCase):
       )
       self.assertEqual(live.text, ''.join(s.text for s in ladder.steps))
       self.assertEqual(live.is_correct, ladder.is_correct)
-      untyped = tuple(types.Call.of('', call) for call in live.calls)
-      steps = tuple(types.Call.of('', step.usage) for step in ladder.steps)
+      untyped = tuple(steps_lib.as_call('', call) for call in live.calls)
+      steps = tuple(steps_lib.as_call('', step.usage) for step in ladder.steps)
       self.assertEqual(untyped, steps)
 
 

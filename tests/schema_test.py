@@ -1,13 +1,17 @@
 """Tests of the conversion of ladders and rollouts to tables and back."""
 
 import dataclasses
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 import pyarrow as pa
 
+from routing import protocols
 from routing import types
+from routing.features import traces
+from routing.shards import columns
 from routing.shards import schema
 from routing.tasks import splits
 from tests import scripted_pair
@@ -41,6 +45,44 @@ class SchemaTest(parameterized.TestCase):
         list(map(scripted_pair.plain, rollouts)),
     )
     self.assertEmpty(schema.ROLLOUTS.from_table(schema.ROLLOUTS.to_table([])))
+
+  def test_rollouts_from_before_calls_had_kinds(self):
+    rollouts = scripted_pair.make_rollouts(5, num_ahead=1)
+    kinds = {
+        call.kind
+        for x in rollouts
+        for trajectory in x.trajectories
+        for call in trajectory.calls
+    }
+    self.assertEqual(kinds, {'draft', 'step', 'wasted'})
+    # The column as it was written then.
+    call = pa.struct([field for field in columns.CALL if field.name != 'kind'])
+    old = pa.struct(
+        [
+            pa.field('calls', pa.list_(call)) if x.name == 'calls' else x
+            for x in schema.TRAJECTORY
+        ]
+    )
+    with (
+        mock.patch.multiple(columns, CALL=call),
+        mock.patch.multiple(schema, TRAJECTORY=old),
+    ):
+      kind = dataclasses.replace(
+          schema.ROLLOUTS,
+          fields=[schema.ROLLOUTS.fields[0], ('trajectories', pa.list_(old))],
+      )
+      table = kind.to_table(rollouts)
+    back = schema.ROLLOUTS.from_table(table)
+    for x, y in zip(rollouts, back, strict=True):
+      for a, b in zip(x.trajectories, y.trajectories, strict=True):
+        self.assertEqual(
+            b.calls, tuple(dataclasses.replace(c, kind='') for c in a.calls)
+        )
+        protocol = protocols.Protocol('redraft')
+        self.assertEqual(
+            traces.num_calls_seen(b, protocol),
+            traces.num_calls_seen(a, protocol),
+        )
 
   def test_edge_cases_come_back(self):
     nothing = np.zeros(0, np.float32)

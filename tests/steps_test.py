@@ -43,6 +43,22 @@ class CallUsageTest(absltest.TestCase):
         steps.call_usage(written), types.Usage(0, 0, 0, 4 + 1, 2.0, 9)
     )
 
+  def test_a_length_is_not_what_was_paid_for_it(self):
+    step = _step('ab\n\n')
+    paid = dataclasses.replace(step.usage, written=9)  # 5 were dropped.
+    written = [dataclasses.replace(step, usage=paid), _step('c')]
+    self.assertEqual(written[0].num_tokens, 4)
+    self.assertEqual(steps.count_tokens(written), 4 + 1)
+    self.assertEqual(steps.call_usage(written).written, 9 + 1)
+
+  def test_a_call_has_a_kind(self):
+    usage = types.Usage(1, 7, 3, 4, 1.5, 9)
+    call = steps.as_call('draft', usage)
+    self.assertEqual(call, types.Call(1, 7, 3, 4, 1.5, 9, 'draft'))
+    self.assertEqual(steps.as_call('wasted', call).kind, 'wasted')
+    with self.assertRaisesRegex(ValueError, "'guess'; allowed: .*'draft'"):
+      steps.as_call('guess', usage)
+
   def test_two_writers_raise_an_error(self):
     with self.assertRaisesRegex(ValueError, r'routes \[0, 1\]'):
       steps.call_usage([_step('a'), _step('b', route=1)])

@@ -1,7 +1,6 @@
 """Tests of a vLLM process that dies while it has requests."""
 
 import asyncio
-import dataclasses
 import importlib.util
 import multiprocessing
 import unittest
@@ -14,6 +13,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import vllm
 from routing.lm import export
 from routing.rollout import steps as steps_lib
+from tests import sessions
 
 
 @unittest.skipUnless(
@@ -27,15 +27,10 @@ class DeathTest(absltest.TestCase):
     config = arithmetic_vllm.get_config()
     builders.set_environment(config)
     problems = builders.problems(config, 'test')[:4]
-    requests = [
-        engine_lib.Request(x.question, to_end=True, session=x.id)
-        for x in problems
-    ]
+    requests = [sessions.ask(x.question, to_end=True) for x in problems]
 
     async def write_all(engine):
-      return await asyncio.gather(
-          *map(engine.write, requests), return_exceptions=True
-      )
+      return await sessions.write_all(engine, requests, return_exceptions=True)
 
     async def kill_while(writing):
       task = asyncio.create_task(writing)
@@ -44,20 +39,19 @@ class DeathTest(absltest.TestCase):
         child.kill()
       return await task
 
-    async def write_step(engine, request, trace):
-      left = request.max_tokens - engine.count_tokens('', trace)
-      fields = dict(to_end=False, may_speculate=True, max_tokens=left)
-      (step,) = await engine.write(
-          dataclasses.replace(request, trace=trace, session='run', **fields)
-      )
+    async def write_step(session, trace):
+      left = requests[0].request.max_tokens - engine.count_tokens('', trace)
+      request = engine_lib.Request(trace, may_speculate=True, max_tokens=left)
+      (step,) = await session.write(request)
       return step
 
     async def run(engine):
       before = await write_all(engine)
       # A speculative run is under way, too; its session can continue.
-      first = await write_step(engine, requests[0], '')
-      after = await kill_while(write_all(engine))
-      second = await write_step(engine, requests[0], first.text)
+      async with engine.open(requests[0].question) as session:
+        first = await write_step(session, '')
+        after = await kill_while(write_all(engine))
+        second = await write_step(session, first.text)
       restarts = engine.num_restarts
       gone = await kill_while(write_all(engine))
       await engine.close()

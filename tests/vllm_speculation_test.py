@@ -46,23 +46,25 @@ class SpeculationTest(parameterized.TestCase):
     cls.runner.run(cls.engine.close())
     super().tearDownClass()
 
-  async def _step(self, question, steps, session, **fields):
+  async def _step(self, session, steps, **fields):
     """Writes the step after `steps`."""
     request = engine_lib.Request(
-        question=question,
         trace=steps_lib.join(steps),
-        max_tokens=_MAX_TOKENS - steps_lib.count_written(steps),
-        session=session,
+        max_tokens=_MAX_TOKENS - steps_lib.count_tokens(steps),
         **{'may_speculate': True} | fields,
     )
-    (step,) = await self.engine.write(request)
+    (step,) = await session.write(request)
     return step
 
-  async def _answer(self, question, session, **fields):
-    """Writes all steps, one request each."""
+  async def _answer(self, question, **fields):
+    """Writes all steps, one request each, in a session of its own."""
     steps = []
-    while not steps or not (steps[-1].is_final or steps_lib.is_cut(steps[-1])):
-      steps.append(await self._step(question, steps, session, **fields))
+    async with self.engine.open(question) as session:
+      while not steps or not (
+          steps[-1].is_final or steps_lib.is_cut(steps[-1])
+      ):
+        steps.append(await self._step(session, steps, **fields))
+      self.assertIsNone(session._run)
     return steps
 
   async def _written_to_the_end(self):
@@ -73,7 +75,7 @@ class SpeculationTest(parameterized.TestCase):
   def test_writes_the_same_as_one_request_per_step(self):
     async def answer_all(**fields):
       return await asyncio.gather(
-          *(self._answer(x, f'{x}{fields}', **fields) for x in self.questions)
+          *(self._answer(x, **fields) for x in self.questions)
       )
 
     ours = self.runner.run(answer_all())
@@ -95,28 +97,22 @@ class SpeculationTest(parameterized.TestCase):
         self.assertEqual(usage.in_context, held)
         held += usage.written
       self.assertGreater(expected[-1].usage.cached, 0)
-    self.assertEmpty(self.engine._runs)
 
   def test_wasted_tokens_are_reported_once(self):
     question = self.questions[0]
 
     async def run():
-      whole = await self._answer(question, 'whole')
-      first = await self._step(question, [], 'cut')
-      await self._written_to_the_end()
-      cancel_speculation = [
-          await self.engine.cancel_speculation('cut') for _ in range(2)
-      ]
-      return (
-          whole,
-          first,
-          cancel_speculation,
-          await self._step(question, [first], 'cut'),
-      )
+      whole = await self._answer(question)
+      async with self.engine.open(question) as session:
+        first = await self._step(session, [])
+        await self._written_to_the_end()
+        wasted = [await session.cancel_speculation() for _ in range(2)]
+        second = await self._step(session, [first])
+      return whole, first, wasted, second
 
     whole, first, (wasted, none), second = self.runner.run(run())
     self.assertEqual(
-        wasted.written, steps_lib.count_written(whole) - first.usage.written
+        wasted.written, steps_lib.count_tokens(whole) - first.num_tokens
     )
     self.assertEqual((wasted.route, wasted.read, wasted.cached), (0, 0, 0))
     self.assertEqual(wasted.in_context, first.usage.read + first.usage.written)
@@ -124,33 +120,39 @@ class SpeculationTest(parameterized.TestCase):
     # A new request is made and finds its prefix in the cache.
     self.assertEqual(second.text, whole[1].text)
     self.assertGreater(second.usage.cached, 0)
-    self.runner.run(self.engine.cancel_speculation('cut'))
 
   def test_another_trace_ends_the_run_and_reports_its_waste_later(self):
     question = self.questions[0]
 
     async def run():
-      first = await self._step(question, [], 'a')
-      await self._written_to_the_end()
-      other = dataclasses.replace(first, text='a) P=1 Q=2\n\n')
-      after = await self._step(question, [other], 'a', may_speculate=False)
-      alone = await self._step(question, [other], 'b', may_speculate=False)
-      return after, alone, await self.engine.cancel_speculation('a')
+      async with self.engine.open(question) as session:
+        first = await self._step(session, [])
+        await self._written_to_the_end()
+        other = dataclasses.replace(first, text='a) P=1 Q=2\n\n')
+        after = await self._step(session, [other], may_speculate=False)
+        wasted = [await session.close() for _ in range(2)]
+      async with self.engine.open(question) as session:
+        alone = await self._step(session, [other], may_speculate=False)
+      return after, alone, wasted
 
-    after, alone, wasted = self.runner.run(run())
+    after, alone, (wasted, none) = self.runner.run(run())
     # Charged to a step, wasted tokens would reduce the tokens left.
     self.assertEqual(after.token_ids, alone.token_ids)
     self.assertEqual(after.usage.written, alone.usage.written)
     self.assertGreater(wasted.written, 0)
-    self.assertEmpty(self.engine._wasted)
+    self.assertIsNone(none)
 
-  @parameterized.parameters(
-      dict(temperature=1.0), dict(may_speculate=False), dict(session='')
-  )
+  @parameterized.parameters(dict(temperature=1.0), dict(may_speculate=False))
   def test_does_not_speculate(self, **fields):
-    session = fields.pop('session', 'a')
-    self.runner.run(self._step(self.questions[0], [], session, **fields))
-    self.assertEmpty(self.engine._runs)
+    self._check_no_speculation(**fields)
+
+  def _check_no_speculation(self, **fields):
+    async def run():
+      async with self.engine.open(self.questions[0]) as session:
+        await self._step(session, [], **fields)
+        return await session.cancel_speculation()
+
+    self.assertIsNone(self.runner.run(run()))
 
   def test_a_setting_turns_it_off(self):
     config = arithmetic_vllm.get_config()
@@ -158,30 +160,44 @@ class SpeculationTest(parameterized.TestCase):
     config.routes[0]['settings']['speculates'] = False
     settings = back_ends.settings(builders.routes(config)[0])
     with mock.patch.object(self.engine, '_settings', settings):
-      self.runner.run(self._step(self.questions[0], [], 'a'))
-    self.assertEmpty(self.engine._runs)
+      self._check_no_speculation()
 
-  def test_forgetting_a_session_ends_its_run(self):
+  def test_closing_a_session_ends_its_run(self):
     async def run():
-      for session in 'abc':
-        await self._step(self.questions[0], [], session)
-        self.engine.forget(session)
-      await asyncio.gather(*self.engine._ending)
+      for _ in range(3):
+        async with self.engine.open(self.questions[0]) as session:
+          await self._step(session, [])
       return self.engine._llm.get_num_unfinished_requests()
 
     self.assertEqual(self.runner.run(run()), 0)
-    self.assertEmpty(self.engine._ending)
 
-  def test_a_cancelled_request_is_ended(self):
+  def test_an_error_ends_the_run_of_a_session(self):
     async def run():
-      task = asyncio.create_task(self._step(self.questions[0], [], 'a'))
+      with self.assertRaisesRegex(ValueError, 'a bug'):
+        async with self.engine.open(self.questions[0]) as session:
+          await self._step(session, [])
+          raise ValueError('a bug')
+      return self.engine._llm.get_num_unfinished_requests()
+
+    self.assertEqual(self.runner.run(run()), 0)
+
+  def test_cancelled_requests_are_ended(self):
+    async def answer(question):
+      async with self.engine.open(question) as session:
+        await session.write(
+            engine_lib.Request(to_end=True, max_tokens=_MAX_TOKENS)
+        )
+
+    async def run():
+      tasks = [asyncio.create_task(answer(x)) for x in self.questions]
       await asyncio.sleep(0.01)
-      task.cancel()
-      await asyncio.gather(task, return_exceptions=True)
-      return self.engine._llm.get_num_unfinished_requests()
+      started = self.engine._llm.get_num_unfinished_requests()
+      for task in tasks:
+        task.cancel()
+      await asyncio.gather(*tasks, return_exceptions=True)
+      return started, self.engine._llm.get_num_unfinished_requests()
 
-    self.assertEqual(self.runner.run(run()), 0)
-    self.assertEmpty(self.engine._runs)
+    self.assertEqual(self.runner.run(run()), (24, 0))
 
 
 if __name__ == '__main__':

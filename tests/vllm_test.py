@@ -27,6 +27,7 @@ from routing.lm import export
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
+from tests import sessions
 
 _HAS_VLLM = importlib.util.find_spec('vllm') is not None
 _needs_vllm = unittest.skipUnless(
@@ -81,15 +82,9 @@ class SettingsTest(parameterized.TestCase):
 
 def _requests(problems, **fields):
   return [
-      engine_lib.Request(
-          question=problem.question,
-          **{
-              'to_end': True,
-              'max_tokens': _MAX_TOKENS,
-              'session': driver.new_session(problem),
-              'seed': i,
-              **fields,
-          },
+      sessions.ask(
+          problem.question,
+          **{'to_end': True, 'max_tokens': _MAX_TOKENS, 'seed': i, **fields},
       )
       for i, problem in enumerate(problems)
   ]
@@ -162,11 +157,7 @@ class VllmEngineTest(parameterized.TestCase):
 
   def _write(self, engine, requests):
     """Makes all requests concurrently."""
-
-    async def run():
-      return await asyncio.gather(*map(engine.write, requests))
-
-    return self.runner.run(run())
+    return self.runner.run(sessions.write_all(engine, requests))
 
   @parameterized.parameters(0, 1)
   def test_embedded_in_process_and_served_write_the_same(self, route):
@@ -186,10 +177,11 @@ class VllmEngineTest(parameterized.TestCase):
           np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-3)
 
   def test_in_process_and_served_are_charged_the_same(self):
-    async def two_steps(engine, request):
-      (first,) = await engine.write(request)
-      second = dataclasses.replace(request, trace=first.text)
-      return first, *await engine.write(second)
+    async def two_steps(engine, asked):
+      async with engine.open(asked.question) as session:
+        (first,) = await session.write(asked.request)
+        second = dataclasses.replace(asked.request, trace=first.text)
+        return first, *await session.write(second)
 
     for request in _requests(self.problems[:4], to_end=False):
       ours, theirs = (
@@ -234,17 +226,16 @@ class VllmEngineTest(parameterized.TestCase):
     )
 
   def test_step_by_step_is_the_whole_answer(self):
-    async def by_steps(request):
+    async def by_steps(asked):
       steps = []
-      while not steps or not steps[-1].is_final:
-        steps += await self.engines[0].write(
-            engine_lib.Request(
-                question=request.question,
-                trace=steps_lib.join(steps),
-                max_tokens=_MAX_TOKENS - steps_lib.count_written(steps),
-                session=request.session,
-            )
-        )
+      async with self.engines[0].open(asked.question) as session:
+        while not steps or not steps[-1].is_final:
+          steps += await session.write(
+              engine_lib.Request(
+                  trace=steps_lib.join(steps),
+                  max_tokens=_MAX_TOKENS - steps_lib.count_tokens(steps),
+              )
+          )
       return steps
 
     requests = _requests(self.problems[:8])
@@ -270,12 +261,18 @@ class VllmEngineTest(parameterized.TestCase):
     engine, problem = self.engines[0], self.problems[0]
     length = engine.count_tokens(problem.question, '')
     (first,) = self._write(engine, _requests([problem], to_end=False))[0]
-    again, other = (
-        _requests([problem], to_end=False, trace=first.text, session=session)
-        for session in ('mine', 'other')
-    )
-    self._write(engine, _requests([problem], to_end=False, session='mine'))
-    (again,), (other,) = self._write(engine, again + other)
+
+    async def run():
+      fields = dict(to_end=False, trace=first.text)
+      asks = [
+          *_requests([problem], to_end=False, session='mine'),
+          *_requests([problem], session='mine', **fields),
+          *_requests([problem], session='other', **fields),
+      ]
+      async with sessions.Sessions(engine) as named:
+        return [await named.write(asked) for asked in asks]
+
+    _, (again,), (other,) = self.runner.run(run())
     self.assertEqual((first.usage.read, first.usage.cached), (length, 0))
     self.assertEqual(first.usage.written, len(first.token_ids))
     prompt = length + len(first.token_ids)
@@ -302,7 +299,7 @@ class VllmEngineTest(parameterized.TestCase):
     (steps,) = self._write(
         self.engines[0], _requests(self.problems[:1], max_tokens=30)
     )
-    self.assertEqual(steps_lib.count_written(steps), 30)
+    self.assertEqual(steps_lib.count_tokens(steps), 30)
     self.assertTrue(steps_lib.is_cut(steps[-1]))
 
   @parameterized.parameters(

@@ -299,7 +299,7 @@ class _Walk:
         # After the rest of the answer, nothing is left to write speculatively.
         may_speculate=not to_end and self._may_write_next(route),
     )
-    self.calls.append(types.Call.of(kind, steps_lib.call_usage(written)))
+    self.calls.append(steps_lib.as_call(kind, steps_lib.call_usage(written)))
     return written
 
   def _may_write_next(self, route: int) -> bool:
@@ -318,7 +318,7 @@ class _Walk:
   def _waste(self, usage: types.Usage | None) -> None:
     """Records the usage of cancelled text, if there is any, as a call."""
     if usage is not None:
-      self.calls.append(types.Call.of('wasted', usage))
+      self.calls.append(steps_lib.as_call('wasted', usage))
 
   def decide(
       self, router: Router, draft: Sequence[types.Step]

@@ -58,3 +58,8 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
       seconds=sum(step.usage.seconds for step in steps),
       in_context=first.in_context,
   )
+
+
+def as_call(kind: str, usage: types.Usage) -> types.Call:
+  """Returns the call of a kind, one of `types.CALL_KINDS`, with this usage."""
+  return types.Call(**vars(usage) | {'kind': kind})

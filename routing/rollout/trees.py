@@ -254,7 +254,7 @@ def _steps(replies: Sequence[all_replies.Reply]) -> list[types.Step]:
 
 def _call(kind: str, written: Sequence[types.Step]) -> types.Call:
   """Returns the call of this kind that wrote all of these steps."""
-  return types.Call.of(kind, steps_lib.call_usage(written))
+  return steps_lib.as_call(kind, steps_lib.call_usage(written))
 
 
 def nodes(tree: ReplyTree) -> Iterator[Node]:

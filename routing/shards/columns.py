@@ -291,18 +291,11 @@ def unnest(
 
 def decode_calls(structs: pa.StructArray) -> list[types.Call]:
   """Returns the calls in a struct array; inverts `encode` with type `CALL`."""
-  usages = _decode_usages(structs)
-  if 'kind' not in structs.type.names:  # Written before kinds were recorded.
-    return [types.Call.of('', usage) for usage in usages]
-  kinds = structs.field('kind').to_pylist()
-  return list(map(types.Call.of, kinds, usages))
-
-
-def _decode_usages(structs: pa.StructArray) -> list[types.Usage]:
-  """Returns the usage in each entry of a struct array of calls or of steps."""
-  # The fields in `_USAGE` have the order of the arguments of `types.Usage`.
   fields = [structs.field(name).to_pylist() for name, _ in _USAGE]
-  return list(map(types.Usage, *fields))
+  if 'kind' in structs.type.names:  # Older shards have no kinds.
+    fields.append(structs.field('kind').to_pylist())
+  # The fields in `_USAGE` have the order of the arguments of `types.Call`.
+  return list(map(types.Call, *fields))
 
 
 def decode_steps(structs: pa.StructArray) -> list[types.Step]:
@@ -310,7 +303,10 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   plain = {
       name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
-  usages = _decode_usages(structs)
+  # The fields in `_USAGE` have the order of the arguments of `types.Usage`.
+  usages = map(
+      types.Usage, *(structs.field(name).to_pylist() for name, _ in _USAGE)
+  )
   token_bounds, token_ids = _lists(structs.field('token_ids'))
   token_ids = token_ids.to_numpy().tolist()  # Python integers; JSON-like.
   prob_bounds, log_probs = _lists(structs.field('log_probs'))
