@@ -133,6 +133,25 @@ class ScriptedTest(parameterized.TestCase):
     for (step,) in got:
       self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
 
+  def test_a_cancelled_request_leaves_the_reply_to_others(self):
+    engine = scripted_pair.make_engines(1, delay=0.01)[0]
+    (wrapped,) = _remembered([engine])
+
+    async def run():
+      async with sessions.Sessions(wrapped) as named:
+        first, second = (
+            asyncio.create_task(named.write(_request(session=name)))
+            for name in 'ab'
+        )
+        await asyncio.sleep(0)
+        first.cancel()
+        return await second
+
+    (step,) = asyncio.run(run())
+    self.assertEqual((step.usage.read, step.usage.cached), (5, 0))
+    self.assertLen(engine.requests, 2)
+    self.assertEqual((engine.num_in_flight, engine.num_open), (0, 0))
+
   def test_the_engine_never_speculates(self):
     (engine,) = scripted_pair.make_engines(1, num_ahead=2)
     (wrapped,) = _remembered([engine])

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import sys
 import types as python_types
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,6 +16,7 @@ from routing.engines import prompts
 from routing.engines import segmentation
 from routing.engines import shared_time
 from routing.engines import speculation
+from routing.engines import vllm_sessions
 
 _WORDS = ('', 'a', 'b', '\n\n', '\n', '\n\nb', '$$', 'ab')
 _END = 0  # Has no text.
@@ -278,6 +281,81 @@ class RunTest(parameterized.TestCase):
       whole = [text for text, _ in segmentation.slices(words)]
       self.assertEqual([step.text for step in steps], whole)
     self.assertGreater(count, 200)
+
+
+class SessionTest(absltest.TestCase):
+  """A session of the vLLM engine, with the simulated vLLM."""
+
+  def setUp(self):
+    super().setUp()
+    # The only thing that a session needs of vLLM is the error of a dead one.
+    exceptions = python_types.SimpleNamespace(EngineDeadError=KeyError)
+    engine = python_types.SimpleNamespace(exceptions=exceptions)
+    modules = {'vllm': mock.Mock(), 'vllm.v1': mock.Mock()}
+    modules['vllm.v1.engine'] = engine
+    self.enter_context(mock.patch.dict(sys.modules, modules))
+    # 'a' and the delimiter are a step; 4 further tokens are speculative.
+    self.vllm = _Vllm([1, 3, 2, 2], [2, 3], [_END])
+
+  def _open(self):
+    return vllm_sessions.VllmSession(
+        _QUESTION,
+        0,
+        lambda session, request, stop: _run(self.vllm, request=request),
+        mock.AsyncMock(),
+        num_equal=0,
+    )
+
+  def test_waste_is_returned_once(self):
+    async def run():
+      async with self._open() as session:
+        (step,) = await session.write(_REQUEST)
+        return step, [
+            await session.cancel_speculation(),
+            await session.close(),
+            await session.close(),
+        ]
+
+    step, usages = asyncio.run(run())
+    self.assertEqual(step.num_tokens, 2)
+    self.assertEqual(usages, [types.Usage(0, 0, 0, 2, 0.0, 5 + 2), None, None])
+    self.assertTrue(self.vllm.is_aborted)
+
+  def test_a_caller_that_is_cancelled_while_it_closes_can_close_again(self):
+    waiting = asyncio.Event()
+
+    async def abort():
+      await waiting.wait()
+      self.vllm.is_aborted = True
+
+    self.vllm.abort = abort
+
+    async def run():
+      session = self._open()
+      await session.write(_REQUEST)
+      closing = asyncio.create_task(session.close())
+      await asyncio.sleep(0)
+      closing.cancel()
+      await asyncio.wait({closing})
+      waiting.set()
+      return closing.cancelled(), await session.close()
+
+    was_cancelled, wasted = asyncio.run(run())
+    self.assertTrue(was_cancelled)
+    self.assertEqual(wasted.written, 2)
+    self.assertTrue(self.vllm.is_aborted)
+
+  def test_a_cancelled_write_is_aborted(self):
+    async def run():
+      async with self._open() as session:
+        writing = asyncio.create_task(session.write(_REQUEST))
+        await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait({writing})
+        return await session.close()
+
+    self.assertIsNone(asyncio.run(run()))
+    self.assertTrue(self.vllm.is_aborted)
 
 
 if __name__ == '__main__':
