@@ -38,8 +38,9 @@ class Sampling:
   temperature: 0 = greedy decoding.
   max_decisions: T, the largest number of decisions in one answer. After the
     last decision, the chosen route writes the rest of the answer.
-  max_tokens: the largest number of generated tokens in a whole answer,
-    including those written after a hand-over.
+  max_tokens: the largest length of a whole answer in tokens, including those
+    written after a hand-over. Text that a model wrote and that is no part of
+    the answer does not count.
   """
 
   temperature: float = 0.0
