@@ -17,6 +17,7 @@ from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.shards import writer as writer_lib
+from routing.tasks import prompt as prompt_lib
 from tests import scripted_pair
 
 NUM_PROBLEMS, SHARD_SIZE = 500, 10
@@ -29,6 +30,8 @@ COLLECT = functools.partial(
 
 class Letters:
   """A prompter of which a token is a letter, as in the scripted engine."""
+
+  prompt = prompt_lib.Prompt()
 
   def ids(self, question: str, trace: str = '') -> list[int]:
     """The letters."""

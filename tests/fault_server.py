@@ -73,8 +73,11 @@ class Faults:
     if way == 'half':
       return await self._half(send)
 
+    bodies = [{'type': 'http.request', 'body': body, 'more_body': False}]
+
     async def again():
-      return {'type': 'http.request', 'body': body, 'more_body': False}
+      # After the body, the application waits for the client's disconnect.
+      return bodies.pop() if bodies else await receive()
 
     await self.app(scope, again, send)
 

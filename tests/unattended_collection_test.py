@@ -33,8 +33,8 @@ class OvernightTest(parameterized.TestCase):
     """Collects what is missing; returns the engines."""
     engines = scripted_pair.make_engines(2, delay=0.0005)
     for engine in engines:
-      engine.write = functools.partial(
-          self._write, engine.write, set(refuse), on_request
+      engine.reply = functools.partial(
+          self._reply, engine.reply, set(refuse), on_request
       )
     writer = writer_lib.LadderWriter(self.directory, _PROBLEMS, {}, _SHARD_SIZE)
     asyncio.run(
@@ -50,13 +50,13 @@ class OvernightTest(parameterized.TestCase):
     )
     return engines
 
-  async def _write(self, write, refuse, on_request, request):
+  async def _reply(self, reply, refuse, on_request, session, request):
     index = int(request.question.split(':')[0]) - 10
     if on_request is not None:
       on_request(index)
     if index in refuse:
       raise engine_lib.Refused(f'no {index}')
-    return await write(request)
+    return await reply(session, request)
 
   def _on_disk(self):
     """Indices in shards and among the failures; no problem is in both."""
