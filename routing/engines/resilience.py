@@ -148,13 +148,14 @@ class ResilientEngine:
     """Opens a session about a question; see `engine.Engine.open`."""
     return ResilientSession(self, self._engine.open(question), self._meter)
 
-  async def retry(
-      self, write: Callable[[], Awaitable[tuple[types.Step, ...]]]
+  async def reply(
+      self, session: engine_lib.Session, request: engine_lib.Request
   ) -> tuple[types.Step, ...]:
-    """Makes one request, with retries.
+    """Writes the requested steps, with retries.
 
     Args:
-      write: makes one attempt at the request.
+      session: the session of the wrapped engine, which writes.
+      request: the request.
 
     Raises:
       engine_lib.Refused: if the engine refuses the request, or all attempts
@@ -173,7 +174,7 @@ class ResilientEngine:
           # The ceiling is checked after the slot is obtained, since it may have
           # been reached while this request waited for the slot.
           self._meter.check()
-          steps = await write()
+          steps = await session.write(request)
       except engine_lib.Unavailable as error:
         # `attempt` may exceed the limit, since an attempt that ended in a
         # restart was not compared with it.
@@ -287,8 +288,8 @@ class ResilientSession(engine_lib.Session):
     self._engine, self._session, self._meter = engine, session, meter
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
-    """Writes the requested steps; see `ResilientEngine.retry`."""
-    return await self._engine.retry(lambda: self._session.write(request))
+    """Writes the requested steps; see `ResilientEngine.reply`."""
+    return await self._engine.reply(self._session, request)
 
   async def cancel_speculation(self) -> types.Usage | None:
     """Discards text written ahead, and counts it as spending."""
