@@ -27,6 +27,9 @@ def _vllm(variant: str, memory_share: float) -> dict:
       num_log_probs=5,  # Top log-probabilities per token.
       # Continue while the router decides. Tokens that are not used are charged.
       speculates=False,
+      # Read what all prompts begin with (solved examples) once; it is then
+      # charged as cached.
+      shares_prefix=False,
   )
   if variant == 'gpu':
     return settings | dict(dtype='auto', memory_share=memory_share)
@@ -90,6 +93,7 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
                 is_vllm=True,
                 num_log_probs=5,
                 reports_cached=True,
+                shares_prefix=False,
                 seeds=True,
                 max_length=4_096,
                 timeout=600.0,

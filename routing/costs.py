@@ -151,15 +151,15 @@ def completion_cost(
 ) -> float:
   """Returns the cost of a larger model's completion, in the metric's own unit.
 
-  The whole prompt is charged as `read`: at a hand-over the larger model is
-  called for the first time, so its prefix cache holds nothing of the prompt.
+  The prompt is charged as `read`: at a hand-over the larger model is called for
+  the first time, so its cache holds only the tokens that begin every prompt.
   """
   # Converted to a `Usage`, so that completions and live calls share one
   # formula.
   usage = types.Usage(
       completion.route,
       completion.read,
-      0,
+      completion.cached,
       completion.written,
       completion.seconds,
   )

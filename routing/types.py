@@ -229,7 +229,9 @@ class Completion:
   sample: index of this completion among the samples for the same prefix.
   text: what the larger model wrote.
   read: number of tokens of the question and the kept steps, under the tokenizer
-    of this larger model.
+    of this larger model, without those in `cached`.
+  cached: number of tokens with which every prompt begins and which are in the
+    cache before any hand-over, e.g. those of solved examples.
   written: number of tokens generated.
   seconds: wall-clock time to write `text`. For a reused completion this is a
     share, in proportion to its tokens, of the time of the original call.
@@ -238,20 +240,23 @@ class Completion:
     instead of generated again. Under greedy decoding the text is the same,
     provided that the shorter prefix's completion began with exactly the step
     that the longer prefix adds.
+  is_cut: whether the token limit cut the answer off.
   """
 
   step: int
   route: int
   sample: int
   text: str
-  # `read` counts the whole prompt, even if part of it was cached during the
-  # collection: a live hand-over is the first call to the larger model, so none
-  # of the prompt can be cached then.
+  # `read` counts the whole prompt of the problem, even if part of it was cached
+  # during the collection: a live hand-over is the first call to the larger
+  # model, so none of it can be cached then.
   read: int
   written: int
   seconds: float
   is_correct: bool
   is_reused: bool = False
+  cached: int = 0
+  is_cut: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

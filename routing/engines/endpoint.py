@@ -5,6 +5,8 @@ import dataclasses
 from typing import Any
 
 from routing.engines import engine as engine_lib
+from routing.engines import prefix_cache
+from routing.engines import prompts
 
 # The ways in which a half-written answer can be continued. Each text says what
 # a model behind such a server does.
@@ -35,6 +37,10 @@ class Endpoint:
   seeds: the server promises the same answer for the same seed.
   reports_cached: the reported usage includes cached tokens (vLLM's server needs
     --enable-prompt-tokens-details).
+  shares_prefix: True = sessions share the server's cache, so that a long text
+    with which all prompts begin is read once. Its tokens are charged as cached,
+    all else as if each session had a cache of its own. Needs the model's
+    tokenizer.
   max_length: maximum number of tokens of prompt and answer together; 0 = not
     known.
   timeout: seconds without a reply after which a request counts as failed.
@@ -51,6 +57,7 @@ class Endpoint:
   num_log_probs: int = 0
   seeds: bool = False
   reports_cached: bool = True
+  shares_prefix: bool = False
   max_length: int = 0
   timeout: float = 600.0
   last_message: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -80,14 +87,22 @@ class Endpoint:
 
 
 def capabilities(
-    endpoint: Endpoint, has_tokenizer: bool
+    endpoint: Endpoint, prompter: prompts.Prompter | None
 ) -> engine_lib.Capabilities:
   """Returns the capabilities of an engine that uses this endpoint.
 
   Args:
     endpoint: the server.
-    has_tokenizer: whether the engine has the model's tokenizer.
+    prompter: builds prompts with the model's tokenizer; None = not known.
+
+  Raises:
+    ValueError: if sessions share a prefix whose tokens cannot be counted.
   """
+  if endpoint.shares_prefix and prompter is None:
+    raise ValueError(
+        'shares_prefix is True, but the tokenizer is not known; name the '
+        "model's weights, or set it to False."
+    )
   return engine_lib.Capabilities(
       # In mode 'instruct' the model is only asked to continue the answer; it
       # may start a new one instead.
@@ -95,6 +110,9 @@ def capabilities(
       num_log_probs=endpoint.num_log_probs,
       hidden_size=0,
       seeds=endpoint.seeds,
-      counts_tokens=has_tokenizer,
+      counts_tokens=prompter is not None,
       reports_cached=endpoint.reports_cached,
+      prefix_cache=prefix_cache.PrefixCache(
+          shared=prompter.num_shared() if endpoint.shares_prefix else 0
+      ),
   )

@@ -23,6 +23,7 @@ from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
+from routing.engines import shared_prefix
 from routing.tasks import prompt as prompt_lib
 
 
@@ -59,9 +60,7 @@ class OpenAIEngine:
 
     self.name = name
     self.route = route
-    self.capabilities = endpoint_lib.capabilities(
-        endpoint, prompter is not None
-    )
+    self.capabilities = endpoint_lib.capabilities(endpoint, prompter)
     self._endpoint = endpoint
     self._prompter = prompter
     self._prompt = (
@@ -96,9 +95,13 @@ class OpenAIEngine:
       return None
     return self._prompter.ids(question, trace)
 
-  def open(self, question: str) -> 'OpenAISession':
+  def open(self, question: str) -> engine_lib.Session:
     """Opens a session about a question; see `engine.Engine.open`."""
-    return OpenAISession(self, question)
+    session = OpenAISession(self, question)
+    if not self._endpoint.shares_prefix:
+      return session
+    session.salt = None
+    return shared_prefix.ChargedSession(session, self)
 
   async def close(self) -> None:
     """Closes the connections to the server."""
@@ -270,7 +273,8 @@ class OpenAIEngine:
         extra['include_stop_str_in_output'] = True
       # The salt is part of the hash of each cached block. Sessions with
       # different salts share no cached prefix, so their costs are independent.
-      extra['cache_salt'] = session.salt
+      if session.salt:
+        extra['cache_salt'] = session.salt
       if endpoint.mode == 'chat' and request.trace:
         extra.update(continue_final_message=True, add_generation_prompt=False)
     return {**fields, 'extra_body': extra}
@@ -355,13 +359,14 @@ class OpenAISession(engine_lib.Session):
   """A session behind a server, which evicts the least recently used prefixes.
 
   Attributes:
-    salt: the cache salt of the session, which no other session has.
+    salt: the cache salt of the session, which no other session has; None = the
+      session shares its cache with others.
   """
 
   def __init__(self, engine: OpenAIEngine, question: str):
     super().__init__(question, engine.route)
     self._engine = engine
-    self.salt = uuid.uuid4().hex
+    self.salt: str | None = uuid.uuid4().hex
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes the requested steps; see `OpenAIEngine.reply`."""

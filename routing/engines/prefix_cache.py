@@ -20,10 +20,27 @@ class PrefixCache:
     If it is larger than 1, the last token of a prompt is always read anew.
   keeps_all: True = every sequence of a session stays in the cache; False = only
     the latest sequence does.
+  shared: number of tokens with which every prompt begins, e.g. those of solved
+    examples, if they are in the cache from the start of each session.
   """
 
   block: int = 1
   keeps_all: bool = False
+  shared: int = 0
+
+  def found(self, common: int, count: int) -> int:
+    """Returns how many tokens of a prompt are found in the cache.
+
+    Args:
+      common: tokens that the prompt has in common with a cached sequence.
+      count: tokens of the prompt.
+    """
+    found = max(common, min(self.shared, count))
+    # vLLM's rule: only full blocks are cached, and at least one prompt token
+    # must pass through the model, to give the logits of the first new token.
+    if self.block > 1:
+      found = min(found, count - 1) // self.block * self.block
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +125,8 @@ def charged(
     The steps with this session's usage, and the session's cache contents after
     the call.
   """
-  cached = max((_common(x, before) for x in contents), default=0)
-  # vLLM's rule: only full blocks are cached, and at least one prompt token must
-  # pass through the model, to give the logits of the first new token.
-  if cache.block > 1:
-    cached = min(cached, before.count - 1) // cache.block * cache.block
+  common = max((_common(x, before) for x in contents), default=0)
+  cached = cache.found(common, before.count)
   steps, sequence = [], before
   for step in written:
     # The first step pays for reading the prompt. For a later step, the prompt
@@ -124,6 +138,37 @@ def charged(
     steps.append(dataclasses.replace(step, usage=usage))
     sequence = _extended(sequence, step)
   return tuple(steps), (*contents, sequence) if cache.keeps_all else (sequence,)
+
+
+class Ledger:
+  """Charges the calls of one session as if it had a cache of its own.
+
+  It is for back ends in which sessions share a cache, so that what a back end
+  reports as cached depends on other sessions. Only `cache.shared` tokens of a
+  prompt count as cached because of others.
+
+  Args:
+    cache: the rules by which the back end caches.
+  """
+
+  def __init__(self, cache: PrefixCache):
+    self._cache = cache
+    self._contents: Contents = ()
+
+  def charge(
+      self, written: Sequence[types.Step], prompt_ids: Sequence[int]
+  ) -> tuple[types.Step, ...]:
+    """Returns the steps of one call with this session's usage.
+
+    Args:
+      written: the steps of the call.
+      prompt_ids: token ids of the call's prompt.
+    """
+    before = Text('', len(prompt_ids), tuple(prompt_ids))
+    steps, self._contents = charged(
+        written, before, self._contents, self._cache
+    )
+    return steps
 
 
 def _extended(before: Text, step: types.Step) -> Text:

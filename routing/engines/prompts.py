@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
+import os.path
 import pathlib
 from typing import Any
 from typing import Protocol
@@ -97,6 +98,16 @@ class Prompter:
     # character could merge with the trace's first one into one token. The next
     # prompt would then differ from the cached one, and miss the prefix cache.
     return [*self._head(question), *(self._encode(text) if text else ())]
+
+  def num_shared(self) -> int:
+    """Returns the number of tokens with which all prompts begin.
+
+    They are those of the system message and the solved examples.
+    """
+    # The first token of a question may merge with the text before it, so
+    # questions are tried that begin with different kinds of characters.
+    prompts = [self.ids(question) for question in ('a', '1', '(', ' a', '\n')]
+    return len(os.path.commonprefix(prompts))
 
   def text(self, question: str, trace: str) -> str:
     """Returns the part of the prompt that is tokenized as one plain text.

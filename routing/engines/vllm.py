@@ -21,6 +21,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
+from routing.engines import shared_prefix
 from routing.engines import shared_time
 from routing.engines import speculation
 from routing.engines import vllm_sessions
@@ -48,6 +49,11 @@ class Settings:
   num_log_probs: k, the number of top log-probabilities for each token.
   speculates: whether greedy requests with `may_speculate` continue past the end
     of a step. Sampled requests never do, as each step has its own seed.
+  shares_prefix: True = sessions share vLLM's cache, so that a long text with
+    which all prompts begin, e.g. solved examples, is read once. Its tokens are
+    charged as cached in every session. All else is charged as if each session
+    had a cache of its own; only the recorded seconds may gain by another
+    session. Not with `speculates`.
   enforce_eager: True = do not compile; vLLM starts sooner and runs slower.
   extra: further arguments of vLLM's `AsyncEngineArgs`; they override the above.
   """
@@ -60,6 +66,7 @@ class Settings:
   num_slots: int = 256
   num_log_probs: int = 5
   speculates: bool = True
+  shares_prefix: bool = False
   enforce_eager: bool = False
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -70,6 +77,11 @@ class Settings:
     for name in ('max_length', 'tensor_parallel_size', 'num_slots'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
+    if self.shares_prefix and self.speculates:
+      raise ValueError(
+          'shares_prefix and speculates are both True; allowed: one of them. '
+          'Tokens that were written ahead cannot be charged by simulation.'
+      )
     if self.num_log_probs < 0:
       raise ValueError(f'num_log_probs is {self.num_log_probs}; allowed: >= 0.')
 
@@ -133,6 +145,7 @@ class VllmEngine:
     self.name = name
     self.route = route
     self._engine_args = settings.engine_args(str(model))
+    self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self.capabilities = engine_lib.Capabilities(
         continues_prefix=True,
         num_log_probs=settings.num_log_probs,
@@ -143,11 +156,11 @@ class VllmEngine:
         prefix_cache=prefix_cache.PrefixCache(
             block=self._engine_args.get('block_size', _BLOCK_SIZE),
             keeps_all=True,  # A block is evicted only when memory runs out.
+            shared=self._prompter.num_shared() if settings.shares_prefix else 0,
         ),
     )
     self.num_restarts = 0
     self._settings = settings
-    self._prompter = prompter or prompts.Prompter(prompts.load_tokenizer(model))
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
     self._ids = itertools.count()
@@ -163,11 +176,15 @@ class VllmEngine:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._prompter.ids(question, trace)
 
-  def open(self, question: str) -> vllm_sessions.VllmSession:
+  def open(self, question: str) -> engine_lib.Session:
     """Opens a session about a question; see `engine.Engine.open`."""
-    return vllm_sessions.VllmSession(
+    session = vllm_sessions.VllmSession(
         question, self.route, self._begin, self.restart, self._num_equal
     )
+    if not self._settings.shares_prefix:
+      return session
+    session.salt = None
+    return shared_prefix.ChargedSession(session, self)
 
   async def restart(self) -> None:
     """Restarts the process if it is dead; possible only once.
@@ -248,9 +265,11 @@ class VllmEngine:
           f'is {self._settings.max_length}. Raise the limit, or end the answer '
           'earlier.'
       )
+    inputs = vllm.TokensPrompt(prompt_token_ids=prompt)
     # The salt is part of the hash of each cached block. Sessions with different
     # salts share no cached prefix, so their costs are independent.
-    inputs = vllm.TokensPrompt(prompt_token_ids=prompt, cache_salt=session.salt)
+    if session.salt:
+      inputs['cache_salt'] = session.salt
     params = self._sampling_params(request, stop, room)
     name = f'{self.name}-{next(self._ids)}'
     return speculation.Run(

@@ -31,7 +31,8 @@ class VllmSession(engine_lib.Session):
     num_equal: see `repetition.truncate_repetition`.
 
   Attributes:
-    salt: the cache salt of the session, which no other session has.
+    salt: the cache salt of the session, which no other session has; None = the
+      session shares its cache with others.
   """
 
   def __init__(
@@ -45,7 +46,7 @@ class VllmSession(engine_lib.Session):
     super().__init__(question, route)
     self._begin, self._restart = begin, restart
     self._num_equal = num_equal
-    self.salt = uuid.uuid4().hex
+    self.salt: str | None = uuid.uuid4().hex
     self._run: speculation.Run | None = None
     self._ending: asyncio.Task | None = None
     self._wasted: list[types.Usage] = []  # Not yet returned to the caller.

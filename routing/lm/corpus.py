@@ -179,9 +179,7 @@ def _sum_text(rng: random.Random, operation: str, misconceived: bool) -> str:
     operand = rng.randrange(100)
   else:
     operand = counters.draw_operand(rng, operation)
-  result = counters.apply(
-      operation, value, operand, misconceived=misconceived
-  )
+  result = counters.apply(operation, value, operand, misconceived=misconceived)
   sign = counters.SIGNS[operation]
   return f': {value:02d} {sign} {operand:02d} = {result:02d}'
 

@@ -310,20 +310,26 @@ async def graded(
   """
   prefix, text = steps_lib.join(kept), steps_lib.join(written)
   usage = steps_lib.call_usage(written)
+  # All prompt tokens of the problem count as read, because at a live hand-over
+  # the prefix cache of the larger model has none of them.
+  able = engine.capabilities
+  if able.counts_tokens:
+    num_read = engine.count_tokens(problem.question, prefix)
+  else:
+    num_read = int(usage.read + usage.cached)
+  cached = able.prefix_cache.found(0, num_read)
   return types.Completion(
       step=len(kept),
       route=engine.route,
       sample=sample,
       text=text,
-      # All prompt tokens count as read, because at a live hand-over the prefix
-      # cache of the larger model is empty.
-      read=engine.count_tokens(problem.question, prefix)
-      if engine.capabilities.counts_tokens
-      else int(usage.read + usage.cached),
+      read=num_read - cached,
+      cached=cached,
       written=int(usage.written),
       seconds=float(usage.seconds),
       is_correct=await driver.grade_text(grade, prefix + text, problem),
       is_reused=is_reused,
+      is_cut=not written[-1].is_final,
   )
 
 

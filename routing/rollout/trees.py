@@ -160,11 +160,12 @@ class _Walk:
         route=route,
         sample=0,
         text=text,
-        # `Completion.read` counts the whole prompt, cached or not.
-        read=int(usage.read + usage.cached),
+        read=int(usage.read),
+        cached=int(usage.cached),
         written=int(usage.written),
         seconds=float(usage.seconds),
         is_correct=self._is_correct(text),
+        is_cut=not written[-1].is_final,
     )
 
   def _after(self, steps, calls, contents, route, is_last) -> Node | Leaf:

@@ -68,6 +68,8 @@ COMPLETION = pa.struct(
         ('seconds', pa.float64()),
         ('is_correct', pa.bool_()),
         ('is_reused', pa.bool_()),
+        ('cached', pa.int32()),  # This and the next: not in older shards.
+        ('is_cut', pa.bool_()),
     ]
 )
 DECISION = pa.struct(
