@@ -119,6 +119,18 @@ class CallTest(parameterized.TestCase):
       got = costs.completion_cost(completion, _THREE, metric)
       self.assertAlmostEqual(got, want, places=12)
 
+  def test_what_all_prompts_begin_with_is_charged_as_cached(self):
+    whole = types.Completion(1, 1, 0, '', 13, 4, 0.4, True)
+    shared = dataclasses.replace(whole, read=3, cached=10)
+    spec = _THREE[1]
+    saved = 10 * (spec.price_input - spec.price_cached) / 1e6
+    self.assertAlmostEqual(
+        costs.completion_cost(whole, _THREE, 'price')
+        - costs.completion_cost(shared, _THREE, 'price'),
+        saved,
+        places=12,
+    )
+
 
 class LadderTest(parameterized.TestCase):
 

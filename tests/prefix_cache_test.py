@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import re
+from unittest import mock
 import zlib
 
 from absl.testing import absltest
@@ -17,6 +18,7 @@ from routing.engines import prefix_cache
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import all_replies
+from routing.rollout import collect
 from routing.rollout import driver
 from routing.rollout import trees
 from routing.routers import behaviour
@@ -110,6 +112,57 @@ class ChargedTest(parameterized.TestCase):
         [_step('more', (0,))], second, held, cache
     )
     self.assertEqual(_paid(written), [(0, 5)])
+
+
+class SharedTest(parameterized.TestCase):
+  """The tokens that begin every prompt are cached from the start."""
+
+  @parameterized.parameters(
+      (1, 3, 3),  # Three of eight tokens are shared.
+      (1, 9, 8),  # Never more than the prompt has.
+      (2, 5, 4),  # Whole blocks only.
+      (4, 8, 4),  # At least one token is read.
+      (4, 3, 0),
+  )
+  def test_found(self, block, shared, wanted):
+    cache = prefix_cache.PrefixCache(block=block, shared=shared)
+    self.assertEqual(cache.found(0, 8), wanted)
+
+  def test_more_of_the_sessions_own_text_counts(self):
+    cache = prefix_cache.PrefixCache(shared=3)
+    self.assertEqual(cache.found(5, 8), 5)
+
+  def test_a_ledger_knows_its_own_session_only(self):
+    cache = prefix_cache.PrefixCache(keeps_all=True, shared=2)
+    # What the back end reported does not count.
+    step = dataclasses.replace(_step('a', (7,)), usage=types.Usage(0, 0, 5, 1))
+    first, second = prefix_cache.Ledger(cache), prefix_cache.Ledger(cache)
+    for ledger in (first, second):
+      self.assertEqual(_paid(ledger.charge([step], (1, 2, 3, 4))), [(2, 2)])
+    # Prompt and step, five tokens, are in the cache of the session.
+    self.assertEqual(_paid(first.charge([step], (1, 2, 3, 4, 7, 8))), [(1, 5)])
+
+  def test_a_hand_over_reads_what_is_not_shared(self):
+    small, large = scripted_pair.make_engines(2)
+    cache = prefix_cache.PrefixCache(shared=2)
+    able = dataclasses.replace(large.capabilities, prefix_cache=cache)
+    with mock.patch.object(
+        type(large), 'capabilities', property(lambda engine: able)
+    ):
+      ladder = asyncio.run(
+          collect.collect_ladder(
+              scripted_pair.make_problems(1)[0],
+              [small, large],
+              collect.Plan(driver.Sampling()),
+              equivalence.exact,
+          )
+      )
+    problem = ladder.problem
+    for completion in ladder.completions:
+      prefix = ''.join(s.text for s in ladder.steps[: completion.step])
+      count = large.count_tokens(problem.question, prefix)
+      self.assertEqual(completion.cached, 2)
+      self.assertEqual(completion.read, count - 2)
 
 
 # The tokens of the small model are pairs of characters, of the large one words.

@@ -45,7 +45,44 @@ def _text(prompter, ids):
   return prompter.tokenizer.decode(ids)
 
 
+class SharedTest(parameterized.TestCase):
+
+  def test_examples_are_shared_and_questions_are_not(self):
+    shots = (('1+1', '2\n\n#### 2'), ('2+2', '4\n\n#### 4'))
+    for is_chat in (True, False):
+      prompt = prompt_lib.Prompt('Q: {question}', 'S', shots, is_chat)
+      prompter = prompts.Prompter(_FIRST, prompt)
+      count = prompter.num_shared()
+      first, second = prompter.ids('3+3'), prompter.ids('what is 4?')
+      self.assertEqual(first[:count], second[:count])
+      text = _text(prompter, first[:count])
+      self.assertIn('#### 4', text)
+      self.assertNotIn('3', text.replace('#### 2', ''))
+
+  def test_without_a_template_nothing_is_shared(self):
+    self.assertEqual(prompts.Prompter(_FIRST).num_shared(), 0)
+
+
 class PromptTest(absltest.TestCase):
+
+  def test_solved_examples_are_earlier_turns(self):
+    prompt = prompt_lib.Prompt('Q: {question}', 'S', (('a', 'b'),))
+    got = [(m['role'], m['content']) for m in prompt.messages('c', 'd')]
+    self.assertEqual(
+        got,
+        [
+            ('system', 'S'),
+            ('user', 'Q: a'),
+            ('assistant', 'b'),
+            ('user', 'Q: c'),
+            ('assistant', 'd'),
+        ],
+    )
+    self.assertEqual(prompt.text('c'), 'S\n\nQ: a\n\nb\n\nQ: c')
+
+  def test_an_example_has_two_parts(self):
+    with self.assertRaisesRegex(ValueError, r"\('a',\); it must be \(question"):
+      prompt_lib.Prompt(shots=(('a',),))
 
   def test_is_system_user_and_the_answer_so_far(self):
     prompt = prompt_lib.Prompt('Q: {question} {x}', 'Be brief.')

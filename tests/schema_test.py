@@ -84,6 +84,32 @@ class SchemaTest(parameterized.TestCase):
             traces.num_calls_seen(a, protocol),
         )
 
+  def test_ladders_from_before_completions_said_whether_they_were_cut(self):
+    ladder, *_ = scripted_pair.make_ladders(1)
+    cut = tuple(
+        dataclasses.replace(c, is_cut=True, cached=3, read=c.read - 3)
+        for c in ladder.completions
+    )
+    ladder = dataclasses.replace(ladder, completions=cut)
+    (back,) = schema.LADDERS.from_table(schema.LADDERS.to_table([ladder]))
+    self.assertEqual(back.completions, cut)
+    # The column as it was written then.
+    old = pa.struct(
+        [x for x in columns.COMPLETION if x.name not in ('cached', 'is_cut')]
+    )
+    fields = [
+        (name, pa.list_(old)) if name == 'completions' else (name, kind)
+        for name, kind in schema.LADDERS.fields
+    ]
+    with mock.patch.multiple(columns, COMPLETION=old):
+      before = dataclasses.replace(schema.LADDERS, fields=fields)
+      table = before.to_table([ladder])
+    (back,) = schema.LADDERS.from_table(table)
+    self.assertEqual(
+        back.completions,
+        tuple(dataclasses.replace(c, is_cut=False, cached=0) for c in cut),
+    )
+
   def test_edge_cases_come_back(self):
     nothing = np.zeros(0, np.float32)
     usage = types.Usage(0, 3, 2, 1, 0.1 + 0.2, 4)
