@@ -1,7 +1,7 @@
 """Qwen2.5-Coder-Instruct 0.5B -> 1.5B on GSM8K: a real pair on real questions.
 
 Run:    python -m experiments.pipeline --config=configs/gsm8k_qwen25_coder.py --workdir=runs/gsm8k
-CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu; about 20 s a problem on two cores, resumed by the same command
+CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (some 20 s a problem on two cores; the same command resumes)
 Smoke:  the same with :smoke, eight problems a split
 Local:  append '--config.routes[0].model=/models/small' '--config.routes[1].model=/models/large' --config.task.path=/data
 """  # noqa: E501  Commands stay on one line.
