@@ -9,6 +9,7 @@ from absl.testing import absltest
 
 from configs import arithmetic_vllm
 from experiments import builders
+from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import vllm
 from routing.lm import export
@@ -58,7 +59,10 @@ class DeathTest(absltest.TestCase):
       return before, after, (first, second), restarts, gone
 
     engine = vllm.VllmEngine(
-        'small', 0, export.shipped('small'), builders.vllm_settings(config, 0)
+        'small',
+        0,
+        export.shipped('small'),
+        back_ends.settings(builders.routes(config)[0]),
     )
     before, after, steps, restarts, gone = asyncio.run(run(engine))
     self.assertEqual(

@@ -38,7 +38,10 @@ class SpeculationTest(parameterized.TestCase):
     ]
     cls.runner = cls.enterClassContext(asyncio.Runner())
     cls.engine = vllm.VllmEngine(
-        'small', 0, export.shipped('small'), builders.vllm_settings(config, 0)
+        'small',
+        0,
+        export.shipped('small'),
+        back_ends.settings(builders.routes(config)[0]),
     )
 
   @classmethod

@@ -135,7 +135,9 @@ class VllmEngineTest(parameterized.TestCase):
     cls.runner = cls.enterClassContext(asyncio.Runner())
     urls = [
         cls.enterClassContext(
-            servers.serve(name, folder, builders.vllm_settings(config, route))
+            servers.serve(
+                name, folder, back_ends.settings(builders.routes(config)[route])
+            )
         )
         for route, (name, folder) in enumerate(_MODELS.items())
     ]
