@@ -4,8 +4,8 @@ Where an answer stands is a convention, and the convention belongs to the task:
 a tuple of names of `FINDERS`, e.g. `('boxed', 'hash', 'number')`. The first
 finder that sees its mark decides; the later ones are for texts without it.
 
-- `hash`: the rest of a line after `####` (GSM8K). A heading (`#### Step 1`) is no
-  answer.
+- `hash`: the rest of a line after `####` (GSM8K). A heading (`#### Step 1`) is
+  no answer.
 - `boxed`: the content of `\boxed{...}` (MATH). An empty box is no answer.
 - `brackets`: the content of `[[...]]` (KOR-Bench).
 - `after_phrase`: what follows "the answer is" or "Answer:" in its sentence.
@@ -18,19 +18,19 @@ an engine can stop there: `end` returns the index, `None` while the answer is
 incomplete. Only the first finder of the convention decides, since its mark is
 the one that the prompt asks for, and the mark of another may be reasoning.
 
-- `hash`, `after_phrase`, `choice`: complete at the end of the line. A `####` line
-  of words alone, with more text after it, counts as a heading.
+- `hash`, `after_phrase`, `choice`: complete at the end of the line. A `####`
+  line of words alone, with more text after it, counts as a heading.
 - `boxed`: at the end of the line that closes the box or, inside display
   mathematics, that closes the display; a blank line ends both.
 - `brackets`: at the end of the line that closes them.
 - `number`: where a line begins a new question.
 
-**A mark without an answer** (`####` or `\boxed{` at which the token limit cut the
-text) means that there is no answer: an earlier number is not tried.
+**A mark without an answer** (`####` or `\boxed{` at which the token limit cut
+the text) means that there is no answer: an earlier number is not tried.
 
-**Several boxes in one line or display.** Boxes that only `and`, `or`, a comma and
-up to a few words join are one answer, the list of their contents. Otherwise the
-last box counts, as in `\boxed{1}, no: \boxed{2}`.
+**Several boxes in one line or display.** Boxes that a comma, or `and` or `or`
+with a word or two, joins are one answer: the list of their contents. Otherwise
+the last box counts, as in `\boxed{1}, no: \boxed{2}`.
 
 In a text that begins with `<think>`, the answer stands after `</think>`.
 """
@@ -70,14 +70,19 @@ _DISPLAYS = (
 _BLANK_LINE = re.compile(r'\n[ \t]*\n')
 _BRACKETS = re.compile(r'\[\[(.*?)\]\](?!\])', re.DOTALL)
 # Matches a number that is not part of a word or of another number. The number
-# may have a sign, thousands commas, decimals, and a denominator after a slash.
-_NUMBER = re.compile(r'(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?!\w)')
+# may have a sign, thousands commas, decimals, a denominator after a slash, and
+# a unit beside it.
+_NUMBER = re.compile(
+    r'(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?'
+    r'(?=(?:[mck]?m|[mk]?g|lbs?|oz|m?l|hr?s?|min|s|ft|mph|am|pm|th|st|nd|rd)?(?!\w))',
+    re.IGNORECASE,
+)
 _NEW_QUESTION = re.compile(
-    r'^[#*\s]*(?:next |new )?(?:question|problem|q|exercise)\s*\d*\s*[*]*:',
+    r'^[#* \t]*(?:next |new )?(?:question|problem|q|exercise)[ \d*]*:',
     re.IGNORECASE | re.MULTILINE,
 )
 _PHRASE = re.compile(
-    r'(?:\b(?:final |correct |the )*answer(?: to [^.:\n]{1,60}| for [^.:\n]{1,60})?'
+    r'(?:\b(?:final |correct |the )*answer(?: (?:to|for) [^.:\n]{1,60})?'
     r'[*\s]*(?:is|are|:|=)[*\s]*:?|^[ \t]*A:)[*\s]*',
     re.IGNORECASE | re.MULTILINE,
 )
@@ -216,7 +221,7 @@ def _is_answer(line: str) -> bool:
 
 
 def _boxed(text: str, start: int) -> Found | None:
-  begun = False
+  given_up = 0  # Index after the blank line that interrupts an open box.
   while (match := _BOX.search(text, start)) is not None:
     blank = _BLANK_LINE.search(text, match.end())
     limit = len(text) if blank is None else blank.start()
@@ -224,13 +229,17 @@ def _boxed(text: str, start: int) -> Found | None:
     if close is None and blank is None:
       return Found(())  # It may still be closed.
     if close is None or _PLACEHOLDER.fullmatch(text, match.end(), close):
-      # A box that a blank line interrupts has been given up.
-      begun, start = begun or close is None, match.end()
+      if close is None:
+        given_up = blank.end()
+      start = match.end()
       continue
     until = _display_end(text, close, blank)
+    if until is not None:
+      # Without the blank line, the text would again end inside a box.
+      until = max(until, given_up)
     rest = text if until is None else text[:until]
     return Found(_boxes(rest, match.start()), until)
-  return Found(()) if begun else None
+  return Found(()) if given_up else None
 
 
 def _display_end(text, close, blank) -> int | None:
@@ -308,8 +317,11 @@ def _closing_brace(text: str, start: int, limit: int) -> int | None:
 
 def _brackets(text: str, start: int) -> Found | None:
   for match in _BRACKETS.finditer(text, start):
-    if not _PLACEHOLDER.fullmatch(match[1]):
-      return Found((match[1].strip(),), _line_end(text, match.end()))
+    answer = match[1]
+    while answer.startswith('[[') and answer.endswith(']]'):
+      answer = answer[2:-2]  # Some models put brackets around the brackets.
+    if not _PLACEHOLDER.fullmatch(answer):
+      return Found((answer.strip(),), _line_end(text, match.end()))
   return Found(()) if text.find('[[', start) >= 0 else None
 
 
@@ -361,8 +373,8 @@ def _number(text: str, start: int) -> Found | None:
   return Found((last.rstrip(','),), None if new is None else until)
 
 
-# Each takes a text and the index to begin at, and returns what it found; None if
-# its mark is not there.
+# Each takes a text and the index to begin at, and returns what it found; None
+# if its mark is not there.
 FINDERS: dict[str, Callable[[str, int], Found | None]] = {
     'hash': _hash,
     'boxed': _boxed,

@@ -1,8 +1,8 @@
 """Graders: compare the final answer of a text with the reference answer.
 
-A grader is any callable `(text, reference) -> verdicts.Verdict`, where `text` is
-the whole answer as the user reads it, reasoning included. A text without a final
-answer is graded as wrong; it raises no error.
+A grader is a callable `(text, reference) -> verdicts.Verdict`, where `text`
+is the whole answer as the user reads it, reasoning included. A text without a
+final answer is graded as wrong; it raises no error.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,15 @@ _UPRIGHT = re.compile(
 
 
 class Grader(Protocol):
-  """The interface of a grader; it may be called from several threads."""
+  """The interface of a grader; it may be called from several threads.
+
+  name: how it grades, as part of the keys under which answers are cached.
+  """
+
+  name: str
 
   def __call__(self, text: str, reference: str) -> verdicts.Verdict:
-    """Returns whether the final answer of `text` equals `reference`, and why."""
+    """Returns whether the final answer equals the reference, and why."""
     ...
 
 
@@ -46,10 +51,7 @@ class Exact:
     answers.check(finders)
     self._finders = tuple(finders)
 
-  @property
-  def name(self) -> str:
-    """How it grades, for the keys of caches."""
-    return f'exact({",".join(self._finders)})'
+    self.name = f'exact({",".join(finders)})'
 
   def __call__(self, text: str, reference: str) -> verdicts.Verdict:
     answer = answers.find(text, self._finders)
@@ -60,7 +62,30 @@ class Exact:
     return verdicts.Verdict(is_equal, answer, 'literal', reason)
 
 
-exact = Exact()
+exact = Exact()  # With the default convention.
+
+
+class SameText:
+  """A grader by the text, for answers in words or in a made-up notation.
+
+  White space, letter case, and delimiters of LaTeX do not matter.
+
+  Args:
+    finders: the answer's convention, see `answers`.
+  """
+
+  def __init__(self, finders: Sequence[str] = answers.DEFAULT):
+    answers.check(finders)
+    self._finders = tuple(finders)
+    self.name = f'same_text({",".join(finders)})'
+
+  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+    answer = answers.find(text, self._finders)
+    if answer is None:
+      return verdicts.NOT_FOUND
+    is_equal = plain.letters(answer) == plain.letters(reference)
+    reason = 'equal' if is_equal else 'differs'
+    return verdicts.Verdict(is_equal, answer, 'words', reason)
 
 
 class MathVerify:
@@ -68,12 +93,12 @@ class MathVerify:
 
   What can be decided without computer algebra is: equal texts, plain numbers,
   words (see `plain`). The rest is compared by `math-verify` in processes with
-  limits (see `pool`). An answer that cannot be parsed, or not compared within the
-  limits, is graded as wrong; the verdict says why.
+  limits (see `pool`). An answer that cannot be parsed, or not compared within
+  the limits, is graded as wrong; the verdict says why.
 
   Of several boxes that are one answer (see `answers`), the list must equal the
-  reference, or each of them must: `0.5 or 1/2` equals 0.5, and `1 or 2` does not
-  equal 1.
+  reference, or each of them must: `0.5 or 1/2` equals 0.5, and `1 or 2` does
+  not equal 1.
 
   Args:
     finders: the answer's convention, see `answers`.
@@ -100,13 +125,9 @@ class MathVerify:
     if not memory > 0:
       raise ValueError(f'memory is {memory} bytes; it must be positive.')
     self._finders = tuple(finders)
+    self.name = f'math_verify({",".join(finders)})'
     self._pool = pool_lib.Pool(workers or os.cpu_count() or 1, timeout, memory)
     self._compare = functools.lru_cache(cache_size)(self._pool.compare)
-
-  @property
-  def name(self) -> str:
-    """How it grades, for the keys of caches."""
-    return f'math_verify({",".join(self._finders)})'
 
   def __call__(self, text: str, reference: str) -> verdicts.Verdict:
     found = answers.locate(text, self._finders)
@@ -149,10 +170,11 @@ def _compare_plainly(answer: str, reference: str) -> tuple[str | None, bool]:
   """
   if answer.split() == reference.split():
     return 'literal', True
-  for read in (plain.choice, plain.words):
-    first, second = read(answer), read(reference)
-    if first is not None and second is not None:
-      return 'words', first == second
+  first, second = plain.choice(answer), plain.choice(reference)
+  if first is not None and second is not None:
+    return 'words', first == second
+  if plain.is_words(answer, reference):
+    return 'words', plain.letters(answer) == plain.letters(reference)
   first, second = plain.value(answer), plain.value(reference)
   if first is not None and second is not None:
     return 'number', plain.same_value(first, second)
@@ -174,7 +196,7 @@ def by_name(
   """Returns the grader with the given name.
 
   Args:
-    name: 'exact', 'math_verify' or 'judge'.
+    name: 'exact', 'same_text', 'math_verify' or 'judge'.
     finders: the answer's convention, see `answers`.
     ask: for the judge: sends a prompt to a model and returns its reply.
 
@@ -185,7 +207,7 @@ def by_name(
     if ask is None:
       raise ValueError("Grader 'judge' needs a model; pass `ask`.")
     return judge.Judge(ask, finders)
-  graders = {'exact': Exact, 'math_verify': MathVerify}
+  graders = {'exact': Exact, 'same_text': SameText, 'math_verify': MathVerify}
   if name not in graders:
     raise ValueError(
         f'Unknown grader {name!r}; allowed: {", ".join([*graders, "judge"])}.'

@@ -1,12 +1,12 @@
 """A script that compares expressions: it reads and prints lines of JSON.
 
 `pool.Pool` runs this script in child processes, with the limits as arguments:
-seconds of the processor for one comparison, and bytes of memory. A line of input
-is `[answer, reference]`, a line of output `[is_equal, reason]`. The script imports
-nothing from this package, so that it starts without JAX.
+seconds of the processor for one comparison, and bytes of memory. A line of
+input is `[answer, reference]`, a line of output `[is_equal, reason]`. The
+script imports nothing from this package, so that it starts without JAX.
 
-Math-Verify parses and compares. What it says of two numbers is replaced: it calls
-numbers equal whose difference rounds to 0, as 2^-90 and 2^-91.
+Math-Verify parses and compares. What it says of two numbers is replaced: it
+calls numbers equal whose difference rounds to 0, as 2^-90 and 2^-91.
 """
 
 import decimal
@@ -77,8 +77,12 @@ def _same_numbers(a, b) -> bool:
   import sympy
 
   first, second = _exact(a), _exact(b)
+  if {first, second} & {sympy.zoo, sympy.nan}:
+    return False  # Neither is a number: `12:00` is read as 12 / 0.
   if first == second:
     return True
+  if first.is_infinite or second.is_infinite:
+    return False
   if not (first.is_Rational and second.is_Rational):
     difference = abs((first - second).evalf(_DIGITS))
     scale = max(abs(first.evalf(_DIGITS)), abs(second.evalf(_DIGITS)))
@@ -88,9 +92,9 @@ def _same_numbers(a, b) -> bool:
 
 
 def _numeric_eq(a, b, float_rounding, numeric_precision) -> bool:
-  """Stands in for Math-Verify's comparison of the values of two expressions."""
-  import sympy
+  """Stands in for Math-Verify's comparison of two expressions' values."""
   from math_verify import grader
+  import sympy
 
   if isinstance(a, sympy.MatrixBase) and isinstance(b, sympy.MatrixBase):
     rest = float_rounding, numeric_precision
@@ -108,7 +112,7 @@ def _numeric_eq(a, b, float_rounding, numeric_precision) -> bool:
     if (shares[0] is None) != (shares[1] is None):
       # 9% is 9 and 0.09.
       if _same_numbers(
-          *(x if s is None else s for x, s in zip((a, b), shares))
+          *(x if s is None else s for x, s in zip((a, b), shares, strict=True))
       ):
         return True
     return _same_numbers(a, b)

@@ -1,18 +1,18 @@
-r"""Reads answers that need no computer algebra: a number in prose, or words.
+r"""Reads answers that need no computer algebra: a number in prose, words.
 
 `value` reads one number with whatever money signs, units and words stand around
 it, as in `\$9{,}500`, `40\%`, `24\frac{2}{3} \text{ cm}` or `8 red chickens`.
-`words` reads an answer without mathematics. Both return None where they are not
-sure; computer algebra then decides.
+`is_words` and `choice` recognise answers without mathematics. What is read by
+none of them is left to computer algebra.
 
 Conventions:
 
-- Units are ignored if one side has none, or one that is not known here; two known
-  units that differ make the answers differ. Nothing is converted.
+- Units are ignored if one side has none, or one that is not known here; two
+  known units that differ make the answers differ. Nothing is converted.
 - `40\%` equals 40 and 0.4.
-- Numbers are compared exactly. Only a decimal of at least five significant digits
-  also equals a number without a finite decimal form, if it is its rounding or its
-  truncation: 2.6667 is 8/3, 0.33 is not 1/3.
+- Numbers are compared exactly. Only a decimal of at least five significant
+  digits also equals a number without a finite decimal form, if it is its
+  rounding or its truncation: 2.6667 is 8/3, 0.33 is not 1/3.
 """
 
 import dataclasses
@@ -117,7 +117,7 @@ _LETTER_CHOICE = re.compile(r'[(\[]?([A-Za-z])[)\].:]*')
 class Value:
   """One number.
 
-  number: its exact value as written; of a percentage the number before the sign.
+  number: its exact value as written; of a percentage what precedes the sign.
   unit: a key of the units known here; '' = none, or one that is not known.
   decimals: digits after the decimal point; 0 = not written as a decimal.
   significant: digits of a decimal from the first that is not zero.
@@ -191,15 +191,22 @@ def same_value(answer: Value, reference: Value) -> bool:
   )
 
 
-def words(text: str) -> str | None:
-  """Returns an answer of words in lower case; None if it may be mathematics."""
-  text = _TEXT.sub(lambda m: f' {m[1]} ', clean(text))
-  if not re.fullmatch(r"[A-Za-z\s.,;:!?'’\"()-]+", text):
-    return None
-  found = re.findall(r"[A-Za-z'’]+", text.lower())
-  if all(len(word) < 3 or word in _MATH_WORDS for word in found):
-    return None
-  return ' '.join(found)
+def is_words(answer: str, reference: str) -> bool:
+  """Returns whether both are letters alone, and one of them has a word.
+
+  Computer algebra would take a word for a product of letters, in any order.
+  """
+  texts = [_TEXT.sub(r' \1 ', clean(x)) for x in (answer, reference)]
+  if not all(re.fullmatch(r"[A-Za-z\s.,;:!?'’\"()-]+", x) for x in texts):
+    return False
+  found = re.findall(r'[a-z]{3,}', ' '.join(texts).lower())
+  return any(word not in _MATH_WORDS for word in found)
+
+
+def letters(text: str) -> str:
+  """Returns a text without white space, delimiters, and differences of case."""
+  text = _TEXT.sub(r' \1 ', clean(text))
+  return re.sub(r'\s+', '', text).casefold().rstrip('.')
 
 
 def choice(text: str) -> str | None:
@@ -216,7 +223,7 @@ def _unit(word: str) -> str:
 
 
 def _units_beside(before: str, after: str) -> list[str]:
-  """Returns the units named beside a number, and any percentage in the prose."""
+  """Returns the units beside a number, and any percentage in the prose."""
   named = re.findall(r'[$€£]\s*$', before)
   if match := re.match(r'[\s-]*([A-Za-z]+|[%°¢€$£])', after):
     # "m" and "in" are units where nothing follows, as in "5 in" but "5 in all".

@@ -1,8 +1,8 @@
 """Processes that compare expressions, each within limits of time and memory.
 
-The package `math-verify` limits its time by a signal. This works only in the main
-thread, and does not interrupt a long multiplication of integers. So it runs in
-child processes, which are killed at the limit.
+The package `math-verify` limits its time by a signal. This works only in the
+main thread, and does not interrupt a long multiplication of integers. So it
+runs in child processes, which are killed at the limit.
 """
 
 import json
@@ -161,8 +161,8 @@ class _Worker:
         raise RuntimeError('The grader was closed; make a new one.') from error
       raise RuntimeError(
           'The math-verify process did not start (time limit '
-          f'{_START_SECONDS:g} s, memory {self._memory / 2**20:.0f} MiB); check '
-          'that math-verify is installed, or allow more memory.'
+          f'{_START_SECONDS:g} s, memory {self._memory / 2**20:.0f} MiB); '
+          'check that math-verify is installed, or allow more memory.'
       ) from error
 
   def _read(self, timeout: float):
