@@ -27,6 +27,11 @@ _UPRIGHT = re.compile(
 )
 
 
+# Characters of an answer and its reference: longer ones are not remembered, and
+# much longer ones not compared.
+_MAX_CACHED, _MAX_CHARACTERS = 1_000, 50_000
+
+
 class Grader(Protocol):
   """The interface of a grader; it may be called from several threads.
 
@@ -152,9 +157,13 @@ class MathVerify:
     """
     method, is_equal = _compare_plainly(answer, reference)
     reason = 'equal' if is_equal else 'differs'
-    if method is None:
+    size = len(answer) + len(reference)
+    if method is None and size > _MAX_CHARACTERS:
+      method, reason = 'math_verify', 'too long'
+    elif method is None:
       method = 'math_verify'
-      is_equal, reason = self._compare(*map(_as_latex, (answer, reference)))
+      compare = self._compare if size <= _MAX_CACHED else self._pool.compare
+      is_equal, reason = compare(_as_latex(answer), _as_latex(reference))
     return verdicts.Verdict(is_equal, answer, method, reason)
 
   def close(self) -> None:

@@ -279,9 +279,9 @@ def _rounds(short: Value, exact: Value) -> bool:
   """Returns whether a decimal is a fraction's rounding or truncation."""
   if short.significant < SIGNIFICANT or _is_finite_decimal(exact.number):
     return False
-  return abs(short.number - exact.number) < fractions.Fraction(
-      1, 10**short.decimals
-  )
+  below = (abs(exact.number) - abs(short.number)) * 10**short.decimals
+  is_signed_alike = (short.number > 0) == (exact.number > 0)
+  return is_signed_alike and fractions.Fraction(-1, 2) <= below < 1
 
 
 def _is_finite_decimal(number: fractions.Fraction) -> bool:
