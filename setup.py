@@ -52,6 +52,7 @@ EXTRAS_REQUIRE = {
         'pandas>=2.2',
         'pre-commit>=4.0',
         'pre-commit-hooks>=5.0',
+        'psutil>=5.9',
         'pyink>=24.10',
         'pytest>=8.3',
         'pytest-xdist>=3.8',

@@ -1,6 +1,7 @@
 """Tests of finding the final answer, and of where it ends."""
 
 import random
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -117,6 +118,37 @@ class FindTest(parameterized.TestCase):
   def test_a_wrong_convention_is_refused(self, finders):
     with self.assertRaisesRegex(ValueError, 'allowed: .*hash, boxed'):
       answers.find('#### 1', finders)
+
+  @parameterized.parameters(
+      *('[[', ']]', '\\boxed{', '\\boxed{\n\n', '\\boxed{1} ', '#### A\n', '}'),
+      *(
+          'the ',
+          'the answer ',
+          'answer is ',
+          '1,',
+          '1',
+          '\n',
+          ' ',
+          '$$',
+          'Q: 1\n',
+      ),
+      *(
+          '\\text{',
+          '\\boxed{1}\\text{ ',
+          '\\[',
+          '(A)\n',
+          '[[answer]] ',
+          '. ',
+          '{',
+      ),
+  )
+  def test_long_texts_take_no_longer(self, piece):
+    text = piece * (50_000 // len(piece)) + 'x'
+    start = time.process_time()
+    for finder in answers.FINDERS:
+      answers.locate(text, (finder,))
+      answers.end(text, (finder,))
+    self.assertLess(time.process_time() - start, 5.0)
 
 
 class EndTest(parameterized.TestCase):

@@ -73,7 +73,7 @@ _BRACKETS = re.compile(r'\[\[(.*?)\]\](?!\])', re.DOTALL)
 # may have a sign, thousands commas, decimals, a denominator after a slash, and
 # a unit beside it.
 _NUMBER = re.compile(
-    r'(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?'
+    r'(?<![\w.])-?\d[\d,]{0,400}(?:\.\d{1,400})?(?:/\d{1,400})?'
     r'(?=(?:[mck]?m|[mk]?g|lbs?|oz|m?l|hr?s?|min|s|ft|mph|am|pm|th|st|nd|rd)?(?!\w))',
     re.IGNORECASE,
 )
@@ -82,7 +82,7 @@ _NEW_QUESTION = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _PHRASE = re.compile(
-    r'(?:\b(?:final |correct |the )*answer(?: (?:to|for) [^.:\n]{1,60})?'
+    r'(?:\b(?:(?:final|correct|the) ){0,3}answer(?: (?:to|for) [^.:\n]{1,60})?'
     r'[*\s]*(?:is|are|:|=)[*\s]*:?|^[ \t]*A:)[*\s]*',
     re.IGNORECASE | re.MULTILINE,
 )
@@ -198,11 +198,10 @@ def _hash(text: str, start: int) -> Found | None:
     if not line:
       begun = True
     elif not _is_heading(line):
-      # Words alone may be a heading, too. What follows decides.
-      is_last = not text[match.end() :].strip()
       if _is_answer(line):
         return Found((line,), _line_end(text, match.end()))
-      if is_last:
+      # Words alone may be a heading, too. What follows decides.
+      if not text[match.end() :].strip():
         return Found((line,))
   return Found(()) if begun else None
 
@@ -287,7 +286,8 @@ def _boxes(text: str, start: int) -> tuple[str, ...]:
     ):
       content = content[inner.end() : -1].strip()  # A box in a box.
     between = '' if last is None else text[last : match.start()]
-    if not _JOINED.fullmatch(between) or _REPLACED.search(between):
+    is_joined = len(between) < 60 and _JOINED.fullmatch(between)
+    if not is_joined or _REPLACED.search(between):
       run = []
     run += [] if content in run else [content]
     last = start
@@ -316,7 +316,10 @@ def _closing_brace(text: str, start: int, limit: int) -> int | None:
 
 
 def _brackets(text: str, start: int) -> Found | None:
-  for match in _BRACKETS.finditer(text, start):
+  # Up to the last brackets that close: otherwise each that opens would be
+  # followed to the end of the text.
+  until = text.rfind(']]') + 3
+  for match in _BRACKETS.finditer(text, start, until):
     answer = match[1]
     while answer.startswith('[[') and answer.endswith(']]'):
       answer = answer[2:-2]  # Some models put brackets around the brackets.

@@ -19,6 +19,7 @@ import dataclasses
 import fractions
 import re
 
+_MAX_CHARACTERS = 300  # Longer answers are left to computer algebra.
 SIGNIFICANT = 5  # Least digits of a decimal that may stand for a fraction.
 
 _UNITS = {
@@ -147,6 +148,8 @@ def clean(text: str) -> str:
 
 def value(text: str) -> Value | None:
   """Reads the only number in an answer; None if there is none or several."""
+  if len(text) > _MAX_CHARACTERS:
+    return None
   text, units = clean(text), []
   for match in _TEXT.finditer(text):
     units += re.findall(r'[A-Za-z$%]+', match[1])
@@ -155,7 +158,7 @@ def value(text: str) -> Value | None:
   )
   text = _POWER.sub(lambda m: m[1] if _unit(m[1]) else m[0], text)
   matches = list(_NUMBER.finditer(text))
-  if len(matches) != 1 or len(text) > 200:
+  if len(matches) != 1:
     return None
   (match,) = matches
   before, after = text[: match.start()], text[match.end() :]
@@ -196,6 +199,8 @@ def is_words(answer: str, reference: str) -> bool:
 
   Computer algebra would take a word for a product of letters, in any order.
   """
+  if max(len(answer), len(reference)) > _MAX_CHARACTERS:
+    return False
   texts = [_TEXT.sub(r' \1 ', clean(x)) for x in (answer, reference)]
   if not all(re.fullmatch(r"[A-Za-z\s.,;:!?'’\"()-]+", x) for x in texts):
     return False
@@ -211,6 +216,8 @@ def letters(text: str) -> str:
 
 def choice(text: str) -> str | None:
   """Returns the letter that an answer consists of, brackets aside, or None."""
+  if len(text) > _MAX_CHARACTERS:
+    return None
   text = _TEXT.sub(lambda m: m[1], clean(text)).strip()
   match = _LETTER_CHOICE.fullmatch(text)
   return match[1] if match else None
