@@ -26,6 +26,7 @@ INSTALL_REQUIRES = [
     'safetensors>=0.5',
     'scikit-learn>=1.5',
     'scipy>=1.14',
+    'sympy>=1.13',  # The one that math-verify compares with.
     'tokenizers>=0.21',
     'tqdm>=4.66',
     'transformers>=4.51',

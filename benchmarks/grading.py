@@ -31,6 +31,7 @@ from rich import console as console_lib
 from rich import table as table_lib
 from rich import text as rich_text
 
+from routing import progress as progress_lib
 from routing.grading import answers
 from routing.grading import equivalence
 from routing.grading import verdicts
@@ -211,26 +212,31 @@ class Survived:
 def survive(
     cases: Iterator[tuple[str, str]],
     grade: equivalence.MathVerify,
+    num: int,
     threads: int = 4,
 ) -> Survived:
-  """Grades answers; an error in any of them is raised."""
+  """Grades `num` answers; an error in any of them is raised."""
   reasons, start = collections.Counter(), time.monotonic()
   slowest = own = worker = 0.0
-  process = psutil.Process()
+  this_process = psutil.Process()
 
   def one(case: tuple[str, str]) -> tuple[verdicts.Verdict, float]:
     begin = time.monotonic()
     answers.end(case[0], ('boxed', 'number'))
     return grade(*case), time.monotonic() - begin
 
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  with (
+      concurrent.futures.ThreadPoolExecutor(threads) as pool,
+      progress_lib.Progress(num, 'grading', unit='answer') as progress,
+  ):
     # In groups, so that a hundred thousand are not held at once.
     while group := [x for _, x in zip(range(500), cases, strict=False)]:
       for verdict, seconds in pool.map(one, group):
         reasons[verdict.method, verdict.reason] += 1
         slowest = max(slowest, seconds)
-      own = max(own, process.memory_info().rss / 2**20)
-      for child in process.children():
+        progress.update()
+      own = max(own, this_process.memory_info().rss / 2**20)
+      for child in this_process.children():
         try:
           worker = max(worker, child.memory_info().rss / 2**20)
         except psutil.NoSuchProcess:
@@ -301,7 +307,7 @@ def _measure_outputs(data, grade) -> dict[str, Any]:
 
 
 def _measure_mutants(data, grade, num) -> dict[str, Any]:
-  got = survive(mutants(texts_to_mutate(data), num), grade)
+  got = survive(mutants(texts_to_mutate(data), num), grade, num)
   _show(
       f'{num:,} mutated answers in {got.seconds:.0f} s, the slowest '
       f'{got.slowest:.1f} s; most memory {got.own_mib:.0f} MiB here, '
@@ -320,7 +326,7 @@ def _measure_speed(data, grade, num) -> dict[str, Any]:
       for x in rows
   ]
   cases = [found[i % len(found)] for i in range(num)]
-  got = survive(iter(cases), grade)
+  got = survive(iter(cases), grade, num)
   print(f'{num:,} answers to GSM8K in {got.seconds:.1f} s.')
   return {'answers': num, 'answer_seconds': got.seconds}
 

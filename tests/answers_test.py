@@ -45,6 +45,7 @@ class FindTest(parameterized.TestCase):
       ('frame', r'\fbox{7} in 3 steps', '7'),
       ('nested', r'\boxed{a_{b_{c}}}', 'a_{b_{c}}'),
       ('box_in_a_box', r'\boxed{\boxed{5}}', '5'),
+      ('equation_in_a_box', r'\boxed{7 - 2 = \boxed{5}}', '5'),
       ('escaped_braces', r'\boxed{\{1, 2\}}', r'\{1, 2\}'),
       ('one_escaped_brace', r'\boxed{\left\{x\right.}', r'\left\{x\right.'),
       ('escaped_backslash', r'\boxed{a \\}', r'a \\'),

@@ -77,7 +77,7 @@ class MutantsTest(absltest.TestCase):
       texts = texts + grading.texts_to_mutate(_DATA)
     grade = equivalence.MathVerify(grading.CONVENTION, workers=2, timeout=2.0)
     self.addCleanup(grade.close)
-    got = grading.survive(grading.mutants(texts, 400), grade)
+    got = grading.survive(grading.mutants(texts, 400), grade, 400)
     self.assertEqual(got.reasons.total(), 400)
     self.assertGreater(got.reasons['math_verify', 'cannot be parsed'], 10)
     self.assertGreater(got.reasons['none', 'no answer found'], 10)

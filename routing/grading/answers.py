@@ -280,11 +280,8 @@ def _boxes(text: str, start: int) -> tuple[str, ...]:
     if _PLACEHOLDER.fullmatch(text, match.end(), close):
       continue
     content = text[match.end() : close].strip()
-    inner = _BOX.match(content)
-    if inner and _closing_brace(content, inner.end(), len(content)) == (
-        len(content) - 1
-    ):
-      content = content[inner.end() : -1].strip()  # A box in a box.
+    if inner := _boxes(content, 0):
+      content = ', '.join(inner)  # Boxes in a box.
     between = '' if last is None else text[last : match.start()]
     is_joined = len(between) < 60 and _JOINED.fullmatch(between)
     if not is_joined or _REPLACED.search(between):
