@@ -45,7 +45,7 @@ class PoolTest(absltest.TestCase):
     (child,) = _children()
     start = time.monotonic()
     self.assertEqual(pool.compare(_TOWER, '7 + x'), (False, 'timed out'))
-    self.assertLess(time.monotonic() - start, 4 * 1.0 + 5.0)
+    self.assertLess(time.monotonic() - start, 12 * 1.0 + 5.0)
     self.assertFalse(child.is_running(), 'the late process must be dead')
     self.assertEqual(pool.compare('2x', 'x + x'), (True, 'equal'))
 

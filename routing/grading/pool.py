@@ -23,7 +23,7 @@ _SCRIPT = pathlib.Path(__file__).with_name('math_worker.py')
 _START_SECONDS = 120.0
 # A child may wait for its turn on a busy machine: so many seconds of the clock
 # for each second of the processor.
-_CLOCK_FACTOR = 4
+_CLOCK_FACTOR = 12
 
 
 class Pool:
@@ -34,8 +34,8 @@ class Pool:
 
   Args:
     size: number of processes, at most as many comparisons at the same time.
-    timeout: seconds of the processor for one comparison; four times as many of
-      the clock. A process that exceeds either is killed.
+    timeout: seconds of the processor for one comparison; twelve times as many
+      of the clock. A process that exceeds either is killed.
     memory: bytes of address space of one process; a comparison that needs more
       ends the process.
   """
