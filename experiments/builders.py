@@ -204,7 +204,8 @@ def protocol(config: ml_collections.ConfigDict) -> protocols.Protocol:
 
 def grader(config: ml_collections.ConfigDict) -> equivalence.Grader:
   """Returns the grader of the task."""
-  return equivalence.by_name(task(config).grader)
+  asked = task(config)
+  return equivalence.by_name(asked.grader, asked.finders)
 
 
 def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:

@@ -11,6 +11,7 @@ import numpy as np
 from routing import types
 from routing.engines import scripted
 from routing.grading import equivalence
+from routing.grading import verdicts
 from routing.rollout import collect
 from routing.rollout import driver
 from tests import scripted_pair
@@ -88,7 +89,12 @@ class CollectTest(parameterized.TestCase):
     for right in ('A\n\nB\n\nC', 'a\n\nB\n\nC', 'a\n\nb\n\nC', 'a\n\nb\n\nc'):
       ladder = asyncio.run(
           collect.collect_ladder(
-              problem, engines, plan, lambda text, _, right=right: text == right
+              problem,
+              engines,
+              plan,
+              lambda text, _, right=right: verdicts.Verdict(
+                  text == right, text, 'literal', ''
+              ),
           )
       )
       got = [c.is_correct for c in ladder.completions] + [ladder.is_correct]

@@ -321,6 +321,7 @@ class LiveTest(absltest.TestCase):
             {'accounting': costs.Accounting(specs, reference=1e-4)},
             {'accounting': costs.Accounting(scripted_pair.SPECS, reference=1)},
             {'grade': equivalence.MathVerify()},
+            {'grade': equivalence.Exact(('boxed',))},
             {'seed': 1},
         )
     ):

@@ -1,178 +1,224 @@
 """Graders: compare the final answer of a text with the reference answer.
 
-A grader is any callable `(text, reference) -> bool`, where `text` is the whole
-answer as the user reads it, reasoning included. A text without a final answer
-is graded as wrong; it raises no error.
+A grader is a callable `(text, reference) -> verdicts.Verdict`, where `text`
+is the whole answer as the user reads it, reasoning included. A text without a
+final answer is graded as wrong; it raises no error.
 """
 
-import json
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
 import os
-import pathlib
-import select
-import subprocess
-import sys
-import threading
-import time
+import re
 from typing import Protocol
 
 from routing.grading import answers
+from routing.grading import judge
+from routing.grading import plain
+from routing.grading import pool as pool_lib
+from routing.grading import verdicts
 
-_WORKER = pathlib.Path(__file__).with_name('math_worker.py')
-# Time limit for starting the child process, which imports a computer algebra
-# system; on a busy machine this is slow.
-_START_SECONDS = 120.0
+# LaTeX that math-verify would read as other things: money, thousands, and the
+# constants e and i in upright letters.
+_MONEY = re.compile(r'\\\$\s*(?=[\d.])')
+_THOUSANDS = re.compile(r'(?<=\d)\{,\}(?=\d{3})')
+_UPRIGHT = re.compile(
+    r'([A-Za-z]?)\s*\\(?:mathrm|text|textrm|operatorname)\s*\{\s*([ei])\s*\}'
+)
+
+
+# Characters of an answer and its reference: longer ones are not remembered, and
+# much longer ones not compared.
+_MAX_CACHED, _MAX_CHARACTERS = 1_000, 50_000
 
 
 class Grader(Protocol):
-  """The interface of a grader; it may be called from several threads."""
+  """The interface of a grader; it may be called from several threads.
 
-  def __call__(self, text: str, reference: str) -> bool:
-    """Returns whether the final answer of `text` equals `reference`."""
+  name: how it grades, as part of the keys under which answers are cached.
+  """
+
+  name: str
+
+  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+    """Returns whether the final answer equals the reference, and why."""
     ...
 
 
-def exact(text: str, reference: str) -> bool:
-  """Returns whether the final answer of `text` is the reference, literally.
+class Exact:
+  """A grader by the text: only the white space between words may differ.
 
-  Only differences in white space between words are ignored.
+  Args:
+    finders: the answer's convention, see `answers`.
   """
-  answer = answers.find(text)
-  return answer is not None and answer.split() == reference.split()
+
+  def __init__(self, finders: Sequence[str] = answers.DEFAULT):
+    answers.check(finders)
+    self._finders = tuple(finders)
+
+    self.name = f'exact({",".join(finders)})'
+
+  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+    answer = answers.find(text, self._finders)
+    if answer is None:
+      return verdicts.NOT_FOUND
+    is_equal = answer.split() == reference.split()
+    reason = 'equal' if is_equal else 'differs'
+    return verdicts.Verdict(is_equal, answer, 'literal', reason)
+
+
+exact = Exact()  # With the default convention.
+
+
+class SameText:
+  """A grader by the text, for answers in words or in a made-up notation.
+
+  White space, letter case, and delimiters of LaTeX do not matter.
+
+  Args:
+    finders: the answer's convention, see `answers`.
+  """
+
+  def __init__(self, finders: Sequence[str] = answers.DEFAULT):
+    answers.check(finders)
+    self._finders = tuple(finders)
+    self.name = f'same_text({",".join(finders)})'
+
+  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+    answer = answers.find(text, self._finders)
+    if answer is None:
+      return verdicts.NOT_FOUND
+    is_equal = plain.letters(answer) == plain.letters(reference)
+    reason = 'equal' if is_equal else 'differs'
+    return verdicts.Verdict(is_equal, answer, 'words', reason)
 
 
 class MathVerify:
-  """A grader by mathematical equivalence (`math-verify`), with a time limit.
+  """A grader by mathematical equality.
 
-  An answer that cannot be parsed, or not compared within the time limit, is
-  graded as wrong.
+  What can be decided without computer algebra is: equal texts, plain numbers,
+  words (see `plain`). The rest is compared by `math-verify` in processes with
+  limits (see `pool`). An answer that cannot be parsed, or not compared within
+  the limits, is graded as wrong; the verdict says why.
+
+  Of several boxes that are one answer (see `answers`), the list must equal the
+  reference, or each of them must: `0.5 or 1/2` equals 0.5, and `1 or 2` does
+  not equal 1.
 
   Args:
-    timeout: time limit of one comparison, in seconds.
+    finders: the answer's convention, see `answers`.
+    workers: number of processes; 0 = as many as there are processors.
+    timeout: seconds of the processor for one comparison.
+    memory: bytes of memory for one process.
+    cache_size: number of comparisons remembered, those of timeouts included.
   """
 
-  # The package `math-verify` limits its time by a signal. This works only in
-  # the main thread, and does not interrupt a long multiplication of integers.
-  # So this class runs the package in a child process, which is started at the
-  # first call, and killed when it exceeds the limit.
-
-  def __init__(self, timeout: float = 5.0):
+  def __init__(
+      self,
+      finders: Sequence[str] = answers.DEFAULT,
+      *,
+      workers: int = 0,
+      timeout: float = 5.0,
+      memory: int = 2**30,
+      cache_size: int = 2**16,
+  ):
+    answers.check(finders)
+    if workers < 0:
+      raise ValueError(f'workers is {workers}; it must be at least 0.')
     if not timeout > 0:
       raise ValueError(f'timeout is {timeout} s; it must be positive.')
-    self._timeout = timeout
-    # There is one child process, which answers one question at a time.
-    self._lock = threading.Lock()
-    self._child: subprocess.Popen | None = None
+    if not memory > 0:
+      raise ValueError(f'memory is {memory} bytes; it must be positive.')
+    self._finders = tuple(finders)
+    self.name = f'math_verify({",".join(finders)})'
+    self._pool = pool_lib.Pool(workers or os.cpu_count() or 1, timeout, memory)
+    self._compare = functools.lru_cache(cache_size)(self._pool.compare)
 
-  def __call__(self, text: str, reference: str) -> bool:
-    answer = answers.find(text)
-    return answer is not None and self.is_equivalent(answer, reference)
+  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+    found = answers.locate(text, self._finders)
+    if found is None or found.answer is None:
+      return verdicts.NOT_FOUND
+    verdict = self.compare(found.answer, reference)
+    if len(found.parts) > 1 and not verdict.is_correct:
+      each = [self.compare(part, reference) for part in found.parts]
+      if all(x.is_correct for x in each):
+        return verdicts.Verdict(True, found.answer, each[-1].method, 'equal')
+    return verdict
 
-  def is_equivalent(self, answer: str, reference: str) -> bool:
-    """Returns whether two expressions are mathematically equal.
+  def compare(self, answer: str, reference: str) -> verdicts.Verdict:
+    """Compares two expressions.
 
     Args:
       answer: the final answer, without the reasoning before it.
       reference: the reference answer.
+
+    Raises:
+      RuntimeError: if the grader is closed, or a process does not start.
     """
-    # Most right answers are literally the reference; these need no child.
-    if answer.split() == reference.split():
-      return True
-    with self._lock:
-      try:
-        return self._ask(answer, reference)
-      except BrokenPipeError:  # The child has died; ask a new child, once.
-        pass
-      try:
-        return self._ask(answer, reference)
-      except BrokenPipeError:  # This question killed the new child as well.
-        return False
+    method, is_equal = _compare_plainly(answer, reference)
+    reason = 'equal' if is_equal else 'differs'
+    size = len(answer) + len(reference)
+    if method is None and size > _MAX_CHARACTERS:
+      method, reason = 'math_verify', 'too long'
+    elif method is None:
+      method = 'math_verify'
+      compare = self._compare if size <= _MAX_CACHED else self._pool.compare
+      is_equal, reason = compare(_as_latex(answer), _as_latex(reference))
+    return verdicts.Verdict(is_equal, answer, method, reason)
 
   def close(self) -> None:
-    """Kills the child process; a later comparison would start a new one."""
-    if self._child is not None:
-      self._child.kill()
-      self._child.communicate()
-      self._child = None
-
-  def _ask(self, answer: str, reference: str) -> bool:
-    """Asks the child process whether two expressions are equal.
-
-    Returns False if the child exceeds the time limit.
-
-    Raises:
-      BrokenPipeError: if the child process has died.
-    """
-    if self._child is None:
-      self._start()
-    line = json.dumps([answer, reference]) + '\n'
-    try:
-      self._child.stdin.write(line.encode())
-      return self._read(self._timeout) == b'1\n'
-    except TimeoutError:
-      # Without this, a late verdict would be read as the answer to the next
-      # question.
-      self.close()
-      return False
-    except BrokenPipeError:
-      self.close()
-      raise
-
-  def _start(self) -> None:
-    """Starts the child process, and waits until it has loaded `math-verify`.
-
-    Raises:
-      RuntimeError: if the process ends, or is not ready within the time limit.
-    """
-    # -P keeps the directory of the worker's file off sys.path. Modules in it
-    # could shadow installed packages.
-    self._child = subprocess.Popen(
-        [sys.executable, '-P', str(_WORKER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
-    try:
-      self._read(_START_SECONDS)
-    except (TimeoutError, BrokenPipeError) as error:
-      self.close()
-      raise RuntimeError(
-          'The math-verify process did not start (time limit '
-          f'{_START_SECONDS:g} s); check that math-verify is installed.'
-      ) from error
-
-  def _read(self, timeout: float) -> bytes:
-    """Returns the next line that the child process prints.
-
-    Raises:
-      TimeoutError: if no full line arrives within `timeout` seconds.
-      BrokenPipeError: if the child process has closed its output.
-    """
-    # `readline` has no time limit, so `select` and `os.read` are used.
-    deadline = time.monotonic() + timeout
-    out, line = self._child.stdout, b''
-    while not line.endswith(b'\n'):
-      left = max(deadline - time.monotonic(), 0)
-      ready, _, _ = select.select([out], [], [], left)
-      if not ready:
-        raise TimeoutError('The grading process did not answer in time.')
-      part = os.read(out.fileno(), 64)
-      if not part:  # End of file.
-        raise BrokenPipeError('The grading process has ended.')
-      line += part
-    return line
+    """Ends the processes; later comparisons raise. May be called again."""
+    self._pool.close()
 
 
-_GRADERS = {'exact': lambda: exact, 'math_verify': MathVerify}
+def _compare_plainly(answer: str, reference: str) -> tuple[str | None, bool]:
+  """Compares two answers without computer algebra.
+
+  Returns:
+    What decided, None = nothing, and whether the answers are equal.
+  """
+  if answer.split() == reference.split():
+    return 'literal', True
+  first, second = plain.choice(answer), plain.choice(reference)
+  if first is not None and second is not None:
+    return 'words', first == second
+  if plain.is_words(answer, reference):
+    return 'words', plain.letters(answer) == plain.letters(reference)
+  first, second = plain.value(answer), plain.value(reference)
+  if first is not None and second is not None:
+    return 'number', plain.same_value(first, second)
+  return None, False
 
 
-def by_name(name: str) -> Grader:
-  """Returns the grader with the given name: 'exact' or 'math_verify'.
+def _as_latex(text: str) -> str:
+  text = _THOUSANDS.sub(',', _MONEY.sub('', text))
+  # `\pi\mathrm{i}` needs a space, and `4\mathrm{i}` must have none.
+  return _UPRIGHT.sub(lambda m: f'{m[1]} {m[2]}' if m[1] else m[2], text)
+
+
+def by_name(
+    name: str,
+    finders: Sequence[str] = answers.DEFAULT,
+    *,
+    ask: Callable[[str], str] | None = None,
+) -> Grader:
+  """Returns the grader with the given name.
+
+  Args:
+    name: 'exact', 'same_text', 'math_verify' or 'judge'.
+    finders: the answer's convention, see `answers`.
+    ask: for the judge: sends a prompt to a model and returns its reply.
 
   Raises:
-    ValueError: if no grader has this name.
+    ValueError: if no grader or finder has this name, or a judge has no model.
   """
-  if name not in _GRADERS:
+  if name == 'judge':
+    if ask is None:
+      raise ValueError("Grader 'judge' needs a model; pass `ask`.")
+    return judge.Judge(ask, finders)
+  graders = {'exact': Exact, 'same_text': SameText, 'math_verify': MathVerify}
+  if name not in graders:
     raise ValueError(
-        f'Unknown grader {name!r}; allowed: {", ".join(_GRADERS)}.'
+        f'Unknown grader {name!r}; allowed: {", ".join([*graders, "judge"])}.'
     )
-  return _GRADERS[name]()
+  return graders[name](finders)

@@ -70,9 +70,7 @@ class Answering:
         'protocol': dataclasses.asdict(self.protocol),
         'sampling': dataclasses.asdict(self.sampling),
         'accounting': dataclasses.asdict(self.accounting),
-        # A grader that is a function has a qualified name; an object is named
-        # by its class.
-        'grade': getattr(self.grade, '__qualname__', type(self.grade).__name__),
+        'grade': self.grade.name,
         'seed': self.seed,
         'made_by': self.made_by,
     }

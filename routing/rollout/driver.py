@@ -143,7 +143,8 @@ async def grade_text(
   The grader runs in a thread, because a slow grader would block the event loop
   and with it all other trajectories.
   """
-  return await asyncio.to_thread(grade, text, problem.answer)
+  verdict = await asyncio.to_thread(grade, text, problem.answer)
+  return verdict.is_correct
 
 
 async def answer(

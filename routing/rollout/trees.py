@@ -244,7 +244,8 @@ class _Walk:
   def _is_correct(self, text: str) -> bool:
     """Returns whether the answer in `text` is correct; caches the grade."""
     if text not in self._grades:
-      self._grades[text] = self._builder.grade(text, self._problem.answer)
+      verdict = self._builder.grade(text, self._problem.answer)
+      self._grades[text] = verdict.is_correct
     return self._grades[text]
 
 

@@ -55,6 +55,7 @@ def kor_bench(path: str = '') -> task_lib.Task:
       RulesAndQuestions(path),
       prompt_lib.Prompt(system=_SYSTEM),
       finders=('brackets',),
+      grader='same_text',
   )
 
 

@@ -186,7 +186,7 @@ def _problem(
       )
   reference = _text(row[fields.answer])
   if fields.finder:
-    reference = answers.finder(fields.finder)(reference) or ''
+    reference = answers.find(reference, (fields.finder,)) or ''
   return types.Problem(
       id=f'{prefix}/{row[fields.id] if fields.id else index}',
       question=' '.join(_text(row[field]) for field in asked).strip(),
