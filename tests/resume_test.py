@@ -116,8 +116,10 @@ class ResumeTest(parameterized.TestCase):
 
 def _state(directory: pathlib.Path) -> int:
   """Changes whenever the manifest does."""
-  path = directory / manifest_lib.FILE_NAME
-  return path.stat().st_mtime_ns if path.exists() else 0
+  try:
+    return (directory / manifest_lib.FILE_NAME).stat().st_mtime_ns
+  except FileNotFoundError:
+    return 0
 
 
 if __name__ == '__main__':

@@ -347,7 +347,7 @@ class Writer:
       self.close()
 
   def _write(self, first: int) -> None:
-    """Writes the shard of the block at `first`, then lists it in the manifest."""
+    """Writes the block at `first` to a shard, and lists it in the manifest."""
     name = self._stem(first)
     old = [x for x in self._manifest.shards if x.first == first]
     if old:
