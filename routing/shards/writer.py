@@ -260,7 +260,9 @@ class Writer:
     logged = self._read_logs(full)
     # The manifest is saved before any new record arrives. So readers of an
     # extended collection see that it is unfinished.
-    manifest_lib.save(self._directory, self._manifest)
+    path = self._directory / manifest_lib.FILE_NAME
+    if not path.exists() or manifest_lib.load(path.parent) != self._manifest:
+      manifest_lib.save(self._directory, self._manifest)
     for shard in self._manifest.shards:
       self._delete_others(shard)
       if shard.first in full:
