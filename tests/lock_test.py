@@ -19,9 +19,8 @@ _HOLD = """
 import os, pathlib, sys, time
 from routing.shards import lock
 held = lock.Lock(pathlib.Path(sys.argv[1]))
-child = os.fork() if sys.argv[2] == 'fork' else 1
-if child:
-  print(child, flush=True)
+if sys.argv[2] == 'alone' or not os.fork():
+  print(os.getpid(), flush=True)  # Of the child, which has closed its copy.
 time.sleep(600)
 """
 
