@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import logging
 import ml_collections
+import numpy as np
 
 from experiments import calibrate
 from experiments import command_line
@@ -29,6 +30,7 @@ from routing.evaluation import evaluator
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
 from routing.outcomes import live
+from routing.outcomes import live_answers
 from routing.outcomes import records
 from routing.outcomes import sources
 from routing.routers import families
@@ -324,6 +326,7 @@ def _log_left_out(
 
 def answer_at_points(
     config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
     router: learned.LearnedRouter,
     test: sources.Source,
 ) -> list[dict[str, Any]]:
@@ -331,12 +334,14 @@ def answer_at_points(
 
   Args:
     config: of the run; `evaluation.num_live` problems are answered.
+    workdir: of the run, where answers are kept.
     router: the router that is served.
     test: must be a `Known` source, whose prediction stands beside each figure;
       for others nothing is answered.
 
   Returns:
-    One entry per operating point.
+    One entry per operating point. Problems that an engine refused are left out
+    and counted; a point at which all were refused has no entry.
   """
   size = config.evaluation.num_live
   if not size or not router.points or not isinstance(test, sources.Known):
@@ -345,10 +350,22 @@ def answer_at_points(
   problems = test.problems[:size]
   metric, policies = router.card.metric, families.policies(router)
   # Answered for all points in one call, so that the engines are loaded once.
-  at = [router.at(point.name) for point in router.points]
-  answers = live.answer_under(answering, problems, at)
+  asked = [
+      live_answers.Asked(
+          router.at(point.name),
+          policies[point.policy_index].fingerprint,
+          # JSON has no infinity; the router gets the real threshold.
+          np.clip(point.threshold, -1e300, 1e300).tolist(),
+      )
+      for point in router.points
+  ]
+  folder = pathlib.Path(workdir) / records_on_disk.ANSWERS_FOLDER
+  answers = live_answers.answer_under(answering, problems, asked, folder)
   entries = []
   for point, answered in zip(router.points, answers, strict=True):
+    if all(isinstance(x, live_answers.Refused) for x in answered):
+      logging.warning('%s has no live answer: all were refused.', point.name)
+      continue
     kappas = evaluator.threshold_row(point.threshold)
     predicted = test.evaluate(policies[point.policy_index], kappas, metric)
     compared = live.compare(
@@ -381,7 +398,7 @@ def evaluate(
   ) as shown:
     content = figures(config, workdir, routers, pair, shown.update)
     shown.update()
-  content |= {'live': answer_at_points(config, routers[0], pair.test)}
+  content |= {'live': answer_at_points(config, workdir, routers[0], pair.test)}
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
