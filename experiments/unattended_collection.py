@@ -161,7 +161,8 @@ class Watch:
     # Also after a signal with nothing left: the user does not want the next
     # split to start either.
     if reasons or self._writer.missing():
-      raise engine_lib.Stop(f'{". ".join(reasons)}. {self.state()}')
+      reasons = [reason.rstrip('.') for reason in reasons]
+      raise engine_lib.Stop('. '.join([*reasons, self.state()]))
 
   def state(self) -> str:
     """Returns how much is on disk and how to collect the rest, in words."""
@@ -242,7 +243,9 @@ async def collect_missing(
         collect_all, problems, with_retries, watch, concurrency, name
     )
   except engine_lib.Stop as error:
-    raise engine_lib.Stop(f'{error} {watch.state()}') from error
+    raise engine_lib.Stop(
+        f'{str(error).rstrip(".")}. {watch.state()}'
+    ) from error
   except asyncio.CancelledError:
     if not watch.reason:  # Cancelled by the caller, not by a second signal.
       raise
