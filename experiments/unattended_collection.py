@@ -151,7 +151,10 @@ class Watch:
       engine_lib.Stop: if problems are missing, or `stop` was called. The
         message says why, and how to continue.
     """
-    self._note_refused()  # The last of all may have failed.
+    # The last of all may have failed. If some of them failed for reasons that
+    # may pass, the back end is in trouble, and its refusals may pass as well.
+    if self._num_in_a_row == len(self._refused):
+      self._note_refused()
     reasons = [self.reason] if self.reason else []
     if self._passing:
       reasons.append(

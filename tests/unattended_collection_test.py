@@ -124,7 +124,7 @@ class OvernightTest(parameterized.TestCase):
         engine_lib.Stop,
         r'(9|1\d) problems failed for a reason that may pass, the last with: '
         r'All 2 attempts of a request failed; the last: HTTP 503.* '
-        r'(31|2\d) of 40 problems are on disk. The same command continues',
+        r'\d\d of 40 problems are on disk. The same command continues',
     ):
       self._collect(
           on_request=self._outage(10, 19),
@@ -170,6 +170,20 @@ class OvernightTest(parameterized.TestCase):
           failures=7,
       )
     self.assertEqual(self._on_disk()[1], [3])
+
+  def test_refusals_in_an_outage_at_the_end_are_not_noted(self):
+    with self.assertRaisesRegex(
+        engine_lib.Stop, '1 problems failed for a reason that may pass.* 38 of'
+    ):
+      self._collect(
+          refuse={39},
+          on_request=self._outage(38, 39),
+          concurrency=1,
+          attempts=1,
+      )
+    self.assertEqual(self._on_disk(), (list(range(38)), []))
+    self._collect(refuse={39})
+    self._check_complete({39})
 
   def _signal(self, number, times):
     """Sends this process a signal when the 12th problem begins, and after."""

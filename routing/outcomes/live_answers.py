@@ -223,8 +223,7 @@ async def answer_all(
       on_done=progress.update,
       on_failed=failures.add,
   )
-  failures.settle()
-  failures.check(len(kept))
+  failures.finish(len(kept))
 
 
 def measure(trajectory: types.Trajectory, answering: Answering) -> Answer:
@@ -275,8 +274,12 @@ class _Failures:
     self._refused.clear()
     self._num_in_a_row = 0
 
-  def check(self, num_problems: int) -> None:
+  def finish(self, num_problems: int) -> None:
     """Raises `engine_lib.Stop` if a later run may have more answers."""
+    # If some of the last failed for reasons that may pass, the back end is in
+    # trouble, and its refusals may pass as well.
+    if self._num_in_a_row == len(self._refused):
+      self.settle()
     if self._passing:
       raise engine_lib.Stop(
           f'{len(self._passing)} of {num_problems} live answers failed for a '
