@@ -37,7 +37,7 @@ class LiveAnswersTest(parameterized.TestCase):
     def make_engines():
       engines = scripted_pair.make_engines(2)
       for engine in engines:
-        engine.write = functools.partial(self._write, engine.write, fail)
+        engine.reply = functools.partial(self._reply, engine.reply, fail)
       return engines
 
     return live_answers.Answering(
@@ -50,13 +50,13 @@ class LiveAnswersTest(parameterized.TestCase):
         **fields,
     )
 
-  async def _write(self, write, fail, request):
-    index = int(request.question.split(':')[0]) - 10
+  async def _reply(self, reply, fail, session, request):
+    index = int(session.question.split(':')[0]) - 10
     if index not in self.asked:
       self.asked.append(index)
     if fail is not None:
       fail(index)
-    return await write(request)
+    return await reply(session, request)
 
   def _answer(self, fail=None, problems=_PROBLEMS, kappas=(1,), **fields):
     """Returns the outcomes of each threshold; notes what was asked."""

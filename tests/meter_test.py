@@ -12,9 +12,10 @@ from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.engines import scripted
 from tests import scripted_pair
+from tests import sessions
 
 # Each request reads one letter and writes four, and may write nine.
-_REQUEST = engine_lib.Request('q', to_end=True, max_tokens=9)
+_REQUEST = sessions.ask('q', to_end=True, max_tokens=9)
 _ACTUAL, _LARGEST = 1 + 4, 1 + 9
 
 
@@ -25,10 +26,10 @@ class _Engine(scripted.ScriptedEngine):
     super().__init__('t', 0, scripted.recite('abcd'), **fields)
     self.errors = list(errors)
 
-  async def write(self, request):
+  async def reply(self, session, request):
     if self.errors and (error := self.errors.pop(0)):
       raise error
-    return await super().write(request)
+    return await super().reply(session, request)
 
 
 def _meter(**fields):
@@ -42,13 +43,9 @@ def _resilient(engine, meter, **fields):
 
 def _write(engine, count=1):
   """Makes requests concurrently; returns the steps or the error of each."""
-
-  async def run():
-    return await asyncio.gather(
-        *(engine.write(_REQUEST) for _ in range(count)), return_exceptions=True
-    )
-
-  return asyncio.run(run())
+  return asyncio.run(
+      sessions.write_all(engine, [_REQUEST] * count, return_exceptions=True)
+  )
 
 
 class MeterTest(parameterized.TestCase):
@@ -78,7 +75,8 @@ class MeterTest(parameterized.TestCase):
     meter.add(types.Usage(0, 0, 0, 50))
     self.assertAlmostEqual(meter.share(), expected)
 
-  def test_wasted_tokens_count(self):
+  @parameterized.parameters('cancel_speculation', 'close')
+  def test_wasted_tokens_count_once(self, end):
     meter = _meter()
     engine = scripted.ScriptedEngine(
         's', 0, scripted.recite('ab\n\ncd'), num_ahead=1
@@ -86,14 +84,31 @@ class MeterTest(parameterized.TestCase):
     resilient = _resilient(engine, meter)
 
     async def run():
-      request = engine_lib.Request('q', may_speculate=True, session='a')
-      await resilient.write(request)
-      return [await resilient.cancel_speculation('a') for _ in range(2)]
+      async with resilient.open('q') as session:
+        await session.write(engine_lib.Request(may_speculate=True))
+        return [await getattr(session, end)() for _ in range(2)]
 
     self.assertEqual(
         asyncio.run(run()), [types.Usage(0, 0, 0, 1, 1.0, 5), None]
     )
     self.assertEqual(meter.tokens, 1 + 4 + 1)
+
+  def test_wasted_tokens_count_after_an_error(self):
+    meter = _meter()
+    engine = scripted.ScriptedEngine(
+        's', 0, scripted.recite('ab\n\ncd'), num_ahead=1
+    )
+    resilient = _resilient(engine, meter)
+
+    async def run():
+      async with resilient.open('q') as session:
+        await session.write(engine_lib.Request(may_speculate=True))
+        raise ValueError('a bug')
+
+    with self.assertRaisesRegex(ValueError, 'a bug'):
+      asyncio.run(run())
+    self.assertEqual(meter.tokens, 1 + 4 + 1)
+    self.assertEqual(engine.num_open, 0)
 
 
 class CeilingTest(parameterized.TestCase):
@@ -138,13 +153,13 @@ class CeilingTest(parameterized.TestCase):
       self.assertAlmostEqual(meter.dollars, expected, places=12)
 
   def test_without_a_tokenizer_a_token_is_a_byte(self):
-    request = engine_lib.Request('é?', 'abc', max_tokens=9)
+    request = sessions.ask('é?', trace='abc', max_tokens=9)
     engine, meter = _Engine(), _meter(tokens=5 + 3 + 9 - 1)
     resilient = _resilient(engine, meter)
     resilient.capabilities = mock.Mock(counts_tokens=False)
     with self.assertRaisesRegex(engine_lib.Stop, 'up to .* 15 tokens'):
       meter.add(types.Usage(0, 0, 0, 2))
-      asyncio.run(resilient.write(request))
+      asyncio.run(sessions.write_all(resilient, [request]))
     self.assertEqual(meter.tokens, 2)
 
 
@@ -194,14 +209,17 @@ class FailedRequestTest(parameterized.TestCase):
     quick = _resilient(_Engine(), meter)
 
     async def run():
-      tasks = [asyncio.create_task(resilient.write(_REQUEST)) for _ in 'ab']
+      tasks = [
+          asyncio.create_task(sessions.write_all(resilient, [_REQUEST]))
+          for _ in 'ab'
+      ]
       await asyncio.sleep(0.01)
       tasks[0].cancel()
       tasks[1].cancel()
       await asyncio.gather(*tasks, return_exceptions=True)
       self.assertEqual(meter.tokens, 2 * _LARGEST)
       with self.assertRaises(engine_lib.Stop):  # Not a wait without an end.
-        await quick.write(_REQUEST)
+        await sessions.write_all(quick, [_REQUEST])
 
     asyncio.run(run())
 

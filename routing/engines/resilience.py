@@ -274,7 +274,10 @@ class ResilientSession(engine_lib.Session):
   """
 
   def __init__(
-      self, engine: ResilientEngine, session: engine_lib.Session, meter: Meter
+      self,
+      engine: ResilientEngine,
+      session: engine_lib.Session,
+      meter: meter_lib.Meter,
   ):
     super().__init__(session.question, session.route)
     self._engine, self._session, self._meter = engine, session, meter
