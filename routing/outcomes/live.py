@@ -78,11 +78,8 @@ class Live:
       self, family: sources.Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
     """See `sources.Source.evaluate`; runs models for uncached thresholds."""
-    # Cache keys are JSON, which has no infinity. In the keys, a finite number
-    # beyond every score stands for it; the routers get the real threshold.
-    kappas = np.clip(thresholds, -1e300, 1e300).tolist()
     routers = [family.at(kappa) for kappa in thresholds]
-    return self._outcomes(family.fingerprint, kappas, routers, metric)
+    return self._outcomes(family.fingerprint, thresholds, routers, metric)
 
   def frontier(
       self, family: sources.Family, metric: str, size: int

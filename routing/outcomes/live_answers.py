@@ -20,6 +20,7 @@ import re
 from typing import Any
 
 from absl import logging
+import numpy as np
 
 from routing import costs
 from routing import progress as progress_lib
@@ -112,7 +113,7 @@ class Asked:
 
   router: the router.
   name: name of its family.
-  setting: its threshold or rate; JSON-like.
+  setting: its threshold or thresholds, or its rate.
   """
 
   router: driver.Router
@@ -307,7 +308,9 @@ class _Kept:
         json.dumps(
             {
                 'router': asked.name,
-                'threshold': asked.setting,
+                # JSON has no infinity. A finite number beyond every score
+                # stands for it; the router has the real threshold.
+                'threshold': np.clip(asked.setting, -1e300, 1e300).tolist(),
                 **answering.key(),
             },
             allow_nan=False,  # NaN would not equal itself when read back.

@@ -81,10 +81,15 @@ class Writer:
     )
     self._lock = None
     # Many processes may open a finished collection at once, e.g. the runs of a
-    # sweep that share it. They write nothing, so they lock nothing.
-    if not self._is_settled():
+    # sweep that share it. They need no lock, except to tidy up.
+    is_finished, is_tidy = self._state()
+    if not (is_finished and is_tidy):
       self._directory.mkdir(parents=True, exist_ok=True)
-      self._lock = lock_lib.Lock(self._directory)
+      try:
+        self._lock = lock_lib.Lock(self._directory)
+      except ValueError:
+        if not is_finished:
+          raise
     try:
       self._manifest = self._check(requested)
       if self._lock is not None:
@@ -202,19 +207,20 @@ class Writer:
     places = self._places(shard.first)
     return shard.rows + len(self._failed().intersection(places)) == len(places)
 
-  def _is_settled(self) -> bool:
-    """Returns whether the collection is finished, and nothing is left over."""
+  def _state(self) -> tuple[bool, bool]:
+    """Returns whether the collection is finished, and whether it is tidy."""
     try:
       found = manifest_lib.load(self._directory)
     except (FileNotFoundError, ValueError):
-      return False  # `_check` says what is wrong, if anything is.
-    shards = self._directory.glob(f'{self.kind.name}-*.parquet')
-    logs = block_log.paths(self._directory, self.kind)
-    return (
-        found.is_complete
-        and found.num_problems == len(self._problems)
-        and {x.name for x in (*shards, *logs)} == {x.file for x in found.shards}
-    )
+      return False, False  # `_check` says what is wrong, if anything is.
+    there = {
+        *self._directory.glob(f'{self.kind.name}-*.parquet'),
+        *block_log.paths(self._directory, self.kind),
+        *self._directory.glob(lock_lib.FILE_NAME),
+    }
+    listed = {self._directory / x.file for x in found.shards}
+    has_all = found.is_complete and found.num_problems == len(self._problems)
+    return has_all and listed <= there, listed == there
 
   def _check(self, requested: manifest_lib.Manifest) -> manifest_lib.Manifest:
     """Checks that the collection in the directory can be resumed, or begun.
@@ -277,7 +283,8 @@ class Writer:
     size = self._manifest.shard_size
     for first in sorted({index - index % size for index in logged}):
       self._write_if_full(first)
-    self._close_if_complete()
+    if self._manifest.is_complete:
+      self.close()  # Nothing can be added any more.
 
   def _read_logs(self, full: set[int]) -> set[int]:
     """Returns the indices of the problems whose records are in logs.
@@ -341,12 +348,8 @@ class Writer:
       self._write(first)
       self._logged -= new
       self._reloaded.difference_update(places)
-    self._close_if_complete()
-
-  def _close_if_complete(self) -> None:
-    """Closes the writer if nothing can be added any more."""
     if self._manifest.is_complete:
-      self.close()
+      self.close()  # Nothing can be added any more.
 
   def _write(self, first: int) -> None:
     """Writes the block at `first` to a shard, and lists it in the manifest."""
