@@ -52,7 +52,8 @@ def make_config(num_problems: int) -> ml_collections.ConfigDict:
   config = arithmetic.get_config('smoke')
   config.problems[_SPLIT] = num_problems
   config.collect.update(shard_size=4, concurrency=4)
-  config.engine.update(max_batch=1, num_slots=8)
+  for route in config.routes:
+    route['settings'].update(max_batch=1, num_slots=8)
   return config
 
 
