@@ -15,6 +15,7 @@ from routing import protocols
 from routing import types
 from routing.engines import back_ends
 from routing.engines import engine as engine_lib
+from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.engines import route as route_lib
 from routing.grading import equivalence
@@ -161,7 +162,7 @@ def steady_engines(
   """
   allowed = limits(config)
   # One meter for all engines: the limits are on the sum of their spending.
-  meter = resilience.Meter(specs(config), allowed)
+  meter = meter_lib.Meter(specs(config), allowed.dollars, allowed.tokens)
   return resilience.with_retries(engines(config), allowed, meter)
 
 

@@ -1,7 +1,7 @@
 """Collects the records of one split: ladders, replies or rollouts.
 
 Run:    python -m experiments.collect --config=configs/arithmetic.py --workdir=runs/arithmetic --split=train
-Resume: the same command. Finished shards are kept, however the collection ended. Ctrl-C first completes the shards that are under way.
+Resume: the same command. Finished problems are kept, however the collection ended. Ctrl-C first completes the problems that are under way.
 Writes: shards/<split>/, records of the kind `config.data.kind`; also rollouts/<split>/ if the estimator learns from trajectories and `data.kind` is another kind
 
     ladders   the small model's trace, and each larger model's ending from each step prefix (escalate)
@@ -249,7 +249,8 @@ def collect_split(
 
   Raises:
     ValueError: if a setting is not allowed, or the directory holds records of
-      other settings or a damaged shard. Nothing is overwritten then.
+      other settings or a damaged shard, or another process writes there.
+      Nothing is overwritten then.
     engine_lib.Stop: if the collection ended before all problems were done.
   """
   records_on_disk.check(config)
@@ -264,22 +265,22 @@ def collect_split(
     _check_shared(directory, job, problems)
     return directory
   builders.check_routes(config)
-  writer = job.writer(
+  with job.writer(
       directory, problems, job.settings, config.collect.shard_size
-  )
-  if writer.missing():  # Else loading the models would take time for nothing.
-    asyncio.run(
-        unattended_collection.collect_missing(
-            job.collect,
-            problems,
-            job.make_engines(),
-            writer,
-            specs=builders.specs(config),
-            concurrency=config.collect.concurrency,
-            limits=builders.limits(config),
-            name=f'collect {kind} {split}',
-        )
-    )
+  ) as writer:
+    if writer.missing():  # Else loading the models would take time for nothing.
+      asyncio.run(
+          unattended_collection.collect_missing(
+              job.collect,
+              problems,
+              job.make_engines(),
+              writer,
+              specs=builders.specs(config),
+              concurrency=config.collect.concurrency,
+              limits=builders.limits(config),
+              name=f'collect {kind} {split}',
+          )
+      )
   return directory
 
 

@@ -20,6 +20,7 @@ import ml_collections
 
 from experiments import calibrate
 from experiments import command_line
+from experiments import live_points
 from experiments import records_on_disk
 from experiments import train
 from routing import costs
@@ -28,7 +29,6 @@ from routing.evaluation import broken_promises
 from routing.evaluation import evaluator
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
-from routing.outcomes import live
 from routing.outcomes import records
 from routing.outcomes import sources
 from routing.routers import families
@@ -322,47 +322,6 @@ def _log_left_out(
     logging.warning('Left out: the operating point %s', name)
 
 
-def answer_at_points(
-    config: ml_collections.ConfigDict,
-    router: learned.LearnedRouter,
-    test: sources.Source,
-) -> list[dict[str, Any]]:
-  """Answers the first test problems live at each operating point of a router.
-
-  Args:
-    config: of the run; `evaluation.num_live` problems are answered.
-    router: the router that is served.
-    test: must be a `Known` source, whose prediction stands beside each figure;
-      for others nothing is answered.
-
-  Returns:
-    One entry per operating point.
-  """
-  size = config.evaluation.num_live
-  if not size or not router.points or not isinstance(test, sources.Known):
-    return []
-  answering = records_on_disk.answering(config, router.card)
-  problems = test.problems[:size]
-  metric, policies = router.card.metric, families.policies(router)
-  # Answered for all points in one call, so that the engines are loaded once.
-  at = [router.at(point.name) for point in router.points]
-  answers = live.answer_under(answering, problems, at)
-  entries = []
-  for point, answered in zip(router.points, answers, strict=True):
-    kappas = evaluator.threshold_row(point.threshold)
-    predicted = test.evaluate(policies[point.policy_index], kappas, metric)
-    compared = live.compare(
-        answered,
-        test.table.large_cost[metric][: len(problems)],
-        predicted.on(slice(0, len(problems))),
-        answering,
-    )
-    entries.append(
-        {'name': point.name, 'seed': config.train_seeds[0]} | compared
-    )
-  return entries
-
-
 def evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> pathlib.Path:
@@ -381,7 +340,9 @@ def evaluate(
   ) as shown:
     content = figures(config, workdir, routers, pair, shown.update)
     shown.update()
-  content |= {'live': answer_at_points(config, routers[0], pair.test)}
+  content |= {
+      'live': live_points.answer(config, workdir, routers[0], pair.test)
+  }
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))

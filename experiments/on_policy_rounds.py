@@ -27,6 +27,7 @@ from experiments import unattended_collection
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.features import batching
 from routing.rollout import behaviour_rollouts
@@ -125,7 +126,9 @@ class Collector:
     self._is_shared = config.network.get('is_conditioned', False)
     self._limits = builders.limits(config)
     # One meter for all rounds: the spending limit is per run.
-    self._meter = resilience.Meter(view.accounting.specs, self._limits)
+    self._meter = meter_lib.Meter(
+        view.accounting.specs, self._limits.dollars, self._limits.tokens
+    )
     self._engines = [
         resilience.ResilientEngine(x, self._limits, self._meter, seed=x.route)
         for x in engines
@@ -152,18 +155,18 @@ class Collector:
         'plan': dataclasses.asdict(plan),
         'behaviour': {'kind': 'on_policy', 'seed': self._seed, 'round': number},
     }
-    writer = writer_lib.RolloutWriter(
+    with writer_lib.RolloutWriter(
         directory, problems, settings, self._config.collect.shard_size
-    )
-    if writer.missing():
-      # The current parameters, not the best ones: ratios must be near 1.
-      router = learned.LearnedRouter(
-          self._card,
-          state_lib.last_params(state, is_shared=self._is_shared),
-          self._view.statistics,
-      )
-      draw = taking_turns(router, problems, plan)
-      self._runner.run(self._collect(problems, draw, plan, writer))
+    ) as writer:
+      if writer.missing():
+        # The current parameters, not the best ones: ratios must be near 1.
+        router = learned.LearnedRouter(
+            self._card,
+            state_lib.last_params(state, is_shared=self._is_shared),
+            self._view.statistics,
+        )
+        draw = taking_turns(router, problems, plan)
+        self._runner.run(self._collect(problems, draw, plan, writer))
     data = self._view.trajectories(reader.read_rollouts(directory))
     logging.info(
         'Round %d: %d trajectories, accuracy %.3f, cost %.3f; %s so far.',
@@ -214,9 +217,10 @@ class Collector:
         grade=builders.grader(self._config),
         references=self._references,
         concurrency=self._config.collect.concurrency,
-        on_refused=watch.refuse,
+        on_failed=watch.fail,
+        may_begin=watch.may_begin,
     )
-    watch.note_refused()
+    watch.finish()
 
 
 def taking_turns(

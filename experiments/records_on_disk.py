@@ -23,6 +23,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.outcomes import live
+from routing.outcomes import live_answers
 from routing.outcomes import records
 from routing.outcomes import sources
 from routing.rollout import trees
@@ -354,7 +355,7 @@ def _known(config, workdir, split, card) -> sources.Known:
 
 def answering(
     config: ml_collections.ConfigDict, card: card_lib.Card
-) -> live.Answering:
+) -> live_answers.Answering:
   """Returns how the engines of a configuration answer problems live.
 
   Raises:
@@ -362,7 +363,7 @@ def answering(
   """
   weights = builders.model_identities(config)
   check_weights(card, weights, 'The configuration is')
-  return live.Answering(
+  return live_answers.Answering(
       make_engines=functools.partial(builders.steady_engines, config),
       protocol=builders.protocol(config),
       accounting=card.accounting,
@@ -371,6 +372,7 @@ def answering(
       # The seed of collection, so that requests are the same as in the shards.
       seed=config.seed,
       concurrency=config.collect.concurrency,
+      max_failures=builders.limits(config).failures,
       made_by={
           'weights_sha256': weights,
           'routes': builders.answer_keys(config),

@@ -1,13 +1,14 @@
 """Runs a collection unattended: limits, retries, signals and a clean end.
 
-Shards are written whole, so a collection that ends early should end between
-shards. After a signal, or near a spending limit, no further shard is begun. The
-shards that are under way are completed; then the collection stops and says how
-to continue.
+Each finished problem is on disk at once. After a signal, or near a spending
+limit, no further problem begins. The problems that are under way, which are
+paid in part, are completed; then the collection stops and says how to continue.
 
-A problem whose request is rejected for good is noted in the manifest. If many
-problems fail in a row, the back end is at fault: the collection stops and notes
-none of them, so that they are tried again.
+A failure is permanent if the back end refuses a request for its text: the
+problem is noted in the manifest with the reason. All other failures may pass:
+the collection continues with other problems, says at its end how many failed,
+and the next run tries them again. If many problems fail in a row, the back end
+is at fault: the collection stops and notes none of them.
 """
 
 import asyncio
@@ -27,11 +28,12 @@ from routing import costs
 from routing import progress as progress_lib
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.shards import manifest as manifest_lib
 from routing.training import compile_time
 
-# Share of a spending limit at which no further shard begins. The rest absorbs
+# Share of a spending limit at which no further problem begins. The rest absorbs
 # problems that cost more than the mean so far.
 _MARGIN = 0.9
 _RESUME = 'The same command continues from there.'
@@ -66,85 +68,144 @@ class Watch:
   Attributes:
     missing: indices of the problems that were missing at the start. The `place`
       of a problem is its position in this list.
-    reason: why no further shard may begin; '' while they may.
+    reason: why no further problem may begin; '' while they may.
   """
 
   def __init__(
-      self, writer: Writer, meter: resilience.Meter, limits: resilience.Limits
+      self, writer: Writer, meter: meter_lib.Meter, limits: resilience.Limits
   ):
     self._writer, self._meter, self._limits = writer, meter, limits
     self.missing = writer.missing()
-    self._begun: set[int] = set()  # Numbers of shards.
-    # Problems in those shards; how many of them have begun, and have ended.
-    self._num_promised = self._num_begun = self._num_ended = 0
+    self._num_begun = self._num_ended = 0
+    self._share_before = meter.share()  # Spent by earlier collections.
+    # Failures since the last success; those that are permanent, by index.
+    self._num_in_a_row = 0
     self._refused: list[tuple[int, engine_lib.Refused]] = []
+    self._passing: list[engine_lib.Unavailable] = []
+    self._turn, self._changed = asyncio.Lock(), asyncio.Event()
     self.reason = ''
 
   def stop(self, reason: str) -> None:
-    """Lets no further shard begin."""
+    """Lets no further problem begin."""
     if not self.reason:
-      logging.warning('%s: completing the shards that are under way.', reason)
+      logging.warning('%s: completing the problems under way.', reason)
     self.reason = self.reason or reason
+    self._wake()
 
-  def may_begin(self, place: int) -> bool:
+  async def may_begin(self, place: int) -> bool:
     """Returns whether the missing problem at `place` may begin.
 
-    Problems of a shard that is under way always may, so that it is completed.
+    Under a spending limit, this waits while the problems under way might take
+    what is left of it.
     """
-    shard = self._shard(self.missing[place])
-    if shard not in self._begun:
-      size = sum(self._shard(index) == shard for index in self.missing)
-      if not self.reason and self._would_exceed(size):
-        self.stop('The next shard might cost more than is left')
-      if self.reason:
-        return False
-      self._begun.add(shard)
-      self._num_promised += size
-    self._num_begun += 1
-    return True
+    del place
+    async with self._turn:  # One waits for room, the others for their turn.
+      while not self.reason:
+        if self._is_affordable():
+          self._num_begun += 1
+          return True
+        if self._num_begun == self._num_ended:
+          self.stop('The next problem might cost more than is left')
+          return False
+        await self._changed.wait()
+    return False
 
   def take(self, place: int, record: Any) -> None:
-    """Takes a record. The back end works, so earlier failures are noted."""
-    self._num_ended += 1
+    """Takes a record. The back end works, so earlier refusals are noted."""
     self._writer.add(self.missing[place], record)
-    self.note_refused()
+    self._note_refused()
+    self._num_in_a_row = 0
+    self._end_one()
 
-  def refuse(self, place: int, error: engine_lib.Refused) -> None:
-    """Takes a failure, and notes it once another problem succeeds.
+  def fail(
+      self, place: int, error: engine_lib.Refused | engine_lib.Unavailable
+  ) -> None:
+    """Takes a failure.
+
+    A refusal is permanent, and is noted once another problem succeeds. Any
+    other failure is not noted, so that the next run tries the problem again.
 
     Raises:
       engine_lib.Stop: if `limits.failures` problems have failed in a row.
     """
-    self._num_ended += 1
-    self._refused.append((self.missing[place], error))
-    if len(self._refused) == self._limits.failures:
+    index = self.missing[place]
+    if isinstance(error, engine_lib.Refused):
+      self._refused.append((index, error))
+    else:
+      logging.warning(
+          'Problem %d failed for a reason that may pass: %s', index, error
+      )
+      self._passing.append(error)
+    self._num_in_a_row += 1
+    self._end_one()
+    if self._num_in_a_row == self._limits.failures:
       raise engine_lib.Stop(
-          f'{len(self._refused)} problems failed in a row, the last with: '
+          f'{self._num_in_a_row} problems failed in a row, the last with: '
           f'{error}'
       )
 
-  def note_refused(self) -> None:
-    """Notes the failures so far in the manifest."""
+  def finish(self) -> None:
+    """Ends the collection, when no problem is under way any more.
+
+    Raises:
+      engine_lib.Stop: if problems are missing, or `stop` was called. The
+        message says why, and how to continue.
+    """
+    # The last of all may have failed. If some of them failed for reasons that
+    # may pass, the back end is in trouble, and its refusals may pass as well.
+    if self._num_in_a_row == len(self._refused):
+      self._note_refused()
+    reasons = [self.reason] if self.reason else []
+    if self._passing:
+      reasons.append(
+          f'{len(self._passing)} problems failed for a reason that may pass, '
+          f'the last with: {self._passing[-1]}'
+      )
+    # Also after a signal with nothing left: the user does not want the next
+    # split to start either.
+    if reasons or self._writer.missing():
+      reasons = [reason.rstrip('.') for reason in reasons]
+      raise engine_lib.Stop('. '.join([*reasons, self.state()]))
+
+  def state(self) -> str:
+    """Returns how much is on disk and how to collect the rest, in words."""
+    total = self._writer.manifest.num_problems
+    done = total - len(self._writer.missing())
+    return f'{done} of {total} problems are on disk. {_RESUME}'
+
+  def _note_refused(self) -> None:
+    """Notes the refusals so far in the manifest."""
     for index, error in self._refused:
       self._writer.fail(index, str(error))
     self._refused.clear()
 
-  def _shard(self, index: int) -> int:
-    return index // self._writer.manifest.shard_size
+  def _end_one(self) -> None:
+    """Counts a problem that ended, and lets waiting ones look again."""
+    self._num_ended += 1
+    self._wake()
 
-  def _would_exceed(self, size: int) -> bool:
-    """Returns whether `size` further problems might exceed a spending limit.
+  def _wake(self) -> None:
+    """Wakes all problems that wait to begin."""
+    self._changed.set()
+    self._changed = asyncio.Event()
 
-    share() is the spent share of the limit, in [0, 1]. The mean per problem is
-    share / (number paid for), and all promised problems must stay within
-    _MARGIN.
-    """
+  def _is_affordable(self) -> bool:
+    """Returns whether one more problem will probably stay below the ceiling."""
+    if not self._meter.is_limited:
+      return True
+    num_under_way = self._num_begun - self._num_ended
+    # A slow start: what a problem costs is known only when some have ended. If
+    # many began before, all of them might be cut off half-paid.
+    if num_under_way > self._num_ended:
+      return False
     if not self._num_ended:
-      return False  # Nothing to extrapolate from yet.
-    # Problems under way are half paid on average: ended + (begun - ended) / 2.
-    num_paid = (self._num_begun + self._num_ended) / 2
-    mean = self._meter.share() / num_paid
-    return mean * (self._num_promised + size) > _MARGIN
+      return True
+    # The mean is an upper estimate, because the problems under way are paid in
+    # part. It falls as they end, and those that wait look again.
+    mean = (self._meter.share() - self._share_before) / self._num_ended
+    expected = self._share_before + mean * (self._num_begun + 1)
+    # The last request must fit with the largest usage that it may have.
+    return expected + self._meter.largest_share <= _MARGIN
 
 
 async def collect_missing(
@@ -177,31 +238,28 @@ async def collect_missing(
       and how to continue.
   """
   limits = limits or resilience.Limits()
-  meter = resilience.Meter(specs, limits)
+  meter = meter_lib.Meter(specs, limits.dollars, limits.tokens)
   watch = Watch(writer, meter, limits)
   with_retries = resilience.with_retries(engines, limits, meter)
   try:
     await _collect(
         collect_all, problems, with_retries, watch, concurrency, name
     )
-    # The last problems of all may have failed, with no success after them.
-    watch.note_refused()
   except engine_lib.Stop as error:
-    raise engine_lib.Stop(f'{error} {_state(writer)}') from error
+    raise engine_lib.Stop(
+        f'{str(error).rstrip(".")}. {watch.state()}'
+    ) from error
   except asyncio.CancelledError:
     if not watch.reason:  # Cancelled by the caller, not by a second signal.
       raise
     raise engine_lib.Stop(
-        f'{watch.reason}, and a second signal. {_state(writer)}'
+        f'{watch.reason}, and a second signal. {watch.state()}'
     ) from None
   finally:
     for engine in with_retries:
       await engine.close()
   logging.info('%s: %s.', name, meter)
-  # Also after a signal with nothing left: the user does not want the next split
-  # to start either.
-  if writer.missing() or watch.reason:
-    raise engine_lib.Stop(f'{watch.reason}. {_state(writer)}')
+  watch.finish()
 
 
 async def _collect(
@@ -233,23 +291,16 @@ async def _collect(
         concurrency=concurrency,
         on_begin=progress.begin,
         on_done=progress.update,
-        on_refused=watch.refuse,
+        on_failed=watch.fail,
         may_begin=watch.may_begin,
     )
-
-
-def _state(writer: Writer) -> str:
-  """Returns how much is on disk and how to collect the rest, in words."""
-  total = writer.manifest.num_problems
-  done = total - len(writer.missing())
-  return f'{done} of {total} problems are on disk. {_RESUME}'
 
 
 @contextlib.contextmanager
 def _heed_signals(watch: Watch) -> Iterator[None]:
   """Handles SIGINT and SIGTERM within the block.
 
-  The first signal completes the shards under way; a second one cancels them.
+  The first signal completes the problems under way; a second cancels them.
   """
   if threading.current_thread() is not threading.main_thread():
     yield  # Python delivers signals to the main thread only.

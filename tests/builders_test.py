@@ -94,12 +94,13 @@ class ServersTest(parameterized.TestCase):
 
   def test_steady_engines_share_a_ceiling(self):
     config = _config()
-    config.collect.limits.tokens = 1
+    config.collect.limits.tokens = 30
     bare = scripted_pair.make_engines(2)
     with mock.patch.object(builders, 'engines', return_value=bare):
       small, large = builders.steady_engines(config)
     self.assertEqual([small.route, large.route], [0, 1])
-    asks = [sessions.ask('1: 9')]
+    # One request fits: it takes 5 tokens to read and writes 20 at most.
+    asks = [sessions.ask('10:5\n', max_tokens=20)]
     asyncio.run(sessions.write_all(small, asks))
     with self.assertRaisesRegex(engine_lib.Stop, 'ceiling'):
       asyncio.run(sessions.write_all(large, asks))

@@ -52,7 +52,6 @@ def make_problems() -> list[types.Problem]:
 def collect_all(directory: str, urls: list[str]) -> None:
   """Collects what is missing."""
   problems = make_problems()
-  writer = writer_lib.LadderWriter(directory, problems, {}, SHARD_SIZE)
   engines = [
       openai.OpenAIEngine(
           name,
@@ -67,17 +66,18 @@ def collect_all(directory: str, urls: list[str]) -> None:
   limits = resilience.Limits(
       requests=16, attempts=50, first_wait=0.01, longest_wait=0.1
   )
-  asyncio.run(
-      unattended_collection.collect_missing(
-          COLLECT,
-          problems,
-          engines,
-          writer,
-          specs=scripted_pair.SPECS,
-          concurrency=32,
-          limits=limits,
-      )
-  )
+  with writer_lib.LadderWriter(directory, problems, {}, SHARD_SIZE) as writer:
+    asyncio.run(
+        unattended_collection.collect_missing(
+            COLLECT,
+            problems,
+            engines,
+            writer,
+            specs=scripted_pair.SPECS,
+            concurrency=32,
+            limits=limits,
+        )
+    )
 
 
 if __name__ == '__main__':

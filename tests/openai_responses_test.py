@@ -41,7 +41,7 @@ def _response(text, content=None, *, finish='stop', written=2, details=None):
 
 def _steps(response, num_top=2):
   """Returns the steps of a response as an engine does."""
-  reply = openai_responses.read_reply(response, 'x', num_top)
+  reply = openai_responses.read_reply(response, 'x', 0, num_top)
   written = openai_responses.to_written(reply, reply.text, None, True)
   usage = types.Usage(0, reply.read, reply.cached, reply.written)
   return [
@@ -98,8 +98,14 @@ class ReplyTest(parameterized.TestCase):
       _steps(response)
 
   def test_a_withheld_answer_is_refused(self):
-    with self.assertRaisesRegex(engine_lib.Refused, "x .*'content_filter'"):
-      _steps(_response('ab', finish='content_filter'))
+    details = _Fields(cached_tokens=8)
+    with self.assertRaisesRegex(
+        engine_lib.Refused, "x .*'content_filter'"
+    ) as caught:
+      _steps(_response('ab', finish='content_filter', details=details))
+    # The server has read and written all the same, and says how much.
+    self.assertEqual(caught.exception.billed, (types.Usage(0, 2, 8, 2),))
+    self.assertFalse(caught.exception.may_be_billed)
 
 
 class SpreadTest(parameterized.TestCase):

@@ -312,6 +312,15 @@ class CapabilityTest(parameterized.TestCase):
       asyncio.run(_write_all(self._engine(), [_request(max_tokens=0)]))
 
 
+class EndpointTest(absltest.TestCase):
+
+  def test_the_key_is_in_no_repr(self):
+    endpoint = _endpoint('http://here', api_key='sk-secret')
+    self.assertEqual(endpoint.api_key, 'sk-secret')
+    self.assertNotIn('secret', repr(endpoint))
+    self.assertNotIn('secret', f'{endpoint} {[endpoint]}')
+
+
 class FaultTest(parameterized.TestCase):
 
   def _fail(self, status, headers=None, detail='why'):
@@ -328,6 +337,7 @@ class FaultTest(parameterized.TestCase):
   @parameterized.parameters(
       (400, engine_lib.Refused),
       (401, engine_lib.Stop),
+      (402, engine_lib.Stop),
       (403, engine_lib.Refused),
       (404, engine_lib.Stop),
       (408, engine_lib.Unavailable),
@@ -335,11 +345,15 @@ class FaultTest(parameterized.TestCase):
       (429, engine_lib.Unavailable),
       (500, engine_lib.Unavailable),
       (503, engine_lib.Unavailable),
+      (504, engine_lib.Unavailable),
   )
   def test_a_status_decides_the_kind_of_error(self, status, kind):
     error = self._fail(status)
     self.assertIs(type(error), kind)
     self.assertRegex(str(error), f'served: HTTP {status}.*why')
+    # Only a proxy's time-out leaves open whether the server has answered.
+    self.assertEqual(getattr(error, 'may_be_billed', False), status == 504)
+    self.assertEqual(getattr(error, 'billed', ()), ())
 
   def test_the_time_to_wait_is_passed_on(self):
     self.assertEqual(self._fail(429, {'Retry-After': '7'}).retry_after, 7.0)
@@ -347,14 +361,20 @@ class FaultTest(parameterized.TestCase):
 
   def test_no_server(self):
     engine = openai.OpenAIEngine('x', 0, _endpoint('http://127.0.0.1:9/v1'))
-    with self.assertRaisesRegex(engine_lib.Unavailable, 'x: APIConnection'):
+    with self.assertRaisesRegex(
+        engine_lib.Unavailable, 'x: APIConnection'
+    ) as caught:
       asyncio.run(_write_all(engine, [_request()]))
+    self.assertFalse(caught.exception.may_be_billed)  # It was never sent.
 
   def test_no_answer_in_time(self):
     model = _recite('ab')
     model.engine.delay = 1.0
-    with self.assertRaisesRegex(engine_lib.Unavailable, 'APITimeoutError'):
+    with self.assertRaisesRegex(
+        engine_lib.Unavailable, 'APITimeoutError'
+    ) as caught:
       _write(model, [_request()], timeout=0.05)
+    self.assertTrue(caught.exception.may_be_billed)
 
   def test_a_cancelled_request_ends_at_the_server(self):
     model = _recite('ab')

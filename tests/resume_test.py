@@ -19,6 +19,7 @@ from routing.rollout import driver
 from routing.routers import behaviour
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
+from routing.shards import schema
 from routing.shards import writer as writer_lib
 from tests import scripted_pair
 
@@ -33,17 +34,17 @@ def collect_all(directory: str, kind: str, delay: float) -> None:
       'ladders': (writer_lib.LadderWriter, _collect_ladders),
       'rollouts': (writer_lib.RolloutWriter, _collect_rollouts),
   }[kind]
-  writer = make_writer(directory, problems, {}, _SHARD_SIZE)
-  missing = writer.missing()
-  asyncio.run(
-      run(
-          [problems[i] for i in missing],
-          scripted_pair.make_engines(2, delay=delay),
-          lambda i, record: writer.add(missing[i], record),
-          grade=equivalence.exact,
-          concurrency=16,
-      )
-  )
+  with make_writer(directory, problems, {}, _SHARD_SIZE) as writer:
+    missing = writer.missing()
+    asyncio.run(
+        run(
+            [problems[i] for i in missing],
+            scripted_pair.make_engines(2, delay=delay),
+            lambda i, record: writer.add(missing[i], record),
+            grade=equivalence.exact,
+            concurrency=16,
+        )
+    )
 
 
 def _collect_ladders(*args, **kwargs):
@@ -71,7 +72,7 @@ def _start(directory: pathlib.Path, kind: str) -> subprocess.Popen:
   """A child that collects."""
   code = (
       'from tests import resume_test;'
-      f'resume_test.collect_all({str(directory)!r}, {kind!r}, 0.002)'
+      f'resume_test.collect_all({str(directory)!r}, {kind!r}, 0.02)'
   )
   return subprocess.Popen([sys.executable, '-c', code], cwd=_ROOT)
 
@@ -83,41 +84,44 @@ class ResumeTest(parameterized.TestCase):
     temporary = pathlib.Path(self.create_tempdir().full_path)
     whole, killed = temporary / 'whole', temporary / 'killed'
     collect_all(str(whole), kind, delay=0.0)
-    rng, num_shards = random.Random(0), []
+    rng, seen = random.Random(0), set()
     for _ in range(5):
       child = _start(killed, kind)
-      # The clock starts when the child writes, not while it imports.
-      before = _state(killed)
-      while child.poll() is None and _state(killed) == before:
-        time.sleep(0.001)
-      time.sleep(rng.uniform(0.0, 0.1))
+      # Waits for records, not for a time, of which most passes while the child
+      # imports its modules.
+      goal = len(seen) + rng.randint(1, 40)
+      while child.poll() is None and len(_on_disk(killed, kind)) < goal:
+        time.sleep(rng.uniform(0.0, 0.01))
+      before = _on_disk(killed, kind)
       child.send_signal(signal.SIGKILL)
       child.wait()
-      num_shards.append(self._check_what_is_there(killed, _files(whole)))
-    self.assertEqual(num_shards, sorted(num_shards))
-    self.assertGreater(num_shards[-1], num_shards[0])
-    self.assertLess(num_shards[1], _NUM_PROBLEMS // _SHARD_SIZE)
+      there = _on_disk(killed, kind)
+      self.assertContainsSubset(seen | before, there)  # None was lost.
+      self.assertGreater(len(there), len(seen))
+      self.assertLess(len(there), _NUM_PROBLEMS)
+      seen = there
+      self._check_what_is_there(killed, _files(whole))
     collect_all(str(killed), kind, delay=0.0)
     self.assertEqual(_files(killed), _files(whole))
     read = {'ladders': reader.read_ladders, 'rollouts': reader.read_rollouts}
     ids = [x.problem.id for x in read[kind](killed)]
     self.assertEqual(ids, [f'count/{i}' for i in range(_NUM_PROBLEMS)])
 
-  def _check_what_is_there(self, directory, whole) -> int:
+  def _check_what_is_there(self, directory, whole):
     """Every shard that is listed must be the one of an unhindered run."""
-    if not (directory / manifest_lib.FILE_NAME).exists():
-      return 0
-    shards = manifest_lib.load(directory).shards
-    for shard in shards:
+    for shard in manifest_lib.load(directory).shards:
       data = (directory / shard.file).read_bytes()
       self.assertEqual(data, whole[shard.file])
-    return len(shards)
 
 
-def _state(directory: pathlib.Path) -> int:
-  """Changes whenever the manifest does."""
-  path = directory / manifest_lib.FILE_NAME
-  return path.stat().st_mtime_ns if path.exists() else 0
+def _on_disk(directory: pathlib.Path, kind: str) -> set[str]:
+  """Returns the ids of the problems in shards and logs."""
+  if not (directory / manifest_lib.FILE_NAME).exists():
+    return set()
+  rows = list(reader.read_each(directory, schema.KINDS[kind], is_partial=True))
+  ids = {x.problem.id for x in rows}
+  assert len(ids) == len(rows), 'A problem is there twice.'
+  return ids
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from routing.features import observation
 from routing.features import standardize
 from routing.grading import equivalence
 from routing.outcomes import live
+from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
 from routing.outcomes import records
 from routing.outcomes import refusal
@@ -68,7 +69,7 @@ def live_source(name, folder=None, make_engines=None, **changes):
   """Returns a live source of the same problems."""
   table = known_source(name).table
   return live.Live(
-      live.Answering(
+      live_answers.Answering(
           make_engines=make_engines or _engines,
           protocol=protocols.Protocol(name),
           accounting=ACCOUNTING,
@@ -267,15 +268,15 @@ class LiveTest(absltest.TestCase):
     """Answers of a new source, as a new process would have it."""
     source = live_source('redraft', self._folder)
     answering = dataclasses.replace(source.answering, **changes)
-    real = live.answer_all
+    real = live_answers.answer_all
 
-    async def answer_all(answering, problems, router, *rest):
+    async def answer_all(answering, kept, *rest):
       if len(self._asked) == fails_at:
         raise KeyboardInterrupt
-      self._asked.append(getattr(router, 'step', np.inf))
-      return await real(answering, problems, router, *rest)
+      self._asked.append(getattr(kept.asked.router, 'step', np.inf))
+      return await real(answering, kept, *rest)
 
-    with mock.patch.object(live, 'answer_all', answer_all):
+    with mock.patch.object(live_answers, 'answer_all', answer_all):
       return dataclasses.replace(source, answering=answering).evaluate(
           self._family, self._kappas if kappas is None else kappas, metric
       )
@@ -301,7 +302,7 @@ class LiveTest(absltest.TestCase):
     with self.assertRaises(KeyboardInterrupt):
       self._evaluate(fails_at=2)
     self.assertEqual(self._asked, [1, 2])
-    self.assertLen(list(self._folder.iterdir()), 2)
+    self.assertLen(list(self._folder.glob('*.log')), 2)
     got = self._evaluate()
     self.assertEqual(self._asked, [1, 2, np.inf])
     want = live_source('redraft').evaluate(self._family, self._kappas, _METRIC)

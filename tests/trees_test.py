@@ -207,12 +207,12 @@ class TreeTest(parameterized.TestCase):
     writer = reply_shards.ReplyWriter(
         directory, [x.problem for x in records], {}, 4
     )
-    for index in reversed(range(2, 10)):  # The first shard stays incomplete.
+    for index in reversed(range(2, 10)):  # The first block stays incomplete.
       writer.add(index, records[index])
     found = list(reply_shards.read(directory))
     self.assertEqual(
         scripted_pair.plain(tuple(found)),
-        scripted_pair.plain(tuple(records[4:])),
+        scripted_pair.plain(tuple(records[2:])),
     )
 
 

@@ -52,7 +52,8 @@ class Endpoint:
   base_url: str
   model: str
   mode: str = 'completions'
-  api_key: str = 'none'
+  # Not in the repr, which may end in a log or in an error message.
+  api_key: str = dataclasses.field(default='none', repr=False)
   is_vllm: bool = False
   num_log_probs: int = 0
   seeds: bool = False

@@ -80,18 +80,39 @@ class Unavailable(ConnectionError):
   Args:
     message: description of the failure.
     retry_after: seconds that the back end asks callers to wait; 0 = not given.
+    may_be_billed: the back end may have worked on the request and bill it, e.g.
+      after a time-out.
+
+  Attributes:
+    billed: the usages that the back end billed, as far as they are known.
   """
 
-  def __init__(self, message: str, retry_after: float = 0.0):
+  billed: tuple[types.Usage, ...] = ()
+
+  def __init__(
+      self,
+      message: str,
+      retry_after: float = 0.0,
+      *,
+      may_be_billed: bool = False,
+  ):
     super().__init__(message)
     self.retry_after = retry_after
+    self.may_be_billed = may_be_billed
 
 
 class Refused(ValueError):
   """A failed request that would fail again however often it is repeated.
 
   The run gives up the problem that made the request and continues with others.
+
+  Attributes:
+    billed: the usages that the back end billed, as far as they are known.
+    may_be_billed: whether there may be more.
   """
+
+  billed: tuple[types.Usage, ...] = ()
+  may_be_billed: bool = False
 
 
 class Stop(RuntimeError):

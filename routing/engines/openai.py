@@ -125,7 +125,7 @@ class OpenAIEngine:
     # continued. The reply is therefore requested without a stop string, and all
     # steps but the first are dropped below.
     can_stop = self.capabilities.continues_prefix
-    counts = []  # The number of tokens that each call wrote.
+    usages = []  # Of each call.
 
     async def call(text: str, stop: str | None, max_tokens: int):
       following = dataclasses.replace(
@@ -133,7 +133,7 @@ class OpenAIEngine:
           trace=request.trace + text,
           max_tokens=max_tokens,
           # With one seed, all calls would draw the same sampling noise.
-          seed=request.seed + len(counts),
+          seed=request.seed + len(usages),
       )
       start = time.perf_counter()
       reply, prompt = await self._ask(session, following, stop)
@@ -141,20 +141,25 @@ class OpenAIEngine:
       usage = types.Usage(
           self.route, reply.read, reply.cached, reply.written, seconds
       )
-      counts.append(reply.written)
+      usages.append(usage)
       return self._written(reply, prompt, following, stop), usage
 
-    steps = await segmentation.write_steps(
-        call,
-        to_end=request.to_end or not can_stop,
-        max_tokens=request.max_tokens,
-    )
+    try:
+      steps = await segmentation.write_steps(
+          call,
+          to_end=request.to_end or not can_stop,
+          max_tokens=request.max_tokens,
+      )
+    except (engine_lib.Unavailable, engine_lib.Refused) as error:
+      error.billed = (*usages, *error.billed)  # Calls before it were paid for.
+      raise
     kept = steps if request.to_end else steps[:1]
     kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
     # The server bills dropped steps as well, so their tokens are charged to the
     # last step that is kept.
     return segmentation.charged(
-        [openai_responses.without_gaps(step) for step in kept], sum(counts)
+        [openai_responses.without_gaps(step) for step in kept],
+        sum(usage.written for usage in usages),
     )
 
   async def _ask(
@@ -203,7 +208,7 @@ class OpenAIEngine:
     except (openai.APIError, json.JSONDecodeError) as error:
       raise openai_responses.read_fault(error, self.name) from error
     reply = openai_responses.read_reply(
-        response, self.name, endpoint.num_log_probs
+        response, self.name, self.route, endpoint.num_log_probs
     )
     self._check(reply, room)
     return reply, prompt

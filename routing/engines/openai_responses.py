@@ -23,8 +23,15 @@ UNKNOWN_ID = -1
 # HTTP status codes after which the same request may succeed later: time-out,
 # conflict, "too early" and rate limit. All codes from 500 on count as well.
 _RETRIABLE = (408, 409, 425, 429)
-# HTTP status codes of a wrong key or model name, after which no request works.
-_PERMANENT = (401, 404)
+# HTTP status codes of a proxy that gave up waiting for the server behind it,
+# which may still have answered, and bill it.
+_TIMED_OUT = (504, 524)
+# Errors of the client's HTTP library if a request was not sent. Which library
+# it is depends on the client's version, so they are told by their names.
+_NOT_SENT = ('ConnectError', 'ConnectTimeout', 'PoolTimeout')
+# HTTP status codes of a wrong key, an empty account and a wrong model name,
+# after which no request works.
+_PERMANENT = (401, 402, 404)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +64,13 @@ class Reply:
   written: int
 
 
-def read_reply(response: Any, name: str, num_top: int) -> Reply:
+def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
   """Converts the client's response to a completion or chat request.
 
   Args:
     response: the response object of the `openai` client.
     name: the engine's name, for error messages.
+    route: the engine's route, for the usage of a withheld text.
     num_top: maximum k, the number of top log-probabilities per token. A server
       may return one more if the written token is not among the top k.
 
@@ -77,15 +85,19 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
         f'The server of {name} reports no token usage, so costs are unknown; '
         'use a server that reports prompt and completion tokens.'
     )
-  if choice.finish_reason not in ('stop', 'length'):
-    raise engine_lib.Refused(
-        f'The server of {name} ended a reply with finish reason '
-        f"{choice.finish_reason!r}; allowed: 'stop', 'length'."
-    )
   details = usage.prompt_tokens_details
   # If the server gives no cache details, every prompt token counts as read
   # anew: an upper bound on the cost.
   cached = (details and details.cached_tokens) or 0
+  # The server's prompt_tokens include the cached tokens.
+  read, written = usage.prompt_tokens - cached, usage.completion_tokens
+  if choice.finish_reason not in ('stop', 'length'):
+    error = engine_lib.Refused(
+        f'The server of {name} ended a reply with finish reason '
+        f"{choice.finish_reason!r}; allowed: 'stop', 'length'."
+    )
+    error.billed = (types.Usage(route, read, cached, written),)
+    raise error
   # Only replies to chat requests have a message.
   message = getattr(choice, 'message', None)
   tokens, log_probs, tops = _read_log_probs(choice.logprobs, message is None)
@@ -97,10 +109,9 @@ def read_reply(response: Any, name: str, num_top: int) -> Reply:
       tokens=tokens,
       log_probs=log_probs,
       top_log_probs=_rectangle(tops, num_top),
-      # The server's prompt_tokens include the cached tokens.
-      read=usage.prompt_tokens - cached,
+      read=read,
       cached=cached,
-      written=usage.completion_tokens,
+      written=written,
   )
 
 
@@ -228,9 +239,13 @@ def read_fault(error: Exception, name: str) -> Exception:
   import openai
 
   # An error without an HTTP status: the connection failed or timed out, or the
-  # body was not JSON.
+  # body was not JSON. Unless no connection was made, the server may have worked
+  # on the request.
   if not isinstance(error, openai.APIStatusError):
-    return engine_lib.Unavailable(f'{name}: {type(error).__name__}: {error}')
+    return engine_lib.Unavailable(
+        f'{name}: {type(error).__name__}: {error}',
+        may_be_billed=type(error.__cause__).__name__ not in _NOT_SENT,
+    )
   status = error.status_code
   message = f'{name}: HTTP {status}: {error.message}'
   # An exhausted quota has status 429, like a rate limit, but waiting does not
@@ -238,7 +253,11 @@ def read_fault(error: Exception, name: str) -> Exception:
   if status in _PERMANENT or error.code == 'insufficient_quota':
     return engine_lib.Stop(message)
   if status in _RETRIABLE or status >= 500:
-    return engine_lib.Unavailable(message, retry_after(error.response.headers))
+    return engine_lib.Unavailable(
+        message,
+        retry_after(error.response.headers),
+        may_be_billed=status in _TIMED_OUT,
+    )
   return engine_lib.Refused(message)
 
 

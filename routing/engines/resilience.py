@@ -3,7 +3,8 @@
 Failures are handled in the same way for all back ends. An engine reports the
 kind of a failure by an error type of `engine`: `Unavailable`, `Refused`,
 `EngineDied` or `Stop`. This module decides by the type whether to repeat the
-request, restart the process, or pass the error on to the caller.
+request, restart the process, or pass the error on to the caller. Only `Refused`
+is permanent: the same request would fail again on another day.
 """
 
 import asyncio
@@ -17,9 +18,9 @@ import random
 
 from absl import logging
 
-from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import meter as meter_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,50 +56,12 @@ class Limits:
         raise ValueError(f'{field.name} is {value}; allowed: >= {minimum}.')
 
 
-class Meter:
-  """Adds up what a run has spent, and compares it with the spending ceiling.
-
-  Args:
-    specs: the routes with their prices, by route index.
-    limits: the limits of the run, of which `dollars` and `tokens` are used.
-  """
-
-  def __init__(self, specs: Sequence[costs.RouteSpec], limits: Limits):
-    self._specs, self._limits = specs, limits
-    self.dollars, self.tokens = 0.0, 0
-
-  def add(self, usage: types.Usage) -> None:
-    """Adds the usage of one step, or of discarded tokens, to the total."""
-    spec = self._specs[usage.route]
-    self.dollars += float(costs.call_cost(usage, spec, 'price'))
-    self.tokens += int(usage.read + usage.cached + usage.written)
-
-  def share(self) -> float:
-    """Returns the spent fraction of the ceiling, which is reached at 1.
-
-    If both dollars and tokens are limited, the larger fraction counts.
-    """
-    parts = [0.0]  # Without any limit, the fraction stays 0.
-    if self._limits.dollars:
-      parts.append(self.dollars / self._limits.dollars)
-    if self._limits.tokens:
-      parts.append(self.tokens / self._limits.tokens)
-    return max(parts)
-
-  def check(self) -> None:
-    """Raises `engine_lib.Stop` once the spending ceiling is reached."""
-    if self.share() >= 1:
-      raise engine_lib.Stop(
-          f'The spending ceiling is reached: {self} were spent. To continue, '
-          'raise the limit on dollars or tokens that was reached.'
-      )
-
-  def __str__(self) -> str:
-    return f'${self.dollars:.4g} and {self.tokens:,} tokens'
+class Exhausted(engine_lib.Unavailable):
+  """The failure of all attempts at a request, for reasons that may pass."""
 
 
 def with_retries(
-    engines: Sequence[engine_lib.Engine], limits: Limits, meter: Meter
+    engines: Sequence[engine_lib.Engine], limits: Limits, meter: meter_lib.Meter
 ) -> list['ResilientEngine']:
   """Wraps each engine of a run in a `ResilientEngine`; all share one meter."""
   return [
@@ -125,7 +88,7 @@ class ResilientEngine:
       self,
       engine: engine_lib.Engine,
       limits: Limits,
-      meter: Meter,
+      meter: meter_lib.Meter,
       *,
       seed: int = 0,
       sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -158,8 +121,8 @@ class ResilientEngine:
       request: the request.
 
     Raises:
-      engine_lib.Refused: if the engine refuses the request, or all attempts
-        failed.
+      engine_lib.Refused: if the engine refuses the request.
+      Exhausted: if all attempts failed for reasons that may pass.
       engine_lib.Stop: if the spending ceiling is reached, or the engine's
         process is dead and cannot be restarted.
     """
@@ -171,25 +134,54 @@ class ResilientEngine:
         # The slot is released before any wait below, so that a request that
         # backs off does not block others.
         async with self._slots:
-          # The ceiling is checked after the slot is obtained, since it may have
-          # been reached while this request waited for the slot.
-          self._meter.check()
-          steps = await session.write(request)
+          return await self._attempt(session, request)
       except engine_lib.Unavailable as error:
         # `attempt` may exceed the limit, since an attempt that ended in a
         # restart was not compared with it.
         if attempt >= self._limits.attempts:
-          raise engine_lib.Refused(
+          raise Exhausted(
               f'All {attempt} attempts of a request failed; the last: {error}'
           ) from error
         await self._wait(attempt, error)
       except engine_lib.EngineDied as error:
         # No wait is needed here: the next attempt meets a fresh process.
         await self._restart(num_restarts, error)
-      else:
-        for step in steps:
-          self._meter.add(step.usage)
-        return steps
+
+  async def _attempt(
+      self, session: engine_lib.Session, request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Makes one attempt, and counts what it used, also if it failed."""
+    largest = self._largest_usage(session.question, request)
+    # A request that has to wait for a slot reserves nothing in the meantime.
+    await self._meter.reserve(largest)
+    billed, is_unsure = (), True
+    try:
+      steps = await session.write(request)
+      billed, is_unsure = [step.usage for step in steps], False
+      return steps
+    except (engine_lib.Unavailable, engine_lib.Refused) as error:
+      billed, is_unsure = error.billed, error.may_be_billed
+      raise
+    except engine_lib.EngineDied:
+      raise  # What was in flight was written in part.
+    except engine_lib.Stop:
+      is_unsure = False  # The back end takes no request at all.
+      raise
+    finally:
+      # After a cancellation or an unknown error, the request may be billed.
+      self._meter.settle(largest, billed, is_unsure=is_unsure)
+
+  def _largest_usage(
+      self, question: str, request: engine_lib.Request
+  ) -> types.Usage:
+    """Returns the largest usage that one attempt at a request may have."""
+    if self.capabilities.counts_tokens:
+      read = self.count_tokens(question, request.trace)
+    else:
+      # A token is at least a byte. There are about four bytes to a token, so
+      # this also covers the words that a chat template adds.
+      read = len((question + request.trace).encode())
+    return types.Usage(self.route, read, 0, request.max_tokens)
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Counts prompt tokens; see `engine.Engine.count_tokens`."""
@@ -282,7 +274,10 @@ class ResilientSession(engine_lib.Session):
   """
 
   def __init__(
-      self, engine: ResilientEngine, session: engine_lib.Session, meter: Meter
+      self,
+      engine: ResilientEngine,
+      session: engine_lib.Session,
+      meter: meter_lib.Meter,
   ):
     super().__init__(session.question, session.route)
     self._engine, self._session, self._meter = engine, session, meter

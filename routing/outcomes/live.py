@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
 
-from routing import costs
-from routing import progress as progress_lib
-from routing import protocols
 from routing import types
-from routing.engines import engine as engine_lib
-from routing.grading import equivalence
 from routing.outcomes import frontier as frontier_lib
+from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
 from routing.outcomes import sources
-from routing.rollout import collect
 from routing.rollout import driver
-from routing.shards import json_cache
-from routing.shards import manifest as manifest_lib
 
 # `compare` treats costs as equal if they differ by less than this fraction of
 # the cost of the largest model alone. The tolerance lies far above the rounding
@@ -35,129 +25,12 @@ SAME_COST = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Answering:
-  """The settings under which engines answer problems live.
-
-  make_engines: returns the engines, one per route; the engines are closed after
-    use.
-  protocol: which route may write which step.
-  accounting: cost accounting, from which routers' cost features are computed.
-  sampling: temperature and limits of each answer.
-  grade: the grader of final answers.
-  seed: seed of the requests. With the seed of the collection, the same requests
-    are sent as in the collection.
-  concurrency: number of problems answered at the same time; answers do not
-    depend on it.
-  made_by: JSON-like; the models and everything else about the back ends that
-    changes answers, e.g. hashes of the weights. Cached answers with another
-    value are not used.
-  """
-
-  make_engines: Callable[[], Sequence[engine_lib.Engine]]
-  protocol: protocols.Protocol
-  accounting: costs.Accounting
-  sampling: driver.Sampling
-  grade: equivalence.Grader
-  seed: int = 0
-  concurrency: int = 64
-  made_by: Any = None
-
-  def key(self) -> dict[str, Any]:
-    """Returns the settings that answers depend on, as part of a cache key."""
-    # The concurrency and the engines' addresses are left out: answers do not
-    # depend on them, so cached answers should survive their change.
-    return {
-        'protocol': dataclasses.asdict(self.protocol),
-        'sampling': dataclasses.asdict(self.sampling),
-        'accounting': dataclasses.asdict(self.accounting),
-        'grade': self.grade.name,
-        'seed': self.seed,
-        'made_by': self.made_by,
-    }
-
-
-async def answer_all(
-    answering: Answering,
-    problems: Sequence[types.Problem],
-    router: driver.Router,
-    engines: Sequence[engine_lib.Engine],
-    progress: progress_lib.Progress | None = None,
-) -> list[types.Trajectory]:
-  """Answers all problems with one router; the caller closes the engines.
-
-  Returns:
-    N trajectories, in the order of `problems`.
-  """
-  answered = {}  # Index of the problem -> answer: problems finish in any order.
-
-  async def answer(problem: types.Problem) -> types.Trajectory:
-    return await driver.answer(
-        problem,
-        router,
-        engines,
-        protocol=answering.protocol,
-        accounting=answering.accounting,
-        grade=answering.grade,
-        seed=answering.seed,
-        sampling=answering.sampling,
-    )
-
-  await collect.collect_each(
-      problems,
-      answer,
-      answered.__setitem__,
-      concurrency=answering.concurrency,
-      on_begin=progress.begin if progress else lambda: None,
-      on_done=progress.update if progress else lambda: None,
-  )
-  return [answered[i] for i in range(len(problems))]
-
-
-def answer_under(
-    answering: Answering,
-    problems: Sequence[types.Problem],
-    routers: Collection[driver.Router],
-    on_answered: Callable[[int, list[types.Trajectory]], None] | None = None,
-) -> list[list[types.Trajectory]]:
-  """Answers all problems with each router in turn, on newly made engines.
-
-  Args:
-    answering: the settings of the answers; it makes the engines.
-    problems: N problems.
-    routers: K routers.
-    on_answered: called with the index of each router and its N answers, before
-      the next router starts.
-
-  Returns:
-    For each router its N trajectories, in the order of `problems`.
-  """
-
-  async def run() -> list[list[types.Trajectory]]:
-    engines, answers = answering.make_engines(), []
-    total = len(problems) * len(routers)
-    try:
-      with progress_lib.Progress(total, 'live', unit='problem') as progress:
-        # Routers run one after the other: the engines keep their prefix caches,
-        # and an interruption loses the answers of one router only.
-        for index, router in enumerate(routers):
-          answers.append(
-              await answer_all(answering, problems, router, engines, progress)
-          )
-          if on_answered:
-            on_answered(index, answers[-1])
-      return answers
-    finally:
-      # Engines are closed in the event loop that used them, because the HTTP
-      # client of an engine is bound to one event loop.
-      for engine in engines:
-        await engine.close()
-
-  return asyncio.run(run())
-
-
-@dataclasses.dataclass(frozen=True)
 class Live:
   """A source in which models answer the problems again at each threshold.
+
+  A problem that an engine refuses counts as answered wrongly, at the cost of
+  the largest model alone. So all points have the same problems, and a promise
+  also holds for a service, which has no answer to give either.
 
   answering: the settings of the answers.
   problems: the N problems.
@@ -168,11 +41,10 @@ class Live:
     needs it.
   grid_source: recorded trajectories on the same problems, whose scores give the
     grid of thresholds. If None, `grid` and `frontier` raise an error.
-  folder: cache of answers, one file per threshold. An interrupted run resumes
-    from the cache, and other runs reuse it; None = no cache.
+  folder: where answers are kept; see `live_answers`. None = nowhere.
   """
 
-  answering: Answering
+  answering: live_answers.Answering
   problems: Sequence[types.Problem]
   large_correct: np.ndarray
   large_cost: Mapping[str, np.ndarray]
@@ -206,11 +78,8 @@ class Live:
       self, family: sources.Family, thresholds: np.ndarray, metric: str
   ) -> points_lib.Points:
     """See `sources.Source.evaluate`; runs models for uncached thresholds."""
-    # Cache keys are JSON, which has no infinity. In the keys, a finite number
-    # beyond every score stands for it; the routers get the real threshold.
-    kappas = np.clip(thresholds, -1e300, 1e300).tolist()
     routers = [family.at(kappa) for kappa in thresholds]
-    return self._outcomes(family.fingerprint, kappas, routers, metric)
+    return self._outcomes(family.fingerprint, thresholds, routers, metric)
 
   def frontier(
       self, family: sources.Family, metric: str, size: int
@@ -235,7 +104,7 @@ class Live:
     )
 
   def _outcomes(self, name, settings, routers, metric) -> points_lib.Points:
-    """Returns the outcomes of K routers, from the cache or from engines.
+    """Returns the outcomes of K routers, kept ones or new ones.
 
     Args:
       name: name of the router family in the cache.
@@ -243,110 +112,93 @@ class Live:
       routers: the K routers.
       metric: cost metric.
     """
-    # The cost metric is not part of the key: a cache file holds the costs in
-    # every metric.
-    keys = [self._key(name, setting) for setting in settings]
-    found = [self._cached(key) for key in keys]
-    missing = [i for i, content in enumerate(found) if content is None]
-
-    # `answer_under` calls `store` after each router, so that an interruption
-    # loses the answers of one router at most.
-    def store(index: int, answers: list[types.Trajectory]) -> None:
-      place = missing[index]
-      found[place] = self._measure(answers)
-      if self.folder is not None:
-        json_cache.save(self._path(keys[place]), keys[place], found[place])
-
-    if missing:
-      uncached = [routers[i] for i in missing]
-      answer_under(self.answering, self.problems, uncached, store)
+    asked = [
+        live_answers.Asked(router, name, setting)
+        for router, setting in zip(routers, settings, strict=True)
+    ]
+    answers = live_answers.answer_under(
+        self.answering, self.problems, asked, self.folder
+    )
     # Each problem has one answer, graded 0 or 1, so loss and gain are products.
-    correct = np.array([x['correct'] for x in found])
-    cost = np.array([x['cost'][metric] for x in found])  # `[K, N]`.
-    alone = self.large_correct
+    correct = np.array([[_correct(x) for x in row] for row in answers])
+    alone, large_cost = self.large_correct, self.large_cost[metric]
+    cost = np.array(
+        [
+            [_cost(x, metric, y) for x, y in zip(row, large_cost, strict=True)]
+            for row in answers
+        ]
+    )  # `[K, N]`.
     return points_lib.Points(
         correct=correct,
-        cost=cost / self.large_cost[metric],
+        cost=cost / large_cost,
         loss=alone * (1 - correct),
         gain=correct * (1 - alone),
     )
 
-  def _key(self, name: str, setting: Any) -> dict[str, Any]:
-    """Returns the cache key: everything that a router's answers depend on."""
-    return {
-        'router': name,
-        'threshold': setting,
-        'problems': manifest_lib.hash_problems(self.problems),
-        **self.answering.key(),
-    }
 
-  def _path(self, key: Mapping[str, Any]) -> pathlib.Path:
-    """Returns the cache file of one router's answers."""
-    # The stem lets people find a file; the hash of the whole key makes the name
-    # unique.
-    stem = re.sub(r'\W+', '-', key['router'])[:60]
-    return self.folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.json'
+def _correct(outcome: live_answers.Outcome) -> float:
+  """Returns the grade of an outcome; a refused problem is not answered."""
+  is_answered = isinstance(outcome, live_answers.Answer)
+  return float(is_answered and outcome.is_correct)
 
-  def _cached(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the cached outcomes of one router, or None."""
-    return (
-        None if self.folder is None else json_cache.load(self._path(key), key)
-    )
 
-  def _measure(self, answers: Sequence[types.Trajectory]) -> dict[str, Any]:
-    """Returns grade and costs of N answers in the JSON form of the cache."""
-    specs = self.answering.accounting.specs
-    return {
-        'correct': [float(x.is_correct) for x in answers],
-        'cost': {
-            metric: [
-                float(costs.total_cost(x.calls, specs, metric)) for x in answers
-            ]
-            for metric in costs.COST_METRICS
-        },
-    }
+def _cost(
+    outcome: live_answers.Outcome, metric: str, large_cost: float
+) -> float:
+  """Returns the cost of an outcome; of a refused one, the largest model's."""
+  if isinstance(outcome, live_answers.Refused):
+    return float(large_cost)
+  return outcome.cost[metric]
 
 
 def compare(
-    trajectories: Sequence[types.Trajectory],
+    answers: Sequence[live_answers.Outcome],
     large_cost: np.ndarray,
     predicted: points_lib.Points,
-    answering: Answering,
+    answering: live_answers.Answering,
 ) -> dict[str, Any]:
   """Compares live answers with predicted outcomes, problem by problem.
 
   The live cost includes wasted tokens, which a model wrote speculatively and
   which did not enter the answer. Records cannot predict their number, because
   it depends on what else was running. A problem therefore counts as agreeing if
-  its grade and its cost without wasted tokens are as predicted.
+  its grade and its cost without wasted tokens are as predicted. Problems that
+  an engine refused are left out.
 
   Args:
-    trajectories: N live answers under one router.
+    answers: N live answers under one router, at least one of them not refused.
     large_cost: `[N]`, cost of the largest model alone, in the metric of
       `answering.accounting`.
     predicted: `[1, N]` predicted outcomes of this router on the same problems.
     answering: the settings of the live answers.
 
   Returns:
-    Accuracy and cost, live and predicted, with the number of agreeing problems.
+    Accuracy and cost, live and predicted, with the numbers of problems that
+    were answered, agree, and were left out.
   """
-  specs, metric = answering.accounting.specs, answering.accounting.metric
+  metric = answering.accounting.metric
+  rows = [
+      i for i, x in enumerate(answers) if isinstance(x, live_answers.Answer)
+  ]
+  num_left_out = len(answers) - len(rows)
+  answers, predicted = [answers[i] for i in rows], predicted.on(rows)
   # The total cost and its wasted part, `[N]` each, as fractions of the cost of
   # the largest model alone.
   cost, wasted = (
-      np.array([costs.total_cost(x, specs, metric) for x in calls]) / large_cost
-      for calls in (
-          [x.calls for x in trajectories],
-          [[c for c in x.calls if c.kind == 'wasted'] for x in trajectories],
+      np.array([x[metric] for x in values]) / large_cost[rows]
+      for values in (
+          [answer.cost for answer in answers],
+          [answer.wasted for answer in answers],
       )
   )
-  correct = np.array([float(x.is_correct) for x in trajectories])
+  correct = np.array([float(answer.is_correct) for answer in answers])
   # Equal grade and cost stand for the same steps by the same models.
   agrees = (correct == predicted.correct[0]) & (
       np.abs(cost - wasted - predicted.cost[0]) < SAME_COST
   )
   return {
-      'num_problems': len(trajectories),
+      'num_problems': len(answers),
+      'num_left_out': num_left_out,
       'accuracy': float(correct.mean()),
       'cost': float(cost.mean()),
       'cost_wasted': float(wasted.mean()),

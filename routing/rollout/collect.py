@@ -28,6 +28,8 @@ from routing.rollout import steps as steps_lib
 Record = TypeVar('Record')  # The data of one problem, e.g. a `types.Ladder`.
 Result = TypeVar('Result')
 Sink = Callable[[int, types.Ladder], None]
+# Errors that concern one problem. All others end the collection.
+Failure = engine_lib.Refused | engine_lib.Unavailable
 
 
 class StayRouter:
@@ -121,8 +123,8 @@ async def collect_each(
     concurrency: int,
     on_begin: Callable[[], None] = lambda: None,
     on_done: Callable[[], None] = lambda: None,
-    on_refused: Callable[[int, engine_lib.Refused], None] | None = None,
-    may_begin: Callable[[int], bool] = lambda index: True,
+    on_failed: Callable[[int, Failure], None] | None = None,
+    may_begin: Callable[[int], Awaitable[bool]] | None = None,
 ) -> None:
   """Collects one record per problem, many problems concurrently.
 
@@ -134,11 +136,12 @@ async def collect_each(
     concurrency: the largest number of problems in progress at a time.
     on_begin: called before each problem, e.g. to update a progress bar.
     on_done: called after each problem.
-    on_refused: called with (index of the problem, error) when an engine raised
-      `engine.Refused`, i.e. a request would fail again if repeated. The
-      problem gets no record, and the others continue. None = raise the error.
-    may_begin: called with the index of the next problem; if it returns False,
-      the problem is skipped.
+    on_failed: called with (index of the problem, error) when an engine raised
+      `engine.Refused`, i.e. a request would fail again if repeated, or
+      `engine.Unavailable`, i.e. it may succeed later. The problem gets no
+      record, and the others continue. None = raise the error.
+    may_begin: called with the index of the next problem; it may wait. If it
+      returns False, the problem is skipped. None = all may begin.
 
   Raises:
     ValueError: if `concurrency` < 1.
@@ -153,7 +156,7 @@ async def collect_each(
 
   async def work() -> None:
     for index, problem in waiting:
-      if not may_begin(index):
+      if may_begin is not None and not await may_begin(index):
         continue
       on_begin()
       try:
@@ -161,12 +164,12 @@ async def collect_each(
         # few records as possible.
         sink(index, await collect_one(problem))
       except Exception as error:
-        if on_refused is None or not isinstance(error, engine_lib.Refused):
+        if on_failed is None or not isinstance(error, Failure):
           # A note instead of a new exception, because callers catch the error
           # by its type.
           error.add_note(f'while collecting problem {problem.id}')
           raise
-        on_refused(index, error)
+        on_failed(index, error)
       on_done()
 
   await together(work() for _ in range(min(concurrency, len(problems))))

@@ -183,12 +183,12 @@ def replace_file(
   write(temporary)
   # The content must be on the disk before the rename. Otherwise a crash could
   # leave an empty file under the final name.
-  _sync(temporary)
+  sync(temporary)
   os.replace(temporary, path)
-  _sync(path.parent)  # So that the rename survives a power failure.
+  sync(path.parent)  # So that the rename survives a power failure.
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
   """Blocks until a file or directory is written to the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:

@@ -1,12 +1,15 @@
 """Reads records from shards, after checking that the files are unaltered."""
 
+from collections.abc import Iterator
 import io
 import pathlib
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routing import types
+from routing.shards import block_log
 from routing.shards import manifest as manifest_lib
 from routing.shards import schema
 
@@ -28,24 +31,69 @@ def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
     ) from error
 
 
-def read_ladders(directory: pathlib.Path | str) -> list[types.Ladder]:
-  """Returns all ladders of a complete directory, in the order of the problems.
+def read_ladders(
+    directory: pathlib.Path | str, *, is_partial: bool = False
+) -> list[types.Ladder]:
+  """Returns all ladders of a directory, in the order of the problems.
+
+  Args:
+    directory: of the shards.
+    is_partial: whether to read what there is of an unfinished collection,
+      including the logs of unfinished blocks.
 
   Raises:
-    ValueError: if the collection is not finished, or its records are of another
-      kind; or if a shard is missing, truncated, altered or of another schema
-      version (the message names the file).
+    ValueError: if the collection is not finished and `is_partial` is False, or
+      its records are of another kind; or if a shard or a log is missing,
+      truncated, altered or of another schema version (the message names the
+      file).
   """
-  return _read_all(pathlib.Path(directory), schema.LADDERS)
+  return list(read_each(directory, schema.LADDERS, is_partial=is_partial))
 
 
-def read_rollouts(directory: pathlib.Path | str) -> list[types.Rollouts]:
-  """Returns all rollouts of a complete directory, in the order of the problems.
+def read_rollouts(
+    directory: pathlib.Path | str, *, is_partial: bool = False
+) -> list[types.Rollouts]:
+  """Returns all rollouts of a directory, in the order of the problems.
 
-  Raises:
-    ValueError: as `read_ladders` does.
+  Arguments and errors are those of `read_ladders`.
   """
-  return _read_all(pathlib.Path(directory), schema.ROLLOUTS)
+  return list(read_each(directory, schema.ROLLOUTS, is_partial=is_partial))
+
+
+def read_each(
+    directory: pathlib.Path | str,
+    kind: schema.Kind,
+    *,
+    is_partial: bool = False,
+) -> Iterator[Any]:
+  """Yields the records of a directory, of any kind, one file at a time.
+
+  Arguments, order and errors are those of `read_ladders`.
+  """
+  directory = pathlib.Path(directory)
+  if not is_partial:
+    for entry in complete_manifest(directory, kind).shards:
+      yield from read_shard(directory, entry, kind)
+    return
+  # The names of the logs are read before the manifest. If a log disappears
+  # after that, its block is in a shard; in the other order, it could be missed.
+  logs = [
+      (path, block_log.read(path)) for path in block_log.paths(directory, kind)
+  ]
+  manifest = read_manifest(directory)
+  manifest_lib.check_kind(manifest, kind, str(directory))
+  blocks = {x.first // manifest.shard_size: x for x in manifest.shards}
+  rows = {block_log.number(path): found for path, found in logs}
+  for number in sorted({*blocks, *rows}):
+    seen = set()
+    if number in blocks:
+      for record in read_shard(directory, blocks[number], kind):
+        seen.add(record.problem.id)
+        yield record
+    for _, table in sorted(rows.get(number, {}).items()):
+      # A log whose block is in a shard by now is about to be deleted.
+      if table['id'][0].as_py() not in seen:
+        yield from kind.from_table(table)
 
 
 def read_shard(
@@ -66,14 +114,19 @@ def read_shard(
     ValueError: if the file is missing, truncated, altered or of another schema
       version.
   """
-  directory = pathlib.Path(directory)
+  return kind.from_table(read_table(pathlib.Path(directory), entry))
+
+
+def read_table(
+    directory: pathlib.Path, entry: manifest_lib.ShardEntry
+) -> pa.Table:
+  """Returns the table of one shard; arguments, errors as in `read_shard`."""
   # The hash is checked before the file is parsed, because the parser's errors
   # for a damaged file do not say what to do.
   manifest_lib.check_shard(directory, entry)
-  table = pq.read_table(
+  return pq.read_table(
       io.BytesIO((directory / entry.file).read_bytes()), use_threads=False
   )
-  return kind.from_table(table)
 
 
 def complete_manifest(
@@ -94,16 +147,7 @@ def complete_manifest(
   if not manifest.is_complete:
     rows = sum(shard.rows for shard in manifest.shards)
     raise ValueError(
-        f'{directory} holds {rows} of {manifest.num_problems} problems; run '
-        'the collection again to finish it.'
+        f'{directory} holds {rows} of {manifest.num_problems} problems in '
+        'complete shards; run the collection again to finish it.'
     )
   return manifest
-
-
-def _read_all(directory: pathlib.Path, kind: schema.Kind) -> list[Any]:
-  """Returns the records of all shards of a complete directory."""
-  return [
-      record
-      for entry in complete_manifest(directory, kind).shards
-      for record in read_shard(directory, entry, kind)
-  ]

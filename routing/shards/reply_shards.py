@@ -17,7 +17,6 @@ from routing.engines import memoized
 from routing.engines import prefix_cache
 from routing.rollout import all_replies
 from routing.shards import columns
-from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import schema
 from routing.shards import writer
@@ -101,14 +100,12 @@ def read(directory: pathlib.Path | str) -> Iterator[all_replies.Replies]:
 
   Raises:
     ValueError: if the directory has no manifest, or its records are of another
-      kind; or if a shard is missing or altered (the message names the file).
+      kind; or if a shard or a log is missing or altered (the message names the
+      file).
   """
-  manifest = reader.read_manifest(directory)
-  manifest_lib.check_kind(manifest, REPLIES, str(directory))
   # An unfinished collection can be used, because an engine generates a missing
   # reply when a router needs it.
-  for entry in manifest.shards:
-    yield from reader.read_shard(directory, entry, REPLIES)
+  return reader.read_each(directory, REPLIES, is_partial=True)
 
 
 def remember(

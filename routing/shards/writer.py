@@ -1,9 +1,11 @@
-"""Writes records to shards, such that a killed process corrupts no directory.
+"""Writes records to shards, such that a crash loses no finished problem.
 
-Problems are divided, in their order, into blocks of `shard_size`. A block is
-written to a file, its shard, when the last record of the block has arrived.
-Shards are written atomically, and are valid once the manifest lists them. If
-the process is killed, only the records of unfinished blocks are lost.
+Problems are divided, in their order, into blocks of `shard_size`. Each record
+that arrives is appended to the log of its block (`shards.block_log`), and is on
+the disk at once. When the last record of a block has arrived, the block is
+written to a file, its shard, and its log is deleted. Shards are written
+atomically, and are valid once the manifest lists them. Their bytes do not
+depend on the order in which the records arrived, nor on interruptions.
 
 A collection may be extended: it is resumed with the same problems and new ones
 after them. The last block may then have room for some of the new problems. The
@@ -18,9 +20,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routing import types
+from routing.shards import block_log
+from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import schema
@@ -29,7 +34,9 @@ from routing.shards import schema
 class Writer:
   """Accepts records in any order, and writes them in the order of the problems.
 
-  Subclasses set `kind`, the kind of record.
+  Subclasses set `kind`, the kind of record. A writer locks its directory until
+  the collection is complete or the writer is closed. It is a context manager
+  that closes itself.
 
   Args:
     directory: of the shards. If it does not exist, it is created. If it has
@@ -41,8 +48,8 @@ class Writer:
 
   Raises:
     ValueError: if `directory` has data of other settings, another kind or
-      schema version, shards without a manifest, or an altered shard. In this
-      case nothing in it is changed.
+      schema version, shards without a manifest, or an altered shard or log; or
+      if another writer has locked it. In this case nothing in it is changed.
   """
 
   kind: schema.Kind
@@ -58,9 +65,11 @@ class Writer:
       raise ValueError(f'shard_size is {shard_size}; allowed: >= 1.')
     self._directory = pathlib.Path(directory)
     self._problems = list(problems)
-    # Records that are not written yet, by block and problem:
-    # {first index of the block: {index of the problem: record}}.
-    self._blocks: dict[int, dict[int, Any]] = {}
+    # Indices of the problems whose records are in a log.
+    self._logged: set[int] = set()
+    # Indices of the problems whose records are in the shard of a block that has
+    # room for more.
+    self._reloaded: set[int] = set()
     requested = manifest_lib.Manifest(
         settings={
             **settings,
@@ -70,28 +79,50 @@ class Writer:
         shard_size=shard_size,
         kind=self.kind.name,
     )
-    self._manifest = self._open(requested)
-    # Indices of the problems whose records are in the shard of a block that has
-    # room for more.
-    self._reloaded: set[int] = set()
-    self._reload_open_blocks()
+    self._lock = None
+    # Many processes may open a finished collection at once, e.g. the runs of a
+    # sweep that share it. They need no lock, except to tidy up.
+    is_finished, is_tidy = self._state()
+    if not (is_finished and is_tidy):
+      self._directory.mkdir(parents=True, exist_ok=True)
+      try:
+        self._lock = lock_lib.Lock(self._directory)
+      except ValueError:
+        if not is_finished:
+          raise
+    try:
+      self._manifest = self._check(requested)
+      if self._lock is not None:
+        self._recover()
+    except BaseException:
+      self.close()
+      raise
 
   @property
   def manifest(self) -> manifest_lib.Manifest:
     """The manifest that is on disk."""
     return self._manifest
 
+  def __enter__(self) -> 'Writer':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Unlocks the directory; nothing may be added any more."""
+    if self._lock is not None:
+      self._lock.release()
+
   def missing(self) -> list[int]:
     """Returns the indices of the problems that are still to be collected.
 
-    These problems are in no shard and did not fail. A problem whose record this
-    writer has received but not written yet counts as missing.
+    These problems have no record on the disk, neither in a shard nor in a log,
+    and were not refused.
     """
-    # `_blocks` is not used, because records in memory are lost if the process
-    # is killed.
     size = self._manifest.shard_size
     written = {x.first for x in self._manifest.shards if self._is_full(x)}
-    there = self._failed() | self._reloaded
+    there = self._failed() | self._reloaded | self._logged
     return [
         i
         for i in range(len(self._problems))
@@ -99,7 +130,7 @@ class Writer:
     ]
 
   def add(self, index: int, record: Any) -> None:
-    """Accepts the record of a problem; writes its block if that is complete.
+    """Writes the record of a problem to the disk; its block, if it is complete.
 
     Args:
       index: index of the problem in the split.
@@ -117,13 +148,15 @@ class Writer:
           f'of {record.problem.id}.'
       )
     first = self._check_new(index)
-    self._blocks.setdefault(first, {})[index] = record
+    block_log.append(self._log(first), self.kind, index, record)
+    self._logged.add(index)
     self._write_if_full(first)
 
   def fail(self, index: int, reason: str) -> None:
-    """Records that problem `index` failed, and for which reason.
+    """Records that problem `index` can never be collected, and why.
 
     The shard is written without this problem, and `missing` no longer lists it.
+    A problem that may succeed later must not be recorded.
 
     Raises:
       ValueError: if the problem already has a record or a failure.
@@ -142,29 +175,26 @@ class Writer:
     return {failure.index for failure in self._manifest.failures}
 
   def _check_new(self, index: int) -> int:
-    """Checks that a problem may get a record or a failure.
-
-    Args:
-      index: index of the problem in the split.
-
-    Returns:
-      The index of the first problem in its block.
+    """Returns the first index of a block; `index` may still get a record.
 
     Raises:
-      ValueError: if the problem already has a record or a failure.
+      ValueError: if the problem already has a record or a failure, or the
+        writer is closed.
     """
     first = index - index % self._manifest.shard_size
     is_written = any(
         shard.first == first and self._is_full(shard)
         for shard in self._manifest.shards
     )
-    is_known = index in self._blocks.get(first, ()) or index in self._failed()
-    if is_written or is_known:
+    known = self._failed() | self._reloaded | self._logged
+    if is_written or index in known:
       name = self._problems[index].id
       raise ValueError(
           f'Problem {name} (index {index}) already has a record or a failure; '
           'each problem gets only one.'
       )
+    if self._lock is None or not self._lock.is_held:
+      raise ValueError(f'The writer of {self._directory} is closed.')
     return first
 
   def _places(self, first: int) -> range:
@@ -177,39 +207,23 @@ class Writer:
     places = self._places(shard.first)
     return shard.rows + len(self._failed().intersection(places)) == len(places)
 
-  def _reload_open_blocks(self) -> None:
-    """Reads the records of incomplete shards, which will be written again.
+  def _state(self) -> tuple[bool, bool]:
+    """Returns whether the collection is finished, and whether it is tidy."""
+    try:
+      found = manifest_lib.load(self._directory)
+    except (FileNotFoundError, ValueError):
+      return False, False  # `_check` says what is wrong, if anything is.
+    there = {
+        *self._directory.glob(f'{self.kind.name}-*.parquet'),
+        *block_log.paths(self._directory, self.kind),
+        *self._directory.glob(lock_lib.FILE_NAME),
+    }
+    listed = {self._directory / x.file for x in found.shards}
+    has_all = found.is_complete and found.num_problems == len(self._problems)
+    return has_all and listed <= there, listed == there
 
-    Also deletes shard files that are left over from a killed process.
-    """
-    for shard in self._manifest.shards:
-      self._delete_others(shard)
-      if self._is_full(shard):
-        continue
-      # Rows are matched to indices by the problem's id, because failed problems
-      # have no row.
-      places = {self._problems[i].id: i for i in self._places(shard.first)}
-      records = reader.read_shard(self._directory, shard, self.kind)
-      block = {places[record.problem.id]: record for record in records}
-      self._blocks[shard.first] = block
-      self._reloaded.update(block)
-
-  def _write_if_full(self, first: int) -> None:
-    """Writes the block that starts at `first`, if it is complete.
-
-    It is complete if each of its problems has a record or a failure.
-    """
-    places = self._places(first)
-    block = self._blocks.get(first, {})
-    present = [i for i in places if i in block]
-    failed = self._failed().intersection(places)
-    # A block in which every problem failed has no records, and gets no file.
-    if present and len(present) + len(failed) == len(places):
-      self._write([block[i] for i in present], first)
-      del self._blocks[first]
-
-  def _open(self, requested: manifest_lib.Manifest) -> manifest_lib.Manifest:
-    """Creates the directory, or checks that its collection can be resumed.
+  def _check(self, requested: manifest_lib.Manifest) -> manifest_lib.Manifest:
+    """Checks that the collection in the directory can be resumed, or begun.
 
     Args:
       requested: the empty manifest of the collection with current settings.
@@ -221,38 +235,95 @@ class Writer:
       ValueError: see the class.
     """
     if not (self._directory / manifest_lib.FILE_NAME).exists():
-      # Shards without a manifest are not from this writer, and must not be
+      # Records without a manifest are not from this writer, and must not be
       # overwritten.
-      if any(self._directory.glob('*.parquet')):
+      if any(
+          x.suffix in ('.parquet', block_log.SUFFIX)
+          for x in self._directory.iterdir()
+      ):
         raise ValueError(
             f'{self._directory} holds shards but no {manifest_lib.FILE_NAME}; '
             'use another work directory. Nothing was overwritten.'
         )
-      self._directory.mkdir(parents=True, exist_ok=True)
-      manifest_lib.save(self._directory, requested)
       return requested
-    before = manifest_lib.load(self._directory)
-    found = before.extended(self._problems, requested)
-    # All checks come before the first write, so that nothing has been changed
-    # if one of them raises an error.
+    found = manifest_lib.load(self._directory)
+    found = found.extended(self._problems, requested)
     manifest_lib.check_same(found, requested, str(self._directory))
     there = [s for s in found.shards if (self._directory / s.file).exists()]
     for shard in there:
       manifest_lib.check_shard(self._directory, shard)
-    if found != before:
-      # The extended manifest is saved before any new record arrives. So readers
-      # see an unfinished collection instead of the complete smaller one.
-      manifest_lib.save(self._directory, found)
     # A shard whose file was deleted is not listed any more, so its problems are
     # collected again.
     return dataclasses.replace(found, shards=tuple(there))
 
+  def _recover(self) -> None:
+    """Saves the manifest, and takes over what an earlier process left.
+
+    Records of incomplete blocks are kept; a block whose log is complete is
+    written. Files of a killed process that are not needed are deleted.
+    """
+    full = {x.first for x in self._manifest.shards if self._is_full(x)}
+    logged = self._read_logs(full)
+    # The manifest is saved before any new record arrives. So readers of an
+    # extended collection see that it is unfinished.
+    path = self._directory / manifest_lib.FILE_NAME
+    if not path.exists() or manifest_lib.load(path.parent) != self._manifest:
+      manifest_lib.save(self._directory, self._manifest)
+    for shard in self._manifest.shards:
+      self._delete_others(shard)
+      if shard.first in full:
+        self._log(shard.first).unlink(missing_ok=True)
+        continue
+      # Rows are matched to indices by the problem's id, because failed problems
+      # have no row.
+      places = {self._problems[i].id: i for i in self._places(shard.first)}
+      table = reader.read_table(self._directory, shard)
+      self._reloaded.update(places[x] for x in table['id'].to_pylist())
+    self._logged = logged
+    size = self._manifest.shard_size
+    for first in sorted({index - index % size for index in logged}):
+      self._write_if_full(first)
+    if self._manifest.is_complete:
+      self.close()  # Nothing can be added any more.
+
+  def _read_logs(self, full: set[int]) -> set[int]:
+    """Returns the indices of the problems whose records are in logs.
+
+    Args:
+      full: first indices of the blocks whose shards are complete. Their logs
+        are not needed any more.
+
+    Raises:
+      ValueError: if a log is damaged, or its records are of other problems.
+    """
+    logged = set()
+    needed = {
+        self._log(first): first
+        for first in range(0, len(self._problems), self._manifest.shard_size)
+        if first not in full
+    }
+    for path in block_log.paths(self._directory, self.kind):
+      places = self._places(needed[path]) if path in needed else ()
+      for index, table in block_log.repair(path).items() if places else ():
+        (name,) = table['id'].to_pylist()
+        if index not in places or self._problems[index].id != name:
+          raise ValueError(
+              f'{path} has problem {index}, {name}, which does not belong '
+              'there. Delete the file and run the collection again.'
+          )
+        logged.add(index)
+    return logged
+
   def _stem(self, first: int) -> str:
     """Returns the beginning of the file names of the block at `first`."""
-    return f'{self.kind.name}-{first // self._manifest.shard_size:05d}'
+    return block_log.stem(self.kind, first // self._manifest.shard_size)
+
+  def _log(self, first: int) -> pathlib.Path:
+    """Returns the log of the block that starts at problem `first`."""
+    return self._directory / f'{self._stem(first)}{block_log.SUFFIX}'
 
   def _delete_others(self, shard: manifest_lib.ShardEntry) -> None:
-    """Deletes all files of a shard's block except the file of `shard`.
+    """Deletes all shards of a shard's block except the file of `shard`.
 
     Such files are left over if the process is killed between writing a file and
     listing it in the manifest.
@@ -263,34 +334,55 @@ class Writer:
         if path.name != shard.file:
           path.unlink()
 
-  def _write(self, records: Sequence[Any], first: int) -> None:
-    """Writes the shard of the block at `first`, then lists it in the manifest.
+  def _write_if_full(self, first: int) -> None:
+    """Writes the block that starts at `first`, if it is complete.
 
-    Args:
-      records: the records of the block, in the order of their problems, so that
-        the bytes of the file do not depend on the order of their arrival.
-      first: index of the first problem of the block.
+    It is complete if each of its problems has a record or a failure.
     """
+    places = self._places(first)
+    new = self._logged.intersection(places)
+    known = self._failed() | self._reloaded | new
+    # A block without a log has no new record: each of its problems failed, or
+    # its shard, which is complete now, has the records of all others.
+    if new and known.issuperset(places):
+      self._write(first)
+      self._logged -= new
+      self._reloaded.difference_update(places)
+    if self._manifest.is_complete:
+      self.close()  # Nothing can be added any more.
+
+  def _write(self, first: int) -> None:
+    """Writes the block at `first` to a shard, and lists it in the manifest."""
     name = self._stem(first)
-    if first in {shard.first for shard in self._manifest.shards}:
+    old = [x for x in self._manifest.shards if x.first == first]
+    if old:
       # The manifest still lists the block's old file, so it must not be
       # overwritten.
       name = f'{name}-{len(self._places(first))}'
     path = self._directory / f'{name}.parquet'
-    table = self.kind.to_table(records)
+    # The records come from the disk, as after an interruption. They are in the
+    # order of their problems, so that the bytes of the shard do not depend on
+    # the order of their arrival.
+    rows = block_log.read(self._log(first))
+    tables = [reader.read_table(self._directory, x) for x in old]
+    tables += [rows[index] for index in sorted(rows)]
+    table = pa.concat_tables([x.cast(self.kind.schema) for x in tables])
+    table = table.combine_chunks()
     manifest_lib.replace_file(
         path, lambda p: pq.write_table(table, p, compression='zstd')
     )
     entry = manifest_lib.ShardEntry(
         file=path.name,
         first=first,
-        rows=len(records),
+        rows=len(table),
         sha256=manifest_lib.hash_file(path),
     )
     self._manifest = self._manifest.with_shard(entry)
-    # The old file may be deleted only after the manifest lists the new one.
+    # The old file and the log may be deleted only after the manifest lists the
+    # new shard.
     manifest_lib.save(self._directory, self._manifest)
     self._delete_others(entry)
+    self._log(first).unlink()
 
 
 class LadderWriter(Writer):

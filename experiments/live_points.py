@@ -1,0 +1,70 @@
+"""Answers test problems live at the operating points of a router."""
+
+import pathlib
+from typing import Any
+
+from absl import logging
+import ml_collections
+
+from experiments import records_on_disk
+from routing.evaluation import evaluator
+from routing.outcomes import live
+from routing.outcomes import live_answers
+from routing.outcomes import sources
+from routing.routers import families
+from routing.routers import learned
+
+
+def answer(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    router: learned.LearnedRouter,
+    test: sources.Source,
+) -> list[dict[str, Any]]:
+  """Answers the first test problems live at each operating point of a router.
+
+  Args:
+    config: of the run; `evaluation.num_live` problems are answered.
+    workdir: of the run, where answers are kept.
+    router: the router that is served.
+    test: must be a `Known` source, whose prediction stands beside each figure;
+      for others nothing is answered.
+
+  Returns:
+    One entry per operating point. Problems that an engine refused are left out
+    and counted; a point at which all were refused has no entry.
+  """
+  size = config.evaluation.num_live
+  if not size or not router.points or not isinstance(test, sources.Known):
+    return []
+  answering = records_on_disk.answering(config, router.card)
+  problems = test.problems[:size]
+  metric, policies = router.card.metric, families.policies(router)
+  # Answered for all points in one call, so that the engines are loaded once.
+  asked = [
+      live_answers.Asked(
+          router.at(point.name),
+          policies[point.policy_index].fingerprint,
+          point.threshold,
+      )
+      for point in router.points
+  ]
+  folder = pathlib.Path(workdir) / records_on_disk.ANSWERS_FOLDER
+  answers = live_answers.answer_under(answering, problems, asked, folder)
+  entries = []
+  for point, answered in zip(router.points, answers, strict=True):
+    if all(isinstance(x, live_answers.Refused) for x in answered):
+      logging.warning('%s has no live answer: all were refused.', point.name)
+      continue
+    kappas = evaluator.threshold_row(point.threshold)
+    predicted = test.evaluate(policies[point.policy_index], kappas, metric)
+    compared = live.compare(
+        answered,
+        test.table.large_cost[metric][: len(problems)],
+        predicted.on(slice(0, len(problems))),
+        answering,
+    )
+    entries.append(
+        {'name': point.name, 'seed': config.train_seeds[0]} | compared
+    )
+  return entries

@@ -1,0 +1,383 @@
+"""Answers problems live with engines, and keeps each answer on the disk.
+
+The answers of one router are in one file, to which each answer is appended when
+it is finished. So an interruption, a crash or a spending ceiling loses none,
+and the same command continues with the answers that are missing. A problem that
+an engine refuses is kept as well, with the reason, and is not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from routing import costs
+from routing import progress as progress_lib
+from routing import protocols
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.grading import equivalence
+from routing.rollout import collect
+from routing.rollout import driver
+from routing.shards import lock as lock_lib
+from routing.shards import manifest as manifest_lib
+from routing.shards import record_log
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+  """The settings under which engines answer problems live.
+
+  make_engines: returns the engines, one per route; the engines are closed after
+    use.
+  protocol: which route may write which step.
+  accounting: cost accounting, from which routers' cost features are computed.
+  sampling: temperature and limits of each answer.
+  grade: the grader of final answers.
+  seed: seed of the requests. With the seed of the collection, the same requests
+    are sent as in the collection.
+  concurrency: number of problems answered at the same time; answers do not
+    depend on it.
+  made_by: JSON-like; the models and everything else about the back ends that
+    changes answers, e.g. hashes of the weights. Cached answers with another
+    value are not used.
+  max_failures: number of problems in a row that may fail, before the back end
+    and not the problems must be at fault; 0 = no limit.
+  """
+
+  make_engines: Callable[[], Sequence[engine_lib.Engine]]
+  protocol: protocols.Protocol
+  accounting: costs.Accounting
+  sampling: driver.Sampling
+  grade: equivalence.Grader
+  seed: int = 0
+  concurrency: int = 64
+  made_by: Any = None
+  max_failures: int = 20
+
+  def key(self) -> dict[str, Any]:
+    """Returns the settings that answers depend on, as part of a cache key."""
+    # The concurrency and the engines' addresses are left out: answers do not
+    # depend on them, so cached answers should survive their change.
+    return {
+        'protocol': dataclasses.asdict(self.protocol),
+        'sampling': dataclasses.asdict(self.sampling),
+        'accounting': dataclasses.asdict(self.accounting),
+        'grade': self.grade.name,
+        'seed': self.seed,
+        'made_by': self.made_by,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What is kept of one live answer.
+
+  is_correct: the grade.
+  cost: cost metric -> cost of all calls, in the unit of the metric.
+  wasted: cost metric -> the part of `cost` for tokens that a model wrote
+    speculatively and that did not enter the answer.
+  """
+
+  is_correct: bool
+  cost: Mapping[str, float]
+  wasted: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+  """Stands in place of an `Answer` that an engine refused; says why."""
+
+  reason: str
+
+
+Outcome = Answer | Refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """A router that answers live, and its name in the cache.
+
+  router: the router.
+  name: name of its family.
+  setting: its threshold or thresholds, or its rate.
+  """
+
+  router: driver.Router
+  name: str
+  setting: Any
+
+
+def answer_under(
+    answering: Answering,
+    problems: Sequence[types.Problem],
+    asked: Sequence[Asked],
+    folder: pathlib.Path | None = None,
+) -> list[list[Outcome]]:
+  """Answers all problems with each router, on newly made engines.
+
+  Engines are made only if an answer is missing.
+
+  Args:
+    answering: the settings of the answers; it makes the engines.
+    problems: N problems.
+    asked: K routers.
+    folder: where answers are kept, one file per router; None = nowhere.
+
+  Returns:
+    For each router its N outcomes, in the order of `problems`.
+
+  Raises:
+    engine_lib.Stop: if problems failed for a reason that may pass, or too many
+      failed in a row. The answers so far are kept.
+    ValueError: if another process answers into the same folder.
+  """
+  kept = [_Kept(answering, problems, each, folder) for each in asked]
+  num_missing = sum(len(x.missing()) for x in kept)
+  if num_missing:
+    with contextlib.ExitStack() as stack:
+      if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.callback(lock_lib.Lock(folder).release)
+      # Only under the lock is an unfinished record surely not being written.
+      for each in kept:
+        each.repair()
+      total = sum(map(len, kept))
+      progress = stack.enter_context(
+          progress_lib.Progress(
+              total, 'live', unit='problem', done=total - num_missing
+          )
+      )
+      asyncio.run(_answer_missing(answering, kept, progress))
+  return [each.outcomes() for each in kept]
+
+
+async def _answer_missing(
+    answering: Answering,
+    kept: Sequence[_Kept],
+    progress: progress_lib.Progress,
+) -> None:
+  """Answers what is missing, with one router after the other."""
+  engines = answering.make_engines()
+  try:
+    # One after the other, so that the engines keep their prefix caches.
+    for each in kept:
+      if each.missing():
+        await answer_all(answering, each, engines, progress)
+  finally:
+    # Engines are closed in the event loop that used them, because the HTTP
+    # client of an engine is bound to one event loop.
+    for engine in engines:
+      await engine.close()
+
+
+async def answer_all(
+    answering: Answering,
+    kept: _Kept,
+    engines: Sequence[engine_lib.Engine],
+    progress: progress_lib.Progress,
+) -> None:
+  """Answers the problems that one router has not answered yet."""
+  missing = kept.missing()
+  problems = [kept.problems[i] for i in missing]
+
+  async def answer(problem: types.Problem) -> types.Trajectory:
+    return await driver.answer(
+        problem,
+        kept.asked.router,
+        engines,
+        protocol=answering.protocol,
+        accounting=answering.accounting,
+        grade=answering.grade,
+        seed=answering.seed,
+        sampling=answering.sampling,
+    )
+
+  failures = _Failures(
+      lambda place, reason: kept.add(missing[place], Refused(reason)),
+      answering.max_failures,
+  )
+
+  def take(place: int, trajectory: types.Trajectory) -> None:
+    kept.add(missing[place], measure(trajectory, answering))
+    failures.settle()
+
+  await collect.collect_each(
+      problems,
+      answer,
+      take,
+      concurrency=answering.concurrency,
+      on_begin=progress.begin,
+      on_done=progress.update,
+      on_failed=failures.add,
+  )
+  failures.finish(len(kept))
+
+
+def measure(trajectory: types.Trajectory, answering: Answering) -> Answer:
+  """Returns what is kept of a live answer."""
+  specs = answering.accounting.specs
+  wasted = [x for x in trajectory.calls if x.kind == 'wasted']
+  cost, lost = (
+      {
+          metric: float(costs.total_cost(calls, specs, metric))
+          for metric in costs.COST_METRICS
+      }
+      for calls in (trajectory.calls, wasted)
+  )
+  return Answer(bool(trajectory.is_correct), cost, lost)
+
+
+class _Failures:
+  """The failures of one router's answers, until it is known what they mean.
+
+  Args:
+    note: called with (place, reason) of each problem that is refused for good.
+    max_in_a_row: see `Answering.max_failures`.
+  """
+
+  def __init__(self, note: Callable[[int, str], None], max_in_a_row: int):
+    self._note, self._max = note, max_in_a_row
+    self._refused: list[tuple[int, str]] = []
+    self._passing: list[Exception] = []
+    self._num_in_a_row = 0
+
+  def add(self, place: int, error: collect.Failure) -> None:
+    """Takes the failure of the problem at `place`."""
+    if isinstance(error, engine_lib.Refused):
+      self._refused.append((place, str(error)))
+    else:
+      self._passing.append(error)
+    self._num_in_a_row += 1
+    if self._num_in_a_row == self._max:
+      raise engine_lib.Stop(
+          f'{self._max} live answers failed in a row, the last with: {error} '
+          'Earlier answers are kept; the same command continues from there.'
+      )
+
+  def settle(self) -> None:
+    """Notes the refusals: the back end works, so they are meant."""
+    for place, reason in self._refused:
+      self._note(place, reason)
+    self._refused.clear()
+    self._num_in_a_row = 0
+
+  def finish(self, num_problems: int) -> None:
+    """Raises `engine_lib.Stop` if a later run may have more answers."""
+    # If some of the last failed for reasons that may pass, the back end is in
+    # trouble, and its refusals may pass as well.
+    if self._num_in_a_row == len(self._refused):
+      self.settle()
+    if self._passing:
+      raise engine_lib.Stop(
+          f'{len(self._passing)} of {num_problems} live answers failed for a '
+          f'reason that may pass, the last with: {self._passing[-1]} The '
+          'others are kept; run the same command again.'
+      )
+
+
+class _Kept:
+  """The outcomes of one router so far, in memory and in its file.
+
+  Arguments are those of `answer_under`, for one router.
+  """
+
+  def __init__(
+      self,
+      answering: Answering,
+      problems: Sequence[types.Problem],
+      asked: Asked,
+      folder: pathlib.Path | None,
+  ):
+    self.asked, self.problems = asked, problems
+    self._names = [manifest_lib.hash_problems([x]) for x in problems]
+    self._key = json.loads(
+        json.dumps(
+            {
+                'router': asked.name,
+                # JSON has no infinity. A finite number beyond every score
+                # stands for it; the router has the real threshold.
+                'threshold': np.clip(asked.setting, -1e300, 1e300).tolist(),
+                **answering.key(),
+            },
+            allow_nan=False,  # NaN would not equal itself when read back.
+        )
+    )
+    # The stem lets people find a file; the hash of the whole key makes the name
+    # unique.
+    stem = re.sub(r'\W+', '-', asked.name)[:60]
+    name = f'{stem}-{manifest_lib.hash_json(self._key)[:16]}.log'
+    self._path = None if folder is None else folder / name
+    self._found: dict[str, Outcome] = {}
+    self._has_key = False
+    if self._path is not None:
+      self._load(record_log.read(self._path))
+
+  def __len__(self) -> int:
+    return len(self.problems)
+
+  def repair(self) -> None:
+    """Reads the file again, and removes an unfinished record at its end."""
+    if self._path is None:
+      return
+    self._load(record_log.repair(self._path))
+
+  def missing(self) -> list[int]:
+    """Returns the indices of the problems without an outcome."""
+    return [i for i, x in enumerate(self._names) if x not in self._found]
+
+  def add(self, index: int, outcome: Outcome) -> None:
+    """Keeps the outcome of a problem."""
+    name = self._names[index]
+    self._found[name] = outcome
+    if isinstance(outcome, Refused):
+      logging.warning(
+          'Left out: problem %s was refused, under %s at %s: %s',
+          self.problems[index].id,
+          self.asked.name,
+          self.asked.setting,
+          outcome.reason,
+      )
+    if self._path is not None:
+      if not self._has_key:
+        record_log.append(self._path, _encode({'key': self._key}))
+        self._has_key = True
+      kind = 'refused' if isinstance(outcome, Refused) else 'answer'
+      row = {'problem': name, kind: dataclasses.asdict(outcome)}
+      record_log.append(self._path, _encode(row))
+
+  def outcomes(self) -> list[Outcome]:
+    """Returns the outcome of each problem; none may be missing."""
+    return [self._found[name] for name in self._names]
+
+  def _load(self, records: Sequence[bytes]) -> None:
+    """Takes over the records of a file, the first of which has its key."""
+    rows = [json.loads(record) for record in records]
+    self._has_key = bool(rows)
+    if rows and rows[0].get('key') != self._key:
+      raise ValueError(
+          f'{self._path} has answers under other settings, although its name '
+          'is that of these. Delete it.'
+      )
+    for row in rows[1:]:
+      self._found[row['problem']] = (
+          Refused(**row['refused'])
+          if 'refused' in row
+          else Answer(**row['answer'])
+      )
+
+
+def _encode(row: Mapping[str, Any]) -> bytes:
+  """Returns a record of a file."""
+  return json.dumps(row, allow_nan=False).encode()
