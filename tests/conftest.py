@@ -17,6 +17,10 @@ def pytest_configure(config):
   # run in `.ci/run` with the settings that users have.
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+  # Threads of OpenMP (scikit-learn, torch) and of OpenBLAS wait for each other
+  # in busy loops where workers share the cores; arrays of tests are small.
+  for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+    os.environ.setdefault(name, '1')
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     # The workers, the commands that tests start and the runs that are resumed
     # share what any of them has compiled.

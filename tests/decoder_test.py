@@ -19,17 +19,26 @@ _CONFIG = decoder.DecoderConfig(
     head_dim=32,
     mlp_size=24,
 )
-_PARAMS = jax.tree.map(
-    lambda x: 2.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
-)
 _TOKENS = jax.random.randint(jax.random.key(1), (3, 10), 0, 11)
 _POSITIONS = jnp.broadcast_to(jnp.arange(10), (3, 10))
 
 
-def _apply(tokens, positions, pasts=()):
+@functools.cache
+def _params():
+  """Weights that are made when first used, not when pytest collects."""
+  params = jax.jit(decoder.init_params, static_argnums=0)
+  return jax.tree.map(lambda x: 2.0 * x, params(_CONFIG, jax.random.key(0)))
+
+
+@jax.jit
+def _jitted(params, tokens, positions, pasts):
   return decoder.Decoder(_CONFIG).apply(
-      {'params': _PARAMS}, tokens, positions, pasts
+      {'params': params}, tokens, positions, pasts
   )
+
+
+def _apply(tokens, positions, pasts=()):
+  return _jitted(_params(), tokens, positions, pasts)
 
 
 class DecoderTest(parameterized.TestCase):
@@ -45,7 +54,7 @@ class DecoderTest(parameterized.TestCase):
   def test_logits_are_hidden_times_the_tied_embedding(self):
     logits, hidden, _ = _apply(_TOKENS, _POSITIONS)
     np.testing.assert_allclose(
-        logits, hidden @ _PARAMS['embedding'].T, atol=1e-5
+        logits, hidden @ _params()['embedding'].T, atol=1e-5
     )
 
   def test_later_tokens_change_nothing(self):
@@ -120,7 +129,7 @@ class DecoderTest(parameterized.TestCase):
       return x
 
     params = jax.tree_util.tree_map_with_path(
-        lambda path, x: repeat(path, x) if len(path) > 1 else x, _PARAMS
+        lambda path, x: repeat(path, x) if len(path) > 1 else x, _params()
     )
     logits, _, _ = decoder.Decoder(full).apply(
         {'params': params}, _TOKENS, _POSITIONS
@@ -132,7 +141,7 @@ class DecoderTest(parameterized.TestCase):
     # Embedding 11 * 16; a layer: query 16 * 128, key and value 16 * 64 each,
     # output 128 * 16, MLP 3 * 16 * 24, norms 2 * 16; the last norm 16.
     layer = 2_048 + 2 * 1_024 + 2_048 + 1_152 + 32
-    self.assertEqual(decoder.num_parameters(_PARAMS), 176 + 2 * layer + 16)
+    self.assertEqual(decoder.num_parameters(_params()), 176 + 2 * layer + 16)
 
   @parameterized.parameters(
       (dict(num_kv_heads=3), 'multiple of num_kv_heads, 3'),

@@ -1,6 +1,7 @@
 """Tests of the embedded engine: batches, sessions, seeds and usage."""
 
 import asyncio
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -27,19 +28,23 @@ _CONFIG = decoder.DecoderConfig(
     head_dim=32,
     mlp_size=16,
 )
-# Weights far from zero, so that an untrained model is confident, not uniform.
-# With larger ones rounding alone moves a log-probability by more than 1e-4.
-_PARAMS = jax.tree.map(
-    lambda x: 2.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
-)
 _QUESTIONS = [
     problem.question for problem in arithmetic.load(1, test=40)['test']
 ]
 
 
+@functools.cache
+def _params():
+  """Weights that are made when first used, not when pytest collects."""
+  params = jax.jit(decoder.init_params, static_argnums=0)
+  # Far from zero, so that an untrained model is confident, not uniform. With
+  # larger ones rounding alone moves a log-probability by more than 1e-4.
+  return jax.tree.map(lambda x: 2.0 * x, params(_CONFIG, jax.random.key(0)))
+
+
 def _engine(**fields):
   return embedded.EmbeddedEngine(
-      'tiny', 0, _CONFIG, _PARAMS, _TOKENIZER, **fields
+      'tiny', 0, _CONFIG, _params(), _TOKENIZER, **fields
   )
 
 

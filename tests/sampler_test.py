@@ -21,11 +21,16 @@ _CONFIG = decoder.DecoderConfig(
     head_dim=32,
     mlp_size=16,
 )
-_PARAMS = jax.tree.map(
-    lambda x: 2.0 * x, decoder.init_params(_CONFIG, jax.random.key(0))
-)
 _LENGTH, _MAX_NEW = 40, 12
 _PROMPTS = ((3, 4, 5), (6, 7, 8, 9, 10, 3, 4), (5, 5), (9, 3, 8, 2))
+
+
+@functools.cache
+def _params():
+  """Weights that are made when first used, not when pytest collects."""
+  params = jax.jit(decoder.init_params, static_argnums=0)
+  with jax.ensure_compile_time_eval():  # The first use may be under jit.
+    return jax.tree.map(lambda x: 2.0 * x, params(_CONFIG, jax.random.key(0)))
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
@@ -34,7 +39,7 @@ def _run(tokens, count, seed, temperature, limit, stop_ids, num_past):
   zero = jnp.zeros_like(count)
   cache = decoder.init_cache(_CONFIG, len(count), _LENGTH)
   cache = sampler.prefill(
-      _PARAMS,
+      _params(),
       _CONFIG,
       cache,
       tokens,
@@ -51,7 +56,7 @@ def _run(tokens, count, seed, temperature, limit, stop_ids, num_past):
       limit=limit,
   )
   return sampler.decode(
-      _PARAMS,
+      _params(),
       _CONFIG,
       cache,
       rows,
@@ -97,7 +102,7 @@ def _full(ids):
 
 @jax.jit
 def _uncached(tokens, positions):
-  return decoder.Decoder(_CONFIG).apply({'params': _PARAMS}, tokens, positions)
+  return decoder.Decoder(_CONFIG).apply({'params': _params()}, tokens, positions)
 
 
 class DecodeTest(parameterized.TestCase):
@@ -220,7 +225,7 @@ class DecodeTest(parameterized.TestCase):
         lambda x: x + 5.0, decoder.init_cache(_CONFIG, 2, _LENGTH)
     )
     _, after = sampler.decode(
-        _PARAMS,
+        _params(),
         _CONFIG,
         cache,
         sampler.Rows(
@@ -248,7 +253,7 @@ class PrefillTest(absltest.TestCase):
     zero = jnp.zeros(2, jnp.int32)
 
     def prefill(cache, tokens, start, count):
-      return sampler.prefill(_PARAMS, _CONFIG, cache, tokens, start, count)
+      return sampler.prefill(_params(), _CONFIG, cache, tokens, start, count)
 
     whole = prefill(empty, tokens, zero, jnp.array([6, 4]))
     part = prefill(empty, tokens[:, :3], zero, jnp.array([3, 3]))
@@ -264,7 +269,7 @@ class GenerateTest(absltest.TestCase):
 
   def test_equals_decode_and_keeps_the_order(self):
     found = generation.generate(
-        _PARAMS, _CONFIG, _PROMPTS, max_new=_MAX_NEW, stop_id=1, batch_size=3
+        _params(), _CONFIG, _PROMPTS, max_new=_MAX_NEW, stop_id=1, batch_size=3
     )
     out, _ = _decode(_PROMPTS, temperature=0.0)
     found = list(found)
@@ -276,7 +281,7 @@ class GenerateTest(absltest.TestCase):
 
   def test_short_prompts_are_errors(self):
     with self.assertRaisesRegex(ValueError, 'shortest prompt is 1'):
-      generation.generate(_PARAMS, _CONFIG, [[3]], max_new=2, stop_id=1)
+      generation.generate(_params(), _CONFIG, [[3]], max_new=2, stop_id=1)
 
 
 if __name__ == '__main__':
