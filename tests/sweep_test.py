@@ -37,12 +37,12 @@ from configs import arithmetic
 
 def get_config(variant='smoke'):
   config = arithmetic.get_config('smoke')
-  config.problems.update(train=32, select=16, prove=16, test=16)
-  for route in config.routes:
-    route['settings'].update(max_batch=8, num_slots=8)
-  config.collect.concurrency = 8
+  config.problems.update(train=12, select=8, prove=8, test=8)
+  config.protocol.max_decisions = 3
   config.calibration.alphas = (0.2,)
-  config.evaluation.num_live = 2
+  config.evaluation.update(
+      learners=(), num_live=0, resamples=20, num_coverage_samples=0
+  )
   return config
 
 
