@@ -219,6 +219,7 @@ def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
       temperature=config.collect.temperature,
       max_decisions=config.protocol.max_decisions or asked.max_decisions,
       max_tokens=config.collect.max_tokens or asked.max_tokens,
+      finders=tuple(asked.finders),
   )
 
 

@@ -90,6 +90,25 @@ class AnswerTest(parameterized.TestCase):
     calls = [(c.route, c.read, c.cached, c.written) for c in got.calls]
     self.assertEqual(calls, [(0, 1, 0, 3), (0, 0, 4, 3), (1, 4, 0, 9)])
 
+  @parameterized.parameters(None, 0, 1)
+  def test_an_answer_ends_where_a_model_begins_another_question(self, at):
+    small = 'a\n\n#### 3\n\nQ: more\n\n#### 7'
+    problem, engines = _recital(small, small.replace('a', 'A'))
+    router = _HandOverAt(99 if at is None else at)
+    sampling = driver.Sampling(finders=('hash',))
+    got = _answer(problem, router, engines, sampling=sampling)
+    self.assertEndsWith(got.text, '#### 3\n\n')
+    self.assertTrue(got.is_correct)
+    self.assertTrue(got.steps[-1].is_final)
+    # Step by step, the rest is never written; at a hand-over it is paid.
+    paid = sum(c.written for c in got.calls if c.route == 1)
+    wanted = {None: 0, 0: len(small), 1: len(small) - 3}[at]
+    self.assertEqual(paid, wanted)
+    self.assertEqual(
+        sum(c.written for c in got.calls if c.route == 0),
+        {None: len('a\n\n#### 3\n\n'), 0: 3, 1: 11}[at],
+    )
+
   @parameterized.parameters('peek', 'commit')
   def test_wasted_tokens_are_charged_after_the_decision(self, view):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')

@@ -68,6 +68,37 @@ class CallUsageTest(absltest.TestCase):
       steps.call_usage([])
 
 
+class UntilAnswerTest(absltest.TestCase):
+
+  def _write(self, *texts, trace='', finders=('hash',)):
+    written = [
+        _step(text, read=3 if not i else 0) for i, text in enumerate(texts)
+    ]
+    return written, steps.until_answer(written, trace, finders)
+
+  def test_what_follows_the_answer_is_dropped_and_paid(self):
+    written, kept = self._write('so\n\n', '#### 4\n\n', 'Q: 5+5\n\n', '#### 10')
+    self.assertEqual(steps.join(kept), 'so\n\n#### 4\n\n')
+    self.assertEqual([s.is_final for s in kept], [False, True])
+    before, after = steps.call_usage(written), steps.call_usage(kept)
+    self.assertEqual(before, after)
+    self.assertEqual(kept[0], written[0])
+    self.assertEqual(kept[1].num_tokens, len('#### 4\n\n'))
+
+  def test_an_answer_that_begins_in_the_trace_ends_in_the_step(self):
+    _, kept = self._write('4\n\n', 'more', trace='so\n\n#### ')
+    self.assertEqual(steps.join(kept), '4\n\n')
+
+  def test_an_incomplete_answer_drops_nothing(self):
+    for texts in (('so\n\n', '#### 4'), ('#### Step 1\n\n', 'more\n\n')):
+      written, kept = self._write(*texts)
+      self.assertEqual(kept, tuple(written))
+
+  def test_without_a_convention_only_the_model_ends(self):
+    written, kept = self._write('#### 4\n\n', 'more', finders=())
+    self.assertEqual(kept, tuple(written))
+
+
 class IsCutTest(absltest.TestCase):
 
   def test_a_step_is_cut_unless_it_ends_by_delimiter_or_is_final(self):

@@ -41,11 +41,15 @@ class Sampling:
   max_tokens: the largest length of a whole answer in tokens, including those
     written after a hand-over. Text that a model wrote and that is no part of
     the answer does not count.
+  finders: names of `grading.answers.FINDERS`. The step with the first complete
+    answer ends the answer, whatever the model writes after it: some go on with
+    another question. Empty = only the model ends the answer.
   """
 
   temperature: float = 0.0
   max_decisions: int = 8
   max_tokens: int = 192
+  finders: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.temperature < 0:
@@ -132,7 +136,8 @@ async def write(
       # request.
       seed=request_seed(seed, problem.id, len(kept), session.route, sample),
   )
-  return await session.write(request)
+  written = await session.write(request)
+  return steps_lib.until_answer(written, request.trace, sampling.finders)
 
 
 async def grade_text(

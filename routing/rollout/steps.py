@@ -4,9 +4,12 @@ Engines decide where a step ends; see `routing.engines.boundaries`.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
 from routing import types
 from routing.engines import boundaries
+from routing.engines import segmentation
+from routing.grading import answers
 
 
 def is_cut(step: types.Step, delimiter: str = types.DELIMITER) -> bool:
@@ -58,6 +61,33 @@ def call_usage(steps: Sequence[types.Step]) -> types.Usage:
       seconds=sum(step.usage.seconds for step in steps),
       in_context=first.in_context,
   )
+
+
+def until_answer(
+    steps: Sequence[types.Step], trace: str, finders: Sequence[str]
+) -> tuple[types.Step, ...]:
+  """Drops the steps after the one with the first complete answer.
+
+  Args:
+    steps: the steps that a model wrote after `trace`, at least one.
+    trace: the answer before these steps.
+    finders: where an answer stands, see `grading.answers`; empty = drop none.
+
+  Returns:
+    The steps up to the answer, the last marked as final. It is charged with the
+    tokens and seconds of those that are dropped: the model has written them.
+  """
+  text = trace
+  for index, step in enumerate(steps if finders else ()):
+    text += step.text
+    if answers.end(text, finders) is not None:
+      whole = call_usage(steps)
+      kept = segmentation.charged(steps[: index + 1], int(whole.written))
+      *others, last = kept
+      spent = sum(other.usage.seconds for other in others)
+      usage = dataclasses.replace(last.usage, seconds=whole.seconds - spent)
+      return (*others, dataclasses.replace(last, is_final=True, usage=usage))
+  return tuple(steps)
 
 
 def as_call(kind: str, usage: types.Usage) -> types.Call:
