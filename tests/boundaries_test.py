@@ -98,6 +98,15 @@ class SplitTest(parameterized.TestCase):
       num_blocks += boundaries.open_block(text) is not None
     self.assertGreater(num_blocks, 200)
 
+  def test_lines_are_cut_as_any_delimiter_is(self):
+    # The quick way, for delimiters that end a line, against the plain one.
+    for text in _texts(1000, (*_PIECES, '``', ' ', '\\')):
+      for delimiter in ('\n\n', '\n'):
+        start, plain = 0, []
+        while (end := boundaries._end(text, start, delimiter)) is not None:
+          plain.append(start := end)
+        self.assertEqual(boundaries.ends(text, delimiter), plain, repr(text))
+
   def test_an_empty_delimiter_is_an_error(self):
     with self.assertRaisesRegex(ValueError, 'delimiter is empty'):
       boundaries.split('a', '')

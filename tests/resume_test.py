@@ -72,7 +72,7 @@ def _start(directory: pathlib.Path, kind: str) -> subprocess.Popen:
   """A child that collects."""
   code = (
       'from tests import resume_test;'
-      f'resume_test.collect_all({str(directory)!r}, {kind!r}, 0.02)'
+      f'resume_test.collect_all({str(directory)!r}, {kind!r}, 0.1)'
   )
   return subprocess.Popen([sys.executable, '-c', code], cwd=_ROOT)
 

@@ -131,7 +131,7 @@ class CardTest(absltest.TestCase):
 
   def test_live_answers_come_from_the_same_models(self):
     config = arithmetic.get_config('smoke')
-    card = make_card(tuple(builders.weight_hashes(config)))
+    card = make_card(tuple(builders.model_identities(config)))
     self.assertEqual(
         records_on_disk.answering(config, card).made_by['weights_sha256'],
         list(card.weights_sha256),
@@ -143,7 +143,7 @@ class CardTest(absltest.TestCase):
 
   def test_the_shipped_router_is_of_the_shipped_pair(self):
     router = learned.load('shipped')
-    weights = builders.weight_hashes(arithmetic.get_config('full'))
+    weights = builders.model_identities(arithmetic.get_config('full'))
     self.assertEqual(router.card.weights_sha256, tuple(weights))
     self.assertNotEmpty(router.points[0].shards_hash)
 

@@ -23,6 +23,8 @@ _OPENER = re.compile(
     r'|\\begin\{(?P<name>[^{}\n]+)\}'
 )
 
+_NOT_BLANK = re.compile(r'\S')
+
 
 def open_block(text: str) -> str | None:
   r"""Returns the string that would close the block in which `text` ends.
@@ -82,18 +84,60 @@ def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
     raise ValueError(
         "The delimiter is empty (''); it must have at least 1 character."
     )
-  steps, start, position = [], 0, text.find(delimiter)
-  while position >= 0:
-    end = position + len(delimiter)
-    if ends_step(text[start:end], delimiter):
-      steps.append(text[start:end])
-      start = position = end
-    else:
-      # Occurrences of the delimiter may overlap, as in three newlines, so the
-      # search continues one character later, not at `end`.
-      position += 1
-    position = text.find(delimiter, position)
+  steps, start = [], 0
+  for end in ends(text, delimiter):
+    steps.append(text[start:end])
+    start = end
   return [*steps, text[start:]] if start < len(text) else steps
+
+
+def ends(text: str, delimiter: str = types.DELIMITER) -> list[int]:
+  """Returns the index in `text` at which each complete step ends.
+
+  If the delimiter ends a line, the time is proportional to the text's length.
+  """
+  find = _end_of_lines if delimiter.endswith('\n') else _end
+  found, start = [], 0
+  while (end := find(text, start, delimiter)) is not None:
+    found.append(end)
+    start = end
+  return found
+
+
+def _end(text: str, start: int, delimiter: str) -> int | None:
+  """Returns where the step that begins at `start` ends; None if it does not."""
+  stop = text.find(delimiter, start)
+  while stop >= 0:
+    if ends_step(text[start : stop + len(delimiter)], delimiter):
+      return stop + len(delimiter)
+    # Occurrences of the delimiter may overlap, as in three newlines.
+    stop = text.find(delimiter, stop + 1)
+  return None
+
+
+def _end_of_lines(text: str, start: int, delimiter: str) -> int | None:
+  """As `_end`, but reads no character twice.
+
+  It needs whole lines: in the middle of a line, later text may show that three
+  backticks were no code fence.
+  """
+  written = _NOT_BLANK.search(text, start)
+  if written is None:
+    return None
+  position = start  # No block begins before it.
+  # A delimiter that ends in blank text ends no step.
+  after = max(start, written.start() - len(delimiter) + 1)
+  while (stop := text.find(delimiter, max(position, after))) >= 0:
+    end = stop + len(delimiter)
+    opener = _OPENER.search(text, position, end)
+    if opener is None:
+      return end
+    closed = _closer(opener)[1].search(text, opener.end())
+    if closed is None:
+      return None
+    # Openers and delimiters inside the block are skipped.
+    position = closed.end()
+  return None
 
 
 def _closer(opener: re.Match) -> tuple[str, re.Pattern]:

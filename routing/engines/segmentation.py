@@ -5,10 +5,12 @@ that its text continues or completes. The end-of-sequence token belongs to the
 last step; after a delimiter it forms a step of its own, with empty text.
 """
 
+import bisect
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -50,31 +52,20 @@ def slices(
     pieces: n >= 1 strings, the text of each token.
     delimiter: the string that ends a step and belongs to it.
   """
-  # `text` is the text since the last cut, and `start` is the index of the first
-  # token after the last cut.
-  cut, text, start = [], '', 0
-  for end, piece in enumerate(pieces, 1):
-    text += piece
-    # A token may complete several steps. The first of these steps takes the
-    # token; the others get the empty slice [end, end).
-    while steps := _ended(text, delimiter):
-      cut.append((steps[0], slice(start, end)))
-      text, start = ''.join(steps[1:]), end
+  text = ''.join(pieces)
+  lengths = list(itertools.accumulate(map(len, pieces)))
+  cut, first, start = [], 0, 0  # Next token, and next character.
+  for end in boundaries.ends(text, delimiter):
+    # The token that completes the step is its last. A token may complete
+    # several steps: the others get an empty slice.
+    last = max(bisect.bisect_left(lengths, end) + 1, first)
+    cut.append((text[start:end], slice(first, last)))
+    first, start = last, end
   # Tokens without text, such as end-of-sequence, must belong to a step as well,
   # so that they are charged.
-  if text or start < len(pieces):
-    cut.append((text, slice(start, len(pieces))))
+  if start < len(text) or first < len(pieces):
+    cut.append((text[start:], slice(first, len(pieces))))
   return cut
-
-
-def _ended(text: str, delimiter: str) -> list[str]:
-  """Splits `text` into steps; returns [] if it contains no complete step."""
-  # Most tokens complete no step. For them this test avoids a search for blocks.
-  if delimiter not in text:
-    return []
-  steps = boundaries.split(text, delimiter)
-  is_open = len(steps) == 1 and not boundaries.ends_step(text, delimiter)
-  return [] if is_open else steps
 
 
 def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
