@@ -102,7 +102,9 @@ def _full(ids):
 
 @jax.jit
 def _uncached(tokens, positions):
-  return decoder.Decoder(_CONFIG).apply({'params': _params()}, tokens, positions)
+  return decoder.Decoder(_CONFIG).apply(
+      {'params': _params()}, tokens, positions
+  )
 
 
 class DecodeTest(parameterized.TestCase):
