@@ -6,6 +6,7 @@ import random
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 from routing import protocols
 from routing import types
@@ -110,6 +111,7 @@ class CollectTest(parameterized.TestCase):
       scripted_pair.make_rollouts(1, concurrency=0)
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class EmbeddedTest(parameterized.TestCase):
 
   def _collect(self, name, num_slots, concurrency):
@@ -119,7 +121,7 @@ class EmbeddedTest(parameterized.TestCase):
     async def run():
       try:
         await behaviour_rollouts.collect_rollouts(
-            arithmetic.load(0, test=12)['test'],
+            arithmetic.load(0, test=10)['test'],
             engines,
             got.__setitem__,
             behaviour=behaviour.drawn(behaviour.RandomRate(0.4, 0.4), seed=0),
@@ -135,7 +137,7 @@ class EmbeddedTest(parameterized.TestCase):
           await engine.close()
 
     asyncio.run(run())
-    return [got[i] for i in range(12)]
+    return [got[i] for i in range(10)]
 
   @parameterized.parameters('switch', 'redraft')
   def test_each_model_reads_the_steps_of_others_once(self, name):

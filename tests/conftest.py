@@ -7,6 +7,12 @@ import tempfile
 from absl import flags
 import pytest
 
+# The last two are what is left of optimisation under `lightly_optimized`.
+_XLA_FLAGS = (
+    '--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1 '
+    '--xla_llvm_disable_expensive_passes=true'
+)
+
 
 def pytest_configure(config):
   flags.FLAGS.mark_as_parsed()  # absl's create_tempdir reads a flag.
@@ -16,7 +22,7 @@ def pytest_configure(config):
   # loops, which compile two to three times as fast. The demo and the notebooks
   # run in `.ci/run` with the settings that users have.
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+  os.environ.setdefault('XLA_FLAGS', _XLA_FLAGS)
   # Threads of OpenMP (scikit-learn, torch) and of OpenBLAS wait for each other
   # in busy loops where workers share the cores; arrays of tests are small.
   for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
@@ -34,6 +40,23 @@ def pytest_collection_modifyitems(items):
   """Puts files with a slow test first, so that no worker ends up alone."""
   slow = {item.path for item in items if item.get_closest_marker('slow')}
   items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope='module')
+def lightly_optimized():
+  """For files where the embedded pair writes so long that it pays.
+
+  It also holds for the commands that their tests start.
+  """
+  import jax  # Here, since pytest_configure sets what it reads.
+
+  name = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
+  with pytest.MonkeyPatch.context() as patch:
+    before = jax.config.read(name.lower())
+    patch.setenv(name, '0')
+    jax.config.update(name.lower(), False)
+    yield
+    jax.config.update(name.lower(), before)
 
 
 @pytest.fixture(scope='class')

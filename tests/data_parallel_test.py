@@ -100,7 +100,10 @@ class DataParallelTest(absltest.TestCase):
         env=os.environ
         | {
             'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+            'XLA_FLAGS': (
+                os.environ.get('XLA_FLAGS', '')
+                + ' --xla_force_host_platform_device_count=8'
+            ),
         },
         capture_output=True,
         text=True,

@@ -57,7 +57,9 @@ def small(name):
     config.problems.update(select=16, prove=16, test=8)
   # Ways through a problem double with each decision where control returns.
   config.protocol.max_decisions = 3
-  config.collect.shard_size = 4
+  for route in config.routes:  # One size of batch, so few programs to compile.
+    route['settings'].update(max_batch=8, num_slots=64)
+  config.collect.update(shard_size=4, concurrency=64)
   config.num_steps, config.batch_size = 4, 8
   config.log_every = config.eval_every = config.checkpoint_every = 2
   if 'on_policy' in config:
@@ -104,6 +106,7 @@ def collected_replies():
   return workdir
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class FlowTest(parameterized.TestCase):
 
   @pytest.mark.slow
@@ -216,6 +219,7 @@ class FlowTest(parameterized.TestCase):
       )
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class LiveTest(absltest.TestCase):
 
   @pytest.mark.slow

@@ -22,6 +22,7 @@ def _files(directory):
   return {x: x.read_bytes() for x in directory.rglob('*') if x.is_file()}
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class GrowingFlowTest(absltest.TestCase):
 
   def _run(self, prove, **calibration):

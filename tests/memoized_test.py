@@ -6,6 +6,7 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from routing import costs
 from routing import protocols
@@ -253,6 +254,7 @@ class ScriptedTest(parameterized.TestCase):
         self.assertLessEqual(a.cached, b.cached)  # The rest counts as read.
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class EmbeddedTest(parameterized.TestCase):
   """With the embedded engine, whose usage must be reproduced."""
 

@@ -19,6 +19,7 @@ def _files(directory):
   return {x: x.read_bytes() for x in directory.rglob('*') if x.is_file()}
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class SeenFlowTest(absltest.TestCase):
 
   def _lay(self, split, other):

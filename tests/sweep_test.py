@@ -39,6 +39,9 @@ def get_config(variant='smoke'):
   config = arithmetic.get_config('smoke')
   config.problems.update(train=12, select=8, prove=8, test=8)
   config.protocol.max_decisions = 3
+  for route in config.routes:
+    route['settings'].update(max_batch=8, num_slots=64)
+  config.collect.concurrency = 64
   config.calibration.alphas = (0.2,)
   config.evaluation.update(
       learners=(), num_live=0, resamples=20, num_coverage_samples=0
@@ -242,6 +245,7 @@ class TableTest(absltest.TestCase):
     )
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class RealTest(absltest.TestCase):
 
   @pytest.mark.slow
