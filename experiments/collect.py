@@ -291,9 +291,13 @@ def _check_shared(
   split = records_on_disk.Split(directory, job.writer.kind)
   found = dict(split.manifest.settings)
   found.pop('problems_hash')  # More problems than needed are allowed.
-  # Hashed as JSON, in which tuples and lists are the same.
-  if manifest_lib.hash_json(found) != manifest_lib.hash_json(job.settings):
-    names = [k for k in job.settings if found.get(k) != job.settings[k]]
+  hashed = manifest_lib.hash_json  # In JSON, tuples and lists are the same.
+  if hashed(found) != hashed(job.settings):
+    names = [
+        name
+        for name, value in job.settings.items()
+        if name not in found or hashed(found[name]) != hashed(value)
+    ]
     raise ValueError(
         f'{directory} was collected with other settings ({", ".join(names)} '
         "differ). Set data.directory to another directory, or to '' to collect "
