@@ -35,6 +35,7 @@ class TinyTwinsTest(parameterized.TestCase):
   def _collect(self, config):
     """Collects ladders of eight real problems with tiny models."""
     config.task.path = str(self.routing_data)
+    config.collect.concurrency = 8
     for route in config.routes:
       route['model'] = str(self.folder / route['name'])
       route['settings'].update(cache_bytes=64 << 20, num_slots=8)
