@@ -12,10 +12,9 @@ from configs import arithmetic_servers
 VARIANTS = arithmetic_servers.VARIANTS
 
 
-def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
-  """Returns one of `VARIANTS`."""
-  config = arithmetic_servers.get_config(variant)
-  large = dict(
+def bought_route() -> dict:
+  """Returns the entry of `routes` for GPT-4.1-mini."""
+  return dict(
       name='large',
       engine='openai',
       model='gpt-4.1-mini',
@@ -40,7 +39,12 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
       prompt=dict(is_chat=True),
   )
-  config.routes = (config.routes[0], large)
+
+
+def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns one of `VARIANTS`."""
+  config = arithmetic_servers.get_config(variant)
+  config.routes = (config.routes[0], bought_route())
   # The small model is charged a price derived from its parameters, close to 0
   # here, so the dollars are practically those of the API.
   config.collect.limits.update(requests=16, dollars=5.0)

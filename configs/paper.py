@@ -8,6 +8,7 @@ What the paper leaves open and what is chosen here: docs/paper.md
 
 import ml_collections
 
+from configs import arithmetic_paid
 from configs import own_models
 
 _EXPERIMENTS = ('gsm8k', 'math', 'omni_math', 'gpt41_mini')
@@ -48,7 +49,7 @@ def get_config(variant: str = 'gsm8k') -> ml_collections.ConfigDict:
   if experiment == 'gpt41_mini':
     small, _ = config.routes
     small['model'] = 'Qwen/Qwen2.5-1.5B-Instruct'
-    config.routes = (small, _bought())
+    config.routes = (small, arithmetic_paid.bought_route())
     config.collect.concurrency = 16
     config.collect.limits.update(requests=16, dollars=50.0)
   config.train_seeds = (0, 1, 2)
@@ -61,31 +62,3 @@ def get_config(variant: str = 'gsm8k') -> ml_collections.ConfigDict:
     config.batch_size = 8
     config.evaluation.num_live = 2
   return config
-
-
-def _bought() -> dict:
-  """Returns the route of GPT-4.1-mini."""
-  return dict(
-      name='large',
-      engine='openai',
-      model='gpt-4.1-mini',
-      weights='',
-      api_key_variable='OPENAI_API_KEY',
-      spec=dict(
-          # Dollars per million tokens, OpenAI's list price.
-          price_input=0.4,
-          price_cached=0.1,
-          price_output=1.6,
-          # Guesses: OpenAI publishes none. Only 'flops' and 'decoded_tokens'
-          # depend on them.
-          parameters=8_000_000_000,
-          num_layers=32,
-          attention_width=4_096,
-      ),
-      settings=dict(
-          base_url='https://api.openai.com/v1',
-          mode='instruct',  # The API cannot continue a given text.
-          num_log_probs=0,
-          timeout=600.0,
-      ),
-  )

@@ -24,6 +24,7 @@ from routing.rollout import driver
 from routing.tasks import prompt as prompt_lib
 from routing.tasks import registry
 from routing.tasks import splits
+from routing.tasks import tables
 from routing.tasks import task as task_lib
 
 SPLITS = splits.SPLITS
@@ -46,7 +47,7 @@ def problems(
 
 
 @functools.lru_cache(maxsize=4)
-def _load(given: str) -> task_lib.tables.Loaded:
+def _load(given: str) -> tables.Loaded:
   """Loads all splits together: each excludes the problems of the others."""
   options, sizes = json.loads(given)
   loaded = registry.make(**options).source.load(sizes, sizes.pop('seed'))

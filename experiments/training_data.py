@@ -234,7 +234,7 @@ def _inherit(
     seen: seen_lib.Seen,
     select: Sequence[types.Problem],
 ) -> seen_lib.Seen:
-  """Returns `seen` with what the behaviour policy of a split has seen.
+  """Adds the problems that a split's behaviour policy has seen to `seen`.
 
   A router that learns from another router's trajectories has indirectly seen
   the problems that the other was trained on.

@@ -55,7 +55,6 @@ class Exact:
   def __init__(self, finders: Sequence[str] = answers.DEFAULT):
     answers.check(finders)
     self._finders = tuple(finders)
-
     self.name = f'exact({",".join(finders)})'
 
   def __call__(self, text: str, reference: str) -> verdicts.Verdict:

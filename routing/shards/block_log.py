@@ -29,7 +29,7 @@ def paths(directory: pathlib.Path, kind: schema.Kind) -> list[pathlib.Path]:
 
 
 def number(log: pathlib.Path) -> int:
-  """Returns the number of the block that a log belongs to."""
+  """Returns the index of a log's block, which its file name ends with."""
   return int(log.stem.rpartition('-')[2])
 
 
