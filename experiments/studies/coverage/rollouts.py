@@ -71,7 +71,7 @@ class Routed:
     return np.round(np.asarray(features, np.float64) @ self.weights, 6)
 
   def at(self, threshold: float) -> tree_lib.Policy:
-    """Returns the policy that hands over at scores above a threshold."""
+    """Returns the policy that hands over at scores >= `threshold`."""
     scores = [self.score(level.features) for level in self.tree.levels]
     return tree_lib.thresholded(self.tree, scores, threshold)
 
