@@ -1,5 +1,6 @@
 """Sets up all tests: flags, how XLA compiles, where the public data is."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -7,9 +8,12 @@ import tempfile
 from absl import flags
 import pytest
 
-# The last two are what is left of optimisation under `lightly_optimized`.
+# The last two are what `lightly_optimized` leaves of optimisation.
 _XLA_FLAGS = (
-    '--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1 '
+    '--xla_cpu_use_fusion_emitters=false '
+    # Pieces compiled side by side only cost more where workers share the cores.
+    '--xla_cpu_parallel_codegen_split_count=1 '
+    '--xla_backend_optimization_level=1 '
     '--xla_llvm_disable_expensive_passes=true'
 )
 
@@ -34,6 +38,12 @@ def pytest_configure(config):
     config.add_cleanup(compiled.cleanup)
     os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled.name
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
+
+
+def pytest_collection_finish():
+  """Collects garbage more rarely: tracing makes many objects and few cycles."""
+  gc.freeze()  # What is imported stays, and need not be looked through.
+  gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items):

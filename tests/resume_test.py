@@ -91,7 +91,7 @@ class ResumeTest(parameterized.TestCase):
       # imports its modules.
       goal = len(seen) + rng.randint(1, 40)
       while child.poll() is None and len(_on_disk(killed, kind)) < goal:
-        time.sleep(rng.uniform(0.0, 0.01))
+        time.sleep(rng.uniform(0.1, 0.2))  # To read costs more than to wait.
       before = _on_disk(killed, kind)
       child.send_signal(signal.SIGKILL)
       child.wait()
