@@ -167,8 +167,10 @@ def main(seconds: float, memory: int) -> None:
     raise ImportError('This version of math-verify compares numbers otherwise.')
   grader.sympy_numeric_eq = _numeric_eq
   _limit(memory)
-  # Fails within too little memory; and the first comparison is the slowest.
-  compare('x + x', '2x')
+  # The first comparison is the slowest. Within too little memory it raises, or
+  # parsing swallows the error and finds nothing.
+  if not compare('x + x', '2x')[0]:
+    raise MemoryError(f'{memory} bytes are too few for a comparison.')
   print('"ready"', file=out, flush=True)
   for line in sys.stdin:
     is_full = False
