@@ -1,9 +1,9 @@
 """Qwen2.5-Coder-Instruct 0.5B -> 1.5B on GSM8K: a real pair on real questions.
 
 Run:    python -m experiments.pipeline --config=configs/gsm8k_qwen25_coder.py --workdir=runs/gsm8k
-CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (some 20 s a problem on two cores; the same command resumes)
+CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (llama.cpp, 4-bit weights; some 20 s a problem on two cores; the same command resumes)
 Smoke:  the same with :smoke, eight problems a split
-Local:  append '--config.routes[0].model=/models/small' '--config.routes[1].model=/models/large' --config.task.path=/data
+Local:  append '--config.routes[0].model=small.gguf' '--config.routes[0].weights=/models/small' (the same for [1]) and --config.task.path=/data
 """  # noqa: E501  Commands stay on one line.
 
 import ml_collections
@@ -62,12 +62,20 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config.task = dict(name='gsm8k', path='')
   config.problems.update(train=600, select=150, prove=150, test=300)
   for route, size in zip(config.routes, ('0.5B', '1.5B'), strict=True):
-    route['model'] = f'Qwen/Qwen2.5-Coder-{size}-Instruct'
+    name = f'Qwen2.5-Coder-{size}-Instruct'
+    route['model'] = f'Qwen/{name}'
+    if variant != 'gpu':
+      route.update(
+          engine='llama_cpp',
+          model=f'Qwen/{name}-GGUF/{name.lower()}-q4_k_m.gguf',
+          weights=f'Qwen/{name}',
+          settings=dict(num_slots=16, num_threads=0, num_log_probs=5),
+      )
     # All questions share the examples, which are read once and then cached.
     route['settings'].update(max_length=1_280, shares_prefix=True)
     route['prompt'] = dict(system=_SYSTEM, shots=_SHOTS)
   config.protocol.max_decisions = 8
-  config.collect.update(max_tokens=200, concurrency=16, shard_size=50)
+  config.collect.update(max_tokens=256, concurrency=16, shard_size=50)
   config.train_seeds = (0, 1, 2)
   if variant == 'smoke':
     config.problems.update(train=8, select=8, prove=8, test=8)

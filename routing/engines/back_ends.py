@@ -7,6 +7,7 @@ from typing import Any
 from routing.engines import embedded_pair
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import llama_cpp
 from routing.engines import openai
 from routing.engines import prompts
 from routing.engines import route as route_lib
@@ -124,6 +125,22 @@ def _vllm(
   )
 
 
+def _llama_cpp(
+    route: route_lib.Route, index: int, given: llama_cpp.Settings
+) -> engine_lib.Engine:
+  """Makes the engine of a GGUF file that llama.cpp runs."""
+  if not route.folder:
+    raise ValueError(
+        f'Route {route.name!r} has no weights, but llama.cpp needs them; name '
+        'the directory or the hub name of the model that the GGUF file was '
+        'made of. Its tokenizer and chat template are used.'
+    )
+  if route.runs_file:
+    path = route_lib.find_file(route.model, route.revision)
+    given = dataclasses.replace(given, model=str(path))
+  return llama_cpp.LlamaCppEngine(route.name, index, given, _prompter(route))
+
+
 def _openai(
     route: route_lib.Route, index: int, given: endpoint_lib.Endpoint
 ) -> engine_lib.Engine:
@@ -148,6 +165,16 @@ BACK_ENDS = {
         vllm.Settings,
         _vllm,
         frozenset(('memory_share', 'cache_bytes', 'num_slots')),
+    ),
+    'llama_cpp': BackEnd(
+        llama_cpp.Settings,
+        _llama_cpp,
+        frozenset(
+            (
+                *('model', 'base_url', 'api_key', 'timeout'),
+                *('num_slots', 'num_threads', 'num_gpu_layers'),
+            )
+        ),
     ),
     'openai': BackEnd(
         endpoint_lib.Endpoint,

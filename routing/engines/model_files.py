@@ -49,7 +49,7 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def hash_weights(folder: pathlib.Path) -> str:
   """Returns the SHA-256 of the weights; of several files, joined by '+'."""
-  return '+'.join(map(_hash, weight_files(folder)))
+  return '+'.join(map(hash_file, weight_files(folder)))
 
 
 def hash_small_files(folder: pathlib.Path) -> str:
@@ -61,11 +61,11 @@ def hash_small_files(folder: pathlib.Path) -> str:
   digest = hashlib.sha256()
   for pattern in ('*.json', '*.jinja', '*.txt'):
     for path in sorted(folder.glob(pattern)):
-      digest.update(path.name.encode() + b'\0' + _hash(path).encode())
+      digest.update(path.name.encode() + b'\0' + hash_file(path).encode())
   return digest.hexdigest()
 
 
-def _hash(path: pathlib.Path) -> str:
+def hash_file(path: pathlib.Path) -> str:
   """Returns the SHA-256 of a file, computed once while it does not change."""
   status = path.stat()
   return _hash_unless_changed(path, status.st_mtime_ns, status.st_size)

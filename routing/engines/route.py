@@ -29,9 +29,10 @@ class Route:
   engine: name of the back end, one of `back_ends.BACK_ENDS`.
   model: directory of the weights, a name on the Hugging Face hub, or 'shipped/'
     and the name of a model that ships with the package. For a server: the
-    server's name of the model.
+    server's name of the model. For llama.cpp: a GGUF
+    file, or 'owner/repository/file' on the hub.
   weights: for a server: directory or hub name of the same model, for its
-    tokenizer, size and identity; '' = not available.
+    tokenizer, size and identity; '' = not available. llama.cpp needs it.
   revision: commit or tag on the hub; '' = the newest.
   prompt: how a question is put to this model; None = as the task puts it.
   template: further arguments of the chat template, e.g. enable_thinking=False.
@@ -67,8 +68,13 @@ class Route:
 
   @property
   def is_served(self) -> bool:
-    """True if `model` is a server's name for the model."""
-    return self.engine == 'openai'
+    """True if `model` does not name weights in the format of `transformers`."""
+    return self.engine in ('openai', 'llama_cpp')
+
+  @property
+  def runs_file(self) -> bool:
+    """True if `model` is a GGUF file that llama.cpp loads on this machine."""
+    return self.engine == 'llama_cpp' and not self.settings.get('base_url')
 
   @property
   def identity(self) -> str:
@@ -76,6 +82,8 @@ class Route:
 
     A model of the hub is identified by its name and commit.
     """
+    if self.runs_file:
+      return model_files.hash_file(find_file(self.model, self.revision))
     folder = self.folder
     if folder is None:
       return self.model
@@ -117,7 +125,9 @@ class Route:
             {
                 'engine': self.engine,
                 'model': self.identity,
-                'served_name': self.model if self.is_served else '',
+                'served_name': self.model
+                if self.is_served and not self.runs_file
+                else '',
                 # Chat template, special tokens and sampling defaults.
                 'files_sha256': model_files.hash_small_files(folder)
                 if folder
@@ -173,4 +183,40 @@ def find(name: str, revision: str = '') -> pathlib.Path:
     raise ValueError(
         f'The model {name!r} is neither a directory nor to be had from the '
         f'Hugging Face hub: {error}'
+    ) from error
+
+
+@functools.lru_cache(maxsize=32)
+def find_file(name: str, revision: str = '') -> pathlib.Path:
+  """Returns the path of a GGUF file, which is downloaded if it is on the hub.
+
+  Args:
+    name: a path, or 'owner/repository/file' on the Hugging Face hub.
+    revision: commit or tag on the hub; '' = the newest.
+
+  Raises:
+    ValueError: if there is no such file.
+  """
+  path = pathlib.Path(name)
+  if path.is_file():
+    return path
+  if name.count('/') != 2 or name.startswith(('/', '.')):
+    raise ValueError(
+        f'The file {name!r} does not exist; allowed: a path, or '
+        "'owner/repository/file' on the Hugging Face hub."
+    )
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  owner, repository, file = name.split('/')
+  try:
+    return pathlib.Path(
+        huggingface_hub.hf_hub_download(
+            f'{owner}/{repository}', file, revision=revision or None
+        )
+    )
+  except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    raise ValueError(
+        f'The file {name!r} neither exists nor is to be had from the Hugging '
+        f'Face hub: {error}'
     ) from error

@@ -1,0 +1,388 @@
+"""Defines the engine that writes with a model run by llama.cpp.
+
+The model is a GGUF file, mostly with weights of 4 to 8 bits, which is the
+fastest way on a CPU. By default the engine starts llama.cpp's own server, from
+the package `xllamacpp`, on a free port of this machine; it can also use a
+server that runs already. It uses the server's native interface, `/completion`,
+which takes and returns token ids and says why the model stopped. The interface
+of OpenAI's protocol does neither.
+"""
+
+from collections.abc import AsyncIterator
+import dataclasses
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.engines import prefix_cache
+from routing.engines import prompts
+from routing.engines import repetition
+from routing.engines import segmentation
+from routing.engines import shared_prefix
+from routing.engines import shared_time
+
+# The id of a token that the server does not report: it sends a character that
+# consists of several tokens with the id of the last one only.
+UNKNOWN_ID = -1
+_MASKED = -1e4  # llama.cpp writes log(0) as a large negative number.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of llama.cpp.
+
+  model: path of the GGUF file; with `base_url`, the server's name of the model.
+  base_url: address of a server that runs already; '' = start one.
+  api_key: key of that server.
+  max_length: maximum number of tokens of question and answer together.
+  num_slots: maximum number of concurrent requests; further requests wait.
+  num_threads: threads that compute; 0 = one per core.
+  num_gpu_layers: layers that an accelerator computes; -1 = all. Without effect
+    on a build for CPUs.
+  num_log_probs: k, the number of top log-probabilities for each token.
+  shares_prefix: the tokens with which all prompts begin, e.g. solved examples,
+    are charged as cached. llama.cpp reads them once per slot in any case.
+  timeout: seconds until a request without a new token counts as failed.
+  """
+
+  model: str
+  base_url: str = ''
+  api_key: str = 'none'
+  max_length: int = 4_096
+  num_slots: int = 8
+  num_threads: int = 0
+  num_gpu_layers: int = -1
+  num_log_probs: int = 5
+  shares_prefix: bool = False
+  timeout: float = 600.0
+
+  def __post_init__(self):
+    for name in ('max_length', 'num_slots'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
+    for name in ('num_threads', 'num_log_probs'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 0.')
+
+
+class LlamaCppEngine:
+  """An engine that writes steps with one model that llama.cpp runs.
+
+  llama.cpp's slots may be shared by several sessions. What it reports as cached
+  would thus depend on other sessions, so usage is computed from a session's own
+  calls (`shared_prefix.ChargedSession`).
+
+  Concurrent requests do not change a result, except by rounding: they change
+  the shapes of matrix products.
+
+  Args:
+    name: the model's name.
+    route: its route index.
+    settings: see `Settings`.
+    prompter: makes the model's prompts.
+    num_equal: see `repetition.truncate_repetition`.
+
+  Raises:
+    ValueError: if the file does not exist or is not in the GGUF format.
+  """
+
+  def __init__(
+      self,
+      name: str,
+      route: int,
+      settings: Settings,
+      prompter: prompts.Prompter,
+      num_equal: int = repetition.NUM_EQUAL,
+  ):
+    # The import is local, because other runs do not need the package.
+    import httpx
+
+    self.name = name
+    self.route = route
+    self.capabilities = engine_lib.Capabilities(
+        continues_prefix=True,
+        num_log_probs=settings.num_log_probs,
+        hidden_size=0,
+        seeds=True,
+        counts_tokens=True,
+        reports_cached=True,
+        prefix_cache=prefix_cache.PrefixCache(
+            shared=prompter.num_shared() if settings.shares_prefix else 0
+        ),
+    )
+    self._settings = settings
+    self._prompter = prompter
+    self._num_equal = num_equal
+    self._time = shared_time.SharedTime()
+    self._server = None if settings.base_url else _start(settings)
+    self._client = httpx.AsyncClient(
+        base_url=settings.base_url or self._server.listening_address,
+        headers={'Authorization': f'Bearer {settings.api_key}'},
+        timeout=httpx.Timeout(settings.timeout, connect=30.0, pool=None),
+        # The server queues what exceeds its slots.
+        limits=httpx.Limits(max_connections=None),
+    )
+
+  def count_tokens(self, question: str, trace: str) -> int:
+    """Counts prompt tokens; see `engine.Engine.count_tokens`."""
+    return len(self.encode(question, trace))
+
+  def encode(self, question: str, trace: str) -> list[int]:
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
+    return self._prompter.ids(question, trace)
+
+  def open(self, question: str) -> engine_lib.Session:
+    """Opens a session about a question; see `engine.Engine.open`."""
+    session = LlamaCppSession(self, question)
+    return shared_prefix.ChargedSession(session, self)
+
+  async def close(self) -> None:
+    """Closes the connections, and the server if the engine has started it."""
+    await self._client.aclose()
+    self._server = None  # Its destructor ends it.
+
+  async def reply(
+      self, question: str, request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Writes the steps that a session requests; see `engine.Session.write`.
+
+    Raises:
+      engine_lib.Unavailable, Refused: if a request fails; the type says whether
+        it may be repeated.
+    """
+    usages = []  # Of each call.
+
+    async def call(text: str, stop: str | None, max_tokens: int):
+      prompt = self._prompter.ids(question, request.trace + text)
+      fields = self._fields(request, stop, self._room(prompt, max_tokens))
+      # With one seed, all calls would draw the same sampling noise.
+      fields |= dict(prompt=prompt, seed=request.seed + len(usages))
+      start = self._time.enter()
+      try:
+        reply = await self._ask(fields)
+      finally:
+        seconds = self._time.leave(start)
+      cached = min(reply.num_cached, len(prompt))
+      usages.append(
+          types.Usage(
+              self.route,
+              len(prompt) - cached,
+              cached,
+              len(reply.pieces),
+              seconds,
+          )
+      )
+      written = reply.written(self._settings.num_log_probs, stop)
+      whole = request.trace + text + ''.join(written.pieces)
+      if repetition.ends_in_blank_steps(whole):
+        written = dataclasses.replace(written, is_final=True)
+      return written, usages[-1]
+
+    try:
+      steps = await segmentation.write_steps(
+          call, to_end=request.to_end, max_tokens=request.max_tokens
+      )
+    except (engine_lib.Unavailable, engine_lib.Refused) as error:
+      error.billed = (*usages, *error.billed)
+      raise
+    kept = steps if request.to_end else steps[:1]
+    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
+    # Dropped steps were computed as well, so they are charged.
+    return segmentation.charged(kept, sum(usage.written for usage in usages))
+
+  def _room(self, prompt: list[int], max_tokens: int) -> int:
+    """Returns how many tokens may follow a prompt.
+
+    Raises:
+      engine_lib.Refused: if the prompt leaves no room for a token.
+    """
+    room = min(max_tokens, self._settings.max_length - len(prompt))
+    if room < 1:
+      raise engine_lib.Refused(
+          f'No token can be written: the prompt has {len(prompt)} tokens, '
+          f'max_tokens is {max_tokens}, and max_length of {self.name} is '
+          f'{self._settings.max_length}. Raise the limit, or end the answer '
+          'earlier.'
+      )
+    return room
+
+  def _fields(
+      self, request: engine_lib.Request, stop: str | None, room: int
+  ) -> dict[str, Any]:
+    """Returns the body of a request, except prompt and seed."""
+    return dict(
+        n_predict=room,
+        temperature=request.temperature,
+        # By default the server also truncates the distribution (top_k 40, top_p
+        # .95, min_p .05).
+        samplers=['temperature'],
+        n_probs=self._settings.num_log_probs,
+        stop=[] if stop is None else [stop],
+        # Only a stream has the log-probabilities of the stop string's tokens.
+        stream=True,
+        return_tokens=True,
+        cache_prompt=True,
+    )
+
+  async def _ask(self, fields: dict[str, Any]) -> '_Reply':
+    """Sends one request, and reads the reply as it is being written.
+
+    If the caller is cancelled, the connection is closed, which ends the request
+    in the server.
+    """
+    import httpx
+
+    reply = _Reply()
+    try:
+      async with self._client.stream(
+          'POST', '/completion', json=fields
+      ) as response:
+        if response.is_error:
+          await response.aread()
+          self._fail(response.status_code, response.text)
+        async for event in _events(response.aiter_lines()):
+          if 'error' in event:
+            error = event['error']
+            self._fail(error.get('code', 500), error.get('message', ''))
+          reply.add(event)
+    except httpx.HTTPError as error:
+      raise engine_lib.Unavailable(
+          f'The llama.cpp server of {self.name} does not answer: {error!r}.'
+      ) from error
+    if not reply.stop_type:
+      raise engine_lib.Unavailable(
+          f'The llama.cpp server of {self.name} broke off a reply after '
+          f'{len(reply.pieces)} tokens.'
+      )
+    return reply
+
+  def _fail(self, status: int, text: str) -> None:
+    """Raises the error that belongs to a status of HTTP."""
+    message = f'llama.cpp ({self.name}) answered {status}: {text[:300]}'
+    if status in (401, 403, 404):
+      raise engine_lib.Stop(message)
+    # 503: the model is still being loaded.
+    if status >= 500 or status in (408, 429):
+      raise engine_lib.Unavailable(message)
+    raise engine_lib.Refused(message)
+
+
+class LlamaCppSession(engine_lib.Session):
+  """A session of llama.cpp, which finds the slot with the longest prefix."""
+
+  def __init__(self, engine: LlamaCppEngine, question: str):
+    super().__init__(question, engine.route)
+    self._engine = engine
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes the requested steps; see `LlamaCppEngine.reply`."""
+    return await self._engine.reply(self.question, request)
+
+
+class _Reply:
+  """What the server has written so far, one entry per token.
+
+  Attributes:
+    pieces: the text that each token adds.
+    token_ids: their ids.
+    entries: their log-probabilities as the server sends them; None = not sent.
+    num_cached: prompt tokens that the server found in its cache.
+    stop_type: 'eos', 'word' or 'limit'; '' = the reply is not complete.
+  """
+
+  def __init__(self):
+    self.pieces: list[str] = []
+    self.token_ids: list[int] = []
+    self.entries: list[dict[str, Any] | None] = []
+    self.num_cached = 0
+    self.stop_type = ''
+
+  def add(self, event: dict[str, Any]) -> None:
+    """Appends what one event of the stream adds."""
+    self.num_cached = event.get('timings', {}).get('cache_n', self.num_cached)
+    new = event.get('tokens', [])
+    # Tokens that are only a part of a character come with no event.
+    silent = event['tokens_predicted'] - len(self.pieces) - len(new)
+    for token in [UNKNOWN_ID] * silent + new:
+      self.pieces.append('')
+      self.token_ids.append(token)
+      self.entries.append(None)
+    if new:
+      self.entries[-1] = next(
+          iter(event.get('completion_probabilities', [])), None
+      )
+    if event['content']:
+      # Text without a token is what the server held back because it might have
+      # been the beginning of the stop string.
+      self.pieces[-1] += event['content']
+    if event['stop']:
+      self.stop_type = event['stop_type']
+
+  def written(self, num_log_probs: int, stop: str | None):
+    """Returns the tokens as the module `segmentation` takes them."""
+    pieces = list(self.pieces)
+    if self.stop_type == 'word':
+      pieces[-1] += stop  # The server removes the stop string from the text.
+    chosen = np.full(len(pieces), np.nan, np.float32)
+    top = np.full((len(pieces), num_log_probs), np.nan, np.float32)
+    for i, entry in enumerate(self.entries if num_log_probs else ()):
+      if entry is None:
+        continue
+      values = [x['logprob'] for x in entry['top_logprobs']]
+      top[i, : len(values)] = sorted(values, reverse=True)
+      chosen[i] = entry['logprob']
+    chosen[chosen <= _MASKED] = np.nan
+    return segmentation.Written(
+        pieces=pieces,
+        token_ids=self.token_ids,
+        log_probs=chosen if num_log_probs else chosen[:0],
+        top_log_probs=top if num_log_probs else top[:0],
+        is_final=self.stop_type == 'eos',
+    )
+
+
+async def _events(
+    lines: AsyncIterator[str],
+) -> AsyncIterator[dict[str, Any]]:
+  """Yields the events of a stream, which are lines `data: <JSON>`."""
+  async for line in lines:
+    name, _, content = line.partition(':')
+    if name == 'error':
+      yield {'error': json.loads(content)}
+    elif name == 'data' and content.strip() != '[DONE]':
+      yield json.loads(content)
+
+
+def _start(settings: Settings):
+  """Starts llama.cpp's server on a free port of this machine.
+
+  Raises:
+    ValueError: if the file does not exist or is not in the GGUF format.
+  """
+  with open(settings.model, 'rb') as file:
+    if file.read(4) != b'GGUF':
+      raise ValueError(
+          f'{settings.model} is not a GGUF file; allowed: the format of '
+          'llama.cpp.'
+      )
+  import xllamacpp
+
+  params = xllamacpp.CommonParams()
+  params.model.path = settings.model
+  params.hostnames, params.port = ['127.0.0.1'], 0
+  params.n_parallel = settings.num_slots
+  params.n_ctx = settings.max_length * settings.num_slots
+  params.kv_unified = False  # Each slot has its own part of the context.
+  params.n_gpu_layers = settings.num_gpu_layers
+  params.cache_ram_mib = 0  # No second cache, of sequences that left a slot.
+  params.verbosity = -1
+  num_threads = settings.num_threads or os.cpu_count() or 1
+  for threads in (params.cpuparams, params.cpuparams_batch):
+    threads.n_threads = num_threads
+    # Threads that wait by spinning take the cores from the other model.
+    threads.poll = 0
+  return xllamacpp.Server(params)
