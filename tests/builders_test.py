@@ -110,7 +110,7 @@ class ServersTest(parameterized.TestCase):
     config = _config()
     config.routes[0]['engine'] = 'abacus'
     with self.assertRaisesRegex(
-        ValueError, "'abacus'; allowed: embedded, vllm, openai"
+        ValueError, "'abacus'; allowed: embedded, vllm, llama_cpp, openai"
     ):
       builders.engines(config)
 
