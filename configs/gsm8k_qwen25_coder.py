@@ -12,6 +12,7 @@ from configs import own_models
 
 VARIANTS = ('gpu', 'cpu', 'smoke')
 
+_PARAMETERS = {'0.5B': 494_032_768, '1.5B': 1_543_714_304}
 _SYSTEM = (
     'Solve the problem in short steps, with a blank line after each step. End '
     'with a line that holds #### and the number.'
@@ -61,8 +62,12 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config = own_models.get_config('gpu' if variant == 'gpu' else 'cpu')
   config.task = dict(name='gsm8k', path='')
   config.problems.update(train=600, select=150, prove=150, test=300)
-  for route, size in zip(config.routes, ('0.5B', '1.5B'), strict=True):
+  for route, (size, parameters) in zip(
+      config.routes, _PARAMETERS.items(), strict=True
+  ):
     name = f'Qwen2.5-Coder-{size}-Instruct'
+    # A file may hold the embeddings a second time, as the last layer.
+    route['spec'] = dict(parameters=parameters)
     route['model'] = f'Qwen/{name}'
     if variant != 'gpu':
       route.update(

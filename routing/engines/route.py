@@ -99,7 +99,10 @@ class Route:
     """
     folder = self.folder
     if folder is not None:
-      known = costs.spec_by_parameters(self.name, *model_files.shape(folder))
+      parameters, num_layers, width = model_files.shape(folder)
+      # Prices follow from the number that counts, unless they are given too.
+      parameters = self.spec.get('parameters', parameters)
+      known = costs.spec_by_parameters(self.name, parameters, num_layers, width)
       return dataclasses.replace(known, **self.spec)
     missing = [
         field.name
