@@ -247,7 +247,8 @@ def task_key(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns all of the task that collected records depend on; JSON-like."""
   asked = task(config)
   options = _plain(config.task)
-  options.pop('path', None)  # Where the files are changes nothing.
+  for part in (options, *options.get('parts', ())):
+    part.pop('path', None)  # Where the files are changes nothing.
   return {
       **options,
       'finders': list(asked.finders),

@@ -1,5 +1,8 @@
 """Lists the tasks, and makes one by its name and options."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
 import inspect
 from typing import Any
 
@@ -7,8 +10,50 @@ from routing.tasks import arithmetic
 from routing.tasks import jsonl
 from routing.tasks import kor_bench
 from routing.tasks import math_sets
+from routing.tasks import mixture as mixture_lib
 from routing.tasks import reasoning_gym
 from routing.tasks import task as task_lib
+
+
+def mixture(
+    parts: Sequence[Mapping[str, Any]] = (), path: str = ''
+) -> task_lib.Task:
+  """Returns a task that mixes others; it is put and graded as the first one.
+
+  Args:
+    parts: one entry per task, with its `name`, its `share` of the mixture and
+      its options, e.g. (dict(name='gsm8k', share=0.5), ...).
+    path: directory of local files, for the parts that read files.
+
+  Raises:
+    ValueError: if a part has no share, the shares do not sum to 1, or the parts
+      are graded in different ways.
+  """
+  made, shares = [], []
+  for part in parts:
+    options = dict(part)
+    if 'share' not in options or 'name' not in options:
+      raise ValueError(
+          f'A part of task.parts is {options}; it needs a name and a share.'
+      )
+    shares.append(options.pop('share'))
+    if path and 'path' in inspect.signature(TASKS[options['name']]).parameters:
+      options.setdefault('path', path)
+    made.append(make(**options))
+  source = mixture_lib.Mixture(
+      [
+          mixture_lib.Part(task.name, task.source, share)
+          for task, share in zip(made, shares, strict=True)
+      ]
+  )
+  graders = sorted({task.grader for task in made})
+  if len(graders) > 1:
+    raise ValueError(
+        f'The parts of task.parts have the graders {", ".join(graders)}; '
+        'allowed: one.'
+    )
+  return dataclasses.replace(made[0], name='mixture', source=source)
+
 
 # To add a task, add the function that makes it. Its parameters are the options
 # that a configuration may set.
@@ -30,6 +75,7 @@ TASKS = {
         kor_bench.kor_bench,
         reasoning_gym.reasoning_gym,
         jsonl.jsonl,
+        mixture,
     )
 }
 
