@@ -234,6 +234,14 @@ class LlamaCppTest(parameterized.TestCase):
 
 class RouteTest(absltest.TestCase):
 
+  def test_stated_parameters_decide_the_prices(self):
+    spec = self.route(spec=dict(parameters=2_000_000)).cost_spec()
+    self.assertEqual((spec.parameters, spec.price_output), (2_000_000, 2.0))
+    spec = self.route(
+        spec=dict(parameters=2_000_000, price_output=7.0)
+    ).cost_spec()
+    self.assertEqual((spec.price_output, spec.price_input), (7.0, 0.4))
+
   def setUp(self):
     super().setUp()
     self.file = pathlib.Path(self.create_tempdir().full_path) / 'a.gguf'

@@ -18,6 +18,7 @@ import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import openai_responses
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
@@ -192,7 +193,10 @@ class LlamaCppEngine:
     kept = steps if request.to_end else steps[:1]
     kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
     # Dropped steps were computed as well, so they are charged.
-    return segmentation.charged(kept, sum(usage.written for usage in usages))
+    return segmentation.charged(
+        [openai_responses.without_gaps(step) for step in kept],
+        sum(usage.written for usage in usages),
+    )
 
   def _room(self, prompt: list[int], max_tokens: int) -> int:
     """Returns how many tokens may follow a prompt.
