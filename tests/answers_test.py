@@ -15,6 +15,7 @@ _FRAGMENTS = (
     *(r'\[', r'\]', '$$', '$', r'\(', r'\)', ' and ', ' or ', ', no: ', ' so '),
     *('[[A]]', '[[', ']]', '[[answer]]', 'The answer is ', 'Answer: ', 'A: 7'),
     *('(B)', 'C', 'not obvious at all', '42.', '3/4', '$1,250.50', 'x2', '. '),
+    *('<answer>', '<answer>5</answer>', '</answer>'),
     *('Question: 2 + 2?', 'Q: ', '<think>', '</think>', '#', ':', '\\', '!'),
 )
 
@@ -90,6 +91,11 @@ class FindTest(parameterized.TestCase):
       ('brackets_twice', 'brackets', '[[[[16]]]]', '16'),
       ('brackets_cut_off', 'brackets', 'so [[24', None),
       ('one_bracket', 'brackets', '[B]', None),
+      ('tag', 'tag', 'so <answer>\n1 2\n3 4\n</answer>.', '1 2\n3 4'),
+      ('first_tag', 'tag', '<answer>1</answer><answer>2</answer>', '1'),
+      ('tag_quoted', 'tag', '<answer>...</answer><answer>2</answer>', '2'),
+      ('tag_cut_off', 'tag', 'so 5, <answer>5', None),
+      ('empty_tag', 'tag', 'so 5, <answer></answer>', None),
       ('phrase', 'after_phrase', 'The answer is $5$. I hope so.', '5'),
       ('phrase_with_decimals', 'after_phrase', 'Answer: 2.5 cm.', '2.5 cm'),
       ('phrase_twice', 'after_phrase', 'Final Answer: The answer is 5', '5'),
@@ -121,6 +127,7 @@ class FindTest(parameterized.TestCase):
       answers.find('#### 1', finders)
 
   @parameterized.parameters(
+      *('<answer>', '<answer></answer>', '</answer>'),
       *('[[', ']]', '\\boxed{', '\\boxed{\n\n', '\\boxed{1} ', '#### A\n', '}'),
       *(
           'the ',
@@ -180,6 +187,12 @@ class EndTest(parameterized.TestCase):
     self.assertEqual(answers.find(first, convention), expected)
     self.assertIsNone(answers.end(first, convention))
 
+  def test_a_tag_is_complete_where_it_closes(self):
+    text = 'so <answer>\n5\n</answer>'
+    self.assertEqual(answers.end(text, ('tag', 'number')), len(text))
+    rest = ' or <answer>7</answer>'
+    self.assertEqual(answers.find(text + rest, ('tag', 'number')), '5')
+
   @parameterized.parameters(
       ('#### 5', 'hash'),  # May become 55.
       ('#### Blue whale\n', 'hash'),  # May be a heading.
@@ -187,6 +200,7 @@ class EndTest(parameterized.TestCase):
       (r'\boxed{5} ', 'boxed'),  # May become `and \boxed{6}`.
       ('\\boxed{5 +\n', 'boxed'),
       ('\\[\\boxed{5}\n', 'boxed'),
+      ('<answer>5', 'tag'),
       ('#### 5\n', 'boxed'),  # Only the first finder decides.
       ('It is 5.\n\n', 'number'),
       ('<think>\n#### 5\n', 'hash'),

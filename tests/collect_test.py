@@ -92,7 +92,7 @@ class CollectTest(parameterized.TestCase):
               problem,
               engines,
               plan,
-              lambda text, _, right=right: verdicts.Verdict(
+              lambda text, *_, right=right: verdicts.Verdict(
                   text == right, text, 'literal', ''
               ),
           )

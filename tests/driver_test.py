@@ -294,8 +294,8 @@ class AnswerTest(parameterized.TestCase):
     async def both():
       loop = asyncio.get_running_loop()
 
-      def grade(text, reference):
-        del text, reference
+      def grade(text, reference, meta):
+        del text, reference, meta
         # Blocks until the other trajectory on the same loop has progressed.
         future = asyncio.run_coroutine_threadsafe(waiting.wait(), loop)
         is_right = future.result(timeout=5)

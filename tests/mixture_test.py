@@ -72,6 +72,16 @@ class MixtureTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'problems.train is -1'):
       self.load(self.make(a, b), -1)
 
+  def test_a_generators_grader_grades_the_other_parts_by_rules(self):
+    numbers, puzzles = self.part('a', 0.5), {'name': 'reasoning_gym'}
+    for parts in ((numbers, puzzles), (puzzles, numbers)):
+      task = self.make(*(dict(part, share=0.5) for part in parts))
+      self.assertEqual(task.grader, 'generator')
+      self.assertEqual(task.finders, self.make(dict(parts[0], share=1)).finders)
+    exact = self.part('a', 0.5, grader='exact')
+    with self.assertRaisesRegex(ValueError, 'the graders exact, generator'):
+      self.make(exact, dict(puzzles, share=0.5))
+
   def test_where_files_are_changes_no_record(self):
     config = arithmetic.get_config('smoke')
     keys = []

@@ -8,6 +8,7 @@ finder that sees its mark decides; the later ones are for texts without it.
   no answer.
 - `boxed`: the content of `\boxed{...}` (MATH). An empty box is no answer.
 - `brackets`: the content of `[[...]]` (KOR-Bench).
+- `tag`: what stands between `<answer>` and `</answer>`, lines included.
 - `after_phrase`: what follows "the answer is" or "Answer:" in its sentence.
 - `choice`: the letter of a multiple-choice answer.
 - `number`: the last number.
@@ -22,7 +23,7 @@ the one that the prompt asks for, and the mark of another may be reasoning.
   line of words alone, with more text after it, counts as a heading.
 - `boxed`: at the end of the line that closes the box or, inside display
   mathematics, that closes the display; a blank line ends both.
-- `brackets`: at the end of the line that closes them.
+- `brackets`: at the end of the line that closes them; `tag`: at its end.
 - `number`: where a line begins a new question.
 
 **A mark without an answer** (`####` or `\boxed{` at which the token limit cut
@@ -68,6 +69,7 @@ _DISPLAYS = (
     (r'\begin{gather', r'\end{gather'),
 )
 _BLANK_LINE = re.compile(r'\n[ \t]*\n')
+_TAG = re.compile(r'<answer>(?:(.*?)</answer>)?', re.DOTALL)
 _BRACKETS = re.compile(r'\[\[(.*?)\]\](?!\])', re.DOTALL)
 # Matches a number that is not part of a word or of another number. The number
 # may have a sign, thousands commas, decimals, a denominator after a slash, and
@@ -325,6 +327,15 @@ def _brackets(text: str, start: int) -> Found | None:
   return Found(()) if text.find('[[', start) >= 0 else None
 
 
+def _tag(text: str, start: int) -> Found | None:
+  for match in _TAG.finditer(text, start):
+    if match[1] is None:
+      return Found(())  # It may still be closed.
+    if not _PLACEHOLDER.fullmatch(match[1]):
+      return Found((match[1].strip(),), match.end())
+  return Found(()) if text.find('<answer>', start) >= 0 else None
+
+
 def _after_phrase(text: str, start: int) -> Found | None:
   for match in _PHRASE.finditer(text, start):
     begin = match.end()
@@ -379,6 +390,7 @@ FINDERS: dict[str, Callable[[str, int], Found | None]] = {
     'hash': _hash,
     'boxed': _boxed,
     'brackets': _brackets,
+    'tag': _tag,
     'after_phrase': _after_phrase,
     'choice': _choice,
     'number': _number,

@@ -1,18 +1,22 @@
 """Graders: compare the final answer of a text with the reference answer.
 
-A grader is a callable `(text, reference) -> verdicts.Verdict`, where `text`
-is the whole answer as the user reads it, reasoning included. A text without a
+A grader is a callable `(text, reference, meta) -> verdicts.Verdict`. `text` is
+the whole answer as the user reads it, reasoning included; `meta` holds the
+further facts of the problem, which most graders need not know. A text without a
 final answer is graded as wrong; it raises no error.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import os
 import re
+from typing import Any
 from typing import Protocol
 
 from routing.grading import answers
+from routing.grading import generator
 from routing.grading import judge
 from routing.grading import plain
 from routing.grading import pool as pool_lib
@@ -31,6 +35,8 @@ _UPRIGHT = re.compile(
 # much longer ones not compared.
 _MAX_CACHED, _MAX_CHARACTERS = 1_000, 50_000
 
+Meta = Mapping[str, Any] | None
+
 
 class Grader(Protocol):
   """The interface of a grader; it may be called from several threads.
@@ -40,8 +46,16 @@ class Grader(Protocol):
 
   name: str
 
-  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
-    """Returns whether the final answer equals the reference, and why."""
+  def __call__(
+      self, text: str, reference: str, meta: Meta = None
+  ) -> verdicts.Verdict:
+    """Returns whether the final answer equals the reference, and why.
+
+    Args:
+      text: the whole answer.
+      reference: the reference answer of the problem.
+      meta: `Problem.meta`; None = the problem has none.
+    """
     ...
 
 
@@ -57,7 +71,10 @@ class Exact:
     self._finders = tuple(finders)
     self.name = f'exact({",".join(finders)})'
 
-  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+  def __call__(
+      self, text: str, reference: str, meta: Meta = None
+  ) -> verdicts.Verdict:
+    del meta  # Text and reference decide.
     answer = answers.find(text, self._finders)
     if answer is None:
       return verdicts.NOT_FOUND
@@ -83,7 +100,10 @@ class SameText:
     self._finders = tuple(finders)
     self.name = f'same_text({",".join(finders)})'
 
-  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+  def __call__(
+      self, text: str, reference: str, meta: Meta = None
+  ) -> verdicts.Verdict:
+    del meta  # Text and reference decide.
     answer = answers.find(text, self._finders)
     if answer is None:
       return verdicts.NOT_FOUND
@@ -133,7 +153,10 @@ class MathVerify:
     self._pool = pool_lib.Pool(workers or os.cpu_count() or 1, timeout, memory)
     self._compare = functools.lru_cache(cache_size)(self._pool.compare)
 
-  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+  def __call__(
+      self, text: str, reference: str, meta: Meta = None
+  ) -> verdicts.Verdict:
+    del meta  # Text and reference decide.
     found = answers.locate(text, self._finders)
     if found is None or found.answer is None:
       return verdicts.NOT_FOUND
@@ -204,7 +227,7 @@ def by_name(
   """Returns the grader with the given name.
 
   Args:
-    name: 'exact', 'same_text', 'math_verify' or 'judge'.
+    name: 'exact', 'same_text', 'math_verify', 'generator' or 'judge'.
     finders: the answer's convention, see `answers`.
     ask: for the judge: sends a prompt to a model and returns its reply.
 
@@ -215,9 +238,10 @@ def by_name(
     if ask is None:
       raise ValueError("Grader 'judge' needs a model; pass `ask`.")
     return judge.Judge(ask, finders)
+  if name == 'generator':
+    return generator.Generator(finders, MathVerify(finders))
   graders = {'exact': Exact, 'same_text': SameText, 'math_verify': MathVerify}
   if name not in graders:
-    raise ValueError(
-        f'Unknown grader {name!r}; allowed: {", ".join([*graders, "judge"])}.'
-    )
+    allowed = ', '.join([*graders, 'generator', 'judge'])
+    raise ValueError(f'Unknown grader {name!r}; allowed: {allowed}.')
   return graders[name](finders)

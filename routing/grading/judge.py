@@ -9,8 +9,10 @@ Model Evaluations"; the prompt is our own.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import re
+from typing import Any
 
 from routing.grading import answers
 from routing.grading import verdicts
@@ -57,13 +59,19 @@ class Judge:
     self._ask, self._finders = ask, tuple(finders)
     self.name = f'judge({",".join(finders)})'
 
-  def __call__(self, text: str, reference: str) -> verdicts.Verdict:
+  def __call__(
+      self,
+      text: str,
+      reference: str,
+      meta: Mapping[str, Any] | None = None,
+  ) -> verdicts.Verdict:
     """Returns the model's verdict; a reply without one counts as wrong.
 
     The same text as the reference is right without asking. A text in which the
     convention sees no mark is judged by its end; a mark without an answer means
     that there is none.
     """
+    del meta  # The judge reads answer and reference alone.
     found = answers.locate(text, self._finders)
     if (found is not None and found.answer is None) or not text.strip():
       return verdicts.NOT_FOUND

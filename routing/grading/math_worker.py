@@ -1,22 +1,14 @@
-"""A script that compares expressions: it reads and prints lines of JSON.
+"""Compares expressions in a child process; `worker.py` runs this script.
 
-`pool.Pool` runs this script in child processes, with the limits as arguments:
-seconds of the processor for one comparison, and bytes of memory. A line of
-input is `[answer, reference]`, a line of output `[is_equal, reason]`. The
-script imports nothing from this package, so that it starts without JAX.
+It imports nothing from this package, so that it starts without JAX.
 
 Math-Verify parses and compares. What it says of two numbers is replaced: it
 calls numbers equal whose difference rounds to 0, as 2^-90 and 2^-91.
 """
 
 import decimal
-import json
 import logging
-import os
 import re
-import resource
-import signal
-import sys
 
 _MARKS = ('$', '\\boxed', '\\(', '\\[')
 _DELIMITED = re.compile(
@@ -144,53 +136,23 @@ def compare(answer: str, reference: str) -> tuple[bool, str]:
   return False, 'differs' if parsed[1] else 'the reference cannot be parsed'
 
 
-def _limit(memory: int) -> None:
-  """Bounds the address space, where the system can."""
-  try:
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-  except (OSError, ValueError):  # macOS has no such limit.
-    pass
+def prepare() -> None:
+  """Loads Math-Verify, and replaces what it says of two numbers.
 
-
-def main(seconds: float, memory: int) -> None:
-  """Prints a verdict for each line of standard input, until the input ends."""
-  # What libraries print must not reach the verdicts.
-  out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)
+  Raises:
+    ImportError: if it is missing or of an unknown version.
+  """
   # `math_verify` logs a warning at each call without a time limit.
   logging.disable()
-  # The package is loaded before 'ready' is printed, so that loading does not
-  # count towards the time limit of the first comparison.
   from math_verify import grader
 
   if not hasattr(grader, 'sympy_numeric_eq'):
     raise ImportError('This version of math-verify compares numbers otherwise.')
   grader.sympy_numeric_eq = _numeric_eq
-  _limit(memory)
+
+
+def check() -> bool:
+  """Makes a first comparison; returns whether it came out right."""
   # The first comparison is the slowest. Within too little memory it raises, or
   # parsing swallows the error and finds nothing.
-  if not compare('x + x', '2x')[0]:
-    raise MemoryError(f'{memory} bytes are too few for a comparison.')
-  print('"ready"', file=out, flush=True)
-  for line in sys.stdin:
-    is_full = False
-    # The signal kills the process: no handler, which a long operation on
-    # integers would not let run. Seconds of the processor, so that a verdict
-    # does not depend on what else the machine does.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-      verdict = compare(*json.loads(line))
-    except MemoryError:
-      verdict, is_full = (False, 'out of memory'), True
-    except RecursionError:
-      verdict = False, 'nested too deeply'
-    except Exception:  # Expressions that cannot be compared are not equal.
-      verdict = False, 'cannot be compared'
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    print(json.dumps(verdict), file=out, flush=True)
-    if is_full:
-      return  # A new process starts with free memory.
-
-
-if __name__ == '__main__':
-  main(float(sys.argv[1]), int(sys.argv[2]))
+  return compare('x + x', '2x')[0]

@@ -1,8 +1,9 @@
-"""Processes that compare expressions, each within limits of time and memory.
+"""Processes that compare answers, each within limits of time and memory.
 
 The package `math-verify` limits its time by a signal. This works only in the
 main thread, and does not interrupt a long multiplication of integers. So it
-runs in child processes, which are killed at the limit.
+runs in child processes, which are killed at the limit. So does what puzzle
+generators say of an answer, for the same reason.
 """
 
 import json
@@ -17,7 +18,10 @@ import threading
 import time
 import weakref
 
-_SCRIPT = pathlib.Path(__file__).with_name('math_worker.py')
+_SCRIPT = pathlib.Path(__file__).with_name('worker.py')
+# Comparing script -> the package that it needs.
+MATH, GENERATOR = 'math_worker.py', 'generator_worker.py'
+_PACKAGES = {MATH: 'math-verify', GENERATOR: 'reasoning-gym'}
 # Time limit for starting a child process, which imports a computer algebra
 # system; on a busy machine this is slow.
 _START_SECONDS = 120.0
@@ -27,7 +31,7 @@ _CLOCK_FACTOR = 12
 
 
 class Pool:
-  """Processes that say whether two expressions are mathematically equal.
+  """Processes that say whether an answer agrees with a reference.
 
   May be used from several threads. Processes are started when they are needed,
   and end with this object or this process.
@@ -38,10 +42,13 @@ class Pool:
       of the clock. A process that exceeds either is killed.
     memory: bytes of address space of one process; a comparison that needs more
       ends the process.
+    script: what compares, `MATH` or `GENERATOR`.
   """
 
-  def __init__(self, size: int, timeout: float, memory: int):
-    self._workers = [_Worker(timeout, memory) for _ in range(size)]
+  def __init__(
+      self, size: int, timeout: float, memory: int, script: str = MATH
+  ):
+    self._workers = [_Worker(script, timeout, memory) for _ in range(size)]
     # The last one returned is taken first, so that no more are started than
     # work at the same time.
     self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
@@ -50,9 +57,9 @@ class Pool:
     self._finalizer = weakref.finalize(self, _stop, self._workers)
 
   def compare(self, answer: str, reference: str) -> tuple[bool, str]:
-    """Returns whether two expressions are equal, and the reason.
+    """Returns whether an answer agrees with a reference, and the reason.
 
-    Expressions that cannot be compared within the limits are not equal; the
+    Answers that cannot be compared within the limits are not equal; the
     reason says so.
 
     Raises:
@@ -77,8 +84,8 @@ def _stop(workers: list['_Worker']) -> None:
 class _Worker:
   """One child process, which answers one question at a time."""
 
-  def __init__(self, timeout: float, memory: int):
-    self._timeout, self._memory = timeout, memory
+  def __init__(self, script: str, timeout: float, memory: int):
+    self._script, self._timeout, self._memory = script, timeout, memory
     self._child: subprocess.Popen | None = None
     self._stopped = threading.Event()
     self._lock = threading.Lock()
@@ -134,7 +141,7 @@ class _Worker:
       self._child = None
 
   def _start(self) -> None:
-    """Starts the process, and waits until it has loaded `math-verify`.
+    """Starts the process, and waits until it has loaded its package.
 
     Raises:
       RuntimeError: if the process ends, or is not ready within the time limit.
@@ -145,6 +152,7 @@ class _Worker:
     self._child = subprocess.Popen(
         [
             *(sys.executable, '-P', str(_SCRIPT)),
+            str(_SCRIPT.with_name(self._script)),
             *(str(self._timeout), str(self._memory)),
         ],
         stdin=subprocess.PIPE,
@@ -159,10 +167,11 @@ class _Worker:
       self._end()
       if self._stopped.is_set():
         raise RuntimeError('The grader was closed; make a new one.') from error
+      package = _PACKAGES[self._script]
       raise RuntimeError(
-          'The math-verify process did not start (time limit '
+          f'The {package} process did not start (time limit '
           f'{_START_SECONDS:g} s, memory {self._memory / 2**20:.0f} MiB); '
-          'check that math-verify is installed, or allow more memory.'
+          f'check that {package} is installed, or allow more memory.'
       ) from error
 
   def _read(self, timeout: float):

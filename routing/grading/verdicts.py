@@ -11,8 +11,8 @@ class Verdict:
   is_correct: whether the final answer equals the reference.
   answer: the final answer as it is written in the text; None = not found.
   method: what decided: 'none' (there is no answer to compare), 'literal' (the
-    same text), 'words', 'number' (both are plain numbers), 'math_verify' or
-    'judge'.
+    same text), 'words', 'number' (both are plain numbers), 'math_verify',
+    'generator' (its own score) or 'judge'.
   reason: 'equal', 'differs', or why the answer counts as wrong, e.g. 'no answer
     found', 'timed out', 'cannot be parsed'.
   """

@@ -148,7 +148,7 @@ async def grade_text(
   The grader runs in a thread, because a slow grader would block the event loop
   and with it all other trajectories.
   """
-  verdict = await asyncio.to_thread(grade, text, problem.answer)
+  verdict = await asyncio.to_thread(grade, text, problem.answer, problem.meta)
   return verdict.is_correct
 
 

@@ -244,7 +244,8 @@ class _Walk:
   def _is_correct(self, text: str) -> bool:
     """Returns whether the answer in `text` is correct; caches the grade."""
     if text not in self._grades:
-      verdict = self._builder.grade(text, self._problem.answer)
+      problem = self._problem
+      verdict = self._builder.grade(text, problem.answer, problem.meta)
       self._grades[text] = verdict.is_correct
     return self._grades[text]
 

@@ -1,7 +1,10 @@
 """Problems of the package `reasoning-gym`: a hundred generators, without end.
 
 Problem i of a generator is drawn from (seed, i), so any number of new problems
-can be had. Source: Stojanovski et al. 2025, arXiv 2505.24760.
+can be had. Where a generator scores answers itself, since several are right, it
+grades them (see `grading.generator`).
+
+Source: Stojanovski et al. 2025, arXiv 2505.24760.
 """
 
 from collections.abc import Iterator
@@ -10,6 +13,9 @@ import dataclasses
 import itertools
 from typing import Any
 
+import numpy as np
+
+from routing.grading import generator as generator_lib
 from routing.tasks import prompt as prompt_lib
 from routing.tasks import splits
 from routing.tasks import tables
@@ -17,6 +23,8 @@ from routing.tasks import task as task_lib
 
 # How many problems more than needed are drawn at first: some questions repeat.
 _SPARE = 1.1
+# Stands for the reference answer of generators that give none.
+_NO_REFERENCE = 'any answer that the generator accepts'
 _SHARES = dict.fromkeys(splits.SPLITS, 1 / len(splits.SPLITS))
 
 
@@ -53,7 +61,9 @@ class Generators:
     while True:
       loaded = tables.to_problems(
           self._rows(number, seed),
-          tables.Fields(id='id', subject='generator'),
+          tables.Fields(
+              id='id', subject='generator', meta=(generator_lib.META,)
+          ),
           f'reasoning_gym/{seed}',
       )
       short = [s for s, size in sizes.items() if len(loaded.parts[s]) < size]
@@ -90,24 +100,45 @@ class Generators:
     """Yields the rows of one generator."""
     import reasoning_gym  # The import takes seconds.
 
+    settings = dict(self.settings.get(name, {}))
     try:
       dataset = reasoning_gym.create_dataset(
-          name, seed=seed, size=number, **self.settings.get(name, {})
+          name, seed=seed, size=number, **settings
       )
     except (ValueError, TypeError, AssertionError) as error:
       raise ValueError(
-          f'reasoning_gym cannot make {name!r} with '
-          f'{dict(self.settings.get(name, {}))}: {error}. See '
+          f'reasoning_gym cannot make {name!r} with {settings}: {error}. See '
           'reasoning_gym.factory.DATASETS for the names.'
       ) from error
+    base = reasoning_gym.dataset.ProceduralDataset
+    has_score = type(dataset).score_answer is not base.score_answer
     for index in range(number):
       entry = dataset[index]
+      scored = {
+          'generator': name,
+          'settings': settings,
+          'entry': repr(_plain(entry)),
+      }
+      has_reference = entry['answer'] is not None or not has_score
       yield {
           'id': f'{name}/{index}',
           'generator': name,
           'question': entry['question'],
-          'answer': entry['answer'],
+          'answer': entry['answer'] if has_reference else _NO_REFERENCE,
+          # Without a score of its own, rules compare with the reference.
+          generator_lib.META: scored if has_score else None,
       }
+
+
+def _plain(value: Any) -> Any:
+  """Returns a value whose `repr` is a Python literal."""
+  if isinstance(value, Mapping):
+    return {_plain(key): _plain(x) for key, x in value.items()}
+  if isinstance(value, list | tuple | set):
+    return type(value)(map(_plain, value))
+  if isinstance(value, np.generic):
+    return value.item()
+  return value
 
 
 def reasoning_gym(
@@ -121,9 +152,11 @@ def reasoning_gym(
       prompt_lib.Prompt(
           system=(
               'Reason step by step, with a blank line after each step, and end '
-              'with a line that holds #### and the final answer.'
+              'with the final answer between <answer> and </answer>.'
           )
       ),
-      finders=('hash', 'boxed', 'number'),
+      # Answers may have several lines, e.g. those of a sudoku.
+      finders=('tag', 'hash', 'boxed', 'number'),
+      grader='generator',
       max_tokens=512,
   )
