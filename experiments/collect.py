@@ -275,7 +275,7 @@ def collect_split(
               problems,
               job.make_engines(),
               writer,
-              specs=builders.specs(config),
+              specs=builders.billed_specs(config),
               concurrency=config.collect.concurrency,
               limits=builders.limits(config),
               name=f'collect {kind} {split}',
