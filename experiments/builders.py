@@ -28,6 +28,9 @@ from routing.tasks import tables
 from routing.tasks import task as task_lib
 
 SPLITS = splits.SPLITS
+# Approximate limit of replies per problem and model, where models rarely agree
+# and the traces multiply. The embedded pair needs up to 60.
+MAX_REPLIES = 200
 # Variables that keep vLLM and torch, in all their processes, from printing more
 # than errors. The processes inherit variables, but no settings of loggers.
 _QUIET = dict(
