@@ -103,7 +103,13 @@ def plan(
   routes = builders.routes(config)
   lines, notes = [], [_bounds_note(config)]
   for kind, name in records_on_disk.needed(config):
-    if split in (None, name) and not records_on_disk.is_shared(config, kind):
+    if split not in (None, name):
+      continue
+    if records_on_disk.is_shared(config, kind):
+      notes.append(
+          f'{kind}: read from {config.data.directory}, and not collected.'
+      )
+    else:
       found = _Collection(config, workdir, kind, name)
       part = [found.line(index, route) for index, route in enumerate(routes)]
       lines += part
@@ -111,6 +117,11 @@ def plan(
       notes += _limit_notes(found.name, part, limits)
   notes += [_prompt_note(route) for route in routes]
   notes += [_hours_note()]
+  if split is None and config.evaluation.num_live:
+    notes.append(
+        f'Not counted: at most {config.evaluation.num_live} test problems that '
+        'evaluation answers live at each operating point.'
+    )
   return Plan(tuple(lines), tuple(dict.fromkeys(notes)))
 
 
