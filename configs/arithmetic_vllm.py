@@ -53,7 +53,6 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       VLLM_CPU_OMP_THREADS_BIND='nobind',
       OMP_NUM_THREADS='1',
       TOKENIZERS_PARALLELISM='false',
-      VLLM_LOGGING_LEVEL='WARNING',
   )
   config.collect.concurrency = 64
   # Without 'hidden': vLLM does not return hidden states.

@@ -123,7 +123,6 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   # Variables that vLLM reads, unless they are set already.
   config.environment = dict(
       TOKENIZERS_PARALLELISM='false',
-      VLLM_LOGGING_LEVEL='WARNING',
       # Threads bound to cores wait by spinning, and both models share the cores.
       VLLM_CPU_OMP_THREADS_BIND='nobind',
   )

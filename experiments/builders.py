@@ -28,6 +28,19 @@ from routing.tasks import tables
 from routing.tasks import task as task_lib
 
 SPLITS = splits.SPLITS
+# Approximate limit of replies per problem and model, where models rarely agree
+# and the traces multiply. The embedded pair needs up to 60.
+MAX_REPLIES = 200
+# Variables that keep vLLM and torch, in all their processes, from printing more
+# than errors. The processes inherit variables, but no settings of loggers.
+_QUIET = dict(
+    VLLM_LOGGING_LEVEL='ERROR',
+    TORCH_CPP_LOG_LEVEL='ERROR',
+    TORCH_LOGS='-torch._library',
+    PYTHONWARNINGS='ignore::FutureWarning',
+)
+# The prices of a route that nobody bills.
+_PRICES = dict(price_input=0.0, price_cached=0.0, price_output=0.0)
 
 
 def task(config: ml_collections.ConfigDict) -> task_lib.Task:
@@ -140,15 +153,30 @@ def _api_key(route: route_lib.Route) -> str:
 
 
 def set_environment(config: ml_collections.ConfigDict) -> None:
-  """Sets the variables of `config.environment` that are not set already."""
-  for name, value in config.get('environment', {}).items():
+  """Sets the variables of `config.environment` that are not set already.
+
+  Also those that keep the processes of the back ends quiet.
+  """
+  for name, value in {**_QUIET, **config.get('environment', {})}.items():
     os.environ.setdefault(name, value)
 
 
 def limits(config: ml_collections.ConfigDict) -> resilience.Limits:
-  """Returns the limits on requests and spending of a run."""
+  """Returns the limits on requests and spending of a run.
+
+  Raises:
+    ValueError: if a limit is negative, or dollars are limited although no route
+      has a price.
+  """
   # Older saved configurations have no `limits`.
-  return resilience.Limits(**config.collect.get('limits', {}))
+  allowed = resilience.Limits(**config.collect.get('limits', {}))
+  if allowed.dollars and not any(map(is_billed, routes(config))):
+    raise ValueError(
+        f'collect.limits.dollars is {allowed.dollars:g}, but no route has a '
+        'price; give routes[i].spec.price_input, price_cached and '
+        'price_output, or set collect.limits.tokens instead.'
+    )
+  return allowed
 
 
 def steady_engines(
@@ -163,7 +191,7 @@ def steady_engines(
   """
   allowed = limits(config)
   # One meter for all engines: the limits are on the sum of their spending.
-  meter = meter_lib.Meter(specs(config), allowed.dollars, allowed.tokens)
+  meter = meter_lib.Meter(billed_specs(config), allowed.dollars, allowed.tokens)
   return resilience.with_retries(engines(config), allowed, meter)
 
 
@@ -174,6 +202,28 @@ def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
     ValueError: if a field is neither given nor follows from the weights.
   """
   return tuple(route.cost_spec() for route in routes(config))
+
+
+def is_billed(route: route_lib.Route) -> bool:
+  """Returns whether the configuration gives prices for a route."""
+  return any(name in route.spec for name in _PRICES)
+
+
+def billed_specs(
+    config: ml_collections.ConfigDict,
+) -> tuple[costs.RouteSpec, ...]:
+  """Returns `specs` for sums in dollars: prices of 0 where none are given.
+
+  A price that follows from the size of a model only relates the costs of two
+  models to one another. Nobody is billed for it.
+
+  Raises:
+    ValueError: as `specs` does.
+  """
+  return tuple(
+      spec if is_billed(route) else dataclasses.replace(spec, **_PRICES)
+      for route, spec in zip(routes(config), specs(config), strict=True)
+  )
 
 
 def check_routes(config: ml_collections.ConfigDict) -> None:

@@ -1,6 +1,7 @@
 """Collects the records of one split: ladders, replies or rollouts.
 
 Run:    python -m experiments.collect --config=configs/arithmetic.py --workdir=runs/arithmetic --split=train
+Plan:   the same with --dry_run, which prints how many requests and tokens it takes
 Resume: the same command. Finished problems are kept, however the collection ended. Ctrl-C first completes the problems that are under way.
 Writes: shards/<split>/, records of the kind `config.data.kind`; also rollouts/<split>/ if the estimator learns from trajectories and `data.kind` is another kind
 
@@ -24,6 +25,7 @@ import ml_collections
 
 from experiments import builders
 from experiments import command_line
+from experiments import dry_run as dry_run_lib
 from experiments import records_on_disk
 from experiments import unattended_collection
 from routing import costs
@@ -39,9 +41,6 @@ from routing.shards import reply_shards
 from routing.shards import writer as writer_lib
 
 BEHAVIOURS = ('uniform', 'rate', 'mixture')
-# Approximate limit of replies per problem and model, where models rarely agree
-# and the traces multiply. The embedded pair needs up to 60.
-_MAX_REPLIES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +104,12 @@ def _replies(
       settings={
           **_settings(config, split),
           'sampling': dataclasses.asdict(sampling),
-          'max_replies': _MAX_REPLIES,
+          'max_replies': builders.MAX_REPLIES,
       },
       collect=functools.partial(
           all_replies.collect_replies,
           sampling=sampling,
-          max_replies=_MAX_REPLIES,
+          max_replies=builders.MAX_REPLIES,
       ),
       make_engines=lambda: builders.engines(config),
   )
@@ -275,7 +274,7 @@ def collect_split(
               problems,
               job.make_engines(),
               writer,
-              specs=builders.specs(config),
+              specs=builders.billed_specs(config),
               concurrency=config.collect.concurrency,
               limits=builders.limits(config),
               name=f'collect {kind} {split}',
@@ -324,8 +323,13 @@ def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
   )
 
 
-def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
+def main(
+    config: ml_collections.ConfigDict, workdir: str, split: str, dry_run: bool
+) -> None:
   """Collects all kinds of records that a configuration needs of one split."""
+  if dry_run:
+    dry_run_lib.show(config, workdir, split)
+    return
   for kind, name in records_on_disk.needed(config):
     if name == split:
       directory = collect_split(config, workdir, split, kind)
@@ -334,4 +338,5 @@ def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_enum('split', 'train', builders.SPLITS, 'Split to collect.')
-  command_line.run(main, 'config', 'workdir', 'split')
+  dry_run_lib.define_flag()
+  command_line.run(main, 'config', 'workdir', 'split', 'dry_run')

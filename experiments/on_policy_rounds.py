@@ -127,7 +127,9 @@ class Collector:
     self._limits = builders.limits(config)
     # One meter for all rounds: the spending limit is per run.
     self._meter = meter_lib.Meter(
-        view.accounting.specs, self._limits.dollars, self._limits.tokens
+        builders.billed_specs(config),
+        self._limits.dollars,
+        self._limits.tokens,
     )
     self._engines = [
         resilience.ResilientEngine(x, self._limits, self._meter, seed=x.route)

@@ -2,6 +2,7 @@
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Others: --config=configs/arithmetic_redraft.py or arithmetic_switch.py; any protocol, estimator and pair
+Plan:   the same with --dry_run, which prints what collecting takes and runs nothing
 Resume: the same command. A finished stage is skipped, an unfinished one continues, and a stage whose inputs have changed since runs again.
 Grow:   the same command with a larger --config.problems.prove, if calibration.procedure is 'growing'
 Writes: the files of every stage, and prints where each is.
@@ -25,6 +26,7 @@ from experiments import builders
 from experiments import calibrate
 from experiments import collect
 from experiments import command_line
+from experiments import dry_run as dry_run_lib
 from experiments import evaluate
 from experiments import records_on_disk
 from experiments import report
@@ -209,8 +211,14 @@ def run(
   return files
 
 
-def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+def main(
+    config: ml_collections.ConfigDict, workdir: str, dry_run: bool
+) -> None:
   """Runs the pipeline, prints the table, and says what to try next."""
+  if dry_run:
+    check_settings(config)
+    dry_run_lib.show(config, workdir)
+    return
   asked, overrides = command_line.asked()
   names = [stage.name for stage in stages(config, pathlib.Path(workdir))]
   minutes = report.expected_minutes(config, asked)
@@ -224,4 +232,5 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 if __name__ == '__main__':
-  command_line.run(main, 'config', 'workdir')
+  dry_run_lib.define_flag()
+  command_line.run(main, 'config', 'workdir', 'dry_run')

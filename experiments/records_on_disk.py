@@ -324,6 +324,7 @@ def source(
       answering=answering(config, card),
       problems=met.problems,
       large_correct=met.large_correct,
+      large_cut=met.large_cut,
       large_cost=records.large_costs(completions, card.accounting),
       random_router=functools.partial(
           fixed.RandomRouter, route=len(card.specs) - 1

@@ -21,6 +21,7 @@ from typing import Any
 import ml_collections
 
 from experiments import command_line
+from routing.evaluation import cut_share
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
@@ -98,10 +99,12 @@ def show(workdir: pathlib.Path | str) -> None:
   console = console_lib.Console()
   # Where the output is not a terminal, rich assumes 80 columns and cuts cells.
   if not console.is_terminal:
-    console = console_lib.Console(width=130)
+    console = console_lib.Console(width=140)
   console.print(tables.rich_table(results, results['cost_metric']))
   for line in tables.left_out_lines(results, results['cost_metric']):
     # Names such as 'loss<=a@p[group]' are not markup.
+    console.print(line, markup=False)
+  if line := cut_share.warning(results):
     console.print(line, markup=False)
   if results['operating_points']:
     console.print(tables.rich_point_table(results))

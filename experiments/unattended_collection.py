@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import contextlib
 import signal
 import threading
+import time
 from typing import Any
 from typing import Protocol
 
@@ -30,6 +31,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
+from routing.rollout import cut_answers
 from routing.shards import manifest as manifest_lib
 from routing.training import compile_time
 
@@ -69,6 +71,7 @@ class Watch:
     missing: indices of the problems that were missing at the start. The `place`
       of a problem is its position in this list.
     reason: why no further problem may begin; '' while they may.
+    cut: counts the answers that a limit cut off.
   """
 
   def __init__(
@@ -84,6 +87,7 @@ class Watch:
     self._passing: list[engine_lib.Unavailable] = []
     self._turn, self._changed = asyncio.Lock(), asyncio.Event()
     self.reason = ''
+    self.cut = cut_answers.Count()
 
   def stop(self, reason: str) -> None:
     """Lets no further problem begin."""
@@ -113,6 +117,7 @@ class Watch:
   def take(self, place: int, record: Any) -> None:
     """Takes a record. The back end works, so earlier refusals are noted."""
     self._writer.add(self.missing[place], record)
+    self.cut.add(record)
     self._note_refused()
     self._num_in_a_row = 0
     self._end_one()
@@ -227,7 +232,7 @@ async def collect_missing(
     problems: all problems of the split.
     engines: one per route, smallest first.
     writer: of the shards.
-    specs: prices of the routes, for the limit in dollars.
+    specs: names and prices of the routes; see `meter.Meter`.
     concurrency: problems in flight.
     limits: see `resilience.Limits`; None = its defaults.
     name: shown with the progress.
@@ -241,6 +246,7 @@ async def collect_missing(
   meter = meter_lib.Meter(specs, limits.dollars, limits.tokens)
   watch = Watch(writer, meter, limits)
   with_retries = resilience.with_retries(engines, limits, meter)
+  start = time.monotonic()
   try:
     await _collect(
         collect_all, problems, with_retries, watch, concurrency, name
@@ -256,10 +262,25 @@ async def collect_missing(
         f'{watch.reason}, and a second signal. {watch.state()}'
     ) from None
   finally:
+    seconds = time.monotonic() - start  # Without those of closing the engines.
     for engine in with_retries:
       await engine.close()
-  logging.info('%s: %s.', name, meter)
+  logging.info('%s: %s', name, _spent(meter, specs, seconds))
+  if line := watch.cut.in_words():
+    is_high = watch.cut.share > cut_answers.MUCH
+    (logging.warning if is_high else logging.info)('%s: %s', name, line)
   watch.finish()
+
+
+def _spent(
+    meter: meter_lib.Meter, specs: Sequence[costs.RouteSpec], seconds: float
+) -> str:
+  """Returns what a collection took and how fast each route wrote, in words."""
+  wrote = [
+      f'{spec.name} wrote {count:,} tokens, {count / seconds:,.0f} a second'
+      for spec, count in zip(specs, meter.written, strict=True)
+  ]
+  return f'{seconds:.0f} s and {meter}; {"; ".join(wrote)}.'
 
 
 async def _collect(

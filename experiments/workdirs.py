@@ -133,6 +133,9 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
     found['routes'] = [_route_of(engine, name) for name in ('small', 'large')]
     if 'environment' in engine:
       found['environment'] = engine['environment']
+  # How much vLLM prints changes no result; `builders.set_environment` says it.
+  if isinstance(found.get('environment'), dict):
+    found['environment'].pop('VLLM_LOGGING_LEVEL', None)
   metric = found.get('cost_metric')
   if metric in _COST_METRICS:
     found['cost_metric'] = _COST_METRICS[metric]

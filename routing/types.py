@@ -240,7 +240,7 @@ class Completion:
     instead of generated again. Under greedy decoding the text is the same,
     provided that the shorter prefix's completion began with exactly the step
     that the longer prefix adds.
-  is_cut: whether the token limit cut the answer off.
+  is_cut: whether the token limit cut the answer off; None = not recorded.
   """
 
   step: int
@@ -256,7 +256,7 @@ class Completion:
   is_correct: bool
   is_reused: bool = False
   cached: int = 0
-  is_cut: bool = False
+  is_cut: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

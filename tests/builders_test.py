@@ -31,6 +31,26 @@ def _half_closed():
   return config
 
 
+class DollarsTest(absltest.TestCase):
+
+  def test_only_routes_with_prices_are_billed(self):
+    config = arithmetic.get_config()
+    for spec in builders.billed_specs(config):
+      self.assertEqual((spec.price_input, spec.price_output), (0, 0))
+    self.assertGreater(builders.specs(config)[0].price_output, 0)
+    config.routes[1]['spec'] = dict(price_output=2.0)
+    small, large = builders.billed_specs(config)
+    self.assertEqual((small.price_output, large.price_output), (0, 2))
+
+  def test_a_limit_in_dollars_needs_a_price(self):
+    config = arithmetic.get_config()
+    config.collect.limits.dollars = 3.0
+    with self.assertRaisesRegex(ValueError, 'dollars is 3, but no route has'):
+      builders.limits(config)
+    config.routes[1]['spec'] = dict(price_output=2.0)
+    self.assertEqual(builders.limits(config).dollars, 3.0)
+
+
 class ServersTest(parameterized.TestCase):
 
   def test_each_route_has_its_own_settings(self):

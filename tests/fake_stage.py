@@ -37,7 +37,7 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
       'at_budget': at_budget,
   }
   results = {
-      'schema': 4,
+      'schema': 5,
       'cost_metric': 'price',
       'cost_metrics': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}

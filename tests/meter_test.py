@@ -1,6 +1,7 @@
 """Tests of the spending ceiling: what is counted, and when a request waits."""
 
 import asyncio
+import dataclasses
 from unittest import mock
 
 from absl.testing import absltest
@@ -49,6 +50,27 @@ def _write(engine, count=1):
 
 
 class MeterTest(parameterized.TestCase):
+
+  def test_says_dollars_only_where_a_route_has_a_price(self):
+    usage = types.Usage(1, 1_000, 0, 200)
+    free = [
+        dataclasses.replace(
+            spec, price_input=0.0, price_cached=0.0, price_output=0.0
+        )
+        for spec in scripted_pair.SPECS
+    ]
+    for specs, words in (
+        (free, '1,200 tokens'),
+        ((free[0], scripted_pair.SPECS[1]), '$0.0016 and 1,200 tokens'),
+    ):
+      meter = meter_lib.Meter(specs)
+      meter.add(usage)
+      self.assertEqual(str(meter), words)
+      self.assertEqual(meter.written[:2], [0, 200])
+    limited = meter_lib.Meter(free, tokens=10)
+    with self.assertRaises(engine_lib.Stop) as caught:
+      asyncio.run(limited.reserve(usage))
+    self.assertNotIn('$', str(caught.exception))
 
   def test_adds_up_dollars_and_tokens(self):
     meter = _meter()

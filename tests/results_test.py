@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing.evaluation import bootstrap
+from routing.evaluation import legend
 from routing.evaluation import methods
 from routing.evaluation import metrics
 from routing.evaluation import plots
@@ -23,6 +24,7 @@ LIVE = {
     'seed': 0,
     'num_problems': 20,
     'accuracy': 0.7,
+    'cut': 0.0,
     'cost': 0.39,
     'predicted_accuracy': 0.7,
     'predicted_cost': 0.39,
@@ -32,6 +34,7 @@ RATE = {'mean': 0.04, 'low': 0.03, 'high': 0.05}
 POINT = {
     'name': 'loss<=0.05@0.9',
     'accuracy': RATE,
+    'cut': None,
     'cost': 0.829,
     'loss': RATE,
     'gain': RATE,
@@ -92,6 +95,7 @@ def make_results(num_problems=300, resamples=50):
       draws,
       'policy',
   )
+  one['left_out'] = {}
   content = results_lib.to_json(
       {
           'schema': results_lib.SCHEMA,
@@ -104,6 +108,7 @@ def make_results(num_problems=300, resamples=50):
           'tuning': TUNING,
           'operating_points': [POINT],
           'refused_points': [REFUSED],
+          'points_left_out': [],
           'live': [LIVE],
           'coverage': COVERAGE,
       }
@@ -183,7 +188,7 @@ class ResultsTest(parameterized.TestCase):
     self.assertEqual(got, {'a': None, 'b': [0, 1], 'c': None})
 
   def test_another_schema_raises(self):
-    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 4'):
+    with self.assertRaisesRegex(ValueError, 'schema 0; allowed: 5'):
       results_lib.check({'schema': 0})
 
 
@@ -214,7 +219,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
     self.assertIn(POINT['promise'], text)
-    self.assertIn(tables.LEGEND, text)
+    self.assertIn(legend.LEGEND, text)
     self.assertIn('choose one of G points or seeds', text)
     self.assertIn('loss<=0.02@0.9 cannot be promised. 80 problems are', text)
     self.assertIn(
@@ -223,7 +228,9 @@ class ReportTest(parameterized.TestCase):
         text,
     )
     self.assertIn('fitted on all 1,000 decisions.', text)
-    self.assertIn('| cost<=0.4 | 0 | .700 | .700 | .390 | .390 | 20/20 |', text)
+    self.assertIn(
+        '| cost<=0.4 | 0 | .700 | .700 | .000 | .390 | .390 | 20/20 |', text
+    )
 
   def test_terminal_tables_hold_the_same_cells(self):
     from rich import console as console_lib

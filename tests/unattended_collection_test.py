@@ -197,6 +197,20 @@ class OvernightTest(parameterized.TestCase):
 
     return on_request
 
+  def test_says_how_long_it_took_how_fast_and_what_was_cut_off(self):
+    with self.assertLogs(level='INFO') as logs:
+      self._collect()
+    ladders = reader.read_ladders(self.directory)
+    written = sum(step.usage.written for x in ladders for step in x.steps)
+    num_answers = sum(1 + len(x.completions) for x in ladders)
+    lines = '\n'.join(logs.output)
+    self.assertRegex(
+        lines,
+        r'collect: \d+ s and \$[\d.]+ and [\d,]+ tokens; '
+        rf'small wrote {written:,} tokens, [\d,]+ a second',
+    )
+    self.assertIn(f'cut off 0 of {num_answers} answers, 0.0%.', lines)
+
   @parameterized.parameters(signal.SIGTERM, signal.SIGINT)
   def test_a_signal_completes_the_problems_under_way(self, number):
     # With 4 in flight, problems 8 to 14 are the most that can have begun.

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import importlib.util
 import os
+import time
 import unittest
 from unittest import mock
 
@@ -36,6 +37,39 @@ _needs_vllm = unittest.skipUnless(
 _NUM_PROBLEMS = 200
 _MODELS = {name: export.shipped(name) for name in ('small', 'large')}
 _MAX_TOKENS = 176
+
+
+class CloseTest(absltest.TestCase):
+
+  def test_the_end_of_the_process_is_no_failure(self):
+    seen = []
+
+    class Process:
+      """Like vLLM's engine: a task waits for output until the process ends."""
+
+      def __init__(self):
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.output_handler = asyncio.create_task(self._handle())
+
+      async def _handle(self):
+        await self._ended.wait()
+        seen.append('failed')  # vLLM logs a traceback here.
+
+      def shutdown(self):
+        self._loop.call_soon_threadsafe(self._ended.set)
+        time.sleep(0.1)  # The task would have time to see it.
+        seen.append('shut down')
+
+    async def close():
+      engine = object.__new__(vllm.VllmEngine)
+      engine._llm = Process()
+      await asyncio.sleep(0)  # The task starts to wait.
+      await engine.close()
+      await engine.close()  # The second time there is nothing to do.
+
+    asyncio.run(close())
+    self.assertEqual(seen, ['shut down'])
 
 
 class SettingsTest(parameterized.TestCase):
@@ -78,6 +112,7 @@ class SettingsTest(parameterized.TestCase):
       builders.set_environment(config)
       self.assertEqual(os.environ['OMP_NUM_THREADS'], '7')
       self.assertEqual(os.environ['VLLM_CPU_OMP_THREADS_BIND'], 'nobind')
+      self.assertEqual(os.environ['VLLM_LOGGING_LEVEL'], 'ERROR')
 
 
 def _requests(problems, **fields):

@@ -8,6 +8,7 @@ from absl.testing import absltest
 from configs import arithmetic
 from configs import arithmetic_redraft
 from configs import arithmetic_vllm
+from configs import own_models
 from experiments import command_line
 from experiments import workdirs
 from routing.calibration import looks
@@ -89,6 +90,16 @@ class RenamedFieldsTest(absltest.TestCase):
         command_line._unknown_field([f'--config={path}', '--workdir=x']),
         "'evaluation.live' is now called 'evaluation.num_live'",
     )
+
+
+class EnvironmentTest(absltest.TestCase):
+
+  def test_what_vllm_prints_is_not_part_of_a_configuration(self):
+    current = json.loads(own_models.get_config().to_json_best_effort())
+    saved = json.loads(json.dumps(current))
+    saved['environment']['VLLM_LOGGING_LEVEL'] = 'WARNING'  # As it was before.
+    self.assertEqual(workdirs.upgrade(saved), current)
+    self.assertIn('VLLM_LOGGING_LEVEL', saved['environment'])
 
 
 class RoutesTest(absltest.TestCase):

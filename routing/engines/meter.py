@@ -19,7 +19,8 @@ class Meter:
   """Adds up what a run has spent, and compares it with the spending ceiling.
 
   Args:
-    specs: the routes with their prices, by route index.
+    specs: the routes with their prices, by route index. A route that nobody
+      bills has prices of 0.
     dollars: maximum spending, at the prices of the routes; 0 = no limit.
     tokens: maximum number of tokens: read anew, cached and written; 0 = no
       limit.
@@ -28,6 +29,7 @@ class Meter:
     dollars, tokens: what was spent so far, including what may have been billed
       for requests that failed.
     unsure_tokens: the part of `tokens` that may have been billed.
+    written: `[A]`, the tokens that each route has written.
     largest_share: the largest reservation so far, as a fraction of the ceiling.
   """
 
@@ -40,6 +42,7 @@ class Meter:
     self._specs = specs
     self._max_dollars, self._max_tokens = dollars, tokens
     self.dollars, self.tokens, self.unsure_tokens = 0.0, 0, 0
+    self.written = [0] * len(specs)
     self.largest_share = 0.0
     self._num_reserved = self._reserved_tokens = 0
     self._reserved_dollars = 0.0
@@ -52,9 +55,8 @@ class Meter:
 
   def add(self, usage: types.Usage) -> None:
     """Adds the usage of one step, or of discarded tokens, to the total."""
-    dollars, tokens = self._size(usage)
-    self.dollars += dollars
-    self.tokens += tokens
+    self._spend(usage)
+    self.written[usage.route] += int(usage.written)
 
   def share(self) -> float:
     """Returns the spent fraction of the ceiling, which is reached at 1.
@@ -86,8 +88,8 @@ class Meter:
         raise engine_lib.Stop(
             f'The spending ceiling is reached: {self} were spent of '
             f'{self._ceiling()}, and the next request may take up to '
-            f'${dollars:.4g} and {tokens:,} tokens. To continue, raise the '
-            'limit on dollars or tokens that was reached.'
+            f'{self._in_words(dollars, tokens)}. To continue, raise the limit '
+            'on dollars or tokens that was reached.'
         )
       await self._changed.wait()
     self._reserve(1, dollars, tokens)
@@ -112,12 +114,18 @@ class Meter:
     for usage in billed:
       self.add(usage)
     if is_unsure:
-      self.add(largest)
+      self._spend(largest)
       self.unsure_tokens += tokens
     # Wakes all that wait in `reserve`. They look again, and may wait for the
     # next change.
     self._changed.set()
     self._changed = asyncio.Event()
+
+  def _spend(self, usage: types.Usage) -> None:
+    """Adds a usage to what was spent."""
+    dollars, tokens = self._size(usage)
+    self.dollars += dollars
+    self.tokens += tokens
 
   def _size(self, usage: types.Usage) -> tuple[float, int]:
     """Returns the dollars and the tokens of a usage."""
@@ -148,8 +156,16 @@ class Meter:
     parts += [f'{self._max_tokens:,} tokens'] if self._max_tokens else []
     return ' and '.join(parts)
 
+  def _in_words(self, dollars: float, tokens: int) -> str:
+    """Returns a spending in words; in tokens alone if no route has a price."""
+    text = f'{tokens:,} tokens'
+    is_billed = any(
+        spec.price_output or spec.price_input for spec in self._specs
+    )
+    return f'${dollars:.4g} and {text}' if is_billed else text
+
   def __str__(self) -> str:
-    text = f'${self.dollars:.4g} and {self.tokens:,} tokens'
+    text = self._in_words(self.dollars, self.tokens)
     if not self.unsure_tokens:
       return text
     return (

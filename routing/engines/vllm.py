@@ -220,8 +220,13 @@ class VllmEngine:
   async def close(self) -> None:
     """Ends vLLM's process; all sessions must be closed before."""
     llm, self._llm = self._llm, None
-    if llm is not None:
-      await asyncio.to_thread(llm.shutdown)
+    if llm is None:
+      return
+    # vLLM stops this task only after the process has ended. Until then the task
+    # would take the end for a failure, and log it with a traceback.
+    if (handler := getattr(llm, 'output_handler', None)) is not None:
+      handler.cancel()
+    await asyncio.to_thread(llm.shutdown)
 
   def _start(self):
     """Starts vLLM's process for the model; returns vLLM's engine."""

@@ -148,9 +148,10 @@ def operating_points(
     metric: cost metric.
 
   Returns:
-    One entry per point, with name, promise in words, cost, and accuracy, loss
-    and gain with their intervals; and the names of the points that are left out
-    because the source cannot evaluate their thresholds.
+    One entry per point, with name, promise in words, cost, share of answers
+    that the token limit cut off, and accuracy, loss and gain with their
+    intervals; and the names of the points that are left out because the source
+    cannot evaluate their thresholds.
   """
   entries, left_out = [], []
   for point in points:
@@ -172,6 +173,7 @@ def operating_points(
             'name': point.name,
             'promise': promises.in_words(point.promise),
             'accuracy': results_lib.rate(outcomes.correct[0]),
+            'cut': float(outcomes.cut_share[0]),
             'cost': float(outcomes.mean_cost[0]),
             'loss': results_lib.rate(outcomes.loss[0]),
             'gain': results_lib.rate(outcomes.gain[0]),

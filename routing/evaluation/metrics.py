@@ -18,13 +18,17 @@ BUDGETS = (0.2, 0.4, 0.6)  # Costs at which tables report a curve's accuracy.
 class Anchors:
   """Accuracy and cost of the two models alone.
 
-  The gap metrics measure a curve relative to these two points.
+  The gap metrics measure a curve relative to these two points. `small_cut` and
+  `large_cut` are the shares of their answers that the token limit cut off; NaN
+  where this was not recorded.
   """
 
   small_accuracy: float
   small_cost: float
   large_accuracy: float
   large_cost: float = 1.0
+  small_cut: float = float('nan')
+  large_cut: float = float('nan')
 
   @property
   def gap(self) -> float:

@@ -1,7 +1,7 @@
 """Builds the content of `results.json`: plain numbers, enough for all reports.
 
 results = {
-  'schema': 4,
+  'schema': 5,
   'cost_metric': the cost metric of the constraint,
   'source': 'known', 'recorded' or 'live', the kind of source,
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
@@ -21,6 +21,7 @@ A target that is never reached, and a figure that does not exist, is null.
 be evaluated.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -35,7 +36,7 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-SCHEMA = 4  # Increase when keys change; `check` refuses files of other schemas.
+SCHEMA = 5  # Increase when keys change; `check` refuses files of other schemas.
 # Points of a curve that is plotted. Areas use the policies' own points instead.
 _CURVE_POINTS = 161
 _INTERVAL_DELTA = 0.05  # All intervals are 95 % intervals.
@@ -57,6 +58,8 @@ def anchors_of(
       small_cost=float(small.mean_cost[0]),
       large_accuracy=float(large.accuracy[0]),
       large_cost=float(large.mean_cost[0]),
+      small_cut=float(small.cut_share[0]),
+      large_cut=float(large.cut_share[0]),
   )
 
 
@@ -89,6 +92,31 @@ def _at_budget(method: Method, budget: float) -> dict[str, Any]:
       'loss': [rate(p.loss[0]) for p in picked],
       'gain': [rate(p.gain[0]) for p in picked],
   }
+
+
+def _cut_at(
+    choose: Sequence[Callable[[float], points_lib.Points]],
+) -> dict[str, float]:
+  """Returns the share of cut answers at each budget, a mean over seeds.
+
+  NaN where this was not recorded.
+
+  Args:
+    choose: for each seed, maps a budget to the outcomes of the chosen policy.
+  """
+  return {
+      f'{budget:g}': float(np.mean([x(budget).cut_share[0] for x in choose]))
+      for budget in metrics.BUDGETS
+  }
+
+
+def _oracle_at(oracle: points_lib.Points, budget: float) -> points_lib.Points:
+  """Returns the oracle's most accurate point within a budget, else the first.
+
+  Points are ordered from the most accurate to the cheapest.
+  """
+  within = np.flatnonzero(oracle.mean_cost <= budget)
+  return oracle.take(within[:1] if within.size else np.array([-1]))
 
 
 def _curve(
@@ -204,8 +232,9 @@ def of_metric(
 
   Returns:
     `anchors`; `methods` (including the oracle): points, curve, area, the
-    figures of `metrics.summary`, `at_budget` and `select_area`; `differences`:
-    area of `reference` minus area of each other method, paired.
+    figures of `metrics.summary`, `at_budget`, `cut_at` (share of answers that
+    the token limit cut off, by budget) and `select_area`; `differences`: area
+    of `reference` minus area of each other method, paired.
   """
   # `candidates.points` chooses policies on `select` and returns test outcomes.
   hulls = {
@@ -223,9 +252,12 @@ def of_metric(
     figures[name]['at_budget'] = {
         f'{budget:g}': _at_budget(method, budget) for budget in metrics.BUDGETS
     }
+    figures[name]['cut_at'] = _cut_at([x.at_budget for x in method])
     figures[name]['select_area'] = float(
         np.mean([candidates.select_area() for candidates in method])
     )
+  if oracle is not None:
+    figures['oracle']['cut_at'] = _cut_at([lambda b: _oracle_at(oracle, b)])
   differences = {
       name: bootstrap.area_difference(hulls[reference], points, draws)
       for name, points in hulls.items()

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from routing.evaluation import cut_share
+from routing.evaluation import legend
 from routing.evaluation import metrics
 from routing.routers import promises
 
@@ -31,25 +33,11 @@ COLUMNS = (
     'gap recovered',
     'cost for 95 % of gap',
     'cost @.4',
+    'cut @.4',
     'loss @.4',
     '[95 %]',
     'gain @.4',
     'headroom',
-)
-LEGEND = (
-    'area: mean accuracy over costs .2 to .8, as fractions of the cost of the '
-    'large model alone; a curve that starts at a higher cost is averaged from '
-    'its start. policy minus method: difference of the areas, on the same '
-    'problems. acc @b: accuracy of the curve at cost b. cost, loss and gain '
-    '@.4: test values of the policy and threshold with the best accuracy '
-    'within a mean cost of .4 on select. loss: share of problems that only '
-    'the large model alone gets right; gain: share that only the router gets '
-    'right. gap recovered: share of the accuracy gap between the two models, '
-    'averaged over all costs. cost for 95 % of gap: the lowest cost at which '
-    'the curve recovers 95 % of that gap. headroom: 0 on the straight line '
-    'between the two models, 1 at the oracle. random per question: one of the '
-    'two models is drawn for the whole answer. random per step: the large '
-    'model takes over with the same probability at every step.'
 )
 # The columns that fit into a terminal.
 _NARROW = (
@@ -57,6 +45,7 @@ _NARROW = (
     'area [95 %]',
     'policy minus method',
     'acc @.4',
+    'cut @.4',
     'cost @.4',
     'gap recovered',
     'loss @.4',
@@ -137,12 +126,14 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
       _number(method['cost_to_recover']['95']),
   ]
   at_budget = method.get('at_budget', {}).get('0.4')
+  cut = _number(method['cut_at']['0.4'])
   if at_budget is None:  # The oracle has no policy to choose.
-    row += [MISSING] * 4
+    row += [MISSING, cut, *[MISSING] * 3]
   else:
     loss = _mean_rate(at_budget['loss'])
     row += [
         _number(float(np.mean(at_budget['cost']))),
+        cut,
         _number(loss['mean']),
         f'[{_number(loss["low"])}, {_number(loss["high"])}]',
         _number(_mean_rate(at_budget['gain'])['mean']),
@@ -163,18 +154,21 @@ def title(results: Mapping[str, Any], metric: str) -> str:
   """Returns a table's title: cost metric, accuracy and cost of each model."""
   anchors = results['cost_metrics'][metric]['anchors']
   flag = ' (used in the constraint)' if metric == results['cost_metric'] else ''
+  small, large = (
+      f'{_number(anchors[f"{model}_accuracy"])}'
+      + cut_share.in_title(anchors[f'{model}_cut'])
+      for model in ('small', 'large')
+  )
   return (
-      f'Cost metric {metric}{flag}: small model alone, accuracy '
-      f'{_number(anchors["small_accuracy"])} at cost '
-      f'{_number(anchors["small_cost"])}; large model alone, accuracy '
-      f'{_number(anchors["large_accuracy"])} at cost 1'
+      f'Cost metric {metric}{flag}: small model alone, accuracy {small} at '
+      f'cost {_number(anchors["small_cost"])}; large model alone, accuracy '
+      f'{large} at cost 1'
   )
 
 
 def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
   """Returns a line for each method that a table leaves out, with the reason."""
-  # Older files lack the key 'left_out'.
-  left_out = results['cost_metrics'][metric].get('left_out', {})
+  left_out = results['cost_metrics'][metric]['left_out']
   return [
       f'Left out: {LABELS.get(name, name)}. {reason}'
       for name, reason in left_out.items()
@@ -183,8 +177,7 @@ def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
 
 def left_out_points_line(results: Mapping[str, Any]) -> str:
   """Returns a line on operating points left out, or '' if there are none."""
-  # Older files lack the key 'points_left_out'.
-  names = results.get('points_left_out')
+  names = results['points_left_out']
   if not names:
     return ''
   return (
@@ -227,6 +220,7 @@ POINT_COLUMNS = (
     'cost',
     'relative loss [95 %]',
     'accuracy [95 %]',
+    'cut',
     'promise',
 )
 
@@ -239,6 +233,7 @@ def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
           _number(entry['cost']),
           interval(entry['loss']),
           interval(entry['accuracy']),
+          _number(entry['cut']),
           entry['promise'],
       ]
       for entry in results['operating_points']
@@ -287,6 +282,7 @@ LIVE_COLUMNS = (
     'seed',
     'accuracy, live',
     'accuracy, replayed',
+    'cut, live',
     'cost, live',
     'cost, replayed',
     'problems that agree',
@@ -304,6 +300,7 @@ def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
           str(entry['seed']),
           _number(entry['accuracy']),
           _number(entry['predicted_accuracy']),
+          _number(entry['cut']),
           _number(entry['cost']),
           _number(entry['predicted_cost']),
           f'{entry["num_agreeing"]}/{entry["num_problems"]}',
@@ -368,7 +365,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts.append(f'### {title(results, metric)}')
     parts.append(markdown_table(COLUMNS, rows(results, metric)))
     parts += left_out_lines(results, metric)
-  parts.append(LEGEND)
+  if line := cut_share.warning(results):
+    parts.append(line)
+  parts.append(legend.LEGEND)
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')
     parts.append(_list(tuning_lines(results)))

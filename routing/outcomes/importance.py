@@ -10,7 +10,7 @@ elsewhere. The importance weights of the target policy are
 and stay constant after the end of a trace. The *per-decision* estimate of a
 mean cost is the mean of sum_t w_t c_t: the payment c_t is weighted by the
 actions up to t and not by later actions. Quantities that are known only at the
-end (correct, loss, gain) are weighted by w_T. There are two versions:
+end (correct, loss, gain, cut) are weighted by w_T. There are two versions:
 
   unbiased: as above; exact in expectation, with a high variance.
   weighted: each w_t is divided by its mean over trajectories. The bias is
@@ -198,6 +198,7 @@ def contributions(
     batch: types.TrajectoryBatch,
     problems: np.ndarray | None = None,
     min_effective_size: float = 100.0,
+    cut: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
   """Returns each problem's contribution to the weighted estimates of a policy.
 
@@ -207,9 +208,10 @@ def contributions(
     problems: `[B]`, ascending, the problem of each trajectory; None = each
       trajectory has a problem of its own.
     min_effective_size: smallest effective number of problems allowed.
+    cut: `[B]`, where the token limit cut an answer off; None = not known.
 
   Returns:
-    correct, cost, loss and gain, each `[N]` float64 >= 0; the mean over
+    correct, cost, loss, gain and, if given, cut, each `[N]`; the mean over
     problems is the weighted (self-normalised) per-decision estimate.
 
   Raises:
@@ -219,14 +221,14 @@ def contributions(
   effective = effective_number(weights, problems)
   num = len(mean_by_problem(weights[:, -1]))
   _check_effective(effective, num, None, min_effective_size)
-  # The mean weight at each decision, `[T]`. Dividing by it normalises the
-  # weights, so that those of a decision have mean 1.
+  # `[T]`, the mean weight at each decision; divided by it, weights have mean 1.
   norms = mean_by_problem(weights).mean(axis=0)
   costs = np.where(batch.mask, batch.costs, 0.0)
   found = {'cost': (mean_by_problem(weights * costs) / norms).sum(axis=1)}
-  for name in ('correct', 'loss', 'gain'):
+  ends = {name: getattr(batch, name) for name in ('correct', 'loss', 'gain')}
+  for name, end in (ends if cut is None else {**ends, 'cut': cut}).items():
     # These are known only at the end, so the weight includes every action.
-    value = weights[:, -1] * np.asarray(getattr(batch, name))
+    value = weights[:, -1] * np.asarray(end)
     found[name] = mean_by_problem(value) / norms[-1]
   return found
 

@@ -209,6 +209,7 @@ def of_endings(
       cost=look_up(table.ending_cost[metric]),
       loss=look_up(table.ending_loss),
       gain=look_up(table.ending_gain),
+      cut=None if table.ending_cut is None else look_up(table.ending_cut),
   )
 
 
@@ -296,15 +297,19 @@ def expected(
     child = table.children[here]
     reach[child[child >= 0]] = taken[child >= 0]
     end[-1 - child[child < 0]] = taken[child < 0]
-  # Expectations, `[1, N]`: sums over the endings of each problem.
+  # Expectations, `[1, N]`: sums over the endings of each problem. What is not
+  # known of an ending (NaN) does not matter if the policy never reaches it.
   mean = lambda values: np.bincount(
-      table.ending_problem, end * values, table.num_problems
+      table.ending_problem,
+      np.where(end > 0, end * values, 0.0),
+      table.num_problems,
   )[None]
   return points_lib.Points(
       correct=mean(table.ending_correct),
       cost=mean(table.ending_cost[metric]),
       loss=mean(table.ending_loss),
       gain=mean(table.ending_gain),
+      cut=None if table.ending_cut is None else mean(table.ending_cut),
   )
 
 
@@ -356,8 +361,4 @@ def largest_alone(table: table_lib.OutcomeTable) -> points_lib.Points:
   Costs are fractions of its cost, so its cost is 1; it needs no draft of the
   small model.
   """
-  correct = table.large_correct[None].astype(np.float64)
-  zeros = np.zeros_like(correct)
-  return points_lib.Points(
-      correct=correct, cost=zeros + 1, loss=zeros, gain=zeros
-  )
+  return points_lib.of_largest(table.large_correct, table.large_cut)

@@ -42,6 +42,8 @@ class Live:
   grid_source: recorded trajectories on the same problems, whose scores give the
     grid of thresholds. If None, `grid` and `frontier` raise an error.
   folder: where answers are kept; see `live_answers`. None = nowhere.
+  large_cut: `[N]` float, 1 where the answer of the largest model alone was cut
+    off; None = not recorded.
   """
 
   answering: live_answers.Answering
@@ -51,6 +53,7 @@ class Live:
   random_router: Callable[[float], driver.Router] | None = None
   grid_source: sources.Recorded | None = None
   folder: pathlib.Path | None = None
+  large_cut: np.ndarray | None = None
   is_graded_once: bool = dataclasses.field(default=True, init=False)
   kind: str = dataclasses.field(default='live', init=False)
 
@@ -97,11 +100,7 @@ class Live:
 
   def largest_alone(self) -> points_lib.Points:
     """See `sources.Source.largest_alone`."""
-    correct = self.large_correct[None].astype(np.float64)
-    zeros = np.zeros_like(correct)
-    return points_lib.Points(
-        correct=correct, cost=zeros + 1, loss=zeros, gain=zeros
-    )
+    return points_lib.of_largest(self.large_correct, self.large_cut)
 
   def _outcomes(self, name, settings, routers, metric) -> points_lib.Points:
     """Returns the outcomes of K routers, kept ones or new ones.
@@ -133,6 +132,7 @@ class Live:
         cost=cost / large_cost,
         loss=alone * (1 - correct),
         gain=correct * (1 - alone),
+        cut=np.array([[_cut(x) for x in row] for row in answers]),
     )
 
 
@@ -140,6 +140,13 @@ def _correct(outcome: live_answers.Outcome) -> float:
   """Returns the grade of an outcome; a refused problem is not answered."""
   is_answered = isinstance(outcome, live_answers.Answer)
   return float(is_answered and outcome.is_correct)
+
+
+def _cut(outcome: live_answers.Outcome) -> float:
+  """Returns 1 if the answer was cut off; NaN where this is not recorded."""
+  if isinstance(outcome, live_answers.Refused):
+    return 0.0
+  return np.nan if outcome.is_cut is None else float(outcome.is_cut)
 
 
 def _cost(
@@ -173,8 +180,8 @@ def compare(
     answering: the settings of the live answers.
 
   Returns:
-    Accuracy and cost, live and predicted, with the numbers of problems that
-    were answered, agree, and were left out.
+    Accuracy and cost, live and predicted, and the live share of cut answers,
+    with the numbers of problems that were answered, agree, and were left out.
   """
   metric = answering.accounting.metric
   rows = [
@@ -200,6 +207,7 @@ def compare(
       'num_problems': len(answers),
       'num_left_out': num_left_out,
       'accuracy': float(correct.mean()),
+      'cut': float(np.mean([_cut(answer) for answer in answers])),
       'cost': float(cost.mean()),
       'cost_wasted': float(wasted.mean()),
       'predicted_accuracy': float(predicted.accuracy[0]),

@@ -29,6 +29,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import collect
+from routing.rollout import cut_answers
 from routing.rollout import driver
 from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
@@ -88,11 +89,13 @@ class Answer:
   cost: cost metric -> cost of all calls, in the unit of the metric.
   wasted: cost metric -> the part of `cost` for tokens that a model wrote
     speculatively and that did not enter the answer.
+  is_cut: whether the token limit cut the answer off; None = not recorded.
   """
 
   is_correct: bool
   cost: Mapping[str, float]
   wasted: Mapping[str, float]
+  is_cut: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +239,8 @@ def measure(trajectory: types.Trajectory, answering: Answering) -> Answer:
       }
       for calls in (trajectory.calls, wasted)
   )
-  return Answer(bool(trajectory.is_correct), cost, lost)
+  is_cut = cut_answers.of_steps(trajectory.steps)
+  return Answer(bool(trajectory.is_correct), cost, lost, is_cut)
 
 
 class _Failures:

@@ -18,6 +18,7 @@ from routing.features import observation
 from routing.features import traces
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
+from routing.rollout import cut_answers
 from routing.rollout import trees
 
 # Index of a decision, and the route chosen at that decision.
@@ -125,6 +126,7 @@ class _Ladder:
     # answer of the largest model alone.
     num_decisions = min(len(ladder.steps), config.max_decisions)
     self._right = grades(ladder, len(accounting.specs), num_decisions)
+    self._cut = _cut_completions(ladder, self._right.shape)
     # `charged` has one entry per metric: the costs of never handing over, of a
     # hand-over at each step, and of the largest model alone.
     charged = [
@@ -149,7 +151,9 @@ class _Ladder:
     # A hand-over to the largest model at step 0 keeps no step of the small
     # model, so its answer is that of the largest model alone.
     alone, parent = self._right[0, -1], None
-    builder.begin_problem(float(alone.mean()), self._all_large)
+    builder.begin_problem(
+        float(alone.mean()), self._all_large, float(self._cut[0, -1].mean())
+    )
     for step in range(len(self._right)):
       here = self._add_decision(builder, step, parent)
       for larger, right in enumerate(self._right[step]):
@@ -160,11 +164,16 @@ class _Ladder:
             # the two means would treat paired samples as independent.
             float((alone * (1.0 - right)).mean()),
             self._handover_cost[step, larger],
+            float(self._cut[step, larger].mean()),
         )
       parent = here, 0
     stays = float(self._ladder.is_correct)
     builder.add_ending(
-        parent, stays, float(alone.mean()) * (1.0 - stays), self._stay_cost
+        parent,
+        stays,
+        float(alone.mean()) * (1.0 - stays),
+        self._stay_cost,
+        float(cut_answers.of_steps(self._ladder.steps)),
     )
 
   def _add_decision(self, builder, step, parent) -> int:
@@ -223,6 +232,20 @@ def grades(
   return out
 
 
+def _cut_completions(
+    ladder: types.Ladder, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Returns which completions were cut off, in the shape of `grades`.
+
+  NaN where this was not recorded, as in older shards.
+  """
+  out = np.full(shape, np.nan, np.float32)
+  for c in ladder.completions:
+    if c.is_cut is not None and c.step < len(out):
+      out[c.step, c.route - 1, c.sample] = c.is_cut
+  return out
+
+
 def recorded_source(
     rollouts: Sequence[types.Rollouts],
     config: observation.FeatureConfig,
@@ -262,6 +285,16 @@ def recorded_source(
       large_correct=np.array([x.reference.is_correct for x in rollouts], float),
       problems=[x.problem for x in rollouts],
       min_effective_size=min_effective_size,
+      cut=np.array(
+          [
+              cut_answers.of_steps(y.steps)
+              for x in rollouts
+              for y in x.trajectories
+          ],
+          float,
+      ),
+      # None, which stands for "not recorded", becomes NaN.
+      large_cut=np.array([x.reference.is_cut for x in rollouts], float),
   )
 
 
@@ -327,7 +360,8 @@ def _add_tree(
   )
   _check_positive(all_large, tree.problem)
   alone = float(tree.reference.is_correct)
-  builder.begin_problem(alone, all_large)
+  cut = tree.reference.is_cut
+  builder.begin_problem(alone, all_large, np.nan if cut is None else float(cut))
   metric = costs.COST_METRICS.index(accounting.metric)
   # An explicit stack: the depth may exceed the recursion limit of Python.
   pending: list[tuple[trees.Node | trees.Leaf, Parent | None]] = [
@@ -339,7 +373,11 @@ def _add_tree(
       right = float(item.is_correct)
       # Replies are greedy, so each answer is one sample and the loss is exact.
       builder.add_ending(
-          parent, right, alone * (1 - right), call_costs(item.calls) / all_large
+          parent,
+          right,
+          alone * (1 - right),
+          call_costs(item.calls) / all_large,
+          float(item.is_cut),
       )
       continue
     spent = call_costs(item.calls)[metric] / accounting.reference

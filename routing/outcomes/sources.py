@@ -203,6 +203,9 @@ class Recorded:
   problems: the N problems.
   min_effective_size: the smallest effective number of problems at which a
     threshold is evaluated.
+  cut: `[B]` float, 1 where the token limit cut a trajectory off; None = not
+    recorded.
+  large_cut: `[N]` float, the same of the largest model alone.
   """
 
   batch: types.TrajectoryBatch
@@ -212,6 +215,8 @@ class Recorded:
   large_correct: np.ndarray
   problems: Sequence[types.Problem]
   min_effective_size: float = 100.0
+  cut: np.ndarray | None = None
+  large_cut: np.ndarray | None = None
   is_graded_once: bool = dataclasses.field(default=True, init=False)
   kind: str = dataclasses.field(default='recorded', init=False)
 
@@ -296,11 +301,7 @@ class Recorded:
 
   def largest_alone(self) -> points_lib.Points:
     """See `Source.largest_alone`; each problem has one recorded answer."""
-    correct = self.large_correct[None].astype(np.float64)
-    zeros = np.zeros_like(correct)
-    return points_lib.Points(
-        correct=correct, cost=zeros + 1, loss=zeros, gain=zeros
-    )
+    return points_lib.of_largest(self.large_correct, self.large_cut)
 
   def _points(self, weights, metric) -> points_lib.Points:
     """Returns the outcomes of K target policies, given the weights of each.
@@ -312,14 +313,13 @@ class Recorded:
     # Only the costs of the batch depend on the metric; the weights do not.
     batch = self.in_metric(metric)
     found = [
-        importance.contributions(x, batch, self.owner, self.min_effective_size)
+        importance.contributions(
+            x, batch, self.owner, self.min_effective_size, self.cut
+        )
         for x in weights
     ]
     return points_lib.Points(
-        **{
-            name: np.stack([x[name] for x in found])
-            for name in points_lib.NAMES
-        }
+        **{name: np.stack([x[name] for x in found]) for name in found[0]}
     )
 
 

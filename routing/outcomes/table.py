@@ -77,6 +77,9 @@ class OutcomeTable:
     model alone.
   large_cost: cost metric -> `[N]` float64 > 0, cost of the largest model alone,
     in the unit of the metric.
+  ending_cut: `[L]` float32 in [0, 1], share of samples that the token limit cut
+    off; NaN where this was not recorded, None = nowhere recorded.
+  large_cut: `[N]` float32, the same of the largest model alone.
   """
 
   decisions: Decisions
@@ -88,6 +91,8 @@ class OutcomeTable:
   ending_cost: Mapping[str, np.ndarray]
   large_correct: np.ndarray
   large_cost: Mapping[str, np.ndarray]
+  ending_cut: np.ndarray | None = None
+  large_cut: np.ndarray | None = None
 
   @property
   def num_problems(self) -> int:
@@ -137,9 +142,13 @@ class TableBuilder:
     self._roots, self._large_correct, self._large_cost = [], [], []
     self._ending_problem, self._ending_correct = [], []
     self._ending_loss, self._ending_cost = [], []
+    self._ending_cut, self._large_cut = [], []
 
   def begin_problem(
-      self, large_correct: float, large_cost: Sequence[float] | None = None
+      self,
+      large_correct: float,
+      large_cost: Sequence[float] | None = None,
+      large_cut: float = np.nan,
   ) -> None:
     """Starts a problem, to which later calls add decisions and endings.
 
@@ -148,12 +157,14 @@ class TableBuilder:
         alone.
       large_cost: cost of the largest model alone, one number per metric in the
         metric's unit; None = 1 in every metric.
+      large_cut: share of its answers that were cut off; NaN = not recorded.
     """
     if large_cost is None:
       large_cost = np.ones(len(self._metrics))
     self._roots.append(len(self._depth))
     self._large_correct.append(large_correct)
     self._large_cost.append(large_cost)
+    self._large_cut.append(large_cut)
 
   def add_decision(
       self,
@@ -189,6 +200,7 @@ class TableBuilder:
       correct: float,
       loss: float,
       costs: Sequence[float],
+      cut: float = np.nan,
   ) -> None:
     """Adds an ending: the graded answer after one choice of route.
 
@@ -198,6 +210,7 @@ class TableBuilder:
       loss: in [0, 1], relative loss.
       costs: total cost of the answer, one number per metric, as fractions of
         the problem's all-large cost.
+      cut: share of samples that were cut off; NaN = not recorded.
     """
     # Decisions have indices >= 0, endings -1 - index, so that one integer array
     # holds both.
@@ -206,6 +219,7 @@ class TableBuilder:
     self._ending_correct.append(correct)
     self._ending_loss.append(loss)
     self._ending_cost.append(costs)
+    self._ending_cut.append(cut)
 
   def table(self) -> OutcomeTable:
     """Returns the outcome table of all problems that were added.
@@ -234,6 +248,8 @@ class TableBuilder:
         ending_cost=dict(zip(self._metrics, cost.T, strict=True)),
         large_correct=np.array(self._large_correct, np.float32),
         large_cost=dict(zip(self._metrics, large_cost.T, strict=True)),
+        ending_cut=np.array(self._ending_cut, np.float32),
+        large_cut=np.array(self._large_cut, np.float32),
     )
 
 

@@ -18,6 +18,7 @@ from routing import types
 from routing.engines import prefix_cache
 from routing.grading import equivalence
 from routing.rollout import all_replies
+from routing.rollout import cut_answers
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 
@@ -29,10 +30,12 @@ class Leaf:
   calls: every call of the answer in order, including those that wrote discarded
     drafts.
   is_correct: whether the answer grades right.
+  is_cut: whether the token limit cut the answer off.
   """
 
   calls: tuple[types.Call, ...]
   is_correct: bool
+  is_cut: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +189,11 @@ class _Walk:
     if is_open:
       rest, _ = self._write(route, steps, contents, to_end=True)
       steps, calls = (*steps, *rest), (*calls, _call('hand_over', rest))
-    return Leaf(calls, self._is_correct(steps_lib.join(steps)))
+    return Leaf(
+        calls,
+        self._is_correct(steps_lib.join(steps)),
+        cut_answers.of_steps(steps),
+    )
 
   def _write(self, route, steps, contents, *, to_end=False):
     """Looks up the steps that one model call would write, and their usage.
