@@ -126,9 +126,14 @@ def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
       features need.
   """
   set_environment(config)  # Before the first engine, which may read it.
+  # All keys before the first engine: one that was built, and is left behind by
+  # an error, would keep its process and its memory.
+  keys = list(map(_api_key, routes(config)))
   built = [
-      back_ends.make(route, index, _api_key(route))
-      for index, route in enumerate(routes(config))
+      back_ends.make(route, index, key)
+      for index, (route, key) in enumerate(
+          zip(routes(config), keys, strict=True)
+      )
   ]
   if 'hidden' in config.features.groups:
     # Observations use the hidden states of the smallest model only.

@@ -11,6 +11,7 @@ from configs import arithmetic
 from configs import arithmetic_paid
 from configs import arithmetic_servers
 from experiments import builders
+from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from tests import scripted_pair
 from tests import sessions
@@ -29,6 +30,20 @@ def _half_closed():
   config = arithmetic_paid.get_config('smoke')
   config.routes[1]['api_key_variable'] = ''
   return config
+
+
+class KeysTest(absltest.TestCase):
+
+  def test_a_missing_key_is_found_before_a_model_is_loaded(self):
+    config = arithmetic_paid.get_config('smoke')
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(back_ends, 'make') as make,
+    ):
+      os.environ.pop('OPENAI_API_KEY', None)
+      with self.assertRaisesRegex(ValueError, 'OPENAI_API_KEY is not set'):
+        builders.engines(config)
+    make.assert_not_called()
 
 
 class DollarsTest(absltest.TestCase):
