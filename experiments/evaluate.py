@@ -23,6 +23,8 @@ from experiments import command_line
 from experiments import live_points
 from experiments import records_on_disk
 from experiments import train
+from experiments.scoring import score_steps
+from experiments.scoring import scored_pairs
 from routing import costs
 from routing import progress as progress_lib
 from routing.evaluation import broken_promises
@@ -191,6 +193,8 @@ def figures(
   )
   others['confidence'] = [families.Uncertainty(largest)]
   others['fixed step'] = [families.FixedStep(largest)]
+  scored = scored_pairs.pairs(config, workdir, pair, card)
+  others |= {name: [families.StepScore(largest)] for name in scored}
   # Operating points, live answers and coverage are those of the first seed: one
   # router is what a user deploys. Curves and areas are over all seeds.
   policies = families.policies(routers[0])
@@ -201,6 +205,7 @@ def figures(
       resamples=config.evaluation.resamples,
       seed=config.seed,
       on_metric=on_part,
+      own_pairs=scored,
   )
   points, points_left_out = evaluator.operating_points(
       routers[0].points, policies, pair.test, card.metric
@@ -256,6 +261,7 @@ def inputs(
           ).manifest.content_hash
           for split in splits.SPLITS
       },
+      'step_scores': score_steps.identities(config, workdir),
       # None for a seed that is not calibrated: it has no operating points.
       'points_sha256': [
           manifest_lib.hash_file(run / learned.POINTS_FILE)
