@@ -191,10 +191,12 @@ def figures(
   others, tried = tuned_learners(
       config, workdir, routers[0], pair.select, on_part
   )
-  others['confidence'] = [families.Uncertainty(largest)]
-  others['fixed step'] = [families.FixedStep(largest)]
   scored = scored_pairs.pairs(config, workdir, pair, card)
-  others |= {name: [families.StepScore(largest)] for name in scored}
+  others |= {
+      'confidence': [families.Uncertainty(largest)],
+      'fixed step': [families.FixedStep(largest)],
+      **{name: [families.StepScore(largest)] for name in scored},
+  }
   # Operating points, live answers and coverage are those of the first seed: one
   # router is what a user deploys. Curves and areas are over all seeds.
   policies = families.policies(routers[0])
