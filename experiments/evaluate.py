@@ -213,18 +213,11 @@ def figures(
       routers[0].points, policies, pair.test, card.metric
   )
   _log_left_out(cost_metrics, points_left_out)
-  counted = {
-      name: records_on_disk.open_split(config, workdir, name)
-      for name in ('train', 'select', 'prove', 'test')
-  }
   return {
       'schema': results_lib.SCHEMA,
       'cost_metric': card.metric,
       'source': pair.test.kind,
-      'num_problems': {
-          name: x.num_problems or sum(y.rows for y in x.manifest.shards)
-          for name, x in counted.items()
-      },
+      'num_problems': _num_problems(config, workdir),
       # The seed axis of the figures, in the order of `routers`.
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
@@ -235,6 +228,18 @@ def figures(
       'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
       'coverage': _count_broken(config, routers[0], pair),
+  }
+
+
+def _num_problems(config, workdir) -> dict[str, int]:
+  """Returns the number of problems of each split."""
+  counted = {
+      name: records_on_disk.open_split(config, workdir, name)
+      for name in ('train', 'select', 'prove', 'test')
+  }
+  return {
+      name: x.num_problems or sum(y.rows for y in x.manifest.shards)
+      for name, x in counted.items()
   }
 
 

@@ -74,6 +74,13 @@ class ProcessRewardTest(parameterized.TestCase):
       np.testing.assert_array_equal(np.cumsum(scores.read), lengths)
     self.assertGreater(np.ptp(np.concatenate([x.scores for x in found])), 0.01)
 
+  def test_half_precision_changes_little(self):
+    exact = self._scorer().score(_ANSWERS)
+    rounded = self._scorer(dtype='bfloat16').score(_ANSWERS)
+    for a, b in zip(exact, rounded, strict=True):
+      np.testing.assert_allclose(a.scores, b.scores, atol=0.05)
+      self.assertGreater(np.abs(a.scores - b.scores).max(), 0)
+
   def test_compute_is_charged_like_a_route(self):
     (scores,) = self._scorer().score(_ANSWERS[:1])
     route = route_lib.Route('scorer', 'process_reward', str(self.folder))

@@ -234,8 +234,11 @@ def score_all(
   scorer = process_reward.ProcessRewardModel(
       route(config).folder, settings(config)
   )
-  for split in SPLITS:
-    score_split(config, workdir, split, scorer)
+  try:
+    for split in SPLITS:
+      score_split(config, workdir, split, scorer)
+  finally:
+    scorer.close()
 
 
 if __name__ == '__main__':

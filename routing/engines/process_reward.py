@@ -8,6 +8,7 @@ the model card of Qwen/Qwen2.5-Math-PRM-7B.
 
 from collections.abc import Sequence
 import dataclasses
+import gc
 import json
 import pathlib
 import time
@@ -115,6 +116,17 @@ class ProcessRewardModel:
       ):
         found[i] = scores
     return found
+
+  def close(self) -> None:
+    """Frees the model's memory; the scorer cannot be used afterwards."""
+    import torch
+
+    del self._body, self._head
+    # Otherwise the memory stays with this process, and an engine that starts
+    # later on the same GPU lacks it.
+    if torch.cuda.is_available():
+      gc.collect()
+      torch.cuda.empty_cache()
 
   def _encode(self, question: str, steps: Sequence[str]) -> np.ndarray:
     """Returns the token ids of an answer, up to its last separator."""
