@@ -62,7 +62,10 @@ def save_process_reward(
   saved = config.to_dict() | {
       'architectures': ['Qwen2ForProcessRewardModel'],
       # As on the hub; this code does not exist and must not be asked for.
-      'auto_map': {'AutoModel': 'modeling.Qwen2ForProcessRewardModel'},
+      'auto_map': {
+          'AutoConfig': 'configuration.Qwen2RMConfig',
+          'AutoModel': 'modeling.Qwen2ForProcessRewardModel',
+      },
   }
   (directory / 'config.json').write_text(json.dumps(saved))
   return body, head
