@@ -41,6 +41,8 @@ EXTRAS_REQUIRE = {
     'ray': ['ray>=2.40'],
     # Not in `dev`: one of its dependencies has to be compiled.
     'reasoning-gym': ['reasoning-gym>=0.1.19'],
+    # Runs a process reward model as step scorer.
+    'prm': ['torch>=2.4', 'transformers>=4.56'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'fastapi>=0.115',

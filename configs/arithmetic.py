@@ -92,6 +92,14 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
   )
 
+  # A process reward model that scores the small model's steps in ladders, as a
+  # further baseline: directory or name on the hub; '' = none.
+  config.scorer = dict(
+      model='',
+      revision='',  # Commit or tag on the hub; '' = the newest.
+      spec=dict(),  # Fields of costs.RouteSpec, e.g. prices.
+      settings=dict(),  # See routing/engines/process_reward.py.
+  )
   config.features = dict(
       # What the policy observes: any of these five groups.
       groups=('confidence', 'progress', 'cost', 'text', 'hidden'),

@@ -46,6 +46,8 @@ def get_config(variant: str = 'gsm8k') -> ml_collections.ConfigDict:
   for route, size in zip(config.routes, ('1.5B', '7B'), strict=True):
     route['model'] = f'Qwen/Qwen2.5-Math-{size}-Instruct'
     route['settings'].update(max_length=_MATH_CONTEXT)
+  if experiment != 'gpt41_mini':
+    config.scorer.model = 'Qwen/Qwen2.5-Math-PRM-7B'
   if experiment == 'gpt41_mini':
     small, _ = config.routes
     small['model'] = 'Qwen/Qwen2.5-1.5B-Instruct'
@@ -55,6 +57,7 @@ def get_config(variant: str = 'gsm8k') -> ml_collections.ConfigDict:
   config.train_seeds = (0, 1, 2)
   config.evaluation.num_live = 100
   if is_tiny:
+    config.scorer.model = ''  # Name a tiny one, as for the other models.
     config.problems.update(train=8, select=8, prove=8, test=8)
     config.collect.update(max_tokens=48, concurrency=8, shard_size=8)
     config.train_seeds = (0,)

@@ -23,6 +23,8 @@ from experiments import command_line
 from experiments import live_points
 from experiments import records_on_disk
 from experiments import train
+from experiments.scoring import score_steps
+from experiments.scoring import scored_pairs
 from routing import costs
 from routing import progress as progress_lib
 from routing.evaluation import broken_promises
@@ -189,8 +191,12 @@ def figures(
   others, tried = tuned_learners(
       config, workdir, routers[0], pair.select, on_part
   )
-  others['confidence'] = [families.Uncertainty(largest)]
-  others['fixed step'] = [families.FixedStep(largest)]
+  scored = scored_pairs.pairs(config, workdir, pair, card)
+  others |= {
+      'confidence': [families.Uncertainty(largest)],
+      'fixed step': [families.FixedStep(largest)],
+      **{name: [families.StepScore(largest)] for name in scored},
+  }
   # Operating points, live answers and coverage are those of the first seed: one
   # router is what a user deploys. Curves and areas are over all seeds.
   policies = families.policies(routers[0])
@@ -201,23 +207,17 @@ def figures(
       resamples=config.evaluation.resamples,
       seed=config.seed,
       on_metric=on_part,
+      own_pairs=scored,
   )
   points, points_left_out = evaluator.operating_points(
       routers[0].points, policies, pair.test, card.metric
   )
   _log_left_out(cost_metrics, points_left_out)
-  counted = {
-      name: records_on_disk.open_split(config, workdir, name)
-      for name in ('train', 'select', 'prove', 'test')
-  }
   return {
       'schema': results_lib.SCHEMA,
       'cost_metric': card.metric,
       'source': pair.test.kind,
-      'num_problems': {
-          name: x.num_problems or sum(y.rows for y in x.manifest.shards)
-          for name, x in counted.items()
-      },
+      'num_problems': _num_problems(config, workdir),
       # The seed axis of the figures, in the order of `routers`.
       'seeds': list(config.train_seeds),
       'resamples': config.evaluation.resamples,
@@ -228,6 +228,18 @@ def figures(
       'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
       'coverage': _count_broken(config, routers[0], pair),
+  }
+
+
+def _num_problems(config, workdir) -> dict[str, int]:
+  """Returns the number of problems of each split."""
+  counted = {
+      name: records_on_disk.open_split(config, workdir, name)
+      for name in ('train', 'select', 'prove', 'test')
+  }
+  return {
+      name: x.num_problems or sum(y.rows for y in x.manifest.shards)
+      for name, x in counted.items()
   }
 
 
@@ -256,6 +268,7 @@ def inputs(
           ).manifest.content_hash
           for split in splits.SPLITS
       },
+      'step_scores': score_steps.identities(config, workdir),
       # None for a seed that is not calibrated: it has no operating points.
       'points_sha256': [
           manifest_lib.hash_file(run / learned.POINTS_FILE)

@@ -32,6 +32,7 @@ from experiments import records_on_disk
 from experiments import report
 from experiments import train
 from experiments import workdirs
+from experiments.scoring import score_steps
 from routing import costs
 from routing.features import observation
 from routing.objectives import lagrangian
@@ -102,6 +103,7 @@ def stages(
           )
           for kind, split in records_on_disk.needed(config)
       ),
+      *_scoring(config, workdir),
       Stage(
           'train',
           lambda: train.train_all(config, workdir),
@@ -129,6 +131,28 @@ def stages(
   ]
 
 
+def _scoring(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> list[Stage]:
+  """Returns the stage that scores steps, if the configuration has a scorer."""
+  if not score_steps.is_on(config):
+    return []
+  return [
+      Stage(
+          'score steps',
+          lambda: score_steps.score_all(config, workdir),
+          tuple(
+              score_steps.directory(workdir, split) / score_steps.KEY_FILE
+              for split in score_steps.SPLITS
+          ),
+          is_current=lambda: all(
+              score_steps.read(config, workdir, split)
+              for split in score_steps.SPLITS
+          ),
+      )
+  ]
+
+
 def _is_collected(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
@@ -151,6 +175,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   calibrate.settings(config)
   records_on_disk.check(config)
+  score_steps.check(config)
   builders.task(config)
   builders.protocol(config)
   builders.plan(config)

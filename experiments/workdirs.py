@@ -33,6 +33,7 @@ RENAMED = {
     'trust_region.num_shrinks': 'trust_region.max_backtracks',
     'trust_region.shrink': 'trust_region.backtrack_factor',
 }
+NO_SCORER = {'model': '', 'revision': '', 'spec': {}, 'settings': {}}
 # Values of `cost_metric` that were renamed: old -> current.
 _COST_METRICS = {'decoded': 'decoded_tokens', 'seconds': 'latency'}
 
@@ -65,6 +66,9 @@ def claim(
   current = json.loads(config.to_json_best_effort())
   if path.exists():
     found = upgrade(json.loads(path.read_text()))
+    if 'scorer' in current:
+      # Directories from before step scorers had none.
+      found.setdefault('scorer', dict(NO_SCORER))
     if found == current:
       return directory
     if not _only_grows(found, current):

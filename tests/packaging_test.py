@@ -92,6 +92,7 @@ class DependenciesTest(parameterized.TestCase):
             'llama-cpp',
             'serve',
             'ray',
+            'prm',
             'reasoning-gym',
             'track',
             'dev',

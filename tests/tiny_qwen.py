@@ -1,7 +1,9 @@
 """Makes tiny models of Qwen2's shape with a ChatML template, for tests."""
 
+import json
 import pathlib
 
+from safetensors import torch as safetensors_torch
 import tokenizers
 import torch
 import transformers
@@ -22,11 +24,56 @@ def save(directory: pathlib.Path, seed: int, num_layers: int) -> None:
     seed: of the weights.
     num_layers: number of decoder blocks.
   """
-  tokenizer = _bytes()
+  tokenizer = _bytes(_SPECIAL)
   tokenizer.save_pretrained(directory)
   torch.manual_seed(seed)
-  end = tokenizer.convert_tokens_to_ids('<|im_end|>')
-  config = transformers.Qwen2Config(
+  config = _config(tokenizer, num_layers)
+  transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
+
+
+def save_process_reward(
+    directory: pathlib.Path, seed: int, num_classes: int = 2
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+  """Saves a process reward model with random weights; returns body and head.
+
+  The files have the format of Qwen2.5-Math-PRM.
+
+  Args:
+    directory: where it is saved.
+    seed: of the weights.
+    num_classes: of the head; 2 in models that can be used.
+  """
+  tokenizer = _bytes((*_SPECIAL, '<extra_0>'))
+  tokenizer.save_pretrained(directory)
+  torch.manual_seed(seed)
+  config = _config(tokenizer, num_layers=2)
+  body = transformers.Qwen2Model(config).eval()
+  width = config.hidden_size
+  head = torch.nn.Sequential(
+      torch.nn.Linear(width, width),
+      torch.nn.ReLU(),
+      torch.nn.Linear(width, num_classes),
+  )
+  weights = {f'model.{k}': v for k, v in body.state_dict().items()}
+  weights |= {f'score.{k}': v for k, v in head.state_dict().items()}
+  safetensors_torch.save_file(
+      weights, directory / 'model.safetensors', {'format': 'pt'}
+  )
+  saved = config.to_dict() | {
+      'architectures': ['Qwen2ForProcessRewardModel'],
+      # As on the hub; this code does not exist and must not be asked for.
+      'auto_map': {
+          'AutoConfig': 'configuration.Qwen2RMConfig',
+          'AutoModel': 'modeling.Qwen2ForProcessRewardModel',
+      },
+  }
+  (directory / 'config.json').write_text(json.dumps(saved))
+  return body, head
+
+
+def _config(tokenizer, num_layers) -> transformers.Qwen2Config:
+  """Returns the shape of a tiny model."""
+  return transformers.Qwen2Config(
       vocab_size=len(tokenizer),
       hidden_size=64,
       intermediate_size=64,
@@ -35,14 +82,13 @@ def save(directory: pathlib.Path, seed: int, num_layers: int) -> None:
       num_key_value_heads=1,
       max_position_embeddings=4_096,
       initializer_range=0.3,  # Larger than usual, so that texts differ.
-      eos_token_id=end,
+      eos_token_id=tokenizer.convert_tokens_to_ids('<|im_end|>'),
       bos_token_id=None,
       dtype='float32',
   )
-  transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
 
 
-def _bytes() -> transformers.PreTrainedTokenizerFast:
+def _bytes(special) -> transformers.PreTrainedTokenizerFast:
   """Returns a byte-level tokenizer without merges."""
   levels = tokenizers.pre_tokenizers.ByteLevel
   alphabet = sorted(levels.alphabet())
@@ -50,7 +96,7 @@ def _bytes() -> transformers.PreTrainedTokenizerFast:
   inner = tokenizers.Tokenizer(model)
   inner.pre_tokenizer = levels(add_prefix_space=False)
   inner.decoder = tokenizers.decoders.ByteLevel()
-  inner.add_special_tokens(list(_SPECIAL))
+  inner.add_special_tokens(list(special))
   outer = transformers.PreTrainedTokenizerFast(
       tokenizer_object=inner,
       eos_token='<|im_end|>',

@@ -32,6 +32,7 @@ def figures(
     resamples: int,
     seed: int,
     on_metric: Callable[[], None] = lambda: None,
+    own_pairs: Mapping[str, methods.Pair] | None = None,
 ) -> dict[str, Any]:
   """Evaluates all methods in all cost metrics, in the form of `results.json`.
 
@@ -42,6 +43,8 @@ def figures(
     resamples: number of bootstrap draws.
     seed: seed of the draws.
     on_metric: called after each cost metric, for a progress bar.
+    own_pairs: name of a method in `others` -> sources of the same problems for
+      this method alone, e.g. with a scorer's cost added to every answer.
 
   Returns:
     Cost metric -> the figures of `results.of_metric`, and `left_out`: name of a
@@ -58,12 +61,16 @@ def figures(
   )
   found = {}
   for metric in costs.COST_METRICS:
-    found[metric] = _in_metric(policies, others, pair, draws, metric)
+    found[metric] = _in_metric(
+        policies, others, pair, draws, metric, own_pairs or {}
+    )
     on_metric()
   return found
 
 
-def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
+def _in_metric(
+    policies, others, pair, draws, metric, own_pairs
+) -> dict[str, Any]:
   """Returns the figures of all methods in one cost metric; see `figures`."""
   # Each method is a function, called in `_evaluate_each`, so that a method that
   # cannot be evaluated does not stop the others.
@@ -71,9 +78,11 @@ def _in_metric(policies, others, pair, draws, metric) -> dict[str, Any]:
   makers = {
       REFERENCE: lambda: [thresholded(x) for x in policies],
       **{
-          # The default value binds the families of this iteration; without it
-          # every lambda would use those of the last one.
-          name: lambda x=families: [thresholded(x)]
+          # The default values bind the families and the name of this
+          # iteration; without them every lambda would use the last ones.
+          name: lambda x=families, y=name: [
+              methods.thresholded(x, own_pairs.get(y, pair), metric)
+          ]
           for name, families in others.items()
       },
       'random per question': lambda: [

@@ -19,6 +19,8 @@ STYLES = {
     'fitted Q, linear': dict(color='#56B4E9', linestyle='-', linewidth=1.2),
     'boosting': dict(color='#CC79A7', linestyle='-.', linewidth=1.2),
     'confidence': dict(color='#D55E00', linestyle='--', linewidth=1.5),
+    'step score': dict(color='#F0E442', linestyle='-', linewidth=1.4),
+    'step score, free': dict(color='#F0E442', linestyle=':', linewidth=1.4),
     'fixed step': dict(color='#E69F00', linestyle='-.', linewidth=1.4),
     'random per step': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
 }

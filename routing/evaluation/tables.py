@@ -18,6 +18,8 @@ LABELS = {
     'fitted Q, linear': 'fitted Q, linear',
     'boosting': 'gradient boosting',
     'confidence': 'confidence threshold',
+    'step score': 'step score threshold (PRM)',
+    'step score, free': 'step score threshold (PRM), PRM not charged',
     'fixed step': 'best fixed hand-over step',
     'random per question': 'random per question',
     'random per step': 'random per step',

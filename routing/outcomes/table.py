@@ -31,12 +31,15 @@ class Decisions:
   depth: `[M]` int32, number of earlier decisions on the path to this one.
   parents: `[M]` int32, index of the previous decision on the path; -1 at the
     first decision of a problem.
+  step_scores: `[M]` float64 in [0, 1], what a step scorer says of the newest
+    step that is visible, 1 where none is; None = the steps are not scored.
   """
 
   features: np.ndarray
   uncertainty: np.ndarray
   depth: np.ndarray
   parents: np.ndarray
+  step_scores: np.ndarray | None = None
 
   @property
   def max_depth(self) -> int:

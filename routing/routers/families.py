@@ -139,6 +139,41 @@ class Uncertainty:
     return fixed.ConfidenceRouter(threshold, self._route)
 
 
+class StepScore:
+  """Thresholds on a step scorer: the score is 1 - the newest step's score.
+
+  The larger route takes over at the first step that scores too low. Evaluated
+  from ladders only; no live router calls a scorer.
+
+  Args:
+    route: the larger route that takes over.
+  """
+
+  def __init__(self, route: int = 1):
+    self._route = fixed.check_route(route)
+    self.fingerprint = f'step score/{route}'
+
+  def score(self, decisions: table_lib.Decisions) -> Scores:
+    """Returns `[M]` scores in [0, 1], and the same route everywhere.
+
+    Raises:
+      refusal.Refusal: if the steps are not scored.
+    """
+    if decisions.step_scores is None:
+      raise refusal.Refusal(
+          'The steps of these problems are not scored.', None, note=''
+      )
+    routes = np.full(len(decisions.depth), self._route)
+    return 1.0 - decisions.step_scores, routes
+
+  def at(self, threshold: float) -> router_lib.Router:
+    """Raises ValueError: step scores are evaluated from ladders only."""
+    raise ValueError(
+        f'A threshold of {threshold} on step scores cannot answer live; set '
+        "evaluation.source to 'known'."
+    )
+
+
 class FixedStep:
   """Routers that hand over at a fixed step; the score is the step's index.
 

@@ -1,0 +1,142 @@
+"""The pipeline with a step scorer: its files, its rows, and its refusals."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import pytest
+
+from configs import arithmetic
+from configs import paper
+from experiments import evaluate
+from experiments import pipeline
+from experiments import workdirs
+from experiments.scoring import score_steps
+from routing.engines import process_reward
+from routing.shards import reader
+from tests import flow_test
+from tests import tiny_qwen
+
+
+@pytest.mark.usefixtures('lightly_optimized')
+class PipelineTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.model = pathlib.Path(self.create_tempdir().full_path)
+    tiny_qwen.save_process_reward(self.model, 0)
+    self.config = flow_test.small('escalate')
+    self.config.evaluation.update(
+        learners=(), num_live=0, num_coverage_samples=0
+    )
+    self.config.scorer.model = str(self.model)
+
+  def _results(self):
+    return json.loads((self.workdir / evaluate.RESULTS_FILE).read_text())
+
+  @pytest.mark.slow
+  def test_two_rows_and_what_stops_them(self):
+    pipeline.run(self.config, self.workdir, lambda _: None)
+    self._check_scores()
+    for figures in self._results()['cost_metrics'].values():
+      self.assertEmpty(figures['left_out'])
+      methods = figures['methods']
+      charged = methods['step score']['curve']['cost']
+      free = methods['step score, free']['curve']['cost']
+      self.assertGreaterEqual(min(charged), min(free))
+    flops = self._results()['cost_metrics']['flops']['methods']
+    self.assertGreater(
+        min(flops['step score']['curve']['cost']),
+        min(flops['step score, free']['curve']['cost']),
+    )
+    table = (self.workdir / 'table.md').read_text()
+    self.assertIn('| step score threshold (PRM) |', table)
+    self.assertIn('| step score threshold (PRM), PRM not charged |', table)
+    self._check_resumes()
+    self._check_other_scorers()
+
+  def _check_scores(self):
+    """Compares the saved scores with those of one answer at a time."""
+    scorer = process_reward.ProcessRewardModel(self.model)
+    for split in score_steps.SPLITS:
+      found = score_steps.read(self.config, self.workdir, split)
+      ladders = reader.read_ladders(self.workdir / 'shards' / split)
+      self.assertLen(found, len(ladders))
+      for ladder in ladders:
+        steps = [x.text for x in ladder.steps[: ladder.num_decisions]]
+        (alone,) = scorer.score([(ladder.problem.question, steps)])
+        scores = found[ladder.problem.id]
+        np.testing.assert_allclose(scores.scores, alone.scores, atol=1e-5)
+        np.testing.assert_array_equal(scores.read, alone.read)
+
+  def _check_resumes(self):
+    """A file that is missing is scored again, and no other."""
+    where = score_steps.directory(self.workdir, 'test')
+    kept, lost = sorted(where.glob('*.parquet'))[:2]
+    before, time = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    with self.assertRaisesRegex(ValueError, 'not all scored'):
+      evaluate.evaluate(self.config, self.workdir)
+    said = []
+    pipeline.run(self.config, self.workdir, said.append)
+    self.assertTrue(any('score steps' in x for x in said))
+    self.assertEqual(kept.stat().st_mtime_ns, time)
+    # The seconds differ; the size is that of the same rows.
+    self.assertAlmostEqual(len(lost.read_bytes()), len(before), delta=200)
+
+  def _check_other_scorers(self):
+    """Scores of another scorer, or the same name with other weights."""
+    config = self.config.copy_and_resolve_references()
+    config.scorer.settings = dict(system='Other.')
+    with self.assertRaisesRegex(ValueError, "system .* 'Other.'"):
+      score_steps.read(config, self.workdir, 'test')
+    tiny_qwen.save_process_reward(self.model, 1)
+    with self.assertRaisesRegex(ValueError, 'scores with identity'):
+      score_steps.score_all(self.config, self.workdir)
+
+
+class SettingsTest(parameterized.TestCase):
+
+  def test_off_unless_a_model_is_named(self):
+    config = arithmetic.get_config('smoke')
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    stages = pipeline.stages(config, workdir)
+    self.assertNotIn('score steps', [x.name for x in stages])
+    with self.assertRaisesRegex(ValueError, 'scorer.model is empty'):
+      score_steps.score_all(config, workdir)
+
+  @parameterized.parameters(
+      ('scorer.settings', {'batch': 3}, "scorer.settings.*'batch'"),
+      ('data.kind', 'rollouts', 'steps are scored in ladders only'),
+  )
+  def test_what_is_not_allowed(self, field, value, message):
+    config = arithmetic.get_config('smoke')
+    config.scorer.model = 'tiny'
+    config.update_from_flattened_dict({field: value})
+    with self.assertRaisesRegex(ValueError, message):
+      score_steps.check(config)
+
+  def test_a_directory_from_before_scorers_is_the_same_run(self):
+    config = arithmetic.get_config('smoke')
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    saved = json.loads(config.to_json_best_effort())
+    del saved['scorer']
+    (workdir / 'config.json').write_text(json.dumps(saved))
+    workdirs.claim(workdir, config)
+    config.scorer.model = 'tiny'
+    with self.assertRaisesRegex(ValueError, "scorer.model is '' there"):
+      workdirs.claim(workdir, config)
+
+  def test_the_papers_scorer(self):
+    for variant in ('gsm8k', 'math', 'omni_math'):
+      config = paper.get_config(variant)
+      self.assertEqual(config.scorer.model, 'Qwen/Qwen2.5-Math-PRM-7B')
+    self.assertFalse(score_steps.is_on(paper.get_config('gpt41_mini')))
+    self.assertFalse(score_steps.is_on(paper.get_config('gsm8k-tiny')))
+
+
+if __name__ == '__main__':
+  absltest.main()
