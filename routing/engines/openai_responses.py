@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 import datetime
 import email.utils
+import re
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class Reply:
     token, descending; k may be 0.
   read, cached, written: billed numbers of prompt tokens read anew, of prompt
     tokens from the cache, and of new tokens.
+  thought: how many of the `written` tokens are thoughts, which no text shows.
+  model: the server's name of the model that replied; '' = not reported.
   """
 
   text: str
@@ -62,6 +65,8 @@ class Reply:
   read: int
   cached: int
   written: int
+  thought: int
+  model: str
 
 
 def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
@@ -89,8 +94,17 @@ def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
   # If the server gives no cache details, every prompt token counts as read
   # anew: an upper bound on the cost.
   cached = (details and details.cached_tokens) or 0
-  # The server's prompt_tokens include the cached tokens.
+  # The server's prompt_tokens include the cached tokens, and its
+  # completion_tokens include the thoughts.
   read, written = usage.prompt_tokens - cached, usage.completion_tokens
+  details = getattr(usage, 'completion_tokens_details', None)
+  thought = (details and details.reasoning_tokens) or 0
+  if read < 0 or thought > written:
+    raise ValueError(
+        f'The server of {name} reports {usage.prompt_tokens} prompt tokens, '
+        f'{cached} of them cached, and {written} new tokens, {thought} of them '
+        'thoughts; a part must not exceed its whole.'
+    )
   if choice.finish_reason not in ('stop', 'length'):
     error = engine_lib.Refused(
         f'The server of {name} ended a reply with finish reason '
@@ -112,7 +126,22 @@ def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
       read=read,
       cached=cached,
       written=written,
+      thought=thought,
+      model=getattr(response, 'model', None) or '',
   )
+
+
+def is_same_model(asked: str, replied: str) -> bool:
+  """Checks whether a reply comes from the model that was asked.
+
+  Args:
+    asked: the name in the request.
+    replied: the name in the reply; '' = not reported. It may be the asked name
+      and the date of a version, e.g. 'gpt-4.1-mini-2025-04-14'.
+  """
+  suffix = replied.removeprefix(asked)
+  is_dated = re.fullmatch(r'-(\d{4}-\d{2}-\d{2}|\d{8})', suffix)
+  return not suffix or bool(is_dated and suffix != replied)
 
 
 def to_written(
@@ -129,9 +158,11 @@ def to_written(
   """
   pieces = pieces or reply.tokens or ()
   # The number of tokens is that of the ids or pieces if there are any, and
-  # otherwise the number in the usage. It is at least 1, because a step needs a
-  # token.
-  listed = len(reply.token_ids or pieces) or max(reply.written, 1)
+  # otherwise the number in the usage, thoughts excluded. It is at least 1,
+  # because a step needs a token.
+  listed = len(reply.token_ids or pieces) or max(
+      reply.written - reply.thought, 1
+  )
   log_probs = reply.log_probs
   if log_probs is None or len(log_probs) != listed:
     log_probs = np.full(listed, np.nan, np.float32)
