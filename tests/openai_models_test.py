@@ -57,29 +57,36 @@ class _Server:
         if name in body:
           error = {'message': f'{name}: {why}', 'code': 'unsupported_parameter'}
           return responses.JSONResponse({'error': error}, 400)
-      return {
-          'id': 'x',
-          'object': 'chat.completion',
-          'created': 0,
-          'model': self.model,
-          'choices': [
-              {
-                  'index': 0,
-                  'finish_reason': self.finish,
-                  'logprobs': None,
-                  'message': {'role': 'assistant', 'content': self.text},
-              }
-          ],
-          'usage': self.usage,
-      }
+      return self.response()
 
     return app
 
-  def write(self, *, temperature=1.0, to_end=True, **fields):
+  def response(self) -> dict[str, Any]:
+    return {
+        'id': 'x',
+        'object': 'chat.completion',
+        'created': 0,
+        'model': self.model,
+        'choices': [
+            {
+                'index': 0,
+                'finish_reason': self.finish,
+                'logprobs': None,
+                'message': {'role': 'assistant', 'content': self.text},
+            }
+        ],
+        'usage': self.usage,
+    }
+
+  def write(self, *, temperature=1.0, to_end=True, trace='', **fields):
     """Makes one request to the server, with an engine of these settings."""
     fields = dict(mode='instruct', reasoning_effort='low') | fields
     request = sessions.ask(
-        'q', temperature=temperature, to_end=to_end, max_tokens=200
+        'q',
+        trace=trace,
+        temperature=temperature,
+        to_end=to_end,
+        max_tokens=200,
     )
 
     async def run(url):
@@ -200,6 +207,51 @@ class PriceTest(parameterized.TestCase):
     route = route_lib.Route('large', 'openai', 'gpt-5', spec=spec)
     with self.assertRaisesRegex(ValueError, f"'large' .* must give {name}"):
       route.cost_spec()
+
+
+class _Trimming(_Server):
+  """A server that refuses white space at the end of what it continues."""
+
+  def app(self) -> fastapi.FastAPI:
+    app = fastapi.FastAPI()
+
+    @app.post('/v1/chat/completions')
+    async def write(request: fastapi.Request):
+      body = await request.json()
+      self.bodies.append(body)
+      last = body['messages'][-1]
+      if last['content'] != last['content'].rstrip():
+        error = {'message': 'must not end with trailing whitespace'}
+        return responses.JSONResponse({'error': error}, 400)
+      return self.response()
+
+    return app
+
+
+class TrimsEndTest(parameterized.TestCase):
+
+  def _write(self, **fields):
+    server = _Trimming(text='\n\nb\n\nc', model='gpt-5-mini')
+    fields = dict(mode='prefill', reasoning_effort='') | fields
+    return server, server.write(trace='a\n\n', **fields)
+
+  @parameterized.parameters((False, ['b\n\n']), (True, ['b\n\n', 'c']))
+  def test_the_blank_line_is_in_the_trace_once(self, to_end, texts):
+    server, steps = self._write(trims_end=True, to_end=to_end)
+    (body,) = server.bodies
+    self.assertEqual(body['messages'][-1]['content'], 'a')
+    self.assertNotIn('stop', body)  # The model would stop at once.
+    self.assertEqual([step.text for step in steps], texts)
+    self.assertEqual([step.is_final for step in steps][-1], to_end)
+    self.assertEqual(steps_lib.call_usage(steps).written, 200)
+
+  def test_undeclared_it_is_the_error_of_the_server(self):
+    with self.assertRaisesRegex(engine_lib.Refused, 'trailing whitespace'):
+      self._write()
+
+  def test_only_where_a_message_is_continued(self):
+    with self.assertRaisesRegex(ValueError, "trims_end .*allowed .*'prefill'"):
+      endpoint_lib.Endpoint('http://x', 'm', 'instruct', trims_end=True)
 
 
 if __name__ == '__main__':

@@ -95,13 +95,28 @@ def answer_key(route: route_lib.Route) -> dict[str, Any]:
   )
 
 
-def _prompter(route: route_lib.Route) -> prompts.Prompter:
-  """Returns the prompter of a route's model, with the model's tokenizer."""
-  return prompts.Prompter(
+def _prompter(
+    route: route_lib.Route, continues: bool = False
+) -> prompts.Prompter:
+  """Returns the prompter of a route's model, with the model's tokenizer.
+
+  Args:
+    route: the route.
+    continues: see `prompts.Prompter.check_template`.
+
+  Raises:
+    ValueError: if the chat template does not show the whole conversation.
+  """
+  prompter = prompts.Prompter(
       prompts.load_tokenizer(route.folder),
       route.prompt or prompt_lib.Prompt(),
       route.template,
   )
+  try:
+    prompter.check_template(continues=continues)
+  except ValueError as error:
+    raise ValueError(f'Route {route.name!r}: {error}') from error
+  return prompter
 
 
 def _embedded(
@@ -145,11 +160,13 @@ def _openai(
     route: route_lib.Route, index: int, given: endpoint_lib.Endpoint
 ) -> engine_lib.Engine:
   """Makes the engine of a model on a server with OpenAI's API."""
+  # In the modes 'chat' and 'prefill' the server fills the template.
+  continues = given.mode in ('chat', 'prefill') and not given.trims_end
   return openai.OpenAIEngine(
       route.name,
       index,
       given,
-      prompter=_prompter(route) if route.folder else None,
+      prompter=_prompter(route, continues) if route.folder else None,
       prompt=route.prompt,
   )
 

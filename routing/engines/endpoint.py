@@ -51,6 +51,12 @@ class Endpoint:
     rejects `temperature` and `max_tokens` (OpenAI's o-series and GPT-5): how
     long it thinks, e.g. 'low'. Thoughts are paid as written tokens, and are no
     part of the answer. Mode 'instruct' only. '' = a model of another kind.
+  trims_end: in modes 'chat' and 'prefill': the message that is continued must
+    not end in white space (Anthropic's servers refuse it; chat templates with
+    `| trim` drop it). It is sent without, so the model begins with the blank
+    line, which is dropped from its reply. As the model would stop at this blank
+    line, each request asks for the rest of the answer, and all steps but the
+    first are dropped and paid.
   last_message: fields to add to the message that is continued in mode
     'prefill', e.g. {'prefix': True}.
   extra: fields to add to the body of every request.
@@ -69,6 +75,7 @@ class Endpoint:
   max_length: int = 0
   timeout: float = 600.0
   reasoning_effort: str = ''
+  trims_end: bool = False
   last_message: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -99,6 +106,11 @@ class Endpoint:
           f'num_log_probs {self.num_log_probs} and seeds {self.seeds}; a model '
           "with a reasoning_effort needs mode 'instruct', num_log_probs 0 and "
           'seeds False.'
+      )
+    if self.trims_end and self.mode not in ('chat', 'prefill'):
+      raise ValueError(
+          f'trims_end is True in mode {self.mode!r}; allowed in modes: '
+          "'chat', 'prefill'."
       )
     if self.timeout <= 0:
       raise ValueError(f'timeout is {self.timeout} seconds; allowed: > 0.')

@@ -9,13 +9,16 @@ A failed request raises `engine.Unavailable`, `engine.Refused` or `engine.Stop`,
 depending on the failure. The module `resilience` repeats requests.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
 import time
+from typing import Any
 import uuid
 
 from routing import types
+from routing.engines import boundaries
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai_requests
@@ -122,9 +125,12 @@ class OpenAIEngine:
           f'max_tokens is {request.max_tokens}; allowed: >= 1.'
       )
     # In mode 'instruct' a reply that stopped inside a block could not be
-    # continued. The reply is therefore requested without a stop string, and all
-    # steps but the first are dropped below.
-    can_stop = self.capabilities.continues_prefix
+    # continued, and with `trims_end` a reply begins with the stop string. The
+    # reply is then requested without a stop string, and all steps but the first
+    # are dropped below.
+    can_stop = (
+        self.capabilities.continues_prefix and not self._endpoint.trims_end
+    )
     usages = []  # Of each call.
 
     async def call(text: str, stop: str | None, max_tokens: int):
@@ -182,8 +188,6 @@ class OpenAIEngine:
       The reply, and the token ids of the prompt, which are [] if the tokenizer
       is not known.
     """
-    import openai
-
     endpoint = self._endpoint
     prompt = (
         self._prompter.ids(session.question, request.trace)
@@ -202,15 +206,33 @@ class OpenAIEngine:
         salt=session.salt,
         name=self.name,
     )
+    response = await self._send(session, request, prompt, fields)
+    reply = openai_responses.read_reply(
+        response, self.name, self.route, endpoint.num_log_probs
+    )
+    self._check(reply, room)
+    return reply, prompt
+
+  async def _send(
+      self,
+      session: 'OpenAISession',
+      request: engine_lib.Request,
+      prompt: list[int],
+      fields: Mapping[str, Any],
+  ) -> Any:
+    """Sends a request with these fields; returns the client's response."""
+    import openai
+
+    endpoint = self._endpoint
     try:
       if endpoint.mode == 'completions':
-        response = await self._client.completions.create(
+        return await self._client.completions.create(
             prompt=prompt
             or self._prompt.text(session.question) + request.trace,
             **fields,
         )
       else:
-        response = await self._client.chat.completions.create(
+        return await self._client.chat.completions.create(
             messages=openai_requests.messages(
                 endpoint, self._prompt, session.question, request
             ),
@@ -220,11 +242,6 @@ class OpenAIEngine:
     # not JSON, e.g. a proxy's error page.
     except (openai.APIError, json.JSONDecodeError) as error:
       raise openai_responses.read_fault(error, self.name) from error
-    reply = openai_responses.read_reply(
-        response, self.name, self.route, endpoint.num_log_probs
-    )
-    self._check(reply, room)
-    return reply, prompt
 
   def _check(self, reply: openai_responses.Reply, room: int) -> None:
     """Checks a reply against what the endpoint declares.
@@ -296,13 +313,17 @@ class OpenAIEngine:
     pieces = None
     if endpoint.mode == 'instruct':
       text, is_final = _complete(text, is_final, request.to_end)
+    elif endpoint.trims_end and request.trace:
+      text = text.lstrip()  # The white space is in the trace already.
     elif endpoint.is_vllm:
       is_final &= stop is None or reply.stopped_at != stop
-    elif is_final and stop is not None and reply.written:
-      # Other servers remove the stop string from the text. They report 'stop'
-      # both at the stop string and at the end of the answer, so only a reply
-      # without tokens is taken for the end.
-      text, is_final = text + stop, False
+    elif is_final and stop is not None:
+      # Other servers remove the stop string from the text, and report 'stop'
+      # both at the stop string and at the end of the answer.
+      is_final = openai_responses.ends_answer(
+          reply, stop, bool(boundaries.open_block(request.trace))
+      )
+      text = text if is_final else text + stop
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
     is_final |= repetition.ends_in_blank_steps(request.trace + text)

@@ -135,5 +135,7 @@ def messages(
     )
   *others, last = prompt.messages(question, request.trace)
   if last['role'] == 'assistant':
+    if endpoint.trims_end:
+      last['content'] = last['content'].rstrip()
     last = {**last, **endpoint.last_message}
   return [*others, last]

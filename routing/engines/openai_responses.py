@@ -21,6 +21,8 @@ from routing.engines import engine as engine_lib
 from routing.engines import segmentation
 
 UNKNOWN_ID = -1
+# OpenAI's mark for a token that is too unlikely for a log-probability.
+_NO_LOG_PROB = -9999.0
 # HTTP status codes after which the same request may succeed later: time-out,
 # conflict, "too early" and rate limit. All codes from 500 on count as well.
 _RETRIABLE = (408, 409, 425, 429)
@@ -144,6 +146,28 @@ def is_same_model(asked: str, replied: str) -> bool:
   return not suffix or bool(is_dated and suffix != replied)
 
 
+def ends_answer(reply: Reply, stop: str, is_in_block: bool) -> bool:
+  """Checks whether a reply that 'stop' ended is the end of the answer.
+
+  For servers that remove the stop string and do not say whether they met it.
+
+  Args:
+    reply: the server's reply; `finish` is 'stop'.
+    stop: the stop string of the request.
+    is_in_block: the reply begins within a block, e.g. a formula, where an
+      answer does not end.
+  """
+  whole = ''.join(reply.tokens or ())
+  # The tokens go on after the text: with the stop string or end-of-sequence.
+  if whole.startswith(reply.text) and len(whole) > len(reply.text):
+    return stop not in whole
+  # Some servers count the end-of-sequence token, so a single token without text
+  # is taken for it. Another blank line would be as short, and is rarer.
+  return not reply.text and (
+      not reply.written or reply.written == 1 and not is_in_block
+  )
+
+
 def to_written(
     reply: Reply, text: str, pieces: Sequence[str] | None, is_final: bool
 ) -> segmentation.Written:
@@ -156,26 +180,34 @@ def to_written(
       texts that the server reports, if any.
     is_final: the answer is complete.
   """
-  pieces = pieces or reply.tokens or ()
+  pieces = list(pieces or reply.tokens or ())
   # The number of tokens is that of the ids or pieces if there are any, and
   # otherwise the number in the usage, thoughts excluded. It is at least 1,
   # because a step needs a token.
   listed = len(reply.token_ids or pieces) or max(
       reply.written - reply.thought, 1
   )
+  token_ids = reply.token_ids or [UNKNOWN_ID] * listed
   log_probs = reply.log_probs
   if log_probs is None or len(log_probs) != listed:
     log_probs = np.full(listed, np.nan, np.float32)
   tops = reply.top_log_probs
   if len(tops) != listed:
     tops = np.zeros((listed, 0), np.float32)
+  # Without usable pieces, pieces of equal length ('.') make `spread` cut the
+  # text into equal parts.
+  if len(pieces) != listed:
+    pieces = ['.'] * listed
+  parts = spread(text, pieces)
+  # Tokens of which nothing is left, e.g. those of a stop string that the server
+  # removed, are no tokens of the text; their log-probabilities would be counted
+  # among those of the last step.
+  kept = [i for i in range(listed) if parts[i] or not pieces[i]] or [0]
   return segmentation.Written(
-      # Without usable pieces, pieces of equal length ('.') make `spread` cut
-      # the text into equal parts.
-      pieces=spread(text, pieces if len(pieces) == listed else ['.'] * listed),
-      token_ids=reply.token_ids or [UNKNOWN_ID] * listed,
-      log_probs=log_probs,
-      top_log_probs=tops,
+      pieces=[parts[i] for i in kept],
+      token_ids=[token_ids[i] for i in kept],
+      log_probs=log_probs[kept],
+      top_log_probs=tops[kept],
       is_final=is_final,
   )
 
@@ -183,14 +215,24 @@ def to_written(
 def spread(text: str, pieces: Sequence[str]) -> list[str]:
   """Returns pieces of `text`, as many as given, that join to `text`.
 
-  If the given pieces join to the text, they are returned unchanged.
-  The pieces of a server may not join to the text, e.g. if a piece is half a
-  character, or if the server left the stop string out of the text. Each piece
-  is then replaced by one of as many consecutive parts of the text. The lengths
-  of the parts are in proportion to the lengths of the pieces.
+  If the text stands within the joined pieces, e.g. because the server left the
+  stop string out of the text, the pieces are cut to the text; pieces outside
+  become ''.
+  The pieces of a server may not join to the text at all, e.g. if a piece is
+  half a character. Each piece is then replaced by one of as many consecutive
+  parts of the text. The lengths of the parts are in proportion to the lengths
+  of the pieces.
   """
-  if ''.join(pieces) == text:
+  whole = ''.join(pieces)
+  if whole == text:
     return list(pieces)
+  start = whole.find(text)
+  if text and start >= 0:
+    stop, at, inside = start + len(text), 0, []
+    for piece in pieces:
+      inside.append(piece[max(start - at, 0) : max(stop - at, 0)])
+      at += len(piece)
+    return inside
   # With E_i the summed length of the pieces up to i, and E that of all pieces,
   # part i is text[E_{i-1} |text| / E : E_i |text| / E], bounds rounded down.
   ends = np.cumsum([len(piece) for piece in pieces])
@@ -238,8 +280,13 @@ def _read_log_probs(log_probs: Any, is_completion: bool):
     tops = [[y.logprob for y in x.top_logprobs] for x in content]
   if not tokens or not own:
     return None, None, []
-  known = np.array([np.nan if x is None else x for x in own], np.float32)
-  return tokens, known, tops
+  known = np.array([x if _is_known(x) else np.nan for x in own], np.float32)
+  return tokens, known, [list(filter(_is_known, row)) for row in tops]
+
+
+def _is_known(log_prob: float | None) -> bool:
+  """Tells a log-probability from a mark that there is none."""
+  return log_prob is not None and log_prob > _NO_LOG_PROB
 
 
 def _rectangle(tops: Sequence[Sequence[float]], num_top: int) -> np.ndarray:
