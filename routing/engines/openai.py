@@ -46,6 +46,8 @@ class OpenAIEngine:
       tokenizer is not known, and prompts are sent as text.
     prompt: how a question is put to a model whose tokenizer is not known.
     num_equal: see `repetition.truncate_repetition`.
+    sampling: request fields that truncate or change the distribution, e.g.
+      top_p; see `openai_requests.fields`.
   """
 
   def __init__(
@@ -57,6 +59,7 @@ class OpenAIEngine:
       prompter: prompts.Prompter | None = None,
       prompt: prompt_lib.Prompt | None = None,
       num_equal: int = repetition.NUM_EQUAL,
+      sampling: Mapping[str, float] | None = None,
   ):
     # The import is local, because runs without servers do not need the package.
     import openai
@@ -70,6 +73,7 @@ class OpenAIEngine:
         prompter.prompt if prompter else prompt or prompt_lib.Prompt()
     )
     self._num_equal = num_equal
+    self._sampling = dict(sampling or {})
     self._client = openai.AsyncOpenAI(
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
@@ -204,6 +208,7 @@ class OpenAIEngine:
         room,
         returns_ids=self._prompter is not None,
         salt=session.salt,
+        sampling=self._sampling,
         name=self.name,
     )
     response = await self._send(session, request, prompt, fields)

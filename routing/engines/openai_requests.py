@@ -3,12 +3,23 @@
 What a request may contain depends on the server; see `endpoint.Endpoint`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
 from routing.tasks import prompt as prompt_lib
+
+# Of fields that a request leaves out, vLLM's server takes the values of the
+# model's generation_config.json. Qwen2.5's, for example, has a repetition
+# penalty, which changes greedy answers as well.
+_NO_TRUNCATION = {
+    'top_p': 1.0,
+    'top_k': 0,
+    'min_p': 0.0,
+    'repetition_penalty': 1.0,
+}
 
 
 def room(
@@ -47,6 +58,7 @@ def fields(
     *,
     returns_ids: bool,
     salt: str | None,
+    sampling: Mapping[str, float],
     name: str,
 ) -> dict[str, Any]:
   """Returns the body of a request, except its prompt or messages.
@@ -58,6 +70,9 @@ def fields(
     num_new: maximum number of new tokens.
     returns_ids: True = vLLM's server names tokens by their ids.
     salt: cache salt of the session; None = the session shares its cache.
+    sampling: fields that truncate or change the distribution, e.g. top_p; of
+      those not given, vLLM's server is told that there is none, and others
+      apply their defaults.
     name: the engine's name, for error messages.
 
   Raises:
@@ -66,7 +81,7 @@ def fields(
   body = dict(
       model=endpoint.model, **_sampling(endpoint, request, num_new, name)
   )
-  extra = dict(endpoint.extra)
+  extra = {**sampling, **endpoint.extra}
   if endpoint.num_log_probs and endpoint.mode == 'completions':
     body['logprobs'] = endpoint.num_log_probs
   elif endpoint.num_log_probs:
@@ -77,6 +92,7 @@ def fields(
   if stop is not None:
     body['stop'] = [stop]
   if endpoint.is_vllm:
+    extra = {**_NO_TRUNCATION, **extra}
     extra['return_token_ids'] = True
     # The top log-probabilities come as a dictionary, keyed by token. If keys
     # are texts, different tokens with the same text overwrite each other; ids
