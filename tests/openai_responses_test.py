@@ -150,6 +150,19 @@ class ReplyTest(parameterized.TestCase):
     self.assertFalse(caught.exception.may_be_billed)
 
 
+class SameTextTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('ab', 'ab'), ('ab', 'ab\n\nc'), (' é\ufffd', 'é'), ('', 'a')
+  )
+  def test_the_tokens_spell_the_text(self, text, decoded):
+    openai_responses.check_same_text(text, decoded, 'x')
+
+  def test_tokens_of_another_vocabulary_are_an_error(self):
+    with self.assertRaisesRegex(ValueError, "of x wrote 'ab', .* spell 'cd'"):
+      openai_responses.check_same_text('ab', 'cd', 'x')
+
+
 class SpreadTest(parameterized.TestCase):
 
   @parameterized.parameters(

@@ -147,6 +147,16 @@ class ByteFallbackTest(absltest.TestCase):
           prompter.decode_tokens(prompt, ids[:count]), pieces[:count]
       )
 
+  def test_a_row_of_padding_adds_no_text(self):
+    # Models have more rows than their tokenizer has tokens, e.g. 152,064 and
+    # 151,936; a row without a token may be written all the same.
+    prompter = prompts.Prompter(_tokenizer())
+    ids = prompter.ids('ab')[1:]
+    beyond = len(prompter.tokenizer)
+    self.assertEqual(
+        prompter.decode_tokens([1], [ids[0], beyond, ids[1]]), ['a', '', 'b']
+    )
+
   def test_a_character_comes_with_its_last_byte(self):
     prompter = prompts.Prompter(_tokenizer())
     ids = prompter.ids('字a')[1:]

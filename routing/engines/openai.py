@@ -331,6 +331,7 @@ class OpenAIEngine:
       text = text if is_final else text + stop
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
+      openai_responses.check_same_text(reply.text, ''.join(pieces), self.name)
     is_final |= repetition.ends_in_blank_steps(request.trace + text)
     return openai_responses.to_written(reply, text, pieces, is_final)
 

@@ -168,6 +168,29 @@ def ends_answer(reply: Reply, stop: str, is_in_block: bool) -> bool:
   )
 
 
+def check_same_text(text: str, decoded: str, name: str) -> None:
+  """Raises ValueError if a reply's token ids do not spell its text.
+
+  Vocabularies of different lengths may be the same one, padded; vocabularies of
+  one length may differ. Only the text tells.
+
+  Args:
+    text: the text of the reply, which may end before the tokens do.
+    decoded: the text of the token ids.
+    name: the engine's name, for the message.
+  """
+
+  def letters(string):
+    # Incomplete characters and spaces may be decoded differently.
+    return ''.join(string.replace('\ufffd', '').split())
+
+  if letters(text) not in letters(decoded):
+    raise ValueError(
+        f'The server of {name} wrote {text[:40]!r}, but its token ids spell '
+        f"{decoded[:40]!r}; name the weights of the server's own model, or none."
+    )
+
+
 def to_written(
     reply: Reply, text: str, pieces: Sequence[str] | None, is_final: bool
 ) -> segmentation.Written:
