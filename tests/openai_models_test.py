@@ -37,7 +37,7 @@ _REJECTED = {
 
 
 @dataclasses.dataclass
-class _Server:
+class Server:
   """A server of a model that thinks; it gives the same reply to everyone."""
 
   text: str = 'a\n\nb'
@@ -106,7 +106,7 @@ class _Server:
 class ReasoningTest(parameterized.TestCase):
 
   def test_sends_what_such_a_model_accepts(self):
-    server = _Server()
+    server = Server()
     server.write()
     (body,) = server.bodies
     self.assertEqual(
@@ -120,10 +120,10 @@ class ReasoningTest(parameterized.TestCase):
 
   def test_a_model_declared_otherwise_is_refused_by_the_server(self):
     with self.assertRaisesRegex(engine_lib.Refused, 'max_completion_tokens'):
-      _Server().write(reasoning_effort='')
+      Server().write(reasoning_effort='')
 
   def test_another_temperature_is_refused_before_a_request(self):
-    server = _Server()
+    server = Server()
     with self.assertRaisesRegex(
         engine_lib.Stop, r'gpt .*temperature 1.0, but the run asks for 0.0'
     ):
@@ -132,7 +132,7 @@ class ReasoningTest(parameterized.TestCase):
 
   @parameterized.parameters(True, False)
   def test_thoughts_are_paid_and_are_no_text(self, to_end):
-    steps = _Server().write(to_end=to_end)
+    steps = Server().write(to_end=to_end)
     self.assertEqual(steps[0].text, 'a\n\n')
     self.assertLen(steps, 2 if to_end else 1)
     # Ten tokens of text, spread over 'a\n\nb': all but two stand in 'a\n\n'.
@@ -145,7 +145,7 @@ class ReasoningTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         engine_lib.Refused, 'all 200 tokens on thoughts'
     ) as caught:
-      _Server(text='', finish='length', usage=usage).write()
+      Server(text='', finish='length', usage=usage).write()
     (billed,) = caught.exception.billed
     self.assertEqual((billed.read, billed.written), (100, 200))
 
@@ -161,7 +161,7 @@ class ReasoningTest(parameterized.TestCase):
 class PriceTest(parameterized.TestCase):
 
   def test_cached_tokens_once_and_thoughts_included(self):
-    usage = steps_lib.call_usage(_Server().write())
+    usage = steps_lib.call_usage(Server().write())
     spec = costs.RouteSpec('gpt', 1, 1, 1, 0.4, 0.1, 1.6)
     # 100 read at 0.4, 900 cached at 0.1, 10 + 190 written at 1.6, per million.
     dollars = costs.call_cost(usage, spec, 'price')
@@ -173,7 +173,7 @@ class PriceTest(parameterized.TestCase):
   )
   def test_an_impossible_usage_is_an_error(self, wrong, message):
     with self.assertRaisesRegex(ValueError, message):
-      _Server(usage=_USAGE | wrong).write()
+      Server(usage=_USAGE | wrong).write()
 
   @parameterized.parameters(
       ('gpt-5-mini', True),
@@ -191,7 +191,7 @@ class PriceTest(parameterized.TestCase):
 
   def test_another_model_is_refused_with_both_names(self):
     with self.assertRaisesRegex(ValueError, "'gpt-5-mini' .*'gpt-4o'"):
-      _Server(model='gpt-4o').write()
+      Server(model='gpt-4o').write()
 
   @parameterized.parameters('price_output', 'parameters')
   def test_a_served_model_without_price_or_size_is_refused(self, name):
@@ -209,7 +209,7 @@ class PriceTest(parameterized.TestCase):
       route.cost_spec()
 
 
-class _Trimming(_Server):
+class _Trimming(Server):
   """A server that refuses white space at the end of what it continues."""
 
   def app(self) -> fastapi.FastAPI:
