@@ -187,7 +187,7 @@ def check_same_text(text: str, decoded: str, name: str) -> None:
   if letters(text) not in letters(decoded):
     raise ValueError(
         f'The server of {name} wrote {text[:40]!r}, but its token ids spell '
-        f"{decoded[:40]!r}; name the weights of the server's own model, or none."
+        f'{decoded[:40]!r}; name the weights of the model that it serves.'
     )
 
 
