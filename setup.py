@@ -14,6 +14,7 @@ INSTALL_REQUIRES = [
     'datasets>=4.0',
     'flax>=0.12.6,<0.13',
     'huggingface-hub>=0.30',
+    'jinja2>=3.1',  # `transformers` fills chat templates with it.
     'jax>=0.9,<0.11',  # jax 0.11 drops a class that flax 0.12 still uses.
     'math-verify>=0.8',
     'matplotlib>=3.9',

@@ -271,8 +271,14 @@ def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
   A limit of 0 stands for the limit of the task.
   """
   asked = task(config)
+  temperature = config.collect.temperature
+  found = routes(config)
+  if any('temperature' in route.sampling for route in found):
+    temperature = tuple(
+        float(route.sampling.get('temperature', temperature)) for route in found
+    )
   return driver.Sampling(
-      temperature=config.collect.temperature,
+      temperature=temperature,
       max_decisions=config.protocol.max_decisions or asked.max_decisions,
       max_tokens=config.collect.max_tokens or asked.max_tokens,
       finders=tuple(asked.finders),

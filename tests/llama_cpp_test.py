@@ -17,6 +17,7 @@ from routing.engines import route as route_lib
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import arithmetic
+from routing.tasks import prompt as prompt_lib
 from tests import gguf_files
 from tests import sessions
 
@@ -253,6 +254,7 @@ class RouteTest(absltest.TestCase):
         engine='llama_cpp',
         model=str(self.file),
         weights='shipped/small',
+        prompt=prompt_lib.Prompt(is_chat=False),  # They have no template.
     )
     return route_lib.Route(**(given | fields))
 

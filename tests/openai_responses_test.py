@@ -75,6 +75,48 @@ class ReplyTest(parameterized.TestCase):
     self.assertEqual(second.top_log_probs.shape, (2, 0))
     self.assertLen(second.token_ids, 2)
 
+  @parameterized.parameters(-9999.0, None)
+  def test_a_mark_is_no_log_prob(self, mark):
+    content = [_token('a\n\n', -0.2, -0.2, mark), _token('b', mark, -0.3, -1)]
+    first, second = _steps(_response('a\n\nb', content))
+    np.testing.assert_allclose(first.log_probs, [-0.2])
+    self.assertEqual(second.log_probs.shape, (0,))
+    # The alternatives that are known remain, as many as each token has.
+    np.testing.assert_allclose(first.top_log_probs, [[-0.2]])
+
+  def test_tokens_of_a_removed_stop_string_are_dropped(self):
+    content = [
+        _token(text, -0.1 * i, -0.1 * i)
+        for i, text in enumerate(['a', '\n\n', 'b', '#', '#'], 1)
+    ]
+    first, second = _steps(_response('a\n\nb', content, written=5))
+    np.testing.assert_allclose(first.log_probs, [-0.1, -0.2])
+    np.testing.assert_allclose(second.log_probs, [-0.3])
+    self.assertEqual((first.num_tokens, second.num_tokens), (2, 1))
+
+  @parameterized.parameters(
+      # Nothing is written, or only end-of-sequence.
+      ('', None, 0, False, True),
+      ('', None, 1, False, True),
+      ('', ['<e>'], 1, False, True),
+      # The stop string comes at once: as a token, or to close a formula.
+      ('', ['\n\n'], 1, False, False),
+      ('', None, 1, True, False),
+      ('', None, 2, False, False),
+      # The tokens show how a text ended; without them it is not known.
+      ('ab', ['ab', '<e>'], 2, False, True),
+      ('ab', ['ab', '\n\n'], 2, False, False),
+      ('ab', ['ab'], 1, False, False),
+      ('ab', None, 2, False, False),
+  )
+  def test_tells_the_end_from_a_stop(self, text, tokens, n, in_block, is_end):
+    content = tokens and [_token(token, -0.1) for token in tokens]
+    response = _response(text, content, written=n)
+    reply = openai_responses.read_reply(response, 'x', 0, 0)
+    self.assertEqual(
+        openai_responses.ends_answer(reply, '\n\n', in_block), is_end
+    )
+
   def test_unreported_tokens_are_spread_over_the_text(self):
     first, second = _steps(_response('ab\n\ncdef', written=4))
     self.assertEqual((first.text, second.text), ('ab\n\n', 'cdef'))
@@ -108,6 +150,19 @@ class ReplyTest(parameterized.TestCase):
     self.assertFalse(caught.exception.may_be_billed)
 
 
+class SameTextTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('ab', 'ab'), ('ab', 'ab\n\nc'), (' é\ufffd', 'é'), ('', 'a')
+  )
+  def test_the_tokens_spell_the_text(self, text, decoded):
+    openai_responses.check_same_text(text, decoded, 'x')
+
+  def test_tokens_of_another_vocabulary_are_an_error(self):
+    with self.assertRaisesRegex(ValueError, "of x wrote 'ab', .* spell 'cd'"):
+      openai_responses.check_same_text('ab', 'cd', 'x')
+
+
 class SpreadTest(parameterized.TestCase):
 
   @parameterized.parameters(
@@ -115,6 +170,7 @@ class SpreadTest(parameterized.TestCase):
       ('abcd', ['token_id:1', 'token_id:2'], ['ab', 'cd']),
       ('é', ['\ufffd', ''], ['é', '']),
       ('ab\n\n', ['ab', '\n'], ['ab', '\n\n']),
+      ('ab', ['\n', '\na', 'b', '#', '#'], ['', 'a', 'b', '', '']),
       ('', ['a', 'b'], ['', '']),
       ('ab', ['', ''], ['', 'ab']),
   )

@@ -23,11 +23,13 @@ class BackEnd:
   make: makes the engine of (route, index of the route, its settings).
   without_effect: settings that change no answer, e.g. a server's address; what
     was collected under other values of them remains valid.
+  truncates: it knows all fields of `Route.sampling`, not only the temperature.
   """
 
   settings: type
   make: Callable[[route_lib.Route, int, Any], engine_lib.Engine]
   without_effect: frozenset[str]
+  truncates: bool = False
 
 
 def make(
@@ -45,6 +47,12 @@ def make(
       allowed.
   """
   given = settings(route)
+  if route.truncation and not BACK_ENDS[route.engine].truncates:
+    raise ValueError(
+        f'Route {route.name!r} has the sampling fields '
+        f'{", ".join(route.truncation)}; engine {route.engine!r} has only '
+        "'temperature'."
+    )
   if route.is_served:
     given = dataclasses.replace(given, api_key=api_key)
   return BACK_ENDS[route.engine].make(route, index, given)
@@ -95,13 +103,28 @@ def answer_key(route: route_lib.Route) -> dict[str, Any]:
   )
 
 
-def _prompter(route: route_lib.Route) -> prompts.Prompter:
-  """Returns the prompter of a route's model, with the model's tokenizer."""
-  return prompts.Prompter(
+def _prompter(
+    route: route_lib.Route, continues: bool = False
+) -> prompts.Prompter:
+  """Returns the prompter of a route's model, with the model's tokenizer.
+
+  Args:
+    route: the route.
+    continues: see `prompts.Prompter.check_template`.
+
+  Raises:
+    ValueError: if the chat template does not show the whole conversation.
+  """
+  prompter = prompts.Prompter(
       prompts.load_tokenizer(route.folder),
       route.prompt or prompt_lib.Prompt(),
       route.template,
   )
+  try:
+    prompter.check_template(continues=continues)
+  except ValueError as error:
+    raise ValueError(f'Route {route.name!r}: {error}') from error
+  return prompter
 
 
 def _embedded(
@@ -121,7 +144,12 @@ def _vllm(
 ) -> engine_lib.Engine:
   """Makes the engine of a model that vLLM runs on this machine."""
   return vllm.VllmEngine(
-      route.name, index, route.folder, given, _prompter(route)
+      route.name,
+      index,
+      route.folder,
+      given,
+      _prompter(route),
+      sampling=route.truncation,
   )
 
 
@@ -145,12 +173,15 @@ def _openai(
     route: route_lib.Route, index: int, given: endpoint_lib.Endpoint
 ) -> engine_lib.Engine:
   """Makes the engine of a model on a server with OpenAI's API."""
+  # In the modes 'chat' and 'prefill' the server fills the template.
+  continues = given.mode in ('chat', 'prefill') and not given.trims_end
   return openai.OpenAIEngine(
       route.name,
       index,
       given,
-      prompter=_prompter(route) if route.folder else None,
+      prompter=_prompter(route, continues) if route.folder else None,
       prompt=route.prompt,
+      sampling=route.truncation,
   )
 
 
@@ -165,6 +196,7 @@ BACK_ENDS = {
         vllm.Settings,
         _vllm,
         frozenset(('memory_share', 'cache_bytes', 'num_slots')),
+        truncates=True,
     ),
     'llama_cpp': BackEnd(
         llama_cpp.Settings,
@@ -180,5 +212,6 @@ BACK_ENDS = {
         endpoint_lib.Endpoint,
         _openai,
         frozenset(('base_url', 'api_key', 'timeout')),
+        truncates=True,
     ),
 }

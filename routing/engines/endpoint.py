@@ -16,6 +16,9 @@ MODES = {
     'prefill': 'continues a last message whose role is assistant',
     'instruct': 'is shown the answer so far and asked to continue it',
 }
+# Temperature of models that think before they answer (OpenAI's o-series and
+# GPT-5). They allow no other.
+REASONING_TEMPERATURE = 1.0
 # Maximum numbers of top log-probabilities. Servers reject larger numbers, but
 # only once requests are made; the check of `Endpoint` fails earlier.
 _MAX_LOG_PROBS = 20  # OpenAI's chat limit, and vLLM's default.
@@ -44,6 +47,16 @@ class Endpoint:
   max_length: maximum number of tokens of prompt and answer together; 0 = not
     known.
   timeout: seconds without a reply after which a request counts as failed.
+  reasoning_effort: for a model that thinks before it answers, and whose server
+    rejects `temperature` and `max_tokens` (OpenAI's o-series and GPT-5): how
+    long it thinks, e.g. 'low'. Thoughts are paid as written tokens, and are no
+    part of the answer. Mode 'instruct' only. '' = a model of another kind.
+  trims_end: in modes 'chat' and 'prefill': the message that is continued must
+    not end in white space (Anthropic's servers refuse it; chat templates with
+    `| trim` drop it). It is sent without, so the model begins with the blank
+    line, which is dropped from its reply. As the model would stop at this blank
+    line, each request asks for the rest of the answer, and all steps but the
+    first are dropped and paid.
   last_message: fields to add to the message that is continued in mode
     'prefill', e.g. {'prefix': True}.
   extra: fields to add to the body of every request.
@@ -61,6 +74,8 @@ class Endpoint:
   shares_prefix: bool = False
   max_length: int = 0
   timeout: float = 600.0
+  reasoning_effort: str = ''
+  trims_end: bool = False
   last_message: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -82,6 +97,20 @@ class Endpoint:
       raise ValueError(
           f'num_log_probs is {self.num_log_probs} in mode {self.mode!r}; '
           f'allowed: 0 to {maximum}.'
+      )
+    if self.reasoning_effort and (
+        self.mode != 'instruct' or self.num_log_probs or self.seeds
+    ):
+      raise ValueError(
+          f'reasoning_effort is {self.reasoning_effort!r}, mode {self.mode!r}, '
+          f'num_log_probs {self.num_log_probs} and seeds {self.seeds}; a model '
+          "with a reasoning_effort needs mode 'instruct', num_log_probs 0 and "
+          'seeds False.'
+      )
+    if self.trims_end and self.mode not in ('chat', 'prefill'):
+      raise ValueError(
+          f'trims_end is True in mode {self.mode!r}; allowed in modes: '
+          "'chat', 'prefill'."
       )
     if self.timeout <= 0:
       raise ValueError(f'timeout is {self.timeout} seconds; allowed: > 0.')

@@ -9,6 +9,7 @@ A failed request raises `engine.Unavailable`, `engine.Refused` or `engine.Stop`,
 depending on the failure. The module `resilience` repeats requests.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -17,8 +18,10 @@ from typing import Any
 import uuid
 
 from routing import types
+from routing.engines import boundaries
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import openai_requests
 from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import repetition
@@ -43,6 +46,8 @@ class OpenAIEngine:
       tokenizer is not known, and prompts are sent as text.
     prompt: how a question is put to a model whose tokenizer is not known.
     num_equal: see `repetition.truncate_repetition`.
+    sampling: request fields that truncate or change the distribution, e.g.
+      top_p; see `openai_requests.fields`.
   """
 
   def __init__(
@@ -54,6 +59,7 @@ class OpenAIEngine:
       prompter: prompts.Prompter | None = None,
       prompt: prompt_lib.Prompt | None = None,
       num_equal: int = repetition.NUM_EQUAL,
+      sampling: Mapping[str, float] | None = None,
   ):
     # The import is local, because runs without servers do not need the package.
     import openai
@@ -67,6 +73,7 @@ class OpenAIEngine:
         prompter.prompt if prompter else prompt or prompt_lib.Prompt()
     )
     self._num_equal = num_equal
+    self._sampling = dict(sampling or {})
     self._client = openai.AsyncOpenAI(
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
@@ -122,9 +129,12 @@ class OpenAIEngine:
           f'max_tokens is {request.max_tokens}; allowed: >= 1.'
       )
     # In mode 'instruct' a reply that stopped inside a block could not be
-    # continued. The reply is therefore requested without a stop string, and all
-    # steps but the first are dropped below.
-    can_stop = self.capabilities.continues_prefix
+    # continued, and with `trims_end` a reply begins with the stop string. The
+    # reply is then requested without a stop string, and all steps but the first
+    # are dropped below.
+    can_stop = (
+        self.capabilities.continues_prefix and not self._endpoint.trims_end
+    )
     usages = []  # Of each call.
 
     async def call(text: str, stop: str | None, max_tokens: int):
@@ -182,129 +192,81 @@ class OpenAIEngine:
       The reply, and the token ids of the prompt, which are [] if the tokenizer
       is not known.
     """
-    import openai
-
     endpoint = self._endpoint
     prompt = (
         self._prompter.ids(session.question, request.trace)
         if self._prompter
         else []
     )
-    room = self._room(request, len(prompt))
-    fields = self._fields(session, request, stop, room)
-    try:
-      if endpoint.mode == 'completions':
-        response = await self._client.completions.create(
-            prompt=prompt
-            or self._prompt.text(session.question) + request.trace,
-            **fields,
-        )
-      else:
-        response = await self._client.chat.completions.create(
-            messages=self._messages(session, request), **fields
-        )
-    # The client raises JSONDecodeError, not an error of its own, if the body is
-    # not JSON, e.g. a proxy's error page.
-    except (openai.APIError, json.JSONDecodeError) as error:
-      raise openai_responses.read_fault(error, self.name) from error
+    room = openai_requests.room(
+        endpoint, request.max_tokens, len(prompt), self.name
+    )
+    fields = openai_requests.fields(
+        endpoint,
+        request,
+        stop,
+        room,
+        returns_ids=self._prompter is not None,
+        salt=session.salt,
+        sampling=self._sampling,
+        name=self.name,
+    )
+    response = await self._send(session, request, prompt, fields)
     reply = openai_responses.read_reply(
         response, self.name, self.route, endpoint.num_log_probs
     )
     self._check(reply, room)
     return reply, prompt
 
-  def _room(self, request: engine_lib.Request, num_read: int) -> int:
-    """Returns the maximum number of new tokens to ask the server for.
-
-    Args:
-      request: the session's request, or what is left of it.
-      num_read: number of prompt tokens; 0 = not known.
-
-    Raises:
-      engine_lib.Refused: if the prompt leaves no room for a token.
-    """
-    endpoint = self._endpoint
-    if not endpoint.max_length:
-      return request.max_tokens
-    # Without a tokenizer, num_read is 0 and the check below always passes. The
-    # server itself then rejects prompts that are too long.
-    room = min(request.max_tokens, endpoint.max_length - num_read)
-    if room < 1:
-      raise engine_lib.Refused(
-          f'No token can be written: the prompt has {num_read} tokens, and '
-          f'max_length of {self.name} is {endpoint.max_length}. Raise '
-          'max_length, or end the answer earlier.'
-      )
-    return room
-
-  def _fields(
+  async def _send(
       self,
       session: 'OpenAISession',
       request: engine_lib.Request,
-      stop: str | None,
-      room: int,
-  ) -> dict[str, Any]:
-    """Returns the body of a request, except its prompt or messages.
+      prompt: list[int],
+      fields: Mapping[str, Any],
+  ) -> Any:
+    """Sends a request with these fields; returns the client's response."""
+    import openai
 
-    Args:
-      session: the session that makes the request.
-      request: the session's request, or what is left of it.
-      stop: the stop string; None = write to the end of the answer.
-      room: maximum number of new tokens.
-    """
     endpoint = self._endpoint
-    fields = dict(
-        model=endpoint.model,
-        max_tokens=room,
-        temperature=request.temperature,
-    )
-    extra = dict(endpoint.extra)
-    if endpoint.num_log_probs and endpoint.mode == 'completions':
-      fields['logprobs'] = endpoint.num_log_probs
-    elif endpoint.num_log_probs:
-      fields.update(logprobs=True, top_logprobs=endpoint.num_log_probs)
-    # A greedy request needs no seed, and some servers reject the field.
-    if endpoint.seeds and request.temperature:
-      fields['seed'] = request.seed
-    if stop is not None:
-      fields['stop'] = [stop]
-    if endpoint.is_vllm:
-      extra['return_token_ids'] = True
-      # The top log-probabilities come as a dictionary, keyed by token. If keys
-      # are texts, different tokens with the same text overwrite each other; ids
-      # are unique.
-      extra['return_tokens_as_token_ids'] = self._prompter is not None
-      if stop is not None:
-        extra['include_stop_str_in_output'] = True
-      # The salt is part of the hash of each cached block. Sessions with
-      # different salts share no cached prefix, so their costs are independent.
-      if session.salt:
-        extra['cache_salt'] = session.salt
-      if endpoint.mode == 'chat' and request.trace:
-        extra.update(continue_final_message=True, add_generation_prompt=False)
-    return {**fields, 'extra_body': extra}
-
-  def _messages(
-      self, session: 'OpenAISession', request: engine_lib.Request
-  ) -> list[dict[str, Any]]:
-    """Returns the messages of a chat request."""
-    if self._endpoint.mode == 'instruct':
-      return prompts.instruct(
-          self._prompt, session.question, request.trace, to_end=request.to_end
-      )
-    *others, last = self._prompt.messages(session.question, request.trace)
-    if last['role'] == 'assistant':
-      last = {**last, **self._endpoint.last_message}
-    return [*others, last]
+    try:
+      if endpoint.mode == 'completions':
+        return await self._client.completions.create(
+            prompt=prompt
+            or self._prompt.text(session.question) + request.trace,
+            **fields,
+        )
+      else:
+        return await self._client.chat.completions.create(
+            messages=openai_requests.messages(
+                endpoint, self._prompt, session.question, request
+            ),
+            **fields,
+        )
+    # The client raises JSONDecodeError, not an error of its own, if the body is
+    # not JSON, e.g. a proxy's error page.
+    except (openai.APIError, json.JSONDecodeError) as error:
+      raise openai_responses.read_fault(error, self.name) from error
 
   def _check(self, reply: openai_responses.Reply, room: int) -> None:
-    """Raises ValueError if a reply contradicts what the endpoint declares.
+    """Checks a reply against what the endpoint declares.
 
     Args:
       reply: the server's reply.
       room: maximum number of new tokens that the request asked for.
+
+    Raises:
+      ValueError: if the reply contradicts the endpoint's declarations.
+      engine_lib.Refused: if the tokens ran out before the text began.
     """
     endpoint = self._endpoint
+    # Another model has another price, and writes other answers.
+    if not openai_responses.is_same_model(endpoint.model, reply.model):
+      raise ValueError(
+          f'The server of {self.name} was asked for the model '
+          f'{endpoint.model!r} and answered with {reply.model!r}; name the '
+          'model that it has.'
+      )
     if endpoint.is_vllm and reply.token_ids is None:
       raise ValueError(
           f'The server of {self.name} returned no token ids, so it is not '
@@ -315,6 +277,15 @@ class OpenAIEngine:
           f'The server of {self.name} returned no log-probabilities; set the '
           "endpoint's num_log_probs to 0."
       )
+    if reply.thought and not reply.text and reply.finish == 'length':
+      error = engine_lib.Refused(
+          f'{self.name} spent all {reply.written} tokens on thoughts and wrote '
+          'no text; allow it more tokens, or lower its reasoning_effort.'
+      )
+      error.billed = (
+          types.Usage(self.route, reply.read, reply.cached, reply.written),
+      )
+      raise error
     # A reply that was cut before the token limit means that the server's
     # context is full. If max_length is not the context's length, such a reply
     # would pass for one that reached the limit of the request.
@@ -347,15 +318,20 @@ class OpenAIEngine:
     pieces = None
     if endpoint.mode == 'instruct':
       text, is_final = _complete(text, is_final, request.to_end)
+    elif endpoint.trims_end and request.trace:
+      text = text.lstrip()  # The white space is in the trace already.
     elif endpoint.is_vllm:
       is_final &= stop is None or reply.stopped_at != stop
-    elif is_final and stop is not None and reply.written:
-      # Other servers remove the stop string from the text. They report 'stop'
-      # both at the stop string and at the end of the answer, so only a reply
-      # without tokens is taken for the end.
-      text, is_final = text + stop, False
+    elif is_final and stop is not None:
+      # Other servers remove the stop string from the text, and report 'stop'
+      # both at the stop string and at the end of the answer.
+      is_final = openai_responses.ends_answer(
+          reply, stop, bool(boundaries.open_block(request.trace))
+      )
+      text = text if is_final else text + stop
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
+      openai_responses.check_same_text(reply.text, ''.join(pieces), self.name)
     is_final |= repetition.ends_in_blank_steps(request.trace + text)
     return openai_responses.to_written(reply, text, pieces, is_final)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 import datetime
 import email.utils
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from routing.engines import engine as engine_lib
 from routing.engines import segmentation
 
 UNKNOWN_ID = -1
+# OpenAI's mark for a token that is too unlikely for a log-probability.
+_NO_LOG_PROB = -9999.0
 # HTTP status codes after which the same request may succeed later: time-out,
 # conflict, "too early" and rate limit. All codes from 500 on count as well.
 _RETRIABLE = (408, 409, 425, 429)
@@ -50,6 +53,8 @@ class Reply:
     token, descending; k may be 0.
   read, cached, written: billed numbers of prompt tokens read anew, of prompt
     tokens from the cache, and of new tokens.
+  thought: how many of the `written` tokens are thoughts, which no text shows.
+  model: the server's name of the model that replied; '' = not reported.
   """
 
   text: str
@@ -62,6 +67,8 @@ class Reply:
   read: int
   cached: int
   written: int
+  thought: int
+  model: str
 
 
 def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
@@ -89,8 +96,17 @@ def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
   # If the server gives no cache details, every prompt token counts as read
   # anew: an upper bound on the cost.
   cached = (details and details.cached_tokens) or 0
-  # The server's prompt_tokens include the cached tokens.
+  # The server's prompt_tokens include the cached tokens, and its
+  # completion_tokens include the thoughts.
   read, written = usage.prompt_tokens - cached, usage.completion_tokens
+  details = getattr(usage, 'completion_tokens_details', None)
+  thought = (details and details.reasoning_tokens) or 0
+  if read < 0 or thought > written:
+    raise ValueError(
+        f'The server of {name} reports {usage.prompt_tokens} prompt tokens, '
+        f'{cached} of them cached, and {written} new tokens, {thought} of them '
+        'thoughts; a part must not exceed its whole.'
+    )
   if choice.finish_reason not in ('stop', 'length'):
     error = engine_lib.Refused(
         f'The server of {name} ended a reply with finish reason '
@@ -112,7 +128,67 @@ def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
       read=read,
       cached=cached,
       written=written,
+      thought=thought,
+      model=getattr(response, 'model', None) or '',
   )
+
+
+def is_same_model(asked: str, replied: str) -> bool:
+  """Checks whether a reply comes from the model that was asked.
+
+  Args:
+    asked: the name in the request.
+    replied: the name in the reply; '' = not reported. It may be the asked name
+      and the date of a version, e.g. 'gpt-4.1-mini-2025-04-14'.
+  """
+  suffix = replied.removeprefix(asked)
+  is_dated = re.fullmatch(r'-(\d{4}-\d{2}-\d{2}|\d{8})', suffix)
+  return not suffix or bool(is_dated and suffix != replied)
+
+
+def ends_answer(reply: Reply, stop: str, is_in_block: bool) -> bool:
+  """Checks whether a reply that 'stop' ended is the end of the answer.
+
+  For servers that remove the stop string and do not say whether they met it.
+
+  Args:
+    reply: the server's reply; `finish` is 'stop'.
+    stop: the stop string of the request.
+    is_in_block: the reply begins within a block, e.g. a formula, where an
+      answer does not end.
+  """
+  whole = ''.join(reply.tokens or ())
+  # The tokens go on after the text: with the stop string or end-of-sequence.
+  if whole.startswith(reply.text) and len(whole) > len(reply.text):
+    return stop not in whole
+  # Some servers count the end-of-sequence token, so a single token without text
+  # is taken for it. Another blank line would be as short, and is rarer.
+  return not reply.text and (
+      not reply.written or reply.written == 1 and not is_in_block
+  )
+
+
+def check_same_text(text: str, decoded: str, name: str) -> None:
+  """Raises ValueError if a reply's token ids do not spell its text.
+
+  Vocabularies of different lengths may be the same one, padded; vocabularies of
+  one length may differ. Only the text tells.
+
+  Args:
+    text: the text of the reply, which may end before the tokens do.
+    decoded: the text of the token ids.
+    name: the engine's name, for the message.
+  """
+
+  def letters(string):
+    # Incomplete characters and spaces may be decoded differently.
+    return ''.join(string.replace('\ufffd', '').split())
+
+  if letters(text) not in letters(decoded):
+    raise ValueError(
+        f'The server of {name} wrote {text[:40]!r}, but its token ids spell '
+        f'{decoded[:40]!r}; name the weights of the model that it serves.'
+    )
 
 
 def to_written(
@@ -127,24 +203,34 @@ def to_written(
       texts that the server reports, if any.
     is_final: the answer is complete.
   """
-  pieces = pieces or reply.tokens or ()
+  pieces = list(pieces or reply.tokens or ())
   # The number of tokens is that of the ids or pieces if there are any, and
-  # otherwise the number in the usage. It is at least 1, because a step needs a
-  # token.
-  listed = len(reply.token_ids or pieces) or max(reply.written, 1)
+  # otherwise the number in the usage, thoughts excluded. It is at least 1,
+  # because a step needs a token.
+  listed = len(reply.token_ids or pieces) or max(
+      reply.written - reply.thought, 1
+  )
+  token_ids = reply.token_ids or [UNKNOWN_ID] * listed
   log_probs = reply.log_probs
   if log_probs is None or len(log_probs) != listed:
     log_probs = np.full(listed, np.nan, np.float32)
   tops = reply.top_log_probs
   if len(tops) != listed:
     tops = np.zeros((listed, 0), np.float32)
+  # Without usable pieces, pieces of equal length ('.') make `spread` cut the
+  # text into equal parts.
+  if len(pieces) != listed:
+    pieces = ['.'] * listed
+  parts = spread(text, pieces)
+  # Tokens of which nothing is left, e.g. those of a stop string that the server
+  # removed, are no tokens of the text; their log-probabilities would be counted
+  # among those of the last step.
+  kept = [i for i in range(listed) if parts[i] or not pieces[i]] or [0]
   return segmentation.Written(
-      # Without usable pieces, pieces of equal length ('.') make `spread` cut
-      # the text into equal parts.
-      pieces=spread(text, pieces if len(pieces) == listed else ['.'] * listed),
-      token_ids=reply.token_ids or [UNKNOWN_ID] * listed,
-      log_probs=log_probs,
-      top_log_probs=tops,
+      pieces=[parts[i] for i in kept],
+      token_ids=[token_ids[i] for i in kept],
+      log_probs=log_probs[kept],
+      top_log_probs=tops[kept],
       is_final=is_final,
   )
 
@@ -152,14 +238,24 @@ def to_written(
 def spread(text: str, pieces: Sequence[str]) -> list[str]:
   """Returns pieces of `text`, as many as given, that join to `text`.
 
-  If the given pieces join to the text, they are returned unchanged.
-  The pieces of a server may not join to the text, e.g. if a piece is half a
-  character, or if the server left the stop string out of the text. Each piece
-  is then replaced by one of as many consecutive parts of the text. The lengths
-  of the parts are in proportion to the lengths of the pieces.
+  If the text stands within the joined pieces, e.g. because the server left the
+  stop string out of the text, the pieces are cut to the text; pieces outside
+  become ''.
+  The pieces of a server may not join to the text at all, e.g. if a piece is
+  half a character. Each piece is then replaced by one of as many consecutive
+  parts of the text. The lengths of the parts are in proportion to the lengths
+  of the pieces.
   """
-  if ''.join(pieces) == text:
+  whole = ''.join(pieces)
+  if whole == text:
     return list(pieces)
+  start = whole.find(text)
+  if text and start >= 0:
+    stop, at, inside = start + len(text), 0, []
+    for piece in pieces:
+      inside.append(piece[max(start - at, 0) : max(stop - at, 0)])
+      at += len(piece)
+    return inside
   # With E_i the summed length of the pieces up to i, and E that of all pieces,
   # part i is text[E_{i-1} |text| / E : E_i |text| / E], bounds rounded down.
   ends = np.cumsum([len(piece) for piece in pieces])
@@ -207,8 +303,13 @@ def _read_log_probs(log_probs: Any, is_completion: bool):
     tops = [[y.logprob for y in x.top_logprobs] for x in content]
   if not tokens or not own:
     return None, None, []
-  known = np.array([np.nan if x is None else x for x in own], np.float32)
-  return tokens, known, tops
+  known = np.array([x if _is_known(x) else np.nan for x in own], np.float32)
+  return tokens, known, [list(filter(_is_known, row)) for row in tops]
+
+
+def _is_known(log_prob: float | None) -> bool:
+  """Tells a log-probability from a mark that there is none."""
+  return log_prob is not None and log_prob > _NO_LOG_PROB
 
 
 def _rectangle(tops: Sequence[Sequence[float]], num_top: int) -> np.ndarray:

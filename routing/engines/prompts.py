@@ -14,6 +14,7 @@ import pathlib
 from typing import Any
 from typing import Protocol
 
+from routing import types
 from routing.tasks import prompt as prompt_lib
 
 # Texts for the mode 'instruct' of `endpoint.MODES`, in which a model is asked
@@ -93,11 +94,44 @@ class Prompter:
     """
     text = self.text(question, trace)
     if not self.prompt.is_chat:
-      return self._encode(text)
+      return [*self._beginning(), *self._encode(text)]
     # If template and trace were tokenized in one piece, the template's last
     # character could merge with the trace's first one into one token. The next
     # prompt would then differ from the cached one, and miss the prefix cache.
     return [*self._head(question), *(self._encode(text) if text else ())]
+
+  def check_template(self, *, continues: bool = False) -> None:
+    """Checks that the chat template shows the model the whole conversation.
+
+    Args:
+      continues: True = a server fills the template with the answer so far as
+        well, as its last message; `ids` itself appends the answer unchanged.
+
+    Raises:
+      ValueError: if the template refuses the conversation, loses a message, or
+        loses the blank line at the end of the answer so far.
+    """
+    if not self.prompt.is_chat:
+      return
+    question, trace = 'a question?', f'A step.{types.DELIMITER}'
+    text = self._fill(self.prompt.messages(question), True)
+    # Templates may trim messages; models are trained on messages so trimmed.
+    for message in self.prompt.messages(question):
+      if message['content'].strip() not in text:
+        raise ValueError(
+            f'The chat template loses the message {message!r}; use another '
+            'template, or a prompt without such a message.'
+        )
+    if not continues:
+      return
+    text = self._fill(self.prompt.messages(question, trace), False)
+    if not text.endswith(trace):
+      raise ValueError(
+          'The chat template loses the blank line at the end of the answer so '
+          f'far: the prompt ends with {text[-20:]!r}, not {trace!r}. Use the '
+          "endpoint's mode 'completions', which sends token ids, or set its "
+          'trims_end to True.'
+      )
 
   def num_shared(self) -> int:
     """Returns the number of tokens with which all prompts begin.
@@ -168,16 +202,47 @@ class Prompter:
 
   def _head(self, question: str) -> list[int]:
     """Returns the token ids of the chat template up to the answer's start."""
-    text = self.tokenizer.apply_chat_template(
-        self.prompt.messages(question),
-        tokenize=False,
-        add_generation_prompt=True,
-        **self.template,
-    )
+    text = self._fill(self.prompt.messages(question), True)
     # The template's text already contains its special tokens, so none is added;
     # otherwise the prompt would begin with two BOS tokens. Unlike in `_encode`,
     # special tokens that are spelled out are meant as such, and are not split.
     return self.tokenizer.encode(text, add_special_tokens=False)
+
+  def _beginning(self) -> list[int]:
+    """Returns the BOS token, if the tokenizer puts one before plain texts."""
+    first = self.tokenizer.encode('')[:1]
+    if first and first[0] == self.tokenizer.bos_token_id:
+      return first
+    return []
+
+  def _fill(self, messages: Sequence[prompt_lib.Message], begins: bool) -> str:
+    """Returns the chat template filled with messages.
+
+    Args:
+      messages: the conversation.
+      begins: True = the answer begins after it; False = the last message is the
+        beginning of the answer.
+
+    Raises:
+      ValueError: if the template refuses the conversation.
+    """
+    import jinja2
+
+    try:
+      return self.tokenizer.apply_chat_template(
+          messages,
+          tokenize=False,
+          add_generation_prompt=begins,
+          continue_final_message=not begins,
+          **self.template,
+      )
+    except (jinja2.TemplateError, ValueError) as error:
+      roles = ', '.join(message['role'] for message in messages)
+      raise ValueError(
+          f'The chat template refuses a conversation of {roles}: {error}. If '
+          "it allows no system message, write the text to the user's; if there "
+          'is no template, set prompt.is_chat to False.'
+      ) from error
 
 
 @functools.lru_cache(maxsize=8)

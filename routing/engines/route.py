@@ -17,6 +17,8 @@ from routing import costs
 from routing.engines import model_files
 from routing.tasks import prompt as prompt_lib
 
+# Fields of `Route.sampling`.
+SAMPLING = ('temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty')
 # Beginning of the names of the models that ship with the package.
 _SHIPPED = 'shipped/'
 
@@ -38,6 +40,9 @@ class Route:
   template: further arguments of the chat template, e.g. enable_thinking=False.
   spec: fields of `costs.RouteSpec`, e.g. prices, instead of those that follow
     from the weights; all fields if the weights are not available.
+  sampling: how this model samples, where it differs from the run: temperature,
+    top_p, top_k, min_p and repetition_penalty. By default the run's temperature
+    and no truncation; a model's `generation_config.json` has no effect.
   settings: of the back end; the fields of its dataclass of settings.
   api_key_variable: environment variable that holds the key of a server's
     account; '' = the server needs no key.
@@ -51,8 +56,22 @@ class Route:
   prompt: prompt_lib.Prompt | None = None
   template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   api_key_variable: str = ''
+
+  def __post_init__(self):
+    unknown = [name for name in self.sampling if name not in SAMPLING]
+    if unknown:
+      raise ValueError(
+          f'Route {self.name!r} has the sampling field {unknown[0]!r}; '
+          f'allowed: {", ".join(SAMPLING)}.'
+      )
+
+  @property
+  def truncation(self) -> dict[str, float]:
+    """The fields of `sampling` other than the temperature."""
+    return {k: v for k, v in self.sampling.items() if k != 'temperature'}
 
   @property
   def folder(self) -> pathlib.Path | None:
@@ -140,6 +159,9 @@ class Route:
                 else None,
                 'template': dict(self.template),
                 'settings': dict(settings),
+                # Left out where there is none, so that records from before
+                # this field keep their key.
+                **({'sampling': dict(self.sampling)} if self.sampling else {}),
             }
         )
     )

@@ -128,6 +128,9 @@ class VllmEngine:
     prompter: makes the model's prompts. None = the plain text of question and
       trace, tokenized by the model's own tokenizer.
     num_equal: see `repetition.truncate_repetition`.
+    sampling: fields of vLLM's `SamplingParams` that truncate or change the
+      distribution, e.g. top_p. By default none: vLLM applies the model's
+      `generation_config.json` in its server only.
 
   Raises:
     ValueError: if `settings.extra` has an argument that vLLM does not have.
@@ -141,6 +144,8 @@ class VllmEngine:
       settings: Settings,
       prompter: prompts.Prompter | None = None,
       num_equal: int = repetition.NUM_EQUAL,
+      *,
+      sampling: Mapping[str, float] | None = None,
   ):
     self.name = name
     self.route = route
@@ -163,6 +168,7 @@ class VllmEngine:
     self._settings = settings
     self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
     self._num_equal = num_equal
+    self._sampling = dict(sampling or {})
     self._ids = itertools.count()
     self._time = shared_time.SharedTime()
     self._restarting = asyncio.Lock()
@@ -305,6 +311,7 @@ class VllmEngine:
     if speculates:
       stop = None  # vLLM must not stop; `speculation.Run` finds the step's end.
     return vllm.SamplingParams(
+        **self._sampling,
         temperature=request.temperature,
         seed=request.seed,
         max_tokens=room,

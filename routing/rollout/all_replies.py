@@ -82,7 +82,7 @@ async def collect_replies(
       half-written answer.
     Exception: as `collect.collect_each` does.
   """
-  if sampling.temperature > 0:
+  if not sampling.is_greedy:
     raise ValueError(
         f'temperature is {sampling.temperature}; it must be 0, because a '
         'stored reply stands for later ones only if decoding is greedy.'

@@ -72,7 +72,7 @@ class Plan:
   @property
   def is_greedy(self) -> bool:
     """True if every model always writes its most likely token."""
-    return self.sampling.temperature == 0
+    return self.sampling.is_greedy
 
 
 async def collect_ladders(

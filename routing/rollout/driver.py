@@ -13,6 +13,8 @@ import dataclasses
 import hashlib
 from typing import Protocol
 
+import numpy as np
+
 from routing import costs
 from routing import protocols
 from routing import types
@@ -33,9 +35,9 @@ class Router(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Sampling settings and limits of one answer, the same for every engine.
+  """Sampling settings and limits of one answer.
 
-  temperature: 0 = greedy decoding.
+  temperature: 0 = greedy decoding. A tuple gives one value per route.
   max_decisions: T, the largest number of decisions in one answer. After the
     last decision, the chosen route writes the rest of the answer.
   max_tokens: the largest length of a whole answer in tokens, including those
@@ -46,17 +48,28 @@ class Sampling:
     another question. Empty = only the model ends the answer.
   """
 
-  temperature: float = 0.0
+  temperature: float | tuple[float, ...] = 0.0
   max_decisions: int = 8
   max_tokens: int = 192
   finders: tuple[str, ...] = ()
 
   def __post_init__(self):
-    if self.temperature < 0:
+    if np.min(self.temperature) < 0:
       raise ValueError(f'temperature is {self.temperature}; allowed: >= 0.')
     for name in ('max_decisions', 'max_tokens'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
+
+  @property
+  def is_greedy(self) -> bool:
+    """True if every model always writes its most likely token."""
+    return not np.any(self.temperature)
+
+  def temperature_of(self, route: int) -> float:
+    """Returns the temperature at which the model of a route samples."""
+    if isinstance(self.temperature, tuple):
+      return self.temperature[route]
+    return self.temperature
 
 
 def request_seed(
@@ -130,7 +143,7 @@ async def write(
       to_end=to_end,
       may_speculate=may_speculate,
       max_tokens=tokens_left(kept, sampling.max_tokens),
-      temperature=sampling.temperature,
+      temperature=sampling.temperature_of(session.route),
       # The position is part of the seed, but the router is not. So a live
       # hand-over and the ladder's completion at the same step are the same
       # request.
