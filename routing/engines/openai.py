@@ -24,6 +24,7 @@ from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import shared_prefix
+from routing.engines import thoughts
 from routing.tasks import prompt as prompt_lib
 
 
@@ -125,6 +126,9 @@ class OpenAIEngine:
     # continued. The reply is therefore requested without a stop string, and all
     # steps but the first are dropped below.
     can_stop = self.capabilities.continues_prefix
+    opening = ''
+    if can_stop and self._prompter and not request.trace:
+      opening = self._prompter.opening
     usages = []  # Of each call.
 
     async def call(text: str, stop: str | None, max_tokens: int):
@@ -149,6 +153,7 @@ class OpenAIEngine:
           call,
           to_end=request.to_end or not can_stop,
           max_tokens=request.max_tokens,
+          opening=opening,
       )
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)  # Calls before it were paid for.
@@ -292,6 +297,9 @@ class OpenAIEngine:
       return prompts.instruct(
           self._prompt, session.question, request.trace, to_end=request.to_end
       )
+    thoughts.check_shown(
+        self._prompter, session.question, request.trace, self.name
+    )
     *others, last = self._prompt.messages(session.question, request.trace)
     if last['role'] == 'assistant':
       last = {**last, **self._endpoint.last_message}
@@ -346,7 +354,7 @@ class OpenAIEngine:
     text, is_final = reply.text, reply.finish == 'stop'
     pieces = None
     if endpoint.mode == 'instruct':
-      text, is_final = _complete(text, is_final, request.to_end)
+      text, is_final = openai_responses.complete(text, is_final, request.to_end)
     elif endpoint.is_vllm:
       is_final &= stop is None or reply.stopped_at != stop
     elif is_final and stop is not None and reply.written:
@@ -376,24 +384,3 @@ class OpenAISession(engine_lib.Session):
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes the requested steps; see `OpenAIEngine.reply`."""
     return await self._engine.reply(self, request)
-
-
-def _complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
-  """Cleans up the reply of a model that was asked to continue an answer.
-
-  The model was asked to end a step with a blank line or with `prompts.DONE`. If
-  the reply has neither, the blank line is added.
-
-  Args:
-    text: the reply.
-    has_ended: True if the model ended its reply, False if it ran out of tokens.
-    to_end: True if the rest of the answer was requested, False for one step.
-
-  Returns:
-    The text up to `prompts.DONE`, and whether the answer is complete.
-  """
-  text, done, _ = text.partition(prompts.DONE)
-  text = text.strip()
-  if not has_ended or to_end or done:
-    return text, has_ended and (to_end or bool(done))
-  return text + types.DELIMITER, False
