@@ -40,6 +40,12 @@ class _Prompter(prompts.Prompter):
     return ids
 
 
+class _Opening(_Prompter):
+  """As of a chat template that begins the answer."""
+
+  opening = '$$b$$\n'
+
+
 _PROMPTER = _Prompter()
 
 
@@ -93,14 +99,16 @@ _QUESTION = 'bbb'
 _REQUEST = engine_lib.Request('a\n\n', max_tokens=20)
 
 
-def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
+def _run(
+    vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0, prompter=_PROMPTER
+):
   return speculation.Run(
       vllm.outputs(reason),
       vllm.abort,
-      _PROMPTER,
+      prompter,
       _QUESTION,
       request,
-      _PROMPTER.ids(_QUESTION, request.trace),
+      prompter.ids(_QUESTION, request.trace),
       0,
       shared_time.SharedTime(clock),
   )
@@ -320,6 +328,47 @@ class SessionTest(absltest.TestCase):
     self.assertEqual(step.num_tokens, 2)
     self.assertEqual(usages, [types.Usage(0, 0, 0, 2, 0.0, 5 + 2), None, None])
     self.assertTrue(self.vllm.is_aborted)
+
+  def _write_opened(self, *pieces):
+    """Returns two steps after an opening, and the number of vLLM requests."""
+    prompter, requests = _Opening(), []
+
+    def begin(session, request, stop):
+      del session, stop
+      requests.append(request)
+      return _run(_Vllm(*pieces), request=request, prompter=prompter)
+
+    async def run():
+      session = vllm_sessions.VllmSession(
+          _QUESTION,
+          0,
+          begin,
+          mock.AsyncMock(),
+          num_equal=0,
+          opening=prompter.opening,
+      )
+      async with session:
+        first = await session.write(engine_lib.Request(max_tokens=20))
+        trace = first[0].text
+        second = await session.write(
+            engine_lib.Request(trace=trace, max_tokens=10)
+        )
+        return first, second
+
+    return *asyncio.run(run()), len(requests)
+
+  def test_speculation_goes_on_after_an_opening(self):
+    first, second, count = self._write_opened([1, 3], [2, 3], [_END])
+    self.assertEqual([s.text for s in first], ['$$b$$\na\n\n'])
+    self.assertEqual(first[0].usage.written, 2)
+    self.assertEqual([s.text for s in second], ['b\n\n'])
+    self.assertEqual(count, 1)
+
+  def test_a_line_break_after_an_opening_makes_no_second_step(self):
+    first, _, _ = self._write_opened([4, 1, 3], [2, 3], [_END])
+    self.assertEqual([s.text for s in first], ['$$b$$\n\n'])
+    # 'a' and the delimiter are dropped, and paid.
+    self.assertEqual(first[0].usage.written, 3)
 
   def test_a_caller_that_is_cancelled_while_it_closes_can_close_again(self):
     waiting = asyncio.Event()
