@@ -41,8 +41,6 @@ class _Prompter(prompts.Prompter):
 
 
 class _Opening(_Prompter):
-  """As of a chat template that begins the answer."""
-
   opening = '$$b$$\n'
 
 
@@ -305,13 +303,16 @@ class SessionTest(absltest.TestCase):
     # 'a' and the delimiter are a step; 4 further tokens are speculative.
     self.vllm = _Vllm([1, 3, 2, 2], [2, 3], [_END])
 
-  def _open(self):
+  def _open(self, prompter=_PROMPTER):
     return vllm_sessions.VllmSession(
         _QUESTION,
         0,
-        lambda session, request, stop: _run(self.vllm, request=request),
+        lambda session, request, stop: _run(
+            self.vllm, request=request, prompter=prompter
+        ),
         mock.AsyncMock(),
         num_equal=0,
+        opening=prompter.opening,
     )
 
   def test_waste_is_returned_once(self):
@@ -329,46 +330,32 @@ class SessionTest(absltest.TestCase):
     self.assertEqual(usages, [types.Usage(0, 0, 0, 2, 0.0, 5 + 2), None, None])
     self.assertTrue(self.vllm.is_aborted)
 
-  def _write_opened(self, *pieces):
-    """Returns two steps after an opening, and the number of vLLM requests."""
-    prompter, requests = _Opening(), []
-
-    def begin(session, request, stop):
-      del session, stop
-      requests.append(request)
-      return _run(_Vllm(*pieces), request=request, prompter=prompter)
+  def _write_opened(self, num_steps, *pieces):
+    """Returns the first steps of an answer with an opening."""
+    self.vllm = _Vllm(*pieces)
 
     async def run():
-      session = vllm_sessions.VllmSession(
-          _QUESTION,
-          0,
-          begin,
-          mock.AsyncMock(),
-          num_equal=0,
-          opening=prompter.opening,
-      )
-      async with session:
-        first = await session.write(engine_lib.Request(max_tokens=20))
-        trace = first[0].text
-        second = await session.write(
-            engine_lib.Request(trace=trace, max_tokens=10)
-        )
-        return first, second
+      async with self._open(_Opening()) as session:
+        steps = ()
+        for left in (20, 10)[:num_steps]:
+          trace = ''.join(step.text for step in steps)
+          request = engine_lib.Request(trace, max_tokens=left)
+          steps += await session.write(request)
+        return steps
 
-    return *asyncio.run(run()), len(requests)
+    return asyncio.run(run())
 
   def test_speculation_goes_on_after_an_opening(self):
-    first, second, count = self._write_opened([1, 3], [2, 3], [_END])
-    self.assertEqual([s.text for s in first], ['$$b$$\na\n\n'])
-    self.assertEqual(first[0].usage.written, 2)
-    self.assertEqual([s.text for s in second], ['b\n\n'])
-    self.assertEqual(count, 1)
+    first, second = self._write_opened(2, [1, 3], [2, 3], [_END])
+    self.assertEqual(first.text, '$$b$$\na\n\n')
+    self.assertEqual(first.usage.written, 2)
+    self.assertEqual(second.text, 'b\n\n')  # A new request would write 'a'.
 
   def test_a_line_break_after_an_opening_makes_no_second_step(self):
-    first, _, _ = self._write_opened([4, 1, 3], [2, 3], [_END])
-    self.assertEqual([s.text for s in first], ['$$b$$\n\n'])
+    (first,) = self._write_opened(1, [4, 1, 3], [2, 3], [_END])
+    self.assertEqual(first.text, '$$b$$\n\n')
     # 'a' and the delimiter are dropped, and paid.
-    self.assertEqual(first[0].usage.written, 3)
+    self.assertEqual(first.usage.written, 3)
 
   def test_a_caller_that_is_cancelled_while_it_closes_can_close_again(self):
     waiting = asyncio.Event()
