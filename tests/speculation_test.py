@@ -40,6 +40,10 @@ class _Prompter(prompts.Prompter):
     return ids
 
 
+class _Opening(_Prompter):
+  opening = '$$b$$\n'
+
+
 _PROMPTER = _Prompter()
 
 
@@ -93,14 +97,16 @@ _QUESTION = 'bbb'
 _REQUEST = engine_lib.Request('a\n\n', max_tokens=20)
 
 
-def _run(vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0):
+def _run(
+    vllm, reason='stop', request=_REQUEST, clock=lambda: 0.0, prompter=_PROMPTER
+):
   return speculation.Run(
       vllm.outputs(reason),
       vllm.abort,
-      _PROMPTER,
+      prompter,
       _QUESTION,
       request,
-      _PROMPTER.ids(_QUESTION, request.trace),
+      prompter.ids(_QUESTION, request.trace),
       0,
       shared_time.SharedTime(clock),
   )
@@ -297,13 +303,16 @@ class SessionTest(absltest.TestCase):
     # 'a' and the delimiter are a step; 4 further tokens are speculative.
     self.vllm = _Vllm([1, 3, 2, 2], [2, 3], [_END])
 
-  def _open(self):
+  def _open(self, prompter=_PROMPTER):
     return vllm_sessions.VllmSession(
         _QUESTION,
         0,
-        lambda session, request, stop: _run(self.vllm, request=request),
+        lambda session, request, stop: _run(
+            self.vllm, request=request, prompter=prompter
+        ),
         mock.AsyncMock(),
         num_equal=0,
+        opening=prompter.opening,
     )
 
   def test_waste_is_returned_once(self):
@@ -320,6 +329,33 @@ class SessionTest(absltest.TestCase):
     self.assertEqual(step.num_tokens, 2)
     self.assertEqual(usages, [types.Usage(0, 0, 0, 2, 0.0, 5 + 2), None, None])
     self.assertTrue(self.vllm.is_aborted)
+
+  def _write_opened(self, num_steps, *pieces):
+    """Returns the first steps of an answer with an opening."""
+    self.vllm = _Vllm(*pieces)
+
+    async def run():
+      async with self._open(_Opening()) as session:
+        steps = ()
+        for left in (20, 10)[:num_steps]:
+          trace = ''.join(step.text for step in steps)
+          request = engine_lib.Request(trace, max_tokens=left)
+          steps += await session.write(request)
+        return steps
+
+    return asyncio.run(run())
+
+  def test_speculation_goes_on_after_an_opening(self):
+    first, second = self._write_opened(2, [1, 3], [2, 3], [_END])
+    self.assertEqual(first.text, '$$b$$\na\n\n')
+    self.assertEqual(first.usage.written, 2)
+    self.assertEqual(second.text, 'b\n\n')  # A new request would write 'a'.
+
+  def test_a_line_break_after_an_opening_makes_no_second_step(self):
+    (first,) = self._write_opened(1, [4, 1, 3], [2, 3], [_END])
+    self.assertEqual(first.text, '$$b$$\n\n')
+    # 'a' and the delimiter are dropped, and paid.
+    self.assertEqual(first.usage.written, 3)
 
   def test_a_caller_that_is_cancelled_while_it_closes_can_close_again(self):
     waiting = asyncio.Event()

@@ -185,7 +185,10 @@ class LlamaCppEngine:
 
     try:
       steps = await segmentation.write_steps(
-          call, to_end=request.to_end, max_tokens=request.max_tokens
+          call,
+          to_end=request.to_end,
+          max_tokens=request.max_tokens,
+          opening='' if request.trace else self._prompter.opening,
       )
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)

@@ -27,6 +27,7 @@ from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import shared_prefix
+from routing.engines import thoughts
 from routing.tasks import prompt as prompt_lib
 
 
@@ -135,6 +136,13 @@ class OpenAIEngine:
     can_stop = (
         self.capabilities.continues_prefix and not self._endpoint.trims_end
     )
+    opening = ''
+    if (
+        self.capabilities.continues_prefix
+        and self._prompter
+        and not request.trace
+    ):
+      opening = self._prompter.opening
     usages = []  # Of each call.
 
     async def call(text: str, stop: str | None, max_tokens: int):
@@ -159,6 +167,7 @@ class OpenAIEngine:
           call,
           to_end=request.to_end or not can_stop,
           max_tokens=request.max_tokens,
+          opening=opening,
       )
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)  # Calls before it were paid for.
@@ -237,6 +246,13 @@ class OpenAIEngine:
             **fields,
         )
       else:
+        if endpoint.mode != 'instruct':
+          trace = (
+              request.trace.rstrip() if endpoint.trims_end else request.trace
+          )
+          thoughts.check_shown(
+              self._prompter, session.question, trace, self.name
+          )
         return await self._client.chat.completions.create(
             messages=openai_requests.messages(
                 endpoint, self._prompt, session.question, request
@@ -317,7 +333,7 @@ class OpenAIEngine:
     text, is_final = reply.text, reply.finish == 'stop'
     pieces = None
     if endpoint.mode == 'instruct':
-      text, is_final = _complete(text, is_final, request.to_end)
+      text, is_final = openai_responses.complete(text, is_final, request.to_end)
     elif endpoint.trims_end and request.trace:
       text = text.lstrip()  # The white space is in the trace already.
     elif endpoint.is_vllm:
@@ -352,24 +368,3 @@ class OpenAISession(engine_lib.Session):
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes the requested steps; see `OpenAIEngine.reply`."""
     return await self._engine.reply(self, request)
-
-
-def _complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
-  """Cleans up the reply of a model that was asked to continue an answer.
-
-  The model was asked to end a step with a blank line or with `prompts.DONE`. If
-  the reply has neither, the blank line is added.
-
-  Args:
-    text: the reply.
-    has_ended: True if the model ended its reply, False if it ran out of tokens.
-    to_end: True if the rest of the answer was requested, False for one step.
-
-  Returns:
-    The text up to `prompts.DONE`, and whether the answer is complete.
-  """
-  text, done, _ = text.partition(prompts.DONE)
-  text = text.strip()
-  if not has_ended or to_end or done:
-    return text, has_ended and (to_end or bool(done))
-  return text + types.DELIMITER, False

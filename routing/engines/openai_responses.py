@@ -18,6 +18,7 @@ import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import prompts
 from routing.engines import segmentation
 
 UNKNOWN_ID = -1
@@ -384,3 +385,24 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return 0.0
   now = datetime.datetime.now(datetime.UTC)
   return max((then - now).total_seconds(), 0.0)
+
+
+def complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
+  """Cleans up the reply of a model that was asked to continue an answer.
+
+  The model was asked to end a step with a blank line or with `prompts.DONE`. If
+  the reply has neither, the blank line is added.
+
+  Args:
+    text: the reply.
+    has_ended: True if the model ended its reply, False if it ran out of tokens.
+    to_end: True if the rest of the answer was requested, False for one step.
+
+  Returns:
+    The text up to `prompts.DONE`, and whether the answer is complete.
+  """
+  text, done, _ = text.partition(prompts.DONE)
+  text = text.strip()
+  if not has_ended or to_end or done:
+    return text, has_ended and (to_end or bool(done))
+  return text + types.DELIMITER, False

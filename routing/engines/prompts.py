@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os.path
 import pathlib
+import re
 from typing import Any
 from typing import Protocol
 
@@ -31,6 +32,9 @@ _ONE = (
     'Repeat nothing of what is there already. If nothing is left to be written '
     f'after it, end with {DONE} instead.'
 )
+
+# A chat template may begin the model's thought itself.
+_OPENED = re.compile(r'<think>\s*\Z')
 
 
 class Tokenizer(Protocol):
@@ -98,7 +102,46 @@ class Prompter:
     # If template and trace were tokenized in one piece, the template's last
     # character could merge with the trace's first one into one token. The next
     # prompt would then differ from the cached one, and miss the prefix cache.
-    return [*self._head(question), *(self._encode(text) if text else ())]
+    head = self._fill(self.prompt.messages(question), True)
+    if trace and not trace.startswith(self.opening):
+      # Another model began the answer, and not with a thought.
+      head = head.removesuffix(self.opening)
+    # The template's text already contains its special tokens, so none is added;
+    # otherwise the prompt would begin with two BOS tokens. Unlike in `_encode`,
+    # special tokens that are spelled out are meant as such, and are not split.
+    return [
+        *self.tokenizer.encode(head, add_special_tokens=False),
+        *(self._encode(text) if text else ()),
+    ]
+
+  @functools.cached_property
+  def opening(self) -> str:
+    r"""The beginning of an answer that the chat template itself writes.
+
+    It is '<think>\n' or the like for models that are made to think, and ''
+    for others. It belongs to the text of the answer, as other models read it,
+    but is no written token.
+    """
+    if not self.prompt.is_chat:
+      return ''
+    opened = _OPENED.search(self._fill(self.prompt.messages('?'), True))
+    return opened[0] if opened else ''
+
+  def keeps_thought(self, question: str, trace: str) -> bool:
+    """Checks whether the chat template shows a model the thoughts in a trace.
+
+    It matters where a server fills the template with the trace as the last
+    message: some templates drop thoughts from messages, or add an empty one.
+    """
+    try:
+      shown = self._fill(self.prompt.messages(question, trace), False)
+    except ValueError:  # The last message is not in the filled template.
+      return False
+    head = self._fill(self.prompt.messages(question), True)
+    return 'think>' not in head + shown + trace or shown in (
+        head + trace.removeprefix(self.opening),
+        head.removesuffix(self.opening) + trace,
+    )
 
   def check_template(self, *, continues: bool = False) -> None:
     """Checks that the chat template shows the model the whole conversation.
@@ -146,9 +189,12 @@ class Prompter:
   def text(self, question: str, trace: str) -> str:
     """Returns the part of the prompt that is tokenized as one plain text.
 
-    It is the trace, preceded by the question if there is no chat template.
+    It is the trace, preceded by the question if there is no chat template, and
+    without the beginning that the template itself writes.
     """
-    return trace if self.prompt.is_chat else self.prompt.text(question) + trace
+    if self.prompt.is_chat:
+      return trace.removeprefix(self.opening)
+    return self.prompt.text(question) + trace
 
   def reads(self, ids: Sequence[int], before: str, text: str) -> bool:
     """Checks whether `text` tokenizes to `ids` if it follows `before`.
@@ -199,14 +245,6 @@ class Prompter:
     return self.tokenizer.encode(
         text, add_special_tokens=False, split_special_tokens=True
     )
-
-  def _head(self, question: str) -> list[int]:
-    """Returns the token ids of the chat template up to the answer's start."""
-    text = self._fill(self.prompt.messages(question), True)
-    # The template's text already contains its special tokens, so none is added;
-    # otherwise the prompt would begin with two BOS tokens. Unlike in `_encode`,
-    # special tokens that are spelled out are meant as such, and are not split.
-    return self.tokenizer.encode(text, add_special_tokens=False)
 
   def _beginning(self) -> list[int]:
     """Returns the BOS token, if the tokenizer puts one before plain texts."""

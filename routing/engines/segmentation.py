@@ -120,7 +120,7 @@ Call = Callable[[str, str | None, int], Awaitable[tuple[Written, types.Usage]]]
 
 
 async def write_steps(
-    call: Call, *, to_end: bool, max_tokens: int
+    call: Call, *, to_end: bool, max_tokens: int, opening: str = ''
 ) -> tuple[types.Step, ...]:
   """Calls a back end until one step, or the whole answer, is complete.
 
@@ -134,6 +134,8 @@ async def write_steps(
       the answer if `stop` is None.
     to_end: True = write all steps of the answer; False = write one step.
     max_tokens: maximum number of tokens of all calls together, at least 1.
+    opening: text before the first token that belongs to the answer and that no
+      model wrote; see `prompts.Prompter.opening`.
 
   Returns:
     The steps; the first is charged with the prompt tokens of all calls.
@@ -142,6 +144,9 @@ async def write_steps(
   while True:
     stop = None if to_end else boundaries.next_stop(text)
     part, usage = await call(text, stop, max_tokens)
+    if opening and not parts and part.pieces:
+      first, *others = part.pieces
+      part = dataclasses.replace(part, pieces=[opening + first, *others])
     parts.append(part)
     usages.append(usage)
     text += ''.join(part.pieces)

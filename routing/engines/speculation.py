@@ -68,7 +68,8 @@ class Run:
     self._num_received = 0  # Number of tokens in the latest output.
     self._num_taken = 0
     self._max_tokens = request.max_tokens
-    self._trace = request.trace  # Extended by the text of every taken token.
+    # Extended by the text of every taken token.
+    self._trace = request.trace or prompter.opening
     # `_newest` is the text of the last part taken, and `_before` is the end of
     # the text before that part.
     text = prompter.text(question, request.trace)

@@ -185,7 +185,12 @@ class VllmEngine:
   def open(self, question: str) -> engine_lib.Session:
     """Opens a session about a question; see `engine.Engine.open`."""
     session = vllm_sessions.VllmSession(
-        question, self.route, self._begin, self.restart, self._num_equal
+        question,
+        self.route,
+        self._begin,
+        self.restart,
+        self._num_equal,
+        opening=self._prompter.opening,
     )
     if not self._settings.shares_prefix:
       return session

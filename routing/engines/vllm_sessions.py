@@ -29,6 +29,7 @@ class VllmSession(engine_lib.Session):
     begin: function (session, request, stop) -> run that starts a request.
     restart: coroutine function that restarts vLLM's process if it has died.
     num_equal: see `repetition.truncate_repetition`.
+    opening: see `prompts.Prompter.opening`.
 
   Attributes:
     salt: the cache salt of the session, which no other session has; None = the
@@ -42,10 +43,12 @@ class VllmSession(engine_lib.Session):
       begin: Begin,
       restart: Callable[[], Awaitable[None]],
       num_equal: int,
+      *,
+      opening: str = '',
   ):
     super().__init__(question, route)
     self._begin, self._restart = begin, restart
-    self._num_equal = num_equal
+    self._num_equal, self._opening = num_equal, opening
     self.salt: str | None = uuid.uuid4().hex
     self._run: speculation.Run | None = None
     self._ending: asyncio.Task | None = None
@@ -73,10 +76,15 @@ class VllmSession(engine_lib.Session):
       return part, usage
 
     steps = await segmentation.write_steps(
-        call, to_end=request.to_end, max_tokens=request.max_tokens
+        call,
+        to_end=request.to_end,
+        max_tokens=request.max_tokens,
+        opening='' if request.trace else self._opening,
     )
-    kept = repetition.truncate_repetition(steps, request.trace, self._num_equal)
-    # Steps dropped as repetition were written and must be paid for.
+    # With the opening before it, a first line break may end a step too many.
+    kept = steps if request.to_end else steps[:1]
+    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
+    # Dropped steps were written and must be paid for.
     return segmentation.charged(kept, sum(counts))
 
   async def cancel_speculation(self) -> types.Usage | None:

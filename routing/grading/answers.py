@@ -33,13 +33,15 @@ the text) means that there is no answer: an earlier number is not tried.
 with a word or two, joins are one answer: the list of their contents. Otherwise
 the last box counts, as in `\boxed{1}, no: \boxed{2}`.
 
-In a text that begins with `<think>`, the answer stands after `</think>`.
+No answer stands in a thought, from `<think>` at a line's start to `</think>`.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import re
+
+from routing.grading import thoughts
 
 DEFAULT = ('hash', 'boxed', 'number')
 
@@ -137,9 +139,8 @@ def locate(text: str, finders: Sequence[str] = DEFAULT) -> Found | None:
     ValueError: if there is no such finder.
   """
   check(finders)
-  start = _after_thought(text)
   for name in finders:
-    found = FINDERS[name](text, start)
+    found = _outside_thoughts(text, name)
     if found is not None:
       return found
   return None
@@ -165,7 +166,7 @@ def end(text: str, finders: Sequence[str] = DEFAULT) -> int | None:
     None while the answer is incomplete: more text may change it.
   """
   check(finders)
-  found = FINDERS[finders[0]](text, _after_thought(text))
+  found = _outside_thoughts(text, finders[0])
   return found.end if found is not None and found.parts else None
 
 
@@ -179,12 +180,14 @@ def check(finders: Sequence[str]) -> None:
     )
 
 
-def _after_thought(text: str) -> int:
-  """Returns the index at which the part of a text begins that is no thought."""
-  if not text.lstrip().startswith('<think>'):
-    return 0
-  closed = text.find('</think>')
-  return len(text) if closed < 0 else closed + len('</think>')
+def _outside_thoughts(text: str, finder: str) -> Found | None:
+  """Returns the first complete answer outside thoughts, or the last one."""
+  found = None
+  for start, stop in thoughts.outside(text):
+    found = FINDERS[finder](text[:stop], start) or found
+    if found and found.parts and found.end is not None:
+      break
+  return found
 
 
 def _line_end(text: str, position: int) -> int | None:
