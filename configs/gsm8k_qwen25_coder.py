@@ -79,10 +79,9 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
     # All questions share the examples, which are read once and then cached.
     route['settings'].update(max_length=1_280, shares_prefix=True)
     route['prompt'] = dict(system=_SYSTEM, shots=_SHOTS)
-  if variant != 'gpu':
-    # The threads of the two models share the cores; those that wait by spinning
-    # take them from the others.
-    config.environment.OMP_WAIT_POLICY = 'passive'
+  # The threads of the two models share the cores; those that wait by spinning
+  # take them from the others.
+  config.environment.OMP_WAIT_POLICY = 'passive'
   config.protocol.max_decisions = 8
   config.collect.update(max_tokens=256, concurrency=16, shard_size=50)
   config.train_seeds = (0, 1, 2)

@@ -10,6 +10,7 @@ import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import openai_faults
 from routing.engines import openai_responses
 from routing.engines import segmentation
 
@@ -184,7 +185,7 @@ class RetryAfterTest(parameterized.TestCase):
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
     date = email.utils.format_datetime(then, usegmt=True)
     self.assertAlmostEqual(
-        openai_responses.retry_after({'retry-after': date}), 90.0, delta=10.0
+        openai_faults.retry_after({'retry-after': date}), 90.0, delta=10.0
     )
 
   @parameterized.parameters(
@@ -195,7 +196,7 @@ class RetryAfterTest(parameterized.TestCase):
       ({'retry-after-ms': '250', 'retry-after': '1'}, 0.25),
   )
   def test_reads_seconds(self, headers, expected):
-    self.assertEqual(openai_responses.retry_after(headers), expected)
+    self.assertEqual(openai_faults.retry_after(headers), expected)
 
 
 if __name__ == '__main__':

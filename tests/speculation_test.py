@@ -31,6 +31,9 @@ class _Prompter(prompts.Prompter):
   def incremental_decoder(self, prompt):
     return lambda token: _WORDS[token]
 
+  def _beginning(self):
+    return []
+
   def _encode(self, text):
     ids = []
     while text:

@@ -21,6 +21,7 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import openai_faults
 from routing.engines import openai_requests
 from routing.engines import openai_responses
 from routing.engines import prompts
@@ -136,13 +137,6 @@ class OpenAIEngine:
     can_stop = (
         self.capabilities.continues_prefix and not self._endpoint.trims_end
     )
-    opening = ''
-    if (
-        self.capabilities.continues_prefix
-        and self._prompter
-        and not request.trace
-    ):
-      opening = self._prompter.opening
     usages = []  # Of each call.
 
     async def call(text: str, stop: str | None, max_tokens: int):
@@ -167,7 +161,7 @@ class OpenAIEngine:
           call,
           to_end=request.to_end or not can_stop,
           max_tokens=request.max_tokens,
-          opening=opening,
+          opening=self._opening(request),
       )
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)  # Calls before it were paid for.
@@ -180,6 +174,12 @@ class OpenAIEngine:
         [openai_responses.without_gaps(step) for step in kept],
         sum(usage.written for usage in usages),
     )
+
+  def _opening(self, request: engine_lib.Request) -> str:
+    """Returns what the chat template writes of the answer; see `Prompter`."""
+    if request.trace or not self._prompter:
+      return ''
+    return self._prompter.opening if self.capabilities.continues_prefix else ''
 
   async def _ask(
       self,
@@ -262,7 +262,7 @@ class OpenAIEngine:
     # The client raises JSONDecodeError, not an error of its own, if the body is
     # not JSON, e.g. a proxy's error page.
     except (openai.APIError, json.JSONDecodeError) as error:
-      raise openai_responses.read_fault(error, self.name) from error
+      raise openai_faults.read_fault(error, self.name) from error
 
   def _check(self, reply: openai_responses.Reply, room: int) -> None:
     """Checks a reply against what the endpoint declares.
