@@ -26,13 +26,10 @@ class _Prompter(prompts.Prompter):
   """Tokenizes by the longest match from the left."""
 
   def __init__(self):
-    super().__init__(tokenizer=None)
+    super().__init__(tokenizer=mock.Mock(encode=lambda _: []))
 
   def incremental_decoder(self, prompt):
     return lambda token: _WORDS[token]
-
-  def _beginning(self):
-    return []
 
   def _encode(self, text):
     ids = []
