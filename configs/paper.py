@@ -51,6 +51,11 @@ def get_config(variant: str = 'gsm8k') -> ml_collections.ConfigDict:
   if experiment == 'gpt41_mini':
     small, _ = config.routes
     small['model'] = 'Qwen/Qwen2.5-1.5B-Instruct'
+    # Dollars per million tokens that a host asks for the 7B model: more than
+    # the 1.5B model costs. See docs/paper.md.
+    small['spec'] = dict(
+        price_input=0.025, price_cached=0.025, price_output=0.05
+    )
     config.routes = (small, arithmetic_paid.bought_route())
     config.collect.concurrency = 16
     config.collect.limits.update(requests=16, dollars=50.0)

@@ -204,9 +204,27 @@ def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
   """Returns the prices and sizes of each route, smallest model first.
 
   Raises:
-    ValueError: if a field is neither given nor follows from the weights.
+    ValueError: if a field is neither given nor follows from the weights, or a
+      price that follows from a size is compared with smaller, given ones.
   """
-  return tuple(route.cost_spec() for route in routes(config))
+  asked = routes(config)
+  found = tuple(route.cost_spec() for route in asked)
+  given = [
+      spec.price_output
+      for route, spec in zip(asked, found, strict=True)
+      if is_billed(route)
+  ]
+  for route, spec in zip(asked, found, strict=True):
+    # Prices by size are relative, 1 dollar for every million parameters, which
+    # is thousands of times a list price.
+    if given and not is_billed(route) and spec.price_output > max(given):
+      raise ValueError(
+          f'Route {route.name!r} has no price, and the {spec.price_output:g} '
+          'that follow from its size are not dollars, as the '
+          f'{max(given):g} of another route are; give its spec price_input, '
+          'price_cached and price_output.'
+      )
+  return found
 
 
 def is_billed(route: route_lib.Route) -> bool:

@@ -57,6 +57,17 @@ class DollarsTest(absltest.TestCase):
     small, large = builders.billed_specs(config)
     self.assertEqual((small.price_output, large.price_output), (0, 2))
 
+  def test_a_price_by_size_is_not_compared_with_a_list_price(self):
+    config = arithmetic.get_config()
+    # The small model's price by its size is .13 dollars.
+    config.routes[1]['spec'] = dict(price_output=0.1)
+    with self.assertRaisesRegex(ValueError, "Route 'small' has no price, and"):
+      builders.specs(config)
+    config.routes[0]['spec'] = dict(price_output=0.05)
+    self.assertEqual(
+        [x.price_output for x in builders.specs(config)], [0.05, 0.1]
+    )
+
   def test_a_limit_in_dollars_needs_a_price(self):
     config = arithmetic.get_config()
     config.collect.limits.dollars = 3.0
