@@ -32,6 +32,7 @@ class Letters:
   """A prompter of which a token is a letter, as in the scripted engine."""
 
   prompt = prompt_lib.Prompt()
+  opening = ''
 
   def ids(self, question: str, trace: str = '') -> list[int]:
     """The letters."""

@@ -83,7 +83,7 @@ class NightTest(absltest.TestCase):
           self.assertEqual(code, 1)
           self.assertRegex(errors, 'Got SIGTERM. .* The same command continues')
         else:
-          self.assertEqual(code, -number)
+          self.assertEqual(code, -number, errors)
         counts.append(_num_shards(directory))
       code, errors = self._run(directory, urls)
     self.assertEqual(code, 0, errors)
