@@ -221,7 +221,7 @@ def next_commands(
 
 
 def closing(workdir: str, plot: str, commands: Mapping[str, str]) -> list[str]:
-  """Returns the last lines of a run: its plot, and what to try next."""
+  """Returns the lines printed last: where the plot is, and what to try next."""
   lines = ['', f'Plot: {shown(pathlib.Path(workdir) / plot)}', '', 'Next:']
   for what, command in commands.items():
     lines += [f'  {what}:', f'    {command}']

@@ -193,12 +193,8 @@ class LlamaCppEngine:
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)
       raise
-    kept = steps if request.to_end else steps[:1]
-    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
-    # Dropped steps were computed as well, so they are charged.
-    return segmentation.charged(
-        [openai_responses.without_gaps(step) for step in kept],
-        sum(usage.written for usage in usages),
+    return openai_responses.kept_steps(
+        steps, request, sum(x.written for x in usages), self._num_equal
     )
 
   def _room(self, prompt: list[int], max_tokens: int) -> int:

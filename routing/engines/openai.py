@@ -166,13 +166,8 @@ class OpenAIEngine:
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)  # Calls before it were paid for.
       raise
-    kept = steps if request.to_end else steps[:1]
-    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
-    # The server bills dropped steps as well, so their tokens are charged to the
-    # last step that is kept.
-    return segmentation.charged(
-        [openai_responses.without_gaps(step) for step in kept],
-        sum(usage.written for usage in usages),
+    return openai_responses.kept_steps(
+        steps, request, sum(x.written for x in usages), self._num_equal
     )
 
   def _opening(self, request: engine_lib.Request) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
+from routing.engines import repetition
 from routing.engines import segmentation
 
 UNKNOWN_ID = -1
@@ -249,6 +250,26 @@ def spread(text: str, pieces: Sequence[str]) -> list[str]:
   bounds = [0, *(int(end) * len(text) // total for end in ends)]
   bounds[-1] = len(text)  # If all pieces are empty, the last part is the text.
   return [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def kept_steps(
+    steps: Sequence[types.Step],
+    request: engine_lib.Request,
+    num_written: int,
+    num_equal: int,
+) -> tuple[types.Step, ...]:
+  """Returns the steps that answer a request, charged with all that was written.
+
+  Args:
+    steps: what the model wrote, one step or more.
+    request: the request; it asked for one step or for all.
+    num_written: tokens of all calls. The back end computed and bills dropped
+      steps as well, so their tokens are charged to the last step that is kept.
+    num_equal: see `repetition.truncate_repetition`.
+  """
+  kept = steps if request.to_end else steps[:1]
+  kept = repetition.truncate_repetition(kept, request.trace, num_equal)
+  return segmentation.charged(list(map(without_gaps, kept)), num_written)
 
 
 def without_gaps(step: types.Step) -> types.Step:
