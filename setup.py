@@ -93,6 +93,7 @@ if __name__ == '__main__':
       package_data={
           'routing.lm': ['weights/**'],
           'routing.routers': ['shipped/**'],
+          'routing.shards': ['shipped/**'],
       },
       install_requires=INSTALL_REQUIRES,
       extras_require=EXTRAS_REQUIRE,

@@ -8,6 +8,7 @@ docs/steps.md discusses the numbers. The last line is a JSON object with them.
 
 import collections
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import gzip
@@ -23,6 +24,7 @@ from rich import console as console_lib
 from rich import table as table_lib
 
 from routing.engines import boundaries
+from routing.tasks import delimiter as delimiter_lib
 
 DELIMITERS = ('\n\n', '\n')
 _PROCESS_BENCH = ('gsm8k', 'math', 'olympiadbench', 'omnimath')
@@ -69,9 +71,13 @@ class Counts:
   kinds: collections.Counter
 
 
-def cut(text: str, delimiter: str) -> list[str]:
+# What `delimiter.of` takes.
+Delimiter = str | Mapping[str, Any]
+
+
+def cut(text: str, delimiter: Delimiter) -> list[str]:
   """Returns our steps of a text."""
-  return boundaries.split(text, delimiter)
+  return boundaries.split(text, delimiter_lib.of(delimiter))
 
 
 def sources(data: pathlib.Path) -> Iterator[tuple[str, list[Solution]]]:
@@ -103,7 +109,7 @@ def sources(data: pathlib.Path) -> Iterator[tuple[str, list[Solution]]]:
   yield 'GSM8K, solutions', [_lines(row['answer']) for row in rows]
 
 
-def counts(solutions: Sequence[Solution], delimiter: str) -> Counts:
+def counts(solutions: Sequence[Solution], delimiter: Delimiter) -> Counts:
   """Compares our steps with the source's.
 
   Args:

@@ -121,10 +121,12 @@ def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
   """Returns one engine per route, smallest first; the caller closes them.
 
   Raises:
-    ValueError: if a back end or setting is unknown, an API key is not set, or
-      the small model's engine does not return the hidden states that the
-      features need.
+    ValueError: if a back end or setting is unknown, an API key is not set, a
+      back end cannot end steps as the task does, or the small model's engine
+      does not return the hidden states that the features need.
   """
+  for route in routes(config):
+    back_ends.check_delimiter(route, task(config).delimiter)
   set_environment(config)  # Before the first engine, which may read it.
   # All keys before the first engine: one that was built, and is left behind by
   # an error, would keep its process and its memory.
@@ -300,6 +302,7 @@ def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
       max_decisions=config.protocol.max_decisions or asked.max_decisions,
       max_tokens=config.collect.max_tokens or asked.max_tokens,
       finders=tuple(asked.finders),
+      delimiter=asked.delimiter,
   )
 
 

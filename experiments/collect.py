@@ -13,6 +13,7 @@ Writes: shards/<split>/, records of the kind `config.data.kind`; also rollouts/<
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -39,6 +40,7 @@ from routing.routers import learned
 from routing.shards import manifest as manifest_lib
 from routing.shards import reply_shards
 from routing.shards import writer as writer_lib
+from routing.tasks import delimiter as delimiter_lib
 
 BEHAVIOURS = ('uniform', 'rate', 'mixture')
 
@@ -61,12 +63,21 @@ class Job:
   make_engines: Callable[[], Sequence[engine_lib.Engine]]
 
 
-def _settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
-  """Returns the settings that determine records of every kind."""
+def _task_settings(
+    config: ml_collections.ConfigDict, split: str
+) -> dict[str, Any]:
+  """Returns the settings that determine the problems; needs no file."""
   return {
       'split': split,
       'problems': {'seed': config.problems.seed},
       'task': builders.task_key(config),
+  }
+
+
+def _settings(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
+  """Returns the settings that determine records of every kind."""
+  return {
+      **_task_settings(config, split),
       'routes': builders.answer_keys(config),
       'models': [dataclasses.asdict(spec) for spec in builders.specs(config)],
       'weights_sha256': builders.model_identities(config),
@@ -84,7 +95,7 @@ def _ladders(
       writer=writer_lib.LadderWriter,
       settings={
           **_settings(config, split),
-          'plan': dataclasses.asdict(plan),
+          'plan': delimiter_lib.settings_key(plan),
       },
       collect=functools.partial(
           collect_lib.collect_ladders, plan=plan, grade=builders.grader(config)
@@ -103,7 +114,7 @@ def _replies(
       writer=reply_shards.ReplyWriter,
       settings={
           **_settings(config, split),
-          'sampling': dataclasses.asdict(sampling),
+          'sampling': delimiter_lib.settings_key(sampling),
           'max_replies': builders.MAX_REPLIES,
       },
       collect=functools.partial(
@@ -130,7 +141,7 @@ def _rollouts(
       writer=writer_lib.RolloutWriter,
       settings={
           **_settings(config, split),
-          'plan': dataclasses.asdict(plan),
+          'plan': delimiter_lib.settings_key(plan),
           'behaviour': {'kind': config.behaviour.kind, **described},
       },
       collect=functools.partial(
@@ -255,13 +266,23 @@ def collect_split(
   records_on_disk.check(config)
   kind = kind or config.data.kind
   directory = records_on_disk.directory(config, workdir, split, kind)
+  if records_on_disk.is_shipped(config, kind):
+    # Neither the weights nor the problems' files need to be on this machine.
+    settings = _task_settings(config, split) | {
+        'plan': delimiter_lib.settings_key(builders.plan(config))
+    }
+    needed = config.problems[split]
+    _check_shared(directory, kind, settings, needed, is_partial=True)
+    return directory
   problems = builders.problems(config, split)
   if kind == 'rollouts':
     check_behaviour(config, split, problems)
   job = _JOBS[kind](config, workdir, split)
   if records_on_disk.is_shared(config, kind):
     # Another run owns the directory: this one reads it and never adds to it.
-    _check_shared(directory, job, problems)
+    _check_shared(
+        directory, kind, job.settings, len(problems), is_partial=False
+    )
     return directory
   builders.check_routes(config)
   with job.writer(
@@ -284,17 +305,32 @@ def collect_split(
 
 
 def _check_shared(
-    directory: pathlib.Path, job: Job, problems: Sequence[types.Problem]
+    directory: pathlib.Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    num_problems: int,
+    *,
+    is_partial: bool,
 ) -> None:
-  """Raises ValueError unless a shared directory has the records of a job."""
-  split = records_on_disk.Split(directory, job.writer.kind)
+  """Raises ValueError unless a shared directory has the records of a run.
+
+  Args:
+    directory: of the records.
+    kind: of the records.
+    settings: that determine the records.
+    num_problems: number of problems that the run needs.
+    is_partial: the settings are those that are known without the models.
+  """
+  split = records_on_disk.Split(directory, records_on_disk.KINDS[kind])
   found = dict(split.manifest.settings)
   found.pop('problems_hash')  # More problems than needed are allowed.
+  if is_partial:
+    settings = found | settings
   hashed = manifest_lib.hash_json  # In JSON, tuples and lists are the same.
-  if hashed(found) != hashed(job.settings):
+  if hashed(found) != hashed(settings):
     names = [
         name
-        for name, value in job.settings.items()
+        for name, value in settings.items()
         if name not in found or hashed(found[name]) != hashed(value)
     ]
     raise ValueError(
@@ -302,10 +338,10 @@ def _check_shared(
         "differ). Set data.directory to another directory, or to '' to collect "
         'in this run.'
     )
-  if split.manifest.num_problems < len(problems):
+  if split.manifest.num_problems < num_problems:
     raise ValueError(
         f'{directory} holds {split.manifest.num_problems} problems, but this '
-        f'configuration needs {len(problems)}. Collect more there first.'
+        f'configuration needs {num_problems}. Collect more there first.'
     )
 
 

@@ -36,6 +36,7 @@ from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.shards import reader
 from routing.shards import writer as writer_lib
+from routing.tasks import delimiter as delimiter_lib
 from routing.training import state as state_lib
 
 FOLDER = 'rollouts'  # Within the directory of a training run.
@@ -154,7 +155,7 @@ class Collector:
     plan = self._plan(number)
     settings = {
         'models': [dataclasses.asdict(x) for x in self._view.accounting.specs],
-        'plan': dataclasses.asdict(plan),
+        'plan': delimiter_lib.settings_key(plan),
         'behaviour': {'kind': 'on_policy', 'seed': self._seed, 'round': number},
     }
     with writer_lib.RolloutWriter(

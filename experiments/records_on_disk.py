@@ -41,6 +41,8 @@ KINDS = {
     'rollouts': schema.ROLLOUTS,
 }
 SOURCES = ('known', 'recorded', 'live')
+# `data.directory` begins so if the records come with the package.
+_SHIPPED = 'shipped/'
 # Folder of a work directory: live answers of all stages, seeds and splits.
 ANSWERS_FOLDER = 'live_answers'
 
@@ -87,6 +89,11 @@ def is_shared(config: ml_collections.ConfigDict, kind: str) -> bool:
   return bool(config.data.directory) and kind == config.data.kind
 
 
+def is_shipped(config: ml_collections.ConfigDict, kind: str) -> bool:
+  """Returns whether records of a kind come with the package."""
+  return is_shared(config, kind) and config.data.directory.startswith(_SHIPPED)
+
+
 def directory(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
@@ -97,6 +104,8 @@ def directory(
   kind = kind or config.data.kind
   folder = 'shards' if kind == config.data.kind else 'rollouts'
   home = config.data.directory if is_shared(config, kind) else workdir
+  if is_shipped(config, kind):
+    home = reader.shipped(home.removeprefix(_SHIPPED))
   return pathlib.Path(home) / folder / split
 
 

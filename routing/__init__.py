@@ -26,3 +26,26 @@ def load(path='shipped'):
   from routing.routers import learned
 
   return learned.load(path)
+
+
+def load_ladders(name, split='test'):
+  """Loads graded ladders that come with the package.
+
+  A ladder has the small model's answer to one problem, step by step, and the
+  larger model's continuation from every step, graded, with tokens and
+  log-probabilities.
+
+  Args:
+    name: of the collection, e.g. 'qwen25_coder'; its README.md is in
+      `routing.shards.reader.shipped(name)`.
+    split: 'train', 'select', 'prove' or 'test'.
+
+  Returns:
+    A list of `routing.types.Ladder`, in the order of the problems.
+
+  Raises:
+    ValueError: if there is no such collection or split.
+  """
+  from routing.shards import reader
+
+  return reader.read_ladders(reader.shipped(name) / 'shards' / split)

@@ -110,6 +110,7 @@ class Step:
     include text that was dropped, so `num_tokens` is the length of the step.
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
+  is_complete: whether it ends at a delimiter; None = see `boundaries.is_cut`.
   """
 
   text: str
@@ -118,11 +119,10 @@ class Step:
   # text but no log-probabilities.
   log_probs: np.ndarray
   top_log_probs: np.ndarray
-  # `is_final` cannot be derived from the text: a step without a delimiter at
-  # its end may also have been cut off by the token limit.
   is_final: bool
   usage: Usage
   hidden: np.ndarray | None = None
+  is_complete: bool | None = None
 
   @property
   def route(self) -> int:

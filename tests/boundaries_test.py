@@ -1,10 +1,14 @@
 """Tests of finding where steps end, in whole texts and in parts."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from routing import types
 from routing.engines import boundaries
+from routing.tasks import delimiter as delimiter_lib
 
 _PIECES = ('a', ' b', '\n', '\n\n', '\n```\n', '$$', '\\[', '\\]', '~~~\n')
 
@@ -101,15 +105,35 @@ class SplitTest(parameterized.TestCase):
   def test_lines_are_cut_as_any_delimiter_is(self):
     # The quick way, for delimiters that end a line, against the plain one.
     for text in _texts(1000, (*_PIECES, '``', ' ', '\\')):
-      for delimiter in ('\n\n', '\n'):
+      for delimiter in map(delimiter_lib.of, ('\n\n', '\n')):
         start, plain = 0, []
         while (end := boundaries._end(text, start, delimiter)) is not None:
           plain.append(start := end)
         self.assertEqual(boundaries.ends(text, delimiter), plain, repr(text))
 
-  def test_an_empty_delimiter_is_an_error(self):
-    with self.assertRaisesRegex(ValueError, 'delimiter is empty'):
-      boundaries.split('a', '')
+
+class IsCutTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('a', None, True),
+      ('$$ a\n\n', None, True),  # Inside a formula.
+      ('a\n\n', None, False),
+      ('a\n\n', False, True),  # Another delimiter ends steps.
+      ('a', True, False),
+  )
+  def test_a_step_is_cut_unless_it_is_complete(self, text, stored, expected):
+    step = types.Step(
+        text=text,
+        token_ids=(1,),
+        log_probs=np.zeros(1, np.float32),
+        top_log_probs=np.zeros((1, 0), np.float32),
+        is_final=False,
+        usage=types.Usage(0, 0, 0, 1),
+        is_complete=stored,
+    )
+    self.assertEqual(boundaries.is_cut(step), expected)
+    final = dataclasses.replace(step, is_final=True)
+    self.assertFalse(boundaries.is_cut(final))
 
 
 class NextStopTest(parameterized.TestCase):

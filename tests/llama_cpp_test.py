@@ -10,13 +10,16 @@ import numpy as np
 
 from routing.engines import back_ends
 from routing.engines import embedded
+from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import llama_cpp
+from routing.engines import openai
 from routing.engines import prompts
 from routing.engines import route as route_lib
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import arithmetic
+from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import prompt as prompt_lib
 from tests import gguf_files
 from tests import sessions
@@ -83,24 +86,18 @@ class LlamaCppTest(parameterized.TestCase):
         )
         self.assertEqual(a.top_log_probs.shape[1], 5)
 
-  def test_steps_one_by_one_are_the_answer_at_once(self):
-    async def run():
-      engine = self.make()
-      async with engine.open(_QUESTIONS[0]) as session:
-        whole = await session.write(
-            engine_lib.Request(to_end=True, max_tokens=180)
-        )
-      steps = []
-      async with engine.open(_QUESTIONS[0]) as session:
-        while not steps or not steps[-1].is_final:
-          trace = ''.join(step.text for step in steps)
-          steps += await session.write(
-              engine_lib.Request(trace=trace, max_tokens=180)
-          )
-      await engine.close()
-      return whole, steps
+  @parameterized.parameters(
+      (' = ',), ({'pattern': r'P=\d\d'},), ({'max_tokens': 7},)
+  )
+  def test_other_delimiters_end_steps(self, delimiter):
+    whole, steps = self._both_ways(delimiter_lib.of(delimiter))
+    self.assertGreater(len(steps), 3)
+    self.assertEqual([s.text for s in whole], [s.text for s in steps])
+    is_dropped = sum(s.usage.written - s.num_tokens for s in steps) > 0
+    self.assertEqual(is_dropped, delimiter != ' = ')
 
-    whole, steps = asyncio.run(run())
+  def test_steps_one_by_one_are_the_answer_at_once(self):
+    whole, steps = self._both_ways(delimiter_lib.BLANK_LINE)
     self.assertGreater(len(steps), 2)
     self.assertEqual([s.text for s in whole], [s.text for s in steps])
     for one, other in zip(whole, steps, strict=True):
@@ -111,6 +108,69 @@ class LlamaCppTest(parameterized.TestCase):
         [step.usage.in_context for step in whole[1:]],
     )
     self.assertEqual({step.usage.read for step in steps[1:]}, {0})
+
+  def _both_ways(self, delimiter):
+    """Writes an answer in one call, and step by step."""
+
+    async def run():
+      engine = self.make()
+      async with engine.open(_QUESTIONS[0]) as session:
+        whole = await session.write(
+            engine_lib.Request(to_end=True, max_tokens=180, delimiter=delimiter)
+        )
+      steps = []
+      async with engine.open(_QUESTIONS[0]) as session:
+        while not steps or not steps[-1].is_final:
+          trace = ''.join(step.text for step in steps)
+          steps += await session.write(
+              engine_lib.Request(
+                  trace=trace, max_tokens=180, delimiter=delimiter
+              )
+          )
+      await engine.close()
+      return whole, steps
+
+    return asyncio.run(run())
+
+  def test_the_protocol_of_openai_gives_the_same_steps(self):
+    async def run():
+      native = self.make()
+      served = openai.OpenAIEngine(
+          'served',
+          0,
+          endpoint_lib.Endpoint(
+              f'{native.address}/v1',
+              str(self.file),
+              num_log_probs=5,
+              max_length=256,
+          ),
+          prompter=self.prompter,
+      )
+      found = []
+      for engine in (native, served):
+        async with engine.open(_QUESTIONS[0]) as session:
+          steps = []
+          while not steps or not steps[-1].is_final and len(steps) < 20:
+            trace = ''.join(step.text for step in steps)
+            steps += await session.write(
+                engine_lib.Request(trace=trace, max_tokens=180)
+            )
+        found.append(steps)
+      await served.close()
+      await native.close()
+      return found
+
+    native, served = asyncio.run(run())
+    self.assertEqual([s.text for s in native], [s.text for s in served])
+    for ours, theirs in zip(native, served, strict=True):
+      self.assertEqual(ours.usage.written, theirs.usage.written)
+      # The server lists no stop string among the tokens.
+      count = len(theirs.token_ids)
+      self.assertEqual(theirs.token_ids, ours.token_ids[:count])
+      np.testing.assert_allclose(
+          theirs.log_probs, ours.log_probs[:count], atol=1e-3
+      )
+    self.assertTrue(served[-1].is_final)
 
   def test_samples_repeat_with_their_seed(self):
     requests = [

@@ -7,6 +7,7 @@ import types as builtin_types
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from openai.types.chat import chat_completion
 
 from routing import types
 from routing.engines import engine as engine_lib
@@ -15,11 +16,12 @@ from routing.engines import openai_responses
 from routing.engines import segmentation
 
 _Fields = builtin_types.SimpleNamespace
+_log_probs = chat_completion.ChoiceLogprobs.construct
 
 
 def _token(text, log_prob, *tops):
-  tops = [_Fields(token='?', logprob=x) for x in tops]
-  return _Fields(token=text, logprob=log_prob, top_logprobs=tops)
+  tops = [dict(token='?', logprob=x) for x in tops]
+  return dict(token=text, logprob=log_prob, top_logprobs=tops)
 
 
 def _response(text, content=None, *, finish='stop', written=2, details=None):
@@ -29,7 +31,7 @@ def _response(text, content=None, *, finish='stop', written=2, details=None):
           _Fields(
               finish_reason=finish,
               message=_Fields(content=text),
-              logprobs=content and _Fields(content=content),
+              logprobs=content and _log_probs(content=content),
           )
       ],
       usage=_Fields(
@@ -59,7 +61,7 @@ class ReplyTest(parameterized.TestCase):
     np.testing.assert_allclose(step.log_probs, [-3.0, -0.1])
     np.testing.assert_allclose(step.top_log_probs, [[-0.5, -1.0], [-0.1, -2.0]])
     # One token has only one alternative, so all are cut to one.
-    content[1].top_logprobs.pop()
+    content[1]['top_logprobs'].pop()
     (step,) = _steps(_response('ab', content))
     np.testing.assert_allclose(step.top_log_probs, [[-0.5], [-0.1]])
 
@@ -108,6 +110,7 @@ class ReplyTest(parameterized.TestCase):
       ('ab', ['ab', '<e>'], 2, False, True),
       ('ab', ['ab', '\n\n'], 2, False, False),
       ('ab', ['ab'], 1, False, False),
+      ('ab', ['ab', ''], 2, False, True),  # As llama.cpp does.
       ('ab', None, 2, False, False),
   )
   def test_tells_the_end_from_a_stop(self, text, tokens, n, in_block, is_end):

@@ -1,18 +1,22 @@
 """Tests of the engine for servers, with a real server on loopback."""
 
 import asyncio
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from routing.engines import boundaries
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai
 from routing.engines import openai_responses
 from routing.engines import prompts
 from routing.engines import scripted
+from routing.engines import segmentation
 from routing.rollout import steps as steps_lib
+from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import prompt as prompt_lib
 from tests import openai_server
 from tests import sessions
@@ -68,7 +72,7 @@ def _request(text='q\n', **fields):
   return sessions.ask(text, **fields)
 
 
-def _walk(model, *, max_decisions=20, **fields):
+def _walk(model, *, max_decisions=20, request=_request, **fields):
   """Writes a whole answer with one request per step."""
   steps = []
   with openai_server.serve(openai_server.make_app(model)) as url:
@@ -77,7 +81,7 @@ def _walk(model, *, max_decisions=20, **fields):
       engine = openai.OpenAIEngine('served', 0, _endpoint(url, **fields))
       named = sessions.Sessions(engine)
       while not steps or not steps[-1].is_final and len(steps) < max_decisions:
-        steps.extend(await named.write(_request(trace=steps_lib.join(steps))))
+        steps.extend(await named.write(request(trace=steps_lib.join(steps))))
       await engine.close()
 
     asyncio.run(run())
@@ -106,6 +110,35 @@ class CutTest(parameterized.TestCase):
       whole[-1] += '\n\n'
     self.assertEqual(_texts(stepwise), whole)
     self.assertEqual([s.is_final for s in at_once], [False] * 3 + [True])
+
+  @parameterized.product(
+      is_vllm=[True, False],
+      delimiter=[
+          '\n',
+          {'pattern': r'[.]\s+'},
+          {'max_tokens': 9},
+          {'text': '\n', 'max_tokens': 9},
+      ],
+  )
+  def test_other_delimiters_end_steps(self, is_vllm, delimiter):
+    text = 'One line.\nA second. It is long.\n#### 3'
+    delimiter = delimiter_lib.of(delimiter)
+    whole = [
+        x.text for x in segmentation.slices(text, delimiter, is_final=True)
+    ]
+    model = _recite(text, is_vllm=is_vllm)
+    request = functools.partial(_request, delimiter=delimiter)
+    (at_once,) = _write(model, [request(to_end=True)], is_vllm=is_vllm)
+    self.assertEqual(_texts(at_once), whole)
+    stepwise = _walk(model, is_vllm=is_vllm, request=request)
+    if not is_vllm:  # It does not report that the answer has ended.
+      whole[-1:] = _texts(stepwise)[len(whole) - 1 : len(whole)]
+      self.assertStartsWith(whole[-1].lstrip(), '#### 3')
+    self.assertEqual(_texts(stepwise)[: len(whole)], whole)
+    written = sum(step.usage.written for step in stepwise)
+    # Only at a pattern, or a length, has a model gone on in vain.
+    is_exact = not delimiter.pattern and not delimiter.max_tokens
+    self.assertEqual(written > len(text), not is_exact)
 
   def test_a_block_costs_one_more_request_whatever_its_blank_lines(self):
     block = '```\n' + 'x\n\n' * 9 + '```\n\n'
@@ -150,12 +183,12 @@ class CutTest(parameterized.TestCase):
       ((step,),) = _write(model, [_request(max_tokens=4, to_end=to_end)])
       self.assertEqual(step.text, 'abcd')
       self.assertFalse(step.is_final)
-      self.assertTrue(steps_lib.is_cut(step))
+      self.assertTrue(boundaries.is_cut(step))
 
   def test_a_length_limit_covers_all_requests_of_a_step(self):
     ((step,),) = _write(_recite('$$\n\na\n\nb$$\n\n'), [_request(max_tokens=8)])
     self.assertEqual(step.text, '$$\n\na\n\nb')
-    self.assertTrue(steps_lib.is_cut(step))
+    self.assertTrue(boundaries.is_cut(step))
 
 
 class SilentCutTest(absltest.TestCase):
@@ -175,7 +208,7 @@ class SilentCutTest(absltest.TestCase):
     prompter = prompts.Prompter(_Letters())
     model = _recite('a')
     with self.assertRaisesRegex(
-        engine_lib.Refused, 'has 7 tokens, and max_length of served is'
+        engine_lib.Refused, 'max_length of served is 7'
     ):
       _write(model, [_request('seven..')], prompter=prompter, max_length=7)
     self.assertEmpty(model.requests)
@@ -223,6 +256,13 @@ class InstructTest(parameterized.TestCase):
     self.assertEqual(step.usage.written, len(reply))
     self.assertLessEqual(step.num_tokens, len(reply))
     self.assertIn(prompts.DONE, asked)
+
+  def test_a_model_is_told_how_steps_end(self):
+    (step,), asked = self._write(
+        'b', trace='a\n', delimiter=delimiter_lib.of('\n')
+    )
+    self.assertEqual(step.text, 'b\n')
+    self.assertIn('end it with a line break.', asked)
 
   def test_a_step_cut_short_gets_no_delimiter(self):
     (step,), _ = self._write('bcdef', max_tokens=3)

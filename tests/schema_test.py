@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from routing import protocols
 from routing import types
+from routing.engines import boundaries
 from routing.features import traces
 from routing.shards import columns
 from routing.shards import schema
@@ -83,6 +84,24 @@ class SchemaTest(parameterized.TestCase):
             traces.num_calls_seen(b, protocol),
             traces.num_calls_seen(a, protocol),
         )
+
+  def test_ladders_from_before_steps_said_whether_they_were_complete(self):
+    ladders = scripted_pair.make_ladders(3)
+    old = pa.struct([x for x in columns.STEP if x.name != 'is_complete'])
+    fields = [
+        (name, pa.list_(old) if name == 'steps' else kind)
+        for name, kind in schema.LADDERS.fields
+    ]
+    with mock.patch.object(columns, 'STEP', old):
+      table = dataclasses.replace(schema.LADDERS, fields=fields).to_table(
+          ladders
+      )
+    for ladder, back in zip(
+        ladders, schema.LADDERS.from_table(table), strict=True
+    ):
+      for a, b in zip(ladder.steps, back.steps, strict=True):
+        self.assertIsNone(b.is_complete)
+        self.assertEqual(boundaries.is_cut(a), boundaries.is_cut(b))
 
   def test_ladders_from_before_completions_said_whether_they_were_cut(self):
     ladder, *_ = scripted_pair.make_ladders(1)

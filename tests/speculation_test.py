@@ -284,7 +284,7 @@ class RunTest(parameterized.TestCase):
       if ''.join(step.text for step in steps) != ''.join(words):
         continue  # A token spelled more than a step: the run is not reused.
       count += 1
-      whole = [text for text, _ in segmentation.slices(words)]
+      whole = [step.text for step in segmentation.slices(words)]
       self.assertEqual([step.text for step in steps], whole)
     self.assertGreater(count, 200)
 

@@ -7,9 +7,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from benchmarks import step_counts
+from routing.tasks import delimiter as delimiter_lib
 
 _DATA = pathlib.Path(os.environ.get('ROUTING_DATA', '../shared/data'))
 _BLANK, _LINE = step_counts.DELIMITERS
+_NUMBERED = {'pattern': delimiter_lib.NUMBERED}
 # Source and delimiter -> texts, texts with as many steps, and differing places;
 # the table of docs/steps.md.
 _FIGURES = {
@@ -103,6 +105,9 @@ class PublishedStepsTest(absltest.TestCase):
         # Texts with as many steps have them at the same places.
         self.assertEqual(got.same, got.equal, (name, delimiter))
         found[name, delimiter] = (got.texts, got.equal, dict(got.kinds))
+      if name.startswith(('Abel', 'MR-GSM8K')):
+        numbered = step_counts.counts(solutions, _NUMBERED)
+        self.assertEqual(numbered.same, numbered.texts, name)
     self.assertEqual(found, _FIGURES)
 
 

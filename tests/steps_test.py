@@ -99,14 +99,5 @@ class UntilAnswerTest(absltest.TestCase):
     self.assertEqual(kept, tuple(written))
 
 
-class IsCutTest(absltest.TestCase):
-
-  def test_a_step_is_cut_unless_it_ends_by_delimiter_or_is_final(self):
-    self.assertTrue(steps.is_cut(_step('a')))
-    self.assertTrue(steps.is_cut(_step('$$ a\n\n')))  # Inside a formula.
-    self.assertFalse(steps.is_cut(_step('a\n\n')))
-    self.assertFalse(steps.is_cut(_step('a', is_final=True)))
-
-
 if __name__ == '__main__':
   absltest.main()

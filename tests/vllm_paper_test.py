@@ -15,7 +15,9 @@ from configs import own_models
 from configs import paper
 from experiments import builders
 from experiments import collect
+from experiments.scoring import score_steps
 from routing.engines import back_ends
+from routing.engines import process_reward
 from routing.shards import reader
 
 _HAS_VLLM = importlib.util.find_spec('vllm') is not None
@@ -61,6 +63,23 @@ class TinyTwinsTest(parameterized.TestCase):
         # A model with random weights rarely ends its answer by itself.
         self.assertLessEqual(count, 24)
         self.assertTrue(not completion.is_cut or count == 24)
+    if variant == 'gsm8k-tiny':
+      self._check_comparator(config, ladders)
+
+  def _check_comparator(self, config, ladders):
+    """Scores the small model's steps with a tiny process reward model."""
+    from tests import tiny_qwen
+
+    tiny_qwen.save_process_reward(self.folder / 'scorer', 3)
+    config.scorer.model = str(self.folder / 'scorer')
+    scorer = process_reward.ProcessRewardModel(config.scorer.model)
+    score_steps.score_split(config, self.folder / 'run', 'train', scorer)
+    found = score_steps.read(config, self.folder / 'run', 'train')
+    self.assertLen(found, 8)
+    for ladder in ladders:
+      scores = found[ladder.problem.id].scores
+      self.assertLen(scores, ladder.num_decisions)
+      self.assertBetween(min(scores), 0, 1)
 
   def test_examples_are_read_once_and_charged_as_cached(self):
     config = gsm8k_qwen25_coder.get_config('gpu')

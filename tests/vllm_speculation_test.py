@@ -13,6 +13,7 @@ import numpy as np
 from configs import arithmetic_vllm
 from experiments import builders
 from routing.engines import back_ends
+from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import vllm
 from routing.lm import export
@@ -64,7 +65,7 @@ class SpeculationTest(parameterized.TestCase):
     steps = []
     async with self.engine.open(question) as session:
       while not steps or not (
-          steps[-1].is_final or steps_lib.is_cut(steps[-1])
+          steps[-1].is_final or boundaries.is_cut(steps[-1])
       ):
         steps.append(await self._step(session, steps, **fields))
       self.assertIsNone(session._run)

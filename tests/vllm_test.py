@@ -18,6 +18,7 @@ from configs import arithmetic_vllm
 from experiments import builders
 from routing import protocols
 from routing.engines import back_ends
+from routing.engines import boundaries
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import openai
@@ -28,6 +29,7 @@ from routing.lm import export
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
+from routing.tasks import delimiter as delimiter_lib
 from tests import sessions
 
 _HAS_VLLM = importlib.util.find_spec('vllm') is not None
@@ -332,12 +334,32 @@ class VllmEngineTest(parameterized.TestCase):
       self.assertIsNone(step.hidden)
       self.assertGreater(step.usage.seconds, 0.0)
 
+  @parameterized.parameters(
+      (' = ',), ({'pattern': r'P=\d\d'},), ({'max_tokens': 7},)
+  )
+  def test_other_delimiters_end_steps(self, delimiter):
+    delimiter = delimiter_lib.of(delimiter)
+    (whole,) = self._write(
+        self.engines[0], _requests(self.problems[:1], delimiter=delimiter)
+    )
+    steps = []
+    while not steps or not steps[-1].is_final:
+      (request,) = _requests(
+          self.problems[:1],
+          trace=steps_lib.join(steps),
+          to_end=False,
+          delimiter=delimiter,
+      )
+      steps += self._write(self.engines[0], [request])[0]
+    self.assertGreater(len(steps), 3)
+    self.assertEqual(_text(whole), _text(steps))
+
   def test_stops_at_max_tokens(self):
     (steps,) = self._write(
         self.engines[0], _requests(self.problems[:1], max_tokens=30)
     )
     self.assertEqual(steps_lib.count_tokens(steps), 30)
-    self.assertTrue(steps_lib.is_cut(steps[-1]))
+    self.assertTrue(boundaries.is_cut(steps[-1]))
 
   @parameterized.parameters(
       (dict(max_tokens=0), 'max_tokens is 0'),

@@ -12,6 +12,7 @@ from routing.engines import openai
 from routing.engines import prompts
 from routing.engines import route as route_lib
 from routing.engines import vllm
+from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import prompt as prompt_lib
 
 
@@ -88,6 +89,24 @@ def settings(route: route_lib.Route) -> Any:
     return kind(**route.settings, **fixed)
   except (TypeError, ValueError) as error:  # A setting is missing or wrong.
     raise ValueError(f'Route {route.name!r}: {error}') from error
+
+
+def check_delimiter(
+    route: route_lib.Route, delimiter: delimiter_lib.Delimiter
+) -> None:
+  """Raises ValueError if the models of a route cannot end steps in this way."""
+  if route.engine == 'embedded' and delimiter != delimiter_lib.BLANK_LINE:
+    raise ValueError(
+        f"Route {route.name!r} has engine 'embedded', whose models were "
+        'trained to end steps with a blank line; task.delimiter allows nothing '
+        'else then.'
+    )
+  if delimiter.pattern and getattr(settings(route), 'mode', '') == 'instruct':
+    raise ValueError(
+        f"Route {route.name!r} has mode 'instruct', in which the model is told "
+        f'how to end a step; task.delimiter has the pattern '
+        f'{delimiter.pattern!r}; allowed: a text.'
+    )
 
 
 def answer_key(route: route_lib.Route) -> dict[str, Any]:

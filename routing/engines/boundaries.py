@@ -4,14 +4,19 @@ A step ends with the delimiter and includes it. A delimiter inside a code fence
 or a LaTeX block does not end a step. A step is never blank: blank lines before
 a step are part of the step. The steps of a text join to exactly that text.
 
-Whether a step ends depends only on the step's own text. A text that arrives in
-parts is therefore split like a text that arrives whole.
+Whether a step ends depends only on the step's own text, and for a pattern on
+what follows it. A text that arrives in parts is therefore split like a text
+that arrives whole. Limits on the length of a step are applied by
+`segmentation`, because a length is counted in tokens.
 """
 
+import functools
 import re
 
 from routing import types
+from routing.tasks import delimiter as delimiter_lib
 
+BLANK_LINE = delimiter_lib.BLANK_LINE
 # Matches the opening of a block. A code fence must start its line, and the info
 # string after backticks may contain no backtick (CommonMark 4.5): ```a``` on
 # one line is inline code. (?<!\\) skips escaped dollars and brackets, which
@@ -45,45 +50,60 @@ def open_block(text: str) -> str | None:
   return None
 
 
-def ends_step(text: str, delimiter: str = types.DELIMITER) -> bool:
-  """Checks whether a step is complete, given its text so far.
+def ends_step(
+    text: str, delimiter: delimiter_lib.Delimiter = BLANK_LINE
+) -> bool:
+  """Checks whether the text of a delimiter completes a step.
 
   Args:
     text: everything written since the end of the step before.
-    delimiter: the string that ends a step.
+    delimiter: what ends a step; a pattern is not looked at.
   """
   return (
-      text.endswith(delimiter)
+      text.endswith(delimiter.text)
       # Blank lines alone are not a step; they belong to the step that follows.
       and not text.isspace()
       and open_block(text) is None
   )
 
 
-def next_stop(text: str, delimiter: str = types.DELIMITER) -> str:
+def is_cut(step: types.Step) -> bool:
+  """Returns whether the token limit cut this step off before its end.
+
+  No model can continue after a step that was cut off, because a trace must end
+  at a step boundary.
+  """
+  is_complete = step.is_complete
+  if is_complete is None:  # In older files, and of the embedded pair.
+    ends = step.text.endswith(BLANK_LINE.text)
+    is_complete = ends and not open_block(step.text)
+  return not step.is_final and not is_complete
+
+
+def next_stop(
+    text: str, delimiter: delimiter_lib.Delimiter = BLANK_LINE
+) -> str | None:
   """Returns the stop string to request when continuing an unfinished step.
 
   If `text`, the step so far, ends inside a block, the stop string is the one
   that closes the block; otherwise it is the delimiter. Stopping at every
   delimiter inside a block would cost one request per blank line of a listing.
+  No back end can stop at a pattern, so there is no stop string for it.
   """
-  return open_block(text) or delimiter
+  if delimiter.pattern:
+    return None
+  return open_block(text) or delimiter.text
 
 
-def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
-  """Splits `text` into steps; only the last step may lack the delimiter.
+def split(
+    text: str, delimiter: delimiter_lib.Delimiter = BLANK_LINE
+) -> list[str]:
+  """Splits `text` into steps; only the last step may be incomplete.
 
   In a run of more than two newlines, the first two end a step and the others
   begin the next step. This is also where `ends_step` cuts a text that is
   written token by token.
-
-  Raises:
-    ValueError: if `delimiter` is empty.
   """
-  if not delimiter:
-    raise ValueError(
-        "The delimiter is empty (''); it must have at least 1 character."
-    )
   steps, start = [], 0
   for end in ends(text, delimiter):
     steps.append(text[start:end])
@@ -91,32 +111,47 @@ def split(text: str, delimiter: str = types.DELIMITER) -> list[str]:
   return [*steps, text[start:]] if start < len(text) else steps
 
 
-def ends(text: str, delimiter: str = types.DELIMITER) -> list[int]:
+def ends(
+    text: str, delimiter: delimiter_lib.Delimiter = BLANK_LINE
+) -> list[int]:
   """Returns the index in `text` at which each complete step ends.
 
   If the delimiter ends a line, the time is proportional to the text's length.
   """
-  find = _end_of_lines if delimiter.endswith('\n') else _end
   found, start = [], 0
-  while (end := find(text, start, delimiter)) is not None:
+  while (end := next_end(text, start, delimiter)) is not None:
     found.append(end)
     start = end
   return found
 
 
-def _end(text: str, start: int, delimiter: str) -> int | None:
+def next_end(
+    text: str, start: int, delimiter: delimiter_lib.Delimiter = BLANK_LINE
+) -> int | None:
   """Returns where the step that begins at `start` ends; None if it does not."""
-  stop = text.find(delimiter, start)
+  if delimiter.pattern:
+    return _end_of_pattern(text, start, delimiter.pattern)
+  if delimiter.text.endswith('\n'):
+    return _end_of_lines(text, start, delimiter.text)
+  return _end(text, start, delimiter)
+
+
+def _end(
+    text: str, start: int, delimiter: delimiter_lib.Delimiter
+) -> int | None:
+  """As `next_end`, for any text of a delimiter."""
+  size = len(delimiter.text)
+  stop = text.find(delimiter.text, start)
   while stop >= 0:
-    if ends_step(text[start : stop + len(delimiter)], delimiter):
-      return stop + len(delimiter)
+    if ends_step(text[start : stop + size], delimiter):
+      return stop + size
     # Occurrences of the delimiter may overlap, as in three newlines.
-    stop = text.find(delimiter, stop + 1)
+    stop = text.find(delimiter.text, stop + 1)
   return None
 
 
 def _end_of_lines(text: str, start: int, delimiter: str) -> int | None:
-  """As `_end`, but reads no character twice.
+  """As `next_end`, but reads no character twice.
 
   It needs whole lines: in the middle of a line, later text may show that three
   backticks were no code fence.
@@ -138,6 +173,32 @@ def _end_of_lines(text: str, start: int, delimiter: str) -> int | None:
     # Openers and delimiters inside the block are skipped.
     position = closed.end()
   return None
+
+
+def _end_of_pattern(text: str, start: int, pattern: str) -> int | None:
+  """As `next_end`, for a pattern; something must follow its match."""
+  text = text[start:]  # A step may begin within a line, and `^` matches there.
+  written = _NOT_BLANK.search(text)
+  if written is None:
+    return None
+  position = 0  # No block begins before it.
+  for match in _compiled(pattern).finditer(text, written.end()):
+    if match.end() == len(text):
+      return None  # More text might make the match longer, or undo it.
+    while opener := _OPENER.search(text, position, match.end()):
+      closed = _closer(opener)[1].search(text, opener.end())
+      if closed is None:
+        return None
+      position = closed.end()
+    if match.start() >= position:  # Not inside a block.
+      return start + match.end()
+  return None
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(pattern: str) -> re.Pattern:
+  """Returns a compiled pattern, in which ^ and $ are bounds of lines."""
+  return re.compile(pattern, re.MULTILINE)
 
 
 def _closer(opener: re.Match) -> tuple[str, re.Pattern]:

@@ -30,6 +30,7 @@ from routing.engines import slots as slots_lib
 from routing.lm import decoder
 from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
+from routing.tasks import delimiter as delimiter_lib
 
 
 class EmbeddedEngine:
@@ -125,19 +126,20 @@ class EmbeddedEngine:
 
     Raises:
       engine_lib.Refused: if the prompt leaves no room for a token, or contains
-        text that is not in the vocabulary.
+        text that is not in the vocabulary, or steps are to end otherwise than
+        with a blank line.
     """
+    if request.delimiter != delimiter_lib.BLANK_LINE:
+      raise engine_lib.Refused(
+          f'{self.name} writes steps that end with a blank line only.'
+      )
     try:
       tokens = self.encode(session.question, request.trace)
     except ValueError as error:
       raise engine_lib.Refused(str(error)) from error
-    room = min(request.max_tokens, self._max_length - len(tokens))
-    if room < 1:
-      raise engine_lib.Refused(
-          f'No token can be written: the prompt has {len(tokens)} tokens, '
-          f'max_tokens is {request.max_tokens}, and max_length of {self.name} '
-          f'is {self._max_length}. Raise the limit, or end the answer earlier.'
-      )
+    room = engine_lib.room(
+        self.name, len(tokens), request.max_tokens, self._max_length
+    )
     loop = asyncio.get_running_loop()
     job = jobs_lib.Job(
         session, request, list(tokens), loop.create_future(), room

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from routing import types
 from routing.engines import prefix_cache as prefix_cache_lib
+from routing.tasks import delimiter as delimiter_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Request:
   temperature: sampling temperature; 0 is greedy decoding.
   seed: non-negative seed of the sampling noise. With the other fields fixed,
     the result is a function of (question, trace, seed).
+  delimiter: what ends a step.
   """
 
   trace: str = ''
@@ -67,6 +69,7 @@ class Request:
   max_tokens: int = 256
   temperature: float = 0.0
   seed: int = 0
+  delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
 
 
 # An engine reports the kind of a failure only by the type of its error. The
@@ -239,6 +242,28 @@ async def open_all(
         await stack.enter_async_context(engine.open(question))
         for engine in engines
     ]
+
+
+def room(name: str, num_prompt: int, max_tokens: int, max_length: int) -> int:
+  """Returns how many tokens may follow a prompt.
+
+  Args:
+    name: the engine's name, for the message.
+    num_prompt: number of prompt tokens.
+    max_tokens: maximum number of new tokens that the request wants.
+    max_length: maximum number of tokens of prompt and answer together.
+
+  Raises:
+    Refused: if the prompt leaves no room for a token.
+  """
+  left = min(max_tokens, max_length - num_prompt)
+  if left < 1:
+    raise Refused(
+        f'No token can be written: the prompt has {num_prompt} tokens, '
+        f'max_tokens is {max_tokens}, and max_length of {name} is '
+        f'{max_length}. Raise the limit, or end the answer earlier.'
+    )
+  return left
 
 
 def require(engines: Sequence[Engine], **needed: bool | int) -> None:

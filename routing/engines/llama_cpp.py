@@ -128,6 +128,11 @@ class LlamaCppEngine:
         limits=httpx.Limits(max_connections=None),
     )
 
+  @property
+  def address(self) -> str:
+    """The server's address, without /v1."""
+    return str(self._client.base_url)
+
   def count_tokens(self, question: str, trace: str) -> int:
     """Counts prompt tokens; see `engine.Engine.count_tokens`."""
     return len(self.encode(question, trace))
@@ -159,7 +164,10 @@ class LlamaCppEngine:
 
     async def call(text: str, stop: str | None, max_tokens: int):
       prompt = self._prompter.ids(question, request.trace + text)
-      fields = self._fields(request, stop, self._room(prompt, max_tokens))
+      room = engine_lib.room(
+          self.name, len(prompt), max_tokens, self._settings.max_length
+      )
+      fields = self._fields(request, stop, room)
       # With one seed, all calls would draw the same sampling noise.
       fields |= dict(prompt=prompt, seed=request.seed + len(usages))
       start = self._time.enter()
@@ -189,6 +197,7 @@ class LlamaCppEngine:
           to_end=request.to_end,
           max_tokens=request.max_tokens,
           opening='' if request.trace else self._prompter.opening,
+          delimiter=request.delimiter,
       )
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)
@@ -196,22 +205,6 @@ class LlamaCppEngine:
     return openai_responses.kept_steps(
         steps, request, sum(x.written for x in usages), self._num_equal
     )
-
-  def _room(self, prompt: list[int], max_tokens: int) -> int:
-    """Returns how many tokens may follow a prompt.
-
-    Raises:
-      engine_lib.Refused: if the prompt leaves no room for a token.
-    """
-    room = min(max_tokens, self._settings.max_length - len(prompt))
-    if room < 1:
-      raise engine_lib.Refused(
-          f'No token can be written: the prompt has {len(prompt)} tokens, '
-          f'max_tokens is {max_tokens}, and max_length of {self.name} is '
-          f'{self._settings.max_length}. Raise the limit, or end the answer '
-          'earlier.'
-      )
-    return room
 
   def _fields(
       self, request: engine_lib.Request, stop: str | None, room: int

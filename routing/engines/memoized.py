@@ -50,7 +50,7 @@ class Memory:
     """Stores consecutive steps of an answer; the first one follows `trace`."""
     known = self._steps.setdefault(question, {})
     for step in steps:
-      if not (step.is_final or boundaries.ends_step(step.text)):
+      if boundaries.is_cut(step):
         return  # This step was cut short by a token limit.
       # A stored step is never replaced. A later computation may differ by
       # floating-point rounding, but equal requests must get equal replies.

@@ -162,6 +162,7 @@ class OpenAIEngine:
           to_end=request.to_end or not can_stop,
           max_tokens=request.max_tokens,
           opening=self._opening(request),
+          delimiter=request.delimiter,
       )
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)  # Calls before it were paid for.
@@ -328,7 +329,9 @@ class OpenAIEngine:
     text, is_final = reply.text, reply.finish == 'stop'
     pieces = None
     if endpoint.mode == 'instruct':
-      text, is_final = openai_responses.complete(text, is_final, request.to_end)
+      text, is_final = openai_responses.complete(
+          text, is_final, request.to_end, request.delimiter.text
+      )
     elif endpoint.trims_end and request.trace:
       text = text.lstrip()  # The white space is in the trace already.
     elif endpoint.is_vllm:

@@ -38,16 +38,9 @@ def room(
   """
   if not endpoint.max_length:
     return max_tokens
-  # Without a tokenizer, num_read is 0 and the check below always passes. The
-  # server itself then rejects prompts that are too long.
-  left = min(max_tokens, endpoint.max_length - num_read)
-  if left < 1:
-    raise engine_lib.Refused(
-        f'No token can be written: the prompt has {num_read} tokens, and '
-        f'max_length of {name} is {endpoint.max_length}. Raise max_length, or '
-        'end the answer earlier.'
-    )
-  return left
+  # Without a tokenizer, num_read is 0 and the check always passes. The server
+  # itself then rejects prompts that are too long.
+  return engine_lib.room(name, num_read, max_tokens, endpoint.max_length)
 
 
 def fields(
@@ -147,7 +140,11 @@ def messages(
   """
   if endpoint.mode == 'instruct':
     return prompts.instruct(
-        prompt, question, request.trace, to_end=request.to_end
+        prompt,
+        question,
+        request.trace,
+        to_end=request.to_end,
+        delimiter=request.delimiter.text,
     )
   *others, last = prompt.messages(question, request.trace)
   if last['role'] == 'assistant':

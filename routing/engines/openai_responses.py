@@ -103,12 +103,12 @@ def read_reply(response: Any, name: str, route: int, num_top: int) -> Reply:
     raise error
   # Only replies to chat requests have a message.
   message = getattr(choice, 'message', None)
-  tokens, log_probs, tops = _read_log_probs(choice.logprobs, message is None)
+  tokens, log_probs, tops, ids = _read_log_probs(choice.logprobs)
   return Reply(
       text=(choice.text if message is None else message.content) or '',
       finish=choice.finish_reason,
       stopped_at=getattr(choice, 'stop_reason', None),
-      token_ids=getattr(choice, 'token_ids', None),
+      token_ids=getattr(choice, 'token_ids', None) or ids,
       tokens=tokens,
       log_probs=log_probs,
       top_log_probs=_rectangle(tops, num_top),
@@ -148,6 +148,9 @@ def ends_answer(reply: Reply, stop: str, is_in_block: bool) -> bool:
   # The tokens go on after the text: with the stop string or end-of-sequence.
   if whole.startswith(reply.text) and len(whole) > len(reply.text):
     return stop not in whole
+  # llama.cpp lists end-of-sequence as a token without text, and no stop string.
+  if whole == reply.text and reply.tokens and not reply.tokens[-1]:
+    return True
   # Some servers count the end-of-sequence token, so a single token without text
   # is taken for it. Another blank line would be as short, and is rarer.
   return not reply.text and (
@@ -268,7 +271,9 @@ def kept_steps(
     num_equal: see `repetition.truncate_repetition`.
   """
   kept = steps if request.to_end else steps[:1]
-  kept = repetition.truncate_repetition(kept, request.trace, num_equal)
+  kept = repetition.truncate_repetition(
+      kept, request.trace, num_equal, request.delimiter
+  )
   return segmentation.charged(list(map(without_gaps, kept)), num_written)
 
 
@@ -285,33 +290,39 @@ def without_gaps(step: types.Step) -> types.Step:
   )
 
 
-def _read_log_probs(log_probs: Any, is_completion: bool):
+def _read_log_probs(log_probs: Any):
   """Reads the log-probabilities in a server's reply.
 
   Args:
     log_probs: the field of the client's response; None if there is none.
-    is_completion: True for /completions, False for /chat/completions.
 
   Returns:
     The text of each of n tokens, or None if not reported; their
-    log-probabilities, `[n]` float32 or None; and for each token a list of its
-    top log-probabilities.
+    log-probabilities, `[n]` float32 or None; for each token a list of its top
+    log-probabilities; and the token ids, or None if not reported.
   """
   if log_probs is None:
-    return None, None, []
-  # /completions has parallel lists, /chat/completions a list of tokens.
-  if is_completion:
-    tokens, own = log_probs.tokens, log_probs.token_logprobs
-    tops = [list((x or {}).values()) for x in log_probs.top_logprobs or ()]
+    return None, None, [], None
+  fields = log_probs.to_dict()
+  ids = None
+  # /chat/completions has a list of tokens, and so has /completions of
+  # llama.cpp's server, with their ids. Other servers have parallel lists there.
+  if 'content' in fields:
+    content = fields['content'] or []
+    tokens = [x['token'] for x in content]
+    own = [x['logprob'] for x in content]
+    tops = [
+        [y['logprob'] for y in x.get('top_logprobs') or ()] for x in content
+    ]
+    if all('id' in x for x in content):
+      ids = [x['id'] for x in content]
   else:
-    content = log_probs.content or []
-    tokens = [x.token for x in content]
-    own = [x.logprob for x in content]
-    tops = [[y.logprob for y in x.top_logprobs] for x in content]
+    tokens, own = fields.get('tokens'), fields.get('token_logprobs')
+    tops = [list((x or {}).values()) for x in fields.get('top_logprobs') or ()]
   if not tokens or not own:
-    return None, None, []
+    return None, None, [], None
   known = np.array([x if _is_known(x) else np.nan for x in own], np.float32)
-  return tokens, known, [list(filter(_is_known, row)) for row in tops]
+  return tokens, known, [list(filter(_is_known, row)) for row in tops], ids
 
 
 def _is_known(log_prob: float | None) -> bool:
@@ -334,16 +345,22 @@ def _rectangle(tops: Sequence[Sequence[float]], num_top: int) -> np.ndarray:
   return np.array(rows, np.float32).reshape(len(tops), width)
 
 
-def complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
+def complete(
+    text: str,
+    has_ended: bool,
+    to_end: bool,
+    delimiter: str = types.DELIMITER,
+) -> tuple[str, bool]:
   """Cleans up the reply of a model that was asked to continue an answer.
 
-  The model was asked to end a step with a blank line or with `prompts.DONE`. If
-  the reply has neither, the blank line is added.
+  The model was asked to end a step with the delimiter or with `prompts.DONE`.
+  If the reply has neither, the delimiter is added.
 
   Args:
     text: the reply.
     has_ended: True if the model ended its reply, False if it ran out of tokens.
     to_end: True if the rest of the answer was requested, False for one step.
+    delimiter: the text that ends a step.
 
   Returns:
     The text up to `prompts.DONE`, and whether the answer is complete.
@@ -352,4 +369,4 @@ def complete(text: str, has_ended: bool, to_end: bool) -> tuple[str, bool]:
   text = text.strip()
   if not has_ended or to_end or done:
     return text, has_ended and (to_end or bool(done))
-  return text + types.DELIMITER, False
+  return text + delimiter, False

@@ -25,13 +25,14 @@ DONE = '<done>'  # The model writes this mark when the answer is complete.
 _BEGUN = 'This is how the solution begins:'
 _ALL = (
     'Go on from there to the end of the solution, in the same manner. '
-    'Separate steps by blank lines. Repeat nothing of what is there already.'
+    'Separate steps by {}s. Repeat nothing of what is there already.'
 )
 _ONE = (
-    'Write only the next step of the solution, and end it with a blank line. '
+    'Write only the next step of the solution, and end it with a {}. '
     'Repeat nothing of what is there already. If nothing is left to be written '
     f'after it, end with {DONE} instead.'
 )
+_DELIMITERS = {types.DELIMITER: 'blank line', '\n': 'line break'}  # In words.
 
 # A chat template may begin the model's thought itself.
 _OPENED = re.compile(r'<think>\s*\Z')
@@ -54,7 +55,12 @@ class Tokenizer(Protocol):
 
 
 def instruct(
-    prompt: prompt_lib.Prompt, question: str, trace: str, *, to_end: bool
+    prompt: prompt_lib.Prompt,
+    question: str,
+    trace: str,
+    *,
+    to_end: bool,
+    delimiter: str = types.DELIMITER,
 ) -> list[prompt_lib.Message]:
   """Returns a conversation that asks a model to continue an answer.
 
@@ -66,12 +72,14 @@ def instruct(
     trace: the answer so far; may be empty.
     to_end: True asks for the rest of the answer. False asks for one step, which
       the model ends with `DONE` if it is the last.
+    delimiter: the text that ends a step.
   """
   parts = [prompt.asked(question)]
   if trace:
     parts += [_BEGUN, trace.rstrip()]
   if trace or not to_end:
-    parts.append(_ALL if to_end else _ONE)
+    asked = _ALL if to_end else _ONE
+    parts.append(asked.format(_DELIMITERS.get(delimiter, repr(delimiter))))
   *earlier, last = prompt.messages(question)
   return [*earlier, {**last, 'content': '\n\n'.join(parts)}]
 

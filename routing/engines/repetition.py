@@ -9,6 +9,7 @@ import dataclasses
 
 from routing import types
 from routing.engines import boundaries
+from routing.tasks import delimiter as delimiter_lib
 
 # An answer ends after this number of equal steps, or of delimiters, in a row.
 NUM_EQUAL = 4
@@ -48,7 +49,10 @@ def ends_in_blank_steps(text: str, num_equal: int = NUM_EQUAL) -> bool:
 
 
 def truncate_repetition(
-    steps: Sequence[types.Step], trace: str, num_equal: int = NUM_EQUAL
+    steps: Sequence[types.Step],
+    trace: str,
+    num_equal: int = NUM_EQUAL,
+    delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
 ) -> tuple[types.Step, ...]:
   """Drops the steps after the first repetition, which ends the answer.
 
@@ -56,6 +60,7 @@ def truncate_repetition(
     steps: the steps written after `trace`, at least one.
     trace: the answer before these steps; a repetition may begin in the trace.
     num_equal: see `find_repetition`.
+    delimiter: what ends a step.
 
   Returns:
     The steps up to the end of the repetition, the last marked as final; or all
@@ -63,7 +68,9 @@ def truncate_repetition(
   """
   # Only the last `num_equal` steps of the trace can be part of a repetition
   # that ends in `steps`.
-  before = boundaries.split(trace)[-num_equal:] if num_equal else []
+  before = boundaries.split(trace, delimiter)[-num_equal:] if num_equal else []
+  if delimiter.max_tokens:
+    before = _copies(steps[0].text, trace, num_equal)
   end = find_repetition([*before, *(step.text for step in steps)], num_equal)
   if end is None:
     return tuple(steps)
@@ -71,3 +78,16 @@ def truncate_repetition(
   # same, to be marked as final.
   *others, last = steps[: max(end - len(before), 1)]
   return (*others, dataclasses.replace(last, is_final=True))
+
+
+def _copies(step: str, trace: str, num_equal: int) -> list[str]:
+  """Returns the copies of a step with which a trace ends, at most `num_equal`.
+
+  Where steps end at a length, the text alone does not tell the steps of a
+  trace, and only those equal to the next one matter.
+  """
+  copies = []
+  while step and len(copies) < num_equal and trace.endswith(step):
+    copies.append(step)
+    trace = trace.removesuffix(step)
+  return copies

@@ -13,8 +13,9 @@ import dataclasses
 import numpy as np
 
 from routing import types
-from routing.engines import boundaries
 from routing.engines import engine as engine_lib
+from routing.engines import segmentation
+from routing.tasks import delimiter as delimiter_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,8 @@ class ScriptedEngine:
     # An empty text still gives one empty step, which ends the answer.
     while position < len(whole) or not steps:
       # One character is one token, so the token limit is a limit on characters.
-      text = _next_step(whole[position:])[: request.max_tokens - position]
+      whole_step, is_complete = _next_step(whole[position:], request.delimiter)
+      text = whole_step[: request.max_tokens - position]
       usage = types.Usage(
           self.route,
           read=0 if steps else read,
@@ -171,7 +173,12 @@ class ScriptedEngine:
       )
       position += len(text)
       steps.append(
-          self._step(text, is_final=position == len(whole), usage=usage)
+          self._step(
+              text,
+              is_final=position == len(whole),
+              usage=usage,
+              is_complete=is_complete and text == whole_step,
+          )
       )
       if not request.to_end or position == request.max_tokens:
         break
@@ -184,7 +191,12 @@ class ScriptedEngine:
     return tuple(steps)
 
   def _step(
-      self, text: str, *, is_final: bool, usage: types.Usage
+      self,
+      text: str,
+      *,
+      is_final: bool,
+      usage: types.Usage,
+      is_complete: bool,
   ) -> types.Step:
     """Returns the step with the given text; its arrays follow from the text."""
     log_probs = np.asarray(self.log_probs(text), np.float32)
@@ -202,6 +214,7 @@ class ScriptedEngine:
         is_final=is_final,
         usage=usage,
         hidden=hidden if self.hidden_size else None,
+        is_complete=is_complete,
     )
 
 
@@ -245,9 +258,14 @@ class ScriptedSession(engine_lib.Session):
     return await self.cancel_speculation()
 
 
-def _next_step(text: str) -> str:
-  """Returns the first step of `text`; '' if `text` is empty."""
-  return next(iter(boundaries.split(text)), '')
+def _next_step(
+    text: str, delimiter: delimiter_lib.Delimiter
+) -> tuple[str, bool]:
+  """Returns the first step of `text`, and whether it is complete."""
+  if not text:
+    return '', False
+  first = segmentation.slices(text, delimiter, is_final=True)[0]
+  return first.text, first.is_complete
 
 
 def _common_prefix(a: str, b: str) -> int:

@@ -11,11 +11,17 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
 from routing import types
 from routing.engines import boundaries
+from routing.tasks import delimiter as delimiter_lib
+
+# Tokens of one call while a step is to end at a pattern. Fewer would be more
+# calls for one step, and more would be more tokens written in vain.
+_PATTERN_TOKENS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +45,40 @@ class Written:
   is_final: bool
 
 
+class Slice(NamedTuple):
+  """The part of a text that is one step.
+
+  text: of the step.
+  tokens: those that belong to it.
+  is_complete: the step ends where the delimiter says, and not because nothing
+    more was written.
+  """
+
+  text: str
+  tokens: slice
+  is_complete: bool
+
+
 def slices(
-    pieces: Sequence[str], delimiter: str = types.DELIMITER
-) -> list[tuple[str, slice]]:
-  """Returns the text of each step and the slice of tokens that belong to it.
+    pieces: Sequence[str],
+    delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
+    *,
+    is_final: bool = False,
+) -> list[Slice]:
+  """Returns the steps of a text and the tokens that belong to each.
 
   The slices cover 0..n in order, and the texts join to the joined pieces. The
-  texts are cut exactly where `boundaries` cuts. A token that contains the end
-  of one step and the beginning of the next counts to the first step only.
+  texts are cut exactly where `boundaries` cuts, or where a step becomes too
+  long. A token that contains the end of one step and the beginning of the next
+  counts to the first step only.
 
   Args:
     pieces: n >= 1 strings, the text of each token.
-    delimiter: the string that ends a step and belongs to it.
+    delimiter: what ends a step.
+    is_final: the answer ends with these tokens.
   """
+  if delimiter.max_tokens:
+    return _short_slices(pieces, delimiter, is_final)
   text = ''.join(pieces)
   lengths = list(itertools.accumulate(map(len, pieces)))
   cut, first, start = [], 0, 0  # Next token, and next character.
@@ -59,16 +86,62 @@ def slices(
     # The token that completes the step is its last. A token may complete
     # several steps: the others get an empty slice.
     last = max(bisect.bisect_left(lengths, end) + 1, first)
-    cut.append((text[start:end], slice(first, last)))
+    cut.append(Slice(text[start:end], slice(first, last), True))
     first, start = last, end
   # Tokens without text, such as end-of-sequence, must belong to a step as well,
   # so that they are charged.
   if start < len(text) or first < len(pieces):
-    cut.append((text[start:], slice(first, len(pieces))))
+    cut.append(Slice(text[start:], slice(first, len(pieces)), False))
   return cut
 
 
-def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
+def _short_slices(
+    pieces: Sequence[str], delimiter: delimiter_lib.Delimiter, is_final: bool
+) -> list[Slice]:
+  """As `slices`, for a delimiter that limits the length of a step."""
+  pieces, first, cut = list(pieces), 0, []
+  while first < len(pieces):
+    # Text past the limit is not looked at, because a single step is requested
+    # with this limit, and must be the same.
+    head = pieces[first : first + delimiter.max_tokens]
+    text, tokens, is_complete = slices(head, _without_limit(delimiter))[0]
+    is_last = first + len(head) == len(pieces)
+    is_short = len(head) < delimiter.max_tokens or is_final
+    if not (is_complete or is_last and is_short):
+      tokens, is_complete = slice(0, _last_word(head)), True
+      text = ''.join(head[tokens])
+    rest = ''.join(head[tokens])[len(text) :]
+    end = first + tokens.stop
+    cut.append(Slice(text, slice(first, end), is_complete))
+    if rest and end < len(pieces):
+      pieces[end] = rest + pieces[end]
+    elif rest:
+      cut.append(Slice(rest, slice(end, end), False))
+    first = end
+  return cut
+
+
+def _without_limit(
+    delimiter: delimiter_lib.Delimiter,
+) -> delimiter_lib.Delimiter:
+  """Returns the delimiter with steps of any length."""
+  return dataclasses.replace(delimiter, max_tokens=0)
+
+
+def _last_word(pieces: Sequence[str]) -> int:
+  """Returns the number of tokens before the last word; all if it is the only.
+
+  A text that ends within a word is split into other tokens when it is read.
+  """
+  begins = [i for i, x in enumerate(pieces) if i and x[:1].isspace()]
+  return begins[-1] if begins else len(pieces)
+
+
+def to_steps(
+    written: Written,
+    usage: types.Usage,
+    delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
+) -> tuple[types.Step, ...]:
   """Cuts the tokens of one call into steps, and splits the usage among them.
 
   Args:
@@ -77,6 +150,7 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
       tokens, read anew or cached; later steps have them in context. Each step
       is charged with its own written tokens, and with a share of the seconds in
       proportion to these tokens.
+    delimiter: what ends a step.
 
   Raises:
     ValueError: if the call wrote no token.
@@ -86,10 +160,10 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
         'The call wrote no token, so it cannot be cut into steps; it must have '
         'written at least 1 token.'
     )
-  cut = slices(written.pieces)
+  cut = slices(written.pieces, delimiter, is_final=written.is_final)
   prompt = usage.in_context + usage.cached + usage.read
   steps = []
-  for i, (text, tokens) in enumerate(cut):
+  for i, (text, tokens, is_complete) in enumerate(cut):
     count = tokens.stop - tokens.start
     steps.append(
         types.Step(
@@ -98,6 +172,7 @@ def to_steps(written: Written, usage: types.Usage) -> tuple[types.Step, ...]:
             log_probs=written.log_probs[tokens],
             top_log_probs=written.top_log_probs[tokens],
             is_final=written.is_final and i == len(cut) - 1,
+            is_complete=is_complete,
             usage=types.Usage(
                 route=usage.route,
                 read=0 if i else usage.read,
@@ -120,12 +195,18 @@ Call = Callable[[str, str | None, int], Awaitable[tuple[Written, types.Usage]]]
 
 
 async def write_steps(
-    call: Call, *, to_end: bool, max_tokens: int, opening: str = ''
+    call: Call,
+    *,
+    to_end: bool,
+    max_tokens: int,
+    opening: str = '',
+    delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
 ) -> tuple[types.Step, ...]:
   """Calls a back end until one step, or the whole answer, is complete.
 
-  A back end can stop at a delimiter, but not every delimiter ends a step (see
-  `boundaries`). While the step is not complete, the back end is called again.
+  A back end can stop at a text, but not every occurrence of it ends a step (see
+  `boundaries`), and it cannot stop at a pattern. While the step is not
+  complete, the back end is called again.
 
   Args:
     call: function (text, stop, max_tokens) -> (new tokens, usage) that calls
@@ -136,14 +217,20 @@ async def write_steps(
     max_tokens: maximum number of tokens of all calls together, at least 1.
     opening: text before the first token that belongs to the answer and that no
       model wrote; see `prompts.Prompter.opening`.
+    delimiter: what ends a step.
 
   Returns:
-    The steps; the first is charged with the prompt tokens of all calls.
+    The steps; the first is charged with the prompt tokens of all calls. If one
+    step was asked for, others are what the model wrote in vain.
   """
   parts, usages, text = [], [], ''
+  if delimiter.max_tokens and not to_end:
+    max_tokens = min(max_tokens, delimiter.max_tokens)
   while True:
-    stop = None if to_end else boundaries.next_stop(text)
-    part, usage = await call(text, stop, max_tokens)
+    stop = None if to_end else boundaries.next_stop(text, delimiter)
+    looks = bool(delimiter.pattern) and not to_end
+    room = min(max_tokens, _PATTERN_TOKENS) if looks else max_tokens
+    part, usage = await call(text, stop, room)
     if opening and not parts and part.pieces:
       first, *others = part.pieces
       part = dataclasses.replace(part, pieces=[opening + first, *others])
@@ -151,18 +238,17 @@ async def write_steps(
     usages.append(usage)
     text += ''.join(part.pieces)
     max_tokens -= len(part.pieces)
-    # Another call is needed only if the model stopped at the stop string and
+    # Another call is needed only if the model stopped where it was told to and
     # the step is not complete. Otherwise the step or the answer is complete, or
     # the token limit is reached.
-    needs_more = (
-        stop is not None
-        and text.endswith(stop)
-        and not part.is_final
-        and not boundaries.ends_step(text)
-        and max_tokens > 0
-    )
-    if not needs_more:
-      return to_steps(_joined(parts), total(usages))
+    if looks:
+      stopped = usage.written >= room
+      is_complete = boundaries.next_end(text, 0, delimiter) is not None
+    else:
+      stopped = stop is not None and text.endswith(stop)
+      is_complete = boundaries.ends_step(text, delimiter)
+    if not stopped or is_complete or part.is_final or max_tokens <= 0:
+      return to_steps(_joined(parts), total(usages), delimiter)
 
 
 def charged(

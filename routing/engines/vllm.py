@@ -16,7 +16,6 @@ from typing import Any
 
 from absl import logging
 
-from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
 from routing.engines import prompts
@@ -166,7 +165,7 @@ class VllmEngine:
     )
     self.num_restarts = 0
     self._settings = settings
-    self._stop_ids = _delimiter_ids(self._prompter.tokenizer)
+    self._stop_ids: dict[str, list[int]] = {}  # By the text of the delimiter.
     self._num_equal = num_equal
     self._sampling = dict(sampling or {})
     self._ids = itertools.count()
@@ -273,14 +272,9 @@ class VllmEngine:
     import vllm
 
     prompt = self._prompter.ids(session.question, request.trace)
-    room = min(request.max_tokens, self._settings.max_length - len(prompt))
-    if room < 1:
-      raise engine_lib.Refused(
-          f'No token can be written: the prompt has {len(prompt)} tokens, '
-          f'max_tokens is {request.max_tokens}, and max_length of {self.name} '
-          f'is {self._settings.max_length}. Raise the limit, or end the answer '
-          'earlier.'
-      )
+    room = engine_lib.room(
+        self.name, len(prompt), request.max_tokens, self._settings.max_length
+    )
     inputs = vllm.TokensPrompt(prompt_token_ids=prompt)
     # The salt is part of the hash of each cached block. Sessions with different
     # salts share no cached prefix, so their costs are independent.
@@ -298,6 +292,14 @@ class VllmEngine:
         self.route,
         self._time,
     )
+
+  def _ids_of(self, stop: str | None, delimiter: str) -> list[int] | None:
+    """Returns the tokens that contain a stop string; None = not a delimiter."""
+    if stop != delimiter:
+      return None
+    if stop not in self._stop_ids:
+      self._stop_ids[stop] = _delimiter_ids(self._prompter.tokenizer, stop)
+    return self._stop_ids[stop]
 
   def _sampling_params(
       self, request: engine_lib.Request, stop: str | None, room: int
@@ -324,7 +326,7 @@ class VllmEngine:
         # A token that contains the delimiter stops vLLM at once. A stop string
         # is found later, in the decoded text. By then more tokens may be
         # written and cached, and cached tokens would depend on timing.
-        stop_token_ids=self._stop_ids if stop == types.DELIMITER else None,
+        stop_token_ids=self._ids_of(stop, request.delimiter.text),
         include_stop_str_in_output=True,
         # vLLM needs the text only to find the stop string: `speculation.Run`
         # decodes the tokens itself.
@@ -338,10 +340,8 @@ class VllmEngine:
     )
 
 
-def _delimiter_ids(tokenizer: prompts.Tokenizer) -> list[int]:
+def _delimiter_ids(tokenizer: prompts.Tokenizer, delimiter: str) -> list[int]:
   """Returns the ids of tokens that contain a whole delimiter."""
   ids = sorted(tokenizer.get_vocab().values())
   texts = tokenizer.batch_decode([[i] for i in ids])
-  return [
-      i for i, text in zip(ids, texts, strict=True) if types.DELIMITER in text
-  ]
+  return [i for i, text in zip(ids, texts, strict=True) if delimiter in text]

@@ -80,10 +80,13 @@ class VllmSession(engine_lib.Session):
         to_end=request.to_end,
         max_tokens=request.max_tokens,
         opening='' if request.trace else self._opening,
+        delimiter=request.delimiter,
     )
     # With the opening before it, a first line break may end a step too many.
     kept = steps if request.to_end else steps[:1]
-    kept = repetition.truncate_repetition(kept, request.trace, self._num_equal)
+    kept = repetition.truncate_repetition(
+        kept, request.trace, self._num_equal, request.delimiter
+    )
     # Dropped steps were written and must be paid for.
     return segmentation.charged(kept, sum(counts))
 

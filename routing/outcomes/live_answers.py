@@ -34,6 +34,7 @@ from routing.rollout import driver
 from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
 from routing.shards import record_log
+from routing.tasks import delimiter as delimiter_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Answering:
     # depend on them, so cached answers should survive their change.
     return {
         'protocol': dataclasses.asdict(self.protocol),
-        'sampling': dataclasses.asdict(self.sampling),
+        'sampling': delimiter_lib.settings_key(self.sampling),
         'accounting': dataclasses.asdict(self.accounting),
         'grade': self.grade.name,
         'seed': self.seed,

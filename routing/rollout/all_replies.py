@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 from routing import types
+from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
 from routing.rollout import collect
@@ -192,7 +193,7 @@ def _add(
   Each step is added as a reply to `trace` plus the steps before it.
   """
   for step in written:
-    if steps_lib.is_cut(step):
+    if boundaries.is_cut(step):
       return  # Cut off by the token limit, so it is not the model's whole step.
     # Hidden states of larger models are dropped: they take much space, and
     # observations do not use them.

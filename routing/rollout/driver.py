@@ -1,10 +1,10 @@
 """The driver: a coroutine that answers one problem under a router.
 
 Collection, live evaluation and serving all run `answer`, in every protocol.
-They differ in the router, in the engines and in what they do with the
-trajectory. The seed of each request follows from the run's seed, the problem
-and the position in the trace. So a live hand-over generates exactly the
-completion that was collected in the ladder for this step and route.
+They differ in the router, the engines and what they do with the trajectory. The
+seed of each request follows from the run's seed, the problem and the position
+in the trace. So a live hand-over generates exactly the completion that was
+collected in the ladder for this step and route.
 """
 
 import asyncio
@@ -18,9 +18,11 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
+from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import steps as steps_lib
+from routing.tasks import delimiter as delimiter_lib
 
 _SEED_BITS = 31  # Engines store seeds as non-negative signed 32-bit integers.
 
@@ -46,12 +48,14 @@ class Sampling:
   finders: names of `grading.answers.FINDERS`. The step with the first complete
     answer ends the answer, whatever the model writes after it: some go on with
     another question. Empty = only the model ends the answer.
+  delimiter: what ends a step.
   """
 
   temperature: float | tuple[float, ...] = 0.0
   max_decisions: int = 8
   max_tokens: int = 192
   finders: tuple[str, ...] = ()
+  delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
 
   def __post_init__(self):
     if np.min(self.temperature) < 0:
@@ -101,7 +105,7 @@ def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
     return True  # Every answer has at least one step.
   return (
       not kept[-1].is_final
-      and not steps_lib.is_cut(kept[-1])
+      and not boundaries.is_cut(kept[-1])
       and tokens_left(kept, sampling.max_tokens) > 0
   )
 
@@ -148,6 +152,7 @@ async def write(
       # hand-over and the ladder's completion at the same step are the same
       # request.
       seed=request_seed(seed, problem.id, len(kept), session.route, sample),
+      delimiter=sampling.delimiter,
   )
   written = await session.write(request)
   return steps_lib.until_answer(written, request.trace, sampling.finders)
@@ -158,8 +163,7 @@ async def grade_text(
 ) -> bool:
   """Returns whether the final answer in `text` is right, according to `grade`.
 
-  The grader runs in a thread, because a slow grader would block the event loop
-  and with it all other trajectories.
+  The grader runs in a thread: a slow one would block all other trajectories.
   """
   verdict = await asyncio.to_thread(grade, text, problem.answer, problem.meta)
   return verdict.is_correct

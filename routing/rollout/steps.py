@@ -7,20 +7,8 @@ from collections.abc import Sequence
 import dataclasses
 
 from routing import types
-from routing.engines import boundaries
 from routing.engines import segmentation
 from routing.grading import answers
-
-
-def is_cut(step: types.Step, delimiter: str = types.DELIMITER) -> bool:
-  """Returns whether the token limit cut this step off before its end.
-
-  No model can continue after a step that was cut off, because a trace must end
-  at a step boundary.
-  """
-  # A delimiter inside an open block, e.g. a formula, does not end a step.
-  ends = step.text.endswith(delimiter) and not boundaries.open_block(step.text)
-  return not step.is_final and not ends
 
 
 def join(steps: Sequence[types.Step]) -> str:

@@ -43,6 +43,7 @@ _ATTRIBUTES = {'held': 'in_context'}
 # Shards that were written before kinds were recorded have no `kind`. The schema
 # version is the same, because such shards can still be read.
 CALL = pa.struct([*_USAGE, ('kind', pa.string())])
+# Older shards have no `is_complete` either.
 # Log-probabilities and hidden states are float32, as engines return them.
 # Seconds and scores are float64, like Python's numbers, so that sums of seconds
 # and comparisons with thresholds are the same after reading.
@@ -55,6 +56,7 @@ STEP = pa.struct(
         ('is_final', pa.bool_()),
         *_USAGE,
         ('hidden', pa.list_(pa.float32())),  # Null = no hidden state.
+        ('is_complete', pa.bool_()),
     ]
 )
 COMPLETION = pa.struct(
@@ -305,6 +307,9 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
   plain = {
       name: structs.field(name).to_pylist() for name in ('text', 'is_final')
   }
+  is_complete = [None] * len(structs)  # As in older shards.
+  if 'is_complete' in structs.type.names:
+    is_complete = structs.field('is_complete').to_pylist()
   # The fields in `_USAGE` have the order of the arguments of `types.Usage`.
   usages = map(
       types.Usage, *(structs.field(name).to_pylist() for name, _ in _USAGE)
@@ -342,6 +347,7 @@ def decode_steps(structs: pa.StructArray) -> list[types.Step]:
           hidden=hidden[hidden_bounds[i] : hidden_bounds[i + 1]]
           if has_hidden[i]
           else None,
+          is_complete=is_complete[i],
       )
       for i, usage in enumerate(usages)
   ]

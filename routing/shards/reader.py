@@ -13,6 +13,30 @@ from routing.shards import block_log
 from routing.shards import manifest as manifest_lib
 from routing.shards import schema
 
+# Ladders that come with the package, in the layout of a work directory.
+SHIPPED = pathlib.Path(__file__).parent / 'shipped'
+
+
+def shipped(name: str) -> pathlib.Path:
+  """Returns the directory of ladders that come with the package.
+
+  Its folder `shards` has one folder for each split; README.md says what was
+  collected, and under which licences.
+
+  Args:
+    name: of the collection, e.g. 'qwen25_coder'.
+
+  Raises:
+    ValueError: if there is no such collection.
+  """
+  found = sorted(x.name for x in SHIPPED.glob('*') if x.is_dir())
+  if name not in found:
+    raise ValueError(
+        f'No ladders {name!r} come with the package; allowed: '
+        f'{", ".join(found)}.'
+    )
+  return SHIPPED / name
+
 
 def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
   """Returns the manifest of a shard directory.

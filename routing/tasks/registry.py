@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from routing.tasks import arithmetic
+from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import jsonl
 from routing.tasks import kor_bench
 from routing.tasks import math_sets
@@ -54,6 +55,11 @@ def mixture(
         f'The parts of task.parts have the graders {", ".join(graders)}; '
         'allowed: one.'
     )
+  if len({task.delimiter for task in made}) > 1:
+    raise ValueError(
+        'The parts of task.parts have several delimiters; set task.delimiter '
+        'instead.'
+    )
   return dataclasses.replace(
       made[0], name='mixture', source=source, grader=graders[0]
   )
@@ -89,18 +95,23 @@ def make(name: str, **options: Any) -> task_lib.Task:
 
   Args:
     name: one of `TASKS`.
-    **options: as the task allows, e.g. `path`, the directory of local files.
+    **options: as the task allows, e.g. `path`, the directory of local files; of
+      every task `delimiter`, see `delimiter.of`.
 
   Raises:
     ValueError: if the task or an option is unknown.
   """
   if name not in TASKS:
     raise ValueError(f'Unknown task {name!r}; allowed: {", ".join(TASKS)}.')
+  delimiter = options.pop('delimiter', None)
   allowed = list(inspect.signature(TASKS[name]).parameters)
   unknown = [option for option in options if option not in allowed]
   if unknown:
     raise ValueError(
         f'Task {name!r} has no option {unknown[0]!r}; allowed: '
-        f'{", ".join(allowed) or "none"}.'
+        f'{", ".join([*allowed, "delimiter"])}.'
     )
-  return TASKS[name](**options)
+  task = TASKS[name](**options)
+  if delimiter is None:
+    return task
+  return dataclasses.replace(task, delimiter=delimiter_lib.of(delimiter))

@@ -8,6 +8,7 @@ import pathlib
 from typing import Protocol
 
 from routing import types
+from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import prompt as prompt_lib
 from routing.tasks import splits
 from routing.tasks import tables
@@ -47,6 +48,7 @@ class Task:
   grader: name of the grader; see `grading.equivalence`.
   max_decisions: largest number of decisions in one answer.
   max_tokens: largest number of tokens of one answer.
+  delimiter: what ends a step.
   """
 
   name: str
@@ -56,6 +58,7 @@ class Task:
   grader: str = 'math_verify'
   max_decisions: int = 16
   max_tokens: int = 1_024
+  delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
 
 
 @dataclasses.dataclass(frozen=True)
