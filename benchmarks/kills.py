@@ -33,7 +33,7 @@ import ml_collections
 
 from configs import arithmetic
 from experiments import collect
-from experiments import records_on_disk
+from experiments import split_on_disk
 from routing.shards import block_log
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
@@ -109,7 +109,7 @@ def files(directory: pathlib.Path) -> dict[str, bytes]:
 def size_of_logs(directory: pathlib.Path) -> int:
   """Returns a number that changes when a record is written."""
   total = 0
-  for path in block_log.paths(directory, records_on_disk.KINDS['ladders']):
+  for path in block_log.paths(directory, split_on_disk.KINDS['ladders']):
     try:
       total += path.stat().st_size
     except FileNotFoundError:  # Deleted meanwhile: its shard is written.

@@ -28,6 +28,7 @@ from experiments import builders
 from experiments import command_line
 from experiments import dry_run as dry_run_lib
 from experiments import records_on_disk
+from experiments import split_on_disk
 from experiments import unattended_collection
 from routing import costs
 from routing import types
@@ -321,7 +322,7 @@ def _check_shared(
     num_problems: number of problems that the run needs.
     is_partial: the settings are those that are known without the models.
   """
-  split = records_on_disk.Split(directory, records_on_disk.KINDS[kind])
+  split = split_on_disk.Split(directory, split_on_disk.KINDS[kind])
   found = dict(split.manifest.settings)
   found.pop('problems_hash')  # More problems than needed are allowed.
   if is_partial:

@@ -13,7 +13,7 @@ import pathlib
 import ml_collections
 
 from experiments import builders
-from experiments import records_on_disk
+from experiments import split_on_disk
 from routing import types
 from routing.engines import model_files
 from routing.engines import prompts
@@ -48,7 +48,7 @@ def _read_at(directory, kind, num_routes, changed) -> Found:
   def noted():
     if not (directory / 'manifest.json').exists():
       return
-    schema = records_on_disk.KINDS[kind]
+    schema = split_on_disk.KINDS[kind]
     for record in reader.read_each(directory, schema, is_partial=True):
       ids.append(record.problem.id)
       yield record

@@ -22,6 +22,7 @@ from experiments import calibrate
 from experiments import command_line
 from experiments import live_points
 from experiments import records_on_disk
+from experiments import split_on_disk
 from experiments import train
 from experiments.scoring import score_steps
 from experiments.scoring import scored_pairs
@@ -84,7 +85,7 @@ def open_pair(
   for router in routers:
     for split in ('select', 'test'):
       opened = records_on_disk.open_split(config, workdir, split)
-      records_on_disk.check_card(router.card, config, opened)
+      split_on_disk.check_card(router.card, config, opened)
     _check_calibrated(
         router, records_on_disk.open_split(config, workdir, 'prove')
     )
@@ -94,7 +95,7 @@ def open_pair(
 
 
 def _check_calibrated(
-    router: learned.LearnedRouter, prove: records_on_disk.Split
+    router: learned.LearnedRouter, prove: split_on_disk.Split
 ) -> None:
   """Raises ValueError if a point was calibrated on other records of `prove`."""
   found = prove.manifest.content_hash
@@ -162,7 +163,7 @@ def _training_records(config, workdir, router):
   is_known = estimators.of(config).learns_from == 'known'
   kind = None if is_known else 'rollouts'
   opened = records_on_disk.open_split(config, workdir, 'train', kind)
-  records_on_disk.check_card(card, config, opened)
+  split_on_disk.check_card(card, config, opened)
   if is_known:
     known = records_on_disk.known_records(config, workdir, 'train')
     return records_on_disk.known_table(known, card)

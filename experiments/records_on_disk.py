@@ -8,7 +8,6 @@ rollouts of its own.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -17,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from experiments import builders
-from routing import costs
+from experiments import split_on_disk
 from routing import progress as progress_lib
 from routing import types
 from routing.engines import engine as engine_lib
@@ -29,17 +28,10 @@ from routing.outcomes import sources
 from routing.rollout import trees
 from routing.routers import card as card_lib
 from routing.routers import fixed
-from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import reply_shards
-from routing.shards import schema
 from routing.training import estimators
 
-KINDS = {
-    'ladders': schema.LADDERS,
-    'replies': reply_shards.REPLIES,
-    'rollouts': schema.ROLLOUTS,
-}
 SOURCES = ('known', 'recorded', 'live')
 # `data.directory` begins so if the records come with the package.
 _SHIPPED = 'shipped/'
@@ -50,8 +42,10 @@ ANSWERS_FOLDER = 'live_answers'
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError if `data.kind` does not fit the other settings."""
   kind, protocol = config.data.kind, config.protocol.name
-  if kind not in KINDS:
-    raise ValueError(f'data.kind is {kind!r}; allowed: {", ".join(KINDS)}.')
+  if kind not in split_on_disk.KINDS:
+    raise ValueError(
+        f'data.kind is {kind!r}; allowed: {", ".join(split_on_disk.KINDS)}.'
+    )
   if (kind == 'ladders') != (protocol == 'escalate') and kind != 'rollouts':
     raise ValueError(
         f'data.kind is {kind!r} and protocol.name is {protocol!r}; allowed: '
@@ -109,73 +103,17 @@ def directory(
   return pathlib.Path(home) / folder / split
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """The records of one split on disk.
-
-  directory: of the shards.
-  kind: of the records.
-  num_problems: only this many problems are read, from the first; None = all.
-  """
-
-  directory: pathlib.Path
-  kind: schema.Kind
-  num_problems: int | None = None
-
-  @functools.cached_property
-  def manifest(self) -> manifest_lib.Manifest:
-    """The manifest.
-
-    Raises:
-      ValueError: if the collection of the split is not complete.
-    """
-    return reader.complete_manifest(self.directory, self.kind)
-
-  @property
-  def specs(self) -> tuple[costs.RouteSpec, ...]:
-    """The models that the records were collected with."""
-    return builders.specs_of(self.manifest.settings)
-
-  @property
-  def weights_sha256(self) -> tuple[str, ...]:
-    """See `card.Card.weights_sha256`; empty in manifests without hashes."""
-    return tuple(self.manifest.settings.get('weights_sha256', ()))
-
-  def file(self, index: int) -> list[Any]:
-    """Returns the records of one file."""
-    entry = self.manifest.shards[index]
-    return reader.read_shard(self.directory, entry, self.kind)
-
-  def files(self) -> Iterator[list[Any]]:
-    """Yields the records of each file, one file at a time."""
-    return map(self.file, range(len(self.manifest.shards)))
-
-  def records(self) -> Iterator[Any]:
-    """Yields the records, in the order of the problems."""
-    rows = itertools.chain.from_iterable(self.files())
-    if self.num_problems is None:
-      return rows
-    # A failed problem has no row, so rows are not numbered as problems are.
-    entries = zip(self._places(), rows, strict=False)
-    return (x for place, x in entries if place < self.num_problems)
-
-  def _places(self) -> Iterator[int]:
-    """Yields the index of the problem of each row."""
-    failed = {failure.index for failure in self.manifest.failures}
-    return (i for i in itertools.count() if i not in failed)
-
-
 def open_split(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     split: str,
     kind: str | None = None,
-) -> Split:
+) -> split_on_disk.Split:
   """Returns a split's records; `kind` None stands for `config.data.kind`."""
   kind = kind or config.data.kind
   where = directory(config, workdir, split, kind)
   size = config.problems[split] if is_shared(config, kind) else None
-  return Split(where, KINDS[kind], size)
+  return split_on_disk.Split(where, split_on_disk.KINDS[kind], size)
 
 
 def known_records(
@@ -198,7 +136,7 @@ def known_records(
   return map(grower.build, found)
 
 
-def _counted(opened: Split, name: str) -> Iterator[Any]:
+def _counted(opened: split_on_disk.Split, name: str) -> Iterator[Any]:
   """Yields the records of a split, and shows on a terminal how many it read."""
   total = opened.num_problems or sum(x.rows for x in opened.manifest.shards)
   with progress_lib.Progress(
@@ -226,72 +164,6 @@ def known_table(
   return records.tree_table(known, card.features, card.accounting)
 
 
-def check_card(
-    card: card_lib.Card, config: ml_collections.ConfigDict, split: Split
-) -> None:
-  """Raises ValueError unless router, records and configuration fit together.
-
-  Models, weights, protocol and cost metric must be the same.
-  """
-  if split.specs != card.specs:
-    raise ValueError(
-        f'{split.directory} was collected with {_names(split.specs)}, but the '
-        f'router was trained for {_names(card.specs)}; use the same models.'
-    )
-  check_weights(card, split.weights_sha256, f'{split.directory} is')
-  protocol = builders.protocol(config)
-  if card.protocol != protocol:
-    raise ValueError(
-        f'The router was trained for {card.protocol.name}, '
-        f'{card.protocol.view}; use that protocol, not {protocol.name}, '
-        f'{protocol.view}.'
-    )
-  if card.metric != config.cost_metric:
-    raise ValueError(
-        f'The router was trained for cost metric {card.metric!r}; set '
-        f'cost_metric to it, not to {config.cost_metric!r}.'
-    )
-
-
-def check_weights(card: card_lib.Card, found: Sequence[str], what: str) -> None:
-  """Raises ValueError unless the models are those a router was trained on.
-
-  Two pairs may have the same names, sizes and prices. An older card, without
-  hashes, is not compared.
-
-  Args:
-    card: of the router.
-    found: the hashes to compare, as `card.weights_sha256`.
-    what: where they are from, with a verb, e.g. 'shards/test is'.
-  """
-  if card.weights_sha256 and tuple(found) != card.weights_sha256:
-    raise ValueError(
-        f'{what} of models with weights {_shown(found)}, but the router was '
-        f'trained on {_shown(card.weights_sha256)}; use the same models.'
-    )
-
-
-def check_same_pair(split: Split, other: Split) -> None:
-  """Raises ValueError unless two splits were collected with the same models."""
-  for name, a, b in (
-      ('models', _names(split.specs), _names(other.specs)),
-      ('weights', _shown(split.weights_sha256), _shown(other.weights_sha256)),
-  ):
-    if a != b:
-      raise ValueError(
-          f'{split.directory} was collected with {name} {a}, but '
-          f'{other.directory} with {b}. Collect both with the same models.'
-      )
-
-
-def _shown(weights: Sequence[str]) -> str:
-  return ', '.join(weights) or 'that were not recorded'
-
-
-def _names(specs: Sequence[costs.RouteSpec]) -> str:
-  return ', '.join(f'{x.name} ({x.parameters:,} parameters)' for x in specs)
-
-
 def source(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
@@ -313,7 +185,7 @@ def source(
       another protocol than the router.
   """
   opened = open_split(config, workdir, split)
-  check_card(card, config, opened)
+  split_on_disk.check_card(card, config, opened)
   if name == 'known':
     return _known(config, workdir, split, card)
   rollouts = list(opened.records())
@@ -372,7 +244,7 @@ def answering(
     ValueError: if their models are not those that the router was trained on.
   """
   weights = builders.model_identities(config)
-  check_weights(card, weights, 'The configuration is')
+  split_on_disk.check_weights(card, weights, 'The configuration is')
   return live_answers.Answering(
       make_engines=functools.partial(builders.steady_engines, config),
       protocol=builders.protocol(config),

@@ -19,6 +19,7 @@ from experiments import builders
 from experiments import command_line
 from experiments import on_policy_rounds
 from experiments import records_on_disk
+from experiments import split_on_disk
 from experiments import training_data
 from experiments import workdirs
 from routing import progress as progress_lib
@@ -131,7 +132,7 @@ def _batches(
     # The models that answer now must be those of the validation trajectories.
     card = make_card(config, data.view)
     weights = builders.model_identities(config)
-    records_on_disk.check_weights(card, weights, 'The configuration is')
+    split_on_disk.check_weights(card, weights, 'The configuration is')
     with on_policy_rounds.collecting(
         config,
         training_data.references(config, workdir),

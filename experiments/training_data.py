@@ -17,6 +17,7 @@ import ml_collections
 
 from experiments import builders
 from experiments import records_on_disk
+from experiments import split_on_disk
 from routing import costs
 from routing import protocols
 from routing import types
@@ -110,7 +111,7 @@ def _known(config, workdir) -> TrainingSet:
   split = {
       name: records_on_disk.open_split(config, workdir, name) for name in known
   }
-  records_on_disk.check_same_pair(split['select'], split['train'])
+  split_on_disk.check_same_pair(split['select'], split['train'])
   specs = split['train'].specs
   # Reference cost and feature statistics are from `train` alone: `select` must
   # stay unseen, as problems in service are.
@@ -209,7 +210,7 @@ def _rollouts(config, workdir) -> TrainingSet:
   protocol = builders.protocol(config)
   for x in split.values():
     _check_protocol(x, protocol)
-  records_on_disk.check_same_pair(split['select'], split['train'])
+  split_on_disk.check_same_pair(split['select'], split['train'])
   # Streaming trades speed for memory: each epoch reads the files again.
   make = _streamed if _num_shards_in_memory(config) else _resident
   view, train = make(config, split['train'], protocol)
@@ -230,7 +231,7 @@ def _rollouts(config, workdir) -> TrainingSet:
 
 def _inherit(
     config: ml_collections.ConfigDict,
-    split: records_on_disk.Split,
+    split: split_on_disk.Split,
     seen: seen_lib.Seen,
     select: Sequence[types.Problem],
 ) -> seen_lib.Seen:
@@ -260,7 +261,7 @@ def _inherit(
 
 
 def _check_protocol(
-    split: records_on_disk.Split, protocol: protocols.Protocol
+    split: split_on_disk.Split, protocol: protocols.Protocol
 ) -> None:
   """Raises ValueError if rollouts were collected in another protocol."""
   found = split.manifest.settings['plan']['protocol']
@@ -279,7 +280,7 @@ def _num_shards_in_memory(config: ml_collections.ConfigDict) -> int:
 
 def _observed(
     config: ml_collections.ConfigDict,
-    split: records_on_disk.Split,
+    split: split_on_disk.Split,
     make: Any,
 ) -> tuple[observation.FeatureConfig, costs.Accounting]:
   """Returns the feature configuration and the cost accounting of a split.
@@ -303,7 +304,7 @@ def _observed(
 
 def _resident(
     config: ml_collections.ConfigDict,
-    split: records_on_disk.Split,
+    split: split_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Data]:
   """Returns the view of rollouts, and the rollouts as arrays in memory."""
@@ -317,7 +318,7 @@ def _resident(
 
 def _streamed(
     config: ml_collections.ConfigDict,
-    split: records_on_disk.Split,
+    split: split_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Shards]:
   """Returns the view of rollouts, and the rollouts as shards on disk."""
@@ -338,7 +339,7 @@ def _streamed(
 
 
 def _load_file(
-    view: View, split: records_on_disk.Split, index: int
+    view: View, split: split_on_disk.Split, index: int
 ) -> types.TrajectoryBatch:
   return view.trajectories(split.file(index))
 

@@ -11,6 +11,7 @@ from configs import arithmetic_redraft
 from experiments import builders
 from experiments import evaluate
 from experiments import records_on_disk
+from experiments import split_on_disk
 from experiments import train
 from experiments import training_data
 import routing
@@ -114,8 +115,8 @@ class ShardsTest(parameterized.TestCase):
       evaluate._training_records(config, self.workdir, router)
 
   def test_points_of_other_records_are_refused(self):
-    prove = records_on_disk.Split(
-        self.shards / 'select', records_on_disk.KINDS['ladders']
+    prove = split_on_disk.Split(
+        self.shards / 'select', split_on_disk.KINDS['ladders']
     )
     router = learned.load('shipped')
     for shards_hash in ('', prove.manifest.content_hash):
@@ -152,7 +153,7 @@ class CardTest(absltest.TestCase):
     content = card.to_json()
     self.assertNotIn('weights_sha256', content)
     self.assertEqual(card_lib.Card.from_json(content), card)
-    records_on_disk.check_weights(card, ('any', 'pair'), 'This is')
+    split_on_disk.check_weights(card, ('any', 'pair'), 'This is')
     named = make_card(_WEIGHTS)
     self.assertEqual(card_lib.Card.from_json(named.to_json()), named)
     self.assertNotEqual(

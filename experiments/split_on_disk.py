@@ -1,0 +1,147 @@
+"""Defines one split of records on disk, and checks that splits fit together."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from experiments import builders
+from routing import costs
+from routing.routers import card as card_lib
+from routing.shards import manifest as manifest_lib
+from routing.shards import reader
+from routing.shards import reply_shards
+from routing.shards import schema
+
+KINDS = {
+    'ladders': schema.LADDERS,
+    'replies': reply_shards.REPLIES,
+    'rollouts': schema.ROLLOUTS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The records of one split on disk.
+
+  directory: of the shards.
+  kind: of the records.
+  num_problems: only this many problems are read, from the first; None = all.
+  """
+
+  directory: pathlib.Path
+  kind: schema.Kind
+  num_problems: int | None = None
+
+  @functools.cached_property
+  def manifest(self) -> manifest_lib.Manifest:
+    """The manifest.
+
+    Raises:
+      ValueError: if the collection of the split is not complete.
+    """
+    return reader.complete_manifest(self.directory, self.kind)
+
+  @property
+  def specs(self) -> tuple[costs.RouteSpec, ...]:
+    """The models that the records were collected with."""
+    return builders.specs_of(self.manifest.settings)
+
+  @property
+  def weights_sha256(self) -> tuple[str, ...]:
+    """See `card.Card.weights_sha256`; empty in manifests without hashes."""
+    return tuple(self.manifest.settings.get('weights_sha256', ()))
+
+  def file(self, index: int) -> list[Any]:
+    """Returns the records of one file."""
+    entry = self.manifest.shards[index]
+    return reader.read_shard(self.directory, entry, self.kind)
+
+  def files(self) -> Iterator[list[Any]]:
+    """Yields the records of each file, one file at a time."""
+    return map(self.file, range(len(self.manifest.shards)))
+
+  def records(self) -> Iterator[Any]:
+    """Yields the records, in the order of the problems."""
+    rows = itertools.chain.from_iterable(self.files())
+    if self.num_problems is None:
+      return rows
+    # A failed problem has no row, so rows are not numbered as problems are.
+    entries = zip(self._places(), rows, strict=False)
+    return (x for place, x in entries if place < self.num_problems)
+
+  def _places(self) -> Iterator[int]:
+    """Yields the index of the problem of each row."""
+    failed = {failure.index for failure in self.manifest.failures}
+    return (i for i in itertools.count() if i not in failed)
+
+
+def check_card(
+    card: card_lib.Card, config: ml_collections.ConfigDict, split: Split
+) -> None:
+  """Raises ValueError unless router, records and configuration fit together.
+
+  Models, weights, protocol and cost metric must be the same.
+  """
+  if split.specs != card.specs:
+    raise ValueError(
+        f'{split.directory} was collected with {_names(split.specs)}, but the '
+        f'router was trained for {_names(card.specs)}; use the same models.'
+    )
+  check_weights(card, split.weights_sha256, f'{split.directory} is')
+  protocol = builders.protocol(config)
+  if card.protocol != protocol:
+    raise ValueError(
+        f'The router was trained for {card.protocol.name}, '
+        f'{card.protocol.view}; use that protocol, not {protocol.name}, '
+        f'{protocol.view}.'
+    )
+  if card.metric != config.cost_metric:
+    raise ValueError(
+        f'The router was trained for cost metric {card.metric!r}; set '
+        f'cost_metric to it, not to {config.cost_metric!r}.'
+    )
+
+
+def check_weights(card: card_lib.Card, found: Sequence[str], what: str) -> None:
+  """Raises ValueError unless the models are those a router was trained on.
+
+  Two pairs may have the same names, sizes and prices. An older card, without
+  hashes, is not compared.
+
+  Args:
+    card: of the router.
+    found: the hashes to compare, as `card.weights_sha256`.
+    what: where they are from, with a verb, e.g. 'shards/test is'.
+  """
+  if card.weights_sha256 and tuple(found) != card.weights_sha256:
+    raise ValueError(
+        f'{what} of models with weights {_shown(found)}, but the router was '
+        f'trained on {_shown(card.weights_sha256)}; use the same models.'
+    )
+
+
+def check_same_pair(split: Split, other: Split) -> None:
+  """Raises ValueError unless two splits were collected with the same models."""
+  for name, a, b in (
+      ('models', _names(split.specs), _names(other.specs)),
+      ('weights', _shown(split.weights_sha256), _shown(other.weights_sha256)),
+  ):
+    if a != b:
+      raise ValueError(
+          f'{split.directory} was collected with {name} {a}, but '
+          f'{other.directory} with {b}. Collect both with the same models.'
+      )
+
+
+def _shown(weights: Sequence[str]) -> str:
+  return ', '.join(weights) or 'that were not recorded'
+
+
+def _names(specs: Sequence[costs.RouteSpec]) -> str:
+  return ', '.join(f'{x.name} ({x.parameters:,} parameters)' for x in specs)
