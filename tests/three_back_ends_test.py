@@ -56,9 +56,11 @@ def _config(medium_url, large_url):
   config.problems.update(train=12, select=8, prove=8, test=8)
   config.collect.update(shard_size=8, concurrency=8)
   config.protocol.max_decisions = 3
+  config.evaluation.update(learners=(), num_live=2, num_coverage_samples=0)
   return config
 
 
+@pytest.mark.usefixtures('lightly_optimized')
 class ThreeBackEndsTest(absltest.TestCase):
 
   @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""Ladders that come with the package: a run needs no model and no problems."""
+
+import json
+import pathlib
+from unittest import mock
+
+from absl.testing import absltest
+import pytest
+
+from experiments import builders
+from experiments import collect
+from experiments import pipeline
+import routing
+from routing.shards import reader
+from tests import flow_test
+
+
+@pytest.mark.usefixtures('lightly_optimized')
+class ShippedTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+    self.enter_context(mock.patch.object(reader, 'SHIPPED', self.folder))
+    self.config = flow_test.small('escalate')
+    self.config.evaluation.update(
+        learners=(), num_live=0, num_coverage_samples=0
+    )
+
+  def _away(self):
+    """Returns the configuration on a machine without models and problems."""
+    config = self.config.copy_and_resolve_references()
+    config.data.directory = 'shipped/pair'
+    for route in config.routes:
+      route['model'] = '/nowhere'
+    return config
+
+  @pytest.mark.slow
+  def test_a_router_is_trained_and_evaluated(self):
+    for split in builders.SPLITS:
+      collect.collect_split(self.config, self.folder / 'pair', split)
+    files = sorted((self.folder / 'pair').rglob('*'))
+    workdir = self.folder / 'run'
+    with mock.patch.object(builders, 'problems', side_effect=AssertionError):
+      pipeline.run(self._away(), workdir, lambda _: None)
+    results = json.loads((workdir / 'results.json').read_text())
+    self.assertIn('policy', results['cost_metrics']['price']['methods'])
+    self.assertLen(
+        routing.load_ladders('pair', 'test'), self.config.problems.test
+    )
+    # Nothing is written beside the ladders.
+    self.assertEqual(sorted((self.folder / 'pair').rglob('*')), files)
+    self._check_refusals()
+
+  def _check_refusals(self):
+    other = self._away()
+    other.collect.max_tokens = 99
+    with self.assertRaisesRegex(ValueError, r'other settings \(plan differ'):
+      collect.collect_split(other, self.folder, 'test')
+    more = self._away()
+    more.problems.test += 1
+    with self.assertRaisesRegex(ValueError, 'but this configuration needs'):
+      collect.collect_split(more, self.folder, 'test')
+
+  def test_unknown_names_are_refused(self):
+    (self.folder / 'pair').mkdir()
+    with self.assertRaisesRegex(ValueError, "'other' .* allowed: pair"):
+      routing.load_ladders('other')
+
+
+if __name__ == '__main__':
+  absltest.main()
