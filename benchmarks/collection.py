@@ -39,6 +39,7 @@ from routing import types
 from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import prompts
+from routing.rollout import collect
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
@@ -73,7 +74,7 @@ async def answer_all(
       )
 
   start = time.perf_counter()
-  trajectories = await asyncio.gather(*map(answer, problems))
+  trajectories = await collect.together(map(answer, problems))
   return trajectories, time.perf_counter() - start
 
 
@@ -125,7 +126,7 @@ class PlainBatches:
         (x.problem.question, *run) for x in trajectories for run in runs(x)
     ]
     start = time.perf_counter()
-    await asyncio.gather(*(self._write(*run, **fields) for run in wanted))
+    await collect.together(self._write(*run, **fields) for run in wanted)
     return time.perf_counter() - start
 
   async def _write(
