@@ -195,6 +195,8 @@ def figures(
   scored = scored_pairs.pairs(config, workdir, pair, card)
   others |= {
       'confidence': [families.Uncertainty(largest)],
+      'confidence, mean': [families.Uncertainty(largest, 'mean')],
+      'confidence, first token': [families.Uncertainty(largest, 'first')],
       'fixed step': [families.FixedStep(largest)],
       **{name: [families.StepScore(largest)] for name in scored},
   }

@@ -49,7 +49,7 @@ def _named(family, features):
   """Returns routes at threshold 0: larger where the advantage is >= 0."""
   decisions = table_lib.Decisions(
       features=np.stack(features),
-      uncertainty=np.zeros(len(features), np.float32),
+      uncertainty=np.zeros((len(features), 3), np.float32),
       depth=np.zeros(len(features), np.int32),
       parents=np.full(len(features), -1, np.int32),
   )
@@ -181,7 +181,7 @@ def _drawn(num, seed=0):
   return sources.Recorded(
       batch=batch,
       costs={_METRIC: costs},
-      uncertainty=np.zeros((num, 2)),
+      uncertainty=np.zeros((num, 2, 3)),
       owner=np.arange(num),
       large_correct=np.ones(num),
       problems=(),

@@ -50,6 +50,18 @@ class FixedTest(parameterized.TestCase):
     self.assertAlmostEqual(got.score, 0.2)
     self.assertEqual(fixed.ConfidenceRouter(0.1).decide(make_trace()).route, 0)
 
+  @parameterized.parameters(('minimum', 1.5), ('mean', 1.0), ('first', 0.5))
+  def test_confidence_has_other_statistics(self, statistic, score):
+    draft = make_step(-0.5, -1.5)
+    for threshold, route in ((score, 1), (score + 1e-6, 0)):
+      router = fixed.ConfidenceRouter(threshold, statistic=statistic)
+      got = router.decide(make_trace(3, draft))
+      self.assertEqual((got.route, got.score), (route, score))
+
+  def test_an_unknown_statistic_is_named(self):
+    with self.assertRaisesRegex(ValueError, "'max'; allowed: minimum, mean"):
+      fixed.ConfidenceRouter(1.0, statistic='max')
+
   def test_confidence_without_log_probabilities_raises(self):
     with self.assertRaisesRegex(ValueError, 'needs log-probabilities'):
       fixed.ConfidenceRouter(1.0).decide(make_trace(0, make_step()))

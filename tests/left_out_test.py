@@ -211,7 +211,7 @@ class NoLogProbabilitiesTest(absltest.TestCase):
           protocols.Protocol('escalate', view),
       )
       np.testing.assert_array_equal(
-          np.flatnonzero(np.isnan(table.decisions.uncertainty)),
+          np.flatnonzero(np.isnan(table.decisions.uncertainty[:, 0])),
           [table.roots[1] + place],
       )
       num = len(table.decisions.depth)

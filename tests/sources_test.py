@@ -131,6 +131,7 @@ FAMILIES = {
     'gru': lambda name: make_policy(name, 'gru'),
     'scored': lambda name: families.Scored(Line(), FEATURES, 2),
     'uncertainty': lambda name: families.Uncertainty(2),
+    'uncertainty, mean': lambda name: families.Uncertainty(2, 'mean'),
     'fixed step': lambda name: families.FixedStep(1),
 }
 
@@ -142,7 +143,7 @@ class FamiliesTest(parameterized.TestCase):
     known, family = known_source(name), FAMILIES[kind](name)
     grid = known.grid(family, 3)
     self.assertEqual([grid[0], grid[-1]], [-np.inf, np.inf])
-    if kind in ('uncertainty', 'fixed step'):
+    if kind.startswith(('uncertainty', 'fixed step')):
       # A threshold at a score and one just above it give different policies.
       kappas = np.unique([*grid, np.nextafter(grid[1], np.inf)])
     else:  # Scores of one row and of many differ in their last digits.

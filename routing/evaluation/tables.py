@@ -18,6 +18,8 @@ LABELS = {
     'fitted Q, linear': 'fitted Q, linear',
     'boosting': 'gradient boosting',
     'confidence': 'confidence threshold',
+    'confidence, mean': 'confidence threshold, mean of the step',
+    'confidence, first token': 'confidence threshold, first token',
     'step score': 'step score threshold (PRM)',
     'step score, free': 'step score threshold (PRM), PRM not charged',
     'fixed step': 'best fixed hand-over step',

@@ -16,6 +16,8 @@ from routing import types
 from routing.features import confidence
 from routing.features import text
 
+# Of a step's log-probabilities, for thresholds on one number.
+UNCERTAINTIES = ('minimum', 'mean', 'first')
 GROUPS = ('confidence', 'progress', 'cost', 'text', 'hidden')
 
 
@@ -183,17 +185,31 @@ def viewed_step(trace: types.Trace) -> types.Step | None:
   return trace.steps[-1] if trace.steps else None
 
 
-def uncertainty(trace: types.Trace) -> float:
-  """Returns the uncertainty score of the viewed step, in nats, >= 0.
+def uncertainties(trace: types.Trace) -> tuple[float, ...]:
+  """Returns the uncertainty scores of the viewed step, in nats, >= 0.
 
-  The score is minus the lowest log-probability of the step's tokens. It is 0
-  before the first step, and NaN if the engine gives no log-probabilities.
+  A score is minus a log-probability: of the step's least likely token, the mean
+  over its tokens, and of its first token; in the order of `UNCERTAINTIES`. The
+  scores are 0 before the first step, and NaN if the engine gives no
+  log-probabilities.
   """
   step = viewed_step(trace)
   if step is None:
-    return 0.0
-  # NaN, not 0: without log-probabilities the step must not look certain.
-  return -float(step.log_probs.min()) if len(step.log_probs) else float('nan')
+    return (0.0,) * len(UNCERTAINTIES)
+  log_probs = step.log_probs
+  if not len(log_probs):
+    # NaN, not 0: without log-probabilities the step must not look certain.
+    return (float('nan'),) * len(UNCERTAINTIES)
+  return (
+      -float(log_probs.min()),
+      -float(log_probs.mean()),
+      -float(log_probs[0]),
+  )
+
+
+def uncertainty(trace: types.Trace, statistic: str = 'minimum') -> float:
+  """Returns one of `uncertainties`; `statistic` is one of `UNCERTAINTIES`."""
+  return uncertainties(trace)[UNCERTAINTIES.index(statistic)]
 
 
 def _confidence(trace: types.Trace, config: FeatureConfig) -> np.ndarray:

@@ -79,8 +79,8 @@ def _observe(
     new_steps: Sequence[types.Step],
     config: observation.FeatureConfig,
     problem: types.Problem,
-) -> tuple[np.ndarray, float]:
-  """Returns the `[F]` features and the uncertainty score of a trace.
+) -> tuple[np.ndarray, tuple[float, ...]]:
+  """Returns the `[F]` features and the `[S]` uncertainty scores of a trace.
 
   Args:
     trace: the answer so far, as the router sees it.
@@ -96,7 +96,7 @@ def _observe(
     features = observation.observe(trace, config)
   except ValueError as error:
     raise ValueError(f'Problem {problem.id}: {error}') from error
-  return features, observation.uncertainty(trace)
+  return features, observation.uncertainties(trace)
 
 
 def _check_positive(all_large: Sequence[float], problem: types.Problem) -> None:
@@ -267,14 +267,14 @@ def recorded_source(
     ValueError: see `batching.trajectory_batch`.
   """
   batch = batching.trajectory_batch(rollouts, config, accounting, protocol)
-  uncertainty = np.zeros(batch.mask.shape)
+  uncertainty = np.zeros((*batch.mask.shape, len(observation.UNCERTAINTIES)))
   # `rows` has the row order of `trajectory_batch`: by problem, then by
   # trajectory.
   rows = ((x, y) for x in rollouts for y in x.trajectories)
   for row, (_, trajectory) in enumerate(rows):
     seen = traces.of_trajectory(trajectory, accounting, protocol)
     for step, trace in enumerate(seen):
-      uncertainty[row, step] = observation.uncertainty(trace)
+      uncertainty[row, step] = observation.uncertainties(trace)
   return sources.Recorded(
       batch=batch,
       costs=batching.costs_by_metric(rollouts, accounting, protocol, config),

@@ -197,7 +197,7 @@ class Recorded:
 
   batch: B trajectories; features are not standardised.
   costs: cost metric -> `[B, T]` float, as `batch.costs`.
-  uncertainty: `[B, T]` float nats; see `table.Decisions`.
+  uncertainty: `[B, T, S]` float nats; see `table.Decisions`.
   owner: `[B]` int in 0..N-1, ascending, the problem of each trajectory.
   large_correct: `[N]` float, 1 where the largest model alone is right.
   problems: the N problems.

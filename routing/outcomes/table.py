@@ -26,8 +26,8 @@ class Decisions:
   """The observations that a router receives at M decisions.
 
   features: `[M, F]` float32, not standardised.
-  uncertainty: `[M]` float32 nats, as `observation.uncertainty`: 0 where no step
-    is visible, NaN where the engine returned no log-probabilities.
+  uncertainty: `[M, S]` float32 nats, as `observation.uncertainties`: 0 where no
+    step is visible, NaN where the engine returned no log-probabilities.
   depth: `[M]` int32, number of earlier decisions on the path to this one.
   parents: `[M]` int32, index of the previous decision on the path; -1 at the
     first decision of a problem.
@@ -172,7 +172,7 @@ class TableBuilder:
   def add_decision(
       self,
       features: np.ndarray,
-      uncertainty: float,
+      uncertainty: Sequence[float],
       num_routes: int,
       parent: tuple[int, int] | None = None,
   ) -> int:
@@ -180,7 +180,7 @@ class TableBuilder:
 
     Args:
       features: `[F]`, the observation at this decision.
-      uncertainty: the uncertainty score in nats; see `Decisions`.
+      uncertainty: `[S]`, the uncertainty scores in nats; see `Decisions`.
       num_routes: A, the number of routes to choose from.
       parent: index of the previous decision and the route chosen there; None =
         this is the first decision of the problem.

@@ -110,11 +110,15 @@ class Uncertainty:
 
   Args:
     route: the larger route that takes over.
+    statistic: one of `observation.UNCERTAINTIES`, instead of the minimum.
   """
 
-  def __init__(self, route: int = 1):
+  def __init__(self, route: int = 1, statistic: str = 'minimum'):
     self._route = fixed.check_route(route)
+    self._statistic = fixed.check_statistic(statistic)
     self.fingerprint = f'uncertainty/{route}'
+    if statistic != 'minimum':
+      self.fingerprint += f'/{statistic}'
 
   def score(self, decisions: table_lib.Decisions) -> Scores:
     """Returns `[M]` uncertainty scores in nats, and the same route everywhere.
@@ -123,7 +127,9 @@ class Uncertainty:
       refusal.Refusal: if log-probabilities are missing at any decision, because
         the live router could not decide there.
     """
-    missing = np.isnan(decisions.uncertainty)
+    index = observation.UNCERTAINTIES.index(self._statistic)
+    scores = decisions.uncertainty[:, index]
+    missing = np.isnan(scores)
     if missing.any():
       raise refusal.Refusal(
           'The confidence threshold needs log-probabilities; they are missing '
@@ -132,11 +138,11 @@ class Uncertainty:
           note='',
       )
     routes = np.full(len(decisions.depth), self._route)
-    return decisions.uncertainty, routes
+    return scores, routes
 
   def at(self, threshold: float) -> fixed.ConfidenceRouter:
     """Returns the live router at a threshold in nats."""
-    return fixed.ConfidenceRouter(threshold, self._route)
+    return fixed.ConfidenceRouter(threshold, self._route, self._statistic)
 
 
 class StepScore:

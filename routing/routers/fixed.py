@@ -20,6 +20,19 @@ def check_route(route: int) -> int:
   return route
 
 
+def check_statistic(statistic: str) -> str:
+  """Returns a statistic; raises ValueError if it is not one of those allowed.
+
+  The allowed ones are `observation.UNCERTAINTIES`.
+  """
+  if statistic not in observation.UNCERTAINTIES:
+    raise ValueError(
+        f'The statistic is {statistic!r}; allowed: '
+        f'{", ".join(observation.UNCERTAINTIES)}.'
+    )
+  return statistic
+
+
 @dataclasses.dataclass(frozen=True)
 class SmallRouter:
   """A router that never hands over: the small model writes the whole answer."""
@@ -116,13 +129,16 @@ class ConfidenceRouter:
   threshold: nats; the router hands over when -min log-probability of a step's
     tokens reaches this value.
   route: the larger route that takes over.
+  statistic: one of `observation.UNCERTAINTIES`, instead of the minimum.
   """
 
   threshold: float
   route: int = 1
+  statistic: str = 'minimum'
 
   def __post_init__(self):
     check_route(self.route)
+    check_statistic(self.statistic)
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Hands over if the uncertainty score of the newest step is high enough.
@@ -133,7 +149,7 @@ class ConfidenceRouter:
       ValueError: if the engine returned no log-probabilities.
     """
     # Calibration uses the same function, so its thresholds fit these scores.
-    score = observation.uncertainty(trace)
+    score = observation.uncertainty(trace, self.statistic)
     # Any comparison with NaN is False: without this check the router would
     # silently never hand over.
     if math.isnan(score):
