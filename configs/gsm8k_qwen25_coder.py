@@ -6,6 +6,7 @@ on which the small model is right more often. Results name the two groups.
 Run:    python -m experiments.pipeline --config=configs/gsm8k_qwen25_coder.py --workdir=runs/gsm8k
 CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (llama.cpp, 4-bit weights; some 20 s a problem on two cores; the same command resumes)
 Smoke:  the same with :smoke, eight problems a split
+Ladders that come with the package: the same with :shipped, which needs neither models nor problems
 Local:  append '--config.routes[0].model=small.gguf' '--config.routes[0].weights=/models/small' (the same for [1]) and --config.task.path=/data
 """  # noqa: E501  Commands stay on one line.
 
@@ -13,7 +14,7 @@ import ml_collections
 
 from configs import own_models
 
-VARIANTS = ('gpu', 'cpu', 'smoke')
+VARIANTS = ('gpu', 'cpu', 'smoke', 'shipped')
 
 _PARAMETERS = {'0.5B': 494_032_768, '1.5B': 1_543_714_304}
 _EQUATIONS = dict(
@@ -97,6 +98,9 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config.protocol.max_decisions = 8
   config.collect.update(max_tokens=256, concurrency=16, shard_size=50)
   config.train_seeds = (0, 1, 2)
+  if variant == 'shipped':
+    config.data.directory = 'shipped/qwen25_coder'
+    config.evaluation.num_live = 0  # There is no model to ask.
   if variant == 'smoke':
     config.problems.update(train=8, select=8, prove=8, test=8)
     config.train_seeds = (0,)
