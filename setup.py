@@ -88,7 +88,11 @@ if __name__ == '__main__':
       python_requires='>=3.11',
       packages=setuptools.find_namespace_packages(
           include=['routing*', 'experiments*', 'configs*', 'third_party*'],
-          exclude=['routing.lm.weights*', 'routing.routers.shipped*'],
+          exclude=[
+              'routing.lm.weights*',
+              'routing.routers.shipped*',
+              'routing.shards.shipped*',
+          ],
       ),
       package_data={
           'routing.lm': ['weights/**'],

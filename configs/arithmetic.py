@@ -122,7 +122,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       # 'reliability': minimise cost subject to relative loss <= level.
       form='budget',
       # Cost fractions, at least that of the small model alone and at most 1;
-      # or relative losses, in [0, 1].
+      # or relative losses, in [0, 1]. () = four budgets, spread from the cost
+      # of the small model alone to 1.
       levels=(0.25, 0.4, 0.55, 0.7),
       entropy_weight=0.0,  # Bonus per nat of the policy's entropy; >= 0.
   )

@@ -129,6 +129,7 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config.protocol.max_decisions = 16
   config.collect.update(max_tokens=1_024, concurrency=32, shard_size=64)
   config.features.groups = ('confidence', 'progress', 'cost', 'text')
+  config.objective.levels = ()  # Spread by what the small model costs.
   config.num_steps = 400
   config.batch_size = 256
   config.evaluation.update(num_live=50, num_coverage_samples=0)

@@ -21,6 +21,7 @@ from routing.engines import route as route_lib
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import prompt as prompt_lib
 from routing.tasks import registry
 from routing.tasks import splits
@@ -121,12 +122,10 @@ def engines(config: ml_collections.ConfigDict) -> list[engine_lib.Engine]:
   """Returns one engine per route, smallest first; the caller closes them.
 
   Raises:
-    ValueError: if a back end or setting is unknown, an API key is not set, a
-      back end cannot end steps as the task does, or the small model's engine
-      does not return the hidden states that the features need.
+    ValueError: if a back end or setting is unknown, an API key is not set, or
+      the small model's engine does not return the hidden states that the
+      features need.
   """
-  for route in routes(config):
-    back_ends.check_delimiter(route, task(config).delimiter)
   set_environment(config)  # Before the first engine, which may read it.
   # All keys before the first engine: one that was built, and is left behind by
   # an error, would keep its process and its memory.
@@ -254,10 +253,13 @@ def billed_specs(
 def check_routes(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError if a route's engine or settings are not allowed.
 
-  This includes more problems in flight than an engine caches: traces would
-  evict one another from the prefix cache, and pay to be read again.
+  This includes a back end that cannot end steps as the task does, and more
+  problems in flight than an engine caches: traces would evict one another from
+  the prefix cache, and pay to be read again.
   """
+  delimiter = task(config).delimiter
   for route in routes(config):
+    back_ends.check_delimiter(route, delimiter)
     slots = getattr(back_ends.settings(route), 'num_slots', None)
     if slots and config.collect.concurrency > slots:
       raise ValueError(
@@ -331,6 +333,9 @@ def task_key(config: ml_collections.ConfigDict) -> dict[str, Any]:
   options = _plain(config.task)
   for part in (options, *options.get('parts', ())):
     part.pop('path', None)  # Where the files are changes nothing.
+  # Older records do not name the blank line.
+  if asked.delimiter == delimiter_lib.BLANK_LINE:
+    options.pop('delimiter', None)
   return {
       **options,
       'finders': list(asked.finders),

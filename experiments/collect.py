@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 import pathlib
 from typing import Any
 
@@ -33,6 +34,7 @@ from experiments import unattended_collection
 from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import route as route_lib
 from routing.rollout import all_replies
 from routing.rollout import behaviour_rollouts
 from routing.rollout import collect as collect_lib
@@ -272,6 +274,7 @@ def collect_split(
     settings = _task_settings(config, split) | {
         'plan': delimiter_lib.settings_key(builders.plan(config))
     }
+    _check_models(directory, kind, builders.routes(config))
     needed = config.problems[split]
     _check_shared(directory, kind, settings, needed, is_partial=True)
     return directory
@@ -303,6 +306,24 @@ def collect_split(
           )
       )
   return directory
+
+
+def _check_models(
+    directory: pathlib.Path, kind: str, routes: Sequence[route_lib.Route]
+) -> None:
+  """Raises ValueError if a configuration contradicts the collected models.
+
+  Without the weights, only names and given sizes and prices can be compared.
+  """
+  split = split_on_disk.Split(directory, split_on_disk.KINDS[kind])
+  given = [{'name': x.name, **x.spec} for x in routes]
+  for asked, spec in itertools.zip_longest(given, split.specs):
+    if asked is None or spec is None or asked.items() - vars(spec).items():
+      raise ValueError(
+          f'{directory} was collected with the models '
+          f'{[vars(x) for x in split.specs]}, but the routes are {given}. Use '
+          'the same names, sizes and prices.'
+      )
 
 
 def _check_shared(

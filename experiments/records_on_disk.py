@@ -52,6 +52,14 @@ def check(config: ml_collections.ConfigDict) -> None:
         'ladders or rollouts in escalate, replies or rollouts in switch and '
         'redraft.'
     )
+  delimiter = builders.task(config).delimiter
+  if kind == 'replies' and not delimiter.is_text:
+    # A reply is collected as a part of a longer text, but a live step also pays
+    # for the tokens after its end.
+    raise ValueError(
+        f"data.kind is 'replies' and task.delimiter is {delimiter}; allowed: a "
+        'text. Collect rollouts instead.'
+    )
   if kind == 'rollouts' and estimators.of(config).learns_from == 'known':
     raise ValueError(
         "objective.estimator is 'exact', which needs every trace's outcome; "

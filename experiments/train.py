@@ -24,6 +24,7 @@ from experiments import training_data
 from experiments import workdirs
 from routing import progress as progress_lib
 from routing.features import observation
+from routing.objectives import lagrangian
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.training import checkpoint
@@ -35,6 +36,7 @@ from routing.training import memory
 from routing.training import parallel
 from routing.training import sources
 from routing.training import state as state_lib
+from routing.training import validation as validation_lib
 
 
 def run_directory(workdir: pathlib.Path | str, seed: int) -> pathlib.Path:
@@ -60,6 +62,25 @@ def load_router(
   router = learned.load(directory)
   router.seen.require_known(str(directory))
   return router
+
+
+def with_levels(
+    config: ml_collections.ConfigDict, select: validation_lib.Data
+) -> ml_collections.ConfigDict:
+  """Returns the configuration with budgets, if it names none.
+
+  Args:
+    config: of the run; `objective.levels` () = spread them from the cost of the
+      small model alone to that of the large one.
+    select: the data of `select`, from which the first of these costs is known.
+  """
+  if config.objective.levels or config.objective.form != 'budget':
+    return config
+  small_cost = float(validation_lib.always(0, select).cost)
+  config = config.copy_and_resolve_references()
+  config.objective.levels = lagrangian.spread_levels(small_cost)
+  logging.info('Budgets: %s', ', '.join(map(str, config.objective.levels)))
+  return config
 
 
 def make_card(
@@ -196,6 +217,7 @@ def train_seed(
   # After the checks above: a finished run of other data is an error, too.
   if is_finished(workdir, seed):
     return learned.load(directory)
+  config = with_levels(config, data.select)
   with (
       _batches(config, workdir, seed, data) as batches,
       _progress(config, seed) as shown,

@@ -47,5 +47,10 @@ def load_ladders(name, split='test'):
     ValueError: if there is no such collection or split.
   """
   from routing.shards import reader
+  from routing.tasks import splits
 
+  if split not in splits.SPLITS:
+    raise ValueError(
+        f'Unknown split {split!r}; allowed: {", ".join(splits.SPLITS)}.'
+    )
   return reader.read_ladders(reader.shipped(name) / 'shards' / split)

@@ -110,7 +110,7 @@ class Step:
     include text that was dropped, so `num_tokens` is the length of the step.
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
-  is_complete: whether it ends at a delimiter; None = see `boundaries.is_cut`.
+  is_complete: a delimiter ended it, not the token limit; None = not known.
   """
 
   text: str

@@ -7,13 +7,18 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from configs import arithmetic_redraft
+from experiments import builders
+from experiments import records_on_disk
 from routing import protocols
 from routing import types
+from routing.engines import back_ends
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.engines import openai_responses
 from routing.engines import repetition
+from routing.engines import route as route_lib
 from routing.engines import scripted
 from routing.engines import segmentation
 from routing.grading import equivalence
@@ -24,6 +29,7 @@ from routing.routers import fixed
 from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import registry
 
+_SPACE = delimiter_lib.of(' ')
 _LINE = delimiter_lib.of('\n')
 _SENTENCE = delimiter_lib.of({'pattern': r'[.!?]\s+'})
 _NUMBERED = delimiter_lib.of({'pattern': delimiter_lib.NUMBERED})
@@ -71,7 +77,7 @@ class _Model:
       self.num_written += len(found)
       position += len(found)
       is_final = position == len(self._pieces)
-      usage = types.Usage(0, 0, 0, len(found))
+      usage = types.Usage(0, 0, 0, len(found), len(found) * 1.0)
       return _written(found, is_final), usage
 
     return call
@@ -134,6 +140,9 @@ class DelimiterTest(parameterized.TestCase):
       ('$$ a. b $$ c. d', ['$$ a. b $$ c. ', 'd']),
       ('$$ a. b', ['$$ a. b']),
       ('1.5 a', ['1.5 a']),
+      # Inline code is no listing, whatever stands in it.
+      ('A\n```x. y``` z. B. C', ['A\n```x. ', 'y``` z. ', 'B. ', 'C']),
+      ('A\n```\nx. y\n```\nz. B', ['A\n```\nx. y\n```\nz. ', 'B']),
   )
   def test_splits_at_a_pattern(self, text, expected):
     self.assertEqual(boundaries.split(text, _SENTENCE), expected)
@@ -144,7 +153,17 @@ class DelimiterTest(parameterized.TestCase):
   def test_knows_the_ways_to_number_steps(self, text):
     self.assertLen(boundaries.split(text, _NUMBERED), 2)
 
-  @parameterized.parameters('x\n2.5 y', 'x\n2 y', 'x 2. y', 'x\n2024. y')
+  def test_a_match_may_begin_a_step(self):
+    by_pattern = delimiter_lib.of({'pattern': 'END\n'})
+    for delimiter in (by_pattern, delimiter_lib.of('END\n')):
+      self.assertEqual(
+          boundaries.split('END\nEND\nb\nc', delimiter),
+          ['END\n', 'END\n', 'b\nc'],
+      )
+
+  @parameterized.parameters(
+      'x\n2.5 y', 'x\n2 y', 'x 2. y', 'x\n2024. y', 'x\n12: 30'
+  )
   def test_a_number_alone_is_no_step(self, text):
     self.assertLen(boundaries.split(text, _NUMBERED), 1)
 
@@ -154,6 +173,26 @@ class DelimiterTest(parameterized.TestCase):
     self.assertEqual([x.text for x in cut], ['a b ccc d', ' ef g'])
     self.assertEqual([x.tokens for x in cut], [slice(0, 5), slice(5, 9)])
     self.assertEqual([x.is_complete for x in cut], [True, False])
+
+  def test_no_step_is_blank(self):
+    cut = segmentation.slices(
+        ['\n', ' aaa', 'bbb', 'ccc', 'ddd', ' e', 'f', ' g'], _SHORT
+    )
+    self.assertEqual([x.text for x in cut], ['\n aaabbbcccddd', ' ef g'])
+
+  @parameterized.parameters('\n', '\n\n')
+  def test_no_step_ends_in_the_beginning_of_a_template(self, text):
+    steps = asyncio.run(
+        segmentation.write_steps(
+            _Model(['Hm', ',', ' so', *text, 'Then', '']).at(0),
+            to_end=False,
+            max_tokens=99,
+            opening='<think>\n',
+            delimiter=delimiter_lib.of(text),
+        )
+    )
+    self.assertEqual(steps[0].text, '<think>\nHm, so' + text)
+    self.assertTrue(steps[0].is_complete)
 
   def test_a_long_step_of_one_word_ends_within_it(self):
     cut = segmentation.slices(list('abcdefgh'), _SHORT, is_final=True)
@@ -207,6 +246,7 @@ class DelimiterTest(parameterized.TestCase):
     (kept,) = openai_responses.kept_steps(steps, request, model.num_written, 4)
     self.assertEqual(kept.text, 'A b. ')
     self.assertEqual((kept.num_tokens, kept.usage.written), (5, 12))
+    self.assertAlmostEqual(kept.usage.seconds, 12.0)
 
   @parameterized.parameters(
       ({'text': ''}, 'at least 1 character'),
@@ -215,6 +255,8 @@ class DelimiterTest(parameterized.TestCase):
       ({'pattern': 'x*'}, 'matches an empty text'),
       ({'max_tokens': -1}, 'allowed: 0, or at least 2'),
       ({'max_tokens': 1}, 'allowed: 0, or at least 2'),
+      ({'max_tokens': '64'}, "max_tokens of a delimiter is '64'; allowed: int"),
+      (64, 'task.delimiter is 64; allowed: a text, or a mapping'),
       ({'chars': 3}, "'chars'; allowed: text, pattern, max_tokens"),
   )
   def test_what_is_not_allowed_is_named(self, given, message):
@@ -237,8 +279,14 @@ class RepetitionTest(absltest.TestCase):
     self.assertFalse(self._kept('a\nb\na\n', _LINE, 'b\n')[0].is_final)
 
   def test_equal_steps_without_a_mark_end_the_answer(self):
-    self.assertTrue(self._kept('a b b', _SHORT, ' b')[0].is_final)
-    self.assertFalse(self._kept('a b c b', _SHORT, ' b')[0].is_final)
+    self.assertTrue(self._kept('a b b b b', _SHORT, ' b b')[0].is_final)
+    self.assertFalse(self._kept('a b b c b b', _SHORT, ' b b')[0].is_final)
+    # As short a step may be the end of a longer one.
+    self.assertFalse(self._kept('x = 1111', _SHORT, '1')[0].is_final)
+
+  def test_line_breaks_without_end_end_the_answer(self):
+    self.assertTrue(repetition.ends_in_blank_steps('a' + ' ' * 8, 4, _SPACE))
+    self.assertFalse(repetition.ends_in_blank_steps('a' + ' ' * 7, 4, _SPACE))
 
 
 class DriverTest(parameterized.TestCase):
@@ -291,6 +339,38 @@ class DriverTest(parameterized.TestCase):
     self.assertEqual(
         [s.text for s in first.steps], [s.text for s in again.steps]
     )
+
+
+class RouteTest(parameterized.TestCase):
+  """Which back ends can end steps in which way."""
+
+  @parameterized.parameters(
+      ('embedded', {}, '\n', 'a blank line'),
+      ('openai', {'mode': 'instruct'}, {'max_tokens': 64}, 'allowed: a text'),
+      ('openai', {'mode': 'instruct'}, {'pattern': 'x'}, 'allowed: a text'),
+      ('openai', {}, {'max_tokens': 64}, 'num_log_probs 0'),
+  )
+  def test_what_a_back_end_cannot_do_is_refused(
+      self, engine, settings, delimiter, message
+  ):
+    if engine == 'openai':
+      settings = dict(base_url='http://x/v1', **settings)
+    route = route_lib.Route('r', engine, 'm', settings=settings)
+    with self.assertRaisesRegex(ValueError, message):
+      back_ends.check_delimiter(route, delimiter_lib.of(delimiter))
+
+  def test_replies_need_a_text(self):
+    config = arithmetic_redraft.get_config('smoke')
+    records_on_disk.check(config)
+    config.task.delimiter = dict(max_tokens=64)
+    with self.assertRaisesRegex(ValueError, "data.kind is 'replies'"):
+      records_on_disk.check(config)
+
+  def test_the_blank_line_is_the_default(self):
+    config = arithmetic_redraft.get_config('smoke')
+    key = builders.task_key(config)
+    config.task.delimiter = '\n\n'
+    self.assertEqual(builders.task_key(config), key)
 
 
 class TaskTest(absltest.TestCase):

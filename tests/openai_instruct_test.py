@@ -75,6 +75,14 @@ class InstructTest(parameterized.TestCase):
     self.assertEqual(step.text, 'b\n')
     self.assertIn('end it with a line break.', asked)
 
+  def test_steps_that_end_in_no_white_space_are_not_glued(self):
+    (step,), _ = self._write(
+        '2 is half of it.',
+        trace='So it is 4.',
+        delimiter=delimiter_lib.of('.'),
+    )
+    self.assertEqual(step.text, ' 2 is half of it.')
+
   def test_a_step_cut_short_gets_no_delimiter(self):
     (step,), _ = self._write('bcdef', max_tokens=3)
     self.assertEqual((step.text, step.is_final), ('bcd', False))

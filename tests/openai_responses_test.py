@@ -121,6 +121,10 @@ class ReplyTest(parameterized.TestCase):
         openai_responses.ends_answer(reply, '\n\n', in_block), is_end
     )
 
+  def test_an_empty_line_is_no_end(self):
+    reply = openai_responses.read_reply(_response('', written=1), 'x', 0, 0)
+    self.assertFalse(openai_responses.ends_answer(reply, '\n', False))
+
   def test_unreported_tokens_are_spread_over_the_text(self):
     first, second = _steps(_response('ab\n\ncdef', written=4))
     self.assertEqual((first.text, second.text), ('ab\n\n', 'cdef'))

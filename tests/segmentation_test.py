@@ -113,10 +113,10 @@ class ChargedTest(absltest.TestCase):
         list('ab') + ['\n\n', 'c', ''], range(5), none, none[:, None], True
     )
     steps = segmentation.to_steps(written, types.Usage(1, 7, 0, 5, 5.0))
-    (kept,) = segmentation.charged(steps[:1], 5)
-    self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 3.0))  # 2 wasted.
+    (kept,) = segmentation.charged(steps[:1], 5, 5.0)
+    self.assertEqual(kept.usage, types.Usage(1, 7, 0, 5, 5.0))  # 2 wasted.
     self.assertEqual(kept.text, 'ab\n\n')
-    self.assertEqual(segmentation.charged(steps, 5), steps)
+    self.assertEqual(segmentation.charged(steps, 5, 5.0), steps)
 
 
 class TotalTest(absltest.TestCase):

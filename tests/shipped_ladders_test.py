@@ -23,6 +23,7 @@ class ShippedTest(absltest.TestCase):
     self.folder = pathlib.Path(self.create_tempdir().full_path)
     self.enter_context(mock.patch.object(reader, 'SHIPPED', self.folder))
     self.config = flow_test.small('escalate')
+    self.config.objective.levels = ()
     self.config.evaluation.update(
         learners=(), num_live=0, num_coverage_samples=0
     )
@@ -44,6 +45,9 @@ class ShippedTest(absltest.TestCase):
     with mock.patch.object(builders, 'problems', side_effect=AssertionError):
       pipeline.run(self._away(), workdir, lambda _: None)
     results = json.loads((workdir / 'results.json').read_text())
+    levels = routing.load(workdir / 'runs' / 'seed0').card.levels
+    self.assertLen(levels, 4)
+    self.assertSequenceEqual(levels, sorted(levels))
     self.assertIn('policy', results['cost_metrics']['price']['methods'])
     self.assertLen(
         routing.load_ladders('pair', 'test'), self.config.problems.test
@@ -57,6 +61,11 @@ class ShippedTest(absltest.TestCase):
     other.collect.max_tokens = 99
     with self.assertRaisesRegex(ValueError, r'other settings \(plan differ'):
       collect.collect_split(other, self.folder, 'test')
+    priced = self._away()
+    small, large = priced.routes
+    priced.routes = (small, dict(large, spec=dict(price_output=7.0)))
+    with self.assertRaisesRegex(ValueError, 'was collected with the models'):
+      collect.collect_split(priced, self.folder, 'test')
     more = self._away()
     more.problems.test += 1
     with self.assertRaisesRegex(ValueError, 'but this configuration needs'):
@@ -66,6 +75,8 @@ class ShippedTest(absltest.TestCase):
     (self.folder / 'pair').mkdir()
     with self.assertRaisesRegex(ValueError, "'other' .* allowed: pair"):
       routing.load_ladders('other')
+    with self.assertRaisesRegex(ValueError, "'dev'; allowed: train, select"):
+      routing.load_ladders('pair', 'dev')
 
 
 if __name__ == '__main__':

@@ -101,11 +101,17 @@ def check_delimiter(
         'trained to end steps with a blank line; task.delimiter allows nothing '
         'else then.'
     )
-  if delimiter.pattern and getattr(settings(route), 'mode', '') == 'instruct':
+  given = settings(route)
+  if not delimiter.is_text and getattr(given, 'mode', '') == 'instruct':
     raise ValueError(
         f"Route {route.name!r} has mode 'instruct', in which the model is told "
-        f'how to end a step; task.delimiter has the pattern '
-        f'{delimiter.pattern!r}; allowed: a text.'
+        f'how to end a step; task.delimiter is {delimiter}; allowed: a text.'
+    )
+  is_silent = route.engine == 'openai' and not given.is_vllm
+  if delimiter.max_tokens and is_silent and not given.num_log_probs:
+    raise ValueError(
+        f'Route {route.name!r} has num_log_probs 0, so its server does not say '
+        'which tokens it writes; task.delimiter.max_tokens needs at least 1.'
     )
 
 

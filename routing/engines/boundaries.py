@@ -57,7 +57,7 @@ def ends_step(
 
   Args:
     text: everything written since the end of the step before.
-    delimiter: what ends a step; a pattern is not looked at.
+    delimiter: what ends a step; it must have no pattern.
   """
   return (
       text.endswith(delimiter.text)
@@ -182,16 +182,24 @@ def _end_of_pattern(text: str, start: int, pattern: str) -> int | None:
   if written is None:
     return None
   position = 0  # No block begins before it.
-  for match in _compiled(pattern).finditer(text, written.end()):
-    if match.end() == len(text):
+  for match in _compiled(pattern).finditer(text):
+    end = match.end()
+    if end == len(text):
       return None  # More text might make the match longer, or undo it.
-    while opener := _OPENER.search(text, position, match.end()):
+    if end <= written.start():
+      continue  # The step would be blank.
+    # To the end of the line: what follows may show that it opens no block.
+    line = text.find('\n', end)
+    line = len(text) if line < 0 else line
+    opener = _OPENER.search(text, position, line)
+    while opener is not None and opener.start() < end:
       closed = _closer(opener)[1].search(text, opener.end())
       if closed is None:
         return None
       position = closed.end()
+      opener = _OPENER.search(text, position, max(line, position))
     if match.start() >= position:  # Not inside a block.
-      return start + match.end()
+      return start + end
   return None
 
 

@@ -187,7 +187,7 @@ class LlamaCppEngine:
       )
       written = reply.written(self._settings.num_log_probs, stop)
       whole = request.trace + text + ''.join(written.pieces)
-      if repetition.ends_in_blank_steps(whole):
+      if repetition.ends_in_blank_steps(whole, delimiter=request.delimiter):
         written = dataclasses.replace(written, is_final=True)
       return written, usages[-1]
 

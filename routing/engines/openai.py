@@ -330,9 +330,13 @@ class OpenAIEngine:
     pieces = None
     if endpoint.mode == 'instruct':
       text, is_final = openai_responses.complete(
-          text, is_final, request.to_end, request.delimiter.text
+          text,
+          is_final,
+          request.to_end,
+          request.trace,
+          request.delimiter.text,
       )
-    elif endpoint.trims_end and request.trace:
+    elif endpoint.trims_end and request.trace[-1:].isspace():
       text = text.lstrip()  # The white space is in the trace already.
     elif endpoint.is_vllm:
       is_final &= stop is None or reply.stopped_at != stop
@@ -346,7 +350,9 @@ class OpenAIEngine:
     if endpoint.is_vllm and self._prompter:
       pieces = self._prompter.decode_tokens(prompt, reply.token_ids)
       openai_responses.check_same_text(reply.text, ''.join(pieces), self.name)
-    is_final |= repetition.ends_in_blank_steps(request.trace + text)
+    is_final |= repetition.ends_in_blank_steps(
+        request.trace + text, delimiter=request.delimiter
+    )
     return openai_responses.to_written(reply, text, pieces, is_final)
 
 

@@ -152,9 +152,11 @@ def ends_answer(reply: Reply, stop: str, is_in_block: bool) -> bool:
   if whole == reply.text and reply.tokens and not reply.tokens[-1]:
     return True
   # Some servers count the end-of-sequence token, so a single token without text
-  # is taken for it. Another blank line would be as short, and is rarer.
+  # is taken for it. Another blank line would be as short, and is rarer. Another
+  # line break is not rare.
+  may_be_stop = is_in_block or len(stop) == 1
   return not reply.text and (
-      not reply.written or reply.written == 1 and not is_in_block
+      not reply.written or reply.written == 1 and not may_be_stop
   )
 
 
@@ -270,11 +272,14 @@ def kept_steps(
       steps as well, so their tokens are charged to the last step that is kept.
     num_equal: see `repetition.truncate_repetition`.
   """
+  seconds = sum(step.usage.seconds for step in steps)
   kept = steps if request.to_end else steps[:1]
   kept = repetition.truncate_repetition(
       kept, request.trace, num_equal, request.delimiter
   )
-  return segmentation.charged(list(map(without_gaps, kept)), num_written)
+  return segmentation.charged(
+      list(map(without_gaps, kept)), num_written, seconds
+  )
 
 
 def without_gaps(step: types.Step) -> types.Step:
@@ -349,6 +354,7 @@ def complete(
     text: str,
     has_ended: bool,
     to_end: bool,
+    trace: str = '',
     delimiter: str = types.DELIMITER,
 ) -> tuple[str, bool]:
   """Cleans up the reply of a model that was asked to continue an answer.
@@ -360,6 +366,7 @@ def complete(
     text: the reply.
     has_ended: True if the model ended its reply, False if it ran out of tokens.
     to_end: True if the rest of the answer was requested, False for one step.
+    trace: the answer before the reply.
     delimiter: the text that ends a step.
 
   Returns:
@@ -367,6 +374,8 @@ def complete(
   """
   text, done, _ = text.partition(prompts.DONE)
   text = text.strip()
+  if text and trace and not trace[-1:].isspace():
+    text = ' ' + text  # Else two words or numbers would become one.
   if not has_ended or to_end or done:
     return text, has_ended and (to_end or bool(done))
-  return text + delimiter, False
+  return text.removesuffix(delimiter) + delimiter, False

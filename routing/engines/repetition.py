@@ -40,12 +40,21 @@ def find_repetition(
   return None
 
 
-def ends_in_blank_steps(text: str, num_equal: int = NUM_EQUAL) -> bool:
-  """Checks whether `text` ends in at least `num_equal` delimiters in a row."""
+def ends_in_blank_steps(
+    text: str,
+    num_equal: int = NUM_EQUAL,
+    delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
+) -> bool:
+  """Checks whether `text` ends in at least `num_equal` blank lines in a row.
+
+  If the text of the delimiter is blank, twice as many of it count as well.
+  """
   # A step is never blank (see `boundaries`). A model that writes only newlines
   # thus completes no step, and `find_repetition` cannot find the repetition.
-  tail = types.DELIMITER * num_equal
-  return num_equal > 0 and text.endswith(tail)
+  tails = [types.DELIMITER * num_equal]
+  if delimiter.text.isspace():
+    tails.append(delimiter.text * 2 * num_equal)
+  return num_equal > 0 and text.endswith(tuple(tails))
 
 
 def truncate_repetition(
@@ -69,7 +78,8 @@ def truncate_repetition(
   # Only the last `num_equal` steps of the trace can be part of a repetition
   # that ends in `steps`.
   before = boundaries.split(trace, delimiter)[-num_equal:] if num_equal else []
-  if delimiter.max_tokens:
+  # A step that is much shorter than the limit may be the end of a longer one.
+  if delimiter.max_tokens and 2 * steps[0].num_tokens >= delimiter.max_tokens:
     before = _copies(steps[0].text, trace, num_equal)
   end = find_repetition([*before, *(step.text for step in steps)], num_equal)
   if end is None:
@@ -83,8 +93,8 @@ def truncate_repetition(
 def _copies(step: str, trace: str, num_equal: int) -> list[str]:
   """Returns the copies of a step with which a trace ends, at most `num_equal`.
 
-  Where steps end at a length, the text alone does not tell the steps of a
-  trace, and only those equal to the next one matter.
+  Where steps end at a length, a trace does not show where its steps ended, and
+  only those equal to the next one matter.
   """
   copies = []
   while step and len(copies) < num_equal and trace.endswith(step):

@@ -20,7 +20,7 @@ from routing.engines import boundaries
 from routing.tasks import delimiter as delimiter_lib
 
 # Tokens of one call while a step is to end at a pattern. Fewer would be more
-# calls for one step, and more would be more tokens written in vain.
+# calls for one step, and more would be more wasted tokens.
 _PATTERN_TOKENS = 16
 
 
@@ -48,10 +48,10 @@ class Written:
 class Slice(NamedTuple):
   """The part of a text that is one step.
 
-  text: of the step.
-  tokens: those that belong to it.
-  is_complete: the step ends where the delimiter says, and not because nothing
-    more was written.
+  text: the text of the step.
+  tokens: the tokens that belong to the step.
+  is_complete: the step ends by the rule of the delimiter, and not because
+    nothing more was written.
   """
 
   text: str
@@ -64,6 +64,7 @@ def slices(
     delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
     *,
     is_final: bool = False,
+    opening: str = '',
 ) -> list[Slice]:
   """Returns the steps of a text and the tokens that belong to each.
 
@@ -76,13 +77,16 @@ def slices(
     pieces: n >= 1 strings, the text of each token.
     delimiter: what ends a step.
     is_final: the answer ends with these tokens.
+    opening: text at the beginning that no model wrote; no step ends within it.
   """
   if delimiter.max_tokens:
-    return _short_slices(pieces, delimiter, is_final)
+    return _short_slices(pieces, delimiter, is_final, opening)
   text = ''.join(pieces)
   lengths = list(itertools.accumulate(map(len, pieces)))
   cut, first, start = [], 0, 0  # Next token, and next character.
   for end in boundaries.ends(text, delimiter):
+    if end <= len(opening):
+      continue
     # The token that completes the step is its last. A token may complete
     # several steps: the others get an empty slice.
     last = max(bisect.bisect_left(lengths, end) + 1, first)
@@ -96,7 +100,10 @@ def slices(
 
 
 def _short_slices(
-    pieces: Sequence[str], delimiter: delimiter_lib.Delimiter, is_final: bool
+    pieces: Sequence[str],
+    delimiter: delimiter_lib.Delimiter,
+    is_final: bool,
+    opening: str,
 ) -> list[Slice]:
   """As `slices`, for a delimiter that limits the length of a step."""
   pieces, first, cut = list(pieces), 0, []
@@ -104,7 +111,9 @@ def _short_slices(
     # Text past the limit is not looked at, because a single step is requested
     # with this limit, and must be the same.
     head = pieces[first : first + delimiter.max_tokens]
-    text, tokens, is_complete = slices(head, _without_limit(delimiter))[0]
+    text, tokens, is_complete = slices(
+        head, _without_limit(delimiter), opening='' if first else opening
+    )[0]
     is_last = first + len(head) == len(pieces)
     is_short = len(head) < delimiter.max_tokens or is_final
     if not (is_complete or is_last and is_short):
@@ -134,13 +143,17 @@ def _last_word(pieces: Sequence[str]) -> int:
   A text that ends within a word is split into other tokens when it is read.
   """
   begins = [i for i, x in enumerate(pieces) if i and x[:1].isspace()]
-  return begins[-1] if begins else len(pieces)
+  # A step is never blank.
+  if begins and ''.join(pieces[: begins[-1]]).strip():
+    return begins[-1]
+  return len(pieces)
 
 
 def to_steps(
     written: Written,
     usage: types.Usage,
     delimiter: delimiter_lib.Delimiter = boundaries.BLANK_LINE,
+    opening: str = '',
 ) -> tuple[types.Step, ...]:
   """Cuts the tokens of one call into steps, and splits the usage among them.
 
@@ -151,6 +164,7 @@ def to_steps(
       is charged with its own written tokens, and with a share of the seconds in
       proportion to these tokens.
     delimiter: what ends a step.
+    opening: see `slices`.
 
   Raises:
     ValueError: if the call wrote no token.
@@ -160,7 +174,9 @@ def to_steps(
         'The call wrote no token, so it cannot be cut into steps; it must have '
         'written at least 1 token.'
     )
-  cut = slices(written.pieces, delimiter, is_final=written.is_final)
+  cut = slices(
+      written.pieces, delimiter, is_final=written.is_final, opening=opening
+  )
   prompt = usage.in_context + usage.cached + usage.read
   steps = []
   for i, (text, tokens, is_complete) in enumerate(cut):
@@ -221,7 +237,7 @@ async def write_steps(
 
   Returns:
     The steps; the first is charged with the prompt tokens of all calls. If one
-    step was asked for, others are what the model wrote in vain.
+    step was asked for, the others are wasted.
   """
   parts, usages, text = [], [], ''
   if delimiter.max_tokens and not to_end:
@@ -243,31 +259,35 @@ async def write_steps(
     # the token limit is reached.
     if looks:
       stopped = usage.written >= room
-      is_complete = boundaries.next_end(text, 0, delimiter) is not None
     else:
       stopped = stop is not None and text.endswith(stop)
-      is_complete = boundaries.ends_step(text, delimiter)
+    ends = boundaries.ends(text, delimiter)
+    is_complete = bool(ends) and ends[-1] > len(opening)
     if not stopped or is_complete or part.is_final or max_tokens <= 0:
-      return to_steps(_joined(parts), total(usages), delimiter)
+      return to_steps(_joined(parts), total(usages), delimiter, opening)
 
 
 def charged(
-    steps: Sequence[types.Step], written: int
+    steps: Sequence[types.Step], written: int, seconds: float
 ) -> tuple[types.Step, ...]:
-  """Charges the last step with all tokens that were written and then dropped.
+  """Charges the last step with all that was written and then dropped.
 
   Args:
     steps: the steps that were kept of a model's text, at least one.
     written: number of tokens of the whole text, dropped steps included.
+    seconds: that the whole text took.
 
   Returns:
-    The same steps, whose numbers of written tokens now sum to `written`.
+    The same steps, whose tokens and seconds now sum to these.
   """
   *others, last = steps
   # Dropped text was computed and must be paid for. Without this charge, steps
   # that a caller drops would be free.
-  remaining = written - sum(step.usage.written for step in others)
-  usage = dataclasses.replace(last.usage, written=remaining)
+  usage = dataclasses.replace(
+      last.usage,
+      written=written - sum(step.usage.written for step in others),
+      seconds=seconds - sum(step.usage.seconds for step in others),
+  )
   return (*others, dataclasses.replace(last, usage=usage))
 
 

@@ -83,12 +83,13 @@ class VllmSession(engine_lib.Session):
         delimiter=request.delimiter,
     )
     # With the opening before it, a first line break may end a step too many.
+    seconds = sum(step.usage.seconds for step in steps)
     kept = steps if request.to_end else steps[:1]
     kept = repetition.truncate_repetition(
         kept, request.trace, self._num_equal, request.delimiter
     )
     # Dropped steps were written and must be paid for.
-    return segmentation.charged(kept, sum(counts))
+    return segmentation.charged(kept, sum(counts), seconds)
 
   async def cancel_speculation(self) -> types.Usage | None:
     """Cancels the running request; see `engine.Session.cancel_speculation`."""
@@ -126,7 +127,8 @@ class VllmSession(engine_lib.Session):
         await self._restart()
     if not run.is_over:
       self._run = run
-    if repetition.ends_in_blank_steps(request.trace + ''.join(part.pieces)):
+    whole = request.trace + ''.join(part.pieces)
+    if repetition.ends_in_blank_steps(whole, delimiter=request.delimiter):
       part = dataclasses.replace(part, is_final=True)
     return part, usage
 

@@ -23,6 +23,10 @@ from routing.objectives import exact
 FORMS = ('budget', 'reliability')
 
 
+# Where `spread_levels` puts budgets: 0 = the small model alone, 1 = the large.
+_SHARES = (0.15, 0.3, 0.5, 0.65)
+
+
 def check_form(form: str) -> str:
   """Returns `form`, or raises ValueError unless it is one of `FORMS`."""
   if form not in FORMS:
@@ -30,6 +34,17 @@ def check_form(form: str) -> str:
         f'Unknown objective form {form!r}; allowed: {", ".join(FORMS)}.'
     )
   return form
+
+
+def spread_levels(small_cost: float) -> tuple[float, ...]:
+  """Returns budgets between the cost of the small model alone and 1.
+
+  Args:
+    small_cost: mean cost fraction of the small model alone.
+  """
+  return tuple(
+      round(small_cost + (1.0 - small_cost) * share, 4) for share in _SHARES
+  )
 
 
 def check_levels(

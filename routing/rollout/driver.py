@@ -139,13 +139,13 @@ async def write(
     may_speculate: whether the engine may continue speculatively past the step,
       until the next step is requested or the speculation is cancelled.
 
-  Returns:
-    The new steps, one or more.
+  Returns one or more new steps.
   """
   request = engine_lib.Request(
       trace=steps_lib.join(kept),
       to_end=to_end,
-      may_speculate=may_speculate,
+      # At a pattern or a length, text written ahead could not be used.
+      may_speculate=may_speculate and sampling.delimiter.is_text,
       max_tokens=tokens_left(kept, sampling.max_tokens),
       temperature=sampling.temperature_of(session.route),
       # The position is part of the seed, but the router is not. So a live

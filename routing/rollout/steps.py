@@ -70,11 +70,10 @@ def until_answer(
     text += step.text
     if answers.end(text, finders) is not None:
       whole = call_usage(steps)
-      kept = segmentation.charged(steps[: index + 1], int(whole.written))
-      *others, last = kept
-      spent = sum(other.usage.seconds for other in others)
-      usage = dataclasses.replace(last.usage, seconds=whole.seconds - spent)
-      return (*others, dataclasses.replace(last, is_final=True, usage=usage))
+      *others, last = segmentation.charged(
+          steps[: index + 1], int(whole.written), whole.seconds
+      )
+      return (*others, dataclasses.replace(last, is_final=True))
   return tuple(steps)
 
 

@@ -9,7 +9,7 @@ from routing import types
 
 # For `Delimiter.pattern`: steps that begin with their number, e.g. '2. ',
 # '(2) ', 'Step 2:' or '**Step 2**', in a line of their own or not.
-NUMBERED = r'\n(?=[ \t]*\W{0,4}(?:[Ss]tep[ ]*\d+|\(?\d{1,3}[.):][ \t]))'
+NUMBERED = r'\n(?=[ \t]*\W{0,4}(?:[Ss]tep[ ]*\d+|\(?\d{1,3}[.)][ \t]))'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +17,16 @@ class Delimiter:
   r"""What ends a step.
 
   text: a string that ends a step and is part of it. Back ends can stop at it,
-    so nothing is written in vain.
+    so no token is wasted.
   pattern: a regular expression whose match ends a step and is part of it; '' =
     use `text`. A match counts as soon as something follows it, so a pattern may
     look ahead: r'\n(?=\d+\. )' ends a step before the number of the next one.
     A model has then written the beginning of the next step, which is dropped
-    and charged.
+    and charged. Text is looked at while it arrives, so a match must not depend
+    on more than what it has read: no negative look-ahead.
   max_tokens: a step without an end ends after this number of tokens, between
-    two words if it has two; 0 = it may go on.
+    two words if it has two, also within a formula or a listing; 0 = it
+    continues.
 
   Raises:
     ValueError: if a field is not allowed.
@@ -35,6 +37,13 @@ class Delimiter:
   max_tokens: int = 0
 
   def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value, kind = getattr(self, field.name), type(field.default)
+      if not isinstance(value, kind):
+        raise ValueError(
+            f'{field.name} of a delimiter is {value!r}; allowed: '
+            f'{kind.__name__}.'
+        )
     if not self.text:
       raise ValueError(
           "The text of a delimiter is ''; it must have at least 1 character."
@@ -50,7 +59,8 @@ class Delimiter:
           'least 2.'
       )
     try:
-      matches_nothing = re.search(self.pattern, '') if self.pattern else None
+      found = re.compile(self.pattern, re.MULTILINE).search('')
+      matches_nothing = self.pattern and found
     except re.error as error:
       raise ValueError(
           f'The pattern {self.pattern!r} of a delimiter is no regular '
@@ -61,6 +71,11 @@ class Delimiter:
           f'The pattern {self.pattern!r} of a delimiter matches an empty text; '
           'it must match the end of a step.'
       )
+
+  @property
+  def is_text(self) -> bool:
+    """Whether a text alone ends steps, so that a back end can stop there."""
+    return not self.pattern and not self.max_tokens
 
 
 BLANK_LINE = Delimiter()
@@ -77,6 +92,10 @@ def of(given: str | Mapping[str, Any]) -> Delimiter:
   """
   if isinstance(given, str):
     return Delimiter(given)
+  if not isinstance(given, Mapping):
+    raise ValueError(
+        f'task.delimiter is {given!r}; allowed: a text, or a mapping of fields.'
+    )
   known = [field.name for field in dataclasses.fields(Delimiter)]
   unknown = [name for name in given if name not in known]
   if unknown:

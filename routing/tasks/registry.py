@@ -57,8 +57,8 @@ def mixture(
     )
   if len({task.delimiter for task in made}) > 1:
     raise ValueError(
-        'The parts of task.parts have several delimiters; set task.delimiter '
-        'instead.'
+        'The parts of task.parts have several delimiters; remove them, and set '
+        'task.delimiter.'
     )
   return dataclasses.replace(
       made[0], name='mixture', source=source, grader=graders[0]
