@@ -273,11 +273,14 @@ def _hours(route, demands, speed: float | None) -> tuple[float | None, ...]:
 def _bounds_note(config: ml_collections.ConfigDict) -> str:
   """Returns what low and high rest on."""
   sampling = builders.sampling(config)
+  dropped = ''
+  if not sampling.delimiter.is_text:
+    dropped = ' Tokens dropped at the end of a step are not counted.'
   return (
       f'low and high: from max_tokens {sampling.max_tokens}, max_decisions '
       f'{sampling.max_decisions} and the lengths of the prompts. high supposes '
       'that no answer ends by itself and that nothing is found in a cache. '
-      'Repeated requests are not counted.'
+      f'Repeated requests are not counted.{dropped}'
   )
 
 

@@ -184,6 +184,10 @@ def opening(
   ]
 
 
+# How the names of variants end that are shortened runs.
+_SHORT = ('demo', 'smoke', 'tiny')
+
+
 def next_commands(
     asked: str, overrides: Sequence[str], workdir: str
 ) -> Mapping[str, str]:
@@ -198,7 +202,7 @@ def next_commands(
   module = _load(path)
   stem = pathlib.Path(path).stem
   found = {}
-  if variant and variant != getattr(module, 'VARIANTS', ('',))[0]:
+  if variant.endswith(_SHORT) and variant in getattr(module, 'VARIANTS', ()):
     found['The full size'] = _pipeline(path, f'runs/{stem}')
   changed = {word.lstrip('-').split('=')[0] for word in overrides}
   if 'config.cost_metric' not in changed:

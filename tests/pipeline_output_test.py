@@ -38,6 +38,16 @@ class OpeningTest(parameterized.TestCase):
     self.assertIsNone(report.expected_minutes(config, str(path)))
     self.assertNotIn('The full size', report.next_commands(str(path), [], 'x'))
 
+  def test_only_a_short_run_has_a_full_size(self):
+    for asked, is_short in (
+        ('configs/arithmetic.py:demo', True),
+        ('configs/paper.py:gsm8k-tiny', True),
+        ('configs/paper.py:math', False),
+        ('configs/own_models.py:servers', False),
+    ):
+      found = report.next_commands(asked, [], 'x')
+      self.assertEqual('The full size' in found, is_short, asked)
+
   def test_the_time_of_other_sizes_is_not_known(self):
     config = arithmetic.get_config('demo')
     config.problems.train = 801

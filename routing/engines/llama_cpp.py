@@ -124,8 +124,9 @@ class LlamaCppEngine:
         base_url=settings.base_url or self._server.listening_address,
         headers={'Authorization': f'Bearer {settings.api_key}'},
         timeout=httpx.Timeout(settings.timeout, connect=30.0, pool=None),
-        # The server queues what exceeds its slots.
-        limits=httpx.Limits(max_connections=None),
+        # The server queues what exceeds its slots. It closes a connection after
+        # some requests or seconds, and would lose the next request on it.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
     )
 
   @property
