@@ -68,7 +68,7 @@ class NightTest(absltest.TestCase):
         if _num_shards(directory) >= before + num_shards:
           child.send_signal(number)
           break
-        time.sleep(0.005)
+        time.sleep(0.02)
     _, errors = child.communicate(timeout=900)
     return child.returncode, errors
 

@@ -1,6 +1,7 @@
 """Collection is killed at random moments, and must lose and double nothing."""
 
 import asyncio
+import contextlib
 import pathlib
 import random
 import signal
@@ -88,10 +89,10 @@ class ResumeTest(parameterized.TestCase):
     for _ in range(5):
       child = _start(killed, kind)
       # Waits for records, not for a time, of which most passes while the child
-      # imports its modules.
-      goal = len(seen) + rng.randint(1, 40)
-      while child.poll() is None and len(_on_disk(killed, kind)) < goal:
-        time.sleep(rng.uniform(0.1, 0.2))  # To read costs more than to wait.
+      # imports its modules; for their bytes, since to read them takes longer.
+      goal = _num_bytes(killed) + rng.randint(1, 40) * _num_bytes(whole) // 300
+      while child.poll() is None and _num_bytes(killed) < goal:
+        time.sleep(rng.uniform(0.05, 0.1))
       before = _on_disk(killed, kind)
       child.send_signal(signal.SIGKILL)
       child.wait()
@@ -112,6 +113,15 @@ class ResumeTest(parameterized.TestCase):
     for shard in manifest_lib.load(directory).shards:
       data = (directory / shard.file).read_bytes()
       self.assertEqual(data, whole[shard.file])
+
+
+def _num_bytes(directory: pathlib.Path) -> int:
+  """Returns the size of all files, some of which may vanish meanwhile."""
+  sizes = []
+  for path in directory.glob('*'):
+    with contextlib.suppress(FileNotFoundError):
+      sizes.append(path.stat().st_size)
+  return sum(sizes)
 
 
 def _on_disk(directory: pathlib.Path, kind: str) -> set[str]:

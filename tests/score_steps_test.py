@@ -21,7 +21,6 @@ from tests import tiny_qwen
 
 
 @pytest.mark.usefixtures('lightly_optimized')
-@pytest.mark.usefixtures('lightly_optimized')
 class PipelineTest(absltest.TestCase):
 
   def setUp(self):

@@ -43,6 +43,8 @@ FEATURES = observation.FeatureConfig(
     question_width=8,
     step_width=8,
 )
+# Quick to compute, for families that look at no feature.
+_FEW_FEATURES = observation.FeatureConfig(('progress',), NUM_ROUTES, 8)
 PROTOCOLS = ('escalate', 'switch', 'redraft')
 
 
@@ -196,7 +198,7 @@ class RecordedTest(parameterized.TestCase):
           behaviour=behaviour.random_rate(NUM_ROUTES, seed),
       )
       recorded = records.recorded_source(
-          rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
+          rollouts, _FEW_FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
       )
       got = recorded.evaluate(family, kappas, _METRIC)
       for field, found in off.items():
@@ -216,6 +218,7 @@ class RecordedTest(parameterized.TestCase):
       self, name, kind
   ):
     known, family = known_source(name), FAMILIES[kind](name)
+    features = FEATURES if kind == 'scored' else _FEW_FEATURES
     met = np.unique(family.score(known.table.decisions)[0])
     # No tie to round: it lies just below a score.
     kappas = np.nextafter(met[[len(met) * 3 // 4]], -np.inf)
@@ -234,7 +237,7 @@ class RecordedTest(parameterized.TestCase):
           behaviour=behaviour.drawn(policy, seed),
       )
       recorded = records.recorded_source(
-          rollouts, FEATURES, ACCOUNTING, protocols.Protocol(name), 0.0
+          rollouts, features, ACCOUNTING, protocols.Protocol(name), 0.0
       )
       got = recorded.evaluate(family, kappas, _METRIC)
       for field, found in off.items():
