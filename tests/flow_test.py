@@ -58,8 +58,8 @@ def small(name):
   # Ways through a problem double with each decision where control returns.
   config.protocol.max_decisions = 3
   for route in config.routes:  # One size of batch, so few programs to compile.
-    route['settings'].update(max_batch=8, num_slots=64)
-  config.collect.update(shard_size=4, concurrency=64)
+    route['settings'].update(max_batch=8, num_slots=8)
+  config.collect.update(shard_size=4, concurrency=8)
   config.num_steps, config.batch_size = 4, 8
   config.log_every = config.eval_every = config.checkpoint_every = 2
   if 'on_policy' in config:

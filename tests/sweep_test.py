@@ -40,8 +40,8 @@ def get_config(variant='smoke'):
   config.problems.update(train=12, select=8, prove=8, test=8)
   config.protocol.max_decisions = 3
   for route in config.routes:
-    route['settings'].update(max_batch=8, num_slots=64)
-  config.collect.concurrency = 64
+    route['settings'].update(max_batch=8, num_slots=8)
+  config.collect.concurrency = 8
   config.calibration.alphas = (0.2,)
   config.evaluation.update(
       learners=(), num_live=0, resamples=20, num_coverage_samples=0

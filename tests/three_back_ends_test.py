@@ -30,7 +30,7 @@ def _config(medium_url, large_url):
       engine='embedded',
       model='shipped/small',
       weights='',
-      settings=dict(max_batch=8, num_slots=64),
+      settings=dict(max_batch=8, num_slots=8),
   )
   medium.update(name='medium', model='m', weights='shipped/large')
   medium['settings'].update(base_url=medium_url)
@@ -73,7 +73,7 @@ class ThreeBackEndsTest(absltest.TestCase):
         _VOCABULARY,
         # As in other tests, so that its programs are compiled once for all.
         max_batch=8,
-        num_slots=64,
+        num_slots=8,
     )
     medium = openai_server.Model(engine, _decode, can_stop=True)
     bought = openai_models_test.Server(text='I do not know.\n\n#### 0')
