@@ -1,7 +1,8 @@
 """Qwen2.5-Coder-Instruct 0.5B -> 1.5B on GSM8K: a real pair on real questions.
 
 Half of the problems are GSM8K, and half are linear equations of reasoning-gym,
-on which the small model is right more often. Results name the two groups.
+on which the small model is right more often. Results name the two groups. All
+but :shipped need the extra `reasoning-gym`.
 
 Run:    python -m experiments.pipeline --config=configs/gsm8k_qwen25_coder.py --workdir=runs/gsm8k
 CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (llama.cpp, 4-bit weights; some 20 s a problem on two cores; the same command resumes)

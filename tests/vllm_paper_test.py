@@ -72,7 +72,7 @@ class TinyTwinsTest(parameterized.TestCase):
 
     tiny_qwen.save_process_reward(self.folder / 'scorer', 3)
     config.scorer.model = str(self.folder / 'scorer')
-    scorer = process_reward.ProcessRewardModel(config.scorer.model)
+    scorer = process_reward.ProcessRewardModel(self.folder / 'scorer')
     score_steps.score_split(config, self.folder / 'run', 'train', scorer)
     found = score_steps.read(config, self.folder / 'run', 'train')
     self.assertLen(found, 8)
@@ -86,6 +86,7 @@ class TinyTwinsTest(parameterized.TestCase):
     settings = own_models.get_config('cpu').routes[0]['settings']
     for route in config.routes:
       route['settings'] = dict(settings, shares_prefix=True)
+    config.task = dict(name='gsm8k', path='')  # Generators are not installed.
     config.problems.train = 8
     config.collect.max_tokens = 24
     routes = builders.routes(config)
