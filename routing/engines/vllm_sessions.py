@@ -9,6 +9,7 @@ import uuid
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import openai_responses
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import speculation
@@ -83,13 +84,9 @@ class VllmSession(engine_lib.Session):
         delimiter=request.delimiter,
     )
     # With the opening before it, a first line break may end a step too many.
-    seconds = sum(step.usage.seconds for step in steps)
-    kept = steps if request.to_end else steps[:1]
-    kept = repetition.truncate_repetition(
-        kept, request.trace, self._num_equal, request.delimiter
+    return openai_responses.kept_steps(
+        steps, request, sum(counts), self._num_equal
     )
-    # Dropped steps were written and must be paid for.
-    return segmentation.charged(kept, sum(counts), seconds)
 
   async def cancel_speculation(self) -> types.Usage | None:
     """Cancels the running request; see `engine.Session.cancel_speculation`."""
