@@ -8,13 +8,10 @@ import tempfile
 from absl import flags
 import pytest
 
-# The last two are what `lightly_optimized` leaves of optimisation.
 _XLA_FLAGS = (
     '--xla_cpu_use_fusion_emitters=false '
     # Pieces compiled side by side only cost more where workers share the cores.
-    '--xla_cpu_parallel_codegen_split_count=1 '
-    '--xla_backend_optimization_level=1 '
-    '--xla_llvm_disable_expensive_passes=true'
+    '--xla_cpu_parallel_codegen_split_count=1'
 )
 
 

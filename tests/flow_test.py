@@ -55,6 +55,7 @@ def small(name):
   config.problems.update(train=12, select=8, prove=8, test=9)
   if name == 'rollouts':  # Weights tell little of so few problems.
     config.problems.update(select=16, prove=16, test=8)
+    config.behaviour.trajectories = 2
   # Ways through a problem double with each decision where control returns.
   config.protocol.max_decisions = 3
   for route in config.routes:  # One size of batch, so few programs to compile.
@@ -227,7 +228,6 @@ class LiveTest(absltest.TestCase):
     config = small('rollouts')
     # Live answers need no weights, so few problems suffice.
     config.problems.update(train=8, select=4, prove=4, test=4)
-    config.behaviour.trajectories = 2
     config.calibration.source = 'live'
     config.calibration.num_thresholds = 2
     config.evaluation.source = 'recorded'
