@@ -274,9 +274,10 @@ def collect_split(
     settings = _task_settings(config, split) | {
         'plan': delimiter_lib.settings_key(builders.plan(config))
     }
-    _check_models(directory, kind, builders.routes(config))
-    needed = config.problems[split]
-    _check_shared(directory, kind, settings, needed, is_partial=True)
+    opened = records_on_disk.open_split(config, workdir, split, kind)
+    _check_models(opened, builders.routes(config))
+    settings = {**opened.manifest.settings, **settings}
+    _check_shared(opened, settings, config.problems[split])
     return directory
   problems = builders.problems(config, split)
   if kind == 'rollouts':
@@ -284,9 +285,8 @@ def collect_split(
   job = _JOBS[kind](config, workdir, split)
   if records_on_disk.is_shared(config, kind):
     # Another run owns the directory: this one reads it and never adds to it.
-    _check_shared(
-        directory, kind, job.settings, len(problems), is_partial=False
-    )
+    opened = records_on_disk.open_split(config, workdir, split, kind)
+    _check_shared(opened, job.settings, len(problems))
     return directory
   builders.check_routes(config)
   with job.writer(
@@ -309,45 +309,35 @@ def collect_split(
 
 
 def _check_models(
-    directory: pathlib.Path, kind: str, routes: Sequence[route_lib.Route]
+    split: split_on_disk.Split, routes: Sequence[route_lib.Route]
 ) -> None:
   """Raises ValueError if a configuration contradicts the collected models.
 
   Without the weights, only names and given sizes and prices can be compared.
   """
-  split = split_on_disk.Split(directory, split_on_disk.KINDS[kind])
   given = [{'name': x.name, **x.spec} for x in routes]
   for asked, spec in itertools.zip_longest(given, split.specs):
     if asked is None or spec is None or asked.items() - vars(spec).items():
       raise ValueError(
-          f'{directory} was collected with the models '
+          f'{split.directory} was collected with the models '
           f'{[vars(x) for x in split.specs]}, but the routes are {given}. Use '
           'the same names, sizes and prices.'
       )
 
 
 def _check_shared(
-    directory: pathlib.Path,
-    kind: str,
-    settings: Mapping[str, Any],
-    num_problems: int,
-    *,
-    is_partial: bool,
+    split: split_on_disk.Split, settings: Mapping[str, Any], num_problems: int
 ) -> None:
   """Raises ValueError unless a shared directory has the records of a run.
 
   Args:
-    directory: of the records.
-    kind: of the records.
+    split: of the records.
     settings: that determine the records.
     num_problems: number of problems that the run needs.
-    is_partial: the settings are those that are known without the models.
   """
-  split = split_on_disk.Split(directory, split_on_disk.KINDS[kind])
   found = dict(split.manifest.settings)
-  found.pop('problems_hash')  # More problems than needed are allowed.
-  if is_partial:
-    settings = found | settings
+  # More problems than needed are allowed.
+  settings = {**settings, 'problems_hash': found.get('problems_hash')}
   hashed = manifest_lib.hash_json  # In JSON, tuples and lists are the same.
   if hashed(found) != hashed(settings):
     names = [
@@ -356,14 +346,14 @@ def _check_shared(
         if name not in found or hashed(found[name]) != hashed(value)
     ]
     raise ValueError(
-        f'{directory} was collected with other settings ({", ".join(names)} '
-        "differ). Set data.directory to another directory, or to '' to collect "
-        'in this run.'
+        f'{split.directory} was collected with other settings '
+        f'({", ".join(names)} differ). Set data.directory to another '
+        "directory, or to '' to collect in this run."
     )
   if split.manifest.num_problems < num_problems:
     raise ValueError(
-        f'{directory} holds {split.manifest.num_problems} problems, but this '
-        f'configuration needs {num_problems}. Collect more there first.'
+        f'{split.directory} holds {split.manifest.num_problems} problems, but '
+        f'this configuration needs {num_problems}. Collect more there first.'
     )
 
 

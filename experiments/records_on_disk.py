@@ -120,7 +120,9 @@ def open_split(
   """Returns a split's records; `kind` None stands for `config.data.kind`."""
   kind = kind or config.data.kind
   where = directory(config, workdir, split, kind)
-  size = config.problems[split] if is_shared(config, kind) else None
+  size = config.problems[split]
+  if size < 0 or not is_shared(config, kind):
+    size = None  # All that are there.
   return split_on_disk.Split(where, split_on_disk.KINDS[kind], size)
 
 

@@ -40,12 +40,14 @@ class Split:
 
   @functools.cached_property
   def manifest(self) -> manifest_lib.Manifest:
-    """The manifest.
+    """The manifest; of an unfinished split, that of the blocks that are read.
 
     Raises:
-      ValueError: if the collection of the split is not complete.
+      ValueError: if a problem that is to be read is not collected.
     """
-    return reader.complete_manifest(self.directory, self.kind)
+    return reader.complete_manifest(
+        self.directory, self.kind, self.num_problems
+    )
 
   @property
   def specs(self) -> tuple[costs.RouteSpec, ...]:

@@ -80,6 +80,27 @@ class DirectoryTest(parameterized.TestCase):
     )
     self.assertEqual([x.problem.id for x in last], ['count/3', 'count/4'])
 
+  def test_the_start_of_an_unfinished_collection_may_be_read(self):
+    ladders = scripted_pair.make_ladders(9)
+    shards = writer.LadderWriter(
+        self.directory, [x.problem for x in ladders], _SETTINGS, 3
+    )
+    for i in (0, 1, 2, 3, 5, 6, 7, 8):  # The second block lacks a problem.
+      shards.add(i, ladders[i])
+    manifest = reader.complete_manifest(self.directory, schema.LADDERS, 2)
+    self.assertEqual([x.first for x in manifest.shards], [0])
+    self.assertEqual(manifest.num_problems, 3)
+    for needed in (4, 9, None):
+      with self.assertRaisesRegex(ValueError, 'holds 6 of 9 problems'):
+        reader.complete_manifest(self.directory, schema.LADDERS, needed)
+    shards.add(4, ladders[4])
+    whole = reader.complete_manifest(self.directory, schema.LADDERS)
+    self.assertLen(whole.shards, 3)
+    # Whoever reads the start of a finished collection knows it as the same.
+    self.assertEqual(
+        reader.complete_manifest(self.directory, schema.LADDERS, 2), whole
+    )
+
   def test_another_kind_raises_an_error_that_names_it(self):
     ladders = scripted_pair.make_ladders(3)
     _write(self.directory, ladders)

@@ -95,6 +95,20 @@ class Manifest:
     hashes = [shard.sha256 for shard in self.shards]
     return hash_json({'settings': self.settings_hash, 'shards': hashes})
 
+  def first(self, num_problems: int) -> 'Manifest':
+    """Returns the manifest of the blocks that hold the first problems.
+
+    The last of these blocks may hold more of them than `num_problems`.
+    """
+    num_blocks = -(-num_problems // self.shard_size)
+    end = min(num_blocks * self.shard_size, self.num_problems)
+    return dataclasses.replace(
+        self,
+        num_problems=end,
+        shards=tuple(x for x in self.shards if x.first < end),
+        failures=tuple(x for x in self.failures if x.index < end),
+    )
+
   def with_failure(self, failure: Failure) -> 'Manifest':
     """Returns the manifest with `failure` added."""
     failures = sorted([*self.failures, failure], key=lambda x: x.index)

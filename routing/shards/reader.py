@@ -154,20 +154,32 @@ def read_table(
 
 
 def complete_manifest(
-    directory: pathlib.Path | str, kind: schema.Kind
+    directory: pathlib.Path | str,
+    kind: schema.Kind,
+    num_problems: int | None = None,
 ) -> manifest_lib.Manifest:
-  """Returns the manifest of a finished collection.
+  """Returns the manifest of a finished collection, or of its finished start.
+
+  Args:
+    directory: of the shards.
+    kind: of the records.
+    num_problems: how many problems are needed, from the first; None = all. The
+      blocks that hold them must be finished, and if later ones are not, the
+      manifest is that of these blocks alone.
 
   Raises:
-    ValueError: if the collection is not finished, or its records are of another
+    ValueError: if what is needed is not finished, or the records are of another
       kind.
   """
   manifest = read_manifest(directory)
   # The kind is checked first: if it is wrong, finishing the collection would
   # not help.
   manifest_lib.check_kind(manifest, kind, str(directory))
-  # The records of an unfinished collection would bias what is learned, because
-  # hard problems take longest.
+  # The records of an unfinished block would bias what is learned, because hard
+  # problems take longest.
+  if not manifest.is_complete and num_problems is not None:
+    start = manifest.first(num_problems)
+    manifest = start if start.is_complete else manifest
   if not manifest.is_complete:
     rows = sum(shard.rows for shard in manifest.shards)
     raise ValueError(
