@@ -1,0 +1,182 @@
+"""What a service shows of itself: metrics for Prometheus, a log in JSON."""
+
+from collections.abc import Mapping
+import json
+import logging
+import sys
+import time
+from typing import Any
+from typing import TextIO
+
+import prometheus_client
+
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+_SHORT = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
+LOG = logging.getLogger('routing.serving')
+
+
+class Metrics:
+  """The metrics of one service, in a registry of their own.
+
+  Labels have few values: names of models, routes and keys, never what a client
+  sends. Costs saved are `routing_large_alone_cost` minus `routing_cost`; decisions
+  per second are the rate of `routing_decisions`.
+  """
+
+  def __init__(self):
+    self.registry = prometheus_client.CollectorRegistry()
+    make = self._make
+    counter, gauge = prometheus_client.Counter, prometheus_client.Gauge
+    self.requests = make(
+        counter,
+        'routing_requests',
+        'Requests by endpoint and status.',
+        ('endpoint', 'status'),
+    )
+    self.answers = make(
+        counter,
+        'routing_answers',
+        'Answers by model asked for, and whether a larger model took part.',
+        ('model', 'handed_over'),
+    )
+    self.unfinished = make(
+        counter,
+        'routing_unfinished_answers',
+        'Answers that were given up: the client went away, or an error came.',
+        ('reason',),
+    )
+    self.decisions = make(
+        counter, 'routing_decisions', 'Decisions by route.', ('route',)
+    )
+    self.batch = self._histogram(
+        'routing_decision_batch', 'Decisions per call.', (1, 2, 4, 8, 16, 64)
+    )
+    self.first_token = self._histogram(
+        'routing_time_to_first_token_seconds',
+        'Until the first step is shown.',
+        _SECONDS,
+    )
+    self.step = self._histogram(
+        'routing_step_seconds', 'Time of a step by route.', _SECONDS, ('route',)
+    )
+    self.answer = self._histogram(
+        'routing_answer_seconds', 'Time of a whole answer.', _SECONDS
+    )
+    self.overhead = self._histogram(
+        'routing_overhead_seconds',
+        'Time of an answer that no back end needed.',
+        _SHORT,
+    )
+    self.cost = make(
+        counter, 'routing_cost', 'Cost by metric, in its unit.', ('metric',)
+    )
+    self.large_cost = make(
+        counter,
+        'routing_large_alone_cost',
+        'Estimated cost of the largest model alone, for the same answers.',
+        ('metric',),
+    )
+    self.tokens = make(
+        counter,
+        'routing_tokens',
+        'Tokens by route and kind: read, cached, written.',
+        ('route', 'kind'),
+    )
+    self.wasted = make(
+        counter, 'routing_wasted_tokens', 'Tokens written for nothing.'
+    )
+    self.running = make(gauge, 'routing_running_answers', 'Being written.')
+    self.waiting = make(gauge, 'routing_waiting_answers', 'In the queue.')
+    self.back_end_errors = make(
+        counter, 'routing_back_end_errors', 'Failures by route.', ('route',)
+    )
+    self.back_end_up = make(
+        gauge, 'routing_back_end_up', '1 if it answers.', ('route',)
+    )
+    self.fall_backs = make(
+        counter,
+        'routing_fall_backs',
+        'Answers by one model in place of the router.',
+        ('reason',),
+    )
+    self.feedback = make(
+        counter, 'routing_feedback', 'Feedback by grade.', ('correct',)
+    )
+    self.alarm = make(
+        gauge, 'routing_drift_alarm', '1 once it is raised.', ('point',)
+    )
+    self.shadows = make(
+        counter, 'routing_shadows', 'Answers of the largest model alone.'
+    )
+    self.threshold = make(
+        gauge, 'routing_online_threshold', 'The threshold of router@online.'
+    )
+
+  def text(self) -> tuple[bytes, str]:
+    """Returns the metrics in Prometheus' format, and its content type."""
+    return (
+        prometheus_client.generate_latest(self.registry),
+        prometheus_client.CONTENT_TYPE_LATEST,
+    )
+
+  def back_end(self, name: str, is_up: bool, has_failed: bool) -> None:
+    """Notes that a back end failed or is back; for `back_ends.Health`."""
+    self.back_end_up.labels(name).set(is_up)
+    if has_failed:
+      self.back_end_errors.labels(name).inc()
+    log('back_end', level='INFO' if is_up else 'ERROR', route=name, is_up=is_up)
+
+  def _make(self, kind, name, text, labels=()):
+    return kind(name, text, labels, registry=self.registry)
+
+  def _histogram(self, name, text, buckets, labels=()):
+    return prometheus_client.Histogram(
+        name, text, labels, registry=self.registry, buckets=buckets
+    )
+
+
+class _Json(logging.Formatter):
+  """Writes a record as one line of JSON."""
+
+  def format(self, record: logging.LogRecord) -> str:
+    fields: Mapping[str, Any] = getattr(record, 'fields', {})
+    line = {
+        'time': time.strftime(
+            '%Y-%m-%dT%H:%M:%S', time.gmtime(record.created)
+        )
+        + f'.{int(record.msecs):03d}Z',
+        'level': record.levelname,
+        'event': record.getMessage(),
+        **fields,
+    }
+    if record.exc_info:
+      line['trace'] = self.formatException(record.exc_info)
+    return json.dumps(line, default=str)
+
+
+def set_up_log(stream: TextIO = sys.stderr) -> None:
+  """Sends the log of the service to a stream, one JSON object a line."""
+  handler = logging.StreamHandler(stream)
+  handler.setFormatter(_Json())
+  LOG.handlers = [handler]
+  LOG.propagate = False
+  LOG.setLevel(logging.INFO)
+
+
+def log(
+    event: str, *, level: str = 'INFO', is_error: bool = False, **fields: Any
+) -> None:
+  """Logs an event.
+
+  Args:
+    event: short name of what happened.
+    level: of `logging`.
+    is_error: also log the error that is being handled, with its trace.
+    **fields: what belongs to it; never a question, an answer or a key.
+  """
+  LOG.log(
+      logging.getLevelName(level),
+      event,
+      extra={'fields': fields},
+      exc_info=is_error,
+  )
