@@ -7,7 +7,7 @@ from routing.routers import promises
 
 
 def of(router: Any) -> str:
-  """Returns models, features, network, operating points of a `LearnedRouter`."""
+  """Returns what a `LearnedRouter` consists of and what its points promise."""
   card = router.card
   names = ' -> '.join(
       f'{spec.name} ({spec.parameters:,} parameters)' for spec in card.specs

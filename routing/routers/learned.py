@@ -109,7 +109,7 @@ class LearnedRouter:
   def decide_from(
       self, probabilities: np.ndarray, trace: types.Trace
   ) -> types.Decision:
-    """Returns what `decide` does, from `[A]` action probabilities at a trace."""
+    """Returns what `decide` does, from its `[A]` action probabilities."""
     score = float(probabilities[1:].sum())
     threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
     # The maximum is over `routes` only: if all probabilities underflow to 0, an

@@ -111,8 +111,7 @@ class BatchedDecisions:
       return list(found[: len(batch)])
     # With memory there is a row for each decision of the answer so far.
     return [
-        rows[len(x.trace.steps)]
-        for x, rows in zip(batch, found, strict=False)
+        rows[len(x.trace.steps)] for x, rows in zip(batch, found, strict=False)
     ]
 
 

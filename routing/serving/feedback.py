@@ -93,7 +93,7 @@ class Feedback:
 
   @property
   def threshold(self) -> Callable[[], tuple[int, float]] | None:
-    """Returns policy and threshold of the online point; None = there is none."""
+    """Returns policy and threshold of the online point; None = no such one"""
     if self._online is None:
       return None
     return lambda: (self._policy_index, float(self._online[1].kappa))
@@ -252,9 +252,7 @@ def _promises_loss(point) -> bool:
   )
 
 
-def _start_of(
-    router: learned.LearnedRouter, alpha: float
-) -> tuple[int, float]:
+def _start_of(router: learned.LearnedRouter, alpha: float) -> tuple[int, float]:
   """Returns policy and threshold at which the online threshold starts.
 
   They are those of the promised point whose loss is nearest to `alpha`; else

@@ -71,9 +71,10 @@ def add(path: pathlib.Path, name: str) -> str:
   Raises:
     ValueError: if the name is taken, or not of 1 to 64 letters, digits, - or _.
   """
-  if not (
-      name.replace('-', '').replace('_', '').isalnum() and len(name) <= 64
-  ) or name == ANYONE:
+  if (
+      not (name.replace('-', '').replace('_', '').isalnum() and len(name) <= 64)
+      or name == ANYONE
+  ):
     raise ValueError(
         f'The name is {name!r}; allowed: 1 to 64 letters, digits, - and _, and '
         f'not {ANYONE!r}.'

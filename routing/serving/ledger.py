@@ -20,9 +20,7 @@ class Ledger:
     specs: the models with their prices, smallest first.
   """
 
-  def __init__(
-      self, store: store_lib.Store, specs: Sequence[costs.RouteSpec]
-  ):
+  def __init__(self, store: store_lib.Store, specs: Sequence[costs.RouteSpec]):
     self._store, self._specs = store, specs
 
   def pay(self, owner: str, usage: types.Usage) -> None:

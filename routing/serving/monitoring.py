@@ -1,6 +1,7 @@
 """What a service shows of itself: metrics for Prometheus, a log in JSON."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import json
 import logging
 import sys
@@ -10,6 +11,8 @@ from typing import TextIO
 
 import prometheus_client
 
+from routing.serving import record as record_lib
+
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 _SHORT = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 LOG = logging.getLogger('routing.serving')
@@ -18,8 +21,8 @@ LOG = logging.getLogger('routing.serving')
 class Metrics:
   """The metrics of one service, in a registry of their own.
 
-  Labels have few values: names of models, routes and keys, never what a client
-  sends. Costs saved are `routing_large_alone_cost` minus `routing_cost`; decisions
+  Labels have few values: names of models and routes, never what a client sends.
+  The cost saved is `routing_large_alone_cost` minus `routing_cost`; decisions
   per second are the rate of `routing_decisions`.
   """
 
@@ -112,6 +115,39 @@ class Metrics:
         gauge, 'routing_online_threshold', 'The threshold of router@online.'
     )
 
+  def add(
+      self,
+      model: str,
+      record: record_lib.Record,
+      names: Sequence[str],
+      large_alone: Mapping[str, float | None],
+  ) -> None:
+    """Counts a finished answer.
+
+    Args:
+      model: what was asked for, a name of `points.Points.models`.
+      record: of the answer.
+      names: of the routes, smallest first.
+      large_alone: see `answering.Service.large_alone`.
+    """
+    has_larger = any(step.route for step in record.steps)
+    self.answers.labels(model, str(has_larger).lower()).inc()
+    self.first_token.observe(record.first_step_after or 0.0)
+    self.answer.observe(record.seconds or 0.0)
+    self.overhead.observe(record.overhead)
+    for step in record.steps:
+      self.step.labels(names[step.route]).observe(float(step.usage.seconds))
+    for route in record.decided_routes:
+      self.decisions.labels(names[route]).inc()
+    for metric, value in record.cost().items():
+      self.cost.labels(metric).inc(value)
+      # Where there is no estimate, nothing was saved as far as is known.
+      estimate = large_alone[metric]
+      self.large_cost.labels(metric).inc(
+          value if estimate is None else estimate
+      )
+    self.wasted.inc(sum(row['wasted_tokens'] for row in record.rows()))
+
   def text(self) -> tuple[bytes, str]:
     """Returns the metrics in Prometheus' format, and its content type."""
     return (
@@ -141,9 +177,7 @@ class _Json(logging.Formatter):
   def format(self, record: logging.LogRecord) -> str:
     fields: Mapping[str, Any] = getattr(record, 'fields', {})
     line = {
-        'time': time.strftime(
-            '%Y-%m-%dT%H:%M:%S', time.gmtime(record.created)
-        )
+        'time': time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))
         + f'.{int(record.msecs):03d}Z',
         'level': record.levelname,
         'event': record.getMessage(),
@@ -154,9 +188,13 @@ class _Json(logging.Formatter):
     return json.dumps(line, default=str)
 
 
-def set_up_log(stream: TextIO = sys.stderr) -> None:
-  """Sends the log of the service to a stream, one JSON object a line."""
-  handler = logging.StreamHandler(stream)
+def set_up_log(stream: TextIO | None = None) -> None:
+  """Sends the log of the service to a stream, one JSON object a line.
+
+  Args:
+    stream: None = the error output.
+  """
+  handler = logging.StreamHandler(stream or sys.stderr)
   handler.setFormatter(_Json())
   LOG.handlers = [handler]
   LOG.propagate = False

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Annotated
 from typing import Any
-from typing import Literal
+from typing import ClassVar
 
 import pydantic
 
@@ -63,9 +63,9 @@ class Routing(pydantic.BaseModel):
 
   model_config = pydantic.ConfigDict(extra='forbid')
 
-  max_cost: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = (
-      None
-  )
+  max_cost: (
+      Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None
+  ) = None
   max_loss: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
   point: str | None = None
 
@@ -97,7 +97,11 @@ class Asked(_Body):
   def stops(self) -> tuple[str, ...]:
     """Returns the stop strings; at most four, none empty."""
     found = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-    if len(found) > 4 or not all(found) or max(map(len, found), default=0) > 200:
+    if (
+        len(found) > 4
+        or not all(found)
+        or max(map(len, found), default=0) > 200
+    ):
       raise refusals.invalid(
           'stop', 'stop has up to 4 strings of 1 to 200 characters.'
       )
@@ -118,7 +122,7 @@ class Asked(_Body):
             code='unknown_parameter',
         )
       neutral, reason = _NEUTRAL[name]
-      # `is` for booleans: 1 == True, and a field that holds a number is another.
+      # 1 == True, but a number is not what was meant.
       if not any(
           value == x and isinstance(value, bool) == isinstance(x, bool)
           for x in neutral
@@ -141,6 +145,9 @@ class Message(pydantic.BaseModel):
 
 class Chat(Asked):
   """The body of `/v1/chat/completions`."""
+
+  ID_BEGINNING: ClassVar[str] = 'chatcmpl'
+  QUESTION_FIELD: ClassVar[str] = 'messages'
 
   messages: Annotated[list[Message], pydantic.Field(min_length=1)]
   max_completion_tokens: (
@@ -167,9 +174,9 @@ class Chat(Asked):
     for index, message in enumerate(earlier):
       raise refusals.unsupported(
           f'messages[{index}]',
-          f'it has the role {message.role[:40]!r}, before the last message. The '
-          "task's own prompt puts one question; send one message of the role "
-          "'user'.",
+          f'it has the role {message.role[:40]!r} and is not the last message. '
+          "The task's own prompt puts one question; send one message of the "
+          "role 'user'.",
       )
     if last.role != 'user':
       raise refusals.unsupported(
@@ -190,6 +197,9 @@ class Chat(Asked):
 
 class Completion(Asked):
   """The body of `/v1/completions`; each prompt is a question."""
+
+  ID_BEGINNING: ClassVar[str] = 'cmpl'
+  QUESTION_FIELD: ClassVar[str] = 'prompt'
 
   prompt: str | list[str] | list[int] | list[list[int]]
   logprobs: int | None = None

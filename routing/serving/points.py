@@ -171,9 +171,7 @@ class Points:
         return found[0]
       raise self._none('point', f'the name {asked["point"]!r}', self._all())
     wanted = {name.removeprefix('max_'): x for name, x in asked.items()}
-    found = [
-        point for point in self._router.points if _fulfils(point, wanted)
-    ]
+    found = [point for point in self._router.points if _fulfils(point, wanted)]
     if not found:
       limits = ' and '.join(f'{what} <= {x:g}' for what, x in wanted.items())
       raise self._none(next(iter(asked)), limits, self._all())
@@ -199,17 +197,14 @@ class Points:
     )
 
 
-def _fulfils(
-    point: card_lib.OperatingPoint, wanted: dict[str, float]
-) -> bool:
+def _fulfils(point: card_lib.OperatingPoint, wanted: dict[str, float]) -> bool:
   """Returns whether a point keeps every limit, e.g. {'loss': 0.05}."""
   entries = [point.promise, *point.promise.get('also', ())]
   if any('group' in entry for entry in entries):
     return False  # It promises nothing for a question of another group.
   return all(
       any(
-          entry['what'] == what
-          and entry['level'] <= limit
+          entry['what'] == what and entry['level'] <= limit
           # A budget is kept on the problems on which it was chosen, and may be
           # asked for; a loss is given only where it is promised.
           and (what == 'cost' or entry.get('delta') is not None)

@@ -1,4 +1,4 @@
-"""The record of one answer in service: steps, decisions, costs, our own time."""
+"""The record of an answer in service: steps, decisions, costs, our own time."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -46,6 +46,10 @@ class Record(watching.Watcher):
     steps: the steps of the answer so far.
     calls: the calls that have ended.
     text: the answer so far, as far as it was shown.
+    decided_routes: the route of each decision.
+    waited: seconds spent waiting for back ends.
+    first_step_after: seconds until the first step was shown; None = not yet.
+    seconds: of the whole answer; None = it is not closed.
   """
 
   def __init__(
@@ -67,21 +71,28 @@ class Record(watching.Watcher):
     self._shown: list[str] = []  # Text of each step that was shown.
     self._extras: dict[int, Extra] = {}
     self._told: list[types.Usage] = []  # Of the call in progress.
+    self._ahead: list[types.Step] = []  # Shown before its call has ended.
     self._place = 0  # Of the next step that the call in progress tells.
     self._kind, self._is_closed, self._has_answer = '', False, False
     self._start, self._asked_at = clock(), clock()
-    self.waited = 0.0  # Seconds spent waiting for back ends.
-    self.first_step_after: float | None = None  # Seconds.
-    self.seconds: float | None = None  # Of the whole answer, once closed.
+    self.decided_routes: list[int] = []
+    self.waited = 0.0
+    self.first_step_after: float | None = None
+    self.seconds: float | None = None
 
   @property
   def is_empty(self) -> bool:
     """Whether no step was shown yet."""
     return not self._shown
 
+  def begin(self) -> None:
+    """Starts the clock again, when the answer has waited for its turn."""
+    self._start = self._clock()
+
   def asked(self, kind: str, route: int) -> None:
     """Notes that a call begins; see `watching.Watcher`."""
-    self._kind, self._place, self._told = kind, 0, []
+    self._kind, self._place = kind, 0
+    self._told, self._ahead = [], []
     self._asked_at = self._clock()
 
   def told(self, step: types.Step) -> None:
@@ -95,7 +106,8 @@ class Record(watching.Watcher):
     # A draft may be discarded. After a hand-over, the writer's steps are the
     # answer, up to the first that completes it.
     if self._kind == 'hand_over' and not self._has_answer:
-      self._show(step, len(self.steps) + self._place)
+      if self._show(step, len(self.steps) + self._place):
+        self._ahead.append(step)
       self._place += 1
 
   def called(self, call: types.Call) -> None:
@@ -110,7 +122,7 @@ class Record(watching.Watcher):
       }
       if any(rest[name] for name in _COUNTS):
         self._pay(types.Usage(call.route, **rest, in_context=call.in_context))
-      self._told = []
+      self._told, self._ahead = [], []
     else:
       self._pay(call)
       extra = self._extra(len(self.steps))
@@ -121,6 +133,7 @@ class Record(watching.Watcher):
   def decided(self, trace: types.Trace, decision: types.Decision) -> None:
     """Notes a decision, and a draft that it discards."""
     index = len(trace.steps)
+    self.decided_routes.append(decision.route)
     extra = self._extra(index)
     extra.score, extra.threshold = decision.score, self._threshold_at(index)
     if trace.draft is not None and decision.route:
@@ -142,19 +155,24 @@ class Record(watching.Watcher):
     for step in self.steps:
       kept.tokens += int(step.usage.written)
       kept.usages.append(step.usage)
-    for usage in self._told:  # Of the call that failed.
-      kept.tokens += int(usage.written)
-      kept.usages.append(usage)
-      self.calls.append(steps_lib.as_call('wasted', usage))
-    self._told, self.steps, self._shown = [], [], []
+    self._waste_told(kept)  # Of the call that failed.
+    self._told, self._ahead, self.steps, self._shown = [], [], [], []
     self.text, self._has_answer = '', False
     self._threshold_at = threshold_at
 
   def close(self) -> None:
     """Ends the answer, finished or given up; what comes later is only paid."""
-    if not self._is_closed:
-      self._is_closed = True
-      self.seconds = self._clock() - self._start
+    if self._is_closed:
+      return
+    self._is_closed = True
+    self.seconds = self._clock() - self._start
+    # A call that was given up: what it has shown is part of the answer.
+    for step in self._ahead:
+      self.steps.append(step)
+      self.calls.append(steps_lib.as_call('hand_over', step.usage))
+      self._told.remove(step.usage)
+    self._waste_told(self._extra(len(self.steps)))
+    self._told, self._ahead = [], []
 
   @property
   def overhead(self) -> float:
@@ -204,15 +222,22 @@ class Record(watching.Watcher):
         'wasted_tokens': extra.tokens,
     }
 
-  def _show(self, step: types.Step, index: int) -> None:
-    """Shows a step, unless the step at this index was shown already."""
+  def _waste_told(self, extra: Extra) -> None:
+    """Counts what the call in progress has told as written for nothing."""
+    for usage in self._told:
+      extra.tokens += int(usage.written)
+      extra.usages.append(usage)
+      self.calls.append(steps_lib.as_call('wasted', usage))
+
+  def _show(self, step: types.Step, index: int) -> bool:
+    """Shows a step; returns False if the one at this index was shown before."""
     if index < len(self._shown):
       if self._shown[index] != step.text:
         raise ValueError(
             f'Step {index} was written again, and differently, after it had '
             'been shown.'
         )
-      return
+      return False
     if self.first_step_after is None:
       self.first_step_after = self._clock() - self._start
     self._shown.append(step.text)
@@ -221,6 +246,7 @@ class Record(watching.Watcher):
         answers.end(self.text, self._finders) is not None
     )
     self._on_step(step)
+    return True
 
   def _extra(self, index: int) -> Extra:
     return self._extras.setdefault(index, Extra())
