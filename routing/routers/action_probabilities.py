@@ -60,9 +60,8 @@ def of_each(
 ) -> jax.Array:
   """Returns action probabilities at N decisions, each under its own policy.
 
-  The decisions are computed one after the other, inside one call: as one matrix
-  product they would be rounded differently from `of_one`, and a score beside a
-  threshold could fall on its other side.
+  The results differ from those of `of_one` by rounding: whatever the form of the
+  program, XLA adds up the terms of a matrix product in another order.
 
   Args:
     network: of the policies.
@@ -76,9 +75,8 @@ def of_each(
     `[N, ..., A]` float32.
   """
 
-  def one(given):
-    x, row, level = given
+  def one(x, row, level):
     chosen = jax.tree.map(lambda leaf: leaf[row], params)
     return _softmax(network, chosen, x, level, available)
 
-  return jax.lax.map(one, (features, rows, levels))
+  return jax.vmap(one)(features, rows, levels)

@@ -7,10 +7,13 @@ import dataclasses
 import numpy as np
 
 from routing import types
+from routing.routers import card as card_lib
 from routing.routers import learned
 
 # Sizes to which a batch is padded; each is compiled once, at the start.
-SIZES = (1, 8, 64)
+SIZES = (8, 64)
+# Probabilities of a batch differ from those of one decision by some 1e-6.
+_ROUNDING = 1e-4
 
 
 @dataclasses.dataclass
@@ -26,8 +29,9 @@ class _Waiting:
 class BatchedDecisions:
   """Collects the decisions of many answers, and makes them together.
 
-  A decision is the one that the router alone would make: `of_each` computes
-  each row as `of_one` does. All methods run in one event loop.
+  A decision is the one that the router alone would make: where rounding could
+  change it, the router makes it alone. Scores differ by rounding. All methods
+  run in one event loop.
 
   Args:
     router: its policies decide; the points of `at` are copies of it.
@@ -43,8 +47,13 @@ class BatchedDecisions:
     self._waiting: list[_Waiting] = []
 
   def warm_up(self) -> None:
-    """Compiles the calls of all sizes."""
+    """Compiles the calls of all sizes, and that of one decision."""
     config = self._router.card.features
+    self._router.probabilities(
+        np.zeros((config.max_decisions, config.size), np.float32)[
+            slice(None) if self._router.has_memory else 0
+        ]
+    )
     shape = (config.size,)
     if self._router.has_memory:
       shape = (config.max_decisions, config.size)
@@ -84,11 +93,7 @@ class BatchedDecisions:
       batch = waiting[start : start + SIZES[-1]]
       self._on_batch(len(batch))
       try:
-        rows = self._probabilities(batch)
-        made = [
-            x.router.decide_from(row, x.trace)
-            for x, row in zip(batch, rows, strict=True)
-        ]
+        made = self._make(batch)
       except Exception as error:  # The callers get it, each in its answer.
         for each in batch:
           if not each.future.done():
@@ -97,6 +102,17 @@ class BatchedDecisions:
       for each, decision in zip(batch, made, strict=True):
         if not each.future.done():  # Its caller may have given up.
           each.future.set_result(decision)
+
+  def _make(self, batch: list[_Waiting]) -> list[types.Decision]:
+    """Returns the decisions of a batch."""
+    if len(batch) == 1:
+      return [batch[0].router.decide(batch[0].trace)]
+    return [
+        x.router.decide(x.trace)
+        if _is_close(x, row)
+        else x.router.decide_from(row, x.trace)
+        for x, row in zip(batch, self._probabilities(batch), strict=True)
+    ]
 
   def _probabilities(self, batch: list[_Waiting]) -> list[np.ndarray]:
     """Returns the `[A]` action probabilities of each decision of a batch."""
@@ -113,6 +129,18 @@ class BatchedDecisions:
     return [
         rows[len(x.trace.steps)] for x, rows in zip(batch, found, strict=False)
     ]
+
+
+def _is_close(waiting: _Waiting, probabilities: np.ndarray) -> bool:
+  """Returns whether rounding could change a decision."""
+  threshold = card_lib.threshold_at(
+      waiting.router.threshold, len(waiting.trace.steps)
+  )
+  if abs(probabilities[1:].sum() - threshold) < _ROUNDING:
+    return True
+  # The likeliest of the larger routes is chosen.
+  *_, second, first = np.sort([-1.0, *probabilities[1:]])
+  return first - second < _ROUNDING
 
 
 @dataclasses.dataclass(frozen=True)

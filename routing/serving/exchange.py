@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import secrets
 from typing import Any
 import uuid
@@ -53,7 +54,11 @@ class Exchange:
           f'{service.settings.max_choices} in one request.',
       )
     self.id = f'{body.ID_BEGINNING}-{uuid.uuid4().hex}'
-    self.questions = list(self._questions(texts, key))
+    self.questions = [
+        # Each answer has an id of its own, for its feedback.
+        dataclasses.replace(x, id=f'{self.id}-{i}') if count > 1 else x
+        for i, x in enumerate(self._questions(texts, key))
+    ]
     self._format = openai_answers.Format(
         service,
         self.id,
@@ -93,7 +98,7 @@ class Exchange:
       service.check_question(text, body.QUESTION_FIELD)
       for sample in range(body.n or 1):
         yield answering.Question(
-            id=f'{self.id}-{sample}' if (body.n or 1) > 1 else self.id,
+            id=self.id,
             text=text,
             choice=self.choice,
             sampling=sampling,

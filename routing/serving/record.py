@@ -135,7 +135,9 @@ class Record(watching.Watcher):
     index = len(trace.steps)
     self.decided_routes.append(decision.route)
     extra = self._extra(index)
-    extra.score, extra.threshold = decision.score, self._threshold_at(index)
+    extra.threshold = self._threshold_at(index)
+    # A model alone compares nothing.
+    extra.score = None if extra.threshold is None else decision.score
     if trace.draft is not None and decision.route:
       extra.tokens += int(trace.draft.usage.written)
       extra.usages.append(trace.draft.usage)
