@@ -44,15 +44,15 @@ def _traces(count):
     yield trace
 
 
-def _router(kind, is_conditioned=False):
+def _router(kind, is_conditioned=False, width=32):
   """An untrained router of three policies."""
   features = observation.FeatureConfig(
       groups=('confidence', 'progress', 'cost', 'text'),
       num_routes=3,
       max_decisions=4,
       hidden_size=0,
-      question_width=32,
-      step_width=32,
+      question_width=width,
+      step_width=width,
   )
   fields = dict(
       kind=kind, hidden=(16,), dropout=0.0, is_conditioned=is_conditioned
@@ -111,11 +111,10 @@ class BatchedDecisionsTest(parameterized.TestCase):
     self.assertEqual(sizes, [count])  # One call for all.
     self.assertLen({round(x.score, 4) for x in found}, count)
 
-  @parameterized.parameters('mlp', 'gru')
-  def test_a_score_at_its_threshold_falls_on_the_same_side(self, kind):
-    router = _router(kind)
+  def test_a_score_at_its_threshold_falls_on_the_same_side(self):
+    router = _router('mlp', width=512)  # Long sums, which rounding changes.
     batches = batched_decisions.BatchedDecisions(router)
-    traces = list(_traces(5))
+    traces = list(_traces(40))
     scores = [router.decide(x).score for x in traces]
     # At the score itself the large model takes over, and just above it not.
     for thresholds, expected in (

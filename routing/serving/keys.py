@@ -57,8 +57,13 @@ def read(path: pathlib.Path) -> tuple[Key, ...]:
       )
     if len(entry.get('sha256', '')) != 64:
       raise ValueError(f'{path}, key {name!r}: sha256 must have 64 digits.')
-    if any(not x >= 0 for field, x in entry.items() if field != 'sha256'):
-      raise ValueError(f'{path}, key {name!r}: limits must be >= 0.')
+    for field, limit in entry.items():
+      if field != 'sha256' and not (
+          isinstance(limit, int | float) and limit >= 0
+      ):
+        raise ValueError(
+            f'{path}, key {name!r}: {field} must be a number >= 0.'
+        )
     found.append(Key(name, **entry))
   return tuple(found)
 

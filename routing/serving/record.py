@@ -151,9 +151,12 @@ class Record(watching.Watcher):
 
   def restart(self, threshold_at: Callable[[int], float | None]) -> None:
     """Forgets the answer, which another model now writes; not what it cost."""
+    # All that it cost so far stands at the first step of the new answer.
+    kept = Extra()
     for extra in self._extras.values():
-      extra.score = extra.threshold = None
-    kept = self._extra(0)
+      kept.tokens += extra.tokens
+      kept.usages += extra.usages
+    self._extras = {0: kept}
     for step in self.steps:
       kept.tokens += int(step.usage.written)
       kept.usages.append(step.usage)
