@@ -1,11 +1,12 @@
 """Whether what is served equals what was evaluated, problem by problem.
 
-Run: python -m benchmarks.served_answers --config=configs/arithmetic.py --problems=200
+Run: python -m benchmarks.served_answers --config=configs/arithmetic.py
 
 Test problems are answered twice at an operating point: by the driver, as live
 evaluation does, and over HTTP by the service. Prints JSON last: the number of
 problems, and of those with another text, another decision or another cost; and
-the largest difference of a score, which batches of decisions round otherwise.
+the largest difference of a score: models and policy round otherwise in batches
+of other sizes.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from routing.routers import learned
 from routing.serving import answering
 from routing.serving import app as app_lib
 from routing.serving import keys as keys_lib
+from routing.serving import monitoring
 
 # Latency is measured, and no two answers take equally long.
 _METRICS = tuple(x for x in costs.COST_METRICS if x != 'latency')
@@ -168,6 +170,7 @@ def main(
     config: ml_collections.ConfigDict, router: str, problems: int, point: str
 ) -> None:
   """Prints the comparison."""
+  monitoring.LOG.setLevel('WARNING')  # Or there is a line per request.
   print(json.dumps(compare(config, learned.load(router), point, problems)))
 
 

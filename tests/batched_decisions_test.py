@@ -82,7 +82,9 @@ def _router(kind, is_conditioned=False, width=32):
 class BatchedDecisionsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ('mlp', False, 7), ('mlp', True, 7), ('gru', False, 3),
+      ('mlp', False, 7),
+      ('mlp', True, 7),
+      ('gru', False, 3),
       ('attention', False, 3),
   )  # pyformat: disable
   def test_equal_to_the_router_alone(self, kind, is_conditioned, count):
@@ -99,11 +101,14 @@ class BatchedDecisionsTest(parameterized.TestCase):
 
     async def decide():
       return await asyncio.gather(
-          *(batches.at(x).decide(y) for x, y in zip(points, traces))
+          *(
+              batches.at(x).decide(y)
+              for x, y in zip(points, traces, strict=True)
+          )
       )
 
     found = asyncio.run(decide())
-    wanted = [x.decide(y) for x, y in zip(points, traces)]
+    wanted = [x.decide(y) for x, y in zip(points, traces, strict=True)]
     self.assertEqual([x.route for x in found], [x.route for x in wanted])
     np.testing.assert_allclose(
         [x.score for x in found], [x.score for x in wanted], atol=1e-5
@@ -126,7 +131,7 @@ class BatchedDecisionsTest(parameterized.TestCase):
         return await asyncio.gather(
             *(
                 batches.at(router.with_threshold(0, x)).decide(y)
-                for x, y in zip(thresholds, traces)
+                for x, y in zip(thresholds, traces, strict=True)
             )
         )
 

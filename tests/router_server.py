@@ -5,15 +5,20 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import json
+import pathlib
+import re
 import socket
 import threading
+import time
 
+from absl.testing import parameterized
 import httpx
 import jax
 import numpy as np
+import openai
 import uvicorn
 
-from routing import costs
 from routing import protocols
 from routing.features import observation
 from routing.features import standardize
@@ -26,10 +31,15 @@ from routing.routers import learned
 from routing.serving import answering
 from routing.serving import app as app_lib
 from routing.serving import keys as keys_lib
+from routing.serving import monitoring
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
 from tests import scripted_pair
 
+CHAT = '/v1/chat/completions'
+SMALL, LARGE = (spec.name for spec in scripted_pair.SPECS[:2])
+# At 'cost<=0.5' the small model writes one step of it, the larger the others.
+QUESTION = '12:5\n'
 _SPECS = scripted_pair.SPECS[:2]
 _FEATURES = observation.FeatureConfig(
     groups=('confidence', 'progress', 'text'),
@@ -186,3 +196,92 @@ def running(
     if 'running' in found:
       found['running'].server.should_exit = True
     thread.join(60)
+
+
+def body(model='router@cost<=0.5', question=QUESTION, **fields):
+  """Returns the body of a chat request."""
+  return {
+      'model': model,
+      'messages': [{'role': 'user', 'content': question}],
+  } | fields
+
+
+def until(is_so, seconds=20):
+  """Waits until a function returns True, or raises after some seconds."""
+  end = time.monotonic() + seconds
+  while not is_so():
+    if time.monotonic() > end:
+      raise TimeoutError('It did not become so.')
+    time.sleep(0.01)
+
+
+def metric(client, name, **labels):
+  """Returns a metric's value as a scrape shows it; 0 if it is not there."""
+  for line in client.get('/metrics').text.splitlines():
+    found = re.fullmatch(rf'{name}(?:{{(.*)}})? (\S+)', line)
+    if found and dict(re.findall(r'(\w+)="(.*?)"', found[1] or '')) == labels:
+      return float(found[2])
+  return 0.0
+
+
+@contextlib.contextmanager
+def logged_to(stream):
+  """Sends the log of the service to a stream."""
+  before = monitoring.LOG.handlers, monitoring.LOG.propagate
+  monitoring.set_up_log(stream)
+  try:
+    yield
+  finally:
+    monitoring.LOG.handlers, monitoring.LOG.propagate = before
+
+
+class ServedCase(parameterized.TestCase):
+  """A test that serves the scripted pair."""
+
+  def serve(self, make=None, keys=(), engines=None, **settings):
+    """Serves the scripted pair; returns what runs and a client."""
+    found = self.enter_context(
+        running(
+            make or (lambda: scripted_service(engines=engines, **settings)),
+            keys,
+        )
+    )
+    return found, self.enter_context(found.client())
+
+  def keys(self, **limits):
+    """Makes a file with the key of alice; returns the keys and the secret."""
+    path = pathlib.Path(self.create_tempdir().full_path) / 'keys.json'
+    secret = keys_lib.add(path, 'alice')
+    content = json.loads(path.read_text())
+    content['alice'] |= limits
+    path.write_text(json.dumps(content))
+    return keys_lib.read(path), secret, path
+
+
+class SharedCase(parameterized.TestCase):
+  """Tests that share one service of the scripted pair, and OpenAI's client."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    found = cls.enterClassContext(running(scripted_service))
+    cls.service = found.service
+    cls.http = cls.enterClassContext(found.client())
+    cls.openai = openai.OpenAI(
+        base_url=f'{found.url}/v1', api_key='none', max_retries=0
+    )
+    cls.addClassCleanup(cls.openai.close)
+
+  def ask(self, question=QUESTION, model='router@cost<=0.5', **fields):
+    return self.openai.chat.completions.create(
+        model=model,
+        messages=[{'role': 'user', 'content': question}],
+        **fields,
+    )
+
+  def post(self, path='/v1/chat/completions', **fields):
+    body = {
+        'model': 'router@cost<=0.5',
+        'messages': [{'role': 'user', 'content': QUESTION}],
+    } | fields
+    return self.http.post(path, json=body)

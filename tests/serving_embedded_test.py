@@ -1,6 +1,5 @@
 """The service with the embedded pair: real models, real requests."""
 
-import asyncio
 import json
 import socket
 import time
@@ -66,7 +65,8 @@ class EmbeddedTest(absltest.TestCase):
     self.assertBetween(found['handed_over'], 1, 11)
     for what in ('text', 'decisions', 'cost'):
       self.assertEqual(found[f'{what}_differs'], 0, what)
-    self.assertLess(found['max_score_difference'], 1e-5)
+    # The hidden states that are observed depend a little on who shares a batch.
+    self.assertLess(found['max_score_difference'], 1e-3)
 
   def test_tokens_of_clients_that_went_away_are_in_the_ledger(self):
     config = _config()

@@ -60,8 +60,8 @@ def of_each(
 ) -> jax.Array:
   """Returns action probabilities at N decisions, each under its own policy.
 
-  The results differ from those of `of_one` by rounding: whatever the form of the
-  program, XLA adds up the terms of a matrix product in another order.
+  The results differ from those of `of_one` by rounding: in another program XLA
+  adds up the terms of a matrix product in another order.
 
   Args:
     network: of the policies.

@@ -28,8 +28,14 @@ class Metrics:
 
   def __init__(self):
     self.registry = prometheus_client.CollectorRegistry()
-    make = self._make
-    counter, gauge = prometheus_client.Counter, prometheus_client.Gauge
+    self._of_answers()
+    self._of_times()
+    self._of_trouble()
+
+  def _of_answers(self) -> None:
+    """Defines what is counted of requests and answers."""
+    make, counter = self._make, prometheus_client.Counter
+    gauge = prometheus_client.Gauge
     self.requests = make(
         counter,
         'routing_requests',
@@ -51,25 +57,6 @@ class Metrics:
     self.decisions = make(
         counter, 'routing_decisions', 'Decisions by route.', ('route',)
     )
-    self.batch = self._histogram(
-        'routing_decision_batch', 'Decisions per call.', (1, 2, 4, 8, 16, 64)
-    )
-    self.first_token = self._histogram(
-        'routing_time_to_first_token_seconds',
-        'Until the first step is shown.',
-        _SECONDS,
-    )
-    self.step = self._histogram(
-        'routing_step_seconds', 'Time of a step by route.', _SECONDS, ('route',)
-    )
-    self.answer = self._histogram(
-        'routing_answer_seconds', 'Time of a whole answer.', _SECONDS
-    )
-    self.overhead = self._histogram(
-        'routing_overhead_seconds',
-        'Time of an answer that no back end needed.',
-        _SHORT,
-    )
     self.cost = make(
         counter, 'routing_cost', 'Cost by metric, in its unit.', ('metric',)
     )
@@ -90,6 +77,33 @@ class Metrics:
     )
     self.running = make(gauge, 'routing_running_answers', 'Being written.')
     self.waiting = make(gauge, 'routing_waiting_answers', 'In the queue.')
+
+  def _of_times(self) -> None:
+    """Defines the distributions."""
+    self.batch = self._histogram(
+        'routing_decision_batch', 'Decisions per call.', (1, 2, 4, 8, 16, 64)
+    )
+    self.first_token = self._histogram(
+        'routing_time_to_first_token_seconds',
+        'Until the first step is shown.',
+        _SECONDS,
+    )
+    self.step = self._histogram(
+        'routing_step_seconds', 'Time of a step by route.', _SECONDS, ('route',)
+    )
+    self.answer = self._histogram(
+        'routing_answer_seconds', 'Time of a whole answer.', _SECONDS
+    )
+    self.overhead = self._histogram(
+        'routing_overhead_seconds',
+        'Time of an answer that no back end needed.',
+        _SHORT,
+    )
+
+  def _of_trouble(self) -> None:
+    """Defines what shows failures, and whether promises still hold."""
+    make, counter = self._make, prometheus_client.Counter
+    gauge = prometheus_client.Gauge
     self.back_end_errors = make(
         counter, 'routing_back_end_errors', 'Failures by route.', ('route',)
     )
