@@ -7,9 +7,11 @@ See docs/serving.md. Needs the extra `serve`.
 """  # noqa: E501  Commands stay on one line.
 
 import asyncio
+from collections.abc import Iterator
 import contextlib
 import ipaddress
 import pathlib
+import signal
 
 from absl import flags
 import ml_collections
@@ -31,6 +33,7 @@ from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
 
 _STATE_FILE = 'state.sqlite'
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def settings(config: ml_collections.ConfigDict) -> settings_lib.Settings:
@@ -133,6 +136,26 @@ def check_host(host: str, keys: tuple[keys_lib.Key, ...]) -> None:
     )
 
 
+class _Server(uvicorn.Server):
+  """A server that ends by returning when it is told to stop.
+
+  uvicorn's own raises the signal again, which would end the process before
+  engines and state are closed. A second signal does not wait for answers.
+  """
+
+  @contextlib.contextmanager
+  def capture_signals(self) -> Iterator[None]:
+    """Handles the signals to stop, as long as the context lasts."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+      loop.add_signal_handler(number, self.handle_exit, number, None)
+    try:
+      yield
+    finally:
+      for number in _SIGNALS:
+        loop.remove_signal_handler(number)
+
+
 async def serve(
     config: ml_collections.ConfigDict,
     router: learned.LearnedRouter,
@@ -154,7 +177,7 @@ async def serve(
   check_host(host, keys)
   async with open_service(config, router, state) as service:
     app = app_lib.create(service, keys_lib.Keyring(keys))
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             host=host,
