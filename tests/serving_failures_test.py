@@ -117,7 +117,7 @@ class FailuresTest(router_server.ServedCase):
 
   def test_an_error_of_our_own_tells_a_client_nothing(self):
     flaky, _, client = self.flaky(0)
-    flaky.is_down, flaky.error = True, KeyError('the password')
+    flaky.is_down, flaky.error = True, KeyError('sk-password')
     log = io.StringIO()
     self.enter_context(router_server.logged_to(log))
     answer = client.post(
@@ -133,6 +133,9 @@ class FailuresTest(router_server.ServedCase):
     self.assertEqual({x['request_id'] for x in lines}, {'mine-1'})
     self.assertEqual([x['event'] for x in lines], ['error', 'request'])
     self.assertEqual(lines[1]['status'], 500)
+    # The operator sees where it failed, and no key that a library has quoted.
+    self.assertIn('KeyError', lines[0]['trace'])
+    self.assertNotIn('password', log.getvalue())
 
   def test_not_ready_when_nothing_answers(self):
     flaky, running, client = self.flaky(0, retry_down_after=60)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import random
 from typing import Any
@@ -301,31 +302,14 @@ class Service:
         await self._answer(question, choice, record)
     except Exception as error:  # It is nobody's answer, so nobody is told.
       monitoring.log(
-          'shadow_failed', level='WARNING', id=question.id, reason=str(error)
+          'shadow_failed',
+          level='WARNING',
+          id=question.id,
+          reason=type(error).__name__,
       )
       return
     self.metrics.shadows.inc()
     self.store.add_shadow(question.id, record.text)
-
-  def large_alone(
-      self, question: Question, record: record_lib.Record
-  ) -> dict[str, float | None]:
-    """Estimates what the largest model alone would have cost.
-
-    It reads the question and writes an answer of the same length. Returns cost
-    metric -> cost; None for latency, which does not follow from lengths.
-    """
-    large = self.engines[-1]
-    read = record.prompt_tokens
-    if large.capabilities.counts_tokens:
-      read = large.count_tokens(question.text, '')
-    usage = types.Usage(large.route, read, 0, record.completion_tokens)
-    return {
-        metric: None
-        if metric == 'latency'
-        else float(costs.call_cost(usage, self.specs[-1], metric))
-        for metric in costs.COST_METRICS
-    }
 
 
 class Writing:
@@ -367,6 +351,25 @@ class Writing:
       yield step
     if not self._task.cancelled():  # Given up by `end`.
       self.choice = await self._task
+
+  @functools.cached_property
+  def large_alone(self) -> dict[str, float | None]:
+    """What the largest model alone would have cost, estimated; at the end.
+
+    It reads the question and writes an answer of the same length. Cost metric
+    -> cost; None for latency, which does not follow from lengths.
+    """
+    large, record = self._service.engines[-1], self.record
+    read = record.prompt_tokens
+    if large.capabilities.counts_tokens:
+      read = large.count_tokens(self._question.text, '')
+    usage = types.Usage(large.route, read, 0, record.completion_tokens)
+    return {
+        metric: None
+        if metric == 'latency'
+        else float(costs.call_cost(usage, self._service.specs[-1], metric))
+        for metric in costs.COST_METRICS
+    }
 
   async def end(self) -> None:
     """Gives the answer up, unless it is finished, and waits until it has."""

@@ -1,7 +1,9 @@
 """Watches the back ends of a service: which is down, and what it has failed."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import time
 
 from routing import types
@@ -29,14 +31,17 @@ class Health:
 
   Args:
     retry_after: these seconds.
-    on_change: called with (name, whether it is up, whether it has failed now).
+    on_change: called with (name, error) when a back end fails, and with (name,
+      None) when it is back.
     clock: seconds that rise.
   """
 
   def __init__(
       self,
       retry_after: float,
-      on_change: Callable[[str, bool, bool], None] = lambda *args: None,
+      on_change: Callable[[str, BaseException | None], None] = (
+          lambda name, error: None
+      ),
       clock: Callable[[], float] = time.monotonic,
   ):
     self._retry_after, self._on_change = retry_after, on_change
@@ -52,13 +57,15 @@ class Health:
     """Returns whether a route's back end answered when it was last asked."""
     return route not in self._failed
 
-  def note(self, engine: engine_lib.Engine, *, has_failed: bool) -> None:
-    """Notes how a request to a back end ended."""
-    if has_failed:
+  def note(
+      self, engine: engine_lib.Engine, error: BaseException | None
+  ) -> None:
+    """Notes how a request to a back end ended; None = well."""
+    if error is not None:
       self._failed[engine.route] = self._clock()
     elif self._failed.pop(engine.route, None) is None:
       return  # It was up before.
-    self._on_change(engine.name, not has_failed, has_failed)
+    self._on_change(engine.name, error)
 
 
 class WatchedEngine:
@@ -114,20 +121,28 @@ class WatchedSession(engine_lib.Session):
     Raises:
       BackEndDown: if the back end fails for a reason that is not the request's.
     """
-    engine = self._engine
-    try:
+    with self._watched():
       steps = await self._session.write(request)
-    # `Unavailable` is a ConnectionError.
-    except (engine_lib.Stop, OSError) as error:
-      engine.health.note(engine, has_failed=True)
-      raise BackEndDown(engine.route, engine.name) from error
-    engine.health.note(engine, has_failed=False)
+    self._engine.health.note(self._engine, None)
     return steps
 
   async def cancel_speculation(self) -> types.Usage | None:
     """Discards text written ahead; see `engine.Session`."""
-    return await self._session.cancel_speculation()
+    with self._watched():
+      return await self._session.cancel_speculation()
 
   async def close(self) -> types.Usage | None:
     """Ends the session; see `engine.Session`."""
-    return await self._session.close()
+    with self._watched():
+      return await self._session.close()
+
+  @contextlib.contextmanager
+  def _watched(self) -> Iterator[None]:
+    """Notes a failure, and raises it under the name of the back end."""
+    engine = self._engine
+    try:
+      yield
+    # `Unavailable` is a ConnectionError.
+    except (engine_lib.Stop, OSError) as error:
+      engine.health.note(engine, error)
+      raise BackEndDown(engine.route, engine.name) from error

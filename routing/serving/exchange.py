@@ -185,7 +185,7 @@ class Exchange:
         self.choice.name,
         record,
         [spec.name for spec in service.specs],
-        service.large_alone(answer.question, record),
+        answer.writing.large_alone,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import logging
+import re
 import sys
 import time
 from typing import Any
@@ -15,6 +16,8 @@ from routing.serving import record as record_lib
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 _SHORT = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
+# As most providers write keys, and as every request carries one.
+_SECRET = re.compile(r'\bsk-[\w-]+|(?<=Bearer )[^\s"\\]+')
 LOG = logging.getLogger('routing.serving')
 
 
@@ -169,12 +172,15 @@ class Metrics:
         prometheus_client.CONTENT_TYPE_LATEST,
     )
 
-  def back_end(self, name: str, is_up: bool, has_failed: bool) -> None:
-    """Notes that a back end failed or is back; for `back_ends.Health`."""
-    self.back_end_up.labels(name).set(is_up)
-    if has_failed:
+  def back_end(self, name: str, error: BaseException | None) -> None:
+    """Notes that a back end has failed, or is back; for `back_ends.Health`."""
+    self.back_end_up.labels(name).set(error is None)
+    if error is None:
+      log('back_end_up', route=name)
+    else:
       self.back_end_errors.labels(name).inc()
-    log('back_end', level='INFO' if is_up else 'ERROR', route=name, is_up=is_up)
+      reason = f'{type(error).__name__}: {error}'[:500]
+      log('back_end_down', level='ERROR', route=name, reason=reason)
 
   def _make(self, kind, name, text, labels=()):
     return kind(name, text, labels, registry=self.registry)
@@ -199,7 +205,8 @@ class _Json(logging.Formatter):
     }
     if record.exc_info:
       line['trace'] = self.formatException(record.exc_info)
-    return json.dumps(line, default=str)
+    # An error of another library may quote a key; no line of ours does.
+    return _SECRET.sub('***', json.dumps(line, default=str))
 
 
 def set_up_log(stream: TextIO | None = None) -> None:

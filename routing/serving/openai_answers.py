@@ -167,7 +167,7 @@ class Format:
         'seed': question.seed,
         'metric': self._service.router.card.metric,
         'cost': record.cost(),
-        'large_alone': self._service.large_alone(question, record),
+        'large_alone': answer.writing.large_alone,
         'wasted_tokens': sum(row['wasted_tokens'] for row in rows),
         'overhead_ms': round(1_000 * record.overhead, 3),
         'steps': rows,

@@ -241,7 +241,7 @@ class StepGiven(pydantic.BaseModel):
 
   text: str
   model: str
-  tokens: Annotated[int, pydantic.Field(ge=1, le=100_000)]
+  tokens: Annotated[int, pydantic.Field(ge=1, le=10_000)]
   log_probs: list[pydantic.FiniteFloat] = []
   top_log_probs: list[list[pydantic.FiniteFloat]] = []
   hidden: list[pydantic.FiniteFloat] | None = None
@@ -254,7 +254,7 @@ class Decision(pydantic.BaseModel):
 
   model: Annotated[str, pydantic.Field(max_length=200)]
   question: str
-  steps: list[StepGiven] = []
+  steps: Annotated[list[StepGiven], pydantic.Field(max_length=64)] = []
   draft: StepGiven | None = None
   spent: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
   routing: Routing | None = None

@@ -48,8 +48,9 @@ class Record(watching.Watcher):
     text: the answer so far, as far as it was shown.
     decided_routes: the route of each decision.
     waited: seconds spent waiting for back ends.
-    first_step_after: seconds until the first step was shown; None = not yet.
-    seconds: of the whole answer; None = it is not closed.
+    first_step_after: seconds until the first step was shown, those in the queue
+      included; None = not yet.
+    seconds: of the whole answer, without the queue; None = it is not closed.
   """
 
   def __init__(
@@ -74,7 +75,7 @@ class Record(watching.Watcher):
     self._ahead: list[types.Step] = []  # Shown before its call has ended.
     self._place = 0  # Of the next step that the call in progress tells.
     self._kind, self._is_closed, self._has_answer = '', False, False
-    self._start, self._asked_at = clock(), clock()
+    self._created = self._start = self._asked_at = clock()
     self.decided_routes: list[int] = []
     self.waited = 0.0
     self.first_step_after: float | None = None
@@ -86,7 +87,7 @@ class Record(watching.Watcher):
     return not self._shown
 
   def begin(self) -> None:
-    """Starts the clock again, when the answer has waited for its turn."""
+    """Notes that the answer has had to wait for its turn until now."""
     self._start = self._clock()
 
   def asked(self, kind: str, route: int) -> None:
@@ -244,7 +245,7 @@ class Record(watching.Watcher):
         )
       return False
     if self.first_step_after is None:
-      self.first_step_after = self._clock() - self._start
+      self.first_step_after = self._clock() - self._created
     self._shown.append(step.text)
     self.text += step.text
     self._has_answer = bool(self._finders) and (
