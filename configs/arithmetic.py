@@ -195,6 +195,29 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       # Calibration samples drawn to count broken promises; 0 = do not count.
       num_coverage_samples=1_000,
   )
+  # How `experiments.serve` answers; see routing/serving/settings.py.
+  config.serving = dict(
+      point='',  # Of the model 'router'; '' = the router's first.
+      concurrency=64,  # Answers written at once; at most num_slots of a route.
+      queue=256,  # Answers that may wait; others get 429.
+      max_body_bytes=1_000_000,
+      max_question_characters=20_000,
+      max_choices=8,  # Answers to one request.
+      attempts=2,  # Tries per request to a back end, at least 1.
+      first_wait=0.2,  # Seconds before the second try.
+      # What answers while a back end is down: 'large' or 'small' alone, or
+      # 'none' (503).
+      fall_back='large',
+      retry_down_after=5.0,  # Seconds until a back end is tried again.
+      cors_origins=(),  # Origins of pages that may call; () = none.
+      # Share of routed answers that the large model answers too, unseen.
+      shadow_share=0.0,
+      online_alpha=0.0,  # Loss that 'router@online' keeps; 0 = no such model.
+      alarm_delta=0.01,  # Probability of a false drift alarm, per point.
+      large_errors=0.05,  # Allowed for by the alarm where there is no shadow.
+      alarm_falls_back=False,  # True: an alarm hands its point to the large.
+      keep_answers=10_000,  # Kept until feedback comes.
+  )
 
   if variant == 'demo':
     config.train_seeds = (0,)

@@ -69,6 +69,9 @@ def claim(
     if 'scorer' in current:
       # Directories from before step scorers had none.
       found.setdefault('scorer', dict(NO_SCORER))
+    if 'serving' in current:
+      # How answers are served changes no result; older ones do not say it.
+      found['serving'] = current['serving']
     if found == current:
       return directory
     if not _only_grows(found, current):

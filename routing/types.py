@@ -202,7 +202,7 @@ class Trajectory:
   decisions: one per step boundary at which the router was asked, in order.
   calls: every model call in order, including those that wrote discarded drafts
     or wasted tokens.
-  is_correct: whether the final answer grades right.
+  is_correct: whether the final answer grades right; None = nobody graded it.
   """
 
   problem: Problem
@@ -212,7 +212,7 @@ class Trajectory:
   # `calls` cannot be derived from `steps`: one call may write many steps, and
   # the steps of other calls were discarded.
   calls: tuple[Call, ...]
-  is_correct: bool
+  is_correct: bool | None
 
   @property
   def text(self) -> str:

@@ -40,6 +40,11 @@ def base():
   return distributions(declared('INSTALL_REQUIRES'))
 
 
+def extra(name):
+  """Returns what an extra adds."""
+  return distributions(declared('EXTRAS_REQUIRE')[name])
+
+
 def everything():
   """Returns what the package asks for with all its extras."""
   extras = declared('EXTRAS_REQUIRE').values()
@@ -132,9 +137,23 @@ class DependenciesTest(parameterized.TestCase):
       name = checkout.name(path)
       if name.startswith(('routing/', 'experiments/', 'third_party/')):
         tree = ast.parse(path.read_text(encoding='utf-8'))
+        allowed = base()
+        # Nothing else imports them; see the next test.
+        if name.startswith(('routing/serving/', 'experiments/serve.py')):
+          allowed = allowed | extra('serve')
         self.assertEmpty(
-            undeclared(checkout.imports_at_load(tree), base()), name
+            undeclared(checkout.imports_at_load(tree), allowed), name
         )
+
+  def test_nothing_but_the_service_loads_the_service(self):
+    for path in checkout.files('*.py'):
+      name = checkout.name(path)
+      if name.startswith(('routing/', 'experiments/')):
+        if not name.startswith(('routing/serving/', 'experiments/serve.py')):
+          used = checkout.imports(ast.parse(path.read_text(encoding='utf-8')))
+          for module in used:
+            self.assertNotStartsWith(module, 'routing.serving', name)
+            self.assertNotEqual(module, 'experiments.serve', name)
 
   def test_every_import_is_declared(self):
     for path in checkout.files('*.py'):

@@ -109,6 +109,10 @@ class EmbeddedEngine:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._tokenizer.encode(question + trace)
 
+  def pieces(self, ids: Sequence[int]) -> list[str]:
+    """Returns the text of each token; see `engine.pieces`."""
+    return [self._tokenizer.decode([i]) for i in ids]
+
   def open(self, question: str) -> 'EmbeddedSession':
     """Opens a session about a question; see `engine.Engine.open`."""
     return EmbeddedSession(self, question)
@@ -207,6 +211,8 @@ class EmbeddedEngine:
 
   def _end(self, job: jobs_lib.Job) -> None:
     """Gives back the slot of a job that writes nothing more, if it has one."""
+    if job.parts:  # Of a caller that has given up, and still pays for this.
+      self._finish_step(job)
     if job.slot >= 0:
       self._slots.give_back(job.slot)
 
@@ -346,13 +352,19 @@ class EmbeddedEngine:
       return
     out_of_budget = job.budget == 0
     if row['stopped'] or out_of_budget:
-      job.steps.append(jobs_lib.finish_step(job, self.route, self._tokenizer))
+      self._finish_step(job)
     is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
     if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
       self._end(job)
       job.future.set_result(tuple(job.steps))
     else:
       self._enqueue(job)
+
+  def _finish_step(self, job: jobs_lib.Job) -> None:
+    """Ends the current step of a job, and tells who listens."""
+    job.steps.append(jobs_lib.finish_step(job, self.route, self._tokenizer))
+    if job.request.on_step is not None:
+      job.request.on_step(job.steps[-1])
 
 
 class EmbeddedSession(engine_lib.Session):

@@ -8,6 +8,7 @@ defined here as well.
 
 import abc
 from collections.abc import AsyncIterator
+from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -61,6 +62,10 @@ class Request:
   seed: non-negative seed of the sampling noise. With the other fields fixed,
     the result is a function of (question, trace, seed).
   delimiter: what ends a step.
+  on_step: called in the event loop with each step once it is written, before
+    the request ends; if the request is cancelled or the back end repeats it,
+    also with the part of a step that was paid for. An engine that learns of
+    steps only at the end never calls it.
   """
 
   trace: str = ''
@@ -70,6 +75,10 @@ class Request:
   temperature: float = 0.0
   seed: int = 0
   delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
+  # Two requests are the same whoever listens.
+  on_step: Callable[[types.Step], None] | None = dataclasses.field(
+      default=None, compare=False, repr=False
+  )
 
 
 # An engine reports the kind of a failure only by the type of its error. The
@@ -242,6 +251,14 @@ async def open_all(
         await stack.enter_async_context(engine.open(question))
         for engine in engines
     ]
+
+
+def pieces(engine: Engine, ids: Sequence[int]) -> list[str] | None:
+  """Returns the text of each token that an engine wrote; None if not known."""
+  # Only what shows single tokens to a user needs this, so that it is no part of
+  # the interface that every engine must have.
+  find = getattr(engine, 'pieces', None)
+  return None if find is None else find(ids)
 
 
 def room(name: str, num_prompt: int, max_tokens: int, max_length: int) -> int:

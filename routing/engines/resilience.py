@@ -191,6 +191,10 @@ class ResilientEngine:
     """Returns the prompt's token ids; see `engine.Engine.encode`."""
     return self._engine.encode(question, trace)
 
+  def pieces(self, ids: Sequence[int]) -> list[str] | None:
+    """Returns the text of each token; see `engine.pieces`."""
+    return engine_lib.pieces(self._engine, ids)
+
   async def close(self) -> None:
     """Releases all resources; see `engine.Engine.close`."""
     await self._engine.close()

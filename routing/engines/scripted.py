@@ -8,6 +8,7 @@ character, and writing it takes one second.
 
 import asyncio
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -140,6 +141,10 @@ class ScriptedEngine:
   def encode(self, question: str, trace: str) -> list[int]:
     """Returns the token ids of the prompt, which are its character codes."""
     return list(map(ord, question + trace))
+
+  def pieces(self, ids: Sequence[int]) -> list[str]:
+    """Returns the characters; see `engine.pieces`."""
+    return list(map(chr, ids))
 
   async def close(self) -> None:
     """Does nothing: there are no resources to release."""

@@ -8,9 +8,11 @@ collected in the ladder for this step and route.
 """
 
 import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
-import hashlib
+import inspect
 from typing import Protocol
 
 import numpy as np
@@ -21,17 +23,20 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
+from routing.rollout import checks
+from routing.rollout import seeds
 from routing.rollout import steps as steps_lib
+from routing.rollout import watching
 from routing.tasks import delimiter as delimiter_lib
-
-_SEED_BITS = 31  # Engines store seeds as non-negative signed 32-bit integers.
 
 
 class Router(Protocol):
   """The interface of a router: one method, called at each step boundary."""
 
-  def decide(self, trace: types.Trace) -> types.Decision:
-    """Chooses the route that writes the next step."""
+  def decide(
+      self, trace: types.Trace
+  ) -> types.Decision | Awaitable[types.Decision]:
+    """Chooses the route that writes the next step, at once or awaited."""
     ...
 
 
@@ -76,24 +81,6 @@ class Sampling:
     return self.temperature
 
 
-def request_seed(
-    seed: int, problem_id: str, step: int, route: int, sample: int = 0
-) -> int:
-  """Returns the random seed of one request to an engine, in [0, 2**31).
-
-  The seed is a hash of all arguments, so that different requests draw different
-  random numbers.
-
-  `step` is the number of accepted steps before the request; `sample` tells
-  apart requests that are otherwise equal.
-  """
-  # Python's own `hash` is salted for each process, but a resumed collection
-  # must use the same seeds.
-  key = repr((seed, problem_id, step, route, sample)).encode()
-  digest = hashlib.blake2b(key, digest_size=8).digest()
-  return int.from_bytes(digest, 'big') >> (64 - _SEED_BITS)
-
-
 def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
   """Returns how many of `max_tokens` the accepted steps `kept` leave."""
   return max_tokens - steps_lib.count_tokens(kept)
@@ -120,6 +107,7 @@ async def write(
     sampling: Sampling,
     sample: int = 0,
     may_speculate: bool = False,
+    on_step: Callable[[types.Step], None] | None = None,
 ) -> tuple[types.Step, ...]:
   """Requests the next step, or the rest of the answer, in one session.
 
@@ -138,6 +126,7 @@ async def write(
     sample: index of this text among several samples after the same prefix.
     may_speculate: whether the engine may continue speculatively past the step,
       until the next step is requested or the speculation is cancelled.
+    on_step: see `engine.Request`.
 
   Returns one or more new steps.
   """
@@ -151,8 +140,9 @@ async def write(
       # The position is part of the seed, but the router is not. So a live
       # hand-over and the ladder's completion at the same step are the same
       # request.
-      seed=request_seed(seed, problem.id, len(kept), session.route, sample),
+      seed=seeds.of_request(seed, problem.id, len(kept), session.route, sample),
       delimiter=sampling.delimiter,
+      on_step=on_step,
   )
   written = await session.write(request)
   return steps_lib.until_answer(written, request.trace, sampling.finders)
@@ -176,10 +166,11 @@ async def answer(
     *,
     protocol: protocols.Protocol,
     accounting: costs.Accounting | None,
-    grade: equivalence.Grader,
+    grade: equivalence.Grader | None,
     seed: int,
     sampling: Sampling,
     sample: int = 0,
+    watcher: watching.Watcher = watching.NOBODY,
 ) -> types.Trajectory:
   """Answers one problem under a router.
 
@@ -196,11 +187,13 @@ async def answer(
     engines: A engines, with `engines[m].route == m`.
     protocol: which routes may write when, and whether there are drafts.
     accounting: computes `Trace.spent`; None = the router sees a cost of 0.
-    grade: the grader of the final answer.
+    grade: the grader of the final answer; None = it is not graded, as in
+      service, where nobody knows the right answer.
     seed: of the run; together with the problem's id it determines the seed of
       every request.
     sampling: sampling settings and limits of the answer.
     sample: index of this trajectory among several of the same problem.
+    watcher: is told of every decision, call and step as they come.
 
   Returns:
     The trajectory; its `calls` hold every call in order.
@@ -209,36 +202,21 @@ async def answer(
     ValueError: if the router chooses a route that is not allowed, or the
       engines are not in the order of their routes.
   """
-  check_routes(engines)
+  checks.check_routes(engines)
   # The sessions end after an error as well, or engines would keep the caches.
   async with engine_lib.open_all(engines, problem.question) as sessions:
     walk = _Walk(
-        problem, sessions, protocol, accounting, seed, sampling, sample
+        problem, sessions, protocol, accounting, seed, sampling, sample, watcher
     )
-    while walk.is_open():
-      written = await walk.draft() if protocol.has_draft else ()
-      decision = walk.decide(router, written)
-      is_last = walk.is_last(decision)
-      if decision.route > 0 or not protocol.has_draft:
-        walk.discarded.extend(written)  # The draft; empty if there is none.
-        written = await walk.write(decision.route, to_end=is_last)
-      walk.steps.extend(written)
-      if is_last:
-        await walk.finish(decision.route)
-        break
-    await walk.close()
+    try:
+      await walk.run(router)
+    finally:
+      # After a cancellation too: what was written for nothing is recorded.
+      await walk.close()
+  if grade is None:
+    return walk.trajectory(None)
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
-
-
-def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
-  """Raises ValueError unless `engines[m].route == m` for every index m."""
-  routes = [engine.route for engine in engines]
-  if routes != list(range(len(engines))):
-    raise ValueError(
-        f'The engines have routes {routes}; they must be 0, 1, ... in this '
-        'order, smallest model first.'
-    )
 
 
 class _Walk:
@@ -256,17 +234,33 @@ class _Walk:
       seed: int,
       sampling: Sampling,
       sample: int,
+      watcher: watching.Watcher,
   ):
     self._problem, self._sessions = problem, sessions
     self._protocol = protocol
     self._accounting, self._sampling = accounting, sampling
-    self._seed, self._sample = seed, sample
+    self._seed, self._sample, self._watcher = seed, sample, watcher
     self.steps: list[types.Step] = []
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
     self.calls: list[types.Call] = []
     self._writer: engine_lib.Session | None = None
     self._seen: types.Trace | None = None
+
+  async def run(self, router: Router) -> None:
+    """Writes the answer, one decision after the other."""
+    has_draft = self._protocol.has_draft
+    while self.is_open():
+      written = await self.draft() if has_draft else ()
+      decision = await self.decide(router, written)
+      is_last = self.is_last(decision)
+      if decision.route > 0 or not has_draft:
+        self.discarded.extend(written)  # The draft; empty if there is none.
+        written = await self.write(decision.route, to_end=is_last)
+      self._accept(written)
+      if is_last:
+        await self.finish(decision.route)
+        break
 
   def is_open(self) -> bool:
     """Returns whether another step may follow the accepted steps."""
@@ -286,7 +280,7 @@ class _Walk:
     is a single step. Any other choice has requested the whole rest already.
     """
     if self.is_open():
-      self.steps.extend(await self.write(route, to_end=True))
+      self._accept(await self.write(route, to_end=True))
 
   async def draft(self) -> tuple[types.Step, ...]:
     """Requests the draft of the next step, and records the call."""
@@ -312,6 +306,7 @@ class _Walk:
       self._waste(await self._writer.cancel_speculation())
     self._writer = session
     to_end = kind == 'hand_over'
+    self._watcher.asked(kind, route)
     written = await write(
         self._problem,
         self.steps,
@@ -322,9 +317,20 @@ class _Walk:
         sample=self._sample,
         # After the rest of the answer, nothing is left to write speculatively.
         may_speculate=not to_end and self._may_write_next(route),
+        on_step=self._watcher.told,
     )
-    self.calls.append(steps_lib.as_call(kind, steps_lib.call_usage(written)))
+    self._record(steps_lib.as_call(kind, steps_lib.call_usage(written)))
     return written
+
+  def _record(self, call: types.Call) -> None:
+    """Records a call."""
+    self.calls.append(call)
+    self._watcher.called(call)
+
+  def _accept(self, written: Sequence[types.Step]) -> None:
+    """Adds steps to the answer."""
+    self.steps.extend(written)
+    self._watcher.accepted(written)
 
   def _may_write_next(self, route: int) -> bool:
     """Returns whether `route`, now asked for a step, may also write the next.
@@ -342,19 +348,23 @@ class _Walk:
   def _waste(self, usage: types.Usage | None) -> None:
     """Records the usage of cancelled text, if there is any, as a call."""
     if usage is not None:
-      self.calls.append(steps_lib.as_call('wasted', usage))
+      self._record(steps_lib.as_call('wasted', usage))
 
-  def decide(
+  async def decide(
       self, router: Router, draft: Sequence[types.Step]
   ) -> types.Decision:
     """Asks the router for a decision, and records it.
 
     `draft` holds the draft of the next step, or nothing without drafts.
     """
-    decision = router.decide(self._trace(draft))
-    _check_decision(decision, self._protocol, len(self._sessions))
+    trace = self._trace(draft)
+    decision = router.decide(trace)
+    if inspect.isawaitable(decision):
+      decision = await decision
+    checks.check_decision(decision, self._protocol, len(self._sessions))
     # `is_last` counts the decisions, so this one must be recorded first.
     self.decisions.append(decision)
+    self._watcher.decided(trace, decision)
     return decision
 
   def _trace(self, draft: Sequence[types.Step]) -> types.Trace:
@@ -373,8 +383,8 @@ class _Walk:
     )
     return self._seen
 
-  def trajectory(self, is_correct: bool) -> types.Trajectory:
-    """Returns the record of the finished trajectory, once it is graded."""
+  def trajectory(self, is_correct: bool | None) -> types.Trajectory:
+    """Returns the record of the finished trajectory, with its grade."""
     return types.Trajectory(
         problem=self._problem,
         steps=tuple(self.steps),
@@ -382,19 +392,4 @@ class _Walk:
         decisions=tuple(self.decisions),
         calls=tuple(self.calls),
         is_correct=is_correct,
-    )
-
-
-def _check_decision(
-    decision: types.Decision, protocol: protocols.Protocol, num_routes: int
-) -> None:
-  """Raises ValueError if the protocol does not allow the chosen route."""
-  # The mask after writer 0 serves at every decision: in `escalate` no decision
-  # follows once a larger model has written, and in the other protocols the mask
-  # does not depend on the writer.
-  allowed = protocol.action_mask(0, num_routes)
-  if not (0 <= decision.route < num_routes and allowed[decision.route]):
-    raise ValueError(
-        f'The router chose route {decision.route}; {protocol.name} allows '
-        f'{[m for m in range(num_routes) if allowed[m]]} here.'
     )

@@ -9,7 +9,6 @@ the operating points.
 from collections.abc import Iterable
 from collections.abc import Sequence
 import copy
-import functools
 import json
 import pathlib
 from typing import Any
@@ -22,10 +21,10 @@ import numpy as np
 from routing import types
 from routing.features import observation
 from routing.features import standardize
-from routing.policy import categorical
 from routing.policy import networks
+from routing.routers import action_probabilities as probabilities_lib
 from routing.routers import card as card_lib
-from routing.routers import promises
+from routing.routers import description
 from routing.routers import saved as saved_lib
 from routing.tasks import seen as seen_lib
 
@@ -35,26 +34,6 @@ POINTS_FILE = 'operating_points.json'
 SEEN_FILE = saved_lib.SEEN_FILE
 SHIPPED = pathlib.Path(__file__).parent / 'shipped'
 _DEFAULT_THRESHOLD = 0.5  # The threshold of a router without operating points.
-
-
-# The function is jitted at module level with the network as static argument, so
-# that all routers with equal networks share the compiled code.
-@functools.partial(jax.jit, static_argnums=0)
-def _probabilities(
-    network: networks.Policy,
-    params: Any,
-    features: jax.Array,
-    level: float,
-    available: np.ndarray | None,
-) -> jax.Array:
-  """Returns `[..., A]` action probabilities of one policy."""
-  logits = networks.apply(network, params, features, level)
-  # None is not a mask of ones: masking rounds differently, and the scores of an
-  # unrestricted router must be those that it was calibrated with.
-  if available is not None:
-    # Log-probabilities are logits too; the softmax below gives masked routes 0.
-    logits = categorical.log_softmax(logits, available)
-  return jax.nn.softmax(logits)
 
 
 class LearnedRouter:
@@ -125,7 +104,12 @@ class LearnedRouter:
       ValueError: if no threshold exists for this decision, or as
         `action_probabilities`.
     """
-    probabilities = self.action_probabilities(trace)
+    return self.decide_from(self.action_probabilities(trace), trace)
+
+  def decide_from(
+      self, probabilities: np.ndarray, trace: types.Trace
+  ) -> types.Decision:
+    """Returns what `decide` does, from its `[A]` action probabilities."""
     score = float(probabilities[1:].sum())
     threshold = card_lib.threshold_at(self.threshold, len(trace.steps))
     # The maximum is over `routes` only: if all probabilities underflow to 0, an
@@ -141,9 +125,18 @@ class LearnedRouter:
       ValueError: if the network has memory and the trace lacks its history or
         has more decisions than the router was trained for.
     """
+    probabilities = self.probabilities(self.observations(trace))
+    return probabilities[len(trace.steps)] if self.has_memory else probabilities
+
+  def observations(self, trace: types.Trace) -> np.ndarray:
+    """Returns what the network reads at a trace: `[F]`, with memory `[T, F]`.
+
+    Raises:
+      ValueError: see `action_probabilities`.
+    """
     config = self.card.features
     if not self.has_memory:
-      return self.probabilities(observation.observe(trace, config))
+      return observation.observe(trace, config)
     seen = [observation.observe(x, config) for x in trace.history]
     if len(seen) != len(trace.steps) + 1 or len(seen) > config.max_decisions:
       raise ValueError(
@@ -157,7 +150,7 @@ class LearnedRouter:
     # The network is causal: padding does not change the last decision's output.
     rows = np.zeros((config.max_decisions, config.size), np.float32)
     rows[: len(seen)] = seen
-    return self.probabilities(rows)[len(seen) - 1]
+    return rows
 
   def probabilities(
       self, features: np.ndarray, policy_index: int | None = None
@@ -187,12 +180,43 @@ class LearnedRouter:
     row = 0 if self._network.is_conditioned else row
     params = jax.tree.map(lambda x: x[row], self._params)
     standardised = standardize.apply(features, self._statistics)
-    available = None
-    if self.is_restricted:
-      available = np.isin(np.arange(len(self.card.specs)), self.routes)
     return np.asarray(
-        _probabilities(self._network, params, standardised, level, available)
+        probabilities_lib.of_one(
+            self._network, params, standardised, level, self._available()
+        )
     )
+
+  def probabilities_of_each(
+      self, features: np.ndarray, rows: np.ndarray, levels: np.ndarray
+  ) -> np.ndarray:
+    """Returns what `probabilities` does for N observations, in one jitted call.
+
+    Args:
+      features: `[N, F]` float32, or `[N, T, F]` for a network with memory.
+      rows: `[N]` int, the policy of each observation, `policy_index`.
+      levels: `[N]`, the level of each, `level`.
+
+    Returns:
+      `[N, A]` or `[N, T, A]` float32.
+    """
+    rows = np.zeros_like(rows) if self._network.is_conditioned else rows
+    standardised = standardize.apply(features, self._statistics)
+    return np.asarray(
+        probabilities_lib.of_each(
+            self._network,
+            self._params,
+            standardised,
+            rows,
+            levels,
+            self._available(),
+        )
+    )
+
+  def _available(self) -> np.ndarray | None:
+    """Returns `[A]` bool, the routes that may be chosen; None = all."""
+    if not self.is_restricted:
+      return None
+    return np.isin(np.arange(len(self.card.specs)), self.routes)
 
   def score(
       self, features: np.ndarray, policy_index: int | None = None
@@ -301,32 +325,7 @@ class LearnedRouter:
     saved_lib.write(directory, self.card, self.checkpoint_hash, self.seen)
 
   def __str__(self) -> str:
-    card = self.card
-    names = ' -> '.join(
-        f'{spec.name} ({spec.parameters:,} parameters)' for spec in card.specs
-    )
-    levels = ', '.join(f'{level:g}' for level in card.levels)
-    lines = [
-        f'LearnedRouter for {names}',
-        f'  protocol    {card.protocol.name}, {card.protocol.view}',
-        f'  features    {", ".join(card.features.groups)} '
-        f'({card.features.size} numbers)',
-        f'  network     {card.network["kind"]}',
-        f'  trained     {card.form} {levels}, cost metric {card.metric}',
-        f'  checkpoint  {self.checkpoint_hash[:12]}',
-        f'  now at      policy {self.policy_index}, threshold '
-        f'{card_lib.describe_threshold(self.threshold)}',
-    ]
-    if self.is_restricted:
-      available = ', '.join(card.specs[route].name for route in self.routes)
-      lines.append(f'  available   {available} only; no promise holds')
-    lines.append(
-        '  operating points' + ('' if self.points else ': not calibrated')
-    )
-    lines += [f'    {point}' for point in self.points]
-    if any(point.promise.get('delta') for point in self.points):
-      lines.append(f'    {promises.OF_A_CHOICE}')
-    return '\n'.join(lines)
+    return description.of(self)
 
   def _arrays(self) -> dict[str, np.ndarray]:
     """Returns weights and feature statistics as a flat mapping of arrays."""

@@ -1,0 +1,240 @@
+"""Serves a router behind an OpenAI-compatible endpoint.
+
+Run:  python -m experiments.serve --config=configs/arithmetic.py --router=shipped --port=8000
+Keys: python -m experiments.serve --config=configs/arithmetic.py --keys=keys.json --new_key=alice
+
+See docs/serving.md. Needs the extra `serve`.
+"""  # noqa: E501  Commands stay on one line.
+
+import asyncio
+from collections.abc import Iterator
+import contextlib
+import ipaddress
+import pathlib
+import signal
+
+from absl import flags
+import ml_collections
+import uvicorn
+
+from experiments import builders
+from experiments import command_line
+from experiments import records_on_disk
+from experiments import split_on_disk
+from routing.engines import engine as engine_lib
+from routing.engines import meter as meter_lib
+from routing.engines import resilience
+from routing.routers import learned
+from routing.serving import answering
+from routing.serving import app as app_lib
+from routing.serving import keys as keys_lib
+from routing.serving import monitoring
+from routing.serving import settings as settings_lib
+from routing.serving import store as store_lib
+
+_STATE_FILE = 'state.sqlite'
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def settings(config: ml_collections.ConfigDict) -> settings_lib.Settings:
+  """Returns the settings of the service.
+
+  Raises:
+    ValueError: if one is not allowed.
+  """
+  # Saved configurations from before there was a service have none.
+  found = settings_lib.Settings(**config.get('serving', {}))
+  for route in builders.routes(config):
+    slots = route.settings.get('num_slots', found.concurrency)
+    if found.concurrency > slots:
+      raise ValueError(
+          f'serving.concurrency is {found.concurrency}; allowed: at most '
+          f'num_slots of route {route.name!r}, {slots}.'
+      )
+  return found
+
+
+def engines(
+    config: ml_collections.ConfigDict, given: settings_lib.Settings
+) -> list[engine_lib.Engine]:
+  """Returns the engines of the routes, which try again a few times."""
+  allowed = resilience.Limits(
+      attempts=given.attempts,
+      first_wait=given.first_wait,
+      longest_wait=given.retry_down_after,
+  )
+  meter = meter_lib.Meter(builders.specs(config))
+  return resilience.with_retries(builders.engines(config), allowed, meter)
+
+
+def check(
+    config: ml_collections.ConfigDict, router: learned.LearnedRouter
+) -> None:
+  """Raises ValueError unless the router was made for this configuration."""
+  card, protocol = router.card, builders.protocol(config)
+  if card.protocol != protocol or card.metric != config.cost_metric:
+    raise ValueError(
+        f'The router is for {card.protocol.name}, {card.protocol.view}, and '
+        f'the cost metric {card.metric!r}; the configuration has '
+        f'{protocol.name}, {protocol.view}, and {config.cost_metric!r}.'
+    )
+  names = [spec.name for spec in builders.specs(config)]
+  if names != [spec.name for spec in card.specs]:
+    raise ValueError(
+        f'The router is for {[spec.name for spec in card.specs]}, the '
+        f'configuration has the routes {names}.'
+    )
+  split_on_disk.check_weights(
+      card, builders.model_identities(config), 'The configuration is'
+  )
+
+
+@contextlib.asynccontextmanager
+async def open_service(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    state: pathlib.Path | None,
+):
+  """Yields the service of a configuration; closes what it has opened.
+
+  Args:
+    config: of the run.
+    router: the router.
+    state: directory of what outlives a restart; None = nothing does.
+
+  Raises:
+    ValueError: if they do not fit together.
+  """
+  check(config, router)
+  given = settings(config)
+  asked = records_on_disk.answering(config, router.card)
+  store = store_lib.Store(
+      None if state is None else state / _STATE_FILE, given.keep_answers
+  )
+  found = engines(config, given)
+  try:
+    service = answering.Service(asked, found, router, given, store)
+    service.batches.warm_up()
+    yield service
+    await service.close()
+  finally:
+    for engine in found:
+      await engine.close()
+    store.close()
+
+
+def check_host(host: str, keys: tuple[keys_lib.Key, ...]) -> None:
+  """Raises ValueError if others than this machine could call without a key."""
+  try:
+    is_local = ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    is_local = host == 'localhost'
+  if not is_local and not keys:
+    raise ValueError(
+        f'--host={host} can be reached from other machines, so that --keys is '
+        'needed; allowed without: 127.0.0.1. Make a key with --new_key.'
+    )
+
+
+class _Server(uvicorn.Server):
+  """A server that ends by returning when it is told to stop.
+
+  uvicorn's own raises the signal again, which would end the process before
+  engines and state are closed. A second signal does not wait for answers.
+  """
+
+  @contextlib.contextmanager
+  def capture_signals(self) -> Iterator[None]:
+    """Handles the signals to stop, as long as the context lasts."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+      loop.add_signal_handler(number, self.handle_exit, number, None)
+    try:
+      yield
+    finally:
+      for number in _SIGNALS:
+        loop.remove_signal_handler(number)
+
+
+async def serve(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    *,
+    host: str,
+    port: int,
+    keys: tuple[keys_lib.Key, ...] = (),
+    state: pathlib.Path | None = None,
+) -> None:
+  """Serves until the process is told to stop; answers in progress finish.
+
+  Args:
+    config: of the run.
+    router: the router.
+    host, port: where to listen.
+    keys: who may call; () = anyone on this machine.
+    state: see `open_service`.
+  """
+  check_host(host, keys)
+  async with open_service(config, router, state) as service:
+    app = app_lib.create(service, keys_lib.Keyring(keys))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            # Our own log has a line per request, without what is in its path.
+            access_log=False,
+            server_header=False,
+            lifespan='off',
+        )
+    )
+    monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
+    await server.serve()
+    monitoring.log('stop')
+
+
+def main(
+    config: ml_collections.ConfigDict,
+    router: str,
+    host: str,
+    port: int,
+    keys: str | None,
+    state: str | None,
+    new_key: str | None,
+) -> None:
+  """Serves, or makes a key; see the module."""
+  if new_key is not None:
+    if keys is None:
+      raise ValueError('--new_key needs --keys, the file to add it to.')
+    print(keys_lib.add(pathlib.Path(keys), new_key))
+    return
+  monitoring.set_up_log()
+  asyncio.run(
+      serve(
+          config,
+          learned.load(router),
+          host=host,
+          port=port,
+          keys=() if keys is None else keys_lib.read(pathlib.Path(keys)),
+          state=None if state is None else pathlib.Path(state),
+      )
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string(
+      'router', 'shipped', "Directory of a trained router, or 'shipped'."
+  )
+  flags.DEFINE_string('host', '127.0.0.1', 'Address to listen at.')
+  flags.DEFINE_integer('port', 8_000, 'Port to listen at.')
+  flags.DEFINE_string('keys', None, 'File of API keys; none = no keys.')
+  flags.DEFINE_string(
+      'state', None, 'Directory of what outlives a restart; none = nothing.'
+  )
+  flags.DEFINE_string(
+      'new_key', None, 'Name of a key to add to --keys; prints it, and ends.'
+  )
+  command_line.run(
+      main, *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key')
+  )

@@ -1,0 +1,82 @@
+"""The action probabilities of trained policies, at one or at many decisions."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from routing.policy import categorical
+from routing.policy import networks
+
+
+def _softmax(
+    network: networks.Policy,
+    params: Any,
+    features: jax.Array,
+    level: jax.typing.ArrayLike,
+    available: np.ndarray | None,
+) -> jax.Array:
+  """Returns `[..., A]` action probabilities of one policy."""
+  logits = networks.apply(network, params, features, level)
+  # None is not a mask of ones: masking rounds differently, and the scores of an
+  # unrestricted router must be those that it was calibrated with.
+  if available is not None:
+    # Log-probabilities are logits too; the softmax below gives masked routes 0.
+    logits = categorical.log_softmax(logits, available)
+  return jax.nn.softmax(logits)
+
+
+# Both functions are jitted at module level with the network as static argument,
+# so that all routers with equal networks share the compiled code.
+@functools.partial(jax.jit, static_argnums=0)
+def of_one(
+    network: networks.Policy,
+    params: Any,
+    features: jax.Array,
+    level: float,
+    available: np.ndarray | None,
+) -> jax.Array:
+  """Returns `[..., A]` action probabilities of one policy.
+
+  Args:
+    network: of the policy.
+    params: its weights.
+    features: `[..., F]` float32, standardised.
+    level: its level; see `networks.apply`.
+    available: `[A]` bool, the routes that may be chosen; None = all.
+  """
+  return _softmax(network, params, features, level, available)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def of_each(
+    network: networks.Policy,
+    params: Any,
+    features: jax.Array,
+    rows: jax.Array,
+    levels: jax.Array,
+    available: np.ndarray | None,
+) -> jax.Array:
+  """Returns action probabilities at N decisions, each under its own policy.
+
+  The results differ from those of `of_one` by rounding: in another program XLA
+  adds up the terms of a matrix product in another order.
+
+  Args:
+    network: of the policies.
+    params: `[K, ...]`, the weights of K policies.
+    features: `[N, ..., F]` float32, standardised.
+    rows: `[N]` int, the policy of each decision.
+    levels: `[N]` float, the level of each.
+    available: `[A]` bool, the routes that may be chosen; None = all.
+
+  Returns:
+    `[N, ..., A]` float32.
+  """
+
+  def one(x, row, level):
+    chosen = jax.tree.map(lambda leaf: leaf[row], params)
+    return _softmax(network, chosen, x, level, available)
+
+  return jax.vmap(one)(features, rows, levels)

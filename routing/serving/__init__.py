@@ -1,0 +1,1 @@
+"""The service: a router behind an endpoint of OpenAI's protocol."""

@@ -1,0 +1,347 @@
+"""The routes of the service, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Coroutine
+import contextlib
+import json
+import time
+from typing import Annotated
+from typing import Any
+
+import fastapi
+from fastapi import exceptions
+from fastapi import responses
+from fastapi.middleware import cors
+from starlette import exceptions as starlette_exceptions
+
+from routing.serving import answering
+from routing.serving import decision as decision_lib
+from routing.serving import exchange as exchange_lib
+from routing.serving import gateway
+from routing.serving import keys as keys_lib
+from routing.serving import monitoring
+from routing.serving import openai_schema
+from routing.serving import points as points_lib
+from routing.serving import refusals
+
+_CLIENT_GONE = 499  # As nginx logs it; nobody is there to receive it.
+
+
+def create(
+    service: answering.Service, keyring: keys_lib.Keyring
+) -> gateway.Gateway:
+  """Returns the application, for a server of the ASGI standard.
+
+  Args:
+    service: answers; the caller closes it.
+    keyring: who may call.
+  """
+  app = fastapi.FastAPI(
+      title='Stepwise model routing',
+      # The page of FastAPI loads scripts from elsewhere; the schema stays.
+      docs_url=None,
+      redoc_url=None,
+  )
+  app.state.service, app.state.keyring = service, keyring
+  app.state.created = int(time.time())
+  app.include_router(_open)
+  app.include_router(_guarded)
+  app.add_exception_handler(refusals.Refusal, _refused)
+  app.add_exception_handler(exceptions.RequestValidationError, _invalid)
+  app.add_exception_handler(starlette_exceptions.HTTPException, _http)
+  app.add_exception_handler(Exception, _failed)
+  if service.settings.cors_origins:
+    app.add_middleware(
+        cors.CORSMiddleware,
+        allow_origins=list(service.settings.cors_origins),
+        allow_methods=['GET', 'POST'],
+        allow_headers=['authorization', 'content-type', 'x-request-id'],
+    )
+  paths = frozenset(route.path for route in (*_open.routes, *_guarded.routes))
+  return gateway.Gateway(
+      app, service.metrics, service.settings.max_body_bytes, paths
+  )
+
+
+def _key(request: fastapi.Request) -> keys_lib.Key:
+  """Returns who calls; refuses who may not."""
+  key = request.app.state.keyring.find(request.headers.get('authorization'))
+  note(request, key=key.name)
+  return key
+
+
+def _paying(
+    request: fastapi.Request,
+    key: Annotated[keys_lib.Key, fastapi.Depends(_key)],
+) -> keys_lib.Key:
+  """Returns who calls; refuses who calls too often or has used up a budget."""
+  request.app.state.keyring.count(key)
+  _service(request).ledger.check(key)
+  return key
+
+
+def _service(request: fastapi.Request) -> answering.Service:
+  return request.app.state.service
+
+
+def note(request: fastapi.Request, **fields: Any) -> None:
+  """Adds to the log line of a request."""
+  request.scope['state'].setdefault('log', {}).update(fields)
+
+
+_open = fastapi.APIRouter()
+_guarded = fastapi.APIRouter(dependencies=[fastapi.Depends(_key)])
+_Paying = Annotated[keys_lib.Key, fastapi.Depends(_paying)]
+_Known = Annotated[keys_lib.Key, fastapi.Depends(_key)]
+
+
+@_open.get('/health')
+async def health() -> dict[str, str]:
+  """Says that the process lives."""
+  return {'status': 'ok'}
+
+
+@_open.get('/ready')
+async def ready(request: fastapi.Request) -> responses.Response:
+  """Says whether answers can be written now, and by which models."""
+  service = _service(request)
+  up = {x.name: service.health.is_up(x.route) for x in service.engines}
+  is_ready = any(up.values())
+  return responses.JSONResponse(
+      {'status': 'ready' if is_ready else 'not ready', 'models': up},
+      200 if is_ready else 503,
+  )
+
+
+@_guarded.get('/metrics')
+async def metrics(request: fastapi.Request) -> responses.Response:
+  """Returns the metrics for Prometheus."""
+  text, kind = _service(request).metrics.text()
+  return responses.Response(text, media_type=kind)
+
+
+@_guarded.get('/v1/models')
+async def models(request: fastapi.Request) -> dict[str, Any]:
+  """Lists the operating points, and each model alone."""
+  found = _service(request).points.models()
+  return {'object': 'list', 'data': [_model(request, *x) for x in found]}
+
+
+@_guarded.get('/v1/models/{name:path}')
+async def model(request: fastapi.Request, name: str) -> dict[str, Any]:
+  """Describes one entry of the list."""
+  for found, point in _service(request).points.models():
+    if found == name:
+      return _model(request, found, point)
+  _service(request).points.choose(name)  # Refuses it, and lists which exist.
+  raise refusals.Refusal(
+      404, f'The list has no model {name!r}.', code='model_not_found'
+  )
+
+
+def _model(request: fastapi.Request, name: str, point: Any) -> dict[str, Any]:
+  return {
+      'id': name,
+      'object': 'model',
+      'created': request.app.state.created,
+      'owned_by': 'stepwise-routing',
+      'routing': points_lib.describe(point),
+  }
+
+
+@_guarded.post('/v1/chat/completions')
+async def chat(
+    request: fastapi.Request, body: openai_schema.Chat, key: _Paying
+) -> responses.Response:
+  """Answers a question put as a chat."""
+  return await _complete(request, body, key)
+
+
+@_guarded.post('/v1/completions')
+async def completions(
+    request: fastapi.Request, body: openai_schema.Completion, key: _Paying
+) -> responses.Response:
+  """Answers one question or several, put as prompts."""
+  return await _complete(request, body, key)
+
+
+@_guarded.post('/v1/decision')
+async def decision(
+    request: fastapi.Request, body: openai_schema.Decision, key: _Paying
+) -> dict[str, Any]:
+  """Decides at a trace without writing."""
+  return await decision_lib.decide(_service(request), body)
+
+
+@_guarded.post('/v1/feedback')
+async def feedback(
+    request: fastapi.Request, body: openai_schema.Feedback, key: _Known
+) -> dict[str, Any]:
+  """Takes the grade of an answer."""
+  service = _service(request)
+  found = await service.feedback.take(
+      body.id, key.name, correct=body.correct, answer=body.answer
+  )
+  service.metrics.feedback.labels(str(found['correct']).lower()).inc()
+  return found
+
+
+@_guarded.get('/v1/usage')
+async def usage(request: fastapi.Request, key: _Known) -> dict[str, Any]:
+  """Returns what the caller's key has used."""
+  used = _service(request).ledger.used(key.name)
+  return {'object': 'usage', 'key': key.name, 'models': used}
+
+
+async def _complete(
+    request: fastapi.Request,
+    body: openai_schema.Chat | openai_schema.Completion,
+    key: keys_lib.Key,
+) -> responses.Response:
+  """Answers a request for completions, as a whole or as a stream."""
+  exchange = exchange_lib.Exchange(_service(request), body, key)
+  note(request, model=exchange.choice.name, id=exchange.id, user=body.user)
+  if not body.stream:
+    found, headers = await _or_gone(request, exchange.whole())
+    note(request, cost=found['routing']['cost'])
+    return responses.JSONResponse(found, headers=headers)
+  events = exchange.events()
+  try:
+    # Before the status is sent: until the first step it may become an error.
+    first = await _or_gone(request, anext(events))
+  except BaseException:
+    await events.aclose()
+    raise
+  return _Stream(request, first, events, exchange.choice.name)
+
+
+async def _or_gone(request: fastapi.Request, work: Coroutine) -> Any:
+  """Returns the result of `work`, which ends when the client goes away."""
+  task = asyncio.ensure_future(work)
+  gone = asyncio.ensure_future(_gone(request))
+  try:
+    await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+      _service(request).metrics.unfinished.labels('client gone').inc()
+      raise starlette_exceptions.HTTPException(_CLIENT_GONE)
+    return task.result()
+  finally:
+    gone.cancel()
+    task.cancel()
+    # What was being written is given up before the request ends.
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+      await task
+
+
+async def _gone(request: fastapi.Request) -> None:
+  """Returns when the client has closed its connection."""
+  while (await request.receive())['type'] != 'http.disconnect':
+    pass
+
+
+class _Stream(responses.StreamingResponse):
+  """A stream of server-sent events, which ends its answers with itself."""
+
+  def __init__(
+      self,
+      request: fastapi.Request,
+      first: dict[str, Any],
+      events: AsyncIterator[dict[str, Any]],
+      model: str,
+  ):
+    super().__init__(
+        self._lines(),
+        media_type='text/event-stream',
+        headers={
+            'cache-control': 'no-store',
+            'x-accel-buffering': 'no',  # Or a proxy would hold steps back.
+            'x-routing-model': model,
+        },
+    )
+    self._request, self._first, self._events = request, first, events
+    self._has_ended = False
+
+  async def __call__(self, scope, receive, send) -> None:
+    """Sends the stream."""
+    try:
+      await super().__call__(scope, receive, send)
+    finally:
+      await self._events.aclose()
+      if not self._has_ended:
+        _service(self._request).metrics.unfinished.labels('client gone').inc()
+        note(self._request, is_cut=True)
+
+  async def _lines(self) -> AsyncIterator[str]:
+    """Yields the lines of the events."""
+    try:
+      yield _line(self._first)
+      async for event in self._events:
+        yield _line(event)
+    except Exception as error:
+      # The status is sent already, so that the error is an event.
+      yield _line(_as_refusal(self._request, error).body())
+    yield 'data: [DONE]\n\n'
+    self._has_ended = True
+
+
+def _line(event: dict[str, Any]) -> str:
+  return f'data: {json.dumps(event, allow_nan=False)}\n\n'
+
+
+def _as_refusal(request: fastapi.Request, error: Exception) -> refusals.Refusal:
+  """Returns what the client hears of an error; logs what it does not."""
+  if isinstance(error, refusals.Refusal):
+    note(request, error=error.code or error.message)
+    return error
+  _service(request).metrics.unfinished.labels('error').inc()
+  monitoring.log(
+      'error',
+      level='ERROR',
+      is_error=True,
+      request_id=request.scope['state']['request_id'],
+  )
+  return refusals.internal()
+
+
+async def _refused(
+    request: fastapi.Request, error: Exception
+) -> responses.Response:
+  """Returns the response of an error."""
+  refusal = _as_refusal(request, error)
+  headers = {}
+  if refusal.retry_after:
+    headers['retry-after'] = str(round(refusal.retry_after))
+  if refusal.status == 401:
+    headers['www-authenticate'] = 'Bearer'
+  return responses.JSONResponse(refusal.body(), refusal.status, headers)
+
+
+_failed = _refused
+
+
+async def _invalid(
+    request: fastapi.Request, error: exceptions.RequestValidationError
+) -> responses.Response:
+  """Returns the response to a body that is not as the schema says."""
+  first = error.errors()[0]
+  # The place begins with 'body'; of a union it also names the branch.
+  place = '.'.join(map(str, first['loc'][1:])) or None
+  return await _refused(
+      request,
+      refusals.Refusal(
+          400,
+          f'{place or "The body"}: {first["msg"]}',
+          param=place,
+          code='invalid_value',
+      ),
+  )
+
+
+async def _http(
+    request: fastapi.Request, error: starlette_exceptions.HTTPException
+) -> responses.Response:
+  """Returns the response to a path or a method that does not exist."""
+  return await _refused(
+      request, refusals.Refusal(error.status_code, str(error.detail))
+  )

@@ -1,0 +1,148 @@
+"""Watches the back ends of a service: which is down, and what it has failed."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import time
+
+from routing import types
+from routing.engines import engine as engine_lib
+
+
+class BackEndDown(RuntimeError):
+  """The failure of a back end in the middle of an answer.
+
+  Args:
+    route: route index of its model.
+    name: name of its model.
+  """
+
+  def __init__(self, route: int, name: str):
+    super().__init__(f'The back end of {name} does not answer.')
+    self.route, self.name = route, name
+
+
+class Health:
+  """Which back ends are down.
+
+  A back end that failed is left alone for some seconds. The next request then
+  tries it, and its success ends the failure.
+
+  Args:
+    retry_after: these seconds.
+    on_change: called with (name, error) when a back end fails, and with (name,
+      None) when it is back.
+    clock: seconds that rise.
+  """
+
+  def __init__(
+      self,
+      retry_after: float,
+      on_change: Callable[[str, BaseException | None], None] = (
+          lambda name, error: None
+      ),
+      clock: Callable[[], float] = time.monotonic,
+  ):
+    self._retry_after, self._on_change = retry_after, on_change
+    self._clock = clock
+    self._failed: dict[int, float] = {}  # Route -> time of the last failure.
+
+  def is_down(self, route: int) -> bool:
+    """Returns whether a route's back end is not to be asked now."""
+    failed = self._failed.get(route)
+    return failed is not None and self._clock() < failed + self._retry_after
+
+  def is_up(self, route: int) -> bool:
+    """Returns whether a route's back end answered when it was last asked."""
+    return route not in self._failed
+
+  def note(
+      self, engine: engine_lib.Engine, error: BaseException | None
+  ) -> None:
+    """Notes how a request to a back end ended; None = well."""
+    if error is not None:
+      self._failed[engine.route] = self._clock()
+    elif self._failed.pop(engine.route, None) is None:
+      return  # It was up before.
+    self._on_change(engine.name, error)
+
+
+class WatchedEngine:
+  """An engine whose failures are noted, and named by its route.
+
+  Args:
+    engine: the engine that writes.
+    health: where failures are noted.
+  """
+
+  def __init__(self, engine: engine_lib.Engine, health: Health):
+    self.name, self.route = engine.name, engine.route
+    self.capabilities = engine.capabilities
+    self.health = health
+    self._engine = engine
+
+  def open(self, question: str) -> 'WatchedSession':
+    """Opens a session about a question; see `engine.Engine.open`."""
+    return WatchedSession(self, self._engine.open(question))
+
+  def count_tokens(self, question: str, trace: str) -> int:
+    """Counts prompt tokens; see `engine.Engine.count_tokens`."""
+    return self._engine.count_tokens(question, trace)
+
+  def encode(self, question: str, trace: str) -> Sequence[int] | None:
+    """Returns the prompt's token ids; see `engine.Engine.encode`."""
+    return self._engine.encode(question, trace)
+
+  def pieces(self, ids: Sequence[int]) -> list[str] | None:
+    """Returns the text of each token; see `engine.pieces`."""
+    return engine_lib.pieces(self._engine, ids)
+
+  async def close(self) -> None:
+    """Releases all resources; see `engine.Engine.close`."""
+    await self._engine.close()
+
+
+class WatchedSession(engine_lib.Session):
+  """A session of a `WatchedEngine`.
+
+  Args:
+    engine: the engine.
+    session: the session that writes.
+  """
+
+  def __init__(self, engine: WatchedEngine, session: engine_lib.Session):
+    super().__init__(session.question, session.route)
+    self._engine, self._session = engine, session
+
+  async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
+    """Writes the requested steps; see `engine.Session.write`.
+
+    Raises:
+      BackEndDown: if the back end fails for a reason that is not the request's.
+    """
+    with self._watched():
+      steps = await self._session.write(request)
+    self._engine.health.note(self._engine, None)
+    return steps
+
+  async def cancel_speculation(self) -> types.Usage | None:
+    """Discards text written ahead; see `engine.Session`."""
+    with self._watched():
+      return await self._session.cancel_speculation()
+
+  async def close(self) -> types.Usage | None:
+    """Ends the session; see `engine.Session`."""
+    with self._watched():
+      return await self._session.close()
+
+  @contextlib.contextmanager
+  def _watched(self) -> Iterator[None]:
+    """Notes a failure, and raises it under the name of the back end."""
+    engine = self._engine
+    try:
+      yield
+    # `Unavailable` is a ConnectionError.
+    except (engine_lib.Stop, OSError) as error:
+      engine.health.note(engine, error)
+      raise BackEndDown(engine.route, engine.name) from error

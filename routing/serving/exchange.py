@@ -1,0 +1,226 @@
+"""One request for completions: its questions, their answers, what is sent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import secrets
+from typing import Any
+import uuid
+
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.serving import answering
+from routing.serving import keys as keys_lib
+from routing.serving import openai_answers
+from routing.serving import openai_schema
+from routing.serving import refusals
+from routing.serving import stop_strings
+
+
+class Exchange:
+  """The answers to one request.
+
+  Args:
+    service: answers.
+    body: of the request.
+    key: who pays.
+
+  Raises:
+    refusals.Refusal: if the request asks for what there is not.
+  """
+
+  def __init__(
+      self,
+      service: answering.Service,
+      body: openai_schema.Chat | openai_schema.Completion,
+      key: keys_lib.Key,
+  ):
+    self.service, self.body = service, body
+    body.check()
+    self._stops = body.stops()
+    self._wants_logprobs = body.wants_logprobs()
+    self._check_logprobs()
+    self.choice = service.points.choose(body.model, body.routing)
+    texts = body.questions()
+    count = (body.n or 1) * len(texts)
+    if count > service.settings.max_choices:
+      raise refusals.invalid(
+          'n',
+          f'{count} answers are asked for; allowed: at most '
+          f'{service.settings.max_choices} in one request.',
+      )
+    self.id = f'{body.ID_BEGINNING}-{uuid.uuid4().hex}'
+    self.questions = [
+        # Each answer has an id of its own, for its feedback.
+        dataclasses.replace(x, id=f'{self.id}-{i}') if count > 1 else x
+        for i, x in enumerate(self._questions(texts, key))
+    ]
+    self._format = openai_answers.Format(
+        service,
+        self.id,
+        is_chat=isinstance(body, openai_schema.Chat),
+        wants_logprobs=self._wants_logprobs,
+    )
+
+  def _check_logprobs(self) -> None:
+    """Raises the refusal of logprobs if a back end does not give them."""
+    for engine in self.service.engines if self._wants_logprobs else ():
+      if not engine.capabilities.num_log_probs or (
+          engine_lib.pieces(engine, ()) is None
+      ):
+        raise refusals.unsupported(
+            'logprobs', f'the back end of {engine.name!r} does not give them.'
+        )
+
+  def _questions(
+      self, texts: Sequence[str], key: keys_lib.Key
+  ) -> Iterable[answering.Question]:
+    """Yields the questions, `n` times each."""
+    service, body = self.service, self.body
+    sampling = service.sampling(body.temperature, body.limit())
+    seed = body.seed
+    if seed is None:
+      # What was evaluated has the configured seed; a client that samples and
+      # names no seed expects another answer each time.
+      is_same = body.temperature is None or sampling.is_greedy
+      seed = service.answering.seed if is_same else secrets.randbits(31)
+    for text in texts:
+      if not text or len(text) > service.settings.max_question_characters:
+        raise refusals.invalid(
+            body.QUESTION_FIELD,
+            f'The question has {len(text)} characters; allowed: 1 to '
+            f'{service.settings.max_question_characters}.',
+        )
+      service.check_question(text, body.QUESTION_FIELD)
+      for sample in range(body.n or 1):
+        yield answering.Question(
+            id=self.id,
+            text=text,
+            choice=self.choice,
+            sampling=sampling,
+            seed=seed,
+            sample=sample,
+            owner=key.name,
+            is_shown=bool(body.stream),
+        )
+
+  async def whole(self) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the body and the headers of a response that is no stream."""
+    with self.service.room.admitted(len(self.questions)):
+      async with contextlib.AsyncExitStack() as stack:
+        answers = [await self._open(stack, x) for x in self.questions]
+        # Ending the stack gives up the others when one fails.
+        await asyncio.gather(*map(self._read, answers))
+    for answer in answers:
+      self._finish(answer)
+    return self._format.whole(answers), self._format.headers(answers)
+
+  async def events(self) -> AsyncIterator[dict[str, Any]]:
+    """Yields the chunks of a stream; the last one has usage and routing.
+
+    Raises:
+      refusals.Refusal: if an answer fails.
+    """
+    with self.service.room.admitted(len(self.questions)):
+      async with contextlib.AsyncExitStack() as stack:
+        answers = [await self._open(stack, x) for x in self.questions]
+        left = len(answers)
+        async with contextlib.aclosing(_merged(answers)) as merged:
+          async for index, step in merged:
+            answer = answers[index]
+            if step is None:
+              left -= 1
+              for chunk in self._ended(index, answer, answers, not left):
+                yield chunk
+            elif not answer.is_stopped:
+              yield self._format.step(index, answer, step, self._stops)
+              if answer.is_stopped:
+                await answer.writing.end()
+
+  async def _open(
+      self, stack: contextlib.AsyncExitStack, question: answering.Question
+  ) -> openai_answers.Answer:
+    """Begins an answer, which ends with the stack."""
+    writing = await stack.enter_async_context(self.service.writing(question))
+    return openai_answers.Answer(question, writing)
+
+  async def _read(self, answer: openai_answers.Answer) -> None:
+    """Reads an answer to its end, or to a stop string."""
+    writing = answer.writing
+    async for _ in writing.steps():
+      # The whole text, since another model may have begun anew.
+      if stop_strings.end(writing.record.text, self._stops) is not None:
+        await writing.end()
+        break
+    at = stop_strings.end(writing.record.text, self._stops)
+    answer.is_stopped, answer.text = at is not None, writing.record.text[:at]
+
+  def _ended(
+      self,
+      index: int,
+      answer: openai_answers.Answer,
+      answers: Sequence[openai_answers.Answer],
+      is_last: bool,
+  ) -> Iterator[dict[str, Any]]:
+    """Yields the last chunks of an answer and, with the last one, the sums."""
+    self._finish(answer)
+    options = self.body.stream_options
+    has_own_chunk = options is not None and options.include_usage
+    yield self._format.end(
+        index, answer, answers if is_last and not has_own_chunk else ()
+    )
+    if is_last and has_own_chunk:
+      yield self._format.sums(answers)
+
+  def _finish(self, answer: openai_answers.Answer) -> None:
+    """Keeps a finished answer, and counts it."""
+    service, record = self.service, answer.writing.record
+    record.close()
+    service.remember(answer.question, answer.writing)
+    service.metrics.add(
+        self.choice.name,
+        record,
+        [spec.name for spec in service.specs],
+        answer.writing.large_alone,
+    )
+
+
+async def _merged(
+    answers: Sequence[openai_answers.Answer],
+) -> AsyncIterator[tuple[int, types.Step | None]]:
+  """Yields (index, step) of several answers as they come; None = ended.
+
+  Raises:
+    Exception: the first error of any of them.
+  """
+  found: asyncio.Queue[tuple[int, types.Step | Exception | None]] = (
+      asyncio.Queue()
+  )
+
+  async def read(index: int, answer: openai_answers.Answer) -> None:
+    try:
+      async for step in answer.writing.steps():
+        found.put_nowait((index, step))
+      found.put_nowait((index, None))
+    except Exception as error:  # It is raised below, where the client is.
+      found.put_nowait((index, error))
+
+  tasks = [
+      asyncio.get_running_loop().create_task(read(*pair))
+      for pair in enumerate(answers)
+  ]
+  left = len(answers)
+  try:
+    while left:
+      index, item = await found.get()
+      if isinstance(item, Exception):
+        raise item
+      left -= item is None
+      yield index, item
+  finally:
+    for task in tasks:
+      task.cancel()

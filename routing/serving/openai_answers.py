@@ -1,0 +1,296 @@
+"""Responses in the form of OpenAI's API, with a field `routing` besides."""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import time
+from typing import Any
+
+from routing import types
+from routing.engines import engine as engine_lib
+from routing.serving import answering
+from routing.serving import points as points_lib
+from routing.serving import stop_strings
+
+
+@dataclasses.dataclass
+class Answer:
+  """An answer as far as it was read for the client.
+
+  question, writing: see `answering`.
+  text: what the client gets, up to a stop string.
+  held: what follows in the text, but may begin a stop string.
+  is_stopped: whether a stop string has ended the answer.
+  num_sent: number of steps that were sent.
+  """
+
+  question: answering.Question
+  writing: answering.Writing
+  text: str = ''
+  held: str = ''
+  is_stopped: bool = False
+  num_sent: int = 0
+
+  def add(self, text: str, stops: Sequence[str]) -> str:
+    """Adds to the answer; returns what can now be sent of it."""
+    whole = self.held + text
+    at = stop_strings.end(whole, stops)
+    self.is_stopped = at is not None
+    if at is None:
+      at = stop_strings.sure(whole, stops)
+    self.held = '' if self.is_stopped else whole[at:]
+    self.text += whole[:at]
+    return whole[:at]
+
+  def flush(self) -> str:
+    """Returns what was held back, when nothing follows any more."""
+    held, self.held = self.held, ''
+    self.text += held
+    return held
+
+  @property
+  def finish_reason(self) -> str:
+    """Why the answer has ended, in OpenAI's words."""
+    steps = self.writing.record.steps
+    is_whole = self.is_stopped or (bool(steps) and steps[-1].is_final)
+    return 'stop' if is_whole else 'length'
+
+
+class Format:
+  """Writes the responses of one request.
+
+  Args:
+    service: answers.
+    id_: of the response.
+    is_chat: whether it is of `/v1/chat/completions`.
+    wants_logprobs: whether each token has its log-probability.
+  """
+
+  def __init__(
+      self,
+      service: answering.Service,
+      id_: str,
+      *,
+      is_chat: bool,
+      wants_logprobs: bool,
+  ):
+    self._service, self._id, self._is_chat = service, id_, is_chat
+    self._wants_logprobs = wants_logprobs
+    self._created = int(time.time())
+
+  def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Returns the body of a response that is no stream."""
+    kind = 'chat.completion' if self._is_chat else 'text_completion'
+    choices = []
+    for index, answer in enumerate(answers):
+      choice = self._choice(index, answer.writing.record.steps)
+      choice['finish_reason'] = answer.finish_reason
+      if self._is_chat:
+        choice['message'] = {
+            'role': 'assistant',
+            'content': answer.text,
+            'refusal': None,
+        }
+      else:
+        choice['text'] = answer.text
+      choices.append(choice)
+    return self._head(kind, answers[0]) | {
+        'choices': choices,
+        'usage': _usage(answers),
+        'routing': self.routing(answers),
+    }
+
+  def step(
+      self, index: int, answer: Answer, step: types.Step, stops: Sequence[str]
+  ) -> dict[str, Any]:
+    """Returns the chunk of a step, and adds the step to its answer."""
+    choice = self._delta(index, answer, answer.add(step.text, stops), [step])
+    row = answer.writing.record.row(answer.num_sent, step)
+    answer.num_sent += 1
+    return self._chunk(answer, [choice]) | {'routing': {'step': row}}
+
+  def end(
+      self, index: int, answer: Answer, answers: Sequence[Answer]
+  ) -> dict[str, Any]:
+    """Returns the last chunk of an answer, and of all `answers` if given."""
+    choice = self._delta(index, answer, answer.flush(), [])
+    choice['finish_reason'] = answer.finish_reason
+    chunk = self._chunk(answer, [choice])
+    if answers:
+      chunk |= {'usage': _usage(answers), 'routing': self.routing(answers)}
+    return chunk
+
+  def sums(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Returns a chunk after all others, with no choice, for the sums."""
+    return self._chunk(answers[0], []) | {
+        'usage': _usage(answers),
+        'routing': self.routing(answers),
+    }
+
+  def routing(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Returns the field `routing`: one answer, or the sums of several."""
+    found = [self._routing(answer) for answer in answers]
+    if len(found) == 1:
+      return found[0]
+    return {
+        'cost': _sums([x['cost'] for x in found]),
+        'large_alone': _sums([x['large_alone'] for x in found]),
+        'wasted_tokens': sum(x['wasted_tokens'] for x in found),
+        'overhead_ms': sum(x['overhead_ms'] for x in found),
+        'choices': found,
+    }
+
+  def headers(self, answers: Sequence[Answer]) -> dict[str, str]:
+    """Returns the headers of a response that is no stream."""
+    sums, metric = self.routing(answers), self._service.router.card.metric
+    return {
+        'x-routing-model': answers[0].writing.choice.name,
+        'x-routing-route': ';'.join(map(_runs, map(self._writers, answers))),
+        'x-routing-metric': metric,
+        'x-routing-cost': f'{sums["cost"][metric]:.6g}',
+        # Of latency there is no estimate.
+        'x-routing-cost-large-alone': (
+            '' if (x := sums['large_alone'][metric]) is None else f'{x:.6g}'
+        ),
+        'x-routing-overhead-ms': f'{sums["overhead_ms"]:.3f}',
+    }
+
+  def _routing(self, answer: Answer) -> dict[str, Any]:
+    """Returns what is known of one answer."""
+    record, question = answer.writing.record, answer.question
+    choice, rows = answer.writing.choice, record.rows()
+    return {
+        'id': question.id,
+        'model': choice.name,
+        'fall_back': None if choice is question.choice else choice.name,
+        **_promise(answer, self._service.answering.sampling),
+        'seed': question.seed,
+        'metric': self._service.router.card.metric,
+        'cost': record.cost(),
+        'large_alone': answer.writing.large_alone,
+        'wasted_tokens': sum(row['wasted_tokens'] for row in rows),
+        'overhead_ms': round(1_000 * record.overhead, 3),
+        'steps': rows,
+    }
+
+  def _head(self, kind: str, answer: Answer) -> dict[str, Any]:
+    """Returns the fields with which every body begins."""
+    return {
+        'id': self._id,
+        'object': kind,
+        'created': self._created,
+        'model': answer.writing.choice.name,
+    }
+
+  def _chunk(
+      self, answer: Answer, choices: list[dict[str, Any]]
+  ) -> dict[str, Any]:
+    """Returns a chunk of a stream."""
+    kind = 'chat.completion.chunk' if self._is_chat else 'text_completion'
+    return self._head(kind, answer) | {'choices': choices, 'usage': None}
+
+  def _delta(
+      self, index: int, answer: Answer, text: str, steps: Sequence[types.Step]
+  ) -> dict[str, Any]:
+    """Returns the choice of a chunk."""
+    choice = self._choice(index, steps)
+    if not self._is_chat:
+      return choice | {'text': text}
+    role = {} if answer.num_sent else {'role': 'assistant'}
+    return choice | {'delta': {**role, 'content': text}}
+
+  def _choice(self, index: int, steps: Sequence[types.Step]) -> dict[str, Any]:
+    """Returns what all choices have, with the log-probabilities of steps."""
+    choice = {'index': index, 'finish_reason': None, 'logprobs': None}
+    if not self._wants_logprobs:
+      return choice
+    found = [
+        (piece, float(value))
+        for step in steps
+        for piece, value in zip(
+            engine_lib.pieces(
+                self._service.engines[step.route], step.token_ids
+            ),
+            step.log_probs,
+            strict=True,
+        )
+    ]
+    if not self._is_chat:
+      tokens = [piece for piece, _ in found]
+      ends = itertools.accumulate(map(len, tokens), initial=0)
+      logprobs = {
+          'tokens': tokens,
+          'token_logprobs': [value for _, value in found],
+          'top_logprobs': None,
+          'text_offset': list(ends)[: len(tokens)],
+      }
+    else:
+      content = [
+          {
+              'token': piece,
+              'logprob': value,
+              'bytes': list(piece.encode()),
+              'top_logprobs': [],
+          }
+          for piece, value in found
+      ]
+      logprobs = {'content': content, 'refusal': None}
+    return choice | {'logprobs': logprobs}
+
+  def _writers(self, answer: Answer) -> list[str]:
+    specs = self._service.specs
+    return [specs[step.route].name for step in answer.writing.record.steps]
+
+
+def _promise(answer: Answer, evaluated: Any) -> dict[str, Any]:
+  """Returns what is promised of an answer, and why perhaps it is not.
+
+  Args:
+    answer: the answer.
+    evaluated: the sampling with which promises were tested.
+  """
+  choice = answer.writing.choice
+  found = points_lib.describe(choice.point)
+  if found is None:
+    return {'promise': None}
+  broken = None
+  if answer.question.sampling.temperature != evaluated.temperature:
+    broken = 'The temperature is not that of the calibration.'
+  elif answer.question.sampling.max_tokens != evaluated.max_tokens:
+    broken = 'The limit of tokens is not that of the calibration.'
+  elif answer.is_stopped:
+    broken = 'A stop string has ended the answer.'
+  return {'promise': found | {'holds': broken is None, 'why_not': broken}}
+
+
+def _usage(answers: Sequence[Answer]) -> dict[str, int]:
+  """Returns OpenAI's sums of tokens: those of the questions and the answers.
+
+  What all models read and wrote besides, drafts included, is in `routing`.
+  """
+  # The answers to one question read it once, as the client sees it.
+  prompts = {x.question.text: x.writing.record.prompt_tokens for x in answers}
+  prompt = sum(prompts.values())
+  completion = sum(x.writing.record.completion_tokens for x in answers)
+  return {
+      'prompt_tokens': prompt,
+      'completion_tokens': completion,
+      'total_tokens': prompt + completion,
+  }
+
+
+def _sums(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Returns metric -> sum; None where one of the values is not known."""
+  return {
+      metric: None
+      if any(x[metric] is None for x in costs)
+      else sum(x[metric] for x in costs)
+      for metric in costs[0]
+  }
+
+
+def _runs(writers: Sequence[str]) -> str:
+  """Returns who wrote how many steps in a row, e.g. 'small:2,large:3'."""
+  return ','.join(
+      f'{name}:{len(list(run))}' for name, run in itertools.groupby(writers)
+  )

@@ -1,0 +1,265 @@
+"""The record of an answer in service: steps, decisions, costs, our own time."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import time
+from typing import Any
+
+from routing import costs
+from routing import types
+from routing.grading import answers
+from routing.rollout import steps as steps_lib
+from routing.rollout import watching
+
+_COUNTS = ('read', 'cached', 'written')
+
+
+@dataclasses.dataclass
+class Extra:
+  """What was paid at one step besides the step itself.
+
+  score, threshold: of the decision; None = there was none.
+  tokens: written for nothing: discarded drafts, and text written ahead.
+  usages: the usages of these.
+  """
+
+  score: float | None = None
+  threshold: float | None = None
+  tokens: int = 0
+  usages: list[types.Usage] = dataclasses.field(default_factory=list)
+
+
+class Record(watching.Watcher):
+  """Follows one answer while it is written.
+
+  Args:
+    specs: the models, smallest first.
+    threshold_at: from the number of a step to the threshold there.
+    finders: see `driver.Sampling`.
+    pay: called with what every call has used, as soon as that is known; also
+      after the answer was given up, for what was being written then.
+    on_step: called with each step of the answer, once it is sure to be one.
+    clock: seconds that rise.
+
+  Attributes:
+    steps: the steps of the answer so far.
+    calls: the calls that have ended.
+    text: the answer so far, as far as it was shown.
+    decided_routes: the route of each decision.
+    waited: seconds spent waiting for back ends.
+    first_step_after: seconds until the first step was shown, those in the queue
+      included; None = not yet.
+    seconds: of the whole answer, without the queue; None = it is not closed.
+  """
+
+  def __init__(
+      self,
+      specs: Sequence[costs.RouteSpec],
+      threshold_at: Callable[[int], float | None],
+      *,
+      finders: Sequence[str] = (),
+      pay: Callable[[types.Usage], None] = lambda usage: None,
+      on_step: Callable[[types.Step], None] = lambda step: None,
+      clock: Callable[[], float] = time.perf_counter,
+  ):
+    self._specs, self._threshold_at = specs, threshold_at
+    self._finders, self._pay, self._on_step = finders, pay, on_step
+    self._clock = clock
+    self.steps: list[types.Step] = []
+    self.calls: list[types.Call] = []
+    self.text = ''
+    self._shown: list[str] = []  # Text of each step that was shown.
+    self._extras: dict[int, Extra] = {}
+    self._told: list[types.Usage] = []  # Of the call in progress.
+    self._ahead: list[types.Step] = []  # Shown before its call has ended.
+    self._place = 0  # Of the next step that the call in progress tells.
+    self._kind, self._is_closed, self._has_answer = '', False, False
+    self._created = self._start = self._asked_at = clock()
+    self.decided_routes: list[int] = []
+    self.waited = 0.0
+    self.first_step_after: float | None = None
+    self.seconds: float | None = None
+
+  @property
+  def is_empty(self) -> bool:
+    """Whether no step was shown yet."""
+    return not self._shown
+
+  def begin(self) -> None:
+    """Notes that the answer has had to wait for its turn until now."""
+    self._start = self._clock()
+
+  def asked(self, kind: str, route: int) -> None:
+    """Notes that a call begins; see `watching.Watcher`."""
+    self._kind, self._place = kind, 0
+    self._told, self._ahead = [], []
+    self._asked_at = self._clock()
+
+  def told(self, step: types.Step) -> None:
+    """Pays for a step in progress, and shows it if it is one of the answer."""
+    self._told.append(step.usage)
+    self._pay(step.usage)
+    if self._is_closed:
+      return
+    if step.usage.read + step.usage.cached:
+      self._place = 0  # The request has begun, or it was repeated.
+    # A draft may be discarded. After a hand-over, the writer's steps are the
+    # answer, up to the first that completes it.
+    if self._kind == 'hand_over' and not self._has_answer:
+      if self._show(step, len(self.steps) + self._place):
+        self._ahead.append(step)
+      self._place += 1
+
+  def called(self, call: types.Call) -> None:
+    """Pays for what the call used and did not tell; see `watching.Watcher`."""
+    if call.kind != 'wasted':
+      self.waited += self._clock() - self._asked_at
+      rest = {
+          name: max(
+              getattr(call, name) - sum(getattr(x, name) for x in self._told), 0
+          )
+          for name in (*_COUNTS, 'seconds')
+      }
+      if any(rest[name] for name in _COUNTS):
+        self._pay(types.Usage(call.route, **rest, in_context=call.in_context))
+      self._told, self._ahead = [], []
+    else:
+      self._pay(call)
+      extra = self._extra(len(self.steps))
+      extra.tokens += int(call.written)
+      extra.usages.append(call)
+    self.calls.append(call)
+
+  def decided(self, trace: types.Trace, decision: types.Decision) -> None:
+    """Notes a decision, and a draft that it discards."""
+    index = len(trace.steps)
+    self.decided_routes.append(decision.route)
+    extra = self._extra(index)
+    extra.threshold = self._threshold_at(index)
+    # A model alone compares nothing.
+    extra.score = None if extra.threshold is None else decision.score
+    if trace.draft is not None and decision.route:
+      extra.tokens += int(trace.draft.usage.written)
+      extra.usages.append(trace.draft.usage)
+
+  def accepted(self, steps: Sequence[types.Step]) -> None:
+    """Shows the steps that were not shown yet; see `watching.Watcher`."""
+    first = len(self.steps)
+    self.steps.extend(steps)
+    for index, step in enumerate(steps, first):
+      self._show(step, index)
+
+  def restart(self, threshold_at: Callable[[int], float | None]) -> None:
+    """Forgets the answer, which another model now writes; not what it cost."""
+    # All that it cost so far stands at the first step of the new answer.
+    kept = Extra()
+    for extra in self._extras.values():
+      kept.tokens += extra.tokens
+      kept.usages += extra.usages
+    self._extras = {0: kept}
+    for step in self.steps:
+      kept.tokens += int(step.usage.written)
+      kept.usages.append(step.usage)
+    self._waste_told(kept)  # Of the call that failed.
+    self._told, self._ahead, self.steps, self._shown = [], [], [], []
+    self.text, self._has_answer = '', False
+    self._threshold_at = threshold_at
+
+  def close(self) -> None:
+    """Ends the answer, finished or given up; what comes later is only paid."""
+    if self._is_closed:
+      return
+    self._is_closed = True
+    self.seconds = self._clock() - self._start
+    # A call that was given up: what it has shown is part of the answer.
+    for step in self._ahead:
+      self.steps.append(step)
+      self.calls.append(steps_lib.as_call('hand_over', step.usage))
+      self._told.remove(step.usage)
+    self._waste_told(self._extra(len(self.steps)))
+    self._told, self._ahead = [], []
+
+  @property
+  def overhead(self) -> float:
+    """Seconds that were not spent waiting for back ends."""
+    seconds = self.seconds
+    if seconds is None:
+      seconds = self._clock() - self._start
+    return max(seconds - self.waited, 0.0)
+
+  @property
+  def prompt_tokens(self) -> int:
+    """The tokens of the first prompt, which holds the question."""
+    if not self.calls:
+      return 0
+    return int(self.calls[0].read + self.calls[0].cached)
+
+  @property
+  def completion_tokens(self) -> int:
+    """The length of the answer in tokens, each step under its writer."""
+    return steps_lib.count_tokens(self.steps)
+
+  def cost(self) -> dict[str, float]:
+    """Returns cost metric -> cost of all calls that have ended."""
+    return self._cost(self.calls)
+
+  def rows(self) -> list[dict[str, Any]]:
+    """Returns one JSON-like mapping per step of the answer."""
+    rows = [self.row(i, step) for i, step in enumerate(self.steps)]
+    # Text that was written ahead of the last step, for a step that never came.
+    late = self._extras.get(len(self.steps))
+    if late is not None and rows:
+      rows[-1]['wasted_tokens'] += late.tokens
+      for metric, value in self._cost(late.usages).items():
+        rows[-1]['cost'][metric] += value
+    return rows
+
+  def row(self, index: int, step: types.Step) -> dict[str, Any]:
+    """Returns a step of the answer as a JSON-like mapping."""
+    extra = self._extras.get(index, Extra())
+    return {
+        'step': index,
+        'model': self._specs[step.route].name,
+        'tokens': step.num_tokens,
+        'score': extra.score,
+        'threshold': extra.threshold,
+        'cost': self._cost([step.usage, *extra.usages]),
+        'wasted_tokens': extra.tokens,
+    }
+
+  def _waste_told(self, extra: Extra) -> None:
+    """Counts what the call in progress has told as written for nothing."""
+    for usage in self._told:
+      extra.tokens += int(usage.written)
+      extra.usages.append(usage)
+      self.calls.append(steps_lib.as_call('wasted', usage))
+
+  def _show(self, step: types.Step, index: int) -> bool:
+    """Shows a step; returns False if the one at this index was shown before."""
+    if index < len(self._shown):
+      if self._shown[index] != step.text:
+        raise ValueError(
+            f'Step {index} was written again, and differently, after it had '
+            'been shown.'
+        )
+      return False
+    if self.first_step_after is None:
+      self.first_step_after = self._clock() - self._created
+    self._shown.append(step.text)
+    self.text += step.text
+    self._has_answer = bool(self._finders) and (
+        answers.end(self.text, self._finders) is not None
+    )
+    self._on_step(step)
+    return True
+
+  def _extra(self, index: int) -> Extra:
+    return self._extras.setdefault(index, Extra())
+
+  def _cost(self, usages: Sequence[types.Usage]) -> dict[str, float]:
+    """Returns cost metric -> cost of these usages, in the metric's own unit."""
+    return {
+        metric: costs.total_cost(usages, self._specs, metric)
+        for metric in costs.COST_METRICS
+    }

@@ -1,0 +1,70 @@
+"""The bounded queue in which answers wait for their turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import math
+import time
+
+from routing.serving import refusals
+
+
+class WaitingRoom:
+  """Lets a number of answers be written at once, and some others wait.
+
+  Args:
+    concurrency: number of answers that are written at the same time.
+    capacity: number of answers that may wait.
+    clock: seconds that rise.
+
+  Attributes:
+    num_running: number of answers that are being written.
+  """
+
+  def __init__(
+      self,
+      concurrency: int,
+      capacity: int,
+      clock: Callable[[], float] = time.monotonic,
+  ):
+    self._concurrency, self._capacity = concurrency, capacity
+    self._clock = clock
+    self._turns = asyncio.Semaphore(concurrency)
+    self._num_admitted = 0
+    self._seconds = 1.0  # Of one answer, averaged over the latest.
+    self.num_running = 0
+
+  @property
+  def num_waiting(self) -> int:
+    """The number of answers that wait for their turn."""
+    return max(self._num_admitted - self.num_running, 0)
+
+  @contextlib.contextmanager
+  def admitted(self, count: int) -> Iterator[None]:
+    """Lets `count` answers in, as long as the context lasts.
+
+    Raises:
+      refusals.Refusal: if more would wait than may.
+    """
+    if self._num_admitted + count > self._concurrency + self._capacity:
+      ahead = (self.num_waiting + 1) / self._concurrency
+      raise refusals.overloaded(max(1.0, math.ceil(ahead * self._seconds)))
+    self._num_admitted += count
+    try:
+      yield
+    finally:
+      self._num_admitted -= count
+
+  @contextlib.asynccontextmanager
+  async def turn(self) -> AsyncIterator[None]:
+    """Waits for a turn, which lasts as long as the context."""
+    async with self._turns:
+      self.num_running += 1
+      start = self._clock()
+      try:
+        yield
+      finally:
+        self.num_running -= 1
+        self._seconds += 0.1 * (self._clock() - start - self._seconds)
