@@ -21,6 +21,7 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
+from routing.rollout import inquiry as inquiry_lib
 from routing.rollout import steps as steps_lib
 from routing.tasks import delimiter as delimiter_lib
 
@@ -28,7 +29,11 @@ _SEED_BITS = 31  # Engines store seeds as non-negative signed 32-bit integers.
 
 
 class Router(Protocol):
-  """The interface of a router: one method, called at each step boundary."""
+  """The interface of a router: one method, called at each step boundary.
+
+  A router that needs more than the trace also has an attribute `informant`; see
+  `rollout.inquiry`.
+  """
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Chooses the route that writes the next step."""
@@ -209,7 +214,7 @@ async def answer(
     ValueError: if the router chooses a route that is not allowed, or the
       engines are not in the order of their routes.
   """
-  check_routes(engines)
+  engine_lib.check_order(engines)
   # The sessions end after an error as well, or engines would keep the caches.
   async with engine_lib.open_all(engines, problem.question) as sessions:
     walk = _Walk(
@@ -217,7 +222,7 @@ async def answer(
     )
     while walk.is_open():
       written = await walk.draft() if protocol.has_draft else ()
-      decision = walk.decide(router, written)
+      decision = await walk.decide(router, written)
       is_last = walk.is_last(decision)
       if decision.route > 0 or not protocol.has_draft:
         walk.discarded.extend(written)  # The draft; empty if there is none.
@@ -229,16 +234,6 @@ async def answer(
     await walk.close()
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))
-
-
-def check_routes(engines: Sequence[engine_lib.Engine]) -> None:
-  """Raises ValueError unless `engines[m].route == m` for every index m."""
-  routes = [engine.route for engine in engines]
-  if routes != list(range(len(engines))):
-    raise ValueError(
-        f'The engines have routes {routes}; they must be 0, 1, ... in this '
-        'order, smallest model first.'
-    )
 
 
 class _Walk:
@@ -302,7 +297,16 @@ class _Walk:
     """
     return await self._write(route, 'hand_over' if to_end else 'step')
 
-  async def _write(self, route: int, kind: str) -> tuple[types.Step, ...]:
+  async def _probe(self, route: int, limit: int) -> tuple[types.Step, ...]:
+    """Requests text of at most `limit` tokens that can never be a step."""
+    left = tokens_left(self.steps, self._sampling.max_tokens)
+    longest = self._sampling.max_tokens - left + min(limit, left)
+    probing = dataclasses.replace(self._sampling, max_tokens=longest)
+    return await self._write(route, 'probe', probing)
+
+  async def _write(
+      self, route: int, kind: str, sampling: Sampling | None = None
+  ) -> tuple[types.Step, ...]:
     """Makes a call of this kind, one of `types.CALL_KINDS`, and records it."""
     session = self._sessions[route]
     # If the writer stays the same, its session resumes the text that it has
@@ -318,10 +322,11 @@ class _Walk:
         session,
         to_end=to_end,
         seed=self._seed,
-        sampling=self._sampling,
+        sampling=sampling or self._sampling,
         sample=self._sample,
-        # After the rest of the answer, nothing is left to write speculatively.
-        may_speculate=not to_end and self._may_write_next(route),
+        # After the rest of the answer, nothing is left to write speculatively,
+        # and a probe is not continued.
+        may_speculate=kind in ('draft', 'step') and self._may_write_next(route),
     )
     self.calls.append(steps_lib.as_call(kind, steps_lib.call_usage(written)))
     return written
@@ -344,34 +349,40 @@ class _Walk:
     if usage is not None:
       self.calls.append(steps_lib.as_call('wasted', usage))
 
-  def decide(
+  async def decide(
       self, router: Router, draft: Sequence[types.Step]
   ) -> types.Decision:
     """Asks the router for a decision, and records it.
 
     `draft` holds the draft of the next step, or nothing without drafts.
     """
-    decision = router.decide(self._trace(draft))
-    _check_decision(decision, self._protocol, len(self._sessions))
+    inquiry = inquiry_lib.Inquiry(self._probe, self._spent, self.calls)
+    # `_seen` is the trace with the evidence: later traces lead back to it, and
+    # a router may compare the evidence of several decisions.
+    self._seen = await inquiry.informed(router, self._trace(draft))
+    decision = router.decide(self._seen)
+    self._protocol.check_route(decision.route, len(self._sessions))
     # `is_last` counts the decisions, so this one must be recorded first.
     self.decisions.append(decision)
     return decision
 
   def _trace(self, draft: Sequence[types.Step]) -> types.Trace:
     """Returns the trace that the router sees at the current decision."""
-    # The call that wrote the draft has been recorded, so `spent` includes it.
-    spent = (
-        0.0 if self._accounting is None else self._accounting.spent(self.calls)
-    )
-    self._seen = types.Trace(
+    return types.Trace(
         question=self._problem.question,
         steps=tuple(self.steps),
         draft=draft[0] if draft else None,
-        spent=spent,
+        # The call that wrote the draft has been recorded, so it is included.
+        spent=self._spent(),
         # Earlier traces hold discarded drafts, which `steps` does not show.
         previous=self._seen,
     )
-    return self._seen
+
+  def _spent(self) -> float:
+    """Returns the cost of all calls so far, as `Trace.spent`."""
+    if self._accounting is None:
+      return 0.0
+    return self._accounting.spent(self.calls)
 
   def trajectory(self, is_correct: bool) -> types.Trajectory:
     """Returns the record of the finished trajectory, once it is graded."""
@@ -382,19 +393,4 @@ class _Walk:
         decisions=tuple(self.decisions),
         calls=tuple(self.calls),
         is_correct=is_correct,
-    )
-
-
-def _check_decision(
-    decision: types.Decision, protocol: protocols.Protocol, num_routes: int
-) -> None:
-  """Raises ValueError if the protocol does not allow the chosen route."""
-  # The mask after writer 0 serves at every decision: in `escalate` no decision
-  # follows once a larger model has written, and in the other protocols the mask
-  # does not depend on the writer.
-  allowed = protocol.action_mask(0, num_routes)
-  if not (0 <= decision.route < num_routes and allowed[decision.route]):
-    raise ValueError(
-        f'The router chose route {decision.route}; {protocol.name} allows '
-        f'{[m for m in range(num_routes) if allowed[m]]} here.'
     )
