@@ -24,6 +24,7 @@ from routing.evaluation import entries as entries_lib
 from routing.evaluation import methods as methods_lib
 from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
+from routing.outcomes import refusal
 from routing.routers import router as router_lib
 
 
@@ -130,15 +131,18 @@ def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
   """Answers the first problems of a split at each knob.
 
   Raises:
-    ValueError: if no engine can be asked.
+    refusal.Refusal: if no engine can be asked.
   """
   if arena.answering is None:
-    raise ValueError(
-        f'{method.name} must answer live, but no model can be asked; leave it '
-        'out, or give engines.'
+    raise refusal.Refusal(
+        f'{method.name} must answer live, but no model can be asked.',
+        None,
+        note='',
     )
+  # Greedy answers are the same for all seeds, and are asked for once.
   answering = dataclasses.replace(
-      arena.answering(seed), accounting=arena.accounting
+      arena.answering(seed if method.needs.samples > 1 else 0),
+      accounting=arena.accounting,
   )
   alone = arena.alone[split].first(arena.num_live[split])
   asked = [
@@ -242,12 +246,19 @@ def worth_testing(
 def enter(
     method: router_lib.Method,
     arena: Arena,
+    families: Sequence[router_lib.Family],
     setting: Mapping[str, Any],
     areas: Sequence[float],
     seed: int,
 ) -> entries_lib.Entry:
-  """Fits a method with one setting and seed, and evaluates its knobs."""
-  families = fit(method, arena, setting, seed)
+  """Evaluates the knobs of a fitted method.
+
+  Args:
+    method: the method.
+    arena: where it is evaluated.
+    families: what `fit` has returned for the setting and the seed.
+    setting, areas, seed: see `Entry`.
+  """
   tried = [grid(method, family, arena) for family in families]
   knobs = [(i, float(x)) for i, row in enumerate(tried) for x in row]
   select = _all_outcomes(method, families, tried, arena, 'select', seed)
@@ -283,7 +294,7 @@ def _speed(router: Any, traces: Sequence[types.Trace]) -> float:
   return len(traces) / max(time.perf_counter() - start, 1e-9)
 
 
-def anchors_points(
+def anchor_points(
     arena: Arena, metric: str, num: int
 ) -> tuple[points_lib.Points, points_lib.Points, points_lib.Points]:
   """Returns small alone, large alone, and the oracle, on the first problems.
