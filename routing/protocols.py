@@ -90,3 +90,20 @@ class Protocol:
     # Shapes: `[A] >= [..., 1]`. In `escalate` control never returns to a
     # smaller model, so `writer` is the smallest route that is allowed.
     return np.arange(num_routes) >= lowest[..., None]
+
+  def check_route(self, route: int, num_routes: int) -> None:
+    """Raises ValueError if a router may not choose this route at a decision.
+
+    Args:
+      route: the chosen route.
+      num_routes: A, the number of models.
+    """
+    # The mask after writer 0 serves at every decision: in `escalate` no
+    # decision follows once a larger model has written, and in the other
+    # protocols the mask does not depend on the writer.
+    allowed = self.action_mask(0, num_routes)
+    if not (0 <= route < num_routes and allowed[route]):
+      raise ValueError(
+          f'The router chose route {route}; {self.name} allows '
+          f'{[m for m in range(num_routes) if allowed[m]]} here.'
+      )

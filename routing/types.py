@@ -141,13 +141,13 @@ class Trace:
 
   question: the text of the problem's question.
   steps: the accepted steps, in order.
-  draft: the small model's proposal for the next step, not yet accepted; None
-    if the protocol has no drafts.
+  draft: the small model's proposal for the next step; None without drafts.
   spent: cost of all calls so far, including the call that wrote the draft, in
     the configured cost metric. The unit is the expected all-large cost: what
     the largest model alone costs on an average problem.
   previous: the trace at the previous decision, including the draft shown there,
     even if it was discarded; None at the first decision.
+  evidence: what the router's informant said, if any; see `rollout.inquiry`.
   """
 
   question: str
@@ -156,13 +156,13 @@ class Trace:
   spent: float = 0.0
   # `repr` leaves `previous` out, or each trace would print all earlier traces.
   previous: 'Trace | None' = dataclasses.field(default=None, repr=False)
+  evidence: tuple[float, ...] = ()
 
   @property
   def history(self) -> 'tuple[Trace, ...]':
     """The traces at all decisions so far, oldest first; the last is this one.
 
-    Policies over the step history (`gru`, `attention`) need all of them: the
-    accepted steps alone do not show the drafts that were discarded.
+    The accepted steps alone do not show the drafts that were discarded.
     """
     seen, trace = [], self
     while trace is not None:

@@ -98,6 +98,7 @@ class DependenciesTest(parameterized.TestCase):
             'serve',
             'ray',
             'prm',
+            'embedding',
             'reasoning-gym',
             'track',
             'dev',

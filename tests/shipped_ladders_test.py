@@ -7,8 +7,10 @@ from unittest import mock
 from absl.testing import absltest
 import pytest
 
+from configs import compare_arithmetic
 from experiments import builders
 from experiments import collect
+from experiments import compare
 from experiments import pipeline
 import routing
 from routing.shards import reader
@@ -54,7 +56,37 @@ class ShippedTest(absltest.TestCase):
     )
     # Nothing is written beside the ladders.
     self.assertEqual(sorted((self.folder / 'pair').rglob('*')), files)
+    self._check_comparison(workdir)
     self._check_refusals()
+
+  def _check_comparison(self, workdir):
+    """Routers are compared; a further one costs its own run only."""
+    routers = ('policy', 'best constant', 'nearest questions', 'FrugalGPT')
+    config = self._away()
+    config.compare = compare_arithmetic.get_config('smoke').compare
+    config.compare.routers = routers
+    config.compare.num_live.update(select=0, test=0)
+    with mock.patch.object(builders, 'problems', side_effect=AssertionError):
+      files = compare.compare(config, workdir)
+    content = json.loads(files[0].read_text())
+    self.assertEqual([x.exists() for x in files], [True] * 3)
+    self.assertCountEqual(content['routers'], routers)
+    self.assertEqual(content['num_problems'], config.problems.test)
+    for metric, found in content['cost_metrics'].items():
+      self.assertCountEqual(found['methods'], [*routers, 'oracle'], metric)
+      self.assertCountEqual(found['differences'], routers[1:], metric)
+    self.assertIn('| FrugalGPT |', files[1].read_text())
+    config.compare.routers = (*routers, 'RouteLLM, classifier')
+    with mock.patch.object(compare, 'enter', wraps=compare.enter) as entered:
+      compare.compare(config, workdir)
+    (call,) = entered.call_args_list
+    self.assertEqual(call.args[0], 'RouteLLM, classifier')
+    again = json.loads(files[0].read_text())
+    for name in routers:  # What was there is as it was.
+      self.assertEqual(
+          again['cost_metrics']['price']['methods'][name],
+          content['cost_metrics']['price']['methods'][name],
+      )
 
   def _check_refusals(self):
     other = self._away()

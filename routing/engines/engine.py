@@ -261,6 +261,16 @@ def pieces(engine: Engine, ids: Sequence[int]) -> list[str] | None:
   return None if find is None else find(ids)
 
 
+def check_order(engines: Sequence[Engine]) -> None:
+  """Raises ValueError unless `engines[m].route == m` for every index m."""
+  routes = [engine.route for engine in engines]
+  if routes != list(range(len(engines))):
+    raise ValueError(
+        f'The engines have routes {routes}; they must be 0, 1, ... in this '
+        'order, smallest model first.'
+    )
+
+
 def room(name: str, num_prompt: int, max_tokens: int, max_length: int) -> int:
   """Returns how many tokens may follow a prompt.
 

@@ -31,16 +31,20 @@ class Memory:
   Args:
     keeps_hidden: whether to store the hidden states of the steps as well. Only
       those of the smallest model are needed, for observations.
+    keeps_exact: whether to store other replies too: those that were sampled,
+      and those that a token limit cut short. They are found only by exactly the
+      same request, its seed included.
   """
 
-  def __init__(self, *, keeps_hidden: bool = True):
-    self.keeps_hidden = keeps_hidden
+  def __init__(self, *, keeps_hidden: bool = True, keeps_exact: bool = False):
+    self.keeps_hidden, self.keeps_exact = keeps_hidden, keeps_exact
+    self._exact: dict[str, tuple[types.Step, ...]] = {}
     self._steps: dict[str, dict[str, types.Step]] = {}  # [question][trace].
     # Prompt tokens by (question, trace), for engines that give no token ids.
     self._counts: dict[tuple[str, str], int] = {}
 
   def __len__(self) -> int:
-    return sum(map(len, self._steps.values()))
+    return sum(map(len, self._steps.values())) + len(self._exact)
 
   def get(self, question: str, trace: str) -> types.Step | None:
     """Returns the step that the model writes after `trace`; None if unknown."""
@@ -54,10 +58,55 @@ class Memory:
         return  # This step was cut short by a token limit.
       # A stored step is never replaced. A later computation may differ by
       # floating-point rounding, but equal requests must get equal replies.
-      known.setdefault(trace, self._without_session(step))
-      num_read = prefix_cache.num_read(step)
-      self._counts.setdefault((question, trace), num_read)
+      if trace not in known:
+        num_read = prefix_cache.num_read(step)
+        self.store(question, trace, '', [self._without_session(step)], num_read)
       trace += step.text
+
+  def get_exact(
+      self, question: str, request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Returns the reply to exactly this request; () if it is not stored."""
+    return self._exact.get(exact_key(question, request), ())
+
+  def add_exact(
+      self,
+      question: str,
+      request: engine_lib.Request,
+      steps: Sequence[types.Step],
+  ) -> None:
+    """Stores the reply to a request, if such replies are kept."""
+    key = exact_key(question, request)
+    if self.keeps_exact and key not in self._exact:
+      kept = list(map(self._without_session, steps))
+      num_read = prefix_cache.num_read(steps[0])
+      self.store(question, request.trace, key, kept, num_read)
+
+  def store(
+      self,
+      question: str,
+      trace: str,
+      key: str,
+      steps: Sequence[types.Step],
+      num_read: int,
+  ) -> None:
+    """Puts a reply into the store; `add` and `add_exact` call it once for each.
+
+    Args:
+      question: of the request.
+      trace: of the request.
+      key: of the exact request; '' = one complete greedy step.
+      steps: the reply, without the usage of the prompt.
+      num_read: prompt tokens that the engine reported.
+    """
+    if key:
+      self._exact[key] = tuple(steps)
+    else:
+      self._steps.setdefault(question, {})[trace] = steps[0]
+    self._counts.setdefault((question, trace), num_read)
+
+  def flush(self) -> None:
+    """Writes what is not on the disk yet; a memory without a file has none."""
 
   def num_read(self, question: str, trace: str) -> int:
     """Returns the number of prompt tokens that the engine reported.
@@ -76,6 +125,17 @@ class Memory:
     usage = dataclasses.replace(step.usage, read=0, cached=0, in_context=0)
     hidden = step.hidden if self.keeps_hidden else None
     return dataclasses.replace(step, usage=usage, hidden=hidden)
+
+
+def exact_key(question: str, request: engine_lib.Request) -> str:
+  """Returns a name of everything that the reply to a request depends on."""
+  # A greedy reply depends on no seed. Speculation changes no text.
+  asked = dataclasses.replace(
+      request,
+      may_speculate=False,
+      seed=request.seed if request.temperature else 0,
+  )
+  return repr((question, asked))
 
 
 class MemoizedEngine:
@@ -120,6 +180,7 @@ class MemoizedEngine:
 
   async def close(self) -> None:
     """Closes the wrapped engine; the memory remains usable."""
+    self.memory.flush()
     await self._engine.close()
 
   def lock(self, key: Hashable) -> asyncio.Lock:
@@ -154,7 +215,8 @@ class MemoizedSession(engine_lib.Session):
       Exception: any error of the wrapped engine; no step is stored then.
     """
     if request.temperature > 0:
-      written = await self._ask(request)
+      written = self._memory.get_exact(self.question, request)
+      written = written or await self._ask(request)
     else:
       written = self._recall(request) or await self._ask_once(request)
     return self._charged(request, written)
@@ -165,6 +227,15 @@ class MemoizedSession(engine_lib.Session):
 
   def _recall(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Returns all requested steps from memory; () if any of them is missing."""
+    found = self._memory.get_exact(self.question, request)
+    return found or self._recall_greedy(request)
+
+  def _recall_greedy(
+      self, request: engine_lib.Request
+  ) -> tuple[types.Step, ...]:
+    """Returns the complete greedy steps that make up a reply; () if none do."""
+    if request.temperature > 0:
+      return ()
     steps, trace, left = [], request.trace, request.max_tokens
     while True:
       step = self._memory.get(self.question, trace)
@@ -197,6 +268,10 @@ class MemoizedSession(engine_lib.Session):
     written = await self._session.write(request)
     if request.temperature == 0:
       self._memory.add(self.question, request.trace, written)
+    # A sampled reply is repeatable only where the engine honours seeds.
+    is_repeatable = not request.temperature or self._engine.capabilities.seeds
+    if is_repeatable and not self._recall_greedy(request):
+      self._memory.add_exact(self.question, request, written)
     return written
 
   def _charged(

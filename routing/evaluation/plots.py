@@ -33,7 +33,7 @@ _XLABEL = {
 _INK, _FAINT = '#222222', '#BBBBBB'
 
 
-def _pyplot():
+def load_pyplot():
   """Imports pyplot, which is slow to load, with a backend for servers."""
   import matplotlib
 
@@ -88,7 +88,7 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
     )
 
 
-def _clean(axes, metric: str) -> None:
+def clean_axes(axes, metric: str) -> None:
   """Removes needless lines from a panel and labels its cost axis."""
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(_FAINT)
@@ -195,13 +195,13 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
 
 def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   """Plots accuracy against cost in the constraint's cost metric, to a file."""
-  pyplot = _pyplot()
+  pyplot = load_pyplot()
   metric = results['cost_metric']
   figures = results['cost_metrics'][metric]
   figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout='constrained')
   _draw_curves(axes, figures)
   axes.set_xlim(_limits(figures))
-  _clean(axes, metric)
+  clean_axes(axes, metric)
   _label_curves(axes, figures)
   axes.set_ylabel('accuracy', fontsize=9, color=_INK)
   num_seeds = len(results['seeds'])
@@ -218,7 +218,7 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
 
 def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   """Plots accuracy against cost in every cost metric, one panel each."""
-  pyplot = _pyplot()
+  pyplot = load_pyplot()
   names = list(results['cost_metrics'])
   # The number of rows is rounded up. With an odd number of panels one cell is
   # left empty; it is hidden below.
@@ -237,7 +237,7 @@ def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
     figures = results['cost_metrics'][metric]
     _draw_curves(axes, figures)
     axes.set_xlim(_limits(figures))
-    _clean(axes, metric)
+    clean_axes(axes, metric)
     flag = (
         ' (used in the constraint)' if metric == results['cost_metric'] else ''
     )

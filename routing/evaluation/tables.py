@@ -57,7 +57,7 @@ _NARROW = (
 MISSING = '-'  # The content of a cell whose figure does not exist.
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
   """Formats a number without a leading zero, e.g. '.712'; None as `MISSING`."""
   if value is None:
     return MISSING
@@ -68,7 +68,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _signed(value: float | None) -> str:
   """Formats a number with its sign, e.g. '+.064'; None as `MISSING`."""
-  text = _number(value)
+  text = number(value)
   return text if value is None or value < 0 else f'+{text}'
 
 
@@ -83,12 +83,12 @@ def interval(figure: Mapping[str, Any] | None) -> str:
   """
   if figure is None:
     return MISSING
-  low, high = _number(figure['low']), _number(figure['high'])
-  text = f'{_number(figure["mean"])} [{low}, {high}]'
+  low, high = number(figure['low']), number(figure['high'])
+  text = f'{number(figure["mean"])} [{low}, {high}]'
   # Only areas have a range; for other figures nothing is added.
   first = figure.get('range', [metrics.AREA_GRID[0]])[0]
   if first > metrics.AREA_GRID[0] + 1e-9:
-    text += f' from {_number(first, 2)}'
+    text += f' from {number(first, 2)}'
   return text
 
 
@@ -125,24 +125,24 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
       LABELS.get(name, name),
       interval(method['area']),
       difference(figures, name),
-      *(_number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
-      _number(method['mean_gap_recovered']),
-      _number(method['cost_to_recover']['95']),
+      *(number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
+      number(method['mean_gap_recovered']),
+      number(method['cost_to_recover']['95']),
   ]
   at_budget = method.get('at_budget', {}).get('0.4')
-  cut = _number(method['cut_at']['0.4'])
+  cut = number(method['cut_at']['0.4'])
   if at_budget is None:  # The oracle has no policy to choose.
     row += [MISSING, cut, *[MISSING] * 3]
   else:
     loss = _mean_rate(at_budget['loss'])
     row += [
-        _number(float(np.mean(at_budget['cost']))),
+        number(float(np.mean(at_budget['cost']))),
         cut,
-        _number(loss['mean']),
-        f'[{_number(loss["low"])}, {_number(loss["high"])}]',
-        _number(_mean_rate(at_budget['gain'])['mean']),
+        number(loss['mean']),
+        f'[{number(loss["low"])}, {number(loss["high"])}]',
+        number(_mean_rate(at_budget['gain'])['mean']),
     ]
-  return row + [_number(method['headroom_share'], 2)]
+  return row + [number(method['headroom_share'], 2)]
 
 
 def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
@@ -159,13 +159,13 @@ def title(results: Mapping[str, Any], metric: str) -> str:
   anchors = results['cost_metrics'][metric]['anchors']
   flag = ' (used in the constraint)' if metric == results['cost_metric'] else ''
   small, large = (
-      f'{_number(anchors[f"{model}_accuracy"])}'
+      f'{number(anchors[f"{model}_accuracy"])}'
       + cut_share.in_title(anchors[f'{model}_cut'])
       for model in ('small', 'large')
   )
   return (
       f'Cost metric {metric}{flag}: small model alone, accuracy {small} at '
-      f'cost {_number(anchors["small_cost"])}; large model alone, accuracy '
+      f'cost {number(anchors["small_cost"])}; large model alone, accuracy '
       f'{large} at cost 1'
   )
 
@@ -234,10 +234,10 @@ def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
   return [
       [
           entry['name'],
-          _number(entry['cost']),
+          number(entry['cost']),
           interval(entry['loss']),
           interval(entry['accuracy']),
-          _number(entry['cut']),
+          number(entry['cut']),
           entry['promise'],
       ]
       for entry in results['operating_points']
@@ -302,11 +302,11 @@ def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
       [
           entry['name'],
           str(entry['seed']),
-          _number(entry['accuracy']),
-          _number(entry['predicted_accuracy']),
-          _number(entry['cut']),
-          _number(entry['cost']),
-          _number(entry['predicted_cost']),
+          number(entry['accuracy']),
+          number(entry['predicted_accuracy']),
+          number(entry['cut']),
+          number(entry['cost']),
+          number(entry['predicted_cost']),
           f'{entry["num_agreeing"]}/{entry["num_problems"]}',
       ]
       for entry in results['live']
@@ -341,10 +341,10 @@ def coverage_line(results: Mapping[str, Any]) -> str:
       f'{promises.claim(promise)}, '
       f'from {counts["sample_size"]} problems: broken in {promised["broken"]} '
       f'of {counts["num_samples"]} samples (true cost '
-      f'{_number(promised["cost"])}). Thresholds chosen on the sample without '
+      f'{number(promised["cost"])}). Thresholds chosen on the sample without '
       f'a test: broken in {picked["broken"]} (true cost '
-      f'{_number(picked["cost"])}). The cheapest threshold that truly keeps '
-      f'the promise costs {_number(counts["best"]["cost"])}.'
+      f'{number(picked["cost"])}). The cheapest threshold that truly keeps '
+      f'the promise costs {number(counts["best"]["cost"])}.'
   )
 
 

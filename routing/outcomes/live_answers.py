@@ -28,6 +28,8 @@ from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
+from routing.outcomes import failures as failures_lib
+from routing.outcomes import token_records
 from routing.rollout import collect
 from routing.rollout import cut_answers
 from routing.rollout import driver
@@ -91,12 +93,16 @@ class Answer:
   wasted: cost metric -> the part of `cost` for tokens that a model wrote
     speculatively and that did not enter the answer.
   is_cut: whether the token limit cut the answer off; None = not recorded.
+  calls: the fields of every `types.Call`, in order; empty in older files.
+  num_discarded: tokens of the drafts and samples that were paid and not kept.
   """
 
   is_correct: bool
   cost: Mapping[str, float]
   wasted: Mapping[str, float]
   is_cut: bool | None = None
+  calls: Sequence[Mapping[str, Any]] = ()
+  num_discarded: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +119,48 @@ Outcome = Answer | Refused
 class Asked:
   """A router that answers live, and its name in the cache.
 
-  router: the router.
+  router: the router; or a system that writes whole answers itself, with the
+    method `answer` of `routers.router.Answerer`.
   name: name of its family.
   setting: its threshold or thresholds, or its rate.
+  protocol: which route may write which step; None = as in `Answering`.
   """
 
-  router: driver.Router
+  router: Any
   name: str
   setting: Any
+  protocol: protocols.Protocol | None = None
+
+  def key(self, answering: Answering) -> dict[str, Any]:
+    """Returns what the answers depend on, JSON-like, as the key of a file."""
+    settings = answering.key()
+    if self.protocol is not None:
+      settings['protocol'] = dataclasses.asdict(self.protocol)
+    # JSON has no infinity. A finite number beyond every score stands for it;
+    # the router has the real threshold.
+    threshold = np.clip(self.setting, -1e300, 1e300).tolist()
+    return {'router': self.name, 'threshold': threshold, **settings}
+
+  async def answer(
+      self,
+      answering: Answering,
+      problem: types.Problem,
+      engines: Sequence[engine_lib.Engine],
+  ) -> types.Trajectory:
+    """Answers one problem."""
+    settings = dict(
+        seed=answering.seed, sampling=answering.sampling, grade=answering.grade
+    )
+    if hasattr(self.router, 'answer'):
+      return await self.router.answer(problem, engines, **settings)
+    return await driver.answer(
+        problem,
+        self.router,
+        engines,
+        protocol=self.protocol or answering.protocol,
+        accounting=answering.accounting,
+        **settings,
+    )
 
 
 def answer_under(
@@ -197,18 +237,9 @@ async def answer_all(
   problems = [kept.problems[i] for i in missing]
 
   async def answer(problem: types.Problem) -> types.Trajectory:
-    return await driver.answer(
-        problem,
-        kept.asked.router,
-        engines,
-        protocol=answering.protocol,
-        accounting=answering.accounting,
-        grade=answering.grade,
-        seed=answering.seed,
-        sampling=answering.sampling,
-    )
+    return await kept.asked.answer(answering, problem, engines)
 
-  failures = _Failures(
+  failures = failures_lib.Failures(
       lambda place, reason: kept.add(missing[place], Refused(reason)),
       answering.max_failures,
   )
@@ -231,65 +262,39 @@ async def answer_all(
 
 def measure(trajectory: types.Trajectory, answering: Answering) -> Answer:
   """Returns what is kept of a live answer."""
-  specs = answering.accounting.specs
-  wasted = [x for x in trajectory.calls if x.kind == 'wasted']
+  return of_calls(
+      trajectory.calls,
+      bool(trajectory.is_correct),
+      sum(int(x.usage.written) for x in trajectory.discarded),
+      answering.accounting.specs,
+      cut_answers.of_steps(trajectory.steps),
+  )
+
+
+def of_calls(
+    calls: Sequence[types.Call],
+    is_correct: bool,
+    num_discarded: int,
+    specs: Sequence[costs.RouteSpec],
+    is_cut: bool | None = None,
+) -> Answer:
+  """Returns an answer, charged for its calls; see the fields of `Answer`."""
+  wasted = [x for x in calls if x.kind == 'wasted']
   cost, lost = (
       {
-          metric: float(costs.total_cost(calls, specs, metric))
+          metric: float(costs.total_cost(charged, specs, metric))
           for metric in costs.COST_METRICS
       }
-      for calls in (trajectory.calls, wasted)
+      for charged in (calls, wasted)
   )
-  is_cut = cut_answers.of_steps(trajectory.steps)
-  return Answer(bool(trajectory.is_correct), cost, lost, is_cut)
-
-
-class _Failures:
-  """The failures of one router's answers, until it is known what they mean.
-
-  Args:
-    note: called with (place, reason) of each problem that is refused for good.
-    max_in_a_row: see `Answering.max_failures`.
-  """
-
-  def __init__(self, note: Callable[[int, str], None], max_in_a_row: int):
-    self._note, self._max = note, max_in_a_row
-    self._refused: list[tuple[int, str]] = []
-    self._passing: list[Exception] = []
-    self._num_in_a_row = 0
-
-  def add(self, place: int, error: collect.Failure) -> None:
-    """Takes the failure of the problem at `place`."""
-    if isinstance(error, engine_lib.Refused):
-      self._refused.append((place, str(error)))
-    else:
-      self._passing.append(error)
-    self._num_in_a_row += 1
-    if self._num_in_a_row == self._max:
-      raise engine_lib.Stop(
-          f'{self._max} live answers failed in a row, the last with: {error} '
-          'Earlier answers are kept; the same command continues from there.'
-      )
-
-  def settle(self) -> None:
-    """Notes the refusals: the back end works, so they are meant."""
-    for place, reason in self._refused:
-      self._note(place, reason)
-    self._refused.clear()
-    self._num_in_a_row = 0
-
-  def finish(self, num_problems: int) -> None:
-    """Raises `engine_lib.Stop` if a later run may have more answers."""
-    # If some of the last failed for reasons that may pass, the back end is in
-    # trouble, and its refusals may pass as well.
-    if self._num_in_a_row == len(self._refused):
-      self.settle()
-    if self._passing:
-      raise engine_lib.Stop(
-          f'{len(self._passing)} of {num_problems} live answers failed for a '
-          f'reason that may pass, the last with: {self._passing[-1]} The '
-          'others are kept; run the same command again.'
-      )
+  return Answer(
+      is_correct,
+      cost,
+      lost,
+      is_cut,
+      calls=[token_records.as_json(x) for x in calls],
+      num_discarded=num_discarded,
+  )
 
 
 class _Kept:
@@ -307,18 +312,9 @@ class _Kept:
   ):
     self.asked, self.problems = asked, problems
     self._names = [manifest_lib.hash_problems([x]) for x in problems]
-    self._key = json.loads(
-        json.dumps(
-            {
-                'router': asked.name,
-                # JSON has no infinity. A finite number beyond every score
-                # stands for it; the router has the real threshold.
-                'threshold': np.clip(asked.setting, -1e300, 1e300).tolist(),
-                **answering.key(),
-            },
-            allow_nan=False,  # NaN would not equal itself when read back.
-        )
-    )
+    # NaN is not allowed: it would not equal itself when read back.
+    key = json.dumps(asked.key(answering), allow_nan=False)
+    self._key = json.loads(key)
     # The stem lets people find a file; the hash of the whole key makes the name
     # unique.
     stem = re.sub(r'\W+', '-', asked.name)[:60]

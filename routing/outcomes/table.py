@@ -33,6 +33,8 @@ class Decisions:
     first decision of a problem.
   step_scores: `[M]` float64 in [0, 1], what a step scorer says of the newest
     step that is visible, 1 where none is; None = the steps are not scored.
+  questions: `[N]` texts, the question of each problem, for routers that read
+    it; None = not given.
   """
 
   features: np.ndarray
@@ -40,6 +42,13 @@ class Decisions:
   depth: np.ndarray
   parents: np.ndarray
   step_scores: np.ndarray | None = None
+  questions: tuple[str, ...] | None = None
+
+  @property
+  def problem(self) -> np.ndarray:
+    """`[M]` int in 0..N-1, the problem of each decision."""
+    # The decisions of a problem are adjacent, with the root in front.
+    return np.cumsum(self.parents < 0) - 1
 
   @property
   def max_depth(self) -> int:
@@ -110,8 +119,7 @@ class OutcomeTable:
   @functools.cached_property
   def problem(self) -> np.ndarray:
     """`[M]` int, the problem of each decision."""
-    # The decisions of a problem are adjacent, with the root in front.
-    return np.cumsum(self.decisions.parents < 0) - 1
+    return self.decisions.problem
 
   @functools.cached_property
   def ending_gain(self) -> np.ndarray:

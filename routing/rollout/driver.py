@@ -23,7 +23,7 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
-from routing.rollout import checks
+from routing.rollout import inquiry as inquiry_lib
 from routing.rollout import seeds
 from routing.rollout import steps as steps_lib
 from routing.rollout import watching
@@ -31,7 +31,11 @@ from routing.tasks import delimiter as delimiter_lib
 
 
 class Router(Protocol):
-  """The interface of a router: one method, called at each step boundary."""
+  """The interface of a router: one method, called at each step boundary.
+
+  A router that needs more than the trace also has an attribute `informant`; see
+  `rollout.inquiry`.
+  """
 
   def decide(
       self, trace: types.Trace
@@ -202,7 +206,7 @@ async def answer(
     ValueError: if the router chooses a route that is not allowed, or the
       engines are not in the order of their routes.
   """
-  checks.check_routes(engines)
+  engine_lib.check_order(engines)
   # The sessions end after an error as well, or engines would keep the caches.
   async with engine_lib.open_all(engines, problem.question) as sessions:
     walk = _Walk(
@@ -296,7 +300,16 @@ class _Walk:
     """
     return await self._write(route, 'hand_over' if to_end else 'step')
 
-  async def _write(self, route: int, kind: str) -> tuple[types.Step, ...]:
+  async def _probe(self, route: int, limit: int) -> tuple[types.Step, ...]:
+    """Requests text of at most `limit` tokens that can never be a step."""
+    left = tokens_left(self.steps, self._sampling.max_tokens)
+    longest = self._sampling.max_tokens - left + min(limit, left)
+    probing = dataclasses.replace(self._sampling, max_tokens=longest)
+    return await self._write(route, 'probe', probing)
+
+  async def _write(
+      self, route: int, kind: str, sampling: Sampling | None = None
+  ) -> tuple[types.Step, ...]:
     """Makes a call of this kind, one of `types.CALL_KINDS`, and records it."""
     session = self._sessions[route]
     # If the writer stays the same, its session resumes the text that it has
@@ -313,10 +326,11 @@ class _Walk:
         session,
         to_end=to_end,
         seed=self._seed,
-        sampling=self._sampling,
+        sampling=sampling or self._sampling,
         sample=self._sample,
-        # After the rest of the answer, nothing is left to write speculatively.
-        may_speculate=not to_end and self._may_write_next(route),
+        # After the rest of the answer, nothing is left to write speculatively,
+        # and a probe is not continued.
+        may_speculate=kind in ('draft', 'step') and self._may_write_next(route),
         on_step=self._watcher.told,
     )
     self._record(steps_lib.as_call(kind, steps_lib.call_usage(written)))
@@ -357,31 +371,36 @@ class _Walk:
 
     `draft` holds the draft of the next step, or nothing without drafts.
     """
-    trace = self._trace(draft)
-    decision = router.decide(trace)
+    inquiry = inquiry_lib.Inquiry(self._probe, self._spent, self._record)
+    # `_seen` is the trace with the evidence: later traces lead back to it, and
+    # a router may compare the evidence of several decisions.
+    self._seen = await inquiry.informed(router, self._trace(draft))
+    decision = router.decide(self._seen)
     if inspect.isawaitable(decision):
       decision = await decision
-    checks.check_decision(decision, self._protocol, len(self._sessions))
+    self._protocol.check_route(decision.route, len(self._sessions))
     # `is_last` counts the decisions, so this one must be recorded first.
     self.decisions.append(decision)
-    self._watcher.decided(trace, decision)
+    self._watcher.decided(self._seen, decision)
     return decision
 
   def _trace(self, draft: Sequence[types.Step]) -> types.Trace:
     """Returns the trace that the router sees at the current decision."""
-    # The call that wrote the draft has been recorded, so `spent` includes it.
-    spent = (
-        0.0 if self._accounting is None else self._accounting.spent(self.calls)
-    )
-    self._seen = types.Trace(
+    return types.Trace(
         question=self._problem.question,
         steps=tuple(self.steps),
         draft=draft[0] if draft else None,
-        spent=spent,
+        # The call that wrote the draft has been recorded, so it is included.
+        spent=self._spent(),
         # Earlier traces hold discarded drafts, which `steps` does not show.
         previous=self._seen,
     )
-    return self._seen
+
+  def _spent(self) -> float:
+    """Returns the cost of all calls so far, as `Trace.spent`."""
+    if self._accounting is None:
+      return 0.0
+    return self._accounting.spent(self.calls)
 
   def trajectory(self, is_correct: bool | None) -> types.Trajectory:
     """Returns the record of the finished trajectory, with its grade."""

@@ -1,11 +1,31 @@
-"""The interfaces of routers: from the answer so far to a decision."""
+"""The interfaces of routers: live decisions, and what comparisons ask of them.
 
+A `Router` decides at step boundaries; an `Answerer` writes whole answers. A
+`Method` is what a comparison runs: it says what it needs, is fitted on `train`,
+and gives families, i.e. routers that differ only in one number, the knob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
 import hashlib
+from typing import Any
 from typing import Protocol
 
 import numpy as np
 
+from routing import costs
+from routing import protocols
 from routing import types
+from routing.engines import engine as engine_lib
+from routing.features import embedding as embedding_lib
+from routing.features import observation
+from routing.grading import equivalence
+from routing.outcomes import sources
+from routing.rollout import driver
 
 
 class Router(Protocol):
@@ -26,6 +46,192 @@ class Policy(Protocol):
   def action_probabilities(self, trace: types.Trace) -> np.ndarray:
     """Returns `[A]` floats in [0, 1] that sum to 1, one per route."""
     ...
+
+
+class Answerer(Protocol):
+  """Writes whole answers, e.g. a vote over samples or a cascade of models.
+
+  It asks models through `driver.write`, so that requests have the seeds of the
+  driver, and records every call.
+  """
+
+  async def answer(
+      self,
+      problem: types.Problem,
+      engines: Sequence[engine_lib.Engine],
+      *,
+      seed: int,
+      sampling: driver.Sampling,
+      grade: equivalence.Grader,
+  ) -> types.Trajectory:
+    """Returns the answer with all of its calls; `decisions` may be empty."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What a method must be given; declared, because each of it has a price.
+
+  protocol: the decision process of its decisions; None = it makes none and
+    writes whole answers. A router of whole questions has `escalate`, `commit`:
+    it decides at step 0, before anything is written, and pays for no draft.
+  log_probs: it reads the log-probabilities of steps.
+  step_score: a step scorer, whose calls it charges as probes.
+  judge: a model that judges text, whose calls it charges as probes.
+  embedding: a sentence embedding, whose tokens it charges as probes.
+  samples: answers that it samples per problem at most; 1 = none.
+  """
+
+  protocol: protocols.Protocol | None
+  log_probs: bool = False
+  step_score: bool = False
+  judge: bool = False
+  embedding: bool = False
+  samples: int = 1
+
+  def __post_init__(self):
+    if self.samples < 1:
+      raise ValueError(f'samples is {self.samples}; allowed: 1 or more.')
+
+  @property
+  def draft(self) -> bool:
+    """True if it sees, and pays for, a draft of each step before it decides."""
+    return self.protocol is not None and self.protocol.has_draft
+
+  def in_words(self) -> str:
+    """Returns the needs as a list for tables, e.g. 'draft, judge'."""
+    given = [
+        ('draft', self.draft),
+        ('log-probabilities', self.log_probs),
+        ('step score', self.step_score),
+        ('judge', self.judge),
+        ('embedding', self.embedding),
+        (f'{self.samples} samples', self.samples > 1),
+    ]
+    return ', '.join(name for name, is_needed in given if is_needed) or '-'
+
+
+COMMIT = protocols.Protocol('escalate', 'commit')
+PEEK = protocols.Protocol('escalate', 'peek')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """Problems with known outcomes, as methods learn from them.
+
+  source: outcomes of all decisions in the method's protocol.
+  features: the features of `source.table.decisions`.
+  accounting: models, prices, and the cost metric of the comparison; specs
+    beyond the A writers are models that only inform, e.g. an embedding.
+  small_answers: `[N]` texts, the whole answers of the smallest model alone.
+  small_correct: `[N]` float in [0, 1], their grades.
+  small_calls, large_calls: `[N]` calls, by which the smallest and the largest
+    model write their whole answers alone, each in one request.
+  embed: a sentence embedding; None = the comparison offers none.
+  """
+
+  source: sources.Known
+  features: observation.FeatureConfig
+  accounting: costs.Accounting
+  small_answers: tuple[str, ...]
+  small_correct: np.ndarray
+  small_calls: tuple[types.Call, ...]
+  large_calls: tuple[types.Call, ...]
+  embed: embedding_lib.Embedding | None = None
+
+  @property
+  def questions(self) -> tuple[str, ...]:
+    """`[N]` texts of the questions."""
+    return tuple(x.question for x in self.source.problems)
+
+  @property
+  def large_correct(self) -> np.ndarray:
+    """`[N]`, the grades of the largest model alone."""
+    return self.source.table.large_correct
+
+  @property
+  def num_routes(self) -> int:
+    """A, the number of models that write."""
+    return self.source.table.num_routes
+
+  @property
+  def metric(self) -> str:
+    """The cost metric in which methods are compared."""
+    return self.accounting.metric
+
+  def informing_route(self, name: str) -> int:
+    """Returns the route by which a model that only informs is charged.
+
+    Raises:
+      ValueError: if the comparison has no such model.
+    """
+    extra = self.accounting.specs[self.num_routes :]
+    names = [spec.name for spec in extra]
+    if name not in names:
+      raise ValueError(
+          f'The comparison prices no model {name!r}; it has {names}.'
+      )
+    return self.num_routes + names.index(name)
+
+
+class Family(Protocol):
+  """Routers that differ only in their knob, for `Method.fit` to return.
+
+  A family has `score`, as in `outcomes.sources.Family`, or `knobs`, or both.
+  With `score` the knob is a threshold, and the family is evaluated from records
+  where there are records of its protocol. With `knobs` these are the values
+  that are tried, from the cheapest to the dearest. A system of whole answers
+  that needs no more than what the models write alone may have `replay(sample,
+  knobs)`, which returns the `outcomes.live_answers.Answer` of each problem, for
+  each knob, as a live run would.
+
+  fingerprint: identifies the family in caches of answers.
+  """
+
+  fingerprint: str
+
+  def at(self, knob: float) -> Router | Answerer:
+    """Returns the live router at one value of the knob."""
+    ...
+
+
+Fit = Callable[..., Sequence[Family]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A routing method, as a comparison runs it.
+
+  name: as in tables.
+  needs: see `Needs`.
+  fit: `fit(train, *, setting, seed)` learns from a `Sample` of `train` and
+    returns one or more families. It is a pure function of its arguments.
+  settings: hyper-parameters to try on `select`, the most plausible first. Every
+    method is tried with the same number of them, or with all if it has fewer.
+  forms_hull: True if only the knobs on the concave hull of `select` form its
+    curve; False if all do, e.g. where the hull would be another method.
+  lowest, highest: what the extremes of the knob equal: 'small' or 'large' (the
+    text of this model alone), or '' if neither. Of a threshold the lowest cost
+    is at inf and the highest at -inf; of `knobs` at the first and the last.
+  """
+
+  name: str
+  needs: Needs
+  fit: Fit
+  settings: Sequence[Mapping[str, Any]] = ({},)
+  forms_hull: bool = True
+  lowest: str = 'small'
+  highest: str = 'large'
+
+  def __post_init__(self):
+    if not self.settings:
+      raise ValueError(f'{self.name} has no settings; allowed: one or more.')
+    for end in (self.lowest, self.highest):
+      if end not in ('small', 'large', ''):
+        raise ValueError(
+            f"{self.name} has the extreme {end!r}; allowed: 'small', 'large' "
+            "or ''."
+        )
 
 
 def draw(*key: object) -> float:

@@ -198,7 +198,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
 
   Left: one dot per cell. Right: mean 'cost / best' by sample size.
   """
-  pyplot = plots._pyplot()
+  pyplot = plots.load_pyplot()
   figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.8))
   names = list(dict.fromkeys(x['procedure'] for x in rows))
   # Jitter keeps dots with equal frequencies apart; it is the same in every run.

@@ -1,0 +1,47 @@
+"""Everybody's router on the embedded pair.
+
+Run:    python -m experiments.compare --config=configs/compare_arithmetic.py --workdir=runs/arithmetic
+Demo:   python -m experiments.compare --config=configs/compare_arithmetic.py:demo --workdir=runs/demo
+Smoke:  python -m experiments.compare --config=configs/compare_arithmetic.py:smoke --workdir=runs/smoke
+Some:   append e.g. --config.compare.routers="('policy','best constant')"
+"""
+
+import ml_collections
+
+from configs import arithmetic
+
+VARIANTS = arithmetic.VARIANTS
+# Settings of the policy that are tried on `select`, as many as every method
+# has; each changes fields of the configuration.
+POLICY_SETTINGS = (
+    dict(),
+    dict(network=dict(dropout=0.1)),
+    dict(network=dict(dropout=0.5)),
+    dict(optimizer=dict(weight_decay=0.01)),
+    dict(network=dict(hidden=(128,))),
+    dict(optimizer=dict(learning_rate=1e-3)),
+)
+
+
+def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
+  """Returns one of `VARIANTS`; they differ in size only."""
+  config = arithmetic.get_config(variant)
+  config.compare = dict(
+      routers=(),  # Names of routing/routers/registry.py; () = all.
+      num_trials=6,  # Settings of each router tried on `select`.
+      policy_settings=POLICY_SETTINGS,
+      grid_size=100,  # Thresholds per family, from -inf to inf.
+      # Directory of a sentence encoder for routers of whole questions; '' =
+      # hashed n-grams. Its tokens are charged.
+      embedding='',
+      # Problems answered live by routers whose outcomes records do not give.
+      num_live=dict(select=1_000, test=2_000),
+  )
+  if variant == 'demo':
+    config.compare.num_trials = 2
+    config.compare.num_live.update(select=200, test=400)
+  if variant == 'smoke':
+    config.compare.num_trials = 1
+    config.compare.grid_size = 10
+    config.compare.num_live.update(select=8, test=12)
+  return config

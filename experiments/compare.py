@@ -1,0 +1,258 @@
+"""Compares any set of routers: same problems, models and cost accounting.
+
+Run:    python -m experiments.compare --config=configs/compare_arithmetic.py --workdir=runs/arithmetic
+Writes: in compare/: comparison.json, comparison.md, comparison.png
+
+Collects and trains what is missing. Finished routers, live answers and the
+replies of models are kept, so a further router costs its own run only. The
+directory may be that of a pipeline with the same settings.
+"""  # noqa: E501  Commands stay on one line.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+import re
+import time
+from typing import Any
+
+from absl import logging
+import ml_collections
+import numpy as np
+
+from experiments import collect
+from experiments import command_line
+from experiments import compared_problems
+from experiments import records_on_disk
+from routing.evaluation import comparison
+from routing.evaluation import comparison_plot
+from routing.evaluation import entries as entries_lib
+from routing.evaluation import harness
+from routing.evaluation import results as results_lib
+from routing.outcomes import refusal
+from routing.routers import registry
+from routing.routers import router as router_lib
+from routing.shards import manifest as manifest_lib
+from routing.training import memory
+
+FOLDER = 'compare'
+_ARRAYS = ('correct', 'loss', 'gain', 'cut')
+
+
+def chosen(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the names of the routers to compare; none given = all.
+
+  Raises:
+    ValueError: if a name is unknown, or the reference is missing.
+  """
+  asked = list(config.compare.routers) or registry.names()
+  for name in asked:
+    registry.load(name)
+  if comparison.REFERENCE not in asked:
+    raise ValueError(
+        f'compare.routers is {asked}; it must contain '
+        f'{comparison.REFERENCE!r}, which the others are compared with.'
+    )
+  return asked
+
+
+def _key(config, workdir, name, method) -> dict[str, Any]:
+  """Returns everything that the entries of a method depend on, JSON-like."""
+  base = compared_problems.base(config)
+  key = {
+      'router': name,
+      'code': harness.source_hash(method),
+      'settings': [dict(x) for x in method.settings],
+      'compare': {
+          field: value
+          for field, value in json.loads(
+              config.compare.to_json_best_effort()
+          ).items()
+          if field not in ('routers', 'policy_settings')
+      },
+      'config': json.loads(base.to_json_best_effort()),
+      'shards': {
+          split: records_on_disk.open_split(
+              base, workdir, split
+          ).manifest.content_hash
+          for split in compared_problems.SPLITS
+      },
+  }
+  return json.loads(json.dumps(key))
+
+
+def enter(
+    name: str,
+    method: router_lib.Method,
+    arena: harness.Arena,
+    seeds: Sequence[int],
+    num_trials: int,
+) -> list[entries_lib.Entry]:
+  """Tunes a method on `select` and evaluates it with every seed.
+
+  Returns:
+    One entry per seed; a single one if the seed changes nothing.
+  """
+  setting, areas = harness.tune(method, arena, num_trials, seeds[0])
+  found, first = [], None
+  for seed in seeds:
+    families = harness.fit(method, arena, setting, seed)
+    prints = [x.fingerprint for x in families]
+    if prints == first and method.needs.samples == 1:
+      break
+    first = first or prints
+    found.append(harness.enter(method, arena, families, setting, areas, seed))
+    logging.info('%s, seed %d: %d knobs', name, seed, len(found[-1].knobs))
+  return found
+
+
+def save(
+    path: pathlib.Path, key: Any, found: Sequence[entries_lib.Entry]
+) -> None:
+  """Writes the entries of one method, with the key for which they hold."""
+  arrays, facts = {}, []
+  for i, entry in enumerate(found):
+    for split in ('select', 'test'):
+      outcomes = getattr(entry, split)
+      for field in _ARRAYS:
+        arrays[f'{i}/{split}/{field}'] = getattr(outcomes, field)
+      for metric, values in outcomes.cost.items():
+        arrays[f'{i}/{split}/cost/{metric}'] = values
+    facts.append(
+        {
+            'seed': entry.seed,
+            'setting': entry.setting,
+            'areas': entry.areas,
+            'knobs': [[family, repr(knob)] for family, knob in entry.knobs],
+            'decisions_per_second': repr(entry.decisions_per_second),
+        }
+    )
+  arrays['facts'] = np.array(json.dumps({'key': key, 'entries': facts}))
+
+  def write(partial: pathlib.Path) -> None:
+    with partial.open('wb') as file:
+      np.savez_compressed(file, **arrays)
+
+  manifest_lib.replace_file(path, write)
+
+
+def load(path: pathlib.Path, key: Any) -> list[entries_lib.Entry] | None:
+  """Returns the entries in a file, or None if it has no or another key."""
+  if not path.exists():
+    return None
+  with np.load(path) as arrays:
+    facts = json.loads(str(arrays['facts']))
+    if facts['key'] != key:
+      return None
+    return [
+        entries_lib.Entry(
+            seed=entry['seed'],
+            setting=entry['setting'],
+            areas=entry['areas'],
+            knobs=[(family, float(x)) for family, x in entry['knobs']],
+            select=_outcomes(arrays, f'{i}/select/'),
+            test=_outcomes(arrays, f'{i}/test/'),
+            decisions_per_second=float(entry['decisions_per_second']),
+        )
+        for i, entry in enumerate(facts['entries'])
+    ]
+
+
+def _outcomes(arrays: Mapping[str, Any], prefix: str) -> entries_lib.Outcomes:
+  """Returns the outcomes whose arrays have names with this prefix."""
+  return entries_lib.Outcomes(
+      **{field: arrays[prefix + field] for field in _ARRAYS},
+      cost={name: arrays[f'{prefix}cost/{name}'] for name in entries_lib.ALL},
+  )
+
+
+def evaluate_all(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> tuple[
+    dict[str, list[entries_lib.Entry]],
+    dict[str, router_lib.Method],
+    harness.Arena,
+    dict[str, str],
+]:
+  """Evaluates every chosen router that is not evaluated yet.
+
+  Returns:
+    Name -> entries; name -> method; the arena; name -> the reason why a router
+    is left out.
+  """
+  names = chosen(config)
+  workdir.mkdir(parents=True, exist_ok=True)
+  base = compared_problems.base(config)
+  for split in compared_problems.SPLITS:
+    collect.collect_split(base, workdir, split, 'ladders')
+  memory.keep_freed()
+  problems = compared_problems.Problems(config, workdir)
+  arena = problems.arena()
+  folder = workdir / FOLDER / 'entries'
+  folder.mkdir(parents=True, exist_ok=True)
+  entries, methods, left_out = {}, {}, {}
+  for name in names:
+    method = registry.load(name)
+    if name == comparison.REFERENCE:
+      method = problems.policy()
+    key = _key(config, workdir, name, method)
+    stem = re.sub(r'\W+', '-', name)
+    path = folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.npz'
+    found = load(path, key)
+    if found is None:
+      start = time.monotonic()
+      try:
+        found = enter(
+            name,
+            method,
+            arena,
+            list(config.train_seeds),
+            config.compare.num_trials,
+        )
+      except refusal.Refusal as error:
+        left_out[name] = error.reason
+        logging.warning('Left out: %s: %s', name, error.reason)
+        continue
+      save(path, key, found)
+      logging.info('%s took %.0f s', name, time.monotonic() - start)
+    entries[name], methods[name] = found, method
+  return entries, methods, arena, left_out
+
+
+def compare(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> list[pathlib.Path]:
+  """Compares the routers of a configuration; returns the files written.
+
+  Raises:
+    ValueError: if a router is unknown, or the directory has records of other
+      settings.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  entries, methods, arena, left_out = evaluate_all(config, workdir)
+  content = comparison.figures(
+      entries,
+      methods,
+      arena,
+      resamples=config.evaluation.resamples,
+      seed=config.seed,
+  )
+  content = results_lib.to_json(content | {'left_out': left_out})
+  folder = workdir / FOLDER
+  writers = {
+      'comparison.json': lambda x: x.write_text(
+          json.dumps(content, allow_nan=False) + '\n'
+      ),
+      'comparison.md': lambda x: x.write_text(comparison.page(content)),
+      'comparison.png': lambda x: comparison_plot.plot(content, x),
+  }
+  for name, write in writers.items():
+    manifest_lib.replace_file(folder / name, write)
+  logging.info('The table is in %s', folder / 'comparison.md')
+  return [folder / name for name in writers]
+
+
+if __name__ == '__main__':
+  command_line.run(compare, 'config', 'workdir')

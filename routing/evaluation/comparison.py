@@ -1,0 +1,264 @@
+"""Compares the entries of many methods: figures, and a table of them.
+
+All methods are resampled with the same draws, so each difference to the
+reference is paired, problem by problem. A method that answers live on the first
+n problems only is compared with the reference on these.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from routing import costs
+from routing.evaluation import bootstrap
+from routing.evaluation import entries as entries_lib
+from routing.evaluation import harness
+from routing.evaluation import metrics
+from routing.evaluation import results as results_lib
+from routing.evaluation import tables
+from routing.outcomes import token_records
+from routing.routers import router as router_lib
+
+SCHEMA = 1  # Increase when keys change.
+REFERENCE = 'policy'
+_BUDGET = 0.4  # At which tables show tokens, losses and seconds.
+
+Entries = Mapping[str, Sequence[entries_lib.Entry]]
+
+
+def figures(
+    entries: Entries,
+    methods: Mapping[str, router_lib.Method],
+    arena: harness.Arena,
+    *,
+    resamples: int,
+    seed: int,
+    reference: str = REFERENCE,
+) -> dict[str, Any]:
+  """Returns the content of `comparison.json`.
+
+  Args:
+    entries: name -> one entry per seed; a method that no seed changes has one.
+    methods: name -> the method.
+    arena: where they were evaluated.
+    resamples: number of bootstrap draws.
+    seed: of the draws.
+    reference: the method that the others are compared with.
+
+  Raises:
+    ValueError: if the reference has no entry.
+  """
+  if reference not in entries:
+    raise ValueError(
+        f'The reference is {reference!r}; the entries are {list(entries)}.'
+    )
+  return {
+      'schema': SCHEMA,
+      'cost_metric': arena.accounting.metric,
+      'num_problems': len(arena.alone['test'].problems),
+      'resamples': resamples,
+      'reference': reference,
+      'routers': {
+          name: _facts(name, methods[name], found, arena)
+          for name, found in entries.items()
+      },
+      'cost_metrics': {
+          metric: _in_metric(
+              entries, methods, arena, metric, resamples, seed, reference
+          )
+          for metric in costs.COST_METRICS
+      },
+  }
+
+
+def _num_problems(found: Sequence[entries_lib.Entry]) -> int:
+  return found[0].test.correct.shape[1]
+
+
+def _facts(name, method, found, arena) -> dict[str, Any]:
+  """Returns what is known of a method besides its curves."""
+  num = _num_problems(found)
+  seconds = arena.alone['test'].first(num).large_cost['latency']
+  at_budgets = {}
+  for budget in metrics.BUDGETS:
+    tokens, spent = [], []
+    for entry in found:
+      k = entry.at_budget(arena.accounting.metric, budget)
+      cost = entry.test.cost
+      tokens.append([cost[x][k].mean() for x in entries_lib.TOKENS])
+      spent.append(np.mean(cost['latency'][k] * seconds))
+    means = np.mean(tokens, axis=0).tolist()
+    at_budgets[f'{budget:g}'] = {
+        'tokens': dict(zip(token_records.KINDS, means, strict=True)),
+        'seconds': float(np.mean(spent)),
+    }
+  protocol = method.needs.protocol
+  return {
+      'protocol': (
+          'whole answers'
+          if protocol is None
+          else f'{protocol.name}, {protocol.view}'
+      ),
+      'needs': method.needs.in_words(),
+      'num_trials': len(found[0].areas),
+      'setting': found[0].setting,
+      'areas_on_select': found[0].areas,
+      'num_problems': num,
+      'num_seeds': len(found),
+      'decisions_per_second': float(
+          np.median([x.decisions_per_second for x in found])
+      ),
+      'at_budget': at_budgets,
+  }
+
+
+def _first(entry: entries_lib.Entry, num: int) -> entries_lib.Entry:
+  """Returns an entry on the first test problems only."""
+  test = entry.test
+  cut = {
+      field.name: getattr(test, field.name)[:, :num]
+      for field in dataclasses.fields(test)
+      if field.name != 'cost'
+  }
+  cost = {name: x[:, :num] for name, x in test.cost.items()}
+  return dataclasses.replace(entry, test=entries_lib.Outcomes(**cut, cost=cost))
+
+
+def _in_metric(
+    entries, methods, arena, metric, resamples, seed, reference
+) -> dict[str, Any]:
+  """Returns the figures of all methods in one cost metric."""
+  merged: dict[str, Any] = {'methods': {}, 'differences': {}}
+  sizes = sorted({_num_problems(x) for x in entries.values()})
+  for num in sizes:
+    group = {
+        name: [_first(entry, num) for entry in found]
+        for name, found in entries.items()
+        if name == reference or _num_problems(found) == num
+    }
+    small, large, oracle = harness.anchor_points(arena, metric, num)
+    draws = bootstrap.draw(
+        num, [1, *(len(x) for x in group.values())], resamples, seed=seed
+    )
+    result = results_lib.of_metric(
+        {
+            name: [
+                entry.candidates(metric, methods[name].forms_hull)
+                for entry in found
+            ]
+            for name, found in group.items()
+        },
+        oracle,
+        results_lib.anchors_of(small, large),
+        draws,
+        reference,
+    )
+    # The largest group comes last: the reference, the oracle and the anchors
+    # are those on all problems.
+    merged['methods'] |= result['methods']
+    merged['differences'] |= result['differences']
+    merged['anchors'] = result['anchors']
+  return merged
+
+
+COLUMNS = (
+    'router',
+    'needs',
+    'problems',
+    'trials',
+    'area [95 %]',
+    '{reference} minus router',
+    'gap recovered',
+    'cost for 50 %',
+    '80 %',
+    '95 % of the gap',
+    'acc @.2',
+    'acc @.4',
+    'acc @.6',
+    'loss @.4',
+    'gain @.4',
+    *(f'{kind} tokens @.4' for kind in token_records.KINDS),
+    's a problem @.4',
+    'decisions/s',
+)
+
+
+def rows(content: Mapping[str, Any], metric: str) -> list[list[str]]:
+  """Returns a row of cells per router, the best area first, then the oracle."""
+  found = content['cost_metrics'][metric]
+  names = sorted(
+      content['routers'],
+      key=lambda x: -((found['methods'][x]['area'] or {}).get('mean') or 0.0),
+  )
+  return [_row(content, found, x) for x in (*names, 'oracle')]
+
+
+def _row(content, found, name) -> list[str]:
+  """Returns the cells of one router, or of the oracle."""
+  figures_of = found['methods'][name]
+  facts = content['routers'].get(name)
+  at = f'{_BUDGET:g}'
+  loss = gain = tables.MISSING
+  measured = [tables.MISSING] * (len(token_records.KINDS) + 2)
+  if facts is not None:
+    chosen = figures_of['at_budget'][at]
+    loss, gain = (
+        tables.number(float(np.mean([x['mean'] for x in chosen[what]])))
+        for what in ('loss', 'gain')
+    )
+    spent = facts['at_budget'][at]
+    speed = facts['decisions_per_second']
+    measured = [
+        *(f'{spent["tokens"][kind]:.1f}' for kind in token_records.KINDS),
+        f'{spent["seconds"]:.3g}',
+        tables.MISSING if speed is None else f'{speed:,.0f}',
+    ]
+  reach = figures_of['cost_to_recover']
+  return [
+      tables.LABELS.get(name, name),
+      facts['needs'] if facts else tables.MISSING,
+      f'{facts["num_problems"]:,}' if facts else tables.MISSING,
+      str(facts['num_trials'] or 1) if facts else tables.MISSING,
+      tables.interval(figures_of['area']),
+      tables.difference(found, name),
+      tables.number(figures_of['mean_gap_recovered']),
+      *(tables.number(reach[x]) for x in ('50', '80', '95')),
+      *(
+          tables.number(figures_of['accuracy_at'][x])
+          for x in ('0.2', '0.4', '0.6')
+      ),
+      loss,
+      gain,
+      *measured,
+  ]
+
+
+def table(content: Mapping[str, Any], metric: str) -> str:
+  """Returns the table of one cost metric in Markdown."""
+  head = [x.format(reference=content['reference']) for x in COLUMNS]
+  lines = [head, ['---'] * len(head), *rows(content, metric)]
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def page(content: Mapping[str, Any]) -> str:
+  """Returns `comparison.md`: one table for each cost metric."""
+  tried = max(x['num_trials'] for x in content['routers'].values())
+  parts = [
+      '# Routers compared',
+      f'{content["num_problems"]:,} test problems; intervals are 95 % over '
+      f'{content["resamples"]:,} resamples of problems and seeds, paired for '
+      f'differences. Every router was tried with {max(tried, 1)} settings on '
+      '`select`, or with all that it has; a row says how many. Costs count '
+      'every token of every model, scorers included, as a fraction of the '
+      'largest model alone. Tokens are means per problem.',
+  ]
+  metrics_of = [
+      content['cost_metric'],
+      *(x for x in content['cost_metrics'] if x != content['cost_metric']),
+  ]
+  for metric in metrics_of:
+    parts += [f'## Cost metric: {metric}', table(content, metric)]
+  return '\n\n'.join(parts) + '\n'

@@ -1,0 +1,331 @@
+"""Runs methods on the same problems, models and accounting, and compares none.
+
+One method and one seed give one `Entry`: settings tried on `select`, then the
+outcomes of every value of the knob on `select` and, of those worth it, on
+`test`. The outcomes come from records where they follow from them exactly, and
+otherwise from live answers. `evaluation.comparison` compares entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from routing import costs
+from routing import types
+from routing.evaluation import entries as entries_lib
+from routing.evaluation import methods as methods_lib
+from routing.outcomes import live_answers
+from routing.outcomes import points as points_lib
+from routing.outcomes import refusal
+from routing.routers import router as router_lib
+
+_ROUNDS = 3  # Of timing; the fastest counts.
+
+
+@dataclasses.dataclass(frozen=True)
+class Arena:
+  """The problems, models and accounting that all methods meet.
+
+  samples: (split, protocol) -> the problems of `train`, `select` or `test` with
+    known outcomes in `escalate`, either view. The tables' costs also count
+    tokens, under the names `TOKENS`.
+  alone: split -> what the models do alone, on `select` and `test`.
+  accounting: models and prices; specs beyond the writers only inform.
+  answering: seed -> how engines answer live; None = no engine can be asked.
+  num_live: split -> number of problems that are answered live.
+  folder: where live answers are kept; None = nowhere.
+  traces: some traces of a protocol, to measure the speed of decisions on.
+  grid_size: thresholds per family, for methods that name no knobs.
+  """
+
+  samples: Callable[[str, Any], router_lib.Sample]
+  alone: Mapping[str, entries_lib.Alone]
+  accounting: costs.Accounting
+  answering: Callable[[int], live_answers.Answering] | None = None
+  num_live: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  folder: pathlib.Path | None = None
+  traces: Callable[[Any], Sequence[types.Trace]] = lambda protocol: ()
+  grid_size: int = methods_lib.GRID_SIZE
+
+
+def sample_protocol(method: router_lib.Method) -> Any:
+  """Returns the view of `escalate` whose records a method learns from."""
+  return router_lib.PEEK if method.needs.draft else router_lib.COMMIT
+
+
+def is_known(method: router_lib.Method, family: router_lib.Family) -> bool:
+  """Returns whether records give the outcomes of a family exactly."""
+  protocol = method.needs.protocol
+  return protocol in (router_lib.PEEK, router_lib.COMMIT) and hasattr(
+      family, 'score'
+  )
+
+
+def source_hash(method: router_lib.Method) -> str:
+  """Returns a hash of the source of a method: its module and those beside it.
+
+  What was cached of a router is not used once its own code has changed.
+  """
+  path = pathlib.Path(sys.modules[method.fit.__module__].__file__)
+  files = [path]
+  # Ours share one folder; the systems of others have a folder each.
+  if not method.fit.__module__.startswith('routing.'):
+    files = sorted(path.parent.glob('*.py'))
+  content = b''.join(x.read_bytes() for x in files)
+  return hashlib.sha256(content).hexdigest()
+
+
+def grid(
+    method: router_lib.Method, family: router_lib.Family, arena: Arena
+) -> np.ndarray:
+  """Returns the knobs to try: the family's own, or quantiles of its scores.
+
+  Raises:
+    ValueError: if a family that is answered live names no knobs.
+  """
+  if hasattr(family, 'knobs'):
+    return np.asarray(family.knobs, np.float64)
+  if not is_known(method, family):
+    raise ValueError(
+        f'{method.name} is answered live and names no knobs; give its family '
+        'the attribute `knobs`.'
+    )
+  sample = arena.samples('select', method.needs.protocol)
+  return sample.source.grid(family, arena.grid_size)
+
+
+def outcomes(
+    method: router_lib.Method,
+    family: router_lib.Family,
+    knobs: np.ndarray,
+    arena: Arena,
+    split: str,
+    seed: int,
+) -> entries_lib.Outcomes:
+  """Returns the outcomes of some knobs of one family on a split."""
+  if is_known(method, family):
+    return _known(method, family, knobs, arena, split)
+  if hasattr(family, 'replay'):
+    sample = arena.samples(split, sample_protocol(method))
+    answers = family.replay(sample, knobs.tolist())
+    return entries_lib.of_answers(answers, arena.alone[split])
+  return _live(method, family, knobs, arena, split, seed)
+
+
+def _known(method, family, knobs, arena, split) -> entries_lib.Outcomes:
+  """Looks outcomes up in the table of a split."""
+  source = arena.samples(split, method.needs.protocol).source
+  found = {
+      name: source.evaluate(family, knobs, name) for name in entries_lib.ALL
+  }
+  cost = {name: x.cost for name, x in found.items()}
+  usage = getattr(family, 'usage', lambda questions: None)(
+      tuple(x.question for x in source.problems)
+  )
+  if usage is not None:  # Paid once per question, whatever is decided.
+    spec = arena.accounting.specs[usage.route]
+    for metric in costs.COST_METRICS:
+      large = arena.alone[split].large_cost[metric]
+      cost[metric] = cost[metric] + (
+          costs.call_cost(usage, spec, metric) / large
+      )
+    cost['tokens/scorer'] = cost['tokens/scorer'] + usage.read + usage.written
+  first = found['price']
+  cut = np.full_like(first.correct, np.nan) if first.cut is None else first.cut
+  return entries_lib.Outcomes(first.correct, first.loss, first.gain, cut, cost)
+
+
+def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
+  """Answers the first problems of a split at each knob.
+
+  Raises:
+    refusal.Refusal: if no engine can be asked.
+  """
+  if arena.answering is None:
+    raise refusal.Refusal(
+        f'{method.name} must answer live, but no model can be asked.',
+        None,
+        note='',
+    )
+  # Greedy answers are the same for all seeds, and are asked for once.
+  answering = dataclasses.replace(
+      arena.answering(seed if method.needs.samples > 1 else 0),
+      accounting=arena.accounting,
+  )
+  alone = arena.alone[split].first(arena.num_live[split])
+  name = f'{family.fingerprint}/{source_hash(method)[:12]}'
+  asked = [
+      live_answers.Asked(family.at(knob), name, knob, method.needs.protocol)
+      for knob in knobs
+  ]
+  answers = live_answers.answer_under(
+      answering, alone.problems, asked, arena.folder
+  )
+  return entries_lib.of_answers(answers, alone)
+
+
+def _all_outcomes(
+    method, families, tried, arena, split, seed
+) -> entries_lib.Outcomes:
+  """Returns the outcomes of the knobs of all families, one after the other."""
+  found = [
+      outcomes(method, family, knobs, arena, split, seed)
+      for family, knobs in zip(families, tried, strict=True)
+      if len(knobs)
+  ]
+  join = lambda get: np.concatenate([get(x) for x in found])
+  return entries_lib.Outcomes(
+      *(
+          join(lambda x, name=name: getattr(x, name))
+          for name in ('correct', 'loss', 'gain', 'cut')
+      ),
+      cost={
+          name: join(lambda x, name=name: x.cost[name])
+          for name in entries_lib.ALL
+      },
+  )
+
+
+def area_on_select(found: entries_lib.Outcomes, metric: str) -> float:
+  """Returns the value of a setting: the area of its hull on `select`."""
+  points = found.points(metric)
+  return methods_lib.Candidates(points, points).select_area()
+
+
+def fit(
+    method: router_lib.Method,
+    arena: Arena,
+    setting: Mapping[str, Any],
+    seed: int,
+) -> list[router_lib.Family]:
+  """Fits a method on `train`, the only split that it is given."""
+  train = arena.samples('train', sample_protocol(method))
+  families = list(method.fit(train, setting=setting, seed=seed))
+  if not families:
+    raise ValueError(f'{method.name} returned no family; it must return one.')
+  return families
+
+
+def tune(
+    method: router_lib.Method, arena: Arena, num_trials: int, seed: int
+) -> tuple[Mapping[str, Any], list[float]]:
+  """Tries the first settings of a method on `select`.
+
+  Returns:
+    The best setting (of equal ones the first), and the area of each. A method
+    with a single setting has nothing to choose and is not tried.
+  """
+  settings = list(method.settings[:num_trials])
+  if len(settings) == 1:
+    return settings[0], []
+  areas = []
+  for setting in settings:
+    families = fit(method, arena, setting, seed)
+    tried = [grid(method, family, arena) for family in families]
+    found = _all_outcomes(method, families, tried, arena, 'select', seed)
+    areas.append(area_on_select(found, arena.accounting.metric))
+  return settings[int(np.argmax(areas))], areas
+
+
+def worth_testing(
+    found: entries_lib.Outcomes, num_metrics: Sequence[str]
+) -> np.ndarray:
+  """Returns the knobs that no other beats on `select`, in any cost metric.
+
+  Only these can form a curve or be chosen for a budget.
+
+  Args:
+    found: outcomes on `select`.
+    num_metrics: the cost metrics.
+  """
+  kept = set()
+  for metric in num_metrics:
+    points = found.points(metric)
+    best = -np.inf
+    order = np.lexsort((-points.accuracy, points.mean_cost))
+    for index in order:
+      if points.accuracy[index] > best:
+        best = points.accuracy[index]
+        kept.add(int(index))
+  return np.array(sorted(kept))
+
+
+def enter(
+    method: router_lib.Method,
+    arena: Arena,
+    families: Sequence[router_lib.Family],
+    setting: Mapping[str, Any],
+    areas: Sequence[float],
+    seed: int,
+) -> entries_lib.Entry:
+  """Evaluates the knobs of a fitted method.
+
+  Args:
+    method: the method.
+    arena: where it is evaluated.
+    families: what `fit` has returned for the setting and the seed.
+    setting, areas, seed: see `Entry`.
+  """
+  tried = [grid(method, family, arena) for family in families]
+  knobs = [(i, float(x)) for i, row in enumerate(tried) for x in row]
+  select = _all_outcomes(method, families, tried, arena, 'select', seed)
+  kept = np.arange(len(knobs))
+  if method.forms_hull:
+    kept = worth_testing(select, costs.COST_METRICS)
+  chosen = [knobs[i] for i in kept]
+  by_family = [
+      np.array([x for j, x in chosen if j == i]) for i in range(len(families))
+  ]
+  return entries_lib.Entry(
+      seed=seed,
+      setting=dict(setting),
+      areas=list(areas),
+      knobs=chosen,
+      select=select.take(kept),
+      test=_all_outcomes(method, families, by_family, arena, 'test', seed),
+      decisions_per_second=_speed(
+          families[chosen[-1][0]].at(chosen[-1][1]),
+          arena.traces(method.needs.protocol),
+      ),
+  )
+
+
+def _speed(router: Any, traces: Sequence[types.Trace]) -> float:
+  """Returns decisions per second, one after the other; NaN without any."""
+  if not hasattr(router, 'decide') or not traces:
+    return float('nan')
+  seconds = []
+  # The first round may compile; the fastest is the one that other work on the
+  # machine disturbed least.
+  for _ in range(_ROUNDS):
+    start = time.perf_counter()
+    for trace in traces:
+      router.decide(trace)
+    seconds.append(time.perf_counter() - start)
+  return len(traces) / max(min(seconds), 1e-9)
+
+
+def anchor_points(
+    arena: Arena, metric: str, num: int
+) -> tuple[points_lib.Points, points_lib.Points, points_lib.Points]:
+  """Returns small alone, large alone, and the oracle, on the first problems.
+
+  Under `commit`: no draft is paid, so the oracle is that of the cheaper view.
+  """
+  source = arena.samples('test', router_lib.COMMIT).source
+  first = slice(0, num)
+  return (
+      source.at_rates([0.0], metric).on(first),
+      source.largest_alone().on(first),
+      source.oracle(methods_lib.PRICES, metric).on(first),
+  )

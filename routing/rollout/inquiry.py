@@ -1,0 +1,82 @@
+"""What a router may ask before it decides: scores, judgements, probes.
+
+Some routers read more than the trace: the score of a process reward model, a
+larger model's judgement of the draft, or the first token that a model would
+write next. Such a router has an attribute `informant`. The driver calls it once
+before each decision and puts its answer into `Trace.evidence`, so `decide`
+remains a function of the trace. Everything that the informant consumes is
+charged to the answer, as calls of the kind 'probe'.
+"""
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+from typing import Protocol
+
+from routing import types
+from routing.rollout import steps as steps_lib
+
+
+class Informant(Protocol):
+  """A source of evidence about the step that a decision is about."""
+
+  async def ask(
+      self, trace: types.Trace, inquiry: 'Inquiry'
+  ) -> tuple[float, ...]:
+    """Returns evidence about a trace; charges its compute to `inquiry`.
+
+    The result must be a function of the trace, like that of `decide`.
+
+    Args:
+      trace: what the router will see, its `evidence` still empty. The evidence
+        of earlier decisions is in `trace.history`.
+      inquiry: charges the compute; also gives access to the models.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Inquiry:
+  """The means of an informant at one decision; records what it consumes.
+
+  write: `await write(route, max_tokens)` lets the model of a route continue the
+    accepted steps, for at most `max_tokens` tokens. It returns the steps, which
+    do not become a part of the answer, and charges the call.
+  spent: returns the cost of the answer so far, as `Trace.spent`.
+  record: adds a call to the calls of the answer.
+  """
+
+  write: Callable[[int, int], Awaitable[tuple[types.Step, ...]]]
+  spent: Callable[[], float]
+  record: Callable[[types.Call], None]
+
+  def charge(self, usage: types.Usage) -> None:
+    """Charges the compute of a scorer or judge.
+
+    Args:
+      usage: its tokens and seconds. A model that writes no steps has a route
+        beyond those of the writers; `costs.Accounting.specs` has its price
+        there.
+    """
+    self.record(steps_lib.as_call('probe', usage))
+
+  async def informed(self, router: Any, trace: types.Trace) -> types.Trace:
+    """Returns the trace with what the router's informant says about it.
+
+    A router without an informant gets the trace as it is.
+
+    Raises:
+      ValueError: if the informant returns no number at all.
+    """
+    informant = getattr(router, 'informant', None)
+    if informant is None:
+      return trace
+    found = tuple(map(float, await informant.ask(trace, self)))
+    if not found:
+      raise ValueError(
+          f'{type(informant).__name__} returned no evidence; allowed: one or '
+          'more numbers.'
+      )
+    # What was asked has been paid by now, so the router sees it in `spent`.
+    return dataclasses.replace(trace, evidence=found, spent=self.spent())

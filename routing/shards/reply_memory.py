@@ -1,0 +1,94 @@
+"""A memory of replies that outlives the process, in one append-only file.
+
+Routers of a comparison often make the same requests. The file lets them share
+the replies, in later runs as well.
+"""
+
+from collections.abc import Sequence
+import pathlib
+
+import pyarrow as pa
+
+from routing import types
+from routing.engines import memoized
+from routing.shards import columns
+from routing.shards import record_log
+
+_BLOCK = 256  # Replies per record of the file; a crash loses at most as many.
+
+
+class DiskMemory(memoized.Memory):
+  """A `Memory` that reads a file at first and appends new replies to it.
+
+  Only one process may write to the file.
+
+  Args:
+    path: the file; its directory must exist.
+    keeps_hidden: see `Memory`.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+
+  def __init__(self, path: pathlib.Path, *, keeps_hidden: bool = True):
+    super().__init__(keeps_hidden=keeps_hidden, keeps_exact=True)
+    self._path = path
+    self._pending: list[tuple[str, str, str, list[types.Step], int]] = []
+    for record in record_log.repair(path):
+      for row in _decode(record):
+        super().store(*row)
+
+  def store(
+      self,
+      question: str,
+      trace: str,
+      key: str,
+      steps: Sequence[types.Step],
+      num_read: int,
+  ) -> None:
+    """Puts a reply into the store and, with later ones, into the file."""
+    super().store(question, trace, key, steps, num_read)
+    self._pending.append((question, trace, key, list(steps), num_read))
+    if len(self._pending) >= _BLOCK:
+      self.flush()
+
+  def flush(self) -> None:
+    """Appends the replies that are not in the file yet."""
+    if self._pending:
+      record_log.append(self._path, _encode(self._pending))
+      self._pending.clear()
+
+
+def _encode(
+    rows: Sequence[tuple[str, str, str, list[types.Step], int]],
+) -> bytes:
+  """Returns replies as an Arrow stream."""
+  question, trace, key, steps, num_read = zip(*rows, strict=True)
+  table = pa.table(
+      {
+          'question': question,
+          'trace': trace,
+          'key': key,
+          'steps': columns.nest_all(steps, columns.encode_steps),
+          'num_read': pa.array(num_read, pa.int64()),
+      }
+  )
+  sink = pa.BufferOutputStream()
+  options = pa.ipc.IpcWriteOptions(compression='zstd')
+  with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+    stream.write_table(table)
+  return sink.getvalue().to_pybytes()
+
+
+def _decode(
+    record: bytes,
+) -> list[tuple[str, str, str, list[types.Step], int]]:
+  """Returns the replies of `_encode`."""
+  with pa.ipc.open_stream(record) as stream:
+    table = stream.read_all()
+  plain = [
+      table.column(name).to_pylist() for name in ('question', 'trace', 'key')
+  ]
+  steps = columns.unnest(table.column('steps'), columns.decode_steps)
+  num_read = table.column('num_read').to_pylist()
+  return list(zip(*plain, steps, num_read, strict=True))

@@ -1,0 +1,236 @@
+"""What every registered router must keep: one test for all of them."""
+
+import asyncio
+import dataclasses
+import functools
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from routing import types
+from routing.evaluation import entries
+from routing.evaluation import harness
+from routing.outcomes import live_answers
+from routing.routers import entrants
+from routing.routers import registry
+from tests import small_arena
+
+
+def _load(name):
+  """Returns a method; the policy as a small network with random weights."""
+  if name != 'policy':
+    return registry.load(name)
+  return entrants.policy(small_arena.untrained)
+
+
+@functools.cache
+def _fitted(name, seed=0):
+  method = _load(name)
+  arena = small_arena.make()
+  return method, harness.fit(method, arena, method.settings[0], seed)
+
+
+def _knobs(method, family):
+  return harness.grid(method, family, small_arena.make())
+
+
+class _Counting:
+  """An engine that notes the usage of every text that its sessions return."""
+
+  def __init__(self, engine, noted):
+    self._engine, self._noted = engine, noted
+
+  def __getattr__(self, name):
+    return getattr(self._engine, name)
+
+  def open(self, question):
+    session = self._engine.open(question)
+    write = session.write
+
+    async def counted(request):
+      steps = await write(request)
+      self._noted += [x.usage for x in steps]
+      return steps
+
+    session.write = counted
+    return session
+
+
+def _answers(method, family, knob, noted=None):
+  """Returns live answers to the test problems at one knob, as trajectories."""
+  noted = [] if noted is None else noted
+  engines = [_Counting(x, noted) for x in small_arena.make_engines()]
+  asked = live_answers.Asked(family.at(knob), 'x', knob, method.needs.protocol)
+  answering = small_arena.answering()
+  problems = small_arena.make().alone['test'].problems
+
+  async def all_of_them():
+    return [await asked.answer(answering, x, engines) for x in problems]
+
+  return asyncio.run(all_of_them())
+
+
+@parameterized.parameters(*registry.METHODS)
+class ConformanceTest(parameterized.TestCase):
+
+  def test_fitting_again_gives_the_same_routers(self, name):
+    method, found = _fitted(name)
+    again = harness.fit(method, small_arena.make(), method.settings[0], 0)
+    self.assertEqual(
+        [x.fingerprint for x in found], [x.fingerprint for x in again]
+    )
+    self.assertLen({x.fingerprint for x in found}, len(found))
+
+  def test_decisions_are_functions_of_the_trace(self, name):
+    method, found = _fitted(name)
+    traces = small_arena.make().traces(method.needs.protocol)
+    if not traces:
+      self.skipTest('It makes no decisions in escalate.')
+    for family in found:
+      for knob in _knobs(method, family):
+        live = family.at(knob)
+        forth = [live.decide(x) for x in traces]
+        back = [live.decide(x) for x in reversed(traces)][::-1]
+        fresh = [family.at(knob).decide(x) for x in traces]
+        self.assertEqual(forth, back)
+        self.assertEqual(forth, fresh)
+
+  def test_fit_sees_problems_of_train_only(self, name):
+    method = _load(name)
+    seen = []
+
+    def fit(train, **fields):
+      seen.extend(x.id for x in train.source.problems)
+      return method.fit(train, **fields)
+
+    def guarded(split, protocol):
+      asked.append(split)
+      return small_arena.sample(split, protocol)
+
+    asked = []
+    arena = small_arena.make(samples=guarded)
+    spied = dataclasses.replace(method, fit=fit)
+    harness.fit(spied, arena, method.settings[0], 0)
+    self.assertEqual(set(asked), {'train'})
+    train = {x.problem.id for x in small_arena.ladders('train')}
+    self.assertEqual(set(seen), train)
+
+  def test_extremes_of_the_knob(self, name):
+    method, found = _fitted(name)
+    test = small_arena.ladders('test')
+    texts = {
+        'small': [''.join(s.text for s in x.steps) for x in test],
+        'large': [x.text for y in test for x in y.completions if not x.step],
+    }
+    for family in found:
+      knobs = _knobs(method, family)
+      ends = (knobs[0], knobs[-1])
+      if not hasattr(family, 'knobs'):
+        ends = math.inf, -math.inf
+      for knob, model in zip(
+          ends, (method.lowest, method.highest), strict=True
+      ):
+        if model:
+          got = [x.text for x in _answers(method, family, knob)]
+          self.assertEqual(got, texts[model], f'at {knob}')
+
+  def test_every_call_is_charged(self, name):
+    method, found = _fitted(name)
+    for family in found[:1]:
+      for knob in _knobs(method, family)[::3]:
+        noted = []
+        answers = _answers(method, family, knob, noted)
+        calls = [
+            x
+            for answer in answers
+            for x in answer.calls
+            if x.route < small_arena.NUM_ROUTES
+        ]
+        for field in ('read', 'cached', 'written'):
+          self.assertEqual(
+              sum(getattr(x, field) for x in calls),
+              sum(getattr(x, field) for x in noted),
+              field,
+          )
+        self.assertNotIn('', {x.kind for x in calls})
+
+  def test_needs_are_declared(self, name):
+    method, found = _fitted(name)
+    needs = method.needs
+    traces = small_arena.make().traces(needs.protocol)
+    for family in found:
+      live = family.at(_knobs(method, family)[-1])
+      # Whoever asks an informant has declared what for.
+      if getattr(live, 'informant', None) is not None:
+        self.assertTrue(needs.step_score or needs.judge or needs.embedding)
+      self.assertEqual(hasattr(live, 'answer'), needs.protocol is None)
+      if needs.protocol is None:
+        continue
+      if not needs.log_probs:
+        for trace in traces:
+          self.assertEqual(live.decide(_silent(trace)), live.decide(trace))
+
+  def test_live_answers_are_what_records_say(self, name):
+    method, found = _fitted(name)
+    arena = small_arena.make()
+    for family in found:
+      is_replayed = hasattr(family, 'replay')
+      if not (harness.is_known(method, family) or is_replayed):
+        continue
+      knobs = _knobs(method, family)[::2]
+      known = harness.outcomes(method, family, knobs, arena, 'test', 0)
+      live = harness._live(method, family, knobs, arena, 'test', 0)
+      np.testing.assert_array_equal(known.correct, live.correct)
+      for metric in entries.ALL:
+        if metric != 'latency':  # Measured, so it differs from run to run.
+          np.testing.assert_allclose(
+              known.cost[metric], live.cost[metric], rtol=1e-9, err_msg=metric
+          )
+
+  def test_costs_follow_from_the_raw_records(self, name):
+    method, found = _fitted(name)
+    for family in found[-1:]:
+      knobs = _knobs(method, family)[::3]
+      found_cost = harness.outcomes(
+          method, family, knobs, small_arena.make(), 'test', 0
+      ).cost['price']
+      for k, knob in enumerate(knobs):
+        for n, answer in enumerate(_answers(method, family, knob)):
+          alone = small_arena.ladders('test')[n].completions
+          large = next(x for x in alone if x.step == 0)
+          self.assertAlmostEqual(
+              found_cost[k, n],
+              _dollars(answer.calls) / _dollars([_call(large)]),
+              places=9,
+          )
+
+
+def _dollars(calls):
+  """Prices calls, without the accounting of the package."""
+  total = 0.0
+  for call in calls:
+    spec = small_arena.ACCOUNTING.specs[call.route]
+    total += spec.price_input * call.read / 1e6
+    total += spec.price_cached * call.cached / 1e6
+    total += spec.price_output * call.written / 1e6
+  return total
+
+
+def _call(completion):
+  return types.Call(1, completion.read, completion.cached, completion.written)
+
+
+def _silent(trace):
+  """Returns a trace without log-probabilities."""
+  mute = lambda step: step and dataclasses.replace(
+      step, log_probs=np.zeros(0, np.float32)
+  )
+  return dataclasses.replace(
+      trace, steps=tuple(map(mute, trace.steps)), draft=mute(trace.draft)
+  )
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,142 @@
+"""A comparison in seconds: the scripted pair, its ladders, and live engines."""
+
+import asyncio
+import functools
+import zlib
+
+import numpy as np
+
+from routing import costs
+from routing.evaluation import harness
+from routing.evaluation import samples
+from routing.features import observation
+from routing.features import standardize
+from routing.grading import equivalence
+from routing.outcomes import live_answers
+from routing.rollout import collect
+from routing.rollout import driver
+from routing.routers import card as card_lib
+from routing.routers import learned
+from routing.routers import router
+from tests import scripted_pair
+
+SIZES = dict(train=40, select=24, test=16)
+NUM_ROUTES = 2
+FEATURES = observation.FeatureConfig(
+    groups=('confidence', 'progress', 'cost', 'text'),
+    num_routes=NUM_ROUTES,
+    max_decisions=8,
+    question_width=8,
+    step_width=8,
+)
+# The third model only informs: it has a price and writes nothing.
+ACCOUNTING = costs.Accounting(
+    scripted_pair.SPECS[:NUM_ROUTES]
+    + (costs.RouteSpec('informer', 100, 1, 4, 0.1, 0.01, 0.1),),
+    'price',
+    reference=1e-3,
+)
+SAMPLING = driver.Sampling()
+
+
+def log_probs(text: str) -> np.ndarray:
+  """Returns log-probabilities that differ from step to step."""
+  keys = [f'{text}{i}'.encode() for i in range(len(text))]
+  drawn = [zlib.crc32(x) % 1_000 / 500 for x in keys]
+  return -np.array(drawn, np.float32)
+
+
+def make_engines():
+  """Returns the engines of the pair."""
+  return scripted_pair.make_engines(NUM_ROUTES, log_probs=log_probs)
+
+
+@functools.cache
+def ladders(split):
+  """Returns the ladders of a split."""
+  found = {}
+  problems = scripted_pair.make_problems(sum(SIZES.values()))
+  names = list(SIZES)
+  start = sum(SIZES[x] for x in names[: names.index(split)])
+  asyncio.run(
+      collect.collect_ladders(
+          problems[start : start + SIZES[split]],
+          make_engines(),
+          found.__setitem__,
+          plan=collect.Plan(SAMPLING),
+          grade=equivalence.exact,
+          concurrency=8,
+      )
+  )
+  return [found[i] for i in range(SIZES[split])]
+
+
+@functools.cache
+def sample(split, protocol, embed=None):
+  """Returns a split as methods meet it."""
+  return samples.of_ladders(
+      ladders(split), FEATURES, ACCOUNTING, protocol, embed
+  )
+
+
+def untrained(seed, setting=None):
+  """Returns a learned router with random weights for this pair."""
+  del setting
+  fields = dict(kind='mlp', hidden=(5,), dropout=0.0)
+  size = FEATURES.size
+  rng = np.random.default_rng(seed)
+  # The layers of `networks.make_network`, for one policy.
+  shapes = dict(Dense_0=(size, 5), Dense_1=(5, NUM_ROUTES))
+  params = {
+      layer: dict(
+          kernel=rng.normal(size=(1, *shape)).astype(np.float32),
+          bias=np.zeros((1, shape[-1]), np.float32),
+      )
+      for layer, shape in shapes.items()
+  }
+  card = card_lib.Card(
+      specs=scripted_pair.SPECS[:NUM_ROUTES],
+      metric=ACCOUNTING.metric,
+      reference=ACCOUNTING.reference,
+      protocol=router.PEEK,
+      features=FEATURES,
+      network=fields,
+      form='budget',
+      levels=(0.5,),
+  )
+  statistics = standardize.Statistics(
+      np.zeros(size, np.float32), np.ones(size, np.float32)
+  )
+  return learned.LearnedRouter(card, params, statistics)
+
+
+def answering(seed=0, engines=make_engines):
+  """Returns how the pair answers live."""
+  return live_answers.Answering(
+      make_engines=engines,
+      protocol=router.PEEK,
+      accounting=ACCOUNTING,
+      sampling=SAMPLING,
+      grade=equivalence.exact,
+      seed=seed,
+      concurrency=4,
+  )
+
+
+def make(embed=None, **changes):
+  """Returns the arena."""
+  given = dict(
+      samples=lambda split, protocol: sample(split, protocol, embed),
+      alone={
+          split: samples.alone(sample(split, router.COMMIT), ladders(split))
+          for split in ('select', 'test')
+      },
+      accounting=ACCOUNTING,
+      answering=answering,
+      num_live=SIZES,
+      traces=lambda protocol: samples.some_traces(
+          ladders('test')[:4], ACCOUNTING, protocol, FEATURES.max_decisions
+      ),
+      grid_size=8,
+  )
+  return harness.Arena(**given | changes)

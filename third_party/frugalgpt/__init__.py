@@ -1,0 +1,1 @@
+"""FrugalGPT's cascade: a scorer accepts the small model's answer or not."""

@@ -1,0 +1,1 @@
+"""A router that asks how the models did on the nearest training questions."""

@@ -1,0 +1,1 @@
+"""RouteLLM: one choice per question, learnt from which model wins."""
