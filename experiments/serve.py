@@ -21,6 +21,7 @@ from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import split_on_disk
+from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
@@ -44,9 +45,10 @@ def settings(config: ml_collections.ConfigDict) -> settings_lib.Settings:
   """
   # Saved configurations from before there was a service have none.
   found = settings_lib.Settings(**config.get('serving', {}))
+  builders.check_routes(config)
   for route in builders.routes(config):
-    slots = route.settings.get('num_slots', found.concurrency)
-    if found.concurrency > slots:
+    slots = getattr(back_ends.settings(route), 'num_slots', None)
+    if slots and found.concurrency > slots:
       raise ValueError(
           f'serving.concurrency is {found.concurrency}; allowed: at most '
           f'num_slots of route {route.name!r}, {slots}.'
@@ -83,6 +85,15 @@ def check(
     raise ValueError(
         f'The router is for {[spec.name for spec in card.specs]}, the '
         f'configuration has the routes {names}.'
+    )
+  asked, trained = (
+      builders.sampling(config).max_decisions,
+      card.features.max_decisions,
+  )
+  if asked > trained:
+    raise ValueError(
+        f'protocol.max_decisions is {asked}; the router was trained for at '
+        f'most {trained}.'
     )
   split_on_disk.check_weights(
       card, builders.model_identities(config), 'The configuration is'

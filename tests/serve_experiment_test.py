@@ -147,6 +147,12 @@ class RefusedTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "'price'.*'flops'"):
       serve.check(config, learned.load('shipped'))
 
+  def test_more_decisions_than_the_router_was_trained_for(self):
+    config = arithmetic.get_config()
+    config.protocol.max_decisions = 9
+    with self.assertRaisesRegex(ValueError, 'max_decisions is 9.*most 8'):
+      serve.check(config, learned.load('shipped'))
+
   def test_more_answers_than_slots(self):
     config = arithmetic.get_config()
     config.serving.concurrency = 300

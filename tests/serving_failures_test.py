@@ -89,6 +89,27 @@ class FailuresTest(router_server.ServedCase):
         router_server.metric(client, 'routing_back_end_up', route=name), 1
     )
 
+  def test_a_model_asked_for_by_name_is_not_replaced(self):
+    flaky, _, client = self.flaky(1, fall_back='small')
+    flaky.is_down = True
+    for _ in range(2):
+      answer = client.post(
+          router_server.CHAT, json=router_server.body(model=router_server.LARGE)
+      )
+      self.assertEqual(answer.status_code, 503)
+
+  def test_a_stream_names_what_answers(self):
+    flaky, _, client = self.flaky(0, fall_back='large')
+    flaky.is_down = True
+    for _ in range(2):
+      answer = client.post(
+          router_server.CHAT, json=router_server.body(stream=True)
+      )
+      self.assertEqual(answer.headers['x-routing-model'], router_server.LARGE)
+      lines = [x[6:] for x in answer.text.split('\n\n') if x]
+      models = {json.loads(x)['model'] for x in lines[:-1]}
+      self.assertEqual(models, {router_server.LARGE})
+
   def test_a_failure_in_the_middle_costs_what_was_written(self):
     flaky, _, client = self.flaky(1, fall_back='small')
     flaky.is_down = True

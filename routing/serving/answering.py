@@ -159,17 +159,20 @@ class Service:
     needed = range(len(self.specs)) if choice.alone is None else [choice.alone]
     for route in needed:
       if self.health.is_down(route):
-        return 'back_end_down', self.fall_back(route)
+        return 'back_end_down', self.fall_back(choice, route)
     return None
 
-  def fall_back(self, route: int) -> points_lib.Choice:
-    """Returns what answers while the back end of a route is down.
+  def fall_back(
+      self, choice: points_lib.Choice, route: int
+  ) -> points_lib.Choice:
+    """Returns what answers for a choice while the back end of a route is down.
 
     Raises:
       refusals.Refusal: if nothing does.
     """
     name = self.settings.fall_back
-    if name != 'none':
+    # A model that was asked for by its name is not replaced by another.
+    if name != 'none' and choice.alone is None:
       last = len(self.specs) - 1 if name == 'large' else 0
       return self._without(route, self.points.alone(last))
     raise self._down(route)
@@ -194,43 +197,39 @@ class Service:
     for kind in ('read', 'cached', 'written'):
       self.metrics.tokens.labels(name, kind).inc(getattr(usage, kind))
 
-  async def drive(
-      self, question: Question, record: record_lib.Record
-  ) -> points_lib.Choice:
-    """Answers a question; the record has the answer.
-
-    Returns:
-      What has answered in the end.
+  async def drive(self, question: Question, writing: 'Writing') -> None:
+    """Answers a question; `writing` then has the answer, and what answered.
 
     Raises:
       refusals.Refusal: if it cannot be answered.
     """
-    choice = question.choice
-    if (trouble := self.in_trouble(choice)) is not None:
-      choice = self._fall_back_to(*trouble, record)
+    if (trouble := self.in_trouble(question.choice)) is not None:
+      self._fall_back_to(*trouble, writing)
     try:
-      await self._answer(question, choice, record)
+      await self._answer(question, writing.choice, writing.record)
     except back_ends.BackEndDown as error:
+      # The failure may come from the end of a session whose client has gone.
+      if asyncio.current_task().cancelling():
+        raise
       # Steps that a client has seen are not taken back.
-      if question.is_shown and not record.is_empty:
+      is_seen = question.is_shown and not writing.record.is_empty
+      if is_seen or writing.choice is not question.choice:
         raise self._down(error.route) from error
-      choice = self._fall_back_to(
-          'back_end_down', self.fall_back(error.route), record
-      )
+      other = self.fall_back(question.choice, error.route)
+      self._fall_back_to('back_end_down', other, writing)
       try:
-        await self._answer(question, choice, record)
+        await self._answer(question, other, writing.record)
       except back_ends.BackEndDown as second:
         raise self._down(second.route) from second
-    return choice
 
   def _fall_back_to(
-      self, reason: str, choice: points_lib.Choice, record: record_lib.Record
-  ) -> points_lib.Choice:
+      self, reason: str, choice: points_lib.Choice, writing: 'Writing'
+  ) -> None:
     """Notes that another choice answers, from the beginning."""
     self.metrics.fall_backs.labels(reason).inc()
     monitoring.log('fall_back', level='WARNING', reason=reason, to=choice.name)
-    record.restart(choice.threshold_at)
-    return choice
+    writing.choice = choice
+    writing.record.restart(choice.threshold_at)
 
   async def _answer(
       self,
@@ -273,6 +272,8 @@ class Service:
     """Keeps a finished answer for its feedback; may answer it a second time."""
     is_shadowed = (
         writing.choice.alone is None
+        # Under load fewer have one: that says nothing of how good they are.
+        and len(self._shadows) <= self.settings.queue
         and self._rng.random() < self.settings.shadow_share
     )
     largest = len(self.specs) - 1
@@ -321,7 +322,7 @@ class Writing:
 
   Attributes:
     record: what is known of the answer so far.
-    choice: what answers; known for sure only after the last step.
+    choice: what answers; another one after a fall-back.
   """
 
   def __init__(self, service: Service, question: Question):
@@ -350,7 +351,7 @@ class Writing:
     while (step := await self._steps.get()) is not None:
       yield step
     if not self._task.cancelled():  # Given up by `end`.
-      self.choice = await self._task
+      await self._task
 
   @functools.cached_property
   def large_alone(self) -> dict[str, float | None]:
@@ -378,11 +379,11 @@ class Writing:
       await self._task
     self.record.close()
 
-  async def _run(self) -> points_lib.Choice:
+  async def _run(self) -> None:
     """Waits for a turn, and answers."""
     async with self._service.room.turn():
       self.record.begin()
       try:
-        return await self._service.drive(self._question, self.record)
+        await self._service.drive(self._question, self)
       finally:
         self.record.close()

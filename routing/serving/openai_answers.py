@@ -268,9 +268,10 @@ def _usage(answers: Sequence[Answer]) -> dict[str, int]:
 
   What all models read and wrote besides, drafts included, is in `routing`.
   """
-  # The answers to one question read it once, as the client sees it.
-  prompts = {x.question.text: x.writing.record.prompt_tokens for x in answers}
-  prompt = sum(prompts.values())
+  # The `n` answers to one question read it once, as the client sees it.
+  prompt = sum(
+      x.writing.record.prompt_tokens for x in answers if not x.question.sample
+  )
   completion = sum(x.writing.record.completion_tokens for x in answers)
   return {
       'prompt_tokens': prompt,
