@@ -274,9 +274,11 @@ class _Stream(responses.StreamingResponse):
   async def _lines(self) -> AsyncIterator[str]:
     """Yields the lines of the events."""
     try:
-      yield _line(self._first)
+      event = self._first
+      yield _line(event)
       async for event in self._events:
         yield _line(event)
+      note(self._request, cost=event['routing']['cost'])  # Of the last chunk.
     except Exception as error:
       # The status is sent already, so that the error is an event.
       yield _line(_as_refusal(self._request, error).body())
