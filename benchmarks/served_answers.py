@@ -12,7 +12,6 @@ of other sizes.
 import asyncio
 from collections.abc import Sequence
 import json
-import socket
 import time
 from typing import Any
 
@@ -68,23 +67,11 @@ async def evaluated(
       await engine.close()
 
 
-def free_port() -> socket.socket:
-  """Returns a socket that listens at a free port of this machine."""
-  # asyncio turns off Nagle's algorithm only where the protocol is named. With
-  # it, each response would wait 40 ms for an acknowledgement.
-  listener = socket.socket(
-      socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-  )
-  listener.bind(('127.0.0.1', 0))
-  listener.listen(1_024)
-  return listener
-
-
 async def served(
     service: answering.Service, point: str, problems: Sequence[types.Problem]
 ) -> list[dict[str, Any]]:
   """Returns the bodies of the responses to the problems, over HTTP."""
-  listener = free_port()
+  listener = serve.bind('127.0.0.1', 0)
   app = app_lib.create(service, keys_lib.Keyring())
   server = uvicorn.Server(
       uvicorn.Config(app, log_config=None, access_log=False, lifespan='off')
