@@ -57,7 +57,7 @@ class PageTest(absltest.TestCase):
   def test_from_nothing_to_an_answer(self):
     first, second = _blocks('bash')
     install, command = first.splitlines()
-    # What it asks for is here, at the versions of constraints.txt. Newer Pythons
+    # All that it asks for is here, as constraints.txt has it. Newer Pythons
     # make environments without setuptools, which pip would have to load.
     if importlib.util.find_spec('setuptools') is not None:
       subprocess.run(

@@ -11,21 +11,22 @@ from routing.engines import engine as engine_lib
 from routing.serving import answering
 from routing.serving import points as points_lib
 from routing.serving import stop_strings
+from routing.serving import writing as writing_lib
 
 
 @dataclasses.dataclass
 class Answer:
   """An answer as far as it was read for the client.
 
-  question, writing: see `answering`.
+  question, writing: see `serving.writing`.
   text: what the client gets, up to a stop string.
   held: what follows in the text, but may begin a stop string.
   is_stopped: whether a stop string has ended the answer.
   num_sent: number of steps that were sent.
   """
 
-  question: answering.Question
-  writing: answering.Writing
+  question: writing_lib.Question
+  writing: writing_lib.Writing
   text: str = ''
   held: str = ''
   is_stopped: bool = False
