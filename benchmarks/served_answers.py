@@ -12,7 +12,6 @@ of other sizes.
 import asyncio
 from collections.abc import Sequence
 import json
-import socket
 import time
 from typing import Any
 
@@ -72,7 +71,7 @@ async def served(
     service: answering.Service, point: str, problems: Sequence[types.Problem]
 ) -> list[dict[str, Any]]:
   """Returns the bodies of the responses to the problems, over HTTP."""
-  listener = socket.create_server(('127.0.0.1', 0))
+  listener = serve.bind('127.0.0.1', 0)
   app = app_lib.create(service, keys_lib.Keyring())
   server = uvicorn.Server(
       uvicorn.Config(app, log_config=None, access_log=False, lifespan='off')

@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import pathlib
 import signal
+import socket
 
 from absl import flags
 import ml_collections
@@ -21,6 +22,7 @@ from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import split_on_disk
+from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
@@ -44,9 +46,10 @@ def settings(config: ml_collections.ConfigDict) -> settings_lib.Settings:
   """
   # Saved configurations from before there was a service have none.
   found = settings_lib.Settings(**config.get('serving', {}))
+  builders.check_routes(config)
   for route in builders.routes(config):
-    slots = route.settings.get('num_slots', found.concurrency)
-    if found.concurrency > slots:
+    slots = getattr(back_ends.settings(route), 'num_slots', None)
+    if slots and found.concurrency > slots:
       raise ValueError(
           f'serving.concurrency is {found.concurrency}; allowed: at most '
           f'num_slots of route {route.name!r}, {slots}.'
@@ -83,6 +86,15 @@ def check(
     raise ValueError(
         f'The router is for {[spec.name for spec in card.specs]}, the '
         f'configuration has the routes {names}.'
+    )
+  asked, trained = (
+      builders.sampling(config).max_decisions,
+      card.features.max_decisions,
+  )
+  if asked > trained:
+    raise ValueError(
+        f'protocol.max_decisions is {asked}; the router was trained for at '
+        f'most {trained}.'
     )
   split_on_disk.check_weights(
       card, builders.model_identities(config), 'The configuration is'
@@ -136,6 +148,33 @@ def check_host(host: str, keys: tuple[keys_lib.Key, ...]) -> None:
     )
 
 
+def bind(host: str, port: int) -> socket.socket:
+  """Returns a socket that is bound to an address; 0 = any free port.
+
+  Raises:
+    ValueError: if the address does not exist here, or is taken.
+  """
+  try:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    )[0]
+    # asyncio turns off Nagle's algorithm only where the protocol is named. With
+    # it, each response would wait 40 ms for an acknowledgement.
+    found = socket.socket(family, kind, protocol)
+    try:
+      found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      found.bind(address)
+    except OSError:
+      found.close()
+      raise
+  except OSError as error:
+    raise ValueError(
+        f'--host={host} --port={port}: {error.strerror}. Name another port, or '
+        'end what listens there.'
+    ) from error
+  return found
+
+
 class _Server(uvicorn.Server):
   """A server that ends by returning when it is told to stop.
 
@@ -175,13 +214,12 @@ async def serve(
     state: see `open_service`.
   """
   check_host(host, keys)
+  listener = bind(host, port)  # Before models are loaded: it may be taken.
   async with open_service(config, router, state) as service:
     app = app_lib.create(service, keys_lib.Keyring(keys))
     server = _Server(
         uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_config=None,
             # Our own log has a line per request, without what is in its path.
             access_log=False,
@@ -190,7 +228,7 @@ async def serve(
         )
     )
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
-    await server.serve()
+    await server.serve(sockets=[listener])
     monitoring.log('stop')
 
 

@@ -85,7 +85,6 @@ class BatchedDecisionsTest(parameterized.TestCase):
       ('mlp', False, 7),
       ('mlp', True, 7),
       ('gru', False, 3),
-      ('attention', False, 3),
   )  # pyformat: disable
   def test_equal_to_the_router_alone(self, kind, is_conditioned, count):
     router = _router(kind, is_conditioned)

@@ -7,7 +7,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing.features import observation
-from routing.routers import learned
+from routing.routers import action_probabilities
 from tests import learned_memory_test
 from tests import learned_test
 
@@ -122,10 +122,10 @@ class RestrictedTest(parameterized.TestCase):
     router = learned_test._router()
     rows = _rows(router)
     router.restricted_to((0, 1)).probabilities(rows)
-    size = learned._probabilities._cache_size()
+    size = action_probabilities.of_one._cache_size()
     for routes in ((0, 2), (0, 1)):
       router.restricted_to(routes).probabilities(rows)
-    self.assertEqual(learned._probabilities._cache_size(), size)
+    self.assertEqual(action_probabilities.of_one._cache_size(), size)
 
   def test_the_original_is_unchanged(self):
     router = learned_test._router()

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import pathlib
 import re
-import socket
 import threading
 import time
 
@@ -19,6 +18,7 @@ import numpy as np
 import openai
 import uvicorn
 
+from experiments import serve
 from routing import protocols
 from routing.features import observation
 from routing.features import standardize
@@ -154,11 +154,11 @@ def running(
     keys: tuple[keys_lib.Key, ...] = (),
 ) -> Iterator[Running]:
   """Serves what `make` returns on a free port, until the context ends."""
-  listener = socket.create_server(('127.0.0.1', 0))
+  listener = serve.bind('127.0.0.1', 0)
   port = listener.getsockname()[1]
   found, is_up = {}, threading.Event()
 
-  async def serve():
+  async def run_service():
     service = make()
     server = uvicorn.Server(
         uvicorn.Config(
@@ -183,7 +183,7 @@ def running(
 
   def run():
     try:
-      asyncio.run(serve())
+      asyncio.run(run_service())
     finally:
       is_up.set()
 

@@ -5,7 +5,6 @@ import socket
 import time
 
 from absl.testing import absltest
-import pytest
 
 from benchmarks import served_answers
 from configs import arithmetic
@@ -50,7 +49,6 @@ class _Counter:
     return is_assigned
 
 
-@pytest.mark.usefixtures('lightly_optimized')
 class EmbeddedTest(absltest.TestCase):
 
   @classmethod

@@ -89,6 +89,27 @@ class FailuresTest(router_server.ServedCase):
         router_server.metric(client, 'routing_back_end_up', route=name), 1
     )
 
+  def test_a_model_asked_for_by_name_is_not_replaced(self):
+    flaky, _, client = self.flaky(1, fall_back='small')
+    flaky.is_down = True
+    for _ in range(2):
+      answer = client.post(
+          router_server.CHAT, json=router_server.body(model=router_server.LARGE)
+      )
+      self.assertEqual(answer.status_code, 503)
+
+  def test_a_stream_names_what_answers(self):
+    flaky, _, client = self.flaky(0, fall_back='large')
+    flaky.is_down = True
+    for _ in range(2):
+      answer = client.post(
+          router_server.CHAT, json=router_server.body(stream=True)
+      )
+      self.assertEqual(answer.headers['x-routing-model'], router_server.LARGE)
+      lines = [x[6:] for x in answer.text.split('\n\n') if x]
+      models = {json.loads(x)['model'] for x in lines[:-1]}
+      self.assertEqual(models, {router_server.LARGE})
+
   def test_a_failure_in_the_middle_costs_what_was_written(self):
     flaky, _, client = self.flaky(1, fall_back='small')
     flaky.is_down = True
@@ -177,9 +198,10 @@ class ClientsTest(router_server.ServedCase):
     self.assertEqual(engines[0].num_in_flight, 0)
     time.sleep(0.3)
     self.assertLen(engines[0].requests, 2)  # Five more would have followed.
-    # The first step was paid: it read 5 tokens and wrote 4.
+    # The first step was paid: it read 5 tokens and wrote 4. Of the second, the
+    # prompt of 9: this back end says nothing of a call that was given up.
     used = client.get('/v1/usage').json()['models'][router_server.SMALL]
-    self.assertEqual((used['read'], used['written']), (5, 4))
+    self.assertEqual((used['read'], used['written']), (5 + 9, 4))
     router_server.until(
         lambda: router_server.metric(
             client, 'routing_unfinished_answers_total', reason='client gone'

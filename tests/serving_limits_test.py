@@ -146,6 +146,16 @@ class LimitsTest(router_server.ServedCase):
     answer = client.options(router_server.CHAT, headers=headers)
     self.assertNotIn(name, answer.headers)
 
+  def test_a_page_cannot_send_what_needs_no_permission(self):
+    # A browser sends this type to other origins without asking them.
+    _, client = self.serve()
+    answer = client.post(
+        router_server.CHAT,
+        content=json.dumps(router_server.body()),
+        headers={'content-type': 'text/plain'},
+    )
+    self.assertEqual(answer.status_code, 400)
+
   def test_a_full_queue_says_when_to_come_again(self):
     engines = scripted_pair.make_engines(2, delay=0.1)
     running, client = self.serve(engines=engines, concurrency=1, queue=1)

@@ -92,6 +92,22 @@ class RenamedFieldsTest(absltest.TestCase):
     )
 
 
+class ServingTest(absltest.TestCase):
+
+  def test_how_answers_are_served_is_no_part_of_a_directory(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    config = arithmetic.get_config('smoke')
+    content = json.loads(config.to_json_best_effort())
+    del content['serving']  # From before there was a service.
+    (workdir / 'config.json').write_text(json.dumps(content))
+    self.assertEqual(workdirs.claim(workdir, config), workdir)
+    config.serving.queue = 7
+    self.assertEqual(workdirs.claim(workdir, config), workdir)
+    config.seed = 7
+    with self.assertRaisesRegex(ValueError, 'seed is 0 there, 7'):
+      workdirs.claim(workdir, config)
+
+
 class EnvironmentTest(absltest.TestCase):
 
   def test_what_vllm_prints_is_not_part_of_a_configuration(self):

@@ -72,6 +72,7 @@ class EmbeddedEngine:
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
+        tells_steps=True,
     )
     largest = jitted_batches.BATCH_BUCKETS[-1]
     if not 1 <= max_batch <= largest:

@@ -35,6 +35,7 @@ class Capabilities:
     and the token ids of its steps are the model's.
   reports_cached: the engine reports how many prompt tokens came from its prefix
     cache.
+  tells_steps: the engine calls `Request.on_step`.
   prefix_cache: the rules by which the engine caches the text of a session.
   """
 
@@ -44,6 +45,7 @@ class Capabilities:
   seeds: bool
   counts_tokens: bool
   reports_cached: bool
+  tells_steps: bool = False
   # By default a cache holds the latest sequence of a session, token by token,
   # as in the embedded engine. The vLLM engine declares blocks instead.
   prefix_cache: prefix_cache_lib.PrefixCache = prefix_cache_lib.PrefixCache()

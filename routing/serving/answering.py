@@ -5,12 +5,10 @@ from collections.abc import AsyncIterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import random
 from typing import Any
 
-from routing import costs
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.outcomes import live_answers
@@ -27,34 +25,11 @@ from routing.serving import refusals
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
 from routing.serving import waiting_room
+from routing.serving import writing as writing_lib
 
 # Who pays in the ledger for answers that no client asked for; no key can be
 # called so.
 SHADOW = '(shadow)'
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-  """A question and how it is to be answered.
-
-  id: of the answer, under which feedback may come.
-  text: the question.
-  choice: what answers.
-  sampling: temperature and limits.
-  seed: of the sampling.
-  sample: index among several answers to the question.
-  owner: name of the key that pays.
-  is_shown: whether steps are shown as they come, and cannot be taken back.
-  """
-
-  id: str
-  text: str
-  choice: points_lib.Choice
-  sampling: driver.Sampling
-  seed: int
-  sample: int = 0
-  owner: str = ''
-  is_shown: bool = False
 
 
 class Service:
@@ -159,17 +134,20 @@ class Service:
     needed = range(len(self.specs)) if choice.alone is None else [choice.alone]
     for route in needed:
       if self.health.is_down(route):
-        return 'back_end_down', self.fall_back(route)
+        return 'back_end_down', self.fall_back(choice, route)
     return None
 
-  def fall_back(self, route: int) -> points_lib.Choice:
-    """Returns what answers while the back end of a route is down.
+  def fall_back(
+      self, choice: points_lib.Choice, route: int
+  ) -> points_lib.Choice:
+    """Returns what answers for a choice while the back end of a route is down.
 
     Raises:
       refusals.Refusal: if nothing does.
     """
     name = self.settings.fall_back
-    if name != 'none':
+    # A model that was asked for by its name is not replaced by another.
+    if name != 'none' and choice.alone is None:
       last = len(self.specs) - 1 if name == 'large' else 0
       return self._without(route, self.points.alone(last))
     raise self._down(route)
@@ -194,47 +172,65 @@ class Service:
     for kind in ('read', 'cached', 'written'):
       self.metrics.tokens.labels(name, kind).inc(getattr(usage, kind))
 
-  async def drive(
-      self, question: Question, record: record_lib.Record
-  ) -> points_lib.Choice:
-    """Answers a question; the record has the answer.
+  def pay_given_up(
+      self, question: writing_lib.Question, record: record_lib.Record
+  ) -> None:
+    """Pays for the call in progress of an answer that was given up.
 
-    Returns:
-      What has answered in the end.
+    A back end that tells nothing before the end of a call never says what this
+    one has used: the whole prompt is counted as read, and no text.
+    """
+    if record.in_call is None:
+      return
+    engine = self.engines[record.in_call]
+    if not engine.capabilities.tells_steps:
+      read = (
+          engine.count_tokens(question.text, record.text)
+          if engine.capabilities.counts_tokens
+          # There are about four bytes to a token.
+          else len((question.text + record.text).encode()) // 4
+      )
+      self.pay(question.owner, types.Usage(engine.route, read, 0, 0))
+
+  async def drive(
+      self, question: writing_lib.Question, writing: writing_lib.Writing
+  ) -> None:
+    """Answers a question; `writing` then has the answer, and what answered.
 
     Raises:
       refusals.Refusal: if it cannot be answered.
     """
-    choice = question.choice
-    if (trouble := self.in_trouble(choice)) is not None:
-      choice = self._fall_back_to(*trouble, record)
+    if (trouble := self.in_trouble(question.choice)) is not None:
+      self._fall_back_to(*trouble, writing)
     try:
-      await self._answer(question, choice, record)
+      await self._answer(question, writing.choice, writing.record)
     except back_ends.BackEndDown as error:
+      # The failure may come from the end of a session whose client has gone.
+      if asyncio.current_task().cancelling():
+        raise
       # Steps that a client has seen are not taken back.
-      if question.is_shown and not record.is_empty:
+      is_seen = question.is_shown and not writing.record.is_empty
+      if is_seen or writing.choice is not question.choice:
         raise self._down(error.route) from error
-      choice = self._fall_back_to(
-          'back_end_down', self.fall_back(error.route), record
-      )
+      other = self.fall_back(question.choice, error.route)
+      self._fall_back_to('back_end_down', other, writing)
       try:
-        await self._answer(question, choice, record)
+        await self._answer(question, other, writing.record)
       except back_ends.BackEndDown as second:
         raise self._down(second.route) from second
-    return choice
 
   def _fall_back_to(
-      self, reason: str, choice: points_lib.Choice, record: record_lib.Record
-  ) -> points_lib.Choice:
+      self, reason: str, choice: points_lib.Choice, writing: writing_lib.Writing
+  ) -> None:
     """Notes that another choice answers, from the beginning."""
     self.metrics.fall_backs.labels(reason).inc()
     monitoring.log('fall_back', level='WARNING', reason=reason, to=choice.name)
-    record.restart(choice.threshold_at)
-    return choice
+    writing.choice = choice
+    writing.record.restart(choice.threshold_at)
 
   async def _answer(
       self,
-      question: Question,
+      question: writing_lib.Question,
       choice: points_lib.Choice,
       record: record_lib.Record,
   ) -> None:
@@ -261,18 +257,24 @@ class Service:
       ) from error
 
   @contextlib.asynccontextmanager
-  async def writing(self, question: Question) -> AsyncIterator['Writing']:
+  async def writing(
+      self, question: writing_lib.Question
+  ) -> AsyncIterator[writing_lib.Writing]:
     """Lets a question be answered in its turn; ends it with the context."""
-    writing = Writing(self, question)
+    writing = writing_lib.Writing(self, question)
     try:
       yield writing
     finally:
       await writing.end()
 
-  def remember(self, question: Question, writing: 'Writing') -> None:
+  def remember(
+      self, question: writing_lib.Question, writing: writing_lib.Writing
+  ) -> None:
     """Keeps a finished answer for its feedback; may answer it a second time."""
     is_shadowed = (
         writing.choice.alone is None
+        # Under load fewer have one: that says nothing of how good they are.
+        and len(self._shadows) <= self.settings.queue
         and self._rng.random() < self.settings.shadow_share
     )
     largest = len(self.specs) - 1
@@ -289,7 +291,7 @@ class Service:
       self._shadows.add(task)
       task.add_done_callback(self._shadows.discard)
 
-  async def _shadow(self, question: Question) -> None:
+  async def _shadow(self, question: writing_lib.Question) -> None:
     """Has the largest model alone answer a question, for its feedback."""
     choice = self.points.alone(len(self.specs) - 1)
     record = record_lib.Record(
@@ -310,79 +312,3 @@ class Service:
       return
     self.metrics.shadows.inc()
     self.store.add_shadow(question.id, record.text)
-
-
-class Writing:
-  """One answer while it is being written.
-
-  Args:
-    service: writes it.
-    question: the question.
-
-  Attributes:
-    record: what is known of the answer so far.
-    choice: what answers; known for sure only after the last step.
-  """
-
-  def __init__(self, service: Service, question: Question):
-    self._service, self._question = service, question
-    self._steps: asyncio.Queue[types.Step | None] = asyncio.Queue()
-    self.choice = question.choice
-    self.record = record_lib.Record(
-        service.specs,
-        question.choice.threshold_at,
-        finders=question.sampling.finders,
-        pay=lambda usage: service.pay(question.owner, usage),
-        on_step=self._steps.put_nowait,
-    )
-    self._task = asyncio.get_running_loop().create_task(self._run())
-    self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
-
-  async def steps(self) -> AsyncIterator[types.Step]:
-    """Yields the steps of the answer as they come.
-
-    If another model has to begin anew, steps come again from the first;
-    `record` then has the right ones. That is never so where steps are shown.
-
-    Raises:
-      refusals.Refusal: if the answer fails.
-    """
-    while (step := await self._steps.get()) is not None:
-      yield step
-    if not self._task.cancelled():  # Given up by `end`.
-      self.choice = await self._task
-
-  @functools.cached_property
-  def large_alone(self) -> dict[str, float | None]:
-    """What the largest model alone would have cost, estimated; at the end.
-
-    It reads the question and writes an answer of the same length. Cost metric
-    -> cost; None for latency, which does not follow from lengths.
-    """
-    large, record = self._service.engines[-1], self.record
-    read = record.prompt_tokens
-    if large.capabilities.counts_tokens:
-      read = large.count_tokens(self._question.text, '')
-    usage = types.Usage(large.route, read, 0, record.completion_tokens)
-    return {
-        metric: None
-        if metric == 'latency'
-        else float(costs.call_cost(usage, self._service.specs[-1], metric))
-        for metric in costs.COST_METRICS
-    }
-
-  async def end(self) -> None:
-    """Gives the answer up, unless it is finished, and waits until it has."""
-    self._task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-      await self._task
-    self.record.close()
-
-  async def _run(self) -> points_lib.Choice:
-    """Waits for a turn, and answers."""
-    async with self._service.room.turn():
-      self.record.begin()
-      try:
-        return await self._service.drive(self._question, self.record)
-      finally:
-        self.record.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 import contextlib
 import json
 import time
@@ -50,7 +50,7 @@ def create(
   app.add_exception_handler(refusals.Refusal, _refused)
   app.add_exception_handler(exceptions.RequestValidationError, _invalid)
   app.add_exception_handler(starlette_exceptions.HTTPException, _http)
-  app.add_exception_handler(Exception, _failed)
+  app.add_exception_handler(Exception, _refused)
   if service.settings.cors_origins:
     app.add_middleware(
         cors.CORSMiddleware,
@@ -213,10 +213,10 @@ async def _complete(
   except BaseException:
     await events.aclose()
     raise
-  return _Stream(request, first, events, exchange.choice.name)
+  return _Stream(request, first, events)
 
 
-async def _or_gone(request: fastapi.Request, work: Coroutine) -> Any:
+async def _or_gone(request: fastapi.Request, work: Awaitable) -> Any:
   """Returns the result of `work`, which ends when the client goes away."""
   task = asyncio.ensure_future(work)
   gone = asyncio.ensure_future(_gone(request))
@@ -248,7 +248,6 @@ class _Stream(responses.StreamingResponse):
       request: fastapi.Request,
       first: dict[str, Any],
       events: AsyncIterator[dict[str, Any]],
-      model: str,
   ):
     super().__init__(
         self._lines(),
@@ -256,7 +255,7 @@ class _Stream(responses.StreamingResponse):
         headers={
             'cache-control': 'no-store',
             'x-accel-buffering': 'no',  # Or a proxy would hold steps back.
-            'x-routing-model': model,
+            'x-routing-model': first['model'],
         },
     )
     self._request, self._first, self._events = request, first, events
@@ -275,9 +274,11 @@ class _Stream(responses.StreamingResponse):
   async def _lines(self) -> AsyncIterator[str]:
     """Yields the lines of the events."""
     try:
-      yield _line(self._first)
+      event = self._first
+      yield _line(event)
       async for event in self._events:
         yield _line(event)
+      note(self._request, cost=event['routing']['cost'])  # Of the last chunk.
     except Exception as error:
       # The status is sent already, so that the error is an event.
       yield _line(_as_refusal(self._request, error).body())
@@ -315,9 +316,6 @@ async def _refused(
   if refusal.status == 401:
     headers['www-authenticate'] = 'Bearer'
   return responses.JSONResponse(refusal.body(), refusal.status, headers)
-
-
-_failed = _refused
 
 
 async def _invalid(

@@ -93,26 +93,16 @@ class BatchedDecisions:
       batch = waiting[start : start + SIZES[-1]]
       self._on_batch(len(batch))
       try:
-        made = self._make(batch)
+        rows = self._probabilities(batch) if len(batch) > 1 else [None]
       except Exception as error:  # The callers get it, each in its answer.
         for each in batch:
-          if not each.future.done():
-            each.future.set_exception(error)
+          _settle(each.future, error)
         continue
-      for each, decision in zip(batch, made, strict=True):
-        if not each.future.done():  # Its caller may have given up.
-          each.future.set_result(decision)
-
-  def _make(self, batch: list[_Waiting]) -> list[types.Decision]:
-    """Returns the decisions of a batch."""
-    if len(batch) == 1:
-      return [batch[0].router.decide(batch[0].trace)]
-    return [
-        x.router.decide(x.trace)
-        if _is_close(x, row)
-        else x.router.decide_from(row, x.trace)
-        for x, row in zip(batch, self._probabilities(batch), strict=True)
-    ]
+      for each, row in zip(batch, rows, strict=True):
+        try:
+          _settle(each.future, _decision(each, row))
+        except ValueError as error:  # It concerns this decision alone.
+          _settle(each.future, error)
 
   def _probabilities(self, batch: list[_Waiting]) -> list[np.ndarray]:
     """Returns the `[A]` action probabilities of each decision of a batch."""
@@ -129,6 +119,26 @@ class BatchedDecisions:
     return [
         rows[len(x.trace.steps)] for x, rows in zip(batch, found, strict=False)
     ]
+
+
+def _settle(future: asyncio.Future, result: types.Decision | Exception) -> None:
+  """Gives a caller its decision, or an error, unless it has given up."""
+  if future.done():
+    return
+  if isinstance(result, Exception):
+    future.set_exception(result)
+  else:
+    future.set_result(result)
+
+
+def _decision(
+    waiting: _Waiting, probabilities: np.ndarray | None
+) -> types.Decision:
+  """Returns a decision, from its row of a batch where that is exact enough."""
+  router, trace = waiting.router, waiting.trace
+  if probabilities is None or _is_close(waiting, probabilities):
+    return router.decide(trace)
+  return router.decide_from(probabilities, trace)
 
 
 def _is_close(waiting: _Waiting, probabilities: np.ndarray) -> bool:

@@ -19,6 +19,7 @@ from routing.serving import openai_answers
 from routing.serving import openai_schema
 from routing.serving import refusals
 from routing.serving import stop_strings
+from routing.serving import writing as writing_lib
 
 
 class Exchange:
@@ -78,7 +79,7 @@ class Exchange:
 
   def _questions(
       self, texts: Sequence[str], key: keys_lib.Key
-  ) -> Iterable[answering.Question]:
+  ) -> Iterable[writing_lib.Question]:
     """Yields the questions, `n` times each."""
     service, body = self.service, self.body
     sampling = service.sampling(body.temperature, body.limit())
@@ -97,7 +98,7 @@ class Exchange:
         )
       service.check_question(text, body.QUESTION_FIELD)
       for sample in range(body.n or 1):
-        yield answering.Question(
+        yield writing_lib.Question(
             id=self.id,
             text=text,
             choice=self.choice,
@@ -142,7 +143,7 @@ class Exchange:
                 await answer.writing.end()
 
   async def _open(
-      self, stack: contextlib.AsyncExitStack, question: answering.Question
+      self, stack: contextlib.AsyncExitStack, question: writing_lib.Question
   ) -> openai_answers.Answer:
     """Begins an answer, which ends with the stack."""
     writing = await stack.enter_async_context(self.service.writing(question))

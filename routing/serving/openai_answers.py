@@ -11,21 +11,22 @@ from routing.engines import engine as engine_lib
 from routing.serving import answering
 from routing.serving import points as points_lib
 from routing.serving import stop_strings
+from routing.serving import writing as writing_lib
 
 
 @dataclasses.dataclass
 class Answer:
   """An answer as far as it was read for the client.
 
-  question, writing: see `answering`.
+  question, writing: see `serving.writing`.
   text: what the client gets, up to a stop string.
   held: what follows in the text, but may begin a stop string.
   is_stopped: whether a stop string has ended the answer.
   num_sent: number of steps that were sent.
   """
 
-  question: answering.Question
-  writing: answering.Writing
+  question: writing_lib.Question
+  writing: writing_lib.Writing
   text: str = ''
   held: str = ''
   is_stopped: bool = False
@@ -268,9 +269,10 @@ def _usage(answers: Sequence[Answer]) -> dict[str, int]:
 
   What all models read and wrote besides, drafts included, is in `routing`.
   """
-  # The answers to one question read it once, as the client sees it.
-  prompts = {x.question.text: x.writing.record.prompt_tokens for x in answers}
-  prompt = sum(prompts.values())
+  # The `n` answers to one question read it once, as the client sees it.
+  prompt = sum(
+      x.writing.record.prompt_tokens for x in answers if not x.question.sample
+  )
   completion = sum(x.writing.record.completion_tokens for x in answers)
   return {
       'prompt_tokens': prompt,

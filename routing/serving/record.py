@@ -47,6 +47,7 @@ class Record(watching.Watcher):
     calls: the calls that have ended.
     text: the answer so far, as far as it was shown.
     decided_routes: the route of each decision.
+    in_call: route of the call in progress; None = there is none.
     waited: seconds spent waiting for back ends.
     first_step_after: seconds until the first step was shown, those in the queue
       included; None = not yet.
@@ -77,6 +78,7 @@ class Record(watching.Watcher):
     self._kind, self._is_closed, self._has_answer = '', False, False
     self._created = self._start = self._asked_at = clock()
     self.decided_routes: list[int] = []
+    self.in_call: int | None = None
     self.waited = 0.0
     self.first_step_after: float | None = None
     self.seconds: float | None = None
@@ -92,7 +94,7 @@ class Record(watching.Watcher):
 
   def asked(self, kind: str, route: int) -> None:
     """Notes that a call begins; see `watching.Watcher`."""
-    self._kind, self._place = kind, 0
+    self._kind, self._place, self.in_call = kind, 0, route
     self._told, self._ahead = [], []
     self._asked_at = self._clock()
 
@@ -114,6 +116,7 @@ class Record(watching.Watcher):
   def called(self, call: types.Call) -> None:
     """Pays for what the call used and did not tell; see `watching.Watcher`."""
     if call.kind != 'wasted':
+      self.in_call = None
       self.waited += self._clock() - self._asked_at
       rest = {
           name: max(

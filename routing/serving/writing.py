@@ -1,0 +1,117 @@
+"""A question to the service, and its answer while it is being written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+from routing import costs
+from routing import types
+from routing.rollout import driver
+from routing.serving import points as points_lib
+from routing.serving import record as record_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A question and how it is to be answered.
+
+  id: of the answer, under which feedback may come.
+  text: the question.
+  choice: what answers.
+  sampling: temperature and limits.
+  seed: of the sampling.
+  sample: index among several answers to the question.
+  owner: name of the key that pays.
+  is_shown: whether steps are shown as they come, and cannot be taken back.
+  """
+
+  id: str
+  text: str
+  choice: points_lib.Choice
+  sampling: driver.Sampling
+  seed: int
+  sample: int = 0
+  owner: str = ''
+  is_shown: bool = False
+
+
+class Writing:
+  """One answer while it is being written.
+
+  Args:
+    service: an `answering.Service`, which writes it.
+    question: the question.
+
+  Attributes:
+    record: what is known of the answer so far.
+    choice: what answers; another one after a fall-back.
+  """
+
+  def __init__(self, service: Any, question: Question):
+    self._service, self._question = service, question
+    self._steps: asyncio.Queue[types.Step | None] = asyncio.Queue()
+    self.choice = question.choice
+    self.record = record_lib.Record(
+        service.specs,
+        question.choice.threshold_at,
+        finders=question.sampling.finders,
+        pay=lambda usage: service.pay(question.owner, usage),
+        on_step=self._steps.put_nowait,
+    )
+    self._task = asyncio.get_running_loop().create_task(self._run())
+    self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
+
+  async def steps(self) -> AsyncIterator[types.Step]:
+    """Yields the steps of the answer as they come.
+
+    If another model has to begin anew, steps come again from the first;
+    `record` then has the right ones. That is never so where steps are shown.
+
+    Raises:
+      refusals.Refusal: if the answer fails.
+    """
+    while (step := await self._steps.get()) is not None:
+      yield step
+    if not self._task.cancelled():  # Given up by `end`.
+      await self._task
+
+  @functools.cached_property
+  def large_alone(self) -> dict[str, float | None]:
+    """What the largest model alone would have cost, estimated; at the end.
+
+    It reads the question and writes an answer of the same length. Cost metric
+    -> cost; None for latency, which does not follow from lengths.
+    """
+    large, record = self._service.engines[-1], self.record
+    read = record.prompt_tokens
+    if large.capabilities.counts_tokens:
+      read = large.count_tokens(self._question.text, '')
+    usage = types.Usage(large.route, read, 0, record.completion_tokens)
+    return {
+        metric: None
+        if metric == 'latency'
+        else float(costs.call_cost(usage, self._service.specs[-1], metric))
+        for metric in costs.COST_METRICS
+    }
+
+  async def end(self) -> None:
+    """Gives the answer up, unless it is finished, and waits until it has."""
+    self._task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+      await self._task
+    self.record.close()
+
+  async def _run(self) -> None:
+    """Waits for a turn, and answers."""
+    async with self._service.room.turn():
+      self.record.begin()
+      try:
+        await self._service.drive(self._question, self)
+      except asyncio.CancelledError:
+        self._service.pay_given_up(self._question, self.record)
+        raise
+      finally:
+        self.record.close()
