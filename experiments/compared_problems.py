@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -15,15 +13,12 @@ import ml_collections
 from experiments import builders
 from experiments import records_on_disk
 from experiments import train
-from experiments import training_data
-from routing import costs
 from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.evaluation import harness
 from routing.evaluation import samples
-from routing.features import embedding
 from routing.outcomes import live_answers
 from routing.routers import entrants
 from routing.routers import learned
@@ -62,31 +57,17 @@ class Problems:
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
     self._config, self._workdir = config, workdir
     self._base = base(config)
+    self._ladders: dict[str, list[types.Ladder]] = {}
     self._samples: dict[Any, router_lib.Sample] = {}
     self._memories: dict[int, memoized.Memory] = {}
 
-  @functools.cached_property
-  def data(self) -> training_data.TrainingSet:
-    """What the policy learns from; fixes features and reference cost."""
-    return training_data.load(self._base, self._workdir)
-
-  @functools.cached_property
-  def embed(self) -> embedding.Embedding | None:
-    """The sentence embedding, if the configuration names one."""
-    directory = self._config.compare.embedding
-    return embedding.SentenceModel(directory) if directory else None
-
-  @functools.cached_property
-  def accounting(self) -> costs.Accounting:
-    """The models that write, and then those that only inform."""
-    writers = self.data.view.accounting
-    extra = () if self.embed is None else (self.embed.spec,)
-    return dataclasses.replace(writers, specs=(*writers.specs, *extra))
-
-  @functools.cache  # noqa: B019  One object lives as long as the program.
   def ladders(self, split: str) -> list[types.Ladder]:
     """Returns the ladders of a split."""
-    return list(records_on_disk.known_records(self._base, self._workdir, split))
+    if split not in self._ladders:
+      self._ladders[split] = list(
+          records_on_disk.known_records(self._base, self._workdir, split)
+      )
+    return self._ladders[split]
 
   def sample(
       self, split: str, protocol: protocols.Protocol
