@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -13,12 +15,15 @@ import ml_collections
 from experiments import builders
 from experiments import records_on_disk
 from experiments import train
+from experiments import training_data
+from routing import costs
 from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.evaluation import harness
 from routing.evaluation import samples
+from routing.features import embedding
 from routing.outcomes import live_answers
 from routing.routers import entrants
 from routing.routers import learned
@@ -60,6 +65,24 @@ class Problems:
     self._ladders: dict[str, list[types.Ladder]] = {}
     self._samples: dict[Any, router_lib.Sample] = {}
     self._memories: dict[int, memoized.Memory] = {}
+
+  @functools.cached_property
+  def data(self) -> training_data.TrainingSet:
+    """What the policy learns from; fixes features and reference cost."""
+    return training_data.load(self._base, self._workdir)
+
+  @functools.cached_property
+  def embed(self) -> embedding.Embedding | None:
+    """The sentence embedding, if the configuration names one."""
+    directory = self._config.compare.embedding
+    return embedding.SentenceModel(directory) if directory else None
+
+  @functools.cached_property
+  def accounting(self) -> costs.Accounting:
+    """The models that write, and then those that only inform."""
+    writers = self.data.view.accounting
+    extra = () if self.embed is None else (self.embed.spec,)
+    return dataclasses.replace(writers, specs=(*writers.specs, *extra))
 
   def ladders(self, split: str) -> list[types.Ladder]:
     """Returns the ladders of a split."""
