@@ -62,6 +62,7 @@ class Problems:
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
     self._config, self._workdir = config, workdir
     self._base = base(config)
+    self._ladders: dict[str, list[types.Ladder]] = {}
     self._samples: dict[Any, router_lib.Sample] = {}
     self._memories: dict[int, memoized.Memory] = {}
 
@@ -83,10 +84,13 @@ class Problems:
     extra = () if self.embed is None else (self.embed.spec,)
     return dataclasses.replace(writers, specs=(*writers.specs, *extra))
 
-  @functools.cache  # noqa: B019  One object lives as long as the program.
   def ladders(self, split: str) -> list[types.Ladder]:
     """Returns the ladders of a split."""
-    return list(records_on_disk.known_records(self._base, self._workdir, split))
+    if split not in self._ladders:
+      self._ladders[split] = list(
+          records_on_disk.known_records(self._base, self._workdir, split)
+      )
+    return self._ladders[split]
 
   def sample(
       self, split: str, protocol: protocols.Protocol

@@ -215,13 +215,14 @@ class CheckoutTest(parameterized.TestCase):
     for folder in folders - {'__init__'}:
       path = checkout.ROOT / 'third_party' / folder / 'README.md'
       text = path.read_text(encoding='utf-8')
-      for heading in (
-          'The rule as it runs here',
-          'Differences',
-          'What the public code does',
-          'Known weaknesses',
+      for part in (
+          'the rule as',
+          'differences',
+          'public code',
+          'known weaknesses',
+          'arxiv.org',
       ):
-        self.assertIn(f'\n## {heading}\n', text, folder)
+        self.assertIn(part, text.lower(), folder)
       # The table of all systems names it.
       table = (checkout.ROOT / 'third_party' / 'README.md').read_text()
       self.assertIn(f'({folder})', table)
