@@ -24,6 +24,7 @@ import numpy as np
 
 from routing import types
 from routing.engines import embedded_jobs as jobs_lib
+from routing.engines import embedded_tokens
 from routing.engines import engine as engine_lib
 from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
@@ -95,6 +96,7 @@ class EmbeddedEngine:
     self._queue: list[jobs_lib.Job] = []  # Oldest first.
     self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
+    self._tokens: embedded_tokens.TokenModel | None = None
     # Computing in a thread keeps the event loop free for the other engine. One
     # thread only: each call donates the cache that the call before returned.
     self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -113,11 +115,28 @@ class EmbeddedEngine:
     """Opens a session about a question; see `engine.Engine.open`."""
     return EmbeddedSession(self, question)
 
+  def open_tokens(self, question: str) -> embedded_tokens.TokenSession:
+    """Opens a session of single tokens; no other engine has such sessions."""
+    if self._tokens is None:  # Its cache is as large as the engine's own.
+      self._tokens = embedded_tokens.TokenModel(
+          self.name,
+          self.route,
+          self._config,
+          self._params,
+          self._tokenizer,
+          max_batch=self._max_batch,
+          num_slots=len(self._slots),
+          max_length=self._max_length,
+      )
+    return self._tokens.open(question)
+
   async def close(self) -> None:
-    """Waits for requests in progress and ends the thread."""
+    """Waits for requests in progress and ends the threads."""
     if self._worker is not None:
       await self._worker
     self._executor.shutdown()
+    if self._tokens is not None:
+      await self._tokens.close()
 
   async def reply(
       self, session: 'EmbeddedSession', request: engine_lib.Request

@@ -1,4 +1,4 @@
-"""Pads batches of the embedded engine to few shapes, and jits its two calls."""
+"""Pads batches of the embedded engine to few shapes, and jits its calls."""
 
 from collections.abc import Sequence
 import functools
@@ -76,6 +76,18 @@ def prefill(params, config, cache, slots, tokens, start, count, num_past):
   return sampler.prefill(
       params, config, cache, tokens, start, count, slots, num_past
   )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 7, 8), donate_argnums=2)
+def read(params, config, cache, slots, tokens, start, count, pad_id, num_past):
+  """Runs `sampler.read` under jit; returns log-probabilities and the cache.
+
+  The buffers of the argument `cache` are donated and must not be used again.
+  """
+  logits, cache = sampler.read(
+      params, config, cache, tokens, start, count, slots, num_past
+  )
+  return sampler.log_probs(logits, pad_id), cache
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4, 5), donate_argnums=2)

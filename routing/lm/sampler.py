@@ -116,18 +116,52 @@ def prefill(
   Returns:
     The cache, filled at the positions below `start + count`.
   """
+  # The logits are not used, so XLA drops their computation under jit.
+  return read(params, config, cache, tokens, start, count, slots, num_past)[1]
+
+
+def read(
+    params,
+    config: decoder.DecoderConfig,
+    cache: decoder.KVCache,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    slots: jax.Array | None = None,
+    num_past: int | None = None,
+) -> tuple[jax.Array, decoder.KVCache]:
+  """Passes known tokens through the model; returns what may follow each.
+
+  Args:
+    params, config, cache, tokens, start, count, slots, num_past: see `prefill`.
+
+  Returns:
+    `[B, C, V]` float32, the logits of the token after each token; and the
+    cache, filled at the positions below `start + count`.
+  """
   chex.assert_rank(tokens, 2)
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
   slots = jnp.arange(len(start)) if slots is None else slots
-  # The logits are not used, so XLA drops their computation under jit.
-  _, _, new = decoder.Decoder(config).apply(
+  logits, _, new = decoder.Decoder(config).apply(
       {'params': params},
       tokens,
       start[:, None] + offset,
       _before(cache, start, slots, num_past),
   )
-  return _store(cache, new, start, count, slots)
+  return logits, _store(cache, new, start, count, slots)
+
+
+def log_probs(logits: jax.Array, pad_id: int) -> jax.Array:
+  """Returns log-probabilities `[..., V]` without the padding token.
+
+  Without it, the probabilities of the others sum to 1.
+
+  Args:
+    logits: `[..., V]` float32.
+    pad_id: a token that is never written.
+  """
+  return jax.nn.log_softmax(logits.at[..., pad_id].set(-1e9))
 
 
 def _before(
@@ -266,11 +300,10 @@ def decode(
         [*pasts, decoder.Past(new, written)],
     )
     new = _put_column(new, latest, i)
-    # Without the padding token, the probabilities of the others sum to 1.
-    log_probs = jax.nn.log_softmax(logits[:, 0].at[:, pad_id].set(-1e9))
-    chosen = _choose(log_probs, rows.seed, rows.position + i, rows.temperature)
+    scores = log_probs(logits[:, 0], pad_id)
+    chosen = _choose(scores, rows.seed, rows.position + i, rows.temperature)
     chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
-    out = _record(out, i, going, chosen, log_probs, hidden[:, 0], top_k)
+    out = _record(out, i, going, chosen, scores, hidden[:, 0], top_k)
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
     return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
 
