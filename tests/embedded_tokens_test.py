@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from routing.engines import embedded_tokens
 from routing.engines import engine as engine_lib
+from routing.engines import token_session
 from routing.lm import decoder
 from routing.lm import draws
 from routing.lm import tokenizer as tokenizer_lib
@@ -95,7 +95,7 @@ class SessionTest(parameterized.TestCase):
     steps, session, first, rest = _run(use)
     ids = (*first.ids, *rest.ids)
     self.assertEqual(ids, tuple(i for step in steps for i in step.token_ids))
-    cut = embedded_tokens.to_steps(
+    cut = token_session.to_steps(
         ids, np.concatenate([first.log_probs, rest.log_probs]), 0, _TOKENIZER
     )
     self.assertLen(cut, len(steps))

@@ -1,11 +1,7 @@
-"""Next-token distributions of an embedded model, for systems of tokens.
+"""Reads and writes single tokens with an embedded model, in batches.
 
-A token session is one running text of one model. It reads tokens that others
-wrote, gives the distribution of what follows, and writes tokens of its own. It
-may go back: the text up to the first token that differs stays in its cache.
-
-Concurrent calls are batched as those of the embedded engine are. Draws are made
-outside the model, so that a system can compare the distributions of two models.
+Systems that decide about tokens need the distribution of every next token;
+steps carry only the largest log-probabilities. See `token_session`.
 """
 
 import asyncio
@@ -14,46 +10,41 @@ import concurrent.futures
 import dataclasses
 import time
 
+import jax
 import numpy as np
 
-from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
+from routing.engines import token_session
 from routing.lm import decoder
-from routing.lm import draws
-from routing.lm import generation
+from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
 
-# New tokens per row, rounded up to one of these: a token at a time, the drafts
-# that are verified at once, or a question.
-_BUCKETS = (1, 8, 64, 192)
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-  """Tokens that a session wrote, or the distributions after given tokens.
-
-  ids: the n tokens that the model wrote; empty if it only read.
-  log_probs: `[n, V]` float64, log-probability of every token of the vocabulary
-    at each place, at temperature 1.
-  usage: what the call read and wrote. Tokens that the session has read or
-    written before are `in_context`, as in a request that is still running.
-  """
-
-  ids: tuple[int, ...]
-  log_probs: np.ndarray
-  usage: types.Usage
+# Numbers of tokens per row are rounded up to one of these. To read: one token,
+# the drafts that are verified at once, or a question. To write: some drafts, or
+# as many as a segment of the engine has.
+_READ_BUCKETS = (1, 8, 64, 192)
+_WRITE_BUCKETS = (4, 8, jitted_batches.SEGMENT_TOKENS)
 
 
 @dataclasses.dataclass
 class _Job:
-  """One call in progress: a text, and how many distributions are wanted."""
+  """One call in progress.
 
-  session: 'TokenSession'
+  tokens: the whole text, the question included.
+  num_last: for how many of its last tokens distributions are wanted; 0 = none,
+    the call writes.
+  limit: number of tokens to write at most.
+  """
+
+  session: token_session.TokenSession
   tokens: list[int]
-  num_last: int
   future: asyncio.Future
+  num_last: int = 0
+  limit: int = 0
+  temperature: float = 0.0
+  seed: int = 0
 
 
 class TokenModel:
@@ -96,9 +87,9 @@ class TokenModel:
         1, thread_name_prefix=f'tokens-{name}'
     )
 
-  def open(self, question: str) -> 'TokenSession':
+  def open(self, question: str) -> token_session.TokenSession:
     """Opens a session about a question; it costs nothing until it is used."""
-    return TokenSession(self, question)
+    return token_session.TokenSession(self, question)
 
   async def close(self) -> None:
     """Waits for calls in progress and ends the thread."""
@@ -106,12 +97,15 @@ class TokenModel:
       await self._worker
     self._executor.shutdown()
 
-  def release(self, session: 'TokenSession') -> None:
+  def release(self, session: token_session.TokenSession) -> None:
     """Frees the slot of a session that makes no further call."""
     self._slots.release(session)
 
   async def next_log_probs(
-      self, session: 'TokenSession', tokens: Sequence[int], num_last: int
+      self,
+      session: token_session.TokenSession,
+      tokens: Sequence[int],
+      num_last: int,
   ) -> tuple[np.ndarray, float]:
     """Returns what follows each of the last tokens of a text.
 
@@ -128,18 +122,56 @@ class TokenModel:
       engine_lib.Refused: if the text is longer than `max_length`.
       ValueError: if `num_last` is out of range.
     """
-    if len(tokens) > self.max_length:
-      raise engine_lib.Refused(
-          f'The text has {len(tokens)} tokens; max_length of {self.name} is '
-          f'{self.max_length}.'
-      )
     if not 1 <= num_last <= len(tokens):
       raise ValueError(
           f'num_last is {num_last}; allowed: 1 to {len(tokens)}, the length '
           'of the text.'
       )
+    _, log_probs, seconds = await self._call(session, tokens, num_last=num_last)
+    return log_probs, seconds
+
+  async def write(
+      self,
+      session: token_session.TokenSession,
+      tokens: Sequence[int],
+      limit: int,
+      temperature: float,
+      seed: int,
+  ) -> tuple[list[int], np.ndarray, float]:
+    """Continues a text until the answer ends, by one segment at most.
+
+    Args:
+      session: whose text it is.
+      tokens: the whole text, the question included; at least 2.
+      limit: the largest number of new tokens, at least 1.
+      temperature: 0 = greedy.
+      seed: of the draws, in [0, 2^32).
+
+    Returns:
+      The ids of the n new tokens, `[n, V]` float64 log-probabilities at
+      temperature 1, and the call's share of the seconds of its batch.
+
+    Raises:
+      engine_lib.Refused: if the text leaves no room for a token.
+    """
+    room = engine_lib.room(self.name, len(tokens), limit, self.max_length)
+    return await self._call(
+        session,
+        tokens,
+        limit=min(room, _WRITE_BUCKETS[-1]),
+        temperature=temperature,
+        seed=seed,
+    )
+
+  async def _call(self, session, tokens, **fields):
+    """Enqueues a call and waits for its result."""
+    if len(tokens) > self.max_length:
+      raise engine_lib.Refused(
+          f'The text has {len(tokens)} tokens; max_length of {self.name} is '
+          f'{self.max_length}.'
+      )
     loop = asyncio.get_running_loop()
-    job = _Job(session, list(tokens), num_last, loop.create_future())
+    job = _Job(session, list(tokens), loop.create_future(), **fields)
     self._queue.append(job)
     if self._worker is None or self._worker.done():
       self._worker = loop.create_task(self._work())
@@ -154,10 +186,9 @@ class TokenModel:
       if not jobs:
         return
       rows = [self._slots.lend(job.session, job.tokens)[0] for job in jobs]
+      compute = self._read if jobs[0].num_last else self._write
       try:
-        found = await loop.run_in_executor(
-            self._executor, self._compute, jobs, rows
-        )
+        found = await loop.run_in_executor(self._executor, compute, jobs, rows)
       except Exception as error:
         for job, row in zip(jobs, rows, strict=True):
           self._slots.clear(row)
@@ -165,9 +196,11 @@ class TokenModel:
             job.future.set_exception(error)
         continue
       for job, row, result in zip(jobs, rows, found, strict=True):
-        self._slots.update(row, job.tokens)
-        # Here the newest token has passed through the model as well.
-        self._slots[row].num_keys = len(job.tokens)
+        # A written token has not passed through the model when the call ends;
+        # the last one of a text that was read has.
+        self._slots.update(row, [*job.tokens, *result[0]])
+        if job.num_last:
+          self._slots[row].num_keys = len(job.tokens)
         self._slots.give_back(row)
         if not job.future.cancelled():
           job.future.set_result(result)
@@ -175,187 +208,121 @@ class TokenModel:
   def _take(self) -> list[_Job]:
     """Removes the calls of the next batch from the queue and returns them."""
     waiting = [job for job in self._queue if not job.future.cancelled()]
-    widths = [self._width(job) for job in waiting]
+    shapes = [self._shape(job) for job in waiting]
     jobs, self._queue = [], []
-    for job, width in zip(waiting, widths, strict=True):
+    for job, shape in zip(waiting, shapes, strict=True):
       # The oldest call decides how long the rows of the batch are: one question
       # among single tokens would make all rows as long as itself.
-      if width == widths[0] and len(jobs) < self._max_batch:
+      if shape == shapes[0] and len(jobs) < self._max_batch:
         jobs.append(job)
       else:
         self._queue.append(job)
     return jobs
 
-  def _width(self, job: _Job) -> int:
-    """Returns the number of new tokens of a call, rounded up to a bucket."""
-    known = min(job.session.num_known(job.tokens), len(job.tokens) - 1)
-    new = max(len(job.tokens) - known, job.num_last)
-    return jitted_batches.bucket(_BUCKETS, new)
+  def _shape(self, job: _Job) -> tuple[int, int]:
+    """Returns the numbers of tokens to read and to write, rounded up."""
+    known = job.session.num_known(job.tokens)
+    new = len(job.tokens) - known
+    if job.num_last:
+      read = jitted_batches.bucket(_READ_BUCKETS, max(new, job.num_last))
+      return read, 0
+    write = jitted_batches.bucket(_WRITE_BUCKETS, job.limit)
+    # One token more or less that is new needs no call of its own.
+    return (jitted_batches.bucket(_READ_BUCKETS, new) if new > 1 else 0), write
 
-  def _compute(
-      self, jobs: Sequence[_Job], rows: Sequence[int]
-  ) -> list[tuple[np.ndarray, float]]:
+  def _read(self, jobs, rows) -> list[tuple]:
     """Passes the new tokens of a batch through the model, on its thread."""
     begun = time.perf_counter()
-    size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
     starts = [
         min(self._slots[row].num_keys, len(job.tokens) - job.num_last)
         for job, row in zip(jobs, rows, strict=True)
     ]
-    counts = [
-        len(job.tokens) - start for job, start in zip(jobs, starts, strict=True)
+    log_probs = self._pass([job.tokens for job in jobs], starts, rows)
+    log_probs = np.asarray(log_probs, np.float64)
+    seconds = (time.perf_counter() - begun) / len(jobs)
+    ends = [
+        len(x.tokens) - start for x, start in zip(jobs, starts, strict=True)
     ]
-    tokens = np.zeros(
-        (size, jitted_batches.bucket(_BUCKETS, max(counts))), np.int32
+    return [
+        ((), log_probs[i, end - job.num_last : end], seconds)
+        for i, (job, end) in enumerate(zip(jobs, ends, strict=True))
+    ]
+
+  def _write(self, jobs, rows) -> list[tuple]:
+    """Writes one segment of each text of a batch, on the model's thread."""
+    begun = time.perf_counter()
+    # The newest token is passed by the decoding itself.
+    starts = [self._slots[row].num_keys for row in rows]
+    if any(
+        start < len(job.tokens) - 1
+        for job, start in zip(jobs, starts, strict=True)
+    ):
+      self._pass([job.tokens[:-1] for job in jobs], starts, rows)
+    size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
+
+    def padded(values, fill):
+      return jitted_batches.pad(list(values), size, fill)
+
+    position = padded((len(job.tokens) - 1 for job in jobs), 0)
+    seeds = np.zeros(size, np.uint32)
+    seeds[: len(jobs)] = [job.seed for job in jobs]
+    state = sampler.Rows(
+        last_token=padded((job.tokens[-1] for job in jobs), 0),
+        position=position,
+        seed=seeds,
+        temperature=padded((job.temperature for job in jobs), 0.0),
+        active=np.arange(size) < len(jobs),
+        limit=padded((job.limit for job in jobs), 0),
+        slots=padded(rows, len(self._slots)),
     )
-    for row, job, start in zip(tokens, jobs, starts, strict=False):
-      row[: len(job.tokens) - start] = job.tokens[start:]
+    out, self._cache = jitted_batches.decode(
+        self._params,
+        self._config,
+        self._cache,
+        state,
+        (self.tokenizer.eos_id,),
+        jitted_batches.num_past(position, self.max_length),
+        max_new=jitted_batches.bucket(
+            _WRITE_BUCKETS, max(job.limit for job in jobs)
+        ),
+        top_k=None,
+    )
+    out = jax.device_get(out)
+    seconds = (time.perf_counter() - begun) / len(jobs)
+    return [
+        (
+            out.tokens[i, :count].tolist(),
+            out.top_log_probs[i, :count].astype(np.float64),
+            seconds,
+        )
+        for i, count in enumerate(out.count[: len(jobs)].tolist())
+    ]
+
+  def _pass(self, texts, starts, rows) -> jax.Array:
+    """Passes texts through the model from `starts` on; fills the cache.
+
+    Returns:
+      `[B, C, V]` float32, log-probabilities after each passed token.
+    """
+    size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(texts))
+    counts = [
+        len(text) - start for text, start in zip(texts, starts, strict=True)
+    ]
+    width = jitted_batches.bucket(_READ_BUCKETS, max(counts))
+    tokens = np.zeros((size, width), np.int32)
+    for row, text, start in zip(tokens, texts, starts, strict=False):
+      row[: len(text) - start] = text[start:]
+    starts = jitted_batches.pad(starts, size, 0)
     log_probs, self._cache = jitted_batches.read(
         self._params,
         self._config,
         self._cache,
         jitted_batches.pad(rows, size, len(self._slots)),
         tokens,
-        jitted_batches.pad(starts, size, 0),
+        starts,
         jitted_batches.pad(counts, size, 0),
         self.tokenizer.pad_id,
-        self.max_length,
+        # No cached token is attended to where every text is new.
+        jitted_batches.num_past(starts, self.max_length) if starts.any() else 0,
     )
-    log_probs = np.asarray(log_probs, np.float64)
-    seconds = (time.perf_counter() - begun) / len(jobs)
-    return [
-        (log_probs[i, count - job.num_last : count], seconds)
-        for i, (job, count) in enumerate(zip(jobs, counts, strict=True))
-    ]
-
-
-class TokenSession:
-  """One running text of one model; makes one call at a time.
-
-  Attributes:
-    question: token ids of the question.
-    route: the route index of the model.
-    eos_id: the token that ends an answer.
-  """
-
-  def __init__(self, model: TokenModel, question: str):
-    self._model = model
-    self.route = model.route
-    self.eos_id = model.tokenizer.eos_id
-    try:
-      self.question = tuple(model.tokenizer.encode(question))
-    except ValueError as error:
-      raise engine_lib.Refused(str(error)) from error
-    # All that the model has read or written, to the newest token.
-    self._known: list[int] = []
-
-  def num_known(self, tokens: Sequence[int]) -> int:
-    """Returns how many of the first tokens of a text are in the context."""
-    return slots_lib.common_prefix(self._known, tokens)
-
-  async def read(self, answer: Sequence[int], num_last: int = 1) -> Written:
-    """Reads an answer so far; returns what follows its last tokens.
-
-    Args:
-      answer: token ids, the question not included.
-      num_last: for how many of the last tokens of question and answer.
-    """
-    tokens = [*self.question, *answer]
-    in_context = self.num_known(tokens)
-    log_probs, seconds = await self._model.next_log_probs(
-        self, tokens, num_last
-    )
-    self._known = tokens
-    usage = types.Usage(
-        route=self.route,
-        read=len(tokens) - in_context,
-        cached=0,
-        written=0,
-        seconds=seconds,
-        in_context=in_context,
-    )
-    return Written((), log_probs, usage)
-
-  def append(self, token: int) -> None:
-    """Records that the model wrote a token, so that it need not read it."""
-    self._known.append(token)
-
-  async def write(
-      self,
-      answer: Sequence[int],
-      max_tokens: int,
-      *,
-      temperature: float,
-      rng: np.random.Generator,
-  ) -> Written:
-    """Continues an answer until it ends, or by `max_tokens` tokens.
-
-    Args:
-      answer: token ids of the answer so far, the question not included.
-      max_tokens: the largest number of new tokens.
-      temperature: 0 = greedy.
-      rng: the source of randomness; one draw for each token.
-    """
-    ids, rows, calls = [], [], []
-    while len(ids) < max_tokens and self.eos_id not in ids[-1:]:
-      found = await self.read([*answer, *ids])
-      rows.append(found.log_probs[0])
-      calls.append(found.usage)
-      ids.append(draws.draw(rows[-1], temperature, rng))
-      self.append(ids[-1])
-    usage = types.Usage(
-        route=self.route,
-        # Only the first token's call reads something new.
-        read=sum(call.read for call in calls),
-        cached=0,
-        written=len(ids),
-        seconds=sum(call.seconds for call in calls),
-        in_context=calls[0].in_context if calls else 0,
-    )
-    return Written(tuple(ids), np.array(rows), usage)
-
-  async def __aenter__(self) -> 'TokenSession':
-    return self
-
-  async def __aexit__(self, *error) -> None:
-    self._model.release(self)
-
-
-def to_steps(
-    ids: Sequence[int],
-    log_probs: np.ndarray,
-    route: int,
-    tokenizer: tokenizer_lib.Tokenizer,
-) -> tuple[types.Step, ...]:
-  """Cuts the tokens of an answer into steps.
-
-  The usage of a step counts its own tokens as written by `route`; what was paid
-  for them is in the calls of the trajectory.
-
-  Args:
-    ids: the n tokens of the answer.
-    log_probs: `[n, V]` float64, log-probabilities of all tokens at each place.
-    route: the route that the steps are ascribed to.
-    tokenizer: the tokenizer of the embedded models.
-  """
-  bounds = [0, *generation.step_ends(ids, tokenizer.delimiter_id), len(ids)]
-  steps = []
-  for start, stop in zip(bounds, bounds[1:], strict=False):
-    own = tuple(ids[start:stop])
-    if not own:
-      continue
-    is_final = own[-1] == tokenizer.eos_id
-    rows = log_probs[start:stop]
-    steps.append(
-        types.Step(
-            text=tokenizer.decode(own[:-1] if is_final else own),
-            token_ids=own,
-            log_probs=rows[np.arange(len(own)), list(own)].astype(np.float32),
-            top_log_probs=-np.sort(-rows)[:, : jitted_batches.TOP_K].astype(
-                np.float32
-            ),
-            is_final=is_final,
-            usage=types.Usage(route, 0, 0, len(own), in_context=start),
-        )
-    )
-  return tuple(steps)
+    return log_probs

@@ -73,7 +73,7 @@ class Decoded:
   count: `[B]` int32, number of written tokens.
   log_probs: `[B, M]` float32, log-probability of each token at temperature 1.
   top_log_probs: `[B, M, K]` float32, the K largest log-probabilities at each
-    token, descending.
+    token, descending; or `[B, M, V]`, those of all tokens, by id.
   hidden_last: `[B, D]` float32, hidden state that predicted the last token.
   hidden_mean: `[B, D]` float32, mean of the hidden states that predicted the
     written tokens.
@@ -269,7 +269,7 @@ def decode(
     max_new: int,
     stop_ids: tuple[int, ...],
     pad_id: int = 0,
-    top_k: int = 5,
+    top_k: int | None = 5,
     num_past: int | None = None,
 ) -> tuple[Decoded, decoder.KVCache]:
   """Writes tokens until every active row has stopped or reached its limit.
@@ -277,7 +277,7 @@ def decode(
   Args:
     params, config, cache: see `prefill`; the cache is filled below `position`.
     rows: the state from which to continue.
-    max_new, top_k: M and K, see `Decoded`.
+    max_new, top_k: M and K, see `Decoded`; `top_k` None = all tokens.
     stop_ids, pad_id: tokens that end a row, and a token that is never written.
     num_past: an upper bound on the rows' positions; see `prefill`.
 
@@ -307,9 +307,10 @@ def decode(
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
     return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
 
+  width = top_k or config.vocab_size
   start = (
       jnp.int32(0),
-      _nothing(batch_size, max_new, top_k, config.hidden_size),
+      _nothing(batch_size, max_new, width, config.hidden_size),
       rows.last_token,
       decoder.init_cache(config, batch_size, max_new),
   )
@@ -362,7 +363,7 @@ def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
     chosen: `[B]` int32, the token of each row.
     log_probs: `[B, V]` float32, log-probabilities of all tokens.
     hidden: `[B, D]` float32, the hidden states that predicted the tokens.
-    top_k: K, number of top log-probabilities to record.
+    top_k: K, number of top log-probabilities to record; None = all, by id.
   """
 
   def put(array, value):
@@ -375,12 +376,13 @@ def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
   # features do not depend on how tokens are sampled.
   own = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
   state = jnp.where(going[:, None], hidden, 0.0)
+  top = log_probs if top_k is None else jax.lax.top_k(log_probs, top_k)[0]
   # While decoding, `hidden_mean` is a sum over tokens; `decode` divides it.
   return out.replace(
       tokens=put(out.tokens, chosen),
       count=out.count + going,
       log_probs=put(out.log_probs, own),
-      top_log_probs=put(out.top_log_probs, jax.lax.top_k(log_probs, top_k)[0]),
+      top_log_probs=put(out.top_log_probs, top),
       hidden_last=jnp.where(going[:, None], hidden, out.hidden_last),
       hidden_mean=out.hidden_mean + state,
   )

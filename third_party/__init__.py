@@ -1,0 +1,1 @@
+"""The systems of others, written anew from their papers to run beside ours."""
