@@ -251,8 +251,12 @@ class TokenModel:
   def _write(self, jobs, rows) -> list[tuple]:
     """Writes one segment of each text of a batch, on the model's thread."""
     begun = time.perf_counter()
-    # The newest token is passed by the decoding itself.
-    starts = [self._slots[row].num_keys for row in rows]
+    # The newest token is passed by the decoding itself, even if its keys are
+    # known, as after going back in a text.
+    starts = [
+        min(self._slots[row].num_keys, len(job.tokens) - 1)
+        for job, row in zip(jobs, rows, strict=True)
+    ]
     if any(
         start < len(job.tokens) - 1
         for job, start in zip(jobs, starts, strict=True)

@@ -161,6 +161,8 @@ async def _round(
 def acceptance_rate(trajectories: Sequence[types.Trajectory]) -> float:
   """Returns the share of drafted tokens that were kept, in [0, 1].
 
+  Tokens after an answer that `Sampling.finders` ends early count as not kept.
+
   Raises:
     ValueError: if no token was drafted.
   """
