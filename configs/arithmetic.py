@@ -93,7 +93,8 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   )
 
   # A process reward model that scores the small model's steps in ladders, as a
-  # further baseline: directory or name on the hub; '' = none.
+  # further baseline: directory or name on the hub; '' = none. 'shipped/reward'
+  # is that of the embedded pair, which needs no torch.
   config.scorer = dict(
       model='',
       revision='',  # Commit or tag on the hub; '' = the newest.

@@ -10,8 +10,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from experiments import pipeline
+from experiments import train_reward_head
 from routing.lm import corpus
 from routing.lm import pretrain
+from routing.lm import reward_training
 from routing.lm import tokenizer
 from tests import checkout
 from tests import configs_test
@@ -156,6 +158,12 @@ class ConfigFieldsTest(parameterized.TestCase):
     """The checks of what the configuration is for."""
     if 'routes' in config:
       pipeline.check_settings(config)
+      return
+    if 'answers' in config:  # Of experiments.train_reward_head.
+      reward_training.make_optimizer(config)
+      for model, _, count in config.answers:
+        self.assertIn(model, train_reward_head.MODELS)
+        self.assertLessEqual(count, config.problems.train)
       return
     for model in (config.small, config.large):  # Of experiments.pretrain.
       pretrain.decoder_config(model.shape, len(tokenizer.VOCABULARY))

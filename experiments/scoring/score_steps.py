@@ -23,6 +23,7 @@ from routing import costs
 from routing import progress as progress_lib
 from routing.engines import process_reward
 from routing.engines import route as route_lib
+from routing.engines import scorers
 from routing.engines import step_scorer
 from routing.shards import manifest as manifest_lib
 from routing.shards import step_scores
@@ -228,12 +229,10 @@ def score_all(
   if not is_on(config):
     raise ValueError(
         'config.scorer.model is empty; name a process reward model, e.g. '
-        'Qwen/Qwen2.5-Math-PRM-7B.'
+        'shipped/reward or Qwen/Qwen2.5-Math-PRM-7B.'
     )
   builders.set_environment(config)
-  scorer = process_reward.ProcessRewardModel(
-      route(config).folder, settings(config)
-  )
+  scorer = scorers.load(route(config).folder, settings(config))
   try:
     for split in SPLITS:
       score_split(config, workdir, split, scorer)

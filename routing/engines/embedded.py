@@ -24,9 +24,11 @@ import numpy as np
 
 from routing import types
 from routing.engines import embedded_jobs as jobs_lib
+from routing.engines import embedded_tokens
 from routing.engines import engine as engine_lib
 from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
+from routing.engines import token_session
 from routing.lm import decoder
 from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
@@ -96,6 +98,7 @@ class EmbeddedEngine:
     self._queue: list[jobs_lib.Job] = []  # Oldest first.
     self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
+    self._tokens: embedded_tokens.TokenModel | None = None
     # Computing in a thread keeps the event loop free for the other engine. One
     # thread only: each call donates the cache that the call before returned.
     self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -118,11 +121,28 @@ class EmbeddedEngine:
     """Opens a session about a question; see `engine.Engine.open`."""
     return EmbeddedSession(self, question)
 
+  def open_tokens(self, question: str) -> token_session.TokenSession:
+    """Opens a session of single tokens; no other engine has such sessions."""
+    if self._tokens is None:  # Its cache is as large as the engine's own.
+      self._tokens = embedded_tokens.TokenModel(
+          self.name,
+          self.route,
+          self._config,
+          self._params,
+          self._tokenizer,
+          max_batch=self._max_batch,
+          num_slots=len(self._slots),
+          max_length=self._max_length,
+      )
+    return self._tokens.open(question)
+
   async def close(self) -> None:
-    """Waits for requests in progress and ends the thread."""
+    """Waits for requests in progress and ends the threads."""
     if self._worker is not None:
       await self._worker
     self._executor.shutdown()
+    if self._tokens is not None:
+      await self._tokens.close()
 
   async def reply(
       self, session: 'EmbeddedSession', request: engine_lib.Request
@@ -273,7 +293,7 @@ class EmbeddedEngine:
         self._cache,
         rows,
         stop_ids,
-        self._num_past(rows.position),
+        jitted_batches.num_past(rows.position, self._max_length),
     )
     # JAX dispatches asynchronously. device_get waits for the result, so that
     # `seconds` includes the computation.
@@ -318,19 +338,6 @@ class EmbeddedEngine:
         # num_past is static, so each value costs a compilation. There are only
         # two values: the whole length, or 0 if no row has cached tokens.
         self._max_length if any(starts) else 0,
-    )
-
-  def _num_past(self, positions: np.ndarray) -> int:
-    """Returns the number of cached positions that a batch must attend to.
-
-    Args:
-      positions: `[B]` int32, the position of each row's last token.
-    """
-    if len(positions) < jitted_batches.MIN_ROWS_FOR_PAST:
-      return self._max_length
-    buckets = *jitted_batches.PAST_BUCKETS, self._max_length
-    return min(
-        jitted_batches.bucket(buckets, int(positions.max())), self._max_length
     )
 
   def _advance(self, job: jobs_lib.Job, row: dict[str, np.ndarray]) -> None:

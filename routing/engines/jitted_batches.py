@@ -1,4 +1,4 @@
-"""Pads batches of the embedded engine to few shapes, and jits its two calls."""
+"""Pads batches of the embedded engine to few shapes, and jits its calls."""
 
 from collections.abc import Sequence
 import functools
@@ -40,6 +40,19 @@ def pad(values: Sequence, size: int, fill) -> np.ndarray:
   return np.array([*values, *[fill] * (size - len(values))], kind)
 
 
+def num_past(positions: np.ndarray, max_length: int) -> int:
+  """Returns the number of cached positions that a batch must attend to.
+
+  Args:
+    positions: `[B]` int32, the position of each row's last token.
+    max_length: number of positions in the cache.
+  """
+  if len(positions) < MIN_ROWS_FOR_PAST:
+    return max_length
+  buckets = *PAST_BUCKETS, max_length
+  return min(bucket(buckets, int(positions.max())), max_length)
+
+
 def row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:
   """Returns the results of one row of a decoded batch, without padding.
 
@@ -78,8 +91,35 @@ def prefill(params, config, cache, slots, tokens, start, count, num_past):
   )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4, 5), donate_argnums=2)
-def decode(params, config, cache, rows, stop_ids, num_past):
+@functools.partial(jax.jit, static_argnums=(1, 7, 8), donate_argnums=2)
+def read(params, config, cache, slots, tokens, start, count, pad_id, num_past):
+  """Runs `sampler.read` under jit; returns log-probabilities and the cache.
+
+  The buffers of the argument `cache` are donated and must not be used again.
+  """
+  logits, cache = sampler.read(
+      params, config, cache, tokens, start, count, slots, num_past
+  )
+  return sampler.log_probs(logits, pad_id), cache
+
+
+@functools.partial(
+    jax.jit,
+    static_argnums=(1, 4, 5),
+    static_argnames=('max_new', 'top_k'),
+    donate_argnums=2,
+)
+def decode(
+    params,
+    config,
+    cache,
+    rows,
+    stop_ids,
+    num_past,
+    *,
+    max_new=SEGMENT_TOKENS,
+    top_k=TOP_K,
+):
   """Runs `sampler.decode` under jit; returns what it wrote and the cache.
 
   The buffers of the argument `cache` are donated and must not be used again.
@@ -89,8 +129,8 @@ def decode(params, config, cache, rows, stop_ids, num_past):
       config,
       cache,
       rows,
-      max_new=SEGMENT_TOKENS,
+      max_new=max_new,
       stop_ids=stop_ids,
-      top_k=TOP_K,
+      top_k=top_k,
       num_past=num_past,
   )

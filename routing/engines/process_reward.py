@@ -72,7 +72,7 @@ class ProcessRewardModel:
 
     self._settings = settings
     _check_architecture(folder)
-    self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    self._tokenizer = _load_tokenizer(folder)
     self._separator = self._tokenizer.get_vocab().get(SEPARATOR)
     if self._separator is None:
       raise ValueError(
@@ -207,6 +207,22 @@ class ProcessRewardModel:
           'The scorer returned a score that is not finite.'
       )
     return probabilities
+
+
+def _load_tokenizer(folder: pathlib.Path):
+  """Returns the tokenizer that a directory holds.
+
+  A class without an architecture says that `tokenizer.json` is complete;
+  `AutoTokenizer` would take the class of Qwen2 instead, with other rules.
+  """
+  import transformers
+
+  path = folder / 'tokenizer_config.json'
+  saved = json.loads(path.read_text()) if path.exists() else {}
+  complete = ('PreTrainedTokenizerFast', 'TokenizersBackend')
+  if saved.get('tokenizer_class') in complete:
+    return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+  return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def _check_architecture(folder: pathlib.Path) -> None:

@@ -180,7 +180,7 @@ def find(name: str, revision: str = '') -> pathlib.Path:
     if not (folder / 'config.json').exists():
       raise ValueError(
           f'No model {name!r} ships with the package; allowed: shipped/small, '
-          'shipped/large.'
+          'shipped/large, and the step scorer shipped/reward.'
       )
     return folder
   folder = pathlib.Path(name)

@@ -10,7 +10,7 @@ from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import counters
 
 # Number of tokens of the longest answer: 6 steps of 22 tokens and a last line.
-_MAX_NEW = 6 * 22 + 12
+MAX_NEW = 6 * 22 + 12
 
 
 def accuracy(
@@ -40,17 +40,12 @@ def examine(
   tokenizer = tokenizer_lib.Tokenizer()
   prompts = [tokenizer.encode(counters.question_text(t)) for t in tasks]
   written = generation.generate(
-      params, config, prompts, max_new=_MAX_NEW, stop_id=tokenizer.eos_id
+      params, config, prompts, max_new=MAX_NEW, stop_id=tokenizer.eos_id
   )
   correct, labels, confidence = [], [], []
   for task, (ids, log_probs) in zip(tasks, written, strict=True):
-    # The answer is cut after each delimiter, except a delimiter in last place
-    # (hence ids[:-1]): a cut there would give an empty step.
-    ends = 1 + np.flatnonzero(np.equal(ids[:-1], tokenizer.delimiter_id))
-    parts = [
-        tokenizer.decode(part).removesuffix(tokenizer_lib.EOS)
-        for part in np.split(np.array(ids, int), ends)
-    ]
+    ends = generation.step_ends(ids, tokenizer.delimiter_id)
+    parts = step_texts(ids)
     ended = bool(ids) and ids[-1] == tokenizer.eos_id
     # A correct last line counts only if the model ended the answer after it.
     correct.append(ended and parts[-1] == counters.solution(task)[-1])
@@ -62,6 +57,16 @@ def examine(
       'min_log_prob': np.array(confidence),
       **{f: np.array([getattr(label, f) for label in labels]) for f in fields},
   }
+
+
+def step_texts(ids: Sequence[int]) -> list[str]:
+  """Returns the texts of the steps of an answer, given its token ids."""
+  tokenizer = tokenizer_lib.Tokenizer()
+  ends = generation.step_ends(ids, tokenizer.delimiter_id)
+  return [
+      tokenizer.decode(part).removesuffix(tokenizer_lib.EOS)
+      for part in np.split(np.array(ids, int), ends)
+  ]
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:

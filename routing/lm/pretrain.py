@@ -213,7 +213,7 @@ def is_done(state: PretrainState, config: ml_collections.ConfigDict) -> bool:
   return reached or int(state.step) >= config.max_steps
 
 
-def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
+def finite_mean(losses: Sequence[jax.Array], step: int) -> float:
   """Returns the mean of some steps' losses.
 
   Args:
@@ -234,7 +234,7 @@ def _finite_mean(losses: Sequence[jax.Array], step: int) -> float:
   return mean
 
 
-def _open_manager(
+def open_manager(
     checkpoint_dir: str | pathlib.Path,
 ) -> ocp.CheckpointManager:
   """Opens a checkpoint directory, in which only the latest state is kept."""
@@ -297,7 +297,7 @@ def train(
   optimizer = make_optimizer(config.optimizer, config.max_steps)
   state = init_state(shape, optimizer, seed)
   train_step = make_train_step(shape, optimizer, config.average_decay)
-  with _open_manager(checkpoint_dir) as manager:
+  with open_manager(checkpoint_dir) as manager:
     if (latest := manager.latest_step()) is not None:
       state = manager.restore(latest, args=ocp.args.StandardRestore(state))
     # The start time, moved back by the training time before an interruption.
@@ -310,7 +310,7 @@ def train(
         state, loss = train_step(state, *corpus.batch(step))
         losses.append(loss)
         on_step(step)
-      scalars = {'loss': _finite_mean(losses, stop)}
+      scalars = {'loss': finite_mean(losses, stop)}
       # An evaluation is slow. Before `examine_from`, all answers are wrong.
       if stop >= config.examine_from:
         scalars['accuracy'] = examination.accuracy(state.average, shape, tasks)

@@ -73,7 +73,7 @@ class Decoded:
   count: `[B]` int32, number of written tokens.
   log_probs: `[B, M]` float32, log-probability of each token at temperature 1.
   top_log_probs: `[B, M, K]` float32, the K largest log-probabilities at each
-    token, descending.
+    token, descending; or `[B, M, V]`, those of all tokens, by id.
   hidden_last: `[B, D]` float32, hidden state that predicted the last token.
   hidden_mean: `[B, D]` float32, mean of the hidden states that predicted the
     written tokens.
@@ -116,18 +116,52 @@ def prefill(
   Returns:
     The cache, filled at the positions below `start + count`.
   """
+  # The logits are not used, so XLA drops their computation under jit.
+  return read(params, config, cache, tokens, start, count, slots, num_past)[1]
+
+
+def read(
+    params,
+    config: decoder.DecoderConfig,
+    cache: decoder.KVCache,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    slots: jax.Array | None = None,
+    num_past: int | None = None,
+) -> tuple[jax.Array, decoder.KVCache]:
+  """Passes known tokens through the model; returns what may follow each.
+
+  Args:
+    params, config, cache, tokens, start, count, slots, num_past: see `prefill`.
+
+  Returns:
+    `[B, C, V]` float32, the logits of the token after each token; and the
+    cache, filled at the positions below `start + count`.
+  """
   chex.assert_rank(tokens, 2)
   chex.assert_shape([start, count], (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
   slots = jnp.arange(len(start)) if slots is None else slots
-  # The logits are not used, so XLA drops their computation under jit.
-  _, _, new = decoder.Decoder(config).apply(
+  logits, _, new = decoder.Decoder(config).apply(
       {'params': params},
       tokens,
       start[:, None] + offset,
       _before(cache, start, slots, num_past),
   )
-  return _store(cache, new, start, count, slots)
+  return logits, _store(cache, new, start, count, slots)
+
+
+def log_probs(logits: jax.Array, pad_id: int) -> jax.Array:
+  """Returns log-probabilities `[..., V]` without the padding token.
+
+  Without it, the probabilities of the others sum to 1.
+
+  Args:
+    logits: `[..., V]` float32.
+    pad_id: a token that is never written.
+  """
+  return jax.nn.log_softmax(logits.at[..., pad_id].set(-1e9))
 
 
 def _before(
@@ -235,7 +269,7 @@ def decode(
     max_new: int,
     stop_ids: tuple[int, ...],
     pad_id: int = 0,
-    top_k: int = 5,
+    top_k: int | None = 5,
     num_past: int | None = None,
 ) -> tuple[Decoded, decoder.KVCache]:
   """Writes tokens until every active row has stopped or reached its limit.
@@ -243,7 +277,7 @@ def decode(
   Args:
     params, config, cache: see `prefill`; the cache is filled below `position`.
     rows: the state from which to continue.
-    max_new, top_k: M and K, see `Decoded`.
+    max_new, top_k: M and K, see `Decoded`; `top_k` None = all tokens.
     stop_ids, pad_id: tokens that end a row, and a token that is never written.
     num_past: an upper bound on the rows' positions; see `prefill`.
 
@@ -266,17 +300,17 @@ def decode(
         [*pasts, decoder.Past(new, written)],
     )
     new = _put_column(new, latest, i)
-    # Without the padding token, the probabilities of the others sum to 1.
-    log_probs = jax.nn.log_softmax(logits[:, 0].at[:, pad_id].set(-1e9))
-    chosen = _choose(log_probs, rows.seed, rows.position + i, rows.temperature)
+    scores = log_probs(logits[:, 0], pad_id)
+    chosen = _choose(scores, rows.seed, rows.position + i, rows.temperature)
     chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
-    out = _record(out, i, going, chosen, log_probs, hidden[:, 0], top_k)
+    out = _record(out, i, going, chosen, scores, hidden[:, 0], top_k)
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
     return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
 
+  width = top_k or config.vocab_size
   start = (
       jnp.int32(0),
-      _nothing(batch_size, max_new, top_k, config.hidden_size),
+      _nothing(batch_size, max_new, width, config.hidden_size),
       rows.last_token,
       decoder.init_cache(config, batch_size, max_new),
   )
@@ -329,7 +363,7 @@ def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
     chosen: `[B]` int32, the token of each row.
     log_probs: `[B, V]` float32, log-probabilities of all tokens.
     hidden: `[B, D]` float32, the hidden states that predicted the tokens.
-    top_k: K, number of top log-probabilities to record.
+    top_k: K, number of top log-probabilities to record; None = all, by id.
   """
 
   def put(array, value):
@@ -342,12 +376,13 @@ def _record(out, i, going, chosen, log_probs, hidden, top_k) -> Decoded:
   # features do not depend on how tokens are sampled.
   own = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
   state = jnp.where(going[:, None], hidden, 0.0)
+  top = log_probs if top_k is None else jax.lax.top_k(log_probs, top_k)[0]
   # While decoding, `hidden_mean` is a sum over tokens; `decode` divides it.
   return out.replace(
       tokens=put(out.tokens, chosen),
       count=out.count + going,
       log_probs=put(out.log_probs, own),
-      top_log_probs=put(out.top_log_probs, jax.lax.top_k(log_probs, top_k)[0]),
+      top_log_probs=put(out.top_log_probs, top),
       hidden_last=jnp.where(going[:, None], hidden, out.hidden_last),
       hidden_mean=out.hidden_mean + state,
   )

@@ -64,11 +64,18 @@ class Tokenizer:
     """Returns the text of token ids; special tokens appear as '<eos>' etc."""
     return ''.join(VOCABULARY[i] for i in ids)
 
-  def save(self, directory: str | pathlib.Path) -> None:
+  def save(
+      self,
+      directory: str | pathlib.Path,
+      added: Sequence[str] = (),
+      chat_template: str | None = None,
+  ) -> None:
     """Writes tokenizer.json and tokenizer_config.json for `transformers`.
 
     Args:
       directory: where to write the files.
+      added: further special tokens; their ids follow those of the vocabulary.
+      chat_template: in Jinja; None = the models have none.
     """
     import tokenizers
     import transformers
@@ -80,13 +87,16 @@ class Tokenizer:
         tokenizers.Regex(_PATTERN), behavior='isolated'
     )
     backend.decoder = tokenizers.decoders.Fuse()
-    transformers.PreTrainedTokenizerFast(
+    backend.add_special_tokens(list(added))
+    saved = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,
         eos_token=EOS,
         # Cleaning up would remove spaces that are part of the pieces.
         clean_up_tokenization_spaces=False,
-    ).save_pretrained(str(directory))
+    )
+    saved.chat_template = chat_template
+    saved.save_pretrained(str(directory))
 
 
 def _first_unknown(cut: re.Pattern, text: str) -> int:

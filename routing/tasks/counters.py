@@ -253,6 +253,32 @@ def solution(exercise: Exercise, *, misconceived: bool = False) -> list[str]:
   return steps + [answer_text(exercise, state)]
 
 
+def right_steps(exercise: Exercise, steps: Sequence[str]) -> list[str | None]:
+  """Returns what each step of a model's answer would have to be.
+
+  That is what follows from the counters that the step before it states, even if
+  they are wrong. None where nothing is right: after a step that states no
+  counters, and after the final answer.
+
+  Args:
+    exercise: the exercise.
+    steps: texts of the steps of the answer.
+  """
+  states = [exercise.start]
+  for text in steps[:-1]:
+    found = _STATE.search(text)
+    states.append((int(found[1]), int(found[2])) if found else None)
+  expected = []
+  for i, state in enumerate(states[: len(steps)]):
+    if state is None or i > len(exercise.clauses):
+      expected.append(None)
+    elif i == len(exercise.clauses):
+      expected.append(answer_text(exercise, state))
+    else:
+      expected.append(execute(i, exercise.clauses[i], state)[0])
+  return expected
+
+
 def label_steps(exercise: Exercise, steps: Sequence[str]) -> list[StepLabel]:
   """Returns a label for each step of a model's answer to an exercise.
 
@@ -260,21 +286,24 @@ def label_steps(exercise: Exercise, steps: Sequence[str]) -> list[StepLabel]:
   states. A step after one that states no counters is labelled as wrong.
   """
   state, labels = exercise.start, []
+  expected = right_steps(exercise, steps)
   matters = relevance(exercise.clauses, exercise.asked)
   for i, text in enumerate(steps):
     if i < len(exercise.clauses):
       clause = exercise.clauses[i]
-      # If the state is None, `expected` is None too, and the step is wrong.
-      expected = state and execute(i, clause, state)[0]
       blind = state is not None and in_blind_spot(
           clause.operation, *sum_of(clause, state)
       )
-      label = StepLabel(text == expected, matters[i], blind, clause.operation)
+      label = StepLabel(
+          text == expected[i], matters[i], blind, clause.operation
+      )
     else:
       is_answer = i == len(exercise.clauses)
-      expected = is_answer and state and answer_text(exercise, state)
       label = StepLabel(
-          text == expected, is_answer, False, 'answer' if is_answer else 'extra'
+          text == expected[i],
+          is_answer,
+          False,
+          'answer' if is_answer else 'extra',
       )
     labels.append(label)
     found = _STATE.search(text)

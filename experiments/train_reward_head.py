@@ -1,0 +1,184 @@
+"""Trains the embedded pair's reward model; see configs/arithmetic_reward.py.
+
+If it is killed, the same command continues. The model is in `reward/` then, and
+`reward_card.json` holds its figures on the test split, which nothing before has
+looked at.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+
+from absl import logging
+import jax
+import ml_collections
+import numpy as np
+
+from experiments import command_line
+from experiments import workdirs
+from routing import progress
+from routing.engines import model_files
+from routing.lm import decoder
+from routing.lm import export
+from routing.lm import pretrain
+from routing.lm import reward_head
+from routing.lm import reward_training
+from routing.tasks import arithmetic
+from routing.tasks import counters
+from routing.training import metrics
+
+MODELS = ('small', 'large')
+EXAMPLES_FILE = 'examples.npz'
+CARD_FILE = 'reward_card.json'
+FOLDER = 'reward'
+
+
+def _language_model(config: ml_collections.ConfigDict, name: str):
+  """Returns shape and parameters of a model of the pair."""
+  if name not in MODELS:
+    raise ValueError(f'Unknown model {name!r}; allowed: {", ".join(MODELS)}.')
+  if config.pair:
+    return export.load_pretrained(pathlib.Path(config.pair) / name)
+  return export.load_pretrained(export.shipped(name))
+
+
+def _exercises(
+    config: ml_collections.ConfigDict, split: str
+) -> list[counters.Exercise]:
+  """Returns the exercises of a split."""
+  sizes = config.problems.to_dict()
+  problems = arithmetic.load(sizes.pop('seed'), **sizes)[split]
+  return [counters.to_exercise(problem) for problem in problems]
+
+
+def _examples(
+    config: ml_collections.ConfigDict, directory: pathlib.Path
+) -> reward_training.Examples:
+  """Returns the training examples, from their file where they are made."""
+  path = directory / EXAMPLES_FILE
+  if not path.exists():
+    tasks = _exercises(config, 'train')
+    parts = []
+    for index, (name, temperature, count) in enumerate(config.answers):
+      shape, params = _language_model(config, name)
+      answers = reward_training.sample_answers(
+          params,
+          shape,
+          tasks[:count],
+          temperature=temperature,
+          # Every run and every kind of answer has samples of its own.
+          seed=len(config.answers) * config.seed + index,
+      )
+      parts.append(reward_training.label(tasks[:count], answers))
+      logging.info('%d answers of %s are labelled', len(parts[-1]), name)
+    arrays = {
+        field.name: np.concatenate([getattr(x, field.name) for x in parts])
+        for field in dataclasses.fields(reward_training.Examples)
+    }
+    partial = path.with_name('.examples.partial.npz')
+    np.savez_compressed(partial, **arrays)
+    partial.replace(path)
+  with np.load(path) as arrays:
+    return reward_training.Examples(**arrays)
+
+
+def _train(
+    config: ml_collections.ConfigDict, directory: pathlib.Path
+) -> tuple[decoder.DecoderConfig, dict]:
+  """Trains the model, or goes on where it was stopped."""
+  examples = _examples(config, directory)
+  shape, params = reward_head.init_params(
+      *_language_model(config, 'large'), jax.random.key(config.seed)
+  )
+  checkpoints = directory / 'checkpoints'
+  start = pretrain.latest_step(checkpoints)
+  with (
+      progress.Progress(
+          config.num_steps, 'train reward model', done=start
+      ) as bar,
+      contextlib.closing(
+          # Rows after `start` are of steps that are repeated; they are dropped.
+          metrics.MetricWriter(directory / 'reward_metrics.jsonl', start)
+      ) as write,
+  ):
+
+    def report(step, scalars):
+      write(step, scalars)
+      logging.info('step %d: %s', step, scalars)
+
+    params = reward_training.train(
+        config,
+        shape,
+        params,
+        examples,
+        checkpoints,
+        write=report,
+        on_step=lambda step: bar.update(),
+    )
+  return shape, params
+
+
+def examine(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, split: str
+) -> dict[str, dict[str, float]]:
+  """Returns the figures of a trained model on the greedy answers to a split.
+
+  Args:
+    config: of the training.
+    folder: the reward model.
+    split: whose problems are answered.
+
+  Returns:
+    For the answers of each model of the pair, see `reward_training.summary`.
+  """
+  shape, params = reward_head.load(folder)
+  tasks = _exercises(config, split)
+  found = {}
+  for name in MODELS:
+    model, weights = _language_model(config, name)
+    answers = reward_training.sample_answers(
+        weights, model, tasks, temperature=0.0, seed=0
+    )
+    examples = reward_training.label(tasks, answers)
+    right = reward_training.probabilities(params, shape, examples)
+    found[name] = reward_training.summary(
+        right[examples.mask], examples.is_right[examples.mask]
+    )
+  return found
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Trains the reward model and writes its card."""
+  directory = workdirs.claim(workdir, config)
+  folder = directory / FOLDER
+  if not reward_head.is_reward_model(folder):
+    reward_head.save(folder, *_train(config, directory))
+  card = {
+      'command': _command(),
+      'seed': config.seed,
+      'parameters': model_files.shape(folder)[0],
+      'bytes': (folder / 'model.safetensors').stat().st_size,
+      'steps': config.num_steps,
+      'answers': len(_examples(config, directory)),
+      'test_problems': config.problems.test,
+      # By the model of the pair whose greedy answers are scored.
+      'test': examine(config, folder, 'test'),
+  }
+  partial = directory / f'.{CARD_FILE}.partial'
+  partial.write_text(json.dumps(card, indent=2) + '\n')
+  partial.replace(directory / CARD_FILE)
+  for name in MODELS:
+    print(f'Steps of {name}: {card["test"][name]}')
+  print(f'Reward model: {folder}. Card: {directory / CARD_FILE}')
+
+
+def _command() -> str:
+  """Returns the command as typed, without the directory."""
+  words = [w for w in sys.argv[1:] if not w.startswith('--workdir')]
+  return ' '.join(['python -m experiments.train_reward_head', *words])
+
+
+if __name__ == '__main__':
+  command_line.run(main, 'config', 'workdir')

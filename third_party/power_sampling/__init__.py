@@ -1,0 +1,1 @@
+"""Power sampling: answers of one model from its sharpened distribution."""

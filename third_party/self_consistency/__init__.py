@@ -1,0 +1,1 @@
+"""Self-consistency and repeated sampling: many answers of one model."""

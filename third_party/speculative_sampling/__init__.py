@@ -1,0 +1,1 @@
+"""Speculative sampling: the small model drafts tokens, the large one checks."""
