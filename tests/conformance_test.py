@@ -164,7 +164,9 @@ class ConformanceTest(parameterized.TestCase):
       live = family.at(_knobs(method, family)[-1])
       # Whoever asks an informant has declared what for.
       if getattr(live, 'informant', None) is not None:
-        self.assertTrue(needs.step_score or needs.judge or needs.embedding)
+        self.assertTrue(
+            needs.step_score or needs.judge or needs.embedding or needs.probe
+        )
       self.assertEqual(hasattr(live, 'answer'), needs.protocol is None)
       if needs.protocol is None:
         continue

@@ -21,6 +21,7 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
+from routing.rollout import final_answer
 from routing.rollout import inquiry as inquiry_lib
 from routing.rollout import steps as steps_lib
 from routing.tasks import delimiter as delimiter_lib
@@ -32,7 +33,7 @@ class Router(Protocol):
   """The interface of a router: one method, called at each step boundary.
 
   A router that needs more than the trace also has an attribute `informant`; see
-  `rollout.inquiry`.
+  `rollout.inquiry`. For the attribute `final_route` see `rollout.final_answer`.
   """
 
   def decide(self, trace: types.Trace) -> types.Decision:
@@ -231,6 +232,7 @@ async def answer(
       if is_last:
         await walk.finish(decision.route)
         break
+    await final_answer.rewrite(walk, router)
     await walk.close()
   text = steps_lib.join(walk.steps)
   return walk.trajectory(await grade_text(grade, text, problem))

@@ -37,6 +37,7 @@ METHODS = {
     'RouteLLM, classifier': 'third_party.routellm.methods:CLASSIFIER',
     'nearest questions': 'third_party.knn_router.methods:NEAREST',
     'FrugalGPT': 'third_party.frugalgpt.methods:CASCADE',
+    'RSD': 'third_party.rsd.methods:METHOD',
 }
 
 
