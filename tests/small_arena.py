@@ -74,9 +74,7 @@ class HashedScores:
       ]
       read = np.array([len(x) for x in steps])
       read[0] += len(question)
-      found.append(
-          step_scorer.StepScores(np.array(scores), read, read * 0.001)
-      )
+      found.append(step_scorer.StepScores(np.array(scores), read, read * 0.001))
     return found
 
 

@@ -221,6 +221,7 @@ async def answer(
     walk = _Walk(
         problem, sessions, protocol, accounting, seed, sampling, sample
     )
+    walk.engines = engines
     while walk.is_open():
       written = await walk.draft() if protocol.has_draft else ()
       decision = await walk.decide(router, written)
@@ -262,6 +263,7 @@ class _Walk:
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
     self.calls: list[types.Call] = []
+    self.engines: Sequence[engine_lib.Engine] = ()
     self._writer: engine_lib.Session | None = None
     self._seen: types.Trace | None = None
 
@@ -358,7 +360,9 @@ class _Walk:
 
     `draft` holds the draft of the next step, or nothing without drafts.
     """
-    inquiry = inquiry_lib.Inquiry(self._probe, self._spent, self.calls)
+    inquiry = inquiry_lib.Inquiry(
+        self._probe, self._spent, self.calls, self.engines
+    )
     # `_seen` is the trace with the evidence: later traces lead back to it, and
     # a router may compare the evidence of several decisions.
     self._seen = await inquiry.informed(router, self._trace(draft))

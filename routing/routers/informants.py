@@ -8,6 +8,7 @@ no step. Its compute is charged as that of a further route.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 from typing import Protocol
@@ -69,9 +70,7 @@ class Scorer:
   def __init__(self, name: str, scorer: step_scorer.StepScorer, route: int):
     self.name, self.route = name, route
     self._scorer = scorer
-    self._known: dict[
-        tuple[str, tuple[str, ...]], step_scorer.StepScores
-    ] = {}
+    self._known: dict[tuple[str, tuple[str, ...]], step_scorer.StepScores] = {}
     self._waiting: dict[tuple[str, tuple[str, ...]], asyncio.Future] = {}
     self._task: asyncio.Task | None = None
 
@@ -222,3 +221,28 @@ class FirstToken:
       )
     entropy = float(confidence.truncated_entropy(top[:1])[0])
     return entropy, float(top[0, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class InWords:
+  """The informant that asks a model in words, e.g. for a grade of the draft.
+
+  The evidence is one number.
+
+  put: returns what the model is asked about a trace.
+  read: returns the number that a reply stands for.
+  route: the model that is asked.
+  max_tokens: of a reply.
+  """
+
+  put: Callable[[types.Trace], str]
+  read: Callable[[str], float]
+  route: int
+  max_tokens: int = 1
+
+  async def ask(
+      self, trace: types.Trace, inquiry: inquiry_lib.Inquiry
+  ) -> tuple[float, ...]:
+    """Returns the number that the reply stands for; the reply is charged."""
+    text = self.put(trace)
+    return (self.read(await inquiry.ask(self.route, text, self.max_tokens)),)

@@ -38,6 +38,10 @@ METHODS = {
     'nearest questions': 'third_party.knn_router.methods:NEAREST',
     'FrugalGPT': 'third_party.frugalgpt.methods:CASCADE',
     'RSD': 'third_party.rsd.methods:METHOD',
+    'GlimpRouter': 'third_party.glimprouter.methods:METHOD',
+    'STEER': 'third_party.steer.methods:METHOD',
+    'SpecReason': 'third_party.specreason.methods:METHOD',
+    'KnowNo': 'third_party.knowno.methods:METHOD',
 }
 
 

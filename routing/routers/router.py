@@ -137,9 +137,10 @@ class Sample:
   embed: a sentence embedding; None = the comparison offers none.
   small_steps: `[N]` texts of the steps of the small model's whole answers.
   scorer: scores steps, e.g. a process reward model; None = there is none.
-  judge: a reader that has the largest model judge steps; None = there is none.
-  verifier: asks the small model whether its own answer is right; None = there
-    is none.
+  judge: scores steps by the largest model, where it cannot judge in words; None
+    = nothing does.
+  follows_words: whether the models reply to questions outside the task, so that
+    they can judge in words.
   answering: how models answer live, for methods that learn from answers of
     their own; None = no model can be asked.
   """
@@ -154,8 +155,8 @@ class Sample:
   embed: embedding_lib.Embedding | None = None
   small_steps: tuple[tuple[str, ...], ...] = ()
   scorer: informants.Scorer | None = None
-  judge: informants.Reader | None = None
-  verifier: Any = None
+  judge: informants.Scorer | None = None
+  follows_words: bool = False
   answering: live_answers.Answering | None = None
 
   @property
