@@ -21,6 +21,7 @@ from routing.routers import card as card_lib
 from routing.routers import informants
 from routing.routers import learned
 from routing.routers import router
+from routing.tasks import prompt
 from tests import scripted_pair
 
 SIZES = dict(train=40, select=24, test=16)
@@ -83,9 +84,27 @@ SCORER = informants.Scorer('hashes', HashedScores(), NUM_ROUTES + 1)
 JUDGE = informants.Scorer('judge', HashedScores('judge'), NUM_ROUTES + 2)
 
 
+def _in_words(script):
+  """Returns a script that also replies to what is no question of the task."""
+
+  def reply(request):
+    if not isinstance(request.question, prompt.Plain):
+      return script(request)
+    key = f'{request.question}{request.seed}'.encode()
+    drawn = zlib.crc32(key)
+    if 'digit' in request.question:
+      return str(drawn % 10)
+    return 'Y' if drawn % 3 else 'N'
+
+  return reply
+
+
 def make_engines():
   """Returns the engines of the pair."""
-  return scripted_pair.make_engines(NUM_ROUTES, log_probs=log_probs)
+  engines = scripted_pair.make_engines(NUM_ROUTES, log_probs=log_probs)
+  for engine in engines:
+    engine.script = _in_words(engine.script)
+  return engines
 
 
 @functools.cache
@@ -114,7 +133,9 @@ def sample(split, protocol, embed=None):
   found = samples.of_ladders(
       ladders(split), FEATURES, ACCOUNTING, protocol, embed
   )
-  return dataclasses.replace(found, scorer=SCORER, judge=JUDGE)
+  return dataclasses.replace(
+      found, scorer=SCORER, judge=JUDGE, follows_words=True
+  )
 
 
 def untrained(seed, setting=None):

@@ -1,7 +1,8 @@
-"""What RSD and TRIM's threshold share: a scorer, and quantiles of its scores."""
+"""What systems with a step scorer share: the scorer, and scores of `train`."""
 
 import numpy as np
 
+from routing import types
 from routing.outcomes import refusal
 from routing.routers import informants
 from routing.routers import router
@@ -30,3 +31,16 @@ def scored_steps(
   pairs = list(zip(train.questions, train.small_steps, strict=True))
   found = scorer.score_all(pairs[:num_problems])
   return [x.scores for x in found]
+
+
+def shortfall(trace: types.Trace) -> float:
+  """Returns 1 - r, where r is the score of the draft."""
+  return 1.0 - trace.evidence[-1]
+
+
+def fingerprint(scorer: informants.Scorer, route: int) -> str:
+  """Returns the name of thresholds on `shortfall` in caches of answers.
+
+  Systems that apply the same rule share their answers.
+  """
+  return f'step score/{scorer.name}/{route}'

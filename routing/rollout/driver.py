@@ -313,9 +313,8 @@ class _Walk:
   ) -> tuple[types.Step, ...]:
     """Makes a call of this kind, one of `types.CALL_KINDS`, and records it."""
     session = self._sessions[route]
-    # If the writer stays the same, its session resumes the text that it has
-    # written speculatively. If the writer changes, this text is wasted and must
-    # be charged before the new call.
+    # The same writer's session resumes the text that it wrote speculatively.
+    # For another writer this text is wasted, and charged before the new call.
     if self._writer is not None and self._writer is not session:
       self._waste(await self._writer.cancel_speculation())
     self._writer = session
@@ -363,13 +362,11 @@ class _Walk:
     inquiry = inquiry_lib.Inquiry(
         self._probe, self._spent, self.calls, self.engines
     )
-    # `_seen` is the trace with the evidence: later traces lead back to it, and
-    # a router may compare the evidence of several decisions.
+    # With its evidence: later traces lead back to it.
     self._seen = await inquiry.informed(router, self._trace(draft))
     decision = router.decide(self._seen)
     self._protocol.check_route(decision.route, len(self._sessions))
-    # `is_last` counts the decisions, so this one must be recorded first.
-    self.decisions.append(decision)
+    self.decisions.append(decision)  # `is_last` counts this one, too.
     return decision
 
   def _trace(self, draft: Sequence[types.Step]) -> types.Trace:

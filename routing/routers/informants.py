@@ -139,7 +139,7 @@ class Scorer:
 
 
 def texts(trace: types.Trace) -> tuple[str, ...]:
-  """Returns the texts of the accepted steps and of the draft, if there is one."""
+  """Returns the texts of the accepted steps and of the draft, if any."""
   draft = () if trace.draft is None else (trace.draft,)
   return tuple(x.text for x in (*trace.steps, *draft))
 

@@ -42,6 +42,7 @@ METHODS = {
     'STEER': 'third_party.steer.methods:METHOD',
     'SpecReason': 'third_party.specreason.methods:METHOD',
     'KnowNo': 'third_party.knowno.methods:METHOD',
+    'AutoMix': 'third_party.automix.methods:METHOD',
 }
 
 

@@ -1,10 +1,10 @@
 """GlimpRouter as a method of the comparison.
 
 Before each step the small model writes one token. If the entropy of this token
-is above a threshold, the large model writes the step, otherwise the small one.
+reaches a threshold, the large model writes the step, otherwise the small one.
 The large model writes the final answer in any case.
-Source: "GlimpRouter: Efficient Collaborative Inference by Glimpsing One Token of
-Thoughts", arXiv 2601.05110.
+Source: "GlimpRouter: Efficient Collaborative Inference by Glimpsing One Token
+of Thoughts", arXiv 2601.05110.
 """
 
 from routing import types

@@ -1,1 +1,1 @@
-"""KnowNo: sets of routes by conformal prediction, and help where they are large."""
+"""KnowNo: conformal sets of routes; a set of several asks for help."""

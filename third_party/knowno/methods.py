@@ -1,10 +1,10 @@
 """KnowNo as a method of the comparison.
 
-The options at a step are the routes, each with a probability. The prediction set
-holds the options whose probability is at least kappa. If it holds exactly one,
-this route is taken; otherwise the router asks for help, which is the largest
-model. Split conformal prediction sets kappa for a share alpha of problems that
-may be missed.
+The options at a step are the routes, each with a probability. The prediction
+set holds the options whose probability is at least kappa. If it holds exactly
+one, this route is taken; otherwise the router asks for help, which is the
+largest model. Split conformal prediction sets kappa for a share alpha of
+problems that may be missed.
 Source: Ren et al. 2023, "Robots That Ask For Help: Uncertainty Alignment for
 Large Language Model Planners", sections 3.2 and 3.3.
 """

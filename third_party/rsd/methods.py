@@ -9,7 +9,6 @@ Reasoning", algorithm 1 with the binary weighting function.
 
 import numpy as np
 
-from routing import types
 from routing.routers import informants
 from routing.routers import live_thresholds
 from routing.routers import router
@@ -19,11 +18,6 @@ NAME = 'RSD'
 DELTA = 0.7  # The threshold of its public scripts.
 NUM_KNOBS = 11  # Quantiles of the rewards on `train`.
 NUM_SCORED = 500  # Problems of `train` whose steps are scored for them.
-
-
-def shortfall(trace: types.Trace) -> float:
-  """Returns 1 - r, where r is the reward of the draft."""
-  return 1.0 - trace.evidence[-1]
 
 
 def fit(train, *, setting, seed):
@@ -39,9 +33,9 @@ def fit(train, *, setting, seed):
   )
   return [
       live_thresholds.Thresholds(
-          shortfall,
+          step_thresholds.shortfall,
           knobs,
-          f'{NAME}/{scorer.name}/{train.num_routes - 1}',
+          step_thresholds.fingerprint(scorer, train.num_routes - 1),
           informants.OfDraft(scorer),
           train.num_routes - 1,
       )

@@ -1,9 +1,9 @@
 """STEER as a method of the comparison.
 
-The confidence of the small model in a step is the mean over the step's tokens of
-its largest log-probability. A mixture of two Gaussians, fitted to the confidence
-of steps in `train`, gives the posterior of the confident component. The large
-model writes the next step if the posterior is below a threshold.
+The confidence of the small model in a step is the mean over the step's tokens
+of its largest log-probability. A mixture of two Gaussians, fitted to the
+confidence of steps in `train`, gives the posterior of the confident component.
+The large model writes the next step if this posterior is low.
 Source: Lee et al. 2025, "Confidence-Guided Stepwise Model Routing for
 Cost-Efficient Reasoning", arXiv 2511.06190.
 """
