@@ -43,6 +43,8 @@ METHODS = {
     'SpecReason': 'third_party.specreason.methods:METHOD',
     'KnowNo': 'third_party.knowno.methods:METHOD',
     'AutoMix': 'third_party.automix.methods:METHOD',
+    'TRIM, threshold': 'third_party.trim.methods:THRESHOLD',
+    'TRIM, POMDP': 'third_party.trim.methods:POMDP',
 }
 
 

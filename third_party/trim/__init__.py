@@ -1,0 +1,1 @@
+"""TRIM: four policies that rewrite the critical steps, informed by step scores."""
