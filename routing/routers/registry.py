@@ -45,6 +45,8 @@ METHODS = {
     'AutoMix': 'third_party.automix.methods:METHOD',
     'TRIM, threshold': 'third_party.trim.methods:THRESHOLD',
     'TRIM, POMDP': 'third_party.trim.methods:POMDP',
+    'TRIM, aggregate': 'third_party.trim.learned:AGGREGATE',
+    'TRIM, sequence': 'third_party.trim.learned:SEQUENCE',
 }
 
 

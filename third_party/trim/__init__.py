@@ -1,1 +1,1 @@
-"""TRIM: four policies that rewrite the critical steps, informed by step scores."""
+"""TRIM: four policies that rewrite steps, informed by their scores."""

@@ -3,11 +3,12 @@
 The small model drafts each step, and a process reward model scores all steps so
 far. A policy keeps the draft or has the large model rewrite it:
   threshold   rewrites if the draft's score r_t is below a threshold;
-  aggregate   an MLP of (r_t, the smallest earlier score, tokens of the draft, t);
+  aggregate   an MLP of r_t, the smallest earlier score, the draft's tokens, t;
   sequence    causal attention over the scores and tokens of all steps;
   POMDP       a plan over the belief that the answer is still right.
-Source: Kapoor et al. 2026, "TRIM: Hybrid Inference via Targeted Stepwise Routing
-in Multi-Step Reasoning Tasks", arXiv 2601.10245.
+Those that learn by PPO are in `learned`.
+Source: Kapoor et al. 2026, "TRIM: Hybrid Inference via Targeted Stepwise
+Routing in Multi-Step Reasoning Tasks", arXiv 2601.10245.
 """
 
 from __future__ import annotations
