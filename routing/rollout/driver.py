@@ -193,8 +193,7 @@ async def answer(
   writes the next step or, at a hand-over of `escalate`, the rest of the answer
   in one request. If the protocol has drafts, route 0 accepts the draft and any
   other route discards it; the draft's cost is charged in both cases. After the
-  last decision the chosen route writes the rest of the answer. Speculative
-  tokens that were cancelled are recorded as a separate call.
+  last decision the chosen route writes the rest of the answer.
 
   Args:
     problem: the problem to answer.
@@ -208,8 +207,7 @@ async def answer(
     sampling: sampling settings and limits of the answer.
     sample: index of this trajectory among several of the same problem.
 
-  Returns:
-    The trajectory; its `calls` hold every call in order.
+  Returns the trajectory; its `calls` hold all calls in order, the wasted too.
 
   Raises:
     ValueError: if the router chooses a route that is not allowed, or the
