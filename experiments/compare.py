@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import hashlib
 import json
 import pathlib
 import re
-import sys
 import time
 from typing import Any
 
@@ -60,26 +58,12 @@ def chosen(config: ml_collections.ConfigDict) -> list[str]:
   return asked
 
 
-def code_of(method: router_lib.Method) -> str:
-  """Returns a hash of the source of a method: its module and those beside it.
-
-  An entry is evaluated again when its router's own code has changed.
-  """
-  path = pathlib.Path(sys.modules[method.fit.__module__].__file__)
-  files = [path]
-  # Ours share one folder; those of others have a folder each.
-  if not method.fit.__module__.startswith('routing.'):
-    files = sorted(path.parent.glob('*.py'))
-  content = b''.join(x.read_bytes() for x in files)
-  return hashlib.sha256(content).hexdigest()
-
-
 def _key(config, workdir, name, method) -> dict[str, Any]:
   """Returns everything that the entries of a method depend on, JSON-like."""
   base = compared_problems.base(config)
   key = {
       'router': name,
-      'code': code_of(method),
+      'code': harness.source_hash(method),
       'settings': [dict(x) for x in method.settings],
       'compare': {
           field: value
@@ -199,6 +183,7 @@ def evaluate_all(
     is left out.
   """
   names = chosen(config)
+  workdir.mkdir(parents=True, exist_ok=True)
   base = compared_problems.base(config)
   for split in compared_problems.SPLITS:
     collect.collect_split(base, workdir, split, 'ladders')

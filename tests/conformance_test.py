@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import math
+import re
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -85,7 +86,9 @@ def _answers(method, family, knob, noted=None):
   return asyncio.run(all_of_them())
 
 
-@parameterized.parameters(*registry.METHODS)
+@parameterized.named_parameters(
+    (re.sub(r'\W+', '_', name), name) for name in registry.METHODS
+)
 class ConformanceTest(parameterized.TestCase):
 
   def test_fitting_again_gives_the_same_routers(self, name):

@@ -1,5 +1,6 @@
 """Tests of the harness: tuning, records, charges, and routers from outside."""
 
+import dataclasses
 import pathlib
 from unittest import mock
 
@@ -15,9 +16,12 @@ from routing.evaluation import harness
 from routing.evaluation import metrics
 from routing.features import embedding
 from routing.outcomes import refusal
+from routing.rollout import driver
+from routing.rollout import steps as steps_lib
 from routing.routers import question_level
 from routing.routers import registry
 from routing.routers import router
+from routing.routers import whole_answers
 from tests import flow_test
 from tests import small_arena
 
@@ -189,6 +193,74 @@ class HarnessTest(parameterized.TestCase):
       np.testing.assert_array_equal(
           entry.test.points('price').cost[index], picked.cost[0]
       )
+
+
+async def _best_of(problem, engines, *, seed, sampling, grade, samples, route):
+  """Answers by the last of some samples of one model."""
+  hot = dataclasses.replace(sampling, temperature=1.0)
+  calls, written = [], []
+  for sample in range(samples):
+    async with engines[route].open(problem.question) as session:
+      steps = await driver.write(
+          problem,
+          (),
+          session,
+          to_end=True,
+          seed=seed,
+          sampling=hot,
+          sample=sample,
+      )
+    written.append(steps)
+    calls.append(steps_lib.as_call('hand_over', steps_lib.call_usage(steps)))
+  *others, kept = written
+  return types.Trajectory(
+      problem,
+      kept,
+      tuple(x for steps in others for x in steps),
+      (),
+      tuple(calls),
+      await driver.grade_text(grade, steps_lib.join(kept), problem),
+  )
+
+
+class WholeAnswersTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    family = whole_answers.Family(_best_of, 'samples', (1, 3), dict(route=0))
+    self.method = router.Method(
+        'samples',
+        router.Needs(None, samples=3),
+        lambda train, *, setting, seed: [family],
+    )
+
+  def test_a_function_enters_by_one_line(self):
+    arena = small_arena.make()
+    found = compare.enter('samples', self.method, arena, [0, 1], 1)
+    # Sampled answers are others with another seed, though nothing is fitted.
+    self.assertLen(found, 2)
+    self.assertFalse(
+        np.array_equal(found[0].select.correct, found[1].select.correct)
+    )
+
+  def test_unused_samples_are_discarded_and_read_the_question_again(self):
+    (family,) = self.method.fit(None, setting={}, seed=0)
+    arena = small_arena.make()
+    found = harness.outcomes(
+        self.method, family, np.array([1.0, 3.0]), arena, 'test', 0
+    )
+    question = found.cost['tokens/question'][0]
+    np.testing.assert_array_equal(
+        found.cost['tokens/re-read'], [0 * question, 2 * question]
+    )
+    np.testing.assert_array_equal(found.cost['tokens/discarded'][0], 0)
+    self.assertTrue((found.cost['tokens/discarded'][1] > 0).all())
+    self.assertTrue((found.cost['price'][1] > found.cost['price'][0]).all())
+
+  def test_a_value_that_is_not_offered_is_refused(self):
+    (family,) = self.method.fit(None, setting={}, seed=0)
+    with self.assertRaisesRegex(ValueError, r'samples is 2; allowed: \(1, 3\)'):
+      family.at(2)
 
 
 class _Pinned:

@@ -140,8 +140,13 @@ def _sources(*patterns):
 
 def _library():
   """Yields (module, source) of all files of `routing`."""
+  yield from _modules('routing')
+
+
+def _modules(package):
+  """Yields (module, source) of all files of a top-level package."""
   for name, source in _sources('*.py'):
-    if name.startswith('routing/'):
+    if name.startswith(f'{package}/'):
       yield name.removesuffix('.py').replace('/', '.'), source
 
 
@@ -189,9 +194,38 @@ class CheckoutTest(parameterized.TestCase):
           allowed = ('ml_collections', 'configs', 'itertools')
           self.assertIn(used.split('.')[0], allowed, name)
 
-  @parameterized.parameters(ambient_reads, heavy_imports, undocumented)
-  def test_library(self, rule):
-    self.assert_no_offence((m, rule(s)) for m, s in _library())
+  @parameterized.product(
+      rule=(ambient_reads, heavy_imports, undocumented),
+      package=('routing', 'third_party'),
+  )
+  def test_library(self, rule, package):
+    self.assert_no_offence((m, rule(s)) for m, s in _modules(package))
+
+  def test_systems_of_others_use_the_library_only(self):
+    found = dict(_modules('third_party'))
+    self.assertIn('third_party.frugalgpt.methods', found)
+    for module, source in found.items():
+      for used in checkout.imports(ast.parse(source)):
+        self.assertNotIn(
+            used.split('.')[0], ('experiments', 'configs', 'tests'), module
+        )
+
+  def test_systems_of_others_have_a_page_each(self):
+    folders = {x.split('.')[1] for x, _ in _modules('third_party')}
+    for folder in folders - {'__init__'}:
+      path = checkout.ROOT / 'third_party' / folder / 'README.md'
+      text = path.read_text(encoding='utf-8')
+      for part in (
+          'the rule as',
+          'differences',
+          'public code',
+          'known weaknesses',
+          'arxiv.org',
+      ):
+        self.assertIn(part, text.lower(), folder)
+      # The table of all systems names it.
+      table = (checkout.ROOT / 'third_party' / 'README.md').read_text()
+      self.assertIn(f'({folder})', table)
 
   def test_retired_names(self):
     self.assert_no_offence((n, retired_names(s)) for n, s in _sources('*.py'))

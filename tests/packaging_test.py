@@ -93,6 +93,7 @@ class DependenciesTest(parameterized.TestCase):
             'serve',
             'ray',
             'prm',
+            'embedding',
             'reasoning-gym',
             'track',
             'dev',

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
+from routing.engines import resilience
 from routing.shards import reply_memory
 from tests import scripted_pair
 
@@ -83,6 +84,14 @@ class ReplyMemoryTest(parameterized.TestCase):
     )
     _ask(wrapped, [_REQUESTS[4]] * 2)
     self.assertLen(engine.requests, 2)
+
+  def test_token_sessions_are_those_of_the_engine(self):
+    engine, wrapped = self._wrapped()
+    outer = resilience.ResilientEngine(wrapped, resilience.Limits(), None)
+    # What asks by `hasattr` sees no difference to the engine itself.
+    self.assertFalse(hasattr(outer, 'open_tokens'))
+    engine.open_tokens = lambda question: f'tokens of {question}'
+    self.assertEqual(outer.open_tokens('q'), 'tokens of q')
 
   def test_an_unfinished_record_is_dropped(self):
     _, wrapped = self._wrapped()

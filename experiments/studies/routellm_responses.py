@@ -121,6 +121,8 @@ def sample(
   questions = tuple(x.question for x in rows)
   decisions = dataclasses.replace(table.decisions, questions=questions)
   spec = lambda name: costs.spec_by_parameters(name, 1, 1, 1)
+  # Costs are calls here, so an embedding adds none; it must have a price.
+  informing = () if embed is None or embed.spec is None else (embed.spec,)
   calls = tuple(types.Call(0, 0, 0, 0) for _ in rows)
   return router_lib.Sample(
       source=sources.Known(
@@ -128,7 +130,7 @@ def sample(
           [types.Problem(x, x, '') for x in questions],
       ),
       features=_FEATURES,
-      accounting=costs.Accounting((spec('small'), spec('large'))),
+      accounting=costs.Accounting((spec('small'), spec('large'), *informing)),
       small_answers=('',) * len(rows),
       small_correct=np.array([float(x.small) for x in rows]),
       small_calls=calls,

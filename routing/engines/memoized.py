@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Hashable
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 import weakref
 
 from routing import types
@@ -177,6 +178,15 @@ class MemoizedEngine:
   def open(self, question: str) -> 'MemoizedSession':
     """Opens a session about a question; see `engine.Engine.open`."""
     return MemoizedSession(self, self._engine.open(question))
+
+  @property
+  def open_tokens(self) -> Any:
+    """Opens a token session of the wrapped engine, if it has any; not stored.
+
+    Raises:
+      AttributeError: if the wrapped engine has none, as it would itself.
+    """
+    return self._engine.open_tokens
 
   async def close(self) -> None:
     """Closes the wrapped engine; the memory remains usable."""

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 import random
+from typing import Any
 
 from absl import logging
 
@@ -106,6 +107,17 @@ class ResilientEngine:
     )
     self._num_restarts = 0
     self._restarting = asyncio.Lock()
+
+  @property
+  def open_tokens(self) -> Any:
+    """Opens a token session of the wrapped engine, if it has any.
+
+    Such sessions belong to engines in this process, whose calls do not fail.
+
+    Raises:
+      AttributeError: if the wrapped engine has none, as it would itself.
+    """
+    return self._engine.open_tokens
 
   def open(self, question: str) -> 'ResilientSession':
     """Opens a session about a question; see `engine.Engine.open`."""

@@ -1,68 +1,110 @@
-"""Plots the curves of all routers of a comparison, with their intervals."""
+"""Plots the curves of all routers of a comparison, and their areas."""
 
 from collections.abc import Mapping
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from routing.evaluation import plots
 from routing.evaluation import tables
 
-# More colours than any palette that stays readable; line styles tell apart what
-# shares a colour.
+# More curves than any palette has colours that readers can tell apart; line
+# styles tell apart what shares a colour.
 _LINES = ('-', '--', '-.', ':')
+_INK = '#222222'
 
 
 def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
-  """Plots accuracy against cost in the comparison's cost metric, to a file."""
+  """Plots a comparison in its cost metric, to a PNG file.
+
+  Left: accuracy against cost; only the reference has its 95 % band, because
+  twenty bands would hide one another. Right: the area of each router with its
+  95 % interval.
+  """
   pyplot = plots.load_pyplot()
   metric = content['cost_metric']
   found = content['cost_metrics'][metric]['methods']
-  # The reference is drawn last, on top.
-  names = [x for x in found if x != content['reference']]
-  names.append(content['reference'])
-  figure, axes = pyplot.subplots(figsize=(8.4, 5.0), layout='constrained')
+  names = _by_area(found)
+  figure, (left, right) = pyplot.subplots(
+      1, 2, figsize=(12.0, 5.2), width_ratios=(1.1, 1), layout='constrained'
+  )
   colours = pyplot.get_cmap('tab10').colors
-  for index, name in enumerate(names):
-    curve = found[name]['curve']
-    is_reference = name == content['reference']
-    style = dict(
-        color='#000000' if is_reference else colours[index % len(colours)],
-        linestyle=_LINES[index // len(colours) % len(_LINES)],
-        linewidth=2.4 if is_reference else 1.3,
-    )
-    label = tables.LABELS.get(name, name)
-    if curve['cost'][0] == curve['cost'][-1]:  # A single point.
-      error = [
-          [curve['accuracy'][0] - curve['low'][0]],
-          [curve['high'][0] - curve['accuracy'][0]],
-      ]
-      axes.errorbar(
-          curve['cost'][0],
-          curve['accuracy'][0],
-          yerr=error,
-          fmt='o',
-          markersize=4,
-          color=style['color'],
-          label=label,
+  styles = {
+      name: dict(
+          color=colours[i % len(colours)],
+          linestyle=_LINES[i // len(colours) % len(_LINES)],
+          linewidth=1.3,
       )
-      continue
-    axes.fill_between(
-        curve['cost'],
-        curve['low'],
-        curve['high'],
-        color=style['color'],
-        alpha=0.12,
-        linewidth=0,
-    )
-    axes.plot(curve['cost'], curve['accuracy'], label=label, **style)
-  plots.clean_axes(axes, metric)
-  axes.set_ylabel('accuracy', fontsize=9)
-  axes.set_xlim(0, 1.3)
-  axes.set_title(
-      f'{content["num_problems"]:,} test problems; bands: 95 % intervals',
+      for i, name in enumerate(names)
+  }
+  styles[content['reference']] = dict(color='#000000', linewidth=2.6, zorder=9)
+  for name in names:
+    _curve(left, found[name]['curve'], styles[name])
+  band = found[content['reference']]['curve']
+  left.fill_between(
+      band['cost'], band['low'], band['high'], color='#000000', alpha=0.12
+  )
+  plots.clean_axes(left, metric)
+  left.set_ylabel('accuracy', fontsize=9)
+  left.set_xlim(0, 1.3)
+  left.set_title(
+      f'{content["num_problems"]:,} test problems; band: 95 % interval of the '
+      f'{tables.LABELS.get(content["reference"], content["reference"])}',
       fontsize=9,
       loc='left',
   )
-  figure.legend(loc='outside right upper', fontsize=7, frameon=False)
+  _areas(right, found, names, styles)
   figure.savefig(path, dpi=160, format='png')
   pyplot.close(figure)
+
+
+def _by_area(found: Mapping[str, Any]) -> list[str]:
+  """Returns the names, the smallest area first; those without area lead."""
+  area = lambda name: (found[name]['area'] or {}).get('mean') or 0.0
+  return sorted(found, key=area)
+
+
+def _curve(axes, curve: Mapping[str, Any], style: Mapping[str, Any]) -> None:
+  """Draws a curve, or a point where the router has a single knob."""
+  if curve['cost'][0] == curve['cost'][-1]:
+    where = curve['cost'][0], curve['accuracy'][0]
+    axes.plot(*where, 'o', markersize=5, color=style['color'], zorder=8)
+  else:
+    axes.plot(curve['cost'], curve['accuracy'], **style)
+
+
+def _areas(axes, found, names, styles) -> None:
+  """Draws the area of each router with its interval, the best at the top."""
+  for height, name in enumerate(names):
+    area = found[name]['area']
+    if area is not None:
+      error = np.array(
+          [[area['mean'] - area['low']], [area['high'] - area['mean']]]
+      )
+      axes.errorbar(
+          area['mean'],
+          height,
+          xerr=np.maximum(error, 0.0),
+          fmt='o',
+          markersize=4,
+          capsize=2,
+          color=styles[name]['color'],
+      )
+    # The line style of the curve stands beside the name.
+    axes.plot(
+        [-0.04, -0.005],
+        [height, height],
+        transform=axes.get_yaxis_transform(),
+        clip_on=False,
+        **styles[name],
+    )
+  axes.set_yticks(
+      range(len(names)), [f'{tables.LABELS.get(x, x)}     ' for x in names]
+  )
+  axes.spines[['top', 'right', 'left']].set_visible(False)
+  axes.tick_params(axis='y', length=0, labelsize=8, colors=_INK)
+  axes.tick_params(axis='x', labelsize=8, colors=_INK)
+  axes.grid(axis='x', color='#EEEEEE', linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.set_xlabel('area: mean accuracy over costs .2 to .8', fontsize=9)

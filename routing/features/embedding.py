@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 from typing import Any
 from typing import Protocol
 
@@ -96,29 +95,26 @@ class SentenceModel:
         int(config.num_hidden_layers),
         self.size,
     )
-    # One question is embedded for many routers and knobs.
-    self._one = functools.lru_cache(maxsize=1 << 14)(self._embed_one)
+    # A question is embedded for many routers, settings and knobs.
+    self._known: dict[str, np.ndarray] = {}
+    self._counts: dict[str, int] = {}
 
   def embed(self, texts: Sequence[str]) -> np.ndarray:
     """See `Embedding.embed`."""
-    if len(texts) == 1:
-      return self._one(texts[0])
-    # In order of length, so that little of a batch is padding.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = np.zeros((len(texts), self.size), np.float32)
-    for start in range(0, len(order), self._batch_size):
-      rows = order[start : start + self._batch_size]
-      found[rows] = self._forward([texts[i] for i in rows])
-    return found
+    missing = sorted({x for x in texts if x not in self._known}, key=len)
+    # The missing texts are in order of length: little of a batch is padding.
+    for start in range(0, len(missing), self._batch_size):
+      batch = missing[start : start + self._batch_size]
+      self._known.update(zip(batch, self._forward(batch), strict=True))
+    found = [self._known[x] for x in texts]
+    return np.stack(found) if found else np.zeros((0, self.size), np.float32)
 
   def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
     """See `Embedding.count_tokens`."""
-    return np.array(
-        [int(self._encode([x])['attention_mask'].sum()) for x in texts]
-    )
-
-  def _embed_one(self, one: str) -> np.ndarray:
-    return self._forward([one])
+    for one in set(texts) - set(self._counts):
+      mask = self._encode([one])['attention_mask']
+      self._counts[one] = int(mask.sum())
+    return np.array([self._counts[x] for x in texts], np.int64)
 
   def _encode(self, texts: Sequence[str]) -> Any:
     return self._tokenizer(

@@ -265,7 +265,7 @@ def measure(trajectory: types.Trajectory, answering: Answering) -> Answer:
   return of_calls(
       trajectory.calls,
       bool(trajectory.is_correct),
-      sum(int(x.usage.written) for x in trajectory.discarded),
+      token_records.num_discarded(trajectory),
       answering.accounting.specs,
       cut_answers.of_steps(trajectory.steps),
   )

@@ -34,6 +34,17 @@ def as_json(call: types.Call) -> dict[str, Any]:
   }
 
 
+def num_discarded(trajectory: types.Trajectory) -> int:
+  """Returns the tokens that were written to become steps and did not.
+
+  They are drafts, samples that were not elected, and rejected tokens.
+  """
+  written = sum(
+      int(x.written) for x in trajectory.calls if x.kind not in _NOT_WRITING
+  )
+  return max(written - sum(int(x.usage.written) for x in trajectory.steps), 0)
+
+
 def count(
     calls: Sequence[types.Call],
     num_discarded: int,

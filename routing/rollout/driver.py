@@ -237,6 +237,9 @@ async def answer(
   return walk.trajectory(await grade_text(grade, text, problem))
 
 
+check_routes = engine_lib.check_order  # For systems that ask models directly.
+
+
 class _Walk:
   """A trajectory in progress: sends requests to engines and records the calls.
 

@@ -161,13 +161,13 @@ class Random:
     )
     return scores, np.full(len(scores), self.route)
 
-  def at(self, knob: float) -> 'RandomRouter':
+  def at(self, knob: float) -> 'DrawRouter':
     """Returns the live router at a threshold, 1 - rate."""
-    return RandomRouter(self, knob)
+    return DrawRouter(self, knob)
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomRouter:
+class DrawRouter:
   """A live router of `Random`.
 
   family: gives the draws.

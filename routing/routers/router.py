@@ -202,8 +202,8 @@ class Family(Protocol):
   where there are records of its protocol. With `knobs` these are the values
   that are tried, from the cheapest to the dearest. A system of whole answers
   that needs no more than what the models write alone may have `replay(sample,
-  knob)`, which returns the `outcomes.live_answers.Answer` of each problem as a
-  live run would.
+  knobs)`, which returns the `outcomes.live_answers.Answer` of each problem, for
+  each knob, as a live run would.
 
   fingerprint: identifies the family in caches of answers.
   """

@@ -79,29 +79,36 @@ class Family:
     return Cascade(self.scorer, knob, self.route)
 
   def replay(
-      self, sample: router.Sample, knob: float
-  ) -> list[live_answers.Answer]:
-    """Returns the cascade's answers from what the models write alone."""
+      self, sample: router.Sample, knobs: Sequence[float]
+  ) -> list[list[live_answers.Answer]]:
+    """Returns the cascades' answers from what the models write alone."""
+    scores = [
+        self.scorer.score(question, answer)
+        for question, answer in zip(
+            sample.questions, sample.small_answers, strict=True
+        )
+    ]
     return [
-        self._replayed(sample, n, knob) for n in range(len(sample.questions))
+        [_replayed(sample, n, score >= knob) for n, score in enumerate(scores)]
+        for knob in knobs
     ]
 
-  def _replayed(
-      self, sample: router.Sample, n: int, knob: float
-  ) -> live_answers.Answer:
-    """Returns the answer to problem n."""
-    score = self.scorer.score(sample.questions[n], sample.small_answers[n])
-    calls = [sample.small_calls[n]]
-    if score >= knob:
-      return live_answers.of_calls(
-          calls, bool(sample.small_correct[n]), 0, sample.accounting.specs
-      )
+
+def _replayed(
+    sample: router.Sample, n: int, is_accepted: bool
+) -> live_answers.Answer:
+  """Returns the answer of a cascade to problem n."""
+  calls = [sample.small_calls[n]]
+  if is_accepted:
     return live_answers.of_calls(
-        [*calls, sample.large_calls[n]],
-        bool(sample.large_correct[n]),
-        int(calls[0].written),
-        sample.accounting.specs,
+        calls, bool(sample.small_correct[n]), 0, sample.accounting.specs
     )
+  return live_answers.of_calls(
+      [*calls, sample.large_calls[n]],
+      bool(sample.large_correct[n]),
+      int(calls[0].written),
+      sample.accounting.specs,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,6 +107,7 @@ def fit(
     ValueError: if there is no question.
   """
   from scipy import optimize
+  import threadpoolctl
 
   if not len(wins):
     raise ValueError('There are 0 questions to learn from; it takes 1 or more.')
@@ -130,13 +131,15 @@ def fit(
 
   # At zero all gradients but those of the offset vanish, so it starts beside.
   start = rng.normal(size=ends[-1]) / np.sqrt(rank)
-  found = optimize.minimize(
-      objective,
-      start,
-      jac=True,
-      method='L-BFGS-B',
-      options={'maxiter': max_iterations},
-  )
+  # The products are small: threads would only wait for one another.
+  with threadpoolctl.threadpool_limits(1):
+    found = optimize.minimize(
+        objective,
+        start,
+        jac=True,
+        method='L-BFGS-B',
+        options={'maxiter': max_iterations},
+    )
   return unpack(found.x)
 
 
@@ -164,6 +167,7 @@ def fit_linear(
     strength: C of scikit-learn, the inverse of the penalty.
   """
   from sklearn import linear_model
+  import threadpoolctl
 
   wins = np.asarray(wins, np.int64)
   if len(np.unique(wins)) < 2:
@@ -173,5 +177,6 @@ def fit_linear(
         np.zeros(vectors.shape[1]), float(np.log(share / (1 - share)))
     )
   model = linear_model.LogisticRegression(C=strength, max_iter=500)
-  model.fit(np.asarray(vectors, np.float64), wins)
+  with threadpoolctl.threadpool_limits(1):  # See `fit`.
+    model.fit(np.asarray(vectors, np.float64), wins)
   return Linear(model.coef_[0], float(model.intercept_[0]))
