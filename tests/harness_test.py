@@ -86,7 +86,7 @@ class RegistryTest(absltest.TestCase):
 class _Priced(embedding.HashedNgrams):
   """Hashed n-grams, as if a model had to read a token for each character."""
 
-  spec = small_arena.ACCOUNTING.specs[-1]
+  spec = small_arena.ACCOUNTING.specs[small_arena.NUM_ROUTES]
 
   def count_tokens(self, texts):
     return np.array([len(x) for x in texts])
@@ -102,7 +102,8 @@ class HarnessTest(parameterized.TestCase):
 
   def test_a_sentence_embedding_is_charged_once_a_question(self):
     embed = _Priced(16)
-    object.__setattr__(embed, 'spec', small_arena.ACCOUNTING.specs[-1])
+    informer = small_arena.ACCOUNTING.specs[small_arena.NUM_ROUTES]
+    object.__setattr__(embed, 'spec', informer)
     method, arena, family = self._nearest(embed)
     self.assertEqual(family.informing_route, small_arena.NUM_ROUTES)
     knobs = np.array([-np.inf, np.median(harness.grid(method, family, arena))])
