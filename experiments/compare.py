@@ -45,8 +45,14 @@ def chosen(config: ml_collections.ConfigDict) -> list[str]:
   """Returns the names of the routers to compare; none given = all.
 
   Raises:
-    ValueError: if a name is unknown, or the reference is missing.
+    ValueError: if a name is unknown, the reference is missing, or what is
+      collected are no ladders.
   """
+  if config.data.kind != 'ladders':
+    raise ValueError(
+        f"data.kind is {config.data.kind!r}; a comparison needs 'ladders', "
+        'from which all routers learn.'
+    )
   asked = list(config.compare.routers) or registry.names()
   for name in asked:
     registry.load(name)
@@ -62,6 +68,7 @@ def _key(config, workdir, name, method) -> dict[str, Any]:
   """Returns everything that the entries of a method depend on, JSON-like."""
   base = compared_problems.base(config)
   key = {
+      'schema': comparison.SCHEMA,
       'router': name,
       'code': harness.source_hash(method),
       'settings': [dict(x) for x in method.settings],

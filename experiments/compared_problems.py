@@ -63,6 +63,7 @@ class Problems:
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
     self._config, self._workdir = config, workdir
     self._base = base(config)
+    self._ladders: dict[str, list[types.Ladder]] = {}
     self._samples: dict[Any, router_lib.Sample] = {}
     self._memories: dict[int, memoized.Memory] = {}
 
@@ -98,10 +99,13 @@ class Problems:
         follows_words=compared_readers.follows_words(self._base),
     )
 
-  @functools.cache  # noqa: B019  One object lives as long as the program.
   def ladders(self, split: str) -> list[types.Ladder]:
     """Returns the ladders of a split."""
-    return list(records_on_disk.known_records(self._base, self._workdir, split))
+    if split not in self._ladders:
+      self._ladders[split] = list(
+          records_on_disk.known_records(self._base, self._workdir, split)
+      )
+    return self._ladders[split]
 
   def sample(
       self, split: str, protocol: protocols.Protocol

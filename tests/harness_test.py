@@ -42,6 +42,10 @@ class SettingsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "must contain 'policy'"):
       compare.chosen(_config(('small alone',)))
     self.assertEqual(compare.chosen(_config(())), registry.names())
+    config = _config(())
+    config.data.kind = 'replies'
+    with self.assertRaisesRegex(ValueError, "data.kind is 'replies'"):
+      compare.chosen(config)
 
 
 class _EntryPoint:
@@ -262,6 +266,20 @@ class WholeAnswersTest(absltest.TestCase):
     (family,) = self.method.fit(None, setting={}, seed=0)
     with self.assertRaisesRegex(ValueError, r'samples is 2; allowed: \(1, 3\)'):
       family.at(2)
+
+
+class KnownTest(parameterized.TestCase):
+
+  @parameterized.parameters('step_score', 'judge')
+  def test_records_do_not_charge_scorers(self, need):
+    base = registry.load('confidence')
+    (family,) = harness.fit(base, small_arena.make(), {}, 0)
+    self.assertTrue(harness.is_known(base, family))
+    needs = dataclasses.replace(base.needs, **{need: True})
+    informed = dataclasses.replace(base, needs=needs)
+    self.assertFalse(harness.is_known(informed, family))
+    with self.assertRaisesRegex(ValueError, 'names no knobs'):
+      harness.grid(informed, family, small_arena.make())
 
 
 class _Pinned:

@@ -13,6 +13,7 @@ from routing.engines import scripted
 from routing.evaluation import harness
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.routers import logistic
 from routing.routers import registry
 from tests import small_arena
 from third_party.frugalgpt import methods as frugalgpt
@@ -38,7 +39,7 @@ class FactorisationTest(parameterized.TestCase):
     np.testing.assert_allclose(model.delta(vectors, model.weak), [1.5])
     # sigmoid(1.8)
     expected = 1 / (1 + math.exp(-1.8))
-    np.testing.assert_allclose(model.win_rate(vectors), [expected])
+    np.testing.assert_allclose(model.probability(vectors), [expected])
 
   def test_the_gradient_is_that_of_the_loss(self):
     rng = np.random.default_rng(0)
@@ -69,17 +70,17 @@ class FactorisationTest(parameterized.TestCase):
     vectors = rng.normal(size=(200, 4))
     wins = (vectors[:, 0] > 0).astype(float)
     if kind == 'classifier':
-      model = factorisation.fit_linear(vectors, wins, strength=10.0)
+      model = logistic.fit(vectors, wins, strength=10.0)
     else:
       model = factorisation.fit(vectors, wins, rank=3, penalty=1e-4, seed=0)
     test = rng.normal(size=(100, 4))
-    found = model.win_rate(test) > 0.5
+    found = model.probability(test) > 0.5
     self.assertGreater(np.mean(found == (test[:, 0] > 0)), 0.9)
 
   def test_one_class_gives_its_share(self):
-    model = factorisation.fit_linear(np.ones((3, 2)), np.ones(3), strength=1.0)
+    model = logistic.fit(np.ones((3, 2)), np.ones(3), strength=1.0)
     # One more of each: 4 of 5.
-    np.testing.assert_allclose(model.win_rate(np.ones((1, 2))), [0.8])
+    np.testing.assert_allclose(model.probability(np.ones((1, 2))), [0.8])
 
   def test_no_question_is_an_error(self):
     with self.assertRaisesRegex(ValueError, '0 questions'):
@@ -139,7 +140,7 @@ class CascadeTest(parameterized.TestCase):
     # A scorer that likes an 'n' in the answer, and nothing else.
     width = 4
     yes = frugalgpt.features('q', 'no', width)
-    scorer = frugalgpt.Scorer(factorisation.Linear(yes, -0.5), width)
+    scorer = frugalgpt.Scorer(logistic.Linear(yes, -0.5), width)
     self.assertAlmostEqual(
         scorer.score('q', 'no'),
         1 / (1 + math.exp(-(float(yes @ yes) - 0.5))),

@@ -74,10 +74,15 @@ def sample_protocol(method: router_lib.Method) -> Any:
 
 
 def is_known(method: router_lib.Method, family: router_lib.Family) -> bool:
-  """Returns whether records give the outcomes of a family exactly."""
-  protocol = method.needs.protocol
-  return protocol in (router_lib.PEEK, router_lib.COMMIT) and hasattr(
-      family, 'score'
+  """Returns whether records give the outcomes of a family exactly.
+
+  They do not say what a scorer or a judge would consume at each decision.
+  """
+  needs = method.needs
+  return (
+      needs.protocol in (router_lib.PEEK, router_lib.COMMIT)
+      and not (needs.step_score or needs.judge)
+      and hasattr(family, 'score')
   )
 
 
@@ -125,8 +130,9 @@ def outcomes(
   """Returns the outcomes of some knobs of one family on a split."""
   if is_known(method, family):
     return _known(method, family, knobs, arena, split)
-  if hasattr(family, 'replay'):
-    sample = arena.samples(split, sample_protocol(method))
+  sample = arena.samples(split, sample_protocol(method))
+  # With several completions of a prefix, an answer would be right in part.
+  if hasattr(family, 'replay') and sample.source.is_graded_once:
     answers = family.replay(sample, knobs.tolist())
     return entries_lib.of_answers(answers, arena.alone[split])
   return _live(method, family, knobs, arena, split, seed)
@@ -248,7 +254,7 @@ def tune(
 
 
 def worth_testing(
-    found: entries_lib.Outcomes, num_metrics: Sequence[str]
+    found: entries_lib.Outcomes, cost_metrics: Sequence[str]
 ) -> np.ndarray:
   """Returns the knobs that no other beats on `select`, in any cost metric.
 
@@ -256,10 +262,10 @@ def worth_testing(
 
   Args:
     found: outcomes on `select`.
-    num_metrics: the cost metrics.
+    cost_metrics: those in which curves are drawn.
   """
   kept = set()
-  for metric in num_metrics:
+  for metric in cost_metrics:
     points = found.points(metric)
     best = -np.inf
     order = np.lexsort((-points.accuracy, points.mean_cost))

@@ -19,9 +19,9 @@ from routing.features import text
 from routing.outcomes import live_answers
 from routing.rollout import driver
 from routing.rollout import steps as steps_lib
+from routing.routers import logistic
 from routing.routers import question_level
 from routing.routers import router
-from third_party.routellm import factorisation
 
 NAME = 'FrugalGPT'
 SETTINGS = tuple(
@@ -50,13 +50,13 @@ class Scorer:
   width: hash buckets of each text.
   """
 
-  model: factorisation.Linear
+  model: logistic.Linear
   width: int
 
   def score(self, question: str, answer: str) -> float:
     """Returns the probability, in [0, 1]."""
     row = features(question, answer, self.width)[None]
-    return round(float(self.model.win_rate(row)[0]), _DIGITS)
+    return round(float(self.model.probability(row)[0]), _DIGITS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +180,10 @@ def fit(train, *, setting, seed):
       ]
   )
   right = train.small_correct > 0.5
-  model = factorisation.fit_linear(rows, right, strength=setting['strength'])
+  model = logistic.fit(rows, right, strength=setting['strength'])
   scorer = Scorer(model, width)
   # Thresholds at which shares of the training answers are accepted.
-  scores = np.round(model.win_rate(rows), _DIGITS)
+  scores = np.round(model.probability(rows), _DIGITS)
   inner = np.quantile(scores, np.linspace(0, 1, NUM_KNOBS - 2), method='lower')
   knobs = (0.0, *np.unique(inner).tolist(), 2.0)
   return [

@@ -22,8 +22,8 @@ from routing.outcomes import stopping
 from routing.outcomes import table as table_lib
 from routing.routers import entrants
 from routing.routers import families
+from routing.routers import logistic
 from routing.routers import router
-from third_party.routellm import factorisation
 
 NAME = 'KnowNo'
 # C of the logistic classifier of routes.
@@ -57,14 +57,14 @@ class Options:
   mean, scale: `[F]`, by which features are standardised.
   """
 
-  model: factorisation.Linear
+  model: logistic.Linear
   mean: np.ndarray
   scale: np.ndarray
 
   def score(self, features: np.ndarray) -> np.ndarray:
     """Returns `[M]`, the probability of the large model."""
     rows = (np.asarray(features, np.float64) - self.mean) / self.scale
-    return np.round(self.model.win_rate(rows), _DIGITS)
+    return np.round(self.model.probability(rows), _DIGITS)
 
 
 def _of_problems(
@@ -98,7 +98,7 @@ def fit_options(
   features = np.asarray(table.decisions.features[rows], np.float64)
   mean, scale = features.mean(axis=0), features.std(axis=0)
   scale = np.where(scale > 0, scale, 1.0)
-  model = factorisation.fit_linear(
+  model = logistic.fit(
       (features - mean) / scale,
       (~stays[chosen]).astype(np.float64),
       strength=strength,

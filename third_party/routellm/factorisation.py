@@ -1,4 +1,4 @@
-"""RouteLLM's matrix factorisation, and its logistic classifier.
+"""RouteLLM's matrix factorisation.
 
 A question q has an embedding x, model m a vector v_m, and
   delta(m, q) = w . (v_m * (P^T x + b)),
@@ -13,10 +13,7 @@ import dataclasses
 
 import numpy as np
 
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-  """Returns 1 / (1 + exp(-z)), without overflow."""
-  return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(z, np.float64)))
+from routing.routers import logistic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +37,10 @@ class Factorisation:
     hidden = vectors @ self.projection + self.offset
     return (hidden * model) @ self.weights
 
-  def win_rate(self, vectors: np.ndarray) -> np.ndarray:
+  def probability(self, vectors: np.ndarray) -> np.ndarray:
     """Returns `[N]`, the probability that the strong model wins."""
     vectors = np.asarray(vectors, np.float64)
-    return sigmoid(
+    return logistic.sigmoid(
         self.delta(vectors, self.strong) - self.delta(vectors, self.weak)
     )
 
@@ -64,7 +61,7 @@ def loss_and_gradient(
   logits = (hidden * gap) @ model.weights
   # log(1 + e^z) - y z, in a form that does not overflow.
   loss = np.mean(np.logaddexp(0.0, logits) - wins * logits)
-  error = (sigmoid(logits) - wins) / len(wins)  # d loss / d logits.
+  error = (logistic.sigmoid(logits) - wins) / len(wins)  # d loss / d logits.
   to_hidden = error[:, None] * (gap * model.weights)
   to_gap = error @ hidden * model.weights
   gradient = Factorisation(
@@ -141,42 +138,3 @@ def fit(
         options={'maxiter': max_iterations},
     )
   return unpack(found.x)
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-  """A logistic classifier: sigmoid(x . weights + constant)."""
-
-  weights: np.ndarray
-  constant: float
-
-  def win_rate(self, vectors: np.ndarray) -> np.ndarray:
-    """Returns `[N]`, the probability that the strong model wins."""
-    vectors = np.asarray(vectors, np.float64)
-    return sigmoid(vectors @ self.weights + self.constant)
-
-
-def fit_linear(
-    vectors: np.ndarray, wins: np.ndarray, *, strength: float
-) -> Linear:
-  """Fits the classifier; with a single class it predicts that class's share.
-
-  Args:
-    vectors: `[N, E]` embeddings of the questions.
-    wins: `[N]` in {0, 1}.
-    strength: C of scikit-learn, the inverse of the penalty.
-  """
-  from sklearn import linear_model
-  import threadpoolctl
-
-  wins = np.asarray(wins, np.int64)
-  if len(np.unique(wins)) < 2:
-    # A logit of a share that is not quite 0 or 1, as with one more of each.
-    share = (wins.sum() + 1) / (len(wins) + 2)
-    return Linear(
-        np.zeros(vectors.shape[1]), float(np.log(share / (1 - share)))
-    )
-  model = linear_model.LogisticRegression(C=strength, max_iter=500)
-  with threadpoolctl.threadpool_limits(1):  # See `fit`.
-    model.fit(np.asarray(vectors, np.float64), wins)
-  return Linear(model.coef_[0], float(model.intercept_[0]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from routing.routers import logistic
 from routing.routers import question_level
 from routing.routers import router
 from third_party.routellm import factorisation
@@ -45,7 +46,7 @@ def _method(
     )
     return [
         question_level.QuestionFamily(
-            model.win_rate,
+            model.probability,
             embed,
             question_level.fingerprint(name, embed, model),
             train.num_routes - 1,
@@ -62,7 +63,7 @@ def _factorise(vectors, wins, setting, seed):
 
 def _classify(vectors, wins, setting, seed):
   del seed  # The fit is convex.
-  return factorisation.fit_linear(vectors, wins, **setting)
+  return logistic.fit(vectors, wins, **setting)
 
 
 MATRIX_FACTORISATION = _method(

@@ -12,7 +12,7 @@ import numpy as np
 from routing.routers import informants
 from routing.routers import live_thresholds
 from routing.routers import router
-from third_party import step_thresholds
+from routing.routers import step_scores
 
 NAME = 'RSD'
 DELTA = 0.7  # The threshold of its public scripts.
@@ -23,8 +23,8 @@ NUM_SCORED = 500  # Problems of `train` whose steps are scored for them.
 def fit(train, *, setting, seed):
   """Returns the thresholds on the reward; nothing is learned but their grid."""
   del setting, seed
-  scorer = step_thresholds.scorer_of(train, NAME)
-  rewards = step_thresholds.scored_steps(train, scorer, NUM_SCORED)
+  scorer = step_scores.scorer_of(train, NAME)
+  rewards = step_scores.scored_steps(train, scorer, NUM_SCORED)
   knobs = live_thresholds.quantile_knobs(
       1.0 - np.concatenate(rewards),
       NUM_KNOBS,
@@ -33,9 +33,9 @@ def fit(train, *, setting, seed):
   )
   return [
       live_thresholds.Thresholds(
-          step_thresholds.shortfall,
+          step_scores.shortfall,
           knobs,
-          step_thresholds.fingerprint(scorer, train.num_routes - 1),
+          step_scores.fingerprint(scorer, train.num_routes - 1),
           informants.OfDraft(scorer),
           train.num_routes - 1,
       )

@@ -19,7 +19,7 @@ from routing.outcomes import refusal
 from routing.routers import informants
 from routing.routers import live_thresholds
 from routing.routers import router
-from third_party import step_thresholds
+from routing.routers import step_scores
 
 NAME = 'SpecReason'
 PUBLISHED = 7  # Score from which its public code keeps a draft.
@@ -105,7 +105,7 @@ def fit(train, *, setting, seed):
     digits, judge = Digits(), 'words'
     informant = informants.InWords(question_of, digit_of, large)
   elif train.judge is not None:
-    scored = step_thresholds.scored_steps(train, train.judge, NUM_SCORED)
+    scored = step_scores.scored_steps(train, train.judge, NUM_SCORED)
     bounds = np.quantile(
         np.concatenate(scored), np.arange(1, 10) / 10, method='lower'
     )

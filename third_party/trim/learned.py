@@ -23,7 +23,7 @@ from routing.outcomes import refusal
 from routing.rollout import collect
 from routing.routers import informants
 from routing.routers import router
-from third_party import step_thresholds
+from routing.routers import step_scores
 from third_party.trim import ppo
 
 # Of the all-large cost, in right answers; one policy each, cheapest first.
@@ -283,7 +283,7 @@ def method(
 
   def fit(train, *, setting, seed):
     del setting
-    scorer = step_thresholds.scorer_of(train, name)
+    scorer = step_scores.scorer_of(train, name)
     if train.answering is None:
       raise refusal.Refusal(
           f'{name} learns from answers of its own, but no model can be asked.',

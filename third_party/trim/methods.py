@@ -23,7 +23,7 @@ from routing.outcomes import table as table_lib
 from routing.routers import informants
 from routing.routers import live_thresholds
 from routing.routers import router
-from third_party import step_thresholds
+from routing.routers import step_scores
 from third_party.trim import pomdp
 
 NUM_KNOBS = 11  # Quantiles of the scores on `train`, for the threshold.
@@ -36,16 +36,16 @@ _NEEDS = router.Needs(router.REDRAFT, step_score=True)
 def fit_threshold(train, *, setting, seed):
   """Returns the thresholds on the score."""
   del setting, seed
-  scorer = step_thresholds.scorer_of(train, 'TRIM')
-  scores = step_thresholds.scored_steps(train, scorer, NUM_SCORED)
+  scorer = step_scores.scorer_of(train, 'TRIM')
+  scores = step_scores.scored_steps(train, scorer, NUM_SCORED)
   large = train.num_routes - 1
   return [
       live_thresholds.Thresholds(
-          step_thresholds.shortfall,
+          step_scores.shortfall,
           live_thresholds.quantile_knobs(
               1.0 - np.concatenate(scores), NUM_KNOBS
           ),
-          step_thresholds.fingerprint(scorer, large),
+          step_scores.fingerprint(scorer, large),
           informants.OfDraft(scorer),
           large,
       )
@@ -137,10 +137,10 @@ def completions(
 def fit_pomdp(train, *, setting, seed):
   """Estimates the process on `train`, and returns the plans."""
   del setting, seed
-  scorer = step_thresholds.scorer_of(train, 'TRIM')
+  scorer = step_scores.scorer_of(train, 'TRIM')
   table = train.source.table
   can_complete = completions(table, NUM_SCORED)
-  scores = step_thresholds.scored_steps(train, scorer, NUM_SCORED)
+  scores = step_scores.scored_steps(train, scorer, NUM_SCORED)
   model = pomdp.fit(
       # After the last decision no draft is scored.
       [x[: len(y) - 1] for x, y in zip(scores, can_complete, strict=True)],

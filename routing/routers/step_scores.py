@@ -1,4 +1,4 @@
-"""What systems with a step scorer share: the scorer, and scores of `train`."""
+"""What methods with a step scorer share: the scorer, and scores of `train`."""
 
 import numpy as np
 
