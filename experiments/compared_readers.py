@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
+import functools
 
 import ml_collections
 
@@ -11,9 +14,27 @@ from experiments.scoring import score_steps
 from routing import costs
 from routing.engines import embedded_likelihood
 from routing.engines import process_reward
+from routing.engines import step_scorer
 from routing.routers import informants
 
 _WORDLESS = 'embedded'  # The engine whose models know only one task.
+
+
+class OnDemand:
+  """A step scorer whose weights are loaded when something is to be scored.
+
+  Args:
+    load: loads the scorer.
+  """
+
+  def __init__(self, load: Callable[[], step_scorer.StepScorer]):
+    self._load = functools.cache(load)
+
+  def score(
+      self, answers: Sequence[tuple[str, Sequence[str]]]
+  ) -> list[step_scorer.StepScores]:
+    """See `step_scorer.StepScorer.score`."""
+    return self._load().score(answers)
 
 
 def follows_words(config: ml_collections.ConfigDict) -> bool:
@@ -52,8 +73,10 @@ def scorer(
   found = score_steps.route(config)
   return informants.Scorer(
       found.identity,
-      process_reward.ProcessRewardModel(
-          found.folder, score_steps.settings(config)
+      OnDemand(
+          lambda: process_reward.ProcessRewardModel(
+              found.folder, score_steps.settings(config)
+          )
       ),
       first_route,
   )
@@ -72,6 +95,6 @@ def judge(
   large = builders.routes(config)[-1]
   return informants.Scorer(
       f'likelihood/{large.identity}',
-      embedded_likelihood.EmbeddedLikelihood(large.folder),
+      OnDemand(lambda: embedded_likelihood.EmbeddedLikelihood(large.folder)),
       first_route + score_steps.is_on(config),
   )

@@ -21,6 +21,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.outcomes import live_answers
 from routing.outcomes import refusal
+from routing.rollout import collect
 from routing.rollout import driver
 from routing.rollout import inquiry
 from routing.rollout import steps as steps_lib
@@ -167,21 +168,34 @@ def _count_yes(
 ) -> np.ndarray:
   """Returns how many verifications call the small model's answers right."""
   problems = train.source.problems[:NUM_LEARNED]
+  answer_of = {
+      problem.id: answer
+      for problem, answer in zip(
+          train.source.problems, train.small_answers, strict=True
+      )
+  }
+  found = {}
 
-  async def count() -> list[int]:
+  async def count() -> None:
     engines = answering.make_engines()
+
+    async def verified(problem: types.Problem) -> int:
+      answer = answer_of[problem.id]
+      return (await verify(engines[0], problem, answer, answering.seed))[0]
+
     try:
-      return [
-          (await verify(engines[0], problem, answer, answering.seed))[0]
-          for problem, answer in zip(
-              problems, train.small_answers, strict=False
-          )
-      ]
+      await collect.collect_each(
+          problems,
+          verified,
+          found.__setitem__,
+          concurrency=answering.concurrency,
+      )
     finally:
       for engine in engines:
         await engine.close()
 
-  return np.array(asyncio.run(count()))
+  asyncio.run(count())
+  return np.array([found[i] for i in range(len(problems))])
 
 
 def fit(train, *, setting, seed):

@@ -205,7 +205,7 @@ async def _play(
     engines: Sequence[engine_lib.Engine],
     problems: Sequence[types.Problem],
 ) -> list[types.Trajectory]:
-  """Returns the explorer's answers to some problems."""
+  """Returns the explorer's answers to some problems, without those refused."""
   asked = live_answers.Asked(explorer, 'explorer', 0.0, router.REDRAFT)
   found = {}
   await collect.collect_each(
@@ -213,8 +213,10 @@ async def _play(
       lambda problem: asked.answer(answering, problem, engines),
       found.__setitem__,
       concurrency=answering.concurrency,
+      # Nothing can be learned from a problem that an engine refuses.
+      on_failed=lambda place, error: None,
   )
-  return [found[i] for i in range(len(problems))]
+  return [found[i] for i in sorted(found)]
 
 
 async def _train(
@@ -245,6 +247,11 @@ async def _train(
         answers = await _play(
             explorer, answering, engines, [problems[i] for i in chosen]
         )
+        if not answers:
+          raise ValueError(
+              f'All {len(chosen)} problems of a round were refused, or could '
+              'not be answered.'
+          )
         policy.learner.update(
             episodes_of(policy, explorer, answers, cost_of), price
         )
