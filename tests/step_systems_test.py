@@ -217,11 +217,12 @@ class SteerTest(absltest.TestCase):
     engines = _engines(
         small='a\n\nb\n\nc\n\n#### 4', large='A\n\nB\n\nC\n\n#### 3'
     )
-    # The small model is unsure of each step with an a in it.
-    for engine in engines:
-      engine.log_probs = lambda text: np.full(
-          len(text), -2.0 if 'a' in text else -0.5, np.float32
-      )
+    # The small model is unsure of each step with an a in it, and the large one
+    # of all that it writes, which the rule must not look at.
+    engines[0].log_probs = lambda text: np.full(
+        len(text), -2.0 if 'a' in text else -0.5, np.float32
+    )
+    engines[1].log_probs = lambda text: np.full(len(text), -2.0, np.float32)
     family = _fit(steer.METHOD)
     fitted = mixture.Mixture((0.5, 0.5), (-2.0, -0.5), (0.3, 0.3))
     measure = dataclasses.replace(family.measure, fitted=fitted)

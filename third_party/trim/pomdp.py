@@ -174,6 +174,8 @@ def fit(
       right=float(share[1]),
       saved=float(share[0]),
       ends=tuple(ends.tolist()),
-      law=tuple(map(tuple, counts / counts.sum(axis=1, keepdims=True))),
+      law=tuple(
+          map(tuple, (counts / counts.sum(axis=1, keepdims=True)).tolist())
+      ),
       step_cost=float(1.0 / np.mean([len(x) for x in scores])),
   )

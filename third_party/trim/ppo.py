@@ -40,8 +40,8 @@ class Settings:
 
   kind: str = 'mlp'
   hidden: tuple[int, ...] = (32, 32)
-  rounds: int = 15
-  problems: int = 128
+  rounds: int = 12
+  problems: int = 96
   epochs: int = 10
   learning_rate: float = 3e-3
   clip: float = 0.2
