@@ -20,7 +20,7 @@ from routing.engines import resilience
 from routing.engines import route as route_lib
 from routing.grading import equivalence
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.tasks import delimiter as delimiter_lib
 from routing.tasks import prompt as prompt_lib
 from routing.tasks import registry
@@ -287,7 +287,7 @@ def grader(config: ml_collections.ConfigDict) -> equivalence.Grader:
   return equivalence.by_name(asked.grader, asked.finders)
 
 
-def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
+def sampling(config: ml_collections.ConfigDict) -> step_requests.Sampling:
   """Returns the sampling settings, for collection and live answers alike.
 
   A limit of 0 stands for the limit of the task.
@@ -299,7 +299,7 @@ def sampling(config: ml_collections.ConfigDict) -> driver.Sampling:
     temperature = tuple(
         float(route.sampling.get('temperature', temperature)) for route in found
     )
-  return driver.Sampling(
+  return step_requests.Sampling(
       temperature=temperature,
       max_decisions=config.protocol.max_decisions or asked.max_decisions,
       max_tokens=config.collect.max_tokens or asked.max_tokens,

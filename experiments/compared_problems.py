@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from experiments import builders
+from experiments import compared_readers
 from experiments import records_on_disk
 from experiments import train
 from experiments import training_data
@@ -82,7 +83,21 @@ class Problems:
     """The models that write, and then those that only inform."""
     writers = self.data.view.accounting
     extra = () if self.embed is None else (self.embed.spec,)
-    return dataclasses.replace(writers, specs=(*writers.specs, *extra))
+    readers = compared_readers.specs(self._base)
+    return dataclasses.replace(
+        writers, specs=(*writers.specs, *extra, *readers)
+    )
+
+  @functools.cached_property
+  def readers(self) -> dict[str, Any]:
+    """What reads steps, as fields of a `Sample`."""
+    specs = self.accounting.specs
+    first = len(specs) - len(compared_readers.specs(self._base))
+    return dict(
+        scorer=compared_readers.scorer(self._base, first),
+        judge=compared_readers.judge(self._base, first),
+        follows_words=compared_readers.follows_words(self._base),
+    )
 
   def ladders(self, split: str) -> list[types.Ladder]:
     """Returns the ladders of a split."""
@@ -97,12 +112,15 @@ class Problems:
   ) -> router_lib.Sample:
     """Returns a split with its outcomes in one view."""
     if (split, protocol) not in self._samples:
-      self._samples[split, protocol] = samples.of_ladders(
+      found = samples.of_ladders(
           self.ladders(split),
           self.data.view.features,
           self.accounting,
           protocol,
           self.embed,
+      )
+      self._samples[split, protocol] = dataclasses.replace(
+          found, **self.readers
       )
     return self._samples[split, protocol]
 

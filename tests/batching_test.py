@@ -18,9 +18,10 @@ from routing.outcomes import batches
 from routing.outcomes import records
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.rollout import step_requests
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_decisions=6, max_tokens=100)
 
 
 def _config(groups=observation.GROUPS, **kwargs):

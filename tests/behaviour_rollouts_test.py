@@ -13,7 +13,7 @@ from routing import types
 from routing.grading import equivalence
 from routing.lm import tokenizer as tokenizer_lib
 from routing.rollout import behaviour_rollouts
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.tasks import arithmetic
 from tests import embedded_pair
@@ -83,7 +83,7 @@ class CollectTest(parameterized.TestCase):
             got.__setitem__,
             behaviour=behaviour.random_rate(3, seed=0),
             plan=behaviour_rollouts.Plan(
-                protocols.Protocol('switch'), driver.Sampling(), 0
+                protocols.Protocol('switch'), step_requests.Sampling(), 0
             ),
             accounting=None,
             grade=equivalence.exact,
@@ -126,7 +126,7 @@ class EmbeddedTest(parameterized.TestCase):
             got.__setitem__,
             behaviour=behaviour.drawn(behaviour.RandomRate(0.4, 0.4), seed=0),
             plan=behaviour_rollouts.Plan(
-                protocols.Protocol(name), driver.Sampling(0.0, 8, 176), 2
+                protocols.Protocol(name), step_requests.Sampling(0.0, 8, 176), 2
             ),
             accounting=None,
             grade=equivalence.exact,

@@ -13,11 +13,11 @@ from routing.engines import scripted
 from routing.grading import equivalence
 from routing.grading import verdicts
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from tests import scripted_pair
 from tests import sessions
 
-_SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_decisions=8, max_tokens=100)
 
 
 def _collect(problems, engines, *, concurrency=4, **plan):
@@ -54,7 +54,7 @@ class CollectTest(parameterized.TestCase):
     ladders = _collect(
         problems,
         scripted_pair.make_engines(num_routes),
-        sampling=driver.Sampling(temperature),
+        sampling=step_requests.Sampling(temperature),
         num_samples=samples,
     )
     for problem, ladder in zip(problems, ladders, strict=True):
@@ -135,7 +135,7 @@ class CollectTest(parameterized.TestCase):
         [problem],
         engines,
         reuse=reuse,
-        sampling=driver.Sampling(temperature=1.0, max_decisions=4),
+        sampling=step_requests.Sampling(temperature=1.0, max_decisions=4),
     )
     asked = [request.session for request in engines[1].requests]
     self.assertLen(asked, min(len(ladder.steps), 4))
@@ -151,7 +151,7 @@ class CollectTest(parameterized.TestCase):
     ladders = _collect(
         scripted_pair.make_problems(20),
         scripted_pair.make_engines(2),
-        sampling=driver.Sampling(temperature=1.0),
+        sampling=step_requests.Sampling(temperature=1.0),
     )
     self.assertFalse(any(c.is_reused for x in ladders for c in x.completions))
 
@@ -159,7 +159,7 @@ class CollectTest(parameterized.TestCase):
     (ladder,) = _collect(
         scripted_pair.make_problems(5)[-1:],
         scripted_pair.make_engines(2),
-        sampling=driver.Sampling(temperature=1.0),
+        sampling=step_requests.Sampling(temperature=1.0),
         num_samples=20,
     )
     texts = {c.text for c in ladder.completions if c.step == 0}

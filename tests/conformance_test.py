@@ -17,13 +17,26 @@ from routing.outcomes import live_answers
 from routing.routers import entrants
 from routing.routers import registry
 from tests import small_arena
+from third_party.trim import learned
+from third_party.trim import ppo
+
+_BY_PPO = {
+    'TRIM, aggregate': (learned.aggregate, ppo.Settings()),
+    'TRIM, sequence': (learned.element, ppo.Settings('attention')),
+}
 
 
 def _load(name):
-  """Returns a method; the policy as a small network with random weights."""
-  if name != 'policy':
-    return registry.load(name)
-  return entrants.policy(small_arena.untrained)
+  """Returns a method; those that train networks are made small."""
+  if name == 'policy':
+    return entrants.policy(small_arena.untrained)
+  method = registry.load(name)
+  if name in _BY_PPO:
+    describe, settings = _BY_PPO[name]
+    few = dict(hidden=(4,), rounds=2, problems=8, epochs=1)
+    settings = dataclasses.replace(settings, **few)
+    return learned.method(name, describe, settings, prices=(0.1,))
+  return method
 
 
 @functools.cache
@@ -167,7 +180,9 @@ class ConformanceTest(parameterized.TestCase):
       live = family.at(_knobs(method, family)[-1])
       # Whoever asks an informant has declared what for.
       if getattr(live, 'informant', None) is not None:
-        self.assertTrue(needs.step_score or needs.judge or needs.embedding)
+        self.assertTrue(
+            needs.step_score or needs.judge or needs.embedding or needs.probe
+        )
       self.assertEqual(hasattr(live, 'answer'), needs.protocol is None)
       if needs.protocol is None:
         continue

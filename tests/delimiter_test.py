@@ -24,6 +24,7 @@ from routing.engines import segmentation
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
 from routing.tasks import delimiter as delimiter_lib
@@ -302,7 +303,7 @@ class DriverTest(parameterized.TestCase):
             accounting=None,
             grade=equivalence.exact,
             seed=0,
-            sampling=driver.Sampling(
+            sampling=step_requests.Sampling(
                 max_decisions=30, max_tokens=max_tokens, delimiter=delimiter
             ),
         )
@@ -376,7 +377,7 @@ class RouteTest(parameterized.TestCase):
 class TaskTest(absltest.TestCase):
 
   def test_records_of_before_stay_valid(self):
-    sampling = driver.Sampling()
+    sampling = step_requests.Sampling()
     key = delimiter_lib.settings_key(collect.Plan(sampling, seed=0))
     self.assertNotIn('delimiter', key['sampling'])
     other = dataclasses.replace(sampling, delimiter=_LINE)

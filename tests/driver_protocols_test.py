@@ -15,9 +15,10 @@ from routing.features import traces
 from routing.grading import equivalence
 from routing.rollout import all_replies
 from routing.rollout import driver
+from routing.rollout import step_requests
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_decisions=6, max_tokens=100)
 _ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded_tokens', 1e5)
 # What the small model writes, and what the medium one does; the latter's end is
 # the right one.
@@ -124,12 +125,12 @@ class SwitchTest(parameterized.TestCase):
 
   @parameterized.parameters((3, 'A\n\n'), (5, 'A\n\nb\n'), (8, 'A\n\nb\n\n##'))
   def test_max_tokens_counts_all_writers(self, max_tokens, text):
-    sampling = driver.Sampling(max_decisions=6, max_tokens=max_tokens)
+    sampling = step_requests.Sampling(max_decisions=6, max_tokens=max_tokens)
     _, got = self._switch(1, 0, 1, sampling=sampling)
     self.assertEqual(got.text, text)
 
   def test_max_decisions_counts_all_writers(self):
-    sampling = driver.Sampling(max_decisions=2, max_tokens=100)
+    sampling = step_requests.Sampling(max_decisions=2, max_tokens=100)
     _, got = self._switch(1, 0, 1, sampling=sampling)
     # The second decision is the last: its writer continues to the end.
     self.assertLen(got.decisions, 2)
@@ -236,7 +237,7 @@ class KindTest(parameterized.TestCase):
     self.assertEqual(traces.num_calls_seen(older, protocol), seen)
 
   def test_of_the_rest_after_the_last_decision(self):
-    sampling = driver.Sampling(max_decisions=1, max_tokens=100)
+    sampling = step_requests.Sampling(max_decisions=1, max_tokens=100)
     got = _answer(_Say((0,)), _recitals(), 'redraft', sampling=sampling)
     self.assertEqual([call.kind for call in got.calls], ['draft', 'hand_over'])
 

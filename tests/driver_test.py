@@ -16,10 +16,11 @@ from routing.grading import equivalence
 from routing.grading import verdicts
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_decisions=6, max_tokens=100)
 _ACCOUNTING = costs.Accounting(scripted_pair.SPECS, 'decoded_tokens', 1e5)
 
 
@@ -95,7 +96,7 @@ class AnswerTest(parameterized.TestCase):
     small = 'a\n\n#### 3\n\nQ: more\n\n#### 7'
     problem, engines = _recital(small, small.replace('a', 'A'))
     router = _HandOverAt(99 if at is None else at)
-    sampling = driver.Sampling(finders=('hash',))
+    sampling = step_requests.Sampling(finders=('hash',))
     got = _answer(problem, router, engines, sampling=sampling)
     self.assertEndsWith(got.text, '#### 3\n\n')
     self.assertTrue(got.is_correct)
@@ -133,7 +134,7 @@ class AnswerTest(parameterized.TestCase):
 
   def test_no_speculation_past_the_end(self):
     problem, engines = _recital('a\n\n' * 50, '#### 3')
-    sampling = driver.Sampling(max_decisions=3, max_tokens=30)
+    sampling = step_requests.Sampling(max_decisions=3, max_tokens=30)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     # Three kept drafts, and the rest of the answer in one call.
     self.assertEqual([c.written for c in got.calls], [3, 3, 3, 21])
@@ -156,7 +157,7 @@ class AnswerTest(parameterized.TestCase):
     large = small.replace('#### 3', '#### 4')
     problem, engines = _recital(small, large)
     router = _HandOverAt(2, route)  # The third decision is the last.
-    sampling = driver.Sampling(max_decisions=3, max_tokens=100)
+    sampling = step_requests.Sampling(max_decisions=3, max_tokens=100)
     got = _answer(
         problem,
         router,
@@ -178,7 +179,7 @@ class AnswerTest(parameterized.TestCase):
   def test_the_end_of_a_trace_cancels_speculation(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', '#### 3')
     engines[0].num_ahead = 2
-    sampling = driver.Sampling(max_decisions=6, max_tokens=6)
+    sampling = step_requests.Sampling(max_decisions=6, max_tokens=6)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     self.assertEqual(got.text, 'a\n\nb\n\n')
     self.assertEqual([c.written for c in got.calls], [3, 3, 2])
@@ -238,13 +239,13 @@ class AnswerTest(parameterized.TestCase):
   )
   def test_max_tokens_ends_a_trace(self, max_tokens, expected):
     problem, engines = _recital('a\n\nb\n\nc\n\n#### 3', '#### 3')
-    sampling = driver.Sampling(max_decisions=6, max_tokens=max_tokens)
+    sampling = step_requests.Sampling(max_decisions=6, max_tokens=max_tokens)
     got = _answer(problem, _HandOverAt(99), engines, sampling=sampling)
     self.assertEqual(got.text, expected)
 
   def test_max_tokens_counts_the_kept_steps_of_a_hand_over(self):
     problem, engines = _recital('a\n\nb\n\n#### 4', 'A\n\nB\n\n#### 3')
-    sampling = driver.Sampling(max_decisions=6, max_tokens=8)
+    sampling = step_requests.Sampling(max_decisions=6, max_tokens=8)
     got = _answer(problem, _HandOverAt(1), engines, sampling=sampling)
     self.assertEqual(got.text, 'a\n\nB\n\n##')
 
@@ -328,7 +329,7 @@ class SamplingTest(parameterized.TestCase):
   )
   def test_refuses(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):
-      driver.Sampling(**settings)
+      step_requests.Sampling(**settings)
 
 
 class LiveEqualsLadderTest(parameterized.TestCase):
@@ -338,7 +339,9 @@ class LiveEqualsLadderTest(parameterized.TestCase):
       view=['peek', 'commit'], temperature=[0.0, 1.0], num_routes=[2, 3]
   )
   def test_every_hand_over(self, view, temperature, num_routes):
-    sampling = driver.Sampling(temperature, max_decisions=4, max_tokens=30)
+    sampling = step_requests.Sampling(
+        temperature, max_decisions=4, max_tokens=30
+    )
     plan = collect.Plan(sampling, seed=3)
     specs = scripted_pair.SPECS[:num_routes]
     for problem in scripted_pair.make_problems(10):

@@ -15,7 +15,7 @@ from routing.engines import openai
 from routing.engines import resilience
 from routing.grading import equivalence
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.shards import writer as writer_lib
 from routing.tasks import prompt as prompt_lib
 from tests import scripted_pair
@@ -23,7 +23,7 @@ from tests import scripted_pair
 NUM_PROBLEMS, SHARD_SIZE = 500, 10
 COLLECT = functools.partial(
     collect.collect_ladders,
-    plan=collect.Plan(driver.Sampling()),
+    plan=collect.Plan(step_requests.Sampling()),
     grade=equivalence.exact,
 )
 

@@ -17,6 +17,7 @@ from routing.evaluation import metrics
 from routing.features import embedding
 from routing.outcomes import refusal
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.routers import question_level
 from routing.routers import registry
@@ -90,7 +91,7 @@ class RegistryTest(absltest.TestCase):
 class _Priced(embedding.HashedNgrams):
   """Hashed n-grams, as if a model had to read a token for each character."""
 
-  spec = small_arena.ACCOUNTING.specs[-1]
+  spec = small_arena.ACCOUNTING.specs[small_arena.NUM_ROUTES]
 
   def count_tokens(self, texts):
     return np.array([len(x) for x in texts])
@@ -106,7 +107,8 @@ class HarnessTest(parameterized.TestCase):
 
   def test_a_sentence_embedding_is_charged_once_a_question(self):
     embed = _Priced(16)
-    object.__setattr__(embed, 'spec', small_arena.ACCOUNTING.specs[-1])
+    informer = small_arena.ACCOUNTING.specs[small_arena.NUM_ROUTES]
+    object.__setattr__(embed, 'spec', informer)
     method, arena, family = self._nearest(embed)
     self.assertEqual(family.informing_route, small_arena.NUM_ROUTES)
     knobs = np.array([-np.inf, np.median(harness.grid(method, family, arena))])
@@ -205,7 +207,7 @@ async def _best_of(problem, engines, *, seed, sampling, grade, samples, route):
   calls, written = [], []
   for sample in range(samples):
     async with engines[route].open(problem.question) as session:
-      steps = await driver.write(
+      steps = await step_requests.write(
           problem,
           (),
           session,

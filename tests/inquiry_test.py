@@ -13,6 +13,8 @@ from routing import types
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
+from routing.tasks import prompt as prompt_lib
 from tests import scripted_pair
 
 _SCORER = costs.RouteSpec('scorer', 500, 1, 4, 0.5, 0.05, 0.0)
@@ -58,9 +60,13 @@ class _Threshold:
 
 
 def _answer(
-    router, protocol, small='no\n\nyes\n\n#### 4', large='No\n\n#### 3'
+    router,
+    protocol,
+    small='no\n\nyes\n\n#### 4',
+    large='No\n\n#### 3',
+    engines=None,
 ):
-  engines = [
+  engines = engines or [
       scripted.ScriptedEngine('s', 0, scripted.recite(small)),
       scripted.ScriptedEngine('l', 1, scripted.recite(large)),
   ]
@@ -73,7 +79,7 @@ def _answer(
           accounting=_ACCOUNTING,
           grade=equivalence.exact,
           seed=0,
-          sampling=driver.Sampling(max_decisions=4),
+          sampling=step_requests.Sampling(max_decisions=4),
       )
   )
 
@@ -126,6 +132,45 @@ class InquiryTest(parameterized.TestCase):
             ('step', 1, 0, 6),
         ],
     )
+
+  def test_a_question_in_words_is_charged_in_whole(self):
+    asked = []
+
+    class InWords:
+
+      async def ask(self, trace, inquiry):
+        asked.append(f'Is {trace.draft.text!r} right?')
+        return (float(await inquiry.ask(1, asked[-1], 1) == 'Y'),)
+
+    def large(request):
+      if isinstance(request.question, prompt_lib.Plain):
+        return 'Yes' if 'no' in request.question else 'No'
+      return 'No\n\n#### 3'[len(request.trace) :]
+
+    router = _Threshold(InWords())
+    engines = [
+        scripted.ScriptedEngine('s', 0, scripted.recite('no\n\nyes\n\n#### 4')),
+        scripted.ScriptedEngine('l', 1, large),
+    ]
+    got = _answer(router, protocols.Protocol('redraft'), engines=engines)
+    self.assertEqual(got.text, 'no\n\n#### 3')
+    self.assertEqual(
+        [
+            (x.route, x.read, x.cached, x.written)
+            for x in got.calls
+            if x.kind == 'probe'
+        ],
+        [(1, len(x), 0, 1) for x in asked],
+    )
+
+  def test_a_plain_text_is_put_without_the_words_of_the_task(self):
+    prompt = prompt_lib.Prompt('Solve {question}', 'Be brief.', [('1', 'one')])
+    put = prompt_lib.Plain('Is it {question}?')
+    self.assertEqual(
+        prompt.messages(put), [{'role': 'user', 'content': 'Is it {question}?'}]
+    )
+    self.assertEqual(prompt.text(put), 'Is it {question}?')
+    self.assertLen(prompt.messages('Is it {question}?'), 4)
 
   def test_no_evidence_is_an_error(self):
     with self.assertRaisesRegex(ValueError, '_Nothing returned no evidence'):

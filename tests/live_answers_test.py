@@ -15,7 +15,7 @@ from routing.grading import equivalence
 from routing.outcomes import live
 from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import families
 from routing.shards import lock as lock_lib
 from tests import scripted_pair
@@ -44,7 +44,7 @@ class LiveAnswersTest(parameterized.TestCase):
         make_engines=make_engines,
         protocol=protocols.Protocol('escalate', 'peek'),
         accounting=costs.Accounting(scripted_pair.SPECS[:2], reference=1e-4),
-        sampling=driver.Sampling(),
+        sampling=step_requests.Sampling(),
         grade=equivalence.exact,
         concurrency=2,
         **fields,

@@ -16,6 +16,7 @@ from routing.engines import memoized
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.tasks import arithmetic
 from tests import embedded_pair
@@ -23,7 +24,7 @@ from tests import scripted_pair
 from tests import sessions
 
 _SPECS = scripted_pair.SPECS
-_SAMPLING = driver.Sampling(max_decisions=6, max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_decisions=6, max_tokens=100)
 
 
 def _remembered(engines, memories=None):
@@ -261,7 +262,7 @@ class EmbeddedTest(parameterized.TestCase):
   @parameterized.parameters('escalate', 'switch', 'redraft')
   def test_usage_is_that_of_the_engine_alone(self, name):
     problems = arithmetic.load(0, train=2)['train']
-    sampling = driver.Sampling(max_decisions=8, max_tokens=100)
+    sampling = step_requests.Sampling(max_decisions=8, max_tokens=100)
     alone = _answer_all(
         embedded_pair.make_engines(), problems, name, sampling=sampling
     )

@@ -12,7 +12,7 @@ from routing import types
 from routing.grading import equivalence
 from routing.lm import export
 from routing.lm import tokenizer as tokenizer_lib
-from routing.rollout import driver
+from routing.rollout import step_requests
 from tests import token_models
 from third_party.power_sampling import chain
 
@@ -64,7 +64,7 @@ def _draw(engine, count, *, max_tokens, **fields):
               _PROBLEM,
               [engine],
               seed=0,
-              sampling=driver.Sampling(max_tokens=max_tokens),
+              sampling=step_requests.Sampling(max_tokens=max_tokens),
               grade=equivalence.exact,
               sample=sample,
               **fields,

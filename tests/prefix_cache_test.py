@@ -20,6 +20,7 @@ from routing.grading import equivalence
 from routing.rollout import all_replies
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import trees
 from routing.routers import behaviour
 from tests import scripted_pair
@@ -153,7 +154,7 @@ class SharedTest(parameterized.TestCase):
           collect.collect_ladder(
               scripted_pair.make_problems(1)[0],
               [small, large],
-              collect.Plan(driver.Sampling()),
+              collect.Plan(step_requests.Sampling()),
               equivalence.exact,
           )
       )
@@ -167,7 +168,7 @@ class SharedTest(parameterized.TestCase):
 
 # The tokens of the small model are pairs of characters, of the large one words.
 _TOKENS = ('..?', r'\S+|\s')
-_SAMPLING = driver.Sampling(max_decisions=8, max_tokens=1_000)
+_SAMPLING = step_requests.Sampling(max_decisions=8, max_tokens=1_000)
 
 
 @dataclasses.dataclass

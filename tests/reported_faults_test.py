@@ -21,6 +21,7 @@ from routing.engines import resilience
 from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.shards import reader
 from routing.shards import writer
 from tests import openai_server
@@ -166,7 +167,7 @@ class ClientGoneTest(absltest.TestCase):
               accounting=None,
               grade=equivalence.exact,
               seed=0,
-              sampling=driver.Sampling(max_tokens=50),
+              sampling=step_requests.Sampling(max_tokens=50),
           )
       )
       async with asyncio.timeout(20.0):

@@ -16,7 +16,7 @@ from routing import protocols
 from routing.grading import equivalence
 from routing.rollout import behaviour_rollouts
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
@@ -49,7 +49,7 @@ def collect_all(directory: str, kind: str, delay: float) -> None:
 
 
 def _collect_ladders(*args, **kwargs):
-  plan = collect.Plan(driver.Sampling())
+  plan = collect.Plan(step_requests.Sampling())
   return collect.collect_ladders(*args, plan=plan, **kwargs)
 
 
@@ -58,7 +58,7 @@ def _collect_rollouts(*args, **kwargs):
       *args,
       behaviour=behaviour.random_rate(2, seed=0),
       plan=behaviour_rollouts.Plan(
-          protocols.Protocol('redraft'), driver.Sampling(), 2
+          protocols.Protocol('redraft'), step_requests.Sampling(), 2
       ),
       accounting=None,
       **kwargs,

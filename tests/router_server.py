@@ -25,7 +25,7 @@ from routing.features import standardize
 from routing.grading import equivalence
 from routing.outcomes import live_answers
 from routing.policy import networks
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.serving import answering
@@ -108,7 +108,7 @@ def make_answering(router: learned.LearnedRouter) -> live_answers.Answering:
       make_engines=scripted_pair.make_engines,
       protocol=router.card.protocol,
       accounting=router.card.accounting,
-      sampling=driver.Sampling(),
+      sampling=step_requests.Sampling(),
       grade=equivalence.exact,
   )
 

@@ -13,7 +13,7 @@ from routing.engines import endpoint as endpoint_lib
 from routing.engines import openai
 from routing.engines import route as route_lib
 from routing.engines import scripted
-from routing.rollout import driver
+from routing.rollout import step_requests
 from tests import openai_server
 from tests import sessions
 
@@ -65,7 +65,7 @@ class TemperatureTest(absltest.TestCase):
     self.assertFalse(sampling.is_greedy)
     self.assertEqual(builders.sampling(_config(top_p=0.5)).temperature, 0.0)
     with self.assertRaisesRegex(ValueError, r'\(0.0, -1.0\); allowed: >= 0'):
-      driver.Sampling(temperature=(0.0, -1.0))
+      step_requests.Sampling(temperature=(0.0, -1.0))
 
   def test_reaches_the_requests_of_its_route(self):
     asked = []
@@ -79,13 +79,13 @@ class TemperatureTest(absltest.TestCase):
     async def write(route):
       engine = scripted.ScriptedEngine('s', route, script)
       async with engine.open('q') as session:
-        await driver.write(
+        await step_requests.write(
             problem,
             (),
             session,
             to_end=True,
             seed=0,
-            sampling=driver.Sampling(temperature=(0.0, 0.7)),
+            sampling=step_requests.Sampling(temperature=(0.0, 0.7)),
         )
 
     for route in range(2):

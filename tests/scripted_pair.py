@@ -20,7 +20,7 @@ from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import behaviour_rollouts
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour as behaviour_lib
 
 SPECS = (
@@ -94,7 +94,7 @@ def make_ladders(count: int, num_routes: int = 3) -> list[types.Ladder]:
           make_problems(count),
           make_engines(num_routes),
           got.__setitem__,
-          plan=collect.Plan(driver.Sampling()),
+          plan=collect.Plan(step_requests.Sampling()),
           grade=equivalence.exact,
           concurrency=8,
       )
@@ -121,7 +121,9 @@ def make_rollouts(
           got.__setitem__,
           behaviour=behaviour or behaviour_lib.random_rate(num_routes, seed=0),
           plan=behaviour_rollouts.Plan(
-              protocols.Protocol(protocol), driver.Sampling(), num_trajectories
+              protocols.Protocol(protocol),
+              step_requests.Sampling(),
+              num_trajectories,
           ),
           accounting=costs.Accounting(SPECS[:num_routes], reference=1.0),
           grade=equivalence.exact,
@@ -148,6 +150,6 @@ def plain(value):
 # Collects greedy ladders, graded by equality; for `collect_missing`.
 collect_ladders = functools.partial(
     collect.collect_ladders,
-    plan=collect.Plan(driver.Sampling()),
+    plan=collect.Plan(step_requests.Sampling()),
     grade=equivalence.exact,
 )

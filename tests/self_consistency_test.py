@@ -10,13 +10,13 @@ import numpy as np
 
 from routing import costs
 from routing.grading import equivalence
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from tests import scripted_pair
 from third_party.self_consistency import coverage
 from third_party.self_consistency import voting
 
-_SAMPLING = driver.Sampling(max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_tokens=100)
 _PROBLEMS = scripted_pair.make_problems(10)
 
 
@@ -106,7 +106,7 @@ class VoteTest(parameterized.TestCase):
 
       async def alone(problem=problem, engine=engine):
         async with engine.open(problem.question) as session:
-          return await driver.write(
+          return await step_requests.write(
               problem, (), session, to_end=True, seed=3, sampling=_SAMPLING
           )
 

@@ -1,12 +1,14 @@
 """A comparison in seconds: the scripted pair, its ladders, and live engines."""
 
 import asyncio
+import dataclasses
 import functools
 import zlib
 
 import numpy as np
 
 from routing import costs
+from routing.engines import step_scorer
 from routing.evaluation import harness
 from routing.evaluation import samples
 from routing.features import observation
@@ -14,10 +16,12 @@ from routing.features import standardize
 from routing.grading import equivalence
 from routing.outcomes import live_answers
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import card as card_lib
+from routing.routers import informants
 from routing.routers import learned
 from routing.routers import router
+from routing.tasks import prompt
 from tests import scripted_pair
 
 SIZES = dict(train=40, select=24, test=16)
@@ -29,14 +33,17 @@ FEATURES = observation.FeatureConfig(
     question_width=8,
     step_width=8,
 )
-# The third model only informs: it has a price and writes nothing.
+# The models beyond the pair only inform: they have prices and write nothing.
 ACCOUNTING = costs.Accounting(
     scripted_pair.SPECS[:NUM_ROUTES]
-    + (costs.RouteSpec('informer', 100, 1, 4, 0.1, 0.01, 0.1),),
+    + tuple(
+        costs.RouteSpec(name, 100, 1, 4, 0.1, 0.01, 0.1)
+        for name in ('informer', 'scorer', 'judge')
+    ),
     'price',
     reference=1e-3,
 )
-SAMPLING = driver.Sampling()
+SAMPLING = step_requests.Sampling()
 
 
 def log_probs(text: str) -> np.ndarray:
@@ -46,9 +53,58 @@ def log_probs(text: str) -> np.ndarray:
   return -np.array(drawn, np.float32)
 
 
+class HashedScores:
+  """A step scorer without a model: it reads a token for each character.
+
+  name: scores are hashes of it and of the text.
+  calls: number of answers in each batch so far.
+  """
+
+  def __init__(self, name='scorer'):
+    self.name, self.calls = name, []
+
+  def score(self, answers):
+    """See `step_scorer.StepScorer.score`."""
+    self.calls.append(len(answers))
+    found = []
+    for question, steps in answers:
+      texts = [''.join(steps[: t + 1]) for t in range(len(steps))]
+      scores = [
+          zlib.crc32(f'{self.name}{question}{x}'.encode()) % 100 / 100
+          for x in texts
+      ]
+      read = np.array([len(x) for x in steps])
+      read[0] += len(question)
+      found.append(step_scorer.StepScores(np.array(scores), read, read * 0.001))
+    return found
+
+
+# Its routes are those of its specs in `ACCOUNTING`.
+SCORER = informants.Scorer('hashes', HashedScores(), NUM_ROUTES + 1)
+JUDGE = informants.Scorer('judge', HashedScores('judge'), NUM_ROUTES + 2)
+
+
+def _in_words(script):
+  """Returns a script that also replies to what is no question of the task."""
+
+  def reply(request):
+    if not isinstance(request.question, prompt.Plain):
+      return script(request)
+    key = f'{request.question}{request.seed}'.encode()
+    drawn = zlib.crc32(key)
+    if 'digit' in request.question:
+      return str(drawn % 10)
+    return 'Y' if drawn % 3 else 'N'
+
+  return reply
+
+
 def make_engines():
   """Returns the engines of the pair."""
-  return scripted_pair.make_engines(NUM_ROUTES, log_probs=log_probs)
+  engines = scripted_pair.make_engines(NUM_ROUTES, log_probs=log_probs)
+  for engine in engines:
+    engine.script = _in_words(engine.script)
+  return engines
 
 
 @functools.cache
@@ -74,8 +130,11 @@ def ladders(split):
 @functools.cache
 def sample(split, protocol, embed=None):
   """Returns a split as methods meet it."""
-  return samples.of_ladders(
+  found = samples.of_ladders(
       ladders(split), FEATURES, ACCOUNTING, protocol, embed
+  )
+  return dataclasses.replace(
+      found, scorer=SCORER, judge=JUDGE, follows_words=True
   )
 
 

@@ -23,6 +23,7 @@ from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.policy import networks
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.routers import card as card_lib
 from routing.routers import families
@@ -75,7 +76,7 @@ def live_source(name, folder=None, make_engines=None, **changes):
           make_engines=make_engines or _engines,
           protocol=protocols.Protocol(name),
           accounting=ACCOUNTING,
-          sampling=driver.Sampling(max_decisions=8, max_tokens=100),
+          sampling=step_requests.Sampling(max_decisions=8, max_tokens=100),
           grade=equivalence.exact,
       ),
       problems=scripted_pair.make_problems(NUM_PROBLEMS),
@@ -321,7 +322,11 @@ class LiveTest(absltest.TestCase):
     for number, changes in enumerate(
         (
             {'made_by': {'weights_sha256': ['other', 'medium', 'large']}},
-            {'sampling': driver.Sampling(max_decisions=8, max_tokens=99)},
+            {
+                'sampling': step_requests.Sampling(
+                    max_decisions=8, max_tokens=99
+                )
+            },
             {'protocol': protocols.Protocol('switch')},
             {'accounting': costs.Accounting(specs, reference=1e-4)},
             {'accounting': costs.Accounting(scripted_pair.SPECS, reference=1)},

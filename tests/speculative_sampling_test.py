@@ -12,13 +12,14 @@ from routing import types
 from routing.grading import equivalence
 from routing.lm import export
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import fixed
 from routing.tasks import arithmetic
 from tests import embedded_pair
 from tests import token_models
 from third_party.speculative_sampling import decoding
 
-_GREEDY = driver.Sampling(max_tokens=176)
+_GREEDY = step_requests.Sampling(max_tokens=176)
 # Both models are unsure how this goes on, and differ.
 _QUESTION = ': 57 * 7 = '
 
@@ -137,7 +138,7 @@ class AnswerTest(parameterized.TestCase):
   def test_law_is_that_of_the_large_model(self):
     tables = _tables()
     problem = types.Problem('p', _QUESTION, '0')
-    sampling = driver.Sampling(temperature=1.0, max_tokens=3)
+    sampling = step_requests.Sampling(temperature=1.0, max_tokens=3)
 
     async def run(sample):
       return await _answer(
@@ -205,7 +206,9 @@ class AnswerTest(parameterized.TestCase):
   @parameterized.parameters(0, 1)
   def test_without_drafts_only_the_large_model_is_called(self, temperature):
     tables = _tables()
-    sampling = driver.Sampling(temperature=float(temperature), max_tokens=3)
+    sampling = step_requests.Sampling(
+        temperature=float(temperature), max_tokens=3
+    )
     found = asyncio.run(
         _answer(
             types.Problem('p', _QUESTION, '0'),

@@ -12,7 +12,7 @@ from routing import types
 from routing.engines import scripted
 from routing.evaluation import harness
 from routing.grading import equivalence
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import logistic
 from routing.routers import registry
 from tests import small_arena
@@ -156,7 +156,7 @@ class CascadeTest(parameterized.TestCase):
             types.Problem('p', 'q', 'B'),
             engines,
             seed=0,
-            sampling=driver.Sampling(),
+            sampling=step_requests.Sampling(),
             grade=equivalence.exact,
         )
     )

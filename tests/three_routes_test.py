@@ -33,7 +33,7 @@ from routing.outcomes import batches
 from routing.outcomes import records
 from routing.rollout import behaviour_rollouts
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.routers import fixed
 from routing.shards import reader
@@ -43,7 +43,7 @@ from tests import scripted_pair
 
 _KINDS = 'emh'  # The index is that of the least model that can write it.
 _SPECS = scripted_pair.SPECS
-_SAMPLING = driver.Sampling(max_decisions=5)  # Four, and the answer.
+_SAMPLING = step_requests.Sampling(max_decisions=5)  # Four, and the answer.
 _REDRAFT = protocols.Protocol('redraft')
 _SETTINGS = {'models': [dataclasses.asdict(spec) for spec in _SPECS]}
 _SIZES = {'train': 200, 'select': 100, 'test': 150}

@@ -22,7 +22,7 @@ from routing import costs
 from routing import protocols
 from routing.grading import equivalence
 from routing.rollout import behaviour_rollouts
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.shards import reader
 from routing.shards import writer as writer_lib
@@ -38,7 +38,7 @@ def collect(workdir, protocol='redraft', **others):
   """Rollouts of both splits, by the scripted pair at random rates."""
   problems = scripted_pair.make_problems(sum(_COUNTS.values()))
   plan = behaviour_rollouts.Plan(
-      protocols.Protocol(protocol), driver.Sampling(), 3
+      protocols.Protocol(protocol), step_requests.Sampling(), 3
   )
   for split, count in _COUNTS.items():
     chosen, problems = problems[:count], problems[count:]

@@ -16,7 +16,7 @@ from routing.features import observation
 from routing.features import traces
 from routing.grading import equivalence
 from routing.rollout import behaviour_rollouts
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import behaviour
 from routing.shards import reader
 from routing.shards import writer
@@ -72,7 +72,7 @@ class OneVectorTest(parameterized.TestCase):
             scripted_pair.make_engines(3, num_ahead=num_ahead),
             shards.add,
             behaviour=record,
-            plan=behaviour_rollouts.Plan(protocol, driver.Sampling(), 3),
+            plan=behaviour_rollouts.Plan(protocol, step_requests.Sampling(), 3),
             accounting=_ACCOUNTING,
             grade=equivalence.exact,
             concurrency=4,
@@ -129,7 +129,7 @@ def _rollouts(
           engines,
           lambda problem, index: _Say(routes, (0.5, 0.25, 1.0)),
           behaviour_rollouts.Plan(
-              protocols.Protocol(name, view), driver.Sampling()
+              protocols.Protocol(name, view), step_requests.Sampling()
           ),
           None,
           equivalence.exact,

@@ -20,6 +20,7 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.rollout import all_replies
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import trees
 from routing.routers import behaviour
 from routing.routers import boosting
@@ -27,7 +28,7 @@ from routing.routers import fixed
 from routing.shards import reply_shards
 from tests import scripted_pair
 
-_SAMPLING = driver.Sampling(max_decisions=8, max_tokens=100)
+_SAMPLING = step_requests.Sampling(max_decisions=8, max_tokens=100)
 _FEATURES = observation.FeatureConfig(
     ('confidence', 'progress', 'cost', 'hidden'), 2, 8, hidden_size=4
 )
@@ -186,7 +187,7 @@ class TreeTest(parameterized.TestCase):
 
   def test_a_positive_temperature_raises_an_error(self):
     with self.assertRaisesRegex(ValueError, 'temperature is 0.5'):
-      make_replies(1, sampling=driver.Sampling(temperature=0.5))
+      make_replies(1, sampling=step_requests.Sampling(temperature=0.5))
 
   def test_nan_log_probabilities_raise_an_error(self):
     tree = make_grower('redraft').build(make_replies(1)[0])

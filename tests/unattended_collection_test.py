@@ -15,7 +15,7 @@ from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.grading import equivalence
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.shards import reader
 from routing.shards import writer as writer_lib
 from tests import scripted_pair
@@ -257,7 +257,7 @@ class OvernightTest(parameterized.TestCase):
             _PROBLEMS,
             engines,
             lambda index, ladder: None,
-            plan=collect.Plan(driver.Sampling()),
+            plan=collect.Plan(step_requests.Sampling()),
             grade=equivalence.exact,
             concurrency=4,
         )

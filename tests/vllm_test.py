@@ -27,6 +27,7 @@ from routing.engines import vllm
 from routing.grading import equivalence
 from routing.lm import export
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
 from routing.tasks import delimiter as delimiter_lib
@@ -248,7 +249,7 @@ class VllmEngineTest(parameterized.TestCase):
                   accounting=None,
                   grade=equivalence.by_name('exact'),
                   seed=0,
-                  sampling=driver.Sampling(max_tokens=_MAX_TOKENS),
+                  sampling=step_requests.Sampling(max_tokens=_MAX_TOKENS),
               )
               for problem in problems
           )

@@ -57,6 +57,16 @@ class Arena:
   traces: Callable[[Any], Sequence[types.Trace]] = lambda protocol: ()
   grid_size: int = methods_lib.GRID_SIZE
 
+  def answering_of(
+      self, seed: int, method: router_lib.Method
+  ) -> live_answers.Answering:
+    """Returns how engines answer a method live; there must be engines."""
+    # Greedy answers are the same for all seeds, and are asked for once.
+    return dataclasses.replace(
+        self.answering(seed if method.needs.samples > 1 else 0),
+        accounting=self.accounting,
+    )
+
 
 def sample_protocol(method: router_lib.Method) -> Any:
   """Returns the view of `escalate` whose records a method learns from."""
@@ -163,11 +173,7 @@ def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
         None,
         note='',
     )
-  # Greedy answers are the same for all seeds, and are asked for once.
-  answering = dataclasses.replace(
-      arena.answering(seed if method.needs.samples > 1 else 0),
-      accounting=arena.accounting,
-  )
+  answering = arena.answering_of(seed, method)
   alone = arena.alone[split].first(arena.num_live[split])
   name = f'{family.fingerprint}/{source_hash(method)[:12]}'
   asked = [
@@ -216,6 +222,10 @@ def fit(
 ) -> list[router_lib.Family]:
   """Fits a method on `train`, the only split that it is given."""
   train = arena.samples('train', sample_protocol(method))
+  if arena.answering is not None:
+    train = dataclasses.replace(
+        train, answering=arena.answering_of(seed, method)
+    )
   families = list(method.fit(train, setting=setting, seed=seed))
   if not families:
     raise ValueError(f'{method.name} returned no family; it must return one.')

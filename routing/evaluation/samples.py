@@ -69,6 +69,7 @@ def of_ladders(
           token_records.hand_over(x) for x in map(_large_alone, ladders)
       ),
       embed=embed,
+      small_steps=tuple(tuple(s.text for s in x.steps) for x in ladders),
   )
 
 

@@ -33,6 +33,7 @@ from routing.outcomes import token_records
 from routing.rollout import collect
 from routing.rollout import cut_answers
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
 from routing.shards import record_log
@@ -63,7 +64,7 @@ class Answering:
   make_engines: Callable[[], Sequence[engine_lib.Engine]]
   protocol: protocols.Protocol
   accounting: costs.Accounting
-  sampling: driver.Sampling
+  sampling: step_requests.Sampling
   grade: equivalence.Grader
   seed: int = 0
   concurrency: int = 64

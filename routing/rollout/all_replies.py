@@ -19,7 +19,7 @@ from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
 from routing.rollout import collect
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 
 
@@ -58,7 +58,7 @@ async def collect_replies(
     engines: Sequence[engine_lib.Engine],
     sink: Callable[[int, Replies], None],
     *,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     max_replies: int = 0,
     **loop: Any,
 ) -> None:
@@ -100,7 +100,7 @@ async def collect_replies(
 async def collect_problem(
     problem: types.Problem,
     engines: Sequence[engine_lib.Engine],
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     max_replies: int = 0,
 ) -> Replies:
   """Returns the replies on one problem, by breadth-first search over traces.
@@ -140,7 +140,7 @@ async def collect_problem(
         steps = *kept, step
         is_asked = len(steps) < sampling.max_decisions
         is_new = trace + step.text not in seen
-        if is_asked and is_new and driver.is_open(steps, sampling):
+        if is_asked and is_new and step_requests.is_open(steps, sampling):
           seen.add(trace + step.text)
           pending.append(steps)
   return Replies(
@@ -165,7 +165,7 @@ async def _write_to_end(
     problem: types.Problem,
     kept: Sequence[types.Step],
     session: engine_lib.Session,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
 ) -> tuple[types.Step, ...]:
   """Returns the steps that one model writes from a trace to the answer's end.
 
@@ -173,7 +173,7 @@ async def _write_to_end(
   request gives several replies. With one request per step, the model would have
   to read again the text that it has just written.
   """
-  return await driver.write(
+  return await step_requests.write(
       problem,
       kept,
       session,

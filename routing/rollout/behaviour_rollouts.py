@@ -20,6 +20,7 @@ from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import driver
+from routing.rollout import step_requests
 
 # (problem, index of the trajectory) -> the router for this trajectory. Each
 # trajectory has its own router, because each needs its own random numbers.
@@ -39,7 +40,7 @@ class Plan:
   """
 
   protocol: protocols.Protocol
-  sampling: driver.Sampling
+  sampling: step_requests.Sampling
   num_trajectories: int = 1
   seed: int = 0
 
@@ -151,7 +152,7 @@ async def _answer_alone(
   # This answer has a session of its own. Otherwise a trajectory could find the
   # answer in the prefix cache and would cost less.
   async with engine.open(problem.question) as session:
-    written = await driver.write(
+    written = await step_requests.write(
         problem,
         (),
         session,

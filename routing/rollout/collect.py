@@ -23,6 +23,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 
 Record = TypeVar('Record')  # The data of one problem, e.g. a `types.Ladder`.
@@ -55,7 +56,7 @@ class Plan:
     reuse, but the recorded seconds are lower with it.
   """
 
-  sampling: driver.Sampling
+  sampling: step_requests.Sampling
   seed: int = 0
   num_samples: int = 1
   reuse: bool = True
@@ -258,7 +259,7 @@ async def _complete_prefixes(
       kept = small_steps[:t]
       known = ()
       if t and can_reuse:
-        left = driver.tokens_left(kept, plan.sampling.max_tokens)
+        left = step_requests.tokens_left(kept, plan.sampling.max_tokens)
         known = known_rest(written, small_steps[t - 1], left)
       if not plan.reuse:
         # A new session has an empty prefix cache. So the tokens and seconds of
@@ -267,7 +268,7 @@ async def _complete_prefixes(
         session = await sessions.enter_async_context(
             engine.open(problem.question)
         )
-      written = known or await driver.write(
+      written = known or await step_requests.write(
           problem,
           kept,
           session,

@@ -9,32 +9,28 @@ collected in the ladder for this step and route.
 
 import asyncio
 from collections.abc import Awaitable
-from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import inspect
 from typing import Protocol
 
-import numpy as np
-
 from routing import costs
 from routing import protocols
 from routing import types
-from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import inquiry as inquiry_lib
-from routing.rollout import seeds
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.rollout import watching
-from routing.tasks import delimiter as delimiter_lib
 
 
 class Router(Protocol):
   """The interface of a router: one method, called at each step boundary.
 
   A router that needs more than the trace also has an attribute `informant`; see
-  `rollout.inquiry`.
+  `rollout.inquiry`. One that wants a certain model to write the end of every
+  answer has `final_route`, the index of this model.
   """
 
   def decide(
@@ -42,114 +38,6 @@ class Router(Protocol):
   ) -> types.Decision | Awaitable[types.Decision]:
     """Chooses the route that writes the next step, at once or awaited."""
     ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """Sampling settings and limits of one answer.
-
-  temperature: 0 = greedy decoding. A tuple gives one value per route.
-  max_decisions: T, the largest number of decisions in one answer. After the
-    last decision, the chosen route writes the rest of the answer.
-  max_tokens: the largest length of a whole answer in tokens, including those
-    written after a hand-over. Text that a model wrote and that is no part of
-    the answer does not count.
-  finders: names of `grading.answers.FINDERS`. The step with the first complete
-    answer ends the answer, whatever the model writes after it: some go on with
-    another question. Empty = only the model ends the answer.
-  delimiter: what ends a step.
-  """
-
-  temperature: float | tuple[float, ...] = 0.0
-  max_decisions: int = 8
-  max_tokens: int = 192
-  finders: tuple[str, ...] = ()
-  delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
-
-  def __post_init__(self):
-    if np.min(self.temperature) < 0:
-      raise ValueError(f'temperature is {self.temperature}; allowed: >= 0.')
-    for name in ('max_decisions', 'max_tokens'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
-
-  @property
-  def is_greedy(self) -> bool:
-    """True if every model always writes its most likely token."""
-    return not np.any(self.temperature)
-
-  def temperature_of(self, route: int) -> float:
-    """Returns the temperature at which the model of a route samples."""
-    if isinstance(self.temperature, tuple):
-      return self.temperature[route]
-    return self.temperature
-
-
-def tokens_left(kept: Sequence[types.Step], max_tokens: int) -> int:
-  """Returns how many of `max_tokens` the accepted steps `kept` leave."""
-  return max_tokens - steps_lib.count_tokens(kept)
-
-
-def is_open(kept: Sequence[types.Step], sampling: Sampling) -> bool:
-  """Returns whether another step may follow the accepted steps `kept`."""
-  if not kept:
-    return True  # Every answer has at least one step.
-  return (
-      not kept[-1].is_final
-      and not boundaries.is_cut(kept[-1])
-      and tokens_left(kept, sampling.max_tokens) > 0
-  )
-
-
-async def write(
-    problem: types.Problem,
-    kept: Sequence[types.Step],
-    session: engine_lib.Session,
-    *,
-    to_end: bool,
-    seed: int,
-    sampling: Sampling,
-    sample: int = 0,
-    may_speculate: bool = False,
-    on_step: Callable[[types.Step], None] | None = None,
-) -> tuple[types.Step, ...]:
-  """Requests the next step, or the rest of the answer, in one session.
-
-  Live steps, hand-overs and the completions of a ladder are all requested
-  through this function. So equal requests have equal seeds and limits, in
-  collection as in live evaluation.
-
-  Args:
-    problem: the problem that is being answered.
-    kept: the accepted steps, which the new text continues; at least one token
-      of `sampling.max_tokens` must be left after them.
-    session: the session that writes; it must be about this problem.
-    to_end: True = request the rest of the answer; False = request one step.
-    seed: of the run; the seed of the request is derived from it.
-    sampling: sampling settings and limits of the answer.
-    sample: index of this text among several samples after the same prefix.
-    may_speculate: whether the engine may continue speculatively past the step,
-      until the next step is requested or the speculation is cancelled.
-    on_step: see `engine.Request`.
-
-  Returns one or more new steps.
-  """
-  request = engine_lib.Request(
-      trace=steps_lib.join(kept),
-      to_end=to_end,
-      # At a pattern or a length, text written ahead could not be used.
-      may_speculate=may_speculate and sampling.delimiter.is_text,
-      max_tokens=tokens_left(kept, sampling.max_tokens),
-      temperature=sampling.temperature_of(session.route),
-      # The position is part of the seed, but the router is not. So a live
-      # hand-over and the ladder's completion at the same step are the same
-      # request.
-      seed=seeds.of_request(seed, problem.id, len(kept), session.route, sample),
-      delimiter=sampling.delimiter,
-      on_step=on_step,
-  )
-  written = await session.write(request)
-  return steps_lib.until_answer(written, request.trace, sampling.finders)
 
 
 async def grade_text(
@@ -172,7 +60,7 @@ async def answer(
     accounting: costs.Accounting | None,
     grade: equivalence.Grader | None,
     seed: int,
-    sampling: Sampling,
+    sampling: step_requests.Sampling,
     sample: int = 0,
     watcher: watching.Watcher = watching.NOBODY,
 ) -> types.Trajectory:
@@ -182,8 +70,7 @@ async def answer(
   writes the next step or, at a hand-over of `escalate`, the rest of the answer
   in one request. If the protocol has drafts, route 0 accepts the draft and any
   other route discards it; the draft's cost is charged in both cases. After the
-  last decision the chosen route writes the rest of the answer. Speculative
-  tokens that were cancelled are recorded as a separate call.
+  last decision the chosen route writes the rest of the answer.
 
   Args:
     problem: the problem to answer.
@@ -200,7 +87,7 @@ async def answer(
     watcher: is told of every decision, call and step as they come.
 
   Returns:
-    The trajectory; its `calls` hold every call in order.
+    The trajectory; its `calls` hold every call in order, also of wasted text.
 
   Raises:
     ValueError: if the router chooses a route that is not allowed, or the
@@ -212,6 +99,7 @@ async def answer(
     walk = _Walk(
         problem, sessions, protocol, accounting, seed, sampling, sample, watcher
     )
+    walk.engines = engines
     try:
       await walk.run(router)
     finally:
@@ -239,7 +127,7 @@ class _Walk:
       protocol: protocols.Protocol,
       accounting: costs.Accounting | None,
       seed: int,
-      sampling: Sampling,
+      sampling: step_requests.Sampling,
       sample: int,
       watcher: watching.Watcher,
   ):
@@ -251,6 +139,7 @@ class _Walk:
     self.discarded: list[types.Step] = []
     self.decisions: list[types.Decision] = []
     self.calls: list[types.Call] = []
+    self.engines: Sequence[engine_lib.Engine] = ()
     self._writer: engine_lib.Session | None = None
     self._seen: types.Trace | None = None
 
@@ -268,10 +157,11 @@ class _Walk:
       if is_last:
         await self.finish(decision.route)
         break
+    await self._end_by(getattr(router, 'final_route', None))
 
   def is_open(self) -> bool:
     """Returns whether another step may follow the accepted steps."""
-    return is_open(self.steps, self._sampling)
+    return step_requests.is_open(self.steps, self._sampling)
 
   def is_last(self, decision: types.Decision) -> bool:
     """Returns whether `decision`, the latest, is the last of the trajectory."""
@@ -289,6 +179,20 @@ class _Walk:
     if self.is_open():
       self._accept(await self.write(route, to_end=True))
 
+  async def _end_by(self, route: int | None) -> None:
+    """Has the model of a route write the end; nothing if it did, or for None.
+
+    If another model wrote the last step, this step is discarded, and charged.
+    """
+    if route is None or self.steps[-1].route == route:
+      return
+    # Without the last step there is room for at least as much as it took. An
+    # empty one leaves none where the limit was reached before it.
+    if not self.steps[-1].num_tokens:
+      return
+    self.discarded.append(self.steps.pop())
+    self._accept(await self.write(route, to_end=True))
+
   async def draft(self) -> tuple[types.Step, ...]:
     """Requests the draft of the next step, and records the call."""
     return await self._write(0, 'draft')
@@ -305,25 +209,27 @@ class _Walk:
 
   async def _probe(self, route: int, limit: int) -> tuple[types.Step, ...]:
     """Requests text of at most `limit` tokens that can never be a step."""
-    left = tokens_left(self.steps, self._sampling.max_tokens)
+    left = step_requests.tokens_left(self.steps, self._sampling.max_tokens)
     longest = self._sampling.max_tokens - left + min(limit, left)
     probing = dataclasses.replace(self._sampling, max_tokens=longest)
     return await self._write(route, 'probe', probing)
 
   async def _write(
-      self, route: int, kind: str, sampling: Sampling | None = None
+      self,
+      route: int,
+      kind: str,
+      sampling: step_requests.Sampling | None = None,
   ) -> tuple[types.Step, ...]:
     """Makes a call of this kind, one of `types.CALL_KINDS`, and records it."""
     session = self._sessions[route]
-    # If the writer stays the same, its session resumes the text that it has
-    # written speculatively. If the writer changes, this text is wasted and must
-    # be charged before the new call.
+    # The same writer's session resumes the text that it wrote speculatively.
+    # For another writer this text is wasted, and charged before the new call.
     if self._writer is not None and self._writer is not session:
       self._waste(await self._writer.cancel_speculation())
     self._writer = session
     to_end = kind == 'hand_over'
     self._watcher.asked(kind, route)
-    written = await write(
+    written = await step_requests.write(
         self._problem,
         self.steps,
         session,
@@ -374,7 +280,9 @@ class _Walk:
 
     `draft` holds the draft of the next step, or nothing without drafts.
     """
-    inquiry = inquiry_lib.Inquiry(self._probe, self._spent, self._record)
+    inquiry = inquiry_lib.Inquiry(
+        self._probe, self._spent, self._record, self.engines
+    )
     # `_seen` is the trace with the evidence: later traces lead back to it, and
     # a router may compare the evidence of several decisions.
     self._seen = await inquiry.informed(router, self._trace(draft))

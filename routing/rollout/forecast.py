@@ -20,7 +20,7 @@ from typing import Any
 from routing import protocols
 from routing import types
 from routing.rollout import all_replies
-from routing.rollout import driver
+from routing.rollout import step_requests
 
 QUANTITIES = ('requests', 'read', 'cached', 'written')
 
@@ -70,7 +70,7 @@ class Scheme:
 
   kind: str
   protocol: protocols.Protocol
-  sampling: driver.Sampling
+  sampling: step_requests.Sampling
   num_routes: int
   num_samples: int
   max_replies: int

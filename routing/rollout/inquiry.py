@@ -10,12 +10,15 @@ charged to the answer, as calls of the kind 'probe'.
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 from typing import Protocol
 
 from routing import types
+from routing.engines import engine as engine_lib
 from routing.rollout import steps as steps_lib
+from routing.tasks import prompt as prompt_lib
 
 
 class Informant(Protocol):
@@ -36,6 +39,45 @@ class Informant(Protocol):
     ...
 
 
+async def ask(
+    engine: engine_lib.Engine,
+    text: str,
+    max_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> tuple[str, types.Usage]:
+  """Puts a text to a model as it is, e.g. to have it judge a step.
+
+  Args:
+    engine: of the model, which must understand instructions.
+    text: what the model is asked; the task's examples do not stand before it.
+    max_tokens: the largest number of tokens of the reply.
+    temperature: 0 = greedy.
+    seed: of the sampling noise.
+
+  Returns:
+    The reply, and what it consumed.
+  """
+  put = prompt_lib.Plain(text)
+  async with engine.open(put) as session:
+    steps = await session.write(
+        engine_lib.Request(
+            to_end=True,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+    )
+  usage = steps_lib.call_usage(steps)
+  if engine.capabilities.counts_tokens:
+    # All of it is read anew. A cache of the task's examples, which all prompts
+    # of an engine are taken to begin with, has none of it.
+    count = engine.count_tokens(put, '')
+    usage = dataclasses.replace(usage, read=count, cached=0)
+  return steps_lib.join(steps), usage
+
+
 @dataclasses.dataclass(frozen=True)
 class Inquiry:
   """The means of an informant at one decision; records what it consumes.
@@ -45,11 +87,19 @@ class Inquiry:
     do not become a part of the answer, and charges the call.
   spent: returns the cost of the answer so far, as `Trace.spent`.
   record: adds a call to the calls of the answer.
+  engines: those of the writers, which `ask` puts other questions to.
   """
 
   write: Callable[[int, int], Awaitable[tuple[types.Step, ...]]]
   spent: Callable[[], float]
   record: Callable[[types.Call], None]
+  engines: Sequence[engine_lib.Engine] = ()
+
+  async def ask(self, route: int, text: str, max_tokens: int) -> str:
+    """Returns a model's greedy reply to a text, see `ask`; charges it."""
+    reply, usage = await ask(self.engines[route], text, max_tokens)
+    self.charge(usage)
+    return reply
 
   def charge(self, usage: types.Usage) -> None:
     """Charges the compute of a scorer or judge.

@@ -15,6 +15,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import token_session
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 
 
@@ -66,7 +67,7 @@ async def trajectory(
     calls: Sequence[types.Call],
     session: token_session.TokenSession,
     *,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     grade: equivalence.Grader,
 ) -> types.Trajectory:
   """Returns the graded trajectory of an answer that was written by tokens.

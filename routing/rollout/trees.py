@@ -19,7 +19,7 @@ from routing.engines import prefix_cache
 from routing.grading import equivalence
 from routing.rollout import all_replies
 from routing.rollout import cut_answers
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 
 
@@ -81,7 +81,7 @@ class TreeBuilder:
   """
 
   protocol: protocols.Protocol
-  sampling: driver.Sampling
+  sampling: step_requests.Sampling
   grade: equivalence.Grader
 
   def __post_init__(self):
@@ -181,7 +181,7 @@ class _Walk:
       route: the route that the router chose.
       is_last: whether this was the last decision that is allowed.
     """
-    is_open = driver.is_open(steps, self._builder.sampling)
+    is_open = step_requests.is_open(steps, self._builder.sampling)
     if is_open and not is_last:
       return self.node(steps, calls, contents)
     # Only an accepted draft leaves the answer open after the last decision. Its
@@ -214,7 +214,9 @@ class _Walk:
     sampling = self._builder.sampling
     # The rest of an answer is a chain of replies: each is the model's reply to
     # the trace that the replies before it have extended.
-    while to_end and driver.is_open((*steps, *_steps(written)), sampling):
+    while to_end and step_requests.is_open(
+        (*steps, *_steps(written)), sampling
+    ):
       written.append(self._reply(route, (*steps, *_steps(written))))
     # One call has one prompt, which is the prompt of its first reply.
     prompt = prefix_cache.prompt(
@@ -239,7 +241,7 @@ class _Walk:
     # The same text has different token counts under different models. If other
     # models wrote it on this path than in the collection, fewer tokens may be
     # left, and a live engine would cut the reply off earlier.
-    left = driver.tokens_left(steps, self._builder.sampling.max_tokens)
+    left = step_requests.tokens_left(steps, self._builder.sampling.max_tokens)
     if reply is None or reply.step.num_tokens > left:
       raise ValueError(
           f'Problem {self._problem.id}: the reply of route {route} to a trace '

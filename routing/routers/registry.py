@@ -37,6 +37,16 @@ METHODS = {
     'RouteLLM, classifier': 'third_party.routellm.methods:CLASSIFIER',
     'nearest questions': 'third_party.knn_router.methods:NEAREST',
     'FrugalGPT': 'third_party.frugalgpt.methods:CASCADE',
+    'RSD': 'third_party.rsd.methods:METHOD',
+    'GlimpRouter': 'third_party.glimprouter.methods:METHOD',
+    'STEER': 'third_party.steer.methods:METHOD',
+    'SpecReason': 'third_party.specreason.methods:METHOD',
+    'KnowNo': 'third_party.knowno.methods:METHOD',
+    'AutoMix': 'third_party.automix.methods:METHOD',
+    'TRIM, threshold': 'third_party.trim.methods:THRESHOLD',
+    'TRIM, POMDP': 'third_party.trim.methods:POMDP',
+    'TRIM, aggregate': 'third_party.trim.learned:AGGREGATE',
+    'TRIM, sequence': 'third_party.trim.learned:SEQUENCE',
 }
 
 

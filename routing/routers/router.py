@@ -24,8 +24,10 @@ from routing.engines import engine as engine_lib
 from routing.features import embedding as embedding_lib
 from routing.features import observation
 from routing.grading import equivalence
+from routing.outcomes import live_answers
 from routing.outcomes import sources
-from routing.rollout import driver
+from routing.rollout import step_requests
+from routing.routers import informants
 
 
 class Router(Protocol):
@@ -51,8 +53,8 @@ class Policy(Protocol):
 class Answerer(Protocol):
   """Writes whole answers, e.g. a vote over samples or a cascade of models.
 
-  It asks models through `driver.write`, so that requests have the seeds of the
-  driver, and records every call.
+  It asks models through `step_requests.write`, so that requests have the seeds
+  of the driver, and records every call.
   """
 
   async def answer(
@@ -61,7 +63,7 @@ class Answerer(Protocol):
       engines: Sequence[engine_lib.Engine],
       *,
       seed: int,
-      sampling: driver.Sampling,
+      sampling: step_requests.Sampling,
       grade: equivalence.Grader,
   ) -> types.Trajectory:
     """Returns the answer with all of its calls; `decisions` may be empty."""
@@ -79,6 +81,7 @@ class Needs:
   step_score: a step scorer, whose calls it charges as probes.
   judge: a model that judges text, whose calls it charges as probes.
   embedding: a sentence embedding, whose tokens it charges as probes.
+  probe: text that a writer continues only to inform it, charged as probes.
   samples: answers that it samples per problem at most; 1 = none.
   """
 
@@ -87,6 +90,7 @@ class Needs:
   step_score: bool = False
   judge: bool = False
   embedding: bool = False
+  probe: bool = False
   samples: int = 1
 
   def __post_init__(self):
@@ -106,6 +110,7 @@ class Needs:
         ('step score', self.step_score),
         ('judge', self.judge),
         ('embedding', self.embedding),
+        ('probe', self.probe),
         (f'{self.samples} samples', self.samples > 1),
     ]
     return ', '.join(name for name, is_needed in given if is_needed) or '-'
@@ -113,6 +118,8 @@ class Needs:
 
 COMMIT = protocols.Protocol('escalate', 'commit')
 PEEK = protocols.Protocol('escalate', 'peek')
+SWITCH = protocols.Protocol('switch')
+REDRAFT = protocols.Protocol('redraft')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +135,14 @@ class Sample:
   small_calls, large_calls: `[N]` calls, by which the smallest and the largest
     model write their whole answers alone, each in one request.
   embed: a sentence embedding; None = the comparison offers none.
+  small_steps: `[N]` texts of the steps of the small model's whole answers.
+  scorer: scores steps, e.g. a process reward model; None = there is none.
+  judge: scores steps by the largest model, where it cannot judge in words; None
+    = nothing does.
+  follows_words: whether the models reply to questions outside the task, so that
+    they can judge in words.
+  answering: how models answer live, for methods that learn from answers of
+    their own; None = no model can be asked.
   """
 
   source: sources.Known
@@ -138,6 +153,11 @@ class Sample:
   small_calls: tuple[types.Call, ...]
   large_calls: tuple[types.Call, ...]
   embed: embedding_lib.Embedding | None = None
+  small_steps: tuple[tuple[str, ...], ...] = ()
+  scorer: informants.Scorer | None = None
+  judge: informants.Scorer | None = None
+  follows_words: bool = False
+  answering: live_answers.Answering | None = None
 
   @property
   def questions(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
-from routing.rollout import driver
+from routing.rollout import step_requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Answerer:
       engines: Sequence[engine_lib.Engine],
       *,
       seed: int,
-      sampling: driver.Sampling,
+      sampling: step_requests.Sampling,
       grade: equivalence.Grader,
   ) -> types.Trajectory:
     """Answers one problem; see `routers.router.Answerer`."""

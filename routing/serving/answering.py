@@ -13,6 +13,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.outcomes import live_answers
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import learned
 from routing.serving import back_ends
 from routing.serving import batched_decisions
@@ -87,7 +88,7 @@ class Service:
 
   def sampling(
       self, temperature: float | None, max_tokens: int | None
-  ) -> driver.Sampling:
+  ) -> step_requests.Sampling:
     """Returns the configured sampling with what a request changes of it.
 
     The configured limit of tokens holds besides a larger one: the answer is

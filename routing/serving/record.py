@@ -36,7 +36,7 @@ class Record(watching.Watcher):
   Args:
     specs: the models, smallest first.
     threshold_at: from the number of a step to the threshold there.
-    finders: see `driver.Sampling`.
+    finders: see `step_requests.Sampling`.
     pay: called with what every call has used, as soon as that is known; also
       after the answer was given up, for what was being written then.
     on_step: called with each step of the answer, once it is sure to be one.

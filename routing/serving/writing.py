@@ -9,7 +9,7 @@ from typing import Any
 
 from routing import costs
 from routing import types
-from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.serving import points as points_lib
 from routing.serving import record as record_lib
 
@@ -31,7 +31,7 @@ class Question:
   id: str
   text: str
   choice: points_lib.Choice
-  sampling: driver.Sampling
+  sampling: step_requests.Sampling
   seed: int
   sample: int = 0
   owner: str = ''

@@ -6,6 +6,16 @@ import dataclasses
 Message = dict[str, str]
 
 
+class Plain(str):
+  """A text that is put to a model as it is, in place of a question.
+
+  No system message and no solved example stand before it: it is no problem of
+  the task, e.g. it asks for a judgement.
+  """
+
+  __slots__ = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompt:
   """How a question is put to a model.
@@ -37,6 +47,8 @@ class Prompt:
 
   def asked(self, question: str) -> str:
     """Returns the user's message for a question."""
+    if isinstance(question, Plain):
+      return str(question)
     # str.format would fail on the braces of LaTeX, which are common in
     # questions and templates.
     return self.user.replace('{question}', question)
@@ -47,8 +59,9 @@ class Prompt:
     A trace that is not empty becomes the last message, in the role of the
     assistant; the model is to continue this message.
     """
-    turns = [('system', self.system)] if self.system else []
-    for shown, answer in self.shots:
+    is_plain = isinstance(question, Plain)
+    turns = [('system', self.system)] if self.system and not is_plain else []
+    for shown, answer in () if is_plain else self.shots:
       turns += [('user', self.asked(shown)), ('assistant', answer)]
     turns.append(('user', self.asked(question)))
     if trace:
@@ -60,6 +73,8 @@ class Prompt:
 
     Without a system message and examples, it is the user's message alone.
     """
+    if isinstance(question, Plain):
+      return str(question)
     earlier = [self.system] if self.system else []
     for shown, answer in self.shots:
       earlier += [self.asked(shown), answer]

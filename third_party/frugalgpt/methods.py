@@ -18,6 +18,7 @@ from routing.engines import engine as engine_lib
 from routing.features import text
 from routing.outcomes import live_answers
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.routers import logistic
 from routing.routers import question_level
@@ -130,7 +131,7 @@ class Cascade:
       engines: Sequence[engine_lib.Engine],
       *,
       seed: int,
-      sampling: driver.Sampling,
+      sampling: step_requests.Sampling,
       grade,
   ) -> types.Trajectory:
     """Answers one problem; see `routers.router.Answerer`."""
@@ -139,7 +140,7 @@ class Cascade:
     async with engine_lib.open_all(engines, problem.question) as sessions:
 
       async def write(route):
-        steps = await driver.write(
+        steps = await step_requests.write(
             problem,
             (),
             sessions[route],

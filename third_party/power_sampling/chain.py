@@ -20,6 +20,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import token_session
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.rollout import token_answers
 
@@ -126,7 +127,7 @@ async def answer(
     engines: Sequence[engine_lib.Engine],
     *,
     seed: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     grade: equivalence.Grader,
     alpha: float = 4.0,
     block_size: int = 44,

@@ -12,6 +12,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from third_party.self_consistency import voting
 
@@ -47,7 +48,7 @@ async def answer(
     engines: Sequence[engine_lib.Engine],
     *,
     seed: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     grade: equivalence.Grader,
     num_samples: int = 8,
     route: int = 0,
@@ -94,7 +95,7 @@ async def graded_samples(
     engines: Sequence[engine_lib.Engine],
     *,
     seed: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     grade: equivalence.Grader,
     num_samples: int,
     route: int,

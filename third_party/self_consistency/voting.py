@@ -11,6 +11,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 
 
@@ -31,7 +32,7 @@ async def sample_answers(
     engine: engine_lib.Engine,
     *,
     seed: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     num_samples: int,
 ) -> Sampled:
   """Samples answers one after another in one session.
@@ -60,7 +61,7 @@ async def sample_answers(
   answers, calls = [], []
   async with engine.open(problem.question) as session:
     for index in range(num_samples):
-      steps = await driver.write(
+      steps = await step_requests.write(
           problem,
           (),
           session,
@@ -110,7 +111,7 @@ async def answer(
     engines: Sequence[engine_lib.Engine],
     *,
     seed: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     grade: equivalence.Grader,
     num_samples: int = 8,
     route: int = 0,
@@ -157,8 +158,10 @@ async def answer(
 
 
 def at_temperature(
-    sampling: driver.Sampling, temperature: float | None, num_samples: int
-) -> driver.Sampling:
+    sampling: step_requests.Sampling,
+    temperature: float | None,
+    num_samples: int,
+) -> step_requests.Sampling:
   """Returns the sampling settings with another temperature; None = the same.
 
   A single sample keeps the temperature of `sampling`: there is nothing to vote

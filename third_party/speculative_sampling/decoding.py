@@ -20,6 +20,7 @@ from routing.engines import token_session
 from routing.grading import equivalence
 from routing.lm import draws
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.rollout import token_answers
 
@@ -61,7 +62,7 @@ async def answer(
     engines: Sequence[engine_lib.Engine],
     *,
     seed: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     grade: equivalence.Grader,
     num_drafts: int = 4,
     sample: int = 0,
@@ -132,7 +133,7 @@ async def _round(
     small: token_session.TokenSession,
     large: token_session.TokenSession,
     num_drafts: int,
-    sampling: driver.Sampling,
+    sampling: step_requests.Sampling,
     rng: np.random.Generator,
 ) -> None:
   """Drafts and verifies tokens, and adds what is kept to the text."""

@@ -1,0 +1,100 @@
+"""Opens what reads steps in a comparison: a step scorer, and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import ml_collections
+
+from experiments import builders
+from experiments.scoring import score_steps
+from routing import costs
+from routing.engines import embedded_likelihood
+from routing.engines import process_reward
+from routing.engines import step_scorer
+from routing.routers import informants
+
+_WORDLESS = 'embedded'  # The engine whose models know only one task.
+
+
+class OnDemand:
+  """A step scorer whose weights are loaded when something is to be scored.
+
+  Args:
+    load: loads the scorer.
+  """
+
+  def __init__(self, load: Callable[[], step_scorer.StepScorer]):
+    self._load = functools.cache(load)
+
+  def score(
+      self, answers: Sequence[tuple[str, Sequence[str]]]
+  ) -> list[step_scorer.StepScores]:
+    """See `step_scorer.StepScorer.score`."""
+    return self._load().score(answers)
+
+
+def follows_words(config: ml_collections.ConfigDict) -> bool:
+  """Returns whether the models reply to questions outside the task."""
+  return all(x.engine != _WORDLESS for x in builders.routes(config))
+
+
+def has_judge(config: ml_collections.ConfigDict) -> bool:
+  """Returns whether the largest model scores steps, as it cannot judge them."""
+  return builders.routes(config)[-1].engine == _WORDLESS
+
+
+def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
+  """Returns the prices of the scorer and the judge, those that there are."""
+  found = []
+  if score_steps.is_on(config):
+    found.append(score_steps.route(config).cost_spec())
+  if has_judge(config):
+    large = builders.specs(config)[-1]
+    # A route of its own: it reads, in a session of its own, and writes nothing.
+    found.append(dataclasses.replace(large, name=f'{large.name}, as judge'))
+  return tuple(found)
+
+
+def scorer(
+    config: ml_collections.ConfigDict, first_route: int
+) -> informants.Scorer | None:
+  """Returns the step scorer of the configuration; None if it names none.
+
+  Args:
+    config: of the pipeline.
+    first_route: the route of the first of `specs`.
+  """
+  if not score_steps.is_on(config):
+    return None
+  found = score_steps.route(config)
+  return informants.Scorer(
+      found.identity,
+      OnDemand(
+          lambda: process_reward.ProcessRewardModel(
+              found.folder, score_steps.settings(config)
+          )
+      ),
+      first_route,
+  )
+
+
+def judge(
+    config: ml_collections.ConfigDict, first_route: int
+) -> informants.Scorer | None:
+  """Returns the largest model as a scorer, where it cannot judge in words.
+
+  Args:
+    config, first_route: as in `scorer`.
+  """
+  if not has_judge(config):
+    return None
+  large = builders.routes(config)[-1]
+  return informants.Scorer(
+      f'likelihood/{large.identity}',
+      OnDemand(lambda: embedded_likelihood.EmbeddedLikelihood(large.folder)),
+      first_route + score_steps.is_on(config),
+  )

@@ -1,0 +1,1 @@
+"""AutoMix: the small model verifies its own answer before it is accepted."""

@@ -1,0 +1,1 @@
+"""KnowNo: conformal sets of routes; a set of several asks for help."""

@@ -1,0 +1,1 @@
+"""Reward-guided speculative decoding: a reward model accepts each draft."""

@@ -1,0 +1,1 @@
+"""TRIM: four policies that rewrite steps, informed by their scores."""
