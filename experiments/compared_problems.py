@@ -97,6 +97,7 @@ class Problems:
         scorer=compared_readers.scorer(self._base, first),
         judge=compared_readers.judge(self._base, first),
         follows_words=compared_readers.follows_words(self._base),
+        gives_tokens=compared_readers.gives_tokens(self._base),
     )
 
   def ladders(self, split: str) -> list[types.Ladder]:

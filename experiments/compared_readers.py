@@ -59,6 +59,11 @@ def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
   return tuple(found)
 
 
+def gives_tokens(config: ml_collections.ConfigDict) -> bool:
+  """Returns whether all models give next-token distributions."""
+  return all(route.engine == 'embedded' for route in builders.routes(config))
+
+
 def scorer(
     config: ml_collections.ConfigDict, first_route: int
 ) -> informants.Scorer | None:

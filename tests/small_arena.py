@@ -134,7 +134,11 @@ def sample(split, protocol, embed=None):
       ladders(split), FEATURES, ACCOUNTING, protocol, embed
   )
   return dataclasses.replace(
-      found, scorer=SCORER, judge=JUDGE, follows_words=True
+      found,
+      scorer=SCORER,
+      judge=JUDGE,
+      follows_words=True,
+      gives_tokens=True,
   )
 
 

@@ -15,6 +15,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import token_session
 from routing.grading import equivalence
 from routing.rollout import driver
+from routing.rollout import seeds
 from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 
@@ -56,7 +57,7 @@ def rng(
     sample: index among several answers to the same problem.
   """
   return np.random.default_rng(
-      driver.request_seed(seed, problem.id, 0, route, sample)
+      seeds.of_request(seed, problem.id, 0, route, sample)
   )
 
 

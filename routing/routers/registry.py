@@ -47,6 +47,9 @@ METHODS = {
     'TRIM, POMDP': 'third_party.trim.methods:POMDP',
     'TRIM, aggregate': 'third_party.trim.learned:AGGREGATE',
     'TRIM, sequence': 'third_party.trim.learned:SEQUENCE',
+    'self-consistency': 'third_party.self_consistency.methods:METHOD',
+    'speculative sampling': 'third_party.speculative_sampling.methods:METHOD',
+    'power sampling': 'third_party.power_sampling.methods:METHOD',
 }
 
 

@@ -25,6 +25,7 @@ from routing.features import embedding as embedding_lib
 from routing.features import observation
 from routing.grading import equivalence
 from routing.outcomes import live_answers
+from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.rollout import step_requests
 from routing.routers import informants
@@ -82,6 +83,8 @@ class Needs:
   judge: a model that judges text, whose calls it charges as probes.
   embedding: a sentence embedding, whose tokens it charges as probes.
   probe: text that a writer continues only to inform it, charged as probes.
+  tokens: the models' next-token distributions, which only the embedded back end
+    gives.
   samples: answers that it samples per problem at most; 1 = none.
   """
 
@@ -91,6 +94,7 @@ class Needs:
   judge: bool = False
   embedding: bool = False
   probe: bool = False
+  tokens: bool = False
   samples: int = 1
 
   def __post_init__(self):
@@ -111,6 +115,7 @@ class Needs:
         ('judge', self.judge),
         ('embedding', self.embedding),
         ('probe', self.probe),
+        ('next-token distributions', self.tokens),
         (f'{self.samples} samples', self.samples > 1),
     ]
     return ', '.join(name for name, is_needed in given if is_needed) or '-'
@@ -141,6 +146,7 @@ class Sample:
     = nothing does.
   follows_words: whether the models reply to questions outside the task, so that
     they can judge in words.
+  gives_tokens: whether all models give next-token distributions.
   answering: how models answer live, for methods that learn from answers of
     their own; None = no model can be asked.
   """
@@ -157,6 +163,7 @@ class Sample:
   scorer: informants.Scorer | None = None
   judge: informants.Scorer | None = None
   follows_words: bool = False
+  gives_tokens: bool = False
   answering: live_answers.Answering | None = None
 
   @property
@@ -178,6 +185,23 @@ class Sample:
   def metric(self) -> str:
     """The cost metric in which methods are compared."""
     return self.accounting.metric
+
+  def check_tokens(self, name: str) -> None:
+    """Refuses a method that needs next-token distributions if none are given.
+
+    Args:
+      name: of the method.
+
+    Raises:
+      refusal.Refusal: if a model does not give them.
+    """
+    if not self.gives_tokens:
+      raise refusal.Refusal(
+          f'{name} needs the next-token distributions of all models; only the '
+          'embedded back end gives them.',
+          None,
+          note='',
+      )
 
   def informing_route(self, name: str) -> int:
     """Returns the route by which a model that only informs is charged.

@@ -24,6 +24,7 @@ from routing.outcomes import refusal
 from routing.rollout import collect
 from routing.rollout import driver
 from routing.rollout import inquiry
+from routing.rollout import seeds
 from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
 from routing.routers import live_thresholds
@@ -74,7 +75,7 @@ async def verify(
           max_tokens=1,
           temperature=TEMPERATURE,
           # A step number that no answer has, so that the noise is another.
-          seed=driver.request_seed(seed, problem.id, -1, engine.route, sample),
+          seed=seeds.of_request(seed, problem.id, -1, engine.route, sample),
       )
       for sample in range(NUM_SAMPLES)
   ]
