@@ -12,10 +12,13 @@ from routing import costs
 from routing import types
 from routing.engines import scripted
 from routing.engines import step_scorer
+from routing.evaluation import harness
 from routing.grading import equivalence
 from routing.outcomes import refusal
+from routing.rollout import all_replies
 from routing.rollout import driver
 from routing.rollout import step_requests
+from routing.rollout import trees
 from routing.routers import informants
 from routing.routers import router as router_lib
 from tests import small_arena
@@ -236,6 +239,45 @@ class SteerTest(absltest.TestCase):
     np.testing.assert_allclose(
         [x.score for x in got.decisions], [0, 1, 0, 0], atol=1e-5
     )
+
+  def test_live_answers_are_those_of_reply_trees(self):
+    # Its confidence follows from the trace, so a tree of all replies gives the
+    # answer of every threshold without a model.
+    family = _fit(steer.METHOD)
+    problems = small_arena.make().alone['test'].problems
+    found = {}
+    asyncio.run(
+        all_replies.collect_replies(
+            problems,
+            small_arena.make_engines(),
+            found.__setitem__,
+            sampling=small_arena.SAMPLING,
+            concurrency=4,
+        )
+    )
+    builder = trees.TreeBuilder(
+        router_lib.SWITCH, small_arena.SAMPLING, equivalence.exact
+    )
+    knobs = np.array([math.inf, 0.9, 0.5, 0.1, -math.inf])
+    live = harness._live(
+        steer.METHOD, family, knobs, small_arena.make(), 'test', 0
+    )
+    specs = small_arena.ACCOUNTING.specs
+    for n, problem in enumerate(problems):
+      tree = builder.build(found[n])
+      large = small_arena.make().alone['test'].large_cost['price'][n]
+      for k, knob in enumerate(knobs):
+        node, router = tree.root, family.at(knob)
+        while isinstance(node, trees.Node):
+          trace = types.Trace(problem.question, node.steps)
+          node = node.branches[router.decide(trace).route]
+        self.assertEqual(live.correct[k, n], node.is_correct)
+        self.assertAlmostEqual(
+            live.cost['price'][k, n],
+            costs.total_cost(node.calls, specs, 'price') / large,
+        )
+    # The thresholds differ in what they cost.
+    self.assertLen(set(live.cost['price'].mean(axis=1)), len(knobs))
 
   def test_a_probe_gives_the_confidence_of_the_next_step(self):
     family = _fit(steer.METHOD, dict(evidence='probe'))
