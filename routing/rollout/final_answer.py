@@ -23,8 +23,8 @@ async def rewrite(walk: Any, router: Any) -> None:
   if route is None or walk.steps[-1].route == route:
     return
   *kept, last = walk.steps
-  # Without the last step there is room for at least as much as it took. An
-  # empty one leaves none where the limit was reached before it.
+  # What the last step took is room enough for another. An empty step took none,
+  # and at the token limit none may be left.
   if not last.num_tokens:
     return
   walk.steps[:] = kept
