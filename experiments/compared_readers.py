@@ -13,7 +13,7 @@ from experiments import builders
 from experiments.scoring import score_steps
 from routing import costs
 from routing.engines import embedded_likelihood
-from routing.engines import process_reward
+from routing.engines import scorers
 from routing.engines import step_scorer
 from routing.routers import informants
 
@@ -79,9 +79,7 @@ def scorer(
   return informants.Scorer(
       found.identity,
       OnDemand(
-          lambda: process_reward.ProcessRewardModel(
-              found.folder, score_steps.settings(config)
-          )
+          lambda: scorers.load(found.folder, score_steps.settings(config))
       ),
       first_route,
   )
