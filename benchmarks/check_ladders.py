@@ -26,6 +26,7 @@ from routing import protocols
 from routing.features import observation
 from routing.outcomes import records
 from routing.shards import reader
+from routing.shards import schema
 
 _NUMBER = r'-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+'
 
@@ -34,9 +35,11 @@ def last_number(text: str) -> decimal.Decimal | None:
   """Returns the number that a text gives as its answer; None if it has none.
 
   It stands in the first non-empty \\boxed{}, else after the last ####, else it
-  is the last number of the text.
+  is the last number of the text. A box that the token limit cut has none.
   """
   boxed = re.findall(r'\\boxed\{([^{}]*)\}', text)
+  if not boxed and re.search(r'\\boxed\{[^{}]*$', text):
+    return None
   marked = re.findall(r'####([^\n]*)', text)
   for candidates in (boxed[-1:], marked[:1], [text]):
     for candidate in candidates:
@@ -139,7 +142,7 @@ def _check_costs(directory, rows, settings) -> tuple[int, float]:
   specs = tuple(costs.RouteSpec(**model) for model in models)
   decisions = settings['plan']['sampling']['max_decisions']
   table = records.ladder_table(
-      reader.read_ladders(directory),
+      _ladders(directory),
       observation.FeatureConfig(('progress',), len(specs), decisions),
       costs.Accounting(specs, reference=1.0),
       protocols.Protocol('escalate', 'peek'),
@@ -152,8 +155,18 @@ def _check_costs(directory, rows, settings) -> tuple[int, float]:
   return number, float(largest)
 
 
+def _ladders(directory):
+  """Returns the ladders of all finished shards, as the package reads them."""
+  shards = reader.read_manifest(directory).shards
+  return [
+      ladder
+      for entry in shards
+      for ladder in reader.read_shard(directory, entry, schema.LADDERS)
+  ]
+
+
 def main(argv: list[str]) -> None:
-  """Checks all splits that are complete."""
+  """Checks the finished shards of all splits."""
   del argv
   found = sorted(
       pathlib.Path(flags.FLAGS.directory).glob('shards/*/manifest.json')

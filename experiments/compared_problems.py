@@ -83,7 +83,7 @@ class Problems:
     """The models that write, and then those that only inform."""
     writers = self.data.view.accounting
     extra = () if self.embed is None else (self.embed.spec,)
-    readers = compared_readers.specs(self._base)
+    readers = compared_readers.specs(self._base, writers.specs[-1])
     return dataclasses.replace(
         writers, specs=(*writers.specs, *extra, *readers)
     )
@@ -92,10 +92,14 @@ class Problems:
   def readers(self) -> dict[str, Any]:
     """What reads steps, as fields of a `Sample`."""
     specs = self.accounting.specs
-    first = len(specs) - len(compared_readers.specs(self._base))
+    largest = self.data.view.accounting.specs[-1]
+    first = len(specs) - len(compared_readers.specs(self._base, largest))
+    # The weights of models that are not asked need not be on this machine.
+    is_live = bool(self._config.compare.num_live.test)
+    judge = compared_readers.judge(self._base, first) if is_live else None
     return dict(
         scorer=compared_readers.scorer(self._base, first),
-        judge=compared_readers.judge(self._base, first),
+        judge=judge,
         follows_words=compared_readers.follows_words(self._base),
         gives_tokens=compared_readers.gives_tokens(self._base),
     )

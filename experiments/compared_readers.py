@@ -47,15 +47,22 @@ def has_judge(config: ml_collections.ConfigDict) -> bool:
   return builders.routes(config)[-1].engine == _WORDLESS
 
 
-def specs(config: ml_collections.ConfigDict) -> tuple[costs.RouteSpec, ...]:
-  """Returns the prices of the scorer and the judge, those that there are."""
+def specs(
+    config: ml_collections.ConfigDict, largest: costs.RouteSpec
+) -> tuple[costs.RouteSpec, ...]:
+  """Returns the prices of the scorer and the judge, those that there are.
+
+  Args:
+    config: of the pipeline.
+    largest: the prices of the largest model, whose weights need not be here.
+  """
   found = []
   if score_steps.is_on(config):
     found.append(score_steps.route(config).cost_spec())
   if has_judge(config):
-    large = builders.specs(config)[-1]
     # A route of its own: it reads, in a session of its own, and writes nothing.
-    found.append(dataclasses.replace(large, name=f'{large.name}, as judge'))
+    name = f'{largest.name}, as judge'
+    found.append(dataclasses.replace(largest, name=name))
   return tuple(found)
 
 

@@ -8,6 +8,7 @@ from experiments import builders
 from experiments import compared_problems
 from experiments import compared_readers
 from routing.lm import export
+from tests import scripted_pair
 
 
 def _base(module, variant):
@@ -19,7 +20,7 @@ class ComparedReadersTest(absltest.TestCase):
   def test_the_large_embedded_model_judges_at_its_own_price(self):
     config = _base(compare_arithmetic, 'smoke')
     self.assertFalse(compared_readers.follows_words(config))
-    (judge,) = compared_readers.specs(config)
+    (judge,) = compared_readers.specs(config, builders.specs(config)[-1])
     large = builders.specs(config)[-1]
     self.assertEqual(judge.name, f'{large.name}, as judge')
     self.assertEqual(judge.price_input, large.price_input)
@@ -30,7 +31,7 @@ class ComparedReadersTest(absltest.TestCase):
   def test_a_scorer_stands_before_the_judge(self):
     config = _base(compare_arithmetic, 'smoke')
     config.scorer.model = str(export.shipped('small'))
-    scorer, judge = compared_readers.specs(config)
+    scorer, judge = compared_readers.specs(config, builders.specs(config)[-1])
     self.assertEqual(scorer.name, 'scorer')
     self.assertLess(scorer.parameters, judge.parameters)
     self.assertEqual(compared_readers.scorer(config, 5).route, 5)
@@ -43,7 +44,7 @@ class ComparedReadersTest(absltest.TestCase):
   def test_a_real_pair_is_asked_in_words(self):
     config = _base(compare_gsm8k, 'shipped')
     self.assertTrue(compared_readers.follows_words(config))
-    self.assertEmpty(compared_readers.specs(config))
+    self.assertEmpty(compared_readers.specs(config, scripted_pair.SPECS[-1]))
     self.assertIsNone(compared_readers.judge(config, 2))
 
   def test_weights_are_loaded_when_something_is_scored(self):
