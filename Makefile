@@ -1,7 +1,6 @@
 # Needs only make and Python 3.11 or newer.
 #
 #   make demo       collect, train, calibrate, evaluate, report: three minutes
-#   make real       the same on answers of a real pair that come with the package
 #   make test       run the whole test suite; TESTS=tests/x_test.py for one file
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
 #   make serve      answer at http://127.0.0.1:8000/v1; see docs/serving.md
@@ -44,15 +43,11 @@ SERVE := $(VENV)/.serve-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo real serve test test-vllm benchmarks lint format hooks notebooks install install-dev
+.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
 	  --config=configs/arithmetic.py:$(VARIANT) --workdir=$(WORKDIR)
-
-real: $(BASE)
-	$(VENV)/bin/python -m experiments.pipeline \
-	  --config=configs/gsm8k_qwen25_coder.py:shipped --workdir=runs/real
 
 # SERVE_ARGS has further flags, e.g. --keys=keys.json.
 serve: $(SERVE)

@@ -44,7 +44,8 @@ def load_ladders(name, split='test'):
     A list of `routing.types.Ladder`, in the order of the problems.
 
   Raises:
-    ValueError: if there is no such collection or split.
+    ValueError: if there is no such collection or split, or the split still
+      grows; `reader.read_ladders(..., is_partial=True)` reads what there is.
   """
   from routing.shards import reader
   from routing.tasks import splits
