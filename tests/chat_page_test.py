@@ -74,6 +74,11 @@ class ServedTest(router_server.SharedCase):
       self.assertEqual(policy[f'{tag}-src'], f"'sha256-{digest.decode()}'")
     self.assertNotIn('unsafe', found.headers['content-security-policy'])
 
+  def test_a_stream_names_the_metric_before_its_first_step(self):
+    body = router_server.body(stream=True)
+    with self.http.stream('POST', router_server.CHAT, json=body) as found:
+      self.assertEqual(found.headers['x-routing-metric'], 'price')
+
   def test_the_page_is_whole_and_keeps_nothing(self):
     text = self.http.get('/').text
     self.assertNotRegex(text, r'https?://|//[\w.]+/|@import|url\(')
@@ -263,6 +268,21 @@ class BrowserTest(router_server.ServedCase):
     page.locator('text=Thank you').wait_for()
     self.assertEqual(router_server.metric(self.http, **graded), before + 1)
     self.assertTrue(page.is_disabled('button:has-text("Right")'))
+
+  def test_costs_are_in_the_metric_of_the_router_until_one_is_chosen(self):
+    page = self.open()
+
+    def of_another_router(route):
+      found = route.fetch()
+      headers = found.headers | {'x-routing-metric': 'flops'}
+      route.fulfill(response=found, headers=headers)
+
+    page.route('**/v1/chat/completions', of_another_router)
+    self.ask(page)
+    self.assertEndsWith(page.inner_text('.total'), ' FLOP')
+    page.select_option('#metric', 'price')
+    self.ask(page)
+    self.assertStartsWith(page.locator('.total').first.inner_text(), '$')
 
   def test_an_error_is_shown(self):
     page = self.open()
