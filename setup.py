@@ -78,6 +78,7 @@ EXTRAS_REQUIRE = {
         'pyink>=24.10',
         'pytest>=8.3',
         'pytest-xdist>=3.8',
+        'pyyaml>=6.0',  # Tests only: it reads deploy/compose.yaml.
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
         'starlette>=0.40',
