@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+import uuid
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -112,7 +113,8 @@ class StreamTest(parameterized.TestCase):
       for index, loss in enumerate(losses):
         threshold = made.threshold()[1] if made.threshold else 0.0
         is_lost = loss(threshold)
-        name = f'{id(made)}/{index}'
+        # An address may be used again, so it cannot tell streams apart.
+        name = f'{uuid.uuid4()}/{index}'
         store.add_answer(
             name,
             owner='me',

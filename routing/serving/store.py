@@ -97,7 +97,7 @@ class Store:
     return None if row is None else dict(row)
 
   def grade(self, id_: str, states: Mapping[str, bytes]) -> bool:
-    """Marks an answer as graded and saves the states that follow, together.
+    """Marks an answer as graded, and saves the new states in one transaction.
 
     Returns False, and saves nothing, if it was graded before.
     """
