@@ -49,7 +49,7 @@ class Health:
     self._failed: dict[int, float] = {}  # Route -> time of the last failure.
 
   def is_down(self, route: int) -> bool:
-    """Returns whether a route's back end failed lately and must not be asked."""
+    """Returns whether a back end failed lately and must not be asked yet."""
     failed = self._failed.get(route)
     return failed is not None and self._clock() < failed + self._retry_after
 
