@@ -104,31 +104,44 @@ async def answer(
   driver.check_routes(engines)
   classifier = logistic.Linear(np.asarray(weights, np.float64), constant)
   rng = token_answers.rng(seed, problem, 1, sample)
-  text = _Text([], [], [])
   async with token_answers.open_all(engines, problem.question) as sessions:
-    small, large = sessions
-    budget = large.room(sampling.max_tokens)
-    while len(text.ids) < budget and small.tokenizer.eos_id not in text.ids:
-      is_replaced = await _draft(
-          text,
-          small,
-          classifier,
-          threshold,
-          min(chunk, budget - len(text.ids)),
-          sampling.temperature_of(0),
-          rng,
-      )
-      if is_replaced:
-        await _replace(text, large, sampling.temperature_of(1), rng)
+    text = await _write(*sessions, classifier, threshold, chunk, sampling, rng)
     return await token_answers.trajectory(
         problem,
         text.ids,
         text.log_probs,
         text.calls,
-        small,
+        sessions[0],
         sampling=sampling,
         grade=grade,
     )
+
+
+async def _write(
+    small: token_session.TokenSession,
+    large: token_session.TokenSession,
+    classifier: logistic.Linear,
+    threshold: float,
+    chunk: int,
+    sampling: step_requests.Sampling,
+    rng: np.random.Generator,
+) -> _Text:
+  """Returns the whole text; the arguments are those of `answer`."""
+  text = _Text([], [], [])
+  budget = large.room(sampling.max_tokens)
+  while len(text.ids) < budget and small.tokenizer.eos_id not in text.ids:
+    is_replaced = await _draft(
+        text,
+        small,
+        classifier,
+        threshold,
+        min(chunk, budget - len(text.ids)),
+        sampling.temperature_of(0),
+        rng,
+    )
+    if is_replaced:
+      await _replace(text, large, sampling.temperature_of(1), rng)
+  return text
 
 
 async def _draft(
