@@ -9,6 +9,7 @@
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
 #   make notebooks  execute every notebook
+#   make docs       build the documentation site in build/site
 #
 # `demo` installs the package without extras, `serve` adds the extra of its name.
 # The other targets add the extra `dev`, whose torch is used by tests only; its CPU build is enough. To install it
@@ -40,10 +41,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
 SERVE := $(VENV)/.serve-installed
+DOCS := $(VENV)/.docs-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks install install-dev
+.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks docs install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -82,6 +84,10 @@ notebooks: $(DEV)
 	@set -e; for notebook in $(NOTEBOOKS); do \
 	  $(VENV)/bin/jupyter execute $$notebook; done
 
+# A broken link is an error, and so is a page that needs the network.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 install: $(BASE)
 install-dev: $(DEV)
 
@@ -108,6 +114,10 @@ $(SERVE): setup.py constraints.txt
 $(DEV): setup.py constraints.txt
 	$(call pip_install,.[dev],$(VENV),-c constraints.txt)
 	@touch $(BASE) $(SERVE) $@
+
+$(DOCS): setup.py constraints.txt
+	$(call pip_install,.[docs],$(VENV),-c constraints.txt)
+	@touch $(BASE) $@
 
 # Without constraints.txt, because vLLM pins its own versions. The packages that
 # are uninstalled come as CUDA builds, which fail to load on a CPU; vLLM works

@@ -59,6 +59,17 @@ EXTRAS_REQUIRE = {
     # Drives an installed Chromium, for the tests of the chat page.
     'browser': ['playwright>=1.50'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
+    # Builds the documentation site, and pages from executed notebooks.
+    'docs': [
+        'griffelib>=2.0',
+        'ipykernel>=6.29',
+        'latex2mathml>=3.77',  # MathML needs no script in the browser.
+        'mkdocs>=1.6,<2',
+        'mkdocs-material>=9.6,<10',
+        'mkdocstrings[python]>=1.0',
+        'nbclient>=0.10',
+        'nbconvert>=7.16',
+    ],
     'dev': [
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.

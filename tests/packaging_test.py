@@ -102,6 +102,7 @@ class DependenciesTest(parameterized.TestCase):
             'reasoning-gym',
             'browser',
             'track',
+            'docs',
             'dev',
         ],
     )
