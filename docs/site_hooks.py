@@ -20,6 +20,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _FROM_OUTSIDE = {
     'README.md': 'index.md',
     'CONTRIBUTING.md': 'contributing.md',
+    'CHANGELOG.md': 'changelog.md',
     'experiments/LOG.md': 'log.md',
     'routing/lm/weights/README.md': 'embedded_pair.md',
     'routing/shards/shipped/qwen25_coder/README.md': 'qwen25_coder.md',
@@ -45,7 +46,10 @@ ROOMS = (
     'serving',
 )
 _TOP = ('routing', 'routing.types', 'routing.protocols', 'routing.costs')
-_LINK = re.compile(r'(!?\[[^\]]*\]\()([^)\s#]+)([^)]*\))')
+_LINK = re.compile(
+    r'(?P<before>!?\[[^\]]*\]\(|<img\b[^>]*\bsrc=")'
+    r'(?P<target>[^)"\s#]+)(?P<after>[^)"]*[)"])'
+)
 _FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S
 )
@@ -85,6 +89,8 @@ def on_config(config):
 def on_files(files, config):
   """Adds the pages whose sources stand outside `docs/`."""
   for path, name in _FROM_OUTSIDE.items():
+    if not (_ROOT / path).exists():
+      continue  # A link to it is then an error.
     text = (_ROOT / path).read_text(encoding='utf-8')
     files.append(files_lib.File.generated(config, name, content=text))
   for name, text in _pages().items():
@@ -101,7 +107,7 @@ def on_page_markdown(markdown, page, config, files):
   here = posixpath.dirname(name)
 
   def point(match):
-    before, target, after = match.groups()
+    before, target, after = match.group('before', 'target', 'after')
     if re.match(r'[a-z]+:', target):
       return match[0]
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
