@@ -9,6 +9,7 @@
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
 #   make notebooks  execute every notebook
+#   make pages      execute every notebook and make its page of the site anew
 #   make docs       build the documentation site in build/site
 #
 # `demo` installs the package without extras, `serve` adds the extra of its name.
@@ -45,7 +46,7 @@ DOCS := $(VENV)/.docs-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks docs install install-dev
+.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks pages docs install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -81,8 +82,11 @@ hooks: $(DEV)
 
 # Executes each notebook from top to bottom; an error in a cell fails the target.
 notebooks: $(DEV)
-	@set -e; for notebook in $(NOTEBOOKS); do \
+	@set -e; export PATH="$(abspath $(VENV))/bin:$$PATH"; for notebook in $(NOTEBOOKS); do \
 	  $(VENV)/bin/jupyter execute $$notebook; done
+
+pages: $(DOCS)
+	$(VENV)/bin/python -m experiments.colab.pages
 
 # A broken link is an error, and so is a page that needs the network.
 docs: $(DOCS)

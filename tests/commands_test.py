@@ -102,8 +102,9 @@ def wrong_extras(code: str) -> list[str]:
 
 
 def python_blocks(markdown: str) -> list[str]:
-  """Returns the fenced pieces of Python of a page."""
-  return re.findall(r'^```python\n(.*?)^```', markdown, re.M | re.S)
+  """Returns the fenced pieces of Python of a page, without IPython's lines."""
+  found = re.findall(r'^```python\n(.*?)^```', markdown, re.M | re.S)
+  return [re.sub(r'^%.*$', '', block, flags=re.M) for block in found]
 
 
 def wrong_imports(source: str) -> list[str]:

@@ -1,0 +1,116 @@
+"""Executes the notebooks and makes a page of the documentation from each.
+
+Run:    python -m experiments.colab.pages
+Part:   the same with --only=quickstart,inspect_shards
+Writes: docs/notebooks/<name>.md, its pictures beside it; runs/<name>/ is made anew
+
+Needs the extra `docs`. A notebook's line that installs the package is not
+executed: the page is made with the package that is installed already.
+"""
+
+from collections.abc import Mapping
+import copy
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+
+_ROOT = pathlib.Path(__file__).parents[2]
+NOTEBOOKS = _ROOT / 'experiments' / 'colab'
+PAGES = _ROOT / 'docs' / 'notebooks'
+_INSTALL = re.compile(r'^%pip .*$', re.M)
+_TIMEOUT = 1_800  # Seconds for one cell.
+
+
+def fingerprint(notebook: Mapping[str, Any]) -> str:
+  """Returns a hash of what a notebook's cells say and do, without outputs."""
+  cells = [
+      [cell['cell_type'], ''.join(cell['source'])]
+      for cell in notebook['cells']
+  ]
+  return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def mark(notebook: Mapping[str, Any]) -> str:
+  """Returns the first line of a notebook's page; it names the source."""
+  return f'<!-- Made by experiments.colab.pages from {fingerprint(notebook)} -->'
+
+
+def execute(notebook: Mapping[str, Any], folder: pathlib.Path) -> Any:
+  """Returns a notebook with the outputs of its cells, started in `folder`.
+
+  What the cells log is left out, because it has times and is not for readers.
+
+  Raises:
+    nbclient.exceptions.CellExecutionError: if a cell fails.
+  """
+  import nbclient
+  import nbformat
+
+  made = nbformat.from_dict(copy.deepcopy(dict(notebook)))
+  for cell in made.cells:
+    cell.source = ''.join(cell.source)
+  sources = [cell.source for cell in made.cells]
+  for cell in made.cells:
+    if cell.cell_type == 'code':
+      cell.source = _INSTALL.sub('', cell.source)
+  # Commands in cells run with this interpreter.
+  paths = [str(pathlib.Path(sys.executable).parent), os.environ.get('PATH', '')]
+  os.environ['PATH'] = os.pathsep.join(paths)
+  client = nbclient.NotebookClient(
+      made, timeout=_TIMEOUT, resources={'metadata': {'path': str(folder)}}
+  )
+  client.execute()
+  for cell, source in zip(made.cells, sources, strict=True):
+    cell.source = source
+    if cell.cell_type == 'code':
+      cell.outputs = [x for x in cell.outputs if x.get('name') != 'stderr']
+  return made
+
+
+def write(name: str) -> pathlib.Path:
+  """Executes a notebook, writes its page and pictures; returns the page."""
+  import nbconvert
+
+  path = NOTEBOOKS / f'{name}.ipynb'
+  source = json.loads(path.read_text(encoding='utf-8'))
+  shutil.rmtree(_ROOT / 'runs' / name, ignore_errors=True)
+  made = execute(source, path.parent)
+  folder = f'{name}_files'
+  text, resources = nbconvert.MarkdownExporter().from_notebook_node(
+      made, resources={'unique_key': name, 'output_files_dir': folder}
+  )
+  shutil.rmtree(PAGES / folder, ignore_errors=True)
+  (PAGES / folder).mkdir(parents=True)
+  for picture, data in resources['outputs'].items():
+    (PAGES / picture).write_bytes(data)
+  page = PAGES / f'{name}.md'
+  link = os.path.relpath(path, PAGES)
+  note = f'*The notebook [{path.name}]({link}), as it was executed.*'
+  text = re.sub(r'\n{3,}', '\n\n', text.strip())
+  lines = [line.rstrip() for line in text.split('\n')]
+  title = next(i for i, line in enumerate(lines) if line.startswith('# '))
+  lines[title + 1 : title + 1] = ['', note]
+  page.write_text('\n'.join([mark(source), '', *lines]) + '\n', 'utf-8')
+  return page
+
+
+def main(argv: list[str]) -> None:
+  """Writes the page of each notebook, or of those that --only names."""
+  del argv
+  names = flags.FLAGS.only or sorted(x.stem for x in NOTEBOOKS.glob('*.ipynb'))
+  for name in names:
+    logging.info('%s', write(name))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_list('only', None, 'Names of notebooks; default: all.')
+  app.run(main)
