@@ -69,6 +69,7 @@ EXTRAS_REQUIRE = {
         'mkdocstrings[python]>=1.0',
         'nbclient>=0.10',
         'nbconvert>=7.16',
+        'nbformat>=5.10',
     ],
     'dev': [
         'fastapi>=0.115',
@@ -77,6 +78,7 @@ EXTRAS_REQUIRE = {
         'hypothesis>=6.100',
         'ipykernel>=6.29',
         'nbclient>=0.10',
+        'nbformat>=5.10',
         'nbstripout>=0.8',
         'openai>=1.60',
         'packaging>=24',

@@ -1,9 +1,10 @@
 """Hooks of the documentation site: pages from outside `docs/`, API reference.
 
 The files in `docs/` link to one another as on GitHub, and also to README.md,
-notebooks, and folders of the source, outside this directory. The hooks make pages of these,
-and point the links to them. A link that is left without a page stops the build,
-and so does a page that loads something from elsewhere. Formulas become MathML.
+notebooks and folders of the source, which are outside this directory. The hooks
+make pages of these, and point the links to them. A link that is left without a
+page stops the build, and so does a page that loads something from elsewhere.
+Formulas become MathML.
 """
 
 import html

@@ -2,13 +2,14 @@
 
 Run:    python -m experiments.colab.pages
 Part:   the same with --only=quickstart,inspect_shards
-Writes: docs/notebooks/<name>.md, its pictures beside it; runs/<name>/ is made anew
+Writes: docs/notebooks/<name>.md, and its pictures; makes runs/<name>/ anew
 
 Needs the extra `docs`. A notebook's line that installs the package is not
 executed: the page is made with the package that is installed already.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import copy
 import hashlib
 import json
@@ -27,21 +28,23 @@ _ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = _ROOT / 'experiments' / 'colab'
 PAGES = _ROOT / 'docs' / 'notebooks'
 _INSTALL = re.compile(r'^%pip .*$', re.M)
+_COLOR = re.compile(r'\x1b\[[\d;]*m')
 _TIMEOUT = 1_800  # Seconds for one cell.
 
 
 def fingerprint(notebook: Mapping[str, Any]) -> str:
   """Returns a hash of what a notebook's cells say and do, without outputs."""
   cells = [
-      [cell['cell_type'], ''.join(cell['source'])]
-      for cell in notebook['cells']
+      [cell['cell_type'], ''.join(cell['source'])] for cell in notebook['cells']
   ]
   return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def mark(notebook: Mapping[str, Any]) -> str:
   """Returns the first line of a notebook's page; it names the source."""
-  return f'<!-- Made by experiments.colab.pages from {fingerprint(notebook)} -->'
+  return (
+      f'<!-- Made by experiments.colab.pages from {fingerprint(notebook)} -->'
+  )
 
 
 def execute(notebook: Mapping[str, Any], folder: pathlib.Path) -> Any:
@@ -72,8 +75,24 @@ def execute(notebook: Mapping[str, Any], folder: pathlib.Path) -> Any:
   for cell, source in zip(made.cells, sources, strict=True):
     cell.source = source
     if cell.cell_type == 'code':
-      cell.outputs = [x for x in cell.outputs if x.get('name') != 'stderr']
+      cell.outputs = _for_readers(cell.outputs)
   return made
+
+
+def _for_readers(outputs: Sequence[Any]) -> list[Any]:
+  """Returns outputs without log and colours, and what was printed in one."""
+  kept = []
+  for output in outputs:
+    if output.get('name') == 'stderr':
+      continue
+    if output.output_type == 'stream':
+      output.text = _COLOR.sub('', output.text)
+      # The log came between two parts of what was printed.
+      if kept and kept[-1].output_type == 'stream':
+        kept[-1].text += output.text
+        continue
+    kept.append(output)
+  return kept
 
 
 def write(name: str) -> pathlib.Path:
