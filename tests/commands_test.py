@@ -16,6 +16,7 @@ import runpy
 import shlex
 import sys
 from unittest import mock
+import warnings
 
 from absl import app
 from absl import flags
@@ -78,7 +79,10 @@ def fault(module: str, words: list[str]) -> str:
       mock.patch.object(sys, 'argv', [module, *words]),
       contextlib.redirect_stdout(printed),
       contextlib.redirect_stderr(printed),
+      warnings.catch_warnings(),
   ):
+    # Programs import one another, so most are imported already.
+    warnings.simplefilter('ignore', RuntimeWarning)
     try:
       runpy.run_module(module, run_name='__main__', alter_sys=False)
     except _Accepted:

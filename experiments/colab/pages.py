@@ -91,6 +91,10 @@ def _for_readers(outputs: Sequence[Any]) -> list[Any]:
       if kept and kept[-1].output_type == 'stream':
         kept[-1].text += output.text
         continue
+    elif output.get('data', {}).get('text/html', '').startswith('<pre'):
+      # A table of `rich`, coloured for one background; as text it fits both.
+      del output.data['text/html']
+      output.data['text/plain'] = _COLOR.sub('', output.data['text/plain'])
     kept.append(output)
   return kept
 
