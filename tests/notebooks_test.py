@@ -91,6 +91,17 @@ class ExecuteTest(absltest.TestCase):
     self.assertEqual([x.text for x in made.cells[1].outputs], ['a\nb\n'])
     self.assertEmpty(notebook.cells[1].outputs)
 
+  def test_a_colour_may_be_cut_by_the_log(self):
+    stream = lambda name, text: nbformat.v4.new_output(
+        'stream', name=name, text=text
+    )
+    cut = [
+        stream('stdout', 'a\x1b[1'),
+        stream('stderr', 'log'),
+        stream('stdout', ';36mb\x1b[0m'),
+    ]
+    self.assertEqual([x.text for x in pages._for_readers(cut)], ['ab'])
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -86,11 +86,11 @@ def _for_readers(outputs: Sequence[Any]) -> list[Any]:
     if output.get('name') == 'stderr':
       continue
     if output.output_type == 'stream':
-      output.text = _COLOR.sub('', output.text)
-      # The log came between two parts of what was printed.
+      # The log came between two parts of what was printed, perhaps in the
+      # middle of a colour.
       if kept and kept[-1].output_type == 'stream':
-        kept[-1].text += output.text
-        continue
+        output.text = kept.pop().text + output.text
+      output.text = _COLOR.sub('', output.text)
     elif output.get('data', {}).get('text/html', '').startswith('<pre'):
       # A table of `rich`, coloured for one background; as text it fits both.
       del output.data['text/html']
