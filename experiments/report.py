@@ -4,8 +4,9 @@ Also the first and the last lines of a pipeline run: what will be done, how long
 it takes, where the results are, and which command to try next.
 
 Run:    python -m experiments.report --workdir=runs/arithmetic
-Writes: table.md, frontier.png and cost_metrics.png; report.json, the hash of
-        the results that they show
+Writes: report.html, the whole report as one page for a browser; table.md,
+        frontier.png and cost_metrics.png; report.json, the hash of the results
+        that they show
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 import ml_collections
 
 from experiments import command_line
+from experiments import report_page
 from routing.evaluation import cut_share
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
@@ -28,7 +30,7 @@ from routing.evaluation import tables
 from routing.shards import manifest as manifest_lib
 
 RESULTS_FILE = 'results.json'
-FILES = ('table.md', 'frontier.png', 'cost_metrics.png')
+FILES = ('report.html', 'table.md', 'frontier.png', 'cost_metrics.png')
 RECORD_FILE = 'report.json'
 # What the time of a run depends on. A run whose fields are those of a variant
 # with a measured time takes about as long.
@@ -62,14 +64,15 @@ def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
 
 
 def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
-  """Writes the Markdown tables and both plots; returns their paths."""
+  """Writes the page, the Markdown tables and both plots; returns their paths."""
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
   paths = [directory / name for name in FILES]
   # The record comes last: it says that all files above are complete.
-  paths[0].write_text(tables.markdown(results))
-  plots.frontier(results, paths[1])
-  plots.cost_metrics(results, paths[2])
+  report_page.write(directory, results, paths[0])
+  paths[1].write_text(tables.markdown(results))
+  plots.frontier(results, paths[2])
+  plots.cost_metrics(results, paths[3])
   text = json.dumps(_record(directory)) + '\n'
   manifest_lib.replace_file(
       directory / RECORD_FILE, lambda path: path.write_text(text)
