@@ -64,7 +64,7 @@ def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
 
 
 def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
-  """Writes the page, the Markdown tables and both plots; returns their paths."""
+  """Writes the page, the tables and both plots; returns their paths."""
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
   paths = [directory / name for name in FILES]
@@ -227,9 +227,10 @@ def next_commands(
   return found
 
 
-def closing(workdir: str, plot: str, commands: Mapping[str, str]) -> list[str]:
-  """Returns the lines printed last: where the plot is, and what to try next."""
-  lines = ['', f'Plot: {shown(pathlib.Path(workdir) / plot)}', '', 'Next:']
+def closing(workdir: str, commands: Mapping[str, str]) -> list[str]:
+  """Returns the lines printed last: what to look at, and what to try next."""
+  page, plot = (shown(pathlib.Path(workdir) / FILES[i]) for i in (0, 2))
+  lines = ['', f'Report, for a browser: {page}', f'Plot: {plot}', '', 'Next:']
   for what, command in commands.items():
     lines += [f'  {what}:', f'    {command}']
   lines.append(f'  The trained router, step by step: {_QUICKSTART}')

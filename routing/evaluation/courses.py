@@ -59,9 +59,7 @@ class Columns:
       self, ladder: types.Ladder, table: table_lib.OutcomeTable, n: int
   ) -> None:
     """Adds every answer of a ladder, which is problem `n` of the table."""
-    first = {
-        (c.step, c.route): c for c in ladder.completions if not c.sample
-    }
+    first = {(c.step, c.route): c for c in ladder.completions if not c.sample}
     alone = first[0, len(self._specs) - 1]
     self._begin(ladder.problem, alone, table.large_correct[n], _of(table, n))
     after, row, step = NONE, int(table.roots[n]), 0

@@ -21,7 +21,8 @@ from routing.routers import card as card_lib
 
 # Thresholds of a dial besides those of named points; quantiles of the scores.
 SIZE = 100
-_DIGITS = 5  # Of figures; the last digit of a share of 2,000 problems is kept.
+# Of figures; the page shows four of them, and rounds but once.
+_DIGITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +135,9 @@ def scores(
     dials: Sequence[Dial],
     families: Sequence[sources.Family],
     decisions: table_lib.Decisions,
+    num_routes: int,
 ) -> list[dict[str, np.ndarray]]:
-  """Returns what each dial says at M decisions.
+  """Returns what each dial says at M decisions between A routes.
 
   Returns:
     For each dial 'score', `[M]` float; 'rank', see `Dial.ranks`; and 'route',
@@ -148,7 +150,9 @@ def scores(
         {
             'score': score,
             'rank': dial.ranks(score, decisions.depth),
-            'route': np.ones(len(score), int) if route is None else route,
+            'route': np.full(len(score), num_routes - 1)
+            if route is None
+            else route,
         }
     )
   return found

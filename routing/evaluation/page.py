@@ -1,4 +1,4 @@
-"""Writes a page of charts and data: one file, which loads nothing from elsewhere.
+"""Writes a page of charts and data: one file, which loads nothing.
 
 The page is a template of plain HTML, CSS and JavaScript in the folder `page`.
 Vega-Lite is put in from a released package, and the data compressed.

@@ -165,7 +165,7 @@ class Reader {
   /** Returns the button of one problem in the list. */
   item(n) {
     const {answers} = this;
-    const button = makeButton('', () => { this.current = n; this.beside = null; this.mark(); this.read(); });
+    const button = makeButton('', () => { this.current = n; this.mark(); this.read(); });
     button.dataset.problem = n;
     if (n === this.current) button.setAttribute('aria-current', 'true');
     const end = answers.given[n];
@@ -211,6 +211,9 @@ class Reader {
       $('answer').replaceChildren(make('p', 'soft', 'No problem passes the filter and the search.'));
       return;
     }
+    // Another problem is read with its own answer beside it.
+    if (this.readBefore !== n) this.beside = null;
+    this.readBefore = n;
     const text = (column) => answers.texts[answers.problem[column][n]];
     const end = answers.given[n];
     const title = make('h3', '', answers.problem.id[n]);

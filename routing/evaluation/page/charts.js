@@ -41,6 +41,8 @@ async function draw(element, spec) {
   };
   element.dataset.ready = '';
   const {view} = await window.vegaEmbed(element, full, options);
+  // The element has the label of the whole picture.
+  element.querySelector('svg').setAttribute('aria-hidden', 'true');
   element.dataset.ready = 'yes';
   return view;
 }
@@ -63,10 +65,10 @@ function swatch(colour, dash = [], width = 2) {
 }
 
 /** Returns a curve of columns as rows with a name. */
-function rowsOf(name, label, curve) {
+function rowsOf(name, {label, width}, curve) {
   return curve.cost.map((cost, i) => ({
     name, label, cost, accuracy: curve.accuracy[i],
-    low: curve.low[i], high: curve.high[i],
+    low: curve.low[i], high: curve.high[i], width,
     interval: `${percent(curve.low[i], 1)} to ${percent(curve.high[i], 1)}`,
   }));
 }
@@ -100,9 +102,15 @@ class FrontierChart {
       scale: {domain: [Math.min(lowest, ...anchors.map((a) => a.cost)), Math.min(highest, 1.3)], nice: false, zero: false},
       axis: {format: '~%', grid: false},
     };
+    // The range of the curves, and of the bands that are shown at first.
+    const heights = [
+      ...names.flatMap((x) => curves[x].accuracy), ...anchors.map((a) => a.accuracy),
+      ...names.filter((x) => this.isBanded(x)).flatMap((x) => [...curves[x].low, ...curves[x].high]),
+    ];
     const y = {
       field: 'accuracy', type: 'quantitative', title: 'accuracy',
-      scale: {zero: false}, axis: {format: '~%', tickCount: 6},
+      scale: {domain: [Math.min(...heights), Math.max(...heights)], zero: false},
+      axis: {format: '~%', tickCount: 6},
     };
     const tooltip = [
       {field: 'label', title: 'method'},
@@ -114,7 +122,7 @@ class FrontierChart {
       {data: {name: 'bands', values: []}, mark: {type: 'area', opacity: .16, clip: true}, encoding: {x, y: {...y, field: 'low'}, y2: {field: 'high'}, color: colour}},
       {data: {name: 'curves', values: []}, mark: {type: 'line', clip: true}, encoding: {
         x, y, color: colour, strokeDash: scale('name', names.map((n) => this.looks[n].dash.length ? this.looks[n].dash : [1, 0])),
-        strokeWidth: scale('name', names.map((n) => this.looks[n].width + .4)),
+        strokeWidth: {field: 'width', type: 'quantitative', scale: null, legend: null},
       }},
       {data: {name: 'hover', values: []}, mark: {type: 'point', filled: true, size: 160, opacity: 0.001, clip: true}, encoding: {x, y, tooltip}},
       {data: {values: anchors}, mark: {type: 'point', filled: true, size: 70, color: colourOf('--text'), opacity: 1}, encoding: {x, y, tooltip: tooltip.slice(0, 3)}},
@@ -125,6 +133,9 @@ class FrontierChart {
     this.view = await draw(this.element, {height: 400, layer});
     this.refresh();
   }
+
+  /** Whether a curve has its band unless all have. */
+  isBanded(name) { return this.looks[name].banded ?? name === 'policy'; }
 
   /** Fills the legend; each of its buttons shows or hides a curve. */
   offer() {
@@ -152,8 +163,8 @@ class FrontierChart {
   refresh() {
     if (!this.view) return;
     const names = [...this.shown].filter((x) => x in this.curves);
-    const rows = names.flatMap((x) => rowsOf(x, this.looks[x].label, this.curves[x]));
-    const banded = this.bands?.checked ? rows : rows.filter((x) => this.looks[x.name].banded ?? x.name === 'policy');
+    const rows = names.flatMap((x) => rowsOf(x, this.looks[x], this.curves[x]));
+    const banded = this.bands?.checked ? rows : rows.filter((x) => this.isBanded(x.name));
     this.view.data('curves', rows).data('hover', rows).data('bands', banded)
         .data('mark', this.mark).data('rule', this.mark).run();
     const said = names.map((x) => this.looks[x].label).join(', ');
