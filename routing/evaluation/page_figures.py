@@ -79,8 +79,9 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         'rows': tables.rows(results, metric),
         'left_out': tables.left_out_lines(results, metric),
     }
-  names = list(next(iter(results['cost_metrics'].values()))['methods'])
-  names.sort(key=lambda x: [*tables.LABELS, x].index(x))
+  # A method may be left out in one cost metric and not in another.
+  names = {x for y in results['cost_metrics'].values() for x in y['methods']}
+  names = tables.order({'methods': sorted(names)})
   return {
       'metric': results['cost_metric'],
       'metrics': metrics,
