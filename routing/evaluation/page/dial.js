@@ -17,7 +17,7 @@ class Dial {
     $('refused').replaceChildren(...data.refused.map((x) => make('li', 'soft', pretty(x))));
     const first = data.points.find((x) => x.is_promised && this.placeOf(x.name)) ?? data.points.find((x) => this.placeOf(x.name));
     if (first) this.goTo(first.name);
-    else this.choose(0);
+    else this.choose(0, Math.floor(data.dials[0].thresholds.length / 2));
   }
 
   /** The words for a dial: the level that its policy was trained for. */

@@ -40,8 +40,10 @@ const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** Returns a table of texts, the first column as headers of the rows. */
 function makeTable(columns, rows) {
-  const cells = (tag, values) => values.map((x) => make(tag, '', x));
-  const head = make('tr', '', ...cells('th', columns));
+  // Words stand at the left, numbers at the right.
+  const style = (x) => /^[("{[]?[a-z]/i.test(x) ? 'text' : '';
+  const cells = (tag, values) => values.map((x) => make(tag, style(x), x));
+  const head = make('tr', '', ...columns.map((x) => make('th', '', x)));
   for (const cell of head.children) cell.scope = 'col';
   const body = rows.map(([first, ...rest]) => {
     const title = make('th', '', first);
