@@ -325,14 +325,14 @@ class SizeTest(absltest.TestCase):
     self.assertEqual(held['dials'], content['dials'])
 
   def test_a_page_loads_nothing_from_elsewhere(self):
-    text = page_of_many().replace(page.library(), '')
+    text = page_of_many().replace(page.vega(), '')
     # The name of a schema and of a namespace are no addresses to load from.
     text = text.replace('https://vega.github.io/schema/', '')
     text = text.replace('http://www.w3.org/2000/svg', '')
     self.assertNotRegex(text, r'https?://|@import|url\(|\[\[\w+\]\]')
     self.assertNotRegex(text, r'innerHTML|insertAdjacentHTML|\beval\(')
     self.assertIn("default-src 'none'", text)
-    self.assertNotIn('</script', page.library())
+    self.assertNotIn('</script', page.vega())
 
 
 if __name__ == '__main__':

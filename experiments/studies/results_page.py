@@ -3,8 +3,8 @@
 No number of such a table is typed by hand: a table stands between two comments,
 the first of which names the file, the view and the cost metric, e.g.
 
-    <!-- table: arithmetic_demo methods price -->
-    <!-- end of table -->
+    <!-- figures: arithmetic_demo methods price -->
+    <!-- end of figures -->
 
 Views: methods, points, made (how the file was made) of a pipeline's results;
 routers, made of a comparison.
@@ -21,6 +21,7 @@ import json
 import pathlib
 import re
 import subprocess
+import textwrap
 from typing import Any
 
 from absl import flags
@@ -33,7 +34,7 @@ from routing.shards import manifest as manifest_lib
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 _TABLE = re.compile(
-    r'(<!-- table: ([^\n]+?) -->\n).*?(<!-- end of table -->)', re.S
+    r'(<!-- figures: ([^\n]+?) -->\n).*?(<!-- end of figures -->)', re.S
 )
 # Figures of a method that tables show; curves would make the files large.
 _KEPT = (
@@ -66,7 +67,7 @@ _ROUTER_COLUMNS = (
     'acc @.6',
     'decisions/s',
 )
-_DIGITS = 7  # Of kept figures; tables show three or four of them.
+_WIDTH = 150  # Of a line of text in the documents.
 
 
 def kept(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,10 +88,10 @@ def kept(content: Mapping[str, Any]) -> dict[str, Any]:
   names = ('schema', 'cost_metric', 'num_problems', 'seeds', 'resamples')
   names += ('reference', 'operating_points', 'points_left_out')
   names += ('refused_points', 'routers')
-  return _rounded(
-      {name: content[name] for name in names if name in content}
-      | {'cost_metrics': {metric: figures}}
-  )
+  # Not rounded: a figure halfway between two would be rounded twice.
+  return {name: content[name] for name in names if name in content} | {
+      'cost_metrics': {metric: figures}
+  }
 
 
 def filled(text: str, folder: pathlib.Path = DOCS / 'results') -> str:
@@ -109,7 +110,7 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
   """Returns one table, or for the view 'made' a sentence.
 
   Args:
-    words: name of the file, the view and, for tables by cost metric, the metric.
+    words: name of the file, the view, and the metric of tables that have one.
     folder: of the files.
   """
   name, view, *metric = words
@@ -157,19 +158,16 @@ def _made(made: Mapping[str, str], content: Mapping[str, Any]) -> str:
   else:
     sizes = f'{sizes:,} test'
   seeds = content.get('seeds', [])
-  listed = f'; training seeds {", ".join(map(str, seeds))}' if seeds else ''
-  return (
+  plural = 's' if len(seeds) > 1 else ''
+  listed = ', '.join(map(str, seeds))
+  listed = f'; training seed{plural} {listed}' if seeds else ''
+  return textwrap.fill(
       f'*`{made["command"]}`; problems: {sizes}{listed}; commit '
-      f'{made["commit"]}; {made["machine"]}.*'
+      f'{made["commit"]}; {made["machine"]}.*',
+      _WIDTH,
+      break_long_words=False,
+      break_on_hyphens=False,
   )
-
-
-def _rounded(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {name: _rounded(x) for name, x in value.items()}
-  if isinstance(value, list):
-    return list(map(_rounded, value))
-  return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _commit() -> str:

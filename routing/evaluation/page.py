@@ -37,7 +37,7 @@ def render(template: str, data: Mapping[str, Any]) -> str:
   read = lambda name: (_FOLDER / name).read_text(encoding='utf-8')
   parts = {
       'style': read('style.css'),
-      'library': library(),
+      'library': vega(),
       'script': '\n'.join(map(read, SCRIPTS[template])),
       'data': packed(data),
   }
@@ -62,7 +62,7 @@ def unpacked(page: str) -> dict[str, Any]:
 
 
 @functools.cache
-def library() -> str:
+def vega() -> str:
   """Returns Vega, Vega-Lite and Vega-Embed as JavaScript, about 900 kB."""
   # Slow to load, and only pages need it.
   import vl_convert

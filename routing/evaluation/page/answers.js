@@ -131,6 +131,18 @@ class Reader {
     });
   }
 
+  /** Reads the first answer that shows what a router is for. */
+  begin() {
+    const {answers} = this;
+    this.follow();
+    const shows = (end, n) => this.kinds[n] === 'saved' && answers.parts(end).some((part) => answers.part.route[part]);
+    this.current = Math.max(answers.given.findIndex((end, n) => end !== NONE && shows(end, n)), 0);
+    this.limit = Math.max(this.limit, this.current + 1);
+    this.show();
+    const item = $('list').children[this.current];
+    if (item) $('list').scrollTop = Math.max(item.offsetTop - $('list').offsetTop - 160, 0);
+  }
+
   /** Follows the dial. */
   follow() {
     this.answers.setDial(this.dial.index, this.dial.last + 1);
@@ -223,7 +235,7 @@ class Reader {
     const pair = make('div', 'pair');
     pair.append(this.column(n, end), this.besideColumn(n, end));
     $('answer').replaceChildren(
-        title, make('pre', 'quote', text('question')),
+        title, make('pre', 'quote', text('question').trim()),
         make('p', 'soft', `Reference answer: ${text('answer')}`), verdict, pair);
   }
 

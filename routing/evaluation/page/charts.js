@@ -2,9 +2,9 @@
 
 const isDark = () => matchMedia('(prefers-color-scheme: dark)').matches;
 const colourOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-// On dark ground black is invisible, and the blue of the policy is faint; on
-// light ground yellow is.
-const ON_DARK = {'#000000': '#e8eaee', '#0072B2': '#4aa3e0', '#7F7F7F': '#a5adba'};
+// On dark ground black is invisible, and the blues are faint or alike; on light
+// ground yellow is faint.
+const ON_DARK = {'#000000': '#e8eaee', '#0072B2': '#3f97e6', '#56B4E9': '#a9dcff', '#7F7F7F': '#a5adba'};
 const ON_LIGHT = {'#F0E442': '#a89a00'};
 const PALETTE = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#7F7F7F'];
 
@@ -98,7 +98,7 @@ class FrontierChart {
     });
     const colour = scale('name', names.map((x) => visible(this.looks[x].color)));
     const x = {
-      field: 'cost', type: 'quantitative', title: `cost in ${label} (100 % = the large model alone)`,
+      field: 'cost', type: 'quantitative', title: [`cost in ${label}`, '(100 % = the large model alone)'],
       scale: {domain: [Math.min(lowest, ...anchors.map((a) => a.cost)), Math.min(highest, 1.3)], nice: false, zero: false},
       axis: {format: '~%', grid: false},
     };

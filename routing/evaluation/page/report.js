@@ -13,7 +13,7 @@ function introduce(data) {
   }[data.protocol?.name] ?? `a learned policy decides whether the ${large} model takes over`;
   $('intro').textContent = `The ${small} model writes an answer step by step. At each step ${does}. ` +
       `Alone, the ${small} model is right on ${percent(anchors.small_accuracy, 1)} of the problems, at ${percent(anchors.small_cost, 1)} of the cost of the ${large} model, ` +
-      `which is right on ${percent(anchors.large_accuracy, 1)}. The page shows what lies between them.`;
+      `which is right on ${percent(anchors.large_accuracy, 1)}.`;
   const counts = ['train', 'select', 'prove', 'test'].filter((x) => x in data.num_problems)
       .map((x) => `${data.num_problems[x].toLocaleString('en')} ${x}`);
   const facts = [`Problems: ${counts.join(', ')}`, `training seeds: ${data.seeds.join(', ')}`];
@@ -85,11 +85,13 @@ async function begin() {
       label: turned.pointName ? pretty(turned.pointName) : 'this threshold',
       cost: turned.cost, accuracy: figures.accuracy[turned.position],
     });
+    const where = turned.pointName ? `At the operating point ${pretty(turned.pointName)}` : 'At the threshold below';
+    $('now').textContent = `${where} the router is right on ${percent(figures.accuracy[turned.position], 1)} of them, for ${percent(turned.cost, 1)} of the cost.`;
     reader?.follow();
   });
   if (data.answers && data.dials.length) {
     reader = new Reader(new Answers(data), dial);
-    reader.follow();
+    reader.begin();
   } else {
     $('answers-body').hidden = true;
     $('answers-note').textContent = `Not shown: ${data.why_not || 'the records cannot evaluate any threshold.'}`;
