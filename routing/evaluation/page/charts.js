@@ -31,11 +31,10 @@ function chartConfig() {
 /** Draws a chart into an element, and returns its view. */
 async function draw(element, spec) {
   const options = {
-    actions: false, renderer: 'svg',
+    mode: 'vega-lite', actions: false, renderer: 'svg',
     tooltip: {theme: isDark() ? 'dark' : 'custom'},
   };
   const full = {
-    $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
     width: 'container', autosize: {type: 'fit', contains: 'padding'},
     config: chartConfig(), ...spec,
   };

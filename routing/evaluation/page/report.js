@@ -86,7 +86,7 @@ async function begin() {
       cost: turned.cost, accuracy: figures.accuracy[turned.position],
     });
     const where = turned.pointName ? `At the operating point ${pretty(turned.pointName)}` : 'At the threshold below';
-    $('now').textContent = `${where} the router is right on ${percent(figures.accuracy[turned.position], 1)} of them, for ${percent(turned.cost, 1)} of the cost.`;
+    $('now').textContent = `${where} the router is right on ${percent(figures.accuracy[turned.position], 1)} of the problems, for ${percent(turned.cost, 1)} of the cost.`;
     reader?.follow();
   });
   if (data.answers && data.dials.length) {
