@@ -17,6 +17,7 @@ from routing.evaluation import page_figures
 from routing.evaluation import report_data
 from routing.outcomes import records
 from routing.outcomes import sources
+from routing.routers import card as card_lib
 from routing.routers import families
 from routing.routers import learned
 from routing.routers import saved as saved_lib
@@ -69,9 +70,12 @@ def _why_not(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
   directory = train.run_directory(workdir, seed)
   if saved_lib.read_card(directory)['hash'] != results['checkpoints'][0]:
     return f'the router of seed {seed} was trained again after the evaluation.'
-  split = records_on_disk.directory(config, workdir, 'test')
-  if not (split / 'manifest.json').exists():
+  try:
+    found = records_on_disk.open_split(config, workdir, 'test').manifest
+  except (ValueError, FileNotFoundError):
     return 'the records of the test problems are not there any more.'
+  if found.content_hash != results['shards']['test']:
+    return 'the test problems were collected again after the evaluation.'
   return ''
 
 
@@ -115,13 +119,7 @@ def _shown(
         config.calibration.min_effective_size,
     )
   else:
-    read = list(records_on_disk.known_records(config, workdir, 'test'))
-    samples = {c.sample for x in read for c in getattr(x, 'completions', ())}
-    source = sources.Known(
-        records_on_disk.known_table(read, card),
-        [x.problem for x in read],
-        is_graded_once=len(samples) <= 1,
-    )
+    read, source = _known(config, workdir, card)
   return report_data.Shown(
       card.accounting,
       card.protocol,
@@ -130,3 +128,25 @@ def _shown(
       source,
       read[: report_data.MAX_PROBLEMS],
   )
+
+
+def _known(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    card: card_lib.Card,
+) -> tuple[list[report_data.Record], sources.Known]:
+  """Returns the first records of `test`, and the source of all of them."""
+  # Ladders and trees are large, so those that are not shown are dropped once
+  # they are in the table.
+  shown, problems, samples = [], [], set()
+
+  def noted():
+    for record in records_on_disk.known_records(config, workdir, 'test'):
+      problems.append(record.problem)
+      samples.update(x.sample for x in getattr(record, 'completions', ()))
+      if len(shown) < report_data.MAX_PROBLEMS:
+        shown.append(record)
+      yield record
+
+  table = records_on_disk.known_table(noted(), card)
+  return shown, sources.Known(table, problems, len(samples) <= 1)

@@ -201,28 +201,30 @@ class KnownTest(parameterized.TestCase):
     )
 
 
+@functools.cache
+def recorded(name):
+  """Returns what a report shows of recorded answers of the scripted pair."""
+  rollouts = scripted_pair.make_rollouts(8, protocol=name)
+  protocol = protocols.Protocol(name)
+  source = records.recorded_source(
+      rollouts,
+      sources_test.FEATURES,
+      sources_test.ACCOUNTING,
+      protocol,
+      1.0,
+  )
+  return report_data.Shown(
+      sources_test.ACCOUNTING, protocol, (), [Drawn(3, 0)], source, rollouts
+  )
+
+
 class RecordedTest(parameterized.TestCase):
 
   @parameterized.parameters(*sources_test.PROTOCOLS)
   def test_recorded_answers_cost_what_they_cost(self, name):
-    rollouts = scripted_pair.make_rollouts(8, protocol=name)
-    source = records.recorded_source(
-        rollouts,
-        sources_test.FEATURES,
-        sources_test.ACCOUNTING,
-        protocols.Protocol(name),
-        1.0,
-    )
-    report = report_data.Shown(
-        sources_test.ACCOUNTING,
-        protocols.Protocol(name),
-        (),
-        [Drawn(3, 0)],
-        source,
-        rollouts,
-    )
-    answers = report.answers(99)
-    trajectories = [y for x in rollouts for y in x.trajectories]
+    report = recorded(name)
+    source, answers = report.source, report.answers(99)
+    trajectories = [y for x in report.records for y in x.trajectories]
     self.assertLen(answers['end']['part'], len(trajectories))
     for end, trajectory in enumerate(trajectories):
       self.assertEqual(
@@ -241,8 +243,11 @@ class RecordedTest(parameterized.TestCase):
 def many(num_problems=2_000):
   """Returns what a report shows of ladders as long as those of GSM8K."""
   rng = np.random.default_rng(0)
-  words = [''.join(rng.choice(list('aeioulmnrst'), 5)) for _ in range(2_000)]
-  write = lambda size: ' '.join(rng.choice(words, size)) + '\n\n'
+  letters = np.array(list('aeioulmnrst'))
+  words = [''.join(x) for x in letters[rng.integers(0, 11, (2_000, 5))]]
+  write = lambda size: (
+      ' '.join(words[i] for i in rng.integers(0, 2_000, size)) + '\n\n'
+  )
   ladders = []
   for n in range(num_problems):
     problem = types.Problem(f'made/{n}', write(40), str(rng.integers(1_000)))
@@ -281,29 +286,33 @@ def many(num_problems=2_000):
   )
 
 
-@functools.cache
-def page_of_many():
-  """Returns the page of `many`."""
+def content_of(shown_in, routes):
+  """Returns what a page shows besides dials and answers, made up in part."""
   results, _ = results_test.make_results()
-  results['num_problems'] = {'test': 2_000}
+  results['num_problems'] = {'test': len(shown_in.records)}
   results['operating_points'] = []
   log = [
       {'step': step, 'correct': [0.5 + step / 100], 'cost': [0.4]}
       for step in range(5)
   ]
-  return report_data.render(
-      {
-          'title': 'made',
-          **page_figures.of_results(results),
-          'protocol': {'name': 'escalate', 'view': 'peek'},
-          'routes': ['small', 'large'],
-          'settings': {'task': 'made', 'source': 'known'},
-          'points': page_figures.points(results, many().points),
-          'training': page_figures.training({0: log}, (0.4,), 'budget'),
-          'why_not': '',
-      },
-      many(),
-  )
+  protocol = shown_in.protocol
+  return {
+      'title': 'made',
+      **page_figures.of_results(results),
+      'protocol': {'name': protocol.name, 'view': protocol.view},
+      'routes': routes,
+      'settings': {'task': 'made', 'source': shown_in.source.kind},
+      'points': page_figures.points(results, shown_in.points),
+      'training': page_figures.training({0: log}, (0.4,), 'budget'),
+      'why_not': '',
+  }
+
+
+@functools.cache
+def page_of_many():
+  """Returns the page of `many`."""
+  content = content_of(many(), ['small', 'large'])
+  return report_data.render(content, many())
 
 
 class SizeTest(absltest.TestCase):

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import evaluate
 from experiments import train
+from routing.evaluation import report_data
 from routing.routers import learned
 from tests import flow_test
 from tests import report_data_test
@@ -20,6 +21,12 @@ from tests import report_data_test
 _CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 _PHONE = dict(width=390, height=800)
 _WIDE = dict(width=1280, height=900)
+
+
+def apart(make):
+  """Calls `make` in a thread of its own; the browser's events run in this."""
+  with futures.ThreadPoolExecutor(1) as pool:
+    return pool.submit(make).result()
 
 
 def percent(share, digits=2):
@@ -242,6 +249,41 @@ class ReportTest(PageCase):
         arg=before - 1,
     )
 
+    # Where a curve is, a pointer is told its numbers.
+    box = page.locator('#frontier-chart svg .mark-symbol').last.bounding_box()
+    page.mouse.move(box['x'] + box['width'] / 2, box['y'] + box['height'] / 2)
+    page.locator('#vg-tooltip-element.visible').wait_for()
+    self.assertIn('accuracy', page.inner_text('#vg-tooltip-element'))
+
+  def test_the_list_by_keys(self):
+    page = self.open(self.path)
+    page.locator('#list button').first.focus()
+    page.keyboard.press('ArrowDown')
+    current = page.locator('#list [aria-current=true]')
+    self.assertEqual(current.get_attribute('data-problem'), '1')
+    self.assertEqual(page.inner_text('#answer h3 >> nth=0'), 'made/1')
+    page.click('#more')
+    self.assertGreater(page.locator('#list button').count(), 40)
+
+  def test_recorded_answers_are_shown_where_they_follow_the_router(self):
+    report = apart(lambda: report_data_test.recorded('redraft'))
+    content = report_data_test.content_of(report, ['a', 'b', 'c'])
+    path = self.path.with_name('recorded.html')
+    path.write_text(report_data.render(content, report), encoding='utf-8')
+    page = self.open(path)
+    page.focus('#dial')
+    page.keyboard.press('End')
+    (says,) = report.answers(99)['dials']
+    agreeing = [
+        report_data_test.given(report.answers(99), says, 0, n)
+        for n in range(len(report.records))
+    ]
+    found = self.counts(page)
+    self.assertEqual(found['unknown'], sum(not x for x in agreeing))
+    self.assertGreater(found['unknown'], 0)
+    page.click('[data-filter=unknown]')
+    self.assertIn('No recorded answer', page.inner_text('#answer'))
+
   @parameterized.parameters('light', 'dark')
   def test_no_serious_fault_at_any_width(self, scheme):
     page = self.open(self.path, color_scheme=scheme, viewport=_PHONE)
@@ -259,9 +301,7 @@ class RunTest(PageCase):
 
   @pytest.mark.slow
   def test_numbers_at_named_points_are_those_of_the_files(self):
-    # In a thread of its own: the browser's events run in this one.
-    with futures.ThreadPoolExecutor(1) as pool:
-      workdir = pool.submit(flow_test.collected_replies).result()
+    workdir = apart(flow_test.collected_replies)
     directory = train.run_directory(workdir, 0)
     points = json.loads((directory / learned.POINTS_FILE).read_text())
     results = json.loads((workdir / evaluate.RESULTS_FILE).read_text())

@@ -12,6 +12,8 @@ class Dial {
     $('policy').addEventListener('change', () => this.choose(Number($('policy').value)));
     $('dial').addEventListener('input', () => this.turn(this.last - Number($('dial').value)));
     $('of-test').textContent = `on ${data.num_problems.test.toLocaleString('en')} test problems, unseen [95 %]`;
+    $('of-seed').hidden = data.seeds.length < 2;
+    $('of-seed').textContent = `The policies of training seed ${data.seeds[0]}; the curves are means over the seeds.`;
     this.offerPoints();
     $('refused-card').hidden = !data.refused.length;
     $('refused').replaceChildren(...data.refused.map((x) => make('li', 'soft', pretty(x))));
