@@ -125,7 +125,7 @@ class FrontierChart {
       }},
       {data: {name: 'hover', values: []}, mark: {type: 'point', filled: true, size: 160, opacity: 0.001, clip: true}, encoding: {x, y, tooltip}},
       {data: {values: anchors}, mark: {type: 'point', filled: true, size: 70, color: colourOf('--text'), opacity: 1}, encoding: {x, y, tooltip: tooltip.slice(0, 3)}},
-      {data: {values: anchors}, mark: {type: 'text', fontSize: 12, color: colourOf('--text'), align: {expr: 'datum.align'}, dx: {expr: 'datum.dx'}, dy: {expr: 'datum.dy'}}, encoding: {x, y, text: {field: 'label'}}},
+      {data: {values: anchors}, mark: {type: 'text', fontSize: 12, color: colourOf('--text'), align: {expr: 'datum.align'}, dx: {expr: 'datum.dx'}, dy: {expr: 'datum.dy'}}, encoding: {x, y, text: {field: 'text'}}},
       {data: {name: 'rule', values: []}, mark: {type: 'rule', color: colourOf('--soft'), strokeDash: [2, 2]}, encoding: {x}},
       {data: {name: 'mark', values: []}, mark: {type: 'point', size: 190, strokeWidth: 3, filled: false, color: colourOf('--text'), opacity: 1}, encoding: {x, y, tooltip: tooltip.slice(0, 3)}},
     ];
@@ -174,7 +174,7 @@ class FrontierChart {
 /** Returns the anchors of a metric as points with labels. */
 function anchorsOf(anchors) {
   return ['small', 'large'].filter((x) => anchors[`${x}_cost`] !== null).map((x) => ({
-    label: `${x} model alone`, cost: anchors[`${x}_cost`], accuracy: anchors[`${x}_accuracy`],
+    label: `${x} model alone`, text: `${x} model alone`, cost: anchors[`${x}_cost`], accuracy: anchors[`${x}_accuracy`],
     align: x === 'small' ? 'left' : 'right', dx: x === 'small' ? 8 : -6, dy: x === 'small' ? 12 : -10,
   }));
 }

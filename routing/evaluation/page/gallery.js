@@ -11,7 +11,8 @@ function anchorsOfRuns(runs) {
   }
   const all = [...found.values()];
   const isOne = (label) => all.filter((x) => x.label === label).length === 1;
-  return all.map((x) => ({...x, label: isOne(x.label) ? x.label : `${x.label}, ${x.runs.join(', ')}`}));
+  // Where runs differ, a pointer is told whose it is; labels would overlap.
+  return all.map((x) => isOne(x.label) ? x : {...x, text: '', label: `${x.label}, ${x.runs.join(', ')}`});
 }
 
 /** Shows one method of all runs, in one metric. */
@@ -40,6 +41,13 @@ function introduceRuns(data) {
   $('intro').replaceChildren(`${names.length} runs: `, ...links, '.', tested);
 }
 
+/** Returns the table of settings in which the runs differ. */
+function settingsTable(data) {
+  const table = makeTable(['setting', ...Object.keys(data.runs)], data.settings);
+  table.className = 'words';
+  return table;
+}
+
 async function beginGallery() {
   const data = await loadData();
   introduceRuns(data);
@@ -51,7 +59,7 @@ async function beginGallery() {
   $('points').replaceChildren(makeTable(data.point_columns, data.points.map((row) => row.map(pretty))));
   const same = make('p', 'soft', 'All settings are the same.');
   $('settings').replaceChildren(data.settings.length ?
-      makeTable(['setting', ...Object.keys(data.runs)], data.settings) : same);
+      settingsTable(data) : same);
   onScheme(show);
   await show();
   document.body.dataset.ready = 'yes';
