@@ -186,6 +186,8 @@ class ReportTest(PageCase):
     page.focus('#dial')
     page.keyboard.press('Home')
     self.assertIn('The small model writes', page.inner_text('#promise'))
+    self.assertEqual(page.inner_text('#threshold'), 'no score reaches it')
+    self.assertIn('< ∞: small goes on', page.inner_text('#answer'))
     thresholds = np.array(dial['thresholds'][::-1], np.float64)
     for step in range(4):
       (kappa,) = thresholds[step : step + 1]
@@ -200,6 +202,8 @@ class ReportTest(PageCase):
     self.assertIn('nothing is promised', page.inner_text('#promise'))
     page.keyboard.press('End')
     self.assertIn('from the first step', page.inner_text('#promise'))
+    self.assertEqual(page.inner_text('#threshold'), 'every score reaches it')
+    self.assertIn('≥ −∞: the router calls large', page.inner_text('#answer'))
 
   def test_an_answer_shows_who_wrote_what_and_why(self):
     page = self.open(self.path)

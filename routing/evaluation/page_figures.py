@@ -89,6 +89,7 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
       'num_problems': dict(results['num_problems']),
       'seeds': list(results['seeds']),
       'refused': tables.refused_lines(results),
+      'of_a_choice': promises.OF_A_CHOICE,
   }
 
 

@@ -15,6 +15,7 @@ class Dial {
     $('of-seed').hidden = data.seeds.length < 2;
     $('of-seed').textContent = `The policies of training seed ${data.seeds[0]}; the curves are means over the seeds.`;
     this.offerPoints();
+    $('of-a-choice').textContent = data.of_a_choice;
     $('refused-card').hidden = !data.refused.length;
     $('refused').replaceChildren(...data.refused.map((x) => make('li', 'soft', pretty(x))));
     const first = data.points.find((x) => x.is_promised && this.placeOf(x.name)) ?? data.points.find((x) => this.placeOf(x.name));
@@ -36,7 +37,8 @@ class Dial {
   /** The threshold of a decision as a number. */
   threshold(depth = 0) {
     const found = this.current.thresholds[this.position];
-    return Number(Array.isArray(found) ? found[depth] : found);
+    const text = Array.isArray(found) ? found[depth] : found;
+    return {inf: Infinity, '-inf': -Infinity}[text] ?? Number(text);
   }
 
   /** Returns [dial, position] of a named point. */

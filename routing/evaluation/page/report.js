@@ -6,11 +6,12 @@ function introduce(data) {
   document.title = `${data.title}: stepwise model routing`;
   const {anchors} = data.metrics[data.metric];
   const [small, large] = data.routes ? [data.routes[0], data.routes.at(-1)] : ['small', 'large'];
+  const larger = data.routes?.length > 2 ? 'a larger model' : `the ${large} model`;
   const does = {
-    escalate: `a learned policy decides whether the ${large} model takes the rest over`,
-    redraft: `a learned policy decides whether the ${large} model rewrites the step`,
+    escalate: `a learned policy decides whether ${larger} takes the rest over`,
+    redraft: `a learned policy decides whether ${larger} rewrites the step`,
     switch: 'a learned policy decides which model writes the next one',
-  }[data.protocol?.name] ?? `a learned policy decides whether the ${large} model takes over`;
+  }[data.protocol?.name] ?? `a learned policy decides whether ${larger} takes over`;
   $('intro').textContent = `The ${small} model writes an answer step by step. At each step ${does}. ` +
       `Alone, the ${small} model is right on ${percent(anchors.small_accuracy, 1)} of the problems, at ${percent(anchors.small_cost, 1)} of the cost of the ${large} model, ` +
       `which is right on ${percent(anchors.large_accuracy, 1)}.`;
