@@ -63,6 +63,24 @@ class GalleryTest(parameterized.TestCase):
     self.assertFalse(found['same_test'])
     self.assertEqual([x[0] for x in found['points']], ['a', 'b'])
 
+  def test_runs_that_report_at_different_costs_say_at_which(self):
+    first, second = make_runs()
+    same = gallery.of_runs({'a': first, 'b': second}, {})
+    self.assertIn('acc @.4', same['metrics']['price']['columns'])
+    keys = {'0.2': '0.7', '0.4': '0.8', '0.6': '0.9'}
+    figures = second['cost_metrics']['price']
+    figures['budgets'] = [0.7, 0.8, 0.9]
+    for method in figures['methods'].values():
+      for name in ('accuracy_at', 'at_budget', 'cut_at'):
+        method[name] = {keys[k]: x for k, x in method.get(name, {}).items()}
+    figures['methods']['oracle']['at_budget'] = {}
+    found = gallery.of_runs({'a': first, 'b': second}, {})['metrics']['price']
+    self.assertEqual(found['columns'][3:6], ('acc @a', 'acc @b', 'acc @c'))
+    self.assertEqual(found['columns'][-1], 'a, b, c')
+    rows = [found['runs'][x]['rows']['policy'] for x in ('a', 'b')]
+    self.assertEqual([x[-1] for x in rows], ['0.2, 0.4, 0.6', '0.7, 0.8, 0.9'])
+    self.assertLen(rows[0], len(found['columns']) - 1)
+
   @parameterized.parameters(((),), (('a',),))
   def test_fewer_than_two_runs_are_refused(self, names):
     runs = {name: make_runs()[0] for name in names}

@@ -27,6 +27,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line
+from routing.evaluation import budgets
 from routing.evaluation import comparison
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
@@ -128,26 +129,37 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
     )
   if view == 'methods':
     results_lib.check(content)
-    rows = tables.rows(content, *metric)
-    return _columns(tables.COLUMNS, rows, _METHOD_COLUMNS)
+    rows, figures = tables.rows(content, *metric), _figures(content, metric)
+    head = budgets.header(figures, _METHOD_COLUMNS)
+    return _columns(tables.COLUMNS, rows, _METHOD_COLUMNS, head)
   if view == 'points':
     columns = tables.POINT_COLUMNS
     return tables.markdown_table(columns, tables.point_rows(content))
   if view == 'routers':
-    rows = comparison.rows(content, *metric)
-    titles = {x: x.format(**content) for x in comparison.COLUMNS}
-    wanted = [titles[x] for x in _ROUTER_COLUMNS]
-    return _columns(list(titles.values()), rows, wanted)
+    rows, figures = comparison.rows(content, *metric), _figures(content, metric)
+    head = budgets.header(figures, _ROUTER_COLUMNS)
+    head = [x.format(reference=content['reference']) for x in head]
+    return _columns(comparison.COLUMNS, rows, _ROUTER_COLUMNS, head)
   raise ValueError(
       f'Unknown view {view!r}; allowed: methods, points, routers, made.'
   )
 
 
+def _figures(
+    content: Mapping[str, Any], metric: Sequence[str]
+) -> Mapping[str, Any]:
+  return content['cost_metrics'][metric[0]]
+
+
 def _columns(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], wanted: Sequence[str]
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    wanted: Sequence[str],
+    head: Sequence[str],
 ) -> str:
+  """Returns a table of some columns, under the names of `head`."""
   places = [columns.index(x) for x in wanted]
-  return tables.markdown_table(wanted, [[x[i] for i in places] for x in rows])
+  return tables.markdown_table(head, [[x[i] for i in places] for x in rows])
 
 
 def _made(made: Mapping[str, str], content: Mapping[str, Any]) -> str:

@@ -5,12 +5,18 @@ from collections.abc import Mapping
 import json
 from typing import Any
 
+from routing.evaluation import budgets
 from routing.evaluation import page_figures
 from routing.evaluation import plots
 from routing.evaluation import tables
 
 _MISSING = '-'  # A setting that a run does not have.
 _DASHES = ([], [6, 4], [2, 3], [8, 3, 2, 3])
+# For runs that report at different costs, see `budgets.header`.
+_ANY_BUDGETS = tuple(
+    x.replace('@.2', '@a').replace('@.4', '@b').replace('@.6', '@c')
+    for x in tables.COLUMNS
+)
 POINT_COLUMNS = ('run', *tables.POINT_COLUMNS)
 
 
@@ -40,16 +46,8 @@ def of_runs(
       'pages': dict(pages),
       'metric': next(iter(runs.values()))['cost_metric'],
       'methods': methods,
-      'columns': ('run', *tables.COLUMNS[1:]),
       'metrics': {
-          metric: {
-              'label': page_figures.METRICS.get(metric, metric),
-              'runs': {
-                  name: _in_metric(figures[name], runs[name], metric)
-                  for name in runs
-                  if metric in runs[name]['cost_metrics']
-              },
-          }
+          metric: _in_metric(figures, runs, metric)
           for metric in dict.fromkeys(
               metric for x in runs.values() for metric in x['cost_metrics']
           )
@@ -93,16 +91,34 @@ def differences(
 
 
 def _in_metric(
-    figures: Mapping[str, Any], results: Mapping[str, Any], metric: str
+    figures: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, Mapping[str, Any]],
+    metric: str,
 ) -> dict[str, Any]:
-  """Returns the curves and the rows of a run's methods in one cost metric."""
-  found = figures['metrics'][metric]
-  names = tables.order(results['cost_metrics'][metric])
-  rows = dict(zip(names, found['rows'], strict=True))
+  """Returns the curves and the rows of all runs in one cost metric."""
+  having = {
+      name: x['cost_metrics'][metric]
+      for name, x in runs.items()
+      if metric in x['cost_metrics']
+  }
+  heads = {tuple(budgets.header(x, tables.COLUMNS)) for x in having.values()}
+  is_one = len(heads) == 1
+  columns = heads.pop() if is_one else (*_ANY_BUDGETS, 'a, b, c')
+  found = {}
+  for name, x in having.items():
+    shown = figures[name]['metrics'][metric]
+    rows = dict(zip(tables.order(x), shown['rows'], strict=True))
+    # Where runs report at different costs, each says at which.
+    costs = [] if is_one else [', '.join(budgets.keys(x))]
+    found[name] = {
+        'anchors': shown['anchors'],
+        'curves': shown['curves'],
+        'rows': {method: [*row[1:], *costs] for method, row in rows.items()},
+    }
   return {
-      'anchors': found['anchors'],
-      'curves': found['curves'],
-      'rows': {name: row[1:] for name, row in rows.items()},
+      'label': page_figures.METRICS.get(metric, metric),
+      'columns': ('run', *columns[1:]),
+      'runs': found,
   }
 
 

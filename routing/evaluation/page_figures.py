@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from routing.evaluation import budgets
 from routing.evaluation import plots
 from routing.evaluation import tables
 from routing.routers import card as card_lib
@@ -75,7 +76,7 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
             name: _curve(method['curve'])
             for name, method in found['methods'].items()
         },
-        'columns': tables.COLUMNS,
+        'columns': budgets.header(found, tables.COLUMNS),
         'rows': tables.rows(results, metric),
         'left_out': tables.left_out_lines(results, metric),
     }

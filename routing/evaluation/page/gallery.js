@@ -17,10 +17,10 @@ function anchorsOfRuns(runs) {
 
 /** Shows one method of all runs, in one metric. */
 async function showRuns(data, chart, method, metric) {
-  const {label, runs} = data.metrics[metric];
+  const {label, columns, runs} = data.metrics[metric];
   const having = Object.entries(runs).filter(([, run]) => method in run.curves);
   $('figures').replaceChildren(
-      makeTable(data.columns, having.map(([name, run]) => [name, ...run.rows[method]])));
+      makeTable(columns, having.map(([name, run]) => [name, ...run.rows[method]])));
   const curves = Object.fromEntries(having.map(([name, run]) => [name, run.curves[method]]));
   await chart.show(label, curves, anchorsOfRuns(runs));
 }
