@@ -154,8 +154,7 @@ def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
 
 
 def order(figures: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the methods of a cost metric, in table order."""
-  # Methods that have no entry in `LABELS` still get a row, at the end.
+  """Returns the methods as tables list them; those without a label last."""
   named = [name for name in LABELS if name in figures['methods']]
   return named + [name for name in figures['methods'] if name not in LABELS]
 
