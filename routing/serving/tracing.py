@@ -181,10 +181,10 @@ class Spans(watching.Watcher):
     self._record.asked(kind, route)
     self._call = self._start_call(kind, route)
 
-  def told(self, step: types.Step) -> None:
+  def told(self, place: int, step: types.Step) -> None:
     """Ends the span of a step, if it is shown; see `watching.Watcher`."""
     index = self._record.num_shown
-    self._record.told(step)
+    self._record.told(place, step)
     if self._record.num_shown > index:
       self._end_step(index, step)
 
