@@ -89,8 +89,10 @@ EXTRAS_REQUIRE = {
         'pytest>=8.3',
         'pytest-xdist>=3.8',
         'pyyaml>=6.0',  # Tests only: it reads deploy/compose.yaml.
+        'requests>=2.31',  # As schemathesis sends requests.
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
+        'schemathesis>=4.0',  # Makes requests from the service's description.
         'starlette>=0.40',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
         'uvicorn>=0.30',

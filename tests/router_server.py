@@ -198,6 +198,7 @@ def running(
   thread.start()
   is_up.wait(60)
   try:
+    until(lambda: found['running'].server.started)
     yield found['running']
   finally:
     if 'running' in found:

@@ -25,6 +25,7 @@ from routing.serving import monitoring
 from routing.serving import openai_schema
 from routing.serving import points as points_lib
 from routing.serving import refusals
+from routing.serving import response_schema
 
 _CLIENT_GONE = 499  # As nginx logs it; nobody is there to receive it.
 
@@ -95,6 +96,7 @@ def note(request: fastapi.Request, **fields: Any) -> None:
   request.scope['state'].setdefault('log', {}).update(fields)
 
 
+_described = response_schema.described
 _open = fastapi.APIRouter()
 _guarded = fastapi.APIRouter(dependencies=[fastapi.Depends(_key)])
 _Paying = Annotated[keys_lib.Key, fastapi.Depends(_paying)]
@@ -108,13 +110,19 @@ async def page() -> responses.Response:
   return responses.HTMLResponse(text, headers=headers)
 
 
-@_open.get('/health')
+@_open.get('/health', **_described(response_schema.Health))
 async def health() -> dict[str, str]:
   """Says that the process lives."""
   return {'status': 'ok'}
 
 
-@_open.get('/ready')
+@_open.get(
+    '/ready',
+    **_described(
+        response_schema.Ready,
+        responses={503: {'model': response_schema.Ready}},
+    ),
+)
 async def ready(request: fastapi.Request) -> responses.Response:
   """Says whether answers can be written now, and by which models."""
   service = _service(request)
@@ -126,21 +134,21 @@ async def ready(request: fastapi.Request) -> responses.Response:
   )
 
 
-@_guarded.get('/metrics')
+@_guarded.get('/metrics', **_described(None))
 async def metrics(request: fastapi.Request) -> responses.Response:
   """Returns the metrics for Prometheus."""
   text, kind = _service(request).metrics.text()
   return responses.Response(text, media_type=kind)
 
 
-@_guarded.get('/v1/models')
+@_guarded.get('/v1/models', **_described(response_schema.Models))
 async def models(request: fastapi.Request) -> dict[str, Any]:
   """Lists the operating points, and each model alone."""
   found = _service(request).points.models()
   return {'object': 'list', 'data': [_model(request, *x) for x in found]}
 
 
-@_guarded.get('/v1/models/{name:path}')
+@_guarded.get('/v1/models/{name:path}', **_described(response_schema.Model))
 async def model(request: fastapi.Request, name: str) -> dict[str, Any]:
   """Describes one entry of the list."""
   for found, point in _service(request).points.models():
@@ -162,7 +170,10 @@ def _model(request: fastapi.Request, name: str, point: Any) -> dict[str, Any]:
   }
 
 
-@_guarded.post('/v1/chat/completions')
+@_guarded.post(
+    '/v1/chat/completions',
+    **_described(response_schema.ChatCompletion, streams=True),
+)
 async def chat(
     request: fastapi.Request, body: openai_schema.Chat, key: _Paying
 ) -> responses.Response:
@@ -170,7 +181,10 @@ async def chat(
   return await _complete(request, body, key)
 
 
-@_guarded.post('/v1/completions')
+@_guarded.post(
+    '/v1/completions',
+    **_described(response_schema.TextCompletion, streams=True),
+)
 async def completions(
     request: fastapi.Request, body: openai_schema.Completion, key: _Paying
 ) -> responses.Response:
@@ -178,7 +192,7 @@ async def completions(
   return await _complete(request, body, key)
 
 
-@_guarded.post('/v1/decision')
+@_guarded.post('/v1/decision', **_described(response_schema.Decided))
 async def decision(
     request: fastapi.Request, body: openai_schema.Decision, key: _Paying
 ) -> dict[str, Any]:
@@ -186,7 +200,7 @@ async def decision(
   return await decision_lib.decide(_service(request), body)
 
 
-@_guarded.post('/v1/feedback')
+@_guarded.post('/v1/feedback', **_described(response_schema.Graded))
 async def feedback(
     request: fastapi.Request, body: openai_schema.Feedback, key: _Known
 ) -> dict[str, Any]:
@@ -199,7 +213,7 @@ async def feedback(
   return found
 
 
-@_guarded.get('/v1/usage')
+@_guarded.get('/v1/usage', **_described(response_schema.UsageOfKey))
 async def usage(request: fastapi.Request, key: _Known) -> dict[str, Any]:
   """Returns what the caller's key has used."""
   used = _service(request).ledger.used(key.name)
