@@ -52,13 +52,17 @@ _FEATURES = observation.FeatureConfig(
 )
 
 
-def make_router(thresholds=(0.4, 0.5, 0.6)) -> learned.LearnedRouter:
+def make_router(
+    thresholds=(0.4, 0.5, 0.6), kind='mlp', process='escalate'
+) -> learned.LearnedRouter:
   """Returns an untrained router for the scripted pair, with five points.
 
   Args:
     thresholds: of the first three points, the dearest first.
+    kind: of the network.
+    process: of the protocol, whose view is `peek`.
   """
-  fields = dict(kind='mlp', hidden=(8,), dropout=0.0)
+  fields = dict(kind=kind, hidden=(16,) if kind != 'mlp' else (8,), dropout=0.0)
   network = networks.make_network(fields, 2)
   params = jax.vmap(
       lambda key: networks.init_params(key, network, _FEATURES.size)
@@ -69,7 +73,7 @@ def make_router(thresholds=(0.4, 0.5, 0.6)) -> learned.LearnedRouter:
       specs=_SPECS,
       metric='price',
       reference=1e-4,
-      protocol=protocols.Protocol('escalate', 'peek'),
+      protocol=protocols.Protocol(process, 'peek'),
       features=_FEATURES,
       network=fields,
       form='budget',

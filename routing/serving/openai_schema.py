@@ -247,8 +247,21 @@ class StepGiven(pydantic.BaseModel):
   hidden: list[pydantic.FiniteFloat] | None = None
 
 
+class Earlier(pydantic.BaseModel):
+  """What the router saw at an earlier decision: its draft, and the cost."""
+
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
+
+  draft: StepGiven | None = None
+  spent: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
 class Decision(pydantic.BaseModel):
-  """The body of `/v1/decision`; see `types.Trace`."""
+  """The body of `/v1/decision`; see `types.Trace`.
+
+  A router that remembers also needs `earlier`, one for each step: a draft that
+  was discarded is not among the steps.
+  """
 
   model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
@@ -257,6 +270,7 @@ class Decision(pydantic.BaseModel):
   steps: Annotated[list[StepGiven], pydantic.Field(max_length=64)] = []
   draft: StepGiven | None = None
   spent: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+  earlier: Annotated[list[Earlier], pydantic.Field(max_length=64)] = []
   routing: Routing | None = None
 
 
