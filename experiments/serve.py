@@ -129,7 +129,13 @@ async def open_service(
   found = engines(config, given)
   try:
     service = answering.Service(
-        asked, found, router, given, store, tracing=tracing
+        asked,
+        found,
+        router,
+        given,
+        store,
+        tracing=tracing,
+        example=builders.task(config).example,
     )
     service.batches.warm_up()
     yield service

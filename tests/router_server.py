@@ -124,6 +124,7 @@ def scripted_service(
     path=None,
     rng=None,
     tracing=tracing_lib.OFF,
+    example='',
     **settings,
 ) -> answering.Service:
   """Returns a service of the scripted pair; it must run in an event loop."""
@@ -136,6 +137,7 @@ def scripted_service(
       store_lib.Store(path),
       rng,
       tracing,
+      example,
   )
 
 

@@ -80,6 +80,8 @@ class PageTest(absltest.TestCase):
       self.assertEndsWith(answer['choices'][0]['message']['content'], _ANSWER)
       self.assertEqual(answer['model'], 'router@loss<=0.05@0.9')
       self._client_of_the_page(url)
+      listed = httpx.get(f'{url}/v1/models').json()
+      self.assertIn(repr(listed['routing']['example']), _DOC)
       # It is asked to stop, and stops.
       process.send_signal(signal.SIGTERM)
       self.assertEqual(process.wait(60), 0)

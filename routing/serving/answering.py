@@ -45,6 +45,7 @@ class Service:
     store: keeps what outlives a restart.
     rng: draws which answers have a shadow.
     tracing: makes spans.
+    example: a question that the chat page offers; '' = none.
   """
 
   def __init__(
@@ -56,9 +57,11 @@ class Service:
       store: store_lib.Store,
       rng: random.Random | None = None,
       tracing: tracing_lib.Tracing = tracing_lib.OFF,
+      example: str = '',
   ):
     self.answering, self.router = answering, router
     self.settings, self.store, self.tracing = settings, store, tracing
+    self.example = example
     self.metrics = monitoring.Metrics()
     self.health = back_ends.Health(
         settings.retry_down_after, self.metrics.back_end

@@ -144,8 +144,12 @@ async def metrics(request: fastapi.Request) -> responses.Response:
 @_guarded.get('/v1/models', **_described(response_schema.Models))
 async def models(request: fastapi.Request) -> dict[str, Any]:
   """Lists the operating points, and each model alone."""
-  found = _service(request).points.models()
-  return {'object': 'list', 'data': [_model(request, *x) for x in found]}
+  service = _service(request)
+  return {
+      'object': 'list',
+      'data': [_model(request, *x) for x in service.points.models()],
+      'routing': {'example': service.example or None},
+  }
 
 
 @_guarded.get('/v1/models/{name:path}', **_described(response_schema.Model))

@@ -71,11 +71,18 @@ class Model(_Body):
   routing: Point | None
 
 
+class OfAll(_Body):
+  """What is the same for all models: a question to try them with."""
+
+  example: str | None
+
+
 class Models(_Body):
   """Everything that answers."""
 
   object: Literal['list']
   data: list[Model]
+  routing: OfAll
 
 
 class StepRow(_Body):
