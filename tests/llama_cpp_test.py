@@ -109,6 +109,62 @@ class LlamaCppTest(parameterized.TestCase):
     )
     self.assertEqual({step.usage.read for step in steps[1:]}, {0})
 
+  def test_steps_are_told_while_they_are_written(self):
+    fields = dict(to_end=True, max_tokens=180)
+    (whole,) = self.run_on(self.make(), [sessions.ask(_QUESTIONS[0], **fields)])
+    told, counts = [], []
+
+    def on_step(place, step):
+      told.append(step)
+      counts.append((place, reply_is_whole[0]))
+
+    reply_is_whole = [False]
+
+    async def run():
+      engine = self.make()
+      ask = engine._ask
+
+      async def watched(*args):
+        await ask(*args)
+        reply_is_whole[0] = True
+
+      engine._ask = watched
+      request = engine_lib.Request(on_step=on_step, **fields)
+      async with engine.open(_QUESTIONS[0]) as session:
+        steps = await session.write(request)
+      given_up = []
+      cancelled = engine_lib.Request(
+          on_step=lambda place, step: given_up.append(step) or task.cancel(),
+          **fields,
+      )
+      async with engine.open(_QUESTIONS[0]) as session:
+        task = asyncio.create_task(session.write(cancelled))
+        await asyncio.wait([task])
+      await engine.close()
+      self.assertTrue(task.cancelled())
+      return steps, given_up
+
+    steps, given_up = asyncio.run(run())
+    self.assertGreater(len(whole), 2)
+    self.assertEqual([x.text for x in steps], [x.text for x in whole])
+    self.assertEqual([x.text for x in told], [x.text for x in whole[:-1]])
+    self.assertEqual(counts, [(i, False) for i in range(len(told))])
+    for one, other in zip(told, steps, strict=False):
+      for name in ('read', 'cached', 'written', 'in_context'):
+        self.assertEqual(getattr(one.usage, name), getattr(other.usage, name))
+    # What has come of a request that was given up is told, and no more.
+    self.assertEqual(given_up[0].text, whole[0].text)
+    self.assertEqual(given_up[0].usage.read, whole[0].usage.read)
+    self.assertTrue(
+        ''.join(x.text for x in whole).startswith(
+            ''.join(x.text for x in given_up)
+        )
+    )
+    self.assertLess(
+        sum(x.usage.written for x in given_up),
+        sum(x.usage.written for x in whole),
+    )
+
   def _both_ways(self, delimiter):
     """Writes an answer in one call, and step by step."""
 

@@ -9,6 +9,7 @@ of OpenAI's protocol does neither.
 """
 
 from collections.abc import AsyncIterator
+from collections.abc import Callable
 import dataclasses
 import json
 import os
@@ -18,13 +19,13 @@ import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.engines import openai_responses
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import shared_prefix
 from routing.engines import shared_time
+from routing.engines import telling
 
 # The id of a token that the server does not report: it sends a character that
 # consists of several tokens with the id of the last one only.
@@ -111,6 +112,7 @@ class LlamaCppEngine:
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
+        tells_steps=True,
         prefix_cache=prefix_cache.PrefixCache(
             shared=prompter.num_shared() if settings.shares_prefix else 0
         ),
@@ -162,6 +164,11 @@ class LlamaCppEngine:
         it may be repeated.
     """
     usages = []  # Of each call.
+    teller = telling.Teller(
+        request,
+        self._num_equal,
+        '' if request.trace else self._prompter.opening,
+    )
 
     async def call(text: str, stop: str | None, max_tokens: int):
       prompt = self._prompter.ids(question, request.trace + text)
@@ -171,21 +178,18 @@ class LlamaCppEngine:
       fields = self._fields(request, stop, room)
       # With one seed, all calls would draw the same sampling noise.
       fields |= dict(prompt=prompt, seed=request.seed + len(usages))
-      start = self._time.enter()
+      reply, start = _Reply(), self._time.enter()
+
+      def so_far():
+        usage = reply.usage(self.route, len(prompt), self._time.since(start))
+        return reply.written(self._settings.num_log_probs, stop), usage
+
+      teller.begin(so_far)
       try:
-        reply = await self._ask(fields)
+        await self._ask(fields, reply, teller.look)
       finally:
         seconds = self._time.leave(start)
-      cached = min(reply.num_cached, len(prompt))
-      usages.append(
-          types.Usage(
-              self.route,
-              len(prompt) - cached,
-              cached,
-              len(reply.pieces),
-              seconds,
-          )
-      )
+      usages.append(reply.usage(self.route, len(prompt), seconds))
       written = reply.written(self._settings.num_log_probs, stop)
       whole = request.trace + text + ''.join(written.pieces)
       if repetition.ends_in_blank_steps(whole, delimiter=request.delimiter):
@@ -193,19 +197,10 @@ class LlamaCppEngine:
       return written, usages[-1]
 
     try:
-      steps = await segmentation.write_steps(
-          call,
-          to_end=request.to_end,
-          max_tokens=request.max_tokens,
-          opening='' if request.trace else self._prompter.opening,
-          delimiter=request.delimiter,
-      )
+      return await teller.write(call, to_end=request.to_end)
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)
       raise
-    return openai_responses.kept_steps(
-        steps, request, sum(x.written for x in usages), self._num_equal
-    )
 
   def _fields(
       self, request: engine_lib.Request, stop: str | None, room: int
@@ -225,15 +220,24 @@ class LlamaCppEngine:
         cache_prompt=True,
     )
 
-  async def _ask(self, fields: dict[str, Any]) -> '_Reply':
+  async def _ask(
+      self,
+      fields: dict[str, Any],
+      reply: '_Reply',
+      look: Callable[[str], None],
+  ) -> None:
     """Sends one request, and reads the reply as it is being written.
 
     If the caller is cancelled, the connection is closed, which ends the request
     in the server.
+
+    Args:
+      fields: the body of the request.
+      reply: takes what the server sends.
+      look: called with the newest text.
     """
     import httpx
 
-    reply = _Reply()
     try:
       async with self._client.stream(
           'POST', '/completion', json=fields
@@ -246,6 +250,7 @@ class LlamaCppEngine:
             error = event['error']
             self._fail(error.get('code', 500), error.get('message', ''))
           reply.add(event)
+          look(event['content'])
     except httpx.HTTPError as error:
       raise engine_lib.Unavailable(
           f'The llama.cpp server of {self.name} does not answer: {error!r}.'
@@ -255,7 +260,6 @@ class LlamaCppEngine:
           f'The llama.cpp server of {self.name} broke off a reply after '
           f'{len(reply.pieces)} tokens.'
       )
-    return reply
 
   def _fail(self, status: int, text: str) -> None:
     """Raises the error that belongs to a status of HTTP."""
@@ -318,6 +322,13 @@ class _Reply:
       self.pieces[-1] += event['content']
     if event['stop']:
       self.stop_type = event['stop_type']
+
+  def usage(self, route: int, num_read: int, seconds: float) -> types.Usage:
+    """Returns the usage of a request whose prompt has `num_read` tokens."""
+    cached = min(self.num_cached, num_read)
+    return types.Usage(
+        route, num_read - cached, cached, len(self.pieces), seconds
+    )
 
   def written(self, num_log_probs: int, stop: str | None):
     """Returns the tokens as the module `segmentation` takes them."""
