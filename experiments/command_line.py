@@ -35,7 +35,12 @@ _SHARED = {
 }
 
 
-def run(main: Callable[..., object], *names: str) -> None:
+def run(
+    main: Callable[..., object],
+    *names: str,
+    optional: Sequence[str] = (),
+    takes_words: bool = False,
+) -> None:
   """Runs `main` as a program, called with the values of the flags `names`.
 
   The flags 'config' and 'workdir' are defined here if they are named, and are
@@ -48,6 +53,9 @@ def run(main: Callable[..., object], *names: str) -> None:
       the user can correct, and an `engine.Stop` says how to continue. Each of
       these ends the program with one line and exit code 1.
     *names: names of flags, in the order of `main`'s arguments.
+    optional: those of 'config' and 'workdir' that need not be given.
+    takes_words: calls `main` with one more argument, the list of the words that
+      are not flags. Otherwise such words are an error.
   """
   # scikit-learn's OpenMP threads wait by spinning unless told otherwise, which
   # takes several times as long where other work shares the cores. The variable
@@ -58,7 +66,7 @@ def run(main: Callable[..., object], *names: str) -> None:
     _SHARED[name]()
     # `--help` shows the flags of the program itself.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  flags.mark_flags_as_required(shared)
+  flags.mark_flags_as_required([x for x in shared if x not in optional])
 
   program = pathlib.Path(sys.argv[0]).stem
 
@@ -69,12 +77,13 @@ def run(main: Callable[..., object], *names: str) -> None:
     return app.parse_flags_with_usage(argv)
 
   def call(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_words:
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
     logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
     _set_up_log(sys.stderr)
     try:
-      main(*(flags.FLAGS[name].value for name in names))
+      words = [list(argv[1:])] if takes_words else []
+      main(*(flags.FLAGS[name].value for name in names), *words)
     except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
       sys.exit(f'{program}: {error}')
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from routing.evaluation import budgets
 from routing.evaluation import cut_share
 from routing.evaluation import legend
 from routing.evaluation import metrics
@@ -27,6 +28,7 @@ LABELS = {
     'random per step': 'random per step',
     'oracle': 'oracle',
 }
+# The budgets of a table may be others; see `budgets.header`.
 COLUMNS = (
     'method',
     'area [95 %]',
@@ -120,17 +122,17 @@ def difference(figures: Mapping[str, Any], name: str) -> str:
 
 def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   """Returns the cells of one method's row, one per column of `COLUMNS`."""
-  method = figures['methods'][name]
+  method, keys = figures['methods'][name], budgets.keys(figures)
   row = [
       LABELS.get(name, name),
       interval(method['area']),
       difference(figures, name),
-      *(number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
+      *(number(method['accuracy_at'][key]) for key in keys),
       number(method['mean_gap_recovered']),
       number(method['cost_to_recover']['95']),
   ]
-  at_budget = method.get('at_budget', {}).get('0.4')
-  cut = number(method['cut_at']['0.4'])
+  at_budget = method.get('at_budget', {}).get(keys[1])
+  cut = number(method['cut_at'][keys[1]])
   if at_budget is None:  # The oracle has no policy to choose.
     row += [MISSING, cut, *[MISSING] * 3]
   else:
@@ -148,10 +150,13 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
 def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
   """Returns a row of cells per method, as in `COLUMNS`, for one cost metric."""
   figures = results['cost_metrics'][metric]
-  # Methods that have no entry in `LABELS` still get a row, at the end.
+  return [_method_row(figures, name) for name in order(figures)]
+
+
+def order(figures: Mapping[str, Any]) -> list[str]:
+  """Returns the methods as tables list them; those without a label last."""
   named = [name for name in LABELS if name in figures['methods']]
-  others = [name for name in figures['methods'] if name not in LABELS]
-  return [_method_row(figures, name) for name in named + others]
+  return named + [name for name in figures['methods'] if name not in LABELS]
 
 
 def title(results: Mapping[str, Any], metric: str) -> str:
@@ -195,7 +200,7 @@ def rich_table(results: Mapping[str, Any], metric: str) -> Any:
   from rich import table as table_lib
 
   table = table_lib.Table(title=title(results, metric))
-  for name in _NARROW:
+  for name in budgets.header(results['cost_metrics'][metric], _NARROW):
     justify = 'left' if name == 'method' else 'right'
     table.add_column(name, justify=justify, no_wrap=True)
   for row in rows(results, metric):
@@ -367,7 +372,8 @@ def markdown(results: Mapping[str, Any]) -> str:
   parts = []
   for metric in cost_metrics:
     parts.append(f'### {title(results, metric)}')
-    parts.append(markdown_table(COLUMNS, rows(results, metric)))
+    head = budgets.header(results['cost_metrics'][metric], COLUMNS)
+    parts.append(markdown_table(head, rows(results, metric)))
     parts += left_out_lines(results, metric)
   if line := cut_share.warning(results):
     parts.append(line)

@@ -127,8 +127,8 @@ class Uncertainty:
     """Returns `[M]` uncertainty scores in nats, and the same route everywhere.
 
     A step whose log-probabilities are missing counts as `fixed.UNKNOWN`. A back
-    end may lack them for single tokens: llama.cpp does where several tokens make
-    one character.
+    end may lack them for single tokens: llama.cpp does where one character is
+    several tokens.
 
     Raises:
       refusal.Refusal: if they are missing at more than a tenth of the
