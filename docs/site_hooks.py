@@ -29,6 +29,7 @@ _FROM_OUTSIDE = {
     'CITATION.cff': 'CITATION.cff.txt',
 }
 _NOTEBOOKS = 'experiments/colab/'
+_RESULTS = 'docs/results'  # A folder of files that GitHub lists.
 # Packages of which the reference has a page, in the order of the house.
 ROOMS = (
     'tasks',
@@ -68,10 +69,14 @@ def modules(room: str) -> list[str]:
 
 
 def _pages() -> dict[str, str]:
-  """Returns the text of each page of the reference."""
+  """Returns the text of each page of the reference, and of a folder."""
   pages = {'api/index.md': _reference('routing', _TOP)}
   for room in ROOMS:
     pages[f'api/{room}.md'] = _reference(f'routing.{room}', modules(room))
+  files = sorted(path.name for path in (_ROOT / _RESULTS).glob('*.json'))
+  pages['results/index.md'] = '# Files of results\n\n' + '\n'.join(
+      f'- [{name}]({name})' for name in files
+  )
   return pages
 
 
@@ -83,7 +88,8 @@ def on_config(config):
   """Fills in the navigation of the reference."""
   for entry in config.nav:
     if entry.get('API reference'):
-      entry['API reference'] = sorted(_pages(), key=lambda x: 'index' not in x)
+      pages = [name for name in _pages() if name.startswith('api/')]
+      entry['API reference'] = pages
   return config
 
 
@@ -121,6 +127,8 @@ def _place(path: str) -> str:
   """Returns where a file of the repository stands in the site."""
   if path in _FROM_OUTSIDE:
     return _FROM_OUTSIDE[path]
+  if path == _RESULTS:
+    return 'results/index.md'
   if path.startswith(_NOTEBOOKS):
     return f'notebooks/{pathlib.PurePosixPath(path).stem}.md'
   if re.match(r'routing(/|$)', path):

@@ -50,6 +50,7 @@ class HooksTest(parameterized.TestCase):
           '[a](notebooks/real_pair.md)',
       ),
       ('log.md', '[a](../docs/costs.md)', '[a](costs.md)'),
+      ('results.md', '[a](results)', '[a](results/index.md)'),
   )
   def test_links_lead_to_pages(self, name, text, expected):
     if expected is None:
