@@ -81,8 +81,10 @@ hooks: $(DEV)
 	$(VENV)/bin/pre-commit install
 
 # Executes each notebook from top to bottom; an error in a cell fails the target.
+# A notebook that runs stages writes to runs/<its name>, which begins empty.
 notebooks: $(DEV)
 	@set -e; export PATH="$(abspath $(VENV))/bin:$$PATH"; for notebook in $(NOTEBOOKS); do \
+	  rm -rf "runs/$$(basename $$notebook .ipynb)"; \
 	  $(VENV)/bin/jupyter execute $$notebook; done
 
 pages: $(DOCS)
