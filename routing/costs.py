@@ -84,9 +84,7 @@ def check_metric(metric: str) -> str:
   return metric
 
 
-def call_cost(
-    usage: types.Usage, spec: RouteSpec, metric: str
-) -> np.ndarray | float:
+def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
   """Returns the cost of one call, or of each call if `usage` holds arrays.
 
   `flops` counts 2 FLOPs per parameter and processed token. Attention adds
@@ -101,8 +99,8 @@ def call_cost(
     metric: one of `COST_METRICS`.
 
   Returns:
-    float64 array of the usage's shape, or a float for scalars, in the unit of
-    the metric: dollars, FLOPs, parameters x tokens, or seconds.
+    float64 array of the usage's shape, in the unit of the metric: dollars,
+    FLOPs, parameters x tokens, or seconds.
   """
   check_metric(metric)
   read, cached = _in_float64(usage.read), _in_float64(usage.cached)
@@ -131,15 +129,15 @@ def call_cost(
   return _in_float64(usage.seconds) + 0 * read
 
 
-def _in_float64(value: np.ndarray | float) -> np.ndarray | float:
+def _in_float64(value: np.ndarray | float) -> np.ndarray:
   """Returns a count or a time in double precision, in which all is computed.
 
   FLOP counts exceed the integers that float32 represents exactly.
   """
-  # In service each step is priced several times, one at a time. Python's own
-  # floats are the same numbers, and five times as fast as arrays of one.
+  # In service each step is priced several times, one at a time. A scalar is the
+  # same number as an array of one, and computed with several times as fast.
   if isinstance(value, int | float):
-    return float(value)
+    return np.float64(value)
   return np.asarray(value, np.float64)
 
 
