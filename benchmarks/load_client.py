@@ -129,10 +129,34 @@ async def _read_stream(
       return
 
 
+@dataclasses.dataclass
+class Count:
+  """How many of `total` requests have ended."""
+
+  total: int
+  ended: int = 0
+
+  @property
+  def share(self) -> float:
+    """The share of the requests that have ended."""
+    return self.ended / self.total
+
+
 async def ask_all(
-    url: str, bodies: Sequence[Mapping[str, Any]], *, streams: int
+    url: str,
+    bodies: Sequence[Mapping[str, Any]],
+    *,
+    streams: int,
+    count: Count | None = None,
 ) -> list[Reply]:
-  """Sends all requests, `streams` of them at a time; returns their replies."""
+  """Sends all requests, `streams` of them at a time; returns their replies.
+
+  Args:
+    url: of the endpoint.
+    bodies: of the requests.
+    streams: how many are open at a time.
+    count: is kept up to date.
+  """
   replies = [Reply()] * len(bodies)
   left = iter(enumerate(bodies))
 
@@ -141,6 +165,8 @@ async def ask_all(
     async def work():
       for i, body in left:
         replies[i] = await ask(session, url, body)
+        if count is not None:
+          count.ended += 1
 
     await asyncio.gather(*(work() for _ in range(streams)))
   return replies
