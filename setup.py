@@ -60,6 +60,7 @@ EXTRAS_REQUIRE = {
     'browser': ['playwright>=1.50'],
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
+        'aiohttp>=3.10',  # Benchmarks and tests of serving: a fast client.
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
         'httpx>=0.27',
