@@ -9,9 +9,9 @@ losses are known: an answer is lost if it is wrong and that model's is right.
 
 1. `router@online` answers a stream, and the mean loss is compared with alpha.
 2. An operating point with a promised loss answers a quiet stream; its drift
-   alarm should stay silent. Then the questions become harder: those that the
-   smallest model alone gets wrong are drawn `--harder` times as often. Counted
-   are the answers until the alarm.
+   alarm should stay silent. Then the questions become harder: those that are
+   lost at this point are drawn `--harder` times as often, which breaks the
+   promise. Counted are the answers until the alarm.
 3. `router@online` goes on with the harder questions; again the mean loss of its
    whole stream is compared with alpha.
 
@@ -54,24 +54,34 @@ class Pool:
   """The questions of a stream.
 
   problems: the problems.
-  is_right: model -> for each problem, whether this model alone is right.
+  is_right: name -> for each problem, whether what is called so is right: a
+    model alone, or an operating point.
   """
 
   problems: Sequence[types.Problem]
   is_right: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
 
   def draw(
-      self, rng: random.Random, count: int, small: str, harder: float
+      self,
+      rng: random.Random,
+      count: int,
+      names: tuple[str, str],
+      harder: float,
   ) -> list[int]:
     """Returns indices of problems, drawn with replacement.
 
     Args:
       rng: draws.
       count: number of draws.
-      small: name of the smallest model.
-      harder: how many times as often problems that it gets wrong are drawn.
+      names: of an operating point, and of the largest model.
+      harder: how many times as often problems are drawn that the point gets
+        wrong and this model right.
     """
-    weights = [1.0 if right else harder for right in self.is_right[small]]
+    point, large = (self.is_right[name] for name in names)
+    weights = [
+        harder if other and not one else 1.0
+        for one, other in zip(point, large, strict=True)
+    ]
     return rng.choices(range(len(self.problems)), weights, k=count)
 
 
@@ -98,8 +108,8 @@ class Client:
     self._service, self._pool, self._grade = service, pool, grade
     self.names = [spec.name for spec in service.specs]
 
-  async def ask_alone(self, model: str) -> None:
-    """Has one model answer the whole pool, and notes where it is right."""
+  async def ask_pool(self, model: str) -> None:
+    """Has the whole pool answered, and notes where the answers are right."""
     indices = range(len(self._pool.problems))
     replies = await self._ask(model, indices)
     self._pool.is_right[model] = [
@@ -203,14 +213,14 @@ async def measure(
     async with load_client.client() as session:
       client = Client(session, url, service, pool, grade)
       small, large = client.names[0], client.names[-1]
-      for name in (small, large):
-        await client.ask_alone(name)
+      name = f'{points_lib.ROUTER}@{point}'
+      for model in (small, large, name):
+        await client.ask_pool(model)
 
       def draw(count: int, weight: float) -> list[int]:
-        return pool.draw(rng, count, small, weight)
+        return pool.draw(rng, count, (name, large), weight)
 
       before = await client.stream(points_lib.ONLINE, draw(answers, 1.0))
-      name = f'{points_lib.ROUTER}@{point}'
       calm = await client.stream(name, draw(quiet, 1.0))
       is_false = await client.has_alarm(point)
       stormy = await client.stream(name, draw(10 * quiet, harder), point)
@@ -314,7 +324,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('questions', 1_000, 'Questions of the pool.', 1)
   flags.DEFINE_integer('answers', 4_000, 'Of router@online, per stream.', 1)
   flags.DEFINE_integer('quiet', 500, 'Answers before the shift.', 1)
-  flags.DEFINE_float('harder', 4.0, 'Weight of what the small gets wrong.', 1)
+  flags.DEFINE_float('harder', 5.0, 'Weight of what is lost at the point.', 1)
   flags.DEFINE_float('alpha', 0.05, 'Loss that router@online keeps.', 0, 1)
   flags.DEFINE_string('point', 'loss<=0.05@0.9', 'Whose alarm is watched.')
   flags.DEFINE_integer('seed', 0, 'Seed of the draws.')

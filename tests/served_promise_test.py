@@ -61,7 +61,7 @@ class ServedPromiseTest(absltest.TestCase):
     state = online.init(0.5, alpha=_ALPHA)
     for key in ('loss', 'loss_with_shift'):
       self.assertLess(found[key], online.guarantee(state.replace(count=320)))
-    # Of the harder questions the small model alone loses 3 in 5.
+    # Of the harder questions the small model loses 3 in 5.
     self.assertLess(found['loss_with_shift'], 0.2)
     self.assertLess(found['quiet_loss'], 0.15)
     self.assertFalse(found['false_alarm'])
