@@ -234,6 +234,9 @@ async def serve(
             # Our own log has a line per request, without what is in its path.
             access_log=False,
             server_header=False,
+            # Longer than clients keep a connection that they do not use: who
+            # closes first must not be we, or a request meets a closed one.
+            timeout_keep_alive=75,
             lifespan='off',
         )
     )
