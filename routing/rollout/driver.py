@@ -241,6 +241,7 @@ class _Walk:
         # and a probe is not continued.
         may_speculate=kind in ('draft', 'step') and self._may_write_next(route),
         on_step=self._watcher.told,
+        on_billed=self._watcher.billed,
     )
     self._record(steps_lib.as_call(kind, steps_lib.call_usage(written)))
     return written
