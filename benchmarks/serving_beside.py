@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import time
@@ -44,6 +45,7 @@ from routing.routers import learned
 
 _POINT = 'cost<=0.5'
 _STREAMS, _ROUNDS = 16, 4
+_WITHOUT_KEY = 'LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY'
 _ALONE = 0.25  # Share of the requests that are made one at a time.
 
 
@@ -111,6 +113,8 @@ def litellm_proxy(command: str, url: str, home: pathlib.Path) -> Iterator[str]:
         + ['--port', str(port)],
         stdout=log,
         stderr=log,
+        # It listens on the loopback only, for as long as this runs.
+        env=os.environ | {_WITHOUT_KEY: 'true'},
     )
   try:
     servers.wait_for(f'http://127.0.0.1:{port}', '/health/liveliness')

@@ -6,6 +6,7 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
@@ -129,6 +130,14 @@ class RetryTest(parameterized.TestCase):
     self.assertEqual([x.text for x in told], ['abcd', 'abcd'])
     self.assertEqual([x.usage for x in told], [step.usage] * 2)  # Both paid.
     self.assertEqual(list(map(boundaries.is_cut, told)), [True, False])
+
+  def test_what_a_failed_attempt_was_billed_for_is_told(self):
+    trouble, billed = engine_lib.Unavailable('cut'), []
+    trouble.billed = (types.Usage(0, 7, 0, 2),)
+    asked = sessions.ask('q', to_end=True, on_billed=billed.append)
+    engine = _resilient(_Troubled(trouble, None, trouble), attempts=2)
+    asyncio.run(sessions.write_all(engine, [asked]))
+    self.assertEqual(billed, [types.Usage(0, 7, 0, 2)])
 
   def test_all_else_is_that_of_the_engine(self):
     engine = _Troubled(hidden_size=3)

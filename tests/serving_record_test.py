@@ -95,6 +95,19 @@ class RecordTest(absltest.TestCase):
     self.assertEqual([x.text for x in self.shown], ['a\n\n', 'b c\n\n'])
     self.assertEqual([x.written for x in self.paid], [3, 1, 3, 5])
 
+  def test_a_failed_attempt_that_was_billed_is_paid(self):
+    self.record.begin()
+    self.record.asked('draft', 0)
+    self.record.billed(types.Usage(0, 7, 0, 2))
+    step = _step('a', read=7)
+    self.record.called(steps_lib.as_call('draft', steps_lib.call_usage([step])))
+    self.record.accepted([step])
+    self.record.close()
+    self.assertEqual([(x.read, x.written) for x in self.paid], [(7, 2), (7, 1)])
+    (row,) = self.record.rows()
+    self.assertEqual((row['tokens'], row['wasted_tokens']), (1, 2))
+    self.assertEqual(row['cost'], self.record.cost())
+
 
 class RepeatedTest(absltest.TestCase):
   """A back end fails in the middle of a hand-over, and writes it again."""

@@ -174,6 +174,8 @@ class ResilientEngine:
       return steps
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       billed, is_unsure = error.billed, error.may_be_billed
+      for usage in billed if request.on_billed is not None else ():
+        request.on_billed(usage)
       raise
     except engine_lib.EngineDied:
       raise  # What was in flight was written in part.

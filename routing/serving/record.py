@@ -174,6 +174,14 @@ class Record(watching.Watcher):
       self._ahead[place:] = [step]
       self._show(step, len(self.steps) + place)
 
+  def billed(self, usage: types.Usage) -> None:
+    """Pays for an attempt that has failed; see `watching.Watcher`."""
+    self._pay(usage)
+    extra = self._extra(len(self.steps))
+    extra.tokens += int(usage.written)
+    extra.usages.append(usage)
+    self.calls.append(steps_lib.as_call('wasted', usage))
+
   def called(self, call: types.Call) -> None:
     """Pays for what the call used and did not tell; see `watching.Watcher`."""
     if call.kind != 'wasted':
