@@ -80,6 +80,7 @@ EXTRAS_REQUIRE = {
         'nbformat>=5.10',
     ],
     'dev': [
+        'aiohttp>=3.10',  # Benchmarks and tests of serving: a fast client.
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
         'httpx>=0.27',

@@ -24,6 +24,7 @@ import pathlib
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
 from typing import Any
 
@@ -80,12 +81,21 @@ def _collection() -> dict[str, float]:
   return {x: y for x, y in found.items() if x.startswith('ratio_')}
 
 
+def _serving() -> dict[str, float]:
+  from benchmarks import serving
+
+  with tempfile.TemporaryDirectory() as home:
+    found = serving.measure(200, 40, 50, pathlib.Path(home) / 'log')
+  return {name: found[name] for name in ('added_p50', 'added_alone_p50')}
+
+
 # What measures the ratios of each benchmark, and the package that it needs.
 BENCHMARKS: dict[str, tuple[Callable[[], dict[str, float]], str]] = {
     'frontier': (_frontier, 'numpy'),
     'outcome_table': (_outcome_table, 'numpy'),
     'training_step': (_training_step, 'torch'),
     'ladders': (_ladders, 'jax'),
+    'serving': (_serving, 'aiohttp'),
     'collection': (_collection, 'vllm'),
 }
 

@@ -10,7 +10,9 @@ of other sizes.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from collections.abc import Sequence
+import contextlib
 import json
 import time
 from typing import Any
@@ -67,21 +69,29 @@ async def evaluated(
       await engine.close()
 
 
-async def served(
-    service: answering.Service, point: str, problems: Sequence[types.Problem]
-) -> list[dict[str, Any]]:
-  """Returns the bodies of the responses to the problems, over HTTP."""
+@contextlib.asynccontextmanager
+async def listening(service: answering.Service) -> AsyncIterator[str]:
+  """Serves over HTTP in this event loop; yields the address."""
   listener = serve.bind('127.0.0.1', 0)
   app = app_lib.create(service, keys_lib.Keyring())
   server = uvicorn.Server(
       uvicorn.Config(app, log_config=None, access_log=False, lifespan='off')
   )
   task = asyncio.create_task(server.serve(sockets=[listener]))
-  turns = asyncio.Semaphore(service.settings.concurrency)
   try:
-    async with httpx.AsyncClient(
-        base_url=f'http://127.0.0.1:{listener.getsockname()[1]}', timeout=600
-    ) as client:
+    yield f'http://127.0.0.1:{listener.getsockname()[1]}'
+  finally:
+    server.should_exit = True
+    await task
+
+
+async def served(
+    service: answering.Service, point: str, problems: Sequence[types.Problem]
+) -> list[dict[str, Any]]:
+  """Returns the bodies of the responses to the problems, over HTTP."""
+  turns = asyncio.Semaphore(service.settings.concurrency)
+  async with listening(service) as url:
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
 
       async def ask(problem):
         body = {
@@ -93,9 +103,6 @@ async def served(
         return response.raise_for_status().json()
 
       return await asyncio.gather(*map(ask, problems))
-  finally:
-    server.should_exit = True
-    await task
 
 
 def differences(

@@ -1,7 +1,9 @@
-"""vLLM's own server, started on the loopback and stopped again."""
+"""Servers, ours and vLLM's own, started on the loopback and stopped again."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
+import dataclasses
 import pathlib
 import socket
 import subprocess
@@ -45,9 +47,7 @@ def serve(
 
   See `arguments`; several may start side by side. Then `wait_for` each.
   """
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    port = probe.getsockname()[1]
+  port = free_port()
   process = subprocess.Popen(
       arguments(name, model, settings, port), stdout=subprocess.DEVNULL
   )
@@ -58,8 +58,48 @@ def serve(
     process.wait(timeout=60)
 
 
-def wait_for(url: str) -> None:
-  """Returns when the server at `url` answers.
+@dataclasses.dataclass(frozen=True)
+class Running:
+  """A server that is up.
+
+  url: its address.
+  process: its process.
+  """
+
+  url: str
+  process: subprocess.Popen
+
+
+@contextlib.contextmanager
+def serve_router(words: Sequence[str], log: pathlib.Path) -> Iterator[Running]:
+  """Starts `experiments.serve` as a process; ends it as an operator would.
+
+  Args:
+    words: flags of the command, without the port.
+    log: file that gets what the command logs.
+  """
+  port = free_port()
+  command = [sys.executable, '-m', 'experiments.serve', f'--port={port}']
+  with log.open('w') as stream:
+    process = subprocess.Popen([*command, *words], stderr=stream)
+  try:
+    url = f'http://127.0.0.1:{port}'
+    wait_for(url)
+    yield Running(url, process)
+  finally:
+    process.terminate()
+    process.wait(timeout=60)
+
+
+def free_port() -> int:
+  """Returns a port that nothing listens at."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
+def wait_for(url: str, path: str = '/health') -> None:
+  """Returns when the server at `url` answers at a path.
 
   Raises:
     TimeoutError: if it does not in ten minutes.
@@ -69,7 +109,7 @@ def wait_for(url: str) -> None:
   deadline = time.monotonic() + _START_SECONDS
   while time.monotonic() < deadline:
     with contextlib.suppress(httpx.TransportError):
-      if httpx.get(f'{url}/health').status_code == 200:
+      if httpx.get(url + path).status_code == 200:
         return
     time.sleep(0.5)
   raise TimeoutError(f'{url} is not up after {_START_SECONDS} s.')

@@ -8,6 +8,7 @@ See docs/serving.md. Needs the extra `serve`.
 
 import asyncio
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import ipaddress
 import pathlib
@@ -62,13 +63,22 @@ def engines(
     config: ml_collections.ConfigDict, given: settings_lib.Settings
 ) -> list[engine_lib.Engine]:
   """Returns the engines of the routes, which try again a few times."""
+  return with_retries(config, given, builders.engines(config))
+
+
+def with_retries(
+    config: ml_collections.ConfigDict,
+    given: settings_lib.Settings,
+    bare: Sequence[engine_lib.Engine],
+) -> list[engine_lib.Engine]:
+  """Returns engines that try again as often as the settings say."""
   allowed = resilience.Limits(
       attempts=given.attempts,
       first_wait=given.first_wait,
       longest_wait=given.retry_down_after,
   )
   meter = meter_lib.Meter(builders.specs(config))
-  return resilience.with_retries(builders.engines(config), allowed, meter)
+  return resilience.with_retries(bare, allowed, meter)
 
 
 def check(
@@ -236,6 +246,9 @@ async def serve(
             # Our own log has a line per request, without what is in its path.
             access_log=False,
             server_header=False,
+            # Longer than clients keep a connection that they do not use: who
+            # closes first must not be we, or a request meets a closed one.
+            timeout_keep_alive=75,
             lifespan='off',
         )
     )

@@ -103,11 +103,9 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
     FLOPs, parameters x tokens, or seconds.
   """
   check_metric(metric)
-  # FLOP counts exceed the integers that float32 represents exactly, so all
-  # metrics are computed in float64.
-  read, cached, written, in_context = (
-      np.asarray(x, np.float64)
-      for x in (usage.read, usage.cached, usage.written, usage.in_context)
+  read, cached = _in_float64(usage.read), _in_float64(usage.cached)
+  written, in_context = _in_float64(usage.written), _in_float64(
+      usage.in_context
   )
   if metric == 'price':
     # Tokens counted in `in_context` cost nothing here: an earlier usage of the
@@ -128,7 +126,19 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
   if metric == 'decoded_tokens':
     return spec.parameters * written
   # Latency. `+ 0 * read` broadcasts the seconds to the shape of the counts.
-  return np.asarray(usage.seconds, np.float64) + 0 * read
+  return _in_float64(usage.seconds) + 0 * read
+
+
+def _in_float64(value: np.ndarray | float) -> np.ndarray:
+  """Returns a count or a time in double precision, in which all is computed.
+
+  FLOP counts exceed the integers that float32 represents exactly.
+  """
+  # In service each step is priced several times, one at a time. A scalar is the
+  # same number as an array of one, and computed with several times as fast.
+  if isinstance(value, int | float):
+    return np.float64(value)
+  return np.asarray(value, np.float64)
 
 
 def total_cost(

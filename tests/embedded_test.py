@@ -235,6 +235,23 @@ class EmbeddedEngineTest(parameterized.TestCase):
 
     self.assertEmpty(asyncio.run(run(_engine())))
 
+  def test_a_listener_that_fails_ends_its_own_request_only(self):
+    def fail(place, step):
+      raise KeyError(step.text)
+
+    async def run(engine):
+      asks = [
+          _request(0, max_tokens=60, to_end=True, on_step=fail),
+          _request(1, max_tokens=60, to_end=True),
+      ]
+      found = await sessions.write_all(engine, asks, return_exceptions=True)
+      await engine.close()
+      return found
+
+    failed, steps = asyncio.run(run(_engine()))
+    self.assertIsInstance(failed, KeyError)
+    self.assertIsInstance(steps[0], types.Step)
+
   @parameterized.parameters(
       dict(max_batch=0), dict(max_batch=999), dict(max_batch=64, num_slots=8)
   )

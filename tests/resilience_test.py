@@ -6,6 +6,8 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from routing import types
+from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
@@ -105,6 +107,37 @@ class RetryTest(parameterized.TestCase):
     _write(_resilient(engine, requests=2), count=6)
     self.assertEqual(engine.max_in_flight, 2)
     self.assertLen(engine.requests, 6)
+
+  def test_what_a_failed_attempt_still_tells_is_no_part_of_the_answer(self):
+    told = []
+
+    class Late(_Troubled):
+      """Tells of a step of the failed attempt during the second one."""
+
+      async def reply(self, session, request):
+        if self.num_starts == 1:
+          self.num_starts, self.late = 2, request
+          raise engine_lib.Unavailable('cut')
+        (step,) = await super().reply(session, request)
+        self.late.on_step(0, dataclasses.replace(step, is_final=True))
+        request.on_step(0, step)
+        return (step,)
+
+    on_step = lambda place, step: told.append(step)
+    asked = sessions.ask('q', to_end=True, on_step=on_step)
+    engine = _resilient(Late())
+    ((step,),) = asyncio.run(sessions.write_all(engine, [asked]))
+    self.assertEqual([x.text for x in told], ['abcd', 'abcd'])
+    self.assertEqual([x.usage for x in told], [step.usage] * 2)  # Both paid.
+    self.assertEqual(list(map(boundaries.is_cut, told)), [True, False])
+
+  def test_what_a_failed_attempt_was_billed_for_is_told(self):
+    trouble, billed = engine_lib.Unavailable('cut'), []
+    trouble.billed = (types.Usage(0, 7, 0, 2),)
+    asked = sessions.ask('q', to_end=True, on_billed=billed.append)
+    engine = _resilient(_Troubled(trouble, None, trouble), attempts=2)
+    asyncio.run(sessions.write_all(engine, [asked]))
+    self.assertEqual(billed, [types.Usage(0, 7, 0, 2)])
 
   def test_all_else_is_that_of_the_engine(self):
     engine = _Troubled(hidden_size=3)

@@ -6,7 +6,10 @@ import time
 
 from absl.testing import absltest
 
+from benchmarks import counted_engines
 from benchmarks import served_answers
+from benchmarks import serving_faults
+from benchmarks import troubled_engines
 from configs import arithmetic
 from experiments import builders
 from experiments import records_on_disk
@@ -27,26 +30,6 @@ def _config():
     route['settings'].update(max_batch=8, num_slots=8)
   config.collect.concurrency = config.serving.concurrency = 8
   return config
-
-
-class _Counter:
-  """Counts the tokens that an embedded engine reads and writes."""
-
-  def __init__(self, engine):
-    self.read = self.written = 0
-    self._advance, self._assign = engine._advance, engine._assign_slot
-    engine._advance, engine._assign_slot = self.advance, self.assign
-
-  def advance(self, job, row):
-    self.written += len(row['tokens'])
-    self._advance(job, row)
-
-  def assign(self, job):
-    had_slot = job.slot >= 0
-    is_assigned = self._assign(job)
-    if is_assigned and not had_slot:
-      self.read += job.read
-    return is_assigned
 
 
 class EmbeddedTest(absltest.TestCase):
@@ -70,7 +53,7 @@ class EmbeddedTest(absltest.TestCase):
     config = _config()
     given = serve.settings(config)
     engines = builders.engines(config)
-    counters = list(map(_Counter, engines))
+    counters = list(map(counted_engines.count, engines))
 
     def make():
       return answering_lib.Service(
@@ -106,7 +89,9 @@ class EmbeddedTest(absltest.TestCase):
       room = running.service.room
       while room.num_running:
         time.sleep(0.01)
-      time.sleep(0.3)  # The step in progress ends.
+      # The step in progress ends, and then the engines have nothing to do.
+      while any(not engine._worker.done() for engine in engines):
+        time.sleep(0.01)
       written = [counter.written for counter in counters]
       used = client.get('/v1/usage').json()['models']
       for name, counter in zip(('small', 'large'), counters, strict=True):
@@ -117,6 +102,26 @@ class EmbeddedTest(absltest.TestCase):
       self.assertLess(sum(written), 6 * 90)
       time.sleep(0.3)
       self.assertEqual([x.written for x in counters], written)  # It is over.
+
+  def test_a_storm_of_faults(self):
+    found = serving_faults.measure(
+        _config(),
+        self.router,
+        num_requests=60,
+        num_questions=3,
+        streams=12,
+        seed=0,
+        chances=troubled_engines.Chances(
+            cut=0.06, killed=0.02, longest_wait=0.1, longest_down=0.2
+        ),
+    )
+    self.assertEmpty(found['wrong'])
+    self.assertEqual(sum(found['ends'].values()), 60)
+    # Or nothing was tried.
+    self.assertGreater(found['ends']['answer'], 5)
+    self.assertGreater(found['ends']['client gone'], 0)
+    faults = [sum(x.values()) for x in found['faults'].values()]
+    self.assertGreater(min(faults), 0)
 
 
 if __name__ == '__main__':

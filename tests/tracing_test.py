@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import export
 from opentelemetry.sdk.trace.export import in_memory_span_exporter
 
 from routing.engines import engine as engine_lib
+from routing.rollout import watching
 from routing.serving import tracing as tracing_lib
 from tests import router_server
 from tests import scripted_pair
@@ -188,6 +189,13 @@ class SpansTest(router_server.ServedCase):
     said = ' '.join(x.to_json() for x in spans)
     for text in ('12:5', '####', '13\\n'):
       self.assertNotIn(text, said)
+
+
+class WatcherTest(absltest.TestCase):
+
+  def test_nothing_is_kept_from_the_record(self):
+    names = [x for x in vars(watching.Watcher) if not x.startswith('_')]
+    self.assertContainsSubset(names, vars(tracing_lib.Spans))
 
 
 class OffTest(router_server.SharedCase):

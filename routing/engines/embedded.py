@@ -19,6 +19,7 @@ import concurrent.futures
 import itertools
 import time
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -199,7 +200,7 @@ class EmbeddedEngine:
       except Exception as error:
         for job in jobs:
           self._slots.clear(job.slot)
-          if not job.future.cancelled():
+          if not job.future.done():
             job.future.set_exception(error)
         continue
       for job, row in zip(jobs, rows, strict=True):
@@ -216,7 +217,7 @@ class EmbeddedEngine:
     These are up to `max_batch` jobs to which a slot is or can be assigned.
     """
     jobs, waiting = [], []
-    for job in [job for job in self._queue if job.future.cancelled()]:
+    for job in [job for job in self._queue if job.future.done()]:
       self._queue.remove(job)
       self._end(job)
     # Jobs are taken in order of their difference in length from the oldest job.
@@ -355,12 +356,13 @@ class EmbeddedEngine:
     # All tokens but the last are in the KV cache: the last token was sampled
     # and has not passed through the model yet.
     self._slots.update(job.slot, job.tokens)
-    if job.future.cancelled():  # The caller has given up.
+    out_of_budget = job.budget == 0
+    is_given_up = job.future.done()
+    if not is_given_up and (row['stopped'] or out_of_budget):
+      self._finish_step(job)
+    if job.future.done():  # The caller has given up, or its listener failed.
       self._end(job)
       return
-    out_of_budget = job.budget == 0
-    if row['stopped'] or out_of_budget:
-      self._finish_step(job)
     is_final = bool(row['stopped']) and ids[-1] == self._tokenizer.eos_id
     if is_final or out_of_budget or (row['stopped'] and not job.request.to_end):
       self._end(job)
@@ -371,8 +373,15 @@ class EmbeddedEngine:
   def _finish_step(self, job: jobs_lib.Job) -> None:
     """Ends the current step of a job, and tells who listens."""
     job.steps.append(jobs_lib.finish_step(job, self.route, self._tokenizer))
-    if job.request.on_step is not None:
+    if job.request.on_step is None:
+      return
+    try:
       job.request.on_step(len(job.steps) - 1, job.steps[-1])
+    except Exception as error:  # It ends this request, and no other.
+      if job.future.done():
+        logging.exception('Nobody waits any more for this error.')
+      else:
+        job.future.set_exception(error)
 
 
 class EmbeddedSession(engine_lib.Session):

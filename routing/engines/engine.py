@@ -70,6 +70,8 @@ class Request:
     cancelled, it is also called with the part of a step that was paid for. An
     engine that learns of steps only at the end never calls it, and none has to
     tell steps that are returned at once.
+  on_billed: called with each usage of an attempt that has failed, and that the
+    back end has billed all the same; see `Unavailable.billed`.
   """
 
   trace: str = ''
@@ -81,6 +83,9 @@ class Request:
   delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
   # Two requests are the same whoever listens.
   on_step: Callable[[int, types.Step], None] | None = dataclasses.field(
+      default=None, compare=False, repr=False
+  )
+  on_billed: Callable[[types.Usage], None] | None = dataclasses.field(
       default=None, compare=False, repr=False
   )
 

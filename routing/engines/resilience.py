@@ -167,12 +167,15 @@ class ResilientEngine:
     # A request that has to wait for a slot reserves nothing in the meantime.
     await self._meter.reserve(largest)
     billed, is_unsure = (), True
+    asked, end = _until_it_ends(request)
     try:
-      steps = await session.write(request)
+      steps = await session.write(asked)
       billed, is_unsure = [step.usage for step in steps], False
       return steps
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       billed, is_unsure = error.billed, error.may_be_billed
+      for usage in billed if request.on_billed is not None else ():
+        request.on_billed(usage)
       raise
     except engine_lib.EngineDied:
       raise  # What was in flight was written in part.
@@ -180,6 +183,7 @@ class ResilientEngine:
       is_unsure = False  # The back end takes no request at all.
       raise
     finally:
+      end()
       # After a cancellation or an unknown error, the request may be billed.
       self._meter.settle(largest, billed, is_unsure=is_unsure)
 
@@ -278,6 +282,31 @@ class ResilientEngine:
       logging.warning('%s; restarting the process, once.', error)
       self._num_restarts += 1
       await restart()
+
+
+def _until_it_ends(
+    request: engine_lib.Request,
+) -> tuple[engine_lib.Request, Callable[[], None]]:
+  """Returns the request of one attempt, and what to call when that has ended.
+
+  A back end may still tell of a step when the attempt has failed and the next
+  one is in progress. Such a step was paid for, but is no part of the answer: it
+  is passed on as one that was cut off.
+  """
+  if (listener := request.on_step) is None:
+    return request, lambda: None
+  has_ended = False
+
+  def listen(place: int, step: types.Step) -> None:
+    if has_ended:
+      step = dataclasses.replace(step, is_final=False, is_complete=False)
+    listener(place, step)
+
+  def end() -> None:
+    nonlocal has_ended
+    has_ended = True
+
+  return dataclasses.replace(request, on_step=listen), end
 
 
 class ResilientSession(engine_lib.Session):

@@ -244,6 +244,7 @@ class _Walk:
         on_step=None
         if self._watcher is watching.NOBODY
         else self._watcher.told,
+        on_billed=self._watcher.billed,
     )
     self._record(steps_lib.as_call(kind, steps_lib.call_usage(written)))
     return written

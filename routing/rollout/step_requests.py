@@ -86,6 +86,7 @@ async def write(
     sample: int = 0,
     may_speculate: bool = False,
     on_step: Callable[[int, types.Step], None] | None = None,
+    on_billed: Callable[[types.Usage], None] | None = None,
 ) -> tuple[types.Step, ...]:
   """Requests the next step, or the rest of the answer, in one session.
 
@@ -104,7 +105,7 @@ async def write(
     sample: index of this text among several samples after the same prefix.
     may_speculate: whether the engine may continue speculatively past the step,
       until the next step is requested or the speculation is cancelled.
-    on_step: see `engine.Request`.
+    on_step, on_billed: see `engine.Request`.
 
   Returns one or more new steps.
   """
@@ -121,6 +122,7 @@ async def write(
       seed=seeds.of_request(seed, problem.id, len(kept), session.route, sample),
       delimiter=sampling.delimiter,
       on_step=on_step,
+      on_billed=on_billed,
   )
   written = await session.write(request)
   return steps_lib.until_answer(written, request.trace, sampling.finders)

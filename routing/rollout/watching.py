@@ -22,6 +22,9 @@ class Watcher:
     It is not known yet whether the step becomes part of the answer.
     """
 
+  def billed(self, usage: types.Usage) -> None:
+    """An attempt at the call in progress has failed, and is paid for."""
+
   def called(self, call: types.Call) -> None:
     """A call has ended, or text written ahead was discarded."""
 

@@ -4,10 +4,34 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from routing.policy import categorical
 from routing.policy import networks
+
+
+class Weights:
+  """The weights of K policies, moved to the device once for all decisions.
+
+  Args:
+    params: pytree of arrays `[K, ...]`, one row per policy.
+  """
+
+  def __init__(self, params: Any):
+    self._params, self._rows = params, {}
+
+  @functools.cached_property
+  def of_all(self) -> Any:
+    """The weights of all policies, `[K, ...]`."""
+    return jax.device_put(self._params)
+
+  def of(self, row: int) -> Any:
+    """Returns the weights of one policy."""
+    if row not in self._rows:
+      chosen = jax.tree.map(lambda x: x[row], self._params)
+      self._rows[row] = jax.device_put(chosen)
+    return self._rows[row]
 
 
 def _softmax(
@@ -75,8 +99,10 @@ def of_each(
     `[N, ..., A]` float32.
   """
 
-  def one(x, row, level):
-    chosen = jax.tree.map(lambda leaf: leaf[row], params)
-    return _softmax(network, chosen, x, level, available)
-
-  return jax.vmap(one)(features, rows, levels)
+  # All policies at all decisions: one product with shared inputs. To gather the
+  # weights of each decision would move more memory than it saves arithmetic.
+  levels = levels.reshape(-1, *[1] * (features.ndim - 2))
+  every = jax.vmap(
+      lambda chosen: _softmax(network, chosen, features, levels, available)
+  )(params)
+  return every[rows, jnp.arange(len(features))]

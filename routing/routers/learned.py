@@ -73,6 +73,7 @@ class LearnedRouter:
   ):
     self.card, self.seen = card, seen
     self._params = jax.tree.map(np.asarray, params)
+    self._weights = probabilities_lib.Weights(self._params)
     self._statistics = statistics
     # Shapes are checked before anything is computed from arrays and card.
     self._check_shapes()
@@ -178,7 +179,7 @@ class LearnedRouter:
       )
     # A conditioned network has one row of weights and gets the level as input.
     row = 0 if self._network.is_conditioned else row
-    params = jax.tree.map(lambda x: x[row], self._params)
+    params = self._weights.of(row)
     standardised = standardize.apply(features, self._statistics)
     return np.asarray(
         probabilities_lib.of_one(
@@ -204,7 +205,7 @@ class LearnedRouter:
     return np.asarray(
         probabilities_lib.of_each(
             self._network,
-            self._params,
+            self._weights.of_all,
             standardised,
             rows,
             levels,

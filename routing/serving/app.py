@@ -70,14 +70,16 @@ def create(
   )
 
 
-def _key(request: fastapi.Request) -> keys_lib.Key:
+# These two are coroutines, though they wait for nothing: FastAPI runs plain
+# functions in threads, which takes longer than all that these do.
+async def _key(request: fastapi.Request) -> keys_lib.Key:
   """Returns who calls; refuses who may not."""
   key = request.app.state.keyring.find(request.headers.get('authorization'))
   note(request, key=key.name)
   return key
 
 
-def _paying(
+async def _paying(
     request: fastapi.Request,
     key: Annotated[keys_lib.Key, fastapi.Depends(_key)],
 ) -> keys_lib.Key:
@@ -230,7 +232,8 @@ async def _complete(
     key: keys_lib.Key,
 ) -> responses.Response:
   """Answers a request for completions, as a whole or as a stream."""
-  exchange = exchange_lib.Exchange(_service(request), body, key)
+  arrived = request.scope['state']['arrived']
+  exchange = exchange_lib.Exchange(_service(request), body, key, arrived)
   note(request, model=exchange.choice.name, id=exchange.id, user=body.user)
   if not body.stream:
     found, headers = await _or_gone(request, exchange.whole())

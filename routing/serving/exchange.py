@@ -29,6 +29,7 @@ class Exchange:
     service: answers.
     body: of the request.
     key: who pays.
+    arrived: when the request came; see `record.Record`.
 
   Raises:
     refusals.Refusal: if the request asks for what there is not.
@@ -39,7 +40,9 @@ class Exchange:
       service: answering.Service,
       body: openai_schema.Chat | openai_schema.Completion,
       key: keys_lib.Key,
+      arrived: float | None = None,
   ):
+    self._arrived = arrived
     self.service, self.body = service, body
     body.check()
     self._stops = body.stops()
@@ -107,6 +110,7 @@ class Exchange:
             sample=sample,
             owner=key.name,
             is_shown=bool(body.stream),
+            arrived=self._arrived,
         )
 
   async def whole(self) -> tuple[dict[str, Any], dict[str, str]]:
@@ -118,7 +122,7 @@ class Exchange:
         await asyncio.gather(*map(self._read, answers))
     for answer in answers:
       self._finish(answer)
-    return self._format.whole(answers), self._format.headers(answers)
+    return self._format.whole(answers)
 
   async def events(self) -> AsyncIterator[dict[str, Any]]:
     """Yields the chunks of a stream; the last one has usage and routing.
@@ -138,7 +142,9 @@ class Exchange:
               for chunk in self._ended(index, answer, answers, not left):
                 yield chunk
             elif not answer.is_stopped:
-              yield self._format.step(index, answer, step, self._stops)
+              # It is asked for the next one when this one was sent.
+              with answer.writing.record.writing(answer.num_sent):
+                yield self._format.step(index, answer, step, self._stops)
               if answer.is_stopped:
                 await answer.writing.end()
 
@@ -181,13 +187,14 @@ class Exchange:
     """Keeps a finished answer, and counts it."""
     service, record = self.service, answer.writing.record
     record.close()
-    service.remember(answer.question, answer.writing)
-    service.metrics.add(
-        self.choice.name,
-        record,
-        [spec.name for spec in service.specs],
-        answer.writing.large_alone,
-    )
+    with record.writing(max(len(record.steps) - 1, 0)):
+      service.remember(answer.question, answer.writing)
+      service.metrics.add(
+          self.choice.name,
+          record,
+          [spec.name for spec in service.specs],
+          answer.writing.large_alone,
+      )
 
 
 async def _merged(

@@ -67,8 +67,8 @@ class Gateway:
     """Handles a request."""
     given = headers.get(b'x-request-id', b'').decode('latin-1')
     id_ = given if _ID.fullmatch(given) else uuid.uuid4().hex
-    scope.setdefault('state', {})['request_id'] = id_
     start, status, num_read = time.perf_counter(), 0, 0
+    scope.setdefault('state', {}).update(request_id=id_, arrived=start)
 
     async def limited_receive():
       nonlocal num_read

@@ -163,7 +163,7 @@ class Metrics:
       self.large_cost.labels(metric).inc(
           value if estimate is None else estimate
       )
-    self.wasted.inc(sum(row['wasted_tokens'] for row in record.rows()))
+    self.wasted.inc(record.wasted_tokens)
 
   def text(self) -> tuple[bytes, str]:
     """Returns the metrics in Prometheus' format, and its content type."""

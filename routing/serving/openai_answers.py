@@ -79,8 +79,10 @@ class Format:
     self._wants_logprobs = wants_logprobs
     self._created = int(time.time())
 
-  def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Returns the body of a response that is no stream."""
+  def whole(
+      self, answers: Sequence[Answer]
+  ) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the body and the headers of a response that is no stream."""
     kind = 'chat.completion' if self._is_chat else 'text_completion'
     choices = []
     for index, answer in enumerate(answers):
@@ -95,11 +97,13 @@ class Format:
       else:
         choice['text'] = answer.text
       choices.append(choice)
-    return self._head(kind, answers[0]) | {
+    sums = self.routing(answers)
+    body = self._head(kind, answers[0]) | {
         'choices': choices,
         'usage': _usage(answers),
-        'routing': self.routing(answers),
+        'routing': sums,
     }
+    return body, self._headers(answers, sums)
 
   def step(
       self, index: int, answer: Answer, step: types.Step, stops: Sequence[str]
@@ -141,9 +145,11 @@ class Format:
         'choices': found,
     }
 
-  def headers(self, answers: Sequence[Answer]) -> dict[str, str]:
-    """Returns the headers of a response that is no stream."""
-    sums, metric = self.routing(answers), self._service.router.card.metric
+  def _headers(
+      self, answers: Sequence[Answer], sums: dict[str, Any]
+  ) -> dict[str, str]:
+    """Returns the headers of a response with this field `routing`."""
+    metric = self._service.router.card.metric
     return {
         'x-routing-model': answers[0].writing.choice.name,
         'x-routing-route': ';'.join(x.writing.record.route for x in answers),
@@ -169,7 +175,7 @@ class Format:
         'metric': self._service.router.card.metric,
         'cost': record.cost(),
         'large_alone': answer.writing.large_alone,
-        'wasted_tokens': sum(row['wasted_tokens'] for row in rows),
+        'wasted_tokens': record.wasted_tokens,
         'overhead_ms': round(1_000 * record.overhead, 3),
         'steps': rows,
     }

@@ -1,7 +1,10 @@
 """The record of an answer in service: steps, decisions, costs, our own time."""
 
+import collections
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -9,10 +12,11 @@ from typing import Any
 
 from routing import costs
 from routing import types
+from routing.engines import boundaries
 from routing.grading import answers
 from routing.rollout import steps as steps_lib
 from routing.rollout import watching
-from routing.serving import refusals
+from routing.serving import back_ends
 
 _COUNTS = ('read', 'cached', 'written')
 
@@ -32,6 +36,39 @@ class Extra:
   usages: list[types.Usage] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass
+class _Times:
+  """The time of each step: what back ends needed, and what we did.
+
+  since: when the step in progress began.
+  ours, theirs: step index -> seconds.
+  """
+
+  since: float = 0.0
+  waited: float = 0.0
+  ours: dict[int, float] = dataclasses.field(
+      default_factory=lambda: collections.defaultdict(float)
+  )
+  theirs: dict[int, float] = dataclasses.field(
+      default_factory=lambda: collections.defaultdict(float)
+  )
+
+  def split(self, now: float, waited: float, indices: Sequence[int]) -> None:
+    """Gives the time since the last call to the steps that it has written.
+
+    Args:
+      now: by the clock.
+      waited: seconds for which the answer has waited for back ends so far.
+      indices: of the steps.
+    """
+    theirs = waited - self.waited
+    ours = now - self.since - theirs
+    for index in indices:
+      self.ours[index] += ours / len(indices)
+      self.theirs[index] += theirs / len(indices)
+    self.since, self.waited = now, waited
+
+
 class Record(watching.Watcher):
   """Follows one answer while it is written.
 
@@ -44,6 +81,7 @@ class Record(watching.Watcher):
     on_step: called with each step of the answer, once it is sure to be one.
     is_seen: whether a step that was shown cannot be taken back. Otherwise steps
       are shown again, if a back end has to write them again and writes others.
+    arrived: when the request came, by the clock; None = now.
     clock: seconds that rise.
 
   Attributes:
@@ -67,6 +105,7 @@ class Record(watching.Watcher):
       pay: Callable[[types.Usage], None] = lambda usage: None,
       on_step: Callable[[types.Step], None] = lambda step: None,
       is_seen: bool = False,
+      arrived: float | None = None,
       clock: Callable[[], float] = time.perf_counter,
   ):
     self._specs, self._threshold_at = specs, threshold_at
@@ -82,6 +121,8 @@ class Record(watching.Watcher):
     self._place = 0  # Of the next step that the call in progress tells.
     self._kind, self._is_closed, self._has_answer = '', False, False
     self._created = self._start = self._asked_at = clock()
+    self._arrived = self._created if arrived is None else arrived
+    self._times = _Times(self._created)
     self.decided_routes: list[int] = []
     self.in_call: int | None = None
     self.waited = 0.0
@@ -103,7 +144,8 @@ class Record(watching.Watcher):
 
   def begin(self) -> None:
     """Notes that the answer has had to wait for its turn until now."""
-    self._start = self._clock()
+    self._start = self._times.since = self._clock()
+    self._times.ours[0] = self._created - self._arrived
 
   def asked(self, kind: str, route: int) -> None:
     """Notes that a call begins; see `watching.Watcher`."""
@@ -113,19 +155,32 @@ class Record(watching.Watcher):
 
   def told(self, place: int, step: types.Step) -> None:
     """Pays for a step in progress, and shows it if it is one of the answer."""
-    if place < self._place:  # The back end has failed, and begins anew.
+    # Of an attempt that failed, or was given up. Where the limit of tokens cuts
+    # off the last step of the answer, it comes with the call.
+    is_cut = boundaries.is_cut(step)
+    if place < self._place and not is_cut:  # The back end begins anew.
       self._waste_told(self._extra(len(self.steps)))
       self._told = []
-    self._place = place + 1
     self._told.append(step.usage)
     self._pay(step.usage)
+    if self._is_closed or is_cut:
+      return
+    self._place = place + 1
     # A draft may be discarded. After a hand-over, the writer's steps are the
     # answer, up to the first that completes it.
-    if self._is_closed or self._kind != 'hand_over' or not step.num_tokens:
-      return
-    if place < len(self._ahead) or not self._has_answer:
+    if self._kind == 'hand_over' and (
+        place < len(self._ahead) or not self._has_answer
+    ):
       self._ahead[place:] = [step]
       self._show(step, len(self.steps) + place)
+
+  def billed(self, usage: types.Usage) -> None:
+    """Pays for an attempt that has failed; see `watching.Watcher`."""
+    self._pay(usage)
+    extra = self._extra(len(self.steps))
+    extra.tokens += int(usage.written)
+    extra.usages.append(usage)
+    self.calls.append(steps_lib.as_call('wasted', usage))
 
   def called(self, call: types.Call) -> None:
     """Pays for what the call used and did not tell; see `watching.Watcher`."""
@@ -166,6 +221,7 @@ class Record(watching.Watcher):
     self.steps.extend(steps)
     for index, step in enumerate(steps, first):
       self._show(step, index)
+    self._times.split(self._clock(), self.waited, range(first, len(self.steps)))
 
   def restart(self, threshold_at: Callable[[int], float | None]) -> None:
     """Forgets the answer, which another model now writes; not what it cost."""
@@ -182,13 +238,18 @@ class Record(watching.Watcher):
     self._told, self._ahead, self.steps, self._shown = [], [], [], []
     self.text, self._has_answer = '', False
     self._threshold_at = threshold_at
+    self._times = _Times(self._start)
+    self._times.ours[0] = self._created - self._arrived
 
   def close(self) -> None:
     """Ends the answer, finished or given up; what comes later is only paid."""
     if self._is_closed:
       return
     self._is_closed = True
-    self.seconds = self._clock() - self._start
+    now, first = self._clock(), len(self.steps)
+    self.seconds = now - self._start
+    if self.in_call is not None:
+      self.waited += now - self._asked_at
     # A call that was given up: what it has shown is part of the answer.
     for step in self._ahead:
       self.steps.append(step)
@@ -197,14 +258,36 @@ class Record(watching.Watcher):
         self._told.remove(step.usage)
     self._waste_told(self._extra(len(self.steps)))
     self._told, self._ahead = [], []
+    # What is left of the time belongs to the last step.
+    last = range(min(first, max(len(self.steps) - 1, 0)), len(self.steps))
+    self._times.split(now, self.waited, last)
+
+  @contextlib.contextmanager
+  def writing(self, index: int) -> Iterator[None]:
+    """Adds the time of the context to what we needed for a step.
+
+    Args:
+      index: of the step.
+    """
+    start = self._clock()
+    try:
+      yield
+    finally:
+      self._times.ours[index] += self._clock() - start
 
   @property
   def overhead(self) -> float:
-    """Seconds that were not spent waiting for back ends."""
-    seconds = self.seconds
-    if seconds is None:
-      seconds = self._clock() - self._start
-    return max(seconds - self.waited, 0.0)
+    """Seconds that the answer took besides its back ends and the queue.
+
+    That is the time to understand the request, to decide, to account for the
+    steps and to write them to the client; complete once the answer is closed.
+    """
+    return max(sum(self._times.ours.values()), 0.0)
+
+  @property
+  def wasted_tokens(self) -> int:
+    """The tokens that were written for nothing."""
+    return sum(extra.tokens for extra in self._extras.values())
 
   @property
   def prompt_tokens(self) -> int:
@@ -223,8 +306,19 @@ class Record(watching.Watcher):
     return self._cost(self.calls)
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns one JSON-like mapping per step of the answer."""
-    rows = [self.row(i, step) for i, step in enumerate(self.steps)]
+    """Returns one JSON-like mapping per step of the answer, with its times.
+
+    `seconds` is what the back ends needed for the step, drafts included, and
+    `overhead_ms` what we did. Steps of one request share both equally.
+    """
+    rows = [
+        self.row(i, step)
+        | {
+            'seconds': round(self._times.theirs[i], 6),
+            'overhead_ms': round(1_000 * self._times.ours[i], 3),
+        }
+        for i, step in enumerate(self.steps)
+    ]
     # Text that was written ahead of the last step, for a step that never came.
     late = self._extras.get(len(self.steps))
     if late is not None and rows:
@@ -257,13 +351,13 @@ class Record(watching.Watcher):
     """Shows a step, unless it was shown before.
 
     Raises:
-      refusals.Refusal: if another one was seen at this index.
+      back_ends.BackEndDown: if another one was seen at this index.
     """
     if index < len(self._shown):
       if self._shown[index] == step.text:
         return
       if self._is_seen:
-        raise refusals.changed(self._specs[step.route].name)
+        raise back_ends.BackEndDown(step.route, self._specs[step.route].name)
       del self._shown[index:]
     if self.first_step_after is None:
       self.first_step_after = self._clock() - self._created

@@ -86,7 +86,10 @@ class Models(_Body):
 
 
 class StepRow(_Body):
-  """The record of a step. Cost: metric -> cost, in the unit of the metric."""
+  """The record of a step.
+
+  Cost: metric -> cost, in the unit of the metric. Seconds: those of the models.
+  """
 
   step: int
   model: str
@@ -95,6 +98,8 @@ class StepRow(_Body):
   threshold: float | None
   cost: dict[str, float]
   wasted_tokens: int
+  seconds: float
+  overhead_ms: float
 
 
 class Routing(_Body):

@@ -188,6 +188,12 @@ class Spans(watching.Watcher):
     if self._record.num_shown > index:
       self._end_step(index, step)
 
+  def billed(self, usage: types.Usage) -> None:
+    """Notes what a failed attempt has used; see `watching.Watcher`."""
+    self._record.billed(usage)
+    attributes = _usage(usage) | _flat('routing.cost', self._cost(usage))
+    (self._call or self._span).add_event('failed attempt', attributes)
+
   def called(self, call: types.Call) -> None:
     """Ends the span of a call; see `watching.Watcher`."""
     self._record.called(call)

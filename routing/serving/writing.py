@@ -26,6 +26,7 @@ class Question:
   sample: index among several answers to the question.
   owner: name of the key that pays.
   is_shown: whether steps are shown as they come, and cannot be taken back.
+  arrived: when the request came; see `record.Record`.
   """
 
   id: str
@@ -36,6 +37,7 @@ class Question:
   sample: int = 0
   owner: str = ''
   is_shown: bool = False
+  arrived: float | None = None
 
 
 class Writing:
@@ -61,6 +63,7 @@ class Writing:
         pay=lambda usage: service.pay(question.owner, usage),
         on_step=self._steps.put_nowait,
         is_seen=question.is_shown,
+        arrived=question.arrived,
     )
     self._task = asyncio.get_running_loop().create_task(self._run())
     self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
