@@ -1,5 +1,6 @@
 """Decides at a trace that a client sends, without writing anything."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ async def decide(
       spent=body.spent,
   )
   try:
-    decision = await choice.router.decide(trace)
+    decision = choice.router.decide(trace)
+    if inspect.isawaitable(decision):  # Of a batch, or of this router alone.
+      decision = await decision
   except ValueError as error:
     raise refusals.invalid('steps', str(error)) from error
   service.metrics.decisions.labels(service.specs[decision.route].name).inc()
