@@ -5,10 +5,12 @@
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
 #   make serve      answer at http://127.0.0.1:8000/v1; see docs/serving.md
 #   make benchmarks compare speed ratios with the committed baselines
-#   make lint       check with ruff and pyink; changes nothing
+#   make lint       check with ruff, pyink and pyrefly; changes nothing
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
 #   make notebooks  execute every notebook
+#   make package    build wheel and source archive, and try both elsewhere
+#   make versions   train and load with the lowest and newest dependencies
 #
 # `demo` installs the package without extras, `serve` adds the extra of its name.
 # The other targets add the extra `dev`, whose torch is used by tests only; its CPU build is enough. To install it
@@ -30,6 +32,7 @@ ROUTER ?= shipped
 PORT ?= 8000
 STATE ?= runs/serving
 SERVE_ARGS ?=
+PACKAGE_ARGS ?=
 
 # Python code that succeeds if the interpreter is new enough and has venv.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -41,9 +44,17 @@ BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
 SERVE := $(VENV)/.serve-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
+# Modules that other programs import; their types are checked by all rules, and
+# every parameter has one.
+TYPED := $(wildcard routing/*.py routing/features/*.py routing/shards/*.py \
+  routing/tasks/*.py) $(addprefix routing/, engines/engine.py \
+  engines/route.py rollout/driver.py routers/card.py routers/families.py \
+  routers/learned.py routers/promises.py routers/registry.py \
+  routers/router.py routers/saved.py)
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks install install-dev
+.PHONY: demo serve test test-vllm benchmarks lint types format hooks notebooks \
+  package versions install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -65,10 +76,15 @@ test-vllm: $(VLLM)
 benchmarks: $(DEV)
 	$(VENV)/bin/python -m benchmarks.regressions
 
-lint: $(DEV)
+lint: types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyink --check --quiet . || \
 	  { echo 'pyink would change files; run: make format' >&2; exit 1; }
+
+types: $(DEV)
+	$(VENV)/bin/pyrefly check
+	$(VENV)/bin/pyrefly check --preset default --error implicit-any-parameter \
+	  $(TYPED)
 
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .
@@ -81,6 +97,13 @@ hooks: $(DEV)
 notebooks: $(DEV)
 	@set -e; for notebook in $(NOTEBOOKS); do \
 	  $(VENV)/bin/jupyter execute $$notebook; done
+
+# PACKAGE_ARGS=--python=3.13 names another interpreter; may be repeated.
+package: $(DEV)
+	$(VENV)/bin/python .ci/package.py build/package $(PACKAGE_ARGS)
+
+versions: $(DEV)
+	$(VENV)/bin/python .ci/versions.py build/versions
 
 install: $(BASE)
 install-dev: $(DEV)

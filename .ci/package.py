@@ -7,11 +7,17 @@ the source archive in its place. Needs the extra `dev`.
 """
 
 import argparse
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Beside the interpreter that runs this, or wherever else it is.
+_UV = shutil.which(
+    'uv', path=f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}'
+)
 # Runs in the fresh environment, in an empty directory.
 _TRIAL = """
 import importlib.resources
@@ -71,7 +77,8 @@ def run(*words: object, cwd: pathlib.Path = _ROOT) -> None:
 
 def build(directory: pathlib.Path) -> list[pathlib.Path]:
   """Builds the wheel, from the source archive, and returns both."""
-  run(sys.executable, '-m', 'build', '--installer=uv', '--outdir', directory)
+  shutil.rmtree(directory, ignore_errors=True)  # Of an earlier version.
+  run(sys.executable, '-m', 'build', '--outdir', directory)
   found = [*directory.glob('*.whl'), *directory.glob('*.tar.gz')]
   if [path.suffix for path in found] != ['.whl', '.gz']:
     sys.exit(f'{directory} holds {found}; expected a wheel and an archive.')
@@ -83,8 +90,8 @@ def attempt(
 ) -> None:
   """Installs a package into the environment of an interpreter, and tries it."""
   if not (home / 'bin/python').exists():
-    run('uv', 'venv', '--python', python, home)
-  install = ('uv', 'pip', 'install', '--reinstall-package=stepwise-routing')
+    run(_UV, 'venv', '--python', python, home)
+  install = (_UV, 'pip', 'install', '--reinstall-package=stepwise-routing')
   run(*install, '--python', home / 'bin/python', *options, package)
   empty = home / 'elsewhere'
   empty.mkdir(exist_ok=True)
@@ -102,7 +109,9 @@ def main() -> None:
   directory = given.directory.absolute()
   wheel, archive = build(directory / 'dist')
   for python in given.python or [sys.executable]:
-    home = directory / f'environment-{pathlib.Path(python).name}'
+    # 'python3.12', '3.12' and a path with slashes are all names of folders then.
+    home = directory / f'environment{python.replace("/", "-")}'
+    shutil.rmtree(home, ignore_errors=True)
     attempt(wheel, home, python)
     attempt(archive, home, python, '--no-deps')
     print(f'{wheel.name} and {archive.name} work in {home}.', flush=True)

@@ -249,4 +249,7 @@ def main(workdir: str) -> None:
 
 
 if __name__ == '__main__':
-  command_line.run(main, 'workdir')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(main, 'workdir', plan=stage_plans.show_report)

@@ -19,6 +19,7 @@ import ml_collections
 import uvicorn
 
 from experiments import builders
+from experiments import collection_facts
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import split_on_disk
@@ -26,6 +27,7 @@ from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
+from routing.engines import route as route_lib
 from routing.routers import learned
 from routing.serving import answering
 from routing.serving import app as app_lib
@@ -35,6 +37,8 @@ from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
 
 _STATE_FILE = 'state.sqlite'
+# Until a model of the embedded pair has compiled, on one core of an AMD EPYC.
+_EMBEDDED_SECONDS = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -260,6 +264,55 @@ def main(
   )
 
 
+def show_plan(
+    config: ml_collections.ConfigDict,
+    router: str,
+    host: str,
+    port: int,
+    keys: str | None,
+    state: str | None,
+    new_key: str | None,
+) -> None:
+  """Checks what `main` would serve, and prints it; loads no model."""
+  from experiments import stage_plans  # Only for --dry_run.
+
+  found = learned.load(router)
+  check(config, found)
+  given = settings(config)
+  users = () if keys is None else keys_lib.read(pathlib.Path(keys))
+  check_host(host, users)
+  bind(host, port).close()
+  rows = [
+      stage_plans.Row('serve', *_load_row(route))
+      for route in builders.routes(config)
+  ]
+  points = ', '.join(point.name for point in found.points)
+  stage_plans.show(
+      rows,
+      [
+          f'At http://{host}:{port}/v1, for {len(users) or "all"} callers, '
+          f'{given.concurrency} answers at once. Points: {points}.',
+          f'State: {state or "none, lost at a restart"}.',
+          *([f'The key {new_key!r} would be made instead.'] if new_key else []),
+      ],
+  )
+
+
+def _load_row(route: route_lib.Route) -> tuple[str, str, float | None]:
+  """Returns what would be loaded for a route, its size and its seconds."""
+  if route.is_served:
+    return f'{route.name}: asks {route.model} elsewhere', 'nothing to load', 0
+  parameters = collection_facts.parameters(route)
+  if parameters is None:
+    return f'{route.name}: {route.model}', 'unknown, not on this machine', None
+  return (
+      f'{route.name}: {route.model}, by {route.engine}',
+      f'{parameters:,} parameters',
+      # Only the embedded pair compiles a fixed number of programs.
+      _EMBEDDED_SECONDS if route.engine == 'embedded' else None,
+  )
+
+
 if __name__ == '__main__':
   flags.DEFINE_string(
       'router', 'shipped', "Directory of a trained router, or 'shipped'."
@@ -274,5 +327,7 @@ if __name__ == '__main__':
       'new_key', None, 'Name of a key to add to --keys; prints it, and ends.'
   )
   command_line.run(
-      main, *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key')
+      main,
+      *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key'),
+      plan=show_plan,
   )

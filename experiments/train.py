@@ -1,6 +1,7 @@
 """Trains the policies, one run per seed.
 
 Run:    python -m experiments.train --config=configs/arithmetic.py --workdir=runs/arithmetic
+Plan:   the same with --dry_run, which prints size and time and trains nothing
 Resume: the same command; finished seeds are kept, an unfinished one continues from its last checkpoint.
 Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, router.safetensors, router.json, seen.json}
 """  # noqa: E501  Commands stay on one line.
@@ -20,6 +21,7 @@ from experiments import command_line
 from experiments import on_policy_rounds
 from experiments import records_on_disk
 from experiments import split_on_disk
+from experiments import tracking
 from experiments import training_data
 from experiments import workdirs
 from routing import progress as progress_lib
@@ -111,8 +113,15 @@ def _progress(
   )
 
 
-def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
-  """Returns a callback that moves the bar and shows means over the policies."""
+def _reporter(
+    progress: progress_lib.Progress, track: tracking.Report
+) -> Callable[..., None]:
+  """Returns a callback that moves the bar and shows means over the policies.
+
+  Args:
+    progress: the bar.
+    track: also gets each row.
+  """
   seen = [0]  # The last reported step; a list, so that `report` can set it.
 
   def report(step: int, row: loop.Scalars) -> None:
@@ -122,6 +131,7 @@ def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
         if name in row
     }
     progress.update(step - seen[0], **figures)
+    track(step, row)
     seen[0] = step
 
   return report
@@ -221,6 +231,9 @@ def train_seed(
   with (
       _batches(config, workdir, seed, data) as batches,
       _progress(config, seed) as shown,
+      tracking.opened(
+          config, directory, f'{directory.parents[1].name}, seed {seed}'
+      ) as track,
   ):
     state = fit_lib.fit(
         config,
@@ -228,7 +241,7 @@ def train_seed(
         data.select,
         directory,
         seed=seed,
-        report=_reporter(shown),
+        report=_reporter(shown, track),
         devices=_num_devices(config),
         constant=observation.constant(data.view.features),
     )
@@ -280,4 +293,7 @@ def train_all(
 
 
 if __name__ == '__main__':
-  command_line.run(train_all, 'config', 'workdir')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(train_all, 'config', 'workdir', plan=stage_plans.show_train)

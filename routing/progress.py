@@ -105,6 +105,13 @@ class Progress:
     elif self._clock() - self._last_line >= self._interval:
       self._write_line()
 
+  def say(self, line: str) -> None:
+    """Prints a line on standard output, above the bar if there is one."""
+    if self._bar is not None:
+      self._bar.write(line, file=sys.stdout)
+    else:
+      print(line, flush=True)
+
   def close(self) -> None:
     """Ends the display.
 

@@ -101,6 +101,7 @@ class DependenciesTest(parameterized.TestCase):
             'embedding',
             'reasoning-gym',
             'browser',
+            'sweep',
             'track',
             'dev',
         ],
