@@ -109,7 +109,7 @@ def main() -> None:
   directory = given.directory.absolute()
   wheel, archive = build(directory / 'dist')
   for python in given.python or [sys.executable]:
-    # 'python3.12', '3.12' and a path with slashes are all names of folders then.
+    # '3.12' and '/usr/bin/python3.12' are both names of folders then.
     home = directory / f'environment{python.replace("/", "-")}'
     shutil.rmtree(home, ignore_errors=True)
     attempt(wheel, home, python)

@@ -15,6 +15,7 @@ import signal
 import socket
 
 from absl import flags
+from absl import logging
 import ml_collections
 import uvicorn
 
@@ -75,21 +76,25 @@ def engines(
 
 
 def check(
-    config: ml_collections.ConfigDict, router: learned.LearnedRouter
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    *,
+    allow_other_pair: bool = False,
 ) -> None:
-  """Raises ValueError unless the router was made for this configuration."""
+  """Raises ValueError unless the router was made for this configuration.
+
+  Args:
+    config: of the service.
+    router: the router.
+    allow_other_pair: True = other models in the place of those that the router
+      was trained for are only warned about.
+  """
   card, protocol = router.card, builders.protocol(config)
   if card.protocol != protocol or card.metric != config.cost_metric:
     raise ValueError(
         f'The router is for {card.protocol.name}, {card.protocol.view}, and '
         f'the cost metric {card.metric!r}; the configuration has '
         f'{protocol.name}, {protocol.view}, and {config.cost_metric!r}.'
-    )
-  names = [spec.name for spec in builders.specs(config)]
-  if names != [spec.name for spec in card.specs]:
-    raise ValueError(
-        f'The router is for {[spec.name for spec in card.specs]}, the '
-        f'configuration has the routes {names}.'
     )
   asked, trained = (
       builders.sampling(config).max_decisions,
@@ -99,6 +104,27 @@ def check(
     raise ValueError(
         f'protocol.max_decisions is {asked}; the router was trained for at '
         f'most {trained}.'
+    )
+  try:
+    _check_pair(config, router)
+  except ValueError as error:
+    if not allow_other_pair or len(config.routes) != len(card.specs):
+      raise
+    logging.warning(
+        '%s Served all the same: none of its promises holds for them.', error
+    )
+
+
+def _check_pair(
+    config: ml_collections.ConfigDict, router: learned.LearnedRouter
+) -> None:
+  """Raises ValueError unless the router was trained for these models."""
+  card = router.card
+  names = [spec.name for spec in builders.specs(config)]
+  if names != [spec.name for spec in card.specs]:
+    raise ValueError(
+        f'The router is for {[spec.name for spec in card.specs]}, the '
+        f'configuration has the routes {names}.'
     )
   split_on_disk.check_weights(
       card, builders.model_identities(config), 'The configuration is'
@@ -110,6 +136,8 @@ async def open_service(
     config: ml_collections.ConfigDict,
     router: learned.LearnedRouter,
     state: pathlib.Path | None,
+    *,
+    allow_other_pair: bool = False,
 ):
   """Yields the service of a configuration; closes what it has opened.
 
@@ -117,13 +145,16 @@ async def open_service(
     config: of the run.
     router: the router.
     state: directory of what outlives a restart; None = nothing does.
+    allow_other_pair: see `check`.
 
   Raises:
     ValueError: if they do not fit together.
   """
-  check(config, router)
+  check(config, router, allow_other_pair=allow_other_pair)
   given = settings(config)
-  asked = records_on_disk.answering(config, router.card)
+  asked = records_on_disk.answering(
+      config, router.card, allow_other_pair=allow_other_pair
+  )
   store = store_lib.Store(
       None if state is None else state / _STATE_FILE, given.keep_answers
   )
@@ -207,6 +238,7 @@ async def serve(
     port: int,
     keys: tuple[keys_lib.Key, ...] = (),
     state: pathlib.Path | None = None,
+    allow_other_pair: bool = False,
 ) -> None:
   """Serves until the process is told to stop; answers in progress finish.
 
@@ -215,11 +247,13 @@ async def serve(
     router: the router.
     host, port: where to listen.
     keys: who may call; () = anyone on this machine.
-    state: see `open_service`.
+    state, allow_other_pair: see `open_service`.
   """
   check_host(host, keys)
   listener = bind(host, port)  # Before models are loaded: it may be taken.
-  async with open_service(config, router, state) as service:
+  async with open_service(
+      config, router, state, allow_other_pair=allow_other_pair
+  ) as service:
     app = app_lib.create(service, keys_lib.Keyring(keys))
     server = _Server(
         uvicorn.Config(
@@ -244,6 +278,7 @@ def main(
     keys: str | None,
     state: str | None,
     new_key: str | None,
+    allow_other_pair: bool,
 ) -> None:
   """Serves, or makes a key; see the module."""
   if new_key is not None:
@@ -260,6 +295,7 @@ def main(
           port=port,
           keys=() if keys is None else keys_lib.read(pathlib.Path(keys)),
           state=None if state is None else pathlib.Path(state),
+          allow_other_pair=allow_other_pair,
       )
   )
 
@@ -272,12 +308,13 @@ def show_plan(
     keys: str | None,
     state: str | None,
     new_key: str | None,
+    allow_other_pair: bool,
 ) -> None:
   """Checks what `main` would serve, and prints it; loads no model."""
   from experiments import stage_plans  # Only for --dry_run.
 
   found = learned.load(router)
-  check(config, found)
+  check(config, found, allow_other_pair=allow_other_pair)
   given = settings(config)
   users = () if keys is None else keys_lib.read(pathlib.Path(keys))
   check_host(host, users)
@@ -326,8 +363,15 @@ if __name__ == '__main__':
   flags.DEFINE_string(
       'new_key', None, 'Name of a key to add to --keys; prints it, and ends.'
   )
+  flags.DEFINE_bool(
+      'allow_other_pair',
+      False,
+      'Serve a router on models that it was not trained for, which breaks its '
+      'promises.',
+  )
   command_line.run(
       main,
       *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key'),
+      'allow_other_pair',
       plan=show_plan,
   )

@@ -254,7 +254,7 @@ def _needs(
   missing = []
   for kind, split in records_on_disk.needed(config):
     try:
-      records_on_disk.open_split(config, workdir, split, kind)
+      _ = records_on_disk.open_split(config, workdir, split, kind).manifest
     except (ValueError, FileNotFoundError):
       missing.append(f'{kind} {split}')
   if not missing:

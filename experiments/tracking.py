@@ -108,7 +108,10 @@ class _TensorBoard:
       # A killed run may have written steps that are now repeated; TensorBoard
       # drops what was written from here on.
       self._writer = tensorboardX.SummaryWriter(
-          str(self._directory), purge_step=step
+          str(self._directory),
+          purge_step=step,
+          # The name has the second of the start, which two may share.
+          filename_suffix=f'.{step}',
       )
     for name, value in scalars(row).items():
       self._writer.add_scalar(name, value, step)

@@ -142,7 +142,8 @@ class SlurmTest(absltest.TestCase):
 
 _WRITER = """
 import json, pathlib, sys, time
-folder = pathlib.Path([x for x in sys.argv if 'workdir' in x][0].partition('=')[2])
+(word,) = [x for x in sys.argv if x.startswith('--workdir=')]
+folder = pathlib.Path(word.removeprefix('--workdir='))
 log = folder / 'runs/seed0/metrics.jsonl'
 log.parent.mkdir(parents=True)
 log.write_text(json.dumps({'step': 10, 'validation_score': [0.1, 0.3]}) + '\\n')
