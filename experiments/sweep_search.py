@@ -165,6 +165,52 @@ def _watch(trial: optuna.Trial, directory: pathlib.Path) -> Callable[[], bool]:
   return is_hopeless
 
 
+class _Trials:
+  """Runs trials, and keeps what went wrong.
+
+  Args:
+    sweep: without runs.
+    config: that all runs start from.
+    search: the space and how it is searched.
+    bar: moves with each trial.
+  """
+
+  def __init__(
+      self,
+      sweep: sweep_runs.Sweep,
+      config: ml_collections.ConfigDict,
+      search: Search,
+      bar: progress.Progress,
+  ):
+    self._sweep, self._config, self._search = sweep, config, search
+    self._bar = bar
+    self.wrong: dict[str, str] = {}
+
+  def __call__(self, trial: optuna.Trial) -> float:
+    """Runs a trial; returns the figure that is maximised."""
+    import optuna
+
+    values = {
+        field: _suggest(trial, field, options)
+        for field, options in self._search.space.items()
+    }
+    (run,) = sweep_runs.plan(self._config, [values])
+    self._bar.begin()
+    watch = _watch(trial, self._sweep.directory(run))
+    is_watched = self._search.pruner != 'none'
+    problem = sweep_runs.attempt(
+        self._sweep, run, watch if is_watched else None
+    )
+    self._bar.say(f'{problem or "done"}: {run.name}')
+    self._bar.update()
+    if problem == sweep_runs.PRUNED:
+      raise optuna.TrialPruned
+    if problem:
+      self.wrong[run.name] = problem
+      raise RuntimeError(problem)
+    return _value(self._sweep, run, self._search)
+
+
 def run_all(
     sweep: sweep_runs.Sweep,
     config: ml_collections.ConfigDict,
@@ -181,58 +227,23 @@ def run_all(
 
   Returns:
     The sweep with the runs of all trials; name of each failed run -> what went
-    wrong. Pruned runs are in neither.
+    wrong. Pruned runs are not among the wrong ones.
 
   Raises:
     ValueError: if Optuna is missing, or the space has a field that does not
       exist.
   """
   study = _study(search, sweep.workdir)
-  import optuna
-
-  done_states = (
-      optuna.trial.TrialState.COMPLETE,
-      optuna.trial.TrialState.PRUNED,
-  )
-  done = len(study.get_trials(deepcopy=False, states=done_states))
-  runs: dict[str, sweep_runs.Run] = {}
-  wrong: dict[str, str] = {}
+  trials = study.get_trials(deepcopy=False)
+  done = sum(x.state.name in ('COMPLETE', 'PRUNED') for x in trials)
+  left = max(search.trials - done, 0)
   print(f'{search.trials} trials of {sweep.program}; {done} are done.')
-  with progress.Progress(
-      search.trials, 'sweep', unit='trial', done=min(done, search.trials)
-  ) as bar:
-
-    def objective(trial: optuna.Trial) -> float:
-      values = {
-          field: _suggest(trial, field, options)
-          for field, options in search.space.items()
-      }
-      (run,) = sweep_runs.plan(config, [values])
-      runs[run.name] = run
-      bar.begin()
-      problem = sweep_runs.attempt(
-          sweep, run, _watch(trial, sweep.directory(run))
-      )
-      bar.say(f'{problem or "done"}: {run.name}')
-      if problem == sweep_runs.PRUNED:
-        bar.update()
-        raise optuna.TrialPruned
-      if problem:
-        wrong[run.name] = problem
-        raise RuntimeError(problem)
-      bar.update()
-      return _value(sweep, run, search)
-
-    study.optimize(
-        objective,
-        n_trials=max(search.trials - done, 0),
-        n_jobs=jobs,
-        catch=(RuntimeError,),
-    )
-  return (
-      dataclasses.replace(sweep, runs=_all_runs(study, config, search)),
-      wrong,
-  )
+  with progress.Progress(left + done, 'sweep', unit='trial', done=done) as bar:
+    run = _Trials(sweep, config, search, bar)
+    # A failed trial does not stop the others.
+    study.optimize(run, n_trials=left, n_jobs=jobs, catch=(RuntimeError,))
+  sweep = dataclasses.replace(sweep, runs=_all_runs(study, config, search))
+  return sweep, run.wrong
 
 
 def _value(

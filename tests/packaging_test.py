@@ -12,6 +12,7 @@ from packaging import requirements
 from packaging import utils
 from packaging import version
 
+import routing
 from tests import checkout
 
 OURS = ('benchmarks', 'configs', 'experiments', 'routing', 'tests')
@@ -177,6 +178,21 @@ class DependenciesTest(parameterized.TestCase):
       tree = ast.parse(path.read_text(encoding='utf-8'))
       used = used.union(*map(owners, checkout.imports(tree)))
     self.assertContainsSubset(base(), used)
+
+  def test_the_version_is_in_one_place(self):
+    setup = (checkout.ROOT / 'setup.py').read_text(encoding='utf-8')
+    self.assertNotIn(routing.__version__, setup)
+    changes = (checkout.ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+    newest = re.search(r'^## (\S+?), (.+)$', changes, re.M)
+    self.assertEqual(newest[1], routing.__version__)
+    self.assertRegex(newest[2], r'^(not released yet|\d{4}-\d\d-\d\d)$')
+    citation = (checkout.ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    self.assertIn(f'\nversion: {routing.__version__}\n', citation)
+
+  def test_the_package_carries_its_types(self):
+    self.assertTrue((checkout.ROOT / 'routing/py.typed').is_file())
+    setup = (checkout.ROOT / 'setup.py').read_text(encoding='utf-8')
+    self.assertIn("'routing': ['py.typed']", setup)
 
   def test_python_is_asked_for_once(self):
     text = (checkout.ROOT / 'setup.py').read_text(encoding='utf-8')
