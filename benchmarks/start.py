@@ -55,9 +55,8 @@ def main() -> int:
     is_slow = limit is not None and found > limit
     slow += is_slow
     allowed = '' if limit is None else f', allowed {limit:g}'
-    print(
-        f'{found:5.2f} s  {name}{allowed}{"  TOO SLOW" * is_slow}', flush=True
-    )
+    said = '  TOO SLOW' if is_slow else ''
+    print(f'{found:5.2f} s  {name}{allowed}{said}', flush=True)
   return 1 if slow else 0
 
 

@@ -102,39 +102,42 @@ def make_card(
   )
 
 
-def _progress(
-    config: ml_collections.ConfigDict, seed: int
-) -> progress_lib.Progress:
-  return progress_lib.Progress(
-      config.num_steps,
-      f'train seed {seed}',
-      # The first step and the first look at `select` wait for the compiler.
-      pauses=compile_time.watched().seconds,
-  )
-
-
-def _reporter(
-    progress: progress_lib.Progress, track: tracking.Report
-) -> Callable[..., None]:
-  """Returns a callback that moves the bar and shows means over the policies.
+@contextlib.contextmanager
+def _reporting(
+    config: ml_collections.ConfigDict, directory: pathlib.Path, seed: int
+) -> Iterator[Callable[[int, loop.Scalars], None]]:
+  """Yields what shows each row of metrics: means on a bar, all in a tracker.
 
   Args:
-    progress: the bar.
-    track: also gets each row.
+    config: of the run.
+    directory: of the seed.
+    seed: of the run.
   """
-  seen = [0]  # The last reported step; a list, so that `report` can set it.
+  with (
+      progress_lib.Progress(
+          config.num_steps,
+          f'train seed {seed}',
+          # The first step and the first look at `select` wait for the compiler.
+          pauses=compile_time.watched().seconds,
+      ) as bar,
+      tracking.opened(
+          config, directory, f'{directory.parents[1].name}, seed {seed}'
+      ) as track,
+  ):
+    seen = 0  # The last reported step.
 
-  def report(step: int, row: loop.Scalars) -> None:
-    figures = {
-        name: float(np.mean(row[name]))
-        for name in ('loss', 'multiplier', 'best_score')
-        if name in row
-    }
-    progress.update(step - seen[0], **figures)
-    track(step, row)
-    seen[0] = step
+    def report(step: int, row: loop.Scalars) -> None:
+      nonlocal seen
+      figures = {
+          name: float(np.mean(row[name]))
+          for name in ('loss', 'multiplier', 'best_score')
+          if name in row
+      }
+      bar.update(step - seen, **figures)
+      track(step, row)
+      seen = step
 
-  return report
+    yield report
 
 
 def _num_devices(config: ml_collections.ConfigDict) -> int:
@@ -230,10 +233,7 @@ def train_seed(
   config = with_levels(config, data.select)
   with (
       _batches(config, workdir, seed, data) as batches,
-      _progress(config, seed) as shown,
-      tracking.opened(
-          config, directory, f'{directory.parents[1].name}, seed {seed}'
-      ) as track,
+      _reporting(config, directory, seed) as report,
   ):
     state = fit_lib.fit(
         config,
@@ -241,7 +241,7 @@ def train_seed(
         data.select,
         directory,
         seed=seed,
-        report=_reporter(shown, track),
+        report=report,
         devices=_num_devices(config),
         constant=observation.constant(data.view.features),
     )
