@@ -18,6 +18,7 @@ from routing.outcomes import live_answers
 from routing.routers import entrants
 from routing.routers import registry
 from tests import small_arena
+from third_party.token_router import methods as token_router
 from third_party.trim import learned
 from third_party.trim import ppo
 
@@ -31,6 +32,8 @@ def _load(name):
   """Returns a method; those that train networks are made small."""
   if name == 'policy':
     return entrants.policy(small_arena.untrained)
+  if name == token_router.NAME:
+    return token_router.method(_labelled_tokens)
   method = registry.load(name)
   if name in _BY_PPO:
     describe, settings = _BY_PPO[name]
@@ -38,6 +41,13 @@ def _load(name):
     settings = dataclasses.replace(settings, **few)
     return learned.method(name, describe, settings, prices=(0.1,))
   return method
+
+
+def _labelled_tokens(train):
+  """Returns tokens and labels as if the scripted pair gave them."""
+  rng = np.random.default_rng(len(train.questions))
+  rows = rng.normal(size=(64, 8))
+  return rows, rows[:, 0] > 1
 
 
 @functools.cache

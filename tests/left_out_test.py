@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import report
 from routing import protocols
+from routing import types
 from routing.evaluation import bootstrap
 from routing.evaluation import evaluator
 from routing.evaluation import methods
@@ -25,6 +26,7 @@ from routing.outcomes import sources
 from routing.routers import behaviour
 from routing.routers import card as card_lib
 from routing.routers import families
+from routing.routers import fixed
 from tests import scripted_pair
 from tests import sources_test
 
@@ -193,8 +195,8 @@ class NoLogProbabilitiesTest(absltest.TestCase):
           r'needs log-probabilities; they are missing at (\d+) of \1 dec',
       )
 
-  def test_one_step_without_log_probabilities_suffices(self):
-    ladders = scripted_pair.make_ladders(3)
+  def test_a_single_step_without_log_probabilities_counts_as_uncertain(self):
+    ladders = scripted_pair.make_ladders(12)
     first, *rest = ladders[1].steps
     first = dataclasses.replace(
         first,
@@ -214,11 +216,32 @@ class NoLogProbabilitiesTest(absltest.TestCase):
           np.flatnonzero(np.isnan(table.decisions.uncertainty[:, 0])),
           [table.roots[1] + place],
       )
-      num = len(table.decisions.depth)
-      with self.assertRaisesRegex(
-          refusal.Refusal, f'missing at 1 of {num} dec'
-      ):
-        sources.Known(table, []).grid(families.Uncertainty(1), 5)
+      family = families.Uncertainty(1)
+      scores, _ = family.score(table.decisions)
+      unknown = np.flatnonzero(scores == fixed.UNKNOWN)
+      self.assertEqual(unknown.tolist(), [table.roots[1] + place])
+      # Every threshold hands over there, but for the one that never does.
+      trace = types.Trace('q', (), first)
+      for threshold, route in ((scores[0], 1), (1e5, 1), (np.inf, 0)):
+        self.assertEqual(family.at(threshold).decide(trace).route, route)
+
+  def test_a_tenth_without_log_probabilities_is_too_much(self):
+    ladders = scripted_pair.make_ladders(1)
+    steps = [
+        dataclasses.replace(x, log_probs=np.zeros(0, np.float32))
+        for x in ladders[0].steps[:1]
+    ]
+    steps += ladders[0].steps[1:]
+    ladders = [dataclasses.replace(ladders[0], steps=tuple(steps))]
+    table = records.ladder_table(
+        ladders,
+        sources_test.FEATURES,
+        sources_test.ACCOUNTING,
+        protocols.Protocol('escalate', 'peek'),
+    )
+    num = len(table.decisions.depth)
+    with self.assertRaisesRegex(refusal.Refusal, f'missing at 1 of {num} dec'):
+      sources.Known(table, []).grid(families.Uncertainty(1), 5)
 
 
 class IntervalsTest(absltest.TestCase):

@@ -67,7 +67,7 @@ COVERAGE = {
 }
 
 
-def make_results(num_problems=300, resamples=50):
+def make_results(num_problems=300, resamples=50, budgets=None):
   """Returns results of two equal metrics and two seeds, one of them noisy."""
   pair = methods.Pair(
       ladders.make_known(num_problems, seed=1),
@@ -94,6 +94,7 @@ def make_results(num_problems=300, resamples=50):
       anchors,
       draws,
       'policy',
+      budgets,
   )
   one['left_out'] = {}
   content = results_lib.to_json(

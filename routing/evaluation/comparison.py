@@ -14,9 +14,9 @@ import numpy as np
 
 from routing import costs
 from routing.evaluation import bootstrap
+from routing.evaluation import budgets as budgets_lib
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import harness
-from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from routing.outcomes import token_records
@@ -24,8 +24,6 @@ from routing.routers import router as router_lib
 
 SCHEMA = 1  # Increase when keys change.
 REFERENCE = 'policy'
-_BUDGET = 0.4  # At which tables show tokens, losses and seconds.
-
 Entries = Mapping[str, Sequence[entries_lib.Entry]]
 
 
@@ -55,6 +53,9 @@ def figures(
     raise ValueError(
         f'The reference is {reference!r}; the entries are {list(entries)}.'
     )
+  metric = arena.accounting.metric
+  num = len(arena.alone['test'].problems)
+  budgets = budgets_lib.within(_small_cost(arena, metric, num))
   return {
       'schema': SCHEMA,
       'cost_metric': arena.accounting.metric,
@@ -62,7 +63,7 @@ def figures(
       'resamples': resamples,
       'reference': reference,
       'routers': {
-          name: _facts(name, methods[name], found, arena)
+          name: _facts(name, methods[name], found, arena, budgets)
           for name, found in entries.items()
       },
       'cost_metrics': {
@@ -74,16 +75,22 @@ def figures(
   }
 
 
+def _small_cost(arena: harness.Arena, metric: str, num: int) -> float:
+  """Returns what the small model alone costs on the first problems."""
+  small, _, _ = harness.anchor_points(arena, metric, num)
+  return float(small.mean_cost[0])
+
+
 def _num_problems(found: Sequence[entries_lib.Entry]) -> int:
   return found[0].test.correct.shape[1]
 
 
-def _facts(name, method, found, arena) -> dict[str, Any]:
+def _facts(name, method, found, arena, budgets) -> dict[str, Any]:
   """Returns what is known of a method besides its curves."""
   num = _num_problems(found)
   seconds = arena.alone['test'].first(num).large_cost['latency']
   at_budgets = {}
-  for budget in metrics.BUDGETS:
+  for budget in budgets:
     tokens, spent = [], []
     for entry in found:
       k = entry.at_budget(arena.accounting.metric, budget)
@@ -133,6 +140,8 @@ def _in_metric(
   """Returns the figures of all methods in one cost metric."""
   merged: dict[str, Any] = {'methods': {}, 'differences': {}}
   sizes = sorted({_num_problems(x) for x in entries.values()})
+  # The same for all, although some are compared on the first problems only.
+  budgets = budgets_lib.within(_small_cost(arena, metric, sizes[-1]))
   for num in sizes:
     group = {
         name: [_first(entry, num) for entry in found]
@@ -155,12 +164,14 @@ def _in_metric(
         results_lib.anchors_of(small, large),
         draws,
         reference,
+        budgets,
     )
     # The largest group comes last: the reference, the oracle and the anchors
     # are those on all problems.
     merged['methods'] |= result['methods']
     merged['differences'] |= result['differences']
     merged['anchors'] = result['anchors']
+    merged['budgets'] = result['budgets']
   return merged
 
 
@@ -200,16 +211,17 @@ def _row(content, found, name) -> list[str]:
   """Returns the cells of one router, or of the oracle."""
   figures_of = found['methods'][name]
   facts = content['routers'].get(name)
-  at = f'{_BUDGET:g}'
+  keys = budgets_lib.keys(found)
   loss = gain = tables.MISSING
   measured = [tables.MISSING] * (len(token_records.KINDS) + 2)
   if facts is not None:
-    chosen = figures_of['at_budget'][at]
+    chosen = figures_of['at_budget'][keys[1]]
     loss, gain = (
         tables.number(float(np.mean([x['mean'] for x in chosen[what]])))
         for what in ('loss', 'gain')
     )
-    spent = facts['at_budget'][at]
+    # Tokens and seconds are those of the budget in the configured metric.
+    spent = list(facts['at_budget'].values())[1]
     speed = facts['decisions_per_second']
     measured = [
         *(f'{spent["tokens"][kind]:.1f}' for kind in token_records.KINDS),
@@ -226,10 +238,7 @@ def _row(content, found, name) -> list[str]:
       tables.difference(found, name),
       tables.number(figures_of['mean_gap_recovered']),
       *(tables.number(reach[x]) for x in ('50', '80', '95')),
-      *(
-          tables.number(figures_of['accuracy_at'][x])
-          for x in ('0.2', '0.4', '0.6')
-      ),
+      *(tables.number(figures_of['accuracy_at'][x]) for x in keys),
       loss,
       gain,
       *measured,
@@ -238,7 +247,8 @@ def _row(content, found, name) -> list[str]:
 
 def table(content: Mapping[str, Any], metric: str) -> str:
   """Returns the table of one cost metric in Markdown."""
-  head = [x.format(reference=content['reference']) for x in COLUMNS]
+  columns = [x.format(reference=content['reference']) for x in COLUMNS]
+  head = budgets_lib.header(content['cost_metrics'][metric], columns)
   lines = [head, ['---'] * len(head), *rows(content, metric)]
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 

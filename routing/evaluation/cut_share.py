@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from routing.evaluation import budgets
 from routing.rollout import cut_answers
 
 
@@ -26,7 +27,8 @@ def warning(results: Mapping[str, Any]) -> str:
       'the large model alone': figures['anchors']['large_cut'],
   }
   if 'oracle' in figures['methods']:
-    shares['the oracle'] = figures['methods']['oracle']['cut_at']['0.4']
+    cut_at = figures['methods']['oracle']['cut_at']
+    shares['the oracle'] = cut_at[budgets.keys(figures)[1]]
   much = [
       f'{share:.1%} of the answers of {name}'
       for name, share in shares.items()

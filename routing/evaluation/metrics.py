@@ -6,6 +6,7 @@ neighbours is attainable: serve a share of the problems with one policy and the
 rest with the other.
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -304,6 +305,7 @@ def summary(
     cost: np.ndarray,
     accuracy: np.ndarray,
     anchors: Anchors,
+    at: Sequence[float] = BUDGETS,
 ) -> dict[str, float | dict[str, float]]:
   """Returns all metrics of one curve, by name.
 
@@ -313,17 +315,18 @@ def summary(
   Args:
     cost, accuracy: `[K]` points of one curve.
     anchors: the two models alone.
+    at: costs at which to report the accuracy; see `evaluation.budgets`.
   """
   # `accuracy_at` extends a curve to the left of its cheapest point, but no
   # policy costs so little; hence NaN.
   at_budgets = np.where(
-      np.array(BUDGETS) < cost.min() - 1e-9,
+      np.array(at) < cost.min() - 1e-9,
       np.nan,
-      accuracy_at(cost, accuracy, np.array(BUDGETS)),
+      accuracy_at(cost, accuracy, np.array(at)),
   )
   reach = lambda target: cost_to_reach(cost, accuracy, target)
-  keys = [f'{budget:g}' for budget in BUDGETS]
-  ibc = relative_ibc_gain(cost, accuracy, anchors, np.array(BUDGETS))
+  keys = [f'{budget:g}' for budget in at]
+  ibc = relative_ibc_gain(cost, accuracy, anchors, np.array(at))
   recovered = gap_recovered(at_budgets, anchors)
   return {
       'accuracy_at': dict(zip(keys, at_budgets.tolist(), strict=True)),

@@ -32,6 +32,7 @@ import numpy as np
 
 from routing.calibration import bounds
 from routing.evaluation import bootstrap
+from routing.evaluation import budgets as budgets_lib
 from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
@@ -96,6 +97,7 @@ def _at_budget(method: Method, budget: float) -> dict[str, Any]:
 
 def _cut_at(
     choose: Sequence[Callable[[float], points_lib.Points]],
+    budgets: Sequence[float],
 ) -> dict[str, float]:
   """Returns the share of cut answers at each budget, a mean over seeds.
 
@@ -103,10 +105,11 @@ def _cut_at(
 
   Args:
     choose: for each seed, maps a budget to the outcomes of the chosen policy.
+    budgets: the budgets.
   """
   return {
       f'{budget:g}': float(np.mean([x(budget).cut_share[0] for x in choose]))
-      for budget in metrics.BUDGETS
+      for budget in budgets
   }
 
 
@@ -187,6 +190,7 @@ def of_method(
     draws: bootstrap.Draws,
     anchors: metrics.Anchors,
     oracle: points_lib.Points | None,
+    budgets: Sequence[float] = metrics.BUDGETS,
 ) -> dict[str, Any]:
   """Returns all figures of one method, given one set of points per seed.
 
@@ -195,12 +199,13 @@ def of_method(
     draws: resamples of problems and seeds.
     anchors: the two models alone.
     oracle: the oracle's points; None if unknown.
+    budgets: costs at which to report the accuracy.
   """
   curve = _curve(hulls, draws)
   # The summary describes the mean curve over seeds. A mean of per-seed figures
   # would be infinite if one seed never reaches a target.
   figures = metrics.summary(
-      np.array(curve['cost']), np.array(curve['accuracy']), anchors
+      np.array(curve['cost']), np.array(curve['accuracy']), anchors, budgets
   )
   return {
       'points': [
@@ -220,6 +225,7 @@ def of_metric(
     anchors: metrics.Anchors,
     draws: bootstrap.Draws,
     reference: str,
+    budgets: Sequence[float] | None = None,
 ) -> dict[str, Any]:
   """Returns the figures of all methods in one cost metric.
 
@@ -229,13 +235,16 @@ def of_metric(
     anchors: the two models alone.
     draws: resamples of the test problems and of the seeds.
     reference: name of the method that all other methods are compared with.
+    budgets: costs at which to report accuracies; None = `budgets.within`.
 
   Returns:
-    `anchors`; `methods` (including the oracle): points, curve, area, the
-    figures of `metrics.summary`, `at_budget`, `cut_at` (share of answers that
-    the token limit cut off, by budget) and `select_area`; `differences`: area
-    of `reference` minus area of each other method, paired.
+    `anchors`; `budgets`; `methods` (including the oracle): points, curve, area,
+    the figures of `metrics.summary`, `at_budget`, `cut_at` (share of answers
+    that the token limit cut off, by budget) and `select_area`; `differences`:
+    area of `reference` minus area of each other method, paired.
   """
+  if budgets is None:
+    budgets = budgets_lib.within(anchors.small_cost)
   # `candidates.points` chooses policies on `select` and returns test outcomes.
   hulls = {
       name: [candidates.points() for candidates in method]
@@ -245,32 +254,39 @@ def of_metric(
   # nor `select_area`.
   known = {} if oracle is None else {'oracle': [oracle]}
   figures = {
-      name: of_method(points, draws, anchors, oracle)
+      name: of_method(points, draws, anchors, oracle, budgets)
       for name, points in {**hulls, **known}.items()
   }
   for name, method in methods.items():
     figures[name]['at_budget'] = {
-        f'{budget:g}': _at_budget(method, budget) for budget in metrics.BUDGETS
+        f'{budget:g}': _at_budget(method, budget) for budget in budgets
     }
-    figures[name]['cut_at'] = _cut_at([x.at_budget for x in method])
+    figures[name]['cut_at'] = _cut_at([x.at_budget for x in method], budgets)
     figures[name]['select_area'] = float(
         np.mean([candidates.select_area() for candidates in method])
     )
   if oracle is not None:
-    figures['oracle']['cut_at'] = _cut_at([lambda b: _oracle_at(oracle, b)])
-  differences = {
+    figures['oracle']['cut_at'] = _cut_at(
+        [lambda budget: _oracle_at(oracle, budget)], budgets
+    )
+  return {
+      'anchors': dataclasses.asdict(anchors),
+      'budgets': list(budgets),
+      'methods': figures,
+      'reference': reference,
+      'differences': _differences(hulls, reference, draws),
+  }
+
+
+def _differences(hulls, reference, draws) -> dict[str, Any]:
+  """Returns the area of `reference` minus that of each other method."""
+  found = {
       name: bootstrap.area_difference(hulls[reference], points, draws)
       for name, points in hulls.items()
       if name != reference
   }
   return {
-      'anchors': dataclasses.asdict(anchors),
-      'methods': figures,
-      'reference': reference,
-      'differences': {
-          name: dataclasses.asdict(found) if found else None
-          for name, found in differences.items()
-      },
+      name: dataclasses.asdict(x) if x else None for name, x in found.items()
   }
 
 

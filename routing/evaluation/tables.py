@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from routing.evaluation import budgets
 from routing.evaluation import cut_share
 from routing.evaluation import legend
 from routing.evaluation import metrics
@@ -27,6 +28,7 @@ LABELS = {
     'random per step': 'random per step',
     'oracle': 'oracle',
 }
+# The budgets of a table may be others; see `budgets.header`.
 COLUMNS = (
     'method',
     'area [95 %]',
@@ -120,17 +122,17 @@ def difference(figures: Mapping[str, Any], name: str) -> str:
 
 def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   """Returns the cells of one method's row, one per column of `COLUMNS`."""
-  method = figures['methods'][name]
+  method, keys = figures['methods'][name], budgets.keys(figures)
   row = [
       LABELS.get(name, name),
       interval(method['area']),
       difference(figures, name),
-      *(number(method['accuracy_at'][key]) for key in ('0.2', '0.4', '0.6')),
+      *(number(method['accuracy_at'][key]) for key in keys),
       number(method['mean_gap_recovered']),
       number(method['cost_to_recover']['95']),
   ]
-  at_budget = method.get('at_budget', {}).get('0.4')
-  cut = number(method['cut_at']['0.4'])
+  at_budget = method.get('at_budget', {}).get(keys[1])
+  cut = number(method['cut_at'][keys[1]])
   if at_budget is None:  # The oracle has no policy to choose.
     row += [MISSING, cut, *[MISSING] * 3]
   else:
@@ -195,7 +197,7 @@ def rich_table(results: Mapping[str, Any], metric: str) -> Any:
   from rich import table as table_lib
 
   table = table_lib.Table(title=title(results, metric))
-  for name in _NARROW:
+  for name in budgets.header(results['cost_metrics'][metric], _NARROW):
     justify = 'left' if name == 'method' else 'right'
     table.add_column(name, justify=justify, no_wrap=True)
   for row in rows(results, metric):
@@ -367,7 +369,8 @@ def markdown(results: Mapping[str, Any]) -> str:
   parts = []
   for metric in cost_metrics:
     parts.append(f'### {title(results, metric)}')
-    parts.append(markdown_table(COLUMNS, rows(results, metric)))
+    head = budgets.header(results['cost_metrics'][metric], COLUMNS)
+    parts.append(markdown_table(head, rows(results, metric)))
     parts += left_out_lines(results, metric)
   if line := cut_share.warning(results):
     parts.append(line)

@@ -105,6 +105,9 @@ def policies(router: learned.LearnedRouter) -> list[PolicyFamily]:
   return [PolicyFamily(router, k) for k in range(router.num_policies)]
 
 
+_MAX_UNKNOWN = 0.1  # Share of decisions without log-probabilities.
+
+
 class Uncertainty:
   """Confidence thresholds: the score is -min log-probability of the step.
 
@@ -123,26 +126,33 @@ class Uncertainty:
   def score(self, decisions: table_lib.Decisions) -> Scores:
     """Returns `[M]` uncertainty scores in nats, and the same route everywhere.
 
+    A step whose log-probabilities are missing counts as `fixed.UNKNOWN`. A back
+    end may lack them for single tokens: llama.cpp does where one character is
+    several tokens.
+
     Raises:
-      refusal.Refusal: if log-probabilities are missing at any decision, because
-        the live router could not decide there.
+      refusal.Refusal: if they are missing at more than a tenth of the
+        decisions: then the rule would not be one of confidence.
     """
     index = observation.UNCERTAINTIES.index(self._statistic)
     scores = decisions.uncertainty[:, index]
     missing = np.isnan(scores)
-    if missing.any():
+    if missing.mean() > _MAX_UNKNOWN:
       raise refusal.Refusal(
           'The confidence threshold needs log-probabilities; they are missing '
           f'at {missing.sum():,} of {len(missing):,} decisions.',
           None,
           note='',
       )
+    scores = np.where(missing, fixed.UNKNOWN, scores)
     routes = np.full(len(decisions.depth), self._route)
     return scores, routes
 
   def at(self, threshold: float) -> fixed.ConfidenceRouter:
     """Returns the live router at a threshold in nats."""
-    return fixed.ConfidenceRouter(threshold, self._route, self._statistic)
+    return fixed.ConfidenceRouter(
+        threshold, self._route, self._statistic, may_be_unknown=True
+    )
 
 
 class StepScore:

@@ -122,6 +122,11 @@ class RandomRouter:
     )
 
 
+# Nats of a step whose log-probabilities are missing: above every known step and
+# below inf, so every threshold hands over there but the one that never does.
+UNKNOWN = 1e6
+
+
 @dataclasses.dataclass(frozen=True)
 class ConfidenceRouter:
   """A router that hands over at the first step with a very unlikely token.
@@ -130,11 +135,14 @@ class ConfidenceRouter:
     tokens reaches this value.
   route: the larger route that takes over.
   statistic: one of `observation.UNCERTAINTIES`, instead of the minimum.
+  may_be_unknown: True where the engine is known to give log-probabilities of
+    most steps: a step without them then counts as `UNKNOWN` nats uncertain.
   """
 
   threshold: float
   route: int = 1
   statistic: str = 'minimum'
+  may_be_unknown: bool = False
 
   def __post_init__(self):
     check_route(self.route)
@@ -146,12 +154,15 @@ class ConfidenceRouter:
     The newest step is the draft under `peek`, else the last step of the trace.
 
     Raises:
-      ValueError: if the engine returned no log-probabilities.
+      ValueError: if the engine returned no log-probabilities, unless
+        `may_be_unknown`.
     """
     # Calibration uses the same function, so its thresholds fit these scores.
     score = observation.uncertainty(trace, self.statistic)
     # Any comparison with NaN is False: without this check the router would
     # silently never hand over.
+    if math.isnan(score) and self.may_be_unknown:
+      score = UNKNOWN
     if math.isnan(score):
       raise ValueError(
           'Confidence routing needs log-probabilities, but the engine returned '

@@ -49,6 +49,7 @@ METHODS = {
     'TRIM, sequence': 'third_party.trim.learned:SEQUENCE',
     'self-consistency': 'third_party.self_consistency.methods:METHOD',
     'speculative sampling': 'third_party.speculative_sampling.methods:METHOD',
+    'token router': 'third_party.token_router.methods:METHOD',
     'power sampling': 'third_party.power_sampling.methods:METHOD',
 }
 
