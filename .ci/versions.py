@@ -150,10 +150,20 @@ def main() -> None:
     worst = max(abs(a - b) for a, b in pairs)
     if worst > _TOLERANCE or theirs['shipped'] != ours['shipped']:
       sys.exit(f'{name} decides otherwise than {other}: {theirs}, {ours}')
+    # Rows of steps before the checkpoint stay only if training continues there.
     copy = directory / f'run-{other}-continued'
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(directory / f'run-{other}', copy)
+    log = copy / 'runs/seed0/metrics.jsonl'
+    log.write_text(log.read_text().replace('{', '{"old": true, '))
     program(home, _TRAIN, copy, 20)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = {
+        is_old: {x['step'] for x in rows if ('old' in x) == is_old}
+        for is_old in (True, False)
+    }
+    if max(steps[True]) != 10 or min(steps[False]) <= 10:
+      sys.exit(f'{name} did not continue the checkpoint of {other}: {steps}')
     print(
         f'{name} loads the router of {other} (scores differ by {worst:.1g}) '
         'and continues its checkpoint.',

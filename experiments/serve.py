@@ -278,7 +278,7 @@ def main(
     keys: str | None,
     state: str | None,
     new_key: str | None,
-    allow_other_pair: bool,
+    allow_other_pair: bool = False,
 ) -> None:
   """Serves, or makes a key; see the module."""
   if new_key is not None:
