@@ -28,10 +28,8 @@ import pathlib
 import sys
 
 from configs import arithmetic
-from experiments import calibrate
 from experiments import collect
 from experiments import train
-from routing.grading import pool
 
 if __name__ == '__main__':
   workdir, num_steps = pathlib.Path(sys.argv[1]), int(sys.argv[2])
@@ -101,11 +99,12 @@ def make(home: pathlib.Path, name: str, python: str) -> dict[str, str]:
   """Makes an environment; returns its versions by package."""
   shutil.rmtree(home, ignore_errors=True)
   run(_UV, 'venv', '--python', python, home)
-  install = ('uv', 'pip', 'install', '--python', home / 'bin/python')
-  run(_UV, *install[1:], f'--resolution={_RESOLUTIONS[name]}', _ROOT)
+  here = ('--python', home / 'bin/python')
+  chosen = f'--resolution={_RESOLUTIONS[name]}'
+  run(_UV, 'pip', 'install', *here, chosen, _ROOT)
   # Only what it needs is tried; the code is that of the checkout.
-  run(_UV, 'pip', 'uninstall', '--python', install[4], 'stepwise-routing')
-  listed = run(_UV, 'pip', 'list', '--format=json', '--python', install[4])
+  run(_UV, 'pip', 'uninstall', *here, 'stepwise-routing')
+  listed = run(_UV, 'pip', 'list', '--format=json', *here)
   return {x['name']: x['version'] for x in json.loads(listed)}
 
 
@@ -120,6 +119,33 @@ def program(home: pathlib.Path, code: str, *words: object) -> str:
 def loaded(home: pathlib.Path, workdir: pathlib.Path) -> dict:
   """Returns what a router decides when an environment loads it."""
   return json.loads(program(home, _LOAD, workdir).splitlines()[-1])
+
+
+def exchange(directory: pathlib.Path, name: str, other: str) -> None:
+  """Loads and continues in one environment what the other has saved."""
+  home, saved = directory / name, directory / f'run-{other}'
+  theirs, ours = (loaded(x, saved) for x in (directory / other, home))
+  pairs = zip(theirs['scores'], ours['scores'], strict=True)
+  worst = max(abs(a - b) for a, b in pairs)
+  if worst > _TOLERANCE or theirs['shipped'] != ours['shipped']:
+    sys.exit(f'{name} decides otherwise than {other}: {theirs}, {ours}')
+  copy = directory / f'run-{other}-continued'
+  shutil.rmtree(copy, ignore_errors=True)
+  shutil.copytree(saved, copy)
+  # Rows of steps before the checkpoint stay only if training continues there.
+  log = copy / 'runs/seed0/metrics.jsonl'
+  log.write_text(log.read_text().replace('{"step', '{"old": true, "step'))
+  program(home, _TRAIN, copy, 20)
+  rows = [json.loads(line) for line in log.read_text().splitlines()]
+  if [(x['step'], 'old' in x) for x in rows] != [
+      *((5, True), (10, True), (15, False), (20, False))
+  ]:
+    sys.exit(f'{name} did not continue the checkpoint of {other}: {rows}')
+  print(
+      f'{name} loads the router of {other} (scores differ by {worst:.1g}) '
+      'and continues its checkpoint.',
+      flush=True,
+  )
 
 
 def main() -> None:
@@ -141,34 +167,9 @@ def main() -> None:
     shutil.rmtree(workdir, ignore_errors=True)
     program(home, _TRAIN, workdir, 10)
     print(f'{name}: trained, saved and loaded.', flush=True)
-  for name, home in homes.items():
+  for name in homes:
     (other,) = set(homes) - {name}
-    theirs, ours = (
-        loaded(x, directory / f'run-{other}') for x in (homes[other], home)
-    )
-    pairs = zip(theirs['scores'], ours['scores'], strict=True)
-    worst = max(abs(a - b) for a, b in pairs)
-    if worst > _TOLERANCE or theirs['shipped'] != ours['shipped']:
-      sys.exit(f'{name} decides otherwise than {other}: {theirs}, {ours}')
-    # Rows of steps before the checkpoint stay only if training continues there.
-    copy = directory / f'run-{other}-continued'
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(directory / f'run-{other}', copy)
-    log = copy / 'runs/seed0/metrics.jsonl'
-    log.write_text(log.read_text().replace('{', '{"old": true, '))
-    program(home, _TRAIN, copy, 20)
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    steps = {
-        is_old: {x['step'] for x in rows if ('old' in x) == is_old}
-        for is_old in (True, False)
-    }
-    if max(steps[True]) != 10 or min(steps[False]) <= 10:
-      sys.exit(f'{name} did not continue the checkpoint of {other}: {steps}')
-    print(
-        f'{name} loads the router of {other} (scores differ by {worst:.1g}) '
-        'and continues its checkpoint.',
-        flush=True,
-    )
+    exchange(directory, name, other)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ An error names what was given, what is allowed, and the nearest allowed name.
 """
 
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import difflib
 import itertools
@@ -86,16 +85,21 @@ def first(words: Sequence[str]) -> str | None:
     words: those of the command line, with the name of the program.
   """
   program, *words = words
+  for name, value in _given(words):
+    if problem := _flag_problem(name, value, program):
+      return f'--{name}: {problem}'
+  return config_problem(words)
+
+
+def _given(words: Sequence[str]) -> list[tuple[str, str]]:
+  """Returns (name, value) of each flag; the value is '' where it has none."""
   end = words.index('--') if '--' in words else len(words)
-  given = [
+  split = [
       word.lstrip('-').partition('=')
       for word in words[:end]
       if re.match(r'--?[a-zA-Z]', word)
   ]
-  for name, _, value in given:
-    if problem := _flag_problem(name, value, program):
-      return f'--{name}: {problem}'
-  return config_problem({name: value for name, _, value in given})
+  return [(name, value) for name, _, value in split]
 
 
 def _flag_problem(name: str, value: str, program: str) -> str | None:
@@ -116,8 +120,13 @@ def _flag_problem(name: str, value: str, program: str) -> str | None:
   return None
 
 
-def config_problem(given: Mapping[str, str]) -> str | None:
-  """Returns what is wrong with --config, or a name in --config.<field>."""
+def config_problem(words: Sequence[str]) -> str | None:
+  """Returns what is wrong with --config, or a name in --config.<field>.
+
+  Args:
+    words: of a command line; other flags are not looked at.
+  """
+  given = dict(_given(words))
   path, _, variant = given.get('config', '').partition(':')
   if not pathlib.Path(path).is_file():
     # Either folder may be meant; see `located`.

@@ -73,35 +73,35 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (
-          {'config': 'configs/arithmetc.py'},
+          ['--config=configs/arithmetc.py'],
           "no such file. Did you mean 'configs/arithmetic.py'?",
       ),
-      ({'config': 'configs/arithmetic.py:dmo'}, "Did you mean 'demo'?"),
+      (['--config=configs/arithmetic.py:dmo'], "Did you mean 'demo'?"),
       (
-          {'config': 'configs/arithmetic.py', 'config.batch_sise': '8'},
+          ['--config=configs/arithmetic.py', '--config.batch_sise=8'],
           "no field 'batch_sise'. Did you mean 'batch_size'? Fields: ",
       ),
       (
-          {'config': 'configs/arithmetic.py', 'config.dropout': '8'},
+          ['--config=configs/arithmetic.py', '--config.dropout=8'],
           "no field 'dropout'. Did you mean 'network.dropout'?",
       ),
       (
-          {'config': 'configs/arithmetic.py', 'config.protocol.nam': 'x'},
+          ['--config=configs/arithmetic.py', '--config.protocol.nam=x'],
           "no field 'nam'. Did you mean 'name'? Fields: max_decisions, name,",
       ),
       (
-          {'config': 'configs/arithmetic.py', 'config.ruler': 'flops'},
+          ['--config=configs/arithmetic.py', '--config.ruler=flops'],
           'is now called --config.cost_metric',
       ),
   )
-  def test_a_mistake(self, given, words):
+  def test_a_mistake(self, words, message):
     with contextlib.chdir(checkout.ROOT):
-      self.assertIn(words, mistakes.config_problem(given))
+      self.assertIn(message, mistakes.config_problem(words))
 
   def test_what_is_right(self):
-    given = {'config': 'configs/arithmetic.py:demo', 'config.seed': '1'}
+    words = ['--config=configs/arithmetic.py:demo', '--config.seed=1']
     with contextlib.chdir(checkout.ROOT):
-      self.assertIsNone(mistakes.config_problem(given))
+      self.assertIsNone(mistakes.config_problem(words))
 
   def test_a_configuration_of_the_package_is_found_from_elsewhere(self):
     words = [

@@ -73,11 +73,7 @@ class NextTest(parameterized.TestCase):
       _, dash_m, program, *words = shlex.split(command)
       self.assertEqual((dash_m, program), ('-m', 'experiments.pipeline'))
       self.assertStartsWith(words[0], '--config=')
-      self.assertIsNone(
-          mistakes.config_problem(
-              dict(x.lstrip('-').split('=', 1) for x in words)
-          )
-      )
+      self.assertIsNone(mistakes.config_problem(words))
       self.assertNotIn('--workdir=runs/x', words)  # Which is another's.
 
   def test_another_metric_is_for_the_same_problems(self):
