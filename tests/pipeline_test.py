@@ -157,7 +157,7 @@ class PipelineTest(absltest.TestCase):
         f'--workdir={self.workdir}/new',
     )
     self.assertNotEqual(done.returncode, 0)
-    self.assertIn('Did you mean "cost_metric"', done.stderr)
+    self.assertIn("Did you mean 'cost_metric'", done.stderr)
     self.assertFalse((self.workdir / 'new').exists())
 
 

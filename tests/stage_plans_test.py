@@ -67,9 +67,18 @@ class StagesTest(parameterized.TestCase):
     work = 100 * 2 * 6 * weights * 50 * 4
     self.assertAlmostEqual(
         row.seconds,
-        stage_plans._TRAIN_START + work / stage_plans._TRAIN_FLOPS,
+        stage_plans._START
+        + stage_plans._TRAIN_START
+        + work / stage_plans._TRAIN_FLOPS,
     )
     self.assertIn('left: 1 of 1 seeds', row.what)
+
+  def test_the_demo_takes_about_what_it_took(self):
+    config = arithmetic.get_config('demo')
+    (trained,) = stage_plans.train_rows(config, self.workdir)
+    self.assertBetween(trained.seconds / 17.5, 0.7, 1.4)
+    (calibrated,) = stage_plans.calibrate_rows(config, self.workdir)
+    self.assertBetween(calibrated.seconds / 4.0, 0.7, 1.4)
 
   def test_what_is_done_takes_no_time(self):
     self.config.train_seeds = (0, 1)
@@ -78,7 +87,8 @@ class StagesTest(parameterized.TestCase):
     folder.mkdir(parents=True)
     (folder / learned.CARD_FILE).touch()
     (row,) = stage_plans.train_rows(self.config, self.workdir)
-    self.assertAlmostEqual(row.seconds, both / 2)
+    start = stage_plans._START  # Once, for however many seeds.
+    self.assertAlmostEqual(row.seconds - start, (both - start) / 2)
     self.config.train_seeds = (1,)
     (row,) = stage_plans.train_rows(self.config, self.workdir)
     self.assertEqual(row.seconds, 0)
