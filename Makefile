@@ -44,6 +44,8 @@ BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
 SERVE := $(VENV)/.serve-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
+# It would take the first Python on the PATH otherwise.
+PYREFLY = $(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python
 # Modules that other programs import; their types are checked by all rules, and
 # every parameter has one.
 TYPED := $(wildcard routing/*.py routing/features/*.py routing/shards/*.py \
@@ -82,9 +84,8 @@ lint: types
 	  { echo 'pyink would change files; run: make format' >&2; exit 1; }
 
 types: $(DEV)
-	$(VENV)/bin/pyrefly check
-	$(VENV)/bin/pyrefly check --preset default --error implicit-any-parameter \
-	  $(TYPED)
+	$(PYREFLY)
+	$(PYREFLY) --preset default --error implicit-any-parameter $(TYPED)
 
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .

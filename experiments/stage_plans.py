@@ -2,7 +2,8 @@
 
 Nothing is loaded or written. What collecting takes is in `dry_run.py`. Times of
 the other stages are the work, counted from the configuration, at a speed that
-was measured once; expect a factor of three. What cannot be counted beforehand is shown as unknown.
+was measured once; expect a factor of three. What cannot be counted beforehand
+is shown as unknown.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ from routing.objectives import lagrangian
 from routing.routers import learned
 from routing.training import estimators
 
-# Processor seconds on an AMD EPYC, without a GPU, of arithmetic.py:demo. Training
-# took 17.5 and calibration 4.0; evaluation is what these and collecting leave of
-# the time of the whole pipeline.
+# Processor seconds on an AMD EPYC, without a GPU, of arithmetic.py:demo. There,
+# training took 17.5 and calibration 4.0; evaluation is what these and
+# collecting leave of the time of the whole pipeline.
 _TRAIN_FLOPS = 7e10  # Counted operations a second; zeros are skipped.
 _TRAIN_START = 5.0  # Compilation, for each seed.
 _PER_THRESHOLD = 3e-6  # Calibration: a policy at a threshold on a problem.
@@ -35,8 +36,8 @@ _PER_RESAMPLE = 5e-7  # Evaluation: a method on a problem of a resample.
 _REPORT = 8.0
 _START = 3.0  # Of every stage: imports, reading records.
 BASIS = (
-    'Time: the counted work at the speed of an AMD EPYC without a GPU; expect a '
-    'factor of three. unknown: it depends on what comes before.'
+    'Time: the counted work at the speed of an AMD EPYC without a GPU; expect '
+    'a factor of three. unknown: it depends on what comes before.'
 )
 
 
