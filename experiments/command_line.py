@@ -45,6 +45,8 @@ _REQUIRED = ('config', 'workdir')
 def run(
     main: Callable[..., object],
     *names: str,
+    optional: Sequence[str] = (),
+    takes_words: bool = False,
     plan: Callable[..., object] | None = None,
 ) -> None:
   """Runs `main` as a program, called with the values of the flags `names`.
@@ -59,6 +61,9 @@ def run(
       the user can correct, and an `engine.Stop` says how to continue. Each of
       these ends the program with one line and exit code 1.
     *names: names of flags, in the order of `main`'s arguments.
+    optional: those of 'config' and 'workdir' that need not be given.
+    takes_words: calls `main` with one more argument, the list of the words that
+      are not flags. Otherwise such words are an error.
     plan: called instead of `main`, with the same arguments, if --dry_run is
       given; None = there is no such flag.
   """
@@ -73,7 +78,8 @@ def run(
     _SHARED[name]()
     # `--help` shows the flags of the program itself.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  flags.mark_flags_as_required([x for x in shared if x in _REQUIRED])
+  required = [x for x in shared if x in _REQUIRED and x not in optional]
+  flags.mark_flags_as_required(required)
 
   program = pathlib.Path(sys.argv[0]).stem
   # The flag of a configuration reads the whole command again from here.
@@ -85,7 +91,7 @@ def run(
     return app.parse_flags_with_usage(argv)
 
   def call(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_words:
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
     logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
     _set_up_log(sys.stderr)
@@ -94,6 +100,8 @@ def run(
     try:
       if 'config' in names:
         _check(flags.FLAGS['config'].value)
+      if takes_words:
+        values.append(list(argv[1:]))
       (plan if is_dry else main)(*values)
     except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
       sys.exit(f'{program}: {mistakes.hinted(str(error))}')

@@ -209,7 +209,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   run(config, workdir)
   report.show(workdir)
   commands = report.next_commands(asked, overrides, workdir)
-  for line in report.closing(workdir, report.FILES[1], commands):
+  for line in report.closing(workdir, commands):
     _say(line)
 
 

@@ -4,8 +4,10 @@ Also the first and the last lines of a pipeline run: what will be done, how long
 it takes, where the results are, and which command to try next.
 
 Run:    python -m experiments.report --workdir=runs/arithmetic
-Writes: table.md, frontier.png and cost_metrics.png; report.json, the hash of
-        the results that they show
+Several runs side by side: python -m experiments.report --compare runs/a runs/b
+Writes: report.html, the whole report as one page for a browser; table.md,
+        frontier.png and cost_metrics.png; report.json, the hash of the results
+        that they show. --compare: gallery.html in the folder of the first run
 """
 
 from collections.abc import Mapping
@@ -18,18 +20,24 @@ import shlex
 import sys
 from typing import Any
 
+from absl import app
+from absl import flags
 import ml_collections
 
 from experiments import command_line
+from experiments import report_page
 from routing.evaluation import cut_share
+from routing.evaluation import gallery
+from routing.evaluation import page
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from routing.shards import manifest as manifest_lib
 
 RESULTS_FILE = 'results.json'
-FILES = ('table.md', 'frontier.png', 'cost_metrics.png')
+FILES = ('report.html', 'table.md', 'frontier.png', 'cost_metrics.png')
 RECORD_FILE = 'report.json'
+GALLERY_FILE = 'gallery.html'
 # What the time of a run depends on. A run whose fields are those of a variant
 # with a measured time takes about as long.
 _SIZES = (
@@ -62,19 +70,47 @@ def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
 
 
 def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
-  """Writes the Markdown tables and both plots; returns their paths."""
+  """Writes the page, the tables and both plots; returns their paths."""
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
   paths = [directory / name for name in FILES]
   # The record comes last: it says that all files above are complete.
-  paths[0].write_text(tables.markdown(results))
-  plots.frontier(results, paths[1])
-  plots.cost_metrics(results, paths[2])
+  report_page.write(directory, results, paths[0])
+  paths[1].write_text(tables.markdown(results))
+  plots.frontier(results, paths[2])
+  plots.cost_metrics(results, paths[3])
   text = json.dumps(_record(directory)) + '\n'
   manifest_lib.replace_file(
       directory / RECORD_FILE, lambda path: path.write_text(text)
   )
   return paths
+
+
+def write_gallery(directories: Sequence[str]) -> pathlib.Path:
+  """Writes a page of several runs beside the first of them; returns its path.
+
+  Raises:
+    ValueError: if there are fewer than two runs, one is named twice, or one has
+      no results.
+  """
+  paths = [pathlib.Path(x).absolute() for x in directories]
+  if len(set(paths)) < len(paths):
+    raise ValueError(f'A run is named twice: {", ".join(directories)}.')
+  # The last parts of the paths, as many as tell the runs apart.
+  depth = 1
+  while len({x.parts[-depth:] for x in paths}) < len(paths):
+    depth += 1
+  runs = {'/'.join(x.parts[-depth:]): x for x in paths}
+  to = paths[0].parent / GALLERY_FILE if paths else pathlib.Path(GALLERY_FILE)
+  pages = {
+      name: os.path.relpath(path / FILES[0], to.parent)
+      for name, path in runs.items()
+      if (path / FILES[0]).exists()
+  }
+  content = gallery.of_runs({x: load(y) for x, y in runs.items()}, pages)
+  text = page.render('gallery.html', content)
+  manifest_lib.replace_file(to, lambda path: path.write_text(text, 'utf-8'))
+  return to
 
 
 def is_current(workdir: pathlib.Path | str) -> bool:
@@ -224,9 +260,10 @@ def next_commands(
   return found
 
 
-def closing(workdir: str, plot: str, commands: Mapping[str, str]) -> list[str]:
-  """Returns the lines printed last: where the plot is, and what to try next."""
-  lines = ['', f'Plot: {shown(pathlib.Path(workdir) / plot)}', '', 'Next:']
+def closing(workdir: str, commands: Mapping[str, str]) -> list[str]:
+  """Returns the lines printed last: what to look at, and what to try next."""
+  first, plot = (shown(pathlib.Path(workdir) / FILES[i]) for i in (0, 2))
+  lines = ['', f'Report, for a browser: {first}', f'Plot: {plot}', '', 'Next:']
   for what, command in commands.items():
     lines += [f'  {what}:', f'    {command}']
   lines.append(f'  The trained router, step by step: {_QUICKSTART}')
@@ -240,8 +277,23 @@ def _pipeline(asked: str, workdir: str, *words: str) -> str:
   return shlex.join([python, '-m', 'experiments.pipeline', *given])
 
 
-def main(workdir: str) -> None:
-  """Writes the report, prints its tables, and prints the paths of its files."""
+def main(
+    workdir: str | None, compare: bool, directories: Sequence[str]
+) -> None:
+  """Writes the report, prints its tables, and prints the paths of its files.
+
+  Args:
+    workdir: of the run to report on.
+    compare: writes a gallery of the runs in `directories` instead.
+    directories: work directories of runs, two or more.
+  """
+  if compare:
+    print(shown(write_gallery(directories)))
+    return
+  if workdir is None or directories:
+    raise app.UsageError(
+        'Give --workdir=<run>, or --compare and the directories of runs.'
+    )
   paths = write(workdir)
   show(workdir)
   for path in paths:
@@ -252,4 +304,14 @@ if __name__ == '__main__':
   # Here, since the plans import the stages.
   from experiments import stage_plans
 
-  command_line.run(main, 'workdir', plan=stage_plans.show_report)
+  flags.DEFINE_bool(
+      'compare', False, 'Writes one page of the runs that are named.'
+  )
+  command_line.run(
+      main,
+      'workdir',
+      'compare',
+      optional=('workdir',),
+      takes_words=True,
+      plan=stage_plans.show_report,
+  )

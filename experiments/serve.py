@@ -20,7 +20,6 @@ import ml_collections
 import uvicorn
 
 from experiments import builders
-from experiments import collection_facts
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import split_on_disk
@@ -28,7 +27,6 @@ from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
-from routing.engines import route as route_lib
 from routing.routers import learned
 from routing.serving import answering
 from routing.serving import app as app_lib
@@ -36,10 +34,9 @@ from routing.serving import keys as keys_lib
 from routing.serving import monitoring
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
+from routing.serving import tracing as tracing_lib
 
 _STATE_FILE = 'state.sqlite'
-# Until a model of the embedded pair has compiled, on one core of an AMD EPYC.
-_EMBEDDED_SECONDS = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -136,6 +133,7 @@ async def open_service(
     config: ml_collections.ConfigDict,
     router: learned.LearnedRouter,
     state: pathlib.Path | None,
+    tracing: tracing_lib.Tracing = tracing_lib.OFF,
     *,
     allow_other_pair: bool = False,
 ):
@@ -145,6 +143,7 @@ async def open_service(
     config: of the run.
     router: the router.
     state: directory of what outlives a restart; None = nothing does.
+    tracing: makes spans.
     allow_other_pair: see `check`.
 
   Raises:
@@ -160,7 +159,15 @@ async def open_service(
   )
   found = engines(config, given)
   try:
-    service = answering.Service(asked, found, router, given, store)
+    service = answering.Service(
+        asked,
+        found,
+        router,
+        given,
+        store,
+        tracing=tracing,
+        example=builders.task(config).example,
+    )
     service.batches.warm_up()
     yield service
     await service.close()
@@ -238,6 +245,7 @@ async def serve(
     port: int,
     keys: tuple[keys_lib.Key, ...] = (),
     state: pathlib.Path | None = None,
+    tracing: tracing_lib.Tracing = tracing_lib.OFF,
     allow_other_pair: bool = False,
 ) -> None:
   """Serves until the process is told to stop; answers in progress finish.
@@ -247,12 +255,12 @@ async def serve(
     router: the router.
     host, port: where to listen.
     keys: who may call; () = anyone on this machine.
-    state, allow_other_pair: see `open_service`.
+    state, tracing, allow_other_pair: see `open_service`; tracing is closed.
   """
   check_host(host, keys)
   listener = bind(host, port)  # Before models are loaded: it may be taken.
   async with open_service(
-      config, router, state, allow_other_pair=allow_other_pair
+      config, router, state, tracing, allow_other_pair=allow_other_pair
   ) as service:
     app = app_lib.create(service, keys_lib.Keyring(keys))
     server = _Server(
@@ -267,7 +275,8 @@ async def serve(
     )
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
     await server.serve(sockets=[listener])
-    monitoring.log('stop')
+  tracing.close()
+  monitoring.log('stop')
 
 
 def main(
@@ -278,6 +287,7 @@ def main(
     keys: str | None,
     state: str | None,
     new_key: str | None,
+    traces: str | None = None,
     allow_other_pair: bool = False,
 ) -> None:
   """Serves, or makes a key; see the module."""
@@ -295,62 +305,20 @@ def main(
           port=port,
           keys=() if keys is None else keys_lib.read(pathlib.Path(keys)),
           state=None if state is None else pathlib.Path(state),
+          tracing=(
+              tracing_lib.OFF
+              if traces is None
+              else tracing_lib.to_collector(traces)
+          ),
           allow_other_pair=allow_other_pair,
       )
   )
 
 
-def show_plan(
-    config: ml_collections.ConfigDict,
-    router: str,
-    host: str,
-    port: int,
-    keys: str | None,
-    state: str | None,
-    new_key: str | None,
-    allow_other_pair: bool,
-) -> None:
-  """Checks what `main` would serve, and prints it; loads no model."""
-  from experiments import stage_plans  # Only for --dry_run.
-
-  found = learned.load(router)
-  check(config, found, allow_other_pair=allow_other_pair)
-  given = settings(config)
-  users = () if keys is None else keys_lib.read(pathlib.Path(keys))
-  check_host(host, users)
-  bind(host, port).close()
-  rows = [
-      stage_plans.Row('serve', *_load_row(route))
-      for route in builders.routes(config)
-  ]
-  points = ', '.join(point.name for point in found.points)
-  stage_plans.show(
-      rows,
-      [
-          f'At http://{host}:{port}/v1, for {len(users) or "all"} callers, '
-          f'{given.concurrency} answers at once. Points: {points}.',
-          f'State: {state or "none, lost at a restart"}.',
-          *([f'The key {new_key!r} would be made instead.'] if new_key else []),
-      ],
-  )
-
-
-def _load_row(route: route_lib.Route) -> tuple[str, str, float | None]:
-  """Returns what would be loaded for a route, its size and its seconds."""
-  if route.is_served:
-    return f'{route.name}: asks {route.model} elsewhere', 'nothing to load', 0
-  parameters = collection_facts.parameters(route)
-  if parameters is None:
-    return f'{route.name}: {route.model}', 'unknown, not on this machine', None
-  return (
-      f'{route.name}: {route.model}, by {route.engine}',
-      f'{parameters:,} parameters',
-      # Only the embedded pair compiles a fixed number of programs.
-      _EMBEDDED_SECONDS if route.engine == 'embedded' else None,
-  )
-
-
 if __name__ == '__main__':
+  # Here, since the plan imports this module.
+  from experiments import serve_plan
+
   flags.DEFINE_string(
       'router', 'shipped', "Directory of a trained router, or 'shipped'."
   )
@@ -363,6 +331,11 @@ if __name__ == '__main__':
   flags.DEFINE_string(
       'new_key', None, 'Name of a key to add to --keys; prints it, and ends.'
   )
+  flags.DEFINE_string(
+      'traces',
+      None,
+      'Collector of OTLP/HTTP for spans; none = no spans.',
+  )
   flags.DEFINE_bool(
       'allow_other_pair',
       False,
@@ -372,6 +345,6 @@ if __name__ == '__main__':
   command_line.run(
       main,
       *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key'),
-      'allow_other_pair',
-      plan=show_plan,
+      *('traces', 'allow_other_pair'),
+      plan=serve_plan.show,
   )

@@ -227,9 +227,20 @@ def show_evaluate(
   show(evaluate_rows(config, workdir), [_needs(config, workdir), BASIS])
 
 
-def show_report(workdir: pathlib.Path | str) -> None:
-  """Prints what the report would do."""
-  show(report_rows(workdir), [BASIS])
+def show_report(
+    workdir: pathlib.Path | str | None,
+    compare: bool = False,
+    directories: Sequence[str] = (),
+) -> None:
+  """Prints what the report would do; arguments as those of `report.main`."""
+  if compare:
+    size = f'{len(directories)} runs'
+    rows = [Row('report', 'one page of runs side by side', size, _REPORT)]
+  elif workdir is None:
+    raise ValueError('Give --workdir=<run>, or --compare and directories.')
+  else:
+    rows = report_rows(workdir)
+  show(rows, [BASIS])
 
 
 def show_pipeline(

@@ -174,6 +174,23 @@ class BrowserTest(router_server.ServedCase):
     self.assertIn('Loss ≤ 0.3 with probability 0.9', words)
     self.assertIn('accuracy 95 %, cost 110 %', words)
 
+  def test_one_button_asks_an_example(self):
+    found, _ = self.serve(
+        lambda: router_server.scripted_service(example=router_server.QUESTION)
+    )
+    page = self.open(found.url)
+    page.locator('#send:enabled').click()
+    page.locator('.total').wait_for()
+    steps = page.locator('ol li').all_inner_texts()
+    self.assertEqual([x.split('\n')[-1] for x in steps][0], '13')
+    self.assertTrue(page.is_visible('#example'))
+    # What somebody has typed is kept.
+    page.reload()
+    page.fill('#question', '1:1')
+    page.evaluate('load()')
+    self.assertEqual(page.input_value('#question'), '1:1')
+    self.assertTrue(page.is_hidden('#example'))
+
   def test_steps_by_two_writers_with_costs_by_hand(self):
     page = self.open()
     self.choose(page, 1)

@@ -141,11 +141,11 @@ class CommandTest(absltest.TestCase):
     return lines[-1] if lines[0].startswith('Loading') else done.stderr.strip()
 
   def test_a_flag(self):
-    self.assertEqual(
-        self._says('report', '--wokdir=x'),
-        "report: --wokdir: no such flag. Did you mean '--workdir'? Flags: "
-        '--dry_run, --workdir.',
+    said = self._says('report', '--wokdir=x')
+    self.assertStartsWith(
+        said, "report: --wokdir: no such flag. Did you mean '--workdir'? Flags:"
     )
+    self.assertIn('--dry_run', said)
 
   def test_a_choice_of_a_flag(self):
     self.assertEqual(

@@ -103,6 +103,7 @@ class DependenciesTest(parameterized.TestCase):
             'reasoning-gym',
             'browser',
             'sweep',
+            'clients',
             'track',
             'dev',
         ],
@@ -143,7 +144,7 @@ class DependenciesTest(parameterized.TestCase):
         tree = ast.parse(path.read_text(encoding='utf-8'))
         allowed = base()
         # Nothing else imports them; see the next test.
-        if name.startswith(('routing/serving/', 'experiments/serve.py')):
+        if name.startswith(('routing/serving/', 'experiments/serve')):
           allowed = allowed | extra('serve')
         self.assertEmpty(
             undeclared(checkout.imports_at_load(tree), allowed), name
@@ -153,7 +154,7 @@ class DependenciesTest(parameterized.TestCase):
     for path in checkout.files('*.py'):
       name = checkout.name(path)
       if name.startswith(('routing/', 'experiments/')):
-        if not name.startswith(('routing/serving/', 'experiments/serve.py')):
+        if not name.startswith(('routing/serving/', 'experiments/serve')):
           used = checkout.imports(ast.parse(path.read_text(encoding='utf-8')))
           for module in used:
             self.assertNotStartsWith(module, 'routing.serving', name)

@@ -87,7 +87,9 @@ class NextTest(parameterized.TestCase):
     )
 
   def test_the_notebook_is_there(self):
-    path = report.closing('w', 'p', {})[-1].split()[-1]
+    lines = report.closing('w', {})
+    self.assertIn('Report, for a browser: w/report.html', lines)
+    path = lines[-1].split()[-1]
     self.assertTrue((checkout.ROOT / path).is_file())
 
 

@@ -34,6 +34,7 @@ from routing.serving import keys as keys_lib
 from routing.serving import monitoring
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
+from routing.serving import tracing as tracing_lib
 from tests import scripted_pair
 
 CHAT = '/v1/chat/completions'
@@ -51,13 +52,17 @@ _FEATURES = observation.FeatureConfig(
 )
 
 
-def make_router(thresholds=(0.4, 0.5, 0.6)) -> learned.LearnedRouter:
+def make_router(
+    thresholds=(0.4, 0.5, 0.6), kind='mlp', process='escalate'
+) -> learned.LearnedRouter:
   """Returns an untrained router for the scripted pair, with five points.
 
   Args:
     thresholds: of the first three points, the dearest first.
+    kind: of the network.
+    process: of the protocol, whose view is `peek`.
   """
-  fields = dict(kind='mlp', hidden=(8,), dropout=0.0)
+  fields = dict(kind=kind, hidden=(16,) if kind != 'mlp' else (8,), dropout=0.0)
   network = networks.make_network(fields, 2)
   params = jax.vmap(
       lambda key: networks.init_params(key, network, _FEATURES.size)
@@ -68,7 +73,7 @@ def make_router(thresholds=(0.4, 0.5, 0.6)) -> learned.LearnedRouter:
       specs=_SPECS,
       metric='price',
       reference=1e-4,
-      protocol=protocols.Protocol('escalate', 'peek'),
+      protocol=protocols.Protocol(process, 'peek'),
       features=_FEATURES,
       network=fields,
       form='budget',
@@ -114,7 +119,13 @@ def make_answering(router: learned.LearnedRouter) -> live_answers.Answering:
 
 
 def scripted_service(
-    router=None, engines=None, path=None, rng=None, **settings
+    router=None,
+    engines=None,
+    path=None,
+    rng=None,
+    tracing=tracing_lib.OFF,
+    example='',
+    **settings,
 ) -> answering.Service:
   """Returns a service of the scripted pair; it must run in an event loop."""
   router = router or make_router()
@@ -125,6 +136,8 @@ def scripted_service(
       settings_lib.Settings(**settings),
       store_lib.Store(path),
       rng,
+      tracing,
+      example,
   )
 
 
@@ -191,6 +204,7 @@ def running(
   thread.start()
   is_up.wait(60)
   try:
+    until(lambda: found['running'].server.started)
     yield found['running']
   finally:
     if 'running' in found:

@@ -55,7 +55,7 @@ def _running(command, log):
 class PageTest(absltest.TestCase):
 
   def test_from_nothing_to_an_answer(self):
-    first, second = _blocks('bash')
+    first, second, *_ = _blocks('bash')
     install, command = first.splitlines()
     # All that it asks for is here, as constraints.txt has it. Newer Pythons
     # make environments without setuptools, which pip would have to load.
@@ -80,6 +80,8 @@ class PageTest(absltest.TestCase):
       self.assertEndsWith(answer['choices'][0]['message']['content'], _ANSWER)
       self.assertEqual(answer['model'], 'router@loss<=0.05@0.9')
       self._client_of_the_page(url)
+      listed = httpx.get(f'{url}/v1/models').json()
+      self.assertIn(repr(listed['routing']['example']), _DOC)
       # It is asked to stop, and stops.
       process.send_signal(signal.SIGTERM)
       self.assertEqual(process.wait(60), 0)
@@ -98,7 +100,7 @@ class PageTest(absltest.TestCase):
 
   def _client_of_the_page(self, url):
     """Runs the example in Python, with the address of this service."""
-    (code,) = _blocks('python')
+    code, *_ = _blocks('python')
     names = {}
     exec(code.replace('http://127.0.0.1:8000', url), names)  # pylint: disable=exec-used
     names['client'].close()

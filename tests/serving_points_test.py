@@ -1,10 +1,16 @@
 """Which operating point answers, and decisions without an answer."""
 
+import asyncio
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import openai
 
+from routing import types
+from routing.rollout import driver
+from routing.rollout import step_requests
 from tests import router_server
+from tests import scripted_pair
 
 _SMALL, _LARGE = router_server.SMALL, router_server.LARGE
 _MIXED = router_server.QUESTION
@@ -108,6 +114,92 @@ class DecisionTest(router_server.SharedCase):
     response = self.http.post('/v1/decision', json=body)
     self.assertEqual(response.status_code, 400, response.text)
     self.assertEqual(response.json()['error']['param'], param)
+
+
+class MemoryTest(router_server.ServedCase):
+  """A router that remembers sees the drafts that were discarded."""
+
+  def given(self, step):
+    return dict(
+        text=step.text,
+        model=(_SMALL, _LARGE)[step.route],
+        tokens=step.num_tokens,
+        log_probs=step.log_probs.tolist(),
+        top_log_probs=step.top_log_probs.tolist(),
+    )
+
+  def body(self, trace):
+    """Returns the request for the decision at a trace."""
+    *earlier, last = [
+        dict(draft=self.given(x.draft), spent=x.spent) for x in trace.history
+    ]
+    return {
+        'model': 'router@cost<=0.5',
+        'question': trace.question,
+        'steps': list(map(self.given, trace.steps)),
+        'earlier': earlier,
+        **last,
+    }
+
+  @parameterized.parameters('gru', 'attention')
+  def test_each_decision_of_an_answer(self, kind):
+    router = router_server.make_router(kind=kind, process='redraft')
+    at_point, seen = router.at('cost<=0.5'), []
+
+    class Alternating:
+      """Discards every second draft, and keeps what it has seen."""
+
+      def decide(self, trace):
+        seen.append(trace)
+        return types.Decision(len(trace.steps) % 2, 0.5)
+
+    problem = types.Problem('p', _MIXED, '')
+    asyncio.run(
+        driver.answer(
+            problem,
+            Alternating(),
+            scripted_pair.make_engines(2),
+            protocol=router.card.protocol,
+            accounting=router.card.accounting,
+            grade=None,
+            seed=0,
+            sampling=step_requests.Sampling(),
+        )
+    )
+    self.assertLen(seen, 6)
+    _, client = self.serve(
+        lambda: router_server.scripted_service(router=router)
+    )
+    for trace in seen:
+      body = self.body(trace)
+      answer = client.post('/v1/decision', json=body)
+      self.assertEqual(answer.status_code, 200, answer.text)
+      wanted = at_point.decide(trace)
+      self.assertEqual(answer.json()['score'], wanted.score)
+      self.assertEqual(answer.json()['route'], wanted.route)
+    # The draft at the second decision was discarded, and is remembered.
+    discarded = body['earlier'][1]['draft']
+    self.assertEqual(discarded['model'], _SMALL)
+    self.assertEqual(body['steps'][1]['model'], _LARGE)
+    discarded['log_probs'] = [-3.0] * discarded['tokens']
+    other = client.post('/v1/decision', json=body).json()
+    self.assertNotEqual(other['score'], wanted.score)
+    # Without its memory it cannot decide.
+    for earlier in ([], body['earlier'][1:]):
+      refused = client.post('/v1/decision', json=body | {'earlier': earlier})
+      self.assertEqual(refused.status_code, 400)
+      self.assertEqual(refused.json()['error']['param'], 'earlier')
+    body['earlier'][1]['draft'] = None
+    refused = client.post('/v1/decision', json=body).json()['error']
+    self.assertEqual(refused['param'], 'earlier[1].draft')
+
+  def test_a_router_without_memory_may_be_given_the_same(self):
+    _, client = self.serve()
+    draft = dict(text='13\n\n', model=_SMALL, tokens=4)
+    body = dict(model='router', question=_MIXED, steps=[draft], draft=draft)
+    alone = client.post('/v1/decision', json=body).json()
+    again = body | {'earlier': [{'draft': draft}]}
+    self.assertEqual(client.post('/v1/decision', json=again).json(), alone)
 
 
 if __name__ == '__main__':

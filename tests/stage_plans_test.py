@@ -15,7 +15,7 @@ from configs import arithmetic_redraft
 from configs import compare_arithmetic
 from experiments import compare
 from experiments import pretrain
-from experiments import serve
+from experiments import serve_plan
 from experiments import stage_plans
 from experiments import train
 from routing.routers import learned
@@ -167,9 +167,9 @@ class OthersTest(absltest.TestCase):
 
   def test_a_service(self):
     said = _printed(
-        serve.show_plan,
+        serve_plan.show,
         arithmetic.get_config(),
-        *('shipped', '127.0.0.1', 0, None, None, None, False),
+        *('shipped', '127.0.0.1', 0, None, None, None, None, False),
     )
     self.assertIn('129,024 parameters', said)
     self.assertIn('loss<=0.05@0.9', said)

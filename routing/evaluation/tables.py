@@ -150,10 +150,13 @@ def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
 def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
   """Returns a row of cells per method, as in `COLUMNS`, for one cost metric."""
   figures = results['cost_metrics'][metric]
-  # Methods that have no entry in `LABELS` still get a row, at the end.
+  return [_method_row(figures, name) for name in order(figures)]
+
+
+def order(figures: Mapping[str, Any]) -> list[str]:
+  """Returns the methods as tables list them; those without a label last."""
   named = [name for name in LABELS if name in figures['methods']]
-  others = [name for name in figures['methods'] if name not in LABELS]
-  return [_method_row(figures, name) for name in named + others]
+  return named + [name for name in figures['methods'] if name not in LABELS]
 
 
 def title(results: Mapping[str, Any], metric: str) -> str:

@@ -27,12 +27,14 @@ from routing.rollout import steps as steps_lib
 class Leaf:
   """A finished answer.
 
+  steps: all steps of the answer.
   calls: every call of the answer in order, including those that wrote discarded
     drafts.
   is_correct: whether the answer grades right.
   is_cut: whether the token limit cut the answer off.
   """
 
+  steps: tuple[types.Step, ...]
   calls: tuple[types.Call, ...]
   is_correct: bool
   is_cut: bool
@@ -190,6 +192,7 @@ class _Walk:
       rest, _ = self._write(route, steps, contents, to_end=True)
       steps, calls = (*steps, *rest), (*calls, _call('hand_over', rest))
     return Leaf(
+        steps,
         calls,
         self._is_correct(steps_lib.join(steps)),
         cut_answers.of_steps(steps),

@@ -25,6 +25,7 @@ from routing.serving import monitoring
 from routing.serving import openai_schema
 from routing.serving import points as points_lib
 from routing.serving import refusals
+from routing.serving import response_schema
 
 _CLIENT_GONE = 499  # As nginx logs it; nobody is there to receive it.
 
@@ -61,7 +62,11 @@ def create(
     )
   paths = frozenset(route.path for route in (*_open.routes, *_guarded.routes))
   return gateway.Gateway(
-      app, service.metrics, service.settings.max_body_bytes, paths
+      app,
+      service.metrics,
+      service.settings.max_body_bytes,
+      paths,
+      service.tracing,
   )
 
 
@@ -91,6 +96,7 @@ def note(request: fastapi.Request, **fields: Any) -> None:
   request.scope['state'].setdefault('log', {}).update(fields)
 
 
+_described = response_schema.described
 _open = fastapi.APIRouter()
 _guarded = fastapi.APIRouter(dependencies=[fastapi.Depends(_key)])
 _Paying = Annotated[keys_lib.Key, fastapi.Depends(_paying)]
@@ -104,13 +110,19 @@ async def page() -> responses.Response:
   return responses.HTMLResponse(text, headers=headers)
 
 
-@_open.get('/health')
+@_open.get('/health', **_described(response_schema.Health))
 async def health() -> dict[str, str]:
   """Says that the process lives."""
   return {'status': 'ok'}
 
 
-@_open.get('/ready')
+@_open.get(
+    '/ready',
+    **_described(
+        response_schema.Ready,
+        responses={503: {'model': response_schema.Ready}},
+    ),
+)
 async def ready(request: fastapi.Request) -> responses.Response:
   """Says whether answers can be written now, and by which models."""
   service = _service(request)
@@ -122,21 +134,25 @@ async def ready(request: fastapi.Request) -> responses.Response:
   )
 
 
-@_guarded.get('/metrics')
+@_guarded.get('/metrics', **_described(None))
 async def metrics(request: fastapi.Request) -> responses.Response:
   """Returns the metrics for Prometheus."""
   text, kind = _service(request).metrics.text()
   return responses.Response(text, media_type=kind)
 
 
-@_guarded.get('/v1/models')
+@_guarded.get('/v1/models', **_described(response_schema.Models))
 async def models(request: fastapi.Request) -> dict[str, Any]:
   """Lists the operating points, and each model alone."""
-  found = _service(request).points.models()
-  return {'object': 'list', 'data': [_model(request, *x) for x in found]}
+  service = _service(request)
+  return {
+      'object': 'list',
+      'data': [_model(request, *x) for x in service.points.models()],
+      'routing': {'example': service.example or None},
+  }
 
 
-@_guarded.get('/v1/models/{name:path}')
+@_guarded.get('/v1/models/{name:path}', **_described(response_schema.Model))
 async def model(request: fastapi.Request, name: str) -> dict[str, Any]:
   """Describes one entry of the list."""
   for found, point in _service(request).points.models():
@@ -158,7 +174,10 @@ def _model(request: fastapi.Request, name: str, point: Any) -> dict[str, Any]:
   }
 
 
-@_guarded.post('/v1/chat/completions')
+@_guarded.post(
+    '/v1/chat/completions',
+    **_described(response_schema.ChatCompletion, streams=True),
+)
 async def chat(
     request: fastapi.Request, body: openai_schema.Chat, key: _Paying
 ) -> responses.Response:
@@ -166,7 +185,10 @@ async def chat(
   return await _complete(request, body, key)
 
 
-@_guarded.post('/v1/completions')
+@_guarded.post(
+    '/v1/completions',
+    **_described(response_schema.TextCompletion, streams=True),
+)
 async def completions(
     request: fastapi.Request, body: openai_schema.Completion, key: _Paying
 ) -> responses.Response:
@@ -174,7 +196,7 @@ async def completions(
   return await _complete(request, body, key)
 
 
-@_guarded.post('/v1/decision')
+@_guarded.post('/v1/decision', **_described(response_schema.Decided))
 async def decision(
     request: fastapi.Request, body: openai_schema.Decision, key: _Paying
 ) -> dict[str, Any]:
@@ -182,7 +204,7 @@ async def decision(
   return await decision_lib.decide(_service(request), body)
 
 
-@_guarded.post('/v1/feedback')
+@_guarded.post('/v1/feedback', **_described(response_schema.Graded))
 async def feedback(
     request: fastapi.Request, body: openai_schema.Feedback, key: _Known
 ) -> dict[str, Any]:
@@ -195,7 +217,7 @@ async def feedback(
   return found
 
 
-@_guarded.get('/v1/usage')
+@_guarded.get('/v1/usage', **_described(response_schema.UsageOfKey))
 async def usage(request: fastapi.Request, key: _Known) -> dict[str, Any]:
   """Returns what the caller's key has used."""
   used = _service(request).ledger.used(key.name)
@@ -212,7 +234,7 @@ async def _complete(
   note(request, model=exchange.choice.name, id=exchange.id, user=body.user)
   if not body.stream:
     found, headers = await _or_gone(request, exchange.whole())
-    note(request, cost=found['routing']['cost'])
+    note(request, cost=found['routing']['cost'], tokens=found['usage'])
     return responses.JSONResponse(found, headers=headers)
   events = exchange.events()
   try:
@@ -287,7 +309,8 @@ class _Stream(responses.StreamingResponse):
       yield _line(event)
       async for event in self._events:
         yield _line(event)
-      note(self._request, cost=event['routing']['cost'])  # Of the last chunk.
+      # Of the last chunk.
+      note(self._request, cost=event['routing']['cost'], tokens=event['usage'])
     except Exception as error:
       # The status is sent already, so that the error is an event.
       yield _line(_as_refusal(self._request, error).body())

@@ -24,24 +24,7 @@ async def decide(
     raise refusals.invalid(
         'model', f'{body.model} decides nothing; name a point.'
     )
-  if service.router.has_memory:
-    raise refusals.unsupported(
-        'model', 'a router with memory also reads the drafts it has discarded.'
-    )
-  if choice.protocol.has_draft != (body.draft is not None):
-    needed = 'needs the draft' if choice.protocol.has_draft else 'has no draft'
-    raise refusals.invalid(
-        'draft', f'The protocol {choice.protocol.name} {needed} of the step.'
-    )
-  trace = types.Trace(
-      question=body.question,
-      steps=tuple(
-          _step(service, given, f'steps[{i}]')
-          for i, given in enumerate(body.steps)
-      ),
-      draft=None if body.draft is None else _step(service, body.draft, 'draft'),
-      spent=body.spent,
-  )
+  trace = _trace(service, body, choice.protocol.has_draft)
   try:
     decision = choice.router.decide(trace)
     if inspect.isawaitable(decision):  # Of a batch, or of this router alone.
@@ -57,6 +40,44 @@ async def decide(
       'score': decision.score,
       'threshold': choice.threshold_at(len(trace.steps)),
   }
+
+
+def _trace(
+    service: answering.Service, body: openai_schema.Decision, has_draft: bool
+) -> types.Trace:
+  """Returns the trace, which leads back to those of earlier decisions.
+
+  Raises:
+    refusals.Refusal: if something is missing, or too much.
+  """
+  needed = len(body.steps) if service.router.has_memory else 0
+  if len(body.earlier) not in {needed, len(body.steps)}:
+    raise refusals.invalid(
+        'earlier',
+        f'There are {len(body.steps)} steps and {len(body.earlier)} earlier '
+        'decisions. There must be one for each step; none will do where the '
+        'router does not remember.',
+    )
+  steps = tuple(
+      _step(service, given, f'steps[{i}]') for i, given in enumerate(body.steps)
+  )
+  trace = None
+  for i, seen in enumerate([*body.earlier, body]):
+    is_last = seen is body
+    where = 'draft' if is_last else f'earlier[{i}].draft'
+    if has_draft != (seen.draft is not None):
+      wanted = 'needs the draft' if has_draft else 'has no draft'
+      raise refusals.invalid(
+          where, f'The protocol of this router {wanted} of each step.'
+      )
+    trace = types.Trace(
+        question=body.question,
+        steps=steps if is_last else steps[:i],
+        draft=None if seen.draft is None else _step(service, seen.draft, where),
+        spent=seen.spent,
+        previous=trace,
+    )
+  return trace
 
 
 def _step(

@@ -55,13 +55,13 @@ _NEUTRAL: Mapping[str, tuple[Sequence[Any], str]] = {
 class _Body(pydantic.BaseModel):
   """A body; fields that are not declared are looked at in `check`."""
 
-  model_config = pydantic.ConfigDict(extra='allow')
+  model_config = pydantic.ConfigDict(extra='allow', strict=True)
 
 
 class Routing(pydantic.BaseModel):
   """Which operating point answers; see `points.Points.choose`."""
 
-  model_config = pydantic.ConfigDict(extra='forbid')
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
   max_cost: (
       Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None
@@ -73,7 +73,7 @@ class Routing(pydantic.BaseModel):
 class StreamOptions(pydantic.BaseModel):
   """Options of a stream."""
 
-  model_config = pydantic.ConfigDict(extra='forbid')
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
   include_usage: bool = False
 
@@ -137,7 +137,7 @@ class Asked(_Body):
 class Message(pydantic.BaseModel):
   """A message of a chat."""
 
-  model_config = pydantic.ConfigDict(extra='allow')
+  model_config = pydantic.ConfigDict(extra='allow', strict=True)
 
   role: str
   content: str | list[dict[str, Any]] | None = None
@@ -227,17 +227,17 @@ class Feedback(pydantic.BaseModel):
   grader compares.
   """
 
-  model_config = pydantic.ConfigDict(extra='forbid')
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
   id: Annotated[str, pydantic.Field(min_length=1, max_length=100)]
-  correct: Annotated[bool, pydantic.Field(strict=True)] | None = None
+  correct: bool | None = None
   answer: Annotated[str, pydantic.Field(max_length=10_000)] | None = None
 
 
 class StepGiven(pydantic.BaseModel):
   """A step of a trace, as `/v1/decision` gets it; see `types.Step`."""
 
-  model_config = pydantic.ConfigDict(extra='forbid')
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
   text: str
   model: str
@@ -247,16 +247,30 @@ class StepGiven(pydantic.BaseModel):
   hidden: list[pydantic.FiniteFloat] | None = None
 
 
-class Decision(pydantic.BaseModel):
-  """The body of `/v1/decision`; see `types.Trace`."""
+class Earlier(pydantic.BaseModel):
+  """What the router saw at an earlier decision: its draft, and the cost."""
 
-  model_config = pydantic.ConfigDict(extra='forbid')
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
+
+  draft: StepGiven | None = None
+  spent: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class Decision(pydantic.BaseModel):
+  """The body of `/v1/decision`; see `types.Trace`.
+
+  A router that remembers also needs `earlier`, one for each step: a draft that
+  was discarded is not among the steps.
+  """
+
+  model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
   model: Annotated[str, pydantic.Field(max_length=200)]
   question: str
   steps: Annotated[list[StepGiven], pydantic.Field(max_length=64)] = []
   draft: StepGiven | None = None
   spent: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+  earlier: Annotated[list[Earlier], pydantic.Field(max_length=64)] = []
   routing: Routing | None = None
 
 

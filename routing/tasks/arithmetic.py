@@ -41,6 +41,10 @@ def arithmetic() -> task_lib.Task:
       grader='exact',
       max_decisions=8,
       max_tokens=176,  # 8 steps of 22 tokens.
+      example=(
+          'a) Q loses 13\nb) P gets 14\nc) Q gets all P\nd) P loses 20\n? Q\n'
+          'P=21 Q=38\n\n'
+      ),
   )
 
 

@@ -16,6 +16,10 @@ from routing.tasks import task as task_lib
 BOXED = (
     'Please reason step by step, and put your final answer within \\boxed{}.'
 )
+_EXAMPLE = (
+    'A bakery fills 4 trays with 12 rolls each, and sells 3 of every 8 rolls. '
+    'How many rolls are left?'
+)
 _EXTRA = 'extra_benchmarks'
 _MATH_FIELDS = tables.Fields(
     question='problem', subject='subject', meta=('level',)
@@ -39,6 +43,7 @@ def _task(
       task_lib.Rows(name, fields, files, path, hub),
       prompt_lib.Prompt(system=BOXED),
       max_tokens=max_tokens,
+      example=_EXAMPLE,
   )
 
 

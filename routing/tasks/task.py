@@ -49,6 +49,7 @@ class Task:
   max_decisions: largest number of decisions in one answer.
   max_tokens: largest number of tokens of one answer.
   delimiter: what ends a step.
+  example: a question of its kind, for whoever wants to try; it is in no set.
   """
 
   name: str
@@ -59,6 +60,7 @@ class Task:
   max_decisions: int = 16
   max_tokens: int = 1_024
   delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
+  example: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

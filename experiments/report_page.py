@@ -1,0 +1,152 @@
+"""Gathers what `report.html` shows from the files of a run.
+
+Figures are those of `results.json`. The dials and the single answers come from
+the records of `test`, scored by the router of the first seed.
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from experiments import command_line
+from experiments import records_on_disk
+from experiments import train
+from routing.evaluation import page_figures
+from routing.evaluation import report_data
+from routing.outcomes import records
+from routing.outcomes import sources
+from routing.routers import card as card_lib
+from routing.routers import families
+from routing.routers import learned
+from routing.routers import saved as saved_lib
+from routing.shards import manifest as manifest_lib
+from routing.training import metrics as metrics_lib
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+def write(
+    workdir: pathlib.Path, results: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  """Writes the page of a run.
+
+  Where the router or the records are not there any more, the page has the
+  curves only, and says why.
+
+  Args:
+    workdir: of the run.
+    results: the content of its `results.json`.
+    path: of the page.
+  """
+  content = {
+      'title': workdir.name,
+      **page_figures.of_results(results),
+      'points': [],
+      'training': None,
+      'why_not': _why_not(workdir, results),
+  }
+  shown = None
+  if not content['why_not']:
+    config = command_line.saved_config(workdir)
+    router = train.load_router(workdir, config.train_seeds[0])
+    content |= _of_router(config, router, workdir, results)
+    shown = _shown(config, router, workdir)
+  text = report_data.render(content, shown)
+  manifest_lib.replace_file(
+      path, lambda to: to.write_text(text, encoding='utf-8')
+  )
+
+
+def _why_not(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
+  """Returns why a page cannot show single answers; '' if it can."""
+  if not (workdir / 'config.json').exists():
+    return f'{workdir.name}/config.json does not exist.'
+  config = command_line.saved_config(workdir)
+  seed = config.train_seeds[0]
+  if not train.is_finished(workdir, seed):
+    return f'the router of seed {seed} is not there any more.'
+  directory = train.run_directory(workdir, seed)
+  if saved_lib.read_card(directory)['hash'] != results['checkpoints'][0]:
+    return f'the router of seed {seed} was trained again after the evaluation.'
+  try:
+    found = records_on_disk.open_split(config, workdir, 'test').manifest
+  except (ValueError, FileNotFoundError):
+    return 'the records of the test problems are not there any more.'
+  if found.content_hash != results['shards']['test']:
+    return 'the test problems were collected again after the evaluation.'
+  return ''
+
+
+def _of_router(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    workdir: pathlib.Path,
+    results: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Returns what the page says of a router besides its dials and answers."""
+  rows = {
+      seed: metrics_lib.read_rows(path)
+      for seed in results['seeds']
+      if (path := train.run_directory(workdir, seed) / METRICS_FILE).exists()
+  }
+  card = router.card
+  return {
+      'protocol': {'name': card.protocol.name, 'view': card.protocol.view},
+      'routes': [spec.name for spec in card.specs],
+      'settings': {'task': config.task.name, 'source': results['source']},
+      'points': page_figures.points(results, router.points),
+      'training': page_figures.training(rows, card.levels, card.form),
+  }
+
+
+def _shown(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    workdir: pathlib.Path,
+) -> report_data.Shown:
+  """Reads the records of `test`."""
+  card = router.card
+  if config.data.kind == 'rollouts':
+    # Also where the evaluation answers live: no model is asked for a page.
+    read = list(records_on_disk.open_split(config, workdir, 'test').records())
+    source = records.recorded_source(
+        read,
+        card.features,
+        card.accounting,
+        card.protocol,
+        config.calibration.min_effective_size,
+    )
+  else:
+    read, source = _known(config, workdir, card)
+  return report_data.Shown(
+      card.accounting,
+      card.protocol,
+      router.points,
+      families.policies(router),
+      source,
+      read[: report_data.MAX_PROBLEMS],
+  )
+
+
+def _known(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    card: card_lib.Card,
+) -> tuple[list[report_data.Record], sources.Known]:
+  """Returns the first records of `test`, and the source of all of them."""
+  # Ladders and trees are large, so those that are not shown are dropped once
+  # they are in the table.
+  shown, problems, samples = [], [], set()
+
+  def noted():
+    for record in records_on_disk.known_records(config, workdir, 'test'):
+      problems.append(record.problem)
+      samples.update(x.sample for x in getattr(record, 'completions', ()))
+      if len(shown) < report_data.MAX_PROBLEMS:
+        shown.append(record)
+      yield record
+
+  table = records_on_disk.known_table(noted(), card)
+  return shown, sources.Known(table, problems, len(samples) <= 1)

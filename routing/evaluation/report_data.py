@@ -1,0 +1,177 @@
+"""What a report shows of one router: its dials and its answers."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from routing import costs
+from routing import protocols
+from routing import types
+from routing.evaluation import courses
+from routing.evaluation import dials as dials_lib
+from routing.evaluation import page
+from routing.outcomes import known
+from routing.outcomes import sources
+from routing.outcomes import table as table_lib
+from routing.rollout import trees
+from routing.routers import card as card_lib
+
+# Single answers on a page; the dials and the curves are of all problems.
+MAX_PROBLEMS = 2_000
+Record = types.Ladder | trees.ReplyTree | types.Rollouts
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """A router and the test problems on which a report shows it.
+
+  accounting: the models and their prices.
+  protocol: of the router.
+  points: operating points of the router.
+  families: one for each policy of the router.
+  source: evaluates thresholds on N problems.
+  records: of the first problems of the source; ladders or reply trees if it is
+    known, rollouts if it is recorded.
+  """
+
+  accounting: costs.Accounting
+  protocol: protocols.Protocol
+  points: Sequence[card_lib.OperatingPoint]
+  families: Sequence[sources.Family]
+  source: sources.Known | sources.Recorded
+  records: Sequence[Record]
+
+  @functools.cached_property
+  def _turned(self) -> list[tuple[dials_lib.Dial, dict[str, Any]]]:
+    """The dials that the records can evaluate, with their figures."""
+    found = []
+    for dial in dials_lib.of_points(self.points, self.families, self.source):
+      figures = dials_lib.figures(
+          dial,
+          self.families[dial.policy_index],
+          self.source,
+          costs.COST_METRICS,
+      )
+      if figures:
+        found.append((dial, figures))
+    return found
+
+  @functools.cached_property
+  def _scored(self) -> list[dict[str, Any]]:
+    dials = [dial for dial, _ in self._turned]
+    num_routes = len(self.accounting.specs)
+    return dials_lib.scores(dials, self.families, self._decisions, num_routes)
+
+  @property
+  def _decisions(self) -> table_lib.Decisions:
+    if isinstance(self.source, sources.Known):
+      return self.source.table.decisions
+    return self.source.decisions
+
+  def dials(self) -> list[dict[str, Any]]:
+    """Returns each dial with what its positions earn; see `dials.figures`.
+
+    Thresholds are texts, because JSON has no infinity.
+    """
+    return [
+        {
+            'policy': dial.policy_index,
+            'thresholds': _as_text(dial.thresholds.tolist()),
+            'points': {str(k): name for k, name in dial.points.items()},
+            'figures': figures,
+        }
+        for dial, figures in self._turned
+    ]
+
+  def answers(self, num_problems: int) -> dict[str, Any]:
+    """Returns every answer to the first problems that a dial can reach.
+
+    Returns:
+      See `courses.Columns.to_json`; 'dials': what each dial says at each
+      decision, see `dials.scores`; 'total': N; 'is_graded_once'.
+    """
+    columns = courses.Columns(self.accounting, self.protocol)
+    shown = self.records[:num_problems]
+    is_alive = None
+    if shown and isinstance(shown[0], trees.ReplyTree):
+      table = self.source.table
+      is_alive = courses.alive(
+          table,
+          [
+              _reached(table, x, len(dial.thresholds))
+              for x, (dial, _) in zip(self._scored, self._turned, strict=True)
+          ],
+      )
+    for n, record in enumerate(shown):
+      if isinstance(record, types.Ladder):
+        columns.add_ladder(record, self.source.table, n)
+      elif isinstance(record, types.Rollouts):
+        columns.add_rollouts(record, self.source, n)
+      else:
+        columns.add_tree(record, self.source.table, n, is_alive)
+    rows = columns.rows
+    return {
+        **columns.to_json(),
+        'dials': [
+            {
+                'score': [round(float(x['score'][row]), 4) for row in rows],
+                'rank': [int(x['rank'][row]) for row in rows],
+                'route': [int(x['route'][row]) for row in rows],
+            }
+            for x in self._scored
+        ],
+        'is_graded_once': self.source.is_graded_once,
+        'total': len(self.source.problems),
+    }
+
+
+def render(
+    content: Mapping[str, Any],
+    shown: Shown | None,
+    max_bytes: int = page.MAX_BYTES,
+) -> str:
+  """Returns the page of a report.
+
+  Args:
+    content: what the page shows besides dials and answers.
+    shown: the router; None = there are no dials and answers to show.
+    max_bytes: a page that would be larger has the answers to fewer problems,
+      the first ones, and says so.
+  """
+  if shown is None:
+    return page.render('report.html', {**content, 'dials': [], 'answers': None})
+  content = {**content, 'dials': shown.dials()}
+  num_problems = min(len(shown.records), MAX_PROBLEMS)
+  while True:
+    answers = shown.answers(num_problems)
+    text = page.render('report.html', {**content, 'answers': answers})
+    num_bytes = len(text.encode())
+    if num_bytes <= max_bytes or not num_problems:
+      return text
+    # The answers are most of what is over a page without data.
+    bare = len(page.render('report.html', {**content, 'answers': None}))
+    share = max(max_bytes - bare, 0) / (num_bytes - bare)
+    num_problems = int(0.95 * share * num_problems)
+
+
+def _reached(
+    table: table_lib.OutcomeTable, says: Mapping[str, Any], num_positions: int
+) -> np.ndarray:
+  """Returns the endings that some position of a dial reaches.
+
+  At position j a decision hands over where its rank is above j, which is where
+  the rank, taken as a score, reaches the threshold j + 1.
+  """
+  found = known.reached(table, says['rank'], says['route'])
+  # Of the thresholds in (low, high], only the whole ones are positions.
+  first = np.maximum(found.low + 1, 1)
+  return found.ending[first <= np.minimum(found.high, num_positions)]
+
+
+def _as_text(value: Any) -> Any:
+  """Returns nested lists of numbers as nested lists of texts."""
+  return list(map(_as_text, value)) if isinstance(value, list) else str(value)

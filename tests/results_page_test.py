@@ -1,0 +1,110 @@
+"""Tests that tables of the documents are what the kept result files say."""
+
+import json
+import pathlib
+import re
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from experiments.studies import results_page
+from routing.evaluation import tables
+from tests import checkout
+from tests import results_test
+
+_PAGES = sorted((checkout.ROOT / 'docs').glob('*.md'))
+_MADE = re.compile(r'<!-- figures: .*?<!-- end of figures -->', re.S)
+_FILES = checkout.ROOT / 'docs' / 'results'
+
+
+class DocumentsTest(parameterized.TestCase):
+
+  def test_every_table_is_what_its_file_says(self):
+    texts = {page.name: page.read_text(encoding='utf-8') for page in _PAGES}
+    named = {
+        x for t in texts.values() for x in re.findall(r'figures: (\w+)', t)
+    }
+    # No file without a table, and no table without a file.
+    self.assertEqual(named, {x.stem for x in _FILES.glob('*.json')})
+    for name, text in texts.items():
+      self.assertEqual(
+          results_page.filled(text),
+          text,
+          f'{name}: run python -m experiments.studies.results_page',
+      )
+
+  def test_some_cells_by_hand(self):
+    """A second route to numbers of the page: from the file, by arithmetic."""
+    text = (checkout.ROOT / 'docs' / 'results.md').read_text(encoding='utf-8')
+    text = '\n'.join(_MADE.findall(text))
+    held = json.loads((_FILES / 'arithmetic_demo.json').read_text())['content']
+    methods = held['cost_metrics']['price']['methods']
+    for name, method in methods.items():
+      (line,) = re.findall(
+          rf'^\| {re.escape(tables.LABELS[name])} \|.*\| .* \|$', text, re.M
+      )
+      area = [f'{method["area"][x]:.3f}'[1:] for x in ('mean', 'low', 'high')]
+      self.assertIn('| {} [{}, {}] |'.format(*area), line)
+    for point in held['operating_points']:
+      (line,) = re.findall(rf'^\| {re.escape(point["name"])} \|.*$', text, re.M)
+      self.assertIn(f'| {point["cost"]:.3f} |'.replace(' 0.', ' .'), line)
+
+  def test_what_is_made_by_hand_names_its_commit(self):
+    text = (checkout.ROOT / 'docs' / 'results.md').read_text(encoding='utf-8')
+    # Sections with a table that is not made from a file.
+    sections = re.split(r'^## ', _MADE.sub('', text), flags=re.M)
+    sections = [x for x in sections if '|---' in x]
+    self.assertLen(sections, 3)
+    for section in sections:
+      self.assertRegex(section, r'commit [0-9a-f]{7}|protocols\.md')
+
+
+class FillTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path) / 'results'
+    self.results, _ = results_test.make_results(60, 20)
+    path = self.folder.parent / 'results.json'
+    path.write_text(json.dumps(self.results))
+    self.made = dict(command='python -m x', machine='a core', commit='abc1234')
+    results_page.keep(str(path), 'run', self.made, self.folder)
+
+  def test_a_changed_number_is_put_right(self):
+    blank = '# A\n<!-- figures: run points -->\n<!-- end of figures -->\nB\n'
+    text = results_page.filled(blank, self.folder)
+    self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
+    self.assertEqual(text.splitlines()[-1], 'B')
+    wrong = text.replace('.829', '.828')
+    self.assertEqual(results_page.filled(wrong, self.folder), text)
+
+  def test_kept_figures_make_the_rows_of_the_whole_file(self):
+    text = results_page.table(['run', 'methods', 'price'], self.folder)
+    rows = tables.rows(self.results, 'price')
+    for row in rows:
+      self.assertIn(f'| {row[0]} | {row[1]} | {row[2]} | {row[3]} |', text)
+    held = json.loads((self.folder / 'run.json').read_text())
+    self.assertNotIn('curve', str(held))
+    made = results_page.table(['run', 'made'], self.folder)
+    self.assertEqual(
+        made,
+        '*`python -m x`; problems: 60 test; training seeds 0, 1; '
+        'commit abc1234; a core.*',
+    )
+
+  @parameterized.parameters(
+      ('other points', 'other.json does not exist'),
+      ('run methods latency', "no cost metric 'latency'; allowed: price"),
+      ('run curves', "Unknown view 'curves'; allowed: methods"),
+  )
+  def test_what_does_not_exist_is_named(self, words, message):
+    with self.assertRaisesRegex(ValueError, message):
+      results_page.table(words.split(), self.folder)
+
+  def test_a_file_is_kept_with_its_command(self):
+    with self.assertRaisesRegex(ValueError, '--machine must say'):
+      results_page.keep('x.json', 'x', self.made | {'machine': ''}, self.folder)
+
+
+if __name__ == '__main__':
+  absltest.main()
