@@ -71,16 +71,7 @@ def run(
   # takes several times as long where other work shares the cores. The variable
   # is read when the library is first loaded, so it is set before `main`.
   os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-  shared = [name for name in names if name in _SHARED]
-  if plan is not None:
-    shared.append('dry_run')
-  for name in shared:
-    _SHARED[name]()
-    # `--help` shows the flags of the program itself.
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  required = [x for x in shared if x in _REQUIRED and x not in optional]
-  flags.mark_flags_as_required(required)
-
+  _define(names, optional, has_plan=plan is not None)
   program = pathlib.Path(sys.argv[0]).stem
   # The flag of a configuration reads the whole command again from here.
   sys.argv[:] = mistakes.located(sys.argv)
@@ -110,6 +101,21 @@ def run(
       sys.exit(130)  # 128 + SIGINT, as shells report it.
 
   app.run(call, flags_parser=parse)
+
+
+def _define(
+    names: Sequence[str], optional: Sequence[str], *, has_plan: bool
+) -> None:
+  """Defines the flags that most experiments have; arguments as in `run`."""
+  shared = [name for name in names if name in _SHARED]
+  if has_plan:
+    shared.append('dry_run')
+  for name in shared:
+    _SHARED[name]()
+    # `--help` shows the flags of the program itself.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  required = [x for x in shared if x in _REQUIRED and x not in optional]
+  flags.mark_flags_as_required(required)
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
