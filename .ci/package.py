@@ -47,6 +47,7 @@ for name in splits.SPLITS:
   assert (reader.shipped('qwen25_coder') / 'shards' / name).is_dir(), name
 for name in (
     'py.typed',
+    'evaluation/page/answers.js',
     'serving/page/index.html',
     'lm/weights/small/model.safetensors',
     'lm/weights/reward/model.safetensors',
