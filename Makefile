@@ -5,12 +5,14 @@
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
 #   make serve      answer at http://127.0.0.1:8000/v1; see docs/serving.md
 #   make benchmarks compare speed ratios with the committed baselines
-#   make lint       check with ruff and pyink; changes nothing
+#   make lint       check with ruff, pyink and pyrefly; changes nothing
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
 #   make notebooks  execute every notebook
 #   make pages      execute every notebook and make its page of the site anew
 #   make docs       build the documentation site in build/site
+#   make package    build wheel and source archive, and try both elsewhere
+#   make versions   train and load with the lowest and newest dependencies
 #
 # `demo` installs the package without extras, `serve` adds the extra of its name.
 # The other targets add the extra `dev`, whose torch is used by tests only; its CPU build is enough. To install it
@@ -32,6 +34,7 @@ ROUTER ?= shipped
 PORT ?= 8000
 STATE ?= runs/serving
 SERVE_ARGS ?=
+PACKAGE_ARGS ?=
 
 # Python code that succeeds if the interpreter is new enough and has venv.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -44,9 +47,19 @@ DEV := $(VENV)/.dev-installed
 SERVE := $(VENV)/.serve-installed
 DOCS := $(VENV)/.docs-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
+# It would take the first Python on the PATH otherwise.
+PYREFLY = $(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python
+# Modules that other programs import; their types are checked by all rules, and
+# every parameter has one.
+TYPED := $(wildcard routing/*.py routing/features/*.py routing/shards/*.py \
+  routing/tasks/*.py) $(addprefix routing/, engines/engine.py \
+  engines/route.py rollout/driver.py routers/card.py routers/families.py \
+  routers/learned.py routers/promises.py routers/registry.py \
+  routers/router.py routers/saved.py)
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo serve test test-vllm benchmarks lint format hooks notebooks pages docs install install-dev
+.PHONY: demo serve test test-vllm benchmarks lint types format hooks notebooks \
+  pages docs package versions install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -68,10 +81,14 @@ test-vllm: $(VLLM)
 benchmarks: $(DEV)
 	$(VENV)/bin/python -m benchmarks.regressions
 
-lint: $(DEV)
+lint: types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyink --check --quiet . || \
 	  { echo 'pyink would change files; run: make format' >&2; exit 1; }
+
+types: $(DEV)
+	$(PYREFLY)
+	$(PYREFLY) --preset default --error implicit-any-parameter $(TYPED)
 
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .
@@ -93,6 +110,13 @@ pages: $(DOCS)
 # A broken link is an error, and so is a page that needs the network.
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+# PACKAGE_ARGS=--python=3.13 names another interpreter; may be repeated.
+package: $(DEV)
+	$(VENV)/bin/python .ci/package.py build/package $(PACKAGE_ARGS)
+
+versions: $(DEV)
+	$(VENV)/bin/python .ci/versions.py build/versions
 
 install: $(BASE)
 install-dev: $(DEV)

@@ -5,6 +5,7 @@ the exact versions behind the reported figures are in constraints.txt.
 """
 
 import pathlib
+import re
 
 import setuptools
 
@@ -61,6 +62,9 @@ EXTRAS_REQUIRE = {
     'clients': ['langchain-openai>=1.0', 'litellm[proxy]>=1.80'],
     # Drives an installed Chromium, for the tests of the pages.
     'browser': ['axe-playwright-python>=0.1.4', 'playwright>=1.50'],
+    # Searches where a configuration's `sweep()` returns a space.
+    'sweep': ['optuna>=4.0'],
+    # Training metrics (`track` of a configuration), and spans of the service.
     'track': [
         'opentelemetry-exporter-otlp-proto-http>=1.30',
         'opentelemetry-sdk>=1.30',
@@ -81,6 +85,7 @@ EXTRAS_REQUIRE = {
     ],
     'dev': [
         'aiohttp>=3.10',  # Benchmarks and tests of serving: a fast client.
+        'build>=1.2',
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
         'httpx>=0.27',
@@ -101,6 +106,7 @@ EXTRAS_REQUIRE = {
         'psutil>=5.9',
         'pydantic>=2.7',
         'pyink>=24.10',
+        'pyrefly>=1.0',  # Checks types.
         'pytest>=8.3',
         'pytest-xdist>=3.8',
         'pyyaml>=6.0',  # Tests only: it reads deploy/compose.yaml.
@@ -110,27 +116,50 @@ EXTRAS_REQUIRE = {
         'schemathesis>=4.0',  # Makes requests from the service's description.
         'starlette>=0.40',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
+        'uv>=0.5',  # Makes the environments of .ci/package.py and others.
         'uvicorn>=0.30',
         'xllamacpp>=2026.1',
     ],
 }
 
+_HERE = pathlib.Path(__file__).parent
+
+
+def read(name: str) -> str:
+  """Returns a file beside this one; '' where an image leaves it out."""
+  path = _HERE / name
+  return path.read_text(encoding='utf-8') if path.exists() else ''
+
+
+def version() -> str:
+  """Returns the version, which stands in `routing/__init__.py` alone."""
+  text = read('routing/__init__.py')
+  found = re.search(r"^__version__ = '(.+)'$", text, re.M)
+  if found is None:
+    raise ValueError('routing/__init__.py assigns no __version__.')
+  return found[1]
+
+
 if __name__ == '__main__':
   setuptools.setup(
       name='stepwise-routing',
-      version='0.1.0',
+      version=version(),
       description=(
           'Stepwise model routing: a small policy decides at each reasoning'
           ' step which language model writes next.'
       ),
-      long_description=pathlib.Path('README.md').read_text(encoding='utf-8')
-      if pathlib.Path('README.md').exists()
-      else '',
+      long_description=read('README.md'),
       long_description_content_type='text/markdown',
       author='The stepwise-routing authors',
       license='Apache-2.0',
       license_files=['LICENSE'],
       python_requires='>=3.11',
+      classifiers=[
+          'Programming Language :: Python :: 3.11',
+          'Programming Language :: Python :: 3.12',
+          'Programming Language :: Python :: 3.13',
+          'Typing :: Typed',
+      ],
       packages=setuptools.find_namespace_packages(
           include=['routing*', 'experiments*', 'configs*', 'third_party*'],
           exclude=[
@@ -142,6 +171,7 @@ if __name__ == '__main__':
           ],
       ),
       package_data={
+          'routing': ['py.typed'],
           'routing.evaluation': ['page/**'],
           'routing.lm': ['weights/**'],
           'routing.routers': ['shipped/**'],

@@ -307,4 +307,9 @@ def _line(point: Mapping[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  command_line.run(calibrate_all, 'config', 'workdir')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(
+      calibrate_all, 'config', 'workdir', plan=stage_plans.show_calibrate
+  )

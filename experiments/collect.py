@@ -27,7 +27,7 @@ import ml_collections
 
 from experiments import builders
 from experiments import command_line
-from experiments import dry_run as dry_run_lib
+from experiments import dry_run
 from experiments import records_on_disk
 from experiments import split_on_disk
 from experiments import unattended_collection
@@ -371,13 +371,8 @@ def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
   )
 
 
-def main(
-    config: ml_collections.ConfigDict, workdir: str, split: str, dry_run: bool
-) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
   """Collects all kinds of records that a configuration needs of one split."""
-  if dry_run:
-    dry_run_lib.show(config, workdir, split)
-    return
   for kind, name in records_on_disk.needed(config):
     if name == split:
       directory = collect_split(config, workdir, split, kind)
@@ -386,5 +381,4 @@ def main(
 
 if __name__ == '__main__':
   flags.DEFINE_enum('split', 'train', builders.SPLITS, 'Split to collect.')
-  dry_run_lib.define_flag()
-  command_line.run(main, 'config', 'workdir', 'split', 'dry_run')
+  command_line.run(main, 'config', 'workdir', 'split', plan=dry_run.show)

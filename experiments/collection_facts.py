@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
+import json
 import pathlib
 
 import ml_collections
@@ -134,6 +135,14 @@ def counter(route: route_lib.Route) -> Callable[[str], int] | None:
     return None
   prompter = prompts.Prompter(loaded, route.prompt, route.template)
   return lambda question: len(prompter.ids(question))
+
+
+def hidden_size(route: route_lib.Route) -> int | None:
+  """Returns the length of the hidden states that a route gives; None = none."""
+  folder = _folder_of(route)
+  if route.engine != 'embedded' or folder is None:
+    return None
+  return json.loads((folder / 'config.json').read_text())['hidden_size']
 
 
 def parameters(route: route_lib.Route) -> int | None:

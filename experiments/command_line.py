@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import difflib
 import json
 import logging as standard_logging
 import os
 import pathlib
-import re
-import runpy
 import sys
 from typing import TextIO
 
@@ -18,6 +15,7 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
+from experiments import mistakes
 from experiments import workdirs
 from routing.engines import engine as engine_lib
 
@@ -27,12 +25,21 @@ _OURS = tuple(_HOUSE / name for name in ('experiments', 'routing'))
 # Flags that most experiments have; each is defined only where it is named.
 _SHARED = {
     'config': lambda: config_flags.DEFINE_config_file(
-        'config', lock_config=True
+        'config',
+        lock_config=True,
+        help_string='Configuration: FILE or FILE:VARIANT. To change a field: '
+        '--config.FIELD=VALUE.',
     ),
     'workdir': lambda: flags.DEFINE_string(
         'workdir', None, 'Directory of the experiment.'
     ),
+    'dry_run': lambda: flags.DEFINE_bool(
+        'dry_run',
+        False,
+        'Print what would be done, its size and its time; do nothing.',
+    ),
 }
+_REQUIRED = ('config', 'workdir')
 
 
 def run(
@@ -40,6 +47,7 @@ def run(
     *names: str,
     optional: Sequence[str] = (),
     takes_words: bool = False,
+    plan: Callable[..., object] | None = None,
 ) -> None:
   """Runs `main` as a program, called with the values of the flags `names`.
 
@@ -56,23 +64,20 @@ def run(
     optional: those of 'config' and 'workdir' that need not be given.
     takes_words: calls `main` with one more argument, the list of the words that
       are not flags. Otherwise such words are an error.
+    plan: called instead of `main`, with the same arguments, if --dry_run is
+      given; None = there is no such flag.
   """
   # scikit-learn's OpenMP threads wait by spinning unless told otherwise, which
   # takes several times as long where other work shares the cores. The variable
   # is read when the library is first loaded, so it is set before `main`.
   os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-  shared = [name for name in names if name in _SHARED]
-  for name in shared:
-    _SHARED[name]()
-    # `--help` shows the flags of the program itself.
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  flags.mark_flags_as_required([x for x in shared if x not in optional])
-
+  _define(names, optional, has_plan=plan is not None)
   program = pathlib.Path(sys.argv[0]).stem
+  # The flag of a configuration reads the whole command again from here.
+  sys.argv[:] = mistakes.located(sys.argv)
 
   def parse(argv: Sequence[str]) -> list[str]:
-    # Before absl parses: the flag of a configuration raises a traceback.
-    if problem := _unknown_field(argv):
+    if problem := mistakes.first(argv):
       sys.exit(f'{program}: {problem}')
     return app.parse_flags_with_usage(argv)
 
@@ -81,16 +86,44 @@ def run(
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
     logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
     _set_up_log(sys.stderr)
+    values = [flags.FLAGS[name].value for name in names]
+    is_dry = plan is not None and flags.FLAGS['dry_run'].value
     try:
-      words = [list(argv[1:])] if takes_words else []
-      main(*(flags.FLAGS[name].value for name in names), *words)
+      if 'config' in names:
+        _check(flags.FLAGS['config'].value)
+      if takes_words:
+        values.append(list(argv[1:]))
+      (plan if is_dry else main)(*values)
     except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
-      sys.exit(f'{program}: {error}')
+      sys.exit(f'{program}: {mistakes.hinted(str(error))}')
     except KeyboardInterrupt:
       print(f'\n{program}: interrupted.', file=sys.stderr)
       sys.exit(130)  # 128 + SIGINT, as shells report it.
 
   app.run(call, flags_parser=parse)
+
+
+def _define(
+    names: Sequence[str], optional: Sequence[str], *, has_plan: bool
+) -> None:
+  """Defines the flags that most experiments have; arguments as in `run`."""
+  shared = [name for name in names if name in _SHARED]
+  if has_plan:
+    shared.append('dry_run')
+  for name in shared:
+    _SHARED[name]()
+    # `--help` shows the flags of the program itself.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  required = [x for x in shared if x in _REQUIRED and x not in optional]
+  flags.mark_flags_as_required(required)
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Checks the settings of all stages, in a configuration that has them."""
+  if 'calibration' in config:
+    from experiments import settings  # Here, since it imports the stages.
+
+    settings.check(config)
 
 
 def asked(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
@@ -151,57 +184,6 @@ def _library(record: standard_logging.LogRecord) -> str:
   """The package that a line is from, else the name of its logger."""
   _, found, inside = record.pathname.rpartition('site-packages/')
   return pathlib.Path(inside).parts[0] if found else record.name
-
-
-def _unknown_field(argv: Sequence[str]) -> str | None:
-  """Returns what is wrong with --config or a --config.<field>; else None.
-
-  Reports the first problem only: a missing file, an unknown variant, a field
-  under its old name, or an unknown field. ml_collections would show a traceback
-  instead, and suggest a name only for a near miss.
-  """
-  given = [word.lstrip('-').split('=', 1) for word in argv if '=' in word]
-  path, _, variant = dict(given).get('config', '').partition(':')
-  if not pathlib.Path(path).is_file():
-    return f'--config={path}: no such file.' if path else None
-  # The values of overrides do not matter here, only the names of the fields.
-  try:
-    config = runpy.run_path(path)['get_config'](*([variant] if variant else []))
-  except ValueError as error:
-    return str(error)
-  if old := workdirs.first_old_name(config.to_dict()):
-    return f'{path}: the field {old!r} is now called {workdirs.RENAMED[old]!r}.'
-  for name, _ in given:
-    if now := workdirs.RENAMED.get(name.removeprefix('config.')):
-      return f'--{name} is now called --config.{now}.'
-    if name.startswith('config.'):
-      if problem := _unknown_key(config, name.removeprefix('config.')):
-        return f'--{name}: {problem}'
-  return None
-
-
-def _unknown_key(config: ml_collections.ConfigDict, path: str) -> str | None:
-  """Returns which part of a path is no field of `config`; None if all are.
-
-  Args:
-    config: the configuration.
-    path: of a field, e.g. 'data.kind' or 'routes[0].settings.dtype'.
-  """
-  fields = config
-  # 'routes[0]' is the field 'routes' and then its entry 0.
-  for key in re.findall(r'[^.\[\]]+', path):
-    if isinstance(fields, tuple | list):
-      names = list(map(str, range(len(fields))))
-    elif isinstance(fields, ml_collections.ConfigDict | dict):
-      names = list(fields)
-    else:
-      names = []
-    if key not in names:
-      near = difflib.get_close_matches(key, names, 1)
-      hint = f' Did you mean "{near[0]}"?' if near else ''
-      return f'no field {key!r}.{hint} Fields: {", ".join(names)}.'
-    fields = fields[int(key) if isinstance(fields, tuple | list) else key]
-  return None
 
 
 def saved_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:

@@ -25,6 +25,7 @@ import numpy as np
 from experiments import collect
 from experiments import command_line
 from experiments import compared_problems
+from experiments import dry_run
 from experiments import records_on_disk
 from routing.evaluation import comparison
 from routing.evaluation import comparison_plot
@@ -64,6 +65,11 @@ def chosen(config: ml_collections.ConfigDict) -> list[str]:
   return asked
 
 
+def _stem(name: str) -> str:
+  """Returns a router's name as part of a file name."""
+  return re.sub(r'\W+', '-', name)
+
+
 def _key(config, workdir, name, method) -> dict[str, Any]:
   """Returns everything that the entries of a method depend on, JSON-like."""
   base = compared_problems.base(config)
@@ -79,7 +85,11 @@ def _key(config, workdir, name, method) -> dict[str, Any]:
           ).items()
           if field not in ('routers', 'policy_settings')
       },
-      'config': json.loads(base.to_json_best_effort()),
+      'config': {
+          field: value
+          for field, value in json.loads(base.to_json_best_effort()).items()
+          if field != 'track'  # It changes no result.
+      },
       'shards': {
           split: records_on_disk.open_split(
               base, workdir, split
@@ -205,8 +215,7 @@ def evaluate_all(
     if name == comparison.REFERENCE:
       method = problems.policy()
     key = _key(config, workdir, name, method)
-    stem = re.sub(r'\W+', '-', name)
-    path = folder / f'{stem}-{manifest_lib.hash_json(key)[:16]}.npz'
+    path = folder / f'{_stem(name)}-{manifest_lib.hash_json(key)[:16]}.npz'
     found = load(path, key)
     if found is None:
       start = time.monotonic()
@@ -261,5 +270,34 @@ def compare(
   return [folder / name for name in writers]
 
 
+def show_plan(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> None:
+  """Prints which routers would be evaluated, and which are already."""
+  from experiments import stage_plans  # Only for --dry_run.
+
+  names = chosen(config)
+  base = compared_problems.base(config)
+  folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
+  rows = stage_plans.train_rows(base, workdir)
+  for name in names:
+    method = registry.load(name)
+    tried = min(config.compare.num_trials, max(len(method.settings), 1))
+    # Whether an entry still holds is known once the records are read.
+    is_there = any(folder.glob(f'{_stem(name)}-*.npz'))
+    rows.append(
+        stage_plans.Row(
+            'compare',
+            name + (', evaluated before' if is_there else ''),
+            f'{tried} settings on select, then {len(config.train_seeds)} seeds',
+            None,
+        )
+    )
+  dry_run.show(base, workdir)
+  stage_plans.show(
+      rows, [stage_plans.BASIS, 'The log gives the time of each router.']
+  )
+
+
 if __name__ == '__main__':
-  command_line.run(compare, 'config', 'workdir')
+  command_line.run(compare, 'config', 'workdir', plan=show_plan)

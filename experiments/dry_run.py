@@ -11,7 +11,6 @@ import functools
 import pathlib
 from typing import Any
 
-from absl import flags
 import ml_collections
 
 from experiments import builders
@@ -28,16 +27,6 @@ UTILISATION = 0.2
 ESTIMATES = ('low', 'expected', 'high')
 UNKNOWN = 'unknown'
 NONE = '-'  # E.g. dollars of a route without prices.
-
-
-def define_flag() -> None:
-  """Defines --dry_run."""
-  flags.DEFINE_bool(
-      'dry_run',
-      False,
-      'Print the requests, tokens, dollars and hours that collecting takes. '
-      'Loads no model and sends no request.',
-  )
 
 
 @dataclasses.dataclass(frozen=True)

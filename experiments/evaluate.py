@@ -367,4 +367,9 @@ def evaluate(
 
 
 if __name__ == '__main__':
-  command_line.run(evaluate, 'config', 'workdir')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(
+      evaluate, 'config', 'workdir', plan=stage_plans.show_evaluate
+  )

@@ -2,7 +2,7 @@
 
 Run:    python -m experiments.pipeline --config=configs/arithmetic.py --workdir=runs/arithmetic
 Others: --config=configs/arithmetic_redraft.py or arithmetic_switch.py; any protocol, estimator and pair
-Plan:   the same with --dry_run, which prints what collecting takes and runs nothing
+Plan:   the same with --dry_run, which prints the size and the time of every stage and runs nothing
 Resume: the same command. A finished stage is skipped, an unfinished one continues, and a stage whose inputs have changed since runs again.
 Grow:   the same command with a larger --config.problems.prove, if calibration.procedure is 'growing'
 Writes: the files of every stage, and prints where each is.
@@ -22,26 +22,17 @@ import time
 
 import ml_collections
 
-from experiments import builders
 from experiments import calibrate
 from experiments import collect
 from experiments import command_line
-from experiments import dry_run as dry_run_lib
 from experiments import evaluate
 from experiments import records_on_disk
 from experiments import report
+from experiments import settings
 from experiments import train
 from experiments import workdirs
 from experiments.scoring import score_steps
-from routing import costs
-from routing.features import observation
-from routing.objectives import lagrangian
-from routing.policy import networks
 from routing.routers import learned
-from routing.routers import learners
-from routing.training import actor_critic
-from routing.training import estimators
-from routing.training import kappa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,34 +156,6 @@ def _is_collected(
   return manifest.num_problems >= config.problems[split]
 
 
-def check_settings(config: ml_collections.ConfigDict) -> None:
-  """Checks the settings of all stages before the first one starts.
-
-  A misspelt setting of the last stage is found at once, not after hours.
-
-  Raises:
-    ValueError: names the first setting that is not allowed.
-  """
-  calibrate.settings(config)
-  records_on_disk.check(config)
-  score_steps.check(config)
-  builders.task(config)
-  builders.protocol(config)
-  builders.plan(config)
-  builders.limits(config)
-  builders.check_routes(config)
-  costs.check_metric(config.cost_metric)
-  lagrangian.check_form(config.objective.form)
-  if 'policy_update' in config.objective:
-    actor_critic.check_update(config.objective.policy_update)
-  if 'behaviour' in config:
-    collect.check_behaviour_kind(config.behaviour.kind)
-  kappa.check(config, estimators.name_of(config))
-  networks.check_kind(config.network.kind)
-  observation.check_groups(config.features.groups)
-  learners.check(config.evaluation.learners, config.evaluation.num_trials)
-
-
 def _say(line: str) -> None:
   """Prints a line at once, also where a file or a pipe would hold it back."""
   print(line, flush=True)
@@ -215,7 +178,7 @@ def run(
       rejects its input. Nothing is overwritten then.
   """
   # Before the claim: a rejected configuration leaves no directory behind.
-  check_settings(config)
+  settings.check(config)
   directory = workdirs.claim(workdir, config)
   files = []
   in_order = stages(config, directory)
@@ -236,14 +199,8 @@ def run(
   return files
 
 
-def main(
-    config: ml_collections.ConfigDict, workdir: str, dry_run: bool
-) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the pipeline, prints the table, and says what to try next."""
-  if dry_run:
-    check_settings(config)
-    dry_run_lib.show(config, workdir)
-    return
   asked, overrides = command_line.asked()
   names = [stage.name for stage in stages(config, pathlib.Path(workdir))]
   minutes = report.expected_minutes(config, asked)
@@ -257,5 +214,7 @@ def main(
 
 
 if __name__ == '__main__':
-  dry_run_lib.define_flag()
-  command_line.run(main, 'config', 'workdir', 'dry_run')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(main, 'config', 'workdir', plan=stage_plans.show_pipeline)

@@ -9,6 +9,7 @@ looked at.
 from collections.abc import Collection
 from collections.abc import Sequence
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import sys
 
 from absl import flags
 from absl import logging
+import jax
 import ml_collections
 
 from experiments import command_line
@@ -35,6 +37,10 @@ from routing.training import metrics
 
 MODELS = ('small', 'large')
 _MAX_ATTEMPTS = 4
+# Seconds for a token of a gradient step, on one core of an AMD EPYC; from the
+# times of the two shipped models.
+_PER_TOKEN = 2.4e-4
+_PER_WEIGHT = 1.25e-10  # In addition, for each weight.
 # Attempts of any two seeds below half of it have different random draws.
 _SEED_STRIDE = 1_000
 
@@ -251,7 +257,50 @@ def main(
   )
 
 
+def show_plan(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    model: str | None,
+    core: int | None,
+) -> None:
+  """Prints what would be trained, its size, and a rough time."""
+  from experiments import stage_plans  # Only for --dry_run.
+
+  del core
+  rows = []
+  for name in [model] if model else MODELS:
+    shape = pretrain.decoder_config(
+        config[name].shape, len(tokenizer.VOCABULARY)
+    )
+    params = jax.eval_shape(
+        functools.partial(decoder.init_params, shape), jax.random.key(0)
+    )
+    weights = decoder.num_parameters(params)
+    steps, tokens = (
+        config[name].max_steps,
+        config[name].corpus.tokens_per_step,
+    )
+    is_done = (pathlib.Path(workdir) / name / 'config.json').exists()
+    seconds = steps * tokens * (_PER_TOKEN + weights * _PER_WEIGHT)
+    rows.append(
+        stage_plans.Row(
+            'pretrain',
+            f'{name}: {weights:,} weights',
+            f'at most {steps:,} steps of {tokens:,} tokens',
+            0 if is_done else seconds,
+        )
+    )
+  stage_plans.show(
+      rows,
+      [
+          'Side by side, each on a core. It ends earlier at target_accuracy, '
+          f'and begins again, at most {_MAX_ATTEMPTS} times, if it is stuck.',
+          stage_plans.BASIS,
+      ],
+  )
+
+
 if __name__ == '__main__':
   flags.DEFINE_enum('model', None, MODELS, 'Train this model only.')
   flags.DEFINE_integer('core', None, 'Processor core to run on.')
-  command_line.run(main, 'config', 'workdir', 'model', 'core')
+  command_line.run(main, 'config', 'workdir', 'model', 'core', plan=show_plan)

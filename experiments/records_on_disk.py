@@ -246,15 +246,25 @@ def _known(config, workdir, split, card) -> sources.Known:
 
 
 def answering(
-    config: ml_collections.ConfigDict, card: card_lib.Card
+    config: ml_collections.ConfigDict,
+    card: card_lib.Card,
+    *,
+    allow_other_pair: bool = False,
 ) -> live_answers.Answering:
   """Returns how the engines of a configuration answer problems live.
 
+  Args:
+    config: of the run.
+    card: of the router.
+    allow_other_pair: True = the models may be others than those that the router
+      was trained on.
+
   Raises:
-    ValueError: if their models are not those that the router was trained on.
+    ValueError: if the models are others, and this is not allowed.
   """
   weights = builders.model_identities(config)
-  split_on_disk.check_weights(card, weights, 'The configuration is')
+  if not allow_other_pair:
+    split_on_disk.check_weights(card, weights, 'The configuration is')
   return live_answers.Answering(
       make_engines=functools.partial(builders.steady_engines, config),
       protocol=builders.protocol(config),

@@ -301,9 +301,17 @@ def main(
 
 
 if __name__ == '__main__':
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
   flags.DEFINE_bool(
       'compare', False, 'Writes one page of the runs that are named.'
   )
   command_line.run(
-      main, 'workdir', 'compare', optional=('workdir',), takes_words=True
+      main,
+      'workdir',
+      'compare',
+      optional=('workdir',),
+      takes_words=True,
+      plan=stage_plans.show_report,
   )

@@ -16,6 +16,7 @@ import signal
 import socket
 
 from absl import flags
+from absl import logging
 import ml_collections
 import uvicorn
 
@@ -82,21 +83,25 @@ def with_retries(
 
 
 def check(
-    config: ml_collections.ConfigDict, router: learned.LearnedRouter
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    *,
+    allow_other_pair: bool = False,
 ) -> None:
-  """Raises ValueError unless the router was made for this configuration."""
+  """Raises ValueError unless the router was made for this configuration.
+
+  Args:
+    config: of the service.
+    router: the router.
+    allow_other_pair: True = other models in the place of those that the router
+      was trained for are only warned about.
+  """
   card, protocol = router.card, builders.protocol(config)
   if card.protocol != protocol or card.metric != config.cost_metric:
     raise ValueError(
         f'The router is for {card.protocol.name}, {card.protocol.view}, and '
         f'the cost metric {card.metric!r}; the configuration has '
         f'{protocol.name}, {protocol.view}, and {config.cost_metric!r}.'
-    )
-  names = [spec.name for spec in builders.specs(config)]
-  if names != [spec.name for spec in card.specs]:
-    raise ValueError(
-        f'The router is for {[spec.name for spec in card.specs]}, the '
-        f'configuration has the routes {names}.'
     )
   asked, trained = (
       builders.sampling(config).max_decisions,
@@ -106,6 +111,27 @@ def check(
     raise ValueError(
         f'protocol.max_decisions is {asked}; the router was trained for at '
         f'most {trained}.'
+    )
+  try:
+    _check_pair(config, router)
+  except ValueError as error:
+    if not allow_other_pair or len(config.routes) != len(card.specs):
+      raise
+    logging.warning(
+        '%s Served all the same: none of its promises holds for them.', error
+    )
+
+
+def _check_pair(
+    config: ml_collections.ConfigDict, router: learned.LearnedRouter
+) -> None:
+  """Raises ValueError unless the router was trained for these models."""
+  card = router.card
+  names = [spec.name for spec in builders.specs(config)]
+  if names != [spec.name for spec in card.specs]:
+    raise ValueError(
+        f'The router is for {[spec.name for spec in card.specs]}, the '
+        f'configuration has the routes {names}.'
     )
   split_on_disk.check_weights(
       card, builders.model_identities(config), 'The configuration is'
@@ -118,6 +144,8 @@ async def open_service(
     router: learned.LearnedRouter,
     state: pathlib.Path | None,
     tracing: tracing_lib.Tracing = tracing_lib.OFF,
+    *,
+    allow_other_pair: bool = False,
 ):
   """Yields the service of a configuration; closes what it has opened.
 
@@ -126,13 +154,16 @@ async def open_service(
     router: the router.
     state: directory of what outlives a restart; None = nothing does.
     tracing: makes spans.
+    allow_other_pair: see `check`.
 
   Raises:
     ValueError: if they do not fit together.
   """
-  check(config, router)
+  check(config, router, allow_other_pair=allow_other_pair)
   given = settings(config)
-  asked = records_on_disk.answering(config, router.card)
+  asked = records_on_disk.answering(
+      config, router.card, allow_other_pair=allow_other_pair
+  )
   store = store_lib.Store(
       None if state is None else state / _STATE_FILE, given.keep_answers
   )
@@ -225,6 +256,7 @@ async def serve(
     keys: tuple[keys_lib.Key, ...] = (),
     state: pathlib.Path | None = None,
     tracing: tracing_lib.Tracing = tracing_lib.OFF,
+    allow_other_pair: bool = False,
 ) -> None:
   """Serves until the process is told to stop; answers in progress finish.
 
@@ -233,11 +265,13 @@ async def serve(
     router: the router.
     host, port: where to listen.
     keys: who may call; () = anyone on this machine.
-    state, tracing: see `open_service`; tracing is closed.
+    state, tracing, allow_other_pair: see `open_service`; tracing is closed.
   """
   check_host(host, keys)
   listener = bind(host, port)  # Before models are loaded: it may be taken.
-  async with open_service(config, router, state, tracing) as service:
+  async with open_service(
+      config, router, state, tracing, allow_other_pair=allow_other_pair
+  ) as service:
     app = app_lib.create(service, keys_lib.Keyring(keys))
     server = _Server(
         uvicorn.Config(
@@ -267,6 +301,7 @@ def main(
     state: str | None,
     new_key: str | None,
     traces: str | None = None,
+    allow_other_pair: bool = False,
 ) -> None:
   """Serves, or makes a key; see the module."""
   if new_key is not None:
@@ -288,11 +323,15 @@ def main(
               if traces is None
               else tracing_lib.to_collector(traces)
           ),
+          allow_other_pair=allow_other_pair,
       )
   )
 
 
 if __name__ == '__main__':
+  # Here, since the plan imports this module.
+  from experiments import serve_plan
+
   flags.DEFINE_string(
       'router', 'shipped', "Directory of a trained router, or 'shipped'."
   )
@@ -310,8 +349,15 @@ if __name__ == '__main__':
       None,
       'Collector of OTLP/HTTP for spans; none = no spans.',
   )
+  flags.DEFINE_bool(
+      'allow_other_pair',
+      False,
+      'Serve a router on models that it was not trained for, which breaks its '
+      'promises.',
+  )
   command_line.run(
       main,
       *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key'),
-      'traces',
+      *('traces', 'allow_other_pair'),
+      plan=serve_plan.show,
   )

@@ -1,26 +1,18 @@
 """Runs an experiment once for each set of overrides that its `sweep()` returns.
 
 Run:    python -m experiments.sweep --config=configs/arithmetic_sweep.py --workdir=runs/sweep --jobs=2
+Plan:   the same with --dry_run, which lists the runs and runs nothing
 Data:   append --data=runs/arithmetic, a work directory that holds all data the runs need; they share it
+Slurm:  append --launcher=slurm, which writes an array script, one task a run, and prints how to submit it
+Search: where `sweep()` returns a space instead of a list, Optuna searches it (extra `sweep`); see experiments/sweep_search.py
 Resume: the same command; finished runs are kept, failed and interrupted ones run again.
 Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds
 """  # noqa: E501  Commands stay on one line.
 
-from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
-from concurrent import futures
-import contextlib
-import dataclasses
-import fcntl
-import hashlib
-import json
 import pathlib
-import re
 import runpy
-import subprocess
 import sys
-import time
 from typing import Any
 
 from absl import flags
@@ -28,138 +20,24 @@ import ml_collections
 from ml_collections import config_flags
 
 from experiments import command_line
+from experiments import sweep_runs
+from experiments import sweep_search
+from experiments import sweep_slurm
 from experiments import sweep_table
 from experiments import workdirs
 from routing.shards import manifest as manifest_lib
 
-_LONGEST_NAME = 150  # Characters; file systems allow 255 with all suffixes.
+LAUNCHERS = ('local', 'slurm')
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One run of a sweep.
-
-  name: of its directory; made from the overrides.
-  overrides: dotted field -> value.
-  """
-
-  name: str
-  overrides: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-  """All runs of a sweep, and how each is started.
-
-  workdir: of the sweep, absolute.
-  program: module that each run executes, such as 'experiments.pipeline'.
-  config: the value of --config: a file and perhaps a variant.
-  overrides: given on the command line of the sweep; they apply to every run.
-  runs: in order.
-  shared: directories of data that each run's directory gets a link to.
-  """
-
-  workdir: pathlib.Path
-  program: str
-  config: str
-  overrides: Mapping[str, Any]
-  runs: tuple[Run, ...]
-  shared: tuple[pathlib.Path, ...] = ()
-
-  def directory(self, run: Run) -> pathlib.Path:
-    """Returns the work directory of a run."""
-    return self.workdir / 'runs' / run.name
-
-  def log(self, run: Run) -> pathlib.Path:
-    """Returns the file with the output of all attempts of a run."""
-    return self.workdir / 'logs' / f'{run.name}.txt'
-
-  def mark(self, run: Run) -> pathlib.Path:
-    """Returns the file that exists once a run is finished."""
-    return self.workdir / 'finished' / f'{run.name}.json'
-
-  def command(self, run: Run) -> list[str]:
-    """Returns the command of a run, as a user would type it."""
-    return [
-        sys.executable,
-        '-m',
-        self.program,
-        f'--config={self.config}',
-        *(
-            f'--config.{field}={value}'
-            # A run's own overrides win over those of the sweep.
-            for field, value in {**self.overrides, **run.overrides}.items()
-        ),
-        f'--workdir={self.directory(run)}',
-    ]
-
-
-def plan(
-    config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, Any]]
-) -> tuple[Run, ...]:
-  """Returns the runs, each checked against the configuration.
-
-  Args:
-    config: the configuration that all runs start from.
-    overrides: of each run, as `sweep()` returns them.
-
-  Raises:
-    ValueError: if there are no runs, a field does not exist or has another
-      type, or two runs have the same name.
-  """
-  if not overrides:
-    raise ValueError('sweep() returns 0 runs; at least 1 is needed.')
-  for given in overrides:
-    try:
-      # A locked copy rejects unknown fields and other types, as --config does.
-      changed = config.copy_and_resolve_references().lock()
-      changed.update_from_flattened_dict(given)
-    except (AttributeError, KeyError, TypeError) as error:
-      raise ValueError(f'sweep() returns {dict(given)}: {error}') from error
-  # Names use the last part of a dotted field where that is unambiguous.
-  fields = {field for given in overrides for field in given}
-  short = {field: field.split('.')[-1] for field in fields}
-  if len(set(short.values())) < len(fields):
-    short = {field: field for field in fields}
-  runs = [
-      Run(
-          _cut(','.join(f'{short[k]}={_word(v)}' for k, v in given.items())),
-          given,
-      )
-      for given in overrides
-  ]
-  names = [run.name for run in runs]
-  for name in names:
-    if names.count(name) > 1:
-      raise ValueError(
-          f'sweep() returns run {name!r} more than once; runs must differ.'
-      )
-  return tuple(runs)
-
-
-def _cut(name: str) -> str:
-  """Returns a name, shortened to `_LONGEST_NAME` with a hash of the whole."""
-  if len(name) <= _LONGEST_NAME:
-    return name
-  digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-  return f'{name[: _LONGEST_NAME - 9]}-{digest}'
-
-
-def _word(value: Any) -> str:
-  """Returns a value as part of a file name."""
-  words = value if isinstance(value, list | tuple) else [value]
-  text = '+'.join(map(str, words))
-  return re.sub(r'[^\w.+-]', '_', text) or 'none'
-
-
-def overrides_of(config: str) -> list[dict[str, Any]]:
-  """Returns what the `sweep()` of a configuration file returns.
+def asked_of(config: str) -> list[dict[str, Any]] | sweep_search.Search:
+  """Returns what the `sweep()` of a file returns: overrides, or a search.
 
   Args:
     config: the value of --config: a file and perhaps a variant.
 
   Raises:
-    ValueError: if the file defines no `sweep()`.
+    ValueError: if the file defines no `sweep()`, or its space is not allowed.
   """
   path = config.partition(':')[0]
   module = runpy.run_path(path)
@@ -167,7 +45,10 @@ def overrides_of(config: str) -> list[dict[str, Any]]:
     raise ValueError(
         f'{path} defines no sweep(); see configs/arithmetic_sweep.py.'
     )
-  return [dict(given) for given in module['sweep']()]
+  found = module['sweep']()
+  if isinstance(found, Mapping):
+    return sweep_search.make(found)
+  return [dict(given) for given in found]
 
 
 def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
@@ -191,115 +72,7 @@ def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
   return tuple(dict.fromkeys(path.parents[1] for path in found))
 
 
-def _link(sweep: Sweep, run: Run) -> None:
-  """Puts links to the shared data into a run's directory."""
-  directory = sweep.directory(run)
-  directory.mkdir(parents=True, exist_ok=True)
-  for source in sweep.shared:
-    link = directory / source.name
-    if not link.is_symlink():  # A resumed run has it already.
-      link.symlink_to(source, target_is_directory=True)
-
-
-@contextlib.contextmanager
-def _only_one(path: pathlib.Path) -> Iterator[int]:
-  """Yields the descriptor of a locked file; waits while another process has it.
-
-  A sweep that is killed leaves its child processes running. They inherit the
-  lock, so the next sweep waits for them instead of writing to the same files.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f'Waiting for {path.stem}, which an earlier sweep left running.')
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield file.fileno()
-
-
-def attempt(sweep: Sweep, run: Run) -> str:
-  """Executes one run to its end; returns what went wrong, or ''."""
-  start = time.monotonic()
-  log = sweep.log(run)
-  with _only_one(log) as descriptor:
-    # Checked under the lock: another sweep may have finished it meanwhile.
-    if sweep.mark(run).exists():
-      return ''
-    _link(sweep, run)
-    with log.open('ab') as file:  # Appends: earlier attempts stay readable.
-      code = subprocess.run(
-          sweep.command(run),
-          stdin=subprocess.DEVNULL,  # Several runs cannot share a terminal.
-          stdout=file,
-          stderr=subprocess.STDOUT,
-          pass_fds=(descriptor,),  # The child keeps the lock; see `_only_one`.
-          check=False,
-      ).returncode
-    if code:
-      return f'exit code {code}: {_last_line(log)}'
-    record = {
-        'overrides': run.overrides,
-        'seconds': round(time.monotonic() - start, 1),
-    }
-    # The mark comes last, so a marked run is complete.
-    sweep.mark(run).parent.mkdir(parents=True, exist_ok=True)
-    manifest_lib.replace_file(
-        sweep.mark(run), lambda path: path.write_text(json.dumps(record))
-    )
-  return ''
-
-
-def _last_line(log: pathlib.Path) -> str:
-  """Returns the last line of a log, which usually is the error."""
-  lines = log.read_text(errors='replace').strip().splitlines()
-  return lines[-1] if lines else 'no output'
-
-
-def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
-  """Executes the runs that are not finished, `jobs` at a time.
-
-  A run that fails does not stop the others.
-
-  Args:
-    sweep: the sweep.
-    jobs: how many runs at a time, >= 1.
-    match: regular expression; only runs whose names contain a match.
-
-  Returns:
-    Name of each failed run -> what went wrong.
-
-  Raises:
-    ValueError: if `jobs` is below 1.
-  """
-  if jobs < 1:
-    raise ValueError(f'--jobs is {jobs}; allowed: >= 1.')
-  runs = [run for run in sweep.runs if re.search(match, run.name)]
-  total = len(runs)
-  waiting = [run for run in runs if not sweep.mark(run).exists()]
-  done, wrong = total - len(waiting), {}
-  print(f'{total} runs of {sweep.program}, {jobs} at a time; {done} are done:')
-  for run in runs:
-    print(f'  {"waiting" if run in waiting else "done":8} {run.name}')
-  # Threads suffice: each only waits for the process of its run.
-  with futures.ThreadPoolExecutor(jobs) as pool:
-    pending = {pool.submit(attempt, sweep, run): run for run in waiting}
-    try:
-      for future in futures.as_completed(pending):
-        run, problem = pending[future], future.result()
-        done += 1
-        if problem:
-          wrong[run.name] = problem
-        said = 'FAILED' if problem else 'done'
-        print(f'[{done}/{total}] {said:8} {run.name}', flush=True)
-    except BaseException:
-      # Ctrl-C: begin no further run.
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
-  return wrong
-
-
-def collect(sweep: Sweep) -> list[pathlib.Path]:
+def collect(sweep: sweep_runs.Sweep) -> list[pathlib.Path]:
   """Writes the tables of all finished runs and returns their paths."""
   rows = [
       {
@@ -320,6 +93,43 @@ def _plain(value: Any) -> Any:
   return value
 
 
+def _open(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    jobs: int,
+    program: str,
+    data: str | None,
+) -> tuple[sweep_runs.Sweep, sweep_search.Search | None]:
+  """Returns the sweep of the command line, and the search if it is one.
+
+  Raises:
+    ValueError: if a run or a setting of the sweep is not allowed.
+  """
+  if jobs < 1:
+    raise ValueError(f'--jobs is {jobs}; allowed: >= 1.')
+  flag = flags.FLAGS['config']
+  path = config_flags.get_config_filename(flag)
+  asked = asked_of(path)
+  search = asked if isinstance(asked, sweep_search.Search) else None
+  sweep = sweep_runs.Sweep(
+      workdir=pathlib.Path(workdir).absolute(),
+      program=program,
+      config=path,
+      overrides=config_flags.get_override_values(flag),
+      runs=() if search else sweep_runs.plan(config, asked),
+      shared=shared(data) if data else (),
+  )
+  return sweep, search
+
+
+def _claim(config, workdir, program, data) -> None:
+  """Makes the directory of the sweep, or checks that it is this sweep's."""
+  workdirs.claim(workdir, config)
+  # A sweep of another program or other data needs another directory.
+  given = ml_collections.ConfigDict({'program': program, 'data': data})
+  workdirs.claim(workdir, given, 'sweep.json')
+
+
 def main(
     config: ml_collections.ConfigDict,
     workdir: str,
@@ -327,30 +137,97 @@ def main(
     program: str,
     data: str | None,
     match: str,
+    launcher: str,
+    slurm: str,
 ) -> None:
   """Executes the sweep, writes the tables, and lists the runs that failed."""
-  flag = flags.FLAGS['config']
-  path = config_flags.get_config_filename(flag)
-  runs = plan(config, overrides_of(path))
-  directory = workdirs.claim(workdir, config)
-  # A sweep of another program or other data needs another directory.
-  given = ml_collections.ConfigDict({'program': program, 'data': data})
-  workdirs.claim(workdir, given, 'sweep.json')
-  sweep = Sweep(
-      workdir=directory,
-      program=program,
-      config=path,
-      overrides=config_flags.get_override_values(flag),
-      runs=runs,
-      shared=shared(data) if data else (),
-  )
-  wrong = run_all(sweep, jobs, match)
+  sweep, search = _open(config, workdir, jobs, program, data)
+  if launcher == 'slurm':
+    _write_job(
+        sweep, search, (config, workdir, program, data), jobs, match, slurm
+    )
+    return
+  _claim(config, workdir, program, data)
+  if search:
+    sweep, wrong = sweep_search.run_all(sweep, config, search, jobs)
+  else:
+    wrong = sweep_runs.run_all(sweep, jobs, match)
   for written in collect(sweep):
     print(written)
   if wrong:
     lines = (f'  {k}: {v} (see logs/{k}.txt)' for k, v in wrong.items())
-    sys.exit('\n'.join([f'{len(wrong)} of {len(runs)} runs failed:', *lines]))
-  print((directory / sweep_table.MARKDOWN_FILE).read_text())
+    total = search.trials if search else len(sweep.runs)
+    sys.exit('\n'.join([f'{len(wrong)} of {total} runs failed:', *lines]))
+  print((sweep.workdir / sweep_table.MARKDOWN_FILE).read_text())
+  if search and (run := sweep_search.best(sweep, search)):
+    print(f'Best by {search.maximize}: {run.name}')
+
+
+def _write_job(sweep, search, claimed, jobs, match, options) -> None:
+  """Writes the array job of the runs that are left, and says how to submit."""
+  if search:
+    raise ValueError(
+        '--launcher=slurm needs a list of runs, and sweep() returns a space, '
+        'whose next trial depends on the results of others. Run the sweep '
+        'itself as a job, with --jobs.'
+    )
+  runs = sweep_runs.chosen(sweep, match)
+  left = [run for run in runs if not sweep.mark(run).exists()]
+  if not left:
+    print(f'All {len(runs)} runs are finished.')
+    return
+  _claim(*claimed)
+  script = sweep_slurm.write(
+      sweep, left, sys.argv[1:], jobs=jobs, options=options
+  )
+  print(f'{len(left)} tasks, {jobs} at a time. Submit: sbatch {script}')
+
+
+def show_plan(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    jobs: int,
+    program: str,
+    data: str | None,
+    match: str,
+    launcher: str,
+    slurm: str,
+) -> None:
+  """Prints which runs would be executed, and how long they take."""
+  from experiments import stage_plans  # Only for --dry_run.
+
+  del launcher, slurm
+  sweep, search = _open(config, workdir, jobs, program, data)
+  runs = sweep_runs.chosen(sweep, match)
+  rows = [
+      stage_plans.Row(
+          program,
+          run.name,
+          'a run',
+          0
+          if sweep.mark(run).exists()
+          else sweep_runs.seconds_left(sweep, [run], 1),
+      )
+      for run in runs
+  ]
+  if search:
+    rows.append(
+        stage_plans.Row(
+            program,
+            f'{search.sampler} over {", ".join(search.space)}',
+            f'at most {search.trials} trials',
+            None,
+        )
+    )
+  left = None if search else sweep_runs.seconds_left(sweep, runs, jobs)
+  stage_plans.show(
+      rows,
+      [
+          f'In all, {jobs} at a time: {stage_plans.in_words(left)}, as the '
+          'finished runs took. One run in detail: the same with '
+          f'python -m {program}.'
+      ],
+  )
 
 
 if __name__ == '__main__':
@@ -358,6 +235,15 @@ if __name__ == '__main__':
   flags.DEFINE_string('program', 'experiments.pipeline', 'Module of each run.')
   flags.DEFINE_string('data', None, 'Directory whose shards all runs share.')
   flags.DEFINE_string('match', '', 'Regular expression: only these runs.')
+  flags.DEFINE_enum(
+      'launcher', 'local', LAUNCHERS, 'Runs here, or as an array job of Slurm.'
+  )
+  flags.DEFINE_string(
+      'slurm', '', "Options of sbatch, e.g. '--time=02:00:00 --gres=gpu:1'."
+  )
   command_line.run(
-      main, 'config', 'workdir', 'jobs', 'program', 'data', 'match'
+      main,
+      *('config', 'workdir', 'jobs', 'program', 'data', 'match'),
+      *('launcher', 'slurm'),
+      plan=show_plan,
   )

@@ -1,6 +1,7 @@
 """Trains the policies, one run per seed.
 
 Run:    python -m experiments.train --config=configs/arithmetic.py --workdir=runs/arithmetic
+Plan:   the same with --dry_run, which prints size and time and trains nothing
 Resume: the same command; finished seeds are kept, an unfinished one continues from its last checkpoint.
 Writes: runs/seed<k>/{config.json, features.json, metrics.jsonl, checkpoints/, router.safetensors, router.json, seen.json}
 """  # noqa: E501  Commands stay on one line.
@@ -20,6 +21,7 @@ from experiments import command_line
 from experiments import on_policy_rounds
 from experiments import records_on_disk
 from experiments import split_on_disk
+from experiments import tracking
 from experiments import training_data
 from experiments import workdirs
 from routing import progress as progress_lib
@@ -100,31 +102,42 @@ def make_card(
   )
 
 
-def _progress(
-    config: ml_collections.ConfigDict, seed: int
-) -> progress_lib.Progress:
-  return progress_lib.Progress(
-      config.num_steps,
-      f'train seed {seed}',
-      # The first step and the first look at `select` wait for the compiler.
-      pauses=compile_time.watched().seconds,
-  )
+@contextlib.contextmanager
+def _reporting(
+    config: ml_collections.ConfigDict, directory: pathlib.Path, seed: int
+) -> Iterator[Callable[[int, loop.Scalars], None]]:
+  """Yields what shows each row of metrics: means on a bar, all in a tracker.
 
+  Args:
+    config: of the run.
+    directory: of the seed.
+    seed: of the run.
+  """
+  with (
+      progress_lib.Progress(
+          config.num_steps,
+          f'train seed {seed}',
+          # The first step and the first look at `select` wait for the compiler.
+          pauses=compile_time.watched().seconds,
+      ) as bar,
+      tracking.opened(
+          config, directory, f'{directory.parents[1].name}, seed {seed}'
+      ) as track,
+  ):
+    seen = 0  # The last reported step.
 
-def _reporter(progress: progress_lib.Progress) -> Callable[..., None]:
-  """Returns a callback that moves the bar and shows means over the policies."""
-  seen = [0]  # The last reported step; a list, so that `report` can set it.
+    def report(step: int, row: loop.Scalars) -> None:
+      nonlocal seen
+      figures = {
+          name: float(np.mean(row[name]))
+          for name in ('loss', 'multiplier', 'best_score')
+          if name in row
+      }
+      bar.update(step - seen, **figures)
+      track(step, row)
+      seen = step
 
-  def report(step: int, row: loop.Scalars) -> None:
-    figures = {
-        name: float(np.mean(row[name]))
-        for name in ('loss', 'multiplier', 'best_score')
-        if name in row
-    }
-    progress.update(step - seen[0], **figures)
-    seen[0] = step
-
-  return report
+    yield report
 
 
 def _num_devices(config: ml_collections.ConfigDict) -> int:
@@ -220,7 +233,7 @@ def train_seed(
   config = with_levels(config, data.select)
   with (
       _batches(config, workdir, seed, data) as batches,
-      _progress(config, seed) as shown,
+      _reporting(config, directory, seed) as report,
   ):
     state = fit_lib.fit(
         config,
@@ -228,7 +241,7 @@ def train_seed(
         data.select,
         directory,
         seed=seed,
-        report=_reporter(shown),
+        report=report,
         devices=_num_devices(config),
         constant=observation.constant(data.view.features),
     )
@@ -280,4 +293,7 @@ def train_all(
 
 
 if __name__ == '__main__':
-  command_line.run(train_all, 'config', 'workdir')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(train_all, 'config', 'workdir', plan=stage_plans.show_train)

@@ -7,8 +7,20 @@ A route is the index of a model: route 0 is the smallest, A - 1 the largest.
 `import routing` loads no submodule; import the modules you need by name.
 """
 
+from __future__ import annotations
 
-def load(path='shipped'):
+import pathlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `import routing` alone loads neither JAX nor Flax.
+  from routing import types
+  from routing.routers import learned
+
+# The one place of the version; see CHANGELOG.md.
+__version__ = '0.1.0'
+
+
+def load(path: pathlib.Path | str = 'shipped') -> learned.LearnedRouter:
   """Loads a trained router from a directory.
 
   Args:
@@ -22,13 +34,12 @@ def load(path='shipped'):
     ValueError: if the directory has no finished router, or its files do not
       match each other.
   """
-  # Imported here so that `import routing` alone loads neither JAX nor Flax.
   from routing.routers import learned
 
   return learned.load(path)
 
 
-def load_ladders(name, split='test'):
+def load_ladders(name: str, split: str = 'test') -> list[types.Ladder]:
   """Loads graded ladders that come with the package.
 
   A ladder has the small model's answer to one problem, step by step, and the

@@ -64,7 +64,7 @@ class Progress:
     self._interval, self._clock, self._log = interval, clock, log
     self._start = self._last_line = clock()
     self._start_pauses = pauses()
-    self._bar = None
+    self._bar: Any = None
     if stream.isatty():
       self._bar = _open_bar(
           self.seconds_left,
@@ -79,7 +79,7 @@ class Progress:
   def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *error) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def begin(self, count: int = 1) -> None:
@@ -104,6 +104,13 @@ class Progress:
       self._bar.update(count)
     elif self._clock() - self._last_line >= self._interval:
       self._write_line()
+
+  def say(self, line: str) -> None:
+    """Prints a line on standard output, above the bar if there is one."""
+    if self._bar is not None:
+      self._bar.write(line, file=sys.stdout)
+    else:
+      print(line, flush=True)
 
   def close(self) -> None:
     """Ends the display.

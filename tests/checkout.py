@@ -49,7 +49,9 @@ def imports_at_load(tree: ast.Module) -> Iterator[str]:
   pending = list(tree.body)
   while pending:
     node = pending.pop()
-    if isinstance(node, ast.Import | ast.ImportFrom):
+    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+      pending.extend(node.orelse)  # The rest is for type checkers.
+    elif isinstance(node, ast.Import | ast.ImportFrom):
       yield from imports(node)
     elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
       pending.extend(ast.iter_child_nodes(node))

@@ -9,7 +9,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from experiments import pipeline
+from experiments import settings
 from experiments import train_reward_head
 from routing.lm import corpus
 from routing.lm import pretrain
@@ -152,12 +152,12 @@ class ConfigFieldsTest(parameterized.TestCase):
         with self.subTest(f'{name} {overrides}'):
           config = module.get_config()
           config.update_from_flattened_dict(overrides)
-          pipeline.check_settings(config)
+          settings.check(config)
 
   def _check(self, config):
     """The checks of what the configuration is for."""
     if 'routes' in config:
-      pipeline.check_settings(config)
+      settings.check(config)
       return
     if 'answers' in config:  # Of experiments.train_reward_head.
       reward_training.make_optimizer(config)

@@ -14,7 +14,7 @@ import sys
 from absl.testing import absltest
 import yaml
 
-from experiments import command_line
+from experiments import mistakes
 from experiments import serve
 from routing.serving import keys as keys_lib
 from tests import checkout
@@ -76,7 +76,7 @@ class DeployTest(absltest.TestCase):
     given = [word.removeprefix('--').split('=', 1) for word in words]
     for name, _ in given:
       self.assertIn(name.split('.')[0], _flags_of_serve(), name)
-    self.assertIsNone(command_line._unknown_field(words))
+    self.assertIsNone(mistakes.config_problem(words))
     values = dict(given)
     # Raises where the service would not start.
     keys = (keys_lib.Key('alice'),) if 'keys' in values else ()

@@ -7,7 +7,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from experiments import command_line
+from experiments import mistakes
 from tests import checkout
 
 MAX_CELLS = 14
@@ -123,7 +123,7 @@ def _is_field(field):
   for path in (checkout.ROOT / 'configs').glob('*.py'):
     module = importlib.import_module(f'configs.{path.stem}')
     if hasattr(module, 'get_config'):
-      if command_line._unknown_key(module.get_config(), field) is None:
+      if mistakes.unknown_field(module.get_config(), field) is None:
         return True
   return False
 

@@ -19,7 +19,7 @@ from configs import gsm8k_qwen25_coder
 from configs import paper
 from experiments import collect
 from experiments import dry_run
-from experiments import pipeline
+from experiments import stage_plans
 from routing.engines import back_ends
 from routing.engines import resilience
 from routing.rollout import forecast
@@ -128,7 +128,7 @@ class PlanTest(parameterized.TestCase):
         contextlib.redirect_stdout(shown),
         mock.patch.object(back_ends, 'make', side_effect=AssertionError),
     ):
-      pipeline.main(_config(), str(self.workdir), True)
+      stage_plans.show_pipeline(_config(), str(self.workdir))
     for split in ('train', 'select', 'prove', 'test'):
       self.assertIn(f'ladders {split}', shown.getvalue())
     self.assertFalse(self.workdir.exists())

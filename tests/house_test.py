@@ -247,7 +247,11 @@ class CheckoutTest(parameterized.TestCase):
         self.assertNotIn(part, CATCH_ALL_NAMES, name)
 
   def test_importing_the_package_imports_nothing_heavy(self):
-    code = 'import routing, sys; print("jax" in sys.modules)'
+    slow = ('jax', 'datasets', 'numpy', *HEAVY)
+    code = (
+        'import sys, time; import routing; '
+        f'print([x for x in {slow} if x in sys.modules], time.process_time())'
+    )
     run = subprocess.run(
         [sys.executable, '-c', code],
         cwd=checkout.ROOT,
@@ -255,7 +259,10 @@ class CheckoutTest(parameterized.TestCase):
         check=True,
         text=True,
     )
-    self.assertEqual(run.stdout, 'False\n')
+    loaded, seconds = run.stdout.rsplit(' ', 1)
+    self.assertEqual(loaded, '[]')
+    # Processor time, with the start of the interpreter.
+    self.assertLess(float(seconds), 1.5)
 
 
 class RulesTest(parameterized.TestCase):
@@ -290,6 +297,7 @@ class RulesTest(parameterized.TestCase):
       ('if 1:\n  from sklearn import svm', ['sklearn.svm']),
       ('class A:\n  import vllm', ['vllm']),
       ('def f():\n  import torch', []),
+      ('if TYPE_CHECKING:\n  import torch', []),
       ('import torchless', []),
   )
   def test_heavy_imports(self, source, expected):

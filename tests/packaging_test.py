@@ -12,6 +12,7 @@ from packaging import requirements
 from packaging import utils
 from packaging import version
 
+import routing
 from tests import checkout
 
 OURS = ('benchmarks', 'configs', 'experiments', 'routing', 'tests')
@@ -101,6 +102,7 @@ class DependenciesTest(parameterized.TestCase):
             'embedding',
             'reasoning-gym',
             'browser',
+            'sweep',
             'clients',
             'track',
             'docs',
@@ -143,7 +145,7 @@ class DependenciesTest(parameterized.TestCase):
         tree = ast.parse(path.read_text(encoding='utf-8'))
         allowed = base()
         # Nothing else imports them; see the next test.
-        if name.startswith(('routing/serving/', 'experiments/serve.py')):
+        if name.startswith(('routing/serving/', 'experiments/serve')):
           allowed = allowed | extra('serve')
         self.assertEmpty(
             undeclared(checkout.imports_at_load(tree), allowed), name
@@ -153,7 +155,7 @@ class DependenciesTest(parameterized.TestCase):
     for path in checkout.files('*.py'):
       name = checkout.name(path)
       if name.startswith(('routing/', 'experiments/')):
-        if not name.startswith(('routing/serving/', 'experiments/serve.py')):
+        if not name.startswith(('routing/serving/', 'experiments/serve')):
           used = checkout.imports(ast.parse(path.read_text(encoding='utf-8')))
           for module in used:
             self.assertNotStartsWith(module, 'routing.serving', name)
@@ -178,6 +180,21 @@ class DependenciesTest(parameterized.TestCase):
       tree = ast.parse(path.read_text(encoding='utf-8'))
       used = used.union(*map(owners, checkout.imports(tree)))
     self.assertContainsSubset(base(), used)
+
+  def test_the_version_is_in_one_place(self):
+    setup = (checkout.ROOT / 'setup.py').read_text(encoding='utf-8')
+    self.assertNotIn(routing.__version__, setup)
+    changes = (checkout.ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+    newest = re.search(r'^## (\S+?), (.+)$', changes, re.M)
+    self.assertEqual(newest[1], routing.__version__)
+    self.assertRegex(newest[2], r'^(not released yet|\d{4}-\d\d-\d\d)$')
+    citation = (checkout.ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    self.assertIn(f'\nversion: {routing.__version__}\n', citation)
+
+  def test_the_package_carries_its_types(self):
+    self.assertTrue((checkout.ROOT / 'routing/py.typed').is_file())
+    setup = (checkout.ROOT / 'setup.py').read_text(encoding='utf-8')
+    self.assertIn("'routing': ['py.typed']", setup)
 
   def test_python_is_asked_for_once(self):
     text = (checkout.ROOT / 'setup.py').read_text(encoding='utf-8')

@@ -7,7 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from configs import arithmetic
-from experiments import command_line
+from experiments import mistakes
 from experiments import report
 from tests import checkout
 
@@ -73,7 +73,7 @@ class NextTest(parameterized.TestCase):
       _, dash_m, program, *words = shlex.split(command)
       self.assertEqual((dash_m, program), ('-m', 'experiments.pipeline'))
       self.assertStartsWith(words[0], '--config=')
-      self.assertIsNone(command_line._unknown_field(words))
+      self.assertIsNone(mistakes.config_problem(words))
       self.assertNotIn('--workdir=runs/x', words)  # Which is another's.
 
   def test_another_metric_is_for_the_same_problems(self):

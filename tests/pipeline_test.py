@@ -59,7 +59,7 @@ class PipelineTest(absltest.TestCase):
         ('objective.form', 'loss', "Unknown objective form 'loss'"),
         ('objective.estimator', 'ppo', "Unknown objective.estimator 'ppo'"),
         ('network.kind', 'lstm', "Unknown network kind 'lstm'"),
-        ('features.groups', ('words',), "Feature groups are .*'words'"),
+        ('features.groups', ('words',), "features.groups contains 'words'"),
         ('calibration.procedure', 'best', "procedure is 'best'"),
         ('evaluation.learners', ('svm',), "contains 'svm'"),
         ('evaluation.num_trials', 7, 'trials is 7; allowed: 1 to 6'),
@@ -157,7 +157,7 @@ class PipelineTest(absltest.TestCase):
         f'--workdir={self.workdir}/new',
     )
     self.assertNotEqual(done.returncode, 0)
-    self.assertIn('Did you mean "cost_metric"', done.stderr)
+    self.assertIn("Did you mean 'cost_metric'", done.stderr)
     self.assertFalse((self.workdir / 'new').exists())
 
 

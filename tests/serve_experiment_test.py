@@ -164,6 +164,21 @@ class RefusedTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'max_decisions is 9.*most 8'):
       serve.check(config, learned.load('shipped'))
 
+  def test_another_pair_is_refused_unless_allowed(self):
+    config = arithmetic.get_config()
+    # The small model in both places: other weights under the same names.
+    config.routes[1]['model'] = 'shipped/small'
+    router = learned.load('shipped')
+    with self.assertRaisesRegex(ValueError, 'use the same models'):
+      serve.check(config, router)
+    with self.assertLogs(level='WARNING') as logged:
+      serve.check(config, router, allow_other_pair=True)
+    self.assertIn('none of its promises holds', logged.output[0])
+    # A router that decides between two cannot serve three.
+    config.routes = (*config.routes, dict(config.routes[1], name='third'))
+    with self.assertRaisesRegex(ValueError, 'has the routes'):
+      serve.check(config, router, allow_other_pair=True)
+
   def test_more_answers_than_slots(self):
     config = arithmetic.get_config()
     config.serving.concurrency = 300

@@ -14,7 +14,7 @@ import numpy as np
 from pyarrow import parquet
 import pytest
 
-from experiments import sweep as sweep_lib
+from experiments import sweep_runs
 from experiments import sweep_table
 from routing.shards import manifest as manifest_lib
 
@@ -206,23 +206,23 @@ class PlanTest(parameterized.TestCase):
   def test_invalid_runs_are_rejected_before_anything_runs(self, runs, message):
     config = ml_collections.ConfigDict(dict(seed=0))
     with self.assertRaisesRegex(ValueError, message):
-      sweep_lib.plan(config, runs)
+      sweep_runs.plan(config, runs)
 
   def test_long_names_stay_apart(self):
     config = ml_collections.ConfigDict({'names': ('a',)})
     runs = [{'names': ('a' * 200, last)} for last in 'bc']
-    first, second = [run.name for run in sweep_lib.plan(config, runs)]
+    first, second = [run.name for run in sweep_runs.plan(config, runs)]
     self.assertNotEqual(first, second)
     self.assertEqual({len(first), len(second)}, {150})
-    self.assertEqual(sweep_lib.plan(config, runs[:1])[0].name, first)
+    self.assertEqual(sweep_runs.plan(config, runs[:1])[0].name, first)
 
   def test_names_are_short_where_that_is_unambiguous(self):
     config = ml_collections.ConfigDict(
         dict(a=dict(kind='x', words=('u',)), b=dict(kind='y'))
     )
-    (run,) = sweep_lib.plan(config, [{'a.kind': 'z', 'a.words': ('v', 'w')}])
+    (run,) = sweep_runs.plan(config, [{'a.kind': 'z', 'a.words': ('v', 'w')}])
     self.assertEqual(run.name, 'kind=z,words=v+w')
-    (run,) = sweep_lib.plan(config, [{'a.kind': 'z', 'b.kind': 'a/b'}])
+    (run,) = sweep_runs.plan(config, [{'a.kind': 'z', 'b.kind': 'a/b'}])
     self.assertEqual(run.name, 'a.kind=z,b.kind=a_b')
 
 

@@ -187,7 +187,7 @@ class TrainTest(absltest.TestCase):
 
   def test_a_bad_call_prints_one_line_and_fails(self):
     for override, message in (
-        ('--config.num_step=3', 'Did you mean "num_steps"'),
+        ('--config.num_step=3', "Did you mean 'num_steps'"),
         ('--config.bugdet=3', "no field 'bugdet'. Fields: batch_size,"),
         ('--config.objective.levels=(0.01,)', 'objective.levels has 0.01'),
     ):

@@ -10,6 +10,7 @@ from configs import arithmetic_redraft
 from configs import arithmetic_vllm
 from configs import own_models
 from experiments import command_line
+from experiments import mistakes
 from experiments import workdirs
 from routing.calibration import looks
 from routing.routers import card as card_lib
@@ -73,7 +74,7 @@ class RenamedFieldsTest(absltest.TestCase):
   def test_a_command_with_an_old_name_says_the_current_one(self):
     words = ['--config=configs/arithmetic.py:smoke', '--config.ruler=flops']
     self.assertEqual(
-        command_line._unknown_field(words),
+        mistakes.config_problem(words),
         '--config.ruler is now called --config.cost_metric.',
     )
 
@@ -87,7 +88,7 @@ class RenamedFieldsTest(absltest.TestCase):
         '  return config\n'
     )
     self.assertRegex(
-        command_line._unknown_field([f'--config={path}', '--workdir=x']),
+        mistakes.config_problem([f'--config={path}', '--workdir=x']),
         "'evaluation.live' is now called 'evaluation.num_live'",
     )
 

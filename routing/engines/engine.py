@@ -206,7 +206,7 @@ class Session(abc.ABC):
   async def __aenter__(self) -> 'Session':
     return self
 
-  async def __aexit__(self, *error) -> None:
+  async def __aexit__(self, *error: object) -> None:
     await self.close()
 
 

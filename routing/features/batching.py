@@ -263,9 +263,9 @@ def costs_by_metric(
 
 def standardized(batch: Batch, statistics: standardize.Statistics) -> Batch:
   """Returns the batch with standardised features; padding stays 0."""
-  features = standardize.apply(batch.features, statistics)
+  features = standardize.apply(np.asarray(batch.features), statistics)
   # `apply` has turned the zeros of the padding into -mean / std.
-  features[~batch.mask] = 0.0
+  features[np.asarray(batch.mask) == 0] = 0.0
   return dataclasses.replace(batch, features=features)
 
 

@@ -82,8 +82,9 @@ class SentenceModel:
   ):
     import transformers
 
-    self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    self._model = transformers.AutoModel.from_pretrained(directory).eval()
+    # Any: for transformers both may be None, or one of hundreds of classes.
+    self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
+    self._model: Any = transformers.AutoModel.from_pretrained(directory).eval()
     self._max_length, self._batch_size = max_length, batch_size
     config = self._model.config
     self.size = int(config.hidden_size)

@@ -76,14 +76,19 @@ class FeatureConfig:
 
 def check_groups(groups: Sequence[str]) -> None:
   """Raises ValueError unless `groups` names one or more groups, each once."""
-  if not groups or any(name not in GROUPS for name in groups):
+  for name in groups:
+    if name not in GROUPS:
+      raise ValueError(
+          f'features.groups contains {name!r}; allowed: {", ".join(GROUPS)}.'
+      )
+  if not groups:
     raise ValueError(
-        f'Feature groups are {groups}; allowed: one or more of '
+        'features.groups is empty; allowed: one or more of '
         f'{", ".join(GROUPS)}.'
     )
   if len(set(groups)) < len(groups):
     raise ValueError(
-        f'Feature groups are {groups}; each group may be named only once.'
+        f'features.groups is {groups}; each group may be named only once.'
     )
 
 

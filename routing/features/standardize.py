@@ -69,7 +69,8 @@ def measure_parts(
   #   S = S_A + S_B + (m_B - m_A)^2 n_A n_B / n.
   # The textbook form S = sum(x^2) - n m^2 would lose digits by cancellation if
   # the mean is large compared with the standard deviation.
-  count, mean, squares = 0, 0.0, 0.0
+  count = 0
+  mean = squares = np.zeros(())  # `[F]` from the first part on.
   for features, mask in parts:
     valid = features[mask].astype(np.float64)
     if not len(valid):

@@ -36,6 +36,9 @@ def check_form(form: str) -> str:
   return form
 
 
+NUM_SPREAD = len(_SHARES)  # Levels that `spread_levels` returns.
+
+
 def spread_levels(small_cost: float) -> tuple[float, ...]:
   """Returns budgets between the cost of the small model alone and 1.
 

@@ -62,7 +62,7 @@ class Card:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the card as JSON-like content, with lists for tuples."""
-    content = {
+    content: dict[str, Any] = {
         'format_version': FORMAT_VERSION,
         **dataclasses.asdict(self),
         'network': dict(self.network),

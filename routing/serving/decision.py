@@ -1,5 +1,6 @@
 """Decides at a trace that a client sends, without writing anything."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ async def decide(
     )
   trace = _trace(service, body, choice.protocol.has_draft)
   try:
-    decision = await choice.router.decide(trace)
+    decision = choice.router.decide(trace)
+    if inspect.isawaitable(decision):  # Of a batch, or of this router alone.
+      decision = await decision
   except ValueError as error:
     raise refusals.invalid('steps', str(error)) from error
   service.metrics.decisions.labels(service.specs[decision.route].name).inc()

@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from routing import types
@@ -163,7 +164,7 @@ def nest_all(
   return nest([len(row) for row in rows], encode_items(items))
 
 
-def _flat(arrays: Sequence[np.ndarray], dtype: type) -> pa.Array:
+def _flat(arrays: Sequence[npt.ArrayLike], dtype: type) -> pa.Array:
   """Returns the entries of all arrays, flattened and concatenated."""
   # NumPy cannot concatenate zero arrays, hence the empty array in front.
   return pa.array(
@@ -273,8 +274,8 @@ def _lists(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
 
 def unnest(
     column: pa.ListArray | pa.ChunkedArray,
-    decode: Callable[[pa.StructArray], list],
-) -> list[list]:
+    decode: Callable[[pa.StructArray], list[Any]],
+) -> list[list[Any]]:
   """Returns the decoded items of each row of a list column.
 
   This inverts `nest_all`: the items of all rows are decoded in one call.

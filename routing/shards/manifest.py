@@ -183,13 +183,14 @@ def hash_file(path: pathlib.Path) -> str:
 
 
 def replace_file(
-    path: pathlib.Path, write: Callable[[pathlib.Path], None]
+    path: pathlib.Path, write: Callable[[pathlib.Path], object]
 ) -> None:
   """Replaces a file atomically: a crash leaves the old or the new content.
 
   Args:
     path: the file; an earlier one is replaced.
-    write: a function that writes the new content to the path in its argument.
+    write: a function that writes the new content to the path in its argument;
+      what it returns is ignored.
   """
   # The temporary file is in the same directory, because a rename is atomic only
   # within one file system.

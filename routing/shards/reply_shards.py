@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from routing import types
 from routing.engines import memoized
 from routing.engines import prefix_cache
 from routing.rollout import all_replies
@@ -65,7 +66,9 @@ def _encode(records: Sequence[all_replies.Replies]) -> dict[str, Any]:
   }
 
 
-def _decode(table: pa.Table, problems) -> list[all_replies.Replies]:
+def _decode(
+    table: pa.Table, problems: Sequence[types.Problem]
+) -> list[all_replies.Replies]:
   """Returns the replies on each problem of a table; inverts `_encode`."""
   rows = columns.unnest(table['replies'], _decode_items)
   caches = table['caches'].to_pylist()

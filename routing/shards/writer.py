@@ -79,7 +79,7 @@ class Writer:
         shard_size=shard_size,
         kind=self.kind.name,
     )
-    self._lock = None
+    self._lock: lock_lib.Lock | None = None
     # Many processes may open a finished collection at once, e.g. the runs of a
     # sweep that share it. They need no lock, except to tidy up.
     is_finished, is_tidy = self._state()

@@ -264,7 +264,7 @@ def right_steps(exercise: Exercise, steps: Sequence[str]) -> list[str | None]:
     exercise: the exercise.
     steps: texts of the steps of the answer.
   """
-  states = [exercise.start]
+  states: list[tuple[int, int] | None] = [exercise.start]
   for text in steps[:-1]:
     found = _STATE.search(text)
     states.append((int(found[1]), int(found[2])) if found else None)

@@ -63,7 +63,7 @@ def jsonl(
           _made(tables.Fields, fields or {}, 'task.fields'),
           files or {},
           path,
-          None if files else _made(task_lib.Hub, hub, 'task.hub'),
+          _made(task_lib.Hub, hub, 'task.hub') if hub and not files else None,
       ),
       prompt_lib.Prompt(user=user, system=system, shots=tuple(shots)),
       tuple(finders),

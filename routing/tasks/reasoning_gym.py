@@ -99,6 +99,7 @@ class Generators:
   ) -> Iterator[dict[str, Any]]:
     """Yields the rows of one generator."""
     import reasoning_gym  # The import takes seconds.
+    from reasoning_gym import dataset as dataset_lib
 
     settings = dict(self.settings.get(name, {}))
     try:
@@ -110,7 +111,7 @@ class Generators:
           f'reasoning_gym cannot make {name!r} with {settings}: {error}. See '
           'reasoning_gym.factory.DATASETS for the names.'
       ) from error
-    base = reasoning_gym.dataset.ProceduralDataset
+    base = dataset_lib.ProceduralDataset
     has_score = type(dataset).score_answer is not base.score_answer
     for index in range(number):
       entry = dataset[index]

@@ -114,9 +114,10 @@ def hub_rows(
   """
   import datasets  # The import takes seconds.
 
-  yield from datasets.load_dataset(
+  rows: Any = datasets.load_dataset(
       name, subset or None, split=split, revision=revision or None
   )
+  yield from rows
 
 
 def to_problems(
