@@ -284,6 +284,14 @@ class ServedTest(router_server.ServedCase):
     # The small model's answer, 18, is wrong, and the large model's right.
     found = self.give(client, id_, answer='17').json()
     self.assertEqual((found['loss'], found['is_loss_known']), (1.0, True))
+    # Of two graded answers with a shadow, one is a loss.
+    id_ = self.ask(client, 'router@cost<=0.3')['routing']['id']
+    self.give(client, id_, correct=True)
+    for name, count in (('losses', 1), ('graded_shadows', 2)):
+      found = router_server.metric(
+          client, f'routing_{name}_total', model='router@cost<=0.3'
+      )
+      self.assertEqual(found, count)
 
   def test_another_key_gives_no_feedback(self):
     keys, secret, _ = self.keys()

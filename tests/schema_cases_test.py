@@ -3,6 +3,8 @@
 from unittest import mock
 
 from absl.testing import absltest
+import requests
+from schemathesis import openapi
 
 from benchmarks import schema_cases
 from routing.serving import openai_answers
@@ -21,6 +23,18 @@ class SchemaCasesTest(router_server.SharedCase):
     self.assertGreaterEqual(summary['cases'], 90)
     # Some were answered, and others refused.
     self.assertContainsSubset({200, 400, 404}, summary['statuses'])
+
+  def test_a_stream_is_as_described(self):
+    schema = openapi.from_url(f'{self.http.base_url}/openapi.json')
+    case = schema[router_server.CHAT]['POST'].Case(
+        body=router_server.body(stream=True), media_type='application/json'
+    )
+    found = schema_cases.Found()
+    with requests.Session() as session:
+      schema_cases._check(case, session, found)
+    self.assertEqual(found.statuses, {200: 1})
+    self.assertEmpty(found.faults)
+    self.assertLen(found.ids, 1)
 
   def test_an_answer_that_is_not_described_is_found(self):
     wrong = {'prompt_tokens': 'five'}

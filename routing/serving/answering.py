@@ -72,7 +72,12 @@ class Service:
     self.specs = answering.accounting.specs
     self.ledger = ledger_lib.Ledger(store, self.specs)
     self.feedback = feedback_lib.Feedback(
-        router, settings, store, answering.grade, self._on_alarm
+        router,
+        settings,
+        store,
+        answering.grade,
+        self._on_alarm,
+        self._on_loss,
     )
     self.batches = batched_decisions.BatchedDecisions(
         router, self.metrics.batch.observe
@@ -127,6 +132,11 @@ class Service:
     """Says that the promise of a point no longer holds."""
     self.metrics.alarm.labels(point).set(1)
     monitoring.log('drift_alarm', level='ERROR', point=point)
+
+  def _on_loss(self, model: str, loss: float) -> None:
+    """Counts what the relative loss in service is estimated from."""
+    self.metrics.graded_shadows.labels(model).inc()
+    self.metrics.losses.labels(model).inc(loss)
 
   def in_trouble(self, choice: points_lib.Choice) -> tuple[str, Any] | None:
     """Returns why something else must answer, and what; None if nothing must.

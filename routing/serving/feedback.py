@@ -61,6 +61,8 @@ class Feedback:
     store: keeps answers and states.
     grade: the task's grader, for feedback that gives the right answer.
     on_alarm: called with the name of a point when its alarm is raised.
+    on_loss: called with the model and the loss of each graded answer that was
+      chosen, before it was written, to have a shadow.
   """
 
   def __init__(
@@ -70,9 +72,10 @@ class Feedback:
       store: store_lib.Store,
       grade: equivalence.Grader,
       on_alarm: Callable[[str], None] = lambda point: None,
+      on_loss: Callable[[str, float], None] = lambda model, loss: None,
   ):
     self._settings, self._store, self._grade = settings, store, grade
-    self._on_alarm = on_alarm
+    self._on_alarm, self._on_loss = on_alarm, on_loss
     allowed = 0.0 if settings.shadow_share else settings.large_errors
     self._alarms = {
         point.name: (
@@ -154,6 +157,8 @@ class Feedback:
           code='already_graded',
       )
     self._adopt(states)
+    if kept['is_shadowed']:
+      self._on_loss(kept['model'], loss.value)
     return {
         'id': id_,
         'object': 'feedback',

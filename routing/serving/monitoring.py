@@ -26,7 +26,8 @@ class Metrics:
 
   Labels have few values: names of models and routes, never what a client sends.
   The cost saved is `routing_large_alone_cost` minus `routing_cost`; decisions
-  per second are the rate of `routing_decisions`.
+  per second are the rate of `routing_decisions`. The relative loss is estimated
+  by `routing_losses` / `routing_graded_shadows`.
   """
 
   def __init__(self):
@@ -127,6 +128,18 @@ class Metrics:
     )
     self.shadows = make(
         counter, 'routing_shadows', 'Answers of the largest model alone.'
+    )
+    self.graded_shadows = make(
+        counter,
+        'routing_graded_shadows',
+        'Graded answers that the largest model alone has answered as well.',
+        ('model',),
+    )
+    self.losses = make(
+        counter,
+        'routing_losses',
+        'Those of them that are a loss; see `feedback`.',
+        ('model',),
     )
     self.threshold = make(
         gauge, 'routing_online_threshold', 'The threshold of router@online.'

@@ -272,9 +272,12 @@ def described(
   if body is not None:
     success['model'] = body
   if streams:
-    text = 'Each event is a chunk; the last has usage and routing.'
-    schema = {'type': 'string', 'description': text}
-    success['content'] = {'text/event-stream': {'schema': schema}}
+    success['description'] = (
+        'Success. With `stream`, server-sent events: each is a chunk, the last '
+        'has usage and routing.'
+    )
+    # OpenAPI 3.1 has no way to say what an event is.
+    success['content'] = {'text/event-stream': {}}
   return {
       'response_model': None,
       'response_class': starlette_responses.JSONResponse
