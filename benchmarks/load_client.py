@@ -121,7 +121,7 @@ async def _read_stream(
         reply.text += text
         reply.num_chunks += 1
         reply.first = reply.first or time.perf_counter() - start
-      is_finished |= choice['finish_reason'] is not None
+      is_finished |= choice.get('finish_reason') is not None
     if 'cost' in (event.get('routing') or {}):
       reply.routing = event['routing']
     if leave_after is not None and reply.num_chunks >= leave_after:
