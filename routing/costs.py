@@ -129,7 +129,7 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
   return _in_float64(usage.seconds) + 0 * read
 
 
-def _in_float64(value: np.ndarray | float) -> np.ndarray:
+def _in_float64(value: np.ndarray | float) -> np.ndarray | np.float64:
   """Returns a count or a time in double precision, in which all is computed.
 
   FLOP counts exceed the integers that float32 represents exactly.
