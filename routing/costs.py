@@ -18,6 +18,7 @@ operations as writing tokens of its own.
 from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+from typing import cast
 
 import numpy as np
 
@@ -129,7 +130,7 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
   return _in_float64(usage.seconds) + 0 * read
 
 
-def _in_float64(value: np.ndarray | float) -> np.ndarray | np.float64:
+def _in_float64(value: np.ndarray | float) -> np.ndarray:
   """Returns a count or a time in double precision, in which all is computed.
 
   FLOP counts exceed the integers that float32 represents exactly.
@@ -137,7 +138,7 @@ def _in_float64(value: np.ndarray | float) -> np.ndarray | np.float64:
   # In service each step is priced several times, one at a time. A scalar is the
   # same number as an array of one, and computed with several times as fast.
   if isinstance(value, int | float):
-    return np.float64(value)
+    return cast(np.ndarray, np.float64(value))
   return np.asarray(value, np.float64)
 
 
