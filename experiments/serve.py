@@ -33,6 +33,7 @@ from routing.serving import keys as keys_lib
 from routing.serving import monitoring
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
+from routing.serving import tracing as tracing_lib
 
 _STATE_FILE = 'state.sqlite'
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -106,6 +107,7 @@ async def open_service(
     config: ml_collections.ConfigDict,
     router: learned.LearnedRouter,
     state: pathlib.Path | None,
+    tracing: tracing_lib.Tracing = tracing_lib.OFF,
 ):
   """Yields the service of a configuration; closes what it has opened.
 
@@ -113,6 +115,7 @@ async def open_service(
     config: of the run.
     router: the router.
     state: directory of what outlives a restart; None = nothing does.
+    tracing: makes spans.
 
   Raises:
     ValueError: if they do not fit together.
@@ -125,7 +128,9 @@ async def open_service(
   )
   found = engines(config, given)
   try:
-    service = answering.Service(asked, found, router, given, store)
+    service = answering.Service(
+        asked, found, router, given, store, tracing=tracing
+    )
     service.batches.warm_up()
     yield service
     await service.close()
@@ -203,6 +208,7 @@ async def serve(
     port: int,
     keys: tuple[keys_lib.Key, ...] = (),
     state: pathlib.Path | None = None,
+    tracing: tracing_lib.Tracing = tracing_lib.OFF,
 ) -> None:
   """Serves until the process is told to stop; answers in progress finish.
 
@@ -211,11 +217,11 @@ async def serve(
     router: the router.
     host, port: where to listen.
     keys: who may call; () = anyone on this machine.
-    state: see `open_service`.
+    state, tracing: see `open_service`; tracing is closed.
   """
   check_host(host, keys)
   listener = bind(host, port)  # Before models are loaded: it may be taken.
-  async with open_service(config, router, state) as service:
+  async with open_service(config, router, state, tracing) as service:
     app = app_lib.create(service, keys_lib.Keyring(keys))
     server = _Server(
         uvicorn.Config(
@@ -229,7 +235,8 @@ async def serve(
     )
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
     await server.serve(sockets=[listener])
-    monitoring.log('stop')
+  tracing.close()
+  monitoring.log('stop')
 
 
 def main(
@@ -240,6 +247,7 @@ def main(
     keys: str | None,
     state: str | None,
     new_key: str | None,
+    traces: str | None = None,
 ) -> None:
   """Serves, or makes a key; see the module."""
   if new_key is not None:
@@ -256,6 +264,11 @@ def main(
           port=port,
           keys=() if keys is None else keys_lib.read(pathlib.Path(keys)),
           state=None if state is None else pathlib.Path(state),
+          tracing=(
+              tracing_lib.OFF
+              if traces is None
+              else tracing_lib.to_collector(traces)
+          ),
       )
   )
 
@@ -273,6 +286,13 @@ if __name__ == '__main__':
   flags.DEFINE_string(
       'new_key', None, 'Name of a key to add to --keys; prints it, and ends.'
   )
+  flags.DEFINE_string(
+      'traces',
+      None,
+      'Collector of OTLP/HTTP for spans; none = no spans.',
+  )
   command_line.run(
-      main, *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key')
+      main,
+      *('config', 'router', 'host', 'port', 'keys', 'state', 'new_key'),
+      'traces',
   )

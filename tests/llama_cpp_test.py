@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -43,14 +44,14 @@ class LlamaCppTest(parameterized.TestCase):
     gguf_files.write(_SMALL, cls.file)
     cls.prompter = prompts.Prompter(prompts.load_tokenizer(_SMALL))
 
-  def make(self, **settings):
+  def make(self, prompter=None, **settings):
     return llama_cpp.LlamaCppEngine(
         'small',
         0,
         llama_cpp.Settings(
             str(self.file), max_length=256, num_threads=1, **settings
         ),
-        self.prompter,
+        prompter or self.prompter,
     )
 
   def run_on(self, engine, requests):
@@ -108,6 +109,84 @@ class LlamaCppTest(parameterized.TestCase):
         [step.usage.in_context for step in whole[1:]],
     )
     self.assertEqual({step.usage.read for step in steps[1:]}, {0})
+
+  def test_shared_tokens_are_read_once_for_all_slots(self):
+    first, *others = _QUESTIONS[:4]
+    shared = len(self.prompter.ids(first, ''))
+    prompter = mock.Mock(wraps=self.prompter, opening='')
+    prompter.num_shared = lambda: shared
+
+    async def run(is_shared):
+      engine = self.make(prompter, num_slots=3, shares_prefix=is_shared)
+      request = engine_lib.Request(max_tokens=4)
+      try:
+        return await asyncio.gather(
+            *(engine.reply(first + x, request) for x in others)
+        )
+      finally:
+        await engine.close()
+
+    found, apart = asyncio.run(run(True)), asyncio.run(run(False))
+    self.assertEqual([x[0].usage.cached for x in apart], [0] * 3)
+    for steps, alone in zip(found, apart, strict=True):
+      self.assertGreaterEqual(steps[0].usage.cached, shared)
+      self.assertEqual(steps[0].token_ids, alone[0].token_ids)
+
+  def test_steps_are_told_while_they_are_written(self):
+    fields = dict(to_end=True, max_tokens=180)
+    (whole,) = self.run_on(self.make(), [sessions.ask(_QUESTIONS[0], **fields)])
+    told, counts = [], []
+
+    def on_step(place, step):
+      told.append(step)
+      counts.append((place, reply_is_whole[0]))
+
+    reply_is_whole = [False]
+
+    async def run():
+      engine = self.make()
+      ask = engine._ask
+
+      async def watched(*args):
+        await ask(*args)
+        reply_is_whole[0] = True
+
+      engine._ask = watched
+      request = engine_lib.Request(on_step=on_step, **fields)
+      async with engine.open(_QUESTIONS[0]) as session:
+        steps = await session.write(request)
+      given_up = []
+      cancelled = engine_lib.Request(
+          on_step=lambda place, step: given_up.append(step) or task.cancel(),
+          **fields,
+      )
+      async with engine.open(_QUESTIONS[0]) as session:
+        task = asyncio.create_task(session.write(cancelled))
+        await asyncio.wait([task])
+      await engine.close()
+      self.assertTrue(task.cancelled())
+      return steps, given_up
+
+    steps, given_up = asyncio.run(run())
+    self.assertGreater(len(whole), 2)
+    self.assertEqual([x.text for x in steps], [x.text for x in whole])
+    self.assertEqual([x.text for x in told], [x.text for x in whole[:-1]])
+    self.assertEqual(counts, [(i, False) for i in range(len(told))])
+    for one, other in zip(told, steps, strict=False):
+      for name in ('read', 'cached', 'written', 'in_context'):
+        self.assertEqual(getattr(one.usage, name), getattr(other.usage, name))
+    # What has come of a request that was given up is told, and no more.
+    self.assertEqual(given_up[0].text, whole[0].text)
+    self.assertEqual(given_up[0].usage.read, whole[0].usage.read)
+    self.assertTrue(
+        ''.join(x.text for x in whole).startswith(
+            ''.join(x.text for x in given_up)
+        )
+    )
+    self.assertLess(
+        sum(x.usage.written for x in given_up),
+        sum(x.usage.written for x in whole),
+    )
 
   def _both_ways(self, delimiter):
     """Writes an answer in one call, and step by step."""
@@ -232,7 +311,7 @@ class LlamaCppTest(parameterized.TestCase):
   def test_a_server_that_runs_already(self):
     async def run():
       first = self.make()
-      url = first._server.listening_address
+      url = first.address
       second = llama_cpp.LlamaCppEngine(
           'again',
           0,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import json
 import socket
 import threading
 import time
@@ -37,6 +38,9 @@ class Model:
   max_length: maximum tokens of prompt and answer; 0 = no limit.
   requests: the bodies of all requests.
   num_cancelled: number of requests that ended because their client had gone.
+  hold: a stream stops before the token of this number, until `is_free` is set.
+  is_free: see `hold`.
+  is_held: whether a stream has stopped there.
   """
 
   engine: engine_lib.Engine
@@ -47,6 +51,9 @@ class Model:
   max_length: int = 0
   requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   num_cancelled: int = 0
+  hold: int | None = None
+  is_free: threading.Event = dataclasses.field(default_factory=threading.Event)
+  is_held: bool = False
 
   def __post_init__(self):
     # A session for each question and cache salt.
@@ -129,6 +136,7 @@ def _response(kind: str, said: dict, choice: dict) -> dict[str, Any]:
       'created': int(time.time()),
       'model': 'm',
       'choices': [choice],
+      'ids': said['ids'],  # For streams.
       'usage': {
           'prompt_tokens': said['read'],
           'completion_tokens': num_written,
@@ -196,6 +204,42 @@ async def _chat(model: Model, body: dict) -> dict[str, Any]:
   return _response('chat.completion', said, choice)
 
 
+async def _chunks(model: Model, whole: dict, body: dict):
+  """Yields the lines of a stream with a chunk for each token of a response."""
+  (choice,) = whole['choices']
+  is_chat = 'message' in choice
+  text = choice['message']['content'] if is_chat else choice['text']
+  ids, log_probs = whole.pop('ids'), choice['logprobs'] or {}
+  try:
+    for i, token in enumerate(ids):
+      while i == model.hold and not model.is_free.is_set():
+        model.is_held = True
+        await asyncio.sleep(0.005)
+      is_last = i == len(ids) - 1
+      piece = text if is_last else text[: len(model.decode(token))]
+      text = text[len(piece) :]
+      one = choice | {
+          'finish_reason': choice['finish_reason'] if is_last else None,
+          'logprobs': {k: v[i : i + 1] for k, v in log_probs.items()} or None,
+      }
+      if 'token_ids' in choice:
+        one['token_ids'] = [token]
+      if model.is_vllm:
+        one['stop_reason'] = choice['stop_reason'] if is_last else None
+      one |= {'delta': {'content': piece}} if is_chat else {'text': piece}
+      yield _line(whole | {'choices': [one], 'usage': None})
+  except asyncio.CancelledError:
+    model.num_cancelled += 1
+    raise
+  if body['stream_options']['include_usage']:
+    yield _line(whole | {'choices': []})
+  yield 'data: [DONE]\n\n'
+
+
+def _line(chunk: dict) -> str:
+  return f'data: {json.dumps(chunk)}\n\n'
+
+
 async def _is_gone(request: fastapi.Request) -> None:
   """Waits until the client has closed the connection."""
   while (await request.receive())['type'] != 'http.disconnect':
@@ -220,7 +264,11 @@ def make_app(model: Model) -> fastapi.FastAPI:
       model.num_cancelled += 1
       writing.cancel()
     gone.cancel()
-    return await writing
+    whole = await writing
+    if body.get('stream'):
+      return responses.StreamingResponse(_chunks(model, whole, body))
+    del whole['ids']
+    return whole
 
   @app.exception_handler(fastapi.HTTPException)
   async def refuse(request: fastapi.Request, error: fastapi.HTTPException):

@@ -34,6 +34,7 @@ from routing.serving import keys as keys_lib
 from routing.serving import monitoring
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
+from routing.serving import tracing as tracing_lib
 from tests import scripted_pair
 
 CHAT = '/v1/chat/completions'
@@ -114,7 +115,12 @@ def make_answering(router: learned.LearnedRouter) -> live_answers.Answering:
 
 
 def scripted_service(
-    router=None, engines=None, path=None, rng=None, **settings
+    router=None,
+    engines=None,
+    path=None,
+    rng=None,
+    tracing=tracing_lib.OFF,
+    **settings,
 ) -> answering.Service:
   """Returns a service of the scripted pair; it must run in an event loop."""
   router = router or make_router()
@@ -125,6 +131,7 @@ def scripted_service(
       settings_lib.Settings(**settings),
       store_lib.Store(path),
       rng,
+      tracing,
   )
 
 

@@ -55,7 +55,7 @@ def _running(command, log):
 class PageTest(absltest.TestCase):
 
   def test_from_nothing_to_an_answer(self):
-    first, second = _blocks('bash')
+    first, second, *_ = _blocks('bash')
     install, command = first.splitlines()
     # All that it asks for is here, as constraints.txt has it. Newer Pythons
     # make environments without setuptools, which pip would have to load.
@@ -98,7 +98,7 @@ class PageTest(absltest.TestCase):
 
   def _client_of_the_page(self, url):
     """Runs the example in Python, with the address of this service."""
-    (code,) = _blocks('python')
+    code, *_ = _blocks('python')
     names = {}
     exec(code.replace('http://127.0.0.1:8000', url), names)  # pylint: disable=exec-used
     names['client'].close()

@@ -102,6 +102,53 @@ class SpeculationTest(parameterized.TestCase):
         held += usage.written
       self.assertGreater(expected[-1].usage.cached, 0)
 
+  def test_steps_are_told_while_vllm_writes_the_next(self):
+    question = self.questions[0]
+    told, given_up = [], []
+
+    def on_step(place, step):
+      self.assertEqual(place, len(told))
+      is_writing = self.engine._llm.get_num_unfinished_requests()
+      told.append((step, is_writing))
+
+    async def run():
+      fields = dict(to_end=True, max_tokens=176)
+      async with self.engine.open(question) as session:
+        whole = await session.write(engine_lib.Request(**fields))
+      async with self.engine.open(question) as session:
+        steps = await session.write(
+            engine_lib.Request(on_step=on_step, **fields)
+        )
+      async with self.engine.open(question) as session:
+        task = asyncio.create_task(
+            session.write(
+                engine_lib.Request(
+                    on_step=lambda place, step: given_up.append(step)
+                    or task.cancel(),
+                    **fields,
+                )
+            )
+        )
+        await asyncio.wait([task])
+      return whole, steps
+
+    whole, steps = self.runner.run(run())
+    self.assertEqual([x.text for x in steps], [x.text for x in whole])
+    self.assertEqual(
+        [x.text for x, _ in told], [x.text for x in whole][: len(told)]
+    )
+    self.assertGreaterEqual(len(told), len(whole) - 1)
+    self.assertEqual(told[0][1], 1)  # While it was writing.
+    for (one, _), other in zip(told, steps, strict=False):
+      for name in ('read', 'cached', 'written', 'in_context'):
+        self.assertEqual(getattr(one.usage, name), getattr(other.usage, name))
+    # Of a request that is given up, what has come is told, and no more.
+    self.assertEqual(given_up[0].text, whole[0].text)
+    self.assertLess(
+        sum(x.usage.written for x in given_up),
+        sum(x.usage.written for x in whole),
+    )
+
   def test_wasted_tokens_are_reported_once(self):
     question = self.questions[0]
 

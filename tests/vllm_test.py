@@ -265,6 +265,15 @@ class VllmEngineTest(parameterized.TestCase):
         [x.is_correct for x in ours], [x.is_correct for x in theirs]
     )
 
+  def test_a_server_tells_the_steps_that_it_returns(self):
+    told = []
+    on_step = lambda place, step: told.append(step.text)
+    for request in _requests(self.problems[:4], on_step=on_step):
+      told.clear()
+      (steps,) = self._write(self.served[0], [request])
+      self.assertEqual(told, _text(steps)[: len(told)])
+      self.assertGreaterEqual(len(told), len(steps) - 1)
+
   def test_step_by_step_is_the_whole_answer(self):
     async def by_steps(asked):
       steps = []

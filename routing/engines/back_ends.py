@@ -236,7 +236,7 @@ BACK_ENDS = {
     'openai': BackEnd(
         endpoint_lib.Endpoint,
         _openai,
-        frozenset(('base_url', 'api_key', 'timeout')),
+        frozenset(('base_url', 'api_key', 'timeout', 'streams')),
         truncates=True,
     ),
 }

@@ -372,7 +372,7 @@ class EmbeddedEngine:
     """Ends the current step of a job, and tells who listens."""
     job.steps.append(jobs_lib.finish_step(job, self.route, self._tokenizer))
     if job.request.on_step is not None:
-      job.request.on_step(job.steps[-1])
+      job.request.on_step(len(job.steps) - 1, job.steps[-1])
 
 
 class EmbeddedSession(engine_lib.Session):

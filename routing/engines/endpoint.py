@@ -51,6 +51,10 @@ class Endpoint:
     rejects `temperature` and `max_tokens` (OpenAI's o-series and GPT-5): how
     long it thinks, e.g. 'low'. Thoughts are paid as written tokens, and are no
     part of the answer. Mode 'instruct' only. '' = a model of another kind.
+  streams: the server can stream a reply and say its usage in the last chunk
+    (`stream_options`). Whoever listens then hears of steps while they are
+    written, except in mode 'instruct' and with `trims_end`, where a reply is
+    looked at as a whole.
   trims_end: in modes 'chat' and 'prefill': the message that is continued must
     not end in white space (Anthropic's servers refuse it; chat templates with
     `| trim` drop it). It is sent without, so the model begins with the blank
@@ -75,6 +79,7 @@ class Endpoint:
   max_length: int = 0
   timeout: float = 600.0
   reasoning_effort: str = ''
+  streams: bool = True
   trims_end: bool = False
   last_message: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -142,6 +147,9 @@ def capabilities(
       seeds=endpoint.seeds,
       counts_tokens=prompter is not None,
       reports_cached=endpoint.reports_cached,
+      tells_steps=endpoint.streams
+      and endpoint.mode != 'instruct'
+      and not endpoint.trims_end,
       prefix_cache=prefix_cache.PrefixCache(
           shared=prompter.num_shared() if endpoint.shares_prefix else 0
       ),

@@ -65,9 +65,11 @@ class Request:
     the result is a function of (question, trace, seed).
   delimiter: what ends a step.
   on_step: called in the event loop with each step once it is written, before
-    the request ends; if the request is cancelled or the back end repeats it,
-    also with the part of a step that was paid for. An engine that learns of
-    steps only at the end never calls it.
+    the request ends, and with its place among the steps of the request, from 0.
+    Where the back end has to begin anew, places begin anew. If the request is
+    cancelled, it is also called with the part of a step that was paid for. An
+    engine that learns of steps only at the end never calls it, and none has to
+    tell steps that are returned at once.
   """
 
   trace: str = ''
@@ -78,7 +80,7 @@ class Request:
   seed: int = 0
   delimiter: delimiter_lib.Delimiter = delimiter_lib.BLANK_LINE
   # Two requests are the same whoever listens.
-  on_step: Callable[[types.Step], None] | None = dataclasses.field(
+  on_step: Callable[[int, types.Step], None] | None = dataclasses.field(
       default=None, compare=False, repr=False
   )
 

@@ -8,23 +8,25 @@ which takes and returns token ids and says why the model stopped. The interface
 of OpenAI's protocol does neither.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Callable
 import dataclasses
 import json
-import os
 from typing import Any
 
 import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.engines import openai_responses
+from routing.engines import llama_cpp_server
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import shared_prefix
 from routing.engines import shared_time
+from routing.engines import telling
 
 # The id of a token that the server does not report: it sends a character that
 # consists of several tokens with the id of the last one only.
@@ -46,7 +48,8 @@ class Settings:
     on a build for CPUs.
   num_log_probs: k, the number of top log-probabilities for each token.
   shares_prefix: the tokens with which all prompts begin, e.g. solved examples,
-    are charged as cached. llama.cpp reads them once per slot in any case.
+    are read once and charged as cached. A server that runs already reads them
+    once per slot.
   timeout: seconds until a request without a new token counts as failed.
   """
 
@@ -111,6 +114,7 @@ class LlamaCppEngine:
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
+        tells_steps=True,
         prefix_cache=prefix_cache.PrefixCache(
             shared=prompter.num_shared() if settings.shares_prefix else 0
         ),
@@ -119,9 +123,18 @@ class LlamaCppEngine:
     self._prompter = prompter
     self._num_equal = num_equal
     self._time = shared_time.SharedTime()
-    self._server = None if settings.base_url else _start(settings)
+    self._server = None
+    if not settings.base_url:
+      self._server = llama_cpp_server.Server(
+          settings.model,
+          max_length=settings.max_length,
+          num_slots=settings.num_slots,
+          num_threads=settings.num_threads,
+          num_gpu_layers=settings.num_gpu_layers,
+      )
+    self._filling: asyncio.Future | None = None
     self._client = httpx.AsyncClient(
-        base_url=settings.base_url or self._server.listening_address,
+        base_url=settings.base_url or self._server.address,
         headers={'Authorization': f'Bearer {settings.api_key}'},
         timeout=httpx.Timeout(settings.timeout, connect=30.0, pool=None),
         # The server queues what exceeds its slots. It closes a connection after
@@ -150,7 +163,9 @@ class LlamaCppEngine:
   async def close(self) -> None:
     """Closes the connections, and the server if the engine has started it."""
     await self._client.aclose()
-    self._server = None  # Its destructor ends it.
+    if self._server is not None:
+      self._server.close()
+      self._server = None
 
   async def reply(
       self, question: str, request: engine_lib.Request
@@ -161,7 +176,13 @@ class LlamaCppEngine:
       engine_lib.Unavailable, Refused: if a request fails; the type says whether
         it may be repeated.
     """
+    await self._fill_slots(question)
     usages = []  # Of each call.
+    teller = telling.Teller(
+        request,
+        self._num_equal,
+        '' if request.trace else self._prompter.opening,
+    )
 
     async def call(text: str, stop: str | None, max_tokens: int):
       prompt = self._prompter.ids(question, request.trace + text)
@@ -171,21 +192,18 @@ class LlamaCppEngine:
       fields = self._fields(request, stop, room)
       # With one seed, all calls would draw the same sampling noise.
       fields |= dict(prompt=prompt, seed=request.seed + len(usages))
-      start = self._time.enter()
+      reply, start = _Reply(), self._time.enter()
+
+      def so_far():
+        usage = reply.usage(self.route, len(prompt), self._time.since(start))
+        return reply.written(self._settings.num_log_probs, stop), usage
+
+      teller.begin(so_far)
       try:
-        reply = await self._ask(fields)
+        await self._ask(fields, reply, teller.look)
       finally:
         seconds = self._time.leave(start)
-      cached = min(reply.num_cached, len(prompt))
-      usages.append(
-          types.Usage(
-              self.route,
-              len(prompt) - cached,
-              cached,
-              len(reply.pieces),
-              seconds,
-          )
-      )
+      usages.append(reply.usage(self.route, len(prompt), seconds))
       written = reply.written(self._settings.num_log_probs, stop)
       whole = request.trace + text + ''.join(written.pieces)
       if repetition.ends_in_blank_steps(whole, delimiter=request.delimiter):
@@ -193,19 +211,31 @@ class LlamaCppEngine:
       return written, usages[-1]
 
     try:
-      steps = await segmentation.write_steps(
-          call,
-          to_end=request.to_end,
-          max_tokens=request.max_tokens,
-          opening='' if request.trace else self._prompter.opening,
-          delimiter=request.delimiter,
-      )
+      return await teller.write(call, to_end=request.to_end)
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)
       raise
-    return openai_responses.kept_steps(
-        steps, request, sum(x.written for x in usages), self._num_equal
-    )
+
+  async def _fill_slots(self, question: str) -> None:
+    """Has the tokens that all prompts share read before the first request."""
+    import httpx
+
+    shared = self.capabilities.prefix_cache.shared
+    if self._server is None or not shared:
+      return
+    if self._filling is None:
+      ids = self._prompter.ids(question, '')[:shared]
+      self._filling = asyncio.ensure_future(
+          self._server.fill_slots(self._client, ids)
+      )
+    try:
+      # Others wait for it too, so it goes on if this request is cancelled.
+      await asyncio.shield(self._filling)
+    except httpx.HTTPError as error:
+      self._filling = None  # To be tried again.
+      raise engine_lib.Unavailable(
+          f'The llama.cpp server of {self.name} does not answer: {error!r}.'
+      ) from error
 
   def _fields(
       self, request: engine_lib.Request, stop: str | None, room: int
@@ -225,15 +255,24 @@ class LlamaCppEngine:
         cache_prompt=True,
     )
 
-  async def _ask(self, fields: dict[str, Any]) -> '_Reply':
+  async def _ask(
+      self,
+      fields: dict[str, Any],
+      reply: '_Reply',
+      look: Callable[[str], None],
+  ) -> None:
     """Sends one request, and reads the reply as it is being written.
 
     If the caller is cancelled, the connection is closed, which ends the request
     in the server.
+
+    Args:
+      fields: the body of the request.
+      reply: takes what the server sends.
+      look: called with the newest text.
     """
     import httpx
 
-    reply = _Reply()
     try:
       async with self._client.stream(
           'POST', '/completion', json=fields
@@ -246,6 +285,7 @@ class LlamaCppEngine:
             error = event['error']
             self._fail(error.get('code', 500), error.get('message', ''))
           reply.add(event)
+          look(event['content'])
     except httpx.HTTPError as error:
       raise engine_lib.Unavailable(
           f'The llama.cpp server of {self.name} does not answer: {error!r}.'
@@ -255,7 +295,6 @@ class LlamaCppEngine:
           f'The llama.cpp server of {self.name} broke off a reply after '
           f'{len(reply.pieces)} tokens.'
       )
-    return reply
 
   def _fail(self, status: int, text: str) -> None:
     """Raises the error that belongs to a status of HTTP."""
@@ -319,6 +358,13 @@ class _Reply:
     if event['stop']:
       self.stop_type = event['stop_type']
 
+  def usage(self, route: int, num_read: int, seconds: float) -> types.Usage:
+    """Returns the usage of a request whose prompt has `num_read` tokens."""
+    cached = min(self.num_cached, num_read)
+    return types.Usage(
+        route, num_read - cached, cached, len(self.pieces), seconds
+    )
+
   def written(self, num_log_probs: int, stop: str | None):
     """Returns the tokens as the module `segmentation` takes them."""
     pieces = list(self.pieces)
@@ -352,34 +398,3 @@ async def _events(
       yield {'error': json.loads(content)}
     elif name == 'data' and content.strip() != '[DONE]':
       yield json.loads(content)
-
-
-def _start(settings: Settings):
-  """Starts llama.cpp's server on a free port of this machine.
-
-  Raises:
-    ValueError: if the file does not exist or is not in the GGUF format.
-  """
-  with open(settings.model, 'rb') as file:
-    if file.read(4) != b'GGUF':
-      raise ValueError(
-          f'{settings.model} is not a GGUF file; allowed: the format of '
-          'llama.cpp.'
-      )
-  import xllamacpp
-
-  params = xllamacpp.CommonParams()
-  params.model.path = settings.model
-  params.hostnames, params.port = ['127.0.0.1'], 0
-  params.n_parallel = settings.num_slots
-  params.n_ctx = settings.max_length * settings.num_slots
-  params.kv_unified = False  # Each slot has its own part of the context.
-  params.n_gpu_layers = settings.num_gpu_layers
-  params.cache_ram_mib = 0  # No second cache, of sequences that left a slot.
-  params.verbosity = -1
-  num_threads = settings.num_threads or os.cpu_count() or 1
-  for threads in (params.cpuparams, params.cpuparams_batch):
-    threads.n_threads = num_threads
-    # Threads that wait by spinning take the cores from the other model.
-    threads.poll = 0
-  return xllamacpp.Server(params)

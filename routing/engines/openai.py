@@ -12,7 +12,6 @@ depending on the failure. The module `resilience` repeats requests.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import time
 from typing import Any
 import uuid
@@ -21,13 +20,16 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
+from routing.engines import openai_checks
 from routing.engines import openai_faults
 from routing.engines import openai_requests
 from routing.engines import openai_responses
+from routing.engines import openai_streams
 from routing.engines import prompts
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import shared_prefix
+from routing.engines import telling
 from routing.engines import thoughts
 from routing.tasks import prompt as prompt_lib
 
@@ -138,6 +140,10 @@ class OpenAIEngine:
         self.capabilities.continues_prefix and not self._endpoint.trims_end
     )
     usages = []  # Of each call.
+    # What was cached of a prompt is said at the end.
+    teller = telling.Teller(
+        request, self._num_equal, self._opening(request), knows_prompt=False
+    )
 
     async def call(text: str, stop: str | None, max_tokens: int):
       following = dataclasses.replace(
@@ -148,7 +154,7 @@ class OpenAIEngine:
           seed=request.seed + len(usages),
       )
       start = time.perf_counter()
-      reply, prompt = await self._ask(session, following, stop)
+      reply, prompt = await self._ask(session, following, stop, teller)
       seconds = time.perf_counter() - start
       usage = types.Usage(
           self.route, reply.read, reply.cached, reply.written, seconds
@@ -157,19 +163,10 @@ class OpenAIEngine:
       return self._written(reply, prompt, following, stop), usage
 
     try:
-      steps = await segmentation.write_steps(
-          call,
-          to_end=request.to_end or not can_stop,
-          max_tokens=request.max_tokens,
-          opening=self._opening(request),
-          delimiter=request.delimiter,
-      )
+      return await teller.write(call, to_end=request.to_end or not can_stop)
     except (engine_lib.Unavailable, engine_lib.Refused) as error:
       error.billed = (*usages, *error.billed)  # Calls before it were paid for.
       raise
-    return openai_responses.kept_steps(
-        steps, request, sum(x.written for x in usages), self._num_equal
-    )
 
   def _opening(self, request: engine_lib.Request) -> str:
     """Returns what the chat template writes of the answer; see `Prompter`."""
@@ -182,6 +179,7 @@ class OpenAIEngine:
       session: 'OpenAISession',
       request: engine_lib.Request,
       stop: str | None,
+      teller: telling.Teller,
   ) -> tuple[openai_responses.Reply, list[int]]:
     """Sends one request to the server.
 
@@ -192,6 +190,7 @@ class OpenAIEngine:
       session: the session that makes the request.
       request: the session's request, or what is left of it.
       stop: the stop string; None = write to the end of the answer.
+      teller: learns what was written, if anybody listens and the server tells.
 
     Returns:
       The reply, and the token ids of the prompt, which are [] if the tokenizer
@@ -216,12 +215,65 @@ class OpenAIEngine:
         sampling=self._sampling,
         name=self.name,
     )
-    response = await self._send(session, request, prompt, fields)
-    reply = openai_responses.read_reply(
-        response, self.name, self.route, endpoint.num_log_probs
-    )
-    self._check(reply, room)
+    if teller.is_heard and self.capabilities.tells_steps:
+      response = await self._stream(
+          session, request, prompt, fields, stop, teller
+      )
+    else:
+      response = await self._send(session, request, prompt, fields)
+    reply = self._read(response)
+    openai_checks.check(endpoint, reply, room, self.name, self.route)
     return reply, prompt
+
+  def _read(self, response: Any) -> openai_responses.Reply:
+    return openai_responses.read_reply(
+        response, self.name, self.route, self._endpoint.num_log_probs
+    )
+
+  async def _stream(
+      self,
+      session: 'OpenAISession',
+      request: engine_lib.Request,
+      prompt: list[int],
+      fields: Mapping[str, Any],
+      stop: str | None,
+      teller: telling.Teller,
+  ) -> Any:
+    """As `_send`, and tells what was written while it is being written.
+
+    Raises:
+      engine_lib.Unavailable: if the stream breaks off.
+    """
+    joined, start = openai_streams.Joined(), time.perf_counter()
+    # About four bytes to a token, where they cannot be counted.
+    num_read = len(prompt) or (
+        len((session.question + request.trace).encode()) // 4
+    )
+
+    def so_far():
+      written = telling.NOTHING
+      if joined.num_tokens:
+        reply = self._read(joined.response())
+        written = self._written(reply, prompt, request, stop)
+      seconds = time.perf_counter() - start
+      return written, types.Usage(
+          self.route, num_read, 0, joined.num_tokens, seconds
+      )
+
+    teller.begin(so_far)
+    streamed = {'stream': True, 'stream_options': {'include_usage': True}}
+    chunks = await self._send(session, request, prompt, fields | streamed)
+    async with chunks:
+      with openai_faults.raised(self.name):
+        async for chunk in chunks:
+          teller.look(joined.add(chunk))
+    if not joined.is_whole:
+      raise engine_lib.Unavailable(
+          f'The server of {self.name} broke off a reply after '
+          f'{joined.num_tokens} tokens.',
+          may_be_billed=True,
+      )
+    return joined.response()
 
   async def _send(
       self,
@@ -231,10 +283,8 @@ class OpenAIEngine:
       fields: Mapping[str, Any],
   ) -> Any:
     """Sends a request with these fields; returns the client's response."""
-    import openai
-
     endpoint = self._endpoint
-    try:
+    with openai_faults.raised(self.name):
       if endpoint.mode == 'completions':
         return await self._client.completions.create(
             prompt=prompt
@@ -255,60 +305,6 @@ class OpenAIEngine:
             ),
             **fields,
         )
-    # The client raises JSONDecodeError, not an error of its own, if the body is
-    # not JSON, e.g. a proxy's error page.
-    except (openai.APIError, json.JSONDecodeError) as error:
-      raise openai_faults.read_fault(error, self.name) from error
-
-  def _check(self, reply: openai_responses.Reply, room: int) -> None:
-    """Checks a reply against what the endpoint declares.
-
-    Args:
-      reply: the server's reply.
-      room: maximum number of new tokens that the request asked for.
-
-    Raises:
-      ValueError: if the reply contradicts the endpoint's declarations.
-      engine_lib.Refused: if the tokens ran out before the text began.
-    """
-    endpoint = self._endpoint
-    # Another model has another price, and writes other answers.
-    if not openai_responses.is_same_model(endpoint.model, reply.model):
-      raise ValueError(
-          f'The server of {self.name} was asked for the model '
-          f'{endpoint.model!r} and answered with {reply.model!r}; name the '
-          'model that it has.'
-      )
-    if endpoint.is_vllm and reply.token_ids is None:
-      raise ValueError(
-          f'The server of {self.name} returned no token ids, so it is not '
-          "vLLM's or is too old; set the endpoint's is_vllm to False."
-      )
-    if endpoint.num_log_probs and reply.log_probs is None and reply.text:
-      raise ValueError(
-          f'The server of {self.name} returned no log-probabilities; set the '
-          "endpoint's num_log_probs to 0."
-      )
-    if reply.thought and not reply.text and reply.finish == 'length':
-      error = engine_lib.Refused(
-          f'{self.name} spent all {reply.written} tokens on thoughts and wrote '
-          'no text; allow it more tokens, or lower its reasoning_effort.'
-      )
-      error.billed = (
-          types.Usage(self.route, reply.read, reply.cached, reply.written),
-      )
-      raise error
-    # A reply that was cut before the token limit means that the server's
-    # context is full. If max_length is not the context's length, such a reply
-    # would pass for one that reached the limit of the request.
-    total = reply.read + reply.cached + reply.written
-    is_full = endpoint.max_length and total >= endpoint.max_length
-    if reply.finish == 'length' and reply.written < room and not is_full:
-      raise ValueError(
-          f'The server of {self.name} was asked for {room} tokens and stopped '
-          f'after {reply.written}, at {total} in total with the prompt; set '
-          "max_length to the length of the server's context."
-      )
 
   def _written(
       self,

@@ -1,8 +1,11 @@
 """Says what a failed request to an OpenAI-compatible server means."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import datetime
 import email.utils
+import json
 
 from routing.engines import engine as engine_lib
 
@@ -15,9 +18,36 @@ _TIMED_OUT = (504, 524)
 # Errors of the client's HTTP library if a request was not sent. Which library
 # it is depends on the client's version, so they are told by their names.
 _NOT_SENT = ('ConnectError', 'ConnectTimeout', 'PoolTimeout')
+# The HTTP libraries that the client uses, by its version.
+_TRANSPORTS = ('httpx', 'httpx2', 'httpcore', 'httpcore2')
 # HTTP status codes of a wrong key, an empty account and a wrong model name,
 # after which no request works.
 _PERMANENT = (401, 402, 404)
+
+
+@contextlib.contextmanager
+def raised(name: str) -> Iterator[None]:
+  """Raises the errors of a client's request as errors of an engine.
+
+  Args:
+    name: the engine's name, for the message.
+
+  Raises:
+    engine_lib.Unavailable, Refused, Stop: see `read_fault`.
+  """
+  import openai
+
+  try:
+    yield
+  # The client raises JSONDecodeError, not an error of its own, if the body is
+  # not JSON, e.g. a proxy's error page.
+  except (openai.APIError, json.JSONDecodeError) as error:
+    raise read_fault(error, name) from error
+  except Exception as error:
+    # While a reply is streamed, errors of its HTTP library come as they are.
+    if type(error).__module__.partition('.')[0] not in _TRANSPORTS:
+      raise
+    raise read_fault(error, name) from error
 
 
 def read_fault(error: Exception, name: str) -> Exception:

@@ -164,11 +164,20 @@ class Ledger:
       written: the steps of the call.
       prompt_ids: token ids of the call's prompt.
     """
-    before = Text('', len(prompt_ids), tuple(prompt_ids))
-    steps, self._contents = charged(
-        written, before, self._contents, self._cache
-    )
+    steps, self._contents = self._charged(written, prompt_ids)
     return steps
+
+  def preview(
+      self, written: Sequence[types.Step], prompt_ids: Sequence[int]
+  ) -> tuple[types.Step, ...]:
+    """Returns the steps of a call in progress, charged as in `charge`."""
+    return self._charged(written, prompt_ids)[0]
+
+  def _charged(
+      self, written: Sequence[types.Step], prompt_ids: Sequence[int]
+  ) -> tuple[tuple[types.Step, ...], Contents]:
+    before = Text('', len(prompt_ids), tuple(prompt_ids))
+    return charged(written, before, self._contents, self._cache)
 
 
 def _extended(before: Text, step: types.Step) -> Text:

@@ -264,7 +264,7 @@ async def write_steps(
     ends = boundaries.ends(text, delimiter)
     is_complete = bool(ends) and ends[-1] > len(opening)
     if not stopped or is_complete or part.is_final or max_tokens <= 0:
-      return to_steps(_joined(parts), total(usages), delimiter, opening)
+      return to_steps(joined(parts), total(usages), delimiter, opening)
 
 
 def charged(
@@ -291,8 +291,8 @@ def charged(
   return (*others, dataclasses.replace(last, usage=usage))
 
 
-def _joined(parts: Sequence[Written]) -> Written:
-  """Joins the tokens of consecutive calls, each continuing the call before."""
+def joined(parts: Sequence[Written]) -> Written:
+  """Joins the tokens of one or more calls, each continuing the one before."""
   return Written(
       pieces=[piece for part in parts for piece in part.pieces],
       token_ids=[i for part in parts for i in part.token_ids],

@@ -5,9 +5,13 @@ share the back end's cache, so that the text is read once. What the back end
 reports as cached would then depend on other sessions, so it is not used.
 """
 
+import dataclasses
+import functools
+
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
+from routing.engines import telling
 
 
 class ChargedSession(engine_lib.Session):
@@ -25,8 +29,15 @@ class ChargedSession(engine_lib.Session):
 
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes the requested steps; see `engine.Session.write`."""
-    steps = await self._session.write(request)
     prompt = self._engine.encode(self.question, request.trace)
+    asked = request
+    if request.on_step is not None:
+      on_step = telling.charged_alone(
+          request.on_step,
+          functools.partial(self._ledger.preview, prompt_ids=prompt),
+      )
+      asked = dataclasses.replace(request, on_step=on_step)
+    steps = await self._session.write(asked)
     return self._ledger.charge(steps, prompt)
 
   async def close(self) -> types.Usage | None:

@@ -75,6 +75,7 @@ class Run:
     text = prompter.text(question, request.trace)
     self._before = text[-_NUM_BEFORE:]
     self._newest, self._newest_ids = '', []
+    self._pieces: list[str] = []  # Of the part that is being taken.
 
   @property
   def is_over(self) -> bool:
@@ -99,13 +100,17 @@ class Run:
     )
 
   async def take(
-      self, stop: str | None, room: int
+      self,
+      stop: str | None,
+      room: int,
+      look: Callable[[str], None] = lambda piece: None,
   ) -> tuple[segmentation.Written, types.Usage]:
     """Takes the next tokens, up to and including the string `stop`.
 
     Args:
       stop: the string after which to stop; None = the end of the answer.
       room: maximum number of tokens to take.
+      look: called with the text of each token, once it has come.
 
     Returns:
       The tokens and their usage.
@@ -115,7 +120,7 @@ class Run:
       Exception: any error of `outputs`. After an error the run is unusable.
     """
     try:
-      pieces, has_stopped = await self._decode_until(stop, room)
+      pieces, has_stopped = await self._decode_until(stop, room, look)
     # BaseException includes cancellation. A run that failed without leaving the
     # clock would be charged a share of all later seconds.
     except BaseException as error:
@@ -126,28 +131,47 @@ class Run:
       if isinstance(error, asyncio.CancelledError):
         await asyncio.shield(self._abort())
       raise
-    output = self._last.outputs[0]
+    written = self._written(pieces)
     start, end = self._num_taken, self._num_taken + len(pieces)
-    ids = list(output.token_ids[start:end])
-    # vLLM's flat log-probabilities have shape [n * width] with width = k + 1.
-    # For each token they list the written token, then the k most likely tokens.
-    width = len(output.logprobs.logprobs) // len(output.logprobs)
-    table = np.array(
-        output.logprobs.logprobs[start * width : end * width], np.float32
-    ).reshape(-1, width)
     self._num_taken = end
-    self._advance(''.join(pieces), ids)
+    self._advance(''.join(pieces), list(written.token_ids))
     # A request that does not speculate ends at `stop` as well. Such an end is
     # the end of the step, not of the answer.
     is_at_end = self.is_over and not has_stopped
-    written = segmentation.Written(
-        pieces=pieces,
-        token_ids=ids,
-        log_probs=table[:, 0],
-        top_log_probs=table[:, 1:],
-        is_final=is_at_end and output.finish_reason == 'stop',
+    reason = self._last.outputs[0].finish_reason
+    written = dataclasses.replace(
+        written, is_final=is_at_end and reason == 'stop'
     )
     return written, self._usage(start, end, self.is_over)
+
+  def so_far(self) -> tuple[segmentation.Written, types.Usage] | None:
+    """Returns the part that is being taken, as `take` would return it now.
+
+    The result is None before vLLM's first output: the prompt may not be read.
+    """
+    if self._last is None:
+      return None
+    start, end = self._num_taken, self._num_taken + len(self._pieces)
+    seconds = self._time.since(self._start)
+    return self._written(self._pieces), self._counts(start, end, seconds)
+
+  def _written(self, pieces: list[str]) -> segmentation.Written:
+    """Returns the next tokens, whose texts are these pieces."""
+    output = self._last.outputs[0]
+    start, end = self._num_taken, self._num_taken + len(pieces)
+    # vLLM's flat log-probabilities have shape [n * width] with width = k + 1.
+    # For each token they list the written token, then the k most likely tokens.
+    width = len(output.logprobs.logprobs) // max(len(output.logprobs), 1)
+    table = np.array(
+        output.logprobs.logprobs[start * width : end * width], np.float32
+    ).reshape(-1, max(width, 1))
+    return segmentation.Written(
+        pieces=list(pieces),
+        token_ids=list(output.token_ids[start:end]),
+        log_probs=table[:, 0],
+        top_log_probs=table[:, 1:],
+        is_final=False,
+    )
 
   async def end(self) -> types.Usage:
     """Cancels the run; returns the usage of the tokens that were not taken.
@@ -203,18 +227,20 @@ class Run:
     self._num_received = len(self._last.outputs[0].token_ids)
 
   async def _decode_until(
-      self, stop: str | None, room: int
+      self, stop: str | None, room: int, look: Callable[[str], None]
   ) -> tuple[list[str], bool]:
     """Decodes the next tokens, up to and including the string `stop`.
 
     Args:
       stop: the string after which to stop; None = the end of the answer.
       room: maximum number of tokens.
+      look: see `take`.
 
     Returns:
       The text that each token adds, and whether `stop` was found.
     """
     pieces, text = [], ''
+    self._pieces = pieces
     while len(pieces) < room:
       if len(pieces) == self._num_left:
         if self._has_ended:
@@ -225,6 +251,7 @@ class Run:
       piece = self._decode_tokens(self._last.outputs[0].token_ids[index])
       pieces.append(piece)
       text += piece
+      look(piece)
       if stop is None or not piece:
         continue
       # Only an occurrence of `stop` that ends within the new piece can be new,
@@ -254,6 +281,10 @@ class Run:
     measure = self._time.leave if is_last else self._time.since
     seconds = measure(self._start)
     self._start += seconds  # Charged seconds must not be charged again.
+    return self._counts(start, end, seconds)
+
+  def _counts(self, start: int, end: int, seconds: float) -> types.Usage:
+    """Returns the usage of a part of the tokens that took some seconds."""
     usage = types.Usage(self._route, 0, 0, end - start, seconds)
     # A part that is not the first has the prompt, already paid for, in context.
     if start:

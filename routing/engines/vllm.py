@@ -157,6 +157,7 @@ class VllmEngine:
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
+        tells_steps=True,
         prefix_cache=prefix_cache.PrefixCache(
             block=self._engine_args.get('block_size', _BLOCK_SIZE),
             keeps_all=True,  # A block is evicted only when memory runs out.
@@ -333,10 +334,12 @@ class VllmEngine:
         detokenize=stop is not None,
         logprobs=self._settings.num_log_probs,
         flat_logprobs=True,  # Flat lists, not an object per alternative.
-        # A speculating request is read while it is being written, so it must
-        # send partial outputs. Others are read when complete; one output each
-        # saves traffic between processes.
-        output_kind=kinds.CUMULATIVE if speculates else kinds.FINAL_ONLY,
+        # A request that speculates, or whose steps are told, is read while it
+        # is being written, so it must send partial outputs. Others are read
+        # when complete; one output each saves traffic between processes.
+        output_kind=kinds.CUMULATIVE
+        if speculates or request.on_step
+        else kinds.FINAL_ONLY,
     )
 
 

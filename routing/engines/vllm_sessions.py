@@ -9,10 +9,10 @@ import uuid
 
 from routing import types
 from routing.engines import engine as engine_lib
-from routing.engines import openai_responses
 from routing.engines import repetition
 from routing.engines import segmentation
 from routing.engines import speculation
+from routing.engines import telling
 
 # A function (session, request, stop) that starts a vLLM request, which stops at
 # the string `stop`, or at the end of the answer if `stop` is None.
@@ -63,6 +63,9 @@ class VllmSession(engine_lib.Session):
       engine_lib.EngineDied: if the process has died for the second time.
     """
     counts = []  # The number of tokens that each call wrote.
+    teller = telling.Teller(
+        request, self._num_equal, '' if request.trace else self._opening
+    )
 
     async def call(text: str, stop: str | None, max_tokens: int):
       following = dataclasses.replace(
@@ -72,21 +75,12 @@ class VllmSession(engine_lib.Session):
           # With one seed, all calls would draw the same sampling noise.
           seed=request.seed + len(counts),
       )
-      part, usage = await self._call(following, stop)
+      part, usage = await self._call(following, stop, teller)
       counts.append(usage.written)
       return part, usage
 
-    steps = await segmentation.write_steps(
-        call,
-        to_end=request.to_end,
-        max_tokens=request.max_tokens,
-        opening='' if request.trace else self._opening,
-        delimiter=request.delimiter,
-    )
     # With the opening before it, a first line break may end a step too many.
-    return openai_responses.kept_steps(
-        steps, request, sum(counts), self._num_equal
-    )
+    return await teller.write(call, to_end=request.to_end)
 
   async def cancel_speculation(self) -> types.Usage | None:
     """Cancels the running request; see `engine.Session.cancel_speculation`."""
@@ -95,12 +89,15 @@ class VllmSession(engine_lib.Session):
     return segmentation.wasted(wasted) if wasted else None
 
   async def _call(
-      self, request: engine_lib.Request, stop: str | None
+      self,
+      request: engine_lib.Request,
+      stop: str | None,
+      teller: telling.Teller,
   ) -> tuple[segmentation.Written, types.Usage]:
     """Returns the tokens after the trace, up to and including `stop`.
 
     They are taken from the running request if it can serve `request`, and
-    otherwise from a new vLLM request.
+    otherwise from a new vLLM request. `teller` learns of them as they come.
 
     Returns:
       The tokens and their usage.
@@ -115,7 +112,8 @@ class VllmSession(engine_lib.Session):
     while True:
       run = run or self._begin(self, request, stop)
       try:
-        part, usage = await run.take(stop, request.max_tokens)
+        teller.begin(run.so_far)
+        part, usage = await run.take(stop, request.max_tokens, teller.look)
         break
       except exceptions.EngineDeadError:
         # Tokens that were not taken are lost, and a new request continues the

@@ -240,7 +240,10 @@ class _Walk:
         # After the rest of the answer, nothing is left to write speculatively,
         # and a probe is not continued.
         may_speculate=kind in ('draft', 'step') and self._may_write_next(route),
-        on_step=self._watcher.told,
+        # Where nobody watches, a back end may answer in one piece.
+        on_step=None
+        if self._watcher is watching.NOBODY
+        else self._watcher.told,
     )
     self._record(steps_lib.as_call(kind, steps_lib.call_usage(written)))
     return written

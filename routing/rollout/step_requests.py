@@ -85,7 +85,7 @@ async def write(
     sampling: Sampling,
     sample: int = 0,
     may_speculate: bool = False,
-    on_step: Callable[[types.Step], None] | None = None,
+    on_step: Callable[[int, types.Step], None] | None = None,
 ) -> tuple[types.Step, ...]:
   """Requests the next step, or the rest of the answer, in one session.
 

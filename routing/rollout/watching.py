@@ -16,7 +16,7 @@ class Watcher:
   def asked(self, kind: str, route: int) -> None:
     """A call of this kind, one of `types.CALL_KINDS`, is about to be made."""
 
-  def told(self, step: types.Step) -> None:
+  def told(self, place: int, step: types.Step) -> None:
     """The call in progress has written a step; see `engine.Request.on_step`.
 
     It is not known yet whether the step becomes part of the answer.

@@ -25,6 +25,7 @@ from routing.serving import record as record_lib
 from routing.serving import refusals
 from routing.serving import settings as settings_lib
 from routing.serving import store as store_lib
+from routing.serving import tracing as tracing_lib
 from routing.serving import waiting_room
 from routing.serving import writing as writing_lib
 
@@ -43,6 +44,7 @@ class Service:
     settings: of the service.
     store: keeps what outlives a restart.
     rng: draws which answers have a shadow.
+    tracing: makes spans.
   """
 
   def __init__(
@@ -53,9 +55,10 @@ class Service:
       settings: settings_lib.Settings,
       store: store_lib.Store,
       rng: random.Random | None = None,
+      tracing: tracing_lib.Tracing = tracing_lib.OFF,
   ):
     self.answering, self.router = answering, router
-    self.settings, self.store = settings, store
+    self.settings, self.store, self.tracing = settings, store, tracing
     self.metrics = monitoring.Metrics()
     self.health = back_ends.Health(
         settings.retry_down_after, self.metrics.back_end
@@ -210,7 +213,7 @@ class Service:
       if asyncio.current_task().cancelling():
         raise
       # Steps that a client has seen are not taken back.
-      is_seen = question.is_shown and not writing.record.is_empty
+      is_seen = question.is_shown and bool(writing.record.num_shown)
       if is_seen or writing.choice is not question.choice:
         raise self._down(error.route) from error
       other = self.fall_back(question.choice, error.route)
@@ -240,18 +243,21 @@ class Service:
     digest = hashlib.sha256(question.text.encode()).hexdigest()
     problem = types.Problem(f'served/{digest}', question.text, '')
     try:
-      await driver.answer(
-          problem,
-          choice.router,
-          self.engines,
-          protocol=choice.protocol,
-          accounting=self.answering.accounting,
-          grade=None,
-          seed=question.seed,
-          sampling=question.sampling,
-          sample=question.sample,
-          watcher=record,
-      )
+      with self.tracing.answer(
+          choice.name, question.id, record, self.specs
+      ) as watcher:
+        await driver.answer(
+            problem,
+            choice.router,
+            self.engines,
+            protocol=choice.protocol,
+            accounting=self.answering.accounting,
+            grade=None,
+            seed=question.seed,
+            sampling=question.sampling,
+            sample=question.sample,
+            watcher=watcher,
+        )
     except engine_lib.Refused as error:
       raise refusals.Refusal(
           400, str(error), param='messages', code='question_refused'

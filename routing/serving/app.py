@@ -61,7 +61,11 @@ def create(
     )
   paths = frozenset(route.path for route in (*_open.routes, *_guarded.routes))
   return gateway.Gateway(
-      app, service.metrics, service.settings.max_body_bytes, paths
+      app,
+      service.metrics,
+      service.settings.max_body_bytes,
+      paths,
+      service.tracing,
   )
 
 
@@ -212,7 +216,7 @@ async def _complete(
   note(request, model=exchange.choice.name, id=exchange.id, user=body.user)
   if not body.stream:
     found, headers = await _or_gone(request, exchange.whole())
-    note(request, cost=found['routing']['cost'])
+    note(request, cost=found['routing']['cost'], tokens=found['usage'])
     return responses.JSONResponse(found, headers=headers)
   events = exchange.events()
   try:
@@ -287,7 +291,8 @@ class _Stream(responses.StreamingResponse):
       yield _line(event)
       async for event in self._events:
         yield _line(event)
-      note(self._request, cost=event['routing']['cost'])  # Of the last chunk.
+      # Of the last chunk.
+      note(self._request, cost=event['routing']['cost'], tokens=event['usage'])
     except Exception as error:
       # The status is sent already, so that the error is an event.
       yield _line(_as_refusal(self._request, error).body())

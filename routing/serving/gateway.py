@@ -12,6 +12,7 @@ import fastapi
 
 from routing.serving import monitoring
 from routing.serving import refusals
+from routing.serving import tracing as tracing_lib
 
 _ID = re.compile(r'[\w.-]{1,64}')
 Scope = dict[str, Any]
@@ -20,14 +21,16 @@ Scope = dict[str, Any]
 class Gateway:
   """Wraps an application of the ASGI standard.
 
-  Every request gets an id, its own or a client's, and one line in the log when
-  it has ended. A body that is too large is refused before it is read whole.
+  Every request gets an id, its own or a client's. When it has ended, it has one
+  line in the log, and its span ends. A body that is too large is refused before
+  it is read whole.
 
   Args:
     app: the application.
     metrics: counts requests.
     max_body_bytes: the largest body.
     paths: the paths that metrics name; all others are 'other'.
+    tracing: makes spans.
   """
 
   def __init__(
@@ -36,9 +39,11 @@ class Gateway:
       metrics: monitoring.Metrics,
       max_body_bytes: int,
       paths: frozenset[str],
+      tracing: tracing_lib.Tracing = tracing_lib.OFF,
   ):
     self._app, self._metrics = app, metrics
     self._max_body_bytes, self._paths = max_body_bytes, paths
+    self._tracing = tracing
     self._too_large = f'The body is larger than {max_body_bytes} bytes.'
 
   async def __call__(self, scope: Scope, receive, send) -> None:
@@ -46,6 +51,20 @@ class Gateway:
       await self._app(scope, receive, send)
       return
     headers = dict(scope['headers'])
+    path = scope['path'] if scope['path'] in self._paths else 'other'
+    with self._tracing.request(scope['method'], path, headers) as span:
+      await self._handle(scope, receive, send, headers, path, span)
+
+  async def _handle(
+      self,
+      scope: Scope,
+      receive,
+      send,
+      headers: dict[bytes, bytes],
+      path: str,
+      span: tracing_lib.Request,
+  ) -> None:
+    """Handles a request."""
     given = headers.get(b'x-request-id', b'').decode('latin-1')
     id_ = given if _ID.fullmatch(given) else uuid.uuid4().hex
     scope.setdefault('state', {})['request_id'] = id_
@@ -80,7 +99,8 @@ class Gateway:
       if status != 500:
         raise
     finally:
-      path = scope['path'] if scope['path'] in self._paths else 'other'
+      fields = scope['state'].get('log', {})
+      span.end(status, fields)
       self._metrics.requests.labels(path, str(status)).inc()
       monitoring.log(
           'request',
@@ -89,7 +109,8 @@ class Gateway:
           method=scope['method'],
           status=status,
           seconds=round(time.perf_counter() - start, 4),
-          **scope['state'].get('log', {}),
+          **span.trace_id(),
+          **fields,
       )
 
 

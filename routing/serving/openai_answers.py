@@ -146,7 +146,7 @@ class Format:
     sums, metric = self.routing(answers), self._service.router.card.metric
     return {
         'x-routing-model': answers[0].writing.choice.name,
-        'x-routing-route': ';'.join(map(_runs, map(self._writers, answers))),
+        'x-routing-route': ';'.join(x.writing.record.route for x in answers),
         'x-routing-metric': metric,
         'x-routing-cost': f'{sums["cost"][metric]:.6g}',
         # Of latency there is no estimate.
@@ -238,10 +238,6 @@ class Format:
       logprobs = {'content': content, 'refusal': None}
     return choice | {'logprobs': logprobs}
 
-  def _writers(self, answer: Answer) -> list[str]:
-    specs = self._service.specs
-    return [specs[step.route].name for step in answer.writing.record.steps]
-
 
 def _promise(answer: Answer, evaluated: Any) -> dict[str, Any]:
   """Returns what is promised of an answer, and why perhaps it is not.
@@ -289,10 +285,3 @@ def _sums(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
       else sum(x[metric] for x in costs)
       for metric in costs[0]
   }
-
-
-def _runs(writers: Sequence[str]) -> str:
-  """Returns who wrote how many steps in a row, e.g. 'small:2,large:3'."""
-  return ','.join(
-      f'{name}:{len(list(run))}' for name, run in itertools.groupby(writers)
-  )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from routing import types
 from routing.grading import answers
 from routing.rollout import steps as steps_lib
 from routing.rollout import watching
+from routing.serving import refusals
 
 _COUNTS = ('read', 'cached', 'written')
 
@@ -40,6 +42,8 @@ class Record(watching.Watcher):
     pay: called with what every call has used, as soon as that is known; also
       after the answer was given up, for what was being written then.
     on_step: called with each step of the answer, once it is sure to be one.
+    is_seen: whether a step that was shown cannot be taken back. Otherwise steps
+      are shown again, if a back end has to write them again and writes others.
     clock: seconds that rise.
 
   Attributes:
@@ -62,11 +66,12 @@ class Record(watching.Watcher):
       finders: Sequence[str] = (),
       pay: Callable[[types.Usage], None] = lambda usage: None,
       on_step: Callable[[types.Step], None] = lambda step: None,
+      is_seen: bool = False,
       clock: Callable[[], float] = time.perf_counter,
   ):
     self._specs, self._threshold_at = specs, threshold_at
     self._finders, self._pay, self._on_step = finders, pay, on_step
-    self._clock = clock
+    self._is_seen, self._clock = is_seen, clock
     self.steps: list[types.Step] = []
     self.calls: list[types.Call] = []
     self.text = ''
@@ -84,9 +89,17 @@ class Record(watching.Watcher):
     self.seconds: float | None = None
 
   @property
-  def is_empty(self) -> bool:
-    """Whether no step was shown yet."""
-    return not self._shown
+  def num_shown(self) -> int:
+    """The number of steps that were shown."""
+    return len(self._shown)
+
+  @property
+  def route(self) -> str:
+    """Who wrote how many steps in a row, e.g. 'small:2,large:3'."""
+    names = [self._specs[step.route].name for step in self.steps]
+    return ','.join(
+        f'{name}:{len(list(run))}' for name, run in itertools.groupby(names)
+    )
 
   def begin(self) -> None:
     """Notes that the answer has had to wait for its turn until now."""
@@ -98,20 +111,21 @@ class Record(watching.Watcher):
     self._told, self._ahead = [], []
     self._asked_at = self._clock()
 
-  def told(self, step: types.Step) -> None:
+  def told(self, place: int, step: types.Step) -> None:
     """Pays for a step in progress, and shows it if it is one of the answer."""
+    if place < self._place:  # The back end has failed, and begins anew.
+      self._waste_told(self._extra(len(self.steps)))
+      self._told = []
+    self._place = place + 1
     self._told.append(step.usage)
     self._pay(step.usage)
-    if self._is_closed:
-      return
-    if step.usage.read + step.usage.cached:
-      self._place = 0  # The request has begun, or it was repeated.
     # A draft may be discarded. After a hand-over, the writer's steps are the
     # answer, up to the first that completes it.
-    if self._kind == 'hand_over' and not self._has_answer:
-      if self._show(step, len(self.steps) + self._place):
-        self._ahead.append(step)
-      self._place += 1
+    if self._is_closed or self._kind != 'hand_over' or not step.num_tokens:
+      return
+    if place < len(self._ahead) or not self._has_answer:
+      self._ahead[place:] = [step]
+      self._show(step, len(self.steps) + place)
 
   def called(self, call: types.Call) -> None:
     """Pays for what the call used and did not tell; see `watching.Watcher`."""
@@ -178,8 +192,9 @@ class Record(watching.Watcher):
     # A call that was given up: what it has shown is part of the answer.
     for step in self._ahead:
       self.steps.append(step)
-      self.calls.append(steps_lib.as_call('hand_over', step.usage))
-      self._told.remove(step.usage)
+      if step.usage in self._told:
+        self.calls.append(steps_lib.as_call('hand_over', step.usage))
+        self._told.remove(step.usage)
     self._waste_told(self._extra(len(self.steps)))
     self._told, self._ahead = [], []
 
@@ -238,24 +253,26 @@ class Record(watching.Watcher):
       extra.usages.append(usage)
       self.calls.append(steps_lib.as_call('wasted', usage))
 
-  def _show(self, step: types.Step, index: int) -> bool:
-    """Shows a step; returns False if the one at this index was shown before."""
+  def _show(self, step: types.Step, index: int) -> None:
+    """Shows a step, unless it was shown before.
+
+    Raises:
+      refusals.Refusal: if another one was seen at this index.
+    """
     if index < len(self._shown):
-      if self._shown[index] != step.text:
-        raise ValueError(
-            f'Step {index} was written again, and differently, after it had '
-            'been shown.'
-        )
-      return False
+      if self._shown[index] == step.text:
+        return
+      if self._is_seen:
+        raise refusals.changed(self._specs[step.route].name)
+      del self._shown[index:]
     if self.first_step_after is None:
       self.first_step_after = self._clock() - self._created
     self._shown.append(step.text)
-    self.text += step.text
+    self.text = ''.join(self._shown)
     self._has_answer = bool(self._finders) and (
         answers.end(self.text, self._finders) is not None
     )
     self._on_step(step)
-    return True
 
   def _extra(self, index: int) -> Extra:
     return self._extras.setdefault(index, Extra())

@@ -79,6 +79,17 @@ def back_end_down(name: str, retry_after: float) -> Refusal:
   )
 
 
+def changed(name: str) -> Refusal:
+  """Returns the refusal of a stream whose steps turn out to be others."""
+  return Refusal(
+      503,
+      f'The back end of the model {name!r} failed, and then wrote another '
+      'answer than the one of which steps were sent. Ask again.',
+      code='answer_changed',
+      kind='server_error',
+  )
+
+
 def internal() -> Refusal:
   """Returns what a client hears of an error of our own: no detail."""
   return Refusal(

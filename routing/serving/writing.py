@@ -60,6 +60,7 @@ class Writing:
         finders=question.sampling.finders,
         pay=lambda usage: service.pay(question.owner, usage),
         on_step=self._steps.put_nowait,
+        is_seen=question.is_shown,
     )
     self._task = asyncio.get_running_loop().create_task(self._run())
     self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
