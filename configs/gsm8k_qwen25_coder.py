@@ -24,8 +24,8 @@ _EQUATIONS = dict(
     settings=dict(simple_equations=dict(max_terms=3, max_value=50)),
 )
 _SYSTEM = (
-    'Solve the problem in short steps, with a blank line after each step. End '
-    'with a line that holds #### and the number.'
+    'Solve the problem in short steps of one line each, with a blank line after '
+    'each step. End with a line that holds #### and the number.'
 )
 # Written for this project; no problem of GSM8K is among them.
 _SHOTS = (
@@ -61,6 +61,16 @@ _SHOTS = (
         'The miles cost 14 * 1.50 = $21.\n\n'
         'The taxi costs 4 + 21 = $25, and each pays 25 / 3 = $8.33.\n\n'
         '#### 8.33',
+    ),
+    # Without an equation among the examples, the small model explains every
+    # move in words and LaTeX, and costs as much as the large one.
+    (
+        'Find the value of y in the equation: 7*y + 12 = 96',
+        '7*y = 96 - 12 = 84.\n\ny = 84 / 7 = 12.\n\n#### 12',
+    ),
+    (
+        'Solve for t: 38*t - 6*t = 480',
+        '38*t - 6*t = 32*t, so 32*t = 480.\n\nt = 480 / 32 = 15.\n\n#### 15',
     ),
 )
 
