@@ -1,6 +1,7 @@
 # Needs only make and Python 3.11 or newer.
 #
 #   make demo       collect, train, calibrate, evaluate, report: three minutes
+#   make real       train and evaluate on the shipped ladders of a real pair: two minutes
 #   make test       run the whole test suite; TESTS=tests/x_test.py for one file
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
 #   make serve      answer at http://127.0.0.1:8000/v1; see docs/serving.md
@@ -58,12 +59,17 @@ TYPED := $(wildcard routing/*.py routing/features/*.py routing/shards/*.py \
   routers/router.py routers/saved.py)
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo serve test test-vllm benchmarks lint types format hooks notebooks \
+.PHONY: demo real serve test test-vllm benchmarks lint types format hooks notebooks \
   pages docs package versions install install-dev
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
 	  --config=configs/arithmetic.py:$(VARIANT) --workdir=$(WORKDIR)
+
+# Asks no model: its answers and continuations come with the package.
+real: $(BASE)
+	$(VENV)/bin/python -m experiments.pipeline \
+	  --config=configs/gsm8k_qwen25_coder.py:shipped --workdir=runs/real
 
 # SERVE_ARGS has further flags, e.g. --keys=keys.json.
 serve: $(SERVE)

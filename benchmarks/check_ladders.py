@@ -10,7 +10,7 @@ and evaluation use. Prints one line per split and each difference.
 Only for tasks whose answers are numbers.
 """
 
-import decimal
+import fractions
 import json
 import pathlib
 import re
@@ -28,10 +28,11 @@ from routing.outcomes import records
 from routing.shards import reader
 from routing.shards import schema
 
-_NUMBER = r'-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+'
+# With a fraction bar, as in 1/8, the number is the quotient.
+_NUMBER = r'-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?'
 
 
-def last_number(text: str) -> decimal.Decimal | None:
+def last_number(text: str) -> fractions.Fraction | None:
   """Returns the number that a text gives as its answer; None if it has none.
 
   It stands in the first non-empty \\boxed{}, else after the last ####, else it
@@ -45,7 +46,10 @@ def last_number(text: str) -> decimal.Decimal | None:
     for candidate in candidates:
       found = re.findall(_NUMBER, candidate)
       if found:
-        return decimal.Decimal(re.sub(r'[$,]', '', found[-1]))
+        above, _, below = re.sub(r'[$,]', '', found[-1]).partition('/')
+        if below and not int(below):
+          return None
+        return fractions.Fraction(above) / int(below or 1)
   return None
 
 
