@@ -9,6 +9,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import importlib.util
 import io
 import json
 import re
@@ -32,6 +33,9 @@ _OURS = re.compile(r'(experiments|benchmarks|third_party|routing)\.')
 # Words that end a command, or give what it prints to something else.
 _ENDS = ('&&', '||', '|', ';', '>', '#')
 _CALLS = re.compile(r'\bpython3? -m ([\w.]+)')
+
+
+_HELP = frozenset(('--help', '--helpfull', '--helpshort'))
 
 
 class _Accepted(Exception):
@@ -65,6 +69,9 @@ def _split(line):
 
 def fault(module: str, words: list[str]) -> str:
   """Returns why a program would not start with these words; '' if it would."""
+  # absl answers these itself, before it looks at any other flag.
+  if _HELP.intersection(words):
+    return '' if importlib.util.find_spec(module) else f'No module {module}.'
   before = set(flags.FLAGS)
 
   def stop(main, argv=None, flags_parser=app.parse_flags_with_usage):

@@ -243,7 +243,7 @@ class ObservationTest(parameterized.TestCase):
     np.testing.assert_array_equal(observation.observe(absent, config), 0.0)
 
   @parameterized.parameters(
-      (dict(groups=('confidence', 'colour')), 'allowed: one or more of'),
+      (dict(groups=('confidence', 'colour')), 'colour.; allowed: confidence'),
       (dict(groups=()), 'allowed: one or more of'),
       (dict(groups=('text', 'text')), 'only once'),
       (dict(hidden_size=0), 'hidden states'),
