@@ -72,6 +72,15 @@ def fault(module: str, words: list[str]) -> str:
   # absl answers these itself, before it looks at any other flag.
   if _HELP.intersection(words):
     return '' if importlib.util.find_spec(module) else f'No module {module}.'
+  # Other tests may have imported programs, whose flags stay defined.
+  others = {
+      flag.name: (module_of, flag)
+      for module_of, found in flags.FLAGS.flags_by_module_dict().items()
+      if _OURS.match(module_of)
+      for flag in found
+  }
+  for name in others:
+    delattr(flags.FLAGS, name)
   before = set(flags.FLAGS)
 
   def stop(main, argv=None, flags_parser=app.parse_flags_with_usage):
@@ -101,6 +110,9 @@ def fault(module: str, words: list[str]) -> str:
     finally:
       for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
+      for name, (module_of, flag) in others.items():
+        flags.FLAGS[name] = flag
+        flags.FLAGS.register_flag_by_module(module_of, flag)
       flags.FLAGS.mark_as_parsed()
   return f'{module} has no flags.'
 
