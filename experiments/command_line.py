@@ -40,6 +40,7 @@ _SHARED = {
     ),
 }
 _REQUIRED = ('config', 'workdir')
+COMPILED_FOLDER = 'compiled'  # Of a work directory.
 
 
 def run(
@@ -88,6 +89,8 @@ def run(
     _set_up_log(sys.stderr)
     values = [flags.FLAGS[name].value for name in names]
     is_dry = plan is not None and flags.FLAGS['dry_run'].value
+    if 'workdir' in names and not is_dry:
+      _keep_compiled(flags.FLAGS['workdir'].value)
     try:
       if 'config' in names:
         _check(flags.FLAGS['config'].value)
@@ -116,6 +119,23 @@ def _define(
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   required = [x for x in shared if x in _REQUIRED and x not in optional]
   flags.mark_flags_as_required(required)
+
+
+def _keep_compiled(workdir: str | None) -> None:
+  """Keeps what jax compiles in a work directory, for its later commands.
+
+  A directory that the user has named for it comes first.
+  """
+  import jax  # Here, since programs without a work directory do without it.
+
+  if workdir is None or jax.config.jax_compilation_cache_dir is not None:
+    return
+  folder = pathlib.Path(workdir) / COMPILED_FOLDER
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  # Under a second by default, programs would be compiled again and again.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  # With a limit, jax locks the directory, so that two commands may share it.
+  jax.config.update('jax_compilation_cache_max_size', 2**30)
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 from absl.testing import absltest
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 
 from experiments import command_line
 import routing
@@ -58,6 +61,51 @@ class LaunchTest(absltest.TestCase):
         check=False,
     )
     self.assertIn('--workdir: Directory of the experiment.', done.stdout)
+
+
+class CompiledTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    for name in (
+        'jax_compilation_cache_dir',
+        'jax_compilation_cache_max_size',
+        'jax_persistent_cache_min_compile_time_secs',
+    ):
+      self.addCleanup(jax.config.update, name, getattr(jax.config, name))
+    compilation_cache.reset_cache()  # It remembers its first directory.
+    self.addCleanup(compilation_cache.reset_cache)
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.kept = self.workdir / command_line.COMPILED_FOLDER
+
+  def compile(self):
+    """Compiles a program that is new to this process; however quickly."""
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+    def program(x):
+      for i in range(20):
+        x = jnp.sin(x + i)
+      return x
+
+    jax.jit(program)(jnp.ones(3)).block_until_ready()
+
+  def test_what_is_compiled_stays_in_the_work_directory(self):
+    jax.config.update('jax_compilation_cache_dir', None)
+    command_line._keep_compiled(str(self.workdir))
+    self.compile()
+    self.assertLen(list(self.kept.glob('jit_program-*-cache')), 1)
+    events = []
+    jax.monitoring.register_event_listener(lambda x, **_: events.append(x))
+    self.compile()
+    self.assertIn('/jax/compilation_cache/cache_hits', events)
+
+  def test_a_directory_that_the_user_has_named_comes_first(self):
+    named = self.workdir / 'named'
+    jax.config.update('jax_compilation_cache_dir', str(named))
+    command_line._keep_compiled(str(self.workdir))
+    self.compile()
+    self.assertNotEmpty(list(named.iterdir()))
+    self.assertFalse(self.kept.exists())
 
 
 if __name__ == '__main__':
