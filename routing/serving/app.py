@@ -27,6 +27,8 @@ from routing.serving import points as points_lib
 from routing.serving import refusals
 from routing.serving import response_schema
 
+# With options of its own, `json.dumps` would make an encoder for each call.
+_DUMPS = json.JSONEncoder(allow_nan=False).encode
 _CLIENT_GONE = 499  # As nginx logs it; nobody is there to receive it.
 
 
@@ -44,6 +46,9 @@ def create(
       # The page of FastAPI loads scripts from elsewhere; the schema stays.
       docs_url=None,
       redoc_url=None,
+      # The spans are our own (`tracing`). Otherwise each request would look in
+      # the environment whether OpenTelemetry is set up.
+      telemetry={'tracing': False, 'metrics': False, 'logs': False},
   )
   app.state.service, app.state.keyring = service, keyring
   app.state.created = int(time.time())
@@ -322,7 +327,7 @@ class _Stream(responses.StreamingResponse):
 
 
 def _line(event: dict[str, Any]) -> str:
-  return f'data: {json.dumps(event, allow_nan=False)}\n\n'
+  return f'data: {_DUMPS(event)}\n\n'
 
 
 def _as_refusal(request: fastapi.Request, error: Exception) -> refusals.Refusal:
