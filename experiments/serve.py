@@ -287,6 +287,7 @@ async def serve(
             lifespan='off',
         )
     )
+    event_loop.come_first()
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
     await server.serve(sockets=[listener])
   tracing.close()

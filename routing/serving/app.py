@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
-import contextlib
 import json
 import time
 from typing import Annotated
@@ -256,20 +255,27 @@ async def _complete(
 
 async def _or_gone(request: fastapi.Request, work: Awaitable) -> Any:
   """Returns the result of `work`, which ends when the client goes away."""
-  task = asyncio.ensure_future(work)
+  # In this task, and not in one of its own: that would begin only when all
+  # others that are ready have run.
+  task, is_over = asyncio.current_task(), False
+
+  def give_up(gone: asyncio.Future) -> None:
+    if not (is_over or gone.cancelled()):
+      task.cancel()
+
   gone = asyncio.ensure_future(_gone(request))
+  gone.add_done_callback(give_up)
   try:
-    await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
+    return await work
+  except asyncio.CancelledError:
+    # What was being written is given up by now.
+    if gone.done() and not task.uncancel():
       _service(request).metrics.unfinished.labels('client gone').inc()
-      raise starlette_exceptions.HTTPException(_CLIENT_GONE)
-    return task.result()
+      raise starlette_exceptions.HTTPException(_CLIENT_GONE) from None
+    raise
   finally:
+    is_over = True
     gone.cancel()
-    task.cancel()
-    # What was being written is given up before the request ends.
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-      await task
 
 
 async def _gone(request: fastapi.Request) -> None:
