@@ -45,12 +45,14 @@ EXTRAS_REQUIRE = {
     # `experiments.serve`, and routes with the back end `openai`.
     'serve': [
         'fastapi>=0.115',
+        'httptools>=0.6',  # uvicorn reads requests with it.
         'httpx>=0.27',
         'openai>=1.60',
         'prometheus-client>=0.20',
         'pydantic>=2.7',
         'starlette>=0.40',
         'uvicorn>=0.30',
+        'uvloop>=0.19; platform_system != "Windows"',
     ],
     'ray': ['ray>=2.40'],
     # Not in `dev`: one of its dependencies has to be compiled.
@@ -89,6 +91,7 @@ EXTRAS_REQUIRE = {
         'build>=1.2',
         'fastapi>=0.115',
         'gguf>=0.17',  # Tests only: it writes models for llama.cpp.
+        'httptools>=0.6',
         'httpx>=0.27',
         'hypothesis>=6.100',
         'ipykernel>=6.29',
@@ -119,6 +122,7 @@ EXTRAS_REQUIRE = {
         'torch==2.13.0',  # Tests only; its CPU build is enough.
         'uv>=0.5',  # Makes the environments of .ci/package.py and others.
         'uvicorn>=0.30',
+        'uvloop>=0.19; platform_system != "Windows"',
         'xllamacpp>=2026.1',
     ],
 }

@@ -31,6 +31,7 @@ from routing.engines import resilience
 from routing.routers import learned
 from routing.serving import answering
 from routing.serving import app as app_lib
+from routing.serving import event_loop
 from routing.serving import keys as keys_lib
 from routing.serving import monitoring
 from routing.serving import settings as settings_lib
@@ -286,6 +287,7 @@ async def serve(
             lifespan='off',
         )
     )
+    event_loop.come_first()
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
     await server.serve(sockets=[listener])
   tracing.close()
@@ -310,7 +312,7 @@ def main(
     print(keys_lib.add(pathlib.Path(keys), new_key))
     return
   monitoring.set_up_log()
-  asyncio.run(
+  event_loop.run(
       serve(
           config,
           learned.load(router),

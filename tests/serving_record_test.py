@@ -50,6 +50,18 @@ class RecordTest(absltest.TestCase):
     usage = steps_lib.call_usage(steps)
     self.record.called(steps_lib.as_call(kind, usage))
 
+  def test_without_a_queue_the_time_until_its_turn_is_ours(self):
+    step = _step('a')
+    self.now = 3.0
+    self.record.begin(has_waited=False)
+    self.call('draft', [step], 4.0, 10.0)
+    self.record.accepted([step])
+    self.record.close()
+    (row,) = self.record.rows()
+    self.assertEqual(row['overhead_ms'], 4_000)  # From 0 to 4.
+    self.assertEqual(row['seconds'], 6)
+    self.assertEqual(self.record.seconds, 7)
+
   def test_the_time_of_each_step(self):
     first, *rest = [_step(x, i > 0) for i, x in enumerate(('a', 'b', 'c'))]
     self.now = 3.0  # The two seconds in the queue are nobody's.

@@ -37,6 +37,9 @@ class Slots:
 
   def __init__(self, count: int):
     self._slots = [Slot() for _ in range(count)]
+    # Session -> indices of its slots: with hundreds of slots and answers, to
+    # search for them would take longer than all else that is done here.
+    self._owned: dict[engine_lib.Session, set[int]] = {}
     self._clock = 0
 
   def __len__(self) -> int:
@@ -64,20 +67,22 @@ class Slots:
     """
     # A busy slot cannot be used by a second request, not even of the session
     # that owns it: the requests would overwrite each other's keys.
-    free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
-    if not free:
-      return None
     # (length of the common prefix, -index): ties go to the lowest index, so
     # that runs are repeatable.
     own = [
         (common_prefix(self._slots[i].tokens, tokens), -i)
-        for i in free
-        if self._slots[i].session is session
+        for i in self._owned.get(session, ())
+        if not self._slots[i].is_busy
     ]
     common, index = max(own, default=(0, 0))
-    index = (
-        -index if common else min(free, key=lambda i: self._slots[i].last_used)
-    )
+    index = -index
+    if not common:
+      free = [i for i, slot in enumerate(self._slots) if not slot.is_busy]
+      if not free:
+        return None
+      index = min(free, key=lambda i: self._slots[i].last_used)
+      self._disown(index)
+      self._owned.setdefault(session, set()).add(index)
     slot = self._slots[index]
     slot.session, slot.is_busy = session, True
     slot.tokens = slot.tokens[:common]
@@ -102,6 +107,7 @@ class Slots:
 
   def clear(self, index: int) -> None:
     """Empties a slot and frees it, as the first to be assigned again."""
+    self._disown(index)
     self._slots[index] = Slot()  # last_used = 0: the least recently used slot.
 
   def give_back(self, index: int) -> None:
@@ -113,12 +119,19 @@ class Slots:
 
   def release(self, session: engine_lib.Session) -> None:
     """Frees the slots of a session, those that are busy once they are not."""
-    for i, slot in enumerate(self._slots):
-      if slot.session is session:
-        if slot.is_busy:
-          slot.session = None
-        else:
-          self.clear(i)
+    for i in self._owned.pop(session, ()):
+      if self._slots[i].is_busy:
+        self._slots[i].session = None
+      else:
+        self.clear(i)
+
+  def _disown(self, index: int) -> None:
+    """Forgets whose slot this is."""
+    session = self._slots[index].session
+    if (owned := self._owned.get(session)) is not None:
+      owned.discard(index)
+      if not owned:
+        del self._owned[session]
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

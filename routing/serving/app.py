@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
-import contextlib
 import json
 import time
 from typing import Annotated
@@ -27,6 +26,8 @@ from routing.serving import points as points_lib
 from routing.serving import refusals
 from routing.serving import response_schema
 
+# With options of its own, `json.dumps` would make an encoder for each call.
+_DUMPS = json.JSONEncoder(allow_nan=False).encode
 _CLIENT_GONE = 499  # As nginx logs it; nobody is there to receive it.
 
 
@@ -44,6 +45,9 @@ def create(
       # The page of FastAPI loads scripts from elsewhere; the schema stays.
       docs_url=None,
       redoc_url=None,
+      # The spans are our own (`tracing`). Otherwise each request would look in
+      # the environment whether OpenTelemetry is set up.
+      telemetry={'tracing': False, 'metrics': False, 'logs': False},
   )
   app.state.service, app.state.keyring = service, keyring
   app.state.created = int(time.time())
@@ -251,20 +255,27 @@ async def _complete(
 
 async def _or_gone(request: fastapi.Request, work: Awaitable) -> Any:
   """Returns the result of `work`, which ends when the client goes away."""
-  task = asyncio.ensure_future(work)
+  # In this task, and not in one of its own: that would begin only when all
+  # others that are ready have run.
+  task, is_over = asyncio.current_task(), False
+
+  def give_up(gone: asyncio.Future) -> None:
+    if not (is_over or gone.cancelled()):
+      task.cancel()
+
   gone = asyncio.ensure_future(_gone(request))
+  gone.add_done_callback(give_up)
   try:
-    await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
+    return await work
+  except asyncio.CancelledError:
+    # What was being written is given up by now.
+    if gone.done() and not task.uncancel():
       _service(request).metrics.unfinished.labels('client gone').inc()
-      raise starlette_exceptions.HTTPException(_CLIENT_GONE)
-    return task.result()
+      raise starlette_exceptions.HTTPException(_CLIENT_GONE) from None
+    raise
   finally:
+    is_over = True
     gone.cancel()
-    task.cancel()
-    # What was being written is given up before the request ends.
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-      await task
 
 
 async def _gone(request: fastapi.Request) -> None:
@@ -322,7 +333,7 @@ class _Stream(responses.StreamingResponse):
 
 
 def _line(event: dict[str, Any]) -> str:
-  return f'data: {json.dumps(event, allow_nan=False)}\n\n'
+  return f'data: {_DUMPS(event)}\n\n'
 
 
 def _as_refusal(request: fastapi.Request, error: Exception) -> refusals.Refusal:

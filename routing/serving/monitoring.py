@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import json
 import logging
 import re
@@ -19,6 +20,8 @@ _SHORT = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # As most providers write keys, and as every request carries one.
 _SECRET = re.compile(r'\bsk-[\w-]+|(?<=Bearer )[^\s"\\]+')
 LOG = logging.getLogger('routing.serving')
+# With options of its own, `json.dumps` would make an encoder for each call.
+_DUMPS = json.JSONEncoder(default=str).encode
 
 
 class Metrics:
@@ -195,13 +198,32 @@ class Metrics:
       reason = f'{type(error).__name__}: {error}'[:500]
       log('back_end_down', level='ERROR', route=name, reason=reason)
 
-  def _make(self, kind, name, text, labels=()):
-    return kind(name, text, labels, registry=self.registry)
+  def _make(self, kind, name, text, labels=(), **kwargs):
+    made = kind(name, text, labels, registry=self.registry, **kwargs)
+    return _Labelled(made) if labels else made
 
   def _histogram(self, name, text, buckets, labels=()):
-    return prometheus_client.Histogram(
-        name, text, labels, registry=self.registry, buckets=buckets
+    return self._make(
+        prometheus_client.Histogram, name, text, labels, buckets=buckets
     )
+
+
+class _Labelled:
+  """A metric with labels that remembers what belongs to which values.
+
+  Every step counts in several of them, and prometheus_client checks and joins
+  the values each time.
+
+  Args:
+    metric: the metric.
+  """
+
+  def __init__(self, metric: Any):
+    self._labels = functools.cache(metric.labels)
+
+  def labels(self, *values: str) -> Any:
+    """Returns the metric of these values of its labels."""
+    return self._labels(*values)
 
 
 class _Json(logging.Formatter):
@@ -219,7 +241,7 @@ class _Json(logging.Formatter):
     if record.exc_info:
       line['trace'] = self.formatException(record.exc_info)
     # An error of another library may quote a key; no line of ours does.
-    return _SECRET.sub('***', json.dumps(line, default=str))
+    return _SECRET.sub('***', _DUMPS(line))
 
 
 def set_up_log(stream: TextIO | None = None) -> None:

@@ -122,6 +122,7 @@ class Record(watching.Watcher):
     self._kind, self._is_closed, self._has_answer = '', False, False
     self._created = self._start = self._asked_at = clock()
     self._arrived = self._created if arrived is None else arrived
+    self._before = self._created - self._arrived
     self._times = _Times(self._created)
     self.decided_routes: list[int] = []
     self.in_call: int | None = None
@@ -142,10 +143,17 @@ class Record(watching.Watcher):
         f'{name}:{len(list(run))}' for name, run in itertools.groupby(names)
     )
 
-  def begin(self) -> None:
-    """Notes that the answer has had to wait for its turn until now."""
+  def begin(self, *, has_waited: bool = True) -> None:
+    """Notes that the answer has its turn.
+
+    Args:
+      has_waited: whether it has had to wait until now for another answer's end.
+        Otherwise all the time since the request came was ours.
+    """
     self._start = self._times.since = self._clock()
-    self._times.ours[0] = self._created - self._arrived
+    understood = self._created if has_waited else self._start
+    self._before = understood - self._arrived
+    self._times.ours[0] = self._before
 
   def asked(self, kind: str, route: int) -> None:
     """Notes that a call begins; see `watching.Watcher`."""
@@ -239,7 +247,7 @@ class Record(watching.Watcher):
     self.text, self._has_answer = '', False
     self._threshold_at = threshold_at
     self._times = _Times(self._start)
-    self._times.ours[0] = self._created - self._arrived
+    self._times.ours[0] = self._before
 
   def close(self) -> None:
     """Ends the answer, finished or given up; what comes later is only paid."""

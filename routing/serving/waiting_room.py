@@ -41,6 +41,11 @@ class WaitingRoom:
     """The number of answers that wait for their turn."""
     return max(self._num_admitted - self.num_running, 0)
 
+  @property
+  def is_full(self) -> bool:
+    """Whether the next answer has to wait for its turn."""
+    return self._turns.locked()
+
   @contextlib.contextmanager
   def admitted(self, count: int) -> Iterator[None]:
     """Lets `count` answers in, as long as the context lasts.

@@ -110,8 +110,9 @@ class Writing:
 
   async def _run(self) -> None:
     """Waits for a turn, and answers."""
+    has_to_wait = self._service.room.is_full
     async with self._service.room.turn():
-      self.record.begin()
+      self.record.begin(has_waited=has_to_wait)
       try:
         await self._service.drive(self._question, self)
       except asyncio.CancelledError:
