@@ -7,6 +7,7 @@ knows the default: a network of one hidden layer, form `budget`, update
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ class Style:
   num_constant: the first features, which are the same at every decision of a
     trajectory and are multiplied once a trajectory; 0 = at every decision.
   is_compiled: by `torch.compile`, rather than eager.
+  backend: of `torch.compile`.
   """
 
   num_constant: int = 0
   is_compiled: bool = False
+  backend: str = 'inductor'
 
 
 class Network(nn.Module):
@@ -80,7 +83,9 @@ class PolicyFamily:
     self.integral = torch.tensor(config.multiplier.init)
     self.previous = torch.tensor(float('inf'))
     self.multiplier = self.integral
-    compiled = torch.compile if style.is_compiled else lambda x: x
+    compiled = lambda x: x
+    if style.is_compiled:
+      compiled = functools.partial(torch.compile, backend=style.backend)
     self.judge = compiled(self._judge)
     self.policy_loss = compiled(self._policy_loss)
     self.critics_loss = compiled(self._critics_loss)

@@ -89,14 +89,13 @@ def run(
     _set_up_log(sys.stderr)
     values = [flags.FLAGS[name].value for name in names]
     is_dry = plan is not None and flags.FLAGS['dry_run'].value
-    if 'workdir' in names and not is_dry:
-      _keep_compiled(flags.FLAGS['workdir'].value)
     try:
+      if 'workdir' in names and not is_dry:
+        _keep_compiled(flags.FLAGS['workdir'].value)
       if 'config' in names:
         _check(flags.FLAGS['config'].value)
-      if takes_words:
-        values.append(list(argv[1:]))
-      (plan if is_dry else main)(*values)
+      words = [list(argv[1:])] if takes_words else []
+      (plan if is_dry else main)(*values, *words)
     except (ValueError, FileNotFoundError, engine_lib.Stop) as error:
       sys.exit(f'{program}: {mistakes.hinted(str(error))}')
     except KeyboardInterrupt:

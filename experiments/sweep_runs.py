@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 
+from experiments import command_line
 from routing import progress
 from routing.shards import manifest as manifest_lib
 
@@ -167,10 +168,15 @@ def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
 
 
 def _link(sweep: Sweep, run: Run) -> None:
-  """Puts links to the shared data into a run's directory."""
+  """Puts links to the shared data into a run's directory.
+
+  What runs compile is shared as well, since most of them compile the same.
+  """
   directory = sweep.directory(run)
   directory.mkdir(parents=True, exist_ok=True)
-  for source in sweep.shared:
+  compiled = sweep.workdir.absolute() / command_line.COMPILED_FOLDER
+  compiled.mkdir(exist_ok=True)
+  for source in (*sweep.shared, compiled):
     link = directory / source.name
     if not link.is_symlink():  # A resumed run has it already.
       link.symlink_to(source, target_is_directory=True)

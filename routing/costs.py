@@ -18,12 +18,12 @@ operations as writing tokens of its own.
 from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
-from typing import cast
 
 import numpy as np
 
 from routing import types
 
+_NUMBER = int, float
 COST_METRICS = ('price', 'flops', 'decoded_tokens', 'latency')
 
 # Input and cached-input price as fractions of the output price, for models that
@@ -85,7 +85,9 @@ def check_metric(metric: str) -> str:
   return metric
 
 
-def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
+def call_cost(
+    usage: types.Usage, spec: RouteSpec, metric: str
+) -> np.ndarray | float:
   """Returns the cost of one call, or of each call if `usage` holds arrays.
 
   `flops` counts 2 FLOPs per parameter and processed token. Attention adds
@@ -100,14 +102,17 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
     metric: one of `COST_METRICS`.
 
   Returns:
-    float64 array of the usage's shape, in the unit of the metric: dollars,
-    FLOPs, parameters x tokens, or seconds.
+    float64 array of the usage's shape, or a float for scalars, in the unit of
+    the metric: dollars, FLOPs, parameters x tokens, or seconds.
   """
   check_metric(metric)
-  read, cached = _in_float64(usage.read), _in_float64(usage.cached)
-  written, in_context = _in_float64(usage.written), _in_float64(
-      usage.in_context
-  )
+  read, written = _in_float64(usage.read), _in_float64(usage.written)
+  if metric == 'decoded_tokens':
+    return spec.parameters * written
+  if metric == 'latency':
+    # `+ 0 * read` broadcasts the seconds to the shape of the counts.
+    return _in_float64(usage.seconds) + 0 * read
+  cached = _in_float64(usage.cached)
   if metric == 'price':
     # Tokens counted in `in_context` cost nothing here: an earlier usage of the
     # same request has charged them.
@@ -116,29 +121,24 @@ def call_cost(usage: types.Usage, spec: RouteSpec, metric: str) -> np.ndarray:
         + cached * spec.price_cached
         + written * spec.price_output
     ) / 1e6
-  if metric == 'flops':
-    start = in_context + cached
-    end = start + read + written
-    # New tokens have c = start, ..., end - 1 tokens of context. These sum to
-    # (0 + ... + (end - 1)) - (0 + ... + (start - 1)).
-    context = (end * (end - 1) - start * (start - 1)) / 2
-    attention = 2 * spec.num_layers * spec.attention_width * context
-    return 2 * spec.parameters * (read + written) + attention
-  if metric == 'decoded_tokens':
-    return spec.parameters * written
-  # Latency. `+ 0 * read` broadcasts the seconds to the shape of the counts.
-  return _in_float64(usage.seconds) + 0 * read
+  start = _in_float64(usage.in_context) + cached
+  end = start + read + written
+  # New tokens have c = start, ..., end - 1 tokens of context. These sum to
+  # (0 + ... + (end - 1)) - (0 + ... + (start - 1)).
+  context = (end * (end - 1) - start * (start - 1)) / 2
+  attention = 2 * spec.num_layers * spec.attention_width * context
+  return 2 * spec.parameters * (read + written) + attention
 
 
-def _in_float64(value: np.ndarray | float) -> np.ndarray:
+def _in_float64(value: np.ndarray | float) -> np.ndarray | float:
   """Returns a count or a time in double precision, in which all is computed.
 
   FLOP counts exceed the integers that float32 represents exactly.
   """
-  # In service each step is priced several times, one at a time. A scalar is the
+  # In service each step is priced several times, one at a time. A float is the
   # same number as an array of one, and computed with several times as fast.
-  if isinstance(value, int | float):
-    return cast(np.ndarray, np.float64(value))
+  if isinstance(value, _NUMBER):
+    return float(value)
   return np.asarray(value, np.float64)
 
 

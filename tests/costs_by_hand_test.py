@@ -99,7 +99,7 @@ class CallTest(parameterized.TestCase):
       np.testing.assert_allclose(got, one, rtol=1e-12)
     else:  # Tokens that are read do not count.
       self.assertEqual(got, 400.0)
-    self.assertEqual(got.dtype, np.float64)
+    self.assertEqual(np.asarray(got).dtype, np.float64)
 
   def test_each_call_is_charged_at_its_own_model(self):
     calls = [types.Usage(route, 10, 4, 2) for route in (2, 0, 1)]

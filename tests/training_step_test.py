@@ -1,12 +1,12 @@
 """Tests of the benchmark's PyTorch twin: it makes the same update."""
 
+import dataclasses
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
-import pytest
 
 from benchmarks import pytorch_twin
 from benchmarks import training_step
@@ -49,9 +49,28 @@ class TwinTest(parameterized.TestCase):
   ):
     self._check(objective, num_routes, style)
 
-  @pytest.mark.slow
   def test_compiled_it_gives_the_same_numbers(self):
-    self._check(_BARS, 2, 'compiled, question once')
+    # Traced and differentiated as always. The code that is then generated takes
+    # half a minute; the benchmark compares its numbers before it times it.
+    style = training_step.styles(_SIZE)['compiled, question once']
+    self.assertEqual((style.is_compiled, style.backend), (True, 'inductor'))
+    traced = dataclasses.replace(style, backend='aot_eager')
+    with mock.patch.object(
+        training_step, 'styles', lambda size: {'traced': traced}
+    ):
+      self._check(_BARS, 2, 'traced')
+
+  def test_the_benchmark_times_no_twin_that_computes_something_else(self):
+    training_step.check(pytorch_twin.Style())
+    right = pytorch_twin.v_trace
+
+    def wrong(*args):
+      targets, advantages = right(*args)
+      return targets, 1.01 * advantages
+
+    with mock.patch.object(pytorch_twin, 'v_trace', wrong):
+      with self.assertRaises(AssertionError):
+        training_step.check(pytorch_twin.Style())
 
   def _check(self, objective, num_routes, style):
     """Three updates."""

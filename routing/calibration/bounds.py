@@ -9,8 +9,7 @@ All bounds and p-values hold at every n; none is asymptotic. Three tests:
 """
 
 import numpy as np
-from scipy import optimize
-from scipy import special
+import scipy
 
 
 def _check_rate(name: str, value: np.ndarray | float) -> np.ndarray:
@@ -51,7 +50,7 @@ def clopper_pearson_upper(
   # Beta(count + 1, n - count). At count = n this Beta distribution does not
   # exist and betaincinv gives nan; the bound is 1 there.
   with np.errstate(invalid='ignore'):
-    bound = special.betaincinv(count + 1, n - count, 1 - delta)
+    bound = scipy.special.betaincinv(count + 1, n - count, 1 - delta)
   return np.where(count >= n, 1.0, bound)
 
 
@@ -81,7 +80,7 @@ def binomial_p_value(
     level: the rate that is tested, in (0, 1).
   """
   _check_rate('level', level)
-  return special.bdtr(np.asarray(count, np.float64), n, level)
+  return scipy.special.bdtr(np.asarray(count, np.float64), n, level)
 
 
 def hoeffding_bentkus_p_value(
@@ -109,11 +108,13 @@ def hoeffding_bentkus_p_value(
   low = np.minimum(mean, level)
   # KL(low | level) of two Bernoulli distributions. rel_entr(0, x) = 0, so a
   # mean of exactly 0 gives the p-value (1 - level)^n.
-  kl = special.rel_entr(low, level) + special.rel_entr(1 - low, 1 - level)
+  kl = scipy.special.rel_entr(low, level) + scipy.special.rel_entr(
+      1 - low, 1 - level
+  )
   # In floating point n * mean may be slightly above an integer. Without
   # rounding, `ceil` would count one success too many.
   count = np.ceil(np.round(n * mean, 9))
-  bentkus = np.e * special.bdtr(count, n, level)
+  bentkus = np.e * scipy.special.bdtr(count, n, level)
   return np.minimum(np.minimum(np.exp(-n * kl), bentkus), 1.0)
 
 
@@ -136,7 +137,7 @@ def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
     return 1.0
   # The p-value is 1 at level = mean and falls as the level rises, so one level
   # in [low, high] has the p-value delta.
-  return float(optimize.brentq(excess, low, high, xtol=1e-10))
+  return float(scipy.optimize.brentq(excess, low, high, xtol=1e-10))
 
 
 def _bets(values: np.ndarray, delta: float) -> np.ndarray:
@@ -234,7 +235,7 @@ def betting_upper(values: np.ndarray, delta: float) -> float:
     return 1.0
   # At level 0 no draw increases the capital, which stays at most 1 < 1 / delta.
   # So `excess` is negative there, and its sign changes, as brentq needs.
-  return float(optimize.brentq(excess, edge, 1.0 - edge, xtol=1e-12))
+  return float(scipy.optimize.brentq(excess, edge, 1.0 - edge, xtol=1e-12))
 
 
 def betting_trajectories_needed(
@@ -261,7 +262,7 @@ def betting_trajectories_needed(
     return None
   # The log-capital must reach log(1 / delta) and grows by the mean gain with
   # each draw, so it takes log(1 / delta) / (mean gain) draws.
-  best = optimize.minimize_scalar(
+  best = scipy.optimize.minimize_scalar(
       lambda bet: -np.log1p(-bet * (values - level)).mean(),
       bounds=(0.0, 1.0),
       method='bounded',
@@ -318,6 +319,7 @@ def trajectories_needed(mean: float, level: float, delta: float) -> int | None:
   # exp(-n KL(mean | level)) <= delta  <=>  n >= log(1 / delta) / KL. 1e-9 keeps
   # an exact integer from being rounded up to the next one.
   kl = float(
-      special.rel_entr(mean, level) + special.rel_entr(1 - mean, 1 - level)
+      scipy.special.rel_entr(mean, level)
+      + scipy.special.rel_entr(1 - mean, 1 - level)
   )
   return int(np.ceil(np.log(1 / delta) / kl - 1e-9))

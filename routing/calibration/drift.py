@@ -48,7 +48,7 @@ from collections.abc import Mapping
 
 import flax.struct
 import numpy as np
-from scipy import stats
+import scipy
 
 # Rates to bet on, as {rate - alpha: weight}; the money is split by weight. Half
 # of the money bets on a shift of 0.1, which should be noticed soon. The rest
@@ -228,13 +228,13 @@ def most_within(
   # power below is concave in the size, so unequal sizes cannot raise the
   # average over windows.
   size = min(delta / (1 - delta) / (horizon // answers), 1.0)
-  quiet = stats.binom(answers, alpha)
+  quiet = scipy.stats.binom(answers, alpha)
   # The most powerful test (Neyman-Pearson): reject above a critical number of
   # misses, and at that number with the probability that makes the size exact.
   # For a size of 1 `isf` gives -1, where the binomial has no mass to divide by.
   critical = max(int(quiet.isf(size)), 0)
   reject_at_critical = (size - quiet.sf(critical)) / quiet.pmf(critical)
-  shifted = stats.binom(answers, alpha + shift)
+  shifted = scipy.stats.binom(answers, alpha + shift)
   return float(
       shifted.sf(critical) + reject_at_critical * shifted.pmf(critical)
   )

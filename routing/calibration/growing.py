@@ -34,8 +34,7 @@ then Test", section 2.2 (fixed sequence).
 """
 
 import numpy as np
-from scipy import optimize
-from scipy import special
+import scipy
 
 # The stakes nu_j as shares of 1 / (1 - level). At a share of 1 a draw of 1
 # takes the whole capital; a larger stake would make the capital negative. For
@@ -168,7 +167,9 @@ def num_needed(values: np.ndarray, level: float, delta: float) -> int | None:
   # 1 / delta. Its log is convex in n and 0 at n = 0. It is above log(1 / delta)
   # at n = `most`, where the term of the best rate would be enough even with the
   # smallest weight. So it crosses log(1 / delta) exactly once in between.
-  excess = lambda n: special.logsumexp(_LOG_WEIGHTS + n * rates) + np.log(delta)
+  excess = lambda n: scipy.special.logsumexp(_LOG_WEIGHTS + n * rates) + np.log(
+      delta
+  )
   most = (np.log(1 / delta) - _LOG_WEIGHTS.min()) / rates.max() + 1
   # 1e-9 keeps an exact integer from being rounded up to the next one.
-  return int(np.ceil(optimize.brentq(excess, 0.0, most) - 1e-9))
+  return int(np.ceil(scipy.optimize.brentq(excess, 0.0, most) - 1e-9))

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from scipy import special
+import scipy
 
 from routing import types
 from routing.rollout import behaviour_rollouts
@@ -96,8 +96,8 @@ class RandomRate:
     rates = self.low + (self.high - self.low) * (nodes + 1) / 2
     # Logarithms are used because r^k underflows for traces of a thousand steps.
     # `xlogy` gives 0 log 0 = 0, which a rate of exactly 0 or 1 needs.
-    logs = special.xlogy(num_larger, rates)
-    logs += special.xlog1py(num - num_larger, -rates)
+    logs = scipy.special.xlogy(num_larger, rates)
+    logs += scipy.special.xlog1py(num - num_larger, -rates)
     if np.isneginf(logs).all():
       raise ValueError(
           f'A trace with {num_larger} larger routes in {num} steps is '

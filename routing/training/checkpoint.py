@@ -9,12 +9,15 @@ never used with features other than those they were trained on.
 from collections.abc import Mapping
 import json
 import pathlib
+from typing import TYPE_CHECKING
 from typing import Any
 
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
-
 from routing.training import state as state_lib
+
+if (
+    TYPE_CHECKING
+):  # Else it is loaded when a run begins: it takes half a second.
+  import orbax.checkpoint as ocp
 
 # The last checkpoint, and the one before it in case the writing of the last one
 # was interrupted.
@@ -23,7 +26,7 @@ _NUM_CHECKPOINTS = 2
 
 def open_manager(
     directory: pathlib.Path | str, checkpoint_every: int
-) -> ocp.CheckpointManager:
+) -> 'ocp.CheckpointManager':
   """Opens the orbax manager of the checkpoints of a run.
 
   Close the manager after use, or use it in a `with` statement.
@@ -32,6 +35,9 @@ def open_manager(
     directory: of the run; checkpoints are in `<directory>/checkpoints`.
     checkpoint_every: number of gradient steps between checkpoints.
   """
+  import orbax.checkpoint as ocp
+  from orbax.checkpoint.checkpoint_managers import preservation_policy
+
   return ocp.CheckpointManager(
       # Orbax refuses relative paths.
       pathlib.Path(directory).absolute() / 'checkpoints',
@@ -43,7 +49,7 @@ def open_manager(
 
 
 def restore_latest(
-    manager: ocp.CheckpointManager, state: state_lib.TrainState
+    manager: 'ocp.CheckpointManager', state: state_lib.TrainState
 ) -> state_lib.TrainState:
   """Returns the newest saved state, or `state` if no state was saved.
 
@@ -54,6 +60,8 @@ def restore_latest(
   Raises:
     ValueError: if the saved state has another structure or other shapes.
   """
+  import orbax.checkpoint as ocp
+
   latest = manager.latest_step()
   if latest is None:
     return state
@@ -61,7 +69,7 @@ def restore_latest(
 
 
 def save(
-    manager: ocp.CheckpointManager,
+    manager: 'ocp.CheckpointManager',
     step: int,
     state: state_lib.TrainState,
     *,
@@ -75,6 +83,8 @@ def save(
     state: the state after these steps.
     force: True = save even if no checkpoint is due, unless this step is saved.
   """
+  import orbax.checkpoint as ocp
+
   # Orbax raises an error if a step is saved twice. A run that is resumed after
   # its last step would cause this error.
   if force and manager.latest_step() == step:
