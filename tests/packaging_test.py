@@ -17,6 +17,9 @@ from tests import checkout
 
 OURS = ('benchmarks', 'configs', 'experiments', 'routing', 'tests')
 OURS += ('third_party',)
+# Of extras that need not be installed: modules that are not called as what
+# they come with.
+_ELSEWHERE = {'griffe': 'griffelib'}
 
 
 def declared(name):
@@ -73,7 +76,8 @@ def owners(module):
   top = module.split('.')[0]
   if top in sys.stdlib_module_names or top in OURS:
     return set()
-  return {utils.canonicalize_name(d) for d in _installed().get(top, [top])}
+  found = _installed().get(top, [_ELSEWHERE.get(top, top)])
+  return {utils.canonicalize_name(name) for name in found}
 
 
 def undeclared(modules, allowed):
