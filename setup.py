@@ -13,7 +13,6 @@ INSTALL_REQUIRES = [
     'absl-py>=2.3',
     'chex>=0.1.90',
     'datasets>=4.0',
-    'filelock>=3.12',  # jax locks what it keeps compiled.
     'flax>=0.12.6,<0.13',
     'huggingface-hub>=0.30',
     'jinja2>=3.1',  # `transformers` fills chat templates with it.

@@ -133,7 +133,8 @@ def _keep_compiled(workdir: str | None) -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
   # Under a second by default, programs would be compiled again and again.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-  # With a limit, jax locks the directory, so that two commands may share it.
+  # With a limit, jax locks the directory (by `filelock`, which comes with
+  # transformers), so that two commands may share it.
   jax.config.update('jax_compilation_cache_max_size', 2**30)
 
 
