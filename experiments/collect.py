@@ -28,6 +28,7 @@ import ml_collections
 from experiments import builders
 from experiments import command_line
 from experiments import dry_run
+from experiments import ray_collection
 from experiments import records_on_disk
 from experiments import split_on_disk
 from experiments import unattended_collection
@@ -162,6 +163,16 @@ def _rollouts(
 _JOBS = {'ladders': _ladders, 'replies': _replies, 'rollouts': _rollouts}
 
 
+def job(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    kind: str,
+) -> Job:
+  """Returns how the records of a kind are collected; see `collect_split`."""
+  return _JOBS[kind](config, workdir, split)
+
+
 def check_behaviour_kind(kind: str) -> None:
   """Raises ValueError unless there is such a behaviour policy."""
   if kind not in BEHAVIOURS:
@@ -282,23 +293,28 @@ def collect_split(
   problems = builders.problems(config, split)
   if kind == 'rollouts':
     check_behaviour(config, split, problems)
-  job = _JOBS[kind](config, workdir, split)
+  asked = job(config, workdir, split, kind)
   if records_on_disk.is_shared(config, kind):
     # Another run owns the directory: this one reads it and never adds to it.
     opened = records_on_disk.open_split(config, workdir, split, kind)
-    _check_shared(opened, job.settings, len(problems))
+    _check_shared(opened, asked.settings, len(problems))
     return directory
   builders.check_routes(config)
-  with job.writer(
-      directory, problems, job.settings, config.collect.shard_size
+  with asked.writer(
+      directory, problems, asked.settings, config.collect.shard_size
   ) as writer:
     if writer.missing():  # Else loading the models would take time for nothing.
+      collect_all, engines, notes = asked.collect, asked.make_engines, writer
+      if ray_collection.is_asked(config):
+        collect_all, engines, notes = ray_collection.collector(
+            config, workdir, split, kind, asked.settings, writer
+        )
       asyncio.run(
           unattended_collection.collect_missing(
-              job.collect,
+              collect_all,
               problems,
-              job.make_engines(),
-              writer,
+              engines(),
+              notes,
               specs=builders.billed_specs(config),
               concurrency=config.collect.concurrency,
               limits=builders.limits(config),

@@ -72,9 +72,10 @@ def claim(
     if 'serving' in current:
       # How answers are served changes no result; older ones do not say it.
       found['serving'] = current['serving']
-    if 'track' in current:
-      # Neither does where training metrics are shown.
-      found['track'] = current['track']
+    # Neither does where training metrics are shown, nor who collects.
+    for name in ('track', 'launcher', 'ray'):
+      if name in current:
+        found[name] = current[name]
     if found == current:
       return directory
     if not _only_grows(found, current):
