@@ -304,24 +304,29 @@ def collect_split(
       directory, problems, asked.settings, config.collect.shard_size
   ) as writer:
     if writer.missing():  # Else loading the models would take time for nothing.
-      collect_all, engines, notes = asked.collect, asked.make_engines, writer
+      parts = asked.collect, asked.make_engines, writer
       if ray_collection.is_asked(config):
-        collect_all, engines, notes = ray_collection.collector(
+        parts = ray_collection.collector(
             config, workdir, split, kind, asked.settings, writer
         )
-      asyncio.run(
-          unattended_collection.collect_missing(
-              collect_all,
-              problems,
-              engines(),
-              notes,
-              specs=builders.billed_specs(config),
-              concurrency=config.collect.concurrency,
-              limits=builders.limits(config),
-              name=f'collect {kind} {split}',
-          )
-      )
+      _collect(config, problems, *parts, name=f'collect {kind} {split}')
   return directory
+
+
+def _collect(config, problems, collect_all, make_engines, writer, name) -> None:
+  """Collects what is missing."""
+  asyncio.run(
+      unattended_collection.collect_missing(
+          collect_all,
+          problems,
+          make_engines(),
+          writer,
+          specs=builders.billed_specs(config),
+          concurrency=config.collect.concurrency,
+          limits=builders.limits(config),
+          name=name,
+      )
+  )
 
 
 def _check_models(
@@ -373,26 +378,13 @@ def _check_shared(
     )
 
 
-def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
-  """Returns one line that says how much a directory holds."""
-  rows = sum(shard.rows for shard in manifest.shards)
-  shards, failed = len(manifest.shards), len(manifest.failures)
-  line = f'{rows} {manifest.kind} in {shards} shards under {directory}'
-  if not failed:
-    return line
-  first = manifest.failures[0]
-  return (
-      f'{line}; {failed} problems failed and are listed in '
-      f'{manifest_lib.FILE_NAME}. The first is {first.id}: {first.reason}'
-  )
-
-
 def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
   """Collects all kinds of records that a configuration needs of one split."""
   for kind, name in records_on_disk.needed(config):
     if name == split:
       directory = collect_split(config, workdir, split, kind)
-      logging.info(summary(manifest_lib.load(directory), directory))
+      found = manifest_lib.load(directory)
+      logging.info(split_on_disk.summary(found, directory))
 
 
 if __name__ == '__main__':

@@ -7,10 +7,12 @@ The one process that was started by hand writes all shards from these logs. So
 the shards are those of a local collection.
 """
 
+import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 from typing import Any
 import uuid
 
@@ -19,8 +21,11 @@ import ml_collections
 
 from experiments import builders
 from experiments import records_on_disk
+from routing import costs
+from routing import types
 from routing.distributed import cluster as cluster_lib
 from routing.distributed import pool as pool_lib
+from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.rollout import cut_answers
@@ -52,14 +57,15 @@ def cluster(config: ml_collections.ConfigDict) -> cluster_lib.Cluster:
   Raises:
     ValueError: if a setting is not allowed.
   """
-  limits = builders.limits(config)
-  if is_asked(config) and (limits.dollars or limits.tokens):
-    # Each actor would have to know what all others spend.
-    raise ValueError(
-        "collect.limits has a limit on dollars or tokens, and launcher is 'ray'"
-        "; allowed: one of them. Set launcher='local', which is enough where "
-        'the models run elsewhere.'
-    )
+  if is_asked(config):
+    limits = builders.limits(config)
+    if limits.dollars or limits.tokens:
+      # Each actor would have to know what all others spend.
+      raise ValueError(
+          'collect.limits has a limit on dollars or tokens, and launcher is '
+          "'ray'; allowed: one of them. Set launcher='local', which is enough "
+          'where the models run elsewhere.'
+      )
   return cluster_lib.Cluster(**config.get('ray', {}))
 
 
@@ -67,46 +73,49 @@ class Actor:
   """Collects what it is handed, with engines of its own; runs in Ray.
 
   Args:
-    config: of the run.
-    workdir: of the run.
-    split: name of the split.
-    kind: of the records.
-    directory: of the shards; every node sees it.
+    make_job: returns the collector, its engines and the kind of its records.
     settings_hash: of the records, where the writer is.
-
-  Raises:
-    ValueError: if the records would be others here, e.g. by other weights.
+    specs: names and prices of the routes.
+    limits: on requests and attempts.
+    directory: of the shards; every node sees it.
+    shard_size: number of problems in a block.
   """
 
   def __init__(
       self,
-      config: ml_collections.ConfigDict,
-      workdir: str,
-      split: str,
-      kind: str,
-      directory: str,
+      make_job: Callable[[], Any],
       settings_hash: str,
+      specs: Sequence[costs.RouteSpec],
+      limits: resilience.Limits,
+      directory: str,
+      shard_size: int,
   ):
-    from experiments import collect  # Here, since it imports this module.
-
-    job = collect.job(config, workdir, split, kind)
-    if manifest_lib.hash_json(job.settings) != settings_hash:
-      raise ValueError(
-          'This node would collect other records: its weights or its version '
-          'of the package differ from those of the node that began.'
-      )
-    self._job = job
-    self._meter = meter_lib.Meter(builders.billed_specs(config))
-    self._engines = resilience.with_retries(
-        job.make_engines(), builders.limits(config), self._meter
-    )
-    self._directory = files.path(directory)
-    self._shard_size = config.collect.shard_size
+    self._make_job, self._settings_hash = make_job, settings_hash
+    self._meter, self._limits = meter_lib.Meter(specs), limits
+    self._directory, self._shard_size = files.path(directory), shard_size
     # A new name each time: a log of before may end in half a record.
     self._name = uuid.uuid4().hex[:12]
 
   async def ready(self) -> None:
-    """Returns once the engines are loaded."""
+    """Loads the engines.
+
+    Raises:
+      ValueError: if the records would be others here, e.g. by other weights.
+    """
+    # In a thread, since an engine may run a loop of its own while it loads.
+    await asyncio.to_thread(self._load)
+
+  def _load(self) -> None:
+    """See `ready`."""
+    self._job = self._make_job()
+    if manifest_lib.hash_json(self._job.settings) != self._settings_hash:
+      raise ValueError(
+          'A node would collect other records: its weights or its version of '
+          'the package differ from those of the node that began.'
+      )
+    self._engines = resilience.with_retries(
+        self._job.make_engines(), self._limits, self._meter
+    )
 
   async def collect(
       self, items: Sequence[pool_lib.Item]
@@ -179,30 +188,63 @@ def collector(
     A collector of problems, what makes its engines, which are none, and a
     writer of its records.
   """
-  asked = cluster(config)
-  ray = cluster_lib.start(asked)
-  # Relative paths are relative to another directory on other nodes.
-  where = records_on_disk.directory(config, workdir, split, kind)
-  arguments = (config, _absolute(workdir), split, kind, _absolute(where))
-  digest = manifest_lib.hash_json(settings)
-
-  async def collect_all(problems, engines, sink, **loop: Any) -> None:
-    del engines
-    pool = pool_lib.Pool(
-        ray, asked, Actor, (*arguments, digest), loop['concurrency']
-    )
-    missing = writer.missing()
-    await pool.collect(problems, missing, sink, **loop)
-    routes = zip(*pool.written, strict=True)
-    wrote = ' and '.join(f'{sum(x):,}' for x in routes)
-    logging.info(
-        '%d actors ended, of which %d died; the others wrote %s tokens.',
-        len(pool.written) + pool.num_deaths,
-        pool.num_deaths,
-        wrote or 0,
-    )
-
+  directory = records_on_disk.directory(config, workdir, split, kind)
+  collect_all = functools.partial(
+      _collect_all,
+      cluster=cluster(config),
+      writer=writer,
+      arguments=(
+          # Relative paths are relative to another directory on other nodes.
+          functools.partial(_job, config, _absolute(workdir), split, kind),
+          manifest_lib.hash_json(settings),
+          builders.billed_specs(config),
+          builders.limits(config),
+          _absolute(directory),
+          config.collect.shard_size,
+      ),
+  )
   return collect_all, list, Notes(writer)
+
+
+def _job(*arguments: Any) -> Any:
+  """Returns `collect.job`, on another node."""
+  from experiments import collect  # Here, since it imports this module.
+
+  return collect.job(*arguments)
+
+
+async def _collect_all(
+    problems: Sequence[types.Problem],
+    engines: Sequence[engine_lib.Engine],
+    sink: Callable[[int, Any], None],
+    *,
+    cluster: cluster_lib.Cluster,
+    writer: writer_lib.Writer,
+    arguments: Sequence[Any],
+    **loop: Any,
+) -> None:
+  """Collects the missing problems of a writer by actors.
+
+  Args:
+    problems: those that are missing.
+    engines: none.
+    sink: takes what is told of the problems.
+    cluster: what is asked of it.
+    writer: of the shards.
+    arguments: of `Actor`.
+    **loop: see `pool.Pool.collect`.
+  """
+  del engines
+  ray = cluster_lib.start(cluster)
+  pool = pool_lib.Pool(ray, cluster, Actor, arguments, loop['concurrency'])
+  await pool.collect(problems, writer.missing(), sink, **loop)
+  wrote = [sum(x) for x in zip(*pool.written, strict=True)]
+  logging.info(
+      '%d actors died; the others, %d, wrote %s tokens.',
+      pool.num_deaths,
+      len(pool.written),
+      ' and '.join(f'{x:,}' for x in wrote) or 0,
+  )
 
 
 def _absolute(path: Any) -> str:

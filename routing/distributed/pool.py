@@ -36,7 +36,8 @@ class Pool:
   Args:
     ray: the module, connected to a cluster.
     asked: how many actors, and what each needs.
-    actor: class of the actors. `ready` returns once an actor can work,
+    actor: class of the actors. `ready` returns once an actor can work, or
+      raises what would be wrong with every actor,
       `collect` returns what became of each of some problems, `close` the tokens
       that each route has written.
     arguments: of `actor`.
@@ -194,6 +195,8 @@ class Pool:
         self.written.append(await actor.close.remote())
     except self._ray.exceptions.RayActorError as error:
       self._bury(error)
+    except self._ray.exceptions.RayTaskError as error:
+      self._end(error.cause)  # Which does not depend on the node.
     except Exception as error:
       self._end(error)
     finally:
