@@ -51,7 +51,10 @@ EXTRAS_REQUIRE = {
         'starlette>=0.40',
         'uvicorn>=0.30',
     ],
+    # Collection and sweeps on the nodes of a cluster.
     'ray': ['ray>=2.40'],
+    # Shards in s3:// and gs://.
+    'remote': ['gcsfs>=2025.3', 's3fs>=2025.3', 'universal-pathlib>=0.3'],
     # Not in `dev`: one of its dependencies has to be compiled.
     'reasoning-gym': ['reasoning-gym>=0.1.19'],
     # Runs a process reward model as step scorer.
@@ -91,6 +94,7 @@ EXTRAS_REQUIRE = {
         'httpx>=0.27',
         'hypothesis>=6.100',
         'ipykernel>=6.29',
+        'moto[server]>=5.1',  # Tests only: it stands in for S3.
         'nbclient>=0.10',
         'nbformat>=5.10',
         'nbstripout>=0.8',
@@ -110,12 +114,15 @@ EXTRAS_REQUIRE = {
         'pytest>=8.3',
         'pytest-xdist>=3.8',
         'pyyaml>=6.0',  # Tests only: it reads deploy/compose.yaml.
+        'ray>=2.40',
         'requests>=2.31',  # As schemathesis sends requests.
         'rlax>=0.1.9',  # Tests only: a second opinion on V-trace.
         'ruff>=0.9',
+        's3fs>=2025.3',
         'schemathesis>=4.0',  # Makes requests from the service's description.
         'starlette>=0.40',
         'torch==2.13.0',  # Tests only; its CPU build is enough.
+        'universal-pathlib>=0.3',
         'uv>=0.5',  # Makes the environments of .ci/package.py and others.
         'uvicorn>=0.30',
         'xllamacpp>=2026.1',

@@ -98,6 +98,7 @@ class DependenciesTest(parameterized.TestCase):
             'llama-cpp',
             'serve',
             'ray',
+            'remote',
             'prm',
             'embedding',
             'reasoning-gym',
