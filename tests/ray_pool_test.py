@@ -70,6 +70,7 @@ def contents(directory):
   return {x.name: x.read_bytes() for x in pathlib.Path(directory).iterdir()}
 
 
+@pytest.mark.slow
 class NodesTest(absltest.TestCase):
   """A head without cores, and two nodes of one core each."""
 

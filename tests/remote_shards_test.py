@@ -47,6 +47,7 @@ def server():
     child.wait()
 
 
+@pytest.mark.slow
 class S3Test(absltest.TestCase):
 
   @classmethod
