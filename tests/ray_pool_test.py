@@ -141,8 +141,9 @@ class NodesTest(absltest.TestCase):
     self.assertGreaterEqual(before, 20)
     self.assertLess(before, _NUM_PROBLEMS)
     collect(self.directory, sink=lambda: ends.append(None))
-    # What actors had logged counts, also where the writer was not told.
-    self.assertLen(ends, 20 + _NUM_PROBLEMS - before)
+    # What actors had logged counts, also where the writer was not told; and
+    # they may log a little more before they end.
+    self.assertBetween(len(ends) - 20, 1, _NUM_PROBLEMS - before)
     self.assertEqual(contents(self.directory), self.expected)
 
   def test_what_every_actor_would_raise_ends_the_collection(self):
