@@ -4,6 +4,7 @@
 #   make real       train and evaluate on the shipped ladders of a real pair: two minutes
 #   make test       run the whole test suite; TESTS=tests/x_test.py for one file
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
+#   make test-cluster run the tests that need Ray and object stores
 #   make serve      answer at http://127.0.0.1:8000/v1; see docs/serving.md
 #   make benchmarks compare speed ratios with the committed baselines
 #   make lint       check with ruff, pyink and pyrefly; changes nothing
@@ -28,6 +29,8 @@ WORKDIR ?= runs/$(VARIANT)
 # worker on the same core saves little time and costs much processor time.
 JOBS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
 TESTS ?= tests
+TESTS_CLUSTER ?= $(wildcard tests/ray_*_test.py) tests/remote_shards_test.py \
+  tests/sweep_launch_test.py
 TESTS_VLLM ?= $(wildcard tests/*vllm*_test.py)
 PIP_ARGS ?=
 CONFIG ?= configs/arithmetic.py
@@ -47,6 +50,8 @@ BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
 SERVE := $(VENV)/.serve-installed
 DOCS := $(VENV)/.docs-installed
+comma := ,
+CLUSTER := $(VENV)/.cluster-installed
 VLLM := $(VENV_VLLM)/.vllm-installed
 # It would take the first Python on the PATH otherwise.
 PYREFLY = $(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python
@@ -59,7 +64,7 @@ TYPED := $(wildcard routing/*.py routing/features/*.py routing/shards/*.py \
   routers/router.py routers/saved.py)
 NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
-.PHONY: demo real serve test test-vllm benchmarks lint types format hooks notebooks \
+.PHONY: demo real serve test test-cluster test-vllm benchmarks lint types format hooks notebooks \
   pages docs package versions install install-dev
 
 demo: $(BASE)
@@ -79,6 +84,9 @@ serve: $(SERVE)
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile \
 	  --no-loadscope-reorder $(TESTS)
+
+test-cluster: $(CLUSTER)
+	$(VENV)/bin/python -m pytest $(TESTS_CLUSTER)
 
 test-vllm: $(VLLM)
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR \
@@ -150,6 +158,10 @@ $(SERVE): setup.py constraints.txt
 $(DEV): setup.py constraints.txt
 	$(call pip_install,.[dev],$(VENV),-c constraints.txt)
 	@touch $(BASE) $(SERVE) $@
+
+$(CLUSTER): setup.py constraints.txt
+	$(call pip_install,.[dev$(comma)ray$(comma)remote$(comma)stand-ins],$(VENV),-c constraints.txt)
+	@touch $(BASE) $(SERVE) $(DEV) $@
 
 $(DOCS): setup.py constraints.txt
 	$(call pip_install,.[docs],$(VENV),-c constraints.txt)

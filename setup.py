@@ -53,7 +53,12 @@ EXTRAS_REQUIRE = {
         'uvicorn>=0.30',
         'uvloop>=0.19; platform_system != "Windows"',
     ],
+    # Collection and sweeps on the nodes of a cluster.
     'ray': ['ray>=2.40'],
+    # Shards in s3:// and gs://.
+    'remote': ['gcsfs>=2025.3', 's3fs>=2025.3', 'universal-pathlib>=0.3'],
+    # Stands in for S3, for tests of `remote`.
+    'stand-ins': ['moto[server]>=5.1'],
     # Not in `dev`: one of its dependencies has to be compiled.
     'reasoning-gym': ['reasoning-gym>=0.1.19'],
     # Runs a process reward model as step scorer.

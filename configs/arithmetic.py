@@ -92,6 +92,21 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       ),
   )
 
+  # Who collects: 'local', this process; or 'ray', actors on the nodes of a
+  # cluster (extra `ray`, docs/how_to/cluster.md).
+  config.update(
+      launcher='local',
+      ray=dict(
+          # Of a running cluster: host:port, 'auto' where this machine belongs
+          # to it; '' = this machine alone.
+          address='',
+          actors=2,  # At most. Each holds all engines; fewer near the end.
+          cpus=1.0,  # Of each actor.
+          gpus=0.0,  # Of each actor; 0.5 puts two on one GPU.
+          problems=16,  # Handed out at a time; collect.concurrency is per actor.
+      ),
+  )
+
   # A process reward model that scores the small model's steps in ladders, as a
   # further baseline: directory or name on the hub; '' = none. 'shipped/reward'
   # is that of the embedded pair, which needs no torch.

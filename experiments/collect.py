@@ -28,6 +28,7 @@ import ml_collections
 from experiments import builders
 from experiments import command_line
 from experiments import dry_run
+from experiments import ray_collection
 from experiments import records_on_disk
 from experiments import split_on_disk
 from experiments import unattended_collection
@@ -162,6 +163,16 @@ def _rollouts(
 _JOBS = {'ladders': _ladders, 'replies': _replies, 'rollouts': _rollouts}
 
 
+def job(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    kind: str,
+) -> Job:
+  """Returns how the records of a kind are collected; see `collect_split`."""
+  return _JOBS[kind](config, workdir, split)
+
+
 def check_behaviour_kind(kind: str) -> None:
   """Raises ValueError unless there is such a behaviour policy."""
   if kind not in BEHAVIOURS:
@@ -282,30 +293,40 @@ def collect_split(
   problems = builders.problems(config, split)
   if kind == 'rollouts':
     check_behaviour(config, split, problems)
-  job = _JOBS[kind](config, workdir, split)
+  asked = job(config, workdir, split, kind)
   if records_on_disk.is_shared(config, kind):
     # Another run owns the directory: this one reads it and never adds to it.
     opened = records_on_disk.open_split(config, workdir, split, kind)
-    _check_shared(opened, job.settings, len(problems))
+    _check_shared(opened, asked.settings, len(problems))
     return directory
   builders.check_routes(config)
-  with job.writer(
-      directory, problems, job.settings, config.collect.shard_size
+  with asked.writer(
+      directory, problems, asked.settings, config.collect.shard_size
   ) as writer:
     if writer.missing():  # Else loading the models would take time for nothing.
-      asyncio.run(
-          unattended_collection.collect_missing(
-              job.collect,
-              problems,
-              job.make_engines(),
-              writer,
-              specs=builders.billed_specs(config),
-              concurrency=config.collect.concurrency,
-              limits=builders.limits(config),
-              name=f'collect {kind} {split}',
-          )
-      )
+      parts = asked.collect, asked.make_engines, writer
+      if ray_collection.is_asked(config):
+        parts = ray_collection.collector(
+            config, workdir, split, kind, asked.settings, writer
+        )
+      _collect(config, problems, *parts, name=f'collect {kind} {split}')
   return directory
+
+
+def _collect(config, problems, collect_all, make_engines, writer, name) -> None:
+  """Collects what is missing."""
+  asyncio.run(
+      unattended_collection.collect_missing(
+          collect_all,
+          problems,
+          make_engines(),
+          writer,
+          specs=builders.billed_specs(config),
+          concurrency=config.collect.concurrency,
+          limits=builders.limits(config),
+          name=name,
+      )
+  )
 
 
 def _check_models(
@@ -357,26 +378,13 @@ def _check_shared(
     )
 
 
-def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
-  """Returns one line that says how much a directory holds."""
-  rows = sum(shard.rows for shard in manifest.shards)
-  shards, failed = len(manifest.shards), len(manifest.failures)
-  line = f'{rows} {manifest.kind} in {shards} shards under {directory}'
-  if not failed:
-    return line
-  first = manifest.failures[0]
-  return (
-      f'{line}; {failed} problems failed and are listed in '
-      f'{manifest_lib.FILE_NAME}. The first is {first.id}: {first.reason}'
-  )
-
-
 def main(config: ml_collections.ConfigDict, workdir: str, split: str) -> None:
   """Collects all kinds of records that a configuration needs of one split."""
   for kind, name in records_on_disk.needed(config):
     if name == split:
       directory = collect_split(config, workdir, split, kind)
-      logging.info(summary(manifest_lib.load(directory), directory))
+      found = manifest_lib.load(directory)
+      logging.info(split_on_disk.summary(found, directory))
 
 
 if __name__ == '__main__':

@@ -127,7 +127,9 @@ def _keep_compiled(workdir: str | None) -> None:
   """
   import jax  # Here, since programs without a work directory do without it.
 
-  if workdir is None or jax.config.jax_compilation_cache_dir is not None:
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
+  if workdir is None or '://' in workdir:  # In an object store.
     return
   folder = pathlib.Path(workdir) / COMPILED_FOLDER
   jax.config.update('jax_compilation_cache_dir', str(folder))

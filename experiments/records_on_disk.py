@@ -28,6 +28,7 @@ from routing.outcomes import sources
 from routing.rollout import trees
 from routing.routers import card as card_lib
 from routing.routers import fixed
+from routing.shards import files
 from routing.shards import reader
 from routing.shards import reply_shards
 from routing.training import estimators
@@ -108,7 +109,7 @@ def directory(
   home = config.data.directory if is_shared(config, kind) else workdir
   if is_shipped(config, kind):
     home = reader.shipped(home.removeprefix(_SHIPPED))
-  return pathlib.Path(home) / folder / split
+  return files.path(home) / folder / split
 
 
 def open_split(

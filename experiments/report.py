@@ -156,6 +156,8 @@ def show(workdir: pathlib.Path | str) -> None:
 
 def shown(path: pathlib.Path | str) -> str:
   """Returns a path, relative to here where that is shorter."""
+  if '://' in str(path):  # In an object store.
+    return str(path)
   return min(str(path), os.path.relpath(path), key=len)
 
 

@@ -5,6 +5,7 @@ import ml_collections
 from experiments import builders
 from experiments import calibrate
 from experiments import collect
+from experiments import ray_collection
 from experiments import records_on_disk
 from experiments import tracking
 from experiments.scoring import score_steps
@@ -41,6 +42,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   builders.plan(config)
   builders.limits(config)
   builders.check_routes(config)
+  ray_collection.cluster(config)
   costs.check_metric(config.cost_metric)
   lagrangian.check_form(config.objective.form)
   if 'policy_update' in config.objective:

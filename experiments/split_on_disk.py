@@ -83,6 +83,20 @@ class Split:
     return (i for i in itertools.count() if i not in failed)
 
 
+def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:
+  """Returns one line that says how much a directory holds."""
+  rows = sum(shard.rows for shard in manifest.shards)
+  shards, failed = len(manifest.shards), len(manifest.failures)
+  line = f'{rows} {manifest.kind} in {shards} shards under {directory}'
+  if not failed:
+    return line
+  first = manifest.failures[0]
+  return (
+      f'{line}; {failed} problems failed and are listed in '
+      f'{manifest_lib.FILE_NAME}. The first is {first.id}: {first.reason}'
+  )
+
+
 def check_card(
     card: card_lib.Card, config: ml_collections.ConfigDict, split: Split
 ) -> None:

@@ -4,6 +4,7 @@ Run:    python -m experiments.sweep --config=configs/arithmetic_sweep.py --workd
 Plan:   the same with --dry_run, which lists the runs and runs nothing
 Data:   append --data=runs/arithmetic, a work directory that holds all data the runs need; they share it
 Slurm:  append --launcher=slurm, which writes an array script, one task a run, and prints how to submit it
+Ray:    append --launcher=ray, which runs them on the nodes of a cluster; `ray` of the configuration says where, and what a run needs
 Search: where `sweep()` returns a space instead of a list, Optuna searches it (extra `sweep`); see experiments/sweep_search.py
 Resume: the same command; finished runs are kept, failed and interrupted ones run again.
 Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds
@@ -20,6 +21,8 @@ import ml_collections
 from ml_collections import config_flags
 
 from experiments import command_line
+from experiments import ray_collection
+from experiments import sweep_ray
 from experiments import sweep_runs
 from experiments import sweep_search
 from experiments import sweep_slurm
@@ -27,7 +30,7 @@ from experiments import sweep_table
 from experiments import workdirs
 from routing.shards import manifest as manifest_lib
 
-LAUNCHERS = ('local', 'slurm')
+LAUNCHERS = ('local', 'ray', 'slurm')
 
 
 def asked_of(config: str) -> list[dict[str, Any]] | sweep_search.Search:
@@ -147,11 +150,15 @@ def main(
         sweep, search, (config, workdir, program, data), jobs, match, slurm
     )
     return
+  execute = sweep_runs.attempt
+  if launcher == 'ray':
+    _refuse(search, 'ray')
+    execute = sweep_ray.executor(ray_collection.cluster(config))
   _claim(config, workdir, program, data)
   if search:
     sweep, wrong = sweep_search.run_all(sweep, config, search, jobs)
   else:
-    wrong = sweep_runs.run_all(sweep, jobs, match)
+    wrong = sweep_runs.run_all(sweep, jobs, match, execute)
   for written in collect(sweep):
     print(written)
   if wrong:
@@ -163,14 +170,19 @@ def main(
     print(f'Best by {search.maximize}: {run.name}')
 
 
-def _write_job(sweep, search, claimed, jobs, match, options) -> None:
-  """Writes the array job of the runs that are left, and says how to submit."""
+def _refuse(search: sweep_search.Search | None, launcher: str) -> None:
+  """Raises ValueError if a sweep is a search, which cannot run elsewhere."""
   if search:
     raise ValueError(
-        '--launcher=slurm needs a list of runs, and sweep() returns a space, '
-        'whose next trial depends on the results of others. Run the sweep '
-        'itself as a job, with --jobs.'
+        f'--launcher={launcher} needs a list of runs, and sweep() returns a '
+        'space, whose next trial depends on the results of others. Run the '
+        'sweep itself as a job, with --jobs.'
     )
+
+
+def _write_job(sweep, search, claimed, jobs, match, options) -> None:
+  """Writes the array job of the runs that are left, and says how to submit."""
+  _refuse(search, 'slurm')
   runs = sweep_runs.chosen(sweep, match)
   left = [run for run in runs if not sweep.mark(run).exists()]
   if not left:
@@ -236,7 +248,10 @@ if __name__ == '__main__':
   flags.DEFINE_string('data', None, 'Directory whose shards all runs share.')
   flags.DEFINE_string('match', '', 'Regular expression: only these runs.')
   flags.DEFINE_enum(
-      'launcher', 'local', LAUNCHERS, 'Runs here, or as an array job of Slurm.'
+      'launcher',
+      'local',
+      LAUNCHERS,
+      'Runs here, on a cluster of Ray, or as an array job of Slurm.',
   )
   flags.DEFINE_string(
       'slurm', '', "Options of sbatch, e.g. '--time=02:00:00 --gres=gpu:1'."

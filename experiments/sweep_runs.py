@@ -267,7 +267,12 @@ def _last_line(log: pathlib.Path) -> str:
   return lines[-1] if lines else 'no output'
 
 
-def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
+def run_all(
+    sweep: Sweep,
+    jobs: int,
+    match: str = '',
+    execute: Callable[[Sweep, Run], str] = attempt,
+) -> dict[str, str]:
   """Executes the runs that are not finished, `jobs` at a time.
 
   A run that fails does not stop the others.
@@ -276,6 +281,7 @@ def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
     sweep: the sweep.
     jobs: how many runs at a time, >= 1.
     match: regular expression; only runs whose names contain a match.
+    execute: executes one run; `attempt`, or the same elsewhere.
 
   Returns:
     Name of each failed run -> what went wrong.
@@ -302,7 +308,7 @@ def run_all(sweep: Sweep, jobs: int, match: str = '') -> dict[str, str]:
 
     def begun(run: Run) -> str:
       bar.begin()
-      return attempt(sweep, run)
+      return execute(sweep, run)
 
     pending = {pool.submit(begun, run): run for run in waiting}
     try:

@@ -276,6 +276,8 @@ def _spent(
     meter: meter_lib.Meter, specs: Sequence[costs.RouteSpec], seconds: float
 ) -> str:
   """Returns what a collection took and how fast each route wrote, in words."""
+  if not meter.tokens:  # Where other processes hold the engines.
+    return f'{seconds:.0f} s.'
   wrote = [
       f'{spec.name} wrote {count:,} tokens, {count / seconds:,.0f} a second'
       for spec, count in zip(specs, meter.written, strict=True)

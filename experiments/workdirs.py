@@ -58,8 +58,15 @@ def claim(
 
   Raises:
     ValueError: if the directory belongs to another configuration; names the
-      first field that differs. Nothing is overwritten.
+      first field that differs. Nothing is overwritten. Or if it is in an object
+      store.
   """
+  if '://' in str(workdir):
+    raise ValueError(
+        f'--workdir={workdir} is in an object store, where only '
+        'experiments.collect writes. Read it with '
+        f'--config.data.directory={workdir}, and use a --workdir here.'
+    )
   directory = pathlib.Path(workdir).absolute()
   path = directory / name
   # Through JSON, so that tuples equal the lists that are read from the file.
@@ -72,9 +79,10 @@ def claim(
     if 'serving' in current:
       # How answers are served changes no result; older ones do not say it.
       found['serving'] = current['serving']
-    if 'track' in current:
-      # Neither does where training metrics are shown.
-      found['track'] = current['track']
+    # Neither does where training metrics are shown, nor who collects.
+    for name in ('track', 'launcher', 'ray'):
+      if name in current:
+        found[name] = current[name]
     if found == current:
       return directory
     if not _only_grows(found, current):

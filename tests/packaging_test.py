@@ -102,6 +102,8 @@ class DependenciesTest(parameterized.TestCase):
             'llama-cpp',
             'serve',
             'ray',
+            'remote',
+            'stand-ins',
             'prm',
             'embedding',
             'reasoning-gym',

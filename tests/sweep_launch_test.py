@@ -88,6 +88,16 @@ class CommandsTest(absltest.TestCase):
     self.assertLen(commands.splitlines(), 1)
     self.assertIn('seed=0', commands)
 
+  def test_tasks_of_ray(self):
+    pytest.importorskip('ray', reason='Needs the extra `ray`.')
+    asked = [{'level': 0.25, 'seed': x} for x in (0, 1)]
+    said = self._run(asked, '--launcher=ray', '--jobs=2')
+    self.assertIn('2 runs of tests.fake_stage, 2 at a time', said)
+    finished = sorted(path.stem for path in self.workdir.glob('finished/*'))
+    self.assertEqual(finished, ['level=0.25,seed=0', 'level=0.25,seed=1'])
+    rows = parquet.read_table(self.workdir / 'runs.parquet').to_pylist()
+    self.assertLen(rows, 2)
+
   def test_a_plan_runs_nothing(self):
     said = self._run([{'seed': 3}], '--dry_run')
     self.assertIn('seed=3', said)

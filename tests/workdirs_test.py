@@ -56,6 +56,16 @@ class RenamedFieldsTest(absltest.TestCase):
     for config in configs:
       self.assertIsNone(workdirs.first_old_name(config))
 
+  def test_an_object_store_is_only_for_collections(self):
+    with self.assertRaisesRegex(ValueError, 'config.data.directory=s3://b/a'):
+      workdirs.claim('s3://b/a', self.config)
+
+  def test_who_collects_may_differ_when_a_run_continues(self):
+    workdirs.claim(self.workdir, self.config)
+    self.config.launcher = 'ray'
+    self.config.ray.actors = 9
+    workdirs.claim(self.workdir, self.config)
+
   def test_a_directory_of_before_continues(self):
     self.config.cost_metric = 'decoded_tokens'
     content = _rename_back(json.loads(self.config.to_json_best_effort()))

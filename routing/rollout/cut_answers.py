@@ -19,6 +19,16 @@ def of_steps(steps: tuple[types.Step, ...]) -> bool:
   return not steps[-1].is_final
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """What is told of a record that another process has collected and keeps.
+
+  cut: as `of_record` returns it there.
+  """
+
+  cut: tuple[bool | None, ...]
+
+
 def of_record(record: Any) -> list[bool]:
   """Returns for each answer in a record whether it was cut off.
 
@@ -26,13 +36,16 @@ def of_record(record: Any) -> list[bool]:
   step that was cut off is not recorded.
 
   Args:
-    record: of one problem, e.g. a `types.Ladder` or a `types.Rollouts`.
+    record: of one problem, e.g. a `types.Ladder` or a `types.Rollouts`; or what
+      is told of it.
   """
   if isinstance(record, types.Ladder):
     found = [of_steps(record.steps), *(x.is_cut for x in record.completions)]
   elif isinstance(record, types.Rollouts):
     found = [of_steps(x.steps) for x in record.trajectories]
     found.append(record.reference.is_cut)
+  elif isinstance(record, Told):
+    found = list(record.cut)
   else:
     found = []
   return [x for x in found if x is not None]

@@ -1,8 +1,12 @@
-"""The logs of unfinished blocks: one file per block, one record per problem.
+"""The logs of unfinished blocks, with one record per problem.
 
 A shard is written when its block is complete. Until then each record of the
-block is in the block's log, as an Arrow table with one row. When the manifest
-lists the shard, the log is deleted.
+block is in a log of the block, as an Arrow table with one row. When the
+manifest lists the shard, the logs are deleted.
+
+A block has a log of its writer, and one of each other process that collects for
+it. So no two processes append to one file. Where files cannot be appended to,
+each record is a file of its own.
 """
 
 import pathlib
@@ -11,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from routing.shards import files
 from routing.shards import record_log
 from routing.shards import schema
 
@@ -23,14 +28,37 @@ def stem(kind: schema.Kind, number: int) -> str:
   return f'{kind.name}-{number:05d}'
 
 
+def path(
+    directory: pathlib.Path, kind: schema.Kind, number: int, owner: str = ''
+) -> pathlib.Path:
+  """Returns a log of block `number`.
+
+  Args:
+    directory: of the shards.
+    kind: of the records.
+    number: of the block.
+    owner: name of the process that appends to it, without '-' and '.'; '' = the
+      writer of the shards.
+  """
+  return directory / (stem(kind, number) + (owner and f'.{owner}') + SUFFIX)
+
+
 def paths(directory: pathlib.Path, kind: schema.Kind) -> list[pathlib.Path]:
-  """Returns the logs of all blocks in a directory, in order."""
-  return sorted(directory.glob(f'{kind.name}-*{SUFFIX}'))
+  """Returns all logs of all blocks in a directory, in order."""
+  found = directory.glob(f'{kind.name}-*{SUFFIX}')
+  return sorted(found, key=lambda log: log.name)
+
+
+def paths_of(
+    directory: pathlib.Path, kind: schema.Kind, block: int
+) -> list[pathlib.Path]:
+  """Returns the logs of one block, in order."""
+  return [log for log in paths(directory, kind) if number(log) == block]
 
 
 def number(log: pathlib.Path) -> int:
-  """Returns the index of a log's block, which its file name ends with."""
-  return int(log.stem.rpartition('-')[2])
+  """Returns the index of a log's block, which is in its file name."""
+  return int(log.name.partition('.')[0].rpartition('-')[2])
 
 
 def append(
@@ -39,7 +67,7 @@ def append(
   """Appends a problem's record; it is on the disk when this returns.
 
   Args:
-    log: the log of the problem's block.
+    log: a log of the problem's block.
     kind: the kind of the record.
     index: index of the problem in its split.
     record: the record.
@@ -48,6 +76,8 @@ def append(
   table = kind.to_table([record])
   with pa.ipc.new_stream(sink, table.schema) as stream:
     stream.write_table(table)
+  if not files.is_local(log):
+    log = log.with_name(f'{log.stem}.{index}{SUFFIX}')
   record_log.append(log, _INDEX.pack(index) + sink.getvalue().to_pybytes())
 
 
@@ -60,12 +90,30 @@ def read(log: pathlib.Path) -> dict[int, pa.Table]:
   return _decode(record_log.read(log))
 
 
+def read_block(
+    directory: pathlib.Path, kind: schema.Kind, block: int
+) -> dict[int, pa.Table]:
+  """Returns the records in all logs of a block, as `read` does.
+
+  If several logs have a record of the same problem, because a process was taken
+  for dead before its record was known, one of them is returned.
+  """
+  found = {}
+  for log in paths_of(directory, kind, block):
+    found.update(read(log))
+  return found
+
+
 def repair(log: pathlib.Path) -> dict[int, pa.Table]:
   """Returns the records of a log, and removes an unfinished one at its end.
+
+  Another process's log is not changed: that process may still append to it.
 
   Raises:
     ValueError: if the log is damaged.
   """
+  if '.' in log.stem:
+    return read(log)
   return _decode(record_log.repair(log))
 
 

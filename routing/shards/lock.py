@@ -13,9 +13,12 @@ import pathlib
 import shlex
 import socket
 import sys
+import tempfile
 import weakref
 
 from absl import logging
+
+from routing.shards import files
 
 FILE_NAME = 'writer.lock'
 
@@ -24,7 +27,8 @@ class Lock:
   """The only writer's lock on a directory; held until `release`.
 
   The file says which process holds the lock: host, pid, command, and since
-  when.
+  when. Directories in other places than this machine's file systems cannot be
+  locked (`files`); a warning says so.
 
   Args:
     directory: an existing directory.
@@ -35,6 +39,10 @@ class Lock:
 
   def __init__(self, directory: pathlib.Path):
     self._path = directory / FILE_NAME
+    if not files.is_local(directory):
+      # A lock of the temporary file, which nobody else has.
+      self._path = pathlib.Path(tempfile.mkstemp()[1])
+      _warn(directory, 'it is not on this machine')
     while True:
       self._file = self._path.open('a+')
       self._take(directory)
@@ -78,12 +86,7 @@ class Lock:
           'write there: wait until it ends, or end it.'
       ) from None
     except OSError as error:
-      logging.warning(
-          '%s cannot be locked (%s). Make sure that no other process writes '
-          'there.',
-          directory,
-          error,
-      )
+      _warn(directory, error)
 
   def _is_current(self) -> bool:
     """Returns whether the open file is still the one with the lock's name."""
@@ -91,6 +94,15 @@ class Lock:
       return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
     except FileNotFoundError:
       return False
+
+
+def _warn(directory: pathlib.Path, reason: object) -> None:
+  """Warns that a directory cannot be locked."""
+  logging.warning(
+      '%s cannot be locked (%s). Make sure that no other process writes there.',
+      directory,
+      reason,
+  )
 
 
 # A child process that is forked, e.g. a worker of a process pool, inherits the

@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 from routing import types
+from routing.shards import files
 from routing.shards import schema
 from routing.tasks import splits
 
@@ -192,6 +194,12 @@ def replace_file(
     write: a function that writes the new content to the path in its argument;
       what it returns is ignored.
   """
+  if not files.is_local(path):  # Which is replaced as a whole.
+    with tempfile.TemporaryDirectory() as folder:
+      here = pathlib.Path(folder) / path.name
+      write(here)
+      path.write_bytes(here.read_bytes())
+    return
   # The temporary file is in the same directory, because a rename is atomic only
   # within one file system.
   temporary = path.with_name(path.name + TEMPORARY_SUFFIX)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from routing import types
 from routing.shards import block_log
+from routing.shards import files
 from routing.shards import manifest as manifest_lib
 from routing.shards import schema
 
@@ -45,7 +46,7 @@ def read_manifest(directory: pathlib.Path | str) -> manifest_lib.Manifest:
     ValueError: if there is no manifest, or it is damaged, edited, or of another
       schema version.
   """
-  directory = pathlib.Path(directory)
+  directory = files.path(directory)
   try:
     return manifest_lib.load(directory)
   except FileNotFoundError as error:
@@ -94,7 +95,7 @@ def read_each(
 
   Arguments, order and errors are those of `read_ladders`.
   """
-  directory = pathlib.Path(directory)
+  directory = files.path(directory)
   if not is_partial:
     for entry in complete_manifest(directory, kind).shards:
       yield from read_shard(directory, entry, kind)
@@ -107,7 +108,9 @@ def read_each(
   manifest = read_manifest(directory)
   manifest_lib.check_kind(manifest, kind, str(directory))
   blocks = {x.first // manifest.shard_size: x for x in manifest.shards}
-  rows = {block_log.number(path): found for path, found in logs}
+  rows: dict[int, dict[int, pa.Table]] = {}
+  for path, found in logs:
+    rows.setdefault(block_log.number(path), {}).update(found)
   for number in sorted({*blocks, *rows}):
     seen = set()
     if number in blocks:
@@ -138,7 +141,7 @@ def read_shard(
     ValueError: if the file is missing, truncated, altered or of another schema
       version.
   """
-  return kind.from_table(read_table(pathlib.Path(directory), entry))
+  return kind.from_table(read_table(files.path(directory), entry))
 
 
 def read_table(

@@ -11,6 +11,7 @@ import pathlib
 import struct
 import zlib
 
+from routing.shards import files
 from routing.shards import manifest as manifest_lib
 
 _MAGIC = b'\x89rec'  # Begins each frame.
@@ -24,13 +25,17 @@ def append(path: pathlib.Path, record: bytes) -> None:
   unfinished record at its end, call `repair` first.
 
   Args:
-    path: the file; if it does not exist, it is created.
+    path: the file; if it does not exist, it is created. If it is not of this
+      machine (`files`), it must not exist.
     record: any bytes.
 
   Raises:
     OSError: if the record could not be written, e.g. because the disk is full.
       The file is then as before.
   """
+  if not files.is_local(path):
+    path.write_bytes(_frame(record))
+    return
   is_new = not path.exists()
   with path.open('ab', buffering=0) as file:
     size = file.tell()

@@ -5,7 +5,9 @@ that arrives is appended to the log of its block (`shards.block_log`), and is on
 the disk at once. When the last record of a block has arrived, the block is
 written to a file, its shard, and its log is deleted. Shards are written
 atomically, and are valid once the manifest lists them. Their bytes do not
-depend on the order in which the records arrived, nor on interruptions.
+depend on the order in which the records arrived, nor on interruptions, nor on
+who collected them: other processes may append records to logs of their own, and
+tell the writer (`note`), which alone writes shards.
 
 A collection may be extended: it is resumed with the same problems and new ones
 after them. The last block may then have room for some of the new problems. The
@@ -25,6 +27,7 @@ import pyarrow.parquet as pq
 
 from routing import types
 from routing.shards import block_log
+from routing.shards import files
 from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
@@ -34,9 +37,8 @@ from routing.shards import schema
 class Writer:
   """Accepts records in any order, and writes them in the order of the problems.
 
-  Subclasses set `kind`, the kind of record. A writer locks its directory until
-  the collection is complete or the writer is closed. It is a context manager
-  that closes itself.
+  Subclasses set `kind`. A writer locks its directory until the collection is
+  complete or the writer, a context manager, is closed.
 
   Args:
     directory: of the shards. If it does not exist, it is created. If it has
@@ -63,12 +65,11 @@ class Writer:
   ):
     if shard_size < 1:
       raise ValueError(f'shard_size is {shard_size}; allowed: >= 1.')
-    self._directory = pathlib.Path(directory)
+    self._directory = files.path(directory)
     self._problems = list(problems)
     # Indices of the problems whose records are in a log.
     self._logged: set[int] = set()
-    # Indices of the problems whose records are in the shard of a block that has
-    # room for more.
+    # Those whose records are in the shard of a block that has room for more.
     self._reloaded: set[int] = set()
     requested = manifest_lib.Manifest(
         settings={
@@ -81,7 +82,7 @@ class Writer:
     )
     self._lock: lock_lib.Lock | None = None
     # Many processes may open a finished collection at once, e.g. the runs of a
-    # sweep that share it. They need no lock, except to tidy up.
+    # sweep. They need no lock, except to tidy up.
     is_finished, is_tidy = self._state()
     if not (is_finished and is_tidy):
       self._directory.mkdir(parents=True, exist_ok=True)
@@ -117,8 +118,7 @@ class Writer:
   def missing(self) -> list[int]:
     """Returns the indices of the problems that are still to be collected.
 
-    These problems have no record on the disk, neither in a shard nor in a log,
-    and were not refused.
+    They have no record in a shard or a log, and were not refused.
     """
     size = self._manifest.shard_size
     written = {x.first for x in self._manifest.shards if self._is_full(x)}
@@ -140,15 +140,25 @@ class Writer:
       ValueError: if the record is of another problem, or the problem already
         has a record or a failure.
     """
-    # This check catches an index that is off by one, which would otherwise pair
-    # every record with a wrong problem.
+    # An index that is off by one would pair every record with a wrong problem.
     if self._problems[index].id != record.problem.id:
       raise ValueError(
           f'Problem {index} is {self._problems[index].id}, but the record is '
           f'of {record.problem.id}.'
       )
     first = self._check_new(index)
-    block_log.append(self._log(first), self.kind, index, record)
+    number = first // self._manifest.shard_size
+    log = block_log.path(self._directory, self.kind, number)
+    block_log.append(log, self.kind, index, record)
+    self.note(index)
+
+  def note(self, index: int) -> None:
+    """Takes note that the record of a problem is in a log of its block.
+
+    Raises:
+      ValueError: if the problem already has a record or a failure.
+    """
+    first = self._check_new(index)
     self._logged.add(index)
     self._write_if_full(first)
 
@@ -165,8 +175,7 @@ class Writer:
     self._manifest = self._manifest.with_failure(
         manifest_lib.Failure(index, self._problems[index].id, reason)
     )
-    # Saved at once, so that the failure is not lost if the process is killed
-    # before the block is complete.
+    # Saved at once: the process may be killed before the block is complete.
     manifest_lib.save(self._directory, self._manifest)
     self._write_if_full(first)
 
@@ -235,11 +244,10 @@ class Writer:
       ValueError: see the class.
     """
     if not (self._directory / manifest_lib.FILE_NAME).exists():
-      # Records without a manifest are not from this writer, and must not be
-      # overwritten.
+      # Records without a manifest are not this writer's to overwrite.
       if any(
           x.suffix in ('.parquet', block_log.SUFFIX)
-          for x in self._directory.iterdir()
+          for x in self._directory.glob('*')
       ):
         raise ValueError(
             f'{self._directory} holds shards but no {manifest_lib.FILE_NAME}; '
@@ -252,8 +260,7 @@ class Writer:
     there = [s for s in found.shards if (self._directory / s.file).exists()]
     for shard in there:
       manifest_lib.check_shard(self._directory, shard)
-    # A shard whose file was deleted is not listed any more, so its problems are
-    # collected again.
+    # The problems of a shard whose file was deleted are collected again.
     return dataclasses.replace(found, shards=tuple(there))
 
   def _recover(self) -> None:
@@ -264,18 +271,16 @@ class Writer:
     """
     full = {x.first for x in self._manifest.shards if self._is_full(x)}
     logged = self._read_logs(full)
-    # The manifest is saved before any new record arrives. So readers of an
-    # extended collection see that it is unfinished.
+    # First, so that readers of an extended collection see it is unfinished.
     path = self._directory / manifest_lib.FILE_NAME
     if not path.exists() or manifest_lib.load(path.parent) != self._manifest:
       manifest_lib.save(self._directory, self._manifest)
     for shard in self._manifest.shards:
       self._delete_others(shard)
       if shard.first in full:
-        self._log(shard.first).unlink(missing_ok=True)
+        self._delete_logs(shard.first)
         continue
-      # Rows are matched to indices by the problem's id, because failed problems
-      # have no row.
+      # Matched by the problem's id, because failed problems have no row.
       places = {self._problems[i].id: i for i in self._places(shard.first)}
       table = reader.read_table(self._directory, shard)
       self._reloaded.update(places[x] for x in table['id'].to_pylist())
@@ -290,20 +295,15 @@ class Writer:
     """Returns the indices of the problems whose records are in logs.
 
     Args:
-      full: first indices of the blocks whose shards are complete. Their logs
-        are not needed any more.
+      full: first indices of the blocks whose logs are not needed any more.
 
     Raises:
       ValueError: if a log is damaged, or its records are of other problems.
     """
     logged = set()
-    needed = {
-        self._log(first): first
-        for first in range(0, len(self._problems), self._manifest.shard_size)
-        if first not in full
-    }
     for path in block_log.paths(self._directory, self.kind):
-      places = self._places(needed[path]) if path in needed else ()
+      first = block_log.number(path) * self._manifest.shard_size
+      places = () if first in full else self._places(first)
       for index, table in block_log.repair(path).items() if places else ():
         (name,) = table['id'].to_pylist()
         if index not in places or self._problems[index].id != name:
@@ -314,13 +314,11 @@ class Writer:
         logged.add(index)
     return logged
 
-  def _stem(self, first: int) -> str:
-    """Returns the beginning of the file names of the block at `first`."""
-    return block_log.stem(self.kind, first // self._manifest.shard_size)
-
-  def _log(self, first: int) -> pathlib.Path:
-    """Returns the log of the block that starts at problem `first`."""
-    return self._directory / f'{self._stem(first)}{block_log.SUFFIX}'
+  def _delete_logs(self, first: int) -> None:
+    """Deletes the logs of the block that starts at problem `first`."""
+    number = first // self._manifest.shard_size
+    for log in block_log.paths_of(self._directory, self.kind, number):
+      log.unlink(missing_ok=True)
 
   def _delete_others(self, shard: manifest_lib.ShardEntry) -> None:
     """Deletes all shards of a shard's block except the file of `shard`.
@@ -328,7 +326,8 @@ class Writer:
     Such files are left over if the process is killed between writing a file and
     listing it in the manifest.
     """
-    stem = self._stem(shard.first)
+    number = shard.first // self._manifest.shard_size
+    stem = block_log.stem(self.kind, number)
     for pattern in (f'{stem}.parquet', f'{stem}-*.parquet'):
       for path in self._directory.glob(pattern):
         if path.name != shard.file:
@@ -342,8 +341,8 @@ class Writer:
     places = self._places(first)
     new = self._logged.intersection(places)
     known = self._failed() | self._reloaded | new
-    # A block without a log has no new record: each of its problems failed, or
-    # its shard, which is complete now, has the records of all others.
+    # Without a new record, each problem of the block failed, or its shard,
+    # which is complete now, has the records of all others.
     if new and known.issuperset(places):
       self._write(first)
       self._logged -= new
@@ -353,17 +352,22 @@ class Writer:
 
   def _write(self, first: int) -> None:
     """Writes the block at `first` to a shard, and lists it in the manifest."""
-    name = self._stem(first)
+    number = first // self._manifest.shard_size
+    name = block_log.stem(self.kind, number)
     old = [x for x in self._manifest.shards if x.first == first]
     if old:
       # The manifest still lists the block's old file, so it must not be
       # overwritten.
       name = f'{name}-{len(self._places(first))}'
     path = self._directory / f'{name}.parquet'
-    # The records come from the disk, as after an interruption. They are in the
-    # order of their problems, so that the bytes of the shard do not depend on
-    # the order of their arrival.
-    rows = block_log.read(self._log(first))
+    # The records come from the disk, as after an interruption, in the order of
+    # their problems: the bytes do not depend on the order of their arrival.
+    rows = block_log.read_block(self._directory, self.kind, number)
+    if lost := self._logged.intersection(self._places(first)) - rows.keys():
+      raise ValueError(
+          f'The logs of {name} in {self._directory} lack the problems '
+          f'{sorted(lost)}; run the collection again.'
+      )
     tables = [reader.read_table(self._directory, x) for x in old]
     tables += [rows[index] for index in sorted(rows)]
     table = pa.concat_tables([x.cast(self.kind.schema) for x in tables])
@@ -378,11 +382,10 @@ class Writer:
         sha256=manifest_lib.hash_file(path),
     )
     self._manifest = self._manifest.with_shard(entry)
-    # The old file and the log may be deleted only after the manifest lists the
-    # new shard.
+    # Only now, since the manifest lists the new shard.
     manifest_lib.save(self._directory, self._manifest)
     self._delete_others(entry)
-    self._log(first).unlink()
+    self._delete_logs(first)
 
 
 class LadderWriter(Writer):
