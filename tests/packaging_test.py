@@ -19,7 +19,7 @@ OURS = ('benchmarks', 'configs', 'experiments', 'routing', 'tests')
 OURS += ('third_party',)
 # Of extras that need not be installed: modules that are not called as what
 # they come with.
-_ELSEWHERE = {'griffe': 'griffelib'}
+_ELSEWHERE = {'griffe': 'griffelib', 'upath': 'universal-pathlib'}
 
 
 def declared(name):
