@@ -71,6 +71,18 @@ class Size:
   repeats: int
 
 
+# What `check` and tests train.
+TINY = Size(
+    batch_size=24,
+    num_steps=4,
+    num_features=10,
+    num_constant=4,
+    hidden=8,
+    num_levels=3,
+    repeats=1,
+)
+
+
 def default_size(repeats: int = 40) -> Size:
   """What `configs/arithmetic_redraft.py:vtrace` trains on the embedded pair."""
   config = arithmetic_redraft.get_config('vtrace')
@@ -168,6 +180,38 @@ def styles(size: Size) -> dict[str, pytorch_twin.Style]:
   }
 
 
+def check(style: pytorch_twin.Style) -> None:
+  """Compares three updates of a style with those of the jitted step.
+
+  They are made at a small size without dropout, whose masks are each library's
+  own, and with steps that are coarse enough to reach the clips.
+
+  Raises:
+    AssertionError: if the losses or the weights differ by more than rounding.
+  """
+  config = get_config(TINY)
+  config.network.dropout = 0.0
+  config.optimizer.learning_rate = config.critics.learning_rate = 0.05
+  config.objective.update(reach_clip=1.1, clip=0.02, entropy_weight=0.03)
+  data, rng = make_data(TINY, 60), np.random.default_rng(0)
+  jitted = Jitted(config, data, TINY.num_constant)
+  given = dataclasses.replace(
+      style, num_constant=TINY.num_constant if style.num_constant else 0
+  )
+  twin = pytorch_twin.Twin(config, jitted.state, data, given)
+  for _ in range(3):
+    rows = rng.choice(60, TINY.batch_size, replace=False)
+    np.testing.assert_allclose(
+        jitted.step(rows), twin.step(rows).numpy(), rtol=1e-5, atol=1e-6
+    )
+  for k, policy in enumerate(twin.policies):
+    np.testing.assert_allclose(
+        jitted.state.params['Dense_0']['kernel'][k],
+        policy.policy.first.weight.T.detach().numpy(),
+        atol=2e-5,
+    )
+
+
 def small_size(repeats: int = 40) -> Size:
   """Where there is little to compute, so that overheads show."""
   return Size(
@@ -252,49 +296,6 @@ _FIGURES = (
     'least_ratio',
     'largest_ratio',
 )
-
-
-def check(style: pytorch_twin.Style) -> None:
-  """Compares three updates of a style with those of the jitted step.
-
-  They are made at a small size without dropout, whose masks are each library's
-  own, and with steps that are coarse enough to reach the clips.
-
-  Raises:
-    AssertionError: if the losses or the weights differ by more than rounding.
-  """
-  size = Size(
-      batch_size=24,
-      num_steps=4,
-      num_features=10,
-      num_constant=4,
-      hidden=8,
-      num_levels=3,
-      repeats=1,
-  )
-  config = get_config(size)
-  config.network.dropout = 0.0
-  config.optimizer.learning_rate = config.critics.learning_rate = 0.05
-  config.objective.update(reach_clip=1.1, clip=0.02, entropy_weight=0.03)
-  data, rng = make_data(size, 60), np.random.default_rng(0)
-  jitted = Jitted(config, data, size.num_constant)
-  given = dataclasses.replace(
-      style, num_constant=size.num_constant if style.num_constant else 0
-  )
-  twin = pytorch_twin.Twin(config, jitted.state, data, given)
-  for _ in range(3):
-    rows = rng.choice(60, size.batch_size, replace=False)
-    np.testing.assert_allclose(
-        jitted.step(rows), twin.step(rows).numpy(), rtol=1e-5, atol=1e-6
-    )
-  for k, policy in enumerate(twin.policies):
-    np.testing.assert_allclose(
-        jitted.state.params['Dense_0']['kernel'][k],
-        policy.policy.first.weight.T.detach().numpy(),
-        atol=2e-5,
-    )
-
-
 _HEADS = (
     *('size', 'B', 'T', 'F', 'constant', 'hidden', 'policies', 'steps / s'),
     *('compiled, s', 'PyTorch', 'steps / s', 'compiled, s'),

@@ -70,7 +70,7 @@ def cluster(config: ml_collections.ConfigDict) -> cluster_lib.Cluster:
 
 
 class Actor:
-  """Collects what it is handed, with engines of its own; runs in Ray.
+  """A process of Ray that answers the problems it is handed, by own engines.
 
   Args:
     make_job: returns the collector, its engines and the kind of its records.

@@ -88,7 +88,7 @@ def needed(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
 
 
 def is_shared(config: ml_collections.ConfigDict, kind: str) -> bool:
-  """Returns whether records of a kind are another run's, and only read here."""
+  """Returns whether records of a kind belong to another run; then read only."""
   return bool(config.data.directory) and kind == config.data.kind
 
 

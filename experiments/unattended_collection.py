@@ -275,7 +275,7 @@ async def collect_missing(
 def _spent(
     meter: meter_lib.Meter, specs: Sequence[costs.RouteSpec], seconds: float
 ) -> str:
-  """Returns what a collection took and how fast each route wrote, in words."""
+  """Returns the seconds that a collection took, and the speed of each route."""
   if not meter.tokens:  # Where other processes hold the engines.
     return f'{seconds:.0f} s.'
   wrote = [

@@ -12,15 +12,7 @@ from benchmarks import pytorch_twin
 from benchmarks import training_step
 from routing.routers import learned
 
-_SIZE = training_step.Size(
-    batch_size=24,
-    num_steps=4,
-    num_features=10,
-    num_constant=4,
-    hidden=8,
-    num_levels=3,
-    repeats=1,
-)
+_SIZE = training_step.TINY
 
 
 _BARS = {'rho_bar': 0.7, 'c_bar': 0.8, 'reach_clip': 1.1, 'clip': 0.02}

@@ -64,7 +64,7 @@ class RenamedFieldsTest(absltest.TestCase):
     workdirs.claim(self.workdir, self.config)
     self.config.launcher = 'ray'
     self.config.ray.actors = 9
-    workdirs.claim(self.workdir, self.config)
+    self.assertEqual(workdirs.claim(self.workdir, self.config), self.workdir)
 
   def test_a_directory_of_before_continues(self):
     self.config.cost_metric = 'decoded_tokens'

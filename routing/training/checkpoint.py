@@ -14,9 +14,8 @@ from typing import Any
 
 from routing.training import state as state_lib
 
-if (
-    TYPE_CHECKING
-):  # Else it is loaded when a run begins: it takes half a second.
+# Loading it takes half a second, so only what trains or resumes does.
+if TYPE_CHECKING:
   import orbax.checkpoint as ocp
 
 # The last checkpoint, and the one before it in case the writing of the last one
