@@ -212,6 +212,11 @@ def running(
     thread.join(60)
 
 
+def untimed(text: str) -> str:
+  """Returns a log without its times of day, which may look like a question."""
+  return re.sub(r'\d{4}-\d\d-\d\dT[\d:.]+Z', '', text)
+
+
 def body(model='router@cost<=0.5', question=QUESTION, **fields):
   """Returns the body of a chat request."""
   return {
