@@ -79,10 +79,10 @@ class FillTest(parameterized.TestCase):
     self.assertEqual(results_page.filled(wrong, self.folder), text)
 
   def test_kept_figures_make_the_rows_of_the_whole_file(self):
-    text = results_page.table(['run', 'methods', 'price'], self.folder)
-    rows = tables.rows(self.results, 'price')
-    for row in rows:
-      self.assertIn(f'| {row[0]} | {row[1]} | {row[2]} | {row[3]} |', text)
+    for metric in self.results['cost_metrics']:
+      text = results_page.table(['run', 'methods', metric], self.folder)
+      for row in tables.rows(self.results, metric):
+        self.assertIn(f'| {row[0]} | {row[1]} | {row[2]} | {row[3]} |', text)
     held = json.loads((self.folder / 'run.json').read_text())
     self.assertNotIn('curve', str(held))
     made = results_page.table(['run', 'made'], self.folder)
@@ -94,7 +94,7 @@ class FillTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('other points', 'other.json does not exist'),
-      ('run methods latency', "no cost metric 'latency'; allowed: price"),
+      ('run methods hours', "no cost metric 'hours'; allowed: flops, price"),
       ('run curves', "Unknown view 'curves'; allowed: methods"),
   )
   def test_what_does_not_exist_is_named(self, words, message):

@@ -72,26 +72,22 @@ _WIDTH = 150  # Of a line of text in the documents.
 
 
 def kept(content: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what tables need of a `results.json` or a `comparison.json`.
-
-  Only the cost metric of the constraint is kept.
-  """
-  metric = content['cost_metric']
-  found = content['cost_metrics'][metric]
-  figures = {
-      name: value for name, value in found.items() if name != 'methods'
-  } | {
-      'methods': {
-          name: {x: y for x, y in method.items() if x in _KEPT}
-          for name, method in found['methods'].items()
-      }
-  }
+  """Returns what tables need of a `results.json` or a `comparison.json`."""
   names = ('schema', 'cost_metric', 'num_problems', 'seeds', 'resamples')
   names += ('reference', 'operating_points', 'points_left_out')
   names += ('refused_points', 'routers')
   # Not rounded: a figure halfway between two would be rounded twice.
   return {name: content[name] for name in names if name in content} | {
-      'cost_metrics': {metric: figures}
+      'cost_metrics': {
+          metric: figures
+          | {
+              'methods': {
+                  name: {x: y for x, y in method.items() if x in _KEPT}
+                  for name, method in figures['methods'].items()
+              }
+          }
+          for metric, figures in content['cost_metrics'].items()
+      }
   }
 
 
