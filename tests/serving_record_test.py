@@ -72,19 +72,21 @@ class RecordTest(absltest.TestCase):
     self.call('hand_over', rest, 12.0, 32.0)
     self.now = 33.0
     self.record.accepted(rest)
-    with self.record.writing(1):
+    with self.record.writing([1]):
       self.now = 37.0
+    with self.record.writing([1, 2]):
+      self.now = 39.0
     self.now = 40.0
     self.record.close()
     rows = self.record.rows()
     # 6 of the 8 seconds from 3 to 11; 20 of the 22 to 33, for two steps.
     self.assertEqual([x['seconds'] for x in rows], [6.0, 10.0, 10.0])
     # Ours: 1 second before the queue and 2 of the first step; 2 of the others
-    # together, 4 to write the second, and 7 from 33 to the end.
+    # together, 4 to write the second, 2 to write both, 7 from 33 to the end.
     self.assertEqual(
-        [x['overhead_ms'] for x in rows], [3_000.0, 5_000.0, 8_000.0]
+        [x['overhead_ms'] for x in rows], [3_000.0, 6_000.0, 9_000.0]
     )
-    self.assertEqual(self.record.overhead, 16.0)
+    self.assertEqual(self.record.overhead, 18.0)
 
   def test_a_call_that_was_given_up_is_no_time_of_ours(self):
     self.record.begin()

@@ -1,8 +1,8 @@
 """The routes of the service, and nothing else."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
+from collections.abc import Sequence
 import json
 import time
 from typing import Annotated
@@ -17,6 +17,7 @@ from starlette import exceptions as starlette_exceptions
 from routing.serving import answering
 from routing.serving import chat_page
 from routing.serving import decision as decision_lib
+from routing.serving import disconnection
 from routing.serving import exchange as exchange_lib
 from routing.serving import gateway
 from routing.serving import keys as keys_lib
@@ -254,34 +255,12 @@ async def _complete(
 
 
 async def _or_gone(request: fastapi.Request, work: Awaitable) -> Any:
-  """Returns the result of `work`, which ends when the client goes away."""
-  # In this task, and not in one of its own: that would begin only when all
-  # others that are ready have run.
-  task, is_over = asyncio.current_task(), False
-
-  def give_up(gone: asyncio.Future) -> None:
-    if not (is_over or gone.cancelled()):
-      task.cancel()
-
-  gone = asyncio.ensure_future(_gone(request))
-  gone.add_done_callback(give_up)
+  """Returns the result of `work`; refuses it once the client has gone away."""
   try:
-    return await work
-  except asyncio.CancelledError:
-    # What was being written is given up by now.
-    if gone.done() and not task.uncancel():
-      _service(request).metrics.unfinished.labels('client gone').inc()
-      raise starlette_exceptions.HTTPException(_CLIENT_GONE) from None
-    raise
-  finally:
-    is_over = True
-    gone.cancel()
-
-
-async def _gone(request: fastapi.Request) -> None:
-  """Returns when the client has closed its connection."""
-  while (await request.receive())['type'] != 'http.disconnect':
-    pass
+    return await disconnection.unless_gone(request.receive, work)
+  except disconnection.ClientGone:
+    _service(request).metrics.unfinished.labels('client gone').inc()
+    raise starlette_exceptions.HTTPException(_CLIENT_GONE) from None
 
 
 class _Stream(responses.StreamingResponse):
@@ -290,8 +269,8 @@ class _Stream(responses.StreamingResponse):
   def __init__(
       self,
       request: fastapi.Request,
-      first: dict[str, Any],
-      events: AsyncIterator[dict[str, Any]],
+      first: list[dict[str, Any]],
+      events: AsyncIterator[list[dict[str, Any]]],
   ):
     super().__init__(
         self._lines(),
@@ -299,7 +278,7 @@ class _Stream(responses.StreamingResponse):
         headers={
             'cache-control': 'no-store',
             'x-accel-buffering': 'no',  # Or a proxy would hold steps back.
-            'x-routing-model': first['model'],
+            'x-routing-model': first[0]['model'],
             'x-routing-metric': _service(request).router.card.metric,
         },
     )
@@ -309,7 +288,11 @@ class _Stream(responses.StreamingResponse):
   async def __call__(self, scope, receive, send) -> None:
     """Sends the stream."""
     try:
-      await super().__call__(scope, receive, send)
+      # Starlette has a group of two tasks instead, which takes longer than a
+      # decision.
+      await disconnection.unless_gone(receive, self.stream_response(send))
+    except disconnection.ClientGone:
+      pass
     finally:
       await self._events.aclose()
       if not self._has_ended:
@@ -319,21 +302,22 @@ class _Stream(responses.StreamingResponse):
   async def _lines(self) -> AsyncIterator[str]:
     """Yields the lines of the events."""
     try:
-      event = self._first
-      yield _line(event)
-      async for event in self._events:
-        yield _line(event)
-      # Of the last chunk.
-      note(self._request, cost=event['routing']['cost'], tokens=event['usage'])
+      chunks = self._first
+      yield _text(chunks)
+      async for chunks in self._events:
+        yield _text(chunks)
+      last = chunks[-1]
+      note(self._request, cost=last['routing']['cost'], tokens=last['usage'])
     except Exception as error:
       # The status is sent already, so that the error is an event.
-      yield _line(_as_refusal(self._request, error).body())
+      yield _text([_as_refusal(self._request, error).body()])
     yield 'data: [DONE]\n\n'
     self._has_ended = True
 
 
-def _line(event: dict[str, Any]) -> str:
-  return f'data: {_DUMPS(event)}\n\n'
+def _text(events: Sequence[dict[str, Any]]) -> str:
+  """Returns server-sent events, which are sent at once."""
+  return ''.join(f'data: {_DUMPS(event)}\n\n' for event in events)
 
 
 def _as_refusal(request: fastapi.Request, error: Exception) -> refusals.Refusal:

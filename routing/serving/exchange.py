@@ -124,8 +124,10 @@ class Exchange:
       self._finish(answer)
     return self._format.whole(answers)
 
-  async def events(self) -> AsyncIterator[dict[str, Any]]:
-    """Yields the chunks of a stream; the last one has usage and routing.
+  async def events(self) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yields the chunks of a stream, those of steps that came together in one.
+
+    The last chunk has usage and routing.
 
     Raises:
       refusals.Refusal: if an answer fails.
@@ -135,18 +137,30 @@ class Exchange:
         answers = [await self._open(stack, x) for x in self.questions]
         left = len(answers)
         async with contextlib.aclosing(_merged(answers)) as merged:
-          async for index, step in merged:
+          async for index, steps in merged:
             answer = answers[index]
-            if step is None:
+            if not steps:
               left -= 1
-              for chunk in self._ended(index, answer, answers, not left):
-                yield chunk
+              yield list(self._ended(index, answer, answers, not left))
             elif not answer.is_stopped:
-              # It is asked for the next one when this one was sent.
-              with answer.writing.record.writing(answer.num_sent):
-                yield self._format.step(index, answer, step, self._stops)
+              first, record = answer.num_sent, answer.writing.record
+              chunks = self._chunks(index, answer, steps)
+              # It is asked for the next ones when these were sent.
+              with record.writing(range(first, answer.num_sent)):
+                yield chunks
               if answer.is_stopped:
                 await answer.writing.end()
+
+  def _chunks(
+      self, index: int, answer: openai_answers.Answer, steps: list[types.Step]
+  ) -> list[dict[str, Any]]:
+    """Returns the chunks of steps, up to a stop string."""
+    chunks = []
+    for step in steps:
+      if not answer.is_stopped:
+        with answer.writing.record.writing([answer.num_sent]):
+          chunks.append(self._format.step(index, answer, step, self._stops))
+    return chunks
 
   async def _open(
       self, stack: contextlib.AsyncExitStack, question: writing_lib.Question
@@ -158,7 +172,7 @@ class Exchange:
   async def _read(self, answer: openai_answers.Answer) -> None:
     """Reads an answer to its end, or to a stop string."""
     writing = answer.writing
-    async for _ in writing.steps():
+    async for _ in writing.runs():
       # The whole text, since another model may have begun anew.
       if stop_strings.end(writing.record.text, self._stops) is not None:
         await writing.end()
@@ -187,7 +201,7 @@ class Exchange:
     """Keeps a finished answer, and counts it."""
     service, record = self.service, answer.writing.record
     record.close()
-    with record.writing(max(len(record.steps) - 1, 0)):
+    with record.writing([max(len(record.steps) - 1, 0)]):
       service.remember(answer.question, answer.writing)
       service.metrics.add(
           self.choice.name,
@@ -199,21 +213,26 @@ class Exchange:
 
 async def _merged(
     answers: Sequence[openai_answers.Answer],
-) -> AsyncIterator[tuple[int, types.Step | None]]:
-  """Yields (index, step) of several answers as they come; None = ended.
+) -> AsyncIterator[tuple[int, list[types.Step]]]:
+  """Yields (index, steps) of several answers as they come; no steps = ended.
 
   Raises:
     Exception: the first error of any of them.
   """
-  found: asyncio.Queue[tuple[int, types.Step | Exception | None]] = (
+  if len(answers) == 1:  # Mostly so; one can be waited for without a task.
+    async for steps in answers[0].writing.runs():
+      yield 0, steps
+    yield 0, []
+    return
+  found: asyncio.Queue[tuple[int, list[types.Step] | Exception]] = (
       asyncio.Queue()
   )
 
   async def read(index: int, answer: openai_answers.Answer) -> None:
     try:
-      async for step in answer.writing.steps():
-        found.put_nowait((index, step))
-      found.put_nowait((index, None))
+      async for steps in answer.writing.runs():
+        found.put_nowait((index, steps))
+      found.put_nowait((index, []))
     except Exception as error:  # It is raised below, where the client is.
       found.put_nowait((index, error))
 
@@ -227,7 +246,7 @@ async def _merged(
       index, item = await found.get()
       if isinstance(item, Exception):
         raise item
-      left -= item is None
+      left -= not item
       yield index, item
   finally:
     for task in tasks:

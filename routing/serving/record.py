@@ -116,6 +116,8 @@ class Record(watching.Watcher):
     self.text = ''
     self._shown: list[str] = []  # Text of each step that was shown.
     self._extras: dict[int, Extra] = {}
+    # What the steps have cost, which is told twice; see `row`.
+    self._priced: dict[int, tuple[list[types.Usage], dict[str, float]]] = {}
     self._told: list[types.Usage] = []  # Of the call in progress.
     self._ahead: list[types.Step] = []  # Shown before its call has ended.
     self._place = 0  # Of the next step that the call in progress tells.
@@ -271,17 +273,19 @@ class Record(watching.Watcher):
     self._times.split(now, self.waited, last)
 
   @contextlib.contextmanager
-  def writing(self, index: int) -> Iterator[None]:
-    """Adds the time of the context to what we needed for a step.
+  def writing(self, indices: Sequence[int]) -> Iterator[None]:
+    """Adds the time of the context to what we needed for some steps, equally.
 
     Args:
-      index: of the step.
+      indices: of the steps.
     """
     start = self._clock()
     try:
       yield
     finally:
-      self._times.ours[index] += self._clock() - start
+      seconds = self._clock() - start
+      for index in indices:
+        self._times.ours[index] += seconds / len(indices)
 
   @property
   def overhead(self) -> float:
@@ -338,13 +342,16 @@ class Record(watching.Watcher):
   def row(self, index: int, step: types.Step) -> dict[str, Any]:
     """Returns a step of the answer as a JSON-like mapping."""
     extra = self._extras.get(index, Extra())
+    usages = [step.usage, *extra.usages]
+    if index not in self._priced or self._priced[index][0] != usages:
+      self._priced[index] = usages, self._cost(usages)
     return {
         'step': index,
         'model': self._specs[step.route].name,
         'tokens': step.num_tokens,
         'score': extra.score,
         'threshold': extra.threshold,
-        'cost': self._cost([step.usage, *extra.usages]),
+        'cost': dict(self._priced[index][1]),
         'wasted_tokens': extra.tokens,
     }
 

@@ -68,17 +68,26 @@ class Writing:
     self._task = asyncio.get_running_loop().create_task(self._run())
     self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
 
-  async def steps(self) -> AsyncIterator[types.Step]:
-    """Yields the steps of the answer as they come.
+  async def runs(self) -> AsyncIterator[list[types.Step]]:
+    """Yields the steps of the answer as they come, in runs of one or more.
 
-    If another model has to begin anew, steps come again from the first;
-    `record` then has the right ones. That is never so where steps are shown.
+    Those that came since the last run are in one: a model that has taken over
+    may write several in one call. If another model has to begin anew, steps
+    come again from the first; `record` then has the right ones. That is never
+    so where steps are shown.
 
     Raises:
       refusals.Refusal: if the answer fails.
     """
-    while (step := await self._steps.get()) is not None:
-      yield step
+    is_over = False
+    while not is_over:
+      run = [await self._steps.get()]
+      while not self._steps.empty():
+        run.append(self._steps.get_nowait())
+      if is_over := run[-1] is None:
+        run.pop()
+      if run:
+        yield run
     if not self._task.cancelled():  # Given up by `end`.
       await self._task
 
