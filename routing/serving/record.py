@@ -118,6 +118,7 @@ class Record(watching.Watcher):
     self._extras: dict[int, Extra] = {}
     # What the steps have cost, which is told twice; see `row`.
     self._priced: dict[int, tuple[list[types.Usage], dict[str, float]]] = {}
+    self._sums: tuple[int, dict[str, float]] = -1, {}  # Of so many calls.
     self._told: list[types.Usage] = []  # Of the call in progress.
     self._ahead: list[types.Step] = []  # Shown before its call has ended.
     self._place = 0  # Of the next step that the call in progress tells.
@@ -315,7 +316,9 @@ class Record(watching.Watcher):
 
   def cost(self) -> dict[str, float]:
     """Returns cost metric -> cost of all calls that have ended."""
-    return self._cost(self.calls)
+    if self._sums[0] != len(self.calls):  # Asked for by several.
+      self._sums = len(self.calls), self._cost(self.calls)
+    return dict(self._sums[1])
 
   def rows(self) -> list[dict[str, Any]]:
     """Returns one JSON-like mapping per step of the answer, with its times.
