@@ -140,7 +140,6 @@ class HistoryTest(parameterized.TestCase):
   def test_untrained_critics_return_zero(self):
     critics = networks.make_critics(_CONFIG)
 
-
     @jax.jit
     def initial(key):
       params = networks.init_params(key, critics, 5)

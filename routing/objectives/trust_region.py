@@ -231,8 +231,8 @@ def update(
     and `kl` at the new parameters, and `scale`, the share of the step taken.
   """
   start, unravel = flatten_util.ravel_pytree(params)
-  # Jitted here, although the whole update is, because a jitted function is traced
-  # once, however often it is called. It is called in ten places below.
+  # Jitted, although the whole update is too, because a jitted function is
+  # traced once, and this one is called in ten places below.
   evaluate = jax.jit(lambda x: jnp.stack(surrogates(unravel(x))))
   # One forward pass serves both gradients: rows 0, 1 of the Jacobian, [3, P].
   (_, excess, _), pullback = jax.vjp(evaluate, start)
