@@ -61,9 +61,7 @@ class DualTest(parameterized.TestCase):
 
   @parameterized.product(r=(-0.4, 0.3), c=(-0.3, -0.1, 0.1), scale=(1e-2, 30.0))
   def test_multipliers_scale_with_the_loss(self, r, c, scale):
-    solve = lambda k: _solve_dual(
-        1.5 * k**2, r * k, 1.6, c, _MAX_KL
-    )
+    solve = lambda k: _solve_dual(1.5 * k**2, r * k, 1.6, c, _MAX_KL)
     want = scale * np.array(solve(1.0))
     np.testing.assert_allclose(solve(scale), want, rtol=1e-4, atol=1e-6)
 
