@@ -245,11 +245,8 @@ def update(
     _, curvature = jax.jvp(kl_gradient, (start,), (x,))
     return curvature + damping * x
 
-  @jax.jit
-  def solve(x):
-    return linalg.cg(multiply, x, tol=1e-6, maxiter=num_iterations)[0]
-
-  step, correction, metrics = propose(g, b, excess, max_kl, solve)
+  solve = lambda x: linalg.cg(multiply, x, tol=1e-6, maxiter=num_iterations)[0]
+  step, correction, metrics = propose(g, b, excess, max_kl, jax.jit(solve))
   metrics['scale'], new = _search(
       evaluate,
       start,
