@@ -18,6 +18,7 @@ from routing.lm import tokenizer as tokenizer_lib
 from routing.shards import reader
 
 _ROOT = pathlib.Path(__file__).parents[1]
+_init_params = jax.jit(decoder.init_params, static_argnums=0)
 _SHAPES = {'small': (8, 1), 'large': (16, 2)}  # Hidden size, layers.
 
 
@@ -33,7 +34,7 @@ def _save_pair(directory: pathlib.Path) -> None:
         head_dim=32,
         mlp_size=8,
     )
-    params = decoder.init_params(shape, jax.random.key(seed))
+    params = _init_params(shape, jax.random.key(seed))
     export.save_pretrained(directory / name, shape, params)
 
 

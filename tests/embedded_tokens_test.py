@@ -4,6 +4,7 @@ import asyncio
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import numpy as np
 
 from routing.engines import engine as engine_lib
@@ -17,6 +18,7 @@ from tests import embedded_test
 _QUESTIONS = [p.question for p in arithmetic.load(1, test=12)['test']]
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _LENGTH = 96
+_APPLY = jax.jit(decoder.Decoder(embedded_test._CONFIG).apply)
 
 
 def _run(use, **fields):
@@ -36,7 +38,7 @@ def _run(use, **fields):
 
 def _whole(tokens):
   """Returns `[n, V]` log-probabilities from one pass without a cache."""
-  logits, _, _ = decoder.Decoder(embedded_test._CONFIG).apply(
+  logits, _, _ = _APPLY(
       {'params': embedded_test._params()},
       np.array([tokens]),
       np.arange(len(tokens))[None],

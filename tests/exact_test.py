@@ -94,7 +94,7 @@ class ExactOutcomesTest(parameterized.TestCase):
     rng = np.random.default_rng(num_routes)
     batch = _batch(rng, 6, 4, num_routes)
     logits = 2 * rng.normal(size=(6, 4, num_routes)).astype(np.float32)
-    got = exact.exact_outcomes(jnp.asarray(logits), batch)
+    got = jax.jit(exact.exact_outcomes)(logits, batch)
     probabilities = _softmax(logits)
     for n in range(6):
       expected = sum(
@@ -112,11 +112,12 @@ class ExactOutcomesTest(parameterized.TestCase):
     # In double precision, so that a difference of 1e-5 is not rounded away.
     with jax.enable_x64(True):
 
+      @jax.jit
       def value(x):
         got = exact.exact_outcomes(x, batch)
         return jnp.mean(got.correct - 0.7 * got.cost + 0.3 * got.loss)
 
-      gradient = np.asarray(jax.grad(value)(jnp.asarray(logits)))
+      gradient = np.asarray(jax.jit(jax.grad(value))(logits))
       for where in np.ndindex(logits.shape):
         nudge = np.zeros_like(logits)
         nudge[where] = 1e-5
@@ -130,9 +131,9 @@ class ExactOutcomesTest(parameterized.TestCase):
     rng = np.random.default_rng(10 + num_routes)
     batch = _batch(rng, 1, 3, num_routes, is_full=True)
     logits = rng.normal(size=(1, 3, num_routes)).astype(np.float32)
-    gradient = jax.grad(lambda x: exact.exact_outcomes(x, batch).correct.sum())(
-        jnp.asarray(logits)
-    )[0]
+    gradient = jax.jit(
+        jax.grad(lambda x: exact.exact_outcomes(x, batch).correct.sum())
+    )(logits)[0]
     estimates = _reinforce(rng, _softmax(logits)[0], batch, 100_000)
     mean = estimates.mean(axis=0)
     error = estimates.std(axis=0) / np.sqrt(len(estimates))
@@ -144,23 +145,23 @@ class ExactOutcomesTest(parameterized.TestCase):
   def test_padding_changes_nothing(self):
     rng = np.random.default_rng(0)
     batch = _batch(rng, 5, 4, 2)
-    logits = jnp.asarray(rng.normal(size=(5, 4, 2)).astype(np.float32))
+    logits = rng.normal(size=(5, 4, 2)).astype(np.float32)
     padded = jax.tree.map(
         lambda x: np.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)), batch
     )
     padded = padded.replace(widths=(1,) * 7)
     # Padding may be anything, even NaN.
-    wide = jnp.pad(logits, [(0, 0), (0, 3), (0, 0)], constant_values=np.nan)
+    wide = np.pad(logits, [(0, 0), (0, 3), (0, 0)], constant_values=np.nan)
 
+    @jax.jit
     def value(x, b):
       got = exact.exact_outcomes(x, b)
       return jnp.mean(got.correct - got.cost) + exact.mean_entropy(x, b.mask)
 
     self.assertEqual(value(wide, padded), value(logits, batch))
-    gradient = jax.grad(value)(wide, padded)
-    np.testing.assert_array_equal(
-        gradient[:, :4], jax.grad(value)(logits, batch)
-    )
+    slope = jax.jit(jax.grad(value))
+    gradient = np.asarray(slope(wide, padded))
+    np.testing.assert_array_equal(gradient[:, :4], slope(logits, batch))
     np.testing.assert_array_equal(gradient[:, 4:], 0.0)
 
   @parameterized.parameters(100.0, -100.0)
@@ -168,7 +169,8 @@ class ExactOutcomesTest(parameterized.TestCase):
     # Handing over surely at step 0, or never: probabilities underflow to 0, and
     # the gradient must be 0 or small, not NaN.
     batch = _batch(np.random.default_rng(0), 4, 8, 2, is_full=True)
-    logits = jnp.zeros((4, 8, 2)).at[..., 1].set(preference)
+    logits = np.zeros((4, 8, 2), np.float32)
+    logits[..., 1] = preference
     with jax.debug_nans(True):
       got = exact.exact_outcomes(logits, batch)
       gradient = jax.grad(

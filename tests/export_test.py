@@ -18,6 +18,7 @@ from routing.tasks import counters
 _CONFIG = decoder.DecoderConfig(
     len(tokenizer_lib.VOCABULARY), 16, 2, 4, 2, 32, 24
 )
+_init_params = jax.jit(decoder.init_params, static_argnums=0)
 _MODELS = ('small', 'large')
 
 
@@ -25,7 +26,7 @@ class ExportTest(parameterized.TestCase):
 
   def test_saved_and_loaded(self):
     directory = pathlib.Path(self.create_tempdir().full_path) / 'model'
-    params = decoder.init_params(_CONFIG, jax.random.key(0))
+    params = _init_params(_CONFIG, jax.random.key(0))
     export.save_pretrained(directory, _CONFIG, params)
     config, loaded = export.load_pretrained(directory)
     self.assertEqual(config, _CONFIG)
@@ -34,7 +35,7 @@ class ExportTest(parameterized.TestCase):
   def test_an_older_model_is_replaced(self):
     directory = pathlib.Path(self.create_tempdir().full_path) / 'model'
     for seed in (0, 1):
-      params = decoder.init_params(_CONFIG, jax.random.key(seed))
+      params = _init_params(_CONFIG, jax.random.key(seed))
       export.save_pretrained(directory, _CONFIG, params)
     _, loaded = export.load_pretrained(directory)
     chex.assert_trees_all_equal(loaded, params)

@@ -28,6 +28,7 @@ from routing.tasks import counters
 _SHAPE = decoder.DecoderConfig(
     len(tokenizer_lib.VOCABULARY), 32, 1, 1, 1, 32, 16
 )
+_init_params = jax.jit(decoder.init_params, static_argnums=0)
 _TASKS = [counters.to_exercise(p) for p in arithmetic.load(1, test=8)['test']]
 # P gets 27, then Q loses 13; asked for P.
 _TASK = counters.Exercise(
@@ -38,7 +39,7 @@ _TASK = counters.Exercise(
 @functools.cache
 def _untrained():
   """Returns shape and parameters of an untrained reward model."""
-  trunk = decoder.init_params(_SHAPE, jax.random.key(0))
+  trunk = _init_params(_SHAPE, jax.random.key(0))
   # Far from zero, so that scores differ.
   trunk = jax.tree.map(lambda x: 2.0 * x, trunk)
   return reward_head.init_params(_SHAPE, trunk, jax.random.key(1))
@@ -192,7 +193,7 @@ class TrainTest(parameterized.TestCase):
   def test_command_writes_a_model_and_its_card(self):
     pair = pathlib.Path(self.create_tempdir().full_path)
     for seed, name in enumerate(train_reward_head.MODELS):
-      params = decoder.init_params(_SHAPE, jax.random.key(seed))
+      params = _init_params(_SHAPE, jax.random.key(seed))
       export.save_pretrained(pair / name, _SHAPE, params)
     workdir = pathlib.Path(self.create_tempdir().full_path)
     config = arithmetic_reward.get_config('smoke')

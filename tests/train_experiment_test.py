@@ -21,6 +21,7 @@ from routing.features import observation
 from routing.shards import reader
 from routing.shards import writer as writer_lib
 from routing.training import metrics as metrics_lib
+from tests import commands_test
 from tests import scripted_pair
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -186,28 +187,29 @@ class TrainTest(absltest.TestCase):
       training_data.load(_config(), self.workdir)
 
   def test_a_bad_call_prints_one_line_and_fails(self):
+    words = [
+        '--config=configs/arithmetic.py:smoke',
+        f'--workdir={self.workdir}',
+    ]
+    # What is found before `main` is told in this process, which is quicker.
     for override, message in (
         ('--config.num_step=3', "Did you mean 'num_steps'"),
         ('--config.bugdet=3', "no field 'bugdet'. Fields: batch_size,"),
-        ('--config.objective.levels=(0.01,)', 'objective.levels has 0.01'),
     ):
-      done = subprocess.run(
-          [
-              sys.executable,
-              '-m',
-              'experiments.train',
-              '--config=configs/arithmetic.py:smoke',
-              f'--workdir={self.workdir}',
-              override,
-          ],
-          cwd=_ROOT,
-          capture_output=True,
-          text=True,
-          check=False,
-      )
-      self.assertNotEqual(done.returncode, 0)
-      self.assertIn(message, done.stderr.splitlines()[-1])
-      self.assertNotIn('Traceback', done.stderr)
+      said = commands_test.fault('experiments.train', [*words, override])
+      self.assertIn(message, said)
+      self.assertLen(said.splitlines(), 1)
+    override = '--config.objective.levels=(0.01,)'
+    done = subprocess.run(
+        [sys.executable, '-m', 'experiments.train', *words, override],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    self.assertNotEqual(done.returncode, 0)
+    self.assertIn('objective.levels has 0.01', done.stderr.splitlines()[-1])
+    self.assertNotIn('Traceback', done.stderr)
 
 
 if __name__ == '__main__':

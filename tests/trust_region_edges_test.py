@@ -10,6 +10,13 @@ from scipy import optimize
 from routing.objectives import trust_region
 
 _MAX_KL = 0.02
+_solve_dual = jax.jit(trust_region.solve_dual)
+
+
+def _update(params, surrogates, **kwargs):
+  """`trust_region.update` in one program, and what it returns in NumPy."""
+  update = lambda params: trust_region.update(params, surrogates, **kwargs)
+  return jax.device_get(jax.jit(update)(params))
 
 
 def best_dual(q, r, s, c, max_kl):
@@ -40,7 +47,7 @@ class DualTest(parameterized.TestCase):
   def test_equals_a_search(self, r, c):
     # q s > r^2, and the ball of radius sqrt(2 * .02 * s) reaches .253.
     q, s = 1.5, 1.6
-    lam, nu = trust_region.solve_dual(q, r, s, c, _MAX_KL)
+    lam, nu = _solve_dual(q, r, s, c, _MAX_KL)
     want = best_dual(q, r, s, c, _MAX_KL)
     np.testing.assert_allclose(lam, want[0], rtol=2e-3)
     np.testing.assert_allclose(nu, want[1], rtol=2e-3, atol=2e-3)
@@ -49,20 +56,18 @@ class DualTest(parameterized.TestCase):
     # q = s = 1, r = 0: lam is sqrt(q / (2 kl)) = 5 while the constraint is
     # slack. At c = .12, B = .04 - .0144 = .16^2, lam = 1 / .16 and nu = lam c.
     for c, lam, nu in ((-0.1, 5.0, 0.0), (0.12, 6.25, 0.75), (0.0, 5.0, 0.0)):
-      got = trust_region.solve_dual(1.0, 0.0, 1.0, c, _MAX_KL)
+      got = _solve_dual(1.0, 0.0, 1.0, c, _MAX_KL)
       np.testing.assert_allclose(got, (lam, nu), rtol=1e-5, atol=1e-6)
 
   @parameterized.product(r=(-0.4, 0.3), c=(-0.3, -0.1, 0.1), scale=(1e-2, 30.0))
   def test_multipliers_scale_with_the_loss(self, r, c, scale):
-    solve = lambda k: trust_region.solve_dual(
-        1.5 * k**2, r * k, 1.6, c, _MAX_KL
-    )
+    solve = lambda k: _solve_dual(1.5 * k**2, r * k, 1.6, c, _MAX_KL)
     want = scale * np.array(solve(1.0))
     np.testing.assert_allclose(solve(scale), want, rtol=1e-4, atol=1e-6)
 
   @parameterized.parameters(-0.2, 0.0, 0.1)
   def test_multipliers_without_a_gradient_are_finite(self, c):
-    lam, nu = trust_region.solve_dual(0.0, 0.0, 0.0, c, _MAX_KL)
+    lam, nu = _solve_dual(0.0, 0.0, 0.0, c, _MAX_KL)
     self.assertTrue(np.isfinite(lam) and np.isfinite(nu))
     self.assertGreater(lam, 0)
 
@@ -70,12 +75,12 @@ class DualTest(parameterized.TestCase):
     # g = b: q = r = s = 1. A step that lowers the loss lowers the constraint,
     # too, so that the constraint is slack.
     for c in (-0.1, 0.1):
-      lam, nu = trust_region.solve_dual(1.0, 1.0, 1.0, c, _MAX_KL)
+      lam, nu = _solve_dual(1.0, 1.0, 1.0, c, _MAX_KL)
       np.testing.assert_allclose(lam, 5.0, rtol=1e-3)
       np.testing.assert_allclose(nu, 0.0, atol=1e-3)
     # g = -b and c = -.1: the step goes as far as the constraint allows. A is at
     # least 1e-6 q, so lam = sqrt(1e-6 / (.04 - .01)) and nu = -.1 lam + 1.
-    lam, nu = trust_region.solve_dual(1.0, -1.0, 1.0, -0.1, _MAX_KL)
+    lam, nu = _solve_dual(1.0, -1.0, 1.0, -0.1, _MAX_KL)
     small = np.sqrt(1e-6 / 0.03)
     np.testing.assert_allclose(lam, small, rtol=1e-3)
     np.testing.assert_allclose(nu, 1 - 0.1 * small, rtol=1e-4)
@@ -131,8 +136,8 @@ class SearchTest(parameterized.TestCase):
   def test_ten_backtracks_by_a_fifth_are_the_default(self, factor, num):
     # .2 * .8^10 = .02147 has a divergence of .00023 + factor * 9.9e-6, which
     # is .01994 or .0388; .2 * .8^11 of the latter .0199.
-    params = jnp.array([0.0])
-    update = lambda **kwargs: trust_region.update(
+    params = np.zeros(1, np.float32)
+    update = lambda **kwargs: _update(
         params, self.steep(factor), max_kl=_MAX_KL, damping=0.0, **kwargs
     )
     new, metrics = update()
@@ -149,8 +154,8 @@ class SearchTest(parameterized.TestCase):
   def test_default_damping_is_a_hundredth(self):
     plain = lambda x: (-x[0], jnp.float32(-1.0), x[0] ** 2 / 2)
     for kwargs, curvature in (({}, 1.01), (dict(damping=0.21), 1.21)):
-      new, metrics = trust_region.update(
-          jnp.array([0.0]), plain, max_kl=_MAX_KL, **kwargs
+      new, metrics = _update(
+          np.zeros(1, np.float32), plain, max_kl=_MAX_KL, **kwargs
       )
       np.testing.assert_allclose(new, 0.2 / np.sqrt(curvature), rtol=1e-5)
       np.testing.assert_allclose(metrics['loss'], -new[0], rtol=1e-6)
@@ -158,28 +163,28 @@ class SearchTest(parameterized.TestCase):
       self.assertEqual((metrics['scale'], metrics['excess']), (1.0, -1.0))
 
   def test_ten_iterations_are_the_default(self):
-    weights = jnp.array(2.0 ** np.arange(14))
-    slopes = jnp.array(np.random.default_rng(0).normal(size=14), jnp.float32)
+    weights = np.float32(2.0 ** np.arange(14))
+    slopes = np.float32(np.random.default_rng(0).normal(size=14))
     surrogates = lambda x: (
         slopes @ x,
         jnp.float32(-1.0),
         jnp.sum(weights * x**2) / 2,
     )
-    update = lambda **kwargs: trust_region.update(
-        jnp.zeros(14), surrogates, max_kl=_MAX_KL, **kwargs
+    update = lambda **kwargs: _update(
+        np.zeros(14, np.float32), surrogates, max_kl=_MAX_KL, **kwargs
     )[0]
     plain = update()
     np.testing.assert_array_equal(plain, update(num_iterations=10))
     for num in (9, 11):
-      self.assertGreater(jnp.abs(plain - update(num_iterations=num)).max(), 0)
+      self.assertGreater(np.abs(plain - update(num_iterations=num)).max(), 0)
 
   def test_a_step_over_a_curved_constraint_is_corrected(self):
     # The start is on the constraint. A step of .2 exceeds it, since x_1 + x_0^2
     # is .04. Corrected by .08, it leaves the trust region. A step of .16,
     # corrected by .0512, does not.
     surrogates = lambda x: (-x[0], x[1] + x[0] ** 2, jnp.sum(x**2) / 2)
-    new, metrics = trust_region.update(
-        jnp.zeros(2), surrogates, max_kl=_MAX_KL, damping=0.0
+    new, metrics = _update(
+        np.zeros(2, np.float32), surrogates, max_kl=_MAX_KL, damping=0.0
     )
     np.testing.assert_allclose(new, [0.16, -0.0512], rtol=1e-4)
     np.testing.assert_allclose(metrics['scale'], 0.8, rtol=1e-6)
@@ -190,23 +195,23 @@ class SearchTest(parameterized.TestCase):
     # divergence is slightly below its quadratic model, so that rounding does
     # not shorten the step.
     up = lambda x: (-x[0], 1.0 + x[0], x[0] ** 2 / 2 - x[0] ** 4)
-    new, metrics = trust_region.update(
-        jnp.zeros(1), up, max_kl=_MAX_KL, damping=0.0
+    new, metrics = _update(
+        np.zeros(1, np.float32), up, max_kl=_MAX_KL, damping=0.0
     )
     np.testing.assert_allclose(new, -0.2, rtol=1e-5)
     self.assertTrue(metrics['is_recovery'])
     np.testing.assert_allclose(metrics['loss'], 0.2, rtol=1e-5)
     # If the constraint falls to first order only, no step is taken.
     worse = lambda x: (-x[0], 1.0 + x[0] + 1e4 * x[0] ** 2, x[0] ** 2 / 2)
-    new, metrics = trust_region.update(
-        jnp.zeros(1), worse, max_kl=_MAX_KL, damping=0.0
+    new, metrics = _update(
+        np.zeros(1, np.float32), worse, max_kl=_MAX_KL, damping=0.0
     )
     self.assertEqual((metrics['scale'], new[0]), (0.0, 0.0))
 
   def test_a_constant_constraint_at_zero_allows_the_full_step(self):
     surrogates = lambda x: (-x[0], 0.0 * x[0], x[0] ** 2 / 2 - x[0] ** 4)
-    new, metrics = trust_region.update(
-        jnp.zeros(1), surrogates, max_kl=_MAX_KL, damping=0.0
+    new, metrics = _update(
+        np.zeros(1, np.float32), surrogates, max_kl=_MAX_KL, damping=0.0
     )
     np.testing.assert_allclose(new, 0.2, rtol=1e-5)
     self.assertEqual((metrics['scale'], metrics['excess']), (1.0, 0.0))
@@ -220,8 +225,8 @@ class SearchTest(parameterized.TestCase):
           jnp.float32(-1.0),
           x[0] ** 2 / 2,
       )
-      _, metrics = trust_region.update(
-          jnp.zeros(1), surrogates, max_kl=_MAX_KL, damping=0.01
+      _, metrics = _update(
+          np.zeros(1, np.float32), surrogates, max_kl=_MAX_KL, damping=0.01
       )
       self.assertEqual(metrics['scale'], scale)
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from routing.objectives import vtrace
 
+_targets = jax.jit(vtrace.targets_and_advantages)
+
 
 def _draw(seed, batch_size=6, num_steps=5):
   """Returns values, rewards, ratios and mask of random trajectories."""
@@ -48,11 +50,11 @@ class TargetsTest(parameterized.TestCase):
     # v_1 = 2 + 1 * (3 + 0 - 2) = 3; advantage 1 * (3 + 0 - 2) = 1.
     # v_0 = 1 + 1/2 * (0 + 2 - 1) + 1/2 * (3 - 2) = 2;
     # advantage 1/2 * (0 + 3 - 1) = 1.
-    targets, advantages = vtrace.targets_and_advantages(
-        jnp.array([[1.0, 2.0]]),
-        jnp.array([[0.0, 3.0]]),
-        jnp.array([[0.5, 4.0]]),
-        jnp.ones((1, 2), bool),
+    targets, advantages = _targets(
+        np.float32([[1.0, 2.0]]),
+        np.float32([[0.0, 3.0]]),
+        np.float32([[0.5, 4.0]]),
+        np.ones((1, 2), bool),
     )
     np.testing.assert_allclose(targets, [[2.0, 3.0]], rtol=1e-6)
     np.testing.assert_allclose(advantages, [[1.0, 1.0]], rtol=1e-6)
@@ -60,9 +62,7 @@ class TargetsTest(parameterized.TestCase):
   @parameterized.parameters((1.0, 1.0), (2.0, 0.5), (np.inf, np.inf))
   def test_equals_a_plain_loop(self, rho_bar, c_bar):
     values, rewards, ratios, mask = _draw(0)
-    got = jax.jit(vtrace.targets_and_advantages)(
-        values, rewards, ratios, mask, rho_bar=rho_bar, c_bar=c_bar
-    )
+    got = _targets(values, rewards, ratios, mask, rho_bar=rho_bar, c_bar=c_bar)
     for n, length in enumerate(mask.sum(axis=1)):
       expected = _loop(values[n], rewards[n], ratios[n], length, rho_bar, c_bar)
       for x, y in zip(got, expected, strict=True):
@@ -74,9 +74,7 @@ class TargetsTest(parameterized.TestCase):
       warnings.simplefilter('ignore')
       import rlax
     values, rewards, ratios, mask = _draw(1)
-    targets, advantages = vtrace.targets_and_advantages(
-        values, rewards, ratios, mask
-    )
+    targets, advantages = _targets(values, rewards, ratios, mask)
     for n, length in enumerate(mask.sum(axis=1)):
       if not length:
         continue
@@ -97,9 +95,7 @@ class TargetsTest(parameterized.TestCase):
 
   def test_ratios_of_one_give_monte_carlo_returns(self):
     values, rewards, ratios, mask = _draw(2)
-    targets, advantages = vtrace.targets_and_advantages(
-        values, rewards, np.ones_like(ratios), mask
-    )
+    targets, advantages = _targets(values, rewards, np.ones_like(ratios), mask)
     earned = rewards * mask
     returns = np.cumsum(earned[:, ::-1], axis=1)[:, ::-1]
     np.testing.assert_allclose(targets, returns, atol=1e-5)
@@ -107,28 +103,22 @@ class TargetsTest(parameterized.TestCase):
 
   def test_ratios_of_zero_give_the_critics_values(self):
     values, rewards, ratios, mask = _draw(3)
-    targets, advantages = vtrace.targets_and_advantages(
-        values, rewards, np.zeros_like(ratios), mask
-    )
+    targets, advantages = _targets(values, rewards, np.zeros_like(ratios), mask)
     np.testing.assert_array_equal(targets, values * mask)
     np.testing.assert_array_equal(advantages, 0.0)
 
   def test_padding_may_be_anything(self):
     values, rewards, ratios, mask = _draw(4)
-    expected = vtrace.targets_and_advantages(values, rewards, ratios, mask)
+    expected = _targets(values, rewards, ratios, mask)
     dirty = (np.where(mask, x, np.nan) for x in (values, rewards, ratios))
-    got = vtrace.targets_and_advantages(*dirty, mask)
+    got = _targets(*dirty, mask)
     np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(np.asarray(got)[:, ~mask], 0.0)
 
   def test_outputs_have_no_gradient(self):
     values, rewards, ratios, mask = _draw(5)
-    gradients = jax.grad(
-        lambda v, r: sum(
-            x.sum() for x in vtrace.targets_and_advantages(v, rewards, r, mask)
-        ),
-        argnums=(0, 1),
-    )(values, ratios)
+    total = lambda v, r: sum(x.sum() for x in _targets(v, rewards, r, mask))
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(values, ratios)
     np.testing.assert_array_equal(gradients, 0.0)
 
 
@@ -157,9 +147,11 @@ class OffPolicyTest(parameterized.TestCase):
 
   def _mean_estimate(self, values, **kwargs):
     """Returns the mean of the estimates from single trajectories."""
-    each = jax.vmap(
-        lambda *row: vtrace.expected_return(
-            values[None], *(x[None] for x in row), **kwargs
+    each = jax.jit(
+        jax.vmap(
+            lambda *row: vtrace.expected_return(
+                values[None], *(x[None] for x in row), **kwargs
+            )
         )
     )(self.rewards, self.ratios, self.mask)
     return self.action_probabilities @ np.asarray(each)

@@ -231,7 +231,9 @@ def update(
     and `kl` at the new parameters, and `scale`, the share of the step taken.
   """
   start, unravel = flatten_util.ravel_pytree(params)
-  evaluate = lambda x: jnp.stack(surrogates(unravel(x)))
+  # Jitted, although the whole update is too, because a jitted function is
+  # traced once, and this one is called in ten places below.
+  evaluate = jax.jit(lambda x: jnp.stack(surrogates(unravel(x))))
   # One forward pass serves both gradients: rows 0, 1 of the Jacobian, [3, P].
   (_, excess, _), pullback = jax.vjp(evaluate, start)
   (g,), (b,) = pullback(jnp.eye(3)[0]), pullback(jnp.eye(3)[1])
@@ -243,10 +245,8 @@ def update(
     _, curvature = jax.jvp(kl_gradient, (start,), (x,))
     return curvature + damping * x
 
-  def solve(x):
-    return linalg.cg(multiply, x, tol=1e-6, maxiter=num_iterations)[0]
-
-  step, correction, metrics = propose(g, b, excess, max_kl, solve)
+  solve = lambda x: linalg.cg(multiply, x, tol=1e-6, maxiter=num_iterations)[0]
+  step, correction, metrics = propose(g, b, excess, max_kl, jax.jit(solve))
   metrics['scale'], new = _search(
       evaluate,
       start,

@@ -92,11 +92,9 @@ def by_routes(num: int = 20_000, seed: int = 0) -> Case:
   """
   process = process_lib.three_routes()
   tree = tree_lib.build(process, protocols.Protocol('escalate'))
+  sample = jax.jit(lambda key: sampling.sample_ladders(tree, key, num))
   fitted, pool = (
-      jax.device_get(
-          sampling.sample_ladders(tree, jax.random.key(2 * seed + k), num)
-      )
-      for k in range(2)
+      jax.device_get(sample(jax.random.key(2 * seed + k))) for k in range(2)
   )
   seen = fitted.features.reshape(-1, fitted.features.shape[-1])
   # `[B, T, A-1]`: 1 where the small model loses the problem and the route, from
