@@ -19,6 +19,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -50,23 +51,31 @@ from experiments import training_data
 from experiments import workdirs
 from routing.routers import families
 from routing.shards import writer as writer_lib
+from routing.training import memory
 
 _SHARES = {'train': 0.6, 'select': 0.1, 'prove': 0.1, 'test': 0.2}
 _SHARD_SIZE = 1_000
+# Called at the end of a stage, with its name.
+Lap = Callable[[str], None]
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def get_config(num: int) -> ml_collections.ConfigDict:
+def get_config(
+    num: int, has_text: bool = False
+) -> ml_collections.ConfigDict:
   """Returns the configuration of `num` ladders in all four splits.
 
-  Features are those of configs/own_models.py, i.e. of a real pair of models;
-  the rest is that of configs/arithmetic.py, for one epoch of training.
+  Features are those that any engine gives, with `has_text` those of
+  configs/own_models.py; the rest is that of configs/arithmetic.py, for one
+  epoch of training.
   """
   config = arithmetic.get_config()
   config.problems.update({x: round(num * y) for x, y in _SHARES.items()})
   config.train_seeds = (0,)
   config.protocol.max_decisions = made_ladders.NUM_STEPS
-  config.features.groups = ('confidence', 'progress', 'cost', 'text')
+  config.features.groups = ('confidence', 'progress', 'cost')
+  if has_text:
+    config.features.groups += ('text',)
   config.objective.levels = ()
   config.collect.shard_size = min(_SHARD_SIZE, num // 10)
   config.stream = dict(num_shards_in_memory=4, num_devices=1)
@@ -79,13 +88,16 @@ def get_config(num: int) -> ml_collections.ConfigDict:
   return config
 
 
-def write(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def write(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, lap: Lap
+) -> None:
   """Makes the ladders of each split up, and writes them to shards."""
+  # 60,000 objects a block make Python look for cycles all the time.
+  gc.disable()
   workdirs.claim(workdir, config)
   specs = [dataclasses.asdict(x) for x in builders.specs(config)]
-  for split, num in config.problems.items():
-    if split not in _SHARES:
-      continue
+  for split in _SHARES:
+    num, size = config.problems[split], config.collect.shard_size
     settings = {
         'split': split,
         'made_up': made_ladders.__name__,
@@ -94,30 +106,43 @@ def write(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     }
     problems = made_ladders.Problems(split, num)
     directory = records_on_disk.directory(config, workdir, split)
-    size = config.collect.shard_size
+    lap('write')
     with writer_lib.LadderWriter(
         directory, problems, settings, size
     ) as writer:
       for first in range(0, num, size):
         count = min(size, num - first)
-        writer.add_block(first, made_ladders.ladders(split, first, count))
+        made = made_ladders.ladders(split, first, count)
+        lap('make up')
+        writer.add_block(first, made)
+        lap('write')
 
 
-def read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Reads every ladder as objects, as a page or an analysis does."""
-  for split in _SHARES:
-    for _ in records_on_disk.open_split(config, workdir, split).records():
-      pass
-
-
-def statistics(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
+def read(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, lap: Lap
 ) -> None:
-  """Reads train and select, and measures their features."""
-  training_data.load(config, workdir)
+  """Reads every shard as columns, and checks that it is unaltered."""
+  for split in _SHARES:
+    for _ in records_on_disk.open_split(config, workdir, split).tables():
+      pass
+  lap('read')
 
 
-def frontier(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def fit(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, lap: Lap
+) -> None:
+  """Measures the features of train, and trains for one epoch."""
+  memory.keep_freed()  # As `train.train_all` does.
+  data = training_data.load(config, workdir)
+  lap('statistics')
+  for seed in config.train_seeds:
+    train.train_seed(config, workdir, seed, data)
+  lap('train')
+
+
+def frontier(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, lap: Lap
+) -> None:
   """Makes the exact frontier of each policy on the test problems."""
   router = train.load_router(workdir, config.train_seeds[0])
   source = records_on_disk.source(
@@ -127,80 +152,111 @@ def frontier(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     found = source.frontier(family, config.cost_metric, 0)
     if not np.all(np.diff(found.thresholds) > 0):
       raise AssertionError('The thresholds of a frontier must rise.')
+  lap('frontier')
 
 
-STAGES: Mapping[str, Callable[[Any, pathlib.Path], Any]] = {
+def _whole(name: str, run: Callable[..., Any], *fields: str) -> Callable:
+  """Returns a process with one stage, which is all of `run`."""
+
+  def process(config, workdir, lap):
+    given = {'config': config, 'workdir': workdir}
+    run(*(given[field] for field in fields))
+    lap(name)
+
+  return process
+
+
+# What runs in one process, in order; each notes the stages it consists of.
+PROCESSES: Mapping[str, Callable[[Any, pathlib.Path, Lap], Any]] = {
     'write': write,
     'read': read,
-    'statistics': statistics,
-    'train': train.train_all,
+    'fit': fit,
     'frontier': frontier,
-    'calibrate': calibrate.calibrate_all,
-    'evaluate': evaluate.evaluate,
-    'report': lambda config, workdir: report.write(workdir),
+    'calibrate': _whole(
+        'calibrate', calibrate.calibrate_all, 'config', 'workdir'
+    ),
+    'evaluate': _whole('evaluate', evaluate.evaluate, 'config', 'workdir'),
+    'report': _whole('report', report.write, 'workdir'),
 }
 
 
-def _seconds() -> float:
-  used = resource.getrusage(resource.RUSAGE_SELF)
-  return used.ru_utime + used.ru_stime
+class Laps:
+  """Notes what each stage of a process has taken."""
+
+  def __init__(self):
+    self._last = self._now()
+    self.taken: dict[str, dict[str, float]] = {}
+
+  def __call__(self, stage: str) -> None:
+    """Notes that all since the last call was part of a stage."""
+    now = self._now()
+    taken = self.taken.setdefault(stage, {'seconds': 0.0, 'elapsed': 0.0})
+    for name, before, after in zip(taken, self._last, now, strict=False):
+      taken[name] += after - before
+    # The most so far: a stage is charged for those before it in its process.
+    taken['peak_mib'] = peak_mib()
+    self._last = now
+
+  def _now(self) -> tuple[float, float]:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, time.monotonic()
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+  """Returns the most memory that this process had at once, in MiB."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def run_stage(name: str, num: int, workdir: pathlib.Path) -> dict[str, float]:
-  """Runs one stage here, and returns what it took.
+def run_process(
+    name: str, num: int, workdir: pathlib.Path, has_text: bool = False
+) -> dict[str, dict[str, float]]:
+  """Runs one of `PROCESSES` here.
 
   Returns:
-    'seconds' of the processor, 'elapsed' by the clock; 'start_mib' and
-    'peak_mib', the most memory of this process before and after.
+    For each stage 'seconds' of the processor, 'elapsed' by the clock, and
+    'peak_mib' of this process up to its end.
   """
-  start, begun, before = _seconds(), time.monotonic(), _peak_mib()
-  STAGES[name](get_config(num), workdir)
-  return {
-      'seconds': _seconds() - start,
-      'elapsed': time.monotonic() - begun,
-      'start_mib': before,
-      'peak_mib': _peak_mib(),
-  }
+  laps = Laps()
+  PROCESSES[name](get_config(num, has_text), workdir, laps)
+  return laps.taken
 
 
-def measure(num: int, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
-  """Runs all stages on `num` ladders, each in a process of its own."""
+def measure(
+    num: int, workdir: pathlib.Path, has_text: bool = False
+) -> dict[str, dict[str, float]]:
+  """Runs all stages on `num` ladders; returns what each took."""
   found = {}
-  for name in STAGES:
+  for name in PROCESSES:
     command = [
-        *(sys.executable, '-m', 'benchmarks.scale', f'--stage={name}'),
-        *(f'--num={num}', f'--workdir={workdir}'),
+        *(sys.executable, '-m', 'benchmarks.scale', f'--process={name}'),
+        *(f'--num={num}', f'--workdir={workdir}', '--verbosity=-1'),
+        f'--text={has_text}',
     ]
     done = subprocess.run(
         command, cwd=_ROOT, stdout=subprocess.PIPE, check=True, text=True
     )
-    found[name] = json.loads(done.stdout.splitlines()[-1])
-    print(f'{num:>9,} {name:<10} {_shown(found[name])}', flush=True)
+    taken = json.loads(done.stdout.splitlines()[-1])
+    for stage, x in taken.items():
+      print(
+          f'{num:>9,} {stage:<10} {x["seconds"]:9.1f} s of processor, '
+          f'{x["elapsed"]:9.1f} s, {x["peak_mib"]:7.0f} MiB',
+          flush=True,
+      )
+    found |= taken
   page = workdir / report.FILES[0]
   found['report']['page_bytes'] = page.stat().st_size
   return found
 
 
-def _shown(taken: Mapping[str, float]) -> str:
-  return (
-      f'{taken["seconds"]:9.1f} s of processor, {taken["elapsed"]:9.1f} s, '
-      f'{taken["peak_mib"]:7.0f} MiB'
-  )
-
-
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float | None:
-  """Returns b of the line log value = a + b log size; None with one size.
+  """Returns b of values in proportion to size^b; None with one size.
 
-  Of the two largest sizes: what a stage does once would flatten the line.
+  Between the two largest sizes: what a stage does once, such as compiling,
+  counts for most at the small ones. n log n is 1.1 there.
   """
   if len(sizes) < 2:
     return None
-  last = [math.log(values[i] / values[i - 1]) for i in (-1,)]
-  return last[0] / math.log(sizes[-1] / sizes[-2])
+  return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 def summary(
@@ -228,9 +284,8 @@ def summary(
               'peak_mib': [round(x) for x in of(stage, 'peak_mib')],
               'exponent': _rounded(exponent(sizes, of(stage, 'seconds'))),
           }
-          for stage in STAGES
+          for stage in found[sizes[0]]
       },
-      'start_mib': round(found[sizes[-1]]['write']['start_mib']),
       'total_seconds': [round(x, 1) for x in total],
       'total_elapsed': [
           round(sum(x['elapsed'] for x in found[n].values()), 1) for n in sizes
@@ -272,8 +327,9 @@ def main(argv: Sequence[str]) -> None:
   given = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  if given.stage:
-    taken = run_stage(given.stage, given.num, pathlib.Path(given.workdir))
+  if given.process:
+    home = pathlib.Path(given.workdir)
+    taken = run_process(given.process, given.num, home, given.text)
     print(json.dumps(taken))
     return
   home = pathlib.Path(tempfile.mkdtemp(prefix='scale', dir=given.workdir))
@@ -281,7 +337,7 @@ def main(argv: Sequence[str]) -> None:
   try:
     for power in range(given.smallest, given.largest + 1):
       workdir = home / str(power)
-      found[10**power] = measure(10**power, workdir)
+      found[10**power] = measure(10**power, workdir, given.text)
       shutil.rmtree(workdir)
   finally:
     shutil.rmtree(home, ignore_errors=True)
@@ -294,8 +350,9 @@ if __name__ == '__main__':
   flags.DEFINE_integer('smallest', 3, 'Power of ten, of the first size.')
   flags.DEFINE_integer('largest', 6, 'Power of ten, of the last size.')
   flags.DEFINE_string('workdir', None, 'Where files are kept meanwhile.')
-  flags.DEFINE_enum('stage', None, list(STAGES), 'Runs this stage only, here.')
-  flags.DEFINE_integer('num', 1_000, 'Ladders, of --stage.')
+  flags.DEFINE_enum('process', None, list(PROCESSES), 'Runs this alone, here.')
+  flags.DEFINE_bool('text', False, 'Observes the words of question and step.')
+  flags.DEFINE_integer('num', 1_000, 'Ladders, of --process.')
   # A made-up run asks no accelerator.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   app.run(main)

@@ -203,7 +203,7 @@ def source(
   opened = open_split(config, workdir, split)
   split_on_disk.check_card(card, config, opened)
   if name == 'known':
-    return _known(config, workdir, split, card)
+    return known_outcomes(config, workdir, split, card)
   rollouts = list(opened.records())
   met = records.recorded_source(
       rollouts,
@@ -231,8 +231,20 @@ def source(
   )
 
 
-def _known(config, workdir, split, card) -> sources.Known:
-  """Returns the source of exactly known outcomes of a split."""
+def known_outcomes(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    card: card_lib.Card,
+) -> sources.Known:
+  """Returns the source of exactly known outcomes of a split.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    split: name of the split.
+    card: of the router.
+  """
   if config.data.kind == 'ladders':
     return ladder_source(open_split(config, workdir, split), card, workdir)
   # Trees are large, so each is dropped once it is in the table.

@@ -306,15 +306,9 @@ def _texts(
     config: observation.FeatureConfig,
 ) -> np.ndarray:
   """Returns the hashed n-grams of question and viewed step, `[M, widths]`."""
-  width, largest = config.question_width, config.max_ngram
-  asked = [text.hash_ngrams(x, width, largest) for x in questions]
-  width = config.step_width
-  written = [text.hash_ngrams(x, width, largest) for x in steps.texts()]
-  seen = np.array(written, np.float32).reshape(-1, width)[viewed]
-  return np.concatenate(
-      [
-          np.array(asked, np.float32)[owner],
-          seen * is_viewed[:, None],
-      ],
-      axis=1,
-  )
+  largest = config.max_ngram
+  asked = text.hash_all(questions, config.question_width, largest)
+  written = text.hash_all(steps.texts(), config.step_width, largest)
+  seen = written[viewed]
+  seen[~is_viewed] = 0.0
+  return np.concatenate([asked[owner], seen], axis=1)
