@@ -60,9 +60,7 @@ Lap = Callable[[str], None]
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def get_config(
-    num: int, has_text: bool = False
-) -> ml_collections.ConfigDict:
+def get_config(num: int, has_text: bool = False) -> ml_collections.ConfigDict:
   """Returns the configuration of `num` ladders in all four splits.
 
   Features are those that any engine gives, with `has_text` those of
@@ -107,9 +105,7 @@ def write(
     problems = made_ladders.Problems(split, num)
     directory = records_on_disk.directory(config, workdir, split)
     lap('write')
-    with writer_lib.LadderWriter(
-        directory, problems, settings, size
-    ) as writer:
+    with writer_lib.LadderWriter(directory, problems, settings, size) as writer:
       for first in range(0, num, size):
         count = min(size, num - first)
         made = made_ladders.ladders(split, first, count)
@@ -145,9 +141,7 @@ def frontier(
 ) -> None:
   """Makes the exact frontier of each policy on the test problems."""
   router = train.load_router(workdir, config.train_seeds[0])
-  source = records_on_disk.source(
-      config, workdir, 'test', router.card, 'known'
-  )
+  source = records_on_disk.source(config, workdir, 'test', router.card, 'known')
   for family in families.policies(router):
     found = source.frontier(family, config.cost_metric, 0)
     if not np.all(np.diff(found.thresholds) > 0):

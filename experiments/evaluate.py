@@ -188,8 +188,7 @@ def figures(
     routers: one for each seed; operating points are those of the first.
     pair: `select` and `test`.
   """
-  card = routers[0].card
-  largest = len(card.specs) - 1
+  card, largest = routers[0].card, len(routers[0].card.specs) - 1
   others, tried = tuned_learners(
       config, workdir, routers[0], pair.select, on_part
   )
@@ -203,8 +202,8 @@ def figures(
   }
   # Operating points, live answers and coverage are those of the first seed: one
   # router is what a user deploys. Curves and areas are over all seeds.
-  of_seed = [families.policies(router) for router in routers]
-  policies = of_seed[0]  # The same families, which keep their scores.
+  of_seed = list(map(families.policies, routers))
+  policies = of_seed[0]  # These families keep their scores.
   cost_metrics = evaluator.figures(
       of_seed,
       others,

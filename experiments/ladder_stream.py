@@ -137,7 +137,7 @@ def _large_costs(shard: pa.Table, accounting: costs.Accounting) -> np.ndarray:
 def _drawn(
     select: split_on_disk.Split, to_table
 ) -> tuple[table_lib.OutcomeTable, list[types.Problem]]:
-  """Returns the outcomes of problems drawn from select, and all its problems."""
+  """Returns the outcomes of problems drawn from select; all its problems."""
   total = sum(x.rows for x in select.manifest.shards)
   # Seeded: a resumed run and every seed of training see the same problems.
   drawn = np.random.default_rng(0).permutation(total)[:MAX_SELECT]

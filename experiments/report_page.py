@@ -140,7 +140,7 @@ def _of_ladders(
     router: learned.LearnedRouter,
     workdir: pathlib.Path,
 ) -> report_data.Shown:
-  """Returns what a page shows of ladders; where they are many, of some drawn."""
+  """Returns what a page shows of ladders, of some drawn where they are many."""
   card = router.card
   source = records_on_disk.known_outcomes(config, workdir, 'test', card)
   num, places = len(source.problems), None

@@ -89,8 +89,8 @@ def load(
   """Reads `train` and `select` and computes their features.
 
   With `config.stream.num_shards_in_memory` > 0, rollouts or ladders of train
-  stay on disk. They are read one file at a time: once for the reference cost, once for the
-  statistics of the features, and then in each epoch.
+  stay on disk. They are read one file at a time: once for the reference cost,
+  once for the statistics of the features, and then in each epoch.
 
   Raises:
     ValueError: if a split is incomplete or damaged, the two splits were

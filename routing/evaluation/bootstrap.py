@@ -14,9 +14,8 @@ import numpy as np
 from routing.evaluation import metrics
 from routing.outcomes import points as points_lib
 
-
-# Above this number of problems, groups of them are drawn: 2,000 draws of 200,000
-# problems would be 3 GB of weights.
+# Above this number of problems, groups of them are drawn: 2,000 draws of
+# 200,000 problems would be 3 GB of weights.
 MAX_DRAWN = 10_000
 
 

@@ -20,8 +20,8 @@ from routing.outcomes import table as table_lib
 from routing.rollout import trees
 from routing.routers import card as card_lib
 
-# Single answers on a page, a seeded draw where there are more; the dials and the
-# curves are of all problems.
+# Single answers on a page, a seeded draw where there are more; the dials and
+# the curves are of all problems.
 MAX_PROBLEMS = 2_000
 Record = types.Ladder | trees.ReplyTree | types.Rollouts
 
@@ -35,8 +35,8 @@ class Shown:
   points: operating points of the router.
   families: one for each policy of the router.
   source: evaluates thresholds on N problems.
-  records: of some problems of the source; ladders or reply trees if it is known,
-    rollouts if it is recorded.
+  records: of some problems of the source; ladders or reply trees if it is
+    known, rollouts if it is recorded.
   places: index of each record's problem in the source; None = the records are
     of its first problems.
   """
@@ -108,7 +108,9 @@ class Shown:
     places = range(len(self.records)) if self.places is None else self.places
     # Drawn in random order, so the first of them are a random sample, too; on
     # the page they are in the order of the problems.
-    order = sorted(range(min(num_problems, len(places))), key=places.__getitem__)
+    order = sorted(
+        range(min(num_problems, len(places))), key=places.__getitem__
+    )
     shown = [self.records[i] for i in order]
     is_alive = None
     if shown and isinstance(shown[0], trees.ReplyTree):

@@ -63,7 +63,7 @@ class Rows:
   def _read(self, start: int, stop: int) -> np.ndarray:
     size = 4 * self.shape[1]
     out = np.empty((stop - start, self.shape[1]), np.float32)
-    view, offset = memoryview(out).cast('B'), int(start) * size
+    view, offset = memoryview(out.reshape(-1).view(np.uint8)), int(start) * size
     while len(view):  # A read may return a part only.
       num = os.preadv(self._file.fileno(), [view], offset)
       if not num:
@@ -101,7 +101,7 @@ class Writer:
       self._file = tempfile.TemporaryFile(dir=self._folder)
     if self._file is not None:
       for part in self._parts:
-        self._file.write(memoryview(part).cast('B'))
+        self._file.write(part.reshape(-1).view(np.uint8))
       self._parts.clear()
 
   def rows(self) -> np.ndarray | Rows:

@@ -78,5 +78,6 @@ def _concatenated(values: Sequence[Any]) -> Any:
   if any(x is None for x in values):
     return None
   if isinstance(values[0], Mapping):
-    return {name: np.concatenate([x[name] for x in values]) for name in values[0]}
+    names = values[0].keys()
+    return {name: np.concatenate([x[name] for x in values]) for name in names}
   return np.concatenate(values)

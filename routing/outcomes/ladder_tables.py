@@ -43,7 +43,7 @@ def of_shard(
     shard: table of N ladders, as `reader.read_table` returns it.
     config, accounting, protocol: see `records.ladder_table`.
   """
-  return _of_columns(shard, config, accounting, protocol) or (
+  return of_columns(shard, config, accounting, protocol) or (
       records.ladder_table(
           schema.LADDERS.from_table(shard), config, accounting, protocol
       )
@@ -75,8 +75,13 @@ def samples(shard: pa.Table) -> set[int]:
   return set(np.unique(structs.field('sample').to_numpy()).tolist())
 
 
-def _of_columns(shard, config, accounting, protocol):
-  """Returns the table of regular ladders; None if they are not regular."""
+def of_columns(
+    shard: pa.Table,
+    config: observation.FeatureConfig,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> table_lib.OutcomeTable | None:
+  """Returns what `of_shard` does; None if the ladders are not regular."""
   steps = ladder_columns.of_table(shard)
   if steps is None or protocol.name != 'escalate':
     return None
@@ -164,7 +169,7 @@ def _endings(
 def _mean_cost(
     endings: _Endings, accounting: costs.Accounting, metric: str
 ) -> np.ndarray:
-  """Returns the mean cost of the samples, `[M, A - 1]`, in the metric's unit."""
+  """Returns the samples' mean cost, `[M, A - 1]`, in the metric's unit."""
   cost = np.stack(
       [
           costs.call_cost(_route(endings.usage, index), spec, metric)

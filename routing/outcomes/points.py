@@ -70,7 +70,7 @@ class Points:
     return {name: getattr(self, name) for name in NAMES}
 
   def stored(self) -> Points:
-    """Returns the same outcomes as arrays, for a caller that reads them often."""
+    """Returns the same outcomes as arrays, for callers that read them often."""
     return self
 
   def take(self, policies: np.ndarray) -> Points:

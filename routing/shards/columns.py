@@ -239,9 +239,7 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           _flat([h for h in hidden if h is not None], np.float32),
           is_null=[h is None for h in hidden],
       ),
-      **{
-          name: pa.array(_values(usages, name), kind) for name, kind in _USAGE
-      },
+      **{name: pa.array(_values(usages, name), kind) for name, kind in _USAGE},
   }
   return encode(STEP, steps, arrays)
 

@@ -67,8 +67,7 @@ class Writer:
     if shard_size < 1:
       raise ValueError(f'shard_size is {shard_size}; allowed: >= 1.')
     self._directory = files.path(directory)
-    # Not copied: a sequence may make its problems when they are asked for.
-    self._problems = problems
+    self._problems = problems  # Not copied: a million may be made when asked.
     # Indices of the problems whose records are in a log.
     self._logged: set[int] = set()
     # Those whose records are in the shard of a block that has room for more.
@@ -85,9 +84,7 @@ class Writer:
     self._lock: lock_lib.Lock | None = None
     # Many processes may open a finished collection at once, e.g. the runs of a
     # sweep. They need no lock, except to tidy up.
-    is_finished, is_tidy = tidy.state(
-        self._directory, self.kind, len(problems)
-    )
+    is_finished, is_tidy = tidy.state(self._directory, self.kind, len(problems))
     if not (is_finished and is_tidy):
       self._directory.mkdir(parents=True, exist_ok=True)
       try:
@@ -181,15 +178,14 @@ class Writer:
   def add_block(self, first: int, records: Sequence[Any]) -> None:
     """Writes the records of a whole block to its shard at once.
 
-    For records that can be made again, e.g. converted from another format: the
-    shard has the same bytes as after `add`, but no log protects a part of it.
+    The shard is that of `add`, but no log protects a part of it meanwhile.
 
     Args:
       first: index of the block's first problem.
       records: of all problems of the block, in order.
 
     Raises:
-      ValueError: as `add` does, or if the records are not those of one block.
+      ValueError: as `add` does, or if these are not the records of one block.
     """
     places = self._places(first)
     if first % self._manifest.shard_size or len(records) != len(places):

@@ -128,7 +128,8 @@ class Seen:
         for digest in hashes
     }
     hashes, first, num_refused, total = set(), None, 0, 0
-    for total, problem in enumerate(problems, 1):
+    for problem in problems:
+      total += 1
       # Problems are compared by the hash of their question, because the same
       # question may have different ids in different sources.
       digest = splits.question_hash(problem.question)
