@@ -7,6 +7,7 @@ some thousand at a time, so they need not be in memory at once.
 import os
 import pathlib
 import tempfile
+from typing import Any
 from typing import BinaryIO
 
 import numpy as np
@@ -55,7 +56,9 @@ class Rows:
         filled[part] = self._read(low, high + 1)[flat[part] - low]
     return out
 
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+  def __array__(
+      self, dtype: Any = None, copy: bool | None = None
+  ) -> np.ndarray:
     """Returns all rows, for callers that need them in memory."""
     del copy
     return self[:].astype(dtype or np.float32, copy=False)
@@ -63,7 +66,7 @@ class Rows:
   def _read(self, start: int, stop: int) -> np.ndarray:
     size = 4 * self.shape[1]
     out = np.empty((stop - start, self.shape[1]), np.float32)
-    view, offset = memoryview(out.reshape(-1).view(np.uint8)), int(start) * size
+    view, offset = _bytes(out), int(start) * size
     while len(view):  # A read may return a part only.
       num = os.preadv(self._file.fileno(), [view], offset)
       if not num:
@@ -101,7 +104,7 @@ class Writer:
       self._file = tempfile.TemporaryFile(dir=self._folder)
     if self._file is not None:
       for part in self._parts:
-        self._file.write(part.reshape(-1).view(np.uint8))
+        self._file.write(_bytes(part))
       self._parts.clear()
 
   def rows(self) -> np.ndarray | Rows:
@@ -110,3 +113,8 @@ class Writer:
       return np.concatenate(self._parts)
     self._file.flush()
     return Rows(self._file, (self._num_rows, self._width))
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+  """Returns the bytes of an array, which may be empty."""
+  return memoryview(array.reshape(-1).view(np.uint8))  # pyrefly: ignore
