@@ -123,6 +123,8 @@ def tuned_learners(
     the settings that were tried, for `results.json`.
   """
   learners_lib.check(config.evaluation.learners, config.evaluation.num_trials)
+  if not config.evaluation.learners:
+    return {}, {}
   data = _training_records(config, workdir, router)
   num_decisions = len(data.decisions.depth)
   metric, found, tried = router.card.metric, {}, {}
@@ -165,8 +167,7 @@ def _training_records(config, workdir, router):
   opened = records_on_disk.open_split(config, workdir, 'train', kind)
   split_on_disk.check_card(card, config, opened)
   if is_known:
-    known = records_on_disk.known_records(config, workdir, 'train')
-    return records_on_disk.known_table(known, card)
+    return records_on_disk.known_outcomes(config, workdir, 'train', card).table
   return records.recorded_source(
       list(opened.records()), card.features, card.accounting, card.protocol
   )
@@ -187,8 +188,7 @@ def figures(
     routers: one for each seed; operating points are those of the first.
     pair: `select` and `test`.
   """
-  card = routers[0].card
-  largest = len(card.specs) - 1
+  card, largest = routers[0].card, len(routers[0].card.specs) - 1
   others, tried = tuned_learners(
       config, workdir, routers[0], pair.select, on_part
   )
@@ -202,9 +202,10 @@ def figures(
   }
   # Operating points, live answers and coverage are those of the first seed: one
   # router is what a user deploys. Curves and areas are over all seeds.
-  policies = families.policies(routers[0])
+  of_seed = list(map(families.policies, routers))
+  policies = of_seed[0]  # These families keep their scores.
   cost_metrics = evaluator.figures(
-      [families.policies(router) for router in routers],
+      of_seed,
       others,
       pair,
       resamples=config.evaluation.resamples,
@@ -230,7 +231,7 @@ def figures(
       'operating_points': points,
       'points_left_out': points_left_out,
       'refused_points': _refused(config, workdir),
-      'coverage': _count_broken(config, routers[0], pair),
+      'coverage': _count_broken(config, routers[0], policies, pair),
   }
 
 
@@ -299,7 +300,7 @@ def is_current(
   return {name: results.get(name) for name in current} == current
 
 
-def _count_broken(config, router, pair) -> dict[str, Any] | None:
+def _count_broken(config, router, policies, pair) -> dict[str, Any] | None:
   """Counts broken promises on test problems; None if outcomes are not known."""
   if (
       not isinstance(pair.test, sources.Known)
@@ -311,7 +312,7 @@ def _count_broken(config, router, pair) -> dict[str, Any] | None:
       p.policy_index for p in router.points if p.promise['what'] == 'loss'
   ]
   policy_index = promised[0] if promised else router.policy_index
-  family = families.policies(router)[policy_index]
+  family = policies[policy_index]
   # From `select`: thresholds must be fixed before `test` is looked at.
   grid = pair.select.grid(family, config.calibration.num_thresholds)
   counts = broken_promises.count(

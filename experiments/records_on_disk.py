@@ -14,6 +14,7 @@ import pathlib
 from typing import Any
 
 import ml_collections
+import pyarrow as pa
 
 from experiments import builders
 from experiments import split_on_disk
@@ -21,6 +22,9 @@ from routing import progress as progress_lib
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
+from routing.features import feature_rows
+from routing.outcomes import joined_tables
+from routing.outcomes import ladder_tables
 from routing.outcomes import live
 from routing.outcomes import live_answers
 from routing.outcomes import records
@@ -28,6 +32,7 @@ from routing.outcomes import sources
 from routing.rollout import trees
 from routing.routers import card as card_lib
 from routing.routers import fixed
+from routing.shards import columns
 from routing.shards import files
 from routing.shards import reader
 from routing.shards import reply_shards
@@ -198,7 +203,7 @@ def source(
   opened = open_split(config, workdir, split)
   split_on_disk.check_card(card, config, opened)
   if name == 'known':
-    return _known(config, workdir, split, card)
+    return known_outcomes(config, workdir, split, card)
   rollouts = list(opened.records())
   met = records.recorded_source(
       rollouts,
@@ -226,24 +231,71 @@ def source(
   )
 
 
-def _known(config, workdir, split, card) -> sources.Known:
-  """Returns the source of exactly known outcomes of a split."""
-  # Ladders and trees are large, so each is dropped once it is in the table.
-  # What else is needed is noted on the way.
-  problems, counts = [], []
+def known_outcomes(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    card: card_lib.Card,
+) -> sources.Known:
+  """Returns the source of exactly known outcomes of a split.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    split: name of the split.
+    card: of the router.
+  """
+  if config.data.kind == 'ladders':
+    return ladder_source(open_split(config, workdir, split), card, workdir)
+  # Trees are large, so each is dropped once it is in the table.
+  problems = []
 
   def noted():
     for record in known_records(config, workdir, split):
       problems.append(record.problem)
-      if isinstance(record, types.Ladder):
-        counts.append(1 + max(x.sample for x in record.completions))
       yield record
 
-  table = known_table(noted(), card)
-  # Graded once: an outcome is 0 or 1, so losses have an exact binomial test.
-  return sources.Known(
-      table, problems, is_graded_once=max(counts, default=1) == 1
+  return sources.Known(known_table(noted(), card), problems)
+
+
+def ladder_source(
+    opened: split_on_disk.Split,
+    card: card_lib.Card,
+    workdir: pathlib.Path | str,
+) -> sources.Known:
+  """Returns the source of the ladders of a split, read one file at a time.
+
+  Args:
+    opened: the split.
+    card: of the router.
+    workdir: of the run, where features go that are too large for memory.
+  """
+  problems, samples = [], set()
+
+  def tables():
+    for shard in _shown(opened):
+      problems.extend(columns.decode_problems(shard))
+      samples.update(ladder_tables.samples(shard))
+      yield ladder_tables.of_shard(
+          shard, card.features, card.accounting, card.protocol
+      )
+
+  table = joined_tables.joined(
+      tables(), feature_rows.Writer(pathlib.Path(workdir))
   )
+  # Graded once: an outcome is 0 or 1, so losses have an exact binomial test.
+  return sources.Known(table, problems, is_graded_once=samples == {0})
+
+
+def _shown(opened: split_on_disk.Split) -> Iterator[pa.Table]:
+  """Yields the tables of a split, and shows on a terminal how far it is."""
+  total = opened.num_problems or sum(x.rows for x in opened.manifest.shards)
+  with progress_lib.Progress(
+      total, f'read {opened.directory.name}', unit='problem', is_brief=True
+  ) as shown:
+    for table in opened.tables():
+      yield table
+      shown.update(len(table))
 
 
 def answering(

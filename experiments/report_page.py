@@ -9,6 +9,8 @@ import pathlib
 from typing import Any
 
 import ml_collections
+import numpy as np
+import pyarrow as pa
 
 from experiments import command_line
 from experiments import records_on_disk
@@ -22,6 +24,7 @@ from routing.routers import families
 from routing.routers import learned
 from routing.routers import saved as saved_lib
 from routing.shards import manifest as manifest_lib
+from routing.shards import schema
 from routing.training import metrics as metrics_lib
 
 METRICS_FILE = 'metrics.jsonl'
@@ -118,6 +121,8 @@ def _shown(
         card.protocol,
         config.calibration.min_effective_size,
     )
+  elif config.data.kind == 'ladders':
+    return _of_ladders(config, router, workdir)
   else:
     read, source = _known(config, workdir, card)
   return report_data.Shown(
@@ -130,23 +135,55 @@ def _shown(
   )
 
 
+def _of_ladders(
+    config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
+    workdir: pathlib.Path,
+) -> report_data.Shown:
+  """Returns what a page shows of ladders, of some drawn where they are many."""
+  card = router.card
+  source = records_on_disk.known_outcomes(config, workdir, 'test', card)
+  num, places = len(source.problems), None
+  chosen = np.arange(num)
+  if num > report_data.MAX_PROBLEMS:
+    # The same at each report of a run, whose hashes the page may stand beside.
+    rng = np.random.default_rng(config.seed)
+    places = rng.permutation(num)[: report_data.MAX_PROBLEMS].tolist()
+    chosen = np.sort(places)
+  found, start = {}, 0
+  for table in records_on_disk.open_split(config, workdir, 'test').tables():
+    here = chosen[(chosen >= start) & (chosen < start + len(table))]
+    some = table.take(pa.array(here - start))
+    ladders = schema.LADDERS.from_table(some) if len(here) else []
+    found.update(zip(here.tolist(), ladders, strict=True))
+    start += len(table)
+  return report_data.Shown(
+      card.accounting,
+      card.protocol,
+      router.points,
+      families.policies(router),
+      source,
+      [found[i] for i in (chosen.tolist() if places is None else places)],
+      places,
+  )
+
+
 def _known(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     card: card_lib.Card,
 ) -> tuple[list[report_data.Record], sources.Known]:
-  """Returns the first records of `test`, and the source of all of them."""
-  # Ladders and trees are large, so those that are not shown are dropped once
-  # they are in the table.
-  shown, problems, samples = [], [], set()
+  """Returns the first trees of `test`, and the source of all of them."""
+  # Trees are large, so those that are not shown are dropped once they are in
+  # the table.
+  shown, problems = [], []
 
   def noted():
     for record in records_on_disk.known_records(config, workdir, 'test'):
       problems.append(record.problem)
-      samples.update(x.sample for x in getattr(record, 'completions', ()))
       if len(shown) < report_data.MAX_PROBLEMS:
         shown.append(record)
       yield record
 
   table = records_on_disk.known_table(noted(), card)
-  return shown, sources.Known(table, problems, len(samples) <= 1)
+  return shown, sources.Known(table, problems)

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import ml_collections
+import pyarrow as pa
 
 from experiments import builders
 from routing import costs
@@ -67,6 +68,26 @@ class Split:
   def files(self) -> Iterator[list[Any]]:
     """Yields the records of each file, one file at a time."""
     return map(self.file, range(len(self.manifest.shards)))
+
+  def tables(self) -> Iterator[pa.Table]:
+    """Yields the table of each file, with the problems that are to be read."""
+    for index in range(len(self.manifest.shards)):
+      table = self.table(index)
+      if len(table):
+        yield table
+
+  def table(self, index: int) -> pa.Table:
+    """Returns the table of one file, with the problems that are to be read."""
+    entry = self.manifest.shards[index]
+    table = reader.read_table(self.directory, entry)
+    schema.check_table(table)
+    if self.num_problems is None:
+      return table
+    # A failed problem has no row, so rows are not numbered as problems are.
+    failed = self.manifest.failed
+    places = (i for i in itertools.count(entry.first) if i not in failed)
+    inside = [next(places) < self.num_problems for _ in range(len(table))]
+    return table.slice(0, sum(inside))  # The problems come in order.
 
   def records(self) -> Iterator[Any]:
     """Yields the records, in the order of the problems."""

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from experiments import builders
+from experiments import ladder_stream
 from experiments import records_on_disk
 from experiments import split_on_disk
 from routing import costs
@@ -87,9 +88,9 @@ def load(
 ) -> TrainingSet:
   """Reads `train` and `select` and computes their features.
 
-  With `config.stream.num_shards_in_memory` > 0, rollouts of train stay on disk.
-  They are read one file at a time: once for the reference cost, once for the
-  statistics of the features, and then in each epoch.
+  With `config.stream.num_shards_in_memory` > 0, rollouts or ladders of train
+  stay on disk. They are read one file at a time: once for the reference cost,
+  once for the statistics of the features, and then in each epoch.
 
   Raises:
     ValueError: if a split is incomplete or damaged, the two splits were
@@ -104,6 +105,8 @@ def load(
 
 def _known(config, workdir) -> TrainingSet:
   """Returns the training set of exactly known outcomes."""
+  if num_shards_in_memory(config) and config.data.kind == 'ladders':
+    return _streamed_ladders(config, workdir)
   known = {
       name: list(records_on_disk.known_records(config, workdir, name))
       for name in ('train', 'select')
@@ -147,6 +150,29 @@ def _known(config, workdir) -> TrainingSet:
       seen=_seen(**known),
       shards={name: x.manifest.content_hash for name, x in split.items()},
       **batch,
+  )
+
+
+def _streamed_ladders(config, workdir) -> TrainingSet:
+  """Returns the training set of ladders that stay on disk."""
+  split = {
+      name: records_on_disk.open_split(config, workdir, name)
+      for name in ('train', 'select')
+  }
+  split_on_disk.check_same_pair(split['select'], split['train'])
+  found = ladder_stream.read(config, **split)
+  return TrainingSet(
+      view=View(
+          found.features,
+          found.accounting,
+          builders.protocol(config),
+          found.statistics,
+          split['train'].weights_sha256,
+      ),
+      train=found.train,
+      select=found.select,
+      seen=found.seen,
+      shards={name: x.manifest.content_hash for name, x in split.items()},
   )
 
 
@@ -212,7 +238,7 @@ def _rollouts(config, workdir) -> TrainingSet:
     _check_protocol(x, protocol)
   split_on_disk.check_same_pair(split['select'], split['train'])
   # Streaming trades speed for memory: each epoch reads the files again.
-  make = _streamed if _num_shards_in_memory(config) else _resident
+  make = _streamed if num_shards_in_memory(config) else _resident
   view, train = make(config, split['train'], protocol)
   # `select` is always in memory: it is evaluated whole.
   select = list(split['select'].records())
@@ -273,7 +299,8 @@ def _check_protocol(
     )
 
 
-def _num_shards_in_memory(config: ml_collections.ConfigDict) -> int:
+def num_shards_in_memory(config: ml_collections.ConfigDict) -> int:
+  """Returns how many files of train are in memory at once; 0 = all."""
   # Older saved configurations do not have this field.
   return config.get('stream', {}).get('num_shards_in_memory', 0)
 

@@ -1,5 +1,7 @@
 """Tests of the bootstrap against a loop, of pairing and of seeds."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -83,6 +85,25 @@ class BootstrapTest(parameterized.TestCase):
     ).standard_error
     self.assertAlmostEqual(error(seeds), 0.0471, delta=0.002)
     self.assertAlmostEqual(error(seeds[:1]), 0.0)
+
+  def test_groups_of_problems_give_the_same_standard_error(self):
+    rng = np.random.default_rng(5)
+    # Sorted, as problems are by subject: groups must not be neighbours.
+    correct = np.sort(rng.random((3, 4_000)) < 0.3, axis=1).astype(float)
+    with mock.patch.object(bootstrap, 'MAX_DRAWN', 600):
+      draws = bootstrap.draw(4_000, [1], 3_000, seed=0)
+    self.assertEqual(draws.problems.shape, (3_001, 600))
+    np.testing.assert_array_equal(
+        np.unique(np.bincount(draws.groups)), [6, 7]  # 4,000 / 600.
+    )
+    means = draws.means(correct)
+    np.testing.assert_allclose(means[0], correct.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        means[1:].std(axis=0), correct.std(axis=1) / 4_000**0.5, rtol=0.08
+    )
+    # Up to the limit each problem is drawn by itself.
+    with mock.patch.object(bootstrap, 'MAX_DRAWN', 4_000):
+      self.assertIsNone(bootstrap.draw(4_000, [1], 2, seed=0).groups)
 
   def test_same_seed_same_draws(self):
     first, second = (bootstrap.draw(30, [3], 5, seed=7) for _ in range(2))

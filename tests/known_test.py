@@ -6,6 +6,7 @@ import numpy as np
 
 from routing.outcomes import frontier as frontier_lib
 from routing.outcomes import known
+from routing.outcomes import points as points_lib
 from routing.outcomes import stopping as stopping_lib
 from routing.outcomes import table as table_lib
 from tests import ladders
@@ -148,6 +149,39 @@ class PoliciesTest(parameterized.TestCase):
     got = known.at_rates(table, [0.0, 1.0], 'price')
     want = known.at_thresholds(table, scores, [np.inf, -np.inf], 'price')
     np.testing.assert_allclose(got.cost, want.cost)
+
+  def test_points_that_are_looked_up_equal_stored_ones(self):
+    source = ladders.make_known(30)
+    thresholds = np.array([0.5, -np.inf, 0.1, np.inf])
+    found = source.evaluate(ladders.Family(), thresholds, 'price')
+    self.assertIsInstance(found, points_lib.Reached)
+    stored = found.stored()
+    self.assertNotIsInstance(stored, points_lib.Reached)
+    chosen = np.array([2, 0])
+    for one, other in (
+        (found, stored),
+        (found.take(chosen), stored.take(chosen)),
+        (found.on(slice(3, 9)), stored.on(slice(3, 9))),
+        (
+            points_lib.concatenate([found, found.take(chosen)]),
+            points_lib.concatenate([stored, stored.take(chosen)]),
+        ),
+    ):
+      self.assertIsInstance(one, points_lib.Reached)
+      for name in (*points_lib.NAMES, 'accuracy', 'mean_cost', 'cut_share'):
+        np.testing.assert_array_equal(
+            getattr(one, name), getattr(other, name), err_msg=name
+        )
+      self.assertEqual(list(one.values()), list(points_lib.NAMES))
+      np.testing.assert_array_equal(one.values()['loss'], other.loss)
+    other_table = ladders.make_known(30, seed=1)
+    mixed = points_lib.concatenate(
+        [found, other_table.evaluate(ladders.Family(), thresholds, 'price')]
+    )
+    self.assertNotIsInstance(mixed, points_lib.Reached)
+    np.testing.assert_array_equal(mixed.correct[:4], stored.correct)
+    with self.assertRaises(KeyError):
+      _ = found.values()['price']
 
   @parameterized.parameters(2, 3)
   def test_no_ending_beats_the_oracle_at_its_price(self, num_routes):

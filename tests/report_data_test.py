@@ -1,5 +1,6 @@
 """Tests that what a report's page holds is what the sources say."""
 
+import dataclasses
 import functools
 
 from absl.testing import absltest
@@ -216,6 +217,37 @@ def recorded(name):
   return report_data.Shown(
       sources_test.ACCOUNTING, protocol, (), [Drawn(3, 0)], source, rollouts
   )
+
+
+class DrawnTest(absltest.TestCase):
+
+  def test_drawn_problems_are_those_of_the_whole(self):
+    every = shown('escalate')
+    whole = every.answers(99)
+    places = [5, 2, 7]
+    few = dataclasses.replace(
+        every, records=[every.records[i] for i in places], places=places
+    )
+    self.assertFalse(whole['is_drawn'])
+    # Of three drawn problems the first two, in the order of the problems.
+    for num, expected in ((99, [2, 5, 7]), (2, [2, 5])):
+      found = few.answers(num)
+      self.assertTrue(found['is_drawn'])
+      self.assertEqual(found['total'], whole['total'])
+      self.assertEqual(
+          found['problem']['id'], [whole['problem']['id'][i] for i in expected]
+      )
+      self.assertEqual(
+          found['problem']['large_right'],
+          [whole['problem']['large_right'][i] for i in expected],
+      )
+      owner = np.array(whole['decision']['problem'])
+      kept = np.isin(owner, expected)
+      for mine, theirs in zip(found['dials'], whole['dials'], strict=True):
+        for name in ('score', 'rank', 'route'):
+          np.testing.assert_array_equal(
+              mine[name], np.array(theirs[name])[kept], err_msg=name
+          )
 
 
 class RecordedTest(parameterized.TestCase):

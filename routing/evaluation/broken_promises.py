@@ -52,7 +52,7 @@ def count(
   chosen = {'promised': [], 'picked': []}
   for _ in range(num_samples):
     rows = rng.integers(values.loss.shape[1], size=sample_size)
-    sample = values.on(rows)
+    sample = values.on(rows).stored()
     try:
       point = thresholds_lib.from_values(
           sample.values(), thresholds, risks, max_cost=np.inf

@@ -136,8 +136,16 @@ def scores(
     families: Sequence[sources.Family],
     decisions: table_lib.Decisions,
     num_routes: int,
+    rows: slice | np.ndarray = slice(None),
 ) -> list[dict[str, np.ndarray]]:
   """Returns what each dial says at M decisions between A routes.
+
+  Args:
+    dials: of one router.
+    families: the router's families, one per policy.
+    decisions: more than M, if `rows` chooses among them.
+    num_routes: A.
+    rows: which decisions.
 
   Returns:
     For each dial 'score', `[M]` float; 'rank', see `Dial.ranks`; and 'route',
@@ -146,13 +154,14 @@ def scores(
   found = []
   for dial in dials:
     score, route = families[dial.policy_index].score(decisions)
+    score = score[rows]
     found.append(
         {
             'score': score,
-            'rank': dial.ranks(score, decisions.depth),
+            'rank': dial.ranks(score, decisions.depth[rows]),
             'route': np.full(len(score), num_routes - 1)
             if route is None
-            else route,
+            else route[rows],
         }
     )
   return found

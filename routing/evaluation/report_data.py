@@ -20,7 +20,8 @@ from routing.outcomes import table as table_lib
 from routing.rollout import trees
 from routing.routers import card as card_lib
 
-# Single answers on a page; the dials and the curves are of all problems.
+# Single answers on a page, a seeded draw where there are more; the dials and
+# the curves are of all problems.
 MAX_PROBLEMS = 2_000
 Record = types.Ladder | trees.ReplyTree | types.Rollouts
 
@@ -34,8 +35,10 @@ class Shown:
   points: operating points of the router.
   families: one for each policy of the router.
   source: evaluates thresholds on N problems.
-  records: of the first problems of the source; ladders or reply trees if it is
+  records: of some problems of the source; ladders or reply trees if it is
     known, rollouts if it is recorded.
+  places: index of each record's problem in the source; None = the records are
+    of its first problems.
   """
 
   accounting: costs.Accounting
@@ -44,6 +47,7 @@ class Shown:
   families: Sequence[sources.Family]
   source: sources.Known | sources.Recorded
   records: Sequence[Record]
+  places: Sequence[int] | None = None
 
   @functools.cached_property
   def _turned(self) -> list[tuple[dials_lib.Dial, dict[str, Any]]]:
@@ -60,11 +64,16 @@ class Shown:
         found.append((dial, figures))
     return found
 
-  @functools.cached_property
-  def _scored(self) -> list[dict[str, Any]]:
+  def _scored(self, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """Returns what each dial says at some decisions; None = at all."""
     dials = [dial for dial, _ in self._turned]
-    num_routes = len(self.accounting.specs)
-    return dials_lib.scores(dials, self.families, self._decisions, num_routes)
+    return dials_lib.scores(
+        dials,
+        self.families,
+        self._decisions,
+        len(self.accounting.specs),
+        slice(None) if rows is None else np.asarray(rows, np.int64),
+    )
 
   @property
   def _decisions(self) -> table_lib.Decisions:
@@ -92,10 +101,17 @@ class Shown:
 
     Returns:
       See `courses.Columns.to_json`; 'dials': what each dial says at each
-      decision, see `dials.scores`; 'total': N; 'is_graded_once'.
+      decision, see `dials.scores`; 'total': N; 'is_drawn', whether the
+      problems are a random sample of these N; 'is_graded_once'.
     """
     columns = courses.Columns(self.accounting, self.protocol)
-    shown = self.records[:num_problems]
+    places = range(len(self.records)) if self.places is None else self.places
+    # Drawn in random order, so the first of them are a random sample, too; on
+    # the page they are in the order of the problems.
+    order = sorted(
+        range(min(num_problems, len(places))), key=places.__getitem__
+    )
+    shown = [self.records[i] for i in order]
     is_alive = None
     if shown and isinstance(shown[0], trees.ReplyTree):
       table = self.source.table
@@ -103,27 +119,27 @@ class Shown:
           table,
           [
               _reached(table, x, len(dial.thresholds))
-              for x, (dial, _) in zip(self._scored, self._turned, strict=True)
+              for x, (dial, _) in zip(self._scored(), self._turned, strict=True)
           ],
       )
-    for n, record in enumerate(shown):
+    for n, record in zip((places[i] for i in order), shown, strict=True):
       if isinstance(record, types.Ladder):
         columns.add_ladder(record, self.source.table, n)
       elif isinstance(record, types.Rollouts):
         columns.add_rollouts(record, self.source, n)
       else:
         columns.add_tree(record, self.source.table, n, is_alive)
-    rows = columns.rows
     return {
         **columns.to_json(),
         'dials': [
             {
-                'score': [round(float(x['score'][row]), 4) for row in rows],
-                'rank': [int(x['rank'][row]) for row in rows],
-                'route': [int(x['route'][row]) for row in rows],
+                'score': [round(float(y), 4) for y in x['score']],
+                'rank': x['rank'].tolist(),
+                'route': x['route'].tolist(),
             }
-            for x in self._scored
+            for x in self._scored(columns.rows)
         ],
+        'is_drawn': self.places is not None,
         'is_graded_once': self.source.is_graded_once,
         'total': len(self.source.problems),
     }

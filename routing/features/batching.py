@@ -33,11 +33,11 @@ def with_reference(
   the accounting. Pass training records only: the feature group `cost` divides
   by the reference, so other records would leak into the features.
   """
-  all_large = [_all_large_cost(record, accounting) for record in records]
+  all_large = [all_large_cost(record, accounting) for record in records]
   return dataclasses.replace(accounting, reference=float(np.mean(all_large)))
 
 
-def _all_large_cost(
+def all_large_cost(
     record: types.Ladder | types.Rollouts, accounting: costs.Accounting
 ) -> float:
   """Returns what the largest model alone costs on the problem of a record.
@@ -153,7 +153,7 @@ def _decisions(
           f'Problem {problem.id}, decision {t}: the action probability is '
           f'{decision.probability}; it must be in (0, 1].'
       )
-  all_large = _all_large_cost(rollout, accounting)
+  all_large = all_large_cost(rollout, accounting)
   _check_positive(all_large, problem, accounting.metric)
   written = (*trajectory.steps, *trajectory.discarded)
   seen = traces_lib.of_trajectory(trajectory, accounting, protocol)
@@ -253,7 +253,7 @@ def costs_by_metric(
     values = np.zeros((num, config.max_decisions))
     rows = ((x, y) for x in rollouts for y in x.trajectories)
     for row, (rollout, trajectory) in enumerate(rows):
-      all_large = _all_large_cost(rollout, charged)
+      all_large = all_large_cost(rollout, charged)
       _check_positive(all_large, rollout.problem, metric)
       paid = _paid(trajectory, charged, protocol)
       values[row, : len(paid)] = paid / all_large

@@ -15,7 +15,7 @@ from routing import types
 # This constant is added to -x, so that log(-x) is finite for a token of
 # probability 1. It may blur differences below 1e-4 nats, which carry no
 # information about how certain a model is.
-_FLOOR = 1e-4
+FLOOR = 1e-4
 
 # Names of the features, in order. Features with 'running' in their name are
 # computed over all steps so far, the others over the viewed step only (the
@@ -46,7 +46,7 @@ NAMES = (
 def _log_negative(log_prob: float) -> float:
   """Returns log(-x) of a log-probability x, kept finite at x = 0."""
   # Rounding can make a log-probability slightly positive.
-  return float(np.log(max(-log_prob, 0.0) + _FLOOR))
+  return float(np.log(max(-log_prob, 0.0) + FLOOR))
 
 
 def truncated_entropy(top_log_probs: np.ndarray) -> np.ndarray:

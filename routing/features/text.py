@@ -5,8 +5,10 @@ other characters without white space. Hashing needs no vocabulary, so every text
 gets a vector of the same width, whatever words it contains.
 """
 
+from collections.abc import Sequence
 import functools
 import hashlib
+import itertools
 import re
 
 import numpy as np
@@ -69,3 +71,47 @@ def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
   # A caller that wrote to the array would change the cached vector of the text.
   counts.setflags(write=False)
   return counts
+
+
+def hash_all(texts: Sequence[str], width: int, largest: int) -> np.ndarray:
+  """Returns what `hash_ngrams` does, of many texts at once and not cached.
+
+  Texts share most of their n-grams, and each is hashed once.
+
+  Args:
+    texts: n texts.
+    width, largest: see `hash_ngrams`.
+
+  Returns:
+    `[n, width]` float32.
+  """
+  counts = np.zeros(len(texts) * width, np.float32)
+  split = [words(text) for text in texts] if width else []
+  flat = list(itertools.chain.from_iterable(split))
+  numbers = {word: i for i, word in enumerate(dict.fromkeys(flat))}
+  word = np.array([numbers[x] for x in flat], np.int64)
+  row = np.repeat(np.arange(len(split)), [len(x) for x in split])
+  # `gram[i]` numbers the n-gram that begins at word i, for the present n.
+  gram = word
+  for size in range(1, largest + 1):
+    last = len(flat) - size + 1
+    if last < 1:
+      break
+    # An n-gram lies within one text.
+    starts = np.flatnonzero(row[:last] == row[size - 1 :])
+    _, first, index = np.unique(
+        gram[starts], return_index=True, return_inverse=True
+    )
+    hashed = [
+        _bucket(' '.join(flat[i : i + size])) for i in starts[first].tolist()
+    ]
+    bucket = np.array([number % width for number, _ in hashed], np.int64)
+    sign = np.array([x for _, x in hashed], np.float32)
+    # Sums of ones are exact, in whatever order.
+    np.add.at(counts, row[starts] * width + bucket[index], sign[index])
+    # The numbers of n-grams stay below that of words, so no product overflows.
+    longer = np.zeros(len(flat), np.int64)
+    longer[starts] = index
+    following = np.append(word[size:], np.zeros(size, np.int64))
+    gram = longer * len(numbers) + following
+  return counts.reshape(len(texts), width)

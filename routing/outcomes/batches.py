@@ -11,6 +11,7 @@ def outcome_batch(
     table: table_lib.OutcomeTable,
     statistics: standardize.Statistics,
     metric: str,
+    widths: int = 0,
 ) -> types.OutcomeBatch:
   """Returns an outcome table as a padded batch, one row per problem.
 
@@ -21,11 +22,14 @@ def outcome_batch(
     table: outcome table of N problems.
     statistics: mean and standard deviation of the features.
     metric: cost metric of the batch's costs.
+    widths: of ladders only, the least number of levels, each one column wide;
+      so that batches of several tables have the same shape.
 
   Returns:
     NumPy arrays with B = N; features are standardised, padding is 0.
   """
-  places, widths = level_places(table)
+  places, found = level_places(table)
+  widths = np.pad(found, (0, max(widths - len(found), 0)), constant_values=1)
   starts = np.concatenate([[0], np.cumsum(widths)])
   depth, parents = table.decisions.depth, table.decisions.parents
   # (row, column) of each decision in the batch.

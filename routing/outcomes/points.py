@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -67,6 +69,10 @@ class Points:
     """Returns correct, cost, loss and gain by name, each `[K, N]`."""
     return {name: getattr(self, name) for name in NAMES}
 
+  def stored(self) -> Points:
+    """Returns the same outcomes as arrays, for callers that read them often."""
+    return self
+
   def take(self, policies: np.ndarray) -> Points:
     """Returns the outcomes of the chosen `policies` (indices or `[K]` bool)."""
     return self._map(lambda x: x[policies])
@@ -89,8 +95,119 @@ class Points:
     )
 
 
+class Reached(Points):
+  """The outcomes of K policies, looked up where they are asked for.
+
+  All that is stored of a policy and a problem is the ending that the policy
+  reaches. 400 policies on 200,000 problems then take .3 GB instead of 3.
+
+  Args:
+    endings: `[K, N]` int, index of an ending.
+    outcomes: name -> `[L]`, each of the fields of `Points` by ending; 'cut' may
+      be None.
+  """
+
+  def __init__(
+      self, endings: np.ndarray, outcomes: Mapping[str, np.ndarray | None]
+  ):
+    if endings.ndim != 2:
+      raise ValueError(f'endings must be [K, N], got {endings.shape}.')
+    # The base class is frozen.
+    object.__setattr__(self, 'endings', endings.astype(np.int32, copy=False))
+    object.__setattr__(self, 'outcomes', outcomes)
+
+  @property
+  def correct(self) -> np.ndarray:  # pyrefly: ignore
+    """See `Points`."""
+    return self._look_up('correct')
+
+  @property
+  def cost(self) -> np.ndarray:  # pyrefly: ignore
+    """See `Points`."""
+    return self._look_up('cost')
+
+  @property
+  def loss(self) -> np.ndarray:  # pyrefly: ignore
+    """See `Points`."""
+    return self._look_up('loss')
+
+  @property
+  def gain(self) -> np.ndarray:  # pyrefly: ignore
+    """See `Points`."""
+    return self._look_up('gain')
+
+  @property
+  def cut(self) -> np.ndarray | None:  # pyrefly: ignore
+    """See `Points`."""
+    return None if self.outcomes['cut'] is None else self._look_up('cut')
+
+  @functools.cached_property
+  def accuracy(self) -> np.ndarray:
+    """See `Points`."""
+    return self._means('correct')
+
+  @functools.cached_property
+  def mean_cost(self) -> np.ndarray:
+    """See `Points`."""
+    return self._means('cost')
+
+  @functools.cached_property
+  def cut_share(self) -> np.ndarray:
+    """See `Points`."""
+    if self.outcomes['cut'] is None:
+      return np.full(len(self.endings), np.nan)
+    return self._means('cut')
+
+  def values(self) -> Mapping[str, np.ndarray]:
+    """See `Points`; an entry is looked up when it is read."""
+    return _Values(self)
+
+  def stored(self) -> Points:
+    """See `Points`."""
+    return Points(**self.values(), cut=self.cut)
+
+  def take(self, policies: np.ndarray) -> Points:
+    """See `Points`."""
+    return Reached(self.endings[policies], self.outcomes)
+
+  def on(self, problems: np.ndarray | slice) -> Points:
+    """See `Points`."""
+    return Reached(self.endings[:, problems], self.outcomes)
+
+  def _look_up(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+    return self.outcomes[name][self.endings[rows]].astype(np.float64)
+
+  def _means(self, name: str) -> np.ndarray:
+    """Returns the `[K]` means over problems, looked up row by row."""
+    rows = range(len(self.endings))
+    means = [self._look_up(name, slice(k, k + 1)).mean(axis=1) for k in rows]
+    return np.concatenate(means) if means else np.zeros(0)
+
+
+class _Values(Mapping):
+  """The outcomes of `Reached` by name."""
+
+  def __init__(self, points: Reached):
+    self._points = points
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in NAMES:
+      raise KeyError(name)
+    return getattr(self._points, name)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(NAMES)
+
+  def __len__(self) -> int:
+    return len(NAMES)
+
+
 def concatenate(points: Sequence[Points]) -> Points:
   """Joins the outcomes of several sets of policies on the same problems."""
+  if all(isinstance(x, Reached) for x in points):
+    outcomes = points[0].outcomes
+    if all(x.outcomes[k] is outcomes[k] for x in points for k in outcomes):
+      return Reached(np.concatenate([x.endings for x in points]), outcomes)
   are_recorded = all(x.cut is not None for x in points)
   return Points(
       **{

@@ -60,7 +60,7 @@ class PolicyFamily:
     path = decisions.path() if self._router.has_memory else None
     larger = [
         self._probabilities(
-            decisions, path, np.arange(start, min(start + _CHUNK, num))
+            decisions, path, slice(start, min(start + _CHUNK, num))
         )
         for start in range(0, num, _CHUNK)
     ]
@@ -74,15 +74,15 @@ class PolicyFamily:
       self,
       decisions: table_lib.Decisions,
       path: np.ndarray | None,
-      rows: np.ndarray,
+      rows: slice,
   ) -> np.ndarray:
-    """Returns the action probabilities at some decisions, `[len(rows), A]`.
+    """Returns the action probabilities at m decisions, `[m, A]`.
 
     Args:
       decisions: M decisions.
       path: `[M, T]` int, the earlier decisions that a network with memory reads
         (see `Decisions.path`); None for a network without memory.
-      rows: indices of the decisions to compute.
+      rows: the decisions to compute.
     """
     features = decisions.features
     if path is None:
@@ -93,7 +93,7 @@ class PolicyFamily:
     # decision whose output is read and does not change that output.
     seen = np.where((history >= 0)[..., None], features[history], 0.0)
     probabilities = self._router.probabilities(seen, self._policy_index)
-    return probabilities[np.arange(len(rows)), decisions.depth[rows]]
+    return probabilities[np.arange(len(seen)), decisions.depth[rows]]
 
   def at(self, threshold: float) -> learned.LearnedRouter:
     """Returns the live router of this policy at a threshold."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
 import json
+import operator
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,9 @@ def _flat(arrays: Sequence[npt.ArrayLike], dtype: type) -> pa.Array:
   """Returns the entries of all arrays, flattened and concatenated."""
   # NumPy cannot concatenate zero arrays, hence the empty array in front.
   return pa.array(
-      np.concatenate([np.zeros(0, dtype), *map(np.ravel, arrays)]).astype(dtype)
+      np.concatenate([np.zeros(0, dtype), *map(np.ravel, arrays)]).astype(
+          dtype, copy=False
+      )
   )
 
 
@@ -189,13 +192,15 @@ def encode(
   columns = [
       arrays[field.name]
       if field.name in arrays
-      else pa.array(
-          [getattr(x, _ATTRIBUTES.get(field.name, field.name)) for x in items],
-          field.type,
-      )
+      else pa.array(_values(items, field.name), field.type)
       for field in struct
   ]
   return pa.StructArray.from_arrays(columns, fields=list(struct))
+
+
+def _values(items: Sequence[Any], name: str) -> list[Any]:
+  """Returns the attribute of each item that the column `name` holds."""
+  return list(map(operator.attrgetter(_ATTRIBUTES.get(name, name)), items))
 
 
 def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
@@ -211,6 +216,7 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
   num_tokens = [len(step.token_ids) for step in steps]
   tops = [np.asarray(step.top_log_probs, np.float32) for step in steps]
   hidden = [step.hidden for step in steps]
+  usages = [step.usage for step in steps]
   arrays = {
       'token_ids': nest(
           num_tokens, _flat([step.token_ids for step in steps], np.int32)
@@ -233,13 +239,7 @@ def encode_steps(steps: Sequence[types.Step]) -> pa.StructArray:
           _flat([h for h in hidden if h is not None], np.float32),
           is_null=[h is None for h in hidden],
       ),
-      **{
-          name: pa.array(
-              [getattr(x.usage, _ATTRIBUTES.get(name, name)) for x in steps],
-              kind,
-          )
-          for name, kind in _USAGE
-      },
+      **{name: pa.array(_values(usages, name), kind) for name, kind in _USAGE},
   }
   return encode(STEP, steps, arrays)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -78,11 +79,22 @@ class Manifest:
   failures: tuple[Failure, ...] = ()
   kind: str = schema.LADDERS.name
 
-  @property
+  # Cached, as the writer asks at each record, and shards may be thousands.
+  @functools.cached_property
   def is_complete(self) -> bool:
     """True if every problem is in a shard or recorded as failed."""
     rows = sum(shard.rows for shard in self.shards)
     return rows + len(self.failures) == self.num_problems
+
+  @functools.cached_property
+  def failed(self) -> frozenset[int]:
+    """The indices of the problems without a record."""
+    return frozenset(failure.index for failure in self.failures)
+
+  @functools.cached_property
+  def shards_by_first(self) -> Mapping[int, ShardEntry]:
+    """The shards by the index of their block's first problem."""
+    return {shard.first: shard for shard in self.shards}
 
   @property
   def settings_hash(self) -> str:
@@ -172,10 +184,15 @@ def hash_json(value: Any) -> str:
 def hash_problems(problems: Sequence[types.Problem]) -> str:
   """Returns the SHA-256 over the problems' ids, questions and answers."""
   # Questions enter by `question_hash`, so that differences in case and white
-  # space do not matter.
-  return hash_json(
-      [[p.id, splits.question_hash(p.question), p.answer] for p in problems]
-  )
+  # space do not matter. The text is that of `hash_json` of the whole list, made
+  # in parts: a million problems have one of 100 MB.
+  found = hashlib.sha256(b'[')
+  for index, p in enumerate(problems):
+    row = [p.id, splits.question_hash(p.question), p.answer]
+    text = json.dumps(row, separators=(',', ':'))
+    found.update(f'{"," if index else ""}{text}'.encode())
+  found.update(b']')
+  return found.hexdigest()
 
 
 def hash_file(path: pathlib.Path) -> str:

@@ -79,11 +79,16 @@ class Kind:
     Raises:
       ValueError: if the table has another schema version.
     """
-    # A table that another tool wrote may have no metadata.
-    metadata = table.schema.metadata or {}
-    version = metadata.get(_VERSION_KEY)
-    check_version(version.decode() if version else None, 'A table')
+    check_table(table)
     return self.decode(table, columns.decode_problems(table))
+
+
+def check_table(table: pa.Table) -> None:
+  """Raises ValueError unless a table has the version that this code reads."""
+  # A table that another tool wrote may have no metadata.
+  metadata = table.schema.metadata or {}
+  version = metadata.get(_VERSION_KEY)
+  check_version(version.decode() if version else None, 'A table')
 
 
 def check_version(found: int | str | None, where: str) -> None:

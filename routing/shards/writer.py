@@ -32,6 +32,7 @@ from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
 from routing.shards import reader
 from routing.shards import schema
+from routing.shards import tidy
 
 
 class Writer:
@@ -66,7 +67,7 @@ class Writer:
     if shard_size < 1:
       raise ValueError(f'shard_size is {shard_size}; allowed: >= 1.')
     self._directory = files.path(directory)
-    self._problems = list(problems)
+    self._problems = problems  # Not copied: a million may be made when asked.
     # Indices of the problems whose records are in a log.
     self._logged: set[int] = set()
     # Those whose records are in the shard of a block that has room for more.
@@ -83,7 +84,7 @@ class Writer:
     self._lock: lock_lib.Lock | None = None
     # Many processes may open a finished collection at once, e.g. the runs of a
     # sweep. They need no lock, except to tidy up.
-    is_finished, is_tidy = self._state()
+    is_finished, is_tidy = tidy.state(self._directory, self.kind, len(problems))
     if not (is_finished and is_tidy):
       self._directory.mkdir(parents=True, exist_ok=True)
       try:
@@ -122,7 +123,7 @@ class Writer:
     """
     size = self._manifest.shard_size
     written = {x.first for x in self._manifest.shards if self._is_full(x)}
-    there = self._failed() | self._reloaded | self._logged
+    there = self._manifest.failed | self._reloaded | self._logged
     return [
         i
         for i in range(len(self._problems))
@@ -140,12 +141,7 @@ class Writer:
       ValueError: if the record is of another problem, or the problem already
         has a record or a failure.
     """
-    # An index that is off by one would pair every record with a wrong problem.
-    if self._problems[index].id != record.problem.id:
-      raise ValueError(
-          f'Problem {index} is {self._problems[index].id}, but the record is '
-          f'of {record.problem.id}.'
-      )
+    self._check_is_of(index, record)
     first = self._check_new(index)
     number = first // self._manifest.shard_size
     log = block_log.path(self._directory, self.kind, number)
@@ -179,9 +175,40 @@ class Writer:
     manifest_lib.save(self._directory, self._manifest)
     self._write_if_full(first)
 
-  def _failed(self) -> set[int]:
-    """Returns the indices of the problems that failed."""
-    return {failure.index for failure in self._manifest.failures}
+  def add_block(self, first: int, records: Sequence[Any]) -> None:
+    """Writes the records of a whole block to its shard at once.
+
+    The shard is that of `add`, but no log protects a part of it meanwhile.
+
+    Args:
+      first: index of the block's first problem.
+      records: of all problems of the block, in order.
+
+    Raises:
+      ValueError: as `add` does, or if these are not the records of one block.
+    """
+    places = self._places(first)
+    if first % self._manifest.shard_size or len(records) != len(places):
+      raise ValueError(
+          f'Problem {first} and {len(records)} records; allowed: a multiple of '
+          f'{self._manifest.shard_size} and {len(places)} records.'
+      )
+    for index, record in zip(places, records, strict=True):
+      self._check_is_of(index, record)
+      self._check_new(index)
+    name = block_log.stem(self.kind, first // self._manifest.shard_size)
+    self._save(first, name, self.kind.to_table(records))
+    if self._manifest.is_complete:
+      self.close()
+
+  def _check_is_of(self, index: int, record: Any) -> None:
+    """Raises ValueError unless the record is of problem `index`."""
+    # An index that is off by one would pair every record with a wrong problem.
+    if self._problems[index].id != record.problem.id:
+      raise ValueError(
+          f'Problem {index} is {self._problems[index].id}, but the record is '
+          f'of {record.problem.id}.'
+      )
 
   def _check_new(self, index: int) -> int:
     """Returns the first index of a block; `index` may still get a record.
@@ -191,12 +218,10 @@ class Writer:
         writer is closed.
     """
     first = index - index % self._manifest.shard_size
-    is_written = any(
-        shard.first == first and self._is_full(shard)
-        for shard in self._manifest.shards
-    )
-    known = self._failed() | self._reloaded | self._logged
-    if is_written or index in known:
+    shard = self._manifest.shards_by_first.get(first)
+    is_written = shard is not None and self._is_full(shard)
+    known = self._manifest.failed, self._reloaded, self._logged
+    if is_written or any(index in x for x in known):
       name = self._problems[index].id
       raise ValueError(
           f'Problem {name} (index {index}) already has a record or a failure; '
@@ -214,22 +239,8 @@ class Writer:
   def _is_full(self, shard: manifest_lib.ShardEntry) -> bool:
     """Returns whether a block has a record or a failure for each problem."""
     places = self._places(shard.first)
-    return shard.rows + len(self._failed().intersection(places)) == len(places)
-
-  def _state(self) -> tuple[bool, bool]:
-    """Returns whether the collection is finished, and whether it is tidy."""
-    try:
-      found = manifest_lib.load(self._directory)
-    except (FileNotFoundError, ValueError):
-      return False, False  # `_check` says what is wrong, if anything is.
-    there = {
-        *self._directory.glob(f'{self.kind.name}-*.parquet'),
-        *block_log.paths(self._directory, self.kind),
-        *self._directory.glob(lock_lib.FILE_NAME),
-    }
-    listed = {self._directory / x.file for x in found.shards}
-    has_all = found.is_complete and found.num_problems == len(self._problems)
-    return has_all and listed <= there, listed == there
+    failed = self._manifest.failed.intersection(places)
+    return shard.rows + len(failed) == len(places)
 
   def _check(self, requested: manifest_lib.Manifest) -> manifest_lib.Manifest:
     """Checks that the collection in the directory can be resumed, or begun.
@@ -276,9 +287,10 @@ class Writer:
     if not path.exists() or manifest_lib.load(path.parent) != self._manifest:
       manifest_lib.save(self._directory, self._manifest)
     for shard in self._manifest.shards:
-      self._delete_others(shard)
+      block = shard.first // self._manifest.shard_size
+      tidy.delete_others(self._directory, self.kind, block, shard)
       if shard.first in full:
-        self._delete_logs(shard.first)
+        tidy.delete_logs(self._directory, self.kind, block)
         continue
       # Matched by the problem's id, because failed problems have no row.
       places = {self._problems[i].id: i for i in self._places(shard.first)}
@@ -314,25 +326,6 @@ class Writer:
         logged.add(index)
     return logged
 
-  def _delete_logs(self, first: int) -> None:
-    """Deletes the logs of the block that starts at problem `first`."""
-    number = first // self._manifest.shard_size
-    for log in block_log.paths_of(self._directory, self.kind, number):
-      log.unlink(missing_ok=True)
-
-  def _delete_others(self, shard: manifest_lib.ShardEntry) -> None:
-    """Deletes all shards of a shard's block except the file of `shard`.
-
-    Such files are left over if the process is killed between writing a file and
-    listing it in the manifest.
-    """
-    number = shard.first // self._manifest.shard_size
-    stem = block_log.stem(self.kind, number)
-    for pattern in (f'{stem}.parquet', f'{stem}-*.parquet'):
-      for path in self._directory.glob(pattern):
-        if path.name != shard.file:
-          path.unlink()
-
   def _write_if_full(self, first: int) -> None:
     """Writes the block that starts at `first`, if it is complete.
 
@@ -340,7 +333,10 @@ class Writer:
     """
     places = self._places(first)
     new = self._logged.intersection(places)
-    known = self._failed() | self._reloaded | new
+    known = new.union(
+        self._manifest.failed.intersection(places),
+        self._reloaded.intersection(places),
+    )
     # Without a new record, each problem of the block failed, or its shard,
     # which is complete now, has the records of all others.
     if new and known.issuperset(places):
@@ -359,7 +355,6 @@ class Writer:
       # The manifest still lists the block's old file, so it must not be
       # overwritten.
       name = f'{name}-{len(self._places(first))}'
-    path = self._directory / f'{name}.parquet'
     # The records come from the disk, as after an interruption, in the order of
     # their problems: the bytes do not depend on the order of their arrival.
     rows = block_log.read_block(self._directory, self.kind, number)
@@ -371,7 +366,11 @@ class Writer:
     tables = [reader.read_table(self._directory, x) for x in old]
     tables += [rows[index] for index in sorted(rows)]
     table = pa.concat_tables([x.cast(self.kind.schema) for x in tables])
-    table = table.combine_chunks()
+    self._save(first, name, table.combine_chunks())
+
+  def _save(self, first: int, name: str, table: pa.Table) -> None:
+    """Writes a table to the shard of the block at `first`, and lists it."""
+    path = self._directory / f'{name}.parquet'
     manifest_lib.replace_file(
         path, lambda p: pq.write_table(table, p, compression='zstd')
     )
@@ -384,8 +383,9 @@ class Writer:
     self._manifest = self._manifest.with_shard(entry)
     # Only now, since the manifest lists the new shard.
     manifest_lib.save(self._directory, self._manifest)
-    self._delete_others(entry)
-    self._delete_logs(first)
+    block = first // self._manifest.shard_size
+    tidy.delete_others(self._directory, self.kind, block, entry)
+    tidy.delete_logs(self._directory, self.kind, block)
 
 
 class LadderWriter(Writer):

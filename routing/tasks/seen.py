@@ -94,9 +94,7 @@ class Seen:
     Raises:
       ValueError: as `check` does.
     """
-    problems = list(problems)
-    self.check(split, problems)
-    hashes = {splits.question_hash(x.question) for x in problems}
+    hashes = self._checked(split, problems)
     return dataclasses.replace(self, **{split: getattr(self, split) | hashes})
 
   def check(self, split: str, problems: Iterable[types.Problem]) -> None:
@@ -112,6 +110,15 @@ class Seen:
       ValueError: if the record is not complete, the split is unknown, or a
         problem was seen in another split (the message names the first one).
     """
+    self._checked(split, problems)
+
+  def _checked(
+      self, split: str, problems: Iterable[types.Problem]
+  ) -> frozenset[str]:
+    """Returns the hashes of `problems`; arguments and errors as in `check`.
+
+    Problems are read once and not kept.
+    """
     splits.check_names([split])
     self.require_known()
     seen_as = {
@@ -120,19 +127,25 @@ class Seen:
         if name != split
         for digest in hashes
     }
-    problems = list(problems)
-    digests = [splits.question_hash(x.question) for x in problems]
-    # Problems are compared by the hash of their question, because the same
-    # question may have different ids in different sources.
-    refused = [i for i, digest in enumerate(digests) if digest in seen_as]
-    if refused:
-      first, digest = problems[refused[0]], digests[refused[0]]
+    hashes, first, num_refused, total = set(), None, 0, 0
+    for problem in problems:
+      total += 1
+      # Problems are compared by the hash of their question, because the same
+      # question may have different ids in different sources.
+      digest = splits.question_hash(problem.question)
+      hashes.add(digest)
+      if digest in seen_as:
+        first = first or (problem, digest)
+        num_refused += 1
+    if first:
+      problem, digest = first
       raise ValueError(
-          f'Problem {first.id!r} (hash {digest}) is there to {_USES[split]}, '
+          f'Problem {problem.id!r} (hash {digest}) is there to {_USES[split]}, '
           f'but the router has seen it in split {seen_as[digest]!r}; allowed: '
           f'problems never seen, or seen in split {split!r} only. '
-          f'{len(refused)} of {len(problems)} problems are refused.'
+          f'{num_refused} of {total} problems are refused.'
       )
+    return frozenset(hashes)
 
   def to_json(self) -> dict[str, Any]:
     """Returns the record as a JSON-like value with sorted lists of hashes."""

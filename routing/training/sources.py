@@ -101,14 +101,14 @@ def resident(
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-  """Training trajectories that are stored in several files on disk.
+  """Training trajectories or ladders that are stored in several files.
 
   load: index of a file -> the arrays in it, with standardised features. T must
     be the same for all files.
-  sizes: number of trajectories in each file.
+  sizes: number of trajectories, or of ladders, in each file.
   """
 
-  load: Callable[[int], types.TrajectoryBatch]
+  load: Callable[[int], Data]
   sizes: Sequence[int]
 
 
@@ -221,7 +221,7 @@ class _Stream:
     # read from disk again for each such batch.
     self._read = functools.lru_cache(maxsize=2)(self._read)
 
-  def rows(self, position: int, num: int) -> types.TrajectoryBatch:
+  def rows(self, position: int, num: int) -> Data:
     """Returns `num` rows, from `position` of the endless sequence on.
 
     The rows may span several groups and epochs.
@@ -266,11 +266,25 @@ class _Stream:
         ),
     )
 
-  def _read(self, epoch: int, group: int) -> types.TrajectoryBatch:
+  def _read(self, epoch: int, group: int) -> Data:
     """Returns the shuffled rows of one group of files."""
-    files = [self._shards.load(int(i)) for i in self._groups(epoch)[group]]
-    rows = jax.tree.map(lambda *x: np.concatenate(x), *files)
-    order = np.random.default_rng((self._seed, epoch, group)).permutation(
-        len(rows.mask)
-    )
-    return jax.tree.map(lambda x: x[order], rows)
+    files = [int(i) for i in self._groups(epoch)[group]]
+    num = sum(self._shards.sizes[i] for i in files)
+    order = np.random.default_rng((self._seed, epoch, group)).permutation(num)
+    # Row i of the group goes to place `places[i]`. Each file is put into place
+    # when it is read, so that memory holds the group once and one file.
+    places, start, found = np.argsort(order), 0, None
+    for index in files:
+      file = self._shards.load(index)
+      if found is None:
+        found = jax.tree.map(
+            lambda x: np.empty((num, *x.shape[1:]), x.dtype), file
+        )
+      to = places[start : start + len(file.mask)]
+      jax.tree.map(functools.partial(_put, to), found, file)
+      start += len(file.mask)
+    return found
+
+
+def _put(to: np.ndarray, out: np.ndarray, values: np.ndarray) -> None:
+  out[to] = values

@@ -103,7 +103,7 @@ class Reader {
     Object.assign(this, {answers, dial, filter: 'all', query: '', current: 0, limit: PAGE_SIZE, beside: null});
     const note = [];
     const {total} = answers;
-    if (answers.size < total) note.push(`The first ${answers.size.toLocaleString('en')} of ${total.toLocaleString('en')} test problems; the figures above are of all.`);
+    if (answers.size < total) note.push(`${answers.is_drawn ? 'A random sample of' : 'The first'} ${answers.size.toLocaleString('en')} of ${total.toLocaleString('en')} test problems; the figures above are of all.`);
     if (!answers.is_graded_once) note.push('Answers were drawn several times: texts are the first ones, and costs are means.');
     if (answers.data.settings.source !== 'known') note.push('Recorded answers of a random policy: not every way through a problem is known.');
     $('answers-note').textContent = note.join(' ');
