@@ -44,7 +44,8 @@ class EmbeddedEngine:
     route: its route index.
     config, params: the decoder, as `routing.lm.export.load_pretrained` returns.
     tokenizer: the tokenizer of the embedded models.
-    max_batch: maximum number of rows written at once.
+    max_batch: maximum number of rows written at once; on an accelerator, more
+      than the default.
     num_slots: number of rows in the KV cache. If there are more concurrent
       sessions than slots, prefixes are evicted, read again and charged again. A
       session keeps its slot until it closes, also while another model writes.
@@ -62,7 +63,7 @@ class EmbeddedEngine:
       params,
       tokenizer: tokenizer_lib.Tokenizer,
       *,
-      max_batch: int = 128,
+      max_batch: int = jitted_batches.ROWS,
       num_slots: int = 256,
       max_length: int = 224,
   ):
@@ -274,8 +275,8 @@ class EmbeddedEngine:
         seed=jitted_batches.pad(
             [job.request.seed for job in jobs], size, 0
         ).astype(np.uint32),
-        temperature=jitted_batches.pad(
-            [job.request.temperature for job in jobs], size, 0.0
+        temperature=jitted_batches.heat(
+            [job.request.temperature for job in jobs], size
         ),
         active=np.arange(size) < len(jobs),
         limit=jitted_batches.pad(
@@ -311,34 +312,12 @@ class EmbeddedEngine:
 
   def _read_new(self, jobs: Sequence[jobs_lib.Job]) -> None:
     """Prefills the KV cache with all tokens that `_num_new` counts."""
-    if not jobs:
-      return
-    counts = [self._num_new(job) for job in jobs]
-    size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
-    tokens = np.zeros(
-        (
-            size,
-            jitted_batches.bucket(jitted_batches.PREFILL_BUCKETS, max(counts)),
-        ),
-        np.int32,
-    )
-    starts = [
-        len(job.tokens) - 1 - n for job, n in zip(jobs, counts, strict=True)
-    ]
-    for row, (job, start) in enumerate(zip(jobs, starts, strict=True)):
-      new = job.tokens[start:-1]
-      tokens[row, : len(new)] = new
-    self._cache = jitted_batches.prefill(
-        self._params,
-        self._config,
-        self._cache,
-        jitted_batches.pad([job.slot for job in jobs], size, len(self._slots)),
-        tokens,
-        jitted_batches.pad(starts, size, 0),
-        jitted_batches.pad(counts, size, 0),
-        # num_past is static, so each value costs a compilation. There are only
-        # two values: the whole length, or 0 if no row has cached tokens.
-        self._max_length if any(starts) else 0,
+    parts = []
+    for job in jobs:
+      start = len(job.tokens) - 1 - self._num_new(job)
+      parts.append((job.slot, start, job.tokens[start:-1]))
+    self._cache = jitted_batches.fill(
+        self._params, self._config, self._cache, parts, len(self._slots)
     )
 
   def _advance(self, job: jobs_lib.Job, row: dict[str, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from routing.engines import embedded
+from routing.engines import jitted_batches
 from routing.lm import export
 from routing.lm import tokenizer
 
@@ -16,7 +17,7 @@ class Settings:
   num_slots: number of sessions whose prefix cache is kept.
   """
 
-  max_batch: int = 128
+  max_batch: int = jitted_batches.ROWS
   num_slots: int = 256
 
 

@@ -274,7 +274,9 @@ class TokenModel:
         last_token=padded((job.tokens[-1] for job in jobs), 0),
         position=position,
         seed=seeds,
-        temperature=padded((job.temperature for job in jobs), 0.0),
+        temperature=jitted_batches.heat(
+            [job.temperature for job in jobs], size
+        ),
         active=np.arange(size) < len(jobs),
         limit=padded((job.limit for job in jobs), 0),
         slots=padded(rows, len(self._slots)),

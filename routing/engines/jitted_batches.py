@@ -6,17 +6,23 @@ import functools
 import jax
 import numpy as np
 
+from routing.lm import decoder
 from routing.lm import sampler
 
 # Array sizes are rounded up to one of these. A shape that occurs for the first
 # time costs a compilation of seconds, so there should be few shapes.
-BATCH_BUCKETS = (8, 32, 64, 128)  # Rows.
+BATCH_BUCKETS = (8, 32, 128)  # Rows.
+# On two cores, 32 rows take less time for each row than 128: their keys are
+# nearer to the processor, and fewer of the rows are much shorter than the
+# longest.
+ROWS = 32
+PREFILL_ROWS = 8  # Rows that are prefilled at once: one shape for all batches.
 PREFILL_BUCKETS = (32, 64, 128, 192)  # New prompt tokens per row.
-PAST_BUCKETS = (96, 128, 160)  # Cached tokens per row.
+PAST_BUCKETS = (128,)  # Cached tokens per row.
 # Smaller batches attend to all cached positions instead of a bucket of them.
-# Their keys fit into the processor's caches, so fewer positions would save no
-# time and only cost compilations.
-MIN_ROWS_FOR_PAST = 64
+# Their keys fit into the processor's caches, so fewer positions would save
+# little time and cost compilations.
+MIN_ROWS_FOR_PAST = 32
 # Maximum number of tokens per call of `decode`. A step usually has 22 tokens; a
 # longer step takes several calls.
 SEGMENT_TOKENS = 32
@@ -40,6 +46,11 @@ def pad(values: Sequence, size: int, fill) -> np.ndarray:
   return np.array([*values, *[fill] * (size - len(values))], kind)
 
 
+def heat(temperatures: Sequence[float], size: int) -> np.ndarray | None:
+  """Returns temperatures, padded to `size` rows; None if all are 0."""
+  return pad(temperatures, size, 0.0) if any(temperatures) else None
+
+
 def num_past(positions: np.ndarray, max_length: int) -> int:
   """Returns the number of cached positions that a batch must attend to.
 
@@ -51,6 +62,49 @@ def num_past(positions: np.ndarray, max_length: int) -> int:
     return max_length
   buckets = *PAST_BUCKETS, max_length
   return min(bucket(buckets, int(positions.max())), max_length)
+
+
+def fill(
+    params,
+    config: decoder.DecoderConfig,
+    cache: decoder.KVCache,
+    parts: Sequence[tuple[int, int, Sequence[int]]],
+    padding: int,
+) -> decoder.KVCache:
+  """Prefills the cache with known tokens of any number of rows.
+
+  Args:
+    params, config, cache: see `sampler.prefill`; the cache is donated.
+    parts: (slot, start, tokens) of each row: where in the cache the keys of the
+      tokens go, from position `start` on.
+    padding: a slot that belongs to no row.
+
+  Returns:
+    The cache.
+  """
+  # Rows with much to read, or with nothing before it, are read together.
+  parts = sorted(parts, key=lambda part: (part[1] > 0, len(part[2])))
+  for i in range(0, len(parts), PREFILL_ROWS):
+    group = parts[i : i + PREFILL_ROWS]
+    slots, starts, texts = zip(*group, strict=True)
+    counts = [len(text) for text in texts]
+    width = bucket(PREFILL_BUCKETS, max(counts))
+    tokens = np.zeros((PREFILL_ROWS, width), np.int32)
+    for line, text in zip(tokens, texts, strict=False):
+      line[: len(text)] = text
+    cache = prefill(
+        params,
+        config,
+        cache,
+        pad(slots, PREFILL_ROWS, padding),
+        tokens,
+        pad(starts, PREFILL_ROWS, 0),
+        pad(counts, PREFILL_ROWS, 0),
+        # num_past is static, so each value costs a compilation. There are only
+        # two values: the whole length, or 0 if no row has cached tokens.
+        cache.keys.shape[3] if any(starts) else 0,
+    )
+  return cache
 
 
 def row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:

@@ -94,6 +94,25 @@ class Past:
   mask: jax.Array
 
 
+@flax.struct.dataclass
+class Growing:
+  """Earlier tokens among which one new token of each row takes its place.
+
+  In a loop over tokens the arrays are updated in place. A `Past` and the new
+  tokens beside it would be copied for every token.
+
+  cache: keys and values of S tokens in each of B rows, as tuples of L separate
+    arrays `[B, KVH, S, Dh]`.
+  mask: `[B, S]` bool; True where a row's new token may attend to a token. The
+    new token itself is one of them.
+  column: [] int32, place of the new tokens among the S.
+  """
+
+  cache: KVCache
+  mask: jax.Array
+  column: jax.Array
+
+
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
   """Applies rotary position embedding, half-split, to queries or keys.
 
@@ -146,7 +165,7 @@ class Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x, positions, masks, pasts):
+  def __call__(self, x, positions, masks, pasts, column=None):
     """Runs the layer on T new tokens in each of B rows.
 
     Args:
@@ -155,10 +174,12 @@ class Block(nn.Module):
       masks: the tokens that may be attended to: a mask for each of `pasts`, and
         one for the new tokens; see `_attend`.
       pasts: a list of (keys, values) of earlier tokens, `[B, KVH, S, Dh]` each.
+      column: where the keys and values of the new tokens are put in the only
+        one of `pasts`; None = they are attended to beside it. See `Growing`.
 
     Returns:
       The residual stream `[B, T, D]` after the layer, and the (keys, values) of
-      the new tokens, `[B, KVH, T, Dh]` each.
+      the new tokens, `[B, KVH, T, Dh]` each; with `column`, of all tokens.
     """
     config = self.config
     batch_size, length, width = x.shape
@@ -188,6 +209,13 @@ class Block(nn.Module):
     key = rotate(key, positions, config.rope_theta)
     # Keys are cached after rotation: the position of a token never changes.
     new = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [B, KVH, T, Dh].
+    if column is not None:
+      (past,), pasts = pasts, ()
+      # Put before they are read: after, XLA would copy the whole array.
+      new = tuple(
+          jax.lax.dynamic_update_slice_in_dim(old, x, column, axis=2)
+          for old, x in zip(past, new, strict=True)
+      )
     attended = _attend(query, [*pasts, new], masks)
     x = x + dense(width, 'output', stddev_out)(attended)
 
@@ -264,7 +292,7 @@ class Decoder(nn.Module):
       self,
       tokens: jax.Array,
       positions: jax.Array,
-      pasts: Sequence[Past] = (),
+      pasts: Sequence[Past] | Growing = (),
   ) -> tuple[jax.Array, jax.Array, KVCache]:
     """Runs the model on T new tokens in each of B rows.
 
@@ -273,11 +301,13 @@ class Decoder(nn.Module):
         new tokens before it.
       positions: `[B, T]` int32, position of each token in its row, ascending.
       pasts: earlier tokens, to which new tokens attend where the mask is True.
+        With a `Growing`, T is 1.
 
     Returns:
       Logits `[B, T, V]` of the token after each new token; the hidden states
       `[B, T, D]` after the last norm, from which the logits are computed; and
-      the keys and values of the new tokens.
+      the keys and values of the new tokens; or the cache of the `Growing`, with
+      the new tokens in it.
     """
     config = self.config
     chex.assert_rank([tokens, positions], 2)
@@ -292,17 +322,22 @@ class Decoder(nn.Module):
     # vocabulary is tiny. The gradient of this product is a small matrix
     # product, whereas the gradient of a gather is a slow scatter.
     x = jax.nn.one_hot(tokens, config.vocab_size) @ embedding
+    column = pasts.column if isinstance(pasts, Growing) else None
+    pasts = [pasts] if isinstance(pasts, Growing) else pasts
     masks = [past.mask[:, None, :] for past in pasts]
-    masks.append(jnp.tril(jnp.ones((1, length, length), bool)))
+    if column is None:
+      masks.append(jnp.tril(jnp.ones((1, length, length), bool)))
     keys, values = [], []
     for i in range(config.num_layers):
       layer = [(past.cache.keys[i], past.cache.values[i]) for past in pasts]
       block = Block(config, name=f'layer_{i}')
-      x, (key, value) = block(x, positions, masks, layer)
+      x, (key, value) = block(x, positions, masks, layer, column)
       keys.append(key)
       values.append(value)
     hidden = RMSNorm(config.norm_eps, name='norm')(x)
-    cache = KVCache(jnp.stack(keys), jnp.stack(values))
+    # Stacked, the arrays of a `Growing` would be copied.
+    joined = jnp.stack if column is None else tuple
+    cache = KVCache(joined(keys), joined(values))
     # The embedding is tied: the same matrix maps hidden states to logits.
     return hidden @ embedding.T, hidden, cache
 

@@ -22,7 +22,7 @@ def _batch(
     cache: an empty cache with B rows.
     zero: `[B]` int32 zeros.
     seed: `[B]` uint32, seed of each row.
-    heat: `[B]` float32, temperature of each row.
+    heat: `[B]` float32, temperature of each row; None = 0.
     tokens: `[B, C]` int32, the prompts, padded on the right.
     count: `[B]` int32, number of tokens of each prompt; 1 = a padding row.
     max_new: maximum number of new tokens of each row.
@@ -94,7 +94,8 @@ def generate(
   # All batches have the same shapes, so `_batch` is compiled once.
   cache = decoder.init_cache(config, batch_size, width + max_new + 1)
   zero = np.zeros(batch_size, np.int32)
-  heat = np.full(batch_size, temperature, np.float32)
+  # None: a program without noise.
+  heat = np.full(batch_size, temperature, np.float32) if temperature else None
   written = []
   for i in range(0, len(prompts), batch_size):
     rows = prompts[i : i + batch_size]

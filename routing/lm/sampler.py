@@ -22,7 +22,8 @@ class Rows:
   position: `[B]` int32, position of the newest token in its text.
   seed: `[B]` uint32, seed of the sampling noise. The noise of the token after
     position p is a function of (seed, p).
-  temperature: `[B]` float32 >= 0, sampling temperature; 0 is greedy.
+  temperature: `[B]` float32 >= 0, sampling temperature; 0 is greedy. None = all
+    rows are greedy; the program is then smaller, since it draws no noise.
   active: `[B]` bool; False marks padding rows, which write nothing.
   limit: `[B]` int32, maximum number of new tokens; `checked` caps it.
   slots: `[B]` int32, index in the cache of each row; None = 0..B-1 in order.
@@ -31,7 +32,7 @@ class Rows:
   last_token: jax.Array
   position: jax.Array
   seed: jax.Array
-  temperature: jax.Array
+  temperature: jax.Array | None
   active: jax.Array
   limit: jax.Array
   slots: jax.Array | None = None
@@ -45,8 +46,8 @@ class Rows:
     """
     chex.assert_rank(self.last_token, 1)
     chex.assert_equal_shape(
-        [self.last_token, self.position, self.seed]
-        + [self.temperature, self.active, self.limit]
+        [self.last_token, self.position, self.seed, self.active, self.limit]
+        + [x for x in (self.temperature,) if x is not None]
     )
     # New tokens get the positions position + 1, position + 2, ... The last new
     # token needs a place in the cache too: its keys are stored there by the
@@ -161,7 +162,8 @@ def log_probs(logits: jax.Array, pad_id: int) -> jax.Array:
     logits: `[..., V]` float32.
     pad_id: a token that is never written.
   """
-  return jax.nn.log_softmax(logits.at[..., pad_id].set(-1e9))
+  is_pad = jnp.arange(logits.shape[-1]) == pad_id
+  return jax.nn.log_softmax(jnp.where(is_pad, -1e9, logits))
 
 
 def _before(
@@ -184,13 +186,23 @@ def _before(
   length = cache.keys.shape[3] if num_past is None else num_past
   if not length:
     return []
-  # The layers are separate arrays in a tuple, each [B, KVH, length, Dh]. A
-  # slice of one stacked array would be copied for every token in the loop of
-  # `decode`.
-  rows = jax.tree.map(
-      lambda x: tuple(layer[slots, :, :length] for layer in x), cache
-  )
+  rows = _rows(cache, slots, length)
   return [decoder.Past(rows, jnp.arange(length)[None] < position[:, None])]
+
+
+def _rows(
+    cache: decoder.KVCache, slots: jax.Array, length: int, room: int = 0
+) -> decoder.KVCache:
+  """Returns the first `length` cached tokens of some rows, and room for more.
+
+  The layers are separate arrays in tuples, `[B, KVH, length + room, Dh]` each:
+  a slice of one stacked array would be copied for every token in the loop of
+  `decode`.
+  """
+  width = [(0, 0), (0, 0), (0, room), (0, 0)]
+  return jax.tree.map(
+      lambda x: tuple(jnp.pad(y[slots, :, :length], width) for y in x), cache
+  )
 
 
 def _store(
@@ -237,11 +249,13 @@ def _choose(logits, seed, position, temperature):
     logits: `[B, V]` float32, log-probabilities of the tokens.
     seed: `[B]` uint32, seed of each row; determines g together with `position`.
     position: `[B]` int32, position of the token that predicts the new one.
-    temperature: `[B]` float32 >= 0.
+    temperature: `[B]` float32 >= 0; None = 0 in every row.
 
   Returns:
     `[B]` integers, the ids of the chosen tokens.
   """
+  if temperature is None:
+    return jnp.argmax(logits, axis=-1)
 
   def noise(seed, position):
     # The key depends only on (seed, position), so neither the other rows nor
@@ -249,14 +263,7 @@ def _choose(logits, seed, position, temperature):
     key = jax.random.fold_in(jax.random.key(seed), position)
     return jax.random.gumbel(key, logits.shape[-1:])
 
-  gumbel = jax.lax.cond(
-      (temperature > 0).any(),
-      jax.vmap(noise),
-      # If all rows are greedy, the time to draw noise is saved.
-      lambda *_: jnp.zeros_like(logits),
-      seed,
-      position,
-  )
+  gumbel = jax.vmap(noise)(seed, position)
   return jnp.argmax(logits + temperature[:, None] * gumbel, axis=-1)
 
 
@@ -286,38 +293,47 @@ def decode(
   """
   rows = rows.checked(max_new, length=cache.keys.shape[3])
   batch_size = len(rows.position)
-  pasts = _before(cache, rows.position, rows.slots, num_past)
+  # New token i of every row takes column `length + i` of the arrays of the
+  # loop; they go into the cache, each to its own position, after the loop.
+  length = cache.keys.shape[3] if num_past is None else num_past
+  known = jnp.arange(length) < rows.position[:, None]
 
   def body(carry):
-    i, out, token, new = carry
+    i, out, token, held = carry
     going = rows.writes(out)
     # Rows that have stopped pass a token too; its results are discarded below.
-    written = jnp.broadcast_to(jnp.arange(max_new) < i, (batch_size, max_new))
-    logits, hidden, latest = decoder.Decoder(config).apply(
+    written = jnp.broadcast_to(jnp.arange(max_new) <= i, (batch_size, max_new))
+    mask = jnp.concatenate([known, written], axis=1)
+    logits, hidden, held = decoder.Decoder(config).apply(
         {'params': params},
         token[:, None],
         rows.position[:, None] + i,
-        [*pasts, decoder.Past(new, written)],
+        decoder.Growing(held, mask, column=length + i),
     )
-    new = _put_column(new, latest, i)
     scores = log_probs(logits[:, 0], pad_id)
     chosen = _choose(scores, rows.seed, rows.position + i, rows.temperature)
     chosen = jnp.where(going, chosen, pad_id).astype(jnp.int32)
     out = _record(out, i, going, chosen, scores, hidden[:, 0], top_k)
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
-    return i + 1, out.replace(stopped=out.stopped | stops), chosen, new
+    return i + 1, out.replace(stopped=out.stopped | stops), chosen, held
 
   width = top_k or config.vocab_size
   start = (
       jnp.int32(0),
       _nothing(batch_size, max_new, width, config.hidden_size),
       rows.last_token,
-      decoder.init_cache(config, batch_size, max_new),
+      _rows(cache, rows.slots, length, room=max_new),
   )
-  _, out, _, new = jax.lax.while_loop(
+  _, out, _, held = jax.lax.while_loop(
       lambda carry: rows.writes(carry[1]).any(), body, start
   )
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
+  new = decoder.KVCache(
+      *(
+          jnp.stack([layer[:, :, length:] for layer in layers])
+          for layers in (held.keys, held.values)
+      )
+  )
   cache = _store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
 
@@ -339,17 +355,6 @@ def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
       hidden_last=jnp.zeros((batch_size, width)),
       hidden_mean=jnp.zeros((batch_size, width)),
       stopped=jnp.zeros(batch_size, bool),
-  )
-
-
-def _put_column(cache: decoder.KVCache, column: decoder.KVCache, i: jax.Array):
-  """Replaces the keys and values at position `i` of all rows by `column`."""
-  # `decode` uses this function on a small buffer, in which token i of every row
-  # has column i. It stores the buffer in the cache once, after the loop.
-  return jax.tree.map(
-      lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i, axis=3),
-      cache,
-      column,
   )
 
 
