@@ -17,7 +17,9 @@ BATCH_BUCKETS = (8, 32, 128)  # Rows.
 # longest.
 ROWS = 32
 PREFILL_ROWS = 8  # Rows that are prefilled at once: one shape for all batches.
-PREFILL_BUCKETS = (32, 64, 128, 192)  # New prompt tokens per row.
+PREFILL_BUCKETS = (32, 48, 96, 192)  # New prompt tokens per row.
+# The same where no row has cached tokens: whole prompts.
+PROMPT_BUCKETS = PREFILL_BUCKETS[1:]
 PAST_BUCKETS = (128,)  # Cached tokens per row.
 # Smaller batches attend to all cached positions instead of a bucket of them.
 # Their keys fit into the processor's caches, so fewer positions would save
@@ -88,7 +90,8 @@ def fill(
     group = parts[i : i + PREFILL_ROWS]
     slots, starts, texts = zip(*group, strict=True)
     counts = [len(text) for text in texts]
-    width = bucket(PREFILL_BUCKETS, max(counts))
+    buckets = PREFILL_BUCKETS if any(starts) else PROMPT_BUCKETS
+    width = bucket(buckets, max(counts))
     tokens = np.zeros((PREFILL_ROWS, width), np.int32)
     for line, text in zip(tokens, texts, strict=False):
       line[: len(text)] = text
