@@ -47,7 +47,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           # experiments.pretrain.
           model=f'shipped/{name}',
           settings=dict(
-              max_batch=32,  # Requests in one forward pass, at most.
+              max_batch=128,  # Requests in one forward pass, at most.
               num_slots=256,  # Sessions whose prefix cache is kept.
           ),
       )

@@ -44,8 +44,8 @@ class EmbeddedEngine:
     route: its route index.
     config, params: the decoder, as `routing.lm.export.load_pretrained` returns.
     tokenizer: the tokenizer of the embedded models.
-    max_batch: maximum number of rows written at once; on an accelerator, more
-      than the default.
+    max_batch: maximum number of rows written at once. On a CPU, fewer are, see
+      `jitted_batches.CPU_ROWS`.
     num_slots: number of rows in the KV cache. If there are more concurrent
       sessions than slots, prefixes are evicted, read again and charged again. A
       session keeps its slot until it closes, also while another model writes.
@@ -63,7 +63,7 @@ class EmbeddedEngine:
       params,
       tokenizer: tokenizer_lib.Tokenizer,
       *,
-      max_batch: int = jitted_batches.ROWS,
+      max_batch: int = 128,
       num_slots: int = 256,
       max_length: int = 224,
   ):
@@ -91,7 +91,7 @@ class EmbeddedEngine:
     self._config = config
     self._params = params
     self._tokenizer = tokenizer
-    self._max_batch = max_batch
+    self._max_batch = jitted_batches.rows_at_once(max_batch)
     self._max_length = max_length
     self._slots = slots_lib.Slots(num_slots)
     # The cache has one row more than there are slots. The padding rows of a

@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 
 from routing.engines import embedded
-from routing.engines import jitted_batches
 from routing.lm import export
 from routing.lm import tokenizer
 
@@ -17,7 +16,7 @@ class Settings:
   num_slots: number of sessions whose prefix cache is kept.
   """
 
-  max_batch: int = jitted_batches.ROWS
+  max_batch: int = 128
   num_slots: int = 256
 
 

@@ -12,10 +12,10 @@ from routing.lm import sampler
 # Array sizes are rounded up to one of these. A shape that occurs for the first
 # time costs a compilation of seconds, so there should be few shapes.
 BATCH_BUCKETS = (8, 32, 128)  # Rows.
-# On two cores, 32 rows take less time for each row than 128: their keys are
-# nearer to the processor, and fewer of the rows are much shorter than the
-# longest.
-ROWS = 32
+# At most so many rows at once on a CPU. There, 32 rows take less time for each
+# row than 128: their keys are nearer to the processor, and fewer of them are
+# much shorter than the longest.
+CPU_ROWS = 32
 PREFILL_ROWS = 8  # Rows that are prefilled at once: one shape for all batches.
 PREFILL_BUCKETS = (32, 48, 96, 192)  # New prompt tokens per row.
 # The same where no row has cached tokens: whole prompts.
@@ -37,6 +37,12 @@ def bucket(buckets: Sequence[int], count: int) -> int:
   A count above the largest bucket is returned unchanged.
   """
   return next((size for size in buckets if size >= count), count)
+
+
+def rows_at_once(max_batch: int) -> int:
+  """Returns how many of at most `max_batch` rows to compute at once."""
+  on_cpu = jax.default_backend() == 'cpu'
+  return min(max_batch, CPU_ROWS) if on_cpu else max_batch
 
 
 def pad(values: Sequence, size: int, fill) -> np.ndarray:

@@ -292,18 +292,16 @@ def decode(
     The written tokens, and the cache, filled below `position + count`.
   """
   rows = rows.checked(max_new, length=cache.keys.shape[3])
-  batch_size = len(rows.position)
-  # New token i of every row takes column `length + i` of the arrays of the
-  # loop; they go into the cache, each to its own position, after the loop.
+  # New token i takes column `length + i` in the loop, in every row; after it,
+  # the tokens go into the cache, each to its own position.
   length = cache.keys.shape[3] if num_past is None else num_past
-  known = jnp.arange(length) < rows.position[:, None]
+  width = top_k or config.vocab_size
 
   def body(carry):
     i, out, token, held = carry
     going = rows.writes(out)
     # Rows that have stopped pass a token too; its results are discarded below.
-    written = jnp.broadcast_to(jnp.arange(max_new) <= i, (batch_size, max_new))
-    mask = jnp.concatenate([known, written], axis=1)
+    mask = _seen(rows.position, length, max_new, i)
     logits, hidden, held = decoder.Decoder(config).apply(
         {'params': params},
         token[:, None],
@@ -317,25 +315,29 @@ def decode(
     stops = going & jnp.isin(chosen, jnp.array(stop_ids, jnp.int32))
     return i + 1, out.replace(stopped=out.stopped | stops), chosen, held
 
-  width = top_k or config.vocab_size
   start = (
       jnp.int32(0),
-      _nothing(batch_size, max_new, width, config.hidden_size),
+      _nothing(len(rows.seed), max_new, width, config.hidden_size),
       rows.last_token,
       _rows(cache, rows.slots, length, room=max_new),
   )
-  _, out, _, held = jax.lax.while_loop(
-      lambda carry: rows.writes(carry[1]).any(), body, start
-  )
+  more = lambda carry: rows.writes(carry[1]).any()
+  _, out, _, held = jax.lax.while_loop(more, body, start)
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
-  new = decoder.KVCache(
-      *(
-          jnp.stack([layer[:, :, length:] for layer in layers])
-          for layers in (held.keys, held.values)
-      )
-  )
+  new = decoder.KVCache(_after(held.keys, length), _after(held.values, length))
   cache = _store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
+
+
+def _seen(position, length, max_new, i) -> jax.Array:
+  """Returns `[B, length + max_new]` bool, what new token `i` attends to."""
+  column, at = jnp.arange(length + max_new), position[:, None]
+  return jnp.where(column < length, column < at, column <= length + i)
+
+
+def _after(layers: tuple[jax.Array, ...], length: int) -> jax.Array:
+  """Stacks what the layers hold after their first `length` tokens."""
+  return jnp.stack([layer[:, :, length:] for layer in layers])
 
 
 def _nothing(batch_size: int, max_new: int, top_k: int, width: int) -> Decoded:
