@@ -234,6 +234,10 @@ class Twin:
         PolicyFamily(config, level, num_features, num_routes, style)
         for level in config.objective.levels
     ]
+    self.load(state)
+
+  def load(self, state) -> None:
+    """Takes over the weights of `state`, not what the optimizers remember."""
     for k, policy_index in enumerate(self.policies):
       _load(policy_index.policy, state.params, k)
       _load(policy_index.critics, state.critics, k)

@@ -74,18 +74,19 @@ class TwinTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     start = jax.tree.map(np.array, jitted.state.params)
     for _ in range(3):
+      twin.load(jitted.state)  # As in `training_step.check`.
       rows = rng.choice(60, _SIZE.batch_size, replace=False)
       np.testing.assert_allclose(
           jitted.step(rows), twin.step(rows).numpy(), rtol=1e-5, atol=1e-6
       )
+      for k, policy_index in enumerate(twin.policies):
+        self._assert_same(jitted.state.params, policy_index.policy, k)
+        self._assert_same(jitted.state.critics, policy_index.critics, k)
     np.testing.assert_allclose(
         jitted.state.multiplier,
         [float(policy_index.multiplier) for policy_index in twin.policies],
         rtol=1e-5,
     )
-    for k, policy_index in enumerate(twin.policies):
-      self._assert_same(jitted.state.params, policy_index.policy, k)
-      self._assert_same(jitted.state.critics, policy_index.critics, k)
     moved = np.abs(
         jitted.state.params['Dense_0']['kernel'] - start['Dense_0']['kernel']
     )
