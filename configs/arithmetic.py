@@ -47,7 +47,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
           # experiments.pretrain.
           model=f'shipped/{name}',
           settings=dict(
-              max_batch=128,  # Requests in one forward pass, at most.
+              max_batch=128,  # Requests in one forward pass; on a CPU 32.
               num_slots=256,  # Sessions whose prefix cache is kept.
           ),
       )

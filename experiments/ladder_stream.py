@@ -7,6 +7,7 @@ features, and the batches. Only arrays with a few numbers per problem are kept.
 
 import dataclasses
 import functools
+import sys
 
 import ml_collections
 import numpy as np
@@ -17,6 +18,7 @@ from experiments import split_on_disk
 from routing import costs
 from routing import types
 from routing.features import batching
+from routing.features import feature_rows
 from routing.features import ladder_columns
 from routing.features import observation
 from routing.features import standardize
@@ -138,9 +140,9 @@ def _drawn(
     select: split_on_disk.Split, to_table
 ) -> tuple[table_lib.OutcomeTable, list[types.Problem]]:
   """Returns the outcomes of problems drawn from select; all its problems."""
-  total = sum(x.rows for x in select.manifest.shards)
   # Seeded: a resumed run and every seed of training see the same problems.
-  drawn = np.random.default_rng(0).permutation(total)[:MAX_SELECT]
+  rng = np.random.default_rng(0)
+  drawn = rng.permutation(select.num_records)[:MAX_SELECT]
   problems = []
 
   def tables():
@@ -151,4 +153,6 @@ def _drawn(
       if len(rows):
         yield to_table(shard.take(pa.array(rows)))
 
-  return joined_tables.joined(tables()), problems
+  # They become one array in memory, so that a file would spare nothing.
+  features = feature_rows.Writer(max_bytes=sys.maxsize)
+  return joined_tables.joined(tables(), features), problems

@@ -60,6 +60,15 @@ class Split:
     """See `card.Card.weights_sha256`; empty in manifests without hashes."""
     return tuple(self.manifest.settings.get('weights_sha256', ()))
 
+  @property
+  def num_records(self) -> int:
+    """The number of records that are to be read."""
+    rows = sum(shard.rows for shard in self.manifest.shards)
+    if self.num_problems is None:
+      return rows
+    places = itertools.islice(self._places(), rows)
+    return sum(place < self.num_problems for place in places)
+
   def file(self, index: int) -> list[Any]:
     """Returns the records of one file."""
     entry = self.manifest.shards[index]
@@ -71,7 +80,9 @@ class Split:
 
   def tables(self) -> Iterator[pa.Table]:
     """Yields the table of each file, with the problems that are to be read."""
-    for index in range(len(self.manifest.shards)):
+    for index, entry in enumerate(self.manifest.shards):
+      if self.num_problems is not None and entry.first >= self.num_problems:
+        break  # The problems come in order.
       table = self.table(index)
       if len(table):
         yield table

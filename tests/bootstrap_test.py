@@ -101,6 +101,15 @@ class BootstrapTest(parameterized.TestCase):
     np.testing.assert_allclose(
         means[1:].std(axis=0), correct.std(axis=1) / 4_000**0.5, rtol=0.08
     )
+    # High means show whether the size of a group counts as spread; half of the
+    # groups have one problem, and half have two.
+    correct = (rng.random((1, 900)) < 0.95).astype(float)
+    with mock.patch.object(bootstrap, 'MAX_DRAWN', 600):
+      draws = bootstrap.draw(900, [1], 3_000, seed=0)
+    np.testing.assert_allclose(draws.means(np.ones((1, 900))), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(
+        draws.means(correct)[1:].std(), correct.std() / 900**0.5, rtol=0.08
+    )
     # Up to the limit each problem is drawn by itself.
     with mock.patch.object(bootstrap, 'MAX_DRAWN', 4_000):
       self.assertIsNone(bootstrap.draw(4_000, [1], 2, seed=0).groups)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,6 +13,7 @@ from routing import costs
 from routing import types
 from routing.engines import embedded
 from routing.engines import engine as engine_lib
+from routing.engines import jitted_batches
 from routing.lm import decoder
 from routing.lm import tokenizer as tokenizer_lib
 from routing.rollout import steps as steps_lib
@@ -193,6 +195,32 @@ class EmbeddedEngineTest(parameterized.TestCase):
     error, steps = asyncio.run(run(_engine()))
     self.assertIsInstance(error, engine_lib.Refused)
     self.assertIsInstance(steps[0], types.Step)
+
+  def test_an_engine_goes_on_after_an_error_in_a_later_group(self):
+    count = jitted_batches.CPU_PREFILL_ROWS + 2
+    prefill, calls = jitted_batches.prefill, []
+
+    def fail_once(*args):
+      calls.append(args)
+      if len(calls) == 2:
+        raise RuntimeError('out of memory')
+      return prefill(*args)  # It takes the cache that it is given.
+
+    async def run(engine):
+      results = []
+      for _ in range(2):
+        asks = [_request(i, max_tokens=4) for i in range(count)]
+        results.append(
+            await sessions.write_all(engine, asks, return_exceptions=True)
+        )
+      await engine.close()
+      return results
+
+    with mock.patch.object(jitted_batches, 'prefill', fail_once):
+      failed, written = asyncio.run(run(_engine()))
+    self.assertTrue(any(isinstance(x, RuntimeError) for x in failed))
+    for steps in written:
+      self.assertIsInstance(steps[0], types.Step)
 
   def test_cancelled_requests_are_not_written_to_the_end(self):
     async def run(engine):

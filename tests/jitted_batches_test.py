@@ -30,7 +30,7 @@ class FillTest(absltest.TestCase):
     )
     rng = np.random.default_rng(0)
     empty = decoder.init_cache(_CONFIG, _SLOTS, _LENGTH)
-    self.assertGreater(_SLOTS - 2, jitted_batches.PREFILL_ROWS)
+    self.assertGreater(_SLOTS - 2, jitted_batches.CPU_PREFILL_ROWS)
     texts = {
         slot: rng.integers(3, 11, size=rng.integers(2, 30)).tolist()
         for slot in rng.permutation(_SLOTS - 2).tolist()
@@ -42,7 +42,8 @@ class FillTest(absltest.TestCase):
 
     def fill(cache, parts):
       cache = jax.tree.map(lambda x: x.copy(), cache)  # It is donated.
-      return jitted_batches.fill(params, _CONFIG, cache, parts, _SLOTS - 1)
+      filled = jitted_batches.fill(params, _CONFIG, cache, parts, _SLOTS - 1)
+      return list(filled)[-1]
 
     first = [(slot, 0, text[: begun[slot]]) for slot, text in texts.items()]
     cache = fill(empty, [part for part in first if part[2]])
@@ -72,6 +73,18 @@ class SizesTest(parameterized.TestCase):
   def test_a_processor_writes_32_rows_at_once(self, backend, most, rows):
     with mock.patch.object(jax, 'default_backend', lambda: backend):
       self.assertEqual(jitted_batches.rows_at_once(most), rows)
+
+  @parameterized.parameters(
+      (8, 5, 224, 224),  # Few rows see all positions.
+      (32, 128, 224, 128),
+      (32, 129, 224, 224),
+      (32, 60, 64, 64),
+  )
+  def test_a_batch_sees_all_that_its_rows_have_read(
+      self, rows, longest, length, expected
+  ):
+    positions = np.arange(rows) + longest - rows + 1
+    self.assertEqual(jitted_batches.num_past(positions, length), expected)
 
   def test_a_greedy_batch_has_no_temperatures(self):
     self.assertIsNone(jitted_batches.heat([0.0, 0.0], 8))

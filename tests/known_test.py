@@ -1,5 +1,7 @@
 """Tests of outcome tables against simulated paths and enumeration."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -195,6 +197,20 @@ class PoliciesTest(parameterized.TestCase):
             got.correct[index, problem] - price * got.cost[index, problem],
             worth[table.ending_problem == problem].max(),
         )
+
+  def test_an_ending_of_unknown_cost_is_not_the_oracles(self):
+    table, _ = make_table(3, num_routes=2, seed=6)
+    for problem in range(3):
+      places = np.flatnonzero(table.ending_problem == problem)
+      cost = table.ending_cost['price'].copy()
+      cost[places[0]] = np.nan
+      priced = dataclasses.replace(table, ending_cost={'price': cost})
+      got = known.oracle(priced, [0.4], 'price')
+      worth = (table.ending_correct - 0.4 * cost)[places]
+      self.assertAlmostEqual(
+          got.correct[0, problem] - 0.4 * got.cost[0, problem],
+          np.nanmax(worth),
+      )
 
   def test_probabilities_that_do_not_sum_to_one_raise(self):
     table, _ = make_table(5)

@@ -253,6 +253,9 @@ class JoinedTest(absltest.TestCase):
       np.testing.assert_array_equal(found[chosen], rows[chosen])
     with self.assertRaisesRegex(ValueError, 'step'):
       _ = found[::2]
+    for wrong in ([3, 20_000], [-20_001], [True, False]):
+      with self.assertRaisesRegex(IndexError, 'allowed'):
+        _ = found[np.array(wrong)]
 
 
 if __name__ == '__main__':

@@ -141,6 +141,7 @@ class SourceTest(absltest.TestCase):
     ids = [x for t in first.tables() for x in t['id'].to_pylist()]
     self.assertEqual(ids, [x.problem.id for x in first.records()])
     self.assertLen(ids, 70)
+    self.assertEqual(first.num_records, 70)
 
 
 class WriteTest(absltest.TestCase):
@@ -157,7 +158,13 @@ class WriteTest(absltest.TestCase):
             writer.add(index, ladder)
           shards[name] = writer.manifest.shards
           continue
-        for wrong in ((0, ladders[:3]), (2, ladders[2:6]), (0, ladders[1:5])):
+        for wrong in (
+            (0, ladders[:3]),
+            (2, ladders[2:6]),
+            (0, ladders[1:5]),
+            (12, []),
+            (-4, []),
+        ):
           with self.assertRaises(ValueError):
             writer.add_block(*wrong)
         for first in (4, 0, 8):

@@ -316,9 +316,11 @@ class EmbeddedEngine:
     for job in jobs:
       start = len(job.tokens) - 1 - self._num_new(job)
       parts.append((job.slot, start, job.tokens[start:-1]))
-    self._cache = jitted_batches.fill(
+    caches = jitted_batches.fill(
         self._params, self._config, self._cache, parts, len(self._slots)
     )
+    for cache in caches:
+      self._cache = cache
 
   def _advance(self, job: jobs_lib.Job, row: dict[str, np.ndarray]) -> None:
     """Adds a segment to its job; then completes the job or enqueues it again.

@@ -1,5 +1,6 @@
 """Pads batches of the embedded engine to few shapes, and jits its calls."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 
@@ -16,7 +17,9 @@ BATCH_BUCKETS = (8, 32, 128)  # Rows.
 # row than 128: their keys are nearer to the processor, and fewer of them are
 # much shorter than the longest.
 CPU_ROWS = 32
-PREFILL_ROWS = 8  # Rows that are prefilled at once: one shape for all batches.
+# Rows that are prefilled at once, one shape for all batches: on a CPU, and on
+# an accelerator, where it has not been measured.
+CPU_PREFILL_ROWS, PREFILL_ROWS = 8, 64
 PREFILL_BUCKETS = (32, 48, 96, 192)  # New prompt tokens per row.
 # The same where no row has cached tokens: whole prompts.
 PROMPT_BUCKETS = PREFILL_BUCKETS[1:]
@@ -41,8 +44,11 @@ def bucket(buckets: Sequence[int], count: int) -> int:
 
 def rows_at_once(max_batch: int) -> int:
   """Returns how many of at most `max_batch` rows to compute at once."""
-  on_cpu = jax.default_backend() == 'cpu'
-  return min(max_batch, CPU_ROWS) if on_cpu else max_batch
+  return min(max_batch, CPU_ROWS) if _is_cpu() else max_batch
+
+
+def _is_cpu() -> bool:
+  return jax.default_backend() == 'cpu'
 
 
 def pad(values: Sequence, size: int, fill) -> np.ndarray:
@@ -78,8 +84,8 @@ def fill(
     cache: decoder.KVCache,
     parts: Sequence[tuple[int, int, Sequence[int]]],
     padding: int,
-) -> decoder.KVCache:
-  """Prefills the cache with known tokens of any number of rows.
+) -> Iterator[decoder.KVCache]:
+  """Prefills the cache with known tokens of any number of rows, group by group.
 
   Args:
     params, config, cache: see `sampler.prefill`; the cache is donated.
@@ -87,33 +93,35 @@ def fill(
       tokens go, from position `start` on.
     padding: a slot that belongs to no row.
 
-  Returns:
-    The cache.
+  Yields:
+    The cache after each group. The one before is then gone, so that the caller
+    keeps each of them, lest an error in a later group leave it without any.
   """
+  size = CPU_PREFILL_ROWS if _is_cpu() else PREFILL_ROWS
   # Rows with much to read, or with nothing before it, are read together.
   parts = sorted(parts, key=lambda part: (part[1] > 0, len(part[2])))
-  for i in range(0, len(parts), PREFILL_ROWS):
-    group = parts[i : i + PREFILL_ROWS]
+  for i in range(0, len(parts), size):
+    group = parts[i : i + size]
     slots, starts, texts = zip(*group, strict=True)
     counts = [len(text) for text in texts]
     buckets = PREFILL_BUCKETS if any(starts) else PROMPT_BUCKETS
     width = bucket(buckets, max(counts))
-    tokens = np.zeros((PREFILL_ROWS, width), np.int32)
+    tokens = np.zeros((size, width), np.int32)
     for line, text in zip(tokens, texts, strict=False):
       line[: len(text)] = text
     cache = prefill(
         params,
         config,
         cache,
-        pad(slots, PREFILL_ROWS, padding),
+        pad(slots, size, padding),
         tokens,
-        pad(starts, PREFILL_ROWS, 0),
-        pad(counts, PREFILL_ROWS, 0),
+        pad(starts, size, 0),
+        pad(counts, size, 0),
         # num_past is static, so each value costs a compilation. There are only
         # two values: the whole length, or 0 if no row has cached tokens.
         cache.keys.shape[3] if any(starts) else 0,
     )
-  return cache
+    yield cache
 
 
 def row(out: sampler.Decoded, i: int, seconds: float) -> dict[str, np.ndarray]:

@@ -55,9 +55,11 @@ class Draws:
     if self.groups is None:
       return self.problems @ values.T
     num = self.problems.shape[1]
-    # The mean over all problems is that of the groups' sums, times G / N.
+    # Groups may differ in size by one. Divided by the fixed N, that difference
+    # would count as spread; so each resample is divided by its own size.
     sums = np.stack([np.bincount(self.groups, x, num) for x in values])
-    return self.problems @ (sums.T * (num / values.shape[1]))
+    sizes = self.problems @ np.bincount(self.groups, minlength=num)
+    return (self.problems @ sums.T) / sizes[:, None]
 
 
 def draw(

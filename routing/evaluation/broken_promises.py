@@ -46,12 +46,13 @@ def count(
     of a threshold with true loss <= alpha.
   """
   # Means over the population are true values, not estimates.
-  loss, cost = values.loss.mean(axis=1), values.mean_cost
-  risks = [risks_lib.Risk('loss', alpha, delta).settled(values.loss)]
+  losses = values.loss  # It may be looked up anew each time.
+  loss, cost, num_problems = losses.mean(1), values.mean_cost, losses.shape[1]
+  risks = [risks_lib.Risk('loss', alpha, delta).settled(losses)]
   rng = np.random.default_rng(seed)
   chosen = {'promised': [], 'picked': []}
   for _ in range(num_samples):
-    rows = rng.integers(values.loss.shape[1], size=sample_size)
+    rows = rng.integers(num_problems, size=sample_size)
     sample = values.on(rows).stored()
     try:
       point = thresholds_lib.from_values(
@@ -71,7 +72,7 @@ def count(
       'delta': delta,
       'sample_size': sample_size,
       'num_samples': num_samples,
-      'num_problems': values.loss.shape[1],
+      'num_problems': num_problems,
       'best': {'cost': float(cost[loss <= alpha].min(initial=np.inf))},
       **{
           name: _true_figures(index, loss > alpha, cost, num_samples)

@@ -43,7 +43,16 @@ class Rows:
       return self._read(start, max(stop, start))
     rows = np.asarray(rows)
     if rows.dtype == bool:
+      if rows.shape != (len(self),):
+        raise IndexError(
+            f'A mask of shape {rows.shape}; allowed: {(len(self),)}.'
+        )
       rows = np.flatnonzero(rows)
+    wrong = rows[(rows < -len(self)) | (rows >= len(self))]
+    if wrong.size:
+      raise IndexError(
+          f'Row {wrong.flat[0]}; allowed: {-len(self)} to {len(self) - 1}.'
+      )
     out = np.empty((*rows.shape, self.shape[1]), np.float32)
     # Indices count from the end where they are negative, as in an array.
     flat, filled = rows.ravel() % len(self), out.reshape(-1, self.shape[1])

@@ -323,6 +323,8 @@ class Decoder(nn.Module):
     # product, whereas the gradient of a gather is a slow scatter.
     x = jax.nn.one_hot(tokens, config.vocab_size) @ embedding
     column = pasts.column if isinstance(pasts, Growing) else None
+    if column is not None:
+      chex.assert_axis_dimension(tokens, 1, 1)
     pasts = [pasts] if isinstance(pasts, Growing) else pasts
     masks = [past.mask[:, None, :] for past in pasts]
     if column is None:

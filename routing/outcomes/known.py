@@ -352,6 +352,8 @@ def oracle(
 
   def best(price: float) -> np.ndarray:
     value = correct - price * cost
+    # An ending whose cost is not known is never the best.
+    value = np.where(np.isnan(value), -np.inf, value)
     most = np.maximum.reduceat(value, first)
     # Of equally good endings the first in the table is taken.
     is_best = np.flatnonzero(value == most[owner])

@@ -22,10 +22,12 @@ async def unless_gone(receive: Callable, work: Awaitable) -> Any:
   """
   # In this task, and not in one of its own: that would begin only when all
   # others that are ready have run.
-  task, is_over = asyncio.current_task(), False
+  task, is_over, has_given_up = asyncio.current_task(), False, False
 
   def give_up(gone: asyncio.Future) -> None:
+    nonlocal has_given_up
     if not (is_over or gone.cancelled()):
+      has_given_up = True
       task.cancel()
 
   gone = asyncio.ensure_future(_gone(receive))
@@ -34,8 +36,8 @@ async def unless_gone(receive: Callable, work: Awaitable) -> Any:
     return await work
   except asyncio.CancelledError:
     # What was being written is given up by now.
-    if gone.done() and not task.uncancel():
-      raise ClientGone from None
+    if has_given_up and not task.uncancel():
+      raise ClientGone from gone.exception()
     raise
   finally:
     is_over = True

@@ -220,8 +220,9 @@ async def _merged(
     Exception: the first error of any of them.
   """
   if len(answers) == 1:  # Mostly so; one can be waited for without a task.
-    async for steps in answers[0].writing.runs():
-      yield 0, steps
+    async with contextlib.aclosing(answers[0].writing.runs()) as runs:
+      async for steps in runs:
+        yield 0, steps
     yield 0, []
     return
   found: asyncio.Queue[tuple[int, list[types.Step] | Exception]] = (

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -65,6 +64,7 @@ class Writing:
         is_seen=question.is_shown,
         arrived=question.arrived,
     )
+    self._has_given_up = False  # By `end`.
     self._task = asyncio.get_running_loop().create_task(self._run())
     self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
 
@@ -88,7 +88,7 @@ class Writing:
         run.pop()
       if run:
         yield run
-    if not self._task.cancelled():  # Given up by `end`.
+    if not self._has_given_up:
       await self._task
 
   @functools.cached_property
@@ -112,10 +112,15 @@ class Writing:
 
   async def end(self) -> None:
     """Gives the answer up, unless it is finished, and waits until it has."""
+    self._has_given_up = True
     self._task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-      await self._task
-    self.record.close()
+    try:
+      # This raises nothing of the task's own, but that the caller is cancelled.
+      await asyncio.wait([self._task])
+    finally:
+      self.record.close()
+    if not self._task.cancelled():
+      self._task.exception()  # Looked at, so that asyncio does not log it.
 
   async def _run(self) -> None:
     """Waits for a turn, and answers."""

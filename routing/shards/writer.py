@@ -187,12 +187,14 @@ class Writer:
     Raises:
       ValueError: as `add` does, or if these are not the records of one block.
     """
-    places = self._places(first)
-    if first % self._manifest.shard_size or len(records) != len(places):
+    num, size = len(self._problems), self._manifest.shard_size
+    is_first = 0 <= first < num and first % size == 0
+    if not is_first or len(records) != len(self._places(first)):
       raise ValueError(
           f'Problem {first} and {len(records)} records; allowed: a multiple of '
-          f'{self._manifest.shard_size} and {len(places)} records.'
+          f'{size} below {num}, and one record for each problem of the block.'
       )
+    places = self._places(first)
     for index, record in zip(places, records, strict=True):
       self._check_is_of(index, record)
       self._check_new(index)
