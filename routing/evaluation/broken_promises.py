@@ -45,15 +45,15 @@ def count(
     (`refused`), and the thresholds' mean true `cost`. `best`: least `cost`
     of a threshold with true loss <= alpha.
   """
-  # Means over the population are true values, not estimates.
-  losses = values.loss  # It may be looked up anew each time.
-  loss, cost, num_problems = losses.mean(1), values.mean_cost, losses.shape[1]
+  # Means over the population are true values, not estimates. `values` may look
+  # all losses up again whenever they are asked for.
+  losses, cost = values.loss, values.mean_cost
+  loss, num = losses.mean(axis=1), losses.shape[1]
   risks = [risks_lib.Risk('loss', alpha, delta).settled(losses)]
   rng = np.random.default_rng(seed)
   chosen = {'promised': [], 'picked': []}
   for _ in range(num_samples):
-    rows = rng.integers(num_problems, size=sample_size)
-    sample = values.on(rows).stored()
+    sample = values.on(rng.integers(num, size=sample_size)).stored()
     try:
       point = thresholds_lib.from_values(
           sample.values(), thresholds, risks, max_cost=np.inf
@@ -72,7 +72,7 @@ def count(
       'delta': delta,
       'sample_size': sample_size,
       'num_samples': num_samples,
-      'num_problems': num_problems,
+      'num_problems': num,
       'best': {'cost': float(cost[loss <= alpha].min(initial=np.inf))},
       **{
           name: _true_figures(index, loss > alpha, cost, num_samples)

@@ -187,14 +187,12 @@ class Writer:
     Raises:
       ValueError: as `add` does, or if these are not the records of one block.
     """
-    num, size = len(self._problems), self._manifest.shard_size
-    is_first = 0 <= first < num and first % size == 0
-    if not is_first or len(records) != len(self._places(first)):
+    places, size = self._places(first), self._manifest.shard_size
+    if first < 0 or first % size or not places or len(records) != len(places):
       raise ValueError(
           f'Problem {first} and {len(records)} records; allowed: a multiple of '
-          f'{size} below {num}, and one record for each problem of the block.'
+          f'{size}, and {len(places)} records.'
       )
-    places = self._places(first)
     for index, record in zip(places, records, strict=True):
       self._check_is_of(index, record)
       self._check_new(index)
