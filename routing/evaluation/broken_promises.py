@@ -45,12 +45,10 @@ def count(
     (`refused`), and the thresholds' mean true `cost`. `best`: least `cost`
     of a threshold with true loss <= alpha.
   """
-  # Means over the population are true values, not estimates. `values` may look
-  # all losses up again whenever they are asked for.
-  losses, cost = values.loss, values.mean_cost
-  loss, num = losses.mean(axis=1), losses.shape[1]
-  risks = [risks_lib.Risk('loss', alpha, delta).settled(losses)]
-  rng = np.random.default_rng(seed)
+  # Means over the population are true values, not estimates.
+  loss, cost = values.loss.mean(axis=1), values.mean_cost
+  risks = [risks_lib.Risk('loss', alpha, delta).settled(values.loss)]
+  rng, num = np.random.default_rng(seed), values.loss.shape[1]
   chosen = {'promised': [], 'picked': []}
   for _ in range(num_samples):
     sample = values.on(rng.integers(num, size=sample_size)).stored()
