@@ -156,9 +156,9 @@ class PoliciesTest(parameterized.TestCase):
     source = ladders.make_known(30)
     thresholds = np.array([0.5, -np.inf, 0.1, np.inf])
     found = source.evaluate(ladders.Family(), thresholds, 'price')
-    self.assertIsInstance(found, points_lib.Reached)
+    self.assertIsInstance(found, points_lib.LookedUp)
     stored = found.stored()
-    self.assertNotIsInstance(stored, points_lib.Reached)
+    self.assertNotIsInstance(stored, points_lib.LookedUp)
     chosen = np.array([2, 0])
     for one, other in (
         (found, stored),
@@ -169,7 +169,7 @@ class PoliciesTest(parameterized.TestCase):
             points_lib.concatenate([stored, stored.take(chosen)]),
         ),
     ):
-      self.assertIsInstance(one, points_lib.Reached)
+      self.assertIsInstance(one, points_lib.LookedUp)
       for name in (*points_lib.NAMES, 'accuracy', 'mean_cost', 'cut_share'):
         np.testing.assert_array_equal(
             getattr(one, name), getattr(other, name), err_msg=name
@@ -180,7 +180,7 @@ class PoliciesTest(parameterized.TestCase):
     mixed = points_lib.concatenate(
         [found, other_table.evaluate(ladders.Family(), thresholds, 'price')]
     )
-    self.assertNotIsInstance(mixed, points_lib.Reached)
+    self.assertNotIsInstance(mixed, points_lib.LookedUp)
     np.testing.assert_array_equal(mixed.correct[:4], stored.correct)
     with self.assertRaises(KeyError):
       _ = found.values()['price']

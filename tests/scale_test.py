@@ -12,8 +12,8 @@ from benchmarks import made_ladders
 from benchmarks import scale
 from experiments import ladder_stream
 from experiments import records_on_disk
+from experiments import train
 from experiments import training_data
-from routing.routers import card as card_lib
 from routing.shards import block_log
 from routing.shards import manifest as manifest_lib
 from routing.shards import schema
@@ -108,17 +108,7 @@ class SourceTest(absltest.TestCase):
   def test_the_source_of_a_split_is_that_of_its_ladders(self):
     workdir, config, *_ = collected()
     view = streamed().view
-    card = card_lib.Card(
-        specs=view.accounting.specs,
-        metric=view.accounting.metric,
-        reference=view.accounting.reference,
-        protocol=view.protocol,
-        features=view.features,
-        network=config.network.to_dict(),
-        form='budget',
-        levels=(0.5,),
-        weights_sha256=view.weights_sha256,
-    )
+    card = train.make_card(config, view)
     found = records_on_disk.source(config, workdir, 'test', card, 'known')
     ladders = list(
         records_on_disk.open_split(config, workdir, 'test').records()

@@ -211,7 +211,7 @@ def of_endings(
       'gain': table.ending_gain,
       'cut': table.ending_cut,
   }
-  return points_lib.Reached(endings, outcomes)
+  return points_lib.LookedUp(endings, outcomes)
 
 
 def frontier(

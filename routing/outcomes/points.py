@@ -95,7 +95,7 @@ class Points:
     )
 
 
-class Reached(Points):
+class LookedUp(Points):
   """The outcomes of K policies, looked up where they are asked for.
 
   All that is stored of a policy and a problem is the ending that the policy
@@ -168,11 +168,11 @@ class Reached(Points):
 
   def take(self, policies: np.ndarray) -> Points:
     """See `Points`."""
-    return Reached(self.endings[policies], self.outcomes)
+    return LookedUp(self.endings[policies], self.outcomes)
 
   def on(self, problems: np.ndarray | slice) -> Points:
     """See `Points`."""
-    return Reached(self.endings[:, problems], self.outcomes)
+    return LookedUp(self.endings[:, problems], self.outcomes)
 
   def _look_up(self, name: str, rows: slice = slice(None)) -> np.ndarray:
     return self.outcomes[name][self.endings[rows]].astype(np.float64)
@@ -185,9 +185,9 @@ class Reached(Points):
 
 
 class _Values(Mapping):
-  """The outcomes of `Reached` by name."""
+  """The outcomes of `LookedUp` by name."""
 
-  def __init__(self, points: Reached):
+  def __init__(self, points: LookedUp):
     self._points = points
 
   def __getitem__(self, name: str) -> np.ndarray:
@@ -204,10 +204,10 @@ class _Values(Mapping):
 
 def concatenate(points: Sequence[Points]) -> Points:
   """Joins the outcomes of several sets of policies on the same problems."""
-  if all(isinstance(x, Reached) for x in points):
+  if all(isinstance(x, LookedUp) for x in points):
     outcomes = points[0].outcomes
     if all(x.outcomes[k] is outcomes[k] for x in points for k in outcomes):
-      return Reached(np.concatenate([x.endings for x in points]), outcomes)
+      return LookedUp(np.concatenate([x.endings for x in points]), outcomes)
   are_recorded = all(x.cut is not None for x in points)
   return Points(
       **{
