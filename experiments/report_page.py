@@ -5,6 +5,7 @@ the records of `test`, scored by the router of the first seed.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
@@ -125,13 +126,24 @@ def _shown(
     return _of_ladders(config, router, workdir)
   else:
     read, source = _known(config, workdir, card)
+  return _shown(router, source, read[: report_data.MAX_PROBLEMS])
+
+
+def _shown(
+    router: learned.LearnedRouter,
+    source: sources.Known | sources.Recorded,
+    records: Sequence[Any],
+    places: Sequence[int] | None = None,
+) -> report_data.Shown:
+  """Returns records with all that a page says of them."""
   return report_data.Shown(
-      card.accounting,
-      card.protocol,
+      router.card.accounting,
+      router.card.protocol,
       router.points,
       families.policies(router),
       source,
-      read[: report_data.MAX_PROBLEMS],
+      records,
+      places,
   )
 
 
@@ -157,15 +169,8 @@ def _of_ladders(
     ladders = schema.LADDERS.from_table(some) if len(here) else []
     found.update(zip(here.tolist(), ladders, strict=True))
     start += len(table)
-  return report_data.Shown(
-      card.accounting,
-      card.protocol,
-      router.points,
-      families.policies(router),
-      source,
-      [found[i] for i in (chosen.tolist() if places is None else places)],
-      places,
-  )
+  order = chosen.tolist() if places is None else places
+  return _shown(router, source, [found[i] for i in order], places)
 
 
 def _known(
