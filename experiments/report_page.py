@@ -126,10 +126,10 @@ def _shown(
     return _of_ladders(config, router, workdir)
   else:
     read, source = _known(config, workdir, card)
-  return _shown(router, source, read[: report_data.MAX_PROBLEMS])
+  return _put_together(router, source, read[: report_data.MAX_PROBLEMS])
 
 
-def _shown(
+def _put_together(
     router: learned.LearnedRouter,
     source: sources.Known | sources.Recorded,
     records: Sequence[Any],
@@ -170,7 +170,7 @@ def _of_ladders(
     found.update(zip(here.tolist(), ladders, strict=True))
     start += len(table)
   order = chosen.tolist() if places is None else places
-  return _shown(router, source, [found[i] for i in order], places)
+  return _put_together(router, source, [found[i] for i in order], places)
 
 
 def _known(
