@@ -89,8 +89,9 @@ def _train(
 ) -> tuple[decoder.DecoderConfig, dict]:
   """Trains the model, or goes on where it was stopped."""
   examples = _examples(config, directory)
+  trunk, weights = _language_model(config, 'large')
   shape, params = reward_head.init_params(
-      *_language_model(config, 'large'), jax.random.key(config.seed)
+      trunk, weights, jax.random.key(config.seed)
   )
   checkpoints = directory / 'checkpoints'
   start = pretrain.latest_step(checkpoints)

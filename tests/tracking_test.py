@@ -65,11 +65,14 @@ class TrackingTest(parameterized.TestCase):
     )
 
   def test_wandb_offline(self):
-    pytest.importorskip('wandb', reason='Needs the extra `track`.')
+    wandb = pytest.importorskip('wandb', reason='Needs the extra `track`.')
     with pytest.MonkeyPatch.context() as patch:
       patch.setenv('WANDB_MODE', 'offline')
       patch.setenv('WANDB_SILENT', 'true')
       self._track('wandb')
+      # The process that writes the file may still do so; as at the end of a
+      # program, this waits for it.
+      wandb.teardown()
     (run,) = (self.directory / 'wandb').glob('offline-run-*')
     (log,) = run.glob('*.wandb')
     self.assertGreater(log.stat().st_size, 0)

@@ -29,10 +29,12 @@ def load(
   Raises:
     ValueError: if a setting is out of range.
   """
+  shape, params = export.load_pretrained(folder)
   return embedded.EmbeddedEngine(
       name,
       route,
-      *export.load_pretrained(folder),
+      shape,
+      params,
       tokenizer.Tokenizer(),
       max_batch=settings.max_batch,
       num_slots=settings.num_slots,

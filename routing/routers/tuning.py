@@ -54,7 +54,7 @@ def tune(
         f'num_trials is {num_trials}; allowed: 1 to {len(learner.settings)}, '
         'the number of settings of this learner.'
     )
-  best, values = None, []
+  best, chosen, values = None, None, []
   for setting in learner.settings[:num_trials]:
     found = learner.fit(data, setting=setting, **fields)
     values.append(float(value(found)))
@@ -62,5 +62,5 @@ def tune(
     # `argmax` gives the first of equal values. Only the best fit stays in
     # memory: fitted trees are large.
     if np.argmax(values) == len(values) - 1:
-      best = found, setting
-  return Tuned(*best, values)
+      best, chosen = found, setting
+  return Tuned(best, chosen, values)

@@ -105,13 +105,16 @@ async def answer(
   classifier = logistic.Linear(np.asarray(weights, np.float64), constant)
   rng = token_answers.rng(seed, problem, 1, sample)
   async with token_answers.open_all(engines, problem.question) as sessions:
-    text = await _write(*sessions, classifier, threshold, chunk, sampling, rng)
+    small, large = sessions
+    text = await _write(
+        small, large, classifier, threshold, chunk, sampling, rng
+    )
     return await token_answers.trajectory(
         problem,
         text.ids,
         text.log_probs,
         text.calls,
-        sessions[0],
+        small,
         sampling=sampling,
         grade=grade,
     )
