@@ -25,9 +25,11 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
   """Returns the figures of one run; all are means over the run's own seeds.
 
   An evaluated run, in the cost metric of its constraint, has: the area on
-  `select`, by which settings are chosen; the area on `test`, if there is one;
-  accuracy and cost at each budget. A run that was only trained has the best
-  validation score and its step, means over the policies of all levels.
+  `select`, by which settings are chosen; the area on `test`, if there is one,
+  also of each learner that was tuned beside the policy; the share of the gap in
+  accuracy that is recovered; accuracy and cost at each budget. A run that was
+  only trained has the best validation score and its step, means over the
+  policies of all levels.
 
   Args:
     directory: work directory of the run.
@@ -40,6 +42,11 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
     found = {'area on select': method['select_area']}
     if method['area'] is not None:
       found['area'] = method['area']['mean']
+    for learner in results['tuning']:
+      if (area := metric['methods'][learner]['area']) is not None:
+        found[f'area, {learner}'] = area['mean']
+    if method['mean_gap_recovered'] is not None:
+      found['gap recovered'] = method['mean_gap_recovered']
     for budget, at in method['at_budget'].items():
       for name in ('accuracy', 'cost'):
         found[f'{name} at {budget}'] = float(np.mean(at[name]))

@@ -21,10 +21,12 @@ from configs import arithmetic_rollouts
 from configs import arithmetic_switch
 from experiments import builders
 from experiments import calibrate
+from experiments import command_line
 from experiments import evaluate
 from experiments import pipeline
 from experiments import records_on_disk
 from experiments import train
+from experiments.studies import headroom
 from experiments.studies.coverage import data as coverage_data
 import routing
 from routing.evaluation import results as results_lib
@@ -187,6 +189,23 @@ class FlowTest(parameterized.TestCase):
         outcomes.correct[:, -1].mean(),
         results['cost_metrics']['price']['anchors']['small_accuracy'],
     )
+    self._check_headroom(workdir, results)
+
+  def _check_headroom(self, workdir, results):
+    """What the table of the run says, and two bounds for each learner."""
+    config = command_line.saved_config(workdir)
+    with mock.patch.object(headroom, 'FOLDS', 2):
+      found = headroom.measure(config, workdir)
+    self.assertEqual(found['num_problems'], results['num_problems'])
+    for metric, figures in found['cost_metrics'].items():
+      methods = figures['methods']
+      for name, of_run in results['cost_metrics'][metric]['methods'].items():
+        if name in methods and of_run['area']:
+          self.assertAlmostEqual(
+              methods[name]['area']['mean'], of_run['area']['mean'], 5, name
+          )
+      for bound in (headroom.OTHERS, headroom.SEEN):
+        self.assertIn('fitted Q, linear' + bound, methods)
 
   def _check_seen(self, config, workdir):
     """The router knows what it has seen, and whose problems it may not meet."""
