@@ -7,6 +7,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from experiments import sweep_table
 from experiments.studies import results_page
 from routing.evaluation import tables
 from tests import checkout
@@ -91,6 +92,39 @@ class FillTest(parameterized.TestCase):
         '*`python -m x`; problems: 60 test; training seeds 0, 1; '
         'commit abc1234; a core.*',
     )
+
+  def test_runs_of_a_sweep(self):
+    rows = [
+        {'groups': 'text', 'seed': 0, 'area': 0.25, 'area, boosting': 0.5},
+        {'groups': 'text', 'seed': 1, 'area': 0.75, 'area, boosting': 0.5},
+        {'number': 50, 'seed': 0, 'area': 0.125},
+    ]
+    sweep_table.write(rows, ['groups', 'number', 'seed'], self.folder)
+    path = self.folder / sweep_table.TABLE_FILE
+    results_page.keep(str(path), 'swept', self.made, self.folder)
+    text = results_page.table(['swept', 'runs'], self.folder)
+    self.assertEqual(
+        text.splitlines()[:1] + text.splitlines()[2:],
+        [
+            '| changed | area | area, boosting |',
+            '| groups: text | .500 | .500 |',
+            '| number: 50 | .125 | - |',
+        ],
+    )
+    made = results_page.table(['swept', 'made'], self.folder)
+    self.assertEqual(made, '*`python -m x`; commit abc1234; a core.*')
+
+  def test_thresholds_on_another_task(self):
+    points = self.results['operating_points']
+    path = self.folder / 'transfer.json'
+    path.write_text(
+        json.dumps(self.results | {'kept': points, 'recalibrated': points[:1]})
+    )
+    results_page.keep(str(path), 'moved', self.made, self.folder)
+    lines = results_page.table(['moved', 'transfer'], self.folder).splitlines()
+    self.assertLen(lines, 2 + len(points) + 1)
+    self.assertStartsWith(lines[2], f'| kept | {points[0]["name"]} | ')
+    self.assertStartsWith(lines[-1], f'| recalibrated | {points[0]["name"]} | ')
 
   @parameterized.parameters(
       ('other points', 'other.json does not exist'),

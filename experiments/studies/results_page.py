@@ -7,7 +7,8 @@ the first of which names the file, the view and the cost metric, e.g.
     <!-- end of figures -->
 
 Views: methods, points, made (how the file was made) of a pipeline's results;
-routers, made of a comparison.
+routers, made of a comparison; runs, made of a sweep, whose file is table.parquet;
+transfer, methods, made of studies.transfer; methods, made of studies.headroom.
 
 Run:  python -m experiments.studies.results_page
 Keep: python -m experiments.studies.results_page --keep=runs/demo/results.json --name=arithmetic_demo --command='...' --machine='...'
@@ -25,6 +26,7 @@ import textwrap
 from typing import Any
 
 from absl import flags
+from pyarrow import parquet
 
 from experiments import command_line
 from routing.evaluation import budgets
@@ -68,6 +70,16 @@ _ROUTER_COLUMNS = (
     'acc @.6',
     'decisions/s',
 )
+# Figures of a run of a sweep that tables show, where the sweep has them.
+_RUN_COLUMNS = (
+    'area',
+    'area, fitted Q, trees',
+    'area, fitted Q, linear',
+    'area, boosting',
+    'gap recovered',
+    'validation score',
+)
+TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
 _WIDTH = 150  # Of a line of text in the documents.
 
 
@@ -75,7 +87,7 @@ def kept(content: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what tables need of a `results.json` or a `comparison.json`."""
   names = ('schema', 'cost_metric', 'num_problems', 'seeds', 'resamples')
   names += ('reference', 'operating_points', 'points_left_out')
-  names += ('refused_points', 'routers')
+  names += ('refused_points', 'routers', *TRANSFERRED)
   # Not rounded: a figure halfway between two would be rounded twice.
   return {name: content[name] for name in names if name in content} | {
       'cost_metrics': {
@@ -118,6 +130,8 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
   content = held['content']
   if view == 'made':
     return _made(held['made'], content)
+  if view == 'runs':
+    return _runs(content['runs'])
   if metric and metric[0] not in content['cost_metrics']:
     raise ValueError(
         f'{path.name} has no cost metric {metric[0]!r}; allowed: '
@@ -131,13 +145,17 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
   if view == 'points':
     columns = tables.POINT_COLUMNS
     return tables.markdown_table(columns, tables.point_rows(content))
+  if view == 'transfer':
+    columns = ('thresholds', *tables.POINT_COLUMNS)
+    return tables.markdown_table(columns, _transferred(content))
   if view == 'routers':
     rows, figures = comparison.rows(content, *metric), _figures(content, metric)
     head = budgets.header(figures, _ROUTER_COLUMNS)
     head = [x.format(reference=content['reference']) for x in head]
     return _columns(comparison.COLUMNS, rows, _ROUTER_COLUMNS, head)
   raise ValueError(
-      f'Unknown view {view!r}; allowed: methods, points, routers, made.'
+      f'Unknown view {view!r}; allowed: methods, points, routers, runs, '
+      'transfer, made.'
   )
 
 
@@ -158,19 +176,43 @@ def _columns(
   return tables.markdown_table(head, [[x[i] for i in places] for x in rows])
 
 
+def _transferred(content: Mapping[str, Any]) -> list[list[str]]:
+  """Returns a row for each operating point, first of the thresholds as kept."""
+  return [
+      [name, *row]
+      for name in TRANSFERRED
+      for row in tables.point_rows({'operating_points': content[name]})
+  ]
+
+
+def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
+  """Returns a table of the runs of a sweep; see `sweep_table.averaged`."""
+  # The fields that were swept stand before the number of runs.
+  fields = list(runs[0])[: list(runs[0]).index('runs')]
+  shown = [x for x in _RUN_COLUMNS if f'{x}, mean' in runs[0]]
+  rows = []
+  for run in runs:
+    changed = [f'{x}: {run[x]}' for x in fields if run[x] is not None]
+    rows.append(
+        ['; '.join(changed), *(tables.number(run[f'{x}, mean']) for x in shown)]
+    )
+  return tables.markdown_table(['changed', *shown], rows)
+
+
 def _made(made: Mapping[str, str], content: Mapping[str, Any]) -> str:
   """Returns how a result file was made, as a sentence in italics."""
-  sizes = content['num_problems']
+  sizes = content.get('num_problems', {})
   if isinstance(sizes, Mapping):
     sizes = ', '.join(f'{count:,} {split}' for split, count in sizes.items())
   else:
     sizes = f'{sizes:,} test'
+  sizes = f'; problems: {sizes}' if sizes else ''
   seeds = content.get('seeds', [])
   plural = 's' if len(seeds) > 1 else ''
   listed = ', '.join(map(str, seeds))
   listed = f'; training seed{plural} {listed}' if seeds else ''
   return textwrap.fill(
-      f'*`{made["command"]}`; problems: {sizes}{listed}; commit '
+      f'*`{made["command"]}`{sizes}{listed}; commit '
       f'{made["commit"]}; {made["machine"]}.*',
       _WIDTH,
       break_long_words=False,
@@ -197,7 +239,10 @@ def keep(
   for field in ('command', 'machine'):
     if not made[field]:
       raise ValueError(f'--{field} must say how {path} was made.')
-  content = kept(json.loads(pathlib.Path(path).read_text(encoding='utf-8')))
+  if path.endswith('.parquet'):
+    content = {'runs': parquet.read_table(path).to_pylist()}
+  else:
+    content = kept(json.loads(pathlib.Path(path).read_text(encoding='utf-8')))
   text = json.dumps({'made': dict(made), 'content': content}, indent=1) + '\n'
   folder.mkdir(exist_ok=True)
   to = folder / f'{name}.json'

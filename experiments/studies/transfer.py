@@ -188,6 +188,7 @@ def figures(
   )
   largest = len(router.card.specs) - 1
   return {
+      'schema': results_lib.SCHEMA,
       'cost_metric': metric,
       'num_problems': {k: len(v.problems) for k, v in opened.items()},
       # What was promised on the other task stays readable, as no promise.
