@@ -23,7 +23,9 @@ class DocumentsTest(parameterized.TestCase):
   def test_every_table_is_what_its_file_says(self):
     texts = {page.name: page.read_text(encoding='utf-8') for page in _PAGES}
     named = {
-        x for t in texts.values() for x in re.findall(r'figures: (\w+)', t)
+        x
+        for t in texts.values()
+        for x in re.findall(r'<!-- (?:figures|value): (\w+)', t)
     }
     # No file without a table, and no table without a file.
     self.assertEqual(named, {x.stem for x in _FILES.glob('*.json')})
@@ -92,6 +94,29 @@ class FillTest(parameterized.TestCase):
         '*`python -m x`; problems: 60 test; training seeds 0, 1; '
         'commit abc1234; a core.*',
     )
+
+  @parameterized.parameters(
+      ('run num_problems/test ,', '60'),
+      ('run cost_metrics/price/budgets/1', '.400'),
+      ('run seeds/0 d', '0'),
+      ('run operating_points/0/cost .1%', '82.9%'),
+  )
+  def test_a_number_in_a_text(self, words, number):
+    blank = f'It is <!-- value: {words} -->?<!-- end -->, and that is that.'
+    text = results_page.filled(blank, self.folder)
+    self.assertEqual(text, blank.replace('?', number))
+    self.assertEqual(results_page.filled(text, self.folder), text)
+
+  def test_what_a_benchmark_printed(self):
+    path = self.folder / 'printed.txt'
+    path.write_text('warming up\n{"ratio": 12.345, "lost": 0}\n')
+    results_page.keep(str(path), 'bench', self.made, self.folder)
+    text = '<!-- value: bench ratio .1f -->1<!-- end --> <!-- value: bench '
+    text = results_page.filled(text + 'lost d -->2<!-- end -->', self.folder)
+    self.assertIn('>12.3<', text)
+    self.assertIn('>0<', text)
+    with self.assertRaisesRegex(ValueError, "bench.json has no x/y: no 'x'"):
+      results_page.value(['bench', 'x/y'], self.folder)
 
   def test_runs_of_a_sweep(self):
     rows = [

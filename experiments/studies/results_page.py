@@ -1,10 +1,15 @@
-"""Fills the tables of the documents from the result files in docs/results/.
+"""Fills tables and numbers of the documents from files in docs/results/.
 
-No number of such a table is typed by hand: a table stands between two comments,
-the first of which names the file, the view and the cost metric, e.g.
+None of these is typed by hand. A table stands between two comments, the first
+of which names the file, the view and the cost metric, e.g.
 
     <!-- figures: arithmetic_demo methods price -->
     <!-- end of figures -->
+
+A number in a text stands between two comments, the first of which names the
+file, the keys that lead to it and its format (default .3f), e.g.
+
+    <!-- value: arithmetic_demo num_problems/test , -->2,000<!-- end -->
 
 Views: methods, points, made (how the file was made) of a pipeline's results;
 routers, made of a comparison; runs, made of a sweep, whose file is table.parquet;
@@ -12,8 +17,8 @@ transfer, methods, made of studies.transfer; methods, made of studies.headroom.
 
 Run:  python -m experiments.studies.results_page
 Keep: python -m experiments.studies.results_page --keep=runs/demo/results.json --name=arithmetic_demo --command='...' --machine='...'
-      keeps the figures of a run in docs/results/ (or those of comparison.json), under the current commit unless --commit names another
-Writes: the tables in docs/*.md; prints the pages that have changed.
+      keeps the figures of a run in docs/results/ (or those of comparison.json, or what a benchmark printed last), under the current commit unless --commit names another
+Writes: tables and numbers in docs/*.md; prints the pages that have changed.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -39,6 +44,7 @@ DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 _TABLE = re.compile(
     r'(<!-- figures: ([^\n]+?) -->\n).*?(<!-- end of figures -->)', re.S
 )
+_VALUE = re.compile(r'(<!-- value: ([^\n]+?) -->)[^\n]*?(<!-- end -->)')
 # Figures of a method that tables show; curves would make the files large.
 _KEPT = (
     'area',
@@ -84,7 +90,12 @@ _WIDTH = 150  # Of a line of text in the documents.
 
 
 def kept(content: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what tables need of a `results.json` or a `comparison.json`."""
+  """Returns what tables need of a `results.json` or a `comparison.json`.
+
+  What a benchmark prints is short, and is kept whole.
+  """
+  if 'cost_metrics' not in content:
+    return dict(content)
   names = ('schema', 'cost_metric', 'num_problems', 'seeds', 'resamples')
   names += ('reference', 'operating_points', 'points_left_out')
   names += ('refused_points', 'routers', *TRANSFERRED)
@@ -104,15 +115,49 @@ def kept(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def filled(text: str, folder: pathlib.Path = DOCS / 'results') -> str:
-  """Returns a document with all of its tables made anew.
+  """Returns a document with all of its tables and numbers made anew.
 
   Raises:
-    ValueError: if a table names a file, view or metric that does not exist.
+    ValueError: if one names a file, view, metric or key that does not exist.
   """
-  return _TABLE.sub(
+  text = _TABLE.sub(
       lambda found: f'{found[1]}{table(found[2].split(), folder)}\n{found[3]}',
       text,
   )
+  return _VALUE.sub(
+      lambda found: f'{found[1]}{value(found[2].split(), folder)}{found[3]}',
+      text,
+  )
+
+
+def _read(name: str, folder: pathlib.Path) -> dict[str, Any]:
+  """Returns a kept file: how it was `made`, and its `content`."""
+  path = folder / f'{name}.json'
+  if not path.exists():
+    raise ValueError(f'{path} does not exist; keep a result file under it.')
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+def value(words: Sequence[str], folder: pathlib.Path) -> str:
+  """Returns one number as a text shows it.
+
+  Args:
+    words: name of the file, the keys that lead to the number with '/' between
+      them, and the format if it is not .3f; see Python's format().
+    folder: of the files.
+  """
+  name, keys, form = words if len(words) == 3 else (*words, '.3f')
+  found: Any = _read(name, folder)['content']
+  for key in keys.split('/'):
+    try:
+      found = found[int(key) if isinstance(found, list) else key]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+      raise ValueError(f'{name}.json has no {keys}: no {key!r}.') from error
+  text = format(found, form)
+  # As in the tables: fractions without their leading zero.
+  if form.endswith('f') and text.startswith(('0.', '-0.')):
+    return text.replace('0.', '.', 1)
+  return text
 
 
 def table(words: Sequence[str], folder: pathlib.Path) -> str:
@@ -123,10 +168,7 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
     folder: of the files.
   """
   name, view, *metric = words
-  path = folder / f'{name}.json'
-  if not path.exists():
-    raise ValueError(f'{path} does not exist; keep a result file under it.')
-  held = json.loads(path.read_text(encoding='utf-8'))
+  held = _read(name, folder)
   content = held['content']
   if view == 'made':
     return _made(held['made'], content)
@@ -134,7 +176,7 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
     return _runs(content['runs'])
   if metric and metric[0] not in content['cost_metrics']:
     raise ValueError(
-        f'{path.name} has no cost metric {metric[0]!r}; allowed: '
+        f'{name}.json has no cost metric {metric[0]!r}; allowed: '
         f'{", ".join(content["cost_metrics"])}.'
     )
   if view == 'methods':
@@ -242,7 +284,12 @@ def keep(
   if path.endswith('.parquet'):
     content = {'runs': parquet.read_table(path).to_pylist()}
   else:
-    content = kept(json.loads(pathlib.Path(path).read_text(encoding='utf-8')))
+    text = pathlib.Path(path).read_text(encoding='utf-8')
+    try:
+      content = kept(json.loads(text))
+    except json.JSONDecodeError:
+      # What a benchmark printed; its JSON is the last line.
+      content = kept(json.loads(text.strip().splitlines()[-1]))
   text = json.dumps({'made': dict(made), 'content': content}, indent=1) + '\n'
   folder.mkdir(exist_ok=True)
   to = folder / f'{name}.json'
