@@ -35,7 +35,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       # hashed n-grams. Its tokens are charged.
       embedding='',
       # Problems answered live by routers whose outcomes records do not give.
-      num_live=dict(select=1_000, test=2_000),
+      num_live=dict(select=300, test=2_000),
   )
   if variant == 'demo':
     config.compare.num_trials = 2
