@@ -1,4 +1,4 @@
-"""What features, training problems and the view earn on the real pair.
+"""What features, problems, view and network earn on the real pair.
 
 Run: python -m experiments.sweep --config=configs/gsm8k_ablation.py --workdir=runs/real_ablation --jobs=2
 """  # noqa: E501  Commands stay on one line.
@@ -27,4 +27,8 @@ def sweep() -> list[dict[str, object]]:
       *({'problems.train': number} for number in (50, 100, 200)),
       # Decides before the small model's next step, not after it.
       {'protocol.view': 'commit'},
+      # Networks that see the earlier steps; one network for all budgets.
+      {'network.kind': 'gru'},
+      {'network.kind': 'attention'},
+      {'network.is_conditioned': True},
   ]
