@@ -59,6 +59,7 @@ _METHOD_COLUMNS = (
     'method',
     'area [95 %]',
     'policy minus method',
+    'gap recovered',
     'acc @.2',
     'acc @.4',
     'acc @.6',
