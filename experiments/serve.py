@@ -16,14 +16,13 @@ import signal
 import socket
 
 from absl import flags
-from absl import logging
 import ml_collections
 import uvicorn
 
 from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
-from experiments import split_on_disk
+from experiments import served_router
 from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
@@ -83,62 +82,6 @@ def with_retries(
   return resilience.with_retries(bare, allowed, meter)
 
 
-def check(
-    config: ml_collections.ConfigDict,
-    router: learned.LearnedRouter,
-    *,
-    allow_other_pair: bool = False,
-) -> None:
-  """Raises ValueError unless the router was made for this configuration.
-
-  Args:
-    config: of the service.
-    router: the router.
-    allow_other_pair: True = other models in the place of those that the router
-      was trained for are only warned about.
-  """
-  card, protocol = router.card, builders.protocol(config)
-  if card.protocol != protocol or card.metric != config.cost_metric:
-    raise ValueError(
-        f'The router is for {card.protocol.name}, {card.protocol.view}, and '
-        f'the cost metric {card.metric!r}; the configuration has '
-        f'{protocol.name}, {protocol.view}, and {config.cost_metric!r}.'
-    )
-  asked, trained = (
-      builders.sampling(config).max_decisions,
-      card.features.max_decisions,
-  )
-  if asked > trained:
-    raise ValueError(
-        f'protocol.max_decisions is {asked}; the router was trained for at '
-        f'most {trained}.'
-    )
-  try:
-    _check_pair(config, router)
-  except ValueError as error:
-    if not allow_other_pair or len(config.routes) != len(card.specs):
-      raise
-    logging.warning(
-        '%s Served all the same: none of its promises holds for them.', error
-    )
-
-
-def _check_pair(
-    config: ml_collections.ConfigDict, router: learned.LearnedRouter
-) -> None:
-  """Raises ValueError unless the router was trained for these models."""
-  card = router.card
-  names = [spec.name for spec in builders.specs(config)]
-  if names != [spec.name for spec in card.specs]:
-    raise ValueError(
-        f'The router is for {[spec.name for spec in card.specs]}, the '
-        f'configuration has the routes {names}.'
-    )
-  split_on_disk.check_weights(
-      card, builders.model_identities(config), 'The configuration is'
-  )
-
-
 @contextlib.asynccontextmanager
 async def open_service(
     config: ml_collections.ConfigDict,
@@ -155,12 +98,14 @@ async def open_service(
     router: the router.
     state: directory of what outlives a restart; None = nothing does.
     tracing: makes spans.
-    allow_other_pair: see `check`.
+    allow_other_pair: see `served_router.check`.
 
   Raises:
     ValueError: if they do not fit together.
   """
-  check(config, router, allow_other_pair=allow_other_pair)
+  unpromised = served_router.check(
+      config, router, allow_other_pair=allow_other_pair
+  )
   given = settings(config)
   asked = records_on_disk.answering(
       config, router.card, allow_other_pair=allow_other_pair
@@ -178,6 +123,7 @@ async def open_service(
         store,
         tracing=tracing,
         example=builders.task(config).example,
+        unpromised=unpromised,
     )
     service.batches.warm_up()
     yield service

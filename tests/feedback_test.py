@@ -1,6 +1,7 @@
 """Feedback in service: the online threshold, the drift alarms, restarts."""
 
 import asyncio
+import dataclasses
 import pathlib
 import uuid
 
@@ -242,10 +243,17 @@ class ServedTest(router_server.ServedCase):
         ),
         1,
     )
+    # Where nothing else answers, the answer says that it is not promised.
+    running.service.settings = dataclasses.replace(
+        running.service.settings, alarm_falls_back=False
+    )
+    answer = self.ask(client, model)
+    self.assertIsNone(answer['routing']['fall_back'])
+    self.assertFalse(answer['routing']['promise']['holds'])
+    self.assertIn('alarm', answer['routing']['promise']['why_not'])
     # Another point, whose promise is another, is not concerned.
     other = self.ask(client, 'router@cost<=0.5')
     self.assertEqual(other['model'], 'router@cost<=0.5')
-    del running
 
   def test_the_online_point_moves(self):
     running, client = self.serve(online_alpha=0.1)

@@ -121,7 +121,8 @@ class ChatTest(router_server.SharedCase):
 
   @parameterized.parameters('max_tokens', 'max_completion_tokens')
   def test_a_limit_of_tokens(self, name):
-    answer = self.ask(**{name: 6})
+    model = 'router@loss<=0.02@0.9'
+    answer = self.ask(model=model, **{name: 6})
     self.assertEqual(answer.choices[0].message.content, '13\n\n14')
     self.assertEqual(answer.choices[0].finish_reason, 'length')
     self.assertEqual(answer.usage.completion_tokens, 6)
@@ -129,7 +130,8 @@ class ChatTest(router_server.SharedCase):
     self.assertFalse(promise['holds'])
     self.assertIn('limit of tokens', promise['why_not'])
     # A limit beyond that of the calibration changes nothing.
-    self.assertTrue(self.ask(**{name: 9_999}).routing['promise']['holds'])
+    whole = self.ask(model=model, **{name: 9_999})
+    self.assertTrue(whole.routing['promise']['holds'])
 
   @parameterized.product(
       stop=(['15'], ['4\n\n1', 'zz'], '\n\n15'), stream=(False, True)

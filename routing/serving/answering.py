@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -46,6 +47,8 @@ class Service:
     rng: draws which answers have a shadow.
     tracing: makes spans.
     example: a question that the chat page offers; '' = none.
+    unpromised: name of a point -> why its promise holds for no answer here,
+      e.g. since the models are others than in calibration.
   """
 
   def __init__(
@@ -58,10 +61,11 @@ class Service:
       rng: random.Random | None = None,
       tracing: tracing_lib.Tracing = tracing_lib.OFF,
       example: str = '',
+      unpromised: Mapping[str, str] | None = None,
   ):
     self.answering, self.router = answering, router
     self.settings, self.store, self.tracing = settings, store, tracing
-    self.example = example
+    self.example, self.unpromised = example, dict(unpromised or {})
     self.metrics = monitoring.Metrics()
     self.health = back_ends.Health(
         settings.retry_down_after, self.metrics.back_end

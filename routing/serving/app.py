@@ -177,7 +177,7 @@ def _model(request: fastapi.Request, name: str, point: Any) -> dict[str, Any]:
       'object': 'model',
       'created': request.app.state.created,
       'owned_by': 'stepwise-routing',
-      'routing': points_lib.describe(point),
+      'routing': points_lib.describe(point, _service(request).unpromised),
   }
 
 

@@ -170,7 +170,7 @@ class Format:
         'id': question.id,
         'model': choice.name,
         'fall_back': None if choice is question.choice else choice.name,
-        **_promise(answer, self._service.answering.sampling),
+        **_promise(answer, self._service),
         'seed': question.seed,
         'metric': self._service.router.card.metric,
         'cost': record.cost(),
@@ -245,21 +245,23 @@ class Format:
     return choice | {'logprobs': logprobs}
 
 
-def _promise(answer: Answer, evaluated: Any) -> dict[str, Any]:
-  """Returns what is promised of an answer, and why perhaps it is not.
-
-  Args:
-    answer: the answer.
-    evaluated: the sampling with which promises were tested.
-  """
-  choice = answer.writing.choice
-  found = points_lib.describe(choice.point)
+def _promise(answer: Answer, service: answering.Service) -> dict[str, Any]:
+  """Returns what is promised of an answer, and why perhaps it is not."""
+  point = answer.writing.choice.point
+  found = points_lib.describe(point, service.unpromised)
   if found is None:
     return {'promise': None}
-  broken = None
-  if answer.question.sampling.temperature != evaluated.temperature:
+  broken = service.unpromised.get(point.name)
+  asked, tested = answer.question.sampling, service.answering.sampling
+  if broken is not None:
+    pass
+  elif not found['is_promised']:
+    broken = 'Calibration has chosen this point without a promise.'
+  elif service.feedback.alarms().get(point.name):
+    broken = 'The drift alarm of this point was raised.'
+  elif asked.temperature != tested.temperature:
     broken = 'The temperature is not that of the calibration.'
-  elif answer.question.sampling.max_tokens != evaluated.max_tokens:
+  elif asked.max_tokens != tested.max_tokens:
     broken = 'The limit of tokens is not that of the calibration.'
   elif answer.is_stopped:
     broken = 'A stop string has ended the answer.'
