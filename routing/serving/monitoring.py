@@ -135,7 +135,8 @@ class Metrics:
     self.graded_shadows = make(
         counter,
         'routing_graded_shadows',
-        'Graded answers that the largest model alone has answered as well.',
+        'Answers that were graded together with that of the largest model '
+        'alone to the same question.',
         ('model',),
     )
     self.losses = make(
