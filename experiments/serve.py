@@ -77,6 +77,8 @@ def with_retries(
       attempts=given.attempts,
       first_wait=given.first_wait,
       longest_wait=given.retry_down_after,
+      # A client waits meanwhile; what it cannot get soon, another model writes.
+      longest_asked=max(given.retry_down_after, 1.0),
   )
   meter = meter_lib.Meter(builders.specs(config))
   return resilience.with_retries(bare, allowed, meter)

@@ -1,7 +1,8 @@
-"""Tests of retries, limits and the one restart."""
+"""Tests of retries, limits and restarts."""
 
 import asyncio
 import dataclasses
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -41,7 +42,7 @@ class _Mortal(_Troubled):
     self.num_starts += 1
 
 
-def _resilient(engine, waits=None, **fields):
+def _resilient(engine, waits=None, clock=time.monotonic, **fields):
   async def sleep(seconds):
     if waits is not None:
       waits.append(seconds)
@@ -49,7 +50,9 @@ def _resilient(engine, waits=None, **fields):
 
   limits = resilience.Limits(**fields)
   meter = meter_lib.Meter(scripted_pair.SPECS)
-  return resilience.ResilientEngine(engine, limits, meter, sleep=sleep)
+  return resilience.ResilientEngine(
+      engine, limits, meter, sleep=sleep, clock=clock
+  )
 
 
 def _write(engine, count=1):
@@ -94,6 +97,13 @@ class RetryTest(parameterized.TestCase):
     waits = [engine.pause(1, 30.0) for _ in range(100)]
     self.assertGreaterEqual(min(waits), 30.0)
     self.assertLess(max(waits), 30.5)
+
+  def test_a_request_that_would_have_to_wait_too_long_has_failed(self):
+    busy = [engine_lib.Unavailable('busy', wait) for wait in (4.0, 3_600.0)]
+    waits, engine = [], _Troubled(*busy)
+    with self.assertRaisesRegex(resilience.Exhausted, 'wait for 3600 s'):
+      _write(_resilient(engine, waits, longest_asked=5.0, first_wait=0.0))
+    self.assertEqual(waits, [4.0])
 
   def test_waits_are_bounded_and_differ(self):
     engine = _resilient(_Troubled(), first_wait=1.0, longest_wait=10.0)
@@ -156,14 +166,18 @@ class RestartTest(absltest.TestCase):
     self.assertLen(got, 5)
     self.assertEqual(engine.num_starts, 2)
 
-  def test_it_may_die_only_once(self):
-    died = engine_lib.EngineDied('died')
-    engine = _Mortal(died, None, died)
-    resilient = _resilient(engine)
+  def test_it_may_die_once_an_hour(self):
+    died, now = engine_lib.EngineDied('died'), [0.0]
+    engine = _Mortal(died, None, died, died)
+    resilient = _resilient(engine, clock=lambda: now[0])
     _write(resilient)
+    now[0] = 3_599.0
     with self.assertRaises(engine_lib.EngineDied):
       _write(resilient)
     self.assertEqual(engine.num_starts, 2)
+    now[0] = 3_600.0
+    _write(resilient)
+    self.assertEqual(engine.num_starts, 3)
 
   def test_a_restart_at_the_last_attempt_leaves_no_further_one(self):
     late = [engine_lib.Unavailable('busy') for _ in range(5)]

@@ -1,5 +1,7 @@
 """What the endpoint speaks: OpenAI's protocol, with the routing beside it."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import openai
@@ -261,6 +263,25 @@ class CompletionsTest(router_server.SharedCase):
         model='router@cost<=0.5', prompt=_MIXED, stream=True
     )
     self.assertEqual(''.join(x.choices[0].text for x in streamed), first.text)
+
+  @parameterized.parameters('15', '5\n\n1', 'zz', '#### 17')
+  def test_logprobs_are_those_of_the_text(self, stop):
+    ask = functools.partial(
+        self.openai.completions.create,
+        model='router@cost<=0.5',
+        prompt=_MIXED,
+        logprobs=0,
+        stop=stop,
+    )
+    whole = ask().choices[0]
+    self.assertEqual(''.join(whole.logprobs.tokens), whole.text)
+    self.assertEqual(whole.logprobs.text_offset, list(range(len(whole.text))))
+    chunks = [x.choices[0] for x in ask(stream=True)]
+    self.assertEqual(''.join(x.text for x in chunks), whole.text)
+    for chunk in chunks:
+      self.assertEqual(''.join(chunk.logprobs.tokens), chunk.text)
+    offsets = [i for x in chunks for i in x.logprobs.text_offset]
+    self.assertEqual(offsets, whole.logprobs.text_offset)
 
   @parameterized.parameters(
       ('prompt', [1, 2]),

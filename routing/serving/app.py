@@ -133,7 +133,9 @@ async def health() -> dict[str, str]:
 async def ready(request: fastapi.Request) -> responses.Response:
   """Says whether answers can be written now, and by which models."""
   service = _service(request)
-  up = {x.name: service.health.is_up(x.route) for x in service.engines}
+  # A back end that may be tried again counts: only a request can find out that
+  # it is back, and who gets 503 here sends none.
+  up = {x.name: not service.health.is_down(x.route) for x in service.engines}
   is_ready = any(up.values())
   return responses.JSONResponse(
       {'status': 'ready' if is_ready else 'not ready', 'models': up},

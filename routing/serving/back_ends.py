@@ -53,10 +53,6 @@ class Health:
     failed = self._failed.get(route)
     return failed is not None and self._clock() < failed + self._retry_after
 
-  def is_up(self, route: int) -> bool:
-    """Returns whether a route's back end answered when it was last asked."""
-    return route not in self._failed
-
   def note(
       self, engine: engine_lib.Engine, error: BaseException | None
   ) -> None:
