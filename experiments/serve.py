@@ -14,6 +14,7 @@ import ipaddress
 import pathlib
 import signal
 import socket
+import types
 
 from absl import flags
 import ml_collections
@@ -183,6 +184,12 @@ class _Server(uvicorn.Server):
   engines and state are closed. A second signal does not wait for answers.
   """
 
+  def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+    """Notes a signal to stop; uvicorn's own only heeds a second SIGINT."""
+    del sig, frame
+    self.force_exit = self.should_exit
+    self.should_exit = True
+
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
     """Handles the signals to stop, as long as the context lasts."""
@@ -194,6 +201,30 @@ class _Server(uvicorn.Server):
     finally:
       for number in _SIGNALS:
         loop.remove_signal_handler(number)
+
+
+async def give_up(server: uvicorn.Server, service: answering.Service) -> None:
+  """Ends the answers in progress, which nobody waits for any more."""
+  service.give_up_shadows()
+  tasks = list(server.server_state.tasks)
+  for task in tasks:
+    task.cancel()
+  await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def allow_many_files() -> None:
+  """Raises the limit on open files as far as this process may.
+
+  Each connection is one, and 1,024, as is usual, are less than the queue takes.
+  """
+  try:
+    import resource
+  except ImportError:  # Windows has no such limit.
+    return
+  _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # Some systems name a limit that they do not allow.
+  with contextlib.suppress(ValueError, OSError):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve(
@@ -238,6 +269,8 @@ async def serve(
     event_loop.come_first()
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
     await server.serve(sockets=[listener])
+    if server.force_exit:
+      await give_up(server, service)
   tracing.close()
   monitoring.log('stop')
 
@@ -260,6 +293,7 @@ def main(
     print(keys_lib.add(pathlib.Path(keys), new_key))
     return
   monitoring.set_up_log()
+  allow_many_files()
   event_loop.run(
       serve(
           config,

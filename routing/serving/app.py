@@ -312,7 +312,11 @@ class _Stream(responses.StreamingResponse):
       note(self._request, cost=last['routing']['cost'], tokens=last['usage'])
     except Exception as error:
       # The status is sent already, so that the error is an event.
-      yield _text([_as_refusal(self._request, error).body()])
+      refusal = _as_refusal(self._request, error)
+      if refusal is error:  # Else it is counted there.
+        reason = refusal.code or 'error'
+        _service(self._request).metrics.unfinished.labels(reason).inc()
+      yield _text([refusal.body()])
     yield 'data: [DONE]\n\n'
     self._has_ended = True
 

@@ -190,6 +190,7 @@ class Format:
         'id': question.id,
         'model': choice.name,
         'fall_back': None if choice is question.choice else choice.name,
+        'fall_back_reason': answer.writing.reason,
         **_promise(answer, self._service),
         'seed': question.seed,
         'metric': self._service.router.card.metric,
