@@ -215,7 +215,7 @@ async def give_up(server: uvicorn.Server, service: answering.Service) -> None:
 def allow_many_files() -> None:
   """Raises the limit on open files as far as this process may.
 
-  Each connection is one, and 1,024, as is usual, are less than the queue takes.
+  Each connection is one, also of a client that asks for nothing at present.
   """
   try:
     import resource

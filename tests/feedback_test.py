@@ -274,6 +274,7 @@ class ServedTest(router_server.ServedCase):
         break
       self.give(client, answer['routing']['id'], correct=False)
     self.assertEqual(answer['routing']['fall_back'], router_server.LARGE)
+    self.assertEqual(answer['routing']['fall_back_reason'], 'drift_alarm')
     self.assertEqual(
         router_server.metric(
             client, 'routing_drift_alarm', point='loss<=0.02@0.9'

@@ -1,5 +1,6 @@
 """The commands of docs/serving.md, and what the command refuses."""
 
+import asyncio
 import contextlib
 import dataclasses
 import importlib.util
@@ -7,6 +8,7 @@ import io
 import json
 import pathlib
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -19,6 +21,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import httpx
 import openai
+import uvicorn
 
 from configs import arithmetic
 from configs import arithmetic_switch
@@ -132,6 +135,34 @@ class PageTest(absltest.TestCase):
     secret = output.getvalue().strip()
     ring = keys_lib.Keyring(keys_lib.read(path))
     self.assertEqual(ring.find(f'Bearer {secret}').name, 'alice')
+
+
+class ProcessTest(absltest.TestCase):
+
+  def test_a_second_signal_does_not_wait(self):
+    server = serve._Server(uvicorn.Config(app=None))
+    server.handle_exit(signal.SIGTERM, None)
+    self.assertEqual((server.should_exit, server.force_exit), (True, False))
+    server.handle_exit(signal.SIGTERM, None)
+    self.assertTrue(server.force_exit)
+    service = mock.Mock()
+
+    async def run():
+      answer = asyncio.create_task(asyncio.sleep(3_600))
+      server.server_state.tasks.add(answer)
+      await asyncio.wait_for(serve.give_up(server, service), 60)
+      return answer.cancelled()
+
+    self.assertTrue(asyncio.run(run()))
+    service.give_up_shadows.assert_called_once()
+
+  def test_as_many_files_as_are_allowed(self):
+    kind = resource.RLIMIT_NOFILE
+    before = soft, hard = resource.getrlimit(kind)
+    self.addCleanup(resource.setrlimit, kind, before)
+    resource.setrlimit(kind, (min(soft, hard - 1), hard))
+    serve.allow_many_files()
+    self.assertEqual(resource.getrlimit(kind), (hard, hard))
 
 
 class RefusedTest(parameterized.TestCase):

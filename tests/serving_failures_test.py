@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import socket
 import threading
 import time
@@ -62,7 +63,9 @@ class FailuresTest(router_server.ServedCase):
       else:
         self.assertEqual(answer.status_code, 200)
         self.assertEqual(answer.json()['model'], model)
-        self.assertEqual(answer.json()['routing']['fall_back'], model)
+        routing = answer.json()['routing']
+        self.assertEqual(routing['fall_back'], model)
+        self.assertEqual(routing['fall_back_reason'], 'back_end_down')
         self.assertIsNone(answer.json()['routing']['promise'])
     self.assertEqual(
         router_server.metric(client, 'routing_back_end_up', route=name), 0
@@ -134,6 +137,45 @@ class FailuresTest(router_server.ServedCase):
     self.assertIn('13', events[0])
     self.assertEqual(json.loads(events[1])['error']['code'], 'back_end_down')
     self.assertEqual(events[2], '[DONE]')
+    self.assertEqual(
+        router_server.metric(
+            client, 'routing_unfinished_answers_total', reason='back_end_down'
+        ),
+        1,
+    )
+
+  def test_a_refused_request_is_counted_and_takes_no_back_end_down(self):
+    flaky, running, client = self.flaky(0)
+    flaky.is_down, flaky.error = True, engine_lib.Refused('Too long.')
+    answer = client.post(router_server.CHAT, json=router_server.body())
+    self.assertEqual(answer.status_code, 400)
+    self.assertFalse(running.service.health.is_down(0))
+    self.assertEqual(
+        router_server.metric(
+            client, 'routing_back_end_errors_total', route=router_server.SMALL
+        ),
+        1,
+    )
+
+  def test_every_line_of_the_log_names_its_request(self):
+    flaky, _, client = self.flaky(0, fall_back='large')
+    flaky.is_down = True
+    log = io.StringIO()
+    self.enter_context(router_server.logged_to(log))
+    logging.getLogger('another.library').warning('The key is sk-password.')
+    client.post(
+        router_server.CHAT,
+        json=router_server.body(),
+        headers={'x-request-id': 'mine-2'},
+    )
+    router_server.until(lambda: '"request"' in log.getvalue())
+    first, *lines = map(json.loads, log.getvalue().splitlines())
+    self.assertEqual(first['event'], 'The key is ***.')
+    self.assertEqual(first['logger'], 'another.library')
+    self.assertEqual(
+        [(x['event'], x['request_id']) for x in lines],
+        [(x, 'mine-2') for x in ('back_end_down', 'fall_back', 'request')],
+    )
 
   def test_an_error_of_our_own_tells_a_client_nothing(self):
     flaky, _, client = self.flaky(0)
