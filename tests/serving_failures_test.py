@@ -162,7 +162,7 @@ class FailuresTest(router_server.ServedCase):
     flaky.is_down = True
     log = io.StringIO()
     self.enter_context(router_server.logged_to(log))
-    logging.getLogger('another.library').warning('The key is sk-password.')
+    logging.getLogger('another.package').warning('The key is sk-password.')
     client.post(
         router_server.CHAT,
         json=router_server.body(),
@@ -171,7 +171,7 @@ class FailuresTest(router_server.ServedCase):
     router_server.until(lambda: '"request"' in log.getvalue())
     first, *lines = map(json.loads, log.getvalue().splitlines())
     self.assertEqual(first['event'], 'The key is ***.')
-    self.assertEqual(first['logger'], 'another.library')
+    self.assertEqual(first['logger'], 'another.package')
     self.assertEqual(
         [(x['event'], x['request_id']) for x in lines],
         [(x, 'mine-2') for x in ('back_end_down', 'fall_back', 'request')],
