@@ -263,7 +263,11 @@ def set_up_log(stream: TextIO | None = None) -> None:
   """
   handler = logging.StreamHandler(stream or sys.stderr)
   handler.setFormatter(_Json())
-  logging.getLogger().handlers = [handler]
+  root = logging.getLogger()
+  # What was not shown before, such as how libraries start, still is not.
+  for replaced in root.handlers:
+    handler.filters += replaced.filters
+  root.handlers = [handler]
   LOG.handlers, LOG.propagate = [], True
   LOG.setLevel(logging.INFO)
 
