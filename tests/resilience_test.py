@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,7 +13,9 @@ from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
+from routing.engines import restarts
 from routing.engines import scripted
+from routing.engines import vllm
 from tests import scripted_pair
 from tests import sessions
 
@@ -178,6 +181,24 @@ class RestartTest(absltest.TestCase):
     now[0] = 3_600.0
     _write(resilient)
     self.assertEqual(engine.num_starts, 3)
+
+  def test_a_process_of_vllm_may_die_once_an_hour(self):
+    now, dead = [0.0], mock.Mock(errored=True)
+    engine = object.__new__(vllm.VllmEngine)  # Without vLLM, which may lack.
+    engine.name, engine.route, engine._llm = 'small', 0, dead
+    engine._restarts = restarts.Restarts(clock=lambda: now[0])
+    engine._restarting, engine._start = asyncio.Lock(), lambda: dead
+
+    async def run():
+      await engine.restart()
+      with self.assertRaisesRegex(engine_lib.EngineDied, 'within an hour'):
+        await engine.restart()
+      now[0] = 3_600.0
+      await engine.restart()
+
+    asyncio.run(run())
+    self.assertEqual(engine.num_restarts, 2)
+    self.assertEqual(dead.shutdown.call_count, 2)
 
   def test_a_restart_at_the_last_attempt_leaves_no_further_one(self):
     late = [engine_lib.Unavailable('busy') for _ in range(5)]
