@@ -20,7 +20,9 @@ class ComparedReadersTest(absltest.TestCase):
   def test_the_large_embedded_model_judges_at_its_own_price(self):
     config = _base(compare_arithmetic, 'smoke')
     self.assertFalse(compared_readers.follows_words(config))
-    (judge,) = compared_readers.specs(config, builders.specs(config)[-1])
+    found = compared_readers.specs(config, builders.specs(config)[-1])
+    self.assertEqual(list(found), ['judge'])
+    judge = found['judge']
     large = builders.specs(config)[-1]
     self.assertEqual(judge.name, f'{large.name}, as judge')
     self.assertEqual(judge.price_input, large.price_input)
@@ -31,7 +33,9 @@ class ComparedReadersTest(absltest.TestCase):
   def test_a_scorer_stands_before_the_judge(self):
     config = _base(compare_arithmetic, 'smoke')
     config.scorer.model = str(export.shipped('small'))
-    scorer, judge = compared_readers.specs(config, builders.specs(config)[-1])
+    found = compared_readers.specs(config, builders.specs(config)[-1])
+    self.assertEqual(list(found), ['step_score', 'judge'])
+    scorer, judge = found.values()
     self.assertEqual(scorer.name, 'scorer')
     self.assertLess(scorer.parameters, judge.parameters)
     self.assertEqual(compared_readers.scorer(config, 5).route, 5)

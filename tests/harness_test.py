@@ -142,11 +142,14 @@ class HarnessTest(parameterized.TestCase):
         [dict(knob=x) for x in (np.inf, 1.0, -np.inf)],
     )
     arena = small_arena.make()
-    setting, areas = harness.tune(method, arena, 2, 0)
-    self.assertLen(areas, 2)
-    self.assertEqual(setting, method.settings[int(np.argmax(areas))])
-    _, areas = harness.tune(method, arena, 3, 0)
-    self.assertEqual(areas[2], 0.0)  # The large model costs 1, beyond .8.
+    found = harness.tune(method, arena, 2, 0)
+    self.assertLen(found.areas, 2)
+    best = method.settings[int(np.argmax(found.areas))]
+    self.assertEqual(found.setting, best)
+    # These are the families of the best setting, which need no second fit.
+    self.assertEqual(found.families[0].knobs, (best['knob'],))
+    found = harness.tune(method, arena, 3, 0)
+    self.assertEqual(found.areas[2], 0.0)  # The large model costs 1, beyond .8.
 
   def test_only_what_select_does_not_rule_out_is_tested(self):
     correct = np.array([[0, 0], [1, 0], [0, 0], [1, 1.0]])

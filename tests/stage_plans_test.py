@@ -147,7 +147,7 @@ class OthersTest(absltest.TestCase):
     config.compare.routers = ('policy', 'best constant')
     folder = workdir / compare.FOLDER / 'entries'
     folder.mkdir(parents=True)
-    (folder / 'best-constant-0123.npz').touch()
+    (folder / 'best-constant-0123456789abcdef.npz').touch()
     said = _printed(compare.show_plan, config, workdir)
     self.assertIn('best constant, evaluated before', said)
     self.assertNotIn('policy, evaluated before', said)

@@ -297,27 +297,33 @@ class PpoTest(absltest.TestCase):
     describe = lambda trace, num: np.array([len(trace.steps)], np.float32)
     policy = learned.Policy(None, describe, 8)
 
-    @dataclasses.dataclass
     class Alternating:
-      """Rewrites every other draft."""
+      """Rewrites every other draft, of every other problem the even ones."""
 
-      last: dict
-      route: int = 1
+      last, route = None, 1
+
+      def __init__(self, problem):
+        self.parity = problems.index(problem) % 2
 
       def decide(self, trace):
-        self.last[trace.question] = trace
-        return types.Decision(len(trace.steps) % 2, 0.5)
+        self.last = trace
+        is_rewritten = (len(trace.steps) + self.parity) % 2
+        return types.Decision(is_rewritten, 0.5)
 
-    explorer = Alternating({})
     answering = small_arena.answering()
-    problems = sample.source.problems[:5]
-    answers = asyncio.run(
-        learned._play(explorer, answering, small_arena.make_engines(), problems)
+    problems = [*sample.source.problems[:5]]
+    # The same question again, which another explorer answers in another way.
+    first = problems[0]
+    problems.append(types.Problem('again', first.question, first.answer))
+    played = asyncio.run(
+        learned._play(
+            Alternating, answering, small_arena.make_engines(), problems
+        )
     )
     found = learned.episodes_of(
-        policy, explorer, answers, lambda call: float(call.written)
+        policy, played, lambda call: float(call.written)
     )
-    for row, answer in enumerate(answers):
+    for row, (_, answer) in enumerate(played):
       num = len(answer.decisions)
       self.assertEqual(
           found.mask[row].tolist(), [True] * num + [False] * (8 - num)
