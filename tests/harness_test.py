@@ -11,10 +11,12 @@ import numpy as np
 from configs import compare_arithmetic
 from experiments import compare
 from routing import types
+from routing.evaluation import comparison
 from routing.evaluation import entries
 from routing.evaluation import harness
 from routing.evaluation import metrics
 from routing.features import embedding
+from routing.outcomes import live_answers
 from routing.outcomes import refusal
 from routing.rollout import driver
 from routing.rollout import step_requests
@@ -23,6 +25,7 @@ from routing.routers import question_level
 from routing.routers import registry
 from routing.routers import router
 from routing.routers import whole_answers
+from routing.shards import lock as lock_lib
 from tests import flow_test
 from tests import small_arena
 
@@ -47,6 +50,15 @@ class SettingsTest(absltest.TestCase):
     config.data.kind = 'replies'
     with self.assertRaisesRegex(ValueError, "data.kind is 'replies'"):
       compare.chosen(config)
+
+  def test_two_processes_do_not_compare_in_one_directory(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    folder = workdir / compare.FOLDER
+    folder.mkdir()
+    lock = lock_lib.Lock(folder)
+    with self.assertRaisesRegex(ValueError, 'being written by'):
+      compare.compare(_config(('policy',)), workdir)
+    lock.release()
 
 
 class _EntryPoint:
@@ -150,6 +162,46 @@ class HarnessTest(parameterized.TestCase):
     self.assertEqual(found.families[0].knobs, (best['knob'],))
     found = harness.tune(method, arena, 3, 0)
     self.assertEqual(found.areas[2], 0.0)  # The large model costs 1, beyond .8.
+
+  def test_a_refused_problem_has_the_tokens_of_the_large_model(self):
+    arena = small_arena.make()
+    alone = arena.alone['test']
+    large = compare.enter('', registry.load('large alone'), arena, [0], 1)[0]
+    found = entries.of_answers(
+        [[live_answers.Refused('no')] * len(alone.problems)], alone
+    )
+    for metric in (*entries.TOKENS, 'price', 'flops', 'decoded_tokens'):
+      np.testing.assert_allclose(
+          found.cost[metric], large.test.cost[metric], err_msg=metric
+      )
+
+  def test_methods_may_have_some_of_train_answered(self):
+    seen = []
+
+    def fit(train, **fields):
+      seen.append(train)
+      return registry.load('fixed step').fit(train, **fields)
+
+    method = router.Method('theirs', router.Needs(router.COMMIT), fit)
+    for num in (3, 0):
+      arena = small_arena.make(num_live=dict(train=num))
+      harness.fit(method, arena, {}, 0)
+    self.assertLen(seen[0].live_problems, 3)
+    self.assertIsNotNone(seen[0].answering)
+    self.assertIsNone(seen[1].answering)
+
+  def test_the_page_names_routers_that_are_left_out(self):
+    arena = small_arena.make()
+    names = 'best constant', 'fixed step'
+    methods = {x: registry.load(x) for x in names}
+    found = {x: compare.enter(x, methods[x], arena, [0], 1) for x in names}
+    content = comparison.figures(
+        found, methods, arena, resamples=5, seed=0, reference='best constant'
+    )
+    said = comparison.page(content | {'left_out': {'AutoMix': 'No words.'}})
+    self.assertIn('Left out: AutoMix. No words.', said)
+    num = small_arena.SIZES['select']
+    self.assertEqual(content['routers']['fixed step']['num_select'], num)
 
   def test_only_what_select_does_not_rule_out_is_tested(self):
     correct = np.array([[0, 0], [1, 0], [0, 0], [1, 1.0]])

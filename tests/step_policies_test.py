@@ -10,8 +10,10 @@ import numpy as np
 
 from routing import types
 from routing.calibration import conformal
+from routing.engines import engine as engine_lib
 from routing.evaluation import harness
 from routing.outcomes import refusal
+from routing.outcomes import training_answers
 from routing.routers import router as router_lib
 from tests import small_arena
 from third_party.automix import meta_verifiers
@@ -141,9 +143,28 @@ class AutoMixTest(parameterized.TestCase):
       )
 
   def test_the_pomdp_learns_from_verified_answers_of_train(self):
-    arena = small_arena.make()
+    refused = small_arena.ladders('train')[1].problem.question
+
+    def engines():
+      made = small_arena.make_engines()
+      plain = made[0].script
+
+      def script(request):
+        if refused in request.question and request.question != refused:
+          raise engine_lib.Refused('too long')
+        return plain(request)
+
+      made[0].script = script
+      return made
+
+    arena = small_arena.make(
+        answering=lambda seed: small_arena.answering(seed, engines)
+    )
     families = harness.fit(automix.METHOD, arena, dict(meta='POMDP'), 0)
     self.assertLen(families[0].score.gains, automix.NUM_SAMPLES + 1)
+    train = _sample(automix.METHOD, answering=arena.answering(0))
+    counts = automix._count_yes(train.answering, train)
+    self.assertEqual(list(counts), [0, *range(2, small_arena.SIZES['train'])])
 
 
 _MODEL = pomdp.Model(
@@ -238,6 +259,27 @@ class PomdpTest(parameterized.TestCase):
           'q', tuple(steps[:count]), steps[0], 0.0, trace, (0.5, score)
       )
     self.assertEqual(trim.drafts(trace), ([0.9, 0.2, 0.7], [False, True]))
+
+
+class TrainingAnswersTest(absltest.TestCase):
+
+  def _answered(self, errors):
+    async def answer(problem):
+      if problem.id in errors:
+        raise errors[problem.id]
+      return problem.id
+
+    problems = [types.Problem(str(i), 'q', '1') for i in range(4)]
+    answering = small_arena.answering()
+    return asyncio.run(training_answers.of_each(problems, answer, answering))
+
+  def test_what_is_refused_is_left_out(self):
+    found = self._answered({'1': engine_lib.Refused('too long')})
+    self.assertEqual(found, {0: '0', 2: '2', 3: '3'})
+
+  def test_what_may_pass_stops_the_learning(self):
+    with self.assertRaisesRegex(engine_lib.Stop, '1 of 4 .* may pass'):
+      self._answered({'1': engine_lib.Unavailable('no server')})
 
 
 class PpoTest(absltest.TestCase):

@@ -9,6 +9,7 @@ import numpy as np
 
 from routing import protocols
 from routing import types
+from routing.evaluation import harness
 from routing.grading import equivalence
 from routing.lm import tokenizer as tokenizer_lib
 from routing.outcomes import live_answers
@@ -17,9 +18,11 @@ from routing.rollout import step_requests
 from routing.routers import fixed
 from routing.tasks import arithmetic
 from tests import embedded_pair
+from tests import small_arena
 from tests import token_models
 from third_party.token_router import decoding
 from third_party.token_router import labels
+from third_party.token_router import methods
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _V = len(_TOKENIZER)
@@ -145,6 +148,26 @@ def _labels(engines, reference='12'):
   )
   problem = types.Problem('p', _QUESTION, reference)
   return asyncio.run(labels.of_problem(problem, engines, answering))
+
+
+class MethodTest(absltest.TestCase):
+
+  def test_tokens_are_labelled_once_for_all_settings_and_seeds(self):
+    calls = []
+
+    def find(train):
+      calls.append(train)
+      rows = np.random.default_rng(0).normal(size=(64, 8))
+      return rows, rows[:, 0] > 1
+
+    method = methods.method(find)
+    arena = small_arena.make()
+    for seed, setting in enumerate(method.settings[:3]):
+      harness.fit(method, arena, setting, seed)
+    self.assertLen(calls, 1)
+    fewer = small_arena.make(num_live=dict(train=3))
+    harness.fit(method, fewer, method.settings[0], 0)
+    self.assertLen(calls, 2)
 
 
 class LabelsTest(absltest.TestCase):

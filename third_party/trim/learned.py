@@ -279,6 +279,17 @@ _BLANK = types.Trace(
 )
 
 
+# Fields of `ppo.Settings` that are tried; each trial costs equally many answers.
+TRIED = (
+    dict(),
+    dict(learning_rate=1e-3),
+    dict(learning_rate=1e-2),
+    dict(entropy=0.03),
+    dict(epochs=20),
+    dict(epochs=5),
+)
+
+
 def method(
     name: str,
     describe: Callable[[types.Trace, int], np.ndarray],
@@ -290,12 +301,12 @@ def method(
   Args:
     name: as in tables.
     describe: the features of one decision.
-    settings: how it learns.
+    settings: how it learns, before a trial changes fields.
     prices: of the large model, one policy each.
   """
 
   def fit(train, *, setting, seed):
-    del setting
+    made = dataclasses.replace(settings, **setting)
     scorer = step_scores.scorer_of(train, name)
     if train.answering is None:
       raise refusal.Refusal(
@@ -305,7 +316,7 @@ def method(
       )
     informant, large = informants.OfDraft(scorer), train.num_routes - 1
     policies = asyncio.run(
-        _train(train, informant, describe, settings, prices, seed)
+        _train(train, informant, describe, made, prices, seed)
     )
     found = []
     for price, policy in zip(prices, policies, strict=True):
@@ -326,6 +337,7 @@ def method(
       name,
       router.Needs(router.REDRAFT, step_score=True),
       fit,
+      TRIED,
       lowest='',
       highest='',
   )
