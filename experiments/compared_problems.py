@@ -203,7 +203,6 @@ class Problems:
     writers = self.data.view.accounting
     return {
         'settings': [dict(x) for x in method.settings[: asked.num_trials]],
-        'num_trials': asked.num_trials,
         'grid_size': asked.grid_size,
         'num_live': asked.num_live.to_dict(),
         'config': settings,

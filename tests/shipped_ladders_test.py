@@ -74,6 +74,8 @@ class ShippedTest(absltest.TestCase):
     self.assertEqual([x.exists() for x in files], [True] * 3)
     self.assertCountEqual(content['routers'], routers)
     self.assertEqual(content['num_problems'], config.problems.test)
+    for facts in content['routers'].values():
+      self.assertEqual(facts['num_select'], config.problems.select)
     for metric, found in content['cost_metrics'].items():
       self.assertCountEqual(found['methods'], [*routers, 'oracle'], metric)
       self.assertCountEqual(found['differences'], routers[1:], metric)
