@@ -231,6 +231,8 @@ class ConformanceTest(parameterized.TestCase):
         self.assertTrue(
             needs.step_score or needs.judge or needs.embedding or needs.probe
         )
+      if hasattr(family, 'embed'):
+        self.assertTrue(needs.embedding)
       self.assertEqual(hasattr(live, 'answer'), needs.protocol is None)
       if needs.protocol is None:
         continue

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,7 +10,6 @@ import numpy as np
 
 from routing import protocols
 from routing import types
-from routing.evaluation import harness
 from routing.grading import equivalence
 from routing.lm import tokenizer as tokenizer_lib
 from routing.outcomes import live_answers
@@ -18,7 +18,6 @@ from routing.rollout import step_requests
 from routing.routers import fixed
 from routing.tasks import arithmetic
 from tests import embedded_pair
-from tests import small_arena
 from tests import token_models
 from third_party.token_router import decoding
 from third_party.token_router import labels
@@ -161,12 +160,13 @@ class MethodTest(absltest.TestCase):
       return rows, rows[:, 0] > 1
 
     method = methods.method(find)
-    arena = small_arena.make()
+    train = mock.Mock(live_problems=[_PROBLEM], answering=None)
     for seed, setting in enumerate(method.settings[:3]):
-      harness.fit(method, arena, setting, seed)
+      method.fit(train, setting=setting, seed=seed)
     self.assertLen(calls, 1)
-    fewer = small_arena.make(num_live=dict(train=3))
-    harness.fit(method, fewer, method.settings[0], 0)
+    # Other problems have labels of their own.
+    train.live_problems = [types.Problem('p', 'another', '1')]
+    method.fit(train, setting=method.settings[0], seed=0)
     self.assertLen(calls, 2)
 
 
