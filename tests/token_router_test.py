@@ -16,6 +16,7 @@ from routing.outcomes import live_answers
 from routing.rollout import driver
 from routing.rollout import step_requests
 from routing.routers import fixed
+from routing.routers import logistic
 from routing.tasks import arithmetic
 from tests import embedded_pair
 from tests import token_models
@@ -159,6 +160,13 @@ class MethodTest(absltest.TestCase):
       rows = np.random.default_rng(0).normal(size=(64, 8))
       return rows, rows[:, 0] > 1
 
+    self.enter_context(
+        mock.patch.object(
+            methods.logistic,
+            'fit',
+            lambda *rows, **setting: logistic.Linear(np.zeros(8), 0.0),
+        )
+    )
     method = methods.method(find)
     train = mock.Mock(live_problems=[_PROBLEM], answering=None)
     for seed, setting in enumerate(method.settings[:3]):
