@@ -144,13 +144,20 @@ class OthersTest(absltest.TestCase):
   def test_a_comparison(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)
     config = compare_arithmetic.get_config('smoke')
-    config.compare.routers = ('policy', 'best constant')
+    config.compare.update(
+        routers=('policy', 'best constant', 'confidence'), num_trials=6
+    )
     folder = workdir / compare.FOLDER / 'entries'
     folder.mkdir(parents=True)
-    (folder / 'best-constant-0123.npz').touch()
+    (folder / 'best-constant-0123456789abcdef.npz').touch()
+    # The name of another router begins like that of this one.
+    (folder / 'confidence-mean-0123456789abcdef.npz').touch()
     said = _printed(compare.show_plan, config, workdir)
     self.assertIn('best constant, evaluated before', said)
     self.assertNotIn('policy, evaluated before', said)
+    self.assertNotIn('confidence, evaluated before', said)
+    # The settings of the policy are those of the configuration.
+    self.assertIn('6 settings on select', said)
 
   def test_a_pair(self):
     config = arithmetic_pair.get_config()

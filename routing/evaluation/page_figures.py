@@ -78,7 +78,7 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         },
         'columns': budgets.header(found, tables.COLUMNS),
         'rows': tables.rows(results, metric),
-        'left_out': tables.left_out_lines(results, metric),
+        'left_out': tables.left_out_lines(found['left_out']),
     }
   # A method may be left out in one cost metric and not in another.
   names = {x for y in results['cost_metrics'].values() for x in y['methods']}
