@@ -100,7 +100,7 @@ def _of_router(
       'protocol': {'name': card.protocol.name, 'view': card.protocol.view},
       'routes': [spec.name for spec in card.specs],
       'settings': {'task': config.task.name, 'source': results['source']},
-      'points': page_figures.points(results, router.points),
+      'points': page_figures.points(router.points),
       'training': page_figures.training(rows, card.levels, card.form),
   }
 

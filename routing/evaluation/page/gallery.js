@@ -53,7 +53,7 @@ async function beginGallery() {
   introduceRuns(data);
   const chart = new FrontierChart($('frontier-chart'), $('legend'), data.runs, $('bands'));
   for (const [name, label] of Object.entries(data.methods)) $('method').append(new Option(label, name));
-  const show = () => showRuns(data, chart, $('method').value, $('metric').value);
+  const show = oneAtATime(() => showRuns(data, chart, $('method').value, $('metric').value));
   $('method').addEventListener('change', show);
   offerMetrics(data.metrics, data.metric, show);
   $('points').replaceChildren(makeTable(data.point_columns, data.points.map((row) => row.map(pretty))));
