@@ -37,7 +37,7 @@ function introduceRuns(data) {
   const sizes = [...new Set(Object.values(data.num_problems))].map((x) => x.toLocaleString('en'));
   const tested = data.same_test ?
       ` All were tested on the same ${sizes[0]} problems.` :
-      ` They were tested on different records (${sizes.join(', ')} problems): differences between runs are then differences between problems, too.`;
+      ` They were not tested on the same records, as far as their files say (${sizes.join(', ')} problems): differences between runs are then differences between problems, too.`;
   $('intro').replaceChildren(`${names.length} runs: `, ...links, '.', tested);
 }
 
