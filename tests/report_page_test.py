@@ -4,7 +4,6 @@ from concurrent import futures
 import importlib.util
 import json
 import pathlib
-import shutil
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,10 +14,10 @@ from experiments import evaluate
 from experiments import train
 from routing.evaluation import report_data
 from routing.routers import learned
+from tests import browsers
 from tests import flow_test
 from tests import report_data_test
 
-_CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 _PHONE = dict(width=390, height=800)
 _WIDE = dict(width=1280, height=900)
 # Switches twice, where the first of the drawings takes longer than the second.
@@ -86,16 +85,7 @@ class PageCase(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    if importlib.util.find_spec('playwright') is None or _CHROMIUM is None:
-      raise absltest.SkipTest(
-          'Pages are tested where Chromium (e.g. apt-get install chromium) and '
-          'the extra `browser` are installed.'
-      )
-    from playwright import sync_api
-
-    started = cls.enterClassContext(sync_api.sync_playwright())
-    cls.browser = started.chromium.launch(executable_path=_CHROMIUM)
-    cls.addClassCleanup(cls.browser.close)
+    cls.browser = browsers.launch(cls)
 
   def open(self, path, **options):
     """Returns a page in a fresh browser, which must load and report nothing."""
