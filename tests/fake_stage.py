@@ -35,10 +35,12 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
       'select_area': area,
       'area': {'mean': area} if seed < 5 else None,
       'at_budget': at_budget,
+      'mean_gap_recovered': None,
   }
   results = {
       'schema': 5,
       'cost_metric': 'price',
+      'tuning': {},
       'cost_metrics': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}
       },

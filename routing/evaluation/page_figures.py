@@ -95,18 +95,14 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def points(
-    results: Mapping[str, Any],
     calibrated: Sequence[card_lib.OperatingPoint],
 ) -> list[dict[str, Any]]:
   """Returns the operating points of the first seed, cheapest first.
 
   Args:
-    results: the content of `results.json`, with what each point earned on test
-      problems.
     calibrated: the points as in `operating_points.json`, with what each had
       earned in calibration.
   """
-  tested = {x['name']: x for x in results['operating_points']}
   found = []
   for point in calibrated:
     promise = point.promise
@@ -121,7 +117,6 @@ def points(
             ),
             'measured': dict(promise.get('measured', {})),
             'n': promise.get('n'),
-            'tested': tested.get(point.name),
         }
     )
   return sorted(found, key=lambda x: x['measured'].get('cost', np.inf))
