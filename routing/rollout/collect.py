@@ -126,6 +126,7 @@ async def collect_each(
     on_done: Callable[[], None] = lambda: None,
     on_failed: Callable[[int, Failure], None] | None = None,
     may_begin: Callable[[int], Awaitable[bool]] | None = None,
+    stopped: asyncio.Event | None = None,
 ) -> None:
   """Collects one record per problem, many problems concurrently.
 
@@ -143,12 +144,15 @@ async def collect_each(
       record, and the others continue. None = raise the error.
     may_begin: called with the index of the next problem; it may wait. If it
       returns False, the problem is skipped. None = all may begin.
+    stopped: set once `may_begin` returns nothing but False. Not needed here; a
+      collector that waits before it asks `may_begin` waits no longer then.
 
   Raises:
     ValueError: if `concurrency` < 1.
     Exception: the first error of `collect_one` or `sink`, with a note that
       names the problem. The other problems in progress are cancelled first.
   """
+  del stopped
   if concurrency < 1:
     raise ValueError(f'concurrency is {concurrency}; allowed: >= 1.')
   # All workers take problems from this iterator. No lock is needed, because the
