@@ -312,6 +312,7 @@ def main(
     print(keys_lib.add(pathlib.Path(keys), new_key))
     return
   monitoring.set_up_log()
+  command_line.keep_compiled(state)
   event_loop.run(
       serve(
           config,

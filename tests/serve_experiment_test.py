@@ -20,6 +20,7 @@ import openai
 
 from configs import arithmetic
 from configs import arithmetic_switch
+from experiments import command_line
 from experiments import serve
 from routing.routers import learned
 from routing.serving import keys as keys_lib
@@ -68,8 +69,10 @@ class PageTest(absltest.TestCase):
       )
     with socket.create_server(('127.0.0.1', 0)) as listener:
       port = listener.getsockname()[1]
-    log = pathlib.Path(self.create_tempdir().full_path) / 'log'
-    with _running(_here(command, port), log) as process:
+    state = pathlib.Path(self.create_tempdir().full_path)
+    log = state / 'log'
+    words = [*_here(command, port), f'--state={state}']
+    with _running(words, log) as process:
       url = f'http://127.0.0.1:{port}'
       self._wait(url, process, log)
       answer = json.loads(
@@ -88,6 +91,8 @@ class PageTest(absltest.TestCase):
     lines = list(map(json.loads, log.read_text().splitlines()))
     self.assertEqual([x['event'] for x in lines][:1], ['start'])
     self.assertEqual(lines[-1]['event'], 'stop')
+    # Where the next start finds what was compiled.
+    self.assertTrue((state / command_line.COMPILED_FOLDER).is_dir())
 
   def _wait(self, url, process, log):
     end = time.monotonic() + 120

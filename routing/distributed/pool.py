@@ -281,7 +281,7 @@ class Pool:
       )
 
   async def _hand_out(self, actor: Any, size: int) -> None:
-    """Hands one batch of at most `size` problems after the other to an actor."""
+    """Hands batches of at most `size` problems to an actor, in turn."""
     while True:
       while not self._queue:
         if self._is_surplus():
