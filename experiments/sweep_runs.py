@@ -227,8 +227,13 @@ def attempt(
           stderr=subprocess.STDOUT,
           pass_fds=(descriptor,),  # The child keeps the lock; see `_only_one`.
       )
-      if _ended_early(child, is_hopeless):
-        return PRUNED
+      try:
+        if _ended_early(child, is_hopeless):
+          return PRUNED
+      finally:
+        if child.poll() is None:  # This process was interrupted, alone.
+          child.terminate()
+          child.wait()
     if child.returncode:
       return f'exit code {child.returncode}: {_last_line(log)}'
     record = {
@@ -272,6 +277,7 @@ def run_all(
     jobs: int,
     match: str = '',
     execute: Callable[[Sweep, Run], str] = attempt,
+    cancel: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
   """Executes the runs that are not finished, `jobs` at a time.
 
@@ -282,6 +288,8 @@ def run_all(
     jobs: how many runs at a time, >= 1.
     match: regular expression; only runs whose names contain a match.
     execute: executes one run; `attempt`, or the same elsewhere.
+    cancel: ends the runs that `execute` waits for, when this is interrupted.
+      Nothing, where Ctrl-C reaches their processes as well.
 
   Returns:
     Name of each failed run -> what went wrong.
@@ -323,6 +331,7 @@ def run_all(
     except BaseException:
       # Ctrl-C: begin no further run.
       pool.shutdown(wait=False, cancel_futures=True)
+      cancel()
       raise
   return wrong
 
