@@ -2,8 +2,9 @@
 
 Modules and optimisers, one member after another, V-trace by a loop over the
 steps; eager, or with losses and their gradients compiled by `torch.compile`.
-All members at once are `pytorch_vectorized`. It knows the default: a network of one hidden layer, form `budget`, update
-`lagrangian`; `benchmarks.training_step` times it.
+All members at once are `pytorch_vectorized`. It knows the default: a network of
+one hidden layer, form `budget`, update `lagrangian`. `benchmarks.training_step`
+times it.
 """
 
 from collections.abc import Callable

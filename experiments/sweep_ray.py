@@ -62,14 +62,13 @@ class Executor:
   def cancel(self) -> None:
     """Ends all runs, and lets no further one begin."""
     with self._lock:
-      waiting = list(self._waiting)
-      for task in waiting:
-        self._ray.cancel(task)
-      if waiting:
-        self._ray.wait(
-            waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS
-        )
       self._is_over.set()
+      waiting = list(self._waiting)
+    for task in waiting:
+      self._ray.cancel(task)
+    if waiting:
+      # The programs of the runs need a moment to end.
+      self._ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS)
 
 
 def _attempt(here: str, sweep: Any, run: Any) -> str:

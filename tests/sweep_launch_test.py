@@ -299,9 +299,7 @@ class InterruptedTest(parameterized.TestCase):
     self.assertBetween(len(ray.tasks), 1, 3)
     for task in ray.tasks[1:]:
       self.assertTrue(task.is_cancelled)
-    self.assertEqual(
-        executor.execute(sweep, runs[3]), sweep_ray.INTERRUPTED
-    )
+    self.assertEqual(executor.execute(sweep, runs[3]), sweep_ray.INTERRUPTED)
 
   def test_the_process_of_an_interrupted_run_is_ended(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)

@@ -48,8 +48,9 @@ class TwinTest(parameterized.TestCase):
     for name in ('compiled, question once', 'compiled, vectorized'):
       style = training_step.styles(_SIZE)[name]
       self.assertEqual((style.is_compiled, style.backend), (True, 'inductor'))
-      traced = {'traced': dataclasses.replace(style, backend='aot_eager')}
-      with mock.patch.object(training_step, 'styles', lambda size: traced):
+      traced = dataclasses.replace(style, backend='aot_eager')
+      with mock.patch.object(training_step, 'styles') as styles:
+        styles.return_value = {'traced': traced}
         self._check(_BARS, 2, 'traced')
 
   def test_the_benchmark_times_no_twin_that_computes_something_else(self):
