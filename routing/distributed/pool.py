@@ -93,8 +93,7 @@ class Pool:
       problems: the problems.
       indices: of the problems in their split.
       sink: called with the place of a problem and what its actor tells.
-      may_begin: see `collect.collect_each`.
-      stopped: see there; None = it is never set.
+      may_begin, stopped: see `collect.collect_each`.
       **loop: its other arguments.
 
     Raises:
@@ -106,8 +105,7 @@ class Pool:
     self._num_left = len(problems)
 
     async def begins(place: int) -> bool:
-      # What has begun is completed after a signal, so nothing begins before an
-      # actor has room for it.
+      # What has begun is completed after a signal: wait until there is room.
       while self._num_under_way >= self._capacity and not stopped.is_set():
         await self._changed.wait()
       self._num_under_way += 1
@@ -134,15 +132,16 @@ class Pool:
       finally:
         self._end()
 
-    async def heed() -> None:
-      await stopped.wait()
-      self._wake()
-
-    heeding = asyncio.ensure_future(heed())
+    heeding = asyncio.ensure_future(self._heed(stopped))
     try:
       await collect_lib.together([collect_all(), self._keep_actors()])
     finally:
       heeding.cancel()
+
+  async def _heed(self, stopped: asyncio.Event) -> None:
+    """Lets all that wait look again once nothing further may begin."""
+    await stopped.wait()
+    self._wake()
 
   def _wake(self) -> None:
     """Lets all that wait look again."""
