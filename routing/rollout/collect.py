@@ -155,8 +155,8 @@ async def collect_each(
   del stopped
   if concurrency < 1:
     raise ValueError(f'concurrency is {concurrency}; allowed: >= 1.')
-  # All workers take problems from this iterator, without a lock: they run on one
-  # event loop and do not await while they take an item.
+  # Workers take problems from this iterator. They need no lock, since they run
+  # on one event loop and do not await while they take an item.
   waiting = iter(enumerate(problems))
 
   async def work() -> None:
