@@ -1,4 +1,4 @@
-"""Tests of sweeps on several nodes of Ray: a node dies, or the sweep is ended."""
+"""Tests of sweeps on nodes of Ray: a node dies, or the sweep is ended."""
 
 import contextlib
 import pathlib
