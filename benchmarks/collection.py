@@ -15,7 +15,7 @@ Tokens that were written in vain do not count. The last line is a JSON object,
 its ratios the medians over the rounds: `ratio_to_plain_batch`,
 `ratio_to_textless_batch`, `ratio_to_bare_batch`, `ratio_to_sequential`,
 `ratio_to_by_step`, `ratio_to_by_step_staying`, and, of a request a step,
-`prefix_cache_hit_rate`.
+`prefix_cache_hit_rate`. Where the rest goes: `benchmarks.collection_breakdown`.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ from routing.rollout import driver
 from routing.rollout import steps as steps_lib
 from routing.routers import fixed
 
-_ROUTER = fixed.ConfidenceRouter(threshold=0.5)  # Hands over about half.
+ROUTER = fixed.ConfidenceRouter(threshold=0.5)  # Hands over about half.
 _STAYING = fixed.ConfidenceRouter(threshold=1.5)
 _WAYS = {'routed': True, 'by_step': False}  # To `speculates`.
-_CONCURRENCY = 64
+CONCURRENCY = 64
 _SEQUENTIAL_SHARE = 16  # One call at a time is slow: a sixteenth will do.
 
 
@@ -56,9 +56,10 @@ async def answer_all(
     problems: Sequence[types.Problem],
     engines: Sequence[engine_lib.Engine],
     router: driver.Router,
+    concurrency: int = CONCURRENCY,
 ) -> tuple[list[types.Trajectory], float]:
   """Answers all problems, and says how many seconds it took."""
-  places = asyncio.Semaphore(_CONCURRENCY)
+  places = asyncio.Semaphore(concurrency)
 
   async def answer(problem: types.Problem) -> types.Trajectory:
     async with places:
@@ -126,12 +127,31 @@ class PlainBatches:
         (x.problem.question, *run) for x in trajectories for run in runs(x)
     ]
     start = time.perf_counter()
-    await collect.together(self._write(*run, **fields) for run in wanted)
+    await collect.together(self.write(*run, **fields) for run in wanted)
     return time.perf_counter() - start
 
-  async def _write(
-      self, question: str, route: int, trace: str, count: int, **fields
+  async def write(
+      self,
+      question: str,
+      route: int,
+      trace: str,
+      count: int,
+      *,
+      output_kind: str = 'FINAL_ONLY',
+      salt: str = '',
+      **fields,
   ) -> None:
+    """Writes `count` tokens after a trace, and reads what vLLM sends.
+
+    Args:
+      question: the question.
+      route: of the model.
+      trace: the answer so far.
+      count: of the tokens.
+      output_kind: name of vLLM's kind of output; by default one, at the end.
+      salt: of the cache; requests with the same share it. '' = with none.
+      **fields: further ones of SamplingParams.
+    """
     import vllm
     from vllm import sampling_params
 
@@ -140,12 +160,12 @@ class PlainBatches:
         temperature=0.0,
         max_tokens=count,
         ignore_eos=True,
-        output_kind=sampling_params.RequestOutputKind.FINAL_ONLY,
+        output_kind=sampling_params.RequestOutputKind[output_kind],
         **fields,
     )
     prompt = vllm.TokensPrompt(
         prompt_token_ids=self._prompters[route].ids(question, trace),
-        cache_salt=name,
+        cache_salt=salt or name,
     )
     async for _ in self._models[route].generate(prompt, params, name):
       pass
@@ -199,7 +219,7 @@ def answer_in_turn(
         choice, count = ask(0, prompt, left, [types.DELIMITER])
         total += count
         uncertainty = -min(choice['logprobs']['token_logprobs'])
-        if uncertainty >= _ROUTER.threshold:
+        if uncertainty >= ROUTER.threshold:
           total += ask(1, prompt, left, [])[1]
           break
         trace, left = trace + choice['text'], left - count
@@ -223,12 +243,12 @@ def hit_rate(trajectories: Sequence[types.Trajectory]) -> float:
 
 
 def make_engines(
-    config: ml_collections.ConfigDict, speculates: bool
+    config: ml_collections.ConfigDict, speculates: bool, **settings
 ) -> list[engine_lib.Engine]:
   """A pair of its own, so that the ways share no cache."""
   config = config.copy_and_resolve_references()
   for route in config.routes:
-    route['settings']['speculates'] = speculates
+    route['settings'].update(speculates=speculates, **settings)
   return builders.engines(config)
 
 
@@ -239,7 +259,7 @@ async def measure_routed(
 ) -> tuple[dict[str, float], dict[str, list[types.Trajectory]]]:
   """Tokens per second, and the trajectories, of each way and policy."""
   row, found = {}, {}
-  for policy, router in (('', _ROUTER), ('_staying', _STAYING)):
+  for policy, router in (('', ROUTER), ('_staying', _STAYING)):
     for way, engines in pairs.items():
       name = way + policy
       found[name], seconds = await answer_all(config, problems, engines, router)

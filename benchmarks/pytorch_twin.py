@@ -1,13 +1,14 @@
 """The actor-critic update of `routing.training`, as PyTorch users write it.
 
 Modules and optimisers, one member after another, V-trace by a loop over the
-steps; eager, or with losses and their gradients compiled by `torch.compile`. It
-knows the default: a network of one hidden layer, form `budget`, update
-`lagrangian`; `benchmarks.training_step` times it.
+steps; eager, or with losses and their gradients compiled by `torch.compile`.
+All members at once are `pytorch_vectorized`. It knows the default: a network of
+one hidden layer, form `budget`, update `lagrangian`. `benchmarks.training_step`
+times it.
 """
 
+from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,19 @@ class Style:
     trajectory and are multiplied once a trajectory; 0 = at every decision.
   is_compiled: by `torch.compile`, rather than eager.
   backend: of `torch.compile`.
+  is_vectorized: all members at once, by arrays with an axis for them.
   """
 
   num_constant: int = 0
   is_compiled: bool = False
   backend: str = 'inductor'
+  is_vectorized: bool = False
+
+  def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function, compiled if the style is."""
+    if not self.is_compiled:
+      return function
+    return torch.compile(function, backend=self.backend)
 
 
 class Network(nn.Module):
@@ -51,20 +60,20 @@ class Network(nn.Module):
 
 
 def v_trace(values, rewards, ratios, mask, rho_bar, c_bar):
-  """Targets and advantages, `[B, T]` each, by a loop over the steps."""
+  """Targets and advantages, `[..., B, T]` each, by a loop over the steps."""
   zeros = torch.zeros_like(values)
   values, rewards = values.where(mask, zeros), rewards.where(mask, zeros)
   ratios = ratios.where(mask, zeros)
   rho, c = ratios.clamp(max=rho_bar), ratios.clamp(max=c_bar)
   targets = torch.zeros_like(values)
   advantages = torch.zeros_like(values)
-  next_value = next_target = torch.zeros_like(values[:, 0])
-  for t in reversed(range(values.shape[1])):
-    now = values[:, t]
-    surprise = rho[:, t] * (rewards[:, t] + next_value - now)
-    targets[:, t] = now + surprise + c[:, t] * (next_target - next_value)
-    advantages[:, t] = rho[:, t] * (rewards[:, t] + next_target - now)
-    next_value, next_target = now, targets[:, t]
+  next_value = next_target = torch.zeros_like(values[..., 0])
+  for t in reversed(range(values.shape[-1])):
+    now, reward = values[..., t], rewards[..., t]
+    surprise = rho[..., t] * (reward + next_value - now)
+    targets[..., t] = now + surprise + c[..., t] * (next_target - next_value)
+    advantages[..., t] = rho[..., t] * (reward + next_target - now)
+    next_value, next_target = now, targets[..., t]
   return targets, advantages
 
 
@@ -72,23 +81,26 @@ class PolicyFamily:
   """One policy, its critics, their optimisers and its multiplier."""
 
   def __init__(
-      self, config, level, num_features: int, num_routes: int, style: Style
+      self,
+      config,
+      level,
+      num_features: int,
+      num_routes: int,
+      style: Style,
+      device: str,
   ):
     (hidden,) = config.network.hidden
     self.config, self.level = config, level
-    self.policy = Network(num_features, hidden, num_routes)
-    self.critics = Network(num_features, hidden, 2)
+    self.policy = Network(num_features, hidden, num_routes).to(device)
+    self.critics = Network(num_features, hidden, 2).to(device)
     self.policy_optimizer = _adamw(self.policy, config.optimizer)
     self.critics_optimizer = _adamw(self.critics, config.critics)
-    self.integral = torch.tensor(config.multiplier.init)
-    self.previous = torch.tensor(float('inf'))
+    self.integral = torch.tensor(config.multiplier.init, device=device)
+    self.previous = torch.tensor(float('inf'), device=device)
     self.multiplier = self.integral
-    compiled = lambda x: x
-    if style.is_compiled:
-      compiled = functools.partial(torch.compile, backend=style.backend)
-    self.judge = compiled(self._judge)
-    self.policy_loss = compiled(self._policy_loss)
-    self.critics_loss = compiled(self._critics_loss)
+    self.judge = style.compiled(self._judge)
+    self.policy_loss = style.compiled(self._policy_loss)
+    self.critics_loss = style.compiled(self._critics_loss)
 
   def log_probs(self, batch) -> torch.Tensor:
     """`[B, T, A]` over the available routes."""
@@ -114,14 +126,15 @@ class PolicyFamily:
     objective, mask = self.config.objective, batch['mask']
     old = self.log_probs(batch)
     probabilities = _taken(old, batch).exp()
-    ratios = (probabilities / batch['behaviour']).where(mask, torch.tensor(1.0))
+    ratios = torch.where(mask, probabilities / batch['behaviour'], 1.0)
     reach = torch.ones_like(ratios)
     for t in range(1, ratios.shape[1]):
       reach[:, t] = reach[:, t - 1] * ratios[:, t - 1]
     reach = reach.clamp(max=objective.reach_clip) * mask
     rewards = torch.zeros_like(batch['costs'])
     last = mask.sum(dim=1) - 1
-    rewards[torch.arange(len(last)), last] = batch['correct']
+    rows = torch.arange(len(last), device=last.device)
+    rewards[rows, last] = batch['correct']
     values = self.critics(batch)
     targets, advantages = [], []
     for k, signal in enumerate((rewards, batch['costs'])):
@@ -220,8 +233,10 @@ class Twin:
       state,
       data: types.TrajectoryBatch,
       style: Style = Style(),
+      device: str = 'cpu',
   ):
-    """Starts from the weights of `state`, the run's own."""
+    """Starts from the weights of `state`, the run's own, on a device."""
+    self._device = device
     num_features, num_routes = data.features.shape[-1], data.available.shape[-1]
     self.data = {k: torch.from_numpy(v) for k, v in vars(data).items()}
     features = self.data.pop('features')
@@ -229,12 +244,19 @@ class Twin:
     self.data['constant'] = features[:, :1, :num].contiguous()
     self.data['varying'] = features[..., num:].contiguous()
     self.data['actions'] = self.data['actions'].long()  # As `gather` needs.
+    self.data = {k: v.to(device) for k, v in self.data.items()}
     self.dropout = config.network.dropout
+    self._make(config, num_features, num_routes, style)
+    self.load(state)
+
+  def _make(self, config, num_features, num_routes, style) -> None:
+    """Makes the members."""
     self.policies = [
-        PolicyFamily(config, level, num_features, num_routes, style)
+        PolicyFamily(
+            config, level, num_features, num_routes, style, self._device
+        )
         for level in config.objective.levels
     ]
-    self.load(state)
 
   def load(self, state) -> None:
     """Takes over the weights of `state`, not what the optimizers remember."""
@@ -244,12 +266,17 @@ class Twin:
 
   def step(self, rows: np.ndarray) -> torch.Tensor:
     """One update of every member on rows of the data; `[K]` losses."""
-    batch = {k: v[torch.from_numpy(rows)] for k, v in self.data.items()}
+    places = torch.from_numpy(rows).to(self._device)
+    batch = {k: v[places] for k, v in self.data.items()}
     if self.dropout:
       for name in ('constant', 'varying'):
         x = batch[name]
-        ones = torch.ones(len(x), 1, x.shape[-1])
+        ones = torch.ones(len(x), 1, x.shape[-1], device=x.device)
         batch[name] = x * nn.functional.dropout(ones, self.dropout)
+    return self._update(batch).cpu()  # On a GPU this waits for the end.
+
+  def _update(self, batch) -> torch.Tensor:
+    """One update of every member on a batch; `[K]` losses."""
     return torch.stack(
         [policy_index.update(batch) for policy_index in self.policies]
     )

@@ -326,6 +326,8 @@ def main(argv: Sequence[str]) -> None:
     taken = run_process(given.process, given.num, home, given.text)
     print(json.dumps(taken))
     return
+  if given.workdir is not None:
+    pathlib.Path(given.workdir).mkdir(parents=True, exist_ok=True)
   home = pathlib.Path(tempfile.mkdtemp(prefix='scale', dir=given.workdir))
   found = {}
   try:

@@ -1,20 +1,21 @@
 """How fast the jitted training step is, against the same update in PyTorch.
 
-Run: python -m benchmarks.training_step [--quick]
+Run: python -m benchmarks.training_step [--quick] [--device=cuda]
 One step is an actor-critic update of every member of a run, as
 `routing.training` does it: rows of a batch, dropout, importance ratios, V-trace
 of reward and cost, the multiplier's PID controller, gradient steps of policy
-and critics with clipping and AdamW. The other side is the same update as it is
-commonly written in PyTorch: one member after another, V-trace by a loop over
-the steps. It is timed in four styles: eager or with `torch.compile`, and with
-the question multiplied at every decision or, as the jitted step does, once a
-trajectory. `tests/training_step_test.py` checks that all give the same numbers.
+and critics with clipping and AdamW. The other side is the same update in
+PyTorch, in six styles: eager or with `torch.compile`; one member after another,
+with the question multiplied at every decision, as it is commonly written, or,
+as the jitted step does, once a trajectory; or also all members at once, their
+matrix products merged. `tests/training_step_test.py` checks that all give the
+same numbers.
 
-All sides have the same cores and take turns; the figures are medians over the
-turns, with the least and largest ratio. The jitted step also merges the
-members' matrix products, which a loop over members cannot. The last line is a
-JSON object: `ratio_to_pytorch` (the default size against the fastest style of
-PyTorch) and the table.
+All sides have the same device or cores and take turns; the figures are medians
+over the turns, with the least and largest ratio. The last line is a JSON
+object: `ratio_to_pytorch` (the default size against the fastest style of
+PyTorch), `ratio_to_pytorch_large_batch` (the same in batches of 512), and the
+table.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from rich import table as table_lib
 import torch
 
 from benchmarks import pytorch_twin
+from benchmarks import pytorch_vectorized
 from configs import arithmetic_redraft
 from routing import types
 from routing.features import observation
@@ -177,10 +179,26 @@ def styles(size: Size) -> dict[str, pytorch_twin.Style]:
       'eager, question once': pytorch_twin.Style(once),
       'compiled': pytorch_twin.Style(is_compiled=True),
       'compiled, question once': pytorch_twin.Style(once, is_compiled=True),
+      'vectorized': pytorch_twin.Style(once, is_vectorized=True),
+      'compiled, vectorized': pytorch_twin.Style(
+          once, is_compiled=True, is_vectorized=True
+      ),
   }
 
 
-def check(style: pytorch_twin.Style) -> None:
+def make_twin(
+    config,
+    state,
+    data: types.TrajectoryBatch,
+    style: pytorch_twin.Style,
+    device: str = 'cpu',
+) -> pytorch_twin.Twin:
+  """Returns the other side in a style; arguments as of `pytorch_twin.Twin`."""
+  module = pytorch_vectorized if style.is_vectorized else pytorch_twin
+  return module.Twin(config, state, data, style, device)
+
+
+def check(style: pytorch_twin.Style, device: str = 'cpu') -> None:
   """Compares three updates of a style with those of the jitted step.
 
   They are made at a small size without dropout, whose masks are each library's
@@ -198,7 +216,7 @@ def check(style: pytorch_twin.Style) -> None:
   given = dataclasses.replace(
       style, num_constant=TINY.num_constant if style.num_constant else 0
   )
-  twin = pytorch_twin.Twin(config, jitted.state, data, given)
+  twin = make_twin(config, jitted.state, data, given, device)
   for _ in range(3):
     # Each update begins with the same weights: an update divides by the size of
     # the gradient, which turns rounding of the last one into differences.
@@ -210,7 +228,7 @@ def check(style: pytorch_twin.Style) -> None:
     for k, policy in enumerate(twin.policies):
       np.testing.assert_allclose(
           jitted.state.params['Dense_0']['kernel'][k],
-          policy.policy.first.weight.T.detach().numpy(),
+          policy.policy.first.weight.T.detach().cpu().numpy(),
           atol=2e-5,
       )
 
@@ -232,6 +250,7 @@ def measure(
     name: str,
     size: Size,
     chosen: Mapping[str, pytorch_twin.Style] | None = None,
+    device: str = 'cpu',
 ) -> list[dict[str, Any]]:
   """One size: all sides in turns; a row for each style of PyTorch.
 
@@ -239,6 +258,7 @@ def measure(
     name: of the size.
     size: what is trained.
     chosen: of `styles`; None = all of them.
+    device: of PyTorch, that on which jax computes.
   """
   config, rng = get_config(size), np.random.default_rng(1)
   data = make_data(size, 4 * size.batch_size)
@@ -248,7 +268,7 @@ def measure(
       for _ in range(num)
   ]
   sides = {
-      style: pytorch_twin.Twin(config, jitted.state, data, given).step
+      style: make_twin(config, jitted.state, data, given, device).step
       for style, given in (chosen or styles(size)).items()
   }
   sides = {'jitted': jitted.step, **sides}
@@ -306,11 +326,9 @@ _HEADS = (
 )
 
 
-def show(rows: Sequence[dict[str, Any]], num_cores: int) -> None:
+def show(rows: Sequence[dict[str, Any]], where: str) -> None:
   """Prints the table."""
-  table = table_lib.Table(
-      title=f'A training step of all members, on {num_cores} cores'
-  )
+  table = table_lib.Table(title=f'A training step of all members, on {where}')
   for name in _HEADS:
     table.add_column(name, justify='right', no_wrap=True)
   for row in rows:
@@ -329,6 +347,8 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table, then the JSON line."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  device = flags.FLAGS.device
+  jax.config.update('jax_platforms', device)
   # jax takes all that this process may use; so does PyTorch.
   num_cores = len(os.sched_getaffinity(0))
   torch.set_num_threads(num_cores)
@@ -341,17 +361,26 @@ def main(argv: Sequence[str]) -> None:
   small = small_size(repeats=5 if flags.FLAGS.quick else 40)
   sizes = {'default': default, 'large batch': large, 'small': small}
   for style in styles(default).values():
-    check(style)  # What is fast but wrong is no bar.
-  rows = [row for name, size in sizes.items() for row in measure(name, size)]
-  show(rows, num_cores)
+    with jax.default_matmul_precision('highest'):
+      check(style, device)  # What is fast but wrong is no bar.
+  # On a GPU, jax multiplies in TF32 unless told otherwise.
+  torch.set_float32_matmul_precision('high' if device == 'cuda' else 'highest')
+  rows = [
+      row
+      for name, size in sizes.items()
+      for row in measure(name, size, device=device)
+  ]
+  where = f'{num_cores} cores' if device == 'cpu' else str(jax.devices()[0])
+  show(rows, where)
+  least = lambda size: min(
+      row['ratio_to_pytorch'] for row in rows if row['size'] == size
+  )
   print(
       json.dumps(
           {
-              'ratio_to_pytorch': min(
-                  row['ratio_to_pytorch']
-                  for row in rows
-                  if row['size'] == 'default'
-              ),
+              'ratio_to_pytorch': least('default'),
+              'ratio_to_pytorch_large_batch': least('large batch'),
+              'device': device,
               'num_cores': num_cores,
               'jax': jax.__version__,
               'torch': torch.__version__,
@@ -363,4 +392,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_bool('quick', False, 'Fewer steps a turn.')
+  flags.DEFINE_enum('device', 'cpu', ('cpu', 'cuda'), 'Of both sides.')
   app.run(main)

@@ -91,7 +91,7 @@ def run(
     is_dry = plan is not None and flags.FLAGS['dry_run'].value
     try:
       if 'workdir' in names and not is_dry:
-        _keep_compiled(flags.FLAGS['workdir'].value)
+        keep_compiled(flags.FLAGS['workdir'].value)
       if 'config' in names:
         _check(flags.FLAGS['config'].value)
       words = [list(argv[1:])] if takes_words else []
@@ -120,19 +120,25 @@ def _define(
   flags.mark_flags_as_required(required)
 
 
-def _keep_compiled(workdir: str | None) -> None:
+def keep_compiled(
+    workdir: pathlib.Path | str | None, folder: str = COMPILED_FOLDER
+) -> None:
   """Keeps what jax compiles in a work directory, for its later commands.
 
   A directory that the user has named for it comes first.
+
+  Args:
+    workdir: the directory; None, or one in an object store = nothing is kept.
+    folder: of the directory.
   """
   import jax  # Here, since programs without a work directory do without it.
 
   if jax.config.jax_compilation_cache_dir is not None:
     return
-  if workdir is None or '://' in workdir:  # In an object store.
+  if workdir is None or '://' in str(workdir):  # In an object store.
     return
-  folder = pathlib.Path(workdir) / COMPILED_FOLDER
-  jax.config.update('jax_compilation_cache_dir', str(folder))
+  path = pathlib.Path(workdir) / folder
+  jax.config.update('jax_compilation_cache_dir', str(path))
   # Under a second by default, programs would be compiled again and again.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   # With a limit, jax locks the directory (by `filelock`, which comes with

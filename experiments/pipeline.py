@@ -33,6 +33,7 @@ from experiments import train
 from experiments import workdirs
 from experiments.scoring import score_steps
 from routing.routers import learned
+from routing.training import compile_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +202,7 @@ def run(
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the pipeline, prints the table, and says what to try next."""
+  compiling = compile_time.watched()
   asked, overrides = command_line.asked()
   names = [stage.name for stage in stages(config, pathlib.Path(workdir))]
   minutes = report.expected_minutes(config, asked)
@@ -209,6 +211,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   run(config, workdir)
   report.show(workdir)
   commands = report.next_commands(asked, overrides, workdir)
+  _say(f'\nCompiling took {compiling.seconds():.1f} s in all.')
   for line in report.closing(workdir, commands):
     _say(line)
 

@@ -20,6 +20,7 @@ from absl import logging
 import ml_collections
 
 from experiments import builders
+from experiments import ray_nodes
 from experiments import records_on_disk
 from routing import costs
 from routing import types
@@ -79,6 +80,7 @@ class Actor:
     limits: on requests and attempts.
     directory: of the shards; every node sees it.
     shard_size: number of problems in a block.
+    origin: the process that began; None = this process stays as Ray made it.
   """
 
   def __init__(
@@ -89,7 +91,9 @@ class Actor:
       limits: resilience.Limits,
       directory: str,
       shard_size: int,
+      origin: ray_nodes.Origin | None = None,
   ):
+    self._origin = origin
     self._make_job, self._settings_hash = make_job, settings_hash
     self._meter, self._limits = meter_lib.Meter(specs), limits
     self._directory, self._shard_size = files.path(directory), shard_size
@@ -107,6 +111,8 @@ class Actor:
 
   def _load(self) -> None:
     """See `ready`."""
+    if self._origin is not None:
+      self._origin.enter()
     self._job = self._make_job()
     if manifest_lib.hash_json(self._job.settings) != self._settings_hash:
       raise ValueError(
@@ -189,9 +195,10 @@ def collector(
     writer of its records.
   """
   directory = records_on_disk.directory(config, workdir, split, kind)
+  asked = cluster(config)
   collect_all = functools.partial(
       _collect_all,
-      cluster=cluster(config),
+      cluster=asked,
       writer=writer,
       arguments=(
           # Relative paths are relative to another directory on other nodes.
@@ -201,6 +208,7 @@ def collector(
           builders.limits(config),
           _absolute(directory),
           config.collect.shard_size,
+          ray_nodes.origin(_absolute(workdir), asked.cpus),
       ),
   )
   return collect_all, list, Notes(writer)

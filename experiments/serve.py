@@ -294,6 +294,7 @@ def main(
     return
   monitoring.set_up_log()
   allow_many_files()
+  command_line.keep_compiled(state)
   event_loop.run(
       serve(
           config,

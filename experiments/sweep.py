@@ -156,15 +156,16 @@ def main(
         sweep, search, (config, workdir, program, data), jobs, match, slurm
     )
     return
-  execute = sweep_runs.attempt
+  where = ()
   if launcher == 'ray':
     _refuse(search, 'ray')
-    execute = sweep_ray.executor(ray_collection.cluster(config))
+    executor = sweep_ray.Executor(ray_collection.cluster(config))
+    where = executor.execute, executor.cancel
   _claim(config, workdir, program, data, search)
   if search:
     sweep, wrong = sweep_search.run_all(sweep, config, search, jobs)
   else:
-    wrong = sweep_runs.run_all(sweep, jobs, match, execute)
+    wrong = sweep_runs.run_all(sweep, jobs, match, *where)
   for written in collect(sweep):
     print(written)
   if wrong:

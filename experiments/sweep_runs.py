@@ -206,8 +206,13 @@ def attempt(
           stderr=subprocess.STDOUT,
           pass_fds=(descriptor,),  # The child keeps the lock; see `_only_one`.
       )
-      if _ended_early(child, is_hopeless):
-        return PRUNED
+      try:
+        if _ended_early(child, is_hopeless):
+          return PRUNED
+      finally:
+        if child.poll() is None:  # This process was interrupted, alone.
+          child.terminate()
+          child.wait()
     if child.returncode:
       return f'exit code {child.returncode}: {_last_line(log)}'
     record = {
@@ -251,6 +256,7 @@ def run_all(
     jobs: int,
     match: str = '',
     execute: Callable[[Sweep, Run], str] = attempt,
+    cancel: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
   """Executes the runs that are not finished, `jobs` at a time.
 
@@ -261,6 +267,7 @@ def run_all(
     jobs: how many runs at a time, >= 1.
     match: regular expression; only runs whose names contain a match.
     execute: executes one run; `attempt`, or the same elsewhere.
+    cancel: ends the runs elsewhere that `execute` waits for, at Ctrl-C.
 
   Returns:
     Name of each failed run -> what went wrong.
@@ -271,9 +278,9 @@ def run_all(
   if jobs < 1:
     raise ValueError(f'--jobs is {jobs}; allowed: >= 1.')
   runs = chosen(sweep, match)
-  total = len(runs)
   waiting = [run for run in runs if not sweep.mark(run).exists()]
-  done, wrong = total - len(waiting), {}
+  total, wrong = len(runs), {}
+  done = total - len(waiting)
   print(f'{total} runs of {sweep.program}, {jobs} at a time; {done} are done:')
   for run in runs:
     print(f'  {"waiting" if run in waiting else "done":8} {run.name}')
@@ -299,9 +306,9 @@ def run_all(
         said = 'FAILED' if problem else 'done'
         bar.update(failed=len(wrong))
         bar.say(f'[{done}/{total}] {said:8} {run.name}')
-    except BaseException:
-      # Ctrl-C: begin no further run.
+    except BaseException:  # Ctrl-C: begin no further run.
       pool.shutdown(wait=False, cancel_futures=True)
+      cancel()
       raise
   return wrong
 

@@ -71,6 +71,7 @@ class Watch:
     missing: indices of the problems that were missing at the start. The `place`
       of a problem is its position in this list.
     reason: why no further problem may begin; '' while they may.
+    stopped: set once there is a reason.
     cut: counts the answers that a limit cut off.
   """
 
@@ -86,7 +87,7 @@ class Watch:
     self._refused: list[tuple[int, engine_lib.Refused]] = []
     self._passing: list[engine_lib.Unavailable] = []
     self._turn, self._changed = asyncio.Lock(), asyncio.Event()
-    self.reason = ''
+    self.reason, self.stopped = '', asyncio.Event()
     self.cut = cut_answers.Count()
 
   def stop(self, reason: str) -> None:
@@ -94,6 +95,7 @@ class Watch:
     if not self.reason:
       logging.warning('%s: completing the problems under way.', reason)
     self.reason = self.reason or reason
+    self.stopped.set()
     self._wake()
 
   async def may_begin(self, place: int) -> bool:
@@ -316,6 +318,7 @@ async def _collect(
         on_done=progress.update,
         on_failed=watch.fail,
         may_begin=watch.may_begin,
+        stopped=watch.stopped,
     )
 
 

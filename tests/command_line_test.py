@@ -91,7 +91,7 @@ class CompiledTest(absltest.TestCase):
 
   def test_what_is_compiled_stays_in_the_work_directory(self):
     jax.config.update('jax_compilation_cache_dir', None)
-    command_line._keep_compiled(str(self.workdir))
+    command_line.keep_compiled(str(self.workdir))
     self.compile()
     self.assertLen(list(self.kept.glob('jit_program-*-cache')), 1)
     events = []
@@ -102,7 +102,7 @@ class CompiledTest(absltest.TestCase):
   def test_a_directory_that_the_user_has_named_comes_first(self):
     named = self.workdir / 'named'
     jax.config.update('jax_compilation_cache_dir', str(named))
-    command_line._keep_compiled(str(self.workdir))
+    command_line.keep_compiled(str(self.workdir))
     self.compile()
     self.assertNotEmpty(list(named.iterdir()))
     self.assertFalse(self.kept.exists())

@@ -2,7 +2,7 @@
 
 Run: python -m tests.fake_stage --config=FILE --config.seed=0 --workdir=DIRECTORY
 Writes results in the real format, with figures that follow from its overrides.
-It records each attempt. With a seed above 100 it fails, unless a file `fixed`
+It records each attempt, and what started it. With a seed above 100 it fails, unless a file `fixed`
 lies beside the directories of the runs. It also fails if another process is
 running in the same directory.
 """  # noqa: E501  Commands stay on one line.
@@ -21,6 +21,8 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   with (directory / 'attempts.txt').open('a') as file:
     file.write(f'{os.getpid()}\n')
+  parent = pathlib.Path(f'/proc/{os.getppid()}/cmdline')
+  (directory / 'parent.txt').write_bytes(parent.read_bytes())
   try:
     (directory / 'busy').open('x').close()
   except FileExistsError:

@@ -175,6 +175,7 @@ class FlowTest(parameterized.TestCase):
       self.assertIn(f'Stage {number} of 8: ', seen)
     for bar in ('collect ladders train', 'train seed 0', 'evaluate', 'live'):
       self.assertRegex(seen, f'{bar}: 100%')
+    self.assertRegex(seen, r'Compiling took (0\.[1-9]|[1-9]\d*\.\d) s in all\.')
     last = lines[lines.index('Next:') - 1 :]
     plot = last[0].removeprefix('Plot: ')
     self.assertTrue(pathlib.Path(plot).samefile(workdir / 'frontier.png'))

@@ -111,6 +111,15 @@ class LockTest(absltest.TestCase):
       self.assertEqual(second.missing(), [1, 2, 3])
     self.assertFalse(self.file.exists())
 
+  def test_a_directory_elsewhere_leaves_no_open_file(self):
+    before = os.listdir('/proc/self/fd')
+    with (
+        mock.patch.object(lock_lib.files, 'is_local', lambda path: False),
+        self.assertLogs('absl', 'WARNING'),
+    ):
+      lock_lib.Lock(self.directory).release()
+    self.assertLen(os.listdir('/proc/self/fd'), len(before))
+
   def test_a_finished_collection_is_opened_by_many(self):
     ladders = scripted_pair.make_ladders(4)
     problems = [x.problem for x in ladders]

@@ -152,7 +152,9 @@ class NodesTest(absltest.TestCase):
       collect(self.directory, is_broken=True)
 
   def test_actors_that_die_one_after_the_other_end_the_collection(self):
-    with self.assertRaisesRegex(engine_lib.Stop, '5 actors died in a row'):
+    with self.assertRaisesRegex(
+        engine_lib.Stop, 'Actors died 5 times in a row'
+    ):
       collect(self.directory, is_deadly=True)
 
 

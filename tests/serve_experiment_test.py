@@ -26,6 +26,7 @@ import uvicorn
 from configs import arithmetic
 from configs import arithmetic_switch
 from experiments import builders
+from experiments import command_line
 from experiments import serve
 from experiments import served_router
 from routing.routers import learned
@@ -75,8 +76,10 @@ class PageTest(absltest.TestCase):
       )
     with socket.create_server(('127.0.0.1', 0)) as listener:
       port = listener.getsockname()[1]
-    log = pathlib.Path(self.create_tempdir().full_path) / 'log'
-    with _running(_here(command, port), log) as process:
+    state = pathlib.Path(self.create_tempdir().full_path)
+    log = state / 'log'
+    words = [*_here(command, port), f'--state={state}']
+    with _running(words, log) as process:
       url = f'http://127.0.0.1:{port}'
       self._wait(url, process, log)
       answer = json.loads(
@@ -95,6 +98,8 @@ class PageTest(absltest.TestCase):
     lines = list(map(json.loads, log.read_text().splitlines()))
     self.assertEqual([x['event'] for x in lines][:1], ['start'])
     self.assertEqual(lines[-1]['event'], 'stop')
+    # Where the next start finds what was compiled.
+    self.assertTrue((state / command_line.COMPILED_FOLDER).is_dir())
 
   def _wait(self, url, process, log):
     end = time.monotonic() + 120

@@ -35,6 +35,7 @@ class TwinTest(parameterized.TestCase):
       ({}, 2, 'eager'),
       (_BARS, 3, 'eager'),
       (_BARS, 3, 'eager, question once'),
+      (_BARS, 3, 'vectorized'),
   )
   def test_three_updates_give_the_same_numbers(
       self, objective, num_routes, style
@@ -44,13 +45,13 @@ class TwinTest(parameterized.TestCase):
   def test_compiled_it_gives_the_same_numbers(self):
     # Traced and differentiated as always. The code that is then generated takes
     # half a minute; the benchmark compares its numbers before it times it.
-    style = training_step.styles(_SIZE)['compiled, question once']
-    self.assertEqual((style.is_compiled, style.backend), (True, 'inductor'))
-    traced = dataclasses.replace(style, backend='aot_eager')
-    with mock.patch.object(
-        training_step, 'styles', lambda size: {'traced': traced}
-    ):
-      self._check(_BARS, 2, 'traced')
+    for name in ('compiled, question once', 'compiled, vectorized'):
+      style = training_step.styles(_SIZE)[name]
+      self.assertEqual((style.is_compiled, style.backend), (True, 'inductor'))
+      traced = dataclasses.replace(style, backend='aot_eager')
+      with mock.patch.object(training_step, 'styles') as styles:
+        styles.return_value = {'traced': traced}
+        self._check(_BARS, 2, 'traced')
 
   def test_the_benchmark_times_no_twin_that_computes_something_else(self):
     training_step.check(pytorch_twin.Style())
@@ -70,7 +71,7 @@ class TwinTest(parameterized.TestCase):
     data = training_step.make_data(_SIZE, 60, num_routes)
     jitted = training_step.Jitted(config, data, _SIZE.num_constant)
     given = training_step.styles(_SIZE)[style]
-    twin = pytorch_twin.Twin(config, jitted.state, data, given)
+    twin = training_step.make_twin(config, jitted.state, data, given)
     rng = np.random.default_rng(0)
     start = jax.tree.map(np.array, jitted.state.params)
     for _ in range(3):

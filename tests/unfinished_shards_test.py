@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 import pyarrow.parquet as pq
 
+from routing.shards import block_log
 from routing.shards import reader
 from routing.shards import schema
 from routing.shards import writer as writer_lib
@@ -89,6 +91,29 @@ class UnfinishedTest(parameterized.TestCase):
     whole = self.home / 'whole'
     self._write(ladders, range(10), whole)
     self.assertEqual(self._files(), self._files(whole))
+
+  def test_a_log_that_is_listed_late_is_waited_for(self):
+    ladders = scripted_pair.make_ladders(4)
+    shards = self._open(ladders)
+    for i in range(3):
+      shards.add(i, ladders[i])
+    peer = block_log.path(self.directory, schema.LADDERS, 0, 'peer')
+    block_log.append(peer, schema.LADDERS, 3, ladders[3])
+    list_all, shown = block_log.paths, []
+
+    def paths(directory, kind):
+      """Lists the log of the peer the third time, as NFS may."""
+      shown.append(None)
+      return [x for x in list_all(directory, kind) if x != peer or shown[2:]]
+
+    with (
+        mock.patch.object(block_log, 'paths', paths),
+        mock.patch.object(block_log, '_WAITS', (0.001, 0.001)),
+    ):
+      shards.note(3)
+    self.assertEqual(
+        reader.read_ladders(self.directory)[3].problem.id, 'count/3'
+    )
 
   def test_a_torn_record_is_collected_again(self):
     ladders = scripted_pair.make_ladders(4)

@@ -52,3 +52,36 @@ def start(asked: Cluster) -> Any:
           "start --head`, or set ray.address='' for this machine alone."
       ) from error
   return ray
+
+
+def deaths(ray: Any) -> tuple[type[Exception], ...]:
+  """Returns what Ray raises where an actor died, alone or with its node."""
+  found = ray.exceptions
+  return (
+      found.RayActorError,
+      found.OutOfMemoryError,  # Ray's own monitor ended it.
+      found.NodeDiedError,
+      found.WorkerCrashedError,
+      found.ObjectLostError,  # What it returned, with its node.
+  )
+
+
+def room(ray: Any, asked: Cluster) -> tuple[bool, str]:
+  """Returns whether a node is large enough for an actor, and a description.
+
+  Args:
+    ray: the module, connected to a cluster.
+    asked: what each actor needs.
+
+  Returns:
+    True if one node has as much, if nothing else runs there; and, in words,
+    what an actor needs and what each node has.
+  """
+  nodes = [x['Resources'] for x in ray.nodes() if x['Alive']]
+  has = [(x.get('CPU', 0), x.get('GPU', 0)) for x in nodes]
+  fits = any(cpus >= asked.cpus and gpus >= asked.gpus for cpus, gpus in has)
+  each = ', '.join(f'{cpus:g} and {gpus:g}' for cpus, gpus in has)
+  return fits, (
+      f'An actor needs {asked.cpus:g} cores and {asked.gpus:g} GPUs (ray.cpus, '
+      f'ray.gpus). The nodes of the cluster have: {each or "none"}.'
+  )

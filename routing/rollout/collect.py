@@ -126,6 +126,7 @@ async def collect_each(
     on_done: Callable[[], None] = lambda: None,
     on_failed: Callable[[int, Failure], None] | None = None,
     may_begin: Callable[[int], Awaitable[bool]] | None = None,
+    stopped: asyncio.Event | None = None,
 ) -> None:
   """Collects one record per problem, many problems concurrently.
 
@@ -143,16 +144,19 @@ async def collect_each(
       record, and the others continue. None = raise the error.
     may_begin: called with the index of the next problem; it may wait. If it
       returns False, the problem is skipped. None = all may begin.
+    stopped: set once `may_begin` returns only False, for collectors that wait
+      before they ask it; this one does not.
 
   Raises:
     ValueError: if `concurrency` < 1.
     Exception: the first error of `collect_one` or `sink`, with a note that
       names the problem. The other problems in progress are cancelled first.
   """
+  del stopped
   if concurrency < 1:
     raise ValueError(f'concurrency is {concurrency}; allowed: >= 1.')
-  # All workers take problems from this iterator. No lock is needed, because the
-  # workers run on one event loop and do not await while they take an item.
+  # Workers take problems from this iterator. They need no lock, since they run
+  # on one event loop and do not await while they take an item.
   waiting = iter(enumerate(problems))
 
   async def work() -> None:
@@ -161,13 +165,11 @@ async def collect_each(
         continue
       on_begin()
       try:
-        # The sink gets each record at once, so that a killed process loses as
-        # few records as possible.
+        # At once, so that a killed process loses as few records as possible.
         sink(index, await collect_one(problem))
       except Exception as error:
         if on_failed is None or not isinstance(error, Failure):
-          # A note instead of a new exception, because callers catch the error
-          # by its type.
+          # Not a new exception, because callers catch the error by its type.
           error.add_note(f'while collecting problem {problem.id}')
           raise
         on_failed(index, error)

@@ -9,8 +9,10 @@ it. So no two processes append to one file. Where files cannot be appended to,
 each record is a file of its own.
 """
 
+from collections.abc import Set
 import pathlib
 import struct
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +22,9 @@ from routing.shards import record_log
 from routing.shards import schema
 
 SUFFIX = '.log'
+# Seconds between attempts to find a record in the logs of other processes. A
+# network file system may show an old list of files: NFS for up to a minute.
+_WAITS = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0, 30.0)
 _INDEX = struct.Struct('<I')  # Index of the problem, before the table.
 
 
@@ -91,16 +96,30 @@ def read(log: pathlib.Path) -> dict[int, pa.Table]:
 
 
 def read_block(
-    directory: pathlib.Path, kind: schema.Kind, block: int
+    directory: pathlib.Path,
+    kind: schema.Kind,
+    block: int,
+    known: Set[int] = frozenset(),
 ) -> dict[int, pa.Table]:
   """Returns the records in all logs of a block, as `read` does.
 
   If several logs have a record of the same problem, because a process was taken
   for dead before its record was known, one of them is returned.
+
+  Args:
+    directory: of the shards.
+    kind: of the records.
+    block: number of the block.
+    known: indices of problems whose records are in the logs. While they are not
+      seen here, this waits for up to 83 s.
   """
   found = {}
-  for log in paths_of(directory, kind, block):
-    found.update(read(log))
+  for seconds in (0.0, *_WAITS):
+    time.sleep(seconds)
+    for log in paths_of(directory, kind, block):
+      found.update(read(log))
+    if known <= found.keys():
+      break
   return found
 
 

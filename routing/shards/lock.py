@@ -41,7 +41,9 @@ class Lock:
     self._path = directory / FILE_NAME
     if not files.is_local(directory):
       # A lock of the temporary file, which nobody else has.
-      self._path = pathlib.Path(tempfile.mkstemp()[1])
+      descriptor, name = tempfile.mkstemp()
+      os.close(descriptor)  # It is opened below, by its name.
+      self._path = pathlib.Path(name)
       _warn(directory, 'it is not on this machine')
     while True:
       self._file = self._path.open('a+')

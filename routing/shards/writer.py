@@ -340,14 +340,14 @@ class Writer:
     # Without a new record, each problem of the block failed, or its shard,
     # which is complete now, has the records of all others.
     if new and known.issuperset(places):
-      self._write(first)
+      self._write(first, new)
       self._logged -= new
       self._reloaded.difference_update(places)
     if self._manifest.is_complete:
       self.close()  # Nothing can be added any more.
 
-  def _write(self, first: int) -> None:
-    """Writes the block at `first` to a shard, and lists it in the manifest."""
+  def _write(self, first: int, logged: set[int]) -> None:
+    """Writes the block at `first`, of which some are logged, to a shard."""
     number = first // self._manifest.shard_size
     name = block_log.stem(self.kind, number)
     old = [x for x in self._manifest.shards if x.first == first]
@@ -357,8 +357,8 @@ class Writer:
       name = f'{name}-{len(self._places(first))}'
     # The records come from the disk, as after an interruption, in the order of
     # their problems: the bytes do not depend on the order of their arrival.
-    rows = block_log.read_block(self._directory, self.kind, number)
-    if lost := self._logged.intersection(self._places(first)) - rows.keys():
+    rows = block_log.read_block(self._directory, self.kind, number, logged)
+    if lost := logged - rows.keys():
       raise ValueError(
           f'The logs of {name} in {self._directory} lack the problems '
           f'{sorted(lost)}; run the collection again.'
