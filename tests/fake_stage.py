@@ -35,12 +35,14 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
   area = level + seed / 10
   method = {
       'select_area': area,
+      'mean_gap_recovered': None,
       'area': {'mean': area} if seed < 5 else None,
       'at_budget': at_budget,
   }
   results = {
       'schema': 5,
       'cost_metric': 'price',
+      'tuning': {},
       'cost_metrics': {
           'price': {'reference': 'policy', 'methods': {'policy': method}}
       },
