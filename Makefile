@@ -14,7 +14,8 @@
 #   make pages      execute every notebook and make its page of the site anew
 #   make docs       build the documentation site in build/site
 #   make package    build wheel and source archive, and try both elsewhere
-#   make versions   train and load with the lowest and newest dependencies
+#   make versions   train and load with the lowest and newest dependencies; VERSIONS_ARGS=--python=3.12
+#   make install-extras  what some tests are skipped without: Chromium, trackers
 #
 # `demo` installs the package without extras, `serve` adds the extra of its name.
 # The other targets add the extra `dev`, whose torch is used by tests only; its CPU build is enough. To install it
@@ -62,10 +63,9 @@ TYPED := $(wildcard routing/*.py routing/features/*.py routing/shards/*.py \
   engines/route.py rollout/driver.py routers/card.py routers/families.py \
   routers/learned.py routers/promises.py routers/registry.py \
   routers/router.py routers/saved.py)
-NOTEBOOKS = $(wildcard experiments/colab/*.ipynb)
 
 .PHONY: demo real serve test test-cluster test-vllm benchmarks lint types format hooks notebooks \
-  pages docs package versions install install-dev
+  pages docs package versions install install-dev install-extras
 
 demo: $(BASE)
 	$(VENV)/bin/python -m experiments.pipeline \
@@ -111,12 +111,10 @@ format: $(DEV)
 hooks: $(DEV)
 	$(VENV)/bin/pre-commit install
 
-# Executes each notebook from top to bottom; an error in a cell fails the target.
-# A notebook that runs stages writes to runs/<its name>, which begins empty.
+# Executes each notebook from top to bottom, in an empty folder; an error in a cell
+# fails the target. The line that installs is left out: see `make package`.
 notebooks: $(DEV)
-	@set -e; export PATH="$(abspath $(VENV))/bin:$$PATH"; for notebook in $(NOTEBOOKS); do \
-	  rm -rf "runs/$$(basename $$notebook .ipynb)"; \
-	  $(VENV)/bin/jupyter execute $$notebook; done
+	$(VENV)/bin/python -m experiments.colab.pages --check
 
 pages: $(DOCS)
 	$(VENV)/bin/python -m experiments.colab.pages
@@ -130,10 +128,16 @@ package: $(DEV)
 	$(VENV)/bin/python .ci/package.py build/package $(PACKAGE_ARGS)
 
 versions: $(DEV)
-	$(VENV)/bin/python .ci/versions.py build/versions
+	$(VENV)/bin/python .ci/versions.py build/versions $(VERSIONS_ARGS)
 
 install: $(BASE)
 install-dev: $(DEV)
+
+# What tests are skipped without. tensorboard reads what `track` has written.
+install-extras: $(DEV)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt \
+	  -e '.[browser,sweep,track,docs]' 'tensorboard==2.21.0'
+	$(VENV)/bin/python -m playwright install --with-deps chromium
 
 # $(call pip_install,WHAT,WHERE,HOW) installs WHAT into the environment WHERE,
 # with the pip arguments HOW. The environment is made if it does not exist.

@@ -2,8 +2,9 @@
 
 Run: python .ci/package.py DIRECTORY [--python=3.12 --python=PATH ...]
 Each interpreter gets a fresh environment outside the checkout, with the newest
-releases of all dependencies. There the wheel is installed and tried, and then
-the source archive in its place. Needs the extra `dev`.
+releases of all dependencies. There the wheel is installed and tried, each
+notebook is executed in an empty folder, and then the source archive is tried in
+place of the wheel. Needs the extra `dev`.
 """
 
 import argparse
@@ -55,6 +56,30 @@ for name in (
   assert importlib.resources.files('routing').joinpath(name).is_file(), name
 print(f'{sys.version.split()[0]}: import routing takes {seconds:.2f} s')
 """
+# Executes a notebook: its path, and what its first cell installs.
+_NOTEBOOK = """
+import pathlib
+import re
+import sys
+
+import nbclient
+import nbformat
+
+path, package = sys.argv[1:]
+notebook = nbformat.read(path, as_version=4)
+first = next(x for x in notebook.cells if x.cell_type == 'code')
+line = f'PACKAGE = {package!r}'
+first.source, count = re.subn(
+    '(?m)^PACKAGE = .*$', lambda _: line, first.source
+)
+assert count == 1, first.source
+nbclient.NotebookClient(notebook, timeout=1_800).execute()
+# A magic command that fails ends no notebook.
+said = ''.join(x.get('text', '') for x in first.outputs)
+assert 'ERROR' not in said and 'No module named' not in said, said
+print(pathlib.Path(path).name)
+"""
+_NOTEBOOKS = _ROOT / 'experiments' / 'colab'
 # The README's command, at once and without a model.
 _PIPELINE = (
     '-m',
@@ -65,11 +90,25 @@ _PIPELINE = (
 )
 
 
-def run(*words: object, cwd: pathlib.Path = _ROOT) -> None:
-  """Runs a command, and ends with its output if it fails."""
+def run(
+    *words: object, cwd: pathlib.Path = _ROOT, first: pathlib.Path | None = None
+) -> None:
+  """Runs a command, and ends with its output if it fails.
+
+  Args:
+    *words: of the command.
+    cwd: directory in which it runs.
+    first: directory in which its own commands are looked for first.
+  """
+  environment = dict(os.environ)
+  environment.pop('PYTHONPATH', None)  # Or a notebook could find the checkout.
+  if first:
+    path = os.pathsep.join([str(first), environment['PATH']])
+    environment['PATH'] = path
   done = subprocess.run(
       list(map(str, words)),
       cwd=cwd,
+      env=environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -94,7 +133,8 @@ def attempt(
 ) -> None:
   """Installs a package into the environment of an interpreter, and tries it."""
   if not (home / 'bin/python').exists():
-    run(_UV, 'venv', '--python', python, home)
+    # With pip, as any environment of a user has it; notebooks install by it.
+    run(_UV, 'venv', '--seed', '--python', python, home)
   install = (_UV, 'pip', 'install', '--reinstall-package=stepwise-routing')
   run(*install, '--python', home / 'bin/python', *options, package)
   empty = home / 'elsewhere'
@@ -102,6 +142,17 @@ def attempt(
   # -I: neither the working directory nor PYTHONPATH is searched.
   run(home / 'bin/python', '-I', '-c', _TRIAL, cwd=empty)
   run(home / 'bin/python', '-I', *_PIPELINE, cwd=empty)
+
+
+def attempt_notebooks(wheel: pathlib.Path, home: pathlib.Path) -> None:
+  """Executes each notebook where the wheel is installed, in empty folders."""
+  python = home / 'bin/python'
+  run(_UV, 'pip', 'install', '--python', python, 'nbclient', 'ipykernel')
+  for path in sorted(_NOTEBOOKS.glob('*.ipynb')):
+    empty = home / 'notebooks' / path.stem
+    empty.mkdir(parents=True)
+    words = ('-I', '-c', _NOTEBOOK, path, wheel)
+    run(python, *words, cwd=empty, first=python.parent)
 
 
 def main() -> None:
@@ -117,6 +168,7 @@ def main() -> None:
     home = directory / f'environment{python.replace("/", "-")}'
     shutil.rmtree(home, ignore_errors=True)
     attempt(wheel, home, python)
+    attempt_notebooks(wheel, home)
     attempt(archive, home, python, '--no-deps')
     print(f'{wheel.name} and {archive.name} work in {home}.', flush=True)
 

@@ -36,10 +36,11 @@ def last_number(text: str) -> fractions.Fraction | None:
   """Returns the number that a text gives as its answer; None if it has none.
 
   It stands in the first non-empty \\boxed{}, else after the last ####, else it
-  is the last number of the text. A box that the token limit cut has none.
+  is the last number of the text. A box or a #### that the token limit cut has
+  none.
   """
   boxed = re.findall(r'\\boxed\{([^{}]*)\}', text)
-  if not boxed and re.search(r'\\boxed\{[^{}]*$', text):
+  if not boxed and re.search(r'\\boxed\{[^{}]*$|####\s*$', text):
     return None
   marked = re.findall(r'####([^\n]*)', text)
   for candidates in (boxed[-1:], marked[:1], [text]):

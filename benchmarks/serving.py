@@ -21,7 +21,8 @@ driver's own. Measured are
 
 Where vLLM is installed, `benchmarks.serving_beside` follows. The last line is a
 JSON object: `added_p50` and `added_p99` under load, `added_alone_p50` and
-`added_alone_p99`, `lost`, `peak_mib`, and more.
+`added_alone_p99`, `lost`, `peak_mib`, and more. If an answer was lost or mixed
+up, the command then ends with an error.
 """
 
 import asyncio
@@ -102,7 +103,21 @@ def added(replies: Sequence[load_client.Reply]) -> dict[str, float]:
       'ms_p50': float(np.quantile(ours, 0.5)),
       'ms_p99': float(np.quantile(ours, 0.99)),
       'step_ms_p50': float(np.quantile(theirs, 0.5)),
+      # A quantile of ratios is large where steps are short. These compare the
+      # largest times with a usual step.
+      'ms_p99_by_median_step': float(
+          np.quantile(ours, 0.99) / np.median(theirs)
+      ),
+      'ms_p99_by_mean_step': float(np.quantile(ours, 0.99) / np.mean(theirs)),
   }
+
+
+def faults(found: dict[str, Any]) -> dict[str, int]:
+  """Returns what may never happen, and did: name -> how often."""
+  counts = {name: found[name] for name in ('lost', 'mixed_up')}
+  for name, side in found.get('beside', {}).items():
+    counts[f'lost by {name}'] = side['lost']
+  return {name: count for name, count in counts.items() if count}
 
 
 def compared(
@@ -249,7 +264,7 @@ def rounded(value: Any) -> Any:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures, and prints JSON last."""
+  """Measures, and prints JSON last; raises ValueError if answers were lost."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   logging.set_verbosity(logging.ERROR)
@@ -265,6 +280,8 @@ def main(argv: Sequence[str]) -> None:
           flags.FLAGS.beside, flags.FLAGS.litellm, pathlib.Path(home)
       )
   print(json.dumps(rounded(found)))
+  if wrong := faults(found):
+    raise ValueError(f'Of the answers some were not right: {wrong}.')
 
 
 if __name__ == '__main__':

@@ -256,7 +256,7 @@ def _tokens(
   found = {}
   for spec, counts in zip(service.specs, counters, strict=True):
     paid = collections.Counter()
-    for owner in (keys_lib.ANYONE, answering.SHADOW):
+    for owner in (keys_lib.ANYONE, keys_lib.SHADOW):
       paid.update(service.ledger.used(owner).get(spec.name, {}))
     by_engine = dataclasses.asdict(counts)
     found[spec.name] = {

@@ -25,16 +25,26 @@ LIMITS = {'import routing': 1.5} | {
 
 
 def seconds(*words: str) -> float:
-  """Returns the processor time of a Python process, user and system."""
+  """Returns the processor time of a Python process, user and system.
+
+  Raises:
+    RuntimeError: if it fails, since a start that fails may well be quick.
+  """
   before = os.times()
-  subprocess.run(
+  done = subprocess.run(
       [sys.executable, *words],
       cwd=_ROOT,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-      check=False,  # --helpshort ends with exit code 1.
+      capture_output=True,
+      text=True,
+      check=False,
   )
   after = os.times()
+  # Help ends with exit code 1, as an error does; only help lists the flags.
+  is_help = words[-1] == '--helpshort'
+  if done.returncode != is_help or (is_help and 'flags:' not in done.stdout):
+    raise RuntimeError(
+        f'{" ".join(words)} ends with code {done.returncode}: {done.stderr}'
+    )
   user = after.children_user - before.children_user
   return user + after.children_system - before.children_system
 

@@ -34,14 +34,18 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       # Directory of a sentence encoder for routers of whole questions; '' =
       # hashed n-grams. Its tokens are charged.
       embedding='',
-      # Problems answered live by routers whose outcomes records do not give.
-      num_live=dict(select=300, test=2_000),
+      # A process reward model for routers that score steps; the fields are
+      # those of `scorer`. model='' = that of `scorer`, if it names one.
+      scorer=dict(model='shipped/reward', revision='', spec={}, settings={}),
+      # Problems answered live by routers whose outcomes records do not give:
+      # answers of `train` to learn from, the same problems for all.
+      num_live=dict(train=500, select=300, test=2_000),
   )
   if variant == 'demo':
     config.compare.num_trials = 2
-    config.compare.num_live.update(select=200, test=400)
+    config.compare.num_live.update(train=200, select=200, test=400)
   if variant == 'smoke':
     config.compare.num_trials = 1
     config.compare.grid_size = 10
-    config.compare.num_live.update(select=8, test=12)
+    config.compare.num_live.update(train=16, select=8, test=12)
   return config

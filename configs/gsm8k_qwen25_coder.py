@@ -115,7 +115,7 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   if variant == 'shipped':
     config.data.directory = 'shipped/qwen25_coder'
     # What is collected so far: the first problems of each split.
-    config.problems.update(train=100, select=50, prove=50, test=150)
+    config.problems.update(train=200, select=150, prove=100, test=300)
     config.evaluation.num_live = 0  # There is no model to ask.
   if variant == 'asdiv':
     # Its licence forbids commercial use, so its ladders cannot be shipped.

@@ -30,24 +30,14 @@ _FROM_OUTSIDE = {
 }
 _NOTEBOOKS = 'experiments/colab/'
 _RESULTS = 'docs/results'  # A folder of files that GitHub lists.
-# Packages of which the reference has a page, in the order of the house.
-ROOMS = (
-    'tasks',
-    'grading',
-    'engines',
-    'rollout',
-    'shards',
-    'features',
-    'policy',
-    'outcomes',
-    'routers',
-    'objectives',
-    'training',
-    'calibration',
-    'evaluation',
-    'serving',
+# Packages of which the reference has a page, and the modules beside them.
+ROOMS = tuple(
+    sorted(x.parent.name for x in (_ROOT / 'routing').glob('*/__init__.py'))
 )
-_TOP = ('routing', 'routing.types', 'routing.protocols', 'routing.costs')
+_TOP = (
+    'routing',
+    *sorted(f'routing.{x.stem}' for x in (_ROOT / 'routing').glob('[!_]*.py')),
+)
 _LINK = re.compile(
     r'(?P<before>!?\[[^\]]*\]\(|<img\b[^>]*\bsrc=")'
     r'(?P<target>[^)"\s#]+)(?P<after>[^)"]*[)"])'

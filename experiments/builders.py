@@ -327,6 +327,25 @@ def answer_keys(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   return [back_ends.answer_key(route) for route in routes(config)]
 
 
+def asking_key(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns how models are asked: sampling, and each route's prompt; JSON-like.
+
+  Unlike `answer_keys` it says nothing of the models and of what runs them.
+  """
+  key = {
+      'sampling': delimiter_lib.settings_key(sampling(config)),
+      'routes': [
+          {
+              'prompt': route.prompt and dataclasses.asdict(route.prompt),
+              'template': dict(route.template),
+              'truncation': route.truncation,
+          }
+          for route in routes(config)
+      ],
+  }
+  return json.loads(json.dumps(key))
+
+
 def task_key(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns all of the task that collected records depend on; JSON-like."""
   asked = task(config)

@@ -32,6 +32,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
+from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import train
@@ -209,9 +210,10 @@ def calibrate_all(
     looks_lib.write(run.directory / looks_lib.FILE_NAME, run.looks)
     saved_lib.replace_seen(run.directory, run.seen)
   content: dict[pathlib.Path, Any] = {}
+  asking = builders.asking_key(config)
   for run in runs:
     with _shown(f'test on prove, {run.directory.name}'):
-      points = run.found.points()
+      points = [x | {'asking': asking} for x in run.found.points()]
     content[run.directory / REFUSED_FILE] = run.found.refused
     content[run.directory / learned.POINTS_FILE] = points
     _log(run.directory.name, points, run.found.refused)

@@ -26,7 +26,7 @@ from experiments import collect
 from experiments import command_line
 from experiments import compared_problems
 from experiments import dry_run
-from experiments import records_on_disk
+from routing.evaluation import code_hash
 from routing.evaluation import comparison
 from routing.evaluation import comparison_plot
 from routing.evaluation import entries as entries_lib
@@ -35,11 +35,13 @@ from routing.evaluation import results as results_lib
 from routing.outcomes import refusal
 from routing.routers import registry
 from routing.routers import router as router_lib
+from routing.shards import lock as lock_lib
 from routing.shards import manifest as manifest_lib
 from routing.training import memory
 
 FOLDER = 'compare'
 _ARRAYS = ('correct', 'loss', 'gain', 'cut')
+_DIGITS = 16  # Of a key's hash, in the names of entries.
 
 
 def chosen(config: ml_collections.ConfigDict) -> list[str]:
@@ -70,32 +72,15 @@ def _stem(name: str) -> str:
   return re.sub(r'\W+', '-', name)
 
 
-def _key(config, workdir, name, method) -> dict[str, Any]:
+def _key(
+    problems: compared_problems.Problems, method: router_lib.Method
+) -> dict[str, Any]:
   """Returns everything that the entries of a method depend on, JSON-like."""
-  base = compared_problems.base(config)
   key = {
       'schema': comparison.SCHEMA,
-      'router': name,
-      'code': harness.source_hash(method),
-      'settings': [dict(x) for x in method.settings],
-      'compare': {
-          field: value
-          for field, value in json.loads(
-              config.compare.to_json_best_effort()
-          ).items()
-          if field not in ('routers', 'policy_settings')
-      },
-      'config': {
-          field: value
-          for field, value in json.loads(base.to_json_best_effort()).items()
-          if field != 'track'  # It changes no result.
-      },
-      'shards': {
-          split: records_on_disk.open_split(
-              base, workdir, split
-          ).manifest.content_hash
-          for split in compared_problems.SPLITS
-      },
+      'router': method.name,
+      'code': code_hash.of_method(method),
+      **problems.key(method),
   }
   return json.loads(json.dumps(key))
 
@@ -112,15 +97,19 @@ def enter(
   Returns:
     One entry per seed; a single one if the seed changes nothing.
   """
-  setting, areas = harness.tune(method, arena, num_trials, seeds[0])
+  tuned = harness.tune(method, arena, num_trials, seeds[0])
   found, first = [], None
   for seed in seeds:
-    families = harness.fit(method, arena, setting, seed)
+    families = tuned.families
+    if seed != seeds[0]:
+      families = harness.fit(method, arena, tuned.setting, seed)
     prints = [x.fingerprint for x in families]
     if prints == first and method.needs.samples == 1:
       break
     first = first or prints
-    found.append(harness.enter(method, arena, families, setting, areas, seed))
+    found.append(
+        harness.enter(method, arena, families, tuned.setting, tuned.areas, seed)
+    )
     logging.info('%s, seed %d: %d knobs', name, seed, len(found[-1].knobs))
   return found
 
@@ -185,7 +174,7 @@ def _outcomes(arrays: Mapping[str, Any], prefix: str) -> entries_lib.Outcomes:
   )
 
 
-def evaluate_all(
+def _evaluate_all(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> tuple[
     dict[str, list[entries_lib.Entry]],
@@ -200,7 +189,6 @@ def evaluate_all(
     is left out.
   """
   names = chosen(config)
-  workdir.mkdir(parents=True, exist_ok=True)
   base = compared_problems.base(config)
   for split in compared_problems.SPLITS:
     collect.collect_split(base, workdir, split, 'ladders')
@@ -214,8 +202,9 @@ def evaluate_all(
     method = registry.load(name)
     if name == comparison.REFERENCE:
       method = problems.policy()
-    key = _key(config, workdir, name, method)
-    path = folder / f'{_stem(name)}-{manifest_lib.hash_json(key)[:16]}.npz'
+    key = _key(problems, method)
+    digest = manifest_lib.hash_json(key)[:_DIGITS]
+    path = folder / f'{_stem(name)}-{digest}.npz'
     found = load(path, key)
     if found is None:
       start = time.monotonic()
@@ -243,11 +232,25 @@ def compare(
   """Compares the routers of a configuration; returns the files written.
 
   Raises:
-    ValueError: if a router is unknown, or the directory has records of other
-      settings.
+    ValueError: if a router is unknown, the directory has records of other
+      settings, or another process compares routers in it.
   """
   workdir = pathlib.Path(workdir).absolute()
-  entries, methods, arena, left_out = evaluate_all(config, workdir)
+  (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+  # Two processes would append to the same files of replies, and one that opens
+  # them removes what looks like the unfinished record of a crash.
+  lock = lock_lib.Lock(workdir / FOLDER)
+  try:
+    return _compare(config, workdir)
+  finally:
+    lock.release()
+
+
+def _compare(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> list[pathlib.Path]:
+  """Compares routers in a directory that no other process writes to."""
+  entries, methods, arena, left_out = _evaluate_all(config, workdir)
   content = comparison.figures(
       entries,
       methods,
@@ -281,10 +284,13 @@ def show_plan(
   folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
   rows = stage_plans.train_rows(base, workdir)
   for name in names:
-    method = registry.load(name)
-    tried = min(config.compare.num_trials, max(len(method.settings), 1))
-    # Whether an entry still holds is known once the records are read.
-    is_there = any(folder.glob(f'{_stem(name)}-*.npz'))
+    settings = registry.load(name).settings
+    if name == comparison.REFERENCE:
+      settings = config.compare.policy_settings
+    tried = min(config.compare.num_trials, max(len(settings), 1))
+    # Whether an entry still holds is known once the records are read. Only the
+    # hash has a fixed length: names of routers may begin with one another.
+    is_there = any(folder.glob(f'{_stem(name)}-{"[0-9a-f]" * _DIGITS}.npz'))
     rows.append(
         stage_plans.Row(
             'compare',

@@ -22,6 +22,8 @@ from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
+from routing.engines import model_files
+from routing.evaluation import comparison
 from routing.evaluation import harness
 from routing.evaluation import samples
 from routing.features import embedding
@@ -35,6 +37,18 @@ from routing.tasks import delimiter as delimiter_lib
 
 SPLITS = ('train', 'select', 'test')
 _TIMED = 25  # Test problems whose traces the routers are timed on.
+# Parts of a configuration that change no outcome of a router: those of other
+# stages, and those whose effect is in the shards or in the models' identity.
+_OF_NO_ROUTER = (
+    *('track', 'serving', 'calibration', 'evaluation', 'launcher', 'ray'),
+    *('scorer', 'routes', 'environment', 'data', 'problems'),
+)
+# Parts that only the learned policy reads, when it is trained.
+_OF_TRAINING = (
+    *('network', 'objective', 'optimizer', 'multiplier', 'soft_threshold'),
+    *('num_steps', 'batch_size', 'log_every', 'eval_every'),
+    *('checkpoint_every', 'stream', 'trust_region', 'on_policy'),
+)
 
 
 def base(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -63,6 +77,7 @@ class Problems:
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
     self._config, self._workdir = config, workdir
     self._base = base(config)
+    self._with_scorer = compared_readers.with_scorer(self._base, config.compare)
     self._ladders: dict[str, list[types.Ladder]] = {}
     self._samples: dict[Any, router_lib.Sample] = {}
     self._memories: dict[int, memoized.Memory] = {}
@@ -79,26 +94,34 @@ class Problems:
     return embedding.SentenceModel(directory) if directory else None
 
   @functools.cached_property
+  def informing(self) -> dict[str, costs.RouteSpec]:
+    """The models that only inform, by the need that asks for them."""
+    largest = self.data.view.accounting.specs[-1]
+    embed = {} if self.embed is None else {'embedding': self.embed.spec}
+    return embed | compared_readers.specs(self._with_scorer, largest)
+
+  @functools.cached_property
   def accounting(self) -> costs.Accounting:
     """The models that write, and then those that only inform."""
     writers = self.data.view.accounting
-    extra = () if self.embed is None else (self.embed.spec,)
-    readers = compared_readers.specs(self._base, writers.specs[-1])
     return dataclasses.replace(
-        writers, specs=(*writers.specs, *extra, *readers)
+        writers, specs=(*writers.specs, *self.informing.values())
     )
+
+  @property
+  def _is_live(self) -> bool:
+    # The weights of models that are not asked need not be on this machine.
+    return bool(self._config.compare.num_live.test)
 
   @functools.cached_property
   def readers(self) -> dict[str, Any]:
     """What reads steps, as fields of a `Sample`."""
-    specs = self.accounting.specs
-    largest = self.data.view.accounting.specs[-1]
-    first = len(specs) - len(compared_readers.specs(self._base, largest))
-    # The weights of models that are not asked need not be on this machine.
-    is_live = bool(self._config.compare.num_live.test)
-    judge = compared_readers.judge(self._base, first) if is_live else None
+    config = self._with_scorer
+    first = len(self.data.view.accounting.specs)
+    first += 'embedding' in self.informing
+    judge = compared_readers.judge(config, first) if self._is_live else None
     return dict(
-        scorer=compared_readers.scorer(self._base, first),
+        scorer=compared_readers.scorer(config, first),
         judge=judge,
         follows_words=compared_readers.follows_words(self._base),
         gives_tokens=compared_readers.gives_tokens(self._base),
@@ -142,20 +165,67 @@ class Problems:
             for split in ('select', 'test')
         },
         accounting=self.accounting,
-        answering=self._answering if asked.num_live.test else None,
+        informing=self.informing,
+        answering=self._answering if self._is_live else None,
         num_live={
             split: min(asked.num_live[split], len(self.ladders(split)))
-            for split in ('select', 'test')
+            for split in SPLITS
         },
         folder=self._workdir / 'compare' / records_on_disk.ANSWERS_FOLDER,
-        traces=lambda protocol: samples.some_traces(
+        traces=lambda protocol: samples.recorded_traces(
             self.ladders('test')[:_TIMED],
             view.accounting,
             protocol,
             view.features.max_decisions,
         ),
+        num_timed=_TIMED,
         grid_size=asked.grid_size,
     )
+
+  def key(self, method: router_lib.Method) -> dict[str, Any]:
+    """Returns what a method's outcomes depend on besides its code; JSON-like.
+
+    A method that does not declare a reader of steps or an embedding does not
+    depend on which there is.
+    """
+    asked, needs = self._config.compare, method.needs
+    named = {
+        'step_score': lambda: self.readers['scorer'].name,
+        'judge': lambda: getattr(self.readers['judge'], 'name', ''),
+        'embedding': lambda: self._embedding_identity,
+    }
+    settings = self._base.copy_and_resolve_references().to_dict()
+    is_trained = method.name == comparison.REFERENCE
+    for name in (*_OF_NO_ROUTER, *(() if is_trained else _OF_TRAINING)):
+      settings.pop(name, None)
+    for name in ('limits', 'concurrency'):
+      settings['collect'].pop(name, None)
+    writers = self.data.view.accounting
+    return {
+        'settings': [dict(x) for x in method.settings[: asked.num_trials]],
+        'grid_size': asked.grid_size,
+        'num_live': asked.num_live.to_dict(),
+        'config': settings,
+        'shards': {
+            split: records_on_disk.open_split(
+                self._base, self._workdir, split
+            ).manifest.content_hash
+            for split in SPLITS
+        },
+        'models': self.made_by if self._is_live else None,
+        'specs': [dataclasses.asdict(x) for x in writers.specs],
+        'readers': {
+            need: [named[need](), dataclasses.asdict(spec)]
+            for need, spec in self.informing.items()
+            if getattr(needs, need)
+        },
+    }
+
+  @property
+  def _embedding_identity(self) -> str:
+    """A hash of the weights: models of one shape embed differently."""
+    folder = pathlib.Path(self._config.compare.embedding)
+    return model_files.hash_weights(folder)
 
   def _answering(self, seed: int) -> live_answers.Answering:
     """Returns how engines answer; equal requests share their replies."""

@@ -47,23 +47,46 @@ def has_judge(config: ml_collections.ConfigDict) -> bool:
   return builders.routes(config)[-1].engine == _WORDLESS
 
 
+def with_scorer(
+    config: ml_collections.ConfigDict, compared: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """Returns the configuration with the step scorer of the comparison.
+
+  The comparison's own is no part of what the policy is trained under, so it may
+  be named in the work directory of a finished run.
+
+  Args:
+    config: of the pipeline; its scorer is taken if `compared` names none.
+    compared: the part `compare`.
+  """
+  if not compared.scorer.model:
+    return config
+  found = config.copy_and_resolve_references()
+  with found.unlocked():
+    found.scorer = compared.scorer
+  return found
+
+
 def specs(
     config: ml_collections.ConfigDict, largest: costs.RouteSpec
-) -> tuple[costs.RouteSpec, ...]:
+) -> dict[str, costs.RouteSpec]:
   """Returns the prices of the scorer and the judge, those that there are.
 
   Args:
     config: of the pipeline.
     largest: the prices of the largest model, whose weights need not be here.
+
+  Returns:
+    The field of `router.Needs` that asks for a reader -> its prices.
   """
-  found = []
+  found = {}
   if score_steps.is_on(config):
-    found.append(score_steps.route(config).cost_spec())
+    found['step_score'] = score_steps.route(config).cost_spec()
   if has_judge(config):
     # A route of its own: it reads, in a session of its own, and writes nothing.
     name = f'{largest.name}, as judge'
-    found.append(dataclasses.replace(largest, name=name))
-  return tuple(found)
+    found['judge'] = dataclasses.replace(largest, name=name)
+  return found
 
 
 def gives_tokens(config: ml_collections.ConfigDict) -> bool:
@@ -83,8 +106,10 @@ def scorer(
   if not score_steps.is_on(config):
     return None
   found = score_steps.route(config)
+  made = score_steps.settings(config)
   return informants.Scorer(
-      found.identity,
+      # The same weights give other scores under another instruction.
+      f'{found.identity}/{made.system}/{made.dtype}',
       OnDemand(
           lambda: scorers.load(found.folder, score_steps.settings(config))
       ),

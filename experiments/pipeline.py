@@ -131,7 +131,7 @@ def _scoring(
     return []
   return [
       Stage(
-          'score steps',
+          score_steps.STAGE,
           lambda: score_steps.score_all(config, workdir),
           tuple(
               score_steps.directory(workdir, split) / score_steps.KEY_FILE

@@ -1,10 +1,13 @@
-"""Trains the embedded pair from scratch; see configs/arithmetic_pair.py.
+"""Trains the embedded pair from scratch.
+
+Run:  python -m experiments.pretrain --config=configs/arithmetic_pair.py --workdir=runs/pair
+Plan: the same with --dry_run
 
 The two models are trained side by side, each in a process and on a core of its
 own. If it is killed, the same command continues. When both models are done,
 `card.json` holds their accuracy on the test split, which nothing before has
 looked at.
-"""
+"""  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Collection
 from collections.abc import Sequence

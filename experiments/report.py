@@ -137,7 +137,8 @@ def show(workdir: pathlib.Path | str) -> None:
   if not console.is_terminal:
     console = console_lib.Console(width=140)
   console.print(tables.rich_table(results, results['cost_metric']))
-  for line in tables.left_out_lines(results, results['cost_metric']):
+  found = results['cost_metrics'][results['cost_metric']]
+  for line in tables.left_out_lines(found['left_out']):
     # Names such as 'loss<=a@p[group]' are not markup.
     console.print(line, markup=False)
   if line := cut_share.warning(results):

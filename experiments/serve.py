@@ -14,16 +14,16 @@ import ipaddress
 import pathlib
 import signal
 import socket
+import types
 
 from absl import flags
-from absl import logging
 import ml_collections
 import uvicorn
 
 from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
-from experiments import split_on_disk
+from experiments import served_router
 from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
@@ -78,65 +78,11 @@ def with_retries(
       attempts=given.attempts,
       first_wait=given.first_wait,
       longest_wait=given.retry_down_after,
+      # A client waits meanwhile; what it cannot get soon, another model writes.
+      longest_asked=max(given.retry_down_after, 1.0),
   )
   meter = meter_lib.Meter(builders.specs(config))
   return resilience.with_retries(bare, allowed, meter)
-
-
-def check(
-    config: ml_collections.ConfigDict,
-    router: learned.LearnedRouter,
-    *,
-    allow_other_pair: bool = False,
-) -> None:
-  """Raises ValueError unless the router was made for this configuration.
-
-  Args:
-    config: of the service.
-    router: the router.
-    allow_other_pair: True = other models in the place of those that the router
-      was trained for are only warned about.
-  """
-  card, protocol = router.card, builders.protocol(config)
-  if card.protocol != protocol or card.metric != config.cost_metric:
-    raise ValueError(
-        f'The router is for {card.protocol.name}, {card.protocol.view}, and '
-        f'the cost metric {card.metric!r}; the configuration has '
-        f'{protocol.name}, {protocol.view}, and {config.cost_metric!r}.'
-    )
-  asked, trained = (
-      builders.sampling(config).max_decisions,
-      card.features.max_decisions,
-  )
-  if asked > trained:
-    raise ValueError(
-        f'protocol.max_decisions is {asked}; the router was trained for at '
-        f'most {trained}.'
-    )
-  try:
-    _check_pair(config, router)
-  except ValueError as error:
-    if not allow_other_pair or len(config.routes) != len(card.specs):
-      raise
-    logging.warning(
-        '%s Served all the same: none of its promises holds for them.', error
-    )
-
-
-def _check_pair(
-    config: ml_collections.ConfigDict, router: learned.LearnedRouter
-) -> None:
-  """Raises ValueError unless the router was trained for these models."""
-  card = router.card
-  names = [spec.name for spec in builders.specs(config)]
-  if names != [spec.name for spec in card.specs]:
-    raise ValueError(
-        f'The router is for {[spec.name for spec in card.specs]}, the '
-        f'configuration has the routes {names}.'
-    )
-  split_on_disk.check_weights(
-      card, builders.model_identities(config), 'The configuration is'
-  )
 
 
 @contextlib.asynccontextmanager
@@ -155,12 +101,14 @@ async def open_service(
     router: the router.
     state: directory of what outlives a restart; None = nothing does.
     tracing: makes spans.
-    allow_other_pair: see `check`.
+    allow_other_pair: see `served_router.check`.
 
   Raises:
     ValueError: if they do not fit together.
   """
-  check(config, router, allow_other_pair=allow_other_pair)
+  unpromised = served_router.check(
+      config, router, allow_other_pair=allow_other_pair
+  )
   given = settings(config)
   asked = records_on_disk.answering(
       config, router.card, allow_other_pair=allow_other_pair
@@ -178,6 +126,7 @@ async def open_service(
         store,
         tracing=tracing,
         example=builders.task(config).example,
+        unpromised=unpromised,
     )
     service.batches.warm_up()
     yield service
@@ -235,6 +184,12 @@ class _Server(uvicorn.Server):
   engines and state are closed. A second signal does not wait for answers.
   """
 
+  def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+    """Notes a signal to stop; uvicorn's own only heeds a second SIGINT."""
+    del sig, frame
+    self.force_exit = self.should_exit
+    self.should_exit = True
+
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
     """Handles the signals to stop, as long as the context lasts."""
@@ -246,6 +201,30 @@ class _Server(uvicorn.Server):
     finally:
       for number in _SIGNALS:
         loop.remove_signal_handler(number)
+
+
+async def give_up(server: uvicorn.Server, service: answering.Service) -> None:
+  """Ends the answers in progress, which nobody waits for any more."""
+  service.give_up_shadows()
+  tasks = list(server.server_state.tasks)
+  for task in tasks:
+    task.cancel()
+  await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def allow_many_files() -> None:
+  """Raises the limit on open files as far as this process may.
+
+  Each connection is one, also of a client that asks for nothing at present.
+  """
+  try:
+    import resource
+  except ImportError:  # Windows has no such limit.
+    return
+  _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # Some systems name a limit that they do not allow.
+  with contextlib.suppress(ValueError, OSError):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve(
@@ -290,6 +269,8 @@ async def serve(
     event_loop.come_first()
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)
     await server.serve(sockets=[listener])
+    if server.force_exit:
+      await give_up(server, service)
   tracing.close()
   monitoring.log('stop')
 
@@ -312,6 +293,7 @@ def main(
     print(keys_lib.add(pathlib.Path(keys), new_key))
     return
   monitoring.set_up_log()
+  allow_many_files()
   command_line.keep_compiled(state)
   event_loop.run(
       serve(

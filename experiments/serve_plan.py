@@ -7,6 +7,7 @@ import ml_collections
 from experiments import builders
 from experiments import collection_facts
 from experiments import serve
+from experiments import served_router
 from experiments import stage_plans
 from routing.engines import route as route_lib
 from routing.routers import learned
@@ -29,7 +30,7 @@ def show(
 ) -> None:
   """Checks what `serve.main` would serve, and prints it; loads no model."""
   found = learned.load(router)
-  serve.check(config, found, allow_other_pair=allow_other_pair)
+  served_router.check(config, found, allow_other_pair=allow_other_pair)
   given = serve.settings(config)
   users = () if keys is None else keys_lib.read(pathlib.Path(keys))
   serve.check_host(host, users)

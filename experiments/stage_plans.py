@@ -1,9 +1,10 @@
 """Prints what each stage would do, its size and a rough time; does nothing.
 
-Nothing is loaded or written. What collecting takes is in `dry_run.py`. Times of
-the other stages are the work, counted from the configuration, at a speed that
-was measured once; expect a factor of three. What cannot be counted beforehand
-is shown as unknown.
+No model is loaded and nothing is written. What collecting takes is in
+`dry_run.py`. Times of the other stages are the work, counted from the
+configuration, at a speed that was measured once; expect a factor of three. What
+cannot be counted beforehand is shown as unknown. What is shown as done is what
+the pipeline would skip.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,14 @@ import ml_collections
 from experiments import builders
 from experiments import collection_facts
 from experiments import dry_run
+from experiments import pipeline
 from experiments import records_on_disk
 from experiments import report
 from experiments import train
+from experiments.scoring import score_steps
 from routing import progress
 from routing.features import observation
 from routing.objectives import lagrangian
-from routing.routers import learned
 from routing.training import estimators
 
 # Processor seconds on an AMD EPYC, without a GPU, of arithmetic.py:demo. There,
@@ -109,6 +111,34 @@ def _num_weights(config: ml_collections.ConfigDict) -> int:
   return sum(a * b for a, b in zip(widths, widths[1:], strict=False))
 
 
+def _is_done(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, name: str
+) -> bool:
+  """Returns whether the pipeline would skip a stage of this name."""
+  in_order = pipeline.stages(config, pathlib.Path(workdir))
+  (stage,) = [x for x in in_order if x.name == name]
+  return stage.is_done()
+
+
+def score_rows(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> list[Row]:
+  """Returns what scoring steps would do; nothing where there is no scorer."""
+  if not score_steps.is_on(config):
+    return []
+  is_done = _is_done(config, workdir, score_steps.STAGE)
+  sizes = [_number(config.problems[x]) for x in score_steps.SPLITS]
+  return [
+      Row(
+          score_steps.STAGE,
+          f'steps of the ladders of {", ".join(score_steps.SPLITS)}, by '
+          f'{config.scorer.model}',
+          f'{" + ".join(sizes)} problems',
+          0 if is_done else None,
+      )
+  ]
+
+
 def train_rows(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[Row]:
@@ -145,7 +175,7 @@ def calibrate_rows(
 ) -> list[Row]:
   """Returns what calibration would do."""
   runs = [train.run_directory(workdir, x) for x in config.train_seeds]
-  is_done = all((x / learned.POINTS_FILE).exists() for x in runs)
+  is_done = _is_done(config, workdir, 'calibrate')
   sizes = [config.problems[x] for x in ('select', 'prove')]
   num_policies = _num_policies(config) * len(runs)
   work = num_policies * config.calibration.num_thresholds * sum(sizes)
@@ -167,7 +197,7 @@ def evaluate_rows(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> list[Row]:
   """Returns what evaluation would do."""
-  is_done = (pathlib.Path(workdir) / report.RESULTS_FILE).exists()
+  is_done = _is_done(config, workdir, 'evaluate')
   trained, tested = config.problems.train, config.problems.test
   fits = len(config.evaluation.learners) * config.evaluation.num_trials
   # The policies of all seeds, and the anchors.
@@ -204,6 +234,18 @@ def report_rows(workdir: pathlib.Path | str) -> list[Row]:
   is_done = is_there and report.is_current(workdir)
   size = f'{len(report.FILES)} files' if is_there else 'no results yet'
   return [Row('report', names, size, 0 if is_done else _REPORT)]
+
+
+def show_score_steps(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> None:
+  """Prints what scoring steps would do.
+
+  Raises:
+    ValueError: if the configuration has no scorer, or its settings are wrong.
+  """
+  score_steps.check_is_on(config)
+  show(score_rows(config, workdir), [_needs(config, workdir), BASIS])
 
 
 def show_train(
@@ -250,6 +292,7 @@ def show_pipeline(
   dry_run.show(config, workdir)
   show(
       [
+          *score_rows(config, workdir),
           *train_rows(config, workdir),
           *calibrate_rows(config, workdir),
           *evaluate_rows(config, workdir),

@@ -13,6 +13,7 @@ Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parq
 from collections.abc import Mapping
 import pathlib
 import runpy
+import shlex
 import sys
 from typing import Any
 
@@ -102,6 +103,7 @@ def _open(
     jobs: int,
     program: str,
     data: str | None,
+    match: str,
 ) -> tuple[sweep_runs.Sweep, sweep_search.Search | None]:
   """Returns the sweep of the command line, and the search if it is one.
 
@@ -114,6 +116,8 @@ def _open(
   path = config_flags.get_config_filename(flag)
   asked = asked_of(path)
   search = asked if isinstance(asked, sweep_search.Search) else None
+  if search:
+    sweep_search.check(search, config, match)
   sweep = sweep_runs.Sweep(
       workdir=pathlib.Path(workdir).absolute(),
       program=program,
@@ -125,12 +129,14 @@ def _open(
   return sweep, search
 
 
-def _claim(config, workdir, program, data) -> None:
+def _claim(config, workdir, program, data, search=None) -> None:
   """Makes the directory of the sweep, or checks that it is this sweep's."""
   workdirs.claim(workdir, config)
   # A sweep of another program or other data needs another directory.
-  given = ml_collections.ConfigDict({'program': program, 'data': data})
-  workdirs.claim(workdir, given, 'sweep.json')
+  given = {'program': program, 'data': data}
+  if search:
+    given['search'] = sweep_search.lasting(search)
+  workdirs.claim(workdir, ml_collections.ConfigDict(given), 'sweep.json')
 
 
 def main(
@@ -144,7 +150,7 @@ def main(
     slurm: str,
 ) -> None:
   """Executes the sweep, writes the tables, and lists the runs that failed."""
-  sweep, search = _open(config, workdir, jobs, program, data)
+  sweep, search = _open(config, workdir, jobs, program, data, match)
   if launcher == 'slurm':
     _write_job(
         sweep, search, (config, workdir, program, data), jobs, match, slurm
@@ -155,7 +161,7 @@ def main(
     _refuse(search, 'ray')
     executor = sweep_ray.Executor(ray_collection.cluster(config))
     where = executor.execute, executor.cancel
-  _claim(config, workdir, program, data)
+  _claim(config, workdir, program, data, search)
   if search:
     sweep, wrong = sweep_search.run_all(sweep, config, search, jobs)
   else:
@@ -193,7 +199,8 @@ def _write_job(sweep, search, claimed, jobs, match, options) -> None:
   script = sweep_slurm.write(
       sweep, left, sys.argv[1:], jobs=jobs, options=options
   )
-  print(f'{len(left)} tasks, {jobs} at a time. Submit: sbatch {script}')
+  said = shlex.quote(str(script))
+  print(f'{len(left)} tasks, {jobs} at a time. Submit: sbatch {said}')
 
 
 def show_plan(
@@ -210,7 +217,7 @@ def show_plan(
   from experiments import stage_plans  # Only for --dry_run.
 
   del launcher, slurm
-  sweep, search = _open(config, workdir, jobs, program, data)
+  sweep, search = _open(config, workdir, jobs, program, data, match)
   runs = sweep_runs.chosen(sweep, match)
   rows = [
       stage_plans.Row(

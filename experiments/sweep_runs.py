@@ -146,27 +146,6 @@ def _word(value: Any) -> str:
   return re.sub(r'[^\w.+-]', '_', text) or 'none'
 
 
-def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
-  """Returns the directories of shards in `data`, such as shards/ and rollouts/.
-
-  Raises:
-    ValueError: if there are none, or one is incomplete.
-  """
-  found = sorted(pathlib.Path(data).absolute().glob('*/*/manifest.json'))
-  if not found:
-    raise ValueError(
-        f'--data={data} holds no shards. Name a work directory in which data '
-        'is collected.'
-    )
-  for path in found:
-    # Otherwise several runs would collect the rest at once, in one directory.
-    if not manifest_lib.load(path.parent).is_complete:
-      raise ValueError(
-          f'{path.parent} is not complete. Finish its collection first.'
-      )
-  return tuple(dict.fromkeys(path.parents[1] for path in found))
-
-
 def _link(sweep: Sweep, run: Run) -> None:
   """Puts links to the shared data into a run's directory.
 

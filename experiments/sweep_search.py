@@ -10,7 +10,9 @@ A space is a dict:
     validation scores that they write while they train.
   seed: of the sampler; by default 0.
 Each trial is a run of the sweep. The study is kept in the sweep's directory, so
-the same command continues it.
+the same command continues it. Another space, or another figure to maximize,
+needs another directory: Optuna would take the earlier results for those of the
+new values.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import numpy as np
 from experiments import sweep_runs
 from experiments import sweep_table
 from routing import progress
+from routing.shards import lock
 from routing.training import metrics
 
 if TYPE_CHECKING:
@@ -75,6 +78,36 @@ def make(given: Mapping[str, Any]) -> Search:
   for field, options in found.space.items():
     _check_range(field, options)
   return found
+
+
+def check(
+    search: Search, config: ml_collections.ConfigDict, match: str
+) -> None:
+  """Raises ValueError if a search does not fit a configuration or the flags.
+
+  Args:
+    search: the search.
+    config: that all trials start from.
+    match: the value of --match; a search has no list of runs to choose from.
+  """
+  if match:
+    raise ValueError(
+        f'--match={match} chooses among the runs of a list, and sweep() '
+        'returns a space. Leave --match out.'
+    )
+  sweep_table.check_name(search.maximize, config)
+
+
+def lasting(search: Search) -> dict[str, Any]:
+  """Returns what may not change while a search continues, as nested dicts."""
+  space: dict[str, Any] = {}
+  for field, options in search.space.items():
+    *groups, name = field.split('.')
+    at = space
+    for group in groups:
+      at = at.setdefault(group, {})
+    at[name] = dict(options)
+  return {'space': space, 'maximize': search.maximize}
 
 
 def _check_range(field: str, options: Mapping[str, Any]) -> None:
@@ -128,7 +161,6 @@ def _study(search: Search, directory: pathlib.Path) -> optuna.Study:
       'median': lambda: optuna.pruners.MedianPruner(n_startup_trials=4),
       'halving': optuna.pruners.SuccessiveHalvingPruner,
   }
-  directory.mkdir(parents=True, exist_ok=True)
   file = journal.JournalFileBackend(str(directory / _STUDY_FILE))
   study = optuna.create_study(
       storage=optuna.storages.JournalStorage(file),
@@ -230,9 +262,25 @@ def run_all(
     wrong. Pruned runs are not among the wrong ones.
 
   Raises:
-    ValueError: if Optuna is missing, or the space has a field that does not
-      exist.
+    ValueError: if Optuna is missing, the space has a field that does not exist,
+      or another process runs the search.
   """
+  sweep.workdir.mkdir(parents=True, exist_ok=True)
+  # Two searches in one directory would each begin the other's trials again.
+  held = lock.Lock(sweep.workdir)
+  try:
+    return _run_all(sweep, config, search, jobs)
+  finally:
+    held.release()
+
+
+def _run_all(
+    sweep: sweep_runs.Sweep,
+    config: ml_collections.ConfigDict,
+    search: Search,
+    jobs: int,
+) -> tuple[sweep_runs.Sweep, dict[str, str]]:
+  """Does what `run_all` does, in a directory that is locked."""
   study = _study(search, sweep.workdir)
   trials = study.get_trials(deepcopy=False)
   done = sum(x.state.name in ('COMPLETE', 'PRUNED') for x in trials)

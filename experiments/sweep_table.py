@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,15 @@ MARKDOWN_FILE = 'table.md'
 # Fields that only name random seeds: rows that differ in nothing else are
 # averaged.
 SEED_FIELDS = ('train_seeds', 'seed')
+# Names of figures besides those of learners; see `figures`.
+_NAMES = (
+    'area on select',
+    'area',
+    'gap recovered',
+    'validation score',
+    'best step',
+)
+_AT_BUDGET = r'(accuracy|cost) at \d*\.?\d+'
 
 
 def figures(directory: pathlib.Path) -> dict[str, float]:
@@ -61,6 +71,22 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
       'validation score': float(np.mean(scores)),
       'best step': float(np.mean(steps)),
   }
+
+
+def check_name(name: str, config: Mapping[str, Any]) -> None:
+  """Raises ValueError if no run can have a figure of this name.
+
+  Args:
+    name: of a figure; see `figures`.
+    config: of the runs; 'evaluation', if there, says which learners are tuned.
+  """
+  learners = config.get('evaluation', {}).get('learners', ())
+  allowed = [*_NAMES, *(f'area, {x}' for x in learners)]
+  if name not in allowed and not re.fullmatch(_AT_BUDGET, name):
+    raise ValueError(
+        f'maximize of sweep() is {name!r}; allowed: {", ".join(allowed)}, '
+        'accuracy at <budget>, cost at <budget>.'
+    )
 
 
 def _best(log: pathlib.Path) -> list[tuple[float, int]]:

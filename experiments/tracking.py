@@ -11,16 +11,19 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import hashlib
 import importlib.util
 import pathlib
+import secrets
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from routing.shards import manifest as manifest_lib
+
 KINDS = {'': '', 'tensorboard': 'tensorboardX', 'wandb': 'wandb'}
 _PROJECT = 'stepwise-routing'
+WANDB_ID_FILE = 'wandb_id.txt'
 Report = Callable[[int, Mapping[str, Any]], None]
 
 
@@ -69,7 +72,7 @@ def opened(
         project=_PROJECT,
         name=name,
         # A resumed run continues the curves of the one that was interrupted.
-        id=hashlib.sha256(str(directory).encode()).hexdigest()[:16],
+        id=_wandb_id(directory),
         resume='allow',
         dir=directory,
         config=config.to_dict(),
@@ -77,6 +80,19 @@ def opened(
       yield lambda step, row: run.log(scalars(row), step=step)
   else:
     yield lambda step, row: None
+
+
+def _wandb_id(directory: pathlib.Path) -> str:
+  """Returns the identifier of a run, which is kept in its directory.
+
+  A run that begins anew in an emptied directory is another run.
+  """
+  path = directory / WANDB_ID_FILE
+  if not path.exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    text = secrets.token_hex(8) + '\n'
+    manifest_lib.replace_file(path, lambda p: p.write_text(text))
+  return path.read_text().strip()
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:

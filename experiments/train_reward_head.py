@@ -1,9 +1,12 @@
-"""Trains the embedded pair's reward model; see configs/arithmetic_reward.py.
+"""Trains the embedded pair's reward model.
+
+Run:  python -m experiments.train_reward_head --config=configs/arithmetic_reward.py --workdir=runs/reward
+Plan: the same with --dry_run
 
 If it is killed, the same command continues. The model is in `reward/` then, and
 `reward_card.json` holds its figures on the test split, which nothing before has
 looked at.
-"""
+"""  # noqa: E501  Commands stay on one line.
 
 import contextlib
 import dataclasses
@@ -33,6 +36,9 @@ MODELS = ('small', 'large')
 EXAMPLES_FILE = 'examples.npz'
 CARD_FILE = 'reward_card.json'
 FOLDER = 'reward'
+# Seconds for each answer that is written, or trained on: the full configuration
+# works on 20,200 answers in about 10 minutes.
+_PER_ANSWER = 600 / 20_200
 
 
 def _language_model(config: ml_collections.ConfigDict, name: str):
@@ -181,5 +187,44 @@ def _command() -> str:
   return ' '.join(['python -m experiments.train_reward_head', *words])
 
 
+def show_plan(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Prints what would be trained, its size, and a rough time."""
+  from experiments import stage_plans  # Only for --dry_run.
+
+  directory = pathlib.Path(workdir)
+  labelled = sum(count for _, _, count in config.answers)
+  learnt = config.num_steps * config.batch_size
+  examined = len(MODELS) * config.problems.test
+  # (what, its size, answers that are worked on, what is there once it is done).
+  parts = (
+      (
+          'answers of the pair, each step labelled',
+          f'{labelled:,} answers to at most {config.problems.train:,} problems',
+          labelled,
+          (directory / EXAMPLES_FILE).exists(),
+      ),
+      (
+          'a reward model that begins as the large model',
+          f'{config.num_steps:,} steps of {config.batch_size:,} answers',
+          learnt,
+          reward_head.is_reward_model(directory / FOLDER),
+      ),
+      (
+          'its figures on greedy answers',
+          f'{config.problems.test:,} problems of test, answered by each of '
+          f'{len(MODELS)} models',
+          examined,
+          (directory / CARD_FILE).exists(),
+      ),
+  )
+  rows = [
+      stage_plans.Row(
+          'train_reward_head', what, size, 0 if done else count * _PER_ANSWER
+      )
+      for what, size, count, done in parts
+  ]
+  stage_plans.show(rows, [stage_plans.BASIS])
+
+
 if __name__ == '__main__':
-  command_line.run(main, 'config', 'workdir')
+  command_line.run(main, 'config', 'workdir', plan=show_plan)

@@ -80,9 +80,9 @@ def claim(
       # How answers are served changes no result; older ones do not say it.
       found['serving'] = current['serving']
     # Neither does where training metrics are shown, nor who collects.
-    for name in ('track', 'launcher', 'ray'):
-      if name in current:
-        found[name] = current[name]
+    for field in ('track', 'launcher', 'ray'):
+      if field in current:
+        found[field] = current[field]
     if found == current:
       return directory
     if not _only_grows(found, current):

@@ -22,6 +22,7 @@ from routing.calibration import calibrator
 from routing.calibration import looks as looks_lib
 from routing.calibration import risks as risks_lib
 from routing.calibration import thresholds as thresholds_lib
+from routing.routers import card as card_lib
 from routing.routers import families
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
@@ -92,6 +93,10 @@ class LooksTest(CalibrateTestCase):
     self.assertIn('loss<=0.1@0.9', points)
     self.assertEqual(looks[0].num_problems, 600)
     self.assertEqual(looks[0].settings['alphas'], [0.1])
+    # A service compares it with how it asks itself.
+    for point in card_lib.read_points(self.directory / learned.POINTS_FILE):
+      self.assertEqual(point.asking['sampling']['temperature'], 0.0)
+      self.assertLen(point.asking['routes'], 2)
     before = self.files()
     self.calibrate()
     self.assertEqual(self.files(), before)

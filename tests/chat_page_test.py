@@ -4,7 +4,6 @@ import base64
 import hashlib
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -13,11 +12,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from routing.engines import scripted
+from tests import browsers
 from tests import checkout
 from tests import router_server
 from tests import scripted_pair
 
-_CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 _SMALL, _LARGE = router_server.SMALL, router_server.LARGE
 _PHONE = dict(width=375, height=700)
 # Of what is shown, the lowest contrast of a text with what is behind it, as the
@@ -105,16 +104,7 @@ class BrowserTest(router_server.ServedCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    if importlib.util.find_spec('playwright') is None or _CHROMIUM is None:
-      raise absltest.SkipTest(
-          'The chat page is tested where Chromium (e.g. apt-get install '
-          'chromium) and the extra `browser` are installed.'
-      )
-    from playwright import sync_api
-
-    started = cls.enterClassContext(sync_api.sync_playwright())
-    cls.browser = started.chromium.launch(executable_path=_CHROMIUM)
-    cls.addClassCleanup(cls.browser.close)
+    cls.browser = browsers.launch(cls)
     cls.engines = scripted_pair.make_engines(2)
     running = router_server.running(
         lambda: router_server.scripted_service(engines=cls.engines)

@@ -61,6 +61,12 @@ class CheckLaddersTest(parameterized.TestCase):
   def test_no_number_is_wrong(self):
     self.assertFalse(check_ladders.is_right('I do not know.', '0'))
 
+  def test_what_the_limit_cut_is_wrong(self):
+    for mark in ('#### ', '\\boxed{'):
+      text = f'18 - 12 = 6 gallons.\n\n{mark}'
+      self.assertFalse(check_ladders.is_right(text, '6'))
+      self.assertTrue(check_ladders.is_right(text + '6}', '6'))
+
 
 if __name__ == '__main__':
   absltest.main()

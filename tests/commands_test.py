@@ -72,6 +72,35 @@ def fault(module: str, words: list[str]) -> str:
   # absl answers these itself, before it looks at any other flag.
   if _HELP.intersection(words):
     return '' if importlib.util.find_spec(module) else f'No module {module}.'
+  printed = io.StringIO()
+  with _as_program(module, words, printed):
+    try:
+      runpy.run_module(module, run_name='__main__', alter_sys=False)
+    except _Accepted:
+      return ''
+    except SystemExit as error:
+      return f'{error.code} {printed.getvalue()}'.strip()
+    except Exception as error:  # A value that a configuration refuses.
+      return repr(error)
+  return f'{module} has no flags.'
+
+
+def short_help(module: str) -> str:
+  """Returns what a program prints for --helpshort."""
+  app.define_help_flags()  # Once, for all programs.
+  printed = io.StringIO()
+  with _as_program(module, ['--helpshort'], printed):
+    try:
+      # absl prints the docstring of the module `__main__`.
+      runpy.run_module(module, run_name='__main__', alter_sys=True)
+    except SystemExit:
+      pass
+  return printed.getvalue()
+
+
+@contextlib.contextmanager
+def _as_program(module: str, words: list[str], printed: io.StringIO):
+  """Gives a program its words and its own flags; what it prints is kept."""
   # Other tests may have imported programs, whose flags stay defined.
   others = {
       flag.name: (module_of, flag)
@@ -88,7 +117,6 @@ def fault(module: str, words: list[str]) -> str:
     flags_parser(argv or sys.argv)
     raise _Accepted()
 
-  printed = io.StringIO()
   with (
       contextlib.chdir(checkout.ROOT),
       mock.patch.object(app, 'run', stop),
@@ -100,13 +128,7 @@ def fault(module: str, words: list[str]) -> str:
     # Programs import one another, so most are imported already.
     warnings.simplefilter('ignore', RuntimeWarning)
     try:
-      runpy.run_module(module, run_name='__main__', alter_sys=False)
-    except _Accepted:
-      return ''
-    except SystemExit as error:
-      return f'{error.code} {printed.getvalue()}'.strip()
-    except Exception as error:  # A value that a configuration refuses.
-      return repr(error)
+      yield
     finally:
       for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
@@ -114,7 +136,6 @@ def fault(module: str, words: list[str]) -> str:
         flags.FLAGS[name] = flag
         flags.FLAGS.register_flag_by_module(module_of, flag)
       flags.FLAGS.mark_as_parsed()
-  return f'{module} has no flags.'
 
 
 def wrong_extras(code: str) -> list[str]:
@@ -211,6 +232,28 @@ def _load_shipped(load, path):
   if path != 'shipped':
     assert path.startswith('runs/'), path
   return load('shipped')
+
+
+class HelpTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      *('collect', 'train', 'calibrate', 'evaluate', 'report', 'pipeline'),
+      *('compare', 'sweep', 'pretrain', 'serve', 'train_reward_head'),
+      'scoring.score_steps',
+  )
+  def test_the_short_help_of_a_stage(self, stage):
+    module = f'experiments.{stage}'
+    said = short_help(module)
+    said = said.removeprefix('Loading the libraries ...\n')
+    # First what it is, then a command to copy.
+    self.assertRegex(said, r'^[A-Z][^\n]*[.]\n')
+    run = rf'(?m)^Run: +python -m {re.escape(module)} --'
+    self.assertRegex(said, run)
+    # Then its own flags, and not those of all the libraries.
+    folder = '--router' if stage == 'serve' else '--workdir'
+    self.assertIn(f'  {folder}: ', said)
+    self.assertLess(said.count('\n'), 120)
+    self.assertNotIn('logtostderr', said)
 
 
 class RulesTest(parameterized.TestCase):

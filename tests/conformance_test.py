@@ -104,6 +104,28 @@ def _answers(method, family, knob, noted=None):
   return asyncio.run(all_of_them())
 
 
+def _traces(method, family):
+  """Returns what a router of the family may see, with its informant's word."""
+  live = family.at(_knobs(method, family)[-1])
+  return harness.some_traces(method, live, small_arena.make(), 0)
+
+
+def _on_view(answer):
+  """Returns the length of question, steps and draft at each decision."""
+  discarded, found = iter(answer.discarded), []
+  for t, decision in enumerate(answer.decisions):
+    draft = next(discarded) if decision.route else answer.steps[t]
+    texts = [x.text for x in (*answer.steps[:t], draft)]
+    found.append(len(answer.problem.question) + sum(map(len, texts)))
+  return found
+
+
+def _read_by(answer, need):
+  """Returns the tokens of each call of the model that serves a need."""
+  route = small_arena.ACCOUNTING.specs.index(small_arena.INFORMING[need])
+  return [x.read + x.cached for x in answer.calls if x.route == route]
+
+
 @parameterized.named_parameters(
     (re.sub(r'\W+', '_', name), name) for name in registry.METHODS
 )
@@ -119,10 +141,11 @@ class ConformanceTest(parameterized.TestCase):
 
   def test_decisions_are_functions_of_the_trace(self, name):
     method, found = _fitted(name)
-    traces = small_arena.make().traces(method.needs.protocol)
-    if not traces:
-      self.skipTest('It makes no decisions in escalate.')
+    if method.needs.protocol is None:
+      self.skipTest('It makes no decisions.')
     for family in found:
+      traces = _traces(method, family)
+      self.assertNotEmpty(traces)
       for knob in _knobs(method, family):
         live = family.at(knob)
         forth = [live.decide(x) for x in traces]
@@ -189,11 +212,18 @@ class ConformanceTest(parameterized.TestCase):
               field,
           )
         self.assertNotIn('', {x.kind for x in calls})
+        for answer in answers:
+          for need in small_arena.INFORMING:
+            read = _read_by(answer, need)
+            if not getattr(method.needs, need):
+              self.assertEmpty(read, f'{need} is not declared')
+            elif need == 'step_score':
+              # A token for each character, of all that is on view.
+              self.assertEqual(read, _on_view(answer))
 
   def test_needs_are_declared(self, name):
     method, found = _fitted(name)
     needs = method.needs
-    traces = small_arena.make().traces(needs.protocol)
     for family in found:
       live = family.at(_knobs(method, family)[-1])
       # Whoever asks an informant has declared what for.
@@ -201,11 +231,13 @@ class ConformanceTest(parameterized.TestCase):
         self.assertTrue(
             needs.step_score or needs.judge or needs.embedding or needs.probe
         )
+      if hasattr(family, 'embed'):
+        self.assertTrue(needs.embedding)
       self.assertEqual(hasattr(live, 'answer'), needs.protocol is None)
       if needs.protocol is None:
         continue
       if not needs.log_probs:
-        for trace in traces:
+        for trace in _traces(method, family):
           self.assertEqual(live.decide(_silent(trace)), live.decide(trace))
 
   def test_live_answers_are_what_records_say(self, name):
@@ -232,20 +264,38 @@ class ConformanceTest(parameterized.TestCase):
       knobs = _knobs(method, family)[::3]
       found_cost = harness.outcomes(
           method, family, knobs, small_arena.make(), 'test', 0
-      ).cost['price']
+      ).cost
       for k, knob in enumerate(knobs):
         for n, answer in enumerate(_answers(method, family, knob)):
           alone = small_arena.ladders('test')[n].completions
           large = next(x for x in alone if x.step == 0)
-          self.assertAlmostEqual(
-              found_cost[k, n],
-              _dollars(answer.calls) / _dollars([_call(large)]),
-              places=9,
-          )
+          for metric, total in _TOTALS.items():
+            self.assertAlmostEqual(
+                found_cost[metric][k, n],
+                total(answer.calls) / total([_call(large)]),
+                places=9,
+                msg=metric,
+            )
+
+
+class JudgeTest(absltest.TestCase):
+
+  def test_a_judge_that_scores_is_charged_for_all_that_is_on_view(self):
+    method = registry.load('SpecReason')
+    arena = small_arena.make(
+        samples=lambda *which: dataclasses.replace(
+            small_arena.sample(*which), follows_words=False
+        )
+    )
+    (family,) = harness.fit(method, arena, {}, 0)
+    for answer in _answers(method, family, family.knobs[5]):
+      self.assertEqual(_read_by(answer, 'judge'), _on_view(answer))
+
+
+# Totals of calls, without the accounting of the package.
 
 
 def _dollars(calls):
-  """Prices calls, without the accounting of the package."""
   total = 0.0
   for call in calls:
     spec = small_arena.ACCOUNTING.specs[call.route]
@@ -255,17 +305,40 @@ def _dollars(calls):
   return total
 
 
+def _operations(calls):
+  total = 0
+  for call in calls:
+    spec = small_arena.ACCOUNTING.specs[call.route]
+    before = call.in_context + call.cached
+    # Each token is multiplied with all weights, and looks at those before it.
+    for place in range(before, before + call.read + call.written):
+      total += 2 * spec.parameters
+      total += 2 * spec.num_layers * spec.attention_width * place
+  return total
+
+
+def _decoded(calls):
+  specs = small_arena.ACCOUNTING.specs
+  return sum(specs[x.route].parameters * x.written for x in calls)
+
+
+_TOTALS = dict(price=_dollars, flops=_operations, decoded_tokens=_decoded)
+
+
 def _call(completion):
   return types.Call(1, completion.read, completion.cached, completion.written)
 
 
 def _silent(trace):
-  """Returns a trace without log-probabilities."""
+  """Returns a trace without log-probabilities, as were those before it."""
   mute = lambda step: step and dataclasses.replace(
       step, log_probs=np.zeros(0, np.float32)
   )
   return dataclasses.replace(
-      trace, steps=tuple(map(mute, trace.steps)), draft=mute(trace.draft)
+      trace,
+      steps=tuple(map(mute, trace.steps)),
+      draft=mute(trace.draft),
+      previous=trace.previous and _silent(trace.previous),
   )
 
 

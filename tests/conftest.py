@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import re
 import tempfile
 
 from absl import flags
@@ -50,6 +51,32 @@ def pytest_collection_modifyitems(items):
   """Puts files with a slow test first, so that no worker ends up alone."""
   slow = {item.path for item in items if item.get_closest_marker('slow')}
   items.sort(key=lambda item: item.path not in slow)
+
+
+def refuse_skip(report):
+  """Makes a test fail that is skipped for an extra of ROUTING_REQUIRE.
+
+  The variable names extras that are installed, e.g. 'browser,docs'. A test that
+  is skipped for one of them would then run nowhere, and nobody would know.
+  """
+  required = os.environ.get('ROUTING_REQUIRE', '').split(',')
+  if report.skipped and isinstance(report.longrepr, tuple):
+    *_, reason = report.longrepr
+    for name in re.findall('extra `([^`]+)`', reason):
+      if name in required:
+        report.outcome = 'failed'
+        report.longrepr = f'{reason} ROUTING_REQUIRE says that {name} is there.'
+  return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+  return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+  return refuse_skip((yield))
 
 
 @pytest.fixture(scope='module')

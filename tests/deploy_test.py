@@ -194,6 +194,7 @@ class DeployTest(absltest.TestCase):
     self.assertEqual((dash_m, module), ('-m', 'experiments.serve'))
     values = self.check_flags(words)
     self.assertEqual(values['state'], '${STATE_DIRECTORY}')
+    self.assertGreater(int(unit['LimitNOFILE']), 10_000)
 
   def test_systemd_finds_no_fault_in_the_unit(self):
     if shutil.which('systemd-analyze') is None:

@@ -35,9 +35,9 @@ def work(level: float, seed: int, directory: pathlib.Path) -> None:
   area = level + seed / 10
   method = {
       'select_area': area,
-      'mean_gap_recovered': None,
       'area': {'mean': area} if seed < 5 else None,
       'at_budget': at_budget,
+      'mean_gap_recovered': None,
   }
   results = {
       'schema': 5,

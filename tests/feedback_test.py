@@ -1,6 +1,7 @@
 """Feedback in service: the online threshold, the drift alarms, restarts."""
 
 import asyncio
+import dataclasses
 import pathlib
 import uuid
 
@@ -23,6 +24,10 @@ _POINT = 'loss<=0.05@0.9'
 class LossTest(parameterized.TestCase):
   """What is counted of one answer."""
 
+  def setUp(self):
+    super().setUp()
+    self.losses = []
+
   def take(self, given, settings=None, **kept):
     """Returns the response to feedback on an answer, and the feedback."""
     store = store_lib.Store(None)
@@ -31,6 +36,7 @@ class LossTest(parameterized.TestCase):
         settings_lib.Settings(**(settings or {})),
         store,
         equivalence.exact,
+        on_loss=lambda model, loss: self.losses.append(loss),
     )
     shadow = kept.pop('shadow', None)
     store.add_answer(
@@ -79,6 +85,32 @@ class LossTest(parameterized.TestCase):
     self.assertEqual(counts.pop(_POINT), expected)
     self.assertEqual(set(counts.values()), {0})
 
+  @parameterized.parameters(
+      # Not known: .05 of answers may be lost, .05 wrong by both models.
+      (dict(correct=False), dict(is_shadowed=True), 0.5),
+      (dict(answer='8'), dict(is_shadowed=True), 0.5),
+      (dict(correct=False), dict(shadow='#### 8'), 0.5),
+      (dict(answer='8'), dict(shadow='#### 8'), 1.0),
+      (dict(answer='9'), dict(shadow='#### 8'), 0.0),
+  )
+  def test_what_an_alarm_counts_with_shadows(self, given, kept, counted):
+    _, made = self.take(given, dict(shadow_share=0.5), **kept)
+    expected = drift.update(drift.init(0.05), counted)
+    np.testing.assert_allclose(made._alarms[_POINT][1].table, expected.table)
+
+  @parameterized.parameters(
+      (dict(answer='8'), dict(shadow='#### 8'), [1.0]),
+      (dict(answer='7'), dict(shadow='#### 8'), [0.0]),
+      # Before the shadow has ended.
+      (dict(answer='8'), dict(is_shadowed=True), []),
+      # Of such feedback a loss of 1 is never known, so that 0 says nothing.
+      (dict(correct=True), dict(shadow='#### 8'), []),
+      (dict(correct=False), dict(shadow='#### 8'), []),
+  )
+  def test_what_the_loss_in_service_is_estimated_from(self, given, kept, found):
+    self.take(given, dict(shadow_share=0.5), **kept)
+    self.assertEqual(self.losses, found)
+
   def test_the_rate_that_an_alarm_allows(self):
     _, made = self.take(dict(correct=True), dict(large_errors=0.1))
     self.assertAlmostEqual(float(made._alarms[_POINT][1].alpha), 0.15)
@@ -121,7 +153,7 @@ class StreamTest(parameterized.TestCase):
             model=model,
             text='',
             is_all_large=False,
-            is_shadowed=False,
+            is_shadowed=bool(settings.get('shadow_share')),
         )
         await made.take(name, 'me', correct=not is_lost)
 
@@ -167,6 +199,18 @@ class StreamTest(parameterized.TestCase):
     self.assertEqual(
         float(made._alarms[_POINT][1].highest), float(state.highest)
     )
+
+  def test_feedback_before_the_shadows_raises_no_false_alarm(self):
+    rng = np.random.default_rng(0)
+    # One of ten is wrong, but of these the large model gets one of two wrong,
+    # too: the loss is .05, as promised.
+    before = [lambda _: rng.random() < 0.1] * 500
+    after = [lambda _: rng.random() < 0.35] * 300
+    settings = dict(shadow_share=1.0, large_errors=0.05)
+    self.stream(before, f'router@{_POINT}', **settings)
+    self.assertEmpty(self.raised)
+    self.stream(after, f'router@{_POINT}', **settings)
+    self.assertEqual(self.raised, [_POINT])
 
   def test_a_restart_changes_nothing(self):
     path = pathlib.Path(self.create_tempdir().full_path) / 'deep' / 'state'
@@ -230,6 +274,7 @@ class ServedTest(router_server.ServedCase):
         break
       self.give(client, answer['routing']['id'], correct=False)
     self.assertEqual(answer['routing']['fall_back'], router_server.LARGE)
+    self.assertEqual(answer['routing']['fall_back_reason'], 'drift_alarm')
     self.assertEqual(
         router_server.metric(
             client, 'routing_drift_alarm', point='loss<=0.02@0.9'
@@ -242,10 +287,17 @@ class ServedTest(router_server.ServedCase):
         ),
         1,
     )
+    # Where nothing else answers, the answer says that it is not promised.
+    running.service.settings = dataclasses.replace(
+        running.service.settings, alarm_falls_back=False
+    )
+    answer = self.ask(client, model)
+    self.assertIsNone(answer['routing']['fall_back'])
+    self.assertFalse(answer['routing']['promise']['holds'])
+    self.assertIn('alarm', answer['routing']['promise']['why_not'])
     # Another point, whose promise is another, is not concerned.
     other = self.ask(client, 'router@cost<=0.5')
     self.assertEqual(other['model'], 'router@cost<=0.5')
-    del running
 
   def test_the_online_point_moves(self):
     running, client = self.serve(online_alpha=0.1)
@@ -284,9 +336,16 @@ class ServedTest(router_server.ServedCase):
     # The small model's answer, 18, is wrong, and the large model's right.
     found = self.give(client, id_, answer='17').json()
     self.assertEqual((found['loss'], found['is_loss_known']), (1.0, True))
-    # Of two graded answers with a shadow, one is a loss.
-    id_ = self.ask(client, 'router@cost<=0.3')['routing']['id']
-    self.give(client, id_, correct=True)
+    # Of two graded answers with a shadow, one is a loss. The third is graded
+    # before its shadow has ended.
+    ids = [self.ask(client, 'router@cost<=0.3')['routing']['id'] for _ in '23']
+    for id_ in ids:
+      router_server.until(lambda x=id_: store.answer(x)['shadow'] is not None)
+    store._rows.execute(
+        'UPDATE answers SET shadow = NULL WHERE id = ?', ids[1:]
+    )
+    for id_, right in zip(ids, ('18', '17'), strict=True):
+      self.give(client, id_, answer=right)
     for name, count in (('losses', 1), ('graded_shadows', 2)):
       found = router_server.metric(
           client, f'routing_{name}_total', model='router@cost<=0.3'

@@ -63,6 +63,17 @@ class GalleryTest(parameterized.TestCase):
     self.assertFalse(found['same_test'])
     self.assertEqual([x[0] for x in found['points']], ['a', 'b'])
 
+  def test_results_that_do_not_name_their_records(self):
+    first, second = make_runs()
+    for results in (first, second):
+      results['shards'] = {'test': 'one'}
+    same = gallery.of_runs({'a': first, 'b': second}, {})
+    self.assertTrue(same['same_test'])
+    for results in (first, second):
+      del results['shards']
+    unknown = gallery.of_runs({'a': first, 'b': second}, {})
+    self.assertFalse(unknown['same_test'])
+
   def test_runs_that_report_at_different_costs_say_at_which(self):
     first, second = make_runs()
     same = gallery.of_runs({'a': first, 'b': second}, {})
@@ -119,7 +130,7 @@ class GalleryPageTest(report_page_test.PageCase):
     )
     link = opened.locator('#intro a')
     self.assertEqual(link.get_attribute('href'), 'run/report.html')
-    self.assertIn('different records', opened.inner_text('#intro'))
+    self.assertIn('not tested on the same records', opened.inner_text('#intro'))
     data = page.unpacked(to.read_text(encoding='utf-8'))
     cells = opened.locator('#figures tbody tr').first.locator('td')
     self.assertEqual(

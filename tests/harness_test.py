@@ -1,6 +1,7 @@
 """Tests of the harness: tuning, records, charges, and routers from outside."""
 
 import dataclasses
+import json
 import pathlib
 from unittest import mock
 
@@ -11,10 +12,12 @@ import numpy as np
 from configs import compare_arithmetic
 from experiments import compare
 from routing import types
+from routing.evaluation import comparison
 from routing.evaluation import entries
 from routing.evaluation import harness
 from routing.evaluation import metrics
 from routing.features import embedding
+from routing.outcomes import live_answers
 from routing.outcomes import refusal
 from routing.rollout import driver
 from routing.rollout import step_requests
@@ -23,6 +26,8 @@ from routing.routers import question_level
 from routing.routers import registry
 from routing.routers import router
 from routing.routers import whole_answers
+from routing.shards import lock as lock_lib
+from tests import checkout
 from tests import flow_test
 from tests import small_arena
 
@@ -47,6 +52,15 @@ class SettingsTest(absltest.TestCase):
     config.data.kind = 'replies'
     with self.assertRaisesRegex(ValueError, "data.kind is 'replies'"):
       compare.chosen(config)
+
+  def test_two_processes_do_not_compare_in_one_directory(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    folder = workdir / compare.FOLDER
+    folder.mkdir()
+    lock = lock_lib.Lock(folder)
+    with self.assertRaisesRegex(ValueError, 'being written by'):
+      compare.compare(_config(('policy',)), workdir)
+    lock.release()
 
 
 class _EntryPoint:
@@ -131,7 +145,7 @@ class HarnessTest(parameterized.TestCase):
 
   def test_tuning_takes_the_best_of_the_first_settings(self):
     base = registry.load('fixed step')
-    # Setting k names one threshold: never; at once; at step 1.
+    # Setting k names one threshold: at once; never; at step 1.
     families = harness.fit(base, small_arena.make(), {}, 0)
     method = router.Method(
         'steps',
@@ -139,14 +153,55 @@ class HarnessTest(parameterized.TestCase):
         lambda train, *, setting, seed: [
             _Pinned(families[0], (setting['knob'],))
         ],
-        [dict(knob=x) for x in (np.inf, 1.0, -np.inf)],
+        [dict(knob=x) for x in (-np.inf, np.inf, 1.0)],
     )
     arena = small_arena.make()
-    setting, areas = harness.tune(method, arena, 2, 0)
-    self.assertLen(areas, 2)
-    self.assertEqual(setting, method.settings[int(np.argmax(areas))])
-    _, areas = harness.tune(method, arena, 3, 0)
-    self.assertEqual(areas[2], 0.0)  # The large model costs 1, beyond .8.
+    found = harness.tune(method, arena, 2, 0)
+    self.assertLen(found.areas, 2)
+    self.assertEqual(found.areas[0], 0.0)  # The large model costs 1, beyond .8.
+    self.assertEqual(found.setting, method.settings[1])
+    # These are the families of the best setting, which need no second fit.
+    self.assertEqual(found.families[0].knobs, (np.inf,))
+    self.assertLen(harness.tune(method, arena, 3, 0).areas, 3)
+
+  def test_a_refused_problem_has_the_tokens_of_the_large_model(self):
+    arena = small_arena.make()
+    alone = arena.alone['test']
+    large = compare.enter('', registry.load('large alone'), arena, [0], 1)[0]
+    found = entries.of_answers(
+        [[live_answers.Refused('no')] * len(alone.problems)], alone
+    )
+    for metric in (*entries.TOKENS, 'price', 'flops', 'decoded_tokens'):
+      np.testing.assert_allclose(
+          found.cost[metric], large.test.cost[metric], err_msg=metric
+      )
+
+  def test_methods_may_have_some_of_train_answered(self):
+    seen = []
+
+    def fit(train, **fields):
+      seen.append(train)
+      return registry.load('fixed step').fit(train, **fields)
+
+    method = router.Method('theirs', router.Needs(router.COMMIT), fit)
+    for num in (3, 0):
+      arena = small_arena.make(num_live=dict(train=num))
+      harness.fit(method, arena, {}, 0)
+    self.assertLen(seen[0].live_problems, 3)
+    self.assertIsNotNone(seen[0].answering)
+    self.assertIsNone(seen[1].answering)
+
+  def test_the_page_names_routers_that_are_left_out(self):
+    path = checkout.ROOT / 'docs/results/arithmetic_demo_compared.json'
+    content = json.loads(path.read_text(encoding='utf-8'))['content']
+    said = comparison.page(content | {'left_out': {'AutoMix': 'No words.'}})
+    self.assertIn('Left out: AutoMix. No words.', said)
+    # Older files do not say how many problems of `select` there were.
+    rows = comparison.rows(content, content['cost_metric'])
+    column = comparison.COLUMNS.index('of select')
+    self.assertEqual({x[column] for x in rows}, {'-'})
+    facts = dict(content['routers']['policy'], num_select=1_000)
+    self.assertEqual(comparison._of_select(facts), '1,000')
 
   def test_only_what_select_does_not_rule_out_is_tested(self):
     correct = np.array([[0, 0], [1, 0], [0, 0], [1, 1.0]])

@@ -45,6 +45,21 @@ class PagesTest(absltest.TestCase):
       page = (pages.PAGES / f'{name}.md').read_text(encoding='utf-8')
       self.assertIn(f'{path.parent.name}/{path.name}', page)
 
+  def test_one_line_installs_and_nothing_depends_on_the_folder(self):
+    for name, notebook in _notebooks().items():
+      cells = [
+          ''.join(cell['source'])
+          for cell in notebook['cells']
+          if cell['cell_type'] == 'code'
+      ]
+      # `.ci/package.py` puts the built wheel into the first of these lines.
+      self.assertRegex(cells[0], r"(?m)^PACKAGE = '.*'$", name)
+      lines = [x for x in cells[0].splitlines() if not x.startswith('#')]
+      self.assertLen(lines, 2, name)
+      self.assertEqual(lines[1], '%pip install --quiet "$PACKAGE"', name)
+      for cell in cells:
+        self.assertNotRegex(cell, r'%cd|%pip .*-(e|-editable)\b|\.\./', name)
+
   def test_notebooks_are_well_formed(self):
     for name, notebook in _notebooks().items():
       nbformat.validate(nbformat.from_dict(notebook))

@@ -6,7 +6,9 @@ import types as builtin_types
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import httpx
 import numpy as np
+import openai
 from openai.types.chat import chat_completion
 
 from routing import types
@@ -184,6 +186,19 @@ class SpreadTest(parameterized.TestCase):
   )
   def test_spells_the_text_in_as_many_pieces(self, text, pieces, expected):
     self.assertEqual(openai_responses.spread(text, pieces), expected)
+
+
+class FaultTest(absltest.TestCase):
+
+  def test_a_question_that_a_moderator_refuses_stops_no_run(self):
+    response = httpx.Response(403, request=httpx.Request('POST', 'http://a'))
+    for body, kind in (
+        ({'metadata': {'reasons': ['violence']}}, engine_lib.Refused),
+        ({'metadata': None}, engine_lib.Stop),
+        (None, engine_lib.Stop),
+    ):
+      error = openai.APIStatusError('no', response=response, body=body)
+      self.assertIs(type(openai_faults.read_fault(error, 'x')), kind)
 
 
 class RetryAfterTest(parameterized.TestCase):

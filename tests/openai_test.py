@@ -322,7 +322,7 @@ class FaultTest(parameterized.TestCase):
       (400, engine_lib.Refused),
       (401, engine_lib.Stop),
       (402, engine_lib.Stop),
-      (403, engine_lib.Refused),
+      (403, engine_lib.Stop),
       (404, engine_lib.Stop),
       (408, engine_lib.Unavailable),
       (422, engine_lib.Refused),

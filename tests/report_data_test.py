@@ -69,6 +69,7 @@ def shown(name):
       protocols.Protocol(name),
       (
           point('loss<=0.3@0.9', 1, 0.5),
+          point('gain>=0', 1, 0.5),
           point('joint', 0, tuple(np.linspace(0.2, 0.9, depth))),
       ),
       [Drawn(sources_test.NUM_ROUTES, seed) for seed in (0, 1)],
@@ -186,12 +187,15 @@ class KnownTest(parameterized.TestCase):
           ('gain', outcomes.gain),
       ):
         np.testing.assert_allclose(figures[name], values.mean(1), atol=1e-5)
-    named = {n: d for d in report.dials() for n in d['points'].values()}
-    self.assertEqual(set(named), {'loss<=0.3@0.9', 'joint'})
-    at = {n: int(k) for d in named.values() for k, n in d['points'].items()}
-    self.assertEqual(
-        named['loss<=0.3@0.9']['thresholds'][at['loss<=0.3@0.9']], '0.5'
-    )
+    at = {
+        name: dial['thresholds'][int(position)]
+        for dial in report.dials()
+        for position, names in dial['points'].items()
+        for name in names
+    }
+    # Two of the points have one threshold.
+    self.assertEqual(set(at), {'loss<=0.3@0.9', 'gain>=0', 'joint'})
+    self.assertEqual((at['loss<=0.3@0.9'], at['gain>=0']), ('0.5', '0.5'))
 
   def test_a_rank_compares_as_a_router_does(self):
     dial = dials.Dial(0, np.array([-np.inf, 0.1, 0.5, np.inf]), {})
@@ -311,6 +315,7 @@ def many(num_problems=2_000):
   family = families.Uncertainty(1)
   points = (
       point('loss<=0.3@0.9', 0, 1.25, accuracy=0.8, cost=0.7, loss=0.1),
+      point('loss<=0.4@0.9', 0, 1.25, accuracy=0.81, cost=0.7, loss=0.1),
       point('cost<=0.9', 0, 0.5, accuracy=0.9, cost=0.85, loss=0.05),
   )
   return report_data.Shown(
@@ -334,7 +339,7 @@ def content_of(shown_in, routes):
       'protocol': {'name': protocol.name, 'view': protocol.view},
       'routes': routes,
       'settings': {'task': 'made', 'source': shown_in.source.kind},
-      'points': page_figures.points(results, shown_in.points),
+      'points': page_figures.points(shown_in.points),
       'training': page_figures.training({0: log}, (0.4,), 'budget'),
       'why_not': '',
   }

@@ -4,7 +4,6 @@ from concurrent import futures
 import importlib.util
 import json
 import pathlib
-import shutil
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,12 +14,29 @@ from experiments import evaluate
 from experiments import train
 from routing.evaluation import report_data
 from routing.routers import learned
+from tests import browsers
 from tests import flow_test
 from tests import report_data_test
 
-_CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 _PHONE = dict(width=390, height=800)
 _WIDE = dict(width=1280, height=900)
+# Switches twice, where the first of the drawings takes longer than the second.
+_SLOW_FIRST = """() => {
+  const {vegaEmbed} = window;
+  window.drawn = 0;
+  let begun = 0;
+  window.vegaEmbed = async (...given) => {
+    await new Promise((go) => setTimeout(go, begun++ ? 0 : 300));
+    const drawn = await vegaEmbed(...given);
+    setTimeout(() => { window.drawn += 1; });
+    return drawn;
+  };
+  const choice = document.getElementById('metric');
+  for (const name of ['price', 'flops']) {
+    choice.value = name;
+    choice.dispatchEvent(new Event('change'));
+  }
+}"""
 
 
 def apart(make):
@@ -57,22 +73,19 @@ def kinds(kappa, metric='price'):
   return found
 
 
+def written(ladder):
+  """Returns the question of a ladder and all that both models wrote."""
+  said = [x.text for x in (*ladder.steps, *ladder.completions)]
+  return '\n'.join([ladder.problem.question, *said])
+
+
 class PageCase(parameterized.TestCase):
   """Opens pages; skipped, with the reason, where there is no browser."""
 
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    if importlib.util.find_spec('playwright') is None or _CHROMIUM is None:
-      raise absltest.SkipTest(
-          'Pages are tested where Chromium (e.g. apt-get install chromium) and '
-          'the extra `browser` are installed.'
-      )
-    from playwright import sync_api
-
-    started = cls.enterClassContext(sync_api.sync_playwright())
-    cls.browser = started.chromium.launch(executable_path=_CHROMIUM)
-    cls.addClassCleanup(cls.browser.close)
+    cls.browser = browsers.launch(cls)
 
   def open(self, path, **options):
     """Returns a page in a fresh browser, which must load and report nothing."""
@@ -152,14 +165,16 @@ class ReportTest(PageCase):
       tags = page.locator('#list .tag').all_inner_texts()
       self.assertEqual(set(tags), {'lost'})
     report = report_data_test.many()
-    word = report.records[7].problem.question.split()[3]
-    page.fill('#search', word.upper())
-    matches = [
-        kind == 'lost' and word in ladder.problem.question
-        for kind, ladder in zip(said, report.records, strict=True)
-    ]
-    self.assertGreater(sum(matches), 0)
-    self.assertEqual(self.listed(page), sum(matches))
+    last = report.records[7].completions[-1].text
+    for text in (report.records[7].problem.question, last):
+      word = text.split()[3]
+      page.fill('#search', word.upper())
+      matches = [
+          kind == 'lost' and word in written(ladder)
+          for kind, ladder in zip(said, report.records, strict=True)
+      ]
+      self.assertGreater(sum(matches), 0)
+      self.assertEqual(self.listed(page), sum(matches))
     page.fill('#search', 'no such word')
     self.assertEqual(self.listed(page), 0)
     self.assertIn('No problem passes', page.inner_text('#answer'))
@@ -172,12 +187,34 @@ class ReportTest(PageCase):
     self.assertEqual(found['saved'], said.count('saved'))
     self.assertEqual(found.get('dear', 0), said.count('dear'))
     (dial,) = report_data_test.many().dials()
-    position = list(dial['points'].values()).index('loss<=0.3@0.9')
-    position = int(list(dial['points'])[position])
+    (position,) = [
+        int(k) for k, x in dial['points'].items() if 'loss<=0.3@0.9' in x
+    ]
     cost = dial['figures']['cost']['flops'][position]
     # In calibration the cost was measured in the constraint's metric only.
     self.assertEqual(numbers(page)['cost'], [percent(cost), '–'])
     self.assertIn('FLOPs', page.inner_text('#frontier-chart'))
+
+  def test_of_two_quick_switches_the_second_stays(self):
+    page = self.open(self.path)
+    page.evaluate(_SLOW_FIRST)
+    page.wait_for_function('window.drawn === 2')
+    self.assertEqual(page.input_value('#metric'), 'flops')
+    self.assertIn('cost in FLOPs', page.inner_text('#frontier-chart'))
+
+  def test_both_promises_at_one_threshold(self):
+    page = self.open(self.path)
+    names = 'loss<=0.3@0.9', 'loss<=0.4@0.9'
+    for asked, accuracy in zip(names, (0.8, 0.81), strict=True):
+      page.click(f'[data-point="{asked}"]')
+      for name in names:
+        button = page.locator(f'[data-point="{name}"]')
+        self.assertEqual(button.get_attribute('aria-pressed'), 'true')
+        self.assertIn(name.replace('<=', '≤'), page.inner_text('#promise'))
+      # The one that was asked for comes first, with what it had measured.
+      first = page.locator('#promise strong').first.inner_text()
+      self.assertEqual(first, asked.replace('<=', '≤'))
+      self.assertEqual(numbers(page)['accuracy'][1], percent(accuracy))
 
   def test_the_slider_by_keys(self):
     page = self.open(self.path)

@@ -1,7 +1,9 @@
-"""Tests of retries, limits and the one restart."""
+"""Tests of retries, limits and restarts."""
 
 import asyncio
 import dataclasses
+import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -11,7 +13,9 @@ from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
+from routing.engines import restarts
 from routing.engines import scripted
+from routing.engines import vllm
 from tests import scripted_pair
 from tests import sessions
 
@@ -41,7 +45,7 @@ class _Mortal(_Troubled):
     self.num_starts += 1
 
 
-def _resilient(engine, waits=None, **fields):
+def _resilient(engine, waits=None, clock=time.monotonic, **fields):
   async def sleep(seconds):
     if waits is not None:
       waits.append(seconds)
@@ -49,7 +53,9 @@ def _resilient(engine, waits=None, **fields):
 
   limits = resilience.Limits(**fields)
   meter = meter_lib.Meter(scripted_pair.SPECS)
-  return resilience.ResilientEngine(engine, limits, meter, sleep=sleep)
+  return resilience.ResilientEngine(
+      engine, limits, meter, sleep=sleep, clock=clock
+  )
 
 
 def _write(engine, count=1):
@@ -94,6 +100,13 @@ class RetryTest(parameterized.TestCase):
     waits = [engine.pause(1, 30.0) for _ in range(100)]
     self.assertGreaterEqual(min(waits), 30.0)
     self.assertLess(max(waits), 30.5)
+
+  def test_a_request_that_would_have_to_wait_too_long_has_failed(self):
+    busy = [engine_lib.Unavailable('busy', wait) for wait in (4.0, 3_600.0)]
+    waits, engine = [], _Troubled(*busy)
+    with self.assertRaisesRegex(resilience.Exhausted, 'wait for 3600 s'):
+      _write(_resilient(engine, waits, longest_asked=5.0, first_wait=0.0))
+    self.assertEqual(waits, [4.0])
 
   def test_waits_are_bounded_and_differ(self):
     engine = _resilient(_Troubled(), first_wait=1.0, longest_wait=10.0)
@@ -156,14 +169,36 @@ class RestartTest(absltest.TestCase):
     self.assertLen(got, 5)
     self.assertEqual(engine.num_starts, 2)
 
-  def test_it_may_die_only_once(self):
-    died = engine_lib.EngineDied('died')
-    engine = _Mortal(died, None, died)
-    resilient = _resilient(engine)
+  def test_it_may_die_once_an_hour(self):
+    died, now = engine_lib.EngineDied('died'), [0.0]
+    engine = _Mortal(died, None, died, died)
+    resilient = _resilient(engine, clock=lambda: now[0])
     _write(resilient)
+    now[0] = 3_599.0
     with self.assertRaises(engine_lib.EngineDied):
       _write(resilient)
     self.assertEqual(engine.num_starts, 2)
+    now[0] = 3_600.0
+    _write(resilient)
+    self.assertEqual(engine.num_starts, 3)
+
+  def test_a_process_of_vllm_may_die_once_an_hour(self):
+    now, dead = [0.0], mock.Mock(errored=True)
+    engine = object.__new__(vllm.VllmEngine)  # Without vLLM, which may lack.
+    engine.name, engine.route, engine._llm = 'small', 0, dead
+    engine._restarts = restarts.Restarts(clock=lambda: now[0])
+    engine._restarting, engine._start = asyncio.Lock(), lambda: dead
+
+    async def run():
+      await engine.restart()
+      with self.assertRaisesRegex(engine_lib.EngineDied, 'within an hour'):
+        await engine.restart()
+      now[0] = 3_600.0
+      await engine.restart()
+
+    asyncio.run(run())
+    self.assertEqual(engine.num_restarts, 2)
+    self.assertEqual(dead.shutdown.call_count, 2)
 
   def test_a_restart_at_the_last_attempt_leaves_no_further_one(self):
     late = [engine_lib.Unavailable('busy') for _ in range(5)]

@@ -13,7 +13,7 @@ from routing.evaluation import tables
 from tests import checkout
 from tests import results_test
 
-_PAGES = sorted((checkout.ROOT / 'docs').glob('*.md'))
+_PAGES = results_page.pages(checkout.ROOT)
 _MADE = re.compile(r'<!-- figures: .*?<!-- end of figures -->', re.S)
 _FILES = checkout.ROOT / 'docs' / 'results'
 
@@ -21,7 +21,12 @@ _FILES = checkout.ROOT / 'docs' / 'results'
 class DocumentsTest(parameterized.TestCase):
 
   def test_every_table_is_what_its_file_says(self):
-    texts = {page.name: page.read_text(encoding='utf-8') for page in _PAGES}
+    names = {checkout.name(page) for page in _PAGES}
+    others = {'README.md', 'docs/results.md', 'docs/how_to/index.md'}
+    self.assertContainsSubset(others, names)
+    texts = {
+        checkout.name(page): page.read_text(encoding='utf-8') for page in _PAGES
+    }
     named = {
         x
         for t in texts.values()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 import threading
@@ -245,13 +246,14 @@ def metric(client, name, **labels):
 
 @contextlib.contextmanager
 def logged_to(stream):
-  """Sends the log of the service to a stream."""
-  before = monitoring.LOG.handlers, monitoring.LOG.propagate
+  """Sends all that is logged to a stream."""
+  root, log = logging.getLogger(), monitoring.LOG
+  before = root.handlers, log.handlers, log.propagate
   monitoring.set_up_log(stream)
   try:
     yield
   finally:
-    monitoring.LOG.handlers, monitoring.LOG.propagate = before
+    root.handlers, log.handlers, log.propagate = before
 
 
 class ServedCase(parameterized.TestCase):

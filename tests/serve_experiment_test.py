@@ -1,11 +1,14 @@
 """The commands of docs/serving.md, and what the command refuses."""
 
+import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import json
 import pathlib
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -18,10 +21,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import httpx
 import openai
+import uvicorn
 
 from configs import arithmetic
 from configs import arithmetic_switch
+from experiments import builders
 from experiments import serve
+from experiments import served_router
 from routing.routers import learned
 from routing.serving import keys as keys_lib
 from routing.serving import settings as settings_lib
@@ -142,6 +148,34 @@ class PageTest(absltest.TestCase):
     self.assertEqual(ring.find(f'Bearer {secret}').name, 'alice')
 
 
+class ProcessTest(absltest.TestCase):
+
+  def test_a_second_signal_does_not_wait(self):
+    server = serve._Server(uvicorn.Config(app=None))
+    server.handle_exit(signal.SIGTERM, None)
+    self.assertEqual((server.should_exit, server.force_exit), (True, False))
+    server.handle_exit(signal.SIGTERM, None)
+    self.assertTrue(server.force_exit)
+    service = mock.Mock()
+
+    async def run():
+      answer = asyncio.create_task(asyncio.sleep(3_600))
+      server.server_state.tasks.add(answer)
+      await asyncio.wait_for(serve.give_up(server, service), 60)
+      return answer.cancelled()
+
+    self.assertTrue(asyncio.run(run()))
+    service.give_up_shadows.assert_called_once()
+
+  def test_as_many_files_as_are_allowed(self):
+    kind = resource.RLIMIT_NOFILE
+    before = soft, hard = resource.getrlimit(kind)
+    self.addCleanup(resource.setrlimit, kind, before)
+    resource.setrlimit(kind, (min(soft, hard - 1), hard))
+    serve.allow_many_files()
+    self.assertEqual(resource.getrlimit(kind), (hard, hard))
+
+
 class RefusedTest(parameterized.TestCase):
 
   @parameterized.parameters('0.0.0.0', '192.168.0.1', '::', 'example.org')
@@ -162,34 +196,55 @@ class RefusedTest(parameterized.TestCase):
 
   def test_a_router_of_another_protocol(self):
     with self.assertRaisesRegex(ValueError, 'escalate, peek.*switch, commit'):
-      serve.check(arithmetic_switch.get_config(), learned.load('shipped'))
+      served_router.check(
+          arithmetic_switch.get_config(), learned.load('shipped')
+      )
 
   def test_a_router_of_another_metric(self):
     config = arithmetic.get_config()
     config.cost_metric = 'flops'
     with self.assertRaisesRegex(ValueError, "'price'.*'flops'"):
-      serve.check(config, learned.load('shipped'))
+      served_router.check(config, learned.load('shipped'))
 
   def test_more_decisions_than_the_router_was_trained_for(self):
     config = arithmetic.get_config()
     config.protocol.max_decisions = 9
     with self.assertRaisesRegex(ValueError, 'max_decisions is 9.*most 8'):
-      serve.check(config, learned.load('shipped'))
+      served_router.check(config, learned.load('shipped'))
 
   def test_another_pair_is_refused_unless_allowed(self):
     config = arithmetic.get_config()
     # The small model in both places: other weights under the same names.
     config.routes[1]['model'] = 'shipped/small'
     router = learned.load('shipped')
+    self.assertEmpty(served_router.check(arithmetic.get_config(), router))
     with self.assertRaisesRegex(ValueError, 'use the same models'):
-      serve.check(config, router)
+      served_router.check(config, router)
     with self.assertLogs(level='WARNING') as logged:
-      serve.check(config, router, allow_other_pair=True)
+      found = served_router.check(config, router, allow_other_pair=True)
     self.assertIn('none of its promises holds', logged.output[0])
+    self.assertCountEqual(found, [point.name for point in router.points])
     # A router that decides between two cannot serve three.
     config.routes = (*config.routes, dict(config.routes[1], name='third'))
     with self.assertRaisesRegex(ValueError, 'has the routes'):
-      serve.check(config, router, allow_other_pair=True)
+      served_router.check(config, router, allow_other_pair=True)
+
+  def test_a_promise_holds_as_models_were_asked_in_calibration(self):
+    config, router = arithmetic.get_config(), learned.load('shipped')
+    asking = builders.asking_key(config)
+    first, second, *_ = router.points
+    points = [dataclasses.replace(first, asking=asking), second]
+    made = mock.Mock(wraps=router, card=router.card, points=points)
+    self.assertEmpty(served_router.check(config, made))
+    config.collect.temperature = 0.5
+    found = served_router.check(config, made)
+    # The second is of an older file, which does not say how they were asked.
+    self.assertEqual(list(found), [first.name])
+    self.assertIn('sampling settings differ', found[first.name])
+    config = arithmetic.get_config()
+    config.routes[0]['prompt'] = dict(user='Q: {question}')
+    found = served_router.check(config, made)
+    self.assertIn('prompts of the routes differ', found[first.name])
 
   def test_more_answers_than_slots(self):
     config = arithmetic.get_config()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import socket
 import threading
 import time
@@ -62,9 +63,10 @@ class FailuresTest(router_server.ServedCase):
       else:
         self.assertEqual(answer.status_code, 200)
         self.assertEqual(answer.json()['model'], model)
-        self.assertEqual(answer.json()['routing']['fall_back'], model)
+        routing = answer.json()['routing']
+        self.assertEqual(routing['fall_back'], model)
+        self.assertEqual(routing['fall_back_reason'], 'back_end_down')
         self.assertIsNone(answer.json()['routing']['promise'])
-    self.assertFalse(running.service.health.is_up(route))
     self.assertEqual(
         router_server.metric(client, 'routing_back_end_up', route=name), 0
     )
@@ -135,6 +137,45 @@ class FailuresTest(router_server.ServedCase):
     self.assertIn('13', events[0])
     self.assertEqual(json.loads(events[1])['error']['code'], 'back_end_down')
     self.assertEqual(events[2], '[DONE]')
+    self.assertEqual(
+        router_server.metric(
+            client, 'routing_unfinished_answers_total', reason='back_end_down'
+        ),
+        1,
+    )
+
+  def test_a_refused_request_is_counted_and_takes_no_back_end_down(self):
+    flaky, running, client = self.flaky(0)
+    flaky.is_down, flaky.error = True, engine_lib.Refused('Too long.')
+    answer = client.post(router_server.CHAT, json=router_server.body())
+    self.assertEqual(answer.status_code, 400)
+    self.assertFalse(running.service.health.is_down(0))
+    self.assertEqual(
+        router_server.metric(
+            client, 'routing_back_end_errors_total', route=router_server.SMALL
+        ),
+        1,
+    )
+
+  def test_every_line_of_the_log_names_its_request(self):
+    flaky, _, client = self.flaky(0, fall_back='large')
+    flaky.is_down = True
+    log = io.StringIO()
+    self.enter_context(router_server.logged_to(log))
+    logging.getLogger('another.package').warning('The key is sk-password.')
+    client.post(
+        router_server.CHAT,
+        json=router_server.body(),
+        headers={'x-request-id': 'mine-2'},
+    )
+    router_server.until(lambda: '"request"' in log.getvalue())
+    first, *lines = map(json.loads, log.getvalue().splitlines())
+    self.assertEqual(first['event'], 'The key is ***.')
+    self.assertEqual(first['logger'], 'another.package')
+    self.assertEqual(
+        [(x['event'], x['request_id']) for x in lines],
+        [(x, 'mine-2') for x in ('back_end_down', 'fall_back', 'request')],
+    )
 
   def test_an_error_of_our_own_tells_a_client_nothing(self):
     flaky, _, client = self.flaky(0)
@@ -174,6 +215,14 @@ class FailuresTest(router_server.ServedCase):
         {router_server.SMALL: False, router_server.LARGE: False},
     )
     self.assertEqual(client.get('/health').status_code, 200)
+    # When they may be tried again, requests have to come to find out.
+    running.service.health._retry_after = 0.0
+    self.assertEqual(client.get('/ready').status_code, 200)
+    flaky.is_down = other.is_down = False
+    self.assertEqual(
+        client.post(router_server.CHAT, json=router_server.body()).status_code,
+        200,
+    )
 
 
 class ClientsTest(router_server.ServedCase):

@@ -56,6 +56,10 @@ class KeysTest(router_server.ServedCase):
       '{',
       '{"a": 1}',
       '{"a": {"sha256": "00"}}',
+      '{"a": {"sha256": 5}}',
+      '{"a": {"sha256": "%s"}}' % ('x' * 64),
+      '{"(shadow)": {"sha256": "%s"}}' % ('0' * 64),
+      '{"anyone": {"sha256": "%s"}}' % ('0' * 64),
       '{"a": {"sha256": "%s", "max_tokens": -1}}' % ('0' * 64),
       '{"a": {"sha256": "%s", "max_tokens": "1"}}' % ('0' * 64),
       '{"a": {"sha256": "%s", "made_up": 1}}' % ('0' * 64),
@@ -64,6 +68,14 @@ class KeysTest(router_server.ServedCase):
     path = pathlib.Path(self.create_tempfile(content=content).full_path)
     with self.assertRaisesRegex(ValueError, str(path)):
       keys_lib.read(path)
+
+  def test_a_hash_may_have_large_letters(self):
+    _, secret, path = self.keys()
+    content = json.loads(path.read_text())
+    content['alice']['sha256'] = content['alice']['sha256'].upper()
+    path.write_text(json.dumps(content))
+    ring = keys_lib.Keyring(keys_lib.read(path))
+    self.assertEqual(ring.find(f'Bearer {secret}').name, 'alice')
 
   def test_a_rate_by_hand(self):
     now = [0.0]

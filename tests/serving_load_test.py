@@ -1,11 +1,13 @@
 """Many streams at once, a bounded queue, and a stop in the middle of it."""
 
 import asyncio
+from unittest import mock
 
 from absl.testing import absltest
 import httpx
 
 from benchmarks import load_client
+from benchmarks import serving
 from routing.engines import scripted
 from tests import router_server
 from tests import scripted_pair
@@ -97,6 +99,28 @@ class LoadTest(router_server.ServedCase):
     self.assertTrue(all(reply.is_whole for reply in replies))
     with self.assertRaises(httpx.ConnectError):  # Nothing new is accepted.
       httpx.get(f'{running.url}/health')
+
+
+class BenchmarkTest(absltest.TestCase):
+
+  def test_answers_that_were_lost_are_faults(self):
+    found = dict(lost=0, mixed_up=0, beside=dict(router=dict(lost=0)))
+    self.assertEmpty(serving.faults(found))
+    found['mixed_up'], found['beside']['router']['lost'] = 1, 2
+    self.assertEqual(
+        serving.faults(found), {'mixed_up': 1, 'lost by router': 2}
+    )
+
+  def test_added_by_hand(self):
+    rows = [
+        dict(overhead_ms=ours, seconds=theirs / 1_000)
+        for ours, theirs in ((1, 10), (1, 20), (1, 90))
+    ]
+    reply = mock.Mock(routing=dict(steps=rows))
+    found = serving.added([reply])
+    self.assertAlmostEqual(found['p50'], 1 / 20)
+    self.assertAlmostEqual(found['ms_p99_by_median_step'], 1 / 20)
+    self.assertAlmostEqual(found['ms_p99_by_mean_step'], 1 / 40)
 
 
 if __name__ == '__main__':

@@ -53,6 +53,22 @@ class PointsTest(router_server.SharedCase):
     self.assertEqual(answer.model, f'router@{expected}')
     self.assertEqual(answer.routing['promise']['point'], expected)
 
+  def test_no_promise_holds_that_was_not_made(self):
+    promise = self.ask(model='router@cost<=0.5').routing['promise']
+    self.assertFalse(promise['holds'])
+    self.assertIn('without a promise', promise['why_not'])
+    model = 'router@loss<=0.05@0.9'
+    promise = self.ask(model=model).routing['promise']
+    self.assertEqual((promise['holds'], promise['why_not']), (True, None))
+    # As where the models are others than in calibration.
+    self.service.unpromised['loss<=0.05@0.9'] = 'Others.'
+    self.addCleanup(self.service.unpromised.clear)
+    promise = self.ask(model=model).routing['promise']
+    self.assertEqual((promise['holds'], promise['why_not']), (False, 'Others.'))
+    self.assertFalse(promise['is_promised'])
+    listed = self.openai.models.retrieve(model)
+    self.assertFalse(listed.routing['is_promised'])
+
   @parameterized.parameters(
       ({'max_loss': 0.01}, 'routing.max_loss'),
       ({'max_cost': 0.2}, 'routing.max_cost'),

@@ -1,5 +1,7 @@
 """What the endpoint speaks: OpenAI's protocol, with the routing beside it."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import openai
@@ -121,7 +123,8 @@ class ChatTest(router_server.SharedCase):
 
   @parameterized.parameters('max_tokens', 'max_completion_tokens')
   def test_a_limit_of_tokens(self, name):
-    answer = self.ask(**{name: 6})
+    model = 'router@loss<=0.02@0.9'
+    answer = self.ask(model=model, **{name: 6})
     self.assertEqual(answer.choices[0].message.content, '13\n\n14')
     self.assertEqual(answer.choices[0].finish_reason, 'length')
     self.assertEqual(answer.usage.completion_tokens, 6)
@@ -129,7 +132,8 @@ class ChatTest(router_server.SharedCase):
     self.assertFalse(promise['holds'])
     self.assertIn('limit of tokens', promise['why_not'])
     # A limit beyond that of the calibration changes nothing.
-    self.assertTrue(self.ask(**{name: 9_999}).routing['promise']['holds'])
+    whole = self.ask(model=model, **{name: 9_999})
+    self.assertTrue(whole.routing['promise']['holds'])
 
   @parameterized.product(
       stop=(['15'], ['4\n\n1', 'zz'], '\n\n15'), stream=(False, True)
@@ -259,6 +263,25 @@ class CompletionsTest(router_server.SharedCase):
         model='router@cost<=0.5', prompt=_MIXED, stream=True
     )
     self.assertEqual(''.join(x.choices[0].text for x in streamed), first.text)
+
+  @parameterized.parameters('15', '5\n\n1', 'zz', '#### 17')
+  def test_logprobs_are_those_of_the_text(self, stop):
+    ask = functools.partial(
+        self.openai.completions.create,
+        model='router@cost<=0.5',
+        prompt=_MIXED,
+        logprobs=0,
+        stop=stop,
+    )
+    whole = ask().choices[0]
+    self.assertEqual(''.join(whole.logprobs.tokens), whole.text)
+    self.assertEqual(whole.logprobs.text_offset, list(range(len(whole.text))))
+    chunks = [x.choices[0] for x in ask(stream=True)]
+    self.assertEqual(''.join(x.text for x in chunks), whole.text)
+    for chunk in chunks:
+      self.assertEqual(''.join(chunk.logprobs.tokens), chunk.text)
+    offsets = [i for x in chunks for i in x.logprobs.text_offset]
+    self.assertEqual(offsets, whole.logprobs.text_offset)
 
   @parameterized.parameters(
       ('prompt', [1, 2]),

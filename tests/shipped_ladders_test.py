@@ -11,8 +11,10 @@ from configs import compare_arithmetic
 from experiments import builders
 from experiments import collect
 from experiments import compare
+from experiments import compared_problems
 from experiments import pipeline
 import routing
+from routing.routers import registry
 from routing.shards import reader
 from tests import flow_test
 
@@ -72,6 +74,8 @@ class ShippedTest(absltest.TestCase):
     self.assertEqual([x.exists() for x in files], [True] * 3)
     self.assertCountEqual(content['routers'], routers)
     self.assertEqual(content['num_problems'], config.problems.test)
+    for facts in content['routers'].values():
+      self.assertEqual(facts['num_select'], config.problems.select)
     for metric, found in content['cost_metrics'].items():
       self.assertCountEqual(found['methods'], [*routers, 'oracle'], metric)
       self.assertCountEqual(found['differences'], routers[1:], metric)
@@ -81,12 +85,26 @@ class ShippedTest(absltest.TestCase):
       compare.compare(config, workdir)
     (call,) = entered.call_args_list
     self.assertEqual(call.args[0], 'RouteLLM, classifier')
+    self._check_keys(config, workdir)
     again = json.loads(files[0].read_text())
     for name in routers:  # What was there is as it was.
       self.assertEqual(
           again['cost_metrics']['price']['methods'][name],
           content['cost_metrics']['price']['methods'][name],
       )
+
+  def _check_keys(self, config, workdir):
+    """What no other router reads changes no other router's key."""
+    changed = config.copy_and_resolve_references()
+    changed.compare.scorer.model = 'shipped/small'
+    changed.network.hidden = (9,)
+    found = [compared_problems.Problems(x, workdir) for x in (config, changed)]
+    for name, is_same in (
+        *(('best constant', True), ('nearest questions', True)),
+        *(('RSD', False), ('policy', False)),
+    ):
+      a, b = (x.key(registry.load(name)) for x in found)
+      self.assertEqual(a == b, is_same, name)
 
   def _check_refusals(self):
     other = self._away()

@@ -62,6 +62,15 @@ class HooksTest(parameterized.TestCase):
     for room in self.hooks.ROOMS:
       self.assertNotEmpty(self.hooks.modules(room), room)
     self.assertIn('routing.objectives.exact', self.hooks.modules('objectives'))
+    # Each package and each module beside them.
+    self.assertContainsSubset(
+        {'lm', 'simulation', 'distributed', 'tasks', 'serving'},
+        set(self.hooks.ROOMS),
+    )
+    self.assertNotIn('page', self.hooks.ROOMS)
+    top = self.hooks._pages()['api/index.md']
+    for name in ('types', 'protocols', 'costs', 'progress'):
+      self.assertIn(f'::: routing.{name}\n', top + '\n')
 
   def test_formulas_become_mathml(self):
     content = (

@@ -34,12 +34,16 @@ FEATURES = observation.FeatureConfig(
     step_width=8,
 )
 # The models beyond the pair only inform: they have prices and write nothing.
+INFORMING = {
+    need: costs.RouteSpec(name, 100, 1, 4, 0.1, 0.01, 0.1)
+    for need, name in (
+        ('embedding', 'informer'),
+        ('step_score', 'scorer'),
+        ('judge', 'judge'),
+    )
+}
 ACCOUNTING = costs.Accounting(
-    scripted_pair.SPECS[:NUM_ROUTES]
-    + tuple(
-        costs.RouteSpec(name, 100, 1, 4, 0.1, 0.01, 0.1)
-        for name in ('informer', 'scorer', 'judge')
-    ),
+    scripted_pair.SPECS[:NUM_ROUTES] + tuple(INFORMING.values()),
     'price',
     reference=1e-3,
 )
@@ -195,11 +199,13 @@ def make(embed=None, **changes):
           for split in ('select', 'test')
       },
       accounting=ACCOUNTING,
+      informing=INFORMING,
       answering=answering,
       num_live=SIZES,
-      traces=lambda protocol: samples.some_traces(
+      traces=lambda protocol: samples.recorded_traces(
           ladders('test')[:4], ACCOUNTING, protocol, FEATURES.max_decisions
       ),
+      num_timed=4,
       grid_size=8,
   )
   return harness.Arena(**given | changes)

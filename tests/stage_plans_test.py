@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,18 +13,24 @@ from absl.testing import parameterized
 from configs import arithmetic
 from configs import arithmetic_pair
 from configs import arithmetic_redraft
+from configs import arithmetic_reward
 from configs import compare_arithmetic
+from experiments import calibrate
 from experiments import compare
+from experiments import evaluate
 from experiments import pretrain
+from experiments import report
 from experiments import serve_plan
 from experiments import stage_plans
 from experiments import train
+from experiments import train_reward_head
 from routing.routers import learned
 from tests import checkout
 
 _STAGES = (
     *('collect', 'train', 'calibrate', 'evaluate', 'report', 'pipeline'),
-    *('compare', 'sweep', 'pretrain', 'serve'),
+    *('compare', 'sweep', 'pretrain', 'serve', 'train_reward_head'),
+    'scoring/score_steps',
 )
 
 
@@ -95,8 +102,26 @@ class StagesTest(parameterized.TestCase):
     (row,) = stage_plans.calibrate_rows(self.config, self.workdir)
     self.assertGreater(row.seconds, 0)
     (folder / learned.POINTS_FILE).touch()
-    (row,) = stage_plans.calibrate_rows(self.config, self.workdir)
-    self.assertEqual(row.seconds, 0)
+    (self.workdir / report.RESULTS_FILE).touch()
+    # Files that exist may be of other inputs; the pipeline runs these again.
+    for is_current in (True, False):
+      with (
+          mock.patch.object(calibrate, 'is_current', return_value=is_current),
+          mock.patch.object(evaluate, 'is_current', return_value=is_current),
+      ):
+        for rows in (stage_plans.calibrate_rows, stage_plans.evaluate_rows):
+          row = rows(self.config, self.workdir)[0]
+          self.assertEqual(row.seconds == 0, is_current)
+
+  def test_scoring_steps(self):
+    with self.assertRaisesRegex(ValueError, 'scorer.model is empty'):
+      stage_plans.show_score_steps(self.config, self.workdir)
+    self.config.scorer.model = 'shipped/reward'
+    for show in (stage_plans.show_score_steps, stage_plans.show_pipeline):
+      said = _printed(show, self.config, self.workdir)
+      self.assertIn('score steps', said)
+      self.assertIn('shipped/reward', said)
+      self.assertIn(f'{self.config.problems.select} + ', said)
 
   def test_more_problems_take_longer(self):
     few = stage_plans.evaluate_rows(self.config, self.workdir)[0].seconds
@@ -144,13 +169,20 @@ class OthersTest(absltest.TestCase):
   def test_a_comparison(self):
     workdir = pathlib.Path(self.create_tempdir().full_path)
     config = compare_arithmetic.get_config('smoke')
-    config.compare.routers = ('policy', 'best constant')
+    config.compare.update(
+        routers=('policy', 'best constant', 'confidence'), num_trials=6
+    )
     folder = workdir / compare.FOLDER / 'entries'
     folder.mkdir(parents=True)
-    (folder / 'best-constant-0123.npz').touch()
+    (folder / 'best-constant-0123456789abcdef.npz').touch()
+    # The name of another router begins like that of this one.
+    (folder / 'confidence-mean-0123456789abcdef.npz').touch()
     said = _printed(compare.show_plan, config, workdir)
     self.assertIn('best constant, evaluated before', said)
     self.assertNotIn('policy, evaluated before', said)
+    self.assertNotIn('confidence, evaluated before', said)
+    # The settings of the policy are those of the configuration.
+    self.assertIn('6 settings on select', said)
 
   def test_a_pair(self):
     config = arithmetic_pair.get_config()
@@ -164,6 +196,17 @@ class OthersTest(absltest.TestCase):
       tokens = steps * config[name].corpus.tokens_per_step
       guessed = tokens * (pretrain._PER_TOKEN + weights * pretrain._PER_WEIGHT)
       self.assertBetween(guessed / card[name]['seconds'], 0.7, 1.4)
+
+  def test_a_reward_model(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    config = arithmetic_reward.get_config()
+    said = _printed(train_reward_head.show_plan, config, str(workdir))
+    self.assertIn('9,000 answers', said)
+    self.assertIn('400 steps of 18 answers', said)
+    self.assertNotIn('done', said.split('time', 1)[1].split('Time')[0])
+    (workdir / train_reward_head.EXAMPLES_FILE).touch()
+    said = _printed(train_reward_head.show_plan, config, str(workdir))
+    self.assertIn('done', said.split('time', 1)[1].split('Time')[0])
 
   def test_a_service(self):
     said = _printed(

@@ -10,8 +10,10 @@ import numpy as np
 
 from routing import types
 from routing.calibration import conformal
+from routing.engines import engine as engine_lib
 from routing.evaluation import harness
 from routing.outcomes import refusal
+from routing.outcomes import training_answers
 from routing.routers import router as router_lib
 from tests import small_arena
 from third_party.automix import meta_verifiers
@@ -141,9 +143,29 @@ class AutoMixTest(parameterized.TestCase):
       )
 
   def test_the_pomdp_learns_from_verified_answers_of_train(self):
-    arena = small_arena.make()
+    refused = small_arena.ladders('train')[1].problem.question
+
+    def engines():
+      made = small_arena.make_engines()
+      plain = made[0].script
+
+      def script(request):
+        if refused in request.question and request.question != refused:
+          raise engine_lib.Refused('too long')
+        return plain(request)
+
+      made[0].script = script
+      return made
+
+    arena = small_arena.make(
+        answering=lambda seed: small_arena.answering(seed, engines),
+        num_live=dict(train=4),
+    )
     families = harness.fit(automix.METHOD, arena, dict(meta='POMDP'), 0)
     self.assertLen(families[0].score.gains, automix.NUM_SAMPLES + 1)
+    train = _sample(automix.METHOD, answering=arena.answering(0), num_live=4)
+    counts = automix._count_yes(train.answering, train)
+    self.assertEqual(list(counts), [0, 2, 3])
 
 
 _MODEL = pomdp.Model(
@@ -240,6 +262,27 @@ class PomdpTest(parameterized.TestCase):
     self.assertEqual(trim.drafts(trace), ([0.9, 0.2, 0.7], [False, True]))
 
 
+class TrainingAnswersTest(absltest.TestCase):
+
+  def _answered(self, errors):
+    async def answer(problem):
+      if problem.id in errors:
+        raise errors[problem.id]
+      return problem.id
+
+    problems = [types.Problem(str(i), 'q', '1') for i in range(4)]
+    answering = small_arena.answering()
+    return asyncio.run(training_answers.of_each(problems, answer, answering))
+
+  def test_what_is_refused_is_left_out(self):
+    found = self._answered({'1': engine_lib.Refused('too long')})
+    self.assertEqual(found, {0: '0', 2: '2', 3: '3'})
+
+  def test_what_may_pass_stops_the_learning(self):
+    with self.assertRaisesRegex(engine_lib.Stop, '1 of 4 .* may pass'):
+      self._answered({'1': engine_lib.Unavailable('no server')})
+
+
 class PpoTest(absltest.TestCase):
 
   def test_returns_by_hand(self):
@@ -297,27 +340,33 @@ class PpoTest(absltest.TestCase):
     describe = lambda trace, num: np.array([len(trace.steps)], np.float32)
     policy = learned.Policy(None, describe, 8)
 
-    @dataclasses.dataclass
     class Alternating:
-      """Rewrites every other draft."""
+      """Rewrites every other draft, of every other problem the even ones."""
 
-      last: dict
-      route: int = 1
+      last, route = None, 1
+
+      def __init__(self, problem):
+        self.parity = problems.index(problem) % 2
 
       def decide(self, trace):
-        self.last[trace.question] = trace
-        return types.Decision(len(trace.steps) % 2, 0.5)
+        self.last = trace
+        is_rewritten = (len(trace.steps) + self.parity) % 2
+        return types.Decision(is_rewritten, 0.5)
 
-    explorer = Alternating({})
     answering = small_arena.answering()
-    problems = sample.source.problems[:5]
-    answers = asyncio.run(
-        learned._play(explorer, answering, small_arena.make_engines(), problems)
+    problems = [*sample.source.problems[:5]]
+    # The same question again, which another explorer answers in another way.
+    first = problems[0]
+    problems.append(types.Problem('again', first.question, first.answer))
+    played = asyncio.run(
+        learned._play(
+            Alternating, answering, small_arena.make_engines(), problems
+        )
     )
     found = learned.episodes_of(
-        policy, explorer, answers, lambda call: float(call.written)
+        policy, played, lambda call: float(call.written)
     )
-    for row, answer in enumerate(answers):
+    for row, (_, answer) in enumerate(played):
       num = len(answer.decisions)
       self.assertEqual(
           found.mask[row].tolist(), [True] * num + [False] * (8 - num)

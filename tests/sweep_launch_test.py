@@ -4,11 +4,9 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
-import time
-import types
-from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,11 +14,10 @@ import ml_collections
 from pyarrow import parquet
 import pytest
 
-from experiments import sweep_ray
 from experiments import sweep_runs
 from experiments import sweep_search
 from experiments import sweep_slurm
-from routing.distributed import cluster as cluster_lib
+from routing.shards import lock
 from tests import checkout
 
 _CONFIG = """
@@ -46,9 +43,9 @@ class CommandsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.temporary = pathlib.Path(self.create_tempdir().full_path)
-    self.workdir = self.temporary / 'sweep'
+    self.workdir = self.temporary / 'a sweep'  # Paths may have spaces.
 
-  def _run(self, asked, *words):
+  def _run(self, asked, *words, code=0):
     config = self.temporary / 'fake.py'
     config.write_text(_CONFIG.replace('{asked}', repr(asked)))
     done = subprocess.run(
@@ -59,16 +56,19 @@ class CommandsTest(absltest.TestCase):
         text=True,
         check=False,
     )
-    self.assertEqual(done.returncode, 0, done.stderr)
-    return done.stdout
+    self.assertEqual(done.returncode, code, done.stderr)
+    return done.stderr if code else done.stdout
 
   def test_an_array_job(self):
     asked = [{'level': 0.25, 'seed': x} for x in (0, 1)]
     said = self._run(
-        asked, '--launcher=slurm', '--jobs=2', '--slurm=--time=1:00 --mem=4G'
+        asked,
+        *('--launcher', 'slurm', '--jobs', '2'),
+        '--slurm=--time=1:00 --mem=4G',
     )
-    script = self.workdir / 'slurm' / 'array.sh'
-    self.assertIn(f'2 tasks, 2 at a time. Submit: sbatch {script}', said)
+    (script,) = self.workdir.glob('slurm/array-*.sh')
+    words = shlex.join(['sbatch', str(script)])
+    self.assertIn(f'2 tasks, 2 at a time. Submit: {words}', said)
     text = script.read_text()
     self.assertIn('#SBATCH --array=0-1%2\n', text)
     self.assertIn('#SBATCH --time=1:00\n#SBATCH --mem=4G\nset -euo', text)
@@ -87,9 +87,13 @@ class CommandsTest(absltest.TestCase):
     self.assertIn('no task 2; allowed: 0 to 1', done.stderr)
     finished = [path.stem for path in self.workdir.glob('finished/*')]
     self.assertEqual(finished, ['level=0.25,seed=1'])
-    # What is left is task 0 of a new job.
+    # What is left is task 0 of a new job. The first one may still be in the
+    # queue, so its files stay.
+    before = {x: x.read_text() for x in self.workdir.glob('slurm/*-*')}
     self._run(asked, '--launcher=slurm')
-    commands = (self.workdir / 'slurm' / 'commands.txt').read_text()
+    self.assertEqual(before, {x: x.read_text() for x in before})
+    (added,) = {*self.workdir.glob('slurm/commands-*')} - before.keys()
+    commands = added.read_text()
     self.assertLen(commands.splitlines(), 1)
     self.assertIn('seed=0', commands)
 
@@ -137,6 +141,11 @@ class CommandsTest(absltest.TestCase):
       )
     top = max(rows, key=lambda row: row['area on select'])
     self.assertIn(f'Best by area on select: level={top["level"]}', said)
+    # Optuna keeps the index of a choice, so other choices would get the
+    # results of these.
+    space = asked['space'] | {'seed': {'choices': (1, 3)}}
+    said = self._run(asked | {'space': space}, code=1)
+    self.assertIn('search.space.seed.choices is [0, 2] there, [1, 3]', said)
 
 
 class SlurmTest(absltest.TestCase):
@@ -150,6 +159,31 @@ class SlurmTest(absltest.TestCase):
     pattern = command[4].removeprefix('--match=')
     self.assertTrue(re.search(pattern, run.name))
     self.assertIsNone(re.search(pattern, 'a=0.5,b=x+yz'))
+
+  def test_flags_with_their_values_apart(self):
+    run = sweep_runs.Run('a=0', {})
+    words = ['--config', 'c.py', '--launcher', 'slurm', '-jobs', '4']
+    words += ['--slurm', '--time=1', '--data=jobs', '--match', 'a', '--dry_run']
+    command = sweep_slurm.command(run, words)[3:]
+    self.assertEqual(
+        command, ['--config', 'c.py', '--data=jobs', '--match=^a=0$']
+    )
+
+  def test_a_path_with_spaces(self):
+    folder = pathlib.Path(self.create_tempdir().full_path) / '10 % done'
+    runs = [sweep_runs.Run('a=0', {})]
+    options = '--comment="two words"'
+    sweep = _sweep(folder)
+    script = sweep_slurm.write(sweep, runs, [], jobs=1, options=options)
+    # sbatch splits these lines into words as a shell does.
+    asked = [
+        shlex.split(line.removeprefix('#SBATCH '))
+        for line in script.read_text().splitlines()
+        if line.startswith('#SBATCH')
+    ]
+    output = f'{folder.parent}/10 %% done/slurm/%A_%a.txt'
+    self.assertIn([f'--output={output}'], asked)
+    self.assertIn(['--comment=two words'], asked)
 
   def test_an_option_without_a_dash_is_refused(self):
     sweep = _sweep(pathlib.Path(self.create_tempdir().full_path))
@@ -185,6 +219,48 @@ class SearchTest(parameterized.TestCase):
     given = {'space': {}, 'trials': 1, 'maximize': 'area'}
     with self.assertRaisesRegex(ValueError, message):
       sweep_search.make(given | changed)
+
+  @parameterized.parameters(
+      ('area on selekt', '', "maximize of sweep.. is 'area on selekt'; allow"),
+      ('area, boostin', '', "'area, boostin'; allowed: .*area, boosting, acc"),
+      ('area', 'a=1', '--match=a=1 chooses among the runs of a list'),
+  )
+  def test_a_search_that_does_not_fit(self, maximize, match, message):
+    config = ml_collections.ConfigDict(
+        {'evaluation': {'learners': ('boosting',)}}
+    )
+    make = lambda name: sweep_search.make(
+        {'space': {}, 'trials': 1, 'maximize': name}
+    )
+    for name in ('area', 'area, boosting', 'accuracy at 0.4', 'cost at .62'):
+      sweep_search.check(make(name), config, '')
+    with self.assertRaisesRegex(ValueError, message):
+      sweep_search.check(make(maximize), config, match)
+
+  def test_one_search_at_a_time(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    search = sweep_search.make({'space': {}, 'trials': 1, 'maximize': 'area'})
+    held = lock.Lock(workdir)
+    config = ml_collections.ConfigDict({})
+    with self.assertRaisesRegex(ValueError, 'is being written by process'):
+      sweep_search.run_all(_sweep(workdir), config, search, 1)
+    held.release()
+
+  def test_what_lasts_by_hand(self):
+    space = {'a.b': {'low': 1, 'high': 2}, 'c': {'choices': (1,)}}
+    search = sweep_search.make(
+        {'space': space, 'trials': 1, 'maximize': 'area'}
+    )
+    self.assertEqual(
+        sweep_search.lasting(search),
+        {
+            'space': {
+                'a': {'b': {'low': 1, 'high': 2}},
+                'c': {'choices': (1,)},
+            },
+            'maximize': 'area',
+        },
+    )
 
   def test_kinds_of_values(self):
     optuna = pytest.importorskip('optuna', reason='Needs the extra `sweep`.')
@@ -222,110 +298,6 @@ class SearchTest(parameterized.TestCase):
       )
     self.assertEqual(reported, {10: 0.2})  # The mean over the policies.
     self.assertFalse(sweep.mark(run).exists())
-
-
-class _Task:
-  """A task of the stand-in for Ray; ends where its run has the seed 0."""
-
-  def __init__(self, run):
-    self.is_over = run.overrides['seed'] == 0
-    self.is_cancelled = False
-
-
-class _Cancelled(Exception):
-  """What Ray raises where a task was cancelled."""
-
-
-class _Ray:
-  """Tasks that run nowhere."""
-
-  def __init__(self, is_deaf):
-    self.exceptions = types.SimpleNamespace(TaskCancelledError=_Cancelled)
-    self.tasks, self._is_deaf = [], is_deaf
-
-  def remote(self, function):
-    """Returns what begins tasks."""
-    del function
-    return types.SimpleNamespace(
-        options=lambda **needs: types.SimpleNamespace(remote=self._begin)
-    )
-
-  def _begin(self, here, sweep, run):
-    del here, sweep
-    self.tasks.append(_Task(run))
-    return self.tasks[-1]
-
-  def wait(self, tasks, *, num_returns=1, timeout):
-    """Returns which tasks are over."""
-    del num_returns
-    time.sleep(min(timeout, 0.01))
-    over = [x for x in tasks if x.is_over]
-    return over, [x for x in tasks if not x.is_over]
-
-  def get(self, task):
-    """Returns what became of a task."""
-    if task.is_cancelled:
-      raise _Cancelled()
-    return ''
-
-  def cancel(self, task):
-    """Cancels a task, which may go on all the same."""
-    task.is_cancelled = True
-    task.is_over = not self._is_deaf
-
-
-class InterruptedTest(parameterized.TestCase):
-
-  @parameterized.parameters(False, True)
-  def test_an_interrupted_sweep_cancels_its_tasks(self, is_deaf):
-    ray = _Ray(is_deaf)
-    runs = [sweep_runs.Run(f'seed={x}', {'seed': x}) for x in range(4)]
-    sweep = _sweep(pathlib.Path(self.create_tempdir().full_path), runs)
-    with mock.patch.object(cluster_lib, 'start', lambda asked: ray):
-      executor = sweep_ray.Executor(cluster_lib.Cluster())
-
-    def interrupt(*_):
-      raise KeyboardInterrupt()
-
-    # The first run ends; the others would not.
-    with (
-        mock.patch.object(sweep_ray, '_POLL_SECONDS', 0.01),
-        mock.patch.object(sweep_runs.progress.Progress, 'say', interrupt),
-        self.assertRaises(KeyboardInterrupt),
-    ):
-      sweep_runs.run_all(
-          sweep, 2, execute=executor.execute, cancel=executor.cancel
-      )
-    self.assertBetween(len(ray.tasks), 1, 3)
-    for task in ray.tasks[1:]:
-      self.assertTrue(task.is_cancelled)
-    self.assertEqual(executor.execute(sweep, runs[3]), sweep_ray.INTERRUPTED)
-
-  def test_the_process_of_an_interrupted_run_is_ended(self):
-    workdir = pathlib.Path(self.create_tempdir().full_path)
-    (workdir / 'writer.py').write_text(_WRITER)
-    run = sweep_runs.Run('seed=0', {'seed': 0})
-    children, start = [], subprocess.Popen
-
-    def popen(*args, **kwargs):
-      children.append(start(*args, **kwargs))
-      return children[-1]
-
-    def interrupt():
-      raise KeyboardInterrupt()
-
-    with (
-        mock.patch.object(sweep_runs, '_POLL_SECONDS', 0.01),
-        mock.patch.object(sweep_runs.subprocess, 'Popen', popen),
-        pytest.MonkeyPatch.context() as patch,
-        self.assertRaises(KeyboardInterrupt),
-    ):
-      patch.setenv('PYTHONPATH', str(workdir))
-      sweep_runs.attempt(
-          _sweep(workdir, [run], program='writer'), run, interrupt
-      )
-    (child,) = children
-    self.assertIsNotNone(child.poll())
 
 
 class TimeTest(absltest.TestCase):

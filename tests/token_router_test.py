@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,11 +16,13 @@ from routing.outcomes import live_answers
 from routing.rollout import driver
 from routing.rollout import step_requests
 from routing.routers import fixed
+from routing.routers import logistic
 from routing.tasks import arithmetic
 from tests import embedded_pair
 from tests import token_models
 from third_party.token_router import decoding
 from third_party.token_router import labels
+from third_party.token_router import methods
 
 _TOKENIZER = tokenizer_lib.Tokenizer()
 _V = len(_TOKENIZER)
@@ -145,6 +148,34 @@ def _labels(engines, reference='12'):
   )
   problem = types.Problem('p', _QUESTION, reference)
   return asyncio.run(labels.of_problem(problem, engines, answering))
+
+
+class MethodTest(absltest.TestCase):
+
+  def test_tokens_are_labelled_once_for_all_settings_and_seeds(self):
+    calls = []
+
+    def find(train):
+      calls.append(train)
+      rows = np.random.default_rng(0).normal(size=(64, 8))
+      return rows, rows[:, 0] > 1
+
+    self.enter_context(
+        mock.patch.object(
+            methods.logistic,
+            'fit',
+            lambda *rows, **setting: logistic.Linear(np.zeros(8), 0.0),
+        )
+    )
+    method = methods.method(find)
+    train = mock.Mock(live_problems=[_PROBLEM], answering=None)
+    for seed, setting in enumerate(method.settings[:3]):
+      method.fit(train, setting=setting, seed=seed)
+    self.assertLen(calls, 1)
+    # Other problems have labels of their own.
+    train.live_problems = [types.Problem('p', 'another', '1')]
+    method.fit(train, setting=method.settings[0], seed=0)
+    self.assertLen(calls, 2)
 
 
 class LabelsTest(absltest.TestCase):

@@ -1,6 +1,8 @@
 """Tests of metrics in TensorBoard and Weights & Biases, read back."""
 
 import pathlib
+import shutil
+import sys
 from unittest import mock
 
 from absl.testing import absltest
@@ -49,7 +51,7 @@ class TrackingTest(parameterized.TestCase):
     pytest.importorskip('tensorboardX', reason='Needs the extra `track`.')
     accumulator = pytest.importorskip(
         'tensorboard.backend.event_processing.event_accumulator',
-        reason='Needs the package tensorboard, which reads what was written.',
+        reason='Needs tensorboard, which reads what the extra `track` writes.',
     )
     self._track('tensorboard')
     # A resumed run repeats step 20, which the first one may have written.
@@ -77,6 +79,25 @@ class TrackingTest(parameterized.TestCase):
     (log,) = run.glob('*.wandb')
     self.assertGreater(log.stat().st_size, 0)
     self.assertIn(b'multiplier/0', log.read_bytes())
+
+  def test_a_run_that_begins_anew_is_another_run(self):
+    given = []
+    wandb = mock.MagicMock()
+    wandb.init.side_effect = lambda **kwargs: (
+        given.append(kwargs['id']) or mock.MagicMock()
+    )
+    with (
+        mock.patch.dict(sys.modules, {'wandb': wandb}),
+        mock.patch.object(tracking, 'check'),
+    ):
+      self._track('wandb')
+      self._track('wandb')  # Resumed: its curves continue.
+      shutil.rmtree(self.directory)
+      self.directory.mkdir()
+      self._track('wandb')
+    first, resumed, anew = given
+    self.assertEqual(first, resumed)
+    self.assertNotEqual(first, anew)
 
   def test_what_is_not_allowed(self):
     with self.assertRaisesRegex(ValueError, "'mlflow'; allowed: '', 'tensor"):

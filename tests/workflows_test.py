@@ -1,13 +1,18 @@
 """Tests of the workflow files: well-formed, and their commands exist."""
 
+import os
 import re
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 import yaml
 
 from tests import checkout
+from tests import conftest
 from tests import documents_test
+from tests import packaging_test
 
 _FOLDER = checkout.ROOT / '.github' / 'workflows'
 _NAMES = ('docs', 'lint', 'release', 'test')
@@ -67,10 +72,48 @@ class WorkflowsTest(parameterized.TestCase):
           set(re.findall(r'--python=(3[.]\d+)', text)), promised, name
       )
 
+  def test_nothing_is_skipped_for_what_the_suite_installs(self):
+    for name, job in _read('test')['jobs'].items():
+      for step in job['steps']:
+        required = step.get('env', {}).get('ROUTING_REQUIRE', '').split(',')
+        is_suite = step.get('run') in ('make test', 'make test-cluster')
+        self.assertEqual(is_suite, required != [''], f'{name}: {step}')
+        self.assertContainsSubset(
+            {*required} - {''}, packaging_test.declared('EXTRAS_REQUIRE')
+        )
+    steps = [x.get('run') for x in _read('test')['jobs']['suite']['steps']]
+    self.assertIn('make install-extras', steps)
+    rules = (checkout.ROOT / 'Makefile').read_text(encoding='utf-8')
+    text = (_FOLDER / 'test.yml').read_text(encoding='utf-8')
+    extras = re.search(r"-e '\.\[(.*)\]' 'tensorboard", rules)[1]
+    self.assertIn(f"ROUTING_REQUIRE: '{extras}'", text)
+
   def test_a_missing_target_is_seen(self):
     self.assertEqual(
         documents_test.wrong_commands('make nowhere'), ['make nowhere']
     )
+
+
+class SkipTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('docs', 'Needs the extra `docs`.', True),
+      ('browser,docs', 'Where Chromium and the extra `browser` are.', True),
+      ('browser,docs', 'Needs the extra `ray`.', False),
+      ('docs', 'There is no GPU.', False),
+      ('', 'Needs the extra `docs`.', False),
+  )
+  def test_a_skip_for_what_must_be_there_fails(self, required, reason, fails):
+    report = pytest.TestReport(
+        *('a_test.py::test', ('a_test.py', 1, 'test'), {}),
+        outcome='skipped',
+        longrepr=('a_test.py', 1, f'Skipped: {reason}'),
+        when='call',
+    )
+    with mock.patch.dict(os.environ, {'ROUTING_REQUIRE': required}):
+      found = conftest.refuse_skip(report)
+    self.assertEqual(found.failed, fails)
+    self.assertEqual('ROUTING_REQUIRE' in str(found.longrepr), fails)
 
 
 if __name__ == '__main__':

@@ -2,10 +2,11 @@
 
 Run:    python -m experiments.colab.pages
 Part:   the same with --only=quickstart,inspect_shards
+Check:  the same with --check: executes in empty folders, writes no page
 Writes: docs/notebooks/<name>.md, and its pictures; makes runs/<name>/ anew
 
-Needs the extra `docs`. A notebook's line that installs the package is not
-executed: the page is made with the package that is installed already.
+Needs the extra `docs`, or `dev` to check. A notebook's line that installs the
+package is not executed: what is installed already is used.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 from typing import Any
 
 from absl import app
@@ -106,7 +108,7 @@ def write(name: str) -> pathlib.Path:
   path = NOTEBOOKS / f'{name}.ipynb'
   source = json.loads(path.read_text(encoding='utf-8'))
   shutil.rmtree(_ROOT / 'runs' / name, ignore_errors=True)
-  made = execute(source, path.parent)
+  made = execute(source, _ROOT)
   folder = f'{name}_files'
   text, resources = nbconvert.MarkdownExporter().from_notebook_node(
       made, resources={'unique_key': name, 'output_files_dir': folder}
@@ -126,14 +128,30 @@ def write(name: str) -> pathlib.Path:
   return page
 
 
+def check(name: str) -> None:
+  """Executes a notebook in an empty folder, since none may depend on its own.
+
+  Raises:
+    nbclient.exceptions.CellExecutionError: if a cell fails.
+  """
+  source = (NOTEBOOKS / f'{name}.ipynb').read_text(encoding='utf-8')
+  with tempfile.TemporaryDirectory() as folder:
+    execute(json.loads(source), pathlib.Path(folder))
+
+
 def main(argv: list[str]) -> None:
-  """Writes the page of each notebook, or of those that --only names."""
+  """Writes or checks each notebook, or those that --only names."""
   del argv
   names = flags.FLAGS.only or sorted(x.stem for x in NOTEBOOKS.glob('*.ipynb'))
   for name in names:
-    logging.info('%s', write(name))
+    if flags.FLAGS.check:
+      check(name)
+      logging.info('%s works.', name)
+    else:
+      logging.info('%s', write(name))
 
 
 if __name__ == '__main__':
   flags.DEFINE_list('only', None, 'Names of notebooks; default: all.')
+  flags.DEFINE_bool('check', False, 'Executes, and writes no page.')
   app.run(main)

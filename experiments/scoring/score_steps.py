@@ -1,6 +1,7 @@
 """Scores the small model's steps in collected ladders with `config.scorer`.
 
 Run:    python -m experiments.scoring.score_steps --config=configs/paper.py:gsm8k --workdir=runs/paper/gsm8k
+Plan:   the same with --dry_run
 Resume: the same command; files that are finished are kept.
 Writes: step_scores/{select,test}/, one Parquet file for each shard of ladders
 
@@ -28,6 +29,7 @@ from routing.engines import step_scorer
 from routing.shards import manifest as manifest_lib
 from routing.shards import step_scores
 
+STAGE = 'score steps'  # As the pipeline calls it.
 FOLDER = 'step_scores'
 KEY_FILE = 'key.json'
 SPLITS = ('select', 'test')  # Thresholds are chosen on one, evaluated on both.
@@ -72,6 +74,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f'config.scorer.model is {config.scorer.model!r} and data.kind is '
         f'{config.data.kind!r}; steps are scored in ladders only.'
+    )
+
+
+def check_is_on(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError if there is no scorer, or as `check` does."""
+  check(config)
+  if not is_on(config):
+    raise ValueError(
+        'config.scorer.model is empty; name a process reward model, e.g. '
+        'shipped/reward or Qwen/Qwen2.5-Math-PRM-7B.'
     )
 
 
@@ -225,12 +237,7 @@ def score_all(
   Raises:
     ValueError: if the configuration names no scorer; as `score_split` does.
   """
-  check(config)
-  if not is_on(config):
-    raise ValueError(
-        'config.scorer.model is empty; name a process reward model, e.g. '
-        'shipped/reward or Qwen/Qwen2.5-Math-PRM-7B.'
-    )
+  check_is_on(config)
   builders.set_environment(config)
   scorer = scorers.load(route(config).folder, settings(config))
   try:
@@ -241,4 +248,9 @@ def score_all(
 
 
 if __name__ == '__main__':
-  command_line.run(score_all, 'config', 'workdir')
+  # Here, since the plans import the stages.
+  from experiments import stage_plans
+
+  command_line.run(
+      score_all, 'config', 'workdir', plan=stage_plans.show_score_steps
+  )

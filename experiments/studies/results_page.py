@@ -18,7 +18,7 @@ transfer, methods, made of studies.transfer; methods, made of studies.headroom.
 Run:  python -m experiments.studies.results_page
 Keep: python -m experiments.studies.results_page --keep=runs/demo/results.json --name=arithmetic_demo --command='...' --machine='...'
       keeps the figures of a run in docs/results/ (or those of comparison.json, or what a benchmark printed last), under the current commit unless --commit names another
-Writes: tables and numbers in docs/*.md; prints the pages that have changed.
+Writes: tables and numbers in README.md, docs/*.md and docs/how_to/*.md; prints the pages that have changed.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -59,6 +59,7 @@ _METHOD_COLUMNS = (
     'method',
     'area [95 %]',
     'policy minus method',
+    'gap recovered',
     'acc @.2',
     'acc @.4',
     'acc @.6',
@@ -87,6 +88,12 @@ _RUN_COLUMNS = (
 )
 TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
 _WIDTH = 150  # Of a line of text in the documents.
+
+
+def pages(root: pathlib.Path = DOCS.parent) -> list[pathlib.Path]:
+  """Returns the documents that may have tables and numbers from files."""
+  patterns = ('README.md', 'docs/*.md', 'docs/how_to/*.md')
+  return [path for x in patterns for path in sorted(root.glob(x))]
 
 
 def kept(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +311,7 @@ def main(
   if source:
     made = dict(command=command, machine=machine, commit=commit or _commit())
     print(keep(source, name, made, DOCS / 'results'))
-  for page in sorted(DOCS.glob('*.md')):
+  for page in pages():
     before = page.read_text(encoding='utf-8')
     if (text := filled(before)) != before:
       page.write_text(text, encoding='utf-8')

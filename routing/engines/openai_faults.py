@@ -20,9 +20,9 @@ _TIMED_OUT = (504, 524)
 _NOT_SENT = ('ConnectError', 'ConnectTimeout', 'PoolTimeout')
 # The HTTP libraries that the client uses, by its version.
 _TRANSPORTS = ('httpx', 'httpx2', 'httpcore', 'httpcore2')
-# HTTP status codes of a wrong key, an empty account and a wrong model name,
-# after which no request works.
-_PERMANENT = (401, 402, 404)
+# HTTP status codes of a wrong key, an empty account, a key without rights and a
+# wrong model name, after which no request works.
+_PERMANENT = (401, 402, 403, 404)
 
 
 @contextlib.contextmanager
@@ -74,6 +74,8 @@ def read_fault(error: Exception, name: str) -> Exception:
   message = f'{name}: HTTP {status}: {error.message}'
   # An exhausted quota has status 429, like a rate limit, but waiting does not
   # help.
+  if status == 403 and _is_flagged(error.body):
+    return engine_lib.Refused(message)
   if status in _PERMANENT or error.code == 'insufficient_quota':
     return engine_lib.Stop(message)
   if status in _RETRIABLE or status >= 500:
@@ -83,6 +85,15 @@ def read_fault(error: Exception, name: str) -> Exception:
         may_be_billed=status in _TIMED_OUT,
     )
   return engine_lib.Refused(message)
+
+
+def _is_flagged(body: object) -> bool:
+  """Returns whether a moderator refused this one question.
+
+  OpenRouter says so with status 403, and names the reasons.
+  """
+  metadata = body.get('metadata') if isinstance(body, dict) else None
+  return isinstance(metadata, dict) and 'reasons' in metadata
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

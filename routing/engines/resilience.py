@@ -1,4 +1,4 @@
-"""Wraps engines for long runs: retries, one restart, a spending ceiling.
+"""Wraps engines for long runs: retries, restarts, a spending ceiling.
 
 Failures are handled in the same way for all back ends. An engine reports the
 kind of a failure by an error type of `engine`: `Unavailable`, `Refused`,
@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 import random
+import time
 from typing import Any
 
 from absl import logging
@@ -22,6 +23,7 @@ from absl import logging
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
+from routing.engines import restarts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Limits:
   first_wait: seconds to wait before the second attempt; the wait is doubled
     before each further attempt.
   longest_wait: maximum wait in seconds, unless the back end asks for more.
+  longest_asked: maximum wait in seconds that a back end may ask for; a request
+    that it asks to wait for longer has failed.
   dollars: maximum spending of a run, at the list prices of the routes.
   tokens: maximum number of tokens of a run: read anew, cached and written.
   failures: number of consecutive failed problems that stop a run, because the
@@ -44,6 +48,7 @@ class Limits:
   attempts: int = 6
   first_wait: float = 1.0
   longest_wait: float = 60.0
+  longest_asked: float = 0.0
   dollars: float = 0.0
   tokens: int = 0
   failures: int = 20
@@ -74,7 +79,7 @@ def with_retries(
 
 
 class ResilientEngine:
-  """An engine that retries failed requests and restarts a dead process once.
+  """An engine that retries failed requests and restarts a dead process.
 
   Args:
     engine: the wrapped engine, which writes. If its process can be restarted,
@@ -83,6 +88,7 @@ class ResilientEngine:
     meter: the spending of the run, shared by the engines of all routes.
     seed: seed of the random part of the waits.
     sleep: coroutine function that waits for a number of seconds.
+    clock: seconds that rise.
   """
 
   def __init__(
@@ -93,6 +99,7 @@ class ResilientEngine:
       *,
       seed: int = 0,
       sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+      clock: Callable[[], float] = time.monotonic,
   ):
     self.name, self.route = engine.name, engine.route
     self.capabilities = engine.capabilities
@@ -105,7 +112,7 @@ class ResilientEngine:
         if limits.requests
         else contextlib.nullcontext()
     )
-    self._num_restarts = 0
+    self._restarts = restarts.Restarts(clock)
     self._restarting = asyncio.Lock()
 
   @property
@@ -141,7 +148,7 @@ class ResilientEngine:
     for attempt in itertools.count(1):
       # The count is read before the attempt. If it has changed when the attempt
       # fails, another request has already restarted the process.
-      num_restarts = self._num_restarts
+      num_restarts = self._restarts.count
       try:
         # The slot is released before any wait below, so that a request that
         # backs off does not block others.
@@ -150,9 +157,13 @@ class ResilientEngine:
       except engine_lib.Unavailable as error:
         # `attempt` may exceed the limit, since an attempt that ended in a
         # restart was not compared with it.
-        if attempt >= self._limits.attempts:
+        longest = self._limits.longest_asked or float('inf')
+        if attempt >= self._limits.attempts or error.retry_after > longest:
+          wait = error.retry_after
+          asked = f'; it asks to wait for {wait:.0f} s' if wait else ''
           raise Exhausted(
               f'All {attempt} attempts of a request failed; the last: {error}'
+              f'{asked}'
           ) from error
         await self._wait(attempt, error)
       except engine_lib.EngineDied as error:
@@ -267,20 +278,20 @@ class ResilientEngine:
 
     Raises:
       Exception: `error`, if the engine has no `restart` or was already
-        restarted once.
+        restarted in the last hour.
     """
     # All requests in flight fail at the same time. The lock lets the first of
     # them restart the process; the others then return and try again.
     async with self._restarting:
-      if self._num_restarts > num_before:
+      if self._restarts.count > num_before:
         return
       restart = getattr(self._engine, 'restart', None)
-      # A process that died twice would probably die again, so a second death
-      # ends the run instead of leading to endless restarts.
-      if restart is None or self._num_restarts:
+      # A second death within the hour ends the run instead of leading to
+      # endless restarts.
+      if restart is None or not self._restarts.is_allowed:
         raise error
-      logging.warning('%s; restarting the process, once.', error)
-      self._num_restarts += 1
+      logging.warning('%s; restarting the process, once an hour.', error)
+      self._restarts.note()
       await restart()
 
 

@@ -20,6 +20,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
+from routing.engines import restarts
 from routing.engines import shared_prefix
 from routing.engines import shared_time
 from routing.engines import speculation
@@ -114,10 +115,10 @@ class VllmEngine:
   """An engine that writes steps with one model that vLLM runs.
 
   Concurrent requests do not change a result, except by rounding: they change
-  the shapes of matrix products. A process that dies is restarted once, and its
-  requests are repeated. A speculative run (`speculation.Run`) writes the same
-  text as one request per step would. Only the number of wasted tokens depends
-  on the concurrent requests.
+  the shapes of matrix products. A process that dies is restarted, once
+  an hour, and its requests are repeated. A speculative run (`speculation.Run`)
+  writes the same text as one request per step would. Only the number of wasted
+  tokens depends on the concurrent requests.
 
   Args:
     name: the model's name.
@@ -164,7 +165,7 @@ class VllmEngine:
             shared=self._prompter.num_shared() if settings.shares_prefix else 0,
         ),
     )
-    self.num_restarts = 0
+    self._restarts = restarts.Restarts()
     self._settings = settings
     self._stop_ids: dict[str, list[int]] = {}  # By the text of the delimiter.
     self._num_equal = num_equal
@@ -173,6 +174,11 @@ class VllmEngine:
     self._time = shared_time.SharedTime()
     self._restarting = asyncio.Lock()
     self._llm = self._start()
+
+  @property
+  def num_restarts(self) -> int:
+    """The number of restarts of the process."""
+    return self._restarts.count
 
   def count_tokens(self, question: str, trace: str) -> int:
     """Counts prompt tokens; see `engine.Engine.count_tokens`."""
@@ -198,24 +204,26 @@ class VllmEngine:
     return shared_prefix.ChargedSession(session, self)
 
   async def restart(self) -> None:
-    """Restarts the process if it is dead; possible only once.
+    """Restarts the process if it is dead; possible once an hour.
 
     Raises:
-      engine_lib.EngineDied: if it was restarted before, or does not start.
+      engine_lib.EngineDied: if it was restarted in the last hour, or does not
+        start.
     """
     # All requests of a dead process call this method at once. The lock lets the
     # first restart the process; the others then find a healthy one.
     async with self._restarting:
       if not self._llm.errored:
         return
-      if self.num_restarts:
+      if not self._restarts.is_allowed:
         raise engine_lib.EngineDied(
             f'The process of {self.name} (route {self.route}) has died a '
-            "second time and is not restarted. See vLLM's log above."
+            "second time within an hour and is not restarted. See vLLM's log "
+            'above.'
         )
-      self.num_restarts += 1
+      self._restarts.note()
       logging.warning(
-          'The process of %s has died; restarting it, once.', self.name
+          'The process of %s has died; restarting it, once an hour.', self.name
       )
       # Shutdown and start run in threads: each blocks for seconds to minutes,
       # and the other engines share this event loop.

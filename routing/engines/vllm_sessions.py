@@ -60,7 +60,7 @@ class VllmSession(engine_lib.Session):
 
     Raises:
       engine_lib.Refused: if the prompt leaves no room for a token.
-      engine_lib.EngineDied: if the process has died for the second time.
+      engine_lib.EngineDied: if the process has died twice within an hour.
     """
     counts = []  # The number of tokens that each call wrote.
     teller = telling.Teller(

@@ -114,6 +114,7 @@ def _facts(name, method, found, arena, budgets) -> dict[str, Any]:
       'setting': found[0].setting,
       'areas_on_select': found[0].areas,
       'num_problems': num,
+      'num_select': found[0].select.correct.shape[1],
       'num_seeds': len(found),
       'decisions_per_second': float(
           np.median([x.decisions_per_second for x in found])
@@ -179,6 +180,7 @@ COLUMNS = (
     'router',
     'needs',
     'problems',
+    'of select',
     'trials',
     'area [95 %]',
     '{reference} minus router',
@@ -233,6 +235,7 @@ def _row(content, found, name) -> list[str]:
       tables.LABELS.get(name, name),
       facts['needs'] if facts else tables.MISSING,
       f'{facts["num_problems"]:,}' if facts else tables.MISSING,
+      _of_select(facts),
       str(facts['num_trials'] or 1) if facts else tables.MISSING,
       tables.interval(figures_of['area']),
       tables.difference(found, name),
@@ -243,6 +246,14 @@ def _row(content, found, name) -> list[str]:
       gain,
       *measured,
   ]
+
+
+def _of_select(facts: Mapping[str, Any] | None) -> str:
+  """Returns on how many problems of `select` a router was chosen."""
+  # Files from before this figure do not have it.
+  if facts is None or 'num_select' not in facts:
+    return tables.MISSING
+  return f'{facts["num_select"]:,}'
 
 
 def table(content: Mapping[str, Any], metric: str) -> str:
@@ -263,7 +274,10 @@ def page(content: Mapping[str, Any]) -> str:
       f'differences. Every router was tried with {max(tried, 1)} settings on '
       '`select`, or with all that it has; a row says how many. Costs count '
       'every token of every model, scorers included, as a fraction of the '
-      'largest model alone. Tokens are means per problem.',
+      'largest model alone. Tokens are means per problem. Routers that answer '
+      'live do so on the first problems of `test` and `select`; a row says on '
+      'how many.',
+      *tables.left_out_lines(content.get('left_out', {})),
   ]
   metrics_of = [
       content['cost_metric'],

@@ -31,12 +31,12 @@ class Dial:
 
   policy_index: of the router.
   thresholds: `[K]` float64, rising; or `[1, T]`, one threshold per decision.
-  points: position in 0..K-1 -> name of the operating point there.
+  points: position in 0..K-1 -> names of the operating points there.
   """
 
   policy_index: int
   thresholds: np.ndarray
-  points: Mapping[int, str]
+  points: Mapping[int, tuple[str, ...]]
 
   def ranks(self, scores: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Returns the position from which a decision no longer hands over.
@@ -74,18 +74,18 @@ def of_points(
   """
   found = []
   for index, family in enumerate(families):
-    named = {
-        p.threshold: p.name
-        for p in points
-        if p.policy_index == index and not isinstance(p.threshold, tuple)
-    }
+    # Several promises may hold at one threshold.
+    named: dict[float, tuple[str, ...]] = {}
+    for p in points:
+      if p.policy_index == index and not isinstance(p.threshold, tuple):
+        named[p.threshold] = (*named.get(p.threshold, ()), p.name)
     grid = np.union1d(source.grid(family, size), np.array([*named], float))
     grid = grid[source.answerable(family, grid)]
     if grid.size:
       at = {k: named[x] for k, x in enumerate(grid.tolist()) if x in named}
       found.append(Dial(index, grid, at))
   found += [
-      Dial(p.policy_index, np.array([p.threshold]), {0: p.name})
+      Dial(p.policy_index, np.array([p.threshold]), {0: (p.name,)})
       for p in points
       if isinstance(p.threshold, tuple)
   ]

@@ -28,20 +28,23 @@ class Alone:
   problems: the N problems.
   large_correct: `[N]`, grades of the largest model.
   large_cost: cost metric -> `[N]`, its cost in the unit of the metric.
+  large_tokens: `[N, 6]`, its tokens of each of `token_records.KINDS`.
   question_read: `[N, A]`, see `token_records.count`.
   """
 
   problems: Sequence[types.Problem]
   large_correct: np.ndarray
   large_cost: Mapping[str, np.ndarray]
+  large_tokens: np.ndarray
   question_read: np.ndarray
 
-  def first(self, num: int) -> Alone:
-    """Returns the same of the first problems."""
+  def first(self, num: int | None) -> Alone:
+    """Returns the same of the first problems; None = of all."""
     return Alone(
         self.problems[:num],
         self.large_correct[:num],
         {name: x[:num] for name, x in self.large_cost.items()},
+        self.large_tokens[:num],
         self.question_read[:num],
     )
 
@@ -119,8 +122,8 @@ def of_answers(
 ) -> Outcomes:
   """Returns the outcomes of K routers' live answers to N problems.
 
-  A problem that an engine refuses counts as answered wrongly, at the cost of
-  the largest model alone.
+  A problem that an engine refuses counts as answered wrongly, at the cost and
+  with the tokens of the largest model alone.
   """
   shape = len(answers), len(alone.problems)
   correct, cut = np.zeros(shape), np.zeros(shape)
@@ -130,6 +133,8 @@ def of_answers(
       if isinstance(answer, live_answers.Refused):
         for metric in costs.COST_METRICS:
           cost[metric][k, n] = 1.0
+        for name, value in zip(TOKENS, alone.large_tokens[n], strict=True):
+          cost[name][k, n] = value
         continue
       correct[k, n] = answer.is_correct
       cut[k, n] = np.nan if answer.is_cut is None else answer.is_cut

@@ -1,5 +1,6 @@
 """What a gallery shows of several runs side by side, from their results."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import json
@@ -59,7 +60,7 @@ def of_runs(
           for row in tables.point_rows(x)
       ],
       'settings': differences({name: x['config'] for name, x in runs.items()}),
-      'same_test': len({_test_records(x) for x in runs.values()}) == 1,
+      'same_test': _is_one_test(runs.values()),
       'num_problems': {
           name: x['num_problems']['test'] for name, x in runs.items()
       },
@@ -140,8 +141,10 @@ def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
   }
 
 
-def _test_records(results: Mapping[str, Any]) -> str:
-  return str(results.get('shards', {}).get('test'))
+def _is_one_test(runs: Iterable[Mapping[str, Any]]) -> bool:
+  """Returns whether all runs say that they were tested on the same records."""
+  hashes = {x.get('shards', {}).get('test') for x in runs}
+  return len(hashes) == 1 and None not in hashes
 
 
 def _leaves(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -22,8 +20,10 @@ import numpy as np
 
 from routing import costs
 from routing import types
+from routing.evaluation import code_hash
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import methods as methods_lib
+from routing.evaluation import samples
 from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
@@ -41,20 +41,29 @@ class Arena:
     tokens, under the names `TOKENS`.
   alone: split -> what the models do alone, on `select` and `test`.
   accounting: models and prices; specs beyond the writers only inform.
+  informing: name of a need -> the model that only informs whoever declares it;
+    the last of the specs of `accounting`, in their order.
   answering: seed -> how engines answer live; None = no engine can be asked.
-  num_live: split -> number of problems that are answered live.
+  num_live: split -> number of problems that are answered live; of `train`, to
+    learn from. A split that is not named is answered as a whole.
   folder: where live answers are kept; None = nowhere.
-  traces: some traces of a protocol, to measure the speed of decisions on.
+  traces: traces of `escalate`, either view, from records; decisions are timed
+    on them.
+  num_timed: test problems on whose traces decisions are timed elsewhere.
   grid_size: thresholds per family, for methods that name no knobs.
   """
 
   samples: Callable[[str, Any], router_lib.Sample]
   alone: Mapping[str, entries_lib.Alone]
   accounting: costs.Accounting
+  informing: Mapping[str, costs.RouteSpec] = dataclasses.field(
+      default_factory=dict
+  )
   answering: Callable[[int], live_answers.Answering] | None = None
   num_live: Mapping[str, int] = dataclasses.field(default_factory=dict)
   folder: pathlib.Path | None = None
   traces: Callable[[Any], Sequence[types.Trace]] = lambda protocol: ()
+  num_timed: int = 25
   grid_size: int = methods_lib.GRID_SIZE
 
   def answering_of(
@@ -65,7 +74,20 @@ class Arena:
     return dataclasses.replace(
         self.answering(seed if method.needs.samples > 1 else 0),
         accounting=self.accounting,
+        priced=self.priced(method.needs),
     )
+
+  def priced(self, needs: router_lib.Needs) -> tuple[costs.RouteSpec, ...]:
+    """Returns the models that a method may be charged for: those it declares.
+
+    What is kept of a method depends on these only, so that a further scorer or
+    embedding does not invalidate it.
+    """
+    num_writers = len(self.accounting.specs) - len(self.informing)
+    declared = [
+        spec for need, spec in self.informing.items() if getattr(needs, need)
+    ]
+    return (*self.accounting.specs[:num_writers], *declared)
 
 
 def sample_protocol(method: router_lib.Method) -> Any:
@@ -84,20 +106,6 @@ def is_known(method: router_lib.Method, family: router_lib.Family) -> bool:
       and not (needs.step_score or needs.judge)
       and hasattr(family, 'score')
   )
-
-
-def source_hash(method: router_lib.Method) -> str:
-  """Returns a hash of the source of a method: its module and those beside it.
-
-  What was cached of a router is not used once its own code has changed.
-  """
-  path = pathlib.Path(sys.modules[method.fit.__module__].__file__)
-  files = [path]
-  # Ours share one folder; the systems of others have a folder each.
-  if not method.fit.__module__.startswith('routing.'):
-    files = sorted(path.parent.glob('*.py'))
-  content = b''.join(x.read_bytes() for x in files)
-  return hashlib.sha256(content).hexdigest()
 
 
 def grid(
@@ -174,8 +182,8 @@ def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
         note='',
     )
   answering = arena.answering_of(seed, method)
-  alone = arena.alone[split].first(arena.num_live[split])
-  name = f'{family.fingerprint}/{source_hash(method)[:12]}'
+  alone = arena.alone[split].first(arena.num_live.get(split))
+  name = f'{family.fingerprint}/{code_hash.of_method(method)[:12]}'
   asked = [
       live_answers.Asked(family.at(knob), name, knob, method.needs.protocol)
       for knob in knobs
@@ -222,9 +230,10 @@ def fit(
 ) -> list[router_lib.Family]:
   """Fits a method on `train`, the only split that it is given."""
   train = arena.samples('train', sample_protocol(method))
-  if arena.answering is not None:
+  num_live = arena.num_live.get('train')
+  if arena.answering is not None and num_live != 0:
     train = dataclasses.replace(
-        train, answering=arena.answering_of(seed, method)
+        train, answering=arena.answering_of(seed, method), num_live=num_live
     )
   families = list(method.fit(train, setting=setting, seed=seed))
   if not families:
@@ -232,25 +241,41 @@ def fit(
   return families
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+  """The best setting of a method on `select`.
+
+  setting: of equal ones the first.
+  areas: the area of each setting that was tried.
+  families: those of the best setting and the seed of the trials.
+  """
+
+  setting: Mapping[str, Any]
+  areas: Sequence[float]
+  families: Sequence[router_lib.Family]
+
+
 def tune(
     method: router_lib.Method, arena: Arena, num_trials: int, seed: int
-) -> tuple[Mapping[str, Any], list[float]]:
+) -> Tuned:
   """Tries the first settings of a method on `select`.
 
-  Returns:
-    The best setting (of equal ones the first), and the area of each. A method
-    with a single setting has nothing to choose and is not tried.
+  A method with a single setting has nothing to choose. It is fitted, but not
+  tried, so it has no areas.
   """
   settings = list(method.settings[:num_trials])
   if len(settings) == 1:
-    return settings[0], []
-  areas = []
+    return Tuned(settings[0], [], fit(method, arena, settings[0], seed))
+  areas, best = [], None
   for setting in settings:
     families = fit(method, arena, setting, seed)
     tried = [grid(method, family, arena) for family in families]
     found = _all_outcomes(method, families, tried, arena, 'select', seed)
     areas.append(area_on_select(found, arena.accounting.metric))
-  return settings[int(np.argmax(areas))], areas
+    # The best stay in memory: a fit may take long, or answers of its own.
+    if np.argmax(areas) == len(areas) - 1:
+      best = families
+  return Tuned(settings[int(np.argmax(areas))], areas, best)
 
 
 def worth_testing(
@@ -310,15 +335,42 @@ def enter(
       select=select.take(kept),
       test=_all_outcomes(method, families, by_family, arena, 'test', seed),
       decisions_per_second=_speed(
-          families[chosen[-1][0]].at(chosen[-1][1]),
-          arena.traces(method.needs.protocol),
+          method, families[chosen[-1][0]].at(chosen[-1][1]), arena, seed
       ),
   )
 
 
-def _speed(router: Any, traces: Sequence[types.Trace]) -> float:
-  """Returns decisions per second, one after the other; NaN without any."""
-  if not hasattr(router, 'decide') or not traces:
+def some_traces(
+    method: router_lib.Method, router: Any, arena: Arena, seed: int
+) -> Sequence[types.Trace]:
+  """Returns what a router of a method might see on a few test problems.
+
+  Records give the traces of `escalate` without an informant, and the driver all
+  others, if models can be asked.
+  """
+  protocol = method.needs.protocol
+  informant = getattr(router, 'informant', None)
+  if protocol and protocol.name == 'escalate' and informant is None:
+    return arena.traces(protocol)
+  if protocol is None or arena.answering is None:
+    return []
+  return samples.driven_traces(
+      arena.answering_of(seed, method),
+      arena.alone['test'].first(arena.num_timed).problems,
+      protocol,
+      informant,
+  )
+
+
+def _speed(
+    method: router_lib.Method, router: Any, arena: Arena, seed: int
+) -> float:
+  """Returns decisions per second, one after the other; NaN without any.
+
+  What an informant takes to ask is not counted: that is time of models.
+  """
+  traces = some_traces(method, router, arena, seed)
+  if not traces:
     return float('nan')
   seconds = []
   # The first round may compile; the fastest is the one that other work on the

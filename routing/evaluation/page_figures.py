@@ -78,7 +78,7 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         },
         'columns': budgets.header(found, tables.COLUMNS),
         'rows': tables.rows(results, metric),
-        'left_out': tables.left_out_lines(results, metric),
+        'left_out': tables.left_out_lines(found['left_out']),
     }
   # A method may be left out in one cost metric and not in another.
   names = {x for y in results['cost_metrics'].values() for x in y['methods']}
@@ -95,18 +95,14 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def points(
-    results: Mapping[str, Any],
     calibrated: Sequence[card_lib.OperatingPoint],
 ) -> list[dict[str, Any]]:
   """Returns the operating points of the first seed, cheapest first.
 
   Args:
-    results: the content of `results.json`, with what each point earned on test
-      problems.
     calibrated: the points as in `operating_points.json`, with what each had
       earned in calibration.
   """
-  tested = {x['name']: x for x in results['operating_points']}
   found = []
   for point in calibrated:
     promise = point.promise
@@ -121,7 +117,6 @@ def points(
             ),
             'measured': dict(promise.get('measured', {})),
             'n': promise.get('n'),
-            'tested': tested.get(point.name),
         }
     )
   return sorted(found, key=lambda x: x['measured'].get('cost', np.inf))

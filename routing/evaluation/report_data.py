@@ -90,7 +90,7 @@ class Shown:
         {
             'policy': dial.policy_index,
             'thresholds': _as_text(dial.thresholds.tolist()),
-            'points': {str(k): name for k, name in dial.points.items()},
+            'points': {str(k): names for k, names in dial.points.items()},
             'figures': figures,
         }
         for dial, figures in self._turned

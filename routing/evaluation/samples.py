@@ -1,7 +1,9 @@
 """Turns ladders into what the methods of a comparison learn from and meet."""
 
+import asyncio
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +14,12 @@ from routing.evaluation import entries
 from routing.features import embedding as embedding_lib
 from routing.features import observation
 from routing.features import traces
+from routing.outcomes import live_answers
 from routing.outcomes import records
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.outcomes import token_records
+from routing.rollout import collect
 from routing.rollout import steps as steps_lib
 from routing.routers import router as router_lib
 
@@ -130,28 +134,28 @@ def alone(
 ) -> entries.Alone:
   """Returns what the models do alone on the problems of a sample."""
   table = sample.source.table
+  first = [token_records.question_read(x, sample.num_routes) for x in ladders]
   return entries.Alone(
       problems=sample.source.problems,
       large_correct=table.large_correct.astype(np.float64),
       large_cost=table.large_cost,
-      question_read=np.array(
-          [token_records.question_read(x, sample.num_routes) for x in ladders]
+      large_tokens=np.array(
+          [
+              token_records.count([call], 0, read)
+              for call, read in zip(sample.large_calls, first, strict=True)
+          ]
       ),
+      question_read=np.array(first),
   )
 
 
-def some_traces(
+def recorded_traces(
     ladders: Sequence[types.Ladder],
     accounting: costs.Accounting,
-    protocol: protocols.Protocol | None,
+    protocol: protocols.Protocol,
     max_decisions: int,
 ) -> list[types.Trace]:
-  """Returns the traces of all decisions on some problems, to time routers on.
-
-  None if the protocol is not `escalate`: its traces are not in ladders.
-  """
-  if protocol is None or protocol.name != 'escalate':
-    return []
+  """Returns the traces of all decisions of `escalate` on some problems."""
   found = []
   for ladder in ladders:
     seen = None
@@ -160,3 +164,62 @@ def some_traces(
       seen = dataclasses.replace(trace, previous=seen)
       found.append(seen)
   return found
+
+
+@dataclasses.dataclass
+class _Noting:
+  """A router that takes given routes in turn, and keeps the traces it sees.
+
+  routes: of the decisions; after the last one they begin again.
+  informant: that of the router whose traces are wanted.
+  seen: the traces so far.
+  """
+
+  routes: tuple[int, ...]
+  informant: Any
+  seen: list[types.Trace] = dataclasses.field(default_factory=list)
+
+  def decide(self, trace: types.Trace) -> types.Decision:
+    """Keeps the trace; the route depends on the number of steps alone."""
+    self.seen.append(trace)
+    return types.Decision(self.routes[len(trace.steps) % len(self.routes)], 0.0)
+
+
+def driven_traces(
+    answering: live_answers.Answering,
+    problems: Sequence[types.Problem],
+    protocol: protocols.Protocol,
+    informant: Any,
+) -> list[types.Trace]:
+  """Returns the traces of all decisions on some problems, in any protocol.
+
+  Two routers write the answers: one keeps to the small model, and one
+  alternates between the smallest and the largest.
+
+  Args:
+    answering: makes the engines.
+    problems: the problems.
+    protocol: which route may write which step.
+    informant: what is asked before each decision; None = nothing.
+  """
+
+  async def run() -> list[types.Trace]:
+    engines = answering.make_engines()
+    try:
+      routers = [
+          _Noting(routes, informant)
+          for routes in ((0,), (0, len(engines) - 1))
+          for _ in problems
+      ]
+      await collect.together(
+          live_answers.Asked(router, '', 0.0, protocol).answer(
+              answering, problem, engines
+          )
+          for router, problem in zip(routers, [*problems] * 2, strict=True)
+      )
+    finally:
+      for engine in engines:
+        await engine.close()
+    return [trace for router in routers for trace in router.seen]
+
+  return asyncio.run(run())

@@ -175,9 +175,8 @@ def title(results: Mapping[str, Any], metric: str) -> str:
   )
 
 
-def left_out_lines(results: Mapping[str, Any], metric: str) -> list[str]:
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
   """Returns a line for each method that a table leaves out, with the reason."""
-  left_out = results['cost_metrics'][metric]['left_out']
   return [
       f'Left out: {LABELS.get(name, name)}. {reason}'
       for name, reason in left_out.items()
@@ -374,7 +373,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts.append(f'### {title(results, metric)}')
     head = budgets.header(results['cost_metrics'][metric], COLUMNS)
     parts.append(markdown_table(head, rows(results, metric)))
-    parts += left_out_lines(results, metric)
+    parts += left_out_lines(results['cost_metrics'][metric]['left_out'])
   if line := cut_share.warning(results):
     parts.append(line)
   parts.append(legend.LEGEND)

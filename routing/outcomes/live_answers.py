@@ -59,6 +59,8 @@ class Answering:
     value are not used.
   max_failures: number of problems in a row that may fail, before the back end
     and not the problems must be at fault; 0 = no limit.
+  priced: the models that these answers may be charged for. Cached answers
+    depend on them, and not on other models of `accounting`. None = on all.
   """
 
   make_engines: Callable[[], Sequence[engine_lib.Engine]]
@@ -70,15 +72,19 @@ class Answering:
   concurrency: int = 64
   made_by: Any = None
   max_failures: int = 20
+  priced: Sequence[costs.RouteSpec] | None = None
 
   def key(self) -> dict[str, Any]:
     """Returns the settings that answers depend on, as part of a cache key."""
     # The concurrency and the engines' addresses are left out: answers do not
     # depend on them, so cached answers should survive their change.
+    accounting = self.accounting
+    if self.priced is not None:
+      accounting = dataclasses.replace(accounting, specs=tuple(self.priced))
     return {
         'protocol': dataclasses.asdict(self.protocol),
         'sampling': delimiter_lib.settings_key(self.sampling),
-        'accounting': dataclasses.asdict(self.accounting),
+        'accounting': dataclasses.asdict(accounting),
         'grade': self.grade.name,
         'seed': self.seed,
         'made_by': self.made_by,

@@ -120,6 +120,9 @@ class OperatingPoint:
     measured in calibration with their number of problems.
   checkpoint_hash: hash of the router that was calibrated.
   shards_hash: hash of the `prove` records; empty if no hash was recorded.
+  asking: JSON-like; how models were asked in calibration: the sampling, and how
+    each route puts a question. A promise holds for no other way. Empty in older
+    files, which do not say it.
   """
 
   name: str
@@ -128,6 +131,7 @@ class OperatingPoint:
   promise: Mapping[str, Any]
   checkpoint_hash: str
   shards_hash: str = ''
+  asking: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     # JSON has lists for tuples, so the threshold is converted. The class is

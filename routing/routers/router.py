@@ -81,7 +81,8 @@ class Needs:
   log_probs: it reads the log-probabilities of steps.
   step_score: a step scorer, whose calls it charges as probes.
   judge: a model that judges text, whose calls it charges as probes.
-  embedding: a sentence embedding, whose tokens it charges as probes.
+  embedding: an embedding of the question; where a model computes it, its tokens
+    are charged as probes.
   probe: text that a writer continues only to inform it, charged as probes.
   tokens: the models' next-token distributions, which only the embedded back end
     gives.
@@ -149,6 +150,8 @@ class Sample:
   gives_tokens: whether all models give next-token distributions.
   answering: how models answer live, for methods that learn from answers of
     their own; None = no model can be asked.
+  num_live: how many of the first problems such methods may ask about; None =
+    all.
   """
 
   source: sources.Known
@@ -165,6 +168,12 @@ class Sample:
   follows_words: bool = False
   gives_tokens: bool = False
   answering: live_answers.Answering | None = None
+  num_live: int | None = None
+
+  @property
+  def live_problems(self) -> Sequence[types.Problem]:
+    """The problems that methods may have answered, to learn from."""
+    return self.source.problems[: self.num_live]
 
   @property
   def questions(self) -> tuple[str, ...]:

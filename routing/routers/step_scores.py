@@ -17,7 +17,7 @@ def scorer_of(train: router.Sample, name: str) -> informants.Scorer:
   if train.scorer is None:
     raise refusal.Refusal(
         f'{name} needs a step scorer; name a process reward model in '
-        'config.scorer.',
+        'config.compare.scorer.model.',
         None,
         note='',
     )

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -18,6 +20,7 @@ from routing.routers import learned
 from routing.serving import back_ends
 from routing.serving import batched_decisions
 from routing.serving import feedback as feedback_lib
+from routing.serving import keys as keys_lib
 from routing.serving import ledger as ledger_lib
 from routing.serving import monitoring
 from routing.serving import points as points_lib
@@ -28,10 +31,6 @@ from routing.serving import store as store_lib
 from routing.serving import tracing as tracing_lib
 from routing.serving import waiting_room
 from routing.serving import writing as writing_lib
-
-# Who pays in the ledger for answers that no client asked for; no key can be
-# called so.
-SHADOW = '(shadow)'
 
 
 class Service:
@@ -46,6 +45,8 @@ class Service:
     rng: draws which answers have a shadow.
     tracing: makes spans.
     example: a question that the chat page offers; '' = none.
+    unpromised: name of a point -> why its promise holds for no answer here,
+      e.g. since the models are others than in calibration.
   """
 
   def __init__(
@@ -58,13 +59,16 @@ class Service:
       rng: random.Random | None = None,
       tracing: tracing_lib.Tracing = tracing_lib.OFF,
       example: str = '',
+      unpromised: Mapping[str, str] | None = None,
   ):
     self.answering, self.router = answering, router
     self.settings, self.store, self.tracing = settings, store, tracing
-    self.example = example
+    self.example, self.unpromised = example, dict(unpromised or {})
     self.metrics = monitoring.Metrics()
     self.health = back_ends.Health(
-        settings.retry_down_after, self.metrics.back_end
+        settings.retry_down_after,
+        self.metrics.back_end,
+        lambda name: self.metrics.back_end_errors.labels(name).inc(),
     )
     self.engines = [
         back_ends.WatchedEngine(engine, self.health) for engine in engines
@@ -128,6 +132,11 @@ class Service:
     """Waits for answers in the background."""
     await asyncio.gather(*self._shadows, return_exceptions=True)
 
+  def give_up_shadows(self) -> None:
+    """Ends answers in the background, which nobody is told of."""
+    for task in self._shadows:
+      task.cancel()
+
   def _on_alarm(self, point: str) -> None:
     """Says that the promise of a point no longer holds."""
     self.metrics.alarm.labels(point).set(1)
@@ -138,8 +147,14 @@ class Service:
     self.metrics.graded_shadows.labels(model).inc()
     self.metrics.losses.labels(model).inc(loss)
 
-  def in_trouble(self, choice: points_lib.Choice) -> tuple[str, Any] | None:
+  def in_trouble(
+      self, choice: points_lib.Choice, who: object
+  ) -> tuple[str, Any] | None:
     """Returns why something else must answer, and what; None if nothing must.
+
+    Args:
+      choice: what was asked for.
+      who: the answer; see `back_ends.Health.may_ask`.
 
     Raises:
       refusals.Refusal: if a back end is down, and nothing else may answer.
@@ -147,15 +162,15 @@ class Service:
     if self.settings.alarm_falls_back and choice.point is not None:
       if self.feedback.alarms().get(choice.point.name):
         largest = self.points.alone(len(self.specs) - 1)
-        return 'drift_alarm', self._without(None, largest)
+        return 'drift_alarm', self._without(None, largest, who)
     needed = range(len(self.specs)) if choice.alone is None else [choice.alone]
     for route in needed:
-      if self.health.is_down(route):
-        return 'back_end_down', self.fall_back(choice, route)
+      if not self.health.may_ask(route, who):
+        return 'back_end_down', self.fall_back(choice, route, who)
     return None
 
   def fall_back(
-      self, choice: points_lib.Choice, route: int
+      self, choice: points_lib.Choice, route: int, who: object
   ) -> points_lib.Choice:
     """Returns what answers for a choice while the back end of a route is down.
 
@@ -166,14 +181,14 @@ class Service:
     # A model that was asked for by its name is not replaced by another.
     if name != 'none' and choice.alone is None:
       last = len(self.specs) - 1 if name == 'large' else 0
-      return self._without(route, self.points.alone(last))
+      return self._without(route, self.points.alone(last), who)
     raise self._down(route)
 
   def _without(
-      self, route: int | None, choice: points_lib.Choice
+      self, route: int | None, choice: points_lib.Choice, who: object
   ) -> points_lib.Choice:
     """Returns the choice, unless its model is that of `route` or is down."""
-    if choice.alone == route or self.health.is_down(choice.alone):
+    if choice.alone == route or not self.health.may_ask(choice.alone, who):
       raise self._down(choice.alone)
     return choice
 
@@ -217,19 +232,26 @@ class Service:
     Raises:
       refusals.Refusal: if it cannot be answered.
     """
-    if (trouble := self.in_trouble(question.choice)) is not None:
+    try:
+      await self._drive(question, writing)
+    finally:
+      self.health.leave(writing)
+
+  async def _drive(
+      self, question: writing_lib.Question, writing: writing_lib.Writing
+  ) -> None:
+    """Answers a question; falls back where a back end fails."""
+    trouble = self.in_trouble(question.choice, writing)
+    if trouble is not None:
       self._fall_back_to(*trouble, writing)
     try:
       await self._answer(question, writing.choice, writing.record)
     except back_ends.BackEndDown as error:
-      # The failure may come from the end of a session whose client has gone.
-      if asyncio.current_task().cancelling():
-        raise
       # Steps that a client has seen are not taken back.
       is_seen = question.is_shown and bool(writing.record.num_shown)
       if is_seen or writing.choice is not question.choice:
         raise self._down(error.route) from error
-      other = self.fall_back(question.choice, error.route)
+      other = self.fall_back(question.choice, error.route, writing)
       self._fall_back_to('back_end_down', other, writing)
       try:
         await self._answer(question, other, writing.record)
@@ -242,7 +264,7 @@ class Service:
     """Notes that another choice answers, from the beginning."""
     self.metrics.fall_backs.labels(reason).inc()
     monitoring.log('fall_back', level='WARNING', reason=reason, to=choice.name)
-    writing.choice = choice
+    writing.choice, writing.reason = choice, reason
     writing.record.restart(choice.threshold_at)
 
   async def _answer(
@@ -271,6 +293,12 @@ class Service:
             sample=question.sample,
             watcher=watcher,
         )
+    except back_ends.BackEndDown as error:
+      # The end of a session has failed whose client has gone: the answer was
+      # given up, and what was being written is still to be paid.
+      if asyncio.current_task().cancelling():
+        raise asyncio.CancelledError from error
+      raise
     except engine_lib.Refused as error:
       raise refusals.Refusal(
           400, str(error), param='messages', code='question_refused'
@@ -278,10 +306,18 @@ class Service:
 
   @contextlib.asynccontextmanager
   async def writing(
-      self, question: writing_lib.Question
+      self,
+      question: writing_lib.Question,
+      on_end: Callable[[], None] = lambda: None,
   ) -> AsyncIterator[writing_lib.Writing]:
-    """Lets a question be answered in its turn; ends it with the context."""
-    writing = writing_lib.Writing(self, question)
+    """Lets a question be answered in its turn; ends it with the context.
+
+    Args:
+      question: the question.
+      on_end: called when it was answered or given up, maybe before the context
+        ends.
+    """
+    writing = writing_lib.Writing(self, question, on_end)
     try:
       yield writing
     finally:
@@ -294,7 +330,7 @@ class Service:
     is_shadowed = (
         writing.choice.alone is None
         # Under load fewer have one: that says nothing of how good they are.
-        and len(self._shadows) <= self.settings.queue
+        and self.room.has_spare
         and self._rng.random() < self.settings.shadow_share
     )
     largest = len(self.specs) - 1
@@ -317,11 +353,12 @@ class Service:
     record = record_lib.Record(
         self.specs,
         choice.threshold_at,
-        pay=lambda usage: self.pay(SHADOW, usage),
+        pay=lambda usage: self.pay(keys_lib.SHADOW, usage),
     )
     try:
-      async with self.room.turn():
-        await self._answer(question, choice, record)
+      with self.room.admitted(1):
+        async with self.room.turn():
+          await self._answer(question, choice, record)
     except Exception as error:  # It is nobody's answer, so nobody is told.
       monitoring.log(
           'shadow_failed',

@@ -133,7 +133,9 @@ async def health() -> dict[str, str]:
 async def ready(request: fastapi.Request) -> responses.Response:
   """Says whether answers can be written now, and by which models."""
   service = _service(request)
-  up = {x.name: service.health.is_up(x.route) for x in service.engines}
+  # A back end that may be tried again counts: only a request can find out that
+  # it is back, and who gets 503 here sends none.
+  up = {x.name: not service.health.is_down(x.route) for x in service.engines}
   is_ready = any(up.values())
   return responses.JSONResponse(
       {'status': 'ready' if is_ready else 'not ready', 'models': up},
@@ -177,7 +179,7 @@ def _model(request: fastapi.Request, name: str, point: Any) -> dict[str, Any]:
       'object': 'model',
       'created': request.app.state.created,
       'owned_by': 'stepwise-routing',
-      'routing': points_lib.describe(point),
+      'routing': points_lib.describe(point, _service(request).unpromised),
   }
 
 
@@ -310,7 +312,11 @@ class _Stream(responses.StreamingResponse):
       note(self._request, cost=last['routing']['cost'], tokens=last['usage'])
     except Exception as error:
       # The status is sent already, so that the error is an event.
-      yield _text([_as_refusal(self._request, error).body()])
+      refusal = _as_refusal(self._request, error)
+      if refusal is error:  # Else it is counted there.
+        reason = refusal.code or 'error'
+        _service(self._request).metrics.unfinished.labels(reason).inc()
+      yield _text([refusal.body()])
     yield 'data: [DONE]\n\n'
     self._has_ended = True
 

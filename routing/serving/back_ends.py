@@ -1,5 +1,6 @@
 """Watches the back ends of a service: which is down, and what it has failed."""
 
+import asyncio
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -26,13 +27,16 @@ class BackEndDown(RuntimeError):
 class Health:
   """Which back ends are down.
 
-  A back end that failed is left alone for some seconds. The next request then
-  tries it, and its success ends the failure.
+  A back end that failed is left alone for some seconds. A single answer then
+  tries it, and its success ends the failure; others wait for what it finds out,
+  at most for the same time again.
 
   Args:
     retry_after: these seconds.
     on_change: called with (name, error) when a back end fails, and with (name,
       None) when it is back.
+    on_refused: called with the name of a back end that refuses a request for
+      what it asks.
     clock: seconds that rise.
   """
 
@@ -42,25 +46,49 @@ class Health:
       on_change: Callable[[str, BaseException | None], None] = (
           lambda name, error: None
       ),
+      on_refused: Callable[[str], None] = lambda name: None,
       clock: Callable[[], float] = time.monotonic,
   ):
     self._retry_after, self._on_change = retry_after, on_change
-    self._clock = clock
+    self.on_refused, self._clock = on_refused, clock
     self._failed: dict[int, float] = {}  # Route -> time of the last failure.
+    # Route -> (the answer that tries it again, until when others wait for it).
+    self._trials: dict[int, tuple[object, float]] = {}
 
   def is_down(self, route: int) -> bool:
     """Returns whether a back end failed lately and must not be asked yet."""
     failed = self._failed.get(route)
     return failed is not None and self._clock() < failed + self._retry_after
 
-  def is_up(self, route: int) -> bool:
-    """Returns whether a route's back end answered when it was last asked."""
-    return route not in self._failed
+  def may_ask(self, route: int, who: object) -> bool:
+    """Returns whether an answer may ask a back end.
+
+    Args:
+      route: of the back end.
+      who: the answer; `leave` says that it has ended.
+    """
+    if route not in self._failed:
+      return True
+    if self.is_down(route):
+      return False
+    now = self._clock()
+    other, until = self._trials.get(route, (who, now))
+    if other is not who and now < until:
+      return False
+    self._trials[route] = who, now + self._retry_after
+    return True
+
+  def leave(self, who: object) -> None:
+    """Notes that an answer has ended, which may have tried a back end."""
+    for route, (other, _) in list(self._trials.items()):
+      if other is who:
+        del self._trials[route]
 
   def note(
       self, engine: engine_lib.Engine, error: BaseException | None
   ) -> None:
     """Notes how a request to a back end ended; None = well."""
+    self._trials.pop(engine.route, None)
     if error is not None:
       self._failed[engine.route] = self._clock()
     elif self._failed.pop(engine.route, None) is None:
@@ -142,7 +170,13 @@ class WatchedSession(engine_lib.Session):
     engine = self._engine
     try:
       yield
+    except engine_lib.Refused:
+      engine.health.on_refused(engine.name)
+      raise
     # `Unavailable` is a ConnectionError.
     except (engine_lib.Stop, OSError) as error:
-      engine.health.note(engine, error)
+      # Of an answer that was given up, the end of its session may fail where
+      # the back end is well.
+      if not asyncio.current_task().cancelling():
+        engine.health.note(engine, error)
       raise BackEndDown(engine.route, engine.name) from error

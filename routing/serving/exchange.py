@@ -19,6 +19,7 @@ from routing.serving import openai_answers
 from routing.serving import openai_schema
 from routing.serving import refusals
 from routing.serving import stop_strings
+from routing.serving import waiting_room
 from routing.serving import writing as writing_lib
 
 
@@ -51,11 +52,13 @@ class Exchange:
     self.choice = service.points.choose(body.model, body.routing)
     texts = body.questions()
     count = (body.n or 1) * len(texts)
-    if count > service.settings.max_choices:
+    # More than have room at once would find the queue full for ever.
+    allowed = min(service.settings.max_choices, service.room.size)
+    if count > allowed:
       raise refusals.invalid(
           'n',
-          f'{count} answers are asked for; allowed: at most '
-          f'{service.settings.max_choices} in one request.',
+          f'{count} answers are asked for; allowed: at most {allowed} in one '
+          'request.',
       )
     self.id = f'{body.ID_BEGINNING}-{uuid.uuid4().hex}'
     self.questions = [
@@ -115,9 +118,9 @@ class Exchange:
 
   async def whole(self) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the body and the headers of a response that is no stream."""
-    with self.service.room.admitted(len(self.questions)):
+    with self.service.room.admitted(len(self.questions)) as places:
       async with contextlib.AsyncExitStack() as stack:
-        answers = [await self._open(stack, x) for x in self.questions]
+        answers = [await self._open(stack, x, places) for x in self.questions]
         # Ending the stack gives up the others when one fails.
         await asyncio.gather(*map(self._read, answers))
     for answer in answers:
@@ -132,9 +135,9 @@ class Exchange:
     Raises:
       refusals.Refusal: if an answer fails.
     """
-    with self.service.room.admitted(len(self.questions)):
+    with self.service.room.admitted(len(self.questions)) as places:
       async with contextlib.AsyncExitStack() as stack:
-        answers = [await self._open(stack, x) for x in self.questions]
+        answers = [await self._open(stack, x, places) for x in self.questions]
         left = len(answers)
         async with contextlib.aclosing(_merged(answers)) as merged:
           async for index, steps in merged:
@@ -163,10 +166,15 @@ class Exchange:
     return chunks
 
   async def _open(
-      self, stack: contextlib.AsyncExitStack, question: writing_lib.Question
+      self,
+      stack: contextlib.AsyncExitStack,
+      question: writing_lib.Question,
+      places: waiting_room.Places,
   ) -> openai_answers.Answer:
     """Begins an answer, which ends with the stack."""
-    writing = await stack.enter_async_context(self.service.writing(question))
+    writing = await stack.enter_async_context(
+        self.service.writing(question, places.leave)
+    )
     return openai_answers.Answer(question, writing)
 
   async def _read(self, answer: openai_answers.Answer) -> None:

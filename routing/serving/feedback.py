@@ -14,10 +14,18 @@ holds for what is counted, and so for the relative loss, which is not more.
 Grades that come late, after other answers were routed, slow it down by as many
 answers as are in between.
 
-**The drift alarm** of a point tests its promise, and would raise it falsely if
-errors counted that the largest model makes too. With shadows only answers that
-have one are counted: chosen at random beforehand, whatever they became. Without
-shadows every answer is, and the alarm allows for `large_errors` besides.
+**The drift alarm** of a point tests its promise, and would be raised falsely if
+errors counted in full that the largest model makes too. Let e be its share of
+errors, `large_errors`. Without shadows every answer is counted, and the alarm
+tests alpha + e in place of alpha. With shadows only answers are counted that
+were chosen, at random beforehand, to have one. A loss that is known counts as
+it is. One that is not, since the feedback came before the shadow, or does not
+give the right answer, counts as alpha / (alpha + e): its expectation is then
+again at most alpha.
+
+**The relative loss in service** is estimated from answers whose feedback gave
+the right answer when the shadow was there. Feedback that says `correct` would
+make only losses of 0 known, and the estimate too low.
 """
 
 import asyncio
@@ -46,10 +54,13 @@ class Loss:
 
   value: 0 or 1.
   is_known: False if it is an upper bound.
+  is_graded: whether both answers were graded, so that the loss would be known
+    whatever it is.
   """
 
   value: float
   is_known: bool
+  is_graded: bool = False
 
 
 class Feedback:
@@ -61,8 +72,8 @@ class Feedback:
     store: keeps answers and states.
     grade: the task's grader, for feedback that gives the right answer.
     on_alarm: called with the name of a point when its alarm is raised.
-    on_loss: called with the model and the loss of each graded answer that was
-      chosen, before it was written, to have a shadow.
+    on_loss: called with the model and the loss of each answer with a shadow,
+      if both were graded.
   """
 
   def __init__(
@@ -77,9 +88,13 @@ class Feedback:
     self._settings, self._store, self._grade = settings, store, grade
     self._on_alarm, self._on_loss = on_alarm, on_loss
     allowed = 0.0 if settings.shadow_share else settings.large_errors
+    # What is not known counts otherwise with other `large_errors`.
+    kind = (
+        f'alarm{settings.large_errors:g}' if settings.shadow_share else 'alarm'
+    )
     self._alarms = {
         point.name: (
-            self._state_name('alarm', router, allowed, point),
+            self._state_name(kind, router, allowed, point),
             drift.init(min(point.promise['level'] + allowed, 0.999)),
         )
         for point in router.points
@@ -157,7 +172,7 @@ class Feedback:
           code='already_graded',
       )
     self._adopt(states)
-    if kept['is_shadowed']:
+    if loss.is_graded:
       self._on_loss(kept['model'], loss.value)
     return {
         'id': id_,
@@ -172,15 +187,16 @@ class Feedback:
   ) -> tuple[Loss, bool]:
     """Returns the loss of an answer, and whether it was right."""
     shadow = kept['shadow']
+    is_graded = answer is not None and shadow is not None
     if answer is not None:
       correct = await self._is_right(kept['text'], answer)
     if correct or kept['is_all_large']:
-      return Loss(0.0, True), correct
+      return Loss(0.0, True, is_graded), correct
     if shadow is None:
       return Loss(1.0, False), correct
     if answer is not None:
       is_lost = await self._is_right(shadow, answer)
-      return Loss(float(is_lost), True), correct
+      return Loss(float(is_lost), True, is_graded), correct
     # Both are wrong if the final answers are the same.
     final = (await self._verdict(shadow, '')).answer
     is_same = bool(final) and await self._is_right(kept['text'], final)
@@ -203,8 +219,16 @@ class Feedback:
     counts = kept['is_shadowed'] or not self._settings.shadow_share
     if head == points_lib.ROUTER and point in self._alarms and counts:
       name, state = self._alarms[point]
-      states[name] = drift.update(state, loss.value)
+      states[name] = drift.update(state, self._counted(loss, state))
     return states
+
+  def _counted(self, loss: Loss, state: drift.State) -> float:
+    """Returns a loss as an alarm counts it; see the module."""
+    if loss.is_known or not self._settings.shadow_share:
+      return loss.value
+    # In expectation it is at most (alpha + e) times this factor, hence alpha.
+    alpha = float(state.alpha)
+    return loss.value * alpha / (alpha + self._settings.large_errors)
 
   def _adopt(self, states: Mapping[str, Any]) -> None:
     """Makes saved states the present ones; says so where an alarm is new."""

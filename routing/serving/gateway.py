@@ -69,6 +69,7 @@ class Gateway:
     id_ = given if _ID.fullmatch(given) else uuid.uuid4().hex
     start, status, num_read = time.perf_counter(), 0, 0
     scope.setdefault('state', {}).update(request_id=id_, arrived=start)
+    token = monitoring.REQUEST_ID.set(id_)
 
     async def limited_receive():
       nonlocal num_read
@@ -112,6 +113,7 @@ class Gateway:
           **span.trace_id(),
           **fields,
       )
+      monitoring.REQUEST_ID.reset(token)
 
 
 def _length(headers: dict[bytes, bytes]) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 import secrets
 import time
 
@@ -13,7 +14,10 @@ from routing.serving import refusals
 from routing.shards import manifest as manifest_lib
 
 ANYONE = 'anyone'  # Name of who calls a service that has no keys.
+# Who pays in the ledger for answers that no client asked for.
+SHADOW = '(shadow)'
 _BEGINNING = 'sk-routing-'
+_HASH = re.compile('[0-9a-fA-F]{64}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +59,13 @@ def read(path: pathlib.Path) -> tuple[Key, ...]:
           f'{path}, key {name!r}: allowed are the fields '
           f'{", ".join(x for x in fields if x != "name")}.'
       )
-    if len(entry.get('sha256', '')) != 64:
-      raise ValueError(f'{path}, key {name!r}: sha256 must have 64 digits.')
+    if name in (ANYONE, SHADOW):  # Or they would pay for others.
+      raise ValueError(f'{path}, key {name!r}: the name is taken.')
+    digest = entry.get('sha256')
+    if not isinstance(digest, str) or not _HASH.fullmatch(digest):
+      raise ValueError(
+          f'{path}, key {name!r}: sha256 must have 64 hexadecimal digits.'
+      )
     for field, limit in entry.items():
       if field != 'sha256' and not (
           isinstance(limit, int | float) and limit >= 0
@@ -64,7 +73,8 @@ def read(path: pathlib.Path) -> tuple[Key, ...]:
         raise ValueError(
             f'{path}, key {name!r}: {field} must be a number >= 0.'
         )
-    found.append(Key(name, **entry))
+    # Compared with the digits that hashlib writes.
+    found.append(Key(name, **entry | {'sha256': digest.lower()}))
   return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextvars
 import functools
 import json
 import logging
@@ -20,6 +21,10 @@ _SHORT = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 # As most providers write keys, and as every request carries one.
 _SECRET = re.compile(r'\bsk-[\w-]+|(?<=Bearer )[^\s"\\]+')
 LOG = logging.getLogger('routing.serving')
+# Id of the request that a task works for; tasks that it starts inherit it.
+REQUEST_ID: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    'request_id', default=None
+)
 # With options of its own, `json.dumps` would make an encoder for each call.
 _DUMPS = json.JSONEncoder(default=str).encode
 
@@ -135,7 +140,8 @@ class Metrics:
     self.graded_shadows = make(
         counter,
         'routing_graded_shadows',
-        'Graded answers that the largest model alone has answered as well.',
+        'Answers that were graded together with that of the largest model '
+        'alone to the same question.',
         ('model',),
     )
     self.losses = make(
@@ -238,6 +244,8 @@ class _Json(logging.Formatter):
         'event': record.getMessage(),
         **fields,
     }
+    if record.name != LOG.name:
+      line['logger'] = record.name
     if record.exc_info:
       line['trace'] = self.formatException(record.exc_info)
     # An error of another library may quote a key; no line of ours does.
@@ -245,15 +253,22 @@ class _Json(logging.Formatter):
 
 
 def set_up_log(stream: TextIO | None = None) -> None:
-  """Sends the log of the service to a stream, one JSON object a line.
+  """Sends all that is logged to a stream, one JSON object a line.
+
+  Other libraries log in the same form, and no key that one of them quotes is
+  shown.
 
   Args:
     stream: None = the error output.
   """
   handler = logging.StreamHandler(stream or sys.stderr)
   handler.setFormatter(_Json())
-  LOG.handlers = [handler]
-  LOG.propagate = False
+  root = logging.getLogger()
+  # What was not shown before, such as how libraries start, still is not.
+  for replaced in root.handlers:
+    handler.filters += replaced.filters
+  root.handlers = [handler]
+  LOG.handlers, LOG.propagate = [], True
   LOG.setLevel(logging.INFO)
 
 
@@ -266,8 +281,11 @@ def log(
     event: short name of what happened.
     level: of `logging`.
     is_error: also log the error that is being handled, with its trace.
-    **fields: what belongs to it; never a question, an answer or a key.
+    **fields: what belongs to it; never a question, an answer or a key. The id
+      of the request that the task works for is added.
   """
+  if (id_ := REQUEST_ID.get()) is not None:
+    fields = {'request_id': id_} | fields
   LOG.log(
       logging.getLevelName(level),
       event,

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 import dataclasses
-import itertools
 import time
 from typing import Any
 
 from routing import types
-from routing.engines import engine as engine_lib
 from routing.serving import answering
+from routing.serving import logprobs
 from routing.serving import points as points_lib
 from routing.serving import stop_strings
 from routing.serving import writing as writing_lib
@@ -23,6 +22,7 @@ class Answer:
   held: what follows in the text, but may begin a stop string.
   is_stopped: whether a stop string has ended the answer.
   num_sent: number of steps that were sent.
+  tokens: those that were not sent yet, where the client wants them.
   """
 
   question: writing_lib.Question
@@ -31,6 +31,7 @@ class Answer:
   held: str = ''
   is_stopped: bool = False
   num_sent: int = 0
+  tokens: list[logprobs.Token] = dataclasses.field(default_factory=list)
 
   def add(self, text: str, stops: Sequence[str]) -> str:
     """Adds to the answer; returns what can now be sent of it."""
@@ -48,6 +49,19 @@ class Answer:
     held, self.held = self.held, ''
     self.text += held
     return held
+
+  def due(self, *, is_over: bool = False) -> list[logprobs.Token]:
+    """Returns the tokens that belong to the text so far, each once.
+
+    A token that a stop string cuts in two belongs to the text.
+
+    Args:
+      is_over: whether nothing follows in the text.
+    """
+    end, is_whole = len(self.text), is_over and not self.is_stopped
+    count = sum(is_whole or token.offset < end for token in self.tokens)
+    due, self.tokens = self.tokens[:count], self.tokens[count:]
+    return due
 
   @property
   def finish_reason(self) -> str:
@@ -86,7 +100,11 @@ class Format:
     kind = 'chat.completion' if self._is_chat else 'text_completion'
     choices = []
     for index, answer in enumerate(answers):
-      choice = self._choice(index, answer.writing.record.steps)
+      start = 0
+      for step in answer.writing.record.steps:
+        self._note(answer, step, start)
+        start += len(step.text)
+      choice = self._choice(index, answer.due(is_over=True))
       choice['finish_reason'] = answer.finish_reason
       if self._is_chat:
         choice['message'] = {
@@ -109,7 +127,8 @@ class Format:
       self, index: int, answer: Answer, step: types.Step, stops: Sequence[str]
   ) -> dict[str, Any]:
     """Returns the chunk of a step, and adds the step to its answer."""
-    choice = self._delta(index, answer, answer.add(step.text, stops), [step])
+    self._note(answer, step, len(answer.text) + len(answer.held))
+    choice = self._delta(index, answer, answer.add(step.text, stops))
     row = answer.writing.record.row(answer.num_sent, step)
     answer.num_sent += 1
     return self._chunk(answer, [choice]) | {'routing': {'step': row}}
@@ -118,7 +137,8 @@ class Format:
       self, index: int, answer: Answer, answers: Sequence[Answer]
   ) -> dict[str, Any]:
     """Returns the last chunk of an answer, and of all `answers` if given."""
-    choice = self._delta(index, answer, answer.flush(), [])
+    text = answer.flush()
+    choice = self._delta(index, answer, text, is_over=True)
     choice['finish_reason'] = answer.finish_reason
     chunk = self._chunk(answer, [choice])
     if answers:
@@ -170,7 +190,8 @@ class Format:
         'id': question.id,
         'model': choice.name,
         'fall_back': None if choice is question.choice else choice.name,
-        **_promise(answer, self._service.answering.sampling),
+        'fall_back_reason': answer.writing.reason,
+        **_promise(answer, self._service),
         'seed': question.seed,
         'metric': self._service.router.card.metric,
         'cost': record.cost(),
@@ -197,69 +218,49 @@ class Format:
     return self._head(kind, answer) | {'choices': choices, 'usage': None}
 
   def _delta(
-      self, index: int, answer: Answer, text: str, steps: Sequence[types.Step]
+      self, index: int, answer: Answer, text: str, *, is_over: bool = False
   ) -> dict[str, Any]:
     """Returns the choice of a chunk."""
-    choice = self._choice(index, steps)
+    choice = self._choice(index, answer.due(is_over=is_over))
     if not self._is_chat:
       return choice | {'text': text}
     role = {} if answer.num_sent else {'role': 'assistant'}
     return choice | {'delta': {**role, 'content': text}}
 
-  def _choice(self, index: int, steps: Sequence[types.Step]) -> dict[str, Any]:
-    """Returns what all choices have, with the log-probabilities of steps."""
+  def _note(self, answer: Answer, step: types.Step, start: int) -> None:
+    """Notes the tokens of a step that begins at `start` in its answer."""
+    if self._wants_logprobs:
+      engine = self._service.engines[step.route]
+      answer.tokens += logprobs.of_step(engine, step, start)
+
+  def _choice(
+      self, index: int, tokens: Sequence[logprobs.Token]
+  ) -> dict[str, Any]:
+    """Returns what all choices have, with these tokens if they are wanted."""
     choice = {'index': index, 'finish_reason': None, 'logprobs': None}
-    if not self._wants_logprobs:
-      return choice
-    found = [
-        (piece, float(value))
-        for step in steps
-        for piece, value in zip(
-            engine_lib.pieces(
-                self._service.engines[step.route], step.token_ids
-            ),
-            step.log_probs,
-            strict=True,
-        )
-    ]
-    if not self._is_chat:
-      tokens = [piece for piece, _ in found]
-      ends = itertools.accumulate(map(len, tokens), initial=0)
-      logprobs = {
-          'tokens': tokens,
-          'token_logprobs': [value for _, value in found],
-          'top_logprobs': None,
-          'text_offset': list(ends)[: len(tokens)],
-      }
-    else:
-      content = [
-          {
-              'token': piece,
-              'logprob': value,
-              'bytes': list(piece.encode()),
-              'top_logprobs': [],
-          }
-          for piece, value in found
-      ]
-      logprobs = {'content': content, 'refusal': None}
-    return choice | {'logprobs': logprobs}
+    if self._wants_logprobs:
+      form = logprobs.of_chat if self._is_chat else logprobs.of_text
+      choice['logprobs'] = form(tokens)
+    return choice
 
 
-def _promise(answer: Answer, evaluated: Any) -> dict[str, Any]:
-  """Returns what is promised of an answer, and why perhaps it is not.
-
-  Args:
-    answer: the answer.
-    evaluated: the sampling with which promises were tested.
-  """
-  choice = answer.writing.choice
-  found = points_lib.describe(choice.point)
+def _promise(answer: Answer, service: answering.Service) -> dict[str, Any]:
+  """Returns what is promised of an answer, and why perhaps it is not."""
+  point = answer.writing.choice.point
+  found = points_lib.describe(point, service.unpromised)
   if found is None:
     return {'promise': None}
-  broken = None
-  if answer.question.sampling.temperature != evaluated.temperature:
+  broken = service.unpromised.get(point.name)
+  asked, tested = answer.question.sampling, service.answering.sampling
+  if broken is not None:
+    pass
+  elif not found['is_promised']:
+    broken = 'Calibration has chosen this point without a promise.'
+  elif service.feedback.alarms().get(point.name):
+    broken = 'The drift alarm of this point was raised.'
+  elif asked.temperature != tested.temperature:
     broken = 'The temperature is not that of the calibration.'
-  elif answer.question.sampling.max_tokens != evaluated.max_tokens:
+  elif asked.max_tokens != tested.max_tokens:
     broken = 'The limit of tokens is not that of the calibration.'
   elif answer.is_stopped:
     broken = 'A stop string has ended the answer.'

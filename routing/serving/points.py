@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -222,14 +223,22 @@ def _measured(point: card_lib.OperatingPoint, what: str) -> float:
   return float('inf') if what == 'cost' else 0.0
 
 
-def describe(point: card_lib.OperatingPoint | None) -> dict[str, Any] | None:
-  """Returns what a point promises, JSON-like; None where there is no point."""
+def describe(
+    point: card_lib.OperatingPoint | None, unpromised: Mapping[str, str]
+) -> dict[str, Any] | None:
+  """Returns what a point promises, JSON-like; None where there is no point.
+
+  Args:
+    point: the operating point.
+    unpromised: see `answering.Service`.
+  """
   if point is None:
     return None
   entries = [point.promise, *point.promise.get('also', ())]
+  is_tested = any(x.get('delta') is not None for x in entries)
   return {
       'point': point.name,
-      'is_promised': any(x.get('delta') is not None for x in entries),
+      'is_promised': is_tested and point.name not in unpromised,
       'promise': promises.in_words(point.promise),
       'measured': dict(point.promise.get('measured', {})),
   }

@@ -108,6 +108,7 @@ class Routing(_Body):
   id: str
   model: str
   fall_back: str | None
+  fall_back_reason: Literal['back_end_down', 'drift_alarm'] | None
   promise: Promise | None
   seed: int
   metric: str

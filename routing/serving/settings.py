@@ -28,8 +28,8 @@ class Settings:
     run, from feedback; 0 = there is no such model.
   alarm_delta: probability of ever raising a false drift alarm, per point.
   large_errors: share of answers that the largest model alone gets wrong. Where
-    there is no shadow, such errors cannot be told from losses, so that the
-    alarm allows for them.
+    there is no graded shadow, such errors cannot be told from losses, so that
+    the alarm allows for them.
   alarm_falls_back: whether the largest model alone answers at a point whose
     drift alarm was raised.
   keep_answers: number of answers that are kept until feedback comes.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -45,16 +46,23 @@ class Writing:
   Args:
     service: an `answering.Service`, which writes it.
     question: the question.
+    on_end: called when it was written or given up.
 
   Attributes:
     record: what is known of the answer so far.
     choice: what answers; another one after a fall-back.
+    reason: of the fall-back, a name for programs; None = there was none.
   """
 
-  def __init__(self, service: Any, question: Question):
+  def __init__(
+      self,
+      service: Any,
+      question: Question,
+      on_end: Callable[[], None] = lambda: None,
+  ):
     self._service, self._question = service, question
     self._steps: asyncio.Queue[types.Step | None] = asyncio.Queue()
-    self.choice = question.choice
+    self.choice, self.reason = question.choice, None
     self.record = record_lib.Record(
         service.specs,
         question.choice.threshold_at,
@@ -66,6 +74,7 @@ class Writing:
     )
     self._has_given_up = False  # By `end`.
     self._task = asyncio.get_running_loop().create_task(self._run())
+    self._task.add_done_callback(lambda task: on_end())
     self._task.add_done_callback(lambda task: self._steps.put_nowait(None))
 
   async def runs(self) -> AsyncIterator[list[types.Step]]:

@@ -21,7 +21,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.outcomes import live_answers
 from routing.outcomes import refusal
-from routing.rollout import collect
+from routing.outcomes import training_answers
 from routing.rollout import driver
 from routing.rollout import inquiry
 from routing.rollout import seeds
@@ -34,7 +34,6 @@ from third_party.automix import meta_verifiers
 NAME = 'AutoMix'
 NUM_SAMPLES = 8  # Verifications of an answer, as in the paper.
 TEMPERATURE = 1.0  # Of the verifications.
-NUM_LEARNED = 300  # Problems of `train` that the POMDP learns from.
 SETTINGS = (dict(meta='threshold'), dict(meta='POMDP'))
 # The wording is our own.
 PROMPT = """\
@@ -167,18 +166,20 @@ class Mixture:
 
 def _count_yes(
     answering: live_answers.Answering, train: router.Sample
-) -> np.ndarray:
-  """Returns how many verifications call the small model's answers right."""
-  problems = train.source.problems[:NUM_LEARNED]
+) -> dict[int, int]:
+  """Returns how many verifications call the small model's answers right.
+
+  Returns:
+    Index of the problem -> number; those that are refused are left out.
+  """
   answer_of = {
       problem.id: answer
       for problem, answer in zip(
           train.source.problems, train.small_answers, strict=True
       )
   }
-  found = {}
 
-  async def count() -> None:
+  async def count() -> dict[int, int]:
     engines = answering.make_engines()
 
     async def verified(problem: types.Problem) -> int:
@@ -186,18 +187,14 @@ def _count_yes(
       return (await verify(engines[0], problem, answer, answering.seed))[0]
 
     try:
-      await collect.collect_each(
-          problems,
-          verified,
-          found.__setitem__,
-          concurrency=answering.concurrency,
+      return await training_answers.of_each(
+          train.live_problems, verified, answering
       )
     finally:
       for engine in engines:
         await engine.close()
 
-  asyncio.run(count())
-  return np.array([found[i] for i in range(len(problems))])
+  return asyncio.run(count())
 
 
 def fit(train, *, setting, seed):
@@ -212,10 +209,11 @@ def fit(train, *, setting, seed):
     )
   if setting['meta'] == 'POMDP':
     counts = _count_yes(train.answering, train)
+    known = list(counts)
     score = meta_verifiers.fit_pomdp(
-        counts,
-        train.small_correct[: len(counts)],
-        train.large_correct[: len(counts)],
+        np.array(list(counts.values())),
+        train.small_correct[known],
+        train.large_correct[known],
         NUM_SAMPLES,
     )
     inner = _PRICES

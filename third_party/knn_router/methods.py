@@ -78,4 +78,6 @@ def fit(train, *, setting, seed):
   ]
 
 
-NEAREST = router.Method(NAME, router.Needs(router.COMMIT), fit, SETTINGS)
+NEAREST = router.Method(
+    NAME, router.Needs(router.COMMIT, embedding=True), fit, SETTINGS
+)

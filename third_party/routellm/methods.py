@@ -20,7 +20,7 @@ FACTORISATION_SETTINGS = tuple(
 CLASSIFIER_SETTINGS = tuple(
     dict(strength=x) for x in (1.0, 0.3, 3.0, 0.1, 10.0, 0.03)
 )
-_NEEDS = router.Needs(router.COMMIT)
+_NEEDS = router.Needs(router.COMMIT, embedding=True)
 
 
 def strong_wins(train: router.Sample) -> np.ndarray:

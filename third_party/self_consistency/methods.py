@@ -26,6 +26,8 @@ METHOD = router.Method(
     router.Needs(None, samples=NUM_SAMPLES[-1]),
     fit,
     SETTINGS,
-    lowest='',  # One sample at a temperature is no greedy answer.
+    # One sample is the model alone, and each family has another model. A vote
+    # of several is no model's own answer.
+    lowest='',
     highest='',
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from routing.outcomes import refusal
-from routing.rollout import collect
+from routing.outcomes import training_answers
 from routing.routers import live_thresholds
 from routing.routers import logistic
 from routing.routers import router
 from routing.routers import whole_answers
+from routing.shards import manifest as manifest_lib
 from third_party.token_router import decoding
 from third_party.token_router import labels as labels_lib
 
@@ -21,7 +23,6 @@ NAME = 'token router'
 SETTINGS = tuple(dict(strength=x) for x in (1.0, 10.0, 0.1, 100.0, 0.01))
 # Shares of the small model's tokens that the knobs replace, on `train`.
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
-NUM_LABELLED = 500  # Problems of `train` whose tokens are labelled.
 
 Examples = Callable[[router.Sample], tuple[np.ndarray, np.ndarray]]
 
@@ -32,6 +33,7 @@ def examples(train: router.Sample) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     refusal.Refusal: if no model can be asked, or the large model is never
       right.
+    engine_lib.Stop: as `training_answers.of_each` does.
   """
   if train.answering is None:
     raise refusal.Refusal(
@@ -39,25 +41,22 @@ def examples(train: router.Sample) -> tuple[np.ndarray, np.ndarray]:
         None,
         note='',
     )
-  problems = train.source.problems[:NUM_LABELLED]
-  found = {}
+  problems = train.live_problems
 
-  async def run() -> None:
+  async def run() -> list[Any]:
     engines = train.answering.make_engines()
     try:
-      await collect.collect_each(
+      found = await training_answers.of_each(
           problems,
           lambda x: labels_lib.of_problem(x, engines, train.answering),
-          found.__setitem__,
-          concurrency=train.answering.concurrency,
-          on_failed=lambda place, error: None,
+          train.answering,
       )
     finally:
       for engine in engines:
         await engine.close()
+    return [x for x in found.values() if x is not None]
 
-  asyncio.run(run())
-  kept = [found[i] for i in sorted(found) if found[i] is not None]
+  kept = asyncio.run(run())
   if not kept:
     raise refusal.Refusal(
         f'{NAME}: the large model is right on none of {len(problems)} '
@@ -73,14 +72,26 @@ def method(find: Examples = examples) -> router.Method:
   """Returns the method.
 
   Args:
-    find: returns the labelled tokens.
+    find: returns the labelled tokens. It is called once for the same problems
+      and models: labels are greedy, so no setting and no seed changes them.
   """
+  known: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+  def labelled(train):
+    key = (
+        manifest_lib.hash_problems(train.live_problems),
+        repr(train.answering and train.answering.key()),
+    )
+    if key not in known:
+      known.clear()  # One comparison has one set of labels.
+      known[key] = find(train)
+    return known[key]
 
   def fit(train, *, setting, seed):
     """Learns which tokens diverge; the seed changes nothing."""
     del seed
     train.check_tokens(NAME)
-    features, divergent = find(train)
+    features, divergent = labelled(train)
     classifier = logistic.fit(features, divergent, **setting)
     scores = classifier.probability(features)
     thresholds = np.quantile(scores, 1 - np.array(SHARES), method='higher')

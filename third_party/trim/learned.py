@@ -20,7 +20,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.outcomes import live_answers
 from routing.outcomes import refusal
-from routing.rollout import collect
+from routing.outcomes import training_answers
 from routing.routers import informants
 from routing.routers import router
 from routing.routers import step_scores
@@ -98,26 +98,26 @@ class Policy:
 
 @dataclasses.dataclass(eq=False)
 class Explorer:
-  """A router that draws its actions, and keeps what it saw, for learning.
+  """Draws the actions of one answer, and keeps what it saw, for learning.
 
   policy: gives the probability of rewriting.
   informant: scores drafts.
   route: the larger route.
   key: of the draws.
-  last: question -> the trace at the latest decision, which leads back to all.
+  last: the trace at the latest decision, which leads back to all.
   """
 
   policy: Policy
   informant: informants.OfDraft
   route: int
-  key: tuple[int, ...]
-  last: dict[str, types.Trace] = dataclasses.field(default_factory=dict)
+  key: tuple[object, ...]
+  last: types.Trace | None = None
 
   def decide(self, trace: types.Trace) -> types.Decision:
     """Draws whether the large model rewrites the draft."""
-    self.last[trace.question] = trace
+    self.last = trace
     chance = self.policy.probability(trace)
-    drawn = router.draw(*self.key, len(trace.steps), trace.question)
+    drawn = router.draw(*self.key, len(trace.steps))
     is_rewritten = drawn < chance
     return types.Decision(
         self.route if is_rewritten else 0,
@@ -165,26 +165,25 @@ class PolicyRouter:
 
 def episodes_of(
     policy: Policy,
-    explorer: Explorer,
-    answers: Sequence[types.Trajectory],
+    played: Sequence[tuple[Explorer, types.Trajectory]],
     cost_of: Callable[[types.Call], float],
 ) -> ppo.Episodes:
   """Returns answers as episodes.
 
   Args:
     policy: describes the decisions.
-    explorer: the router of these answers.
-    answers: B trajectories.
+    played: B >= 1 answers, and the explorer of each.
     cost_of: prices a call, as a fraction of the mean all-large cost.
   """
   num = policy.num_decisions
-  shape = len(answers), num
-  first = policy.features(explorer.last[answers[0].problem.question])
-  features = np.zeros((*shape, first.shape[1]), np.float32)
+  shape = len(played), num
+  rows = [policy.features(explorer.last) for explorer, _ in played]
+  features = np.zeros((*shape, rows[0].shape[1]), np.float32)
   mask, actions = np.zeros(shape, bool), np.zeros(shape, np.int32)
   paid = np.zeros(shape, np.float32)
-  for row, answer in enumerate(answers):
-    seen = policy.features(explorer.last[answer.problem.question])
+  for row, (seen, (explorer, answer)) in enumerate(
+      zip(rows, played, strict=True)
+  ):
     features[row, : len(seen)] = seen
     mask[row, : len(seen)] = True
     rewritten = [x.route > 0 for x in answer.decisions]
@@ -195,28 +194,32 @@ def episodes_of(
         for x in answer.calls
         if x.route == explorer.route and x.kind in ('step', 'hand_over')
     ]
-  correct = np.array([x.is_correct for x in answers], np.float32)
+  correct = np.array([x.is_correct for _, x in played], np.float32)
   return ppo.Episodes(features, mask, actions, paid, correct)
 
 
 async def _play(
-    explorer: Explorer,
+    explorer_of: Callable[[types.Problem], Explorer],
     answering: live_answers.Answering,
     engines: Sequence[engine_lib.Engine],
     problems: Sequence[types.Problem],
-) -> list[types.Trajectory]:
-  """Returns the explorer's answers to some problems, without those refused."""
-  asked = live_answers.Asked(explorer, 'explorer', 0.0, router.REDRAFT)
-  found = {}
-  await collect.collect_each(
-      problems,
-      lambda problem: asked.answer(answering, problem, engines),
-      found.__setitem__,
-      concurrency=answering.concurrency,
-      # Nothing can be learned from a problem that an engine refuses.
-      on_failed=lambda place, error: None,
-  )
-  return [found[i] for i in sorted(found)]
+) -> list[tuple[Explorer, types.Trajectory]]:
+  """Returns explorers with their answers, without problems refused.
+
+  Args:
+    explorer_of: makes the explorer of a problem. Each has one of its own: two
+      problems may have the same question.
+    answering, engines: see `live_answers`.
+    problems: the problems.
+  """
+
+  async def play(problem):
+    explorer = explorer_of(problem)
+    asked = live_answers.Asked(explorer, 'explorer', 0.0, router.REDRAFT)
+    return explorer, await asked.answer(answering, problem, engines)
+
+  found = await training_answers.of_each(problems, play, answering)
+  return list(found.values())
 
 
 async def _train(
@@ -232,7 +235,7 @@ async def _train(
   metric, spec = train.metric, train.accounting.specs[large]
   unit = float(np.mean(train.source.table.large_cost[metric]))
   cost_of = lambda call: float(costs.call_cost(call, spec, metric)) / unit
-  problems = train.source.problems
+  problems = train.live_problems
   num = train.features.max_decisions
   policies = []
   engines = answering.make_engines()
@@ -243,18 +246,21 @@ async def _train(
       rng = np.random.default_rng((seed, place))
       for turn in range(settings.rounds):
         chosen = rng.permutation(len(problems))[: settings.problems]
-        explorer = Explorer(policy, informant, large, (seed, place, turn))
-        answers = await _play(
-            explorer, answering, engines, [problems[i] for i in chosen]
+        key = seed, place, turn
+        played = await _play(
+            lambda x, policy=policy, key=key: Explorer(
+                policy, informant, large, (*key, x.id)
+            ),
+            answering,
+            engines,
+            [problems[i] for i in chosen],
         )
-        if not answers:
+        if not played:
           raise ValueError(
-              f'All {len(chosen)} problems of a round were refused, or could '
-              'not be answered.'
+              f'All {len(chosen)} problems of a round were refused, so '
+              'nothing can be learned from it.'
           )
-        policy.learner.update(
-            episodes_of(policy, explorer, answers, cost_of), price
-        )
+        policy.learner.update(episodes_of(policy, played, cost_of), price)
       policies.append(policy)
   finally:
     for engine in engines:
@@ -273,6 +279,11 @@ _BLANK = types.Trace(
 )
 
 
+# Fields of `ppo.Settings` that are tried. Fewer than others have: each trial
+# learns from answers of its own, 5,760 of them.
+TRIED = (dict(), dict(learning_rate=1e-3), dict(learning_rate=1e-2))
+
+
 def method(
     name: str,
     describe: Callable[[types.Trace, int], np.ndarray],
@@ -284,12 +295,12 @@ def method(
   Args:
     name: as in tables.
     describe: the features of one decision.
-    settings: how it learns.
+    settings: how it learns, before a trial changes fields.
     prices: of the large model, one policy each.
   """
 
   def fit(train, *, setting, seed):
-    del setting
+    made = dataclasses.replace(settings, **setting)
     scorer = step_scores.scorer_of(train, name)
     if train.answering is None:
       raise refusal.Refusal(
@@ -299,7 +310,7 @@ def method(
       )
     informant, large = informants.OfDraft(scorer), train.num_routes - 1
     policies = asyncio.run(
-        _train(train, informant, describe, settings, prices, seed)
+        _train(train, informant, describe, made, prices, seed)
     )
     found = []
     for price, policy in zip(prices, policies, strict=True):
@@ -320,6 +331,7 @@ def method(
       name,
       router.Needs(router.REDRAFT, step_score=True),
       fit,
+      TRIED,
       lowest='',
       highest='',
   )

@@ -30,6 +30,12 @@ NUM_KNOBS = 11  # Quantiles of the scores on `train`, for the threshold.
 NUM_SCORED = 500  # Problems of `train` whose steps are scored.
 # Of the all-large cost, in right answers; from the cheapest to the dearest.
 PRICES = (4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.0)
+# How finely scores are seen, and how far counts are smoothed.
+POMDP_SETTINGS = tuple(
+    dict(num_bins=num_bins, prior=prior)
+    for prior in (1.0, 0.1)
+    for num_bins in (10, 5, 20)
+)
 _NEEDS = router.Needs(router.REDRAFT, step_score=True)
 
 
@@ -136,7 +142,7 @@ def completions(
 
 def fit_pomdp(train, *, setting, seed):
   """Estimates the process on `train`, and returns the plans."""
-  del setting, seed
+  del seed  # Counts and plans have no randomness.
   scorer = step_scores.scorer_of(train, 'TRIM')
   table = train.source.table
   can_complete = completions(table, NUM_SCORED)
@@ -146,6 +152,7 @@ def fit_pomdp(train, *, setting, seed):
       [x[: len(y) - 1] for x, y in zip(scores, can_complete, strict=True)],
       can_complete,
       train.features.max_decisions,
+      **setting,
   )
   name = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
   large = train.num_routes - 1
@@ -160,4 +167,11 @@ def fit_pomdp(train, *, setting, seed):
 
 
 THRESHOLD = router.Method('TRIM, threshold', _NEEDS, fit_threshold)
-POMDP = router.Method('TRIM, POMDP', _NEEDS, fit_pomdp, lowest='', highest='')
+POMDP = router.Method(
+    'TRIM, POMDP',
+    _NEEDS,
+    fit_pomdp,
+    POMDP_SETTINGS,
+    lowest='',
+    highest='',
+)

@@ -24,7 +24,7 @@ import dataclasses
 
 import numpy as np
 
-NUM_BINS = 10  # Of scores in [0, 1].
+NUM_BINS = 10  # Of scores in [0, 1], unless told otherwise.
 _GRID = np.linspace(0.0, 1.0, 201)  # Beliefs at which values are stored.
 
 
@@ -36,7 +36,7 @@ class Model:
   right: w.
   saved: q.
   ends: `[T]`, e_t; the last is 1.
-  law: `[3, NUM_BINS]`, P(o | s).
+  law: `[3, O]`, P(o | s) of the O bins of scores.
   step_cost: cost of a rewritten step as a fraction of the all-large cost.
   """
 
@@ -70,11 +70,16 @@ class Model:
     kept = beliefs[..., 0] + self.saved * beliefs[..., 2]
     return np.stack([kept, beliefs[..., 0] + beliefs[..., 1]], axis=-1)
 
+  @property
+  def num_bins(self) -> int:
+    """O, the number of bins of scores."""
+    return len(self.law[0])
 
-def bin_of(score: np.ndarray) -> np.ndarray:
-  """Returns the bins of scores in [0, 1], in 0..NUM_BINS-1."""
-  found = np.floor(np.asarray(score, np.float64) * NUM_BINS).astype(int)
-  return np.clip(found, 0, NUM_BINS - 1)
+
+def bin_of(score: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+  """Returns the bins of scores in [0, 1], in 0..num_bins-1."""
+  found = np.floor(np.asarray(score, np.float64) * num_bins).astype(int)
+  return np.clip(found, 0, num_bins - 1)
 
 
 def values(
@@ -99,8 +104,8 @@ def plan(model: Model, price: float) -> np.ndarray:
   """Returns V on the grid of beliefs, `[T + 1, 201]`, by backward induction."""
   horizon = len(model.ends)
   found = np.zeros((horizon + 1, len(_GRID)))
-  bins = np.arange(NUM_BINS)
-  joint = model.beliefs(_GRID[:, None], bins[None])  # [201, NUM_BINS, 3].
+  bins = np.arange(model.num_bins)
+  joint = model.beliefs(_GRID[:, None], bins[None])  # [201, O, 3].
   seen = joint.sum(axis=-1)
   # A score of probability 0 has no belief, and no weight either.
   beliefs = joint / np.where(seen > 0, seen, 1.0)[..., None]
@@ -128,7 +133,7 @@ def advantage(
   """
   p = np.float64(model.start)
   for score, is_rewritten in zip(scores, (*rewritten, None), strict=True):
-    joint = model.beliefs(p, bin_of(score))
+    joint = model.beliefs(p, bin_of(score, model.num_bins))
     beliefs = joint / joint.sum()
     if is_rewritten is not None:
       p = model.after(beliefs)[int(is_rewritten)]
@@ -141,6 +146,8 @@ def fit(
     scores: Sequence[np.ndarray],
     can_complete: Sequence[np.ndarray],
     num_decisions: int,
+    num_bins: int = NUM_BINS,
+    prior: float = 1.0,
 ) -> Model:
   """Estimates the process from ladders.
 
@@ -150,19 +157,22 @@ def fit(
       if the large model takes over before step t; the last entry is whether the
       small model's own answer is right. T_n is at most `num_decisions`.
     num_decisions: T.
+    num_bins: O, the bins of scores.
+    prior: added to the count of each bin in each state, above 0: no score is
+      impossible.
 
   Raises:
     ValueError: if there is no problem.
   """
   if not scores:
     raise ValueError('There are 0 problems to learn from; it takes 1 or more.')
-  counts = np.ones((3, NUM_BINS))  # One more of each, so that none is 0.
+  counts = np.full((3, num_bins), prior)
   moves = np.ones((2, 2))  # [prefix can be completed, and so can the draft].
   reached, ended = np.zeros(num_decisions), np.zeros(num_decisions)
   for row, ok in zip(scores, can_complete, strict=True):
     before, after = ok[:-1].astype(int), ok[1:].astype(int)
     state = np.where(before, 1 - after, 2)
-    np.add.at(counts, (state, bin_of(row)), 1)
+    np.add.at(counts, (state, bin_of(row, num_bins)), 1)
     np.add.at(moves, (before, after), 1)
     reached[: len(row)] += 1
     ended[len(row) - 1] += 1

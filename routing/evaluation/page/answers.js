@@ -69,6 +69,23 @@ class Answers {
     return found.reverse();
   }
 
+  /** All that is written of a problem: the question, both answers, every step. */
+  wordsOf(n) {
+    const {question, answer, large} = this.problem;
+    const found = new Set([question[n], answer[n], large[n]]), seen = new Set();
+    for (const end of this.ends[n]) {
+      // Answers that begin alike share their first parts.
+      for (let part = this.end.part[end]; part !== NONE && !seen.has(part); part = this.part.after[part]) {
+        seen.add(part);
+        found.add(this.part.text[part]);
+        const decision = this.part.decision[part];
+        if (decision !== NONE) found.add(this.decision.draft[decision]);
+      }
+    }
+    found.delete(NONE);
+    return [...found].map((text) => this.texts[text]);
+  }
+
   cost(end, metric) { return this.end[`cost ${metric}`][end] * COST_UNIT; }
   right(end) { return this.end.right[end] * SHARE_UNIT; }
   largeRight(n) { return this.problem.large_right[n] * SHARE_UNIT; }
@@ -107,7 +124,7 @@ class Reader {
     if (!answers.is_graded_once) note.push('Answers were drawn several times: texts are the first ones, and costs are means.');
     if (answers.data.settings.source !== 'known') note.push('Recorded answers of a random policy: not every way through a problem is known.');
     $('answers-note').textContent = note.join(' ');
-    this.lower = answers.problem.id.map((id, n) => [id, answers.texts[answers.problem.question[n]], answers.texts[answers.problem.answer[n]]].join('\n').toLowerCase());
+    this.lower = answers.problem.id.map((id, n) => [id, ...answers.wordsOf(n)].join('\n').toLowerCase());
     for (const [name, [label, title]] of Object.entries(FILTERS)) {
       const button = makeButton('', () => { this.filter = name; this.limit = PAGE_SIZE; this.show(); });
       button.dataset.filter = name;

@@ -32,7 +32,13 @@ class Dial {
 
   get current() { return this.data.dials[this.index]; }
   get last() { return this.current.thresholds.length - 1; }
-  get pointName() { return this.current.points[this.position]; }
+
+  /** The operating points at this position, the one that was asked for first. */
+  get points() {
+    const names = this.current.points[this.position] ?? [];
+    const found = this.data.points.filter((x) => names.includes(x.name));
+    return found.sort((a, b) => (b.name === this.asked) - (a.name === this.asked));
+  }
 
   /** The threshold of a decision as a number. */
   threshold(depth = 0) {
@@ -44,8 +50,8 @@ class Dial {
   /** Returns [dial, position] of a named point. */
   placeOf(name) {
     for (const [i, dial] of this.data.dials.entries()) {
-      for (const [position, found] of Object.entries(dial.points)) {
-        if (found === name) return [i, Number(position)];
+      for (const [position, names] of Object.entries(dial.points)) {
+        if (names.includes(name)) return [i, Number(position)];
       }
     }
     return null;
@@ -63,6 +69,7 @@ class Dial {
 
   goTo(name) {
     const [index, position] = this.placeOf(name);
+    this.asked = name;
     this.choose(index, position);
   }
 
@@ -101,7 +108,8 @@ class Dial {
   show() {
     const {figures} = this.current;
     const at = (name) => figures[name][this.position];
-    const point = this.data.points.find((x) => x.name === this.pointName);
+    const {points} = this;
+    const [point] = points;
     const measured = point?.measured ?? {};
     $('of-calibration').textContent = point ? `in calibration, ${point.n?.toLocaleString('en') ?? '–'} problems` : 'in calibration';
     const inMetric = this.metric === this.data.metric;
@@ -126,12 +134,14 @@ class Dial {
     $('threshold').textContent = Array.isArray(this.current.thresholds[0]) ? 'one per decision' : words;
     const ends = this.position === this.last ? 'The small model writes everything.' : this.position ? '' : 'A larger model writes from the first step.';
     $('dial').setAttribute('aria-valuetext', `${words}; accuracy ${percent(at('accuracy'), 1)}, cost ${percent(this.cost, 1)}`);
-    const title = make('p', 'row', make('strong', '', point ? pretty(point.name) : 'Between the named points'));
-    title.append(make('span', `tag ${point?.is_promised ? 'good' : 'soft'}`, point?.is_promised ? 'promised' : 'nothing is promised'));
-    const said = point ? `${sentence(pretty(point.words))}.` : `${ends} This threshold was not tested in calibration.`.trim();
-    $('promise').replaceChildren(title, make('p', 'soft', said));
+    const title = (name, isPromised) => make('p', 'row', make('strong', '', name), make(
+        'span', `tag ${isPromised ? 'good' : 'soft'}`, isPromised ? 'promised' : 'nothing is promised'));
+    const said = points.flatMap((x) => [
+      title(pretty(x.name), x.is_promised), make('p', 'soft', `${sentence(pretty(x.words))}.`)]);
+    const none = `${ends} This threshold was not tested in calibration.`.trim();
+    $('promise').replaceChildren(...said.length ? said : [title('Between the named points', false), make('p', 'soft', none)]);
     for (const button of $('points').children) {
-      button.setAttribute('aria-pressed', button.dataset.point === this.pointName);
+      button.setAttribute('aria-pressed', points.some((x) => x.name === button.dataset.point));
     }
   }
 }

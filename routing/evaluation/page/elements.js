@@ -61,6 +61,31 @@ function offerMetrics(metrics, chosen, act) {
   $('metric').addEventListener('change', () => act($('metric').value));
 }
 
+/**
+ * Returns `act` without overlaps: a call while another runs is done after it.
+ *
+ * Of several calls that wait, only the last is done. Drawing a chart takes time,
+ * and of two drawings at once the earlier could end last and stay.
+ */
+function oneAtATime(act) {
+  let running = null, isWanted = false;
+  const work = async () => {
+    try {
+      while (isWanted) {
+        isWanted = false;
+        await act();
+      }
+    } finally {
+      running = null;
+    }
+  };
+  return () => {
+    isWanted = true;
+    running ??= work();
+    return running;
+  };
+}
+
 /** Calls `act` with each change between light and dark. */
 function onScheme(act) {
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', act);

@@ -37,7 +37,7 @@ function introduceRuns(data) {
   const sizes = [...new Set(Object.values(data.num_problems))].map((x) => x.toLocaleString('en'));
   const tested = data.same_test ?
       ` All were tested on the same ${sizes[0]} problems.` :
-      ` They were tested on different records (${sizes.join(', ')} problems): differences between runs are then differences between problems, too.`;
+      ` They were not tested on the same records, as far as their files say (${sizes.join(', ')} problems): differences between runs are then differences between problems, too.`;
   $('intro').replaceChildren(`${names.length} runs: `, ...links, '.', tested);
 }
 
@@ -53,7 +53,7 @@ async function beginGallery() {
   introduceRuns(data);
   const chart = new FrontierChart($('frontier-chart'), $('legend'), data.runs, $('bands'));
   for (const [name, label] of Object.entries(data.methods)) $('method').append(new Option(label, name));
-  const show = () => showRuns(data, chart, $('method').value, $('metric').value);
+  const show = oneAtATime(() => showRuns(data, chart, $('method').value, $('metric').value));
   $('method').addEventListener('change', show);
   offerMetrics(data.metrics, data.metric, show);
   $('points').replaceChildren(makeTable(data.point_columns, data.points.map((row) => row.map(pretty))));

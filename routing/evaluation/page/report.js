@@ -82,11 +82,12 @@ async function begin() {
   let reader = null;
   const dial = new Dial(data, (turned) => {
     const {figures} = turned.current;
+    const names = turned.points.map((x) => pretty(x.name)).join(' and ');
     chart.point({
-      label: turned.pointName ? pretty(turned.pointName) : 'this threshold',
+      label: names || 'this threshold',
       cost: turned.cost, accuracy: figures.accuracy[turned.position],
     });
-    const where = turned.pointName ? `At the operating point ${pretty(turned.pointName)}` : 'At the threshold below';
+    const where = names ? `At the operating point ${names}` : 'At the threshold below';
     $('now').textContent = `${where} the router is right on ${percent(figures.accuracy[turned.position], 1)} of the problems, for ${percent(turned.cost, 1)} of the cost.`;
     reader?.follow();
   });
@@ -97,13 +98,15 @@ async function begin() {
     $('answers-body').hidden = true;
     $('answers-note').textContent = `Not shown: ${data.why_not || 'the records cannot evaluate any threshold.'}`;
   }
+  const showCurves = oneAtATime(() => showMetric(data, chart, $('metric').value));
+  const showCourse = oneAtATime(() => showTraining(data));
   offerMetrics(data.metrics, data.metric, (metric) => {
     dial.setMetric(metric);
-    showMetric(data, chart, metric);
+    showCurves();
   });
   const showCharts = async () => {
-    await showMetric(data, chart, $('metric').value);
-    await showTraining(data);
+    await showCurves();
+    await showCourse();
   };
   onScheme(showCharts);
   await showCharts();
