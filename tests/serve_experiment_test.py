@@ -26,7 +26,6 @@ import uvicorn
 from configs import arithmetic
 from configs import arithmetic_switch
 from experiments import builders
-from experiments import command_line
 from experiments import serve
 from experiments import served_router
 from routing.routers import learned
@@ -76,10 +75,8 @@ class PageTest(absltest.TestCase):
       )
     with socket.create_server(('127.0.0.1', 0)) as listener:
       port = listener.getsockname()[1]
-    state = pathlib.Path(self.create_tempdir().full_path)
-    log = state / 'log'
-    words = [*_here(command, port), f'--state={state}']
-    with _running(words, log) as process:
+    log = pathlib.Path(self.create_tempdir().full_path) / 'log'
+    with _running(_here(command, port), log) as process:
       url = f'http://127.0.0.1:{port}'
       self._wait(url, process, log)
       answer = json.loads(
@@ -98,8 +95,6 @@ class PageTest(absltest.TestCase):
     lines = list(map(json.loads, log.read_text().splitlines()))
     self.assertEqual([x['event'] for x in lines][:1], ['start'])
     self.assertEqual(lines[-1]['event'], 'stop')
-    # Where the next start finds what was compiled.
-    self.assertTrue((state / command_line.COMPILED_FOLDER).is_dir())
 
   def _wait(self, url, process, log):
     end = time.monotonic() + 120
@@ -127,6 +122,17 @@ class PageTest(absltest.TestCase):
       self.assertIn(f'`{name}`', _DOC)
     defaults = settings_lib.Settings(**arithmetic.get_config().serving)
     self.assertEqual(defaults, settings_lib.Settings())
+
+  def test_what_is_compiled_is_kept_in_the_state(self):
+    with (
+        mock.patch.object(serve.command_line, 'keep_compiled') as kept,
+        mock.patch.object(serve.learned, 'load'),
+        mock.patch.object(serve.monitoring, 'set_up_log'),
+        mock.patch.object(serve.event_loop, 'run') as run,
+    ):
+      serve.main(None, 'shipped', '127.0.0.1', 0, None, '/state', None)
+    kept.assert_called_once_with('/state')
+    run.call_args.args[0].close()
 
   def test_the_command_that_makes_a_key(self):
     (command,) = re.findall(r'`(python [^`]*--new_key=alice)`', _DOC)
