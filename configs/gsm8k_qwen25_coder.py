@@ -8,7 +8,6 @@ Run:    python -m experiments.pipeline --config=configs/gsm8k_qwen25_coder.py --
 CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (llama.cpp, 4-bit weights; some 15 s a problem on two cores; the same command resumes)
 Smoke:  the same with :smoke, eight problems a split
 Ladders that come with the package: the same with :shipped, which needs neither models nor problems
-Transfer: collect select, prove and test of :asdiv, problems of another source; then python -m experiments.studies.transfer --config=configs/gsm8k_qwen25_coder.py:asdiv --workdir=runs/asdiv --router=runs/real/runs/seed0
 Local:  append '--config.routes[0].model=small.gguf' '--config.routes[0].weights=/models/small' (the same for [1]) and --config.task.path=/data
 """  # noqa: E501  Commands stay on one line.
 
@@ -16,7 +15,7 @@ import ml_collections
 
 from configs import own_models
 
-VARIANTS = ('gpu', 'cpu', 'smoke', 'shipped', 'asdiv')
+VARIANTS = ('gpu', 'cpu', 'smoke', 'shipped')
 
 _PARAMETERS = {'0.5B': 494_032_768, '1.5B': 1_543_714_304}
 _EQUATIONS = dict(
@@ -117,10 +116,6 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
     # What is collected so far: the first problems of each split.
     config.problems.update(train=200, select=150, prove=100, test=300)
     config.evaluation.num_live = 0  # There is no model to ask.
-  if variant == 'asdiv':
-    # Its licence forbids commercial use, so its ladders cannot be shipped.
-    config.task = dict(name='asdiv', path='')
-    config.problems.update(train=50, select=50, prove=50, test=100)
   if variant == 'smoke':
     config.problems.update(train=8, select=8, prove=8, test=8)
     config.train_seeds = (0,)

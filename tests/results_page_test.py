@@ -90,7 +90,10 @@ class FillTest(parameterized.TestCase):
     for metric in self.results['cost_metrics']:
       text = results_page.table(['run', 'methods', metric], self.folder)
       for row in tables.rows(self.results, metric):
-        self.assertIn(f'| {row[0]} | {row[1]} | {row[2]} | {row[3]} |', text)
+        gap = row[tables.COLUMNS.index('gap recovered')]
+        self.assertIn(
+            f'| {row[0]} | {row[1]} | {row[2]} | {gap} | {row[3]} |', text
+        )
     held = json.loads((self.folder / 'run.json').read_text())
     self.assertNotIn('curve', str(held))
     made = results_page.table(['run', 'made'], self.folder)
