@@ -309,7 +309,7 @@ def sampling(config: ml_collections.ConfigDict) -> step_requests.Sampling:
 
 
 def plan(config: ml_collections.ConfigDict) -> collect.Plan:
-  """Returns what is collected for each problem of a ladder collection."""
+  """Returns how a ladder is collected: sampling, seed, number of endings."""
   return collect.Plan(
       sampling=sampling(config),
       seed=config.seed,

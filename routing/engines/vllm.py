@@ -181,7 +181,7 @@ class VllmEngine:
     return self._restarts.count
 
   def count_tokens(self, question: str, trace: str) -> int:
-    """Counts prompt tokens; see `engine.Engine.count_tokens`."""
+    """Returns the tokens of a prompt; see `engine.Engine.count_tokens`."""
     return len(self.encode(question, trace))
 
   def encode(self, question: str, trace: str) -> list[int]:

@@ -72,7 +72,7 @@ class Answer:
 
 
 class Format:
-  """Writes the responses of one request.
+  """Puts the answers to one request into the form of OpenAI's responses.
 
   Args:
     service: answers.

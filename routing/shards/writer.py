@@ -211,7 +211,7 @@ class Writer:
       )
 
   def _check_new(self, index: int) -> int:
-    """Returns the first index of a block; `index` may still get a record.
+    """Returns the first index of the block of `index`, which needs a record.
 
     Raises:
       ValueError: if the problem already has a record or a failure, or the
