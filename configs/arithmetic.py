@@ -64,6 +64,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       # Work directory of another run whose collected data is read instead of
       # collecting again; '' = this run collects its own.
       directory='',
+      # Of ladders, only problems of this subject are used, e.g. one task of a
+      # mixture; '' = all. `problems` counts them before.
+      subject='',
   )
   config.protocol = dict(
       name='escalate',  # Or 'switch', 'redraft'; see configs/arithmetic_*.py.

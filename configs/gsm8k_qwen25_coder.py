@@ -8,7 +8,7 @@ Run:    python -m experiments.pipeline --config=configs/gsm8k_qwen25_coder.py --
 CPU:    the same with --config=configs/gsm8k_qwen25_coder.py:cpu (llama.cpp, 4-bit weights; some 15 s a problem on two cores; the same command resumes)
 Smoke:  the same with :smoke, eight problems a split
 Ladders that come with the package: the same with :shipped, which needs neither models nor problems
-Another task, for `experiments.studies.transfer`: :transfer, also shipped; collected with :transfer --config.data.directory=''
+One half of them: :shipped with --config.data.subject=gsm8k, or simple_equations
 Local:  append '--config.routes[0].model=small.gguf' '--config.routes[0].weights=/models/small' (the same for [1]) and --config.task.path=/data
 """  # noqa: E501  Commands stay on one line.
 
@@ -16,20 +16,13 @@ import ml_collections
 
 from configs import own_models
 
-VARIANTS = ('gpu', 'cpu', 'smoke', 'shipped', 'transfer')
+VARIANTS = ('gpu', 'cpu', 'smoke', 'shipped')
 
 _PARAMETERS = {'0.5B': 494_032_768, '1.5B': 1_543_714_304}
 _EQUATIONS = dict(
     name='reasoning_gym',
     generators=('simple_equations',),
     settings=dict(simple_equations=dict(max_terms=3, max_value=50)),
-)
-# Another task, to which a router of the first is transferred.
-_LEGS = dict(
-    name='reasoning_gym',
-    generators=('leg_counting',),
-    settings=dict(leg_counting=dict()),
-    share=1.0,
 )
 _SYSTEM = (
     'Solve the problem in short steps of one line each, with a blank line after '
@@ -124,12 +117,6 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
     # What is collected so far: the first problems of each split.
     config.problems.update(train=250, select=150, prove=150, test=300)
     config.evaluation.num_live = 0  # There is no model to ask.
-  if variant == 'transfer':
-    config.data.directory = 'shipped/qwen25_coder_legs'
-    config.task.parts = (_LEGS,)
-    # Nothing is trained; the thresholds are chosen and proved again.
-    config.problems.update(train=16, select=100, prove=50, test=100)
-    config.evaluation.num_live = 0
   if variant == 'smoke':
     config.problems.update(train=8, select=8, prove=8, test=8)
     config.train_seeds = (0,)

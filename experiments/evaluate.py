@@ -237,13 +237,9 @@ def figures(
 
 def _num_problems(config, workdir) -> dict[str, int]:
   """Returns the number of problems of each split."""
-  counted = {
-      name: records_on_disk.open_split(config, workdir, name)
-      for name in ('train', 'select', 'prove', 'test')
-  }
   return {
-      name: x.num_problems or sum(y.rows for y in x.manifest.shards)
-      for name, x in counted.items()
+      name: records_on_disk.open_split(config, workdir, name).num_records
+      for name in ('train', 'select', 'prove', 'test')
   }
 
 

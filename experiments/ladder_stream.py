@@ -78,11 +78,12 @@ def read(
       accounting=accounting,
       protocol=builders.protocol(config),
   )
-  sizes, depths = [], []
+  places, sizes, depths = [], [], []
 
   def parts():
-    for shard in train.tables():
+    for place, shard in train.numbered_tables():
       found = to_table(shard)
+      places.append(place)
       sizes.append(found.num_problems)
       depths.append(found.decisions.max_depth)
       rows = found.decisions.features
@@ -95,7 +96,9 @@ def read(
       metric=config.cost_metric,
   )
   # The arrays of all files have the same width, so that they can be joined.
-  load = lambda index: batch(to_table(train.table(index)), widths=max(depths))
+  load = lambda index: batch(
+      to_table(train.table(places[index])), widths=max(depths)
+  )
   chosen, questions = _drawn(select, to_table)
   return Streamed(
       features,

@@ -72,6 +72,15 @@ def check(config: ml_collections.ConfigDict) -> None:
         "data.kind is 'rollouts'. Use vtrace or on_policy, or collect ladders "
         '(escalate) or replies (switch, redraft).'
     )
+  if _subject(config) and (
+      kind != 'ladders'
+      or estimators.of(config).learns_from != 'known'
+      or config.get('scorer', {}).get('model', '')
+  ):
+    raise ValueError(
+        f'data.subject is {_subject(config)!r}, which needs data.kind '
+        "'ladders', objective.estimator 'exact' and no scorer.model."
+    )
   for stage in ('calibration', 'evaluation'):
     source = config[stage].source
     allowed = ('known',) if kind != 'rollouts' else ('recorded', 'live')
@@ -80,6 +89,11 @@ def check(config: ml_collections.ConfigDict) -> None:
           f'{stage}.source is {source!r}; allowed for data.kind {kind!r}: '
           f'{", ".join(allowed)}.'
       )
+
+
+def _subject(config: ml_collections.ConfigDict) -> str:
+  # Older saved configurations do not have this field.
+  return config.data.get('subject', '')
 
 
 def needed(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
@@ -129,7 +143,9 @@ def open_split(
   size = config.problems[split]
   if size < 0 or not is_shared(config, kind):
     size = None  # All that are there.
-  return split_on_disk.Split(where, split_on_disk.KINDS[kind], size)
+  return split_on_disk.Split(
+      where, split_on_disk.KINDS[kind], size, _subject(config)
+  )
 
 
 def known_records(
@@ -154,9 +170,8 @@ def known_records(
 
 def _counted(opened: split_on_disk.Split, name: str) -> Iterator[Any]:
   """Yields the records of a split, and shows on a terminal how many it read."""
-  total = opened.num_problems or sum(x.rows for x in opened.manifest.shards)
   with progress_lib.Progress(
-      total, name, unit='problem', is_brief=True
+      opened.num_records, name, unit='problem', is_brief=True
   ) as shown:
     for record in opened.records():
       yield record
@@ -289,9 +304,11 @@ def ladder_source(
 
 def _shown(opened: split_on_disk.Split) -> Iterator[pa.Table]:
   """Yields the tables of a split, and shows on a terminal how far it is."""
-  total = opened.num_problems or sum(x.rows for x in opened.manifest.shards)
   with progress_lib.Progress(
-      total, f'read {opened.directory.name}', unit='problem', is_brief=True
+      opened.num_records,
+      f'read {opened.directory.name}',
+      unit='problem',
+      is_brief=True,
   ) as shown:
     for table in opened.tables():
       yield table

@@ -245,8 +245,10 @@ def next_commands(
     found['The full size'] = _pipeline(path, f'runs/{stem}')
   changed = {word.lstrip('-').split('=')[0] for word in overrides}
   if 'config.cost_metric' not in changed:
+    config = module.get_config(variant) if variant else module.get_config()
     shared = [f'--config.data.directory={workdir}']
-    if 'config.data.directory' in changed:
+    # Then the records are not in the work directory.
+    if 'config.data.directory' in changed or config.data.directory:
       shared = []
     found['Another cost metric, on the same problems'] = _pipeline(
         asked,

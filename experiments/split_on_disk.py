@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from experiments import builders
 from routing import costs
@@ -33,11 +34,14 @@ class Split:
   directory: of the shards.
   kind: of the records.
   num_problems: only this many problems are read, from the first; None = all.
+  subject: of these, only the problems of this subject are read; '' = all. For
+    ladders only.
   """
 
   directory: pathlib.Path
   kind: schema.Kind
   num_problems: int | None = None
+  subject: str = ''
 
   @functools.cached_property
   def manifest(self) -> manifest_lib.Manifest:
@@ -63,6 +67,8 @@ class Split:
   @property
   def num_records(self) -> int:
     """The number of records that are to be read."""
+    if self.subject:
+      return sum(map(len, self.tables()))
     rows = sum(shard.rows for shard in self.manifest.shards)
     if self.num_problems is None:
       return rows
@@ -80,34 +86,61 @@ class Split:
 
   def tables(self) -> Iterator[pa.Table]:
     """Yields the table of each file, with the problems that are to be read."""
+    return (table for _, table in self.numbered_tables())
+
+  def numbered_tables(self) -> Iterator[tuple[int, pa.Table]]:
+    """Yields what `tables` does, and before each table the index of its file.
+
+    Raises:
+      ValueError: if no problem is of the subject.
+    """
+    is_empty = True
     for index, entry in enumerate(self.manifest.shards):
       if self.num_problems is not None and entry.first >= self.num_problems:
         break  # The problems come in order.
       table = self.table(index)
       if len(table):
-        yield table
+        is_empty = False
+        yield index, table
+    if self.subject and is_empty:
+      raise ValueError(
+          f'data.subject is {self.subject!r}, of which {self.directory} has no '
+          f'problem; it has {", ".join(self._subjects())}.'
+      )
+
+  def _subjects(self) -> list[str]:
+    """Returns the subjects of all problems on the disk."""
+    found = set()
+    for entry in self.manifest.shards:
+      table = reader.read_table(self.directory, entry)
+      found.update(table['subject'].unique().to_pylist())
+    return sorted(map(repr, found))
 
   def table(self, index: int) -> pa.Table:
     """Returns the table of one file, with the problems that are to be read."""
     entry = self.manifest.shards[index]
     table = reader.read_table(self.directory, entry)
     schema.check_table(table)
-    if self.num_problems is None:
-      return table
-    # A failed problem has no row, so rows are not numbered as problems are.
-    failed = self.manifest.failed
-    places = (i for i in itertools.count(entry.first) if i not in failed)
-    inside = [next(places) < self.num_problems for _ in range(len(table))]
-    return table.slice(0, sum(inside))  # The problems come in order.
+    if self.num_problems is not None:
+      # A failed problem has no row, so rows are not numbered as problems are.
+      failed = self.manifest.failed
+      places = (i for i in itertools.count(entry.first) if i not in failed)
+      inside = [next(places) < self.num_problems for _ in range(len(table))]
+      table = table.slice(0, sum(inside))  # The problems come in order.
+    if self.subject:
+      table = table.filter(pc.equal(table['subject'], self.subject))
+    return table
 
   def records(self) -> Iterator[Any]:
     """Yields the records, in the order of the problems."""
     rows = itertools.chain.from_iterable(self.files())
-    if self.num_problems is None:
-      return rows
-    # A failed problem has no row, so rows are not numbered as problems are.
-    entries = zip(self._places(), rows, strict=False)
-    return (x for place, x in entries if place < self.num_problems)
+    if self.num_problems is not None:
+      # A failed problem has no row, so rows are not numbered as problems are.
+      entries = zip(self._places(), rows, strict=False)
+      rows = (x for place, x in entries if place < self.num_problems)
+    if self.subject:
+      rows = (x for x in rows if x.problem.subject == self.subject)
+    return rows
 
   def _places(self) -> Iterator[int]:
     """Yields the index of the problem of each row."""

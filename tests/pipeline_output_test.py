@@ -86,6 +86,13 @@ class NextTest(parameterized.TestCase):
         shlex.split(command),
     )
 
+  def test_records_that_the_configuration_names_are_not_in_the_work_directory(
+      self,
+  ):
+    asked = 'configs/gsm8k_qwen25_coder.py:shipped'
+    for command in report.next_commands(asked, [], 'runs/x').values():
+      self.assertNotIn('data.directory', command)
+
   def test_the_notebook_is_there(self):
     lines = report.closing('w', {})
     self.assertIn('Report, for a browser: w/report.html', lines)
