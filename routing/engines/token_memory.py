@@ -13,8 +13,8 @@ from routing.engines import token_session
 
 _MAX_ROWS = 1_000_000  # About half a gigabyte.
 
-# Text of an answer, a byte for each token -> the log-probabilities `[V]` float32
-# of the next token, and the seconds that it took to compute them.
+# Text of an answer, a byte for each token -> `[V]` float32, log-probabilities
+# of the next token; and the seconds that it took to compute them.
 _Known = dict[bytes, tuple[np.ndarray, float]]
 
 

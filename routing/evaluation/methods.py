@@ -65,7 +65,7 @@ class Candidates:
     return metrics.area_for_tuning(cost[hull], accuracy[hull])
 
   def at_budget(self, budget: float) -> points_lib.Points:
-    """Returns the test outcomes of the policy that is `best_within` a budget."""
+    """Returns the test outcomes of the policy that is `best_within` it."""
     return self.test.take(np.array([best_within(self.select, budget)]))
 
 

@@ -143,7 +143,7 @@ def answer_under(
     asked: Sequence[Asked],
     folder: pathlib.Path | None = None,
     *,
-    is_last: Callable[[Sequence[Outcome]], bool] = lambda outcomes: False,
+    is_last: Callable[[Sequence[Outcome]], bool] | None = None,
 ) -> list[list[Outcome]]:
   """Answers all problems with each router, on newly made engines.
 
@@ -154,7 +154,8 @@ def answer_under(
     problems: N problems.
     asked: K routers.
     folder: where answers are kept, one file per router; None = nowhere.
-    is_last: whether the routers after that of these outcomes are not asked.
+    is_last: whether the routers after that of these outcomes are not asked;
+      None = all are.
 
   Returns:
     For each router that is asked its N outcomes, in the order of `problems`.
@@ -195,7 +196,7 @@ def _needed(
   for i, each in enumerate(kept):
     if each.missing():
       break  # Of what comes after it, nothing is known.
-    if is_last(each.outcomes()):
+    if is_last is not None and is_last(each.outcomes()):
       return kept[: i + 1]
   return kept
 
@@ -208,7 +209,7 @@ async def _answer_missing(answering, kept, progress, is_last) -> None:
     for each in kept:
       if each.missing():
         await answer_all(answering, each, engines, progress)
-      if is_last(each.outcomes()):
+      if is_last is not None and is_last(each.outcomes()):
         break
   finally:
     # Engines are closed in the event loop that used them, because the HTTP

@@ -240,9 +240,9 @@ class Family(Protocol):
 
   fingerprint: identifies the family in caches of answers.
 
-  Answers are found again under the fingerprint and the code of the method. A
-  family whose answers depend on no code of the method's own may have `is_shared`
-  = True; methods that apply the same rule then share them.
+  Answers are found again under the fingerprint and the code of the method. If
+  they depend on no code of the method's own, the family may have `is_shared` =
+  True; methods that apply the same rule then share them.
   """
 
   fingerprint: str
