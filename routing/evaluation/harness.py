@@ -29,6 +29,7 @@ from routing.evaluation import worth_asking
 from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
+from routing.outcomes import sources
 from routing.routers import router as router_lib
 
 _ROUNDS = 3  # Of timing; the fastest counts.
@@ -151,8 +152,9 @@ def outcomes(
 def _known(method, family, knobs, arena, split) -> entries_lib.Outcomes:
   """Looks outcomes up in the table of a split."""
   source = arena.samples(split, method.needs.protocol).source
+  scored = sources.Scored(family.score(source.table.decisions))
   found = {
-      name: source.evaluate(family, knobs, name) for name in entries_lib.ALL
+      name: source.evaluate(scored, knobs, name) for name in entries_lib.ALL
   }
   cost = {name: x.cost for name, x in found.items()}
   usage = getattr(family, 'usage', lambda questions: None)(
