@@ -25,7 +25,7 @@ from routing.lm import tokenizer as tokenizer_lib
 # the drafts that are verified at once, or a question. To write: some drafts, or
 # as many as a segment of the engine has.
 _READ_BUCKETS = (1, 8, 64, 192)
-_WRITE_BUCKETS = (4, 8, jitted_batches.SEGMENT_TOKENS)
+_WRITE_BUCKETS = (8, jitted_batches.SEGMENT_TOKENS)
 
 
 @dataclasses.dataclass

@@ -240,15 +240,18 @@ async def answer_all(
     kept.add(missing[place], measure(trajectory, answering))
     failures.settle()
 
-  await collect.collect_each(
-      problems,
-      answer,
-      take,
-      concurrency=answering.concurrency,
-      on_begin=progress.begin,
-      on_done=progress.update,
-      on_failed=failures.add,
-  )
+  try:
+    await collect.collect_each(
+        problems,
+        answer,
+        take,
+        concurrency=answering.concurrency,
+        on_begin=progress.begin,
+        on_done=progress.update,
+        on_failed=failures.add,
+    )
+  finally:
+    kept.flush()
   failures.finish(len(kept))
 
 
