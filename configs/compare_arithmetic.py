@@ -39,7 +39,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       scorer=dict(model='shipped/reward', revision='', spec={}, settings={}),
       # Problems answered live by routers whose outcomes records do not give:
       # answers of `train` to learn from, the same problems for all.
-      num_live=dict(train=500, select=300, test=2_000),
+      num_live=dict(train=500, select=150, test=500),
   )
   if variant == 'demo':
     config.compare.num_trials = 2

@@ -203,16 +203,6 @@ class HarnessTest(parameterized.TestCase):
     facts = dict(content['routers']['policy'], num_select=1_000)
     self.assertEqual(comparison._of_select(facts), '1,000')
 
-  def test_only_what_select_does_not_rule_out_is_tested(self):
-    correct = np.array([[0, 0], [1, 0], [0, 0], [1, 1.0]])
-    cost = np.array([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3], [0.9, 0.9]])
-    zero = np.zeros_like(correct)
-    found = entries.Outcomes(correct, zero, zero, zero, {'price': cost})
-    # The third costs more than the second and is right less often.
-    np.testing.assert_array_equal(
-        harness.worth_testing(found, ['price']), [0, 1, 3]
-    )
-
   def test_without_engines_what_needs_them_is_refused(self):
     base = registry.load('FrugalGPT')
     arena = small_arena.make(answering=None)

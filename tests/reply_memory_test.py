@@ -6,12 +6,14 @@ import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.engines import resilience
 from routing.shards import reply_memory
 from tests import scripted_pair
+from tests import token_models
 
 _REQUESTS = (
     engine_lib.Request(),
@@ -90,8 +92,9 @@ class ReplyMemoryTest(parameterized.TestCase):
     outer = resilience.ResilientEngine(wrapped, resilience.Limits(), None)
     # What asks by `hasattr` sees no difference to the engine itself.
     self.assertFalse(hasattr(outer, 'open_tokens'))
-    engine.open_tokens = lambda question: f'tokens of {question}'
-    self.assertEqual(outer.open_tokens('q'), 'tokens of q')
+    table = token_models.Table(0, lambda text: np.zeros(41))
+    engine.open_tokens = table.open_tokens
+    self.assertEqual(outer.open_tokens('P=2').text, 'P=2')
 
   def test_an_unfinished_record_is_dropped(self):
     _, wrapped = self._wrapped()

@@ -25,7 +25,7 @@ from routing.lm import tokenizer as tokenizer_lib
 # the drafts that are verified at once, or a question. To write: some drafts, or
 # as many as a segment of the engine has.
 _READ_BUCKETS = (1, 8, 64, 192)
-_WRITE_BUCKETS = (4, 8, jitted_batches.SEGMENT_TOKENS)
+_WRITE_BUCKETS = (8, jitted_batches.SEGMENT_TOKENS)
 
 
 @dataclasses.dataclass
@@ -221,7 +221,8 @@ class TokenModel:
 
   def _shape(self, job: _Job) -> tuple[int, int]:
     """Returns the numbers of tokens to read and to write, rounded up."""
-    known = job.session.num_known(job.tokens)
+    # Not what the session knows: a memory may have told it, not this model.
+    known = self._slots.num_kept(job.session, job.tokens)
     new = len(job.tokens) - known
     if job.num_last:
       read = jitted_batches.bucket(_READ_BUCKETS, max(new, job.num_last))

@@ -20,6 +20,7 @@ from routing import types
 from routing.engines import boundaries
 from routing.engines import engine as engine_lib
 from routing.engines import prefix_cache
+from routing.engines import token_memory
 
 
 class Memory:
@@ -43,6 +44,7 @@ class Memory:
     self._steps: dict[str, dict[str, types.Step]] = {}  # [question][trace].
     # Prompt tokens by (question, trace), for engines that give no token ids.
     self._counts: dict[tuple[str, str], int] = {}
+    self.tokens = token_memory.TokenMemory()  # Of token sessions.
 
   def __len__(self) -> int:
     return sum(map(len, self._steps.values())) + len(self._exact)
@@ -181,12 +183,15 @@ class MemoizedEngine:
 
   @property
   def open_tokens(self) -> Any:
-    """Opens a token session of the wrapped engine, if it has any; not stored.
+    """Opens a token session of the wrapped engine, if it has any.
+
+    Greedy tokens are stored while the process runs.
 
     Raises:
       AttributeError: if the wrapped engine has none, as it would itself.
     """
-    return self._engine.open_tokens
+    opened = self._engine.open_tokens
+    return lambda question: self.memory.tokens.session(opened(question))
 
   async def close(self) -> None:
     """Closes the wrapped engine; the memory remains usable."""

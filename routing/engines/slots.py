@@ -91,6 +91,17 @@ class Slots:
     slot.num_keys = min(slot.num_keys, common)
     return index, common
 
+  def num_kept(self, session: engine_lib.Session, tokens: Sequence[int]) -> int:
+    """Returns how many of the first tokens of a prompt `lend` would keep."""
+    return max(
+        (
+            common_prefix(self._slots[i].tokens, tokens)
+            for i in self._owned.get(session, ())
+            if not self._slots[i].is_busy
+        ),
+        default=0,
+    )
+
   def update(self, index: int, tokens: Sequence[int]) -> None:
     """Records the tokens of a slot; only the last one's keys are not cached.
 

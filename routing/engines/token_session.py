@@ -75,13 +75,15 @@ class TokenSession:
   """One running text of one model; makes one call at a time.
 
   Attributes:
+    model: the model.
+    text: the question.
     question: token ids of the question.
     route: the route index of the model.
     tokenizer: the tokenizer of the model.
   """
 
   def __init__(self, model: Model, question: str):
-    self._model = model
+    self.model, self.text = model, question
     self.route, self.tokenizer = model.route, model.tokenizer
     try:
       self.question = tuple(self.tokenizer.encode(question))
@@ -103,9 +105,7 @@ class TokenSession:
     """
     tokens = [*self.question, *answer]
     in_context = self.num_known(tokens)
-    log_probs, seconds = await self._model.next_log_probs(
-        self, tokens, num_last
-    )
+    log_probs, seconds = await self.model.next_log_probs(self, tokens, num_last)
     self._known = tokens
     usage = types.Usage(
         route=self.route,
@@ -140,10 +140,10 @@ class TokenSession:
   def room(self, max_tokens: int) -> int:
     """Returns how many tokens an answer may have; see `engine.room`."""
     return engine_lib.room(
-        self._model.name,
+        self.model.name,
         len(self.question),
         max_tokens,
-        self._model.max_length,
+        self.model.max_length,
     )
 
   async def write(
@@ -166,7 +166,7 @@ class TokenSession:
     in_context = self.num_known([*self.question, *answer])
     while len(ids) < max_tokens and self.tokenizer.eos_id not in ids[-1:]:
       tokens = [*self.question, *answer, *ids]
-      new, log_probs, spent = await self._model.write(
+      new, log_probs, spent = await self.model.write(
           self,
           tokens,
           max_tokens - len(ids),
@@ -191,7 +191,7 @@ class TokenSession:
     return self
 
   async def __aexit__(self, *error) -> None:
-    self._model.release(self)
+    self.model.release(self)
 
 
 def to_steps(

@@ -19,6 +19,7 @@ from routing.evaluation import entries as entries_lib
 from routing.evaluation import harness
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.evaluation import worth_asking
 from routing.outcomes import token_records
 from routing.routers import router as router_lib
 
@@ -54,8 +55,7 @@ def figures(
         f'The reference is {reference!r}; the entries are {list(entries)}.'
     )
   metric = arena.accounting.metric
-  num = len(arena.alone['test'].problems)
-  budgets = budgets_lib.within(_small_cost(arena, metric, num))
+  budgets = _budgets(arena)[metric]
   return {
       'schema': SCHEMA,
       'cost_metric': arena.accounting.metric,
@@ -75,10 +75,9 @@ def figures(
   }
 
 
-def _small_cost(arena: harness.Arena, metric: str, num: int) -> float:
-  """Returns what the small model alone costs on the first problems."""
-  small, _, _ = harness.anchor_points(arena, metric, num)
-  return float(small.mean_cost[0])
+def _budgets(arena: harness.Arena) -> dict[str, tuple[float, ...]]:
+  """Returns the costs at which accuracies are reported, in each metric."""
+  return worth_asking.budgets(arena.samples('test', router_lib.COMMIT).source)
 
 
 def _num_problems(found: Sequence[entries_lib.Entry]) -> int:
@@ -142,7 +141,7 @@ def _in_metric(
   merged: dict[str, Any] = {'methods': {}, 'differences': {}}
   sizes = sorted({_num_problems(x) for x in entries.values()})
   # The same for all, although some are compared on the first problems only.
-  budgets = budgets_lib.within(_small_cost(arena, metric, sizes[-1]))
+  budgets = _budgets(arena)[metric]
   for num in sizes:
     group = {
         name: [_first(entry, num) for entry in found]

@@ -8,6 +8,7 @@ import numpy as np
 
 from routing.evaluation import plots
 from routing.evaluation import tables
+from routing.evaluation import worth_asking
 
 # More curves than any palette has colours that readers can tell apart; line
 # styles tell apart what shares a colour.
@@ -47,7 +48,7 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
   )
   plots.clean_axes(left, metric)
   left.set_ylabel('accuracy', fontsize=9)
-  left.set_xlim(0, 1.3)
+  left.set_xlim(0, worth_asking.BEYOND)
   left.set_title(
       f'{content["num_problems"]:,} test problems; band: 95 % interval of the '
       f'{tables.LABELS.get(content["reference"], content["reference"])}',

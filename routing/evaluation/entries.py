@@ -109,12 +109,7 @@ class Entry:
 
   def at_budget(self, metric: str, budget: float) -> int:
     """Returns the index of the knob that `Candidates.at_budget` chooses."""
-    points = self.select.points(metric)
-    cost, accuracy = points.mean_cost, points.accuracy
-    allowed = np.flatnonzero(cost <= budget)
-    if not allowed.size:
-      return int(np.argmin(cost))
-    return int(allowed[np.lexsort((cost[allowed], -accuracy[allowed]))[0]])
+    return methods_lib.best_within(self.select.points(metric), budget)
 
 
 def of_answers(

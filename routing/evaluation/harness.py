@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -24,9 +25,11 @@ from routing.evaluation import code_hash
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import methods as methods_lib
 from routing.evaluation import samples
+from routing.evaluation import worth_asking
 from routing.outcomes import live_answers
 from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
+from routing.outcomes import sources
 from routing.routers import router as router_lib
 
 _ROUNDS = 3  # Of timing; the fastest counts.
@@ -149,8 +152,9 @@ def outcomes(
 def _known(method, family, knobs, arena, split) -> entries_lib.Outcomes:
   """Looks outcomes up in the table of a split."""
   source = arena.samples(split, method.needs.protocol).source
+  scored = sources.Scored(family.score(source.table.decisions))
   found = {
-      name: source.evaluate(family, knobs, name) for name in entries_lib.ALL
+      name: source.evaluate(scored, knobs, name) for name in entries_lib.ALL
   }
   cost = {name: x.cost for name, x in found.items()}
   usage = getattr(family, 'usage', lambda questions: None)(
@@ -172,6 +176,9 @@ def _known(method, family, knobs, arena, split) -> entries_lib.Outcomes:
 def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
   """Answers the first problems of a split at each knob.
 
+  On `select` the first knob that is dearer than any curve shows is the last:
+  a family names its knobs from the cheapest to the dearest.
+
   Raises:
     refusal.Refusal: if no engine can be asked.
   """
@@ -183,28 +190,41 @@ def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
     )
   answering = arena.answering_of(seed, method)
   alone = arena.alone[split].first(arena.num_live.get(split))
-  name = f'{family.fingerprint}/{code_hash.of_method(method)[:12]}'
+  name = family.fingerprint
+  if not getattr(family, 'is_shared', False):
+    name = f'{name}/{code_hash.of_method(method)[:12]}'
   asked = [
       live_answers.Asked(family.at(knob), name, knob, method.needs.protocol)
       for knob in knobs
   ]
   answers = live_answers.answer_under(
-      answering, alone.problems, asked, arena.folder
+      answering,
+      alone.problems,
+      asked,
+      arena.folder,
+      is_last=functools.partial(worth_asking.is_beyond, alone=alone)
+      if split == 'select' and method.forms_hull
+      else None,
   )
   return entries_lib.of_answers(answers, alone)
 
 
 def _all_outcomes(
     method, families, tried, arena, split, seed
-) -> entries_lib.Outcomes:
-  """Returns the outcomes of the knobs of all families, one after the other."""
-  found = [
-      outcomes(method, family, knobs, arena, split, seed)
-      for family, knobs in zip(families, tried, strict=True)
-      if len(knobs)
-  ]
+) -> tuple[entries_lib.Outcomes, list[tuple[int, float]]]:
+  """Returns the outcomes of the knobs of all families, one after the other.
+
+  Returns:
+    The outcomes; and of each knob that was asked the index of its family, and
+    its value.
+  """
+  found, asked = [], []
+  for i, (family, knobs) in enumerate(zip(families, tried, strict=True)):
+    if len(knobs):
+      found.append(outcomes(method, family, knobs, arena, split, seed))
+      asked += [(i, float(x)) for x in knobs[: len(found[-1].correct)]]
   join = lambda get: np.concatenate([get(x) for x in found])
-  return entries_lib.Outcomes(
+  joined = entries_lib.Outcomes(
       *(
           join(lambda x, name=name: getattr(x, name))
           for name in ('correct', 'loss', 'gain', 'cut')
@@ -214,6 +234,7 @@ def _all_outcomes(
           for name in entries_lib.ALL
       },
   )
+  return joined, asked
 
 
 def area_on_select(found: entries_lib.Outcomes, metric: str) -> float:
@@ -270,35 +291,12 @@ def tune(
   for setting in settings:
     families = fit(method, arena, setting, seed)
     tried = [grid(method, family, arena) for family in families]
-    found = _all_outcomes(method, families, tried, arena, 'select', seed)
+    found, _ = _all_outcomes(method, families, tried, arena, 'select', seed)
     areas.append(area_on_select(found, arena.accounting.metric))
     # The best stay in memory: a fit may take long, or answers of its own.
     if np.argmax(areas) == len(areas) - 1:
       best = families
   return Tuned(settings[int(np.argmax(areas))], areas, best)
-
-
-def worth_testing(
-    found: entries_lib.Outcomes, cost_metrics: Sequence[str]
-) -> np.ndarray:
-  """Returns the knobs that no other beats on `select`, in any cost metric.
-
-  Only these can form a curve or be chosen for a budget.
-
-  Args:
-    found: outcomes on `select`.
-    cost_metrics: those in which curves are drawn.
-  """
-  kept = set()
-  for metric in cost_metrics:
-    points = found.points(metric)
-    best = -np.inf
-    order = np.lexsort((-points.accuracy, points.mean_cost))
-    for index in order:
-      if points.accuracy[index] > best:
-        best = points.accuracy[index]
-        kept.add(int(index))
-  return np.array(sorted(kept))
 
 
 def enter(
@@ -318,22 +316,25 @@ def enter(
     setting, areas, seed: see `Entry`.
   """
   tried = [grid(method, family, arena) for family in families]
-  knobs = [(i, float(x)) for i, row in enumerate(tried) for x in row]
-  select = _all_outcomes(method, families, tried, arena, 'select', seed)
+  select, knobs = _all_outcomes(method, families, tried, arena, 'select', seed)
   kept = np.arange(len(knobs))
   if method.forms_hull:
-    kept = worth_testing(select, costs.COST_METRICS)
+    budgets = worth_asking.budgets(
+        arena.samples('test', router_lib.COMMIT).source
+    )
+    kept = worth_asking.worth_testing(select, budgets)
   chosen = [knobs[i] for i in kept]
   by_family = [
       np.array([x for j, x in chosen if j == i]) for i in range(len(families))
   ]
+  test, _ = _all_outcomes(method, families, by_family, arena, 'test', seed)
   return entries_lib.Entry(
       seed=seed,
       setting=dict(setting),
       areas=list(areas),
       knobs=chosen,
       select=select.take(kept),
-      test=_all_outcomes(method, families, by_family, arena, 'test', seed),
+      test=test,
       decisions_per_second=_speed(
           method, families[chosen[-1][0]].at(chosen[-1][1]), arena, seed
       ),

@@ -65,18 +65,25 @@ class Candidates:
     return metrics.area_for_tuning(cost[hull], accuracy[hull])
 
   def at_budget(self, budget: float) -> points_lib.Points:
-    """Returns the test outcomes of one policy, chosen for a budget on `select`.
+    """Returns the test outcomes of the policy that is `best_within` it."""
+    return self.test.take(np.array([best_within(self.select, budget)]))
 
-    It is the policy with the highest accuracy on `select` among those within
-    the budget there, or the cheapest policy if none is within the budget.
-    """
-    cost, accuracy = self.select.mean_cost, self.select.accuracy
-    allowed = np.flatnonzero(cost <= budget)
-    if not allowed.size:
-      allowed = np.array([np.argmin(cost)])
-    # Highest accuracy; of equally accurate policies the cheapest.
-    best = allowed[np.lexsort((cost[allowed], -accuracy[allowed]))[0]]
-    return self.test.take(np.array([best]))
+
+def best_within(points: points_lib.Points, budget: float) -> int:
+  """Returns the index of the policy that is best within a budget.
+
+  It is the most accurate one that costs no more, of several the cheapest; or
+  the cheapest of all if none is within the budget.
+
+  Args:
+    points: outcomes of K policies on `select`.
+    budget: a cost.
+  """
+  cost, accuracy = points.mean_cost, points.accuracy
+  allowed = np.flatnonzero(cost <= budget)
+  if not allowed.size:
+    return int(np.argmin(cost))
+  return int(allowed[np.lexsort((cost[allowed], -accuracy[allowed]))[0]])
 
 
 def thresholded(

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import json
 import pathlib
-import re
 from typing import Any
 
-from absl import logging
 import numpy as np
 
 from routing import costs
@@ -29,15 +25,17 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.grading import equivalence
 from routing.outcomes import failures as failures_lib
+from routing.outcomes import kept_answers
 from routing.outcomes import token_records
 from routing.rollout import collect
 from routing.rollout import cut_answers
 from routing.rollout import driver
 from routing.rollout import step_requests
 from routing.shards import lock as lock_lib
-from routing.shards import manifest as manifest_lib
-from routing.shards import record_log
 from routing.tasks import delimiter as delimiter_lib
+
+Answer, Refused = kept_answers.Answer, kept_answers.Refused
+Outcome = kept_answers.Outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,37 +87,6 @@ class Answering:
         'seed': self.seed,
         'made_by': self.made_by,
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """What is kept of one live answer.
-
-  is_correct: the grade.
-  cost: cost metric -> cost of all calls, in the unit of the metric.
-  wasted: cost metric -> the part of `cost` for tokens that a model wrote
-    speculatively and that did not enter the answer.
-  is_cut: whether the token limit cut the answer off; None = not recorded.
-  calls: the fields of every `types.Call`, in order; empty in older files.
-  num_discarded: tokens of the drafts and samples that were paid and not kept.
-  """
-
-  is_correct: bool
-  cost: Mapping[str, float]
-  wasted: Mapping[str, float]
-  is_cut: bool | None = None
-  calls: Sequence[Mapping[str, Any]] = ()
-  num_discarded: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Refused:
-  """Stands in place of an `Answer` that an engine refused; says why."""
-
-  reason: str
-
-
-Outcome = Answer | Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +142,8 @@ def answer_under(
     problems: Sequence[types.Problem],
     asked: Sequence[Asked],
     folder: pathlib.Path | None = None,
+    *,
+    is_last: Callable[[Sequence[Outcome]], bool] | None = None,
 ) -> list[list[Outcome]]:
   """Answers all problems with each router, on newly made engines.
 
@@ -185,40 +154,54 @@ def answer_under(
     problems: N problems.
     asked: K routers.
     folder: where answers are kept, one file per router; None = nowhere.
+    is_last: whether the routers after that of these outcomes are not asked;
+      None = all are.
 
   Returns:
-    For each router its N outcomes, in the order of `problems`.
+    For each router that is asked its N outcomes, in the order of `problems`.
 
   Raises:
     engine_lib.Stop: if problems failed for a reason that may pass, or too many
       failed in a row. The answers so far are kept.
     ValueError: if another process answers into the same folder.
   """
-  kept = [_Kept(answering, problems, each, folder) for each in asked]
-  num_missing = sum(len(x.missing()) for x in kept)
+  kept = [
+      kept_answers.Kept(each, each.key(answering), problems, folder)
+      for each in asked
+  ]
+  needed = _needed(kept, is_last)
+  num_missing = sum(len(x.missing()) for x in needed)
   if num_missing:
     with contextlib.ExitStack() as stack:
       if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         stack.callback(lock_lib.Lock(folder).release)
       # Only under the lock is an unfinished record surely not being written.
-      for each in kept:
+      for each in needed:
         each.repair()
-      total = sum(map(len, kept))
+      total = sum(map(len, needed))
       progress = stack.enter_context(
           progress_lib.Progress(
               total, 'live', unit='problem', done=total - num_missing
           )
       )
-      asyncio.run(_answer_missing(answering, kept, progress))
-  return [each.outcomes() for each in kept]
+      asyncio.run(_answer_missing(answering, needed, progress, is_last))
+  return [each.outcomes() for each in _needed(kept, is_last)]
 
 
-async def _answer_missing(
-    answering: Answering,
-    kept: Sequence[_Kept],
-    progress: progress_lib.Progress,
-) -> None:
+def _needed(
+    kept: Sequence[kept_answers.Kept], is_last
+) -> Sequence[kept_answers.Kept]:
+  """Returns the routers up to the last one, as far as answers tell."""
+  for i, each in enumerate(kept):
+    if each.missing():
+      break  # Of what comes after it, nothing is known.
+    if is_last is not None and is_last(each.outcomes()):
+      return kept[: i + 1]
+  return kept
+
+
+async def _answer_missing(answering, kept, progress, is_last) -> None:
   """Answers what is missing, with one router after the other."""
   engines = answering.make_engines()
   try:
@@ -226,6 +209,8 @@ async def _answer_missing(
     for each in kept:
       if each.missing():
         await answer_all(answering, each, engines, progress)
+      if is_last is not None and is_last(each.outcomes()):
+        break
   finally:
     # Engines are closed in the event loop that used them, because the HTTP
     # client of an engine is bound to one event loop.
@@ -235,7 +220,7 @@ async def _answer_missing(
 
 async def answer_all(
     answering: Answering,
-    kept: _Kept,
+    kept: kept_answers.Kept,
     engines: Sequence[engine_lib.Engine],
     progress: progress_lib.Progress,
 ) -> None:
@@ -255,15 +240,18 @@ async def answer_all(
     kept.add(missing[place], measure(trajectory, answering))
     failures.settle()
 
-  await collect.collect_each(
-      problems,
-      answer,
-      take,
-      concurrency=answering.concurrency,
-      on_begin=progress.begin,
-      on_done=progress.update,
-      on_failed=failures.add,
-  )
+  try:
+    await collect.collect_each(
+        problems,
+        answer,
+        take,
+        concurrency=answering.concurrency,
+        on_begin=progress.begin,
+        on_done=progress.update,
+        on_failed=failures.add,
+    )
+  finally:
+    kept.flush()
   failures.finish(len(kept))
 
 
@@ -302,90 +290,3 @@ def of_calls(
       calls=[token_records.as_json(x) for x in calls],
       num_discarded=num_discarded,
   )
-
-
-class _Kept:
-  """The outcomes of one router so far, in memory and in its file.
-
-  Arguments are those of `answer_under`, for one router.
-  """
-
-  def __init__(
-      self,
-      answering: Answering,
-      problems: Sequence[types.Problem],
-      asked: Asked,
-      folder: pathlib.Path | None,
-  ):
-    self.asked, self.problems = asked, problems
-    self._names = [manifest_lib.hash_problems([x]) for x in problems]
-    # NaN is not allowed: it would not equal itself when read back.
-    key = json.dumps(asked.key(answering), allow_nan=False)
-    self._key = json.loads(key)
-    # The stem lets people find a file; the hash of the whole key makes the name
-    # unique.
-    stem = re.sub(r'\W+', '-', asked.name)[:60]
-    name = f'{stem}-{manifest_lib.hash_json(self._key)[:16]}.log'
-    self._path = None if folder is None else folder / name
-    self._found: dict[str, Outcome] = {}
-    self._has_key = False
-    if self._path is not None:
-      self._load(record_log.read(self._path))
-
-  def __len__(self) -> int:
-    return len(self.problems)
-
-  def repair(self) -> None:
-    """Reads the file again, and removes an unfinished record at its end."""
-    if self._path is None:
-      return
-    self._load(record_log.repair(self._path))
-
-  def missing(self) -> list[int]:
-    """Returns the indices of the problems without an outcome."""
-    return [i for i, x in enumerate(self._names) if x not in self._found]
-
-  def add(self, index: int, outcome: Outcome) -> None:
-    """Keeps the outcome of a problem."""
-    name = self._names[index]
-    self._found[name] = outcome
-    if isinstance(outcome, Refused):
-      logging.warning(
-          'Left out: problem %s was refused, under %s at %s: %s',
-          self.problems[index].id,
-          self.asked.name,
-          self.asked.setting,
-          outcome.reason,
-      )
-    if self._path is not None:
-      if not self._has_key:
-        record_log.append(self._path, _encode({'key': self._key}))
-        self._has_key = True
-      kind = 'refused' if isinstance(outcome, Refused) else 'answer'
-      row = {'problem': name, kind: dataclasses.asdict(outcome)}
-      record_log.append(self._path, _encode(row))
-
-  def outcomes(self) -> list[Outcome]:
-    """Returns the outcome of each problem; none may be missing."""
-    return [self._found[name] for name in self._names]
-
-  def _load(self, records: Sequence[bytes]) -> None:
-    """Takes over the records of a file, the first of which has its key."""
-    rows = [json.loads(record) for record in records]
-    self._has_key = bool(rows)
-    if rows and rows[0].get('key') != self._key:
-      raise ValueError(
-          f'{self._path} has answers under other settings, although its name '
-          'is that of these. Delete it.'
-      )
-    for row in rows[1:]:
-      self._found[row['problem']] = (
-          Refused(**row['refused'])
-          if 'refused' in row
-          else Answer(**row['answer'])
-      )
-
-
-def _encode(row: Mapping[str, Any]) -> bytes:
-  """Returns a record of a file."""
-  return json.dumps(row, allow_nan=False).encode()

@@ -56,6 +56,25 @@ class Family(Protocol):
     ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """A family whose scores of the decisions of one table are known.
+
+  To score may take longer than to look outcomes up in several metrics.
+
+  scores: what `Family.score` returns for this table.
+  """
+
+  scores: tuple[np.ndarray, np.ndarray | None]
+
+  def score(
+      self, decisions: table_lib.Decisions
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the scores; the decisions must be those of the table."""
+    del decisions
+    return self.scores
+
+
 class Source(Protocol):
   """Evaluates thresholds on N problems.
 

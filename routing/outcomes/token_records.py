@@ -30,7 +30,7 @@ def as_json(call: types.Call) -> dict[str, Any]:
   """Returns the fields of a call as plain numbers, which JSON can store."""
   return {
       name: value.item() if isinstance(value, np.generic) else value
-      for name, value in dataclasses.asdict(call).items()
+      for name, value in vars(call).items()
   }
 
 

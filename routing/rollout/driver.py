@@ -142,6 +142,7 @@ class _Walk:
     self.engines: Sequence[engine_lib.Engine] = ()
     self._writer: engine_lib.Session | None = None
     self._seen: types.Trace | None = None
+    self._paid = 0.0  # For all calls, in the metric's own unit.
 
   async def run(self, router: Router) -> None:
     """Writes the answer, one decision after the other."""
@@ -252,6 +253,9 @@ class _Walk:
   def _record(self, call: types.Call) -> None:
     """Records a call."""
     self.calls.append(call)
+    # Added up call by call: a router sees the sum at every decision.
+    if (by := self._accounting) is not None:
+      self._paid += costs.call_cost(call, by.specs[call.route], by.metric)
     self._watcher.called(call)
 
   def _accept(self, written: Sequence[types.Step]) -> None:
@@ -315,7 +319,7 @@ class _Walk:
     """Returns the cost of all calls so far, as `Trace.spent`."""
     if self._accounting is None:
       return 0.0
-    return self._accounting.spent(self.calls)
+    return self._paid / self._accounting.reference
 
   def trajectory(self, is_correct: bool | None) -> types.Trajectory:
     """Returns the record of the finished trajectory, with its grade."""

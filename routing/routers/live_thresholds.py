@@ -29,6 +29,7 @@ class Thresholds:
   route: the larger route.
   final_route: the route that writes the final answer in any case; see
     `rollout.driver`. None = whoever comes to write it.
+  is_shared: see `router.Family`.
   """
 
   measure: Measure
@@ -37,6 +38,7 @@ class Thresholds:
   informant: Any = None
   route: int = 1
   final_route: int | None = None
+  is_shared: bool = False
 
   def __post_init__(self):
     fixed.check_route(self.route)

@@ -239,6 +239,10 @@ class Family(Protocol):
   each knob, as a live run would.
 
   fingerprint: identifies the family in caches of answers.
+
+  Answers are found again under the fingerprint and the code of the method. If
+  they depend on no code of the method's own, the family may have `is_shared` =
+  True; methods that apply the same rule then share them.
   """
 
   fingerprint: str

@@ -18,8 +18,8 @@ _MAGIC = b'\x89rec'  # Begins each frame.
 _HEADER = struct.Struct('<4sII')  # Magic, number of bytes, their CRC-32.
 
 
-def append(path: pathlib.Path, record: bytes) -> None:
-  """Appends one record to a file; it is on the disk when this returns.
+def append(path: pathlib.Path, *records: bytes) -> None:
+  """Appends records to a file; they are on the disk when this returns.
 
   Only one process may append to a file at a time. If a crash may have left an
   unfinished record at its end, call `repair` first.
@@ -27,22 +27,22 @@ def append(path: pathlib.Path, record: bytes) -> None:
   Args:
     path: the file; if it does not exist, it is created. If it is not of this
       machine (`files`), it must not exist.
-    record: any bytes.
+    *records: one or more, of any bytes. Several take little longer than one.
 
   Raises:
-    OSError: if the record could not be written, e.g. because the disk is full.
+    OSError: if the records could not be written, e.g. because the disk is full.
       The file is then as before.
   """
   if not files.is_local(path):
-    path.write_bytes(_frame(record))
+    path.write_bytes(b''.join(map(_frame, records)))
     return
   is_new = not path.exists()
   with path.open('ab', buffering=0) as file:
     size = file.tell()
     try:
-      frame = _frame(record)
-      while frame:  # An unbuffered write may take a part only.
-        frame = frame[file.write(frame) :]
+      left = b''.join(map(_frame, records))
+      while left:  # An unbuffered write may take a part only.
+        left = left[file.write(left) :]
       os.fsync(file.fileno())
     except OSError:
       # Otherwise later records would follow an unfinished one.

@@ -38,6 +38,7 @@ def fit(train, *, setting, seed):
           step_scores.fingerprint(scorer, train.num_routes - 1),
           informants.OfDraft(scorer),
           train.num_routes - 1,
+          is_shared=True,
       )
   ]
 

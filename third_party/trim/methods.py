@@ -54,6 +54,7 @@ def fit_threshold(train, *, setting, seed):
           step_scores.fingerprint(scorer, large),
           informants.OfDraft(scorer),
           large,
+          is_shared=True,
       )
   ]
 
