@@ -20,13 +20,17 @@ from routing.training import metrics as metrics_lib
 from routing.training import sources
 from routing.training import state as state_lib
 from routing.training import validation
+from tests import learners
 
 
-def make_config(update='lagrangian', levels=(0.5, 0.8), **changes):
+def make_config(
+    update='lagrangian', levels=(0.5, 0.8), estimator='vtrace', **changes
+):
   """Returns the smoke configuration without dropout, with small networks."""
   config = arithmetic_redraft.get_config('vtrace-smoke')
-  config.objective.policy_update = update
-  config.objective.levels = levels
+  config.objective.update(
+      policy_update=update, levels=levels, estimator=estimator
+  )
   config.network.hidden = (8,)
   config.network.dropout = 0.0
   config.update(changes)
@@ -82,20 +86,22 @@ def _own(config):
   network = networks.make_network(config.network, 2)
 
   def collect(number, state):
-    params = jax.tree.map(lambda x: x[0], state.params)
     return make_batch(
         40,
         seed=number,
-        policy=lambda x: jax.nn.softmax(network.apply({'params': params}, x)),
+        policy=lambda x: jax.nn.softmax(
+            learners.logits(network, state.params, x)
+        ),
     )
 
   return collect
 
 
-def _leaving(network, params, policy_index=0):
+def _leaving(network, params):
   """Returns the probability of a larger route at an easy and a hard step."""
-  params = jax.tree.map(lambda x: x[policy_index], params)
-  logits = network.apply({'params': params}, jnp.array([[-1.0], [1.0]]))
+  logits = learners.logits(
+      network, params, np.array([[-1.0], [1.0]], np.float32)
+  )
   return 1 - np.asarray(jax.nn.softmax(logits))[:, 0]
 
 
@@ -164,9 +170,8 @@ class LearnsTest(parameterized.TestCase):
     network, state, step = _setup(config, data)
     for _ in range(120):
       state, _ = step(state, (data, None))
-    params = jax.tree.map(lambda x: x[0], state.params)
-    seen = jnp.array([[[-1.0], [1.0]], [[1.0], [1.0]]])
-    probabilities = jax.nn.softmax(network.apply({'params': params}, seen))
+    seen = np.array([[[-1.0], [1.0]], [[1.0], [1.0]]], np.float32)
+    probabilities = jax.nn.softmax(learners.logits(network, state.params, seen))
     easy, hard = 1 - np.asarray(probabilities)[:, 1, 0]
     self.assertLess(easy, 0.3)
     self.assertGreater(hard, 0.7)
@@ -181,9 +186,12 @@ class UpdateTest(parameterized.TestCase):
   )
   @pytest.mark.slow
   def test_resumed_run_equals_uninterrupted_run(self, estimator, update):
+    # To trace the step thrice is most of the time, and no part of resuming.
+    config = make_config(update, estimator=estimator)
+    self.enter_context(learners.shared(config, 2, 1, seed=3))
+
     def run(directory, **changes):
-      config = make_config(update, **changes)
-      config.objective.estimator = estimator
+      config = make_config(update, estimator=estimator, **changes)
       train = make_batch(40)
       if estimator == 'on_policy':
         train = sources.renewed(_own(config), 4, seed=3, batch_size=32)
@@ -269,9 +277,8 @@ class UpdateTest(parameterized.TestCase):
     network, state, step = _setup(config, data)
 
     def log_probs(state):
-      params = jax.tree.map(lambda x: x[0], state.params)
       return policy_gradient.log_probs(
-          network.apply({'params': params}, data.features), data
+          learners.logits(network, state.params, data.features), data
       )
 
     before = log_probs(state)
@@ -283,8 +290,7 @@ class UpdateTest(parameterized.TestCase):
     config = make_config('newton')
     with self.assertRaisesRegex(ValueError, "'newton'; allowed: lagrangian"):
       _setup(config, make_batch(4))
-    config = make_config()
-    config.objective.estimator = 'magic'
+    config = make_config(estimator='magic')
     with self.assertRaisesRegex(ValueError, "'magic'; allowed: exact"):
       _setup(config, make_batch(4))
     config.objective.estimator = 'exact'

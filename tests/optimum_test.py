@@ -215,20 +215,28 @@ class ProductTest(parameterized.TestCase):
     config.objective.min_effective_size = np.inf  # No look at `select` counts.
     states = []
 
-    def fit_and_tell(*args, **kwargs):
+    def fit_and_keep(*args, **kwargs):
       states.append(fit.fit(*args, **kwargs))
-      # As if the run had judged its last weights, and found them best.
+      return states[0]
+
+    def judged(*_, **__):
+      # The same run, as if it had judged its last weights and found them best.
       state = states[0]
       return state.replace(
           best_params=state.params, best_score=np.zeros_like(state.best_score)
       )
 
-    args = tree, 'vtrace', 'random rates', size, (0.5,)
-    with mock.patch.object(product_recipe, 'get_config', lambda *_: config):
-      unjudged = product_recipe.train(*args)
-      wrapped = mock.Mock(fit=fit_and_tell)
-      with mock.patch.object(product_recipe, 'fit', wrapped):
-        last = product_recipe.train(*args)
+    tables = []
+    for fit_or_look in (fit_and_keep, judged):
+      with (
+          mock.patch.object(product_recipe, 'get_config', lambda *_: config),
+          mock.patch.object(product_recipe, 'fit', mock.Mock(fit=fit_or_look)),
+      ):
+        tables.append(
+            product_recipe.train(tree, 'vtrace', 'random rates', size, (0.5,))
+        )
+    unjudged, last = tables
+    self.assertLen(states, 1)
     self.assertTrue(np.isneginf(states[0].best_score).all())
     for one, other in zip(unjudged, last, strict=True):
       np.testing.assert_allclose(one, other, atol=1e-6)

@@ -21,6 +21,7 @@ from routing.training import metrics as metrics_lib
 from routing.training import state as state_lib
 from routing.training import validation
 from tests import ladders
+from tests import learners
 
 
 def _config(form='budget', levels=(0.4, 0.7), **changes):
@@ -164,6 +165,7 @@ class ResumeTest(parameterized.TestCase):
     )
 
   def test_resumed_run_equals_uninterrupted_run(self):
+    self.enter_context(learners.shared(_config(), 2, 5, seed=3))
     whole_dir = self.create_tempdir().full_path
     resumed_dir = self.create_tempdir().full_path
     whole = self._fit(whole_dir)

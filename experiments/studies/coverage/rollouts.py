@@ -10,6 +10,7 @@ outside it.
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -175,12 +176,11 @@ def intervals(
   truth = [tree_lib.evaluate(law.tree, law.at(kappa)) for kappa in grid]
   loss = np.array([x.loss for x in truth])
   chosen = [np.flatnonzero(loss <= x.level)[-1] for x in risks]
-  roll = jax.jit(_behave, static_argnums=2)
   key = jax.random.key(seed)
   shape = len(risks), num_splits
   broken, refused = np.zeros(shape, bool), np.zeros(shape, bool)
   for s in range(num_splits):
-    batch = jax.device_get(roll(law.tree, jax.random.fold_in(key, s), size))
+    batch = jax.device_get(_behave(law.tree, jax.random.fold_in(key, s), size))
     scores = law.score(batch.features)
     for r, (risk, k) in enumerate(zip(risks, chosen, strict=True)):
       try:
@@ -203,6 +203,7 @@ def intervals(
   ]
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _behave(tree, key, num):
   """Rolls out `num` trajectories of the behaviour policy with random rates."""
   rates, rolling = jax.random.split(key)

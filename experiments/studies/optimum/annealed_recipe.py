@@ -100,8 +100,7 @@ def get_config(
 
 def standardized(tree: tree_lib.HistoryTree) -> tree_lib.HistoryTree:
   """Returns the tree with standardised features, as a router observes them."""
-  behaviour = sampling.follow(uniform(tree))
-  batch = sampling.rollout(tree, behaviour, jax.random.key(0), _NUM_MEASURED)
+  batch = _measured(tree, uniform(tree))
   statistics = standardize.measure(
       *map(np.asarray, (batch.features, batch.mask))
   )
@@ -110,6 +109,14 @@ def standardized(tree: tree_lib.HistoryTree) -> tree_lib.HistoryTree:
       for x in tree.levels
   )
   return dataclasses.replace(tree, levels=tuple(levels))
+
+
+@jax.jit
+def _measured(tree, policy):
+  """Returns trajectories of a policy, to measure features on."""
+  return sampling.rollout(
+      tree, sampling.follow(policy), jax.random.key(0), _NUM_MEASURED
+  )
 
 
 def uniform(tree: tree_lib.HistoryTree) -> list[np.ndarray]:

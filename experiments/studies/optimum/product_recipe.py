@@ -5,6 +5,7 @@ many as are collected for a real pair; training stops early on `select`.
 """
 
 from collections.abc import Sequence
+import functools
 import tempfile
 
 import jax
@@ -64,10 +65,18 @@ def draw(
     rng: random key.
   """
   if source == 'ladders':
-    return sampling.sample_ladders(tree, rng, num)
-  total = num * config.behaviour.trajectories
-  rates = sampling.random_rates(tree.process, jax.random.fold_in(rng, 1), total)
-  return sampling.rollout(tree, rates, rng, total)
+    return _sample_ladders(tree, rng, num)
+  return _roll_out(tree, rng, num * config.behaviour.trajectories)
+
+
+_sample_ladders = jax.jit(sampling.sample_ladders, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _roll_out(tree, rng, num):
+  """Rolls out `num` trajectories of the behaviour policy with random rates."""
+  rates = sampling.random_rates(tree.process, jax.random.fold_in(rng, 1), num)
+  return sampling.rollout(tree, rates, rng, num)
 
 
 def train(
