@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from routing.lm import decoder
 from routing.lm import generation
@@ -76,10 +77,14 @@ def _decode(
     width=8,
     num_past=None,
 ):
+  """Returns what `sampler.decode` does, as NumPy arrays.
+
+  To slice an array of JAX compiles a program for each place.
+  """
   tokens = np.zeros((len(prompts), width), np.int32)
   for i, prompt in enumerate(prompts):
     tokens[i, : len(prompt)] = prompt
-  return _run(
+  found = _run(
       tokens,
       np.array([len(prompt) for prompt in prompts], np.int32),
       np.array(range(len(prompts)) if seeds is None else seeds),
@@ -88,16 +93,19 @@ def _decode(
       stop_ids,
       num_past,
   )
+  return jax.device_get(found)
 
 
 def _full(ids):
   """Returns logits `[T, V]` and states `[T, D]` of a row without a cache."""
   tokens = np.zeros((1, _LENGTH), np.int32)
   tokens[0, : len(ids)] = ids  # Attention does not see padding after them.
-  logits, hidden, _ = _uncached(tokens, np.arange(_LENGTH)[None])
+  logits, hidden, _ = jax.device_get(
+      _uncached(tokens, np.arange(_LENGTH)[None])
+  )
   logits = np.array(logits[0, : len(ids)])
   logits[:, 0] = -1e9  # Padding is never written.
-  return logits, np.array(hidden[0, : len(ids)])
+  return logits, hidden[0, : len(ids)]
 
 
 @jax.jit
@@ -124,7 +132,7 @@ class DecodeTest(parameterized.TestCase):
       self.assertEqual(int(out.count[i]), count)
       written = out.tokens[i, :count].tolist()
       logits, hidden = _full([*prompt, *written[:-1]])
-      log_probs = np.array(jax.nn.log_softmax(logits))[-count:]
+      log_probs = special.log_softmax(logits, axis=-1)[-count:]
       np.testing.assert_allclose(
           out.log_probs[i, :count],
           log_probs[np.arange(count), written],
@@ -148,7 +156,7 @@ class DecodeTest(parameterized.TestCase):
       np.testing.assert_array_equal(alone.tokens[0], together.tokens[i])
 
   def test_padding_of_the_prompt_changes_nothing(self):
-    narrow, _ = _decode(_PROMPTS, width=7)
+    narrow, _ = _decode(_PROMPTS)
     wide, _ = _decode(_PROMPTS, width=15)
     np.testing.assert_array_equal(narrow.tokens, wide.tokens)
 
@@ -186,7 +194,7 @@ class DecodeTest(parameterized.TestCase):
     count = 1_024
     out, _ = _decode([_PROMPTS[0]] * count, range(count), 1.0, [1] * count)
     logits, _ = _full(_PROMPTS[0])
-    expected = np.array(jax.nn.softmax(logits[-1]))
+    expected = special.softmax(logits[-1])
     found = np.bincount(out.tokens[:, 0], minlength=11) / count
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 32)
 
@@ -223,25 +231,30 @@ class DecodeTest(parameterized.TestCase):
     self.assertEqual(int(out.count[0]), 5)
 
   def test_inactive_rows_keep_their_cache(self):
-    cache = jax.tree.map(
-        lambda x: x + 5.0, decoder.init_cache(_CONFIG, 2, _LENGTH)
-    )
-    _, after = sampler.decode(
-        _params(),
-        _CONFIG,
-        cache,
-        sampler.Rows(
-            last_token=jnp.array([3, 3]),
-            position=jnp.array([6, 6]),
-            seed=jnp.zeros(2, jnp.uint32),
-            temperature=jnp.zeros(2),
-            active=jnp.array([True, False]),
-            limit=jnp.array([4, 4]),
-        ),
-        max_new=_MAX_NEW,
-        stop_ids=(),
-    )
-    changed = np.array(after.keys != cache.keys).any(axis=(0, 2, 4))
+    @jax.jit
+    def decode(active):
+      cache = jax.tree.map(
+          lambda x: x + 5.0, decoder.init_cache(_CONFIG, 2, _LENGTH)
+      )
+      _, after = sampler.decode(
+          _params(),
+          _CONFIG,
+          cache,
+          sampler.Rows(
+              last_token=jnp.array([3, 3]),
+              position=jnp.array([6, 6]),
+              seed=jnp.zeros(2, jnp.uint32),
+              temperature=jnp.zeros(2),
+              active=active,
+              limit=jnp.array([4, 4]),
+          ),
+          max_new=_MAX_NEW,
+          stop_ids=(),
+      )
+      return cache.keys, after.keys
+
+    before, after = jax.device_get(decode(np.array([True, False])))
+    changed = (after != before).any(axis=(0, 2, 4))
     # Four tokens are passed: the last known one and three new ones.
     np.testing.assert_array_equal(np.flatnonzero(changed[0]), [6, 7, 8, 9])
     self.assertFalse(changed[1].any())
@@ -250,16 +263,17 @@ class DecodeTest(parameterized.TestCase):
 class PrefillTest(absltest.TestCase):
 
   def test_two_parts_equal_one(self):
-    tokens = jnp.array([[3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 0, 0]])
+    tokens = np.array([[3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 0, 0]])
     empty = decoder.init_cache(_CONFIG, 2, _LENGTH)
-    zero = jnp.zeros(2, jnp.int32)
+    zero = np.zeros(2, np.int32)
 
+    @jax.jit
     def prefill(cache, tokens, start, count):
       return sampler.prefill(_params(), _CONFIG, cache, tokens, start, count)
 
-    whole = prefill(empty, tokens, zero, jnp.array([6, 4]))
-    part = prefill(empty, tokens[:, :3], zero, jnp.array([3, 3]))
-    part = prefill(part, tokens[:, 3:], zero + 3, jnp.array([3, 1]))
+    whole = prefill(empty, tokens, zero, np.array([6, 4]))
+    part = prefill(empty, tokens[:, :3], zero, np.array([3, 3]))
+    part = prefill(part, tokens[:, 3:], zero + 3, np.array([3, 1]))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, atol=1e-5), whole, part
     )
