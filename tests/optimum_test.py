@@ -89,8 +89,11 @@ class LearnersTest(parameterized.TestCase):
 
   def test_what_is_shown_is_standardised(self):
     tree = annealed_recipe.standardized(make_tree('switch'))
-    behaviour = sampling.follow(annealed_recipe.uniform(tree))
-    batch = sampling.rollout(tree, behaviour, jax.random.key(1), 4_096)
+    uniform = annealed_recipe.uniform(tree)
+    roll = jax.jit(
+        lambda key: sampling.rollout(tree, sampling.follow(uniform), key, 4_096)
+    )
+    batch = roll(jax.random.key(1))
     seen = np.asarray(batch.features)[np.asarray(batch.mask)]
     np.testing.assert_allclose(seen.mean(axis=0), 0.0, atol=0.1)
     np.testing.assert_allclose(seen.std(axis=0), 1.0, atol=0.1)

@@ -73,13 +73,16 @@ class TargetsTest(parameterized.TestCase):
       # Its dependencies raise deprecation warnings.
       warnings.simplefilter('ignore')
       import rlax
+    of_rlax = jax.jit(rlax.vtrace_td_error_and_advantage)
     values, rewards, ratios, mask = _draw(1)
-    targets, advantages = _targets(values, rewards, ratios, mask)
+    targets, advantages = map(
+        np.asarray, _targets(values, rewards, ratios, mask)
+    )
     for n, length in enumerate(mask.sum(axis=1)):
       if not length:
         continue
       now = slice(0, length)
-      expected = rlax.vtrace_td_error_and_advantage(
+      expected = of_rlax(
           values[n, now],
           np.append(values[n, 1:length], 0.0).astype(np.float32),
           rewards[n, now],
