@@ -1,4 +1,4 @@
-"""Log-probabilities in service, of models behind servers of OpenAI's protocol."""
+"""Log-probabilities in service, of models behind OpenAI-compatible servers."""
 
 import contextlib
 

@@ -118,7 +118,6 @@ class KeysTest(router_server.ServedCase):
     self.assertEqual(answer.json()['error']['code'], 'rate_limit_exceeded')
     self.assertGreaterEqual(int(answer.headers['retry-after']), 1)
 
-
   def test_feedback_counts_as_a_request_and_needs_no_budget(self):
     keys, secret, _ = self.keys(requests_per_minute=4, max_tokens=1)
     _, client = self.serve(keys=keys)

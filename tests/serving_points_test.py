@@ -43,6 +43,11 @@ class PointsTest(router_server.SharedCase):
       ('router', {'max_loss': 0.05}, 'loss<=0.05@0.9'),
       ('router', {'max_loss': 0.04}, 'loss<=0.02@0.9'),
       ('router', {'max_loss': 1.0}, 'loss<=0.05@0.9'),
+      # The most accurate within the cost. None is promised: as measured.
+      ('router', {'max_cost': 0.9}, 'loss<=0.02@0.9'),
+      ('router', {'max_cost': 0.5}, 'cost<=0.5'),
+      ('router', {'max_cost': 0.4}, 'cost<=0.3'),
+      ('router', {'max_cost': 0.9, 'max_loss': 0.1}, 'loss<=0.05@0.9'),
       ('router', {'point': 'loss<=0.3@0.9'}, 'loss<=0.3@0.9'),
   )
   def test_the_point_that_answers(self, model, routing, expected):
@@ -68,7 +73,7 @@ class PointsTest(router_server.SharedCase):
 
   @parameterized.parameters(
       ({'max_loss': 0.01}, 'routing.max_loss'),
-      ({'max_cost': 0.9}, 'routing.max_cost'),  # Budgets promise nothing.
+      ({'max_cost': 0.2}, 'routing.max_cost'),
       ({'point': 'loss'}, 'routing.point'),
       ({'max_cost': 0.5, 'max_loss': 0.05}, 'routing.max_cost'),
       ({'max_cost': 0.5, 'point': 'cost<=0.5'}, 'routing'),

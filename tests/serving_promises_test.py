@@ -7,23 +7,27 @@ from absl.testing import parameterized
 
 from tests import router_server
 
-# Name, promises, accuracy and cost that calibration has measured.
+# Name, accuracy and cost that calibration has measured, and promises.
 _MORE = (
-    ('cost<=0.6@0.9', [('cost', 0.6, 0.1)], 0.72, 0.55),
-    ('cost<=0.4@0.9', [('cost', 0.4, 0.1)], 0.65, 0.35),
-    ('loss<=0.04&cost<=0.8@0.9', [('loss', 0.04, 0.05), ('cost', 0.8, 0.05)])
-    + (0.85, 0.75),
+    ('cost<=0.6@0.9', 0.72, 0.55, ('cost', 0.6, 0.1)),
+    ('cost<=0.4@0.9', 0.65, 0.35, ('cost', 0.4, 0.1)),
+    (
+        *('loss<=0.04&cost<=0.8@0.9', 0.85, 0.75),
+        *(('loss', 0.04, 0.05), ('cost', 0.8, 0.05)),
+    ),
     # Tested for one group, or for the loss alone.
-    ('loss<=0.01@0.9(a)', [('loss', 0.01, 0.1)], 0.95, 0.2),
-    ('loss<=0.2@0.9&cost<=0.1', [('loss', 0.2, 0.1), ('cost', 0.1, None)])
-    + (0.7, 0.65),
+    ('loss<=0.01@0.9(a)', 0.95, 0.2, ('loss', 0.01, 0.1)),
+    (
+        *('loss<=0.2@0.9&cost<=0.6', 0.7, 0.65),
+        *(('loss', 0.2, 0.1), ('cost', 0.6, None)),
+    ),
 )
 
 
 def make_router():
   """Returns a router with more points, at which the small model writes all."""
   router, points = router_server.make_router((2.0, 2.0, 2.0)), []
-  for name, promised, accuracy, cost in _MORE:
+  for name, accuracy, cost, *promised in _MORE:
     first, *also = [
         dict(what=what, level=level, delta=delta)
         for what, level, delta in promised
@@ -71,42 +75,36 @@ class LimitsTest(router_server.ServedCase):
       self.assertIn(word, error['message'])
 
   @parameterized.parameters(
-      # Within a cost the most accurate.
+      # Within a cost that is promised the most accurate.
       ({'max_cost': 0.9}, 'loss<=0.04&cost<=0.8@0.9'),
       ({'max_cost': 0.6}, 'cost<=0.6@0.9'),
       ({'max_cost': 0.5}, 'cost<=0.4@0.9'),  # Not the budget 'cost<=0.5'.
       # Within a loss the cheapest.
-      ({'max_loss': 0.3}, 'loss<=0.2@0.9&cost<=0.1'),
+      ({'max_loss': 0.3}, 'loss<=0.2@0.9&cost<=0.6'),
       ({'max_loss': 0.05}, 'loss<=0.05@0.9'),
       ({'max_cost': 0.8, 'max_loss': 0.05}, 'loss<=0.04&cost<=0.8@0.9'),
+      # No such point promises its cost; this one was measured within it.
+      ({'max_cost': 0.7, 'max_loss': 0.05}, 'loss<=0.05@0.9'),
   )
   def test_a_promise_keeps_the_limit(self, routing, point):
     self.assert_answers(point, routing)
 
-  @parameterized.parameters(
-      {'max_cost': 0.3},  # A budget that was not promised.
-      {'max_loss': 0.01},  # Promised for one group only.
-      {'max_cost': 0.7, 'max_loss': 0.05},
-  )
-  def test_what_nothing_promises_is_refused_with_a_list(self, **routing):
-    held, others = self.refusal(routing)
-    self.assertEqual(
-        held,
-        {
-            *('loss<=0.02@0.9', 'loss<=0.05@0.9', 'loss<=0.3@0.9'),
-            *(name for name, *_ in _MORE),
-        },
-    )
-    self.assertEqual(others, {'cost<=0.5', 'cost<=0.3'})
+  def test_a_budget_where_no_cost_is_promised(self):
+    answer = self.ask({'max_cost': 0.3}).json()
+    promise = answer['routing']['promise']
+    # Not the point that is for one group only, of a cost of .2.
+    self.assertEqual(promise['point'], 'cost<=0.3')
+    self.assertFalse(promise['holds'])
 
-  def refusal(self, routing):
-    """Returns the two lists of points in a refusal."""
-    answer = self.ask(routing)
-    self.assertEqual(answer.status_code, 400, answer.text)
-    _, lists = answer.json()['error']['message'].split('Promises that hold: ')
-    held, others = lists.rstrip('.').split('. Other points, by name ')
-    others = others.partition(': ')[2]
-    return set(held.split(', ')), set(others.split(', '))
+  @parameterized.parameters(
+      {'max_cost': 0.05},
+      {'max_loss': 0.01},  # Promised for one group only.
+      {'max_cost': 0.6, 'max_loss': 0.05},
+  )
+  def test_what_nothing_fulfils_is_refused_with_a_list(self, **routing):
+    names = [x.name for x in self.running.service.router.points]
+    self.assertLen(names, 10)
+    self.assert_refused(routing, f'there are: {", ".join(names)}.')
 
   def test_a_point_whose_promise_is_void_is_not_chosen(self):
     unpromised = self.running.service.unpromised
@@ -142,8 +140,9 @@ class LimitsTest(router_server.ServedCase):
   )
   def test_no_promise_holds_for_answers_written_otherwise(self, fields, word):
     self.assert_refused({'max_loss': 0.05}, word, **fields)
-    self.assert_refused({'max_cost': 0.5}, word, **fields)
-    self.assertEqual(self.ask({}, **fields).status_code, 200)
+    # A budget is no promise, and the answer says so.
+    answer = self.ask({'max_cost': 0.4}, **fields).json()['routing']
+    self.assertFalse(answer['promise']['holds'])
 
   def test_what_changes_nothing_leaves_the_promise(self):
     fields = dict(temperature=0, max_tokens=9_999)
@@ -157,7 +156,7 @@ class LimitsTest(router_server.ServedCase):
     )
     self.assertEqual(found.json()['model'], 'router@loss<=0.05@0.9')
     found = self.client.post(
-        '/v1/decision', json=body | {'routing': {'max_cost': 0.3}}
+        '/v1/decision', json=body | {'routing': {'max_cost': 0.05}}
     )
     self.assertEqual(found.status_code, 400)
 

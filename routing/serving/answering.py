@@ -86,7 +86,9 @@ class Service:
         self._on_loss,
     )
     self.batches = batched_decisions.BatchedDecisions(
-        router, self.metrics.batch.observe
+        router,
+        self.metrics.batch.observe,
+        lambda: self.room.num_running == 1,
     )
     self.points = points_lib.Points(
         router, settings.point, self.batches.at, self.feedback.threshold
@@ -167,8 +169,9 @@ class Service:
           ) from error
 
   async def close(self) -> None:
-    """Waits for answers in the background."""
+    """Waits for answers in the background, and writes down what they took."""
     await self._shadows.wait()
+    self.ledger.flush()
 
   def give_up_shadows(self) -> None:
     """Ends answers in the background, which nobody is told of."""
@@ -239,7 +242,8 @@ class Service:
     self.ledger.pay(owner, usage)
     name = self.specs[usage.route].name
     for kind in ('read', 'cached', 'written'):
-      self.metrics.tokens.labels(name, kind).inc(getattr(usage, kind))
+      if count := getattr(usage, kind):  # A step has mostly one kind.
+        self.metrics.tokens.labels(name, kind).inc(count)
 
   def pay_given_up(
       self, question: writing_lib.Question, record: record_lib.Record

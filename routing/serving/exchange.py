@@ -142,7 +142,11 @@ class Exchange:
             answer = answers[index]
             if not steps:
               left -= 1
-              yield list(self._ended(index, answer, answers, not left))
+              answer.writing.record.close()
+              try:
+                yield list(self._ended(index, answer, answers, not left))
+              finally:
+                self._finish(answer)  # The client need not wait for it.
             elif not answer.is_stopped:
               first, record = answer.num_sent, answer.writing.record
               chunks = self._chunks(index, answer, steps)
@@ -194,7 +198,6 @@ class Exchange:
       is_last: bool,
   ) -> Iterator[dict[str, Any]]:
     """Yields the last chunks of an answer and, with the last one, the sums."""
-    self._finish(answer)
     options = self.body.stream_options
     has_own_chunk = options is not None and options.include_usage
     yield self._format.end(

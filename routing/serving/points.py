@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 from routing import protocols
@@ -180,46 +181,55 @@ class Points:
       raise _none(
           'point',
           f'No operating point has the name {asked["point"]!r}; there are: '
-          f'{", ".join(x.name for x in self._router.points)}.',
+          f'{self._names_of()}.',
       )
-    wanted = {name.removeprefix('max_'): x for name, x in asked.items()}
+    loss, cost = asked.get('max_loss'), asked.get('max_cost')
     reasons = {point.name: why_void(point) for point in self._router.points}
-    promising = [x for x in self._router.points if _promises(x, wanted)]
-    found = [x for x in promising if reasons[x.name] is None]
+    found = [x for x in self._router.points if not _is_of_group(x)]
+    held = [x for x in found if reasons[x.name] is None]
+    if loss is not None:
+      found = held = [x for x in held if _promises(x, 'loss', loss)]
+    if cost is not None:
+      # Where no cost is promised, what calibration has measured must do.
+      found = [x for x in held if _promises(x, 'cost', cost)] or [
+          x for x in found if _cost(x) <= cost
+      ]
     if not found:
-      raise self._unkept(wanted, promising, reasons)
+      raise self._unfulfilled(asked, reasons)
     # With a limit on the loss the cheapest. With a limit on the cost alone, the
     # cheapest would always be the smallest budget, whatever the limit: within
     # it, the most accurate is what is asked for.
-    if 'loss' in wanted:
-      return min(found, key=lambda x: _measured(x, 'cost')).name
-    return max(
-        found, key=lambda x: (_measured(x, 'accuracy'), -_measured(x, 'cost'))
-    ).name
+    if loss is not None:
+      return min(found, key=_cost).name
+    return max(found, key=lambda x: (_accuracy(x), -_cost(x))).name
 
-  def _unkept(
-      self,
-      wanted: Mapping[str, float],
-      promising: Sequence[card_lib.OperatingPoint],
-      reasons: Mapping[str, str | None],
+  def _unfulfilled(
+      self, asked: Mapping[str, Any], reasons: Mapping[str, str | None]
   ) -> refusals.Refusal:
-    """Returns the refusal of limits that no promise keeps.
+    """Returns the refusal of limits that no point fulfils.
 
     Args:
-      wanted: the limits, e.g. {'loss': 0.05}.
-      promising: the points whose promises would keep them, if they held.
+      asked: the limits, by their names in the request.
       reasons: for each point, why its promise does not hold; None = it does.
     """
-    limits = ' and '.join(f'{what} <= {x:g}' for what, x in wanted.items())
-    parts = [f'No operating point promises {limits} for this request.']
-    parts += [f'{x.name}: {reasons[x.name]}' for x in promising]
-    for title, is_held in (
-        ('Promises that hold', True),
-        ('Other points, by name (routing.point)', False),
-    ):
-      names = [x for x, why in reasons.items() if (why is None) == is_held]
-      parts.append(f'{title}: {", ".join(names) or "none"}.')
-    return _none(f'max_{next(iter(wanted))}', ' '.join(parts))
+    limits = ' and '.join(
+        f'{name.removeprefix("max_")} <= {x:g}' for name, x in asked.items()
+    )
+    void = {
+        point.name: why
+        for point in self._router.points
+        if (why := reasons[point.name]) is not None and _is_tested(point)
+    }
+    parts = [
+        f'No operating point fulfils {limits}; there are: {self._names_of()}.'
+    ]
+    if void and 'max_loss' in asked:
+      parts.append('For this request some promises do not hold:')
+      parts += [f'{name}: {why}' for name, why in void.items()]
+    return _none(next(iter(asked)), ' '.join(parts))
+
+  def _names_of(self) -> str:
+    return ', '.join(x.name for x in self._router.points)
 
 
 def _none(param: str, message: str) -> refusals.Refusal:
@@ -230,20 +240,13 @@ def _none(param: str, message: str) -> refusals.Refusal:
 
 
 def _promises(
-    point: card_lib.OperatingPoint, wanted: Mapping[str, float]
+    point: card_lib.OperatingPoint, what: str, limit: float
 ) -> bool:
-  """Returns whether a point promises every limit, e.g. {'loss': 0.05}."""
-  entries = [point.promise, *point.promise.get('also', ())]
-  if any('group' in entry for entry in entries):
-    return False  # It promises nothing for a question of another group.
-  return all(
-      any(
-          entry['what'] == what
-          and entry['level'] <= limit
-          and entry.get('delta') is not None
-          for entry in entries
-      )
-      for what, limit in wanted.items()
+  """Returns whether a point promises that a loss or a cost keeps a limit."""
+  return any(
+      entry['what'] == what and entry['level'] <= limit
+      for entry in _entries(point)
+      if entry.get('delta') is not None
   )
 
 
@@ -279,16 +282,31 @@ def why_void(
 
 def _is_tested(point: card_lib.OperatingPoint) -> bool:
   """Returns whether calibration has tested something that a point promises."""
-  entries = [point.promise, *point.promise.get('also', ())]
-  return any(entry.get('delta') is not None for entry in entries)
+  return any(x.get('delta') is not None for x in _entries(point))
 
 
-def _measured(point: card_lib.OperatingPoint, what: str) -> float:
-  """Returns what calibration measured at a point."""
-  measured = point.promise.get('measured', {})
-  if what in measured:
-    return measured[what]
-  return float('inf') if what == 'cost' else 0.0
+def _is_of_group(point: card_lib.OperatingPoint) -> bool:
+  """Returns whether a point promises nothing for a question of another group."""
+  return any('group' in entry for entry in _entries(point))
+
+
+def _entries(point: card_lib.OperatingPoint) -> list[Mapping[str, Any]]:
+  """Returns the promises of a point."""
+  return [point.promise, *point.promise.get('also', ())]
+
+
+def _cost(point: card_lib.OperatingPoint) -> float:
+  """Returns what an answer at a point costs, as far as calibration knows.
+
+  That is what it has measured, or a budget for which it has chosen the point.
+  """
+  costs = [x['level'] for x in _entries(point) if x['what'] == 'cost']
+  return min([*costs, point.promise.get('measured', {}).get('cost', math.inf)])
+
+
+def _accuracy(point: card_lib.OperatingPoint) -> float:
+  """Returns the accuracy that calibration has measured at a point; or 0."""
+  return point.promise.get('measured', {}).get('accuracy', 0.0)
 
 
 def describe(
