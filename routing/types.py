@@ -111,6 +111,8 @@ class Step:
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
   is_complete: a delimiter ended it, not the token limit; None = not known.
+  pieces: the text of each token; they join to `text`, except where a token of
+    the step before has its beginning. None = the writer does not say.
   """
 
   text: str
@@ -123,6 +125,7 @@ class Step:
   usage: Usage
   hidden: np.ndarray | None = None
   is_complete: bool | None = None
+  pieces: tuple[str, ...] | None = None
 
   @property
   def route(self) -> int:

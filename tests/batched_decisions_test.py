@@ -115,6 +115,18 @@ class BatchedDecisionsTest(parameterized.TestCase):
     self.assertEqual(sizes, [count])  # One call for all.
     self.assertLen({round(x.score, 4) for x in found}, count)
 
+  def test_a_single_answer_waits_for_no_others(self):
+    router, sizes = router_server.make_router(), []
+    batches = batched_decisions.BatchedDecisions(
+        router, sizes.append, lambda: True
+    )
+    trace = types.Trace('1:2\n', (), _step(np.random.default_rng(0)))
+    found = batches.at(router).decide(trace)
+    with self.assertRaises(StopIteration) as caught:
+      found.send(None)  # It ends without giving way to anything.
+    self.assertEqual(caught.exception.value, router.decide(trace))
+    self.assertEqual(sizes, [1])
+
   def test_a_score_at_its_threshold_falls_on_the_same_side(self):
     router = _router('mlp', width=512)  # Long sums, which rounding changes.
     batches = batched_decisions.BatchedDecisions(router)
@@ -141,18 +153,20 @@ class BatchedDecisionsTest(parameterized.TestCase):
     router = router_server.make_router()
     batches = batched_decisions.BatchedDecisions(router)
     batches.warm_up()
-    before = action_probabilities.of_each._cache_size()
+    calls = action_probabilities.of_one, action_probabilities.of_each
+    before = [call._cache_size() for call in calls]
     rng = np.random.default_rng(0)
 
     async def decide(count):
       trace = types.Trace('1:2\n', (), _step(rng))
-      await asyncio.gather(
-          *(batches.at(router).decide(trace) for _ in range(count))
-      )
+      # All at one policy, and one at another.
+      for other in (router, router.with_threshold(1, 0.5)):
+        routers = [other, *[router] * (count - 1)]
+        await asyncio.gather(*(batches.at(x).decide(trace) for x in routers))
 
-    for count in (1, 2, 9, 70):
+    for count in (1, 2, 9, 40, 70):
       asyncio.run(decide(count))
-    self.assertEqual(action_probabilities.of_each._cache_size(), before)
+    self.assertEqual([call._cache_size() for call in calls], before)
 
   def test_a_fault_ends_its_own_decision_only(self):
     router = router_server.make_router()
@@ -171,6 +185,23 @@ class BatchedDecisionsTest(parameterized.TestCase):
     self.assertIsInstance(fault, ValueError)
     self.assertEqual(first.route, router.decide(good).route)
     self.assertEqual(second, first)
+
+  def test_any_error_ends_its_own_decision_only(self):
+    router = router_server.make_router()
+    broken = router.at('cost<=0.5')
+    broken.decide_from = lambda *args: 1 // 0
+    batches = batched_decisions.BatchedDecisions(router)
+    trace = types.Trace('1:2\n', (), _step(np.random.default_rng(0)))
+
+    async def decide():
+      return await asyncio.gather(
+          *(batches.at(x).decide(trace) for x in (broken, router)),
+          return_exceptions=True,
+      )
+
+    fault, found = asyncio.run(asyncio.wait_for(decide(), 30))
+    self.assertIsInstance(fault, ZeroDivisionError)
+    self.assertEqual(found.route, router.decide(trace).route)
 
   def test_a_caller_that_gives_up_holds_up_nobody(self):
     router = router_server.make_router()

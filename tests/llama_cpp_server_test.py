@@ -77,6 +77,8 @@ class LlamaCppServerTest(llama_cpp_case.LlamaCppCase):
     self.assertEqual([x.text for x in told], [x.text for x in whole[:-1]])
     self.assertEqual(counts, [(i, False) for i in range(len(told))])
     for one, other in zip(told, steps, strict=False):
+      self.assertEqual(''.join(one.pieces), one.text)
+      self.assertEqual(one.pieces, other.pieces)
       for name in ('read', 'cached', 'written', 'in_context'):
         self.assertEqual(getattr(one.usage, name), getattr(other.usage, name))
     # What has come of a request that was given up is told, and no more.

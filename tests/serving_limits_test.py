@@ -118,6 +118,20 @@ class KeysTest(router_server.ServedCase):
     self.assertEqual(answer.json()['error']['code'], 'rate_limit_exceeded')
     self.assertGreaterEqual(int(answer.headers['retry-after']), 1)
 
+  def test_feedback_counts_as_a_request_and_needs_no_budget(self):
+    keys, secret, _ = self.keys(requests_per_minute=4, max_tokens=1)
+    _, client = self.serve(keys=keys)
+    client.headers['authorization'] = f'Bearer {secret}'
+    answer = client.post(router_server.CHAT, json=router_server.body()).json()
+    refused = client.post(router_server.CHAT, json=router_server.body())
+    self.assertEqual(refused.json()['error']['code'], 'insufficient_quota')
+    given = {'id': answer['routing']['id'], 'correct': True}
+    found = [client.post('/v1/feedback', json=given) for _ in range(3)]
+    # Once for an answer, and four requests in all.
+    self.assertEqual([x.status_code for x in found], [200, 409, 429])
+    self.assertEqual(found[-1].json()['error']['code'], 'rate_limit_exceeded')
+    self.assertGreaterEqual(int(found[-1].headers['retry-after']), 1)
+
 
 class LimitsTest(router_server.ServedCase):
 

@@ -77,6 +77,7 @@ class EmbeddedEngine:
         counts_tokens=True,
         reports_cached=True,
         tells_steps=True,
+        names_tokens=True,
     )
     largest = jitted_batches.BATCH_BUCKETS[-1]
     if not 1 <= max_batch <= largest:

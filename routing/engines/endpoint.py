@@ -150,6 +150,8 @@ def capabilities(
       tells_steps=endpoint.streams
       and endpoint.mode != 'instruct'
       and not endpoint.trims_end,
+      # A reply in mode `instruct` is changed before it is a part of an answer.
+      names_tokens=bool(endpoint.num_log_probs) and endpoint.mode != 'instruct',
       prefix_cache=prefix_cache.PrefixCache(
           shared=prompter.num_shared() if endpoint.shares_prefix else 0
       ),

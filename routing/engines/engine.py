@@ -36,6 +36,8 @@ class Capabilities:
   reports_cached: the engine reports how many prompt tokens came from its prefix
     cache.
   tells_steps: the engine calls `Request.on_step`.
+  names_tokens: the text of each token of a step is known, from `Step.pieces` or
+    from the function `pieces`, unless the back end leaves one out.
   prefix_cache: the rules by which the engine caches the text of a session.
   """
 
@@ -46,6 +48,7 @@ class Capabilities:
   counts_tokens: bool
   reports_cached: bool
   tells_steps: bool = False
+  names_tokens: bool = False
   # By default a cache holds the latest sequence of a session, token by token,
   # as in the embedded engine. The vLLM engine declares blocks instead.
   prefix_cache: prefix_cache_lib.PrefixCache = prefix_cache_lib.PrefixCache()
@@ -263,7 +266,11 @@ async def open_all(
 
 
 def pieces(engine: Engine, ids: Sequence[int]) -> list[str] | None:
-  """Returns the text of each token that an engine wrote; None if not known."""
+  """Returns the text of each token that an engine wrote; None if not known.
+
+  For engines whose tokens have the same text wherever they stand. Others write
+  `Step.pieces`.
+  """
   # Only what shows single tokens to a user needs this, so that it is no part of
   # the interface that every engine must have.
   find = getattr(engine, 'pieces', None)

@@ -115,6 +115,7 @@ class LlamaCppEngine:
         counts_tokens=True,
         reports_cached=True,
         tells_steps=True,
+        names_tokens=True,
         prefix_cache=prefix_cache.PrefixCache(
             shared=prompter.num_shared() if settings.shares_prefix else 0
         ),
@@ -244,8 +245,7 @@ class LlamaCppEngine:
     return dict(
         n_predict=room,
         temperature=request.temperature,
-        # By default the server also truncates the distribution (top_k 40, top_p
-        # .95, min_p .05).
+        # By default the server also has top_k 40, top_p .95 and min_p .05.
         samplers=['temperature'],
         n_probs=self._settings.num_log_probs,
         stop=[] if stop is None else [stop],

@@ -127,7 +127,8 @@ class Memory:
     """
     usage = dataclasses.replace(step.usage, read=0, cached=0, in_context=0)
     hidden = step.hidden if self.keeps_hidden else None
-    return dataclasses.replace(step, usage=usage, hidden=hidden)
+    # Texts of single tokens would take most of the memory.
+    return dataclasses.replace(step, usage=usage, hidden=hidden, pieces=None)
 
 
 def exact_key(question: str, request: engine_lib.Request) -> str:

@@ -211,6 +211,7 @@ def to_written(
     tops = np.zeros((listed, 0), np.float32)
   # Without usable pieces, pieces of equal length ('.') make `spread` cut the
   # text into equal parts.
+  has_texts = len(pieces) == listed and _stands_in(text, ''.join(pieces))
   if len(pieces) != listed:
     pieces = ['.'] * listed
   parts = spread(text, pieces)
@@ -224,6 +225,7 @@ def to_written(
       log_probs=log_probs[kept],
       top_log_probs=tops[kept],
       is_final=is_final,
+      has_texts=has_texts,
   )
 
 
@@ -232,15 +234,16 @@ def spread(text: str, pieces: Sequence[str]) -> list[str]:
 
   If the text stands within the joined pieces, e.g. because the server left the
   stop string out of the text, the pieces are cut to the text; pieces outside
-  become ''.
+  become ''. If the text goes on after the pieces, e.g. with a stop string that
+  the server does not list, the rest belongs to the last piece.
   The pieces of a server may not join to the text at all, e.g. if a piece is
   half a character. Each piece is then replaced by one of as many consecutive
   parts of the text. The lengths of the parts are in proportion to the lengths
   of the pieces.
   """
   whole = ''.join(pieces)
-  if whole == text:
-    return list(pieces)
+  if whole and text.startswith(whole):
+    return [*pieces[:-1], pieces[-1] + text[len(whole) :]]
   start = whole.find(text)
   if text and start >= 0:
     stop, at, inside = start + len(text), 0, []
@@ -255,6 +258,11 @@ def spread(text: str, pieces: Sequence[str]) -> list[str]:
   bounds = [0, *(int(end) * len(text) // total for end in ends)]
   bounds[-1] = len(text)  # If all pieces are empty, the last part is the text.
   return [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def _stands_in(text: str, whole: str) -> bool:
+  """Returns whether `spread` leaves each piece its own text."""
+  return bool(whole) and (text.startswith(whole) or text in whole)
 
 
 def kept_steps(

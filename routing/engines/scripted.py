@@ -96,6 +96,7 @@ class ScriptedEngine:
         seeds=True,
         counts_tokens=True,
         reports_cached=True,
+        names_tokens=True,
     )
 
   def open(self, question: str) -> 'ScriptedSession':

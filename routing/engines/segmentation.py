@@ -36,6 +36,8 @@ class Written:
   top_log_probs: `[n, k]` float32, the k largest log-probabilities at each
     token, descending; k may be 0.
   is_final: the model ended its answer with these tokens.
+  has_texts: whether the pieces are the texts of the tokens. Otherwise they are
+    shares of the text, since the back end does not say what each token adds.
   """
 
   pieces: Sequence[str]
@@ -43,6 +45,7 @@ class Written:
   log_probs: np.ndarray
   top_log_probs: np.ndarray
   is_final: bool
+  has_texts: bool = True
 
 
 class Slice(NamedTuple):
@@ -179,6 +182,7 @@ def to_steps(
   )
   prompt = usage.in_context + usage.cached + usage.read
   steps = []
+  texts = _texts(written.pieces, cut) if written.has_texts else ()
   for i, (text, tokens, is_complete) in enumerate(cut):
     count = tokens.stop - tokens.start
     steps.append(
@@ -189,6 +193,7 @@ def to_steps(
             top_log_probs=written.top_log_probs[tokens],
             is_final=written.is_final and i == len(cut) - 1,
             is_complete=is_complete,
+            pieces=texts[i] if texts else None,
             usage=types.Usage(
                 route=usage.route,
                 read=0 if i else usage.read,
@@ -203,6 +208,26 @@ def to_steps(
         )
     )
   return tuple(steps)
+
+
+def _texts(
+    pieces: Sequence[str], cut: Sequence[Slice]
+) -> list[tuple[str, ...]]:
+  """Returns for each step the texts of its tokens.
+
+  What a token has beyond the end of its step belongs to the next token.
+  """
+  found, rest = [], ''
+  for text, tokens, _ in cut:
+    own = list(pieces[tokens])
+    if not own:  # A token before has written this step as well.
+      rest = rest[len(text) :]
+    else:
+      own[0] = rest + own[0]
+      rest = ''.join(own)[len(text) :]
+      own[-1] = own[-1][: len(own[-1]) - len(rest)]
+    found.append(tuple(own))
+  return found
 
 
 # A function (text, stop, max_tokens) -> (new tokens, usage) that calls a back
@@ -299,6 +324,7 @@ def joined(parts: Sequence[Written]) -> Written:
       log_probs=np.concatenate([part.log_probs for part in parts]),
       top_log_probs=np.concatenate([part.top_log_probs for part in parts]),
       is_final=parts[-1].is_final,
+      has_texts=all(part.has_texts for part in parts),
   )
 
 

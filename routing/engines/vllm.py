@@ -159,6 +159,7 @@ class VllmEngine:
         counts_tokens=True,
         reports_cached=True,
         tells_steps=True,
+        names_tokens=True,
         prefix_cache=prefix_cache.PrefixCache(
             block=self._engine_args.get('block_size', _BLOCK_SIZE),
             keeps_all=True,  # A block is evicted only when memory runs out.

@@ -8,6 +8,7 @@ collected records, and a live router to the trace at hand. Its only input is a
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,9 @@ def configure(
   )
 
 
+# Every decision compares the number of features, which takes as long as to
+# compute them where the names are made each time.
+@functools.lru_cache(maxsize=64)
 def names(config: FeatureConfig) -> tuple[str, ...]:
   """Returns the name of each of the F features, as 'group/entry'.
 

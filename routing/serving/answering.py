@@ -16,17 +16,19 @@ from routing.engines import engine as engine_lib
 from routing.outcomes import live_answers
 from routing.rollout import driver
 from routing.rollout import step_requests
+from routing.routers import card as card_lib
 from routing.routers import learned
 from routing.serving import back_ends
 from routing.serving import batched_decisions
 from routing.serving import feedback as feedback_lib
-from routing.serving import keys as keys_lib
 from routing.serving import ledger as ledger_lib
 from routing.serving import monitoring
+from routing.serving import openai_schema
 from routing.serving import points as points_lib
 from routing.serving import record as record_lib
 from routing.serving import refusals
 from routing.serving import settings as settings_lib
+from routing.serving import shadows
 from routing.serving import store as store_lib
 from routing.serving import tracing as tracing_lib
 from routing.serving import waiting_room
@@ -84,7 +86,9 @@ class Service:
         self._on_loss,
     )
     self.batches = batched_decisions.BatchedDecisions(
-        router, self.metrics.batch.observe
+        router,
+        self.metrics.batch.observe,
+        lambda: self.room.num_running == 1,
     )
     self.points = points_lib.Points(
         router, settings.point, self.batches.at, self.feedback.threshold
@@ -98,8 +102,7 @@ class Service:
       self.metrics.alarm.labels(point).set(is_raised)
     if (threshold := self.feedback.threshold) is not None:
       self.metrics.threshold.set_function(lambda: threshold()[1])
-    self._rng = rng or random.Random()
-    self._shadows: set[asyncio.Task] = set()
+    self._shadows = shadows.Shadows(self, rng or random.Random())
 
   def sampling(
       self, temperature: float | None, max_tokens: int | None
@@ -117,6 +120,43 @@ class Service:
       sampling = dataclasses.replace(sampling, max_tokens=limit)
     return sampling
 
+  def choose(
+      self,
+      body: openai_schema.Asked | openai_schema.Decision,
+      sampling: step_requests.Sampling | None = None,
+  ) -> points_lib.Choice:
+    """Returns what answers a request.
+
+    Args:
+      body: of the request.
+      sampling: of the answer; None = that of the calibration.
+
+    Raises:
+      refusals.Refusal: see `points.Points.choose`.
+    """
+    return self.points.choose(
+        body.model, body.routing, lambda point: self.why_void(point, sampling)
+    )
+
+  def why_void(
+      self,
+      point: card_lib.OperatingPoint,
+      sampling: step_requests.Sampling | None = None,
+  ) -> str | None:
+    """Returns why the promise of a point does not hold; None if it does.
+
+    Args:
+      point: the operating point.
+      sampling: see `choose`.
+    """
+    return points_lib.why_void(
+        point,
+        sampling or self.answering.sampling,
+        self.answering.sampling,
+        self.unpromised,
+        is_alarm=self.feedback.alarms().get(point.name, False),
+    )
+
   def check_question(self, text: str, param: str) -> None:
     """Raises the refusal of a question that a model cannot read."""
     for engine in self.engines:
@@ -129,13 +169,13 @@ class Service:
           ) from error
 
   async def close(self) -> None:
-    """Waits for answers in the background."""
-    await asyncio.gather(*self._shadows, return_exceptions=True)
+    """Waits for answers in the background, and writes down what they took."""
+    await self._shadows.wait()
+    self.ledger.flush()
 
   def give_up_shadows(self) -> None:
     """Ends answers in the background, which nobody is told of."""
-    for task in self._shadows:
-      task.cancel()
+    self._shadows.give_up()
 
   def _on_alarm(self, point: str) -> None:
     """Says that the promise of a point no longer holds."""
@@ -202,7 +242,8 @@ class Service:
     self.ledger.pay(owner, usage)
     name = self.specs[usage.route].name
     for kind in ('read', 'cached', 'written'):
-      self.metrics.tokens.labels(name, kind).inc(getattr(usage, kind))
+      if count := getattr(usage, kind):  # A step has mostly one kind.
+        self.metrics.tokens.labels(name, kind).inc(count)
 
   def pay_given_up(
       self, question: writing_lib.Question, record: record_lib.Record
@@ -245,7 +286,7 @@ class Service:
     if trouble is not None:
       self._fall_back_to(*trouble, writing)
     try:
-      await self._answer(question, writing.choice, writing.record)
+      await self.write_answer(question, writing.choice, writing.record)
     except back_ends.BackEndDown as error:
       # Steps that a client has seen are not taken back.
       is_seen = question.is_shown and bool(writing.record.num_shown)
@@ -254,7 +295,7 @@ class Service:
       other = self.fall_back(question.choice, error.route, writing)
       self._fall_back_to('back_end_down', other, writing)
       try:
-        await self._answer(question, other, writing.record)
+        await self.write_answer(question, other, writing.record)
       except back_ends.BackEndDown as second:
         raise self._down(second.route) from second
 
@@ -267,7 +308,7 @@ class Service:
     writing.choice, writing.reason = choice, reason
     writing.record.restart(choice.threshold_at)
 
-  async def _answer(
+  async def write_answer(
       self,
       question: writing_lib.Question,
       choice: points_lib.Choice,
@@ -327,12 +368,7 @@ class Service:
       self, question: writing_lib.Question, writing: writing_lib.Writing
   ) -> None:
     """Keeps a finished answer for its feedback; may answer it a second time."""
-    is_shadowed = (
-        writing.choice.alone is None
-        # Under load fewer have one: that says nothing of how good they are.
-        and self.room.has_spare
-        and self._rng.random() < self.settings.shadow_share
-    )
+    is_shadowed = self._shadows.draw(writing.choice)
     largest = len(self.specs) - 1
     self.store.add_answer(
         question.id,
@@ -343,29 +379,4 @@ class Service:
         is_shadowed=is_shadowed,
     )
     if is_shadowed:
-      task = asyncio.get_running_loop().create_task(self._shadow(question))
-      self._shadows.add(task)
-      task.add_done_callback(self._shadows.discard)
-
-  async def _shadow(self, question: writing_lib.Question) -> None:
-    """Has the largest model alone answer a question, for its feedback."""
-    choice = self.points.alone(len(self.specs) - 1)
-    record = record_lib.Record(
-        self.specs,
-        choice.threshold_at,
-        pay=lambda usage: self.pay(keys_lib.SHADOW, usage),
-    )
-    try:
-      with self.room.admitted(1):
-        async with self.room.turn():
-          await self._answer(question, choice, record)
-    except Exception as error:  # It is nobody's answer, so nobody is told.
-      monitoring.log(
-          'shadow_failed',
-          level='WARNING',
-          id=question.id,
-          reason=type(error).__name__,
-      )
-      return
-    self.metrics.shadows.inc()
-    self.store.add_shadow(question.id, record.text)
+      self._shadows.begin(question)

@@ -75,12 +75,21 @@ def create(
   )
 
 
-# These two are coroutines, though they wait for nothing: FastAPI runs plain
+# These are coroutines, though they wait for nothing: FastAPI runs plain
 # functions in threads, which takes longer than all that these do.
 async def _key(request: fastapi.Request) -> keys_lib.Key:
   """Returns who calls; refuses who may not."""
   key = request.app.state.keyring.find(request.headers.get('authorization'))
   note(request, key=key.name)
+  return key
+
+
+async def _counted(
+    request: fastapi.Request,
+    key: Annotated[keys_lib.Key, fastapi.Depends(_key)],
+) -> keys_lib.Key:
+  """Returns who calls; refuses who calls too often."""
+  request.app.state.keyring.count(key)
   return key
 
 
@@ -107,6 +116,7 @@ _described = response_schema.described
 _open = fastapi.APIRouter()
 _guarded = fastapi.APIRouter(dependencies=[fastapi.Depends(_key)])
 _Paying = Annotated[keys_lib.Key, fastapi.Depends(_paying)]
+_Counted = Annotated[keys_lib.Key, fastapi.Depends(_counted)]
 _Known = Annotated[keys_lib.Key, fastapi.Depends(_key)]
 
 
@@ -215,7 +225,7 @@ async def decision(
 
 @_guarded.post('/v1/feedback', **_described(response_schema.Graded))
 async def feedback(
-    request: fastapi.Request, body: openai_schema.Feedback, key: _Known
+    request: fastapi.Request, body: openai_schema.Feedback, key: _Counted
 ) -> dict[str, Any]:
   """Takes the grade of an answer."""
   service = _service(request)

@@ -10,8 +10,9 @@ from routing import types
 from routing.routers import card as card_lib
 from routing.routers import learned
 
-# Sizes to which a batch is padded; each is compiled once, at the start.
-SIZES = (8, 64)
+# Sizes to which a batch is padded; each is compiled once, at the start. The
+# embedded models write 32 answers at once on a CPU.
+SIZES = (8, 32, 64)
 # Probabilities of a batch differ from those of one decision by some 1e-6.
 _ROUNDING = 1e-4
 
@@ -36,14 +37,18 @@ class BatchedDecisions:
   Args:
     router: its policies decide; the points of `at` are copies of it.
     on_batch: called with the number of decisions of each batch.
+    is_alone: whether a single answer is being written, which has no decision to
+      add; one is then made at once.
   """
 
   def __init__(
       self,
       router: learned.LearnedRouter,
       on_batch: Callable[[int], None] = lambda count: None,
+      is_alone: Callable[[], bool] = lambda: False,
   ):
     self._router, self._on_batch = router, on_batch
+    self._is_alone = is_alone
     self._waiting: list[_Waiting] = []
 
   def warm_up(self) -> None:
@@ -58,8 +63,10 @@ class BatchedDecisions:
     if self._router.has_memory:
       shape = (config.max_decisions, config.size)
     for size in SIZES:
+      features = np.zeros((size, *shape), np.float32)
+      self._router.probabilities(features)
       self._router.probabilities_of_each(
-          np.zeros((size, *shape), np.float32),
+          features,
           np.zeros(size, np.int32),
           np.full(size, self._router.level, np.float32),
       )
@@ -78,10 +85,13 @@ class BatchedDecisions:
     """
     # Before it waits, so that a trace with a fault fails alone.
     features = router.observations(trace)
+    if self._is_alone():
+      self._on_batch(1)
+      return _made_alone(router, trace, features)
     loop = asyncio.get_running_loop()
     if not self._waiting:
       # All coroutines that are ready now run first, and may add decisions.
-      loop.call_soon(lambda: loop.call_soon(self._flush))
+      loop.call_soon(self._flush)
     found = _Waiting(router, trace, features, loop.create_future())
     self._waiting.append(found)
     return await found.future
@@ -101,18 +111,23 @@ class BatchedDecisions:
       for each, row in zip(batch, rows, strict=True):
         try:
           _settle(each.future, _decision(each, row))
-        except ValueError as error:  # It concerns this decision alone.
+        # It concerns this decision alone; the others must not wait for ever.
+        except Exception as error:
           _settle(each.future, error)
 
   def _probabilities(self, batch: list[_Waiting]) -> list[np.ndarray]:
     """Returns the `[A]` action probabilities of each decision of a batch."""
     size = next(x for x in SIZES if x >= len(batch))
     padded = [*batch, *[batch[0]] * (size - len(batch))]
-    found = self._router.probabilities_of_each(
-        np.stack([x.features for x in padded]),
-        np.array([x.router.policy_index for x in padded], np.int32),
-        np.array([x.router.level for x in padded], np.float32),
-    )
+    features = np.stack([x.features for x in padded])
+    policies = [(x.router.policy_index, x.router.level) for x in padded]
+    if len(set(policies)) == 1:  # Mostly so, and K policies take K times as long.
+      found = batch[0].router.probabilities(features)
+    else:
+      rows, levels = zip(*policies, strict=True)
+      found = self._router.probabilities_of_each(
+          features, np.array(rows, np.int32), np.array(levels, np.float32)
+      )
     if not self._router.has_memory:
       return list(found[: len(batch)])
     # With memory there is a row for each decision of the answer so far.
@@ -137,7 +152,17 @@ def _decision(
   """Returns a decision, from its row of a batch where that is exact enough."""
   router, trace = waiting.router, waiting.trace
   if probabilities is None or _is_close(waiting, probabilities):
-    return router.decide(trace)
+    return _made_alone(router, trace, waiting.features)
+  return router.decide_from(probabilities, trace)
+
+
+def _made_alone(
+    router: learned.LearnedRouter, trace: types.Trace, features: np.ndarray
+) -> types.Decision:
+  """Returns what `router.decide` does, from the observation at the trace."""
+  probabilities = router.probabilities(features)
+  if router.has_memory:
+    probabilities = probabilities[len(trace.steps)]
   return router.decide_from(probabilities, trace)
 
 

@@ -19,7 +19,7 @@ async def decide(
   Raises:
     refusals.Refusal: if the trace is not one that the router can see.
   """
-  choice = service.points.choose(body.model, body.routing)
+  choice = service.choose(body)
   if choice.alone is not None:
     raise refusals.invalid(
         'model', f'{body.model} decides nothing; name a point.'

@@ -12,7 +12,6 @@ from typing import Any
 import uuid
 
 from routing import types
-from routing.engines import engine as engine_lib
 from routing.serving import answering
 from routing.serving import keys as keys_lib
 from routing.serving import openai_answers
@@ -49,7 +48,8 @@ class Exchange:
     self._stops = body.stops()
     self._wants_logprobs = body.wants_logprobs()
     self._check_logprobs()
-    self.choice = service.points.choose(body.model, body.routing)
+    self._sampling = service.sampling(body.temperature, body.limit())
+    self.choice = service.choose(body, self._sampling)
     texts = body.questions()
     count = (body.n or 1) * len(texts)
     # More than have room at once would find the queue full for ever.
@@ -76,9 +76,8 @@ class Exchange:
   def _check_logprobs(self) -> None:
     """Raises the refusal of logprobs if a back end does not give them."""
     for engine in self.service.engines if self._wants_logprobs else ():
-      if not engine.capabilities.num_log_probs or (
-          engine_lib.pieces(engine, ()) is None
-      ):
+      given = engine.capabilities
+      if not (given.num_log_probs and given.names_tokens):
         raise refusals.unsupported(
             'logprobs', f'the back end of {engine.name!r} does not give them.'
         )
@@ -87,8 +86,7 @@ class Exchange:
       self, texts: Sequence[str], key: keys_lib.Key
   ) -> Iterable[writing_lib.Question]:
     """Yields the questions, `n` times each."""
-    service, body = self.service, self.body
-    sampling = service.sampling(body.temperature, body.limit())
+    service, body, sampling = self.service, self.body, self._sampling
     seed = body.seed
     if seed is None:
       # What was evaluated has the configured seed; a client that samples and
@@ -144,7 +142,11 @@ class Exchange:
             answer = answers[index]
             if not steps:
               left -= 1
-              yield list(self._ended(index, answer, answers, not left))
+              answer.writing.record.close()
+              try:
+                yield list(self._ended(index, answer, answers, not left))
+              finally:
+                self._finish(answer)  # The client need not wait for it.
             elif not answer.is_stopped:
               first, record = answer.num_sent, answer.writing.record
               chunks = self._chunks(index, answer, steps)
@@ -196,7 +198,6 @@ class Exchange:
       is_last: bool,
   ) -> Iterator[dict[str, Any]]:
     """Yields the last chunks of an answer and, with the last one, the sums."""
-    self._finish(answer)
     options = self.body.stream_options
     has_own_chunk = options is not None and options.include_usage
     yield self._format.end(

@@ -158,19 +158,16 @@ class Feedback:
           param='id',
           code='answer_not_found',
       )
+    if kept['graded']:  # Else it would be compared for nothing.
+      raise _already_graded()
     loss, correct = await self._loss(kept, correct, answer)
     states = self._updated(kept, loss)
     blobs = {
         name: flax.serialization.to_bytes(state)
         for name, state in states.items()
     }
-    if not self._store.grade(id_, blobs):
-      raise refusals.Refusal(
-          409,
-          'This answer has had its feedback already.',
-          param='id',
-          code='already_graded',
-      )
+    if not self._store.grade(id_, blobs):  # By another request, meanwhile.
+      raise _already_graded()
     self._adopt(states)
     if loss.is_graded:
       self._on_loss(kept['model'], loss.value)
@@ -269,6 +266,15 @@ class Feedback:
     }
     if self._online is not None:
       self._online = restored(*self._online)
+
+
+def _already_graded() -> refusals.Refusal:
+  return refusals.Refusal(
+      409,
+      'This answer has had its feedback already.',
+      param='id',
+      code='already_graded',
+  )
 
 
 def _promises_loss(point) -> bool:

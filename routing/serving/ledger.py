@@ -1,5 +1,6 @@
 """What each key has used, in tokens of each model and at list price."""
 
+import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -12,8 +13,10 @@ from routing.serving import store as store_lib
 class Ledger:
   """Writes down what every key has used.
 
-  Every usage is written when it is known, and not at the end of an answer: what
-  was written for a client that went away was paid as well.
+  Every usage counts when it is known, and not at the end of an answer: what was
+  written for a client that went away was paid as well. A batch of a model ends
+  many steps at once. So usages are added up until all that the event loop has to
+  do now is done, and then written to the store together.
 
   Args:
     store: where it is kept.
@@ -22,19 +25,47 @@ class Ledger:
 
   def __init__(self, store: store_lib.Store, specs: Sequence[costs.RouteSpec]):
     self._store, self._specs = store, specs
+    # (owner, route) -> what is not in the store yet, and its price.
+    self._due: dict[tuple[str, int], tuple[types.Usage, float]] = {}
 
   def pay(self, owner: str, usage: types.Usage) -> None:
     """Adds a usage to what the holder of a key has used."""
     price = float(costs.call_cost(usage, self._specs[usage.route], 'price'))
-    self._store.add_usage(owner, usage, price)
+    if not self._due:
+      try:
+        asyncio.get_running_loop().call_soon(self.flush)
+      except RuntimeError:  # Outside an event loop, as in tests.
+        self._store.add_usages([(owner, usage, price)])
+        return
+    place = owner, usage.route
+    if (before := self._due.get(place)) is not None:
+      usage = types.Usage(
+          usage.route,
+          *(
+              int(getattr(before[0], name)) + int(getattr(usage, name))
+              for name in ('read', 'cached', 'written')
+          ),
+      )
+      price += before[1]
+    self._due[place] = usage, price
+
+  def flush(self) -> None:
+    """Writes to the store what is not there yet."""
+    due, self._due = self._due, {}
+    if due:
+      self._store.add_usages(
+          [(owner, *paid) for (owner, _), paid in due.items()]
+      )
 
   def check(self, key: keys_lib.Key) -> None:
     """Raises the refusal of a request whose key has used up its budget."""
     if key.max_tokens or key.max_price:
+      self.flush()
       keys_lib.check_budget(key, self._store.usage(key.name))
 
   def used(self, owner: str) -> Mapping[str, Mapping[str, float]]:
     """Returns model -> tokens read, cached and written, and the price."""
+    self.flush()
     return {
         self._specs[route].name: used
         for route, used in self._store.usage(owner).items()

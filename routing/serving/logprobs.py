@@ -25,11 +25,18 @@ class Token:
 def of_step(
     engine: engine_lib.Engine, step: types.Step, start: int
 ) -> list[Token]:
-  """Returns the tokens of a step that begins at `start` in its answer."""
+  """Returns the tokens of a step that begins at `start` in its answer.
+
+  None of them if the writer left out the text or the log-probability of one: no
+  number stands for "not known".
+  """
+  pieces = step.pieces
+  if pieces is None:
+    pieces = engine_lib.pieces(engine, step.token_ids)
+  if pieces is None or len(step.log_probs) != len(pieces):
+    return []
   found = []
-  for piece, value in zip(
-      engine_lib.pieces(engine, step.token_ids), step.log_probs, strict=True
-  ):
+  for piece, value in zip(pieces, step.log_probs, strict=True):
     found.append(Token(piece, float(value), start))
     start += len(piece)
   return found

@@ -250,19 +250,8 @@ def _promise(answer: Answer, service: answering.Service) -> dict[str, Any]:
   found = points_lib.describe(point, service.unpromised)
   if found is None:
     return {'promise': None}
-  broken = service.unpromised.get(point.name)
-  asked, tested = answer.question.sampling, service.answering.sampling
-  if broken is not None:
-    pass
-  elif not found['is_promised']:
-    broken = 'Calibration has chosen this point without a promise.'
-  elif service.feedback.alarms().get(point.name):
-    broken = 'The drift alarm of this point was raised.'
-  elif asked.temperature != tested.temperature:
-    broken = 'The temperature is not that of the calibration.'
-  elif asked.max_tokens != tested.max_tokens:
-    broken = 'The limit of tokens is not that of the calibration.'
-  elif answer.is_stopped:
+  broken = service.why_void(point, answer.question.sampling)
+  if broken is None and answer.is_stopped:
     broken = 'A stop string has ended the answer.'
   return {'promise': found | {'holds': broken is None, 'why_not': broken}}
 

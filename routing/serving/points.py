@@ -1,14 +1,15 @@
 """Which operating point, or which model alone, answers a request."""
 
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 from routing import protocols
 from routing.rollout import driver
+from routing.rollout import step_requests
 from routing.routers import card as card_lib
 from routing.routers import fixed
 from routing.routers import learned
@@ -18,6 +19,8 @@ from routing.serving import refusals
 
 ROUTER = 'router'
 ONLINE = f'{ROUTER}@online'
+# Returns why the promise of a point does not hold; None = it holds.
+WhyVoid = Callable[[card_lib.OperatingPoint], str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +91,19 @@ class Points:
     return found + [(name, None) for name in self._names]
 
   def choose(
-      self, model: str, routing: openai_schema.Routing | None = None
+      self,
+      model: str,
+      routing: openai_schema.Routing | None = None,
+      why_void: WhyVoid = lambda point: None,
   ) -> Choice:
     """Returns what answers.
 
     Args:
       model: a name of `models`; a point may be named without its probability,
         as in 'router@loss<=0.05', where only one begins so.
-      routing: the limits that the point must fulfil; only with the model
-        `router`.
+      routing: the limits that the promise of the point must keep, or its name;
+        only with the model `router`.
+      why_void: says which promises hold for this answer.
 
     Raises:
       refusals.Refusal: if there is no such model, or no such point.
@@ -113,7 +120,8 @@ class Points:
     if model == ONLINE and self._online is not None:
       return self._at_online()
     if model == ROUTER:
-      return self._at(self._fulfilling(asked) if asked else self._default)
+      name = self._fulfilling(asked, why_void) if asked else self._default
+      return self._at(name)
     head, _, name = model.partition('@')
     found = self._named(name) if head == ROUTER and name else []
     if len(found) != 1:
@@ -161,7 +169,7 @@ class Points:
       return [name]
     return [x for x in known if x.startswith(f'{name}@')]
 
-  def _fulfilling(self, asked: dict[str, Any]) -> str:
+  def _fulfilling(self, asked: dict[str, Any], why_void: WhyVoid) -> str:
     """Returns the name of the point that fulfils what a request asks for."""
     if len(asked) > 1 and 'point' in asked:
       raise refusals.invalid(
@@ -170,57 +178,135 @@ class Points:
     if 'point' in asked:
       if len(found := self._named(asked['point'])) == 1:
         return found[0]
-      raise self._none('point', f'the name {asked["point"]!r}', self._all())
-    wanted = {name.removeprefix('max_'): x for name, x in asked.items()}
-    found = [point for point in self._router.points if _fulfils(point, wanted)]
+      raise _none(
+          'point',
+          f'No operating point has the name {asked["point"]!r}; there are: '
+          f'{self._names_of()}.',
+      )
+    loss, cost = asked.get('max_loss'), asked.get('max_cost')
+    reasons = {point.name: why_void(point) for point in self._router.points}
+    found = [x for x in self._router.points if not _is_of_group(x)]
+    held = [x for x in found if reasons[x.name] is None]
+    if loss is not None:
+      found = held = [x for x in held if _promises(x, 'loss', loss)]
+    if cost is not None:
+      # Where no cost is promised, what calibration has measured must do.
+      found = [x for x in held if _promises(x, 'cost', cost)] or [
+          x for x in found if _cost(x) <= cost
+      ]
     if not found:
-      limits = ' and '.join(f'{what} <= {x:g}' for what, x in wanted.items())
-      raise self._none(next(iter(asked)), limits, self._all())
+      raise self._unfulfilled(asked, reasons)
     # With a limit on the loss the cheapest. With a limit on the cost alone, the
     # cheapest would always be the smallest budget, whatever the limit: within
     # it, the most accurate is what is asked for.
-    if 'loss' in wanted:
-      return min(found, key=lambda x: _measured(x, 'cost')).name
-    return max(found, key=lambda x: _measured(x, 'accuracy')).name
+    if loss is not None:
+      return min(found, key=_cost).name
+    return max(found, key=lambda x: (_accuracy(x), -_cost(x))).name
 
-  def _all(self) -> Sequence[str]:
-    return [x.name for x in self._router.points]
-
-  def _none(
-      self, param: str, what: str, there: Iterable[str]
+  def _unfulfilled(
+      self, asked: Mapping[str, Any], reasons: Mapping[str, str | None]
   ) -> refusals.Refusal:
-    """Returns the refusal of a request that no point fulfils."""
-    return refusals.Refusal(
-        400,
-        f'No operating point fulfils {what}; there are: {", ".join(there)}.',
-        param=f'routing.{param}',
-        code='no_operating_point',
+    """Returns the refusal of limits that no point fulfils.
+
+    Args:
+      asked: the limits, by their names in the request.
+      reasons: for each point, why its promise does not hold; None = it does.
+    """
+    limits = ' and '.join(
+        f'{name.removeprefix("max_")} <= {x:g}' for name, x in asked.items()
     )
+    void = {
+        point.name: why
+        for point in self._router.points
+        if (why := reasons[point.name]) is not None and _is_tested(point)
+    }
+    parts = [
+        f'No operating point fulfils {limits}; there are: {self._names_of()}.'
+    ]
+    if void and 'max_loss' in asked:
+      parts.append('For this request some promises do not hold:')
+      parts += [f'{name}: {why}' for name, why in void.items()]
+    return _none(next(iter(asked)), ' '.join(parts))
+
+  def _names_of(self) -> str:
+    return ', '.join(x.name for x in self._router.points)
 
 
-def _fulfils(point: card_lib.OperatingPoint, wanted: dict[str, float]) -> bool:
-  """Returns whether a point keeps every limit, e.g. {'loss': 0.05}."""
-  entries = [point.promise, *point.promise.get('also', ())]
-  if any('group' in entry for entry in entries):
-    return False  # It promises nothing for a question of another group.
-  return all(
-      any(
-          entry['what'] == what and entry['level'] <= limit
-          # A budget is kept on the problems on which it was chosen, and may be
-          # asked for; a loss is given only where it is promised.
-          and (what == 'cost' or entry.get('delta') is not None)
-          for entry in entries
-      )
-      for what, limit in wanted.items()
+def _none(param: str, message: str) -> refusals.Refusal:
+  """Returns the refusal of a request that no point fulfils."""
+  return refusals.Refusal(
+      400, message, param=f'routing.{param}', code='no_operating_point'
   )
 
 
-def _measured(point: card_lib.OperatingPoint, what: str) -> float:
-  """Returns what calibration measured at a point."""
-  measured = point.promise.get('measured', {})
-  if what in measured:
-    return measured[what]
-  return float('inf') if what == 'cost' else 0.0
+def _promises(
+    point: card_lib.OperatingPoint, what: str, limit: float
+) -> bool:
+  """Returns whether a point promises that a loss or a cost keeps a limit."""
+  return any(
+      entry['what'] == what and entry['level'] <= limit
+      for entry in _entries(point)
+      if entry.get('delta') is not None
+  )
+
+
+def why_void(
+    point: card_lib.OperatingPoint,
+    asked: step_requests.Sampling,
+    tested: step_requests.Sampling,
+    unpromised: Mapping[str, str],
+    *,
+    is_alarm: bool,
+) -> str | None:
+  """Returns why the promise of a point does not hold; None if it does.
+
+  Args:
+    point: the operating point.
+    asked: the sampling of the answer.
+    tested: the sampling of the calibration.
+    unpromised: see `answering.Service`.
+    is_alarm: whether the drift alarm of the point was raised.
+  """
+  if point.name in unpromised:
+    return unpromised[point.name]
+  if not _is_tested(point):
+    return 'Calibration has chosen this point without a promise.'
+  if is_alarm:
+    return 'The drift alarm of this point was raised.'
+  if asked.temperature != tested.temperature:
+    return 'The temperature is not that of the calibration.'
+  if asked.max_tokens != tested.max_tokens:
+    return 'The limit of tokens is not that of the calibration.'
+  return None
+
+
+def _is_tested(point: card_lib.OperatingPoint) -> bool:
+  """Returns whether calibration has tested something that a point promises."""
+  return any(x.get('delta') is not None for x in _entries(point))
+
+
+def _is_of_group(point: card_lib.OperatingPoint) -> bool:
+  """Returns whether a point promises nothing for a question of another group."""
+  return any('group' in entry for entry in _entries(point))
+
+
+def _entries(point: card_lib.OperatingPoint) -> list[Mapping[str, Any]]:
+  """Returns the promises of a point."""
+  return [point.promise, *point.promise.get('also', ())]
+
+
+def _cost(point: card_lib.OperatingPoint) -> float:
+  """Returns what an answer at a point costs, as far as calibration knows.
+
+  That is what it has measured, or a budget for which it has chosen the point.
+  """
+  costs = [x['level'] for x in _entries(point) if x['what'] == 'cost']
+  return min([*costs, point.promise.get('measured', {}).get('cost', math.inf)])
+
+
+def _accuracy(point: card_lib.OperatingPoint) -> float:
+  """Returns the accuracy that calibration has measured at a point; or 0."""
+  return point.promise.get('measured', {}).get('accuracy', 0.0)
 
 
 def describe(
@@ -234,11 +320,9 @@ def describe(
   """
   if point is None:
     return None
-  entries = [point.promise, *point.promise.get('also', ())]
-  is_tested = any(x.get('delta') is not None for x in entries)
   return {
       'point': point.name,
-      'is_promised': is_tested and point.name not in unpromised,
+      'is_promised': _is_tested(point) and point.name not in unpromised,
       'promise': promises.in_words(point.promise),
       'measured': dict(point.promise.get('measured', {})),
   }

@@ -1,6 +1,7 @@
 """What a service keeps over a restart: usage, answers, state of thresholds."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import pathlib
 import sqlite3
 import time
@@ -51,15 +52,23 @@ class Store:
     except sqlite3.DatabaseError as error:
       raise ValueError(f'{path} is no state of a service: {error}.') from error
 
-  def add_usage(self, owner: str, usage: types.Usage, price: float) -> None:
-    """Adds tokens and their price to what an owner has used."""
-    self._rows.execute(
-        'INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) '
-        'ON CONFLICT (owner, route) DO UPDATE SET read = read + excluded.read, '
-        'cached = cached + excluded.cached, '
-        'written = written + excluded.written, price = price + excluded.price',
-        (owner, usage.route, *(int(getattr(usage, x)) for x in _COUNTS), price),
-    )
+  def add_usages(self, paid: Sequence[tuple[str, types.Usage, float]]) -> None:
+    """Adds tokens and their price to what owners have used.
+
+    Args:
+      paid: (owner, usage, price) of each.
+    """
+    with self._transaction():
+      self._rows.executemany(
+          'INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) '
+          'ON CONFLICT (owner, route) DO UPDATE SET '
+          'read = read + excluded.read, cached = cached + excluded.cached, '
+          'written = written + excluded.written, price = price + excluded.price',
+          [
+              (owner, x.route, *(int(getattr(x, y)) for y in _COUNTS), price)
+              for owner, x, price in paid
+          ],
+      )
 
   def usage(self, owner: str) -> dict[int, dict[str, float]]:
     """Returns route -> tokens read, cached and written by it, and the price."""
