@@ -173,7 +173,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config.log_every = 50
   config.eval_every = 20  # Scores `select`; each policy's best step is kept.
   config.checkpoint_every = 200
-  # Where training metrics are shown besides metrics.jsonl: 'tensorboard',
+  # Where figures are shown besides the files: 'tensorboard',
   # 'wandb' (extra `track`), or '' = nowhere.
   config.track = ''
 

@@ -35,6 +35,7 @@ import numpy as np
 from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
+from experiments import tracking
 from experiments import train
 from routing import progress as progress_lib
 from routing.calibration import calibrator
@@ -223,7 +224,25 @@ def calibrate_all(
     # Written last: if it exists, the files that it describes are complete.
     directory = train.run_directory(workdir, seed)
     _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
+  for seed, run in zip(config.train_seeds, runs, strict=True):
+    _track(config, run.directory, seed, content)
   return [path for path in content if path.name == learned.POINTS_FILE]
+
+
+def _track(
+    config: ml_collections.ConfigDict,
+    directory: pathlib.Path,
+    seed: int,
+    content: Mapping[pathlib.Path, Any],
+) -> None:
+  """Sends what was measured at the points of a seed; see `tracking`."""
+  row: dict[str, float] = {'refused': len(content[directory / REFUSED_FILE])}
+  for point in content[directory / learned.POINTS_FILE]:
+    for figure in ('accuracy', 'cost', 'loss'):
+      measured = point['promise']['measured'][figure]
+      row[f'{point["name"]}/{figure}'] = measured
+  name = train.shown_name(directory, seed)
+  tracking.final(config, directory, name, 'calibration', row)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from experiments import command_line
 from experiments import live_points
 from experiments import records_on_disk
 from experiments import split_on_disk
+from experiments import tracking
 from experiments import train
 from experiments.scoring import score_steps
 from experiments.scoring import scored_pairs
@@ -353,13 +354,21 @@ def evaluate(
   ) as shown:
     content = figures(config, workdir, routers, pair, shown.update)
     shown.update()
-  content |= {
-      'live': live_points.answer(config, workdir, routers[0], pair.test)
-  }
+  content = results_lib.to_json(
+      content
+      | {'live': live_points.answer(config, workdir, routers[0], pair.test)}
+  )
   path = pathlib.Path(workdir).absolute() / RESULTS_FILE
-  text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
+  text = json.dumps(content, allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
   logging.info('Results are in %s', path)
+  tracking.final(
+      config,
+      path.parent,
+      path.parent.name,
+      'evaluation',
+      tracking.of_results(content),
+  )
   return path
 
 

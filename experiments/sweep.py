@@ -7,7 +7,7 @@ Slurm:  append --launcher=slurm, which writes an array script, one task a run, a
 Ray:    append --launcher=ray, which runs them on the nodes of a cluster; `ray` of the configuration says where, and what a run needs
 Search: where `sweep()` returns a space instead of a list, Optuna searches it (extra `sweep`); see experiments/sweep_search.py
 Resume: the same command; finished runs are kept, failed and interrupted ones run again.
-Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds
+Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds; with `track`, rows/
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
@@ -28,6 +28,8 @@ from experiments import sweep_runs
 from experiments import sweep_search
 from experiments import sweep_slurm
 from experiments import sweep_table
+from experiments import sweep_tracking
+from experiments import tracking
 from experiments import workdirs
 from routing.shards import manifest as manifest_lib
 
@@ -110,6 +112,7 @@ def _open(
   Raises:
     ValueError: if a run or a setting of the sweep is not allowed.
   """
+  tracking.check(config)
   if jobs < 1:
     raise ValueError(f'--jobs is {jobs}; allowed: >= 1.')
   flag = flags.FLAGS['config']
@@ -168,6 +171,8 @@ def main(
     wrong = sweep_runs.run_all(sweep, jobs, match, *where)
   for written in collect(sweep):
     print(written)
+  if sent := sweep_tracking.send(config, sweep.workdir):
+    print(f'{len(sent)} rows are sent to {tracking.kind_of(config)}.')
   if wrong:
     lines = (f'  {k}: {v} (see logs/{k}.txt)' for k, v in wrong.items())
     total = search.trials if search else len(sweep.runs)

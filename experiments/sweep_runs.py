@@ -1,6 +1,7 @@
 """The runs of a sweep: names, directories, commands, and how they execute."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -110,18 +111,8 @@ def plan(
       changed.update_from_flattened_dict(given)
     except (AttributeError, KeyError, TypeError) as error:
       raise ValueError(f'sweep() returns {dict(given)}: {error}') from error
-  # Names use the last part of a dotted field where that is unambiguous.
-  fields = {field for given in overrides for field in given}
-  short = {field: field.split('.')[-1] for field in fields}
-  if len(set(short.values())) < len(fields):
-    short = {field: field for field in fields}
-  runs = [
-      Run(
-          _cut(','.join(f'{short[k]}={_word(v)}' for k, v in given.items())),
-          given,
-      )
-      for given in overrides
-  ]
+  short = shortened(field for given in overrides for field in given)
+  runs = [Run(name_of(given, short), given) for given in overrides]
   names = [run.name for run in runs]
   for name in names:
     if names.count(name) > 1:
@@ -129,6 +120,23 @@ def plan(
           f'sweep() returns run {name!r} more than once; runs must differ.'
       )
   return tuple(runs)
+
+
+def shortened(fields: Iterable[str]) -> dict[str, str]:
+  """Returns how names of runs call the fields: by their last part, if it can.
+
+  Args:
+    fields: dotted fields that are swept, any number of times.
+  """
+  short = {field: field.split('.')[-1] for field in fields}
+  if len(set(short.values())) < len(short):
+    return {field: field for field in short}
+  return short
+
+
+def name_of(values: Mapping[str, Any], short: Mapping[str, str]) -> str:
+  """Returns the name of a run with these values; see `shortened`."""
+  return _cut(','.join(f'{short[k]}={_word(v)}' for k, v in values.items()))
 
 
 def _cut(name: str) -> str:

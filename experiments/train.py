@@ -46,6 +46,11 @@ def run_directory(workdir: pathlib.Path | str, seed: int) -> pathlib.Path:
   return pathlib.Path(workdir).absolute() / 'runs' / f'seed{seed}'
 
 
+def shown_name(directory: pathlib.Path, seed: int) -> str:
+  """Returns how a tracker shows the run of a seed, given its directory."""
+  return f'{directory.parents[1].name}, seed {seed}'
+
+
 def is_finished(workdir: pathlib.Path | str, seed: int) -> bool:
   """Returns whether the run of a seed has saved its router."""
   return (run_directory(workdir, seed) / learned.CARD_FILE).exists()
@@ -120,9 +125,7 @@ def _reporting(
           # The first step and the first look at `select` wait for the compiler.
           pauses=compile_time.watched().seconds,
       ) as bar,
-      tracking.opened(
-          config, directory, f'{directory.parents[1].name}, seed {seed}'
-      ) as track,
+      tracking.opened(config, directory, shown_name(directory, seed)) as track,
   ):
     seen = 0  # The last reported step.
 

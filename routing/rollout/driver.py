@@ -255,7 +255,8 @@ class _Walk:
     self.calls.append(call)
     # Added up call by call: a router sees the sum at every decision.
     if (by := self._accounting) is not None:
-      self._paid += costs.call_cost(call, by.specs[call.route], by.metric)
+      spec = by.specs[call.route]
+      self._paid += float(costs.call_cost(call, spec, by.metric))
     self._watcher.called(call)
 
   def _accept(self, written: Sequence[types.Step]) -> None:
