@@ -1,7 +1,8 @@
 """Reads what Weights & Biases keeps on this machine while it is offline.
 
 A run's file is a log in the format of LevelDB: blocks of 32 KiB that hold
-pieces of records, after a head of seven bytes. Each record is a protocol buffer.
+pieces of records, after a head of seven bytes. Each record is a protocol
+buffer.
 """
 
 from collections.abc import Iterator
