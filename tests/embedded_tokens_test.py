@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from routing.engines import engine as engine_lib
+from routing.engines import jitted_batches
 from routing.engines import token_session
 from routing.lm import decoder
 from routing.lm import draws
@@ -49,6 +50,22 @@ def _whole(tokens):
 
 
 class SessionTest(parameterized.TestCase):
+
+  def test_reading_a_token_copies_no_cache(self):
+    config, params = embedded_test._CONFIG, embedded_test._params()
+    cache = decoder.init_cache(config, 64, _LENGTH)
+    rows = np.zeros(8, np.int32)
+    logits, new = jitted_batches._look(
+        params, config, cache, rows, rows[:, None], rows, 0, _LENGTH
+    )
+    self.assertEqual(logits.shape, (8, 1, len(_TOKENIZER)))
+    compiled = jitted_batches._store.lower(cache, new, rows, rows, rows)
+    sizes = compiled.compile().memory_analysis()
+    self.assertLess(sizes.temp_size_in_bytes, cache.keys.nbytes / 10)
+    # The cache is updated in place.
+    self.assertGreaterEqual(
+        sizes.alias_size_in_bytes, cache.keys.nbytes + cache.values.nbytes
+    )
 
   def test_distributions_are_those_of_one_pass_over_the_text(self):
     answer = _TOKENIZER.encode('a) P gets 27: 12 + 27 = 39. P=39 Q=93\n\n')

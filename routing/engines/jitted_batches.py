@@ -162,16 +162,32 @@ def prefill(params, config, cache, slots, tokens, start, count, num_past):
   )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 7, 8), donate_argnums=2)
 def read(params, config, cache, slots, tokens, start, count, pad_id, num_past):
-  """Runs `sampler.read` under jit; returns log-probabilities and the cache.
+  """Passes known tokens through the model; returns log-probabilities and cache.
+
+  Returns:
+    `[B, C, V]` float32, log-probabilities of the token after each token; and
+    the cache, filled at the positions below `start + count`.
 
   The buffers of the argument `cache` are donated and must not be used again.
   """
-  logits, cache = sampler.read(
-      params, config, cache, tokens, start, count, slots, num_past
+  # In one program XLA would copy the whole cache: it sees no order between the
+  # last layer, which reads it, and the new keys, which are put into it.
+  log_probs, new = _look(
+      params, config, cache, slots, tokens, start, pad_id, num_past
   )
-  return sampler.log_probs(logits, pad_id), cache
+  return log_probs, _store(cache, new, start, count, slots)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 6, 7))
+def _look(params, config, cache, slots, tokens, start, pad_id, num_past):
+  logits, new = sampler.look(
+      params, config, cache, tokens, start, slots, num_past
+  )
+  return sampler.log_probs(logits, pad_id), new
+
+
+_store = jax.jit(sampler.store, donate_argnums=0)
 
 
 @functools.partial(

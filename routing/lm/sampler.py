@@ -118,30 +118,30 @@ def prefill(
     The cache, filled at the positions below `start + count`.
   """
   # The logits are not used, so XLA drops their computation under jit.
-  return read(params, config, cache, tokens, start, count, slots, num_past)[1]
+  _, new = look(params, config, cache, tokens, start, slots, num_past)
+  return store(cache, new, start, count, slots)
 
 
-def read(
+def look(
     params,
     config: decoder.DecoderConfig,
     cache: decoder.KVCache,
     tokens: jax.Array,
     start: jax.Array,
-    count: jax.Array,
     slots: jax.Array | None = None,
     num_past: int | None = None,
 ) -> tuple[jax.Array, decoder.KVCache]:
-  """Passes known tokens through the model; returns what may follow each.
+  """Passes known tokens through the model, without storing anything.
 
   Args:
-    params, config, cache, tokens, start, count, slots, num_past: see `prefill`.
+    params, config, cache, tokens, start, slots, num_past: see `prefill`.
 
   Returns:
-    `[B, C, V]` float32, the logits of the token after each token; and the
-    cache, filled at the positions below `start + count`.
+    `[B, C, V]` float32, the logits of the token after each token; and what to
+    `store`, the keys and values of the tokens, `[L, B, KVH, C, Dh]` each.
   """
   chex.assert_rank(tokens, 2)
-  chex.assert_shape([start, count], (tokens.shape[0],))
+  chex.assert_shape(start, (tokens.shape[0],))
   offset = jnp.arange(tokens.shape[1])[None]
   slots = jnp.arange(len(start)) if slots is None else slots
   logits, _, new = decoder.Decoder(config).apply(
@@ -150,7 +150,7 @@ def read(
       start[:, None] + offset,
       _before(cache, start, slots, num_past),
   )
-  return logits, _store(cache, new, start, count, slots)
+  return logits, new
 
 
 def log_probs(logits: jax.Array, pad_id: int) -> jax.Array:
@@ -205,12 +205,12 @@ def _rows(
   )
 
 
-def _store(
+def store(
     cache: decoder.KVCache,
     new: decoder.KVCache,
     start: jax.Array,
     count: jax.Array,
-    slots: jax.Array,
+    slots: jax.Array | None = None,
 ) -> decoder.KVCache:
   """Writes the keys and values of new tokens into the cache.
 
@@ -220,8 +220,13 @@ def _store(
     start: `[B]` int32, position of each row's first new token.
     count: `[B]` int32, number of each row's tokens to store; the rest of the C
       tokens is padding.
-    slots: `[B]` int32, index of each row on axis N of the cache.
+    slots: `[B]` int32, index of each row on axis N; None = 0..B-1 in order.
+
+  Returns:
+    The cache, filled at the positions below `start + count`.
   """
+  chex.assert_equal_shape([start, count])
+  slots = jnp.arange(len(start)) if slots is None else slots
   offset = jnp.arange(new.keys.shape[3])[None]
   # Padding tokens get a position past the cache's end, where mode='drop' below
   # discards them.
@@ -325,7 +330,7 @@ def decode(
   _, out, _, held = jax.lax.while_loop(more, body, start)
   mean = out.hidden_mean / jnp.maximum(out.count, 1)[:, None]
   new = decoder.KVCache(_after(held.keys, length), _after(held.values, length))
-  cache = _store(cache, new, rows.position, out.count, rows.slots)
+  cache = store(cache, new, rows.position, out.count, rows.slots)
   return out.replace(hidden_mean=mean), cache
 
 
