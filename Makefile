@@ -11,7 +11,8 @@
 #   make format     correct with ruff and pyink what they can correct
 #   make hooks      install git hooks that run the checks before each commit
 #   make notebooks  execute every notebook
-#   make pages      execute every notebook and make its page of the site anew
+#   make pages      fill the tables and numbers of the documents from docs/results/,
+#                   execute every notebook and make its page of the site anew
 #   make docs       build the documentation site in build/site
 #   make package    build wheel and source archive, and try both elsewhere
 #   make versions   train and load with the lowest and newest dependencies; VERSIONS_ARGS=--python=3.12
@@ -117,6 +118,7 @@ notebooks: $(DEV)
 	$(VENV)/bin/python -m experiments.colab.pages --check
 
 pages: $(DOCS)
+	$(VENV)/bin/python -m experiments.studies.results_page
 	$(VENV)/bin/python -m experiments.colab.pages
 
 # A broken link is an error, and so is a page that needs the network.

@@ -9,6 +9,11 @@ from absl.testing import parameterized
 
 from experiments import sweep_table
 from experiments.studies import results_page
+from experiments.studies import walks
+from experiments.studies.coverage import page as coverage_page
+from experiments.studies.coverage import report as coverage_report
+from experiments.studies.optimum import page as optimum_page
+from experiments.studies.optimum import rows as optimum_rows
 from routing.evaluation import tables
 from tests import checkout
 from tests import results_test
@@ -16,6 +21,46 @@ from tests import results_test
 _PAGES = results_page.pages(checkout.ROOT)
 _MADE = re.compile(r'<!-- figures: .*?<!-- end of figures -->', re.S)
 _FILES = checkout.ROOT / 'docs' / 'results'
+
+
+# Pages whose figures were measured by this project.
+_WITH_FIGURES = (
+    'README.md',
+    *(
+        f'docs/{x}.md'
+        for x in (
+            *('results', 'protocols', 'comparison', 'promises', 'speed'),
+            *('real_pair', 'serving', 'launching', 'tutorial'),
+        )
+    ),
+)
+# What looks measured: fractions and percentages with decimals, and quantities.
+_MEASURED = re.compile(
+    r'(?<![\w.@=/-])(?<!Python )[-+]?\d*\.\d{2,}(?![\w.])'
+    r'|(?<![\w.])\d*\.\d+ %'
+    r'|(?<![\w.])\d[\d,.]* (?:ms|s|seconds|minutes|hours|kB|MB|MiB|GiB)\b'
+)
+# What says where a figure is from: a commit, or that it was measured once.
+_SOURCE = re.compile(
+    r'\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{7}\b|measured\s+once'
+)
+
+
+def without_source(text: str) -> list[str]:
+  """Returns what looks measured in sections that name no source for it.
+
+  Numbers and tables that are filled from a file have one, and are left out, as
+  is code.
+  """
+  text = results_page.VALUE.sub('', results_page.TABLE.sub('', text))
+  text = re.sub(r'^ *```.*?^ *```', '', text, flags=re.M | re.S)
+  text = re.sub(r'`[^`]*`', '', text)
+  return [
+      number.strip()
+      for section in re.split(r'^## ', text, flags=re.M)
+      if not _SOURCE.search(section)
+      for number in _MEASURED.findall(section)
+  ]
 
 
 class DocumentsTest(parameterized.TestCase):
@@ -44,7 +89,8 @@ class DocumentsTest(parameterized.TestCase):
   def test_some_cells_by_hand(self):
     """A second route to numbers of the page: from the file, by arithmetic."""
     text = (checkout.ROOT / 'docs' / 'results.md').read_text(encoding='utf-8')
-    text = '\n'.join(_MADE.findall(text))
+    blocks = [x for x in _MADE.findall(text) if 'figures: arithmetic_demo ' in x]
+    text = '\n'.join(blocks)
     held = json.loads((_FILES / 'arithmetic_demo.json').read_text())['content']
     methods = held['cost_metrics']['price']['methods']
     for name, method in methods.items():
@@ -62,9 +108,58 @@ class DocumentsTest(parameterized.TestCase):
     # Sections with a table that is not made from a file.
     sections = re.split(r'^## ', _MADE.sub('', text), flags=re.M)
     sections = [x for x in sections if '|---' in x]
-    self.assertLen(sections, 3)
+    self.assertNotEmpty(sections)
     for section in sections:
       self.assertRegex(section, r'commit [0-9a-f]{7}|protocols\.md')
+
+  def test_what_looks_measured_has_a_file_or_a_source(self):
+    for name in _WITH_FIGURES:
+      text = (checkout.ROOT / name).read_text(encoding='utf-8')
+      self.assertEmpty(without_source(text), name)
+
+  def test_no_line_begins_with_a_number_from_a_file(self):
+    # Markdown would take the comment, and the line with it, for HTML.
+    for page in _PAGES:
+      text = page.read_text(encoding='utf-8')
+      self.assertNotRegex(text, r'(?m)^ *<!-- value', checkout.name(page))
+
+  def test_figures_of_pages_that_studies_write(self):
+    """The pages and the kept files are of the same runs."""
+    held = json.loads((_FILES / 'coverage.json').read_text())
+    text = (checkout.ROOT / 'docs' / 'coverage.md').read_text(encoding='utf-8')
+    self.assertIn(coverage_page.found(held['content']['summary']), text)
+    self.assertIn(held['made']['commit'], text)
+    service = (held['content']['online'], held['content']['drift'])
+    for _, _, lines in coverage_report.tables([], *service)[2:]:
+      for line in lines:
+        self.assertIn(f'| {" | ".join(line)} |', text)
+    for name, page in (('annealed', 'optimum'), ('product', 'optimum_product')):
+      held = json.loads((_FILES / f'optimum_{name}.json').read_text())
+      text = (checkout.ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
+      rows = held['content']['table']
+      self.assertIn(optimum_page.rows_table(rows), text)
+      self.assertIn(held['made']['commit'], text)
+      self.assertEqual(
+          held['content']['by_estimator'], optimum_rows.by_estimator(rows)
+      )
+
+
+class SourceTest(parameterized.TestCase):
+  """The rule for numbers sees what has no source, and only that."""
+
+  @parameterized.parameters(
+      ('It has .712 of it.', ['.712']),
+      ('It has 38.5 % of it.', ['38.5 %']),
+      ('It took 2.7 s, or 1,200 MiB.', ['2.7 s', '1,200 MiB']),
+      ('A loss of 5 %, a cost of .4, 95 % intervals, Python 3.11.', []),
+      ('`loss<=0.05@0.9` and\n```\nx=0.25\n```\n', []),
+      ('Measured once, at commit 0a1b2c3: .712.', []),
+      ('Here .712 was measured once.\n## There\n.713', ['.713']),
+      ('<!-- value: x y -->.712<!-- end --> of .25', ['.25']),
+      ('<!-- figures: x made -->\n0a1b2c3: .5 s\n<!-- end of figures -->', []),
+  )
+  def test_without_source(self, text, expected):
+    self.assertEqual(without_source(text), expected)
 
 
 class FillTest(parameterized.TestCase):
@@ -107,13 +202,46 @@ class FillTest(parameterized.TestCase):
       ('run num_problems/test ,', '60'),
       ('run cost_metrics/price/budgets/1', '.400'),
       ('run seeds/0 d', '0'),
-      ('run operating_points/0/cost .1%', '82.9%'),
+      ('run operating_points/0/cost .1%', '82.9 %'),
+      ('run operating_points/0/loss interval', '.040 [.030, .050]'),
+      ('run live/num_agreeing d', '20'),
+      ('run coverage/promised/broken d', '70'),
   )
   def test_a_number_in_a_text(self, words, number):
     blank = f'It is <!-- value: {words} -->?<!-- end -->, and that is that.'
     text = results_page.filled(blank, self.folder)
     self.assertEqual(text, blank.replace('?', number))
     self.assertEqual(results_page.filled(text, self.folder), text)
+
+  def test_a_key_with_spaces_and_a_difference(self):
+    figures = self.results['cost_metrics']['flops']
+    for name in ('random per question', 'fixed step'):
+      key = f'cost_metrics/flops/differences/{name.replace(" ", "_")}'
+      shown = results_page.value(['run', key, 'difference'], self.folder)
+      self.assertEqual(shown, tables.difference(figures, name))
+
+  def test_areas(self):
+    text = results_page.table(['run', 'areas', 'price'], self.folder)
+    figures = self.results['cost_metrics']['price']
+    head, _, policy, *others = text.splitlines()
+    self.assertEqual(head, '| method | area [95 %] | policy minus method |')
+    self.assertRegex(policy, r'^\| \*\*learned policy\*\* \| \*\*\.\d+\*\* \[')
+    area = tables.interval(figures['methods']['fixed step']['area'])
+    away = tables.difference(figures, 'fixed step')
+    self.assertIn(f'| best fixed hand-over step | {area} | {away} |', others)
+    self.assertLen(others, len(figures['methods']) - 1)
+    best = results_page.table(['run', 'best_areas', 'price'], self.folder)
+    self.assertContainsSubset(best.splitlines(), text.splitlines())
+    self.assertNotIn('random per step', best)
+
+  def test_ladders_that_are_shown(self):
+    counted = dict.fromkeys(walks.KINDS, 4)
+    content = {'counts': counted, 'shown': ['## Lost: a\n\nb', '## Kept: c']}
+    results_page.write('walks', self.made, content, self.folder)
+    text = results_page.table(['walks', 'walked'], self.folder)
+    self.assertEqual(text, '### Lost: a\n\nb\n\n### Kept: c')
+    text = results_page.table(['walks', 'kinds'], self.folder)
+    self.assertEqual(text, walks.counts_table(counted))
 
   def test_what_a_benchmark_printed(self):
     path = self.folder / 'printed.txt'

@@ -85,7 +85,8 @@ class WalkTest(parameterized.TestCase):
         sum(x.completion is not None for x in found),
     )
     for got in found:
-      self.assertIn(f'## {got.kind}: {got.ladder.problem.id}', text)
+      heading = f'## {got.kind.capitalize()}: {got.ladder.problem.id}'
+      self.assertIn(heading, text)
 
   def test_marks_of_tables_are_escaped(self):
     self.assertEqual(walks._text('a|b\n\nc *d*'), 'a\\|b / c \\*d\\*')

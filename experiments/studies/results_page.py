@@ -11,9 +11,15 @@ file, the keys that lead to it and its format (default .3f), e.g.
 
     <!-- value: arithmetic_demo num_problems/test , -->2,000<!-- end -->
 
-Views: methods, points, made (how the file was made) of a pipeline's results;
-routers, made of a comparison; runs, made of a sweep, whose file is table.parquet;
-transfer, methods, made of studies.transfer; methods, made of studies.headroom.
+In keys, '_' also stands for a space. Formats are those of Python; besides them
+there are `interval`, a mean with its interval, and `difference`, the same with
+signs.
+
+Views: methods, areas, best_areas, points of a pipeline's results; routers of a
+comparison; runs of a sweep, whose file is table.parquet; transfer, methods of
+studies.transfer; methods of studies.headroom; responses of
+studies.routellm_responses; kinds, walked of studies.walks; made, of any file:
+how it was made.
 
 Run:  python -m experiments.studies.results_page
 Keep: python -m experiments.studies.results_page --keep=runs/demo/results.json --name=arithmetic_demo --command='...' --machine='...'
@@ -27,24 +33,21 @@ import json
 import pathlib
 import re
 import subprocess
-import textwrap
 from typing import Any
 
 from absl import flags
 from pyarrow import parquet
 
 from experiments import command_line
-from routing.evaluation import budgets
-from routing.evaluation import comparison
-from routing.evaluation import results as results_lib
+from experiments.studies import results_views
 from routing.evaluation import tables
 from routing.shards import manifest as manifest_lib
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
-_TABLE = re.compile(
+TABLE = re.compile(
     r'(<!-- figures: ([^\n]+?) -->\n).*?(<!-- end of figures -->)', re.S
 )
-_VALUE = re.compile(r'(<!-- value: ([^\n]+?) -->)[^\n]*?(<!-- end -->)')
+VALUE = re.compile(r'(<!-- value: ([^\n]+?) -->)[^\n]*?(<!-- end -->)')
 # Figures of a method that tables show; curves would make the files large.
 _KEPT = (
     'area',
@@ -55,39 +58,12 @@ _KEPT = (
     'cut_at',
     'headroom_share',
 )
-_METHOD_COLUMNS = (
-    'method',
-    'area [95 %]',
-    'policy minus method',
-    'gap recovered',
-    'acc @.2',
-    'acc @.4',
-    'acc @.6',
-    'cost @.4',
-    'loss @.4',
+# What is shown of a whole run, besides its cost metrics.
+_KEPT_OF_RUN = (
+    *('schema', 'cost_metric', 'num_problems', 'seeds', 'resamples'),
+    *('reference', 'operating_points', 'points_left_out', 'refused_points'),
+    *('coverage', 'routers', *results_views.TRANSFERRED),
 )
-_ROUTER_COLUMNS = (
-    'router',
-    'trials',
-    'area [95 %]',
-    '{reference} minus router',
-    'gap recovered',
-    'acc @.2',
-    'acc @.4',
-    'acc @.6',
-    'decisions/s',
-)
-# Figures of a run of a sweep that tables show, where the sweep has them.
-_RUN_COLUMNS = (
-    'area',
-    'area, fitted Q, trees',
-    'area, fitted Q, linear',
-    'area, boosting',
-    'gap recovered',
-    'validation score',
-)
-TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
-_WIDTH = 150  # Of a line of text in the documents.
 
 
 def pages(root: pathlib.Path = DOCS.parent) -> list[pathlib.Path]:
@@ -97,28 +73,37 @@ def pages(root: pathlib.Path = DOCS.parent) -> list[pathlib.Path]:
 
 
 def kept(content: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what tables need of a `results.json` or a `comparison.json`.
+  """Returns what documents need of a `results.json` or a `comparison.json`.
 
   What a benchmark prints is short, and is kept whole.
   """
   if 'cost_metrics' not in content:
     return dict(content)
-  names = ('schema', 'cost_metric', 'num_problems', 'seeds', 'resamples')
-  names += ('reference', 'operating_points', 'points_left_out')
-  names += ('refused_points', 'routers', *TRANSFERRED)
-  # Not rounded: a figure halfway between two would be rounded twice.
-  return {name: content[name] for name in names if name in content} | {
-      'cost_metrics': {
-          metric: figures
-          | {
-              'methods': {
-                  name: {x: y for x, y in method.items() if x in _KEPT}
-                  for name, method in figures['methods'].items()
-              }
-          }
-          for metric, figures in content['cost_metrics'].items()
+  live = content.get('live', ())
+  counted = {
+      # Sums over the operating points.
+      'live': {
+          key: sum(x[key] for x in live)
+          for key in ('num_problems', 'num_agreeing')
       }
   }
+  # Not rounded: a figure halfway between two would be rounded twice.
+  return (
+      {name: content[name] for name in _KEPT_OF_RUN if name in content}
+      | (counted if live else {})
+      | {
+          'cost_metrics': {
+              metric: figures
+              | {
+                  'methods': {
+                      name: {x: y for x, y in method.items() if x in _KEPT}
+                      for name, method in figures['methods'].items()
+                  }
+              }
+              for metric, figures in content['cost_metrics'].items()
+          }
+      }
+  )
 
 
 def filled(text: str, folder: pathlib.Path = DOCS / 'results') -> str:
@@ -127,11 +112,11 @@ def filled(text: str, folder: pathlib.Path = DOCS / 'results') -> str:
   Raises:
     ValueError: if one names a file, view, metric or key that does not exist.
   """
-  text = _TABLE.sub(
+  text = TABLE.sub(
       lambda found: f'{found[1]}{table(found[2].split(), folder)}\n{found[3]}',
       text,
   )
-  return _VALUE.sub(
+  return VALUE.sub(
       lambda found: f'{found[1]}{value(found[2].split(), folder)}{found[3]}',
       text,
   )
@@ -150,18 +135,26 @@ def value(words: Sequence[str], folder: pathlib.Path) -> str:
 
   Args:
     words: name of the file, the keys that lead to the number with '/' between
-      them, and the format if it is not .3f; see Python's format().
+      them, and the format if it is not .3f; see the module's docstring.
     folder: of the files.
   """
   name, keys, form = words if len(words) == 3 else (*words, '.3f')
   found: Any = _read(name, folder)['content']
   for key in keys.split('/'):
     try:
-      found = found[int(key) if isinstance(found, list) else key]
+      if isinstance(found, list):
+        found = found[int(key)]
+      else:
+        found = found[key if key in found else key.replace('_', ' ')]
     except (KeyError, IndexError, TypeError, ValueError) as error:
       raise ValueError(f'{name}.json has no {keys}: no {key!r}.') from error
-  text = format(found, form)
-  # As in the tables: fractions without their leading zero.
+  if form == 'interval':
+    return tables.interval(found)
+  if form == 'difference':
+    return tables.difference({'differences': {name: found}}, name)
+  # As in the text around it: a space before the sign, and fractions without
+  # their leading zero.
+  text = format(found, form).replace('%', ' %')
   if form.endswith('f') and text.startswith(('0.', '-0.')):
     return text.replace('0.', '.', 1)
   return text
@@ -171,102 +164,25 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
   """Returns one table, or for the view 'made' a sentence.
 
   Args:
-    words: name of the file, the view, and the metric of tables that have one.
+    words: name of the file, the view, and the metric of views that have one.
     folder: of the files.
   """
   name, view, *metric = words
   held = _read(name, folder)
   content = held['content']
   if view == 'made':
-    return _made(held['made'], content)
-  if view == 'runs':
-    return _runs(content['runs'])
-  if metric and metric[0] not in content['cost_metrics']:
+    return results_views.made(held['made'], content)
+  if view in results_views.OF_FILE:
+    return results_views.OF_FILE[view](content)
+  if view not in results_views.OF_METRIC:
+    allowed = (*results_views.OF_METRIC, *results_views.OF_FILE, 'made')
+    raise ValueError(f'Unknown view {view!r}; allowed: {", ".join(allowed)}.')
+  if metric[0] not in content['cost_metrics']:
     raise ValueError(
         f'{name}.json has no cost metric {metric[0]!r}; allowed: '
         f'{", ".join(content["cost_metrics"])}.'
     )
-  if view == 'methods':
-    results_lib.check(content)
-    rows, figures = tables.rows(content, *metric), _figures(content, metric)
-    head = budgets.header(figures, _METHOD_COLUMNS)
-    return _columns(tables.COLUMNS, rows, _METHOD_COLUMNS, head)
-  if view == 'points':
-    columns = tables.POINT_COLUMNS
-    return tables.markdown_table(columns, tables.point_rows(content))
-  if view == 'transfer':
-    columns = ('thresholds', *tables.POINT_COLUMNS)
-    return tables.markdown_table(columns, _transferred(content))
-  if view == 'routers':
-    rows, figures = comparison.rows(content, *metric), _figures(content, metric)
-    head = budgets.header(figures, _ROUTER_COLUMNS)
-    head = [x.format(reference=content['reference']) for x in head]
-    return _columns(comparison.COLUMNS, rows, _ROUTER_COLUMNS, head)
-  raise ValueError(
-      f'Unknown view {view!r}; allowed: methods, points, routers, runs, '
-      'transfer, made.'
-  )
-
-
-def _figures(
-    content: Mapping[str, Any], metric: Sequence[str]
-) -> Mapping[str, Any]:
-  return content['cost_metrics'][metric[0]]
-
-
-def _columns(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    wanted: Sequence[str],
-    head: Sequence[str],
-) -> str:
-  """Returns a table of some columns, under the names of `head`."""
-  places = [columns.index(x) for x in wanted]
-  return tables.markdown_table(head, [[x[i] for i in places] for x in rows])
-
-
-def _transferred(content: Mapping[str, Any]) -> list[list[str]]:
-  """Returns a row for each operating point, first of the thresholds as kept."""
-  return [
-      [name, *row]
-      for name in TRANSFERRED
-      for row in tables.point_rows({'operating_points': content[name]})
-  ]
-
-
-def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
-  """Returns a table of the runs of a sweep; see `sweep_table.averaged`."""
-  # The fields that were swept stand before the number of runs.
-  fields = list(runs[0])[: list(runs[0]).index('runs')]
-  shown = [x for x in _RUN_COLUMNS if f'{x}, mean' in runs[0]]
-  rows = []
-  for run in runs:
-    changed = [f'{x}: {run[x]}' for x in fields if run[x] is not None]
-    rows.append(
-        ['; '.join(changed), *(tables.number(run[f'{x}, mean']) for x in shown)]
-    )
-  return tables.markdown_table(['changed', *shown], rows)
-
-
-def _made(made: Mapping[str, str], content: Mapping[str, Any]) -> str:
-  """Returns how a result file was made, as a sentence in italics."""
-  sizes = content.get('num_problems', {})
-  if isinstance(sizes, Mapping):
-    sizes = ', '.join(f'{count:,} {split}' for split, count in sizes.items())
-  else:
-    sizes = f'{sizes:,} test'
-  sizes = f'; problems: {sizes}' if sizes else ''
-  seeds = content.get('seeds', [])
-  plural = 's' if len(seeds) > 1 else ''
-  listed = ', '.join(map(str, seeds))
-  listed = f'; training seed{plural} {listed}' if seeds else ''
-  return textwrap.fill(
-      f'*`{made["command"]}`{sizes}{listed}; commit '
-      f'{made["commit"]}; {made["machine"]}.*',
-      _WIDTH,
-      break_long_words=False,
-      break_on_hyphens=False,
-  )
+  return results_views.OF_METRIC[view](content, metric[0])
 
 
 def _commit() -> str:
@@ -297,8 +213,25 @@ def keep(
     except json.JSONDecodeError:
       # What a benchmark printed; its JSON is the last line.
       content = kept(json.loads(text.strip().splitlines()[-1]))
+  return write(name, made, content, folder)
+
+
+def write(
+    name: str,
+    made: Mapping[str, str],
+    content: Mapping[str, Any],
+    folder: pathlib.Path = DOCS / 'results',
+) -> pathlib.Path:
+  """Writes a kept file; returns its path.
+
+  Args:
+    name: of the file, without its ending.
+    made: the `command`, the `machine` and the `commit`.
+    content: the figures.
+    folder: of the files.
+  """
   text = json.dumps({'made': dict(made), 'content': content}, indent=1) + '\n'
-  folder.mkdir(exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   to = folder / f'{name}.json'
   manifest_lib.replace_file(to, lambda x: x.write_text(text, encoding='utf-8'))
   return to

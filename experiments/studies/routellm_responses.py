@@ -11,6 +11,7 @@ RouteLLM's evals/gsm8k/gsm8k_responses.csv, or a part of its rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import csv
 import dataclasses
@@ -29,6 +30,7 @@ from routing.evaluation import bootstrap
 from routing.evaluation import harness
 from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
+from routing.evaluation import tables
 from routing.features import embedding
 from routing.features import observation
 from routing.outcomes import sources
@@ -36,15 +38,6 @@ from routing.outcomes import table as table_lib
 from routing.routers import registry
 from routing.routers import router as router_lib
 from routing.tasks import splits
-
-_RESPONSES = flags.DEFINE_string(
-    'responses', None, 'CSV file of the responses, may be compressed.'
-)
-_EMBEDDING = flags.DEFINE_string(
-    'embedding',
-    '',
-    'Directory of a sentence encoder; empty = hashed n-grams.',
-)
 
 SMALL = 'mistralai/Mixtral-8x7B-Instruct-v0.1'
 LARGE = 'gpt-4-1106-preview'
@@ -232,7 +225,8 @@ def study(
       'num_questions': {name: len(x) for name, x in rows.items()},
       'small_accuracy': float(np.mean([x.small for x in rows['test']])),
       'large_accuracy': float(np.mean([x.large for x in rows['test']])),
-      'embedding': 'hashed n-grams' if embed is None else embed.name,
+      'embedding': 'hashed n-grams' if embed is None else 'sentence model',
+      'model': None if embed is None else embed.name,
       'routers': {},
   }
   for name in (RANDOM, *ROUTERS):
@@ -251,21 +245,24 @@ def study(
   return results_lib.to_json(content)
 
 
-def page(content: dict[str, Any]) -> str:
+def page(content: Mapping[str, Any]) -> str:
   """Returns the figures as a table in Markdown."""
-  shown = lambda x: f'{x["mean"]:.3f} [{x["low"]:.3f}, {x["high"]:.3f}]'
-  lines = [
-      '| router | APGR | CPT(50 %) | CPT(80 %) | trials |',
-      '| --- | --- | --- | --- | --- |',
-      *(
-          f'| {name} | {shown(x["apgr"])} | {shown(x["cpt50"])} '
-          f'| {shown(x["cpt80"])} | {x["num_trials"]} |'
-          for name, x in content['routers'].items()
-      ),
-      f"| the paper's best (causal LM) | {PAPER['apgr']:.3f} "
-      f'| {PAPER["cpt50"]:.3f} | {PAPER["cpt80"]:.3f} | |',
+  figures = ('apgr', *(f'cpt{x}' for x in PERCENTS))
+  rows = [
+      [
+          name,
+          'none' if name == RANDOM else content['embedding'],
+          *(tables.interval(found[x]) for x in figures),
+          str(found['num_trials']),
+      ]
+      for name, found in content['routers'].items()
   ]
-  return '\n'.join(lines) + '\n'
+  paper = [tables.number(PAPER[x]) for x in figures]
+  rows.append(["the paper's best (causal LM)", '', *paper, ''])
+  columns = ('APGR', *(f'CPT({x} %)' for x in PERCENTS))
+  return tables.markdown_table(
+      ('router', 'embedding', *columns, 'trials'), rows
+  )
 
 
 def main(responses: str, directory: str, workdir: str) -> None:
@@ -277,9 +274,17 @@ def main(responses: str, directory: str, workdir: str) -> None:
   folder = pathlib.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'routellm.json').write_text(json.dumps(content, indent=1) + '\n')
-  (folder / 'routellm.md').write_text(page(content))
+  (folder / 'routellm.md').write_text(page(content) + '\n')
   print(page(content))
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string(
+      'responses', None, 'CSV file of the responses, may be compressed.'
+  )
+  flags.DEFINE_string(
+      'embedding',
+      '',
+      'Directory of a sentence encoder; empty = hashed n-grams.',
+  )
   command_line.run(main, 'responses', 'embedding', 'workdir')

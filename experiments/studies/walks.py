@@ -1,15 +1,17 @@
 """Writes how a router goes through collected ladders, step by step.
 
 Run:    python -m experiments.studies.walks --config=configs/gsm8k_qwen25_coder.py:shipped --workdir=runs/real --point='loss<=0.1@0.9'
-Writes: walks.md in --workdir
+Writes: walks.md in --workdir, and walks.json, what documents show of it
 
 Problems of `test` are sorted by what the router's decisions did to the answer,
 and of each kind --count are drawn at random. For protocol `escalate` only.
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import json
 import pathlib
 
 from absl import flags
@@ -29,7 +31,7 @@ from routing.rollout import driver
 from routing.routers import learned
 from routing.shards import manifest as manifest_lib
 
-FILE = 'walks.md'
+FILE, FIGURES_FILE = 'walks.md', 'walks.json'
 # Kind -> what it means, in the order of the page.
 KINDS = {
     'rescued': 'the small model alone is wrong; with the hand-over it is right',
@@ -151,6 +153,17 @@ def drawn(walks: Sequence[Walk], count: int, seed: int) -> Iterator[Walk]:
       yield found[index]
 
 
+def counts(walks: Sequence[Walk]) -> dict[str, int]:
+  """Returns how many walks there are of each kind."""
+  return {kind: sum(x.kind == kind for x in walks) for kind in KINDS}
+
+
+def counts_table(counted: Mapping[str, int]) -> str:
+  """Returns a table in Markdown: how many walks of each kind, its meaning."""
+  rows = [f'| {x} | {counted[x]} | {meaning} |' for x, meaning in KINDS.items()]
+  return '\n'.join(['| | problems | |', '|---|---:|---|', *rows])
+
+
 def page(
     walks: Sequence[Walk], chosen: Sequence[Walk], names: Sequence[str]
 ) -> str:
@@ -161,26 +174,20 @@ def page(
     chosen: those that are shown.
     names: of the models, smallest first.
   """
-  lines = [
+  parts = [
       f'{len(walks)} problems, {sum(x.is_correct for x in walks)} right.',
-      '',
-      '| | problems | |',
-      '|---|---:|---|',
+      counts_table(counts(walks)),
+      *(shown(x, names) for x in chosen),
   ]
-  for kind, meaning in KINDS.items():
-    count = sum(x.kind == kind for x in walks)
-    lines.append(f'| {kind} | {count} | {meaning} |')
-  for found in chosen:
-    lines += ['', *_shown(found, names)]
-  return '\n'.join(lines) + '\n'
+  return '\n\n'.join(parts) + '\n'
 
 
-def _shown(found: Walk, names: Sequence[str]) -> list[str]:
-  """Returns the lines about one walk."""
+def shown(found: Walk, names: Sequence[str]) -> str:
+  """Returns one walk in Markdown: a heading, the question and its steps."""
   ladder = found.ladder
   verdict = 'right' if found.is_correct else 'wrong'
   lines = [
-      f'## {found.kind}: {ladder.problem.id}',
+      f'## {found.kind.capitalize()}: {ladder.problem.id}',
       '',
       f'{_text(ladder.problem.question)}',
       '',
@@ -204,7 +211,7 @@ def _shown(found: Walk, names: Sequence[str]) -> list[str]:
   for step in ladder.steps[len(found.decisions) :]:
     if found.completion is None:
       lines.append(f'| | | {names[0]} writes | {_text(step.text)} |')
-  return lines
+  return '\n'.join(lines)
 
 
 def _text(text: str) -> str:
@@ -221,7 +228,7 @@ def write(
     point: str,
     count: int,
 ) -> pathlib.Path:
-  """Writes the page of a run's first seed; returns its path.
+  """Writes the page of a run's first seed and its figures; returns the page.
 
   Raises:
     ValueError: if the run has no such point, or its records are no ladders.
@@ -237,11 +244,19 @@ def write(
       walk(x, router, card.accounting, card.protocol) for x in opened.records()
   ]
   chosen = list(drawn(walks, count, config.seed))
-  text = f'# Step by step, at `{point}`\n\n' + page(
-      walks, chosen, [spec.name for spec in card.specs]
-  )
+  names = [spec.name for spec in card.specs]
+  figures = {
+      'point': point,
+      'counts': counts(walks),
+      'shown': [shown(x, names) for x in chosen],
+  }
+  text = f'# Step by step, at `{point}`\n\n' + page(walks, chosen, names)
   path = pathlib.Path(workdir) / FILE
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
+  manifest_lib.replace_file(
+      path.with_name(FIGURES_FILE),
+      lambda p: p.write_text(json.dumps(figures, indent=1) + '\n'),
+  )
   logging.info('%s shows %d of %d problems.', path, len(chosen), len(walks))
   return path
 

@@ -3,7 +3,7 @@
 Run:    python -m experiments.studies.coverage [--quick] [--workdir=runs/arithmetic] [--out=runs/coverage] [--docs=docs]
 Resume: the same command; finished counts are kept, one file per set of problems and sample size.
 Prints: tables; last, one JSON object.
-Writes: coverage.json, table.md and coverage.png into --out; with --docs, the page of the documentation and its plot. After a change of the code, use another --out.
+Writes: coverage.json, table.md and coverage.png into --out; with --docs, the page of the documentation, its plot, and the figures that other pages name (results/coverage.json). After a change of the code, use another --out.
 
 For each procedure, level, delta and sample size it draws many calibration
 samples and counts how many of them lead to a promise that is not true. The sets

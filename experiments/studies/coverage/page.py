@@ -1,5 +1,6 @@
 """Writes the page of the documentation about broken promises."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import os
@@ -31,7 +32,7 @@ def page(
       '\n\n'.join(
           [
               '# Promises, counted',
-              _found(plan, figures),
+              found(figures),
               '![Broken promises and what promises cost](coverage.png)',
               '## Tables',
               report_lib.markdown(rows, served, alarmed).strip(),
@@ -57,7 +58,7 @@ _EVERY_CELL = (
 )
 
 
-def _found(plan: cells_lib.Plan, figures: dict[str, Any]) -> str:
+def found(figures: Mapping[str, Any]) -> str:
   """Returns the findings in words."""
   broken = figures['procedures_broken']
   verdict = (
@@ -148,6 +149,18 @@ def _cell(row: Row, is_broken: bool) -> str:
   return text + (f' ({row["ratio"]:.2f})' if row['ratio'] else '')
 
 
+def made(workdir: str | None) -> dict[str, str]:
+  """Returns how the study is run: command, machine and commit."""
+  command = 'python -m experiments.studies.coverage --docs=docs'
+  if workdir:
+    command += f' --workdir={workdir}'
+  return {
+      'command': command,
+      'machine': _hardware(),
+      'commit': _commit(),
+  }
+
+
 def _how(
     plan: cells_lib.Plan, figures: dict[str, Any], workdir: str | None
 ) -> str:
@@ -155,15 +168,13 @@ def _how(
   settings = ', '.join(
       f'{name} {value}' for name, value in dataclasses.asdict(plan).items()
   )
-  command = 'python -m experiments.studies.coverage --docs=docs'
-  if workdir:
-    command += f' --workdir={workdir}'
-  skipped = figures['skipped']
+  said, skipped = made(workdir), figures['skipped']
   left_out = f'left out: {", ".join(skipped)}' if skipped else 'no set left out'
   return (
-      f'`{command}`. Settings: {settings}; {left_out}. {_hardware()}; '
-      f'{figures["minutes"]:.0f} minutes, with other programs running; commit '
-      f'{_commit()}. This page is written by the command.'
+      f'`{said["command"]}`. Settings: {settings}; {left_out}. Hardware: '
+      f'{said["machine"]}; {figures["minutes"]:.0f} minutes, with other '
+      f'programs running; commit {said["commit"]}. This page is written by the '
+      'command.'
   )
 
 
@@ -172,7 +183,7 @@ def _hardware() -> str:
   lines = path.read_text().splitlines() if path.exists() else []
   names = [x.split(':')[1].strip() for x in lines if x.startswith('model name')]
   name = names[0] if names else platform.machine()
-  return f'Hardware: {os.cpu_count()} cores of {name}'
+  return f'{os.cpu_count()} cores of {name}'
 
 
 def _commit() -> str:

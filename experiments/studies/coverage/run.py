@@ -13,6 +13,7 @@ from typing import Any
 from absl import logging
 
 from experiments import train
+from experiments.studies import results_page
 from experiments.studies.coverage import answers as answers_lib
 from experiments.studies.coverage import cells as cells_lib
 from experiments.studies.coverage import data as data_lib
@@ -162,6 +163,12 @@ def run(
   if docs is not None:
     page = page_lib.page(plan, rows, served, alarmed, figures, workdir)
     (docs / 'coverage.md').write_text(page)
+    results_page.write(
+        'coverage',
+        page_lib.made(workdir),
+        {'summary': figures, **service['rows']},
+        docs / 'results',
+    )
     report_lib.draw(rows, docs / 'coverage.png')
   report_lib.show(rows, served, alarmed)
   return figures

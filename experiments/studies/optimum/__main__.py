@@ -33,6 +33,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from experiments.studies import results_page
 from experiments.studies.optimum import annealed_recipe
 from experiments.studies.optimum import page as page_lib
 from experiments.studies.optimum import product_recipe
@@ -59,9 +60,14 @@ def main(argv: Sequence[str]) -> None:
     size = dataclasses.replace(size, num_seeds=given.seeds)
   result = rows_lib.measure(recipe, size, out)
   if given.page:
+    page = pathlib.Path(given.page)
     text = page_lib.page(recipe, result)
-    manifest_lib.replace_file(
-        pathlib.Path(given.page), lambda path: path.write_text(text)
+    manifest_lib.replace_file(page, lambda path: path.write_text(text))
+    results_page.write(
+        f'optimum_{recipe.name}',
+        page_lib.made(recipe),
+        result,
+        page.parent / 'results',
     )
   print(json.dumps(result))
 
@@ -73,5 +79,7 @@ if __name__ == '__main__':
       'seeds', None, 'Runs of each row, 2 or more.', lower_bound=2
   )
   flags.DEFINE_string('out', None, 'JSON file of finished rows.')
-  flags.DEFINE_string('page', None, 'Markdown page to write.')
+  flags.DEFINE_string(
+      'page', None, 'Markdown page to write; its figures go into results/.'
+  )
   app.run(main)

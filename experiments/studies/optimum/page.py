@@ -1,11 +1,14 @@
 """Writes the table of one recipe as a page of the documentation."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
 import platform
 import subprocess
 import time
+from typing import Any
 
 from experiments.studies.optimum import differences as differences_lib
 from experiments.studies.optimum import recipe as recipe_lib
@@ -14,7 +17,7 @@ _PAGE = """# {title}
 
 {text}
 
-Made by `python -m experiments.studies.optimum --recipe={recipe}`; its help
+Made by `{command}`; its help
 explains the columns. Commit {commit}, {date}, {num_seeds} seeds, {machine},
 {seconds} seconds in all. The smallest share of the optimal gain is
 {worst_share_of_optimal_gain:.4f}. The largest excess of a cost over its budget,
@@ -27,15 +30,8 @@ _COLUMNS = ('share', 'spread', 'worst', 'least', 'mean', 'excess', 'plan')
 _WORDS = ('estimator', 'source', 'process', 'protocol')
 
 
-def page(recipe: recipe_lib.Recipe, result: dict[str, object]) -> str:
-  """Returns the page in Markdown: the table, and how it was made."""
-  commit = subprocess.run(
-      ['git', 'rev-parse', '--short', 'HEAD'],
-      cwd=pathlib.Path(__file__).parent,
-      capture_output=True,
-      text=True,
-      check=False,
-  ).stdout.strip()
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the rows as a table in Markdown."""
   head = [*_WORDS, 'budget', *_COLUMNS]
   lines = [head, ['---'] * len(head)]
   lines += [
@@ -44,17 +40,38 @@ def page(recipe: recipe_lib.Recipe, result: dict[str, object]) -> str:
           f'{row["budget"]:g}',
           *(f'{100 * row[name]:.1f} %' for name in _COLUMNS),
       ]
-      for row in result['table']
+      for row in rows
   ]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def made(recipe: recipe_lib.Recipe) -> dict[str, str]:
+  """Returns how the study is run: command, machine and commit."""
+  commit = subprocess.run(
+      ['git', 'rev-parse', '--short', 'HEAD'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=False,
+  ).stdout.strip()
+  return {
+      'command': (
+          f'python -m experiments.studies.optimum --recipe={recipe.name}'
+      ),
+      'machine': f'{os.cpu_count()} cores, {platform.machine()}',
+      'commit': commit or 'unknown',
+  }
+
+
+def page(recipe: recipe_lib.Recipe, result: dict[str, Any]) -> str:
+  """Returns the page in Markdown: the table, and how it was made."""
   sizes = {x.name: result[x.name] for x in dataclasses.fields(recipe_lib.Size)}
   differences = differences_lib.table(recipe_lib.Size(**sizes))
   return _PAGE.format(
       **result,
+      **made(recipe),
       title=recipe.title,
       text=recipe.text.format(**result, differences=differences),
-      recipe=recipe.name,
-      commit=commit or 'unknown',
-      machine=f'{os.cpu_count()} cores, {platform.machine()}',
       date=time.strftime('%Y-%m-%d'),
-      rows='\n'.join(f'| {" | ".join(line)} |' for line in lines),
+      rows=rows_table(result['table']),
   )

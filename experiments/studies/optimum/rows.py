@@ -1,5 +1,6 @@
 """Computes the rows of the table: learner x process x protocol x budget."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import hashlib
@@ -108,10 +109,31 @@ def measure(
       'worst_share_of_optimal_gain': min(row['worst'] for row in rows),
       'worst_excess': max(row['excess'] for row in rows),
       'worst_mean_excess': max(row['mean'] for row in rows),
+      'by_estimator': by_estimator(rows),
       **dataclasses.asdict(size),
       'seconds': round(sum(row['seconds'] for row in rows)),
       'table': rows,
   }
+
+
+def by_estimator(
+    rows: Sequence[Mapping[str, object]],
+) -> dict[str, dict[str, float]]:
+  """Returns the extremes over all rows of each estimator.
+
+  `least` and `most`: of the mean shares of the optimal gain; `worst`: the share
+  of the worst seed; `excess`: the largest, of one seed.
+  """
+  found = {}
+  for name in dict.fromkeys(row['estimator'] for row in rows):
+    own = [row for row in rows if row['estimator'] == name]
+    found[name] = {
+        'least': min(row['share'] for row in own),
+        'most': max(row['share'] for row in own),
+        'worst': min(row['worst'] for row in own),
+        'excess': max(row['excess'] for row in own),
+    }
+  return found
 
 
 def _measure(

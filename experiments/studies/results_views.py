@@ -1,0 +1,198 @@
+"""Makes the tables of the documents from kept result files, as Markdown.
+
+See `results_page` for how a document names a table.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import textwrap
+from typing import Any
+
+from routing.evaluation import budgets
+from routing.evaluation import comparison
+from routing.evaluation import evaluator
+from routing.evaluation import results as results_lib
+from routing.evaluation import tables
+
+Content = Mapping[str, Any]
+METHOD_COLUMNS = (
+    'method',
+    'area [95 %]',
+    'policy minus method',
+    'gap recovered',
+    'acc @.2',
+    'acc @.4',
+    'acc @.6',
+    'cost @.4',
+    'loss @.4',
+)
+_ROUTER_COLUMNS = (
+    'router',
+    'trials',
+    'area [95 %]',
+    '{reference} minus router',
+    'gap recovered',
+    'acc @.2',
+    'acc @.4',
+    'acc @.6',
+    'decisions/s',
+)
+# Figures of a run of a sweep that tables show, where the sweep has them.
+_RUN_COLUMNS = (
+    'area',
+    'area, fitted Q, trees',
+    'area, fitted Q, linear',
+    'area, boosting',
+    'gap recovered',
+    'validation score',
+)
+# The methods of the README's table, where there is room for the best only.
+_BEST = (
+    evaluator.REFERENCE,
+    'fitted Q, trees',
+    'boosting',
+    'confidence',
+    'random per question',
+    'oracle',
+)
+TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
+_WIDTH = 150  # Of a line of text in the documents.
+
+
+def methods(content: Content, metric: str) -> str:
+  """Returns the table of all methods in one cost metric."""
+  results_lib.check(content)
+  rows, figures = tables.rows(content, metric), content['cost_metrics'][metric]
+  head = budgets.header(figures, METHOD_COLUMNS)
+  return _columns(tables.COLUMNS, rows, METHOD_COLUMNS, head)
+
+
+def areas(content: Content, metric: str) -> str:
+  """Returns the areas of all methods, and their distance to the policy."""
+  figures = content['cost_metrics'][metric]
+  return _areas(figures, tables.order(figures))
+
+
+def best_areas(content: Content, metric: str) -> str:
+  """Returns the same of the methods that the README shows."""
+  figures = content['cost_metrics'][metric]
+  return _areas(figures, [x for x in _BEST if x in figures['methods']])
+
+
+def _areas(figures: Content, names: Sequence[str]) -> str:
+  columns = ('method', 'area [95 %]', 'policy minus method')
+  rows = []
+  for name in names:
+    label = tables.LABELS.get(name, name)
+    area = tables.interval(figures['methods'][name]['area'])
+    if name == evaluator.REFERENCE:
+      mean, _, rest = area.partition(' ')
+      label, area = f'**{label}**', f'**{mean}** {rest}'
+    rows.append((label, area, tables.difference(figures, name)))
+  return tables.markdown_table(columns, rows)
+
+
+def points(content: Content) -> str:
+  """Returns the table of operating points."""
+  return tables.markdown_table(tables.POINT_COLUMNS, tables.point_rows(content))
+
+
+def transfer(content: Content) -> str:
+  """Returns the operating points of `studies.transfer`, first as kept."""
+  rows = [
+      [name, *row]
+      for name in TRANSFERRED
+      for row in tables.point_rows({'operating_points': content[name]})
+  ]
+  return tables.markdown_table(('thresholds', *tables.POINT_COLUMNS), rows)
+
+
+def routers(content: Content, metric: str) -> str:
+  """Returns the table of a comparison in one cost metric."""
+  rows = comparison.rows(content, metric)
+  head = budgets.header(content['cost_metrics'][metric], _ROUTER_COLUMNS)
+  head = [x.format(reference=content['reference']) for x in head]
+  return _columns(comparison.COLUMNS, rows, _ROUTER_COLUMNS, head)
+
+
+def _columns(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    wanted: Sequence[str],
+    head: Sequence[str],
+) -> str:
+  """Returns a table of some columns, under the names of `head`."""
+  places = [columns.index(x) for x in wanted]
+  return tables.markdown_table(head, [[x[i] for i in places] for x in rows])
+
+
+def runs(content: Content) -> str:
+  """Returns a table of the runs of a sweep; see `sweep_table.averaged`."""
+  found = content['runs']
+  # The fields that were swept stand before the number of runs.
+  fields = list(found[0])[: list(found[0]).index('runs')]
+  shown = [x for x in _RUN_COLUMNS if f'{x}, mean' in found[0]]
+  rows = []
+  for run in found:
+    changed = [f'{x}: {run[x]}' for x in fields if run[x] is not None]
+    rows.append(
+        ['; '.join(changed), *(tables.number(run[f'{x}, mean']) for x in shown)]
+    )
+  return tables.markdown_table(['changed', *shown], rows)
+
+
+def responses(content: Content) -> str:
+  """Returns the table of `studies.routellm_responses`."""
+  from experiments.studies import routellm_responses  # Loads jax.
+
+  return routellm_responses.page(content)
+
+
+def kinds(content: Content) -> str:
+  """Returns how many ladders of each kind `studies.walks` has found."""
+  from experiments.studies import walks  # Loads jax.
+
+  return walks.counts_table(content['counts'])
+
+
+def walked(content: Content) -> str:
+  """Returns the ladders that `studies.walks` shows, step by step."""
+  return '\n\n'.join(f'#{x}' for x in content['shown'])
+
+
+def made(said: Mapping[str, str], content: Content) -> str:
+  """Returns how a result file was made, as a sentence in italics."""
+  sizes = content.get('num_problems', {})
+  if isinstance(sizes, Mapping):
+    sizes = ', '.join(f'{count:,} {split}' for split, count in sizes.items())
+  else:
+    sizes = f'{sizes:,} test'
+  sizes = f'; problems: {sizes}' if sizes else ''
+  seeds = content.get('seeds', [])
+  plural = 's' if len(seeds) > 1 else ''
+  listed = ', '.join(map(str, seeds))
+  listed = f'; training seed{plural} {listed}' if seeds else ''
+  return textwrap.fill(
+      f'*`{said["command"]}`{sizes}{listed}; commit '
+      f'{said["commit"]}; {said["machine"]}.*',
+      _WIDTH,
+      break_long_words=False,
+      break_on_hyphens=False,
+  )
+
+
+# Views of one cost metric, and those of the whole file.
+OF_METRIC = {
+    'methods': methods,
+    'areas': areas,
+    'best_areas': best_areas,
+    'routers': routers,
+}
+OF_FILE = {
+    'points': points,
+    'transfer': transfer,
+    'runs': runs,
+    'responses': responses,
+    'kinds': kinds,
+    'walked': walked,
+}
