@@ -37,7 +37,8 @@ class StagesTest(absltest.TestCase):
     pipeline.run(config, workdir, lambda line: None)
     run = train.run_directory(workdir, 0)
     curves = tracking_test.read_scalars(run / 'tensorboard')
-    self.assertEqual(curves['loss'][-1][0], config.num_steps)
+    last, _ = curves['validation_score/0'][-1]
+    self.assertEqual(last, config.num_steps)
 
     found = last_values(run / 'tensorboard' / 'calibration')
     points = json.loads((run / learned.POINTS_FILE).read_text())

@@ -23,7 +23,7 @@ CPU_PREFILL_ROWS, PREFILL_ROWS = 8, 64
 PREFILL_BUCKETS = (32, 48, 96, 192)  # New prompt tokens per row.
 # The same where no row has cached tokens: whole prompts.
 PROMPT_BUCKETS = PREFILL_BUCKETS[1:]
-PAST_BUCKETS = (64, 96, 128, 160)  # Cached tokens per row.
+PAST_BUCKETS = (128,)  # Cached tokens per row; each is a program to compile.
 # Smaller batches attend to all cached positions instead of a bucket of them.
 # Their keys fit into the processor's caches, so fewer positions would save
 # little time and cost compilations.
