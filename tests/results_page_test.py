@@ -89,7 +89,9 @@ class DocumentsTest(parameterized.TestCase):
   def test_some_cells_by_hand(self):
     """A second route to numbers of the page: from the file, by arithmetic."""
     text = (checkout.ROOT / 'docs' / 'results.md').read_text(encoding='utf-8')
-    blocks = [x for x in _MADE.findall(text) if 'figures: arithmetic_demo ' in x]
+    blocks = [
+        x for x in _MADE.findall(text) if 'figures: arithmetic_demo ' in x
+    ]
     text = '\n'.join(blocks)
     held = json.loads((_FILES / 'arithmetic_demo.json').read_text())['content']
     methods = held['cost_metrics']['price']['methods']
