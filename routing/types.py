@@ -57,14 +57,13 @@ class Usage:
   written: number of tokens generated.
   seconds: wall-clock time attributed to the call. The time of a batch is
     divided evenly among its requests.
-  in_context: number of tokens that were already in the context of the running
-    request before this usage. An earlier usage of the same request reported and
-    charged these tokens. Here they add only the cost of attending to them.
+  in_context: tokens that were in the context of the running request before this
+    usage. An earlier usage of the same request charged them; here they add only
+    the cost of attending to them.
   """
 
   route: int
-  # `read` and `cached` are disjoint, because each has its own price. Some APIs
-  # report prompt tokens with the cached ones included: subtract these first.
+  # Disjoint, as each has its own price; some APIs count the cached ones twice.
   read: int | np.ndarray
   cached: int | np.ndarray
   written: int | np.ndarray
@@ -111,14 +110,13 @@ class Step:
   hidden: `[H]` float32, the writer's hidden state at the end of the step; None
     if the engine gives none.
   is_complete: a delimiter ended it, not the token limit; None = not known.
-  pieces: the text of each token; they join to `text`, except where a token of
-    the step before has its beginning. None = the writer does not say.
+  pieces: the text of each token; None = not known. They join to `text`, except
+    where a token of the step before has its beginning.
   """
 
   text: str
   token_ids: tuple[int, ...]
-  # `log_probs` is empty although `token_ids` is not, if the server returns the
-  # text but no log-probabilities.
+  # Empty although `token_ids` is not, if a server returns text only.
   log_probs: np.ndarray
   top_log_probs: np.ndarray
   is_final: bool
