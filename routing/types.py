@@ -107,8 +107,7 @@ class Step:
   is_final: whether the model ended its answer with this step.
   usage: tokens and seconds that the writer consumed for this step; it may
     include text that was dropped, so `num_tokens` is the length of the step.
-  hidden: `[H]` float32, the writer's hidden state at the end of the step; None
-    if the engine gives none.
+  hidden: `[H]` float32, the writer's hidden state at the step's end, or None.
   is_complete: a delimiter ended it, not the token limit; None = not known.
   pieces: the text of each token; None = not known. They join to `text`, except
     where a token of the step before has its beginning.
