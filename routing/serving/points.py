@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
@@ -239,9 +238,7 @@ def _none(param: str, message: str) -> refusals.Refusal:
   )
 
 
-def _promises(
-    point: card_lib.OperatingPoint, what: str, limit: float
-) -> bool:
+def _promises(point: card_lib.OperatingPoint, what: str, limit: float) -> bool:
   """Returns whether a point promises that a loss or a cost keeps a limit."""
   return any(
       entry['what'] == what and entry['level'] <= limit
@@ -286,7 +283,7 @@ def _is_tested(point: card_lib.OperatingPoint) -> bool:
 
 
 def _is_of_group(point: card_lib.OperatingPoint) -> bool:
-  """Returns whether a point promises nothing for a question of another group."""
+  """Returns whether what a point promises is for one group of questions."""
   return any('group' in entry for entry in _entries(point))
 
 

@@ -63,7 +63,8 @@ class Store:
           'INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) '
           'ON CONFLICT (owner, route) DO UPDATE SET '
           'read = read + excluded.read, cached = cached + excluded.cached, '
-          'written = written + excluded.written, price = price + excluded.price',
+          'written = written + excluded.written, '
+          'price = price + excluded.price',
           [
               (owner, x.route, *(int(getattr(x, y)) for y in _COUNTS), price)
               for owner, x, price in paid
