@@ -5,7 +5,6 @@ from collections.abc import Awaitable
 from collections.abc import Sequence
 import json
 import time
-from typing import Annotated
 from typing import Any
 
 import fastapi
@@ -52,8 +51,10 @@ def create(
   )
   app.state.service, app.state.keyring = service, keyring
   app.state.created = int(time.time())
-  app.include_router(_open)
-  app.include_router(_guarded)
+  # Looked at in this order.
+  routers = _paying, _counted, _known, _open
+  for router in routers:
+    app.include_router(router)
   app.add_exception_handler(refusals.Refusal, _refused)
   app.add_exception_handler(exceptions.RequestValidationError, _invalid)
   app.add_exception_handler(starlette_exceptions.HTTPException, _http)
@@ -65,7 +66,7 @@ def create(
         allow_methods=['GET', 'POST'],
         allow_headers=['authorization', 'content-type', 'x-request-id'],
     )
-  paths = frozenset(route.path for route in (*_open.routes, *_guarded.routes))
+  paths = frozenset(route.path for x in routers for route in x.routes)
   return gateway.Gateway(
       app,
       service.metrics,
@@ -76,31 +77,32 @@ def create(
 
 
 # These are coroutines, though they wait for nothing: FastAPI runs plain
-# functions in threads, which takes longer than all that these do.
-async def _key(request: fastapi.Request) -> keys_lib.Key:
-  """Returns who calls; refuses who may not."""
+# functions in threads, which takes longer than all that these do. Each router
+# has one of them, since each dependency takes time at every request.
+async def _know(request: fastapi.Request) -> keys_lib.Key:
+  """Finds who calls; refuses who may not."""
   key = request.app.state.keyring.find(request.headers.get('authorization'))
   note(request, key=key.name)
+  request.scope['state']['key'] = key
   return key
 
 
-async def _counted(
-    request: fastapi.Request,
-    key: Annotated[keys_lib.Key, fastapi.Depends(_key)],
-) -> keys_lib.Key:
-  """Returns who calls; refuses who calls too often."""
+async def _count(request: fastapi.Request) -> keys_lib.Key:
+  """As `_know`; refuses who calls too often, too."""
+  key = await _know(request)
   request.app.state.keyring.count(key)
   return key
 
 
-async def _paying(
-    request: fastapi.Request,
-    key: Annotated[keys_lib.Key, fastapi.Depends(_key)],
-) -> keys_lib.Key:
-  """Returns who calls; refuses who calls too often or has used up a budget."""
-  request.app.state.keyring.count(key)
+async def _charge(request: fastapi.Request) -> None:
+  """As `_count`; refuses who has used up a budget, too."""
+  key = await _count(request)
   _service(request).ledger.check(key)
-  return key
+
+
+def _key(request: fastapi.Request) -> keys_lib.Key:
+  """Returns who calls."""
+  return request.scope['state']['key']
 
 
 def _service(request: fastapi.Request) -> answering.Service:
@@ -114,10 +116,9 @@ def note(request: fastapi.Request, **fields: Any) -> None:
 
 _described = response_schema.described
 _open = fastapi.APIRouter()
-_guarded = fastapi.APIRouter(dependencies=[fastapi.Depends(_key)])
-_Paying = Annotated[keys_lib.Key, fastapi.Depends(_paying)]
-_Counted = Annotated[keys_lib.Key, fastapi.Depends(_counted)]
-_Known = Annotated[keys_lib.Key, fastapi.Depends(_key)]
+_known = fastapi.APIRouter(dependencies=[fastapi.Depends(_know)])
+_counted = fastapi.APIRouter(dependencies=[fastapi.Depends(_count)])
+_paying = fastapi.APIRouter(dependencies=[fastapi.Depends(_charge)])
 
 
 @_open.get('/', include_in_schema=False)
@@ -153,14 +154,14 @@ async def ready(request: fastapi.Request) -> responses.Response:
   )
 
 
-@_guarded.get('/metrics', **_described(None))
+@_known.get('/metrics', **_described(None))
 async def metrics(request: fastapi.Request) -> responses.Response:
   """Returns the metrics for Prometheus."""
   text, kind = _service(request).metrics.text()
   return responses.Response(text, media_type=kind)
 
 
-@_guarded.get('/v1/models', **_described(response_schema.Models))
+@_known.get('/v1/models', **_described(response_schema.Models))
 async def models(request: fastapi.Request) -> dict[str, Any]:
   """Lists the operating points, and each model alone."""
   service = _service(request)
@@ -171,7 +172,7 @@ async def models(request: fastapi.Request) -> dict[str, Any]:
   }
 
 
-@_guarded.get('/v1/models/{name:path}', **_described(response_schema.Model))
+@_known.get('/v1/models/{name:path}', **_described(response_schema.Model))
 async def model(request: fastapi.Request, name: str) -> dict[str, Any]:
   """Describes one entry of the list."""
   for found, point in _service(request).points.models():
@@ -193,64 +194,66 @@ def _model(request: fastapi.Request, name: str, point: Any) -> dict[str, Any]:
   }
 
 
-@_guarded.post(
+@_paying.post(
     '/v1/chat/completions',
     **_described(response_schema.ChatCompletion, streams=True),
 )
 async def chat(
-    request: fastapi.Request, body: openai_schema.Chat, key: _Paying
+    request: fastapi.Request, body: openai_schema.Chat
 ) -> responses.Response:
   """Answers a question put as a chat."""
-  return await _complete(request, body, key)
+  return await _complete(request, body)
 
 
-@_guarded.post(
+@_paying.post(
     '/v1/completions',
     **_described(response_schema.TextCompletion, streams=True),
 )
 async def completions(
-    request: fastapi.Request, body: openai_schema.Completion, key: _Paying
+    request: fastapi.Request, body: openai_schema.Completion
 ) -> responses.Response:
   """Answers one question or several, put as prompts."""
-  return await _complete(request, body, key)
+  return await _complete(request, body)
 
 
-@_guarded.post('/v1/decision', **_described(response_schema.Decided))
+@_paying.post('/v1/decision', **_described(response_schema.Decided))
 async def decision(
-    request: fastapi.Request, body: openai_schema.Decision, key: _Paying
+    request: fastapi.Request, body: openai_schema.Decision
 ) -> dict[str, Any]:
   """Decides at a trace without writing."""
   return await decision_lib.decide(_service(request), body)
 
 
-@_guarded.post('/v1/feedback', **_described(response_schema.Graded))
+@_counted.post('/v1/feedback', **_described(response_schema.Graded))
 async def feedback(
-    request: fastapi.Request, body: openai_schema.Feedback, key: _Counted
+    request: fastapi.Request, body: openai_schema.Feedback
 ) -> dict[str, Any]:
   """Takes the grade of an answer."""
   service = _service(request)
   found = await service.feedback.take(
-      body.id, key.name, correct=body.correct, answer=body.answer
+      body.id, _key(request).name, correct=body.correct, answer=body.answer
   )
   service.metrics.feedback.labels(str(found['correct']).lower()).inc()
   return found
 
 
-@_guarded.get('/v1/usage', **_described(response_schema.UsageOfKey))
-async def usage(request: fastapi.Request, key: _Known) -> dict[str, Any]:
+@_known.get('/v1/usage', **_described(response_schema.UsageOfKey))
+async def usage(request: fastapi.Request) -> dict[str, Any]:
   """Returns what the caller's key has used."""
-  used = _service(request).ledger.used(key.name)
-  return {'object': 'usage', 'key': key.name, 'models': used}
+  name = _key(request).name
+  used = _service(request).ledger.used(name)
+  return {'object': 'usage', 'key': name, 'models': used}
 
 
 async def _complete(
     request: fastapi.Request,
     body: openai_schema.Chat | openai_schema.Completion,
-    key: keys_lib.Key,
 ) -> responses.Response:
   """Answers a request for completions, as a whole or as a stream."""
   arrived = request.scope['state']['arrived']
-  exchange = exchange_lib.Exchange(_service(request), body, key, arrived)
+  exchange = exchange_lib.Exchange(
+      _service(request), body, _key(request), arrived
+  )
   note(request, model=exchange.choice.name, id=exchange.id, user=body.user)
   if not body.stream:
     found, headers = await _or_gone(request, exchange.whole())

@@ -121,9 +121,7 @@ class BatchedDecisions:
     padded = [*batch, *[batch[0]] * (size - len(batch))]
     features = np.stack([x.features for x in padded])
     policies = [(x.router.policy_index, x.router.level) for x in padded]
-    if (
-        len(set(policies)) == 1
-    ):  # Mostly so, and K policies take K times as long.
+    if len(set(policies)) == 1:  # Mostly so; K policies take K times as long.
       found = batch[0].router.probabilities(features)
     else:
       rows, levels = zip(*policies, strict=True)

@@ -15,8 +15,8 @@ class Ledger:
 
   Every usage counts when it is known, and not at the end of an answer: what was
   written for a client that went away was paid as well. A batch of a model ends
-  many steps at once. So usages are added up until all that the event loop has
-  to do now is done, and then written to the store together.
+  many steps at once. So usages are added up until the event loop has done all
+  that is due now, and then written to the store together.
 
   Args:
     store: where it is kept.

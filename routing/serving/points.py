@@ -283,7 +283,7 @@ def _is_tested(point: card_lib.OperatingPoint) -> bool:
 
 
 def _is_of_group(point: card_lib.OperatingPoint) -> bool:
-  """Returns whether a point promises nothing for questions of other groups."""
+  """Returns whether what a point promises is for one group of questions."""
   return any('group' in entry for entry in _entries(point))
 
 
