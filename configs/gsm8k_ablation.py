@@ -24,7 +24,7 @@ def sweep() -> list[dict[str, object]]:
   groups = [every, *left_out, ('confidence',), ('text',), ('progress', 'cost')]
   return [
       *({'features.groups': chosen} for chosen in groups),
-      *({'problems.train': number} for number in (50, 100, 250)),
+      *({'problems.train': number} for number in (50, 100, 200)),
       # Decides before the small model's next step, not after it.
       {'protocol.view': 'commit'},
       # Networks that see the earlier steps; one network for all budgets.

@@ -115,7 +115,7 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   if variant == 'shipped':
     config.data.directory = 'shipped/qwen25_coder'
     # What is collected so far: the first problems of each split.
-    config.problems.update(train=250, select=150, prove=150, test=300)
+    config.problems.update(train=400, select=150, prove=150, test=300)
     config.evaluation.num_live = 0  # There is no model to ask.
   if variant == 'smoke':
     config.problems.update(train=8, select=8, prove=8, test=8)
