@@ -236,6 +236,33 @@ class FillTest(parameterized.TestCase):
     self.assertContainsSubset(best.splitlines(), text.splitlines())
     self.assertNotIn('random per step', best)
 
+  def test_what_routers_earn_and_spend(self):
+    kept = results_page.DOCS / 'results'
+    content = json.loads((kept / 'arithmetic_demo_compared.json').read_text())
+    content = content['content']
+    views = ('routers', 'router_earnings', 'router_spending')
+    whole, earned, spent = (
+        results_page.table(
+            ['arithmetic_demo_compared', view, 'price'], kept
+        ).splitlines()
+        for view in views
+    )
+    names = lambda table: [row.split(' | ')[0] for row in table]
+    self.assertEqual(names(whole), names(earned))
+    self.assertEqual(names(whole), names(spent))
+    self.assertIn('cost for 50 %', earned[0])
+    place = names(spent).index('| FrugalGPT')
+    chosen = list(content['routers']['FrugalGPT']['at_budget'].values())[1]
+    for kind, number in chosen['tokens'].items():
+      self.assertIn(f'{kind} tokens', spent[0])
+      self.assertIn(f' {number:.1f} ', spent[place])
+    best = results_page.table(
+        ['arithmetic_demo_compared', 'best_routers', 'price'], kept
+    )
+    # The demo has no router with a reward model.
+    self.assertLen(best.splitlines(), 7)
+    self.assertIn('RouteLLM, classifier', best)
+
   def test_ladders_that_are_shown(self):
     counted = dict.fromkeys(walks.KINDS, 4)
     content = {'counts': counted, 'shown': ['## Lost: a\n\nb', '## Kept: c']}

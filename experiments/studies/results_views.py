@@ -13,6 +13,7 @@ from routing.evaluation import comparison
 from routing.evaluation import evaluator
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.outcomes import token_records
 
 Content = Mapping[str, Any]
 METHOD_COLUMNS = (
@@ -28,6 +29,7 @@ METHOD_COLUMNS = (
 )
 _ROUTER_COLUMNS = (
     'router',
+    'problems',
     'trials',
     'area [95 %]',
     '{reference} minus router',
@@ -36,6 +38,23 @@ _ROUTER_COLUMNS = (
     'acc @.4',
     'acc @.6',
     'decisions/s',
+)
+# How far a router closes the gap, at which cost, and what it loses and gains.
+_EARNING_COLUMNS = (
+    'router',
+    'cost for 50 %',
+    '80 %',
+    '95 % of the gap',
+    'loss @.4',
+    'gain @.4',
+)
+# What it needs, and takes at the middle one of three budgets.
+_SPENDING_COLUMNS = (
+    'router',
+    'needs',
+    'of select',
+    *(f'{kind} tokens @.4' for kind in token_records.KINDS),
+    's a problem @.4',
 )
 # Figures of a run of a sweep that tables show, where the sweep has them.
 _RUN_COLUMNS = (
@@ -54,6 +73,17 @@ _BEST = (
     'confidence',
     'random per question',
     'oracle',
+)
+# One router of each kind for the README's table: ours, the best learner of the
+# same ladders, the published stepwise router nearest to ours, which needs a
+# process reward model, and routers of whole questions, of a rule and of none.
+_BEST_ROUTERS = (
+    evaluator.REFERENCE,
+    'fitted Q, trees',
+    'TRIM, aggregate',
+    'RouteLLM, classifier',
+    'confidence',
+    'best constant',
 )
 TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
 _WIDTH = 150  # Of a line of text in the documents.
@@ -109,10 +139,32 @@ def transfer(content: Content) -> str:
 
 def routers(content: Content, metric: str) -> str:
   """Returns the table of a comparison in one cost metric."""
+  return _of_comparison(content, metric, _ROUTER_COLUMNS)
+
+
+def router_earnings(content: Content, metric: str) -> str:
+  """Returns what each router of a comparison earns at which cost."""
+  return _of_comparison(content, metric, _EARNING_COLUMNS)
+
+
+def router_spending(content: Content, metric: str) -> str:
+  """Returns what each router of a comparison needs, and its tokens."""
+  return _of_comparison(content, metric, _SPENDING_COLUMNS)
+
+
+def _of_comparison(
+    content: Content, metric: str, columns: Sequence[str]
+) -> str:
   rows = comparison.rows(content, metric)
-  head = budgets.header(content['cost_metrics'][metric], _ROUTER_COLUMNS)
+  head = budgets.header(content['cost_metrics'][metric], columns)
   head = [x.format(reference=content['reference']) for x in head]
-  return _columns(comparison.COLUMNS, rows, _ROUTER_COLUMNS, head)
+  return _columns(comparison.COLUMNS, rows, columns, head)
+
+
+def best_routers(content: Content, metric: str) -> str:
+  """Returns the areas of the routers that the README shows."""
+  figures = content['cost_metrics'][metric]
+  return _areas(figures, [x for x in _BEST_ROUTERS if x in figures['methods']])
 
 
 def _columns(
@@ -187,6 +239,9 @@ OF_METRIC = {
     'areas': areas,
     'best_areas': best_areas,
     'routers': routers,
+    'router_earnings': router_earnings,
+    'router_spending': router_spending,
+    'best_routers': best_routers,
 }
 OF_FILE = {
     'points': points,
