@@ -15,11 +15,11 @@ In keys, '_' also stands for a space. Formats are those of Python; besides them
 there are `interval`, a mean with its interval, and `difference`, the same with
 signs.
 
-Views: methods, areas, best_areas, points of a pipeline's results; routers,
-router_earnings, router_spending, best_routers of a comparison; runs of a sweep, whose file is table.parquet; transfer, methods of
-studies.transfer; methods of studies.headroom; responses of
-studies.routellm_responses; kinds, walked of studies.walks; made, of any file:
-how it was made.
+Views: methods, areas, points of a pipeline's results; routers, first_routers,
+router_earnings, router_spending of a comparison; runs of a sweep, whose file is
+table.parquet; transfer, methods of studies.transfer; methods of
+studies.headroom; responses of studies.routellm_responses; kinds, walked of
+studies.walks; made, of any file: how it was made.
 
 Run:  python -m experiments.studies.results_page
 Keep: python -m experiments.studies.results_page --keep=runs/demo/results.json --name=arithmetic_demo --command='...' --machine='...'

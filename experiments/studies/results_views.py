@@ -65,25 +65,16 @@ _RUN_COLUMNS = (
     'gap recovered',
     'validation score',
 )
-# The methods of the README's table, where there is room for the best only.
-_BEST = (
+# One router of each kind for the README's table: of tokens, ours, the best
+# learner of the same ladders, of whole questions, a rule, and the published
+# stepwise router nearest to ours, which needs a process reward model.
+_SHOWN_FIRST = (
+    'speculative sampling',
     evaluator.REFERENCE,
     'fitted Q, trees',
-    'boosting',
-    'confidence',
-    'random per question',
-    'oracle',
-)
-# One router of each kind for the README's table: ours, the best learner of the
-# same ladders, the published stepwise router nearest to ours, which needs a
-# process reward model, and routers of whole questions, of a rule and of none.
-_BEST_ROUTERS = (
-    evaluator.REFERENCE,
-    'fitted Q, trees',
-    'TRIM, aggregate',
     'RouteLLM, classifier',
     'confidence',
-    'best constant',
+    'TRIM, aggregate',
 )
 TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
 _WIDTH = 150  # Of a line of text in the documents.
@@ -101,12 +92,6 @@ def areas(content: Content, metric: str) -> str:
   """Returns the areas of all methods, and their distance to the policy."""
   figures = content['cost_metrics'][metric]
   return _areas(figures, tables.order(figures))
-
-
-def best_areas(content: Content, metric: str) -> str:
-  """Returns the same of the methods that the README shows."""
-  figures = content['cost_metrics'][metric]
-  return _areas(figures, [x for x in _BEST if x in figures['methods']])
 
 
 def _areas(figures: Content, names: Sequence[str]) -> str:
@@ -161,10 +146,10 @@ def _of_comparison(
   return _columns(comparison.COLUMNS, rows, columns, head)
 
 
-def best_routers(content: Content, metric: str) -> str:
+def first_routers(content: Content, metric: str) -> str:
   """Returns the areas of the routers that the README shows."""
   figures = content['cost_metrics'][metric]
-  return _areas(figures, [x for x in _BEST_ROUTERS if x in figures['methods']])
+  return _areas(figures, [x for x in _SHOWN_FIRST if x in figures['methods']])
 
 
 def _columns(
@@ -237,11 +222,10 @@ def made(said: Mapping[str, str], content: Content) -> str:
 OF_METRIC = {
     'methods': methods,
     'areas': areas,
-    'best_areas': best_areas,
     'routers': routers,
     'router_earnings': router_earnings,
     'router_spending': router_spending,
-    'best_routers': best_routers,
+    'first_routers': first_routers,
 }
 OF_FILE = {
     'points': points,
