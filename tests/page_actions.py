@@ -13,12 +13,14 @@ class Run:
     more: words that are appended.
     leaves: files, in the copy of the checkout, that must be there afterwards.
     says: regular expression that must match somewhere in what it prints.
+    code: exit code of a run that succeeds.
   """
 
   changes: tuple[tuple[str, str], ...] = ()
   more: tuple[str, ...] = ()
   leaves: tuple[str, ...] = ()
   says: str = ''
+  code: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

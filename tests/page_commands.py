@@ -221,7 +221,7 @@ def small(command: Command, does: page_actions.Run, home: Checkout) -> str:
 
 def fault(does: page_actions.Run, home: Checkout, code: int, said: str) -> str:
   """Returns what is wrong after a command; '' if nothing is."""
-  if code:
+  if code != does.code:
     last = '\n'.join(said.splitlines()[-_LAST_LINES:])
     return f'ended with code {code}:\n{last}'
   missing = [x for x in does.leaves if not (home.root / x).exists()]

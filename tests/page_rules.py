@@ -40,8 +40,8 @@ _SHORT = (
     '--config.evaluation.num_coverage_samples=0',
 )
 _PLANS = 'What would be done'
+_BOUNDS = 'low and high'
 _PLANNED = Run(more=('--dry_run',), says=_PLANS)
-_PLANNED_COLLECTION = Run(more=('--dry_run',), says='low and high')
 
 _FILES = (
     *('report.html', 'table.md', 'frontier.png', 'cost_metrics.png'),
@@ -158,33 +158,48 @@ _REAL_PAIR = (
 _OTHER_MODELS = (
     Rule(_PIPELINE + r'own_models\.py(:servers)? (?!.*dry_run).*', _PLANNED),
     Rule(_PIPELINE + r'own_models\.py .* --dry_run', Run(says=_PLANS)),
-    Rule(_PIPELINE + r'arithmetic_(vllm|servers)\.py .*', _PLANNED),
+    Rule(
+        _PIPELINE + r'arithmetic_(vllm|servers)\.py .*',
+        Run((_FULL,), ('--dry_run',), says=_PLANS),
+    ),
     Rule(_PIPELINE + r'gsm8k_qwen25_coder\.py:cpu .*', _PLANNED),
     Rule(_PIPELINE + r'paper\.py:.*', _PLANNED),
     Rule(
         r'python -m experiments\.scoring\.score_steps .*',
         Run(more=('--dry_run',)),
     ),
-    Rule(_COLLECT + r'own_models\.py .*', _PLANNED_COLLECTION),
+    Rule(
+        _COLLECT + r'own_models\.py .*', Run(more=('--dry_run',), says=_BOUNDS)
+    ),
     Rule(
         r'OPENAI_API_KEY=\.\.\. ' + _COLLECT + r'arithmetic_paid\.py .*',
-        Run(
-            changes=(('=... ', '=none '),),
-            more=_PLANNED_COLLECTION.more,
-            says=_PLANNED_COLLECTION.says,
-        ),
+        Run((('=... ', '=none '), _FULL), ('--dry_run',), says=_BOUNDS),
     ),
     Rule(
-        _COLLECT + r'arithmetic_paid\.py (?!.*dry_run).*', _PLANNED_COLLECTION
+        _COLLECT + r'arithmetic_paid\.py (?!.*dry_run).*',
+        Run((_FULL,), ('--dry_run',), says=_BOUNDS),
     ),
-    Rule(_COLLECT + r'arithmetic_paid\.py .* --dry_run', Run()),
-    Rule(_PIPELINE + r'arithmetic_paid\.py (?!.*dry_run).*', _PLANNED),
-    Rule(_PIPELINE + r'arithmetic_paid\.py .* --dry_run .*', Run(says=_PLANS)),
+    Rule(
+        _COLLECT + r'arithmetic_paid\.py .* --dry_run',
+        Run((_FULL,), says=_BOUNDS),
+    ),
+    Rule(
+        _PIPELINE + r'arithmetic_paid\.py (?!.*dry_run).*',
+        Run((_FULL,), ('--dry_run',), says=_PLANS),
+    ),
+    Rule(
+        _PIPELINE + r'arithmetic_paid\.py .* --dry_run .*',
+        Run((_FULL,), says=_PLANS),
+    ),
     Rule(_PIPELINE + r'arithmetic\.py:smoke .* --dry_run', Run(says=_PLANS)),
 )
 
 _REST = (
-    Rule(r'python -m experiments\.train --helpshort', Run(says='--workdir')),
+    # absl ends with 1 after help.
+    Rule(
+        r'python -m experiments\.train --helpshort',
+        Run(says='--workdir', code=1),
+    ),
     Rule(_STUDY + 'results_page', Run()),
 )
 
