@@ -216,7 +216,7 @@ def small(command: Command, does: page_actions.Run, home: Checkout) -> str:
     if old not in text:
       raise ValueError(f'{command}\n  lacks {old!r}, which its rule changes.')
     text = text.replace(old, new)
-  return ' '.join([text, *does.more])
+  return ' '.join([text.strip(), *does.more])
 
 
 def fault(does: page_actions.Run, home: Checkout, code: int, said: str) -> str:
@@ -294,7 +294,9 @@ def run_all(
       ):
         if not words or any(word in str(command) for word in words):
           text = small(command, rule.does, home)
-          together.setdefault((text, rule.does), []).append(command)
+          # How two became the same plays no part.
+          does = dataclasses.replace(rule.does, changes=(), more=())
+          together.setdefault((text, does), []).append(command)
     for (text, does), commands in together.items():
       start, before = time.monotonic(), _processor_seconds()
       print(f'+ {text}', flush=True)

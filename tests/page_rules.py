@@ -29,6 +29,16 @@ _FEW = (
     '"--config.evaluation.learners=(\'fitted Q, linear\',)"',
     '--config.evaluation.num_live=2',
 )
+# Where all answers have to be collected anew.
+_TINY = (
+    '--config.problems.train=16',
+    '--config.problems.select=8',
+    '--config.problems.prove=8',
+    '--config.problems.test=8',
+    '--config.batch_size=8',
+    '--config.evaluation.num_live=0',
+    "'--config.evaluation.learners=()'",
+)
 _ROUTERS = "\"--config.compare.routers=('policy', 'best constant')\""
 # The recorded answers of the real pair have one size.
 _SHORT = (
@@ -112,18 +122,26 @@ _EMBEDDED_PAIR = (
     ),
     Rule(
         r'python -m experiments\.pretrain .* --workdir=runs/pair1',
-        Run(changes=(_FULL,), leaves=('runs/pair1/small', 'runs/pair1/large')),
+        Run(
+            changes=(_FULL,),
+            # Compiling the optimizer takes longest, layer by layer.
+            more=(
+                '--config.small.shape.num_layers=1',
+                '--config.large.shape.num_layers=1',
+            ),
+            leaves=('runs/pair1/small', 'runs/pair1/large'),
+        ),
     ),
     Rule(
         _PIPELINE + r'arithmetic\.py .*model=runs/pair1/small.*',
-        Run(changes=(_FULL,), more=_FEW),
+        Run(changes=(_FULL,), more=(*_TINY, '--config.collect.max_tokens=66')),
     ),
     Rule(
         _STUDY + r'protocol_runs .*',
         Run(
             changes=(_FULL,),
             # The last of two flags counts.
-            more=("'--config.evaluation.learners=()'", '--runs=redraft_exact'),
+            more=(*_TINY, '--runs=redraft_exact'),
             leaves=('runs/protocols/protocols.md',),
         ),
     ),
