@@ -46,7 +46,7 @@ _PROGRAM = re.compile(
 )
 # The part of a line before its comment; a '#' in quotes begins none.
 _CODE = re.compile(r"""((?:'[^']*'|"[^"]*"|[^'"])*?)(?:(?:^|\s+)#\s.*)?$""")
-_LONGEST = 300  # Seconds for one command.
+_LONGEST = 900  # Seconds for one command; only what hangs takes as long.
 _LAST_LINES = 30  # Of the output of a command that fails.
 
 
@@ -188,8 +188,10 @@ class Checkout:
     try:
       process.wait(_LONGEST)
     except subprocess.TimeoutExpired:
-      os.killpg(process.pid, signal.SIGKILL)
-    return process.wait(), log.read_text()
+      pass  # It is ended, and its exit code says so.
+    finally:
+      _end(process)
+    return process.returncode, log.read_text()
 
   def made(self, target: str) -> str:
     """Returns the program that a target of the Makefile starts."""
@@ -257,9 +259,14 @@ def served(
     process.terminate()
     return fault(does, home, process.wait(60), log.read_text())
   finally:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+  """Ends a command with all that it has started."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
 
 
 def _is_ready(process: subprocess.Popen, url: str) -> bool:
@@ -336,6 +343,8 @@ def _requests(covered, pages):
 
 def main(words: Sequence[str]) -> None:
   """Runs what `words` choose, or lists it."""
+  # So that the command in progress is ended, too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped.'))
   covered, faults = assigned(all_commands(), page_rules.RULES)
   if faults:
     sys.exit('\n'.join(faults))
