@@ -1,7 +1,7 @@
 """How the commands of the documents are made small, and run.
 
-`RULES` is the table. The commands run in its order, so that a later one finds
-what an earlier one has left. See `page_commands`.
+`RULES` is the table. The commands of a lane run in its order, so that a later
+one finds what an earlier one has left. See `page_commands`.
 """
 
 from tests import page_left
@@ -137,12 +137,20 @@ _EMBEDDED_PAIR = (
         Run(changes=(_FULL,), more=(*_TINY, '--config.collect.max_tokens=66')),
     ),
     Rule(
-        _STUDY + r'protocol_runs .*',
+        _STUDY + 'protocol_runs .* --workdir=runs/protocols',
         Run(
             changes=(_FULL,),
-            # The last of two flags counts.
             more=(*_TINY, '--runs=redraft_exact'),
             leaves=('runs/protocols/protocols.md',),
+        ),
+    ),
+    Rule(
+        _STUDY + 'protocol_runs .* --workdir=runs/protocols_tuned .*',
+        Run(
+            # Continues what the one before has made, with its number of trials.
+            changes=(_FULL, ('protocols_tuned', 'protocols'), ('=3 ', '=1 ')),
+            # The last of two flags counts.
+            more=(*_TINY, '--runs=redraft_exact'),
         ),
     ),
 )
@@ -221,4 +229,6 @@ _REST = (
     Rule(_STUDY + 'results_page', Run()),
 )
 
-RULES = (*_EMBEDDED_PAIR, *_REAL_PAIR, *_OTHER_MODELS, *_REST, *page_left.RULES)
+# Each runs beside the others, which need nothing of it.
+LANES = (_EMBEDDED_PAIR, (*_REAL_PAIR, *_OTHER_MODELS, *_REST))
+RULES = (*(rule for lane in LANES for rule in lane), *page_left.RULES)
