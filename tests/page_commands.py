@@ -158,7 +158,11 @@ class Checkout:
     ]
     (root / 'problems.jsonl').write_text('\n'.join(lines) + '\n')
     self._is_stopped, self._started = False, []
-    self._environment = os.environ | {
+    # The Makefile's own values, whatever the caller has set for it.
+    makefile = (root / 'Makefile').read_text(encoding='utf-8')
+    set_there = re.findall(r'^(\w+) \?=', makefile, re.M)
+    environment = {x: y for x, y in os.environ.items() if x not in set_there}
+    self._environment = environment | {
         # `python` is the interpreter that runs this.
         'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
         'PYTHONPATH': str(root),
