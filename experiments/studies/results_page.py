@@ -161,7 +161,7 @@ def value(words: Sequence[str], folder: pathlib.Path) -> str:
 
 
 def table(words: Sequence[str], folder: pathlib.Path) -> str:
-  """Returns one table, or for the view 'made' a sentence.
+  """Returns what stands between two comments of a page: a table or a sentence.
 
   Args:
     words: name of the file, the view, and the metric of views that have one.

@@ -113,7 +113,11 @@ def points(content: Content) -> str:
 
 
 def transfer(content: Content) -> str:
-  """Returns the operating points of `studies.transfer`, first as kept."""
+  """Returns a table of operating points on another task.
+
+  First those with the thresholds of the old task, then with thresholds chosen
+  again; see `studies.transfer`.
+  """
   rows = [
       [name, *row]
       for name in TRANSFERRED
@@ -123,7 +127,7 @@ def transfer(content: Content) -> str:
 
 
 def routers(content: Content, metric: str) -> str:
-  """Returns the table of a comparison in one cost metric."""
+  """Returns a table of all routers of a comparison, in one cost metric."""
   return _of_comparison(content, metric, _ROUTER_COLUMNS)
 
 
@@ -147,7 +151,7 @@ def _of_comparison(
 
 
 def first_routers(content: Content, metric: str) -> str:
-  """Returns the areas of the routers that the README shows."""
+  """Returns a short table of a comparison: one router of each kind."""
   figures = content['cost_metrics'][metric]
   return _areas(figures, [x for x in _SHOWN_FIRST if x in figures['methods']])
 
@@ -164,7 +168,7 @@ def _columns(
 
 
 def runs(content: Content) -> str:
-  """Returns a table of the runs of a sweep; see `sweep_table.averaged`."""
+  """Returns a table of a sweep: what each run changed, and its mean figures."""
   found = content['runs']
   # The fields that were swept stand before the number of runs.
   fields = list(found[0])[: list(found[0]).index('runs')]
@@ -193,7 +197,7 @@ def kinds(content: Content) -> str:
 
 
 def walked(content: Content) -> str:
-  """Returns the ladders that `studies.walks` shows, step by step."""
+  """Returns some problems and how a router went through them, step by step."""
   return '\n\n'.join(f'#{x}' for x in content['shown'])
 
 
