@@ -27,8 +27,8 @@ def sweep() -> list[dict[str, object]]:
       *({'problems.train': number} for number in (50, 100, 200)),
       # Decides before the small model's next step, not after it.
       {'protocol.view': 'commit'},
-      # Networks that see the earlier steps; one network for all budgets.
+      # Networks that see the earlier steps; a network for each budget.
       {'network.kind': 'gru'},
       {'network.kind': 'attention'},
-      {'network.is_conditioned': True},
+      {'network.is_conditioned': False},
   ]
