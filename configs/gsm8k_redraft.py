@@ -26,11 +26,14 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config = gsm8k_qwen25_coder.get_config(variant)
   redraft = arithmetic_redraft.get_config('vtrace')
   config.update({name: redraft[name] for name in _PARTS})
-  config.objective.update({
-      name: redraft.objective[name]
-      for name in redraft.objective
-      if name not in config.objective or name in ('estimator', 'entropy_weight')
-  })
+  config.objective.update(
+      {
+          name: redraft.objective[name]
+          for name in redraft.objective
+          if name not in config.objective
+          or name in ('estimator', 'entropy_weight')
+      }
+  )
   config.data.kind = 'rollouts'
   config.protocol.update(name='redraft', view='')
   config.behaviour.trajectories = 2
