@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import functools
+import os
 import pathlib
 import socket
 import subprocess
@@ -39,17 +41,33 @@ def arguments(
   return [sys.executable, '-m', 'vllm.entrypoints.openai.api_server', *words]
 
 
+def _start(
+    command: Sequence[str], cores: Sequence[int], **options
+) -> subprocess.Popen:
+  """Starts a process that runs on some cores only; none given = on all."""
+  if cores:
+    options['preexec_fn'] = functools.partial(os.sched_setaffinity, 0, cores)
+  return subprocess.Popen(command, **options)
+
+
 @contextlib.contextmanager
 def serve(
-    name: str, model: pathlib.Path | str, settings: vllm.Settings
+    name: str,
+    model: pathlib.Path | str,
+    settings: vllm.Settings,
+    cores: Sequence[int] = (),
 ) -> Iterator[str]:
   """Starts a server; gives its address at once, before it is up.
 
-  See `arguments`; several may start side by side. Then `wait_for` each.
+  Several may start side by side. Then `wait_for` each.
+
+  Args:
+    name, model, settings: see `arguments`.
+    cores: see `serve_router`.
   """
   port = free_port()
-  process = subprocess.Popen(
-      arguments(name, model, settings, port), stdout=subprocess.DEVNULL
+  process = _start(
+      arguments(name, model, settings, port), cores, stdout=subprocess.DEVNULL
   )
   try:
     yield f'http://127.0.0.1:{port}'
@@ -71,17 +89,20 @@ class Running:
 
 
 @contextlib.contextmanager
-def serve_router(words: Sequence[str], log: pathlib.Path) -> Iterator[Running]:
+def serve_router(
+    words: Sequence[str], log: pathlib.Path, cores: Sequence[int] = ()
+) -> Iterator[Running]:
   """Starts `experiments.serve` as a process; ends it as an operator would.
 
   Args:
     words: flags of the command, without the port.
     log: file that gets what the command logs.
+    cores: indices of the processor's cores that it may use; none given = all.
   """
   port = free_port()
   command = [sys.executable, '-m', 'experiments.serve', f'--port={port}']
   with log.open('w') as stream:
-    process = subprocess.Popen([*command, *words], stderr=stream)
+    process = _start([*command, *words], cores, stderr=stream)
   try:
     url = f'http://127.0.0.1:{port}'
     wait_for(url)

@@ -277,7 +277,10 @@ def main(argv: Sequence[str]) -> None:
       from benchmarks import serving_beside
 
       found['beside'] = serving_beside.measure(
-          flags.FLAGS.beside, flags.FLAGS.litellm, pathlib.Path(home)
+          flags.FLAGS.beside,
+          flags.FLAGS.litellm,
+          pathlib.Path(home),
+          is_apart=flags.FLAGS.apart,
       )
   print(json.dumps(rounded(found)))
   if wrong := faults(found):
@@ -292,4 +295,5 @@ if __name__ == '__main__':
   flags.DEFINE_string(
       'litellm', '', "Path of the command 'litellm'; '' = without its proxy."
   )
+  flags.DEFINE_bool('apart', False, 'Whether vLLM has a core of its own.')
   app.run(main)

@@ -9,6 +9,10 @@ the shipped pair on this machine's processor. The same kind of questions go
 - to the same, to a router (`router`). Its policy is untrained and hands over
   about half: for the time that it takes, what it has learnt plays no part.
 
+With `--apart` the two servers of vLLM share the last core, and everything else
+has the others. So the models take no time from the service, as where they run
+on other machines or on a GPU.
+
 Every side answers first one question at a time, then several streams. Sides
 take turns in rounds, and no question comes twice, so that no side profits from
 another's cache.
@@ -205,7 +209,7 @@ def _added(
 
 
 def measure(
-    num_requests: int, litellm: str, home: pathlib.Path
+    num_requests: int, litellm: str, home: pathlib.Path, *, is_apart: bool
 ) -> dict[str, Any]:
   """Measures all sides; returns what is printed.
 
@@ -213,7 +217,14 @@ def measure(
     num_requests: to each side.
     litellm: the command of LiteLLM's proxy; '' = without it.
     home: a directory for files.
+    is_apart: whether the models have a core of their own.
+
+  Raises:
+    ValueError: if the models are to have a core of their own, and there is one.
   """
+  *others, last = sorted(os.sched_getaffinity(0))
+  if is_apart and not others:
+    raise ValueError('--apart needs two cores or more; this machine has one.')
   ours = arithmetic_vllm.get_config()
   builders.set_environment(ours)
   config = arithmetic_servers.get_config()
@@ -225,7 +236,12 @@ def measure(
   with contextlib.ExitStack() as stack:
     urls = [
         stack.enter_context(
-            servers.serve(route.name, route.folder, back_ends.settings(route))
+            servers.serve(
+                route.name,
+                route.folder,
+                back_ends.settings(route),
+                [last] if is_apart else (),
+            )
         )
         for route in builders.routes(ours)
     ]
@@ -233,8 +249,13 @@ def measure(
       servers.wait_for(url)
       words += [f'--config.routes[{i}].settings.base_url={url}/v1']
     service = stack.enter_context(
-        servers.serve_router(words, home / 'beside.log')
+        servers.serve_router(
+            words, home / 'beside.log', others if is_apart else ()
+        )
     )
+    if is_apart:  # The client, and the proxy that it starts.
+      os.sched_setaffinity(0, others)
+      stack.callback(os.sched_setaffinity, 0, [*others, last])
     sides = {'vllm': (urls[-1], 'large')}
     if litellm:
       proxy = stack.enter_context(litellm_proxy(litellm, urls[-1], home))

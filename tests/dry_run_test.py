@@ -16,6 +16,7 @@ from configs import arithmetic_paid
 from configs import arithmetic_rollouts
 from configs import arithmetic_switch
 from configs import gsm8k_qwen25_coder
+from configs import gsm8k_redraft
 from configs import paper
 from experiments import collect
 from experiments import dry_run
@@ -183,6 +184,7 @@ class UnknownTest(parameterized.TestCase):
       (paper.get_config('gsm8k'), None),
       (paper.get_config('gpt41_mini'), 1_000),
       (gsm8k_qwen25_coder.get_config(), 600),
+      (gsm8k_redraft.get_config(), 400),
   )
   def test_without_problems_and_tokenizers(self, config, num_problems):
     for route in config.routes:

@@ -166,7 +166,7 @@ _REAL_PAIR = (
         Run(more=_SHORT, leaves=('runs/real/headroom.json',)),
     ),
     Rule(
-        _PIPELINE + r'gsm8k_qwen25_coder\.py:shipped .*=gsm8k .*',
+        _PIPELINE + r'gsm8k_qwen25_coder\.py:shipped .*data\.subject=.*',
         Run(more=_SHORT),
     ),
     Rule(_STUDY + f'transfer {_REAL} .*', Run(more=_SHORT)),
