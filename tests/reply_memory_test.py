@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import pathlib
 
 from absl.testing import absltest
@@ -104,6 +105,16 @@ class ReplyMemoryTest(parameterized.TestCase):
     _ask(wrapped)
     self.assertNotEmpty(engine.requests)
     self.assertNotEmpty(reply_memory.DiskMemory(self.path))
+
+  def test_slow_replies_are_in_the_file_before_a_block_is_full(self):
+    now = 0.0
+    memory = reply_memory.DiskMemory(self.path, clock=lambda: now)
+    _, wrapped = self._wrapped()
+    step = _ask(wrapped, _REQUESTS[:1])[0][0]
+    os.remove(self.path)  # What the other engine has kept.
+    for now, num_kept in ((0.0, 0), (19.0, 0), (21.0, 3), (30.0, 3)):
+      memory.store(f'{now}', '', '', [step], 1)
+      self.assertLen(reply_memory.DiskMemory(self.path), num_kept)
 
 
 if __name__ == '__main__':

@@ -4,8 +4,10 @@ Routers of a comparison often make the same requests. The file lets them share
 the replies, in later runs as well.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import pathlib
+import time
 
 import pyarrow as pa
 
@@ -14,7 +16,10 @@ from routing.engines import memoized
 from routing.shards import columns
 from routing.shards import record_log
 
-_BLOCK = 256  # Replies per record of the file; a crash loses at most as many.
+# Replies are written in records: at the latest when there are so many, or when a
+# new one comes so many seconds after the first. A crash loses those in between;
+# a large model may need minutes for a dozen.
+_BLOCK, _SECONDS = 256, 20.0
 
 
 class DiskMemory(memoized.Memory):
@@ -25,14 +30,22 @@ class DiskMemory(memoized.Memory):
   Args:
     path: the file; its directory must exist.
     keeps_hidden: see `Memory`.
+    clock: seconds that rise.
 
   Raises:
     ValueError: if the file is damaged.
   """
 
-  def __init__(self, path: pathlib.Path, *, keeps_hidden: bool = True):
+  def __init__(
+      self,
+      path: pathlib.Path,
+      *,
+      keeps_hidden: bool = True,
+      clock: Callable[[], float] = time.monotonic,
+  ):
     super().__init__(keeps_hidden=keeps_hidden, keeps_exact=True)
-    self._path = path
+    self._path, self._clock = path, clock
+    self._since = clock()  # Of the first reply that is not in the file.
     self._pending: list[tuple[str, str, str, list[types.Step], int]] = []
     for record in record_log.repair(path):
       for row in _decode(record):
@@ -48,8 +61,11 @@ class DiskMemory(memoized.Memory):
   ) -> None:
     """Puts a reply into the store and, with later ones, into the file."""
     super().store(question, trace, key, steps, num_read)
+    if not self._pending:
+      self._since = self._clock()
     self._pending.append((question, trace, key, list(steps), num_read))
-    if len(self._pending) >= _BLOCK:
+    is_late = self._clock() - self._since >= _SECONDS
+    if is_late or len(self._pending) >= _BLOCK:
       self.flush()
 
   def flush(self) -> None:
