@@ -295,5 +295,7 @@ if __name__ == '__main__':
   flags.DEFINE_string(
       'litellm', '', "Path of the command 'litellm'; '' = without its proxy."
   )
-  flags.DEFINE_bool('apart', False, 'Whether vLLM has a core of its own.')
+  flags.DEFINE_bool(
+      'apart', False, 'Whether vLLM, if there, has a core of its own.'
+  )
   app.run(main)

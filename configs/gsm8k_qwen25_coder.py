@@ -112,7 +112,7 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config.train_seeds = (0, 1, 2)
   # A few hundred problems are few for a network for each budget. One network
   # that is told the budget learns from all of them; experiments/LOG.md has the
-  # figures, of training problems.
+  # figures, of training and `select` problems.
   config.network.is_conditioned = True
   # The small model alone costs about .6.
   config.calibration.budgets = (0.7, 0.8, 0.9)

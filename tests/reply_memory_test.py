@@ -111,7 +111,7 @@ class ReplyMemoryTest(parameterized.TestCase):
     memory = reply_memory.DiskMemory(self.path, clock=lambda: now)
     _, wrapped = self._wrapped()
     step = _ask(wrapped, _REQUESTS[:1])[0][0]
-    os.remove(self.path)  # What the other engine has kept.
+    os.remove(self.path)  # Asking for the step has written it.
     for now, num_kept in ((0.0, 0), (19.0, 0), (21.0, 3), (30.0, 3)):
       memory.store(f'{now}', '', '', [step], 1)
       self.assertLen(reply_memory.DiskMemory(self.path), num_kept)

@@ -16,9 +16,9 @@ from routing.engines import memoized
 from routing.shards import columns
 from routing.shards import record_log
 
-# Replies are written in records: at the latest when there are so many, or when a
-# new one comes so many seconds after the first. A crash loses those in between;
-# a large model may need minutes for a dozen.
+# A record of the file holds at most so many replies. It is written when it is
+# full, and when a reply comes this long after its first one: a large model may
+# need an hour for a full record. A crash loses the unwritten record.
 _BLOCK, _SECONDS = 256, 20.0
 
 
