@@ -110,9 +110,8 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config.protocol.max_decisions = 8
   config.collect.update(max_tokens=256, concurrency=16, shard_size=50)
   config.train_seeds = (0, 1, 2)
-  # A few hundred problems are few for a network for each budget. One network
-  # that is told the budget learns from all of them; experiments/LOG.md has the
-  # figures, of training and `select` problems.
+  # On training and `select` problems one network that is told the budget was
+  # better than one for each budget; the figures are in experiments/LOG.md.
   config.network.is_conditioned = True
   # The small model alone costs about .6.
   config.calibration.budgets = (0.7, 0.8, 0.9)

@@ -16,7 +16,10 @@ from configs import gsm8k_qwen25_coder
 
 VARIANTS = ('gpu', 'cpu', 'smoke')
 # What a run in redraft needs, and one in escalate does not have.
-_PARTS = ('behaviour', 'critics', 'trust_region', 'stream', 'on_policy')
+_PARTS = (
+    *('objective', 'behaviour', 'critics'),
+    *('trust_region', 'stream', 'on_policy'),
+)
 
 
 def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
@@ -26,14 +29,7 @@ def get_config(variant: str = 'gpu') -> ml_collections.ConfigDict:
   config = gsm8k_qwen25_coder.get_config(variant)
   redraft = arithmetic_redraft.get_config('vtrace')
   config.update({name: redraft[name] for name in _PARTS})
-  config.objective.update(
-      {
-          name: redraft.objective[name]
-          for name in redraft.objective
-          if name not in config.objective
-          or name in ('estimator', 'entropy_weight')
-      }
-  )
+  config.objective.levels = ()  # Spread by what the small model costs.
   config.data.kind = 'rollouts'
   config.protocol.update(name='redraft', view='')
   config.behaviour.trajectories = 2

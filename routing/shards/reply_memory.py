@@ -23,7 +23,7 @@ _BLOCK, _SECONDS = 256, 20.0
 
 
 class DiskMemory(memoized.Memory):
-  """A `Memory` that reads a file at first and appends new replies to it.
+  """Replies that are read from a file at first; new ones are added to it.
 
   Only one process may write to the file.
 
@@ -59,7 +59,7 @@ class DiskMemory(memoized.Memory):
       steps: Sequence[types.Step],
       num_read: int,
   ) -> None:
-    """Puts a reply into the store and, with later ones, into the file."""
+    """Remembers a reply; writes those that wait to the file when it is time."""
     super().store(question, trace, key, steps, num_read)
     if not self._pending:
       self._since = self._clock()
@@ -69,7 +69,7 @@ class DiskMemory(memoized.Memory):
       self.flush()
 
   def flush(self) -> None:
-    """Appends the replies that are not in the file yet."""
+    """Writes the replies that are not in the file yet to its end."""
     if self._pending:
       record_log.append(self._path, _encode(self._pending))
       self._pending.clear()
@@ -78,7 +78,7 @@ class DiskMemory(memoized.Memory):
 def _encode(
     rows: Sequence[tuple[str, str, str, list[types.Step], int]],
 ) -> bytes:
-  """Returns replies as an Arrow stream."""
+  """Returns replies as one record of the file, an Arrow stream."""
   question, trace, key, steps, num_read = zip(*rows, strict=True)
   table = pa.table(
       {
@@ -99,7 +99,7 @@ def _encode(
 def _decode(
     record: bytes,
 ) -> list[tuple[str, str, str, list[types.Step], int]]:
-  """Returns the replies of `_encode`."""
+  """Returns the replies that a record of the file holds."""
   with pa.ipc.open_stream(record) as stream:
     table = stream.read_all()
   plain = [
