@@ -23,5 +23,8 @@ def get_config(variant: str = 'shipped') -> ml_collections.ConfigDict:
   # There is no model to ask, or it answers some problems only.
   config.compare.num_live.update(train=0, select=0, test=0)
   if variant == 'live':
-    config.compare.num_live.update(train=100, select=50, test=100)
+    config.compare.num_live.update(train=100, select=30, test=100)
+    for route in config.routes:
+      # Judges are asked while answers are written; each keeps its cache.
+      route['settings'].num_aside_slots = route['settings'].num_slots
   return config

@@ -14,6 +14,7 @@ from routing.engines import scripted
 from routing.grading import equivalence
 from routing.rollout import driver
 from routing.rollout import step_requests
+from routing.routers import informants
 from routing.tasks import prompt as prompt_lib
 from tests import scripted_pair
 
@@ -161,6 +162,37 @@ class InquiryTest(parameterized.TestCase):
             if x.kind == 'probe'
         ],
         [(1, len(x), 0, 1) for x in asked],
+    )
+
+  def test_of_questions_in_words_a_common_beginning_counts_as_cached(self):
+    informant = informants.InWords(
+        lambda trace: f'Grade the end: {trace.text}{trace.draft.text}',
+        lambda reply: float(reply == 'Y'),
+        route=1,
+    )
+
+    def large(request):
+      if isinstance(request.question, prompt_lib.Plain):
+        return 'No' if 'yes' in request.question else 'Yes'
+      return 'No\n\n#### 3'[len(request.trace) :]
+
+    engines = [
+        scripted.ScriptedEngine('s', 0, scripted.recite('no\n\nyes\n\n#### 4')),
+        scripted.ScriptedEngine('l', 1, large),
+    ]
+    got = _answer(
+        _Threshold(informant), protocols.Protocol('redraft'), engines=engines
+    )
+    self.assertEqual(got.text, 'no\n\n#### 3')
+    # The second text is the first one and 'yes\n\n'; a token is a character.
+    first = len('Grade the end: no\n\n')
+    self.assertEqual(
+        [
+            (x.route, x.read, x.cached, x.written)
+            for x in got.calls
+            if x.kind == 'probe'
+        ],
+        [(1, first, 0, 1), (1, len('yes\n\n'), first, 1)],
     )
 
   def test_a_plain_text_is_put_without_the_words_of_the_task(self):

@@ -24,6 +24,7 @@ class LlamaCppCase(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     folder = pathlib.Path(absltest.get_default_test_tmpdir())
+    folder.mkdir(parents=True, exist_ok=True)
     cls.file = folder / 'small.gguf'
     gguf_files.write(SMALL, cls.file)
     cls.prompter = prompts.Prompter(prompts.load_tokenizer(SMALL))

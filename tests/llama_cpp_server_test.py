@@ -6,6 +6,7 @@ from unittest import mock
 from absl.testing import absltest
 
 from routing.engines import engine as engine_lib
+from routing.tasks import prompt as prompt_lib
 from tests import llama_cpp_case
 from tests import sessions
 
@@ -33,6 +34,30 @@ class LlamaCppServerTest(llama_cpp_case.LlamaCppCase):
     for steps, alone in zip(found, apart, strict=True):
       self.assertGreaterEqual(steps[0].usage.cached, shared)
       self.assertEqual(steps[0].token_ids, alone[0].token_ids)
+
+  def test_asides_with_slots_of_their_own_displace_no_answer(self):
+    question, *others = llama_cpp_case.QUESTIONS[:3]
+    asides = list(map(prompt_lib.Plain, others))
+    request = engine_lib.Request(max_tokens=4)
+
+    async def run(num_aside_slots):
+      engine = self.make(num_slots=1, num_aside_slots=num_aside_slots)
+      asked = (question, asides[0], question, asides[1], asides[1])
+      try:
+        return [(await engine.reply(x, request))[0] for x in asked]
+      finally:
+        await engine.close()
+
+    apart, together = asyncio.run(run(1)), asyncio.run(run(0))
+    self.assertEqual(
+        [x.token_ids for x in apart], [x.token_ids for x in together]
+    )
+    # All but the last token, which gives the logits of the first new one.
+    count = len(self.prompter.ids(question, ''))
+    self.assertEqual(apart[2].usage.cached, count - 1)
+    self.assertLess(together[2].usage.cached, count - 1)
+    again = len(self.prompter.ids(asides[1], ''))
+    self.assertEqual(apart[4].usage.cached, again - 1)
 
   def test_steps_are_told_while_they_are_written(self):
     fields = dict(to_end=True, max_tokens=180)

@@ -13,6 +13,7 @@ from routing.engines import embedded
 from routing.engines import endpoint as endpoint_lib
 from routing.engines import engine as engine_lib
 from routing.engines import llama_cpp
+from routing.engines import llama_cpp_stream
 from routing.engines import openai
 from routing.engines import route as route_lib
 from routing.lm import export
@@ -243,7 +244,7 @@ class LlamaCppTest(llama_cpp_case.LlamaCppCase):
       asyncio.run(run(200, 'error: {"code": 400, "message": "too long"}\n\n'))
 
   def test_a_character_of_several_tokens(self):
-    reply = llama_cpp._Reply()
+    reply = llama_cpp_stream.Reply()
     for event in (
         dict(content='a', tokens=[7], tokens_predicted=1, stop=False),
         dict(content='é', tokens=[9], tokens_predicted=3, stop=False),
@@ -258,7 +259,7 @@ class LlamaCppTest(llama_cpp_case.LlamaCppCase):
       reply.add(event)
     written = reply.written(2, None)
     self.assertEqual(written.pieces, ['a', '', 'é', ''])
-    unknown = llama_cpp.UNKNOWN_ID
+    unknown = llama_cpp_stream.UNKNOWN_ID
     self.assertEqual(written.token_ids, [7, unknown, 9, unknown])
     self.assertTrue(np.isnan(written.log_probs).all())
     self.assertFalse(written.is_final)

@@ -108,7 +108,7 @@ class AutoMixTest(parameterized.TestCase):
     self.assertEqual(got.decisions[0].route, route)
     self.assertEqual(got.steps[0].route, route)
 
-  def test_each_verification_is_charged_with_its_whole_prompt(self):
+  def test_verifications_share_the_cache_of_their_prompt(self):
     got = self._answer(meta_verifiers.Share(automix.NUM_SAMPLES), 2.0, 8)
     small = ''.join(x.text for x in got.steps)
     prompt = automix.PROMPT.format(
@@ -117,7 +117,10 @@ class AutoMixTest(parameterized.TestCase):
     probes = [x for x in got.calls if x.kind == 'probe']
     self.assertEqual(
         [(x.route, x.read, x.cached, x.written) for x in probes],
-        [(0, len(prompt), 0, 1)] * automix.NUM_SAMPLES,
+        [
+            (0, len(prompt), 0, 1),
+            *[(0, 0, len(prompt), 1)] * (automix.NUM_SAMPLES - 1),
+        ],
     )
 
   def test_beliefs_of_the_pomdp_by_hand(self):

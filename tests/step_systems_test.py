@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import itertools
 import math
+import os
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -21,6 +23,7 @@ from routing.rollout import step_requests
 from routing.rollout import trees
 from routing.routers import informants
 from routing.routers import router as router_lib
+from routing.tasks import prompt as prompt_lib
 from tests import small_arena
 from third_party.glimprouter import methods as glimprouter
 from third_party.rsd import methods as rsd
@@ -295,9 +298,10 @@ class SpecReasonTest(parameterized.TestCase):
     recite = engines[1].script
 
     def script(request):
-      if 'Next step:' not in request.question:
+      if not isinstance(request.question, prompt_lib.Plain):
         return recite(request)
-      draft = request.question.split('Next step:\n')[1].split('\n')[0]
+      solution = request.question.split('Solution:\n')[1]
+      *_, draft, _ = solution.split('\n\n')
       return str(digits[draft.strip(' #')])
 
     engines[1].script = script
@@ -311,11 +315,22 @@ class SpecReasonTest(parameterized.TestCase):
     got = _answer(router, router_lib.REDRAFT, engines)
     self.assertEqual(got.text, 'a\n\nB\n\n#### 4')
     self.assertEqual([x.score for x in got.decisions], [2, 3, 0])
-    # One token is written for each judgement, and the whole prompt is read.
+    # One token is written for each judgement, and its whole prompt is read or
+    # found in the cache of the judgement before: all but its end.
     probes = [x for x in got.calls if x.kind == 'probe']
     self.assertEqual([x.written for x in probes], [1, 1, 1])
-    asked = [x for x in engines[1].requests if 'Next step:' in x.question]
-    self.assertEqual([x.read for x in probes], [len(x.question) for x in asked])
+    asked = [
+        x.question
+        for x in engines[1].requests
+        if isinstance(x.question, prompt_lib.Plain)
+    ]
+    self.assertEqual([x.read + x.cached for x in probes], list(map(len, asked)))
+    self.assertEqual(
+        [x.cached for x in probes],
+        [0, *(len(os.path.commonprefix(x)) for x in itertools.pairwise(asked))],
+    )
+    solution = asked[0].index('Solution:')
+    self.assertTrue(all(x.cached > solution for x in probes[1:]))
     self.assertEqual({x.route for x in probes}, {1})
 
   @parameterized.parameters(

@@ -229,7 +229,8 @@ BACK_ENDS = {
         frozenset(
             (
                 *('model', 'base_url', 'api_key', 'timeout'),
-                *('num_slots', 'num_threads', 'num_gpu_layers'),
+                *('num_slots', 'num_aside_slots'),
+                *('num_threads', 'num_gpu_layers'),
             )
         ),
     ),

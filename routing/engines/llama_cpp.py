@@ -9,29 +9,22 @@ of OpenAI's protocol does neither.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from collections.abc import Callable
 import dataclasses
-import json
 from typing import Any
-
-import numpy as np
 
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import llama_cpp_server
+from routing.engines import llama_cpp_slots
+from routing.engines import llama_cpp_stream
 from routing.engines import prefix_cache
 from routing.engines import prompts
 from routing.engines import repetition
-from routing.engines import segmentation
 from routing.engines import shared_prefix
 from routing.engines import shared_time
 from routing.engines import telling
-
-# The id of a token that the server does not report: it sends a character that
-# consists of several tokens with the id of the last one only.
-UNKNOWN_ID = -1
-_MASKED = -1e4  # llama.cpp writes log(0) as a large negative number.
+from routing.tasks import prompt as prompt_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +36,9 @@ class Settings:
   api_key: key of that server.
   max_length: maximum number of tokens of question and answer together.
   num_slots: maximum number of concurrent requests; further requests wait.
+  num_aside_slots: further slots, for questions outside the task, e.g. to a
+    judge, so that they do not displace answers from the cache; 0 = they share
+    the slots. Without effect on a server that runs already.
   num_threads: threads that compute; 0 = one per core.
   num_gpu_layers: layers that an accelerator computes; -1 = all. Without effect
     on a build for CPUs.
@@ -58,6 +54,7 @@ class Settings:
   api_key: str = 'none'
   max_length: int = 4_096
   num_slots: int = 8
+  num_aside_slots: int = 0
   num_threads: int = 0
   num_gpu_layers: int = -1
   num_log_probs: int = 5
@@ -68,7 +65,7 @@ class Settings:
     for name in ('max_length', 'num_slots'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 1.')
-    for name in ('num_threads', 'num_log_probs'):
+    for name in ('num_aside_slots', 'num_threads', 'num_log_probs'):
       if getattr(self, name) < 0:
         raise ValueError(f'{name} is {getattr(self, name)}; allowed: >= 0.')
 
@@ -124,15 +121,18 @@ class LlamaCppEngine:
     self._prompter = prompter
     self._num_equal = num_equal
     self._time = shared_time.SharedTime()
-    self._server = None
+    self._server, num_asides = None, 0
     if not settings.base_url:
+      num_asides = settings.num_aside_slots
       self._server = llama_cpp_server.Server(
           settings.model,
           max_length=settings.max_length,
           num_slots=settings.num_slots,
+          num_aside_slots=num_asides,
           num_threads=settings.num_threads,
           num_gpu_layers=settings.num_gpu_layers,
       )
+    self._slots = llama_cpp_slots.Slots(settings.num_slots, num_asides)
     self._filling: asyncio.Future | None = None
     self._client = httpx.AsyncClient(
         base_url=settings.base_url or self._server.address,
@@ -178,6 +178,7 @@ class LlamaCppEngine:
         it may be repeated.
     """
     await self._fill_slots(question)
+    is_aside = isinstance(question, prompt_lib.Plain)
     usages = []  # Of each call.
     teller = telling.Teller(
         request,
@@ -193,7 +194,7 @@ class LlamaCppEngine:
       fields = self._fields(request, stop, room)
       # With one seed, all calls would draw the same sampling noise.
       fields |= dict(prompt=prompt, seed=request.seed + len(usages))
-      reply, start = _Reply(), self._time.enter()
+      reply, start = llama_cpp_stream.Reply(), self._time.enter()
 
       def so_far():
         usage = reply.usage(self.route, len(prompt), self._time.since(start))
@@ -201,7 +202,8 @@ class LlamaCppEngine:
 
       teller.begin(so_far)
       try:
-        await self._ask(fields, reply, teller.look)
+        async with self._slots.lend(prompt, is_aside) as slot:
+          await self._ask(fields | slot, reply, teller.look)
       finally:
         seconds = self._time.leave(start)
       usages.append(reply.usage(self.route, len(prompt), seconds))
@@ -258,7 +260,7 @@ class LlamaCppEngine:
   async def _ask(
       self,
       fields: dict[str, Any],
-      reply: '_Reply',
+      reply: llama_cpp_stream.Reply,
       look: Callable[[str], None],
   ) -> None:
     """Sends one request, and reads the reply as it is being written.
@@ -280,7 +282,7 @@ class LlamaCppEngine:
         if response.is_error:
           await response.aread()
           self._fail(response.status_code, response.text)
-        async for event in _events(response.aiter_lines()):
+        async for event in llama_cpp_stream.events(response.aiter_lines()):
           if 'error' in event:
             error = event['error']
             self._fail(error.get('code', 500), error.get('message', ''))
@@ -317,84 +319,3 @@ class LlamaCppSession(engine_lib.Session):
   async def write(self, request: engine_lib.Request) -> tuple[types.Step, ...]:
     """Writes the requested steps; see `LlamaCppEngine.reply`."""
     return await self._engine.reply(self.question, request)
-
-
-class _Reply:
-  """What the server has written so far, one entry per token.
-
-  Attributes:
-    pieces: the text that each token adds.
-    token_ids: their ids.
-    entries: their log-probabilities as the server sends them; None = not sent.
-    num_cached: prompt tokens that the server found in its cache.
-    stop_type: 'eos', 'word' or 'limit'; '' = the reply is not complete.
-  """
-
-  def __init__(self):
-    self.pieces: list[str] = []
-    self.token_ids: list[int] = []
-    self.entries: list[dict[str, Any] | None] = []
-    self.num_cached = 0
-    self.stop_type = ''
-
-  def add(self, event: dict[str, Any]) -> None:
-    """Appends what one event of the stream adds."""
-    self.num_cached = event.get('timings', {}).get('cache_n', self.num_cached)
-    new = event.get('tokens', [])
-    # Tokens that are only a part of a character come with no event.
-    silent = event['tokens_predicted'] - len(self.pieces) - len(new)
-    for token in [UNKNOWN_ID] * silent + new:
-      self.pieces.append('')
-      self.token_ids.append(token)
-      self.entries.append(None)
-    if new:
-      self.entries[-1] = next(
-          iter(event.get('completion_probabilities', [])), None
-      )
-    if event['content']:
-      # Text without a token is what the server held back because it might have
-      # been the beginning of the stop string.
-      self.pieces[-1] += event['content']
-    if event['stop']:
-      self.stop_type = event['stop_type']
-
-  def usage(self, route: int, num_read: int, seconds: float) -> types.Usage:
-    """Returns the usage of a request whose prompt has `num_read` tokens."""
-    cached = min(self.num_cached, num_read)
-    return types.Usage(
-        route, num_read - cached, cached, len(self.pieces), seconds
-    )
-
-  def written(self, num_log_probs: int, stop: str | None):
-    """Returns the tokens as the module `segmentation` takes them."""
-    pieces = list(self.pieces)
-    if self.stop_type == 'word':
-      pieces[-1] += stop  # The server removes the stop string from the text.
-    chosen = np.full(len(pieces), np.nan, np.float32)
-    top = np.full((len(pieces), num_log_probs), np.nan, np.float32)
-    for i, entry in enumerate(self.entries if num_log_probs else ()):
-      if entry is None:
-        continue
-      values = [x['logprob'] for x in entry['top_logprobs']]
-      top[i, : len(values)] = sorted(values, reverse=True)
-      chosen[i] = entry['logprob']
-    chosen[chosen <= _MASKED] = np.nan
-    return segmentation.Written(
-        pieces=pieces,
-        token_ids=self.token_ids,
-        log_probs=chosen if num_log_probs else chosen[:0],
-        top_log_probs=top if num_log_probs else top[:0],
-        is_final=self.stop_type == 'eos',
-    )
-
-
-async def _events(
-    lines: AsyncIterator[str],
-) -> AsyncIterator[dict[str, Any]]:
-  """Yields the events of a stream, which are lines `data: <JSON>`."""
-  async for line in lines:
-    name, _, content = line.partition(':')
-    if name == 'error':
-      yield {'error': json.loads(content)}
-    elif name == 'data' and content.strip() != '[DONE]':
-      yield json.loads(content)

@@ -16,7 +16,9 @@ class Server:
   Args:
     model: path of the GGUF file.
     max_length: maximum number of tokens of a slot.
-    num_slots: number of requests that are computed at the same time.
+    num_slots: number of answers that are computed at the same time.
+    num_aside_slots: number of further slots, of which none is filled in advance
+      (see `llama_cpp_slots`).
     num_threads: threads that compute; 0 = one per core.
     num_gpu_layers: layers that an accelerator computes; -1 = all.
 
@@ -31,6 +33,7 @@ class Server:
       *,
       max_length: int,
       num_slots: int,
+      num_aside_slots: int,
       num_threads: int,
       num_gpu_layers: int,
   ):
@@ -47,8 +50,8 @@ class Server:
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.hostnames, params.port = ['127.0.0.1'], 0
-    params.n_parallel = num_slots
-    params.n_ctx = max_length * num_slots
+    params.n_parallel = num_slots + num_aside_slots
+    params.n_ctx = max_length * params.n_parallel
     params.kv_unified = False  # Each slot has its own part of the context.
     params.n_gpu_layers = num_gpu_layers
     params.cache_ram_mib = 0  # No second cache, of sequences that left a slot.

@@ -125,7 +125,7 @@ def charged(
     The steps with this session's usage, and the session's cache contents after
     the call.
   """
-  common = max((_common(x, before) for x in contents), default=0)
+  common = max((num_common(x, before) for x in contents), default=0)
   cached = cache.found(common, before.count)
   steps, sequence = [], before
   for step in written:
@@ -187,7 +187,7 @@ def _extended(before: Text, step: types.Step) -> Text:
   return Text(before.text + step.text, count, ids)
 
 
-def _common(earlier: Text, later: Text) -> int:
+def num_common(earlier: Text, later: Text) -> int:
   """Returns the length in tokens of the common prefix of two sequences.
 
   Without token ids it is an upper bound if `later` begins with the whole text

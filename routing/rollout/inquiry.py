@@ -17,6 +17,7 @@ from typing import Protocol
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.engines import prefix_cache
 from routing.rollout import steps as steps_lib
 from routing.tasks import prompt as prompt_lib
 
@@ -44,6 +45,7 @@ async def ask(
     text: str,
     max_tokens: int,
     *,
+    earlier: str | None = None,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> tuple[str, types.Usage]:
@@ -53,6 +55,8 @@ async def ask(
     engine: of the model, which must understand instructions.
     text: what the model is asked; the task's examples do not stand before it.
     max_tokens: the largest number of tokens of the reply.
+    earlier: the text that the model was asked before this one about the same
+      answer; the tokens that both begin with count as cached. None = none.
     temperature: 0 = greedy.
     seed: of the sampling noise.
 
@@ -71,11 +75,27 @@ async def ask(
     )
   usage = steps_lib.call_usage(steps)
   if engine.capabilities.counts_tokens:
-    # All of it is read anew. A cache of the task's examples, which all prompts
-    # of an engine are taken to begin with, has none of it.
-    count = engine.count_tokens(put, '')
-    usage = dataclasses.replace(usage, read=count, cached=0)
+    count, cached = engine.count_tokens(put, ''), 0
+    if earlier is not None:
+      cached = _num_cached(engine, put, prompt_lib.Plain(earlier))
+    usage = dataclasses.replace(usage, read=count - cached, cached=cached)
   return steps_lib.join(steps), usage
+
+
+def _num_cached(
+    engine: engine_lib.Engine, put: prompt_lib.Plain, earlier: prompt_lib.Plain
+) -> int:
+  """Returns how many tokens of a text a cache has that holds an earlier one."""
+  # A cache of the task's examples, which all prompts of an engine are taken to
+  # begin with, has nothing of a text that is put as it is.
+  cache = dataclasses.replace(engine.capabilities.prefix_cache, shared=0)
+  before, now = (
+      prefix_cache.prompt(
+          text, '', engine.count_tokens(text, ''), engine.encode(text, '')
+      )
+      for text in (earlier, put)
+  )
+  return cache.found(prefix_cache.num_common(before, now), now.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +115,12 @@ class Inquiry:
   record: Callable[[types.Call], None]
   engines: Sequence[engine_lib.Engine] = ()
 
-  async def ask(self, route: int, text: str, max_tokens: int) -> str:
+  async def ask(
+      self, route: int, text: str, max_tokens: int, earlier: str | None = None
+  ) -> str:
     """Returns a model's greedy reply to a text, see `ask`; charges it."""
-    reply, usage = await ask(self.engines[route], text, max_tokens)
+    engine = self.engines[route]
+    reply, usage = await ask(engine, text, max_tokens, earlier=earlier)
     self.charge(usage)
     return reply
 

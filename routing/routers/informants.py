@@ -227,7 +227,8 @@ class FirstToken:
 class InWords:
   """The informant that asks a model in words, e.g. for a grade of the draft.
 
-  The evidence is one number.
+  The evidence is one number. What the text has in common with that of the
+  decision before, from its beginning on, is charged as cached.
 
   put: returns what the model is asked about a trace.
   read: returns the number that a reply stands for.
@@ -244,5 +245,7 @@ class InWords:
       self, trace: types.Trace, inquiry: inquiry_lib.Inquiry
   ) -> tuple[float, ...]:
     """Returns the number that the reply stands for; the reply is charged."""
-    text = self.put(trace)
-    return (self.read(await inquiry.ask(self.route, text, self.max_tokens)),)
+    text, before = self.put(trace), trace.previous
+    earlier = None if before is None else self.put(before)
+    reply = await inquiry.ask(self.route, text, self.max_tokens, earlier)
+    return (self.read(reply),)

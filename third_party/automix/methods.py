@@ -72,6 +72,8 @@ async def verify(
           engine,
           text,
           max_tokens=1,
+          # All samples continue the same text, which is read once.
+          earlier=text if sample else None,
           temperature=TEMPERATURE,
           # A step number that no answer has, so that the noise is another.
           seed=seeds.of_request(seed, problem.id, -1, engine.route, sample),

@@ -24,21 +24,20 @@ from routing.routers import step_scores
 NAME = 'SpecReason'
 PUBLISHED = 7  # Score from which its public code keeps a draft.
 NUM_SCORED = 500  # Problems of `train` from which quantiles are taken.
-# The wording is our own.
+# The wording is our own. The question about a draft begins with that about the
+# step before it, but for the last line, so a prefix cache has nearly all of it.
 PROMPT = """\
-Here is a question, the beginning of a solution, and the step that comes next.
+Below are a question and the beginning of a solution. Grade the last step of \
+the solution: reply with one digit from 0 (wrong or useless) to 9 (right and \
+helpful), and with nothing else.
 
 Question:
 {question}
 
-Solution so far:
+Solution:
 {steps}
 
-Next step:
-{draft}
-
-How good is the next step? Reply with one digit from 0 (wrong or useless) to 9 \
-(right and helpful), and with nothing else."""
+Grade of the last step:"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +61,7 @@ def question_of(trace: types.Trace) -> str:
   """Returns what the judge is asked about a draft."""
   return PROMPT.format(
       question=trace.question.strip(),
-      steps=trace.text.strip() or '(nothing yet)',
-      draft=trace.draft.text.strip(),
+      steps=(trace.text + trace.draft.text).strip(),
   )
 
 
