@@ -26,5 +26,6 @@ def get_config(variant: str = 'shipped') -> ml_collections.ConfigDict:
     config.compare.num_live.update(train=100, select=30, test=100)
     for route in config.routes:
       # Judges are asked while answers are written; each keeps its cache.
-      route['settings'].num_aside_slots = route['settings'].num_slots
+      settings = route['settings']
+      settings.update(num_aside_slots=settings['num_slots'])
   return config
