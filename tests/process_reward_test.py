@@ -145,5 +145,71 @@ class ProcessRewardTest(parameterized.TestCase):
       process_reward.Settings(batch_size=0)
 
 
+class ValueHeadTest(absltest.TestCase):
+  """The format of Skywork-o1-Open-PRM."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+    self.body, self.head = tiny_qwen.save_value_head(self.folder, 3)
+
+  def _scorer(self, **settings):
+    return process_reward.ProcessRewardModel(
+        self.folder, process_reward.Settings(batch_size=2, **settings)
+    )
+
+  def test_each_score_is_that_of_the_answer_so_far(self):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+    weight, bias = (
+        x.detach().double().numpy() for x in (self.head.weight, self.head.bias)
+    )
+    found = self._scorer().score(_ANSWERS)
+    for (question, steps), scores in zip(_ANSWERS, found, strict=True):
+      lengths = []
+      for t, score in enumerate(scores.scores):
+        lines = [question, *(x.strip() for x in steps[: t + 1])]
+        text = '<|endoftext|>' + ''.join(f'{line}\n' for line in lines)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        with torch.no_grad():
+          states = self.body(input_ids=torch.tensor([ids])).last_hidden_state
+        value = (weight @ states[0, -1].double().numpy() + bias)[0]
+        np.testing.assert_allclose(score, 1 / (1 + np.exp(-value)), atol=1e-5)
+        lengths.append(len(ids))
+      np.testing.assert_array_equal(np.cumsum(scores.read), lengths)
+    self.assertGreater(np.ptp(np.concatenate([x.scores for x in found])), 0.01)
+
+  def test_a_line_break_within_a_step_is_no_end(self):
+    (scores,) = self._scorer().score([('q', ['a\nb\n\n', 'c'])])
+    # One token each: bos, q, line break; a, line break, b, line break.
+    np.testing.assert_array_equal(scores.read, [7, 2])
+
+  def test_the_limit_of_length(self):
+    self._scorer(max_length=5).score([('q', ['a'])])
+    with self.assertRaisesRegex(ValueError, '5 tokens .* at most 4'):
+      self._scorer(max_length=4).score([('q', ['a'])])
+
+  def test_a_head_of_two_values(self):
+    tiny_qwen.save_value_head(self.folder, 3, num_values=2)
+    with self.assertRaisesRegex(ValueError, 'has 2 values; it must have 1'):
+      self._scorer()
+
+  def test_a_tokenizer_without_a_first_token(self):
+    path = self.folder / 'tokenizer_config.json'
+    saved = json.loads(path.read_text())
+    del saved['bos_token']
+    path.write_text(json.dumps(saved))
+    with self.assertRaisesRegex(ValueError, 'no bos_token'):
+      self._scorer()
+
+  def test_weights_of_the_other_format(self):
+    other = pathlib.Path(self.create_tempdir().full_path)
+    tiny_qwen.save_process_reward(other, 3)
+    (other / 'model.safetensors').replace(self.folder / 'model.safetensors')
+    with self.assertRaisesRegex(ValueError, 'no weights v_head'):
+      self._scorer()
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -44,11 +44,9 @@ def save_process_reward(
     num_classes: of the head; 2 in models that can be used.
   """
   tokenizer = _bytes((*_SPECIAL, '<extra_0>'))
-  tokenizer.save_pretrained(directory)
   torch.manual_seed(seed)
-  config = _config(tokenizer, num_layers=2)
-  body = transformers.Qwen2Model(config).eval()
-  width = config.hidden_size
+  body = _body(tokenizer)
+  width = body.config.hidden_size
   head = torch.nn.Sequential(
       torch.nn.Linear(width, width),
       torch.nn.ReLU(),
@@ -56,19 +54,58 @@ def save_process_reward(
   )
   weights = {f'model.{k}': v for k, v in body.state_dict().items()}
   weights |= {f'score.{k}': v for k, v in head.state_dict().items()}
+  _save_scorer(
+      directory, tokenizer, body, weights, 'Qwen2ForProcessRewardModel'
+  )
+  return body, head
+
+
+def save_value_head(
+    directory: pathlib.Path, seed: int, num_values: int = 1
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+  """Saves a process reward model in the format of Skywork-o1-Open-PRM.
+
+  Args:
+    directory: where it is saved.
+    seed: of the weights.
+    num_values: of the head; 1 in models that can be used.
+
+  Returns:
+    The body and the value head.
+  """
+  tokenizer = _bytes(_SPECIAL)
+  tokenizer.bos_token = '<|endoftext|>'
+  torch.manual_seed(seed)
+  body = _body(tokenizer)
+  head = torch.nn.Linear(body.config.hidden_size, num_values)
+  weights = {f'model.{k}': v for k, v in body.state_dict().items()}
+  # What it was trained from is saved with it.
+  weights['lm_head.weight'] = body.embed_tokens.weight.detach().clone()
+  weights |= {f'v_head.summary.{k}': v for k, v in head.state_dict().items()}
+  _save_scorer(directory, tokenizer, body, weights, 'Qwen2ForPrmModel')
+  return body, head
+
+
+def _body(tokenizer) -> torch.nn.Module:
+  """Returns a decoder with random weights."""
+  return transformers.Qwen2Model(_config(tokenizer, num_layers=2)).eval()
+
+
+def _save_scorer(directory, tokenizer, body, weights, architecture) -> None:
+  """Saves a process reward model as it is found on the hub."""
+  tokenizer.save_pretrained(directory)
   safetensors_torch.save_file(
       weights, directory / 'model.safetensors', {'format': 'pt'}
   )
-  saved = config.to_dict() | {
-      'architectures': ['Qwen2ForProcessRewardModel'],
+  saved = body.config.to_dict() | {
+      'architectures': [architecture],
       # As on the hub; this code does not exist and must not be asked for.
       'auto_map': {
           'AutoConfig': 'configuration.Qwen2RMConfig',
-          'AutoModel': 'modeling.Qwen2ForProcessRewardModel',
+          'AutoModel': f'modeling.{architecture}',
       },
   }
   (directory / 'config.json').write_text(json.dumps(saved))
-  return body, head
 
 
 def _config(tokenizer, num_layers) -> transformers.Qwen2Config:

@@ -1,9 +1,7 @@
-"""Scores steps with a process reward model of the format of Qwen2.5-Math-PRM.
+"""Scores steps with a process reward model, which `transformers` runs.
 
-The model is a Qwen2 decoder with a head of two classes. Each step of the answer
-is followed by a separator token, and the score of the step is the probability
-of class 1 at its separator. Source: Zhang et al. 2025, arXiv 2501.07301, and
-the model card of Qwen/Qwen2.5-Math-PRM-7B.
+The models are those of `reward_formats`. They judge each step from the question
+and the steps before it.
 """
 
 from collections.abc import Sequence
@@ -18,18 +16,16 @@ import numpy as np
 import safetensors
 
 from routing.engines import model_files
+from routing.engines import reward_formats
 from routing.engines import step_scorer
-
-ARCHITECTURE = 'Qwen2ForProcessRewardModel'
-SEPARATOR = '<extra_0>'
-_HEAD = ('score.0.weight', 'score.0.bias', 'score.2.weight', 'score.2.bias')
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """How a process reward model is run.
 
-  system: system message; the default is that of the model card.
+  system: system message; the default is that of Qwen2.5-Math-PRM's model card.
+    Other formats have none.
   batch_size: number of answers in one forward pass.
   max_length: longest input in tokens; 0 = the model's own limit.
   device: as in torch, e.g. 'cuda'; '' = a GPU if torch finds one.
@@ -63,7 +59,7 @@ class ProcessRewardModel:
 
   Raises:
     ValueError: if the directory holds a model of another kind, weights are
-      missing, or the tokenizer has no separator token.
+      missing, or the tokenizer lacks a token of the model's format.
   """
 
   def __init__(self, folder: pathlib.Path, settings: Settings = Settings()):
@@ -71,14 +67,11 @@ class ProcessRewardModel:
     import transformers
 
     self._settings = settings
-    _check_architecture(folder)
+    self._format = _format_of(folder)
     self._tokenizer = _load_tokenizer(folder)
-    self._separator = self._tokenizer.get_vocab().get(SEPARATOR)
-    if self._separator is None:
-      raise ValueError(
-          f'The tokenizer in {folder} has no token {SEPARATOR!r}, at which a '
-          'process reward model scores a step.'
-      )
+    self._format.check_tokenizer(self._tokenizer)
+    head = _read_head(folder, self._format.head)
+    self._format.check_head(head)
     device = settings.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     # The class is named instead of `AutoModel`, which would ask to run the code
     # that such models have on the hub.
@@ -91,7 +84,7 @@ class ProcessRewardModel:
           f'{missing[0]!r}.'
       )
     self._body.to(device).eval()
-    self._head = [x.to(self._body.device) for x in _read_head(folder)]
+    self._head = [x.to(self._body.device) for x in head]
     limit = self._body.config.max_position_embeddings
     self._max_length = min(settings.max_length or limit, limit)
 
@@ -106,7 +99,7 @@ class ProcessRewardModel:
     """
     inputs = [self._encode(question, steps) for question, steps in answers]
     # Answers of similar length share a batch, so that little is padding.
-    order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+    order = sorted(range(len(inputs)), key=lambda i: len(inputs[i][0]))
     found = [None] * len(inputs)
     size = self._settings.batch_size
     for start in range(0, len(order), size):
@@ -128,50 +121,35 @@ class ProcessRewardModel:
       gc.collect()
       torch.cuda.empty_cache()
 
-  def _encode(self, question: str, steps: Sequence[str]) -> np.ndarray:
-    """Returns the token ids of an answer, up to its last separator."""
+  def _encode(
+      self, question: str, steps: Sequence[str]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the token ids of an answer, and where each step is scored."""
     if not steps:
       raise ValueError(f'The answer to {question!r} has 0 steps; needs 1.')
-    # The delimiter between the steps is replaced by the separator.
-    content = ''.join(step.strip() + SEPARATOR for step in steps)
-    text = self._tokenizer.apply_chat_template(
-        [
-            {'role': 'system', 'content': self._settings.system},
-            {'role': 'user', 'content': question},
-            {'role': 'assistant', 'content': content},
-        ],
-        tokenize=False,
+    ids, places = self._format.encode(
+        self._tokenizer, self._settings.system, question, steps
     )
-    ids = self._tokenizer(text, add_special_tokens=False)['input_ids']
-    ids = np.asarray(ids, np.int64)
-    places = np.flatnonzero(ids == self._separator)
-    if len(places) != len(steps):
-      raise ValueError(
-          f'The input has {len(places)} separators {SEPARATOR!r} for '
-          f'{len(steps)} steps; question and steps must not contain it. '
-          f'Question: {question!r}.'
-      )
-    # No score depends on the end of the chat template.
-    ids = ids[: places[-1] + 1]
     if len(ids) > self._max_length:
       raise ValueError(
           f'The input of the scorer has {len(ids)} tokens in {len(steps)} '
           f'steps; allowed: at most {self._max_length}. Question: {question!r}.'
       )
-    return ids
+    return ids, places
 
   def _score_batch(
-      self, inputs: Sequence[np.ndarray]
+      self, inputs: Sequence[tuple[np.ndarray, np.ndarray]]
   ) -> list[step_scorer.StepScores]:
-    """Returns the scores of one batch of token ids."""
+    """Returns the scores of one batch of what `_encode` returns."""
     start = time.monotonic()
-    lengths = np.array([len(ids) for ids in inputs])
-    # Padded at the end: attention is causal, so no separator sees the padding.
+    lengths = np.array([len(ids) for ids, _ in inputs])
+    # Padded at the end: attention is causal, so no step sees the padding.
     padded = np.zeros((len(inputs), lengths.max()), np.int64)
-    for row, ids in zip(padded, inputs, strict=True):
+    for row, (ids, _) in zip(padded, inputs, strict=True):
       row[: len(ids)] = ids
     mask = np.arange(lengths.max()) < lengths[:, None]
-    rows, places = np.nonzero((padded == self._separator) & mask)
+    rows = np.repeat(np.arange(len(inputs)), [len(x) for _, x in inputs])
+    places = np.concatenate([x for _, x in inputs])
     scores = self._probabilities(padded, mask, rows, places)
     seconds = (time.monotonic() - start) / lengths.sum()
     out = []
@@ -183,7 +161,7 @@ class ProcessRewardModel:
     return out
 
   def _probabilities(self, padded, mask, rows, places) -> np.ndarray:
-    """Returns the probability of class 1 at each (row, place), float64."""
+    """Returns the score read at each (row, place), float64."""
     import torch
 
     device = self._body.device
@@ -194,14 +172,8 @@ class ProcessRewardModel:
           use_cache=False,
       ).last_hidden_state
       hidden = hidden[torch.from_numpy(rows), torch.from_numpy(places)]
-      weight, bias, last_weight, last_bias = (
-          x.to(hidden.dtype) for x in self._head
-      )
-      linear = torch.nn.functional.linear
-      logits = linear(
-          linear(hidden, weight, bias).relu(), last_weight, last_bias
-      )
-      probabilities = logits.double().softmax(dim=-1)[:, 1].cpu().numpy()
+      found = self._format.probabilities(hidden, self._head)
+      probabilities = found.cpu().numpy()
     if not np.isfinite(probabilities).all():
       raise FloatingPointError(
           'The scorer returned a score that is not finite.'
@@ -225,32 +197,28 @@ def _load_tokenizer(folder: pathlib.Path):
   return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def _check_architecture(folder: pathlib.Path) -> None:
-  """Raises ValueError unless the directory holds a process reward model."""
+def _format_of(folder: pathlib.Path) -> reward_formats.Format:
+  """Returns the format of the model in a directory; ValueError if none."""
   config = json.loads((folder / 'config.json').read_text())
   found = config.get('architectures') or []
-  if ARCHITECTURE not in found:
-    raise ValueError(
-        f'{folder} holds a model of architecture {found}; a step scorer needs '
-        f'{ARCHITECTURE}, as Qwen/Qwen2.5-Math-PRM-7B has.'
-    )
+  return reward_formats.of_architectures(found, str(folder))
 
 
-def _read_head(folder: pathlib.Path) -> list[Any]:
-  """Returns the head's weights and biases as torch tensors, as in `_HEAD`."""
+def _read_head(folder: pathlib.Path, names: Sequence[str]) -> list[Any]:
+  """Returns the head's weights as torch tensors, in the order of their names.
+
+  Raises:
+    ValueError: if one is missing.
+  """
   found = {}
   for path in model_files.weight_files(folder):
     with safetensors.safe_open(path, 'pt') as tensors:
-      for name in set(_HEAD) & set(tensors.keys()):
+      for name in set(names) & set(tensors.keys()):
         found[name] = tensors.get_tensor(name)
-  missing = [name for name in _HEAD if name not in found]
+  missing = [name for name in names if name not in found]
   if missing:
     raise ValueError(
-        f'{folder} has no weights {", ".join(missing)}; the head of a process '
-        f'reward model is {", ".join(_HEAD)}.'
+        f'{folder} has no weights {", ".join(missing)}; the head of this kind '
+        f'of process reward model is {", ".join(names)}.'
     )
-  if (num_classes := len(found[_HEAD[2]])) != 2:
-    raise ValueError(
-        f'The head in {folder} has {num_classes} classes; it must have 2.'
-    )
-  return [found[name] for name in _HEAD]
+  return [found[name] for name in names]

@@ -13,8 +13,8 @@ def load(
   """Returns a `step_scorer.StepScorer`, which the caller closes.
 
   Args:
-    folder: a process reward model of the embedded pair, or any other in the
-      format of Qwen2.5-Math-PRM, which needs torch.
+    folder: a process reward model of the embedded pair, or any other in one of
+      `reward_formats.FORMATS`, which needs torch.
     settings: how the model is run.
 
   Raises:
