@@ -1,6 +1,8 @@
 """Plots the curves of all routers of a comparison, and their areas."""
 
+import collections
 from collections.abc import Mapping
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
@@ -10,9 +12,23 @@ from routing.evaluation import plots
 from routing.evaluation import tables
 from routing.evaluation import worth_asking
 
-# More curves than any palette has colours that readers can tell apart; line
-# styles tell apart what shares a colour.
+# No palette has as many colours as there are routers, so a colour says what a
+# router needs: (a word of its needs, the same in the legend, colour). The first
+# that a router needs counts. Line styles tell apart what shares a colour.
+_NEEDS = (
+    ('next-token distributions', 'next-token distributions', '#CC79A7'),
+    ('samples', 'several answers', '#56B4E9'),
+    ('step score', 'a score of each step', '#D55E00'),
+    ('judge', 'a score of each step', '#D55E00'),
+    ('embedding', 'an embedding of the question', '#009E73'),
+    ('probe', 'a token of the next step', '#E69F00'),
+    ('log-probabilities', 'log-probabilities of steps', '#0072B2'),
+    ('', 'nothing', '#8C8C8C'),
+)
+_ORDER = [tuple(found) for _, *found in _NEEDS]
 _LINES = ('-', '--', '-.', ':')
+_REFERENCE = dict(color='#000000', linewidth=2.6, zorder=9)
+_ORACLE = dict(color='#000000', linestyle=':', linewidth=1.2)
 _INK = '#222222'
 
 
@@ -30,16 +46,7 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
   figure, (left, right) = pyplot.subplots(
       1, 2, figsize=(12.0, 5.2), width_ratios=(1.1, 1), layout='constrained'
   )
-  colours = pyplot.get_cmap('tab10').colors
-  styles = {
-      name: dict(
-          color=colours[i % len(colours)],
-          linestyle=_LINES[i // len(colours) % len(_LINES)],
-          linewidth=1.3,
-      )
-      for i, name in enumerate(names)
-  }
-  styles[content['reference']] = dict(color='#000000', linewidth=2.6, zorder=9)
+  styles = _styles(names, content)
   for name in names:
     _curve(left, found[name]['curve'], styles[name])
   band = found[content['reference']]['curve']
@@ -55,6 +62,7 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
       fontsize=9,
       loc='left',
   )
+  _legend(pyplot, left, content)
   _areas(right, found, names, styles)
   figure.savefig(path, dpi=160, format='png')
   pyplot.close(figure)
@@ -64,6 +72,46 @@ def _by_area(found: Mapping[str, Any]) -> list[str]:
   """Returns the names, the smallest area first; those without area lead."""
   area = lambda name: (found[name]['area'] or {}).get('mean') or 0.0
   return sorted(found, key=area)
+
+
+def _need(content: Mapping[str, Any], name: str) -> tuple[str, str]:
+  """Returns what a router needs, as the legend calls it, and its colour."""
+  needs = content['routers'][name]['needs']
+  return next(tuple(found) for word, *found in _NEEDS if word in needs)
+
+
+def _styles(
+    names: Sequence[str], content: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Returns how the curve of each router is drawn."""
+  styles, counts = {}, collections.Counter()
+  for name in reversed(names):
+    if name == content['reference']:
+      styles[name] = _REFERENCE
+    elif name not in content['routers']:
+      styles[name] = _ORACLE
+    else:
+      _, colour = _need(content, name)
+      line = _LINES[counts[colour] % len(_LINES)]
+      styles[name] = dict(color=colour, linestyle=line, linewidth=1.3)
+      counts[colour] += 1
+  return styles
+
+
+def _legend(pyplot, axes, content: Mapping[str, Any]) -> None:
+  """Explains the colours that occur."""
+  found = {_need(content, name) for name in content['routers']}
+  found = dict(sorted(found, key=lambda x: _ORDER.index(x)))
+  axes.legend(
+      [pyplot.Line2D([], [], color=x, linewidth=2) for x in found.values()],
+      found,
+      title='besides the texts, a router needs',
+      title_fontsize=8,
+      alignment='left',
+      fontsize=8,
+      frameon=False,
+      loc='lower right',
+  )
 
 
 def _curve(axes, curve: Mapping[str, Any], style: Mapping[str, Any]) -> None:
