@@ -1,4 +1,7 @@
-"""What every registered router must keep: one test for all of them."""
+"""What every registered router must keep: one test for all of them.
+
+Routers of installed packages are tested too.
+"""
 
 import asyncio
 import dataclasses
@@ -17,11 +20,14 @@ from routing.evaluation import harness
 from routing.outcomes import live_answers
 from routing.routers import entrants
 from routing.routers import registry
+from routing.tasks import prompt as prompt_lib
+from tests import plain_totals
 from tests import small_arena
 from third_party.token_router import methods as token_router
 from third_party.trim import learned
 from third_party.trim import ppo
 
+_COUNTED = ('read', 'cached', 'written')
 _BY_PPO = {
     'TRIM, aggregate': (learned.aggregate, ppo.Settings()),
     'TRIM, sequence': (learned.element, ppo.Settings('attention')),
@@ -76,7 +82,8 @@ class _Counting:
 
     async def counted(request):
       steps = await write(request)
-      self._noted += [x.usage for x in steps]
+      is_aside = isinstance(question, prompt_lib.Plain)
+      self._noted += [(is_aside, x.usage) for x in steps]
       return steps
 
     session.write = counted
@@ -86,7 +93,7 @@ class _Counting:
 def _check_answers(method):
   """Skips what the scripted pair, which has no tokens, cannot answer."""
   if method.needs.tokens:
-    raise unittest.SkipTest('Answered by the embedded pair in its own test.')
+    raise unittest.SkipTest('Answered by the embedded pair: token_costs_test.')
 
 
 def _answers(method, family, knob, noted=None):
@@ -127,7 +134,7 @@ def _read_by(answer, need):
 
 
 @parameterized.named_parameters(
-    (re.sub(r'\W+', '_', name), name) for name in registry.METHODS
+    (re.sub(r'\W+', '_', name), name) for name in registry.names()
 )
 class ConformanceTest(parameterized.TestCase):
 
@@ -205,12 +212,15 @@ class ConformanceTest(parameterized.TestCase):
             for x in answer.calls
             if x.route < small_arena.NUM_ROUTES
         ]
-        for field in ('read', 'cached', 'written'):
-          self.assertEqual(
-              sum(getattr(x, field) for x in calls),
-              sum(getattr(x, field) for x in noted),
-              field,
-          )
+        counts, expected = (
+            {x: sum(getattr(y, x) for y in some) for x in _COUNTED}
+            for some in (calls, [usage for _, usage in noted])
+        )
+        if any(is_aside for is_aside, _ in noted):
+          # Asides have sessions of their own, but share what they begin with.
+          for sums in (counts, expected):
+            sums['read'] += sums.pop('cached')
+        self.assertEqual(counts, expected)
         self.assertNotIn('', {x.kind for x in calls})
         for answer in answers:
           for need in small_arena.INFORMING:
@@ -260,6 +270,7 @@ class ConformanceTest(parameterized.TestCase):
   def test_costs_follow_from_the_raw_records(self, name):
     method, found = _fitted(name)
     _check_answers(method)
+    specs = small_arena.ACCOUNTING.specs
     for family in found[-1:]:
       knobs = _knobs(method, family)[::3]
       found_cost = harness.outcomes(
@@ -269,10 +280,10 @@ class ConformanceTest(parameterized.TestCase):
         for n, answer in enumerate(_answers(method, family, knob)):
           alone = small_arena.ladders('test')[n].completions
           large = next(x for x in alone if x.step == 0)
-          for metric, total in _TOTALS.items():
+          for metric, total in plain_totals.BY_METRIC.items():
             self.assertAlmostEqual(
                 found_cost[metric][k, n],
-                total(answer.calls) / total([_call(large)]),
+                total(answer.calls, specs) / total([_call(large)], specs),
                 places=9,
                 msg=metric,
             )
@@ -290,39 +301,6 @@ class JudgeTest(absltest.TestCase):
     (family,) = harness.fit(method, arena, {}, 0)
     for answer in _answers(method, family, family.knobs[5]):
       self.assertEqual(_read_by(answer, 'judge'), _on_view(answer))
-
-
-# Totals of calls, without the accounting of the package.
-
-
-def _dollars(calls):
-  total = 0.0
-  for call in calls:
-    spec = small_arena.ACCOUNTING.specs[call.route]
-    total += spec.price_input * call.read / 1e6
-    total += spec.price_cached * call.cached / 1e6
-    total += spec.price_output * call.written / 1e6
-  return total
-
-
-def _operations(calls):
-  total = 0
-  for call in calls:
-    spec = small_arena.ACCOUNTING.specs[call.route]
-    before = call.in_context + call.cached
-    # Each token is multiplied with all weights, and looks at those before it.
-    for place in range(before, before + call.read + call.written):
-      total += 2 * spec.parameters
-      total += 2 * spec.num_layers * spec.attention_width * place
-  return total
-
-
-def _decoded(calls):
-  specs = small_arena.ACCOUNTING.specs
-  return sum(specs[x.route].parameters * x.written for x in calls)
-
-
-_TOTALS = dict(price=_dollars, flops=_operations, decoded_tokens=_decoded)
 
 
 def _call(completion):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from unittest import mock
 
 from absl.testing import absltest
@@ -86,6 +87,24 @@ class RegistryTest(absltest.TestCase):
     self._with('theirs', method)
     self.assertIs(registry.load('theirs'), method)
     self.assertEqual(registry.names()[-1], 'theirs')
+
+  def test_an_installed_package_is_found(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    (folder / 'their_router.py').write_text(
+        'from routing.routers import router\n'
+        'needs = router.Needs(router.COMMIT)\n'
+        "METHOD = router.Method('theirs', needs, lambda *_, **__: [])\n"
+    )
+    info = folder / 'their_package-1.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Name: their-package\nVersion: 1.0\n')
+    (info / 'entry_points.txt').write_text(
+        f'[{registry.GROUP}]\ntheirs = their_router:METHOD\n'
+    )
+    self.enter_context(mock.patch.object(sys, 'path', [*sys.path, str(folder)]))
+    self.addCleanup(sys.modules.pop, 'their_router', None)
+    self.assertIn('theirs', registry.names())
+    self.assertEqual(registry.load('theirs').name, 'theirs')
 
   def test_a_name_that_is_taken_is_refused(self):
     self._with('boosting', None)

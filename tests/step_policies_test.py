@@ -338,6 +338,37 @@ class PpoTest(absltest.TestCase):
     first = types.Trace('q', (), draft, evidence=(0.6,))
     self.assertEqual(learned.aggregate(first, 8)[1], 1.0)
 
+  def test_the_elements_of_a_sequence_by_hand(self):
+    def step(route, num_tokens):
+      usage = types.Usage(route, 0, 0, num_tokens)
+      shape = np.zeros(num_tokens), np.zeros((num_tokens, 0))
+      return types.Step('x', (1,) * num_tokens, *shape, False, usage)
+
+    # The first draft is rewritten, so the second decision follows a step of the
+    # large model; its draft is kept.
+    small, large = step(0, 7), step(1, 2)
+    first = types.Trace('q', (), small, evidence=(0.4,))
+    second = types.Trace(
+        'q', (large,), step(0, 1), previous=first, evidence=(0.3, 0.9)
+    )
+    third = types.Trace(
+        'q',
+        (large, step(0, 1)),
+        step(0, 3),
+        previous=second,
+        evidence=(0.3, 0.9, 0.6),
+    )
+    policy = learned.Policy(None, learned.element, 8)
+    np.testing.assert_allclose(
+        policy.features(third),
+        [
+            [0.4, math.log(8) / 5, 0],
+            [0.9, math.log(2) / 5, 1],
+            [0.6, math.log(4) / 5, 0],
+        ],
+        rtol=1e-6,
+    )
+
   def test_each_rewritten_step_is_charged_to_its_decision(self):
     sample = small_arena.sample('train', router_lib.PEEK)
     describe = lambda trace, num: np.array([len(trace.steps)], np.float32)

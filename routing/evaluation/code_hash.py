@@ -11,7 +11,8 @@ from routing.routers import router
 def of_method(method: router.Method) -> str:
   """Returns a hash of the source of a method: its module and those beside it.
 
-  What was cached of a router is not used once its own code has changed.
+  What was cached of a router is not used once its own code has changed. Those
+  of this package share a folder, so a change of one counts for all of them.
   """
   fit = method.fit
   # A partial function has the module of `functools`, not that of its function.
@@ -20,9 +21,8 @@ def of_method(method: router.Method) -> str:
   module = sys.modules[fit.__module__]
   path = pathlib.Path(module.__file__)
   files = [path]
-  # Ours share one folder; the systems of others have a folder each. Beside a
-  # module of no package lies whatever else is installed.
-  if module.__package__ and not module.__name__.startswith('routing.'):
+  # Beside a module of no package lies whatever else is installed.
+  if module.__package__:
     files = sorted(path.parent.glob('*.py'))
   content = b''.join(x.read_bytes() for x in files)
   return hashlib.sha256(content).hexdigest()
