@@ -52,7 +52,7 @@ RULES = (
     Rule('make versions', Leave('installs', '.github/workflows/test.yml')),
     Rule(
         'make pages',
-        Leave('executes the notebooks', 'stage notebooks of .ci/run'),
+        Leave('executes the notebooks', 'stage package of .ci/run'),
     ),
     Rule(
         r'python -m pytest tests/conformance_test\.py',
@@ -60,7 +60,7 @@ RULES = (
     ),
     Rule(
         _PIPELINE + r'arithmetic\.py:smoke --workdir=runs/your_own_pair',
-        Leave('is a cell of a notebook', 'stage notebooks of .ci/run'),
+        Leave('is a cell of a notebook', 'stage package of .ci/run'),
     ),
     Rule(
         r'python -m experiments\.\w+',
