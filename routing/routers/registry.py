@@ -48,6 +48,9 @@ METHODS = {
     'TRIM, aggregate': 'third_party.trim.learned:AGGREGATE',
     'TRIM, sequence': 'third_party.trim.learned:SEQUENCE',
     'self-consistency': 'third_party.self_consistency.methods:METHOD',
+    'repeated sampling, any right': (
+        'third_party.self_consistency.methods:ANY_RIGHT'
+    ),
     'speculative sampling': 'third_party.speculative_sampling.methods:METHOD',
     'token router': 'third_party.token_router.methods:METHOD',
     'power sampling': 'third_party.power_sampling.methods:METHOD',
