@@ -210,6 +210,30 @@ class HarnessTest(parameterized.TestCase):
     self.assertIsNotNone(seen[0].answering)
     self.assertIsNone(seen[1].answering)
 
+  def test_a_comparison_says_what_a_router_needs(self):
+    arena = small_arena.make()
+    method = registry.load('best constant')
+    found = compare.enter('best constant', method, arena, [0], 1)
+    for changes, words, names in (
+        ({}, '-', []),
+        (
+            {'judge': True, 'samples': 8},
+            'judge, 8 samples',
+            ['judge', '8 samples'],
+        ),
+    ):
+      needs = dataclasses.replace(method.needs, **changes)
+      content = comparison.figures(
+          {'policy': found},
+          {'policy': dataclasses.replace(method, needs=needs)},
+          arena,
+          resamples=2,
+          seed=0,
+      )
+      facts = content['routers']['policy']
+      self.assertEqual(facts['needs'], words)
+      self.assertEqual(facts['need_names'], names)
+
   def test_the_page_names_routers_that_are_left_out(self):
     path = checkout.ROOT / 'docs/results/arithmetic_demo_compared.json'
     content = json.loads(path.read_text(encoding='utf-8'))['content']

@@ -109,6 +109,7 @@ def _facts(name, method, found, arena, budgets) -> dict[str, Any]:
           else f'{protocol.name}, {protocol.view}'
       ),
       'needs': method.needs.in_words(),
+      'need_names': method.needs.names(),
       'num_trials': len(found[0].areas),
       'setting': found[0].setting,
       'areas_on_select': found[0].areas,

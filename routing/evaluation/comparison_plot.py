@@ -13,19 +13,21 @@ from routing.evaluation import tables
 from routing.evaluation import worth_asking
 
 # No palette has as many colours as there are routers, so a colour says what a
-# router needs: (a word of its needs, the same in the legend, colour). The first
-# that a router needs counts. Line styles tell apart what shares a colour.
-_NEEDS = (
-    ('next-token distributions', 'next-token distributions', '#CC79A7'),
-    ('samples', 'several answers', '#56B4E9'),
-    ('step score', 'a score of each step', '#D55E00'),
-    ('judge', 'a score of each step', '#D55E00'),
-    ('embedding', 'an embedding of the question', '#009E73'),
-    ('probe', 'a token of the next step', '#E69F00'),
-    ('log-probabilities', 'log-probabilities of steps', '#0072B2'),
-    ('', 'nothing', '#8C8C8C'),
-)
-_ORDER = [tuple(found) for _, *found in _NEEDS]
+# router needs: name of a need -> (the same in the legend, colour). Of several
+# needs the first in this order counts. Line styles tell apart what shares a
+# colour.
+_LOOKS = {
+    'next-token distributions': ('next-token distributions', '#CC79A7'),
+    'samples': ('several answers', '#56B4E9'),
+    'step score': ('a score of each step', '#D55E00'),
+    'judge': ('a score of each step', '#D55E00'),
+    'embedding': ('an embedding of the question', '#009E73'),
+    'probe': ('a token of the next step', '#E69F00'),
+    'log-probabilities': ('log-probabilities of steps', '#0072B2'),
+    # A draft is text, which every router reads.
+    'draft': ('nothing', '#8C8C8C'),
+    '': ('nothing', '#8C8C8C'),
+}
 _LINES = ('-', '--', '-.', ':')
 _REFERENCE = dict(color='#000000', linewidth=2.6, zorder=9)
 _ORACLE = dict(color='#000000', linestyle=':', linewidth=1.2)
@@ -75,9 +77,22 @@ def _by_area(found: Mapping[str, Any]) -> list[str]:
 
 
 def _need(content: Mapping[str, Any], name: str) -> tuple[str, str]:
-  """Returns what a router needs, as the legend calls it, and its colour."""
-  needs = content['routers'][name]['needs']
-  return next(tuple(found) for word, *found in _NEEDS if word in needs)
+  """Returns what a router needs, as the legend calls it, and its colour.
+
+  Raises:
+    ValueError: if a need has no colour.
+  """
+  facts = content['routers'][name]
+  # Files from before the list have the text only, in which '-' is no need.
+  words = facts['needs'].removeprefix('-').split(', ')
+  # The number of samples stands before the word.
+  needs = {x.lstrip('0123456789 ') for x in facts.get('need_names', words)}
+  if unknown := needs - _LOOKS.keys():
+    raise ValueError(
+        f'{name} needs {", ".join(sorted(unknown))}; the plot has colours for '
+        f'{", ".join(filter(None, _LOOKS))}.'
+    )
+  return next(x for need, x in _LOOKS.items() if need in needs or not need)
 
 
 def _styles(
@@ -100,11 +115,11 @@ def _styles(
 
 def _legend(pyplot, axes, content: Mapping[str, Any]) -> None:
   """Explains the colours that occur."""
-  found = {_need(content, name) for name in content['routers']}
-  found = dict(sorted(found, key=lambda x: _ORDER.index(x)))
+  shown = {_need(content, name) for name in content['routers']}
+  colours = dict(x for x in _LOOKS.values() if x in shown)
   axes.legend(
-      [pyplot.Line2D([], [], color=x, linewidth=2) for x in found.values()],
-      found,
+      [pyplot.Line2D([], [], color=x, linewidth=2) for x in colours.values()],
+      colours,
       title='besides the texts, a router needs',
       title_fontsize=8,
       alignment='left',
