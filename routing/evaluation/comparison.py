@@ -17,14 +17,15 @@ from routing.evaluation import bootstrap
 from routing.evaluation import budgets as budgets_lib
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import harness
+from routing.evaluation import markdown
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.evaluation import tables
 from routing.evaluation import worth_asking
 from routing.outcomes import token_records
 from routing.routers import router as router_lib
 
 SCHEMA = 1  # Increase when keys change.
-REFERENCE = 'policy'
 Entries = Mapping[str, Sequence[entries_lib.Entry]]
 
 
@@ -35,7 +36,7 @@ def figures(
     *,
     resamples: int,
     seed: int,
-    reference: str = REFERENCE,
+    reference: str = style.REFERENCE,
 ) -> dict[str, Any]:
   """Returns the content of `comparison.json`.
 
@@ -214,12 +215,12 @@ def _row(content, found, name) -> list[str]:
   figures_of = found['methods'][name]
   facts = content['routers'].get(name)
   keys = budgets_lib.keys(found)
-  loss = gain = tables.MISSING
-  measured = [tables.MISSING] * (len(token_records.KINDS) + 2)
+  loss = gain = markdown.MISSING
+  measured = [markdown.MISSING] * (len(token_records.KINDS) + 2)
   if facts is not None:
     chosen = figures_of['at_budget'][keys[1]]
     loss, gain = (
-        tables.number(float(np.mean([x['mean'] for x in chosen[what]])))
+        markdown.number(float(np.mean([x['mean'] for x in chosen[what]])))
         for what in ('loss', 'gain')
     )
     # Tokens and seconds are those of the budget in the configured metric.
@@ -228,20 +229,20 @@ def _row(content, found, name) -> list[str]:
     measured = [
         *(f'{spent["tokens"][kind]:.1f}' for kind in token_records.KINDS),
         f'{spent["seconds"]:.3g}',
-        tables.MISSING if speed is None else f'{speed:,.0f}',
+        markdown.MISSING if speed is None else f'{speed:,.0f}',
     ]
   reach = figures_of['cost_to_recover']
   return [
-      tables.LABELS.get(name, name),
-      facts['needs'] if facts else tables.MISSING,
-      f'{facts["num_problems"]:,}' if facts else tables.MISSING,
+      style.LABELS.get(name, name),
+      facts['needs'] if facts else markdown.MISSING,
+      f'{facts["num_problems"]:,}' if facts else markdown.MISSING,
       _of_select(facts),
-      str(facts['num_trials'] or 1) if facts else tables.MISSING,
+      str(facts['num_trials'] or 1) if facts else markdown.MISSING,
       tables.interval(figures_of['area']),
       tables.difference(found, name),
-      tables.number(figures_of['mean_gap_recovered']),
-      *(tables.number(reach[x]) for x in ('50', '80', '95')),
-      *(tables.number(figures_of['accuracy_at'][x]) for x in keys),
+      markdown.number(figures_of['mean_gap_recovered']),
+      *(markdown.number(reach[x]) for x in ('50', '80', '95')),
+      *(markdown.number(figures_of['accuracy_at'][x]) for x in keys),
       loss,
       gain,
       *measured,
@@ -252,7 +253,7 @@ def _of_select(facts: Mapping[str, Any] | None) -> str:
   """Returns on how many problems of `select` a router was chosen."""
   # Files from before this figure do not have it.
   if facts is None or 'num_select' not in facts:
-    return tables.MISSING
+    return markdown.MISSING
   return f'{facts["num_select"]:,}'
 
 
@@ -260,8 +261,7 @@ def table(content: Mapping[str, Any], metric: str) -> str:
   """Returns the table of one cost metric in Markdown."""
   columns = [x.format(reference=content['reference']) for x in COLUMNS]
   head = budgets_lib.header(content['cost_metrics'][metric], columns)
-  lines = [head, ['---'] * len(head), *rows(content, metric)]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+  return markdown.table(head, rows(content, metric), num_text=2)
 
 
 def page(content: Mapping[str, Any]) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from routing.evaluation import plots
-from routing.evaluation import tables
-from routing.evaluation import worth_asking
+from routing.evaluation import style
 
 # No palette has as many colours as there are routers, so a colour says what a
 # router needs: name of a need -> (the same in the legend, colour). Of several
@@ -31,7 +30,6 @@ _LOOKS = {
 _LINES = ('-', '--', '-.', ':')
 _REFERENCE = dict(color='#000000', linewidth=2.6, zorder=9)
 _ORACLE = dict(color='#000000', linestyle=':', linewidth=1.2)
-_INK = '#222222'
 
 
 def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
@@ -57,10 +55,10 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
   )
   plots.clean_axes(left, metric)
   left.set_ylabel('accuracy', fontsize=9)
-  left.set_xlim(0, worth_asking.BEYOND)
+  left.set_xlim(0, style.MAX_COST)
   left.set_title(
       f'{content["num_problems"]:,} test problems; band: 95 % interval of the '
-      f'{tables.LABELS.get(content["reference"], content["reference"])}',
+      f'{style.LABELS.get(content["reference"], content["reference"])}',
       fontsize=9,
       loc='left',
   )
@@ -164,11 +162,11 @@ def _areas(axes, found, names, styles) -> None:
         **styles[name],
     )
   axes.set_yticks(
-      range(len(names)), [f'{tables.LABELS.get(x, x)}     ' for x in names]
+      range(len(names)), [f'{style.LABELS.get(x, x)}     ' for x in names]
   )
   axes.spines[['top', 'right', 'left']].set_visible(False)
-  axes.tick_params(axis='y', length=0, labelsize=8, colors=_INK)
-  axes.tick_params(axis='x', labelsize=8, colors=_INK)
-  axes.grid(axis='x', color='#EEEEEE', linewidth=0.8)
+  axes.tick_params(axis='y', length=0, labelsize=8, colors=style.INK)
+  axes.tick_params(axis='x', labelsize=8, colors=style.INK)
+  axes.grid(axis='x', color=style.GRID, linewidth=0.8)
   axes.set_axisbelow(True)
   axes.set_xlabel('area: mean accuracy over costs .2 to .8', fontsize=9)

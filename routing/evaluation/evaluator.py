@@ -11,13 +11,13 @@ from routing import costs
 from routing.evaluation import bootstrap
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.routers import card as card_lib
 from routing.routers import promises
 
-REFERENCE = 'policy'  # All other methods are compared with this one.
 # The small model alone is no method of the table, but the gap metrics need its
 # outcomes. `left_out` has an entry of this name if they cannot be evaluated.
 SMALL = 'small alone'
@@ -76,7 +76,7 @@ def _in_metric(
   # cannot be evaluated does not stop the others.
   thresholded = lambda x: methods.thresholded(x, pair, metric)
   makers = {
-      REFERENCE: lambda: [thresholded(x) for x in policies],
+      style.REFERENCE: lambda: [thresholded(x) for x in policies],
       **{
           # The default values bind the families and the name of this
           # iteration; without them every lambda would use the last ones.
@@ -91,10 +91,10 @@ def _in_metric(
       'random per step': lambda: [methods.random_per_step(pair, metric)],
   }
   found, left_out = _evaluate_each(makers)
-  if REFERENCE in left_out:
+  if style.REFERENCE in left_out:
     raise refusal.Refusal(
-        f'The policy cannot be evaluated: {left_out[REFERENCE]} Either set '
-        'evaluation.source=live, which answers the problems again; collect '
+        f'The policy cannot be evaluated: {left_out[style.REFERENCE]} Either '
+        'set evaluation.source=live, which answers the problems again; collect '
         'more trajectories, or some with a behaviour policy closer to the '
         'router (behaviour.kind=mixture); or lower '
         'calibration.min_effective_size.',
@@ -110,7 +110,7 @@ def _in_metric(
   )
   large = pair.test.largest_alone()
   anchors = results_lib.anchors_of(small.get(SMALL, _unknown(large)), large)
-  result = results_lib.of_metric(found, oracle, anchors, draws, REFERENCE)
+  result = results_lib.of_metric(found, oracle, anchors, draws, style.REFERENCE)
   return {**result, 'left_out': left_out | missing}
 
 

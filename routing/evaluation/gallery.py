@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 from routing.evaluation import budgets
+from routing.evaluation import markdown
 from routing.evaluation import page_figures
-from routing.evaluation import plots
+from routing.evaluation import style
 from routing.evaluation import tables
 
-_MISSING = '-'  # A setting that a run does not have.
 _DASHES = ([], [6, 4], [2, 3], [8, 3, 2, 3])
 # For runs that report at different costs, see `budgets.header`.
 _ANY_BUDGETS = tuple(
@@ -83,7 +83,9 @@ def differences(
   rows = []
   for field in fields:
     values = [
-        json.dumps(x[field], ensure_ascii=False) if field in x else _MISSING
+        json.dumps(x[field], ensure_ascii=False)
+        if field in x
+        else markdown.MISSING
         for x in flat.values()
     ]
     if len(set(values)) > 1:
@@ -117,7 +119,7 @@ def _in_metric(
         'rows': {method: [*row[1:], *costs] for method, row in rows.items()},
     }
   return {
-      'label': page_figures.METRICS.get(metric, metric),
+      'label': style.COST_LABELS.get(metric, metric),
       'columns': ('run', *columns[1:]),
       'runs': found,
   }
@@ -126,7 +128,7 @@ def _in_metric(
 def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
   """Returns how the curve of each run is drawn."""
   # The palette of Okabe and Ito, from the most to the least visible.
-  palette = list(dict.fromkeys(x['color'] for x in plots.STYLES.values()))
+  palette = list(dict.fromkeys(x['color'] for x in style.STYLES.values()))
   palette.sort(key=lambda x: x in ('#000000', '#F0E442', '#7F7F7F'))
   return {
       name: {

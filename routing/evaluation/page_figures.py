@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from routing.evaluation import budgets
-from routing.evaluation import plots
+from routing.evaluation import style
 from routing.evaluation import tables
 from routing.routers import card as card_lib
 from routing.routers import promises
@@ -16,26 +16,12 @@ from routing.routers import promises
 # Points of a curve on the page; the lines between them are straight.
 _CURVE_POINTS = 81
 _DIGITS = 4
-# Looks of methods that the plot of the pipeline leaves out.
-_MORE_STYLES = {
-    'random per question': dict(color='#7F7F7F', linestyle=':', linewidth=1.2),
-    'confidence, mean': dict(color='#D55E00', linestyle=':', linewidth=1.2),
-    'confidence, first token': dict(
-        color='#D55E00', linestyle='-.', linewidth=1.2
-    ),
-}
 # Shown at first; the others wait in the legend.
-_SHOWN = ('policy', 'fitted Q, trees', 'boosting', 'confidence', 'oracle')
-_SHOWN += ('random per question', 'fitted Q, linear')
+_SHOWN = (
+    *(style.REFERENCE, 'fitted Q, trees', 'fitted Q, linear', 'boosting'),
+    *('confidence', 'random per question', 'oracle'),
+)
 _DASHES = {'-': [], '--': [6, 4], '-.': [8, 3, 2, 3], ':': [2, 3]}
-# For methods that the house does not know: the rest of the palette.
-_OTHER_COLORS = ('#009E73', '#56B4E9', '#CC79A7', '#E69F00')
-METRICS = {
-    'price': 'price',
-    'flops': 'FLOPs',
-    'decoded_tokens': 'written tokens × parameters',
-    'latency': 'seconds',
-}
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -45,17 +31,17 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
   them.
   """
   found = {}
-  known = plots.STYLES | _MORE_STYLES
+  known = style.STYLES | style.MORE_STYLES
   for number, name in enumerate(names):
-    style = known.get(name)
-    if style is None:
-      colour = _OTHER_COLORS[number % len(_OTHER_COLORS)]
-      style = dict(color=colour, linestyle='--', linewidth=1.4)
+    look = known.get(name)
+    if look is None:
+      colour = style.OTHER_COLORS[number % len(style.OTHER_COLORS)]
+      look = dict(color=colour, linestyle='--', linewidth=1.4)
     found[name] = {
-        'label': tables.LABELS.get(name, name),
-        'color': style['color'],
-        'dash': _DASHES[style['linestyle']],
-        'width': style['linewidth'],
+        'label': style.LABELS.get(name, name),
+        'color': look['color'],
+        'dash': _DASHES[look['linestyle']],
+        'width': look['linewidth'],
         'shown': name in _SHOWN or name not in known,
     }
   return found
@@ -70,7 +56,7 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
   metrics = {}
   for metric, found in results['cost_metrics'].items():
     metrics[metric] = {
-        'label': METRICS.get(metric, metric),
+        'label': style.COST_LABELS.get(metric, metric),
         'anchors': _rounded(found['anchors']),
         'curves': {
             name: _curve(method['curve'])

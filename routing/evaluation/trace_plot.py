@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from routing import costs
 from routing import types
+from routing.evaluation import style
 
 # Colours from the smallest to the largest route. They also differ in lightness,
 # for colour-blind readers and for print.
 _COLORS = ('#A6CEE3', '#0072B2', '#08306B')
 _DRAFT = '#D9D9D9'
-_INK = '#222222'
 
 
 def trajectories(
@@ -61,7 +61,7 @@ def trajectories(
         row,
         f'{verdict}, cost {spent:.2f}',
         va='center',
-        color=_INK,
+        color=style.INK,
         fontweight='normal' if trajectory.is_correct else 'bold',
     )
   _draw_legend(axes, [spec.name for spec in accounting.specs])
