@@ -31,6 +31,19 @@ COLUMNS = (
     'gain @.4',
     'headroom',
 )
+# Figures that papers on routing report besides; of a table of their own.
+MORE_COLUMNS = (
+    'method',
+    'gap recovered @.2',
+    'gap recovered @.4',
+    'gap recovered @.6',
+    'IBC gain @.2',
+    'IBC gain @.4',
+    'IBC gain @.6',
+    'cost at 1 point lost',
+    'cost at .5 points lost',
+    'AIQ',
+)
 # The columns that fit into a terminal.
 _NARROW = (
     'method',
@@ -132,6 +145,23 @@ def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
   """Returns a row of cells per method, as in `COLUMNS`, for one cost metric."""
   figures = results['cost_metrics'][metric]
   return [_method_row(figures, name) for name in order(figures)]
+
+
+def more_rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
+  """Returns a row of cells per method, as in `MORE_COLUMNS`."""
+  figures = results['cost_metrics'][metric]
+  cells = []
+  for name in order(figures):
+    method, lost = figures['methods'][name], ('1', '0.5')
+    values = [
+        *(method['gap_recovered_at'][x] for x in budgets.keys(figures)),
+        *(method['relative_ibc_gain_at'][x] for x in budgets.keys(figures)),
+        *(method['cost_at_points_lost'][x] for x in lost),
+        method['average_quality'],
+    ]
+    label = style.LABELS.get(name, name)
+    cells.append([label, *map(markdown_lib.number, values)])
+  return cells
 
 
 def order(figures: Mapping[str, Any]) -> list[str]:
@@ -336,12 +366,16 @@ def markdown(results: Mapping[str, Any]) -> str:
   parts = []
   for metric in cost_metrics:
     parts.append(f'### {title(results, metric)}')
-    head = budgets.header(results['cost_metrics'][metric], COLUMNS)
-    parts.append(markdown_lib.table(head, rows(results, metric)))
+    for columns, cells in (
+        (COLUMNS, rows(results, metric)),
+        (MORE_COLUMNS, more_rows(results, metric)),
+    ):
+      head = budgets.header(results['cost_metrics'][metric], columns)
+      parts.append(markdown_lib.table(head, cells))
     parts += left_out_lines(results['cost_metrics'][metric]['left_out'])
   if line := cut_share.warning(results):
     parts.append(line)
-  parts.append(legend.LEGEND)
+  parts += [legend.LEGEND, legend.MORE]
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')
     parts.append(markdown_lib.bullets(tuning_lines(results)))
