@@ -1,9 +1,9 @@
-"""Runs methods on the same problems, models and accounting, and compares none.
+"""Evaluates methods on the same problems, models and accounting, one by one.
 
 One method and one seed give one `Entry`: settings tried on `select`, then the
 outcomes of every value of the knob on `select` and, of those worth it, on
 `test`. The outcomes come from records where they follow from them exactly, and
-otherwise from live answers. `evaluation.comparison` compares entries.
+otherwise from live answers. `evaluation.comparison` compares the entries.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ results = {
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
   'config', 'checkpoints', 'shards', 'points_sha256': the configuration, and
     hashes of routers, splits and operating points that the results depend on,
+  'step_scores': which step scorer scored `select` and `test`; [] without one,
   'cost_metrics': {metric: see `of_metric`},
   'tuning': {learner: best setting, area on select per trial, decisions used},
   'operating_points': [test outcomes of each named point of the first seed],
