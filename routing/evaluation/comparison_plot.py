@@ -41,15 +41,15 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
   """
   pyplot = plots.load_pyplot()
   metric = content['cost_metric']
-  found = content['cost_metrics'][metric]['methods']
-  names = _by_area(found)
+  methods = content['cost_metrics'][metric]['methods']
+  names = _by_area(methods)
   figure, (left, right) = pyplot.subplots(
       1, 2, figsize=(12.0, 5.2), width_ratios=(1.1, 1), layout='constrained'
   )
   styles = _styles(names, content)
   for name in names:
-    _curve(left, found[name]['curve'], styles[name])
-  band = found[content['reference']]['curve']
+    _curve(left, methods[name]['curve'], styles[name])
+  band = methods[content['reference']]['curve']
   left.fill_between(
       band['cost'], band['low'], band['high'], color='#000000', alpha=0.12
   )
@@ -63,15 +63,15 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
       loc='left',
   )
   _legend(pyplot, left, content)
-  _areas(right, found, names, styles)
+  _areas(right, methods, names, styles)
   figure.savefig(path, dpi=160, format='png')
   pyplot.close(figure)
 
 
-def _by_area(found: Mapping[str, Any]) -> list[str]:
+def _by_area(methods: Mapping[str, Any]) -> list[str]:
   """Returns the names, the smallest area first; those without area lead."""
-  area = lambda name: (found[name]['area'] or {}).get('mean') or 0.0
-  return sorted(found, key=area)
+  area = lambda name: (methods[name]['area'] or {}).get('mean') or 0.0
+  return sorted(methods, key=area)
 
 
 def _need(content: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -136,10 +136,15 @@ def _curve(axes, curve: Mapping[str, Any], style: Mapping[str, Any]) -> None:
     axes.plot(curve['cost'], curve['accuracy'], **style)
 
 
-def _areas(axes, found, names, styles) -> None:
+def _areas(
+    axes,
+    methods: Mapping[str, Any],
+    names: Sequence[str],
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
   """Draws the area of each router with its interval, the best at the top."""
   for height, name in enumerate(names):
-    area = found[name]['area']
+    area = methods[name]['area']
     if area is not None:
       error = np.array(
           [[area['mean'] - area['low']], [area['high'] - area['mean']]]

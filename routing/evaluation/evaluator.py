@@ -59,13 +59,13 @@ def figures(
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
   )
-  found = {}
+  by_metric = {}
   for metric in costs.COST_METRICS:
-    found[metric] = _in_metric(
+    by_metric[metric] = _in_metric(
         policies, others, pair, draws, metric, own_pairs or {}
     )
     on_metric()
-  return found
+  return by_metric
 
 
 def _in_metric(
@@ -90,7 +90,7 @@ def _in_metric(
       ],
       'random per step': lambda: [methods.random_per_step(pair, metric)],
   }
-  found, left_out = _evaluate_each(makers)
+  candidates, left_out = _evaluate_each(makers)
   if style.REFERENCE in left_out:
     raise refusal.Refusal(
         f'The policy cannot be evaluated: {left_out[style.REFERENCE]} Either '
@@ -110,7 +110,9 @@ def _in_metric(
   )
   large = pair.test.largest_alone()
   anchors = results_lib.anchors_of(small.get(SMALL, _unknown(large)), large)
-  result = results_lib.of_metric(found, oracle, anchors, draws, style.REFERENCE)
+  result = results_lib.of_metric(
+      candidates, oracle, anchors, draws, style.REFERENCE
+  )
   return {**result, 'left_out': left_out | missing}
 
 
@@ -122,14 +124,14 @@ def _evaluate_each(
   Returns:
     Name -> result, and name -> reason for each function that raised `Refusal`.
   """
-  found, left_out = {}, {}
+  made, left_out = {}, {}
   for name, make in makers.items():
     try:
-      found[name] = make()
+      made[name] = make()
     # `reason` lacks the note on fresh samples: no promise was tested here.
     except refusal.Refusal as error:
       left_out[name] = error.reason
-  return found, left_out
+  return made, left_out
 
 
 def _unknown(like: points_lib.Points) -> points_lib.Points:
@@ -164,16 +166,15 @@ def operating_points(
   """
   entries, left_out = [], []
   for point in points:
-    family, kappas = policies[point.policy_index], threshold_row(
-        point.threshold
-    )
+    family = policies[point.policy_index]
+    thresholds = threshold_row(point.threshold)
     # `answerable` accepts single thresholds only. Per-decision thresholds,
     # `[1, T]`, are evaluated without asking: `evaluate` raises if it cannot.
-    if kappas.ndim == 1 and not test.answerable(family, kappas).all():
+    if thresholds.ndim == 1 and not test.answerable(family, thresholds).all():
       left_out.append(point.name)
       continue
     try:
-      outcomes = test.evaluate(family, kappas, metric)
+      outcomes = test.evaluate(family, thresholds, metric)
     except refusal.Refusal:
       left_out.append(point.name)
       continue

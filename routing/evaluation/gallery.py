@@ -40,8 +40,8 @@ def of_runs(
     )
   figures = {name: page_figures.of_results(x) for name, x in runs.items()}
   methods: dict[str, str] = {}
-  for found in figures.values():
-    methods |= {name: x['label'] for name, x in found['methods'].items()}
+  for of_run in figures.values():
+    methods |= {name: x['label'] for name, x in of_run['methods'].items()}
   return {
       'runs': _looks(list(runs)),
       'pages': dict(pages),
@@ -107,13 +107,13 @@ def _in_metric(
   heads = {tuple(budgets.header(x, tables.COLUMNS)) for x in having.values()}
   is_one = len(heads) == 1
   columns = heads.pop() if is_one else (*_ANY_BUDGETS, 'a, b, c')
-  found = {}
+  in_run = {}
   for name, x in having.items():
     shown = figures[name]['metrics'][metric]
     rows = dict(zip(tables.order(x), shown['rows'], strict=True))
     # Where runs report at different costs, each says at which.
     costs = [] if is_one else [', '.join(budgets.keys(x))]
-    found[name] = {
+    in_run[name] = {
         'anchors': shown['anchors'],
         'curves': shown['curves'],
         'rows': {method: [*row[1:], *costs] for method, row in rows.items()},
@@ -121,7 +121,7 @@ def _in_metric(
   return {
       'label': style.COST_LABELS.get(metric, metric),
       'columns': ('run', *columns[1:]),
-      'runs': found,
+      'runs': in_run,
   }
 
 

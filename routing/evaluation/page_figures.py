@@ -30,21 +30,21 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
   Colours are those of Okabe and Ito, and dashes tell the curves apart without
   them.
   """
-  found = {}
+  drawn = {}
   known = style.STYLES | style.MORE_STYLES
   for number, name in enumerate(names):
     look = known.get(name)
     if look is None:
       colour = style.OTHER_COLORS[number % len(style.OTHER_COLORS)]
       look = dict(color=colour, linestyle='--', linewidth=1.4)
-    found[name] = {
+    drawn[name] = {
         'label': style.LABELS.get(name, name),
         'color': look['color'],
         'dash': _DASHES[look['linestyle']],
         'width': look['linewidth'],
         'shown': name in _SHOWN or name not in known,
     }
-  return found
+  return drawn
 
 
 def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,17 +54,17 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
     results: the content of `results.json`.
   """
   metrics = {}
-  for metric, found in results['cost_metrics'].items():
+  for metric, figures in results['cost_metrics'].items():
     metrics[metric] = {
         'label': style.COST_LABELS.get(metric, metric),
-        'anchors': _rounded(found['anchors']),
+        'anchors': _rounded(figures['anchors']),
         'curves': {
             name: _curve(method['curve'])
-            for name, method in found['methods'].items()
+            for name, method in figures['methods'].items()
         },
-        'columns': budgets.header(found, tables.COLUMNS),
+        'columns': budgets.header(figures, tables.COLUMNS),
         'rows': tables.rows(results, metric),
-        'left_out': tables.left_out_lines(found['left_out']),
+        'left_out': tables.left_out_lines(figures['left_out']),
     }
   # A method may be left out in one cost metric and not in another.
   names = {x for y in results['cost_metrics'].values() for x in y['methods']}
@@ -89,11 +89,11 @@ def points(
     calibrated: the points as in `operating_points.json`, with what each had
       earned in calibration.
   """
-  found = []
+  shown = []
   for point in calibrated:
     promise = point.promise
     entries = promise, *promise.get('also', ())
-    found.append(
+    shown.append(
         {
             'name': point.name,
             'words': promises.in_words(promise),
@@ -105,7 +105,7 @@ def points(
             'n': promise.get('n'),
         }
     )
-  return sorted(found, key=lambda x: x['measured'].get('cost', np.inf))
+  return sorted(shown, key=lambda x: x['measured'].get('cost', np.inf))
 
 
 def training(

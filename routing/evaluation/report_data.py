@@ -53,7 +53,7 @@ class Shown:
   @functools.cached_property
   def _turned(self) -> list[tuple[dials_lib.Dial, dict[str, Any]]]:
     """The dials that the records can evaluate, with their figures."""
-    found = []
+    turned = []
     for dial in dials_lib.of_points(self.points, self.families, self.source):
       figures = dials_lib.figures(
           dial,
@@ -62,8 +62,8 @@ class Shown:
           costs.COST_METRICS,
       )
       if figures:
-        found.append((dial, figures))
-    return found
+        turned.append((dial, figures))
+    return turned
 
   def _scored(self, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """Returns what each dial says at some decisions; None = at all."""
@@ -186,10 +186,10 @@ def _reached(
   At position j a decision hands over where its rank is above j, which is where
   the rank, taken as a score, reaches the threshold j + 1.
   """
-  found = known.reached(table, says['rank'], says['route'])
+  reached = known.reached(table, says['rank'], says['route'])
   # Of the thresholds in (low, high], only the whole ones are positions.
-  first = np.maximum(found.low + 1, 1)
-  return found.ending[first <= np.minimum(found.high, num_positions)]
+  first = np.maximum(reached.low + 1, 1)
+  return reached.ending[first <= np.minimum(reached.high, num_positions)]
 
 
 def _as_text(value: Any) -> Any:

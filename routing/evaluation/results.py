@@ -279,15 +279,20 @@ def of_metric(
   }
 
 
-def _differences(hulls, reference, draws) -> dict[str, Any]:
+def _differences(
+    hulls: Mapping[str, Sequence[points_lib.Points]],
+    reference: str,
+    draws: bootstrap.Draws,
+) -> dict[str, Any]:
   """Returns the area of `reference` minus that of each other method."""
-  found = {
+  intervals = {
       name: bootstrap.area_difference(hulls[reference], points, draws)
       for name, points in hulls.items()
       if name != reference
   }
   return {
-      name: dataclasses.asdict(x) if x else None for name, x in found.items()
+      name: dataclasses.asdict(x) if x else None
+      for name, x in intervals.items()
   }
 
 

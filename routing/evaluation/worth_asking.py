@@ -36,12 +36,12 @@ def budgets(source: sources.Known) -> dict[str, tuple[float, ...]]:
 
 
 def worth_testing(
-    found: entries_lib.Outcomes, levels: Mapping[str, Sequence[float]]
+    select: entries_lib.Outcomes, levels: Mapping[str, Sequence[float]]
 ) -> np.ndarray:
   """Returns the knobs that form a curve or are chosen for a budget.
 
   Args:
-    found: outcomes on `select`.
+    select: outcomes on this split.
     levels: cost metric in which curves are drawn -> costs for which one knob
       is chosen.
 
@@ -50,7 +50,7 @@ def worth_testing(
   """
   kept = set()
   for metric, costs_of in levels.items():
-    points = found.points(metric)
+    points = select.points(metric)
     cost = points.mean_cost
     hull = metrics.upper_hull(cost, points.accuracy)
     # One vertex beyond is kept, to which the curve rises.
