@@ -32,6 +32,7 @@ from routing.evaluation import comparison_plot
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import harness
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.outcomes import refusal
 from routing.routers import registry
 from routing.routers import router as router_lib
@@ -59,10 +60,10 @@ def chosen(config: ml_collections.ConfigDict) -> list[str]:
   asked = list(config.compare.routers) or registry.names()
   for name in asked:
     registry.load(name)
-  if comparison.REFERENCE not in asked:
+  if style.REFERENCE not in asked:
     raise ValueError(
         f'compare.routers is {asked}; it must contain '
-        f'{comparison.REFERENCE!r}, which the others are compared with.'
+        f'{style.REFERENCE!r}, which the others are compared with.'
     )
   return asked
 
@@ -200,7 +201,7 @@ def _evaluate_all(
   entries, methods, left_out = {}, {}, {}
   for name in names:
     method = registry.load(name)
-    if name == comparison.REFERENCE:
+    if name == style.REFERENCE:
       method = problems.policy()
     key = _key(problems, method)
     digest = manifest_lib.hash_json(key)[:_DIGITS]
@@ -285,7 +286,7 @@ def show_plan(
   rows = stage_plans.train_rows(base, workdir)
   for name in names:
     settings = registry.load(name).settings
-    if name == comparison.REFERENCE:
+    if name == style.REFERENCE:
       settings = config.compare.policy_settings
     tried = min(config.compare.num_trials, max(len(settings), 1))
     # Whether an entry still holds is known once the records are read. Only the

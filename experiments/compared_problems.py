@@ -23,9 +23,9 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.engines import model_files
-from routing.evaluation import comparison
 from routing.evaluation import harness
 from routing.evaluation import samples
+from routing.evaluation import style
 from routing.features import embedding
 from routing.outcomes import live_answers
 from routing.routers import entrants
@@ -195,7 +195,7 @@ class Problems:
         'embedding': lambda: self._embedding_identity,
     }
     settings = self._base.copy_and_resolve_references().to_dict()
-    is_trained = method.name == comparison.REFERENCE
+    is_trained = method.name == style.REFERENCE
     for name in (*_OF_NO_ROUTER, *(() if is_trained else _OF_TRAINING)):
       settings.pop(name, None)
     for name in ('limits', 'concurrency'):

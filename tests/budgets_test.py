@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing.evaluation import budgets
+from routing.evaluation import markdown
 from routing.evaluation import metrics
 from routing.evaluation import tables
 from tests import results_test
@@ -48,7 +49,7 @@ class BudgetsTest(parameterized.TestCase):
     self.assertEqual(row['acc @.2'], f'{mean:.3f}'[1:])
     picked = [x.at_budget(0.8) for x in candidates['policy']]
     cost = np.mean([x.mean_cost[0] for x in picked])
-    self.assertEqual(row['cost @.4'], tables.number(float(cost)))
+    self.assertEqual(row['cost @.4'], markdown.number(float(cost)))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """The plot of a comparison: what colours and line styles say."""
 
+import dataclasses
+import json
 import pathlib
 
 from absl.testing import absltest
@@ -8,6 +10,7 @@ import numpy as np
 from routing.evaluation import comparison_plot
 from routing.routers import registry
 from routing.routers import router as router_lib
+from tests import checkout
 
 
 def _content(needs):
@@ -57,6 +60,41 @@ class ComparisonPlotTest(absltest.TestCase):
     # What shares a colour differs in its line.
     looks = [(x['color'], x.get('linestyle')) for x in styles.values()]
     self.assertLen(set(looks), len(names))
+
+  def test_every_need_has_a_colour(self):
+    for field in dataclasses.fields(router_lib.Needs):
+      needs = router_lib.Needs(None)
+      if field.name != 'protocol':
+        needs = dataclasses.replace(needs, **{field.name: 2})
+      with self.subTest(field.name):
+        content = _content({'x': needs.in_words()})
+        content['routers']['x']['need_names'] = needs.names()
+        label, _ = comparison_plot._need(content, 'x')
+        self.assertEqual(label == 'nothing', field.name == 'protocol')
+
+  def test_the_list_of_needs_counts_and_not_the_text(self):
+    content = _content({'x': 'the chance of each token'})
+    content['routers']['x']['need_names'] = ['draft', 'log-probabilities']
+    label, _ = comparison_plot._need(content, 'x')
+    self.assertEqual(label, 'log-probabilities of steps')
+    content['routers']['x']['need_names'] = []
+    self.assertEqual(comparison_plot._need(content, 'x')[0], 'nothing')
+
+  def test_a_need_without_a_colour_raises(self):
+    content = _content({'x': 'draft, the chance of each token'})
+    with self.assertRaisesRegex(ValueError, 'x needs the chance of each token'):
+      comparison_plot._need(content, 'x')
+
+  def test_kept_files_have_the_text_only(self):
+    paths = list(checkout.ROOT.glob('docs/results/*compared.json'))
+    self.assertNotEmpty(paths)
+    for path in paths:
+      content = json.loads(path.read_text(encoding='utf-8'))['content']
+      for name, facts in content['routers'].items():
+        label, _ = comparison_plot._need(content, name)
+        self.assertEqual(
+            label == 'nothing', facts['needs'] in ('-', 'draft'), name
+        )
 
   def test_only_what_needs_nothing_is_drawn_as_such(self):
     for name in registry.names():

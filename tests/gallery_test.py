@@ -11,6 +11,7 @@ from absl.testing import parameterized
 from experiments import report
 from routing.evaluation import gallery
 from routing.evaluation import page
+from routing.evaluation import style
 from routing.evaluation import tables
 from tests import report_page_test
 from tests import results_test
@@ -57,7 +58,7 @@ class GalleryTest(parameterized.TestCase):
     rows = {x[0]: x[1:] for x in tables.rows(first, 'price')}
     in_price = found['metrics']['price']['runs']
     for name, row in in_price['a']['rows'].items():
-      self.assertEqual(row, rows[tables.LABELS[name]])
+      self.assertEqual(row, rows[style.LABELS[name]])
     self.assertNotIn('confidence', in_price['b']['rows'])
     self.assertIn('confidence', found['methods'])
     self.assertFalse(found['same_test'])

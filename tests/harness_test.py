@@ -1,7 +1,6 @@
 """Tests of the harness: tuning, records, charges, and routers from outside."""
 
 import dataclasses
-import json
 import pathlib
 import sys
 from unittest import mock
@@ -13,7 +12,6 @@ import numpy as np
 from configs import compare_arithmetic
 from experiments import compare
 from routing import types
-from routing.evaluation import comparison
 from routing.evaluation import entries
 from routing.evaluation import harness
 from routing.evaluation import metrics
@@ -28,7 +26,6 @@ from routing.routers import registry
 from routing.routers import router
 from routing.routers import whole_answers
 from routing.shards import lock as lock_lib
-from tests import checkout
 from tests import flow_test
 from tests import small_arena
 
@@ -209,18 +206,6 @@ class HarnessTest(parameterized.TestCase):
     self.assertLen(seen[0].live_problems, 3)
     self.assertIsNotNone(seen[0].answering)
     self.assertIsNone(seen[1].answering)
-
-  def test_the_page_names_routers_that_are_left_out(self):
-    path = checkout.ROOT / 'docs/results/arithmetic_demo_compared.json'
-    content = json.loads(path.read_text(encoding='utf-8'))['content']
-    said = comparison.page(content | {'left_out': {'AutoMix': 'No words.'}})
-    self.assertIn('Left out: AutoMix. No words.', said)
-    # Older files do not say how many problems of `select` there were.
-    rows = comparison.rows(content, content['cost_metric'])
-    column = comparison.COLUMNS.index('of select')
-    self.assertEqual({x[column] for x in rows}, {'-'})
-    facts = dict(content['routers']['policy'], num_select=1_000)
-    self.assertEqual(comparison._of_select(facts), '1,000')
 
   def test_without_engines_what_needs_them_is_refused(self):
     base = registry.load('FrugalGPT')

@@ -10,7 +10,7 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
-from routing.evaluation import courses
+from routing.evaluation import answer_trees
 from routing.evaluation import dials
 from routing.evaluation import page
 from routing.evaluation import page_figures
@@ -86,9 +86,9 @@ def given(answers, dial, position, n):
   part, found = answers['part'], []
   for row, owner in enumerate(answers['end']['problem']):
     at, agrees = answers['end']['part'][row], owner == n
-    while at != courses.NONE and agrees:
+    while at != answer_trees.NONE and agrees:
       decision = part['decision'][at]
-      if decision != courses.NONE:
+      if decision != answer_trees.NONE:
         is_larger = position < dial['rank'][decision]
         agrees = part['route'][at] == is_larger * dial['route'][decision]
       at = part['after'][at]
@@ -100,10 +100,10 @@ def given(answers, dial, position, n):
 def parts_cost(answers, end, metric):
   """Returns the cost of the parts of an answer and of its discarded drafts."""
   total, at = 0, answers['end']['part'][end]
-  while at != courses.NONE:
+  while at != answer_trees.NONE:
     total += answers['part'][f'cost {metric}'][at]
     decision = answers['part']['decision'][at]
-    if decision != courses.NONE and answers['part']['route'][at]:
+    if decision != answer_trees.NONE and answers['part']['route'][at]:
       total += answers['decision'][f'cost {metric}'][decision]
     at = answers['part']['after'][at]
   return total
@@ -125,9 +125,9 @@ class KnownTest(parameterized.TestCase):
           right = answers['end']['right'][end] / 1000
           self.assertEqual(right, outcomes.correct[position, n])
           np.testing.assert_allclose(
-              answers['end']['cost price'][end] * courses.COST_UNIT,
+              answers['end']['cost price'][end] * answer_trees.COST_UNIT,
               outcomes.cost[position, n],
-              atol=courses.COST_UNIT,
+              atol=answer_trees.COST_UNIT,
           )
 
   @parameterized.product(name=sources_test.PROTOCOLS, metric=_METRICS)
@@ -160,7 +160,7 @@ class KnownTest(parameterized.TestCase):
     texts = set()
     for end in ends:
       at, text = answers['end']['part'][end], ''
-      while at != courses.NONE:
+      while at != answer_trees.NONE:
         text = answers['texts'][answers['part']['text'][at]] + text
         at = answers['part']['after'][at]
       texts.add(text)

@@ -14,6 +14,7 @@ from experiments.studies.coverage import page as coverage_page
 from experiments.studies.coverage import report as coverage_report
 from experiments.studies.optimum import page as optimum_page
 from experiments.studies.optimum import rows as optimum_rows
+from routing.evaluation import style
 from routing.evaluation import tables
 from tests import checkout
 from tests import results_test
@@ -97,7 +98,7 @@ class DocumentsTest(parameterized.TestCase):
     methods = held['cost_metrics']['price']['methods']
     for name, method in methods.items():
       (line,) = re.findall(
-          rf'^\| {re.escape(tables.LABELS[name])} \|.*\| .* \|$', text, re.M
+          rf'^\| {re.escape(style.LABELS[name])} \|.*\| .* \|$', text, re.M
       )
       area = [f'{method["area"][x]:.3f}'[1:] for x in ('mean', 'low', 'high')]
       self.assertIn('| {} [{}, {}] |'.format(*area), line)

@@ -10,6 +10,7 @@ import numpy as np
 
 from routing.evaluation import bootstrap
 from routing.evaluation import legend
+from routing.evaluation import markdown
 from routing.evaluation import methods
 from routing.evaluation import metrics
 from routing.evaluation import plots
@@ -216,7 +217,8 @@ class ReportTest(parameterized.TestCase):
         text.index('Cost metric price'), text.index('Cost metric flops')
     )
     self.assertIn('Cost metric price (used in the constraint)', text)
-    self.assertEqual(text.count('| confidence threshold |'), 2)
+    # Two tables for each of two cost metrics.
+    self.assertEqual(text.count('| confidence threshold |'), 4)
     self.assertIn('broken in 70 of 1000 samples (true cost .900)', text)
     self.assertIn('| loss<=0.05@0.9 | .829 | .040 [.030, .050] |', text)
     self.assertIn(POINT['promise'], text)
@@ -232,6 +234,24 @@ class ReportTest(parameterized.TestCase):
     self.assertIn(
         '| cost<=0.4 | 0 | .700 | .700 | .000 | .390 | .390 | 20/20 |', text
     )
+
+  def test_the_second_table_has_what_papers_report_besides(self):
+    figures = self.results['cost_metrics']['price']
+    rows = tables.more_rows(self.results, 'price')
+    for name, row in zip(tables.order(figures), rows, strict=True):
+      method = figures['methods'][name]
+      said = dict(zip(tables.MORE_COLUMNS, row, strict=True))
+      for column, value in {
+          'gap recovered @.4': method['gap_recovered_at']['0.4'],
+          'IBC gain @.6': method['relative_ibc_gain_at']['0.6'],
+          'cost at 1 point lost': method['cost_at_points_lost']['1'],
+          'cost at .5 points lost': method['cost_at_points_lost']['0.5'],
+          'AIQ': method['average_quality'],
+      }.items():
+        self.assertEqual(said[column], markdown.number(value), (name, column))
+    text = tables.markdown(self.results)
+    self.assertIn(markdown.table(tables.MORE_COLUMNS, rows), text)
+    self.assertIn(legend.MORE, text)
 
   def test_terminal_tables_hold_the_same_cells(self):
     from rich import console as console_lib

@@ -11,6 +11,7 @@ from experiments import compare
 from routing.evaluation import entries
 from routing.evaluation import harness
 from routing.evaluation import metrics
+from routing.evaluation import style
 from routing.evaluation import worth_asking
 from routing.routers import registry
 from routing.routers import router
@@ -82,7 +83,7 @@ class WorthAskingTest(absltest.TestCase):
 
   def test_no_dearer_knob_is_asked_than_a_curve_shows(self):
     self.assertEqual(self._asked('select'), 3)
-    with mock.patch.object(worth_asking, 'BEYOND', 1.01):
+    with mock.patch.object(style, 'MAX_COST', 1.01):
       self.assertEqual(self._asked('select'), 2)
       # What is tested was chosen on `select`.
       self.assertEqual(self._asked('test'), 3)
@@ -92,7 +93,7 @@ class WorthAskingTest(absltest.TestCase):
   def test_answers_that_are_kept_say_where_to_stop(self):
     folder = self.create_tempdir().full_path
     self.arena = small_arena.make(folder=pathlib.Path(folder))
-    with mock.patch.object(worth_asking, 'BEYOND', 1.01):
+    with mock.patch.object(style, 'MAX_COST', 1.01):
       self.assertEqual(self._asked('select'), 2)
       engines = mock.Mock(side_effect=AssertionError('A model is asked.'))
       self.arena = dataclasses.replace(
@@ -103,7 +104,7 @@ class WorthAskingTest(absltest.TestCase):
 
   def test_a_method_whose_hull_is_another_method_is_asked_all(self):
     self.method = dataclasses.replace(self.method, forms_hull=False)
-    with mock.patch.object(worth_asking, 'BEYOND', 1.01):
+    with mock.patch.object(style, 'MAX_COST', 1.01):
       self.assertEqual(self._asked('select'), 3)
 
   def test_methods_of_one_rule_share_their_answers(self):

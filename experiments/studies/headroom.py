@@ -31,6 +31,7 @@ from experiments import report
 from experiments import train
 from routing import progress
 from routing.evaluation import evaluator
+from routing.evaluation import markdown
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
@@ -212,7 +213,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> pathlib.Path:
   text = json.dumps(results_lib.to_json(content), allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda to: to.write_text(text))
   print(
-      tables.markdown_table(
+      markdown.table(
           tables.COLUMNS, tables.rows(content, content['cost_metric'])
       )
   )

@@ -14,9 +14,10 @@ from absl import flags
 import numpy as np
 
 from experiments import command_line
-from routing.evaluation import evaluator
+from routing.evaluation import markdown
 from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.evaluation import tables
 from routing.routers import learners
 
@@ -44,7 +45,7 @@ def method_cells(method: Mapping[str, Any]) -> list[str]:
   for budget in metrics.BUDGETS:
     # No threshold is that cheap, so there is no accuracy to interpolate.
     if budget < curve['cost'].min() - 1e-9:
-      cells.append(tables.MISSING)
+      cells.append(markdown.MISSING)
       continue
     mean, low, high = (
         np.interp(budget, curve['cost'], curve[name])
@@ -66,11 +67,11 @@ def policy_row(results: Mapping[str, Any]) -> list[str]:
       groups,
       _count(results, 'train'),
       f'{_count(results, "test")}, {len(results["seeds"])}',
-      *method_cells(methods[evaluator.REFERENCE]),
+      *method_cells(methods[style.REFERENCE]),
       *(
           tables.interval(methods[x]['area'])
           if x in methods
-          else tables.MISSING
+          else markdown.MISSING
           for x in learners.LEARNERS
       ),
       _minus_best(results),
@@ -89,7 +90,7 @@ def _minus_best(results: Mapping[str, Any]) -> str:
   }
   tried = {name: max(known) for name, known in areas.items() if known}
   if not tried:
-    return tables.MISSING
+    return markdown.MISSING
   best = max(tried, key=tried.get)
   figures = results['cost_metrics'][results['cost_metric']]
   return f'{tables.difference(figures, best)} ({best})'
@@ -111,11 +112,11 @@ def _method(config: Mapping[str, Any]) -> str:
 def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
   """Returns the rows of all methods without training, on the same problems."""
   methods = _methods(results)
-  names = [x for x in tables.LABELS if x in methods]
+  names = [x for x in style.LABELS if x in methods]
   return [
       [
           _protocol(results),
-          tables.LABELS[name],
+          style.LABELS[name],
           '',
           '',
           '',
@@ -124,7 +125,7 @@ def other_rows(results: Mapping[str, Any]) -> list[list[str]]:
           *[''] * (1 + len(learners.LEARNERS)),
       ]
       for name in names
-      if name not in (evaluator.REFERENCE, *learners.LEARNERS)
+      if name not in (style.REFERENCE, *learners.LEARNERS)
   ]
 
 
@@ -137,7 +138,7 @@ def _protocol(results: Mapping[str, Any]) -> str:
 def _count(results: Mapping[str, Any], split: str) -> str:
   """Returns the number of problems of a split."""
   count = results['num_problems'].get(split)
-  return tables.MISSING if count is None else f'{count:,}'
+  return markdown.MISSING if count is None else f'{count:,}'
 
 
 def _methods(results: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,7 +152,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     mine = [x for x, y in zip(runs, names, strict=True) if y == name]
     # The methods without training are the same for all runs of a protocol.
     rows += [policy_row(x) for x in mine] + other_rows(mine[-1])
-  return tables.markdown_table(COLUMNS, rows)
+  return markdown.table(COLUMNS, rows)
 
 
 def main(paths: Sequence[str]) -> None:

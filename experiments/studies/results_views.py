@@ -10,8 +10,9 @@ from typing import Any
 
 from routing.evaluation import budgets
 from routing.evaluation import comparison
-from routing.evaluation import evaluator
+from routing.evaluation import markdown
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.evaluation import tables
 from routing.outcomes import token_records
 
@@ -70,7 +71,7 @@ _RUN_COLUMNS = (
 # stepwise router nearest to ours, which needs a process reward model.
 _SHOWN_FIRST = (
     'speculative sampling',
-    evaluator.REFERENCE,
+    style.REFERENCE,
     'fitted Q, trees',
     'RouteLLM, classifier',
     'confidence',
@@ -98,18 +99,18 @@ def _areas(figures: Content, names: Sequence[str]) -> str:
   columns = ('method', 'area [95 %]', 'policy minus method')
   rows = []
   for name in names:
-    label = tables.LABELS.get(name, name)
+    label = style.LABELS.get(name, name)
     area = tables.interval(figures['methods'][name]['area'])
-    if name == evaluator.REFERENCE:
+    if name == style.REFERENCE:
       mean, _, rest = area.partition(' ')
       label, area = f'**{label}**', f'**{mean}** {rest}'
     rows.append((label, area, tables.difference(figures, name)))
-  return tables.markdown_table(columns, rows)
+  return markdown.table(columns, rows)
 
 
 def points(content: Content) -> str:
   """Returns the table of operating points."""
-  return tables.markdown_table(tables.POINT_COLUMNS, tables.point_rows(content))
+  return markdown.table(tables.POINT_COLUMNS, tables.point_rows(content))
 
 
 def transfer(content: Content) -> str:
@@ -123,7 +124,7 @@ def transfer(content: Content) -> str:
       for name in TRANSFERRED
       for row in tables.point_rows({'operating_points': content[name]})
   ]
-  return tables.markdown_table(('thresholds', *tables.POINT_COLUMNS), rows)
+  return markdown.table(('thresholds', *tables.POINT_COLUMNS), rows)
 
 
 def routers(content: Content, metric: str) -> str:
@@ -164,7 +165,7 @@ def _columns(
 ) -> str:
   """Returns a table of some columns, under the names of `head`."""
   places = [columns.index(x) for x in wanted]
-  return tables.markdown_table(head, [[x[i] for i in places] for x in rows])
+  return markdown.table(head, [[x[i] for i in places] for x in rows])
 
 
 def runs(content: Content) -> str:
@@ -177,9 +178,12 @@ def runs(content: Content) -> str:
   for run in found:
     changed = [f'{x}: {run[x]}' for x in fields if run[x] is not None]
     rows.append(
-        ['; '.join(changed), *(tables.number(run[f'{x}, mean']) for x in shown)]
+        [
+            '; '.join(changed),
+            *(markdown.number(run[f'{x}, mean']) for x in shown),
+        ]
     )
-  return tables.markdown_table(['changed', *shown], rows)
+  return markdown.table(['changed', *shown], rows)
 
 
 def responses(content: Content) -> str:

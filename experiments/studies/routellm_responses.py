@@ -28,6 +28,7 @@ from routing import costs
 from routing import types
 from routing.evaluation import bootstrap
 from routing.evaluation import harness
+from routing.evaluation import markdown
 from routing.evaluation import metrics
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
@@ -257,12 +258,10 @@ def page(content: Mapping[str, Any]) -> str:
       ]
       for name, found in content['routers'].items()
   ]
-  paper = [tables.number(PAPER[x]) for x in figures]
+  paper = [markdown.number(PAPER[x]) for x in figures]
   rows.append(["the paper's best (causal LM)", '', *paper, ''])
   columns = ('APGR', *(f'CPT({x} %)' for x in PERCENTS))
-  return tables.markdown_table(
-      ('router', 'embedding', *columns, 'trials'), rows
-  )
+  return markdown.table(('router', 'embedding', *columns, 'trials'), rows)
 
 
 def main(responses: str, directory: str, workdir: str) -> None:

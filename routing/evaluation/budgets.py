@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from routing.evaluation import markdown
 from routing.evaluation import metrics
 
 
@@ -42,9 +43,9 @@ def header(figures: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
   names = []
   for column in columns:
     for budget, key in zip(metrics.BUDGETS, keys(figures), strict=True):
-      old = f'@{budget:g}'.replace('0.', '.')
+      old = f'@{markdown.without_zero(f"{budget:g}")}'
       if old in column:
-        column = column.replace(old, '@' + key.replace('0.', '.', 1))
+        column = column.replace(old, f'@{markdown.without_zero(key)}')
         break
     names.append(column)
   return names

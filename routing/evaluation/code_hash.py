@@ -1,4 +1,7 @@
-"""Identifies the source code of a method, for what is kept of it."""
+"""Identifies the code of a method, so that what is kept of it can be checked.
+
+Kept of a method are its entries in a comparison and its live answers.
+"""
 
 import functools
 import hashlib
@@ -11,7 +14,7 @@ from routing.routers import router
 def of_method(method: router.Method) -> str:
   """Returns a hash of the source of a method: its module and those beside it.
 
-  What was cached of a router is not used once its own code has changed. Those
+  What is kept of a method is not used once this code has changed. The routers
   of this package share a folder, so a change of one counts for all of them.
   """
   fit = method.fit

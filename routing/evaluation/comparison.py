@@ -17,14 +17,17 @@ from routing.evaluation import bootstrap
 from routing.evaluation import budgets as budgets_lib
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import harness
+from routing.evaluation import markdown
+from routing.evaluation import methods as methods_lib
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.evaluation import tables
 from routing.evaluation import worth_asking
+from routing.outcomes import points as points_lib
 from routing.outcomes import token_records
 from routing.routers import router as router_lib
 
 SCHEMA = 1  # Increase when keys change.
-REFERENCE = 'policy'
 Entries = Mapping[str, Sequence[entries_lib.Entry]]
 
 
@@ -35,7 +38,7 @@ def figures(
     *,
     resamples: int,
     seed: int,
-    reference: str = REFERENCE,
+    reference: str = style.REFERENCE,
 ) -> dict[str, Any]:
   """Returns the content of `comparison.json`.
 
@@ -63,8 +66,8 @@ def figures(
       'resamples': resamples,
       'reference': reference,
       'routers': {
-          name: _facts(name, methods[name], found, arena, budgets)
-          for name, found in entries.items()
+          name: _facts(methods[name], of_method, arena, budgets)
+          for name, of_method in entries.items()
       },
       'cost_metrics': {
           metric: _in_metric(
@@ -80,18 +83,24 @@ def _budgets(arena: harness.Arena) -> dict[str, tuple[float, ...]]:
   return worth_asking.budgets(arena.samples('test', router_lib.COMMIT).source)
 
 
-def _num_problems(found: Sequence[entries_lib.Entry]) -> int:
-  return found[0].test.correct.shape[1]
+def _num_problems(entries: Sequence[entries_lib.Entry]) -> int:
+  """Returns the number of test problems of a method's entries."""
+  return entries[0].test.correct.shape[1]
 
 
-def _facts(name, method, found, arena, budgets) -> dict[str, Any]:
+def _facts(
+    method: router_lib.Method,
+    entries: Sequence[entries_lib.Entry],
+    arena: harness.Arena,
+    budgets: Sequence[float],
+) -> dict[str, Any]:
   """Returns what is known of a method besides its curves."""
-  num = _num_problems(found)
+  num = _num_problems(entries)
   seconds = arena.alone['test'].first(num).large_cost['latency']
   at_budgets = {}
   for budget in budgets:
     tokens, spent = [], []
-    for entry in found:
+    for entry in entries:
       k = entry.at_budget(arena.accounting.metric, budget)
       cost = entry.test.cost
       tokens.append([cost[x][k].mean() for x in entries_lib.TOKENS])
@@ -109,14 +118,15 @@ def _facts(name, method, found, arena, budgets) -> dict[str, Any]:
           else f'{protocol.name}, {protocol.view}'
       ),
       'needs': method.needs.in_words(),
-      'num_trials': len(found[0].areas),
-      'setting': found[0].setting,
-      'areas_on_select': found[0].areas,
+      'need_names': method.needs.names(),
+      'num_trials': len(entries[0].areas),
+      'setting': entries[0].setting,
+      'areas_on_select': entries[0].areas,
       'num_problems': num,
-      'num_select': found[0].select.correct.shape[1],
-      'num_seeds': len(found),
+      'num_select': entries[0].select.correct.shape[1],
+      'num_seeds': len(entries),
       'decisions_per_second': float(
-          np.median([x.decisions_per_second for x in found])
+          np.median([x.decisions_per_second for x in entries])
       ),
       'at_budget': at_budgets,
   }
@@ -135,7 +145,13 @@ def _first(entry: entries_lib.Entry, num: int) -> entries_lib.Entry:
 
 
 def _in_metric(
-    entries, methods, arena, metric, resamples, seed, reference
+    entries: Entries,
+    methods: Mapping[str, router_lib.Method],
+    arena: harness.Arena,
+    metric: str,
+    resamples: int,
+    seed: int,
+    reference: str,
 ) -> dict[str, Any]:
   """Returns the figures of all methods in one cost metric."""
   merged: dict[str, Any] = {'methods': {}, 'differences': {}}
@@ -144,11 +160,11 @@ def _in_metric(
   budgets = _budgets(arena)[metric]
   for num in sizes:
     group = {
-        name: [_first(entry, num) for entry in found]
-        for name, found in entries.items()
-        if name == reference or _num_problems(found) == num
+        name: [_first(entry, num) for entry in of_method]
+        for name, of_method in entries.items()
+        if name == reference or _num_problems(of_method) == num
     }
-    small, large, oracle = harness.anchor_points(arena, metric, num)
+    small, large, oracle = _anchor_points(arena, metric, num)
     draws = bootstrap.draw(
         num, [1, *(len(x) for x in group.values())], resamples, seed=seed
     )
@@ -156,9 +172,9 @@ def _in_metric(
         {
             name: [
                 entry.candidates(metric, methods[name].forms_hull)
-                for entry in found
+                for entry in of_method
             ]
-            for name, found in group.items()
+            for name, of_method in group.items()
         },
         oracle,
         results_lib.anchors_of(small, large),
@@ -173,6 +189,22 @@ def _in_metric(
     merged['anchors'] = result['anchors']
     merged['budgets'] = result['budgets']
   return merged
+
+
+def _anchor_points(
+    arena: harness.Arena, metric: str, num: int
+) -> tuple[points_lib.Points, points_lib.Points, points_lib.Points]:
+  """Returns small alone, large alone, and the oracle, on the first problems.
+
+  Under `commit`: no draft is paid, so the oracle is that of the cheaper view.
+  """
+  source = arena.samples('test', router_lib.COMMIT).source
+  first = slice(0, num)
+  return (
+      source.at_rates([0.0], metric).on(first),
+      source.largest_alone().on(first),
+      source.oracle(methods_lib.PRICES, metric).on(first),
+  )
 
 
 COLUMNS = (
@@ -200,25 +232,27 @@ COLUMNS = (
 
 def rows(content: Mapping[str, Any], metric: str) -> list[list[str]]:
   """Returns a row of cells per router, the best area first, then the oracle."""
-  found = content['cost_metrics'][metric]
+  in_metric = content['cost_metrics'][metric]
+  area = lambda x: in_metric['methods'][x]['area'] or {}
   names = sorted(
-      content['routers'],
-      key=lambda x: -((found['methods'][x]['area'] or {}).get('mean') or 0.0),
+      content['routers'], key=lambda x: -(area(x).get('mean') or 0.0)
   )
-  return [_row(content, found, x) for x in (*names, 'oracle')]
+  return [_row(content, in_metric, x) for x in (*names, 'oracle')]
 
 
-def _row(content, found, name) -> list[str]:
+def _row(
+    content: Mapping[str, Any], in_metric: Mapping[str, Any], name: str
+) -> list[str]:
   """Returns the cells of one router, or of the oracle."""
-  figures_of = found['methods'][name]
+  method = in_metric['methods'][name]
   facts = content['routers'].get(name)
-  keys = budgets_lib.keys(found)
-  loss = gain = tables.MISSING
-  measured = [tables.MISSING] * (len(token_records.KINDS) + 2)
+  keys = budgets_lib.keys(in_metric)
+  loss = gain = markdown.MISSING
+  measured = [markdown.MISSING] * (len(token_records.KINDS) + 2)
   if facts is not None:
-    chosen = figures_of['at_budget'][keys[1]]
+    chosen = method['at_budget'][keys[1]]
     loss, gain = (
-        tables.number(float(np.mean([x['mean'] for x in chosen[what]])))
+        markdown.number(float(np.mean([x['mean'] for x in chosen[what]])))
         for what in ('loss', 'gain')
     )
     # Tokens and seconds are those of the budget in the configured metric.
@@ -227,20 +261,20 @@ def _row(content, found, name) -> list[str]:
     measured = [
         *(f'{spent["tokens"][kind]:.1f}' for kind in token_records.KINDS),
         f'{spent["seconds"]:.3g}',
-        tables.MISSING if speed is None else f'{speed:,.0f}',
+        markdown.MISSING if speed is None else f'{speed:,.0f}',
     ]
-  reach = figures_of['cost_to_recover']
+  reach = method['cost_to_recover']
   return [
-      tables.LABELS.get(name, name),
-      facts['needs'] if facts else tables.MISSING,
-      f'{facts["num_problems"]:,}' if facts else tables.MISSING,
+      style.LABELS.get(name, name),
+      facts['needs'] if facts else markdown.MISSING,
+      f'{facts["num_problems"]:,}' if facts else markdown.MISSING,
       _of_select(facts),
-      str(facts['num_trials'] or 1) if facts else tables.MISSING,
-      tables.interval(figures_of['area']),
-      tables.difference(found, name),
-      tables.number(figures_of['mean_gap_recovered']),
-      *(tables.number(reach[x]) for x in ('50', '80', '95')),
-      *(tables.number(figures_of['accuracy_at'][x]) for x in keys),
+      str(facts['num_trials'] or 1) if facts else markdown.MISSING,
+      tables.interval(method['area']),
+      tables.difference(in_metric, name),
+      markdown.number(method['mean_gap_recovered']),
+      *(markdown.number(reach[x]) for x in ('50', '80', '95')),
+      *(markdown.number(method['accuracy_at'][x]) for x in keys),
       loss,
       gain,
       *measured,
@@ -251,7 +285,7 @@ def _of_select(facts: Mapping[str, Any] | None) -> str:
   """Returns on how many problems of `select` a router was chosen."""
   # Files from before this figure do not have it.
   if facts is None or 'num_select' not in facts:
-    return tables.MISSING
+    return markdown.MISSING
   return f'{facts["num_select"]:,}'
 
 
@@ -259,8 +293,7 @@ def table(content: Mapping[str, Any], metric: str) -> str:
   """Returns the table of one cost metric in Markdown."""
   columns = [x.format(reference=content['reference']) for x in COLUMNS]
   head = budgets_lib.header(content['cost_metrics'][metric], columns)
-  lines = [head, ['---'] * len(head), *rows(content, metric)]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+  return markdown.table(head, rows(content, metric), num_text=2)
 
 
 def page(content: Mapping[str, Any]) -> str:

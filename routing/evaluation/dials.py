@@ -1,7 +1,7 @@
 """Dials: a policy with the thresholds that a reader of a report can turn to.
 
-Each position of a dial is a threshold, and has the figures that the policy
-earns there on test problems. Named operating points are positions, too. Where
+A position is the index of a threshold, and has the figures that the policy
+earns there on test problems. Named operating points have positions, too. Where
 an operating point has one threshold per decision, it is a dial of its own, with
 one position.
 """
@@ -72,7 +72,7 @@ def of_points(
       positions.
     size: number of quantiles per policy.
   """
-  found = []
+  dials = []
   for index, family in enumerate(families):
     # Several promises may hold at one threshold.
     named: dict[float, tuple[str, ...]] = {}
@@ -83,13 +83,13 @@ def of_points(
     grid = grid[source.answerable(family, grid)]
     if grid.size:
       at = {k: named[x] for k, x in enumerate(grid.tolist()) if x in named}
-      found.append(Dial(index, grid, at))
-  found += [
+      dials.append(Dial(index, grid, at))
+  dials += [
       Dial(p.policy_index, np.array([p.threshold]), {0: (p.name,)})
       for p in points
       if isinstance(p.threshold, tuple)
   ]
-  return found
+  return dials
 
 
 def figures(
@@ -119,16 +119,16 @@ def figures(
   except refusal.Refusal:
     return None
   points = next(iter(by_metric.values()))
-  found: dict[str, Any] = {
+  earned: dict[str, Any] = {
       'cost': {m: _rounded(p.mean_cost) for m, p in by_metric.items()},
       'gain': _rounded(points.gain.mean(axis=1)),
   }
   for name, values in (('accuracy', points.correct), ('loss', points.loss)):
     rates = list(map(results_lib.rate, values))
-    found[name] = _rounded([x['mean'] for x in rates])
+    earned[name] = _rounded([x['mean'] for x in rates])
     for side in ('low', 'high'):
-      found[f'{name} {side}'] = _rounded([x[side] for x in rates])
-  return found
+      earned[f'{name} {side}'] = _rounded([x[side] for x in rates])
+  return earned
 
 
 def scores(
@@ -151,11 +151,11 @@ def scores(
     For each dial 'score', `[M]` float; 'rank', see `Dial.ranks`; and 'route',
     `[M]` int, the larger route that is taken below that position.
   """
-  found = []
+  said = []
   for dial in dials:
     score, route = families[dial.policy_index].score(decisions)
     score = score[rows]
-    found.append(
+    said.append(
         {
             'score': score,
             'rank': dial.ranks(score, decisions.depth[rows]),
@@ -164,7 +164,7 @@ def scores(
             else route[rows],
         }
     )
-  return found
+  return said
 
 
 def _rounded(values: Any) -> list[float]:

@@ -72,13 +72,23 @@ class Outcomes:
 
   def take(self, knobs: np.ndarray) -> Outcomes:
     """Returns the outcomes of some knobs, given as indices."""
-    found = {
+    rows = {
         field.name: getattr(self, field.name)[knobs]
         for field in dataclasses.fields(self)
         if field.name != 'cost'
     }
     cost = {name: x[knobs] for name, x in self.cost.items()}
-    return Outcomes(**found, cost=cost)
+    return Outcomes(**rows, cost=cost)
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+  """Returns the outcomes of the knobs of all parts, one after the other."""
+  join = lambda get: np.concatenate([get(x) for x in parts])
+  names = ('correct', 'loss', 'gain', 'cut')
+  return Outcomes(
+      *(join(lambda x, name=name: getattr(x, name)) for name in names),
+      cost={name: join(lambda x, name=name: x.cost[name]) for name in ALL},
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,13 @@ from routing import costs
 from routing.evaluation import bootstrap
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
+from routing.evaluation import style
 from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.routers import card as card_lib
 from routing.routers import promises
 
-REFERENCE = 'policy'  # All other methods are compared with this one.
 # The small model alone is no method of the table, but the gap metrics need its
 # outcomes. `left_out` has an entry of this name if they cannot be evaluated.
 SMALL = 'small alone'
@@ -59,13 +59,13 @@ def figures(
   draws = bootstrap.draw(
       len(pair.test.problems), [1, len(policies)], resamples, seed=seed
   )
-  found = {}
+  by_metric = {}
   for metric in costs.COST_METRICS:
-    found[metric] = _in_metric(
+    by_metric[metric] = _in_metric(
         policies, others, pair, draws, metric, own_pairs or {}
     )
     on_metric()
-  return found
+  return by_metric
 
 
 def _in_metric(
@@ -76,7 +76,7 @@ def _in_metric(
   # cannot be evaluated does not stop the others.
   thresholded = lambda x: methods.thresholded(x, pair, metric)
   makers = {
-      REFERENCE: lambda: [thresholded(x) for x in policies],
+      style.REFERENCE: lambda: [thresholded(x) for x in policies],
       **{
           # The default values bind the families and the name of this
           # iteration; without them every lambda would use the last ones.
@@ -90,11 +90,11 @@ def _in_metric(
       ],
       'random per step': lambda: [methods.random_per_step(pair, metric)],
   }
-  found, left_out = _evaluate_each(makers)
-  if REFERENCE in left_out:
+  candidates, left_out = _evaluate_each(makers)
+  if style.REFERENCE in left_out:
     raise refusal.Refusal(
-        f'The policy cannot be evaluated: {left_out[REFERENCE]} Either set '
-        'evaluation.source=live, which answers the problems again; collect '
+        f'The policy cannot be evaluated: {left_out[style.REFERENCE]} Either '
+        'set evaluation.source=live, which answers the problems again; collect '
         'more trajectories, or some with a behaviour policy closer to the '
         'router (behaviour.kind=mixture); or lower '
         'calibration.min_effective_size.',
@@ -110,7 +110,9 @@ def _in_metric(
   )
   large = pair.test.largest_alone()
   anchors = results_lib.anchors_of(small.get(SMALL, _unknown(large)), large)
-  result = results_lib.of_metric(found, oracle, anchors, draws, REFERENCE)
+  result = results_lib.of_metric(
+      candidates, oracle, anchors, draws, style.REFERENCE
+  )
   return {**result, 'left_out': left_out | missing}
 
 
@@ -122,14 +124,14 @@ def _evaluate_each(
   Returns:
     Name -> result, and name -> reason for each function that raised `Refusal`.
   """
-  found, left_out = {}, {}
+  made, left_out = {}, {}
   for name, make in makers.items():
     try:
-      found[name] = make()
+      made[name] = make()
     # `reason` lacks the note on fresh samples: no promise was tested here.
     except refusal.Refusal as error:
       left_out[name] = error.reason
-  return found, left_out
+  return made, left_out
 
 
 def _unknown(like: points_lib.Points) -> points_lib.Points:
@@ -164,16 +166,15 @@ def operating_points(
   """
   entries, left_out = [], []
   for point in points:
-    family, kappas = policies[point.policy_index], threshold_row(
-        point.threshold
-    )
+    family = policies[point.policy_index]
+    thresholds = threshold_row(point.threshold)
     # `answerable` accepts single thresholds only. Per-decision thresholds,
     # `[1, T]`, are evaluated without asking: `evaluate` raises if it cannot.
-    if kappas.ndim == 1 and not test.answerable(family, kappas).all():
+    if thresholds.ndim == 1 and not test.answerable(family, thresholds).all():
       left_out.append(point.name)
       continue
     try:
-      outcomes = test.evaluate(family, kappas, metric)
+      outcomes = test.evaluate(family, thresholds, metric)
     except refusal.Refusal:
       left_out.append(point.name)
       continue

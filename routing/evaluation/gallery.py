@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 from routing.evaluation import budgets
+from routing.evaluation import markdown
 from routing.evaluation import page_figures
-from routing.evaluation import plots
+from routing.evaluation import style
 from routing.evaluation import tables
 
-_MISSING = '-'  # A setting that a run does not have.
 _DASHES = ([], [6, 4], [2, 3], [8, 3, 2, 3])
 # For runs that report at different costs, see `budgets.header`.
 _ANY_BUDGETS = tuple(
@@ -40,8 +40,8 @@ def of_runs(
     )
   figures = {name: page_figures.of_results(x) for name, x in runs.items()}
   methods: dict[str, str] = {}
-  for found in figures.values():
-    methods |= {name: x['label'] for name, x in found['methods'].items()}
+  for of_run in figures.values():
+    methods |= {name: x['label'] for name, x in of_run['methods'].items()}
   return {
       'runs': _looks(list(runs)),
       'pages': dict(pages),
@@ -83,7 +83,9 @@ def differences(
   rows = []
   for field in fields:
     values = [
-        json.dumps(x[field], ensure_ascii=False) if field in x else _MISSING
+        json.dumps(x[field], ensure_ascii=False)
+        if field in x
+        else markdown.MISSING
         for x in flat.values()
     ]
     if len(set(values)) > 1:
@@ -105,28 +107,28 @@ def _in_metric(
   heads = {tuple(budgets.header(x, tables.COLUMNS)) for x in having.values()}
   is_one = len(heads) == 1
   columns = heads.pop() if is_one else (*_ANY_BUDGETS, 'a, b, c')
-  found = {}
+  in_run = {}
   for name, x in having.items():
     shown = figures[name]['metrics'][metric]
     rows = dict(zip(tables.order(x), shown['rows'], strict=True))
     # Where runs report at different costs, each says at which.
     costs = [] if is_one else [', '.join(budgets.keys(x))]
-    found[name] = {
+    in_run[name] = {
         'anchors': shown['anchors'],
         'curves': shown['curves'],
         'rows': {method: [*row[1:], *costs] for method, row in rows.items()},
     }
   return {
-      'label': page_figures.METRICS.get(metric, metric),
+      'label': style.COST_LABELS.get(metric, metric),
       'columns': ('run', *columns[1:]),
-      'runs': found,
+      'runs': in_run,
   }
 
 
 def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
   """Returns how the curve of each run is drawn."""
   # The palette of Okabe and Ito, from the most to the least visible.
-  palette = list(dict.fromkeys(x['color'] for x in plots.STYLES.values()))
+  palette = list(dict.fromkeys(x['color'] for x in style.STYLES.values()))
   palette.sort(key=lambda x: x in ('#000000', '#F0E442', '#7F7F7F'))
   return {
       name: {

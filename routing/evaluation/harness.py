@@ -1,9 +1,9 @@
-"""Runs methods on the same problems, models and accounting, and compares none.
+"""Evaluates methods on the same problems, models and accounting, one by one.
 
 One method and one seed give one `Entry`: settings tried on `select`, then the
 outcomes of every value of the knob on `select` and, of those worth it, on
 `test`. The outcomes come from records where they follow from them exactly, and
-otherwise from live answers. `evaluation.comparison` compares entries.
+otherwise from live answers. `evaluation.comparison` compares the entries.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from routing import costs
+from routing import protocols
 from routing import types
 from routing.evaluation import code_hash
 from routing.evaluation import entries as entries_lib
@@ -27,7 +28,6 @@ from routing.evaluation import methods as methods_lib
 from routing.evaluation import samples
 from routing.evaluation import worth_asking
 from routing.outcomes import live_answers
-from routing.outcomes import points as points_lib
 from routing.outcomes import refusal
 from routing.outcomes import sources
 from routing.routers import router as router_lib
@@ -56,7 +56,7 @@ class Arena:
   grid_size: thresholds per family, for methods that name no knobs.
   """
 
-  samples: Callable[[str, Any], router_lib.Sample]
+  samples: Callable[[str, protocols.Protocol], router_lib.Sample]
   alone: Mapping[str, entries_lib.Alone]
   accounting: costs.Accounting
   informing: Mapping[str, costs.RouteSpec] = dataclasses.field(
@@ -65,7 +65,9 @@ class Arena:
   answering: Callable[[int], live_answers.Answering] | None = None
   num_live: Mapping[str, int] = dataclasses.field(default_factory=dict)
   folder: pathlib.Path | None = None
-  traces: Callable[[Any], Sequence[types.Trace]] = lambda protocol: ()
+  traces: Callable[[protocols.Protocol], Sequence[types.Trace]] = (
+      lambda protocol: ()
+  )
   num_timed: int = 25
   grid_size: int = methods_lib.GRID_SIZE
 
@@ -93,7 +95,7 @@ class Arena:
     return (*self.accounting.specs[:num_writers], *declared)
 
 
-def sample_protocol(method: router_lib.Method) -> Any:
+def sample_protocol(method: router_lib.Method) -> protocols.Protocol:
   """Returns the view of `escalate` whose records a method learns from."""
   return router_lib.PEEK if method.needs.draft else router_lib.COMMIT
 
@@ -149,14 +151,20 @@ def outcomes(
   return _live(method, family, knobs, arena, split, seed)
 
 
-def _known(method, family, knobs, arena, split) -> entries_lib.Outcomes:
+def _known(
+    method: router_lib.Method,
+    family: router_lib.Family,
+    knobs: np.ndarray,
+    arena: Arena,
+    split: str,
+) -> entries_lib.Outcomes:
   """Looks outcomes up in the table of a split."""
   source = arena.samples(split, method.needs.protocol).source
   scored = sources.Scored(family.score(source.table.decisions))
-  found = {
+  points = {
       name: source.evaluate(scored, knobs, name) for name in entries_lib.ALL
   }
-  cost = {name: x.cost for name, x in found.items()}
+  cost = {name: x.cost for name, x in points.items()}
   usage = getattr(family, 'usage', lambda questions: None)(
       tuple(x.question for x in source.problems)
   )
@@ -168,12 +176,19 @@ def _known(method, family, knobs, arena, split) -> entries_lib.Outcomes:
           costs.call_cost(usage, spec, metric) / large
       )
     cost['tokens/scorer'] = cost['tokens/scorer'] + usage.read + usage.written
-  first = found['price']
+  first = points['price']
   cut = np.full_like(first.correct, np.nan) if first.cut is None else first.cut
   return entries_lib.Outcomes(first.correct, first.loss, first.gain, cut, cost)
 
 
-def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
+def _live(
+    method: router_lib.Method,
+    family: router_lib.Family,
+    knobs: np.ndarray,
+    arena: Arena,
+    split: str,
+    seed: int,
+) -> entries_lib.Outcomes:
   """Answers the first problems of a split at each knob.
 
   On `select` the first knob that is dearer than any curve shows is the last:
@@ -210,7 +225,12 @@ def _live(method, family, knobs, arena, split, seed) -> entries_lib.Outcomes:
 
 
 def _all_outcomes(
-    method, families, tried, arena, split, seed
+    method: router_lib.Method,
+    families: Sequence[router_lib.Family],
+    tried: Sequence[np.ndarray],
+    arena: Arena,
+    split: str,
+    seed: int,
 ) -> tuple[entries_lib.Outcomes, list[tuple[int, float]]]:
   """Returns the outcomes of the knobs of all families, one after the other.
 
@@ -218,28 +238,19 @@ def _all_outcomes(
     The outcomes; and of each knob that was asked the index of its family, and
     its value.
   """
-  found, asked = [], []
+  of_families, asked = [], []
   for i, (family, knobs) in enumerate(zip(families, tried, strict=True)):
     if len(knobs):
-      found.append(outcomes(method, family, knobs, arena, split, seed))
-      asked += [(i, float(x)) for x in knobs[: len(found[-1].correct)]]
-  join = lambda get: np.concatenate([get(x) for x in found])
-  joined = entries_lib.Outcomes(
-      *(
-          join(lambda x, name=name: getattr(x, name))
-          for name in ('correct', 'loss', 'gain', 'cut')
-      ),
-      cost={
-          name: join(lambda x, name=name: x.cost[name])
-          for name in entries_lib.ALL
-      },
-  )
-  return joined, asked
+      got = outcomes(method, family, knobs, arena, split, seed)
+      of_families.append(got)
+      # Of knobs that are answered live, the dearest may not have been asked.
+      asked += [(i, float(x)) for x in knobs[: len(got.correct)]]
+  return entries_lib.joined(of_families), asked
 
 
-def area_on_select(found: entries_lib.Outcomes, metric: str) -> float:
+def area_on_select(select: entries_lib.Outcomes, metric: str) -> float:
   """Returns the value of a setting: the area of its hull on `select`."""
-  points = found.points(metric)
+  points = select.points(metric)
   return methods_lib.Candidates(points, points).select_area()
 
 
@@ -291,8 +302,8 @@ def tune(
   for setting in settings:
     families = fit(method, arena, setting, seed)
     tried = [grid(method, family, arena) for family in families]
-    found, _ = _all_outcomes(method, families, tried, arena, 'select', seed)
-    areas.append(area_on_select(found, arena.accounting.metric))
+    select, _ = _all_outcomes(method, families, tried, arena, 'select', seed)
+    areas.append(area_on_select(select, arena.accounting.metric))
     # The best stay in memory: a fit may take long, or answers of its own.
     if np.argmax(areas) == len(areas) - 1:
       best = families
@@ -382,19 +393,3 @@ def _speed(
       router.decide(trace)
     seconds.append(time.perf_counter() - start)
   return len(traces) / max(min(seconds), 1e-9)
-
-
-def anchor_points(
-    arena: Arena, metric: str, num: int
-) -> tuple[points_lib.Points, points_lib.Points, points_lib.Points]:
-  """Returns small alone, large alone, and the oracle, on the first problems.
-
-  Under `commit`: no draft is paid, so the oracle is that of the cheaper view.
-  """
-  source = arena.samples('test', router_lib.COMMIT).source
-  first = slice(0, num)
-  return (
-      source.at_rates([0.0], metric).on(first),
-      source.largest_alone().on(first),
-      source.oracle(methods_lib.PRICES, metric).on(first),
-  )

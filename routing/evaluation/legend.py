@@ -17,3 +17,13 @@ LEGEND = (
     'two models is drawn for the whole answer. random per step: the large '
     'model takes over with the same probability at every step.'
 )
+# Of `tables.MORE_COLUMNS`.
+MORE = (
+    'gap recovered @b: the same share at cost b. IBC gain @b: accuracy gained '
+    'over the small model alone per unit of extra cost, relative to that of '
+    'the large model alone, minus 1 (AutoMix). cost at p points lost: the '
+    'lowest cost at which the curve is at most p percentage points below the '
+    'large model alone. AIQ: mean accuracy of the hull of the curve over all '
+    'costs between the two models (RouterBench). Of a figure that does not '
+    'exist, and of a target that is never reached: -.'
+)

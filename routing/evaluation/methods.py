@@ -42,17 +42,17 @@ class Candidates:
 
   select: outcomes on the `select` problems.
   test: outcomes of the same policies, in the same order, on the test problems.
-  is_selective: True if only the policies on the hull of `select` form the
-    curve; False if all K policies do.
+  forms_hull: True if only the policies on the hull of `select` form the curve;
+    False if all K policies do.
   """
 
   select: points_lib.Points
   test: points_lib.Points
-  is_selective: bool = True
+  forms_hull: bool = True
 
   def points(self) -> points_lib.Points:
     """Returns the test outcomes of the policies that form the curve."""
-    if not self.is_selective:
+    if not self.forms_hull:
       return self.test
     # The hull of `test` would pick lucky policies and bias the curve upwards.
     cost, accuracy = self.select.mean_cost, self.select.accuracy
@@ -158,10 +158,10 @@ def area_for_tuning(
     evaluated.
   """
   try:
-    found = thresholded(families, Pair(select, select), metric)
+    candidates = thresholded(families, Pair(select, select), metric)
   except refusal.Refusal:
     return -np.inf  # Tuning goes on with other settings.
-  return found.select_area()
+  return candidates.select_area()
 
 
 def pooled(candidates: Sequence[Candidates]) -> Candidates:
@@ -176,7 +176,7 @@ def random_per_step(pair: Pair, metric: str) -> Candidates:
   """Returns the random router at each rate in `HAZARDS` as candidates.
 
   At every step the router hands over with the same probability, the rate. The
-  candidates are not selective: their hull would be the mixture of the small and
+  candidates do not form a hull: it would be the mixture of the small and
   the large model alone, which is `random_per_question`.
 
   Raises:
@@ -185,7 +185,7 @@ def random_per_step(pair: Pair, metric: str) -> Candidates:
   return Candidates(
       pair.select.at_rates(HAZARDS, metric),
       pair.test.at_rates(HAZARDS, metric),
-      is_selective=False,
+      forms_hull=False,
   )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from routing.evaluation import budgets
-from routing.evaluation import plots
+from routing.evaluation import style
 from routing.evaluation import tables
 from routing.routers import card as card_lib
 from routing.routers import promises
@@ -16,26 +16,12 @@ from routing.routers import promises
 # Points of a curve on the page; the lines between them are straight.
 _CURVE_POINTS = 81
 _DIGITS = 4
-# Looks of methods that the plot of the pipeline leaves out.
-_MORE_STYLES = {
-    'random per question': dict(color='#7F7F7F', linestyle=':', linewidth=1.2),
-    'confidence, mean': dict(color='#D55E00', linestyle=':', linewidth=1.2),
-    'confidence, first token': dict(
-        color='#D55E00', linestyle='-.', linewidth=1.2
-    ),
-}
 # Shown at first; the others wait in the legend.
-_SHOWN = ('policy', 'fitted Q, trees', 'boosting', 'confidence', 'oracle')
-_SHOWN += ('random per question', 'fitted Q, linear')
+_SHOWN = (
+    *(style.REFERENCE, 'fitted Q, trees', 'fitted Q, linear', 'boosting'),
+    *('confidence', 'random per question', 'oracle'),
+)
 _DASHES = {'-': [], '--': [6, 4], '-.': [8, 3, 2, 3], ':': [2, 3]}
-# For methods that the house does not know: the rest of the palette.
-_OTHER_COLORS = ('#009E73', '#56B4E9', '#CC79A7', '#E69F00')
-METRICS = {
-    'price': 'price',
-    'flops': 'FLOPs',
-    'decoded_tokens': 'written tokens × parameters',
-    'latency': 'seconds',
-}
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -44,21 +30,21 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
   Colours are those of Okabe and Ito, and dashes tell the curves apart without
   them.
   """
-  found = {}
-  known = plots.STYLES | _MORE_STYLES
+  drawn = {}
+  known = style.STYLES | style.MORE_STYLES
   for number, name in enumerate(names):
-    style = known.get(name)
-    if style is None:
-      colour = _OTHER_COLORS[number % len(_OTHER_COLORS)]
-      style = dict(color=colour, linestyle='--', linewidth=1.4)
-    found[name] = {
-        'label': tables.LABELS.get(name, name),
-        'color': style['color'],
-        'dash': _DASHES[style['linestyle']],
-        'width': style['linewidth'],
+    look = known.get(name)
+    if look is None:
+      colour = style.OTHER_COLORS[number % len(style.OTHER_COLORS)]
+      look = dict(color=colour, linestyle='--', linewidth=1.4)
+    drawn[name] = {
+        'label': style.LABELS.get(name, name),
+        'color': look['color'],
+        'dash': _DASHES[look['linestyle']],
+        'width': look['linewidth'],
         'shown': name in _SHOWN or name not in known,
     }
-  return found
+  return drawn
 
 
 def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,17 +54,17 @@ def of_results(results: Mapping[str, Any]) -> dict[str, Any]:
     results: the content of `results.json`.
   """
   metrics = {}
-  for metric, found in results['cost_metrics'].items():
+  for metric, figures in results['cost_metrics'].items():
     metrics[metric] = {
-        'label': METRICS.get(metric, metric),
-        'anchors': _rounded(found['anchors']),
+        'label': style.COST_LABELS.get(metric, metric),
+        'anchors': _rounded(figures['anchors']),
         'curves': {
             name: _curve(method['curve'])
-            for name, method in found['methods'].items()
+            for name, method in figures['methods'].items()
         },
-        'columns': budgets.header(found, tables.COLUMNS),
+        'columns': budgets.header(figures, tables.COLUMNS),
         'rows': tables.rows(results, metric),
-        'left_out': tables.left_out_lines(found['left_out']),
+        'left_out': tables.left_out_lines(figures['left_out']),
     }
   # A method may be left out in one cost metric and not in another.
   names = {x for y in results['cost_metrics'].values() for x in y['methods']}
@@ -103,11 +89,11 @@ def points(
     calibrated: the points as in `operating_points.json`, with what each had
       earned in calibration.
   """
-  found = []
+  shown = []
   for point in calibrated:
     promise = point.promise
     entries = promise, *promise.get('also', ())
-    found.append(
+    shown.append(
         {
             'name': point.name,
             'words': promises.in_words(promise),
@@ -119,7 +105,7 @@ def points(
             'n': promise.get('n'),
         }
     )
-  return sorted(found, key=lambda x: x['measured'].get('cost', np.inf))
+  return sorted(shown, key=lambda x: x['measured'].get('cost', np.inf))
 
 
 def training(

@@ -6,31 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from routing.evaluation import tables
-
-# The colours are the palette of Okabe and Ito, which colour-blind readers can
-# distinguish. Line styles help to distinguish the methods without colour. The
-# first entry is drawn last and thus on top; only the policy lies above it, by a
-# higher zorder.
-STYLES = {
-    'oracle': dict(color='#000000', linestyle=':', linewidth=1.2),
-    'policy': dict(color='#0072B2', linestyle='-', linewidth=2.4),
-    'fitted Q, trees': dict(color='#009E73', linestyle='-', linewidth=1.4),
-    'fitted Q, linear': dict(color='#56B4E9', linestyle='-', linewidth=1.2),
-    'boosting': dict(color='#CC79A7', linestyle='-.', linewidth=1.2),
-    'confidence': dict(color='#D55E00', linestyle='--', linewidth=1.5),
-    'step score': dict(color='#F0E442', linestyle='-', linewidth=1.4),
-    'step score, free': dict(color='#F0E442', linestyle=':', linewidth=1.4),
-    'fixed step': dict(color='#E69F00', linestyle='-.', linewidth=1.4),
-    'random per step': dict(color='#7F7F7F', linestyle='--', linewidth=1.0),
-}
-_XLABEL = {
-    'price': 'price (1 = large model alone)',
-    'flops': 'FLOPs (1 = large model alone)',
-    'decoded_tokens': 'decoded tokens x parameters (1 = large model alone)',
-    'latency': 'latency (1 = large model alone)',
-}
-_INK, _FAINT = '#222222', '#BBBBBB'
+from routing.evaluation import style
 
 
 def load_pyplot():
@@ -48,25 +24,25 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
   """Draws the curves of all methods, the policy's 95 % band and both models."""
   methods = figures['methods']
   # Later calls draw on top, so the first style comes last.
-  for name in reversed(STYLES):
+  for name in reversed(style.STYLES):
     if name not in methods:
       continue
-    curve, style = methods[name]['curve'], STYLES[name]
-    if name == 'policy':
+    curve, look = methods[name]['curve'], style.STYLES[name]
+    if name == style.REFERENCE:
       axes.fill_between(
           curve['cost'],
           curve['low'],
           curve['high'],
-          color=style['color'],
+          color=look['color'],
           alpha=0.18,
           linewidth=0,
       )
     axes.plot(
         curve['cost'],
         curve['accuracy'],
-        zorder=4 if name == 'policy' else 3,
-        label=tables.LABELS[name],
-        **style,
+        zorder=4 if name == style.REFERENCE else 3,
+        label=style.LABELS[name],
+        **look,
     )
   anchors = figures['anchors']
   for model, offset, side in (
@@ -76,14 +52,14 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
     where = anchors[f'{model}_cost'], anchors[f'{model}_accuracy']
     if None in where:  # The records do not suffice to evaluate this model.
       continue
-    axes.plot(*where, 'o', color=_INK, markersize=5, zorder=5)
+    axes.plot(*where, 'o', color=style.INK, markersize=5, zorder=5)
     axes.annotate(
         f'{model} model alone',
         where,
         xytext=offset,
         textcoords='offset points',
         ha=side,
-        color=_INK,
+        color=style.INK,
         fontsize=8,
     )
 
@@ -91,10 +67,13 @@ def _draw_curves(axes, figures: Mapping[str, Any]) -> None:
 def clean_axes(axes, metric: str) -> None:
   """Removes needless lines from a panel and labels its cost axis."""
   axes.spines[['top', 'right']].set_visible(False)
-  axes.spines[['left', 'bottom']].set_color(_FAINT)
-  axes.tick_params(colors=_INK, labelsize=8, length=3)
-  axes.set_xlabel(_XLABEL.get(metric, metric), fontsize=9, color=_INK)
-  axes.grid(axis='y', color='#EEEEEE', linewidth=0.8)
+  axes.spines[['left', 'bottom']].set_color(style.FAINT)
+  axes.tick_params(colors=style.INK, labelsize=8, length=3)
+  label = style.COST_LABELS.get(metric, metric)
+  axes.set_xlabel(
+      f'{label} (1 = large model alone)', fontsize=9, color=style.INK
+  )
+  axes.grid(axis='y', color=style.GRID, linewidth=0.8)
   # Grid lines are drawn behind the curves.
   axes.set_axisbelow(True)
 
@@ -102,9 +81,7 @@ def clean_axes(axes, metric: str) -> None:
 def _limits(figures: Mapping[str, Any]) -> tuple[float, float]:
   """Returns the range of costs to draw: from the small model to beyond 1."""
   curves = [x['curve']['cost'] for x in figures['methods'].values()]
-  # Costs count up to 1.3 only: policies that cost far more than the large model
-  # would leave little space for the others.
-  right = min(max(max(x) for x in curves), 1.3)
+  right = min(max(max(x) for x in curves), style.MAX_COST)
   small = figures['anchors']['small_cost']
   left = min(min(x) for x in curves) if small is None else small
   return (
@@ -139,19 +116,19 @@ def _label_oracle(axes, curve: Mapping[str, Any]) -> None:
   left, right = axes.get_xlim()
   start = left + 0.2 * (right - left)
   axes.annotate(
-      tables.LABELS['oracle'],
+      style.LABELS['oracle'],
       (start, float(np.interp(start, curve['cost'], curve['accuracy']))),
       xytext=(-8, 4),
       textcoords='offset points',
       ha='right',
       fontsize=9,
-      color=STYLES['oracle']['color'],
+      color=style.STYLES['oracle']['color'],
   )
 
 
 def _label_curves(axes, figures: Mapping[str, Any]) -> None:
   """Labels the curves in the empty lower right, with a line to each curve."""
-  known = [name for name in STYLES if name in figures['methods']]
+  known = [name for name in style.STYLES if name in figures['methods']]
   names = [name for name in known if name != 'oracle']
   low, high = axes.get_ylim()
   left, right = axes.get_xlim()
@@ -174,16 +151,16 @@ def _label_curves(axes, figures: Mapping[str, Any]) -> None:
   placed += max(0.0, low + 0.04 * (high - low) - placed[0])
   for name, y in zip(names, placed, strict=True):
     axes.annotate(
-        tables.LABELS[name],
+        style.LABELS[name],
         (at, height[name]),
         xytext=(column, y),
-        color=STYLES[name]['color'],
+        color=style.STYLES[name]['color'],
         fontsize=9,
-        fontweight='bold' if name == 'policy' else 'normal',
+        fontweight='bold' if name == style.REFERENCE else 'normal',
         va='center',
         arrowprops=dict(
             arrowstyle='-',
-            color=STYLES[name]['color'],
+            color=style.STYLES[name]['color'],
             linewidth=0.6,
             alpha=0.6,
             relpos=(0, 0.5),
@@ -203,13 +180,13 @@ def frontier(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
   axes.set_xlim(_limits(figures))
   clean_axes(axes, metric)
   _label_curves(axes, figures)
-  axes.set_ylabel('accuracy', fontsize=9, color=_INK)
+  axes.set_ylabel('accuracy', fontsize=9, color=style.INK)
   num_seeds = len(results['seeds'])
   axes.set_title(
       f'{results["num_problems"]["test"]:,} test problems, {num_seeds} policy '
       f'seed{"s" if num_seeds > 1 else ""}; band: 95 % interval over both',
       fontsize=9,
-      color=_INK,
+      color=style.INK,
       loc='left',
   )
   figure.savefig(path, dpi=180)
@@ -241,9 +218,9 @@ def cost_metrics(results: Mapping[str, Any], path: pathlib.Path | str) -> None:
     flag = (
         ' (used in the constraint)' if metric == results['cost_metric'] else ''
     )
-    axes.set_title(f'{metric}{flag}', fontsize=9, color=_INK, loc='left')
+    axes.set_title(f'{metric}{flag}', fontsize=9, color=style.INK, loc='left')
   for axes in grid[:, 0]:
-    axes.set_ylabel('accuracy', fontsize=9, color=_INK)
+    axes.set_ylabel('accuracy', fontsize=9, color=style.INK)
   # All panels share one legend, in the order of the table.
   handles, labels = grid.flat[0].get_legend_handles_labels()
   figure.legend(

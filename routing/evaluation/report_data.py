@@ -11,7 +11,7 @@ import numpy as np
 from routing import costs
 from routing import protocols
 from routing import types
-from routing.evaluation import courses
+from routing.evaluation import answer_trees
 from routing.evaluation import dials as dials_lib
 from routing.evaluation import page
 from routing.outcomes import known
@@ -20,8 +20,9 @@ from routing.outcomes import table as table_lib
 from routing.rollout import trees
 from routing.routers import card as card_lib
 
-# Single answers on a page, a seeded draw where there are more; the dials and
-# the curves are of all problems.
+# Problems of which a page shows single answers; the dials and the curves are of
+# all. Where there are more, the caller draws ladders at random, and takes the
+# first reply trees or rollouts; see `Shown.places`.
 MAX_PROBLEMS = 2_000
 Record = types.Ladder | trees.ReplyTree | types.Rollouts
 
@@ -37,8 +38,8 @@ class Shown:
   source: evaluates thresholds on N problems.
   records: of some problems of the source; ladders or reply trees if it is
     known, rollouts if it is recorded.
-  places: index of each record's problem in the source; None = the records are
-    of its first problems.
+  places: index of each record's problem in the source, in random order; None =
+    the records are of its first problems.
   """
 
   accounting: costs.Accounting
@@ -52,7 +53,7 @@ class Shown:
   @functools.cached_property
   def _turned(self) -> list[tuple[dials_lib.Dial, dict[str, Any]]]:
     """The dials that the records can evaluate, with their figures."""
-    found = []
+    turned = []
     for dial in dials_lib.of_points(self.points, self.families, self.source):
       figures = dials_lib.figures(
           dial,
@@ -61,8 +62,8 @@ class Shown:
           costs.COST_METRICS,
       )
       if figures:
-        found.append((dial, figures))
-    return found
+        turned.append((dial, figures))
+    return turned
 
   def _scored(self, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """Returns what each dial says at some decisions; None = at all."""
@@ -97,14 +98,17 @@ class Shown:
     ]
 
   def answers(self, num_problems: int) -> dict[str, Any]:
-    """Returns every answer to the first problems that a dial can reach.
+    """Returns every answer that a dial can reach to some of the problems.
+
+    Args:
+      num_problems: the first so many of the records are shown.
 
     Returns:
-      See `courses.Columns.to_json`; 'dials': what each dial says at each
-      decision, see `dials.scores`; 'total': N; 'is_drawn', whether the
+      See `answer_trees.AnswerTrees.to_json`; 'dials': what each dial says at
+      each decision, see `dials.scores`; 'total': N; 'is_drawn', whether the
       problems are a random sample of these N; 'is_graded_once'.
     """
-    columns = courses.Columns(self.accounting, self.protocol)
+    collected = answer_trees.AnswerTrees(self.accounting, self.protocol)
     places = range(len(self.records)) if self.places is None else self.places
     # Drawn in random order, so the first of them are a random sample, too; on
     # the page they are in the order of the problems.
@@ -115,7 +119,7 @@ class Shown:
     is_alive = None
     if shown and isinstance(shown[0], trees.ReplyTree):
       table = self.source.table
-      is_alive = courses.alive(
+      is_alive = answer_trees.alive(
           table,
           [
               _reached(table, x, len(dial.thresholds))
@@ -124,20 +128,20 @@ class Shown:
       )
     for n, record in zip((places[i] for i in order), shown, strict=True):
       if isinstance(record, types.Ladder):
-        columns.add_ladder(record, self.source.table, n)
+        collected.add_ladder(record, self.source.table, n)
       elif isinstance(record, types.Rollouts):
-        columns.add_rollouts(record, self.source, n)
+        collected.add_rollouts(record, self.source, n)
       else:
-        columns.add_tree(record, self.source.table, n, is_alive)
+        collected.add_tree(record, self.source.table, n, is_alive)
     return {
-        **columns.to_json(),
+        **collected.to_json(),
         'dials': [
             {
                 'score': [round(float(y), 4) for y in x['score']],
                 'rank': x['rank'].tolist(),
                 'route': x['route'].tolist(),
             }
-            for x in self._scored(columns.rows)
+            for x in self._scored(collected.rows)
         ],
         'is_drawn': self.places is not None,
         'is_graded_once': self.source.is_graded_once,
@@ -182,10 +186,10 @@ def _reached(
   At position j a decision hands over where its rank is above j, which is where
   the rank, taken as a score, reaches the threshold j + 1.
   """
-  found = known.reached(table, says['rank'], says['route'])
+  reached = known.reached(table, says['rank'], says['route'])
   # Of the thresholds in (low, high], only the whole ones are positions.
-  first = np.maximum(found.low + 1, 1)
-  return found.ending[first <= np.minimum(found.high, num_positions)]
+  first = np.maximum(reached.low + 1, 1)
+  return reached.ending[first <= np.minimum(reached.high, num_positions)]
 
 
 def _as_text(value: Any) -> Any:

@@ -7,6 +7,7 @@ results = {
   'num_problems': {split: N}, 'seeds': [...], 'resamples': R,
   'config', 'checkpoints', 'shards', 'points_sha256': the configuration, and
     hashes of routers, splits and operating points that the results depend on,
+  'step_scores': which step scorer scored `select` and `test`; [] without one,
   'cost_metrics': {metric: see `of_metric`},
   'tuning': {learner: best setting, area on select per trial, decisions used},
   'operating_points': [test outcomes of each named point of the first seed],
@@ -278,15 +279,20 @@ def of_metric(
   }
 
 
-def _differences(hulls, reference, draws) -> dict[str, Any]:
+def _differences(
+    hulls: Mapping[str, Sequence[points_lib.Points]],
+    reference: str,
+    draws: bootstrap.Draws,
+) -> dict[str, Any]:
   """Returns the area of `reference` minus that of each other method."""
-  found = {
+  intervals = {
       name: bootstrap.area_difference(hulls[reference], points, draws)
       for name, points in hulls.items()
       if name != reference
   }
   return {
-      name: dataclasses.asdict(x) if x else None for name, x in found.items()
+      name: dataclasses.asdict(x) if x else None
+      for name, x in intervals.items()
   }
 
 

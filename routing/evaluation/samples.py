@@ -156,14 +156,14 @@ def recorded_traces(
     max_decisions: int,
 ) -> list[types.Trace]:
   """Returns the traces of all decisions of `escalate` on some problems."""
-  found = []
+  shown = []
   for ladder in ladders:
     seen = None
     for step in range(min(ladder.num_decisions, max_decisions)):
       trace = traces.of_ladder(ladder, step, accounting, protocol)
       seen = dataclasses.replace(trace, previous=seen)
-      found.append(seen)
-  return found
+      shown.append(seen)
+  return shown
 
 
 @dataclasses.dataclass

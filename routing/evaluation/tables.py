@@ -9,25 +9,11 @@ import numpy as np
 from routing.evaluation import budgets
 from routing.evaluation import cut_share
 from routing.evaluation import legend
+from routing.evaluation import markdown as markdown_lib
 from routing.evaluation import metrics
+from routing.evaluation import style
 from routing.routers import promises
 
-# Method name in the results -> label in the tables, in the order of the rows.
-LABELS = {
-    'policy': 'learned policy',
-    'fitted Q, trees': 'fitted Q, boosted trees',
-    'fitted Q, linear': 'fitted Q, linear',
-    'boosting': 'gradient boosting',
-    'confidence': 'confidence threshold',
-    'confidence, mean': 'confidence threshold, mean of the step',
-    'confidence, first token': 'confidence threshold, first token',
-    'step score': 'step score threshold (PRM)',
-    'step score, free': 'step score threshold (PRM), PRM not charged',
-    'fixed step': 'best fixed hand-over step',
-    'random per question': 'random per question',
-    'random per step': 'random per step',
-    'oracle': 'oracle',
-}
 # The budgets of a table may be others; see `budgets.header`.
 COLUMNS = (
     'method',
@@ -45,6 +31,19 @@ COLUMNS = (
     'gain @.4',
     'headroom',
 )
+# Figures that papers on routing report besides; of a table of their own.
+MORE_COLUMNS = (
+    'method',
+    'gap recovered @.2',
+    'gap recovered @.4',
+    'gap recovered @.6',
+    'IBC gain @.2',
+    'IBC gain @.4',
+    'IBC gain @.6',
+    'cost at 1 point lost',
+    'cost at .5 points lost',
+    'AIQ',
+)
 # The columns that fit into a terminal.
 _NARROW = (
     'method',
@@ -56,21 +55,11 @@ _NARROW = (
     'gap recovered',
     'loss @.4',
 )
-MISSING = '-'  # The content of a cell whose figure does not exist.
-
-
-def number(value: float | None, digits: int = 3) -> str:
-  """Formats a number without a leading zero, e.g. '.712'; None as `MISSING`."""
-  if value is None:
-    return MISSING
-  text = f'{value:.{digits}f}'
-  # Most cells are fractions; without the leading zero more columns fit.
-  return text.replace('0.', '.', 1) if text.startswith(('0.', '-0.')) else text
 
 
 def _signed(value: float | None) -> str:
   """Formats a number with its sign, e.g. '+.064'; None as `MISSING`."""
-  text = number(value)
+  text = markdown_lib.number(value)
   return text if value is None or value < 0 else f'+{text}'
 
 
@@ -84,13 +73,15 @@ def interval(figure: Mapping[str, Any] | None) -> str:
       `MISSING`.
   """
   if figure is None:
-    return MISSING
-  low, high = number(figure['low']), number(figure['high'])
-  text = f'{number(figure["mean"])} [{low}, {high}]'
+    return markdown_lib.MISSING
+  mean, low, high = (
+      markdown_lib.number(figure[x]) for x in ('mean', 'low', 'high')
+  )
+  text = f'{mean} [{low}, {high}]'
   # Only areas have a range; for other figures nothing is added.
   first = figure.get('range', [metrics.AREA_GRID[0]])[0]
   if first > metrics.AREA_GRID[0] + 1e-9:
-    text += f' from {number(first, 2)}'
+    text += f' from {markdown_lib.number(first, 2)}'
   return text
 
 
@@ -113,38 +104,41 @@ def difference(figures: Mapping[str, Any], name: str) -> str:
   """Returns the policy's area minus a method's, e.g. '+.06 [+.05, +.07]'."""
   # There is no difference for the policy itself, for the oracle, and for a
   # method whose curve shares no cost with the policy's curve.
-  found = figures['differences'].get(name)
-  if found is None:
-    return MISSING
-  low, high = _signed(found['low']), _signed(found['high'])
-  return f'{_signed(found["mean"])} [{low}, {high}]'
+  figure = figures['differences'].get(name)
+  if figure is None:
+    return markdown_lib.MISSING
+  mean, low, high = (_signed(figure[x]) for x in ('mean', 'low', 'high'))
+  return f'{mean} [{low}, {high}]'
 
 
 def _method_row(figures: Mapping[str, Any], name: str) -> list[str]:
   """Returns the cells of one method's row, one per column of `COLUMNS`."""
   method, keys = figures['methods'][name], budgets.keys(figures)
   row = [
-      LABELS.get(name, name),
+      style.LABELS.get(name, name),
       interval(method['area']),
       difference(figures, name),
-      *(number(method['accuracy_at'][key]) for key in keys),
-      number(method['mean_gap_recovered']),
-      number(method['cost_to_recover']['95']),
+      *(markdown_lib.number(method['accuracy_at'][key]) for key in keys),
+      markdown_lib.number(method['mean_gap_recovered']),
+      markdown_lib.number(method['cost_to_recover']['95']),
   ]
   at_budget = method.get('at_budget', {}).get(keys[1])
-  cut = number(method['cut_at'][keys[1]])
+  cut = markdown_lib.number(method['cut_at'][keys[1]])
   if at_budget is None:  # The oracle has no policy to choose.
-    row += [MISSING, cut, *[MISSING] * 3]
+    row += [markdown_lib.MISSING, cut, *[markdown_lib.MISSING] * 3]
   else:
-    loss = _mean_rate(at_budget['loss'])
+    loss = {
+        name: markdown_lib.number(x)
+        for name, x in _mean_rate(at_budget['loss']).items()
+    }
     row += [
-        number(float(np.mean(at_budget['cost']))),
+        markdown_lib.number(float(np.mean(at_budget['cost']))),
         cut,
-        number(loss['mean']),
-        f'[{number(loss["low"])}, {number(loss["high"])}]',
-        number(_mean_rate(at_budget['gain'])['mean']),
+        loss['mean'],
+        f'[{loss["low"]}, {loss["high"]}]',
+        markdown_lib.number(_mean_rate(at_budget['gain'])['mean']),
     ]
-  return row + [number(method['headroom_share'], 2)]
+  return row + [markdown_lib.number(method['headroom_share'], 2)]
 
 
 def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
@@ -153,10 +147,29 @@ def rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
   return [_method_row(figures, name) for name in order(figures)]
 
 
+def more_rows(results: Mapping[str, Any], metric: str) -> list[list[str]]:
+  """Returns a row of cells per method, as in `MORE_COLUMNS`."""
+  figures = results['cost_metrics'][metric]
+  cells = []
+  for name in order(figures):
+    method, lost = figures['methods'][name], ('1', '0.5')
+    values = [
+        *(method['gap_recovered_at'][x] for x in budgets.keys(figures)),
+        *(method['relative_ibc_gain_at'][x] for x in budgets.keys(figures)),
+        *(method['cost_at_points_lost'][x] for x in lost),
+        method['average_quality'],
+    ]
+    label = style.LABELS.get(name, name)
+    cells.append([label, *map(markdown_lib.number, values)])
+  return cells
+
+
 def order(figures: Mapping[str, Any]) -> list[str]:
   """Returns the methods as tables list them; those without a label last."""
-  named = [name for name in LABELS if name in figures['methods']]
-  return named + [name for name in figures['methods'] if name not in LABELS]
+  named = [name for name in style.LABELS if name in figures['methods']]
+  return named + [
+      name for name in figures['methods'] if name not in style.LABELS
+  ]
 
 
 def title(results: Mapping[str, Any], metric: str) -> str:
@@ -164,21 +177,21 @@ def title(results: Mapping[str, Any], metric: str) -> str:
   anchors = results['cost_metrics'][metric]['anchors']
   flag = ' (used in the constraint)' if metric == results['cost_metric'] else ''
   small, large = (
-      f'{number(anchors[f"{model}_accuracy"])}'
+      f'{markdown_lib.number(anchors[f"{model}_accuracy"])}'
       + cut_share.in_title(anchors[f'{model}_cut'])
       for model in ('small', 'large')
   )
   return (
       f'Cost metric {metric}{flag}: small model alone, accuracy {small} at '
-      f'cost {number(anchors["small_cost"])}; large model alone, accuracy '
-      f'{large} at cost 1'
+      f'cost {markdown_lib.number(anchors["small_cost"])}; large model alone, '
+      f'accuracy {large} at cost 1'
   )
 
 
 def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
   """Returns a line for each method that a table leaves out, with the reason."""
   return [
-      f'Left out: {LABELS.get(name, name)}. {reason}'
+      f'Left out: {style.LABELS.get(name, name)}. {reason}'
       for name, reason in left_out.items()
   ]
 
@@ -199,28 +212,15 @@ def rich_table(results: Mapping[str, Any], metric: str) -> Any:
   from rich import table as table_lib
 
   table = table_lib.Table(title=title(results, metric))
+  # The policy's row is recognised by its label: rows hold no method names.
+  reference = style.LABELS[style.REFERENCE]
   for name in budgets.header(results['cost_metrics'][metric], _NARROW):
     justify = 'left' if name == 'method' else 'right'
     table.add_column(name, justify=justify, no_wrap=True)
   for row in rows(results, metric):
     cells = [row[COLUMNS.index(name)] for name in _NARROW]
-    # The policy's row is recognised by its label: rows hold no method names.
-    table.add_row(*cells, style='bold' if row[0] == LABELS['policy'] else None)
+    table.add_row(*cells, style='bold' if row[0] == reference else None)
   return table
-
-
-def markdown_table(
-    columns: Sequence[str], cells: Sequence[Sequence[str]]
-) -> str:
-  """Returns a Markdown table.
-
-  Args:
-    columns: the header; the first column is text, the others are numbers.
-    cells: the rows.
-  """
-  # '---:' right-aligns the numbers.
-  lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *cells]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 POINT_COLUMNS = (
@@ -238,10 +238,10 @@ def point_rows(results: Mapping[str, Any]) -> list[list[str]]:
   return [
       [
           entry['name'],
-          number(entry['cost']),
+          markdown_lib.number(entry['cost']),
           interval(entry['loss']),
           interval(entry['accuracy']),
-          number(entry['cut']),
+          markdown_lib.number(entry['cut']),
           entry['promise'],
       ]
       for entry in results['operating_points']
@@ -259,15 +259,15 @@ def refused_lines(results: Mapping[str, Any]) -> list[str]:
 def tuning_lines(results: Mapping[str, Any]) -> list[str]:
   """Returns a line for each learner on trials, best setting, training data."""
   return [
-      f'{LABELS.get(name, name)}: best of {len(found["areas"])} settings on '
-      f'select, {found["setting"]}; fitted on '
+      f'{style.LABELS.get(name, name)}: best of {len(tuned["areas"])} settings '
+      f'on select, {tuned["setting"]}; fitted on '
       + (
-          f'all {found["decisions"]:,} decisions.'
-          if found['fitted_on'] == found['decisions']
-          else f'at most {found["fitted_on"]:,} of '
-          f'{found["decisions"]:,} decisions.'
+          f'all {tuned["decisions"]:,} decisions.'
+          if tuned['fitted_on'] == tuned['decisions']
+          else f'at most {tuned["fitted_on"]:,} of '
+          f'{tuned["decisions"]:,} decisions.'
       )
-      for name, found in results['tuning'].items()
+      for name, tuned in results['tuning'].items()
   ]
 
 
@@ -306,11 +306,11 @@ def live_rows(results: Mapping[str, Any]) -> list[list[str]]:
       [
           entry['name'],
           str(entry['seed']),
-          number(entry['accuracy']),
-          number(entry['predicted_accuracy']),
-          number(entry['cut']),
-          number(entry['cost']),
-          number(entry['predicted_cost']),
+          markdown_lib.number(entry['accuracy']),
+          markdown_lib.number(entry['predicted_accuracy']),
+          markdown_lib.number(entry['cut']),
+          markdown_lib.number(entry['cost']),
+          markdown_lib.number(entry['predicted_cost']),
           f'{entry["num_agreeing"]}/{entry["num_problems"]}',
       ]
       for entry in results['live']
@@ -333,7 +333,7 @@ def rich_live_table(results: Mapping[str, Any]) -> Any:
 
 def coverage_line(results: Mapping[str, Any]) -> str:
   """Returns a sentence on how often promises were broken, and their cost."""
-  counts = results['coverage']
+  counts, number = results['coverage'], markdown_lib.number
   promised, picked = counts['promised'], counts['picked']
   # `promises.claim` gives the same words as the table of operating points.
   promise = {
@@ -352,11 +352,6 @@ def coverage_line(results: Mapping[str, Any]) -> str:
   )
 
 
-def _list(lines: Sequence[str]) -> str:
-  """Returns lines as a Markdown list."""
-  return '\n'.join(f'* {line}' for line in lines)
-
-
 def markdown(results: Mapping[str, Any]) -> str:
   """Returns all tables in Markdown, starting with the constraint's cost metric.
 
@@ -371,27 +366,31 @@ def markdown(results: Mapping[str, Any]) -> str:
   parts = []
   for metric in cost_metrics:
     parts.append(f'### {title(results, metric)}')
-    head = budgets.header(results['cost_metrics'][metric], COLUMNS)
-    parts.append(markdown_table(head, rows(results, metric)))
+    for columns, cells in (
+        (COLUMNS, rows(results, metric)),
+        (MORE_COLUMNS, more_rows(results, metric)),
+    ):
+      head = budgets.header(results['cost_metrics'][metric], columns)
+      parts.append(markdown_lib.table(head, cells))
     parts += left_out_lines(results['cost_metrics'][metric]['left_out'])
   if line := cut_share.warning(results):
     parts.append(line)
-  parts.append(legend.LEGEND)
+  parts += [legend.LEGEND, legend.MORE]
   if results['tuning']:
     parts.append('### How the supervised learners were tuned')
-    parts.append(_list(tuning_lines(results)))
+    parts.append(markdown_lib.bullets(tuning_lines(results)))
   if results['operating_points']:
     parts.append('### Operating points, on unseen test problems')
-    parts.append(markdown_table(POINT_COLUMNS, point_rows(results)))
+    parts.append(markdown_lib.table(POINT_COLUMNS, point_rows(results)))
     parts.append(promises.OF_A_CHOICE)
   if line := left_out_points_line(results):
     parts.append(line)
   if results['refused_points']:
     parts.append('### Promises that the data cannot support')
-    parts.append(_list(refused_lines(results)))
+    parts.append(markdown_lib.bullets(refused_lines(results)))
   if results['live']:
     parts.append('### Live answers compared with replay')
-    parts.append(markdown_table(LIVE_COLUMNS, live_rows(results)))
+    parts.append(markdown_lib.table(LIVE_COLUMNS, live_rows(results)))
   if results.get('coverage'):
     parts.append(
         f'### How often a promise is broken\n\n{coverage_line(results)}'

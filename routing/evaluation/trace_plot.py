@@ -1,15 +1,16 @@
 """Plots which model wrote each step of a few answered problems."""
 
+import collections
 from collections.abc import Sequence
 
 from routing import costs
 from routing import types
+from routing.evaluation import style
 
 # Colours from the smallest to the largest route. They also differ in lightness,
 # for colour-blind readers and for print.
 _COLORS = ('#A6CEE3', '#0072B2', '#08306B')
 _DRAFT = '#D9D9D9'
-_INK = '#222222'
 
 
 def trajectories(
@@ -60,7 +61,7 @@ def trajectories(
         row,
         f'{verdict}, cost {spent:.2f}',
         va='center',
-        color=_INK,
+        color=style.INK,
         fontweight='normal' if trajectory.is_correct else 'bold',
     )
   _draw_legend(axes, [spec.name for spec in accounting.specs])
@@ -102,15 +103,30 @@ def _draw_legend(axes, names: Sequence[str]) -> None:
 def _boxes(trajectory: types.Trajectory) -> list[tuple[str, str]]:
   """Returns (colour, hatch) of the box of each step, in the order of writing.
 
-  Under `escalate` the small model's steps come first, then a discarded draft,
-  then the larger model's steps.
+  A discarded draft stands before the step that was written in its place.
   """
-  boxes = [
-      (_COLORS[step.route], '') for step in trajectory.steps if step.route == 0
-  ]
-  # Hatching distinguishes a discarded draft without colour.
-  boxes += [(_DRAFT, '///') for _ in trajectory.discarded]
-  boxes += [
-      (_COLORS[step.route], '') for step in trajectory.steps if step.route
-  ]
+  num_discarded = collections.Counter(_places(trajectory))
+  boxes = []
+  for i, step in enumerate(trajectory.steps):
+    # Hatching distinguishes a discarded draft without colour.
+    boxes += [(_DRAFT, '///')] * num_discarded[i]
+    boxes.append((_COLORS[step.route], ''))
   return boxes
+
+
+def _places(trajectory: types.Trajectory) -> list[int]:
+  """Returns, for each discarded draft, the index of the step written for it."""
+  decisions, steps = trajectory.decisions, trajectory.steps
+  places = []
+  # Older files do not say of what kind a call is.
+  if any(call.kind in ('draft', '') for call in trajectory.calls):
+    # Decision t is about step t. If it names a larger model, the draft is lost.
+    places = [t for t, decision in enumerate(decisions) if decision.route > 0]
+  # What else was discarded is the end of the answer, which the last writer
+  # wrote again; no decision before the last one was about these steps.
+  last = len(steps)
+  first = max(len(decisions) - 1, 0)
+  while last > first and steps[last - 1].route == steps[-1].route:
+    last -= 1
+  num_more = len(trajectory.discarded) - len(places)
+  return places[: len(trajectory.discarded)] + [last] * num_more

@@ -15,12 +15,9 @@ from routing.evaluation import budgets as budgets_lib
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import methods as methods_lib
 from routing.evaluation import metrics
+from routing.evaluation import style
 from routing.outcomes import live_answers
 from routing.outcomes import sources
-
-# Of the cost of the largest model alone; plots end here. One vertex beyond is
-# kept, to which a curve rises.
-BEYOND = 1.3
 
 
 def budgets(source: sources.Known) -> dict[str, tuple[float, ...]]:
@@ -39,12 +36,12 @@ def budgets(source: sources.Known) -> dict[str, tuple[float, ...]]:
 
 
 def worth_testing(
-    found: entries_lib.Outcomes, levels: Mapping[str, Sequence[float]]
+    select: entries_lib.Outcomes, levels: Mapping[str, Sequence[float]]
 ) -> np.ndarray:
   """Returns the knobs that form a curve or are chosen for a budget.
 
   Args:
-    found: outcomes on `select`.
+    select: outcomes on this split.
     levels: cost metric in which curves are drawn -> costs for which one knob
       is chosen.
 
@@ -53,10 +50,11 @@ def worth_testing(
   """
   kept = set()
   for metric, costs_of in levels.items():
-    points = found.points(metric)
+    points = select.points(metric)
     cost = points.mean_cost
     hull = metrics.upper_hull(cost, points.accuracy)
-    num_within = int(np.sum(cost[hull] < BEYOND))
+    # One vertex beyond is kept, to which the curve rises.
+    num_within = int(np.sum(cost[hull] < style.MAX_COST))
     kept.update(hull[: num_within + 1].tolist())
     kept.update(methods_lib.best_within(points, x) for x in costs_of)
   return np.array(sorted(kept))
@@ -72,4 +70,4 @@ def is_beyond(
     alone: what the models do alone.
   """
   cost = entries_lib.of_answers([answers], alone).cost
-  return all(cost[x].mean() >= BEYOND for x in costs.COST_METRICS)
+  return all(cost[x].mean() >= style.MAX_COST for x in costs.COST_METRICS)

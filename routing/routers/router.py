@@ -107,8 +107,8 @@ class Needs:
     """True if it sees, and pays for, a draft of each step before it decides."""
     return self.protocol is not None and self.protocol.has_draft
 
-  def in_words(self) -> str:
-    """Returns the needs as a list for tables, e.g. 'draft, judge'."""
+  def names(self) -> list[str]:
+    """Returns the name of each need, e.g. ['draft', 'judge']; [] for none."""
     given = [
         ('draft', self.draft),
         ('log-probabilities', self.log_probs),
@@ -119,7 +119,11 @@ class Needs:
         ('next-token distributions', self.tokens),
         (f'{self.samples} samples', self.samples > 1),
     ]
-    return ', '.join(name for name, is_needed in given if is_needed) or '-'
+    return [name for name, is_needed in given if is_needed]
+
+  def in_words(self) -> str:
+    """Returns the needs as text for tables, e.g. 'draft, judge'; '-': none."""
+    return ', '.join(self.names()) or '-'
 
 
 COMMIT = protocols.Protocol('escalate', 'commit')
