@@ -135,10 +135,13 @@ class Refused(ValueError):
   Attributes:
     billed: the usages that the back end billed, as far as they are known.
     may_be_billed: whether there may be more.
+    is_quoted: whether the message quotes the back end, which may quote the
+      question.
   """
 
   billed: tuple[types.Usage, ...] = ()
   may_be_billed: bool = False
+  is_quoted: bool = False
 
 
 class Stop(RuntimeError):

@@ -352,8 +352,13 @@ class Service:
         raise asyncio.CancelledError from error
       raise
     except engine_lib.Refused as error:
+      message = str(error)
+      if error.is_quoted:
+        reason = message[:500]
+        monitoring.log('question_refused', level='WARNING', reason=reason)
+        message = 'The back end refuses the question.'
       raise refusals.Refusal(
-          400, str(error), param='messages', code='question_refused'
+          400, message, param=question.field, code='question_refused'
       ) from error
 
   @contextlib.asynccontextmanager

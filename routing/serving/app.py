@@ -374,14 +374,14 @@ async def _invalid(
   first = error.errors()[0]
   # The place begins with 'body'; of a union it also names the branch.
   place = '.'.join(map(str, first['loc'][1:])) or None
+  message = f'{place or "The body"}: {first["msg"]}'
+  if first['type'] == 'json_invalid':  # Its place is a number of characters.
+    why = first['ctx']['error']
+    message = f'The body is no valid JSON: {why}, at character {place}.'
+    place = None
   return await _refused(
       request,
-      refusals.Refusal(
-          400,
-          f'{place or "The body"}: {first["msg"]}',
-          param=place,
-          code='invalid_value',
-      ),
+      refusals.Refusal(400, message, param=place, code='invalid_value'),
   )
 
 

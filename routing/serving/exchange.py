@@ -105,17 +105,14 @@ class Exchange:
       is_same = body.temperature is None or sampling.is_greedy
       seed = service.answering.seed if is_same else secrets.randbits(31)
     for text in texts:
-      if not text or len(text) > service.settings.max_question_characters:
-        raise refusals.invalid(
-            body.QUESTION_FIELD,
-            f'The question has {len(text)} characters; allowed: 1 to '
-            f'{service.settings.max_question_characters}.',
-        )
+      most = service.settings.max_question_characters
+      refusals.check_question(text, most, body.QUESTION_FIELD)
       service.check_question(text, body.QUESTION_FIELD)
       for sample in range(body.n or 1):
         yield writing_lib.Question(
             id=self.id,
             text=text,
+            field=body.QUESTION_FIELD,
             choice=self.choice,
             sampling=sampling,
             seed=seed,
