@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import threading
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -317,6 +318,25 @@ class MetricsTest(router_server.ServedCase):
         router_server.metric(client, 'routing_cost_total', metric='price'),
     )
     del running
+
+  def test_an_error_of_another_endpoint_is_no_answer(self):
+    running, client = self.serve()
+    count = lambda: router_server.metric(
+        client, 'routing_unfinished_answers_total', reason='error'
+    )
+    fails = mock.patch.object(
+        running.service.feedback, 'take', side_effect=KeyError
+    )
+    with fails:
+      given = {'id': 'x', 'correct': True}
+      found = client.post('/v1/feedback', json=given)
+    self.assertEqual((found.status_code, count()), (500, 0))
+    with mock.patch.object(running.service, 'drive', side_effect=KeyError):
+      found = client.post(router_server.CHAT, json=router_server.body())
+      self.assertEqual((found.status_code, count()), (500, 1))
+      body = router_server.body(stream=True)
+      client.post(router_server.CHAT, json=body)
+    self.assertEqual(count(), 2)
 
   def test_a_log_line_has_no_secret_and_no_text(self):
     keys, secret, _ = self.keys()

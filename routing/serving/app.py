@@ -344,7 +344,8 @@ def _as_refusal(request: fastapi.Request, error: Exception) -> refusals.Refusal:
   if isinstance(error, refusals.Refusal):
     note(request, error=error.code or error.message)
     return error
-  _service(request).metrics.unfinished.labels('error').inc()
+  if 'id' in request.scope['state'].get('log', {}):  # An answer has begun.
+    _service(request).metrics.unfinished.labels('error').inc()
   monitoring.log(
       'error',
       level='ERROR',
