@@ -38,7 +38,7 @@ from experiments import records_on_disk
 from experiments import tracking
 from experiments import train
 from routing import progress as progress_lib
-from routing.calibration import calibrator
+from routing.calibration import calibrator as calibrator_lib
 from routing.calibration import looks as looks_lib
 from routing.outcomes import sources
 from routing.routers import families
@@ -54,7 +54,7 @@ RECORD_FILE = 'calibrated.json'  # The inputs and outputs, for `is_current`.
 
 def settings(
     config: ml_collections.ConfigDict,
-) -> calibrator.CalibrationSettings:
+) -> calibrator_lib.CalibrationSettings:
   """Returns the operating points that a configuration asks for.
 
   Raises:
@@ -62,12 +62,13 @@ def settings(
       support it.
   """
   fields = {
-      field.name for field in dataclasses.fields(calibrator.CalibrationSettings)
+      field.name
+      for field in dataclasses.fields(calibrator_lib.CalibrationSettings)
   }
   # The other fields of config.calibration, such as `source`, are not settings
   # of the calibrator.
   given = config.calibration.to_dict()
-  found = calibrator.CalibrationSettings(
+  found = calibrator_lib.CalibrationSettings(
       **{k: v for k, v in given.items() if k in fields}
   )
   found.check_source(config.calibration.source)
@@ -81,13 +82,13 @@ class Run:
   directory: of the training run.
   seen: the problems that the router has seen, with those of `prove` added.
   looks: the looks at `prove` so far, with the coming one added.
-  found: the calibrator; its `points()` is the look at `prove`.
+  calibrator: its `points()` is the look at `prove`.
   """
 
   directory: pathlib.Path
   seen: seen_lib.Seen
   looks: list[looks_lib.Look]
-  found: calibrator.Calibrator
+  calibrator: calibrator_lib.Calibrator
 
 
 def prepare(
@@ -122,7 +123,7 @@ def prepare(
       looks_lib.added(
           looks_lib.read(directory / looks_lib.FILE_NAME), look, problems
       ),
-      calibrator.Calibrator(
+      calibrator_lib.Calibrator(
           families.policies(router),
           source['select'],
           source['prove'],
@@ -135,6 +136,35 @@ def prepare(
           },
       ),
   )
+
+
+def note_look(run: Run) -> None:
+  """Saves that a router's promises are about to be tested on `prove`.
+
+  Before the test: after a crash in the middle of it somebody may already know
+  its result, and a second look must count as a second one.
+  """
+  looks_lib.write(run.directory / looks_lib.FILE_NAME, run.looks)
+  saved_lib.replace_seen(run.directory, run.seen)
+
+
+def take_look(
+    config: ml_collections.ConfigDict, run: Run
+) -> dict[pathlib.Path, Any]:
+  """Tests the promises of a router on `prove`, after `note_look`.
+
+  Each point is given how models are asked: a promise holds for no other way,
+  and a service compares it with its own.
+
+  Returns:
+    What is to be written: refused promises and operating points, by file.
+  """
+  asking = builders.asking_key(config)
+  points = [point | {'asking': asking} for point in run.calibrator.points()]
+  return {
+      run.directory / REFUSED_FILE: run.calibrator.refused,
+      run.directory / learned.POINTS_FILE: points,
+  }
 
 
 def _settings(
@@ -202,28 +232,26 @@ def calibrate_all(
     # outcomes do not depend on the router, so they are read once.
     if opened is None or config.calibration.source == 'live':
       opened = open_sources(config, workdir, router)
-    with _shown(f'choose on select, seed {seed}'):
+    with _progress_line(f'choose on select, seed {seed}'):
       runs.append(prepare(config, router, opened, prove, directory))
-  # Nothing has been written so far, so an error above changes no file. The look
-  # is noted before it happens: after a crash during `points()` somebody may
-  # already know its result, and a second look must count as a second one.
+  # Nothing has been written so far, so an error above changes no file.
   for run in runs:
-    looks_lib.write(run.directory / looks_lib.FILE_NAME, run.looks)
-    saved_lib.replace_seen(run.directory, run.seen)
+    note_look(run)
   content: dict[pathlib.Path, Any] = {}
-  asking = builders.asking_key(config)
   for run in runs:
-    with _shown(f'test on prove, {run.directory.name}'):
-      points = [x | {'asking': asking} for x in run.found.points()]
-    content[run.directory / REFUSED_FILE] = run.found.refused
-    content[run.directory / learned.POINTS_FILE] = points
-    _log(run.directory.name, points, run.found.refused)
+    with _progress_line(f'test on prove, {run.directory.name}'):
+      content |= take_look(config, run)
+    _log(
+        run.directory.name,
+        content[run.directory / learned.POINTS_FILE],
+        content[run.directory / REFUSED_FILE],
+    )
   for path, value in content.items():
-    _write_json(path, value)
+    write_json(path, value)
   for seed in config.train_seeds:
     # Written last: if it exists, the files that it describes are complete.
     directory = train.run_directory(workdir, seed)
-    _write_json(directory / RECORD_FILE, _record(config, workdir, seed))
+    write_json(directory / RECORD_FILE, _record(config, workdir, seed))
   for seed, run in zip(config.train_seeds, runs, strict=True):
     _track(config, run.directory, seed, content)
   return [path for path in content if path.name == learned.POINTS_FILE]
@@ -246,7 +274,7 @@ def _track(
 
 
 @contextlib.contextmanager
-def _shown(name: str) -> Iterator[None]:
+def _progress_line(name: str) -> Iterator[None]:
   """Shows on a terminal that one thing is being done, and for how long."""
   with progress_lib.Progress(
       1, name, unit='run', has_estimate=False, is_brief=True
@@ -296,7 +324,8 @@ def _record(
   return json.loads(json.dumps(record))
 
 
-def _write_json(path: pathlib.Path, content: Any) -> None:
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Replaces a file by JSON-like content."""
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'
   manifest_lib.replace_file(path, lambda p: p.write_text(text))
 

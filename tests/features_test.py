@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -201,6 +202,20 @@ class TextTest(parameterized.TestCase):
         env={'PYTHONHASHSEED': '1', 'PYTHONPATH': '.'},
     )
     self.assertEqual(there.stdout.strip(), here)
+
+  def test_long_texts_are_not_kept(self):
+    # As a client may send them: 25 MB of long words, each text another.
+    texts = (f'{i} {"x" * 50_000}' for i in range(500))
+    tracemalloc.start()
+    self.addCleanup(tracemalloc.stop)
+    for each in texts:
+      text.hash_ngrams(each, 8, 2)
+    kept, _ = tracemalloc.get_traced_memory()
+    self.assertLess(kept, 5e6)
+    # The latest are, since an answer asks for its question at each decision.
+    found = text.hash_ngrams(each, 8, 2)
+    self.assertIs(text.hash_ngrams(each, 8, 2), found)
+    np.testing.assert_array_equal(text.hash_all([each], 8, 2)[0], found)
 
   def test_cached_vectors_cannot_be_written_to(self):
     with self.assertRaisesRegex(ValueError, 'read-only'):

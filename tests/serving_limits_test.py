@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import threading
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -93,6 +94,42 @@ class KeysTest(router_server.ServedCase):
       ring.count(key)
     now[0] = 30.0
     ring.count(key)
+
+  def test_less_than_one_request_a_minute(self):
+    now = [0.0]
+    ring = keys_lib.Keyring(clock=lambda: now[0])
+    key = keys_lib.Key('a', requests_per_minute=0.5)
+    ring.count(key)
+    with self.assertRaisesRegex(refusals.Refusal, '0.5 requests') as caught:
+      ring.count(key)
+    self.assertEqual(caught.exception.retry_after, 120)
+    now[0] = 120.0
+    ring.count(key)
+
+  def test_two_names_of_one_key_are_refused(self):
+    _, _, path = self.keys()
+    content = json.loads(path.read_text())
+    content['bob'] = {'sha256': content['alice']['sha256'].upper()}
+    path.write_text(json.dumps(content))
+    with self.assertRaisesRegex(ValueError, "'alice' and 'bob'"):
+      keys_lib.read(path)
+
+  def test_a_budget_in_dollars(self):
+    keys, secret, _ = self.keys(max_price=1e-6)
+    _, client = self.serve(keys=keys)
+    client.headers['authorization'] = f'Bearer {secret}'
+    ask = lambda: client.post(router_server.CHAT, json=router_server.body())
+    # The first one begins within its budget and costs more.
+    answer = ask().json()
+    spent = answer['routing']['cost']['price']
+    self.assertGreater(spent, 1e-6)
+    used = client.get('/v1/usage').json()['models'].values()
+    self.assertAlmostEqual(sum(x['price'] for x in used), spent)
+    refused = ask()
+    self.assertEqual(refused.status_code, 429)
+    error = refused.json()['error']
+    self.assertEqual(error['code'], 'insufficient_quota')
+    self.assertIn('its budget of 1e-06 dollars', error['message'])
 
   def test_limits_over_http(self):
     keys, secret, _ = self.keys(requests_per_minute=3, max_tokens=100)
@@ -281,6 +318,25 @@ class MetricsTest(router_server.ServedCase):
         router_server.metric(client, 'routing_cost_total', metric='price'),
     )
     del running
+
+  def test_an_error_of_another_endpoint_is_no_answer(self):
+    running, client = self.serve()
+    count = lambda: router_server.metric(
+        client, 'routing_unfinished_answers_total', reason='error'
+    )
+    fails = mock.patch.object(
+        running.service.feedback, 'take', side_effect=KeyError
+    )
+    with fails:
+      given = {'id': 'x', 'correct': True}
+      found = client.post('/v1/feedback', json=given)
+    self.assertEqual((found.status_code, count()), (500, 0))
+    with mock.patch.object(running.service, 'drive', side_effect=KeyError):
+      found = client.post(router_server.CHAT, json=router_server.body())
+      self.assertEqual((found.status_code, count()), (500, 1))
+      body = router_server.body(stream=True)
+      client.post(router_server.CHAT, json=body)
+    self.assertEqual(count(), 2)
 
   def test_a_log_line_has_no_secret_and_no_text(self):
     keys, secret, _ = self.keys()

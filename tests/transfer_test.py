@@ -10,6 +10,7 @@ import pytest
 from experiments import collect
 from experiments import pipeline
 from experiments import records_on_disk
+from experiments import served_router
 from experiments import train
 from experiments.studies import transfer
 import routing
@@ -44,7 +45,7 @@ class TransferTest(absltest.TestCase):
 
     router = routing.load(directory)
     self._check_kept(config, away, router, content)
-    self._check_recalibrated(router, path.parent, content)
+    self._check_recalibrated(config, router, path.parent, content)
     # The first run is as it was, and the same command gives the same again.
     for file, text in before.items():
       self.assertEqual(file.read_bytes(), text)
@@ -70,7 +71,7 @@ class TransferTest(absltest.TestCase):
       self.assertEqual(found['promise'], transfer.NO_PROMISE)
       self.assertNotEqual(found['promise_elsewhere'], transfer.NO_PROMISE)
 
-  def _check_recalibrated(self, router, saved, content):
+  def _check_recalibrated(self, config, router, saved, content):
     """The saved copy decides as the router did, with points of its own."""
     again = routing.load(saved)
     self.assertEqual(again.checkpoint_hash, router.checkpoint_hash)
@@ -81,6 +82,13 @@ class TransferTest(absltest.TestCase):
     hashes = {x.shards_hash for x in again.points}
     self.assertEqual(hashes, {content['shards']['prove']})
     self.assertNoCommonElements(hashes, {x.shards_hash for x in router.points})
+    # Where models are asked otherwise, a service takes back the promises.
+    self.assertEmpty(served_router.check(config, again))
+    changed = config.copy_and_resolve_references()
+    changed.collect.temperature = 0.5
+    self.assertCountEqual(
+        served_router.check(changed, again), [x.name for x in again.points]
+    )
     # The problems of both `prove` splits are seen.
     self.assertLen(again.seen.prove, len(router.seen.prove) + 8)
 

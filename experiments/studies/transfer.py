@@ -23,7 +23,6 @@ from experiments import builders
 from experiments import calibrate
 from experiments import command_line
 from experiments import records_on_disk
-from routing.calibration import looks as looks_lib
 from routing.evaluation import evaluator
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
@@ -150,19 +149,12 @@ def _recalibrate(
   run = calibrate.prepare(
       config, learned.load(directory), opened, prove, directory
   )
-  # Noted before it happens, as in `calibrate.calibrate_all`.
-  looks_lib.write(directory / looks_lib.FILE_NAME, run.looks)
-  saved_lib.replace_seen(directory, run.seen)
-  points = run.found.points()
-  for name, value in (
-      (calibrate.REFUSED_FILE, run.found.refused),
-      (learned.POINTS_FILE, points),
-  ):
-    text = json.dumps(value, indent=2, allow_nan=False) + '\n'
-    manifest_lib.replace_file(
-        directory / name, lambda p, text=text: p.write_text(text)
-    )
-  return learned.load(directory).points, run.found.refused
+  calibrate.note_look(run)
+  content = calibrate.take_look(config, run)
+  for path, value in content.items():
+    calibrate.write_json(path, value)
+  refused = content[directory / calibrate.REFUSED_FILE]
+  return learned.load(directory).points, refused
 
 
 def figures(

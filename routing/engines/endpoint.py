@@ -152,6 +152,7 @@ def capabilities(
       and not endpoint.trims_end,
       # A reply in mode `instruct` is changed before it is a part of an answer.
       names_tokens=bool(endpoint.num_log_probs) and endpoint.mode != 'instruct',
+      temperature=REASONING_TEMPERATURE if endpoint.reasoning_effort else None,
       prefix_cache=prefix_cache.PrefixCache(
           shared=prompter.num_shared() if endpoint.shares_prefix else 0
       ),

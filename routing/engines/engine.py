@@ -38,6 +38,7 @@ class Capabilities:
   tells_steps: the engine calls `Request.on_step`.
   names_tokens: the text of each token of a step is known, from `Step.pieces` or
     from the function `pieces`, unless the back end leaves one out.
+  temperature: the only one at which the model samples; None = any.
   prefix_cache: the rules by which the engine caches the text of a session.
   """
 
@@ -49,6 +50,7 @@ class Capabilities:
   reports_cached: bool
   tells_steps: bool = False
   names_tokens: bool = False
+  temperature: float | None = None
   # By default a cache holds the latest sequence of a session, token by token,
   # as in the embedded engine. The vLLM engine declares blocks instead.
   prefix_cache: prefix_cache_lib.PrefixCache = prefix_cache_lib.PrefixCache()
@@ -133,10 +135,13 @@ class Refused(ValueError):
   Attributes:
     billed: the usages that the back end billed, as far as they are known.
     may_be_billed: whether there may be more.
+    is_quoted: whether the message quotes the back end, which may quote the
+      question.
   """
 
   billed: tuple[types.Usage, ...] = ()
   may_be_billed: bool = False
+  is_quoted: bool = False
 
 
 class Stop(RuntimeError):

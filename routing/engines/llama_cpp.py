@@ -306,7 +306,9 @@ class LlamaCppEngine:
     # 503: the model is still being loaded.
     if status >= 500 or status in (408, 429):
       raise engine_lib.Unavailable(message)
-    raise engine_lib.Refused(message)
+    refused = engine_lib.Refused(message)
+    refused.is_quoted = True
+    raise refused
 
 
 class LlamaCppSession(engine_lib.Session):

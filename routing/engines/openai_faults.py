@@ -74,8 +74,10 @@ def read_fault(error: Exception, name: str) -> Exception:
   message = f'{name}: HTTP {status}: {error.message}'
   # An exhausted quota has status 429, like a rate limit, but waiting does not
   # help.
+  refused = engine_lib.Refused(message)
+  refused.is_quoted = True
   if status == 403 and _is_flagged(error.body):
-    return engine_lib.Refused(message)
+    return refused
   if status in _PERMANENT or error.code == 'insufficient_quota':
     return engine_lib.Stop(message)
   if status in _RETRIABLE or status >= 500:
@@ -84,7 +86,7 @@ def read_fault(error: Exception, name: str) -> Exception:
         retry_after(error.response.headers),
         may_be_billed=status in _TIMED_OUT,
     )
-  return engine_lib.Refused(message)
+  return refused
 
 
 def _is_flagged(body: object) -> bool:

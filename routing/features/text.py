@@ -15,6 +15,10 @@ import numpy as np
 
 # Each digit is a word of its own, so that 41 and 42 share the word 4.
 _WORD = re.compile(r'\d|[^\s\d]+')
+# Characters of what is kept in a large cache. Texts come from clients too: with
+# longer ones, the caches would grow to gigabytes.
+_LONGEST_NGRAM = 200
+_LONGEST_TEXT = 2_000
 
 
 def words(text: str) -> list[str]:
@@ -32,7 +36,6 @@ def ngrams(sequence: list[str], largest: int) -> list[str]:
   ]
 
 
-@functools.lru_cache(maxsize=1 << 16)
 def _bucket(ngram: str) -> tuple[int, float]:
   """Returns a 63-bit hash and a sign for an n-gram.
 
@@ -45,7 +48,14 @@ def _bucket(ngram: str) -> tuple[int, float]:
   return number >> 1, 1.0 if number & 1 else -1.0
 
 
-@functools.lru_cache(maxsize=1 << 14)
+_kept_bucket = functools.lru_cache(maxsize=1 << 16)(_bucket)
+
+
+def _find(ngram: str) -> tuple[int, float]:
+  """Returns `_bucket` of an n-gram, from the cache where it is short."""
+  return (_kept_bucket if len(ngram) <= _LONGEST_NGRAM else _bucket)(ngram)
+
+
 def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
   """Returns signed counts of a text's n-grams in `width` hash buckets.
 
@@ -64,13 +74,25 @@ def hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
   Source: Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask
   Learning", eq. 1.
   """
+  find = _of_short_text if len(text) <= _LONGEST_TEXT else _of_long_text
+  return find(text, width, largest)
+
+
+def _hash_ngrams(text: str, width: int, largest: int) -> np.ndarray:
+  """Computes what `hash_ngrams` returns."""
   counts = np.zeros(width, np.float32)
   for ngram in ngrams(words(text), largest) if width else ():
-    number, sign = _bucket(ngram)
+    number, sign = _find(ngram)
     counts[number % width] += sign
   # A caller that wrote to the array would change the cached vector of the text.
   counts.setflags(write=False)
   return counts
+
+
+_of_short_text = functools.lru_cache(maxsize=1 << 14)(_hash_ngrams)
+# As many as there are answers in progress at a time, whose questions are asked
+# for at each decision.
+_of_long_text = functools.lru_cache(maxsize=64)(_hash_ngrams)
 
 
 def hash_all(texts: Sequence[str], width: int, largest: int) -> np.ndarray:
@@ -103,7 +125,7 @@ def hash_all(texts: Sequence[str], width: int, largest: int) -> np.ndarray:
         gram[starts], return_index=True, return_inverse=True
     )
     hashed = [
-        _bucket(' '.join(flat[i : i + size])) for i in starts[first].tolist()
+        _find(' '.join(flat[i : i + size])) for i in starts[first].tolist()
     ]
     bucket = np.array([number % width for number, _ in hashed], np.int64)
     sign = np.array([x for _, x in hashed], np.float32)

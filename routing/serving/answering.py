@@ -49,6 +49,9 @@ class Service:
     example: a question that the chat page offers; '' = none.
     unpromised: name of a point -> why its promise holds for no answer here,
       e.g. since the models are others than in calibration.
+
+  Raises:
+    ValueError: if a model cannot sample as `answering` says.
   """
 
   def __init__(
@@ -63,6 +66,7 @@ class Service:
       example: str = '',
       unpromised: Mapping[str, str] | None = None,
   ):
+    back_ends.check_temperatures(engines, answering.sampling)
     self.answering, self.router = answering, router
     self.settings, self.store, self.tracing = settings, store, tracing
     self.example, self.unpromised = example, dict(unpromised or {})
@@ -157,6 +161,14 @@ class Service:
         is_alarm=self.feedback.alarms().get(point.name, False),
     )
 
+  def engines_of(
+      self, choice: points_lib.Choice
+  ) -> Sequence[back_ends.WatchedEngine]:
+    """Returns the engines that may write the answer of a choice."""
+    return (
+        self.engines if choice.alone is None else [self.engines[choice.alone]]
+    )
+
   def check_question(self, text: str, param: str) -> None:
     """Raises the refusal of a question that a model cannot read."""
     for engine in self.engines:
@@ -203,10 +215,9 @@ class Service:
       if self.feedback.alarms().get(choice.point.name):
         largest = self.points.alone(len(self.specs) - 1)
         return 'drift_alarm', self._without(None, largest, who)
-    needed = range(len(self.specs)) if choice.alone is None else [choice.alone]
-    for route in needed:
-      if not self.health.may_ask(route, who):
-        return 'back_end_down', self.fall_back(choice, route, who)
+    for engine in self.engines_of(choice):
+      if not self.health.may_ask(engine.route, who):
+        return 'back_end_down', self.fall_back(choice, engine.route, who)
     return None
 
   def fall_back(
@@ -341,8 +352,13 @@ class Service:
         raise asyncio.CancelledError from error
       raise
     except engine_lib.Refused as error:
+      message = str(error)
+      if error.is_quoted:
+        reason = message[:500]
+        monitoring.log('question_refused', level='WARNING', reason=reason)
+        message = 'The back end refuses the question.'
       raise refusals.Refusal(
-          400, str(error), param='messages', code='question_refused'
+          400, message, param=question.field, code='question_refused'
       ) from error
 
   @contextlib.asynccontextmanager

@@ -344,7 +344,8 @@ def _as_refusal(request: fastapi.Request, error: Exception) -> refusals.Refusal:
   if isinstance(error, refusals.Refusal):
     note(request, error=error.code or error.message)
     return error
-  _service(request).metrics.unfinished.labels('error').inc()
+  if 'id' in request.scope['state'].get('log', {}):  # An answer has begun.
+    _service(request).metrics.unfinished.labels('error').inc()
   monitoring.log(
       'error',
       level='ERROR',
@@ -374,14 +375,14 @@ async def _invalid(
   first = error.errors()[0]
   # The place begins with 'body'; of a union it also names the branch.
   place = '.'.join(map(str, first['loc'][1:])) or None
+  message = f'{place or "The body"}: {first["msg"]}'
+  if first['type'] == 'json_invalid':  # Its place is a number of characters.
+    why = first['ctx']['error']
+    message = f'The body is no valid JSON: {why}, at character {place}.'
+    place = None
   return await _refused(
       request,
-      refusals.Refusal(
-          400,
-          f'{place or "The body"}: {first["msg"]}',
-          param=place,
-          code='invalid_value',
-      ),
+      refusals.Refusal(400, message, param=place, code='invalid_value'),
   )
 
 

@@ -9,6 +9,7 @@ import time
 
 from routing import types
 from routing.engines import engine as engine_lib
+from routing.rollout import step_requests
 
 
 class BackEndDown(RuntimeError):
@@ -94,6 +95,20 @@ class Health:
     elif self._failed.pop(engine.route, None) is None:
       return  # It was up before.
     self._on_change(engine.name, error)
+
+
+def check_temperatures(
+    engines: Sequence[engine_lib.Engine], sampling: step_requests.Sampling
+) -> None:
+  """Raises ValueError if a model cannot sample as the configuration asks."""
+  for engine in engines:
+    allowed = engine.capabilities.temperature
+    asked = sampling.temperature_of(engine.route)
+    if allowed not in (None, asked):
+      raise ValueError(
+          f'The model {engine.name!r} samples at temperature {allowed} only, '
+          f'but the configuration asks for {asked}; allowed: {allowed}.'
+      )
 
 
 class WatchedEngine:

@@ -19,6 +19,9 @@ async def decide(
   Raises:
     refusals.Refusal: if the trace is not one that the router can see.
   """
+  refusals.check_question(
+      body.question, service.settings.max_question_characters, 'question'
+  )
   choice = service.choose(body)
   if choice.alone is not None:
     raise refusals.invalid(

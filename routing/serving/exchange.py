@@ -47,9 +47,9 @@ class Exchange:
     body.check()
     self._stops = body.stops()
     self._wants_logprobs = body.wants_logprobs()
-    self._check_logprobs()
     self._sampling = service.sampling(body.temperature, body.limit())
     self.choice = service.choose(body, self._sampling)
+    self._check_engines()
     texts = body.questions()
     count = (body.n or 1) * len(texts)
     # More than have room at once would find the queue full for ever.
@@ -73,11 +73,22 @@ class Exchange:
         wants_logprobs=self._wants_logprobs,
     )
 
-  def _check_logprobs(self) -> None:
-    """Raises the refusal of logprobs if a back end does not give them."""
-    for engine in self.service.engines if self._wants_logprobs else ():
+  def _check_engines(self) -> None:
+    """Raises the refusal of what a back end that may answer cannot do."""
+    temperature = self.body.temperature
+    for engine in self.service.engines_of(self.choice):
       given = engine.capabilities
-      if not (given.num_log_probs and given.names_tokens):
+      if temperature is not None and given.temperature not in (
+          None,
+          temperature,
+      ):
+        raise refusals.unsupported(
+            'temperature',
+            f'{engine.name!r} samples at {given.temperature} only.',
+        )
+      if self._wants_logprobs and not (
+          given.num_log_probs and given.names_tokens
+      ):
         raise refusals.unsupported(
             'logprobs', f'the back end of {engine.name!r} does not give them.'
         )
@@ -94,17 +105,14 @@ class Exchange:
       is_same = body.temperature is None or sampling.is_greedy
       seed = service.answering.seed if is_same else secrets.randbits(31)
     for text in texts:
-      if not text or len(text) > service.settings.max_question_characters:
-        raise refusals.invalid(
-            body.QUESTION_FIELD,
-            f'The question has {len(text)} characters; allowed: 1 to '
-            f'{service.settings.max_question_characters}.',
-        )
+      most = service.settings.max_question_characters
+      refusals.check_question(text, most, body.QUESTION_FIELD)
       service.check_question(text, body.QUESTION_FIELD)
       for sample in range(body.n or 1):
         yield writing_lib.Question(
             id=self.id,
             text=text,
+            field=body.QUESTION_FIELD,
             choice=self.choice,
             sampling=sampling,
             seed=seed,

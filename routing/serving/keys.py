@@ -27,14 +27,14 @@ class Key:
   name: of who holds it; in logs, metrics and the ledger.
   sha256: hash of the secret. Secrets are long and random, so that a fast hash
     is enough.
-  requests_per_minute: 0 = no limit.
+  requests_per_minute: 0 = no limit; 0.5 = one in two minutes.
   max_tokens: read, cached and written by all models, in total; 0 = no limit.
   max_price: in dollars at the prices of the routes, in total; 0 = no limit.
   """
 
   name: str
   sha256: str = dataclasses.field(default='', repr=False)
-  requests_per_minute: int = 0
+  requests_per_minute: float = 0
   max_tokens: int = 0
   max_price: float = 0.0
 
@@ -43,7 +43,8 @@ def read(path: pathlib.Path) -> tuple[Key, ...]:
   """Reads a file of keys: a JSON mapping from names to the other fields.
 
   Raises:
-    ValueError: naming the key, if an entry is not one; it never shows a hash.
+    ValueError: naming the key, if an entry is not one, or two names have the
+      same; it never shows a hash.
   """
   try:
     content = json.loads(path.read_text())
@@ -75,6 +76,14 @@ def read(path: pathlib.Path) -> tuple[Key, ...]:
         )
     # Compared with the digits that hashlib writes.
     found.append(Key(name, **entry | {'sha256': digest.lower()}))
+  names: dict[str, str] = {}
+  for key in found:
+    # Or the limits and the usage of one would be the other's.
+    if (other := names.setdefault(key.sha256, key.name)) != key.name:
+      raise ValueError(
+          f'{path}: {other!r} and {key.name!r} have the same sha256; make a '
+          'key for each.'
+      )
   return tuple(found)
 
 
@@ -157,8 +166,9 @@ class Keyring:
     if not limit:
       return
     now = self._clock()
-    left, before = self._buckets.get(key.name, (float(limit), now))
-    left = min(left + (now - before) * limit / 60, float(limit))
+    most = max(float(limit), 1.0)  # Or not even one would ever have room.
+    left, before = self._buckets.get(key.name, (most, now))
+    left = min(left + (now - before) * limit / 60, most)
     if left < 1:
       self._buckets[key.name] = left, now
       raise refusals.Refusal(

@@ -27,16 +27,11 @@ class Ledger:
     self._store, self._specs = store, specs
     # (owner, route) -> what is not in the store yet, and its price.
     self._due: dict[tuple[str, int], tuple[types.Usage, float]] = {}
+    self._is_scheduled = False  # Whether `flush` will be called by itself.
 
   def pay(self, owner: str, usage: types.Usage) -> None:
     """Adds a usage to what the holder of a key has used."""
     price = float(costs.call_cost(usage, self._specs[usage.route], 'price'))
-    if not self._due:
-      try:
-        asyncio.get_running_loop().call_soon(self.flush)
-      except RuntimeError:  # Outside an event loop, as in tests.
-        self._store.add_usages([(owner, usage, price)])
-        return
     place = owner, usage.route
     if (before := self._due.get(place)) is not None:
       usage = types.Usage(
@@ -48,14 +43,27 @@ class Ledger:
       )
       price += before[1]
     self._due[place] = usage, price
+    if self._is_scheduled:
+      return
+    try:
+      asyncio.get_running_loop().call_soon(self.flush)
+    except RuntimeError:  # Outside an event loop, as in tests.
+      self.flush()
+    else:
+      self._is_scheduled = True
 
   def flush(self) -> None:
-    """Writes to the store what is not there yet."""
-    due, self._due = self._due, {}
-    if due:
+    """Writes to the store what is not there yet.
+
+    Raises:
+      sqlite3.Error: if it cannot be written; it is kept for the next time.
+    """
+    self._is_scheduled = False
+    if self._due:
       self._store.add_usages(
-          [(owner, *paid) for (owner, _), paid in due.items()]
+          [(owner, *paid) for (owner, _), paid in self._due.items()]
       )
+      self._due = {}
 
   def check(self, key: keys_lib.Key) -> None:
     """Raises the refusal of a request whose key has used up its budget."""

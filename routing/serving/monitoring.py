@@ -33,9 +33,11 @@ class Metrics:
   """The metrics of one service, in a registry of their own.
 
   Labels have few values: names of models and routes, never what a client sends.
-  The cost saved is `routing_large_alone_cost` minus `routing_cost`; decisions
-  per second are the rate of `routing_decisions`. The relative loss is estimated
-  by `routing_losses` / `routing_graded_shadows`.
+  The cost saved in finished answers is `routing_large_alone_cost` minus
+  `routing_cost`; what shadows and answers that were given up took besides is
+  among `routing_tokens` only. Decisions per second are the rate of
+  `routing_decisions`. The relative loss is estimated by `routing_losses` /
+  `routing_graded_shadows`.
   """
 
   def __init__(self):
@@ -70,7 +72,10 @@ class Metrics:
         counter, 'routing_decisions', 'Decisions by route.', ('route',)
     )
     self.cost = make(
-        counter, 'routing_cost', 'Cost by metric, in its unit.', ('metric',)
+        counter,
+        'routing_cost',
+        'Cost of finished answers by metric, in its unit; without shadows.',
+        ('metric',),
     )
     self.large_cost = make(
         counter,
@@ -81,11 +86,14 @@ class Metrics:
     self.tokens = make(
         counter,
         'routing_tokens',
-        'Tokens by route and kind: read, cached, written.',
+        'Tokens by route and kind: read, cached, written; those of shadows and '
+        'of answers that were given up too.',
         ('route', 'kind'),
     )
     self.wasted = make(
-        counter, 'routing_wasted_tokens', 'Tokens written for nothing.'
+        counter,
+        'routing_wasted_tokens',
+        'Tokens written for nothing in finished answers.',
     )
     self.running = make(gauge, 'routing_running_answers', 'Being written.')
     self.waiting = make(gauge, 'routing_waiting_answers', 'In the queue.')

@@ -239,7 +239,7 @@ class StepGiven(pydantic.BaseModel):
 
   model_config = pydantic.ConfigDict(extra='forbid', strict=True)
 
-  text: str
+  text: Annotated[str, pydantic.Field(max_length=20_000)]
   model: str
   tokens: Annotated[int, pydantic.Field(ge=1, le=10_000)]
   log_probs: list[pydantic.FiniteFloat] = []
@@ -281,9 +281,15 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
   if not content:
     raise refusals.invalid('messages[0].content', 'The message has no text.')
   for index, part in enumerate(content):
+    where = f'messages[0].content[{index}]'
     if part.get('type') != 'text' or not isinstance(part.get('text'), str):
       raise refusals.unsupported(
-          f'messages[0].content[{index}]',
+          where,
           f'it has the type {str(part.get("type"))[:40]!r}; {_TEXT_ONLY}',
       )
+    for name, value in part.items():
+      if value and name not in ('type', 'text'):
+        raise refusals.unsupported(
+            f'{where}.{name[:100]}', 'a part has type and text.'
+        )
   return ''.join(part['text'] for part in content)

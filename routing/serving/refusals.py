@@ -26,8 +26,9 @@ class Refusal(Exception):
       retry_after: float = 0.0,
   ):
     super().__init__(message)
-    self.status, self.message = status, message
-    self.param, self.code, self.kind = param, code, kind
+    self.status, self.message = status, _encodable(message)
+    self.param = None if param is None else _encodable(param)
+    self.code, self.kind = code, kind
     self.retry_after = retry_after
 
   def body(self) -> dict[str, Any]:
@@ -55,6 +56,29 @@ def unsupported(param: str, reason: str) -> Refusal:
 def invalid(param: str, message: str) -> Refusal:
   """Returns the refusal of a field's value."""
   return Refusal(400, message, param=param, code='invalid_value')
+
+
+def check_question(text: str, most: int, param: str) -> None:
+  """Raises the refusal of a question that is too long, or no text.
+
+  Args:
+    text: the question.
+    most: largest number of characters.
+    param: the field of the body that holds it.
+  """
+  if not text or len(text) > most:
+    raise invalid(
+        param,
+        f'The question has {len(text)} characters; allowed: 1 to {most}.',
+    )
+  # JSON can write half of a character, which no encoding has.
+  if _encodable(text) != text:
+    raise invalid(param, 'The question has a character that is no Unicode.')
+
+
+def _encodable(text: str) -> str:
+  """Returns a text with '?' for each half of a character."""
+  return text.encode(errors='replace').decode()
 
 
 def overloaded(retry_after: float) -> Refusal:

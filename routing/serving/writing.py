@@ -25,6 +25,7 @@ class Question:
   seed: of the sampling.
   sample: index among several answers to the question.
   owner: name of the key that pays.
+  field: of the body that has the question.
   is_shown: whether steps are shown as they come, and cannot be taken back.
   arrived: when the request came; see `record.Record`.
   """
@@ -36,6 +37,7 @@ class Question:
   seed: int
   sample: int = 0
   owner: str = ''
+  field: str = 'messages'
   is_shown: bool = False
   arrived: float | None = None
 
