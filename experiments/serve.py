@@ -7,6 +7,7 @@ See docs/serving.md. Needs the extra `serve`.
 """  # noqa: E501  Commands stay on one line.
 
 import asyncio
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -182,25 +183,43 @@ class _Server(uvicorn.Server):
 
   uvicorn's own raises the signal again, which would end the process before
   engines and state are closed. A second signal does not wait for answers.
+
+  Args:
+    config: of the server.
+    give_up: called at a second signal, and at each that follows.
   """
+
+  def __init__(
+      self, config: uvicorn.Config, give_up: Callable[[], None] = lambda: None
+  ):
+    super().__init__(config)
+    self._give_up = give_up
 
   def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
     """Notes a signal to stop; uvicorn's own only heeds a second SIGINT."""
     del sig, frame
     self.force_exit = self.should_exit
     self.should_exit = True
+    if self.force_exit:  # Maybe when this server has stopped already.
+      self._give_up()
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
-    """Handles the signals to stop, as long as the context lasts."""
+    """Handles the signals to stop until `_release_signals`.
+
+    A signal that comes while the service closes must not end the process:
+    engines may have processes of their own, which would stay.
+    """
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
       loop.add_signal_handler(number, self.handle_exit, number, None)
-    try:
-      yield
-    finally:
-      for number in _SIGNALS:
-        loop.remove_signal_handler(number)
+    yield
+
+
+def _release_signals() -> None:
+  """Handles the signals to stop no more."""
+  for number in _SIGNALS:
+    asyncio.get_running_loop().remove_signal_handler(number)
 
 
 async def give_up(server: uvicorn.Server, service: answering.Service) -> None:
@@ -249,9 +268,12 @@ async def serve(
   """
   check_host(host, keys)
   listener = bind(host, port)  # Before models are loaded: it may be taken.
-  async with open_service(
-      config, router, state, tracing, allow_other_pair=allow_other_pair
-  ) as service:
+  async with contextlib.AsyncExitStack() as stack:
+    stack.callback(_release_signals)  # Once all is closed.
+    opened = open_service(
+        config, router, state, tracing, allow_other_pair=allow_other_pair
+    )
+    service = await stack.enter_async_context(opened)
     app = app_lib.create(service, keys_lib.Keyring(keys))
     server = _Server(
         uvicorn.Config(
@@ -264,7 +286,8 @@ async def serve(
             # closes first must not be we, or a request meets a closed one.
             timeout_keep_alive=75,
             lifespan='off',
-        )
+        ),
+        service.give_up_shadows,
     )
     event_loop.come_first()
     monitoring.log('start', host=host, port=port, router=router.checkpoint_hash)

@@ -79,6 +79,27 @@ class PlacesTest(parameterized.TestCase):
 
     asyncio.run(run())
 
+  def test_a_shadow_does_not_ask_a_back_end_that_is_down(self):
+    engines = scripted_pair.make_engines(2)
+    service = self.service(engines, shadow_share=1.0, retry_down_after=60.0)
+
+    async def run():
+      # The small model writes all of it.
+      await _exchange(service, model='router@cost<=0.3').whole()
+      service.health.note(engines[1], OSError())
+      failed = dict(service.health._failed)
+      await service.close()
+      self.assertEmpty(engines[1].requests)
+      self.assertEqual(service.health._failed, failed)
+      # It may try one that has been left alone long enough.
+      service.health._retry_after = 0.0
+      await _exchange(service, model='router@cost<=0.3').whole()
+      await service.close()
+      self.assertLen(engines[1].requests, 1)
+      self.assertEmpty(service.health._failed)
+
+    asyncio.run(run())
+
   def test_a_session_that_fails_at_the_end_of_a_given_up_answer(self):
     engines = scripted_pair.make_engines(2, delay=5.0)
     service = self.service(engines)

@@ -10,6 +10,7 @@ import dataclasses
 import random
 from typing import Any
 
+from routing.serving import back_ends
 from routing.serving import keys as keys_lib
 from routing.serving import monitoring
 from routing.serving import points as points_lib
@@ -66,6 +67,9 @@ class Shadows:
     try:
       with service.room.admitted(1):
         async with service.room.turn():
+          # Its failure would keep a back end that is down from clients longer.
+          if not service.health.may_ask(choice.alone, record):
+            raise back_ends.BackEndDown(choice.alone, choice.name)
           await service.write_answer(question, choice, record)
     except asyncio.CancelledError:
       service.pay_given_up(question, record)
@@ -79,6 +83,7 @@ class Shadows:
       )
       return
     finally:
+      service.health.leave(record)
       record.close()
     service.metrics.shadows.inc()
     service.store.add_shadow(question.id, record.text)
