@@ -22,7 +22,7 @@ def _engines(*args):
   """Returns the scripted pair, which says when it is closed."""
   del args
   found = scripted_pair.make_engines(2)
-  found[0].delay = 0.3
+  found[0].delay = 1.5  # Time to see several answers in progress.
   # The larger model takes an answer over soon; alone it takes an hour.
   found[1].delay = lambda request: 0.3 if request.trace else 3_600.0
   for engine in found:
