@@ -88,6 +88,10 @@ RULES = (
         Leave('needs a file of RouteLLM', 'tests/routellm_responses_test.py'),
     ),
     Rule(
+        r'python -m experiments\.compare .*compare_gsm8k\.py:live .*',
+        Leave('needs the weights of the pair', 'tests/conformance_test.py'),
+    ),
+    Rule(
         _STUDY + r'coverage .*',
         Leave('takes minutes', 'tests/coverage_test.py'),
     ),
