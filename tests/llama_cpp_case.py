@@ -2,8 +2,8 @@
 
 import asyncio
 import pathlib
+import tempfile
 
-from absl.testing import absltest
 from absl.testing import parameterized
 
 from routing.engines import llama_cpp
@@ -23,9 +23,10 @@ class LlamaCppCase(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    folder = pathlib.Path(absltest.get_default_test_tmpdir())
-    folder.mkdir(parents=True, exist_ok=True)
-    cls.file = folder / 'small.gguf'
+    # Of its own: servers map the file into memory, and a worker that wrote it
+    # again would end those of another.
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.file = pathlib.Path(folder) / 'small.gguf'
     gguf_files.write(SMALL, cls.file)
     cls.prompter = prompts.Prompter(prompts.load_tokenizer(SMALL))
 
