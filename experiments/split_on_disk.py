@@ -69,20 +69,26 @@ class Split:
     """The number of records that are to be read."""
     if self.subject:
       return sum(map(len, self.tables()))
-    rows = sum(shard.rows for shard in self.manifest.shards)
-    if self.num_problems is None:
-      return rows
-    places = itertools.islice(self._places(), rows)
-    return sum(place < self.num_problems for place in places)
+    return sum(map(self._num_rows, self.manifest.shards))
+
+  @property
+  def file_numbers(self) -> list[int]:
+    """The indices of the files with problems to read, of whatever subject."""
+    shards = enumerate(self.manifest.shards)
+    return [index for index, entry in shards if self._num_rows(entry)]
 
   def file(self, index: int) -> list[Any]:
-    """Returns the records of one file."""
-    entry = self.manifest.shards[index]
-    return reader.read_shard(self.directory, entry, self.kind)
+    """Returns the records of one file that are to be read."""
+    return self.kind.from_table(self.table(index))
 
-  def files(self) -> Iterator[list[Any]]:
-    """Yields the records of each file, one file at a time."""
-    return map(self.file, range(len(self.manifest.shards)))
+  def numbered_files(self) -> Iterator[tuple[int, list[Any]]]:
+    """Yields the index and the records of each file, one file at a time.
+
+    Raises:
+      ValueError: if no problem is of the subject.
+    """
+    for index, table in self.numbered_tables():
+      yield index, self.kind.from_table(table)
 
   def tables(self) -> Iterator[pa.Table]:
     """Yields the table of each file, with the problems that are to be read."""
@@ -95,9 +101,7 @@ class Split:
       ValueError: if no problem is of the subject.
     """
     is_empty = True
-    for index, entry in enumerate(self.manifest.shards):
-      if self.num_problems is not None and entry.first >= self.num_problems:
-        break  # The problems come in order.
+    for index in self.file_numbers:
       table = self.table(index)
       if len(table):
         is_empty = False
@@ -121,31 +125,26 @@ class Split:
     entry = self.manifest.shards[index]
     table = reader.read_table(self.directory, entry)
     schema.check_table(table)
-    if self.num_problems is not None:
-      # A failed problem has no row, so rows are not numbered as problems are.
-      failed = self.manifest.failed
-      places = (i for i in itertools.count(entry.first) if i not in failed)
-      inside = [next(places) < self.num_problems for _ in range(len(table))]
-      table = table.slice(0, sum(inside))  # The problems come in order.
+    # The problems come in order.
+    table = table.slice(0, self._num_rows(entry))
     if self.subject:
       table = table.filter(pc.equal(table['subject'], self.subject))
     return table
 
   def records(self) -> Iterator[Any]:
     """Yields the records, in the order of the problems."""
-    rows = itertools.chain.from_iterable(self.files())
-    if self.num_problems is not None:
-      # A failed problem has no row, so rows are not numbered as problems are.
-      entries = zip(self._places(), rows, strict=False)
-      rows = (x for place, x in entries if place < self.num_problems)
-    if self.subject:
-      rows = (x for x in rows if x.problem.subject == self.subject)
-    return rows
+    files = (records for _, records in self.numbered_files())
+    return itertools.chain.from_iterable(files)
 
-  def _places(self) -> Iterator[int]:
-    """Yields the index of the problem of each row."""
-    failed = {failure.index for failure in self.manifest.failures}
-    return (i for i in itertools.count() if i not in failed)
+  def _num_rows(self, entry: manifest_lib.ShardEntry) -> int:
+    """Returns how many rows of a file are of problems to read."""
+    end = entry.first + self.manifest.shard_size
+    if self.num_problems is None or end <= self.num_problems:
+      return entry.rows
+    # A failed problem has no row, so rows are not numbered as problems are.
+    failed = self.manifest.failed
+    places = range(entry.first, self.num_problems)
+    return sum(place not in failed for place in places)
 
 
 def summary(manifest: manifest_lib.Manifest, directory: pathlib.Path) -> str:

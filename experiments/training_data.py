@@ -8,7 +8,6 @@ from disk.
 from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
-import functools
 import itertools
 import pathlib
 from typing import Any
@@ -350,25 +349,20 @@ def _streamed(
 ) -> tuple[View, sources.Shards]:
   """Returns the view of rollouts, and the rollouts as shards on disk."""
   features, accounting = _observed(config, split, split.records)
-  sizes = []
+  places, sizes = [], []
 
   def parts():
     # Also notes the number of rows of each file, which batching needs.
-    for file in split.files():
+    for place, file in split.numbered_files():
       batch = batching.trajectory_batch(file, features, accounting, protocol)
+      places.append(place)
       sizes.append(len(batch.mask))
       yield batch.features, batch.mask
 
   statistics = standardize.measure_parts(parts())
   view = View(features, accounting, protocol, statistics, split.weights_sha256)
-  load_file = functools.partial(_load_file, view, split)
+  load_file = lambda index: view.trajectories(split.file(places[index]))
   return view, sources.Shards(load_file, sizes)
-
-
-def _load_file(
-    view: View, split: split_on_disk.Split, index: int
-) -> types.TrajectoryBatch:
-  return view.trajectories(split.file(index))
 
 
 def references(

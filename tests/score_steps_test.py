@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 
 from configs import arithmetic
+from configs import gsm8k_qwen25_coder
 from configs import paper
 from experiments import evaluate
 from experiments import pipeline
 from experiments import workdirs
 from experiments.scoring import score_steps
+import routing
 from routing.engines import process_reward
+from routing.engines import step_scorer
 from routing.shards import reader
 from tests import flow_test
 from tests import tiny_qwen
@@ -96,6 +100,41 @@ class PipelineTest(absltest.TestCase):
     tiny_qwen.save_process_reward(self.model, 1)
     with self.assertRaisesRegex(ValueError, 'scores with identity'):
       score_steps.score_all(self.config, self.workdir)
+
+
+class SharedTest(absltest.TestCase):
+  """Scores of ladders in a shared directory that holds more of them."""
+
+  def test_only_the_problems_of_the_run_are_scored(self):
+    config = gsm8k_qwen25_coder.get_config('shipped')
+    config.scorer.model = 'shipped/reward'
+    config.problems.update(select=20)
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    asked = []
+
+    def score(answers):
+      asked.extend(question for question, _ in answers)
+      return [
+          step_scorer.StepScores(*[np.ones(len(steps))] * 3)
+          for _, steps in answers
+      ]
+
+    scorer = mock.Mock(score=score)
+    score_steps.score_split(config, workdir, 'select', scorer)
+    first = routing.load_ladders('qwen25_coder', 'select')[:20]
+    self.assertEqual(asked, [x.problem.question for x in first])
+    found = score_steps.read(config, workdir, 'select')
+    self.assertEqual(list(found), [x.problem.id for x in first])
+    # With more problems, some have no score yet.
+    config.problems.update(select=21)
+    with self.assertRaisesRegex(ValueError, 'num_problems 20; here it is 21'):
+      score_steps.read(config, workdir, 'select')
+    # Earlier, all problems were scored, and the key did not say how many.
+    key = score_steps.directory(workdir, 'select') / score_steps.KEY_FILE
+    content = json.loads(key.read_text())
+    del content['num_problems']
+    key.write_text(json.dumps(content))
+    self.assertLen(score_steps.read(config, workdir, 'select'), 20)
 
 
 class SettingsTest(parameterized.TestCase):

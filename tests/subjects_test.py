@@ -97,6 +97,24 @@ class SubjectsTest(parameterized.TestCase):
     for index, size in enumerate(train.sizes):
       self.assertLen(train.load(index).mask, size)
 
+  @parameterized.parameters((4, [0, 1], 4), (5, [0, 1], 4), (6, [0, 1, 2], 5))
+  def test_failed_problems_count_among_the_first(self, count, files, records):
+    ladders = routing.load_ladders('qwen25_coder', 'select')[:6]
+    directory = self.create_tempdir().full_path
+    problems = [x.problem for x in ladders]
+    settings = self._split('').manifest.settings
+    with writer_lib.LadderWriter(directory, problems, settings, 2) as writer:
+      for i, ladder in enumerate(ladders):
+        if i == 4:  # The first of the last file.
+          writer.fail(i, 'refused')
+        else:
+          writer.add(i, ladder)
+    opened = split_on_disk.Split(pathlib.Path(directory), schema.LADDERS, count)
+    self.assertEqual(opened.file_numbers, files)
+    self.assertEqual(opened.num_records, records)
+    kept = [x for i, x in enumerate(problems[:count]) if i != 4]
+    self.assertEqual([x.problem for x in opened.records()], kept)
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -145,6 +145,23 @@ class RolloutsTest(parameterized.TestCase):
     rows = jax.tree.map(lambda *x: np.concatenate(x), *rows)
     chex.assert_trees_all_close(rows, whole.train, atol=1e-4)
 
+  @parameterized.parameters(13, 15)
+  def test_a_stream_of_a_larger_shared_directory_has_the_first(self, count):
+    shared = pathlib.Path(self.create_tempdir().full_path)
+    (shared / 'shards').symlink_to(self.workdir / 'rollouts')
+    config = make_config()
+    config.data.update(kind='rollouts', directory=str(shared))
+    config.calibration.source = config.evaluation.source = 'recorded'
+    config.problems.update(train=count, select=6)
+    whole = training_data.load(config, self.workdir)
+    self.assertLen(whole.train.mask, 3 * count)
+    config.stream.num_shards_in_memory = 2
+    parts = training_data.load(config, self.workdir)
+    self.assertEqual(parts.train.sizes, [15, 15, 3 * count - 30])
+    rows = [parts.train.load(i) for i in range(3)]
+    rows = jax.tree.map(lambda *x: np.concatenate(x), *rows)
+    chex.assert_trees_all_close(rows, whole.train, atol=1e-4)
+
   def test_streamed_run_resumes_exactly(self):
     config = make_config(batch_size=17)
     config.stream.num_shards_in_memory = 2

@@ -104,6 +104,8 @@ def _named(config, opened) -> dict[str, Any]:
       'system': made.system,
       'dtype': made.dtype,
       'shards': opened.manifest.content_hash,
+      # Shared shards may hold more problems than this run reads.
+      'num_problems': opened.num_problems,
   }
 
 
@@ -135,11 +137,11 @@ def score_split(
     text = json.dumps(current, indent=2) + '\n'
     manifest_lib.replace_file(where / KEY_FILE, lambda p: p.write_text(text))
   _check_key(where, current)
-  num_shards = len(opened.manifest.shards)
+  numbers = opened.file_numbers
   with progress_lib.Progress(
-      num_shards, f'score {split}', unit='file'
+      len(numbers), f'score {split}', unit='file'
   ) as shown:
-    for index in range(num_shards):
+    for index in numbers:
       path = _file(where, index)
       if not path.exists():
         ladders = opened.file(index)
@@ -176,7 +178,7 @@ def read(
     )
   _check_key(where, _named(config, opened))
   found = {}
-  for index in range(len(opened.manifest.shards)):
+  for index in opened.file_numbers:
     found |= step_scores.read(_file(where, index))
   return found
 
@@ -207,9 +209,9 @@ def is_scored(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> bool:
   """Returns whether the scores of all ladders of a split are on the disk."""
-  shards = records_on_disk.open_split(config, workdir, split).manifest.shards
+  numbers = records_on_disk.open_split(config, workdir, split).file_numbers
   where = directory(workdir, split)
-  files = [where / KEY_FILE, *(_file(where, i) for i in range(len(shards)))]
+  files = [where / KEY_FILE, *(_file(where, i) for i in numbers)]
   return all(path.exists() for path in files)
 
 
@@ -220,6 +222,8 @@ def _file(where: pathlib.Path, index: int) -> pathlib.Path:
 def _check_key(where: pathlib.Path, current: Mapping[str, Any]) -> None:
   """Raises ValueError if scores are of another scorer or of other ladders."""
   found = json.loads((where / KEY_FILE).read_text())
+  # Older scores are of all problems on the disk, and do not say how many.
+  found.setdefault('num_problems', current['num_problems'])
   for name, value in current.items():
     # Prices may be changed after the scores were computed.
     if name != 'spec' and found.get(name) != value:
