@@ -40,6 +40,8 @@ from routing.shards import manifest as manifest_lib
 from routing.training import memory
 
 FOLDER = 'compare'
+# What is collected: kind and split.
+_RECORDS = tuple(('ladders', split) for split in compared_problems.SPLITS)
 _ARRAYS = ('correct', 'loss', 'gain', 'cut')
 _DIGITS = 16  # Of a key's hash, in the names of entries.
 
@@ -190,8 +192,8 @@ def _evaluate_all(
   """
   names = chosen(config)
   base = compared_problems.base(config)
-  for split in compared_problems.SPLITS:
-    collect.collect_split(base, workdir, split, 'ladders')
+  for kind, split in _RECORDS:
+    collect.collect_split(base, workdir, split, kind)
   memory.keep_freed()
   problems = compared_problems.Problems(config, workdir)
   arena = problems.arena()
@@ -299,10 +301,16 @@ def show_plan(
             None,
         )
     )
-  dry_run.show(base, workdir)
-  stage_plans.show(
-      rows, [stage_plans.BASIS, 'The log gives the time of each router.']
-  )
+  dry_run.show(base, workdir, records=_RECORDS)
+  notes = [stage_plans.BASIS, 'The log gives the time of each router.']
+  asked = config.compare.num_live
+  if asked.test:
+    notes.append(
+        'Not counted: what models are asked live, for routers whose outcomes '
+        f'the records do not give, on at most {asked.train:,} problems of '
+        f'train, {asked.select:,} of select, {asked.test:,} of test.'
+    )
+  stage_plans.show(rows, notes)
 
 
 if __name__ == '__main__':
