@@ -26,6 +26,7 @@ from experiments import collect
 from experiments import command_line
 from experiments import compared_problems
 from experiments import dry_run
+from experiments import settings
 from routing.evaluation import code_hash
 from routing.evaluation import comparison
 from routing.evaluation import comparison_plot
@@ -234,9 +235,11 @@ def compare(
   """Compares the routers of a configuration; returns the files written.
 
   Raises:
-    ValueError: if a router is unknown, the directory has records of other
-      settings, or another process compares routers in it.
+    ValueError: if a setting is not allowed, a router is unknown, the directory
+      has records of other settings, or another process compares routers in it.
   """
+  # Before anything is made: a rejected configuration leaves no directory.
+  settings.check(config)
   workdir = pathlib.Path(workdir).absolute()
   (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
   # Two processes would append to the same files of replies, and one that opens
@@ -286,10 +289,10 @@ def show_plan(
   folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
   rows = stage_plans.train_rows(base, workdir)
   for name in names:
-    settings = registry.load(name).settings
+    choices = registry.load(name).settings
     if name == comparison.REFERENCE:
-      settings = config.compare.policy_settings
-    tried = min(config.compare.num_trials, max(len(settings), 1))
+      choices = config.compare.policy_settings
+    tried = min(config.compare.num_trials, len(choices))
     # Whether an entry still holds is known once the records are read. Only the
     # hash has a fixed length: names of routers may begin with one another.
     is_there = any(folder.glob(f'{_stem(name)}-{"[0-9a-f]" * _DIGITS}.npz'))
