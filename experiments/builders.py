@@ -269,13 +269,6 @@ def check_routes(config: ml_collections.ConfigDict) -> None:
       )
 
 
-def accounting(
-    config: ml_collections.ConfigDict, reference: float = float('nan')
-) -> costs.Accounting:
-  """Returns the cost accounting in the configured cost metric."""
-  return costs.Accounting(specs(config), config.cost_metric, reference)
-
-
 def protocol(config: ml_collections.ConfigDict) -> protocols.Protocol:
   """Returns the protocol; an empty view stands for the protocol's default."""
   return protocols.Protocol(config.protocol.name, config.protocol.view or None)

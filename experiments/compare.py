@@ -26,6 +26,7 @@ from experiments import collect
 from experiments import command_line
 from experiments import compared_problems
 from experiments import dry_run
+from experiments import settings
 from routing.evaluation import code_hash
 from routing.evaluation import comparison
 from routing.evaluation import comparison_plot
@@ -41,6 +42,8 @@ from routing.shards import manifest as manifest_lib
 from routing.training import memory
 
 FOLDER = 'compare'
+# What is collected: kind and split.
+_RECORDS = tuple(('ladders', split) for split in compared_problems.SPLITS)
 _ARRAYS = ('correct', 'loss', 'gain', 'cut')
 _DIGITS = 16  # Of a key's hash, in the names of entries.
 
@@ -191,8 +194,8 @@ def _evaluate_all(
   """
   names = chosen(config)
   base = compared_problems.base(config)
-  for split in compared_problems.SPLITS:
-    collect.collect_split(base, workdir, split, 'ladders')
+  for kind, split in _RECORDS:
+    collect.collect_split(base, workdir, split, kind)
   memory.keep_freed()
   problems = compared_problems.Problems(config, workdir)
   arena = problems.arena()
@@ -233,9 +236,11 @@ def compare(
   """Compares the routers of a configuration; returns the files written.
 
   Raises:
-    ValueError: if a router is unknown, the directory has records of other
-      settings, or another process compares routers in it.
+    ValueError: if a setting is not allowed, a router is unknown, the directory
+      has records of other settings, or another process compares routers in it.
   """
+  # Before anything is made: a rejected configuration leaves no directory.
+  settings.check(config)
   workdir = pathlib.Path(workdir).absolute()
   (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
   # Two processes would append to the same files of replies, and one that opens
@@ -285,10 +290,10 @@ def show_plan(
   folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
   rows = stage_plans.train_rows(base, workdir)
   for name in names:
-    settings = registry.load(name).settings
+    choices = registry.load(name).settings
     if name == style.REFERENCE:
-      settings = config.compare.policy_settings
-    tried = min(config.compare.num_trials, max(len(settings), 1))
+      choices = config.compare.policy_settings
+    tried = min(config.compare.num_trials, max(len(choices), 1))
     # Whether an entry still holds is known once the records are read. Only the
     # hash has a fixed length: names of routers may begin with one another.
     is_there = any(folder.glob(f'{_stem(name)}-{"[0-9a-f]" * _DIGITS}.npz'))
@@ -300,10 +305,16 @@ def show_plan(
             None,
         )
     )
-  dry_run.show(base, workdir)
-  stage_plans.show(
-      rows, [stage_plans.BASIS, 'The log gives the time of each router.']
-  )
+  dry_run.show(base, workdir, records=_RECORDS)
+  notes = [stage_plans.BASIS, 'The log gives the time of each router.']
+  asked = config.compare.num_live
+  if asked.test:
+    notes.append(
+        'Not counted: what models are asked live, for routers whose outcomes '
+        f'the records do not give, on at most {asked.train:,} problems of '
+        f'train, {asked.select:,} of select, {asked.test:,} of test.'
+    )
+  stage_plans.show(rows, notes)
 
 
 if __name__ == '__main__':

@@ -75,6 +75,7 @@ def plan(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     split: str | None = None,
+    records: Sequence[tuple[str, str]] | None = None,
 ) -> Plan:
   """Returns the plan of a configuration.
 
@@ -82,6 +83,8 @@ def plan(
     config: of the run.
     workdir: of the run; what it holds already is measured, not counted again.
     split: only this split; None = all.
+    records: (kind, split) of all that is collected; None = what the pipeline
+      collects, which also answers live.
 
   Raises:
     ValueError: if a setting is not allowed.
@@ -91,7 +94,8 @@ def plan(
   limits = builders.limits(config)
   routes = builders.routes(config)
   lines, notes = [], [_bounds_note(config)]
-  for kind, name in records_on_disk.needed(config):
+  asked = records_on_disk.needed(config) if records is None else records
+  for kind, name in asked:
     if split not in (None, name):
       continue
     if records_on_disk.is_shared(config, kind):
@@ -106,7 +110,7 @@ def plan(
       notes += _limit_notes(found.name, part, limits)
   notes += [_prompt_note(route) for route in routes]
   notes += [_hours_note()]
-  if split is None and config.evaluation.num_live:
+  if split is None and records is None and config.evaluation.num_live:
     notes.append(
         f'Not counted: at most {config.evaluation.num_live} test problems that '
         'evaluation answers live at each operating point.'
@@ -363,11 +367,12 @@ def show(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | str,
     split: str | None = None,
+    records: Sequence[tuple[str, str]] | None = None,
 ) -> None:
   """Prints the plan of a configuration; arguments and errors as in `plan`."""
   from rich import console as console_lib
 
-  found = plan(config, workdir, split)
+  found = plan(config, workdir, split, records)
   console = console_lib.Console()
   # Where the output is not a terminal, rich assumes 80 columns and cuts cells.
   if not console.is_terminal:

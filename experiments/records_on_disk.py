@@ -212,9 +212,14 @@ def source(
     name: one of `SOURCES`. Live answers are saved for all stages of the run.
 
   Raises:
-    ValueError: if the collection is not complete, or has other models or
-      another protocol than the router.
+    ValueError: if there is no such source, or the collection is not complete,
+      or has other models or another protocol than the router.
   """
+  # Any other name would be taken for 'live', whose models may be paid.
+  if name not in SOURCES:
+    raise ValueError(
+        f'The source of outcomes is {name!r}; allowed: {", ".join(SOURCES)}.'
+    )
   opened = open_split(config, workdir, split)
   split_on_disk.check_card(card, config, opened)
   if name == 'known':

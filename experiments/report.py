@@ -38,18 +38,10 @@ RESULTS_FILE = 'results.json'
 FILES = ('report.html', 'table.md', 'frontier.png', 'cost_metrics.png')
 RECORD_FILE = 'report.json'
 GALLERY_FILE = 'gallery.html'
-# What the time of a run depends on. A run whose fields are those of a variant
-# with a measured time takes about as long.
-_SIZES = (
-    'engine',
-    'problems',
-    'data',
-    'protocol',
-    'collect',
-    'train_seeds',
-    'num_steps',
-    'batch_size',
-    'evaluation',
+# What the time of a run does not depend on. A run whose other fields are those
+# of a variant with a measured time takes about as long.
+_OF_NO_TIME = (
+    *('seed', 'cost_metric', 'optimizer', 'multiplier', 'track', 'serving'),
 )
 _QUICKSTART = 'experiments/colab/quickstart.ipynb'
 
@@ -184,8 +176,10 @@ def expected_minutes(
       json.loads(x.to_json_best_effort())
       for x in (config, module.get_config(variant))
   )
-  same = all(mine.get(name) == measured.get(name) for name in _SIZES)
-  return minutes[variant] if same else None
+  for fields in (mine, measured):
+    for name in _OF_NO_TIME:
+      fields.pop(name, None)
+  return minutes[variant] if mine == measured else None
 
 
 def _load(path: str):

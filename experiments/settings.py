@@ -27,12 +27,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the first setting that is not allowed.
   """
-  for name, seeds in (
-      ('train_seeds', config.train_seeds),
-      ('seed', [config.seed]),
-  ):
-    if not all(isinstance(seed, int) for seed in seeds):
-      raise ValueError(f'{name} is {config[name]!r}; allowed: whole numbers.')
+  _check_seeds(config)
   tracking.check(config)
   calibrate.settings(config)
   score_steps.check(config)
@@ -53,3 +48,35 @@ def check(config: ml_collections.ConfigDict) -> None:
   networks.check_kind(config.network.kind)
   observation.check_groups(config.features.groups)
   learners.check(config.evaluation.learners, config.evaluation.num_trials)
+  if 'compare' in config:
+    _check_compare(config.compare)
+
+
+def _check_seeds(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError unless there are seeds that can be trained and compared.
+
+  Figures are means over the seeds of training, and their intervals hold for
+  seeds that were drawn independently: the same one twice is one.
+  """
+  if not isinstance(config.seed, int):
+    raise ValueError(f'seed is {config.seed!r}; allowed: whole numbers.')
+  seeds = list(config.train_seeds)
+  are_numbers = all(isinstance(seed, int) for seed in seeds)
+  if not seeds or not are_numbers or len(set(seeds)) < len(seeds):
+    raise ValueError(
+        f'train_seeds is {config.train_seeds!r}; allowed: one or more whole '
+        'numbers, all different.'
+    )
+
+
+def _check_compare(compared: ml_collections.ConfigDict) -> None:
+  """Raises ValueError if no setting of a compared router could be chosen."""
+  if compared.num_trials < 1:
+    raise ValueError(
+        f'compare.num_trials is {compared.num_trials}; allowed: >= 1.'
+    )
+  if not compared.policy_settings:
+    raise ValueError(
+        'compare.policy_settings is empty; allowed: one or more, of which {} '
+        'changes nothing.'
+    )

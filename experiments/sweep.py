@@ -33,6 +33,7 @@ from experiments import tracking
 from experiments import workdirs
 from routing.shards import manifest as manifest_lib
 
+LOCK_FILE = 'tables.lock'  # Held while tables are written.
 LAUNCHERS = ('local', 'ray', 'slurm')
 
 
@@ -78,18 +79,33 @@ def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
   return tuple(dict.fromkeys(path.parents[1] for path in found))
 
 
-def collect(sweep: sweep_runs.Sweep) -> list[pathlib.Path]:
-  """Writes the tables of all finished runs and returns their paths."""
-  rows = [
-      {
-          **{field: _plain(value) for field, value in run.overrides.items()},
-          **sweep_table.figures(sweep.directory(run)),
-      }
-      for run in sweep.runs
-      if sweep.mark(run).exists()
-  ]
-  fields = list(dict.fromkeys(k for run in sweep.runs for k in run.overrides))
-  return sweep_table.write(rows, fields, sweep.workdir)
+def collect(
+    config: ml_collections.ConfigDict, sweep: sweep_runs.Sweep
+) -> tuple[list[pathlib.Path], list[str]]:
+  """Writes the tables of all finished runs, and sends their rows to a tracker.
+
+  Args:
+    config: of the sweep; `track` says where rows are sent to.
+    sweep: the sweep.
+
+  Returns:
+    The paths of the tables, and the names of the rows that were sent.
+  """
+  # Tasks of an array job end side by side. One at a time: otherwise two would
+  # write to one temporary file, and the tables of the one that has seen fewer
+  # runs could be the last.
+  with sweep_runs.only_one(sweep.workdir / LOCK_FILE):
+    rows = [
+        {
+            **{field: _plain(value) for field, value in run.overrides.items()},
+            **sweep_table.figures(sweep.directory(run)),
+        }
+        for run in sweep.runs
+        if sweep.mark(run).exists()
+    ]
+    fields = list(dict.fromkeys(k for run in sweep.runs for k in run.overrides))
+    written = sweep_table.write(rows, fields, sweep.workdir)
+    return written, sweep_tracking.send(config, sweep.workdir)
 
 
 def _plain(value: Any) -> Any:
@@ -169,9 +185,10 @@ def main(
     sweep, wrong = sweep_search.run_all(sweep, config, search, jobs)
   else:
     wrong = sweep_runs.run_all(sweep, jobs, match, *where)
-  for written in collect(sweep):
-    print(written)
-  if sent := sweep_tracking.send(config, sweep.workdir):
+  written, sent = collect(config, sweep)
+  for path in written:
+    print(path)
+  if sent:
     print(f'{len(sent)} rows are sent to {tracking.kind_of(config)}.')
   if wrong:
     lines = (f'  {k}: {v} (see logs/{k}.txt)' for k, v in wrong.items())

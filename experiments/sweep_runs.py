@@ -170,18 +170,20 @@ def _link(sweep: Sweep, run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(path: pathlib.Path) -> Iterator[int]:
+def only_one(path: pathlib.Path, said: str = '') -> Iterator[int]:
   """Yields the descriptor of a locked file; waits while another process has it.
 
-  A sweep that is killed leaves its child processes running. They inherit the
-  lock, so the next sweep waits for them instead of writing to the same files.
+  Args:
+    path: the file; made if it does not exist.
+    said: printed if it has to wait.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      print(f'Waiting for {path.stem}, which an earlier sweep left running.')
+      if said:
+        print(said)
       fcntl.flock(file, fcntl.LOCK_EX)
     yield file.fileno()
 
@@ -201,7 +203,10 @@ def attempt(
   """
   start = time.monotonic()
   log = sweep.log(run)
-  with _only_one(log) as descriptor:
+  # A sweep that is killed leaves its child processes running. They inherit the
+  # lock, so the next sweep waits for them instead of writing to the same files.
+  said = f'Waiting for {run.name}, which an earlier sweep left running.'
+  with only_one(log, said) as descriptor:
     # Checked under the lock: another sweep may have finished it meanwhile.
     if sweep.mark(run).exists():
       return ''
@@ -212,7 +217,7 @@ def attempt(
           stdin=subprocess.DEVNULL,  # Several runs cannot share a terminal.
           stdout=file,
           stderr=subprocess.STDOUT,
-          pass_fds=(descriptor,),  # The child keeps the lock; see `_only_one`.
+          pass_fds=(descriptor,),  # The child keeps the lock.
       )
       try:
         if _ended_early(child, is_hopeless):

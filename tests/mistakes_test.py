@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from configs import arithmetic
+from configs import compare_arithmetic
+from experiments import compare
 from experiments import mistakes
 from experiments import settings
 from tests import checkout
@@ -63,11 +66,27 @@ class HintTest(parameterized.TestCase):
     )
     self.assertEndsWith(message, f" Did you mean '{right}'?")
 
-  def test_seeds_are_numbers(self):
+  @parameterized.parameters(
+      ('train_seeds', ('abc',)), ('train_seeds', ()), ('train_seeds', (0, 1, 0))
+  )
+  def test_seeds_are_different_numbers(self, field, value):
     config = arithmetic.get_config('smoke')
-    config.train_seeds = ('abc',)
-    with self.assertRaisesRegex(ValueError, 'train_seeds is .*whole numbers'):
+    config.update_from_flattened_dict({field: value})
+    message = f'{field} is {value}; allowed: one or more whole numbers, all di'
+    with self.assertRaisesRegex(ValueError, re.escape(message)):
       settings.check(config)
+
+  @parameterized.parameters(
+      ('num_trials', 0, 'is 0; allowed: >= 1'),
+      ('policy_settings', (), 'is empty; allowed: one or more'),
+  )
+  def test_a_comparison_tries_at_least_one_setting(self, name, value, message):
+    config = compare_arithmetic.get_config('smoke')
+    settings.check(config)
+    config.compare.update({name: value})
+    for check in (settings.check, lambda x: compare.compare(x, 'nowhere')):
+      with self.assertRaisesRegex(ValueError, f'compare.{name} {message}'):
+        check(config)
 
 
 class ConfigTest(parameterized.TestCase):

@@ -26,7 +26,9 @@ class OpeningTest(parameterized.TestCase):
 
   def test_the_time_is_that_of_the_variant(self):
     config = arithmetic.get_config('demo')
-    config.cost_metric = 'flops'  # Takes as long.
+    # Takes as long.
+    config.cost_metric, config.seed = 'flops', 1
+    config.optimizer.learning_rate = 1e-4
     config.lock()
     minutes = report.expected_minutes(config, _ASKED)
     self.assertEqual(minutes, arithmetic.MINUTES['demo'])
@@ -48,10 +50,21 @@ class OpeningTest(parameterized.TestCase):
       found = report.next_commands(asked, [], 'x')
       self.assertEqual('The full size' in found, is_short, asked)
 
-  def test_the_time_of_other_sizes_is_not_known(self):
+  @parameterized.parameters(
+      ('problems.train', 801),
+      ('routes', ()),
+      ('network.hidden', (128,)),
+      ('objective.levels', (0.5,)),
+      ('features.groups', ('progress',)),
+      ('scorer.model', 'shipped/reward'),
+      ('calibration.num_thresholds', 9),
+  )
+  def test_the_time_of_other_work_is_not_known(self, field, value):
     config = arithmetic.get_config('demo')
-    config.problems.train = 801
+    config.update_from_flattened_dict({field: value})
     self.assertIsNone(report.expected_minutes(config, _ASKED))
+
+  def test_the_time_of_a_variant_that_was_not_measured_is_not_known(self):
     self.assertIsNone(
         report.expected_minutes(
             arithmetic.get_config(), 'configs/arithmetic.py'

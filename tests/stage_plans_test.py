@@ -183,6 +183,13 @@ class OthersTest(absltest.TestCase):
     self.assertNotIn('confidence, evaluated before', said)
     # The settings of the policy are those of the configuration.
     self.assertIn('6 settings on select', said)
+    # It collects no `prove`, and answers live by its own settings.
+    self.assertIn('ladders test', said)
+    self.assertNotIn('ladders prove', said)
+    self.assertNotIn('evaluation answers live', said)
+    self.assertIn('16 problems of train, 8 of select, 12 of test', said)
+    config.compare.num_live.test = 0  # Then no model is asked.
+    self.assertNotIn('live', _printed(compare.show_plan, config, workdir))
 
   def test_a_pair(self):
     config = arithmetic_pair.get_config()

@@ -5,7 +5,9 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,6 +16,7 @@ import numpy as np
 from pyarrow import parquet
 import pytest
 
+from experiments import sweep
 from experiments import sweep_runs
 from experiments import sweep_table
 from routing.shards import manifest as manifest_lib
@@ -243,6 +246,40 @@ class TableTest(absltest.TestCase):
         sweep_table.markdown([first, second]).splitlines()[2:],
         ['| a | 2 | 2 ± 1.4 | 5 |', '| b | 1 | - | - |'],
     )
+
+  def test_tables_are_written_by_one_task_at_a_time(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    config = ml_collections.ConfigDict(dict(seed=0))
+    runs = sweep_runs.plan(config, [{'seed': 0}, {'seed': 1}])
+    of_sweep = sweep_runs.Sweep(workdir, 'fake', 'fake.py', {}, runs)
+    (workdir / 'finished').mkdir()
+    write, is_begun, may_end = (
+        sweep_table.write,
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def slow(*given):
+      is_begun.set()
+      may_end.wait(30)
+      return write(*given)
+
+    def ended(run):
+      of_sweep.mark(run).write_text('{}')
+      sweep.collect(config, of_sweep)
+
+    first, second = (threading.Thread(target=ended, args=[x]) for x in runs)
+    with mock.patch.object(sweep_table, 'write', slow):
+      first.start()
+      is_begun.wait(30)  # It has seen its own run only.
+    second.start()
+    second.join(0.3)
+    self.assertTrue(second.is_alive())
+    may_end.set()
+    first.join()
+    second.join()
+    rows = parquet.read_table(workdir / sweep_table.RUNS_FILE).to_pylist()
+    self.assertEqual(rows, [{'seed': 0}, {'seed': 1}])
 
 
 @pytest.mark.usefixtures('lightly_optimized')

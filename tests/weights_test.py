@@ -65,6 +65,8 @@ class ShardsTest(parameterized.TestCase):
     card = routing.load(directory).card
     self.assertEqual(card.weights_sha256, _WEIGHTS)
     records_on_disk.source(config, self.workdir, 'select', card, 'known')
+    with self.assertRaisesRegex(ValueError, "'Known'; allowed: known, recor"):
+      records_on_disk.source(config, self.workdir, 'select', card, 'Known')
     note_weights(self.shards / 'select', ('hash of small', 'gpt-of-another'))
     with self.assertRaisesRegex(
         ValueError,
