@@ -317,15 +317,22 @@ class FillTest(parameterized.TestCase):
   @parameterized.parameters(
       ('other points', 'other.json does not exist'),
       ('run methods hours', "no cost metric 'hours'; allowed: flops, price"),
+      ('run methods', "'methods' of run.json names no cost metric; allowed: f"),
+      ('bare methods price', "no cost metric 'price'; allowed: none"),
       ('run curves', "Unknown view 'curves'; allowed: methods"),
   )
   def test_what_does_not_exist_is_named(self, words, message):
+    results_page.write('bare', self.made, {}, self.folder)
     with self.assertRaisesRegex(ValueError, message):
       results_page.table(words.split(), self.folder)
 
   def test_a_file_is_kept_with_its_command(self):
     with self.assertRaisesRegex(ValueError, '--machine must say'):
       results_page.keep('x.json', 'x', self.made | {'machine': ''}, self.folder)
+    path = self.folder / 'printed.txt'
+    path.write_text('{"ratio": 1}')
+    with self.assertRaisesRegex(ValueError, '--name must say'):
+      results_page.keep(str(path), '', self.made, self.folder)
 
 
 if __name__ == '__main__':

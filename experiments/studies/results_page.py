@@ -166,6 +166,9 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
   Args:
     words: name of the file, the view, and the metric of views that have one.
     folder: of the files.
+
+  Raises:
+    ValueError: as `filled` does.
   """
   name, view, *metric = words
   held = _read(name, folder)
@@ -177,10 +180,15 @@ def table(words: Sequence[str], folder: pathlib.Path) -> str:
   if view not in results_views.OF_METRIC:
     allowed = (*results_views.OF_METRIC, *results_views.OF_FILE, 'made')
     raise ValueError(f'Unknown view {view!r}; allowed: {", ".join(allowed)}.')
-  if metric[0] not in content['cost_metrics']:
+  allowed = ', '.join(content.get('cost_metrics', ())) or 'none'
+  if not metric:
     raise ValueError(
-        f'{name}.json has no cost metric {metric[0]!r}; allowed: '
-        f'{", ".join(content["cost_metrics"])}.'
+        f'View {view!r} of {name}.json names no cost metric; allowed: '
+        f'{allowed}.'
+    )
+  if metric[0] not in content.get('cost_metrics', ()):
+    raise ValueError(
+        f'{name}.json has no cost metric {metric[0]!r}; allowed: {allowed}.'
     )
   return results_views.OF_METRIC[view](content, metric[0])
 
@@ -199,8 +207,10 @@ def keep(
   """Writes the figures of a result file to `folder`; returns the new path.
 
   Raises:
-    ValueError: if the command or the machine is not said.
+    ValueError: if the name, the command or the machine is not said.
   """
+  if not name:
+    raise ValueError(f'--name must say what to call {path} in {folder}.')
   for field in ('command', 'machine'):
     if not made[field]:
       raise ValueError(f'--{field} must say how {path} was made.')
