@@ -27,15 +27,18 @@ def answer(
     config: of the run; `evaluation.num_live` problems are answered.
     workdir: of the run, where answers are kept.
     router: the router that is served.
-    test: must be a `Known` source, whose prediction stands beside each figure;
-      for others nothing is answered.
+    test: its predictions stand beside the figures, so that only a `Known`
+      source has live answers; for others a line of the log says so.
 
   Returns:
     One entry per operating point. Problems that an engine refused are left out
     and counted; a point at which all were refused has no entry.
   """
   size = config.evaluation.num_live
-  if not size or not router.points or not isinstance(test, sources.Known):
+  if not size:
+    return []
+  if why_not := _why_not(router, test):
+    logging.info('No test problem is answered live: %s.', why_not)
     return []
   answering = records_on_disk.answering(config, router.card)
   problems = test.problems[:size]
@@ -68,3 +71,15 @@ def answer(
         {'name': point.name, 'seed': config.train_seeds[0]} | compared
     )
   return entries
+
+
+def _why_not(router: learned.LearnedRouter, test: sources.Source) -> str:
+  """Returns why nothing can be answered live; '' if it can."""
+  if not router.points:
+    return 'the router has no operating points'
+  if not isinstance(test, sources.Known):
+    return (
+        "only evaluation.source 'known' predicts exactly what live answers are "
+        'compared with'
+    )
+  return ''

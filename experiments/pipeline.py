@@ -137,10 +137,7 @@ def _scoring(
               score_steps.directory(workdir, split) / score_steps.KEY_FILE
               for split in score_steps.SPLITS
           ),
-          is_current=lambda: all(
-              score_steps.read(config, workdir, split)
-              for split in score_steps.SPLITS
-          ),
+          is_current=lambda: score_steps.is_current(config, workdir),
       )
   ]
 

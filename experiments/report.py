@@ -10,6 +10,7 @@ Writes: report.html, the whole report as one page for a browser; table.md,
         that they show. --compare: gallery.html in the folder of the first run
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import importlib.util
@@ -62,20 +63,37 @@ def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
 
 
 def write(workdir: pathlib.Path | str) -> list[pathlib.Path]:
-  """Writes the page, the tables and both plots; returns their paths."""
+  """Writes the page, the tables and both plots; returns their paths.
+
+  Each file is written whole or not at all.
+  """
   results = load(workdir)
   directory = pathlib.Path(workdir).absolute()
   paths = [directory / name for name in FILES]
   # The record comes last: it says that all files above are complete.
   report_page.write(directory, results, paths[0])
-  paths[1].write_text(tables.markdown(results))
-  plots.frontier(results, paths[2])
-  plots.cost_metrics(results, paths[3])
+  table = tables.markdown(results)
+  manifest_lib.replace_file(paths[1], lambda path: path.write_text(table))
+  for draw, to in ((plots.frontier, paths[2]), (plots.cost_metrics, paths[3])):
+    _plot(draw, results, to)
   text = json.dumps(_record(directory)) + '\n'
   manifest_lib.replace_file(
       directory / RECORD_FILE, lambda path: path.write_text(text)
   )
   return paths
+
+
+def _plot(
+    draw: Callable[..., None], results: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  """Draws a plot of `plots` to a file, whole or not at all."""
+
+  def write_plot(partial: pathlib.Path) -> None:
+    # Open, since the name of a partial file does not end in .png.
+    with partial.open('wb') as file:
+      draw(results, file)
+
+  manifest_lib.replace_file(path, write_plot)
 
 
 def write_gallery(directories: Sequence[str]) -> pathlib.Path:

@@ -105,36 +105,59 @@ class PipelineTest(absltest.TestCase):
 class SharedTest(absltest.TestCase):
   """Scores of ladders in a shared directory that holds more of them."""
 
-  def test_only_the_problems_of_the_run_are_scored(self):
-    config = gsm8k_qwen25_coder.get_config('shipped')
-    config.scorer.model = 'shipped/reward'
-    config.problems.update(select=20)
-    workdir = pathlib.Path(self.create_tempdir().full_path)
-    asked = []
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+    self.config = gsm8k_qwen25_coder.get_config('shipped')
+    self.config.scorer.model = 'shipped/reward'
+    self.config.problems.update(select=20, test=0)
+    self.asked = []
+
+  def _score(self, split):
+    """Gives each step of the ladders of a split the score 1."""
 
     def score(answers):
-      asked.extend(question for question, _ in answers)
+      self.asked.extend(question for question, _ in answers)
       return [
           step_scorer.StepScores(*[np.ones(len(steps))] * 3)
           for _, steps in answers
       ]
 
     scorer = mock.Mock(score=score)
-    score_steps.score_split(config, workdir, 'select', scorer)
+    score_steps.score_split(self.config, self.workdir, split, scorer)
+
+  def _read(self):
+    return score_steps.read(self.config, self.workdir, 'select')
+
+  def test_only_the_problems_of_the_run_are_scored(self):
+    self._score('select')
     first = routing.load_ladders('qwen25_coder', 'select')[:20]
-    self.assertEqual(asked, [x.problem.question for x in first])
-    found = score_steps.read(config, workdir, 'select')
-    self.assertEqual(list(found), [x.problem.id for x in first])
+    self.assertEqual(self.asked, [x.problem.question for x in first])
+    self.assertEqual(list(self._read()), [x.problem.id for x in first])
     # With more problems, some have no score yet.
-    config.problems.update(select=21)
+    self.config.problems.update(select=21)
     with self.assertRaisesRegex(ValueError, 'num_problems 20; here it is 21'):
-      score_steps.read(config, workdir, 'select')
+      self._read()
     # Earlier, all problems were scored, and the key did not say how many.
-    key = score_steps.directory(workdir, 'select') / score_steps.KEY_FILE
+    key = score_steps.directory(self.workdir, 'select') / score_steps.KEY_FILE
     content = json.loads(key.read_text())
     del content['num_problems']
     key.write_text(json.dumps(content))
-    self.assertLen(score_steps.read(config, workdir, 'select'), 20)
+    self.assertLen(self._read(), 20)
+
+  def test_the_stage_is_done_once_both_splits_are_scored(self):
+    stages = pipeline.stages(self.config, self.workdir)
+    (stage,) = [x for x in stages if x.name == score_steps.STAGE]
+    self._score('select')
+    self.assertFalse(stage.is_done())
+    self._score('test')  # Without problems, it has no scores either.
+    self.assertTrue(stage.is_done())
+    self.config.scorer.settings = dict(system='Other.')
+    self.assertFalse(stage.is_done())
+    self.config.scorer.settings = {}
+    where = score_steps.directory(self.workdir, 'select')
+    next(where.glob('*.parquet')).unlink()
+    self.assertFalse(stage.is_done())
 
 
 class SettingsTest(parameterized.TestCase):

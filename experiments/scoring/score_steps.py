@@ -215,6 +215,22 @@ def is_scored(
   return all(path.exists() for path in files)
 
 
+def is_current(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str
+) -> bool:
+  """Returns whether all splits are scored, by this scorer.
+
+  Raises:
+    ValueError: if a split is not collected, or scored by another scorer.
+  """
+  for split in SPLITS:
+    if not is_scored(config, workdir, split):
+      return False
+    opened = records_on_disk.open_split(config, workdir, split)
+    _check_key(directory(workdir, split), _named(config, opened))
+  return True
+
+
 def _file(where: pathlib.Path, index: int) -> pathlib.Path:
   return where / f'scores-{index:05d}.parquet'
 
