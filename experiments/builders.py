@@ -18,6 +18,7 @@ from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
 from routing.engines import route as route_lib
+from routing.features import observation
 from routing.grading import equivalence
 from routing.rollout import collect
 from routing.rollout import step_requests
@@ -260,18 +261,43 @@ def check_routes(config: ml_collections.ConfigDict) -> None:
   delimiter = task(config).delimiter
   for route in routes(config):
     back_ends.check_delimiter(route, delimiter)
+  check_slots(config, 'collect.concurrency', config.collect.concurrency)
+
+
+def check_slots(
+    config: ml_collections.ConfigDict, name: str, concurrency: int
+) -> None:
+  """Raises ValueError if an engine has fewer slots than problems in flight.
+
+  Args:
+    config: of the run.
+    name: of the field that says how many are in flight, for the message.
+    concurrency: its value.
+  """
+  for route in routes(config):
     slots = getattr(back_ends.settings(route), 'num_slots', None)
-    if slots and config.collect.concurrency > slots:
+    if slots and concurrency > slots:
       raise ValueError(
-          f'collect.concurrency is {config.collect.concurrency}; allowed: at '
-          f'most num_slots of route {route.name!r}, {slots}. Lower it, or '
-          'raise num_slots.'
+          f'{name} is {concurrency}; allowed: at most num_slots of route '
+          f'{route.name!r}, {slots}. Lower it, or raise num_slots.'
       )
 
 
 def protocol(config: ml_collections.ConfigDict) -> protocols.Protocol:
   """Returns the protocol; an empty view stands for the protocol's default."""
   return protocols.Protocol(config.protocol.name, config.protocol.view or None)
+
+
+def features(
+    config: ml_collections.ConfigDict, num_routes: int, hidden_size: int
+) -> observation.FeatureConfig:
+  """Returns what the policy observes; sizes as in `observation.configure`."""
+  return observation.configure(
+      config.features,
+      num_routes=num_routes,
+      max_decisions=sampling(config).max_decisions,
+      hidden_size=hidden_size,
+  )
 
 
 def grader(config: ml_collections.ConfigDict) -> equivalence.Grader:

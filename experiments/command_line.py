@@ -167,6 +167,16 @@ def asked(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
   return config, overrides
 
 
+def typed(program: str) -> str:
+  """Returns the command as it was typed, without its work directory.
+
+  Args:
+    program: the module that runs, e.g. 'experiments.pretrain'.
+  """
+  words = [word for word in sys.argv[1:] if not word.startswith('--workdir')]
+  return ' '.join([f'python -m {program}', *words])
+
+
 class _TerminalHandler(standard_logging.Handler):
   """Writes lines for people, above the bars that are being drawn."""
 

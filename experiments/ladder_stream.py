@@ -66,12 +66,7 @@ def read(
     ValueError: as `training_data.load` does.
   """
   seen, accounting, hidden_size = _first_pass(config, train)
-  features = observation.configure(
-      config.features,
-      num_routes=len(train.specs),
-      max_decisions=builders.sampling(config).max_decisions,
-      hidden_size=hidden_size,
-  )
+  features = builders.features(config, len(train.specs), hidden_size)
   to_table = functools.partial(
       ladder_tables.of_shard,
       config=features,

@@ -33,12 +33,12 @@ from routing.lm import examination
 from routing.lm import export
 from routing.lm import pretrain
 from routing.lm import tokenizer
+from routing.shards import manifest as manifest_lib
 from routing.tasks import arithmetic
 from routing.tasks import counters
 from routing.tasks import splits
 from routing.training import metrics
 
-MODELS = ('small', 'large')
 _MAX_ATTEMPTS = 4
 # Seconds for a token of a gradient step, on one core of an AMD EPYC; from the
 # times of the two shipped models.
@@ -73,7 +73,7 @@ def train_model(
   Args:
     config: of the pair.
     workdir: of the pair.
-    name: one of `MODELS`.
+    name: one of `export.MODELS`.
 
   Raises:
     ValueError: if all attempts got stuck.
@@ -115,7 +115,7 @@ def _train(
 ) -> pretrain.PretrainState:
   """Runs one attempt, from its start or from its last checkpoint."""
   model = config[name]
-  seed = 2 * config.seed + MODELS.index(name) + _SEED_STRIDE * attempt
+  seed = 2 * config.seed + export.MODELS.index(name) + _SEED_STRIDE * attempt
   data = corpus.Corpus(
       f'corpus/{seed}', excluded=excluded, **model.corpus.to_dict()
   )
@@ -179,11 +179,11 @@ def write_card(
   test = arithmetic.load(sizes.pop('seed'), **sizes)['test']
   tasks = [counters.to_exercise(problem) for problem in test]
   card = {
-      'command': _command(),
+      'command': command_line.typed('experiments.pretrain'),
       'seed': config.seed,
       'test_problems': len(tasks),
   }
-  for name in MODELS:
+  for name in export.MODELS:
     shape, params = export.load_pretrained(workdir / name)
     curve = _curve(workdir, name)
     card[name] = {
@@ -201,16 +201,11 @@ def write_card(
   card['parameter_ratio'] = round(
       card['large']['parameters'] / card['small']['parameters'], 2
   )
-  partial = workdir / '.card.json.partial'
-  partial.write_text(json.dumps(card, indent=2) + '\n')
-  partial.replace(workdir / 'card.json')
+  text = json.dumps(card, indent=2) + '\n'
+  manifest_lib.replace_file(
+      workdir / 'card.json', lambda path: path.write_text(text)
+  )
   return card
-
-
-def _command() -> str:
-  """Returns the command as typed, without the directory."""
-  words = [w for w in sys.argv[1:] if not w.startswith('--workdir')]
-  return ' '.join(['python -m experiments.pretrain', *words])
 
 
 def train_pair(workdir: pathlib.Path) -> None:
@@ -221,7 +216,7 @@ def train_pair(workdir: pathlib.Path) -> None:
   """
   cores = sorted(os.sched_getaffinity(0))
   running = []
-  for i, name in enumerate(MODELS):
+  for i, name in enumerate(export.MODELS):
     if (workdir / name / 'config.json').exists():
       continue
     command = [sys.executable, '-m', 'experiments.pretrain', *sys.argv[1:]]
@@ -253,7 +248,7 @@ def main(
     return
   train_pair(directory)
   card = write_card(config, directory)
-  for name in MODELS:
+  for name in export.MODELS:
     print(f'{name}: {card[name]["test"]}')
   print(
       f'Parameters {card["parameter_ratio"]} to 1. Card: {directory}/card.json'
@@ -271,7 +266,7 @@ def show_plan(
 
   del core
   rows = []
-  for name in [model] if model else MODELS:
+  for name in [model] if model else export.MODELS:
     shape = pretrain.decoder_config(
         config[name].shape, len(tokenizer.VOCABULARY)
     )
@@ -304,6 +299,6 @@ def show_plan(
 
 
 if __name__ == '__main__':
-  flags.DEFINE_enum('model', None, MODELS, 'Train this model only.')
+  flags.DEFINE_enum('model', None, export.MODELS, 'Train this model only.')
   flags.DEFINE_integer('core', None, 'Processor core to run on.')
   command_line.run(main, 'config', 'workdir', 'model', 'core', plan=show_plan)

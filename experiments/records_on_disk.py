@@ -6,29 +6,33 @@ several runs may share. An estimator that learns from trajectories also has
 rollouts of its own.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 import functools
 import itertools
 import pathlib
 from typing import Any
 
 import ml_collections
-import pyarrow as pa
 
 from experiments import builders
 from experiments import split_on_disk
+from routing import costs
 from routing import progress as progress_lib
+from routing import protocols
 from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.features import feature_rows
+from routing.features import observation
 from routing.outcomes import joined_tables
 from routing.outcomes import ladder_tables
 from routing.outcomes import live
 from routing.outcomes import live_answers
 from routing.outcomes import records
 from routing.outcomes import sources
+from routing.outcomes import table as table_lib
 from routing.rollout import trees
 from routing.routers import card as card_lib
 from routing.routers import fixed
@@ -156,7 +160,8 @@ def known_records(
   Raises:
     ValueError: if the collection is not complete, or a reply is missing.
   """
-  found = _counted(open_split(config, workdir, split), f'read {split}')
+  opened = open_split(config, workdir, split)
+  found = _shown(opened, opened.records(), lambda record: 1)
   if config.data.kind == 'ladders':
     return found
   # Shards hold each reply once; the tree over all traces is rebuilt from them.
@@ -168,31 +173,25 @@ def known_records(
   return map(grower.build, found)
 
 
-def _counted(opened: split_on_disk.Split, name: str) -> Iterator[Any]:
-  """Yields the records of a split, and shows on a terminal how many it read."""
-  with progress_lib.Progress(
-      opened.num_records, name, unit='problem', is_brief=True
-  ) as shown:
-    for record in opened.records():
-      yield record
-      shown.update()
-
-
 def known_table(
-    known: Sequence[types.Ladder] | Iterator[trees.ReplyTree],
-    card: card_lib.Card,
-):
-  """Returns the outcome table of ladders or reply trees; reads them once."""
+    known: Iterable[types.Ladder] | Iterable[trees.ReplyTree],
+    features: observation.FeatureConfig,
+    accounting: costs.Accounting,
+    protocol: protocols.Protocol,
+) -> table_lib.OutcomeTable:
+  """Returns the outcome table of ladders or reply trees; reads them once.
+
+  Raises:
+    ValueError: if there are no records.
+  """
   known = iter(known)
   first = next(known, None)
   if first is None:
     raise ValueError('The split holds 0 records; at least 1 is needed.')
   known = itertools.chain([first], known)  # Put back what was looked at.
   if isinstance(first, types.Ladder):
-    return records.ladder_table(
-        known, card.features, card.accounting, card.protocol
-    )
-  return records.tree_table(known, card.features, card.accounting)
+    return records.ladder_table(known, features, accounting, protocol)
+  return records.tree_table(known, features, accounting)
 
 
 def source(
@@ -267,15 +266,34 @@ def known_outcomes(
   """
   if config.data.kind == 'ladders':
     return ladder_source(open_split(config, workdir, split), card, workdir)
-  # Trees are large, so each is dropped once it is in the table.
+  return tree_source(config, workdir, split, card)
+
+
+def tree_source(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    split: str,
+    card: card_lib.Card,
+    on_tree: Callable[[trees.ReplyTree], None] = lambda tree: None,
+) -> sources.Known:
+  """Returns the source of the reply trees of a split.
+
+  Trees are large, so each is dropped once it is in the table.
+
+  Args:
+    config, workdir, split, card: as in `known_outcomes`.
+    on_tree: called with each tree.
+  """
   problems = []
 
   def noted():
-    for record in known_records(config, workdir, split):
-      problems.append(record.problem)
-      yield record
+    for tree in known_records(config, workdir, split):
+      problems.append(tree.problem)
+      on_tree(tree)
+      yield tree
 
-  return sources.Known(known_table(noted(), card), problems)
+  table = known_table(noted(), card.features, card.accounting, card.protocol)
+  return sources.Known(table, problems)
 
 
 def ladder_source(
@@ -293,7 +311,7 @@ def ladder_source(
   problems, samples = [], set()
 
   def tables():
-    for shard in _shown(opened):
+    for shard in _shown(opened, opened.tables(), len):
       problems.extend(columns.decode_problems(shard))
       samples.update(ladder_tables.samples(shard))
       yield ladder_tables.of_shard(
@@ -307,17 +325,21 @@ def ladder_source(
   return sources.Known(table, problems, is_graded_once=samples == {0})
 
 
-def _shown(opened: split_on_disk.Split) -> Iterator[pa.Table]:
-  """Yields the tables of a split, and shows on a terminal how far it is."""
+def _shown(
+    opened: split_on_disk.Split,
+    parts: Iterable[Any],
+    size: Callable[[Any], int],
+) -> Iterator[Any]:
+  """Yields parts of a split, of `size` records each, and shows how many."""
   with progress_lib.Progress(
       opened.num_records,
       f'read {opened.directory.name}',
       unit='problem',
       is_brief=True,
   ) as shown:
-    for table in opened.tables():
-      yield table
-      shown.update(len(table))
+    for part in parts:
+      yield part
+      shown.update(size(part))
 
 
 def answering(

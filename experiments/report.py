@@ -26,6 +26,7 @@ from absl import flags
 import ml_collections
 
 from experiments import command_line
+from experiments import evaluate
 from experiments import report_page
 from routing.evaluation import cut_share
 from routing.evaluation import gallery
@@ -35,7 +36,6 @@ from routing.evaluation import results as results_lib
 from routing.evaluation import tables
 from routing.shards import manifest as manifest_lib
 
-RESULTS_FILE = 'results.json'
 FILES = ('report.html', 'table.md', 'frontier.png', 'cost_metrics.png')
 RECORD_FILE = 'report.json'
 GALLERY_FILE = 'gallery.html'
@@ -53,7 +53,7 @@ def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
   Raises:
     ValueError: if the file does not exist, or has another schema version.
   """
-  path = pathlib.Path(workdir) / RESULTS_FILE
+  path = pathlib.Path(workdir) / evaluate.RESULTS_FILE
   if not path.exists():
     raise ValueError(
         f'{path} does not exist. Run experiments.evaluate '
@@ -131,7 +131,11 @@ def is_current(workdir: pathlib.Path | str) -> bool:
 
 
 def _record(directory: pathlib.Path) -> dict[str, str]:
-  return {'results_sha256': manifest_lib.hash_file(directory / RESULTS_FILE)}
+  return {
+      'results_sha256': manifest_lib.hash_file(
+          directory / evaluate.RESULTS_FILE
+      )
+  }
 
 
 def show(workdir: pathlib.Path | str) -> None:

@@ -20,7 +20,7 @@ from routing.evaluation import page_figures
 from routing.evaluation import report_data
 from routing.outcomes import records
 from routing.outcomes import sources
-from routing.routers import card as card_lib
+from routing.rollout import trees
 from routing.routers import families
 from routing.routers import learned
 from routing.routers import saved as saved_lib
@@ -118,21 +118,20 @@ def _shown(
     workdir: pathlib.Path,
 ) -> report_data.Shown:
   """Reads the records of `test`."""
-  card = router.card
-  if config.data.kind == 'rollouts':
-    # Also where the evaluation answers live: no model is asked for a page.
-    read = list(records_on_disk.open_split(config, workdir, 'test').records())
-    source = records.recorded_source(
-        read,
-        card.features,
-        card.accounting,
-        card.protocol,
-        config.calibration.min_effective_size,
-    )
-  elif config.data.kind == 'ladders':
+  if config.data.kind == 'ladders':
     return _of_ladders(config, router, workdir)
-  else:
-    read, source = _known(config, workdir, card)
+  if config.data.kind == 'replies':
+    return _of_trees(config, router, workdir)
+  card = router.card
+  # Also where the evaluation answers live: no model is asked for a page.
+  read = list(records_on_disk.open_split(config, workdir, 'test').records())
+  source = records.recorded_source(
+      read,
+      card.features,
+      card.accounting,
+      card.protocol,
+      config.calibration.min_effective_size,
+  )
   return _put_together(router, source, read[: report_data.MAX_PROBLEMS])
 
 
@@ -180,22 +179,19 @@ def _of_ladders(
   return _put_together(router, source, [found[i] for i in order], places)
 
 
-def _known(
+def _of_trees(
     config: ml_collections.ConfigDict,
+    router: learned.LearnedRouter,
     workdir: pathlib.Path,
-    card: card_lib.Card,
-) -> tuple[list[report_data.Record], sources.Known]:
-  """Returns the first trees of `test`, and the source of all of them."""
-  # Trees are large, so those that are not shown are dropped once they are in
-  # the table.
-  shown, problems = [], []
+) -> report_data.Shown:
+  """Returns what a page shows of reply trees: the first ones."""
+  first: list[trees.ReplyTree] = []
 
-  def noted():
-    for record in records_on_disk.known_records(config, workdir, 'test'):
-      problems.append(record.problem)
-      if len(shown) < report_data.MAX_PROBLEMS:
-        shown.append(record)
-      yield record
+  def keep(tree: trees.ReplyTree) -> None:
+    if len(first) < report_data.MAX_PROBLEMS:
+      first.append(tree)
 
-  table = records_on_disk.known_table(noted(), card)
-  return shown, sources.Known(table, problems)
+  source = records_on_disk.tree_source(
+      config, workdir, 'test', router.card, keep
+  )
+  return _put_together(router, source, first)

@@ -25,7 +25,6 @@ from experiments import builders
 from experiments import command_line
 from experiments import records_on_disk
 from experiments import served_router
-from routing.engines import back_ends
 from routing.engines import engine as engine_lib
 from routing.engines import meter as meter_lib
 from routing.engines import resilience
@@ -52,13 +51,7 @@ def settings(config: ml_collections.ConfigDict) -> settings_lib.Settings:
   # Saved configurations from before there was a service have none.
   found = settings_lib.Settings(**config.get('serving', {}))
   builders.check_routes(config)
-  for route in builders.routes(config):
-    slots = getattr(back_ends.settings(route), 'num_slots', None)
-    if slots and found.concurrency > slots:
-      raise ValueError(
-          f'serving.concurrency is {found.concurrency}; allowed: at most '
-          f'num_slots of route {route.name!r}, {slots}.'
-      )
+  builders.check_slots(config, 'serving.concurrency', found.concurrency)
   return found
 
 

@@ -17,13 +17,13 @@ import ml_collections
 from experiments import builders
 from experiments import collection_facts
 from experiments import dry_run
+from experiments import evaluate
 from experiments import pipeline
 from experiments import records_on_disk
 from experiments import report
 from experiments import train
 from experiments.scoring import score_steps
 from routing import progress
-from routing.features import observation
 from routing.objectives import lagrangian
 from routing.training import estimators
 
@@ -97,12 +97,7 @@ def _num_policies(config: ml_collections.ConfigDict) -> int:
 def _num_features(config: ml_collections.ConfigDict) -> int:
   """Returns F; an upper bound where the hidden state's length is not known."""
   hidden = collection_facts.hidden_size(builders.routes(config)[0]) or 1
-  return observation.configure(
-      config.features,
-      num_routes=len(config.routes),
-      max_decisions=builders.sampling(config).max_decisions,
-      hidden_size=hidden,
-  ).size
+  return builders.features(config, len(config.routes), hidden).size
 
 
 def _num_weights(config: ml_collections.ConfigDict) -> int:
@@ -230,7 +225,7 @@ def evaluate_rows(
 def report_rows(workdir: pathlib.Path | str) -> list[Row]:
   """Returns what the report would do."""
   names = ', '.join(report.FILES)
-  is_there = (pathlib.Path(workdir) / report.RESULTS_FILE).exists()
+  is_there = (pathlib.Path(workdir) / evaluate.RESULTS_FILE).exists()
   is_done = is_there and report.is_current(workdir)
   size = f'{len(report.FILES)} files' if is_there else 'no results yet'
   return [Row('report', names, size, 0 if is_done else _REPORT)]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from experiments import evaluate
 from experiments import report
 from routing.shards import manifest as manifest_lib
 
@@ -45,7 +46,7 @@ def figures(directory: pathlib.Path) -> dict[str, float]:
     directory: work directory of the run.
   """
   # `reference` is the method that all others are compared with: the policy.
-  if (directory / report.RESULTS_FILE).exists():
+  if (directory / evaluate.RESULTS_FILE).exists():
     results = report.load(directory)
     metric = results['cost_metrics'][results['cost_metric']]
     method = metric['methods'][metric['reference']]

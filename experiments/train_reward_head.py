@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import sys
 
 from absl import logging
 import jax
@@ -28,11 +27,11 @@ from routing.lm import export
 from routing.lm import pretrain
 from routing.lm import reward_head
 from routing.lm import reward_training
+from routing.shards import manifest as manifest_lib
 from routing.tasks import arithmetic
 from routing.tasks import counters
 from routing.training import metrics
 
-MODELS = ('small', 'large')
 EXAMPLES_FILE = 'examples.npz'
 CARD_FILE = 'reward_card.json'
 FOLDER = 'reward'
@@ -43,8 +42,10 @@ _PER_ANSWER = 600 / 20_200
 
 def _language_model(config: ml_collections.ConfigDict, name: str):
   """Returns shape and parameters of a model of the pair."""
-  if name not in MODELS:
-    raise ValueError(f'Unknown model {name!r}; allowed: {", ".join(MODELS)}.')
+  if name not in export.MODELS:
+    raise ValueError(
+        f'Unknown model {name!r}; allowed: {", ".join(export.MODELS)}.'
+    )
   if config.pair:
     return export.load_pretrained(pathlib.Path(config.pair) / name)
   return export.load_pretrained(export.shipped(name))
@@ -83,9 +84,13 @@ def _examples(
         field.name: np.concatenate([getattr(x, field.name) for x in parts])
         for field in dataclasses.fields(reward_training.Examples)
     }
-    partial = path.with_name('.examples.partial.npz')
-    np.savez_compressed(partial, **arrays)
-    partial.replace(path)
+
+    def write(partial: pathlib.Path) -> None:
+      # Open, since NumPy would add .npz to the name of the partial file.
+      with partial.open('wb') as file:
+        np.savez_compressed(file, **arrays)
+
+    manifest_lib.replace_file(path, write)
   with np.load(path) as arrays:
     return reward_training.Examples(**arrays)
 
@@ -143,7 +148,7 @@ def examine(
   shape, params = reward_head.load(folder)
   tasks = _exercises(config, split)
   found = {}
-  for name in MODELS:
+  for name in export.MODELS:
     model, weights = _language_model(config, name)
     answers = reward_training.sample_answers(
         weights, model, tasks, temperature=0.0, seed=0
@@ -163,7 +168,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   if not reward_head.is_reward_model(folder):
     reward_head.save(folder, *_train(config, directory))
   card = {
-      'command': _command(),
+      'command': command_line.typed('experiments.train_reward_head'),
       'seed': config.seed,
       'parameters': model_files.shape(folder)[0],
       'bytes': (folder / 'model.safetensors').stat().st_size,
@@ -173,18 +178,13 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       # By the model of the pair whose greedy answers are scored.
       'test': examine(config, folder, 'test'),
   }
-  partial = directory / f'.{CARD_FILE}.partial'
-  partial.write_text(json.dumps(card, indent=2) + '\n')
-  partial.replace(directory / CARD_FILE)
-  for name in MODELS:
+  text = json.dumps(card, indent=2) + '\n'
+  manifest_lib.replace_file(
+      directory / CARD_FILE, lambda path: path.write_text(text)
+  )
+  for name in export.MODELS:
     print(f'Steps of {name}: {card["test"][name]}')
   print(f'Reward model: {folder}. Card: {directory / CARD_FILE}')
-
-
-def _command() -> str:
-  """Returns the command as typed, without the directory."""
-  words = [w for w in sys.argv[1:] if not w.startswith('--workdir')]
-  return ' '.join(['python -m experiments.train_reward_head', *words])
 
 
 def show_plan(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -194,7 +194,7 @@ def show_plan(config: ml_collections.ConfigDict, workdir: str) -> None:
   directory = pathlib.Path(workdir)
   labelled = sum(count for _, _, count in config.answers)
   learnt = config.num_steps * config.batch_size
-  examined = len(MODELS) * config.problems.test
+  examined = len(export.MODELS) * config.problems.test
   # (what, its size, answers that are worked on, what is there once it is done).
   parts = (
       (
@@ -212,7 +212,7 @@ def show_plan(config: ml_collections.ConfigDict, workdir: str) -> None:
       (
           'its figures on greedy answers',
           f'{config.problems.test:,} problems of test, answered by each of '
-          f'{len(MODELS)} models',
+          f'{len(export.MODELS)} models',
           examined,
           (directory / CARD_FILE).exists(),
       ),

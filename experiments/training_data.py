@@ -25,8 +25,6 @@ from routing.features import batching
 from routing.features import observation
 from routing.features import standardize
 from routing.outcomes import batches
-from routing.outcomes import records as records_lib
-from routing.outcomes import table as table_lib
 from routing.rollout import trees
 from routing.routers import learned
 from routing.tasks import seen as seen_lib
@@ -121,15 +119,10 @@ def _known(config, workdir) -> TrainingSet:
       costs.Accounting(specs, config.cost_metric), _costed(known['train'])
   )
   # The width of hidden states depends on the engine; it is read from the data.
-  features = observation.configure(
-      config.features,
-      num_routes=len(specs),
-      max_decisions=builders.sampling(config).max_decisions,
-      hidden_size=_hidden_size(known['train']),
-  )
+  features = builders.features(config, len(specs), _hidden_size(known['train']))
   protocol = builders.protocol(config)
   tables = {
-      name: _table(x, features, accounting, protocol)
+      name: records_on_disk.known_table(x, features, accounting, protocol)
       for name, x in known.items()
   }
   # Over the decisions of `train`, each once, whatever policy reaches them.
@@ -181,18 +174,6 @@ def _costed(known: Known) -> Sequence[types.Ladder | types.Rollouts]:
     return known
   # Of a reply tree only the largest model's own answer, its reference, counts.
   return [types.Rollouts(x.problem, x.reference, ()) for x in known]
-
-
-def _table(
-    known: Known,
-    features: observation.FeatureConfig,
-    accounting: costs.Accounting,
-    protocol: protocols.Protocol,
-) -> table_lib.OutcomeTable:
-  """Returns the outcome table of ladders or reply trees."""
-  if isinstance(known[0], types.Ladder):
-    return records_lib.ladder_table(known, features, accounting, protocol)
-  return records_lib.tree_table(known, features, accounting)
 
 
 def _seen(train: Iterable[Any], select: Iterable[Any]) -> seen_lib.Seen:
@@ -316,12 +297,7 @@ def _observed(
     split: rollouts of train.
     make: returns an iterable over all records; called once for each pass.
   """
-  features = observation.configure(
-      config.features,
-      num_routes=len(split.specs),
-      max_decisions=builders.sampling(config).max_decisions,
-      hidden_size=_hidden_size(make()),
-  )
+  features = builders.features(config, len(split.specs), _hidden_size(make()))
   # Without its reference the accounting can charge calls, which is how the
   # reference, the mean cost of the large model alone, is measured.
   accounting = costs.Accounting(split.specs, config.cost_metric)

@@ -12,6 +12,8 @@ from typing import Any
 
 import ml_collections
 
+from routing.shards import manifest as manifest_lib
+
 # Old name -> current name, both dotted. `upgrade` handles one level of groups;
 # it also makes `routes` of the earlier group `engine`.
 RENAMED = {
@@ -91,10 +93,8 @@ def claim(
           f'{_difference(found, current)}. Use another --workdir.'
       )
   directory.mkdir(parents=True, exist_ok=True)
-  # Written beside and moved into place: a crash leaves no half-written file.
-  partial = directory / f'.{name}.partial'
-  partial.write_text(json.dumps(current, indent=2) + '\n')
-  partial.replace(path)
+  text = json.dumps(current, indent=2) + '\n'
+  manifest_lib.replace_file(path, lambda path: path.write_text(text))
   return directory
 
 

@@ -10,8 +10,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from experiments import settings
-from experiments import train_reward_head
 from routing.lm import corpus
+from routing.lm import export
 from routing.lm import pretrain
 from routing.lm import reward_training
 from routing.lm import tokenizer
@@ -162,7 +162,7 @@ class ConfigFieldsTest(parameterized.TestCase):
     if 'answers' in config:  # Of experiments.train_reward_head.
       reward_training.make_optimizer(config)
       for model, _, count in config.answers:
-        self.assertIn(model, train_reward_head.MODELS)
+        self.assertIn(model, export.MODELS)
         self.assertLessEqual(count, config.problems.train)
       return
     for model in (config.small, config.large):  # Of experiments.pretrain.

@@ -8,6 +8,7 @@ from absl import app
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from experiments import evaluate
 from experiments import report
 from routing.evaluation import gallery
 from routing.evaluation import page
@@ -117,7 +118,7 @@ class GalleryPageTest(report_page_test.PageCase):
     folder = pathlib.Path(self.create_tempdir().full_path)
     for name, results in zip(('a', 'b'), make_runs(), strict=True):
       (folder / name / 'run').mkdir(parents=True)
-      path = folder / name / 'run' / report.RESULTS_FILE
+      path = folder / name / 'run' / evaluate.RESULTS_FILE
       path.write_text(json.dumps(results))
     (folder / 'a' / 'run' / 'report.html').write_text('')
     runs = [str(folder / name / 'run') for name in ('a', 'b')]

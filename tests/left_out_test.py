@@ -10,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from experiments import evaluate
 from experiments import report
 from routing import protocols
 from routing import types
@@ -138,7 +139,7 @@ class LeftOutTest(parameterized.TestCase):
     directory = pathlib.Path(self.create_tempdir().full_path)
     plots.frontier(results, directory / 'frontier.png')
     plots.cost_metrics(results, directory / 'cost_metrics.png')
-    (directory / report.RESULTS_FILE).write_text(json.dumps(results))
+    (directory / evaluate.RESULTS_FILE).write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()) as shown:
       report.show(directory)
     self.assertIn('Left out: confidence threshold. None of', shown.getvalue())

@@ -192,7 +192,7 @@ class TrainTest(parameterized.TestCase):
 
   def test_command_writes_a_model_and_its_card(self):
     pair = pathlib.Path(self.create_tempdir().full_path)
-    for seed, name in enumerate(train_reward_head.MODELS):
+    for seed, name in enumerate(export.MODELS):
       params = _init_params(_SHAPE, jax.random.key(seed))
       export.save_pretrained(pair / name, _SHAPE, params)
     workdir = pathlib.Path(self.create_tempdir().full_path)

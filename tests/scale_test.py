@@ -113,7 +113,9 @@ class SourceTest(absltest.TestCase):
     ladders = list(
         records_on_disk.open_split(config, workdir, 'test').records()
     )
-    expected = records_on_disk.known_table(iter(ladders), card)
+    expected = records_on_disk.known_table(
+        iter(ladders), card.features, card.accounting, card.protocol
+    )
     np.testing.assert_array_equal(
         found.table.decisions.features, expected.decisions.features
     )

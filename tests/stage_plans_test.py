@@ -19,7 +19,6 @@ from experiments import calibrate
 from experiments import compare
 from experiments import evaluate
 from experiments import pretrain
-from experiments import report
 from experiments import serve_plan
 from experiments import stage_plans
 from experiments import train
@@ -102,7 +101,7 @@ class StagesTest(parameterized.TestCase):
     (row,) = stage_plans.calibrate_rows(self.config, self.workdir)
     self.assertGreater(row.seconds, 0)
     (folder / learned.POINTS_FILE).touch()
-    (self.workdir / report.RESULTS_FILE).touch()
+    (self.workdir / evaluate.RESULTS_FILE).touch()
     # Files that exist may be of other inputs; the pipeline runs these again.
     for is_current in (True, False):
       with (

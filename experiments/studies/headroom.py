@@ -99,8 +99,12 @@ def read(
           f'{split} has {len(ladders)} problems; allowed: {FOLDS} or more.'
       )
     dealt = [ladders[i::FOLDS] for i in range(FOLDS)]
+    card = router.card
     parts[split] = [
-        records_on_disk.known_table(part, router.card) for part in dealt
+        records_on_disk.known_table(
+            part, card.features, card.accounting, card.protocol
+        )
+        for part in dealt
     ]
     problems[split] = [ladder.problem for part in dealt for ladder in part]
   return Folds(parts, problems)

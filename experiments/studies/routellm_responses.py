@@ -38,6 +38,7 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import registry
 from routing.routers import router as router_lib
+from routing.shards import manifest as manifest_lib
 from routing.tasks import splits
 
 SMALL = 'mistralai/Mixtral-8x7B-Instruct-v0.1'
@@ -272,8 +273,13 @@ def main(responses: str, directory: str, workdir: str) -> None:
   content = study(responses, embed)
   folder = pathlib.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'routellm.json').write_text(json.dumps(content, indent=1) + '\n')
-  (folder / 'routellm.md').write_text(page(content) + '\n')
+  for name, text in (
+      ('routellm.json', json.dumps(content, indent=1)),
+      ('routellm.md', page(content)),
+  ):
+    manifest_lib.replace_file(
+        folder / name, lambda path, x=text: path.write_text(f'{x}\n')
+    )
   print(page(content))
 
 

@@ -26,7 +26,6 @@ from experiments import records_on_disk
 from routing.evaluation import evaluator
 from routing.evaluation import methods
 from routing.evaluation import results as results_lib
-from routing.features import observation
 from routing.outcomes import sources
 from routing.routers import card as card_lib
 from routing.routers import families
@@ -54,11 +53,8 @@ def check(config: ml_collections.ConfigDict, card: card_lib.Card) -> None:
         f'data.kind is {config.data.kind!r}; a router is transferred to '
         'ladders only.'
     )
-  expected = observation.configure(
-      config.features,
-      num_routes=len(config.routes),
-      max_decisions=builders.sampling(config).max_decisions,
-      hidden_size=card.features.hidden_size,
+  expected = builders.features(
+      config, len(config.routes), card.features.hidden_size
   )
   for field in dataclasses.fields(expected):
     here, there = (getattr(x, field.name) for x in (expected, card.features))

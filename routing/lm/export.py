@@ -27,11 +27,14 @@ _LAYER_NAMES = {
 }
 
 
+MODELS = ('small', 'large')  # Of an embedded pair.
+
+
 def shipped(name: str) -> pathlib.Path:
   """Returns the directory of a model that ships with the package.
 
   Args:
-    name: 'small' or 'large'.
+    name: one of `MODELS`.
 
   Raises:
     ValueError: if no model of that name ships with the package.
@@ -39,7 +42,7 @@ def shipped(name: str) -> pathlib.Path:
   directory = pathlib.Path(__file__).parent / 'weights' / name
   if not (directory / 'config.json').exists():
     raise ValueError(
-        f'There is no shipped model {name!r}; allowed: small, large.'
+        f'There is no shipped model {name!r}; allowed: {", ".join(MODELS)}.'
     )
   return directory
 
