@@ -1,6 +1,7 @@
 """Compares any set of routers: same problems, models and cost accounting.
 
 Run:    python -m experiments.compare --config=configs/compare_arithmetic.py --workdir=runs/arithmetic
+Resume: the same command, also after Ctrl-C
 Writes: in compare/: comparison.json, comparison.md, comparison.png
 
 Collects and trains what is missing. Finished routers, live answers and the
@@ -10,11 +11,15 @@ directory may be that of a pipeline with the same settings.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import json
 import pathlib
 import re
+import signal
+import threading
 import time
 from typing import Any
 
@@ -27,6 +32,8 @@ from experiments import command_line
 from experiments import compared_problems
 from experiments import dry_run
 from experiments import settings
+from experiments import unattended_collection
+from routing.engines import engine as engine_lib
 from routing.evaluation import code_hash
 from routing.evaluation import comparison
 from routing.evaluation import comparison_plot
@@ -238,6 +245,8 @@ def compare(
   Raises:
     ValueError: if a setting is not allowed, a router is unknown, the directory
       has records of other settings, or another process compares routers in it.
+    engine_lib.Stop: if a signal or a failure of a back end ends it. The message
+      says how to continue.
   """
   # Before anything is made: a rejected configuration leaves no directory.
   settings.check(config)
@@ -247,9 +256,39 @@ def compare(
   # them removes what looks like the unfinished record of a crash.
   lock = lock_lib.Lock(workdir / FOLDER)
   try:
-    return _compare(config, workdir)
+    with _stopped_in_words():
+      return _compare(config, workdir)
   finally:
     lock.release()
+
+
+@contextlib.contextmanager
+def _stopped_in_words() -> Iterator[None]:
+  """Ends what SIGINT or SIGTERM stops with a line on what is kept.
+
+  Raises:
+    engine_lib.Stop: at either signal. Engines are closed first, which writes
+      the last replies to their file.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Python delivers signals to the main thread only.
+    return
+
+  def stop(number: int, frame: Any) -> None:
+    del frame
+    # As Python itself does at SIGINT, so that both unwind in the same way.
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  except KeyboardInterrupt as error:
+    raise engine_lib.Stop(
+        f'Got {str(error) or "SIGINT"}. Replies, live answers and finished routers '
+        f'are kept. {unattended_collection.RESUME}'
+    ) from None
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def _compare(

@@ -38,7 +38,7 @@ from routing.training import compile_time
 # Share of a spending limit at which no further problem begins. The rest absorbs
 # problems that cost more than the mean so far.
 _MARGIN = 0.9
-_RESUME = 'The same command continues from there.'
+RESUME = 'The same command continues from there.'
 
 
 class Writer(Protocol):
@@ -178,7 +178,7 @@ class Watch:
     """Returns how much is on disk and how to collect the rest, in words."""
     total = self._writer.manifest.num_problems
     done = total - len(self._writer.missing())
-    return f'{done} of {total} problems are on disk. {_RESUME}'
+    return f'{done} of {total} problems are on disk. {RESUME}'
 
   def _note_refused(self) -> None:
     """Notes the refusals so far in the manifest."""
@@ -343,10 +343,14 @@ def _heed_signals(watch: Watch) -> Iterator[None]:
       task.cancel()
 
   numbers = signal.SIGINT, signal.SIGTERM
+  before = {number: signal.getsignal(number) for number in numbers}
   for number in numbers:
     loop.add_signal_handler(number, hear, number)
   try:
     yield
   finally:
-    for number in numbers:
+    for number, handler in before.items():
       loop.remove_signal_handler(number)
+      # The loop would leave Python's default, also where a caller has another.
+      if handler is not None:
+        signal.signal(number, handler)

@@ -243,6 +243,12 @@ class OvernightTest(parameterized.TestCase):
     before = signal.getsignal(signal.SIGTERM)
     self._collect()
     self.assertEqual(signal.getsignal(signal.SIGTERM), before)
+    # Also where it is not Python's own.
+    mine = lambda *_: None
+    signal.signal(signal.SIGTERM, mine)
+    self.addCleanup(signal.signal, signal.SIGTERM, before)
+    self._collect()
+    self.assertIs(signal.getsignal(signal.SIGTERM), mine)
 
   def _count_tokens(self):
     """Tokens that all problems take: a twin of the meter."""
