@@ -31,7 +31,9 @@ from experiments import collect
 from experiments import command_line
 from experiments import compared_problems
 from experiments import dry_run
+from experiments import plan_table
 from experiments import settings
+from experiments import stage_plans
 from experiments import unattended_collection
 from routing.engines import engine as engine_lib
 from routing.evaluation import code_hash
@@ -96,7 +98,7 @@ def _key(
   return json.loads(json.dumps(key))
 
 
-def enter(
+def evaluate_seeds(
     name: str,
     method: router_lib.Method,
     arena: harness.Arena,
@@ -220,7 +222,7 @@ def _evaluate_all(
     if found is None:
       start = time.monotonic()
       try:
-        found = enter(
+        found = evaluate_seeds(
             name,
             method,
             arena,
@@ -283,12 +285,13 @@ def _stopped_in_words() -> Iterator[None]:
   try:
     yield
   except KeyboardInterrupt as error:
+    name = str(error) or 'SIGINT'  # What Python itself raises has no text.
     raise engine_lib.Stop(
-        f'Got {str(error) or "SIGINT"}. Replies, live answers and finished routers '
-        f'are kept. {unattended_collection.RESUME}'
+        f'Got {name}. Replies, live answers and finished routers are kept. '
+        f'{unattended_collection.RESUME}'
     ) from None
   finally:
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _compare(
@@ -322,8 +325,6 @@ def show_plan(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> None:
   """Prints which routers would be evaluated, and which are already."""
-  from experiments import stage_plans  # Only for --dry_run.
-
   names = chosen(config)
   base = compared_problems.base(config)
   folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
@@ -337,7 +338,7 @@ def show_plan(
     # hash has a fixed length: names of routers may begin with one another.
     is_there = any(folder.glob(f'{_stem(name)}-{"[0-9a-f]" * _DIGITS}.npz'))
     rows.append(
-        stage_plans.Row(
+        plan_table.Row(
             'compare',
             name + (', evaluated before' if is_there else ''),
             f'{tried} settings on select, then {len(config.train_seeds)} seeds',
@@ -345,7 +346,7 @@ def show_plan(
         )
     )
   dry_run.show(base, workdir, records=_RECORDS)
-  notes = [stage_plans.BASIS, 'The log gives the time of each router.']
+  notes = [plan_table.BASIS, 'The log gives the time of each router.']
   asked = config.compare.num_live
   if asked.test:
     notes.append(
@@ -353,7 +354,7 @@ def show_plan(
         f'the records do not give, on at most {asked.train:,} problems of '
         f'train, {asked.select:,} of select, {asked.test:,} of test.'
     )
-  stage_plans.show(rows, notes)
+  plan_table.show(rows, notes)
 
 
 if __name__ == '__main__':

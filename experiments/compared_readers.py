@@ -42,8 +42,11 @@ def follows_words(config: ml_collections.ConfigDict) -> bool:
   return all(x.engine != _WORDLESS for x in builders.routes(config))
 
 
-def has_judge(config: ml_collections.ConfigDict) -> bool:
-  """Returns whether the largest model scores steps, as it cannot judge them."""
+def judges_by_likelihood(config: ml_collections.ConfigDict) -> bool:
+  """Returns whether the largest model's judgement is a step's likelihood.
+
+  It cannot judge in words.
+  """
   return builders.routes(config)[-1].engine == _WORDLESS
 
 
@@ -82,7 +85,7 @@ def specs(
   found = {}
   if score_steps.is_on(config):
     found['step_score'] = score_steps.route(config).cost_spec()
-  if has_judge(config):
+  if judges_by_likelihood(config):
     # A route of its own: it reads, in a session of its own, and writes nothing.
     name = f'{largest.name}, as judge'
     found['judge'] = dataclasses.replace(largest, name=name)
@@ -125,7 +128,7 @@ def judge(
   Args:
     config, first_route: as in `scorer`.
   """
-  if not has_judge(config):
+  if not judges_by_likelihood(config):
     return None
   large = builders.routes(config)[-1]
   return informants.Scorer(

@@ -15,6 +15,7 @@ import ml_collections
 
 from experiments import builders
 from experiments import collection_facts
+from experiments import plan_table
 from experiments import records_on_disk
 from routing.engines import route as route_lib
 from routing.rollout import forecast
@@ -25,7 +26,6 @@ from routing.rollout import forecast
 PEAK_FLOPS = 312e12
 UTILISATION = 0.2
 ESTIMATES = ('low', 'expected', 'high')
-UNKNOWN = 'unknown'
 NONE = '-'  # E.g. dollars of a route without prices.
 
 
@@ -189,7 +189,7 @@ class _Collection:
           f'{self.name}: expected is unknown before the first record.',
       ]
     size = base.num_bytes / base.measured.num_problems
-    disk = UNKNOWN
+    disk = plan_table.UNKNOWN
     if self.num_missing is not None:
       disk = f'{self.num_missing * size / 1e6:,.1f} MB'
     return [
@@ -334,7 +334,7 @@ def _limit_notes(name: str, lines: Sequence[Line], limits) -> list[str]:
 def _number(value: float | None, digits: int = 0) -> str:
   """Formats a number; None as `UNKNOWN`, and never a small one as 0."""
   if value is None:
-    return UNKNOWN
+    return plan_table.UNKNOWN
   text = f'{value:,.{digits}f}'
   return text if not value or float(text.replace(',', '')) else f'{value:.1g}'
 
@@ -370,13 +370,5 @@ def show(
     records: Sequence[tuple[str, str]] | None = None,
 ) -> None:
   """Prints the plan of a configuration; arguments and errors as in `plan`."""
-  from rich import console as console_lib
-
   found = plan(config, workdir, split, records)
-  console = console_lib.Console()
-  # Where the output is not a terminal, rich assumes 80 columns and cuts cells.
-  if not console.is_terminal:
-    console = console_lib.Console(width=140)
-  console.print(table(found))
-  for note in found.notes:
-    console.print(note, markup=False)
+  plan_table.show_notes(table(found), found.notes)

@@ -25,6 +25,7 @@ import jax
 import ml_collections
 
 from experiments import command_line
+from experiments import plan_table
 from experiments import workdirs
 from routing import progress
 from routing.lm import corpus
@@ -262,8 +263,6 @@ def show_plan(
     core: int | None,
 ) -> None:
   """Prints what would be trained, its size, and a rough time."""
-  from experiments import stage_plans  # Only for --dry_run.
-
   del core
   rows = []
   for name in [model] if model else export.MODELS:
@@ -281,19 +280,19 @@ def show_plan(
     is_done = (pathlib.Path(workdir) / name / 'config.json').exists()
     seconds = steps * tokens * (_PER_TOKEN + weights * _PER_WEIGHT)
     rows.append(
-        stage_plans.Row(
+        plan_table.Row(
             'pretrain',
             f'{name}: {weights:,} weights',
             f'at most {steps:,} steps of {tokens:,} tokens',
             0 if is_done else seconds,
         )
     )
-  stage_plans.show(
+  plan_table.show(
       rows,
       [
           'Side by side, each on a core. It ends earlier at target_accuracy, '
           f'and begins again, at most {_MAX_ATTEMPTS} times, if it is stuck.',
-          stage_plans.BASIS,
+          plan_table.BASIS,
       ],
   )
 

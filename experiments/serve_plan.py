@@ -6,9 +6,9 @@ import ml_collections
 
 from experiments import builders
 from experiments import collection_facts
+from experiments import plan_table
 from experiments import serve
 from experiments import served_router
-from experiments import stage_plans
 from routing.engines import route as route_lib
 from routing.routers import learned
 from routing.serving import keys as keys_lib
@@ -36,11 +36,11 @@ def show(
   serve.check_host(host, users)
   serve.bind(host, port).close()
   rows = [
-      stage_plans.Row('serve', *_load_row(route))
+      plan_table.Row('serve', *_load_row(route))
       for route in builders.routes(config)
   ]
   points = ', '.join(point.name for point in found.points)
-  stage_plans.show(
+  plan_table.show(
       rows,
       [
           f'At http://{host}:{port}/v1, for {len(users) or "all"} callers, '

@@ -8,8 +8,6 @@ the pipeline would skip.
 """
 
 from collections.abc import Sequence
-import dataclasses
-import math
 import pathlib
 
 import ml_collections
@@ -19,11 +17,11 @@ from experiments import collection_facts
 from experiments import dry_run
 from experiments import evaluate
 from experiments import pipeline
+from experiments import plan_table
 from experiments import records_on_disk
 from experiments import report
 from experiments import train
 from experiments.scoring import score_steps
-from routing import progress
 from routing.objectives import lagrangian
 from routing.training import estimators
 
@@ -37,56 +35,6 @@ _PER_FIT = 2e-3  # Evaluation: a setting of a learner on a training problem.
 _PER_RESAMPLE = 5e-7  # Evaluation: a method on a problem of a resample.
 _REPORT = 8.0
 _START = 3.0  # Of every stage: imports, reading records.
-BASIS = (
-    'Time: the counted work at the speed of an AMD EPYC without a GPU; expect '
-    'a factor of three. unknown: it depends on what comes before.'
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One thing that a stage would do.
-
-  stage: name of the stage.
-  what: what would be done, in words.
-  size: how much of it, in words.
-  seconds: how long it takes; None = not known, 0 = it is done already.
-  """
-
-  stage: str
-  what: str
-  size: str
-  seconds: float | None
-
-
-def show(rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
-  """Prints a table of what would be done, and notes below it."""
-  from rich import console as console_lib
-  from rich import table as table_lib
-
-  console = console_lib.Console()
-  # Where the output is not a terminal, rich assumes 80 columns and cuts cells.
-  if not console.is_terminal:
-    console = console_lib.Console(width=140)
-  table = table_lib.Table(title='What would be done')
-  for name in ('stage', 'what', 'size'):
-    table.add_column(name, overflow='fold')
-  table.add_column('time', justify='right', no_wrap=True)
-  for row in rows:
-    table.add_row(row.stage, row.what, row.size, in_words(row.seconds))
-  console.print(table)
-  for note in notes:
-    console.print(note, markup=False)
-
-
-def in_words(seconds: float | None) -> str:
-  """Returns a time with one significant digit or two; it is an estimate."""
-  if seconds is None:
-    return dry_run.UNKNOWN
-  if not seconds:
-    return 'done'
-  digits = 1 - math.floor(math.log10(seconds))
-  return f'about {progress.format_seconds(round(seconds, min(digits, 0)))}'
 
 
 def _num_policies(config: ml_collections.ConfigDict) -> int:
@@ -117,14 +65,14 @@ def _is_done(
 
 def score_rows(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
-) -> list[Row]:
+) -> list[plan_table.Row]:
   """Returns what scoring steps would do; nothing where there is no scorer."""
   if not score_steps.is_on(config):
     return []
   is_done = _is_done(config, workdir, score_steps.STAGE)
   sizes = [_number(config.problems[x]) for x in score_steps.SPLITS]
   return [
-      Row(
+      plan_table.Row(
           score_steps.STAGE,
           f'steps of the ladders of {", ".join(score_steps.SPLITS)}, by '
           f'{config.scorer.model}',
@@ -136,7 +84,7 @@ def score_rows(
 
 def train_rows(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
-) -> list[Row]:
+) -> list[plan_table.Row]:
   """Returns what training would do."""
   left = [x for x in config.train_seeds if not train.is_finished(workdir, x)]
   num_policies = _num_policies(config)
@@ -150,7 +98,7 @@ def train_rows(
     of_all = None if left else 0
   network = f'{config.network.kind} {"x".join(map(str, config.network.hidden))}'
   return [
-      Row(
+      plan_table.Row(
           'train',
           f'{num_policies} policies ({network}, {name}), '
           f'left: {len(left)} of {len(config.train_seeds)} seeds',
@@ -167,7 +115,7 @@ def _number(count: int) -> str:
 
 def calibrate_rows(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
-) -> list[Row]:
+) -> list[plan_table.Row]:
   """Returns what calibration would do."""
   runs = [train.run_directory(workdir, x) for x in config.train_seeds]
   is_done = _is_done(config, workdir, 'calibrate')
@@ -177,7 +125,7 @@ def calibrate_rows(
   is_known = min(sizes) >= 0 and config.calibration.source != 'live'
   seconds = _START + work * _PER_THRESHOLD if is_known else None
   return [
-      Row(
+      plan_table.Row(
           'calibrate',
           f'points of {num_policies} policies, chosen on select, promises '
           'tested on prove',
@@ -190,7 +138,7 @@ def calibrate_rows(
 
 def evaluate_rows(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
-) -> list[Row]:
+) -> list[plan_table.Row]:
   """Returns what evaluation would do."""
   is_done = _is_done(config, workdir, 'evaluate')
   trained, tested = config.problems.train, config.problems.test
@@ -202,7 +150,7 @@ def evaluate_rows(
     seconds = _START + fits * trained * _PER_FIT
     seconds += config.evaluation.resamples * methods * tested * _PER_RESAMPLE
   rows = [
-      Row(
+      plan_table.Row(
           'evaluate',
           f'{fits} fits of {len(config.evaluation.learners)} supervised '
           f'baselines, {config.evaluation.resamples:,} bootstrap resamples',
@@ -212,7 +160,7 @@ def evaluate_rows(
   ]
   if config.evaluation.num_live:
     rows.append(
-        Row(
+        plan_table.Row(
             'evaluate',
             'test problems answered live at each operating point',
             f'at most {config.evaluation.num_live:,} a point',
@@ -222,13 +170,13 @@ def evaluate_rows(
   return rows
 
 
-def report_rows(workdir: pathlib.Path | str) -> list[Row]:
+def report_rows(workdir: pathlib.Path | str) -> list[plan_table.Row]:
   """Returns what the report would do."""
   names = ', '.join(report.FILES)
   is_there = (pathlib.Path(workdir) / evaluate.RESULTS_FILE).exists()
   is_done = is_there and report.is_current(workdir)
   size = f'{len(report.FILES)} files' if is_there else 'no results yet'
-  return [Row('report', names, size, 0 if is_done else _REPORT)]
+  return [plan_table.Row('report', names, size, 0 if is_done else _REPORT)]
 
 
 def show_score_steps(
@@ -240,28 +188,38 @@ def show_score_steps(
     ValueError: if the configuration has no scorer, or its settings are wrong.
   """
   score_steps.check_is_on(config)
-  show(score_rows(config, workdir), [_needs(config, workdir), BASIS])
+  plan_table.show(
+      score_rows(config, workdir), [_needs(config, workdir), plan_table.BASIS]
+  )
 
 
 def show_train(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> None:
   """Prints what training would do."""
-  show(train_rows(config, workdir), [_needs(config, workdir), BASIS])
+  plan_table.show(
+      train_rows(config, workdir), [_needs(config, workdir), plan_table.BASIS]
+  )
 
 
 def show_calibrate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> None:
   """Prints what calibration would do."""
-  show(calibrate_rows(config, workdir), [_needs(config, workdir), BASIS])
+  plan_table.show(
+      calibrate_rows(config, workdir),
+      [_needs(config, workdir), plan_table.BASIS],
+  )
 
 
 def show_evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> None:
   """Prints what evaluation would do."""
-  show(evaluate_rows(config, workdir), [_needs(config, workdir), BASIS])
+  plan_table.show(
+      evaluate_rows(config, workdir),
+      [_needs(config, workdir), plan_table.BASIS],
+  )
 
 
 def show_report(
@@ -272,12 +230,14 @@ def show_report(
   """Prints what the report would do; arguments as those of `report.main`."""
   if compare:
     size = f'{len(directories)} runs'
-    rows = [Row('report', 'one page of runs side by side', size, _REPORT)]
+    rows = [
+        plan_table.Row('report', 'one page of runs side by side', size, _REPORT)
+    ]
   elif workdir is None:
     raise ValueError('Give --workdir=<run>, or --compare and directories.')
   else:
     rows = report_rows(workdir)
-  show(rows, [BASIS])
+  plan_table.show(rows, [plan_table.BASIS])
 
 
 def show_pipeline(
@@ -285,7 +245,7 @@ def show_pipeline(
 ) -> None:
   """Prints what collecting takes, and what the other stages would do."""
   dry_run.show(config, workdir)
-  show(
+  plan_table.show(
       [
           *score_rows(config, workdir),
           *train_rows(config, workdir),
@@ -293,7 +253,7 @@ def show_pipeline(
           *evaluate_rows(config, workdir),
           *report_rows(workdir),
       ],
-      [BASIS],
+      [plan_table.BASIS],
   )
 
 

@@ -22,6 +22,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from experiments import command_line
+from experiments import plan_table
 from experiments import ray_collection
 from experiments import sweep_ray
 from experiments import sweep_runs
@@ -236,13 +237,11 @@ def show_plan(
     slurm: str,
 ) -> None:
   """Prints which runs would be executed, and how long they take."""
-  from experiments import stage_plans  # Only for --dry_run.
-
   del launcher, slurm
   sweep, search = _open(config, workdir, jobs, program, data, match)
   runs = sweep_runs.chosen(sweep, match)
   rows = [
-      stage_plans.Row(
+      plan_table.Row(
           program,
           run.name,
           'a run',
@@ -254,7 +253,7 @@ def show_plan(
   ]
   if search:
     rows.append(
-        stage_plans.Row(
+        plan_table.Row(
             program,
             f'{search.sampler} over {", ".join(search.space)}',
             f'at most {search.trials} trials',
@@ -262,10 +261,10 @@ def show_plan(
         )
     )
   left = None if search else sweep_runs.seconds_left(sweep, runs, jobs)
-  stage_plans.show(
+  plan_table.show(
       rows,
       [
-          f'In all, {jobs} at a time: {stage_plans.in_words(left)}, as the '
+          f'In all, {jobs} at a time: {plan_table.in_words(left)}, as the '
           'finished runs took. One run in detail: the same with '
           f'python -m {program}.'
       ],

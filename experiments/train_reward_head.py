@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from experiments import command_line
+from experiments import plan_table
 from experiments import workdirs
 from routing import progress
 from routing.engines import model_files
@@ -189,8 +190,6 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def show_plan(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Prints what would be trained, its size, and a rough time."""
-  from experiments import stage_plans  # Only for --dry_run.
-
   directory = pathlib.Path(workdir)
   labelled = sum(count for _, _, count in config.answers)
   learnt = config.num_steps * config.batch_size
@@ -218,12 +217,12 @@ def show_plan(config: ml_collections.ConfigDict, workdir: str) -> None:
       ),
   )
   rows = [
-      stage_plans.Row(
+      plan_table.Row(
           'train_reward_head', what, size, 0 if done else count * _PER_ANSWER
       )
       for what, size, count, done in parts
   ]
-  stage_plans.show(rows, [stage_plans.BASIS])
+  plan_table.show(rows, [plan_table.BASIS])
 
 
 if __name__ == '__main__':

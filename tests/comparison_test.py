@@ -17,7 +17,7 @@ class ComparisonTest(absltest.TestCase):
   def test_a_comparison_says_what_a_router_needs(self):
     arena = small_arena.make()
     method = registry.load('best constant')
-    found = compare.enter('best constant', method, arena, [0], 1)
+    found = compare.evaluate_seeds('best constant', method, arena, [0], 1)
     for changes, words, names in (
         ({}, '-', []),
         (

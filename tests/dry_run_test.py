@@ -20,6 +20,7 @@ from configs import gsm8k_redraft
 from configs import paper
 from experiments import collect
 from experiments import dry_run
+from experiments import plan_table
 from experiments import stage_plans
 from routing.engines import back_ends
 from routing.engines import resilience
@@ -204,7 +205,7 @@ class UnknownTest(parameterized.TestCase):
     from rich import console as console_lib
 
     console_lib.Console(file=console, width=140).print(dry_run.table(plan))
-    self.assertIn(dry_run.UNKNOWN, console.getvalue())
+    self.assertIn(plan_table.UNKNOWN, console.getvalue())
 
   def test_prompts_of_mode_instruct_are_of_unknown_length(self):
     config = arithmetic_paid.get_config('smoke')
@@ -226,7 +227,7 @@ class DemandTest(absltest.TestCase):
   def test_a_small_number_is_not_shown_as_zero(self):
     self.assertEqual(dry_run._number(0.00012, 2), '0.0001')
     self.assertEqual(dry_run._number(0.0, 2), '0.00')
-    self.assertEqual(dry_run._number(None), dry_run.UNKNOWN)
+    self.assertEqual(dry_run._number(None), plan_table.UNKNOWN)
 
 
 if __name__ == '__main__':

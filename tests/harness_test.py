@@ -183,7 +183,9 @@ class HarnessTest(parameterized.TestCase):
   def test_a_refused_problem_has_the_tokens_of_the_large_model(self):
     arena = small_arena.make()
     alone = arena.alone['test']
-    large = compare.enter('', registry.load('large alone'), arena, [0], 1)[0]
+    large = compare.evaluate_seeds(
+        '', registry.load('large alone'), arena, [0], 1
+    )[0]
     found = entries.of_answers(
         [[live_answers.Refused('no')] * len(alone.problems)], alone
     )
@@ -218,7 +220,7 @@ class HarnessTest(parameterized.TestCase):
   def test_saved_entries_are_read_back_under_their_key_only(self):
     method = registry.load('best constant')
     arena = small_arena.make()
-    (entry,) = compare.enter('best constant', method, arena, [3], 1)
+    (entry,) = compare.evaluate_seeds('best constant', method, arena, [3], 1)
     path = pathlib.Path(self.create_tempdir().full_path) / 'entry.npz'
     compare.save(path, {'a': 1}, [entry])
     self.assertIsNone(compare.load(path, {'a': 2}))
@@ -236,12 +238,14 @@ class HarnessTest(parameterized.TestCase):
     arena = small_arena.make()
     for name, expected in (('fixed step', 1), ('random per step', 3)):
       method = registry.load(name)
-      self.assertLen(compare.enter(name, method, arena, [0, 1, 2], 1), expected)
+      self.assertLen(
+          compare.evaluate_seeds(name, method, arena, [0, 1, 2], 1), expected
+      )
 
   def test_the_budget_of_an_entry_is_that_of_the_candidates(self):
     arena = small_arena.make()
     method = registry.load('best constant')
-    (entry,) = compare.enter('best constant', method, arena, [0], 1)
+    (entry,) = compare.evaluate_seeds('best constant', method, arena, [0], 1)
     for budget in metrics.BUDGETS:
       picked = entry.candidates('price', True).at_budget(budget)
       index = entry.at_budget('price', budget)
@@ -291,7 +295,7 @@ class WholeAnswersTest(absltest.TestCase):
 
   def test_a_function_enters_by_one_line(self):
     arena = small_arena.make()
-    found = compare.enter('samples', self.method, arena, [0, 1], 1)
+    found = compare.evaluate_seeds('samples', self.method, arena, [0, 1], 1)
     # Sampled answers are others with another seed, though nothing is fitted.
     self.assertLen(found, 2)
     self.assertFalse(

@@ -81,7 +81,9 @@ class ShippedTest(absltest.TestCase):
       self.assertCountEqual(found['differences'], routers[1:], metric)
     self.assertIn('| FrugalGPT |', files[1].read_text())
     config.compare.routers = (*routers, 'RouteLLM, classifier')
-    with mock.patch.object(compare, 'enter', wraps=compare.enter) as entered:
+    with mock.patch.object(
+        compare, 'evaluate_seeds', wraps=compare.evaluate_seeds
+    ) as entered:
       compare.compare(config, workdir)
     (call,) = entered.call_args_list
     self.assertEqual(call.args[0], 'RouteLLM, classifier')

@@ -18,6 +18,7 @@ from configs import compare_arithmetic
 from experiments import calibrate
 from experiments import compare
 from experiments import evaluate
+from experiments import plan_table
 from experiments import pretrain
 from experiments import serve_plan
 from experiments import stage_plans
@@ -160,7 +161,7 @@ class StagesTest(parameterized.TestCase):
       (None, 'unknown'), (0, 'done'), (7.2, 'about 7 s'), (127, 'about 2 min')
   )
   def test_times(self, seconds, expected):
-    self.assertStartsWith(stage_plans.in_words(seconds), expected)
+    self.assertStartsWith(plan_table.in_words(seconds), expected)
 
 
 class OthersTest(absltest.TestCase):

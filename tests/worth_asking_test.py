@@ -87,7 +87,7 @@ class WorthAskingTest(absltest.TestCase):
       self.assertEqual(self._asked('select'), 2)
       # What is tested was chosen on `select`.
       self.assertEqual(self._asked('test'), 3)
-      (entry,) = compare.enter('', self.method, self.arena, [0], 1)
+      (entry,) = compare.evaluate_seeds('', self.method, self.arena, [0], 1)
     self.assertNotIn((0, 3.0), entry.knobs)
 
   def test_answers_that_are_kept_say_where_to_stop(self):
