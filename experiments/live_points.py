@@ -59,8 +59,8 @@ def answer(
     if all(isinstance(x, live_answers.Refused) for x in answered):
       logging.warning('%s has no live answer: all were refused.', point.name)
       continue
-    kappas = evaluator.threshold_row(point.threshold)
-    predicted = test.evaluate(policies[point.policy_index], kappas, metric)
+    thresholds = evaluator.threshold_row(point.threshold)
+    predicted = test.evaluate(policies[point.policy_index], thresholds, metric)
     compared = live.compare(
         answered,
         test.table.large_cost[metric][: len(problems)],

@@ -161,7 +161,7 @@ def known_records(
     ValueError: if the collection is not complete, or a reply is missing.
   """
   opened = open_split(config, workdir, split)
-  found = _shown(opened, opened.records(), lambda record: 1)
+  found = _with_progress(opened, opened.records(), lambda record: 1)
   if config.data.kind == 'ladders':
     return found
   # Shards hold each reply once; the tree over all traces is rebuilt from them.
@@ -301,7 +301,9 @@ def ladder_source(
     card: card_lib.Card,
     workdir: pathlib.Path | str,
 ) -> sources.Known:
-  """Returns the source of the ladders of a split, read one file at a time.
+  """Returns the known outcomes of a split of ladders.
+
+  One file is read at a time.
 
   Args:
     opened: the split.
@@ -311,7 +313,7 @@ def ladder_source(
   problems, samples = [], set()
 
   def tables():
-    for shard in _shown(opened, opened.tables(), len):
+    for shard in _with_progress(opened, opened.tables(), len):
       problems.extend(columns.decode_problems(shard))
       samples.update(ladder_tables.samples(shard))
       yield ladder_tables.of_shard(
@@ -325,7 +327,7 @@ def ladder_source(
   return sources.Known(table, problems, is_graded_once=samples == {0})
 
 
-def _shown(
+def _with_progress(
     opened: split_on_disk.Split,
     parts: Iterable[Any],
     size: Callable[[Any], int],

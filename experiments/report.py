@@ -42,7 +42,12 @@ GALLERY_FILE = 'gallery.html'
 # What the time of a run does not depend on. A run whose other fields are those
 # of a variant with a measured time takes about as long.
 _OF_NO_TIME = (
-    *('seed', 'cost_metric', 'optimizer', 'multiplier', 'track', 'serving'),
+    'seed',
+    'cost_metric',
+    'optimizer',
+    'multiplier',
+    'track',
+    'serving',
 )
 _QUICKSTART = 'experiments/colab/quickstart.ipynb'
 

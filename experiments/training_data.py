@@ -323,7 +323,10 @@ def _streamed(
     split: split_on_disk.Split,
     protocol: protocols.Protocol,
 ) -> tuple[View, sources.Shards]:
-  """Returns the view of rollouts, and the rollouts as shards on disk."""
+  """Returns what training reads from rollouts that stay on the disk.
+
+  It is their view, measured over all files, and the files as one source.
+  """
   features, accounting = _observed(config, split, split.records)
   places, sizes = [], []
 

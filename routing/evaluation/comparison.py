@@ -84,7 +84,7 @@ def _budgets(arena: harness.Arena) -> dict[str, tuple[float, ...]]:
 
 
 def _num_problems(entries: Sequence[entries_lib.Entry]) -> int:
-  """Returns the number of test problems of a method's entries."""
+  """Returns how many test problems a method was evaluated on."""
   return entries[0].test.correct.shape[1]
 
 

@@ -367,7 +367,7 @@ class Service:
       question: writing_lib.Question,
       on_end: Callable[[], None] = lambda: None,
   ) -> AsyncIterator[writing_lib.Writing]:
-    """Lets a question be answered in its turn; ends it with the context.
+    """Answers a question when there is room; stops when the context is left.
 
     Args:
       question: the question.

@@ -134,7 +134,7 @@ class Writing:
       self._task.exception()  # Looked at, so that asyncio does not log it.
 
   async def _run(self) -> None:
-    """Waits for a turn, and answers."""
+    """Waits until a place for an answer is free, then writes the answer."""
     has_to_wait = self._service.room.is_full
     async with self._service.room.turn():
       self.record.begin(has_waited=has_to_wait)
