@@ -31,7 +31,7 @@ WORKDIR ?= runs/$(VARIANT)
 # worker on the same core saves little time and costs much processor time.
 JOBS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )))
 TESTS ?= tests
-TESTS_CLUSTER ?= $(wildcard tests/ray_*_test.py) tests/remote_shards_test.py \
+TESTS_CLUSTER ?= $(wildcard tests/ray_*_test.py tests/remote_*_test.py) \
   tests/sweep_launch_test.py
 TESTS_VLLM ?= $(wildcard tests/*vllm*_test.py)
 PIP_ARGS ?=

@@ -202,13 +202,15 @@ def collector(
       writer=writer,
       arguments=(
           # Relative paths are relative to another directory on other nodes.
-          functools.partial(_job, config, _absolute(workdir), split, kind),
+          functools.partial(
+              _job, config, str(files.absolute(workdir)), split, kind
+          ),
           manifest_lib.hash_json(settings),
           builders.billed_specs(config),
           builders.limits(config),
-          _absolute(directory),
+          str(files.absolute(directory)),
           config.collect.shard_size,
-          ray_nodes.origin(_absolute(workdir), asked.cpus),
+          ray_nodes.origin(str(files.absolute(workdir)), asked.cpus),
       ),
   )
   return collect_all, list, Notes(writer)
@@ -253,9 +255,3 @@ async def _collect_all(
       len(pool.written),
       ' and '.join(f'{x:,}' for x in wrote) or 0,
   )
-
-
-def _absolute(path: Any) -> str:
-  """Returns the absolute path of a directory that all nodes see."""
-  where = files.path(path)
-  return str(where.absolute() if files.is_local(where) else where)

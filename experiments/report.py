@@ -34,6 +34,7 @@ from routing.evaluation import page
 from routing.evaluation import plots
 from routing.evaluation import results as results_lib
 from routing.evaluation import tables
+from routing.shards import files
 from routing.shards import manifest as manifest_lib
 
 FILES = ('report.html', 'table.md', 'frontier.png', 'cost_metrics.png')
@@ -58,7 +59,7 @@ def load(workdir: pathlib.Path | str) -> Mapping[str, Any]:
   Raises:
     ValueError: if the file does not exist, or has another schema version.
   """
-  path = pathlib.Path(workdir) / evaluate.RESULTS_FILE
+  path = files.path(workdir) / evaluate.RESULTS_FILE
   if not path.exists():
     raise ValueError(
         f'{path} does not exist. Run experiments.evaluate '

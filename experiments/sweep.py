@@ -5,12 +5,14 @@ Plan:   the same with --dry_run, which lists the runs and runs nothing
 Data:   append --data=runs/arithmetic, a work directory that holds all data the runs need; they share it
 Slurm:  append --launcher=slurm, which writes an array script, one task a run, and prints how to submit it
 Ray:    append --launcher=ray, which runs them on the nodes of a cluster; `ray` of the configuration says where, and what a run needs
+Store:  --workdir=s3://bucket/sweep, with or without Ray (extra `remote`); --data may be there, too
 Search: where `sweep()` returns a space instead of a list, Optuna searches it (extra `sweep`); see experiments/sweep_search.py
 Resume: the same command; finished runs are kept, failed and interrupted ones run again.
 Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds; with `track`, rows/
 """  # noqa: E501  Commands stay on one line.
 
 from collections.abc import Mapping
+import contextlib
 import pathlib
 import runpy
 import shlex
@@ -24,6 +26,7 @@ from ml_collections import config_flags
 from experiments import command_line
 from experiments import plan_table
 from experiments import ray_collection
+from experiments import sweep_elsewhere
 from experiments import sweep_ray
 from experiments import sweep_runs
 from experiments import sweep_search
@@ -32,6 +35,7 @@ from experiments import sweep_table
 from experiments import sweep_tracking
 from experiments import tracking
 from experiments import workdirs
+from routing.shards import files
 from routing.shards import manifest as manifest_lib
 
 LOCK_FILE = 'tables.lock'  # Held while tables are written.
@@ -65,7 +69,7 @@ def shared(data: pathlib.Path | str) -> tuple[pathlib.Path, ...]:
   Raises:
     ValueError: if there are none, or one is incomplete.
   """
-  found = sorted(pathlib.Path(data).absolute().glob('*/*/manifest.json'))
+  found = sorted(files.absolute(data).glob('*/*/manifest.json'))
   if not found:
     raise ValueError(
         f'--data={data} holds no shards. Name a work directory in which data '
@@ -94,8 +98,12 @@ def collect(
   """
   # Tasks of an array job end side by side. One at a time: otherwise two would
   # write to one temporary file, and the tables of the one that has seen fewer
-  # runs could be the last.
-  with sweep_runs.only_one(sweep.workdir / LOCK_FILE):
+  # runs could be the last. An array job has no directory in an object store.
+  with (
+      sweep_runs.only_one(sweep.workdir / LOCK_FILE)
+      if files.is_local(sweep.workdir)
+      else contextlib.nullcontext()
+  ):
     rows = [
         {
             **{field: _plain(value) for field, value in run.overrides.items()},
@@ -123,6 +131,7 @@ def _open(
     program: str,
     data: str | None,
     match: str,
+    launcher: str,
 ) -> tuple[sweep_runs.Sweep, sweep_search.Search | None]:
   """Returns the sweep of the command line, and the search if it is one.
 
@@ -138,25 +147,32 @@ def _open(
   search = asked if isinstance(asked, sweep_search.Search) else None
   if search:
     sweep_search.check(search, config, match)
+  where = files.absolute(workdir)
+  if not files.is_local(where):
+    sweep_elsewhere.check(config, launcher, search is not None)
+  overrides = config_flags.get_override_values(flag)
+  directories = shared(data) if data else ()
+  if data and '://' in data:  # To which there can be no links.
+    directories, overrides = (), {**overrides, 'data.directory': data}
   sweep = sweep_runs.Sweep(
-      workdir=pathlib.Path(workdir).absolute(),
+      workdir=where,
       program=program,
       config=path,
-      overrides=config_flags.get_override_values(flag),
+      overrides=overrides,
       runs=() if search else sweep_runs.plan(config, asked),
-      shared=shared(data) if data else (),
+      shared=directories,
   )
   return sweep, search
 
 
 def _claim(config, workdir, program, data, search=None) -> None:
   """Makes the directory of the sweep, or checks that it is this sweep's."""
-  workdirs.claim(workdir, config)
+  workdirs.claim(workdir, config, may_be_elsewhere=True)
   # A sweep of another program or other data needs another directory.
   given = {'program': program, 'data': data}
   if search:
     given['search'] = sweep_search.lasting(search)
-  workdirs.claim(workdir, ml_collections.ConfigDict(given), 'sweep.json')
+  workdirs.claim(workdir, ml_collections.ConfigDict(given), 'sweep.json', True)
 
 
 def main(
@@ -170,13 +186,13 @@ def main(
     slurm: str,
 ) -> None:
   """Executes the sweep, writes the tables, and lists the runs that failed."""
-  sweep, search = _open(config, workdir, jobs, program, data, match)
+  sweep, search = _open(config, workdir, jobs, program, data, match, launcher)
   if launcher == 'slurm':
     _write_job(
         sweep, search, (config, workdir, program, data), jobs, match, slurm
     )
     return
-  where = ()
+  where = (sweep_elsewhere.attempt,)
   if launcher == 'ray':
     _refuse(search, 'ray')
     executor = sweep_ray.Executor(ray_collection.cluster(config))
@@ -237,8 +253,8 @@ def show_plan(
     slurm: str,
 ) -> None:
   """Prints which runs would be executed, and how long they take."""
-  del launcher, slurm
-  sweep, search = _open(config, workdir, jobs, program, data, match)
+  del slurm
+  sweep, search = _open(config, workdir, jobs, program, data, match, launcher)
   runs = sweep_runs.chosen(sweep, match)
   rows = [
       plan_table.Row(

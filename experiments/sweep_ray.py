@@ -1,7 +1,8 @@
 """Runs a sweep on the nodes of a Ray cluster, one task a run.
 
-Every node sees the directory of the sweep. A task does for its run what the
-sweep does here, `sweep_runs.attempt`. If its node dies, another continues.
+Every node sees the directory of the sweep, or it is in an object store. A task
+does for its run what the sweep does here, `sweep_elsewhere.attempt`. If its
+node dies, another continues the run.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 from typing import Any
 
+from experiments import sweep_elsewhere
 from experiments import sweep_runs
 from routing.distributed import cluster as cluster_lib
 
@@ -42,7 +44,7 @@ class Executor:
     self._waiting = []  # Of runs that have not ended.
 
   def execute(self, sweep: sweep_runs.Sweep, run: sweep_runs.Run) -> str:
-    """Executes a run and waits; called in threads. See `sweep_runs.attempt`."""
+    """Executes a run and waits; called in threads; see `sweep_runs.attempt`."""
     with self._lock:
       if self._is_over.is_set():
         return INTERRUPTED
@@ -72,10 +74,10 @@ class Executor:
 
 
 def _attempt(here: str, sweep: Any, run: Any) -> str:
-  """Executes one run on the node; see `sweep_runs.attempt`."""
+  """Executes one run on the node; see `sweep_elsewhere.attempt`."""
   os.chdir(here)
   # As `python -m` would: the run's program is found from here.
   os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([here, *sys.path]))
   # It looks up each second, since Ray's interrupt of a task does not end a wait
   # for a process.
-  return sweep_runs.attempt(sweep, run, is_hopeless=lambda: False)
+  return sweep_elsewhere.attempt(sweep, run, is_hopeless=lambda: False)

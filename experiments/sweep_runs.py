@@ -46,7 +46,7 @@ class Run:
 class Sweep:
   """All runs of a sweep, and how each is started.
 
-  workdir: of the sweep, absolute.
+  workdir: of the sweep, absolute; or in an object store.
   program: module that each run executes, such as 'experiments.pipeline'.
   config: the value of --config: a file and perhaps a variant.
   overrides: given on the command line of the sweep; they apply to every run.

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from routing.shards import files
 from routing.shards import manifest as manifest_lib
 
 # Old name -> current name, both dotted. `upgrade` handles one level of groups;
@@ -44,6 +45,7 @@ def claim(
     workdir: pathlib.Path | str,
     config: ml_collections.ConfigDict,
     name: str = 'config.json',
+    may_be_elsewhere: bool = False,
 ) -> pathlib.Path:
   """Makes a work directory for a configuration, or checks that it matches.
 
@@ -54,6 +56,7 @@ def claim(
     workdir: directory of the experiment.
     config: the configuration that the experiment runs with.
     name: file name of the saved configuration.
+    may_be_elsewhere: whether the directory may be in an object store.
 
   Returns:
     The absolute path of the directory.
@@ -63,13 +66,13 @@ def claim(
       first field that differs. Nothing is overwritten. Or if it is in an object
       store.
   """
-  if '://' in str(workdir):
+  if '://' in str(workdir) and not may_be_elsewhere:
     raise ValueError(
         f'--workdir={workdir} is in an object store, where only '
-        'experiments.collect writes. Read it with '
+        'experiments.collect and experiments.sweep write. Read it with '
         f'--config.data.directory={workdir}, and use a --workdir here.'
     )
-  directory = pathlib.Path(workdir).absolute()
+  directory = files.absolute(workdir)
   path = directory / name
   # Through JSON, so that tuples equal the lists that are read from the file.
   current = json.loads(config.to_json_best_effort())

@@ -99,7 +99,7 @@ RULES = (
         _STUDY + r'optimum .*', Leave('takes minutes', 'tests/optimum_test.py')
     ),
     Rule(
-        r'ray start.*|python .* --launcher=ray .*',
+        r'ray start.*|python (?!.*s3://).* --launcher=ray .*',
         Leave(
             'needs a cluster', 'stage cluster of .ci/run, tests/ray_*_test.py'
         ),
@@ -108,7 +108,7 @@ RULES = (
         r'python .*s3://bucket/.*',
         Leave(
             'needs an object store',
-            'stage cluster of .ci/run, tests/remote_shards_test.py',
+            'stage cluster of .ci/run, tests/remote_*_test.py',
         ),
     ),
     Rule(

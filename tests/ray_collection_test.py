@@ -1,13 +1,16 @@
 """Tests of `config.launcher='ray'` with the embedded pair: as collected here.
 
 The wall time of each step differs between any two collections; all else is
-compared bit by bit. A forward pass holds one request: in larger batches, the
-last bits of log-probabilities depend on which requests meet in a batch, with
-and without Ray.
+compared bit by bit, and so is what is trained on it. Nodes are killed at random
+meanwhile. A forward pass holds one request: in larger batches, the last bits of
+log-probabilities depend on which requests meet in a batch, with and without
+Ray.
 """
 
 import pathlib
+import random
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 import pytest
@@ -19,6 +22,7 @@ from experiments import train
 from routing.routers import learned
 from routing.shards import reader
 
+_NUM_PROBLEMS = 24
 _MEMORY = 100 * 2**20  # Bytes of each node's object store.
 
 
@@ -27,7 +31,7 @@ def _config(launcher, address=''):
   config = arithmetic.get_config('smoke')
   for route in config.routes:
     route['settings'].update(max_batch=1)
-  config.problems.update(train=12, select=8, prove=8, test=8)
+  config.problems.update(train=_NUM_PROBLEMS, select=8, prove=8, test=8)
   config.collect.update(shard_size=8, concurrency=4)
   config.update(num_steps=6, launcher=launcher)
   config.ray.update(address=address, problems=2)
@@ -52,28 +56,49 @@ def _rows(directory):
 @pytest.mark.slow
 class EmbeddedTest(absltest.TestCase):
 
-  def test_records_and_training_are_those_of_a_local_collection(self):
+  def test_killed_nodes_change_neither_records_nor_training(self):
     pytest.importorskip('ray', reason='Needs the extra `ray`.')
     import ray
     from ray import cluster_utils
 
-    nodes = cluster_utils.Cluster()
-    self.addCleanup(nodes.shutdown)
-    for _ in range(2):
-      nodes.add_node(
-          num_cpus=1, object_store_memory=_MEMORY, include_dashboard=False
-      )
+    cluster = cluster_utils.Cluster(
+        initialize_head=True,
+        head_node_args=dict(
+            num_cpus=0, object_store_memory=_MEMORY, include_dashboard=False
+        ),
+    )
+    self.addCleanup(cluster.shutdown)
     self.addCleanup(ray.shutdown)
+    add = lambda: cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
+    nodes, ends = [add(), add()], []
+    ray.init(address=cluster.address, log_to_driver=False)
+    # Drawn at random: nodes die after so many problems.
+    kills = sorted(random.Random(0).sample(range(2, _NUM_PROBLEMS - 4), 2))
+    note = ray_collection.Notes.add
+
+    def noted(notes, index, record):
+      note(notes, index, record)
+      ends.append(index)
+      if len(ends) in kills:
+        # The oldest, since an actor on a newer one may still be loading.
+        cluster.remove_node(nodes.pop(0), allow_graceful=False)
+        nodes.append(add())
+
+    self.enterContext(mock.patch.object(ray_collection.Notes, 'add', noted))
     found = {}
     for launcher in ('local', 'ray'):  # Compiled programs are kept for actors.
-      config = _config(launcher, nodes.address)
+      config = _config(launcher, cluster.address)
       workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-      rows = _rows(collect.collect_split(config, workdir, 'train'))
+      with self.assertLogs('absl', 'INFO') as logs:
+        rows = _rows(collect.collect_split(config, workdir, 'train'))
       config.launcher = 'local'
       collect.collect_split(config, workdir, 'select')
       train.train_all(config, workdir)
       weights = train.run_directory(workdir, 0) / learned.ARRAYS_FILE
       found[launcher] = rows, weights.read_bytes()
+    self.assertCountEqual(ends, range(_NUM_PROBLEMS))  # Each ended once.
+    deaths = [x for x in logs.output if 'actor died; another' in x]
+    self.assertLen(deaths, len(kills))
     self.assertEqual(found['ray'][0], found['local'][0])
     self.assertEqual(found['ray'][1], found['local'][1])
 

@@ -1,15 +1,7 @@
 """Tests of shards in S3, on moto's server; of collection into them by Ray."""
 
-import contextlib
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from unittest import mock
-import urllib.request
 
 from absl.testing import absltest
 import pytest
@@ -18,33 +10,12 @@ from routing.shards import files
 from routing.shards import reader
 from routing.shards import writer as writer_lib
 from tests import ray_pool_test
+from tests import s3_stand_in
 from tests import scripted_pair
 
 pytest.importorskip('s3fs', reason='Needs the extra `remote`.')
 pytest.importorskip('upath', reason='Needs the extra `remote`.')
 pytest.importorskip('moto', reason='Needs the extra `stand-ins`.')
-
-
-@contextlib.contextmanager
-def server():
-  """Runs moto's server; yields its address."""
-  with socket.socket() as found:
-    found.bind(('127.0.0.1', 0))
-    port = found.getsockname()[1]
-  command = [sys.executable, '-m', 'moto.server', '-p', str(port)]
-  child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=-3)
-  url = f'http://127.0.0.1:{port}'
-  try:
-    for _ in range(300):
-      try:
-        urllib.request.urlopen(f'{url}/moto-api/').close()
-        break
-      except OSError:
-        time.sleep(0.1)
-    yield url
-  finally:
-    child.terminate()
-    child.wait()
 
 
 @pytest.mark.slow
@@ -53,14 +24,7 @@ class S3Test(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    url = cls.enterClassContext(server())
-    given = dict(
-        AWS_ENDPOINT_URL=url,
-        AWS_ACCESS_KEY_ID='test',
-        AWS_SECRET_ACCESS_KEY='test',
-        AWS_DEFAULT_REGION='us-east-1',
-    )
-    cls.enterClassContext(mock.patch.dict(os.environ, given))
+    cls.enterClassContext(s3_stand_in.server())
     files.path('s3://shards').mkdir()
     cls.local = pathlib.Path(
         cls.enterClassContext(tempfile.TemporaryDirectory())

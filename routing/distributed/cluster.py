@@ -49,7 +49,8 @@ def start(asked: Cluster) -> Any:
     except ConnectionError as error:
       raise ValueError(
           f'ray.address is {asked.address!r}: {error} Start one with `ray '
-          "start --head`, or set ray.address='' for this machine alone."
+          "start --head`, or set ray.address='' for this machine alone. A "
+          'cluster that asks for a token needs RAY_AUTH_MODE=token here.'
       ) from error
   return ray
 

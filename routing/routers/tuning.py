@@ -1,12 +1,16 @@
 """Chooses the hyper-parameters of a supervised learner on `select` problems."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from concurrent import futures
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from routing.outcomes import sources
 from routing.routers import learners
@@ -55,8 +59,11 @@ def tune(
         'the number of settings of this learner.'
     )
   best, chosen, values = None, None, []
-  for setting in learner.settings[:num_trials]:
-    found = learner.fit(data, setting=setting, **fields)
+  settings = learner.settings[:num_trials]
+  fits = _side_by_side(
+      lambda setting: learner.fit(data, setting=setting, **fields), settings
+  )
+  for setting, found in zip(settings, fits, strict=True):
     values.append(float(value(found)))
     on_trial()
     # `argmax` gives the first of equal values. Only the best fit stays in
@@ -64,3 +71,28 @@ def tune(
     if np.argmax(values) == len(values) - 1:
       best, chosen = found, setting
   return Tuned(best, chosen, values)
+
+
+def _side_by_side(
+    fit: Callable[[Mapping[str, Any]], Sequence[sources.Family]],
+    settings: Sequence[Mapping[str, Any]],
+) -> Iterator[Sequence[sources.Family]]:
+  """Yields the fit of each setting, in order; one is made on each core.
+
+  Trees are fitted by many short loops. On several cores each loop waits for its
+  slowest thread, so that two fits beside each other take about two thirds of
+  the time that they take in turn.
+  """
+  cores = os.cpu_count() or 1
+  workers = min(len(settings), cores)
+  pool = futures.ThreadPoolExecutor(
+      workers,
+      # The number of OpenMP's threads is a property of the thread that asks.
+      initializer=lambda: threadpoolctl.threadpool_limits(
+          cores // workers, user_api='openmp'
+      ),
+  )
+  try:
+    yield from pool.map(fit, settings)
+  finally:
+    pool.shutdown(cancel_futures=True)

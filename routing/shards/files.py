@@ -29,6 +29,12 @@ def path(given: pathlib.Path | str) -> pathlib.Path:
     ) from error
 
 
+def absolute(given: pathlib.Path | str) -> pathlib.Path:
+  """Returns a path that is the same from every directory of this machine."""
+  where = path(given)
+  return where.absolute() if is_local(where) else where
+
+
 def is_local(where: pathlib.Path) -> bool:
   """Returns whether a path is in a file system of this machine."""
   return isinstance(where, pathlib.Path)

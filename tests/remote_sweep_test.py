@@ -1,0 +1,169 @@
+"""Tests of commands whose directories are in S3, on moto's server."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+from pyarrow import parquet
+import pytest
+
+from routing.shards import files
+from routing.shards import reader
+from tests import s3_stand_in
+
+pytest.importorskip('s3fs', reason='Needs the extra `remote`.')
+pytest.importorskip('upath', reason='Needs the extra `remote`.')
+pytest.importorskip('moto', reason='Needs the extra `stand-ins`.')
+
+_ROOT = pathlib.Path(__file__).parents[1]
+# Fails for seed 7 until there is a file `fixed`; counts its attempts.
+_STAGE = """
+import pathlib, sys
+from tests import fake_stage
+
+given = dict(word.lstrip('-').split('=', 1) for word in sys.argv[1:])
+seed, folder = int(given['config.seed']), pathlib.Path(given['workdir'])
+if seed == 7 and not pathlib.Path('fixed').exists():
+  with (folder / 'attempts.txt').open('a') as file:
+    file.write('failed')
+  sys.exit('Seed 7 is no good.')
+fake_stage.work(float(given['config.level']), seed, folder)
+"""
+_CONFIG = """
+import ml_collections
+
+
+def get_config():
+  return ml_collections.ConfigDict(dict(
+      seed=0, level=0.5, track='', launcher='local'
+  ))
+
+
+def sweep():
+  return [dict(level=0.5, seed=x) for x in (0, 7)]
+"""
+# The main job, as small as it can be.
+_REAL = """
+from configs import arithmetic
+
+
+def get_config(variant='smoke'):
+  config = arithmetic.get_config('smoke')
+  config.problems.update(train=12, select=8, prove=8, test=8)
+  config.protocol.max_decisions = 3
+  for route in config.routes:
+    route['settings'].update(max_batch=8, num_slots=8)
+  config.collect.concurrency = 8
+  config.calibration.alphas = (0.2,)
+  config.evaluation.update(
+      learners=(), num_live=0, resamples=20, num_coverage_samples=0
+  )
+  return config
+
+
+def sweep():
+  return [{'train_seeds': (3,)}]
+"""
+
+
+@pytest.mark.slow
+class S3Test(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.enterClassContext(s3_stand_in.server())
+    files.path('s3://runs').mkdir()
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+  def _run(self, module, *arguments):
+    """A command as a user types it; returns its exit code and its words."""
+    done = subprocess.run(
+        [sys.executable, '-m', module, *arguments],
+        cwd=self.folder,
+        env={**os.environ, 'PYTHONPATH': f'{self.folder}:{_ROOT}'},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+  def _sweep(self, config, workdir, *arguments):
+    (self.folder / 'config.py').write_text(config)
+    return self._run(
+        'experiments.sweep',
+        '--config=config.py',
+        f'--workdir={workdir}',
+        *arguments,
+    )
+
+  def test_a_failed_run_is_continued_from_what_it_has_left_there(self):
+    (self.folder / 'stage.py').write_text(_STAGE)
+    workdir = files.path('s3://runs/failing')
+    code, said = self._sweep(_CONFIG, workdir, '--program=stage')
+    self.assertEqual(code, 1, said)
+    self.assertIn('1 of 2 runs failed', said)
+    self.assertIn('Seed 7 is no good.', said)
+    marks = {x.name for x in (workdir / 'finished').iterdir()}
+    self.assertEqual(marks, {'level=0.5,seed=0.json'})
+    (self.folder / 'fixed').touch()
+    code, said = self._sweep(_CONFIG, workdir, '--program=stage')
+    self.assertEqual(code, 0, said)
+    self.assertIn('2 runs of stage, 1 at a time; 1 are done', said)
+    attempts = (workdir / 'runs/level=0.5,seed=7/attempts.txt').read_text()
+    self.assertStartsWith(attempts, 'failed')
+    self.assertLen(attempts.removeprefix('failed').split(), 1)
+    log = (workdir / 'logs/level=0.5,seed=7.txt').read_text()
+    self.assertEqual(log.count('Seed 7 is no good.'), 1)
+    with (workdir / 'runs.parquet').open('rb') as file:
+      rows = parquet.read_table(file).to_pylist()
+    self.assertEqual([row['area'] for row in rows], [0.5, None])
+    # Nothing is left to do, and the same table is written again.
+    code, said = self._sweep(_CONFIG, workdir, '--program=stage', '--dry_run')
+    self.assertEqual(code, 0, said)
+
+  def test_what_needs_locks_or_appends_is_refused(self):
+    for arguments, words in (
+        (('--launcher=slurm',), '--launcher=slurm; allowed there: lists of'),
+        (('--config.track=tensorboard',), "track is 'tensorboard' and"),
+    ):
+      code, said = self._sweep(_CONFIG, 's3://runs/refused', *arguments)
+      self.assertEqual(code, 1, said)
+      self.assertIn(words, said)
+    self.assertFalse(files.path('s3://runs/refused').exists())
+
+  def test_collection_sweep_and_tables_by_ray(self):
+    pytest.importorskip('ray', reason='Needs the extra `ray`.')
+    (self.folder / 'config.py').write_text(_REAL)
+    data, workdir = 's3://runs/data', 's3://runs/real'
+    for split in ('train', 'select', 'prove', 'test'):
+      code, said = self._run(
+          'experiments.collect',
+          '--config=config.py',
+          f'--workdir={data}',
+          f'--split={split}',
+          f'--config.launcher={"ray" if split == "train" else "local"}',
+      )
+      self.assertEqual(code, 0, said)
+    self.assertLen(reader.read_ladders(f'{data}/shards/train'), 12)
+    code, said = self._sweep(_REAL, workdir, f'--data={data}', '--launcher=ray')
+    self.assertEqual(code, 0, said)
+    home = files.path(workdir)
+    (run,) = (home / 'runs').iterdir()
+    results = json.loads((run / 'results.json').read_text())
+    self.assertEqual(results['num_problems']['test'], 8)
+    self.assertEqual(results['config']['data']['directory'], data)
+    self.assertIn('| 1 |', (home / 'table.md').read_text())
+    found = {x.name for x in run.iterdir()}
+    self.assertContainsSubset({'report.html', 'runs', 'results.json'}, found)
+    self.assertNoCommonElements({'compiled', 'shards'}, found)
+
+
+if __name__ == '__main__':
+  absltest.main()
