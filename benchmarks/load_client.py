@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
+import random
 import time
 from typing import Any
 
@@ -170,6 +171,31 @@ async def ask_all(
 
     await asyncio.gather(*(work() for _ in range(streams)))
   return replies
+
+
+async def ask_as_they_come(
+    url: str,
+    bodies: Sequence[Mapping[str, Any]],
+    rate: float,
+    draw: random.Random,
+) -> list[Reply]:
+  """Sends requests at random times, as from many users; returns their replies.
+
+  None waits for another: where `ask_all` keeps a number of streams open, this
+  keeps a mean number of requests a second.
+
+  Args:
+    url: of the endpoint.
+    bodies: of the requests.
+    rate: requests a second, of a Poisson process.
+    draw: of the times between requests.
+  """
+  async with client() as session:
+    asked = []
+    for body in bodies:
+      asked.append(asyncio.create_task(ask(session, url, body)))
+      await asyncio.sleep(draw.expovariate(rate))
+    return await asyncio.gather(*asked)
 
 
 def client() -> aiohttp.ClientSession:

@@ -13,15 +13,16 @@ driver's own. Measured are
   chunks, and waiting for whatever else the event loop does meanwhile, for other
   answers too. Not counted are the queue, and the last chunk itself. The steps
   of one request for the rest of an answer share its time equally;
-- the same with one stream at a time, where nothing is shared;
+- the same with one stream at a time, where nothing is shared; and with requests
+  that come at random times, as many a second as are 70 % of what it can answer;
 - streams that were lost, mixed up (another question's answer) or different in
   text; models round otherwise in batches of other sizes;
 - the memory of the process, sampled four times a second;
 - each model alone through the same service: what routing costs besides.
 
 Where vLLM is installed, `benchmarks.serving_beside` follows. The last line is a
-JSON object: `added_p50` and `added_p99` under load, `added_alone_p50` and
-`added_alone_p99`, `lost`, `peak_mib`, and more. If an answer was lost or mixed
+JSON object: `added_p50` and `added_p99` under load, the same for `added_alone`
+and `added_coming`, `lost`, `peak_mib`, and more. If an answer was lost or mixed
 up, the command then ends with an error.
 """
 
@@ -54,6 +55,7 @@ from routing.routers import learned
 _POINT = 'loss<=0.1@0.9'
 _SETTINGS = {'concurrency': 256, 'queue': 100_000}
 _ALONE = 50  # Requests one at a time, at most.
+_BUSY = 0.7  # Of what it can do, where requests come at random times.
 
 
 @dataclasses.dataclass
@@ -165,7 +167,7 @@ class Side:
       self, model: str, asked: Sequence[int], streams: int | None = None
   ) -> tuple[list[load_client.Reply], dict[str, float], Memory]:
     """Asks a model; returns the replies, rates, and the server's memory."""
-    bodies = [load_client.chat(model, self._questions[i]) for i in asked]
+    bodies = self._bodies(model, asked)
     memory, count = Memory(), load_client.Count(len(bodies))
 
     async def run():
@@ -192,6 +194,23 @@ class Side:
     }
     memory.samples.append((1.0, self._process.memory_info().rss / 2**20))
     return replies, rates, memory
+
+  def ask_as_they_come(
+      self, model: str, asked: Sequence[int], rate: float
+  ) -> list[load_client.Reply]:
+    """Asks a model at random times, `rate` a second; returns the replies."""
+    return asyncio.run(
+        load_client.ask_as_they_come(
+            self._running.url + load_client.CHAT,
+            self._bodies(model, asked),
+            rate,
+            random.Random(0),
+        )
+    )
+
+  def _bodies(self, model: str, asked: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns the requests for some questions."""
+    return [load_client.chat(model, self._questions[i]) for i in asked]
 
   def _busy(self) -> float:
     """Returns the processor seconds of the server so far."""
@@ -236,14 +255,18 @@ def measure(
       side.ask(name, (asked * 256)[: min(256, 2 * num_requests)])
     alone, _, _ = side.ask(model, some[:_ALONE], streams=1)
     replies, rates, memory = side.ask(model, asked)
+    rate = _BUSY * rates['answers_per_second']
+    coming = side.ask_as_they_come(model, some, rate)
     plain = {name: side.ask(name, some)[1] for name in ('small', 'large')}
-  under_load, without = added(replies), added(alone)
+  under_load, without, as_they_come = map(added, (replies, alone, coming))
   return {
       'added_p50': under_load['p50'],
       'added_p99': under_load['p99'],
       'added_alone_p50': without['p50'],
       'added_alone_p99': without['p99'],
-      **compared(asked, replies, wanted),
+      'added_coming_p50': as_they_come['p50'],
+      'added_coming_p99': as_they_come['p99'],
+      **compared([*asked, *some], [*replies, *coming], wanted),
       **memory.to_json(),
       'requests': num_requests,
       'streams': streams,
@@ -251,6 +274,7 @@ def measure(
       'distinct_answers': len(set(wanted)),
       'under_load': under_load,
       'alone': without,
+      'coming': as_they_come | {'requests_per_second': rate},
       'router': rates,
       **plain,
   }

@@ -13,9 +13,10 @@ With `--apart` the two servers of vLLM share the last core, and everything else
 has the others. So the models take no time from the service, as where they run
 on other machines or on a GPU.
 
-Every side answers first one question at a time, then several streams. Sides
-take turns in rounds, and no question comes twice, so that no side profits from
-another's cache.
+Every side answers first one question at a time, then several streams, then
+questions that come at random times, as many a second as are `_BUSY` of what it
+has answered a second with several streams. Sides take turns in rounds, and no
+question comes twice, so that no side profits from another's cache.
 """
 
 import asyncio
@@ -23,9 +24,11 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
+import random
 import subprocess
 import time
 from typing import Any
@@ -50,7 +53,10 @@ from routing.routers import learned
 _POINT = 'cost<=0.5'
 _STREAMS, _ROUNDS = 16, 4
 _WITHOUT_KEY = 'LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY'
-_ALONE = 0.25  # Share of the requests that are made one at a time.
+# Shares of the requests that are made one at a time, and with several streams;
+# the others come at random times.
+_ALONE, _TOGETHER = 0.2, 0.4
+_BUSY = 0.7  # Of what a side can do, where requests come at random times.
 
 
 def untrained_router(
@@ -153,40 +159,74 @@ def take_turns(
     num_requests: number of requests to each side.
     max_tokens: of an answer.
   """
-  left = iter(questions)
-  alone = {name: [] for name in sides}
-  together = {name: [] for name in sides}
-  seconds = dict.fromkeys(sides, 0.0)
+  left, draw = iter(questions), random.Random(0)
+  found = {name: _Replies() for name in sides}
   per_round = max(num_requests // _ROUNDS, 1)
+  parts = [
+      max(round(share * per_round), 1)
+      for share in (_ALONE, _TOGETHER, 1 - _ALONE - _TOGETHER)
+  ]
   for _ in range(_ROUNDS):
-    for streams, share, into in (
-        (1, _ALONE, alone),
-        (_STREAMS, 1 - _ALONE, together),
-    ):
+    for kind, count in zip(('alone', 'together', 'coming'), parts, strict=True):
       for name, (url, model) in sides.items():
-        bodies = [
-            _body(model, next(left), max_tokens)
-            for _ in range(max(round(share * per_round), 1))
-        ]
-        start = time.perf_counter()
-        into[name] += asyncio.run(
-            load_client.ask_all(
-                url + load_client.COMPLETIONS, bodies, streams=streams
-            )
-        )
-        if streams > 1:
-          seconds[name] += time.perf_counter() - start
-  return {
-      name: {
-          'lost': sum(not x.is_whole for x in alone[name] + together[name]),
-          'latency_p50': _median(alone[name], lambda x: x.seconds),
-          'first_text_p50': _median(alone[name], lambda x: x.first),
-          'latency_p50_together': _median(together[name], lambda x: x.seconds),
-          'answers_per_second': len(together[name]) / seconds[name],
-          **_added(alone[name], together[name]),
-      }
-      for name in sides
-  }
+        bodies = [_body(model, next(left), max_tokens) for _ in range(count)]
+        found[name].ask(kind, url + load_client.COMPLETIONS, bodies, draw)
+  return {name: replies.to_json() for name, replies in found.items()}
+
+
+@dataclasses.dataclass
+class _Replies:
+  """What one side has answered: one at a time, several, and at random times.
+
+  seconds: that the streams took in all.
+  """
+
+  alone: list[load_client.Reply] = dataclasses.field(default_factory=list)
+  together: list[load_client.Reply] = dataclasses.field(default_factory=list)
+  coming: list[load_client.Reply] = dataclasses.field(default_factory=list)
+  seconds: float = 0.0
+
+  @property
+  def rate(self) -> float:
+    """Answers a second, with several streams."""
+    return len(self.together) / self.seconds
+
+  def ask(
+      self,
+      kind: str,
+      url: str,
+      bodies: Sequence[dict[str, Any]],
+      draw: random.Random,
+  ) -> None:
+    """Sends requests in one of the three ways, which have been together."""
+    start = time.perf_counter()
+    if kind == 'coming':
+      asking = load_client.ask_as_they_come(
+          url, bodies, _BUSY * self.rate, draw
+      )
+    else:
+      streams = 1 if kind == 'alone' else _STREAMS
+      asking = load_client.ask_all(url, bodies, streams=streams)
+    getattr(self, kind).extend(asyncio.run(asking))
+    if kind == 'together':
+      self.seconds += time.perf_counter() - start
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns what is printed."""
+    every = [*self.alone, *self.together, *self.coming]
+    found = {
+        'lost': sum(not x.is_whole for x in every),
+        'latency_p50': _median(self.alone, lambda x: x.seconds),
+        'first_text_p50': _median(self.alone, lambda x: x.first),
+        'latency_p50_together': _median(self.together, lambda x: x.seconds),
+        'latency_p50_coming': _median(self.coming, lambda x: x.seconds),
+        'answers_per_second': self.rate,
+    }
+    # What the service says that it has added to each step; others say nothing.
+    if any(x.routing for x in self.alone):
+      for name in ('alone', 'together', 'coming'):
+        found[f'added_{name}'] = serving.added(getattr(self, name))
+    return found
 
 
 def _median(
@@ -194,18 +234,6 @@ def _median(
     of: Callable[[load_client.Reply], float],
 ) -> float:
   return float(np.median(list(map(of, replies))))
-
-
-def _added(
-    alone: Sequence[load_client.Reply], together: Sequence[load_client.Reply]
-) -> dict[str, Any]:
-  """Returns what the service says that it has added to each step."""
-  if not any(x.routing for x in alone):
-    return {}
-  return {
-      'added_alone': serving.added(alone),
-      'added_together': serving.added(together),
-  }
 
 
 def measure(

@@ -30,6 +30,9 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
       routers=(),  # Names of routing/routers/registry.py; () = all.
       num_trials=6,  # Settings of each router tried on `select`.
       policy_settings=POLICY_SETTINGS,
+      # Work directories of runs on the same problems and models whose policies
+      # are further rows, e.g. trained in `redraft`; one of each protocol.
+      trained=(),
       grid_size=100,  # Thresholds per family, from -inf to inf.
       # Directory of a sentence encoder for routers of whole questions; '' =
       # hashed n-grams. Its tokens are charged.

@@ -30,6 +30,7 @@ import numpy as np
 from experiments import collect
 from experiments import command_line
 from experiments import compared_problems
+from experiments import compared_runs
 from experiments import dry_run
 from experiments import plan_table
 from experiments import settings
@@ -208,11 +209,14 @@ def _evaluate_all(
   memory.keep_freed()
   problems = compared_problems.Problems(config, workdir)
   arena = problems.arena()
+  runs = compared_runs.methods(
+      config, {x: arena.alone[x].problems for x in ('select', 'test')}
+  )
   folder = workdir / FOLDER / 'entries'
   folder.mkdir(parents=True, exist_ok=True)
   entries, methods, left_out = {}, {}, {}
-  for name in names:
-    method = registry.load(name)
+  for name in [*names, *runs]:
+    method = runs[name] if name in runs else registry.load(name)
     if name == style.REFERENCE:
       method = problems.policy()
     key = _key(problems, method)
@@ -329,8 +333,9 @@ def show_plan(
   base = compared_problems.base(config)
   folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
   rows = stage_plans.train_rows(base, workdir)
-  for name in names:
-    choices = registry.load(name).settings
+  runs = compared_runs.methods(config)
+  for name in [*names, *runs]:
+    choices = (runs[name] if name in runs else registry.load(name)).settings
     if name == style.REFERENCE:
       choices = config.compare.policy_settings
     tried = min(config.compare.num_trials, max(len(choices), 1))

@@ -1,6 +1,7 @@
 """Many streams at once, a bounded queue, and a stop in the middle of it."""
 
 import asyncio
+import random
 from unittest import mock
 
 from absl.testing import absltest
@@ -43,6 +44,19 @@ class LoadTest(router_server.ServedCase):
     self.assertTrue(all(reply.is_whole for reply in replies))
     self.assertEqual([reply.text for reply in replies], texts)
     self.assertLen(set(texts), 200)  # Or a mix-up would not be seen.
+
+  def test_requests_at_random_times_wait_for_no_other(self):
+    engines = scripted_pair.make_engines(2, delay=0.5)
+    running, _ = self.serve(engines=engines, concurrency=64)
+    bodies, texts = _bodies(30)
+    replies = asyncio.run(
+        load_client.ask_as_they_come(
+            running.url + load_client.CHAT, bodies, 100.0, random.Random(0)
+        )
+    )
+    self.assertEqual([reply.text for reply in replies], texts)
+    # In turn, the last would have waited for 29 others.
+    self.assertLess(max(reply.first for reply in replies), 29 * 0.5)
 
   def test_the_queue_is_bounded_and_what_is_accepted_is_answered(self):
     engines = scripted_pair.make_engines(2, delay=0.02)

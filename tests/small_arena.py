@@ -22,6 +22,7 @@ from routing.routers import informants
 from routing.routers import learned
 from routing.routers import router
 from routing.tasks import prompt
+from routing.tasks import seen as seen_lib
 from tests import scripted_pair
 
 SIZES = dict(train=40, select=24, test=16)
@@ -146,7 +147,7 @@ def sample(split, protocol, embed=None):
   )
 
 
-def untrained(seed, setting=None):
+def untrained(seed, setting=None, protocol=router.PEEK, seen=seen_lib.UNKNOWN):
   """Returns a learned router with random weights for this pair."""
   del setting
   fields = dict(kind='mlp', hidden=(5,), dropout=0.0)
@@ -165,7 +166,7 @@ def untrained(seed, setting=None):
       specs=scripted_pair.SPECS[:NUM_ROUTES],
       metric=ACCOUNTING.metric,
       reference=ACCOUNTING.reference,
-      protocol=router.PEEK,
+      protocol=protocol,
       features=FEATURES,
       network=fields,
       form='budget',
@@ -174,7 +175,7 @@ def untrained(seed, setting=None):
   statistics = standardize.Statistics(
       np.zeros(size, np.float32), np.ones(size, np.float32)
   )
-  return learned.LearnedRouter(card, params, statistics)
+  return learned.LearnedRouter(card, params, statistics, seen=seen)
 
 
 def answering(seed=0, engines=make_engines):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from routing import protocols
 from routing import types
 from routing.outcomes import table as table_lib
 from routing.routers import families
@@ -24,6 +25,8 @@ from routing.routers import router as router_lib
 # Rates at which the random routers hand over. They are denser at small rates:
 # the probability of ever handing over, 1 - (1 - rate)^T, rises fastest there.
 RATES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
+# Thresholds of a policy that answers live, besides the two extremes.
+NUM_THRESHOLDS = 10
 _OF_DRAFTS = router_lib.Needs(router_lib.PEEK, log_probs=True)
 _OF_NOTHING = router_lib.Needs(router_lib.COMMIT)
 
@@ -57,6 +60,53 @@ def policy(
 
 
 POLICY = policy()
+
+
+def trained(
+    name: str,
+    protocol: protocols.Protocol,
+    routers: Mapping[int, learned.LearnedRouter],
+) -> router_lib.Method:
+  """Returns policies that were trained in a run of their own as a method.
+
+  Args:
+    name: of the method.
+    protocol: that they were trained in.
+    routers: training seed -> the router.
+  """
+
+  def fit(train, *, setting, seed):
+    del setting
+    router = routers[seed]
+    card = router.card
+    _check_same(
+        'models', card.specs, train.accounting.specs[: train.num_routes]
+    )
+    _check_same('cost metric', card.metric, train.metric)
+    _check_same('features', card.features, train.features)
+    found = families.policies(router)
+    if protocol.name == 'escalate':
+      return found
+    # Ladders do not say what such a router does, but which scores are usual.
+    return [
+        AtKnobs(x, tuple(train.source.grid(x, NUM_THRESHOLDS)[::-1].tolist()))
+        for x in found
+    ]
+
+  def _check_same(what: str, theirs: Any, ours: Any) -> None:
+    if theirs != ours:
+      raise ValueError(
+          f'{name} was trained with other {what} than the comparison has: '
+          f'{theirs}, here {ours}.'
+      )
+
+  hashes = [routers[seed].checkpoint_hash for seed in sorted(routers)]
+  return router_lib.Method(
+      name,
+      router_lib.Needs(protocol, log_probs=True),
+      fit,
+      (dict(checkpoints=hashes),),  # Part of what an entry depends on.
+  )
 
 
 def learner(name: str) -> router_lib.Method:
