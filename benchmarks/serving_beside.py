@@ -52,6 +52,8 @@ from routing.routers import learned
 
 _POINT = 'cost<=0.5'
 _STREAMS, _ROUNDS = 16, 4
+# Questions to each side before anything is measured: one of each kind a round.
+_WARM_UP = 3 * _ROUNDS
 _WITHOUT_KEY = 'LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY'
 # Shares of the requests that are made one at a time, and with several streams;
 # the others come at random times.
@@ -256,7 +258,7 @@ def measure(
   ours = arithmetic_vllm.get_config()
   builders.set_environment(ours)
   config = arithmetic_servers.get_config()
-  config.problems.test = 4 * (num_requests + 2 * _ROUNDS + 8)
+  config.problems.test = 4 * (num_requests + 2 * _WARM_UP)
   questions = [x.question for x in builders.problems(config, 'test')]
   untrained_router(config).save(home / 'router')
   words = [f'--config={arithmetic_servers.__file__}']
@@ -291,5 +293,5 @@ def measure(
     sides['large'] = service.url, 'large'
     sides['router'] = service.url, f'router@{_POINT}'
     limit = builders.sampling(config).max_tokens
-    take_turns(sides, questions[-8 * len(sides) :], 4, limit)  # Warms up.
+    take_turns(sides, questions[-_WARM_UP * len(sides) :], _ROUNDS, limit)
     return take_turns(sides, questions, num_requests, limit)
