@@ -178,8 +178,8 @@ async def ask_as_they_come(
     bodies: Sequence[Mapping[str, Any]],
     rate: float,
     draw: random.Random,
-) -> list[Reply]:
-  """Sends requests at random times, as from many users; returns their replies.
+) -> tuple[list[Reply], float]:
+  """Sends requests at random times, as from many users.
 
   None waits for another: where `ask_all` keeps a number of streams open, this
   keeps a mean number of requests a second.
@@ -187,15 +187,21 @@ async def ask_as_they_come(
   Args:
     url: of the endpoint.
     bodies: of the requests.
-    rate: requests a second, of a Poisson process.
+    rate: requests a second, of a Poisson process; above 0.
     draw: of the times between requests.
+
+  Returns:
+    The replies, and how many requests a second were sent.
   """
   async with client() as session:
-    asked = []
+    asked, start, due = [], time.perf_counter(), 0.0
     for body in bodies:
+      # By the clock: what this loop is late does not add up.
+      await asyncio.sleep(start + due - time.perf_counter())
       asked.append(asyncio.create_task(ask(session, url, body)))
-      await asyncio.sleep(draw.expovariate(rate))
-    return await asyncio.gather(*asked)
+      due += draw.expovariate(rate)
+    seconds = time.perf_counter() - start
+    return await asyncio.gather(*asked), len(asked) / seconds
 
 
 def client() -> aiohttp.ClientSession:

@@ -13,8 +13,9 @@ driver's own. Measured are
   chunks, and waiting for whatever else the event loop does meanwhile, for other
   answers too. Not counted are the queue, and the last chunk itself. The steps
   of one request for the rest of an answer share its time equally;
-- the same with one stream at a time, where nothing is shared; and with requests
-  that come at random times, as many a second as are 70 % of what it can answer;
+- the same with one stream at a time, where nothing is shared; and for half a
+  minute with requests that come at random times, as many as are 70 % of what it
+  can answer;
 - streams that were lost, mixed up (another question's answer) or different in
   text; models round otherwise in batches of other sizes;
 - the memory of the process, sampled four times a second;
@@ -31,6 +32,7 @@ from collections.abc import Sequence
 import dataclasses
 import importlib.util
 import json
+import math
 import pathlib
 import random
 import tempfile
@@ -55,7 +57,8 @@ from routing.routers import learned
 _POINT = 'loss<=0.1@0.9'
 _SETTINGS = {'concurrency': 256, 'queue': 100_000}
 _ALONE = 50  # Requests one at a time, at most.
-_BUSY = 0.7  # Of what it can do, where requests come at random times.
+# Where requests come at random times: the share of what it can do; how long.
+_BUSY, _SECONDS = 0.7, 30.0
 
 
 @dataclasses.dataclass
@@ -197,8 +200,8 @@ class Side:
 
   def ask_as_they_come(
       self, model: str, asked: Sequence[int], rate: float
-  ) -> list[load_client.Reply]:
-    """Asks a model at random times, `rate` a second; returns the replies."""
+  ) -> tuple[list[load_client.Reply], float]:
+    """Asks a model at random times; see `load_client.ask_as_they_come`."""
     return asyncio.run(
         load_client.ask_as_they_come(
             self._running.url + load_client.CHAT,
@@ -256,7 +259,8 @@ def measure(
     alone, _, _ = side.ask(model, some[:_ALONE], streams=1)
     replies, rates, memory = side.ask(model, asked)
     rate = _BUSY * rates['answers_per_second']
-    coming = side.ask_as_they_come(model, some, rate)
+    late = (asked * math.ceil(_SECONDS * rate))[: math.ceil(_SECONDS * rate)]
+    coming, rate = side.ask_as_they_come(model, late, rate)
     plain = {name: side.ask(name, some)[1] for name in ('small', 'large')}
   under_load, without, as_they_come = map(added, (replies, alone, coming))
   return {
@@ -266,7 +270,7 @@ def measure(
       'added_alone_p99': without['p99'],
       'added_coming_p50': as_they_come['p50'],
       'added_coming_p99': as_they_come['p99'],
-      **compared([*asked, *some], [*replies, *coming], wanted),
+      **compared([*asked, *late], [*replies, *coming], wanted),
       **memory.to_json(),
       'requests': num_requests,
       'streams': streams,

@@ -201,15 +201,16 @@ class _Replies:
       draw: random.Random,
   ) -> None:
     """Sends requests in one of the three ways, which have been together."""
-    start = time.perf_counter()
     if kind == 'coming':
-      asking = load_client.ask_as_they_come(
-          url, bodies, _BUSY * self.rate, draw
+      found, _ = asyncio.run(
+          load_client.ask_as_they_come(url, bodies, _BUSY * self.rate, draw)
       )
-    else:
-      streams = 1 if kind == 'alone' else _STREAMS
-      asking = load_client.ask_all(url, bodies, streams=streams)
-    getattr(self, kind).extend(asyncio.run(asking))
+      self.coming += found
+      return
+    start = time.perf_counter()
+    streams = 1 if kind == 'alone' else _STREAMS
+    found = asyncio.run(load_client.ask_all(url, bodies, streams=streams))
+    getattr(self, kind).extend(found)
     if kind == 'together':
       self.seconds += time.perf_counter() - start
 

@@ -209,9 +209,9 @@ def _evaluate_all(
   memory.keep_freed()
   problems = compared_problems.Problems(config, workdir)
   arena = problems.arena()
-  runs = compared_runs.methods(
-      config, {x: arena.alone[x].problems for x in ('select', 'test')}
-  )
+  # Before hours of other routers: a run may be one of something else.
+  compared_runs.check(config, arena, problems.weights_sha256)
+  runs = compared_runs.methods(config)
   folder = workdir / FOLDER / 'entries'
   folder.mkdir(parents=True, exist_ok=True)
   entries, methods, left_out = {}, {}, {}
@@ -256,6 +256,7 @@ def compare(
   """
   # Before anything is made: a rejected configuration leaves no directory.
   settings.check(config)
+  compared_runs.methods(config)
   workdir = pathlib.Path(workdir).absolute()
   (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
   # Two processes would append to the same files of replies, and one that opens

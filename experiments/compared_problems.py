@@ -87,6 +87,13 @@ class Problems:
     """What the policy learns from; fixes features and reference cost."""
     return training_data.load(self._base, self._workdir)
 
+  @property
+  def weights_sha256(self) -> Sequence[str]:
+    """The hashes of the models that wrote the ladders."""
+    return records_on_disk.open_split(
+        self._base, self._workdir, 'test'
+    ).weights_sha256
+
   @functools.cached_property
   def embed(self) -> embedding.Embedding | None:
     """The sentence embedding, if the configuration names one."""

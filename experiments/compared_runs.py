@@ -5,42 +5,60 @@ and models may have trained one in `switch` or `redraft`; it answers the same
 problems live, as other routers of these protocols do.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 
 import ml_collections
 
+from experiments import split_on_disk
 from experiments import train
-from routing import types
+from routing.evaluation import harness
 from routing.evaluation import style
 from routing.routers import entrants
 from routing.routers import learned
 from routing.routers import router as router_lib
 
 
-def methods(
-    config: ml_collections.ConfigDict,
-    problems: Mapping[str, Sequence[types.Problem]] | None = None,
-) -> dict[str, router_lib.Method]:
+def methods(config: ml_collections.ConfigDict) -> dict[str, router_lib.Method]:
   """Returns the policies of the directories `compare.trained`, by name.
-
-  Args:
-    config: of the comparison.
-    problems: of `select` and `test`, which no policy may have been trained on;
-      None = not checked.
 
   Raises:
     ValueError: if a directory has no router of a training seed, its routers are
-      of several protocols, two directories have the same one, or a router has
-      seen a problem in another split.
+      of several protocols, or two directories have the same one.
   """
+  return {name: method for name, method, _ in _rows(config)}
+
+
+def check(
+    config: ml_collections.ConfigDict,
+    arena: harness.Arena,
+    weights_sha256: Sequence[str],
+) -> None:
+  """Raises ValueError unless the policies can be compared with the others.
+
+  Args:
+    config: of the comparison.
+    arena: its problems, models and features.
+    weights_sha256: of its models, as `card.weights_sha256`.
+  """
+  for _, method, routers in _rows(config):
+    for seed, router in routers.items():
+      for split in ('select', 'test'):
+        router.seen.check(split, arena.alone[split].problems)
+      split_on_disk.check_weights(
+          router.card, weights_sha256, 'The ladders are'
+      )
+      # It names its thresholds, for which it must fit all else.
+      harness.fit(method, arena, method.settings[0], seed)
+
+
+def _rows(
+    config: ml_collections.ConfigDict,
+) -> list[tuple[str, router_lib.Method, dict[int, learned.LearnedRouter]]]:
+  """Returns the name, the method and the routers of each directory."""
   found = {}
   # Configurations from before have no such field.
   for directory in config.compare.get('trained', ()):
     routers = _routers(directory, config.train_seeds)
-    for split, items in (problems or {}).items():
-      for router in routers.values():
-        router.seen.check(split, items)
     protocols = {x.card.protocol for x in routers.values()}
     if len(protocols) > 1:
       raise ValueError(
@@ -48,14 +66,17 @@ def methods(
           f'{sorted(x.name for x in protocols)}; allowed: one protocol.'
       )
     (protocol,) = protocols
-    name = f'{style.LABELS[style.REFERENCE]}, {protocol.name}'
+    words = [style.LABELS[style.REFERENCE], protocol.name]
+    if protocol.name == 'escalate':  # Which alone has two views.
+      words.append(protocol.view)
+    name = ', '.join(words)
     if name in found:
       raise ValueError(
-          f'compare.trained names two runs in {protocol.name}; allowed: one '
-          'for each protocol.'
+          f'compare.trained names two runs of {name!r}; allowed: one for each '
+          'protocol.'
       )
-    found[name] = entrants.trained(name, protocol, routers)
-  return found
+    found[name] = name, entrants.trained(name, protocol, routers), routers
+  return list(found.values())
 
 
 def _routers(

@@ -5,7 +5,7 @@ Plan:   the same with --dry_run, which lists the runs and runs nothing
 Data:   append --data=runs/arithmetic, a work directory that holds all data the runs need; they share it
 Slurm:  append --launcher=slurm, which writes an array script, one task a run, and prints how to submit it
 Ray:    append --launcher=ray, which runs them on the nodes of a cluster; `ray` of the configuration says where, and what a run needs
-Store:  --workdir=s3://bucket/sweep, with or without Ray (extra `remote`); --data may be there, too
+Store:  --workdir=s3://bucket/sweep, with or without Ray (extra `remote`); --data may be there, too, if runs need records of `data.kind` only
 Search: where `sweep()` returns a space instead of a list, Optuna searches it (extra `sweep`); see experiments/sweep_search.py
 Resume: the same command; finished runs are kept, failed and interrupted ones run again.
 Writes: runs/<overrides>/, the files of each run; logs/ and finished/; runs.parquet; table.parquet and table.md, mean and spread over seeds; with `track`, rows/
@@ -152,7 +152,8 @@ def _open(
     sweep_elsewhere.check(config, launcher, search is not None)
   overrides = config_flags.get_override_values(flag)
   directories = shared(data) if data else ()
-  if data and '://' in data:  # To which there can be no links.
+  if data and not files.is_local(files.path(data)):
+    sweep_elsewhere.check_data(config, data)
     directories, overrides = (), {**overrides, 'data.directory': data}
   sweep = sweep_runs.Sweep(
       workdir=where,
@@ -172,7 +173,12 @@ def _claim(config, workdir, program, data, search=None) -> None:
   given = {'program': program, 'data': data}
   if search:
     given['search'] = sweep_search.lasting(search)
-  workdirs.claim(workdir, ml_collections.ConfigDict(given), 'sweep.json', True)
+  workdirs.claim(
+      workdir,
+      ml_collections.ConfigDict(given),
+      'sweep.json',
+      may_be_elsewhere=True,
+  )
 
 
 def main(

@@ -1,28 +1,38 @@
 """The runs of a sweep whose directory is in an object store, such as S3.
 
 Programs of runs append to files and lock them, which no object store can. So
-each run has a directory on the machine that executes it. What it holds is
-copied to the sweep's directory when the program ends, finished or not, and from
-there when the run is continued, on this machine or another.
+each run has a directory on the machine that executes it. When its program ends,
+the store gets
+
+- of a finished run all of its files, and last its mark in `finished/`;
+- of any other run one archive in `unfinished/`, from which the next attempt
+  continues, on this machine or another. It is replaced as a whole, so that none
+  is ever half of one attempt and half of another.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import dataclasses
+import io
 import pathlib
+import shutil
+import tarfile
 import tempfile
 
 import ml_collections
 
+from experiments import records_on_disk
 from experiments import sweep_runs
 from experiments import tracking
 from routing.shards import files
 
-# In a run's directory: what others made, or can make again.
-_NOT_COPIED = ('compiled',)
+_UNFINISHED = 'unfinished'
+# In a run's directory: programs that jax has compiled, for this machine.
+_NOT_KEPT = 'compiled'
 
 
-def check(config: ml_collections.ConfigDict, launcher: str, is_search: bool):
+def check(
+    config: ml_collections.ConfigDict, launcher: str, is_search: bool
+) -> None:
   """Raises ValueError if a sweep cannot have its directory in an object store.
 
   Args:
@@ -43,6 +53,35 @@ def check(config: ml_collections.ConfigDict, launcher: str, is_search: bool):
     )
 
 
+def check_data(config: ml_collections.ConfigDict, data: str) -> None:
+  """Raises ValueError unless runs find all of their data in an object store.
+
+  No directory can have a link to it: runs read it by `data.directory`.
+
+  Args:
+    config: of the sweep.
+    data: the directory in the store.
+  """
+  if 'data' not in config:
+    raise ValueError(
+        f'--data={data} is in an object store, and the configuration has no '
+        'field data.directory by which a run could read it.'
+    )
+  if config.data.directory:
+    raise ValueError(
+        f'--data={data} is in an object store, and data.directory is '
+        f"{config.data.directory!r}; allowed there: ''."
+    )
+  others = {kind for kind, _ in records_on_disk.needed(config)}
+  others -= {config.data.kind}
+  if others:
+    raise ValueError(
+        f'--data={data} is in an object store, where runs read '
+        f'{config.data.kind} only, and these need {", ".join(others)} too; '
+        'allowed: a directory that every node sees.'
+    )
+
+
 def attempt(
     sweep: sweep_runs.Sweep,
     run: sweep_runs.Run,
@@ -50,41 +89,91 @@ def attempt(
 ) -> str:
   """Executes one run, wherever the sweep's directory is.
 
-  See `sweep_runs.attempt`.
+  If the store refuses what a run has made, its files stay on this machine; the
+  text that is returned says where.
+
+  Args: see `sweep_runs.attempt`.
+
+  Returns:
+    What went wrong, or ''.
   """
   if files.is_local(sweep.workdir):
     return sweep_runs.attempt(sweep, run, is_hopeless)
   if sweep.mark(run).exists():
     return ''
-  with tempfile.TemporaryDirectory() as folder:
-    here = dataclasses.replace(sweep, workdir=pathlib.Path(folder))
-    _copy(sweep.directory(run), here.directory(run))
-    _copy(sweep.log(run), here.log(run))
-    try:
-      return sweep_runs.attempt(here, run, is_hopeless)
-    finally:
-      _copy(here.directory(run), sweep.directory(run))
-      _copy(here.log(run), sweep.log(run))
+  folder = pathlib.Path(tempfile.mkdtemp(prefix='sweep-'))
+  here = dataclasses.replace(sweep, workdir=folder)
+  try:
+    _fetch(sweep, here, run)
+  except Exception as error:
+    shutil.rmtree(folder)
+    return f'could not be read from {sweep.workdir}: {error}'
+  try:
+    problem = sweep_runs.attempt(here, run, is_hopeless)
+  finally:  # Also of a run that is interrupted.
+    refused = _keep(here, sweep, run)
+    if not refused:
+      shutil.rmtree(folder)
+  if refused:
+    return f'{refused}; its files are in {folder}'
+  return problem
+
+
+def _archive(sweep: sweep_runs.Sweep, run: sweep_runs.Run) -> pathlib.Path:
+  """Returns where the files of a run that is not finished are kept."""
+  return sweep.workdir / _UNFINISHED / f'{run.name}.tar'
+
+
+def _fetch(
+    sweep: sweep_runs.Sweep, here: sweep_runs.Sweep, run: sweep_runs.Run
+) -> None:
+  """Copies what an earlier attempt has left, and its log, to this machine."""
+  archive = _archive(sweep, run)
+  if archive.exists():
+    content = io.BytesIO(archive.read_bytes())
+    with tarfile.open(fileobj=content) as opened:
+      opened.extractall(here.directory(run), filter='data')
+  if sweep.log(run).exists():
+    here.log(run).parent.mkdir(parents=True)
+    here.log(run).write_bytes(sweep.log(run).read_bytes())
+
+
+def _keep(
+    here: sweep_runs.Sweep, sweep: sweep_runs.Sweep, run: sweep_runs.Run
+) -> str:
+  """Copies what a run has made to the store; returns what went wrong, or ''."""
+  try:
+    _put(here.log(run), sweep.log(run))
+    if here.mark(run).exists():
+      for path in _made(here.directory(run)):
+        name = path.relative_to(here.directory(run)).as_posix()
+        _put(path, sweep.directory(run) / name)
       # The mark comes last, so a marked run is complete.
-      _copy(here.mark(run), sweep.mark(run))
+      _put(here.mark(run), sweep.mark(run))
+      _archive(sweep, run).unlink(missing_ok=True)
+    elif here.directory(run).exists():
+      content = io.BytesIO()
+      with tarfile.open(fileobj=content, mode='w') as opened:
+        for path in _made(here.directory(run)):
+          opened.add(path, path.relative_to(here.directory(run)))
+      _archive(sweep, run).write_bytes(content.getvalue())
+  except Exception as error:
+    return f'could not be copied to {sweep.workdir}: {error}'
+  return ''
 
 
-def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-  """Copies a file or the files of a directory, if it exists."""
-  if source.is_file():
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _put(source: pathlib.Path, target: pathlib.Path) -> None:
+  """Copies a file, if there is one, to the store."""
+  if source.exists():
     target.write_bytes(source.read_bytes())
-  elif source.is_dir():
-    for path in _within(source):
-      _copy(path, target / path.name)
 
 
-def _within(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields what a run has made in a directory: no links to shared data."""
-  for path in directory.iterdir():
-    # In an object store, a directory may list itself, as an empty object.
-    if not path.name or path == directory or path.name in _NOT_COPIED:
-      continue
-    if files.is_local(path) and path.is_symlink():
-      continue
-    yield path
+def _made(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files that a run has made; no links to what others have."""
+  return [
+      path
+      for path in sorted(directory.rglob('*'))
+      if path.is_file()
+      and not path.is_symlink()
+      and path.relative_to(directory).parts[0] != _NOT_KEPT
+  ]

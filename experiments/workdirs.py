@@ -45,6 +45,7 @@ def claim(
     workdir: pathlib.Path | str,
     config: ml_collections.ConfigDict,
     name: str = 'config.json',
+    *,
     may_be_elsewhere: bool = False,
 ) -> pathlib.Path:
   """Makes a work directory for a configuration, or checks that it matches.
@@ -64,7 +65,7 @@ def claim(
   Raises:
     ValueError: if the directory belongs to another configuration; names the
       first field that differs. Nothing is overwritten. Or if it is in an object
-      store.
+      store, unless it may be.
   """
   if '://' in str(workdir) and not may_be_elsewhere:
     raise ValueError(

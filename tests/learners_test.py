@@ -1,11 +1,16 @@
 """Tests of the supervised learners and of their tuning."""
 
+import threading
+import time
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
 from routing.outcomes import table as table_lib
 from routing.routers import boosting
+from routing.routers import fitted_q
 from routing.routers import learners
 from routing.routers import tuning
 
@@ -58,6 +63,74 @@ class TuningTest(parameterized.TestCase):
           num_trials=num_trials,
           **_FIELDS,
       )
+
+
+class SideBySideTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(mock.patch.object(tuning, '_num_cores', lambda: 2))
+    self.begun, self.running, self.most = [], 0, 0
+    self.lock = threading.Lock()
+
+  def _learner(self, seconds, is_wrong=None):
+    """Returns a learner whose fits take a while; one of them may fail."""
+
+    def fit(data, *, setting, **fields):
+      index = setting['index']
+      with self.lock:
+        self.begun.append(index)
+        self.running += 1
+        self.most = max(self.most, self.running)
+      time.sleep(seconds[index])
+      with self.lock:
+        self.running -= 1
+      if index == is_wrong:
+        raise ValueError(f'setting {index} cannot be fitted')
+      return [setting]
+
+    settings = [{'index': index} for index in range(len(seconds))]
+    return learners.Learner(fit, settings)
+
+  def _tune(self, learner, value):
+    return tuning.tune(
+        learner, None, value=value, num_trials=len(learner.settings), **_FIELDS
+    )
+
+  def test_values_are_in_the_order_of_the_settings(self):
+    learner = self._learner((0.2, 0.01, 0.1, 0.01))
+    best = self._tune(learner, lambda found: found[0]['index'] % 3)
+    self.assertEqual(best.values, [0, 1, 2, 0])
+    self.assertEqual(best.setting, {'index': 2})
+    self.assertEqual(self.most, 2)  # As many as there are cores.
+
+  def test_after_an_error_no_further_fit_begins(self):
+    learner = self._learner((0.0, 0.05, 0.0, 0.0, 0.0, 0.0), is_wrong=0)
+    with self.assertRaisesRegex(ValueError, 'setting 0 cannot be fitted'):
+      self._tune(learner, lambda found: 0.0)
+    self.assertContainsSubset(self.begun, [0, 1])
+    self.begun.clear()
+    with self.assertRaisesRegex(ValueError, 'no value'):
+      self._tune(self._learner([0.01] * 6), self._no_value)
+    self.assertLessEqual(len(self.begun), 3)
+
+  def _no_value(self, found):
+    raise ValueError('no value')
+
+  def test_trees_are_those_of_fits_in_turn(self):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 5)).astype(np.float32)
+    targets = features[:, 0] + rng.normal(size=200)
+
+    def fit(data, *, setting, **fields):
+      return [fitted_q.boosted(features, setting, 0)(targets)(features)]
+
+    learner = learners.Learner(fit, fitted_q.TREE_SETTINGS[:3])
+    found = []
+    self._tune(learner, lambda x: found.append(x[0]) or 0.0)
+    for got, setting in zip(found, learner.settings, strict=True):
+      alone = fitted_q.boosted(features, setting, 0)(targets)(features)
+      np.testing.assert_array_equal(got, alone)
 
 
 class FixedByHandoverTest(parameterized.TestCase):

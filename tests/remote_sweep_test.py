@@ -1,16 +1,26 @@
 """Tests of commands whose directories are in S3, on moto's server."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
+import ml_collections
 from pyarrow import parquet
 import pytest
 
+from configs import arithmetic
+from configs import arithmetic_redraft
+from experiments import sweep_elsewhere
+from experiments import sweep_runs
 from routing.shards import files
 from routing.shards import reader
 from tests import s3_stand_in
@@ -124,19 +134,83 @@ class S3Test(absltest.TestCase):
     with (workdir / 'runs.parquet').open('rb') as file:
       rows = parquet.read_table(file).to_pylist()
     self.assertEqual([row['area'] for row in rows], [0.5, None])
+    self.assertEmpty(list(workdir.glob('unfinished/*')))
     # Nothing is left to do, and the same table is written again.
-    code, said = self._sweep(_CONFIG, workdir, '--program=stage', '--dry_run')
+    table = (workdir / 'table.md').read_text()
+    (workdir / 'table.md').unlink()
+    code, said = self._sweep(_CONFIG, workdir, '--program=stage')
     self.assertEqual(code, 0, said)
+    self.assertIn('2 are done', said)
+    self.assertEqual((workdir / 'table.md').read_text(), table)
 
   def test_what_needs_locks_or_appends_is_refused(self):
-    for arguments, words in (
-        (('--launcher=slurm',), '--launcher=slurm; allowed there: lists of'),
-        (('--config.track=tensorboard',), "track is 'tensorboard' and"),
+    for argument, words in (
+        ('--launcher=slurm', '--launcher=slurm; allowed there: lists of'),
+        ('--config.track=tensorboard', "track is 'tensorboard' and"),
     ):
-      code, said = self._sweep(_CONFIG, 's3://runs/refused', *arguments)
+      code, said = self._sweep(_CONFIG, 's3://runs/refused', argument)
       self.assertEqual(code, 1, said)
       self.assertIn(words, said)
     self.assertFalse(files.path('s3://runs/refused').exists())
+    with self.assertRaisesRegex(ValueError, 'this is a search; allowed'):
+      sweep_elsewhere.check(arithmetic.get_config(), 'local', True)
+
+  def test_data_of_which_runs_would_read_a_part_are_refused(self):
+    vtrace = arithmetic_redraft.get_config('vtrace')
+    for config, words in (
+        (ml_collections.ConfigDict(), 'no field data.directory'),
+        (vtrace, 'runs read replies only, and these need rollouts too'),
+    ):
+      with self.assertRaisesRegex(ValueError, words):
+        sweep_elsewhere.check_data(config, 's3://runs/data')
+    config = arithmetic_redraft.get_config()
+    sweep_elsewhere.check_data(config, 's3://runs/data')
+    config.data.directory = 'runs/else'
+    with self.assertRaisesRegex(ValueError, "data.directory is 'runs/else'"):
+      sweep_elsewhere.check_data(config, 's3://runs/data')
+
+  def _attempt(self, workdir, is_hopeless=None):
+    """Attempts the run of seed 7 in this process; returns what went wrong."""
+    (self.folder / 'stage.py').write_text(_STAGE)
+    self.enterContext(contextlib.chdir(self.folder))
+    self.enterContext(
+        mock.patch.dict(os.environ, PYTHONPATH=f'{self.folder}:{_ROOT}')
+    )
+    run = sweep_runs.Run('seed=7', {'seed': 7, 'level': 0.5})
+    sweep = sweep_runs.Sweep(
+        files.path(workdir), 'stage', 'none.py', {}, (run,)
+    )
+    return sweep, run, sweep_elsewhere.attempt(sweep, run, is_hopeless)
+
+  def test_what_the_store_does_not_take_stays_here(self):
+    def refused(*_):
+      raise OSError('the store is full')
+
+    with mock.patch.object(sweep_elsewhere, '_put', refused):
+      sweep, run, problem = self._attempt('s3://runs/full')
+    self.assertIn('s3://runs/full: the store is full; its files are', problem)
+    here = pathlib.Path(problem.rpartition(' in ')[2])
+    self.addCleanup(shutil.rmtree, here)
+    attempts = here / 'runs' / run.name / 'attempts.txt'
+    self.assertEqual(attempts.read_text(), 'failed')
+    self.assertFalse(sweep.mark(run).exists())
+
+  def test_an_archive_is_of_one_attempt(self):
+    sweep, run, problem = self._attempt('s3://runs/again')
+    self.assertIn('Seed 7 is no good.', problem)
+    archive = sweep.workdir / 'unfinished' / 'seed=7.tar'
+    before = archive.read_bytes()
+    self._attempt('s3://runs/again')
+    with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as opened:
+      self.assertEqual(opened.getnames(), ['attempts.txt'])
+      made = opened.extractfile('attempts.txt').read()
+    self.assertEqual(made, b'failedfailed')
+    self.assertNotEqual(archive.read_bytes(), before)
+    self.assertFalse(sweep.directory(run).exists())
+    (self.folder / 'fixed').touch()
+    self.assertEqual(self._attempt('s3://runs/again')[2], '')
+    self.assertFalse(archive.exists())
+    self.assertTrue((sweep.directory(run) / 'results.json').exists())
 
   def test_collection_sweep_and_tables_by_ray(self):
     pytest.importorskip('ray', reason='Needs the extra `ray`.')

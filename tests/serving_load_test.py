@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from unittest import mock
 
 from absl.testing import absltest
@@ -49,14 +50,17 @@ class LoadTest(router_server.ServedCase):
     engines = scripted_pair.make_engines(2, delay=0.5)
     running, _ = self.serve(engines=engines, concurrency=64)
     bodies, texts = _bodies(30)
-    replies = asyncio.run(
+    start = time.perf_counter()
+    replies, rate = asyncio.run(
         load_client.ask_as_they_come(
             running.url + load_client.CHAT, bodies, 100.0, random.Random(0)
         )
     )
+    seconds = time.perf_counter() - start
     self.assertEqual([reply.text for reply in replies], texts)
-    # In turn, the last would have waited for 29 others.
-    self.assertLess(max(reply.first for reply in replies), 29 * 0.5)
+    # Each takes half a second or more; in turn they would take 30 times that.
+    self.assertLess(seconds, sum(reply.seconds for reply in replies) / 2)
+    self.assertBetween(rate, 1.0, 1_000.0)
 
   def test_the_queue_is_bounded_and_what_is_accepted_is_answered(self):
     engines = scripted_pair.make_engines(2, delay=0.02)

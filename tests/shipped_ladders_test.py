@@ -1,5 +1,7 @@
 """Ladders that come with the package: a run needs no model and no problems."""
 
+import contextlib
+import io
 import json
 import pathlib
 from unittest import mock
@@ -88,12 +90,30 @@ class ShippedTest(absltest.TestCase):
     (call,) = entered.call_args_list
     self.assertEqual(call.args[0], 'RouteLLM, classifier')
     self._check_keys(config, workdir)
+    self._check_trained(config, workdir)
     again = json.loads(files[0].read_text())
     for name in routers:  # What was there is as it was.
       self.assertEqual(
           again['cost_metrics']['price']['methods'][name],
           content['cost_metrics']['price']['methods'][name],
       )
+
+  def _check_trained(self, config, workdir):
+    """The policy of a run is a row: here that of the same run, again."""
+    config = config.copy_and_resolve_references()
+    config.compare.trained = (str(workdir),)
+    name = 'learned policy, escalate, peek'
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+      compare.show_plan(config, workdir)
+    self.assertIn(name, said.getvalue())
+    files = compare.compare(config, workdir)
+    found = json.loads(files[0].read_text())['cost_metrics']['price']['methods']
+    self.assertEqual(found[name]['area'], found['policy']['area'])
+    config.compare.trained = (str(workdir / 'nothing'),)
+    with self.assertRaisesRegex(ValueError, 'which has no seed'):
+      compare.compare(config, workdir / 'new')
+    self.assertFalse((workdir / 'new').exists())
 
   def _check_keys(self, config, workdir):
     """What no other router reads changes no other router's key."""

@@ -147,8 +147,8 @@ def sample(split, protocol, embed=None):
   )
 
 
-def untrained(seed, setting=None, protocol=router.PEEK, seen=seen_lib.UNKNOWN):
-  """Returns a learned router with random weights for this pair."""
+def untrained(seed, setting=None, *, seen=seen_lib.UNKNOWN, **changes):
+  """Returns a learned router with random weights; `changes` are of its card."""
   del setting
   fields = dict(kind='mlp', hidden=(5,), dropout=0.0)
   size = FEATURES.size
@@ -162,16 +162,17 @@ def untrained(seed, setting=None, protocol=router.PEEK, seen=seen_lib.UNKNOWN):
       )
       for layer, shape in shapes.items()
   }
-  card = card_lib.Card(
+  given = dict(
       specs=scripted_pair.SPECS[:NUM_ROUTES],
       metric=ACCOUNTING.metric,
       reference=ACCOUNTING.reference,
-      protocol=protocol,
+      protocol=router.PEEK,
       features=FEATURES,
       network=fields,
       form='budget',
       levels=(0.5,),
   )
+  card = card_lib.Card(**given | changes)
   statistics = standardize.Statistics(
       np.zeros(size, np.float32), np.ones(size, np.float32)
   )

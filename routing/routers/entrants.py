@@ -69,6 +69,9 @@ def trained(
 ) -> router_lib.Method:
   """Returns policies that were trained in a run of their own as a method.
 
+  Its `fit` raises ValueError for a policy of other models, another cost metric
+  or other features than the comparison's.
+
   Args:
     name: of the method.
     protocol: that they were trained in.

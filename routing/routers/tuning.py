@@ -1,12 +1,14 @@
 """Chooses the hyper-parameters of a supervised learner on `select` problems."""
 
+import collections
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import dataclasses
-import os
+import itertools
 from typing import Any
 
 import numpy as np
@@ -63,13 +65,14 @@ def tune(
   fits = _side_by_side(
       lambda setting: learner.fit(data, setting=setting, **fields), settings
   )
-  for setting, found in zip(settings, fits, strict=True):
-    values.append(float(value(found)))
-    on_trial()
-    # `argmax` gives the first of equal values. Only the best fit stays in
-    # memory: fitted trees are large.
-    if np.argmax(values) == len(values) - 1:
-      best, chosen = found, setting
+  with contextlib.closing(fits):  # After an error no further one begins.
+    for setting, found in zip(settings, fits, strict=True):
+      values.append(float(value(found)))
+      on_trial()
+      # `argmax` gives the first of equal values. Of the fits that are ended
+      # only the best stays in memory: fitted trees are large.
+      if np.argmax(values) == len(values) - 1:
+        best, chosen = found, setting
   return Tuned(best, chosen, values)
 
 
@@ -80,19 +83,40 @@ def _side_by_side(
   """Yields the fit of each setting, in order; one is made on each core.
 
   Trees are fitted by many short loops. On several cores each loop waits for its
-  slowest thread, so that two fits beside each other take about two thirds of
-  the time that they take in turn.
+  slowest thread, so that fits beside each other take less time than in turn.
   """
-  cores = os.cpu_count() or 1
+  cores = _num_cores()
   workers = min(len(settings), cores)
-  pool = futures.ThreadPoolExecutor(
-      workers,
-      # The number of OpenMP's threads is a property of the thread that asks.
-      initializer=lambda: threadpoolctl.threadpool_limits(
-          cores // workers, user_api='openmp'
-      ),
-  )
-  try:
-    yield from pool.map(fit, settings)
-  finally:
-    pool.shutdown(cancel_futures=True)
+  with (
+      futures.ThreadPoolExecutor(
+          workers,
+          # OpenMP's number of threads is a property of the thread that asks,
+          # that of a library for linear algebra one of the process.
+          initializer=lambda: threadpoolctl.threadpool_limits(
+              cores // workers, user_api='openmp'
+          ),
+      ) as pool,
+      threadpoolctl.threadpool_limits(cores // workers, user_api='blas'),
+  ):
+    left = iter(settings)
+    # As many as there are workers, so that few fits are in memory at a time.
+    running = collections.deque(
+        pool.submit(fit, x) for x in itertools.islice(left, workers)
+    )
+    while running:
+      found = running.popleft().result()
+      running.extend(pool.submit(fit, x) for x in itertools.islice(left, 1))
+      yield found
+
+
+def _num_cores() -> int:
+  """Returns how many threads scikit-learn may have, e.g. by OMP_NUM_THREADS."""
+  from sklearn import ensemble  # Loads OpenMP, whose limits are read and set.
+
+  del ensemble
+  found = [
+      x['num_threads']
+      for x in threadpoolctl.threadpool_info()
+      if x['user_api'] == 'openmp'
+  ]
+  return max(found, default=1)
