@@ -66,11 +66,15 @@ class Executor:
     with self._lock:
       self._is_over.set()
       waiting = list(self._waiting)
-    for task in waiting:
-      self._ray.cancel(task)
-    if waiting:
-      # The programs of the runs need a moment to end.
-      self._ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS)
+    # Ray may lose an interrupt, so that what does not end gets a second one.
+    for _ in range(2):
+      for task in waiting:
+        self._ray.cancel(task)
+      if waiting:
+        # The programs of the runs need a moment to end.
+        _, waiting = self._ray.wait(
+            waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS
+        )
 
 
 def _attempt(here: str, sweep: Any, run: Any) -> str:

@@ -14,6 +14,8 @@ import urllib.request
 @contextlib.contextmanager
 def server() -> Iterator[None]:
   """Runs the server, and names it in the variables of the environment."""
+  import s3fs  # Of the extra `remote`.
+
   with socket.socket() as found:
     found.bind(('127.0.0.1', 0))
     port = found.getsockname()[1]
@@ -34,6 +36,8 @@ def server() -> Iterator[None]:
       except OSError:
         time.sleep(0.1)
     with mock.patch.dict(os.environ, variables):
+      # A file system that was opened before would ask an earlier server.
+      s3fs.S3FileSystem.clear_instance_cache()
       yield
   finally:
     child.terminate()
