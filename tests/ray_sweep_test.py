@@ -85,6 +85,7 @@ class NodesTest(absltest.TestCase):
     runs = [sweep_runs.Run(f'seed={x}', {'seed': x}) for x in range(num_runs)]
     sweep = sweep_runs.Sweep(self.folder, 'stage', 'none.py', {}, tuple(runs))
     self.executor = sweep_ray.Executor(cluster_lib.Cluster())
+    self.addCleanup(self.executor.cancel)  # Or a failure would wait for ever.
     wrong = {}
     thread = threading.Thread(
         target=lambda: wrong.update(
