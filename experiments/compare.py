@@ -89,7 +89,7 @@ def _stem(name: str) -> str:
 def _key(
     problems: compared_problems.Problems, method: router_lib.Method
 ) -> dict[str, Any]:
-  """Returns everything that the entries of a method depend on, JSON-like."""
+  """Returns the settings, data and code that a method's results depend on."""
   key = {
       'schema': comparison.SCHEMA,
       'router': method.name,

@@ -180,7 +180,7 @@ def collector(
     settings: Mapping[str, Any],
     writer: writer_lib.Writer,
 ) -> tuple[Callable[..., Awaitable[None]], type[list], Notes]:
-  """Returns what `unattended_collection.collect_missing` needs.
+  """Returns the arguments by which a collection runs on the nodes of Ray.
 
   Args:
     config: of the run.

@@ -233,7 +233,7 @@ def _refuse(search: sweep_search.Search | None, launcher: str) -> None:
 
 
 def _write_job(sweep, search, claimed, jobs, match, options) -> None:
-  """Writes the array job of the runs that are left, and says how to submit."""
+  """Writes a Slurm array job of the unfinished runs; says how to submit it."""
   _refuse(search, 'slurm')
   runs = sweep_runs.chosen(sweep, match)
   left = [run for run in runs if not sweep.mark(run).exists()]

@@ -24,6 +24,7 @@ from experiments import sweep_runs
 from routing.shards import files
 from routing.shards import reader
 from tests import s3_stand_in
+from tests import sweep_test
 
 pytest.importorskip('s3fs', reason='Needs the extra `remote`.')
 pytest.importorskip('upath', reason='Needs the extra `remote`.')
@@ -55,28 +56,6 @@ def get_config():
 
 def sweep():
   return [dict(level=0.5, seed=x) for x in (0, 7)]
-"""
-# The main job, as small as it can be.
-_REAL = """
-from configs import arithmetic
-
-
-def get_config(variant='smoke'):
-  config = arithmetic.get_config('smoke')
-  config.problems.update(train=12, select=8, prove=8, test=8)
-  config.protocol.max_decisions = 3
-  for route in config.routes:
-    route['settings'].update(max_batch=8, num_slots=8)
-  config.collect.concurrency = 8
-  config.calibration.alphas = (0.2,)
-  config.evaluation.update(
-      learners=(), num_live=0, resamples=20, num_coverage_samples=0
-  )
-  return config
-
-
-def sweep():
-  return [{'train_seeds': (3,)}]
 """
 
 
@@ -214,7 +193,7 @@ class S3Test(absltest.TestCase):
 
   def test_collection_sweep_and_tables_by_ray(self):
     pytest.importorskip('ray', reason='Needs the extra `ray`.')
-    (self.folder / 'config.py').write_text(_REAL)
+    (self.folder / 'config.py').write_text(sweep_test.REAL)
     data, workdir = 's3://runs/data', 's3://runs/real'
     for split in ('train', 'select', 'prove', 'test'):
       code, said = self._run(
@@ -226,7 +205,9 @@ class S3Test(absltest.TestCase):
       )
       self.assertEqual(code, 0, said)
     self.assertLen(reader.read_ladders(f'{data}/shards/train'), 12)
-    code, said = self._sweep(_REAL, workdir, f'--data={data}', '--launcher=ray')
+    code, said = self._sweep(
+        sweep_test.REAL, workdir, f'--data={data}', '--launcher=ray'
+    )
     self.assertEqual(code, 0, said)
     home = files.path(workdir)
     (run,) = (home / 'runs').iterdir()

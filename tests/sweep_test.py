@@ -34,7 +34,8 @@ def get_config(variant='full'):
 def sweep():
   return {runs}
 """
-_REAL = """
+# The main job, as small as it can be.
+REAL = """
 from configs import arithmetic
 
 
@@ -289,7 +290,7 @@ class RealTest(absltest.TestCase):
   def test_a_real_run_leaves_its_figures(self):
     temporary = pathlib.Path(self.create_tempdir().full_path)
     config = temporary / 'real.py'
-    config.write_text(_REAL)
+    config.write_text(REAL)
     done = subprocess.run(
         [
             sys.executable,
