@@ -6,7 +6,7 @@ from third_party.power_sampling import chain
 
 NAME = 'power sampling'
 NUM_MOVES = (0, 1, 2, 4)
-SETTINGS = (dict(alpha=4.0), dict(alpha=2.0), dict(alpha=8.0))
+SETTINGS = tuple(dict(alpha=x) for x in (4.0, 2.0, 8.0, 3.0, 6.0, 1.5))
 
 
 def fit(train, *, setting, seed):

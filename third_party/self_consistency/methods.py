@@ -11,7 +11,7 @@ COVERAGE = (
 )
 NUM_SAMPLES = (1, 2, 3, 5, 8)
 # Temperatures of the samples; that of the paper first.
-SETTINGS = (dict(temperature=0.7), dict(temperature=0.5), dict(temperature=1.0))
+SETTINGS = tuple(dict(temperature=x) for x in (0.7, 0.5, 1.0, 0.3, 0.85, 1.2))
 
 
 def _method(name, function) -> router.Method:

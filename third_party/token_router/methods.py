@@ -20,7 +20,7 @@ from third_party.token_router import labels as labels_lib
 
 NAME = 'token router'
 # Penalties of the classifier (scikit-learn's C).
-SETTINGS = tuple(dict(strength=x) for x in (1.0, 10.0, 0.1, 100.0, 0.01))
+SETTINGS = tuple(dict(strength=x) for x in (1.0, 10.0, 0.1, 100.0, 0.01, 1e3))
 # Shares of the small model's tokens that the knobs replace, on `train`.
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
 

@@ -279,9 +279,16 @@ _BLANK = types.Trace(
 )
 
 
-# Fields of `ppo.Settings` that are tried. Fewer than others have: each trial
-# learns from answers of its own, 5,760 of them.
-TRIED = (dict(), dict(learning_rate=1e-3), dict(learning_rate=1e-2))
+# Fields of `ppo.Settings` that are tried; each trial learns from 5,760 answers
+# of its own.
+TRIED = (
+    dict(),
+    dict(learning_rate=1e-3),
+    dict(learning_rate=1e-2),
+    dict(entropy=0.0),
+    dict(entropy=0.03),
+    dict(clip=0.1),
+)
 
 
 def method(
