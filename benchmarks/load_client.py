@@ -196,7 +196,7 @@ async def ask_as_they_come(
   async with client() as session:
     asked, start, due = [], time.perf_counter(), 0.0
     for body in bodies:
-      # By the clock: what this loop is late does not add up.
+      # Until an absolute time, so that delays of this loop do not add up.
       await asyncio.sleep(start + due - time.perf_counter())
       asked.append(asyncio.create_task(ask(session, url, body)))
       due += draw.expovariate(rate)

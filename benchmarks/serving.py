@@ -31,6 +31,7 @@ import asyncio
 from collections.abc import Sequence
 import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 import pathlib
@@ -259,8 +260,9 @@ def measure(
     alone, _, _ = side.ask(model, some[:_ALONE], streams=1)
     replies, rates, memory = side.ask(model, asked)
     rate = _BUSY * rates['answers_per_second']
-    late = (asked * math.ceil(_SECONDS * rate))[: math.ceil(_SECONDS * rate)]
-    coming, rate = side.ask_as_they_come(model, late, rate)
+    number = math.ceil(_SECONDS * rate)
+    others = list(itertools.islice(itertools.cycle(asked), number))
+    coming, rate = side.ask_as_they_come(model, others, rate)
     plain = {name: side.ask(name, some)[1] for name in ('small', 'large')}
   under_load, without, as_they_come = map(added, (replies, alone, coming))
   return {
@@ -270,7 +272,7 @@ def measure(
       'added_alone_p99': without['p99'],
       'added_coming_p50': as_they_come['p50'],
       'added_coming_p99': as_they_come['p99'],
-      **compared([*asked, *late], [*replies, *coming], wanted),
+      **compared([*asked, *others], [*replies, *coming], wanted),
       **memory.to_json(),
       'requests': num_requests,
       'streams': streams,

@@ -23,6 +23,16 @@ POLICY_SETTINGS = (
 )
 
 
+def of_ladders() -> ml_collections.ConfigDict:
+  """Returns the group `compare` for another pair, from its ladders alone."""
+  compare = get_config().compare
+  # The reward model that ships is that of the embedded pair.
+  compare.scorer.model = ''
+  # No model is asked: routers that must answer live are left out.
+  compare.num_live.update(train=0, select=0, test=0)
+  return compare
+
+
 def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   """Returns one of `VARIANTS`; they differ in size only."""
   config = arithmetic.get_config(variant)

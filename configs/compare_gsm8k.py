@@ -17,11 +17,7 @@ def get_config(variant: str = 'shipped') -> ml_collections.ConfigDict:
   if variant not in VARIANTS:
     raise ValueError(f'Unknown variant {variant!r}; use {", ".join(VARIANTS)}.')
   config = gsm8k_qwen25_coder.get_config('shipped')
-  config.compare = compare_arithmetic.get_config().compare
-  # The reward model that ships is that of the embedded pair.
-  config.compare.scorer.model = ''
-  # There is no model to ask, or it answers some problems only.
-  config.compare.num_live.update(train=0, select=0, test=0)
+  config.compare = compare_arithmetic.of_ladders()
   if variant == 'live':
     config.compare.num_live.update(train=100, select=30, test=100)
     for route in config.routes:

@@ -58,12 +58,14 @@ _ARRAYS = ('correct', 'loss', 'gain', 'cut')
 _DIGITS = 16  # Of a key's hash, in the names of entries.
 
 
-def chosen(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the names of the routers to compare; none given = all.
+def chosen(config: ml_collections.ConfigDict) -> dict[str, router_lib.Method]:
+  """Returns the routers to compare, by name; none given = all.
+
+  Those of `compare.trained` come last.
 
   Raises:
-    ValueError: if a name is unknown, the reference is missing, or what is
-      collected are no ladders.
+    ValueError: if a name is unknown or occurs twice, the reference is missing,
+      or what is collected are no ladders.
   """
   if config.data.kind != 'ladders':
     raise ValueError(
@@ -71,14 +73,21 @@ def chosen(config: ml_collections.ConfigDict) -> list[str]:
         'from which all routers learn.'
     )
   asked = list(config.compare.routers) or registry.names()
+  found = {}
   for name in asked:
-    registry.load(name)
-  if style.REFERENCE not in asked:
+    method = registry.load(name)
+    if method.name in found:
+      raise ValueError(
+          f'compare.routers names two routers called {method.name!r}; allowed: '
+          'one of each name.'
+      )
+    found[method.name] = method
+  if style.REFERENCE not in found:
     raise ValueError(
         f'compare.routers is {asked}; it must contain '
         f'{style.REFERENCE!r}, which the others are compared with.'
     )
-  return asked
+  return {**found, **compared_runs.methods(config)}
 
 
 def _stem(name: str) -> str:
@@ -202,23 +211,20 @@ def _evaluate_all(
     Name -> entries; name -> method; the arena; name -> the reason why a router
     is left out.
   """
-  names = chosen(config)
+  methods = chosen(config)
   base = compared_problems.base(config)
   for kind, split in _RECORDS:
     collect.collect_split(base, workdir, split, kind)
   memory.keep_freed()
   problems = compared_problems.Problems(config, workdir)
   arena = problems.arena()
-  # Before hours of other routers: a run may be one of something else.
+  # Checked before the other routers, which may take hours.
   compared_runs.check(config, arena, problems.weights_sha256)
-  runs = compared_runs.methods(config)
+  methods[style.REFERENCE] = problems.policy()
   folder = workdir / FOLDER / 'entries'
   folder.mkdir(parents=True, exist_ok=True)
-  entries, methods, left_out = {}, {}, {}
-  for name in [*names, *runs]:
-    method = runs[name] if name in runs else registry.load(name)
-    if name == style.REFERENCE:
-      method = problems.policy()
+  entries, left_out = {}, {}
+  for name, method in methods.items():
     key = _key(problems, method)
     digest = manifest_lib.hash_json(key)[:_DIGITS]
     path = folder / f'{_stem(name)}-{digest}.npz'
@@ -239,7 +245,8 @@ def _evaluate_all(
         continue
       save(path, key, found)
       logging.info('%s took %.0f s', name, time.monotonic() - start)
-    entries[name], methods[name] = found, method
+    entries[name] = found
+  methods = {name: methods[name] for name in entries}
   return entries, methods, arena, left_out
 
 
@@ -256,7 +263,7 @@ def compare(
   """
   # Before anything is made: a rejected configuration leaves no directory.
   settings.check(config)
-  compared_runs.methods(config)
+  chosen(config)
   workdir = pathlib.Path(workdir).absolute()
   (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
   # Two processes would append to the same files of replies, and one that opens
@@ -330,13 +337,12 @@ def show_plan(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str
 ) -> None:
   """Prints which routers would be evaluated, and which are already."""
-  names = chosen(config)
+  methods = chosen(config)
   base = compared_problems.base(config)
   folder = pathlib.Path(workdir).absolute() / FOLDER / 'entries'
   rows = stage_plans.train_rows(base, workdir)
-  runs = compared_runs.methods(config)
-  for name in [*names, *runs]:
-    choices = (runs[name] if name in runs else registry.load(name)).settings
+  for name, method in methods.items():
+    choices = method.settings
     if name == style.REFERENCE:
       choices = config.compare.policy_settings
     tried = min(config.compare.num_trials, max(len(choices), 1))
@@ -347,7 +353,8 @@ def show_plan(
         plan_table.Row(
             'compare',
             name + (', evaluated before' if is_there else ''),
-            f'{tried} settings on select, then {len(config.train_seeds)} seeds',
+            f'{tried} setting{"s" * (tried > 1)} on select, then '
+            f'{len(config.train_seeds)} seeds',
             None,
         )
     )

@@ -40,15 +40,20 @@ def check(
     arena: its problems, models and features.
     weights_sha256: of its models, as `card.weights_sha256`.
   """
-  for _, method, routers in _rows(config):
+  for name, method, routers in _rows(config):
     for seed, router in routers.items():
-      for split in ('select', 'test'):
-        router.seen.check(split, arena.alone[split].problems)
-      split_on_disk.check_weights(
-          router.card, weights_sha256, 'The ladders are'
-      )
-      # It names its thresholds, for which it must fit all else.
-      harness.fit(method, arena, method.settings[0], seed)
+      try:
+        for split in ('select', 'test'):
+          router.seen.check(split, arena.alone[split].problems)
+        split_on_disk.check_weights(
+            router.card, weights_sha256, 'The ladders are'
+        )
+        # `fit` raises where models, cost metric or features differ.
+        harness.fit(method, arena, method.settings[0], seed)
+      except ValueError as error:
+        raise ValueError(
+            f'compare.trained: {name}, seed {seed}: {error}'
+        ) from error
 
 
 def _rows(
@@ -67,7 +72,7 @@ def _rows(
       )
     (protocol,) = protocols
     words = [style.LABELS[style.REFERENCE], protocol.name]
-    if protocol.name == 'escalate':  # Which alone has two views.
+    if protocol.name == 'escalate':  # The only one with two views.
       words.append(protocol.view)
     name = ', '.join(words)
     if name in found:

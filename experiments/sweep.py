@@ -152,15 +152,17 @@ def _open(
     sweep_elsewhere.check(config, launcher, search is not None)
   overrides = config_flags.get_override_values(flag)
   directories = shared(data) if data else ()
+  runs = () if search else sweep_runs.plan(config, asked)
   if data and not files.is_local(files.path(data)):
-    sweep_elsewhere.check_data(config, data)
+    for given in [{}] if search else asked:
+      sweep_elsewhere.check_data(sweep_runs.changed(config, given), data)
     directories, overrides = (), {**overrides, 'data.directory': data}
   sweep = sweep_runs.Sweep(
       workdir=where,
       program=program,
       config=path,
       overrides=overrides,
-      runs=() if search else sweep_runs.plan(config, asked),
+      runs=runs,
       shared=directories,
   )
   return sweep, search

@@ -2,7 +2,7 @@
 
 Programs of runs append to files and lock them, which no object store can. So
 each run has a directory on the machine that executes it. When its program ends,
-the store gets
+and this process is not killed before it, the store gets
 
 - of a finished run all of its files, and last its mark in `finished/`;
 - of any other run one archive in `unfinished/`, from which the next attempt
@@ -14,10 +14,12 @@ from collections.abc import Callable
 import dataclasses
 import io
 import pathlib
+import platform
 import shutil
 import tarfile
 import tempfile
 
+from absl import logging
 import ml_collections
 
 from experiments import records_on_disk
@@ -26,8 +28,6 @@ from experiments import tracking
 from routing.shards import files
 
 _UNFINISHED = 'unfinished'
-# In a run's directory: programs that jax has compiled, for this machine.
-_NOT_KEPT = 'compiled'
 
 
 def check(
@@ -90,7 +90,7 @@ def attempt(
   """Executes one run, wherever the sweep's directory is.
 
   If the store refuses what a run has made, its files stay on this machine; the
-  text that is returned says where.
+  log and the text that is returned say where.
 
   Args: see `sweep_runs.attempt`.
 
@@ -99,24 +99,32 @@ def attempt(
   """
   if files.is_local(sweep.workdir):
     return sweep_runs.attempt(sweep, run, is_hopeless)
-  if sweep.mark(run).exists():
-    return ''
   folder = pathlib.Path(tempfile.mkdtemp(prefix='sweep-'))
   here = dataclasses.replace(sweep, workdir=folder)
+  refused = ''
   try:
-    _fetch(sweep, here, run)
-  except Exception as error:
-    shutil.rmtree(folder)
-    return f'could not be read from {sweep.workdir}: {error}'
-  try:
-    problem = sweep_runs.attempt(here, run, is_hopeless)
-  finally:  # Also of a run that is interrupted.
-    refused = _keep(here, sweep, run)
+    try:
+      if sweep.mark(run).exists():
+        return ''
+      _fetch(sweep, here, run)
+    except Exception as error:
+      return f'could not be read from {sweep.workdir}: {error}'
+    problem = 'interrupted'
+    try:
+      problem = sweep_runs.attempt(here, run, is_hopeless)
+    finally:  # Also of a run that is interrupted.
+      refused = _keep(here, sweep, run)
+      if refused:
+        where = f'{folder} on {platform.node()}'
+        problem = '; '.join(
+            x for x in (problem, refused, f'its files are in {where}') if x
+        )
+        logging.error('%s: %s', run.name, problem)
+    return problem
+  finally:
     if not refused:
-      shutil.rmtree(folder)
-  if refused:
-    return f'{refused}; its files are in {folder}'
-  return problem
+      # A process that the run has left behind may still write there.
+      shutil.rmtree(folder, ignore_errors=True)
 
 
 def _archive(sweep: sweep_runs.Sweep, run: sweep_runs.Run) -> pathlib.Path:
@@ -169,11 +177,12 @@ def _put(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _made(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files that a run has made; no links to what others have."""
+  """Returns the files that a run has made, not those that it has links to.
+
+  What runs share, programs that jax has compiled among it, is linked.
+  """
   return [
       path
       for path in sorted(directory.rglob('*'))
-      if path.is_file()
-      and not path.is_symlink()
-      and path.relative_to(directory).parts[0] != _NOT_KEPT
+      if path.is_file() and not path.is_symlink()
   ]

@@ -5,7 +5,10 @@ does for its run what the sweep does here, `sweep_elsewhere.attempt`. If its
 node dies, another continues the run.
 """
 
+from collections.abc import Iterator
+import contextlib
 import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -82,6 +85,27 @@ def _attempt(here: str, sweep: Any, run: Any) -> str:
   os.chdir(here)
   # As `python -m` would: the run's program is found from here.
   os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([here, *sys.path]))
-  # It looks up each second, since Ray's interrupt of a task does not end a wait
-  # for a process.
-  return sweep_elsewhere.attempt(sweep, run, is_hopeless=lambda: False)
+  with _interrupted_once():
+    # It looks up each second, since Ray's interrupt of a task does not end a
+    # wait for a process.
+    return sweep_elsewhere.attempt(sweep, run, is_hopeless=lambda: False)
+
+
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+  """Makes all interrupts but the first have no effect.
+
+  `Executor.cancel` repeats its interrupt. A run that is ending because of the
+  first one still waits for its program and copies its files.
+  """
+
+  def stop(number: int, frame: Any) -> None:
+    del number, frame
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+  before = signal.signal(signal.SIGINT, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)

@@ -106,9 +106,7 @@ def plan(
     raise ValueError('sweep() returns 0 runs; at least 1 is needed.')
   for given in overrides:
     try:
-      # A locked copy rejects unknown fields and other types, as --config does.
-      changed = config.copy_and_resolve_references().lock()
-      changed.update_from_flattened_dict(given)
+      changed(config, given)
     except (AttributeError, KeyError, TypeError) as error:
       raise ValueError(f'sweep() returns {dict(given)}: {error}') from error
   short = shortened(field for given in overrides for field in given)
@@ -120,6 +118,16 @@ def plan(
           f'sweep() returns run {name!r} more than once; runs must differ.'
       )
   return tuple(runs)
+
+
+def changed(
+    config: ml_collections.ConfigDict, overrides: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Returns a copy of a configuration with the overrides of a run."""
+  # A locked copy rejects unknown fields and other types, as --config does.
+  copy = config.copy_and_resolve_references().lock()
+  copy.update_from_flattened_dict(overrides)
+  return copy
 
 
 def shortened(fields: Iterable[str]) -> dict[str, str]:

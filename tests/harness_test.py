@@ -1,9 +1,7 @@
-"""Tests of the harness: tuning, records, charges, and routers from outside."""
+"""Tests of the harness: tuning, records and charges."""
 
 import dataclasses
 import pathlib
-import sys
-from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -45,7 +43,10 @@ class SettingsTest(absltest.TestCase):
       compare.chosen(_config(('policy', 'nobody')))
     with self.assertRaisesRegex(ValueError, "must contain 'policy'"):
       compare.chosen(_config(('small alone',)))
-    self.assertEqual(compare.chosen(_config(())), registry.names())
+    self.assertEqual(list(compare.chosen(_config(()))), registry.names())
+    place = registry.METHODS['best constant']
+    with self.assertRaisesRegex(ValueError, "two routers called 'best const"):
+      compare.chosen(_config(('policy', 'best constant', place)))
     config = _config(())
     config.data.kind = 'replies'
     with self.assertRaisesRegex(ValueError, "data.kind is 'replies'"):
@@ -59,63 +60,6 @@ class SettingsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'being written by'):
       compare.compare(_config(('policy',)), workdir)
     lock.release()
-
-
-class _EntryPoint:
-  """What an installed package would declare."""
-
-  def __init__(self, name, value):
-    self.name, self.value = name, 'package.module:METHOD'
-    self.load = lambda: value
-
-
-class RegistryTest(absltest.TestCase):
-
-  def _with(self, name, value):
-    found = [_EntryPoint(name, value)]
-    self.enter_context(
-        mock.patch.object(
-            registry.metadata, 'entry_points', lambda group: found
-        )
-    )
-
-  def test_a_package_brings_a_router(self):
-    method = router.Method('theirs', router.Needs(router.COMMIT), lambda: [])
-    self._with('theirs', method)
-    self.assertIs(registry.load('theirs'), method)
-    self.assertEqual(registry.names()[-1], 'theirs')
-
-  def test_an_installed_package_is_found(self):
-    folder = pathlib.Path(self.create_tempdir().full_path)
-    (folder / 'their_router.py').write_text(
-        'from routing.routers import router\n'
-        'needs = router.Needs(router.COMMIT)\n'
-        "METHOD = router.Method('theirs', needs, lambda *_, **__: [])\n"
-    )
-    info = folder / 'their_package-1.0.dist-info'
-    info.mkdir()
-    (info / 'METADATA').write_text('Name: their-package\nVersion: 1.0\n')
-    (info / 'entry_points.txt').write_text(
-        f'[{registry.GROUP}]\ntheirs = their_router:METHOD\n'
-    )
-    self.enter_context(mock.patch.object(sys, 'path', [*sys.path, str(folder)]))
-    self.addCleanup(sys.modules.pop, 'their_router', None)
-    self.assertIn('theirs', registry.names())
-    self.assertEqual(registry.load('theirs').name, 'theirs')
-
-  def test_a_name_that_is_taken_is_refused(self):
-    self._with('boosting', None)
-    with self.assertRaisesRegex(ValueError, "'boosting' of package.module"):
-      registry.load('boosting')
-
-  def test_what_is_no_method_is_refused(self):
-    self._with('theirs', 'a text')
-    with self.assertRaisesRegex(ValueError, "'theirs' is a str"):
-      registry.load('theirs')
-
-  def test_names_agree(self):
-    for name in registry.METHODS:
-      self.assertEqual(registry.load(name).name, name)
 
 
 class _Priced(embedding.HashedNgrams):

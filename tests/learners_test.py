@@ -7,6 +7,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import threadpoolctl
 
 from routing.outcomes import table as table_lib
 from routing.routers import boosting
@@ -108,14 +109,36 @@ class SideBySideTest(absltest.TestCase):
     learner = self._learner((0.0, 0.05, 0.0, 0.0, 0.0, 0.0), is_wrong=0)
     with self.assertRaisesRegex(ValueError, 'setting 0 cannot be fitted'):
       self._tune(learner, lambda found: 0.0)
-    self.assertContainsSubset(self.begun, [0, 1])
+    self.assertContainsSubset(self.begun, [0, 1, 2])
     self.begun.clear()
     with self.assertRaisesRegex(ValueError, 'no value'):
       self._tune(self._learner([0.01] * 6), self._no_value)
-    self.assertLessEqual(len(self.begun), 3)
+    self.assertLessEqual(len(self.begun), 4)
 
   def _no_value(self, found):
     raise ValueError('no value')
+
+  def test_fits_share_the_cores_and_keep_the_limits_of_the_user(self):
+    found = []
+
+    def fit(data, *, setting, **fields):
+      found.extend(
+          (x['user_api'], x['num_threads'])
+          for x in threadpoolctl.threadpool_info()
+      )
+      return [setting]
+
+    def tune(num_settings):
+      found.clear()
+      self._tune(learners.Learner(fit, [{}] * num_settings), lambda x: 0.0)
+      return set(found)
+
+    fitted_q.boosted(np.zeros((30, 1)), fitted_q.TREE_SETTINGS[0], 0)(
+        np.zeros(30)
+    )  # Loads the libraries.
+    self.assertEqual(tune(2), {('openmp', 1), ('blas', 1)})
+    with threadpoolctl.threadpool_limits(1, user_api='blas'):
+      self.assertEqual(tune(1), {('openmp', 2), ('blas', 1)})
 
   def test_trees_are_those_of_fits_in_turn(self):
     rng = np.random.default_rng(0)

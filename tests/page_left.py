@@ -55,7 +55,7 @@ RULES = (
         Leave('executes the notebooks', 'stage package of .ci/run'),
     ),
     Rule(
-        r'python -m pytest tests/conformance_test\.py',
+        r'python -m pytest tests/conformance_test\.py( -k mine)?',
         Leave('is a test', 'stage test of .ci/run'),
     ),
     Rule(
@@ -86,6 +86,14 @@ RULES = (
     Rule(
         _STUDY + r'routellm_responses .*',
         Leave('needs a file of RouteLLM', 'tests/routellm_responses_test.py'),
+    ),
+    Rule(
+        r'python -m experiments\.compare .*my_router:MINE.*',
+        Leave("needs the reader's router", 'tests/router_registry_test.py'),
+    ),
+    Rule(
+        r'python -m experiments\.serve .*/own_models\.py .*',
+        Leave('needs a trained router', 'tests/serving_load_test.py'),
     ),
     Rule(
         r'python -m experiments\.compare .*compare_gsm8k\.py:live .*',

@@ -110,10 +110,6 @@ _EMBEDDED_PAIR = (
         ),
     ),
     Rule(
-        _COMPARE + r'compare_arithmetic\.py:demo --workdir=runs/demo',
-        Run(changes=(_DEMO,), more=(_ROUTERS,)),
-    ),
-    Rule(
         _COMPARE + r'compare_arithmetic\.py:demo .* --config\.train_seeds=.*',
         Run(
             changes=(_DEMO, ('trials=6', 'trials=1'), ('(0,1,2)', '(0,)')),
@@ -184,6 +180,7 @@ _REAL_PAIR = (
 _OTHER_MODELS = (
     Rule(_PIPELINE + r'own_models\.py(:servers)? (?!.*dry_run).*', _PLANNED),
     Rule(_PIPELINE + r'own_models\.py .* --dry_run', Run(says=_PLANS)),
+    Rule(_COMPARE + r'compare_own_models\.py .*', _PLANNED),
     Rule(
         _PIPELINE + r'arithmetic_(vllm|servers)\.py .*',
         Run((_FULL,), ('--dry_run',), says=_PLANS),

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import signal
 import threading
 import time
 
@@ -128,6 +129,17 @@ class NodesTest(absltest.TestCase):
     self.assertEqual(wrong, {'seed=0': sweep_ray.INTERRUPTED})
     _wait_for(lambda: not process.exists())
     self.assertFalse(sweep.mark(sweep.runs[0]).exists())
+
+  def test_only_the_first_interrupt_of_a_task_counts(self):
+    before, done = signal.getsignal(signal.SIGINT), []
+    with self.assertRaises(KeyboardInterrupt), sweep_ray._interrupted_once():
+      try:
+        signal.raise_signal(signal.SIGINT)
+      finally:
+        signal.raise_signal(signal.SIGINT)
+        done.append('what ends in order')
+    self.assertLen(done, 1)
+    self.assertIs(signal.getsignal(signal.SIGINT), before)
 
 
 if __name__ == '__main__':

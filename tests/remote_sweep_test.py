@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,9 @@ from tests import fake_stage
 given = dict(word.lstrip('-').split('=', 1) for word in sys.argv[1:])
 seed, folder = int(given['config.seed']), pathlib.Path(given['workdir'])
 if seed == 7 and not pathlib.Path('fixed').exists():
+  (folder / 'first.txt').unlink(missing_ok=True)
+  if not (folder / 'attempts.txt').exists():
+    (folder / 'first.txt').touch()
   with (folder / 'attempts.txt').open('a') as file:
     file.write('failed')
   sys.exit('Seed 7 is no good.')
@@ -57,6 +61,46 @@ def get_config():
 def sweep():
   return [dict(level=0.5, seed=x) for x in (0, 7)]
 """
+
+
+# Takes a while to end once it is asked to.
+_ENDLESS = """
+import pathlib, signal, sys, time
+
+given = dict(word.lstrip('-').split('=', 1) for word in sys.argv[1:])
+folder = pathlib.Path(given['workdir'])
+
+def end(*_):
+  time.sleep(1)
+  (folder / 'ended.txt').write_text('in order')
+  sys.exit(1)
+
+signal.signal(signal.SIGTERM, end)
+(folder / 'begun.txt').touch()
+while True:
+  time.sleep(0.1)
+"""
+_VTRACE = """
+import sys
+sys.path.insert(0, '{configs}/..')
+from configs import arithmetic_redraft
+
+
+def get_config():
+  config = arithmetic_redraft.get_config()
+  config.track = ''
+  return config
+
+
+def sweep():
+  return [{{'objective.estimator': x}} for x in ('exact', 'vtrace')]
+"""
+
+
+def _content(archive):
+  """Name -> content of the files in an archive."""
+  with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as opened:
+    return {x: opened.extractfile(x).read() for x in opened.getnames()}
 
 
 @pytest.mark.slow
@@ -148,9 +192,18 @@ class S3Test(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "data.directory is 'runs/else'"):
       sweep_elsewhere.check_data(config, 's3://runs/data')
 
-  def _attempt(self, workdir, is_hopeless=None):
+  def test_what_a_run_sets_itself_counts_too(self):
+    config = _VTRACE.format(configs=_ROOT / 'configs')
+    code, said = self._sweep(
+        config, self.folder / 'sweep', '--data=s3://runs/data'
+    )
+    self.assertEqual(code, 1, said)
+    self.assertIn('runs read replies only, and these need rollouts too', said)
+    self.assertFalse((self.folder / 'sweep').exists())
+
+  def _attempt(self, workdir, stage=_STAGE, is_hopeless=None):
     """Attempts the run of seed 7 in this process; returns what went wrong."""
-    (self.folder / 'stage.py').write_text(_STAGE)
+    (self.folder / 'stage.py').write_text(stage)
     self.enterContext(contextlib.chdir(self.folder))
     self.enterContext(
         mock.patch.dict(os.environ, PYTHONPATH=f'{self.folder}:{_ROOT}')
@@ -167,8 +220,11 @@ class S3Test(absltest.TestCase):
 
     with mock.patch.object(sweep_elsewhere, '_put', refused):
       sweep, run, problem = self._attempt('s3://runs/full')
+    self.assertIn('Seed 7 is no good.; could not be copied to', problem)
     self.assertIn('s3://runs/full: the store is full; its files are', problem)
-    here = pathlib.Path(problem.rpartition(' in ')[2])
+    place = problem.rpartition(' in ')[2]
+    self.assertEndsWith(place, f' on {platform.node()}')
+    here = pathlib.Path(place.removesuffix(f' on {platform.node()}'))
     self.addCleanup(shutil.rmtree, here)
     attempts = here / 'runs' / run.name / 'attempts.txt'
     self.assertEqual(attempts.read_text(), 'failed')
@@ -178,18 +234,39 @@ class S3Test(absltest.TestCase):
     sweep, run, problem = self._attempt('s3://runs/again')
     self.assertIn('Seed 7 is no good.', problem)
     archive = sweep.workdir / 'unfinished' / 'seed=7.tar'
-    before = archive.read_bytes()
+    self.assertEqual(
+        _content(archive), {'attempts.txt': b'failed', 'first.txt': b''}
+    )
     self._attempt('s3://runs/again')
-    with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as opened:
-      self.assertEqual(opened.getnames(), ['attempts.txt'])
-      made = opened.extractfile('attempts.txt').read()
-    self.assertEqual(made, b'failedfailed')
-    self.assertNotEqual(archive.read_bytes(), before)
+    self.assertEqual(_content(archive), {'attempts.txt': b'failedfailed'})
     self.assertFalse(sweep.directory(run).exists())
     (self.folder / 'fixed').touch()
     self.assertEqual(self._attempt('s3://runs/again')[2], '')
     self.assertFalse(archive.exists())
     self.assertTrue((sweep.directory(run) / 'results.json').exists())
+
+  def test_what_an_interrupted_run_has_made_is_kept(self):
+    folders = pathlib.Path(tempfile.gettempdir())
+    before = set(folders.glob('sweep-*'))
+
+    def interrupt():
+      (made,) = set(folders.glob('sweep-*')) - before
+      if list(made.glob('runs/*/begun.txt')):
+        raise KeyboardInterrupt
+      return False
+
+    with self.assertRaises(KeyboardInterrupt):
+      self._attempt('s3://runs/interrupted', _ENDLESS, interrupt)
+    archive = files.path('s3://runs/interrupted/unfinished/seed=7.tar')
+    self.assertEqual(
+        _content(archive), {'begun.txt': b'', 'ended.txt': b'in order'}
+    )
+    self.assertEqual(set(folders.glob('sweep-*')), before)
+
+  def test_a_store_that_cannot_be_read_fails_the_run_alone(self):
+    with mock.patch.object(sweep_runs.Sweep, 'mark', side_effect=OSError('no')):
+      _, _, problem = self._attempt('s3://runs/unread')
+    self.assertEqual(problem, 'could not be read from s3://runs/unread: no')
 
   def test_collection_sweep_and_tables_by_ray(self):
     pytest.importorskip('ray', reason='Needs the extra `ray`.')

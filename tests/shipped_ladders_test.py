@@ -1,6 +1,7 @@
 """Ladders that come with the package: a run needs no model and no problems."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -14,8 +15,11 @@ from experiments import builders
 from experiments import collect
 from experiments import compare
 from experiments import compared_problems
+from experiments import compared_runs
 from experiments import pipeline
+from experiments import train
 import routing
+from routing.routers import learned
 from routing.routers import registry
 from routing.shards import reader
 from tests import flow_test
@@ -110,6 +114,16 @@ class ShippedTest(absltest.TestCase):
     files = compare.compare(config, workdir)
     found = json.loads(files[0].read_text())['cost_metrics']['price']['methods']
     self.assertEqual(found[name]['area'], found['policy']['area'])
+    router = learned.load(train.run_directory(workdir, 0))
+    # As if it had learned from the problems of `select`.
+    router.seen = dataclasses.replace(
+        router.seen, train=router.seen.select, select=frozenset()
+    )
+    with (
+        mock.patch.object(compared_runs, '_routers', lambda *_: {0: router}),
+        self.assertRaisesRegex(ValueError, f"{name}, seed 0: .*'train'"),
+    ):
+      compare.compare(config, workdir)
     config.compare.trained = (str(workdir / 'nothing'),)
     with self.assertRaisesRegex(ValueError, 'which has no seed'):
       compare.compare(config, workdir / 'new')

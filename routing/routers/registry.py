@@ -1,8 +1,9 @@
 """The methods that a comparison can run, by name.
 
-A router of this repository is one file and one line here. A package outside
-brings one by an entry point of the group 'routing.routers', whose name is the
-method's and whose object is a `router.Method`:
+A router of this repository is one file and one line here. Any other needs no
+registration: 'my_router:MINE' names the `router.Method` MINE of a module that
+Python finds. An installed package may also bring one by an entry point of the
+group 'routing.routers', whose name is the method's:
 
   [project.entry-points.'routing.routers']
   mine = 'my_package.my_router:METHOD'
@@ -10,6 +11,7 @@ method's and whose object is a `router.Method`:
 
 import importlib
 from importlib import metadata
+from typing import Any
 
 from routing.routers import router as router_lib
 
@@ -68,7 +70,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> router_lib.Method:
-  """Returns the method of a name.
+  """Returns the method of a name, or of 'module:object'.
 
   Raises:
     ValueError: if there is none, if a package brings a name that is taken here,
@@ -81,15 +83,31 @@ def load(name: str) -> router_lib.Method:
         'router of this package; give it another one.'
     )
   if name in METHODS:
-    module, attribute = METHODS[name].split(':')
-    found = getattr(importlib.import_module(module), attribute)
+    found = _imported(METHODS[name])
   elif name in outside:
     found = outside[name].load()
+  elif ':' in name:
+    try:
+      found = _imported(name)
+    except (ImportError, AttributeError) as error:
+      raise ValueError(
+          f'The router {name!r} cannot be loaded: {error}. Is its module in '
+          'the current directory, or installed?'
+      ) from error
   else:
-    raise ValueError(f'Unknown router {name!r}; allowed: {", ".join(names())}.')
+    raise ValueError(
+        f"Unknown router {name!r}; allowed: 'module:object', or "
+        f'{", ".join(names())}.'
+    )
   if not isinstance(found, router_lib.Method):
     raise ValueError(
         f'The router {name!r} is a {type(found).__name__}; allowed: a '
         'routing.routers.router.Method.'
     )
   return found
+
+
+def _imported(place: str) -> Any:
+  """Returns the object that 'module:object' names."""
+  module, _, attribute = place.partition(':')
+  return getattr(importlib.import_module(module), attribute)

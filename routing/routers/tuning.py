@@ -90,23 +90,30 @@ def _side_by_side(
   with (
       futures.ThreadPoolExecutor(
           workers,
-          # OpenMP's number of threads is a property of the thread that asks,
-          # that of a library for linear algebra one of the process.
+          # OpenMP's limit holds for the thread that sets it, that of BLAS
+          # for the whole process.
           initializer=lambda: threadpoolctl.threadpool_limits(
               cores // workers, user_api='openmp'
           ),
       ) as pool,
-      threadpoolctl.threadpool_limits(cores // workers, user_api='blas'),
+      threadpoolctl.threadpool_limits(
+          min(cores // workers, _num_threads('blas')), user_api='blas'
+      ),
   ):
     left = iter(settings)
-    # As many as there are workers, so that few fits are in memory at a time.
+    # One more than there are workers: whoever ends before the oldest one begins
+    # another. Not all at once, so that few fits are in memory at a time.
     running = collections.deque(
-        pool.submit(fit, x) for x in itertools.islice(left, workers)
+        pool.submit(fit, x) for x in itertools.islice(left, workers + 1)
     )
-    while running:
-      found = running.popleft().result()
-      running.extend(pool.submit(fit, x) for x in itertools.islice(left, 1))
-      yield found
+    try:
+      while running:
+        found = running.popleft().result()
+        running.extend(pool.submit(fit, x) for x in itertools.islice(left, 1))
+        yield found
+    finally:
+      for fit_ahead in running:
+        fit_ahead.cancel()
 
 
 def _num_cores() -> int:
@@ -114,9 +121,14 @@ def _num_cores() -> int:
   from sklearn import ensemble  # Loads OpenMP, whose limits are read and set.
 
   del ensemble
+  return _num_threads('openmp')
+
+
+def _num_threads(user_api: str) -> int:
+  """Returns the largest limit of the loaded libraries of a kind; else 1."""
   found = [
       x['num_threads']
       for x in threadpoolctl.threadpool_info()
-      if x['user_api'] == 'openmp'
+      if x['user_api'] == user_api
   ]
   return max(found, default=1)
