@@ -315,11 +315,14 @@ def collect_split(
 
 def _collect(config, problems, collect_all, make_engines, writer, name) -> None:
   """Collects what is missing."""
+  engines = make_engines()
+  at_once = min(config.collect.concurrency, len(writer.missing()))
+  engine_lib.prepare(engines, at_once)
   asyncio.run(
       unattended_collection.collect_missing(
           collect_all,
           problems,
-          make_engines(),
+          engines,
           writer,
           specs=builders.billed_specs(config),
           concurrency=config.collect.concurrency,

@@ -86,6 +86,36 @@ class EmbeddedEngineTest(parameterized.TestCase):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
         np.testing.assert_allclose(a.hidden, b.hidden, atol=1e-4)
 
+  def test_what_is_compiled_ahead_is_what_a_collection_needs(self):
+    def shapes(calls):
+      return {(len(call.args[3].seed), call.args[5]) for call in calls}
+
+    requests = [_request(i) for i in range(32)]
+    wanted, engine = _write(_engine(), requests), _engine()
+    with mock.patch.object(
+        jitted_batches, 'decode', wraps=jitted_batches.decode
+    ) as decode:
+      engine_lib.prepare([engine], 31)
+      decode.assert_not_called()
+      engine_lib.prepare([engine], 32)
+      engine._ahead.result()
+      ahead = shapes(decode.call_args_list)
+      got = _write(engine, requests)
+    self.assertLen(ahead, 3)
+    self.assertGreater(decode.call_count, 3)
+    self.assertContainsSubset(shapes(decode.call_args_list), ahead)
+    self.assertEqual([*map(_ids, got)], [*map(_ids, wanted)])
+
+  def test_an_error_while_compiling_ahead_is_that_of_the_request(self):
+    engine = _engine()
+    with mock.patch.object(
+        jitted_batches, 'compile_ahead', side_effect=MemoryError('no room')
+    ):
+      engine.prepare(32)
+      engine._ahead.exception()  # Waits for it.
+    with self.assertRaisesRegex(MemoryError, 'no room'):
+      _write(engine, [_request(0)])
+
   def test_seeds_matter_only_when_sampling(self):
     for temperature, same in ((1.0, False), (0.0, True)):
       a, b = _write(

@@ -31,7 +31,6 @@ from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
 from routing.engines import token_session
 from routing.lm import decoder
-from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
 from routing.tasks import delimiter as delimiter_lib
 
@@ -92,6 +91,7 @@ class EmbeddedEngine:
     self._config = config
     self._params = params
     self._tokenizer = tokenizer
+    self._stop_ids = tokenizer.delimiter_id, tokenizer.eos_id
     self._max_batch = jitted_batches.rows_at_once(max_batch)
     self._max_length = max_length
     self._slots = slots_lib.Slots(num_slots)
@@ -102,6 +102,8 @@ class EmbeddedEngine:
     self._numbers = itertools.count()
     self._worker: asyncio.Task | None = None
     self._tokens: embedded_tokens.TokenModel | None = None
+    self._ahead: concurrent.futures.Future[None] | None = None
+    self._is_closing = False
     # Computing in a thread keeps the event loop free for the other engine. One
     # thread only: each call donates the cache that the call before returned.
     self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -139,8 +141,28 @@ class EmbeddedEngine:
       )
     return self._tokens.open(question)
 
+  def prepare(self, num_requests: int) -> None:
+    """Compiles for full batches, beside other models; see `engine.prepare`."""
+    if num_requests >= self._max_batch and self._ahead is None:
+      self._ahead = self._executor.submit(self._compile)
+
+  def _compile(self) -> None:
+    caches = jitted_batches.compile_ahead(
+        self._params,
+        self._config,
+        self._cache,
+        self._stop_ids,
+        len(self._slots),
+        self._max_batch,
+    )
+    for cache in caches:
+      self._cache = cache
+      if self._is_closing:
+        return
+
   async def close(self) -> None:
     """Waits for requests in progress and ends the threads."""
+    self._is_closing = True
     if self._worker is not None:
       await self._worker
     self._executor.shutdown()
@@ -261,41 +283,27 @@ class EmbeddedEngine:
     Returns:
       The results for each job; see `jitted_batches.row`.
     """
+    if self._ahead is not None:
+      self._ahead.result()  # An error in it has left no cache to go on with.
     start_time = time.perf_counter()
     self._read_new([job for job in jobs if self._num_new(job)])
     size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
-    # Rows from len(jobs) on are padding: they are inactive, may write 0 tokens,
-    # and use the cache row that belongs to no session.
-    rows = sampler.Rows(
-        last_token=jitted_batches.pad(
-            [job.tokens[-1] for job in jobs], size, 0
-        ),
-        position=jitted_batches.pad(
-            [len(job.tokens) - 1 for job in jobs], size, 0
-        ),
-        seed=jitted_batches.pad(
-            [job.request.seed for job in jobs], size, 0
-        ).astype(np.uint32),
-        temperature=jitted_batches.heat(
-            [job.request.temperature for job in jobs], size
-        ),
-        active=np.arange(size) < len(jobs),
-        limit=jitted_batches.pad(
-            [min(j.budget, jitted_batches.SEGMENT_TOKENS) for j in jobs],
-            size,
-            0,
-        ),
-        slots=jitted_batches.pad(
-            [job.slot for job in jobs], size, len(self._slots)
-        ),
+    rows = jitted_batches.padded_rows(
+        size,
+        len(self._slots),
+        last_token=[job.tokens[-1] for job in jobs],
+        position=[len(job.tokens) - 1 for job in jobs],
+        seed=[job.request.seed for job in jobs],
+        temperature=[job.request.temperature for job in jobs],
+        limit=[min(j.budget, jitted_batches.SEGMENT_TOKENS) for j in jobs],
+        slots=[job.slot for job in jobs],
     )
-    stop_ids = self._tokenizer.delimiter_id, self._tokenizer.eos_id
     out, self._cache = jitted_batches.decode(
         self._params,
         self._config,
         self._cache,
         rows,
-        stop_ids,
+        self._stop_ids,
         jitted_batches.num_past(rows.position, self._max_length),
     )
     # JAX dispatches asynchronously. device_get waits for the result, so that

@@ -18,7 +18,6 @@ from routing.engines import jitted_batches
 from routing.engines import slots as slots_lib
 from routing.engines import token_session
 from routing.lm import decoder
-from routing.lm import sampler
 from routing.lm import tokenizer as tokenizer_lib
 
 # Numbers of tokens per row are rounded up to one of these. To read: one token,
@@ -264,23 +263,15 @@ class TokenModel:
     ):
       self._pass([job.tokens[:-1] for job in jobs], starts, rows)
     size = jitted_batches.bucket(jitted_batches.BATCH_BUCKETS, len(jobs))
-
-    def padded(values, fill):
-      return jitted_batches.pad(list(values), size, fill)
-
-    position = padded((len(job.tokens) - 1 for job in jobs), 0)
-    seeds = np.zeros(size, np.uint32)
-    seeds[: len(jobs)] = [job.seed for job in jobs]
-    state = sampler.Rows(
-        last_token=padded((job.tokens[-1] for job in jobs), 0),
-        position=position,
-        seed=seeds,
-        temperature=jitted_batches.heat(
-            [job.temperature for job in jobs], size
-        ),
-        active=np.arange(size) < len(jobs),
-        limit=padded((job.limit for job in jobs), 0),
-        slots=padded(rows, len(self._slots)),
+    state = jitted_batches.padded_rows(
+        size,
+        len(self._slots),
+        last_token=[job.tokens[-1] for job in jobs],
+        position=[len(job.tokens) - 1 for job in jobs],
+        seed=[job.seed for job in jobs],
+        temperature=[job.temperature for job in jobs],
+        limit=[job.limit for job in jobs],
+        slots=rows,
     )
     out, self._cache = jitted_batches.decode(
         self._params,
@@ -288,7 +279,7 @@ class TokenModel:
         self._cache,
         state,
         (self.tokenizer.eos_id,),
-        jitted_batches.num_past(position, self.max_length),
+        jitted_batches.num_past(state.position, self.max_length),
         max_new=jitted_batches.bucket(
             _WRITE_BUCKETS, max(job.limit for job in jobs)
         ),

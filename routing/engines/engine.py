@@ -282,6 +282,16 @@ def pieces(engine: Engine, ids: Sequence[int]) -> list[str] | None:
   return None if find is None else find(ids)
 
 
+def prepare(engines: Sequence[Engine], num_requests: int) -> None:
+  """Says before the first request how many will be made at the same time.
+
+  An engine may use this to get ready for them, e.g. to compile.
+  """
+  # Optional, like `pieces`: most engines have nothing to do.
+  for engine in engines:
+    getattr(engine, 'prepare', lambda _: None)(num_requests)
+
+
 def check_order(engines: Sequence[Engine]) -> None:
   """Raises ValueError unless `engines[m].route == m` for every index m."""
   routes = [engine.route for engine in engines]

@@ -65,6 +65,38 @@ def heat(temperatures: Sequence[float], size: int) -> np.ndarray | None:
   return pad(temperatures, size, 0.0) if any(temperatures) else None
 
 
+def padded_rows(
+    size: int,
+    padding: int,
+    *,
+    last_token: Sequence[int] = (),
+    position: Sequence[int] = (),
+    seed: Sequence[int] = (),
+    temperature: Sequence[float] = (),
+    limit: Sequence[int] = (),
+    slots: Sequence[int] = (),
+) -> sampler.Rows:
+  """Returns rows of texts, followed by padding up to `size`.
+
+  Rows of padding are inactive and may write 0 tokens.
+
+  Args:
+    size: B, number of rows.
+    padding: the slot of the rows of padding, which belongs to no session.
+    last_token, position, seed, temperature, limit, slots: of each text, see
+      `sampler.Rows`; none = all rows are padding.
+  """
+  return sampler.Rows(
+      last_token=pad(last_token, size, 0),
+      position=pad(position, size, 0),
+      seed=np.array([*seed, *[0] * (size - len(seed))], np.uint32),
+      temperature=heat(temperature, size),
+      active=np.arange(size) < len(last_token),
+      limit=pad(limit, size, 0),
+      slots=pad(slots, size, padding),
+  )
+
+
 def num_past(positions: np.ndarray, max_length: int) -> int:
   """Returns the number of cached positions that a batch must attend to.
 
@@ -121,6 +153,41 @@ def fill(
         # two values: the whole length, or 0 if no row has cached tokens.
         cache.keys.shape[3] if any(starts) else 0,
     )
+    yield cache
+
+
+def compile_ahead(
+    params,
+    config: decoder.DecoderConfig,
+    cache: decoder.KVCache,
+    stop_ids: tuple[int, ...],
+    padding: int,
+    max_rows: int,
+) -> Iterator[decoder.KVCache]:
+  """Compiles what nearly every batch of a collection needs, by empty batches.
+
+  Args:
+    params, config, cache: see `sampler.prefill`; the cache is donated.
+    stop_ids: see `sampler.decode`.
+    padding: a slot that belongs to no row.
+    max_rows: largest number of rows that are written at once.
+
+  Yields:
+    The cache after each program, with what it had; see `fill`.
+  """
+  length = cache.keys.shape[3]
+  size = CPU_PREFILL_ROWS if _is_cpu() else PREFILL_ROWS
+  slots, zeros = pad((), size, padding), pad((), size, 0)
+  for width, past in ((PROMPT_BUCKETS[0], 0), (PREFILL_BUCKETS[0], length)):
+    tokens = np.zeros((size, width), np.int32)
+    cache = prefill(params, config, cache, slots, tokens, zeros, zeros, past)
+    yield cache
+  largest = bucket(BATCH_BUCKETS, max_rows)
+  for size, position in ((largest, 0), (largest, length - 1), (1, 0)):
+    size = bucket(BATCH_BUCKETS, size)
+    rows = padded_rows(size, padding)
+    past = num_past(np.full(size, position), length)
+    _, cache = decode(params, config, cache, rows, stop_ids, past)
     yield cache
 
 
