@@ -65,8 +65,8 @@ class KnowNoTest(parameterized.TestCase):
 
 class AutoMixTest(parameterized.TestCase):
 
-  def _answer(self, score, threshold, num_yes):
-    """Answers one problem; `num_yes` of the verifications say yes."""
+  def _answer(self, score, threshold, num_yes, num=automix.NUM_SAMPLES):
+    """Answers one problem; `num_yes` of `num` verifications say yes."""
     engines = small_arena.make_engines()
     plain = engines[0].script
     seeds = []
@@ -78,7 +78,7 @@ class AutoMixTest(parameterized.TestCase):
       return 'Yes' if len(seeds) <= num_yes else 'No'
 
     engines[0].script = script
-    mixture = automix.Mixture(score, threshold, 1)
+    mixture = automix.Mixture(score, threshold, 1, num)
     problem = small_arena.make().alone['test'].problems[0]
     answering = small_arena.answering()
     answer = asyncio.run(
@@ -90,7 +90,8 @@ class AutoMixTest(parameterized.TestCase):
             grade=answering.grade,
         )
     )
-    self.assertLen(set(seeds), automix.NUM_SAMPLES)
+    self.assertLen(seeds, num)
+    self.assertLen(set(seeds), num)
     return answer
 
   @parameterized.parameters((5, 0), (4, 1))
@@ -117,6 +118,12 @@ class AutoMixTest(parameterized.TestCase):
             *[(0, 0, len(prompt), 1)] * (automix.NUM_SAMPLES - 1),
         ],
     )
+
+  def test_fewer_verifications_are_fewer_calls(self):
+    got = self._answer(meta_verifiers.Share(2), 0.5, num_yes=1, num=2)
+    self.assertEqual(got.decisions[0], types.Decision(1, 0.5))
+    self.assertLen([x for x in got.calls if x.kind == 'probe'], 2)
+    self.assertLen(automix.SETTINGS, 6)
 
   def test_beliefs_of_the_pomdp_by_hand(self):
     # With k = 1: said yes 4 times (small right 3, both right 2 of them), no
@@ -159,7 +166,7 @@ class AutoMixTest(parameterized.TestCase):
         answering=lambda seed: small_arena.answering(seed, engines),
         num_live=dict(train=4),
     )
-    families = harness.fit(automix.METHOD, arena, dict(meta='POMDP'), 0)
+    families = harness.fit(automix.METHOD, arena, automix.SETTINGS[1], 0)
     self.assertLen(families[0].score.gains, automix.NUM_SAMPLES + 1)
     train = _sample(automix.METHOD, answering=arena.answering(0), num_live=4)
     counts = automix._count_yes(train.answering, train)

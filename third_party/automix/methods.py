@@ -32,9 +32,13 @@ from routing.routers import router
 from third_party.automix import meta_verifiers
 
 NAME = 'AutoMix'
-NUM_SAMPLES = 8  # Verifications of an answer, as in the paper.
+NUM_SAMPLES = 8  # Verifications of an answer at most, as in the paper.
 TEMPERATURE = 1.0  # Of the verifications.
-SETTINGS = (dict(meta='threshold'), dict(meta='POMDP'))
+SETTINGS = tuple(
+    dict(meta=meta, num_samples=num_samples)
+    for num_samples in (NUM_SAMPLES, 4, 2)
+    for meta in ('threshold', 'POMDP')
+)
 # The wording is our own.
 PROMPT = """\
 Question:
@@ -57,6 +61,7 @@ async def verify(
     problem: types.Problem,
     answer: str,
     seed: int,
+    num_samples: int = NUM_SAMPLES,
 ) -> tuple[int, list[types.Call]]:
   """Returns how many of k verifications say yes, and their calls.
 
@@ -65,6 +70,7 @@ async def verify(
     problem: the problem.
     answer: the whole answer.
     seed: of the run.
+    num_samples: k, at least 1; the first k verifications of any larger k.
   """
   text = PROMPT.format(question=problem.question.strip(), answer=answer.strip())
   found = [
@@ -78,7 +84,7 @@ async def verify(
           # A step number that no answer has, so that the noise is another.
           seed=seeds.of_request(seed, problem.id, -1, engine.route, sample),
       )
-      for sample in range(NUM_SAMPLES)
+      for sample in range(num_samples)
   ]
   num_yes = sum(says_yes(reply) for reply, _ in found)
   return num_yes, [steps_lib.as_call('probe', usage) for _, usage in found]
@@ -93,16 +99,18 @@ class Family:
   knobs: thresholds.
   route: the model that answers where the small model's answer is refused.
   fingerprint: identifies the score.
+  num_samples: verifications of an answer.
   """
 
   score: Callable[[int], float]
   knobs: tuple[float, ...]
   route: int
   fingerprint: str
+  num_samples: int = NUM_SAMPLES
 
   def at(self, knob: float) -> Mixture:
     """Returns the live mixture at a threshold."""
-    return Mixture(self.score, knob, self.route)
+    return Mixture(self.score, knob, self.route, self.num_samples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +120,13 @@ class Mixture:
   score: see `Family`.
   threshold: the larger model answers where the score reaches it.
   route: the larger model.
+  num_samples: verifications of an answer.
   """
 
   score: Callable[[int], float]
   threshold: float
   route: int
+  num_samples: int = NUM_SAMPLES
 
   async def answer(
       self,
@@ -147,7 +157,7 @@ class Mixture:
 
       steps = await write(0)
       num_yes, probes = await verify(
-          engines[0], problem, steps_lib.join(steps), seed
+          engines[0], problem, steps_lib.join(steps), seed, self.num_samples
       )
       calls += probes
       score = self.score(num_yes)
@@ -167,7 +177,7 @@ class Mixture:
 
 
 def _count_yes(
-    answering: live_answers.Answering, train: router.Sample
+    answering: live_answers.Answering, train: router.Sample, num_samples: int
 ) -> dict[int, int]:
   """Returns how many verifications call the small model's answers right.
 
@@ -186,7 +196,10 @@ def _count_yes(
 
     async def verified(problem: types.Problem) -> int:
       answer = answer_of[problem.id]
-      return (await verify(engines[0], problem, answer, answering.seed))[0]
+      num_yes, _ = await verify(
+          engines[0], problem, answer, answering.seed, num_samples
+      )
+      return num_yes
 
     try:
       return await training_answers.of_each(
@@ -202,6 +215,7 @@ def _count_yes(
 def fit(train, *, setting, seed):
   """Returns the mixtures of one meta-verifier."""
   del seed
+  num_samples = setting['num_samples']
   if not train.follows_words or train.answering is None:
     raise refusal.Refusal(
         f'{NAME} asks the small model whether its answer is right; this model '
@@ -210,24 +224,25 @@ def fit(train, *, setting, seed):
         note='',
     )
   if setting['meta'] == 'POMDP':
-    counts = _count_yes(train.answering, train)
+    counts = _count_yes(train.answering, train, num_samples)
     known = list(counts)
     score = meta_verifiers.fit_pomdp(
         np.array(list(counts.values())),
         train.small_correct[known],
         train.large_correct[known],
-        NUM_SAMPLES,
+        num_samples,
     )
     inner = _PRICES
   else:
-    score = meta_verifiers.Share(NUM_SAMPLES)
-    inner = np.arange(NUM_SAMPLES + 1) / NUM_SAMPLES
+    score = meta_verifiers.Share(num_samples)
+    inner = np.arange(num_samples + 1) / num_samples
   return [
       Family(
           score,
           live_thresholds.between_extremes(inner),
           train.num_routes - 1,
-          f'{NAME}/{score}/{train.num_routes - 1}',
+          f'{NAME}/{score}/{num_samples}/{train.num_routes - 1}',
+          num_samples,
       )
   ]
 
