@@ -169,7 +169,7 @@ class AutoMixTest(parameterized.TestCase):
     families = harness.fit(automix.METHOD, arena, automix.SETTINGS[1], 0)
     self.assertLen(families[0].score.gains, automix.NUM_SAMPLES + 1)
     train = _sample(automix.METHOD, answering=arena.answering(0), num_live=4)
-    counts = automix._count_yes(train.answering, train)
+    counts = automix._count_yes(train.answering, train, 2)
     self.assertEqual(list(counts), [0, 2, 3])
 
 
