@@ -316,8 +316,12 @@ def collect_split(
 def _collect(config, problems, collect_all, make_engines, writer, name) -> None:
   """Collects what is missing."""
   engines = make_engines()
-  at_once = min(config.collect.concurrency, len(writer.missing()))
-  engine_lib.prepare(engines, at_once)
+  # Greedy models: what others would compile depends on what they are asked.
+  sampling = builders.sampling(config)
+  engine_lib.prepare(
+      [x for x in engines if not sampling.temperature_of(x.route)],
+      min(config.collect.concurrency, len(writer.missing())),
+  )
   asyncio.run(
       unattended_collection.collect_missing(
           collect_all,

@@ -2,7 +2,7 @@
 
 Programs of runs append to files and lock them, which no object store can. So
 each run has a directory on the machine that executes it. When its program ends,
-and this process is not killed before it, the store gets
+this is copied to the store:
 
 - of a finished run all of its files, and last its mark in `finished/`;
 - of any other run one archive in `unfinished/`, from which the next attempt
@@ -101,7 +101,8 @@ def attempt(
     return sweep_runs.attempt(sweep, run, is_hopeless)
   folder = pathlib.Path(tempfile.mkdtemp(prefix='sweep-'))
   here = dataclasses.replace(sweep, workdir=folder)
-  refused = ''
+  where = f'its files are in {folder} on {platform.node()}'
+  stays = False  # Whether the folder has what the store has not.
   try:
     try:
       if sweep.mark(run).exists():
@@ -109,20 +110,17 @@ def attempt(
       _fetch(sweep, here, run)
     except Exception as error:
       return f'could not be read from {sweep.workdir}: {error}'
-    problem = 'interrupted'
+    stays = True
     try:
       problem = sweep_runs.attempt(here, run, is_hopeless)
     finally:  # Also of a run that is interrupted.
-      refused = _keep(here, sweep, run)
-      if refused:
-        where = f'{folder} on {platform.node()}'
-        problem = '; '.join(
-            x for x in (problem, refused, f'its files are in {where}') if x
-        )
-        logging.error('%s: %s', run.name, problem)
-    return problem
+      refused = _keep(here, sweep, run)  # This may be interrupted, too.
+      stays = bool(refused)
+    return '; '.join(x for x in (problem, refused, stays and where) if x)
   finally:
-    if not refused:
+    if stays:
+      logging.error('%s was not copied; %s', run.name, where)
+    else:
       # A process that the run has left behind may still write there.
       shutil.rmtree(folder, ignore_errors=True)
 

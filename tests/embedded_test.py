@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import time
 from unittest import mock
 
 from absl.testing import absltest
@@ -91,12 +92,12 @@ class EmbeddedEngineTest(parameterized.TestCase):
       return {(len(call.args[3].seed), call.args[5]) for call in calls}
 
     requests = [_request(i) for i in range(32)]
-    wanted, engine = _write(_engine(), requests), _engine()
+    wanted, engine = _write(_engine(), requests), _engine(max_batch=32)
     with mock.patch.object(
         jitted_batches, 'decode', wraps=jitted_batches.decode
     ) as decode:
       engine_lib.prepare([engine], 31)
-      decode.assert_not_called()
+      self.assertIsNone(engine._ahead)
       engine_lib.prepare([engine], 32)
       engine._ahead.result()
       ahead = shapes(decode.call_args_list)
@@ -106,8 +107,22 @@ class EmbeddedEngineTest(parameterized.TestCase):
     self.assertContainsSubset(shapes(decode.call_args_list), ahead)
     self.assertEqual([*map(_ids, got)], [*map(_ids, wanted)])
 
+  def test_an_engine_that_is_closed_compiles_no_further_program(self):
+    engine, made = _engine(max_batch=32), []
+
+    def compile_ahead(params, config, cache, *_):
+      for i in range(1_000):
+        made.append(i)
+        time.sleep(0.01)
+        yield cache
+
+    with mock.patch.object(jitted_batches, 'compile_ahead', compile_ahead):
+      engine.prepare(32)
+      asyncio.run(engine.close())
+    self.assertLess(len(made), 1_000)
+
   def test_an_error_while_compiling_ahead_is_that_of_the_request(self):
-    engine = _engine()
+    engine = _engine(max_batch=32)
     with mock.patch.object(
         jitted_batches, 'compile_ahead', side_effect=MemoryError('no room')
     ):

@@ -136,9 +136,13 @@ class SideBySideTest(absltest.TestCase):
     fitted_q.boosted(np.zeros((30, 1)), fitted_q.TREE_SETTINGS[0], 0)(
         np.zeros(30)
     )  # Loads the libraries.
-    self.assertEqual(tune(2), {('openmp', 1), ('blas', 1)})
+    # Not every machine has a BLAS whose threads can be limited.
+    kinds = {x['user_api'] for x in threadpoolctl.threadpool_info()}
+    self.assertIn('openmp', kinds)
+    self.assertEqual(tune(2), {(x, 1) for x in kinds})
     with threadpoolctl.threadpool_limits(1, user_api='blas'):
-      self.assertEqual(tune(1), {('openmp', 2), ('blas', 1)})
+      found = tune(1)
+    self.assertEqual(found, {(x, 2 if x == 'openmp' else 1) for x in kinds})
 
   def test_trees_are_those_of_fits_in_turn(self):
     rng = np.random.default_rng(0)

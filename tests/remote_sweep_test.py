@@ -246,12 +246,10 @@ class S3Test(absltest.TestCase):
     self.assertTrue((sweep.directory(run) / 'results.json').exists())
 
   def test_what_an_interrupted_run_has_made_is_kept(self):
-    folders = pathlib.Path(tempfile.gettempdir())
-    before = set(folders.glob('sweep-*'))
+    self.enterContext(mock.patch.object(tempfile, 'tempdir', str(self.folder)))
 
     def interrupt():
-      (made,) = set(folders.glob('sweep-*')) - before
-      if list(made.glob('runs/*/begun.txt')):
+      if list(self.folder.glob('sweep-*/runs/*/begun.txt')):
         raise KeyboardInterrupt
       return False
 
@@ -261,7 +259,21 @@ class S3Test(absltest.TestCase):
     self.assertEqual(
         _content(archive), {'begun.txt': b'', 'ended.txt': b'in order'}
     )
-    self.assertEqual(set(folders.glob('sweep-*')), before)
+    self.assertEmpty(list(self.folder.glob('sweep-*')))
+
+  def test_an_interrupted_copy_leaves_the_files_here(self):
+    self.enterContext(mock.patch.object(tempfile, 'tempdir', str(self.folder)))
+    with (
+        mock.patch.object(
+            sweep_elsewhere, '_put', side_effect=KeyboardInterrupt
+        ),
+        self.assertLogs(level='ERROR') as logs,
+        self.assertRaises(KeyboardInterrupt),
+    ):
+      self._attempt('s3://runs/copying')
+    (made,) = self.folder.glob('sweep-*/runs/*/attempts.txt')
+    self.assertEqual(made.read_text(), 'failed')
+    self.assertIn(str(made.parents[2]), ''.join(logs.output))
 
   def test_a_store_that_cannot_be_read_fails_the_run_alone(self):
     with mock.patch.object(sweep_runs.Sweep, 'mark', side_effect=OSError('no')):

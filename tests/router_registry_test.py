@@ -75,7 +75,11 @@ class RegistryTest(absltest.TestCase):
         method, arena, tuned.families, tuned.setting, tuned.areas, 0
     )
     self.assertNotEmpty(entry.knobs)
+    taken = code.replace("'mine'", "'boosting'")
+    (folder / 'taken_router.py').write_text(taken)
+    self.addCleanup(sys.modules.pop, 'taken_router', None)
     for place, words in (
+        ('taken_router:MINE', "is called 'boosting', as a router of this"),
         ('my_router:YOURS', "has no attribute 'YOURS'"),
         ('your_router:MINE', 'in the current directory, or installed'),
     ):

@@ -283,7 +283,7 @@ class EmbeddedEngine:
     Returns:
       The results for each job; see `jitted_batches.row`.
     """
-    if self._ahead is not None:
+    if self._ahead is not None and self._ahead.done():
       self._ahead.result()  # An error in it has left no cache to go on with.
     start_time = time.perf_counter()
     self._read_new([job for job in jobs if self._num_new(job)])

@@ -104,6 +104,12 @@ def load(name: str) -> router_lib.Method:
         f'The router {name!r} is a {type(found).__name__}; allowed: a '
         'routing.routers.router.Method.'
     )
+  own = METHODS.get(found.name)
+  if own and found is not _imported(own):
+    raise ValueError(
+        f'The router {name!r} is called {found.name!r}, as a router of this '
+        'package is; give it another name.'
+    )
   return found
 
 
