@@ -38,6 +38,7 @@ def get_config(variant: str = 'full') -> ml_collections.ConfigDict:
   config = arithmetic.get_config(variant)
   config.compare = dict(
       routers=(),  # Names of routing/routers/registry.py; () = all.
+      reference='policy',  # All others are compared with this router.
       num_trials=6,  # Settings of each router tried on `select`.
       policy_settings=POLICY_SETTINGS,
       # Work directories of runs on the same problems and models whose policies

@@ -82,12 +82,19 @@ def chosen(config: ml_collections.ConfigDict) -> dict[str, router_lib.Method]:
           'one of each name.'
       )
     found[method.name] = method
-  if style.REFERENCE not in found:
+  found |= compared_runs.methods(config)
+  if _reference(config) not in found:
     raise ValueError(
-        f'compare.routers is {asked}; it must contain '
-        f'{style.REFERENCE!r}, which the others are compared with.'
+        f'compare.reference is {_reference(config)!r}, which the others are '
+        f'compared with; allowed: one of {", ".join(found)}.'
     )
-  return {**found, **compared_runs.methods(config)}
+  return found
+
+
+def _reference(config: ml_collections.ConfigDict) -> str:
+  """Returns the router that all others are compared with."""
+  # Configurations from before have no such field.
+  return config.compare.get('reference', style.REFERENCE)
 
 
 def _stem(name: str) -> str:
@@ -220,7 +227,8 @@ def _evaluate_all(
   arena = problems.arena()
   # Checked before the other routers, which may take hours.
   compared_runs.check(config, arena, problems.weights_sha256)
-  methods[style.REFERENCE] = problems.policy()
+  if style.REFERENCE in methods:
+    methods[style.REFERENCE] = problems.policy()
   folder = workdir / FOLDER / 'entries'
   folder.mkdir(parents=True, exist_ok=True)
   entries, left_out = {}, {}
@@ -317,6 +325,7 @@ def _compare(
       arena,
       resamples=config.evaluation.resamples,
       seed=config.seed,
+      reference=_reference(config),
   )
   content = results_lib.to_json(content | {'left_out': left_out})
   folder = workdir / FOLDER

@@ -41,8 +41,10 @@ class SettingsTest(absltest.TestCase):
   def test_unknown_routers_and_a_missing_reference_are_refused(self):
     with self.assertRaisesRegex(ValueError, "Unknown router 'nobody'"):
       compare.chosen(_config(('policy', 'nobody')))
-    with self.assertRaisesRegex(ValueError, "must contain 'policy'"):
+    with self.assertRaisesRegex(ValueError, "reference is 'policy', which"):
       compare.chosen(_config(('small alone',)))
+    config = _config(('small alone',), reference='small alone')
+    self.assertEqual(list(compare.chosen(config)), ['small alone'])
     self.assertEqual(list(compare.chosen(_config(()))), registry.names())
     place = registry.METHODS['best constant']
     with self.assertRaisesRegex(ValueError, "two routers called 'best const"):

@@ -111,9 +111,15 @@ class ShippedTest(absltest.TestCase):
     with contextlib.redirect_stdout(said):
       compare.show_plan(config, workdir)
     self.assertIn(name, said.getvalue())
+    config.compare.reference = name
     files = compare.compare(config, workdir)
-    found = json.loads(files[0].read_text())['cost_metrics']['price']['methods']
-    self.assertEqual(found[name]['area'], found['policy']['area'])
+    content = json.loads(files[0].read_text())
+    found = content['cost_metrics']['price']
+    methods = found['methods']
+    self.assertEqual(methods[name]['area'], methods['policy']['area'])
+    self.assertIn('policy', found['differences'])
+    self.assertIn(f'{name} minus router', files[1].read_text())
+    config.compare.reference = 'policy'
     router = learned.load(train.run_directory(workdir, 0))
     # As if it had learned from the problems of `select`.
     router.seen = dataclasses.replace(
