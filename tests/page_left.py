@@ -88,6 +88,10 @@ RULES = (
         Leave('needs a file of RouteLLM', 'tests/routellm_responses_test.py'),
     ),
     Rule(
+        r'python -m experiments\.compare .* --config\.compare\.trained=.*',
+        Leave('takes hours', 'tests/shipped_ladders_test.py'),
+    ),
+    Rule(
         r'python -m experiments\.compare .*my_router:MINE.*',
         Leave("needs the reader's router", 'tests/router_registry_test.py'),
     ),

@@ -257,8 +257,8 @@ class FillTest(parameterized.TestCase):
     best = results_page.table(
         ['arithmetic_demo_compared', 'first_routers', 'price'], kept
     )
-    # The demo has no router of tokens, and none with a reward model.
-    self.assertLen(best.splitlines(), 6)
+    # The demo has no router of tokens, none of redraft, none with a reward model.
+    self.assertLen(best.splitlines(), 5)
     self.assertIn('RouteLLM, classifier', best)
 
   def test_ladders_that_are_shown(self):

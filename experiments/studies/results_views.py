@@ -66,15 +66,15 @@ _RUN_COLUMNS = (
     'gap recovered',
     'validation score',
 )
-# One router of each kind for the README's table: of tokens, ours, the best
-# learner of the same ladders, of whole questions, a rule, and the published
-# stepwise router nearest to ours, which needs a process reward model.
+# One router of each kind for the README's table: of tokens, ours in two
+# protocols, the best learner of the same ladders, of whole questions, and the
+# published stepwise router nearest to ours, which needs a process reward model.
 _SHOWN_FIRST = (
     'speculative sampling',
+    'learned policy, redraft',
     style.REFERENCE,
     'fitted Q, trees',
     'RouteLLM, classifier',
-    'confidence',
     'TRIM, aggregate',
 )
 TRANSFERRED = ('kept', 'recalibrated')  # Keys of transfer.json.
