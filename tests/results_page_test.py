@@ -257,7 +257,7 @@ class FillTest(parameterized.TestCase):
     best = results_page.table(
         ['arithmetic_demo_compared', 'first_routers', 'price'], kept
     )
-    # The demo has no router of tokens, none of redraft, none with a reward model.
+    # The demo has none of tokens, of redraft, or with a reward model.
     self.assertLen(best.splitlines(), 5)
     self.assertIn('RouteLLM, classifier', best)
 
