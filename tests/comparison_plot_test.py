@@ -43,6 +43,7 @@ class ComparisonPlotTest(absltest.TestCase):
     content = _content(
         {
             'policy': 'draft, log-probabilities',
+            'learned policy, redraft': 'draft, log-probabilities',
             'trees': 'draft, log-probabilities',
             'threshold': 'draft, log-probabilities',
             'SpecReason': 'draft, judge',
@@ -57,6 +58,7 @@ class ComparisonPlotTest(absltest.TestCase):
     self.assertEqual(colours['trees'], colours['threshold'])
     self.assertEqual(colours['SpecReason'], colours['RSD'])
     self.assertLen(set(colours.values()), 4)
+    self.assertEqual(colours['learned policy, redraft'], '#000000')
     # What shares a colour differs in its line.
     looks = [(x['color'], x.get('linestyle')) for x in styles.values()]
     self.assertLen(set(looks), len(names))

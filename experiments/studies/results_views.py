@@ -101,7 +101,7 @@ def _areas(figures: Content, names: Sequence[str]) -> str:
   for name in names:
     label = style.LABELS.get(name, name)
     area = tables.interval(figures['methods'][name]['area'])
-    if name == style.REFERENCE:
+    if style.is_policy(name):
       mean, _, rest = area.partition(' ')
       label, area = f'**{label}**', f'**{mean}** {rest}'
     rows.append((label, area, tables.difference(figures, name)))

@@ -29,6 +29,9 @@ _LOOKS = {
 }
 _LINES = ('-', '--', '-.', ':')
 _REFERENCE = dict(color='#000000', linewidth=2.6, zorder=9)
+# The policy in further protocols, or where another router is the reference.
+_POLICY = dict(color='#000000', linewidth=2.0, zorder=8)
+_POLICY_LINES = ('--', '-.', (0, (6, 1)), (0, (3, 1, 1, 1)))
 _ORACLE = dict(color='#000000', linestyle=':', linewidth=1.2)
 
 
@@ -103,6 +106,10 @@ def _styles(
       styles[name] = _REFERENCE
     elif name not in content['routers']:
       styles[name] = _ORACLE
+    elif style.is_policy(name):
+      line = _POLICY_LINES[counts[style.REFERENCE] % len(_POLICY_LINES)]
+      styles[name] = dict(_POLICY, linestyle=line)
+      counts[style.REFERENCE] += 1
     else:
       _, colour = _need(content, name)
       line = _LINES[counts[colour] % len(_LINES)]

@@ -21,6 +21,16 @@ LABELS = {
     'random per step': 'random per step',
     'oracle': 'oracle',
 }
+
+
+def is_policy(name: str) -> bool:
+  """Returns whether a row is the learned policy, in whichever protocol.
+
+  Rows of other protocols are called e.g. 'learned policy, redraft'.
+  """
+  return name == REFERENCE or name.startswith(f'{LABELS[REFERENCE]}, ')
+
+
 # Cost metric -> what it counts.
 COST_LABELS = {
     'price': 'price',
