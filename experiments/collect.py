@@ -111,7 +111,7 @@ def _ladders(
 def _replies(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, split: str
 ) -> Job:
-  """Returns the job for greedy models in switch and redraft; see `Job`."""
+  """Returns the job of `switch` and `redraft` for greedy models; see `Job`."""
   del workdir
   sampling = builders.sampling(config)
   return Job(

@@ -177,7 +177,7 @@ def _put(source: pathlib.Path, target: pathlib.Path) -> None:
 def _made(directory: pathlib.Path) -> list[pathlib.Path]:
   """Returns the files that a run has made, not those that it has links to.
 
-  What runs share, programs that jax has compiled among it, is linked.
+  What runs share is linked, e.g. programs that jax has compiled.
   """
   return [
       path

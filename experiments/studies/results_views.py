@@ -90,7 +90,7 @@ def methods(content: Content, metric: str) -> str:
 
 
 def areas(content: Content, metric: str) -> str:
-  """Returns the areas of all methods, and their distance to the policy."""
+  """Returns a table: each method's area, and the policy's minus it."""
   figures = content['cost_metrics'][metric]
   return _areas(figures, tables.order(figures))
 

@@ -183,8 +183,8 @@ def compile_ahead(
     cache = prefill(params, config, cache, slots, tokens, zeros, zeros, past)
     yield cache
   largest = bucket(BATCH_BUCKETS, max_rows)
-  for size, position in ((largest, 0), (largest, length - 1), (1, 0)):
-    size = bucket(BATCH_BUCKETS, size)
+  for count, position in ((largest, 0), (largest, length - 1), (1, 0)):
+    size = bucket(BATCH_BUCKETS, count)
     rows = padded_rows(size, padding)
     past = num_past(np.full(size, position), length)
     _, cache = decode(params, config, cache, rows, stop_ids, past)

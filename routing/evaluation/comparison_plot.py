@@ -72,7 +72,7 @@ def plot(content: Mapping[str, Any], path: pathlib.Path | str) -> None:
 
 
 def _by_area(methods: Mapping[str, Any]) -> list[str]:
-  """Returns the names, the smallest area first; those without area lead."""
+  """Returns the names by ascending area; those without one come first."""
   area = lambda name: (methods[name]['area'] or {}).get('mean') or 0.0
   return sorted(methods, key=area)
 
