@@ -41,6 +41,7 @@ _SHARED = {
 }
 _REQUIRED = ('config', 'workdir')
 COMPILED_FOLDER = 'compiled'  # Of a work directory.
+_ASYNC_DISPATCH = 'jax_cpu_enable_async_dispatch'  # An option of jax.
 
 
 def run(
@@ -85,10 +86,10 @@ def run(
   def call(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_words:
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-    logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
     _set_up_log(sys.stderr)
     values = [flags.FLAGS[name].value for name in names]
     is_dry = plan is not None and flags.FLAGS['dry_run'].value
+    _run_programs_in_place()
     try:
       if 'workdir' in names and not is_dry:
         keep_compiled(flags.FLAGS['workdir'].value)
@@ -103,6 +104,18 @@ def run(
       sys.exit(130)  # 128 + SIGINT, as shells report it.
 
   app.run(call, flags_parser=parse)
+
+
+def _run_programs_in_place() -> None:
+  """Has jax run programs in the thread that calls them, on a CPU.
+
+  By default another thread runs them, and waiting for it takes longer than a
+  small program itself, e.g. a policy's decision. The environment variable
+  JAX_CPU_ENABLE_ASYNC_DISPATCH=true keeps the default.
+  """
+  jax = sys.modules.get('jax')  # Imported by whatever has programs.
+  if jax is not None and _ASYNC_DISPATCH.upper() not in os.environ:
+    jax.config.update(_ASYNC_DISPATCH, False)
 
 
 def _define(
@@ -198,6 +211,7 @@ class _TerminalHandler(standard_logging.Handler):
 
 def _set_up_log(stream: TextIO) -> None:
   """Shows our lines, and of other libraries only warnings and errors."""
+  logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
   handler = logging.get_absl_handler()
   if stream.isatty():
     root = standard_logging.getLogger()

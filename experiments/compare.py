@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import itertools
 import json
 import pathlib
 import re
@@ -37,6 +38,7 @@ from experiments import settings
 from experiments import stage_plans
 from experiments import unattended_collection
 from routing.engines import engine as engine_lib
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import code_hash
 from routing.evaluation import comparison
 from routing.evaluation import comparison_plot
@@ -118,7 +120,7 @@ def _key(
 def evaluate_seeds(
     name: str,
     method: router_lib.Method,
-    arena: harness.Arena,
+    arena: arena_lib.Arena,
     seeds: Sequence[int],
     num_trials: int,
 ) -> list[entries_lib.Entry]:
@@ -128,19 +130,22 @@ def evaluate_seeds(
     One entry per seed; a single one if the seed changes nothing.
   """
   tuned = harness.tune(method, arena, num_trials, seeds[0])
+  choices = [(tuned.setting, seed) for seed in seeds[1:]]
   found, first = [], None
-  for seed in seeds:
-    families = tuned.families
-    if seed != seeds[0]:
-      families = harness.fit(method, arena, tuned.setting, seed)
-    prints = [x.fingerprint for x in families]
-    if prints == first and method.needs.samples == 1:
-      break
-    first = first or prints
-    found.append(
-        harness.enter(method, arena, families, tuned.setting, tuned.areas, seed)
-    )
-    logging.info('%s, seed %d: %d knobs', name, seed, len(found[-1].knobs))
+  with harness.fits(method, arena, choices) as others:
+    for seed, families in zip(
+        seeds, itertools.chain([tuned.families], others), strict=True
+    ):
+      prints = [x.fingerprint for x in families]
+      if prints == first and method.needs.samples == 1:
+        break
+      first = first or prints
+      found.append(
+          harness.enter(
+              method, arena, families, tuned.setting, tuned.areas, seed
+          )
+      )
+      logging.info('%s, seed %d: %d knobs', name, seed, len(found[-1].knobs))
   return found
 
 
@@ -209,7 +214,7 @@ def _evaluate_all(
 ) -> tuple[
     dict[str, list[entries_lib.Entry]],
     dict[str, router_lib.Method],
-    harness.Arena,
+    arena_lib.Arena,
     dict[str, str],
 ]:
   """Evaluates every chosen router that is not evaluated yet.

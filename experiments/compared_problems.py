@@ -23,7 +23,7 @@ from routing import types
 from routing.engines import engine as engine_lib
 from routing.engines import memoized
 from routing.engines import model_files
-from routing.evaluation import harness
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import samples
 from routing.evaluation import style
 from routing.features import embedding
@@ -159,11 +159,11 @@ class Problems:
       )
     return self._samples[split, protocol]
 
-  def arena(self) -> harness.Arena:
+  def arena(self) -> arena_lib.Arena:
     """Returns the arena in which all methods are evaluated."""
     asked = self._config.compare
     view = self.data.view
-    return harness.Arena(
+    return arena_lib.Arena(
         samples=self.sample,
         alone={
             split: samples.alone(

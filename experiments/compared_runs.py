@@ -11,6 +11,7 @@ import ml_collections
 
 from experiments import split_on_disk
 from experiments import train
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import harness
 from routing.evaluation import style
 from routing.routers import entrants
@@ -30,7 +31,7 @@ def methods(config: ml_collections.ConfigDict) -> dict[str, router_lib.Method]:
 
 def check(
     config: ml_collections.ConfigDict,
-    arena: harness.Arena,
+    arena: arena_lib.Arena,
     weights_sha256: Sequence[str],
 ) -> None:
   """Raises ValueError unless the policies can be compared with the others.

@@ -15,6 +15,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from routing import types
+from routing.evaluation import decision_speed
 from routing.evaluation import entries
 from routing.evaluation import harness
 from routing.outcomes import live_answers
@@ -114,7 +115,7 @@ def _answers(method, family, knob, noted=None):
 def _traces(method, family):
   """Returns what a router of the family may see, with its informant's word."""
   live = family.at(_knobs(method, family)[-1])
-  return harness.some_traces(method, live, small_arena.make(), 0)
+  return decision_speed.some_traces(method, live, small_arena.make(), 0)
 
 
 def _on_view(answer):

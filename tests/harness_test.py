@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import threading
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -19,6 +21,7 @@ from routing.outcomes import refusal
 from routing.rollout import driver
 from routing.rollout import step_requests
 from routing.rollout import steps as steps_lib
+from routing.routers import parallel_fits
 from routing.routers import question_level
 from routing.routers import registry
 from routing.routers import router
@@ -125,6 +128,30 @@ class HarnessTest(parameterized.TestCase):
     # These are the families of the best setting, which need no second fit.
     self.assertEqual(found.families[0].knobs, (np.inf,))
     self.assertLen(harness.tune(method, arena, 3, 0).areas, 3)
+
+  def test_fits_in_parallel_give_what_fits_in_turn_give(self):
+    base = registry.load('fitted Q, linear')
+    self.assertTrue(base.fits_in_parallel)
+    self.enter_context(
+        mock.patch.object(parallel_fits, '_num_cores', lambda: 2)
+    )
+    both = threading.Barrier(2, timeout=60)
+
+    def fit(train, **fields):
+      both.wait()  # Fails unless another fit is made at the same time.
+      return base.fit(train, **fields)
+
+    arena = small_arena.make()
+    side_by_side = dataclasses.replace(base, fit=fit)
+    in_turn = dataclasses.replace(base, fits_in_parallel=False)
+    found = harness.tune(side_by_side, arena, 4, 0)
+    wanted = harness.tune(in_turn, arena, 4, 0)
+    self.assertEqual(found.setting, wanted.setting)
+    self.assertEqual(found.areas, wanted.areas)
+    self.assertEqual(
+        [x.fingerprint for x in found.families],
+        [x.fingerprint for x in wanted.families],
+    )
 
   def test_a_refused_problem_has_the_tokens_of_the_large_model(self):
     arena = small_arena.make()

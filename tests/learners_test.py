@@ -13,6 +13,7 @@ from routing.outcomes import table as table_lib
 from routing.routers import boosting
 from routing.routers import fitted_q
 from routing.routers import learners
+from routing.routers import parallel_fits
 from routing.routers import tuning
 
 _FIELDS = dict(metric='price', features=None, seed=0)
@@ -70,7 +71,9 @@ class SideBySideTest(absltest.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.enter_context(mock.patch.object(tuning, '_num_cores', lambda: 2))
+    self.enter_context(
+        mock.patch.object(parallel_fits, '_num_cores', lambda: 2)
+    )
     self.begun, self.running, self.most = [], 0, 0
     self.lock = threading.Lock()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from routing import costs
 from routing.engines import step_scorer
-from routing.evaluation import harness
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import samples
 from routing.features import observation
 from routing.features import standardize
@@ -210,4 +210,4 @@ def make(embed=None, **changes):
       num_timed=4,
       grid_size=8,
   )
-  return harness.Arena(**given | changes)
+  return arena_lib.Arena(**given | changes)

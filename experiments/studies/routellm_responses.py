@@ -26,6 +26,7 @@ import numpy as np
 from experiments import command_line
 from routing import costs
 from routing import types
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import bootstrap
 from routing.evaluation import harness
 from routing.evaluation import markdown
@@ -194,7 +195,7 @@ def figures_of(
 def _scores(name, parts, embed) -> tuple[list[np.ndarray], Any, list[float]]:
   """Returns test scores per seed, the setting chosen, and the trials' areas."""
   method = registry.load(name)
-  arena = harness.Arena(
+  arena = arena_lib.Arena(
       samples=lambda split, protocol: parts[split],
       alone={},
       accounting=parts['train'].accounting,

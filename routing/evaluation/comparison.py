@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from routing import costs
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import bootstrap
 from routing.evaluation import budgets as budgets_lib
 from routing.evaluation import entries as entries_lib
-from routing.evaluation import harness
 from routing.evaluation import markdown
 from routing.evaluation import methods as methods_lib
 from routing.evaluation import results as results_lib
@@ -34,7 +34,7 @@ Entries = Mapping[str, Sequence[entries_lib.Entry]]
 def figures(
     entries: Entries,
     methods: Mapping[str, router_lib.Method],
-    arena: harness.Arena,
+    arena: arena_lib.Arena,
     *,
     resamples: int,
     seed: int,
@@ -78,7 +78,7 @@ def figures(
   }
 
 
-def _budgets(arena: harness.Arena) -> dict[str, tuple[float, ...]]:
+def _budgets(arena: arena_lib.Arena) -> dict[str, tuple[float, ...]]:
   """Returns the costs at which accuracies are reported, in each metric."""
   return worth_asking.budgets(arena.samples('test', router_lib.COMMIT).source)
 
@@ -91,7 +91,7 @@ def _num_problems(entries: Sequence[entries_lib.Entry]) -> int:
 def _facts(
     method: router_lib.Method,
     entries: Sequence[entries_lib.Entry],
-    arena: harness.Arena,
+    arena: arena_lib.Arena,
     budgets: Sequence[float],
 ) -> dict[str, Any]:
   """Returns what is known of a method besides its curves."""
@@ -147,7 +147,7 @@ def _first(entry: entries_lib.Entry, num: int) -> entries_lib.Entry:
 def _in_metric(
     entries: Entries,
     methods: Mapping[str, router_lib.Method],
-    arena: harness.Arena,
+    arena: arena_lib.Arena,
     metric: str,
     resamples: int,
     seed: int,
@@ -192,7 +192,7 @@ def _in_metric(
 
 
 def _anchor_points(
-    arena: harness.Arena, metric: str, num: int
+    arena: arena_lib.Arena, metric: str, num: int
 ) -> tuple[points_lib.Points, points_lib.Points, points_lib.Points]:
   """Returns small alone, large alone, and the oracle, on the first problems.
 

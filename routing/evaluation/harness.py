@@ -8,96 +8,28 @@ otherwise from live answers. `evaluation.comparison` compares the entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
-import pathlib
-import time
 from typing import Any
 
 import numpy as np
 
 from routing import costs
-from routing import protocols
-from routing import types
+from routing.evaluation import arena as arena_lib
 from routing.evaluation import code_hash
+from routing.evaluation import decision_speed
 from routing.evaluation import entries as entries_lib
 from routing.evaluation import methods as methods_lib
-from routing.evaluation import samples
 from routing.evaluation import worth_asking
 from routing.outcomes import live_answers
 from routing.outcomes import refusal
 from routing.outcomes import sources
+from routing.routers import parallel_fits
 from routing.routers import router as router_lib
-
-_ROUNDS = 3  # Of timing; the fastest counts.
-
-
-@dataclasses.dataclass(frozen=True)
-class Arena:
-  """The problems, models and accounting that all methods meet.
-
-  samples: (split, protocol) -> the problems of `train`, `select` or `test` with
-    known outcomes in `escalate`, either view. The tables' costs also count
-    tokens, under the names `TOKENS`.
-  alone: split -> what the models do alone, on `select` and `test`.
-  accounting: models and prices; specs beyond the writers only inform.
-  informing: name of a need -> the model that only informs whoever declares it;
-    the last of the specs of `accounting`, in their order.
-  answering: seed -> how engines answer live; None = no engine can be asked.
-  num_live: split -> number of problems that are answered live; of `train`, to
-    learn from. A split that is not named is answered as a whole.
-  folder: where live answers are kept; None = nowhere.
-  traces: traces of `escalate`, either view, from records; decisions are timed
-    on them.
-  num_timed: test problems on whose traces decisions are timed elsewhere.
-  grid_size: thresholds per family, for methods that name no knobs.
-  """
-
-  samples: Callable[[str, protocols.Protocol], router_lib.Sample]
-  alone: Mapping[str, entries_lib.Alone]
-  accounting: costs.Accounting
-  informing: Mapping[str, costs.RouteSpec] = dataclasses.field(
-      default_factory=dict
-  )
-  answering: Callable[[int], live_answers.Answering] | None = None
-  num_live: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  folder: pathlib.Path | None = None
-  traces: Callable[[protocols.Protocol], Sequence[types.Trace]] = (
-      lambda protocol: ()
-  )
-  num_timed: int = 25
-  grid_size: int = methods_lib.GRID_SIZE
-
-  def answering_of(
-      self, seed: int, method: router_lib.Method
-  ) -> live_answers.Answering:
-    """Returns how engines answer a method live; there must be engines."""
-    # Greedy answers are the same for all seeds, and are asked for once.
-    return dataclasses.replace(
-        self.answering(seed if method.needs.samples > 1 else 0),
-        accounting=self.accounting,
-        priced=self.priced(method.needs),
-    )
-
-  def priced(self, needs: router_lib.Needs) -> tuple[costs.RouteSpec, ...]:
-    """Returns the models that a method may be charged for: those it declares.
-
-    What is kept of a method depends on these only, so that a further scorer or
-    embedding does not invalidate it.
-    """
-    num_writers = len(self.accounting.specs) - len(self.informing)
-    declared = [
-        spec for need, spec in self.informing.items() if getattr(needs, need)
-    ]
-    return (*self.accounting.specs[:num_writers], *declared)
-
-
-def sample_protocol(method: router_lib.Method) -> protocols.Protocol:
-  """Returns the view of `escalate` whose records a method learns from."""
-  return router_lib.PEEK if method.needs.draft else router_lib.COMMIT
 
 
 def is_known(method: router_lib.Method, family: router_lib.Family) -> bool:
@@ -114,7 +46,7 @@ def is_known(method: router_lib.Method, family: router_lib.Family) -> bool:
 
 
 def grid(
-    method: router_lib.Method, family: router_lib.Family, arena: Arena
+    method: router_lib.Method, family: router_lib.Family, arena: arena_lib.Arena
 ) -> np.ndarray:
   """Returns the knobs to try: the family's own, or quantiles of its scores.
 
@@ -136,14 +68,14 @@ def outcomes(
     method: router_lib.Method,
     family: router_lib.Family,
     knobs: np.ndarray,
-    arena: Arena,
+    arena: arena_lib.Arena,
     split: str,
     seed: int,
 ) -> entries_lib.Outcomes:
   """Returns the outcomes of some knobs of one family on a split."""
   if is_known(method, family):
     return _known(method, family, knobs, arena, split)
-  sample = arena.samples(split, sample_protocol(method))
+  sample = arena.samples(split, arena_lib.sample_protocol(method))
   # With several completions of a prefix, an answer would be right in part.
   if hasattr(family, 'replay') and sample.source.is_graded_once:
     answers = family.replay(sample, knobs.tolist())
@@ -155,7 +87,7 @@ def _known(
     method: router_lib.Method,
     family: router_lib.Family,
     knobs: np.ndarray,
-    arena: Arena,
+    arena: arena_lib.Arena,
     split: str,
 ) -> entries_lib.Outcomes:
   """Looks outcomes up in the table of a split."""
@@ -185,7 +117,7 @@ def _live(
     method: router_lib.Method,
     family: router_lib.Family,
     knobs: np.ndarray,
-    arena: Arena,
+    arena: arena_lib.Arena,
     split: str,
     seed: int,
 ) -> entries_lib.Outcomes:
@@ -228,7 +160,7 @@ def _all_outcomes(
     method: router_lib.Method,
     families: Sequence[router_lib.Family],
     tried: Sequence[np.ndarray],
-    arena: Arena,
+    arena: arena_lib.Arena,
     split: str,
     seed: int,
 ) -> tuple[entries_lib.Outcomes, list[tuple[int, float]]]:
@@ -256,12 +188,12 @@ def area_on_select(select: entries_lib.Outcomes, metric: str) -> float:
 
 def fit(
     method: router_lib.Method,
-    arena: Arena,
+    arena: arena_lib.Arena,
     setting: Mapping[str, Any],
     seed: int,
 ) -> list[router_lib.Family]:
   """Fits a method on `train`, the only split that it is given."""
-  train = arena.samples('train', sample_protocol(method))
+  train = arena.samples('train', arena_lib.sample_protocol(method))
   num_live = arena.num_live.get('train')
   if arena.answering is not None and num_live != 0:
     train = dataclasses.replace(
@@ -271,6 +203,27 @@ def fit(
   if not families:
     raise ValueError(f'{method.name} returned no family; it must return one.')
   return families
+
+
+@contextlib.contextmanager
+def fits(
+    method: router_lib.Method,
+    arena: arena_lib.Arena,
+    choices: Sequence[tuple[Mapping[str, Any], int]],
+) -> Iterator[Iterator[list[router_lib.Family]]]:
+  """Gives the fits of a method with each setting and seed, made one by one.
+
+  Several are made at the same time if the method allows it. Those that nobody
+  has asked for when the context ends are not begun.
+  """
+  fit_one = lambda choice: fit(method, arena, *choice)
+  if not method.fits_in_parallel:
+    yield map(fit_one, choices)
+    return
+  # Built before the threads start, lest each of them build it.
+  arena.samples('train', arena_lib.sample_protocol(method))
+  with contextlib.closing(parallel_fits.in_order(fit_one, choices)) as found:
+    yield found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +241,10 @@ class Tuned:
 
 
 def tune(
-    method: router_lib.Method, arena: Arena, num_trials: int, seed: int
+    method: router_lib.Method,
+    arena: arena_lib.Arena,
+    num_trials: int,
+    seed: int,
 ) -> Tuned:
   """Tries the first settings of a method on `select`.
 
@@ -299,20 +255,20 @@ def tune(
   if len(settings) == 1:
     return Tuned(settings[0], [], fit(method, arena, settings[0], seed))
   areas, best = [], None
-  for setting in settings:
-    families = fit(method, arena, setting, seed)
-    tried = [grid(method, family, arena) for family in families]
-    select, _ = _all_outcomes(method, families, tried, arena, 'select', seed)
-    areas.append(area_on_select(select, arena.accounting.metric))
-    # The best stay in memory: a fit may take long, or answers of its own.
-    if np.argmax(areas) == len(areas) - 1:
-      best = families
+  with fits(method, arena, [(x, seed) for x in settings]) as found:
+    for families in found:
+      tried = [grid(method, family, arena) for family in families]
+      select, _ = _all_outcomes(method, families, tried, arena, 'select', seed)
+      areas.append(area_on_select(select, arena.accounting.metric))
+      # The best stay in memory: a fit may take long, or answers of its own.
+      if np.argmax(areas) == len(areas) - 1:
+        best = families
   return Tuned(settings[int(np.argmax(areas))], areas, best)
 
 
 def enter(
     method: router_lib.Method,
-    arena: Arena,
+    arena: arena_lib.Arena,
     families: Sequence[router_lib.Family],
     setting: Mapping[str, Any],
     areas: Sequence[float],
@@ -346,50 +302,7 @@ def enter(
       knobs=chosen,
       select=select.take(kept),
       test=test,
-      decisions_per_second=_speed(
+      decisions_per_second=decision_speed.per_second(
           method, families[chosen[-1][0]].at(chosen[-1][1]), arena, seed
       ),
   )
-
-
-def some_traces(
-    method: router_lib.Method, router: Any, arena: Arena, seed: int
-) -> Sequence[types.Trace]:
-  """Returns what a router of a method might see on a few test problems.
-
-  Records give the traces of `escalate` without an informant, and the driver all
-  others, if models can be asked.
-  """
-  protocol = method.needs.protocol
-  informant = getattr(router, 'informant', None)
-  if protocol and protocol.name == 'escalate' and informant is None:
-    return arena.traces(protocol)
-  if protocol is None or arena.answering is None:
-    return []
-  return samples.driven_traces(
-      arena.answering_of(seed, method),
-      arena.alone['test'].first(arena.num_timed).problems,
-      protocol,
-      informant,
-  )
-
-
-def _speed(
-    method: router_lib.Method, router: Any, arena: Arena, seed: int
-) -> float:
-  """Returns decisions per second, one after the other; NaN without any.
-
-  What an informant takes to ask is not counted: that is time of models.
-  """
-  traces = some_traces(method, router, arena, seed)
-  if not traces:
-    return float('nan')
-  seconds = []
-  # The first round may compile; the fastest is the one that other work on the
-  # machine disturbed least.
-  for _ in range(_ROUNDS):
-    start = time.perf_counter()
-    for trace in traces:
-      router.decide(trace)
-    seconds.append(time.perf_counter() - start)
-  return len(traces) / max(min(seconds), 1e-9)

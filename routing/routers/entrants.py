@@ -125,7 +125,9 @@ def learner(name: str) -> router_lib.Method:
         seed=seed,
     )
 
-  return router_lib.Method(name, _OF_DRAFTS, fit, made.settings)
+  return router_lib.Method(
+      name, _OF_DRAFTS, fit, made.settings, fits_in_parallel=True
+  )
 
 
 FITTED_Q_TREES = learner('fitted Q, trees')

@@ -271,6 +271,8 @@ class Method:
     method is tried with the same number of them, or with all if it has fewer.
   forms_hull: True if only the knobs on the concave hull of `select` form its
     curve; False if all do, e.g. where the hull would be another method.
+  fits_in_parallel: whether several fits may run at the same time, in threads;
+    only of a method that asks no model.
   lowest, highest: what the extremes of the knob equal: 'small' or 'large' (the
     text of this model alone), or '' if neither. Of a threshold the lowest cost
     is at inf and the highest at -inf; of `knobs` at the first and the last.
@@ -281,6 +283,7 @@ class Method:
   fit: Fit
   settings: Sequence[Mapping[str, Any]] = ({},)
   forms_hull: bool = True
+  fits_in_parallel: bool = False
   lowest: str = 'small'
   highest: str = 'large'
 
