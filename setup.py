@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     'huggingface-hub>=0.30',
     'jinja2>=3.1',  # `transformers` fills chat templates with it.
     'jax>=0.9,<0.11',  # jax 0.11 drops a class that flax 0.12 still uses.
+    'lightgbm>=4.5',
     'math-verify>=0.8',
     'matplotlib>=3.9',
     'ml-collections>=1.1',

@@ -81,7 +81,7 @@ _WARM = (
     'rlax',
     'scipy.optimize',
     'scipy.stats',
-    'sklearn.ensemble',
+    'sklearn.linear_model',
 )
 _ENVIRONMENT = {
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',

@@ -162,8 +162,8 @@ class FingerprintTest(parameterized.TestCase):
   def test_of_fits(self, name):
     learner = learners.LEARNERS[name]
     first = dict(learner.settings[0])
-    if 'max_iter' in first:
-      first['max_iter'] = 3
+    if 'num_iterations' in first:
+      first['num_iterations'] = 3
     other = {key: value * 2 for key, value in first.items()}
     tables = [
         trees_test.make_table(

@@ -14,6 +14,7 @@ from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import fitted_q
 from routing.routers import learners
+from routing.routers import trees
 
 _METRIC = 'price'
 # Next to nothing is shrunk, since features are indicators.
@@ -283,15 +284,15 @@ class SampleTest(parameterized.TestCase):
     every = data.decisions.features
     given = []
 
-    def boosted(features, setting, seed):
-      del setting, seed
+    def learner(features, setting, seed, objective):
+      del setting, seed, objective
       given.append(features)
       return lambda targets: lambda rows: np.zeros(len(rows))
 
     limit = len(every) // 2
     with (
         mock.patch.object(fitted_q, 'MAX_TREE_ROWS', limit),
-        mock.patch.object(fitted_q, 'boosted', boosted),
+        mock.patch.object(trees, 'learner', learner),
     ):
       _fit('fitted Q, trees', data)
     rows = np.concatenate(given)  # From trajectories each route's own.

@@ -42,7 +42,10 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 CATCH_ALL_NAMES = ('utils', 'util', 'helpers', 'misc', 'common')
 # Slow to import or not always there: only inside what needs them.
-HEAVY = ('matplotlib', 'pandas', 'sklearn', 'torch', 'transformers', 'vllm')
+HEAVY = (
+    *('lightgbm', 'matplotlib', 'pandas', 'sklearn', 'torch'),
+    *('transformers', 'vllm'),
+)
 RETIRED = ('jax.random.PRNGKey', 'optax.global_norm', 'ocp.PyTreeCheckpointer')
 
 

@@ -14,6 +14,7 @@ from routing.routers import boosting
 from routing.routers import fitted_q
 from routing.routers import learners
 from routing.routers import parallel_fits
+from routing.routers import trees
 from routing.routers import tuning
 
 _FIELDS = dict(metric='price', features=None, seed=0)
@@ -136,9 +137,7 @@ class SideBySideTest(absltest.TestCase):
       self._tune(learners.Learner(fit, [{}] * num_settings), lambda x: 0.0)
       return set(found)
 
-    fitted_q.boosted(np.zeros((30, 1)), fitted_q.TREE_SETTINGS[0], 0)(
-        np.zeros(30)
-    )  # Loads the libraries.
+    trees.load()
     # Not every machine has a BLAS whose threads can be limited.
     kinds = {x['user_api'] for x in threadpoolctl.threadpool_info()}
     self.assertIn('openmp', kinds)
@@ -152,15 +151,18 @@ class SideBySideTest(absltest.TestCase):
     features = rng.normal(size=(200, 5)).astype(np.float32)
     targets = features[:, 0] + rng.normal(size=200)
 
+    def predictions(setting):
+      fit = trees.learner(features, setting, 0, 'regression')
+      return fit(targets)(features)
+
     def fit(data, *, setting, **fields):
-      return [fitted_q.boosted(features, setting, 0)(targets)(features)]
+      return [predictions(setting)]
 
     learner = learners.Learner(fit, fitted_q.TREE_SETTINGS[:3])
     found = []
     self._tune(learner, lambda x: found.append(x[0]) or 0.0)
     for got, setting in zip(found, learner.settings, strict=True):
-      alone = fitted_q.boosted(features, setting, 0)(targets)(features)
-      np.testing.assert_array_equal(got, alone)
+      np.testing.assert_array_equal(got, predictions(setting))
 
 
 class FixedByHandoverTest(parameterized.TestCase):

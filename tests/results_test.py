@@ -44,13 +44,13 @@ POINT = {
 REFUSED = {'name': 'loss<=0.02@0.9', 'reason': '80 problems are too few.'}
 TUNING = {
     'fitted Q, trees': {
-        'setting': {'max_iter': 40},
+        'setting': {'num_iterations': 40},
         'areas': [0.6, 0.7],
         'decisions': 420_000,
         'fitted_on': 60_000,
     },
     'boosting': {
-        'setting': {'max_iter': 60},
+        'setting': {'num_iterations': 60},
         'areas': [0.6],
         'decisions': 1_000,
         'fitted_on': 1_000,
@@ -226,8 +226,9 @@ class ReportTest(parameterized.TestCase):
     self.assertIn('choose one of G points or seeds', text)
     self.assertIn('loss<=0.02@0.9 cannot be promised. 80 problems are', text)
     self.assertIn(
-        "fitted Q, boosted trees: best of 2 settings on select, {'max_iter': "
-        '40}; fitted on at most 60,000 of 420,000 decisions.',
+        'fitted Q, boosted trees: best of 2 settings on select, '
+        "{'num_iterations': 40}; "
+        'fitted on at most 60,000 of 420,000 decisions.',
         text,
     )
     self.assertIn('fitted on all 1,000 decisions.', text)

@@ -20,17 +20,18 @@ from routing.features import observation
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
+from routing.routers import trees
 
 # Trials take settings from the front, so the order decides which settings a few
 # trials try. The first setting must stay first: results with one trial are
 # compared with older results.
 SETTINGS = (
-    dict(max_iter=150, learning_rate=0.06, max_leaf_nodes=12),
-    dict(max_iter=60, learning_rate=0.06, max_leaf_nodes=6),
-    dict(max_iter=300, learning_rate=0.03, max_leaf_nodes=8),
-    dict(max_iter=150, learning_rate=0.1, max_leaf_nodes=31),
-    dict(max_iter=300, learning_rate=0.06, max_leaf_nodes=4),
-    dict(max_iter=80, learning_rate=0.1, max_leaf_nodes=12),
+    dict(num_iterations=150, learning_rate=0.06, num_leaves=12),
+    dict(num_iterations=60, learning_rate=0.06, num_leaves=6),
+    dict(num_iterations=300, learning_rate=0.03, num_leaves=8),
+    dict(num_iterations=150, learning_rate=0.1, num_leaves=31),
+    dict(num_iterations=300, learning_rate=0.06, num_leaves=4),
+    dict(num_iterations=80, learning_rate=0.1, num_leaves=12),
 )
 
 
@@ -38,18 +39,18 @@ SETTINGS = (
 class Classifier:
   """A fitted binary classifier, or a constant where all labels were equal.
 
-  model: a scikit-learn classifier; None if all labels were equal.
+  model: the trees; None if all labels were equal.
   constant: the probability of the label where `model` is None.
   """
 
-  model: Any
+  model: trees.Trees | None
   constant: float = 0.0
 
   def score(self, features: np.ndarray) -> np.ndarray:
     """Returns `[M]` float64 label probabilities of `[M, F]` features."""
     if self.model is None:
       return np.full(len(features), self.constant)
-    return self.model.predict_proba(features)[:, 1]
+    return self.model(features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,21 +137,11 @@ def fit_labels(
   Args:
     features: `[M, F]` features at M decisions.
     labels: `[M]` bool.
-    setting: arguments of `HistGradientBoostingClassifier`.
-    seed: seed of the binning of features.
+    setting, seed: see `trees.learner`.
   """
-  from sklearn import ensemble
-
-  # scikit-learn raises an error if all labels belong to one class.
   if labels.all() or not labels.any():
     return Classifier(None, float(labels.mean()))
-  model = ensemble.HistGradientBoostingClassifier(
-      l2_regularization=1.0,
-      early_stopping=False,
-      random_state=seed,
-      **setting,
-  )
-  return Classifier(model.fit(features, labels))
+  return Classifier(trees.learner(features, setting, seed, 'binary')(labels))
 
 
 def _fit_effect(

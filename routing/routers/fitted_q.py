@@ -34,6 +34,7 @@ from routing.features import observation
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
 from routing.routers import families
+from routing.routers import trees
 
 # Correct answers per unit of cost; one unit is the cost of the largest model
 # alone. Each price gives one policy, and all thresholds of all prices form the
@@ -48,12 +49,12 @@ RIDGE_SETTINGS = tuple(
     dict(penalty=penalty) for penalty in (0.1, 0.03, 0.3, 0.01, 1.0, 0.003)
 )
 TREE_SETTINGS = (
-    dict(max_iter=60, learning_rate=0.1, max_leaf_nodes=12),
-    dict(max_iter=40, learning_rate=0.1, max_leaf_nodes=6),
-    dict(max_iter=120, learning_rate=0.05, max_leaf_nodes=8),
-    dict(max_iter=80, learning_rate=0.1, max_leaf_nodes=20),
-    dict(max_iter=120, learning_rate=0.1, max_leaf_nodes=4),
-    dict(max_iter=40, learning_rate=0.15, max_leaf_nodes=12),
+    dict(num_iterations=60, learning_rate=0.1, num_leaves=12),
+    dict(num_iterations=40, learning_rate=0.1, num_leaves=6),
+    dict(num_iterations=120, learning_rate=0.05, num_leaves=8),
+    dict(num_iterations=80, learning_rate=0.1, num_leaves=20),
+    dict(num_iterations=120, learning_rate=0.1, num_leaves=4),
+    dict(num_iterations=40, learning_rate=0.15, num_leaves=12),
 )
 
 # A regression: from `[M, F]` features to `[M]` predictions.
@@ -149,28 +150,6 @@ def ridge(features: np.ndarray, penalty: float) -> Fit:
   return fit
 
 
-def boosted(features: np.ndarray, setting: Mapping[str, Any], seed: int) -> Fit:
-  """Returns a function that fits boosted trees to any targets.
-
-  Args:
-    features: `[M, F]`.
-    setting: arguments of `HistGradientBoostingRegressor`.
-    seed: seed of the binning of features.
-  """
-  from sklearn import ensemble
-
-  def fit(targets: np.ndarray) -> Predict:
-    model = ensemble.HistGradientBoostingRegressor(
-        l2_regularization=1.0,
-        early_stopping=False,
-        random_state=seed,
-        **setting,
-    )
-    return model.fit(features, targets).predict
-
-  return fit
-
-
 def fit_linear(
     data: table_lib.OutcomeTable | sources.Recorded,
     *,
@@ -199,7 +178,7 @@ def fit_trees(
   sample of whole problems. If outcomes are known, the values that a rule
   realises are still computed on all problems.
   """
-  make = lambda rows: boosted(rows, setting, seed)
+  make = lambda rows: trees.learner(rows, setting, seed, 'regression')
   return _fit(data, metric, features, make, np.random.default_rng(seed))
 
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import threadpoolctl
 
+from routing.routers import trees
+
 Choice = TypeVar('Choice')
 Fitted = TypeVar('Fitted')
 
@@ -60,10 +62,8 @@ def in_order(
 
 
 def _num_cores() -> int:
-  """Returns how many threads scikit-learn may have, e.g. by OMP_NUM_THREADS."""
-  from sklearn import ensemble  # Loads OpenMP, whose limits are read and set.
-
-  del ensemble
+  """Returns how many threads LightGBM may have, e.g. by OMP_NUM_THREADS."""
+  trees.load()  # And with it OpenMP, whose limits are read and set.
   return _num_threads('openmp')
 
 
