@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -52,6 +53,24 @@ class LaunchTest(absltest.TestCase):
         command_line.asked(words),
         ('a.py:b', ['--config.seed=1', '-config.c=2']),
     )
+
+  def test_small_programs_run_in_the_thread_that_calls_them(self):
+    option = 'jax_cpu_enable_async_dispatch'
+    wanted = {'': False, 'true': True}  # What the user says comes first.
+    for given, expected in wanted.items():
+      done = subprocess.run(
+          [
+              sys.executable,
+              '-c',
+              'import jax; from experiments import command_line; '
+              f'command_line.run(lambda: print(jax.config.values["{option}"]))',
+          ],
+          capture_output=True,
+          check=True,
+          env=os.environ | ({option.upper(): given} if given else {}),
+          text=True,
+      )
+      self.assertEqual(done.stdout.strip(), str(expected))
 
   def test_help_shows_the_flags_of_the_program(self):
     done = subprocess.run(
