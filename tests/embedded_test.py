@@ -45,9 +45,9 @@ def _params():
   return jax.tree.map(lambda x: 2.0 * x, params(_CONFIG, jax.random.key(0)))
 
 
-def _engine(**fields):
+def _engine(route=0, **fields):
   return embedded.EmbeddedEngine(
-      'tiny', 0, _CONFIG, _params(), _TOKENIZER, **fields
+      'tiny', route, _CONFIG, _params(), _TOKENIZER, **fields
   )
 
 
@@ -107,10 +107,21 @@ class EmbeddedEngineTest(parameterized.TestCase):
     self.assertContainsSubset(shapes(decode.call_args_list), ahead)
     self.assertEqual([*map(_ids, got)], [*map(_ids, wanted)])
 
+  def test_only_larger_models_compile_for_text_of_others(self):
+    for route in (0, 1):
+      engine = _engine(max_batch=32, route=route)
+      with mock.patch.object(
+          jitted_batches, 'prefill', wraps=jitted_batches.prefill
+      ) as prefill:
+        engine.prepare(32)
+        engine._ahead.result()
+      pasts = [call.args[7] > 0 for call in prefill.call_args_list]
+      self.assertEqual(pasts, [False, True] if route else [False])
+
   def test_an_engine_that_is_closed_compiles_no_further_program(self):
     engine, made = _engine(max_batch=32), []
 
-    def compile_ahead(params, config, cache, *_):
+    def compile_ahead(params, config, cache, *_, **__):
       for i in range(1_000):
         made.append(i)
         time.sleep(0.01)

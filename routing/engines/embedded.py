@@ -154,6 +154,8 @@ class EmbeddedEngine:
         self._stop_ids,
         len(self._slots),
         self._max_batch,
+        # The smallest reads others' text only where control returns to it.
+        reads_on=self.route > 0,
     )
     for cache in caches:
       self._cache = cache

@@ -163,6 +163,7 @@ def compile_ahead(
     stop_ids: tuple[int, ...],
     padding: int,
     max_rows: int,
+    reads_on: bool,
 ) -> Iterator[decoder.KVCache]:
   """Compiles what nearly every batch of a collection needs, by empty batches.
 
@@ -171,6 +172,7 @@ def compile_ahead(
     stop_ids: see `sampler.decode`.
     padding: a slot that belongs to no row.
     max_rows: largest number of rows that are written at once.
+    reads_on: whether rows will read text of other models after their own.
 
   Yields:
     The cache after each program, with what it had; see `fill`.
@@ -178,7 +180,10 @@ def compile_ahead(
   length = cache.keys.shape[3]
   size = CPU_PREFILL_ROWS if _is_cpu() else PREFILL_ROWS
   slots, zeros = pad((), size, padding), pad((), size, 0)
-  for width, past in ((PROMPT_BUCKETS[0], 0), (PREFILL_BUCKETS[0], length)):
+  read = [(PROMPT_BUCKETS[0], 0)]
+  if reads_on:
+    read.append((PREFILL_BUCKETS[0], length))
+  for width, past in read:
     tokens = np.zeros((size, width), np.int32)
     cache = prefill(params, config, cache, slots, tokens, zeros, zeros, past)
     yield cache
