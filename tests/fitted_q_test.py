@@ -12,9 +12,9 @@ from routing import types
 from routing.features import observation
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
+from routing.routers import boosted_trees
 from routing.routers import fitted_q
 from routing.routers import learners
-from routing.routers import trees
 
 _METRIC = 'price'
 # Next to nothing is shrunk, since features are indicators.
@@ -292,7 +292,7 @@ class SampleTest(parameterized.TestCase):
     limit = len(every) // 2
     with (
         mock.patch.object(fitted_q, 'MAX_TREE_ROWS', limit),
-        mock.patch.object(trees, 'learner', learner),
+        mock.patch.object(boosted_trees, 'learner', learner),
     ):
       _fit('fitted Q, trees', data)
     rows = np.concatenate(given)  # From trajectories each route's own.

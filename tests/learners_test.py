@@ -10,11 +10,11 @@ import numpy as np
 import threadpoolctl
 
 from routing.outcomes import table as table_lib
+from routing.routers import boosted_trees
 from routing.routers import boosting
 from routing.routers import fitted_q
 from routing.routers import learners
 from routing.routers import parallel_fits
-from routing.routers import trees
 from routing.routers import tuning
 
 _FIELDS = dict(metric='price', features=None, seed=0)
@@ -137,7 +137,7 @@ class SideBySideTest(absltest.TestCase):
       self._tune(learners.Learner(fit, [{}] * num_settings), lambda x: 0.0)
       return set(found)
 
-    trees.load()
+    boosted_trees.load()
     # Not every machine has a BLAS whose threads can be limited.
     kinds = {x['user_api'] for x in threadpoolctl.threadpool_info()}
     self.assertIn('openmp', kinds)
@@ -152,7 +152,7 @@ class SideBySideTest(absltest.TestCase):
     targets = features[:, 0] + rng.normal(size=200)
 
     def predictions(setting):
-      fit = trees.learner(features, setting, 0, 'regression')
+      fit = boosted_trees.learner(features, setting, 0, 'regression')
       return fit(targets)(features)
 
     def fit(data, *, setting, **fields):

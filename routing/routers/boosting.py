@@ -19,8 +19,8 @@ import numpy as np
 from routing.features import observation
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
+from routing.routers import boosted_trees
 from routing.routers import families
-from routing.routers import trees
 
 # Trials take settings from the front, so the order decides which settings a few
 # trials try. The first setting must stay first: results with one trial are
@@ -43,7 +43,7 @@ class Classifier:
   constant: the probability of the label where `model` is None.
   """
 
-  model: trees.Trees | None
+  model: boosted_trees.Trees | None
   constant: float = 0.0
 
   def score(self, features: np.ndarray) -> np.ndarray:
@@ -137,11 +137,13 @@ def fit_labels(
   Args:
     features: `[M, F]` features at M decisions.
     labels: `[M]` bool.
-    setting, seed: see `trees.learner`.
+    setting, seed: see `boosted_trees.learner`.
   """
   if labels.all() or not labels.any():
     return Classifier(None, float(labels.mean()))
-  return Classifier(trees.learner(features, setting, seed, 'binary')(labels))
+  return Classifier(
+      boosted_trees.learner(features, setting, seed, 'binary')(labels)
+  )
 
 
 def _fit_effect(

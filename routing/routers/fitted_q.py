@@ -33,8 +33,8 @@ import numpy as np
 from routing.features import observation
 from routing.outcomes import sources
 from routing.outcomes import table as table_lib
+from routing.routers import boosted_trees
 from routing.routers import families
-from routing.routers import trees
 
 # Correct answers per unit of cost; one unit is the cost of the largest model
 # alone. Each price gives one policy, and all thresholds of all prices form the
@@ -178,7 +178,7 @@ def fit_trees(
   sample of whole problems. If outcomes are known, the values that a rule
   realises are still computed on all problems.
   """
-  make = lambda rows: trees.learner(rows, setting, seed, 'regression')
+  make = lambda rows: boosted_trees.learner(rows, setting, seed, 'regression')
   return _fit(data, metric, features, make, np.random.default_rng(seed))
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import threadpoolctl
 
-from routing.routers import trees
+from routing.routers import boosted_trees
 
 Choice = TypeVar('Choice')
 Fitted = TypeVar('Fitted')
@@ -63,7 +63,7 @@ def in_order(
 
 def _num_cores() -> int:
   """Returns how many threads LightGBM may have, e.g. by OMP_NUM_THREADS."""
-  trees.load()  # And with it OpenMP, whose limits are read and set.
+  boosted_trees.load()  # And with it OpenMP, whose limits are read and set.
   return _num_threads('openmp')
 
 
