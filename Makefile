@@ -1,6 +1,6 @@
 # Needs only make and Python 3.11 or newer.
 #
-#   make demo       collect, train, calibrate, evaluate, report: four minutes
+#   make demo       collect, train, calibrate, evaluate, report: three minutes
 #   make real       train and evaluate on the shipped ladders of a real pair: three minutes
 #   make test       run the whole test suite; TESTS=tests/x_test.py for one file
 #   make test-vllm  run the tests that need vLLM, on a CPU, in .venv-vllm
