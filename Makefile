@@ -1,4 +1,4 @@
-# Needs only make and Python 3.11 or newer.
+# Needs only make and Python 3.11 or newer, and on Linux libgomp (Debian: libgomp1).
 #
 #   make demo       collect, train, calibrate, evaluate, report: three minutes
 #   make real       train and evaluate on the shipped ladders of a real pair: three minutes

@@ -69,9 +69,9 @@ def run(
     plan: called instead of `main`, with the same arguments, if --dry_run is
       given; None = there is no such flag.
   """
-  # scikit-learn's OpenMP threads wait by spinning unless told otherwise, which
-  # takes several times as long where other work shares the cores. The variable
-  # is read when the library is first loaded, so it is set before `main`.
+  # LightGBM's OpenMP threads wait by spinning unless told otherwise, which takes
+  # several times as long where other work shares the cores. The variable is
+  # read when the library is first loaded, so it is set before `main`.
   os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
   _define(names, optional, has_plan=plan is not None)
   program = pathlib.Path(sys.argv[0]).stem

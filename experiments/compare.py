@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import itertools
 import json
 import pathlib
 import re
@@ -130,22 +129,19 @@ def evaluate_seeds(
     One entry per seed; a single one if the seed changes nothing.
   """
   tuned = harness.tune(method, arena, num_trials, seeds[0])
-  choices = [(tuned.setting, seed) for seed in seeds[1:]]
   found, first = [], None
-  with harness.fits(method, arena, choices) as others:
-    for seed, families in zip(
-        seeds, itertools.chain([tuned.families], others), strict=True
-    ):
-      prints = [x.fingerprint for x in families]
-      if prints == first and method.needs.samples == 1:
-        break
-      first = first or prints
-      found.append(
-          harness.enter(
-              method, arena, families, tuned.setting, tuned.areas, seed
-          )
-      )
-      logging.info('%s, seed %d: %d knobs', name, seed, len(found[-1].knobs))
+  for seed in seeds:
+    families = tuned.families
+    if seed != seeds[0]:
+      families = harness.fit(method, arena, tuned.setting, seed)
+    prints = [x.fingerprint for x in families]
+    if prints == first and method.needs.samples == 1:
+      break
+    first = first or prints
+    found.append(
+        harness.enter(method, arena, families, tuned.setting, tuned.areas, seed)
+    )
+    logging.info('%s, seed %d: %d knobs', name, seed, len(found[-1].knobs))
   return found
 
 

@@ -54,9 +54,10 @@ class LaunchTest(absltest.TestCase):
         ('a.py:b', ['--config.seed=1', '-config.c=2']),
     )
 
-  def test_small_programs_run_in_the_thread_that_calls_them(self):
+  def test_programs_are_run_in_place_unless_the_user_says_otherwise(self):
     option = 'jax_cpu_enable_async_dispatch'
-    wanted = {'': False, 'true': True}  # What the user says comes first.
+    wanted = {'': False, 'true': True}
+    others = {k: v for k, v in os.environ.items() if k != option.upper()}
     for given, expected in wanted.items():
       done = subprocess.run(
           [
@@ -67,7 +68,7 @@ class LaunchTest(absltest.TestCase):
           ],
           capture_output=True,
           check=True,
-          env=os.environ | ({option.upper(): given} if given else {}),
+          env=os.environ | {option.upper(): given} if given else others,
           text=True,
       )
       self.assertEqual(done.stdout.strip(), str(expected))

@@ -28,7 +28,7 @@ def pytest_configure(config):
   # run in `.ci/run` with the settings that users have.
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   os.environ.setdefault('XLA_FLAGS', _XLA_FLAGS)
-  # Threads of OpenMP (scikit-learn, torch) and of OpenBLAS wait for each other
+  # Threads of OpenMP (LightGBM, torch) and of OpenBLAS wait for each other
   # in busy loops where workers share the cores; arrays of tests are small.
   for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
     os.environ.setdefault(name, '1')

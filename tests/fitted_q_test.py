@@ -284,8 +284,8 @@ class SampleTest(parameterized.TestCase):
     every = data.decisions.features
     given = []
 
-    def learner(features, setting, seed, objective):
-      del setting, seed, objective
+    def learner(features, setting, objective):
+      del setting, objective
       given.append(features)
       return lambda targets: lambda rows: np.zeros(len(rows))
 

@@ -152,7 +152,7 @@ class SideBySideTest(absltest.TestCase):
     targets = features[:, 0] + rng.normal(size=200)
 
     def predictions(setting):
-      fit = boosted_trees.learner(features, setting, 0, 'regression')
+      fit = boosted_trees.learner(features, setting, 'regression')
       return fit(targets)(features)
 
     def fit(data, *, setting, **fields):

@@ -209,20 +209,21 @@ def fit(
 def fits(
     method: router_lib.Method,
     arena: arena_lib.Arena,
-    choices: Sequence[tuple[Mapping[str, Any], int]],
+    settings: Sequence[Mapping[str, Any]],
+    seed: int,
 ) -> Iterator[Iterator[list[router_lib.Family]]]:
-  """Gives the fits of a method with each setting and seed, made one by one.
+  """Gives the fit of a method with each setting, in order.
 
-  Several are made at the same time if the method allows it. Those that nobody
-  has asked for when the context ends are not begun.
+  Several are made at the same time if the method allows it. When the context
+  ends no further one begins, and those that have begun are waited for.
   """
-  fit_one = lambda choice: fit(method, arena, *choice)
+  fit_one = lambda setting: fit(method, arena, setting, seed)
   if not method.fits_in_parallel:
-    yield map(fit_one, choices)
+    yield map(fit_one, settings)
     return
   # Built before the threads start, lest each of them build it.
   arena.samples('train', arena_lib.sample_protocol(method))
-  with contextlib.closing(parallel_fits.in_order(fit_one, choices)) as found:
+  with contextlib.closing(parallel_fits.in_order(fit_one, settings)) as found:
     yield found
 
 
@@ -255,7 +256,7 @@ def tune(
   if len(settings) == 1:
     return Tuned(settings[0], [], fit(method, arena, settings[0], seed))
   areas, best = [], None
-  with fits(method, arena, [(x, seed) for x in settings]) as found:
+  with fits(method, arena, settings, seed) as found:
     for families in found:
       tried = [grid(method, family, arena) for family in families]
       select, _ = _all_outcomes(method, families, tried, arena, 'select', seed)

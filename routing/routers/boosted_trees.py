@@ -26,9 +26,7 @@ class Trees:
 
   @functools.cached_property
   def _booster(self) -> Any:
-    import lightgbm
-
-    return lightgbm.Booster(model_str=self.text)
+    return load().Booster(model_str=self.text)
 
   def __call__(self, features: np.ndarray) -> np.ndarray:
     """Returns `[M]` float64 predictions of `[M, F]` features.
@@ -45,7 +43,6 @@ class Trees:
 def learner(
     features: np.ndarray,
     setting: Mapping[str, Any],
-    seed: int,
     objective: str,
 ) -> Callable[[np.ndarray], Trees]:
   """Returns a function that fits trees to any `[M]` targets.
@@ -55,11 +52,10 @@ def learner(
   Args:
     features: `[M, F]` floats.
     setting: `num_iterations`, and parameters of LightGBM.
-    seed: of the rows that bins are found on, if there are very many.
     objective: 'regression' or 'binary'.
 
   Raises:
-    OSError: if the system has no OpenMP; the message names the package.
+    ValueError: if the system has no OpenMP; the message names the package.
   """
   lightgbm = load()
   setting = dict(setting)
@@ -67,10 +63,9 @@ def learner(
   params = dict(
       objective=objective,
       lambda_l2=1.0,
-      seed=seed,
-      # The same trees with any number of threads.
+      # The same trees with any number of threads: each sums whole columns.
       deterministic=True,
-      force_row_wise=True,
+      force_col_wise=True,
       verbosity=-1,
       **setting,
   )
@@ -88,12 +83,12 @@ def load() -> Any:
   """Returns the module of LightGBM, which takes seconds to import.
 
   Raises:
-    OSError: if the system has no OpenMP; the message names the package.
+    ValueError: if the system has no OpenMP; the message names the package.
   """
   try:
     import lightgbm
   except OSError as error:
-    raise OSError(
+    raise ValueError(  # The user can correct it.
         f'LightGBM, which fits boosted trees, cannot be loaded: {error}. Its '
         "library needs the system's OpenMP: libgomp1 on Debian and Ubuntu, "
         'libgomp on Fedora, libomp on macOS.'

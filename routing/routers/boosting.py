@@ -24,7 +24,7 @@ from routing.routers import families
 
 # Trials take settings from the front, so the order decides which settings a few
 # trials try. The first setting must stay first: results with one trial are
-# compared with older results.
+# compared with one another.
 SETTINGS = (
     dict(num_iterations=150, learning_rate=0.06, num_leaves=12),
     dict(num_iterations=60, learning_rate=0.06, num_leaves=6),
@@ -82,13 +82,14 @@ def fit(
   Raises:
     ValueError: if no trajectory chooses the small or the largest route.
   """
-  del metric  # The labels depend on grades only, not on costs.
+  # The labels depend on grades only, not on costs, and trees draw nothing.
+  del metric, seed
   if isinstance(data, table_lib.OutcomeTable):
     scorer = fit_labels(
-        data.decisions.features, is_fixed_by_handover(data), setting, seed
+        data.decisions.features, is_fixed_by_handover(data), setting
     )
   else:
-    scorer = _fit_effect(data, setting, seed)
+    scorer = _fit_effect(data, setting)
   return [families.Scored(scorer, features, features.num_routes - 1)]
 
 
@@ -130,25 +131,20 @@ def fit_labels(
     features: np.ndarray,
     labels: np.ndarray,
     setting: Mapping[str, Any],
-    seed: int,
 ) -> Classifier:
   """Fits a classifier of labels given features.
 
   Args:
     features: `[M, F]` features at M decisions.
     labels: `[M]` bool.
-    setting, seed: see `boosted_trees.learner`.
+    setting: see `boosted_trees.learner`.
   """
   if labels.all() or not labels.any():
     return Classifier(None, float(labels.mean()))
-  return Classifier(
-      boosted_trees.learner(features, setting, seed, 'binary')(labels)
-  )
+  return Classifier(boosted_trees.learner(features, setting, 'binary')(labels))
 
 
-def _fit_effect(
-    data: sources.Recorded, setting: Mapping[str, Any], seed: int
-) -> Effect:
+def _fit_effect(data: sources.Recorded, setting: Mapping[str, Any]) -> Effect:
   """Fits one classifier of the final grade per route: small and largest."""
   batch = data.batch
   # Only the action that was taken has an outcome. The classifier of a route is
@@ -165,6 +161,6 @@ def _fit_effect(
           'estimated; collect with a behaviour policy that chooses it.'
       )
     fitted.append(
-        fit_labels(np.asarray(batch.features)[rows], right[rows], setting, seed)
+        fit_labels(np.asarray(batch.features)[rows], right[rows], setting)
     )
   return Effect(*fitted)

@@ -178,7 +178,7 @@ def fit_trees(
   sample of whole problems. If outcomes are known, the values that a rule
   realises are still computed on all problems.
   """
-  make = lambda rows: boosted_trees.learner(rows, setting, seed, 'regression')
+  make = lambda rows: boosted_trees.learner(rows, setting, 'regression')
   return _fit(data, metric, features, make, np.random.default_rng(seed))
 
 

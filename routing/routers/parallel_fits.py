@@ -23,10 +23,11 @@ def in_order(
 
   Trees are fitted by many short loops. On several cores each loop waits for its
   slowest thread, so that fits beside each other take less time than in turn.
+  If the iterator is closed early, it waits for the fits that have begun.
 
   Args:
     fit: fits with one choice; called in threads.
-    choices: settings or seeds; may be empty.
+    choices: e.g. settings; may be empty.
   """
   if not choices:
     return
