@@ -69,7 +69,7 @@ def run(
     plan: called instead of `main`, with the same arguments, if --dry_run is
       given; None = there is no such flag.
   """
-  # LightGBM's OpenMP threads wait by spinning unless told otherwise, which takes
+  # LightGBM's OpenMP threads wait by spinning unless told otherwise. That takes
   # several times as long where other work shares the cores. The variable is
   # read when the library is first loaded, so it is set before `main`.
   os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
