@@ -210,7 +210,7 @@ class _TerminalHandler(standard_logging.Handler):
 
 
 def _set_up_log(stream: TextIO) -> None:
-  """Shows our lines, and of other libraries only warnings and errors."""
+  """Shows our own log lines, and other libraries' warnings and errors."""
   logging.set_verbosity(logging.INFO)  # Or progress would not be seen.
   handler = logging.get_absl_handler()
   if stream.isatty():

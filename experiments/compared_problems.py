@@ -275,7 +275,7 @@ class Problems:
     return found
 
   def policy(self) -> router_lib.Method:
-    """Returns the learned policy as a method that trains when it is fitted."""
+    """Returns the learned policy as a method; to fit it is to train it."""
     settings = [
         json.loads(x.to_json()) if hasattr(x, 'to_json') else dict(x)
         for x in self._config.compare.policy_settings

@@ -163,7 +163,7 @@ def _columns(
     wanted: Sequence[str],
     head: Sequence[str],
 ) -> str:
-  """Returns a table of some columns, under the names of `head`."""
+  """Returns the wanted columns as a table, whose header is `head`."""
   places = [columns.index(x) for x in wanted]
   return markdown.table(head, [[x[i] for i in places] for x in rows])
 

@@ -180,10 +180,10 @@ def compile_ahead(
   length = cache.keys.shape[3]
   size = CPU_PREFILL_ROWS if _is_cpu() else PREFILL_ROWS
   slots, zeros = pad((), size, padding), pad((), size, 0)
-  read = [(PROMPT_BUCKETS[0], 0)]
+  shapes = [(PROMPT_BUCKETS[0], 0)]
   if reads_on:
-    read.append((PREFILL_BUCKETS[0], length))
-  for width, past in read:
+    shapes.append((PREFILL_BUCKETS[0], length))
+  for width, past in shapes:
     tokens = np.zeros((size, width), np.int32)
     cache = prefill(params, config, cache, slots, tokens, zeros, zeros, past)
     yield cache

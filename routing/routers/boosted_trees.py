@@ -80,7 +80,7 @@ def learner(
 
 
 def load() -> Any:
-  """Returns the module of LightGBM, which takes seconds to import.
+  """Imports LightGBM, which takes seconds, and returns the module.
 
   Raises:
     ValueError: if the system has no OpenMP; the message names the package.

@@ -27,10 +27,8 @@ def in_order(
 
   Args:
     fit: fits with one choice; called in threads.
-    choices: e.g. settings; may be empty.
+    choices: e.g. settings; at least one.
   """
-  if not choices:
-    return
   cores = _num_cores()
   workers = min(len(choices), cores)
   with (
